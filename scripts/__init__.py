@@ -1,0 +1,1 @@
+"""The project's own tools; nothing that a program imports."""
