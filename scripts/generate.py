@@ -72,7 +72,9 @@ def differences(expected: Path, actual: Path) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/generate", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when generated/ is stale")
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; exit 1 when generated/ is stale"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         fresh = Path(scratch) / "dcp"

@@ -1,1 +1,1 @@
-"""The server."""
+"""The server: the only program that touches the database. rpc > services > store > domain."""

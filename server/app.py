@@ -1,0 +1,189 @@
+"""The composition root: builds the real things of a server and hands each what it needs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+
+import grpc
+from dcp.v1 import (
+    admin_pb2_grpc,
+    jobs_pb2_grpc,
+    ledger_pb2_grpc,
+    providers_pb2_grpc,
+    renters_pb2_grpc,
+    sessions_pb2_grpc,
+)
+from google.protobuf import descriptor_pool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from server.clock import Clock, SystemClock
+from server.config import Config, ConfigError
+from server.domain.sessions import Reconnect
+from server.loops import sweep_forever
+from server.rpc.admin import AdminServicer
+from server.rpc.interceptors import Authentication, Errors
+from server.rpc.jobs import JobServicer
+from server.rpc.ledger import LedgerServicer
+from server.rpc.providers import ProviderServicer
+from server.rpc.renters import RenterServicer
+from server.rpc.sessions import SessionServicer
+from server.services.admin import Admin
+from server.services.dispatch import Dispatch
+from server.services.fleet import Fleet
+from server.services.jobs import Jobs
+from server.services.keys import Keys
+from server.services.providers import Providers
+from server.services.renters import Renters
+from server.services.sessions import Sessions
+from server.services.sweep import Sweep
+from server.store import accounts
+from server.store.database import Database
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+STOP_GRACE_SECONDS = 5.0
+RECONNECT_JITTER_SECONDS = 5.0
+SERVICES = (
+    "dcp.v1.AdminService",
+    "dcp.v1.JobService",
+    "dcp.v1.LedgerService",
+    "dcp.v1.ProviderService",
+    "dcp.v1.RenterService",
+    "dcp.v1.SessionService",
+)
+# Each of these was an outage of somebody's: see ARCHITECTURE.md, "gRPC settings".
+GRPC_OPTIONS = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.server.max_pending_requests", 20_000),
+    ("grpc.server.max_pending_requests_hard_limit", 40_000),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.max_concurrent_streams", 10_000),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The use cases, by noun."""
+
+    providers: Providers
+    renters: Renters
+    jobs: Jobs
+    admin: Admin
+    sessions: Sessions
+    sweep: Sweep
+    keys: Keys
+    fleet: Fleet
+
+
+def build_services(
+    database: Database, clock: Clock, admin_token: str | None, sandbox_topup: bool
+) -> Services:
+    """Wires the use cases to one database, clock and fleet."""
+    fleet = Fleet()
+    dispatch = Dispatch(database, fleet, clock)
+    providers = Providers(database, fleet, clock)
+    return Services(
+        providers=providers,
+        renters=Renters(database, clock, sandbox_topup),
+        jobs=Jobs(database, dispatch, fleet, clock),
+        admin=Admin(database, clock),
+        sessions=Sessions(database, dispatch, fleet, providers, clock),
+        sweep=Sweep(database, dispatch, fleet, providers, clock),
+        keys=Keys(database, clock, admin_token),
+        fleet=fleet,
+    )
+
+
+class Server:
+    """One running server. ``start``, then ``stop``; ``address`` is known in between."""
+
+    def __init__(self, config: Config, clock: Clock | None = None) -> None:
+        self._config = config
+        self._clock = clock or SystemClock()
+        self._database = Database(config.database_url)
+        self._sweeping: asyncio.Task[None] | None = None
+        self.address = ""
+
+    async def start(self) -> None:
+        """Migrates, listens, serves. Raises ConfigError or DatabaseUrlError."""
+        await asyncio.to_thread(self._database.start)
+        await self._database.run(accounts.close_all_sessions)
+        self.services = build_services(
+            self._database, self._clock, self._config.admin_token, self._config.sandbox_topup
+        )
+        self._grpc = grpc.aio.server(
+            interceptors=[Errors(), Authentication(self.services.keys)], options=GRPC_OPTIONS
+        )
+        self._register()
+        self.address = self._listen()
+        await self._grpc.start()
+        await self._set_serving()
+        self._sweeping = asyncio.create_task(sweep_forever(self.services.sweep))
+
+    async def stop(self) -> None:
+        """Drains: daemons are sent away with jitter, calls finish, waiting heartbeats are written."""
+        await self._health.enter_graceful_shutdown()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._sweeping
+        for presence in self.services.fleet.all():
+            presence.send(Reconnect(0.5, RECONNECT_JITTER_SECONDS))
+        await self._grpc.stop(STOP_GRACE_SECONDS if not self.services.fleet.all() else 1.0)
+        await self._sessions.drain()
+        await self.services.providers.write_beats()
+        await asyncio.to_thread(self._database.stop)
+
+    def _register(self) -> None:
+        services, server = self.services, self._grpc
+        self._sessions = SessionServicer(services.sessions)
+        self._health = health_aio.HealthServicer()
+        providers_pb2_grpc.add_ProviderServiceServicer_to_server(ProviderServicer(services.providers), server)
+        renters_pb2_grpc.add_RenterServiceServicer_to_server(
+            RenterServicer(services.renters, services.providers), server
+        )
+        jobs_pb2_grpc.add_JobServiceServicer_to_server(JobServicer(services.jobs), server)
+        ledger_pb2_grpc.add_LedgerServiceServicer_to_server(
+            LedgerServicer(services.renters, services.admin), server
+        )
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminServicer(services.admin), server)
+        sessions_pb2_grpc.add_SessionServiceServicer_to_server(self._sessions, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (
+            *SERVICES,
+            health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+            reflection.SERVICE_NAME,
+        )
+        reflection.enable_server_reflection(names, server, pool=descriptor_pool.Default())
+
+    def _listen(self) -> str:
+        host, _, port = self._config.listen.rpartition(":")
+        try:
+            if self._config.tls is None:
+                bound = self._grpc.add_insecure_port(self._config.listen)
+            else:
+                credentials = grpc.ssl_server_credentials([self._config.tls])
+                bound = self._grpc.add_secure_port(self._config.listen, credentials)
+        except RuntimeError:
+            bound = 0
+        if bound == 0:
+            raise ConfigError(f"DCP_GRPC_LISTEN: cannot listen on {host}:{port}; is the port in use?")
+        return f"{host}:{bound}"
+
+    async def _set_serving(self) -> None:
+        """Tells health checks that the server and each service serve."""
+        for name in ("", *SERVICES):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)

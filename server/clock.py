@@ -1,0 +1,26 @@
+"""The server's clock: the one place that reads it, so that tests can hand in another."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Wall time in seconds since 1970; what services measure and store."""
+
+    def now(self) -> float:
+        """The time now."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> float:
+        return time.time()
+
+
+def ms(clock: Clock) -> int:
+    """The time now, in milliseconds since 1970."""
+    return int(clock.now() * 1000)

@@ -1,0 +1,130 @@
+"""The server's settings: the only place that reads its environment."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+
+class ConfigError(ValueError):
+    """A setting cannot be used; one line that names it and the remedy."""
+
+
+class Variable(NamedTuple):
+    """One environment variable, as the README's table lists it."""
+
+    name: str
+    default: str
+    meaning: str
+
+
+VARIABLES = (
+    Variable(
+        "DCP_DATABASE_URL", "sqlite:///dcp.sqlite3", "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
+    ),
+    Variable("DCP_GRPC_LISTEN", "127.0.0.1:50051", "address and port for gRPC; port 0 takes a free one"),
+    Variable("DCP_ADMIN_TOKEN", "", "the operator's token; unset: admin routes answer 503"),
+    Variable("DCP_SANDBOX_TOPUP", "false", "true lets renters top up their own wallets with play money"),
+    Variable("DCP_TLS_CERT", "", "certificate chain (PEM); unset: plain, loopback addresses only"),
+    Variable("DCP_TLS_KEY", "", "private key (PEM) of the certificate"),
+    Variable("DCP_LOG_LEVEL", "info", "debug, info, warning or error"),
+)
+# All variables of the three programs, which share nothing but the protos: a DCP_ variable that
+# none of them knows is a typing error, and typing errors are told, not ignored.
+KNOWN = frozenset({variable.name for variable in VARIABLES}) | {
+    "DCP_HTTP_LISTEN",
+    "DCP_SERVER",
+    "DCP_PROVIDER_KEY",
+    "DCP_STATE_DIR",
+    "DCP_MODELS",
+    "DCP_TLS_CA",
+    "DCP_INSECURE",
+}
+MIN_TOKEN_LENGTH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What the server was told."""
+
+    database_url: str
+    """Where the data is: a SQLite file or a PostgreSQL database."""
+    listen: str
+    """Host and port for gRPC; port 0 takes a free one."""
+    admin_token: str | None
+    """The operator's token; None: admin routes answer 503."""
+    sandbox_topup: bool
+    """Renters may top up their own wallets with play money."""
+    tls: tuple[bytes, bytes] | None
+    """Private key and certificate chain, PEM; None: plain."""
+    log_level: str
+    """Of the standard logging levels, in capitals."""
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Config:
+        """Reads and checks the settings. Raises ConfigError."""
+        for name in sorted(environ):
+            if name.startswith("DCP_") and name not in KNOWN:
+                raise ConfigError(f"{name}: no such setting; known are {', '.join(sorted(KNOWN))}")
+        value = {v.name: environ.get(v.name) or v.default for v in VARIABLES}
+        tls = _tls(value["DCP_TLS_CERT"], value["DCP_TLS_KEY"])
+        return cls(
+            database_url=value["DCP_DATABASE_URL"],
+            listen=_listen(value["DCP_GRPC_LISTEN"], plain=tls is None),
+            admin_token=_token(value["DCP_ADMIN_TOKEN"]),
+            sandbox_topup=_boolean("DCP_SANDBOX_TOPUP", value["DCP_SANDBOX_TOPUP"]),
+            tls=tls,
+            log_level=_log_level(value["DCP_LOG_LEVEL"]),
+        )
+
+
+def _listen(text: str, *, plain: bool) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ConfigError(f"DCP_GRPC_LISTEN: {text!r} is not HOST:PORT, such as 127.0.0.1:50051")
+    if plain and not _is_loopback(host.strip("[]")):
+        raise ConfigError(
+            f"DCP_GRPC_LISTEN: {host} is no loopback address; others need DCP_TLS_CERT and DCP_TLS_KEY"
+        )
+    return text
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _token(text: str) -> str | None:
+    if text and (len(text) < MIN_TOKEN_LENGTH or not text.isascii() or not text.isprintable()):
+        raise ConfigError(f"DCP_ADMIN_TOKEN: use at least {MIN_TOKEN_LENGTH} printable ASCII characters")
+    return text or None
+
+
+def _boolean(name: str, text: str) -> bool:
+    if text not in {"true", "false"}:
+        raise ConfigError(f"{name}: {text!r} is neither true nor false")
+    return text == "true"
+
+
+def _tls(cert: str, key: str) -> tuple[bytes, bytes] | None:
+    if bool(cert) != bool(key):
+        raise ConfigError("DCP_TLS_CERT and DCP_TLS_KEY: set both or none")
+    return (_file("DCP_TLS_KEY", key), _file("DCP_TLS_CERT", cert)) if cert else None
+
+
+def _file(name: str, path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{name}: cannot read {path}: {error.strerror}") from None
+
+
+def _log_level(text: str) -> str:
+    if text.lower() not in {"debug", "info", "warning", "error"}:
+        raise ConfigError(f"DCP_LOG_LEVEL: {text!r} is none of debug, info, warning, error")
+    return text.upper()

@@ -1,0 +1,74 @@
+"""The one error that the rules, the store and the services raise.
+
+Owns the names of the reasons; knows nothing of gRPC or HTTP codes. Those stand beside the same
+names in protos/dcp/v1/errors.proto, and a test keeps the two lists equal.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TypeAlias
+
+Fact: TypeAlias = str | int
+
+
+class Reason(StrEnum):
+    """Stable causes; the texts are in errors.proto."""
+
+    INVALID_FIELD = "INVALID_FIELD"
+    UNKNOWN_FIELD = "UNKNOWN_FIELD"
+    MALFORMED_JSON = "MALFORMED_JSON"
+    BODY_TOO_LARGE = "BODY_TOO_LARGE"
+    CONFLICTING_CREDENTIALS = "CONFLICTING_CREDENTIALS"
+    MISSING_CREDENTIAL = "MISSING_CREDENTIAL"
+    INVALID_CREDENTIAL = "INVALID_CREDENTIAL"
+    WRONG_ROLE = "WRONG_ROLE"
+    ADMIN_NOT_CONFIGURED = "ADMIN_NOT_CONFIGURED"
+    EMAIL_TAKEN = "EMAIL_TAKEN"
+    INSUFFICIENT_BALANCE = "INSUFFICIENT_BALANCE"
+    PROVIDER_NOT_FOUND = "PROVIDER_NOT_FOUND"
+    RENTER_NOT_FOUND = "RENTER_NOT_FOUND"
+    JOB_NOT_FOUND = "JOB_NOT_FOUND"
+    ROUTE_NOT_FOUND = "ROUTE_NOT_FOUND"
+    METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
+    NOT_OWNER = "NOT_OWNER"
+    RENTER_SUSPENDED = "RENTER_SUSPENDED"
+    PROVIDER_SUSPENDED = "PROVIDER_SUSPENDED"
+    PROVIDER_NOT_APPROVED = "PROVIDER_NOT_APPROVED"
+    PROVIDER_UNAVAILABLE = "PROVIDER_UNAVAILABLE"
+    MODEL_NOT_SERVED = "MODEL_NOT_SERVED"
+    JOB_TYPE_NOT_SERVED = "JOB_TYPE_NOT_SERVED"
+    IDEMPOTENCY_CLASH = "IDEMPOTENCY_CLASH"
+    JOB_FAILED = "JOB_FAILED"
+    JOB_CANCELLED = "JOB_CANCELLED"
+    JOB_ALREADY_FINAL = "JOB_ALREADY_FINAL"
+    SANDBOX_OFF = "SANDBOX_OFF"
+    RATE_LIMITED = "RATE_LIMITED"
+    OVERLOADED = "OVERLOADED"
+    UNAVAILABLE = "UNAVAILABLE"
+    TIMEOUT = "TIMEOUT"
+    INTERNAL = "INTERNAL"
+    PROTOCOL_VIOLATION = "PROTOCOL_VIOLATION"
+    SESSION_SUPERSEDED = "SESSION_SUPERSEDED"
+    STALE_LEASE = "STALE_LEASE"
+    HOLD_ALREADY_RESOLVED = "HOLD_ALREADY_RESOLVED"
+    AMOUNT_TOO_LARGE = "AMOUNT_TOO_LARGE"
+    STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+
+
+class DomainError(Exception):
+    """What was asked cannot be done: a stable reason, a sentence for a person, typed facts.
+
+    The facts are fields of ``dcp.v1.ErrorFacts`` by name.
+    """
+
+    def __init__(self, reason: Reason, message: str, /, **facts: Fact) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.facts = facts
+
+
+def invalid_field(field: str, message: str) -> DomainError:
+    """The error for one bad field of a request; ``message`` says what to send instead."""
+    return DomainError(Reason.INVALID_FIELD, f"{field}: {message}", field=field)

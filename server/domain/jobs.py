@@ -1,0 +1,152 @@
+"""Jobs: states, the events that move them, and the record that services pass around.
+
+The rules: a job is queued until a lease is offered (pending), prepared by the daemon that accepted
+(assigned), metered while it runs (running), and ends once (completed, failed, cancelled). What is
+not in the table is refused and changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    PENDING = "pending"
+    ASSIGNED = "assigned"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class JobEvent(StrEnum):
+    OFFER = "offer"
+    ACCEPT = "accept"
+    START = "start"
+    REQUEUE = "requeue"
+    COMPLETE = "complete"
+    FAIL = "fail"
+    CANCEL = "cancel"
+
+
+class JobType(StrEnum):
+    LLM_INFERENCE = "llm-inference"
+    IMAGE_GENERATION = "image_generation"
+    TRAINING = "training"
+    RENDERING = "rendering"
+    BENCHMARK = "benchmark"
+    CUSTOM_CONTAINER = "custom_container"
+    VLLM_SERVE = "vllm_serve"
+
+
+class FailureReason(StrEnum):
+    PROMPT_TOO_LONG = "PROMPT_TOO_LONG"
+    MODEL_NOT_SERVED = "MODEL_NOT_SERVED"
+    ENGINE_FAILED = "ENGINE_FAILED"
+    DURATION_LIMIT = "DURATION_LIMIT"
+    PROVIDER_LOST = "PROVIDER_LOST"
+    PROVIDER_DRAINED = "PROVIDER_DRAINED"
+    CANCELLED = "CANCELLED"
+    BAD_PARAMS = "BAD_PARAMS"
+    OUTPUT_TOO_LARGE = "OUTPUT_TOO_LARGE"
+
+
+FINAL = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
+OPEN = frozenset(JobState) - FINAL
+
+TRANSITIONS: dict[tuple[JobState, JobEvent], JobState] = {
+    (JobState.QUEUED, JobEvent.OFFER): JobState.PENDING,
+    (JobState.QUEUED, JobEvent.FAIL): JobState.FAILED,
+    (JobState.QUEUED, JobEvent.CANCEL): JobState.CANCELLED,
+    (JobState.PENDING, JobEvent.ACCEPT): JobState.ASSIGNED,
+    (JobState.PENDING, JobEvent.REQUEUE): JobState.QUEUED,
+    (JobState.PENDING, JobEvent.FAIL): JobState.FAILED,
+    (JobState.PENDING, JobEvent.CANCEL): JobState.CANCELLED,
+    (JobState.ASSIGNED, JobEvent.START): JobState.RUNNING,
+    (JobState.ASSIGNED, JobEvent.REQUEUE): JobState.QUEUED,
+    (JobState.ASSIGNED, JobEvent.FAIL): JobState.FAILED,
+    (JobState.ASSIGNED, JobEvent.CANCEL): JobState.CANCELLED,
+    (JobState.RUNNING, JobEvent.REQUEUE): JobState.QUEUED,
+    (JobState.RUNNING, JobEvent.COMPLETE): JobState.COMPLETED,
+    (JobState.RUNNING, JobEvent.FAIL): JobState.FAILED,
+    (JobState.RUNNING, JobEvent.CANCEL): JobState.CANCELLED,
+}
+
+
+def next_state(state: JobState, event: JobEvent) -> JobState | None:
+    """Where ``event`` moves a job in ``state``; None when it may not happen there."""
+    return TRANSITIONS.get((state, event))
+
+
+def sources(event: JobEvent) -> list[JobState]:
+    """The states that ``event`` may happen in, for the guards of writes."""
+    return [state for (state, known) in TRANSITIONS if known is event]
+
+
+# Ended by the renter's wish or limit: the time run is charged. Everything else that is not a
+# success is the provider's or the platform's fault, or was refused before it ran (contract, 4).
+CHARGED_FAILURES = frozenset({FailureReason.DURATION_LIMIT, FailureReason.CANCELLED})
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What a job came to, in halala. charge + refund = hold; payout + fee = charge."""
+
+    hold_halala: int
+    charge_halala: int
+    refund_halala: int
+    payout_halala: int
+    fee_halala: int
+    billed_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """A submit that passed the edge's checks. ``spec`` is what the daemon gets, as plain data."""
+
+    job_type: JobType
+    duration_ms: int
+    provider_id: int | None = None
+    model: str | None = None
+    spec: dict[str, Any] = field(default_factory=dict)
+    gpu_model: str | None = None
+    min_vram_mib: int | None = None
+    priority: int = 2
+    max_cost_halala: int | None = None
+    idempotency_key: str | None = None
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as stored. Times are milliseconds since 1970 by the server's clock."""
+
+    job_id: str
+    renter_id: int
+    job_type: JobType
+    state: JobState
+    named_provider_id: int | None
+    provider_id: int | None
+    model: str | None
+    duration_ms: int
+    limit_ms: int
+    priority: int
+    hold_halala: int
+    rate_halala_per_minute: int
+    lease_epoch: int
+    attempt: int
+    created_ms: int
+    started_ms: int | None
+    ended_ms: int | None
+    cancel_requested: bool
+    output_bytes: int
+    content_type: str
+    bill: Bill | None
+    failure_reason: FailureReason | None
+    failure_message: str | None
+    usage: dict[str, Any] | None
+    spec: dict[str, Any]
+    request_digest: str

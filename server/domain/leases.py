@@ -1,0 +1,141 @@
+"""Leases: the time-limited right of one session to run one attempt of a job, and the timers.
+
+``lease_epoch`` is the fencing token: one more with every offer of a job. Every write about a lease
+compares job, epoch, secret, provider, session and state; none matching means stale, and nothing
+changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from server.domain.jobs import FailureReason, JobType
+
+HEARTBEAT_SECONDS = 10.0
+LIVE_SECONDS = 30.0
+LOST_AFTER_SECONDS = 300.0
+OFFER_SECONDS = 10.0
+# The daemon enforces a job's limit; the server does when the daemon has not by this much later.
+OVERRUN_GRACE_SECONDS = 30.0
+MAX_ATTEMPTS = 5
+MAX_CHUNK_BYTES = 64 * 1024
+MAX_OUTPUT_BYTES = 2 * 1024 * 1024
+CHUNK_CREDIT = 64
+
+
+class LeaseState(StrEnum):
+    OFFERED = "offered"
+    ACCEPTED = "accepted"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+class LeaseOutcome(StrEnum):
+    """How a lease ended. Refused and expired offers were no attempts."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    RELEASED = "released"
+    REFUSED = "refused"
+    EXPIRED = "expired"
+    LOST = "lost"
+
+
+class RunOutcome(StrEnum):
+    """How a run ended, by the daemon's word."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    RELEASED = "released"
+
+
+class Stream(StrEnum):
+    """The two numbered streams of chunks of an attempt."""
+
+    OUTPUT = "output"
+    LOG = "log"
+
+
+class Disposition(StrEnum):
+    """What became of a reported result."""
+
+    ACCEPTED = "accepted"
+    ALREADY = "already"
+    STALE = "stale"
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRef:
+    """A lease as a message names it."""
+
+    job_id: str
+    lease_epoch: int
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return f"LeaseRef({self.job_id!r}, {self.lease_epoch})"  # the secret stays out of logs
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A lease as stored. Times are milliseconds since 1970 by the server's clock."""
+
+    job_id: str
+    lease_epoch: int
+    provider_id: int
+    session_epoch: int
+    secret_sha256: bytes
+    state: LeaseState
+    attempt: int
+    offered_ms: int
+    started_ms: int | None
+    ended_ms: int | None
+    outcome: LeaseOutcome | None
+    output_through_seq: int
+    log_through_seq: int
+
+    def matches(self, ref: LeaseRef) -> bool:
+        """Whether ``ref`` is this very lease; the secret is compared in constant time."""
+        return (
+            self.job_id == ref.job_id
+            and self.lease_epoch == ref.lease_epoch
+            and hmac.compare_digest(self.secret_sha256, secret_digest(ref.secret))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A job to run, as offered to one session."""
+
+    lease: LeaseRef
+    provider_id: int
+    session_epoch: int
+    attempt: int
+    job_type: JobType
+    limit_ms: int
+    spec: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class FinishReport:
+    """The end of a run as the daemon reports it."""
+
+    lease: LeaseRef
+    outcome: RunOutcome
+    run_ms: int
+    last_output_seq: int
+    failure_reason: FailureReason | None = None
+    failure_message: str = ""
+    content_type: str = ""
+    usage: dict[str, Any] | None = None
+
+
+def secret_digest(secret: bytes) -> bytes:
+    """What is stored of a lease's secret."""
+    return hashlib.sha256(secret).digest()

@@ -1,0 +1,180 @@
+"""The ledger's rules: accounts, immutable transfers, holds that resolve once, and the proof.
+
+A transfer moves a positive amount from one account to another, so the postings sum to zero by
+construction. A hold is money in the renter's held account with a row of its own; it resolves once,
+by post (some or all is taken, the rest returns) or by void (all returns).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from server.domain import pricing
+from server.domain.jobs import Bill
+
+
+class AccountKind(StrEnum):
+    # The world outside: money comes from it and leaves to it, so it alone may be negative.
+    EXTERNAL = "external"
+    RENTER = "renter"
+    RENTER_HELD = "renter_held"
+    PROVIDER = "provider"
+    PLATFORM = "platform"
+
+
+class TransferKind(StrEnum):
+    CREDIT = "credit"
+    TOPUP = "topup"
+    HOLD = "hold"
+    PAYOUT = "payout"
+    FEE = "fee"
+    REFUND = "refund"
+
+
+class HoldState(StrEnum):
+    OPEN = "open"
+    POSTED = "posted"
+    VOIDED = "voided"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Account:
+    """The name of an account; ``owner_id`` is 0 where there is one for all."""
+
+    kind: AccountKind
+    owner_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One immutable movement of ``amount_halala`` > 0 from ``debit`` to ``credit``."""
+
+    kind: TransferKind
+    debit: Account
+    credit: Account
+    amount_halala: int
+    job_id: str | None = None
+
+
+EXTERNAL = Account(AccountKind.EXTERNAL)
+PLATFORM = Account(AccountKind.PLATFORM)
+
+# The most that one account may hold: far inside a 64-bit integer and the exact range of JSON numbers.
+MAX_BALANCE_HALALA = 2**53 - 1
+
+
+def renter(owner_id: int) -> Account:
+    return Account(AccountKind.RENTER, owner_id)
+
+
+def held(owner_id: int) -> Account:
+    return Account(AccountKind.RENTER_HELD, owner_id)
+
+
+def provider(owner_id: int) -> Account:
+    return Account(AccountKind.PROVIDER, owner_id)
+
+
+def hold_transfer(renter_id: int, amount_halala: int, job_id: str) -> Transfer:
+    """Reserves a job's greatest cost."""
+    return Transfer(TransferKind.HOLD, renter(renter_id), held(renter_id), amount_halala, job_id)
+
+
+def make_bill(hold_halala: int, rate_halala_per_minute: int, billed: int) -> Bill:
+    """The bill of ``billed`` milliseconds at a rate under a hold; 0 ms is a bill of nothing."""
+    charge = pricing.charge_halala(rate_halala_per_minute, billed, hold_halala)
+    payout, fee = pricing.shares(charge)
+    return Bill(hold_halala, charge, hold_halala - charge, payout, fee, billed)
+
+
+def settlement(bill: Bill, renter_id: int, provider_id: int | None, job_id: str) -> list[Transfer]:
+    """The transfers that resolve a hold: all of it leaves the held account, nothing else does."""
+    source = held(renter_id)
+    parts = [(TransferKind.REFUND, renter(renter_id), bill.refund_halala)]
+    if bill.charge_halala:
+        if provider_id is None:
+            raise ValueError("a charge without a provider who earned it")
+        parts += [
+            (TransferKind.PAYOUT, provider(provider_id), bill.payout_halala),
+            (TransferKind.FEE, PLATFORM, bill.fee_halala),
+        ]
+    return [Transfer(kind, source, target, amount, job_id) for kind, target, amount in parts if amount]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredHold:
+    """A hold row, with what its job says: whether it ended, and the rate and hold it was frozen at."""
+
+    job_id: str
+    renter_id: int
+    amount_halala: int
+    state: HoldState
+    job_is_final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The outcome of a replay; ``discrepancies`` are sentences, none when all agrees."""
+
+    transfers: int
+    postings_sum_halala: int
+    open_holds: int
+    open_holds_halala: int
+    discrepancies: tuple[str, ...]
+
+
+def prove(balances: dict[Account, int], transfers: Iterable[Transfer], holds: Iterable[StoredHold]) -> Proof:
+    """Replays every transfer from nothing and compares with the stored balances and the holds."""
+    replayed: Counter[Account] = Counter()
+    held_moves: Counter[str] = Counter()
+    count = 0
+    wrong: list[str] = []
+    for transfer in transfers:
+        count += 1
+        if transfer.amount_halala <= 0:
+            wrong.append(f"a {transfer.kind} transfer moves {transfer.amount_halala} halala")
+        replayed[transfer.debit] -= transfer.amount_halala
+        replayed[transfer.credit] += transfer.amount_halala
+        if transfer.job_id is not None:
+            into = transfer.kind is TransferKind.HOLD
+            held_moves[transfer.job_id] += transfer.amount_halala if into else -transfer.amount_halala
+    wrong += _balance_discrepancies(balances, replayed)
+    open_by_renter: Counter[int] = Counter()
+    open_count = 0
+    for hold in holds:
+        is_open = hold.state is HoldState.OPEN
+        remaining = held_moves.pop(hold.job_id, 0)
+        if is_open:
+            open_count += 1
+            open_by_renter[hold.renter_id] += hold.amount_halala
+        if remaining != (hold.amount_halala if is_open else 0):
+            wrong.append(f"the hold of {hold.job_id} is {hold.state} and {remaining} halala of it remain")
+        if is_open == hold.job_is_final:
+            wrong.append(f"the hold of {hold.job_id} is {hold.state} though its job is not")
+    wrong += [f"{job_id} moved money without a hold" for job_id, left in held_moves.items() if left]
+    wrong += _held_discrepancies(replayed, open_by_renter)
+    return Proof(count, sum(replayed.values()), open_count, sum(open_by_renter.values()), tuple(wrong))
+
+
+def _balance_discrepancies(balances: dict[Account, int], replayed: Counter[Account]) -> list[str]:
+    wrong = []
+    for account in sorted({*balances, *replayed}):
+        stored = balances.get(account, 0)
+        name = f"{account.kind} {account.owner_id}"
+        if stored != replayed[account]:
+            wrong.append(f"{name} is stored as {stored} halala and replays to {replayed[account]}")
+        if replayed[account] < 0 and account.kind is not AccountKind.EXTERNAL:
+            wrong.append(f"{name} is negative: {replayed[account]} halala")
+    return wrong
+
+
+def _held_discrepancies(replayed: Counter[Account], open_by_renter: Counter[int]) -> list[str]:
+    owners = {a.owner_id for a in replayed if a.kind is AccountKind.RENTER_HELD} | set(open_by_renter)
+    return [
+        f"renter {owner} has {replayed[held(owner)]} halala held and open holds of {open_by_renter[owner]}"
+        for owner in sorted(owners)
+        if replayed[held(owner)] != open_by_renter[owner]
+    ]

@@ -1,0 +1,364 @@
+"""The server's half of the session protocol: pure, one object per stream.
+
+It takes a daemon's message and says what to do about it, and refuses what the protocol does not
+allow at that point. It knows no gRPC, no database and no clock: the service that drives it carries
+out the effects and tells it what the store decided. The rules:
+
+* Hello comes first and once; nothing else is allowed before Welcome.
+* A message about a lease that this session does not hold changes nothing: the daemon is told to
+  stop and discard. Only a result is still looked up, because results may arrive late by design.
+* accepted before started, started before output; chunks count from 1 without a gap.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from typing import Any, TypeAlias
+
+from server.domain.errors import DomainError, Reason
+from server.domain.jobs import JobType
+from server.domain.leases import (
+    HEARTBEAT_SECONDS,
+    MAX_CHUNK_BYTES,
+    MAX_OUTPUT_BYTES,
+    Disposition,
+    FinishReport,
+    LeaseRef,
+    LeaseState,
+    Offer,
+    Stream,
+)
+from server.domain.placement import Model
+
+PROTOCOL_VERSION = 1
+MAX_SLOTS = 1000
+# A log may be as large as an output; what comes after is dropped by the daemon, or refused here.
+MAX_STREAM_BYTES = {Stream.OUTPUT: MAX_OUTPUT_BYTES, Stream.LOG: MAX_OUTPUT_BYTES}
+
+
+# What a daemon says.
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    boot_id: str
+    daemon_version: str
+    protocol_version: int
+    gpu_status: dict[str, Any]
+    models: tuple[Model, ...]
+    job_types: frozenset[JobType]
+    slots: int
+    held: tuple[LeaseRef, ...] = ()
+    unacknowledged: tuple[LeaseRef, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    sequence: int
+    gpu_status: dict[str, Any] | None
+    held: tuple[LeaseRef, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OfferReply:
+    lease: LeaseRef
+    accepted: bool
+    refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    lease: LeaseRef
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    lease: LeaseRef
+    stream: Stream
+    seq: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    report: FinishReport
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    slots: int
+    models: tuple[Model, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    message: str = ""
+
+
+DaemonMessage: TypeAlias = (
+    Hello | Heartbeat | OfferReply | Started | Chunk | Finished | Capacity | Drain | Goodbye
+)
+
+# What the server says.
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    session_epoch: int
+    provider_id: int
+    heartbeat_seconds: float = HEARTBEAT_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatAck:
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobOffer:
+    offer: Offer
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRun:
+    lease: LeaseRef
+
+
+class LeaseAction(StrEnum):
+    KEEP = "keep"
+    STOP_AND_DISCARD = "stop_and_discard"
+    RESEND = "resend"
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseDirective:
+    lease: LeaseRef
+    action: LeaseAction
+    output_through_seq: int = 0
+    log_through_seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ResultAck:
+    lease: LeaseRef
+    disposition: Disposition
+
+
+@dataclass(frozen=True, slots=True)
+class OutputAck:
+    lease: LeaseRef
+    output_through_seq: int
+    log_through_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnect:
+    after_seconds: float
+    jitter_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    by_session_epoch: int
+
+
+ServerMessage: TypeAlias = (
+    Welcome
+    | HeartbeatAck
+    | JobOffer
+    | CancelRun
+    | LeaseDirective
+    | ResultAck
+    | OutputAck
+    | Reconnect
+    | Superseded
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An effect: nothing to record, just say this."""
+
+    message: ServerMessage
+
+
+# What to do about a message: record it (the message itself is the order), or just reply; None is neither.
+Effect: TypeAlias = DaemonMessage | Reply | None
+
+
+class _Phase(Enum):
+    AWAITING_HELLO = "awaiting hello"
+    OPENING = "opening"
+    OPEN = "open"
+    ENDED = "ended"
+
+
+@dataclass(slots=True)
+class _Held:
+    """A lease that this session holds, and how far its streams are stored."""
+
+    ref: LeaseRef
+    state: LeaseState
+    through: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(Stream, 0))
+    stored_bytes: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(Stream, 0))
+
+    def ack(self) -> OutputAck:
+        return OutputAck(self.ref, self.through[Stream.OUTPUT], self.through[Stream.LOG])
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A lease that stands across a reconnect, as the store has it."""
+
+    ref: LeaseRef
+    state: LeaseState
+    output_through_seq: int
+    log_through_seq: int
+    output_bytes: int
+    resend: bool
+
+
+class ServerSession:
+    """One stream's state. ``receive`` first, then carry out what it returned, then tell it the outcome."""
+
+    def __init__(self) -> None:
+        self._phase = _Phase.AWAITING_HELLO
+        self._held: dict[tuple[str, int], _Held] = {}
+
+    def receive(self, message: DaemonMessage) -> Effect:
+        """What to do about a message. Raises DomainError(PROTOCOL_VIOLATION): end the stream."""
+        if isinstance(message, Hello):
+            return self._hello(message)
+        if self._phase is not _Phase.OPEN:
+            raise violation(f"{type(message).__name__} came while the session was {self._phase.value}")
+        match message:
+            case OfferReply():
+                return self._offer_reply(message)
+            case Started():
+                return self._started(message)
+            case Chunk():
+                return self._chunk(message)
+            case Finished():
+                if message.report.run_ms < 0:
+                    raise violation(f"a run time of {message.report.run_ms} ms")
+            case Capacity():
+                check_slots(message.slots)
+            case Goodbye():
+                self._phase = _Phase.ENDED
+        return message
+
+    def opened(self, welcome: Welcome, kept: Iterable[Kept]) -> list[ServerMessage]:
+        """The store has recorded the session: what to answer, and which leases go on."""
+        self._phase = _Phase.OPEN
+        out: list[ServerMessage] = [welcome]
+        for lease in kept:
+            held = _Held(lease.ref, lease.state)
+            held.through = {Stream.OUTPUT: lease.output_through_seq, Stream.LOG: lease.log_through_seq}
+            held.stored_bytes[Stream.OUTPUT] = lease.output_bytes
+            self._held[_key(lease.ref)] = held
+            action = LeaseAction.RESEND if lease.resend else LeaseAction.KEEP
+            out.append(LeaseDirective(lease.ref, action, lease.output_through_seq, lease.log_through_seq))
+        return out
+
+    def push(self, message: ServerMessage) -> ServerMessage | None:
+        """What to send when the server begins: an offer becomes a held lease, a cancel gets its secret."""
+        match message:
+            case JobOffer(offer):
+                self._held[_key(offer.lease)] = _Held(offer.lease, LeaseState.OFFERED)
+            case CancelRun(lease):
+                held = self._held.get(_key(lease))
+                return CancelRun(held.ref) if held is not None else None
+        return message
+
+    def advanced(self, lease: LeaseRef, state: LeaseState) -> None:
+        """The store recorded that the lease is accepted or running now."""
+        if held := self._find(lease):
+            held.state = state
+
+    def stored(self, chunk: Chunk) -> OutputAck | None:
+        """The store has the chunk: the acknowledgement to send."""
+        held = self._find(chunk.lease)
+        if held is None:
+            return None
+        held.through[chunk.stream] = chunk.seq
+        held.stored_bytes[chunk.stream] += len(chunk.data)
+        return held.ack()
+
+    def dropped(self, lease: LeaseRef) -> None:
+        """The lease ended, or the store says that it is not ours: forget it."""
+        self._held.pop(_key(lease), None)
+
+    def _find(self, ref: LeaseRef) -> _Held | None:
+        held = self._held.get(_key(ref))
+        return held if held is not None and hmac.compare_digest(held.ref.secret, ref.secret) else None
+
+    def _hello(self, hello: Hello) -> Hello:
+        if self._phase is not _Phase.AWAITING_HELLO:
+            raise violation("a second Hello on one stream")
+        if hello.protocol_version != PROTOCOL_VERSION:
+            raise violation(
+                f"protocol version {hello.protocol_version} is not spoken here; update the daemon"
+            )
+        check_slots(hello.slots)
+        self._phase = _Phase.OPENING
+        return hello
+
+    def _offer_reply(self, reply: OfferReply) -> Effect:
+        held = self._find(reply.lease)
+        if held is None:
+            return stranger(reply.lease)
+        return reply if held.state is LeaseState.OFFERED else None  # a repeated reply says nothing new
+
+    def _started(self, started: Started) -> Effect:
+        held = self._find(started.lease)
+        if held is None:
+            return stranger(started.lease)
+        if held.state is LeaseState.OFFERED:
+            raise violation("JobStarted came before the offer was accepted")
+        return started if held.state is LeaseState.ACCEPTED else None
+
+    def _chunk(self, chunk: Chunk) -> Effect:
+        if len(chunk.data) > MAX_CHUNK_BYTES:
+            raise violation(f"a chunk of {len(chunk.data)} bytes; at most {MAX_CHUNK_BYTES} are allowed")
+        held = self._find(chunk.lease)
+        if held is None:
+            return stranger(chunk.lease)
+        earliest = LeaseState.RUNNING if chunk.stream is Stream.OUTPUT else LeaseState.ACCEPTED
+        if held.state is not LeaseState.RUNNING and held.state is not earliest:
+            raise violation(f"an {chunk.stream} chunk came while the lease was {held.state}")
+        through = held.through[chunk.stream]
+        if chunk.seq > through + 1 or chunk.seq < 1:
+            raise violation(f"{chunk.stream} chunk {chunk.seq} came after {through}")
+        if chunk.seq <= through:
+            return Reply(held.ack())
+        if held.stored_bytes[chunk.stream] + len(chunk.data) > MAX_STREAM_BYTES[chunk.stream]:
+            raise violation(f"more than {MAX_STREAM_BYTES[chunk.stream]} bytes of {chunk.stream}")
+        return chunk
+
+
+def stranger(lease: LeaseRef) -> Reply:
+    """What a daemon is told about a lease that it may not hold."""
+    return Reply(LeaseDirective(lease, LeaseAction.STOP_AND_DISCARD))
+
+
+def violation(message: str) -> DomainError:
+    """The error that ends a stream whose daemon broke the protocol."""
+    return DomainError(Reason.PROTOCOL_VIOLATION, message)
+
+
+def check_slots(slots: int) -> None:
+    """Refuses a capacity that no machine has."""
+    if not 0 <= slots <= MAX_SLOTS:
+        raise violation(f"{slots} slots; 0 to {MAX_SLOTS} are allowed")
+
+
+def _key(ref: LeaseRef) -> tuple[str, int]:
+    return ref.job_id, ref.lease_epoch

@@ -1,0 +1,158 @@
+"""Wire messages to the rules' own types and back. No decisions are made here."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from dcp.v1 import gpus_pb2, jobs_pb2, providers_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from server.domain.jobs import Bill, FailureReason, Job, JobRequest, JobState, JobType
+from server.domain.providers import ProviderStatus
+
+_JOB_TYPES = {getattr(jobs_pb2, f"JOB_TYPE_{kind.name}"): kind for kind in JobType}
+_JOB_TYPE_NUMBERS = {kind: number for number, kind in _JOB_TYPES.items()}
+_STATES = {state: getattr(jobs_pb2, f"JOB_STATE_{state.name}") for state in JobState}
+_FAILURES = {reason: getattr(jobs_pb2, f"FAILURE_REASON_{reason.name}") for reason in FailureReason}
+_FAILURE_REASONS = {number: reason for reason, number in _FAILURES.items()}
+_STATUSES = {status: getattr(providers_pb2, f"PROVIDER_STATUS_{status.name}") for status in ProviderStatus}
+
+
+def job_type(number: int) -> JobType | None:
+    """None for one that this server does not know."""
+    return _JOB_TYPES.get(number)
+
+
+def job_type_number(kind: JobType) -> int:
+    return int(_JOB_TYPE_NUMBERS[kind])
+
+
+def failure_reason(number: int) -> FailureReason | None:
+    return _FAILURE_REASONS.get(number)
+
+
+def provider_status(status: ProviderStatus) -> Any:
+    return _STATUSES[status]
+
+
+def plain(message: Message) -> dict[str, Any]:
+    """A message as plain data, by its own field names; unset fields are left out."""
+    return dict(MessageToDict(message, preserving_proto_field_name=True, use_integers_for_enums=True))
+
+
+def duration_ms(duration: Duration) -> int:
+    return duration.ToMilliseconds()
+
+
+def duration(seconds: float) -> Duration:
+    made = Duration()
+    made.FromMilliseconds(round(seconds * 1000))
+    return made
+
+
+def timestamp(at_ms: int | None) -> Timestamp | None:
+    if at_ms is None:
+        return None
+    made = Timestamp()
+    made.FromMilliseconds(at_ms)
+    return made
+
+
+def gpu_status(message: gpus_pb2.GpuStatus) -> dict[str, Any]:
+    """What the store keeps of a report; 64-bit integers stay integers."""
+    data = plain(message)
+    _integers(data, gpus_pb2.GpuStatus.DESCRIPTOR)
+    return data
+
+
+def gpu_status_message(data: dict[str, Any]) -> gpus_pb2.GpuStatus:
+    return ParseDict(data, gpus_pb2.GpuStatus(), ignore_unknown_fields=True)
+
+
+def _integers(data: dict[str, Any], descriptor: Any) -> None:
+    for field in descriptor.fields:
+        if field.name not in data:
+            continue
+        if field.message_type is not None:
+            for item in data[field.name]:
+                _integers(item, field.message_type)
+        elif field.cpp_type == field.CPPTYPE_INT64:
+            data[field.name] = int(data[field.name])
+
+
+def job_request(request: jobs_pb2.SubmitJobRequest) -> JobRequest:
+    """A submit as the service takes it; the digest tells two bodies under one idempotency key apart."""
+    digested = jobs_pb2.SubmitJobRequest()
+    digested.CopyFrom(request)
+    digested.idempotency_key = ""
+    needs = request.gpu_requirements
+    vram = (
+        request.container_spec.vram_required_mb if request.container_spec.HasField("vram_required_mb") else 0
+    )
+    min_vram = max(round(needs.min_vram_gb * 1024), vram)
+    return JobRequest(
+        job_type=_JOB_TYPES[request.job_type],
+        duration_ms=round(request.duration_minutes * 60_000),
+        provider_id=request.provider_id if request.HasField("provider_id") else None,
+        model=request.params.model.strip() or None,
+        spec={"container_spec": plain(request.container_spec), "params": plain(request.params)},
+        gpu_model=needs.gpu_model.strip() or None,
+        min_vram_mib=min_vram or None,
+        priority=request.priority if request.HasField("priority") else 2,
+        max_cost_halala=request.max_cost_halala if request.HasField("max_cost_halala") else None,
+        idempotency_key=request.idempotency_key or None,
+        digest=hashlib.sha256(digested.SerializeToString(deterministic=True)).hexdigest(),
+    )
+
+
+def job(record: Job) -> jobs_pb2.Job:
+    """A job as its parties see it."""
+    message = jobs_pb2.Job(
+        job_id=record.job_id,
+        status=_STATES[record.state],
+        job_type=_JOB_TYPE_NUMBERS[record.job_type],
+        renter_id=record.renter_id,
+        provider_id=record.provider_id,
+        model=record.model,
+        duration_minutes=record.duration_ms / 60_000,
+        priority=record.priority,
+        cost_halala=record.hold_halala,
+        rate_halala_per_minute=record.rate_halala_per_minute,
+        attempt=record.attempt,
+        created_at=timestamp(record.created_ms),
+        started_at=timestamp(record.started_ms),
+        ended_at=timestamp(record.ended_ms),
+        output_bytes=record.output_bytes,
+        cancel_requested=record.cancel_requested,
+        billing=billing(record) if record.bill else None,
+        usage=usage(record.usage) if record.usage else None,
+    )
+    if record.failure_reason is not None:
+        message.failure_reason = _FAILURES[record.failure_reason]
+        message.failure_message = record.failure_message or ""
+    return message
+
+
+def billing(record: Job) -> jobs_pb2.Billing:
+    bill = record.bill or Bill(record.hold_halala, 0, record.hold_halala, 0, 0, 0)
+    return jobs_pb2.Billing(
+        hold_halala=bill.hold_halala,
+        actual_cost_halala=bill.charge_halala,
+        refund_halala=bill.refund_halala,
+        provider_halala=bill.payout_halala,
+        platform_halala=bill.fee_halala,
+        billed_seconds=bill.billed_ms / 1000,
+        rate_halala_per_minute=record.rate_halala_per_minute,
+    )
+
+
+def usage(data: dict[str, Any]) -> jobs_pb2.Usage:
+    return ParseDict(data, jobs_pb2.Usage(), ignore_unknown_fields=True)
+
+
+def state_number(state: JobState) -> Any:
+    return _STATES[state]

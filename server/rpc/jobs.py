@@ -1,0 +1,61 @@
+"""JobService at the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dcp.v1 import jobs_pb2 as pb
+from dcp.v1 import jobs_pb2_grpc
+
+from server.domain.errors import invalid_field
+from server.domain.jobs import FINAL
+from server.rpc import convert
+from server.rpc.interceptors import caller
+from server.services.jobs import Jobs, Output, check_request
+
+DEFAULT_CONTENT_TYPE = "text/plain; charset=utf-8"
+
+
+class JobServicer(jobs_pb2_grpc.JobServiceServicer):
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+
+    async def SubmitJob(self, request: pb.SubmitJobRequest, context: Any) -> pb.SubmitJobResponse:
+        if convert.job_type(request.job_type) is None:
+            raise invalid_field("job_type", "is no kind of job that this server knows")
+        wanted = convert.job_request(request)
+        check_request(wanted)
+        job = await self._jobs.submit(caller().id, wanted)
+        return pb.SubmitJobResponse(success=True, job=convert.job(job))
+
+    async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:
+        return pb.GetJobResponse(job=convert.job(await self._jobs.get(caller(), request.job_id)))
+
+    async def GetJobOutput(self, request: pb.GetJobOutputRequest, context: Any) -> pb.GetJobOutputResponse:
+        return _output(await self._jobs.output(caller(), request.job_id))
+
+    async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.CancelJobResponse:
+        job = await self._jobs.cancel(caller(), request.job_id)
+        return pb.CancelJobResponse(success=True, job=convert.job(job))
+
+
+def _output(output: Output) -> pb.GetJobOutputResponse:
+    job = output.job
+    answer = pb.GetJobOutputResponse(job_id=job.job_id, status=convert.state_number(job.state))
+    if job.state not in FINAL:
+        answer.availability = pb.OUTPUT_AVAILABILITY_NOT_YET
+        answer.message = f"the job is {job.state.value}; ask again in a moment"
+        return answer
+    answer.billing.CopyFrom(convert.billing(job))
+    if job.usage:
+        answer.usage.CopyFrom(convert.usage(job.usage))
+    if not output.data:
+        answer.availability = pb.OUTPUT_AVAILABILITY_EMPTY
+        return answer
+    answer.availability = pb.OUTPUT_AVAILABILITY_READY
+    answer.content_type = job.content_type or DEFAULT_CONTENT_TYPE
+    if answer.content_type.startswith("image/"):
+        answer.type, answer.data = "image", output.data
+    else:
+        answer.type, answer.response = "text", output.data.decode("utf-8", errors="replace")
+    return answer

@@ -1,0 +1,32 @@
+"""LedgerService at the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dcp.v1 import ledger_pb2 as pb
+from dcp.v1 import ledger_pb2_grpc
+
+from server.services.admin import Admin
+from server.services.renters import Renters
+
+
+class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
+    def __init__(self, renters: Renters, admin: Admin) -> None:
+        self._renters = renters
+        self._admin = admin
+
+    async def CreditRenter(self, request: pb.CreditRenterRequest, context: Any) -> pb.CreditRenterResponse:
+        balance = await self._renters.credit(request.renter_id, request.amount_halala)
+        return pb.CreditRenterResponse(success=True, renter_id=request.renter_id, balance_halala=balance)
+
+    async def ProveLedger(self, request: pb.ProveLedgerRequest, context: Any) -> pb.ProveLedgerResponse:
+        proof = await self._admin.prove_ledger()
+        return pb.ProveLedgerResponse(
+            balanced=not proof.discrepancies and proof.postings_sum_halala == 0,
+            transfers=proof.transfers,
+            postings_sum_halala=proof.postings_sum_halala,
+            open_holds=proof.open_holds,
+            open_holds_halala=proof.open_holds_halala,
+            discrepancies=proof.discrepancies[:1000],
+        )

@@ -1,0 +1,67 @@
+"""ProviderService at the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dcp.v1 import providers_pb2 as pb
+from dcp.v1 import providers_pb2_grpc
+
+from server.rpc import convert
+from server.rpc.interceptors import caller
+from server.rpc.validate import email_key
+from server.services.providers import Providers
+from server.version import is_older
+
+
+class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
+    def __init__(self, providers: Providers) -> None:
+        self._providers = providers
+
+    async def RegisterProvider(
+        self, request: pb.RegisterProviderRequest, context: Any
+    ) -> pb.RegisterProviderResponse:
+        made = await self._providers.register(
+            name=request.name.strip(),
+            email=request.email,
+            email_key=email_key(request.email),
+            gpu_model=request.gpu_model,
+            os=request.os,
+            phone=request.phone,
+        )
+        return pb.RegisterProviderResponse(success=True, provider_id=made.id, api_key=made.api_key)
+
+    async def GetOwnProvider(
+        self, request: pb.GetOwnProviderRequest, context: Any
+    ) -> pb.GetOwnProviderResponse:
+        profile = await self._providers.profile(caller().id)
+        row = profile.provider
+        return pb.GetOwnProviderResponse(
+            provider=pb.Provider(
+                id=row.id,
+                status=convert.provider_status(profile.status),
+                total_jobs=profile.total_jobs,
+                name=row.name,
+                email=row.email,
+                gpu_model=row.gpu_model,
+                os=row.os,
+                phone=row.phone,
+                created_at=convert.timestamp(row.created_ms),
+                last_heartbeat_at=convert.timestamp(profile.last_heartbeat_ms),
+                connected=row.connected,
+                gpu_status=convert.gpu_status_message(row.gpu_status),
+                earnings=pb.Earnings(
+                    total_halala=profile.earned_halala, claimable_halala=profile.claimable_halala
+                ),
+                models=[model.name for model in profile.models],
+            ),
+            recent_jobs=[convert.job(job) for job in profile.recent_jobs],
+        )
+
+    async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatResponse:
+        status = await self._providers.heartbeat(caller().id, convert.gpu_status(request.gpu_status))
+        return pb.HeartbeatResponse(
+            success=True,
+            status=convert.provider_status(status),
+            update_available=is_older(request.gpu_status.daemon_version),
+        )

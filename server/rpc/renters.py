@@ -1,0 +1,96 @@
+"""RenterService at the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dcp.v1 import renters_pb2 as pb
+from dcp.v1 import renters_pb2_grpc
+
+from server.domain import pricing
+from server.domain.providers import ProviderStatus
+from server.rpc import convert
+from server.rpc.interceptors import caller
+from server.rpc.validate import email_key
+from server.services.providers import Offering, Providers
+from server.services.renters import Renters
+
+DEFAULT_PAGE_SIZE = 50
+_RATES = {kind.value: rate for kind, rate in pricing.RATE_HALALA_PER_MINUTE.items()}
+
+
+class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
+    def __init__(self, renters: Renters, providers: Providers) -> None:
+        self._renters = renters
+        self._providers = providers
+
+    async def RegisterRenter(
+        self, request: pb.RegisterRenterRequest, context: Any
+    ) -> pb.RegisterRenterResponse:
+        made = await self._renters.register(
+            name=request.name.strip(),
+            email=request.email,
+            email_key=email_key(request.email),
+            organization=request.organization,
+            phone=request.phone,
+        )
+        return pb.RegisterRenterResponse(success=True, renter_id=made.id, api_key=made.api_key)
+
+    async def GetOwnRenter(self, request: pb.GetOwnRenterRequest, context: Any) -> pb.GetOwnRenterResponse:
+        profile = await self._renters.profile(caller().id)
+        row = profile.renter
+        return pb.GetOwnRenterResponse(
+            renter=pb.Renter(
+                id=row.id,
+                balance_halala=profile.balance_halala,
+                held_halala=profile.held_halala,
+                spent_halala=profile.spent_halala,
+                name=row.name,
+                email=row.email,
+                organization=row.organization,
+                created_at=convert.timestamp(row.created_ms),
+                total_jobs=profile.total_jobs,
+            ),
+            recent_jobs=[convert.job(job) for job in profile.recent_jobs],
+        )
+
+    async def ListAvailableProviders(
+        self, request: pb.ListAvailableProvidersRequest, context: Any
+    ) -> pb.ListAvailableProvidersResponse:
+        page, page_size = request.page or 1, request.page_size or DEFAULT_PAGE_SIZE
+        offerings, total = await self._providers.available(
+            gpu_model=request.gpu_model.strip() or None,
+            min_vram_mib=round(request.min_vram_gb * 1024) or None,
+            model=request.model.strip() or None,
+            page=page,
+            page_size=page_size,
+        )
+        return pb.ListAvailableProvidersResponse(
+            providers=[_available(offering) for offering in offerings],
+            total=total,
+            page=page,
+            page_size=page_size,
+        )
+
+    async def TopUpOwnWallet(
+        self, request: pb.TopUpOwnWalletRequest, context: Any
+    ) -> pb.TopUpOwnWalletResponse:
+        balance = await self._renters.top_up(caller().id, request.amount_halala)
+        return pb.TopUpOwnWalletResponse(success=True, balance_halala=balance)
+
+
+def _available(offering: Offering) -> pb.AvailableProvider:
+    row = offering.provider
+    status = ProviderStatus.DRAINING if row.draining else ProviderStatus.ONLINE
+    return pb.AvailableProvider(
+        id=row.id,
+        gpu_model=row.gpu_model,
+        is_live=True,  # the list holds live providers alone
+        name=row.name,
+        status=convert.provider_status(status),
+        gpu_vram_mib=row.gpu_vram_mib or None,
+        gpu_count=row.gpu_status.get("gpu_count"),
+        models=[model.name for model in offering.models],
+        accepting_jobs=row.connected and not row.draining,
+        rates_halala_per_minute=_RATES,
+    )

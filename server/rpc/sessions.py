@@ -1,0 +1,235 @@
+"""SessionService at the wire: one reader task and one writer task per stream, and the conversions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from dcp.v1 import jobs_pb2, sessions_pb2_grpc
+from dcp.v1 import sessions_pb2 as pb
+from google.protobuf.json_format import ParseDict
+
+from server.domain import sessions as half
+from server.domain.errors import DomainError
+from server.domain.leases import (
+    CHUNK_CREDIT,
+    LOST_AFTER_SECONDS,
+    OFFER_SECONDS,
+    Disposition,
+    FinishReport,
+    LeaseRef,
+    Offer,
+    RunOutcome,
+    Stream,
+)
+from server.domain.placement import Model
+from server.domain.sessions import LeaseAction
+from server.rpc import convert
+from server.rpc.interceptors import caller
+from server.rpc.validate import validate
+from server.services.sessions import Session, Sessions
+
+log = logging.getLogger(__name__)
+HELLO_TIMEOUT_SECONDS = 10.0
+
+_OUTCOMES = {getattr(pb, f"RUN_OUTCOME_{outcome.name}"): outcome for outcome in RunOutcome}
+_ACTIONS = {action: getattr(pb, f"LEASE_ACTION_{action.name}") for action in LeaseAction}
+_DISPOSITIONS = {d: getattr(pb, f"RESULT_DISPOSITION_{d.name}") for d in Disposition}
+
+
+class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def Connect(self, requests: Any, context: Any) -> None:  # type: ignore[override]
+        """Runs a stream to its end. Raises DomainError where the daemon must be told why."""
+        provider_id = caller().id
+        session = self._sessions.new(provider_id)
+        deadline = asyncio.get_running_loop().call_later(HELLO_TIMEOUT_SECONDS, session.expect_hello)
+        reader = asyncio.create_task(_read(session, requests))
+        writer = asyncio.create_task(_write(session, context))
+        try:
+            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+            if reader.done():
+                reader.result()
+            else:
+                writer.result()
+        except DomainError as error:
+            log.warning(
+                "ended a session provider_id=%d reason=%s: %s", provider_id, error.reason, error.message
+            )
+            raise
+        finally:
+            deadline.cancel()
+            for task in (reader, writer):
+                task.cancel()
+            self._end(session)
+
+    def _end(self, session: Session) -> None:
+        # A task of its own: the stream's own task may be cancelled at any moment.
+        task = asyncio.create_task(session.end())
+        self._ending.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._ending.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a session's end was not recorded", exc_info=error)
+
+    async def drain(self) -> None:
+        """Waits until every stream that has ended is recorded."""
+        while self._ending:
+            await asyncio.wait(self._ending)
+
+
+async def _read(session: Session, requests: Any) -> None:
+    async for message in requests:
+        await session.handle(from_wire(message))
+
+
+async def _write(session: Session, context: Any) -> None:
+    while (message := await session.outbox.get()) is not None:
+        with contextlib.suppress(asyncio.InvalidStateError):  # the stream is gone: the reader knows
+            await context.write(to_wire(message))
+
+
+def from_wire(message: pb.DaemonMessage) -> half.DaemonMessage:
+    """A daemon's message as the protocol half takes it. Raises PROTOCOL_VIOLATION or INVALID_FIELD."""
+    kind = message.WhichOneof("kind")
+    if kind is None:
+        raise half.violation("a message of a kind that this server does not know, or an empty one")
+    body = getattr(message, kind)
+    validate(body)
+    return _FROM_WIRE[kind](body)
+
+
+def _hello(body: pb.Hello) -> half.Hello:
+    return half.Hello(
+        boot_id=body.boot_id,
+        daemon_version=body.daemon_version,
+        protocol_version=body.protocol_version,
+        gpu_status=convert.gpu_status(body.gpu_status),
+        models=_models(body.models),
+        job_types=frozenset(
+            kind for number in body.job_types if (kind := convert.job_type(number)) is not None
+        ),
+        slots=body.slots,
+        held=_refs(body.held_leases),
+        unacknowledged=_refs(body.unacknowledged_results),
+    )
+
+
+def _heartbeat(body: pb.SessionHeartbeat) -> half.Heartbeat:
+    status = convert.gpu_status(body.gpu_status) if body.HasField("gpu_status") else None
+    return half.Heartbeat(body.sequence, status, _refs(body.held_leases))
+
+
+def _finished(body: pb.JobFinished) -> half.Finished:
+    outcome = _OUTCOMES.get(body.outcome)
+    if outcome is None:
+        raise half.violation("JobFinished without an outcome")
+    return half.Finished(
+        FinishReport(
+            lease=_ref(body.lease),
+            outcome=outcome,
+            run_ms=convert.duration_ms(body.run_time),
+            last_output_seq=body.last_output_seq,
+            failure_reason=convert.failure_reason(body.failure_reason),
+            failure_message=body.failure_message,
+            content_type=body.content_type,
+            usage=convert.plain(body.usage) if body.HasField("usage") else None,
+        )
+    )
+
+
+_FROM_WIRE: dict[str, Callable[[Any], half.DaemonMessage]] = {
+    "hello": _hello,
+    "heartbeat": _heartbeat,
+    "offer_reply": lambda b: half.OfferReply(_ref(b.lease), b.accepted, b.refusal),
+    "job_started": lambda b: half.Started(_ref(b.lease)),
+    "output_chunk": lambda b: half.Chunk(_ref(b.lease), Stream.OUTPUT, b.seq, b.data),
+    "log_chunk": lambda b: half.Chunk(_ref(b.lease), Stream.LOG, b.seq, b.data),
+    "job_finished": _finished,
+    "capacity_update": lambda b: half.Capacity(b.slots, _models(b.models)),
+    "drain": lambda b: half.Drain(),
+    "goodbye": lambda b: half.Goodbye(b.message),
+}
+
+
+def _ref(lease: pb.Lease) -> LeaseRef:
+    return LeaseRef(lease.job_id, lease.lease_epoch, lease.lease_secret)
+
+
+def _refs(leases: Iterable[pb.Lease]) -> tuple[LeaseRef, ...]:
+    return tuple(_ref(lease) for lease in leases)
+
+
+def _models(models: Iterable[pb.ServedModel]) -> tuple[Model, ...]:
+    return tuple(Model(model.name, max(0, model.context_tokens), model.warm) for model in models)
+
+
+def to_wire(message: half.ServerMessage) -> pb.ServerMessage:
+    """A message of the protocol half as it travels."""
+    match message:
+        case half.Welcome():
+            return pb.ServerMessage(welcome=_welcome(message))
+        case half.HeartbeatAck(sequence):
+            return pb.ServerMessage(heartbeat_ack=pb.HeartbeatAck(sequence=sequence))
+        case half.JobOffer(offer):
+            return pb.ServerMessage(job_offer=_offer(offer))
+        case half.CancelRun(lease):
+            return pb.ServerMessage(cancel_run=pb.CancelRun(lease=_lease(lease)))
+        case half.LeaseDirective(lease, action, output_seq, log_seq):
+            return pb.ServerMessage(
+                lease_directive=pb.LeaseDirective(
+                    lease=_lease(lease),
+                    action=_ACTIONS[action],
+                    output_through_seq=output_seq,
+                    log_through_seq=log_seq,
+                )
+            )
+        case half.ResultAck(lease, disposition):
+            ack = pb.ResultAck(lease=_lease(lease), disposition=_DISPOSITIONS[disposition])
+            return pb.ServerMessage(result_ack=ack)
+        case half.OutputAck(lease, output_seq, log_seq):
+            return pb.ServerMessage(
+                output_ack=pb.OutputAck(
+                    lease=_lease(lease), output_through_seq=output_seq, log_through_seq=log_seq
+                )
+            )
+        case half.Reconnect(after, jitter):
+            return pb.ServerMessage(
+                reconnect=pb.Reconnect(after=convert.duration(after), jitter=convert.duration(jitter))
+            )
+        case half.Superseded(epoch):
+            return pb.ServerMessage(superseded=pb.Superseded(by_session_epoch=epoch))
+
+
+def _welcome(message: half.Welcome) -> pb.Welcome:
+    return pb.Welcome(
+        session_epoch=message.session_epoch,
+        heartbeat_interval=convert.duration(message.heartbeat_seconds),
+        lost_after=convert.duration(LOST_AFTER_SECONDS),
+        chunk_credit=CHUNK_CREDIT,
+        provider_id=message.provider_id,
+    )
+
+
+def _lease(ref: LeaseRef) -> pb.Lease:
+    return pb.Lease(job_id=ref.job_id, lease_epoch=ref.lease_epoch, lease_secret=ref.secret)
+
+
+def _offer(offer: Offer) -> pb.JobOffer:
+    return pb.JobOffer(
+        lease=_lease(offer.lease),
+        attempt=offer.attempt,
+        job_type=convert.job_type_number(offer.job_type),  # type: ignore[arg-type]
+        run_limit=convert.duration(offer.limit_ms / 1000),
+        container_spec=ParseDict(offer.spec.get("container_spec", {}), jobs_pb2.ContainerSpec()),
+        params=ParseDict(offer.spec.get("params", {}), jobs_pb2.JobParams()),
+        offer_timeout=convert.duration(OFFER_SECONDS),
+    )

@@ -1,0 +1,85 @@
+"""The operator's use cases: dashboard, withdrawal requests, the proof of the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server.clock import Clock, ms
+from server.domain.jobs import OPEN, JobState
+from server.domain.leases import LIVE_SECONDS
+from server.domain.ledger import AccountKind, Proof, TransferKind
+from server.store import accounts, admin, jobs, ledger
+from server.store.admin import WithdrawalRow
+from server.store.database import Database
+
+PENDING_LIMIT = 200
+GPU_LIMIT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Dashboard:
+    """Counts and sums of the whole marketplace. Money in halala."""
+
+    total_providers: int
+    online_now: int
+    total_renters: int
+    jobs_by_state: dict[JobState, int]
+    providers_by_gpu: dict[str, int]
+    payout_halala: int
+    fee_halala: int
+    held_halala: int
+
+    @property
+    def active_jobs(self) -> int:
+        """Jobs that have not ended."""
+        return sum(self.jobs_by_state[state] for state in OPEN)
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawals:
+    """One page of requests, those that wait, and the totals by state (count, halala)."""
+
+    pending: list[WithdrawalRow]
+    page: list[WithdrawalRow]
+    totals: dict[str, tuple[int, int]]
+
+
+class Admin:
+    """What an operator looks at."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def dashboard(self) -> Dashboard:
+        """The dashboard, as of one moment."""
+        since_ms = ms(self._clock) - int(LIVE_SECONDS * 1000)
+
+        def read() -> Dashboard:
+            total, online = accounts.count_providers(since_ms)
+            return Dashboard(
+                total,
+                online,
+                accounts.count_renters(),
+                jobs.count_by_state(),
+                accounts.providers_by_gpu(GPU_LIMIT),
+                ledger.turnover(TransferKind.PAYOUT),
+                ledger.turnover(TransferKind.FEE),
+                ledger.total(AccountKind.RENTER_HELD),
+            )
+
+        return await self._database.read(read)
+
+    async def withdrawals(self, page: int, page_size: int) -> Withdrawals:
+        """The withdrawal requests."""
+        return await self._database.read(
+            lambda: Withdrawals(
+                admin.pending_withdrawals(PENDING_LIMIT),
+                admin.withdrawals((page - 1) * page_size, page_size),
+                admin.withdrawal_totals(),
+            )
+        )
+
+    async def prove_ledger(self) -> Proof:
+        """Replays the whole ledger within one snapshot."""
+        return await self._database.read(ledger.prove)

@@ -1,0 +1,103 @@
+"""Dispatch: gives queued jobs to providers with a session and a free slot, and sends the offers.
+
+``lease_to`` runs inside a transaction; ``deliver`` after its commit. Whatever is lost between the
+two costs a delay, never a job: an offer that nobody answers expires.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+
+from server.clock import Clock, ms
+from server.domain.leases import LIVE_SECONDS, Offer
+from server.domain.placement import Wants, choose
+from server.domain.sessions import CancelRun, JobOffer
+from server.services.fleet import Fleet
+from server.store import jobs
+from server.store.database import Database
+
+log = logging.getLogger(__name__)
+
+# A provider that refused a job, or let its offer expire, is not asked again for it so soon.
+RETRY_SAME_PROVIDER_SECONDS = 15.0
+SECRET_BYTES = 16
+
+
+class Dispatch:
+    """Leases queued jobs to sessions."""
+
+    def __init__(self, database: Database, fleet: Fleet, clock: Clock) -> None:
+        self._database = database
+        self._fleet = fleet
+        self._clock = clock
+
+    def place(self, wants: Wants) -> int | None:
+        """The live provider with a free slot that suits a job best."""
+        since = ms(self._clock) - int(LIVE_SECONDS * 1000)
+        best = choose(self._fleet.live_candidates(since), wants)
+        return best.provider_id if best else None
+
+    def lease_to(self, provider_id: int) -> list[Offer]:
+        """Leases as many queued jobs to a provider as it has free slots. Inside a transaction."""
+        presence = self._fleet.get(provider_id)
+        now_ms = ms(self._clock)
+        if presence is None or not self._is_live(provider_id, now_ms):
+            return []
+        if jobs.lock_provider(provider_id) != presence.session_epoch:
+            return []
+        presence.used_slots = jobs.count_open_leases(provider_id)
+        candidate = presence.candidate()
+        if candidate.free_slots <= 0:
+            return []
+        refused_since = now_ms - int(RETRY_SAME_PROVIDER_SECONDS * 1000)
+        offers = []
+        for job in jobs.next_queued(candidate, candidate.free_slots, refused_since):
+            secret = secrets.token_bytes(SECRET_BYTES)
+            offer = jobs.offer(job, provider_id, presence.session_epoch, secret, now_ms)
+            if offer is not None:
+                offers.append(offer)
+        presence.used_slots += len(offers)
+        return offers
+
+    def deliver(self, offers: list[Offer]) -> None:
+        """Sends offers to the sessions that they were made for. After the commit."""
+        for offer in offers:
+            presence = self._fleet.get(offer.provider_id)
+            if presence is None or presence.session_epoch != offer.session_epoch:
+                continue
+            log.info(
+                "offered job_id=%s attempt=%d lease_epoch=%d provider_id=%d session_epoch=%d",
+                offer.lease.job_id,
+                offer.attempt,
+                offer.lease.lease_epoch,
+                offer.provider_id,
+                offer.session_epoch,
+            )
+            presence.send(JobOffer(offer))
+
+    async def fill(self, provider_id: int) -> None:
+        """Offers a provider what waits for it. A look comes first, so that an empty queue writes nothing."""
+        presence = self._fleet.get(provider_id)
+        if presence is None or presence.draining or presence.slots == 0:
+            return
+        if not await self._database.read(jobs.has_queued):
+            return
+        self.deliver(await self._database.run(lambda: self.lease_to(provider_id)))
+
+    async def fill_all(self) -> None:
+        """Offers every provider what waits for it: the slow poll that finds what a wake-up missed."""
+        if not self._fleet.all() or not await self._database.read(jobs.has_queued):
+            return
+        for presence in self._fleet.all():
+            if presence.candidate().free_slots:
+                self.deliver(await self._database.run(lambda p=presence: self.lease_to(p.provider_id)))  # type: ignore[misc]
+
+    def cancel(self, provider_id: int, message: CancelRun) -> None:
+        """Tells a daemon to end a run; nothing happens when it is not connected here."""
+        if presence := self._fleet.get(provider_id):
+            presence.send(message)
+
+    def _is_live(self, provider_id: int, now_ms: int) -> bool:
+        last = self._fleet.last_heartbeat_ms(provider_id, None)
+        return last is not None and now_ms - last < LIVE_SECONDS * 1000

@@ -1,0 +1,115 @@
+"""The daemons that are connected to this server, in memory: presence, capacity, and their outboxes.
+
+Heartbeats never cost a write each: the last one of each provider waits here and ``take_beats``
+hands out all that are new, for one batched update a second. Nothing here is the truth: a restart
+loses it all, and the database and the daemons' next Hello bring it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from server.domain.jobs import JobType
+from server.domain.leases import HEARTBEAT_SECONDS
+from server.domain.placement import Candidate, Model
+from server.domain.sessions import ServerMessage
+from server.store.accounts import Beat
+
+MAX_BEATS_PER_SECOND = 1000
+
+Outbox = Callable[[ServerMessage], None]
+
+
+@dataclass(slots=True)
+class Presence:
+    """One connected daemon. ``used_slots`` counts open leases; the store has the true number."""
+
+    provider_id: int
+    session_epoch: int
+    send: Outbox
+    slots: int
+    job_types: frozenset[JobType]
+    models: tuple[Model, ...]
+    gpu_model: str = ""
+    vram_mib: int = 0
+    draining: bool = False
+    used_slots: int = field(default=0)
+
+    def candidate(self) -> Candidate:
+        """The provider as placement sees it."""
+        free = 0 if self.draining else max(0, self.slots - self.used_slots)
+        return Candidate(self.provider_id, free, self.job_types, self.models, self.gpu_model, self.vram_mib)
+
+
+class Fleet:
+    """All presences of this server, and the heartbeats that wait to be written."""
+
+    def __init__(self) -> None:
+        self._present: dict[int, Presence] = {}
+        self._last_ms: dict[int, int] = {}
+        self._unwritten: dict[int, Beat] = {}
+
+    def join(self, presence: Presence) -> Presence | None:
+        """A session opened; returns the older one of the same provider, which is superseded."""
+        older = self._present.get(presence.provider_id)
+        if older is not None and older.session_epoch > presence.session_epoch:
+            return presence
+        self._present[presence.provider_id] = presence
+        return older
+
+    def leave(self, presence: Presence) -> None:
+        """A session ended; a newer one of the same provider stays."""
+        if self._present.get(presence.provider_id) is presence:
+            del self._present[presence.provider_id]
+
+    def get(self, provider_id: int) -> Presence | None:
+        """The provider's session on this server."""
+        return self._present.get(provider_id)
+
+    def all(self) -> list[Presence]:
+        """Every session on this server."""
+        return list(self._present.values())
+
+    def heartbeat_seconds(self) -> float:
+        """How often each daemon shall beat: 10 s, or longer when that were over 1,000 beats a second."""
+        return max(HEARTBEAT_SECONDS, len(self._present) / MAX_BEATS_PER_SECOND)
+
+    def live_candidates(self, since_ms: int) -> Iterable[Candidate]:
+        """The connected providers whose last heartbeat is after ``since_ms``."""
+        return (
+            presence.candidate()
+            for presence in self._present.values()
+            if self._last_ms.get(presence.provider_id, 0) > since_ms
+        )
+
+    def beat(self, provider_id: int, now_ms: int, gpu_status: dict[str, Any] | None) -> None:
+        """Notes a heartbeat, to be written with the next batch."""
+        self._last_ms[provider_id] = max(now_ms, self._last_ms.get(provider_id, 0))
+        waiting = self._unwritten.get(provider_id)
+        if gpu_status is None and waiting is not None:
+            gpu_status = waiting.gpu_status
+        self._unwritten[provider_id] = Beat(provider_id, now_ms, gpu_status)
+
+    def last_heartbeat_ms(self, provider_id: int, stored_ms: int | None) -> int | None:
+        """The newest heartbeat known: here, or as stored by another server or before a restart."""
+        here = self._last_ms.get(provider_id)
+        return max((t for t in (here, stored_ms) if t is not None), default=None)
+
+    def take_beats(self) -> list[Beat]:
+        """The heartbeats that nobody has written yet; they count as written now."""
+        beats = list(self._unwritten.values())
+        self._unwritten.clear()
+        return beats
+
+    def put_back(self, beats: Iterable[Beat]) -> None:
+        """A batch could not be written: keep what no newer one has replaced."""
+        for beat in beats:
+            self._unwritten.setdefault(beat.provider_id, beat)
+
+    def forget_before(self, before_ms: int) -> None:
+        """Drops the times of providers that are long silent, so that memory follows the live fleet."""
+        for provider_id in [p for p, at in self._last_ms.items() if at < before_ms]:
+            if provider_id not in self._present:
+                del self._last_ms[provider_id]

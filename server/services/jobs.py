@@ -1,0 +1,237 @@
+"""Jobs as renters use them: submit, look, fetch the output, cancel."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from dataclasses import dataclass
+
+from server.clock import Clock, ms
+from server.domain import pricing
+from server.domain.errors import DomainError, Reason, invalid_field
+from server.domain.jobs import FINAL, FailureReason, Job, JobEvent, JobRequest, JobState, JobType
+from server.domain.leases import LeaseOutcome, LeaseRef, Offer, Stream
+from server.domain.placement import Wants
+from server.domain.providers import AccountState, ProviderStatus, is_live, status
+from server.domain.sessions import CancelRun
+from server.services.dispatch import Dispatch
+from server.services.fleet import Fleet
+from server.services.keys import ADMIN, PROVIDER, RENTER, Caller
+from server.services.settlement import settle
+from server.store import accounts, jobs, ledger
+from server.store.database import Database
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A job and, when it completed, all that it wrote."""
+
+    job: Job
+    data: bytes
+
+
+class Jobs:
+    """The use cases of jobs."""
+
+    def __init__(self, database: Database, dispatch: Dispatch, fleet: Fleet, clock: Clock) -> None:
+        self._database = database
+        self._dispatch = dispatch
+        self._fleet = fleet
+        self._clock = clock
+
+    async def submit(self, renter_id: int, request: JobRequest) -> Job:
+        """Holds the greatest cost, stores the job and leases it to a free provider, in one transaction.
+
+        Raises INSUFFICIENT_BALANCE, RENTER_SUSPENDED, PROVIDER_NOT_FOUND, PROVIDER_UNAVAILABLE,
+        MODEL_NOT_SERVED, JOB_TYPE_NOT_SERVED, IDEMPOTENCY_CLASH.
+        """
+        job, offers = await self._database.run(lambda: self._submit(renter_id, request))
+        self._dispatch.deliver(offers)
+        return job
+
+    async def get(self, caller: Caller, job_id: str) -> Job:
+        """One job, for its renter, its provider or an operator. Raises JOB_NOT_FOUND, NOT_OWNER."""
+        return await self._database.read(lambda: _visible(caller, job_id))
+
+    async def output(self, caller: Caller, job_id: str) -> Output:
+        """A job with its output. Raises JOB_FAILED, JOB_CANCELLED, JOB_NOT_FOUND, NOT_OWNER."""
+
+        def read() -> Output:
+            job = _visible(caller, job_id)
+            if job.state is not JobState.COMPLETED:
+                return Output(job, b"")
+            return Output(job, jobs.read_stream(job_id, job.lease_epoch, Stream.OUTPUT))
+
+        output = await self._database.read(read)
+        if output.job.state in FINAL and output.job.state is not JobState.COMPLETED:
+            raise _gone(output.job)
+        return output
+
+    async def cancel(self, caller: Caller, job_id: str) -> Job:
+        """Ends a job, or asks its daemon to. Raises JOB_ALREADY_FINAL, JOB_NOT_FOUND, NOT_OWNER."""
+        job, provider_id = await self._database.run(lambda: self._cancel(caller, job_id))
+        if provider_id is not None:
+            # The daemon knows its lease by its secret, which only it and the offer had.
+            self._dispatch.cancel(provider_id, CancelRun(LeaseRef(job_id, job.lease_epoch, b"")))
+            await self._dispatch.fill(provider_id)
+        return job
+
+    def _submit(self, renter_id: int, request: JobRequest) -> tuple[Job, list[Offer]]:
+        renter = accounts.renter(renter_id, lock=True)
+        if renter is None or renter.state is AccountState.SUSPENDED:
+            raise DomainError(
+                Reason.RENTER_SUSPENDED, "this account is suspended; write to the marketplace's operator"
+            )
+        if request.idempotency_key and (
+            earlier := jobs.by_idempotency_key(renter_id, request.idempotency_key)
+        ):
+            return _replayed(earlier, request), []
+        if request.provider_id is not None:
+            self._check_provider(request.provider_id, request)
+        now_ms = ms(self._clock)
+        rate = pricing.RATE_HALALA_PER_MINUTE[request.job_type]
+        hold, limit_ms = pricing.hold_and_limit(rate, request.duration_ms, request.max_cost_halala)
+        job_id = f"job-{secrets.token_hex(12)}"
+        jobs.insert(
+            job_id,
+            renter_id,
+            request,
+            rate_halala_per_minute=rate,
+            hold_halala=hold,
+            limit_ms=limit_ms,
+            now_ms=now_ms,
+        )
+        ledger.open_hold(job_id, renter_id, hold, now_ms)
+        offers = self._lease(request)
+        job = jobs.get(job_id)
+        assert job is not None
+        log.info("submitted job_id=%s state=%s hold_halala=%d", job_id, job.state, hold)
+        return job, offers
+
+    def _lease(self, request: JobRequest) -> list[Offer]:
+        wants = Wants(request.job_type, request.model, request.gpu_model, request.min_vram_mib)
+        provider_id = request.provider_id or self._dispatch.place(wants)
+        return self._dispatch.lease_to(provider_id) if provider_id is not None else []
+
+    def _check_provider(self, provider_id: int, request: JobRequest) -> None:
+        provider = accounts.provider(provider_id)
+        if provider is None:
+            raise DomainError(
+                Reason.PROVIDER_NOT_FOUND,
+                f"provider_id: no provider {provider_id}; list those that are live at "
+                "/api/renters/available-providers, or leave provider_id out",
+                field="provider_id",
+            )
+        last_ms = self._fleet.last_heartbeat_ms(provider_id, provider.last_heartbeat_ms)
+        now = status(provider.state, is_live(last_ms, ms(self._clock)), provider.draining)
+        if now is not ProviderStatus.ONLINE:
+            raise DomainError(
+                Reason.PROVIDER_UNAVAILABLE,
+                f"provider {provider_id} is {now.value} and takes no jobs; "
+                "leave provider_id out and the platform places the job",
+                field="provider_id",
+                status=now.value,
+                advice="leave provider_id out",
+            )
+        if provider.models_reported:
+            _check_serves(provider, request)
+
+    def _cancel(self, caller: Caller, job_id: str) -> tuple[Job, int | None]:
+        job = _visible(caller, job_id)
+        if job.state in FINAL:
+            raise DomainError(
+                Reason.JOB_ALREADY_FINAL,
+                f"job {job_id} is {job.state.value} already; nothing was changed",
+                status=job.state.value,
+            )
+        if job.state is JobState.RUNNING:
+            jobs.request_cancel(job)
+        else:
+            now_ms = ms(self._clock)
+            if lease := jobs.lease(job_id, job.lease_epoch):
+                jobs.end_lease(lease, LeaseOutcome.CANCELLED, now_ms)
+            settle(
+                job,
+                JobEvent.CANCEL,
+                now_ms,
+                failure_reason=FailureReason.CANCELLED,
+                failure_message="cancelled before it ran",
+            )
+        after = jobs.get(job_id)
+        assert after is not None
+        return after, None if job.state is JobState.QUEUED else job.provider_id
+
+
+def check_request(request: JobRequest) -> None:
+    """What the declared limits cannot say: inference needs a model and something to answer."""
+    if request.job_type is not JobType.LLM_INFERENCE:
+        return
+    params = request.spec.get("params", {})
+    if not str(params.get("model", "")).strip():
+        raise invalid_field("params.model", "llm-inference needs the name of a model")
+    prompt, messages = params.get("prompt", ""), params.get("messages", [])
+    if prompt.strip() and messages:
+        raise invalid_field("params.messages", "send either params.prompt or params.messages, not both")
+    if not prompt.strip() and not messages:
+        raise invalid_field("params.prompt", "llm-inference needs a prompt, or params.messages")
+    for index, message in enumerate(messages):
+        if message.get("role") not in {"system", "user", "assistant"}:
+            raise invalid_field(f"params.messages[{index}].role", "must be one of: system, user, assistant")
+
+
+def _check_serves(provider: accounts.ProviderRow, request: JobRequest) -> None:
+    if request.job_type not in provider.job_types:
+        runs = ", ".join(sorted(provider.job_types)) or "none"
+        raise DomainError(
+            Reason.JOB_TYPE_NOT_SERVED,
+            f"job_type: provider {provider.id} runs {runs}; choose one of these or another provider",
+            field="job_type",
+        )
+    if request.model is None:
+        return
+    served = [model.name for model in accounts.models_of([provider.id])[provider.id]]
+    if request.model not in served:
+        raise DomainError(
+            Reason.MODEL_NOT_SERVED,
+            f"params.model: provider {provider.id} serves {', '.join(served[:20]) or 'no model'}; "
+            "choose one of these, or leave provider_id out",
+            field="params.model",
+        )
+
+
+def _replayed(earlier: Job, request: JobRequest) -> Job:
+    if earlier.request_digest != request.digest:
+        raise DomainError(
+            Reason.IDEMPOTENCY_CLASH,
+            f"Idempotency-Key: this key was used for {earlier.job_id} with another body; use a new key",
+            field="Idempotency-Key",
+        )
+    return earlier
+
+
+def _visible(caller: Caller, job_id: str) -> Job:
+    job = jobs.get(job_id)
+    if job is None:
+        raise DomainError(Reason.JOB_NOT_FOUND, f"job_id: no job {job_id!r}", field="job_id")
+    owners = {RENTER: job.renter_id, PROVIDER: job.provider_id}
+    if caller.role != ADMIN and owners.get(caller.role) != caller.id:
+        raise DomainError(Reason.NOT_OWNER, "this job belongs to somebody else")
+    return job
+
+
+def _gone(job: Job) -> DomainError:
+    assert job.bill is not None
+    reason = Reason.JOB_CANCELLED if job.state is JobState.CANCELLED else Reason.JOB_FAILED
+    why = job.failure_message or "it ended without an output"
+    verb = "was cancelled" if reason is Reason.JOB_CANCELLED else "failed"
+    return DomainError(
+        reason,
+        f"job {job.job_id} {verb}: {why}; "
+        f"{job.bill.charge_halala} halala were charged and {job.bill.refund_halala} refunded",
+        status=job.state.value,
+        reason=(job.failure_reason or FailureReason.ENGINE_FAILED).value,
+        charged_halala=job.bill.charge_halala,
+        refunded_halala=job.bill.refund_halala,
+    )

@@ -1,0 +1,175 @@
+"""Providers: registration, own profile, heartbeats, and the market that renters see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from server.clock import Clock, ms
+from server.domain import ledger as rules
+from server.domain.errors import DomainError, Reason
+from server.domain.jobs import Job
+from server.domain.leases import LIVE_SECONDS
+from server.domain.ledger import TransferKind
+from server.domain.placement import Model
+from server.domain.providers import AccountState, ProviderStatus, is_live, status
+from server.services import keys
+from server.services.fleet import Fleet
+from server.store import accounts, jobs, ledger
+from server.store.accounts import ProviderRow
+from server.store.database import Database
+
+RECENT_JOBS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A new account's id and its key, which is shown this once."""
+
+    id: int
+    api_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderProfile:
+    """A provider as its owner sees it. Money in halala."""
+
+    provider: ProviderRow
+    status: ProviderStatus
+    last_heartbeat_ms: int | None
+    total_jobs: int
+    earned_halala: int
+    claimable_halala: int
+    models: list[Model]
+    recent_jobs: list[Job]
+
+
+@dataclass(frozen=True, slots=True)
+class Offering:
+    """A live provider as renters see it."""
+
+    provider: ProviderRow
+    models: list[Model]
+
+
+class Providers:
+    """The use cases of providers."""
+
+    def __init__(self, database: Database, fleet: Fleet, clock: Clock) -> None:
+        self._database = database
+        self._fleet = fleet
+        self._clock = clock
+
+    async def register(
+        self, *, name: str, email: str, email_key: str, gpu_model: str, os: str, phone: str
+    ) -> Registration:
+        """A new provider and its key. Raises EMAIL_TAKEN."""
+        now_ms = ms(self._clock)
+
+        def create() -> Registration:
+            provider_id = accounts.create_provider(
+                name=name,
+                email=email,
+                email_key=email_key,
+                gpu_model=gpu_model,
+                os=os,
+                phone=phone,
+                now_ms=now_ms,
+            )
+            return Registration(provider_id, keys.issue(keys.PROVIDER, provider_id, now_ms))
+
+        return await self._database.run(create)
+
+    async def profile(self, provider_id: int) -> ProviderProfile:
+        """The provider's own profile."""
+
+        def read() -> ProviderProfile:
+            provider = _existing(provider_id)
+            last_ms = self._fleet.last_heartbeat_ms(provider_id, provider.last_heartbeat_ms)
+            own = rules.provider(provider_id)
+            return ProviderProfile(
+                provider,
+                self._status(provider, last_ms),
+                last_ms,
+                jobs.count_ended_of_provider(provider_id),
+                ledger.turnover(TransferKind.PAYOUT, own),
+                ledger.balance(own),
+                accounts.models_of([provider_id])[provider_id],
+                jobs.newest_of_provider(provider_id, RECENT_JOBS),
+            )
+
+        return await self._database.read(read)
+
+    async def heartbeat(self, provider_id: int, gpu_status: dict[str, Any]) -> ProviderStatus:
+        """A heartbeat by POST. Raises PROVIDER_SUSPENDED, PROVIDER_NOT_APPROVED."""
+        provider = await self._database.read(lambda: _existing(provider_id))
+        refuse_shut_out(provider)
+        await self.record_beat(provider_id, gpu_status)
+        return self._status(provider, ms(self._clock))
+
+    async def record_beat(self, provider_id: int, gpu_status: dict[str, Any] | None) -> None:
+        """Notes a heartbeat, by stream or POST alike.
+
+        It is written with the next batch; only the one that makes a provider live again is written
+        at once, so that everybody sees it come.
+        """
+        now_ms = ms(self._clock)
+        was_live = is_live(self._fleet.last_heartbeat_ms(provider_id, None), now_ms)
+        self._fleet.beat(provider_id, now_ms, gpu_status)
+        if not was_live:
+            await self.write_beats()
+
+    async def write_beats(self) -> None:
+        """Writes all heartbeats that wait, in one transaction; keeps them when that fails."""
+        beats = self._fleet.take_beats()
+        if not beats:
+            return
+        try:
+            await self._database.run(lambda: accounts.write_beats(beats))
+        except DomainError:
+            self._fleet.put_back(beats)
+            raise
+
+    async def available(
+        self,
+        *,
+        gpu_model: str | None,
+        min_vram_mib: int | None,
+        model: str | None,
+        page: int,
+        page_size: int,
+    ) -> tuple[list[Offering], int]:
+        """One page of the live providers, by id, and how many there are on all pages."""
+        since_ms = ms(self._clock) - int(LIVE_SECONDS * 1000)
+
+        def read() -> tuple[list[Offering], int]:
+            rows, total = accounts.live_providers(
+                since_ms=since_ms,
+                gpu_model=gpu_model,
+                min_vram_mib=min_vram_mib,
+                model=model,
+                offset=(page - 1) * page_size,
+                limit=page_size,
+            )
+            models = accounts.models_of([row.id for row in rows]) if rows else {}
+            return [Offering(row, models[row.id]) for row in rows], total
+
+        return await self._database.read(read)
+
+    def _status(self, provider: ProviderRow, last_ms: int | None) -> ProviderStatus:
+        return status(provider.state, is_live(last_ms, ms(self._clock)), provider.draining)
+
+
+def refuse_shut_out(provider: ProviderRow) -> None:
+    """Raises when an operator keeps the provider out."""
+    if provider.state is AccountState.SUSPENDED:
+        raise DomainError(Reason.PROVIDER_SUSPENDED, "this provider is suspended; write to the operator")
+    if provider.state is AccountState.PENDING_APPROVAL:
+        raise DomainError(Reason.PROVIDER_NOT_APPROVED, "this provider waits for an operator's approval")
+
+
+def _existing(provider_id: int) -> ProviderRow:
+    provider = accounts.provider(provider_id)
+    if provider is None:
+        raise DomainError(Reason.PROVIDER_NOT_FOUND, f"no provider {provider_id}")
+    return provider

@@ -1,0 +1,102 @@
+"""Renters: registration, own profile, wallet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server.clock import Clock, ms
+from server.domain import ledger as rules
+from server.domain.errors import DomainError, Reason
+from server.domain.jobs import Job
+from server.domain.ledger import EXTERNAL, Transfer, TransferKind
+from server.services import keys
+from server.services.providers import RECENT_JOBS, Registration
+from server.store import accounts, jobs, ledger
+from server.store.accounts import RenterRow
+from server.store.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class RenterProfile:
+    """A renter as it sees itself. Money in halala."""
+
+    renter: RenterRow
+    balance_halala: int
+    held_halala: int
+    spent_halala: int
+    total_jobs: int
+    recent_jobs: list[Job]
+
+
+class Renters:
+    """The use cases of renters."""
+
+    def __init__(self, database: Database, clock: Clock, sandbox_topup: bool) -> None:
+        self._database = database
+        self._clock = clock
+        self._sandbox_topup = sandbox_topup
+
+    async def register(
+        self, *, name: str, email: str, email_key: str, organization: str, phone: str
+    ) -> Registration:
+        """A new renter and its key. Raises EMAIL_TAKEN."""
+        now_ms = ms(self._clock)
+
+        def create() -> Registration:
+            renter_id = accounts.create_renter(
+                name=name,
+                email=email,
+                email_key=email_key,
+                organization=organization,
+                phone=phone,
+                now_ms=now_ms,
+            )
+            return Registration(renter_id, keys.issue(keys.RENTER, renter_id, now_ms))
+
+        return await self._database.run(create)
+
+    async def profile(self, renter_id: int) -> RenterProfile:
+        """The renter's own profile."""
+
+        def read() -> RenterProfile:
+            return RenterProfile(
+                _existing(renter_id),
+                ledger.balance(rules.renter(renter_id)),
+                ledger.balance(rules.held(renter_id)),
+                ledger.spent(renter_id),
+                jobs.count_of_renter(renter_id),
+                jobs.newest_of_renter(renter_id, RECENT_JOBS),
+            )
+
+        return await self._database.read(read)
+
+    async def credit(self, renter_id: int, amount_halala: int) -> int:
+        """Credits a wallet on the operator's word; returns what it holds now. Raises RENTER_NOT_FOUND."""
+        return await self._add(TransferKind.CREDIT, renter_id, amount_halala)
+
+    async def top_up(self, renter_id: int, amount_halala: int) -> int:
+        """Play money into the caller's own wallet; returns what it holds now. Raises SANDBOX_OFF."""
+        if not self._sandbox_topup:
+            raise DomainError(
+                Reason.SANDBOX_OFF,
+                "renters cannot top up their own wallets here; ask the operator for a credit",
+            )
+        return await self._add(TransferKind.TOPUP, renter_id, amount_halala)
+
+    async def _add(self, kind: TransferKind, renter_id: int, amount_halala: int) -> int:
+        now_ms = ms(self._clock)
+
+        def add() -> int:
+            _existing(renter_id)
+            wallet = rules.renter(renter_id)
+            ledger.apply([Transfer(kind, EXTERNAL, wallet, amount_halala)], now_ms)
+            return ledger.balance(wallet)
+
+        return await self._database.run(add)
+
+
+def _existing(renter_id: int) -> RenterRow:
+    renter = accounts.renter(renter_id)
+    if renter is None:
+        raise DomainError(Reason.RENTER_NOT_FOUND, f"renter_id: no renter {renter_id}", field="renter_id")
+    return renter

@@ -1,0 +1,433 @@
+"""Sessions of daemons: drives one protocol half per stream and records what it asks for.
+
+Every write carries the session's epoch, so that an older stream of the same provider changes
+nothing once a newer one has said Hello.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from server.clock import Clock, ms
+from server.domain import pricing
+from server.domain.errors import DomainError, Reason
+from server.domain.jobs import CHARGED_FAILURES, FINAL, FailureReason, Job, JobEvent, JobState
+from server.domain.leases import (
+    MAX_ATTEMPTS,
+    Disposition,
+    FinishReport,
+    Lease,
+    LeaseOutcome,
+    LeaseRef,
+    LeaseState,
+    RunOutcome,
+)
+from server.domain.sessions import (
+    CancelRun,
+    Capacity,
+    Chunk,
+    DaemonMessage,
+    Drain,
+    Finished,
+    Goodbye,
+    Heartbeat,
+    HeartbeatAck,
+    Hello,
+    Kept,
+    LeaseAction,
+    LeaseDirective,
+    OfferReply,
+    Reply,
+    ResultAck,
+    ServerMessage,
+    ServerSession,
+    Started,
+    Superseded,
+    Welcome,
+    stranger,
+)
+from server.services.dispatch import Dispatch
+from server.services.fleet import Fleet, Presence
+from server.services.providers import Providers, refuse_shut_out
+from server.services.settlement import settle
+from server.store import accounts, jobs
+from server.store.database import Database
+
+log = logging.getLogger(__name__)
+OUTBOX_SIZE = 1000
+
+
+class Sessions:
+    """Opens sessions; one per server."""
+
+    def __init__(
+        self,
+        database: Database,
+        dispatch: Dispatch,
+        fleet: Fleet,
+        providers: Providers,
+        clock: Clock,
+    ) -> None:
+        self.database = database
+        self.dispatch = dispatch
+        self.fleet = fleet
+        self.providers = providers
+        self.clock = clock
+
+    def new(self, provider_id: int) -> Session:
+        """A session for a stream that a provider opened; it exists once its Hello is handled."""
+        return Session(self, provider_id)
+
+
+class Session:
+    """One stream: messages in by ``handle``, messages out through ``outbox`` (None ends the stream)."""
+
+    def __init__(self, owner: Sessions, provider_id: int) -> None:
+        self.outbox: asyncio.Queue[ServerMessage | None] = asyncio.Queue(OUTBOX_SIZE)
+        self._owner = owner
+        self._provider_id = provider_id
+        self._half = ServerSession()
+        self._presence: Presence | None = None
+        self._session_epoch = 0
+
+    async def handle(self, message: DaemonMessage) -> None:
+        """Carries out one message. Raises DomainError when the stream must end."""
+        effect = self._half.receive(message)
+        match effect:
+            case None:
+                return
+            case Reply(answer):
+                if isinstance(answer, LeaseDirective):
+                    self._warn("a message named a lease that the session does not hold", answer.lease)
+                self._send(answer)
+            case Hello():
+                await self._open(effect)
+            case Heartbeat():
+                await self._heartbeat(effect)
+            case OfferReply():
+                await self._offer_reply(effect)
+            case Started():
+                await self._started(effect)
+            case Chunk():
+                await self._chunk(effect)
+            case Finished():
+                await self._finished(effect.report)
+            case Capacity():
+                await self._capacity(effect)
+            case Drain():
+                await self._drain()
+            case Goodbye():
+                log.info("said goodbye %s", self._who())
+                self._close_outbox()
+
+    def expect_hello(self) -> None:
+        """Time is up for the first message: a stream without a session ends."""
+        if self._presence is None:
+            self._close_outbox()
+
+    async def end(self) -> None:
+        """The stream is over, however it ended. Leases stay: the daemon may come back to them."""
+        presence, self._presence = self._presence, None
+        if presence is None:
+            return
+        self._owner.fleet.leave(presence)
+        await self._run(lambda: accounts.close_session(self._provider_id, self._session_epoch))
+        log.info("session ended %s", self._who())
+
+    def push(self, message: ServerMessage) -> None:
+        """Sends what the server begins: an offer, a cancel, Superseded, Reconnect."""
+        prepared = self._half.push(message)
+        if prepared is not None:
+            self._send(prepared)
+        if isinstance(message, Superseded):
+            self._close_outbox()
+
+    async def _open(self, hello: Hello) -> None:
+        owner = self._owner
+        epoch, kept = await self._run(lambda: self._record_hello(hello))
+        self._session_epoch = epoch
+        status = hello.gpu_status
+        self._presence = Presence(
+            self._provider_id,
+            epoch,
+            self.push,
+            hello.slots,
+            hello.job_types,
+            hello.models,
+            str(status.get("gpu_name", "")),
+            int(status.get("gpu_vram_mib", 0)),
+        )
+        await owner.providers.record_beat(self._provider_id, status)
+        older = owner.fleet.join(self._presence)
+        if older is self._presence:
+            raise DomainError(Reason.SESSION_SUPERSEDED, "a newer session of this provider exists")
+        if older is not None:
+            older.send(Superseded(epoch))
+        welcome = Welcome(epoch, self._provider_id, owner.fleet.heartbeat_seconds())
+        for message in self._half.opened(welcome, [k for k, _ in kept]):
+            self._send(message)
+        log.info("session opened %s slots=%d models=%d", self._who(), hello.slots, len(hello.models))
+        held = {(k.ref.job_id, k.ref.lease_epoch) for k, _ in kept}
+        for ref in hello.held:
+            if (ref.job_id, ref.lease_epoch) not in held:
+                self._send(stranger(ref).message)
+        for lease, cancel in kept:
+            if cancel:
+                self.push(CancelRun(lease.ref))
+        await owner.dispatch.fill(self._provider_id)
+
+    def _record_hello(self, hello: Hello) -> tuple[int, list[tuple[Kept, bool]]]:
+        """Counts the session, then compares what the daemon holds with what is on record."""
+        provider = accounts.provider(self._provider_id)
+        assert provider is not None, "a key without its provider"
+        refuse_shut_out(provider)
+        epoch = accounts.open_session(self._provider_id, hello.job_types)
+        accounts.replace_models(self._provider_id, hello.models)
+        kept = []
+        for lease in jobs.open_leases(self._provider_id):
+            named = _find(lease, hello.held) or _find(lease, hello.unacknowledged)
+            if named is None or lease.state is LeaseState.OFFERED:
+                give_up(lease, ms(self._owner.clock), "the daemon does not hold it any more")
+                continue
+            jobs.restamp(lease, epoch)
+            job = jobs.get(lease.job_id)
+            assert job is not None
+            resend = named in hello.unacknowledged
+            kept.append(
+                (
+                    Kept(
+                        named,
+                        lease.state,
+                        lease.output_through_seq,
+                        lease.log_through_seq,
+                        job.output_bytes,
+                        resend,
+                    ),
+                    job.cancel_requested,
+                )
+            )
+        return epoch, kept
+
+    async def _heartbeat(self, beat: Heartbeat) -> None:
+        await self._owner.providers.record_beat(self._provider_id, beat.gpu_status)
+        self._send(HeartbeatAck(beat.sequence))
+
+    async def _offer_reply(self, reply: OfferReply) -> None:
+        if reply.accepted:
+            await self._advance(reply.lease, LeaseState.ACCEPTED, jobs.accept)
+            return
+
+        def refuse() -> None:
+            lease = jobs.lease(reply.lease.job_id, reply.lease.lease_epoch)
+            if lease is not None and lease.matches(reply.lease):
+                give_up(lease, ms(self._owner.clock), reply.refusal[:200], LeaseOutcome.REFUSED)
+
+        await self._run(refuse)
+        self._half.dropped(reply.lease)
+        self._warn(f"refused the offer reason={reply.refusal[:200]!r}", reply.lease)
+        await self._owner.dispatch.fill(self._provider_id)
+
+    async def _started(self, started: Started) -> None:
+        await self._advance(started.lease, LeaseState.RUNNING, jobs.start)
+
+    async def _advance(
+        self, ref: LeaseRef, state: LeaseState, move: Callable[[LeaseRef, int, int, int], bool]
+    ) -> None:
+        now_ms = ms(self._owner.clock)
+
+        def record() -> None:
+            if not move(ref, self._provider_id, self._session_epoch, now_ms):
+                raise DomainError(Reason.STALE_LEASE, "the lease is not on record")
+
+        try:
+            await self._run(record)
+        except DomainError as error:
+            self._stale(error, ref)
+            return
+        self._half.advanced(ref, state)
+        log.info("lease %s job_id=%s lease_epoch=%d %s", state, ref.job_id, ref.lease_epoch, self._who())
+
+    async def _chunk(self, chunk: Chunk) -> None:
+        def store() -> None:
+            if not jobs.store_chunk(
+                chunk.lease,
+                self._provider_id,
+                self._session_epoch,
+                chunk.stream,
+                chunk.seq,
+                chunk.data,
+            ):
+                raise DomainError(Reason.STALE_LEASE, "the lease is not on record")
+
+        try:
+            await self._run(store)
+        except DomainError as error:
+            self._stale(error, chunk.lease)
+            return
+        if (answer := self._half.stored(chunk)) is not None:
+            self._send(answer)
+
+    async def _finished(self, report: FinishReport) -> None:
+        now_ms = ms(self._owner.clock)
+        answer = await self._run(
+            lambda: record_finish(report, self._provider_id, self._session_epoch, now_ms)
+        )
+        self._send(answer)
+        if isinstance(answer, ResultAck):
+            self._half.dropped(report.lease)
+            log.info(
+                "result %s job_id=%s lease_epoch=%d outcome=%s %s",
+                answer.disposition,
+                report.lease.job_id,
+                report.lease.lease_epoch,
+                report.outcome,
+                self._who(),
+            )
+            await self._owner.dispatch.fill(self._provider_id)
+
+    async def _capacity(self, capacity: Capacity) -> None:
+        await self._run(lambda: accounts.replace_models(self._provider_id, capacity.models))
+        if self._presence is not None:
+            self._presence.slots = capacity.slots
+            self._presence.models = capacity.models
+        await self._owner.dispatch.fill(self._provider_id)
+
+    async def _drain(self) -> None:
+        if self._presence is not None:
+            self._presence.draining = True
+        await self._run(lambda: accounts.set_draining(self._provider_id, self._session_epoch))
+        log.info("drains %s", self._who())
+
+    async def _run(self, work: Callable[[], Any]) -> Any:
+        return await self._owner.database.run(work)
+
+    def _stale(self, error: DomainError, ref: LeaseRef) -> None:
+        if error.reason is not Reason.STALE_LEASE:
+            raise error
+        self._warn("a message came for a stale lease; nothing changed", ref)
+        self._half.dropped(ref)
+        self._send(stranger(ref).message)
+
+    def _send(self, message: ServerMessage) -> None:
+        try:
+            self.outbox.put_nowait(message)
+        except asyncio.QueueFull:
+            # The daemon does not read. It finds out about everything again at its next Hello.
+            self._close_outbox()
+            raise DomainError(Reason.OVERLOADED, "the daemon does not read its messages") from None
+
+    def _close_outbox(self) -> None:
+        while self.outbox.full():
+            self.outbox.get_nowait()
+        self.outbox.put_nowait(None)
+
+    def _who(self) -> str:
+        return f"provider_id={self._provider_id} session_epoch={self._session_epoch}"
+
+    def _warn(self, text: str, ref: LeaseRef) -> None:
+        log.warning("%s job_id=%.100s lease_epoch=%d %s", text, ref.job_id, ref.lease_epoch, self._who())
+
+
+def record_finish(
+    report: FinishReport, provider_id: int, session_epoch: int, now_ms: int
+) -> ResultAck | LeaseDirective:
+    """Ends the run's lease and, by how it went, settles its job or queues it again. Inside a transaction."""
+    ref = report.lease
+    lease = jobs.lease(ref.job_id, ref.lease_epoch)
+    if lease is None or not lease.matches(ref) or lease.provider_id != provider_id:
+        return ResultAck(ref, Disposition.STALE)
+    if lease.state is LeaseState.ENDED:
+        same = lease.outcome is not None and lease.outcome.value == report.outcome.value
+        return ResultAck(ref, Disposition.ALREADY if same else Disposition.STALE)
+    if lease.session_epoch != session_epoch:
+        return ResultAck(ref, Disposition.STALE)
+    if report.last_output_seq > lease.output_through_seq:
+        return LeaseDirective(ref, LeaseAction.RESEND, lease.output_through_seq, lease.log_through_seq)
+    job = jobs.get(ref.job_id)
+    assert job is not None
+    _end_run(job, lease, report, now_ms)
+    return ResultAck(ref, Disposition.ACCEPTED)
+
+
+def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int) -> None:
+    outcome = LeaseOutcome(report.outcome.value)
+    reason = report.failure_reason or FailureReason.ENGINE_FAILED
+    if report.outcome is RunOutcome.RELEASED:
+        give_up(lease, now_ms, "the daemon gave it back", outcome)
+        return
+    server_ms = now_ms - lease.started_ms if lease.started_ms is not None else 0
+    billed = pricing.billed_ms(report.run_ms, server_ms, job.limit_ms)
+    jobs.end_lease(
+        lease, outcome, now_ms, detail=reason if outcome is LeaseOutcome.FAILED else "", run_ms=billed
+    )
+    if report.outcome is RunOutcome.SUCCEEDED and job.state is JobState.RUNNING:
+        settle(
+            job,
+            JobEvent.COMPLETE,
+            now_ms,
+            billed_ms=billed,
+            content_type=report.content_type,
+            usage=report.usage,
+        )
+    elif report.outcome is RunOutcome.CANCELLED and (job.cancel_requested or job.state in FINAL):
+        settle(
+            job,
+            JobEvent.CANCEL,
+            now_ms,
+            billed_ms=billed,
+            failure_reason=FailureReason.CANCELLED,
+            failure_message="cancelled while it ran",
+        )
+    else:
+        charged = reason in CHARGED_FAILURES and report.outcome is RunOutcome.FAILED
+        settle(
+            job,
+            JobEvent.FAIL,
+            now_ms,
+            billed_ms=billed if charged else 0,
+            failure_reason=reason,
+            failure_message=report.failure_message or reason.value.lower().replace("_", " "),
+        )
+
+
+def give_up(lease: Lease, now_ms: int, detail: str, outcome: LeaseOutcome = LeaseOutcome.LOST) -> None:
+    """Ends a lease without a result: its job waits again, or fails when no attempt is left.
+
+    Inside a transaction.
+
+    An offer that was never accepted was no attempt. A job whose cancel was asked for is cancelled
+    without a charge: nobody proved how long it ran.
+    """
+    if lease.state is LeaseState.OFFERED and outcome is LeaseOutcome.LOST:
+        outcome = LeaseOutcome.EXPIRED
+    if not jobs.end_lease(lease, outcome, now_ms, detail=detail):
+        return
+    job = jobs.get(lease.job_id)
+    if job is None or job.lease_epoch != lease.lease_epoch or job.state in FINAL:
+        return
+    if job.cancel_requested:
+        settle(
+            job,
+            JobEvent.CANCEL,
+            now_ms,
+            failure_reason=FailureReason.CANCELLED,
+            failure_message="cancelled; its provider went silent before it answered",
+        )
+    elif lease.state is not LeaseState.OFFERED and job.attempt >= MAX_ATTEMPTS:
+        drained = outcome is LeaseOutcome.RELEASED
+        settle(
+            job,
+            JobEvent.FAIL,
+            now_ms,
+            failure_reason=FailureReason.PROVIDER_DRAINED if drained else FailureReason.PROVIDER_LOST,
+            failure_message=f"{MAX_ATTEMPTS} attempts were lost; submit it again",
+        )
+    else:
+        jobs.requeue(job)
+
+
+def _find(lease: Lease, refs: tuple[LeaseRef, ...]) -> LeaseRef | None:
+    return next((ref for ref in refs if lease.matches(ref)), None)

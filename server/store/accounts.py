@@ -1,0 +1,293 @@
+"""Providers, renters and their keys, as rows. Every function runs inside its caller's transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import peewee as pw
+
+from server.domain.errors import DomainError, Reason
+from server.domain.jobs import JobType
+from server.domain.placement import Model
+from server.domain.providers import AccountState
+from server.store.models import ApiKey, Provider, ProviderModel, Renter, tuples
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderRow:
+    """A provider as stored."""
+
+    id: int
+    name: str
+    email: str
+    gpu_model: str
+    gpu_vram_mib: int
+    os: str
+    phone: str
+    state: AccountState
+    session_epoch: int
+    connected: bool
+    draining: bool
+    models_reported: bool
+    job_types: frozenset[JobType]
+    last_heartbeat_ms: int | None
+    gpu_status: dict[str, Any]
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class RenterRow:
+    """A renter as stored."""
+
+    id: int
+    name: str
+    email: str
+    organization: str
+    phone: str
+    state: AccountState
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyOwner:
+    """Whose a key is."""
+
+    role: str
+    owner_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A heartbeat to write down; ``gpu_status`` is None when it said nothing new."""
+
+    provider_id: int
+    at_ms: int
+    gpu_status: dict[str, Any] | None
+
+
+def create_provider(
+    *, name: str, email: str, email_key: str, gpu_model: str, os: str, phone: str, now_ms: int
+) -> int:
+    """A new provider's id. Raises EMAIL_TAKEN."""
+    return _create(
+        Provider,
+        name=name,
+        email=email,
+        email_key=email_key,
+        gpu_model=gpu_model,
+        os=os,
+        phone=phone,
+        created_ms=now_ms,
+    )
+
+
+def create_renter(
+    *, name: str, email: str, email_key: str, organization: str, phone: str, now_ms: int
+) -> int:
+    """A new renter's id. Raises EMAIL_TAKEN."""
+    return _create(
+        Renter,
+        name=name,
+        email=email,
+        email_key=email_key,
+        organization=organization,
+        phone=phone,
+        created_ms=now_ms,
+    )
+
+
+def _create(model: type[pw.Model], **values: Any) -> int:
+    try:
+        return int(model.insert(**values).execute())
+    except pw.IntegrityError:
+        raise DomainError(
+            Reason.EMAIL_TAKEN,
+            "email: an account with this address exists; use its key, or register another address",
+            field="email",
+        ) from None
+
+
+def add_key(role: str, owner_id: int, sha256: bytes, last4: str, now_ms: int) -> None:
+    """Keeps what is needed to recognize a key again."""
+    ApiKey.insert(role=role, owner_id=owner_id, sha256=sha256, last4=last4, created_ms=now_ms).execute()
+
+
+def find_key(sha256: bytes) -> KeyOwner | None:
+    """The owner of a key that was not revoked."""
+    query = ApiKey.select(ApiKey.role, ApiKey.owner_id).where(
+        ApiKey.sha256 == sha256, ApiKey.revoked_ms.is_null()
+    )
+    row = query.tuples().first()
+    return KeyOwner(*row) if row else None
+
+
+def provider(provider_id: int) -> ProviderRow | None:
+    """One provider, by id."""
+    row = Provider.get_or_none(Provider.id == provider_id)
+    return _provider_row(row) if row is not None else None
+
+
+def live_providers(
+    *,
+    since_ms: int,
+    gpu_model: str | None,
+    min_vram_mib: int | None,
+    model: str | None,
+    offset: int,
+    limit: int,
+) -> tuple[list[ProviderRow], int]:
+    """Active providers with a heartbeat after ``since_ms`` that pass the filters: a page, and the count."""
+    query = Provider.select().where(
+        Provider.last_heartbeat_ms > since_ms, Provider.state == AccountState.ACTIVE.value
+    )
+    if gpu_model:
+        query = query.where(Provider.gpu_model.contains(gpu_model))
+    if min_vram_mib:
+        query = query.where(Provider.gpu_vram_mib >= min_vram_mib)
+    if model:
+        serving = ProviderModel.select(ProviderModel.provider_id).where(ProviderModel.name == model)
+        query = query.where(Provider.id.in_(serving))
+    page = query.order_by(Provider.id).offset(offset).limit(limit)
+    return [_provider_row(row) for row in page], query.count()
+
+
+def models_of(provider_ids: Sequence[int]) -> dict[int, list[Model]]:
+    """The models that each provider serves, by name."""
+    found: dict[int, list[Model]] = {provider_id: [] for provider_id in provider_ids}
+    query = (
+        ProviderModel.select()
+        .where(ProviderModel.provider_id.in_(list(provider_ids)))
+        .order_by(ProviderModel.name)
+    )
+    for row in query:
+        found[row.provider_id].append(Model(row.name, row.context_tokens, row.warm))
+    return found
+
+
+def replace_models(provider_id: int, models: Iterable[Model]) -> None:
+    """From now on the provider serves these."""
+    ProviderModel.delete().where(ProviderModel.provider_id == provider_id).execute()
+    rows = {
+        m.name: {
+            "provider_id": provider_id,
+            "name": m.name,
+            "context_tokens": m.context_tokens,
+            "warm": m.warm,
+        }
+        for m in models
+    }
+    if rows:
+        ProviderModel.insert_many(list(rows.values())).execute()
+    Provider.update(models_reported=True).where(Provider.id == provider_id).execute()
+
+
+def open_session(provider_id: int, job_types: Iterable[JobType]) -> int:
+    """Counts a new session and returns its epoch; the older one's writes match no row from here on."""
+    Provider.update(
+        session_epoch=Provider.session_epoch + 1,
+        connected=True,
+        draining=False,
+        job_types=" ".join(sorted(job_types)),
+    ).where(Provider.id == provider_id).execute()
+    return int(Provider.select(Provider.session_epoch).where(Provider.id == provider_id).scalar())
+
+
+def close_session(provider_id: int, session_epoch: int) -> None:
+    """The session ended; nothing happens when a newer one exists."""
+    Provider.update(connected=False, draining=False).where(
+        Provider.id == provider_id, Provider.session_epoch == session_epoch
+    ).execute()
+
+
+def set_draining(provider_id: int, session_epoch: int) -> None:
+    """The daemon of this session takes no more jobs."""
+    Provider.update(draining=True).where(
+        Provider.id == provider_id, Provider.session_epoch == session_epoch
+    ).execute()
+
+
+def close_all_sessions() -> None:
+    """At server start no daemon is connected."""
+    Provider.update(connected=False).where(Provider.connected).execute()
+
+
+def write_beats(beats: Iterable[Beat]) -> None:
+    """Writes heartbeats down; an older one than the stored changes nothing."""
+    for beat in beats:
+        values: dict[str, Any] = {"last_heartbeat_ms": beat.at_ms}
+        if beat.gpu_status:
+            values["gpu_status"] = json.dumps(beat.gpu_status)
+            if name := beat.gpu_status.get("gpu_name"):
+                values["gpu_model"] = name
+            if vram := beat.gpu_status.get("gpu_vram_mib"):
+                values["gpu_vram_mib"] = vram
+        Provider.update(**values).where(
+            Provider.id == beat.provider_id,
+            Provider.last_heartbeat_ms.is_null() | (Provider.last_heartbeat_ms <= beat.at_ms),
+        ).execute()
+
+
+def renter(renter_id: int, *, lock: bool = False) -> RenterRow | None:
+    """One renter, by id; with ``lock`` nobody else submits for it until the transaction ends."""
+    query = Renter.select().where(Renter.id == renter_id)
+    if lock and Renter._meta.database.for_update:
+        query = query.for_update()
+    row = query.first()
+    if row is None:
+        return None
+    return RenterRow(
+        row.id,
+        row.name,
+        row.email,
+        row.organization,
+        row.phone,
+        AccountState(row.state),
+        row.created_ms,
+    )
+
+
+def count_providers(since_ms: int) -> tuple[int, int]:
+    """All providers, and those with a heartbeat after ``since_ms``."""
+    live = Provider.select().where(Provider.last_heartbeat_ms > since_ms).count()
+    return Provider.select().count(), live
+
+
+def count_renters() -> int:
+    """All renters."""
+    return int(Renter.select().count())
+
+
+def providers_by_gpu(limit: int) -> dict[str, int]:
+    """How many providers have each GPU; the most frequent ``limit``."""
+    count = pw.fn.COUNT(Provider.id)
+    query = (
+        Provider.select(Provider.gpu_model, count)
+        .group_by(Provider.gpu_model)
+        .order_by(count.desc(), Provider.gpu_model)
+        .limit(limit)
+    )
+    return {name: int(number) for name, number in tuples(query)}
+
+
+def _provider_row(row: Provider) -> ProviderRow:
+    return ProviderRow(
+        id=row.id,
+        name=row.name,
+        email=row.email,
+        gpu_model=row.gpu_model,
+        gpu_vram_mib=row.gpu_vram_mib,
+        os=row.os,
+        phone=row.phone,
+        state=AccountState(row.state),
+        session_epoch=row.session_epoch,
+        connected=row.connected,
+        draining=row.draining,
+        models_reported=row.models_reported,
+        job_types=frozenset(JobType(name) for name in row.job_types.split()),
+        last_heartbeat_ms=row.last_heartbeat_ms,
+        gpu_status=json.loads(row.gpu_status),
+        created_ms=row.created_ms,
+    )

@@ -1,0 +1,254 @@
+"""The database: connections, threads and transactions. Knows no table.
+
+``await database.run(fn)`` runs ``fn`` in one write transaction in a worker thread and returns its
+value after the commit; ``await database.read(fn)`` in a read transaction. Nothing is ever queried
+on the event loop. SQLite has one writer thread that runs the waiting closures as savepoints of one
+``BEGIN IMMEDIATE``, so that they share one fsync (group commit); PostgreSQL has a pool of threads,
+each with its own connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import peewee
+from playhouse.migrations import Runner
+from playhouse.postgres_ext import Psycopg3Database
+from psycopg import errors as pg_errors
+
+from server.domain.errors import DomainError, Reason
+from server.store.models import MODELS
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+GROUP_SIZE = 64
+WRITE_QUEUE_SIZE = 10_000
+READ_THREADS = 4
+POSTGRES_THREADS = 8
+POSTGRES_TRIES = 4
+_RETRYABLE = (pg_errors.SerializationFailure, pg_errors.DeadlockDetected)
+
+
+class DatabaseUrlError(ValueError):
+    """The database URL cannot be used; the text says why and what to write."""
+
+
+class Database:
+    """One open database. ``start`` it once, ``stop`` it once; only one may be open in a process."""
+
+    def __init__(self, url: str) -> None:
+        self.peewee = _connect(url)
+        self._is_sqlite = isinstance(self.peewee, peewee.SqliteDatabase)
+        self._readers = ThreadPoolExecutor(
+            READ_THREADS if self._is_sqlite else POSTGRES_THREADS, thread_name_prefix="db"
+        )
+        self._writer: _GroupWriter | None = None
+
+    def start(self) -> None:
+        """Connects and migrates. Raises DatabaseUrlError when the database is newer than the program."""
+        for model in MODELS:
+            model.bind(self.peewee, bind_refs=False, bind_backrefs=False)
+        migrate(self.peewee)
+        if self._is_sqlite:
+            self._writer = _GroupWriter(self.peewee)
+            self._writer.start()
+
+    def stop(self) -> None:
+        """Finishes what was accepted, then closes every connection."""
+        if self._writer is not None:
+            self._writer.stop()
+        for _ in range(self._readers._max_workers):
+            self._readers.submit(self.peewee.close)
+        self._readers.shutdown(wait=True)
+        self.peewee.close()
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """One write transaction. What ``work`` raises undoes it alone, and is raised here."""
+        if self._writer is not None:
+            return await asyncio.wrap_future(self._writer.submit(work))
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._transact, work)
+
+    async def read(self, work: Callable[[], T]) -> T:
+        """One read transaction: every query in ``work`` sees the same state."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._snapshot, work)
+
+    def _snapshot(self, work: Callable[[], T]) -> T:
+        try:
+            self.peewee.connect(reuse_if_open=True)
+            with self.peewee.atomic():
+                return work()
+        except (peewee.OperationalError, peewee.InterfaceError) as error:
+            raise self._unavailable(error) from error
+
+    def _transact(self, work: Callable[[], T]) -> T:
+        for left in reversed(range(POSTGRES_TRIES)):
+            try:
+                return self._snapshot_write(work)
+            except peewee.OperationalError as error:
+                if not left or not isinstance(error.__cause__ or error.args[0], _RETRYABLE):
+                    raise self._unavailable(error) from error
+                time.sleep(0.01 * (POSTGRES_TRIES - left))
+            except peewee.InterfaceError as error:
+                raise self._unavailable(error) from error
+        raise AssertionError("unreachable")
+
+    def _snapshot_write(self, work: Callable[[], T]) -> T:
+        self.peewee.connect(reuse_if_open=True)
+        with self.peewee.atomic():
+            return work()
+
+    def _unavailable(self, error: Exception) -> DomainError:
+        log.error("a transaction failed in the database", exc_info=error)
+        self.peewee.close()
+        return DomainError(
+            Reason.STORE_UNAVAILABLE, "the database cannot be reached now; nothing was changed, try again"
+        )
+
+
+class _GroupWriter(threading.Thread):
+    """SQLite's one writer: a group of closures, one transaction, one fsync."""
+
+    def __init__(self, database: peewee.Database) -> None:
+        super().__init__(name="db-writer", daemon=True)
+        self._database = database
+        self._queue: queue.Queue[tuple[Callable[[], Any], Future[Any]] | None] = queue.Queue(WRITE_QUEUE_SIZE)
+        self._stopping = False
+
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
+        if self._stopping:
+            raise DomainError(Reason.UNAVAILABLE, "the server is stopping; try again in a moment")
+        try:
+            self._queue.put_nowait((work, future))
+        except queue.Full:
+            raise DomainError(
+                Reason.OVERLOADED, "the server has too much to write; try again", retry_after_seconds=1
+            ) from None
+        return future
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._queue.put(None)
+        self.join()
+
+    def run(self) -> None:
+        self._database.connect(reuse_if_open=True)
+        more = True
+        while more:
+            group, more = self._next_group()
+            if group:
+                self._commit(group)
+        self._database.close()
+
+    def _next_group(self) -> tuple[list[tuple[Callable[[], Any], Future[Any]]], bool]:
+        group: list[tuple[Callable[[], Any], Future[Any]]] = []
+        item = self._queue.get()
+        while item is not None:
+            group.append(item)
+            if len(group) == GROUP_SIZE:
+                return group, True
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return group, True
+        return group, False
+
+    def _commit(self, group: list[tuple[Callable[[], Any], Future[Any]]]) -> None:
+        """Runs a group; nobody hears of success before the commit is durable."""
+        outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
+        try:
+            self._database.execute_sql("BEGIN IMMEDIATE")
+            for work, future in group:
+                outcomes.append((future, *self._savepoint(work)))
+            self._database.execute_sql("COMMIT")
+        except Exception as error:
+            log.exception("a group of writes failed size=%d", len(group))
+            self._abandon()
+            failure = DomainError(
+                Reason.STORE_UNAVAILABLE, "the database cannot write now; nothing was changed, try again"
+            )
+            failure.__cause__ = error
+            outcomes = [(future, None, failure) for _, future in group]
+        for future, value, raised in outcomes:
+            _resolve(future, value, raised)
+
+    def _savepoint(self, work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+        self._database.execute_sql("SAVEPOINT work")
+        try:
+            value = work()
+        except (peewee.OperationalError, peewee.InterfaceError):
+            raise  # the connection or the disk is at fault: the whole group fails
+        except Exception as error:
+            self._database.execute_sql("ROLLBACK TO work")
+            self._database.execute_sql("RELEASE work")
+            return None, error
+        self._database.execute_sql("RELEASE work")
+        return value, None
+
+    def _abandon(self) -> None:
+        try:
+            self._database.execute_sql("ROLLBACK")
+        except peewee.PeeweeException:
+            self._database.close()
+            self._database.connect(reuse_if_open=True)
+
+
+def _resolve(future: Future[Any], value: Any, raised: BaseException | None) -> None:
+    if not future.set_running_or_notify_cancel():
+        return  # the caller went away; the write stands
+    if raised is not None:
+        future.set_exception(raised)
+    else:
+        future.set_result(value)
+
+
+def migrate(database: peewee.Database) -> None:
+    """Brings the schema up to this program's. Raises DatabaseUrlError when it is newer already."""
+    database.connect(reuse_if_open=True)
+    runner = Runner(database, str(Path(__file__).parent / "migrations"))
+    unknown = [migration.name for migration in runner.status() if migration.path is None]
+    if unknown:
+        raise DatabaseUrlError(
+            f"the database is newer than this program (it has {', '.join(unknown)}); "
+            "run the newer program, or restore a backup"
+        )
+    for name in runner.up():
+        log.info("applied migration name=%s", name)
+
+
+def _connect(url: str) -> peewee.Database:
+    scheme = urlsplit(url).scheme
+    if scheme == "sqlite":
+        return _sqlite(url.removeprefix("sqlite:///") if url.startswith("sqlite:///") else "")
+    if scheme in {"postgresql", "postgres"}:
+        address = "postgresql" + url[len(scheme) :]
+        return Psycopg3Database(address, connect_timeout=10)
+    raise DatabaseUrlError(
+        "write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME "
+        f"(the scheme {scheme!r} is not supported)"
+    )
+
+
+def _sqlite(path: str) -> peewee.Database:
+    if not path or path == ":memory:":
+        raise DatabaseUrlError("a SQLite URL is sqlite:/// and the path of a file")
+    if not Path(path).absolute().parent.is_dir():
+        raise DatabaseUrlError(f"the folder of {path} does not exist; make it first")
+    pragmas = {
+        "journal_mode": "wal",
+        "synchronous": "full",
+        "foreign_keys": 1,
+        "busy_timeout": 5000,
+        "cache_size": -65536,
+    }
+    return peewee.SqliteDatabase(path, pragmas=pragmas)

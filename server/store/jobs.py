@@ -1,0 +1,521 @@
+"""Jobs, leases and output as rows.
+
+Every write that follows a daemon's word is a compare-and-set on job, lease epoch, provider, session
+and state. It answers False when no row matched: stale, and nothing changed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import peewee as pw
+
+from server.domain.jobs import (
+    FINAL,
+    Bill,
+    FailureReason,
+    Job,
+    JobEvent,
+    JobRequest,
+    JobState,
+    JobType,
+    next_state,
+    sources,
+)
+from server.domain.leases import Lease, LeaseOutcome, LeaseRef, LeaseState, Offer, Stream, secret_digest
+from server.domain.placement import Candidate
+from server.domain.pricing import shares
+from server.store import models as db
+
+_FINAL = [state.value for state in FINAL]
+
+
+def insert(
+    job_id: str,
+    renter_id: int,
+    request: JobRequest,
+    *,
+    rate_halala_per_minute: int,
+    hold_halala: int,
+    limit_ms: int,
+    now_ms: int,
+) -> None:
+    """A new job, queued."""
+    db.Job.insert(
+        job_id=job_id,
+        renter_id=renter_id,
+        job_type=request.job_type.value,
+        state=JobState.QUEUED.value,
+        named_provider_id=request.provider_id,
+        provider_id=request.provider_id,
+        model=request.model,
+        gpu_model=request.gpu_model,
+        min_vram_mib=request.min_vram_mib,
+        duration_ms=request.duration_ms,
+        limit_ms=limit_ms,
+        priority=request.priority,
+        hold_halala=hold_halala,
+        rate_halala_per_minute=rate_halala_per_minute,
+        spec=json.dumps(request.spec, ensure_ascii=False),
+        created_ms=now_ms,
+        idempotency_key=request.idempotency_key,
+        request_digest=request.digest,
+    ).execute()
+
+
+def get(job_id: str) -> Job | None:
+    """One job, by id."""
+    row = db.Job.get_or_none(db.Job.job_id == job_id)
+    return _job(row) if row is not None else None
+
+
+def by_idempotency_key(renter_id: int, key: str) -> Job | None:
+    """The job that a renter submitted under a key."""
+    row = db.Job.get_or_none(db.Job.renter_id == renter_id, db.Job.idempotency_key == key)
+    return _job(row) if row is not None else None
+
+
+def newest_of_renter(renter_id: int, limit: int) -> list[Job]:
+    """A renter's newest jobs."""
+    query = db.Job.select().where(db.Job.renter_id == renter_id)
+    return [_job(row) for row in query.order_by(db.Job.created_ms.desc(), db.Job.job_id).limit(limit)]
+
+
+def newest_of_provider(provider_id: int, limit: int) -> list[Job]:
+    """A provider's newest jobs."""
+    query = db.Job.select().where(db.Job.provider_id == provider_id)
+    return [_job(row) for row in query.order_by(db.Job.created_ms.desc(), db.Job.job_id).limit(limit)]
+
+
+def count_of_renter(renter_id: int) -> int:
+    """How many jobs a renter has submitted."""
+    return int(db.Job.select().where(db.Job.renter_id == renter_id).count())
+
+
+def count_ended_of_provider(provider_id: int) -> int:
+    """How many jobs a provider has run to an end."""
+    return int(db.Job.select().where(db.Job.provider_id == provider_id, db.Job.state.in_(_FINAL)).count())
+
+
+def count_by_state() -> dict[JobState, int]:
+    """How many jobs are in each state."""
+    query = db.Job.select(db.Job.state, pw.fn.COUNT(db.Job.job_id)).group_by(db.Job.state)
+    counts = {state: int(count) for state, count in db.tuples(query)}
+    return {state: counts.get(state.value, 0) for state in JobState}
+
+
+# The queue.
+
+
+def open_leases(provider_id: int) -> list[Lease]:
+    """The leases of a provider that have not ended, oldest first."""
+    query = db.Lease.select().where(
+        db.Lease.provider_id == provider_id, db.Lease.state != LeaseState.ENDED.value
+    )
+    return [_lease(row) for row in query.order_by(db.Lease.offered_ms)]
+
+
+def count_open_leases(provider_id: int) -> int:
+    """How many leases of a provider have not ended."""
+    return int(
+        db.Lease.select()
+        .where(db.Lease.provider_id == provider_id, db.Lease.state != LeaseState.ENDED.value)
+        .count()
+    )
+
+
+def lock_provider(provider_id: int) -> int | None:
+    """The provider's session epoch; nobody else leases to it until the transaction ends."""
+    query = db.Provider.select(db.Provider.session_epoch).where(
+        db.Provider.id == provider_id, db.Provider.state == "active", ~db.Provider.draining
+    )
+    if db.Provider._meta.database.for_update:
+        query = query.for_update()
+    row = query.tuples().first()
+    return int(row[0]) if row else None
+
+
+def next_queued(candidate: Candidate, limit: int, before_ms: int) -> list[Job]:
+    """The queued jobs that a provider can run: those that name it or nobody, by priority, then age.
+
+    A job whose last offer this same provider refused or let expire after ``before_ms`` is left for later.
+    """
+    lately = (
+        db.Lease.select(db.Lease.job_id)
+        .where(
+            db.Lease.job_id == db.Job.job_id,
+            db.Lease.provider_id == candidate.provider_id,
+            db.Lease.outcome.in_([LeaseOutcome.REFUSED.value, LeaseOutcome.EXPIRED.value]),
+            db.Lease.ended_ms > before_ms,
+        )
+        .limit(1)
+    )
+    query = db.Job.select().where(
+        db.Job.state == JobState.QUEUED.value,
+        db.Job.named_provider_id.is_null() | (db.Job.named_provider_id == candidate.provider_id),
+        db.Job.job_type.in_([kind.value for kind in candidate.job_types]),
+        db.Job.model.is_null() | db.Job.model.in_([model.name for model in candidate.models]),
+        db.Job.min_vram_mib.is_null() | (db.Job.min_vram_mib <= candidate.vram_mib),
+        db.Job.gpu_model.is_null() | _contains(candidate.gpu_model, db.Job.gpu_model),
+        ~pw.fn.EXISTS(lately),
+    )
+    query = query.order_by(db.Job.priority.desc(), db.Job.created_ms, db.Job.job_id).limit(limit)
+    if db.Job._meta.database.for_update:
+        query = query.for_update("FOR UPDATE SKIP LOCKED")  # type: ignore[arg-type]
+    return [_job(row) for row in query]
+
+
+def _contains(text: str, part: pw.Field) -> Any:
+    position = "strpos" if db.Job._meta.database.for_update else "instr"
+    return getattr(pw.fn, position)(text.lower(), pw.fn.LOWER(part)) > 0
+
+
+def offer(job: Job, provider_id: int, session_epoch: int, secret: bytes, now_ms: int) -> Offer | None:
+    """Leases a queued job to a session and returns the offer; None when it is not queued any more."""
+    epoch = job.lease_epoch + 1
+    changed = (
+        db.Job.update(state=JobState.PENDING.value, lease_epoch=epoch, provider_id=provider_id)
+        .where(
+            db.Job.job_id == job.job_id,
+            db.Job.state == JobState.QUEUED.value,
+            db.Job.lease_epoch == job.lease_epoch,
+        )
+        .execute()
+    )
+    if changed != 1:
+        return None
+    db.Lease.insert(
+        job_id=job.job_id,
+        lease_epoch=epoch,
+        provider_id=provider_id,
+        session_epoch=session_epoch,
+        secret_sha256=secret_digest(secret),
+        state=LeaseState.OFFERED.value,
+        offered_ms=now_ms,
+    ).execute()
+    ref = LeaseRef(job.job_id, epoch, secret)
+    return Offer(ref, provider_id, session_epoch, job.attempt + 1, job.job_type, job.limit_ms, job.spec)
+
+
+# Leases.
+
+
+def lease(job_id: str, lease_epoch: int) -> Lease | None:
+    """One lease, by job and epoch."""
+    row = db.Lease.get_or_none(db.Lease.job_id == job_id, db.Lease.lease_epoch == lease_epoch)
+    return _lease(row) if row is not None else None
+
+
+def accept(ref: LeaseRef, provider_id: int, session_epoch: int, now_ms: int) -> bool:
+    """The daemon takes the offer: the job is assigned and its attempt counts."""
+    moved = _move_lease(
+        ref,
+        provider_id,
+        session_epoch,
+        LeaseState.OFFERED,
+        state=LeaseState.ACCEPTED.value,
+        accepted_ms=now_ms,
+    )
+    if not moved or not _move_job(ref, JobEvent.ACCEPT, attempt=db.Job.attempt + 1):
+        return False
+    attempt = db.Job.select(db.Job.attempt).where(db.Job.job_id == ref.job_id).scalar()
+    db.Lease.update(attempt=attempt).where(_is(ref)).execute()
+    return True
+
+
+def start(ref: LeaseRef, provider_id: int, session_epoch: int, now_ms: int) -> bool:
+    """The run has started: the meter runs from ``now_ms``."""
+    moved = _move_lease(
+        ref,
+        provider_id,
+        session_epoch,
+        LeaseState.ACCEPTED,
+        state=LeaseState.RUNNING.value,
+        started_ms=now_ms,
+    )
+    return moved and _move_job(ref, JobEvent.START, started_ms=now_ms)
+
+
+def store_chunk(
+    ref: LeaseRef, provider_id: int, session_epoch: int, stream: Stream, seq: int, data: bytes
+) -> bool:
+    """Stores the next chunk of a stream; False when the lease is stale or the number is not the next."""
+    column = db.Lease.output_through_seq if stream is Stream.OUTPUT else db.Lease.log_through_seq
+    changed = (
+        db.Lease.update({column: seq})
+        .where(
+            _is(ref),
+            db.Lease.provider_id == provider_id,
+            db.Lease.session_epoch == session_epoch,
+            db.Lease.state.in_([LeaseState.ACCEPTED.value, LeaseState.RUNNING.value]),
+            column == seq - 1,
+        )
+        .execute()
+    )
+    if changed != 1:
+        return False
+    db.Chunk.insert(
+        job_id=ref.job_id, lease_epoch=ref.lease_epoch, stream=stream.value, seq=seq, data=data
+    ).execute()
+    if stream is Stream.OUTPUT:
+        db.Job.update(output_bytes=db.Job.output_bytes + len(data)).where(
+            db.Job.job_id == ref.job_id
+        ).execute()
+    return True
+
+
+def end_lease(
+    lease: Lease, outcome: LeaseOutcome, now_ms: int, *, detail: str = "", run_ms: int | None = None
+) -> bool:
+    """Ends a lease once; False when it had ended."""
+    changed = (
+        db.Lease.update(
+            state=LeaseState.ENDED.value,
+            outcome=outcome.value,
+            detail=detail,
+            run_ms=run_ms,
+            ended_ms=now_ms,
+        )
+        .where(
+            db.Lease.job_id == lease.job_id,
+            db.Lease.lease_epoch == lease.lease_epoch,
+            db.Lease.session_epoch == lease.session_epoch,
+            db.Lease.state != LeaseState.ENDED.value,
+        )
+        .execute()
+    )
+    return bool(changed)
+
+
+def restamp(lease: Lease, session_epoch: int) -> None:
+    """The lease goes on under a newer session of the same provider."""
+    db.Lease.update(session_epoch=session_epoch).where(
+        db.Lease.job_id == lease.job_id, db.Lease.lease_epoch == lease.lease_epoch
+    ).execute()
+
+
+def offers_before(before_ms: int, limit: int) -> list[Lease]:
+    """Offers that nobody answered, made before a time."""
+    query = db.Lease.select().where(
+        db.Lease.state == LeaseState.OFFERED.value, db.Lease.offered_ms < before_ms
+    )
+    return [_lease(row) for row in query.order_by(db.Lease.offered_ms).limit(limit)]
+
+
+def leases_of_silent(before_ms: int, limit: int) -> list[Lease]:
+    """Leases of providers whose last heartbeat was before a time."""
+    query = (
+        db.Lease.select()
+        .join(db.Provider, on=(db.Provider.id == db.Lease.provider_id))
+        .where(
+            db.Lease.state != LeaseState.ENDED.value,
+            pw.fn.COALESCE(db.Provider.last_heartbeat_ms, 0) < before_ms,
+        )
+        .order_by(db.Lease.offered_ms)
+        .limit(limit)
+    )
+    return [_lease(row) for row in query]
+
+
+def overrun(now_ms: int, grace_ms: int, limit: int) -> list[Job]:
+    """Running jobs that are past their limit by more than the grace."""
+    query = db.Job.select().where(
+        db.Job.state == JobState.RUNNING.value, db.Job.started_ms + db.Job.limit_ms + grace_ms < now_ms
+    )
+    return [_job(row) for row in query.limit(limit)]
+
+
+def has_queued() -> bool:
+    """Whether any job waits."""
+    return bool(db.Job.select().where(db.Job.state == JobState.QUEUED.value).exists())
+
+
+# Ends.
+
+
+def requeue(job: Job) -> bool:
+    """The attempt is over and the job waits again; what the attempt wrote no longer counts."""
+    changed = (
+        db.Job.update(
+            state=JobState.QUEUED.value,
+            provider_id=job.named_provider_id,
+            started_ms=None,
+            output_bytes=0,
+        )
+        .where(_guard(job, JobEvent.REQUEUE))
+        .execute()
+    )
+    return bool(changed)
+
+
+def finish(
+    job: Job,
+    event: JobEvent,
+    bill: Bill,
+    now_ms: int,
+    *,
+    failure_reason: FailureReason | None = None,
+    failure_message: str | None = None,
+    content_type: str = "",
+    usage: dict[str, Any] | None = None,
+) -> bool:
+    """Ends a job once; False when it is not in the state and epoch that ``job`` was read in."""
+    state = next_state(job.state, event)
+    if state not in FINAL:
+        return False
+    changed = (
+        db.Job.update(
+            state=state.value,
+            ended_ms=now_ms,
+            cancel_requested=False,
+            billed_ms=bill.billed_ms,
+            charge_halala=bill.charge_halala,
+            failure_reason=failure_reason.value if failure_reason else None,
+            failure_message=failure_message,
+            content_type=content_type,
+            usage=json.dumps(usage) if usage else None,
+        )
+        .where(_guard(job, event))
+        .execute()
+    )
+    return bool(changed)
+
+
+def request_cancel(job: Job) -> bool:
+    """Notes that a running job shall end."""
+    changed = (
+        db.Job.update(cancel_requested=True)
+        .where(
+            db.Job.job_id == job.job_id,
+            db.Job.lease_epoch == job.lease_epoch,
+            db.Job.state == JobState.RUNNING.value,
+        )
+        .execute()
+    )
+    return bool(changed)
+
+
+def read_stream(job_id: str, lease_epoch: int, stream: Stream) -> bytes:
+    """Everything that one attempt wrote to a stream, in order."""
+    query = (
+        db.Chunk.select(db.Chunk.data)
+        .where(
+            db.Chunk.job_id == job_id,
+            db.Chunk.lease_epoch == lease_epoch,
+            db.Chunk.stream == stream.value,
+        )
+        .order_by(db.Chunk.seq)
+    )
+    return b"".join(bytes(data) for (data,) in db.tuples(query))
+
+
+def _guard(job: Job, event: JobEvent) -> Any:
+    return (
+        (db.Job.job_id == job.job_id)
+        & (db.Job.lease_epoch == job.lease_epoch)
+        & db.Job.state.in_(_values(sources(event)))
+    )
+
+
+def _is(ref: LeaseRef) -> Any:
+    return (
+        (db.Lease.job_id == ref.job_id)
+        & (db.Lease.lease_epoch == ref.lease_epoch)
+        & (db.Lease.secret_sha256 == secret_digest(ref.secret))
+    )
+
+
+def _move_lease(
+    ref: LeaseRef, provider_id: int, session_epoch: int, source: LeaseState, **values: Any
+) -> bool:
+    changed = (
+        db.Lease.update(**values)
+        .where(
+            _is(ref),
+            db.Lease.provider_id == provider_id,
+            db.Lease.session_epoch == session_epoch,
+            db.Lease.state == source.value,
+        )
+        .execute()
+    )
+    return bool(changed)
+
+
+def _move_job(ref: LeaseRef, event: JobEvent, **values: Any) -> bool:
+    (source,) = sources(event)
+    target = next_state(source, event)
+    assert target is not None
+    changed = (
+        db.Job.update(state=target.value, **values)
+        .where(
+            db.Job.job_id == ref.job_id,
+            db.Job.lease_epoch == ref.lease_epoch,
+            db.Job.state == source.value,
+        )
+        .execute()
+    )
+    return bool(changed)
+
+
+def _values(states: Iterable[JobState]) -> Sequence[str]:
+    return [state.value for state in states]
+
+
+def _job(row: db.Job) -> Job:
+    return Job(
+        job_id=row.job_id,
+        renter_id=row.renter_id,
+        job_type=JobType(row.job_type),
+        state=JobState(row.state),
+        named_provider_id=row.named_provider_id,
+        provider_id=row.provider_id,
+        model=row.model,
+        duration_ms=row.duration_ms,
+        limit_ms=row.limit_ms,
+        priority=row.priority,
+        hold_halala=row.hold_halala,
+        rate_halala_per_minute=row.rate_halala_per_minute,
+        lease_epoch=row.lease_epoch,
+        attempt=row.attempt,
+        created_ms=row.created_ms,
+        started_ms=row.started_ms,
+        ended_ms=row.ended_ms,
+        cancel_requested=row.cancel_requested,
+        output_bytes=row.output_bytes,
+        content_type=row.content_type,
+        bill=_bill(row),
+        failure_reason=FailureReason(row.failure_reason) if row.failure_reason else None,
+        failure_message=row.failure_message,
+        usage=json.loads(row.usage) if row.usage else None,
+        spec=json.loads(row.spec),
+        request_digest=row.request_digest,
+    )
+
+
+def _bill(row: db.Job) -> Bill | None:
+    if row.charge_halala is None:
+        return None
+    payout, fee = shares(row.charge_halala)
+    refund = row.hold_halala - row.charge_halala
+    assert row.billed_ms is not None
+    return Bill(row.hold_halala, row.charge_halala, refund, payout, fee, row.billed_ms)
+
+
+def _lease(row: db.Lease) -> Lease:
+    return Lease(
+        job_id=row.job_id,
+        lease_epoch=row.lease_epoch,
+        provider_id=row.provider_id,
+        session_epoch=row.session_epoch,
+        secret_sha256=bytes(row.secret_sha256),
+        state=LeaseState(row.state),
+        attempt=row.attempt,
+        offered_ms=row.offered_ms,
+        started_ms=row.started_ms,
+        ended_ms=row.ended_ms,
+        outcome=LeaseOutcome(row.outcome) if row.outcome else None,
+        output_through_seq=row.output_through_seq,
+        log_through_seq=row.log_through_seq,
+    )

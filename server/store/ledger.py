@@ -1,0 +1,179 @@
+"""The ledger's rows. Balances change only here, and only with a transfer beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import peewee as pw
+
+from server.domain import ledger
+from server.domain.errors import DomainError, Reason
+from server.domain.jobs import FINAL
+from server.domain.ledger import AccountKind, HoldState, StoredHold, TransferKind
+from server.store.models import Account, Hold, Job, Transfer, tuples
+
+
+def balance(account: ledger.Account) -> int:
+    """What an account holds, in halala; 0 for one that was never moved."""
+    row = (
+        Account.select(Account.balance_halala)
+        .where(Account.kind == account.kind.value, Account.owner_id == account.owner_id)
+        .tuples()
+        .first()
+    )
+    return int(row[0]) if row else 0
+
+
+def total(kind: AccountKind) -> int:
+    """What all accounts of a kind hold together, in halala."""
+    return int(
+        Account.select(pw.fn.SUM(Account.balance_halala)).where(Account.kind == kind.value).scalar() or 0
+    )
+
+
+def turnover(kind: TransferKind, credit: ledger.Account | None = None) -> int:
+    """What all transfers of a kind moved together, in halala; with ``credit``, those to that account."""
+    query = Transfer.select(pw.fn.SUM(Transfer.amount_halala)).where(Transfer.kind == kind.value)
+    if credit is not None:
+        account_id = _account_id(credit)
+        if account_id is None:
+            return 0
+        query = query.where(Transfer.credit_account_id == account_id)
+    return int(query.scalar() or 0)
+
+
+def spent(renter_id: int) -> int:
+    """What a renter's ended jobs were charged, in halala."""
+    query = Hold.select(pw.fn.SUM(Hold.charge_halala)).where(
+        Hold.renter_id == renter_id, Hold.state == HoldState.POSTED.value
+    )
+    return int(query.scalar() or 0)
+
+
+def apply(transfers: Iterable[ledger.Transfer], now_ms: int) -> None:
+    """Records transfers and moves the balances, in order.
+
+    Raises INSUFFICIENT_BALANCE when an account that must not go negative would, and
+    AMOUNT_TOO_LARGE when one would hold more than the ledger can.
+    """
+    for transfer in transfers:
+        debit_id = _debit(transfer.debit, transfer.amount_halala)
+        credit_id = _credit(transfer.credit, transfer.amount_halala)
+        Transfer.insert(
+            kind=transfer.kind.value,
+            debit_account_id=debit_id,
+            credit_account_id=credit_id,
+            amount_halala=transfer.amount_halala,
+            job_id=transfer.job_id,
+            created_ms=now_ms,
+        ).execute()
+
+
+def open_hold(job_id: str, renter_id: int, amount_halala: int, now_ms: int) -> None:
+    """Holds a job's greatest cost. Raises INSUFFICIENT_BALANCE with the facts."""
+    apply([ledger.hold_transfer(renter_id, amount_halala, job_id)], now_ms)
+    Hold.insert(job_id=job_id, renter_id=renter_id, amount_halala=amount_halala, created_ms=now_ms).execute()
+
+
+def resolve_hold(job_id: str, charge_halala: int, now_ms: int) -> None:
+    """Posts a hold, or voids it when nothing is charged. Raises HOLD_ALREADY_RESOLVED the second time."""
+    state = HoldState.POSTED if charge_halala else HoldState.VOIDED
+    changed = (
+        Hold.update(state=state.value, charge_halala=charge_halala, resolved_ms=now_ms)
+        .where(Hold.job_id == job_id, Hold.state == HoldState.OPEN.value)
+        .execute()
+    )
+    if changed != 1:
+        raise DomainError(Reason.HOLD_ALREADY_RESOLVED, f"the hold of {job_id} was resolved before")
+
+
+def prove() -> ledger.Proof:
+    """Replays the whole ledger, one row at a time."""
+    accounts = {
+        account_id: (ledger.Account(AccountKind(kind), owner_id), balance_halala)
+        for account_id, kind, owner_id, balance_halala in tuples(
+            Account.select(Account.id, Account.kind, Account.owner_id, Account.balance_halala)
+        )
+    }
+    transfers = (
+        ledger.Transfer(TransferKind(kind), accounts[debit][0], accounts[credit][0], amount, job_id)
+        for kind, debit, credit, amount, job_id in tuples(
+            Transfer.select(
+                Transfer.kind,
+                Transfer.debit_account_id,
+                Transfer.credit_account_id,
+                Transfer.amount_halala,
+                Transfer.job_id,
+            )
+        )
+    )
+    final = {state.value for state in FINAL}
+    holds = (
+        StoredHold(job_id, renter_id, amount, HoldState(state), job_state in final)
+        for job_id, renter_id, amount, state, job_state in tuples(
+            Hold.select(Hold.job_id, Hold.renter_id, Hold.amount_halala, Hold.state, Job.state).join(
+                Job, pw.JOIN.LEFT_OUTER, on=(Job.job_id == Hold.job_id)
+            )
+        )
+    )
+    return ledger.prove(dict(accounts.values()), transfers, holds)
+
+
+def _account_id(account: ledger.Account) -> int | None:
+    row = (
+        Account.select(Account.id)
+        .where(Account.kind == account.kind.value, Account.owner_id == account.owner_id)
+        .tuples()
+        .first()
+    )
+    return int(row[0]) if row else None
+
+
+def _ensure(account: ledger.Account) -> int:
+    found = _account_id(account)
+    if found is None:
+        Account.insert(kind=account.kind.value, owner_id=account.owner_id).on_conflict_ignore().execute()
+        found = _account_id(account)
+    assert found is not None
+    return found
+
+
+def _debit(account: ledger.Account, amount: int) -> int:
+    account_id = _ensure(account)
+    enough = pw.SQL("1 = 1") if account.kind is AccountKind.EXTERNAL else (Account.balance_halala >= amount)
+    changed = (
+        Account.update(balance_halala=Account.balance_halala - amount)
+        .where(Account.id == account_id, enough)
+        .execute()
+    )
+    if changed != 1:
+        raise _insufficient(account, amount)
+    return account_id
+
+
+def _credit(account: ledger.Account, amount: int) -> int:
+    account_id = _ensure(account)
+    changed = (
+        Account.update(balance_halala=Account.balance_halala + amount)
+        .where(Account.id == account_id, Account.balance_halala <= ledger.MAX_BALANCE_HALALA - amount)
+        .execute()
+    )
+    if changed != 1:
+        raise DomainError(
+            Reason.AMOUNT_TOO_LARGE,
+            f"amount_halala: an account holds at most {ledger.MAX_BALANCE_HALALA} halala; send less",
+            field="amount_halala",
+        )
+    return account_id
+
+
+def _insufficient(account: ledger.Account, required: int) -> DomainError:
+    available = balance(account)
+    return DomainError(
+        Reason.INSUFFICIENT_BALANCE,
+        f"the wallet has {available} halala and the job holds {required}; "
+        f"add {required - available} halala, or ask for a shorter duration",
+        balance_halala=available,
+        required_halala=required,
+        shortfall_halala=required - available,
+    )

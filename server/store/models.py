@@ -1,0 +1,212 @@
+"""The tables as peewee models. The schema itself is made by the numbered migrations, never by these.
+
+Times are milliseconds since 1970, money is halala; both are 64-bit integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import peewee as pw
+
+
+class Provider(pw.Model):
+    id = pw.BigAutoField()
+    name = pw.TextField()
+    email = pw.TextField()
+    email_key = pw.TextField()
+    gpu_model = pw.TextField(default="")
+    gpu_vram_mib = pw.BigIntegerField(default=0)
+    os = pw.TextField(default="")
+    phone = pw.TextField(default="")
+    state = pw.TextField(default="active")
+    session_epoch = pw.BigIntegerField(default=0)
+    connected = pw.BooleanField(default=False)
+    draining = pw.BooleanField(default=False)
+    models_reported = pw.BooleanField(default=False)
+    job_types = pw.TextField(default="")
+    last_heartbeat_ms = pw.BigIntegerField(null=True)
+    gpu_status = pw.TextField(default="{}")
+    created_ms = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "provider"
+
+
+class ProviderModel(pw.Model):
+    provider_id = pw.BigIntegerField()
+    name = pw.TextField()
+    context_tokens = pw.IntegerField(default=0)
+    warm = pw.BooleanField(default=False)
+
+    class Meta:
+        table_name = "provider_model"
+        primary_key = pw.CompositeKey("provider_id", "name")
+
+
+class Renter(pw.Model):
+    id = pw.BigAutoField()
+    name = pw.TextField()
+    email = pw.TextField()
+    email_key = pw.TextField()
+    organization = pw.TextField(default="")
+    phone = pw.TextField(default="")
+    state = pw.TextField(default="active")
+    created_ms = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "renter"
+
+
+class ApiKey(pw.Model):
+    id = pw.BigAutoField()
+    role = pw.TextField()
+    owner_id = pw.BigIntegerField()
+    sha256 = pw.BlobField()
+    last4 = pw.TextField()
+    created_ms = pw.BigIntegerField()
+    revoked_ms = pw.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "api_key"
+
+
+class Account(pw.Model):
+    id = pw.BigAutoField()
+    kind = pw.TextField()
+    owner_id = pw.BigIntegerField(default=0)
+    balance_halala = pw.BigIntegerField(default=0)
+
+    class Meta:
+        table_name = "account"
+
+
+class Transfer(pw.Model):
+    id = pw.BigAutoField()
+    kind = pw.TextField()
+    debit_account_id = pw.BigIntegerField()
+    credit_account_id = pw.BigIntegerField()
+    amount_halala = pw.BigIntegerField()
+    job_id = pw.TextField(null=True)
+    created_ms = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "transfer"
+
+
+class Hold(pw.Model):
+    job_id = pw.TextField(primary_key=True)
+    renter_id = pw.BigIntegerField()
+    amount_halala = pw.BigIntegerField()
+    state = pw.TextField(default="open")
+    charge_halala = pw.BigIntegerField(null=True)
+    created_ms = pw.BigIntegerField()
+    resolved_ms = pw.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "hold"
+
+
+class Job(pw.Model):
+    job_id = pw.TextField(primary_key=True)
+    renter_id = pw.BigIntegerField()
+    job_type = pw.TextField()
+    state = pw.TextField()
+    named_provider_id = pw.BigIntegerField(null=True)
+    provider_id = pw.BigIntegerField(null=True)
+    model = pw.TextField(null=True)
+    gpu_model = pw.TextField(null=True)
+    min_vram_mib = pw.BigIntegerField(null=True)
+    duration_ms = pw.BigIntegerField()
+    limit_ms = pw.BigIntegerField()
+    priority = pw.IntegerField()
+    hold_halala = pw.BigIntegerField()
+    rate_halala_per_minute = pw.BigIntegerField()
+    spec = pw.TextField()
+    lease_epoch = pw.IntegerField(default=0)
+    attempt = pw.IntegerField(default=0)
+    created_ms = pw.BigIntegerField()
+    started_ms = pw.BigIntegerField(null=True)
+    ended_ms = pw.BigIntegerField(null=True)
+    cancel_requested = pw.BooleanField(default=False)
+    output_bytes = pw.BigIntegerField(default=0)
+    content_type = pw.TextField(default="")
+    billed_ms = pw.BigIntegerField(null=True)
+    charge_halala = pw.BigIntegerField(null=True)
+    failure_reason = pw.TextField(null=True)
+    failure_message = pw.TextField(null=True)
+    usage = pw.TextField(null=True)
+    idempotency_key = pw.TextField(null=True)
+    request_digest = pw.TextField(default="")
+
+    class Meta:
+        table_name = "job"
+
+
+class Lease(pw.Model):
+    job_id = pw.TextField()
+    lease_epoch = pw.IntegerField()
+    provider_id = pw.BigIntegerField()
+    session_epoch = pw.BigIntegerField()
+    secret_sha256 = pw.BlobField()
+    state = pw.TextField()
+    attempt = pw.IntegerField(default=0)
+    offered_ms = pw.BigIntegerField()
+    accepted_ms = pw.BigIntegerField(null=True)
+    started_ms = pw.BigIntegerField(null=True)
+    ended_ms = pw.BigIntegerField(null=True)
+    outcome = pw.TextField(null=True)
+    detail = pw.TextField(default="")
+    run_ms = pw.BigIntegerField(null=True)
+    output_through_seq = pw.BigIntegerField(default=0)
+    log_through_seq = pw.BigIntegerField(default=0)
+
+    class Meta:
+        table_name = "lease"
+        primary_key = pw.CompositeKey("job_id", "lease_epoch")
+
+
+class Chunk(pw.Model):
+    job_id = pw.TextField()
+    lease_epoch = pw.IntegerField()
+    stream = pw.TextField()
+    seq = pw.BigIntegerField()
+    data = pw.BlobField()
+
+    class Meta:
+        table_name = "chunk"
+        primary_key = pw.CompositeKey("job_id", "lease_epoch", "stream", "seq")
+
+
+class Withdrawal(pw.Model):
+    id = pw.BigAutoField()
+    provider_id = pw.BigIntegerField()
+    amount_halala = pw.BigIntegerField()
+    state = pw.TextField()
+    iban_last4 = pw.TextField()
+    created_ms = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "withdrawal"
+
+
+MODELS: tuple[type[pw.Model], ...] = (
+    Provider,
+    ProviderModel,
+    Renter,
+    ApiKey,
+    Account,
+    Transfer,
+    Hold,
+    Job,
+    Lease,
+    Chunk,
+    Withdrawal,
+)
+
+
+def tuples(query: Any) -> Iterable[tuple[Any, ...]]:
+    """The rows of a query as tuples, one at a time; peewee's own types lose their form."""
+    rows: Iterable[tuple[Any, ...]] = query.tuples().iterator()
+    return rows
