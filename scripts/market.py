@@ -1,0 +1,208 @@
+"""Starts the three programs as real processes on free ports: for the demo, for ``up``, for the tests.
+
+Each program is started as its own console command with settings in its environment, and is ended
+by its process id. What it writes to standard error goes to a file in the market's folder.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+READY_SECONDS = 60.0
+STOP_SECONDS = 15.0
+
+
+class NotReadyError(RuntimeError):
+    """A program ended or stayed silent before it said ``ready``; the text has its last words."""
+
+
+class Program:
+    """One running program. ``address`` is what it printed after ``ready``."""
+
+    def __init__(self, name: str, *arguments: str, env: Mapping[str, str], folder: Path) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        command = Path(sys.executable).parent / name
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("DCP_")}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [str(command), *arguments],
+                env={**inherited, **env},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
+        self.address = self._wait_ready()
+
+    def _wait_ready(self) -> str:
+        lines: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._pump, args=(lines,), daemon=True).start()
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                line = lines.get(timeout=0.2)
+            except queue.Empty:
+                if self.process.poll() is not None:
+                    break
+                continue
+            if line.startswith("ready "):
+                return line.removeprefix("ready ").strip()
+        self.stop()
+        raise NotReadyError(f"{self.name} did not get ready:\n{self.last_words()}")
+
+    def _pump(self, lines: queue.Queue[str]) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            lines.put(line)
+
+    def last_words(self) -> str:
+        """The end of what it wrote to standard error."""
+        return self.log.read_text(errors="replace")[-2000:]
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Asks it to drain, waits, and kills it when it does not end; returns its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            status = self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            status = self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        return status
+
+    def kill(self) -> None:
+        """Ends it as a power cut would."""
+        self.process.kill()
+        self.process.wait()
+
+
+@dataclass
+class Market:
+    """A server, a gateway and the daemons that were added, in one folder."""
+
+    folder: Path
+    admin_token: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """More DCP_ settings for the server."""
+    http_listen: str = "127.0.0.1:0"
+    grpc_listen: str = "127.0.0.1:0"
+    programs: list[Program] = field(default_factory=list)
+    keys: dict[str, str] = field(default_factory=dict)
+    """Keys to print at the end, by role."""
+    grpc_address: str = ""
+    url: str = ""
+    http: httpx.Client = field(default_factory=httpx.Client)
+
+    def start(self) -> Market:
+        """Starts server and gateway and waits until both serve."""
+        server = Program(
+            "dcp-server",
+            env={
+                "DCP_DATABASE_URL": f"sqlite:///{self.folder / 'dcp.sqlite3'}",
+                "DCP_GRPC_LISTEN": self.grpc_listen,
+                "DCP_ADMIN_TOKEN": self.admin_token,
+                **self.settings,
+            },
+            folder=self.folder,
+        )
+        self.programs.append(server)
+        self.grpc_address = server.address
+        gateway = Program(
+            "dcp-gateway",
+            env={"DCP_HTTP_LISTEN": self.http_listen, "DCP_SERVER": server.address},
+            folder=self.folder,
+        )
+        self.programs.append(gateway)
+        self.url = gateway.address
+        self.http = httpx.Client(base_url=self.url, timeout=30)
+        return self
+
+    def add_daemon(self, provider_key: str, state_dir: Path | None = None) -> Program:
+        """Starts a daemon and waits until it has a session."""
+        daemon = Program(
+            "dcp-daemon",
+            "run",
+            env={
+                "DCP_SERVER": self.grpc_address,
+                "DCP_PROVIDER_KEY": provider_key,
+                "DCP_STATE_DIR": str(state_dir or self.folder / "daemon"),
+            },
+            folder=self.folder,
+        )
+        self.programs.append(daemon)
+        return daemon
+
+    def register_provider(self, name: str, email: str) -> tuple[int, str]:
+        """A new provider's id and key, over JSON."""
+        answer = self.post("/api/providers/register", {"name": name, "email": email})
+        return answer["provider_id"], answer["api_key"]
+
+    def register_renter(self, name: str, email: str) -> tuple[int, str]:
+        """A new renter's id and key, over JSON."""
+        answer = self.post("/api/renters/register", {"name": name, "email": email})
+        return answer["renter_id"], answer["api_key"]
+
+    def credit(self, renter_id: int, amount_halala: int) -> int:
+        """Credits a renter as the operator; returns the wallet's new balance, in halala."""
+        path = f"/api/admin/renters/{renter_id}/credit"
+        answer = self.post(path, {"amount_halala": amount_halala}, **{"x-admin-token": self.admin_token})
+        return int(answer["balance_halala"])
+
+    def prove_ledger(self) -> dict[str, object]:
+        """The proof of the ledger, over JSON."""
+        return self.get("/api/admin/ledger/proof", **{"x-admin-token": self.admin_token})
+
+    def post(self, path: str, body: object, **headers: str) -> dict[str, Any]:
+        """The JSON answer to a POST; raises httpx.HTTPStatusError with the server's words."""
+        return _checked(self.http.post(path, json=body, headers=headers))
+
+    def get(self, path: str, **headers: str) -> dict[str, Any]:
+        """The JSON answer to a GET; raises httpx.HTTPStatusError with the server's words."""
+        return _checked(self.http.get(path, headers=headers))
+
+    def stop(self) -> list[int]:
+        """Ends everything, the last started first; returns the exit statuses."""
+        self.http.close()
+        return [program.stop() for program in reversed(self.programs)]
+
+    def __enter__(self) -> Market:
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def _checked(response: httpx.Response) -> dict[str, Any]:
+    if response.is_error:
+        text = (
+            f"{response.request.method} {response.url.path} answered {response.status_code}: {response.text}"
+        )
+        raise httpx.HTTPStatusError(text, request=response.request, response=response)
+    answer: dict[str, Any] = response.json()
+    return answer

@@ -1,0 +1,94 @@
+"""A whole marketplace on this machine: server, gateway and one local daemon, until Ctrl-C.
+
+The data stays in .dcp/ (database, operator's token, provider's identity), so the next ``up`` goes on
+where this one stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from scripts.market import Market, NotReadyError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> int:
+    """Starts everything, prints the addresses, waits for Ctrl-C or SIGTERM, drains."""
+    options = _options()
+    folder = Path(options.data)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        with Market(
+            folder,
+            admin_token=_secret(folder / "admin-token"),
+            settings={"DCP_SANDBOX_TOPUP": "true"},
+            http_listen=options.http,
+            grpc_listen=options.grpc,
+        ) as market:
+            _add_own_daemon(market, folder)
+            _tell(market, folder)
+            while not stop.wait(1.0):
+                if ended := [p for p in market.programs if p.process.poll() is not None]:
+                    raise NotReadyError(f"{ended[0].name} ended:\n{ended[0].last_words()}")
+            print("\nstopping", flush=True)
+    except NotReadyError as error:
+        print(f"up: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _add_own_daemon(market: Market, folder: Path) -> None:
+    """Registers the local provider the first time, and starts its daemon."""
+    identity = folder / "provider.json"
+    if not identity.exists():
+        provider_id, key = market.register_provider("Local provider", "local-provider@example.com")
+        _write_private(identity, json.dumps({"provider_id": provider_id, "api_key": key}))
+    market.add_daemon(json.loads(identity.read_text())["api_key"], folder / "daemon")
+
+
+def _tell(market: Market, folder: Path) -> None:
+    print(f"API       {market.url}/api")
+    print(f"OpenAPI   {market.url}/openapi.json")
+    print(f"gRPC      {market.grpc_address}")
+    print(f"data      {folder} (operator's token in {folder / 'admin-token'})")
+    print("Renters may top up their own wallets here: POST /api/renters/topup")
+    print("Ctrl-C stops everything.", flush=True)
+
+
+def _secret(path: Path) -> str:
+    if not path.exists():
+        _write_private(path, secrets.token_urlsafe(24))
+    return path.read_text().strip()
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(text)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/up", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--http", default="127.0.0.1:8080", help="where the gateway listens (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--grpc", default="127.0.0.1:50051", help="where the server listens (default: %(default)s)"
+    )
+    parser.add_argument("--data", default=str(ROOT / ".dcp"), help="folder for the data (default: .dcp)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
