@@ -11,7 +11,7 @@ import secrets
 
 from server.clock import Clock, ms
 from server.domain.leases import LIVE_SECONDS, Offer
-from server.domain.placement import Wants, choose
+from server.domain.placement import Wants, can_run, choose
 from server.domain.sessions import CancelRun, JobOffer
 from server.services.fleet import Fleet
 from server.store import jobs
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 # A provider that refused a job, or let its offer expire, is not asked again for it so soon.
 RETRY_SAME_PROVIDER_SECONDS = 15.0
 SECRET_BYTES = 16
+# How many different kinds of waiting jobs one poll looks at.
+WANTS_LIMIT = 500
 
 
 class Dispatch:
@@ -79,19 +81,29 @@ class Dispatch:
     async def fill(self, provider_id: int) -> None:
         """Offers a provider what waits for it. A look comes first, so that an empty queue writes nothing."""
         presence = self._fleet.get(provider_id)
-        if presence is None or presence.draining or presence.slots == 0:
+        if presence is None:
             return
-        if not await self._database.read(jobs.has_queued):
-            return
-        self.deliver(await self._database.run(lambda: self.lease_to(provider_id)))
+        presence.used_slots, waiting = await self._database.read(
+            lambda: (jobs.count_open_leases(provider_id), jobs.has_queued())
+        )
+        if waiting and presence.candidate().free_slots:
+            self.deliver(await self._database.run(lambda: self.lease_to(provider_id)))
 
     async def fill_all(self) -> None:
-        """Offers every provider what waits for it: the slow poll that finds what a wake-up missed."""
-        if not self._fleet.all() or not await self._database.read(jobs.has_queued):
+        """Offers what waits to whoever can run it: the slow poll that finds what a wake-up missed."""
+        if not self._fleet.all():
             return
-        for presence in self._fleet.all():
-            if presence.candidate().free_slots:
-                self.deliver(await self._database.run(lambda p=presence: self.lease_to(p.provider_id)))  # type: ignore[misc]
+        for named_id, wants in await self._database.read(lambda: jobs.queued_wants(WANTS_LIMIT)):
+            provider_id = self._able(named_id, wants) if named_id else self.place(wants)
+            if provider_id is not None:
+                await self.fill(provider_id)
+
+    def _able(self, provider_id: int, wants: Wants) -> int | None:
+        presence = self._fleet.get(provider_id)
+        if presence is None:
+            return None
+        candidate = presence.candidate()
+        return provider_id if candidate.free_slots and can_run(candidate, wants) else None
 
     def cancel(self, provider_id: int, message: CancelRun) -> None:
         """Tells a daemon to end a run; nothing happens when it is not connected here."""

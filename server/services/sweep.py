@@ -13,6 +13,7 @@ from server.domain.leases import (
     LOST_AFTER_SECONDS,
     OFFER_SECONDS,
     OVERRUN_GRACE_SECONDS,
+    Lease,
     LeaseOutcome,
     LeaseRef,
 )
@@ -53,9 +54,10 @@ class Sweep:
         now_ms = ms(self._clock)
         self._fleet.forget_before(now_ms - int(LOST_AFTER_SECONDS * 1000))
         if await self._database.read(lambda: self._is_due(now_ms)):
-            stopped = await self._database.run(lambda: self._apply(now_ms))
-            for provider_id, lease in stopped:
-                self._dispatch.cancel(provider_id, CancelRun(lease))
+            for lease in await self._database.run(lambda: self._apply(now_ms)):
+                ref = LeaseRef(lease.job_id, lease.lease_epoch, b"")
+                self._dispatch.cancel(lease.provider_id, CancelRun(ref))
+                await self._dispatch.fill(lease.provider_id)
         await self._dispatch.fill_all()
 
     def _is_due(self, now_ms: int) -> bool:
@@ -66,17 +68,21 @@ class Sweep:
             or jobs.overrun(now_ms, _ms(OVERRUN_GRACE_SECONDS), 1)
         )
 
-    def _apply(self, now_ms: int) -> list[tuple[int, LeaseRef]]:
+    def _apply(self, now_ms: int) -> list[Lease]:
+        """Returns the leases that it ended; their daemons, where connected, are to stop."""
+        ended = []
         for lease in jobs.offers_before(now_ms - _ms(OFFER_SECONDS), BATCH):
             log.warning("an offer expired job_id=%s lease_epoch=%d", lease.job_id, lease.lease_epoch)
             give_up(lease, now_ms, "nobody answered", LeaseOutcome.EXPIRED)
+            ended.append(lease)
         if self._may_judge(now_ms):
             for lease in jobs.leases_of_silent(now_ms - _ms(LOST_AFTER_SECONDS), BATCH):
                 log.warning("an attempt was lost job_id=%s lease_epoch=%d", lease.job_id, lease.lease_epoch)
                 give_up(lease, now_ms, "its provider went silent")
-        return self._end_overruns(now_ms)
+                ended.append(lease)
+        return ended + self._end_overruns(now_ms)
 
-    def _end_overruns(self, now_ms: int) -> list[tuple[int, LeaseRef]]:
+    def _end_overruns(self, now_ms: int) -> list[Lease]:
         """The daemon should have stopped these; the server does it, at the limit's price."""
         stopped = []
         for job in jobs.overrun(now_ms, _ms(OVERRUN_GRACE_SECONDS), BATCH):
@@ -91,7 +97,7 @@ class Sweep:
                 failure_reason=FailureReason.DURATION_LIMIT,
                 failure_message="it reached its duration limit and its provider did not stop it",
             )
-            stopped.append((lease.provider_id, LeaseRef(job.job_id, job.lease_epoch, b"")))
+            stopped.append(lease)
         return stopped
 
     def _may_judge(self, now_ms: int) -> bool:

@@ -58,7 +58,10 @@ class Database:
         """Connects and migrates. Raises DatabaseUrlError when the database is newer than the program."""
         for model in MODELS:
             model.bind(self.peewee, bind_refs=False, bind_backrefs=False)
-        migrate(self.peewee)
+        try:
+            migrate(self.peewee)
+        finally:
+            self.peewee.close()  # this thread's connection; stop may be called from another thread
         if self._is_sqlite:
             self._writer = _GroupWriter(self.peewee)
             self._writer.start()
@@ -67,10 +70,16 @@ class Database:
         """Finishes what was accepted, then closes every connection."""
         if self._writer is not None:
             self._writer.stop()
-        for _ in range(self._readers._max_workers):
-            self._readers.submit(self.peewee.close)
+        # Connections belong to threads: every thread closes its own, and waits so that none does it twice.
+        everyone = threading.Barrier(self._readers._max_workers)
+        for _ in range(everyone.parties):
+            self._readers.submit(self._close_one, everyone)
         self._readers.shutdown(wait=True)
         self.peewee.close()
+
+    def _close_one(self, everyone: threading.Barrier) -> None:
+        self.peewee.close()
+        everyone.wait()
 
     async def run(self, work: Callable[[], T]) -> T:
         """One write transaction. What ``work`` raises undoes it alone, and is raised here."""
@@ -85,7 +94,8 @@ class Database:
     def _snapshot(self, work: Callable[[], T]) -> T:
         try:
             self.peewee.connect(reuse_if_open=True)
-            with self.peewee.atomic():
+            # A SQLite transaction is a snapshot by itself; a PostgreSQL one only if it says so.
+            with self.peewee.atomic(*(() if self._is_sqlite else ("REPEATABLE READ",))):
                 return work()
         except (peewee.OperationalError, peewee.InterfaceError) as error:
             raise self._unavailable(error) from error

@@ -25,7 +25,7 @@ from server.domain.jobs import (
     sources,
 )
 from server.domain.leases import Lease, LeaseOutcome, LeaseRef, LeaseState, Offer, Stream, secret_digest
-from server.domain.placement import Candidate
+from server.domain.placement import Candidate, Wants
 from server.domain.pricing import shares
 from server.store import models as db
 
@@ -325,6 +325,18 @@ def overrun(now_ms: int, grace_ms: int, limit: int) -> list[Job]:
         db.Job.state == JobState.RUNNING.value, db.Job.started_ms + db.Job.limit_ms + grace_ms < now_ms
     )
     return [_job(row) for row in query.limit(limit)]
+
+
+def queued_wants(limit: int) -> list[tuple[int | None, Wants]]:
+    """The different needs of the jobs that wait, each with the provider that it names."""
+    job = db.Job
+    query = (
+        job.select(job.named_provider_id, job.job_type, job.model, job.gpu_model, job.min_vram_mib)
+        .where(job.state == JobState.QUEUED.value)
+        .distinct()
+        .limit(limit)
+    )
+    return [(named_id, Wants(JobType(kind), *needs)) for named_id, kind, *needs in db.tuples(query)]
 
 
 def has_queued() -> bool:

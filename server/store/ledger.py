@@ -56,6 +56,8 @@ def apply(transfers: Iterable[ledger.Transfer], now_ms: int) -> None:
     Raises INSUFFICIENT_BALANCE when an account that must not go negative would, and
     AMOUNT_TOO_LARGE when one would hold more than the ledger can.
     """
+    transfers = list(transfers)
+    _lock({account for transfer in transfers for account in (transfer.debit, transfer.credit)})
     for transfer in transfers:
         debit_id = _debit(transfer.debit, transfer.amount_halala)
         credit_id = _credit(transfer.credit, transfer.amount_halala)
@@ -136,6 +138,14 @@ def _ensure(account: ledger.Account) -> int:
         found = _account_id(account)
     assert found is not None
     return found
+
+
+def _lock(accounts: Iterable[ledger.Account]) -> None:
+    """Locks accounts in one order: a hold and a settlement of one wallet would deadlock otherwise."""
+    ids = [_ensure(account) for account in sorted(accounts)]
+    if Account._meta.database.for_update:
+        query = Account.select(Account.id).where(Account.id.in_(ids)).order_by(Account.id)
+        query.for_update().execute()
 
 
 def _debit(account: ledger.Account, amount: int) -> int:

@@ -1,0 +1,210 @@
+"""The daemon's composition root: joins session, link, attempts, engines and GPUs.
+
+It decides nothing: the session does. Everything real that it uses is an
+argument, so tests and benchmarks run it with fakes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from random import Random, SystemRandom
+
+from dcp.v1 import jobs_pb2, sessions_pb2
+
+from daemon import effects as fx
+from daemon.attempts import Attempts
+from daemon.clock import Clock, SystemClock
+from daemon.engines import Engine
+from daemon.gpus import Gpus
+from daemon.gpus.none import NoGpus
+from daemon.link import Link, LinkBrokenError, Server, Stream
+from daemon.runs import Result
+from daemon.session import DaemonSession
+from daemon.version import daemon_version
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_SECONDS = 5.0
+JOB_TYPES = (jobs_pb2.JOB_TYPE_LLM_INFERENCE,)
+
+
+class Daemon:
+    """One provider's daemon."""
+
+    def __init__(
+        self,
+        *,
+        server: str,
+        key: str,
+        engines: Sequence[Engine],
+        gpus: Gpus | None = None,
+        clock: Clock | None = None,
+        rng: Random | None = None,
+        slots: int = 1,
+        tls_ca: Path | None = None,
+        on_ready: Callable[[int], None] = lambda provider_id: None,
+        tick_seconds: float = 0.1,
+    ) -> None:
+        """`on_ready` is called with the provider's id at the first Welcome; `server` is host:port.
+
+        `tick_seconds` is how often, in real time, the clock is looked at.
+        """
+        self._clock = clock or SystemClock()
+        self._engines = list(engines)
+        self._gpus = gpus or NoGpus()
+        self._slots = slots
+        self._on_ready: Callable[[int], None] | None = on_ready
+        self._tick_seconds = tick_seconds
+        self._link = Link(Server(server, tls_ca), key)
+        self._attempts = Attempts(self._engines, self, self._clock)
+        self._session = DaemonSession(
+            boot_id=secrets.token_hex(8),
+            daemon_version=daemon_version(),
+            rng=rng or SystemRandom(),
+            slots=slots,
+            models=self._models(),
+            job_types=JOB_TYPES,
+        )
+        self._stream: Stream | None = None
+        self._connect_at = 0.0
+        self._may_connect = asyncio.Event()
+        self._end: fx.EndReason | None = None
+        self._sampler = ThreadPoolExecutor(1, thread_name_prefix="gpus")
+
+    async def run(self) -> fx.EndReason:
+        """Works until drained or superseded, and says which. Raises KeyRefusedError."""
+        loops: list[asyncio.Task[None]] = []
+        try:
+            await self._sample()
+            loops = [asyncio.create_task(loop()) for loop in (self._serve, self._tick, self._keep_sampling)]
+            done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            assert self._end is not None
+            return self._end
+        finally:
+            for task in loops:
+                task.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+            await self._close()
+
+    def drain(self) -> None:
+        """Takes no more jobs, finishes those that run for up to 30 s, then lets `run` return."""
+        self._apply(self._session.drain(self._now()))
+
+    # --- the attempts' listener ---
+
+    def started(self, lease: sessions_pb2.Lease) -> None:
+        """An attempt's run has begun; its model is warm now."""
+        self._apply(self._session.capacity(self._slots, self._models()))
+        self._apply(self._session.attempt_started(lease, self._now()))
+
+    def output(self, lease: sessions_pb2.Lease, data: bytes) -> None:
+        """An attempt wrote output."""
+        self._apply(self._session.attempt_output(lease, data, self._now()))
+
+    def finished(self, lease: sessions_pb2.Lease, result: Result) -> None:
+        """An attempt has ended by itself."""
+        self._apply(self._session.attempt_finished(lease, result, self._now()))
+        self._apply(self._session.capacity(self._slots, self._models()))
+
+    # --- the loops ---
+
+    async def _serve(self) -> None:
+        while self._end is None:
+            await self._connect()
+            self._may_connect.clear()
+            await self._may_connect.wait()
+
+    async def _connect(self) -> None:
+        try:
+            async with self._link.open() as stream:
+                self._stream = stream
+                self._apply(self._session.connected(self._now()))
+                await stream.converse(self._received)
+        except LinkBrokenError as error:
+            logger.warning("lost the server error=%s", error)
+        finally:
+            self._stream = None
+        self._apply(self._session.lost(self._now()))
+
+    def _received(self, message: sessions_pb2.ServerMessage) -> None:
+        self._apply(self._session.received(message, self._now()))
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(self._tick_seconds)
+            self._apply(self._session.tick(self._now()))
+            if self._end is not None or self._now() >= self._connect_at:
+                self._may_connect.set()
+
+    async def _keep_sampling(self) -> None:
+        while True:
+            await asyncio.sleep(SAMPLE_SECONDS)
+            await self._sample()
+
+    async def _sample(self) -> None:
+        # A driver call may hang, and the heartbeats must go on meanwhile.
+        loop = asyncio.get_running_loop()
+        try:
+            status = await loop.run_in_executor(self._sampler, self._gpus.read)
+        except Exception:
+            logger.exception("the GPUs could not be read")
+            return
+        self._session.sampled(status)
+
+    async def _close(self) -> None:
+        await self._attempts.close()
+        for engine in self._engines:
+            with contextlib.suppress(Exception):
+                await engine.close()
+        self._sampler.submit(self._gpus.close)
+        self._sampler.shutdown(wait=False)
+
+    # --- the effects ---
+
+    def _apply(self, effects: Sequence[fx.Effect]) -> None:
+        for effect in effects:
+            self._do(effect)
+
+    def _do(self, effect: fx.Effect) -> None:
+        match effect:
+            case fx.Send(message):
+                if self._stream is not None:
+                    self._stream.send(message)
+            case fx.Opened(provider_id, session_epoch):
+                self._opened(provider_id, session_epoch)
+            case fx.StartAttempt(offer):
+                self._attempts.start(offer)
+            case fx.StopAttempt(lease):
+                self._attempts.stop(lease)
+            case fx.ReconnectAfter(seconds):
+                self._connect_at = self._now() + seconds
+                logger.info("connecting again seconds=%.1f", seconds)
+                self._finish_stream()
+            case fx.EndSession(reason):
+                self._end = reason
+                self._finish_stream()
+
+    def _opened(self, provider_id: int, session_epoch: int) -> None:
+        logger.info("session opened provider_id=%d session_epoch=%d", provider_id, session_epoch)
+        if self._on_ready is not None:
+            self._on_ready(provider_id)
+            self._on_ready = None
+
+    def _finish_stream(self) -> None:
+        if self._stream is not None:
+            self._stream.finish()
+            self._stream = None
+
+    def _models(self) -> list[sessions_pb2.ServedModel]:
+        return [model for engine in self._engines for model in engine.models()]
+
+    def _now(self) -> float:
+        return self._clock.monotonic()

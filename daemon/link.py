@@ -1,0 +1,204 @@
+"""The daemon's only knowledge of gRPC: one stream to the server, and registration.
+
+It must not know what the messages mean. A stream that ends, however it ends, is
+told as an end; the session decides what follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from dcp.v1 import providers_pb2, sessions_pb2
+from dcp.v1.providers_pb2_grpc import ProviderServiceStub
+from dcp.v1.sessions_pb2_grpc import SessionServiceStub
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+from grpc import aio
+
+from daemon.config import is_loopback
+
+logger = logging.getLogger(__name__)
+
+UNARY_DEADLINE_SECONDS = 15.0
+FINISH_SECONDS = 2.0
+OUTBOX_MESSAGES = 1024
+
+# Measured: keepalive_timeout_ms does nothing, ping_timeout_ms does. The local
+# subchannel pool keeps one stream's backoff from delaying the next: the session
+# has its own.
+_OPTIONS = (
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.initial_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 60_000),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+)
+
+_Stream = aio.StreamStreamCall[sessions_pb2.DaemonMessage, sessions_pb2.ServerMessage]
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where the server is and how it is trusted."""
+
+    address: str
+    """host:port."""
+    tls_ca: Path | None = None
+    """PEM file of the trusted authorities; None: plain text."""
+
+
+class LinkBrokenError(Exception):
+    """The server could not be reached or ended the stream; coming back may help."""
+
+
+class KeyRefusedError(Exception):
+    """The server does not know this provider's key: coming back does not help."""
+
+
+class RegistrationError(Exception):
+    """The server refused the registration, in its own words."""
+
+
+class Stream:
+    """One stream. Sending never blocks; reading is done by `converse`."""
+
+    def __init__(self, call: _Stream) -> None:
+        self._call = call
+        self._outbox: asyncio.Queue[sessions_pb2.DaemonMessage | None] = asyncio.Queue(OUTBOX_MESSAGES)
+
+    def send(self, message: sessions_pb2.DaemonMessage) -> None:
+        """Puts the message behind those that wait; a stream that takes none any more is cut."""
+        self._put(message)
+
+    def finish(self) -> None:
+        """Sends what waits, then closes; the server has two seconds to do the same."""
+        self._put(None)
+        asyncio.get_running_loop().call_later(FINISH_SECONDS, self._call.cancel)
+
+    def _put(self, message: sessions_pb2.DaemonMessage | None) -> None:
+        try:
+            self._outbox.put_nowait(message)
+        except asyncio.QueueFull:
+            logger.warning("the server takes no messages; cutting the stream waiting=%d", OUTBOX_MESSAGES)
+            self._call.cancel()
+
+    async def converse(self, on_message: Callable[[sessions_pb2.ServerMessage], None]) -> None:
+        """Reads and writes until the stream ends.
+
+        Raises KeyRefusedError, and LinkBrokenError for any other end with an error.
+        """
+        writer = asyncio.create_task(self._write())
+        try:
+            # No wait_for around read: cancelling one cancels the whole stream.
+            while isinstance(message := await self._call.read(), sessions_pb2.ServerMessage):
+                on_message(message)
+        except aio.AioRpcError as error:
+            raise _link_error(error) from None
+        except asyncio.CancelledError:
+            # grpc tells our own cancelling of the call like that of the task.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+        finally:
+            self._call.cancel()
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+
+    async def _write(self) -> None:
+        # A failed write says no more than that the stream is over; the reader
+        # learns why.
+        with contextlib.suppress(aio.AioRpcError, asyncio.InvalidStateError):
+            while (message := await self._outbox.get()) is not None:
+                await self._call.write(message)
+            await self._call.done_writing()
+
+
+class Link:
+    """The way to one server with one key."""
+
+    def __init__(self, server: Server, key: str) -> None:
+        self._server = server
+        self._key = key
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[Stream]:
+        """A new stream; connecting happens while it is used."""
+        async with _channel(self._server) as channel:
+            call = SessionServiceStub(channel).Connect(metadata=(("authorization", f"Bearer {self._key}"),))
+            yield Stream(call)
+
+
+async def register(
+    server: Server, request: providers_pb2.RegisterProviderRequest
+) -> providers_pb2.RegisterProviderResponse:
+    """Registers a provider. Raises RegistrationError with a text for a person."""
+    async with _channel(server) as channel:
+        try:
+            return await ProviderServiceStub(channel).RegisterProvider(
+                request, timeout=UNARY_DEADLINE_SECONDS
+            )
+        except aio.AioRpcError as error:
+            raise RegistrationError(_text(error)) from None
+
+
+async def reachable(server: Server, timeout_seconds: float = 5.0) -> str:
+    """Empty when a gRPC server answers there, otherwise why not."""
+    async with _channel(server) as channel:
+        # By its bytes, not by its stub: the daemon is installed without grpc's
+        # health package. An empty request asks for the server as a whole.
+        check = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=bytes,
+            response_deserializer=bytes,
+        )
+        try:
+            answer = await check(b"", timeout=timeout_seconds)
+        except aio.AioRpcError as error:
+            answered = error.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAUTHENTICATED)
+            return "" if answered else _text(error)
+        return "" if answer == b"\x08\x01" else "the server answers that it is not serving"
+
+
+def _channel(server: Server) -> aio.Channel:
+    options = list(_OPTIONS)
+    if is_loopback(server.address):
+        # A proxy of the environment has no business on this machine's loopback.
+        options.append(("grpc.enable_http_proxy", 0))
+    if server.tls_ca is None:
+        return aio.insecure_channel(server.address, options=options)
+    credentials = grpc.ssl_channel_credentials(root_certificates=server.tls_ca.read_bytes())
+    return aio.secure_channel(server.address, credentials, options=options)
+
+
+def _link_error(error: aio.AioRpcError) -> Exception:
+    if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+        return KeyRefusedError(_text(error))
+    return LinkBrokenError(_text(error))
+
+
+def _text(error: aio.AioRpcError) -> str:
+    """The server's words and, where it gave one, the stable reason."""
+    text = f"{error.code().name}: {error.details() or 'no details'}"
+    reason = _reason(error)
+    return f"{text} ({reason})" if reason else text
+
+
+def _reason(error: aio.AioRpcError) -> str:
+    packed = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
+    info = error_details_pb2.ErrorInfo()
+    try:
+        status = status_pb2.Status.FromString(packed if isinstance(packed, bytes) else b"")
+        unpacked = any(detail.Unpack(info) for detail in status.details)
+    except DecodeError:
+        return ""
+    return info.reason if unpacked else ""

@@ -1,0 +1,117 @@
+"""Owns the gateway's process: command line, socket, signals, exit code.
+
+It knows nothing of routes or messages: `app` builds what is served here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+
+import uvicorn
+import uvloop
+
+from gateway.app import build_app, open_channel
+from gateway.config import VARIABLES, Address, Config, ConfigError
+
+DRAIN_SECONDS = 10
+
+
+class Server(uvicorn.Server):
+    """uvicorn that says on stdout where it serves, and ends with 0 when it is told to stop."""
+
+    def __init__(self, config: uvicorn.Config, address: Address) -> None:
+        super().__init__(config)
+        self._address = address
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts to serve, then tells."""
+        await super().startup(sockets)
+        print(f"ready http://{self._address}", flush=True)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Drains on a signal. uvicorn's own raises the signal again afterwards, which is no exit 0."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+
+def listen(address: Address) -> socket.socket:
+    """A socket that is bound to the address. Raises ConfigError where it cannot be."""
+    try:
+        family, *_, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConfigError(f"DCP_HTTP_LISTEN={address}: {error.strerror}: name an address of ours") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(place)
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"DCP_HTTP_LISTEN={address}: {error.strerror}: choose another port") from None
+    return listener
+
+
+async def serve(config: Config, listener: socket.socket) -> None:
+    """Serves on the socket until a signal comes, then lets running requests end."""
+    address = Address(config.listen.host, listener.getsockname()[1])
+    channel = open_channel(config)
+    try:
+        settings = uvicorn.Config(
+            build_app(channel),
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+        )
+        await Server(settings, address).serve(sockets=[listener])
+    finally:
+        await channel.close()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The console entry `dcp-gateway`: 0 after a drain, 2 for a setting that cannot work."""
+    parse_arguments(arguments)
+    try:
+        config = Config.from_env(os.environ)
+        listener = listen(config.listen)
+    except ConfigError as error:
+        print(f"dcp-gateway: {error}", file=sys.stderr)
+        return 2
+    logging.basicConfig(
+        level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(config, listener))
+    return 0
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Answers --help and --version; everything else is set by variables."""
+    lines = [f"  {v.name:<16} {v.meaning} (default: {v.default or 'none'})" for v in VARIABLES]
+    parser = argparse.ArgumentParser(
+        prog="dcp-gateway",
+        description="The JSON edge of the marketplace: HTTP in, gRPC out.",
+        epilog="\n".join(["environment:", *lines]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=metadata.version("dcp-marketplace"))
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""Owns the composition of the gateway: puts channel, routes and documents into one application.
+
+It decides nothing about a request, and starts nothing: `__main__` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import grpc
+from fastapi import FastAPI
+from google.protobuf.descriptor import FileDescriptor
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from gateway import openapi
+from gateway.config import Config
+from gateway.edge import Edge, refuse_unrouted
+from gateway.routes import DEADLINE_SECONDS, api_routes, discover
+
+# The gateway asks and waits, so it reconnects fast after a restart of the server; only daemons
+# come back in storms. Proxies of the environment are for the web, not for our own server.
+CHANNEL_OPTIONS = (
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+def open_channel(config: Config) -> grpc.aio.Channel:
+    """The connection to the server; it connects when it is used. Needs a running event loop."""
+    if config.tls_ca is None:
+        return grpc.aio.insecure_channel(str(config.server), options=CHANNEL_OPTIONS)
+    certificates = grpc.ssl_channel_credentials(config.tls_ca.read_bytes())
+    return grpc.aio.secure_channel(str(config.server), certificates, options=CHANNEL_OPTIONS)
+
+
+def build_app(
+    channel: grpc.aio.Channel,
+    *,
+    files: Sequence[FileDescriptor] | None = None,
+    deadline_seconds: float = DEADLINE_SECONDS,
+) -> FastAPI:
+    """The ASGI application over the channel, which stays the caller's to close.
+
+    ``files`` are the protos whose RPCs are served; left out, all of dcp.v1.
+    """
+    files = discover() if files is None else files
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.add_middleware(Edge)
+    app.add_exception_handler(HTTPException, refuse_unrouted)
+    app.router.routes.extend(api_routes(channel, files, deadline_seconds))
+    app.add_route("/openapi.json", openapi.endpoint(files))
+    app.add_route("/healthz", healthz)
+    return app
+
+
+async def healthz(_: Request) -> Response:
+    """Tells that this process serves; whether the server does is the server's to tell."""
+    return JSONResponse({"status": "ok"})

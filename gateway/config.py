@@ -1,0 +1,140 @@
+"""Owns the gateway's settings: their names, defaults and checks.
+
+It is the only module of the gateway that reads the environment, and knows nothing of what the
+settings are used for.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+# The variables of all programs, which share one environment in a small installation: one that
+# nobody knows is a misspelling.
+KNOWN_VARIABLES = frozenset(
+    (
+        *("DCP_DATABASE_URL", "DCP_GRPC_LISTEN", "DCP_ADMIN_TOKEN", "DCP_SANDBOX_TOPUP"),
+        *("DCP_HTTP_LISTEN", "DCP_SERVER", "DCP_PROVIDER_KEY", "DCP_STATE_DIR", "DCP_MODELS"),
+        *("DCP_TLS_CERT", "DCP_TLS_KEY", "DCP_TLS_CA", "DCP_INSECURE", "DCP_LOG_LEVEL"),
+    )
+)
+
+
+class Variable(NamedTuple):
+    """One variable of this program, as its help and the README list it."""
+
+    name: str
+    default: str
+    meaning: str
+
+
+VARIABLES = (
+    Variable("DCP_HTTP_LISTEN", "127.0.0.1:8080", "where the gateway listens; port 0 takes a free one"),
+    Variable("DCP_SERVER", "127.0.0.1:50051", "the server, as host:port"),
+    Variable("DCP_TLS_CA", "", "file with the certificates that the server's is checked against, in PEM"),
+    Variable("DCP_INSECURE", "false", "true allows a server on another machine without TLS"),
+    Variable("DCP_LOG_LEVEL", "info", "debug, info, warning or error"),
+)
+
+
+class ConfigError(Exception):
+    """A variable has a bad value; the text names it and the remedy in one line."""
+
+
+class Address(NamedTuple):
+    """A host and a TCP port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the address never leaves this machine."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings of one gateway process."""
+
+    listen: Address
+    """Where HTTP is served; port 0 takes a free one. DCP_HTTP_LISTEN, default 127.0.0.1:8080."""
+
+    server: Address
+    """The server that calls go to. DCP_SERVER, default 127.0.0.1:50051."""
+
+    tls_ca: Path | None = None
+    """The certificates that the server's is checked against. DCP_TLS_CA, default none: no TLS."""
+
+    insecure: bool = False
+    """Whether a server on another machine may be called without TLS. DCP_INSECURE, default false."""
+
+    log_level: str = "info"
+    """The least level that is logged. DCP_LOG_LEVEL, default info."""
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Config:
+        """Reads and checks the variables; an empty one counts as unset. Raises ConfigError."""
+        refuse_unknown(environ)
+        given = {v.name: environ.get(v.name) or v.default for v in VARIABLES}
+        config = cls(
+            listen=_address("DCP_HTTP_LISTEN", given["DCP_HTTP_LISTEN"], least_port=0),
+            server=_address("DCP_SERVER", given["DCP_SERVER"], least_port=1),
+            tls_ca=_file("DCP_TLS_CA", given["DCP_TLS_CA"]),
+            insecure=_choice("DCP_INSECURE", given["DCP_INSECURE"], ("true", "false")) == "true",
+            log_level=_choice("DCP_LOG_LEVEL", given["DCP_LOG_LEVEL"], LOG_LEVELS),
+        )
+        if not (config.tls_ca or config.insecure or config.server.is_loopback):
+            raise ConfigError(
+                f"DCP_SERVER={config.server} is another machine and keys would travel in the clear: "
+                "set DCP_TLS_CA to its certificates, or DCP_INSECURE=true"
+            )
+        return config
+
+
+def refuse_unknown(environ: Mapping[str, str]) -> None:
+    """Raises ConfigError for a DCP_ variable that none of the programs knows."""
+    unknown = sorted(name for name in environ if name.startswith("DCP_") and name not in KNOWN_VARIABLES)
+    if unknown:
+        raise ConfigError(f"{unknown[0]} is not a variable of DCP: correct its name or unset it (see --help)")
+
+
+def _address(name: str, text: str, least_port: int) -> Address:
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        host = ""
+    digits = port.isascii() and port.isdigit() and len(port) <= 5
+    if not (host and colon and digits and least_port <= int(port) <= 65535 and host.isprintable()):
+        raise ConfigError(f"{name}={text!r} is not an address: write host:port, such as 127.0.0.1:8080")
+    return Address(host, int(port))
+
+
+def _choice(name: str, text: str, allowed: tuple[str, ...]) -> str:
+    if text not in allowed:
+        raise ConfigError(f"{name}={text!r} is not understood: set it to one of {', '.join(allowed)}")
+    return text
+
+
+def _file(name: str, text: str) -> Path | None:
+    if not text:
+        return None
+    try:
+        with Path(text).open("rb"):
+            return Path(text)
+    except OSError as error:
+        raise ConfigError(
+            f"{name}={text!r} cannot be read ({error.strerror}): name a readable file"
+        ) from None

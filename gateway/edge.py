@@ -1,0 +1,161 @@
+"""Owns what all HTTP exchanges share: request id, body limit, common headers, errors as answers.
+
+It knows no route, no message and no credential, and nothing of a request's content is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import traceback
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.errors import ApiError
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 1 << 20
+
+RawHeaders = Iterable[tuple[bytes, bytes]]
+
+_SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+
+class ClientGoneError(Exception):
+    """The client hung up before it had sent its whole request: nobody waits for an answer."""
+
+
+class Edge:
+    """The outermost ASGI layer of the gateway."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Runs one exchange; whatever is raised inside becomes an answer in our form."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = scope["request_id"] = _request_id(scope["headers"])
+        started = False
+
+        async def send_dressed(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = _dressed(message.get("headers", ()), request_id)
+            await send(message)
+
+        try:
+            _check_announced_length(scope["headers"])
+            await self._app(scope, _limited(receive), send_dressed)
+        except ClientGoneError:
+            log.debug("client hung up: request_id=%s", request_id)
+        except Exception as fault:
+            error = fault if isinstance(fault, ApiError) else ApiError("INTERNAL")
+            if error is not fault:
+                _log_fault(fault, scope)
+            if started:
+                raise
+            await respond(send_dressed, error.status, error.body(request_id), error.headers)
+
+
+async def respond(
+    send: Send,
+    status: int,
+    body: bytes,
+    headers: Iterable[tuple[str, str]] = (),
+    content_type: str = "application/json",
+) -> None:
+    """Sends a whole answer. 204 has neither body nor content type."""
+    raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
+    if status != 204:
+        raw += [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def read_body(receive: Receive) -> bytes:
+    """The whole body, at most MAX_BODY_BYTES. Raises ApiError, or ClientGoneError."""
+    chunks = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        chunks.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+async def refuse_unrouted(request: Request, error: Exception) -> NoReturn:
+    """Turns the router's own refusals into ours."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == 404:
+        raise ApiError("ROUTE_NOT_FOUND", "There is nothing at this path; see /openapi.json.")
+    if status == 405:
+        raise method_not_allowed((getattr(error, "headers", None) or {}).get("Allow", ""))
+    raise error
+
+
+def method_not_allowed(allow: str) -> ApiError:
+    """The refusal of a method that the path does not have; ``allow`` lists those it has."""
+    text = f"This path does not have this method; it has {allow}."
+    return ApiError("METHOD_NOT_ALLOWED", text, headers=[("allow", allow)])
+
+
+def _request_id(headers: RawHeaders) -> str:
+    for name, value in headers:
+        if name == b"x-request-id" and _SANE_REQUEST_ID.fullmatch(value):
+            return value.decode()
+    return secrets.token_hex(8)
+
+
+def _dressed(headers: RawHeaders, request_id: str) -> list[tuple[bytes, bytes]]:
+    dressed = list(headers)
+    dressed += [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
+    if not any(name.lower() == b"cache-control" for name, _ in dressed):
+        dressed.append((b"cache-control", b"no-store"))
+    return dressed
+
+
+def _check_announced_length(headers: RawHeaders) -> None:
+    for name, value in headers:
+        if name == b"content-length" and (len(value) > 18 or int(value) > MAX_BODY_BYTES):
+            raise _too_large()
+
+
+def _limited(receive: Receive) -> Receive:
+    """``receive`` that stops where the body has become too large, whatever was announced."""
+    received = 0
+
+    async def receive_limited() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > MAX_BODY_BYTES:
+            raise _too_large()
+        return message
+
+    return receive_limited
+
+
+def _too_large() -> ApiError:
+    return ApiError("BODY_TOO_LARGE", f"The body is larger than {MAX_BODY_BYTES} bytes (1 MiB).")
+
+
+def _log_fault(fault: Exception, scope: Any) -> None:
+    """Logs where it happened but not the exception's text, which may quote a body or a key."""
+    log.error(
+        "request failed by a fault of ours: request_id=%s method=%s route=%s error=%s\n%s",
+        scope["request_id"],
+        scope["method"],
+        getattr(scope.get("route"), "path", "?"),
+        type(fault).__name__,
+        "".join(traceback.format_tb(fault.__traceback__)),
+    )

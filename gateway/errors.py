@@ -1,0 +1,133 @@
+"""Owns the one form of errors at the JSON border, and the way from gRPC's errors to it.
+
+A reason decides first, the canonical code second. It knows nothing of HTTP servers: what is
+made here is sent by `edge`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import grpc
+import orjson
+from dcp.v1 import errors_pb2
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+log = logging.getLogger(__name__)
+
+DOMAIN = "dcp.v1"
+
+STATUS_BY_REASON: Mapping[str, int] = {
+    value.name.removeprefix("ERROR_REASON_"): value.GetOptions().Extensions[errors_pb2.reason].http_status
+    for value in errors_pb2.ErrorReason.DESCRIPTOR.values
+    if value.number
+}
+
+# What an error means that carries no reason of ours: gRPC itself made it, or a proxy on the way.
+BY_CODE: Mapping[grpc.StatusCode, tuple[int, str]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: (400, "INVALID_FIELD"),
+    grpc.StatusCode.OUT_OF_RANGE: (400, "INVALID_FIELD"),
+    grpc.StatusCode.UNAUTHENTICATED: (401, "INVALID_CREDENTIAL"),
+    grpc.StatusCode.PERMISSION_DENIED: (403, "PERMISSION_DENIED"),
+    grpc.StatusCode.NOT_FOUND: (404, "NOT_FOUND"),
+    grpc.StatusCode.ALREADY_EXISTS: (409, "ALREADY_EXISTS"),
+    grpc.StatusCode.ABORTED: (409, "ABORTED"),
+    grpc.StatusCode.FAILED_PRECONDITION: (409, "FAILED_PRECONDITION"),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: (429, "RATE_LIMITED"),
+    grpc.StatusCode.CANCELLED: (503, "UNAVAILABLE"),
+    grpc.StatusCode.UNAVAILABLE: (503, "UNAVAILABLE"),
+    grpc.StatusCode.DEADLINE_EXCEEDED: (504, "TIMEOUT"),
+}
+
+CODES = (*STATUS_BY_REASON, *sorted({code for _, code in BY_CODE.values()} - STATUS_BY_REASON.keys()))
+"""Every value that `code` of an error can have."""
+
+_TEXT_BY_CODE = {
+    "INVALID_FIELD": "A field of the request is not valid.",
+    "INVALID_CREDENTIAL": "The credential is not valid.",
+    "PERMISSION_DENIED": "This is not allowed.",
+    "NOT_FOUND": "There is no such object.",
+    "ALREADY_EXISTS": "This exists already.",
+    "ABORTED": "The request ran into another one; try again.",
+    "FAILED_PRECONDITION": "The present state does not allow this.",
+    "RATE_LIMITED": "Too many requests; try again later.",
+    "UNAVAILABLE": "The service cannot be reached now; try again.",
+    "TIMEOUT": "The service did not answer in time. What was asked may have happened.",
+    "INTERNAL": "An unexpected fault of ours. Quote request_id when you report it.",
+}
+
+
+class ApiError(Exception):
+    """A refusal that a caller may see: a status, a stable code, a text and facts."""
+
+    def __init__(
+        self,
+        code: str,
+        text: str = "",
+        /,
+        *,
+        http_status: int = 0,
+        headers: Iterable[tuple[str, str]] = (),
+        **facts: Any,
+    ) -> None:
+        super().__init__(code, text)
+        self.code = code
+        self.text = text or _TEXT_BY_CODE[code]
+        self.status = http_status or STATUS_BY_REASON[code]
+        self.facts = facts
+        self._headers = tuple(headers)
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """The headers that the status asks for, and those of this error."""
+        headers = list(self._headers)
+        if self.status in (429, 503):
+            headers.append(("retry-after", str(self.facts.get("retry_after_seconds", 1))))
+        if self.status == 401:
+            headers.append(("www-authenticate", "Bearer"))
+        return headers
+
+    def body(self, request_id: str) -> bytes:
+        """The error as JSON. A fault of ours carries the id under which it is logged."""
+        facts = {**self.facts, "request_id": request_id} if self.code == "INTERNAL" else self.facts
+        return orjson.dumps({"error": self.text, "code": self.code, **facts})
+
+
+def from_rpc(error: grpc.aio.AioRpcError) -> ApiError:
+    """What the caller may know of a failed call. Only texts that our server wrote for people pass."""
+    details = _details(error)
+    info = _unpacked(details, error_details_pb2.ErrorInfo())
+    if info is None or info.domain != DOMAIN or info.reason not in STATUS_BY_REASON:
+        status, code = BY_CODE.get(error.code(), (500, "INTERNAL"))
+        return ApiError(code, http_status=status)
+    facts = _unpacked(details, errors_pb2.ErrorFacts()) or errors_pb2.ErrorFacts()
+    text = "" if info.reason == "INTERNAL" else details.message
+    return ApiError(info.reason, text or "The request was refused.", **_plain(facts))
+
+
+def _plain(facts: errors_pb2.ErrorFacts) -> dict[str, Any]:
+    return {field.name: value for field, value in facts.ListFields()}
+
+
+def _details(error: grpc.aio.AioRpcError) -> Any:
+    """The google.rpc.Status of the error; None where it has none, or a damaged one."""
+    try:
+        return rpc_status.from_call(error)
+    except (ValueError, DecodeError):
+        log.warning("error details were damaged: code=%s", error.code())
+        return None
+
+
+def _unpacked(details: Any, message: Any) -> Any:
+    """The first detail of the message's type; None where there is none."""
+    for detail in details.details if details is not None else ():
+        try:
+            if detail.Unpack(message):
+                return message
+        except DecodeError:
+            return None
+    return None

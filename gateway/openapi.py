@@ -1,0 +1,411 @@
+"""Owns the OpenAPI document: the same descriptors that make the routes, told to people and tools.
+
+Texts come from the comments of the protos, which the descriptor set keeps. It knows no single
+RPC by name and serves no request but that for the document.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from importlib import metadata, resources
+from typing import Any
+
+import orjson
+from dcp.v1 import errors_pb2, options_pb2
+from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, FileDescriptor
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway import credentials
+from gateway.errors import CODES, STATUS_BY_REASON
+from gateway.routes import BASES, Binding, bindings, field_rule
+from gateway.scalars import (
+    DURATION,
+    FLOAT_TYPES,
+    INT32_TYPES,
+    INT64_TYPES,
+    TIMESTAMP,
+    enum_names,
+    enum_numbers,
+    integer_limits,
+)
+from gateway.transcode import query_fields
+
+Json = dict[str, Any]
+
+_ROLE_SCHEMES: dict[int, tuple[str, str]] = {
+    options_pb2.ROLE_PROVIDER: ("providerKey", "x-provider-key"),
+    options_pb2.ROLE_RENTER: ("renterKey", "x-renter-key"),
+    options_pb2.ROLE_ADMIN: ("adminToken", "x-admin-token"),
+}
+
+# The reasons that routes share; every other one is named in the options of its RPCs.
+_ALWAYS = (
+    *("INVALID_FIELD", "UNKNOWN_FIELD", "CONFLICTING_CREDENTIALS", "RATE_LIMITED", "INTERNAL"),
+    *("OVERLOADED", "UNAVAILABLE", "STORE_UNAVAILABLE", "TIMEOUT"),
+)
+_WITH_BODY = ("MALFORMED_JSON", "BODY_TOO_LARGE")
+_WITH_CREDENTIAL = ("MISSING_CREDENTIAL", "INVALID_CREDENTIAL", "WRONG_ROLE")
+_WITH_ADMIN = ("ADMIN_NOT_CONFIGURED",)
+
+_SUCCESS_TEXTS = {
+    200: "Done.",
+    201: "Created.",
+    202: "Accepted, not ready yet.",
+    204: "Done, with nothing to send.",
+}
+
+
+def document(files: Iterable[FileDescriptor]) -> Json:
+    """The OpenAPI 3.1 document of all RPCs in the files that are served over HTTP."""
+    return _Document(list(bindings(files)), comments()).whole()
+
+
+def endpoint(files: Sequence[FileDescriptor]) -> Callable[[Request], Awaitable[Response]]:
+    """What serves the document; it is made once, and sent only to those who do not have it."""
+    body = orjson.dumps(document(files))
+    headers = {"etag": f'"{hashlib.sha256(body).hexdigest()[:32]}"', "cache-control": "no-cache"}
+
+    async def openapi_json(request: Request) -> Response:
+        known = {
+            tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")
+        }
+        if known & {headers["etag"], "*"}:
+            return Response(status_code=304, headers=headers)
+        return Response(body, headers=headers, media_type="application/json")
+
+    return openapi_json
+
+
+def comments() -> Mapping[str, str]:
+    """The comment of everything in the protos, by full name, from the descriptor set of dcp.v1."""
+    raw = (resources.files("dcp.v1") / "descriptors.binpb").read_bytes()
+    found: dict[str, str] = {}
+    for file in descriptor_pb2.FileDescriptorSet.FromString(raw).file:
+        for location in file.source_code_info.location:
+            if location.leading_comments:
+                found[_full_name(file, location.path)] = location.leading_comments.strip()
+    return found
+
+
+def _full_name(file: Any, path: Sequence[int]) -> str:
+    """The full name of what stands at a path of source information; of an option, a name nobody asks for."""
+    names, here = [file.package], file
+    for number, index in zip(path[::2], path[1::2], strict=False):
+        field = here.DESCRIPTOR.fields_by_number.get(number)
+        if field is None or not field.is_repeated or field.message_type is None:
+            return ""
+        here = getattr(here, field.name)[index]
+        names.append(getattr(here, "name", ""))
+    return ".".join(names) if len(path) % 2 == 0 else ""
+
+
+class _Document:
+    """The document while it is made: schemas are added as they are met."""
+
+    def __init__(self, served: list[Binding], comments: Mapping[str, str]) -> None:
+        self._served = served
+        self._comments = comments
+        self._requested = _nested(b.method.input_type for b in served)
+        self._schemas: dict[str, Json] = {"Error": self._error()}
+
+    def whole(self) -> Json:
+        """The document, from its parts."""
+        paths: dict[str, Json] = {}
+        for binding in self._served:
+            paths.setdefault(binding.path, {})[binding.verb.lower()] = self._operation(binding)
+        return {
+            "openapi": "3.1.0",
+            "info": {
+                "title": "DCP API",
+                "version": metadata.version("dcp-marketplace"),
+                "summary": "A GPU compute marketplace.",
+                "description": (
+                    f"Every path under `{BASES[0]}` stands under `{BASES[1]}` too, for browsers on the same "
+                    "origin, with identical results. Money is integer halala (1/100 SAR). An error is "
+                    '`{"error": text, "code": REASON, ...facts}`; 429 and 503 carry `Retry-After`. '
+                    "A request carries one credential: in the header of its role, as bearer, as the query "
+                    f"field `{credentials.QUERY_NAME}`, or as `{credentials.BODY_NAME}` in a JSON body."
+                ),
+            },
+            "servers": [{"url": "/"}],
+            "tags": self._tags(),
+            "paths": paths,
+            "components": {
+                "schemas": dict(sorted(self._schemas.items())),
+                "securitySchemes": _security_schemes(),
+            },
+        }
+
+    def _tags(self) -> list[Json]:
+        services = {b.method.containing_service.full_name: b.method.containing_service for b in self._served}
+        rules = {name: s.GetOptions().Extensions[options_pb2.service] for name, s in services.items()}
+        return [
+            {"name": _tag(s), "description": self._comment(name), "x-title-ar": rules[name].title.ar}
+            for name, s in services.items()
+        ]
+
+    def _operation(self, binding: Binding) -> Json:
+        method, rule = binding.method, binding.rule
+        operation: Json = {
+            "operationId": method.name,
+            "tags": [_tag(method.containing_service)],
+            "summary": rule.summary.en,
+            "x-summary-ar": rule.summary.ar,
+            "description": self._comment(method.full_name),
+            "x-roles": [enum_names(options_pb2.Role.DESCRIPTOR)[role] for role in rule.roles],
+            "security": _security(rule.roles),
+            "parameters": self._parameters(binding),
+            "responses": self._responses(binding),
+        }
+        if binding.fields_in_body:
+            operation["requestBody"] = {"required": True, "content": self._request_content(binding)}
+        return operation
+
+    def _parameters(self, binding: Binding) -> list[Json]:
+        fields = binding.method.input_type.fields_by_name
+        parameters = [self._parameter("path", name, fields[name]) for name in binding.path_fields]
+        for name, header in binding.header_fields.items():
+            parameters.append(
+                self._parameter("header", field_rule(fields[name]).header or header, fields[name])
+            )
+        if not binding.fields_in_body:
+            query = query_fields(binding.method.input_type, binding.elsewhere)
+            parameters += [self._parameter("query", name, path[-1]) for name, path in query.items()]
+        return parameters
+
+    def _parameter(self, place: str, name: str, field: FieldDescriptor) -> Json:
+        schema = self._field(field)
+        return {
+            "name": name,
+            "in": place,
+            "required": place == "path" or field_rule(field).required,
+            "description": schema.pop("description", ""),
+            "schema": schema,
+        }
+
+    def _request_content(self, binding: Binding) -> Json:
+        schema = self._object(binding.method.input_type, binding.elsewhere)
+        if not binding.is_public:
+            schema["properties"][credentials.BODY_NAME] = {
+                "type": "string",
+                "description": "The caller's key, where it is not sent in another place.",
+            }
+        return _json_content(schema, binding.rule.example_request)
+
+    def _responses(self, binding: Binding) -> Json:
+        success = set(binding.statuses.values()) or {binding.success_status}
+        responses = {str(status): self._success(binding, status) for status in sorted(success)}
+        by_status: dict[int, list[str]] = {}
+        for reason in dict.fromkeys(_reasons(binding)):
+            by_status.setdefault(STATUS_BY_REASON[reason], []).append(reason)
+        for status in sorted(by_status):
+            responses[str(status)] = self._failure(status, by_status[status])
+        return responses
+
+    def _success(self, binding: Binding, status: int) -> Json:
+        described: Json = {"description": self._status_text(binding, status)}
+        if status == 204:
+            return described
+        schema = self._reference(binding.method.output_type)
+        example = binding.rule.example_response if status == binding.success_status else ""
+        described["content"] = _json_content(schema, example)
+        if binding.rule.HasField("raw_body") and status == binding.success_status:
+            described["content"]["image/*"] = {"schema": {}}
+        return described
+
+    def _status_text(self, binding: Binding, status: int) -> str:
+        enum = binding.status_enum
+        for value in enum.values if enum else ():
+            if enum and binding.statuses.get(value.number) == status:
+                return self._comment(f"{enum.full_name}.{value.name}")
+        return _SUCCESS_TEXTS.get(status, "Done.")
+
+    def _failure(self, status: int, reasons: list[str]) -> Json:
+        lines = [
+            f"`{reason}`: {self._comment(f'dcp.v1.ErrorReason.ERROR_REASON_{reason}')}" for reason in reasons
+        ]
+        failure: Json = {
+            "description": "\n\n".join(lines),
+            "content": _json_content({"$ref": "#/components/schemas/Error"}),
+        }
+        if status in (429, 503):
+            seconds = {"type": "integer", "minimum": 0}
+            failure["headers"] = {"Retry-After": {"description": "Seconds to wait.", "schema": seconds}}
+        return failure
+
+    def _error(self) -> Json:
+        facts = self._object(errors_pb2.ErrorFacts.DESCRIPTOR)
+        own = {
+            "error": {"type": "string", "description": "What went wrong, for a person."},
+            "code": {"type": "string", "enum": list(CODES), "description": "The stable reason."},
+        }
+        return {
+            "type": "object",
+            "description": "Every error. Only the facts that apply are there.",
+            "required": list(own),
+            "properties": own | facts["properties"],
+        }
+
+    def _reference(self, named: Descriptor | EnumDescriptor) -> Json:
+        """A reference to the schema of a message or enum, which is added when it is met first."""
+        name = named.full_name.removeprefix("dcp.v1.")
+        if name not in self._schemas:
+            self._schemas[name] = {}  # before its fields, which may refer to it
+            made = self._enum(named) if isinstance(named, EnumDescriptor) else self._object(named)
+            self._schemas[name].update(made)
+        return {"$ref": f"#/components/schemas/{name}"}
+
+    def _enum(self, enum: EnumDescriptor) -> Json:
+        readable = enum_numbers(enum)
+        values = [(v, enum_names(enum)[v.number]) for v in enum.values]
+        known = [(v, name) for v, name in values if name in readable]
+        lines = [f"* `{name}`: {self._comment(f'{enum.full_name}.{v.name}')}" for v, name in known]
+        aliases = sorted(readable.keys() - {name for _, name in known})
+        if aliases:
+            lines.append(f"\nAlso understood: {', '.join(f'`{alias}`' for alias in aliases)}.")
+        description = "\n".join([self._comment(enum.full_name), "", *lines])
+        return {
+            "type": "string",
+            "enum": [*(name for _, name in known), *aliases],
+            "description": description,
+        }
+
+    def _object(self, message: Descriptor, without: Collection[str] = ()) -> Json:
+        fields = [field for field in message.fields if field.name not in without]
+        schema: Json = {
+            "type": "object",
+            "description": self._comment(message.full_name),
+            "properties": {field.name: self._field(field) for field in fields},
+        }
+        if message.full_name in self._requested:
+            required = [field.name for field in fields if field_rule(field).required]
+            schema |= {"required": required} if required else {}
+            tolerant = message.GetOptions().Extensions[options_pb2.message].ignore_unknown_fields
+            schema |= {} if tolerant else {"additionalProperties": False}
+        return schema
+
+    def _field(self, field: FieldDescriptor) -> Json:
+        rule = field_rule(field)
+        item = field
+        if is_map := field.message_type is not None and field.message_type.GetOptions().map_entry:
+            item = field.message_type.fields_by_name["value"]
+        schema = self._item(item) | _limits(item, rule)
+        if is_map:
+            schema = {"type": "object", "additionalProperties": schema}
+            schema |= {"maxProperties": rule.max_items} if rule.HasField("max_items") else {}
+        elif field.is_repeated:
+            schema = {"type": "array", "items": schema}
+            schema |= {"maxItems": rule.max_items} if rule.HasField("max_items") else {}
+        unit = f" Unit: {rule.unit}." if rule.unit else ""
+        return schema | {"description": self._comment(field.full_name) + unit}
+
+    def _item(self, field: FieldDescriptor) -> Json:
+        """The schema of one value of the field, without its limits."""
+        if field.message_type is not None:
+            simple = _WELL_KNOWN.get(field.message_type.full_name)
+            return dict(simple) if simple else self._reference(field.message_type)
+        if field.enum_type is not None:
+            return self._reference(field.enum_type)
+        if integer_limits(field) is not None:
+            return {"type": "integer"} | _integer_format(field)
+        if field.type in FLOAT_TYPES:
+            return {"type": "number", "format": "double"}
+        return dict(_PLAIN[field.type])
+
+    def _comment(self, full_name: str) -> str:
+        """The comment as Markdown: a line end within a paragraph is the proto's, not the reader's."""
+        paragraphs = re.split(r"\n\s*\n", self._comments.get(full_name, ""))
+        return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+_WELL_KNOWN = {
+    TIMESTAMP: {"type": "string", "format": "date-time"},
+    DURATION: {"type": "number", "format": "double"},
+}
+_PLAIN = {
+    FieldDescriptor.TYPE_BOOL: {"type": "boolean"},
+    FieldDescriptor.TYPE_STRING: {"type": "string"},
+    FieldDescriptor.TYPE_BYTES: {"type": "string", "contentEncoding": "base64"},
+}
+
+
+def _integer_format(field: FieldDescriptor) -> Json:
+    if field.type in INT32_TYPES:
+        return {"format": "int32"}
+    return {"format": "int64"} if field.type in INT64_TYPES else {"minimum": 0}
+
+
+def _limits(field: FieldDescriptor, rule: options_pb2.FieldRule) -> Json:
+    """The limits of one value, as JSON Schema says them."""
+    is_text = field.type == FieldDescriptor.TYPE_STRING
+    limits: Json = {}
+    if is_text and (rule.HasField("min_length") or rule.required):
+        limits["minLength"] = max(rule.min_length, 1 if rule.required else 0)
+    if is_text and rule.HasField("max_length"):
+        limits["maxLength"] = rule.max_length
+    for name in ("minimum", "maximum"):
+        if rule.HasField(name):
+            value = getattr(rule, name)
+            limits[name] = int(value) if value.is_integer() else value
+    if rule.format == options_pb2.FORMAT_EMAIL:
+        limits["format"] = "email"
+    if rule.format == options_pb2.FORMAT_PHONE:
+        limits["format"] = "phone"
+    return limits
+
+
+def _nested(messages: Iterable[Descriptor]) -> frozenset[str]:
+    """The full names of the messages and of all that their fields hold."""
+    found: set[str] = set()
+    waiting = list(messages)
+    while waiting:
+        message = waiting.pop()
+        if message.full_name not in found:
+            found.add(message.full_name)
+            waiting += [field.message_type for field in message.fields if field.message_type is not None]
+    return frozenset(found)
+
+
+def _reasons(binding: Binding) -> list[str]:
+    own = [errors_pb2.ErrorReason.Name(r).removeprefix("ERROR_REASON_") for r in binding.rule.reasons]
+    return [
+        *_ALWAYS,
+        *(_WITH_BODY if binding.has_body else ()),
+        *(() if binding.is_public else _WITH_CREDENTIAL),
+        *(_WITH_ADMIN if options_pb2.ROLE_ADMIN in binding.rule.roles else ()),
+        *own,
+    ]
+
+
+def _json_content(schema: Json, example: str = "") -> Json:
+    content: Json = {"schema": schema}
+    if example:
+        content["example"] = orjson.loads(example)
+    return {"application/json": content}
+
+
+def _tag(service: Any) -> str:
+    title: str = service.GetOptions().Extensions[options_pb2.service].title.en
+    return title or service.name
+
+
+def _security(roles: Iterable[int]) -> list[Json]:
+    """Any one of these suffices; the empty one says that none is needed."""
+    schemes = [_ROLE_SCHEMES[role][0] for role in roles if role in _ROLE_SCHEMES]
+    keys: list[Json] = [{name: []} for name in schemes]
+    if keys:
+        keys += [{"bearer": []}, {"queryKey": []}]
+    return keys + ([{}] if options_pb2.ROLE_PUBLIC in roles else [])
+
+
+def _security_schemes() -> Json:
+    schemes: Json = {
+        name: {"type": "apiKey", "in": "header", "name": header} for name, header in _ROLE_SCHEMES.values()
+    }
+    schemes["bearer"] = {"type": "http", "scheme": "bearer"}
+    schemes["queryKey"] = {"type": "apiKey", "in": "query", "name": credentials.QUERY_NAME}
+    return schemes

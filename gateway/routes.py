@@ -1,0 +1,321 @@
+"""Owns the /api routes: one for every unary RPC that carries `google.api.http`.
+
+All of it is compiled from the descriptors at start; an RPC added to a proto needs no code here.
+It knows no single RPC by name, and decides nothing that the server should: roles, limits, owners.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import pkgutil
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+import dcp.v1
+import grpc
+import orjson
+from dcp.v1 import options_pb2
+from google.api import annotations_pb2
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor, FileDescriptor, MethodDescriptor
+from google.protobuf.message_factory import GetMessageClass
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from gateway import credentials, errors
+from gateway.edge import method_not_allowed, read_body, respond
+from gateway.errors import ApiError
+from gateway.transcode import body_reader, message_writer, parse_object, query_reader, single_text_reader
+
+log = logging.getLogger(__name__)
+
+BASES = ("/api", "/api/dc1")
+"""Every route stands under both: the second is for browsers on the same origin."""
+
+DEADLINE_SECONDS = 10.0
+
+_MAX_QUERY_FIELDS = 100
+_VERBS = ("get", "post", "put", "patch", "delete")
+_PATH_FIELD = re.compile(r"\{(\w+)\}")
+_BODYLESS = frozenset(("GET", "DELETE"))
+
+
+@dataclass(frozen=True)
+class Binding:
+    """One RPC's place in HTTP, as its options tell."""
+
+    method: MethodDescriptor
+    rule: options_pb2.MethodRule
+    verb: str
+    path: str
+    """Below the first base, such as `/api/jobs/{job_id}`."""
+    path_fields: tuple[str, ...]
+    fields_in_body: bool
+    """Fields that path and headers leave over come from the body; otherwise from the query."""
+
+    @property
+    def header_fields(self) -> Mapping[str, str]:
+        """The names of the headers that fields are read from, in lower case, by field."""
+        rules = {f.name: field_rule(f).header for f in self.method.input_type.fields}
+        return {name: header.lower() for name, header in rules.items() if header}
+
+    @property
+    def elsewhere(self) -> frozenset[str]:
+        """The fields that neither body nor query may carry."""
+        return frozenset((*self.path_fields, *self.header_fields))
+
+    @property
+    def is_public(self) -> bool:
+        """Whether nobody needs a credential, so that none is forwarded."""
+        return list(self.rule.roles) == [options_pb2.ROLE_PUBLIC]
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a body is read: it may carry the credential even where no field comes from it."""
+        return self.verb not in _BODYLESS or self.fields_in_body
+
+    @property
+    def success_status(self) -> int:
+        """The HTTP status of success, unless the answer's status field says another."""
+        return self.rule.success_code or 200
+
+    @property
+    def status_enum(self) -> EnumDescriptor | None:
+        """The type of the answer's status field; None without one."""
+        name = self.rule.status_field
+        return self.method.output_type.fields_by_name[name].enum_type if name else None
+
+    @property
+    def statuses(self) -> Mapping[int, int]:
+        """The HTTP status by the value of the answer's status field."""
+        enum = self.status_enum
+        values = enum.values if enum else ()
+        rules = {v.number: v.GetOptions().Extensions[options_pb2.value] for v in values}
+        return {number: rule.http_status for number, rule in rules.items() if rule.http_status}
+
+
+def field_rule(field: FieldDescriptor) -> options_pb2.FieldRule:
+    """The limits of a field, as its options tell."""
+    rule: options_pb2.FieldRule = field.GetOptions().Extensions[options_pb2.field]
+    return rule
+
+
+def discover() -> list[FileDescriptor]:
+    """Every proto file of the package dcp.v1 that this installation has, by name."""
+    names = sorted(m.name for m in pkgutil.iter_modules(dcp.v1.__path__) if m.name.endswith("_pb2"))
+    return [importlib.import_module(f"dcp.v1.{name}").DESCRIPTOR for name in names]
+
+
+def bindings(files: Iterable[FileDescriptor]) -> Iterator[Binding]:
+    """The bindings of all unary RPCs in the files. Raises ValueError for one that we cannot serve."""
+    for file in files:
+        for service in file.services_by_name.values():
+            for method in service.methods:
+                if not (method.client_streaming or method.server_streaming):
+                    yield from _bindings_of(method)
+
+
+def _bindings_of(method: MethodDescriptor) -> Iterator[Binding]:
+    options = method.GetOptions()
+    if not options.HasExtension(annotations_pb2.http):
+        return
+    http = options.Extensions[annotations_pb2.http]
+    for rule in (http, *http.additional_bindings):
+        verb = rule.WhichOneof("pattern")
+        path = getattr(rule, verb) if verb in _VERBS else ""
+        fields = tuple(_PATH_FIELD.findall(path))
+        if not path.startswith("/api/") or "{" in _PATH_FIELD.sub("", path) or rule.body not in ("", "*"):
+            raise ValueError(f"{method.full_name}: this gateway cannot serve its google.api.http")
+        method_rule = options.Extensions[options_pb2.method]
+        yield Binding(method, method_rule, verb.upper(), path, fields, rule.body == "*")
+
+
+def api_routes(
+    channel: grpc.aio.Channel, files: Iterable[FileDescriptor], deadline_seconds: float = DEADLINE_SECONDS
+) -> list[Route]:
+    """A route for every path under both bases; fixed paths come before those with fields."""
+    resources: dict[str, Resource] = {}
+    for binding in bindings(files):
+        resource = resources.setdefault(binding.path, Resource())
+        resource.add(binding.verb, Endpoint(binding, channel, deadline_seconds))
+    paths = sorted(resources, key=lambda path: [part.startswith("{") for part in path.split("/")])
+    return [
+        Route(base + path.removeprefix(BASES[0]), resources[path], name=path)
+        for path in paths
+        for base in BASES
+    ]
+
+
+class Resource:
+    """All methods of one path."""
+
+    def __init__(self) -> None:
+        self._endpoints: dict[str, Endpoint] = {}
+
+    def add(self, verb: str, endpoint: Endpoint) -> None:
+        """Serves the verb by the endpoint. Raises ValueError where two RPCs want the same."""
+        if verb in self._endpoints:
+            raise ValueError(f"{endpoint.name}: another RPC has this path and method")
+        self._endpoints[verb] = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Runs the endpoint of the request's method; HEAD is a GET whose body the server leaves out."""
+        verb = "GET" if scope["method"] == "HEAD" else scope["method"]
+        endpoint = self._endpoints.get(verb)
+        if endpoint is None:
+            raise method_not_allowed(", ".join(sorted(self._endpoints)))
+        await endpoint(scope, receive, send)
+
+
+class Endpoint:
+    """One RPC over HTTP: reads the request, calls, writes the answer."""
+
+    def __init__(self, binding: Binding, channel: grpc.aio.Channel, deadline_seconds: float) -> None:
+        method = binding.method
+        self.name = method.full_name
+        self._deadline_seconds = deadline_seconds
+        self._request_class = GetMessageClass(method.input_type)
+        self._call = channel.unary_unary(
+            f"/{method.containing_service.full_name}/{method.name}",
+            request_serializer=self._request_class.SerializeToString,
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )
+        self._read = _RequestReader(binding)
+        self._answer = _Answer(binding)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request. Raises ApiError."""
+        values, credential = await self._read(scope, receive)
+        try:
+            answer = await self._call(
+                self._request_class(**values),
+                metadata=call_metadata(scope, credential),
+                timeout=self._deadline_seconds,
+            )
+        except grpc.aio.AioRpcError as error:
+            raise refused(error, self.name, scope["request_id"]) from None
+        await self._answer(scope, send, answer)
+
+
+def call_metadata(scope: Scope, credential: str | None) -> list[tuple[str, str]]:
+    """What goes with a call besides its message: who asks, from where, in which request."""
+    metadata = [("x-request-id", scope["request_id"])]
+    if scope.get("client"):
+        metadata.append(("x-forwarded-for", scope["client"][0]))
+    if credential is not None:
+        metadata.append(("authorization", f"Bearer {credential}"))
+    return metadata
+
+
+def refused(error: grpc.aio.AioRpcError, rpc: str, request_id: str) -> ApiError:
+    """What the caller is told of a failed call; faults are logged, with what the caller is not told."""
+    refusal = errors.from_rpc(error)
+    if refusal.status >= 500:
+        log.warning("call failed: rpc=%s request_id=%s code=%s", rpc, request_id, error.code().name)
+        log.debug("call failed: request_id=%s details=%s", request_id, error.details())
+    return refusal
+
+
+class _RequestReader:
+    """Collects a request's values from path, query, headers and body, and its credential."""
+
+    def __init__(self, binding: Binding) -> None:
+        message = binding.method.input_type
+        everything = frozenset(message.fields_by_name)
+        self._is_public = binding.is_public
+        self._has_body = binding.has_body
+        in_body = binding.fields_in_body
+        self._read_body = body_reader(message, binding.elsewhere if in_body else everything)
+        self._read_query = query_reader(message, everything if in_body else binding.elsewhere)
+        self._path = {n: single_text_reader(message.fields_by_name[n], n) for n in binding.path_fields}
+        self._headers = {
+            header.encode(): (name, single_text_reader(message.fields_by_name[name], header))
+            for name, header in binding.header_fields.items()
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive) -> tuple[dict[str, Any], str | None]:
+        """The values of the request message, and the credential to forward. Raises ApiError."""
+        query = _parse_query(scope["query_string"])
+        body = parse_object(await read_body(receive)) if self._has_body else {}
+        credential = credentials.take(scope["headers"], query, body)
+        values: dict[str, Any] = self._read_body(body) if body else {}
+        if query:
+            values.update(self._read_query(query))
+        for name, read in self._path.items():
+            values[name] = read(scope["path_params"][name])
+        if self._headers:
+            self._add_headers(values, scope["headers"])
+        return values, None if self._is_public else credential
+
+    def _add_headers(self, values: dict[str, Any], headers: Iterable[tuple[bytes, bytes]]) -> None:
+        for header, raw in headers:
+            if header in self._headers:
+                name, read = self._headers[header]
+                if name in values:
+                    raise _invalid_header(header, "it is given more than once")
+                try:
+                    values[name] = read(raw.decode())
+                except UnicodeDecodeError:
+                    raise _invalid_header(header, "expected UTF-8") from None
+
+
+class _Answer:
+    """Sends an answer: its status, and JSON or the raw bytes of an image."""
+
+    def __init__(self, binding: Binding) -> None:
+        self._write = message_writer(binding.method.output_type)
+        self._status = binding.success_status
+        self._statuses = binding.statuses
+        self._status_field = binding.rule.status_field
+        self._raw = binding.rule.raw_body
+
+    async def __call__(self, scope: Scope, send: Send, answer: Any) -> None:
+        status = self._status
+        if self._statuses:
+            status = self._statuses.get(getattr(answer, self._status_field), status)
+        if status == 204:
+            await respond(send, status, b"")
+        elif (image_type := self._image_type(answer)) and not _asks_for_json(scope["headers"]):
+            headers = [("content-disposition", "inline")]
+            await respond(send, status, getattr(answer, self._raw.data_field), headers, image_type)
+        else:
+            await respond(send, status, orjson.dumps(self._write(answer)))
+
+    def _image_type(self, answer: Any) -> str:
+        """The media type of the answer's image; empty without one. Anything but an image stays JSON:
+        a provider's bytes must not run as a page on our origin, as SVG would.
+        """
+        if not self._raw.data_field or not getattr(answer, self._raw.data_field):
+            return ""
+        media_type = getattr(answer, self._raw.content_type_field)
+        return media_type if _IMAGE_TYPE.fullmatch(media_type) else ""
+
+
+_IMAGE_TYPE = re.compile(r"image/(?!svg)[a-z0-9][a-z0-9.+-]{0,60}")
+
+
+def _asks_for_json(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    return any(name == b"accept" and b"application/json" in value.lower() for name, value in headers)
+
+
+def _parse_query(raw: bytes) -> dict[str, list[str]]:
+    """The texts of a query by name. Raises ApiError for one that is not UTF-8 or far too long."""
+    query: dict[str, list[str]] = {}
+    if not raw:
+        return query
+    try:
+        pairs = parse_qsl(raw.decode(), True, errors="strict", max_num_fields=_MAX_QUERY_FIELDS)
+    except ValueError:
+        text = f"The query is not UTF-8, or has more than {_MAX_QUERY_FIELDS} fields."
+        raise ApiError("INVALID_FIELD", text, field="query") from None
+    for name, text in pairs:
+        query.setdefault(name, []).append(text)
+    return query
+
+
+def _invalid_header(header: bytes, text: str) -> ApiError:
+    name = header.decode()
+    return ApiError("INVALID_FIELD", f"{name}: {text}.", field=name)

@@ -1,0 +1,304 @@
+"""Owns the way between JSON and protobuf messages.
+
+A plan is compiled from each descriptor once, so a request costs no reflection. Names are kept,
+integers are numbers, defaults are printed, unknown names are refused. It knows nothing of HTTP,
+and no limits of fields: those are the server's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import orjson
+from dcp.v1 import options_pb2
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from gateway.errors import ApiError
+from gateway.scalars import (
+    WELL_KNOWN,
+    InvalidError,
+    Reader,
+    Writer,
+    expected,
+    scalar_reader,
+    scalar_writer,
+    text_reader,
+)
+
+Values = dict[str, Any]
+"""Fields of a message by name, as a message class takes them."""
+
+_LONGEST_NAME_SHOWN = 100
+
+
+def parse_object(body: bytes) -> Values:
+    """The JSON object that the body is; an empty body is an empty object. Raises ApiError."""
+    try:
+        value = orjson.loads(body) if body else {}
+    except orjson.JSONDecodeError as error:
+        raise ApiError("MALFORMED_JSON", f"The body is not JSON: {error.msg}.") from None
+    if type(value) is not dict:
+        raise ApiError("MALFORMED_JSON", "The body must be a JSON object.")
+    return value
+
+
+def body_reader(message: Descriptor, without: Collection[str] = ()) -> Callable[[Values], Values]:
+    """Reads a JSON object; the fields in ``without`` come from elsewhere and are not known in it."""
+    return _reported(_MessageReader(message, {}, without))
+
+
+def query_reader(
+    message: Descriptor, without: Collection[str] = ()
+) -> Callable[[Mapping[str, list[str]]], Values]:
+    """Reads the fields from a query; those of nested messages are named with dots."""
+    plan = {name: _QueryField.of(path) for name, path in query_fields(message, without).items()}
+
+    def read(query: Mapping[str, list[str]]) -> Values:
+        values: Values = {}
+        for name, texts in query.items():
+            field = plan.get(name)
+            if field is None:
+                raise _unknown(name)
+            field.put(values, name, texts)
+        return values
+
+    return _reported(read)
+
+
+def query_fields(
+    message: Descriptor, without: Collection[str] = ()
+) -> dict[str, tuple[FieldDescriptor, ...]]:
+    """The fields that a query can carry, by their name in it: the way to each from the message."""
+    return {".".join(field.name for field in path): path for path in _leaves(message, without)}
+
+
+def single_text_reader(field: FieldDescriptor, name: str) -> Callable[[str], Any]:
+    """Reads the text of a path's part or of a header, which errors call ``name``."""
+    read = text_reader(field)
+
+    def read_named(text: str) -> Any:
+        try:
+            return read(text)
+        except InvalidError as error:
+            raise error.under(name) from None
+
+    return _reported(read_named)
+
+
+def message_writer(message: Descriptor) -> Callable[[Any], Values]:
+    """Turns a message of this type into what `orjson.dumps` takes."""
+    return _MessageWriter(message, {})
+
+
+def _reported(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """``read`` with its errors as those of the API."""
+
+    def read_or_refuse(value: Any) -> Any:
+        try:
+            return read(value)
+        except InvalidError as error:
+            raise ApiError(error.code, f"{error.path}: {error.text}.", field=error.path) from None
+        except RecursionError:
+            raise ApiError("MALFORMED_JSON", "The body is nested too deeply.") from None
+
+    return read_or_refuse
+
+
+class _MessageReader:
+    """Reads an object into the fields of one message type."""
+
+    def __init__(
+        self, message: Descriptor, made: dict[str, _MessageReader], without: Collection[str] = ()
+    ) -> None:
+        if not without:
+            made[message.full_name] = self  # before its fields, which may be of the same type
+        self._ignore_unknown = message.GetOptions().Extensions[options_pb2.message].ignore_unknown_fields
+        self._fields = {f.name: _field_reader(f, made) for f in message.fields if f.name not in without}
+        self._rivals = {f.name: oneof for f in message.fields if (oneof := _oneof(f))}
+
+    def __call__(self, value: Any) -> Values:
+        if type(value) is not dict:
+            raise expected("an object", value)
+        values: Values = {}
+        for name, item in value.items():
+            read = self._fields.get(name)
+            if read is None:
+                if self._ignore_unknown:
+                    continue
+                raise _unknown(name)
+            if item is not None:
+                try:
+                    values[name] = read(item)
+                except InvalidError as error:
+                    raise error.under(name) from None
+        if self._rivals:
+            self._refuse_rivals(values)
+        return values
+
+    def _refuse_rivals(self, values: Values) -> None:
+        chosen: dict[str, str] = {}
+        for name in values:
+            oneof = self._rivals.get(name)
+            if oneof and chosen.setdefault(oneof, name) != name:
+                raise InvalidError(f"{chosen[oneof]} is given already and excludes it", path=name)
+
+
+class _MessageWriter:
+    """Writes one message type."""
+
+    def __init__(self, message: Descriptor, made: dict[str, _MessageWriter]) -> None:
+        made[message.full_name] = self
+        self._fields = [(f.name, f.has_presence, _field_writer(f, made)) for f in message.fields]
+
+    def __call__(self, message: Any) -> Values:
+        values: Values = {}
+        for name, has_presence, write in self._fields:
+            if has_presence and not message.HasField(name):
+                continue
+            value = getattr(message, name)
+            values[name] = value if write is None else write(value)
+        return values
+
+
+class _QueryField(NamedTuple):
+    parents: tuple[str, ...]
+    name: str
+    read: Reader
+    is_repeated: bool
+
+    @classmethod
+    def of(cls, path: tuple[FieldDescriptor, ...]) -> _QueryField:
+        *parents, field = path
+        return cls(tuple(f.name for f in parents), field.name, text_reader(field), field.is_repeated)
+
+    def put(self, values: Values, full_name: str, texts: list[str]) -> None:
+        """Reads the texts and sets the field, inside its parents."""
+        if not self.is_repeated and len(texts) > 1:
+            raise InvalidError("it is given more than once", path=full_name)
+        try:
+            read = [self.read(text) for text in texts]
+        except InvalidError as error:
+            raise error.under(full_name) from None
+        for parent in self.parents:
+            values = values.setdefault(parent, {})
+        values[self.name] = read if self.is_repeated else read[0]
+
+
+def _leaves(
+    message: Descriptor, without: Collection[str] = (), above: tuple[FieldDescriptor, ...] = ()
+) -> Iterable[tuple[FieldDescriptor, ...]]:
+    """The paths to all fields that a query can carry: no lists of messages, no maps, no recursion."""
+    for field in message.fields:
+        path = (*above, field)
+        if field.name in without:
+            continue
+        nested = _object_type(field)
+        if nested is None:
+            yield path
+        elif not field.is_repeated and all(f.containing_type != nested for f in path):
+            yield from _leaves(nested, above=path)
+
+
+def _object_type(field: FieldDescriptor) -> Descriptor | None:
+    """The type of a field whose value is an object in JSON; None for the others."""
+    message = field.message_type
+    return None if message is None or message.full_name in WELL_KNOWN else message
+
+
+def _map_entry(field: FieldDescriptor) -> tuple[FieldDescriptor, FieldDescriptor] | None:
+    """Key and value of a map; None for other fields."""
+    message = field.message_type
+    if message is None or not message.GetOptions().map_entry:
+        return None
+    return message.fields_by_name["key"], message.fields_by_name["value"]
+
+
+def _oneof(field: FieldDescriptor) -> str:
+    """The name of the field's oneof; empty for none, and for the hidden one of an optional field."""
+    oneof = field.containing_oneof
+    return oneof.name if oneof is not None and len(oneof.fields) > 1 else ""
+
+
+def _unknown(name: str) -> InvalidError:
+    return InvalidError(
+        "there is no such field", code="UNKNOWN_FIELD", path=name[:_LONGEST_NAME_SHOWN] or '""'
+    )
+
+
+def _field_reader(field: FieldDescriptor, made: dict[str, _MessageReader]) -> Reader:
+    if entry := _map_entry(field):
+        return _map_reader(*entry, made)
+    read = _item_reader(field, made)
+    return _list_reader(read) if field.is_repeated else read
+
+
+def _item_reader(field: FieldDescriptor, made: dict[str, _MessageReader]) -> Reader:
+    nested = _object_type(field)
+    if nested is None:
+        return scalar_reader(field)
+    return made.get(nested.full_name) or _MessageReader(nested, made)
+
+
+def _list_reader(read_item: Reader) -> Reader:
+    def read(value: Any) -> list[Any]:
+        if type(value) is not list:
+            raise expected("a list", value)
+        index = 0
+        items = []
+        try:
+            for index, item in enumerate(value):  # noqa: B007
+                items.append(read_item(item))
+        except InvalidError as error:
+            raise error.under(f"[{index}]") from None
+        return items
+
+    return read
+
+
+def _map_reader(
+    key_field: FieldDescriptor, value_field: FieldDescriptor, made: dict[str, _MessageReader]
+) -> Reader:
+    read_key = text_reader(key_field)
+    read_item = _item_reader(value_field, made)
+
+    def read(value: Any) -> dict[Any, Any]:
+        if type(value) is not dict:
+            raise expected("an object", value)
+        items = {}
+        for key, item in value.items():
+            try:
+                items[read_key(key)] = read_item(item)
+            except InvalidError as error:
+                raise error.under(key[:_LONGEST_NAME_SHOWN]) from None
+        return items
+
+    return read
+
+
+def _field_writer(field: FieldDescriptor, made: dict[str, _MessageWriter]) -> Writer | None:
+    if entry := _map_entry(field):
+        return _map_writer(*entry, made)
+    write = _item_writer(field, made)
+    if not field.is_repeated:
+        return write
+    return list if write is None else lambda values: [write(value) for value in values]
+
+
+def _item_writer(field: FieldDescriptor, made: dict[str, _MessageWriter]) -> Writer | None:
+    nested = _object_type(field)
+    if nested is None:
+        return scalar_writer(field)
+    return made.get(nested.full_name) or _MessageWriter(nested, made)
+
+
+def _map_writer(
+    key_field: FieldDescriptor, value_field: FieldDescriptor, made: dict[str, _MessageWriter]
+) -> Writer:
+    """Entries are sorted: protobuf gives them in any order, and answers shall be repeatable."""
+    is_text = key_field.type == FieldDescriptor.TYPE_STRING
+    write_key: Callable[[Any], str] = str if is_text else lambda key: str(key).lower()
+    write = _item_writer(value_field, made) or (lambda value: value)
+
+    # Looked up by key: items() of a map of messages gives copies in some protobuf versions.
+    return lambda entries: {write_key(key): write(entries[key]) for key in sorted(entries)}

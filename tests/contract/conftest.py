@@ -1,0 +1,50 @@
+"""One market of real processes for the whole folder: server, gateway, a daemon with the real small model."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scripts.market import Market
+
+ADMIN_TOKEN = "operator-token-of-the-tests"
+_numbers = itertools.count(1)
+
+
+def unique_email(kind: str) -> str:
+    """An address that no other test has used."""
+    return f"{kind}-{next(_numbers)}@example.com"
+
+
+@pytest.fixture(scope="package")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
+    folder: Path = tmp_path_factory.mktemp("market")
+    with Market(folder, admin_token=ADMIN_TOKEN) as market:
+        yield market
+        statuses = market.stop()
+    assert statuses == [0] * len(statuses), "every program drains on SIGTERM and exits 0"
+
+
+@pytest.fixture(scope="package")
+def provider(market: Market) -> tuple[int, str]:
+    """A provider whose daemon is connected and serves the real small model."""
+    provider_id, key = market.register_provider("Riyadh RTX Node", unique_email("daemon"))
+    market.add_daemon(key)
+    return provider_id, key
+
+
+@pytest.fixture(params=["/api", "/api/dc1"])
+def base(request: pytest.FixtureRequest) -> str:
+    """The two bases that must answer alike."""
+    return str(request.param)
+
+
+@pytest.fixture
+def renter(market: Market) -> tuple[int, str]:
+    """A new renter with 50 SAR."""
+    renter_id, key = market.register_renter("Acme AI", unique_email("renter"))
+    market.credit(renter_id, 5000)
+    return renter_id, key

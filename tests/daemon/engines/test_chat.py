@@ -1,0 +1,56 @@
+"""The translation between jobs and the OpenAI chat API."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from dcp.v1 import jobs_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon.engines import chat
+
+
+async def pieces_of(data: bytes, size: int) -> AsyncIterator[bytes]:
+    for at in range(0, len(data), size):
+        yield data[at : at + size]
+
+
+@given(size=st.integers(1, 40))
+async def test_events_survive_any_split_and_unicode_line_separators(size: int) -> None:
+    text = 'data: {"a": "x\u2028y\u0085z"}\n\ndata: {"b": 1}\r\n\nerror: {"code": 500}\n\ndata: [DONE]\n\n'
+    events = [event async for event in chat.events(pieces_of(text.encode(), size))]
+    assert events == [{"a": "x\u2028y\u0085z"}, {"b": 1}, {"error": {"code": 500}}]
+
+
+def test_defaults_are_left_to_the_model_server_but_for_the_length() -> None:
+    body = chat.request_body(jobs_pb2.JobParams(model="m", prompt="hi"))
+    assert body["max_tokens"] == 256
+    assert "temperature" not in body
+    assert body["messages"] == [{"role": "user", "content": "hi"}]
+
+
+def test_zero_temperature_is_passed_on() -> None:
+    assert chat.request_body(jobs_pb2.JobParams(prompt="hi", temperature=0))["temperature"] == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (
+            400,
+            b'{"error": {"type": "exceed_context_size_error"}}',
+            jobs_pb2.FAILURE_REASON_PROMPT_TOO_LONG,
+        ),
+        (400, b'{"error": {"type": "invalid_request_error"}}', jobs_pb2.FAILURE_REASON_BAD_PARAMS),
+        (422, b"not json", jobs_pb2.FAILURE_REASON_BAD_PARAMS),
+        (401, b"{}", jobs_pb2.FAILURE_REASON_ENGINE_FAILED),
+        (500, b"[]", jobs_pb2.FAILURE_REASON_ENGINE_FAILED),
+        (503, b'{"error": "loading"}', jobs_pb2.FAILURE_REASON_ENGINE_FAILED),
+    ],
+)
+def test_refusals_tell_whose_fault_it_is(
+    status: int, body: bytes, reason: jobs_pb2.FailureReason.ValueType
+) -> None:
+    assert chat.refusal(status, chat.error_of(body), 2048).reason == reason

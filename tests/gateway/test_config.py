@@ -1,0 +1,79 @@
+"""Settings: defaults, and one clear line for what cannot work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.config import KNOWN_VARIABLES, VARIABLES, Address, Config, ConfigError
+
+
+def test_defaults_are_those_of_the_table() -> None:
+    assert Config.from_env({}) == Config.from_env({v.name: v.default for v in VARIABLES})
+    assert Config.from_env({}) == Config(
+        Address("127.0.0.1", 8080), Address("127.0.0.1", 50051), None, False, "info"
+    )
+
+
+def test_an_empty_variable_is_unset() -> None:
+    assert Config.from_env({v.name: "" for v in VARIABLES}) == Config.from_env({})
+
+
+def test_variables_are_read(tmp_path: Path) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.write_text("x")
+    config = Config.from_env(
+        {
+            "DCP_HTTP_LISTEN": "[::1]:0",
+            "DCP_SERVER": "server.example:443",
+            "DCP_TLS_CA": str(ca),
+            "DCP_LOG_LEVEL": "debug",
+            "DCP_ADMIN_TOKEN": "of another program",
+            "PATH": "x",
+        }
+    )
+    assert config == Config(Address("::1", 0), Address("server.example", 443), ca, False, "debug")
+    assert str(config.listen) == "[::1]:0"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DCP_HTTP_LISTEN", "8080"),
+        ("DCP_HTTP_LISTEN", ":8080"),
+        ("DCP_HTTP_LISTEN", "localhost:"),
+        ("DCP_HTTP_LISTEN", "localhost:65536"),
+        ("DCP_HTTP_LISTEN", "localhost:-1"),
+        ("DCP_HTTP_LISTEN", "localhost:٣"),
+        ("DCP_HTTP_LISTEN", "::1:8080"),
+        ("DCP_SERVER", "127.0.0.1:0"),
+        ("DCP_SERVER", "http://127.0.0.1:50051"),
+        ("DCP_TLS_CA", "/nonexistent/ca.pem"),
+        ("DCP_TLS_CA", "/"),
+        ("DCP_INSECURE", "yes"),
+        ("DCP_LOG_LEVEL", "loud"),
+        ("DCP_SEVER", "127.0.0.1:1"),
+    ],
+)
+def test_a_bad_value_is_refused_in_one_line_that_names_it(name: str, value: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        Config.from_env({name: value})
+    assert name in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("server", ["10.0.0.7:50051", "server.example:50051", "[2001:db8::1]:50051"])
+def test_keys_do_not_travel_in_the_clear_unless_that_is_wanted(server: str) -> None:
+    with pytest.raises(ConfigError, match="DCP_TLS_CA"):
+        Config.from_env({"DCP_SERVER": server})
+    assert Config.from_env({"DCP_SERVER": server, "DCP_INSECURE": "true"}).insecure
+
+
+@pytest.mark.parametrize("server", ["127.0.0.1:1", "127.8.8.8:1", "localhost:1", "[::1]:1"])
+def test_this_machine_needs_no_tls(server: str) -> None:
+    assert str(Config.from_env({"DCP_SERVER": server}).server) == server
+
+
+def test_the_table_is_a_part_of_what_is_known() -> None:
+    assert {variable.name for variable in VARIABLES} <= KNOWN_VARIABLES

@@ -1,0 +1,119 @@
+"""Where a key may stand, and what comes of two or of a bad one."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.gateway_server import FakeServer
+
+KEY = "dcp-renter-abc"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"headers": {"x-provider-key": KEY}},
+        {"headers": {"x-renter-key": KEY}},
+        {"headers": {"X-Admin-Token": KEY}},
+        {"headers": {"Authorization": f"Bearer {KEY}"}},
+        {"headers": {"Authorization": f"bearer  {KEY} "}},
+        {"params": {"key": KEY}},
+        {"json": {"api_key": KEY}},
+        {"headers": {"x-renter-key": KEY, "Authorization": f"Bearer {KEY}"}, "params": {"key": KEY}},
+        {"headers": {"x-renter-key": KEY, "x-admin-token": ""}, "params": {"key": ""}},
+    ],
+)
+async def test_a_key_is_found_in_every_place_and_forwarded_as_bearer(
+    gateway: httpx.AsyncClient, server: FakeServer, sent: dict[str, Any]
+) -> None:
+    answer = await gateway.post("/api/renters/topup", **sent)
+    assert answer.status_code == 200
+    assert server.calls[0].metadata["authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"headers": {"x-renter-key": KEY, "x-admin-token": "other"}},
+        {"headers": {"x-renter-key": KEY}, "params": {"key": "other"}},
+        {"headers": {"Authorization": f"Bearer {KEY}"}, "json": {"api_key": "other"}},
+        {"params": [("key", KEY), ("key", "other")]},
+    ],
+)
+async def test_two_different_keys_are_refused(
+    gateway: httpx.AsyncClient, server: FakeServer, sent: dict[str, Any]
+) -> None:
+    answer = await gateway.post("/api/renters/topup", **sent)
+    assert (answer.status_code, answer.json()["code"]) == (400, "CONFLICTING_CREDENTIALS")
+    assert server.calls == []
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"headers": {"Authorization": "Basic abc"}},
+        {"headers": {"Authorization": KEY}},
+        {"headers": {"Authorization": "Bearer"}},
+        {"headers": {b"x-renter-key": b"\xd9\x85"}},
+        {"params": {"key": "a b"}},
+        {"params": {"key": "a\nauthorization: x"}},
+        {"json": {"api_key": "مفتاح"}},
+        {"json": {"api_key": "a\u0000"}},
+        {"json": {"api_key": "k" * 513}},
+    ],
+)
+async def test_a_key_that_cannot_be_ours_is_unauthorized(
+    gateway: httpx.AsyncClient, server: FakeServer, sent: dict[str, Any]
+) -> None:
+    answer = await gateway.post("/api/renters/topup", **sent)
+    assert (answer.status_code, answer.json()["code"]) == (401, "INVALID_CREDENTIAL")
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert server.calls == []
+
+
+@pytest.mark.parametrize("value", [7, True, ["a"], {"a": "b"}, 1.5])
+async def test_a_key_that_is_no_string_is_an_invalid_field(gateway: httpx.AsyncClient, value: Any) -> None:
+    answer = await gateway.post("/api/renters/topup", json={"api_key": value})
+    assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (
+        400,
+        "INVALID_FIELD",
+        "api_key",
+    )
+
+
+async def test_without_a_key_the_server_decides(gateway: httpx.AsyncClient, server: FakeServer) -> None:
+    await gateway.get("/api/renters/me")
+    assert "authorization" not in server.calls[0].metadata
+
+
+async def test_public_routes_take_keys_out_and_forward_none(
+    gateway: httpx.AsyncClient, server: FakeServer
+) -> None:
+    registered = await gateway.post("/api/renters/register", json={"name": "a", "api_key": KEY})
+    listed = await gateway.get(f"/api/renters/available-providers?key={KEY}")
+    assert (registered.status_code, listed.status_code) == (201, 200)
+    assert all("authorization" not in call.metadata for call in server.calls)
+
+
+async def test_keys_stay_out_of_logs_and_answers(
+    gateway: httpx.AsyncClient, server: FakeServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    def fail(_: object) -> object:
+        raise RuntimeError("the server broke")
+
+    server.answers["TopUpOwnWallet"] = fail
+    answers = [
+        await gateway.post("/api/renters/topup", headers={"x-renter-key": KEY}),
+        await gateway.post("/api/renters/topup", json={"api_key": KEY, "nonsense": KEY}),
+        await gateway.post(f"/api/renters/topup?key={KEY}%20{KEY}"),
+    ]
+    assert [answer.status_code for answer in answers] == [500, 400, 401]
+    gateways_own = "".join(record.getMessage() for record in caplog.records if "gateway" in record.name)
+    assert "call failed" in gateways_own
+    assert KEY not in gateways_own + "".join(answer.text for answer in answers)

@@ -1,0 +1,274 @@
+"""Errors have one form: reason first, then code; nothing internal leaks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from dcp.v1 import errors_pb2
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from gateway import edge
+from gateway.app import build_app
+from gateway.errors import BY_CODE, CODES, STATUS_BY_REASON, ApiError
+from tests.support.gateway_server import DETAILS_KEY, FakeServer, Refusal
+
+REASONS = [v.name.removeprefix("ERROR_REASON_") for v in errors_pb2.ErrorReason.DESCRIPTOR.values if v.number]
+
+
+@pytest.mark.parametrize("reason", REASONS)
+async def test_every_reason_has_its_status_and_comes_through(
+    gateway: httpx.AsyncClient, server: FakeServer, reason: str
+) -> None:
+    rule_of = (
+        errors_pb2.ErrorReason.DESCRIPTOR.values_by_name[f"ERROR_REASON_{reason}"].GetOptions().Extensions
+    )
+    code = next(c for c in grpc.StatusCode if c.value[0] == rule_of[errors_pb2.reason].code)
+    server.refuse("GetJob", Refusal(code, "Told to a person.", reason))
+    answer = await gateway.get("/api/jobs/job-1")
+    assert 400 <= answer.status_code == rule_of[errors_pb2.reason].http_status < 600
+    assert answer.json()["code"] == reason
+    assert (answer.json()["error"] == "Told to a person.") == (reason != "INTERNAL")
+    assert ("retry-after" in answer.headers) == (answer.status_code in (429, 503))
+    assert ("www-authenticate" in answer.headers) == (answer.status_code == 401)
+
+
+@pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
+async def test_without_a_reason_the_code_decides_and_the_text_is_ours(
+    gateway: httpx.AsyncClient, server: FakeServer, code: grpc.StatusCode
+) -> None:
+    server.refuse("GetJob", Refusal(code, "secret 10.0.0.7 at line 3"))
+    answer = await gateway.get("/api/jobs/job-1")
+    assert (answer.status_code, answer.json()["code"]) == BY_CODE.get(code, (500, "INTERNAL"))
+    assert "secret" not in answer.text
+    assert answer.json()["code"] in CODES
+
+
+async def test_facts_are_printed_beside_the_error(gateway: httpx.AsyncClient, server: FakeServer) -> None:
+    facts: dict[str, Any] = {"balance_halala": 0, "required_halala": 450, "shortfall_halala": 450}
+    refusal = Refusal(
+        grpc.StatusCode.FAILED_PRECONDITION, "The wallet is short.", "INSUFFICIENT_BALANCE", **facts
+    )
+    server.refuse("SubmitJob", refusal)
+    answer = await gateway.post("/api/jobs/submit", json={})
+    assert answer.status_code == 402
+    assert answer.json() == {"error": "The wallet is short.", "code": "INSUFFICIENT_BALANCE", **facts}
+
+
+async def test_retry_after_is_the_servers_or_one_second(
+    gateway: httpx.AsyncClient, server: FakeServer
+) -> None:
+    server.refuse(
+        "GetJob", Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "Slow.", "RATE_LIMITED", retry_after_seconds=7)
+    )
+    assert (await gateway.get("/api/jobs/job-1")).headers["retry-after"] == "7"
+    server.refuse("GetJob", Refusal(grpc.StatusCode.UNAVAILABLE))
+    assert (await gateway.get("/api/jobs/job-1")).headers["retry-after"] == "1"
+
+
+def damaged() -> Refusal:
+    refusal = Refusal(grpc.StatusCode.NOT_FOUND, "secret")
+    refusal.metadata = ((DETAILS_KEY, b"\xff\xff\xff"),)
+    return refusal
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Refusal(grpc.StatusCode.NOT_FOUND, "secret", "JOB_NOT_FOUND", domain="example.com"),
+        Refusal(grpc.StatusCode.NOT_FOUND, "secret", "NO_SUCH_REASON"),
+        damaged(),
+    ],
+)
+async def test_details_that_are_not_ours_are_not_trusted(
+    gateway: httpx.AsyncClient, server: FakeServer, refusal: Refusal
+) -> None:
+    server.refuse("GetJob", refusal)
+    answer = await gateway.get("/api/jobs/job-1")
+    assert (answer.status_code, answer.json()["code"]) == (404, "NOT_FOUND")
+    assert "secret" not in answer.text
+
+
+async def test_a_fault_of_the_server_leaks_nothing_and_names_its_request(
+    gateway: httpx.AsyncClient, server: FakeServer
+) -> None:
+    def fail(_: object) -> object:
+        raise RuntimeError("secret in /srv/server.py")
+
+    server.answers["GetJob"] = fail
+    answer = await gateway.get("/api/jobs/job-1")
+    assert (answer.status_code, answer.json()["code"]) == (500, "INTERNAL")
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+    assert "secret" not in answer.text
+
+
+async def test_a_server_that_is_away_is_unavailable() -> None:
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
+        transport = httpx.ASGITransport(build_app(channel))
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            answer = await client.get("/api/jobs/job-1")
+    assert (answer.status_code, answer.json()["code"]) == (503, "UNAVAILABLE")
+    assert "127.0.0.1" not in answer.text
+    assert answer.headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/api", "/api/nothing", "/api/jobs/a/b/c", "/api/jobs/submit/", "/docs"]
+)
+async def test_an_unknown_path_is_not_found_in_our_form(gateway: httpx.AsyncClient, path: str) -> None:
+    answer = await gateway.get(path)
+    assert (answer.status_code, answer.json()["code"]) == (404, "ROUTE_NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "allow"),
+    [
+        ("GET", "/api/jobs/submit", "POST"),
+        ("PATCH", "/api/jobs/job-1", "GET"),
+        ("OPTIONS", "/api/dc1/jobs/job-1", "GET"),
+        ("POST", "/healthz", "GET, HEAD"),
+    ],
+)
+async def test_a_wrong_method_is_told_the_right_ones(
+    gateway: httpx.AsyncClient, verb: str, path: str, allow: str
+) -> None:
+    answer = await gateway.request(verb, path)
+    assert (answer.status_code, answer.json()["code"]) == (405, "METHOD_NOT_ALLOWED")
+    assert ", ".join(sorted(answer.headers["allow"].split(", "))) == allow
+
+
+LIMIT = edge.MAX_BODY_BYTES
+
+
+def padded(size: int) -> bytes:
+    """A JSON object of that many bytes."""
+    return b'{"amount_halala": 1' + b" " * (size - 20) + b"}"
+
+
+async def chunks(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), 1 << 16):
+        yield body[start : start + (1 << 16)]
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+@pytest.mark.parametrize(("size", "status"), [(LIMIT, 200), (LIMIT + 1, 413)])
+async def test_a_body_over_one_mebibyte_is_refused_however_it_comes(
+    gateway: httpx.AsyncClient, server: FakeServer, size: int, status: int, is_chunked: bool
+) -> None:
+    body = padded(size)
+    answer = await gateway.post("/api/renters/topup", content=chunks(body) if is_chunked else body)
+    assert answer.status_code == status
+    assert answer.json().get("code") == (None if status == 200 else "BODY_TOO_LARGE")
+    assert len(server.calls) == (status == 200)
+
+
+async def run(
+    app: Any, *received: Message, headers: list[tuple[bytes, bytes]] | None = None
+) -> list[Message]:
+    """What the edge around the app sends when these messages come in, and no other."""
+    waiting = list(received)
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return waiting.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": headers or []}
+    await edge.Edge(app)(scope, receive, send)
+    return sent
+
+
+async def read_all(_: Scope, receive: Receive, send: Send) -> None:
+    await edge.respond(send, 200, await edge.read_body(receive))
+
+
+async def test_a_large_body_is_refused_before_all_of_it_came() -> None:
+    part = {"type": "http.request", "body": b" " * LIMIT, "more_body": True}
+    sent = await run(read_all, part, part)
+    assert sent[0]["status"] == 413
+
+
+@pytest.mark.parametrize("length", [b"1048577", b"9" * 5000])
+async def test_an_announced_large_body_is_not_read_at_all(length: bytes) -> None:
+    sent = await run(read_all, headers=[(b"content-length", length)])
+    assert sent[0]["status"] == 413
+
+
+async def test_nothing_is_sent_to_a_client_that_hung_up() -> None:
+    part = {"type": "http.request", "body": b"{", "more_body": True}
+    assert await run(read_all, part, {"type": "http.disconnect"}) == []
+
+
+async def test_an_unexpected_exception_is_a_plain_500_and_is_logged_without_its_text(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    quoted = "-".join(["dcp", "renter", "secret"])
+
+    async def broken(*_: object) -> None:
+        raise RuntimeError(quoted)
+
+    sent = await run(broken)
+    assert sent[0]["status"] == 500
+    assert b'"code":"INTERNAL"' in sent[1]["body"]
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert "RuntimeError" in record.getMessage()
+    assert "in broken" in record.getMessage()
+    assert quoted not in record.getMessage() + sent[1]["body"].decode()
+
+
+async def test_an_exception_after_the_answer_began_breaks_the_connection() -> None:
+    async def broken(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ApiError("RATE_LIMITED")
+
+    with pytest.raises(ApiError):
+        await run(broken)
+
+
+async def test_what_is_no_http_passes_the_edge_untouched() -> None:
+    seen: list[Scope] = []
+
+    async def app(scope: Scope, _: object, __: object) -> None:
+        seen.append(scope)
+
+    await edge.Edge(app)({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
+    assert seen == [{"type": "lifespan"}]
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/openapi.json", "/api/jobs/job-1", "/nothing"])
+async def test_every_answer_has_the_common_headers(gateway: httpx.AsyncClient, path: str) -> None:
+    answer = await gateway.get(path)
+    assert answer.headers["x-request-id"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cache-control"] == ("no-cache" if path == "/openapi.json" else "no-store")
+
+
+async def test_other_endpoints_of_the_app_have_the_same_errors(server: FakeServer) -> None:
+    async def refuse(_: Request) -> Response:
+        raise ApiError("RATE_LIMITED", retry_after_seconds=3)
+
+    async def stream(_: Request) -> Response:
+        return StreamingResponse(iter(["a", "b"]))
+
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        app = build_app(channel)
+        app.add_route("/refuse", refuse)
+        app.add_route("/stream", stream)
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            refused, streamed = await client.get("/refuse"), await client.get("/stream")
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "3")
+    assert (streamed.text, streamed.headers["cache-control"]) == ("ab", "no-store")
+
+
+def test_every_reason_has_a_status_over_http() -> None:
+    assert [reason for reason in REASONS if not 400 <= STATUS_BY_REASON[reason] < 600] == []

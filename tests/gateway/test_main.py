@@ -1,0 +1,112 @@
+"""The gateway as a process: its ready line, its end, its refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from dcp.v1 import jobs_pb2
+
+from gateway.config import VARIABLES
+from tests.support.gateway_server import FakeServer
+
+COMMAND = (sys.executable, "-m", "gateway")
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This process' variables without those of DCP, and with these."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("DCP_")} | variables
+
+
+@asynccontextmanager
+async def started(**variables: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """A gateway that is ready, and its base address."""
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, env=environment(DCP_HTTP_LISTEN="127.0.0.1:0", **variables), stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        word, _, base = (await process.stdout.readline()).decode().strip().partition(" ")
+        assert word == "ready"
+        yield process, base
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+def refused(**variables: str) -> str:
+    """What a gateway that ends with 2 says."""
+    ended = subprocess.run(
+        COMMAND, env=environment(**variables), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.count("\n") == 1
+    return ended.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_it_says_where_it_serves_and_ends_with_0_on_a_signal(
+    server: FakeServer, number: signal.Signals
+) -> None:
+    async with started(DCP_SERVER=server.address) as (process, base), httpx.AsyncClient() as client:
+        assert (await client.get(f"{base}/healthz")).json() == {"status": "ok"}
+        answer = await client.get(f"{base}/api/jobs/job-1")
+        assert (answer.status_code, "server" in answer.headers) == (200, False)
+        process.send_signal(number)
+        rest, _ = await process.communicate()
+        assert (process.returncode, rest) == (0, b"")
+
+
+async def test_a_running_request_ends_before_the_process_does(server: FakeServer) -> None:
+    arrived, go = asyncio.Event(), asyncio.Event()
+
+    async def answer(_: object) -> jobs_pb2.GetJobResponse:
+        arrived.set()
+        await go.wait()
+        return jobs_pb2.GetJobResponse()
+
+    server.answers["GetJob"] = answer
+    async with started(DCP_SERVER=server.address) as (process, base), httpx.AsyncClient() as client:
+        request = asyncio.create_task(client.get(f"{base}/api/jobs/job-1"))
+        await arrived.wait()
+        process.send_signal(signal.SIGTERM)
+        go.set()
+        assert (await request).status_code == 200
+        assert await process.wait() == 0
+
+
+async def test_over_a_real_connection_a_large_upload_is_refused(server: FakeServer) -> None:
+    async def upload() -> AsyncIterator[bytes]:
+        for _ in range(32):
+            yield b" " * (1 << 16)
+
+    async with started(DCP_SERVER=server.address) as (_, base), httpx.AsyncClient() as client:
+        answer = await client.post(f"{base}/api/renters/topup", content=upload())
+        assert (answer.status_code, answer.json()["code"]) == (413, "BODY_TOO_LARGE")
+        assert (await client.get(f"{base}/healthz")).status_code == 200
+
+
+def test_a_port_in_use_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert address in refused(DCP_HTTP_LISTEN=address)
+
+
+def test_an_unknown_variable_is_refused() -> None:
+    assert "DCP_SEVER" in refused(DCP_SEVER="127.0.0.1:1")
+
+
+def test_help_lists_the_variables() -> None:
+    ended = subprocess.run(
+        [*COMMAND, "--help"], env=environment(), capture_output=True, text=True, timeout=60, check=True
+    )
+    assert all(variable.name in ended.stdout for variable in VARIABLES)

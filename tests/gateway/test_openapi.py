@@ -1,0 +1,146 @@
+"""The OpenAPI document: valid, complete, and made of the protos."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema  # type: ignore[import-untyped]
+import orjson
+import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from gateway.errors import CODES
+from gateway.openapi import comments, document
+from gateway.routes import Binding, bindings, discover
+
+PROTOS = Path(__file__).parents[2] / "protos" / "dcp" / "v1"
+BINDINGS = list(bindings(discover()))
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, Any]:
+    return document(discover())
+
+
+def operation(made: dict[str, Any], rpc: str) -> dict[str, Any]:
+    """The entry of an RPC."""
+    found = [o for path in made["paths"].values() for o in path.values() if o["operationId"] == rpc]
+    return dict(found[0])
+
+
+def checked(made: dict[str, Any], schema: dict[str, Any], value: Any) -> None:
+    """Checks a value against a schema of the document."""
+    jsonschema.Draft202012Validator(schema | {"components": made["components"]}).validate(value)
+
+
+def test_a_public_validator_accepts_the_document(made: dict[str, Any]) -> None:
+    OpenAPIV31SpecValidator(made).validate()
+
+
+def test_every_rpc_in_the_protos_with_a_place_in_http_appears(made: dict[str, Any]) -> None:
+    texts = [path.read_text() for path in PROTOS.glob("*.proto")]
+    wanted = [
+        (verb, path)
+        for text in texts
+        for verb, path in re.findall(r'\b(get|post|put|patch|delete): "(/[^"]+)"', text)
+    ]
+    served = [(verb, path) for path, item in made["paths"].items() for verb in item]
+    assert sorted(served) == sorted(wanted) != []
+
+
+def test_everything_has_a_description(made: dict[str, Any]) -> None:
+    operations = [o for path in made["paths"].values() for o in path.values()]
+    for entry in (*operations, *made["tags"], *made["components"]["schemas"].values()):
+        assert entry["description"], entry
+    for entry in operations:
+        assert entry["summary"]
+        assert entry["x-summary-ar"]
+        assert all(r["description"] for r in entry["responses"].values())
+
+
+def test_comments_are_those_of_the_protos() -> None:
+    told = comments()
+    assert told["dcp.v1.Job.job_id"] == "The job's id, `job-...`."
+    assert told["dcp.v1.JobService.GetJob"].startswith("Tells a job's state")
+    assert told["dcp.v1.JobState.JOB_STATE_RUNNING"] == "Started; the meter runs."
+
+
+@pytest.mark.parametrize("binding", BINDINGS, ids=lambda b: b.method.name)
+def test_the_examples_fit_the_schemas(made: dict[str, Any], binding: Binding) -> None:
+    entry = operation(made, binding.method.name)
+    if binding.rule.example_request:
+        content = entry["requestBody"]["content"]["application/json"]
+        assert content["example"] == orjson.loads(binding.rule.example_request)
+        checked(made, content["schema"], content["example"])
+    content = entry["responses"][str(binding.success_status)]["content"]["application/json"]
+    checked(made, content["schema"], content["example"])
+
+
+def test_limits_and_required_fields_are_told(made: dict[str, Any]) -> None:
+    schema = operation(made, "SubmitJob")["requestBody"]["content"]["application/json"]["schema"]
+    assert schema["required"] == ["job_type", "duration_minutes"]
+    assert schema["additionalProperties"] is False
+    assert (schema["properties"]["priority"]["minimum"], schema["properties"]["priority"]["maximum"]) == (
+        0,
+        10,
+    )
+    command = made["components"]["schemas"]["ContainerSpec"]["properties"]["command"]
+    assert (command["maxItems"], command["items"]["maxLength"]) == (256, 8192)
+    with pytest.raises(jsonschema.ValidationError):
+        checked(made, schema, {"job_type": "training", "duration_minutes": 3, "nonsense": 1})
+
+
+def test_messages_of_daemons_are_open_and_answers_too(made: dict[str, Any]) -> None:
+    schemas = made["components"]["schemas"]
+    assert "additionalProperties" not in schemas["GpuStatus"]
+    assert "additionalProperties" not in schemas["Job"]
+
+
+def test_header_fields_are_parameters_and_not_in_the_body(made: dict[str, Any]) -> None:
+    submit = operation(made, "SubmitJob")
+    assert [(p["name"], p["in"]) for p in submit["parameters"]] == [("Idempotency-Key", "header")]
+    assert (
+        "idempotency_key" not in submit["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    )
+
+
+def test_all_statuses_of_an_output_are_told(made: dict[str, Any]) -> None:
+    responses = operation(made, "GetJobOutput")["responses"]
+    assert {"200", "202", "204", "400", "401", "403", "404", "410", "429", "500", "503", "504"} == set(
+        responses
+    )
+    assert "image/*" in responses["200"]["content"]
+    assert "content" not in responses["204"]
+    assert "Retry-After" in responses["503"]["headers"]
+
+
+def test_security_follows_the_roles(made: dict[str, Any]) -> None:
+    assert operation(made, "RegisterRenter")["security"] == [{}]
+    assert {"adminToken": []} in operation(made, "GetDashboard")["security"]
+    schemes = made["components"]["securitySchemes"]
+    for path in made["paths"].values():
+        for entry in path.values():
+            assert {name for choice in entry["security"] for name in choice} <= schemes.keys()
+
+
+def test_errors_have_every_code(made: dict[str, Any]) -> None:
+    error = made["components"]["schemas"]["Error"]
+    assert error["properties"]["code"]["enum"] == list(CODES)
+    checked(made, error, {"error": "x", "code": "INSUFFICIENT_BALANCE", "shortfall_halala": 3})
+
+
+async def test_the_document_is_served_once_and_then_by_etag(gateway: httpx.AsyncClient) -> None:
+    first = await gateway.get("/openapi.json")
+    assert (first.status_code, first.json()) == (200, document(discover()))
+    for known in (first.headers["etag"], f'"old", W/{first.headers["etag"]}', "*"):
+        again = await gateway.get("/openapi.json", headers={"if-none-match": known})
+        assert (again.status_code, again.content) == (304, b"")
+    assert (await gateway.get("/openapi.json", headers={"if-none-match": '"old"'})).status_code == 200
+
+
+async def test_what_the_document_refuses_the_gateway_refuses(gateway: httpx.AsyncClient) -> None:
+    answer = await gateway.post("/api/jobs/submit", json={"nonsense": 1})
+    assert (answer.status_code, answer.json()["field"]) == (400, "nonsense")

@@ -1,0 +1,81 @@
+"""Engines for tests and benchmarks: they behave like a model server without a model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+
+from dcp.v1 import jobs_pb2, sessions_pb2
+
+from daemon.engines import EngineError
+
+Piece = str | asyncio.Event | EngineError | Exception
+
+DEFAULT_MODEL = "test/model"
+
+
+class ScriptedEngine:
+    """Plays a script for every job: text is yielded, an event waited for, an error raised.
+
+    `prepare_gate`: preparing waits for it. `jobs`, `cancelled`: the ids of the
+    jobs that were begun, and of those stopped before their script's end.
+    """
+
+    def __init__(
+        self,
+        script: Sequence[Piece] = ("Hello", ", ", "world"),
+        *,
+        model: str = DEFAULT_MODEL,
+        usage: jobs_pb2.Usage | None = None,
+        prepare_gate: asyncio.Event | None = None,
+        prepare_error: Exception | None = None,
+    ) -> None:
+        self.script = list(script)
+        self.jobs: list[str] = []
+        self.cancelled: list[str] = []
+        self.closed = False
+        self._model = model
+        self._usage = usage or jobs_pb2.Usage(prompt_tokens=3, completion_tokens=len(self.script))
+        self._prepare_gate = prepare_gate
+        self._prepare_error = prepare_error
+
+    def models(self) -> Sequence[sessions_pb2.ServedModel]:
+        """The one model of the script."""
+        return [sessions_pb2.ServedModel(name=self._model, context_tokens=2048, warm=True)]
+
+    async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
+        """Waits for the gate, if there is one; raises the error, if there is one."""
+        self.jobs.append(offer.lease.job_id)
+        if self._prepare_gate is not None:
+            await self._prepare_gate.wait()
+        if self._prepare_error is not None:
+            raise self._prepare_error
+
+    async def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[str | jobs_pb2.Usage, None]:
+        """Plays the script."""
+        whole = False
+        try:
+            for piece in self.script:
+                if isinstance(piece, asyncio.Event):
+                    await piece.wait()
+                elif isinstance(piece, Exception):
+                    whole = True
+                    raise piece
+                else:
+                    yield piece
+            whole = True
+            yield self._usage
+        finally:
+            if not whole:
+                self.cancelled.append(offer.lease.job_id)
+
+    async def close(self) -> None:
+        """Notes that it was closed."""
+        self.closed = True
+
+
+class NoopEngine(ScriptedEngine):
+    """Ends every job at once, without output: for measuring everything around a job."""
+
+    def __init__(self, model: str = DEFAULT_MODEL) -> None:
+        super().__init__(script=(), model=model)

@@ -1,0 +1,109 @@
+"""A fake of the server for the gateway's tests: real gRPC on a free port, answers that a test sets.
+
+It checks nothing by itself; what arrived is kept in ``calls``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from dcp.v1 import errors_pb2
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import error_details_pb2, status_pb2
+
+from gateway.routes import bindings, discover
+
+DETAILS_KEY = "grpc-status-details-bin"
+
+
+@dataclass
+class Call:
+    """One call that arrived."""
+
+    rpc: str
+    request: Any
+    metadata: dict[str, str]
+    seconds_left: float
+
+
+class Refusal(Exception):  # noqa: N818
+    """Makes the fake answer with an error, with a reason of ours or without."""
+
+    def __init__(
+        self, code: grpc.StatusCode, text: str = "", reason: str = "", domain: str = "dcp.v1", **facts: Any
+    ) -> None:
+        super().__init__(code, text)
+        self.code, self.text = code, text
+        status = status_pb2.Status(code=code.value[0], message=text)
+        if reason:
+            status.details.add().Pack(error_details_pb2.ErrorInfo(domain=domain, reason=reason))
+        if facts:
+            status.details.add().Pack(errors_pb2.ErrorFacts(**facts))
+        self.metadata: tuple[tuple[str, bytes], ...] = ((DETAILS_KEY, status.SerializeToString()),)
+
+
+@dataclass
+class FakeServer:
+    """Answers by RPC name; an RPC without an answer gives an empty message."""
+
+    address: str = ""
+    calls: list[Call] = field(default_factory=list)
+    answers: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
+
+    def refuse(self, rpc: str, refusal: Refusal) -> None:
+        """Lets the RPC fail."""
+
+        def answer(_: Any) -> Any:
+            raise refusal
+
+        self.answers[rpc] = answer
+
+    def handler(self, files: list[FileDescriptor]) -> grpc.GenericRpcHandler:
+        """Serves every RPC of the files that has a place in HTTP."""
+        methods = {
+            f"/{b.method.containing_service.full_name}/{b.method.name}": self._method(b.method)
+            for b in bindings(files)
+        }
+
+        class Handler(grpc.GenericRpcHandler):
+            def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+                return methods.get(details.method)
+
+        return Handler()
+
+    def _method(self, method: Any) -> grpc.RpcMethodHandler[Any, Any]:
+        answer_class: Any = GetMessageClass(method.output_type)
+
+        async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+            self.calls.append(Call(method.name, request, metadata, context.time_remaining()))
+            try:
+                answer = self.answers.get(method.name, lambda _: answer_class())(request)
+                return await answer if hasattr(answer, "__await__") else answer
+            except Refusal as refusal:
+                await context.abort(refusal.code, refusal.text, refusal.metadata)
+
+        return grpc.unary_unary_rpc_method_handler(
+            serve,
+            request_deserializer=GetMessageClass(method.input_type).FromString,
+            response_serializer=answer_class.SerializeToString,
+        )
+
+
+@asynccontextmanager
+async def running(files: list[FileDescriptor] | None = None) -> AsyncIterator[FakeServer]:
+    """A fake that serves on 127.0.0.1 until the block ends."""
+    fake = FakeServer()
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers([fake.handler(discover() if files is None else files)])
+    fake.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    try:
+        yield fake
+    finally:
+        await server.stop(None)

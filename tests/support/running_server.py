@@ -1,0 +1,353 @@
+"""A whole server for tests: real gRPC on a free port, a real database, a clock that a test moves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+import pytest
+from dcp.v1 import (
+    admin_pb2_grpc,
+    errors_pb2,
+    jobs_pb2,
+    jobs_pb2_grpc,
+    ledger_pb2,
+    ledger_pb2_grpc,
+    providers_pb2,
+    providers_pb2_grpc,
+    renters_pb2,
+    renters_pb2_grpc,
+    sessions_pb2,
+    sessions_pb2_grpc,
+)
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from server.app import Server
+from server.config import Config
+from server.store.models import Provider, Renter
+from tests.support.manual_clock import ManualClock
+
+T = TypeVar("T")
+ADMIN_TOKEN = "admin-token-of-the-tests"
+MODEL = "test/model"
+HANG_SECONDS = 20  # a test that waits this long has failed; nothing is measured by it
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An error as a client reads it."""
+
+    code: grpc.StatusCode
+    reason: str
+    message: str
+    facts: errors_pb2.ErrorFacts
+
+
+@dataclass(frozen=True)
+class Party:
+    """A registered provider or renter."""
+
+    id: int
+    key: str
+
+    @property
+    def metadata(self) -> Metadata:
+        """Its credential."""
+        return bearer(self.key)
+
+
+def bearer(key: str) -> Metadata:
+    """A credential as call metadata."""
+    return (("authorization", f"Bearer {key}"),)
+
+
+def read_refusal(error: grpc.aio.AioRpcError) -> Refusal:
+    """Takes an error apart: every error of ours has exactly one ErrorInfo."""
+    status = rpc_status.from_call(error)
+    assert status is not None, f"an error without details: {error}"
+    info, facts = error_details_pb2.ErrorInfo(), errors_pb2.ErrorFacts()
+    assert [detail.Unpack(info) for detail in status.details].count(True) == 1
+    for detail in status.details:
+        detail.Unpack(facts)
+    assert info.domain == "dcp.v1"
+    return Refusal(error.code(), info.reason, error.details() or "", facts)
+
+
+async def refusal(call: Awaitable[Any]) -> Refusal:
+    """The error that a call ends with; the test fails when it succeeds."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return read_refusal(caught.value)
+
+
+class Daemon:
+    """A daemon's stream as a test drives it: says what the test says, and nothing by itself."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._heartbeats = 0
+
+    async def say(self, **kind: Any) -> None:
+        """Sends one message."""
+        await self._call.write(sessions_pb2.DaemonMessage(**kind))
+
+    async def hear(self) -> sessions_pb2.ServerMessage | None:
+        """The next message; None at the end of the stream. Raises AioRpcError for one that failed."""
+        async with asyncio.timeout(HANG_SECONDS):
+            message = await self._call.read()
+        return None if message is grpc.aio.EOF else message
+
+    async def expect(self, kind: str) -> Any:
+        """The next message, which must be of this kind."""
+        message = await self.hear()
+        assert message is not None, f"the stream ended before {kind}"
+        assert message.WhichOneof("kind") == kind, message
+        return getattr(message, kind)
+
+    async def hello(self, **changes: Any) -> Any:
+        """Opens the session; returns Welcome."""
+        values: dict[str, Any] = {
+            "boot_id": "boot",
+            "protocol_version": 1,
+            "slots": 1,
+            "models": [sessions_pb2.ServedModel(name=MODEL, context_tokens=2048, warm=True)],
+            "job_types": [jobs_pb2.JOB_TYPE_LLM_INFERENCE],
+        }
+        await self.say(hello=sessions_pb2.Hello(**(values | changes)))
+        return await self.expect("welcome")
+
+    async def heartbeat(self, **fields: Any) -> None:
+        """Beats, and takes the acknowledgement: nothing else has come before it."""
+        self._heartbeats += 1
+        await self.say(heartbeat=sessions_pb2.SessionHeartbeat(sequence=self._heartbeats, **fields))
+        assert (await self.expect("heartbeat_ack")).sequence == self._heartbeats
+
+    async def heard_nothing(self) -> None:
+        """Proves that no message is under way: the answer to a heartbeat is the next one."""
+        await self.heartbeat()
+
+    async def accept(self, lease: sessions_pb2.Lease) -> None:
+        """Takes an offer."""
+        await self.say(offer_reply=sessions_pb2.OfferReply(lease=lease, accepted=True))
+
+    async def refuse(self, lease: sessions_pb2.Lease) -> None:
+        """Refuses an offer."""
+        await self.say(offer_reply=sessions_pb2.OfferReply(lease=lease, refusal="no disk"))
+
+    async def start(self, lease: sessions_pb2.Lease) -> None:
+        """Takes an offer and starts the run."""
+        await self.accept(lease)
+        await self.say(job_started=sessions_pb2.JobStarted(lease=lease))
+
+    async def output(self, lease: sessions_pb2.Lease, seq: int, data: bytes) -> Any:
+        """Sends a piece of output; returns the acknowledgement."""
+        await self.say(output_chunk=sessions_pb2.OutputChunk(lease=lease, seq=seq, data=data))
+        return await self.expect("output_ack")
+
+    async def finish(
+        self,
+        lease: sessions_pb2.Lease,
+        *,
+        outcome: int = sessions_pb2.RUN_OUTCOME_SUCCEEDED,
+        seconds: float = 0,
+        last_output_seq: int = 0,
+        **fields: Any,
+    ) -> None:
+        """Reports the end of a run."""
+        report = sessions_pb2.JobFinished(
+            lease=lease,
+            outcome=outcome,  # type: ignore[arg-type]
+            last_output_seq=last_output_seq,
+            **fields,
+        )
+        report.run_time.FromMilliseconds(round(seconds * 1000))
+        await self.say(job_finished=report)
+
+    async def finished(self, lease: sessions_pb2.Lease, **fields: Any) -> int:
+        """Reports the end of a run; returns what the server made of it."""
+        await self.finish(lease, **fields)
+        disposition: int = (await self.expect("result_ack")).disposition
+        return disposition
+
+    async def ended(self) -> Refusal | None:
+        """Waits for the end of the stream: the error it ended with, None for a good end."""
+        try:
+            message = await self.hear()
+        except grpc.aio.AioRpcError as error:
+            return read_refusal(error)
+        assert message is None, message
+        async with asyncio.timeout(HANG_SECONDS):
+            assert await self._call.code() is grpc.StatusCode.OK
+        return None
+
+    def cut(self) -> None:
+        """The connection breaks."""
+        self._call.cancel()
+
+
+class Market:
+    """A running server and everything that a test needs to drive it."""
+
+    def __init__(self, server: Server, clock: ManualClock, channel: grpc.aio.Channel) -> None:
+        self.server = server
+        self.clock = clock
+        self.channel = channel
+        self.admin_service = admin_pb2_grpc.AdminServiceStub(channel)
+        self.job_service = jobs_pb2_grpc.JobServiceStub(channel)
+        self.ledger_service = ledger_pb2_grpc.LedgerServiceStub(channel)
+        self.provider_service = providers_pb2_grpc.ProviderServiceStub(channel)
+        self.renter_service = renters_pb2_grpc.RenterServiceStub(channel)
+        self.session_service = sessions_pb2_grpc.SessionServiceStub(channel)
+        self._streams: list[Any] = []
+        self._parties = 0
+
+    admin_metadata = bearer(ADMIN_TOKEN)
+
+    async def sql(self, work: Callable[[], T]) -> T:
+        """One write transaction beside the services: for states that no use case can make yet."""
+        return await self.server._database.run(work)
+
+    async def set_provider(self, provider: Party, **values: Any) -> None:
+        """Changes a provider's row."""
+        await self.sql(lambda: Provider.update(**values).where(Provider.id == provider.id).execute())
+
+    async def set_renter(self, renter: Party, **values: Any) -> None:
+        """Changes a renter's row."""
+        await self.sql(lambda: Renter.update(**values).where(Renter.id == renter.id).execute())
+
+    async def tick(self) -> None:
+        """One sweep, now."""
+        await self.server.services.sweep.tick()
+
+    async def later(self, seconds: float) -> None:
+        """Lets time pass and sweeps."""
+        self.clock.advance(seconds)
+        await self.tick()
+
+    async def provider(self) -> Party:
+        """A new provider."""
+        self._parties += 1
+        made = await self.provider_service.RegisterProvider(
+            providers_pb2.RegisterProviderRequest(name="P", email=f"p{self._parties}@example.com")
+        )
+        return Party(made.provider_id, made.api_key)
+
+    async def renter(self, halala: int = 5000) -> Party:
+        """A new renter with money."""
+        self._parties += 1
+        made = await self.renter_service.RegisterRenter(
+            renters_pb2.RegisterRenterRequest(name="R", email=f"r{self._parties}@example.com")
+        )
+        if halala:
+            await self.ledger_service.CreditRenter(
+                ledger_pb2.CreditRenterRequest(renter_id=made.renter_id, amount_halala=halala),
+                metadata=self.admin_metadata,
+            )
+        return Party(made.renter_id, made.api_key)
+
+    def connect(self, provider: Party) -> Daemon:
+        """A stream without its Hello."""
+        call = self.session_service.Connect(metadata=provider.metadata)
+        self._streams.append(call)
+        return Daemon(call)
+
+    async def daemon(self, provider: Party, **hello: Any) -> Daemon:
+        """A daemon with a session."""
+        daemon = self.connect(provider)
+        await daemon.hello(**hello)
+        return daemon
+
+    async def submit(
+        self, renter: Party, provider: Party | None = None, *, key: str = "", **changes: Any
+    ) -> jobs_pb2.Job:
+        """Submits three minutes of inference, or what the changes make of it."""
+        values: dict[str, Any] = {
+            "job_type": jobs_pb2.JOB_TYPE_LLM_INFERENCE,
+            "duration_minutes": 3,
+            "params": jobs_pb2.JobParams(model=MODEL, prompt="Say hello."),
+            "idempotency_key": key,
+        }
+        if provider is not None:
+            values["provider_id"] = provider.id
+        request = jobs_pb2.SubmitJobRequest(**(values | changes))
+        return (await self.job_service.SubmitJob(request, metadata=renter.metadata)).job
+
+    async def job(self, job: jobs_pb2.Job) -> jobs_pb2.Job:
+        """The job as it is now, by the operator's eyes."""
+        request = jobs_pb2.GetJobRequest(job_id=job.job_id)
+        return (await self.job_service.GetJob(request, metadata=self.admin_metadata)).job
+
+    async def output(self, job: jobs_pb2.Job, who: Party) -> jobs_pb2.GetJobOutputResponse:
+        """The job's output."""
+        request = jobs_pb2.GetJobOutputRequest(job_id=job.job_id)
+        return await self.job_service.GetJobOutput(request, metadata=who.metadata)
+
+    async def cancel(self, job: jobs_pb2.Job, who: Party) -> jobs_pb2.Job:
+        """Cancels the job."""
+        request = jobs_pb2.CancelJobRequest(job_id=job.job_id)
+        return (await self.job_service.CancelJob(request, metadata=who.metadata)).job
+
+    async def wallet(self, renter: Party) -> tuple[int, int]:
+        """What a renter can spend, and what is held."""
+        answer = await self.renter_service.GetOwnRenter(
+            renters_pb2.GetOwnRenterRequest(), metadata=renter.metadata
+        )
+        return answer.renter.balance_halala, answer.renter.held_halala
+
+    async def earned(self, provider: Party) -> int:
+        """What a provider can withdraw."""
+        answer = await self.provider_service.GetOwnProvider(
+            providers_pb2.GetOwnProviderRequest(), metadata=provider.metadata
+        )
+        return answer.provider.earnings.claimable_halala
+
+    async def running_job(
+        self, renter: Party, provider: Party, daemon: Daemon, **changes: Any
+    ) -> tuple[jobs_pb2.Job, sessions_pb2.Lease]:
+        """A job that its daemon has started, and its lease."""
+        job = await self.submit(renter, provider, **changes)
+        lease = (await daemon.expect("job_offer")).lease
+        await daemon.start(lease)
+        await daemon.heard_nothing()
+        return job, lease
+
+    async def assert_money_adds_up(self) -> None:
+        """The ledger's own proof finds nothing wrong."""
+        proof = await self.ledger_service.ProveLedger(
+            ledger_pb2.ProveLedgerRequest(), metadata=self.admin_metadata
+        )
+        assert (proof.balanced, list(proof.discrepancies)) == (True, [])
+
+    def cut_streams(self) -> None:
+        """Every connection breaks."""
+        for call in self._streams:
+            call.cancel()
+
+
+@asynccontextmanager
+async def running(
+    url: str,
+    clock: ManualClock,
+    *,
+    admin_token: str | None = ADMIN_TOKEN,
+    sandbox_topup: bool = False,
+) -> AsyncIterator[Market]:
+    """A server on 127.0.0.1 until the block ends."""
+    server = Server(Config(url, "127.0.0.1:0", admin_token, sandbox_topup, None, "INFO"), clock)
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            market = Market(server, clock, channel)
+            try:
+                yield market
+            finally:
+                market.cut_streams()
+    finally:
+        await server.stop()
