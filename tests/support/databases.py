@@ -12,22 +12,40 @@ from pathlib import Path
 import psycopg
 
 from server.store.database import Database
+from server.store.models import MODELS
 
 KINDS = ("sqlite", "postgresql")
 
 
 class Postgres:
-    """A running PostgreSQL server; every test gets a database of its own."""
+    """A running PostgreSQL server."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
+        self._shared: str | None = None
 
     def new_database(self) -> str:
-        """Makes an empty database and returns its URL."""
+        """Makes a database without tables and returns its URL."""
         name = f"dcp_{secrets.token_hex(8)}"
         with psycopg.connect(self._uri, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}".encode())
         return self._uri.replace("/postgres?", f"/{name}?")
+
+    def empty_database(self) -> str:
+        """The URL of a database with all tables and no rows: one for all tests, emptied for each.
+
+        Making and migrating one takes a fifth of a second, which hundreds of tests cannot pay.
+        """
+        if self._shared is None:
+            self._shared = self.new_database()
+            database = Database(self._shared)
+            database.start()
+            database.stop()
+        tables = ", ".join(model._meta.table_name for model in MODELS)
+        with psycopg.connect(self._shared, autocommit=True) as connection:
+            connection.execute("SET lock_timeout = '10s'")
+            connection.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE".encode())
+        return self._shared
 
     def tune(self) -> None:
         """Trades safety after a power cut, which no test needs, for speed."""

@@ -1,0 +1,49 @@
+"""Fixtures that more than one program's tests use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import databases
+from tests.support.databases import Postgres
+from tests.support.manual_clock import ManualClock
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One real PostgreSQL server, started by the first test that needs it."""
+    with databases.running_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A SQLite file that does not exist yet."""
+    return databases.sqlite_url(tmp_path)
+
+
+@pytest.fixture(params=databases.KINDS)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database of each kind without rows: a SQLite file, and a database in a real PostgreSQL."""
+    if request.param == "sqlite":
+        return databases.sqlite_url(tmp_path)
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.empty_database()
+
+
+@pytest.fixture(params=databases.KINDS)
+def new_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database of each kind that was never started: without tables, and the test's own."""
+    if request.param == "sqlite":
+        return databases.sqlite_url(tmp_path)
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.new_database()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """A clock that stands until the test moves it."""
+    return ManualClock()

@@ -1,0 +1,133 @@
+"""Money through the whole server: the example of the contract, and every end that a job can have."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from dcp.v1 import jobs_pb2, sessions_pb2
+
+from tests.support.running_server import Market
+
+
+async def test_example_of_the_contract(any_market: Market) -> None:
+    market = any_market
+    provider, renter = await market.provider(), await market.renter(5000)
+    daemon = await market.daemon(provider)
+    job = await market.submit(renter, provider, duration_minutes=3)
+    assert (job.status, job.cost_halala) == (jobs_pb2.JOB_STATE_PENDING, 450)
+    assert await market.wallet(renter) == (4550, 450)
+
+    lease = (await daemon.expect("job_offer")).lease
+    await daemon.start(lease)
+    await daemon.output(lease, 1, b"hello")
+    market.clock.advance(75)
+    accepted = await daemon.finished(lease, seconds=75, last_output_seq=1)
+    assert accepted == sessions_pb2.RESULT_DISPOSITION_ACCEPTED
+
+    output = await market.output(job, renter)
+    assert output.response == "hello"
+    assert output.billing == jobs_pb2.Billing(
+        hold_halala=450,
+        actual_cost_halala=188,
+        refund_halala=262,
+        provider_halala=141,
+        platform_halala=47,
+        billed_seconds=75,
+        rate_halala_per_minute=150,
+    )
+    assert await market.wallet(renter) == (5000 - 188, 0)
+    assert await market.earned(provider) == 141
+    await market.assert_money_adds_up()
+
+
+@pytest.mark.parametrize(
+    ("daemon_seconds", "server_seconds", "billed"),
+    [(60, 75, 60), (75, 60, 60), (1e9, 10_000, 180), (0, 75, 0), (75, 75, 75)],
+)
+async def test_bill_is_for_the_least_of_daemon_server_and_limit(
+    market: Market, daemon_seconds: float, server_seconds: float, billed: float
+) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon)
+    market.clock.advance(server_seconds)
+    await daemon.finished(lease, seconds=daemon_seconds)
+    bill = (await market.job(job)).billing
+    assert bill.billed_seconds == billed
+    assert bill.actual_cost_halala == math.ceil(billed * 150 / 60)
+    await market.assert_money_adds_up()
+
+
+async def test_max_cost_is_never_exceeded(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job = await market.submit(renter, provider, max_cost_halala=100)
+    assert job.cost_halala == 100
+    offer = await daemon.expect("job_offer")
+    assert offer.run_limit.ToMilliseconds() == 40_000
+    await daemon.start(offer.lease)
+    await daemon.heard_nothing()
+    market.clock.advance(180)
+    await daemon.finished(offer.lease, seconds=180)
+    assert (await market.job(job)).billing.actual_cost_halala == 100
+    await market.assert_money_adds_up()
+
+
+@pytest.mark.parametrize("slower", [False, True])
+async def test_job_with_a_failure_of_the_provider_costs_nothing(market: Market, slower: bool) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon)
+    market.clock.advance(60)
+    await daemon.finished(
+        lease,
+        outcome=sessions_pb2.RUN_OUTCOME_FAILED,
+        seconds=60,
+        failure_reason=jobs_pb2.FAILURE_REASON_ENGINE_FAILED if slower else 0,
+    )
+    ended = await market.job(job)
+    assert ended.status == jobs_pb2.JOB_STATE_FAILED
+    assert ended.failure_reason == jobs_pb2.FAILURE_REASON_ENGINE_FAILED
+    assert ended.billing.actual_cost_halala == 0
+    assert await market.wallet(renter) == (5000, 0)
+    await market.assert_money_adds_up()
+
+
+async def test_job_stopped_by_its_own_limit_is_charged(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon)
+    market.clock.advance(180)
+    await daemon.finished(
+        lease,
+        outcome=sessions_pb2.RUN_OUTCOME_FAILED,
+        seconds=180,
+        failure_reason=jobs_pb2.FAILURE_REASON_DURATION_LIMIT,
+    )
+    assert (await market.job(job)).billing.actual_cost_halala == 450
+    assert await market.earned(provider) == 338
+    await market.assert_money_adds_up()
+
+
+async def test_daemon_that_cancels_by_itself_earns_nothing(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon)
+    market.clock.advance(60)
+    await daemon.finished(lease, outcome=sessions_pb2.RUN_OUTCOME_CANCELLED, seconds=60)
+    ended = await market.job(job)
+    assert (ended.status, ended.billing.actual_cost_halala) == (jobs_pb2.JOB_STATE_FAILED, 0)
+    assert await market.wallet(renter) == (5000, 0)
+    await market.assert_money_adds_up()
+
+
+async def test_second_job_is_placed_after_the_first_has_ended(market: Market) -> None:
+    """The one slot is free again, for a job that names no provider too."""
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    _, lease = await market.running_job(renter, provider, daemon)
+    await daemon.finished(lease)
+    await market.submit(renter)
+    await market.tick()
+    await daemon.expect("job_offer")

@@ -1,0 +1,14 @@
+"""What the store's tests share: parties, jobs and leases as rows."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.store.database import Database
+from tests.server.store.rows import Rows
+
+
+@pytest.fixture
+def rows(database: Database) -> Rows:
+    """Makes rows in the test's database."""
+    return Rows(database)

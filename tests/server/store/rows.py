@@ -1,0 +1,107 @@
+"""Rows for the store's tests, made by the store's own functions."""
+
+from __future__ import annotations
+
+import itertools
+
+from server.domain import ledger as rules
+from server.domain.jobs import Job, JobRequest, JobType
+from server.domain.leases import Lease, LeaseRef, LeaseState
+from server.domain.ledger import EXTERNAL, Transfer, TransferKind
+from server.domain.placement import Candidate, Model
+from server.store import accounts, jobs, ledger
+from server.store.database import Database
+
+SECRET = b"s" * 16
+NOW_MS = 1_800_000_000_000
+SESSION_EPOCH = 1
+CANDIDATE = Candidate(1, 10, frozenset(JobType), (Model("m"),), "NVIDIA RTX 4090", 24576)
+
+
+class Rows:
+    """Each function is one write transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._numbers = itertools.count(1)
+
+    async def provider(self) -> int:
+        """A provider with its first session."""
+        email = f"p{next(self._numbers)}@example.com"
+
+        def make() -> int:
+            provider_id = accounts.create_provider(
+                name="P", email=email, email_key=email, gpu_model="", os="", phone="", now_ms=NOW_MS
+            )
+            accounts.open_session(provider_id, JobType)
+            return provider_id
+
+        return await self._database.run(make)
+
+    async def renter(self, halala: int = 0) -> int:
+        """A renter with money."""
+        email = f"r{next(self._numbers)}@example.com"
+
+        def make() -> int:
+            renter_id = accounts.create_renter(
+                name="R", email=email, email_key=email, organization="", phone="", now_ms=NOW_MS
+            )
+            if halala:
+                wallet = rules.renter(renter_id)
+                ledger.apply([Transfer(TransferKind.CREDIT, EXTERNAL, wallet, halala)], NOW_MS)
+            return renter_id
+
+        return await self._database.run(make)
+
+    async def job(
+        self, renter_id: int, *, priority: int = 2, now_ms: int = NOW_MS, request: JobRequest | None = None
+    ) -> str:
+        """A queued job without its hold."""
+        job_id = f"job-{next(self._numbers):04}"
+        wanted = request or JobRequest(JobType.BENCHMARK, 60_000, priority=priority)
+        await self._database.run(
+            lambda: jobs.insert(
+                job_id,
+                renter_id,
+                wanted,
+                rate_halala_per_minute=100,
+                hold_halala=100,
+                limit_ms=60_000,
+                now_ms=now_ms,
+            )
+        )
+        return job_id
+
+    async def held_job(self, renter_id: int, halala: int = 100) -> str:
+        """A queued job with its hold."""
+        job_id = await self.job(renter_id)
+        await self._database.run(lambda: ledger.open_hold(job_id, renter_id, halala, NOW_MS))
+        return job_id
+
+    async def get(self, job_id: str) -> Job:
+        """The job as stored."""
+        job = await self._database.read(lambda: jobs.get(job_id))
+        assert job is not None
+        return job
+
+    async def lease(self, ref: LeaseRef) -> Lease:
+        """The lease as stored."""
+        lease = await self._database.read(lambda: jobs.lease(ref.job_id, ref.lease_epoch))
+        assert lease is not None
+        return lease
+
+    async def leased(self, provider_id: int, job_id: str, state: LeaseState) -> LeaseRef:
+        """The job, leased to the provider's session 1 and moved on to a state."""
+
+        def make() -> LeaseRef:
+            job = jobs.get(job_id)
+            assert job is not None
+            offer = jobs.offer(job, provider_id, SESSION_EPOCH, SECRET, NOW_MS)
+            assert offer is not None
+            if state is not LeaseState.OFFERED:
+                assert jobs.accept(offer.lease, provider_id, SESSION_EPOCH, NOW_MS)
+            if state is LeaseState.RUNNING:
+                assert jobs.start(offer.lease, provider_id, SESSION_EPOCH, NOW_MS)
+            return offer.lease
+
+        return await self._database.run(make)

@@ -1,0 +1,292 @@
+"""Jobs and leases as rows: every write is guarded by what the sender knew; stale ones change nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import peewee
+import pytest
+
+from server.domain.jobs import Job, JobEvent, JobRequest, JobState, JobType
+from server.domain.leases import Lease, LeaseOutcome, LeaseRef, LeaseState, Stream
+from server.domain.ledger import make_bill
+from server.domain.placement import Model
+from server.store import jobs
+from server.store.database import Database
+from server.store.models import Lease as LeaseRow
+from tests.server.store.rows import CANDIDATE, NOW_MS, SECRET, SESSION_EPOCH, Rows
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Who sends a message about a lease, and what it says the lease is."""
+
+    ref: LeaseRef
+    provider_id: int
+    session_epoch: int
+
+
+STALE: dict[str, Callable[[Sender], Sender]] = {
+    "older epoch": lambda s: replace(s, ref=replace(s.ref, lease_epoch=0)),
+    "newer epoch": lambda s: replace(s, ref=replace(s.ref, lease_epoch=2)),
+    "another job": lambda s: replace(s, ref=replace(s.ref, job_id="job-unknown")),
+    "wrong secret": lambda s: replace(s, ref=replace(s.ref, secret=b"x" * 16)),
+    "empty secret": lambda s: replace(s, ref=replace(s.ref, secret=b"")),
+    "another provider": lambda s: replace(s, provider_id=s.provider_id + 1),
+    "older session": lambda s: replace(s, session_epoch=0),
+    "newer session": lambda s: replace(s, session_epoch=2),
+}
+
+
+def accept(s: Sender) -> bool:
+    return jobs.accept(s.ref, s.provider_id, s.session_epoch, NOW_MS)
+
+
+def start(s: Sender) -> bool:
+    return jobs.start(s.ref, s.provider_id, s.session_epoch, NOW_MS)
+
+
+def output(s: Sender) -> bool:
+    return jobs.store_chunk(s.ref, s.provider_id, s.session_epoch, Stream.OUTPUT, 1, b"x")
+
+
+def log(s: Sender) -> bool:
+    return jobs.store_chunk(s.ref, s.provider_id, s.session_epoch, Stream.LOG, 1, b"x")
+
+
+WRITES: list[tuple[Callable[[Sender], bool], LeaseState]] = [
+    (accept, LeaseState.OFFERED),
+    (start, LeaseState.ACCEPTED),
+    (output, LeaseState.RUNNING),
+    (log, LeaseState.RUNNING),
+]
+
+
+async def everything(database: Database, job_id: str) -> tuple[Job | None, Lease | None, bytes]:
+    return await database.read(
+        lambda: (jobs.get(job_id), jobs.lease(job_id, 1), jobs.read_stream(job_id, 1, Stream.OUTPUT))
+    )
+
+
+@pytest.mark.parametrize(("write", "state"), WRITES)
+@pytest.mark.parametrize("staleness", STALE)
+async def test_stale_lease_changes_nothing(
+    database: Database,
+    rows: Rows,
+    write: Callable[[Sender], bool],
+    state: LeaseState,
+    staleness: str,
+) -> None:
+    provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
+    ref = await rows.leased(provider_id, job_id, state)
+    before = await everything(database, job_id)
+    good = Sender(ref, provider_id, SESSION_EPOCH)
+    assert not await database.run(lambda: write(STALE[staleness](good)))
+    assert await everything(database, job_id) == before
+    assert await database.run(lambda: write(good))
+
+
+@pytest.mark.parametrize(
+    ("write", "state"),
+    [
+        (write, state)
+        for write, right in WRITES
+        for state in (LeaseState.OFFERED, LeaseState.ACCEPTED, LeaseState.RUNNING)
+        if state is not right and not (write in (log, output) and state is LeaseState.ACCEPTED)
+    ],
+)
+async def test_message_in_another_state_changes_nothing(
+    database: Database, rows: Rows, write: Callable[[Sender], bool], state: LeaseState
+) -> None:
+    provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
+    ref = await rows.leased(provider_id, job_id, state)
+    before = await everything(database, job_id)
+    assert not await database.run(lambda: write(Sender(ref, provider_id, SESSION_EPOCH)))
+    assert await everything(database, job_id) == before
+
+
+@pytest.mark.parametrize("write", [write for write, _ in WRITES])
+async def test_ended_lease_changes_nothing(
+    database: Database, rows: Rows, write: Callable[[Sender], bool]
+) -> None:
+    provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
+    ref = await rows.leased(provider_id, job_id, LeaseState.RUNNING)
+    lease = await rows.lease(ref)
+    assert await database.run(lambda: jobs.end_lease(lease, LeaseOutcome.LOST, NOW_MS))
+    before = await everything(database, job_id)
+    assert not await database.run(lambda: write(Sender(ref, provider_id, SESSION_EPOCH)))
+    assert not await database.run(lambda: jobs.end_lease(lease, LeaseOutcome.SUCCEEDED, NOW_MS))
+    assert await everything(database, job_id) == before
+
+
+async def test_restamped_lease_listens_to_the_newer_session_only(database: Database, rows: Rows) -> None:
+    provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
+    ref = await rows.leased(provider_id, job_id, LeaseState.ACCEPTED)
+    lease = await rows.lease(ref)
+    await database.run(lambda: jobs.restamp(lease, 2))
+    assert not await database.run(lambda: start(Sender(ref, provider_id, 1)))
+    assert await database.run(lambda: start(Sender(ref, provider_id, 2)))
+
+
+async def test_chunk_is_stored_once_and_in_order(database: Database, rows: Rows) -> None:
+    provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
+    ref = await rows.leased(provider_id, job_id, LeaseState.RUNNING)
+
+    def store(seq: int, data: bytes) -> bool:
+        return jobs.store_chunk(ref, provider_id, SESSION_EPOCH, Stream.OUTPUT, seq, data)
+
+    sent = [(2, b"early"), (1, b"one"), (1, b"again"), (3, b"gap"), (2, b"two"), (0, b"zero"), (3, b"three")]
+    stored = [await database.run(lambda s=seq, d=data: store(s, d)) for seq, data in sent]
+    assert stored == [False, True, False, False, True, False, True]
+    assert await database.read(lambda: jobs.read_stream(job_id, 1, Stream.OUTPUT)) == b"onetwothree"
+    assert (await rows.lease(ref)).output_through_seq == 3
+    assert (await rows.get(job_id)).output_bytes == 11
+
+
+async def test_same_chunk_at_once_is_stored_once(database: Database, rows: Rows) -> None:
+    provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
+    ref = await rows.leased(provider_id, job_id, LeaseState.RUNNING)
+    stored = await asyncio.gather(
+        *(database.run(lambda: output(Sender(ref, provider_id, SESSION_EPOCH))) for _ in range(8))
+    )
+    assert sum(stored) == 1
+    assert (await rows.get(job_id)).output_bytes == 1
+
+
+async def test_log_and_output_count_on_their_own(database: Database, rows: Rows) -> None:
+    provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
+    ref = await rows.leased(provider_id, job_id, LeaseState.RUNNING)
+    good = Sender(ref, provider_id, SESSION_EPOCH)
+    assert await database.run(lambda: log(good))
+    assert await database.run(lambda: output(good))
+    lease = await rows.lease(ref)
+    assert (lease.output_through_seq, lease.log_through_seq) == (1, 1)
+    assert (await rows.get(job_id)).output_bytes == 1
+
+
+async def test_queue_is_by_priority_then_age(database: Database, rows: Rows) -> None:
+    renter_id = await rows.renter()
+    second = await rows.job(renter_id, priority=2, now_ms=NOW_MS)
+    last = await rows.job(renter_id, priority=1, now_ms=NOW_MS - 1000)
+    third = await rows.job(renter_id, priority=2, now_ms=NOW_MS + 1)
+    first = await rows.job(renter_id, priority=10, now_ms=NOW_MS + 1000)
+    queued = await database.run(lambda: jobs.next_queued(CANDIDATE, 10, 0))
+    assert [job.job_id for job in queued] == [first, second, third, last]
+    assert [job.job_id for job in await database.run(lambda: jobs.next_queued(CANDIDATE, 2, 0))] == [
+        first,
+        second,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("request_", "suits"),
+    [
+        (JobRequest(JobType.BENCHMARK, 60_000), True),
+        (JobRequest(JobType.LLM_INFERENCE, 60_000, model="m"), True),
+        (JobRequest(JobType.LLM_INFERENCE, 60_000, model="other"), False),
+        (JobRequest(JobType.TRAINING, 60_000), False),
+        (JobRequest(JobType.BENCHMARK, 60_000, gpu_model="rtx 40"), True),
+        (JobRequest(JobType.BENCHMARK, 60_000, gpu_model="H100"), False),
+        (JobRequest(JobType.BENCHMARK, 60_000, min_vram_mib=24576), True),
+        (JobRequest(JobType.BENCHMARK, 60_000, min_vram_mib=24577), False),
+    ],
+)
+async def test_queue_offers_what_the_provider_can_run(
+    database: Database, rows: Rows, request_: JobRequest, suits: bool
+) -> None:
+    await rows.job(await rows.renter(), request=request_)
+    able = replace(
+        CANDIDATE, job_types=frozenset({JobType.BENCHMARK, JobType.LLM_INFERENCE}), models=(Model("m"),)
+    )
+    assert bool(await database.run(lambda: jobs.next_queued(able, 10, 0))) is suits
+
+
+async def test_queue_without_models_or_types_is_empty(database: Database, rows: Rows) -> None:
+    await rows.job(await rows.renter(), request=JobRequest(JobType.LLM_INFERENCE, 60_000, model="m"))
+    for bare in (replace(CANDIDATE, models=()), replace(CANDIDATE, job_types=frozenset())):
+        assert await database.run(lambda bare=bare: jobs.next_queued(bare, 10, 0)) == []
+
+
+async def test_job_that_names_a_provider_waits_for_it(database: Database, rows: Rows) -> None:
+    one, two = await rows.provider(), await rows.provider()
+    await rows.job(await rows.renter(), request=JobRequest(JobType.BENCHMARK, 60_000, provider_id=two))
+    assert not await database.run(lambda: jobs.next_queued(replace(CANDIDATE, provider_id=one), 10, 0))
+    assert await database.run(lambda: jobs.next_queued(replace(CANDIDATE, provider_id=two), 10, 0))
+
+
+async def test_concurrent_offers_of_one_job_succeed_once(database: Database, rows: Rows) -> None:
+    provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
+    job = await rows.get(job_id)
+    offers = await asyncio.gather(
+        *(database.run(lambda: jobs.offer(job, provider_id, SESSION_EPOCH, SECRET, NOW_MS)) for _ in range(8))
+    )
+    assert sum(offer is not None for offer in offers) == 1
+
+
+async def test_job_has_one_live_lease(database: Database, rows: Rows) -> None:
+    provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
+    await rows.leased(provider_id, job_id, LeaseState.OFFERED)
+
+    def second() -> None:
+        LeaseRow.insert(
+            job_id=job_id,
+            lease_epoch=2,
+            provider_id=provider_id,
+            session_epoch=1,
+            secret_sha256=b"",
+            state="offered",
+            offered_ms=NOW_MS,
+        ).execute()
+
+    with pytest.raises(peewee.IntegrityError):
+        await database.run(second)
+
+
+@pytest.mark.parametrize("event", [JobEvent.COMPLETE, JobEvent.FAIL, JobEvent.CANCEL])
+@pytest.mark.parametrize("later", [JobEvent.COMPLETE, JobEvent.FAIL, JobEvent.CANCEL, JobEvent.REQUEUE])
+async def test_final_state_never_changes(
+    database: Database, rows: Rows, event: JobEvent, later: JobEvent
+) -> None:
+    provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
+    await rows.leased(provider_id, job_id, LeaseState.RUNNING)
+    as_read = await rows.get(job_id)
+    bill = make_bill(100, 100, 30_000)
+    assert await database.run(lambda: jobs.finish(as_read, event, bill, NOW_MS))
+    ended = await rows.get(job_id)
+    if later is JobEvent.REQUEUE:
+        assert not await database.run(lambda: jobs.requeue(as_read))
+    else:
+        assert not await database.run(lambda: jobs.finish(as_read, later, bill, NOW_MS + 1))
+        assert not await database.run(lambda: jobs.finish(ended, later, bill, NOW_MS + 1))
+    assert await rows.get(job_id) == ended
+
+
+async def test_job_that_moved_on_is_not_finished_by_what_was_read_before(
+    database: Database, rows: Rows
+) -> None:
+    """A job read under lease 1 and requeued and offered since: the old reading ends nothing."""
+    provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
+    ref = await rows.leased(provider_id, job_id, LeaseState.RUNNING)
+    as_read, lease = await rows.get(job_id), await rows.lease(ref)
+    await database.run(lambda: jobs.end_lease(lease, LeaseOutcome.LOST, NOW_MS))
+    assert await database.run(lambda: jobs.requeue(as_read))
+    await rows.leased(provider_id, job_id, LeaseState.RUNNING)
+    now = await rows.get(job_id)
+    assert not await database.run(
+        lambda: jobs.finish(as_read, JobEvent.COMPLETE, make_bill(100, 100, 1), NOW_MS)
+    )
+    assert await rows.get(job_id) == now
+    assert (now.state, now.lease_epoch, now.attempt) == (JobState.RUNNING, 2, 2)
+
+
+async def test_requeue_throws_away_what_the_attempt_wrote(database: Database, rows: Rows) -> None:
+    provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
+    ref = await rows.leased(provider_id, job_id, LeaseState.RUNNING)
+    await database.run(lambda: output(Sender(ref, provider_id, SESSION_EPOCH)))
+    job = await rows.get(job_id)
+    assert await database.run(lambda: jobs.requeue(job))
+    job = await rows.get(job_id)
+    assert (job.state, job.provider_id, job.output_bytes) == (JobState.QUEUED, None, 0)
+    assert job.started_ms is None

@@ -1,0 +1,161 @@
+"""The ledger as rows: conditional debits, holds that resolve once, transfers that never change."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from server.domain import ledger as rules
+from server.domain.errors import DomainError, Reason
+from server.domain.ledger import EXTERNAL, MAX_BALANCE_HALALA, Transfer, TransferKind
+from server.store import jobs, ledger
+from server.store.database import Database
+from server.store.models import Account, Hold
+from server.store.models import Transfer as TransferRow
+from tests.server.store.rows import NOW_MS, Rows
+
+
+async def test_fifty_concurrent_holds_take_no_more_than_the_wallet_has(
+    database: Database, rows: Rows
+) -> None:
+    renter_id = await rows.renter(1999)
+    job_ids = [await rows.job(renter_id) for _ in range(50)]
+    outcomes = await asyncio.gather(
+        *(
+            database.run(lambda job_id=job_id: ledger.open_hold(job_id, renter_id, 100, NOW_MS))
+            for job_id in job_ids
+        ),
+        return_exceptions=True,
+    )
+    refused = [outcome for outcome in outcomes if outcome is not None]
+    assert len(refused) == 50 - 19
+    for error in refused:
+        assert isinstance(error, DomainError)
+        assert error.reason is Reason.INSUFFICIENT_BALANCE
+        assert error.facts == {"balance_halala": 99, "required_halala": 100, "shortfall_halala": 1}
+    proof = await database.read(ledger.prove)
+    assert (proof.discrepancies, proof.open_holds, proof.open_holds_halala) == ((), 19, 1900)
+    assert await database.read(lambda: ledger.balance(rules.renter(renter_id))) == 99
+
+
+async def test_hold_and_settlement_of_one_wallet_at_once_both_happen(database: Database, rows: Rows) -> None:
+    """They lock the same two accounts in opposite order; PostgreSQL's deadlock is tried again."""
+    renter_id = await rows.renter(10_000)
+    held = [await rows.held_job(renter_id) for _ in range(10)]
+    fresh = [await rows.job(renter_id) for _ in range(10)]
+
+    def settle(job_id: str) -> None:
+        ledger.resolve_hold(job_id, 0, NOW_MS)
+        bill = rules.make_bill(100, 100, 0)
+        ledger.apply(rules.settlement(bill, renter_id, None, job_id), NOW_MS)
+
+    work = [
+        *(lambda job_id=job_id: settle(job_id) for job_id in held),
+        *(lambda job_id=job_id: ledger.open_hold(job_id, renter_id, 100, NOW_MS) for job_id in fresh),
+    ]
+    await asyncio.gather(*(database.run(one) for one in work))
+    assert await database.read(lambda: ledger.balance(rules.renter(renter_id))) == 9000
+    assert await database.read(lambda: ledger.balance(rules.held(renter_id))) == 1000
+
+
+@pytest.mark.parametrize(("first", "second"), [(60, 60), (60, 0), (0, 60), (0, 0)])
+async def test_hold_resolves_once(database: Database, rows: Rows, first: int, second: int) -> None:
+    job_id = await rows.held_job(await rows.renter(100))
+    await database.run(lambda: ledger.resolve_hold(job_id, first, NOW_MS))
+    with pytest.raises(DomainError) as caught:
+        await database.run(lambda: ledger.resolve_hold(job_id, second, NOW_MS))
+    assert caught.value.reason is Reason.HOLD_ALREADY_RESOLVED
+    stored = await database.read(lambda: Hold.get_by_id(job_id).charge_halala)
+    assert stored == first
+
+
+async def test_concurrent_resolutions_of_one_hold_succeed_once(database: Database, rows: Rows) -> None:
+    job_id = await rows.held_job(await rows.renter(100))
+    outcomes = await asyncio.gather(
+        *(database.run(lambda: ledger.resolve_hold(job_id, 50, NOW_MS)) for _ in range(10)),
+        return_exceptions=True,
+    )
+    assert sum(outcome is None for outcome in outcomes) == 1
+
+
+async def test_failed_hold_leaves_nothing_behind(database: Database, rows: Rows) -> None:
+    renter_id = await rows.renter(99)
+    with pytest.raises(DomainError):
+        await rows.held_job(renter_id, 100)
+    proof = await database.read(ledger.prove)
+    assert (proof.transfers, proof.open_holds, proof.discrepancies) == (1, 0, ())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE transfer SET amount_halala = amount_halala + 1",
+        "UPDATE transfer SET job_id = NULL",
+        "DELETE FROM transfer",
+    ],
+)
+async def test_database_itself_refuses_to_change_a_transfer(
+    database: Database, rows: Rows, change: str
+) -> None:
+    await rows.held_job(await rows.renter(100))
+    with pytest.raises(Exception, match="transfers are immutable"):
+        await database.run(lambda: database.peewee.execute_sql(change))
+    assert (await database.read(ledger.prove)).discrepancies == ()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "UPDATE account SET balance_halala = -1 WHERE kind = 'renter'",
+        "UPDATE hold SET charge_halala = amount_halala + 1",
+        "UPDATE hold SET amount_halala = 0",
+        "UPDATE job SET state = 'nowhere'",
+        "INSERT INTO transfer (kind, debit_account_id, credit_account_id, amount_halala, created_ms) "
+        "VALUES ('credit', 1, 1, 5, 0)",
+        "INSERT INTO transfer (kind, debit_account_id, credit_account_id, amount_halala, created_ms) "
+        "VALUES ('credit', 1, 2, -5, 0)",
+    ],
+)
+async def test_database_itself_refuses_impossible_money(database: Database, rows: Rows, bad: str) -> None:
+    await rows.held_job(await rows.renter(100))
+    with pytest.raises(Exception, match=r"(?i)constraint"):
+        await database.run(lambda: database.peewee.execute_sql(bad))
+
+
+async def test_account_never_holds_more_than_its_limit(database: Database, rows: Rows) -> None:
+    renter_id = await rows.renter(1)
+    too_much = Transfer(TransferKind.CREDIT, EXTERNAL, rules.renter(renter_id), MAX_BALANCE_HALALA)
+    with pytest.raises(DomainError) as caught:
+        await database.run(lambda: ledger.apply([too_much], NOW_MS))
+    assert caught.value.reason is Reason.AMOUNT_TOO_LARGE
+    assert await database.read(lambda: ledger.balance(rules.renter(renter_id))) == 1
+    assert (await database.read(ledger.prove)).discrepancies == ()
+
+
+@pytest.mark.parametrize(
+    ("tamper", "told"),
+    [
+        (
+            lambda: Account.update(balance_halala=7).where(Account.kind == "renter").execute(),
+            "stored as 7 halala",
+        ),
+        (lambda: Hold.update(amount_halala=99).execute(), "100 halala of it remain"),
+        (lambda: Hold.update(state="voided", charge_halala=0).execute(), "remain"),
+        (
+            lambda: TransferRow.insert(
+                kind="fee", debit_account_id=2, credit_account_id=1, amount_halala=5, created_ms=0
+            ).execute(),
+            "replays to",
+        ),
+        (lambda: jobs.db.Job.update(state="completed").execute(), "though its job is"),
+    ],
+)
+async def test_proof_finds_what_was_tampered_with(
+    database: Database, rows: Rows, tamper: object, told: str
+) -> None:
+    await rows.held_job(await rows.renter(1000))
+    assert (await database.read(ledger.prove)).discrepancies == ()
+    assert callable(tamper)
+    await database.run(tamper)
+    assert told in " | ".join((await database.read(ledger.prove)).discrepancies)
