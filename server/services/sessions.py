@@ -289,10 +289,12 @@ class Session:
             await self._owner.dispatch.fill(self._provider_id)
 
     async def _capacity(self, capacity: Capacity) -> None:
-        await self._run(lambda: accounts.replace_models(self._provider_id, capacity.models))
-        if self._presence is not None:
-            self._presence.slots = capacity.slots
-            self._presence.models = capacity.models
+        presence = self._presence
+        assert presence is not None, "the half lets nothing through before Hello"
+        if capacity.models != presence.models:
+            await self._run(lambda: accounts.replace_models(self._provider_id, capacity.models))
+        presence.slots = capacity.slots
+        presence.models = capacity.models
         await self._owner.dispatch.fill(self._provider_id)
 
     async def _drain(self) -> None:

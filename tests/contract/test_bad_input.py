@@ -47,7 +47,7 @@ def snapshot(market: Market) -> dict[str, Any]:
 def test_bad_registration(market: Market, body: object, code: str, field: str | None) -> None:
     before = snapshot(market)
     content = {"content": body} if isinstance(body, bytes) else {"json": body}
-    response = market.http.post("/api/renters/register", **content)  # type: ignore[arg-type]
+    response = market.http.post("/api/renters/register", **content)
     assert response.status_code == 400
     assert response.json()["code"] == code
     assert response.json().get("field") == field

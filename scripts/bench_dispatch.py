@@ -1,0 +1,151 @@
+"""From a JSON submit to the daemon's start, and to the result read back, with a no-op engine.
+
+Server, gateway and daemon are real processes; jobs are durable and carry their hold. The start is
+noted by the engine on CLOCK_MONOTONIC, which all processes of a Linux machine share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import orjson
+
+from scripts.bench_engine import read_starts
+from scripts.bench_figures import Figure, Target, latencies
+from scripts.bench_http import Client
+from scripts.bench_market import MODEL, Market, open_market
+from scripts.bench_processes import BenchError, say
+
+IN_FLIGHT = 16
+JOB_SECONDS = 30.0
+REST_SECONDS = 0.02
+WARM_UP_JOBS = 20
+# Reading back polls as fast as it can at rest; with many in flight the polls would be the load.
+POLL_SECONDS = 0.001
+POLL_BUSY_SECONDS = 0.005
+JOB = orjson.dumps(
+    {
+        "job_type": "llm-inference",
+        "duration_minutes": 0.1,
+        "params": {"model": MODEL, "prompt": "nothing", "max_tokens": 1},
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One job; times by the monotonic clock, in seconds."""
+
+    job_id: str
+    sent: float
+    answered: float
+    read_back: float
+
+
+def run(job_count: int) -> list[Figure]:
+    """Measures, and returns the figures. Raises BenchError."""
+    with open_market() as market:
+        market.start_gateway()
+        return asyncio.run(_run(market, job_count))
+
+
+async def _run(market: Market, job_count: int) -> list[Figure]:
+    await market.start_daemon()
+    key = (await market.new_renter()).api_key
+    await at_rest(market, key, WARM_UP_JOBS)
+    say(f"{job_count} jobs one after the other")
+    rest = await at_rest(market, key, job_count)
+    say(f"{job_count} jobs, {IN_FLIGHT} in flight")
+    programs = (market.server, market.gateway, market.daemon)
+    before = [program.cpu_seconds for program in programs]
+    begun = time.monotonic()
+    busy = await _in_flight(market, key, job_count)
+    seconds = time.monotonic() - begun
+    cpu_seconds = [p.cpu_seconds - b for p, b in zip(programs, before, strict=True)]
+    await _check(market, WARM_UP_JOBS + 2 * job_count)
+    figures = [
+        *_rest_figures(market, rest),
+        Figure(f"jobs/s, {IN_FLIGHT} in flight, to the result read back", job_count / seconds, "jobs/s"),
+        *latencies(f"submit to started, {IN_FLIGHT} in flight", to_started(market, busy)),
+    ]
+    for program, used in zip(programs, cpu_seconds, strict=True):
+        figures.append(Figure(f"CPU of {program.name}, a job", used / job_count * 1e6, "us/job"))
+    return [*figures, Figure("CPU of all three programs", sum(cpu_seconds), "s")]
+
+
+async def at_rest(market: Market, key: str, count: int) -> list[Ran]:
+    """Jobs one after the other, with a rest between."""
+    ran = []
+    async with Client(market.gateway_address) as client:
+        for _ in range(count):
+            ran.append(await _job(client, key, POLL_SECONDS))
+            await asyncio.sleep(REST_SECONDS)
+    return ran
+
+
+def to_started(market: Market, ran: list[Ran]) -> list[float]:
+    """Seconds from the POST to the start at the daemon. Raises BenchError for a job that never started."""
+    begun = read_starts(market.starts)
+    missing = [job.job_id for job in ran if job.job_id not in begun]
+    if missing:
+        raise BenchError(f"the daemon never began {missing[0]} and {len(missing) - 1} others")
+    return [begun[job.job_id] - job.sent for job in ran]
+
+
+def _rest_figures(market: Market, ran: list[Ran]) -> list[Figure]:
+    return [
+        *latencies(
+            "submit to started, at rest", to_started(market, ran), mark_p50=Target(5), goal_p50=Target(1.3)
+        ),
+        *latencies("submit to its answer, at rest", [job.answered - job.sent for job in ran]),
+        *latencies("submit to result read back, at rest", [job.read_back - job.sent for job in ran]),
+    ]
+
+
+async def _in_flight(market: Market, key: str, count: int) -> list[Ran]:
+    left = iter(range(count))
+    ran: list[Ran] = []
+
+    async def work() -> None:
+        async with Client(market.gateway_address) as client:
+            for _ in left:
+                ran.append(await _job(client, key, POLL_BUSY_SECONDS))
+
+    await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
+    return ran
+
+
+async def _job(client: Client, key: str, poll_seconds: float) -> Ran:
+    """Submits one job and reads its result back."""
+    headers = {"x-renter-key": key}
+    sent = time.monotonic()
+    status, answer = await client.request("POST", "/api/jobs/submit", headers, JOB)
+    answered = time.monotonic()
+    if status != 201:
+        raise BenchError(f"submit answered {status}: {answer[:300]!r}")
+    job_id = orjson.loads(answer)["job"]["job_id"]
+    while time.monotonic() < sent + JOB_SECONDS:
+        status, answer = await client.request("GET", f"/api/jobs/{job_id}/output", headers)
+        if status == 200:
+            if orjson.loads(answer)["response"] != "done":
+                raise BenchError(f"{job_id} has a wrong output: {answer[:300]!r}")
+            return Ran(job_id, sent, answered, time.monotonic())
+        if status != 202:
+            raise BenchError(f"the output of {job_id} answered {status}: {answer[:300]!r}")
+        await asyncio.sleep(poll_seconds)
+    raise BenchError(f"{job_id} had no result after {JOB_SECONDS:.0f} s")
+
+
+async def _check(market: Market, job_count: int) -> None:
+    """All jobs completed and every halala is accounted for, or the figures mean nothing."""
+    proof = await market.proof()
+    if not proof["balanced"] or proof["open_holds"]:
+        raise BenchError(f"the ledger does not balance: {proof}")
+    dashboard = await market.call(
+        "GET", "/api/admin/dashboard", headers={"x-admin-token": market.admin_token}
+    )
+    if dashboard["jobs_by_state"].get("completed") != job_count:
+        raise BenchError(f"not all {job_count} jobs completed: {dashboard['jobs_by_state']}")
+    say(f"all {job_count} jobs completed; the ledger balances over {proof['transfers']:,} transfers")

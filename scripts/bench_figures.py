@@ -1,0 +1,115 @@
+"""The benchmarks' figures: percentiles, what each figure is measured against, and the closing table.
+
+It starts nothing and knows no program.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+NOT_MEASURED = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a figure is held against: at least, or at most, so much."""
+
+    limit: float
+    at_least: bool = False
+
+    def met(self, value: float) -> bool:
+        """Whether the value is good enough."""
+        return value >= self.limit if self.at_least else value <= self.limit
+
+    def __str__(self) -> str:
+        return f"{'>=' if self.at_least else '<='} {_number(self.limit)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured value. ``mark`` is the first mark, ``goal`` what the project aims at."""
+
+    name: str
+    value: float
+    unit: str
+    mark: Target | None = None
+    goal: Target | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """The figure for ``--json``."""
+        return {
+            "name": self.name,
+            "value": self.value,
+            "unit": self.unit,
+            "mark": str(self.mark) if self.mark else None,
+            "mark_met": self.mark.met(self.value) if self.mark else None,
+            "goal": str(self.goal) if self.goal else None,
+            "goal_met": self.goal.met(self.value) if self.goal else None,
+        }
+
+
+def percentile(values: Iterable[float], percent: float) -> float:
+    """The nearest-rank percentile; NaN of nothing."""
+    ordered = sorted(values)
+    if not ordered:
+        return math.nan
+    return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
+
+
+def latencies(
+    name: str,
+    seconds: Sequence[float],
+    *,
+    mark_p50: Target | None = None,
+    goal_p50: Target | None = None,
+    goal_p99: Target | None = None,
+) -> list[Figure]:
+    """p50 and p99 of durations in seconds, as figures in milliseconds."""
+    return [
+        Figure(f"{name}, p50", percentile(seconds, 50) * 1000, "ms", mark_p50, goal_p50),
+        Figure(f"{name}, p99", percentile(seconds, 99) * 1000, "ms", None, goal_p99),
+    ]
+
+
+def table(title: str, figures: Sequence[Figure]) -> str:
+    """The figures as aligned text, each beside its mark and its goal."""
+    head = (title, "value", "unit", "mark", "met", "goal", "met")
+    rows = [head, *(_row(figure) for figure in figures)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column == 1 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    lines.insert(1, "-" * len(lines[0]))
+    return "\n".join(lines)
+
+
+def _row(figure: Figure) -> tuple[str, ...]:
+    return (
+        figure.name,
+        _number(figure.value),
+        figure.unit,
+        str(figure.mark or ""),
+        _verdict(figure.mark, figure.value),
+        str(figure.goal or ""),
+        _verdict(figure.goal, figure.value),
+    )
+
+
+def _verdict(target: Target | None, value: float) -> str:
+    if target is None:
+        return ""
+    return "yes" if target.met(value) else "no"
+
+
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return NOT_MEASURED
+    if abs(value) >= 100 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3f}"

@@ -1,0 +1,213 @@
+"""Many daemons from one process: ``python -m scripts.bench_fleet_load SERVER KEYS_FILE``.
+
+Each daemon has a connection and a stream of its own, says Hello, and beats by the interval that the
+server gave. Prints ``open JSON`` when all are there; ``count JSON`` at every SIGUSR1, over the time
+since the last one; and at SIGTERM stops beating, waits for the acknowledgements under way, and
+prints ``end JSON``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from random import Random
+
+import grpc
+import orjson
+import uvloop
+from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2
+from dcp.v1.sessions_pb2_grpc import SessionServiceStub
+
+from scripts.bench_figures import percentile
+
+MODEL = "bench/idle"
+CONNECTING = 256
+WELCOME_SECONDS = 60.0
+LAST_ACKS_SECONDS = 5.0
+BEAT_JITTER = 0.1
+# As the real daemon's link sets them; the local pool is what gives each daemon its own connection.
+OPTIONS = (
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+class Fleet:
+    """All daemons of this process, and what they counted."""
+
+    def __init__(self, server: str, keys: list[str]) -> None:
+        self._server = server
+        self._keys = keys
+        self._rng = Random(0)
+        self._connecting = asyncio.Semaphore(CONNECTING)
+        self._setups: list[float] = []
+        self._round_trips: list[float] = []
+        self._sent = self._acked = self._failed = self._ended = self._strays = 0
+        self._counted = (0, 0, 0)
+        self._stopping = False
+        self._all_acked = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self) -> None:
+        """Connects every daemon and tells how that went."""
+        begun = time.monotonic()
+        opened = [asyncio.Event() for _ in self._keys]
+        self._tasks = [
+            asyncio.create_task(self._daemon(key, event))
+            for key, event in zip(self._keys, opened, strict=True)
+        ]
+        await asyncio.gather(*(event.wait() for event in opened))
+        self._tell(
+            "open", begun=begun, done=time.monotonic(), opened=len(self._setups), failed=self._failed,
+            setup_p50=percentile(self._setups, 50), setup_p99=percentile(self._setups, 99),
+        )  # fmt: skip
+
+    def count(self) -> None:
+        """Tells what happened since the last count."""
+        sent, acked, ended = self._counted
+        self._counted = (self._sent, self._acked, self._ended)
+        self._tell(
+            "count", sent=self._sent - sent, acked=self._acked - acked, ended=self._ended - ended,
+            ack_p50=percentile(self._round_trips, 50), ack_p99=percentile(self._round_trips, 99),
+        )  # fmt: skip
+        self._round_trips.clear()
+
+    async def stop(self) -> None:
+        """Sends no more, waits for what is under way, tells the totals."""
+        self._stopping = True
+        self._look()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_ACKS_SECONDS):
+                await self._all_acked.wait()
+        self._tell("end", sent=self._sent, acked=self._acked, ended=self._ended, strays=self._strays)
+
+    async def _daemon(self, key: str, opened: asyncio.Event) -> None:
+        """One daemon, from Hello until its stream ends."""
+        try:
+            async with grpc.aio.insecure_channel(self._server, options=OPTIONS) as channel:
+                metadata = (("authorization", f"Bearer {key}"),)
+                call = SessionServiceStub(channel).Connect(metadata=metadata)
+                welcome = await self._greet(call)
+                opened.set()
+                beats: dict[int, float] = {}
+                beating = asyncio.create_task(
+                    self._beat(call, welcome.heartbeat_interval.ToMilliseconds() / 1000, beats)
+                )
+                try:
+                    while isinstance(message := await call.read(), sessions_pb2.ServerMessage):
+                        self._received(message, beats)
+                finally:
+                    beating.cancel()
+            self._ended += 1
+        except (grpc.aio.AioRpcError, ConnectionError, TimeoutError) as error:
+            if opened.is_set():
+                self._ended += 1
+            else:
+                self._failed += 1
+                print(f"a daemon could not connect: {error}"[:300], file=sys.stderr)
+        finally:
+            opened.set()
+
+    async def _greet(
+        self, call: grpc.aio.StreamStreamCall[sessions_pb2.DaemonMessage, sessions_pb2.ServerMessage]
+    ) -> sessions_pb2.Welcome:
+        async with self._connecting, asyncio.timeout(WELCOME_SECONDS):
+            begun = time.monotonic()
+            await call.write(sessions_pb2.DaemonMessage(hello=_hello()))
+            message = await call.read()
+            if not isinstance(message, sessions_pb2.ServerMessage) or not message.HasField("welcome"):
+                raise ConnectionError("the stream ended before its Welcome")
+            self._setups.append(time.monotonic() - begun)
+            return message.welcome
+
+    async def _beat(
+        self,
+        call: grpc.aio.StreamStreamCall[sessions_pb2.DaemonMessage, sessions_pb2.ServerMessage],
+        interval_seconds: float,
+        beats: dict[int, float],
+    ) -> None:
+        await asyncio.sleep(self._rng.uniform(0, interval_seconds))
+        sequence = 0
+        while not self._stopping:
+            sequence += 1
+            beat = sessions_pb2.SessionHeartbeat(sequence=sequence, gpu_status=_gpu_status())
+            beats[sequence] = time.monotonic()
+            self._sent += 1
+            await call.write(sessions_pb2.DaemonMessage(heartbeat=beat))
+            await asyncio.sleep(interval_seconds * self._rng.uniform(1 - BEAT_JITTER, 1 + BEAT_JITTER))
+
+    def _received(self, message: sessions_pb2.ServerMessage, beats: dict[int, float]) -> None:
+        sent = beats.pop(message.heartbeat_ack.sequence, None) if message.HasField("heartbeat_ack") else None
+        if sent is None:
+            self._strays += 1
+            return
+        self._acked += 1
+        self._round_trips.append(time.monotonic() - sent)
+        self._look()
+
+    def _look(self) -> None:
+        if self._stopping and self._acked == self._sent:
+            self._all_acked.set()
+
+    def _tell(self, kind: str, **facts: float) -> None:
+        print(kind, orjson.dumps(facts).decode(), flush=True)
+
+
+def _hello() -> sessions_pb2.Hello:
+    return sessions_pb2.Hello(
+        boot_id=os.urandom(8).hex(),
+        daemon_version="bench",
+        protocol_version=1,
+        gpu_status=_gpu_status(),
+        models=[sessions_pb2.ServedModel(name=MODEL, context_tokens=2048, warm=True)],
+        job_types=[jobs_pb2.JOB_TYPE_LLM_INFERENCE],
+        slots=1,
+    )
+
+
+def _gpu_status() -> gpus_pb2.GpuStatus:
+    """What a machine with one GPU reports."""
+    figures = {"gpu_vram_mib": 24564, "free_vram_mib": 20000, "memory_used_mb": 4564}
+    sample = {"gpu_util_pct": 42.0, "temp_c": 61.0, "power_w": 220.5}
+    name = "NVIDIA RTX 4090"
+    gpu = gpus_pb2.GpuDevice(index=0, uuid="GPU-8f6d0000", gpu_name=name, **figures, **sample)  # type: ignore[arg-type]
+    return gpus_pb2.GpuStatus(
+        gpu_name=name, driver_version="550.54", compute_capability="8.9", cuda_version="12.4", gpu_count=1,
+        all_gpus=[gpu], daemon_version="bench", python_version="3.11", os_info="Linux",
+        **figures, **sample,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+async def serve(server: str, keys: list[str]) -> None:
+    """Runs until SIGTERM."""
+    fleet = Fleet(server, keys)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGUSR1, fleet.count)
+    await fleet.open()
+    await stop.wait()
+    await fleet.stop()
+    # Thousands of polite ends would only take time: the server sees a crash of all of them.
+    os._exit(0)
+
+
+def main() -> int:
+    """Reads the arguments and serves."""
+    server, keys = sys.argv[1:]
+    uvloop.run(serve(server, Path(keys).read_text().split()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""The gateway beside Envoy: requests per second and CPU of one read and one write route.
+
+Both stand before the same server and take turns in one run; the load client is another process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from scripts import bench_envoy, bench_load
+from scripts.bench_figures import Figure, Target
+from scripts.bench_http import Load, Loaded
+from scripts.bench_market import Market, open_market
+from scripts.bench_processes import BenchError, Program, say
+
+CEILING_SECONDS = 2.0
+WARM_UP_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route that is measured."""
+
+    name: str
+    method: str
+    path: str
+    body: str = ""
+
+
+ROUTES = (
+    Route("read  GET /api/renters/me", "GET", "/api/renters/me"),
+    Route("write POST /api/renters/topup", "POST", "/api/renters/topup", '{"amount_halala": 1}'),
+)
+
+
+@dataclass
+class Peer:
+    """One of the two that stand before the server, and what was measured of it."""
+
+    name: str
+    program: Program
+    address: str
+    headers: dict[str, str]
+    rounds: list[Loaded] = field(default_factory=list)
+    own_cpu_seconds: float = 0.0
+    server_cpu_seconds: float = 0.0
+    client_cpu_seconds: float = 0.0
+
+    @property
+    def requests(self) -> int:
+        """All requests that were answered."""
+        return sum(r.requests for r in self.rounds)
+
+    @property
+    def rate(self) -> float:
+        """Requests per second over all rounds."""
+        return self.requests / sum(r.seconds for r in self.rounds)
+
+    @property
+    def cpu_us(self) -> float:
+        """Microseconds of CPU per request, of the peer and the server together."""
+        return (self.own_cpu_seconds + self.server_cpu_seconds) / self.requests * 1e6
+
+
+def run(seconds: float, rounds: int, connections: int) -> list[Figure]:
+    """Measures, and returns the figures. Raises BenchError."""
+    with open_market() as market:
+        market.start_gateway()
+        key = asyncio.run(market.new_renter()).api_key
+        envoy = _envoy(market)
+        limit = bench_load.ceiling(connections, CEILING_SECONDS, market.folder)
+        say(f"load client: {bench_load.client_name()}; {limit:,.0f} requests/s against a peer doing nothing")
+        figures = [Figure("load client's own limit, one idle peer", limit, "req/s")]
+        for route in ROUTES:
+            peers = [Peer("gateway", market.gateway, market.gateway_address, {"x-renter-key": key})]
+            if envoy is not None:
+                peers.append(Peer("envoy", *envoy, {"authorization": f"Bearer {key}"}))
+            _measure(market, route, peers, seconds, rounds, connections)
+            figures += _figures(route, peers)
+        return figures
+
+
+def _envoy(market: Market) -> tuple[Program, str] | None:
+    try:
+        return bench_envoy.start(market.programs, bench_envoy.install(), market.server_address)
+    except BenchError as error:
+        say(f"the comparison with Envoy is left out: {error}")
+        return None
+
+
+def _measure(
+    market: Market, route: Route, peers: list[Peer], seconds: float, rounds: int, connections: int
+) -> None:
+    for peer in peers:
+        _round(market, route, peer, WARM_UP_SECONDS, connections)
+        peer.rounds.clear()
+        peer.own_cpu_seconds = peer.server_cpu_seconds = peer.client_cpu_seconds = 0.0
+    for number in range(1, rounds + 1):
+        for peer in peers:
+            _round(market, route, peer, seconds, connections)
+            last = peer.rounds[-1]
+            say(
+                f"{route.name}, round {number} of {rounds}, {peer.name}: "
+                f"{last.requests / last.seconds:,.0f} requests/s, p99 {last.p99_ms:.1f} ms"
+            )
+
+
+def _round(market: Market, route: Route, peer: Peer, seconds: float, connections: int) -> None:
+    load = Load(peer.address, route.method, route.path, peer.headers, route.body, connections, seconds)
+    own, server = peer.program.cpu_seconds, market.server.cpu_seconds
+    loaded, client_cpu_seconds = bench_load.run(load, market.folder)
+    if loaded.errors or not loaded.requests:
+        raise BenchError(
+            f"{loaded.errors} of {loaded.requests} requests failed: {route.name} through {peer.name}\n"
+            f"{peer.program.last_words()}\n{market.server.last_words()}"
+        )
+    peer.own_cpu_seconds += peer.program.cpu_seconds - own
+    peer.server_cpu_seconds += market.server.cpu_seconds - server
+    peer.client_cpu_seconds += client_cpu_seconds
+    peer.rounds.append(loaded)
+
+
+def _figures(route: Route, peers: list[Peer]) -> list[Figure]:
+    figures = []
+    for peer in peers:
+        ours = peer is peers[0]
+        count = len(peer.rounds)
+        p50, p99 = sum(r.p50_ms for r in peer.rounds) / count, max(r.p99_ms for r in peer.rounds)
+        name = f"{route.name}, {peer.name}"
+        figures += [
+            Figure(name, peer.rate, "req/s"),
+            Figure(f"{name}, p50", p50, "ms"),
+            Figure(f"{name}, p99", p99, "ms", None, Target(50) if ours else None),
+            Figure(f"{name}, its CPU", peer.own_cpu_seconds / peer.requests * 1e6, "us/req"),
+            Figure(f"{name}, server's CPU", peer.server_cpu_seconds / peer.requests * 1e6, "us/req"),
+            Figure(f"{name}, client's CPU", peer.client_cpu_seconds / peer.requests * 1e6, "us/req"),
+            Figure(f"{name}, CPU of it and server", peer.own_cpu_seconds + peer.server_cpu_seconds, "s"),
+        ]
+    if len(peers) == 2:
+        gateway, envoy = peers
+        figures += [
+            Figure(
+                f"{route.name}, rate, gateway : envoy",
+                gateway.rate / envoy.rate,
+                "",
+                Target(0.5, at_least=True),
+                Target(1.0, at_least=True),
+            ),
+            Figure(
+                f"{route.name}, CPU per request with the server, gateway : envoy",
+                gateway.cpu_us / envoy.cpu_us,
+                "",
+                None,
+                Target(1.0),
+            ),
+        ]
+    return figures

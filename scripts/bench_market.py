@@ -1,0 +1,116 @@
+"""A marketplace for a benchmark: one server, one gateway, one daemon, as real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from scripts.bench_http import Client
+from scripts.bench_processes import BIN, Program, Programs
+
+MODEL = "bench/noop"
+SLOTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Renter:
+    """A registered renter."""
+
+    id: int
+    api_key: str
+
+
+class Market:
+    """A server and, from ``start_gateway`` on, a gateway; all traffic stays on 127.0.0.1."""
+
+    def __init__(self, programs: Programs) -> None:
+        self.programs = programs
+        self.folder = programs.folder
+        self.admin_token = secrets.token_urlsafe(24)
+        self.server = programs.start(
+            "dcp-server",
+            [BIN / "dcp-server"],
+            {
+                "DCP_DATABASE_URL": f"sqlite:///{self.folder / 'dcp.sqlite3'}",
+                "DCP_GRPC_LISTEN": "127.0.0.1:0",
+                "DCP_ADMIN_TOKEN": self.admin_token,
+                "DCP_SANDBOX_TOPUP": "true",
+                "DCP_LOG_LEVEL": "warning",
+            },
+        )
+        self.server_address = self.server.wait_for(r"^ready (\S+)$")
+
+    def start_gateway(self) -> Program:
+        """Starts the gateway; its address is ``gateway_address`` then."""
+        self.gateway = self.programs.start(
+            "dcp-gateway",
+            [BIN / "dcp-gateway"],
+            {
+                "DCP_HTTP_LISTEN": "127.0.0.1:0",
+                "DCP_SERVER": self.server_address,
+                "DCP_LOG_LEVEL": "warning",
+            },
+        )
+        self.gateway_address = self.gateway.wait_for(r"^ready http://(\S+)$")
+        return self.gateway
+
+    async def start_daemon(self) -> Program:
+        """Starts a daemon with a no-op engine; ``starts`` is the file that it writes."""
+        registered = await self.call(
+            "POST", "/api/providers/register", {"name": "Bench node", "email": "bench-node@example.com"}
+        )
+        self.daemon = self.programs.start(
+            "bench-daemon",
+            [BIN / "python", "-m", "scripts.bench_daemon", self.server_address, self.starts, str(SLOTS)],
+            {"DCP_PROVIDER_KEY": registered["api_key"]},
+        )
+        self.daemon.wait_for(r"^(ready)")
+        return self.daemon
+
+    @property
+    def starts(self) -> Path:
+        """Where the daemon notes when it started which job."""
+        return self.folder / "starts"
+
+    async def new_renter(self, balance_halala: int = 1_000_000_000) -> Renter:
+        """Registers a renter and credits its wallet."""
+        email = f"renter-{secrets.token_hex(4)}@example.com"
+        answer = await self.call("POST", "/api/renters/register", {"name": "Bench", "email": email})
+        renter = Renter(answer["renter_id"], answer["api_key"])
+        await self.call(
+            "POST",
+            f"/api/admin/renters/{renter.id}/credit",
+            {"amount_halala": balance_halala},
+            {"x-admin-token": self.admin_token},
+        )
+        return renter
+
+    async def proof(self) -> dict[str, Any]:
+        """The ledger's proof."""
+        token = {"x-admin-token": self.admin_token}
+        return await self.call("GET", "/api/admin/ledger/proof", headers=token)
+
+    async def call(
+        self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
+    ) -> dict[str, Any]:
+        """One JSON request through the gateway. Raises BenchError for any answer but a 2xx."""
+        async with Client(self.gateway_address) as client:
+            answer = await client.json(method, path, body, headers or {})
+        return dict(orjson.loads(answer))
+
+
+@contextlib.contextmanager
+def open_market() -> Iterator[Market]:
+    """A fresh marketplace with an empty database, ended and removed in any case."""
+    with (
+        tempfile.TemporaryDirectory(prefix="dcp-bench-") as folder,
+        Programs(Path(folder)) as programs,
+    ):
+        yield Market(programs)

@@ -1,0 +1,108 @@
+"""Server, gateway and daemon in one process and on one clock that stands until a test moves it.
+
+The programs' own code and real gRPC between them; only the clock, the engine and the HTTP socket
+are not the real ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+
+from daemon.app import Daemon
+from gateway.app import CHANNEL_OPTIONS, build_app
+from server.app import Server
+from server.config import Config
+from tests.support.fake_engine import ScriptedEngine
+from tests.support.manual_clock import ManualClock
+
+ADMIN_TOKEN = "operator-token-of-the-tests"
+ADMIN = {"x-admin-token": ADMIN_TOKEN}
+
+
+@dataclass
+class Stack:
+    """A running market; ``http`` speaks to the gateway."""
+
+    clock: ManualClock
+    server: Server
+    http: httpx.AsyncClient
+
+    async def register(self, kind: str, email: str) -> tuple[int, str]:
+        """A new provider's or renter's id and key."""
+        answer = await self.post(f"/api/{kind}s/register", {"name": kind, "email": email})
+        return answer[f"{kind}_id"], answer["api_key"]
+
+    async def post(self, path: str, body: object, **headers: str) -> dict[str, Any]:
+        """The JSON answer to a POST that succeeds."""
+        response = await self.http.post(path, json=body, headers=headers)
+        assert response.is_success, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    async def get(self, path: str, headers: dict[str, str]) -> dict[str, Any]:
+        """The JSON answer to a GET that succeeds."""
+        response = await self.http.get(path, headers=headers)
+        assert response.is_success, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    async def until_job(self, job_id: str, *statuses: str) -> dict[str, Any]:
+        """The job, once it has one of the statuses; fails after 10 s of real time."""
+        async with asyncio.timeout(10):
+            while True:
+                job = (await self.get(f"/api/jobs/{job_id}", ADMIN))["job"]
+                if job["status"] in statuses:
+                    return dict(job)
+                await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def running_stack(folder: Path) -> AsyncIterator[Stack]:
+    """Server and gateway on a SQLite file in ``folder``."""
+    clock = ManualClock()
+    config = Config.from_env(
+        {
+            "DCP_DATABASE_URL": f"sqlite:///{folder / 'dcp.sqlite3'}",
+            "DCP_GRPC_LISTEN": "127.0.0.1:0",
+            "DCP_ADMIN_TOKEN": ADMIN_TOKEN,
+        }
+    )
+    server = Server(config, clock)
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(server.address, options=CHANNEL_OPTIONS) as channel:
+            transport = httpx.ASGITransport(build_app(channel))
+            async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
+                yield Stack(clock, server, http)
+    finally:
+        await server.stop()
+
+
+@contextlib.asynccontextmanager
+async def running_daemon(stack: Stack, key: str, engine: ScriptedEngine) -> AsyncIterator[Daemon]:
+    """A daemon with the engine, once it has its session."""
+    ready = asyncio.Event()
+    daemon = Daemon(
+        server=stack.server.address,
+        key=key,
+        engines=[engine],
+        clock=stack.clock,
+        on_ready=lambda provider_id: ready.set(),
+        tick_seconds=0.01,
+    )
+    running = asyncio.create_task(daemon.run())
+    try:
+        async with asyncio.timeout(10):
+            await ready.wait()
+        yield daemon
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
