@@ -23,6 +23,7 @@ from daemon.engines.llamacpp import LlamaCppEngine
 from daemon.gpus.detect import detect
 from daemon.identity import IdentityError, identity_path, load
 from daemon.link import KeyRefusedError, RegistrationError
+from daemon.version import daemon_version
 
 logger = logging.getLogger("daemon")
 
@@ -138,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=daemon_version())
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_register(commands)
     commands.add_parser("run", help="hold the session and run jobs; SIGTERM finishes them first")

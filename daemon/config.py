@@ -41,7 +41,7 @@ VARIABLES = (
 
 # The three programs are often started from one environment file, so what the
 # other two know is no mistake here; anything else is a misspelling.
-KNOWN_NAMES = frozenset(variable.name for variable in VARIABLES) | {
+KNOWN = frozenset(variable.name for variable in VARIABLES) | {
     "DCP_DATABASE_URL",
     "DCP_GRPC_LISTEN",
     "DCP_ADMIN_TOKEN",
@@ -90,7 +90,7 @@ def from_env(environ: Mapping[str, str]) -> Config:
     Raises ConfigError.
     """
     settings = {name: text for name, text in environ.items() if name.startswith("DCP_") and text}
-    unknown = sorted(name for name in environ if name.startswith("DCP_") and name not in KNOWN_NAMES)
+    unknown = sorted(name for name in environ if name.startswith("DCP_") and name not in KNOWN)
     if unknown:
         raise ConfigError(f"{unknown[0]} is not a variable of DCP; see dcp-daemon --help for those there are")
     config = Config(

@@ -16,7 +16,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 # The variables of all programs, which share one environment in a small installation: one that
 # nobody knows is a misspelling.
-KNOWN_VARIABLES = frozenset(
+KNOWN = frozenset(
     (
         *("DCP_DATABASE_URL", "DCP_GRPC_LISTEN", "DCP_ADMIN_TOKEN", "DCP_SANDBOX_TOPUP"),
         *("DCP_HTTP_LISTEN", "DCP_SERVER", "DCP_PROVIDER_KEY", "DCP_STATE_DIR", "DCP_MODELS"),
@@ -105,7 +105,7 @@ class Config:
 
 def refuse_unknown(environ: Mapping[str, str]) -> None:
     """Raises ConfigError for a DCP_ variable that none of the programs knows."""
-    unknown = sorted(name for name in environ if name.startswith("DCP_") and name not in KNOWN_VARIABLES)
+    unknown = sorted(name for name in environ if name.startswith("DCP_") and name not in KNOWN)
     if unknown:
         raise ConfigError(f"{unknown[0]} is not a variable of DCP: correct its name or unset it (see --help)")
 

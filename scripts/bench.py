@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         "gateway": lambda: bench_gateway.run(options.seconds, options.rounds, options.connections),
         "dispatch": lambda: bench_dispatch.run(options.jobs),
         "fleet": lambda: bench_fleet.run(
-            options.daemons, options.hold, options.load_processes, options.fleet_jobs
+            options.daemons, options.hold, options.load_processes, options.at_once, options.fleet_jobs
         ),
     }
     measured: dict[str, list[Figure]] = {}
@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--daemons", type=number, default=5000, help="fleet: connections (default: %(default)s)")
     add("--hold", type=duration, default=30.0, help="fleet: seconds of heartbeats (default: %(default)s)")
     add("--load-processes", type=number, default=1, help="fleet: that hold them (default: %(default)s)")
+    add("--at-once", type=number, default=256, help="fleet: connecting at the same time (%(default)s)")
     add("--fleet-jobs", type=_from(0), default=100, help="fleet: jobs among it; 0: none (%(default)s)")
     return parser
 

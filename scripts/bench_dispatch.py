@@ -22,9 +22,11 @@ IN_FLIGHT = 16
 JOB_SECONDS = 30.0
 REST_SECONDS = 0.02
 WARM_UP_JOBS = 20
-# Reading back polls as fast as it can at rest; with many in flight the polls would be the load.
+# Reading back polls as fast as it can at rest. With many in flight the polls would be the load that
+# is measured, so that each wait is twice the last one.
 POLL_SECONDS = 0.001
 POLL_BUSY_SECONDS = 0.005
+LONGEST_POLL_SECONDS = 0.08
 JOB = orjson.dumps(
     {
         "job_type": "llm-inference",
@@ -42,6 +44,7 @@ class Ran:
     sent: float
     answered: float
     read_back: float
+    polls: int
 
 
 def run(job_count: int) -> list[Figure]:
@@ -68,6 +71,7 @@ async def _run(market: Market, job_count: int) -> list[Figure]:
     figures = [
         *_rest_figures(market, rest),
         Figure(f"jobs/s, {IN_FLIGHT} in flight, to the result read back", job_count / seconds, "jobs/s"),
+        Figure(f"requests for the output, a job, {IN_FLIGHT} in flight", _polls(busy), ""),
         *latencies(f"submit to started, {IN_FLIGHT} in flight", to_started(market, busy)),
     ]
     for program, used in zip(programs, cpu_seconds, strict=True):
@@ -80,7 +84,7 @@ async def at_rest(market: Market, key: str, count: int) -> list[Ran]:
     ran = []
     async with Client(market.gateway_address) as client:
         for _ in range(count):
-            ran.append(await _job(client, key, POLL_SECONDS))
+            ran.append(await _job(client, key, POLL_SECONDS, POLL_SECONDS))
             await asyncio.sleep(REST_SECONDS)
     return ran
 
@@ -104,6 +108,10 @@ def _rest_figures(market: Market, ran: list[Ran]) -> list[Figure]:
     ]
 
 
+def _polls(ran: list[Ran]) -> float:
+    return sum(job.polls for job in ran) / len(ran)
+
+
 async def _in_flight(market: Market, key: str, count: int) -> list[Ran]:
     left = iter(range(count))
     ran: list[Ran] = []
@@ -111,14 +119,15 @@ async def _in_flight(market: Market, key: str, count: int) -> list[Ran]:
     async def work() -> None:
         async with Client(market.gateway_address) as client:
             for _ in left:
-                ran.append(await _job(client, key, POLL_BUSY_SECONDS))
+                ran.append(await _job(client, key, POLL_BUSY_SECONDS, LONGEST_POLL_SECONDS))
 
     await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
     return ran
 
 
-async def _job(client: Client, key: str, poll_seconds: float) -> Ran:
+async def _job(client: Client, key: str, poll_seconds: float, longest_seconds: float) -> Ran:
     """Submits one job and reads its result back."""
+    polls = 0
     headers = {"x-renter-key": key}
     sent = time.monotonic()
     status, answer = await client.request("POST", "/api/jobs/submit", headers, JOB)
@@ -127,14 +136,16 @@ async def _job(client: Client, key: str, poll_seconds: float) -> Ran:
         raise BenchError(f"submit answered {status}: {answer[:300]!r}")
     job_id = orjson.loads(answer)["job"]["job_id"]
     while time.monotonic() < sent + JOB_SECONDS:
+        polls += 1
         status, answer = await client.request("GET", f"/api/jobs/{job_id}/output", headers)
         if status == 200:
             if orjson.loads(answer)["response"] != "done":
                 raise BenchError(f"{job_id} has a wrong output: {answer[:300]!r}")
-            return Ran(job_id, sent, answered, time.monotonic())
+            return Ran(job_id, sent, answered, time.monotonic(), polls)
         if status != 202:
             raise BenchError(f"the output of {job_id} answered {status}: {answer[:300]!r}")
         await asyncio.sleep(poll_seconds)
+        poll_seconds = min(longest_seconds, poll_seconds * 2)
     raise BenchError(f"{job_id} had no result after {JOB_SECONDS:.0f} s")
 
 

@@ -31,7 +31,7 @@ GOAL_DAEMONS, GOAL_MB, GOAL_CORE_PERCENT = 10_000, 500.0, 20.0
 SPARE_FILES = 500
 
 
-def run(daemons: int, seconds: float, load_processes: int, job_count: int) -> list[Figure]:
+def run(daemons: int, seconds: float, load_processes: int, at_once: int, job_count: int) -> list[Figure]:
     """Measures, and returns the figures. Raises BenchError."""
     if daemons + SPARE_FILES > (limit := raise_open_files()):
         raise BenchError(f"{daemons:,} connections need more than the {limit:,} open files allowed here")
@@ -41,7 +41,7 @@ def run(daemons: int, seconds: float, load_processes: int, job_count: int) -> li
         keys = asyncio.run(_register(market.server_address, daemons))
         figures = [Figure("registrations", daemons / (time.monotonic() - begun), "1/s")]
         rss_before = market.server.rss_bytes
-        loads, setup = _open(market, keys, load_processes)
+        loads, setup = _open(market, keys, load_processes, at_once)
         figures += setup
         time.sleep(SETTLE_SECONDS)
         figures += _hold(market, loads, daemons, seconds)
@@ -74,10 +74,15 @@ async def _register(address: str, count: int) -> list[str]:
     return keys
 
 
-def _open(market: Market, keys: Sequence[str], processes: int) -> tuple[list[Program], list[Figure]]:
-    say(f"connecting {len(keys):,} daemons from {processes} load process(es)")
+def _open(
+    market: Market, keys: Sequence[str], processes: int, at_once: int
+) -> tuple[list[Program], list[Figure]]:
+    say(f"connecting {len(keys):,} daemons from {processes} load process(es), {at_once} at once")
     before = market.server.cpu_seconds
-    loads = [_start_load(market, number, keys[number::processes]) for number in range(processes)]
+    loads = [
+        _start_load(market, number, keys[number::processes], max(1, at_once // processes))
+        for number in range(processes)
+    ]
     reports = [_report(load, "open", 1, timeout_seconds=120 + len(keys) / 50) for load in loads]
     opened, failed = (int(sum(r[name] for r in reports)) for name in ("opened", "failed"))
     if failed or opened != len(keys):
@@ -93,11 +98,18 @@ def _open(market: Market, keys: Sequence[str], processes: int) -> tuple[list[Pro
     ]
 
 
-def _start_load(market: Market, number: int, keys: Sequence[str]) -> Program:
+def _start_load(market: Market, number: int, keys: Sequence[str], at_once: int) -> Program:
     file: Path = market.folder / f"keys-{number}"
     file.touch(0o600)
     file.write_text("\n".join(keys))
-    command = [str(BIN / "python"), "-m", "scripts.bench_fleet_load", market.server_address, str(file)]
+    command = [
+        str(BIN / "python"),
+        "-m",
+        "scripts.bench_fleet_load",
+        market.server_address,
+        str(file),
+        str(at_once),
+    ]
     return market.programs.start(f"fleet-load-{number}", command, {})
 
 

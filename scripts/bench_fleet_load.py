@@ -1,4 +1,4 @@
-"""Many daemons from one process: ``python -m scripts.bench_fleet_load SERVER KEYS_FILE``.
+"""Many daemons from one process: ``python -m scripts.bench_fleet_load SERVER KEYS_FILE AT_ONCE``.
 
 Each daemon has a connection and a stream of its own, says Hello, and beats by the interval that the
 server gave. Prints ``open JSON`` when all are there; ``count JSON`` at every SIGUSR1, over the time
@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 from random import Random
+from typing import TypeAlias
 
 import grpc
 import orjson
@@ -26,7 +27,6 @@ from dcp.v1.sessions_pb2_grpc import SessionServiceStub
 from scripts.bench_figures import percentile
 
 MODEL = "bench/idle"
-CONNECTING = 256
 WELCOME_SECONDS = 60.0
 LAST_ACKS_SECONDS = 5.0
 BEAT_JITTER = 0.1
@@ -41,15 +41,17 @@ OPTIONS = (
     ("grpc.enable_http_proxy", 0),
 )
 
+Call: TypeAlias = grpc.aio.StreamStreamCall[sessions_pb2.DaemonMessage, sessions_pb2.ServerMessage]
+
 
 class Fleet:
     """All daemons of this process, and what they counted."""
 
-    def __init__(self, server: str, keys: list[str]) -> None:
+    def __init__(self, server: str, keys: list[str], at_once: int) -> None:
         self._server = server
         self._keys = keys
         self._rng = Random(0)
-        self._connecting = asyncio.Semaphore(CONNECTING)
+        self._connecting = asyncio.Semaphore(at_once)
         self._setups: list[float] = []
         self._round_trips: list[float] = []
         self._sent = self._acked = self._failed = self._ended = self._strays = 0
@@ -95,9 +97,7 @@ class Fleet:
         """One daemon, from Hello until its stream ends."""
         try:
             async with grpc.aio.insecure_channel(self._server, options=OPTIONS) as channel:
-                metadata = (("authorization", f"Bearer {key}"),)
-                call = SessionServiceStub(channel).Connect(metadata=metadata)
-                welcome = await self._greet(call)
+                call, welcome = await self._connect(channel, key)
                 opened.set()
                 beats: dict[int, float] = {}
                 beating = asyncio.create_task(
@@ -118,21 +118,26 @@ class Fleet:
         finally:
             opened.set()
 
-    async def _greet(
-        self, call: grpc.aio.StreamStreamCall[sessions_pb2.DaemonMessage, sessions_pb2.ServerMessage]
-    ) -> sessions_pb2.Welcome:
+    async def _connect(self, channel: grpc.aio.Channel, key: str) -> tuple[Call, sessions_pb2.Welcome]:
+        """Opens the stream and waits for its Welcome.
+
+        The stream opens only when its turn has come: the server ends one whose Hello is late.
+        """
         async with self._connecting, asyncio.timeout(WELCOME_SECONDS):
             begun = time.monotonic()
+            metadata = (("authorization", f"Bearer {key}"),)
+            call: Call = SessionServiceStub(channel).Connect(metadata=metadata)
             await call.write(sessions_pb2.DaemonMessage(hello=_hello()))
             message = await call.read()
+            seconds = time.monotonic() - begun
             if not isinstance(message, sessions_pb2.ServerMessage) or not message.HasField("welcome"):
-                raise ConnectionError("the stream ended before its Welcome")
-            self._setups.append(time.monotonic() - begun)
-            return message.welcome
+                raise ConnectionError(f"the stream ended before its Welcome, after {seconds:.1f} s")
+            self._setups.append(seconds)
+            return call, message.welcome
 
     async def _beat(
         self,
-        call: grpc.aio.StreamStreamCall[sessions_pb2.DaemonMessage, sessions_pb2.ServerMessage],
+        call: Call,
         interval_seconds: float,
         beats: dict[int, float],
     ) -> None:
@@ -188,9 +193,9 @@ def _gpu_status() -> gpus_pb2.GpuStatus:
     )  # fmt: skip
 
 
-async def serve(server: str, keys: list[str]) -> None:
+async def serve(server: str, keys: list[str], at_once: int) -> None:
     """Runs until SIGTERM."""
-    fleet = Fleet(server, keys)
+    fleet = Fleet(server, keys, at_once)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -204,8 +209,8 @@ async def serve(server: str, keys: list[str]) -> None:
 
 def main() -> int:
     """Reads the arguments and serves."""
-    server, keys = sys.argv[1:]
-    uvloop.run(serve(server, Path(keys).read_text().split()))
+    server, keys, at_once = sys.argv[1:]
+    uvloop.run(serve(server, Path(keys).read_text().split(), int(at_once)))
     return 0
 
 

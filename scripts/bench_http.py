@@ -38,13 +38,17 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What came of it. ``errors`` counts answers that were no 2xx, and broken connections."""
+    """What came of it. ``errors`` counts answers that were no 2xx, and broken connections.
+
+    ``cpu_seconds`` is the client's own, without its start; None where the client does not tell.
+    """
 
     requests: int
     errors: int
     seconds: float
     p50_ms: float
     p99_ms: float
+    cpu_seconds: float | None = None
 
 
 class Answers(asyncio.Protocol):
@@ -170,7 +174,7 @@ async def run_load(load: Load) -> Loaded:
     request = request_bytes(load.method, load.path, load.address, load.headers, load.body.encode())
     connections = [await connect(load.address) for _ in range(load.connections)]
     durations: list[float] = []
-    begun = time.monotonic()
+    begun, cpu_before = time.monotonic(), time.process_time()
     until = begun + load.seconds
 
     async def drive(connection: Answers) -> int:
@@ -186,11 +190,11 @@ async def run_load(load: Load) -> Loaded:
 
     async with asyncio.timeout(load.seconds + REQUEST_SECONDS):
         errors = sum(await asyncio.gather(*(drive(connection) for connection in connections)))
-    seconds = time.monotonic() - begun
+    seconds, cpu_seconds = time.monotonic() - begun, time.process_time() - cpu_before
     for connection in connections:
         connection.close()
     p50, p99 = (percentile(durations, percent) * 1000 for percent in (50, 99))
-    return Loaded(len(durations), errors, seconds, p50, p99)
+    return Loaded(len(durations), errors, seconds, p50, p99, cpu_seconds)
 
 
 def main() -> int:

@@ -66,13 +66,17 @@ def run(load: Load, folder: Path) -> tuple[Loaded, float]:
     except subprocess.TimeoutExpired:
         raise BenchError("the load client did not end") from None
     loaded = Loaded(**orjson.loads(done.stdout.splitlines()[-1]))
-    return loaded, _children_cpu_seconds() - before
+    # wrk starts in a moment; the start of our own client would be half of what a short round costs.
+    used = _children_cpu_seconds() - before
+    return loaded, used if loaded.cpu_seconds is None else loaded.cpu_seconds
 
 
 def ceiling(connections: int, seconds: float, folder: Path) -> float:
     """Requests per second of the client against a peer that answers at once and does nothing else."""
     with _idle_peer() as address:
         loaded, _ = run(Load(address, "GET", "/", {}, "", connections, seconds), folder)
+    if loaded.errors or not loaded.requests:
+        raise BenchError(f"the load client cannot be trusted: {loaded.errors} errors against an idle peer")
     return loaded.requests / loaded.seconds
 
 

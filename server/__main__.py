@@ -25,6 +25,8 @@ def main() -> int:
         logging.basicConfig(
             level=config.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
         )
+        # peewee logs statements with their values at debug: prompts and names are nobody's to read.
+        logging.getLogger("peewee").setLevel(logging.INFO)
         uvloop.run(_serve(config))
     except ConfigError as error:
         print(f"dcp-server: {error}", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from dataclasses import dataclass
 
 import grpc
@@ -119,6 +120,7 @@ class Server:
 
     async def start(self) -> None:
         """Migrates, listens, serves. Raises ConfigError or DatabaseUrlError."""
+        _check_free(self._config.listen)
         await asyncio.to_thread(self._database.start)
         await self._database.run(accounts.close_all_sessions)
         self.services = build_services(
@@ -187,3 +189,15 @@ class Server:
         """Tells health checks that the server and each service serve."""
         for name in ("", *SERVICES):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+
+def _check_free(listen: str) -> None:
+    """Says in one line, before anything is touched, what gRPC would say in many. Raises ConfigError."""
+    host, _, port = listen.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except OSError as error:
+            raise ConfigError(f"DCP_GRPC_LISTEN: cannot listen on {host}:{port}: {error.strerror}") from None

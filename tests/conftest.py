@@ -6,10 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support import databases
 from tests.support.databases import Postgres
 from tests.support.manual_clock import ManualClock
+
+# A busy machine is slow, and slow is no failure.
+settings.register_profile("dcp", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("dcp")
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,10 @@ class Database:
             model.bind(self.peewee, bind_refs=False, bind_backrefs=False)
         try:
             migrate(self.peewee)
+        except (peewee.OperationalError, peewee.InterfaceError) as error:
+            # The driver's text may quote the address; a password never stands in it.
+            text = " ".join(str(error).split())
+            raise DatabaseUrlError(f"the database cannot be opened: {text}") from None
         finally:
             self.peewee.close()  # this thread's connection; stop may be called from another thread
         if self._is_sqlite:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.config import BUNDLED_MODEL, KNOWN_NAMES, VARIABLES, ConfigError, from_env, is_loopback
+from daemon.config import BUNDLED_MODEL, KNOWN, VARIABLES, ConfigError, from_env, is_loopback
 
 
 def test_defaults() -> None:
@@ -19,7 +19,7 @@ def test_defaults() -> None:
 
 
 def test_empty_means_unset() -> None:
-    assert from_env(dict.fromkeys(KNOWN_NAMES, "")) == from_env({})
+    assert from_env(dict.fromkeys(KNOWN, "")) == from_env({})
 
 
 def test_what_the_other_programs_know_is_no_mistake() -> None:
@@ -78,5 +78,5 @@ def test_key_is_not_in_the_repr() -> None:
 
 
 def test_every_variable_is_documented() -> None:
-    assert {variable.name for variable in VARIABLES} <= KNOWN_NAMES
+    assert {variable.name for variable in VARIABLES} <= KNOWN
     assert all(variable.meaning.endswith(".") for variable in VARIABLES)

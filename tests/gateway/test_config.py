@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import KNOWN_VARIABLES, VARIABLES, Address, Config, ConfigError
+from gateway.config import KNOWN, VARIABLES, Address, Config, ConfigError
 
 
 def test_defaults_are_those_of_the_table() -> None:
@@ -76,4 +76,4 @@ def test_this_machine_needs_no_tls(server: str) -> None:
 
 
 def test_the_table_is_a_part_of_what_is_known() -> None:
-    assert {variable.name for variable in VARIABLES} <= KNOWN_VARIABLES
+    assert {variable.name for variable in VARIABLES} <= KNOWN

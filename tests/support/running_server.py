@@ -206,9 +206,16 @@ class Market:
         self.renter_service = renters_pb2_grpc.RenterServiceStub(channel)
         self.session_service = sessions_pb2_grpc.SessionServiceStub(channel)
         self._streams: list[Any] = []
+        self._stopped = False
         self._parties = 0
 
     admin_metadata = bearer(ADMIN_TOKEN)
+
+    async def stop(self) -> None:
+        """Stops the server, once."""
+        if not self._stopped:
+            self._stopped = True
+            await self.server.stop()
 
     async def sql(self, work: Callable[[], T]) -> T:
         """One write transaction beside the services: for states that no use case can make yet."""
@@ -342,12 +349,10 @@ async def running(
     """A server on 127.0.0.1 until the block ends."""
     server = Server(Config(url, "127.0.0.1:0", admin_token, sandbox_topup, None, "INFO"), clock)
     await server.start()
-    try:
-        async with grpc.aio.insecure_channel(server.address) as channel:
-            market = Market(server, clock, channel)
-            try:
-                yield market
-            finally:
-                market.cut_streams()
-    finally:
-        await server.stop()
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        market = Market(server, clock, channel)
+        try:
+            yield market
+        finally:
+            market.cut_streams()
+            await market.stop()

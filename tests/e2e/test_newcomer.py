@@ -1,0 +1,148 @@
+"""What the README promises to somebody who has just cloned: the demo, the quick start, the tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import daemon.config
+import gateway.config
+import server.config
+from scripts.market import Market
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+BIN = Path(sys.executable).parent
+ADMIN_TOKEN = "operator-token-of-the-tests"
+
+pytestmark = pytest.mark.e2e
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_settings_of_the_readme_are_those_of_the_programs() -> None:
+    rows = re.findall(r"^\| `(DCP_\w+)` \| (.+?) \| (.+?) \| .+ \|$", README, re.MULTILINE)
+    told = {name: (default.strip("`"), users) for name, default, users in rows}
+    real: dict[str, tuple[str, list[str]]] = {}
+    for program, config in (
+        ("server", server.config),
+        ("gateway", gateway.config),
+        ("daemon", daemon.config),
+    ):
+        for name, default, _ in config.VARIABLES:
+            real.setdefault(name, (default or "unset", []))[1].append(program)
+    assert told == {name: (default, ", ".join(users)) for name, (default, users) in real.items()}
+
+
+def test_programs_know_the_same_settings() -> None:
+    assert set(server.config.KNOWN) == set(gateway.config.KNOWN) == set(daemon.config.KNOWN)
+
+
+def test_routes_of_the_readme_are_those_of_openapi(tmp_path: Path) -> None:
+    told = set(re.findall(r"^\| `(GET|POST) (/api/\S+)` \|", README, re.MULTILINE))
+    with Market(tmp_path, admin_token=ADMIN_TOKEN) as market:
+        paths = market.get("/openapi.json")["paths"]
+    real = {
+        (verb.upper(), path) for path, verbs in paths.items() for verb in verbs if verb in ("get", "post")
+    }
+    assert told == real
+
+
+@pytest.mark.model
+def test_quick_start_of_the_readme_works(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```bash\n(api=.*?)```", README, re.DOTALL)
+    port = free_port()
+    up = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "scripts.up",
+            f"--http=127.0.0.1:{port}",
+            "--grpc=127.0.0.1:0",
+            f"--data={tmp_path}",
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert up.stdout is not None
+        for line in up.stdout:
+            if line.startswith("Ctrl-C"):
+                break
+        script = block.replace("127.0.0.1:8080", f"127.0.0.1:{port}")
+        fetch = 'curl -si $api/jobs/$job/output -H "x-renter-key: $key"'
+        script = script.replace(
+            fetch, f"until {fetch} | grep -q '^HTTP/1.1 200'; do sleep 0.1; done; {fetch}"
+        )
+        result = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        assert '"actual_cost_halala"' in result.stdout
+    finally:
+        up.send_signal(signal.SIGINT)
+        _, _ = up.communicate(timeout=60)
+    assert up.returncode == 0
+
+
+@pytest.mark.model
+def test_demo_answers_bills_and_balances() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "scripts.demo", "--prompt", "What is a GPU?", "--max-tokens", "24"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "prompt: What is a GPU?" in result.stdout
+    assert re.search(r"\d+ tokens at [\d.]+ tokens/s", result.stdout)
+    bill = dict(re.findall(r"^  (\w+) +(\d+) halala$", result.stdout, re.MULTILINE))
+    amounts = {name: int(value) for name, value in bill.items()}
+    assert amounts["hold"] == 450
+    assert amounts["charge"] + amounts["refund"] == 450
+    assert amounts["provider"] + amounts["platform"] == amounts["charge"] > 0
+    assert "ledger    balances" in result.stdout
+
+
+def test_buf_curl_lists_the_services_and_calls_one_with_a_key(tmp_path: Path) -> None:
+    buf = shutil.which("buf", path=str(BIN))
+    assert buf is not None
+    with Market(tmp_path, admin_token=ADMIN_TOKEN) as market:
+        renter_id, key = market.register_renter("Acme", "r@example.com")
+        base = [buf, "curl", "--protocol", "grpc", "--http2-prior-knowledge"]
+        url = f"http://{market.grpc_address}"
+        listed = subprocess.run(
+            [*base, "--list-methods", url], capture_output=True, text=True, check=True, timeout=60
+        ).stdout
+        assert "dcp.v1.RenterService/GetOwnRenter" in listed
+        assert "dcp.v1.SessionService/Connect" in listed
+        called = subprocess.run(
+            [*base, "-H", f"authorization: Bearer {key}", f"{url}/dcp.v1.RenterService/GetOwnRenter"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout
+    assert json.loads(called)["renter"]["id"] == str(renter_id)

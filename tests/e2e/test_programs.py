@@ -1,0 +1,182 @@
+"""The programs as others start them: one ready line, a drain on SIGTERM, one clear line on a bad setting."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.market import Market, Program
+
+BIN = Path(sys.executable).parent
+PROGRAMS = ("dcp-server", "dcp-gateway", "dcp-daemon run")
+ADMIN_TOKEN = "operator-token-of-the-tests"
+
+pytestmark = pytest.mark.e2e
+
+
+def start(command: str, folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Runs a program that is expected to end by itself."""
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("DCP_")}
+    name, *arguments = command.split()
+    return subprocess.run(
+        [str(BIN / name), *arguments],
+        env={**environ, "DCP_STATE_DIR": str(folder / "state"), **settings},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def refused(result: subprocess.CompletedProcess[str]) -> str:
+    """The one line of a refusal, after checking that it is one."""
+    assert result.returncode == 2, result
+    assert result.stdout == ""
+    (line,) = result.stderr.strip().splitlines()
+    return line
+
+
+@pytest.mark.parametrize("command", PROGRAMS)
+def test_unknown_setting_is_refused(command: str, tmp_path: Path) -> None:
+    assert "DCP_GRPC_LISTNE" in refused(start(command, tmp_path, DCP_GRPC_LISTNE="127.0.0.1:0"))
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "value"),
+    [
+        ("dcp-server", "DCP_DATABASE_URL", "mysql://x"),
+        ("dcp-server", "DCP_DATABASE_URL", "sqlite:///no/such/folder/file"),
+        ("dcp-server", "DCP_DATABASE_URL", "sqlite:///:memory:"),
+        ("dcp-server", "DCP_DATABASE_URL", "postgresql://nobody:secret-word@127.0.0.1:1/none"),
+        ("dcp-server", "DCP_GRPC_LISTEN", "nowhere"),
+        ("dcp-server", "DCP_GRPC_LISTEN", "0.0.0.0:0"),
+        ("dcp-server", "DCP_SANDBOX_TOPUP", "perhaps"),
+        ("dcp-server", "DCP_TLS_CERT", "only-one-of-two"),
+        ("dcp-server", "DCP_ADMIN_TOKEN", "short"),
+        ("dcp-gateway", "DCP_HTTP_LISTEN", "nowhere"),
+        ("dcp-gateway", "DCP_SERVER", "market.example.com:50051"),
+        ("dcp-gateway", "DCP_TLS_CA", "no-such-file.pem"),
+        ("dcp-daemon run", "DCP_SERVER", "market.example.com:50051"),
+        ("dcp-daemon run", "DCP_MODELS", "name-without-a-file"),
+    ],
+)
+def test_bad_setting_is_told_in_one_line(command: str, name: str, value: str, tmp_path: Path) -> None:
+    settings = {name: value}
+    if command.startswith("dcp-daemon"):
+        settings["DCP_PROVIDER_KEY"] = "dcp-provider-some-key"
+    line = refused(start(command, tmp_path, **settings))
+    assert name in line or "DCP_TLS_CA" in line
+    assert "secret-word" not in line
+
+
+def test_daemon_without_a_key_says_how_to_get_one(tmp_path: Path) -> None:
+    assert "register" in refused(start("dcp-daemon run", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [("dcp-server", "DCP_GRPC_LISTEN"), ("dcp-gateway", "DCP_HTTP_LISTEN")]
+)
+def test_port_in_use_is_told_in_one_line(command: str, name: str, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        line = refused(start(command, tmp_path, **{name: address}))
+    assert name in line
+
+
+def test_newer_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "dcp.sqlite3"
+    server = Program(
+        "dcp-server",
+        env={"DCP_DATABASE_URL": f"sqlite:///{path}", "DCP_GRPC_LISTEN": "127.0.0.1:0"},
+        folder=tmp_path,
+    )
+    assert server.stop() == 0
+    with sqlite3.connect(path) as database:
+        database.execute(
+            "INSERT INTO schema_migration (name, applied) VALUES ('9999_of_the_future', '2099-01-01')"
+        )
+    database.close()
+    line = refused(start("dcp-server", tmp_path, DCP_DATABASE_URL=f"sqlite:///{path}", DCP_LOG_LEVEL="error"))
+    assert "newer" in line
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_programs_drain_and_exit_0(number: signal.Signals, tmp_path: Path) -> None:
+    with Market(tmp_path, admin_token=ADMIN_TOKEN) as market:
+        _, key = market.register_provider("Node", "p@example.com")
+        market.add_daemon(key)
+        server, gateway, daemon = market.programs
+        assert [program.stop(number) for program in (daemon, gateway, server)] == [0, 0, 0]
+
+
+def test_server_stops_while_a_daemon_is_connected(tmp_path: Path) -> None:
+    with Market(tmp_path, admin_token=ADMIN_TOKEN) as market:
+        _, key = market.register_provider("Node", "p@example.com")
+        market.add_daemon(key)
+        assert market.programs[0].stop() == 0
+        unreachable = market.http.get("/api/renters/available-providers")
+        assert (unreachable.status_code, unreachable.json()["code"]) == (503, "UNAVAILABLE")
+        assert int(unreachable.headers["retry-after"]) > 0
+        assert market.programs[2].process.poll() is None, "a daemon waits for its server"
+
+
+def test_bad_provider_key_ends_the_daemon(tmp_path: Path) -> None:
+    with Market(tmp_path, admin_token=ADMIN_TOKEN) as market:
+        settings = {"DCP_SERVER": market.grpc_address, "DCP_PROVIDER_KEY": "dcp-provider-unknown"}
+        result = start("dcp-daemon run", tmp_path, **settings)
+    assert result.returncode == 2
+    assert "dcp-provider-unknown" not in result.stdout + result.stderr
+
+
+def test_daemon_registers_and_keeps_its_key_private(tmp_path: Path) -> None:
+    with Market(tmp_path, admin_token=ADMIN_TOKEN) as market:
+        settings = {"DCP_SERVER": market.grpc_address}
+        command = "dcp-daemon register --name Node --email joins@example.com"
+        result = start(command, tmp_path, **settings)
+        assert result.returncode == 0, result.stderr
+        (identity,) = (tmp_path / "state").glob("*.json")
+        assert identity.stat().st_mode & 0o777 == 0o600
+        assert "dcp-provider-" not in result.stdout + result.stderr
+        again = start("dcp-daemon register --name Node --email again@example.com", tmp_path, **settings)
+        assert again.returncode == 2
+        assert "--force" in again.stderr
+        doctor = start("dcp-daemon doctor", tmp_path, **settings)
+        assert "NVIDIA" in doctor.stdout
+
+
+@pytest.mark.parametrize("command", ["dcp-server", "dcp-gateway", "dcp-daemon"])
+def test_help_lists_the_settings(command: str, tmp_path: Path) -> None:
+    result = start(f"{command} --help", tmp_path)
+    assert result.returncode == 0
+    assert "DCP_" in result.stdout
+    version = start(f"{command} --version", tmp_path)
+    assert (version.returncode, version.stdout.strip()) == (0, "0.1.0")
+
+
+def test_no_key_reaches_a_log(tmp_path: Path) -> None:
+    with Market(tmp_path, admin_token=ADMIN_TOKEN, settings={"DCP_LOG_LEVEL": "debug"}) as market:
+        _, provider_key = market.register_provider("Node", "p@example.com")
+        renter_id, renter_key = market.register_renter("Acme", "r@example.com")
+        market.credit(renter_id, 5000)
+        market.add_daemon(provider_key)
+        market.http.get("/api/renters/me", params={"key": renter_key})
+        job = {
+            "job_type": "llm-inference",
+            "duration_minutes": 1,
+            "params": {"model": "nobody/serves", "prompt": "the secret prompt"},
+        }
+        market.post("/api/jobs/submit", job, **{"x-renter-key": renter_key})
+    logs = "".join(path.read_text(errors="replace") for path in tmp_path.glob("*.log"))
+    assert "submitted" in logs
+    for secret in (provider_key, renter_key, ADMIN_TOKEN, "the secret prompt"):
+        assert secret not in logs

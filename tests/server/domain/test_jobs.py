@@ -1,0 +1,52 @@
+"""The job's state machine, as one table: what is not in it is refused."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from server.domain.jobs import FINAL, OPEN, JobEvent, JobState, next_state, sources
+
+# Written out by hand from the contract, 3; a dot is "refused".
+#            offer    accept    start    requeue complete   fail    cancel
+EXPECTED = """
+queued       pending  .         .        .       .          failed  cancelled
+pending      .        assigned  .        queued  .          failed  cancelled
+assigned     .        .         running  queued  .          failed  cancelled
+running      .        .         .        queued  completed  failed  cancelled
+completed    .        .         .        .       .          .       .
+failed       .        .         .        .       .          .       .
+cancelled    .        .         .        .       .          .       .
+"""
+EVENTS = ["offer", "accept", "start", "requeue", "complete", "fail", "cancel"]
+TABLE = {
+    (JobState(row[0]), JobEvent(event)): None if cell == "." else JobState(cell)
+    for row in (line.split() for line in EXPECTED.strip().splitlines())
+    for event, cell in zip(EVENTS, row[1:], strict=True)
+}
+
+
+def test_table_has_every_pair() -> None:
+    assert set(TABLE) == set(itertools.product(JobState, JobEvent))
+
+
+@pytest.mark.parametrize(("state", "event"), list(itertools.product(JobState, JobEvent)))
+def test_event_moves_a_job_as_the_contract_says(state: JobState, event: JobEvent) -> None:
+    assert next_state(state, event) is TABLE[state, event]
+
+
+@pytest.mark.parametrize("event", JobEvent)
+def test_guards_of_writes_are_the_states_that_the_event_may_happen_in(event: JobEvent) -> None:
+    assert set(sources(event)) == {s for (s, e), target in TABLE.items() if e is event and target}
+
+
+def test_final_states_are_those_that_nothing_leaves() -> None:
+    stuck = {state for state in JobState if not any(TABLE[state, event] for event in JobEvent)}
+    assert stuck == FINAL
+    assert set(JobState) == FINAL | OPEN
+    assert not FINAL & OPEN
+
+
+def test_cancel_reaches_every_open_state() -> None:
+    assert {state for state in JobState if next_state(state, JobEvent.CANCEL)} == OPEN

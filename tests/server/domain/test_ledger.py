@@ -1,0 +1,180 @@
+"""The ledger's rules: whatever happens the proof is clean, and whatever is tampered with shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.domain import ledger
+from server.domain.ledger import (
+    EXTERNAL,
+    Account,
+    AccountKind,
+    HoldState,
+    StoredHold,
+    Transfer,
+    TransferKind,
+    make_bill,
+    prove,
+    settlement,
+)
+
+
+@dataclass
+class Book:
+    """A ledger in memory that obeys the rules."""
+
+    balances: Counter[Account] = field(default_factory=Counter)
+    transfers: list[Transfer] = field(default_factory=list)
+    holds: dict[str, StoredHold] = field(default_factory=dict)
+
+    def apply(self, transfer: Transfer) -> None:
+        self.balances[transfer.debit] -= transfer.amount_halala
+        self.balances[transfer.credit] += transfer.amount_halala
+        self.transfers.append(transfer)
+
+    def credit(self, renter_id: int, amount: int) -> None:
+        self.apply(Transfer(TransferKind.CREDIT, EXTERNAL, ledger.renter(renter_id), amount))
+
+    def hold(self, renter_id: int, amount: int) -> None:
+        if self.balances[ledger.renter(renter_id)] < amount:
+            return
+        job_id = f"job-{len(self.holds)}"
+        self.apply(ledger.hold_transfer(renter_id, amount, job_id))
+        self.holds[job_id] = StoredHold(job_id, renter_id, amount, HoldState.OPEN, False)
+
+    def settle(self, number: int, provider_id: int, rate: int, billed_ms: int) -> None:
+        waiting = [hold for hold in self.holds.values() if hold.state is HoldState.OPEN]
+        if not waiting:
+            return
+        hold = waiting[number % len(waiting)]
+        bill = make_bill(hold.amount_halala, rate, billed_ms)
+        for transfer in settlement(bill, hold.renter_id, provider_id, hold.job_id):
+            self.apply(transfer)
+        state = HoldState.POSTED if bill.charge_halala else HoldState.VOIDED
+        self.holds[hold.job_id] = replace(hold, state=state, job_is_final=True)
+
+    def proof(self) -> ledger.Proof:
+        return prove(dict(self.balances), self.transfers, self.holds.values())
+
+
+PARTIES = st.integers(1, 3)
+CREDITS = st.tuples(st.just(Book.credit), PARTIES, st.integers(1, 10_000))
+HOLDS = st.tuples(st.just(Book.hold), PARTIES, st.integers(1, 3_000))
+SETTLEMENTS = st.tuples(
+    st.just(Book.settle), st.integers(0, 9), PARTIES, st.integers(1, 300), st.integers(0, 600_000)
+)
+
+
+@given(st.lists(CREDITS | HOLDS | SETTLEMENTS, max_size=40))
+def test_any_history_proves_clean(history: list[tuple[Callable[..., None], int]]) -> None:
+    book = Book()
+    for step, *arguments in history:
+        step(book, *arguments)
+    proof = book.proof()
+    open_holds = [hold for hold in book.holds.values() if hold.state is HoldState.OPEN]
+    assert proof.discrepancies == ()
+    assert proof.postings_sum_halala == 0
+    assert proof.transfers == len(book.transfers)
+    assert (proof.open_holds, proof.open_holds_halala) == (
+        len(open_holds),
+        sum(hold.amount_halala for hold in open_holds),
+    )
+
+
+def sample() -> Book:
+    """One hold posted, one voided, one open."""
+    book = Book()
+    book.credit(1, 1000)
+    for amount in (450, 100, 200):
+        book.hold(1, amount)
+    book.settle(0, 7, 150, 75_000)
+    book.settle(0, 7, 150, 0)
+    return book
+
+
+def set_balance(account: Account, change: int) -> Callable[[Book], None]:
+    def tamper(book: Book) -> None:
+        book.balances[account] += change
+
+    return tamper
+
+
+def set_hold(job_id: str, **changes: object) -> Callable[[Book], None]:
+    def tamper(book: Book) -> None:
+        book.holds[job_id] = replace(book.holds[job_id], **changes)  # type: ignore[arg-type]
+
+    return tamper
+
+
+def change_amount(index: int, change: int) -> Callable[[Book], None]:
+    def tamper(book: Book) -> None:
+        old = book.transfers[index]
+        book.transfers[index] = replace(old, amount_halala=old.amount_halala + change)
+
+    return tamper
+
+
+TAMPERINGS: dict[str, Callable[[Book], None]] = {
+    "wallet up": set_balance(ledger.renter(1), 1),
+    "wallet down": set_balance(ledger.renter(1), -1),
+    "held up": set_balance(ledger.held(1), 1),
+    "earnings up": set_balance(ledger.provider(7), 1),
+    "platform up": set_balance(ledger.PLATFORM, 1),
+    "balance of nobody": set_balance(ledger.provider(99), 5),
+    "credit larger": change_amount(0, 1),
+    "hold larger": change_amount(1, 1),
+    "last transfer smaller": change_amount(-1, -1),
+    "transfer of nothing": change_amount(0, -1000),
+    "transfer gone": lambda book: book.transfers.pop() and None,
+    "transfer twice": lambda book: book.transfers.append(book.transfers[-1]),
+    "open hold larger": set_hold("job-2", amount_halala=201),
+    "open hold of another renter": set_hold("job-2", renter_id=2),
+    "open hold called posted": set_hold("job-2", state=HoldState.POSTED),
+    "posted hold called open": set_hold("job-0", state=HoldState.OPEN),
+    "job ended but hold open": set_hold("job-2", job_is_final=True),
+    "job open but hold resolved": set_hold("job-0", job_is_final=False),
+    "hold gone": lambda book: book.holds.pop("job-2") and None,
+}
+
+
+def test_sample_is_clean() -> None:
+    assert sample().proof().discrepancies == ()
+
+
+@pytest.mark.parametrize("tampering", TAMPERINGS)
+def test_tampering_shows(tampering: str) -> None:
+    book = sample()
+    TAMPERINGS[tampering](book)
+    assert book.proof().discrepancies
+
+
+def test_negative_account_shows_even_when_stored_so() -> None:
+    book = Book()
+    book.apply(Transfer(TransferKind.CREDIT, ledger.provider(1), ledger.renter(1), 5))
+    assert any("negative" in sentence for sentence in book.proof().discrepancies)
+
+
+def test_only_the_outside_may_be_negative() -> None:
+    book = Book()
+    book.credit(1, 5)
+    assert book.balances[Account(AccountKind.EXTERNAL)] == -5
+    assert book.proof().discrepancies == ()
+
+
+def test_charge_without_a_provider_is_refused() -> None:
+    with pytest.raises(ValueError, match="without a provider"):
+        settlement(make_bill(450, 150, 1000), 1, None, "job-1")
+
+
+@given(st.integers(1, 10**9), st.integers(1, 10_000), st.integers(0, 10**9))
+def test_settlement_empties_the_hold_exactly(hold: int, rate: int, billed_ms: int) -> None:
+    transfers = settlement(make_bill(hold, rate, billed_ms), 1, 7, "job-1")
+    assert sum(transfer.amount_halala for transfer in transfers) == hold
+    assert {transfer.debit for transfer in transfers} == {ledger.held(1)}
+    assert all(transfer.amount_halala > 0 for transfer in transfers)

@@ -1,0 +1,79 @@
+"""Placement: the same candidates give the same answer, whatever their order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.domain.jobs import JobType
+from server.domain.placement import Candidate, Model, Wants, can_run, choose
+
+INFERENCE = frozenset({JobType.LLM_INFERENCE})
+ABLE = Candidate(5, 1, INFERENCE, (Model("m"),), "NVIDIA RTX 4090", 24576)
+WANTS = Wants(JobType.LLM_INFERENCE, "m")
+
+
+@pytest.mark.parametrize(
+    ("wants", "able"),
+    [
+        (WANTS, True),
+        (replace(WANTS, job_type=JobType.TRAINING), False),
+        (replace(WANTS, model="M"), False),
+        (replace(WANTS, model=None), True),
+        (replace(WANTS, gpu_model="rtx 4090"), True),
+        (replace(WANTS, gpu_model="H100"), False),
+        (replace(WANTS, min_vram_mib=24576), True),
+        (replace(WANTS, min_vram_mib=24577), False),
+    ],
+)
+def test_provider_can_run_what_it_serves(wants: Wants, able: bool) -> None:
+    assert can_run(ABLE, wants) is able
+
+
+WARM = (Model("m", warm=True),)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "best"),
+    [
+        ([], None),
+        ([replace(ABLE, free_slots=0)], None),
+        ([ABLE, replace(ABLE, provider_id=4)], 4),
+        ([ABLE, replace(ABLE, provider_id=9, free_slots=2)], 9),
+        ([replace(ABLE, free_slots=9), replace(ABLE, provider_id=6, models=WARM)], 6),
+        ([replace(ABLE, provider_id=1, models=(Model("x", warm=True), Model("m"))), ABLE], 1),
+        ([replace(ABLE, provider_id=1, job_types=frozenset()), ABLE], 5),
+    ],
+)
+def test_warm_then_free_then_lowest_id_is_chosen(candidates: list[Candidate], best: int | None) -> None:
+    chosen = choose(candidates, WANTS)
+    assert (chosen and chosen.provider_id) == best
+
+
+CANDIDATES = st.lists(
+    st.builds(
+        Candidate,
+        provider_id=st.integers(1, 50),
+        free_slots=st.integers(0, 3),
+        job_types=st.sampled_from([INFERENCE, frozenset()]),
+        models=st.sampled_from([(), (Model("m"),), WARM]),
+    ),
+    unique_by=lambda candidate: candidate.provider_id,
+)
+
+
+@given(CANDIDATES, st.randoms(use_true_random=False))
+def test_order_of_the_candidates_does_not_matter(candidates: list[Candidate], random: object) -> None:
+    shuffled = list(candidates)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert choose(shuffled, WANTS) == choose(candidates, WANTS)
+
+
+@given(CANDIDATES)
+def test_chosen_one_can_run_it_and_somebody_is_chosen_when_anybody_can(candidates: list[Candidate]) -> None:
+    chosen = choose(candidates, WANTS)
+    able = [c for c in candidates if c.free_slots and can_run(c, WANTS)]
+    assert (chosen in able) if able else (chosen is None)

@@ -1,0 +1,109 @@
+"""Prices: the contract's example, and what must hold for every rate, time and limit."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.domain import pricing
+from server.domain.jobs import JobType
+from server.domain.ledger import make_bill
+
+RATES = st.integers(1, 100_000)
+MINUTES_MS = st.integers(6_000, 1440 * 60_000)
+TIMES_MS = st.integers(0, 2 * 1440 * 60_000)
+MAX_COSTS = st.none() | st.integers(1, 10**12)
+
+
+def test_example_of_the_contract() -> None:
+    hold, limit_ms = pricing.hold_and_limit(150, 3 * 60_000, None)
+    bill = make_bill(hold, 150, pricing.billed_ms(75_000, 75_100, limit_ms))
+    assert (hold, limit_ms) == (450, 180_000)
+    assert (bill.charge_halala, bill.refund_halala) == (188, 262)
+    assert (bill.payout_halala, bill.fee_halala) == (141, 47)
+
+
+def test_rate_card_is_the_contracts() -> None:
+    assert {kind.value: rate for kind, rate in pricing.RATE_HALALA_PER_MINUTE.items()} == {
+        "llm-inference": 150,
+        "image_generation": 200,
+        "vllm_serve": 200,
+        "training": 250,
+        "rendering": 200,
+        "benchmark": 100,
+        "custom_container": 100,
+    }
+    assert set(pricing.RATE_HALALA_PER_MINUTE) == set(JobType)
+
+
+@pytest.mark.parametrize(
+    ("rate", "time_ms", "cost"),
+    [
+        (150, 0, 0),
+        (150, 1, 1),
+        (150, 400, 1),
+        (150, 401, 2),
+        (150, 60_000, 150),
+        (100, 600, 1),
+        (100, 601, 2),
+    ],
+)
+def test_cost_is_rounded_up_to_a_whole_halala(rate: int, time_ms: int, cost: int) -> None:
+    assert pricing.cost_halala(rate, time_ms) == cost
+
+
+@pytest.mark.parametrize(
+    ("daemon_ms", "server_ms", "limit_ms", "billed"),
+    [(1, 2, 3, 1), (2, 1, 3, 1), (3, 2, 1, 1), (-5, 2, 3, 0), (5, -2, 3, 0), (0, 2, 3, 0)],
+)
+def test_billed_time_is_the_least_and_never_negative(
+    daemon_ms: int, server_ms: int, limit_ms: int, billed: int
+) -> None:
+    assert pricing.billed_ms(daemon_ms, server_ms, limit_ms) == billed
+
+
+@given(RATES, MINUTES_MS, MAX_COSTS, TIMES_MS)
+def test_bill_adds_up_and_stays_within_the_hold(
+    rate: int, duration_ms: int, max_cost: int | None, run_ms: int
+) -> None:
+    hold, limit_ms = pricing.hold_and_limit(rate, duration_ms, max_cost)
+    bill = make_bill(hold, rate, pricing.billed_ms(run_ms, run_ms, limit_ms))
+    assert 0 <= bill.charge_halala <= hold
+    assert bill.charge_halala + bill.refund_halala == hold
+    assert bill.payout_halala + bill.fee_halala == bill.charge_halala
+    assert bill.payout_halala >= 0
+    assert bill.fee_halala >= 0
+
+
+@given(RATES, MINUTES_MS, MAX_COSTS)
+def test_max_cost_is_never_exceeded_even_by_a_run_to_the_limit(
+    rate: int, duration_ms: int, max_cost: int | None
+) -> None:
+    hold, limit_ms = pricing.hold_and_limit(rate, duration_ms, max_cost)
+    assert hold > 0
+    assert 0 <= limit_ms <= duration_ms
+    # Before the cap of the hold: the time limit alone keeps the price within.
+    assert pricing.cost_halala(rate, limit_ms) <= hold
+    if max_cost is not None:
+        assert hold <= max_cost
+
+
+@given(RATES, MINUTES_MS, st.integers(1, 10**9))
+def test_limit_under_a_max_cost_is_the_longest_possible(rate: int, duration_ms: int, max_cost: int) -> None:
+    hold, limit_ms = pricing.hold_and_limit(rate, duration_ms, max_cost)
+    if limit_ms < duration_ms:
+        assert pricing.cost_halala(rate, limit_ms + 1) > hold
+
+
+@given(RATES, st.integers(1, 10**9), TIMES_MS, TIMES_MS)
+def test_charge_never_falls_with_time(rate: int, hold: int, one_ms: int, other_ms: int) -> None:
+    less, more = sorted((one_ms, other_ms))
+    assert pricing.charge_halala(rate, less, hold) <= pricing.charge_halala(rate, more, hold)
+
+
+@given(st.integers(0, 10**15))
+def test_shares_are_three_quarters_and_the_rest(charge: int) -> None:
+    payout, fee = pricing.shares(charge)
+    assert payout + fee == charge
+    assert abs(payout * 4 - charge * 3) <= 2

@@ -1,0 +1,41 @@
+"""Liveness and status: one rule, as tables."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from server.domain.providers import AccountState, ProviderStatus, is_live, status
+
+NOW = 1_800_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("last_heartbeat_ms", "live"),
+    [(None, False), (NOW, True), (NOW - 29_999, True), (NOW - 30_000, False), (0, False), (NOW + 5, True)],
+)
+def test_live_is_a_heartbeat_younger_than_thirty_seconds(last_heartbeat_ms: int | None, live: bool) -> None:
+    assert is_live(last_heartbeat_ms, NOW) is live
+
+
+STATUS = {
+    (AccountState.ACTIVE, True, False): ProviderStatus.ONLINE,
+    (AccountState.ACTIVE, False, False): ProviderStatus.OFFLINE,
+    (AccountState.ACTIVE, True, True): ProviderStatus.DRAINING,
+    (AccountState.ACTIVE, False, True): ProviderStatus.DRAINING,
+    **{
+        (account, live, draining): ProviderStatus(account.value)
+        for account in (AccountState.PAUSED, AccountState.PENDING_APPROVAL, AccountState.SUSPENDED)
+        for live, draining in itertools.product([True, False], repeat=2)
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("account", "live", "draining"), list(itertools.product(AccountState, [True, False], [True, False]))
+)
+def test_what_was_decided_comes_before_draining_and_that_before_liveness(
+    account: AccountState, live: bool, draining: bool
+) -> None:
+    assert status(account, live, draining) is STATUS[account, live, draining]

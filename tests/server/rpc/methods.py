@@ -1,0 +1,72 @@
+"""Every RPC of the marketplace as its descriptor, for tests that are generated from the protos."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from dcp.v1 import (
+    admin_pb2,
+    jobs_pb2,
+    ledger_pb2,
+    options_pb2,
+    providers_pb2,
+    renters_pb2,
+    sessions_pb2,
+)
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from tests.support.running_server import Market, Metadata
+
+FILES = (admin_pb2, jobs_pb2, ledger_pb2, providers_pb2, renters_pb2, sessions_pb2)
+METHODS: dict[str, MethodDescriptor] = {
+    f"{service.name}.{method.name}": method
+    for file in FILES
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
+
+
+def rule(method: MethodDescriptor) -> options_pb2.MethodRule:
+    """The method's own options."""
+    return method.GetOptions().Extensions[options_pb2.method]
+
+
+def field_rule(field: Any) -> options_pb2.FieldRule:
+    """A field's own options."""
+    found: options_pb2.FieldRule = field.GetOptions().Extensions[options_pb2.field]
+    return found
+
+
+def empty(method: MethodDescriptor) -> Message:
+    """An empty request."""
+    made: Message = GetMessageClass(method.input_type)()
+    return made
+
+
+async def call(market: Market, method: MethodDescriptor, request: Message, metadata: Metadata) -> Message:
+    """Calls any RPC; of a stream, the request is the only message and the first answer is returned."""
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    codecs: dict[str, Any] = {
+        "request_serializer": lambda message: message.SerializeToString(),
+        "response_deserializer": GetMessageClass(method.output_type).FromString,
+    }
+    if not method.client_streaming:
+        return await market.channel.unary_unary(path, **codecs)(request, metadata=metadata)  # type: ignore[no-any-return]
+    stream = market.channel.stream_stream(path, **codecs)(metadata=metadata)
+    try:
+        await stream.write(request)
+        answer = await stream.read()
+    except grpc.RpcError:
+        answer = grpc.aio.EOF
+    if answer is grpc.aio.EOF and await stream.code() is not grpc.StatusCode.OK:
+        raise grpc.aio.AioRpcError(
+            await stream.code(),
+            await stream.initial_metadata(),
+            await stream.trailing_metadata(),
+            await stream.details(),
+        )
+    stream.cancel()
+    return answer  # type: ignore[no-any-return]

@@ -1,0 +1,304 @@
+"""The declared limits: cases generated from the protos, each refused with the field that is at fault."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import pytest
+from dcp.v1 import gpus_pb2, jobs_pb2, options_pb2, providers_pb2, renters_pb2
+from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
+from google.protobuf.message import Message
+
+from server.domain.errors import DomainError
+from server.rpc.validate import validate
+from tests.server.rpc import methods
+from tests.server.rpc.methods import METHODS
+from tests.support.running_server import MODEL, Market, Party, Refusal, read_refusal, refusal
+
+
+@dataclass(frozen=True)
+class Case:
+    """One request with one fault."""
+
+    method: str
+    field: str
+    fault: str
+    spoil: Callable[[Message], None]
+
+
+NUMBERS = {
+    FieldDescriptor.TYPE_INT32,
+    FieldDescriptor.TYPE_INT64,
+    FieldDescriptor.TYPE_DOUBLE,
+}
+INT_LIMIT = {FieldDescriptor.TYPE_INT32: 2**31, FieldDescriptor.TYPE_INT64: 2**63}
+
+
+def good(method: str) -> Message:
+    """A request that passes."""
+    made = {
+        "ProviderService.RegisterProvider": providers_pb2.RegisterProviderRequest(
+            name="P", email="p@example.com"
+        ),
+        "RenterService.RegisterRenter": renters_pb2.RegisterRenterRequest(name="R", email="r@example.com"),
+        "JobService.SubmitJob": jobs_pb2.SubmitJobRequest(
+            job_type=jobs_pb2.JOB_TYPE_LLM_INFERENCE,
+            duration_minutes=1,
+            params=jobs_pb2.JobParams(model=MODEL, prompt="hi"),
+        ),
+    }.get(method)
+    request = made or methods.empty(METHODS[method])
+    for field in request.DESCRIPTOR.fields:
+        if methods.field_rule(field).required and not getattr(request, field.name):
+            setattr(request, field.name, 1 if field.type in NUMBERS else "job-1")
+    return request
+
+
+def cases(method: str, descriptor: MethodDescriptor) -> Iterator[Case]:
+    yield from _cases_of(method, descriptor.input_type, "", lambda request: request)
+
+
+def _cases_of(method: str, message: Any, path: str, find: Callable[[Message], Any]) -> Iterator[Case]:
+    for field in message.fields:
+        rule, name = methods.field_rule(field), field.name
+        told = rule.header or path + name
+        is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
+        if field.is_repeated:
+            yield from _repeated(method, field, rule, told, find, is_map)
+        elif field.message_type is not None:
+            yield from _cases_of(
+                method, field.message_type, f"{told}.", lambda r, n=name, f=find: getattr(f(r), n)
+            )
+        else:
+            for fault, value in _faults(field, rule):
+                yield Case(method, told, fault, lambda r, n=name, v=value, f=find: setattr(f(r), n, v))
+            if rule.required:
+                yield Case(method, told, "missing", lambda r, n=name, f=find: f(r).ClearField(n))
+
+
+def _repeated(
+    method: str,
+    field: Any,
+    rule: options_pb2.FieldRule,
+    told: str,
+    find: Callable[[Message], Any],
+    is_map: bool,
+) -> Iterator[Case]:
+    name = field.name
+    if is_map:
+
+        def fill(request: Message, count: int = rule.max_items + 1) -> None:
+            for n in range(count):
+                getattr(find(request), name)[str(n)] = "x"
+
+        def lengthen(request: Message) -> None:
+            getattr(find(request), name)["K"] = "x" * (rule.max_length + 1)
+
+        yield Case(method, told, "too many", fill)
+        yield Case(method, f"{told}.K", "item too long", lengthen)
+        return
+
+    def overfill(request: Message) -> None:
+        items = getattr(find(request), name)
+        for _ in range(rule.max_items + 1):
+            items.add() if field.message_type is not None else items.append("x")
+
+    assert rule.HasField("max_items"), f"{told} has no limit"
+    yield Case(method, told, "too many", overfill)
+    if field.message_type is not None:
+        yield from _cases_of(
+            method, field.message_type, f"{told}[0].", lambda r: _first(getattr(find(r), name))
+        )
+    elif rule.HasField("max_length"):
+        yield Case(
+            method,
+            f"{told}[1]",
+            "item too long",
+            lambda r: getattr(find(r), name).extend(["x", "x" * (rule.max_length + 1)]),
+        )
+
+
+def _first(items: Any) -> Any:
+    if items:
+        return items[0]
+    item = items.add()
+    for field in item.DESCRIPTOR.fields:
+        if methods.field_rule(field).required:
+            setattr(item, field.name, "user")
+    return item
+
+
+def _faults(field: Any, rule: options_pb2.FieldRule) -> Iterator[tuple[str, Any]]:
+    step = 0.001 if field.type == FieldDescriptor.TYPE_DOUBLE else 1
+    convert = float if field.type == FieldDescriptor.TYPE_DOUBLE else int
+    if field.type == FieldDescriptor.TYPE_DOUBLE:
+        yield from (("nan", math.nan), ("infinite", math.inf))
+    if rule.HasField("minimum"):
+        yield "below", convert(rule.minimum) - step
+    if rule.HasField("maximum"):
+        yield "above", convert(rule.maximum) + step
+    if rule.HasField("max_length"):
+        yield "too long", "x" * (rule.max_length + 1)
+    if field.type == FieldDescriptor.TYPE_STRING:
+        yield "nul", "a\0b"
+        if rule.required:
+            yield "blank", "  \t"
+
+
+UNARY = {name: method for name, method in METHODS.items() if not method.client_streaming}
+CASES = [case for name, method in UNARY.items() for case in cases(name, method)]
+
+
+async def _roles(market: Market) -> dict[int, Any]:
+    provider, renter = await market.provider(), await market.renter()
+    return {
+        options_pb2.ROLE_PUBLIC: (),
+        options_pb2.ROLE_PROVIDER: provider.metadata,
+        options_pb2.ROLE_RENTER: renter.metadata,
+        options_pb2.ROLE_ADMIN: market.admin_metadata,
+    }
+
+
+async def test_every_declared_limit_is_enforced(market: Market) -> None:
+    roles = await _roles(market)
+    wrong = []
+    for case in CASES:
+        method = METHODS[case.method]
+        request = good(case.method)
+        case.spoil(request)
+        try:
+            await methods.call(market, method, request, roles[methods.rule(method).roles[0]])
+        except grpc.aio.AioRpcError as error:
+            refused = read_refusal(error)
+            told = (refused.code, refused.reason, refused.facts.field)
+            if told == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", case.field):
+                assert refused.message.startswith(f"{case.field}: ")
+                continue
+            wrong.append((case.method, case.field, case.fault, told))
+        else:
+            wrong.append((case.method, case.field, case.fault, "accepted"))
+    assert wrong == []
+
+
+def test_generated_cases_are_many() -> None:
+    """The generator has not gone blind: each kind of fault occurs."""
+    assert len(CASES) > 120
+    assert {case.fault for case in CASES} == {
+        *("missing", "blank", "below", "above", "too long", "too many", "item too long", "nul"),
+        *("nan", "infinite"),
+    }
+    assert {case.method for case in CASES} >= {"JobService.SubmitJob", "ProviderService.Heartbeat"}
+
+
+@pytest.mark.parametrize("name", [name for name in UNARY if METHODS[name].input_type.fields])
+def test_request_without_a_fault_passes(name: str) -> None:
+    validate(good(name))
+
+
+def on_the_limits() -> Iterator[Message]:
+    yield jobs_pb2.SubmitJobRequest(job_type=jobs_pb2.JOB_TYPE_TRAINING, duration_minutes=0.1, priority=0)
+    yield jobs_pb2.SubmitJobRequest(
+        job_type=jobs_pb2.JOB_TYPE_TRAINING, duration_minutes=1440, priority=10, max_cost_halala=10**12
+    )
+    yield renters_pb2.RegisterRenterRequest(name="x" * 200, email="a@example.com")
+    yield gpus_pb2.GpuStatus(gpu_util_pct=100, temp_c=-100, all_gpus=[gpus_pb2.GpuDevice()] * 64)
+
+
+@pytest.mark.parametrize("request_", list(on_the_limits()))
+def test_limits_are_inclusive(request_: Message) -> None:
+    validate(request_)
+
+
+@pytest.mark.parametrize(
+    "email",
+    [
+        "x",
+        "@example.com",
+        "a@",
+        "a b@example.com",
+        "a@@example.com",
+        "a@example",
+        "a@exa mple.com",
+        "a@-.com",
+    ],
+)
+def test_malformed_address_is_refused(email: str) -> None:
+    for request in (
+        renters_pb2.RegisterRenterRequest(name="R", email=email),
+        providers_pb2.RegisterProviderRequest(name="P", email=email),
+    ):
+        with pytest.raises(DomainError) as caught:
+            validate(request)
+        assert caught.value.facts == {"field": "email"}
+
+
+@pytest.mark.parametrize("phone", ["x", "0500000000", "+1", "+966", "+96650000000000000", "+999"])
+def test_malformed_telephone_number_is_refused(phone: str) -> None:
+    with pytest.raises(DomainError) as caught:
+        validate(providers_pb2.RegisterProviderRequest(name="P", email="a@example.com", phone=phone))
+    assert caught.value.facts == {"field": "phone"}
+
+
+@pytest.mark.parametrize("phone", ["", "+966500000000", "+966 50 000 0000", "+1 650-253-0000"])
+def test_telephone_number_in_international_form_passes(phone: str) -> None:
+    validate(providers_pb2.RegisterProviderRequest(name="P", email="a@example.com", phone=phone))
+
+
+INFERENCE = jobs_pb2.JOB_TYPE_LLM_INFERENCE
+CHAT = jobs_pb2.ChatMessage
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"job_type": 99}, "job_type"),
+        ({"params": jobs_pb2.JobParams(prompt="hi")}, "params.model"),
+        ({"params": jobs_pb2.JobParams(model="  ", prompt="hi")}, "params.model"),
+        ({"params": jobs_pb2.JobParams(model="m")}, "params.prompt"),
+        ({"params": jobs_pb2.JobParams(model="m", prompt=" \n")}, "params.prompt"),
+        (
+            {"params": jobs_pb2.JobParams(model="m", prompt="hi", messages=[CHAT(role="user", content="x")])},
+            "params.messages",
+        ),
+        (
+            {
+                "params": jobs_pb2.JobParams(
+                    model="m",
+                    messages=[CHAT(role="user", content="x"), CHAT(role="wizard", content="x")],
+                )
+            },
+            "params.messages[1].role",
+        ),
+    ],
+)
+async def test_inference_needs_a_model_and_something_to_answer(
+    market: Market, changes: dict[str, Any], field: str
+) -> None:
+    renter = await market.renter()
+    refused = await refusal(market.submit(renter, **changes))
+    assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", field)
+    assert await market.wallet(renter) == (5000, 0)
+
+
+async def test_violation_in_a_heartbeat_on_the_stream_ends_it(market: Market) -> None:
+    daemon = await market.daemon(await market.provider())
+    await daemon.say(heartbeat={"sequence": 1, "gpu_status": gpus_pb2.GpuStatus(gpu_util_pct=101)})
+    ended = await daemon.ended()
+    assert isinstance(ended, Refusal)
+    assert (ended.reason, ended.facts.field) == ("INVALID_FIELD", "gpu_status.gpu_util_pct")
+
+
+async def test_unsound_registration_makes_no_account(market: Market) -> None:
+    await refusal(
+        market.renter_service.RegisterRenter(
+            renters_pb2.RegisterRenterRequest(name="R", email="a@example.com", phone="x")
+        )
+    )
+    made = await market.renter_service.RegisterRenter(
+        renters_pb2.RegisterRenterRequest(name="R", email="a@example.com")
+    )
+    assert Party(made.renter_id, made.api_key).id == 1

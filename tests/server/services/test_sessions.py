@@ -1,0 +1,344 @@
+"""Sessions over real gRPC: reconnecting, superseding, stale words, repeated words, foreign leases."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+from dcp.v1 import jobs_pb2, providers_pb2, sessions_pb2
+
+from server.domain.sessions import Superseded
+from server.services.sessions import OUTBOX_SIZE
+from tests.support.running_server import Market, Refusal, refusal
+
+KEEP = sessions_pb2.LEASE_ACTION_KEEP
+STOP = sessions_pb2.LEASE_ACTION_STOP_AND_DISCARD
+RESEND = sessions_pb2.LEASE_ACTION_RESEND
+ACCEPTED = sessions_pb2.RESULT_DISPOSITION_ACCEPTED
+ALREADY = sessions_pb2.RESULT_DISPOSITION_ALREADY
+STALE = sessions_pb2.RESULT_DISPOSITION_STALE
+
+
+async def test_welcome_says_what_the_daemon_must_know(market: Market) -> None:
+    provider = await market.provider()
+    welcome = await market.connect(provider).hello()
+    assert (welcome.session_epoch, welcome.provider_id) == (1, provider.id)
+    assert welcome.heartbeat_interval.ToMilliseconds() == 10_000
+    assert welcome.lost_after.ToMilliseconds() == 300_000
+    assert welcome.chunk_credit > 0
+    assert (await market.connect(provider).hello()).session_epoch == 2
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"heartbeat": sessions_pb2.SessionHeartbeat(sequence=1)},
+        {"goodbye": sessions_pb2.Goodbye()},
+        {"hello": sessions_pb2.Hello(boot_id="b", protocol_version=2)},
+        {"hello": sessions_pb2.Hello(boot_id="b", protocol_version=1, slots=-1)},
+        {},
+    ],
+)
+async def test_stream_that_does_not_begin_with_a_good_hello_ends(
+    market: Market, first: dict[str, object]
+) -> None:
+    daemon = market.connect(await market.provider())
+    await daemon.say(**first)
+    ended = await daemon.ended()
+    assert isinstance(ended, Refusal)
+    assert (ended.code, ended.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "PROTOCOL_VIOLATION")
+
+
+async def test_stream_that_says_nothing_ends_when_its_time_is_up(market: Market) -> None:
+    session = market.server.services.sessions.new(1)
+    session.expect_hello()
+    assert session.outbox.get_nowait() is None
+
+
+async def test_stream_with_a_session_is_not_ended_by_the_wait_for_hello(market: Market) -> None:
+    daemon = await market.daemon(await market.provider())
+    (presence,) = market.server.services.fleet.all()
+    presence.send.__self__.expect_hello()  # type: ignore[attr-defined]
+    await daemon.heard_nothing()
+
+
+async def test_goodbye_ends_the_session(market: Market) -> None:
+    provider = await market.provider()
+    daemon = await market.daemon(provider)
+    await daemon.say(goodbye=sessions_pb2.Goodbye())
+    assert await daemon.ended() is None
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [("suspended", "PROVIDER_SUSPENDED"), ("pending_approval", "PROVIDER_NOT_APPROVED")],
+)
+async def test_provider_that_is_kept_out_gets_no_session(market: Market, state: str, reason: str) -> None:
+    provider = await market.provider()
+    await market.set_provider(provider, state=state)
+    daemon = market.connect(provider)
+    await daemon.say(hello=sessions_pb2.Hello(boot_id="b", protocol_version=1))
+    ended = await daemon.ended()
+    assert isinstance(ended, Refusal)
+    assert (ended.code, ended.reason) == (grpc.StatusCode.PERMISSION_DENIED, reason)
+    beat = market.provider_service.Heartbeat(providers_pb2.HeartbeatRequest(), metadata=provider.metadata)
+    assert (await refusal(beat)).reason == reason
+
+
+async def test_newer_session_supersedes_the_older(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    older = await market.daemon(provider)
+    newer = await market.daemon(provider)
+    assert (await older.expect("superseded")).by_session_epoch == 2
+    assert await older.ended() is None
+    await market.submit(renter, provider)
+    await newer.expect("job_offer")
+
+
+async def test_end_of_the_older_stream_leaves_the_newer_session_open(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    older = await market.daemon(provider)
+    newer = await market.daemon(provider)
+    await older.expect("superseded")
+    older.cut()
+    await newer.heartbeat()
+    profile = await market.provider_service.GetOwnProvider(
+        providers_pb2.GetOwnProviderRequest(), metadata=provider.metadata
+    )
+    assert profile.provider.connected
+    await market.submit(renter, provider)
+    await newer.expect("job_offer")
+
+
+async def test_messages_of_a_superseded_session_change_nothing(market: Market) -> None:
+    """The older half lives on in memory; what it still says is fenced off by the session's epoch."""
+    from server.domain.leases import FinishReport, LeaseRef, RunOutcome, Stream
+    from server.domain.sessions import Chunk, Finished, Started
+
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job = await market.submit(renter, provider)
+    lease = (await daemon.expect("job_offer")).lease
+    await daemon.accept(lease)
+    await daemon.heard_nothing()
+    (presence,) = market.server.services.fleet.all()
+    older = presence.send.__self__  # type: ignore[attr-defined]
+    newer = market.connect(provider)
+    await newer.hello(held_leases=[lease])
+    assert (await newer.expect("lease_directive")).action == KEEP
+    ref = LeaseRef(lease.job_id, lease.lease_epoch, lease.lease_secret)
+    before = await market.job(job)
+    await older.handle(Started(ref))
+    await older.handle(Chunk(ref, Stream.LOG, 1, b"x"))
+    await older.handle(Finished(FinishReport(ref, RunOutcome.SUCCEEDED, 1, 0)))
+    assert await market.job(job) == before
+    await newer.say(job_started=sessions_pb2.JobStarted(lease=lease))
+    await newer.heard_nothing()
+    assert (await market.job(job)).status == jobs_pb2.JOB_STATE_RUNNING
+
+
+async def test_reconnect_keeps_the_run_and_bills_it_once(any_market: Market) -> None:
+    market = any_market
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon)
+    await daemon.output(lease, 1, b"one ")
+    daemon.cut()
+    market.clock.advance(40)
+    again = market.connect(provider)
+    await again.hello(held_leases=[lease])
+    directive = await again.expect("lease_directive")
+    assert (directive.action, directive.output_through_seq) == (KEEP, 1)
+    assert (await again.output(lease, 1, b"one ")).output_through_seq == 1
+    await again.output(lease, 2, b"two")
+    market.clock.advance(35)
+    assert await again.finished(lease, seconds=75, last_output_seq=2) == ACCEPTED
+    assert (await market.output(job, renter)).response == "one two"
+    assert await market.wallet(renter) == (5000 - 188, 0)
+    await market.assert_money_adds_up()
+
+
+async def test_lease_that_the_daemon_does_not_list_is_lost_and_the_job_waits_again(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon)
+    daemon.cut()
+    again = await market.daemon(provider)
+    offer = await again.expect("job_offer")
+    assert (offer.lease.job_id, offer.lease.lease_epoch, offer.attempt) == (job.job_id, 2, 2)
+    assert offer.lease.lease_secret != lease.lease_secret
+    assert await again.finished(lease) == STALE
+    assert (await market.job(job)).status == jobs_pb2.JOB_STATE_PENDING
+
+
+async def test_lease_that_is_not_on_record_is_stopped_and_discarded(market: Market) -> None:
+    provider = await market.provider()
+    daemon = market.connect(provider)
+    unknown = sessions_pb2.Lease(job_id="job-unknown", lease_epoch=3, lease_secret=b"s")
+    await daemon.hello(held_leases=[unknown])
+    directive = await daemon.expect("lease_directive")
+    assert (directive.action, directive.lease) == (STOP, unknown)
+
+
+async def test_foreign_lease_is_refused_and_the_market_goes_on(market: Market) -> None:
+    owner, thief, renter = await market.provider(), await market.provider(), await market.renter()
+    daemon = await market.daemon(owner)
+    job, lease = await market.running_job(renter, owner, daemon)
+    other = market.connect(thief)
+    await other.hello(held_leases=[lease], unacknowledged_results=[lease])
+    assert (await other.expect("lease_directive")).action == STOP
+    for kind in (
+        {"offer_reply": sessions_pb2.OfferReply(lease=lease, accepted=True)},
+        {"offer_reply": sessions_pb2.OfferReply(lease=lease)},
+        {"job_started": sessions_pb2.JobStarted(lease=lease)},
+        {"output_chunk": sessions_pb2.OutputChunk(lease=lease, seq=1, data=b"stolen")},
+        {"log_chunk": sessions_pb2.LogChunk(lease=lease, seq=1, data=b"stolen")},
+        {"job_started": sessions_pb2.JobStarted()},
+    ):
+        await other.say(**kind)
+        assert (await other.expect("lease_directive")).action == STOP
+    assert await other.finished(lease, seconds=60) == STALE
+    assert (await market.job(job)).status == jobs_pb2.JOB_STATE_RUNNING
+    await daemon.output(lease, 1, b"mine")
+    assert await daemon.finished(lease, last_output_seq=1) == ACCEPTED
+    assert (await market.output(job, renter)).response == "mine"
+    assert await market.earned(thief) == 0
+
+
+async def test_repeated_finish_is_already_recorded(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon)
+    market.clock.advance(75)
+    assert await daemon.finished(lease, seconds=75) == ACCEPTED
+    ended = await market.job(job)
+    market.clock.advance(75)
+    assert await daemon.finished(lease, seconds=75) == ALREADY
+    daemon.cut()
+    again = market.connect(provider)
+    await again.hello(unacknowledged_results=[lease])
+    assert await again.finished(lease, seconds=75) == ALREADY
+    assert await market.job(job) == ended
+    assert await market.earned(provider) == 141
+    await market.assert_money_adds_up()
+
+
+async def test_other_outcome_after_the_end_is_stale(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon)
+    await daemon.finished(lease)
+    ended = await market.job(job)
+    assert await daemon.finished(lease, outcome=sessions_pb2.RUN_OUTCOME_FAILED) == STALE
+    assert await market.job(job) == ended
+
+
+async def test_finish_with_missing_output_asks_for_it(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon)
+    await daemon.output(lease, 1, b"one ")
+    await daemon.finish(lease, last_output_seq=2)
+    directive = await daemon.expect("lease_directive")
+    assert (directive.action, directive.output_through_seq) == (RESEND, 1)
+    assert (await market.job(job)).status == jobs_pb2.JOB_STATE_RUNNING
+    await daemon.output(lease, 2, b"two")
+    assert await daemon.finished(lease, last_output_seq=2) == ACCEPTED
+    assert (await market.output(job, renter)).response == "one two"
+
+
+async def test_unacknowledged_result_is_asked_for_again_after_a_reconnect(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon)
+    daemon.cut()
+    again = market.connect(provider)
+    await again.hello(unacknowledged_results=[lease])
+    assert (await again.expect("lease_directive")).action == RESEND
+    assert await again.finished(lease) == ACCEPTED
+    assert (await market.job(job)).status == jobs_pb2.JOB_STATE_COMPLETED
+
+
+@pytest.mark.parametrize("gap", [3, 0, -1])
+async def test_gap_in_the_output_ends_the_stream_but_not_the_job(market: Market, gap: int) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon)
+    await daemon.output(lease, 1, b"one")
+    await daemon.say(output_chunk=sessions_pb2.OutputChunk(lease=lease, seq=gap, data=b"x"))
+    ended = await daemon.ended()
+    assert isinstance(ended, Refusal)
+    assert ended.reason == "PROTOCOL_VIOLATION"
+    assert (await market.job(job)).status == jobs_pb2.JOB_STATE_RUNNING
+    again = market.connect(provider)
+    await again.hello(held_leases=[lease])
+    assert (await again.expect("lease_directive")).output_through_seq == 1
+
+
+async def test_repeated_chunk_is_acknowledged_and_stored_once(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon)
+    for seq, data in ((1, b"one"), (1, b"xxx"), (2, b"two"), (1, b"xxx")):
+        await daemon.output(lease, seq, data)
+    await daemon.finished(lease, last_output_seq=2)
+    assert (await market.output(job, renter)).response == "onetwo"
+
+
+async def test_message_for_a_job_that_was_cancelled_meanwhile_is_stale(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job = await market.submit(renter, provider)
+    lease = (await daemon.expect("job_offer")).lease
+    await market.cancel(job, renter)
+    await daemon.expect("cancel_run")
+    await daemon.accept(lease)
+    assert (await daemon.expect("lease_directive")).action == STOP
+    assert (await market.job(job)).status == jobs_pb2.JOB_STATE_CANCELLED
+
+
+async def test_released_run_goes_elsewhere_without_a_charge(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon)
+    other = await market.provider()
+    second = await market.daemon(other)
+    await daemon.say(drain=sessions_pb2.Drain())
+    released = await daemon.finished(lease, outcome=sessions_pb2.RUN_OUTCOME_RELEASED, seconds=9)
+    assert released == ACCEPTED
+    now = await market.job(job)
+    assert (now.status, now.attempt) == (jobs_pb2.JOB_STATE_QUEUED, 1)
+    await market.tick()
+    await second.heard_nothing()  # the job names the first provider and waits for it
+
+
+async def test_stuck_older_stream_does_not_harm_the_newer(market: Market) -> None:
+    """A daemon that reads nothing fills its outbox; superseding it must still work."""
+    provider = await market.provider()
+    await market.daemon(provider)
+    (presence,) = market.server.services.fleet.all()
+    outbox = presence.send.__self__.outbox  # type: ignore[attr-defined]
+    while outbox.qsize() < OUTBOX_SIZE:
+        outbox.put_nowait(Superseded(0))
+    newer = market.connect(provider)
+    assert (await newer.hello()).session_epoch == 2
+    await newer.heartbeat()
+
+
+async def test_heartbeat_by_stream_and_by_post_change_the_same_record(market: Market) -> None:
+    provider = await market.provider()
+    daemon = await market.daemon(provider)
+    await daemon.heartbeat(gpu_status={"gpu_name": "by stream", "gpu_vram_mib": 2**40 // 2**20})
+    await market.tick()
+    names = []
+    for name in ("by stream", "by post"):
+        if name == "by post":
+            await market.provider_service.Heartbeat(
+                providers_pb2.HeartbeatRequest(gpu_status={"gpu_name": name}),  # type: ignore[arg-type]
+                metadata=provider.metadata,
+            )
+            await market.tick()
+        profile = await market.provider_service.GetOwnProvider(
+            providers_pb2.GetOwnProviderRequest(), metadata=provider.metadata
+        )
+        names.append((profile.provider.gpu_model, profile.provider.gpu_status.gpu_name))
+    assert names == [("by stream", "by stream"), ("by post", "by post")]

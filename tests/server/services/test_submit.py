@@ -1,0 +1,245 @@
+"""Submitting: what is refused and why, where a job goes, and that a repeated request is harmless."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from dcp.v1 import gpus_pb2, jobs_pb2, ledger_pb2, providers_pb2, sessions_pb2
+
+from tests.support.running_server import MODEL, Market, Party, refusal
+
+QUEUED, PENDING = jobs_pb2.JOB_STATE_QUEUED, jobs_pb2.JOB_STATE_PENDING
+
+
+async def beat_by_post(market: Market, provider: Party) -> None:
+    await market.provider_service.Heartbeat(
+        providers_pb2.HeartbeatRequest(gpu_status=gpus_pb2.GpuStatus(gpu_name="RTX 4090")),
+        metadata=provider.metadata,
+    )
+
+
+async def test_empty_wallet_is_told_what_is_missing(market: Market) -> None:
+    renter = await market.renter(100)
+    refused = await refusal(market.submit(renter))
+    assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "INSUFFICIENT_BALANCE")
+    facts = refused.facts
+    assert (facts.balance_halala, facts.required_halala, facts.shortfall_halala) == (100, 450, 350)
+    assert await market.wallet(renter) == (100, 0)
+    await market.assert_money_adds_up()
+
+
+async def test_concurrent_submits_take_no_more_than_the_wallet_has(any_market: Market) -> None:
+    renter = await any_market.renter(2000)
+    outcomes = await asyncio.gather(*(any_market.submit(renter) for _ in range(12)), return_exceptions=True)
+    assert sum(isinstance(outcome, jobs_pb2.Job) for outcome in outcomes) == 4
+    assert await any_market.wallet(renter) == (200, 1800)
+    await any_market.assert_money_adds_up()
+
+
+async def test_suspended_renter_is_refused(market: Market) -> None:
+    renter = await market.renter()
+    await market.set_renter(renter, state="suspended")
+    refused = await refusal(market.submit(renter))
+    assert (refused.code, refused.reason) == (grpc.StatusCode.PERMISSION_DENIED, "RENTER_SUSPENDED")
+
+
+async def test_unknown_provider_is_not_found(market: Market) -> None:
+    refused = await refusal(market.submit(await market.renter(), Party(999, "")))
+    assert (refused.code, refused.reason) == (grpc.StatusCode.NOT_FOUND, "PROVIDER_NOT_FOUND")
+    assert refused.facts.field == "provider_id"
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [
+        ({}, "offline"),
+        ({"state": "paused"}, "paused"),
+        ({"state": "suspended"}, "suspended"),
+        ({"state": "pending_approval"}, "pending_approval"),
+        ({"draining": True}, "draining"),
+    ],
+)
+async def test_named_provider_that_takes_no_jobs_is_told_with_its_status(
+    market: Market, state: dict[str, Any], status: str
+) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    if state:
+        await beat_by_post(market, provider)
+        await market.set_provider(provider, **state)
+    refused = await refusal(market.submit(renter, provider))
+    assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "PROVIDER_UNAVAILABLE")
+    assert (refused.facts.status, refused.facts.advice) == (status, "leave provider_id out")
+    assert await market.wallet(renter) == (5000, 0)
+
+
+async def test_provider_goes_offline_thirty_seconds_after_its_last_heartbeat(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider, slots=5)
+    market.clock.advance(29.9)
+    await market.submit(renter, provider)
+    await daemon.expect("job_offer")
+    market.clock.advance(0.1)
+    assert (await refusal(market.submit(renter, provider))).facts.status == "offline"
+    await daemon.heartbeat()
+    await market.submit(renter, provider)
+
+
+async def test_model_that_the_provider_does_not_serve_is_refused(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    await market.daemon(provider)
+    params = jobs_pb2.JobParams(model="other", prompt="hi")
+    refused = await refusal(market.submit(renter, provider, params=params))
+    assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "MODEL_NOT_SERVED")
+    assert refused.facts.field == "params.model"
+    assert MODEL in refused.message
+
+
+async def test_job_type_that_the_provider_does_not_run_is_refused(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    await market.daemon(provider)
+    refused = await refusal(market.submit(renter, provider, job_type=jobs_pb2.JOB_TYPE_TRAINING))
+    assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "JOB_TYPE_NOT_SERVED")
+    assert refused.facts.field == "job_type"
+
+
+async def test_job_for_a_provider_that_heartbeats_by_post_only_is_queued(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    await beat_by_post(market, provider)
+    job = await market.submit(renter, provider)
+    assert (job.status, job.provider_id) == (QUEUED, provider.id)
+    daemon = await market.daemon(provider)
+    offer = await daemon.expect("job_offer")
+    assert offer.lease.job_id == job.job_id
+
+
+async def test_job_without_a_provider_waits_and_goes_to_the_first_that_can(market: Market) -> None:
+    renter = await market.renter()
+    job = await market.submit(renter)
+    assert job.status == QUEUED
+    assert not job.HasField("provider_id")
+    other = await market.daemon(await market.provider(), models=[sessions_pb2.ServedModel(name="other")])
+    provider = await market.provider()
+    daemon = await market.daemon(provider)
+    assert (await daemon.expect("job_offer")).lease.job_id == job.job_id
+    now = await market.job(job)
+    assert (now.status, now.provider_id) == (PENDING, provider.id)
+    await other.heard_nothing()
+
+
+async def test_offer_says_all_that_was_asked(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    params = jobs_pb2.JobParams(
+        model=MODEL,
+        messages=[jobs_pb2.ChatMessage(role="user", content="مرحبا \N{GRINNING FACE}")],
+        max_tokens=7,
+        temperature=0,
+    )
+    spec = jobs_pb2.ContainerSpec(
+        image_type="vllm-serve", command=["a", ""], env={"K": "v"}, gpu_count=1, vram_required_mb=0
+    )
+    await market.submit(renter, provider, params=params, container_spec=spec, duration_minutes=0.1)
+    offer = await daemon.expect("job_offer")
+    assert (offer.params, offer.container_spec) == (params, spec)
+    assert (offer.attempt, offer.lease.lease_epoch) == (1, 1)
+    assert offer.job_type == jobs_pb2.JOB_TYPE_LLM_INFERENCE
+    assert (offer.run_limit.ToMilliseconds(), offer.offer_timeout.ToMilliseconds()) == (6_000, 10_000)
+    assert len(offer.lease.lease_secret) == 16
+
+
+async def test_daemon_with_full_slots_gets_the_next_job_when_one_ends(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider, slots=1)
+    _, lease = await market.running_job(renter, provider, daemon)
+    waiting = await market.submit(renter, provider)
+    assert waiting.status == QUEUED
+    await daemon.finished(lease)
+    assert (await daemon.expect("job_offer")).lease.job_id == waiting.job_id
+
+
+async def test_higher_priority_is_offered_first(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    jobs = {}
+    for priority in (1, 9, 5):
+        jobs[priority] = await market.submit(renter, priority=priority)
+        market.clock.advance(1)
+    daemon = await market.daemon(provider, slots=3)
+    offered = [(await daemon.expect("job_offer")).lease.job_id for _ in jobs]
+    assert offered == [jobs[9].job_id, jobs[5].job_id, jobs[1].job_id]
+
+
+async def test_capacity_update_brings_what_waits(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider, slots=0, models=[])
+    job = await market.submit(renter)
+    await daemon.heard_nothing()
+    models = [sessions_pb2.ServedModel(name=MODEL)]
+    await daemon.say(capacity_update=sessions_pb2.CapacityUpdate(slots=1, models=models))
+    assert (await daemon.expect("job_offer")).lease.job_id == job.job_id
+
+
+async def test_draining_daemon_gets_no_more_jobs(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider, slots=2)
+    await daemon.say(drain=sessions_pb2.Drain())
+    await daemon.heard_nothing()
+    assert (await market.submit(renter)).status == QUEUED
+    await market.tick()
+    await daemon.heard_nothing()
+    assert (await refusal(market.submit(renter, provider))).facts.status == "draining"
+
+
+# Idempotency.
+
+
+async def test_same_key_and_body_give_the_first_job_again(market: Market) -> None:
+    renter = await market.renter()
+    first = await market.submit(renter, key="k")
+    again = await market.submit(renter, key="k")
+    assert again.job_id == first.job_id
+    assert await market.wallet(renter) == (4550, 450)
+
+
+async def test_same_key_gives_the_first_job_again_after_it_ended_and_the_money_is_gone(
+    market: Market,
+) -> None:
+    renter = await market.renter(450)
+    first = await market.submit(renter, key="k")
+    again = await market.submit(renter, key="k")
+    assert again.job_id == first.job_id
+    await market.cancel(first, renter)
+    assert (await market.submit(renter, key="k")).status == jobs_pb2.JOB_STATE_CANCELLED
+
+
+async def test_same_key_with_another_body_clashes(market: Market) -> None:
+    renter = await market.renter()
+    await market.submit(renter, key="k")
+    refused = await refusal(market.submit(renter, key="k", duration_minutes=4))
+    assert (refused.code, refused.reason) == (grpc.StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_CLASH")
+    assert await market.wallet(renter) == (4550, 450)
+
+
+async def test_concurrent_submits_with_one_key_are_one_job(any_market: Market) -> None:
+    renter = await any_market.renter()
+    jobs = await asyncio.gather(*(any_market.submit(renter, key="k") for _ in range(10)))
+    assert len({job.job_id for job in jobs}) == 1
+    assert await any_market.wallet(renter) == (4550, 450)
+
+
+async def test_key_belongs_to_its_renter(market: Market) -> None:
+    one, two = await market.renter(), await market.renter()
+    first, second = await market.submit(one, key="k"), await market.submit(two, key="k")
+    assert first.job_id != second.job_id
+
+
+async def test_submit_that_was_refused_does_not_use_its_key_up(market: Market) -> None:
+    renter = await market.renter(0)
+    assert (await refusal(market.submit(renter, key="k"))).reason == "INSUFFICIENT_BALANCE"
+    await market.ledger_service.CreditRenter(
+        ledger_pb2.CreditRenterRequest(renter_id=renter.id, amount_halala=450),
+        metadata=market.admin_metadata,
+    )
+    assert (await market.submit(renter, key="k")).status == QUEUED

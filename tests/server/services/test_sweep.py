@@ -1,0 +1,222 @@
+"""What time does: offers expire, silent providers lose their jobs, overruns are ended by the server."""
+
+from __future__ import annotations
+
+import pytest
+from dcp.v1 import jobs_pb2, sessions_pb2
+
+from server.domain.leases import MAX_ATTEMPTS
+from tests.support import running_server
+from tests.support.manual_clock import ManualClock
+from tests.support.running_server import MODEL, Daemon, Market, Party
+
+QUEUED, PENDING = jobs_pb2.JOB_STATE_QUEUED, jobs_pb2.JOB_STATE_PENDING
+STALE = sessions_pb2.RESULT_DISPOSITION_STALE
+LOST_SECONDS = 300
+
+
+async def keep_alive(market: Market, daemon: Daemon, seconds: float) -> None:
+    """Time passes with a heartbeat every ten seconds and a sweep after each."""
+    for _ in range(round(seconds / 10)):
+        market.clock.advance(10)
+        await daemon.heartbeat()
+        await market.tick()
+
+
+async def test_refused_offer_is_queued_and_no_attempt(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job = await market.submit(renter, provider)
+    await daemon.refuse((await daemon.expect("job_offer")).lease)
+    await daemon.heard_nothing()
+    now = await market.job(job)
+    assert (now.status, now.attempt) == (QUEUED, 0)
+    assert await market.wallet(renter) == (4550, 450)
+
+
+async def test_refused_job_is_offered_to_another_provider(market: Market) -> None:
+    first, second = await market.provider(), await market.provider()
+    one, two = await market.daemon(first), await market.daemon(second)
+    job = await market.submit(await market.renter())
+    await one.refuse((await one.expect("job_offer")).lease)
+    await one.heard_nothing()
+    await market.tick()
+    offer = await two.expect("job_offer")
+    assert (offer.lease.job_id, offer.lease.lease_epoch, offer.attempt) == (job.job_id, 2, 1)
+
+
+async def test_refused_job_comes_back_to_the_same_provider_after_a_while(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    await market.submit(renter, provider)
+    await daemon.refuse((await daemon.expect("job_offer")).lease)
+    market.clock.advance(14)
+    await daemon.heartbeat()
+    await market.tick()
+    await daemon.heard_nothing()
+    await market.later(2)
+    assert (await daemon.expect("job_offer")).lease.lease_epoch == 2
+
+
+async def test_unanswered_offer_expires_and_is_no_attempt(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job = await market.submit(renter, provider)
+    lease = (await daemon.expect("job_offer")).lease
+    await market.later(10)
+    assert (await market.job(job)).status == PENDING
+    await market.later(0.1)
+    now = await market.job(job)
+    assert (now.status, now.attempt) == (QUEUED, 0)
+    await daemon.accept(lease)
+    while (message := await daemon.hear()) is not None:
+        if message.WhichOneof("kind") == "lease_directive":
+            break
+        assert message.WhichOneof("kind") == "cancel_run"
+    assert message is not None
+    assert message.lease_directive.action == sessions_pb2.LEASE_ACTION_STOP_AND_DISCARD
+    assert (await market.job(job)).status == QUEUED
+
+
+async def test_expired_offer_frees_the_slot(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    await market.submit(renter)
+    await daemon.expect("job_offer")
+    await market.later(11)
+    market.clock.advance(16)
+    await market.tick()
+    message = await daemon.hear()
+    if message is not None and message.WhichOneof("kind") == "cancel_run":
+        message = await daemon.hear()
+    assert message is not None
+    assert message.job_offer.lease.lease_epoch == 2
+
+
+async def test_silent_provider_loses_its_job_after_five_minutes(any_market: Market) -> None:
+    market = any_market
+    provider, other = await market.provider(), await market.provider()
+    renter = await market.renter()
+    second = await market.daemon(other, models=[])
+    await keep_alive(market, second, LOST_SECONDS)  # the server has been up long enough to judge
+    daemon = await market.daemon(provider)
+    job = await market.submit(renter)
+    lease = (await daemon.expect("job_offer")).lease
+    await daemon.start(lease)
+    await daemon.output(lease, 1, b"lost")
+    await keep_alive(market, second, LOST_SECONDS)
+    assert (await market.job(job)).status == jobs_pb2.JOB_STATE_RUNNING
+    await keep_alive(market, second, 10)
+    now = await market.job(job)
+    assert (now.status, now.attempt, now.output_bytes) == (QUEUED, 1, 0)
+    assert await market.wallet(renter) == (4550, 450)
+
+    models = [sessions_pb2.ServedModel(name=MODEL)]
+    await second.say(capacity_update=sessions_pb2.CapacityUpdate(slots=1, models=models))
+    offer = await second.expect("job_offer")
+    assert (offer.lease.lease_epoch, offer.attempt) == (2, 2)
+    assert await late_finish(market, provider, lease) == STALE
+    await second.start(offer.lease)
+    await second.output(offer.lease, 1, b"kept")
+    await second.finished(offer.lease, last_output_seq=1)
+    assert (await market.output(job, renter)).response == "kept"
+    assert await market.earned(provider) == 0
+    await market.assert_money_adds_up()
+
+
+async def late_finish(market: Market, provider: Party, lease: sessions_pb2.Lease) -> int:
+    """The lost daemon comes back and reports the result of its old lease."""
+    daemon = market.connect(provider)
+    await daemon.hello(held_leases=[lease], slots=0)
+    assert (await daemon.expect("lease_directive")).action == sessions_pb2.LEASE_ACTION_STOP_AND_DISCARD
+    return await daemon.finished(lease, seconds=60)
+
+
+async def test_no_lost_verdict_within_five_minutes_of_a_start(sqlite_url: str, clock: ManualClock) -> None:
+    """The daemons could not heartbeat to a server that was down."""
+    async with running_server.running(sqlite_url, clock) as market:
+        provider, renter = await market.provider(), await market.renter()
+        daemon = await market.daemon(provider)
+        job, lease = await market.running_job(renter, provider, daemon, duration_minutes=30)
+    clock.advance(3600 * 10)
+    clock = ManualClock(now=clock.now() - 3600 * 9 - 3000)  # ten minutes after the last heartbeat
+    async with running_server.running(sqlite_url, clock) as market:
+        await market.later(LOST_SECONDS - 1)
+        assert (await market.job(job)).status == jobs_pb2.JOB_STATE_RUNNING
+        await market.later(2)
+        assert (await market.job(job)).status == QUEUED
+
+
+@pytest.mark.parametrize("connected", [True, False])
+async def test_overrun_is_ended_by_the_server_at_the_price_of_the_hold(
+    market: Market, connected: bool
+) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon)
+    if not connected:
+        daemon.cut()
+    await market.later(180 + 30)
+    assert (await market.job(job)).status == jobs_pb2.JOB_STATE_RUNNING
+    await market.later(0.1)
+    ended = await market.job(job)
+    assert (ended.status, ended.failure_reason) == (
+        jobs_pb2.JOB_STATE_FAILED,
+        jobs_pb2.FAILURE_REASON_DURATION_LIMIT,
+    )
+    assert ended.billing.actual_cost_halala == ended.billing.hold_halala == 450
+    assert await market.wallet(renter) == (4550, 0)
+    await market.assert_money_adds_up()
+    if connected:
+        assert (await daemon.expect("cancel_run")).lease == lease
+        assert await daemon.finished(lease, seconds=9999) == STALE
+        assert await market.job(job) == ended
+
+
+async def test_last_attempt_lost_fails_the_job_with_a_full_refund(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    job = await market.submit(renter)
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        daemon = await market.daemon(provider)  # it lists no lease: the one before is lost
+        offer = await daemon.expect("job_offer")
+        assert offer.attempt == attempt
+        await daemon.start(offer.lease)
+        await daemon.heard_nothing()
+        market.clock.advance(10)
+        daemon.cut()
+    daemon = await market.daemon(provider)
+    await daemon.heard_nothing()
+    ended = await market.job(job)
+    assert (ended.status, ended.failure_reason, ended.attempt) == (
+        jobs_pb2.JOB_STATE_FAILED,
+        jobs_pb2.FAILURE_REASON_PROVIDER_LOST,
+        MAX_ATTEMPTS,
+    )
+    assert await market.wallet(renter) == (5000, 0)
+    await market.assert_money_adds_up()
+
+
+async def test_idle_market_writes_nothing(market: Market) -> None:
+    """A sweep without anything due takes no write transaction: the database stays as it is."""
+    daemon = await market.daemon(await market.provider())
+    await daemon.heartbeat()
+    await market.tick()
+    changes = lambda: market.server._database.peewee.connection().total_changes  # noqa: E731
+    before = await market.sql(changes)
+    for _ in range(3):
+        await market.tick()
+    assert await market.sql(changes) == before
+
+
+async def test_many_jobs_on_many_providers_all_get_out(market: Market) -> None:
+    """Jobs that wait, of one kind, fill every free provider within a few sweeps."""
+    renter = await market.renter(50_000)
+    jobs = [await market.submit(renter, duration_minutes=1) for _ in range(12)]
+    daemons = [await market.daemon(await market.provider(), slots=0) for _ in range(6)]
+    models = [sessions_pb2.ServedModel(name=MODEL)]
+    for daemon in daemons:
+        await daemon.say(capacity_update=sessions_pb2.CapacityUpdate(slots=2, models=models))
+        await daemon.expect("job_offer")
+        await daemon.expect("job_offer")
+    states = {(await market.job(job)).status for job in jobs}
+    assert states == {PENDING}

@@ -1,0 +1,73 @@
+"""The server's settings: every bad value is one clear line that names the variable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from server.config import VARIABLES, Config, ConfigError
+
+DEFAULTS = Config("sqlite:///dcp.sqlite3", "127.0.0.1:50051", None, False, None, "INFO")
+
+
+def test_nothing_set_gives_the_defaults() -> None:
+    assert Config.from_env({"PATH": "/bin"}) == DEFAULTS
+
+
+def test_empty_is_unset() -> None:
+    assert Config.from_env({variable.name: "" for variable in VARIABLES}) == DEFAULTS
+
+
+def test_everything_set_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "cert").write_bytes(b"CERT")
+    (tmp_path / "key").write_bytes(b"KEY")
+    config = Config.from_env(
+        {
+            "DCP_DATABASE_URL": "postgresql://u@h/n",
+            "DCP_GRPC_LISTEN": "0.0.0.0:1",
+            "DCP_ADMIN_TOKEN": "12345678",
+            "DCP_SANDBOX_TOPUP": "true",
+            "DCP_TLS_CERT": str(tmp_path / "cert"),
+            "DCP_TLS_KEY": str(tmp_path / "key"),
+            "DCP_LOG_LEVEL": "Debug",
+        }
+    )
+    assert config == Config("postgresql://u@h/n", "0.0.0.0:1", "12345678", True, (b"KEY", b"CERT"), "DEBUG")
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "localhost:5", "[::1]:65535", "127.9.9.9:1"])
+def test_loopback_needs_no_tls(listen: str) -> None:
+    assert Config.from_env({"DCP_GRPC_LISTEN": listen}).listen == listen
+
+
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({"DCP_GRPC_LISTEN": "50051"}, "DCP_GRPC_LISTEN"),
+        ({"DCP_GRPC_LISTEN": ":50051"}, "DCP_GRPC_LISTEN"),
+        ({"DCP_GRPC_LISTEN": "127.0.0.1:"}, "DCP_GRPC_LISTEN"),
+        ({"DCP_GRPC_LISTEN": "127.0.0.1:http"}, "DCP_GRPC_LISTEN"),
+        ({"DCP_GRPC_LISTEN": "127.0.0.1:65536"}, "DCP_GRPC_LISTEN"),
+        ({"DCP_GRPC_LISTEN": "127.0.0.1:-1"}, "DCP_GRPC_LISTEN"),
+        ({"DCP_GRPC_LISTEN": "0.0.0.0:50051"}, "DCP_GRPC_LISTEN"),
+        ({"DCP_GRPC_LISTEN": "[::]:50051"}, "DCP_GRPC_LISTEN"),
+        ({"DCP_GRPC_LISTEN": "example.com:50051"}, "DCP_GRPC_LISTEN"),
+        ({"DCP_ADMIN_TOKEN": "short"}, "DCP_ADMIN_TOKEN"),
+        ({"DCP_ADMIN_TOKEN": "pässwörtchen"}, "DCP_ADMIN_TOKEN"),
+        ({"DCP_ADMIN_TOKEN": "with\nnewline"}, "DCP_ADMIN_TOKEN"),
+        ({"DCP_SANDBOX_TOPUP": "yes"}, "DCP_SANDBOX_TOPUP"),
+        ({"DCP_SANDBOX_TOPUP": "TRUE"}, "DCP_SANDBOX_TOPUP"),
+        ({"DCP_LOG_LEVEL": "loud"}, "DCP_LOG_LEVEL"),
+        ({"DCP_TLS_CERT": "/dev/null"}, "DCP_TLS_KEY"),
+        ({"DCP_TLS_KEY": "/dev/null"}, "DCP_TLS_CERT"),
+        ({"DCP_TLS_CERT": "/no/such/file", "DCP_TLS_KEY": "/dev/null"}, "DCP_TLS_CERT: .*No such file"),
+        ({"DCP_TLS_CERT": "/dev/null", "DCP_TLS_KEY": "/no/such/file"}, "DCP_TLS_KEY: .*No such file"),
+        ({"DCP_GRPC_LISTN": "127.0.0.1:1"}, "DCP_GRPC_LISTN: no such setting"),
+    ],
+)
+def test_bad_value_is_one_line_that_names_the_variable(environ: dict[str, str], named: str) -> None:
+    with pytest.raises(ConfigError, match=named) as caught:
+        Config.from_env(environ)
+    assert "\n" not in str(caught.value)
+    assert environ.get("DCP_ADMIN_TOKEN", "never") not in str(caught.value)
