@@ -50,6 +50,7 @@ async def test_refused_job_comes_back_to_the_same_provider_after_a_while(market:
     daemon = await market.daemon(provider)
     await market.submit(renter, provider)
     await daemon.refuse((await daemon.expect("job_offer")).lease)
+    await daemon.heard_nothing()
     market.clock.advance(14)
     await daemon.heartbeat()
     await market.tick()
@@ -100,7 +101,7 @@ async def test_silent_provider_loses_its_job_after_five_minutes(any_market: Mark
     second = await market.daemon(other, models=[])
     await keep_alive(market, second, LOST_SECONDS)  # the server has been up long enough to judge
     daemon = await market.daemon(provider)
-    job = await market.submit(renter)
+    job = await market.submit(renter, duration_minutes=30)
     lease = (await daemon.expect("job_offer")).lease
     await daemon.start(lease)
     await daemon.output(lease, 1, b"lost")
@@ -109,7 +110,7 @@ async def test_silent_provider_loses_its_job_after_five_minutes(any_market: Mark
     await keep_alive(market, second, 10)
     now = await market.job(job)
     assert (now.status, now.attempt, now.output_bytes) == (QUEUED, 1, 0)
-    assert await market.wallet(renter) == (4550, 450)
+    assert await market.wallet(renter) == (500, 4500)
 
     models = [sessions_pb2.ServedModel(name=MODEL)]
     await second.say(capacity_update=sessions_pb2.CapacityUpdate(slots=1, models=models))
@@ -137,7 +138,7 @@ async def test_no_lost_verdict_within_five_minutes_of_a_start(sqlite_url: str, c
     async with running_server.running(sqlite_url, clock) as market:
         provider, renter = await market.provider(), await market.renter()
         daemon = await market.daemon(provider)
-        job, lease = await market.running_job(renter, provider, daemon, duration_minutes=30)
+        job, _ = await market.running_job(renter, provider, daemon, duration_minutes=30)
     clock.advance(3600 * 10)
     clock = ManualClock(now=clock.now() - 3600 * 9 - 3000)  # ten minutes after the last heartbeat
     async with running_server.running(sqlite_url, clock) as market:
