@@ -41,7 +41,7 @@ class Figure:
         """The figure for ``--json``."""
         return {
             "name": self.name,
-            "value": self.value,
+            "value": None if math.isnan(self.value) else self.value,
             "unit": self.unit,
             "mark": str(self.mark) if self.mark else None,
             "mark_met": self.mark.met(self.value) if self.mark else None,

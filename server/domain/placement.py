@@ -53,12 +53,16 @@ def can_run(candidate: Candidate, wants: Wants) -> bool:
     )
 
 
-def choose(candidates: Iterable[Candidate], wants: Wants) -> Candidate | None:
-    """The best provider with a free slot; None when no one has."""
+def ranked(candidates: Iterable[Candidate], wants: Wants) -> list[Candidate]:
+    """The providers that have a free slot and can run the job, the best first."""
 
     def rank(candidate: Candidate) -> tuple[bool, int, int]:
         warm = any(model.warm and model.name == wants.model for model in candidate.models)
         return (not warm, -candidate.free_slots, candidate.provider_id)
 
-    able = (c for c in candidates if c.free_slots > 0 and can_run(c, wants))
-    return min(able, key=rank, default=None)
+    return sorted((c for c in candidates if c.free_slots > 0 and can_run(c, wants)), key=rank)
+
+
+def choose(candidates: Iterable[Candidate], wants: Wants) -> Candidate | None:
+    """The best provider with a free slot; None when no one has."""
+    return next(iter(ranked(candidates, wants)), None)

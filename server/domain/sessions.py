@@ -229,6 +229,8 @@ class Kept:
 class ServerSession:
     """One stream's state. ``receive`` first, then carry out what it returned, then tell it the outcome."""
 
+    __slots__ = ("_held", "_phase")
+
     def __init__(self) -> None:
         self._phase = _Phase.AWAITING_HELLO
         self._held: dict[tuple[str, int], _Held] = {}

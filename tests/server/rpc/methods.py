@@ -54,8 +54,9 @@ async def call(market: Market, method: MethodDescriptor, request: Message, metad
         "response_deserializer": GetMessageClass(method.output_type).FromString,
     }
     if not method.client_streaming:
-        return await market.channel.unary_unary(path, **codecs)(request, metadata=metadata)  # type: ignore[no-any-return]
-    stream = market.channel.stream_stream(path, **codecs)(metadata=metadata)
+        answer: Any = await market.channel.unary_unary(path, **codecs)(request, metadata=metadata)
+        return answer  # type: ignore[no-any-return]
+    stream: Any = market.channel.stream_stream(path, **codecs)(metadata=metadata)
     try:
         await stream.write(request)
         answer = await stream.read()

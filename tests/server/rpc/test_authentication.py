@@ -6,6 +6,8 @@ import grpc
 import pytest
 from dcp.v1 import options_pb2
 
+from server.domain.errors import DomainError
+from server.rpc.interceptors import Authentication
 from tests.server.rpc import methods
 from tests.server.rpc.methods import METHODS
 from tests.support import running_server
@@ -98,6 +100,26 @@ async def test_stranger_learns_nothing_of_the_limits(market: Market) -> None:
         )
     )
     assert refused.reason == "MISSING_CREDENTIAL"
+
+
+class Context:
+    """What the interceptor asks of a call."""
+
+    def __init__(self, metadata: Metadata) -> None:
+        self._metadata = metadata
+
+    def invocation_metadata(self) -> Metadata:
+        return self._metadata
+
+
+@pytest.mark.parametrize("credential", CREDENTIALS)
+async def test_rpc_without_roles_admits_nobody(market: Market, credential: str) -> None:
+    """An RPC whose options were forgotten is closed, not open."""
+    metadata = (await credentials(market))[credential]
+    admission = Authentication(market.server.services.keys)
+    with pytest.raises(DomainError) as caught:
+        await admission._admit(frozenset(), Context(metadata))
+    assert caught.value.reason.value in CODES
 
 
 async def test_admin_without_a_token_on_the_server_is_told_when_to_come_back(

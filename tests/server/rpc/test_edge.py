@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
+from typing import Any
 
 import grpc
 import pytest
@@ -15,6 +17,7 @@ from server.app import SERVICES, Server
 from server.config import Config, ConfigError
 from tests.server.rpc.methods import METHODS
 from tests.support import running_server
+from tests.support.databases import execute
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import ADMIN_TOKEN, Market, refusal
 
@@ -44,18 +47,18 @@ async def test_database_that_is_gone_is_store_unavailable(
     market: Market, caplog: pytest.LogCaptureFixture
 ) -> None:
     renter = await market.renter()
-    await market.sql(lambda: market.server._database.peewee.execute_sql("ALTER TABLE job RENAME TO gone"))
+    await market.sql(partial(execute, market.server._database, "ALTER TABLE job RENAME TO gone"))
     for call in (market.submit(renter), market.wallet(renter)):
         refused = await refusal(call)
         assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
         assert "gone" not in refused.message
         assert "no such table" not in str(refused)
-    await market.sql(lambda: market.server._database.peewee.execute_sql("ALTER TABLE gone RENAME TO job"))
+    await market.sql(partial(execute, market.server._database, "ALTER TABLE gone RENAME TO job"))
     assert await market.wallet(renter) == (5000, 0)
 
 
 async def test_unknown_method_is_unimplemented(market: Market) -> None:
-    call = market.channel.unary_unary("/dcp.v1.JobService/Nothing")
+    call: Any = market.channel.unary_unary("/dcp.v1.JobService/Nothing")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call(b"")
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
@@ -66,7 +69,9 @@ async def test_message_over_the_size_limit_is_refused(market: Market) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await market.submit(
             renter,
-            params=jobs_pb2.JobParams(model="m", messages=[{"role": "user", "content": "x" * 5_000_000}]),
+            params=jobs_pb2.JobParams(
+                model="m", messages=[jobs_pb2.ChatMessage(role="user", content="x" * 5_000_000)]
+            ),
         )
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -64,20 +65,30 @@ def cases(method: str, descriptor: MethodDescriptor) -> Iterator[Case]:
 
 def _cases_of(method: str, message: Any, path: str, find: Callable[[Message], Any]) -> Iterator[Case]:
     for field in message.fields:
-        rule, name = methods.field_rule(field), field.name
-        told = rule.header or path + name
+        rule = methods.field_rule(field)
+        told = rule.header or path + field.name
         is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
         if field.is_repeated:
             yield from _repeated(method, field, rule, told, find, is_map)
         elif field.message_type is not None:
-            yield from _cases_of(
-                method, field.message_type, f"{told}.", lambda r, n=name, f=find: getattr(f(r), n)
-            )
+            yield from _cases_of(method, field.message_type, f"{told}.", partial(_inner, field.name, find))
         else:
             for fault, value in _faults(field, rule):
-                yield Case(method, told, fault, lambda r, n=name, v=value, f=find: setattr(f(r), n, v))
+                yield Case(method, told, fault, partial(_set, field.name, value, find))
             if rule.required:
-                yield Case(method, told, "missing", lambda r, n=name, f=find: f(r).ClearField(n))
+                yield Case(method, told, "missing", partial(_clear, field.name, find))
+
+
+def _inner(name: str, find: Callable[[Message], Any], request: Message) -> Any:
+    return getattr(find(request), name)
+
+
+def _set(name: str, value: Any, find: Callable[[Message], Any], request: Message) -> None:
+    setattr(find(request), name, value)
+
+
+def _clear(name: str, find: Callable[[Message], Any], request: Message) -> None:
+    find(request).ClearField(name)
 
 
 def _repeated(
@@ -165,7 +176,7 @@ async def _roles(market: Market) -> dict[int, Any]:
 
 async def test_every_declared_limit_is_enforced(market: Market) -> None:
     roles = await _roles(market)
-    wrong = []
+    wrong: list[tuple[object, ...]] = []
     for case in CASES:
         method = METHODS[case.method]
         request = good(case.method)

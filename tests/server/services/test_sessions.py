@@ -6,9 +6,12 @@ import grpc
 import pytest
 from dcp.v1 import jobs_pb2, providers_pb2, sessions_pb2
 
-from server.domain.sessions import Superseded
-from server.services.sessions import OUTBOX_SIZE
-from tests.support.running_server import Market, Refusal, refusal
+from server.domain.jobs import JobType
+from server.domain.leases import FinishReport, LeaseRef, RunOutcome, Stream
+from server.domain.placement import Model
+from server.domain.sessions import Chunk, Finished, HeartbeatAck, Hello, Started
+from server.services.sessions import Session
+from tests.support.running_server import MODEL, Market, Party, Refusal, refusal
 
 KEEP = sessions_pb2.LEASE_ACTION_KEEP
 STOP = sessions_pb2.LEASE_ACTION_STOP_AND_DISCARD
@@ -111,9 +114,6 @@ async def test_end_of_the_older_stream_leaves_the_newer_session_open(market: Mar
 
 async def test_messages_of_a_superseded_session_change_nothing(market: Market) -> None:
     """The older half lives on in memory; what it still says is fenced off by the session's epoch."""
-    from server.domain.leases import FinishReport, LeaseRef, RunOutcome, Stream
-    from server.domain.sessions import Chunk, Finished, Started
-
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job = await market.submit(renter, provider)
@@ -311,17 +311,32 @@ async def test_released_run_goes_elsewhere_without_a_charge(market: Market) -> N
     await second.heard_nothing()  # the job names the first provider and waits for it
 
 
-async def test_stuck_older_stream_does_not_harm_the_newer(market: Market) -> None:
-    """A daemon that reads nothing fills its outbox; superseding it must still work."""
+async def stuck_session(market: Market, provider: Party) -> Session:
+    """A session whose daemon reads nothing: its outbox is full."""
+    session = market.server.services.sessions.new(provider.id)
+    await session.handle(Hello("b", "", 1, {}, (Model(MODEL),), frozenset({JobType.LLM_INFERENCE}), slots=5))
+    while not session.outbox.full():
+        session.outbox.put_nowait(HeartbeatAck(0))
+    return session
+
+
+async def test_stuck_daemon_does_not_harm_its_own_newer_session(market: Market) -> None:
     provider = await market.provider()
-    await market.daemon(provider)
-    (presence,) = market.server.services.fleet.all()
-    outbox = presence.send.__self__.outbox  # type: ignore[attr-defined]
-    while outbox.qsize() < OUTBOX_SIZE:
-        outbox.put_nowait(Superseded(0))
+    await stuck_session(market, provider)
     newer = market.connect(provider)
     assert (await newer.hello()).session_epoch == 2
     await newer.heartbeat()
+
+
+async def test_stuck_daemon_does_not_harm_the_renter(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    session = await stuck_session(market, provider)
+    job = await market.submit(renter, provider)
+    assert job.status == jobs_pb2.JOB_STATE_PENDING
+    assert (await market.cancel(job, renter)).status == jobs_pb2.JOB_STATE_CANCELLED
+    while session.outbox.qsize() > 1:
+        session.outbox.get_nowait()
+    assert session.outbox.get_nowait() is None  # and its stream ends
 
 
 async def test_heartbeat_by_stream_and_by_post_change_the_same_record(market: Market) -> None:

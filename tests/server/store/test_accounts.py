@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -12,6 +13,7 @@ from server.domain.placement import Model
 from server.store import accounts
 from server.store.accounts import Beat, KeyOwner, ProviderRow
 from server.store.database import Database
+from server.store.models import Provider
 from tests.server.store.rows import NOW_MS, Rows
 
 
@@ -97,8 +99,9 @@ async def test_heartbeat_without_a_status_keeps_the_last_one(database: Database,
 async def test_models_are_replaced_as_a_whole(database: Database, rows: Rows) -> None:
     provider_id = await rows.provider()
     assert not (await provider_row(database, provider_id)).models_reported
-    for models in ([Model("a"), Model("b"), Model("b", 7)], [Model("c", 10, True)], []):
-        await database.run(lambda models=models: accounts.replace_models(provider_id, models))
+    histories: list[list[Model]] = [[Model("a"), Model("b"), Model("b", 7)], [Model("c", 10, True)], []]
+    for models in histories:
+        await database.run(partial(accounts.replace_models, provider_id, models))
     assert (await provider_row(database, provider_id)).models_reported
     assert await database.read(lambda: accounts.models_of([provider_id])) == {provider_id: []}
 
@@ -128,9 +131,7 @@ async def test_market_list_filters(
     ]
     await database.run(lambda: accounts.write_beats(beats))
     await database.run(lambda: accounts.replace_models(ids[0], [Model("a")]))
-    await database.run(
-        lambda: accounts.Provider.update(state="suspended").where(accounts.Provider.id == ids[2]).execute()
-    )
+    await database.run(lambda: Provider.update(state="suspended").where(Provider.id == ids[2]).execute())
     query = {"gpu_model": None, "min_vram_mib": None, "model": None, "offset": 0, "limit": 10} | filters
     listed, total = await database.read(
         lambda: accounts.live_providers(since_ms=NOW_MS - 30_000, **query)  # type: ignore[arg-type]

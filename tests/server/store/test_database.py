@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from functools import partial
 from pathlib import Path
 
 import peewee
@@ -15,6 +16,7 @@ from server.store.database import Database, DatabaseUrlError
 from server.store.models import Renter
 from tests.server.store.rows import NOW_MS, Rows
 from tests.support import databases
+from tests.support.databases import connection, execute
 
 
 def insert_renter(email: str) -> int:
@@ -25,7 +27,7 @@ def insert_renter(email: str) -> int:
 
 async def test_concurrent_writes_all_happen(database: Database) -> None:
     made = await asyncio.gather(
-        *(database.run(lambda n=n: insert_renter(f"{n}@example.com")) for n in range(100))
+        *(database.run(partial(insert_renter, f"{n}@example.com")) for n in range(100))
     )
     assert len(set(made)) == 100
     assert await database.read(accounts.count_renters) == 100
@@ -40,7 +42,7 @@ async def test_write_that_raises_undoes_itself_alone(database: Database) -> None
         return fail(n) if n % 3 == 0 else insert_renter(f"{n}@example.com")
 
     outcomes = await asyncio.gather(
-        *(database.run(lambda n=n: work(n)) for n in range(60)), return_exceptions=True
+        *(database.run(partial(work, n)) for n in range(60)), return_exceptions=True
     )
     assert [n for n, outcome in enumerate(outcomes) if isinstance(outcome, LookupError)] == [*range(0, 60, 3)]
     assert await database.read(accounts.count_renters) == 40
@@ -49,7 +51,7 @@ async def test_write_that_raises_undoes_itself_alone(database: Database) -> None
 async def test_value_is_returned_after_the_commit_only(database: Database) -> None:
     """Another connection sees what was written as soon as the caller has its answer."""
     for n in range(20):
-        await database.run(lambda n=n: insert_renter(f"{n}@example.com"))
+        await database.run(partial(insert_renter, f"{n}@example.com"))
         assert await database.read(accounts.count_renters) == n + 1
 
 
@@ -59,15 +61,14 @@ async def test_writes_that_wait_together_share_one_commit(sqlite_url: str) -> No
         statements: list[str] = []
 
         def hold_the_writer() -> None:
-            database.peewee.connection().set_trace_callback(statements.append)
+            connection(database).set_trace_callback(statements.append)
             entered.set()
             release.wait(20)
 
         first = asyncio.create_task(database.run(hold_the_writer))
         await asyncio.to_thread(entered.wait, 20)
         others = [
-            asyncio.create_task(database.run(lambda n=n: insert_renter(f"{n}@example.com")))
-            for n in range(10)
+            asyncio.create_task(database.run(partial(insert_renter, f"{n}@example.com"))) for n in range(10)
         ]
         await asyncio.sleep(0)  # the ten have put their work into the queue
         release.set()
@@ -79,7 +80,7 @@ async def test_writes_that_wait_together_share_one_commit(sqlite_url: str) -> No
 async def test_unique_violation_in_a_group_harms_nobody_else(database: Database) -> None:
     outcomes = await asyncio.gather(
         *(database.run(lambda: insert_renter("same@example.com")) for _ in range(10)),
-        *(database.run(lambda n=n: insert_renter(f"{n}@example.com")) for n in range(10)),
+        *(database.run(partial(insert_renter, f"{n}@example.com")) for n in range(10)),
         return_exceptions=True,
     )
     refused = [o for o in outcomes if isinstance(o, DomainError)]
@@ -125,8 +126,10 @@ async def test_start_is_idempotent(new_database_url: str) -> None:
 async def test_database_newer_than_the_program_is_refused(new_database_url: str) -> None:
     async with databases.opened(new_database_url) as database:
         await database.run(
-            lambda: database.peewee.execute_sql(
-                "INSERT INTO schema_migration (name, applied) VALUES ('9999_future', '2030-01-01')"
+            partial(
+                execute,
+                database,
+                "INSERT INTO schema_migration (name, applied) VALUES ('9999_future', '2030-01-01')",
             )
         )
     newer = Database(new_database_url)

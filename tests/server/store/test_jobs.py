@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import peewee
 import pytest
@@ -138,7 +139,7 @@ async def test_chunk_is_stored_once_and_in_order(database: Database, rows: Rows)
         return jobs.store_chunk(ref, provider_id, SESSION_EPOCH, Stream.OUTPUT, seq, data)
 
     sent = [(2, b"early"), (1, b"one"), (1, b"again"), (3, b"gap"), (2, b"two"), (0, b"zero"), (3, b"three")]
-    stored = [await database.run(lambda s=seq, d=data: store(s, d)) for seq, data in sent]
+    stored = [await database.run(partial(store, seq, data)) for seq, data in sent]
     assert stored == [False, True, False, False, True, False, True]
     assert await database.read(lambda: jobs.read_stream(job_id, 1, Stream.OUTPUT)) == b"onetwothree"
     assert (await rows.lease(ref)).output_through_seq == 3
@@ -206,7 +207,7 @@ async def test_queue_offers_what_the_provider_can_run(
 async def test_queue_without_models_or_types_is_empty(database: Database, rows: Rows) -> None:
     await rows.job(await rows.renter(), request=JobRequest(JobType.LLM_INFERENCE, 60_000, model="m"))
     for bare in (replace(CANDIDATE, models=()), replace(CANDIDATE, job_types=frozenset())):
-        assert await database.run(lambda bare=bare: jobs.next_queued(bare, 10, 0)) == []
+        assert await database.run(partial(jobs.next_queued, bare, 10, 0)) == []
 
 
 async def test_job_that_names_a_provider_waits_for_it(database: Database, rows: Rows) -> None:

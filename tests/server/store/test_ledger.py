@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
 from server.domain import ledger as rules
 from server.domain.errors import DomainError, Reason
 from server.domain.ledger import EXTERNAL, MAX_BALANCE_HALALA, Transfer, TransferKind
-from server.store import jobs, ledger
+from server.store import ledger
 from server.store.database import Database
-from server.store.models import Account, Hold
+from server.store.models import Account, Hold, Job
 from server.store.models import Transfer as TransferRow
 from tests.server.store.rows import NOW_MS, Rows
+from tests.support.databases import execute
 
 
 async def test_fifty_concurrent_holds_take_no_more_than_the_wallet_has(
@@ -22,10 +24,7 @@ async def test_fifty_concurrent_holds_take_no_more_than_the_wallet_has(
     renter_id = await rows.renter(1999)
     job_ids = [await rows.job(renter_id) for _ in range(50)]
     outcomes = await asyncio.gather(
-        *(
-            database.run(lambda job_id=job_id: ledger.open_hold(job_id, renter_id, 100, NOW_MS))
-            for job_id in job_ids
-        ),
+        *(database.run(partial(ledger.open_hold, job_id, renter_id, 100, NOW_MS)) for job_id in job_ids),
         return_exceptions=True,
     )
     refused = [outcome for outcome in outcomes if outcome is not None]
@@ -51,8 +50,8 @@ async def test_hold_and_settlement_of_one_wallet_at_once_both_happen(database: D
         ledger.apply(rules.settlement(bill, renter_id, None, job_id), NOW_MS)
 
     work = [
-        *(lambda job_id=job_id: settle(job_id) for job_id in held),
-        *(lambda job_id=job_id: ledger.open_hold(job_id, renter_id, 100, NOW_MS) for job_id in fresh),
+        *(partial(settle, job_id) for job_id in held),
+        *(partial(ledger.open_hold, job_id, renter_id, 100, NOW_MS) for job_id in fresh),
     ]
     await asyncio.gather(*(database.run(one) for one in work))
     assert await database.read(lambda: ledger.balance(rules.renter(renter_id))) == 9000
@@ -100,7 +99,7 @@ async def test_database_itself_refuses_to_change_a_transfer(
 ) -> None:
     await rows.held_job(await rows.renter(100))
     with pytest.raises(Exception, match="transfers are immutable"):
-        await database.run(lambda: database.peewee.execute_sql(change))
+        await database.run(partial(execute, database, change))
     assert (await database.read(ledger.prove)).discrepancies == ()
 
 
@@ -120,7 +119,7 @@ async def test_database_itself_refuses_to_change_a_transfer(
 async def test_database_itself_refuses_impossible_money(database: Database, rows: Rows, bad: str) -> None:
     await rows.held_job(await rows.renter(100))
     with pytest.raises(Exception, match=r"(?i)constraint"):
-        await database.run(lambda: database.peewee.execute_sql(bad))
+        await database.run(partial(execute, database, bad))
 
 
 async def test_account_never_holds_more_than_its_limit(database: Database, rows: Rows) -> None:
@@ -148,7 +147,7 @@ async def test_account_never_holds_more_than_its_limit(database: Database, rows:
             ).execute(),
             "replays to",
         ),
-        (lambda: jobs.db.Job.update(state="completed").execute(), "though its job is"),
+        (lambda: Job.update(state="completed").execute(), "though its job is"),
     ],
 )
 async def test_proof_finds_what_was_tampered_with(

@@ -1,0 +1,24 @@
+"""Writes the baseline that the test for breaking changes compares with. To be run at a release.
+
+.venv/bin/python -m tests.architecture.renew_baseline
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from tests.architecture.test_protos import BASELINE, buf, workspace
+
+
+def main() -> None:
+    """Builds the image of the protos as they are now."""
+    with tempfile.TemporaryDirectory() as scratch:
+        status, said = buf(
+            workspace(Path(scratch)), "build", "protos", "--exclude-source-info", "-o", BASELINE
+        )
+    assert status == 0, said
+
+
+if __name__ == "__main__":
+    main()

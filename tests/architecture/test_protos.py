@@ -1,0 +1,221 @@
+"""The protos as documentation and as a contract: options, examples, lint, and no breaking change."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import google.api
+import pytest
+from dcp.v1 import options_pb2
+from google.api import annotations_pb2
+from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message_factory import GetMessageClass
+
+from tests.architecture.tools import ROOT, run
+from tests.server.rpc.methods import METHODS, field_rule, rule
+
+BASELINE = Path(__file__).parent / "baseline.binpb"
+GOOGLEAPIS = ("google/api/annotations.proto", "google/api/http.proto", "google/rpc/code.proto")
+HTTP = {name: m for name, m in METHODS.items() if m.GetOptions().HasExtension(annotations_pb2.http)}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_rpc_has_roles_and_summaries_in_both_languages(name: str) -> None:
+    options = rule(METHODS[name])
+    assert options.roles
+    assert options_pb2.ROLE_UNSPECIFIED not in options.roles
+    assert options.summary.en.strip()
+    assert re.search(r"[\u0600-\u06ff]", options.summary.ar)
+    service = METHODS[name].containing_service.GetOptions().Extensions[options_pb2.service]
+    assert service.title.en
+    assert service.title.ar
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in HTTP])
+def test_rpc_without_a_route_is_a_stream(name: str) -> None:
+    assert METHODS[name].client_streaming
+
+
+def wire_names(data: Any, message: Any) -> Any:
+    """JSON as people write it, with the enum names that protobuf's own parser takes."""
+    fields = {field.name: field for field in message.fields}
+    out = {}
+    for key, value in data.items():
+        field = fields.get(key)
+        assert field is not None, f"{message.name} has no field {key}"
+        out[key] = [_wire(item, field) for item in value] if isinstance(value, list) else _wire(value, field)
+    return out
+
+
+def _wire(value: Any, field: FieldDescriptor) -> Any:
+    if field.enum_type is not None:
+        prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", field.enum_type.name).upper() + "_"
+        spellings = {
+            known.GetOptions().Extensions[options_pb2.value].json
+            or known.name.removeprefix(prefix).lower(): known.name
+            for known in field.enum_type.values
+        }
+        assert value in spellings, f"{value} is no {field.enum_type.name}"
+        return spellings[value]
+    if field.message_type is not None and isinstance(value, dict):
+        return value if field.message_type.GetOptions().map_entry else wire_names(value, field.message_type)
+    return value
+
+
+@pytest.mark.parametrize("name", HTTP)
+def test_example_of_the_request_is_what_the_rpc_accepts(name: str) -> None:
+    method = HTTP[name]
+    text = rule(method).example_request
+    http = method.GetOptions().Extensions[annotations_pb2.http]
+    required = {field.name for field in method.input_type.fields if field_rule(field).required}
+    in_path = set(re.findall(r"{(\w+)}", http.get or http.post))
+    if not text:
+        assert required <= in_path, f"{name} needs {required - in_path} and shows no example"
+        return
+    data = json.loads(text)
+    data.pop("api_key", None)
+    assert required - in_path <= set(data)
+    ParseDict(wire_names(data, method.input_type), GetMessageClass(method.input_type)())
+
+
+@pytest.mark.parametrize("name", HTTP)
+def test_example_of_the_answer_is_what_the_rpc_says(name: str) -> None:
+    method = HTTP[name]
+    data = json.loads(rule(method).example_response)
+    ParseDict(wire_names(data, method.output_type), GetMessageClass(method.output_type)())
+    assert data, f"{name} shows an empty answer"
+
+
+@pytest.mark.parametrize("name", HTTP)
+def test_route_is_under_api_and_its_path_names_fields(name: str) -> None:
+    http = HTTP[name].GetOptions().Extensions[annotations_pb2.http]
+    path = http.get or http.post
+    assert path.startswith("/api/")
+    assert set(re.findall(r"{(\w+)}", path)) <= {field.name for field in HTTP[name].input_type.fields}
+    assert http.body == ("*" if http.post and "cancel" not in path else "")
+
+
+def test_no_two_rpcs_have_one_route() -> None:
+    routes = []
+    for method in HTTP.values():
+        http = method.GetOptions().Extensions[annotations_pb2.http]
+        routes.append(("GET", http.get) if http.get else ("POST", http.post))
+    assert len(set(routes)) == len(routes)
+
+
+def messages(message: Any, seen: dict[str, Any]) -> None:
+    """Collects a message and all within it."""
+    if message.full_name in seen or not message.full_name.startswith("dcp.v1."):
+        return
+    seen[message.full_name] = message
+    for field in message.fields:
+        if field.message_type is not None:
+            messages(field.message_type, seen)
+
+
+def test_everything_repeated_or_text_in_a_request_has_a_limit() -> None:
+    seen: dict[str, Any] = {}
+    for method in METHODS.values():
+        messages(method.input_type, seen)
+    unlimited = []
+    for message in seen.values():
+        if message.GetOptions().map_entry:
+            continue
+        for field in message.fields:
+            limits = field_rule(field)
+            if field.is_repeated and not limits.HasField("max_items"):
+                unlimited.append(field.full_name)
+            if field.type == FieldDescriptor.TYPE_STRING and not limits.HasField("max_length"):
+                unlimited.append(field.full_name)
+    assert unlimited == []
+
+
+# buf, offline: the protos and what they import of googleapis, as two modules of one workspace.
+
+
+def workspace(folder: Path) -> Path:
+    """A copy of the protos with googleapis beside them, under the rules of buf.yaml."""
+    shutil.copytree(ROOT / "protos", folder / "protos")
+    include = Path(next(iter(google.api.__path__))).parent.parent
+    for name in GOOGLEAPIS:
+        target = folder / "googleapis" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(include / name, target)
+    rules = (ROOT / "buf.yaml").read_text()
+    modules = "modules:\n  - path: protos\n"
+    assert modules in rules
+    second = "  - path: googleapis\n    lint: {ignore: [googleapis]}\n    breaking: {ignore: [googleapis]}\n"
+    (folder / "buf.yaml").write_text(rules.replace(modules, modules + second))
+    return folder
+
+
+def buf(folder: Path, *arguments: str | Path) -> tuple[int, str]:
+    done = run("buf", *arguments, cwd=folder)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def protos(tmp_path: Path) -> Path:
+    return workspace(tmp_path)
+
+
+def test_protos_pass_lint(protos: Path) -> None:
+    assert buf(protos, "lint") == (0, "")
+
+
+def test_protos_are_formatted(protos: Path) -> None:
+    assert buf(protos, "format", "protos", "--diff", "--exit-code") == (0, "")
+
+
+def test_no_breaking_change_since_the_baseline(protos: Path) -> None:
+    """Old clients and daemons must go on working with what the protos say now.
+
+    The baseline is the image of the protos at the last release. To renew it, at a release and
+    never to silence this test, run ``python -m tests.architecture.renew_baseline``.
+    """
+    assert buf(protos, "breaking", "protos", "--against", BASELINE) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("int64 postings_sum_halala = 3;", "int64 postings_sum_halala = 30;", "postings_sum_halala"),
+        ("int64 postings_sum_halala = 3;", "string postings_sum_halala = 3;", "changed type"),
+        ("int64 postings_sum_halala = 3;", "int64 sum_halala = 3;", "name"),
+    ],
+    ids=["renumbered", "another type", "renamed"],
+)
+def test_check_for_breaking_changes_can_fail(protos: Path, old: str, new: str, told: str) -> None:
+    proto = protos / "protos/dcp/v1/ledger.proto"
+    assert old in proto.read_text()
+    proto.write_text(proto.read_text().replace(old, new))
+    status, said = buf(protos, "breaking", "protos", "--against", BASELINE)
+    assert status == 100
+    assert told in said
+
+
+def test_lint_can_fail(protos: Path) -> None:
+    proto = protos / "protos/dcp/v1/ledger.proto"
+    proto.write_text(proto.read_text().replace("// How many transfers there are.\n", ""))
+    status, said = buf(protos, "lint")
+    assert status == 100
+    assert "transfers" in said
+
+
+def test_baseline_is_an_image_of_the_same_package() -> None:
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+    files = FileDescriptorSet.FromString(BASELINE.read_bytes())
+    described = {file.name for file in files.file if file.package == "dcp.v1"}
+    assert described >= {"dcp/v1/jobs.proto", "dcp/v1/sessions.proto"}
+
+
+def test_methods_are_all_there() -> None:
+    """The other tests are generated from this list: it must not go empty unseen."""
+    assert len(HTTP) >= 15
+    assert all(isinstance(method, MethodDescriptor) for method in METHODS.values())

@@ -1,0 +1,166 @@
+"""Rules about the source that no tool knows."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dcp.v1 import errors_pb2, jobs_pb2, providers_pb2
+
+import daemon.config
+import gateway.config
+import server.config
+from server.domain.errors import Reason
+from server.domain.jobs import FailureReason, JobState, JobType
+from server.domain.leases import Disposition, RunOutcome
+from server.domain.providers import ProviderStatus
+from server.domain.sessions import LeaseAction
+from tests.architecture.tools import ROOT, tracked_files
+
+PROGRAMS = ("server", "gateway", "daemon")
+
+
+def sources(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def reads_environment(source: str) -> bool:
+    return re.search(r"\bos\.(environb?|getenv)\b|from os import .*(environ|getenv)", source) is not None
+
+
+def test_nobody_imports_generated_by_its_folder() -> None:
+    bad = [
+        str(path.relative_to(ROOT))
+        for path in sources(*PROGRAMS, "scripts", "tests", "generated")
+        if any(name == "generated" or name.startswith("generated.") for name in imports(path))
+    ]
+    assert bad == []
+
+
+def test_environment_is_read_in_config_and_main_only() -> None:
+    bad = [
+        str(path.relative_to(ROOT))
+        for path in sources(*PROGRAMS)
+        if path.name not in {"config.py", "__main__.py"} and reads_environment(path.read_text())
+    ]
+    # The child process of an engine gets the environment of its parent, less what it must not see.
+    assert bad == []
+
+
+@pytest.mark.parametrize("source", ["x = os.environ['A']", "os.getenv('A')", "from os import environ"])
+def test_look_for_the_environment_can_fail(source: str) -> None:
+    assert reads_environment(source)
+
+
+def test_every_module_says_what_it_is() -> None:
+    bad = [
+        str(path.relative_to(ROOT))
+        for path in sources(*PROGRAMS, "scripts", "tests")
+        if path.read_text().strip() and ast.get_docstring(ast.parse(path.read_text())) is None
+    ]
+    assert bad == []
+
+
+def test_generated_code_says_that_it_is() -> None:
+    for path in sources("generated"):
+        assert "Generated from protos/" in path.read_text() or "DO NOT EDIT" in path.read_text(), path
+
+
+# The three programs share nothing but the protos, so each keeps the list of all variables by itself.
+
+
+def test_programs_know_each_others_variables() -> None:
+    own = {
+        variable.name
+        for config in (server.config, gateway.config, daemon.config)
+        for variable in config.VARIABLES
+    }
+    assert own == server.config.KNOWN == gateway.config.KNOWN == daemon.config.KNOWN
+
+
+# Names that stand in the domain and in the protos.
+
+
+def names(enum: object, prefix: str) -> set[str]:
+    values = enum.DESCRIPTOR.values_by_name  # type: ignore[attr-defined]
+    return {name.removeprefix(prefix) for name in values if not name.endswith("_UNSPECIFIED")}
+
+
+def test_reasons_of_the_domain_are_those_of_the_protos() -> None:
+    assert {reason.value for reason in Reason} == names(errors_pb2.ErrorReason, "ERROR_REASON_")
+    assert all(reason.name == reason.value for reason in Reason)
+
+
+@pytest.mark.parametrize(
+    "value", list(errors_pb2.ErrorReason.DESCRIPTOR.values), ids=lambda value: value.name
+)
+def test_every_reason_has_a_code_and_a_status(value: object) -> None:
+    rule = value.GetOptions().Extensions[errors_pb2.reason]  # type: ignore[attr-defined]
+    assert 1 <= rule.code <= 16
+    assert 400 <= rule.http_status <= 599
+
+
+def test_enums_of_the_domain_are_those_of_the_protos() -> None:
+    from dcp.v1 import sessions_pb2
+
+    for domain, proto, prefix in (
+        (JobState, jobs_pb2.JobState, "JOB_STATE_"),
+        (JobType, jobs_pb2.JobType, "JOB_TYPE_"),
+        (FailureReason, jobs_pb2.FailureReason, "FAILURE_REASON_"),
+        (ProviderStatus, providers_pb2.ProviderStatus, "PROVIDER_STATUS_"),
+        (RunOutcome, sessions_pb2.RunOutcome, "RUN_OUTCOME_"),
+        (LeaseAction, sessions_pb2.LeaseAction, "LEASE_ACTION_"),
+        (Disposition, sessions_pb2.ResultDisposition, "RESULT_DISPOSITION_"),
+    ):
+        assert {member.name for member in domain} == names(proto, prefix), prefix
+
+
+def test_json_names_of_the_enums_are_the_values_of_the_domain() -> None:
+    from dcp.v1 import options_pb2
+
+    for value in jobs_pb2.JobType.DESCRIPTOR.values[1:]:
+        told = value.GetOptions().Extensions[options_pb2.value].json
+        assert JobType[value.name.removeprefix("JOB_TYPE_")].value == (
+            told or value.name.removeprefix("JOB_TYPE_").lower()
+        )
+
+
+# What must not be in the repository.
+
+FORBIDDEN = {
+    "a download host": re.compile(
+        r"pypi\.org/simple|files\.pythonhosted\.org|(?:extra-)?index-url|find-links|trusted-host"
+        r"|registry\.npmjs\.org|huggingface\.co/.+/resolve"
+    ),
+    "a path of one machine": re.compile(
+        r"/(?:root|Users)/[\w.-]+/|/home/(?!p/)[\w.-]+/|/work/(?:main|shared|seed)\b"
+    ),
+    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
+}
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_repository_holds_nothing_of_one_machine(what: str) -> None:
+    bad = []
+    for path in tracked_files():
+        if path == Path(__file__).resolve():
+            continue
+        text = path.read_bytes().decode(errors="replace")
+        bad += [f"{path.relative_to(ROOT)}: {match.group()}" for match in FORBIDDEN[what].finditer(text)]
+    assert bad == []
+
+
+def test_nothing_large_is_in_the_repository() -> None:
+    large = {str(path.relative_to(ROOT)) for path in tracked_files() if path.stat().st_size > 1_000_000}
+    assert large == set()
