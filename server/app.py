@@ -69,7 +69,8 @@ GRPC_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.bdp_probe", 0),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # An output of bytes that are no UTF-8 triples when they are replaced.
+    ("grpc.max_send_message_length", 4 * MAX_MESSAGE_BYTES),
     ("grpc.max_metadata_size", 16 * 1024),
     ("grpc.max_concurrent_streams", 10_000),
 )
@@ -182,7 +183,10 @@ class Server:
         except RuntimeError:
             bound = 0
         if bound == 0:
-            raise ConfigError(f"DCP_GRPC_LISTEN: cannot listen on {host}:{port}; is the port in use?")
+            hint = (
+                "are DCP_TLS_CERT and DCP_TLS_KEY a PEM pair?" if self._config.tls else "is the port in use?"
+            )
+            raise ConfigError(f"DCP_GRPC_LISTEN: cannot listen on {host}:{port}; {hint}")
         return f"{host}:{bound}"
 
     async def _set_serving(self) -> None:

@@ -15,10 +15,16 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clock."""
+    """The machine's time at the start of the program, and from then on its monotonic clock.
+
+    A step of the wall clock, back or forward, must neither bill nor lose a lease.
+    """
+
+    def __init__(self) -> None:
+        self._offset = time.time() - time.monotonic()
 
     def now(self) -> float:
-        return time.time()
+        return self._offset + time.monotonic()
 
 
 def ms(clock: Clock) -> int:

@@ -100,8 +100,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def _token(text: str) -> str | None:
-    if text and (len(text) < MIN_TOKEN_LENGTH or not text.isascii() or not text.isprintable()):
-        raise ConfigError(f"DCP_ADMIN_TOKEN: use at least {MIN_TOKEN_LENGTH} printable ASCII characters")
+    if text and (len(text) < MIN_TOKEN_LENGTH or not text.isascii() or not text.isprintable() or " " in text):
+        raise ConfigError(
+            f"DCP_ADMIN_TOKEN: use at least {MIN_TOKEN_LENGTH} printable ASCII characters, no spaces"
+        )
     return text or None
 
 

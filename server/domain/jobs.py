@@ -86,11 +86,6 @@ def sources(event: JobEvent) -> list[JobState]:
     return [state for (state, known) in TRANSITIONS if known is event]
 
 
-# Ended by the renter's wish or limit: the time run is charged. Everything else that is not a
-# success is the provider's or the platform's fault, or was refused before it ran (contract, 4).
-CHARGED_FAILURES = frozenset({FailureReason.DURATION_LIMIT, FailureReason.CANCELLED})
-
-
 @dataclass(frozen=True, slots=True)
 class Bill:
     """What a job came to, in halala. charge + refund = hold; payout + fee = charge."""
@@ -141,7 +136,7 @@ class Job:
     created_ms: int
     started_ms: int | None
     ended_ms: int | None
-    cancel_requested: bool
+    cancel_requested_ms: int | None
     output_bytes: int
     content_type: str
     bill: Bill | None
@@ -150,3 +145,8 @@ class Job:
     usage: dict[str, Any] | None
     spec: dict[str, Any]
     request_digest: str
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Somebody asked to end it, and its daemon has not yet."""
+        return self.cancel_requested_ms is not None and self.state not in FINAL

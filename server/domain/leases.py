@@ -21,6 +21,8 @@ LOST_AFTER_SECONDS = 300.0
 OFFER_SECONDS = 10.0
 # The daemon enforces a job's limit; the server does when the daemon has not by this much later.
 OVERRUN_GRACE_SECONDS = 30.0
+# A daemon that accepted and does not start: time enough to pull a large image.
+PREPARE_SECONDS = 900.0
 MAX_ATTEMPTS = 5
 MAX_CHUNK_BYTES = 64 * 1024
 MAX_OUTPUT_BYTES = 2 * 1024 * 1024

@@ -223,6 +223,7 @@ class Kept:
     output_through_seq: int
     log_through_seq: int
     output_bytes: int
+    log_bytes: int
     resend: bool
 
 
@@ -264,7 +265,7 @@ class ServerSession:
         for lease in kept:
             held = _Held(lease.ref, lease.state)
             held.through = {Stream.OUTPUT: lease.output_through_seq, Stream.LOG: lease.log_through_seq}
-            held.stored_bytes[Stream.OUTPUT] = lease.output_bytes
+            held.stored_bytes = {Stream.OUTPUT: lease.output_bytes, Stream.LOG: lease.log_bytes}
             self._held[_key(lease.ref)] = held
             action = LeaseAction.RESEND if lease.resend else LeaseAction.KEEP
             out.append(LeaseDirective(lease.ref, action, lease.output_through_seq, lease.log_through_seq))
@@ -328,8 +329,8 @@ class ServerSession:
         return started if held.state is LeaseState.ACCEPTED else None
 
     def _chunk(self, chunk: Chunk) -> Effect:
-        if len(chunk.data) > MAX_CHUNK_BYTES:
-            raise violation(f"a chunk of {len(chunk.data)} bytes; at most {MAX_CHUNK_BYTES} are allowed")
+        if not 0 < len(chunk.data) <= MAX_CHUNK_BYTES:
+            raise violation(f"a chunk of {len(chunk.data)} bytes; 1 to {MAX_CHUNK_BYTES} are allowed")
         held = self._find(chunk.lease)
         if held is None:
             return stranger(chunk.lease)

@@ -99,7 +99,7 @@ def job_request(request: jobs_pb2.SubmitJobRequest) -> JobRequest:
         duration_ms=round(request.duration_minutes * 60_000),
         provider_id=request.provider_id if request.HasField("provider_id") else None,
         model=request.params.model.strip() or None,
-        spec={"container_spec": plain(request.container_spec), "params": plain(request.params)},
+        spec={"container_spec": plain(request.container_spec), "params": _params(request.params)},
         gpu_model=needs.gpu_model.strip() or None,
         min_vram_mib=min_vram or None,
         priority=request.priority if request.HasField("priority") else 2,
@@ -107,6 +107,14 @@ def job_request(request: jobs_pb2.SubmitJobRequest) -> JobRequest:
         idempotency_key=request.idempotency_key or None,
         digest=hashlib.sha256(digested.SerializeToString(deterministic=True)).hexdigest(),
     )
+
+
+def _params(params: jobs_pb2.JobParams) -> dict[str, Any]:
+    """The parameters with the model's name as placement reads it."""
+    data = plain(params)
+    if "model" in data:
+        data["model"] = data["model"].strip()
+    return data
 
 
 def job(record: Job) -> jobs_pb2.Job:

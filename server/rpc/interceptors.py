@@ -28,6 +28,7 @@ _ROLE_NAMES: dict[int, str] = {
     options_pb2.ROLE_RENTER: "renter",
     options_pb2.ROLE_ADMIN: ADMIN,
 }
+_A_KEY = {"provider": "a provider's key", "renter": "a renter's key", ADMIN: "the admin token"}
 _KEY_HEADERS = ("x-provider-key", "x-renter-key", "x-admin-token")
 _OPEN_SERVICES = ("/grpc.health.v1.", "/grpc.reflection.")
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
@@ -143,14 +144,14 @@ class Authentication(_Wrapping):
         if credential is None:
             raise DomainError(
                 Reason.MISSING_CREDENTIAL,
-                f"this needs the key of a {_or(names)}: send it as Authorization: Bearer KEY, "
+                f"this needs {_or(_A_KEY[name] for name in names)}: send it as Authorization: Bearer KEY, "
                 f"or in the header {_or(_header(name) for name in names)}",
             )
         found = await self._keys.identify(credential)
         if found.role not in names:
             raise DomainError(
                 Reason.WRONG_ROLE,
-                f"this needs the key of a {_or(names)}, and the one sent is a {found.role}'s",
+                f"this needs {_or(_A_KEY[name] for name in names)}, not {_A_KEY[found.role]}",
             )
         _caller.set(found)
 

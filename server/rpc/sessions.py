@@ -35,6 +35,8 @@ from server.services.sessions import Session, Sessions
 
 log = logging.getLogger(__name__)
 HELLO_TIMEOUT_SECONDS = 10.0
+# Lists of up to so many models are kept once for all daemons that serve them; longer ones fill memory.
+SHARED_MODELS = 4
 
 _OUTCOMES = {getattr(pb, f"RUN_OUTCOME_{outcome.name}"): outcome for outcome in RunOutcome}
 _ACTIONS = {action: getattr(pb, f"LEASE_ACTION_{action.name}") for action in LeaseAction}
@@ -121,10 +123,9 @@ class _Writer:
                     self._reader.cancel()
                     return
                 await self._context.write(to_wire(message))
-        except asyncio.InvalidStateError:
-            pass  # the stream is gone, and the reader knows
-        except Exception:
-            log.exception("a message could not be written")
+        except Exception as error:
+            # gRPC says in several ways that the stream is gone. The daemon comes back and is told again.
+            log.debug("a message could not be written error=%r", error)
             self._reader.cancel()
         finally:
             self._task = None
@@ -203,18 +204,18 @@ def _refs(leases: Iterable[pb.Lease]) -> tuple[LeaseRef, ...]:
 
 def _models(models: Iterable[pb.ServedModel]) -> tuple[Model, ...]:
     served = tuple(Model(m.name, max(0, m.context_tokens), m.warm) for m in models)
-    return _shared_models(served)
+    return _shared_models(served) if len(served) <= SHARED_MODELS else served
 
 
 # One object for equal values: thousands of daemons serve the same.
 
 
-@functools.lru_cache(maxsize=10_000)
+@functools.lru_cache(maxsize=256)
 def _shared_models(models: tuple[Model, ...]) -> tuple[Model, ...]:
     return models
 
 
-@functools.lru_cache(maxsize=1_000)
+@functools.lru_cache(maxsize=256)
 def _shared_kinds(kinds: frozenset[JobType]) -> frozenset[JobType]:
     return kinds
 

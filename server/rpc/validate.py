@@ -54,16 +54,24 @@ def _check_field(
         return
     if rule.HasField("max_items") and len(value) > rule.max_items:
         raise invalid_field(name, f"has {len(value)} entries; at most {rule.max_items} are allowed")
-    entries = (
-        ((f"{name}[{index}]", item) for index, item in enumerate(value))
-        if kind == "list"
-        else ((f"{name}.{key[:100]}", item) for key, item in value.items())
-    )
-    for item_name, item in entries:
-        if kind == "list" and field.message_type is not None:
+    if kind == "map":
+        for key, item in value.items():
+            for check in checks:
+                check(item, f"{name}.{key[:100]}")
+            _check_key(key, rule, name)
+        return
+    for index, item in enumerate(value):
+        item_name = f"{name}[{index}]"
+        if field.message_type is not None:
             _check_message(item, f"{item_name}.")
         for check in checks:
             check(item, item_name)
+
+
+def _check_key(key: str, rule: options_pb2.FieldRule, name: str) -> None:
+    _no_nul(key, f"{name}: the key")
+    if rule.HasField("max_length"):
+        _max_length(rule.max_length, key, f"{name}: the key")
 
 
 @functools.cache
@@ -79,7 +87,9 @@ def _plan(
         if field.is_repeated:
             is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
             kind = "map" if is_map else "list"
-        plan.append((field, rule, _checks(field, rule), kind))
+        entry = field.message_type if kind == "map" else None
+        checked = entry.fields_by_name["value"] if entry is not None else field
+        plan.append((field, rule, _checks(checked, rule), kind))
     return tuple(plan)
 
 

@@ -6,12 +6,13 @@ two costs a delay, never a job: an offer that nobody answers expires.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 
 from server.clock import Clock, ms
 from server.domain.leases import LIVE_SECONDS, Offer
-from server.domain.placement import Wants, choose, ranked
+from server.domain.placement import Candidate, Wants, can_run, choose, ranked
 from server.domain.sessions import CancelRun, JobOffer
 from server.services.fleet import Fleet
 from server.store import jobs
@@ -22,10 +23,10 @@ log = logging.getLogger(__name__)
 # A provider that refused a job, or let its offer expire, is not asked again for it so soon.
 RETRY_SAME_PROVIDER_SECONDS = 15.0
 SECRET_BYTES = 16
-# How many different kinds of waiting jobs one poll looks at.
-WANTS_LIMIT = 500
-# How many providers it tries for each: the best ones may have refused the job a moment ago.
-TRIES_LIMIT = 100
+# One poll looks at so many different kinds of waiting jobs, so many providers for each, and asks so many.
+WANTS_LIMIT = 100
+CANDIDATES_LIMIT = 256
+FILLS_LIMIT = 200
 
 
 class Dispatch:
@@ -37,10 +38,13 @@ class Dispatch:
         self._clock = clock
 
     def place(self, wants: Wants) -> int | None:
-        """The live provider with a free slot that suits a job best."""
-        since = ms(self._clock) - int(LIVE_SECONDS * 1000)
-        best = choose(self._fleet.live_candidates(since), wants)
+        """The live provider with a free slot that suits a job best. On the event loop."""
+        best = choose(self._candidates(wants), wants)
         return best.provider_id if best else None
+
+    def _candidates(self, wants: Wants) -> list[Candidate]:
+        since_ms = ms(self._clock) - int(LIVE_SECONDS * 1000)
+        return self._fleet.live_candidates(wants.model, since_ms, CANDIDATES_LIMIT)
 
     def lease_to(self, provider_id: int) -> list[Offer]:
         """Leases as many queued jobs to a provider as it has free slots. Inside a transaction."""
@@ -80,34 +84,36 @@ class Dispatch:
             )
             presence.send(JobOffer(offer))
 
-    async def fill(self, provider_id: int) -> bool:
-        """Offers a provider what waits for it, and tells whether anything waited.
-
-        A look comes first, so that an empty queue writes nothing.
-        """
+    async def fill(self, provider_id: int) -> None:
+        """Offers a provider what waits for it. A look comes first, so that an empty queue writes nothing."""
         presence = self._fleet.get(provider_id)
         if presence is None:
-            return False
+            return
         presence.used_slots, waiting = await self._database.read(
             lambda: (jobs.count_open_leases(provider_id), jobs.has_queued())
         )
         if waiting and presence.candidate().free_slots:
             self.deliver(await self._database.run(lambda: self.lease_to(provider_id)))
-        return waiting
 
     async def fill_all(self) -> None:
         """Offers what waits to whoever can run it: the slow poll that finds what a wake-up missed."""
         if not self._fleet.all():
             return
+        tried: set[int] = set()
         for named_id, wants in await self._database.read(lambda: jobs.queued_wants(WANTS_LIMIT)):
             for provider_id in self._able(named_id, wants):
-                if not await self.fill(provider_id):
+                if len(tried) >= FILLS_LIMIT:
                     return
+                if provider_id not in tried:
+                    tried.add(provider_id)
+                    await self.fill(provider_id)
+            await asyncio.sleep(0)  # a long queue must not hold up the loop
 
     def _able(self, named_id: int | None, wants: Wants) -> list[int]:
-        since = ms(self._clock) - int(LIVE_SECONDS * 1000)
-        able = [candidate.provider_id for candidate in ranked(self._fleet.live_candidates(since), wants)]
-        return able[:TRIES_LIMIT] if named_id is None else [one for one in able if one == named_id]
+        if named_id is None:
+            return [candidate.provider_id for candidate in ranked(self._candidates(wants), wants)]
+        presence = self._fleet.get(named_id)
+        return [named_id] if presence is not None and can_run(presence.candidate(), wants) else []
 
     def cancel(self, provider_id: int, message: CancelRun) -> None:
         """Tells a daemon to end a run; nothing happens when it is not connected here."""

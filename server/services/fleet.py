@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from server.domain.jobs import JobType
@@ -29,6 +30,7 @@ class Presence:
     provider_id: int
     session_epoch: int
     send: Outbox
+    joined_ms: int
     slots: int
     job_types: frozenset[JobType]
     models: tuple[Model, ...]
@@ -37,10 +39,16 @@ class Presence:
     draining: bool = False
     used_slots: int = field(default=0)
 
+    @property
+    def free_slots(self) -> int:
+        """How many more jobs it takes now."""
+        return 0 if self.draining else max(0, self.slots - self.used_slots)
+
     def candidate(self) -> Candidate:
         """The provider as placement sees it."""
-        free = 0 if self.draining else max(0, self.slots - self.used_slots)
-        return Candidate(self.provider_id, free, self.job_types, self.models, self.gpu_model, self.vram_mib)
+        return Candidate(
+            self.provider_id, self.free_slots, self.job_types, self.models, self.gpu_model, self.vram_mib
+        )
 
 
 class Fleet:
@@ -48,6 +56,7 @@ class Fleet:
 
     def __init__(self) -> None:
         self._present: dict[int, Presence] = {}
+        self._serving: dict[str, dict[int, Presence]] = {}
         self._last_ms: dict[int, int] = {}
         self._unwritten: dict[int, Beat] = {}
 
@@ -56,13 +65,35 @@ class Fleet:
         older = self._present.get(presence.provider_id)
         if older is not None and older.session_epoch > presence.session_epoch:
             return presence
+        if older is not None:
+            self._unlist(older)
         self._present[presence.provider_id] = presence
+        self._list(presence)
         return older
 
     def leave(self, presence: Presence) -> None:
         """A session ended; a newer one of the same provider stays."""
         if self._present.get(presence.provider_id) is presence:
             del self._present[presence.provider_id]
+            self._unlist(presence)
+
+    def serve(self, presence: Presence, models: tuple[Model, ...]) -> None:
+        """The session serves these models from now on."""
+        self._unlist(presence)
+        presence.models = models
+        if self._present.get(presence.provider_id) is presence:
+            self._list(presence)
+
+    def _list(self, presence: Presence) -> None:
+        for model in presence.models:
+            self._serving.setdefault(model.name, {})[presence.provider_id] = presence
+
+    def _unlist(self, presence: Presence) -> None:
+        for model in presence.models:
+            serving = self._serving.get(model.name, {})
+            serving.pop(presence.provider_id, None)
+            if not serving:
+                self._serving.pop(model.name, None)
 
     def get(self, provider_id: int) -> Presence | None:
         """The provider's session on this server."""
@@ -76,13 +107,18 @@ class Fleet:
         """How often each daemon shall beat: 10 s, or longer when that were over 1,000 beats a second."""
         return max(HEARTBEAT_SECONDS, len(self._present) / MAX_BEATS_PER_SECOND)
 
-    def live_candidates(self, since_ms: int) -> Iterable[Candidate]:
-        """The connected providers whose last heartbeat is after ``since_ms``."""
-        return (
+    def live_candidates(self, model: str | None, since_ms: int, limit: int) -> list[Candidate]:
+        """Connected providers with a free slot and a heartbeat after ``since_ms``, that serve the model.
+
+        The first ``limit`` in the order of joining: placement looks at some of a large fleet, not at all.
+        """
+        presences = self._present if model is None else self._serving.get(model, {})
+        free = (
             presence.candidate()
-            for presence in self._present.values()
-            if self._last_ms.get(presence.provider_id, 0) > since_ms
+            for presence in presences.values()
+            if presence.free_slots and self._last_ms.get(presence.provider_id, 0) > since_ms
         )
+        return list(islice(free, limit))
 
     def beat(self, provider_id: int, now_ms: int, gpu_status: dict[str, Any] | None) -> None:
         """Notes a heartbeat, to be written with the next batch."""

@@ -47,7 +47,9 @@ class Jobs:
         Raises INSUFFICIENT_BALANCE, RENTER_SUSPENDED, PROVIDER_NOT_FOUND, PROVIDER_UNAVAILABLE,
         MODEL_NOT_SERVED, JOB_TYPE_NOT_SERVED, IDEMPOTENCY_CLASH.
         """
-        job, offers = await self._database.run(lambda: self._submit(renter_id, request))
+        wants = Wants(request.job_type, request.model, request.gpu_model, request.min_vram_mib)
+        provider_id = request.provider_id or self._dispatch.place(wants)
+        job, offers = await self._database.run(lambda: self._submit(renter_id, request, provider_id))
         self._dispatch.deliver(offers)
         return job
 
@@ -78,7 +80,9 @@ class Jobs:
             await self._dispatch.fill(provider_id)
         return job
 
-    def _submit(self, renter_id: int, request: JobRequest) -> tuple[Job, list[Offer]]:
+    def _submit(
+        self, renter_id: int, request: JobRequest, provider_id: int | None
+    ) -> tuple[Job, list[Offer]]:
         renter = accounts.renter(renter_id, lock=True)
         if renter is None or renter.state is AccountState.SUSPENDED:
             raise DomainError(
@@ -104,16 +108,11 @@ class Jobs:
             now_ms=now_ms,
         )
         ledger.open_hold(job_id, renter_id, hold, now_ms)
-        offers = self._lease(request)
+        offers = self._dispatch.lease_to(provider_id) if provider_id is not None else []
         job = jobs.get(job_id)
         assert job is not None
         log.info("submitted job_id=%s state=%s hold_halala=%d", job_id, job.state, hold)
         return job, offers
-
-    def _lease(self, request: JobRequest) -> list[Offer]:
-        wants = Wants(request.job_type, request.model, request.gpu_model, request.min_vram_mib)
-        provider_id = request.provider_id or self._dispatch.place(wants)
-        return self._dispatch.lease_to(provider_id) if provider_id is not None else []
 
     def _check_provider(self, provider_id: int, request: JobRequest) -> None:
         provider = accounts.provider(provider_id)
@@ -139,6 +138,7 @@ class Jobs:
             _check_serves(provider, request)
 
     def _cancel(self, caller: Caller, job_id: str) -> tuple[Job, int | None]:
+        jobs.lock(job_id)
         job = _visible(caller, job_id)
         if job.state in FINAL:
             raise DomainError(
@@ -147,7 +147,7 @@ class Jobs:
                 status=job.state.value,
             )
         if job.state is JobState.RUNNING:
-            jobs.request_cancel(job)
+            jobs.request_cancel(job, ms(self._clock))
         else:
             now_ms = ms(self._clock)
             if lease := jobs.lease(job_id, job.lease_epoch):
@@ -188,6 +188,16 @@ def _check_serves(provider: accounts.ProviderRow, request: JobRequest) -> None:
             Reason.JOB_TYPE_NOT_SERVED,
             f"job_type: provider {provider.id} runs {runs}; choose one of these or another provider",
             field="job_type",
+        )
+    if request.gpu_model and request.gpu_model.casefold() not in provider.gpu_model.casefold():
+        raise invalid_field(
+            "gpu_requirements.gpu_model", f"provider {provider.id} has {provider.gpu_model or 'no GPU'}"
+        )
+    if (request.min_vram_mib or 0) > provider.gpu_vram_mib:
+        raise invalid_field(
+            "gpu_requirements.min_vram_gb",
+            f"provider {provider.id} has {provider.gpu_vram_mib} MiB of GPU memory and the job asks for "
+            f"{request.min_vram_mib} (also by container_spec.vram_required_mb)",
         )
     if request.model is None:
         return

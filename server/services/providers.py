@@ -59,6 +59,8 @@ class Providers:
         self._database = database
         self._fleet = fleet
         self._clock = clock
+        self.store_is_up = True
+        """The last batch of heartbeats was written. While it is not, no renewal is acknowledged."""
 
     async def register(
         self, *, name: str, email: str, email_key: str, gpu_model: str, os: str, phone: str
@@ -126,7 +128,9 @@ class Providers:
             return
         try:
             await self._database.run(lambda: accounts.write_beats(beats))
+            self.store_is_up = True
         except DomainError:
+            self.store_is_up = False
             self._fleet.put_back(beats)
             raise
 

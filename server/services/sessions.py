@@ -14,7 +14,7 @@ from typing import Any
 from server.clock import Clock, ms
 from server.domain import pricing
 from server.domain.errors import DomainError, Reason
-from server.domain.jobs import CHARGED_FAILURES, FINAL, FailureReason, Job, JobEvent, JobState
+from server.domain.jobs import FINAL, FailureReason, Job, JobEvent, JobState
 from server.domain.leases import (
     MAX_ATTEMPTS,
     Disposition,
@@ -24,6 +24,7 @@ from server.domain.leases import (
     LeaseRef,
     LeaseState,
     RunOutcome,
+    Stream,
 )
 from server.domain.sessions import (
     CancelRun,
@@ -58,6 +59,8 @@ from server.store.database import Database
 
 log = logging.getLogger(__name__)
 OUTBOX_SIZE = 1000
+# How far the two clocks may differ on whether a run reached its limit.
+LIMIT_TOLERANCE_MS = 5_000
 
 
 class Sessions:
@@ -175,9 +178,10 @@ class Session:
     async def end(self) -> None:
         """The stream is over, however it ended. Leases stay: the daemon may come back to them."""
         presence, self._presence = self._presence, None
-        if presence is None:
+        if presence is not None:
+            self._owner.fleet.leave(presence)
+        if not self._session_epoch:
             return
-        self._owner.fleet.leave(presence)
         await self._run(lambda: accounts.close_session(self._provider_id, self._session_epoch))
         log.info("session ended %s", self._who())
 
@@ -196,12 +200,12 @@ class Session:
     async def _open(self, hello: Hello) -> None:
         owner = self._owner
         epoch, kept = await self._run(lambda: self._record_hello(hello))
-        self._session_epoch = epoch
         status = hello.gpu_status
         self._presence = Presence(
             self._provider_id,
             epoch,
             self.push,
+            ms(owner.clock),
             hello.slots,
             hello.job_types,
             hello.models,
@@ -233,6 +237,7 @@ class Session:
         assert provider is not None, "a key without its provider"
         refuse_shut_out(provider)
         epoch = accounts.open_session(self._provider_id, hello.job_types)
+        self._session_epoch = epoch  # ``end`` knows it, should the stream break now
         accounts.replace_models(self._provider_id, hello.models)
         kept = []
         for lease in jobs.open_leases(self._provider_id):
@@ -252,6 +257,7 @@ class Session:
                         lease.output_through_seq,
                         lease.log_through_seq,
                         job.output_bytes,
+                        jobs.stream_bytes(lease.job_id, lease.lease_epoch, Stream.LOG),
                         resend,
                     ),
                     job.cancel_requested,
@@ -261,7 +267,8 @@ class Session:
 
     async def _heartbeat(self, beat: Heartbeat) -> None:
         await self._owner.providers.record_beat(self._provider_id, beat.gpu_status)
-        self._send(HeartbeatAck(beat.sequence))
+        if self._owner.providers.store_is_up:
+            self._send(HeartbeatAck(beat.sequence))
 
     async def _offer_reply(self, reply: OfferReply) -> None:
         if reply.accepted:
@@ -341,8 +348,8 @@ class Session:
         assert presence is not None, "the half lets nothing through before Hello"
         if capacity.models != presence.models:
             await self._run(lambda: accounts.replace_models(self._provider_id, capacity.models))
+            self._owner.fleet.serve(presence, capacity.models)
         presence.slots = capacity.slots
-        presence.models = capacity.models
         await self._owner.dispatch.fill(self._provider_id)
 
     async def _drain(self) -> None:
@@ -371,7 +378,7 @@ class Session:
         return f"provider_id={self._provider_id} session_epoch={self._session_epoch}"
 
     def _warn(self, text: str, ref: LeaseRef) -> None:
-        log.warning("%s job_id=%.100s lease_epoch=%d %s", text, ref.job_id, ref.lease_epoch, self._who())
+        log.warning("%s job_id=%.100r lease_epoch=%d %s", text, ref.job_id, ref.lease_epoch, self._who())
 
 
 def record_finish(
@@ -379,8 +386,9 @@ def record_finish(
 ) -> ResultAck | LeaseDirective:
     """Ends the run's lease and, by how it went, settles its job or queues it again. Inside a transaction."""
     ref = report.lease
+    job = jobs.lock(ref.job_id)
     lease = jobs.lease(ref.job_id, ref.lease_epoch)
-    if lease is None or not lease.matches(ref) or lease.provider_id != provider_id:
+    if job is None or lease is None or not lease.matches(ref) or lease.provider_id != provider_id:
         return ResultAck(ref, Disposition.STALE)
     if lease.state is LeaseState.ENDED:
         same = lease.outcome is not None and lease.outcome.value == report.outcome.value
@@ -389,8 +397,6 @@ def record_finish(
         return ResultAck(ref, Disposition.STALE)
     if report.last_output_seq > lease.output_through_seq:
         return LeaseDirective(ref, LeaseAction.RESEND, lease.output_through_seq, lease.log_through_seq)
-    job = jobs.get(ref.job_id)
-    assert job is not None
     _end_run(job, lease, report, now_ms)
     return ResultAck(ref, Disposition.ACCEPTED)
 
@@ -415,7 +421,7 @@ def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int) -> None:
             content_type=report.content_type,
             usage=report.usage,
         )
-    elif report.outcome is RunOutcome.CANCELLED and (job.cancel_requested or job.state in FINAL):
+    elif report.outcome is RunOutcome.CANCELLED and job.cancel_requested:
         settle(
             job,
             JobEvent.CANCEL,
@@ -425,7 +431,9 @@ def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int) -> None:
             failure_message="cancelled while it ran",
         )
     else:
-        charged = reason in CHARGED_FAILURES and report.outcome is RunOutcome.FAILED
+        # A limit that was not reached is no reason to charge, whatever the daemon says.
+        at_limit = billed + LIMIT_TOLERANCE_MS >= job.limit_ms
+        charged = reason is FailureReason.DURATION_LIMIT and at_limit
         settle(
             job,
             JobEvent.FAIL,
@@ -444,11 +452,9 @@ def give_up(lease: Lease, now_ms: int, detail: str, outcome: LeaseOutcome = Leas
     An offer that was never accepted was no attempt. A job whose cancel was asked for is cancelled
     without a charge: nobody proved how long it ran.
     """
-    if lease.state is LeaseState.OFFERED and outcome is LeaseOutcome.LOST:
-        outcome = LeaseOutcome.EXPIRED
+    job = jobs.lock(lease.job_id)
     if not jobs.end_lease(lease, outcome, now_ms, detail=detail):
         return
-    job = jobs.get(lease.job_id)
     if job is None or job.lease_epoch != lease.lease_epoch or job.state in FINAL:
         return
     if job.cancel_requested:

@@ -8,15 +8,18 @@ from __future__ import annotations
 import logging
 
 from server.clock import Clock, ms
-from server.domain.jobs import FailureReason, JobEvent
+from server.domain import pricing
+from server.domain.jobs import FailureReason, JobEvent, JobState
 from server.domain.leases import (
     LOST_AFTER_SECONDS,
     OFFER_SECONDS,
     OVERRUN_GRACE_SECONDS,
+    PREPARE_SECONDS,
     Lease,
     LeaseOutcome,
     LeaseRef,
 )
+from server.domain.providers import is_live
 from server.domain.sessions import CancelRun
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet
@@ -65,40 +68,60 @@ class Sweep:
         return bool(
             jobs.offers_before(now_ms - _ms(OFFER_SECONDS), 1)
             or (self._may_judge(now_ms) and jobs.leases_of_silent(now_ms - _ms(LOST_AFTER_SECONDS), 1))
-            or jobs.overrun(now_ms, _ms(OVERRUN_GRACE_SECONDS), 1)
+            or jobs.preparing_since(now_ms - _ms(PREPARE_SECONDS), 1)
+            or jobs.running_past(now_ms, _ms(OVERRUN_GRACE_SECONDS), 1)
         )
 
     def _apply(self, now_ms: int) -> list[Lease]:
         """Returns the leases that it ended; their daemons, where connected, are to stop."""
         ended = []
         for lease in jobs.offers_before(now_ms - _ms(OFFER_SECONDS), BATCH):
-            log.warning("an offer expired job_id=%s lease_epoch=%d", lease.job_id, lease.lease_epoch)
-            give_up(lease, now_ms, "nobody answered", LeaseOutcome.EXPIRED)
+            give_up(lease, now_ms, "nobody answered the offer", LeaseOutcome.EXPIRED)
             ended.append(lease)
         if self._may_judge(now_ms):
             for lease in jobs.leases_of_silent(now_ms - _ms(LOST_AFTER_SECONDS), BATCH):
-                log.warning("an attempt was lost job_id=%s lease_epoch=%d", lease.job_id, lease.lease_epoch)
                 give_up(lease, now_ms, "its provider went silent")
                 ended.append(lease)
-        return ended + self._end_overruns(now_ms)
+        for lease in jobs.preparing_since(now_ms - _ms(PREPARE_SECONDS), BATCH):
+            give_up(lease, now_ms, "its provider did not start it")
+            ended.append(lease)
+        for job_id, provider_id in jobs.running_past(now_ms, _ms(OVERRUN_GRACE_SECONDS), BATCH):
+            if self._is_settled_in(provider_id, now_ms) and (over := self._end_overrun(job_id, now_ms)):
+                ended.append(over)
+        return ended
 
-    def _end_overruns(self, now_ms: int) -> list[Lease]:
-        """The daemon should have stopped these; the server does it, at the limit's price."""
-        stopped = []
-        for job in jobs.overrun(now_ms, _ms(OVERRUN_GRACE_SECONDS), BATCH):
-            lease = jobs.lease(job.job_id, job.lease_epoch)
-            assert lease is not None
-            jobs.end_lease(lease, LeaseOutcome.FAILED, now_ms, detail="overrun", run_ms=job.limit_ms)
-            settle(
-                job,
-                JobEvent.FAIL,
-                now_ms,
-                billed_ms=job.limit_ms,
-                failure_reason=FailureReason.DURATION_LIMIT,
-                failure_message="it reached its duration limit and its provider did not stop it",
-            )
-            stopped.append(lease)
-        return stopped
+    def _end_overrun(self, job_id: str, now_ms: int) -> Lease | None:
+        """Ends a run that its connected daemon should have ended, at the price of when it should have."""
+        job = jobs.lock(job_id)
+        if job is None or job.state is not JobState.RUNNING:
+            return None
+        lease = jobs.lease(job_id, job.lease_epoch)
+        assert lease is not None
+        assert lease.started_ms is not None
+        if job.cancel_requested_ms is not None:
+            event, reason, outcome = JobEvent.CANCEL, FailureReason.CANCELLED, LeaseOutcome.CANCELLED
+            billed, message = job.cancel_requested_ms - lease.started_ms, "cancelled while it ran"
+        else:
+            event, reason, outcome = JobEvent.FAIL, FailureReason.DURATION_LIMIT, LeaseOutcome.FAILED
+            billed, message = job.limit_ms, "it reached its duration limit"
+        billed = pricing.billed_ms(billed, now_ms - lease.started_ms, job.limit_ms)
+        if not jobs.end_lease(lease, outcome, now_ms, detail="ended by the server", run_ms=billed):
+            return None
+        settle(job, event, now_ms, billed_ms=billed, failure_reason=reason, failure_message=message)
+        return lease
+
+    def _is_settled_in(self, provider_id: int, now_ms: int) -> bool:
+        """The daemon is live in a session that is old enough for its results to have arrived.
+
+        Of any other, what it did is not known yet: it comes back with its results, or it is lost.
+        """
+        presence = self._fleet.get(provider_id)
+        last_ms = self._fleet.last_heartbeat_ms(provider_id, None)
+        return (
+            presence is not None
+            and is_live(last_ms, now_ms)
+            and now_ms - presence.joined_ms >= _ms(OVERRUN_GRACE_SECONDS)
+        )
 
     def _may_judge(self, now_ms: int) -> bool:
         """No lost verdict within one lost period after a server start: the server itself was silent."""

@@ -211,12 +211,12 @@ def set_draining(provider_id: int, session_epoch: int) -> None:
 
 def close_all_sessions() -> None:
     """At server start no daemon is connected."""
-    Provider.update(connected=False).where(Provider.connected).execute()
+    Provider.update(connected=False, draining=False).where(Provider.connected | Provider.draining).execute()
 
 
 def write_beats(beats: Iterable[Beat]) -> None:
     """Writes heartbeats down; an older one than the stored changes nothing."""
-    for beat in beats:
+    for beat in sorted(beats, key=lambda beat: beat.provider_id):  # one order: no two batches deadlock
         values: dict[str, Any] = {"last_heartbeat_ms": beat.at_ms}
         if beat.gpu_status:
             values["gpu_status"] = json.dumps(beat.gpu_status)

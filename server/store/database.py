@@ -60,7 +60,7 @@ class Database:
             model.bind(self.peewee, bind_refs=False, bind_backrefs=False)
         try:
             migrate(self.peewee)
-        except (peewee.OperationalError, peewee.InterfaceError) as error:
+        except peewee.PeeweeException as error:
             # The driver's text may quote the address; a password never stands in it.
             text = " ".join(str(error).split())
             raise DatabaseUrlError(f"the database cannot be opened: {text}") from None
@@ -109,7 +109,7 @@ class Database:
             try:
                 return self._snapshot_write(work)
             except peewee.OperationalError as error:
-                if not left or not isinstance(error.__cause__ or error.args[0], _RETRYABLE):
+                if not left or not isinstance(getattr(error, "orig", None), _RETRYABLE):
                     raise self._unavailable(error) from error
                 time.sleep(0.01 * (POSTGRES_TRIES - left))
             except peewee.InterfaceError as error:

@@ -7,7 +7,6 @@ and state. It answers False when no row matched: stale, and nothing changed.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import peewee as pw
@@ -28,8 +27,203 @@ from server.domain.leases import Lease, LeaseOutcome, LeaseRef, LeaseState, Offe
 from server.domain.placement import Candidate, Wants
 from server.domain.pricing import shares
 from server.store import models as db
+from server.store.statements import Rows, Statement, arg, locking
 
-_FINAL = [state.value for state in FINAL]
+
+def _held(*states: LeaseState) -> Any:
+    """The guard of each write that follows a daemon's word: this lease, of this session, in such a state."""
+    lease = db.Lease
+    return (
+        (lease.job_id == arg("job_id"))
+        & (lease.lease_epoch == arg("lease_epoch"))
+        & (lease.secret_sha256 == arg("secret"))
+        & (lease.provider_id == arg("provider_id"))
+        & (lease.session_epoch == arg("session_epoch"))
+        & lease.state.in_([state.value for state in states])
+    )
+
+
+def _in_epoch(state: JobState) -> Any:
+    """The guard of a job's moves: in this state, and leased in this epoch."""
+    job = db.Job
+    return (
+        (job.job_id == arg("job_id")) & (job.lease_epoch == arg("lease_epoch")) & (job.state == state.value)
+    )
+
+
+def _places(model: type[pw.Model], *names: str, **fixed: Any) -> dict[Any, Any]:
+    """Columns with the places of their values, or with fixed ones."""
+    return {
+        **{getattr(model, name): arg(name) for name in names},
+        **{getattr(model, name): value for name, value in fixed.items()},
+    }
+
+
+def _advance(column: Any) -> Statement:
+    return Statement(
+        lambda: db.Lease.update({column: arg("seq")}).where(
+            _held(LeaseState.ACCEPTED, LeaseState.RUNNING) & (column == arg("before"))
+        )
+    )
+
+
+_get = Rows(db.Job, lambda rows: rows.where(db.Job.job_id == arg("job_id")))
+_get_locked = Rows(db.Job, lambda rows: locking(rows.where(db.Job.job_id == arg("job_id"))))
+_get_lease = Rows(
+    db.Lease,
+    lambda rows: rows.where(db.Lease.job_id == arg("job_id"), db.Lease.lease_epoch == arg("lease_epoch")),
+)
+_insert = Statement(
+    lambda: db.Job.insert(
+        _places(
+            db.Job,
+            "job_id",
+            "renter_id",
+            "job_type",
+            "named_provider_id",
+            "provider_id",
+            "model",
+            "gpu_model",
+            "min_vram_mib",
+            "duration_ms",
+            "limit_ms",
+            "priority",
+            "hold_halala",
+            "rate_halala_per_minute",
+            "spec",
+            "created_ms",
+            "idempotency_key",
+            "request_digest",
+            state=JobState.QUEUED.value,
+        )
+    )
+)
+_any_queued = Statement(
+    lambda: db.Job.select(db.Job.job_id).where(db.Job.state == JobState.QUEUED.value).limit(1)
+)
+_count_open_leases = Statement(
+    lambda: db.Lease.select(pw.fn.COUNT(db.Lease.job_id)).where(
+        db.Lease.provider_id == arg("provider_id"), db.Lease.state != LeaseState.ENDED.value
+    )
+)
+# NO KEY: a job that was just stored refers to its provider, and two such submits would deadlock on it.
+_lock_provider = Statement(
+    lambda: locking(
+        db.Provider.select(db.Provider.session_epoch).where(
+            db.Provider.id == arg("provider_id"), db.Provider.state == "active", ~db.Provider.draining
+        ),
+        "FOR NO KEY UPDATE",
+    )
+)
+_pend = Statement(
+    lambda: db.Job.update(
+        {
+            db.Job.state: JobState.PENDING.value,
+            db.Job.lease_epoch: arg("epoch"),
+            db.Job.provider_id: arg("provider_id"),
+        }
+    ).where(
+        db.Job.job_id == arg("job_id"),
+        db.Job.state == JobState.QUEUED.value,
+        db.Job.lease_epoch == arg("before"),
+    )
+)
+_insert_lease = Statement(
+    lambda: db.Lease.insert(
+        _places(
+            db.Lease,
+            "job_id",
+            "lease_epoch",
+            "provider_id",
+            "session_epoch",
+            "secret_sha256",
+            "offered_ms",
+            state=LeaseState.OFFERED.value,
+        )
+    )
+)
+_accept_job = Statement(
+    lambda: db.Job.update({db.Job.state: JobState.ASSIGNED.value, db.Job.attempt: db.Job.attempt + 1}).where(
+        _in_epoch(JobState.PENDING)
+    )
+)
+_accept_lease = Statement(
+    lambda: db.Lease.update(
+        {
+            db.Lease.state: LeaseState.ACCEPTED.value,
+            db.Lease.accepted_ms: arg("now_ms"),
+            db.Lease.attempt: db.Job.select(db.Job.attempt + 1).where(db.Job.job_id == arg("job_id")),
+        }
+    ).where(_held(LeaseState.OFFERED))
+)
+_start_job = Statement(
+    lambda: db.Job.update({db.Job.state: JobState.RUNNING.value, db.Job.started_ms: arg("now_ms")}).where(
+        _in_epoch(JobState.ASSIGNED)
+    )
+)
+_start_lease = Statement(
+    lambda: db.Lease.update(
+        {db.Lease.state: LeaseState.RUNNING.value, db.Lease.started_ms: arg("now_ms")}
+    ).where(_held(LeaseState.ACCEPTED))
+)
+_advance_stream = {
+    Stream.OUTPUT: _advance(db.Lease.output_through_seq),
+    Stream.LOG: _advance(db.Lease.log_through_seq),
+}
+_insert_chunk = Statement(
+    lambda: db.Chunk.insert(_places(db.Chunk, "job_id", "lease_epoch", "stream", "seq", "data"))
+)
+_count_output = Statement(
+    lambda: db.Job.update({db.Job.output_bytes: db.Job.output_bytes + arg("size")}).where(
+        db.Job.job_id == arg("job_id")
+    )
+)
+_end_lease = Statement(
+    lambda: db.Lease.update(
+        {
+            db.Lease.state: LeaseState.ENDED.value,
+            db.Lease.outcome: arg("outcome"),
+            db.Lease.detail: arg("detail"),
+            db.Lease.run_ms: arg("run_ms"),
+            db.Lease.ended_ms: arg("now_ms"),
+        }
+    ).where(
+        db.Lease.job_id == arg("job_id"),
+        db.Lease.lease_epoch == arg("lease_epoch"),
+        db.Lease.session_epoch == arg("session_epoch"),
+        db.Lease.state != LeaseState.ENDED.value,
+    )
+)
+_finish = Statement(
+    lambda: db.Job.update(
+        _places(
+            db.Job,
+            "state",
+            "ended_ms",
+            "billed_ms",
+            "charge_halala",
+            "failure_reason",
+            "failure_message",
+            "content_type",
+            "usage",
+        )
+    ).where(
+        db.Job.job_id == arg("job_id"),
+        db.Job.lease_epoch == arg("lease_epoch"),
+        db.Job.state == arg("before"),
+    )
+)
+_read_stream = Statement(
+    lambda: (
+        db.Chunk.select(db.Chunk.data)
+        .where(
+            db.Chunk.job_id == arg("job_id"),
+            db.Chunk.lease_epoch == arg("lease_epoch"),
+            db.Chunk.stream == arg("stream"),
+        )
+        .order_by(db.Chunk.seq)
+    )
+)
 
 
 def insert(
@@ -43,11 +237,10 @@ def insert(
     now_ms: int,
 ) -> None:
     """A new job, queued."""
-    db.Job.insert(
+    _insert.run(
         job_id=job_id,
         renter_id=renter_id,
         job_type=request.job_type.value,
-        state=JobState.QUEUED.value,
         named_provider_id=request.provider_id,
         provider_id=request.provider_id,
         model=request.model,
@@ -62,12 +255,18 @@ def insert(
         created_ms=now_ms,
         idempotency_key=request.idempotency_key,
         request_digest=request.digest,
-    ).execute()
+    )
 
 
 def get(job_id: str) -> Job | None:
     """One job, by id."""
-    row = db.Job.get_or_none(db.Job.job_id == job_id)
+    row = _get.one(job_id=job_id)
+    return _job(row) if row is not None else None
+
+
+def lock(job_id: str) -> Job | None:
+    """One job, by id, that nobody else changes until the transaction ends: what ends a job begins here."""
+    row = _get_locked.one(job_id=job_id)
     return _job(row) if row is not None else None
 
 
@@ -95,8 +294,14 @@ def count_of_renter(renter_id: int) -> int:
 
 
 def count_ended_of_provider(provider_id: int) -> int:
-    """How many jobs a provider has run to an end."""
-    return int(db.Job.select().where(db.Job.provider_id == provider_id, db.Job.state.in_(_FINAL)).count())
+    """How many jobs a provider has run to an end, whatever the end."""
+    worked = (LeaseOutcome.SUCCEEDED, LeaseOutcome.FAILED, LeaseOutcome.CANCELLED)
+    query = db.Lease.select().where(
+        db.Lease.provider_id == provider_id,
+        db.Lease.attempt > 0,
+        db.Lease.outcome.in_([outcome.value for outcome in worked]),
+    )
+    return int(query.count())
 
 
 def count_by_state() -> dict[JobState, int]:
@@ -119,22 +324,13 @@ def open_leases(provider_id: int) -> list[Lease]:
 
 def count_open_leases(provider_id: int) -> int:
     """How many leases of a provider have not ended."""
-    return int(
-        db.Lease.select()
-        .where(db.Lease.provider_id == provider_id, db.Lease.state != LeaseState.ENDED.value)
-        .count()
-    )
+    return int(_count_open_leases.value(provider_id=provider_id))
 
 
 def lock_provider(provider_id: int) -> int | None:
     """The provider's session epoch; nobody else leases to it until the transaction ends."""
-    query = db.Provider.select(db.Provider.session_epoch).where(
-        db.Provider.id == provider_id, db.Provider.state == "active", ~db.Provider.draining
-    )
-    if db.Provider._meta.database.for_update:
-        query = query.for_update()
-    row = query.tuples().first()
-    return int(row[0]) if row else None
+    epoch = _lock_provider.value(provider_id=provider_id)
+    return int(epoch) if epoch is not None else None
 
 
 def next_queued(candidate: Candidate, limit: int, before_ms: int) -> list[Job]:
@@ -175,26 +371,16 @@ def _contains(text: str, part: pw.Field) -> Any:
 def offer(job: Job, provider_id: int, session_epoch: int, secret: bytes, now_ms: int) -> Offer | None:
     """Leases a queued job to a session and returns the offer; None when it is not queued any more."""
     epoch = job.lease_epoch + 1
-    changed = (
-        db.Job.update(state=JobState.PENDING.value, lease_epoch=epoch, provider_id=provider_id)
-        .where(
-            db.Job.job_id == job.job_id,
-            db.Job.state == JobState.QUEUED.value,
-            db.Job.lease_epoch == job.lease_epoch,
-        )
-        .execute()
-    )
-    if changed != 1:
+    if _pend.run(job_id=job.job_id, provider_id=provider_id, epoch=epoch, before=job.lease_epoch) != 1:
         return None
-    db.Lease.insert(
+    _insert_lease.run(
         job_id=job.job_id,
         lease_epoch=epoch,
         provider_id=provider_id,
         session_epoch=session_epoch,
         secret_sha256=secret_digest(secret),
-        state=LeaseState.OFFERED.value,
         offered_ms=now_ms,
-    ).execute()
+    )
     ref = LeaseRef(job.job_id, epoch, secret)
     return Offer(ref, provider_id, session_epoch, job.attempt + 1, job.job_type, job.limit_ms, job.spec)
 
@@ -204,65 +390,32 @@ def offer(job: Job, provider_id: int, session_epoch: int, secret: bytes, now_ms:
 
 def lease(job_id: str, lease_epoch: int) -> Lease | None:
     """One lease, by job and epoch."""
-    row = db.Lease.get_or_none(db.Lease.job_id == job_id, db.Lease.lease_epoch == lease_epoch)
+    row = _get_lease.one(job_id=job_id, lease_epoch=lease_epoch)
     return _lease(row) if row is not None else None
 
 
 def accept(ref: LeaseRef, provider_id: int, session_epoch: int, now_ms: int) -> bool:
     """The daemon takes the offer: the job is assigned and its attempt counts."""
-    moved = _move_lease(
-        ref,
-        provider_id,
-        session_epoch,
-        LeaseState.OFFERED,
-        state=LeaseState.ACCEPTED.value,
-        accepted_ms=now_ms,
-    )
-    if not moved or not _move_job(ref, JobEvent.ACCEPT, attempt=db.Job.attempt + 1):
-        return False
-    attempt = db.Job.select(db.Job.attempt).where(db.Job.job_id == ref.job_id).scalar()
-    db.Lease.update(attempt=attempt).where(_is(ref)).execute()
-    return True
+    moved = _accept_lease.run(**_key(ref, provider_id, session_epoch), now_ms=now_ms)
+    return bool(moved and _accept_job.run(job_id=ref.job_id, lease_epoch=ref.lease_epoch))
 
 
 def start(ref: LeaseRef, provider_id: int, session_epoch: int, now_ms: int) -> bool:
     """The run has started: the meter runs from ``now_ms``."""
-    moved = _move_lease(
-        ref,
-        provider_id,
-        session_epoch,
-        LeaseState.ACCEPTED,
-        state=LeaseState.RUNNING.value,
-        started_ms=now_ms,
-    )
-    return moved and _move_job(ref, JobEvent.START, started_ms=now_ms)
+    moved = _start_lease.run(**_key(ref, provider_id, session_epoch), now_ms=now_ms)
+    return bool(moved and _start_job.run(job_id=ref.job_id, lease_epoch=ref.lease_epoch, now_ms=now_ms))
 
 
 def store_chunk(
     ref: LeaseRef, provider_id: int, session_epoch: int, stream: Stream, seq: int, data: bytes
 ) -> bool:
     """Stores the next chunk of a stream; False when the lease is stale or the number is not the next."""
-    column = db.Lease.output_through_seq if stream is Stream.OUTPUT else db.Lease.log_through_seq
-    changed = (
-        db.Lease.update({column: seq})
-        .where(
-            _is(ref),
-            db.Lease.provider_id == provider_id,
-            db.Lease.session_epoch == session_epoch,
-            db.Lease.state.in_([LeaseState.ACCEPTED.value, LeaseState.RUNNING.value]),
-            column == seq - 1,
-        )
-        .execute()
-    )
-    if changed != 1:
+    key = _key(ref, provider_id, session_epoch)
+    if _advance_stream[stream].run(**key, seq=seq, before=seq - 1) != 1:
         return False
-    db.Chunk.insert(
-        job_id=ref.job_id, lease_epoch=ref.lease_epoch, stream=stream.value, seq=seq, data=data
-    ).execute()
+    _insert_chunk.run(job_id=ref.job_id, lease_epoch=ref.lease_epoch, stream=stream.value, seq=seq, data=data)
     if stream is Stream.OUTPUT:
-        db.Job.update(output_bytes=db.Job.output_bytes + len(data)).where(
-            db.Job.job_id == ref.job_id
-        ).execute()
+        _count_output.run(job_id=ref.job_id, size=len(data))
     return True
 
 
@@ -270,21 +423,14 @@ def end_lease(
     lease: Lease, outcome: LeaseOutcome, now_ms: int, *, detail: str = "", run_ms: int | None = None
 ) -> bool:
     """Ends a lease once; False when it had ended."""
-    changed = (
-        db.Lease.update(
-            state=LeaseState.ENDED.value,
-            outcome=outcome.value,
-            detail=detail,
-            run_ms=run_ms,
-            ended_ms=now_ms,
-        )
-        .where(
-            db.Lease.job_id == lease.job_id,
-            db.Lease.lease_epoch == lease.lease_epoch,
-            db.Lease.session_epoch == lease.session_epoch,
-            db.Lease.state != LeaseState.ENDED.value,
-        )
-        .execute()
+    changed = _end_lease.run(
+        job_id=lease.job_id,
+        lease_epoch=lease.lease_epoch,
+        session_epoch=lease.session_epoch,
+        outcome=outcome.value,
+        detail=detail,
+        run_ms=run_ms,
+        now_ms=now_ms,
     )
     return bool(changed)
 
@@ -319,29 +465,39 @@ def leases_of_silent(before_ms: int, limit: int) -> list[Lease]:
     return [_lease(row) for row in query]
 
 
-def overrun(now_ms: int, grace_ms: int, limit: int) -> list[Job]:
-    """Running jobs that are past their limit by more than the grace."""
-    query = db.Job.select().where(
-        db.Job.state == JobState.RUNNING.value, db.Job.started_ms + db.Job.limit_ms + grace_ms < now_ms
+def running_past(now_ms: int, grace_ms: int, limit: int) -> list[tuple[str, int]]:
+    """Running jobs, with their providers, past their limit or a wish to cancel by more than the grace."""
+    job = db.Job
+    over = (job.started_ms + job.limit_ms + grace_ms < now_ms) | (job.cancel_requested_ms + grace_ms < now_ms)
+    query = job.select(job.job_id, job.provider_id).where(job.state == JobState.RUNNING.value, over)
+    return [(job_id, int(provider_id)) for job_id, provider_id in db.tuples(query.limit(limit))]
+
+
+def preparing_since(before_ms: int, limit: int) -> list[Lease]:
+    """Leases that were accepted before a time and have not started."""
+    query = db.Lease.select().where(
+        db.Lease.state == LeaseState.ACCEPTED.value, db.Lease.accepted_ms < before_ms
     )
-    return [_job(row) for row in query.limit(limit)]
+    return [_lease(row) for row in query.limit(limit)]
 
 
 def queued_wants(limit: int) -> list[tuple[int | None, Wants]]:
-    """The different needs of the jobs that wait, each with the provider that it names."""
+    """The different needs of the jobs that wait, each with the provider that it names, in their order."""
     job = db.Job
+    needs = (job.named_provider_id, job.job_type, job.model, job.gpu_model, job.min_vram_mib)
     query = (
-        job.select(job.named_provider_id, job.job_type, job.model, job.gpu_model, job.min_vram_mib)
+        job.select(*needs)
         .where(job.state == JobState.QUEUED.value)
-        .distinct()
+        .group_by(*needs)
+        .order_by(pw.fn.MAX(job.priority).desc(), pw.fn.MIN(job.created_ms))
         .limit(limit)
     )
-    return [(named_id, Wants(JobType(kind), *needs)) for named_id, kind, *needs in db.tuples(query)]
+    return [(named_id, Wants(JobType(kind), *rest)) for named_id, kind, *rest in db.tuples(query)]
 
 
 def has_queued() -> bool:
     """Whether any job waits."""
-    return bool(db.Job.select().where(db.Job.state == JobState.QUEUED.value).exists())
+    return _any_queued.one() is not None
 
 
 # Ends.
@@ -377,28 +533,26 @@ def finish(
     state = next_state(job.state, event)
     if state not in FINAL:
         return False
-    changed = (
-        db.Job.update(
-            state=state.value,
-            ended_ms=now_ms,
-            cancel_requested=False,
-            billed_ms=bill.billed_ms,
-            charge_halala=bill.charge_halala,
-            failure_reason=failure_reason.value if failure_reason else None,
-            failure_message=failure_message,
-            content_type=content_type,
-            usage=json.dumps(usage) if usage else None,
-        )
-        .where(_guard(job, event))
-        .execute()
+    changed = _finish.run(
+        job_id=job.job_id,
+        lease_epoch=job.lease_epoch,
+        before=job.state.value,
+        state=state.value,
+        ended_ms=now_ms,
+        billed_ms=bill.billed_ms,
+        charge_halala=bill.charge_halala,
+        failure_reason=failure_reason.value if failure_reason else None,
+        failure_message=failure_message,
+        content_type=content_type,
+        usage=json.dumps(usage) if usage else None,
     )
     return bool(changed)
 
 
-def request_cancel(job: Job) -> bool:
-    """Notes that a running job shall end."""
+def request_cancel(job: Job, now_ms: int) -> bool:
+    """Notes when a running job was asked to end; the first time counts."""
     changed = (
-        db.Job.update(cancel_requested=True)
+        db.Job.update(cancel_requested_ms=pw.fn.COALESCE(db.Job.cancel_requested_ms, now_ms))
         .where(
             db.Job.job_id == job.job_id,
             db.Job.lease_epoch == job.lease_epoch,
@@ -411,71 +565,38 @@ def request_cancel(job: Job) -> bool:
 
 def read_stream(job_id: str, lease_epoch: int, stream: Stream) -> bytes:
     """Everything that one attempt wrote to a stream, in order."""
-    query = (
-        db.Chunk.select(db.Chunk.data)
-        .where(
-            db.Chunk.job_id == job_id,
-            db.Chunk.lease_epoch == lease_epoch,
-            db.Chunk.stream == stream.value,
-        )
-        .order_by(db.Chunk.seq)
+    rows = _read_stream.all(job_id=job_id, lease_epoch=lease_epoch, stream=stream.value)
+    return b"".join(bytes(data) for (data,) in rows)
+
+
+def stream_bytes(job_id: str, lease_epoch: int, stream: Stream) -> int:
+    """How many bytes of a stream are stored."""
+    query = db.Chunk.select(pw.fn.SUM(pw.fn.LENGTH(db.Chunk.data))).where(
+        db.Chunk.job_id == job_id, db.Chunk.lease_epoch == lease_epoch, db.Chunk.stream == stream.value
     )
-    return b"".join(bytes(data) for (data,) in db.tuples(query))
+    return int(query.scalar() or 0)
 
 
 def _guard(job: Job, event: JobEvent) -> Any:
     return (
         (db.Job.job_id == job.job_id)
         & (db.Job.lease_epoch == job.lease_epoch)
-        & db.Job.state.in_(_values(sources(event)))
+        & db.Job.state.in_([state.value for state in sources(event)])
     )
 
 
-def _is(ref: LeaseRef) -> Any:
-    return (
-        (db.Lease.job_id == ref.job_id)
-        & (db.Lease.lease_epoch == ref.lease_epoch)
-        & (db.Lease.secret_sha256 == secret_digest(ref.secret))
-    )
+def _key(ref: LeaseRef, provider_id: int, session_epoch: int) -> dict[str, Any]:
+    """The whole of a lease, as the guards of ``_held`` name it."""
+    return {
+        "job_id": ref.job_id,
+        "lease_epoch": ref.lease_epoch,
+        "secret": secret_digest(ref.secret),
+        "provider_id": provider_id,
+        "session_epoch": session_epoch,
+    }
 
 
-def _move_lease(
-    ref: LeaseRef, provider_id: int, session_epoch: int, source: LeaseState, **values: Any
-) -> bool:
-    changed = (
-        db.Lease.update(**values)
-        .where(
-            _is(ref),
-            db.Lease.provider_id == provider_id,
-            db.Lease.session_epoch == session_epoch,
-            db.Lease.state == source.value,
-        )
-        .execute()
-    )
-    return bool(changed)
-
-
-def _move_job(ref: LeaseRef, event: JobEvent, **values: Any) -> bool:
-    (source,) = sources(event)
-    target = next_state(source, event)
-    assert target is not None
-    changed = (
-        db.Job.update(state=target.value, **values)
-        .where(
-            db.Job.job_id == ref.job_id,
-            db.Job.lease_epoch == ref.lease_epoch,
-            db.Job.state == source.value,
-        )
-        .execute()
-    )
-    return bool(changed)
-
-
-def _values(states: Iterable[JobState]) -> Sequence[str]:
-    return [state.value for state in states]
-
-
-def _job(row: db.Job) -> Job:
+def _job(row: Any) -> Job:
     return Job(
         job_id=row.job_id,
         renter_id=row.renter_id,
@@ -494,7 +615,7 @@ def _job(row: db.Job) -> Job:
         created_ms=row.created_ms,
         started_ms=row.started_ms,
         ended_ms=row.ended_ms,
-        cancel_requested=row.cancel_requested,
+        cancel_requested_ms=row.cancel_requested_ms,
         output_bytes=row.output_bytes,
         content_type=row.content_type,
         bill=_bill(row),
@@ -506,7 +627,7 @@ def _job(row: db.Job) -> Job:
     )
 
 
-def _bill(row: db.Job) -> Bill | None:
+def _bill(row: Any) -> Bill | None:
     if row.charge_halala is None:
         return None
     payout, fee = shares(row.charge_halala)
@@ -515,7 +636,7 @@ def _bill(row: db.Job) -> Bill | None:
     return Bill(row.hold_halala, row.charge_halala, refund, payout, fee, row.billed_ms)
 
 
-def _lease(row: db.Lease) -> Lease:
+def _lease(row: Any) -> Lease:
     return Lease(
         job_id=row.job_id,
         lease_epoch=row.lease_epoch,

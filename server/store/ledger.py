@@ -11,17 +11,70 @@ from server.domain.errors import DomainError, Reason
 from server.domain.jobs import FINAL
 from server.domain.ledger import AccountKind, HoldState, StoredHold, TransferKind
 from server.store.models import Account, Hold, Job, Transfer, tuples
+from server.store.statements import Statement, arg
+
+NO_LEAST = -(2**62)
+
+_find = Statement(
+    lambda: Account.select(Account.id).where(Account.kind == arg("kind"), Account.owner_id == arg("owner_id"))
+)
+_balance = Statement(
+    lambda: Account.select(Account.balance_halala).where(
+        Account.kind == arg("kind"), Account.owner_id == arg("owner_id")
+    )
+)
+_subtract = Statement(
+    lambda: Account.update({Account.balance_halala: Account.balance_halala - arg("amount")}).where(
+        Account.id == arg("id"), Account.balance_halala >= arg("least")
+    )
+)
+_add = Statement(
+    lambda: Account.update({Account.balance_halala: Account.balance_halala + arg("amount")}).where(
+        Account.id == arg("id"), Account.balance_halala <= arg("most")
+    )
+)
+_insert_transfer = Statement(
+    lambda: Transfer.insert(
+        {
+            Transfer.kind: arg("kind"),
+            Transfer.debit_account_id: arg("debit_account_id"),
+            Transfer.credit_account_id: arg("credit_account_id"),
+            Transfer.amount_halala: arg("amount_halala"),
+            Transfer.job_id: arg("job_id"),
+            Transfer.created_ms: arg("created_ms"),
+        }
+    )
+)
+_insert_hold = Statement(
+    lambda: Hold.insert(
+        {
+            Hold.job_id: arg("job_id"),
+            Hold.renter_id: arg("renter_id"),
+            Hold.amount_halala: arg("amount_halala"),
+            Hold.state: HoldState.OPEN.value,
+            Hold.created_ms: arg("created_ms"),
+        }
+    )
+)
+_resolve_hold = Statement(
+    lambda: Hold.update(
+        {
+            Hold.state: arg("state"),
+            Hold.charge_halala: arg("charge_halala"),
+            Hold.resolved_ms: arg("resolved_ms"),
+        }
+    ).where(Hold.job_id == arg("job_id"), Hold.state == HoldState.OPEN.value)
+)
+_spent = Statement(
+    lambda: Hold.select(pw.fn.SUM(Hold.charge_halala)).where(
+        Hold.renter_id == arg("renter_id"), Hold.state == HoldState.POSTED.value
+    )
+)
 
 
 def balance(account: ledger.Account) -> int:
     """What an account holds, in halala; 0 for one that was never moved."""
-    row = (
-        Account.select(Account.balance_halala)
-        .where(Account.kind == account.kind.value, Account.owner_id == account.owner_id)
-        .tuples()
-        .first()
-    )
-    return int(row[0]) if row else 0
+    return int(_balance.value(kind=account.kind.value, owner_id=account.owner_id) or 0)
 
 
 def total(kind: AccountKind) -> int:
@@ -44,10 +97,7 @@ def turnover(kind: TransferKind, credit: ledger.Account | None = None) -> int:
 
 def spent(renter_id: int) -> int:
     """What a renter's ended jobs were charged, in halala."""
-    query = Hold.select(pw.fn.SUM(Hold.charge_halala)).where(
-        Hold.renter_id == renter_id, Hold.state == HoldState.POSTED.value
-    )
-    return int(query.scalar() or 0)
+    return int(_spent.value(renter_id=renter_id) or 0)
 
 
 def apply(transfers: Iterable[ledger.Transfer], now_ms: int) -> None:
@@ -61,29 +111,27 @@ def apply(transfers: Iterable[ledger.Transfer], now_ms: int) -> None:
     for transfer in transfers:
         debit_id = _debit(transfer.debit, transfer.amount_halala)
         credit_id = _credit(transfer.credit, transfer.amount_halala)
-        Transfer.insert(
+        _insert_transfer.run(
             kind=transfer.kind.value,
             debit_account_id=debit_id,
             credit_account_id=credit_id,
             amount_halala=transfer.amount_halala,
             job_id=transfer.job_id,
             created_ms=now_ms,
-        ).execute()
+        )
 
 
 def open_hold(job_id: str, renter_id: int, amount_halala: int, now_ms: int) -> None:
     """Holds a job's greatest cost. Raises INSUFFICIENT_BALANCE with the facts."""
     apply([ledger.hold_transfer(renter_id, amount_halala, job_id)], now_ms)
-    Hold.insert(job_id=job_id, renter_id=renter_id, amount_halala=amount_halala, created_ms=now_ms).execute()
+    _insert_hold.run(job_id=job_id, renter_id=renter_id, amount_halala=amount_halala, created_ms=now_ms)
 
 
 def resolve_hold(job_id: str, charge_halala: int, now_ms: int) -> None:
     """Posts a hold, or voids it when nothing is charged. Raises HOLD_ALREADY_RESOLVED the second time."""
     state = HoldState.POSTED if charge_halala else HoldState.VOIDED
-    changed = (
-        Hold.update(state=state.value, charge_halala=charge_halala, resolved_ms=now_ms)
-        .where(Hold.job_id == job_id, Hold.state == HoldState.OPEN.value)
-        .execute()
+    changed = _resolve_hold.run(
+        state=state.value, charge_halala=charge_halala, resolved_ms=now_ms, job_id=job_id
     )
     if changed != 1:
         raise DomainError(Reason.HOLD_ALREADY_RESOLVED, f"the hold of {job_id} was resolved before")
@@ -122,13 +170,8 @@ def prove() -> ledger.Proof:
 
 
 def _account_id(account: ledger.Account) -> int | None:
-    row = (
-        Account.select(Account.id)
-        .where(Account.kind == account.kind.value, Account.owner_id == account.owner_id)
-        .tuples()
-        .first()
-    )
-    return int(row[0]) if row else None
+    found = _find.value(kind=account.kind.value, owner_id=account.owner_id)
+    return int(found) if found is not None else None
 
 
 def _ensure(account: ledger.Account) -> int:
@@ -150,25 +193,15 @@ def _lock(accounts: Iterable[ledger.Account]) -> None:
 
 def _debit(account: ledger.Account, amount: int) -> int:
     account_id = _ensure(account)
-    enough = pw.SQL("1 = 1") if account.kind is AccountKind.EXTERNAL else (Account.balance_halala >= amount)
-    changed = (
-        Account.update(balance_halala=Account.balance_halala - amount)
-        .where(Account.id == account_id, enough)
-        .execute()
-    )
-    if changed != 1:
+    least = NO_LEAST if account.kind is AccountKind.EXTERNAL else amount
+    if _subtract.run(id=account_id, amount=amount, least=least) != 1:
         raise _insufficient(account, amount)
     return account_id
 
 
 def _credit(account: ledger.Account, amount: int) -> int:
     account_id = _ensure(account)
-    changed = (
-        Account.update(balance_halala=Account.balance_halala + amount)
-        .where(Account.id == account_id, Account.balance_halala <= ledger.MAX_BALANCE_HALALA - amount)
-        .execute()
-    )
-    if changed != 1:
+    if _add.run(id=account_id, amount=amount, most=ledger.MAX_BALANCE_HALALA - amount) != 1:
         raise DomainError(
             Reason.AMOUNT_TOO_LARGE,
             f"amount_halala: an account holds at most {ledger.MAX_BALANCE_HALALA} halala; send less",

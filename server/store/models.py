@@ -129,7 +129,7 @@ class Job(pw.Model):
     created_ms = pw.BigIntegerField()
     started_ms = pw.BigIntegerField(null=True)
     ended_ms = pw.BigIntegerField(null=True)
-    cancel_requested = pw.BooleanField(default=False)
+    cancel_requested_ms = pw.BigIntegerField(null=True)
     output_bytes = pw.BigIntegerField(default=0)
     content_type = pw.TextField(default="")
     billed_ms = pw.BigIntegerField(null=True)

@@ -298,7 +298,7 @@ class HeartbeatRequest(_message.Message):
     GPU_STATUS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def gpu_status(self) -> _gpus_pb2.GpuStatus:
-        """What the machine says about its GPUs."""
+        """What the machine says about its GPUs; an empty object says nothing new."""
 
     def __init__(
         self,

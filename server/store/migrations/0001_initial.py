@@ -112,7 +112,7 @@ CREATE TABLE job (
     created_ms BIGINT NOT NULL,
     started_ms BIGINT,
     ended_ms BIGINT,
-    cancel_requested BOOLEAN NOT NULL,
+    cancel_requested_ms BIGINT,
     output_bytes BIGINT NOT NULL,
     content_type TEXT NOT NULL,
     billed_ms BIGINT,

@@ -154,6 +154,20 @@ def test_tampering_shows(tampering: str) -> None:
     assert book.proof().discrepancies
 
 
+def test_amounts_swapped_between_two_holds_show() -> None:
+    """The renter's sum still agrees, so only the replay of each hold can tell."""
+    book = Book()
+    book.credit(1, 1000)
+    book.hold(1, 100)
+    book.hold(1, 200)
+    set_hold("job-0", amount_halala=200)(book)
+    set_hold("job-1", amount_halala=100)(book)
+    assert book.proof().discrepancies == (
+        "the hold of job-0 is open and 100 halala of it remain",
+        "the hold of job-1 is open and 200 halala of it remain",
+    )
+
+
 def test_negative_account_shows_even_when_stored_so() -> None:
     book = Book()
     book.apply(Transfer(TransferKind.CREDIT, ledger.provider(1), ledger.renter(1), 5))

@@ -246,7 +246,7 @@ def test_dropped_lease_is_unknown() -> None:
 def test_kept_lease_goes_on_where_it_was() -> None:
     session = ServerSession()
     session.receive(replace(HELLO, held=(LEASE,)))
-    said = session.opened(WELCOME, [Kept(LEASE, LeaseState.RUNNING, 3, 2, 30, resend=False)])
+    said = session.opened(WELCOME, [Kept(LEASE, LeaseState.RUNNING, 3, 2, 30, 20, resend=False)])
     assert said == [WELCOME, LeaseDirective(LEASE, LeaseAction.KEEP, 3, 2)]
     assert session.receive(chunk(3)) == Reply(OutputAck(LEASE, 3, 2))
     assert session.receive(chunk(4)) == chunk(4)
@@ -256,7 +256,7 @@ def test_kept_lease_goes_on_where_it_was() -> None:
 def test_kept_lease_with_an_unacknowledged_result_is_told_to_resend() -> None:
     session = ServerSession()
     session.receive(replace(HELLO, unacknowledged=(LEASE,)))
-    said = session.opened(WELCOME, [Kept(LEASE, LeaseState.RUNNING, 3, 0, 30, resend=True)])
+    said = session.opened(WELCOME, [Kept(LEASE, LeaseState.RUNNING, 3, 0, 30, 0, resend=True)])
     assert said[1] == LeaseDirective(LEASE, LeaseAction.RESEND, 3, 0)
 
 

@@ -54,7 +54,9 @@ def good(method: str) -> Message:
     }.get(method)
     request = made or methods.empty(METHODS[method])
     for field in request.DESCRIPTOR.fields:
-        if methods.field_rule(field).required and not getattr(request, field.name):
+        if methods.field_rule(field).required and field.message_type is not None:
+            getattr(request, field.name).SetInParent()
+        elif methods.field_rule(field).required and not getattr(request, field.name):
             setattr(request, field.name, 1 if field.type in NUMBERS else "job-1")
     return request
 

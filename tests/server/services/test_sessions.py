@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc
 import pytest
-from dcp.v1 import jobs_pb2, providers_pb2, sessions_pb2
+from dcp.v1 import gpus_pb2, jobs_pb2, providers_pb2, sessions_pb2
 
 from server.domain.jobs import JobType
 from server.domain.leases import FinishReport, LeaseRef, RunOutcome, Stream
@@ -83,7 +83,9 @@ async def test_provider_that_is_kept_out_gets_no_session(market: Market, state: 
     ended = await daemon.ended()
     assert isinstance(ended, Refusal)
     assert (ended.code, ended.reason) == (grpc.StatusCode.PERMISSION_DENIED, reason)
-    beat = market.provider_service.Heartbeat(providers_pb2.HeartbeatRequest(), metadata=provider.metadata)
+    beat = market.provider_service.Heartbeat(
+        providers_pb2.HeartbeatRequest(gpu_status=gpus_pb2.GpuStatus()), metadata=provider.metadata
+    )
     assert (await refusal(beat)).reason == reason
 
 
@@ -315,8 +317,8 @@ async def stuck_session(market: Market, provider: Party) -> Session:
     """A session whose daemon reads nothing: its outbox is full."""
     session = market.server.services.sessions.new(provider.id)
     await session.handle(Hello("b", "", 1, {}, (Model(MODEL),), frozenset({JobType.LLM_INFERENCE}), slots=5))
-    while not session.outbox.full():
-        session.outbox.put_nowait(HeartbeatAck(0))
+    while session.outbox.put(HeartbeatAck(0)):
+        pass
     return session
 
 
@@ -334,9 +336,9 @@ async def test_stuck_daemon_does_not_harm_the_renter(market: Market) -> None:
     job = await market.submit(renter, provider)
     assert job.status == jobs_pb2.JOB_STATE_PENDING
     assert (await market.cancel(job, renter)).status == jobs_pb2.JOB_STATE_CANCELLED
-    while session.outbox.qsize() > 1:
-        session.outbox.get_nowait()
-    assert session.outbox.get_nowait() is None  # and its stream ends
+    while session.outbox.get_nowait() is not None:
+        pass
+    assert session.outbox.is_over  # its stream ends
 
 
 async def test_heartbeat_by_stream_and_by_post_change_the_same_record(market: Market) -> None:

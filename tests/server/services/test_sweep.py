@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import pytest
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from server.domain.leases import MAX_ATTEMPTS
@@ -152,18 +151,13 @@ async def test_no_lost_verdict_within_five_minutes_of_a_start(sqlite_url: str, c
         assert (await market.job(job)).status == QUEUED
 
 
-@pytest.mark.parametrize("connected", [True, False])
-async def test_overrun_is_ended_by_the_server_at_the_price_of_the_hold(
-    market: Market, connected: bool
-) -> None:
+async def test_overrun_of_a_living_daemon_is_ended_at_the_price_of_the_hold(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon)
-    if not connected:
-        daemon.cut()
-    await market.later(180 + 30)
+    await keep_alive(market, daemon, 180 + 30)
     assert (await market.job(job)).status == jobs_pb2.JOB_STATE_RUNNING
-    await market.later(0.1)
+    await keep_alive(market, daemon, 10)
     ended = await market.job(job)
     assert (ended.status, ended.failure_reason) == (
         jobs_pb2.JOB_STATE_FAILED,
@@ -172,10 +166,66 @@ async def test_overrun_is_ended_by_the_server_at_the_price_of_the_hold(
     assert ended.billing.actual_cost_halala == ended.billing.hold_halala == 450
     assert await market.wallet(renter) == (4550, 0)
     await market.assert_money_adds_up()
-    if connected:
-        assert (await daemon.expect("cancel_run")).lease == lease
-        assert await daemon.finished(lease, seconds=9999) == STALE
-        assert await market.job(job) == ended
+    assert (await daemon.expect("cancel_run")).lease == lease
+    assert await daemon.finished(lease, seconds=9999) == STALE
+    assert await market.job(job) == ended
+
+
+async def test_run_of_a_silent_daemon_is_never_charged_as_an_overrun(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, _ = await market.running_job(renter, provider, daemon)
+    daemon.cut()
+    await market.later(180 + 60)
+    assert (await market.job(job)).status == jobs_pb2.JOB_STATE_RUNNING
+    await market.later(LOST_SECONDS)
+    waiting = await market.job(job)
+    assert waiting.status == jobs_pb2.JOB_STATE_QUEUED
+    assert await market.wallet(renter) == (4550, 450)
+
+
+async def test_result_of_a_daemon_that_comes_back_after_the_limit_is_taken(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon)
+    daemon.cut()
+    await market.later(220)
+    again = await market.daemon(provider, unacknowledged_results=[lease])
+    assert (await again.expect("lease_directive")).action == sessions_pb2.LEASE_ACTION_RESEND
+    await market.tick()
+    assert await again.finished(lease, seconds=75) == sessions_pb2.RESULT_DISPOSITION_ACCEPTED
+    ended = await market.job(job)
+    assert ended.status == jobs_pb2.JOB_STATE_COMPLETED
+    assert ended.billing.actual_cost_halala == 188
+
+
+async def test_cancel_that_a_living_daemon_ignores_is_billed_to_the_wish(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon)
+    await keep_alive(market, daemon, 60)
+    await market.cancel(job, renter)
+    assert (await daemon.expect("cancel_run")).lease == lease
+    await keep_alive(market, daemon, 40)
+    assert (await daemon.expect("cancel_run")).lease == lease
+    ended = await market.job(job)
+    assert ended.status == jobs_pb2.JOB_STATE_CANCELLED
+    assert ended.billing.actual_cost_halala == 150
+    assert await daemon.finished(lease, seconds=100) == STALE
+    await market.assert_money_adds_up()
+
+
+async def test_attempt_that_never_starts_is_given_up(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job = await market.submit(renter, provider)
+    offer = await daemon.expect("job_offer")
+    await daemon.accept(offer.lease)
+    await daemon.heartbeat()  # its answer: the acceptance is recorded, too
+    await keep_alive(market, daemon, 900)
+    assert (await market.job(job)).status == jobs_pb2.JOB_STATE_ASSIGNED
+    await keep_alive(market, daemon, 10)
+    assert (await market.job(job)).status in (QUEUED, PENDING)
 
 
 async def test_last_attempt_lost_fails_the_job_with_a_full_refund(market: Market) -> None:
