@@ -14,6 +14,7 @@ from server.domain.jobs import JobType
 from server.domain.placement import Model
 from server.domain.providers import AccountState
 from server.store.models import ApiKey, Provider, ProviderModel, Renter, tuples
+from server.store.statements import Rows, Statement, arg, locking
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,30 @@ class Beat:
     gpu_status: dict[str, Any] | None
 
 
+_get_provider = Rows(Provider, lambda rows: rows.where(Provider.id == arg("id")))
+_get_renter = Rows(Renter, lambda rows: rows.where(Renter.id == arg("id")))
+# NO KEY: what refers to the renter is stored in the same transaction, and must not wait for itself.
+_lock_renter = Rows(Renter, lambda rows: locking(rows.where(Renter.id == arg("id")), "FOR NO KEY UPDATE"))
+_models_of_one = Statement(
+    lambda: (
+        ProviderModel.select(ProviderModel.name, ProviderModel.context_tokens, ProviderModel.warm)
+        .where(ProviderModel.provider_id == arg("id"))
+        .order_by(ProviderModel.name)
+    )
+)
+_beat = Statement(
+    lambda: Provider.update({Provider.last_heartbeat_ms: arg("at_ms")}).where(
+        Provider.id == arg("id"),
+        Provider.last_heartbeat_ms.is_null() | (Provider.last_heartbeat_ms <= arg("at_ms")),
+    )
+)
+_find_key = Statement(
+    lambda: ApiKey.select(ApiKey.role, ApiKey.owner_id).where(
+        ApiKey.sha256 == arg("sha256"), ApiKey.revoked_ms.is_null()
+    )
+)
+
+
 def create_provider(
     *, name: str, email: str, email_key: str, gpu_model: str, os: str, phone: str, now_ms: int
 ) -> int:
@@ -117,16 +142,13 @@ def add_key(role: str, owner_id: int, sha256: bytes, last4: str, now_ms: int) ->
 
 def find_key(sha256: bytes) -> KeyOwner | None:
     """The owner of a key that was not revoked."""
-    query = ApiKey.select(ApiKey.role, ApiKey.owner_id).where(
-        ApiKey.sha256 == sha256, ApiKey.revoked_ms.is_null()
-    )
-    row = query.tuples().first()
+    row = _find_key.one(sha256=sha256)
     return KeyOwner(*row) if row else None
 
 
 def provider(provider_id: int) -> ProviderRow | None:
     """One provider, by id."""
-    row = Provider.get_or_none(Provider.id == provider_id)
+    row = _get_provider.one(id=provider_id)
     return _provider_row(row) if row is not None else None
 
 
@@ -156,6 +178,9 @@ def live_providers(
 
 def models_of(provider_ids: Sequence[int]) -> dict[int, list[Model]]:
     """The models that each provider serves, by name."""
+    if len(provider_ids) == 1:
+        rows = _models_of_one.all(id=provider_ids[0])
+        return {provider_ids[0]: [Model(name, tokens, bool(warm)) for name, tokens, warm in rows]}
     found: dict[int, list[Model]] = {provider_id: [] for provider_id in provider_ids}
     query = (
         ProviderModel.select()
@@ -217,25 +242,20 @@ def close_all_sessions() -> None:
 def write_beats(beats: Iterable[Beat]) -> None:
     """Writes heartbeats down; an older one than the stored changes nothing."""
     for beat in sorted(beats, key=lambda beat: beat.provider_id):  # one order: no two batches deadlock
-        values: dict[str, Any] = {"last_heartbeat_ms": beat.at_ms}
-        if beat.gpu_status:
-            values["gpu_status"] = json.dumps(beat.gpu_status)
-            if name := beat.gpu_status.get("gpu_name"):
-                values["gpu_model"] = name
-            if vram := beat.gpu_status.get("gpu_vram_mib"):
-                values["gpu_vram_mib"] = vram
-        Provider.update(**values).where(
-            Provider.id == beat.provider_id,
-            Provider.last_heartbeat_ms.is_null() | (Provider.last_heartbeat_ms <= beat.at_ms),
-        ).execute()
+        if _beat.run(id=beat.provider_id, at_ms=beat.at_ms) and beat.gpu_status:
+            _write_gpu_status(beat.provider_id, beat.gpu_status)
+
+
+def _write_gpu_status(provider_id: int, status: dict[str, Any]) -> None:
+    values = {"gpu_status": json.dumps(status)}
+    reported = {"gpu_model": status.get("gpu_name"), "gpu_vram_mib": status.get("gpu_vram_mib")}
+    values.update({name: value for name, value in reported.items() if value})
+    Provider.update(**values).where(Provider.id == provider_id).execute()
 
 
 def renter(renter_id: int, *, lock: bool = False) -> RenterRow | None:
     """One renter, by id; with ``lock`` nobody else submits for it until the transaction ends."""
-    query = Renter.select().where(Renter.id == renter_id)
-    if lock and Renter._meta.database.for_update:
-        query = query.for_update()
-    row = query.first()
+    row = (_lock_renter if lock else _get_renter).one(id=renter_id)
     if row is None:
         return None
     return RenterRow(
@@ -272,7 +292,7 @@ def providers_by_gpu(limit: int) -> dict[str, int]:
     return {name: int(number) for name, number in tuples(query)}
 
 
-def _provider_row(row: Provider) -> ProviderRow:
+def _provider_row(row: Any) -> ProviderRow:
     return ProviderRow(
         id=row.id,
         name=row.name,
@@ -283,9 +303,9 @@ def _provider_row(row: Provider) -> ProviderRow:
         phone=row.phone,
         state=AccountState(row.state),
         session_epoch=row.session_epoch,
-        connected=row.connected,
-        draining=row.draining,
-        models_reported=row.models_reported,
+        connected=bool(row.connected),
+        draining=bool(row.draining),
+        models_reported=bool(row.models_reported),
         job_types=frozenset(JobType(name) for name in row.job_types.split()),
         last_heartbeat_ms=row.last_heartbeat_ms,
         gpu_status=json.loads(row.gpu_status),

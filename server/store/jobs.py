@@ -6,6 +6,7 @@ and state. It answers False when no row matched: stale, and nothing changed.
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -338,34 +339,49 @@ def next_queued(candidate: Candidate, limit: int, before_ms: int) -> list[Job]:
 
     A job whose last offer this same provider refused or let expire after ``before_ms`` is left for later.
     """
-    lately = (
-        db.Lease.select(db.Lease.job_id)
-        .where(
-            db.Lease.job_id == db.Job.job_id,
-            db.Lease.provider_id == candidate.provider_id,
-            db.Lease.outcome.in_([LeaseOutcome.REFUSED.value, LeaseOutcome.EXPIRED.value]),
-            db.Lease.ended_ms > before_ms,
+    kinds, models = sorted(candidate.job_types), [model.name for model in candidate.models]
+    rows = _next_queued(len(kinds), len(models)).all(
+        provider_id=candidate.provider_id,
+        vram_mib=candidate.vram_mib,
+        gpu_model=candidate.gpu_model.lower(),
+        before_ms=before_ms,
+        limit=limit,
+        **{f"kind{index}": kind.value for index, kind in enumerate(kinds)},
+        **{f"model{index}": name for index, name in enumerate(models)},
+    )
+    return [_job(row) for row in rows]
+
+
+@functools.lru_cache(maxsize=64)
+def _next_queued(kinds: int, models: int) -> Rows:
+    """The statement for a provider with so many kinds of job and so many models."""
+    job, refused = db.Job, (LeaseOutcome.REFUSED.value, LeaseOutcome.EXPIRED.value)
+
+    def where(rows: Any) -> Any:
+        lately = db.Lease.select(db.Lease.job_id).where(
+            db.Lease.job_id == job.job_id,
+            db.Lease.provider_id == arg("provider_id"),
+            db.Lease.outcome.in_(refused),
+            db.Lease.ended_ms > arg("before_ms"),
         )
-        .limit(1)
-    )
-    query = db.Job.select().where(
-        db.Job.state == JobState.QUEUED.value,
-        db.Job.named_provider_id.is_null() | (db.Job.named_provider_id == candidate.provider_id),
-        db.Job.job_type.in_([kind.value for kind in candidate.job_types]),
-        db.Job.model.is_null() | db.Job.model.in_([model.name for model in candidate.models]),
-        db.Job.min_vram_mib.is_null() | (db.Job.min_vram_mib <= candidate.vram_mib),
-        db.Job.gpu_model.is_null() | _contains(candidate.gpu_model, db.Job.gpu_model),
-        ~pw.fn.EXISTS(lately),
-    )
-    query = query.order_by(db.Job.priority.desc(), db.Job.created_ms, db.Job.job_id).limit(limit)
-    if db.Job._meta.database.for_update:
-        query = query.for_update("FOR UPDATE SKIP LOCKED")  # type: ignore[arg-type]
-    return [_job(row) for row in query]
+        query = rows.where(
+            job.state == JobState.QUEUED.value,
+            job.named_provider_id.is_null() | (job.named_provider_id == arg("provider_id")),
+            job.job_type.in_([arg(f"kind{index}") for index in range(kinds)]),
+            job.model.is_null() | job.model.in_([arg(f"model{index}") for index in range(models)]),
+            job.min_vram_mib.is_null() | (job.min_vram_mib <= arg("vram_mib")),
+            job.gpu_model.is_null() | _contains(arg("gpu_model"), job.gpu_model),
+            ~pw.fn.EXISTS(lately),
+        )
+        ordered = query.order_by(job.priority.desc(), job.created_ms, job.job_id).limit(arg("limit"))
+        return locking(ordered, "FOR UPDATE SKIP LOCKED")
+
+    return Rows(job, where)
 
 
-def _contains(text: str, part: pw.Field) -> Any:
+def _contains(text: Any, part: pw.Field) -> Any:
     position = "strpos" if db.Job._meta.database.for_update else "instr"
-    return getattr(pw.fn, position)(text.lower(), pw.fn.LOWER(part)) > 0
+    return getattr(pw.fn, position)(text, pw.fn.LOWER(part)) > 0
 
 
 def offer(job: Job, provider_id: int, session_epoch: int, secret: bytes, now_ms: int) -> Offer | None:
