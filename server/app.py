@@ -27,7 +27,7 @@ from server.config import Config, ConfigError
 from server.domain.sessions import Reconnect
 from server.loops import sweep_forever
 from server.rpc.admin import AdminServicer
-from server.rpc.interceptors import Authentication, Errors
+from server.rpc.interceptors import Authentication
 from server.rpc.jobs import JobServicer
 from server.rpc.ledger import LedgerServicer
 from server.rpc.providers import ProviderServicer
@@ -127,9 +127,7 @@ class Server:
         self.services = build_services(
             self._database, self._clock, self._config.admin_token, self._config.sandbox_topup
         )
-        self._grpc = grpc.aio.server(
-            interceptors=[Errors(), Authentication(self.services.keys)], options=GRPC_OPTIONS
-        )
+        self._grpc = grpc.aio.server(interceptors=[Authentication(self.services.keys)], options=GRPC_OPTIONS)
         self._register()
         self.address = self._listen()
         await self._grpc.start()

@@ -63,25 +63,19 @@ def timestamp(at_ms: int | None) -> Timestamp | None:
 
 
 def gpu_status(message: gpus_pb2.GpuStatus) -> dict[str, Any]:
-    """What the store keeps of a report; 64-bit integers stay integers."""
-    data = plain(message)
-    _integers(data, gpus_pb2.GpuStatus.DESCRIPTOR)
-    return data
+    """What the store keeps of a report; fields that are not set are left out."""
+    return _set_fields(message)
+
+
+def _set_fields(message: Message) -> dict[str, Any]:
+    return {
+        field.name: [_set_fields(item) for item in value] if field.message_type is not None else value
+        for field, value in message.ListFields()
+    }
 
 
 def gpu_status_message(data: dict[str, Any]) -> gpus_pb2.GpuStatus:
     return ParseDict(data, gpus_pb2.GpuStatus(), ignore_unknown_fields=True)
-
-
-def _integers(data: dict[str, Any], descriptor: Any) -> None:
-    for field in descriptor.fields:
-        if field.name not in data:
-            continue
-        if field.message_type is not None:
-            for item in data[field.name]:
-                _integers(item, field.message_type)
-        elif field.cpp_type == field.CPPTYPE_INT64:
-            data[field.name] = int(data[field.name])
 
 
 def job_request(request: jobs_pb2.SubmitJobRequest) -> JobRequest:

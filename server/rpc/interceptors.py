@@ -1,7 +1,4 @@
-"""The two interceptors: who calls, by the proto options; and errors, in one place.
-
-Both wrap each method once, when the server first meets it.
-"""
+"""The interceptor: who calls, by the proto options; the limits of requests; and errors, in one place."""
 
 from __future__ import annotations
 
@@ -39,13 +36,20 @@ def caller() -> Caller:
     return _caller.get()
 
 
-class _Wrapping(grpc.aio.ServerInterceptor):
-    """Wraps each handler once, whatever its kind."""
+class Authentication(grpc.aio.ServerInterceptor):
+    """The one door of every method: who calls, the request's limits, and the one way that errors leave.
 
-    def __init__(self) -> None:
+    A call is let in when its credential has one of the roles that the method's options name; its
+    request is checked after that, so that a stranger learns nothing. What the method raises becomes
+    a status; a fault of ours is logged under an id and told nothing of.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
         self._wrapped: dict[str, Any] = {}
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
+        """The method's handler behind the door; wrapped once, when the server first meets it."""
         method = str(details.method)
         if method not in self._wrapped:
             handler = await continuation(details)
@@ -64,73 +68,29 @@ class _Wrapping(grpc.aio.ServerInterceptor):
         return grpc.stream_stream_rpc_method_handler(self.stream(method, handler.stream_stream), **codecs)
 
     def unary(self, method: str, inner: Any) -> Any:
-        raise NotImplementedError
+        """A method with one request, behind the door."""
+        roles = roles_of(method)
 
-    def stream(self, method: str, inner: Any) -> Any:
-        raise NotImplementedError
-
-
-class Errors(_Wrapping):
-    """Turns what a method raises into a status; faults of ours are logged under an id and told nothing of."""
-
-    def unary(self, method: str, inner: Any) -> Any:
         async def call(request: Any, context: Any) -> Any:
             try:
+                await self._admit(roles, context)
+                validate(request)
                 return await inner(request, context)
             except Exception as error:
-                await self._abort(method, error, context)
+                await _abort(method, error, context)
 
         return call
 
     def stream(self, method: str, inner: Any) -> Any:
+        """A method with a stream of requests, behind the door; it checks each request itself."""
+        roles = roles_of(method)
+
         async def call(requests: Any, context: Any) -> None:
             try:
+                await self._admit(roles, context)
                 await inner(requests, context)
             except Exception as error:
-                await self._abort(method, error, context)
-
-        return call
-
-    async def _abort(self, method: str, error: Exception, context: Any) -> None:
-        if isinstance(error, grpc.aio.AbortError):
-            raise error
-        if not isinstance(error, DomainError):
-            request_id = _request_id(context)
-            log.error("a call failed method=%s request_id=%s", method, request_id, exc_info=error)
-            error = DomainError(
-                Reason.INTERNAL,
-                "something went wrong on our side; it is logged under the request_id",
-                request_id=request_id,
-            )
-        await context.abort_with_status(to_status(error))
-
-
-class Authentication(_Wrapping):
-    """Lets a call in when its credential has one of the roles that the method's options name.
-
-    The request is checked against its declared limits after that: a stranger learns nothing.
-    """
-
-    def __init__(self, keys: Keys) -> None:
-        super().__init__()
-        self._keys = keys
-
-    def unary(self, method: str, inner: Any) -> Any:
-        roles = roles_of(method)
-
-        async def call(request: Any, context: Any) -> Any:
-            await self._admit(roles, context)
-            validate(request)
-            return await inner(request, context)
-
-        return call
-
-    def stream(self, method: str, inner: Any) -> Any:
-        roles = roles_of(method)
-
-        async def call(requests: Any, context: Any) -> None:
-            await self._admit(roles, context)
-            await inner(requests, context)
+                await _abort(method, error, context)
 
         return call
 
@@ -154,6 +114,20 @@ class Authentication(_Wrapping):
                 f"this needs {_or(_A_KEY[name] for name in names)}, not {_A_KEY[found.role]}",
             )
         _caller.set(found)
+
+
+async def _abort(method: str, error: Exception, context: Any) -> None:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if not isinstance(error, DomainError):
+        request_id = _request_id(context)
+        log.error("a call failed method=%s request_id=%s", method, request_id, exc_info=error)
+        error = DomainError(
+            Reason.INTERNAL,
+            "something went wrong on our side; it is logged under the request_id",
+            request_id=request_id,
+        )
+    await context.abort_with_status(to_status(error))
 
 
 def roles_of(method: str) -> frozenset[int]:

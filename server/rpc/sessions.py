@@ -52,7 +52,9 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
         """Runs a stream to its end. Raises DomainError where the daemon must be told why."""
         provider_id = caller().id
         session = self._sessions.new(provider_id)
-        deadline = asyncio.get_running_loop().call_later(HELLO_TIMEOUT_SECONDS, session.expect_hello)
+        deadline: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
+            HELLO_TIMEOUT_SECONDS, session.expect_hello
+        )
         reader = asyncio.current_task()
         assert reader is not None
         writer = _Writer(session, context, reader)
@@ -60,6 +62,9 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
             async for message in requests:
                 await session.handle(from_wire(message))
                 del message  # or every idle stream would keep its last one in memory
+                if deadline is not None:
+                    deadline.cancel()
+                    deadline = None
         except asyncio.CancelledError:
             if not session.outbox.is_over:
                 raise  # the stream broke, or the server stops
@@ -70,7 +75,8 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
             )
             raise
         finally:
-            deadline.cancel()
+            if deadline is not None:
+                deadline.cancel()
             writer.stop()
             self._end(session)
 

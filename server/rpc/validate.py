@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import phonenumbers
@@ -28,44 +29,57 @@ def validate(request: Message) -> None:
     _check_message(request, "")
 
 
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """What one field may hold, looked up once."""
+
+    name: str
+    field: FieldDescriptor
+    rule: options_pb2.FieldRule
+    checks: tuple[Check, ...]
+    is_map: bool
+    is_list: bool
+    is_message: bool
+    max_items: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The fields of one message: those that must be there, and the limits of each by its number."""
+
+    required: tuple[_Limits, ...]
+    limits: dict[int, _Limits]
+
+
 def _check_message(message: Message, path: str) -> None:
-    for field, rule, checks, kind in _plan(message.DESCRIPTOR):
-        name = rule.header or f"{path}{field.name}"
-        if rule.required and not _is_present(message, field):
-            raise invalid_field(name, "is required")
-        if field.has_presence and not message.HasField(field.name):
-            continue
-        _check_field(getattr(message, field.name), field, rule, checks, kind, name)
+    plan = _plan(message.DESCRIPTOR)
+    for limits in plan.required:
+        if not _is_present(message, limits.field):
+            raise invalid_field(limits.rule.header or f"{path}{limits.name}", "is required")
+    for field, value in message.ListFields():
+        if (found := plan.limits.get(field.number)) is not None:
+            _check_field(value, found, found.rule.header or f"{path}{found.name}")
 
 
-def _check_field(
-    value: Any,
-    field: FieldDescriptor,
-    rule: options_pb2.FieldRule,
-    checks: tuple[Check, ...],
-    kind: str,
-    name: str,
-) -> None:
-    if kind == "one":
-        if field.message_type is not None:
-            _check_message(value, f"{name}.")
-        for check in checks:
-            check(value, name)
-        return
-    if rule.HasField("max_items") and len(value) > rule.max_items:
-        raise invalid_field(name, f"has {len(value)} entries; at most {rule.max_items} are allowed")
-    if kind == "map":
+def _check_field(value: Any, limits: _Limits, name: str) -> None:
+    if limits.max_items is not None and len(value) > limits.max_items:
+        raise invalid_field(name, f"has {len(value)} entries; at most {limits.max_items} are allowed")
+    if limits.is_map:
         for key, item in value.items():
-            for check in checks:
-                check(item, f"{name}.{key[:100]}")
-            _check_key(key, rule, name)
-        return
-    for index, item in enumerate(value):
-        item_name = f"{name}[{index}]"
-        if field.message_type is not None:
-            _check_message(item, f"{item_name}.")
-        for check in checks:
-            check(item, item_name)
+            _check_key(key, limits.rule, name)
+            _check_value(item, limits, f"{name}.{key[:100]}")
+    elif limits.is_list:
+        for index, item in enumerate(value):
+            _check_value(item, limits, f"{name}[{index}]")
+    else:
+        _check_value(value, limits, name)
+
+
+def _check_value(value: Any, limits: _Limits, name: str) -> None:
+    if limits.is_message:
+        _check_message(value, f"{name}.")
+    for check in limits.checks:
+        check(value, name)
 
 
 def _check_key(key: str, rule: options_pb2.FieldRule, name: str) -> None:
@@ -75,22 +89,29 @@ def _check_key(key: str, rule: options_pb2.FieldRule, name: str) -> None:
 
 
 @functools.cache
-def _plan(
-    descriptor: Descriptor,
-) -> tuple[tuple[FieldDescriptor, options_pb2.FieldRule, tuple[Check, ...], str], ...]:
+def _plan(descriptor: Descriptor) -> _Plan:
     if not descriptor.full_name.startswith("dcp.v1."):
-        return ()
-    plan = []
-    for field in descriptor.fields:
-        rule = field.GetOptions().Extensions[options_pb2.field]
-        kind = "one"
-        if field.is_repeated:
-            is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
-            kind = "map" if is_map else "list"
-        entry = field.message_type if kind == "map" else None
-        checked = entry.fields_by_name["value"] if entry is not None else field
-        plan.append((field, rule, _checks(checked, rule), kind))
-    return tuple(plan)
+        return _Plan((), {})
+    limits = [_limits(field) for field in descriptor.fields]
+    useful = {one.field.number: one for one in limits if one.checks or one.is_message or one.max_items}
+    return _Plan(tuple(one for one in limits if one.rule.required), useful)
+
+
+def _limits(field: FieldDescriptor) -> _Limits:
+    rule = field.GetOptions().Extensions[options_pb2.field]
+    message = field.message_type
+    is_map = message is not None and message.GetOptions().map_entry
+    checked = message.fields_by_name["value"] if message is not None and is_map else field
+    return _Limits(
+        name=field.name,
+        field=field,
+        rule=rule,
+        checks=_checks(checked, rule),
+        is_map=is_map,
+        is_list=field.is_repeated and not is_map,
+        is_message=message is not None and not is_map,
+        max_items=rule.max_items if rule.HasField("max_items") else None,
+    )
 
 
 def _checks(field: FieldDescriptor, rule: options_pb2.FieldRule) -> tuple[Check, ...]:

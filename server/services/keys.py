@@ -85,5 +85,7 @@ class Keys:
     def _remember(self, presented: bytes, owner: KeyOwner) -> None:
         self._cache[presented] = (self._clock.now() + CACHE_SECONDS, owner)
         self._cache.move_to_end(presented)
-        while len(self._cache) > CACHE_SIZE:
+        oldest = next(iter(self._cache.values()))
+        while oldest[0] < self._clock.now() or len(self._cache) > CACHE_SIZE:
             self._cache.popitem(last=False)
+            oldest = next(iter(self._cache.values()))
