@@ -15,7 +15,7 @@ from server.domain.leases import LIVE_SECONDS, Offer
 from server.domain.placement import Candidate, Wants, can_run, choose, ranked
 from server.domain.sessions import CancelRun, JobOffer
 from server.services.fleet import Fleet
-from server.store import jobs
+from server.store import jobs, leases
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Dispatch:
             return []
         if jobs.lock_provider(provider_id) != presence.session_epoch:
             return []
-        presence.used_slots = jobs.count_open_leases(provider_id)
+        presence.used_slots = leases.count_open(provider_id)
         candidate = presence.candidate()
         if candidate.free_slots <= 0:
             return []
@@ -62,7 +62,7 @@ class Dispatch:
         offers = []
         for job in jobs.next_queued(candidate, candidate.free_slots, refused_since):
             secret = secrets.token_bytes(SECRET_BYTES)
-            offer = jobs.offer(job, provider_id, presence.session_epoch, secret, now_ms)
+            offer = leases.offer(job, provider_id, presence.session_epoch, secret, now_ms)
             if offer is not None:
                 offers.append(offer)
         presence.used_slots += len(offers)
@@ -90,7 +90,7 @@ class Dispatch:
         if presence is None:
             return
         presence.used_slots, waiting = await self._database.read(
-            lambda: (jobs.count_open_leases(provider_id), jobs.has_queued())
+            lambda: (leases.count_open(provider_id), jobs.has_queued())
         )
         if waiting and presence.candidate().free_slots:
             self.deliver(await self._database.run(lambda: self.lease_to(provider_id)))

@@ -18,7 +18,7 @@ from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet
 from server.services.keys import ADMIN, PROVIDER, RENTER, Caller
 from server.services.settlement import settle
-from server.store import accounts, jobs, ledger
+from server.store import accounts, jobs, leases, ledger
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Jobs:
             job = _visible(caller, job_id)
             if job.state is not JobState.COMPLETED:
                 return Output(job, b"")
-            return Output(job, jobs.read_stream(job_id, job.lease_epoch, Stream.OUTPUT))
+            return Output(job, leases.read_stream(job_id, job.lease_epoch, Stream.OUTPUT))
 
         output = await self._database.read(read)
         if output.job.state in FINAL and output.job.state is not JobState.COMPLETED:
@@ -150,8 +150,8 @@ class Jobs:
             jobs.request_cancel(job, ms(self._clock))
         else:
             now_ms = ms(self._clock)
-            if lease := jobs.lease(job_id, job.lease_epoch):
-                jobs.end_lease(lease, LeaseOutcome.CANCELLED, now_ms)
+            if lease := leases.get(job_id, job.lease_epoch):
+                leases.end(lease, LeaseOutcome.CANCELLED, now_ms)
             settle(
                 job,
                 JobEvent.CANCEL,

@@ -54,7 +54,7 @@ from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet, Presence
 from server.services.providers import Providers, refuse_shut_out
 from server.services.settlement import settle
-from server.store import accounts, jobs
+from server.store import accounts, jobs, leases
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -240,12 +240,12 @@ class Session:
         self._session_epoch = epoch  # ``end`` knows it, should the stream break now
         accounts.replace_models(self._provider_id, hello.models)
         kept = []
-        for lease in jobs.open_leases(self._provider_id):
+        for lease in leases.open_of(self._provider_id):
             named = _find(lease, hello.held) or _find(lease, hello.unacknowledged)
             if named is None or lease.state is LeaseState.OFFERED:
                 give_up(lease, ms(self._owner.clock), "the daemon does not hold it any more")
                 continue
-            jobs.restamp(lease, epoch)
+            leases.restamp(lease, epoch)
             job = jobs.get(lease.job_id)
             assert job is not None
             resend = named in hello.unacknowledged
@@ -257,7 +257,7 @@ class Session:
                         lease.output_through_seq,
                         lease.log_through_seq,
                         job.output_bytes,
-                        jobs.stream_bytes(lease.job_id, lease.lease_epoch, Stream.LOG),
+                        leases.stream_bytes(lease.job_id, lease.lease_epoch, Stream.LOG),
                         resend,
                     ),
                     job.cancel_requested,
@@ -272,11 +272,11 @@ class Session:
 
     async def _offer_reply(self, reply: OfferReply) -> None:
         if reply.accepted:
-            await self._advance(reply.lease, LeaseState.ACCEPTED, jobs.accept)
+            await self._advance(reply.lease, LeaseState.ACCEPTED, leases.accept)
             return
 
         def refuse() -> None:
-            lease = jobs.lease(reply.lease.job_id, reply.lease.lease_epoch)
+            lease = leases.get(reply.lease.job_id, reply.lease.lease_epoch)
             if lease is not None and lease.matches(reply.lease):
                 give_up(lease, ms(self._owner.clock), reply.refusal[:200], LeaseOutcome.REFUSED)
 
@@ -286,7 +286,7 @@ class Session:
         await self._owner.dispatch.fill(self._provider_id)
 
     async def _started(self, started: Started) -> None:
-        await self._advance(started.lease, LeaseState.RUNNING, jobs.start)
+        await self._advance(started.lease, LeaseState.RUNNING, leases.start)
 
     async def _advance(
         self, ref: LeaseRef, state: LeaseState, move: Callable[[LeaseRef, int, int, int], bool]
@@ -307,7 +307,7 @@ class Session:
 
     async def _chunk(self, chunk: Chunk) -> None:
         def store() -> None:
-            if not jobs.store_chunk(
+            if not leases.store_chunk(
                 chunk.lease,
                 self._provider_id,
                 self._session_epoch,
@@ -387,7 +387,7 @@ def record_finish(
     """Ends the run's lease and, by how it went, settles its job or queues it again. Inside a transaction."""
     ref = report.lease
     job = jobs.lock(ref.job_id)
-    lease = jobs.lease(ref.job_id, ref.lease_epoch)
+    lease = leases.get(ref.job_id, ref.lease_epoch)
     if job is None or lease is None or not lease.matches(ref) or lease.provider_id != provider_id:
         return ResultAck(ref, Disposition.STALE)
     if lease.state is LeaseState.ENDED:
@@ -409,9 +409,7 @@ def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int) -> None:
         return
     server_ms = now_ms - lease.started_ms if lease.started_ms is not None else 0
     billed = pricing.billed_ms(report.run_ms, server_ms, job.limit_ms)
-    jobs.end_lease(
-        lease, outcome, now_ms, detail=reason if outcome is LeaseOutcome.FAILED else "", run_ms=billed
-    )
+    leases.end(lease, outcome, now_ms, detail=reason if outcome is LeaseOutcome.FAILED else "", run_ms=billed)
     if report.outcome is RunOutcome.SUCCEEDED and job.state is JobState.RUNNING:
         settle(
             job,
@@ -453,7 +451,7 @@ def give_up(lease: Lease, now_ms: int, detail: str, outcome: LeaseOutcome = Leas
     without a charge: nobody proved how long it ran.
     """
     job = jobs.lock(lease.job_id)
-    if not jobs.end_lease(lease, outcome, now_ms, detail=detail):
+    if not leases.end(lease, outcome, now_ms, detail=detail):
         return
     if job is None or job.lease_epoch != lease.lease_epoch or job.state in FINAL:
         return

@@ -26,7 +26,7 @@ from server.services.fleet import Fleet
 from server.services.providers import Providers
 from server.services.sessions import give_up
 from server.services.settlement import settle
-from server.store import jobs
+from server.store import jobs, leases
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -66,23 +66,23 @@ class Sweep:
     def _is_due(self, now_ms: int) -> bool:
         """A look before the write, so that an idle market writes nothing."""
         return bool(
-            jobs.offers_before(now_ms - _ms(OFFER_SECONDS), 1)
-            or (self._may_judge(now_ms) and jobs.leases_of_silent(now_ms - _ms(LOST_AFTER_SECONDS), 1))
-            or jobs.preparing_since(now_ms - _ms(PREPARE_SECONDS), 1)
+            leases.offers_before(now_ms - _ms(OFFER_SECONDS), 1)
+            or (self._may_judge(now_ms) and leases.of_silent(now_ms - _ms(LOST_AFTER_SECONDS), 1))
+            or leases.preparing_since(now_ms - _ms(PREPARE_SECONDS), 1)
             or jobs.running_past(now_ms, _ms(OVERRUN_GRACE_SECONDS), 1)
         )
 
     def _apply(self, now_ms: int) -> list[Lease]:
         """Returns the leases that it ended; their daemons, where connected, are to stop."""
         ended = []
-        for lease in jobs.offers_before(now_ms - _ms(OFFER_SECONDS), BATCH):
+        for lease in leases.offers_before(now_ms - _ms(OFFER_SECONDS), BATCH):
             give_up(lease, now_ms, "nobody answered the offer", LeaseOutcome.EXPIRED)
             ended.append(lease)
         if self._may_judge(now_ms):
-            for lease in jobs.leases_of_silent(now_ms - _ms(LOST_AFTER_SECONDS), BATCH):
+            for lease in leases.of_silent(now_ms - _ms(LOST_AFTER_SECONDS), BATCH):
                 give_up(lease, now_ms, "its provider went silent")
                 ended.append(lease)
-        for lease in jobs.preparing_since(now_ms - _ms(PREPARE_SECONDS), BATCH):
+        for lease in leases.preparing_since(now_ms - _ms(PREPARE_SECONDS), BATCH):
             give_up(lease, now_ms, "its provider did not start it")
             ended.append(lease)
         for job_id, provider_id in jobs.running_past(now_ms, _ms(OVERRUN_GRACE_SECONDS), BATCH):
@@ -95,7 +95,7 @@ class Sweep:
         job = jobs.lock(job_id)
         if job is None or job.state is not JobState.RUNNING:
             return None
-        lease = jobs.lease(job_id, job.lease_epoch)
+        lease = leases.get(job_id, job.lease_epoch)
         assert lease is not None
         assert lease.started_ms is not None
         if job.cancel_requested_ms is not None:
@@ -105,7 +105,7 @@ class Sweep:
             event, reason, outcome = JobEvent.FAIL, FailureReason.DURATION_LIMIT, LeaseOutcome.FAILED
             billed, message = job.limit_ms, "it reached its duration limit"
         billed = pricing.billed_ms(billed, now_ms - lease.started_ms, job.limit_ms)
-        if not jobs.end_lease(lease, outcome, now_ms, detail="ended by the server", run_ms=billed):
+        if not leases.end(lease, outcome, now_ms, detail="ended by the server", run_ms=billed):
             return None
         settle(job, event, now_ms, billed_ms=billed, failure_reason=reason, failure_message=message)
         return lease

@@ -91,3 +91,11 @@ class Rows:
 def locking(query: Any, how: str = "FOR UPDATE") -> Any:
     """The query with a row lock, where the database has them; SQLite has one writer anyway."""
     return query.for_update(how) if Job._meta.database.for_update else query
+
+
+def places(model: type[pw.Model], *names: str, **fixed: Any) -> dict[Any, Any]:
+    """Columns with the places of their values, or with fixed ones, for an INSERT or UPDATE."""
+    return {
+        **{getattr(model, name): arg(name) for name in names},
+        **{getattr(model, name): value for name, value in fixed.items()},
+    }

@@ -9,7 +9,7 @@ from server.domain.jobs import Job, JobRequest, JobType
 from server.domain.leases import Lease, LeaseRef, LeaseState
 from server.domain.ledger import EXTERNAL, Transfer, TransferKind
 from server.domain.placement import Candidate, Model
-from server.store import accounts, jobs, ledger
+from server.store import accounts, jobs, leases, ledger
 from server.store.database import Database
 
 SECRET = b"s" * 16
@@ -86,7 +86,7 @@ class Rows:
 
     async def lease(self, ref: LeaseRef) -> Lease:
         """The lease as stored."""
-        lease = await self._database.read(lambda: jobs.lease(ref.job_id, ref.lease_epoch))
+        lease = await self._database.read(lambda: leases.get(ref.job_id, ref.lease_epoch))
         assert lease is not None
         return lease
 
@@ -96,12 +96,12 @@ class Rows:
         def make() -> LeaseRef:
             job = jobs.get(job_id)
             assert job is not None
-            offer = jobs.offer(job, provider_id, SESSION_EPOCH, SECRET, NOW_MS)
+            offer = leases.offer(job, provider_id, SESSION_EPOCH, SECRET, NOW_MS)
             assert offer is not None
             if state is not LeaseState.OFFERED:
-                assert jobs.accept(offer.lease, provider_id, SESSION_EPOCH, NOW_MS)
+                assert leases.accept(offer.lease, provider_id, SESSION_EPOCH, NOW_MS)
             if state is LeaseState.RUNNING:
-                assert jobs.start(offer.lease, provider_id, SESSION_EPOCH, NOW_MS)
+                assert leases.start(offer.lease, provider_id, SESSION_EPOCH, NOW_MS)
             return offer.lease
 
         return await self._database.run(make)

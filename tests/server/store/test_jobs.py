@@ -14,7 +14,7 @@ from server.domain.jobs import Job, JobEvent, JobRequest, JobState, JobType
 from server.domain.leases import Lease, LeaseOutcome, LeaseRef, LeaseState, Stream
 from server.domain.ledger import make_bill
 from server.domain.placement import Model
-from server.store import jobs
+from server.store import jobs, leases
 from server.store.database import Database
 from server.store.models import Lease as LeaseRow
 from tests.server.store.rows import CANDIDATE, NOW_MS, SECRET, SESSION_EPOCH, Rows
@@ -42,19 +42,19 @@ STALE: dict[str, Callable[[Sender], Sender]] = {
 
 
 def accept(s: Sender) -> bool:
-    return jobs.accept(s.ref, s.provider_id, s.session_epoch, NOW_MS)
+    return leases.accept(s.ref, s.provider_id, s.session_epoch, NOW_MS)
 
 
 def start(s: Sender) -> bool:
-    return jobs.start(s.ref, s.provider_id, s.session_epoch, NOW_MS)
+    return leases.start(s.ref, s.provider_id, s.session_epoch, NOW_MS)
 
 
 def output(s: Sender) -> bool:
-    return jobs.store_chunk(s.ref, s.provider_id, s.session_epoch, Stream.OUTPUT, 1, b"x")
+    return leases.store_chunk(s.ref, s.provider_id, s.session_epoch, Stream.OUTPUT, 1, b"x")
 
 
 def log(s: Sender) -> bool:
-    return jobs.store_chunk(s.ref, s.provider_id, s.session_epoch, Stream.LOG, 1, b"x")
+    return leases.store_chunk(s.ref, s.provider_id, s.session_epoch, Stream.LOG, 1, b"x")
 
 
 WRITES: list[tuple[Callable[[Sender], bool], LeaseState]] = [
@@ -67,7 +67,7 @@ WRITES: list[tuple[Callable[[Sender], bool], LeaseState]] = [
 
 async def everything(database: Database, job_id: str) -> tuple[Job | None, Lease | None, bytes]:
     return await database.read(
-        lambda: (jobs.get(job_id), jobs.lease(job_id, 1), jobs.read_stream(job_id, 1, Stream.OUTPUT))
+        lambda: (jobs.get(job_id), leases.get(job_id, 1), leases.read_stream(job_id, 1, Stream.OUTPUT))
     )
 
 
@@ -115,10 +115,10 @@ async def test_ended_lease_changes_nothing(
     provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
     ref = await rows.leased(provider_id, job_id, LeaseState.RUNNING)
     lease = await rows.lease(ref)
-    assert await database.run(lambda: jobs.end_lease(lease, LeaseOutcome.LOST, NOW_MS))
+    assert await database.run(lambda: leases.end(lease, LeaseOutcome.LOST, NOW_MS))
     before = await everything(database, job_id)
     assert not await database.run(lambda: write(Sender(ref, provider_id, SESSION_EPOCH)))
-    assert not await database.run(lambda: jobs.end_lease(lease, LeaseOutcome.SUCCEEDED, NOW_MS))
+    assert not await database.run(lambda: leases.end(lease, LeaseOutcome.SUCCEEDED, NOW_MS))
     assert await everything(database, job_id) == before
 
 
@@ -126,7 +126,7 @@ async def test_restamped_lease_listens_to_the_newer_session_only(database: Datab
     provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
     ref = await rows.leased(provider_id, job_id, LeaseState.ACCEPTED)
     lease = await rows.lease(ref)
-    await database.run(lambda: jobs.restamp(lease, 2))
+    await database.run(lambda: leases.restamp(lease, 2))
     assert not await database.run(lambda: start(Sender(ref, provider_id, 1)))
     assert await database.run(lambda: start(Sender(ref, provider_id, 2)))
 
@@ -136,12 +136,12 @@ async def test_chunk_is_stored_once_and_in_order(database: Database, rows: Rows)
     ref = await rows.leased(provider_id, job_id, LeaseState.RUNNING)
 
     def store(seq: int, data: bytes) -> bool:
-        return jobs.store_chunk(ref, provider_id, SESSION_EPOCH, Stream.OUTPUT, seq, data)
+        return leases.store_chunk(ref, provider_id, SESSION_EPOCH, Stream.OUTPUT, seq, data)
 
     sent = [(2, b"early"), (1, b"one"), (1, b"again"), (3, b"gap"), (2, b"two"), (0, b"zero"), (3, b"three")]
     stored = [await database.run(partial(store, seq, data)) for seq, data in sent]
     assert stored == [False, True, False, False, True, False, True]
-    assert await database.read(lambda: jobs.read_stream(job_id, 1, Stream.OUTPUT)) == b"onetwothree"
+    assert await database.read(lambda: leases.read_stream(job_id, 1, Stream.OUTPUT)) == b"onetwothree"
     assert (await rows.lease(ref)).output_through_seq == 3
     assert (await rows.get(job_id)).output_bytes == 11
 
@@ -221,7 +221,10 @@ async def test_concurrent_offers_of_one_job_succeed_once(database: Database, row
     provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
     job = await rows.get(job_id)
     offers = await asyncio.gather(
-        *(database.run(lambda: jobs.offer(job, provider_id, SESSION_EPOCH, SECRET, NOW_MS)) for _ in range(8))
+        *(
+            database.run(lambda: leases.offer(job, provider_id, SESSION_EPOCH, SECRET, NOW_MS))
+            for _ in range(8)
+        )
     )
     assert sum(offer is not None for offer in offers) == 1
 
@@ -271,7 +274,7 @@ async def test_job_that_moved_on_is_not_finished_by_what_was_read_before(
     provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
     ref = await rows.leased(provider_id, job_id, LeaseState.RUNNING)
     as_read, lease = await rows.get(job_id), await rows.lease(ref)
-    await database.run(lambda: jobs.end_lease(lease, LeaseOutcome.LOST, NOW_MS))
+    await database.run(lambda: leases.end(lease, LeaseOutcome.LOST, NOW_MS))
     assert await database.run(lambda: jobs.requeue(as_read))
     await rows.leased(provider_id, job_id, LeaseState.RUNNING)
     now = await rows.get(job_id)

@@ -1,0 +1,307 @@
+"""Leases as rows, and what their runs write.
+
+Every write that follows a daemon's word is a compare-and-set on job, lease epoch, secret, provider,
+session and state. It answers False when no row matched: stale, and nothing changed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import peewee as pw
+
+from server.domain.jobs import (
+    Job,
+    JobState,
+)
+from server.domain.leases import Lease, LeaseOutcome, LeaseRef, LeaseState, Offer, Stream, secret_digest
+from server.store import models as db
+from server.store.statements import Rows, Statement, arg, places
+
+
+def _held(*states: LeaseState) -> Any:
+    """The guard of each write that follows a daemon's word: this lease, of this session, in such a state."""
+    lease = db.Lease
+    return (
+        (lease.job_id == arg("job_id"))
+        & (lease.lease_epoch == arg("lease_epoch"))
+        & (lease.secret_sha256 == arg("secret"))
+        & (lease.provider_id == arg("provider_id"))
+        & (lease.session_epoch == arg("session_epoch"))
+        & lease.state.in_([state.value for state in states])
+    )
+
+
+def _in_epoch(state: JobState) -> Any:
+    """The guard of a job's moves: in this state, and leased in this epoch."""
+    job = db.Job
+    return (
+        (job.job_id == arg("job_id")) & (job.lease_epoch == arg("lease_epoch")) & (job.state == state.value)
+    )
+
+
+def _advance(column: Any) -> Statement:
+    return Statement(
+        lambda: db.Lease.update({column: arg("seq")}).where(
+            _held(LeaseState.ACCEPTED, LeaseState.RUNNING) & (column == arg("before"))
+        )
+    )
+
+
+_get_lease = Rows(
+    db.Lease,
+    lambda rows: rows.where(db.Lease.job_id == arg("job_id"), db.Lease.lease_epoch == arg("lease_epoch")),
+)
+_count_open_leases = Statement(
+    lambda: db.Lease.select(pw.fn.COUNT(db.Lease.job_id)).where(
+        db.Lease.provider_id == arg("provider_id"), db.Lease.state != LeaseState.ENDED.value
+    )
+)
+_pend = Statement(
+    lambda: db.Job.update(
+        {
+            db.Job.state: JobState.PENDING.value,
+            db.Job.lease_epoch: arg("epoch"),
+            db.Job.provider_id: arg("provider_id"),
+        }
+    ).where(
+        db.Job.job_id == arg("job_id"),
+        db.Job.state == JobState.QUEUED.value,
+        db.Job.lease_epoch == arg("before"),
+    )
+)
+_insert_lease = Statement(
+    lambda: db.Lease.insert(
+        places(
+            db.Lease,
+            "job_id",
+            "lease_epoch",
+            "provider_id",
+            "session_epoch",
+            "secret_sha256",
+            "offered_ms",
+            state=LeaseState.OFFERED.value,
+        )
+    )
+)
+_accept_job = Statement(
+    lambda: db.Job.update({db.Job.state: JobState.ASSIGNED.value, db.Job.attempt: db.Job.attempt + 1}).where(
+        _in_epoch(JobState.PENDING)
+    )
+)
+_accept_lease = Statement(
+    lambda: db.Lease.update(
+        {
+            db.Lease.state: LeaseState.ACCEPTED.value,
+            db.Lease.accepted_ms: arg("now_ms"),
+            db.Lease.attempt: db.Job.select(db.Job.attempt + 1).where(db.Job.job_id == arg("job_id")),
+        }
+    ).where(_held(LeaseState.OFFERED))
+)
+_start_job = Statement(
+    lambda: db.Job.update({db.Job.state: JobState.RUNNING.value, db.Job.started_ms: arg("now_ms")}).where(
+        _in_epoch(JobState.ASSIGNED)
+    )
+)
+_start_lease = Statement(
+    lambda: db.Lease.update(
+        {db.Lease.state: LeaseState.RUNNING.value, db.Lease.started_ms: arg("now_ms")}
+    ).where(_held(LeaseState.ACCEPTED))
+)
+_advance_stream = {
+    Stream.OUTPUT: _advance(db.Lease.output_through_seq),
+    Stream.LOG: _advance(db.Lease.log_through_seq),
+}
+_insert_chunk = Statement(
+    lambda: db.Chunk.insert(places(db.Chunk, "job_id", "lease_epoch", "stream", "seq", "data"))
+)
+_count_output = Statement(
+    lambda: db.Job.update({db.Job.output_bytes: db.Job.output_bytes + arg("size")}).where(
+        db.Job.job_id == arg("job_id")
+    )
+)
+_end_lease = Statement(
+    lambda: db.Lease.update(
+        {
+            db.Lease.state: LeaseState.ENDED.value,
+            db.Lease.outcome: arg("outcome"),
+            db.Lease.detail: arg("detail"),
+            db.Lease.run_ms: arg("run_ms"),
+            db.Lease.ended_ms: arg("now_ms"),
+        }
+    ).where(
+        db.Lease.job_id == arg("job_id"),
+        db.Lease.lease_epoch == arg("lease_epoch"),
+        db.Lease.session_epoch == arg("session_epoch"),
+        db.Lease.state != LeaseState.ENDED.value,
+    )
+)
+_read_stream = Statement(
+    lambda: (
+        db.Chunk.select(db.Chunk.data)
+        .where(
+            db.Chunk.job_id == arg("job_id"),
+            db.Chunk.lease_epoch == arg("lease_epoch"),
+            db.Chunk.stream == arg("stream"),
+        )
+        .order_by(db.Chunk.seq)
+    )
+)
+
+
+def open_of(provider_id: int) -> list[Lease]:
+    """The leases of a provider that have not ended, oldest first."""
+    query = db.Lease.select().where(
+        db.Lease.provider_id == provider_id, db.Lease.state != LeaseState.ENDED.value
+    )
+    return [_lease(row) for row in query.order_by(db.Lease.offered_ms)]
+
+
+def count_open(provider_id: int) -> int:
+    """How many leases of a provider have not ended."""
+    return int(_count_open_leases.value(provider_id=provider_id))
+
+
+def offer(job: Job, provider_id: int, session_epoch: int, secret: bytes, now_ms: int) -> Offer | None:
+    """Leases a queued job to a session and returns the offer; None when it is not queued any more."""
+    epoch = job.lease_epoch + 1
+    if _pend.run(job_id=job.job_id, provider_id=provider_id, epoch=epoch, before=job.lease_epoch) != 1:
+        return None
+    _insert_lease.run(
+        job_id=job.job_id,
+        lease_epoch=epoch,
+        provider_id=provider_id,
+        session_epoch=session_epoch,
+        secret_sha256=secret_digest(secret),
+        offered_ms=now_ms,
+    )
+    ref = LeaseRef(job.job_id, epoch, secret)
+    return Offer(ref, provider_id, session_epoch, job.attempt + 1, job.job_type, job.limit_ms, job.spec)
+
+
+def get(job_id: str, lease_epoch: int) -> Lease | None:
+    """One lease, by job and epoch."""
+    row = _get_lease.one(job_id=job_id, lease_epoch=lease_epoch)
+    return _lease(row) if row is not None else None
+
+
+def accept(ref: LeaseRef, provider_id: int, session_epoch: int, now_ms: int) -> bool:
+    """The daemon takes the offer: the job is assigned and its attempt counts."""
+    moved = _accept_lease.run(**_key(ref, provider_id, session_epoch), now_ms=now_ms)
+    return bool(moved and _accept_job.run(job_id=ref.job_id, lease_epoch=ref.lease_epoch))
+
+
+def start(ref: LeaseRef, provider_id: int, session_epoch: int, now_ms: int) -> bool:
+    """The run has started: the meter runs from ``now_ms``."""
+    moved = _start_lease.run(**_key(ref, provider_id, session_epoch), now_ms=now_ms)
+    return bool(moved and _start_job.run(job_id=ref.job_id, lease_epoch=ref.lease_epoch, now_ms=now_ms))
+
+
+def store_chunk(
+    ref: LeaseRef, provider_id: int, session_epoch: int, stream: Stream, seq: int, data: bytes
+) -> bool:
+    """Stores the next chunk of a stream; False when the lease is stale or the number is not the next."""
+    key = _key(ref, provider_id, session_epoch)
+    if _advance_stream[stream].run(**key, seq=seq, before=seq - 1) != 1:
+        return False
+    _insert_chunk.run(job_id=ref.job_id, lease_epoch=ref.lease_epoch, stream=stream.value, seq=seq, data=data)
+    if stream is Stream.OUTPUT:
+        _count_output.run(job_id=ref.job_id, size=len(data))
+    return True
+
+
+def end(
+    lease: Lease, outcome: LeaseOutcome, now_ms: int, *, detail: str = "", run_ms: int | None = None
+) -> bool:
+    """Ends a lease once; False when it had ended."""
+    changed = _end_lease.run(
+        job_id=lease.job_id,
+        lease_epoch=lease.lease_epoch,
+        session_epoch=lease.session_epoch,
+        outcome=outcome.value,
+        detail=detail,
+        run_ms=run_ms,
+        now_ms=now_ms,
+    )
+    return bool(changed)
+
+
+def restamp(lease: Lease, session_epoch: int) -> None:
+    """The lease goes on under a newer session of the same provider."""
+    db.Lease.update(session_epoch=session_epoch).where(
+        db.Lease.job_id == lease.job_id, db.Lease.lease_epoch == lease.lease_epoch
+    ).execute()
+
+
+def offers_before(before_ms: int, limit: int) -> list[Lease]:
+    """Offers that nobody answered, made before a time."""
+    query = db.Lease.select().where(
+        db.Lease.state == LeaseState.OFFERED.value, db.Lease.offered_ms < before_ms
+    )
+    return [_lease(row) for row in query.order_by(db.Lease.offered_ms).limit(limit)]
+
+
+def of_silent(before_ms: int, limit: int) -> list[Lease]:
+    """Leases of providers whose last heartbeat was before a time."""
+    query = (
+        db.Lease.select()
+        .join(db.Provider, on=(db.Provider.id == db.Lease.provider_id))
+        .where(
+            db.Lease.state != LeaseState.ENDED.value,
+            pw.fn.COALESCE(db.Provider.last_heartbeat_ms, 0) < before_ms,
+        )
+        .order_by(db.Lease.offered_ms)
+        .limit(limit)
+    )
+    return [_lease(row) for row in query]
+
+
+def preparing_since(before_ms: int, limit: int) -> list[Lease]:
+    """Leases that were accepted before a time and have not started."""
+    query = db.Lease.select().where(
+        db.Lease.state == LeaseState.ACCEPTED.value, db.Lease.accepted_ms < before_ms
+    )
+    return [_lease(row) for row in query.limit(limit)]
+
+
+def read_stream(job_id: str, lease_epoch: int, stream: Stream) -> bytes:
+    """Everything that one attempt wrote to a stream, in order."""
+    rows = _read_stream.all(job_id=job_id, lease_epoch=lease_epoch, stream=stream.value)
+    return b"".join(bytes(data) for (data,) in rows)
+
+
+def stream_bytes(job_id: str, lease_epoch: int, stream: Stream) -> int:
+    """How many bytes of a stream are stored."""
+    query = db.Chunk.select(pw.fn.SUM(pw.fn.LENGTH(db.Chunk.data))).where(
+        db.Chunk.job_id == job_id, db.Chunk.lease_epoch == lease_epoch, db.Chunk.stream == stream.value
+    )
+    return int(query.scalar() or 0)
+
+
+def _key(ref: LeaseRef, provider_id: int, session_epoch: int) -> dict[str, Any]:
+    """The whole of a lease, as the guards of ``_held`` name it."""
+    return {
+        "job_id": ref.job_id,
+        "lease_epoch": ref.lease_epoch,
+        "secret": secret_digest(ref.secret),
+        "provider_id": provider_id,
+        "session_epoch": session_epoch,
+    }
+
+
+def _lease(row: Any) -> Lease:
+    return Lease(
+        job_id=row.job_id,
+        lease_epoch=row.lease_epoch,
+        provider_id=row.provider_id,
+        session_epoch=row.session_epoch,
+        secret_sha256=bytes(row.secret_sha256),
+        state=LeaseState(row.state),
+        attempt=row.attempt,
+        offered_ms=row.offered_ms,
+        started_ms=row.started_ms,
+        ended_ms=row.ended_ms,
+        outcome=LeaseOutcome(row.outcome) if row.outcome else None,
+        output_through_seq=row.output_through_seq,
+        log_through_seq=row.log_through_seq,
+    )
