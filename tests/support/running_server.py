@@ -349,7 +349,9 @@ async def running(
     """A server on 127.0.0.1 until the block ends."""
     server = Server(Config(url, "127.0.0.1:0", admin_token, sandbox_topup, None, "INFO"), clock)
     await server.start()
-    async with grpc.aio.insecure_channel(server.address) as channel:
+    async with grpc.aio.insecure_channel(
+        server.address, options=[("grpc.max_receive_message_length", 16 << 20)]
+    ) as channel:
         market = Market(server, clock, channel)
         try:
             yield market
