@@ -7,6 +7,7 @@ refused at the start, in one sentence that names the variable and the remedy.
 import importlib.util
 import ipaddress
 import os
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,6 +150,10 @@ def _tls_ca(text: str | None) -> Path | None:
     path = Path(text).absolute()
     if not path.is_file() or not os.access(path, os.R_OK):
         raise ConfigError(f"DCP_TLS_CA names {path}, which is not a file that can be read")
+    try:
+        ssl.create_default_context(cafile=path)
+    except ssl.SSLError:
+        raise ConfigError(f"DCP_TLS_CA names {path}, which holds no certificates in PEM") from None
     return path
 
 

@@ -7,6 +7,7 @@ settings are used for.
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ class Config:
             server=_address("DCP_SERVER", given["DCP_SERVER"], least_port=1),
             tls_ca=_file("DCP_TLS_CA", given["DCP_TLS_CA"]),
             insecure=_choice("DCP_INSECURE", given["DCP_INSECURE"], ("true", "false")) == "true",
-            log_level=_choice("DCP_LOG_LEVEL", given["DCP_LOG_LEVEL"], LOG_LEVELS),
+            log_level=_choice("DCP_LOG_LEVEL", given["DCP_LOG_LEVEL"].lower(), LOG_LEVELS),
         )
         if not (config.tls_ca or config.insecure or config.server.is_loopback):
             raise ConfigError(
@@ -132,8 +133,10 @@ def _file(name: str, text: str) -> Path | None:
     if not text:
         return None
     try:
-        with Path(text).open("rb"):
-            return Path(text)
+        ssl.create_default_context(cafile=text)
+        return Path(text)
+    except ssl.SSLError:
+        raise ConfigError(f"{name}={text!r} holds no certificates in PEM: name a file that does") from None
     except OSError as error:
         raise ConfigError(
             f"{name}={text!r} cannot be read ({error.strerror}): name a readable file"

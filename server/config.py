@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,14 @@ def _boolean(name: str, text: str) -> bool:
 def _tls(cert: str, key: str) -> tuple[bytes, bytes] | None:
     if bool(cert) != bool(key):
         raise ConfigError("DCP_TLS_CERT and DCP_TLS_KEY: set both or none")
-    return (_file("DCP_TLS_KEY", key), _file("DCP_TLS_CERT", cert)) if cert else None
+    if not cert:
+        return None
+    pair = (_file("DCP_TLS_KEY", key), _file("DCP_TLS_CERT", cert))
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(cert, key)
+    except ssl.SSLError:
+        raise ConfigError("DCP_TLS_CERT and DCP_TLS_KEY: not a certificate in PEM and its key") from None
+    return pair
 
 
 def _file(name: str, path: str) -> bytes:

@@ -241,7 +241,10 @@ def migrate(database: peewee.Database) -> None:
 
 
 def _connect(url: str) -> peewee.Database:
-    scheme = urlsplit(url).scheme
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError as error:
+        raise DatabaseUrlError(f"it is no URL: {error}") from None
     if scheme == "sqlite":
         return _sqlite(url.removeprefix("sqlite:///") if url.startswith("sqlite:///") else "")
     if scheme in {"postgresql", "postgres"}:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import certifi
 import pytest
 
 from daemon.config import BUNDLED_MODEL, KNOWN, VARIABLES, ConfigError, from_env, is_loopback
@@ -43,7 +44,7 @@ def test_models_are_named_with_their_files() -> None:
         ({"DCP_SERVER": "example.com:443", "DCP_INSECURE": "false"}, "plain text"),
         ({"DCP_INSECURE": "yes"}, "DCP_INSECURE must be true or false"),
         ({"DCP_TLS_CA": "/nowhere.pem"}, "DCP_TLS_CA names /nowhere.pem"),
-        ({"DCP_TLS_CA": __file__, "DCP_INSECURE": "true"}, "contradict"),
+        ({"DCP_TLS_CA": certifi.where(), "DCP_INSECURE": "true"}, "contradict"),
         ({"DCP_MODELS": "nonsense"}, "public/name=path"),
         ({"DCP_MODELS": "a=b,a=c"}, "twice"),
         ({"DCP_LOG_LEVEL": "loud"}, "debug, info"),
@@ -54,7 +55,7 @@ def test_wrong_settings_are_refused_by_name(environ: dict[str, str], message: st
         from_env(environ)
 
 
-@pytest.mark.parametrize("trust", [{"DCP_TLS_CA": __file__}, {"DCP_INSECURE": "true"}])
+@pytest.mark.parametrize("trust", [{"DCP_TLS_CA": certifi.where()}, {"DCP_INSECURE": "true"}])
 def test_another_machine_needs_a_word_about_trust(trust: dict[str, str]) -> None:
     assert from_env({"DCP_SERVER": "example.com:443", **trust}).server == "example.com:443"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import certifi
 import pytest
 
 from gateway.config import KNOWN, VARIABLES, Address, Config, ConfigError
@@ -20,9 +21,8 @@ def test_an_empty_variable_is_unset() -> None:
     assert Config.from_env({v.name: "" for v in VARIABLES}) == Config.from_env({})
 
 
-def test_variables_are_read(tmp_path: Path) -> None:
-    ca = tmp_path / "ca.pem"
-    ca.write_text("x")
+def test_variables_are_read() -> None:
+    ca = Path(certifi.where())
     config = Config.from_env(
         {
             "DCP_HTTP_LISTEN": "[::1]:0",

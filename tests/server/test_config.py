@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import trustme
 
 from server.config import VARIABLES, Config, ConfigError
 
@@ -20,8 +21,10 @@ def test_empty_is_unset() -> None:
 
 
 def test_everything_set_is_taken(tmp_path: Path) -> None:
-    (tmp_path / "cert").write_bytes(b"CERT")
-    (tmp_path / "key").write_bytes(b"KEY")
+    issued = trustme.CA().issue_cert("localhost")
+    cert, key = issued.cert_chain_pems[0].bytes(), issued.private_key_pem.bytes()
+    (tmp_path / "cert").write_bytes(cert)
+    (tmp_path / "key").write_bytes(key)
     config = Config.from_env(
         {
             "DCP_DATABASE_URL": "postgresql://u@h/n",
@@ -33,7 +36,7 @@ def test_everything_set_is_taken(tmp_path: Path) -> None:
             "DCP_LOG_LEVEL": "Debug",
         }
     )
-    assert config == Config("postgresql://u@h/n", "0.0.0.0:1", "12345678", True, (b"KEY", b"CERT"), "DEBUG")
+    assert config == Config("postgresql://u@h/n", "0.0.0.0:1", "12345678", True, (key, cert), "DEBUG")
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "localhost:5", "[::1]:65535", "127.9.9.9:1"])
