@@ -266,7 +266,7 @@ def _sqlite(path: str) -> peewee.Database:
         "synchronous": "full",
         "foreign_keys": 1,
         "busy_timeout": 5000,
-        # Of each connection, in KiB: one for each reader thread, and the operating system caches the file for all.
+        # In KiB, of each connection; the operating system caches the file for all of them.
         "cache_size": -2048,
     }
     return peewee.SqliteDatabase(path, pragmas=pragmas)
