@@ -96,18 +96,17 @@ class Database:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._snapshot, work)
 
     def _snapshot(self, work: Callable[[], T]) -> T:
+        # A SQLite transaction is a snapshot by itself; a PostgreSQL one only if it says so.
+        isolation = () if self._is_sqlite else ("REPEATABLE READ",)
         try:
-            self.peewee.connect(reuse_if_open=True)
-            # A SQLite transaction is a snapshot by itself; a PostgreSQL one only if it says so.
-            with self.peewee.atomic(*(() if self._is_sqlite else ("REPEATABLE READ",))):
-                return work()
+            return self._atomic(work, *isolation)
         except (peewee.OperationalError, peewee.InterfaceError) as error:
             raise self._unavailable(error) from error
 
     def _transact(self, work: Callable[[], T]) -> T:
         for left in reversed(range(POSTGRES_TRIES)):
             try:
-                return self._snapshot_write(work)
+                return self._atomic(work)
             except peewee.OperationalError as error:
                 if not left or not isinstance(getattr(error, "orig", None), _RETRYABLE):
                     raise self._unavailable(error) from error
@@ -116,9 +115,9 @@ class Database:
                 raise self._unavailable(error) from error
         raise AssertionError("unreachable")
 
-    def _snapshot_write(self, work: Callable[[], T]) -> T:
+    def _atomic(self, work: Callable[[], T], *isolation: str) -> T:
         self.peewee.connect(reuse_if_open=True)
-        with self.peewee.atomic():
+        with self.peewee.atomic(*isolation):
             return work()
 
     def _unavailable(self, error: Exception) -> DomainError:
