@@ -241,12 +241,17 @@ def migrate(database: peewee.Database) -> None:
 
 def _connect(url: str) -> peewee.Database:
     try:
-        scheme = urlsplit(url).scheme
+        parts = urlsplit(url)
     except ValueError as error:
         raise DatabaseUrlError(f"it is no URL: {error}") from None
+    scheme = parts.scheme
     if scheme == "sqlite":
         return _sqlite(url.removeprefix("sqlite:///") if url.startswith("sqlite:///") else "")
     if scheme in {"postgresql", "postgres"}:
+        if (
+            parts.netloc.count("@") > 1
+        ):  # the driver would take a piece of the password for the host, and say it
+            raise DatabaseUrlError("write an @ in the user's name or password as %40")
         address = "postgresql" + url[len(scheme) :]
         return Psycopg3Database(address, connect_timeout=10)
     raise DatabaseUrlError(

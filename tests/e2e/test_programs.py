@@ -64,6 +64,7 @@ def test_unknown_setting_is_refused(command: str, tmp_path: Path) -> None:
         ("dcp-gateway", "DCP_HTTP_LISTEN", "nowhere"),
         ("dcp-gateway", "DCP_SERVER", "market.example.com:50051"),
         ("dcp-server", "DCP_DATABASE_URL", "postgresql://[x"),
+        ("dcp-server", "DCP_DATABASE_URL", "postgresql://u:a@secret-word@127.0.0.1:1/none"),
         ("dcp-server", "DCP_DATABASE_URL", f"sqlite:///{__file__}"),
         ("dcp-gateway", "DCP_TLS_CA", "no-such-file.pem"),
         ("dcp-gateway", "DCP_TLS_CA", __file__),
