@@ -134,6 +134,8 @@ class _FailureReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Failure
     """The model server refused the parameters. Not charged."""
     FAILURE_REASON_OUTPUT_TOO_LARGE: _FailureReason.ValueType  # 9
     """The job produced more output than a job may. Not charged."""
+    FAILURE_REASON_START_DEADLINE: _FailureReason.ValueType  # 10
+    """No provider started the job within its `start_within_seconds`. Not charged."""
 
 class FailureReason(_FailureReason, metaclass=_FailureReasonEnumTypeWrapper):
     """Why a job did not complete."""
@@ -158,6 +160,8 @@ FAILURE_REASON_BAD_PARAMS: FailureReason.ValueType  # 8
 """The model server refused the parameters. Not charged."""
 FAILURE_REASON_OUTPUT_TOO_LARGE: FailureReason.ValueType  # 9
 """The job produced more output than a job may. Not charged."""
+FAILURE_REASON_START_DEADLINE: FailureReason.ValueType  # 10
+"""No provider started the job within its `start_within_seconds`. Not charged."""
 Global___FailureReason: _TypeAlias = FailureReason  # noqa: Y015
 
 class _OutputAvailability:
@@ -187,6 +191,170 @@ OUTPUT_AVAILABILITY_READY: OutputAvailability.ValueType  # 2
 OUTPUT_AVAILABILITY_EMPTY: OutputAvailability.ValueType  # 3
 """The job completed and wrote nothing."""
 Global___OutputAvailability: _TypeAlias = OutputAvailability  # noqa: Y015
+
+class _JobCondition:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _JobConditionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobCondition.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    JOB_CONDITION_UNSPECIFIED: _JobCondition.ValueType  # 0
+    """Never sent."""
+    JOB_CONDITION_NEXT: _JobCondition.ValueType  # 1
+    """A provider is free for it: it is about to be offered."""
+    JOB_CONDITION_ALL_BUSY: _JobCondition.ValueType  # 2
+    """Every provider that can run it is busy."""
+    JOB_CONDITION_PROVIDER_BUSY: _JobCondition.ValueType  # 3
+    """The provider that it names is busy."""
+    JOB_CONDITION_PROVIDER_AWAY: _JobCondition.ValueType  # 4
+    """The provider that it names is not there or takes no jobs now."""
+    JOB_CONDITION_NO_PROVIDER: _JobCondition.ValueType  # 5
+    """No provider that is there now can run it."""
+    JOB_CONDITION_STARTING: _JobCondition.ValueType  # 6
+    """It is offered to a provider, or prepared by one."""
+    JOB_CONDITION_RUNNING: _JobCondition.ValueType  # 7
+    """It runs."""
+    JOB_CONDITION_COMPLETED: _JobCondition.ValueType  # 8
+    """It completed."""
+    JOB_CONDITION_FAILED: _JobCondition.ValueType  # 9
+    """It failed; `failure_reason` tells why."""
+    JOB_CONDITION_CANCELLED: _JobCondition.ValueType  # 10
+    """It was cancelled."""
+
+class JobCondition(_JobCondition, metaclass=_JobConditionEnumTypeWrapper):
+    """Why a job waits or ended, in one code."""
+
+JOB_CONDITION_UNSPECIFIED: JobCondition.ValueType  # 0
+"""Never sent."""
+JOB_CONDITION_NEXT: JobCondition.ValueType  # 1
+"""A provider is free for it: it is about to be offered."""
+JOB_CONDITION_ALL_BUSY: JobCondition.ValueType  # 2
+"""Every provider that can run it is busy."""
+JOB_CONDITION_PROVIDER_BUSY: JobCondition.ValueType  # 3
+"""The provider that it names is busy."""
+JOB_CONDITION_PROVIDER_AWAY: JobCondition.ValueType  # 4
+"""The provider that it names is not there or takes no jobs now."""
+JOB_CONDITION_NO_PROVIDER: JobCondition.ValueType  # 5
+"""No provider that is there now can run it."""
+JOB_CONDITION_STARTING: JobCondition.ValueType  # 6
+"""It is offered to a provider, or prepared by one."""
+JOB_CONDITION_RUNNING: JobCondition.ValueType  # 7
+"""It runs."""
+JOB_CONDITION_COMPLETED: JobCondition.ValueType  # 8
+"""It completed."""
+JOB_CONDITION_FAILED: JobCondition.ValueType  # 9
+"""It failed; `failure_reason` tells why."""
+JOB_CONDITION_CANCELLED: JobCondition.ValueType  # 10
+"""It was cancelled."""
+Global___JobCondition: _TypeAlias = JobCondition  # noqa: Y015
+
+class _Obstacle:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ObstacleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Obstacle.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OBSTACLE_UNSPECIFIED: _Obstacle.ValueType  # 0
+    """Never sent."""
+    OBSTACLE_NONE: _Obstacle.ValueType  # 1
+    """Nothing: it is free and can run the job."""
+    OBSTACLE_NOT_LIVE: _Obstacle.ValueType  # 2
+    """No heartbeat for 30 s."""
+    OBSTACLE_NO_SESSION: _Obstacle.ValueType  # 3
+    """It is live but its daemon holds no session."""
+    OBSTACLE_PAUSED: _Obstacle.ValueType  # 4
+    """Its owner paused it."""
+    OBSTACLE_DRAINING: _Obstacle.ValueType  # 5
+    """It finishes what it runs and takes no more."""
+    OBSTACLE_NOT_ADMITTED: _Obstacle.ValueType  # 6
+    """An operator suspended it, or has not approved it yet."""
+    OBSTACLE_JOB_TYPE_NOT_SERVED: _Obstacle.ValueType  # 7
+    """It does not run this type of job."""
+    OBSTACLE_MODEL_NOT_SERVED: _Obstacle.ValueType  # 8
+    """It does not serve the model."""
+    OBSTACLE_OTHER_GPU: _Obstacle.ValueType  # 9
+    """Its GPU is not the one that the job asks for."""
+    OBSTACLE_TOO_LITTLE_VRAM: _Obstacle.ValueType  # 10
+    """Its GPU has too little memory."""
+    OBSTACLE_BUSY: _Obstacle.ValueType  # 11
+    """All its slots are taken."""
+    OBSTACLE_REFUSED: _Obstacle.ValueType  # 12
+    """It refused this job or let the offer expire a moment ago."""
+
+class Obstacle(_Obstacle, metaclass=_ObstacleEnumTypeWrapper):
+    """What keeps one provider from running a job now."""
+
+OBSTACLE_UNSPECIFIED: Obstacle.ValueType  # 0
+"""Never sent."""
+OBSTACLE_NONE: Obstacle.ValueType  # 1
+"""Nothing: it is free and can run the job."""
+OBSTACLE_NOT_LIVE: Obstacle.ValueType  # 2
+"""No heartbeat for 30 s."""
+OBSTACLE_NO_SESSION: Obstacle.ValueType  # 3
+"""It is live but its daemon holds no session."""
+OBSTACLE_PAUSED: Obstacle.ValueType  # 4
+"""Its owner paused it."""
+OBSTACLE_DRAINING: Obstacle.ValueType  # 5
+"""It finishes what it runs and takes no more."""
+OBSTACLE_NOT_ADMITTED: Obstacle.ValueType  # 6
+"""An operator suspended it, or has not approved it yet."""
+OBSTACLE_JOB_TYPE_NOT_SERVED: Obstacle.ValueType  # 7
+"""It does not run this type of job."""
+OBSTACLE_MODEL_NOT_SERVED: Obstacle.ValueType  # 8
+"""It does not serve the model."""
+OBSTACLE_OTHER_GPU: Obstacle.ValueType  # 9
+"""Its GPU is not the one that the job asks for."""
+OBSTACLE_TOO_LITTLE_VRAM: Obstacle.ValueType  # 10
+"""Its GPU has too little memory."""
+OBSTACLE_BUSY: Obstacle.ValueType  # 11
+"""All its slots are taken."""
+OBSTACLE_REFUSED: Obstacle.ValueType  # 12
+"""It refused this job or let the offer expire a moment ago."""
+Global___Obstacle: _TypeAlias = Obstacle  # noqa: Y015
+
+class _AttemptOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AttemptOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttemptOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ATTEMPT_OUTCOME_UNSPECIFIED: _AttemptOutcome.ValueType  # 0
+    """It has not ended."""
+    ATTEMPT_OUTCOME_SUCCEEDED: _AttemptOutcome.ValueType  # 1
+    """With success."""
+    ATTEMPT_OUTCOME_FAILED: _AttemptOutcome.ValueType  # 2
+    """With a failure that ended the job."""
+    ATTEMPT_OUTCOME_CANCELLED: _AttemptOutcome.ValueType  # 3
+    """Stopped on the renter's or an operator's wish."""
+    ATTEMPT_OUTCOME_RELEASED: _AttemptOutcome.ValueType  # 4
+    """Given back by the provider without fault of the renter."""
+    ATTEMPT_OUTCOME_REFUSED: _AttemptOutcome.ValueType  # 5
+    """The provider refused the offer; not counted as an attempt."""
+    ATTEMPT_OUTCOME_EXPIRED: _AttemptOutcome.ValueType  # 6
+    """The provider did not answer the offer; not counted as an attempt."""
+    ATTEMPT_OUTCOME_LOST: _AttemptOutcome.ValueType  # 7
+    """The provider went silent."""
+
+class AttemptOutcome(_AttemptOutcome, metaclass=_AttemptOutcomeEnumTypeWrapper):
+    """How one attempt ended."""
+
+ATTEMPT_OUTCOME_UNSPECIFIED: AttemptOutcome.ValueType  # 0
+"""It has not ended."""
+ATTEMPT_OUTCOME_SUCCEEDED: AttemptOutcome.ValueType  # 1
+"""With success."""
+ATTEMPT_OUTCOME_FAILED: AttemptOutcome.ValueType  # 2
+"""With a failure that ended the job."""
+ATTEMPT_OUTCOME_CANCELLED: AttemptOutcome.ValueType  # 3
+"""Stopped on the renter's or an operator's wish."""
+ATTEMPT_OUTCOME_RELEASED: AttemptOutcome.ValueType  # 4
+"""Given back by the provider without fault of the renter."""
+ATTEMPT_OUTCOME_REFUSED: AttemptOutcome.ValueType  # 5
+"""The provider refused the offer; not counted as an attempt."""
+ATTEMPT_OUTCOME_EXPIRED: AttemptOutcome.ValueType  # 6
+"""The provider did not answer the offer; not counted as an attempt."""
+ATTEMPT_OUTCOME_LOST: AttemptOutcome.ValueType  # 7
+"""The provider went silent."""
+Global___AttemptOutcome: _TypeAlias = AttemptOutcome  # noqa: Y015
 
 @_typing.final
 class ContainerSpec(_message.Message):
@@ -376,6 +544,8 @@ class SubmitJobRequest(_message.Message):
     GPU_REQUIREMENTS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     MAX_COST_HALALA_FIELD_NUMBER: _builtins.int
+    START_WITHIN_SECONDS_FIELD_NUMBER: _builtins.int
+    LOST_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     provider_id: _builtins.int
     """The provider that shall run it. Left out: the platform places it."""
@@ -387,6 +557,10 @@ class SubmitJobRequest(_message.Message):
     """Higher is sooner. Left out: 2."""
     max_cost_halala: _builtins.int
     """Never charge more than this; a job that would is stopped before. Left out: the hold is the only limit."""
+    start_within_seconds: _builtins.int
+    """How long the job may wait for a start; after that it fails and the whole hold returns. Left out: 600."""
+    lost_after_seconds: _builtins.int
+    """How long its daemon may be silent before the job goes back to the queue. Left out: 300."""
     idempotency_key: _builtins.str
     """Makes a repeated request harmless: the same key and the same body give the first answer again."""
     @_builtins.property
@@ -412,24 +586,34 @@ class SubmitJobRequest(_message.Message):
         gpu_requirements: Global___GpuRequirements | None = ...,
         priority: _builtins.int | None = ...,
         max_cost_halala: _builtins.int | None = ...,
+        start_within_seconds: _builtins.int | None = ...,
+        lost_after_seconds: _builtins.int | None = ...,
         idempotency_key: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_cost_halala", b"_max_cost_halala", "_priority", b"_priority", "_provider_id", b"_provider_id", "container_spec", b"container_spec", "gpu_requirements", b"gpu_requirements", "max_cost_halala", b"max_cost_halala", "params", b"params", "priority", b"priority", "provider_id", b"provider_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lost_after_seconds", b"_lost_after_seconds", "_max_cost_halala", b"_max_cost_halala", "_priority", b"_priority", "_provider_id", b"_provider_id", "_start_within_seconds", b"_start_within_seconds", "container_spec", b"container_spec", "gpu_requirements", b"gpu_requirements", "lost_after_seconds", b"lost_after_seconds", "max_cost_halala", b"max_cost_halala", "params", b"params", "priority", b"priority", "provider_id", b"provider_id", "start_within_seconds", b"start_within_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_cost_halala", b"_max_cost_halala", "_priority", b"_priority", "_provider_id", b"_provider_id", "container_spec", b"container_spec", "duration_minutes", b"duration_minutes", "gpu_requirements", b"gpu_requirements", "idempotency_key", b"idempotency_key", "job_type", b"job_type", "max_cost_halala", b"max_cost_halala", "params", b"params", "priority", b"priority", "provider_id", b"provider_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lost_after_seconds", b"_lost_after_seconds", "_max_cost_halala", b"_max_cost_halala", "_priority", b"_priority", "_provider_id", b"_provider_id", "_start_within_seconds", b"_start_within_seconds", "container_spec", b"container_spec", "duration_minutes", b"duration_minutes", "gpu_requirements", b"gpu_requirements", "idempotency_key", b"idempotency_key", "job_type", b"job_type", "lost_after_seconds", b"lost_after_seconds", "max_cost_halala", b"max_cost_halala", "params", b"params", "priority", b"priority", "provider_id", b"provider_id", "start_within_seconds", b"start_within_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__lost_after_seconds: _TypeAlias = _typing.Literal["lost_after_seconds"]  # noqa: Y015
+    _WhichOneofArgType__lost_after_seconds: _TypeAlias = _typing.Literal["_lost_after_seconds", b"_lost_after_seconds"]  # noqa: Y015
     _WhichOneofReturnType__max_cost_halala: _TypeAlias = _typing.Literal["max_cost_halala"]  # noqa: Y015
     _WhichOneofArgType__max_cost_halala: _TypeAlias = _typing.Literal["_max_cost_halala", b"_max_cost_halala"]  # noqa: Y015
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
     _WhichOneofReturnType__provider_id: _TypeAlias = _typing.Literal["provider_id"]  # noqa: Y015
     _WhichOneofArgType__provider_id: _TypeAlias = _typing.Literal["_provider_id", b"_provider_id"]  # noqa: Y015
+    _WhichOneofReturnType__start_within_seconds: _TypeAlias = _typing.Literal["start_within_seconds"]  # noqa: Y015
+    _WhichOneofArgType__start_within_seconds: _TypeAlias = _typing.Literal["_start_within_seconds", b"_start_within_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lost_after_seconds) -> _WhichOneofReturnType__lost_after_seconds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_cost_halala) -> _WhichOneofReturnType__max_cost_halala | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__provider_id) -> _WhichOneofReturnType__provider_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start_within_seconds) -> _WhichOneofReturnType__start_within_seconds | None: ...
 
 Global___SubmitJobRequest: _TypeAlias = SubmitJobRequest  # noqa: Y015
 
@@ -545,6 +729,7 @@ class GetJobOutputResponse(_message.Message):
     BILLING_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     JOB_ID_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
     availability: Global___OutputAvailability.ValueType
     """Whether the output is here."""
     status: Global___JobState.ValueType
@@ -561,6 +746,8 @@ class GetJobOutputResponse(_message.Message):
     """The media type of the output."""
     job_id: _builtins.str
     """The job's id."""
+    truncated: _builtins.bool
+    """The run wrote more than a job may keep: the text ends with a line that says how much is missing."""
     @_builtins.property
     def billing(self) -> Global___Billing:
         """The bill, when the job has ended."""
@@ -582,10 +769,11 @@ class GetJobOutputResponse(_message.Message):
         billing: Global___Billing | None = ...,
         usage: Global___Usage | None = ...,
         job_id: _builtins.str = ...,
+        truncated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_content_type", b"_content_type", "_data", b"_data", "_message", b"_message", "_response", b"_response", "_type", b"_type", "billing", b"billing", "content_type", b"content_type", "data", b"data", "message", b"message", "response", b"response", "type", b"type", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_content_type", b"_content_type", "_data", b"_data", "_message", b"_message", "_response", b"_response", "_type", b"_type", "availability", b"availability", "billing", b"billing", "content_type", b"content_type", "data", b"data", "job_id", b"job_id", "message", b"message", "response", b"response", "status", b"status", "type", b"type", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_content_type", b"_content_type", "_data", b"_data", "_message", b"_message", "_response", b"_response", "_type", b"_type", "availability", b"availability", "billing", b"billing", "content_type", b"content_type", "data", b"data", "job_id", b"job_id", "message", b"message", "response", b"response", "status", b"status", "truncated", b"truncated", "type", b"type", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__content_type: _TypeAlias = _typing.Literal["content_type"]  # noqa: Y015
     _WhichOneofArgType__content_type: _TypeAlias = _typing.Literal["_content_type", b"_content_type"]  # noqa: Y015
@@ -609,6 +797,206 @@ class GetJobOutputResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__type) -> _WhichOneofReturnType__type | None: ...
 
 Global___GetJobOutputResponse: _TypeAlias = GetJobOutputResponse  # noqa: Y015
+
+@_typing.final
+class ExplainJobRequest(_message.Message):
+    """Which job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job's id."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainJobRequest: _TypeAlias = ExplainJobRequest  # noqa: Y015
+
+@_typing.final
+class ExplainJobResponse(_message.Message):
+    """Why the job is where it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    QUEUE_POSITION_FIELD_NUMBER: _builtins.int
+    ESTIMATED_START_SECONDS_FIELD_NUMBER: _builtins.int
+    PROVIDERS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    FAILURE_REASON_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job's id."""
+    status: Global___JobState.ValueType
+    """The job's state."""
+    code: Global___JobCondition.ValueType
+    """Why it is in that state."""
+    message: _builtins.str
+    """The same, for a person."""
+    queue_position: _builtins.int
+    """How many queued jobs would go first where this one could run, plus one; while it is queued."""
+    estimated_start_seconds: _builtins.int
+    """When it may start, from now: an estimate from the limits of the runs before it. Left out when nobody can tell."""
+    failure_reason: Global___FailureReason.ValueType
+    """Why it failed."""
+    @_builtins.property
+    def providers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsideredProvider]:
+        """The providers that were considered, the one that can soonest first; at most 50."""
+
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobAttempt]:
+        """Every lease of the job that was offered, the first one first."""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        status: Global___JobState.ValueType = ...,
+        code: Global___JobCondition.ValueType = ...,
+        message: _builtins.str = ...,
+        queue_position: _builtins.int | None = ...,
+        estimated_start_seconds: _builtins.int | None = ...,
+        providers: _abc.Iterable[Global___ConsideredProvider] | None = ...,
+        attempts: _abc.Iterable[Global___JobAttempt] | None = ...,
+        failure_reason: Global___FailureReason.ValueType | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_reason", b"_failure_reason", "_queue_position", b"_queue_position", "estimated_start_seconds", b"estimated_start_seconds", "failure_reason", b"failure_reason", "queue_position", b"queue_position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_reason", b"_failure_reason", "_queue_position", b"_queue_position", "attempts", b"attempts", "code", b"code", "estimated_start_seconds", b"estimated_start_seconds", "failure_reason", b"failure_reason", "job_id", b"job_id", "message", b"message", "providers", b"providers", "queue_position", b"queue_position", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__estimated_start_seconds: _TypeAlias = _typing.Literal["estimated_start_seconds"]  # noqa: Y015
+    _WhichOneofArgType__estimated_start_seconds: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__failure_reason: _TypeAlias = _typing.Literal["failure_reason"]  # noqa: Y015
+    _WhichOneofArgType__failure_reason: _TypeAlias = _typing.Literal["_failure_reason", b"_failure_reason"]  # noqa: Y015
+    _WhichOneofReturnType__queue_position: _TypeAlias = _typing.Literal["queue_position"]  # noqa: Y015
+    _WhichOneofArgType__queue_position: _TypeAlias = _typing.Literal["_queue_position", b"_queue_position"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__estimated_start_seconds) -> _WhichOneofReturnType__estimated_start_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__failure_reason) -> _WhichOneofReturnType__failure_reason | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_position) -> _WhichOneofReturnType__queue_position | None: ...
+
+Global___ExplainJobResponse: _TypeAlias = ExplainJobResponse  # noqa: Y015
+
+@_typing.final
+class ConsideredProvider(_message.Message):
+    """What keeps a provider from running the job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    FREE_IN_SECONDS_FIELD_NUMBER: _builtins.int
+    provider_id: _builtins.int
+    """The provider's id."""
+    code: Global___Obstacle.ValueType
+    """What keeps it."""
+    message: _builtins.str
+    """The same, for a person."""
+    free_in_seconds: _builtins.int
+    """When a slot gets free at the latest, from now, by the limits of its runs; while it is busy."""
+    def __init__(
+        self,
+        *,
+        provider_id: _builtins.int = ...,
+        code: Global___Obstacle.ValueType = ...,
+        message: _builtins.str = ...,
+        free_in_seconds: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_free_in_seconds", b"_free_in_seconds", "free_in_seconds", b"free_in_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_free_in_seconds", b"_free_in_seconds", "code", b"code", "free_in_seconds", b"free_in_seconds", "message", b"message", "provider_id", b"provider_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__free_in_seconds: _TypeAlias = _typing.Literal["free_in_seconds"]  # noqa: Y015
+    _WhichOneofArgType__free_in_seconds: _TypeAlias = _typing.Literal["_free_in_seconds", b"_free_in_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__free_in_seconds) -> _WhichOneofReturnType__free_in_seconds | None: ...
+
+Global___ConsideredProvider: _TypeAlias = ConsideredProvider  # noqa: Y015
+
+@_typing.final
+class JobAttempt(_message.Message):
+    """One lease of a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    LEASE_EPOCH_FIELD_NUMBER: _builtins.int
+    PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    OFFERED_AT_FIELD_NUMBER: _builtins.int
+    ACCEPTED_AT_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    ENDED_AT_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    RUN_SECONDS_FIELD_NUMBER: _builtins.int
+    attempt: _builtins.int
+    """Which try it is, from 1. A refused or expired offer has the number of the try that came of it in the end."""
+    lease_epoch: _builtins.int
+    """The fencing token: one more with every offer."""
+    provider_id: _builtins.int
+    """The provider that it was offered to."""
+    outcome: Global___AttemptOutcome.ValueType
+    """How it ended."""
+    detail: _builtins.str
+    """Why it ended so, for a person."""
+    run_seconds: _builtins.float
+    """How long it ran, in seconds with milliseconds."""
+    @_builtins.property
+    def offered_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was offered."""
+
+    @_builtins.property
+    def accepted_at(self) -> _timestamp_pb2.Timestamp:
+        """When the daemon accepted it."""
+
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """When it started to run."""
+
+    @_builtins.property
+    def ended_at(self) -> _timestamp_pb2.Timestamp:
+        """When it ended."""
+
+    def __init__(
+        self,
+        *,
+        attempt: _builtins.int = ...,
+        lease_epoch: _builtins.int = ...,
+        provider_id: _builtins.int = ...,
+        offered_at: _timestamp_pb2.Timestamp | None = ...,
+        accepted_at: _timestamp_pb2.Timestamp | None = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+        ended_at: _timestamp_pb2.Timestamp | None = ...,
+        outcome: Global___AttemptOutcome.ValueType | None = ...,
+        detail: _builtins.str = ...,
+        run_seconds: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_outcome", b"_outcome", "_run_seconds", b"_run_seconds", "accepted_at", b"accepted_at", "ended_at", b"ended_at", "offered_at", b"offered_at", "outcome", b"outcome", "run_seconds", b"run_seconds", "started_at", b"started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_outcome", b"_outcome", "_run_seconds", b"_run_seconds", "accepted_at", b"accepted_at", "attempt", b"attempt", "detail", b"detail", "ended_at", b"ended_at", "lease_epoch", b"lease_epoch", "offered_at", b"offered_at", "outcome", b"outcome", "provider_id", b"provider_id", "run_seconds", b"run_seconds", "started_at", b"started_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__outcome: _TypeAlias = _typing.Literal["outcome"]  # noqa: Y015
+    _WhichOneofArgType__outcome: _TypeAlias = _typing.Literal["_outcome", b"_outcome"]  # noqa: Y015
+    _WhichOneofReturnType__run_seconds: _TypeAlias = _typing.Literal["run_seconds"]  # noqa: Y015
+    _WhichOneofArgType__run_seconds: _TypeAlias = _typing.Literal["_run_seconds", b"_run_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__outcome) -> _WhichOneofReturnType__outcome | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__run_seconds) -> _WhichOneofReturnType__run_seconds | None: ...
+
+Global___JobAttempt: _TypeAlias = JobAttempt  # noqa: Y015
 
 @_typing.final
 class CancelJobRequest(_message.Message):
@@ -766,6 +1154,10 @@ class Job(_message.Message):
     FAILURE_MESSAGE_FIELD_NUMBER: _builtins.int
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    QUEUE_POSITION_FIELD_NUMBER: _builtins.int
+    ESTIMATED_START_SECONDS_FIELD_NUMBER: _builtins.int
+    START_BY_FIELD_NUMBER: _builtins.int
+    LOST_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job's id, `job-...`."""
     status: Global___JobState.ValueType
@@ -796,6 +1188,12 @@ class Job(_message.Message):
     """The same, for a person."""
     cancel_requested: _builtins.bool
     """The renter asked to cancel it and the daemon has not stopped it yet."""
+    queue_position: _builtins.int
+    """How many queued jobs would go first where this one could run, plus one; while it is queued."""
+    estimated_start_seconds: _builtins.int
+    """When it may start, from now: an estimate from the limits of the runs before it; while it is queued and somebody can tell."""
+    lost_after_seconds: _builtins.int
+    """How long its daemon may be silent before it goes back to the queue."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was submitted."""
@@ -815,6 +1213,10 @@ class Job(_message.Message):
     @_builtins.property
     def usage(self) -> Global___Usage:
         """What the model server counted."""
+
+    @_builtins.property
+    def start_by(self) -> _timestamp_pb2.Timestamp:
+        """When it fails, with a full refund, unless it has started."""
 
     def __init__(
         self,
@@ -839,11 +1241,17 @@ class Job(_message.Message):
         failure_message: _builtins.str | None = ...,
         cancel_requested: _builtins.bool = ...,
         usage: Global___Usage | None = ...,
+        queue_position: _builtins.int | None = ...,
+        estimated_start_seconds: _builtins.int | None = ...,
+        start_by: _timestamp_pb2.Timestamp | None = ...,
+        lost_after_seconds: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_failure_message", b"_failure_message", "_failure_reason", b"_failure_reason", "_model", b"_model", "_provider_id", b"_provider_id", "billing", b"billing", "created_at", b"created_at", "ended_at", b"ended_at", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "model", b"model", "provider_id", b"provider_id", "started_at", b"started_at", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_message", b"_failure_message", "_failure_reason", b"_failure_reason", "_model", b"_model", "_provider_id", b"_provider_id", "_queue_position", b"_queue_position", "billing", b"billing", "created_at", b"created_at", "ended_at", b"ended_at", "estimated_start_seconds", b"estimated_start_seconds", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "model", b"model", "provider_id", b"provider_id", "queue_position", b"queue_position", "start_by", b"start_by", "started_at", b"started_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_failure_message", b"_failure_message", "_failure_reason", b"_failure_reason", "_model", b"_model", "_provider_id", b"_provider_id", "attempt", b"attempt", "billing", b"billing", "cancel_requested", b"cancel_requested", "cost_halala", b"cost_halala", "created_at", b"created_at", "duration_minutes", b"duration_minutes", "ended_at", b"ended_at", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "job_id", b"job_id", "job_type", b"job_type", "model", b"model", "output_bytes", b"output_bytes", "priority", b"priority", "provider_id", b"provider_id", "rate_halala_per_minute", b"rate_halala_per_minute", "renter_id", b"renter_id", "started_at", b"started_at", "status", b"status", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_message", b"_failure_message", "_failure_reason", b"_failure_reason", "_model", b"_model", "_provider_id", b"_provider_id", "_queue_position", b"_queue_position", "attempt", b"attempt", "billing", b"billing", "cancel_requested", b"cancel_requested", "cost_halala", b"cost_halala", "created_at", b"created_at", "duration_minutes", b"duration_minutes", "ended_at", b"ended_at", "estimated_start_seconds", b"estimated_start_seconds", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "job_id", b"job_id", "job_type", b"job_type", "lost_after_seconds", b"lost_after_seconds", "model", b"model", "output_bytes", b"output_bytes", "priority", b"priority", "provider_id", b"provider_id", "queue_position", b"queue_position", "rate_halala_per_minute", b"rate_halala_per_minute", "renter_id", b"renter_id", "start_by", b"start_by", "started_at", b"started_at", "status", b"status", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__estimated_start_seconds: _TypeAlias = _typing.Literal["estimated_start_seconds"]  # noqa: Y015
+    _WhichOneofArgType__estimated_start_seconds: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds"]  # noqa: Y015
     _WhichOneofReturnType__failure_message: _TypeAlias = _typing.Literal["failure_message"]  # noqa: Y015
     _WhichOneofArgType__failure_message: _TypeAlias = _typing.Literal["_failure_message", b"_failure_message"]  # noqa: Y015
     _WhichOneofReturnType__failure_reason: _TypeAlias = _typing.Literal["failure_reason"]  # noqa: Y015
@@ -852,6 +1260,10 @@ class Job(_message.Message):
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
     _WhichOneofReturnType__provider_id: _TypeAlias = _typing.Literal["provider_id"]  # noqa: Y015
     _WhichOneofArgType__provider_id: _TypeAlias = _typing.Literal["_provider_id", b"_provider_id"]  # noqa: Y015
+    _WhichOneofReturnType__queue_position: _TypeAlias = _typing.Literal["queue_position"]  # noqa: Y015
+    _WhichOneofArgType__queue_position: _TypeAlias = _typing.Literal["_queue_position", b"_queue_position"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__estimated_start_seconds) -> _WhichOneofReturnType__estimated_start_seconds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__failure_message) -> _WhichOneofReturnType__failure_message | None: ...
     @_typing.overload
@@ -860,5 +1272,7 @@ class Job(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__provider_id) -> _WhichOneofReturnType__provider_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_position) -> _WhichOneofReturnType__queue_position | None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015

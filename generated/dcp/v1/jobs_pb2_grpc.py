@@ -50,6 +50,11 @@ class JobServiceStub:
                 request_serializer=dcp_dot_v1_dot_jobs__pb2.GetJobOutputRequest.SerializeToString,
                 response_deserializer=dcp_dot_v1_dot_jobs__pb2.GetJobOutputResponse.FromString,
                 _registered_method=True)
+        self.ExplainJob = channel.unary_unary(
+                '/dcp.v1.JobService/ExplainJob',
+                request_serializer=dcp_dot_v1_dot_jobs__pb2.ExplainJobRequest.SerializeToString,
+                response_deserializer=dcp_dot_v1_dot_jobs__pb2.ExplainJobResponse.FromString,
+                _registered_method=True)
         self.CancelJob = channel.unary_unary(
                 '/dcp.v1.JobService/CancelJob',
                 request_serializer=dcp_dot_v1_dot_jobs__pb2.CancelJobRequest.SerializeToString,
@@ -92,6 +97,17 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainJob(self, request, context):
+        """Tells in words and codes why a job waits, runs or failed.
+
+        For a queued job every provider that was considered is listed with what
+        keeps it from running the job, the one that can soonest first. Every attempt
+        that was made is listed with how it ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelJob(self, request, context):
         """Ends a job on its renter's wish.
 
@@ -120,6 +136,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.GetJobOutput,
                     request_deserializer=dcp_dot_v1_dot_jobs__pb2.GetJobOutputRequest.FromString,
                     response_serializer=dcp_dot_v1_dot_jobs__pb2.GetJobOutputResponse.SerializeToString,
+            ),
+            'ExplainJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainJob,
+                    request_deserializer=dcp_dot_v1_dot_jobs__pb2.ExplainJobRequest.FromString,
+                    response_serializer=dcp_dot_v1_dot_jobs__pb2.ExplainJobResponse.SerializeToString,
             ),
             'CancelJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelJob,
@@ -209,6 +230,33 @@ class JobService:
             '/dcp.v1.JobService/GetJobOutput',
             dcp_dot_v1_dot_jobs__pb2.GetJobOutputRequest.SerializeToString,
             dcp_dot_v1_dot_jobs__pb2.GetJobOutputResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dcp.v1.JobService/ExplainJob',
+            dcp_dot_v1_dot_jobs__pb2.ExplainJobRequest.SerializeToString,
+            dcp_dot_v1_dot_jobs__pb2.ExplainJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

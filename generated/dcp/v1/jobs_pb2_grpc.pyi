@@ -51,6 +51,13 @@ class JobServiceStub:
     what was refunded. An image comes as raw bytes unless the request accepts
     `application/json`.
     """
+    ExplainJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ExplainJobRequest, _jobs_pb2.ExplainJobResponse]
+    """Tells in words and codes why a job waits, runs or failed.
+
+    For a queued job every provider that was considered is listed with what
+    keeps it from running the job, the one that can soonest first. Every attempt
+    that was made is listed with how it ended.
+    """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.CancelJobResponse]
     """Ends a job on its renter's wish.
 
@@ -81,6 +88,13 @@ class JobServiceAsyncStub(JobServiceStub):
     without output; 410 when it failed or was cancelled, with the reason and
     what was refunded. An image comes as raw bytes unless the request accepts
     `application/json`.
+    """
+    ExplainJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ExplainJobRequest, _jobs_pb2.ExplainJobResponse]  # type: ignore[assignment]
+    """Tells in words and codes why a job waits, runs or failed.
+
+    For a queued job every provider that was considered is listed with what
+    keeps it from running the job, the one that can soonest first. Every attempt
+    that was made is listed with how it ended.
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Ends a job on its renter's wish.
@@ -127,6 +141,19 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         without output; 410 when it failed or was cancelled, with the reason and
         what was refunded. An image comes as raw bytes unless the request accepts
         `application/json`.
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainJob(
+        self,
+        request: _jobs_pb2.ExplainJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.ExplainJobResponse, _abc.Awaitable[_jobs_pb2.ExplainJobResponse]]:
+        """Tells in words and codes why a job waits, runs or failed.
+
+        For a queued job every provider that was considered is listed with what
+        keeps it from running the job, the one that can soonest first. Every attempt
+        that was made is listed with how it ended.
         """
 
     @_abc_1.abstractmethod

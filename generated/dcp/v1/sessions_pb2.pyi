@@ -584,6 +584,7 @@ class JobFinished(_message.Message):
     CONTENT_TYPE_FIELD_NUMBER: _builtins.int
     LAST_OUTPUT_SEQ_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    OUTPUT_TRUNCATED_FIELD_NUMBER: _builtins.int
     outcome: Global___RunOutcome.ValueType
     """How it ended."""
     failure_reason: _jobs_pb2.FailureReason.ValueType
@@ -594,6 +595,8 @@ class JobFinished(_message.Message):
     """The media type of the output; empty means text/plain; charset=utf-8."""
     last_output_seq: _builtins.int
     """The number of the last output chunk: the server must have them all."""
+    output_truncated: _builtins.bool
+    """The output was cut at the offer's limit; it ends with a line that says how many bytes are missing."""
     @_builtins.property
     def lease(self) -> Global___Lease:
         """The lease as offered."""
@@ -617,10 +620,11 @@ class JobFinished(_message.Message):
         content_type: _builtins.str = ...,
         last_output_seq: _builtins.int = ...,
         usage: _jobs_pb2.Usage | None = ...,
+        output_truncated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "run_time", b"run_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "last_output_seq", b"last_output_seq", "lease", b"lease", "outcome", b"outcome", "run_time", b"run_time", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "last_output_seq", b"last_output_seq", "lease", b"lease", "outcome", b"outcome", "output_truncated", b"output_truncated", "run_time", b"run_time", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -716,7 +720,7 @@ class Welcome(_message.Message):
 
     @_builtins.property
     def lost_after(self) -> _duration_pb2.Duration:
-        """A job whose daemon is silent this long goes back to the queue. The daemon stops its own 30 s before that."""
+        """The default of a job's `lost_after`: a job whose daemon is silent this long goes back to the queue."""
 
     def __init__(
         self,
@@ -770,10 +774,14 @@ class JobOffer(_message.Message):
     CONTAINER_SPEC_FIELD_NUMBER: _builtins.int
     PARAMS_FIELD_NUMBER: _builtins.int
     OFFER_TIMEOUT_FIELD_NUMBER: _builtins.int
+    LOST_AFTER_FIELD_NUMBER: _builtins.int
+    OUTPUT_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     """Which try this is, from 1."""
     job_type: _jobs_pb2.JobType.ValueType
     """The kind of work."""
+    output_limit_bytes: _builtins.int
+    """The most output that is kept, in bytes. The daemon cuts there, adds its marker and goes on running."""
     @_builtins.property
     def lease(self) -> Global___Lease:
         """The lease, to be repeated in every message about the job."""
@@ -794,6 +802,10 @@ class JobOffer(_message.Message):
     def offer_timeout(self) -> _duration_pb2.Duration:
         """How long the offer stands."""
 
+    @_builtins.property
+    def lost_after(self) -> _duration_pb2.Duration:
+        """The server gives the job to others when this daemon is silent so long; the daemon stops its run 30 s before."""
+
     def __init__(
         self,
         *,
@@ -804,10 +816,12 @@ class JobOffer(_message.Message):
         container_spec: _jobs_pb2.ContainerSpec | None = ...,
         params: _jobs_pb2.JobParams | None = ...,
         offer_timeout: _duration_pb2.Duration | None = ...,
+        lost_after: _duration_pb2.Duration | None = ...,
+        output_limit_bytes: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["container_spec", b"container_spec", "lease", b"lease", "offer_timeout", b"offer_timeout", "params", b"params", "run_limit", b"run_limit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["container_spec", b"container_spec", "lease", b"lease", "lost_after", b"lost_after", "offer_timeout", b"offer_timeout", "params", b"params", "run_limit", b"run_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "container_spec", b"container_spec", "job_type", b"job_type", "lease", b"lease", "offer_timeout", b"offer_timeout", "params", b"params", "run_limit", b"run_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "container_spec", b"container_spec", "job_type", b"job_type", "lease", b"lease", "lost_after", b"lost_after", "offer_timeout", b"offer_timeout", "output_limit_bytes", b"output_limit_bytes", "params", b"params", "run_limit", b"run_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
