@@ -5,6 +5,8 @@ from enum import Enum
 
 from dcp.v1 import sessions_pb2
 
+from daemon.records import Record
+
 
 class EndReason(Enum):
     """Why a daemon's session is over for good."""
@@ -44,6 +46,26 @@ class StopAttempt:
 
 
 @dataclass(frozen=True)
+class Persist:
+    """Make the records durable, behind all earlier ones of the lease; then call `persisted(number)`.
+
+    Where that cannot be done: `not_persisted(number)`, and none of the records
+    may be found again. The session sends nothing before it knows.
+    """
+
+    number: int
+    lease: sessions_pb2.Lease
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Nobody will ask about the lease again: its records are not needed."""
+
+    lease: sessions_pb2.Lease
+
+
+@dataclass(frozen=True)
 class ReconnectAfter:
     """Close the stream, if there is one, and connect again after so many seconds."""
 
@@ -57,4 +79,4 @@ class EndSession:
     reason: EndReason
 
 
-Effect = Send | Opened | StartAttempt | StopAttempt | ReconnectAfter | EndSession
+Effect = Send | Opened | StartAttempt | StopAttempt | Persist | Forget | ReconnectAfter | EndSession

@@ -1,0 +1,80 @@
+"""A disk for the journal that forgets, at a crash, what was not synced, and that can be full."""
+
+from __future__ import annotations
+
+import errno
+from random import Random
+
+
+class MemoryDisk:
+    """Has the shape of `daemon.journal.Disk`; deterministic.
+
+    `is_full`: nothing can be added. `fails_to_sync`: a sync is an error.
+    """
+
+    def __init__(self) -> None:
+        self.is_full = False
+        self.fails_to_sync = False
+        self.syncs = 0
+        self._files: dict[str, bytearray] = {}
+        self._durable: dict[str, bytes] = {}
+        self._synced: dict[str, bytes] = {}
+
+    def names(self) -> list[str]:
+        """The files that there are."""
+        return sorted(self._files)
+
+    def read(self, name: str) -> bytes:
+        """A file's content, synced or not."""
+        return bytes(self._files[name])
+
+    def append(self, name: str, data: bytes) -> None:
+        """Adds to a file's end; a full disk takes a part before it says so."""
+        file = self._files.setdefault(name, bytearray())
+        if self.is_full:
+            file += data[: len(data) // 2]
+            raise OSError(errno.ENOSPC, "No space left on device")
+        file += data
+
+    def truncate(self, name: str, size: int) -> None:
+        """Cuts a file."""
+        del self._files[name][size:]
+
+    def sync(self, name: str) -> None:
+        """Makes a file's content durable, once the folder has it."""
+        if self.fails_to_sync:
+            raise OSError(errno.EIO, "Input/output error")
+        self.syncs += 1
+        self._synced[name] = bytes(self._files[name])
+        if name in self._durable:
+            self._durable[name] = self._synced[name]
+
+    def sync_folder(self) -> None:
+        """Makes durable which files there are."""
+        self.syncs += 1
+        self._durable = {name: self._synced.get(name, b"") for name in self._files}
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Gives a file new content, durably, whole or not at all."""
+        if self.is_full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self._files[name] = bytearray(data)
+        self._synced[name] = self._durable[name] = bytes(data)
+
+    def delete(self, name: str) -> None:
+        """Removes a file."""
+        self._files.pop(name, None)
+        self._synced.pop(name, None)
+
+    def free_bytes(self) -> int:
+        """Plenty, or nothing."""
+        return 0 if self.is_full else 1 << 40
+
+    def crash(self, rng: Random) -> None:
+        """The power goes: of what was not synced, a part of any length may have reached the disk."""
+        for name, content in self._durable.items():
+            written = bytes(self._files.get(name, b""))
+            more = written[len(content) :] if written.startswith(content) else b""
+            self._durable[name] = content + more[: rng.randint(0, len(more))]
+        self._files = {name: bytearray(content) for name, content in self._durable.items()}
+        self._synced = dict(self._durable)
