@@ -47,6 +47,7 @@ KNOWN = frozenset(variable.name for variable in VARIABLES) | {
     "DCP_GRPC_LISTEN",
     "DCP_ADMIN_TOKEN",
     "DCP_SANDBOX_TOPUP",
+    "DCP_MAX_OUTPUT_BYTES",
     "DCP_HTTP_LISTEN",
     "DCP_TLS_CERT",
     "DCP_TLS_KEY",

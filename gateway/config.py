@@ -20,6 +20,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 KNOWN = frozenset(
     (
         *("DCP_DATABASE_URL", "DCP_GRPC_LISTEN", "DCP_ADMIN_TOKEN", "DCP_SANDBOX_TOPUP"),
+        "DCP_MAX_OUTPUT_BYTES",
         *("DCP_HTTP_LISTEN", "DCP_SERVER", "DCP_PROVIDER_KEY", "DCP_STATE_DIR", "DCP_MODELS"),
         *("DCP_TLS_CERT", "DCP_TLS_KEY", "DCP_TLS_CA", "DCP_INSECURE", "DCP_LOG_LEVEL"),
     )

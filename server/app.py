@@ -24,7 +24,7 @@ from grpc_reflection.v1alpha import reflection
 
 from server.clock import Clock, SystemClock
 from server.config import Config, ConfigError
-from server.domain.sessions import Reconnect
+from server.domain.leases import MAX_OUTPUT_BYTES
 from server.loops import sweep_forever
 from server.rpc.admin import AdminServicer
 from server.rpc.interceptors import Authentication
@@ -49,7 +49,6 @@ log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 STOP_GRACE_SECONDS = 5.0
-RECONNECT_JITTER_SECONDS = 5.0
 SERVICES = (
     "dcp.v1.AdminService",
     "dcp.v1.JobService",
@@ -91,11 +90,15 @@ class Services:
 
 
 def build_services(
-    database: Database, clock: Clock, admin_token: str | None, sandbox_topup: bool
+    database: Database,
+    clock: Clock,
+    admin_token: str | None,
+    sandbox_topup: bool,
+    max_output_bytes: int = MAX_OUTPUT_BYTES,
 ) -> Services:
     """Wires the use cases to one database, clock and fleet."""
     fleet = Fleet()
-    dispatch = Dispatch(database, fleet, clock)
+    dispatch = Dispatch(database, fleet, clock, max_output_bytes)
     providers = Providers(database, fleet, clock)
     return Services(
         providers=providers,
@@ -125,7 +128,11 @@ class Server:
         await asyncio.to_thread(self._database.start)
         await self._database.run(accounts.close_all_sessions)
         self.services = build_services(
-            self._database, self._clock, self._config.admin_token, self._config.sandbox_topup
+            self._database,
+            self._clock,
+            self._config.admin_token,
+            self._config.sandbox_topup,
+            self._config.max_output_bytes,
         )
         self._grpc = grpc.aio.server(interceptors=[Authentication(self.services.keys)], options=GRPC_OPTIONS)
         self._register()
@@ -141,9 +148,8 @@ class Server:
             self._sweeping.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._sweeping
-        for presence in self.services.fleet.all():
-            presence.send(Reconnect(0.5, RECONNECT_JITTER_SECONDS))
-        await self._grpc.stop(STOP_GRACE_SECONDS if not self.services.fleet.all() else 1.0)
+        self._sessions.send_away()
+        await self._grpc.stop(STOP_GRACE_SECONDS)
         await self._sessions.drain()
         await self.services.providers.write_beats()
         await asyncio.to_thread(self._database.stop)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from server.domain.leases import MAX_OUTPUT_BYTES
+
 
 class ConfigError(ValueError):
     """A setting cannot be used; one line that names it and the remedy."""
@@ -29,6 +31,11 @@ VARIABLES = (
     Variable("DCP_GRPC_LISTEN", "127.0.0.1:50051", "address and port for gRPC; port 0 takes a free one"),
     Variable("DCP_ADMIN_TOKEN", "", "the operator's token; unset: admin routes answer 503"),
     Variable("DCP_SANDBOX_TOPUP", "false", "true lets renters top up their own wallets with play money"),
+    Variable(
+        "DCP_MAX_OUTPUT_BYTES",
+        str(MAX_OUTPUT_BYTES),
+        "the most that is kept of a job's output, and of its log; what is cut is marked",
+    ),
     Variable("DCP_TLS_CERT", "", "certificate chain (PEM); unset: plain, loopback addresses only"),
     Variable("DCP_TLS_KEY", "", "private key (PEM) of the certificate"),
     Variable("DCP_LOG_LEVEL", "info", "debug, info, warning or error"),
@@ -45,6 +52,8 @@ KNOWN = frozenset({variable.name for variable in VARIABLES}) | {
     "DCP_INSECURE",
 }
 MIN_TOKEN_LENGTH = 8
+# The largest output must fit into one answer, even if its bytes are no UTF-8 and each becomes three.
+OUTPUT_BYTES_RANGE = (1024, 5 * 1024 * 1024)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +72,8 @@ class Config:
     """Private key and certificate chain, PEM; None: plain."""
     log_level: str
     """Of the standard logging levels, in capitals."""
+    max_output_bytes: int = MAX_OUTPUT_BYTES
+    """The most that is kept of an attempt's output, and of its log, in bytes."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
@@ -79,6 +90,7 @@ class Config:
             sandbox_topup=_boolean("DCP_SANDBOX_TOPUP", value["DCP_SANDBOX_TOPUP"]),
             tls=tls,
             log_level=_log_level(value["DCP_LOG_LEVEL"]),
+            max_output_bytes=_output_bytes(value["DCP_MAX_OUTPUT_BYTES"]),
         )
 
 
@@ -132,6 +144,18 @@ def _file(name: str, path: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise ConfigError(f"{name}: cannot read {path}: {error.strerror}") from None
+
+
+def _output_bytes(text: str) -> int:
+    least, most = OUTPUT_BYTES_RANGE
+    if (
+        not text.isascii()
+        or not text.isdecimal()
+        or len(text) > len(str(most))
+        or not least <= int(text) <= most
+    ):
+        raise ConfigError(f"DCP_MAX_OUTPUT_BYTES: {text!r} is no number of bytes from {least} to {most}")
+    return int(text)
 
 
 def _log_level(text: str) -> str:

@@ -52,6 +52,20 @@ class FailureReason(StrEnum):
     CANCELLED = "CANCELLED"
     BAD_PARAMS = "BAD_PARAMS"
     OUTPUT_TOO_LARGE = "OUTPUT_TOO_LARGE"
+    START_DEADLINE = "START_DEADLINE"
+
+
+# Failures that count against a provider's reliability; the others are the renter's own.
+PROVIDERS_FAULT = frozenset(
+    {
+        FailureReason.ENGINE_FAILED,
+        FailureReason.MODEL_NOT_SERVED,
+        FailureReason.PROVIDER_LOST,
+        FailureReason.PROVIDER_DRAINED,
+    }
+)
+START_WITHIN_SECONDS = 600
+LOST_AFTER_SECONDS = 300
 
 
 FINAL = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
@@ -111,6 +125,8 @@ class JobRequest:
     min_vram_mib: int | None = None
     priority: int = 2
     max_cost_halala: int | None = None
+    start_within_ms: int = START_WITHIN_SECONDS * 1000
+    lost_after_ms: int = LOST_AFTER_SECONDS * 1000
     idempotency_key: str | None = None
     digest: str = ""
 
@@ -133,11 +149,15 @@ class Job:
     rate_halala_per_minute: int
     lease_epoch: int
     attempt: int
+    start_within_ms: int
+    start_by_ms: int
+    lost_after_ms: int
     created_ms: int
     started_ms: int | None
     ended_ms: int | None
     cancel_requested_ms: int | None
     output_bytes: int
+    output_truncated: bool
     content_type: str
     bill: Bill | None
     failure_reason: FailureReason | None

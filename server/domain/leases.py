@@ -17,7 +17,6 @@ from server.domain.jobs import FailureReason, JobType
 
 HEARTBEAT_SECONDS = 10.0
 LIVE_SECONDS = 30.0
-LOST_AFTER_SECONDS = 300.0
 OFFER_SECONDS = 10.0
 # The daemon enforces a job's limit; the server does when the daemon has not by this much later.
 OVERRUN_GRACE_SECONDS = 30.0
@@ -25,7 +24,11 @@ OVERRUN_GRACE_SECONDS = 30.0
 PREPARE_SECONDS = 900.0
 MAX_ATTEMPTS = 5
 MAX_CHUNK_BYTES = 64 * 1024
+# The default of what is kept of an output, and the room for the line that says that it was cut.
 MAX_OUTPUT_BYTES = 2 * 1024 * 1024
+MARKER_BYTES = 256
+# A lease that so many heartbeats in a row do not list is not held any more.
+MISSED_HEARTBEATS = 2
 CHUNK_CREDIT = 64
 
 
@@ -96,11 +99,16 @@ class Lease:
     state: LeaseState
     attempt: int
     offered_ms: int
+    accepted_ms: int | None
     started_ms: int | None
     ended_ms: int | None
     outcome: LeaseOutcome | None
+    failure_reason: FailureReason | None
+    detail: str
+    run_ms: int | None
     output_through_seq: int
     log_through_seq: int
+    output_limit_bytes: int
 
     def matches(self, ref: LeaseRef) -> bool:
         """Whether ``ref`` is this very lease; the secret is compared in constant time."""
@@ -121,6 +129,8 @@ class Offer:
     attempt: int
     job_type: JobType
     limit_ms: int
+    lost_after_ms: int
+    output_limit_bytes: int
     spec: dict[str, Any]
 
 
@@ -136,6 +146,7 @@ class FinishReport:
     failure_message: str = ""
     content_type: str = ""
     usage: dict[str, Any] | None = None
+    output_truncated: bool = False
 
 
 def secret_digest(secret: bytes) -> bytes:

@@ -1,15 +1,18 @@
-"""Placement: which provider gets a job that names none, and whether one can run a job at all.
+"""Placement: what keeps a provider from running a job, and which one gets a job that names none.
 
-Deterministic: the same candidates give the same answer. Order: the model is warm, then the most
-free slots, then the lowest id.
+Deterministic: the same candidates give the same answer. Order: the model is warm, then reliability,
+then the most free slots, then the lowest id. Price comes between the first two as soon as providers
+have rates of their own; until then one rate card holds for all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 
 from server.domain.jobs import JobType
+from server.domain.providers import ProviderStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A provider with a session, as placement sees it."""
+    """A provider as placement sees it."""
 
     provider_id: int
     free_slots: int
@@ -31,6 +34,12 @@ class Candidate:
     models: tuple[Model, ...] = ()
     gpu_model: str = ""
     vram_mib: int = 0
+    reliability: float = 1.0
+    """The part of its past attempts that succeeded, of those that were its to fail."""
+    status: ProviderStatus = ProviderStatus.ONLINE
+    has_session: bool = True
+    has_refused: bool = False
+    """It refused this very job, or let its offer expire, a moment ago."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,24 +52,66 @@ class Wants:
     min_vram_mib: int | None = None
 
 
+class Obstacle(StrEnum):
+    """What keeps a provider from running a job now."""
+
+    NONE = "NONE"
+    NOT_LIVE = "NOT_LIVE"
+    NO_SESSION = "NO_SESSION"
+    PAUSED = "PAUSED"
+    DRAINING = "DRAINING"
+    NOT_ADMITTED = "NOT_ADMITTED"
+    JOB_TYPE_NOT_SERVED = "JOB_TYPE_NOT_SERVED"
+    MODEL_NOT_SERVED = "MODEL_NOT_SERVED"
+    OTHER_GPU = "OTHER_GPU"
+    TOO_LITTLE_VRAM = "TOO_LITTLE_VRAM"
+    BUSY = "BUSY"
+    REFUSED = "REFUSED"
+
+
+# These pass by themselves: the provider is there and can run the job.
+PASSING = frozenset({Obstacle.NONE, Obstacle.REFUSED, Obstacle.BUSY})
+_STANDING = {
+    ProviderStatus.SUSPENDED: Obstacle.NOT_ADMITTED,
+    ProviderStatus.PENDING_APPROVAL: Obstacle.NOT_ADMITTED,
+    ProviderStatus.PAUSED: Obstacle.PAUSED,
+    ProviderStatus.DRAINING: Obstacle.DRAINING,
+    ProviderStatus.OFFLINE: Obstacle.NOT_LIVE,
+}
+
+
+def obstacle(candidate: Candidate, wants: Wants) -> Obstacle:
+    """The first thing that keeps a provider from running a job: what lasts longest is told first."""
+    if candidate.status in _STANDING:
+        return _STANDING[candidate.status]
+    if not candidate.has_session:
+        return Obstacle.NO_SESSION
+    if wants.job_type not in candidate.job_types:
+        return Obstacle.JOB_TYPE_NOT_SERVED
+    if wants.model is not None and all(model.name != wants.model for model in candidate.models):
+        return Obstacle.MODEL_NOT_SERVED
+    if wants.gpu_model is not None and wants.gpu_model.casefold() not in candidate.gpu_model.casefold():
+        return Obstacle.OTHER_GPU
+    if wants.min_vram_mib is not None and candidate.vram_mib < wants.min_vram_mib:
+        return Obstacle.TOO_LITTLE_VRAM
+    if candidate.free_slots <= 0:
+        return Obstacle.BUSY
+    return Obstacle.REFUSED if candidate.has_refused else Obstacle.NONE
+
+
 def can_run(candidate: Candidate, wants: Wants) -> bool:
-    """Whether the provider serves the type and model and has the GPU that the job asks for."""
-    return (
-        wants.job_type in candidate.job_types
-        and (wants.model is None or any(model.name == wants.model for model in candidate.models))
-        and (wants.gpu_model is None or wants.gpu_model.casefold() in candidate.gpu_model.casefold())
-        and (wants.min_vram_mib is None or candidate.vram_mib >= wants.min_vram_mib)
-    )
+    """Whether the provider is there, serves the type and model and has the GPU that the job asks for."""
+    return obstacle(candidate, wants) in PASSING
 
 
 def ranked(candidates: Iterable[Candidate], wants: Wants) -> list[Candidate]:
-    """The providers that have a free slot and can run the job, the best first."""
+    """The providers that can run the job now, the best first."""
 
-    def rank(candidate: Candidate) -> tuple[bool, int, int]:
+    def rank(candidate: Candidate) -> tuple[bool, float, int, int]:
         warm = any(model.warm and model.name == wants.model for model in candidate.models)
-        return (not warm, -candidate.free_slots, candidate.provider_id)
+        return (not warm, -candidate.reliability, -candidate.free_slots, candidate.provider_id)
 
-    return sorted((c for c in candidates if c.free_slots > 0 and can_run(c, wants)), key=rank)
+    return sorted((c for c in candidates if obstacle(c, wants) is Obstacle.NONE), key=rank)
 
 
 def choose(candidates: Iterable[Candidate], wants: Wants) -> Candidate | None:

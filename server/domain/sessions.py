@@ -7,7 +7,10 @@ out the effects and tells it what the store decided. The rules:
 * Hello comes first and once; nothing else is allowed before Welcome.
 * A message about a lease that this session does not hold changes nothing: the daemon is told to
   stop and discard. Only a result is still looked up, because results may arrive late by design.
-* accepted before started, started before output; chunks count from 1 without a gap.
+* accepted before started, started before output; chunks count from 1 without a gap. An output is at
+  most as large as the offer said, and the line that says that it was cut; a log may be as large.
+* Heartbeats list what the daemon holds: what it may not hold it must stop, and what two in a row leave
+  out is lost. A lease whose result was told is waited for.
 """
 
 from __future__ import annotations
@@ -22,8 +25,9 @@ from server.domain.errors import DomainError, Reason
 from server.domain.jobs import JobType
 from server.domain.leases import (
     HEARTBEAT_SECONDS,
+    MARKER_BYTES,
     MAX_CHUNK_BYTES,
-    MAX_OUTPUT_BYTES,
+    MISSED_HEARTBEATS,
     Disposition,
     FinishReport,
     LeaseRef,
@@ -35,8 +39,6 @@ from server.domain.placement import Model
 
 PROTOCOL_VERSION = 1
 MAX_SLOTS = 1000
-# A log may be as large as an output; what comes after is dropped by the daemon, or refused here.
-MAX_STREAM_BYTES = {Stream.OUTPUT: MAX_OUTPUT_BYTES, Stream.LOG: MAX_OUTPUT_BYTES}
 
 
 # What a daemon says.
@@ -207,6 +209,11 @@ class _Held:
 
     ref: LeaseRef
     state: LeaseState
+    limit_bytes: int
+    is_told: bool = False
+    """Its result has come, or is under way, and waits for its output: heartbeats need not list it."""
+    missed: int = 0
+    """How many heartbeats in a row have not listed it."""
     through: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(Stream, 0))
     stored_bytes: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(Stream, 0))
 
@@ -224,6 +231,7 @@ class Kept:
     log_through_seq: int
     output_bytes: int
     log_bytes: int
+    output_limit_bytes: int
     resend: bool
 
 
@@ -252,6 +260,8 @@ class ServerSession:
             case Finished():
                 if message.report.run_ms < 0:
                     raise violation(f"a run time of {message.report.run_ms} ms")
+                if held := self._find(message.report.lease):
+                    held.is_told = True
             case Capacity():
                 check_slots(message.slots)
             case Goodbye():
@@ -263,7 +273,7 @@ class ServerSession:
         self._phase = _Phase.OPEN
         out: list[ServerMessage] = [welcome]
         for lease in kept:
-            held = _Held(lease.ref, lease.state)
+            held = _Held(lease.ref, lease.state, lease.output_limit_bytes, is_told=lease.resend)
             held.through = {Stream.OUTPUT: lease.output_through_seq, Stream.LOG: lease.log_through_seq}
             held.stored_bytes = {Stream.OUTPUT: lease.output_bytes, Stream.LOG: lease.log_bytes}
             self._held[_key(lease.ref)] = held
@@ -275,10 +285,11 @@ class ServerSession:
         """What to send when the server begins: an offer becomes a held lease, a cancel gets its secret."""
         match message:
             case JobOffer(offer):
-                self._held[_key(offer.lease)] = _Held(offer.lease, LeaseState.OFFERED)
+                held = _Held(offer.lease, LeaseState.OFFERED, offer.output_limit_bytes)
+                self._held[_key(offer.lease)] = held
             case CancelRun(lease):
-                held = self._held.get(_key(lease))
-                return CancelRun(held.ref) if held is not None else None
+                known = self._held.get(_key(lease))
+                return CancelRun(known.ref) if known is not None else None
         return message
 
     def advanced(self, lease: LeaseRef, state: LeaseState) -> None:
@@ -294,6 +305,18 @@ class ServerSession:
         held.through[chunk.stream] = chunk.seq
         held.stored_bytes[chunk.stream] += len(chunk.data)
         return held.ack()
+
+    def reconcile(self, beat: Heartbeat) -> tuple[list[LeaseRef], list[LeaseRef]]:
+        """What the daemon lists and may not hold, and what it should hold and has not listed for long."""
+        if not self._held and not beat.held:
+            return [], []
+        unknown = [ref for ref in beat.held if self._find(ref) is None]
+        listed = {_key(ref) for ref in beat.held}
+        for key, held in self._held.items():
+            is_expected = held.state is not LeaseState.OFFERED and not held.is_told
+            held.missed = held.missed + 1 if is_expected and key not in listed else 0
+        missing = [held.ref for held in self._held.values() if held.missed >= MISSED_HEARTBEATS]
+        return unknown, missing
 
     def dropped(self, lease: LeaseRef) -> None:
         """The lease ended, or the store says that it is not ours: forget it."""
@@ -342,8 +365,8 @@ class ServerSession:
             raise violation(f"{chunk.stream} chunk {chunk.seq} came after {through}")
         if chunk.seq <= through:
             return Reply(held.ack())
-        if held.stored_bytes[chunk.stream] + len(chunk.data) > MAX_STREAM_BYTES[chunk.stream]:
-            raise violation(f"more than {MAX_STREAM_BYTES[chunk.stream]} bytes of {chunk.stream}")
+        if held.stored_bytes[chunk.stream] + len(chunk.data) > held.limit_bytes + MARKER_BYTES:
+            raise violation(f"more than {held.limit_bytes} bytes of {chunk.stream}")
         return chunk
 
 

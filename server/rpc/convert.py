@@ -11,14 +11,33 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from server.domain.jobs import Bill, FailureReason, Job, JobRequest, JobState, JobType
+from server.domain.jobs import (
+    LOST_AFTER_SECONDS,
+    START_WITHIN_SECONDS,
+    Bill,
+    FailureReason,
+    Job,
+    JobRequest,
+    JobState,
+    JobType,
+)
+from server.domain.leases import LeaseOutcome
+from server.domain.placement import Obstacle
 from server.domain.providers import ProviderStatus
+from server.domain.queue import JobCondition, Prospect
+from server.services.explain import Attempt, Considered, Explanation
 
 _JOB_TYPES = {getattr(jobs_pb2, f"JOB_TYPE_{kind.name}"): kind for kind in JobType}
 _JOB_TYPE_NUMBERS = {kind: number for number, kind in _JOB_TYPES.items()}
 _STATES = {state: getattr(jobs_pb2, f"JOB_STATE_{state.name}") for state in JobState}
 _FAILURES = {reason: getattr(jobs_pb2, f"FAILURE_REASON_{reason.name}") for reason in FailureReason}
 _FAILURE_REASONS = {number: reason for reason, number in _FAILURES.items()}
+_CONDITIONS = {one: getattr(jobs_pb2, f"JOB_CONDITION_{one.name}") for one in JobCondition}
+_OBSTACLES = {one: getattr(jobs_pb2, f"OBSTACLE_{one.name}") for one in Obstacle}
+_OUTCOMES = {one: getattr(jobs_pb2, f"ATTEMPT_OUTCOME_{one.name}") for one in LeaseOutcome}
+NOTHING_KNOWN = Prospect()
+# A job that is offered still waits: the offer may be refused, and the deadline goes on.
+_NOT_STARTED = (JobState.QUEUED, JobState.PENDING)
 _STATUSES = {status: getattr(providers_pb2, f"PROVIDER_STATUS_{status.name}") for status in ProviderStatus}
 
 
@@ -96,11 +115,17 @@ def job_request(request: jobs_pb2.SubmitJobRequest) -> JobRequest:
         spec={"container_spec": plain(request.container_spec), "params": _params(request.params)},
         gpu_model=needs.gpu_model.strip() or None,
         min_vram_mib=min_vram or None,
-        priority=request.priority if request.HasField("priority") else 2,
+        priority=_given(request, "priority", 2),
         max_cost_halala=request.max_cost_halala if request.HasField("max_cost_halala") else None,
+        start_within_ms=1000 * _given(request, "start_within_seconds", START_WITHIN_SECONDS),
+        lost_after_ms=1000 * _given(request, "lost_after_seconds", LOST_AFTER_SECONDS),
         idempotency_key=request.idempotency_key or None,
         digest=hashlib.sha256(digested.SerializeToString(deterministic=True)).hexdigest(),
     )
+
+
+def _given(request: jobs_pb2.SubmitJobRequest, field: str, default: int) -> int:
+    return int(getattr(request, field)) if request.HasField(field) else default  # type: ignore[arg-type]
 
 
 def _params(params: jobs_pb2.JobParams) -> dict[str, Any]:
@@ -111,7 +136,7 @@ def _params(params: jobs_pb2.JobParams) -> dict[str, Any]:
     return data
 
 
-def job(record: Job) -> jobs_pb2.Job:
+def job(record: Job, prospect: Prospect = NOTHING_KNOWN) -> jobs_pb2.Job:
     """A job as its parties see it."""
     message = jobs_pb2.Job(
         job_id=record.job_id,
@@ -132,11 +157,60 @@ def job(record: Job) -> jobs_pb2.Job:
         cancel_requested=record.cancel_requested,
         billing=billing(record) if record.bill else None,
         usage=usage(record.usage) if record.usage else None,
+        start_by=timestamp(record.start_by_ms) if record.state in _NOT_STARTED else None,
+        lost_after_seconds=record.lost_after_ms // 1000,
+        queue_position=prospect.position,
+        estimated_start_seconds=_seconds_up(prospect.start_in_ms),
     )
     if record.failure_reason is not None:
         message.failure_reason = _FAILURES[record.failure_reason]
         message.failure_message = record.failure_message or ""
     return message
+
+
+def explanation(told: Explanation) -> jobs_pb2.ExplainJobResponse:
+    """Why a job is where it is."""
+    job = told.job
+    return jobs_pb2.ExplainJobResponse(
+        job_id=job.job_id,
+        status=_STATES[job.state],
+        code=_CONDITIONS[told.condition],
+        message=told.message,
+        queue_position=told.prospect.position,
+        estimated_start_seconds=_seconds_up(told.prospect.start_in_ms),
+        providers=[_considered(one) for one in told.considered],
+        attempts=[_attempt(one) for one in told.attempts],
+        failure_reason=_FAILURES[job.failure_reason] if job.failure_reason is not None else None,
+    )
+
+
+def _considered(one: Considered) -> jobs_pb2.ConsideredProvider:
+    return jobs_pb2.ConsideredProvider(
+        provider_id=one.provider_id,
+        code=_OBSTACLES[one.obstacle],
+        message=one.message,
+        free_in_seconds=_seconds_up(one.free_in_ms),
+    )
+
+
+def _attempt(one: Attempt) -> jobs_pb2.JobAttempt:
+    lease = one.lease
+    return jobs_pb2.JobAttempt(
+        attempt=one.number,
+        lease_epoch=lease.lease_epoch,
+        provider_id=lease.provider_id,
+        offered_at=timestamp(lease.offered_ms),
+        accepted_at=timestamp(lease.accepted_ms),
+        started_at=timestamp(lease.started_ms),
+        ended_at=timestamp(lease.ended_ms),
+        outcome=_OUTCOMES[lease.outcome] if lease.outcome is not None else None,
+        detail=lease.detail,
+        run_seconds=lease.run_ms / 1000 if lease.run_ms is not None else None,
+    )
+
+
+def _seconds_up(time_ms: int | None) -> int | None:
+    return -(-time_ms // 1000) if time_ms is not None else None
 
 
 def billing(record: Job) -> jobs_pb2.Billing:

@@ -29,10 +29,14 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         return pb.SubmitJobResponse(success=True, job=convert.job(job))
 
     async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:
-        return pb.GetJobResponse(job=convert.job(await self._jobs.get(caller(), request.job_id)))
+        job = await self._jobs.get(caller(), request.job_id)
+        return pb.GetJobResponse(job=convert.job(job, await self._jobs.prospect(job)))
 
     async def GetJobOutput(self, request: pb.GetJobOutputRequest, context: Any) -> pb.GetJobOutputResponse:
         return _output(await self._jobs.output(caller(), request.job_id))
+
+    async def ExplainJob(self, request: pb.ExplainJobRequest, context: Any) -> pb.ExplainJobResponse:
+        return convert.explanation(await self._jobs.explain(caller(), request.job_id))
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.CancelJobResponse:
         job = await self._jobs.cancel(caller(), request.job_id)
@@ -53,6 +57,7 @@ def _output(output: Output) -> pb.GetJobOutputResponse:
         answer.availability = pb.OUTPUT_AVAILABILITY_EMPTY
         return answer
     answer.availability = pb.OUTPUT_AVAILABILITY_READY
+    answer.truncated = job.output_truncated
     answer.content_type = job.content_type or DEFAULT_CONTENT_TYPE
     if answer.content_type.startswith("image/"):
         answer.type, answer.data = "image", output.data

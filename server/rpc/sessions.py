@@ -14,10 +14,9 @@ from google.protobuf.json_format import ParseDict
 
 from server.domain import sessions as half
 from server.domain.errors import DomainError
-from server.domain.jobs import JobType
+from server.domain.jobs import LOST_AFTER_SECONDS, JobType
 from server.domain.leases import (
     CHUNK_CREDIT,
-    LOST_AFTER_SECONDS,
     OFFER_SECONDS,
     Disposition,
     FinishReport,
@@ -27,7 +26,7 @@ from server.domain.leases import (
     Stream,
 )
 from server.domain.placement import Model
-from server.domain.sessions import LeaseAction
+from server.domain.sessions import LeaseAction, Reconnect
 from server.rpc import convert
 from server.rpc.interceptors import caller
 from server.rpc.validate import validate
@@ -35,6 +34,10 @@ from server.services.sessions import Session, Sessions
 
 log = logging.getLogger(__name__)
 HELLO_TIMEOUT_SECONDS = 10.0
+RECONNECT_AFTER_SECONDS = 0.5
+RECONNECT_JITTER_SECONDS = 5.0
+# Somewhat less than a server sets up in a second, see ARCHITECTURE.md.
+RECONNECTS_PER_SECOND = 400
 # Lists of up to so many models are kept once for all daemons that serve them; longer ones fill memory.
 SHARED_MODELS = 4
 
@@ -46,12 +49,14 @@ _DISPOSITIONS = {d: getattr(pb, f"RESULT_DISPOSITION_{d.name}") for d in Disposi
 class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
+        self._open: set[Session] = set()
         self._ending: set[asyncio.Task[None]] = set()
 
     async def Connect(self, requests: Any, context: Any) -> None:  # type: ignore[override]
         """Runs a stream to its end. Raises DomainError where the daemon must be told why."""
         provider_id = caller().id
         session = self._sessions.new(provider_id)
+        self._open.add(session)
         deadline: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
             HELLO_TIMEOUT_SECONDS, session.expect_hello
         )
@@ -81,6 +86,7 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
             self._end(session)
 
     def _end(self, session: Session) -> None:
+        self._open.discard(session)
         # A task of its own: the stream's own task may be cancelled at any moment.
         task = asyncio.create_task(session.end())
         self._ending.add(task)
@@ -90,6 +96,12 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
         self._ending.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a session's end was not recorded", exc_info=error)
+
+    def send_away(self) -> None:
+        """Tells every stream to connect again, spread over the time that a server needs to take them all."""
+        jitter = max(RECONNECT_JITTER_SECONDS, len(self._open) / RECONNECTS_PER_SECOND)
+        for session in list(self._open):
+            session.send_away(Reconnect(RECONNECT_AFTER_SECONDS, jitter))
 
     async def drain(self) -> None:
         """Waits until every stream that has ended is recorded."""
@@ -182,6 +194,7 @@ def _finished(body: pb.JobFinished) -> half.Finished:
             failure_message=body.failure_message,
             content_type=body.content_type,
             usage=convert.plain(body.usage) if body.HasField("usage") else None,
+            output_truncated=body.output_truncated,
         )
     )
 
@@ -286,4 +299,6 @@ def _offer(offer: Offer) -> pb.JobOffer:
         container_spec=ParseDict(offer.spec.get("container_spec", {}), jobs_pb2.ContainerSpec()),
         params=ParseDict(offer.spec.get("params", {}), jobs_pb2.JobParams()),
         offer_timeout=convert.duration(OFFER_SECONDS),
+        lost_after=convert.duration(offer.lost_after_ms / 1000),
+        output_limit_bytes=offer.output_limit_bytes,
     )

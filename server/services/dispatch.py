@@ -27,15 +27,18 @@ SECRET_BYTES = 16
 WANTS_LIMIT = 100
 CANDIDATES_LIMIT = 256
 FILLS_LIMIT = 200
+# How many of a provider's newest attempts tell how reliable it is.
+RECORD_SIZE = 50
 
 
 class Dispatch:
     """Leases queued jobs to sessions."""
 
-    def __init__(self, database: Database, fleet: Fleet, clock: Clock) -> None:
+    def __init__(self, database: Database, fleet: Fleet, clock: Clock, max_output_bytes: int) -> None:
         self._database = database
         self._fleet = fleet
         self._clock = clock
+        self._max_output_bytes = max_output_bytes
 
     def place(self, wants: Wants) -> int | None:
         """The live provider with a free slot that suits a job best. On the event loop."""
@@ -58,11 +61,12 @@ class Dispatch:
         candidate = presence.candidate()
         if candidate.free_slots <= 0:
             return []
-        refused_since = now_ms - int(RETRY_SAME_PROVIDER_SECONDS * 1000)
         offers = []
-        for job in jobs.next_queued(candidate, candidate.free_slots, refused_since):
+        for job in jobs.next_queued(candidate, candidate.free_slots, now_ms, refused_since_ms(now_ms)):
             secret = secrets.token_bytes(SECRET_BYTES)
-            offer = leases.offer(job, provider_id, presence.session_epoch, secret, now_ms)
+            offer = leases.offer(
+                job, provider_id, presence.session_epoch, secret, now_ms, self._max_output_bytes
+            )
             if offer is not None:
                 offers.append(offer)
         presence.used_slots += len(offers)
@@ -89,11 +93,22 @@ class Dispatch:
         presence = self._fleet.get(provider_id)
         if presence is None:
             return
+        if presence.is_reliability_old:
+            presence.is_reliability_old = False
+            presence.reliability = await self._database.read(
+                lambda: leases.reliability(provider_id, RECORD_SIZE)
+            )
         presence.used_slots, waiting = await self._database.read(
             lambda: (leases.count_open(provider_id), jobs.has_queued())
         )
         if waiting and presence.candidate().free_slots:
             self.deliver(await self._database.run(lambda: self.lease_to(provider_id)))
+
+    async def lease_ended(self, provider_id: int) -> None:
+        """A slot is free again: offers what waits for it, and reads anew how reliable the provider is."""
+        if presence := self._fleet.get(provider_id):
+            presence.is_reliability_old = True
+        await self.fill(provider_id)
 
     async def fill_all(self) -> None:
         """Offers what waits to whoever can run it: the slow poll that finds what a wake-up missed."""
@@ -123,3 +138,8 @@ class Dispatch:
     def _is_live(self, provider_id: int, now_ms: int) -> bool:
         last = self._fleet.last_heartbeat_ms(provider_id, None)
         return last is not None and now_ms - last < LIVE_SECONDS * 1000
+
+
+def refused_since_ms(now_ms: int) -> int:
+    """A refusal after this time still keeps a job from being offered to the same provider again."""
+    return now_ms - int(RETRY_SAME_PROVIDER_SECONDS * 1000)

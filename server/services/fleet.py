@@ -15,6 +15,7 @@ from typing import Any
 from server.domain.jobs import JobType
 from server.domain.leases import HEARTBEAT_SECONDS
 from server.domain.placement import Candidate, Model
+from server.domain.providers import ProviderStatus
 from server.domain.sessions import ServerMessage
 from server.store.accounts import Beat
 
@@ -38,6 +39,9 @@ class Presence:
     vram_mib: int = 0
     draining: bool = False
     used_slots: int = field(default=0)
+    reliability: float = 1.0
+    is_reliability_old: bool = True
+    """An attempt has ended since it was read from the store."""
 
     @property
     def free_slots(self) -> int:
@@ -47,7 +51,14 @@ class Presence:
     def candidate(self) -> Candidate:
         """The provider as placement sees it."""
         return Candidate(
-            self.provider_id, self.free_slots, self.job_types, self.models, self.gpu_model, self.vram_mib
+            provider_id=self.provider_id,
+            free_slots=self.free_slots,
+            job_types=self.job_types,
+            models=self.models,
+            gpu_model=self.gpu_model,
+            vram_mib=self.vram_mib,
+            reliability=self.reliability,
+            status=ProviderStatus.DRAINING if self.draining else ProviderStatus.ONLINE,
         )
 
 
@@ -103,6 +114,13 @@ class Fleet:
         """Every session on this server."""
         return list(self._present.values())
 
+    def serving(self, model: str | None, limit: int) -> list[Presence]:
+        """Sessions that serve the model, or any without one: the first in the order of joining."""
+        return list(islice(list(self._serving_or_all(model)), limit))
+
+    def _serving_or_all(self, model: str | None) -> Iterable[Presence]:
+        return (self._present if model is None else self._serving.get(model, {})).values()
+
     def heartbeat_seconds(self) -> float:
         """How often each daemon shall beat: 10 s, or longer when that were over 1,000 beats a second."""
         return max(HEARTBEAT_SECONDS, len(self._present) / MAX_BEATS_PER_SECOND)
@@ -112,21 +130,21 @@ class Fleet:
 
         The first ``limit`` in the order of joining: placement looks at some of a large fleet, not at all.
         """
-        presences = self._present if model is None else self._serving.get(model, {})
         free = (
             presence.candidate()
-            for presence in presences.values()
+            for presence in self._serving_or_all(model)
             if presence.free_slots and self._last_ms.get(presence.provider_id, 0) > since_ms
         )
         return list(islice(free, limit))
 
-    def beat(self, provider_id: int, now_ms: int, gpu_status: dict[str, Any] | None) -> None:
-        """Notes a heartbeat, to be written with the next batch."""
+    def beat(self, provider_id: int, now_ms: int, gpu_status: dict[str, Any] | None, *, renews: bool) -> None:
+        """Notes a heartbeat, to be written with the next batch. One that came by a stream renews leases."""
         self._last_ms[provider_id] = max(now_ms, self._last_ms.get(provider_id, 0))
-        waiting = self._unwritten.get(provider_id)
-        if gpu_status is None and waiting is not None:
-            gpu_status = waiting.gpu_status
-        self._unwritten[provider_id] = Beat(provider_id, now_ms, gpu_status)
+        renewed_ms = now_ms if renews else None
+        if waiting := self._unwritten.get(provider_id):
+            gpu_status = waiting.gpu_status if gpu_status is None else gpu_status
+            renewed_ms = waiting.renewed_ms if renewed_ms is None else renewed_ms
+        self._unwritten[provider_id] = Beat(provider_id, now_ms, gpu_status, renewed_ms)
 
     def last_heartbeat_ms(self, provider_id: int, stored_ms: int | None) -> int | None:
         """The newest heartbeat known: here, or as stored by another server or before a restart."""

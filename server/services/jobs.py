@@ -13,8 +13,10 @@ from server.domain.jobs import FINAL, FailureReason, Job, JobEvent, JobRequest, 
 from server.domain.leases import LeaseOutcome, LeaseRef, Offer, Stream
 from server.domain.placement import Wants
 from server.domain.providers import AccountState, ProviderStatus, is_live, status
+from server.domain.queue import Prospect
 from server.domain.sessions import CancelRun
 from server.services.dispatch import Dispatch
+from server.services.explain import Explanation, explain, place_in_queue
 from server.services.fleet import Fleet
 from server.services.keys import ADMIN, PROVIDER, RENTER, Caller
 from server.services.settlement import settle
@@ -56,6 +58,18 @@ class Jobs:
     async def get(self, caller: Caller, job_id: str) -> Job:
         """One job, for its renter, its provider or an operator. Raises JOB_NOT_FOUND, NOT_OWNER."""
         return await self._database.read(lambda: _visible(caller, job_id))
+
+    async def prospect(self, job: Job) -> Prospect:
+        """Where a queued job stands and when it may start; nothing for any other job, without a look."""
+        if job.state is not JobState.QUEUED:
+            return Prospect()
+        now_ms = ms(self._clock)
+        return await self._database.read(lambda: place_in_queue(job, self._fleet, now_ms))
+
+    async def explain(self, caller: Caller, job_id: str) -> Explanation:
+        """Why a job waits or failed. Raises JOB_NOT_FOUND, NOT_OWNER."""
+        now_ms = ms(self._clock)
+        return await self._database.read(lambda: explain(_visible(caller, job_id), self._fleet, now_ms))
 
     async def output(self, caller: Caller, job_id: str) -> Output:
         """A job with its output. Raises JOB_FAILED, JOB_CANCELLED, JOB_NOT_FOUND, NOT_OWNER."""

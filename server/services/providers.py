@@ -106,18 +106,18 @@ class Providers:
         """A heartbeat by POST. Raises PROVIDER_SUSPENDED, PROVIDER_NOT_APPROVED."""
         provider = await self._database.read(lambda: _existing(provider_id))
         refuse_shut_out(provider)
-        await self.record_beat(provider_id, gpu_status)
+        await self.record_beat(provider_id, gpu_status, renews=False)
         return self._status(provider, ms(self._clock))
 
-    async def record_beat(self, provider_id: int, gpu_status: dict[str, Any] | None) -> None:
-        """Notes a heartbeat, by stream or POST alike.
+    async def record_beat(self, provider_id: int, gpu_status: dict[str, Any] | None, *, renews: bool) -> None:
+        """Notes a heartbeat, by stream or POST alike; only one by stream ``renews`` the leases.
 
         It is written with the next batch; only the one that makes a provider live again is written
         at once, so that everybody sees it come.
         """
         now_ms = ms(self._clock)
         was_live = is_live(self._fleet.last_heartbeat_ms(provider_id, None), now_ms)
-        self._fleet.beat(provider_id, now_ms, gpu_status)
+        self._fleet.beat(provider_id, now_ms, gpu_status, renews=renews)
         if not was_live:
             await self.write_beats()
 

@@ -41,6 +41,7 @@ from server.domain.sessions import (
     LeaseAction,
     LeaseDirective,
     OfferReply,
+    Reconnect,
     Reply,
     ResultAck,
     ServerMessage,
@@ -197,6 +198,11 @@ class Session:
         if isinstance(message, Superseded):
             self.outbox.close()
 
+    def send_away(self, reconnect: Reconnect) -> None:
+        """The server stops: the daemon is to come back, and the stream ends."""
+        self.push(reconnect)
+        self.outbox.close()
+
     async def _open(self, hello: Hello) -> None:
         owner = self._owner
         epoch, kept = await self._run(lambda: self._record_hello(hello))
@@ -212,7 +218,7 @@ class Session:
             str(status.get("gpu_name", "")),
             int(status.get("gpu_vram_mib", 0)),
         )
-        await owner.providers.record_beat(self._provider_id, status)
+        await owner.providers.record_beat(self._provider_id, status, renews=True)
         older = owner.fleet.join(self._presence)
         if older is self._presence:
             raise DomainError(Reason.SESSION_SUPERSEDED, "a newer session of this provider exists")
@@ -258,6 +264,7 @@ class Session:
                         lease.log_through_seq,
                         job.output_bytes,
                         leases.stream_bytes(lease.job_id, lease.lease_epoch, Stream.LOG),
+                        lease.output_limit_bytes,
                         resend,
                     ),
                     job.cancel_requested,
@@ -266,9 +273,34 @@ class Session:
         return epoch, kept
 
     async def _heartbeat(self, beat: Heartbeat) -> None:
-        await self._owner.providers.record_beat(self._provider_id, beat.gpu_status)
-        if self._owner.providers.store_is_up:
+        owner, presence = self._owner, self._presence
+        if owner.fleet.get(self._provider_id) is not presence:
+            return  # a newer session renews the leases now
+        await owner.providers.record_beat(self._provider_id, beat.gpu_status, renews=True)
+        if owner.providers.store_is_up:
             self._send(HeartbeatAck(beat.sequence))
+        unknown, missing = self._half.reconcile(beat)
+        for ref in unknown:
+            self._warn("a heartbeat listed a lease that the session does not hold", ref)
+            self._send(stranger(ref).message)
+        if missing:
+            await self._give_up_missing(missing)
+
+    async def _give_up_missing(self, refs: list[LeaseRef]) -> None:
+        """The daemon lives and does not list these any more: their attempts are lost."""
+
+        def give_up_all() -> None:
+            for ref in refs:
+                lease = leases.get(ref.job_id, ref.lease_epoch)
+                if lease is not None and lease.session_epoch == self._session_epoch:
+                    give_up(lease, ms(self._owner.clock), "the daemon does not hold it any more")
+
+        await self._run(give_up_all)
+        for ref in refs:
+            self._warn("the daemon does not list a lease any more; its attempt is lost", ref)
+            self._half.dropped(ref)
+            self._send(stranger(ref).message)
+        await self._owner.dispatch.lease_ended(self._provider_id)
 
     async def _offer_reply(self, reply: OfferReply) -> None:
         if reply.accepted:
@@ -341,7 +373,7 @@ class Session:
                 report.outcome,
                 self._who(),
             )
-            await self._owner.dispatch.fill(self._provider_id)
+            await self._owner.dispatch.lease_ended(self._provider_id)
 
     async def _capacity(self, capacity: Capacity) -> None:
         presence = self._presence
@@ -409,7 +441,16 @@ def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int) -> None:
         return
     server_ms = now_ms - lease.started_ms if lease.started_ms is not None else 0
     billed = pricing.billed_ms(report.run_ms, server_ms, job.limit_ms)
-    leases.end(lease, outcome, now_ms, detail=reason if outcome is LeaseOutcome.FAILED else "", run_ms=billed)
+    failed = outcome is LeaseOutcome.FAILED
+    message = report.failure_message or reason.value.lower().replace("_", " ")
+    leases.end(
+        lease,
+        outcome,
+        now_ms,
+        detail=message if failed else "",
+        failure_reason=reason if failed else None,
+        run_ms=billed,
+    )
     if report.outcome is RunOutcome.SUCCEEDED and job.state is JobState.RUNNING:
         settle(
             job,
@@ -418,6 +459,7 @@ def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int) -> None:
             billed_ms=billed,
             content_type=report.content_type,
             usage=report.usage,
+            output_truncated=report.output_truncated,
         )
     elif report.outcome is RunOutcome.CANCELLED and job.cancel_requested:
         settle(
@@ -438,17 +480,25 @@ def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int) -> None:
             now_ms,
             billed_ms=billed if charged else 0,
             failure_reason=reason,
-            failure_message=report.failure_message or reason.value.lower().replace("_", " "),
+            failure_message=message,
         )
 
 
-def give_up(lease: Lease, now_ms: int, detail: str, outcome: LeaseOutcome = LeaseOutcome.LOST) -> None:
+def give_up(
+    lease: Lease,
+    now_ms: int,
+    detail: str,
+    outcome: LeaseOutcome = LeaseOutcome.LOST,
+    *,
+    renewed_ms: int = 0,
+) -> None:
     """Ends a lease without a result: its job waits again, or fails when no attempt is left.
 
     Inside a transaction.
 
-    An offer that was never accepted was no attempt. A job whose cancel was asked for is cancelled
-    without a charge: nobody proved how long it ran.
+    An offer that was never accepted was no attempt: its job keeps the time that it had to start. A job
+    whose cancel was asked for is cancelled, at the price of its run until ``renewed_ms``, the last
+    acknowledged heartbeat of a daemon that went silent; by default without a charge.
     """
     job = jobs.lock(lease.job_id)
     if not leases.end(lease, outcome, now_ms, detail=detail):
@@ -460,6 +510,7 @@ def give_up(lease: Lease, now_ms: int, detail: str, outcome: LeaseOutcome = Leas
             job,
             JobEvent.CANCEL,
             now_ms,
+            billed_ms=_proven_ms(job, renewed_ms),
             failure_reason=FailureReason.CANCELLED,
             failure_message="cancelled; its provider went silent before it answered",
         )
@@ -473,7 +524,16 @@ def give_up(lease: Lease, now_ms: int, detail: str, outcome: LeaseOutcome = Leas
             failure_message=f"{MAX_ATTEMPTS} attempts were lost; submit it again",
         )
     else:
-        jobs.requeue(job)
+        was_attempt = lease.state is not LeaseState.OFFERED
+        jobs.requeue(job, now_ms + job.start_within_ms if was_attempt else job.start_by_ms)
+
+
+def _proven_ms(job: Job, renewed_ms: int) -> int:
+    """How long a run of a daemon that went silent is proved to have taken."""
+    if job.started_ms is None:
+        return 0
+    proven = renewed_ms - job.started_ms
+    return pricing.billed_ms(proven, proven, job.limit_ms)
 
 
 def _find(lease: Lease, refs: tuple[LeaseRef, ...]) -> LeaseRef | None:

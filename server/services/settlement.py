@@ -25,6 +25,7 @@ def settle(
     failure_message: str | None = None,
     content_type: str = "",
     usage: dict[str, Any] | None = None,
+    output_truncated: bool = False,
 ) -> bool:
     """Ends ``job`` as it was read and resolves its hold; False when it has moved on since.
 
@@ -40,6 +41,7 @@ def settle(
         failure_message=failure_message,
         content_type=content_type,
         usage=usage,
+        output_truncated=output_truncated,
     )
     if not ended:
         return False

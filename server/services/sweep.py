@@ -9,9 +9,8 @@ import logging
 
 from server.clock import Clock, ms
 from server.domain import pricing
-from server.domain.jobs import FailureReason, JobEvent, JobState
+from server.domain.jobs import LOST_AFTER_SECONDS, FailureReason, JobEvent, JobState
 from server.domain.leases import (
-    LOST_AFTER_SECONDS,
     OFFER_SECONDS,
     OVERRUN_GRACE_SECONDS,
     PREPARE_SECONDS,
@@ -60,14 +59,15 @@ class Sweep:
             for lease in await self._database.run(lambda: self._apply(now_ms)):
                 ref = LeaseRef(lease.job_id, lease.lease_epoch, b"")
                 self._dispatch.cancel(lease.provider_id, CancelRun(ref))
-                await self._dispatch.fill(lease.provider_id)
+                await self._dispatch.lease_ended(lease.provider_id)
         await self._dispatch.fill_all()
 
     def _is_due(self, now_ms: int) -> bool:
         """A look before the write, so that an idle market writes nothing."""
         return bool(
             leases.offers_before(now_ms - _ms(OFFER_SECONDS), 1)
-            or (self._may_judge(now_ms) and leases.of_silent(now_ms - _ms(LOST_AFTER_SECONDS), 1))
+            or leases.of_silent(now_ms, self._awake_ms(now_ms), 1)
+            or jobs.unstarted(now_ms, 1)
             or leases.preparing_since(now_ms - _ms(PREPARE_SECONDS), 1)
             or jobs.running_past(now_ms, _ms(OVERRUN_GRACE_SECONDS), 1)
         )
@@ -78,16 +78,17 @@ class Sweep:
         for lease in leases.offers_before(now_ms - _ms(OFFER_SECONDS), BATCH):
             give_up(lease, now_ms, "nobody answered the offer", LeaseOutcome.EXPIRED)
             ended.append(lease)
-        if self._may_judge(now_ms):
-            for lease in leases.of_silent(now_ms - _ms(LOST_AFTER_SECONDS), BATCH):
-                give_up(lease, now_ms, "its provider went silent")
-                ended.append(lease)
+        for lease, renewed_ms in leases.of_silent(now_ms, self._awake_ms(now_ms), BATCH):
+            give_up(lease, now_ms, "its provider went silent", renewed_ms=renewed_ms)
+            ended.append(lease)
         for lease in leases.preparing_since(now_ms - _ms(PREPARE_SECONDS), BATCH):
             give_up(lease, now_ms, "its provider did not start it")
             ended.append(lease)
         for job_id, provider_id in jobs.running_past(now_ms, _ms(OVERRUN_GRACE_SECONDS), BATCH):
             if self._is_settled_in(provider_id, now_ms) and (over := self._end_overrun(job_id, now_ms)):
                 ended.append(over)
+        for job_id in jobs.unstarted(now_ms, BATCH):
+            _end_unstarted(job_id, now_ms)
         return ended
 
     def _end_overrun(self, job_id: str, now_ms: int) -> Lease | None:
@@ -105,7 +106,7 @@ class Sweep:
             event, reason, outcome = JobEvent.FAIL, FailureReason.DURATION_LIMIT, LeaseOutcome.FAILED
             billed, message = job.limit_ms, "it reached its duration limit"
         billed = pricing.billed_ms(billed, now_ms - lease.started_ms, job.limit_ms)
-        if not leases.end(lease, outcome, now_ms, detail="ended by the server", run_ms=billed):
+        if not leases.end(lease, outcome, now_ms, detail=f"{message}; ended by the server", run_ms=billed):
             return None
         settle(job, event, now_ms, billed_ms=billed, failure_reason=reason, failure_message=message)
         return lease
@@ -123,9 +124,24 @@ class Sweep:
             and now_ms - presence.joined_ms >= _ms(OVERRUN_GRACE_SECONDS)
         )
 
-    def _may_judge(self, now_ms: int) -> bool:
-        """No lost verdict within one lost period after a server start: the server itself was silent."""
-        return now_ms - self._started_ms >= _ms(LOST_AFTER_SECONDS)
+    def _awake_ms(self, now_ms: int) -> int:
+        """How long this server has been able to hear daemons."""
+        return now_ms - self._started_ms
+
+
+def _end_unstarted(job_id: str, now_ms: int) -> None:
+    """Fails a job that nobody started in time; all that was held returns."""
+    job = jobs.lock(job_id)
+    if job is None or job.state is not JobState.QUEUED or job.start_by_ms > now_ms:
+        return
+    within = job.start_within_ms // 1000
+    settle(
+        job,
+        JobEvent.FAIL,
+        now_ms,
+        failure_reason=FailureReason.START_DEADLINE,
+        failure_message=f"no provider started it within {within} s; submit it again, or let it wait longer",
+    )
 
 
 def _ms(seconds: float) -> int:

@@ -62,11 +62,13 @@ class KeyOwner:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """A heartbeat to write down; ``gpu_status`` is None when it said nothing new."""
+    """Heartbeats to write down: the last of all, the last on a stream (which alone renews leases), and
+    what the machine said last; None where there was none."""
 
     provider_id: int
     at_ms: int
     gpu_status: dict[str, Any] | None
+    renewed_ms: int | None = None
 
 
 _get_provider = Rows(Provider, lambda rows: rows.where(Provider.id == arg("id")))
@@ -81,7 +83,12 @@ _models_of_one = Statement(
     )
 )
 _beat = Statement(
-    lambda: Provider.update({Provider.last_heartbeat_ms: arg("at_ms")}).where(
+    lambda: Provider.update(
+        {
+            Provider.last_heartbeat_ms: arg("at_ms"),
+            Provider.renewed_ms: pw.fn.COALESCE(arg("renewed_ms"), Provider.renewed_ms),
+        }
+    ).where(
         Provider.id == arg("id"),
         Provider.last_heartbeat_ms.is_null() | (Provider.last_heartbeat_ms <= arg("at_ms")),
     )
@@ -150,6 +157,19 @@ def provider(provider_id: int) -> ProviderRow | None:
     """One provider, by id."""
     row = _get_provider.one(id=provider_id)
     return _provider_row(row) if row is not None else None
+
+
+def providers(provider_ids: Sequence[int]) -> list[ProviderRow]:
+    """Providers, by id."""
+    query = Provider.select().where(Provider.id.in_(list(provider_ids)))
+    return [_provider_row(row) for row in query.order_by(Provider.id)]
+
+
+def lately_seen(limit: int) -> list[int]:
+    """The providers whose last heartbeat is the newest."""
+    query = Provider.select(Provider.id).where(Provider.last_heartbeat_ms.is_null(False))
+    newest = query.order_by(Provider.last_heartbeat_ms.desc(), Provider.id).limit(limit)
+    return [int(provider_id) for (provider_id,) in tuples(newest)]
 
 
 def live_providers(
@@ -242,7 +262,8 @@ def close_all_sessions() -> None:
 def write_beats(beats: Iterable[Beat]) -> None:
     """Writes heartbeats down; an older one than the stored changes nothing."""
     for beat in sorted(beats, key=lambda beat: beat.provider_id):  # one order: no two batches deadlock
-        if _beat.run(id=beat.provider_id, at_ms=beat.at_ms) and beat.gpu_status:
+        newest = _beat.run(id=beat.provider_id, at_ms=beat.at_ms, renewed_ms=beat.renewed_ms)
+        if newest and beat.gpu_status:
             _write_gpu_status(beat.provider_id, beat.gpu_status)
 
 

@@ -26,7 +26,9 @@ from server.domain.jobs import (
 from server.domain.leases import LeaseOutcome
 from server.domain.placement import Candidate, Wants
 from server.domain.pricing import shares
+from server.domain.queue import Waiting
 from server.store import models as db
+from server.store.leases import NOT_TAKEN
 from server.store.statements import Rows, Statement, arg, locking, places
 
 _get = Rows(db.Job, lambda rows: rows.where(db.Job.job_id == arg("job_id")))
@@ -72,6 +74,9 @@ _insert = Statement(
             "hold_halala",
             "rate_halala_per_minute",
             "spec",
+            "start_within_ms",
+            "start_by_ms",
+            "lost_after_ms",
             "created_ms",
             "idempotency_key",
             "request_digest",
@@ -103,6 +108,7 @@ _finish = Statement(
             "failure_message",
             "content_type",
             "usage",
+            "output_truncated",
         )
     ).where(
         db.Job.job_id == arg("job_id"),
@@ -110,6 +116,10 @@ _finish = Statement(
         db.Job.state == arg("before"),
     )
 )
+
+
+# The columns of Wants.
+_NEEDS = (db.Job.job_type, db.Job.model, db.Job.gpu_model, db.Job.min_vram_mib)
 
 
 def insert(
@@ -138,6 +148,9 @@ def insert(
         hold_halala=hold_halala,
         rate_halala_per_minute=rate_halala_per_minute,
         spec=json.dumps(request.spec, ensure_ascii=False),
+        start_within_ms=request.start_within_ms,
+        start_by_ms=now_ms + request.start_within_ms,
+        lost_after_ms=request.lost_after_ms,
         created_ms=now_ms,
         idempotency_key=request.idempotency_key,
         request_digest=request.digest,
@@ -201,17 +214,19 @@ def lock_provider(provider_id: int) -> int | None:
     return int(epoch) if epoch is not None else None
 
 
-def next_queued(candidate: Candidate, limit: int, before_ms: int) -> list[Job]:
+def next_queued(candidate: Candidate, limit: int, now_ms: int, refused_since_ms: int) -> list[Job]:
     """The queued jobs that a provider can run: those that name it or nobody, by priority, then age.
 
-    A job whose last offer this same provider refused or let expire after ``before_ms`` is left for later.
+    A job whose offer this same provider refused or let expire after ``refused_since_ms`` is left for
+    later, and one whose time to start is over for the sweep.
     """
     kinds, models = sorted(candidate.job_types), [model.name for model in candidate.models]
     rows = _next_queued(len(kinds), len(models)).all(
         provider_id=candidate.provider_id,
         vram_mib=candidate.vram_mib,
         gpu_model=candidate.gpu_model.lower(),
-        before_ms=before_ms,
+        now_ms=now_ms,
+        refused_since_ms=refused_since_ms,
         limit=limit,
         **{f"kind{index}": kind.value for index, kind in enumerate(kinds)},
         **{f"model{index}": name for index, name in enumerate(models)},
@@ -222,17 +237,18 @@ def next_queued(candidate: Candidate, limit: int, before_ms: int) -> list[Job]:
 @functools.lru_cache(maxsize=64)
 def _next_queued(kinds: int, models: int) -> Rows:
     """The statement for a provider with so many kinds of job and so many models."""
-    job, refused = db.Job, (LeaseOutcome.REFUSED.value, LeaseOutcome.EXPIRED.value)
+    job = db.Job
 
     def where(rows: Any) -> Any:
         lately = db.Lease.select(db.Lease.job_id).where(
             db.Lease.job_id == job.job_id,
             db.Lease.provider_id == arg("provider_id"),
-            db.Lease.outcome.in_(refused),
-            db.Lease.ended_ms > arg("before_ms"),
+            db.Lease.outcome.in_(NOT_TAKEN),
+            db.Lease.ended_ms > arg("refused_since_ms"),
         )
         query = rows.where(
             job.state == JobState.QUEUED.value,
+            job.start_by_ms > arg("now_ms"),
             job.named_provider_id.is_null() | (job.named_provider_id == arg("provider_id")),
             job.job_type.in_([arg(f"kind{index}") for index in range(kinds)]),
             job.model.is_null() | job.model.in_([arg(f"model{index}") for index in range(models)]),
@@ -262,7 +278,7 @@ def running_past(now_ms: int, grace_ms: int, limit: int) -> list[tuple[str, int]
 def queued_wants(limit: int) -> list[tuple[int | None, Wants]]:
     """The different needs of the jobs that wait, each with the provider that it names, in their order."""
     job = db.Job
-    needs = (job.named_provider_id, job.job_type, job.model, job.gpu_model, job.min_vram_mib)
+    needs = (job.named_provider_id, *_NEEDS)
     query = (
         job.select(*needs)
         .where(job.state == JobState.QUEUED.value)
@@ -273,17 +289,48 @@ def queued_wants(limit: int) -> list[tuple[int | None, Wants]]:
     return [(named_id, Wants(JobType(kind), *rest)) for named_id, kind, *rest in db.tuples(query)]
 
 
+def wants(job_id: str) -> Wants:
+    """What a job needs of its provider."""
+    ((kind, *rest),) = db.tuples(db.Job.select(*_NEEDS).where(db.Job.job_id == job_id))
+    return Wants(JobType(kind), *rest)
+
+
+def queue_through(job_id: str, limit: int) -> tuple[Waiting, list[Waiting]] | None:
+    """A job that waits, and those before it in the queue; None when it is not among the first ``limit``."""
+    job = db.Job
+    columns = (job.job_id, job.named_provider_id, job.limit_ms, *_NEEDS)
+    query = job.select(*columns).where(job.state == JobState.QUEUED.value)
+    before: list[Waiting] = []
+    for found, named_id, limit_ms, kind, *rest in db.tuples(
+        query.order_by(job.priority.desc(), job.created_ms, job.job_id).limit(limit)
+    ):
+        waiting = Waiting(found, named_id, Wants(JobType(kind), *rest), limit_ms)
+        if found == job_id:
+            return waiting, before
+        before.append(waiting)
+    return None
+
+
 def has_queued() -> bool:
     """Whether any job waits."""
     return _any_queued.one() is not None
 
 
-def requeue(job: Job) -> bool:
+def unstarted(now_ms: int, limit: int) -> list[str]:
+    """Jobs that wait though their time to start is over."""
+    query = db.Job.select(db.Job.job_id).where(
+        db.Job.state == JobState.QUEUED.value, db.Job.start_by_ms <= now_ms
+    )
+    return [job_id for (job_id,) in db.tuples(query.order_by(db.Job.start_by_ms).limit(limit))]
+
+
+def requeue(job: Job, start_by_ms: int) -> bool:
     """The attempt is over and the job waits again; what the attempt wrote no longer counts."""
     changed = (
         db.Job.update(
             state=JobState.QUEUED.value,
             provider_id=job.named_provider_id,
+            start_by_ms=start_by_ms,
             started_ms=None,
             output_bytes=0,
         )
@@ -303,6 +350,7 @@ def finish(
     failure_message: str | None = None,
     content_type: str = "",
     usage: dict[str, Any] | None = None,
+    output_truncated: bool = False,
 ) -> bool:
     """Ends a job once; False when it is not in the state and epoch that ``job`` was read in."""
     state = next_state(job.state, event)
@@ -320,6 +368,7 @@ def finish(
         failure_message=failure_message,
         content_type=content_type,
         usage=json.dumps(usage) if usage else None,
+        output_truncated=output_truncated,
     )
     return bool(changed)
 
@@ -362,11 +411,15 @@ def _job(row: Any) -> Job:
         rate_halala_per_minute=row.rate_halala_per_minute,
         lease_epoch=row.lease_epoch,
         attempt=row.attempt,
+        start_within_ms=row.start_within_ms,
+        start_by_ms=row.start_by_ms,
+        lost_after_ms=row.lost_after_ms,
         created_ms=row.created_ms,
         started_ms=row.started_ms,
         ended_ms=row.ended_ms,
         cancel_requested_ms=row.cancel_requested_ms,
         output_bytes=row.output_bytes,
+        output_truncated=bool(row.output_truncated),
         content_type=row.content_type,
         bill=_bill(row),
         failure_reason=FailureReason(row.failure_reason) if row.failure_reason else None,

@@ -6,14 +6,12 @@ session and state. It answers False when no row matched: stale, and nothing chan
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import peewee as pw
 
-from server.domain.jobs import (
-    Job,
-    JobState,
-)
+from server.domain.jobs import PROVIDERS_FAULT, FailureReason, Job, JobState
 from server.domain.leases import Lease, LeaseOutcome, LeaseRef, LeaseState, Offer, Stream, secret_digest
 from server.store import models as db
 from server.store.statements import Rows, Statement, arg, places
@@ -80,6 +78,7 @@ _insert_lease = Statement(
             "session_epoch",
             "secret_sha256",
             "offered_ms",
+            "output_limit_bytes",
             state=LeaseState.OFFERED.value,
         )
     )
@@ -125,6 +124,7 @@ _end_lease = Statement(
         {
             db.Lease.state: LeaseState.ENDED.value,
             db.Lease.outcome: arg("outcome"),
+            db.Lease.failure_reason: arg("failure_reason"),
             db.Lease.detail: arg("detail"),
             db.Lease.run_ms: arg("run_ms"),
             db.Lease.ended_ms: arg("now_ms"),
@@ -149,6 +149,21 @@ _read_stream = Statement(
 )
 
 
+# The words of the partial index lease_history: as parameters they would hide it from PostgreSQL.
+_newest_attempts = Statement(
+    lambda: (
+        db.Lease.select(db.Lease.outcome, db.Lease.failure_reason)
+        .where(db.Lease.provider_id == arg("provider_id"), pw.SQL("state = 'ended' AND attempt > 0"))
+        .order_by(db.Lease.ended_ms.desc())
+        .limit(arg("limit"))
+    )
+)
+# How offers end that are no attempts.
+NOT_TAKEN = (LeaseOutcome.REFUSED.value, LeaseOutcome.EXPIRED.value)
+_NOT_RUN_TO_ITS_END = {LeaseOutcome.LOST.value, LeaseOutcome.RELEASED.value}
+_FAULTS = {reason.value for reason in PROVIDERS_FAULT}
+
+
 def open_of(provider_id: int) -> list[Lease]:
     """The leases of a provider that have not ended, oldest first."""
     query = db.Lease.select().where(
@@ -162,7 +177,9 @@ def count_open(provider_id: int) -> int:
     return int(_count_open_leases.value(provider_id=provider_id))
 
 
-def offer(job: Job, provider_id: int, session_epoch: int, secret: bytes, now_ms: int) -> Offer | None:
+def offer(
+    job: Job, provider_id: int, session_epoch: int, secret: bytes, now_ms: int, output_limit_bytes: int
+) -> Offer | None:
     """Leases a queued job to a session and returns the offer; None when it is not queued any more."""
     epoch = job.lease_epoch + 1
     if _pend.run(job_id=job.job_id, provider_id=provider_id, epoch=epoch, before=job.lease_epoch) != 1:
@@ -174,9 +191,20 @@ def offer(job: Job, provider_id: int, session_epoch: int, secret: bytes, now_ms:
         session_epoch=session_epoch,
         secret_sha256=secret_digest(secret),
         offered_ms=now_ms,
+        output_limit_bytes=output_limit_bytes,
     )
     ref = LeaseRef(job.job_id, epoch, secret)
-    return Offer(ref, provider_id, session_epoch, job.attempt + 1, job.job_type, job.limit_ms, job.spec)
+    return Offer(
+        lease=ref,
+        provider_id=provider_id,
+        session_epoch=session_epoch,
+        attempt=job.attempt + 1,
+        job_type=job.job_type,
+        limit_ms=job.limit_ms,
+        lost_after_ms=job.lost_after_ms,
+        output_limit_bytes=output_limit_bytes,
+        spec=job.spec,
+    )
 
 
 def get(job_id: str, lease_epoch: int) -> Lease | None:
@@ -211,15 +239,22 @@ def store_chunk(
 
 
 def end(
-    lease: Lease, outcome: LeaseOutcome, now_ms: int, *, detail: str = "", run_ms: int | None = None
+    lease: Lease,
+    outcome: LeaseOutcome,
+    now_ms: int,
+    *,
+    detail: str = "",
+    failure_reason: FailureReason | None = None,
+    run_ms: int | None = None,
 ) -> bool:
-    """Ends a lease once; False when it had ended."""
+    """Ends a lease once; False when it had ended. ``detail`` is for a person."""
     changed = _end_lease.run(
         job_id=lease.job_id,
         lease_epoch=lease.lease_epoch,
         session_epoch=lease.session_epoch,
         outcome=outcome.value,
         detail=detail,
+        failure_reason=failure_reason.value if failure_reason else None,
         run_ms=run_ms,
         now_ms=now_ms,
     )
@@ -241,19 +276,27 @@ def offers_before(before_ms: int, limit: int) -> list[Lease]:
     return [_lease(row) for row in query.order_by(db.Lease.offered_ms).limit(limit)]
 
 
-def of_silent(before_ms: int, limit: int) -> list[Lease]:
-    """Leases of providers whose last heartbeat was before a time."""
+def of_silent(now_ms: int, awake_ms: int, limit: int) -> list[tuple[Lease, int]]:
+    """Leases that nobody renewed for the lost period of their job, each with its last renewal.
+
+    None whose lost period is longer than ``awake_ms``, the time since the server's start: before
+    that the server itself was silent.
+    """
+    renewed_ms = pw.fn.COALESCE(db.Provider.renewed_ms, 0)
     query = (
-        db.Lease.select()
+        db.Lease.select(db.Lease, renewed_ms.alias("last_renewed_ms"))
         .join(db.Provider, on=(db.Provider.id == db.Lease.provider_id))
+        .join(db.Job, on=(db.Job.job_id == db.Lease.job_id))
         .where(
             db.Lease.state != LeaseState.ENDED.value,
-            pw.fn.COALESCE(db.Provider.last_heartbeat_ms, 0) < before_ms,
+            db.Job.lost_after_ms <= awake_ms,
+            renewed_ms + db.Job.lost_after_ms < now_ms,
         )
         .order_by(db.Lease.offered_ms)
         .limit(limit)
     )
-    return [_lease(row) for row in query]
+    rows: Iterable[Any] = query.objects()
+    return [(_lease(row), int(row.last_renewed_ms)) for row in rows]
 
 
 def preparing_since(before_ms: int, limit: int) -> list[Lease]:
@@ -262,6 +305,49 @@ def preparing_since(before_ms: int, limit: int) -> list[Lease]:
         db.Lease.state == LeaseState.ACCEPTED.value, db.Lease.accepted_ms < before_ms
     )
     return [_lease(row) for row in query.limit(limit)]
+
+
+def of_job(job_id: str, limit: int) -> list[Lease]:
+    """Every lease of a job, the first offer first; of more than ``limit`` the newest."""
+    query = db.Lease.select().where(db.Lease.job_id == job_id)
+    newest = query.order_by(db.Lease.lease_epoch.desc()).limit(limit)
+    return [_lease(row) for row in newest][::-1]
+
+
+def reliability(provider_id: int, limit: int) -> float:
+    """The part of a provider's newest ``limit`` attempts that succeeded, of those that were its to fail.
+
+    1.0 for one that was never tried: nobody has a reason to distrust it yet.
+    """
+    rows = _newest_attempts.all(provider_id=provider_id, limit=limit)
+    succeeded = sum(outcome == LeaseOutcome.SUCCEEDED.value for outcome, _ in rows)
+    failed = sum(
+        outcome in _NOT_RUN_TO_ITS_END or (outcome == LeaseOutcome.FAILED.value and reason in _FAULTS)
+        for outcome, reason in rows
+    )
+    return succeeded / (succeeded + failed) if succeeded + failed else 1.0
+
+
+def time_left(provider_ids: Sequence[int], now_ms: int) -> dict[int, list[int]]:
+    """What is left of the limits of each provider's open leases, in ms; all of it before the start."""
+    query = (
+        db.Lease.select(db.Lease.provider_id, db.Lease.started_ms, db.Job.limit_ms)
+        .join(db.Job, on=(db.Job.job_id == db.Lease.job_id))
+        .where(db.Lease.provider_id.in_(list(provider_ids)), db.Lease.state != LeaseState.ENDED.value)
+    )
+    left: dict[int, list[int]] = {provider_id: [] for provider_id in provider_ids}
+    for provider_id, started_ms, limit_ms in db.tuples(query):
+        end_ms = (now_ms if started_ms is None else started_ms) + limit_ms
+        left[provider_id].append(max(0, end_ms - now_ms))
+    return left
+
+
+def refused_by(job_id: str, since_ms: int) -> set[int]:
+    """The providers that refused an offer of a job, or let it expire, after a time."""
+    query = db.Lease.select(db.Lease.provider_id).where(
+        db.Lease.job_id == job_id, db.Lease.outcome.in_(NOT_TAKEN), db.Lease.ended_ms > since_ms
+    )
+    return {int(provider_id) for (provider_id,) in db.tuples(query)}
 
 
 def read_stream(job_id: str, lease_epoch: int, stream: Stream) -> bytes:
@@ -299,9 +385,14 @@ def _lease(row: Any) -> Lease:
         state=LeaseState(row.state),
         attempt=row.attempt,
         offered_ms=row.offered_ms,
+        accepted_ms=row.accepted_ms,
         started_ms=row.started_ms,
         ended_ms=row.ended_ms,
         outcome=LeaseOutcome(row.outcome) if row.outcome else None,
+        failure_reason=FailureReason(row.failure_reason) if row.failure_reason else None,
+        detail=row.detail,
+        run_ms=row.run_ms,
         output_through_seq=row.output_through_seq,
         log_through_seq=row.log_through_seq,
+        output_limit_bytes=row.output_limit_bytes,
     )

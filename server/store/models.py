@@ -27,6 +27,7 @@ class Provider(pw.Model):
     models_reported = pw.BooleanField(default=False)
     job_types = pw.TextField(default="")
     last_heartbeat_ms = pw.BigIntegerField(null=True)
+    renewed_ms = pw.BigIntegerField(null=True)
     gpu_status = pw.TextField(default="{}")
     created_ms = pw.BigIntegerField()
 
@@ -126,11 +127,15 @@ class Job(pw.Model):
     spec = pw.TextField()
     lease_epoch = pw.IntegerField(default=0)
     attempt = pw.IntegerField(default=0)
+    start_within_ms = pw.BigIntegerField()
+    start_by_ms = pw.BigIntegerField()
+    lost_after_ms = pw.BigIntegerField()
     created_ms = pw.BigIntegerField()
     started_ms = pw.BigIntegerField(null=True)
     ended_ms = pw.BigIntegerField(null=True)
     cancel_requested_ms = pw.BigIntegerField(null=True)
     output_bytes = pw.BigIntegerField(default=0)
+    output_truncated = pw.BooleanField(default=False)
     content_type = pw.TextField(default="")
     billed_ms = pw.BigIntegerField(null=True)
     charge_halala = pw.BigIntegerField(null=True)
@@ -157,10 +162,12 @@ class Lease(pw.Model):
     started_ms = pw.BigIntegerField(null=True)
     ended_ms = pw.BigIntegerField(null=True)
     outcome = pw.TextField(null=True)
+    failure_reason = pw.TextField(null=True)
     detail = pw.TextField(default="")
     run_ms = pw.BigIntegerField(null=True)
     output_through_seq = pw.BigIntegerField(default=0)
     log_through_seq = pw.BigIntegerField(default=0)
+    output_limit_bytes = pw.BigIntegerField()
 
     class Meta:
         table_name = "lease"

@@ -55,9 +55,11 @@ def wire_names(data: Any, message: Any) -> Any:
 def _wire(value: Any, field: FieldDescriptor) -> Any:
     if field.enum_type is not None:
         prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", field.enum_type.name).upper() + "_"
+        in_capitals = field.enum_type.GetOptions().Extensions[options_pb2.enum].upper_case
+        spell = str.upper if in_capitals else str.lower
         spellings = {
             known.GetOptions().Extensions[options_pb2.value].json
-            or known.name.removeprefix(prefix).lower(): known.name
+            or spell(known.name.removeprefix(prefix)): known.name
             for known in field.enum_type.values
         }
         assert value in spellings, f"{value} is no {field.enum_type.name}"

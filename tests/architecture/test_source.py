@@ -15,8 +15,10 @@ import gateway.config
 import server.config
 from server.domain.errors import Reason
 from server.domain.jobs import FailureReason, JobState, JobType
-from server.domain.leases import Disposition, RunOutcome
+from server.domain.leases import Disposition, LeaseOutcome, RunOutcome
+from server.domain.placement import Obstacle
 from server.domain.providers import ProviderStatus
+from server.domain.queue import JobCondition
 from server.domain.sessions import LeaseAction
 from tests.architecture.tools import ROOT, tracked_files
 
@@ -122,6 +124,9 @@ def test_enums_of_the_domain_are_those_of_the_protos() -> None:
         (RunOutcome, sessions_pb2.RunOutcome, "RUN_OUTCOME_"),
         (LeaseAction, sessions_pb2.LeaseAction, "LEASE_ACTION_"),
         (Disposition, sessions_pb2.ResultDisposition, "RESULT_DISPOSITION_"),
+        (JobCondition, jobs_pb2.JobCondition, "JOB_CONDITION_"),
+        (Obstacle, jobs_pb2.Obstacle, "OBSTACLE_"),
+        (LeaseOutcome, jobs_pb2.AttemptOutcome, "ATTEMPT_OUTCOME_"),
     ):
         assert {member.name for member in domain} == names(proto, prefix), prefix
 

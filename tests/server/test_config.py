@@ -9,7 +9,7 @@ import trustme
 
 from server.config import VARIABLES, Config, ConfigError
 
-DEFAULTS = Config("sqlite:///dcp.sqlite3", "127.0.0.1:50051", None, False, None, "INFO")
+DEFAULTS = Config("sqlite:///dcp.sqlite3", "127.0.0.1:50051", None, False, None, "INFO", 2097152)
 
 
 def test_nothing_set_gives_the_defaults() -> None:
@@ -34,9 +34,10 @@ def test_everything_set_is_taken(tmp_path: Path) -> None:
             "DCP_TLS_CERT": str(tmp_path / "cert"),
             "DCP_TLS_KEY": str(tmp_path / "key"),
             "DCP_LOG_LEVEL": "Debug",
+            "DCP_MAX_OUTPUT_BYTES": "1024",
         }
     )
-    assert config == Config("postgresql://u@h/n", "0.0.0.0:1", "12345678", True, (key, cert), "DEBUG")
+    assert config == Config("postgresql://u@h/n", "0.0.0.0:1", "12345678", True, (key, cert), "DEBUG", 1024)
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "localhost:5", "[::1]:65535", "127.9.9.9:1"])
@@ -62,6 +63,11 @@ def test_loopback_needs_no_tls(listen: str) -> None:
         ({"DCP_SANDBOX_TOPUP": "yes"}, "DCP_SANDBOX_TOPUP"),
         ({"DCP_SANDBOX_TOPUP": "TRUE"}, "DCP_SANDBOX_TOPUP"),
         ({"DCP_LOG_LEVEL": "loud"}, "DCP_LOG_LEVEL"),
+        ({"DCP_MAX_OUTPUT_BYTES": "1023"}, "DCP_MAX_OUTPUT_BYTES"),
+        ({"DCP_MAX_OUTPUT_BYTES": "5242881"}, "DCP_MAX_OUTPUT_BYTES"),
+        ({"DCP_MAX_OUTPUT_BYTES": "2 MiB"}, "DCP_MAX_OUTPUT_BYTES"),
+        ({"DCP_MAX_OUTPUT_BYTES": "-2000"}, "DCP_MAX_OUTPUT_BYTES"),
+        ({"DCP_MAX_OUTPUT_BYTES": "9" * 5000}, "DCP_MAX_OUTPUT_BYTES"),
         ({"DCP_TLS_CERT": "/dev/null"}, "DCP_TLS_KEY"),
         ({"DCP_TLS_KEY": "/dev/null"}, "DCP_TLS_CERT"),
         ({"DCP_TLS_CERT": "/no/such/file", "DCP_TLS_KEY": "/dev/null"}, "DCP_TLS_CERT: .*No such file"),

@@ -7,14 +7,14 @@ from collections.abc import AsyncGenerator, Sequence
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.engines import EngineError
+from daemon.engines import Engine, EngineError
 
 Piece = str | asyncio.Event | EngineError | Exception
 
 DEFAULT_MODEL = "test/model"
 
 
-class ScriptedEngine:
+class ScriptedEngine(Engine):
     """Plays a script for every job: text is yielded, an event waited for, an error raised.
 
     `prepare_gate`: preparing waits for it. `jobs`, `cancelled`: the ids of the

@@ -29,6 +29,7 @@ from grpc_status import rpc_status
 
 from server.app import Server
 from server.config import Config
+from server.domain.leases import MAX_OUTPUT_BYTES
 from server.store.models import Provider, Renter
 from tests.support.manual_clock import ManualClock
 
@@ -93,6 +94,8 @@ class Daemon:
     def __init__(self, call: Any) -> None:
         self._call = call
         self._heartbeats = 0
+        self.held: list[sessions_pb2.Lease] = []
+        """What its heartbeats list: accepted, and no result told."""
 
     async def say(self, **kind: Any) -> None:
         """Sends one message."""
@@ -120,13 +123,15 @@ class Daemon:
             "models": [sessions_pb2.ServedModel(name=MODEL, context_tokens=2048, warm=True)],
             "job_types": [jobs_pb2.JOB_TYPE_LLM_INFERENCE],
         }
+        self.held = list(changes.get("held_leases", ()))
         await self.say(hello=sessions_pb2.Hello(**(values | changes)))
         return await self.expect("welcome")
 
     async def heartbeat(self, **fields: Any) -> None:
         """Beats, and takes the acknowledgement: nothing else has come before it."""
         self._heartbeats += 1
-        await self.say(heartbeat=sessions_pb2.SessionHeartbeat(sequence=self._heartbeats, **fields))
+        values = {"held_leases": self.held} | fields
+        await self.say(heartbeat=sessions_pb2.SessionHeartbeat(sequence=self._heartbeats, **values))
         assert (await self.expect("heartbeat_ack")).sequence == self._heartbeats
 
     async def heard_nothing(self) -> None:
@@ -135,6 +140,7 @@ class Daemon:
 
     async def accept(self, lease: sessions_pb2.Lease) -> None:
         """Takes an offer."""
+        self.held.append(lease)
         await self.say(offer_reply=sessions_pb2.OfferReply(lease=lease, accepted=True))
 
     async def refuse(self, lease: sessions_pb2.Lease) -> None:
@@ -168,6 +174,7 @@ class Daemon:
             **fields,
         )
         report.run_time.FromMilliseconds(round(seconds * 1000))
+        self.held = [held for held in self.held if held != lease]
         await self.say(job_finished=report)
 
     async def finished(self, lease: sessions_pb2.Lease, **fields: Any) -> int:
@@ -291,6 +298,12 @@ class Market:
         request = jobs_pb2.GetJobRequest(job_id=job.job_id)
         return (await self.job_service.GetJob(request, metadata=self.admin_metadata)).job
 
+    async def why(self, job: jobs_pb2.Job, who: Party | None = None) -> jobs_pb2.ExplainJobResponse:
+        """Why the job waits or failed; by the operator's eyes if nobody asks."""
+        request = jobs_pb2.ExplainJobRequest(job_id=job.job_id)
+        metadata = who.metadata if who is not None else self.admin_metadata
+        return await self.job_service.ExplainJob(request, metadata=metadata)
+
     async def output(self, job: jobs_pb2.Job, who: Party) -> jobs_pb2.GetJobOutputResponse:
         """The job's output."""
         request = jobs_pb2.GetJobOutputRequest(job_id=job.job_id)
@@ -345,9 +358,11 @@ async def running(
     *,
     admin_token: str | None = ADMIN_TOKEN,
     sandbox_topup: bool = False,
+    max_output_bytes: int = MAX_OUTPUT_BYTES,
 ) -> AsyncIterator[Market]:
     """A server on 127.0.0.1 until the block ends."""
-    server = Server(Config(url, "127.0.0.1:0", admin_token, sandbox_topup, None, "INFO"), clock)
+    config = Config(url, "127.0.0.1:0", admin_token, sandbox_topup, None, "INFO", max_output_bytes)
+    server = Server(config, clock)
     await server.start()
     async with grpc.aio.insecure_channel(
         server.address, options=[("grpc.max_receive_message_length", 16 << 20)]

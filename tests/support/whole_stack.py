@@ -17,11 +17,13 @@ import grpc
 import httpx
 
 from daemon.app import Daemon
+from daemon.journal import Journal
 from gateway.app import CHANNEL_OPTIONS, build_app
 from server.app import Server
 from server.config import Config
 from tests.support.fake_engine import ScriptedEngine
 from tests.support.manual_clock import ManualClock
+from tests.support.memory_disk import MemoryDisk
 
 ADMIN_TOKEN = "operator-token-of-the-tests"
 ADMIN = {"x-admin-token": ADMIN_TOKEN}
@@ -94,6 +96,7 @@ async def running_daemon(stack: Stack, key: str, engine: ScriptedEngine) -> Asyn
         server=stack.server.address,
         key=key,
         engines=[engine],
+        journal=Journal(MemoryDisk()),
         clock=stack.clock,
         on_ready=lambda provider_id: ready.set(),
         tick_seconds=0.01,

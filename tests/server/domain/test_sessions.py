@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import JobType
 from server.domain.leases import (
+    MARKER_BYTES,
     MAX_CHUNK_BYTES,
-    MAX_OUTPUT_BYTES,
+    MISSED_HEARTBEATS,
     FinishReport,
     LeaseRef,
     LeaseState,
@@ -45,13 +46,19 @@ from server.domain.sessions import (
 )
 
 LEASE = LeaseRef("job-1", 1, b"s" * 16)
+LIMIT_BYTES = 3 * MAX_CHUNK_BYTES
 HELLO = Hello("boot", "0.1.0", 1, {}, (), frozenset(JobType), 1)
 WELCOME = Welcome(1, 42)
 OUT, LOG = Stream.OUTPUT, Stream.LOG
 
 
 def offer(lease: LeaseRef = LEASE) -> JobOffer:
-    return JobOffer(Offer(lease, 42, 1, 1, JobType.BENCHMARK, 60_000, {}))
+    return JobOffer(Offer(lease, 42, 1, 1, JobType.BENCHMARK, 60_000, 300_000, LIMIT_BYTES, {}))
+
+
+def kept(output_seq: int = 0, log_seq: int = 0, *, resend: bool = False) -> Kept:
+    through = (output_seq, log_seq)
+    return Kept(LEASE, LeaseState.RUNNING, *through, 10 * output_seq, 10 * log_seq, LIMIT_BYTES, resend)
 
 
 def chunk(seq: int, data: bytes = b"x", stream: Stream = OUT, lease: LeaseRef = LEASE) -> Chunk:
@@ -227,13 +234,22 @@ def test_output_and_log_count_on_their_own() -> None:
 
 @pytest.mark.parametrize("stream", Stream)
 def test_stream_larger_than_allowed_is_a_violation(stream: Stream) -> None:
+    """What the offer said, and the line that says that it was cut."""
     session = holding(LeaseState.RUNNING)
-    whole = MAX_OUTPUT_BYTES // MAX_CHUNK_BYTES
-    for seq in range(1, whole + 1):
-        sent = chunk(seq, b"x" * MAX_CHUNK_BYTES, stream)
+    sizes = [*[MAX_CHUNK_BYTES] * (LIMIT_BYTES // MAX_CHUNK_BYTES), MARKER_BYTES]
+    for seq, size in enumerate(sizes, 1):
+        sent = chunk(seq, b"x" * size, stream)
         assert session.receive(sent) is sent
         session.stored(sent)
-    assert_violation(session, chunk(whole + 1, b"x", stream))
+    assert_violation(session, chunk(len(sizes) + 1, b"x", stream))
+
+
+def test_size_counts_on_across_a_reconnect() -> None:
+    session = ServerSession()
+    session.receive(replace(HELLO, held=(LEASE,)))
+    session.opened(WELCOME, [replace(kept(3), output_bytes=LIMIT_BYTES)])
+    assert_violation(session, chunk(4, b"x" * (MARKER_BYTES + 1)))
+    assert session.receive(chunk(4, b"x" * MARKER_BYTES)) is not None
 
 
 def test_dropped_lease_is_unknown() -> None:
@@ -246,7 +262,7 @@ def test_dropped_lease_is_unknown() -> None:
 def test_kept_lease_goes_on_where_it_was() -> None:
     session = ServerSession()
     session.receive(replace(HELLO, held=(LEASE,)))
-    said = session.opened(WELCOME, [Kept(LEASE, LeaseState.RUNNING, 3, 2, 30, 20, resend=False)])
+    said = session.opened(WELCOME, [kept(3, 2)])
     assert said == [WELCOME, LeaseDirective(LEASE, LeaseAction.KEEP, 3, 2)]
     assert session.receive(chunk(3)) == Reply(OutputAck(LEASE, 3, 2))
     assert session.receive(chunk(4)) == chunk(4)
@@ -256,7 +272,7 @@ def test_kept_lease_goes_on_where_it_was() -> None:
 def test_kept_lease_with_an_unacknowledged_result_is_told_to_resend() -> None:
     session = ServerSession()
     session.receive(replace(HELLO, unacknowledged=(LEASE,)))
-    said = session.opened(WELCOME, [Kept(LEASE, LeaseState.RUNNING, 3, 0, 30, 0, resend=True)])
+    said = session.opened(WELCOME, [kept(3, 0, resend=True)])
     assert said[1] == LeaseDirective(LEASE, LeaseAction.RESEND, 3, 0)
 
 
@@ -264,6 +280,50 @@ def test_cancel_carries_the_secret_that_the_daemon_knows() -> None:
     bare = CancelRun(replace(LEASE, secret=b""))
     assert holding(LeaseState.RUNNING).push(bare) == CancelRun(LEASE)
     assert opened().push(bare) is None
+
+
+# What heartbeats list.
+
+
+def beat(*held: LeaseRef) -> Heartbeat:
+    return Heartbeat(1, None, held)
+
+
+@pytest.mark.parametrize("lease", STRANGE)
+def test_lease_that_a_heartbeat_lists_and_the_session_does_not_hold_is_named(lease: LeaseRef) -> None:
+    assert holding(LeaseState.RUNNING).reconcile(beat(LEASE, lease)) == ([lease], [])
+    assert opened().reconcile(beat(lease)) == ([lease], [])
+
+
+@pytest.mark.parametrize("state", [LeaseState.ACCEPTED, LeaseState.RUNNING])
+def test_lease_that_heartbeats_in_a_row_leave_out_is_missing(state: LeaseState) -> None:
+    session = holding(state)
+    for _ in range(2):
+        for _ in range(MISSED_HEARTBEATS - 1):
+            assert session.reconcile(beat()) == ([], [])
+        assert session.reconcile(beat(LEASE)) == ([], [])
+    for _ in range(MISSED_HEARTBEATS - 1):
+        session.reconcile(beat())
+    assert session.reconcile(beat()) == ([], [LEASE])
+
+
+def test_heartbeats_before_the_acceptance_miss_nothing() -> None:
+    session = holding(LeaseState.OFFERED)
+    for _ in range(MISSED_HEARTBEATS):
+        assert session.reconcile(beat()) == ([], [])
+    session.advanced(LEASE, LeaseState.ACCEPTED)
+    assert session.reconcile(beat()) == ([], [])
+
+
+def test_lease_whose_result_is_under_way_need_not_be_listed() -> None:
+    told = holding(LeaseState.RUNNING)
+    told.receive(report())
+    resending = ServerSession()
+    resending.receive(replace(HELLO, unacknowledged=(LEASE,)))
+    resending.opened(WELCOME, [kept(resend=True)])
+    for session in (told, resending):
+        for _ in range(2 * MISSED_HEARTBEATS):
+            assert session.reconcile(beat()) == ([], [])
 
 
 def test_secret_is_not_in_the_text_of_a_lease() -> None:

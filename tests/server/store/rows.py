@@ -96,7 +96,7 @@ class Rows:
         def make() -> LeaseRef:
             job = jobs.get(job_id)
             assert job is not None
-            offer = leases.offer(job, provider_id, SESSION_EPOCH, SECRET, NOW_MS)
+            offer = leases.offer(job, provider_id, SESSION_EPOCH, SECRET, NOW_MS, 1024)
             assert offer is not None
             if state is not LeaseState.OFFERED:
                 assert leases.accept(offer.lease, provider_id, SESSION_EPOCH, NOW_MS)

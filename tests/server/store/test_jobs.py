@@ -173,9 +173,9 @@ async def test_queue_is_by_priority_then_age(database: Database, rows: Rows) -> 
     last = await rows.job(renter_id, priority=1, now_ms=NOW_MS - 1000)
     third = await rows.job(renter_id, priority=2, now_ms=NOW_MS + 1)
     first = await rows.job(renter_id, priority=10, now_ms=NOW_MS + 1000)
-    queued = await database.run(lambda: jobs.next_queued(CANDIDATE, 10, 0))
+    queued = await database.run(lambda: jobs.next_queued(CANDIDATE, 10, NOW_MS, 0))
     assert [job.job_id for job in queued] == [first, second, third, last]
-    assert [job.job_id for job in await database.run(lambda: jobs.next_queued(CANDIDATE, 2, 0))] == [
+    assert [job.job_id for job in await database.run(lambda: jobs.next_queued(CANDIDATE, 2, NOW_MS, 0))] == [
         first,
         second,
     ]
@@ -201,20 +201,22 @@ async def test_queue_offers_what_the_provider_can_run(
     able = replace(
         CANDIDATE, job_types=frozenset({JobType.BENCHMARK, JobType.LLM_INFERENCE}), models=(Model("m"),)
     )
-    assert bool(await database.run(lambda: jobs.next_queued(able, 10, 0))) is suits
+    assert bool(await database.run(lambda: jobs.next_queued(able, 10, NOW_MS, 0))) is suits
 
 
 async def test_queue_without_models_or_types_is_empty(database: Database, rows: Rows) -> None:
     await rows.job(await rows.renter(), request=JobRequest(JobType.LLM_INFERENCE, 60_000, model="m"))
     for bare in (replace(CANDIDATE, models=()), replace(CANDIDATE, job_types=frozenset())):
-        assert await database.run(partial(jobs.next_queued, bare, 10, 0)) == []
+        assert await database.run(partial(jobs.next_queued, bare, 10, NOW_MS, 0)) == []
 
 
 async def test_job_that_names_a_provider_waits_for_it(database: Database, rows: Rows) -> None:
     one, two = await rows.provider(), await rows.provider()
     await rows.job(await rows.renter(), request=JobRequest(JobType.BENCHMARK, 60_000, provider_id=two))
-    assert not await database.run(lambda: jobs.next_queued(replace(CANDIDATE, provider_id=one), 10, 0))
-    assert await database.run(lambda: jobs.next_queued(replace(CANDIDATE, provider_id=two), 10, 0))
+    assert not await database.run(
+        lambda: jobs.next_queued(replace(CANDIDATE, provider_id=one), 10, NOW_MS, 0)
+    )
+    assert await database.run(lambda: jobs.next_queued(replace(CANDIDATE, provider_id=two), 10, NOW_MS, 0))
 
 
 async def test_concurrent_offers_of_one_job_succeed_once(database: Database, rows: Rows) -> None:
@@ -222,7 +224,7 @@ async def test_concurrent_offers_of_one_job_succeed_once(database: Database, row
     job = await rows.get(job_id)
     offers = await asyncio.gather(
         *(
-            database.run(lambda: leases.offer(job, provider_id, SESSION_EPOCH, SECRET, NOW_MS))
+            database.run(lambda: leases.offer(job, provider_id, SESSION_EPOCH, SECRET, NOW_MS, 1024))
             for _ in range(8)
         )
     )
@@ -260,7 +262,7 @@ async def test_final_state_never_changes(
     assert await database.run(lambda: jobs.finish(as_read, event, bill, NOW_MS))
     ended = await rows.get(job_id)
     if later is JobEvent.REQUEUE:
-        assert not await database.run(lambda: jobs.requeue(as_read))
+        assert not await database.run(lambda: jobs.requeue(as_read, NOW_MS))
     else:
         assert not await database.run(lambda: jobs.finish(as_read, later, bill, NOW_MS + 1))
         assert not await database.run(lambda: jobs.finish(ended, later, bill, NOW_MS + 1))
@@ -275,7 +277,7 @@ async def test_job_that_moved_on_is_not_finished_by_what_was_read_before(
     ref = await rows.leased(provider_id, job_id, LeaseState.RUNNING)
     as_read, lease = await rows.get(job_id), await rows.lease(ref)
     await database.run(lambda: leases.end(lease, LeaseOutcome.LOST, NOW_MS))
-    assert await database.run(lambda: jobs.requeue(as_read))
+    assert await database.run(lambda: jobs.requeue(as_read, NOW_MS))
     await rows.leased(provider_id, job_id, LeaseState.RUNNING)
     now = await rows.get(job_id)
     assert not await database.run(
@@ -290,7 +292,7 @@ async def test_requeue_throws_away_what_the_attempt_wrote(database: Database, ro
     ref = await rows.leased(provider_id, job_id, LeaseState.RUNNING)
     await database.run(lambda: output(Sender(ref, provider_id, SESSION_EPOCH)))
     job = await rows.get(job_id)
-    assert await database.run(lambda: jobs.requeue(job))
+    assert await database.run(lambda: jobs.requeue(job, NOW_MS))
     job = await rows.get(job_id)
     assert (job.state, job.provider_id, job.output_bytes) == (JobState.QUEUED, None, 0)
     assert job.started_ms is None
