@@ -242,14 +242,15 @@ class Session:
         provider = accounts.provider(self._provider_id)
         assert provider is not None, "a key without its provider"
         refuse_shut_out(provider)
-        epoch = accounts.open_session(self._provider_id, hello.job_types)
+        now_ms = ms(self._owner.clock)
+        epoch = accounts.open_session(self._provider_id, hello.job_types, now_ms)
         self._session_epoch = epoch  # ``end`` knows it, should the stream break now
         accounts.replace_models(self._provider_id, hello.models)
         kept = []
         for lease in leases.open_of(self._provider_id):
             named = _find(lease, hello.held) or _find(lease, hello.unacknowledged)
             if named is None or lease.state is LeaseState.OFFERED:
-                give_up(lease, ms(self._owner.clock), "the daemon does not hold it any more")
+                give_up(lease, now_ms, "the daemon does not hold it any more")
                 continue
             leases.restamp(lease, epoch)
             job = jobs.get(lease.job_id)

@@ -229,12 +229,16 @@ def replace_models(provider_id: int, models: Iterable[Model]) -> None:
     Provider.update(models_reported=True).where(Provider.id == provider_id).execute()
 
 
-def open_session(provider_id: int, job_types: Iterable[JobType]) -> int:
-    """Counts a new session and returns its epoch; the older one's writes match no row from here on."""
+def open_session(provider_id: int, job_types: Iterable[JobType], now_ms: int) -> int:
+    """Counts a new session and returns its epoch; the older one's writes match no row from here on.
+
+    It renews the leases that it keeps in the same transaction: nobody may judge them lost in between.
+    """
     Provider.update(
         session_epoch=Provider.session_epoch + 1,
         connected=True,
         draining=False,
+        renewed_ms=now_ms,
         job_types=" ".join(sorted(job_types)),
     ).where(Provider.id == provider_id).execute()
     return int(Provider.select(Provider.session_epoch).where(Provider.id == provider_id).scalar())

@@ -844,7 +844,7 @@ class ExplainJobResponse(_message.Message):
     message: _builtins.str
     """The same, for a person."""
     queue_position: _builtins.int
-    """How many queued jobs would go first where this one could run, plus one; while it is queued."""
+    """How many queued jobs would go first where this one could run, plus one; while it is one of the first 500."""
     estimated_start_seconds: _builtins.int
     """When it may start, from now: an estimate from the limits of the runs before it. Left out when nobody can tell."""
     failure_reason: Global___FailureReason.ValueType
@@ -855,7 +855,7 @@ class ExplainJobResponse(_message.Message):
 
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobAttempt]:
-        """Every lease of the job that was offered, the first one first."""
+        """Every lease of the job that was offered, the first one first; of more than 100 the newest."""
 
     def __init__(
         self,
@@ -1189,7 +1189,9 @@ class Job(_message.Message):
     cancel_requested: _builtins.bool
     """The renter asked to cancel it and the daemon has not stopped it yet."""
     queue_position: _builtins.int
-    """How many queued jobs would go first where this one could run, plus one; while it is queued."""
+    """How many queued jobs would go first where this one could run, plus one; while it is one of the first 500.
+    GetJob alone tells it.
+    """
     estimated_start_seconds: _builtins.int
     """When it may start, from now: an estimate from the limits of the runs before it; while it is queued and somebody can tell."""
     lost_after_seconds: _builtins.int
@@ -1216,7 +1218,9 @@ class Job(_message.Message):
 
     @_builtins.property
     def start_by(self) -> _timestamp_pb2.Timestamp:
-        """When it fails, with a full refund, unless it has started."""
+        """When it fails, with a full refund, if it waits still; until a daemon has accepted it. An attempt that
+        was accepted and lost gives it the whole time again.
+        """
 
     def __init__(
         self,

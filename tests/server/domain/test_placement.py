@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.domain.jobs import JobType
-from server.domain.placement import Candidate, Model, Wants, can_run, choose, ranked
+from server.domain.placement import Candidate, Model, Obstacle, Wants, can_run, choose, obstacle, ranked
+from server.domain.providers import ProviderStatus
 
 INFERENCE = frozenset({JobType.LLM_INFERENCE})
 ABLE = Candidate(5, 1, INFERENCE, (Model("m"),), "NVIDIA RTX 4090", 24576)
@@ -33,6 +34,34 @@ def test_provider_can_run_what_it_serves(wants: Wants, able: bool) -> None:
     assert can_run(ABLE, wants) is able
 
 
+@pytest.mark.parametrize(
+    ("candidate", "wants", "told"),
+    [
+        (ABLE, WANTS, Obstacle.NONE),
+        (replace(ABLE, status=ProviderStatus.OFFLINE), WANTS, Obstacle.NOT_LIVE),
+        (replace(ABLE, status=ProviderStatus.PAUSED), WANTS, Obstacle.PAUSED),
+        (replace(ABLE, status=ProviderStatus.DRAINING), WANTS, Obstacle.DRAINING),
+        (replace(ABLE, status=ProviderStatus.SUSPENDED), WANTS, Obstacle.NOT_ADMITTED),
+        (replace(ABLE, status=ProviderStatus.PENDING_APPROVAL), WANTS, Obstacle.NOT_ADMITTED),
+        (replace(ABLE, has_session=False), WANTS, Obstacle.NO_SESSION),
+        (ABLE, replace(WANTS, job_type=JobType.TRAINING), Obstacle.JOB_TYPE_NOT_SERVED),
+        (ABLE, replace(WANTS, model="other"), Obstacle.MODEL_NOT_SERVED),
+        (ABLE, replace(WANTS, gpu_model="H100"), Obstacle.OTHER_GPU),
+        (ABLE, replace(WANTS, min_vram_mib=24577), Obstacle.TOO_LITTLE_VRAM),
+        (replace(ABLE, free_slots=0), WANTS, Obstacle.BUSY),
+        (replace(ABLE, has_refused=True), WANTS, Obstacle.REFUSED),
+        (replace(ABLE, free_slots=0, has_refused=True), WANTS, Obstacle.BUSY),
+        (replace(ABLE, free_slots=0), replace(WANTS, model="other"), Obstacle.MODEL_NOT_SERVED),
+    ],
+)
+def test_obstacle_is_named_and_only_passing_ones_let_it_run(
+    candidate: Candidate, wants: Wants, told: Obstacle
+) -> None:
+    assert obstacle(candidate, wants) is told
+    assert can_run(candidate, wants) is (told in {Obstacle.NONE, Obstacle.BUSY, Obstacle.REFUSED})
+    assert (choose([candidate], wants) is candidate) is (told is Obstacle.NONE)
+
+
 WARM = (Model("m", warm=True),)
 
 
@@ -44,11 +73,15 @@ WARM = (Model("m", warm=True),)
         ([ABLE, replace(ABLE, provider_id=4)], 4),
         ([ABLE, replace(ABLE, provider_id=9, free_slots=2)], 9),
         ([replace(ABLE, free_slots=9), replace(ABLE, provider_id=6, models=WARM)], 6),
+        ([ABLE, replace(ABLE, provider_id=6, models=WARM, reliability=0.1)], 6),
+        ([replace(ABLE, free_slots=9, reliability=0.9), replace(ABLE, provider_id=6)], 6),
         ([replace(ABLE, provider_id=1, models=(Model("x", warm=True), Model("m"))), ABLE], 1),
         ([replace(ABLE, provider_id=1, job_types=frozenset()), ABLE], 5),
     ],
 )
-def test_warm_then_free_then_lowest_id_is_chosen(candidates: list[Candidate], best: int | None) -> None:
+def test_warm_then_reliable_then_free_then_lowest_id_is_chosen(
+    candidates: list[Candidate], best: int | None
+) -> None:
     chosen = choose(candidates, WANTS)
     assert (chosen and chosen.provider_id) == best
 

@@ -33,7 +33,7 @@ class Rows:
             provider_id = accounts.create_provider(
                 name="P", email=email, email_key=email, gpu_model="", os="", phone="", now_ms=NOW_MS
             )
-            accounts.open_session(provider_id, JobType)
+            accounts.open_session(provider_id, JobType, NOW_MS)
             return provider_id
 
         return await self._database.run(make)

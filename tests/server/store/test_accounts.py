@@ -58,7 +58,8 @@ async def provider_row(database: Database, provider_id: int) -> ProviderRow:
 async def test_every_session_has_the_next_epoch(database: Database, rows: Rows) -> None:
     provider_id = await rows.provider()
     epochs = [
-        await database.run(lambda: accounts.open_session(provider_id, [JobType.TRAINING])) for _ in range(3)
+        await database.run(lambda: accounts.open_session(provider_id, [JobType.TRAINING], NOW_MS))
+        for _ in range(3)
     ]
     assert epochs == [2, 3, 4]
     row = await provider_row(database, provider_id)
@@ -67,7 +68,7 @@ async def test_every_session_has_the_next_epoch(database: Database, rows: Rows) 
 
 async def test_end_of_an_older_session_changes_nothing(database: Database, rows: Rows) -> None:
     provider_id = await rows.provider()
-    await database.run(lambda: accounts.open_session(provider_id, JobType))
+    await database.run(lambda: accounts.open_session(provider_id, JobType, NOW_MS))
     await database.run(lambda: accounts.close_session(provider_id, 1))
     await database.run(lambda: accounts.set_draining(provider_id, 1))
     row = await provider_row(database, provider_id)

@@ -6,14 +6,15 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from random import Random
 
 import peewee
 import pytest
 
-from server.domain.jobs import Job, JobEvent, JobRequest, JobState, JobType
+from server.domain.jobs import FailureReason, Job, JobEvent, JobRequest, JobState, JobType
 from server.domain.leases import Lease, LeaseOutcome, LeaseRef, LeaseState, Stream
 from server.domain.ledger import make_bill
-from server.domain.placement import Model
+from server.domain.placement import Model, Wants, can_run
 from server.store import jobs, leases
 from server.store.database import Database
 from server.store.models import Lease as LeaseRow
@@ -202,6 +203,113 @@ async def test_queue_offers_what_the_provider_can_run(
         CANDIDATE, job_types=frozenset({JobType.BENCHMARK, JobType.LLM_INFERENCE}), models=(Model("m"),)
     )
     assert bool(await database.run(lambda: jobs.next_queued(able, 10, NOW_MS, 0))) is suits
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_order_of_the_queue_is_never_inverted_for_any_provider(
+    database: Database, rows: Rows, seed: int
+) -> None:
+    """What the store takes is what the rules of placement say, in the order of priority and age."""
+    rng, renter_id = Random(seed), await rows.renter()
+    named = [await rows.provider() for _ in range(3)]
+    queue: list[tuple[int, int, str, JobRequest]] = []
+    for _ in range(40):
+        wanted = JobRequest(
+            rng.choice([JobType.BENCHMARK, JobType.TRAINING]),
+            60_000,
+            provider_id=rng.choice([None, None, *named]),
+            model=rng.choice([None, "m", "other"]),
+            gpu_model=rng.choice([None, "rtx", "H100"]),
+            min_vram_mib=rng.choice([None, 8192, 65536]),
+            priority=rng.randint(0, 3),
+        )
+        at_ms = NOW_MS + rng.randint(0, 5)
+        job_id = await rows.job(renter_id, now_ms=at_ms, request=wanted)
+        queue.append((-wanted.priority, at_ms, job_id, wanted))
+    for provider_id in named:
+        candidate = replace(
+            CANDIDATE,
+            provider_id=provider_id,
+            job_types=frozenset(rng.sample([JobType.BENCHMARK, JobType.TRAINING], rng.randint(1, 2))),
+            models=tuple(Model(name) for name in rng.sample(["m", "other"], rng.randint(0, 2))),
+            vram_mib=rng.choice([4096, 24576, 80000]),
+        )
+        suiting = [
+            job_id
+            for _, _, job_id, wanted in sorted(queue, key=lambda one: one[:3])
+            if wanted.provider_id in (None, provider_id) and can_run(candidate, wants_of(wanted))
+        ]
+        limit = rng.randint(1, 40)
+        taken = await database.run(partial(jobs.next_queued, candidate, limit, NOW_MS, 0))
+        assert [job.job_id for job in taken] == suiting[:limit]
+
+
+def wants_of(request: JobRequest) -> Wants:
+    return Wants(request.job_type, request.model, request.gpu_model, request.min_vram_mib)
+
+
+async def test_job_whose_time_to_start_is_over_is_not_taken(database: Database, rows: Rows) -> None:
+    job_id = await rows.job(await rows.renter())
+    end_ms = (await rows.get(job_id)).start_by_ms
+    for now_ms, waits in ((end_ms - 1, True), (end_ms, False)):
+        assert bool(await database.run(partial(jobs.next_queued, CANDIDATE, 1, now_ms, 0))) is waits
+        assert bool(await database.read(partial(jobs.unstarted, now_ms, 1))) is not waits
+
+
+async def test_job_is_found_in_the_queue_behind_those_before_it(database: Database, rows: Rows) -> None:
+    renter_id = await rows.renter()
+    last, first, second = [await rows.job(renter_id, priority=n) for n in (1, 3, 2)]
+    found = await database.read(lambda: jobs.queue_through(second, 10))
+    assert found is not None
+    assert (found[0].job_id, [job.job_id for job in found[1]]) == (second, [first])
+    assert await database.read(lambda: jobs.queue_through(last, 2)) is None
+    assert await database.read(lambda: jobs.queue_through("job-none", 10)) is None
+
+
+async def test_every_lease_of_a_job_is_told_the_first_one_first(database: Database, rows: Rows) -> None:
+    provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
+    for number in range(1, 4):
+        ref = await rows.leased(provider_id, job_id, LeaseState.RUNNING)
+        lease, job = await rows.lease(ref), await rows.get(job_id)
+        await database.run(partial(leases.end, lease, LeaseOutcome.LOST, NOW_MS + number, detail="x"))
+        await database.run(partial(jobs.requeue, job, NOW_MS))
+    told = await database.read(lambda: leases.of_job(job_id, 10))
+    assert [(lease.lease_epoch, lease.attempt, lease.ended_ms) for lease in told] == [
+        (number, number, NOW_MS + number) for number in range(1, 4)
+    ]
+    newest = await database.read(lambda: leases.of_job(job_id, 2))
+    assert [lease.lease_epoch for lease in newest] == [2, 3]
+
+
+OUTCOMES: list[tuple[list[tuple[LeaseOutcome, FailureReason | None]], float]] = [
+    ([], 1.0),
+    ([(LeaseOutcome.SUCCEEDED, None)], 1.0),
+    ([(LeaseOutcome.LOST, None)], 0.0),
+    ([(LeaseOutcome.SUCCEEDED, None), (LeaseOutcome.RELEASED, None)], 0.5),
+    ([(LeaseOutcome.SUCCEEDED, None), (LeaseOutcome.FAILED, FailureReason.ENGINE_FAILED)], 0.5),
+    ([(LeaseOutcome.SUCCEEDED, None), (LeaseOutcome.FAILED, FailureReason.BAD_PARAMS)], 1.0),
+    ([(LeaseOutcome.SUCCEEDED, None), (LeaseOutcome.CANCELLED, None)], 1.0),
+    ([(LeaseOutcome.LOST, None), *[(LeaseOutcome.SUCCEEDED, None)] * 4], 1.0),  # the newest four
+]
+
+
+@pytest.mark.parametrize(("outcomes", "expected"), OUTCOMES)
+async def test_reliability_is_the_part_of_the_newest_attempts_that_succeeded(
+    database: Database,
+    rows: Rows,
+    outcomes: list[tuple[LeaseOutcome, FailureReason | None]],
+    expected: float,
+) -> None:
+    provider_id, renter_id = await rows.provider(), await rows.renter()
+    for number, (outcome, reason) in enumerate(outcomes):
+        ref = await rows.leased(provider_id, await rows.job(renter_id), LeaseState.RUNNING)
+        lease = await rows.lease(ref)
+        at_ms = NOW_MS + number
+        await database.run(partial(leases.end, lease, outcome, at_ms, failure_reason=reason))
+    refused = await rows.leased(provider_id, await rows.job(renter_id), LeaseState.OFFERED)
+    lease = await rows.lease(refused)
+    await database.run(partial(leases.end, lease, LeaseOutcome.REFUSED, NOW_MS))
+    assert await database.read(lambda: leases.reliability(provider_id, 4)) == expected
 
 
 async def test_queue_without_models_or_types_is_empty(database: Database, rows: Rows) -> None:

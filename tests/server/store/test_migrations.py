@@ -1,0 +1,130 @@
+"""Migrations: a database of an earlier release, with its rows, becomes one of this release."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playhouse.migrations import Runner
+
+import server.store
+from server.domain.jobs import FailureReason, Job, JobState
+from server.domain.leases import MAX_OUTPUT_BYTES, LeaseState
+from server.store import jobs, leases, ledger
+from server.store.database import Database
+from server.store.models import Provider
+from tests.support import databases
+from tests.support.databases import Postgres, connection, execute
+
+MIGRATIONS = Path(server.store.__path__[0]) / "migrations"
+ROWS_OF_0001 = [
+    "INSERT INTO provider (name, email, email_key, gpu_model, gpu_vram_mib, os, phone, state, session_epoch,"
+    " connected, draining, models_reported, job_types, last_heartbeat_ms, gpu_status, created_ms) VALUES"
+    " ('P', 'p', 'p', '', 0, '', '', 'active', 1, FALSE, FALSE, FALSE, '', 12345, '{}', 1)",
+    "INSERT INTO renter (name, email, email_key, organization, phone, state, created_ms)"
+    " VALUES ('R', 'r', 'r', '', '', 'active', 1)",
+    *(
+        "INSERT INTO job (job_id, renter_id, job_type, state, duration_ms, limit_ms, priority, hold_halala,"
+        " rate_halala_per_minute, spec, lease_epoch, attempt, created_ms, output_bytes, content_type,"
+        f" request_digest) VALUES ('{state}', 1, 'benchmark', '{state}', 60000, 60000, 2, 100, 100, '{{}}',"
+        f" 1, 1, 1, 0, '', '')"
+        for state in ("queued", "running", "failed")
+    ),
+    *(
+        "INSERT INTO lease (job_id, lease_epoch, provider_id, session_epoch, secret_sha256, state, attempt,"
+        " offered_ms, outcome, detail, output_through_seq, log_through_seq) VALUES"
+        f" ('{job_id}', {epoch}, 1, 1, EMPTY, '{state}', 1, 1, {outcome}, '{detail}', 0, 0)"
+        for job_id, epoch, state, outcome, detail in (
+            ("running", 1, "running", "NULL", ""),
+            ("failed", 1, "ended", "'failed'", "BAD_PARAMS"),
+            ("failed", 2, "ended", "'failed'", "ended by the server"),
+            ("failed", 3, "ended", "'lost'", "its provider went silent"),
+        )
+    ),
+]
+
+
+def make_0001(url: str) -> None:
+    """A database as the first release left it."""
+    database = Database(url)
+    raw = database.peewee
+    empty = "CAST('' AS BLOB)" if url.startswith("sqlite") else "''"
+    Runner(raw, str(MIGRATIONS)).up("0001_initial")
+    with raw.atomic():  # type: ignore[no-untyped-call]
+        for statement in ROWS_OF_0001:
+            execute(database, statement.replace("EMPTY", empty))
+    raw.close()  # type: ignore[no-untyped-call]
+
+
+async def test_rows_of_the_first_release_are_carried_over(new_database_url: str) -> None:
+    make_0001(new_database_url)
+    before_ms = int(time.time() * 1000)
+    async with databases.opened(new_database_url) as database:
+
+        def read() -> tuple[dict[str, Job | None], list[Any], int]:
+            found = {job_id: jobs.get(job_id) for job_id in ("queued", "running", "failed")}
+            history = [*leases.of_job("running", 9), *leases.of_job("failed", 9)]
+            return found, history, Provider.get_by_id(1).renewed_ms
+
+        found, history, renewed_ms = await database.read(read)
+        assert await database.read(lambda: (jobs.unstarted(before_ms, 9), jobs.has_queued())) == ([], True)
+    for state, job in found.items():
+        assert job is not None
+        assert job.state is JobState(state)
+        assert (job.lost_after_ms, job.start_within_ms, job.output_truncated) == (300_000, 600_000, False)
+        assert job.start_by_ms >= before_ms + 600_000  # it never had a deadline: it gets the whole time now
+    assert [lease.failure_reason for lease in history] == [
+        None,
+        FailureReason.BAD_PARAMS,
+        FailureReason.DURATION_LIMIT,
+        None,
+    ]
+    assert (history[0].state, history[0].output_limit_bytes) == (LeaseState.RUNNING, MAX_OUTPUT_BYTES)
+    assert renewed_ms == 12345
+
+
+def test_every_migration_has_the_next_number() -> None:
+    names = sorted(path.name for path in MIGRATIONS.glob("[0-9]*.py"))
+    assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
+
+
+async def test_postgres_itself_refuses_to_empty_the_transfers(postgres: Postgres) -> None:
+    async with databases.opened(postgres.new_database()) as database:
+        for tables in ("transfer", "account, transfer"):
+            with pytest.raises(Exception, match="transfers are immutable"):
+                await database.run(partial(execute, database, f"TRUNCATE {tables}"))
+        assert (await database.read(ledger.prove)).discrepancies == ()
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        (
+            "SELECT job_id FROM job WHERE state = 'queued' AND start_by_ms <= 5 ORDER BY start_by_ms",
+            "job_start_by",
+        ),
+        ("SELECT job_id FROM lease WHERE state = 'accepted' AND accepted_ms < 5", "lease_accepted"),
+        (
+            "SELECT outcome FROM lease WHERE provider_id = 1 AND state = 'ended' AND attempt > 0 "
+            "ORDER BY ended_ms DESC LIMIT 50",
+            "lease_history",
+        ),
+        (
+            "SELECT job_id FROM job WHERE state = 'queued' ORDER BY priority DESC, created_ms, job_id",
+            "job_queue",
+        ),
+    ],
+)
+async def test_what_the_sweep_and_dispatch_ask_has_its_index(sqlite_url: str, query: str, index: str) -> None:
+    async with databases.opened(sqlite_url) as database:
+
+        def plan() -> str:
+            rows = connection(database).execute(f"EXPLAIN QUERY PLAN {query}").fetchall()
+            return " | ".join(row[-1] for row in rows)
+
+        told = await database.read(plan)
+    assert index in told
+    assert "TEMP B-TREE" not in told
