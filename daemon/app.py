@@ -1,4 +1,4 @@
-"""The daemon's composition root: joins session, link, attempts, engines and GPUs.
+"""The daemon's composition root: joins session, link, attempts, journal, engines and GPUs.
 
 It decides nothing: the session does. Everything real that it uses is an
 argument, so tests and benchmarks run it with fakes.
@@ -23,7 +23,9 @@ from daemon.clock import Clock, SystemClock
 from daemon.engines import Engine
 from daemon.gpus import Gpus
 from daemon.gpus.none import NoGpus
+from daemon.journal import Journal
 from daemon.link import Link, LinkBrokenError, Server, Stream
+from daemon.recorder import Recorder
 from daemon.runs import Result
 from daemon.session import DaemonSession
 from daemon.version import daemon_version
@@ -43,6 +45,7 @@ class Daemon:
         server: str,
         key: str,
         engines: Sequence[Engine],
+        journal: Journal,
         gpus: Gpus | None = None,
         clock: Clock | None = None,
         rng: Random | None = None,
@@ -63,6 +66,8 @@ class Daemon:
         self._tick_seconds = tick_seconds
         self._link = Link(Server(server, tls_ca), key)
         self._attempts = Attempts(self._engines, self, self._clock)
+        self._recorder = Recorder(journal, self._recorded)
+        self._moved = asyncio.Event()
         self._session = DaemonSession(
             boot_id=secrets.token_hex(8),
             daemon_version=daemon_version(),
@@ -78,9 +83,10 @@ class Daemon:
         self._sampler = ThreadPoolExecutor(1, thread_name_prefix="gpus")
 
     async def run(self) -> fx.EndReason:
-        """Works until drained or superseded, and says which. Raises KeyRefusedError."""
+        """Works until drained or superseded, and says which. Raises KeyRefusedError and JournalError."""
         loops: list[asyncio.Task[None]] = []
         try:
+            await self._recover()
             await self._sample()
             loops = [asyncio.create_task(loop()) for loop in (self._serve, self._tick, self._keep_sampling)]
             done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
@@ -109,10 +115,30 @@ class Daemon:
         """An attempt wrote output."""
         self._apply(self._session.attempt_output(lease, data, self._now()))
 
+    async def room(self, lease: sessions_pb2.Lease) -> None:
+        """Waits while the server has yet to store what the attempt wrote."""
+        while not self._session.has_room(lease):
+            await self._moved.wait()
+
     def finished(self, lease: sessions_pb2.Lease, result: Result) -> None:
         """An attempt has ended by itself."""
         self._apply(self._session.attempt_finished(lease, result, self._now()))
         self._apply(self._session.capacity(self._slots, self._models()))
+
+    # --- the journal ---
+
+    async def _recover(self) -> None:
+        for history in await self._recorder.recover():
+            is_at_work = history.finished is None and history.started
+            adopted = is_at_work and await self._attempts.adopt(history.offer, history.written_bytes)
+            self._apply(self._session.recover(history, adopted, self._now()))
+
+    def _recorded(self, entry: fx.Persist, error: OSError | None) -> None:
+        if error is None:
+            self._apply(self._session.persisted(entry.number, self._now()))
+        else:
+            reason = error.strerror or str(error)
+            self._apply(self._session.not_persisted(entry.number, reason, self._now()))
 
     # --- the loops ---
 
@@ -161,6 +187,7 @@ class Daemon:
 
     async def _close(self) -> None:
         await self._attempts.close()
+        await self._recorder.close()
         for engine in self._engines:
             with contextlib.suppress(Exception):
                 await engine.close()
@@ -172,6 +199,9 @@ class Daemon:
     def _apply(self, effects: Sequence[fx.Effect]) -> None:
         for effect in effects:
             self._do(effect)
+        # Whoever waits for room looks again.
+        self._moved.set()
+        self._moved = asyncio.Event()
 
     def _do(self, effect: fx.Effect) -> None:
         match effect:
@@ -184,6 +214,8 @@ class Daemon:
                 self._attempts.start(offer)
             case fx.StopAttempt(lease):
                 self._attempts.stop(lease)
+            case fx.Persist() | fx.Forget():
+                self._recorder.put(effect)
             case fx.ReconnectAfter(seconds):
                 self._connect_at = self._now() + seconds
                 logger.info("connecting again seconds=%.1f", seconds)

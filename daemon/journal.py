@@ -73,6 +73,11 @@ class Disk(Protocol):
         ...
 
 
+def journal_folder(state_dir: Path) -> Path:
+    """Where the journal of a state folder is."""
+    return state_dir / "journal"
+
+
 class FileDisk:
     """A real folder, for this user and one daemon only."""
 

@@ -18,7 +18,9 @@ MAX_CHUNK_BYTES = 64 * 1024
 class Pieces:
     """Pieces numbered from 1, kept until acknowledged; at most `limit_bytes` in all, the rest is counted."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, what: str, limit_bytes: int) -> None:
+        """`what`: what they are pieces of, for whoever reads that some are missing."""
+        self._what = what
         self._limit_bytes = limit_bytes
         self._kept: deque[bytes] = deque()
         self._gathered = bytearray()
@@ -73,7 +75,8 @@ class Pieces:
     def end(self) -> None:
         """Nothing follows: says what was dropped, and seals everything."""
         if self.dropped_bytes:
-            self._gathered += b"\n[output truncated: %d bytes not kept]\n" % self.dropped_bytes
+            marker = f"\n[{self._what} truncated: {self.dropped_bytes} bytes not kept]\n"
+            self._gathered += marker.encode()
         self.seal()
 
     def seal(self, window: int | None = None) -> None:
@@ -123,11 +126,6 @@ class Pieces:
     def has_unsent(self) -> bool:
         """Whether a saved piece waits to be sent."""
         return self._sent < self._saved
-
-    @property
-    def all_sent(self) -> bool:
-        """Whether the present stream has carried everything."""
-        return self._sent == self.last and not self._gathered
 
     def take_unsent(self) -> tuple[int, bytes]:
         """The next piece to send and its number; it counts as sent from here on."""

@@ -98,10 +98,15 @@ class History:
         self.started = False
         self.run_ms = 0
         self.streams = {
-            Stream.OUTPUT: Pieces(offer.output_limit_bytes or MAX_OUTPUT_BYTES),
-            Stream.LOG: Pieces(MAX_LOG_BYTES),
+            Stream.OUTPUT: Pieces("output", offer.output_limit_bytes or MAX_OUTPUT_BYTES),
+            Stream.LOG: Pieces("log", MAX_LOG_BYTES),
         }
         self.finished: sessions_pb2.JobFinished | None = None
+
+    @property
+    def written_bytes(self) -> int:
+        """How much output is known of."""
+        return self.streams[Stream.OUTPUT].total_bytes
 
     def take(self, record: Record) -> None:
         """Adds one record."""

@@ -1,22 +1,31 @@
 """Owns what one accepted lease has to tell the server, until the server knows it all.
 
 A run is a transcript: JobStarted, the numbered pieces of output and log, then
-JobFinished. It is kept until acknowledged and can be rewound, so the same story
-is told again on a new stream. It must not know streams, timers or engines.
+JobFinished. Nothing of it is sent before it is saved in the journal; it is kept
+until acknowledged and can be rewound, so the same story is told again on a new
+stream. It must not know streams, timers or engines.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from dcp.v1 import jobs_pb2, sessions_pb2
-from google.protobuf.duration_pb2 import Duration
 
-MAX_CHUNK_BYTES = 64 * 1024
-MAX_OUTPUT_BYTES = 2 * 1024 * 1024
-MAX_LOG_BYTES = 256 * 1024
+from daemon.pieces import Pieces
+from daemon.records import (
+    Chunk,
+    Finished,
+    History,
+    Reading,
+    Record,
+    Started,
+    Stored,
+    Stream,
+    accepted,
+)
+
 MAX_MESSAGE_CHARACTERS = 2000
 
 LeaseKey = tuple[str, int, bytes]
@@ -71,81 +80,46 @@ def failed(reason: jobs_pb2.FailureReason.ValueType, message: str) -> Result:
     return Result(sessions_pb2.RUN_OUTCOME_FAILED, reason, message)
 
 
-class Pieces:
-    """A numbered sequence of pieces, from 1, kept until acknowledged."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
-        self._kept: deque[bytes] = deque()
-        self._acknowledged = 0
-        self._sent = 0
-        self._total_bytes = 0
-
-    @property
-    def last(self) -> int:
-        """The number of the last piece; 0: there is none."""
-        return self._acknowledged + len(self._kept)
-
-    @property
-    def acknowledged(self) -> int:
-        """The number of the last piece that the server has stored."""
-        return self._acknowledged
-
-    @property
-    def in_flight(self) -> int:
-        """How many pieces are sent and not acknowledged."""
-        return self._sent - self._acknowledged
-
-    def add(self, data: bytes) -> bool:
-        """Appends `data` in pieces of at most 64 KiB; False, and nothing added, when it passes the limit."""
-        if self._total_bytes + len(data) > self._limit_bytes:
-            return False
-        self._total_bytes += len(data)
-        self._kept.extend(data[at : at + MAX_CHUNK_BYTES] for at in range(0, len(data), MAX_CHUNK_BYTES))
-        return True
-
-    def has_unsent(self) -> bool:
-        """Whether a piece waits to be sent."""
-        return self._sent < self.last
-
-    def take_unsent(self) -> tuple[int, bytes]:
-        """The next piece to send and its number; it counts as sent from here on."""
-        data = self._kept[self._sent - self._acknowledged]
-        self._sent += 1
-        return self._sent, data
-
-    def acknowledge(self, through: int) -> bool:
-        """Forgets the pieces up to `through`; False when there is no such piece yet."""
-        if through > self.last:
-            return False
-        while self._acknowledged < through:
-            self._kept.popleft()
-            self._acknowledged += 1
-        self._sent = max(self._sent, self._acknowledged)
-        return True
-
-    def rewind(self) -> None:
-        """Everything that is not acknowledged is sent again."""
-        self._sent = self._acknowledged
+def released(reason: jobs_pb2.FailureReason.ValueType, message: str) -> Result:
+    """The result of an attempt that is given back for another provider to do."""
+    return Result(sessions_pb2.RUN_OUTCOME_RELEASED, reason, message)
 
 
 class Run:
     """One accepted lease and its transcript."""
 
-    def __init__(self, offer: sessions_pb2.JobOffer, now: float) -> None:
+    def __init__(self, history: History, now: float) -> None:
+        """A run as the journal tells it; `Run.of` makes one that the journal has yet to learn of."""
+        offer = history.offer
+        self.offer = offer
         self.lease = offer.lease
         self.attempt = offer.attempt
-        self.limit_seconds = offer.run_limit.ToTimedelta().total_seconds()
-        self.phase = Phase.PREPARING
-        self.renewed_at = now
-        self.progress_at = now
-        self.output = Pieces(MAX_OUTPUT_BYTES)
-        self.log = Pieces(MAX_LOG_BYTES)
-        self._started_at: float | None = None
-        self._finished: sessions_pb2.JobFinished | None = None
+        self.limit_ms = offer.run_limit.ToMilliseconds()
+        self.lost_after_seconds = offer.lost_after.ToTimedelta().total_seconds()
+        self.phase = Phase.RUNNING if history.started else Phase.PREPARING
+        self.renewed_at = self.progress_at = now
+        self.streams = history.streams
+        self._ran_ms = history.run_ms
+        self._running_since: float | None = None
+        self._was_started = self._start_is_saved = history.started
+        self._finished = history.finished
+        self._finish_is_saved = history.finished is not None
+        if self._finish_is_saved:
+            self.phase = Phase.FINISHED
+        self._unsaved: list[Record] = []
+        self._saving: tuple[Record, ...] = ()
+        self._told_stored = self._stored()
+        self._is_unsaveable = False
         self._flowing = True
         self._started_sent = False
         self._finished_sent = False
+
+    @classmethod
+    def of(cls, offer: sessions_pb2.JobOffer, now: float) -> Run:
+        """A run that begins with this offer."""
+        run = cls(History(offer), now)
+        run._unsaved.append(accepted(offer))
+        return run
 
     def take(self, step: Step) -> bool:
         """Moves along the table; False, and nothing changed, when the step is not in it."""
@@ -155,10 +129,145 @@ class Run:
         self.phase = following
         return True
 
+    # --- what happens to it ---
+
+    @property
+    def output(self) -> Pieces:
+        """What it wrote."""
+        return self.streams[Stream.OUTPUT]
+
     @property
     def finished(self) -> bool:
-        """It has a result; only telling it is left."""
+        """It has ended; only saving and telling its result is left."""
         return self.phase is Phase.FINISHED
+
+    def start(self, now: float) -> bool:
+        """The meter runs from here; False when it did already or the run has ended."""
+        if not self.take(Step.START):
+            return False
+        self._running_since = now
+        self._was_started = True
+        self._unsaved.append(Started())
+        return True
+
+    def adopt(self, now: float) -> None:
+        """It still runs, and did all the time: the meter goes on from its last reading."""
+        self._running_since = now
+
+    def run_ms(self, now: float) -> int:
+        """How long it has run: 0 before the start, never above the limit."""
+        running = 0.0 if self._running_since is None else max(0.0, now - self._running_since)
+        return min(self._ran_ms + round(running * 1000), self.limit_ms)
+
+    def reached_limit(self, now: float) -> bool:
+        """Whether a run that has not ended has used up its time."""
+        return self.phase is Phase.RUNNING and self.run_ms(now) >= self.limit_ms
+
+    def write(self, stream: Stream, data: bytes) -> bool:
+        """Takes output or log; False when the run does not write any more."""
+        if not self.take(Step.WRITE):
+            return False
+        self.streams[stream].add(data)
+        return True
+
+    def finish(self, result: Result, now: float) -> bool:
+        """Keeps the result; False when there is one already."""
+        if not self.take(Step.FINISH):
+            return False
+        self._ran_ms, self._running_since = self.run_ms(now), None
+        for pieces in self.streams.values():
+            pieces.end()
+        self._finished = self._message(result)
+        self._unsaved.append(Finished(self._finished))
+        return True
+
+    def _message(self, result: Result) -> sessions_pb2.JobFinished:
+        message = sessions_pb2.JobFinished(
+            lease=self.lease,
+            outcome=result.outcome,
+            failure_reason=result.failure_reason,
+            failure_message=result.failure_message[:MAX_MESSAGE_CHARACTERS],
+            last_output_seq=self.output.last,
+            usage=result.usage,
+            output_truncated=self.output.dropped_bytes > 0,
+        )
+        message.run_time.FromMilliseconds(self._ran_ms)
+        return message
+
+    # --- saving it ---
+
+    def read_meter(self, now: float) -> None:
+        """The journal shall know how long it has run."""
+        if self._running_since is not None:
+            self._unsaved.append(Reading(self.run_ms(now)))
+
+    def take_unsaved(self, window: int) -> tuple[Record, ...]:
+        """The records to save now, one batch at a time; `window`: the most unacknowledged pieces."""
+        if self._saving or self._is_unsaveable:
+            return ()
+        chunks: list[Record] = []
+        for stream, pieces in self.streams.items():
+            pieces.seal(window)
+            chunks += [Chunk(stream, seq, data) for seq, data in pieces.take_unsaved()]
+        finish = [record for record in self._unsaved if isinstance(record, Finished)]
+        others = [record for record in self._unsaved if not isinstance(record, Finished)]
+        if not (chunks or finish or others):
+            return ()
+        # What the server has stored is not worth a write of its own.
+        stored = self._stored()
+        forgotten = [record for record in stored if record not in self._told_stored]
+        self._unsaved, self._told_stored = [], stored
+        self._saving = (*others, *chunks, *forgotten, *finish)
+        return self._saving
+
+    def saved(self) -> tuple[Record, ...]:
+        """The batch is safe, and may be told. Returns it."""
+        batch, self._saving = self._saving, ()
+        for record in batch:
+            match record:
+                case Started():
+                    self._start_is_saved = True
+                case Chunk(stream, seq, _):
+                    self.streams[stream].saved(seq)
+                case Finished():
+                    self._finish_is_saved = True
+        return batch
+
+    def not_saved(self, result: Result, now: float) -> tuple[Record, ...]:
+        """The batch cannot be saved. Unless that is no loss, the run is over, and told as far as it is safe.
+
+        Its result is then told unsaved: `result`, or its own when it had not succeeded.
+        """
+        batch, self._saving = self._saving, ()
+        if all(isinstance(record, Reading | Stored) for record in batch):
+            return batch
+        if not self.finish(result, now) and self._succeeded:
+            self._finished = self._message(result)
+        for pieces in self.streams.values():
+            pieces.drop_unsaved()
+        assert self._finished is not None, "it has ended"
+        self._finished.last_output_seq = self.output.last
+        self._unsaved = []
+        self._is_unsaveable = self._start_is_saved = self._finish_is_saved = True
+        return batch
+
+    @property
+    def _succeeded(self) -> bool:
+        return self._finished is not None and self._finished.outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED
+
+    def _stored(self) -> list[Stored]:
+        return [
+            Stored(stream, pieces.acknowledged, pieces.stored_bytes)
+            for stream, pieces in self.streams.items()
+            if pieces.acknowledged
+        ]
+
+    # --- telling it ---
+
+    @property
+    def has_result(self) -> bool:
+        """Its result may be told."""
+        return self._finish_is_saved
 
     @property
     def told(self) -> bool:
@@ -168,7 +277,7 @@ class Run:
     @property
     def in_flight(self) -> int:
         """How many pieces are sent and not acknowledged."""
-        return self.output.in_flight + self.log.in_flight
+        return sum(pieces.in_flight for pieces in self.streams.values())
 
     @property
     def waiting(self) -> bool:
@@ -181,45 +290,11 @@ class Run:
         # JobStarted has no acknowledgement of its own; stored output implies it.
         return self.output.acknowledged > 0
 
-    def start(self, now: float) -> bool:
-        """The meter runs from here; False when it did already or the run has ended."""
-        if not self.take(Step.START):
-            return False
-        self._started_at = now
-        return True
-
-    def run_seconds(self, now: float) -> float:
-        """How long it has run: 0 before the start, never above the limit."""
-        if self._started_at is None:
-            return 0.0
-        return min(max(0.0, now - self._started_at), self.limit_seconds)
-
-    def reached_limit(self, now: float) -> bool:
-        """Whether a run that has not ended has used up its time."""
-        return self.phase is Phase.RUNNING and self.run_seconds(now) >= self.limit_seconds
-
-    def finish(self, result: Result, now: float) -> bool:
-        """Keeps the result; False when there is one already."""
-        if not self.take(Step.FINISH):
-            return False
-        run_time = Duration()
-        run_time.FromMilliseconds(round(self.run_seconds(now) * 1000))
-        self._finished = sessions_pb2.JobFinished(
-            lease=self.lease,
-            outcome=result.outcome,
-            failure_reason=result.failure_reason,
-            failure_message=result.failure_message[:MAX_MESSAGE_CHARACTERS],
-            run_time=run_time,
-            last_output_seq=self.output.last,
-            usage=result.usage,
-        )
-        return True
-
     def acknowledge(self, output_through: int, log_through: int, now: float) -> bool:
         """Forgets what is stored; False when the server confirms what it cannot have."""
         self.progress_at = now
         stored_output = self.output.acknowledge(output_through)
-        return self.log.acknowledge(log_through) and stored_output
+        return self.streams[Stream.LOG].acknowledge(log_through) and stored_output
 
     def pause(self) -> None:
         """Sends nothing until rewound: the stream is gone, or the server has not yet said KEEP."""
@@ -232,8 +307,8 @@ class Run:
 
     def rewind(self) -> None:
         """Tells everything again that is not confirmed."""
-        self.output.rewind()
-        self.log.rewind()
+        for pieces in self.streams.values():
+            pieces.rewind()
         self._flowing = True
         self._started_sent = False
         self._finished_sent = False
@@ -246,23 +321,23 @@ class Run:
         return message
 
     def _next_message(self, credit: int) -> sessions_pb2.DaemonMessage | None:
-        if self._started_at is not None and not self._started_sent:
+        if self._was_started and not self._started_sent:
+            if not self._start_is_saved:
+                return None
             self._started_sent = True
             if not self._start_confirmed:
                 return sessions_pb2.DaemonMessage(job_started=sessions_pb2.JobStarted(lease=self.lease))
-        if self.output.has_unsent() or self.log.has_unsent():
-            return self._next_chunk() if credit > 0 else None
-        if self._finished is not None and not self._finished_sent:
+        for stream, pieces in self.streams.items():
+            if pieces.has_unsent():
+                return self._chunk(stream, *pieces.take_unsent()) if credit > 0 else None
+        if self._finish_is_saved and not self._finished_sent:
             self._finished_sent = True
             return sessions_pb2.DaemonMessage(job_finished=self._finished)
         return None
 
-    def _next_chunk(self) -> sessions_pb2.DaemonMessage:
-        if self.output.has_unsent():
-            seq, data = self.output.take_unsent()
+    def _chunk(self, stream: Stream, seq: int, data: bytes) -> sessions_pb2.DaemonMessage:
+        if stream is Stream.OUTPUT:
             chunk = sessions_pb2.OutputChunk(lease=self.lease, seq=seq, data=data)
             return sessions_pb2.DaemonMessage(output_chunk=chunk)
-        seq, data = self.log.take_unsent()
-        return sessions_pb2.DaemonMessage(
-            log_chunk=sessions_pb2.LogChunk(lease=self.lease, seq=seq, data=data)
-        )
+        log = sessions_pb2.LogChunk(lease=self.lease, seq=seq, data=data)
+        return sessions_pb2.DaemonMessage(log_chunk=log)

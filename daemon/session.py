@@ -9,16 +9,20 @@ clock's reading and randomness is an argument, so a test can be its whole world.
     ENDED     superseded or drained        nothing leaves it
 
 What the state's row in `_HANDLERS` does not have is a peer's mistake or a late
-repetition: it is logged and changes nothing. Runs live through streams: they
-end by themselves, by the server's word, at their time limit, or when the server
-has been silent for so long that it is about to give their jobs to others.
+repetition: it is logged and changes nothing. Whatever happens, it is looked first
+whether a lease has run out: a machine may have slept. Runs live through streams:
+they end by themselves, by the server's word, at their time limit, or when the
+server has been silent for so long that it is about to give their jobs to others.
+
+A `Persist` effect is answered by `persisted` or `not_persisted`, in any time:
+what depends on it is sent then.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from random import Random
 from typing import Any
@@ -26,32 +30,19 @@ from typing import Any
 from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2
 from google.protobuf.duration_pb2 import Duration
 
-from daemon.effects import (
-    Effect,
-    EndReason,
-    EndSession,
-    Opened,
-    ReconnectAfter,
-    Send,
-    StartAttempt,
-    StopAttempt,
-)
-from daemon.runs import LeaseKey, Result, Run, Step, failed, lease_key
+from daemon.effects import Effect, EndReason, EndSession, Opened, ReconnectAfter, Send
+from daemon.leases import DEFAULT_CHUNK_CREDIT, DEFAULT_LOST_AFTER_SECONDS, Leases
+from daemon.records import History, Stream
+from daemon.runs import LeaseKey, Result, Run, lease_key
 
 logger = logging.getLogger(__name__)
 
 PROTOCOL_VERSION = 1
 DEFAULT_HEARTBEAT_SECONDS = 10.0
-DEFAULT_LOST_AFTER_SECONDS = 300.0
-DEFAULT_CHUNK_CREDIT = 16
-LOST_MARGIN_SECONDS = 30.0
 HEARTBEAT_JITTER = 0.1
 SILENT_INTERVALS = 6
 RESEND_INTERVALS = 3
 MAX_BACKOFF_SECONDS = 60.0
-MAX_UNTOLD_RESULTS = 64
-MAX_REMEMBERED_REPLIES = 256
-MAX_REFUSAL_CHARACTERS = 1000
 DRAIN_SECONDS = 30.0
 FAREWELL_SECONDS = 5.0
 
@@ -89,23 +80,24 @@ class DaemonSession:
         self._job_types = list(job_types)
         self._gpu_status: gpus_pb2.GpuStatus | None = None
         self._gpu_status_is_new = False
-        self._runs: dict[LeaseKey, Run] = {}
-        self._replies: OrderedDict[LeaseKey, sessions_pb2.OfferReply] = OrderedDict()
+        self._leases = Leases()
         self._failures = 0
         self._drain_until: float | None = None
         self._heartbeat_seconds = DEFAULT_HEARTBEAT_SECONDS
-        self._lost_after_seconds = DEFAULT_LOST_AFTER_SECONDS
-        self._credit = DEFAULT_CHUNK_CREDIT
         self._hello_at = 0.0
         self._heard_at = 0.0
         self._next_heartbeat_at = 0.0
         self._sequence = 0
-        self._heartbeats: deque[tuple[int, float]] = deque(maxlen=64)
+        self._heartbeats: deque[tuple[int, float, list[LeaseKey]]] = deque(maxlen=64)
 
     @property
     def unfinished(self) -> list[Run]:
         """The runs that prepare or run: they take the slots."""
-        return [run for run in self._runs.values() if not run.finished]
+        return self._leases.unfinished
+
+    def has_room(self, lease: sessions_pb2.Lease) -> bool:
+        """Whether the run may write on, or must wait until the server has stored more of its output."""
+        return self._leases.has_room(lease)
 
     # --- the stream ---
 
@@ -113,11 +105,12 @@ class DaemonSession:
         """A stream is open: Hello, and nothing else until Welcome."""
         if self.link is not Link.OFFLINE:
             return []
+        effects = self._leases.stop_overdue(now)
         self.link = Link.GREETING
         self._hello_at = self._heard_at = now
         self._heartbeats.clear()
         self._gpu_status_is_new = False
-        return [Send(sessions_pb2.DaemonMessage(hello=self._hello()))]
+        return self._settled([*effects, Send(sessions_pb2.DaemonMessage(hello=self._hello()))], now)
 
     def lost(self, now: float) -> list[Effect]:
         """The stream died, or never came to be: come back with full jitter."""
@@ -135,21 +128,41 @@ class DaemonSession:
             logger.log(level, "ignored a message out of turn kind=%s state=%s", kind, self.link.name)
             return []
         self._heard_at = now
-        effects = handler(self, getattr(message, str(kind)), now)
+        effects = self._leases.stop_overdue(now)
+        effects += handler(self, getattr(message, str(kind)), now)
         return self._settled(effects, now)
 
     def tick(self, now: float) -> list[Effect]:
         """Time has passed; call it a few times a second, with or without a stream."""
-        effects = self._stop_overdue(now)
+        effects = self._leases.stop_overdue(now)
         if self.link in (Link.GREETING, Link.OPEN) and self._is_silent(now):
             logger.warning("the server is silent; connecting again %s", self._where())
-            return effects + self._disconnect(self._backoff_seconds())
+            effects += self._disconnect(self._backoff_seconds())
         if self.link is Link.OPEN:
             effects += self._heartbeat(now)
-            self._rewind_stalled(now)
+            self._leases.rewind_stalled(RESEND_INTERVALS * self._heartbeat_seconds, now)
         return self._settled(effects, now)
 
     # --- what happens on this machine ---
+
+    def recover(self, history: History, adopted: bool, now: float) -> list[Effect]:
+        """The journal tells of an attempt of an earlier process, before the first stream.
+
+        `adopted`: an engine still runs it, and its events will follow. What
+        neither ended nor runs any more is given back.
+        """
+        self._leases.recover(history, adopted, now)
+        return self._settled([], now)
+
+    def persisted(self, number: int, now: float) -> list[Effect]:
+        """The records of the Persist effect with this number are durable."""
+        effects = self._leases.stop_overdue(now)
+        return self._settled(effects + self._if_open(self._leases.persisted(number)), now)
+
+    def not_persisted(self, number: int, error: str, now: float) -> list[Effect]:
+        """They could not be made durable; `error` is for a person."""
+        effects = self._leases.stop_overdue(now)
+        return self._settled(effects + self._if_open(self._leases.not_persisted(number, error, now)), now)
 
     def sampled(self, status: gpus_pb2.GpuStatus) -> list[Effect]:
         """A fresh reading of the GPUs; the next heartbeat carries it."""
@@ -162,43 +175,28 @@ class DaemonSession:
         if slots == self._slots and list(models) == self._models:
             return []
         self._slots, self._models = slots, list(models)
-        if self.link is not Link.OPEN:
-            return []
         update = sessions_pb2.CapacityUpdate(slots=slots, models=models)
-        return [Send(sessions_pb2.DaemonMessage(capacity_update=update))]
+        return self._if_open([Send(sessions_pb2.DaemonMessage(capacity_update=update))])
 
     def attempt_started(self, lease: sessions_pb2.Lease, now: float) -> list[Effect]:
         """The run itself has begun; the meter runs from here."""
-        run = self._runs.get(lease_key(lease))
-        if run is None or not run.start(now):
-            return []
-        logger.info("job started %s", self._of(run))
-        return self._settled([], now)
+        effects = self._leases.stop_overdue(now)
+        self._leases.started(lease, now)
+        return self._settled(effects, now)
 
     def attempt_output(self, lease: sessions_pb2.Lease, data: bytes, now: float) -> list[Effect]:
-        """The run wrote output. Too much of it ends the run."""
-        run = self._runs.get(lease_key(lease))
-        if run is None or not run.take(Step.WRITE):
-            return []
-        effects: list[Effect] = []
-        if not run.output.add(data):
-            effects = self._stop(run, _TOO_LARGE, now)
-        return self._settled(effects, now)
+        """The run wrote output. What is too much of it is dropped, and the output says so at its end."""
+        return self._wrote(lease, Stream.OUTPUT, data, now)
 
     def attempt_log(self, lease: sessions_pb2.Lease, data: bytes, now: float) -> list[Effect]:
         """The run wrote log. What is too much of it is dropped."""
-        run = self._runs.get(lease_key(lease))
-        if run is None or not run.take(Step.WRITE):
-            return []
-        run.log.add(data)
-        return self._settled([], now)
+        return self._wrote(lease, Stream.LOG, data, now)
 
     def attempt_finished(self, lease: sessions_pb2.Lease, result: Result, now: float) -> list[Effect]:
         """The run has ended by itself."""
-        run = self._runs.get(lease_key(lease))
-        if run is not None:
-            self._finish(run, result, now)
-        return self._settled([], now)
+        effects = self._leases.stop_overdue(now)
+        self._leases.ended(lease, result, now)
+        return self._settled(effects, now)
 
     def drain(self, now: float) -> list[Effect]:
         """Finish what runs, for up to 30 s, take no more, then say goodbye."""
@@ -208,6 +206,11 @@ class DaemonSession:
         logger.info("draining runs=%d %s", len(self.unfinished), self._where())
         return self._settled(self._say_drain(), now)
 
+    def _wrote(self, lease: sessions_pb2.Lease, stream: Stream, data: bytes, now: float) -> list[Effect]:
+        effects = self._leases.stop_overdue(now)
+        self._leases.wrote(lease, stream, data)
+        return self._settled(effects, now)
+
     # --- the server's messages ---
 
     def _on_welcome(self, welcome: sessions_pb2.Welcome, now: float) -> list[Effect]:
@@ -215,83 +218,42 @@ class DaemonSession:
         self._failures = 0
         self.provider_id, self.session_epoch = welcome.provider_id, welcome.session_epoch
         self._heartbeat_seconds = _seconds(welcome.heartbeat_interval) or DEFAULT_HEARTBEAT_SECONDS
-        self._lost_after_seconds = _seconds(welcome.lost_after) or DEFAULT_LOST_AFTER_SECONDS
-        self._credit = welcome.chunk_credit if welcome.chunk_credit > 0 else DEFAULT_CHUNK_CREDIT
+        leases = self._leases
+        leases.where = self._where()
+        leases.lost_after_seconds = _seconds(welcome.lost_after) or DEFAULT_LOST_AFTER_SECONDS
+        leases.credit = welcome.chunk_credit if welcome.chunk_credit > 0 else DEFAULT_CHUNK_CREDIT
         self._sequence = 0
         self._heartbeats.clear()
         self._schedule_heartbeat(now)
-        for run in self._runs.values():
-            run.progress_at = now
-            if run.finished:
-                run.rewind()
+        leases.tell_results_again(now)
         return [Opened(self.provider_id, self.session_epoch), *self._say_drain()]
 
     def _on_heartbeat_ack(self, ack: sessions_pb2.HeartbeatAck, now: float) -> list[Effect]:
-        # The server renewed the leases after the heartbeat left, so counting from
-        # its departure errs on the safe side.
+        # The server renewed the leases that the heartbeat listed after it left,
+        # so counting from its departure errs on the safe side.
         while self._heartbeats and self._heartbeats[0][0] <= ack.sequence:
-            sequence, sent_at = self._heartbeats.popleft()
+            sequence, sent_at, listed = self._heartbeats.popleft()
             if sequence == ack.sequence:
-                self._renew(self._runs.values(), sent_at)
+                self._leases.renew(listed, sent_at)
         return []
 
     def _on_job_offer(self, offer: sessions_pb2.JobOffer, now: float) -> list[Effect]:
-        key = lease_key(offer.lease)
         if not offer.lease.job_id or offer.lease.lease_epoch < 1:
             logger.warning("ignored an offer without a lease %s", self._where())
             return []
-        if key in self._replies:
-            return [_reply(self._replies[key])]
-        effects = self._discard_older(offer.lease)
-        refusal = self._refusal(offer)
-        reply = sessions_pb2.OfferReply(lease=offer.lease, accepted=not refusal, refusal=refusal)
-        self._remember(key, reply)
-        effects.append(_reply(reply))
-        if refusal:
-            logger.info("offer refused job_id=%s refusal=%s", offer.lease.job_id, refusal)
-            return effects
-        run = self._runs[key] = Run(offer, now)
-        logger.info("offer accepted %s", self._of(run))
-        return [*effects, StartAttempt(offer)]
+        return self._leases.offer(offer, lambda: self._refusal(offer), now)
 
     def _on_cancel_run(self, cancel: sessions_pb2.CancelRun, now: float) -> list[Effect]:
-        run = self._runs.get(lease_key(cancel.lease))
-        if run is None:
-            logger.warning("ignored a cancel of a lease not held job_id=%s", cancel.lease.job_id)
-            return []
-        return self._stop(run, _CANCELLED, now)
+        return self._leases.cancel(cancel.lease, now)
 
     def _on_lease_directive(self, directive: sessions_pb2.LeaseDirective, now: float) -> list[Effect]:
-        run = self._runs.get(lease_key(directive.lease))
-        if run is None:
-            return []
-        if directive.action == sessions_pb2.LEASE_ACTION_STOP_AND_DISCARD:
-            return self._discard(run)
-        if directive.action not in (sessions_pb2.LEASE_ACTION_KEEP, sessions_pb2.LEASE_ACTION_RESEND):
-            logger.warning("ignored an unknown directive action=%d %s", directive.action, self._of(run))
-            return []
-        self._acknowledge(run, directive, now)
-        self._renew([run], self._hello_at)
-        if directive.action == sessions_pb2.LEASE_ACTION_RESEND:
-            run.rewind()
-        run.resume()
-        return []
+        return self._leases.direct(directive, self._hello_at, now)
 
     def _on_result_ack(self, ack: sessions_pb2.ResultAck, now: float) -> list[Effect]:
-        run = self._runs.get(lease_key(ack.lease))
-        if run is None:
-            return []
-        if not run.finished or ack.disposition == sessions_pb2.RESULT_DISPOSITION_UNSPECIFIED:
-            logger.warning("ignored an acknowledgement without a result %s", self._of(run))
-            return []
-        logger.info("result acknowledged disposition=%d %s", ack.disposition, self._of(run))
-        del self._runs[lease_key(ack.lease)]
-        return []
+        return self._leases.result_stored(ack)
 
     def _on_output_ack(self, ack: sessions_pb2.OutputAck, now: float) -> list[Effect]:
-        run = self._runs.get(lease_key(ack.lease))
-        if run is not None:
-            self._acknowledge(run, ack, now)
+        self._leases.output_stored(ack, now)
         return []
 
     def _on_reconnect(self, reconnect: sessions_pb2.Reconnect, now: float) -> list[Effect]:
@@ -305,9 +267,8 @@ class DaemonSession:
             superseded.by_session_epoch,
             self._where(),
         )
-        effects = [effect for run in list(self._runs.values()) for effect in self._discard(run)]
         self.link = Link.ENDED
-        return [*effects, EndSession(EndReason.SUPERSEDED)]
+        return [*self._leases.discard_all(), EndSession(EndReason.SUPERSEDED)]
 
     # --- rules ---
 
@@ -318,28 +279,12 @@ class DaemonSession:
         if offer.job_type not in self._job_types:
             return f"this daemon does not run jobs of type {jobs_pb2.JobType.Name(offer.job_type)}"
         if offer.params.model not in [model.name for model in self._models]:
-            return f"this daemon does not serve the model {offer.params.model}"[:MAX_REFUSAL_CHARACTERS]
+            return f"this daemon does not serve the model {offer.params.model}"
         if _seconds(offer.run_limit) <= 0:
             return "the offer has no run limit"
         if len(self.unfinished) >= self._slots:
             return "no slot is free"
-        if len(self._runs) - len(self.unfinished) >= MAX_UNTOLD_RESULTS:
-            return "too many results wait for their acknowledgement"
         return ""
-
-    def _stop_overdue(self, now: float) -> list[Effect]:
-        # A run must be over here before the server gives its job to another
-        # machine, or two would work on it. The margin is halved away only when
-        # the server's own period is shorter than two margins.
-        patience = max(self._lost_after_seconds - LOST_MARGIN_SECONDS, self._lost_after_seconds / 2)
-        effects: list[Effect] = []
-        for run in self.unfinished:
-            if run.reached_limit(now):
-                effects += self._stop(run, _OUT_OF_TIME, now)
-            elif now - run.renewed_at >= patience:
-                logger.warning("stopped a job: the server is silent for too long %s", self._of(run))
-                effects += self._stop(run, _UNRENEWED, now)
-        return effects
 
     def _is_silent(self, now: float) -> bool:
         """Whether something said long ago is unanswered; a quiet server that owes nothing is well."""
@@ -353,12 +298,11 @@ class DaemonSession:
             return []
         self._schedule_heartbeat(now)
         self._sequence += 1
-        self._heartbeats.append((self._sequence, now))
+        leases = self._leases.untold
+        self._heartbeats.append((self._sequence, now, [lease_key(lease) for lease in leases]))
+        self._leases.read_meters(now)
         status = self._gpu_status if self._gpu_status_is_new else None
         self._gpu_status_is_new = False
-        # A result that this stream has not carried yet (its chunks wait for
-        # credit) is still the daemon's: unlisted, its lease would be lost.
-        leases = [run.lease for run in self._runs.values() if not run.told]
         heartbeat = sessions_pb2.SessionHeartbeat(
             sequence=self._sequence, gpu_status=status, held_leases=leases
         )
@@ -368,47 +312,30 @@ class DaemonSession:
         jitter = self._rng.uniform(1 - HEARTBEAT_JITTER, 1 + HEARTBEAT_JITTER)
         self._next_heartbeat_at = now + self._heartbeat_seconds * jitter
 
-    def _rewind_stalled(self, now: float) -> None:
-        """What stayed unanswered on a living stream was lost on the way: tell it again."""
-        for run in self._runs.values():
-            if run.waiting and now - run.progress_at >= RESEND_INTERVALS * self._heartbeat_seconds:
-                run.progress_at = now
-                run.rewind()
-
     def _settled(self, effects: list[Effect], now: float) -> list[Effect]:
-        """The effects, then everything that can be sent now, then the end of a drain if it is time."""
-        effects = [*effects, *self._sendable(now)]
-        if self._drain_until is None or self.link is Link.ENDED:
-            return effects
-        if now >= self._drain_until:
-            for run in self.unfinished:
-                effects += self._stop(run, _DRAINED, now)
-            effects += self._sendable(now)
-        return effects + self._farewell(now, self._drain_until + FAREWELL_SECONDS)
-
-    def _sendable(self, now: float) -> list[Effect]:
-        if self.link is not Link.OPEN:
-            return []
-        effects: list[Effect] = []
-        credit = self._credit - sum(run.in_flight for run in self._runs.values())
-        for run in self._runs.values():
-            while (message := run.next_message(credit, now)) is not None:
-                effects.append(Send(message))
-                credit -= message.WhichOneof("kind") in ("output_chunk", "log_chunk")
+        """The effects, then what can be saved and sent now, then the end of a drain if it is time."""
+        draining = self._drain_until is not None and self.link is not Link.ENDED
+        if self._drain_until is not None and draining and now >= self._drain_until:
+            effects = [*effects, *self._leases.release_all(now)]
+        effects = [*effects, *self._leases.unsaved()]
+        if self.link is Link.OPEN:
+            effects += self._leases.sendable(now)
+        if self._drain_until is not None and draining:
+            effects += self._farewell(now, self._drain_until + FAREWELL_SECONDS)
         return effects
 
     def _farewell(self, now: float, until: float) -> list[Effect]:
-        if self.unfinished or (self._runs and now < until):
+        if self.unfinished or (len(self._leases) and now < until):
             return []
         goodbye = sessions_pb2.DaemonMessage(goodbye=sessions_pb2.Goodbye(message="drained"))
-        effects: list[Effect] = [Send(goodbye)] if self.link is Link.OPEN else []
+        effects = self._if_open([Send(goodbye)])
         self.link = Link.ENDED
         return [*effects, EndSession(EndReason.DRAINED)]
 
     def _say_drain(self) -> list[Effect]:
-        if self._drain_until is None or self.link is not Link.OPEN:
+        if self._drain_until is None:
             return []
-        return [Send(sessions_pb2.DaemonMessage(drain=sessions_pb2.Drain()))]
+        return self._if_open([Send(sessions_pb2.DaemonMessage(drain=sessions_pb2.Drain()))])
 
     # --- steps ---
 
@@ -421,14 +348,13 @@ class DaemonSession:
             models=self._models,
             job_types=self._job_types,
             slots=self._slots,
-            held_leases=[run.lease for run in self._runs.values() if not run.finished],
-            unacknowledged_results=[run.lease for run in self._runs.values() if run.finished],
+            held_leases=self._leases.held,
+            unacknowledged_results=self._leases.with_result,
         )
 
     def _disconnect(self, delay: float) -> list[Effect]:
         self.link = Link.OFFLINE
-        for run in self._runs.values():
-            run.pause()
+        self._leases.pause()
         return [ReconnectAfter(delay)]
 
     def _backoff_seconds(self) -> float:
@@ -436,68 +362,15 @@ class DaemonSession:
         self._failures = min(self._failures + 1, 10)
         return self._rng.uniform(0.0, ceiling)
 
-    def _remember(self, key: LeaseKey, reply: sessions_pb2.OfferReply) -> None:
-        self._replies[key] = reply
-        if len(self._replies) > MAX_REMEMBERED_REPLIES:
-            self._replies.popitem(last=False)
-
-    def _discard_older(self, lease: sessions_pb2.Lease) -> list[Effect]:
-        """A newer lease of the same job proves that the older one is over."""
-        older = [
-            run
-            for run in self._runs.values()
-            if run.lease.job_id == lease.job_id and run.lease.lease_epoch < lease.lease_epoch
-        ]
-        return [effect for run in older for effect in self._discard(run)]
-
-    def _discard(self, run: Run) -> list[Effect]:
-        logger.info("lease discarded %s", self._of(run))
-        del self._runs[lease_key(run.lease)]
-        return [] if run.finished else [StopAttempt(run.lease, discard=True)]
-
-    def _stop(self, run: Run, result: Result, now: float) -> list[Effect]:
-        return [StopAttempt(run.lease, discard=False)] if self._finish(run, result, now) else []
-
-    def _finish(self, run: Run, result: Result, now: float) -> bool:
-        if not run.finish(result, now):
-            return False
-        outcome = sessions_pb2.RunOutcome.Name(result.outcome)
-        logger.info(
-            "job finished outcome=%s run_seconds=%.3f %s", outcome, run.run_seconds(now), self._of(run)
-        )
-        return True
-
-    def _renew(self, runs: Iterable[Run], at: float) -> None:
-        for run in runs:
-            run.renewed_at = max(run.renewed_at, at)
-
-    def _acknowledge(
-        self, run: Run, ack: sessions_pb2.OutputAck | sessions_pb2.LeaseDirective, now: float
-    ) -> None:
-        if not run.acknowledge(ack.output_through_seq, ack.log_through_seq, now):
-            logger.warning("the server acknowledged chunks that were never made %s", self._of(run))
+    def _if_open(self, effects: list[Effect]) -> list[Effect]:
+        """The effects, without messages where there is no welcome to say anything."""
+        if self.link is Link.OPEN:
+            return effects
+        return [effect for effect in effects if not isinstance(effect, Send)]
 
     def _where(self) -> str:
         return f"provider_id={self.provider_id} session_epoch={self.session_epoch}"
 
-    def _of(self, run: Run) -> str:
-        lease = run.lease
-        return f"job_id={lease.job_id} attempt={run.attempt} lease_epoch={lease.lease_epoch} {self._where()}"
-
-
-_CANCELLED = Result(sessions_pb2.RUN_OUTCOME_CANCELLED, jobs_pb2.FAILURE_REASON_CANCELLED)
-_OUT_OF_TIME = failed(jobs_pb2.FAILURE_REASON_DURATION_LIMIT, "The job reached its longest time.")
-_TOO_LARGE = failed(jobs_pb2.FAILURE_REASON_OUTPUT_TOO_LARGE, "The job wrote more than 2 MiB of output.")
-_UNRENEWED = Result(
-    sessions_pb2.RUN_OUTCOME_RELEASED,
-    jobs_pb2.FAILURE_REASON_PROVIDER_LOST,
-    "The provider lost contact with the server.",
-)
-_DRAINED = Result(
-    sessions_pb2.RUN_OUTCOME_RELEASED,
-    jobs_pb2.FAILURE_REASON_PROVIDER_DRAINED,
-    "The provider's daemon was stopped by its owner.",
-)
 
 _Handler = Callable[[DaemonSession, Any, float], list[Effect]]
 _GREETING: dict[str, _Handler] = {
@@ -521,10 +394,6 @@ _HANDLERS: dict[Link, dict[str, _Handler]] = {
     Link.OPEN: _OPEN,
     Link.ENDED: {},
 }
-
-
-def _reply(reply: sessions_pb2.OfferReply) -> Send:
-    return Send(sessions_pb2.DaemonMessage(offer_reply=reply))
 
 
 def _seconds(duration: Duration) -> float:

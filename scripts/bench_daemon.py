@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from daemon.app import Daemon
+from daemon.journal import FileDisk, Journal
 from scripts.bench_engine import NoopEngine
 from scripts.bench_market import MODEL
 
@@ -23,6 +24,7 @@ async def serve(server: str, starts: Path, slots: int) -> None:
         server=server,
         key=os.environ["DCP_PROVIDER_KEY"],
         engines=[NoopEngine(MODEL, starts)],
+        journal=Journal(FileDisk(starts.with_name("journal"))),
         slots=slots,
         on_ready=lambda provider_id: print("ready", provider_id, flush=True),
     )

@@ -21,7 +21,7 @@ class EngineError(Exception):
 
 
 class Engine(Protocol):
-    """A model server that the daemon owns."""
+    """A model server that the daemon owns. Inherit it for what has a default."""
 
     def models(self) -> Sequence[sessions_pb2.ServedModel]:
         """The models that it answers for, and whether each is loaded."""
@@ -37,6 +37,19 @@ class Engine(Protocol):
         Closing the generator stops the work at once.
         """
         ...
+
+    async def adopt(
+        self, offer: sessions_pb2.JobOffer, written_bytes: int
+    ) -> AsyncGenerator[str | jobs_pb2.Usage, None] | None:
+        """What is left of a run that an earlier daemon began, after so many bytes of its output.
+
+        None: it does not run any more, as with every engine whose runs end with the daemon.
+        """
+        return None
+
+    async def kill(self, lease: sessions_pb2.Lease) -> None:
+        """Ends the work on a lease that did not stop when asked, whatever else that ends."""
+        return
 
     async def close(self) -> None:
         """Ends whatever the engine started."""

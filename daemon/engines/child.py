@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 START_SECONDS = 120.0
 HEALTH_SECONDS = 5.0
-STOP_SECONDS = 3.0
+STOP_SECONDS = 1.5
 
 
 class ChildError(Exception):
@@ -60,8 +60,15 @@ class ModelServer:
 
     async def close(self) -> None:
         """Ends it: a word, then a signal that cannot be ignored."""
+        await self._close(STOP_SECONDS)
+
+    async def kill(self) -> None:
+        """Ends it without a word."""
+        await self._close(0.0)
+
+    async def _close(self, patience_seconds: float) -> None:
+        await _end(self._process, patience_seconds)
         await self.client.aclose()
-        await _end(self._process)
         self._drain.cancel()
         await asyncio.gather(self._drain, return_exceptions=True)
 
@@ -134,11 +141,12 @@ async def _drain(stream: asyncio.StreamReader | None, last_lines: deque[str]) ->
             last_lines.append(line.decode(errors="replace").strip()[:300])
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        process.terminate()
+async def _end(process: asyncio.subprocess.Process, patience_seconds: float = STOP_SECONDS) -> None:
     try:
-        async with asyncio.timeout(STOP_SECONDS):
+        if patience_seconds:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+        async with asyncio.timeout(patience_seconds):
             await process.wait()
     except TimeoutError:
         with contextlib.suppress(ProcessLookupError):

@@ -19,7 +19,7 @@ import httpx
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.clock import Clock, SystemClock
-from daemon.engines import EngineError, chat
+from daemon.engines import Engine, EngineError, chat
 from daemon.engines.child import ChildError, ModelServer, start_model_server
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 CONTEXT_TOKENS = 2048
 
 
-class LlamaCppEngine:
+class LlamaCppEngine(Engine):
     """Serves one GGUF file under a public name."""
 
     def __init__(
@@ -88,6 +88,12 @@ class LlamaCppEngine:
                 await self._end_server(server)
             raise
         yield answer.usage()
+
+    async def kill(self, lease: sessions_pb2.Lease) -> None:
+        """Ends the child with a signal that cannot be ignored; the next job gets a new one."""
+        server, self._server = self._server, None
+        if server is not None:
+            await server.kill()
 
     async def close(self) -> None:
         """Ends the child."""

@@ -158,7 +158,7 @@ def lease(job_id: str = "job-1", epoch: int = 1) -> sessions_pb2.Lease:
 
 
 def offer(job_id: str = "job-1", epoch: int = 1, **fields: Any) -> sessions_pb2.JobOffer:
-    """An offer of an inference job for the scripted engine's model; `limit` in seconds."""
+    """An offer of an inference job for the scripted engine's model; `limit` and `lost_after` in seconds."""
     limit = fields.pop("limit", 180.0)
     params = fields.pop("params", None) or jobs_pb2.JobParams(model="test/model", prompt="Say hello.")
     return sessions_pb2.JobOffer(
@@ -167,7 +167,9 @@ def offer(job_id: str = "job-1", epoch: int = 1, **fields: Any) -> sessions_pb2.
         job_type=fields.pop("job_type", jobs_pb2.JOB_TYPE_LLM_INFERENCE),
         run_limit=seconds(limit),
         offer_timeout=seconds(10),
+        lost_after=seconds(fields.pop("lost_after", 0.0)),
         params=params,
+        **fields,
     )
 
 

@@ -15,6 +15,7 @@ from daemon.app import Daemon
 from daemon.effects import EndReason
 from daemon.engines import EngineError
 from daemon.gpus.none import NoGpus
+from daemon.journal import Journal
 from daemon.link import KeyRefusedError
 from tests.daemon.fake_server import (
     GOOD_KEY,
@@ -28,13 +29,15 @@ from tests.daemon.fake_server import (
 )
 from tests.support.fake_engine import ScriptedEngine
 from tests.support.manual_clock import ManualClock
+from tests.support.memory_disk import MemoryDisk
 
 
 class Stack:
     """A running daemon, its engine, its clock and the server that it talks to."""
 
-    def __init__(self, server: FakeServer, engine: ScriptedEngine) -> None:
+    def __init__(self, server: FakeServer, engine: ScriptedEngine, disk: MemoryDisk | None = None) -> None:
         self.server = server
+        self.disk = disk or MemoryDisk()
         self.engine = engine
         self.clock = ManualClock()
         self.ready: list[int] = []
@@ -42,6 +45,7 @@ class Stack:
             server=server.address,
             key=GOOD_KEY,
             engines=[engine],
+            journal=Journal(self.disk),
             gpus=NoGpus(),
             clock=self.clock,
             rng=Random(1),
@@ -71,9 +75,9 @@ class Stack:
 
 
 @asynccontextmanager
-async def stack(engine: ScriptedEngine) -> AsyncIterator[Stack]:
+async def stack(engine: ScriptedEngine, disk: MemoryDisk | None = None) -> AsyncIterator[Stack]:
     async with fake_server() as server:
-        running = Stack(server, engine)
+        running = Stack(server, engine, disk)
         try:
             yield running
         finally:
@@ -215,7 +219,9 @@ async def test_failure_while_preparing_never_starts_the_meter() -> None:
 
 async def test_bad_key_ends_the_daemon() -> None:
     async with fake_server() as server:
-        daemon = Daemon(server=server.address, key="dcp-provider-bad", engines=[])
+        daemon = Daemon(
+            server=server.address, key="dcp-provider-bad", engines=[], journal=Journal(MemoryDisk())
+        )
         with pytest.raises(KeyRefusedError, match=r"no such key \(INVALID_CREDENTIAL\)"):
             async with asyncio.timeout(10):
                 await daemon.run()
@@ -288,7 +294,13 @@ async def test_crashing_gpu_reading_ends_nothing() -> None:
             raise RuntimeError("driver")
 
     async with fake_server() as server:
-        daemon = Daemon(server=server.address, key=GOOD_KEY, engines=[], gpus=Broken())  # type: ignore[arg-type]
+        daemon = Daemon(
+            server=server.address,
+            key=GOOD_KEY,
+            engines=[],
+            journal=Journal(MemoryDisk()),
+            gpus=Broken(),  # type: ignore[arg-type]
+        )
         running = asyncio.create_task(daemon.run())
         connection = await server.connection()
         assert not (await connection.welcome()).HasField("gpu_status")

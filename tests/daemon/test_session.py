@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -15,13 +16,16 @@ from daemon.effects import (
     Effect,
     EndReason,
     EndSession,
+    Forget,
     Opened,
+    Persist,
     ReconnectAfter,
     Send,
     StartAttempt,
     StopAttempt,
 )
-from daemon.runs import MAX_OUTPUT_BYTES, failed, succeeded
+from daemon.records import MAX_LOG_BYTES, MAX_OUTPUT_BYTES, Finished, Record, replay
+from daemon.runs import failed, succeeded
 from daemon.session import DaemonSession, Link
 from tests.daemon.fake_server import lease, offer, seconds
 
@@ -32,10 +36,17 @@ DONE = succeeded(jobs_pb2.Usage(completion_tokens=1))
 
 
 class Bench:
-    """A session, its clock, and everything that it asked for."""
+    """A session, its clock, everything that it asked for, and a journal that saves at once.
+
+    `disk`: "well", "slow" (what is to be saved waits in `unsaved`) or "full".
+    """
 
     def __init__(self, slots: int = 1, rng: Random | None = None) -> None:
         self.now = 100.0
+        self.disk = "well"
+        self.unsaved: list[Persist] = []
+        self.saved: list[Persist] = []
+        self.forgotten: list[sessions_pb2.Lease] = []
         self.effects: list[Effect] = []
         self.session = DaemonSession(
             boot_id="boot",
@@ -47,11 +58,53 @@ class Bench:
         )
 
     def take(self, effects: list[Effect]) -> list[Effect]:
-        self.effects += effects
+        """Carries the journal's effects out; returns the others, with what followed."""
+        others: list[Effect] = []
+        for effect in effects:
+            match effect:
+                case Persist():
+                    self.unsaved.append(effect)
+                case Forget(held):
+                    self.forgotten.append(held)
+                case _:
+                    self.effects.append(effect)
+                    others.append(effect)
+        return others if self.disk == "slow" else others + self.save()
+
+    def save(self) -> list[Effect]:
+        """What waits is saved, or cannot be."""
+        effects: list[Effect] = []
+        while self.unsaved:
+            entry = self.unsaved.pop(0)
+            if self.disk == "full":
+                effects += self.take(self.session.not_persisted(entry.number, "no space left", self.now))
+            else:
+                self.saved.append(entry)
+                effects += self.take(self.session.persisted(entry.number, self.now))
         return effects
 
     def hear(self, **kind: Any) -> list[Effect]:
         return self.take(self.session.received(sessions_pb2.ServerMessage(**kind), self.now))
+
+    def restarted(self, adopted: bool = False) -> Bench:
+        """The daemon after a crash, with what it saved."""
+        again = Bench()
+        again.now = self.now
+        by_lease: dict[str, list[Record]] = {}
+        for entry in self.saved:
+            if entry.lease not in self.forgotten:
+                by_lease.setdefault(str(entry.lease), []).extend(entry.records)
+        for records in by_lease.values():
+            if (history := replay(records)) is not None:
+                again.take(again.session.recover(history, adopted, again.now))
+        return again
+
+    def link_again(self) -> None:
+        """A new stream, on which the server keeps everything."""
+        self.lose()
+        self.connect()
+        self.welcome()
+        self.direct(KEEP)
 
     def connect(self) -> list[Effect]:
         return self.take(self.session.connected(self.now))
@@ -300,14 +353,44 @@ def test_credit_bounds_what_is_under_way_and_the_result_comes_last() -> None:
     assert sent(effects, "output_chunk")[0].seq == 3
 
 
-def test_too_much_output_ends_the_run() -> None:
+def text_of(effects: list[Effect]) -> bytes:
+    return b"".join(chunk.data for chunk in sent(effects, "output_chunk"))
+
+
+def test_too_much_output_is_cut_and_the_run_goes_on() -> None:
     bench = Bench().open(credit=1000).running()
     bench.write(b"x" * MAX_OUTPUT_BYTES)
-    effects = bench.write(b"y")
-    assert kinds(effects) == ["StopAttempt", "job_finished"]
-    (finished,) = sent(effects, "job_finished")
-    assert finished.failure_reason == jobs_pb2.FAILURE_REASON_OUTPUT_TOO_LARGE
-    assert finished.last_output_seq == 32
+    assert bench.write(b"y" * 12_000) == []
+    assert bench.write(b"y" * 345) == []
+    assert bench.session.unfinished
+    bench.finish()
+    text = text_of(bench.effects)
+    assert text == b"x" * MAX_OUTPUT_BYTES + b"\n[output truncated: 12345 bytes not kept]\n"
+    (finished,) = sent(bench.effects, "job_finished")
+    assert finished.outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED
+    assert finished.output_truncated
+    assert finished.last_output_seq == len(sent(bench.effects, "output_chunk"))
+
+
+def test_output_of_exactly_the_limit_is_whole() -> None:
+    bench = Bench().open().running(output_limit_bytes=10)
+    bench.write(b"0123456789")
+    bench.finish()
+    assert text_of(bench.effects) == b"0123456789"
+    assert not sent(bench.effects, "job_finished")[0].output_truncated
+
+
+@pytest.mark.parametrize("limit", range(1, 14))
+def test_output_is_cut_between_characters(limit: int) -> None:
+    bench = Bench().open().running(output_limit_bytes=limit)
+    whole = "aé→😀ab"
+    bench.write(whole.encode())
+    bench.finish()
+    kept, _, marker = text_of(bench.effects).decode().partition("\n")
+    assert whole.startswith(kept)
+    assert limit - 3 <= len(kept.encode()) <= limit
+    missing = len(whole.encode()) - len(kept.encode())
+    assert marker == ("" if not missing else f"[output truncated: {missing} bytes not kept]\n")
 
 
 def test_log_counts_on_its_own_and_what_is_too_much_is_dropped() -> None:
@@ -315,14 +398,15 @@ def test_log_counts_on_its_own_and_what_is_too_much_is_dropped() -> None:
     bench.write(b"out")
     for _ in range(10):
         bench.take(bench.session.attempt_log(lease(), b"l" * 60_000, bench.now))
-    assert [chunk.seq for chunk in sent(bench.effects, "log_chunk")] == [1, 2, 3, 4]
+    assert [chunk.seq for chunk in sent(bench.effects, "log_chunk")] == [1, 2, 3, 4, 5]
+    assert sum(len(chunk.data) for chunk in sent(bench.effects, "log_chunk")) == MAX_LOG_BYTES
     assert bench.session.unfinished
 
 
 def test_failure_message_is_bounded() -> None:
     bench = Bench().open().running()
     result = failed(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, "x" * 5000)
-    effects = bench.session.attempt_finished(lease(), result, bench.now)
+    effects = bench.take(bench.session.attempt_finished(lease(), result, bench.now))
     assert len(sent(effects, "job_finished")[0].failure_message) == 2000
 
 
@@ -418,6 +502,206 @@ def test_late_acknowledgement_renews_from_when_its_heartbeat_left() -> None:
     bench.lose()
     bench.pass_time(left_at + 70 - bench.now)
     assert not bench.session.unfinished
+
+
+def test_lost_period_is_the_job_s_own() -> None:
+    bench = Bench(slots=2).open(lost_after=300).running(limit=86400, lost_after=60)
+    bench.hear(job_offer=offer("job-2", limit=86400))
+    bench.lose()
+    bench.pass_time(29)
+    assert len(bench.session.unfinished) == 2
+    bench.pass_time(1)
+    assert [run.lease.job_id for run in bench.session.unfinished] == ["job-2"]
+
+
+def test_heartbeat_renews_only_the_leases_that_it_listed() -> None:
+    bench = Bench(slots=2).open(lost_after=100)
+    (beat,) = sent(bench.pass_time(12, answering=False), "heartbeat")
+    bench.now -= 2
+    bench.running(limit=86400)
+    bench.now += 2
+    bench.hear(heartbeat_ack=sessions_pb2.HeartbeatAck(sequence=beat.sequence))
+    bench.lose()
+    bench.pass_time(69)
+    assert not bench.session.unfinished
+
+
+@pytest.mark.parametrize("what", ["output", "finished", "offer", "connect", "persisted"])
+def test_woken_daemon_stops_a_lease_that_ran_out_before_it_says_anything(what: str) -> None:
+    bench = Bench(slots=2).open(lost_after=100).running(limit=86400)
+    if what == "connect":
+        bench.lose()
+    if what == "persisted":
+        bench.disk = "slow"
+        bench.write(b"before the sleep")
+    bench.now += 71
+    bench.disk = "well"
+    actions: dict[str, Callable[[], list[Effect]]] = {
+        "output": lambda: bench.write(b"late"),
+        "finished": bench.finish,
+        "offer": lambda: bench.hear(job_offer=offer("job-2")),
+        "connect": bench.connect,
+        "persisted": bench.save,
+    }
+    effects = actions[what]()
+    assert effects[0] == StopAttempt(lease(), discard=False)
+    bench.link_again()
+    results = {finished.outcome for finished in sent(bench.effects, "job_finished")}
+    assert results == {sessions_pb2.RUN_OUTCOME_RELEASED}
+
+
+# --- the journal ---
+
+
+def test_nothing_is_told_before_it_is_saved() -> None:
+    bench = Bench().open()
+    bench.disk = "slow"
+    assert bench.hear(job_offer=offer()) == []
+    assert bench.hear(job_offer=offer()) == []
+    assert kinds(bench.save()) == ["offer_reply", "StartAttempt"]
+    assert bench.take(bench.session.attempt_started(lease(), bench.now)) == []
+    assert kinds(bench.save()) == ["job_started"]
+    assert bench.write(b"one") == []
+    assert kinds(bench.save()) == ["output_chunk"]
+    assert bench.finish() == []
+    bench.lose()
+    (hello,) = sent(bench.connect(), "hello")
+    assert list(hello.held_leases) == [lease()]
+    bench.welcome()
+    bench.direct(KEEP, through=1)
+    assert kinds(bench.save()) == ["job_finished"]
+
+
+def test_output_that_comes_while_the_journal_saves_shares_the_next_sync() -> None:
+    bench = Bench().open().running()
+    bench.disk = "slow"
+    for letter in (b"a", b"b", b"c"):
+        bench.write(letter)
+    assert len(bench.unsaved) == 1
+    bench.disk = "well"
+    assert [chunk.data for chunk in sent(bench.save(), "output_chunk")] == [b"a", b"bc"]
+
+
+def test_offer_that_cannot_be_saved_is_refused_with_the_reason() -> None:
+    bench = Bench().open()
+    bench.disk = "full"
+    (reply,) = sent(bench.hear(job_offer=offer()), "offer_reply")
+    assert not reply.accepted
+    assert reply.refusal == "the provider's disk takes no more: no space left"
+    assert bench.forgotten == [lease()]
+    bench.disk = "well"
+    assert kinds(bench.hear(job_offer=offer(epoch=2))) == ["offer_reply", "StartAttempt"]
+
+
+def test_run_whose_output_cannot_be_saved_is_given_back() -> None:
+    bench = Bench().open().running()
+    bench.write(b"saved")
+    bench.disk = "full"
+    effects = bench.write(b"lost")
+    assert kinds(effects) == ["StopAttempt", "job_finished"]
+    (finished,) = sent(effects, "job_finished")
+    assert finished.outcome == sessions_pb2.RUN_OUTCOME_RELEASED
+    assert finished.last_output_seq == 1
+    bench.disk = "well"
+    bench.hear(
+        result_ack=sessions_pb2.ResultAck(lease=lease(), disposition=sessions_pb2.RESULT_DISPOSITION_ACCEPTED)
+    )
+    assert kinds(bench.hear(job_offer=offer("job-2"))) == ["offer_reply", "StartAttempt"]
+
+
+def test_result_that_cannot_be_saved_is_given_back_and_repeated() -> None:
+    bench = Bench().open().running()
+    bench.write(b"saved")
+    bench.disk = "full"
+    (finished,) = sent(bench.finish(), "job_finished")
+    assert finished.outcome == sessions_pb2.RUN_OUTCOME_RELEASED
+    assert finished.run_time == seconds(0)
+    bench.lose()
+    assert list(sent(bench.connect(), "hello")[0].unacknowledged_results) == [lease()]
+    assert sent(bench.welcome(), "job_finished") == [finished]
+
+
+def test_reading_of_the_meter_that_cannot_be_saved_stops_nothing() -> None:
+    bench = Bench().open().running()
+    bench.disk = "full"
+    bench.pass_time(25)
+    assert bench.session.unfinished
+
+
+def test_writer_waits_when_the_window_is_full() -> None:
+    bench = Bench().open(credit=2).running()
+    bench.write(b"x" * 2 * 65536)
+    assert not bench.session.has_room(lease())
+    bench.hear(output_ack=sessions_pb2.OutputAck(lease=lease(), output_through_seq=1))
+    assert bench.session.has_room(lease())
+
+
+def test_ended_run_makes_nobody_wait() -> None:
+    bench = Bench().open(credit=1).running()
+    bench.write(b"x" * 2 * 65536)
+    bench.hear(cancel_run=sessions_pb2.CancelRun(lease=lease()))
+    assert bench.session.has_room(lease())
+
+
+# --- restarting ---
+
+
+def test_result_of_an_earlier_process_is_told_until_acknowledged() -> None:
+    bench = Bench().open().running()
+    bench.write(b"one")
+    bench.now += 3
+    bench.finish()
+    again = bench.restarted()
+    (hello,) = sent(again.connect(), "hello")
+    assert list(hello.unacknowledged_results) == [lease()]
+    effects = again.welcome()
+    assert kinds(effects) == ["Opened", "job_started", "output_chunk", "job_finished"]
+    assert sent(effects, "job_finished") == sent(bench.effects, "job_finished")
+    effects = again.direct(RESEND, through=1)
+    assert kinds(effects) == ["job_finished"]
+    again.hear(
+        result_ack=sessions_pb2.ResultAck(lease=lease(), disposition=sessions_pb2.RESULT_DISPOSITION_STALE)
+    )
+    assert again.forgotten == [lease()]
+
+
+def test_run_of_an_earlier_process_is_given_back_with_its_last_reading() -> None:
+    bench = Bench().open().running(limit=86400)
+    bench.write(b"one")
+    bench.pass_time(25)
+    again = bench.restarted()
+    (finished,) = [r for entry in again.saved for r in entry.records if isinstance(r, Finished)]
+    assert finished.message.outcome == sessions_pb2.RUN_OUTCOME_RELEASED
+    assert finished.message.failure_message == "The daemon was restarted."
+    assert 15 <= finished.message.run_time.ToTimedelta().total_seconds() <= 25
+    assert finished.message.last_output_seq == 1
+    again.connect()
+    assert len(sent(again.welcome(), "job_finished")) == 1
+
+
+def test_adopted_run_goes_on_and_its_chunks_are_numbered_on() -> None:
+    bench = Bench().open().running(limit=30)
+    bench.write(b"one")
+    bench.write(b"two")
+    bench.pass_time(12)
+    again = bench.restarted(adopted=True)
+    (hello,) = sent(again.connect(), "hello")
+    assert list(hello.held_leases) == [lease()]
+    again.welcome()
+    again.direct(KEEP, through=1)
+    again.write(b"three")
+    assert [chunk.seq for chunk in sent(again.effects, "output_chunk")] == [2, 3]
+    effects = again.pass_time(21)
+    (finished,) = sent(effects, "job_finished")
+    assert finished.failure_reason == jobs_pb2.FAILURE_REASON_DURATION_LIMIT
+    assert finished.run_time == seconds(30)
+
+
+def test_discarded_lease_is_forgotten_and_its_offer_not_taken_again() -> None:
+    bench = Bench().open().running()
+    bench.direct(DISCARD)
+    assert bench.forgotten == [lease()]
+    assert bench.hear(job_offer=offer()) == []
 
 
 # --- reconnecting ---

@@ -14,7 +14,7 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon.effects import EndSession, ReconnectAfter, Send, StartAttempt
+from daemon.effects import EndSession, Persist, ReconnectAfter, Send, StartAttempt
 from daemon.runs import Result, succeeded
 from daemon.session import DaemonSession, Link
 from tests.daemon.fake_server import offer, seconds
@@ -117,6 +117,8 @@ class Wire:
                     self.up += [message] * self.copies()
                 case StartAttempt(work):
                     self.starts.append(work.lease)
+                case Persist(number):
+                    self.do(self.session.persisted(number, self.now))
                 case ReconnectAfter(delay):
                     self.connect_at = self.now + delay
                     self.up, self.down = [], []
@@ -176,6 +178,6 @@ def test_any_faults_of_the_wire_leave_one_whole_run(faults: list[str], seed: int
     assert wire.server.result is not None, "the result never arrived"
     assert len(wire.starts) == 1
     assert wire.server.started
-    assert wire.server.stored == WORDS
+    assert b"".join(wire.server.stored) == b"".join(WORDS)
     assert wire.server.result.outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED
     assert wire.server.result.run_time == seconds(len(WORDS))

@@ -75,6 +75,8 @@ class Wire:
                     self.runs[_key(offer.lease)] = Run(offer.lease, self.rng)
                 case fx.StopAttempt(lease):
                     self.runs.pop(_key(lease), None)
+                case fx.Persist(number):
+                    self.apply(self.half.persisted(number, self.clock.monotonic()))
                 case fx.ReconnectAfter(seconds):
                     self.reconnect_at = self.clock.monotonic() + seconds
 
