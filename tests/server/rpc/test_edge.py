@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
-from dcp.v1 import jobs_pb2, providers_pb2, renters_pb2
+from dcp.v1 import jobs_pb2, providers_pb2, renters_pb2, sessions_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -19,7 +19,7 @@ from tests.server.rpc.methods import METHODS
 from tests.support import running_server
 from tests.support.databases import execute
 from tests.support.manual_clock import ManualClock
-from tests.support.running_server import ADMIN_TOKEN, Market, refusal
+from tests.support.running_server import ADMIN_TOKEN, HANG_SECONDS, Market, refusal
 
 
 async def test_fault_of_ours_tells_nothing_but_an_id(
@@ -103,6 +103,22 @@ async def test_stop_sends_daemons_away_with_reconnect(market: Market) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await market.provider()
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_stop_tells_every_stream_and_ends_though_they_stay_open(market: Market) -> None:
+    """No daemon hangs up, one never said Hello, one does not read: the server ends all the same."""
+    daemons = [await market.daemon(await market.provider()) for _ in range(20)]
+    daemons.append(market.connect(await market.provider()))
+    await market.connect(await market.provider()).say(**hello_of_one_who_never_reads())
+    async with asyncio.timeout(HANG_SECONDS):
+        await market.stop()
+    for daemon in daemons:
+        assert (await daemon.expect("reconnect")).jitter.ToMilliseconds() > 0
+        assert await daemon.ended() is None
+
+
+def hello_of_one_who_never_reads() -> dict[str, Any]:
+    return {"hello": sessions_pb2.Hello(boot_id="b", protocol_version=1)}
 
 
 async def test_accepted_job_and_session_survive_a_restart(sqlite_url: str, clock: ManualClock) -> None:

@@ -6,6 +6,9 @@ import grpc
 import pytest
 from dcp.v1 import jobs_pb2, sessions_pb2
 
+from server.domain.leases import MARKER_BYTES
+from tests.support import running_server
+from tests.support.manual_clock import ManualClock
 from tests.support.running_server import Daemon, Market, Party, refusal
 
 FAILED = sessions_pb2.RUN_OUTCOME_FAILED
@@ -177,20 +180,6 @@ async def test_ended_job_cannot_be_cancelled(market: Market, state: str) -> None
     assert await market.job(job) == before
 
 
-async def test_cancel_of_a_job_whose_daemon_went_silent_costs_nothing(market: Market) -> None:
-    provider, renter = await market.provider(), await market.renter()
-    daemon = await market.daemon(provider)
-    job, _ = await market.running_job(renter, provider, daemon)
-    daemon.cut()
-    await market.cancel(job, renter)
-    market.clock.advance(100)
-    await market.later(301)
-    ended = await market.job(job)
-    assert ended.status == jobs_pb2.JOB_STATE_CANCELLED
-    assert await market.wallet(renter) == (5000, 0)
-    await market.assert_money_adds_up()
-
-
 async def test_cancel_after_reconnect_is_told_again(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
@@ -201,3 +190,40 @@ async def test_cancel_after_reconnect_is_told_again(market: Market) -> None:
     await again.hello(held_leases=[lease])
     assert (await again.expect("lease_directive")).action == sessions_pb2.LEASE_ACTION_KEEP
     assert (await again.expect("cancel_run")).lease == lease
+
+
+# Outputs that are cut.
+
+
+@pytest.mark.parametrize("truncated", [False, True])
+async def test_output_that_was_cut_says_so(market: Market, truncated: bool) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon)
+    await daemon.output(lease, 1, b"text")
+    await daemon.finished(lease, last_output_seq=1, output_truncated=truncated)
+    output = await market.output(job, renter)
+    assert (output.response, output.truncated) == ("text", truncated)
+
+
+async def test_limit_of_output_is_offered_and_kept_even_if_a_hostile_daemon_sends_more(
+    sqlite_url: str, clock: ManualClock
+) -> None:
+    async with running_server.running(sqlite_url, clock, max_output_bytes=2000) as market:
+        provider, renter = await market.provider(), await market.renter()
+        daemon = await market.daemon(provider)
+        job = await market.submit(renter, provider)
+        offer = await daemon.expect("job_offer")
+        assert offer.output_limit_bytes == 2000
+        await daemon.start(offer.lease)
+        await daemon.output(offer.lease, 1, b"x" * (2000 + MARKER_BYTES))
+    # The limit is that of the offer: a restart with another setting does not move it.
+    async with running_server.running(sqlite_url, clock, max_output_bytes=5000) as market:
+        daemon = market.connect(provider)
+        await daemon.hello(held_leases=[offer.lease])
+        await daemon.expect("lease_directive")
+        await daemon.say(output_chunk=sessions_pb2.OutputChunk(lease=offer.lease, seq=2, data=b"y"))
+        ended = await daemon.ended()
+        assert ended is not None
+        assert ended.reason == "PROTOCOL_VIOLATION"
+        assert (await market.job(job)).output_bytes == 2000 + MARKER_BYTES

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import grpc
 import pytest
 from dcp.v1 import gpus_pb2, jobs_pb2, providers_pb2, sessions_pb2
 
+from server.domain.errors import DomainError
 from server.domain.jobs import JobType
 from server.domain.leases import FinishReport, LeaseRef, RunOutcome, Stream
 from server.domain.placement import Model
-from server.domain.sessions import Chunk, Finished, HeartbeatAck, Hello, Started
+from server.domain.sessions import Chunk, Finished, Heartbeat, HeartbeatAck, Hello, Started
 from server.services.sessions import Session
+from server.store.models import Lease, Provider
+from tests.support.databases import execute
 from tests.support.running_server import MODEL, Market, Party, Refusal, refusal
 
 KEEP = sessions_pb2.LEASE_ACTION_KEEP
@@ -311,6 +316,116 @@ async def test_released_run_goes_elsewhere_without_a_charge(market: Market) -> N
     assert (now.status, now.attempt) == (jobs_pb2.JOB_STATE_QUEUED, 1)
     await market.tick()
     await second.heard_nothing()  # the job names the first provider and waits for it
+
+
+# What heartbeats list.
+
+
+async def test_lease_in_a_heartbeat_that_is_not_on_record_is_stopped_and_discarded(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon)
+    unknown = sessions_pb2.Lease(job_id="job-unknown", lease_epoch=3, lease_secret=b"s")
+    forged = sessions_pb2.Lease(job_id=job.job_id, lease_epoch=lease.lease_epoch, lease_secret=b"s")
+    await daemon.heartbeat(held_leases=[unknown, lease, forged])
+    for ref in (unknown, forged):
+        directive = await daemon.expect("lease_directive")
+        assert (directive.action, directive.lease) == (STOP, ref)
+    await daemon.heard_nothing()
+    assert (await market.job(job)).status == jobs_pb2.JOB_STATE_RUNNING
+
+
+@pytest.mark.parametrize("started", [False, True])
+async def test_lease_that_two_heartbeats_leave_out_is_lost_and_the_job_waits_again(
+    any_market: Market, started: bool
+) -> None:
+    market = any_market
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job = await market.submit(renter, provider)
+    lease = (await daemon.expect("job_offer")).lease
+    await (daemon.start(lease) if started else daemon.accept(lease))
+    await daemon.heartbeat(held_leases=[])
+    await daemon.heartbeat()  # listed again: nothing is lost
+    await daemon.heartbeat(held_leases=[])
+    before = await market.job(job)
+    assert before.status in (jobs_pb2.JOB_STATE_ASSIGNED, jobs_pb2.JOB_STATE_RUNNING)
+    daemon.held = []
+    await daemon.heartbeat()
+    assert (await daemon.expect("lease_directive")).action == STOP
+    offer = await daemon.expect("job_offer")
+    assert (offer.lease.job_id, offer.lease.lease_epoch, offer.attempt) == (job.job_id, 2, 2)
+    assert await daemon.finished(lease) == STALE
+    await market.assert_money_adds_up()
+
+
+async def test_heartbeats_of_agreeing_halves_cost_no_query(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    await market.running_job(renter, provider, daemon)
+    await market.tick()
+    await market.sql(lambda: Lease.update(state="ended").execute())  # nobody looks, so nobody sees it
+    for _ in range(3):
+        await daemon.heartbeat()
+    await daemon.heard_nothing()
+
+
+async def test_result_whose_output_is_still_missing_is_not_given_up(market: Market) -> None:
+    """The daemon has told the result and lists the lease no more while it sends the output again."""
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon)
+    await daemon.finish(lease, last_output_seq=1)
+    assert (await daemon.expect("lease_directive")).action == RESEND
+    for _ in range(4):
+        await daemon.heartbeat(held_leases=[])
+    await daemon.output(lease, 1, b"late")
+    assert await daemon.finished(lease, last_output_seq=1) == ACCEPTED
+    assert (await market.output(job, renter)).response == "late"
+
+
+async def test_heartbeat_of_a_superseded_session_renews_nothing(market: Market) -> None:
+    provider = await market.provider()
+    daemon = await market.daemon(provider)
+    (presence,) = market.server.services.fleet.all()
+    older: Session = presence.send.__self__  # type: ignore[attr-defined]
+    await market.daemon(provider)
+    await daemon.expect("superseded")
+    await market.tick()
+    before = await market.sql(lambda: Provider.get_by_id(provider.id).renewed_ms)
+    market.clock.advance(20)
+    await older.handle(Heartbeat(1, None))
+    await market.tick()
+    assert await market.sql(lambda: Provider.get_by_id(provider.id).renewed_ms) == before
+
+
+# The store is gone.
+
+
+async def test_nothing_is_offered_renewed_or_judged_while_the_store_is_gone(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter(50_000)
+    daemon = await market.daemon(provider, slots=2)
+    job, _ = await market.running_job(renter, provider, daemon, duration_minutes=60)
+    queued = await market.submit(renter, params=jobs_pb2.JobParams(model="other", prompt="hi"))
+    market.clock.advance(5)
+    await daemon.heartbeat()
+    rename = partial(execute, market.server._database)
+    await market.sql(lambda: rename("ALTER TABLE provider RENAME TO gone"))
+    with pytest.raises(DomainError, match="database"):
+        await market.tick()
+    assert (await refusal(market.submit(renter))).reason == "STORE_UNAVAILABLE"
+    for sequence in range(100, 140):  # the daemon beats on for longer than the lost period, unheard
+        market.clock.advance(10)
+        await daemon.say(heartbeat=sessions_pb2.SessionHeartbeat(sequence=sequence, held_leases=daemon.held))
+        with pytest.raises(DomainError, match="database"):
+            await market.tick()
+    await market.sql(lambda: rename("ALTER TABLE gone RENAME TO provider"))
+    await market.tick()
+    assert (await market.job(job)).status == jobs_pb2.JOB_STATE_RUNNING
+    assert (await market.job(queued)).status == jobs_pb2.JOB_STATE_QUEUED
+    market.clock.advance(10)
+    await daemon.heartbeat()  # its acknowledgement is the next message: none came before it
+    await market.assert_money_adds_up()
 
 
 async def stuck_session(market: Market, provider: Party) -> Session:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from dcp.v1 import jobs_pb2, sessions_pb2
+from dcp.v1 import gpus_pb2, jobs_pb2, providers_pb2, sessions_pb2
 
 from server.domain.leases import MAX_ATTEMPTS
 from server.store.database import Database
@@ -13,7 +13,11 @@ from tests.support.databases import connection
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import MODEL, Daemon, Market, Party
 
-QUEUED, PENDING = jobs_pb2.JOB_STATE_QUEUED, jobs_pb2.JOB_STATE_PENDING
+QUEUED, PENDING, RUNNING = (
+    jobs_pb2.JOB_STATE_QUEUED,
+    jobs_pb2.JOB_STATE_PENDING,
+    jobs_pb2.JOB_STATE_RUNNING,
+)
 STALE = sessions_pb2.RESULT_DISPOSITION_STALE
 LOST_SECONDS = 300
 
@@ -149,6 +153,228 @@ async def test_no_lost_verdict_within_five_minutes_of_a_start(sqlite_url: str, c
         assert (await market.job(job)).status == jobs_pb2.JOB_STATE_RUNNING
         await market.later(2)
         assert (await market.job(job)).status == QUEUED
+
+
+async def test_lost_period_is_the_jobs_own(any_market: Market) -> None:
+    """Two jobs of one silent daemon: each waits again when its own period is over."""
+    market = any_market
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider, slots=2)
+    await keep_alive(market, daemon, 3600)
+    jobs = {}
+    for seconds in (60, 3600):
+        wants = {"lost_after_seconds": seconds, "duration_minutes": 10}
+        jobs[seconds] = await market.submit(renter, provider, **wants)
+        offer = await daemon.expect("job_offer")
+        assert offer.lost_after.ToMilliseconds() == seconds * 1000
+        assert jobs[seconds].lost_after_seconds == seconds
+        await daemon.start(offer.lease)
+    await daemon.heard_nothing()
+    daemon.cut()
+    await market.later(60)
+    assert (await market.job(jobs[60])).status == RUNNING
+    await market.later(1)
+    assert (await market.job(jobs[60])).status == QUEUED
+    assert (await market.job(jobs[3600])).status == RUNNING
+    await market.later(3600 - 61)
+    assert (await market.job(jobs[3600])).status == RUNNING
+    await market.later(1)
+    assert (await market.job(jobs[3600])).status == QUEUED
+
+
+async def test_no_lost_verdict_within_the_jobs_own_period_of_a_start(
+    sqlite_url: str, clock: ManualClock
+) -> None:
+    async with running_server.running(sqlite_url, clock) as market:
+        provider, renter = await market.provider(), await market.renter(50_000)
+        daemon = await market.daemon(provider, slots=2)
+        jobs = {}
+        for seconds in (60, 900):
+            wants = {"lost_after_seconds": seconds, "duration_minutes": 60}
+            jobs[seconds], _ = await market.running_job(renter, provider, daemon, **wants)
+    clock.advance(7200)
+    async with running_server.running(sqlite_url, clock) as market:
+        await market.later(59)
+        assert (await market.job(jobs[60])).status == RUNNING
+        await market.later(2)
+        assert (await market.job(jobs[60])).status == QUEUED
+        await market.later(900 - 62)
+        assert (await market.job(jobs[900])).status == RUNNING
+        await market.later(2)
+        assert (await market.job(jobs[900])).status == QUEUED
+
+
+async def test_heartbeats_by_post_renew_no_lease(market: Market) -> None:
+    """They say that the machine lives, not that its daemon runs the job."""
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    await keep_alive(market, daemon, LOST_SECONDS)
+    job, _ = await market.running_job(renter, provider, daemon, duration_minutes=30)
+    daemon.cut()
+    for _ in range(LOST_SECONDS // 10 + 1):
+        market.clock.advance(10)
+        await market.provider_service.Heartbeat(
+            providers_pb2.HeartbeatRequest(gpu_status=gpus_pb2.GpuStatus()), metadata=provider.metadata
+        )
+        await market.tick()
+    assert (await market.job(job)).status == QUEUED
+
+
+async def test_daemon_that_comes_back_at_the_last_moment_keeps_its_job(market: Market) -> None:
+    """The Hello itself renews: a sweep between it and the next heartbeat judges nobody."""
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    await keep_alive(market, daemon, LOST_SECONDS)
+    job, lease = await market.running_job(renter, provider, daemon, duration_minutes=30)
+    daemon.cut()
+    market.clock.advance(LOST_SECONDS + 1)
+    again = market.connect(provider)
+    await again.hello(held_leases=[lease])
+    await again.expect("lease_directive")
+    await market.tick()
+    assert (await market.job(job)).status == RUNNING
+
+
+# The deadline to start.
+
+
+async def test_job_that_nobody_starts_in_time_fails_with_a_full_refund(any_market: Market) -> None:
+    market = any_market
+    renter = await market.renter()
+    jobs = {seconds: await market.submit(renter, start_within_seconds=seconds) for seconds in (60, 600)}
+    assert jobs[60].start_by.ToMilliseconds() == round(market.clock.now() * 1000) + 60_000
+    await market.later(59)
+    assert (await market.job(jobs[60])).status == QUEUED
+    await market.later(1)
+    ended = await market.job(jobs[60])
+    assert (ended.status, ended.failure_reason) == (
+        jobs_pb2.JOB_STATE_FAILED,
+        jobs_pb2.FAILURE_REASON_START_DEADLINE,
+    )
+    assert "60 s" in ended.failure_message
+    assert (ended.billing.actual_cost_halala, ended.billing.refund_halala) == (0, 450)
+    assert not ended.HasField("start_by")
+    assert (await market.job(jobs[600])).status == QUEUED
+    assert await market.wallet(renter) == (4550, 450)
+    await market.assert_money_adds_up()
+
+
+async def test_default_deadline_to_start_is_ten_minutes(market: Market) -> None:
+    job = await market.submit(await market.renter())
+    await market.later(599)
+    assert (await market.job(job)).status == QUEUED
+    await market.later(1)
+    assert (await market.job(job)).failure_reason == jobs_pb2.FAILURE_REASON_START_DEADLINE
+
+
+async def test_deadline_to_start_spares_what_a_daemon_has(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider, slots=3)
+    leases = []
+    jobs = [await market.submit(renter, provider, start_within_seconds=10) for _ in range(3)]
+    for _ in jobs:
+        leases.append((await daemon.expect("job_offer")).lease)
+    await daemon.accept(leases[1])
+    await daemon.start(leases[2])
+    await daemon.heard_nothing()
+    await market.later(10)
+    states = [(await market.job(job)).status for job in jobs]
+    assert states == [PENDING, jobs_pb2.JOB_STATE_ASSIGNED, RUNNING]
+    await daemon.refuse(leases[0])  # the offer was no start: the time goes on, and is over
+    await daemon.heard_nothing()
+    await market.tick()
+    assert (await market.job(jobs[0])).failure_reason == jobs_pb2.FAILURE_REASON_START_DEADLINE
+
+
+async def test_lost_attempt_gives_the_whole_time_to_start_again(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, _ = await market.running_job(renter, provider, daemon, start_within_seconds=60)
+    daemon.cut()
+    market.clock.advance(100)
+    again = await market.daemon(provider, slots=0)  # lists no lease: the attempt is lost
+    await again.heartbeat()
+    now = await market.job(job)
+    assert now.status == QUEUED
+    assert now.start_by.ToMilliseconds() == round(market.clock.now() * 1000) + 60_000
+    assert now.created_at == job.created_at
+    await market.later(59)
+    assert (await market.job(job)).status == QUEUED
+    await market.later(1)
+    assert (await market.job(job)).failure_reason == jobs_pb2.FAILURE_REASON_START_DEADLINE
+
+
+async def test_job_whose_time_is_over_is_not_offered_before_the_sweep_sees_it(market: Market) -> None:
+    job = await market.submit(await market.renter(), start_within_seconds=10)
+    market.clock.advance(10)
+    daemon = await market.daemon(await market.provider())
+    await daemon.heard_nothing()
+    assert (await market.job(job)).status == QUEUED
+
+
+async def test_requeued_job_keeps_its_place(market: Market) -> None:
+    """Age counts from the submit: what was lost comes before what was submitted later."""
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, _ = await market.running_job(renter, provider, daemon)
+    market.clock.advance(1)
+    await market.submit(renter)
+    daemon.cut()
+    again = await market.daemon(provider)
+    offer = await again.expect("job_offer")
+    assert (offer.lease.job_id, offer.lease.lease_epoch) == (job.job_id, 2)
+
+
+# Cancels that nobody answers.
+
+
+async def test_cancelled_run_of_a_silent_daemon_is_charged_to_its_last_heartbeat(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    await keep_alive(market, daemon, LOST_SECONDS)
+    job, _ = await market.running_job(renter, provider, daemon, duration_minutes=30)
+    await keep_alive(market, daemon, 80)
+    daemon.cut()
+    await market.cancel(job, renter)
+    await market.later(LOST_SECONDS + 1)
+    ended = await market.job(job)
+    assert ended.status == jobs_pb2.JOB_STATE_CANCELLED
+    assert (ended.billing.billed_seconds, ended.billing.actual_cost_halala) == (80, 200)
+    assert await market.earned(provider) == 150
+    assert await market.wallet(renter) == (4800, 0)
+    await market.assert_money_adds_up()
+
+
+async def test_cancelled_run_of_a_silent_daemon_is_charged_to_its_limit_at_most(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    await keep_alive(market, daemon, LOST_SECONDS)
+    job, _ = await market.running_job(renter, provider, daemon, max_cost_halala=100)
+    await market.cancel(job, renter)
+    await daemon.expect("cancel_run")
+    # Its heartbeats go on for less than the sweep waits, and past the limit of 40 s.
+    market.clock.advance(29)
+    await daemon.heartbeat()
+    market.clock.advance(29)
+    await daemon.heartbeat()
+    daemon.cut()
+    await market.later(LOST_SECONDS + 1)
+    ended = await market.job(job)
+    assert ended.status == jobs_pb2.JOB_STATE_CANCELLED
+    assert (ended.billing.billed_seconds, ended.billing.actual_cost_halala) == (40, 100)
+
+
+async def test_lost_run_that_nobody_cancelled_is_not_charged(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    await keep_alive(market, daemon, LOST_SECONDS)
+    job, _ = await market.running_job(renter, provider, daemon, duration_minutes=30)
+    await keep_alive(market, daemon, 80)
+    daemon.cut()
+    await market.later(LOST_SECONDS + 1)
+    assert (await market.job(job)).status == QUEUED
+    assert await market.earned(provider) == 0
+    assert await market.wallet(renter) == (500, 4500)
 
 
 async def test_overrun_of_a_living_daemon_is_ended_at_the_price_of_the_hold(market: Market) -> None:
