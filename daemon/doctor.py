@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from importlib import metadata
 
-from daemon import identity, link
+from daemon import identity, journal, link
 from daemon.config import Config
 from daemon.gpus.detect import detect
 from daemon.identity import IdentityError
@@ -48,6 +48,7 @@ def findings(config: Config) -> Iterator[Finding]:
     yield _python()
     yield from _package_names()
     yield _identity(config)
+    yield _state_folder(config)
     yield _server(config)
     yield _gpus()
     yield _engine()
@@ -79,6 +80,13 @@ def _identity(config: Config) -> Finding:
     except IdentityError as error:
         return Finding(Level.FAIL, f"identity: {error}")
     return Finding(Level.OK, f"identity: provider {stored.provider_id}")
+
+
+def _state_folder(config: Config) -> Finding:
+    problem = journal.problem(config.state_dir)
+    if problem:
+        return Finding(Level.FAIL, f"journal: {problem}")
+    return Finding(Level.OK, f"journal: {config.state_dir} can be written")
 
 
 def _server(config: Config) -> Finding:

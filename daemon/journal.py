@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,6 +77,26 @@ class Disk(Protocol):
 def journal_folder(state_dir: Path) -> Path:
     """Where the journal of a state folder is."""
     return state_dir / "journal"
+
+
+def problem(state_dir: Path) -> str:
+    """Why no journal can be kept in a state folder, and the remedy; empty when one can. Makes nothing."""
+    existing = next(
+        path for path in (journal_folder(state_dir), *journal_folder(state_dir).parents) if path.exists()
+    )
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        return f"{existing} cannot be written: correct its owner and mode, or set DCP_STATE_DIR"
+    try:
+        # Asking for space says nothing of a file system that is mounted read-only.
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b"x")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return f"{existing} cannot be written ({error.strerror}): make room, or set DCP_STATE_DIR"
+    if (free := _free_bytes(existing)) < MIN_FREE_BYTES:
+        return f"{existing} has {free >> 20} MiB left, and {MIN_FREE_BYTES >> 20} are needed: make room"
+    return ""
 
 
 class FileDisk:
@@ -144,8 +165,7 @@ class FileDisk:
 
     def free_bytes(self) -> int:
         """How much this user can still write."""
-        status = os.statvfs(self._folder)
-        return status.f_bavail * status.f_frsize
+        return _free_bytes(self._folder)
 
     def _write(self, name: str, data: bytes, flag: int) -> None:
         descriptor = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flag, 0o600)
@@ -155,6 +175,11 @@ class FileDisk:
                 view = view[os.write(descriptor, view) :]
         finally:
             os.close(descriptor)
+
+
+def _free_bytes(folder: Path) -> int:
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
 
 
 def _sync(path: Path) -> None:

@@ -17,7 +17,7 @@ from daemon.records import History
 
 logger = logging.getLogger(__name__)
 
-CLOSE_SECONDS = 5.0
+FLUSH_SECONDS = 5.0
 
 
 class Recorder:
@@ -41,10 +41,14 @@ class Recorder:
         if self._writing is None:
             self._writing = asyncio.create_task(self._write())
 
-    async def close(self) -> None:
+    async def flush(self) -> None:
         """Carries out what waits, for up to five seconds: a disk may hang."""
         if self._writing is not None:
-            await asyncio.wait([self._writing], timeout=CLOSE_SECONDS)
+            await asyncio.wait([self._writing], timeout=FLUSH_SECONDS)
+
+    async def close(self) -> None:
+        """Flushes, then ends."""
+        await self.flush()
         self._thread.shutdown(wait=False)
 
     async def _write(self) -> None:

@@ -21,7 +21,6 @@ what depends on it is sent then.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from random import Random
@@ -31,16 +30,14 @@ from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2
 from google.protobuf.duration_pb2 import Duration
 
 from daemon.effects import Effect, EndReason, EndSession, Opened, ReconnectAfter, Send
+from daemon.heartbeats import Heartbeats
 from daemon.leases import DEFAULT_CHUNK_CREDIT, DEFAULT_LOST_AFTER_SECONDS, Leases
 from daemon.records import History, Stream
-from daemon.runs import LeaseKey, Result, Run, lease_key
+from daemon.runs import Result, Run, lease_key
 
 logger = logging.getLogger(__name__)
 
 PROTOCOL_VERSION = 1
-DEFAULT_HEARTBEAT_SECONDS = 10.0
-HEARTBEAT_JITTER = 0.1
-SILENT_INTERVALS = 6
 RESEND_INTERVALS = 3
 MAX_BACKOFF_SECONDS = 60.0
 DRAIN_SECONDS = 30.0
@@ -83,12 +80,7 @@ class DaemonSession:
         self._leases = Leases()
         self._failures = 0
         self._drain_until: float | None = None
-        self._heartbeat_seconds = DEFAULT_HEARTBEAT_SECONDS
-        self._hello_at = 0.0
-        self._heard_at = 0.0
-        self._next_heartbeat_at = 0.0
-        self._sequence = 0
-        self._heartbeats: deque[tuple[int, float, list[LeaseKey]]] = deque(maxlen=64)
+        self._heartbeats = Heartbeats(rng)
 
     @property
     def unfinished(self) -> list[Run]:
@@ -107,8 +99,7 @@ class DaemonSession:
             return []
         effects = self._leases.stop_overdue(now)
         self.link = Link.GREETING
-        self._hello_at = self._heard_at = now
-        self._heartbeats.clear()
+        self._heartbeats.greet(now)
         self._gpu_status_is_new = False
         return self._settled([*effects, Send(sessions_pb2.DaemonMessage(hello=self._hello()))], now)
 
@@ -127,7 +118,7 @@ class DaemonSession:
             level = logging.WARNING if self.link in (Link.GREETING, Link.OPEN) else logging.DEBUG
             logger.log(level, "ignored a message out of turn kind=%s state=%s", kind, self.link.name)
             return []
-        self._heard_at = now
+        self._heartbeats.heard(now)
         effects = self._leases.stop_overdue(now)
         effects += handler(self, getattr(message, str(kind)), now)
         return self._settled(effects, now)
@@ -135,12 +126,12 @@ class DaemonSession:
     def tick(self, now: float) -> list[Effect]:
         """Time has passed; call it a few times a second, with or without a stream."""
         effects = self._leases.stop_overdue(now)
-        if self.link in (Link.GREETING, Link.OPEN) and self._is_silent(now):
+        if self.link in (Link.GREETING, Link.OPEN) and self._heartbeats.is_silent(now):
             logger.warning("the server is silent; connecting again %s", self._where())
             effects += self._disconnect(self._backoff_seconds())
         if self.link is Link.OPEN:
             effects += self._heartbeat(now)
-            self._leases.rewind_stalled(RESEND_INTERVALS * self._heartbeat_seconds, now)
+            self._leases.rewind_stalled(RESEND_INTERVALS * self._heartbeats.interval_seconds, now)
         return self._settled(effects, now)
 
     # --- what happens on this machine ---
@@ -217,24 +208,19 @@ class DaemonSession:
         self.link = Link.OPEN
         self._failures = 0
         self.provider_id, self.session_epoch = welcome.provider_id, welcome.session_epoch
-        self._heartbeat_seconds = _seconds(welcome.heartbeat_interval) or DEFAULT_HEARTBEAT_SECONDS
+        self._heartbeats.open(_seconds(welcome.heartbeat_interval), now)
         leases = self._leases
         leases.where = self._where()
         leases.lost_after_seconds = _seconds(welcome.lost_after) or DEFAULT_LOST_AFTER_SECONDS
         leases.credit = welcome.chunk_credit if welcome.chunk_credit > 0 else DEFAULT_CHUNK_CREDIT
-        self._sequence = 0
-        self._heartbeats.clear()
-        self._schedule_heartbeat(now)
         leases.tell_results_again(now)
         return [Opened(self.provider_id, self.session_epoch), *self._say_drain()]
 
     def _on_heartbeat_ack(self, ack: sessions_pb2.HeartbeatAck, now: float) -> list[Effect]:
         # The server renewed the leases that the heartbeat listed after it left,
         # so counting from its departure errs on the safe side.
-        while self._heartbeats and self._heartbeats[0][0] <= ack.sequence:
-            sequence, sent_at, listed = self._heartbeats.popleft()
-            if sequence == ack.sequence:
-                self._leases.renew(listed, sent_at)
+        if (answered := self._heartbeats.answered(ack.sequence)) is not None:
+            self._leases.renew(*answered)
         return []
 
     def _on_job_offer(self, offer: sessions_pb2.JobOffer, now: float) -> list[Effect]:
@@ -247,7 +233,7 @@ class DaemonSession:
         return self._leases.cancel(cancel.lease, now)
 
     def _on_lease_directive(self, directive: sessions_pb2.LeaseDirective, now: float) -> list[Effect]:
-        return self._leases.direct(directive, self._hello_at, now)
+        return self._leases.direct(directive, self._heartbeats.greeted_at, now)
 
     def _on_result_ack(self, ack: sessions_pb2.ResultAck, now: float) -> list[Effect]:
         return self._leases.result_stored(ack)
@@ -286,31 +272,16 @@ class DaemonSession:
             return "no slot is free"
         return ""
 
-    def _is_silent(self, now: float) -> bool:
-        """Whether something said long ago is unanswered; a quiet server that owes nothing is well."""
-        if self.link is Link.OPEN and not self._heartbeats:
-            return False
-        asked_at = self._heartbeats[0][1] if self._heartbeats else self._hello_at
-        return now - max(asked_at, self._heard_at) > SILENT_INTERVALS * self._heartbeat_seconds
-
     def _heartbeat(self, now: float) -> list[Effect]:
-        if now < self._next_heartbeat_at:
+        if not self._heartbeats.due(now):
             return []
-        self._schedule_heartbeat(now)
-        self._sequence += 1
         leases = self._leases.untold
-        self._heartbeats.append((self._sequence, now, [lease_key(lease) for lease in leases]))
+        sequence = self._heartbeats.beat([lease_key(lease) for lease in leases], now)
         self._leases.read_meters(now)
         status = self._gpu_status if self._gpu_status_is_new else None
         self._gpu_status_is_new = False
-        heartbeat = sessions_pb2.SessionHeartbeat(
-            sequence=self._sequence, gpu_status=status, held_leases=leases
-        )
+        heartbeat = sessions_pb2.SessionHeartbeat(sequence=sequence, gpu_status=status, held_leases=leases)
         return [Send(sessions_pb2.DaemonMessage(heartbeat=heartbeat))]
-
-    def _schedule_heartbeat(self, now: float) -> None:
-        jitter = self._rng.uniform(1 - HEARTBEAT_JITTER, 1 + HEARTBEAT_JITTER)
-        self._next_heartbeat_at = now + self._heartbeat_seconds * jitter
 
     def _settled(self, effects: list[Effect], now: float) -> list[Effect]:
         """The effects, then what can be saved and sent now, then the end of a drain if it is time."""

@@ -17,7 +17,7 @@ import pytest
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.config import VARIABLES, from_env
-from tests.daemon.fake_server import GOOD_KEY, FakeServer, fake_server, lease, offer
+from tests.daemon.fake_server import GOOD_KEY, FakeServer, eventually, fake_server, lease, offer
 
 _ROOT = Path(__file__).parents[2]
 _MODELS = from_env({}).models
@@ -203,6 +203,61 @@ async def test_doctor_is_content_with_a_sound_machine(tmp_path: Path) -> None:
     assert status == 0, out + err
     assert f"ok   server {server.address} answers" in out
     assert "ok   identity: provider 42" in out
+    assert f"ok   journal: {tmp_path / 'dcp'} can be written" in out
+
+
+async def test_doctor_finds_a_state_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    status, out, _ = await run("doctor", state=tmp_path, DCP_STATE_DIR=str(tmp_path / "file" / "dcp"))
+    assert status == 1
+    assert f"fail journal: {tmp_path / 'file'} cannot be written" in out
+
+
+@needs_model
+async def test_second_daemon_on_one_state_folder_is_refused(tmp_path: Path) -> None:
+    async with fake_server() as server:
+        environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY}
+        async with command("run", state=tmp_path, **environ):
+            await (await server.connection()).welcome()
+            status, out, err = await run("run", state=tmp_path, **environ)
+    assert (status, out) == (2, "")
+    assert "another daemon uses" in err
+    assert "Traceback" not in err
+
+
+@needs_model
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+async def test_daemon_that_died_gives_its_job_back_at_the_next_start(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    async with fake_server() as server:
+        environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY}
+        async with command("run", state=tmp_path, **environ) as running:
+            connection = await server.connection()
+            await connection.welcome(credit=1000)
+            params = jobs_pb2.JobParams(model=_MODELS[0].name, prompt="Long story.", max_tokens=1500)
+            await connection.send(job_offer=offer(params=params))
+            chunk = await connection.expect_anyway("output_chunk")
+            assert chunk.seq == 1
+            running.process.send_signal(number)
+            if number == signal.SIGINT:
+                await connection.expect_anyway("drain")
+                running.process.send_signal(number)
+            await running.end()
+        async with command("run", state=tmp_path, **environ):
+            connection = await server.connection()
+            hello = await connection.welcome(credit=1000)
+            assert list(hello.unacknowledged_results) == [lease()]
+            finished = await connection.expect_anyway("job_finished")
+            assert finished.outcome == sessions_pb2.RUN_OUTCOME_RELEASED
+            assert finished.failure_message == "The daemon was restarted."
+            await connection.send(
+                result_ack=sessions_pb2.ResultAck(
+                    lease=lease(), disposition=sessions_pb2.RESULT_DISPOSITION_ACCEPTED
+                )
+            )
+            folder = tmp_path / "dcp" / "journal"
+            await eventually(lambda: [path.name for path in folder.iterdir()] == ["lock"])
 
 
 async def test_doctor_refuses_a_second_owner_of_the_name_daemon(tmp_path: Path) -> None:
