@@ -163,8 +163,7 @@ async def test_lost_period_is_the_jobs_own(any_market: Market) -> None:
     await keep_alive(market, daemon, 3600)
     jobs = {}
     for seconds in (60, 3600):
-        wants = {"lost_after_seconds": seconds, "duration_minutes": 10}
-        jobs[seconds] = await market.submit(renter, provider, **wants)
+        jobs[seconds] = await market.submit(renter, provider, lost_after_seconds=seconds, duration_minutes=10)
         offer = await daemon.expect("job_offer")
         assert offer.lost_after.ToMilliseconds() == seconds * 1000
         assert jobs[seconds].lost_after_seconds == seconds
@@ -190,8 +189,9 @@ async def test_no_lost_verdict_within_the_jobs_own_period_of_a_start(
         daemon = await market.daemon(provider, slots=2)
         jobs = {}
         for seconds in (60, 900):
-            wants = {"lost_after_seconds": seconds, "duration_minutes": 60}
-            jobs[seconds], _ = await market.running_job(renter, provider, daemon, **wants)
+            jobs[seconds], _ = await market.running_job(
+                renter, provider, daemon, lost_after_seconds=seconds, duration_minutes=60
+            )
     clock.advance(7200)
     async with running_server.running(sqlite_url, clock) as market:
         await market.later(59)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playhouse.migrations import Runner
 
 import server.store
 from server.domain.jobs import FailureReason, Job, JobState
-from server.domain.leases import MAX_OUTPUT_BYTES, LeaseState
+from server.domain.leases import MAX_OUTPUT_BYTES, Lease, LeaseState
 from server.store import jobs, leases, ledger
 from server.store.database import Database
 from server.store.models import Provider
@@ -53,10 +52,10 @@ def make_0001(url: str) -> None:
     raw = database.peewee
     empty = "CAST('' AS BLOB)" if url.startswith("sqlite") else "''"
     Runner(raw, str(MIGRATIONS)).up("0001_initial")
-    with raw.atomic():  # type: ignore[no-untyped-call]
+    with raw.atomic():
         for statement in ROWS_OF_0001:
             execute(database, statement.replace("EMPTY", empty))
-    raw.close()  # type: ignore[no-untyped-call]
+    raw.close()
 
 
 async def test_rows_of_the_first_release_are_carried_over(new_database_url: str) -> None:
@@ -64,7 +63,7 @@ async def test_rows_of_the_first_release_are_carried_over(new_database_url: str)
     before_ms = int(time.time() * 1000)
     async with databases.opened(new_database_url) as database:
 
-        def read() -> tuple[dict[str, Job | None], list[Any], int]:
+        def read() -> tuple[dict[str, Job | None], list[Lease], int | None]:
             found = {job_id: jobs.get(job_id) for job_id in ("queued", "running", "failed")}
             history = [*leases.of_job("running", 9), *leases.of_job("failed", 9)]
             return found, history, Provider.get_by_id(1).renewed_ms

@@ -1,0 +1,131 @@
+"""Everything that ends a job, at once on the same jobs, on a real PostgreSQL: each job ends once.
+
+The eight threads of the database run whole transactions side by side; what each meets is decided by
+PostgreSQL. The seed decides what is started, not how it interleaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from random import Random
+
+import pytest
+from dcp.v1 import jobs_pb2
+
+from server.domain.errors import DomainError, Reason
+from server.domain.jobs import FINAL, JobState
+from server.domain.leases import FinishReport, LeaseRef, RunOutcome
+from server.services.keys import ADMIN, Caller
+from server.services.sessions import give_up, record_finish
+from server.store import jobs, leases
+from server.store.models import Hold, Transfer
+from tests.support import running_server
+from tests.support.databases import Postgres
+from tests.support.manual_clock import ManualClock
+from tests.support.running_server import Daemon, Market, Party
+
+OPERATOR = Caller(ADMIN)
+JOBS = 40
+ROUNDS = 4
+SECONDS = 20
+
+
+async def jobs_in_every_state(market: Market, renter: Party, provider: Party, daemon: Daemon) -> list[str]:
+    """Jobs that wait for nobody, are offered, prepared and run, of each kind as many."""
+    made = []
+    for number in range(JOBS):
+        if number % 4 == 0:
+            nobody = jobs_pb2.JobParams(model="served by nobody", prompt="x")
+            made.append(await market.submit(renter, params=nobody, start_within_seconds=SECONDS))
+            continue
+        made.append(await market.submit(renter, provider))
+        lease = (await daemon.expect("job_offer")).lease
+        if number % 4 == 2:
+            await daemon.accept(lease)
+        elif number % 4 == 3:
+            await daemon.start(lease)
+    await daemon.heartbeat()
+    return [job.job_id for job in made]
+
+
+class Race:
+    """What may happen to one job, each as its own transaction."""
+
+    def __init__(self, market: Market, provider: Party, job_id: str, secret: bytes) -> None:
+        self.market, self.provider, self.job_id, self.secret = market, provider, job_id, secret
+        self.now_ms = round(market.clock.now() * 1000)
+
+    async def cancel(self) -> None:
+        try:
+            await self.market.server.services.jobs.cancel(OPERATOR, self.job_id)
+        except DomainError as error:
+            assert error.reason is Reason.JOB_ALREADY_FINAL  # noqa: PT017
+
+    async def finish(self) -> None:
+        ref = LeaseRef(self.job_id, 1, self.secret)
+        report = FinishReport(ref, RunOutcome.SUCCEEDED, SECONDS * 1000, 0)
+        await self._run(lambda: record_finish(report, self.provider.id, 1, self.now_ms))
+
+    async def lose(self) -> None:
+        def lose() -> None:
+            if lease := leases.get(self.job_id, 1):
+                give_up(lease, self.now_ms, "lost", renewed_ms=self.now_ms)
+
+        await self._run(lose)
+
+    async def start_deadline(self) -> None:
+        await self.market.tick()
+
+    async def _run(self, work: Callable[[], object]) -> None:
+        await self.market.server._database.run(work)
+
+    def moves(self) -> list[Callable[[], Awaitable[None]]]:
+        return [self.cancel, self.finish, self.lose, self.start_deadline]
+
+
+@pytest.mark.parametrize("seed", range(ROUNDS))
+async def test_job_ends_once_whatever_meets_on_it(postgres: Postgres, clock: ManualClock, seed: int) -> None:
+    rng = Random(seed)
+    async with running_server.running(postgres.empty_database(), clock) as market:
+        provider, renter = await market.provider(), await market.renter(450 * JOBS)
+        daemon = await market.daemon(provider, slots=JOBS)
+        secrets: dict[str, bytes] = {}
+        job_ids = await jobs_in_every_state(market, renter, provider, daemon)
+        (session,) = market.server.services.fleet.all()
+        held = session.send.__self__._half._held  # type: ignore[attr-defined]
+        secrets = {job_id: lease.ref.secret for (job_id, _), lease in held.items()}
+        session.slots = 0  # what is queued again stays so: the race is about ends
+        clock.advance(SECONDS)
+        moves = [
+            move
+            for job_id in job_ids
+            for move in Race(market, provider, job_id, secrets.get(job_id, b"")).moves()
+        ]
+        rng.shuffle(moves)
+        await asyncio.gather(*(move() for move in moves))
+        await asyncio.gather(*(Race(market, provider, job_id, b"").cancel() for job_id in job_ids))
+
+        def read() -> list[tuple[JobState, str, int]]:
+            found = []
+            for job_id in job_ids:
+                job = jobs.get(job_id)
+                assert job is not None
+                kinds = [row.kind for row in Transfer.select().where(Transfer.job_id == job_id)]
+                assert len(kinds) == len(set(kinds)), f"{job_id} moved money twice: {kinds}"
+                hold = Hold.get_by_id(job_id)
+                assert job.bill is not None
+                assert hold.charge_halala == job.bill.charge_halala
+                found.append((job.state, hold.state, hold.charge_halala))
+            return found
+
+        ended = await market.server._database.read(read)
+        assert {state for state, _, _ in ended} <= FINAL
+        assert {hold for _, hold, _ in ended} <= {"posted", "voided"}
+        assert all((hold == "posted") == (charge > 0) for _, hold, charge in ended)
+        assert len({state for state, _, _ in ended}) == 3, "only one kind of end ever won: nothing raced"
+        proof = await market.server.services.admin.prove_ledger()
+        assert (proof.discrepancies, proof.open_holds, proof.postings_sum_halala) == ((), 0, 0)
+        balance, held_halala = await market.wallet(renter)
+        assert held_halala == 0
+        assert balance == 450 * JOBS - sum(charge for _, _, charge in ended)
