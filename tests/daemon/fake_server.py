@@ -54,6 +54,14 @@ class Connection:
             pass
         return getattr(message, kind)
 
+    async def transcript(self) -> tuple[list[tuple[int, bytes]], sessions_pb2.JobFinished]:
+        """The chunks of output up to a result, with their numbers, and the result."""
+        chunks = []
+        while (message := await self.next()).WhichOneof("kind") != "job_finished":
+            if message.WhichOneof("kind") == "output_chunk":
+                chunks.append((message.output_chunk.seq, message.output_chunk.data))
+        return chunks, message.job_finished
+
     async def welcome(self, *, heartbeat_seconds: float = 10.0, credit: int = 16) -> sessions_pb2.Hello:
         """Takes Hello and answers it."""
         hello: sessions_pb2.Hello = await self.expect("hello")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
@@ -172,6 +173,150 @@ async def test_run_limit_is_kept_by_the_daemon() -> None:
         assert finished.failure_reason == jobs_pb2.FAILURE_REASON_DURATION_LIMIT
         assert finished.run_time == seconds(30)
         await eventually(lambda: s.engine.cancelled == ["job-1"])
+
+
+class StubbornEngine(ScriptedEngine):
+    """Does not stop when asked, only when killed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.killed = asyncio.Event()
+
+    async def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[str | jobs_pb2.Usage, None]:
+        yield "one"
+        while not self.killed.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.killed.wait()
+
+    async def kill(self, lease: sessions_pb2.Lease) -> None:
+        self.killed.set()
+
+
+async def test_engine_that_does_not_stop_is_killed_and_the_next_job_waits_for_that() -> None:
+    engine = StubbornEngine()
+    async with stack(engine) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        await s.take_job(connection)
+        await connection.expect("output_chunk")
+        await connection.send(cancel_run=sessions_pb2.CancelRun(lease=lease()))
+        finished = await connection.expect("job_finished")
+        assert finished.outcome == sessions_pb2.RUN_OUTCOME_CANCELLED
+        assert not engine.killed.is_set()
+        await connection.send(job_offer=offer("job-2"))
+        assert (await connection.expect("offer_reply")).accepted
+        assert (await connection.expect("job_started")).lease == lease("job-2")
+        assert engine.killed.is_set()
+
+
+async def test_cancel_reaches_a_job_that_is_being_prepared() -> None:
+    async with stack(ScriptedEngine(prepare_gate=asyncio.Event())) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        await connection.send(job_offer=offer())
+        assert (await connection.expect("offer_reply")).accepted
+        await eventually(lambda: s.engine.jobs == ["job-1"])
+        await connection.send(cancel_run=sessions_pb2.CancelRun(lease=lease()))
+        finished = await connection.expect("job_finished")
+        assert finished.outcome == sessions_pb2.RUN_OUTCOME_CANCELLED
+        assert finished.run_time == seconds(0)
+        s.engine.prepare_gate = None
+        await connection.send(job_offer=offer("job-2"))
+        assert (await connection.expect("offer_reply")).accepted
+        await connection.expect("job_started")
+
+
+async def test_engine_waits_while_the_server_stores_nothing() -> None:
+    pieces = ["x" * 65536] * 20
+    async with stack(ScriptedEngine(pieces)) as s:
+        connection = await s.server.connection()
+        await connection.welcome(credit=4)
+        await s.take_job(connection)
+        stored = 0
+        while stored < 20:
+            assert s.engine.pieces_played <= stored + 5
+            stored = (await connection.expect("output_chunk")).seq
+            ack = sessions_pb2.OutputAck(lease=lease(), output_through_seq=stored)
+            await connection.send(output_ack=ack)
+        assert (await connection.expect("job_finished")).last_output_seq == 20
+
+
+async def test_full_disk_refuses_jobs_and_ends_what_runs_until_there_is_room() -> None:
+    gate = asyncio.Event()
+    async with stack(ScriptedEngine(["one", gate, "two"])) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        await s.take_job(connection)
+        await connection.expect("output_chunk")
+        s.disk.is_full = True
+        gate.set()
+        finished = await connection.expect("job_finished")
+        assert finished.outcome == sessions_pb2.RUN_OUTCOME_RELEASED
+        assert finished.last_output_seq == 1
+        await connection.send(
+            result_ack=sessions_pb2.ResultAck(
+                lease=lease(), disposition=sessions_pb2.RESULT_DISPOSITION_ACCEPTED
+            )
+        )
+        await connection.send(job_offer=offer("job-2"))
+        refusal = await connection.expect("offer_reply")
+        assert not refusal.accepted
+        assert "No space left" in refusal.refusal
+        s.disk.is_full = False
+        await connection.send(job_offer=offer("job-3"))
+        assert (await connection.expect("offer_reply")).accepted
+        assert (await connection.expect("job_started")).lease == lease("job-3")
+
+
+async def test_restarted_daemon_tells_the_result_of_the_one_before() -> None:
+    disk = MemoryDisk()
+    async with stack(ScriptedEngine(), disk) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        await s.take_job(connection)
+        await connection.expect("output_chunk")
+        await connection.expect_anyway("job_finished")
+    disk.crash(Random(1))
+    async with stack(ScriptedEngine(), disk) as s:
+        connection = await s.server.connection()
+        assert list((await connection.welcome()).unacknowledged_results) == [lease()]
+        await connection.expect("job_started")
+        chunks, finished = await connection.transcript()
+        assert b"".join(data for _, data in chunks) == b"Hello, world"
+        assert finished.outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED
+        await connection.send(
+            result_ack=sessions_pb2.ResultAck(
+                lease=lease(), disposition=sessions_pb2.RESULT_DISPOSITION_ALREADY
+            )
+        )
+        await eventually(lambda: disk.names() == [])
+
+
+class SurvivingEngine(ScriptedEngine):
+    """Its runs outlive the daemon, as a container's do: what was not read yet can be read on."""
+
+    async def adopt(
+        self, offer: sessions_pb2.JobOffer, written_bytes: int
+    ) -> AsyncGenerator[str | jobs_pb2.Usage, None]:
+        self.script = ["".join(str(piece) for piece in self.script)[written_bytes:]]
+        return self.generate(offer)
+
+
+async def test_restarted_daemon_adopts_what_still_runs() -> None:
+    disk = MemoryDisk()
+    async with stack(ScriptedEngine(["Hello", asyncio.Event()]), disk) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        await s.take_job(connection)
+        assert (await connection.expect("output_chunk")).data == b"Hello"
+    disk.crash(Random(1))
+    async with stack(SurvivingEngine(["Hello", ", world"]), disk) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        await connection.expect("job_started")
+        chunks, finished = await connection.transcript()
+        assert chunks == [(1, b"Hello"), (2, b", world")]
+        assert finished.outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED
 
 
 @pytest.mark.parametrize(

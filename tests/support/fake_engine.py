@@ -19,6 +19,7 @@ class ScriptedEngine(Engine):
 
     `prepare_gate`: preparing waits for it. `jobs`, `cancelled`: the ids of the
     jobs that were begun, and of those stopped before their script's end.
+    `pieces_played`: how far the scripts have come.
     """
 
     def __init__(
@@ -34,9 +35,10 @@ class ScriptedEngine(Engine):
         self.jobs: list[str] = []
         self.cancelled: list[str] = []
         self.closed = False
+        self.pieces_played = 0
         self._model = model
         self._usage = usage or jobs_pb2.Usage(prompt_tokens=3, completion_tokens=len(self.script))
-        self._prepare_gate = prepare_gate
+        self.prepare_gate = prepare_gate
         self._prepare_error = prepare_error
 
     def models(self) -> Sequence[sessions_pb2.ServedModel]:
@@ -46,8 +48,8 @@ class ScriptedEngine(Engine):
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
         """Waits for the gate, if there is one; raises the error, if there is one."""
         self.jobs.append(offer.lease.job_id)
-        if self._prepare_gate is not None:
-            await self._prepare_gate.wait()
+        if self.prepare_gate is not None:
+            await self.prepare_gate.wait()
         if self._prepare_error is not None:
             raise self._prepare_error
 
@@ -56,6 +58,7 @@ class ScriptedEngine(Engine):
         whole = False
         try:
             for piece in self.script:
+                self.pieces_played += 1
                 if isinstance(piece, asyncio.Event):
                     await piece.wait()
                 elif isinstance(piece, Exception):
