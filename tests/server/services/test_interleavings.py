@@ -15,7 +15,8 @@ from dcp.v1 import jobs_pb2
 
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import FINAL, JobState
-from server.domain.leases import FinishReport, LeaseRef, RunOutcome
+from server.domain.leases import Disposition, FinishReport, LeaseOutcome, LeaseRef, RunOutcome
+from server.domain.sessions import ResultAck
 from server.services.keys import ADMIN, Caller
 from server.services.sessions import give_up, record_finish
 from server.store import jobs, leases
@@ -55,6 +56,7 @@ class Race:
     def __init__(self, market: Market, provider: Party, job_id: str, secret: bytes) -> None:
         self.market, self.provider, self.job_id, self.secret = market, provider, job_id, secret
         self.now_ms = round(market.clock.now() * 1000)
+        self.disposition: Disposition | None = None
 
     async def cancel(self) -> None:
         try:
@@ -65,20 +67,20 @@ class Race:
     async def finish(self) -> None:
         ref = LeaseRef(self.job_id, 1, self.secret)
         report = FinishReport(ref, RunOutcome.SUCCEEDED, SECONDS * 1000, 0)
-        await self._run(lambda: record_finish(report, self.provider.id, 1, self.now_ms))
+        database = self.market.server._database
+        answer = await database.run(lambda: record_finish(report, self.provider.id, 1, self.now_ms))
+        assert isinstance(answer, ResultAck)
+        self.disposition = answer.disposition
 
     async def lose(self) -> None:
         def lose() -> None:
             if lease := leases.get(self.job_id, 1):
                 give_up(lease, self.now_ms, "lost", renewed_ms=self.now_ms)
 
-        await self._run(lose)
+        await self.market.server._database.run(lose)
 
     async def start_deadline(self) -> None:
         await self.market.tick()
-
-    async def _run(self, work: Callable[[], object]) -> None:
-        await self.market.server._database.run(work)
 
     def moves(self) -> list[Callable[[], Awaitable[None]]]:
         return [self.cancel, self.finish, self.lose, self.start_deadline]
@@ -97,20 +99,23 @@ async def test_job_ends_once_whatever_meets_on_it(postgres: Postgres, clock: Man
         secrets = {job_id: lease.ref.secret for (job_id, _), lease in held.items()}
         session.slots = 0  # what is queued again stays so: the race is about ends
         clock.advance(SECONDS)
-        moves = [
-            move
-            for job_id in job_ids
-            for move in Race(market, provider, job_id, secrets.get(job_id, b"")).moves()
-        ]
-        rng.shuffle(moves)
-        await asyncio.gather(*(move() for move in moves))
-        await asyncio.gather(*(Race(market, provider, job_id, b"").cancel() for job_id in job_ids))
+        races = [Race(market, provider, job_id, secrets.get(job_id, b"")) for job_id in job_ids]
+        rng.shuffle(races)
+        for race in races:
+            moves = race.moves()
+            rng.shuffle(moves)
+            await asyncio.gather(*(move() for move in moves))
 
         def read() -> list[tuple[JobState, str, int]]:
             found = []
-            for job_id in job_ids:
-                job = jobs.get(job_id)
+            for race in races:
+                job_id = race.job_id
+                job, lease = jobs.get(job_id), leases.get(job_id, 1)
                 assert job is not None
+                succeeded = lease is not None and lease.outcome is LeaseOutcome.SUCCEEDED
+                assert succeeded == (race.disposition is Disposition.ACCEPTED), (
+                    "the daemon was told otherwise"
+                )
                 kinds = [row.kind for row in Transfer.select().where(Transfer.job_id == job_id)]
                 assert len(kinds) == len(set(kinds)), f"{job_id} moved money twice: {kinds}"
                 hold = Hold.get_by_id(job_id)
@@ -120,10 +125,11 @@ async def test_job_ends_once_whatever_meets_on_it(postgres: Postgres, clock: Man
             return found
 
         ended = await market.server._database.read(read)
+        # Each job was cancelled, so each has ended: a wish that a requeue forgot would show here.
         assert {state for state, _, _ in ended} <= FINAL
         assert {hold for _, hold, _ in ended} <= {"posted", "voided"}
         assert all((hold == "posted") == (charge > 0) for _, hold, charge in ended)
-        assert len({state for state, _, _ in ended}) == 3, "only one kind of end ever won: nothing raced"
+        assert len({state for state, _, _ in ended}) > 1, "only one kind of end ever won: nothing raced"
         proof = await market.server.services.admin.prove_ledger()
         assert (proof.discrepancies, proof.open_holds, proof.postings_sum_halala) == ((), 0, 0)
         balance, held_halala = await market.wallet(renter)

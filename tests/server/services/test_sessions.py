@@ -417,6 +417,8 @@ async def test_nothing_is_offered_renewed_or_judged_while_the_store_is_gone(mark
     for sequence in range(100, 140):  # the daemon beats on for longer than the lost period, unheard
         market.clock.advance(10)
         await daemon.say(heartbeat=sessions_pb2.SessionHeartbeat(sequence=sequence, held_leases=daemon.held))
+        await daemon.say(job_started=sessions_pb2.JobStarted())
+        await daemon.expect("lease_directive")  # and no acknowledgement before it
         with pytest.raises(DomainError, match="database"):
             await market.tick()
     await market.sql(lambda: rename("ALTER TABLE gone RENAME TO provider"))

@@ -15,7 +15,7 @@ from server.domain.jobs import FailureReason, Job, JobEvent, JobRequest, JobStat
 from server.domain.leases import Lease, LeaseOutcome, LeaseRef, LeaseState, Stream
 from server.domain.ledger import make_bill
 from server.domain.placement import Model, Wants, can_run
-from server.store import jobs, leases
+from server.store import accounts, jobs, leases
 from server.store.database import Database
 from server.store.models import Lease as LeaseRow
 from tests.server.store.rows import CANDIDATE, NOW_MS, SECRET, SESSION_EPOCH, Rows
@@ -404,3 +404,15 @@ async def test_requeue_throws_away_what_the_attempt_wrote(database: Database, ro
     job = await rows.get(job_id)
     assert (job.state, job.provider_id, job.output_bytes) == (JobState.QUEUED, None, 0)
     assert job.started_ms is None
+
+
+async def test_new_session_renews_what_it_keeps(database: Database, rows: Rows) -> None:
+    """In one transaction: no sweep can judge between the Hello and the next heartbeat."""
+    provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
+    await rows.leased(provider_id, job_id, LeaseState.RUNNING)
+    late_ms = NOW_MS + 10 * 300_000
+    (lost,) = await database.read(lambda: leases.of_silent(late_ms, 300_000, 9))
+    assert (lost[0].job_id, lost[1]) == (job_id, NOW_MS)
+    assert await database.read(lambda: leases.of_silent(late_ms, 299_999, 9)) == []
+    await database.run(lambda: accounts.open_session(provider_id, JobType, late_ms))
+    assert await database.read(lambda: leases.of_silent(late_ms, 300_000, 9)) == []
