@@ -243,6 +243,8 @@ class Reference:
             return say("map of text to {type}", type=self._type(resolved["additionalProperties"]))
         if resolved["type"] == "object":
             return _named(schema) or say("object")
+        if "enum" in resolved and _named(schema):
+            return _named(schema)
         names = {"string": "text", "integer": "integer", "number": "number", "boolean": "true or false"}
         formats = {"date-time": "time (RFC 3339)", "email": "e-mail address", "phone": "telephone number"}
         return say(formats.get(resolved.get("format", ""), names[resolved["type"]]))
