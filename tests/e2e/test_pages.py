@@ -78,6 +78,7 @@ def send(page: Page) -> tuple[int, Any]:
     with page.expect_response(re.compile("/api/dc1/")) as waiting:
         page.get_by_role("button", name="Send", exact=True).click()
     status = waiting.value.status
+    expect(page.locator("#response")).not_to_have_attribute("aria-busy", "true")
     expect(page.locator("#status")).to_contain_text(str(status))
     text = page.locator("#payload").inner_text()
     return status, json.loads(text) if text.startswith("{") else None

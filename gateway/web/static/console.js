@@ -338,13 +338,13 @@ class Console {
   }
 
   async show(answer, blob, milliseconds) {
+    const text = blob.type.startsWith("image/") ? "" : await blob.text();
     const badge = make("span", { class: answer.ok ? "status ok" : "status", dir: "ltr" }, `${answer.status} ${answer.statusText}`);
     const size = t("{bytes} bytes", { bytes: number(blob.size) });
     byId("status").replaceChildren(badge, ` · ${number(milliseconds, { maximumFractionDigits: 0 })} ms · ${size}`);
     byId("headers").textContent = [...answer.headers].map(([name, value]) => `${name}: ${value}`).join("\n");
     byId("headers-field").hidden = false;
     if (blob.type.startsWith("image/")) return this.showImage(blob);
-    const text = await blob.text();
     let value;
     try {
       value = JSON.parse(text);
