@@ -14,10 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from gateway import openapi
 from gateway.config import Config
 from gateway.edge import Edge, refuse_unrouted
 from gateway.routes import DEADLINE_SECONDS, api_routes, discover
+from gateway.web.pages import page_routes
 
 # The gateway asks and waits, so it reconnects fast after a restart of the server; only daemons
 # come back in storms. Proxies of the environment are for the web, not for our own server.
@@ -57,7 +57,7 @@ def build_app(
     app.add_middleware(Edge)
     app.add_exception_handler(HTTPException, refuse_unrouted)
     app.router.routes.extend(api_routes(channel, files, deadline_seconds))
-    app.add_route("/openapi.json", openapi.endpoint(files))
+    app.router.routes.extend(page_routes(files))
     app.add_route("/healthz", healthz)
     return app
 

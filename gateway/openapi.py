@@ -1,14 +1,13 @@
 """Owns the OpenAPI document: the same descriptors that make the routes, told to people and tools.
 
-Texts come from the comments of the protos, which the descriptor set keeps. It knows no single
-RPC by name and serves no request but that for the document.
+Texts come from the comments of the protos, which the descriptor set keeps, and are told in one
+language. It knows no single RPC by name and serves no request: `web` does.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib import metadata, resources
 from typing import Any
 
@@ -16,11 +15,10 @@ import orjson
 from dcp.v1 import errors_pb2, options_pb2
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, FileDescriptor
-from starlette.requests import Request
-from starlette.responses import Response
 
 from gateway import credentials
 from gateway.errors import CODES, STATUS_BY_REASON
+from gateway.languages import ARABIC, ENGLISH, Language
 from gateway.routes import BASES, Binding, bindings, field_rule
 from gateway.scalars import (
     DURATION,
@@ -51,6 +49,14 @@ _WITH_BODY = ("MALFORMED_JSON", "BODY_TOO_LARGE")
 _WITH_CREDENTIAL = ("MISSING_CREDENTIAL", "INVALID_CREDENTIAL", "WRONG_ROLE")
 _WITH_ADMIN = ("ADMIN_NOT_CONFIGURED",)
 
+_INTRODUCTION = (
+    f"Every path under `{BASES[0]}` stands under `{BASES[1]}` too, for browsers on the same origin, with "
+    "identical results. Money is integer halala (1/100 SAR).",
+    'An error is `{"error": text, "code": REASON, ...facts}`; 429 and 503 carry `Retry-After`.',
+    "A request carries one credential: in the header of its role, as bearer, as the query field "
+    f"`{credentials.QUERY_NAME}`, or as `{credentials.BODY_NAME}` in a JSON body.",
+)
+
 _SUCCESS_TEXTS = {
     200: "Done.",
     201: "Created.",
@@ -59,25 +65,9 @@ _SUCCESS_TEXTS = {
 }
 
 
-def document(files: Iterable[FileDescriptor]) -> Json:
+def document(files: Iterable[FileDescriptor], language: Language = ENGLISH) -> Json:
     """The OpenAPI 3.1 document of all RPCs in the files that are served over HTTP."""
-    return _Document(list(bindings(files)), comments()).whole()
-
-
-def endpoint(files: Sequence[FileDescriptor]) -> Callable[[Request], Awaitable[Response]]:
-    """What serves the document; it is made once, and sent only to those who do not have it."""
-    body = orjson.dumps(document(files))
-    headers = {"etag": f'"{hashlib.sha256(body).hexdigest()[:32]}"', "cache-control": "no-cache"}
-
-    async def openapi_json(request: Request) -> Response:
-        known = {
-            tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")
-        }
-        if known & {headers["etag"], "*"}:
-            return Response(status_code=304, headers=headers)
-        return Response(body, headers=headers, media_type="application/json")
-
-    return openapi_json
+    return _Document(list(bindings(files)), comments(), language).whole()
 
 
 def comments() -> Mapping[str, str]:
@@ -106,9 +96,11 @@ def _full_name(file: Any, path: Sequence[int]) -> str:
 class _Document:
     """The document while it is made: schemas are added as they are met."""
 
-    def __init__(self, served: list[Binding], comments: Mapping[str, str]) -> None:
+    def __init__(self, served: list[Binding], comments: Mapping[str, str], language: Language) -> None:
         self._served = served
         self._comments = comments
+        self._language = language
+        self._say = language.say
         self._requested = _nested(b.method.input_type for b in served)
         self._schemas: dict[str, Json] = {"Error": self._error()}
 
@@ -122,14 +114,8 @@ class _Document:
             "info": {
                 "title": "DCP API",
                 "version": metadata.version("dcp-marketplace"),
-                "summary": "A GPU compute marketplace.",
-                "description": (
-                    f"Every path under `{BASES[0]}` stands under `{BASES[1]}` too, for browsers on the same "
-                    "origin, with identical results. Money is integer halala (1/100 SAR). An error is "
-                    '`{"error": text, "code": REASON, ...facts}`; 429 and 503 carry `Retry-After`. '
-                    "A request carries one credential: in the header of its role, as bearer, as the query "
-                    f"field `{credentials.QUERY_NAME}`, or as `{credentials.BODY_NAME}` in a JSON body."
-                ),
+                "summary": self._say("A GPU compute marketplace."),
+                "description": "\n\n".join(self._say(text) for text in _INTRODUCTION),
             },
             "servers": [{"url": "/"}],
             "tags": self._tags(),
@@ -143,9 +129,15 @@ class _Document:
     def _tags(self) -> list[Json]:
         services = {b.method.containing_service.full_name: b.method.containing_service for b in self._served}
         rules = {name: s.GetOptions().Extensions[options_pb2.service] for name, s in services.items()}
+        ordered = sorted(services.items(), key=lambda item: rules[item[0]].position or len(services) + 1)
         return [
-            {"name": _tag(s), "description": self._comment(name), "x-title-ar": rules[name].title.ar}
-            for name, s in services.items()
+            {
+                "name": _tag(s),
+                "description": self._comment(name),
+                "x-title": _text(rules[name].title, self._language),
+                "x-title-ar": rules[name].title.ar,
+            }
+            for name, s in ordered
         ]
 
     def _operation(self, binding: Binding) -> Json:
@@ -153,7 +145,8 @@ class _Document:
         operation: Json = {
             "operationId": method.name,
             "tags": [_tag(method.containing_service)],
-            "summary": rule.summary.en,
+            "summary": _text(rule.summary, self._language),
+            "x-summary-en": rule.summary.en,
             "x-summary-ar": rule.summary.ar,
             "description": self._comment(method.full_name),
             "x-roles": [enum_names(options_pb2.Role.DESCRIPTOR)[role] for role in rule.roles],
@@ -192,7 +185,7 @@ class _Document:
         if not binding.is_public:
             schema["properties"][credentials.BODY_NAME] = {
                 "type": "string",
-                "description": "The caller's key, where it is not sent in another place.",
+                "description": self._say("The caller's key, where it is not sent in another place."),
             }
         return _json_content(schema, binding.rule.example_request)
 
@@ -222,30 +215,34 @@ class _Document:
         for value in enum.values if enum else ():
             if enum and binding.statuses.get(value.number) == status:
                 return self._comment(f"{enum.full_name}.{value.name}")
-        return _SUCCESS_TEXTS.get(status, "Done.")
+        return self._say(_SUCCESS_TEXTS.get(status, "Done."))
 
     def _failure(self, status: int, reasons: list[str]) -> Json:
-        lines = [
-            f"`{reason}`: {self._comment(f'dcp.v1.ErrorReason.ERROR_REASON_{reason}')}" for reason in reasons
-        ]
+        codes = {reason: self._comment(f"dcp.v1.ErrorReason.ERROR_REASON_{reason}") for reason in reasons}
         failure: Json = {
-            "description": "\n\n".join(lines),
+            "description": "\n\n".join(f"`{reason}`: {text}" for reason, text in codes.items()),
+            "x-codes": codes,
             "content": _json_content({"$ref": "#/components/schemas/Error"}),
         }
         if status in (429, 503):
             seconds = {"type": "integer", "minimum": 0}
-            failure["headers"] = {"Retry-After": {"description": "Seconds to wait.", "schema": seconds}}
+            text = self._say("Seconds to wait.")
+            failure["headers"] = {"Retry-After": {"description": text, "schema": seconds}}
         return failure
 
     def _error(self) -> Json:
         facts = self._object(errors_pb2.ErrorFacts.DESCRIPTOR)
         own = {
-            "error": {"type": "string", "description": "What went wrong, for a person."},
-            "code": {"type": "string", "enum": list(CODES), "description": "The stable reason."},
+            "error": {"type": "string", "description": self._say("What went wrong, for a person.")},
+            "code": {
+                "type": "string",
+                "enum": list(CODES),
+                "description": self._say("The stable reason."),
+            },
         }
         return {
             "type": "object",
-            "description": "Every error. Only the facts that apply are there.",
+            "description": self._say("Every error. Only the facts that apply are there."),
             "required": list(own),
             "properties": own | facts["properties"],
         }
@@ -266,7 +263,7 @@ class _Document:
         lines = [f"* `{name}`: {self._comment(f'{enum.full_name}.{v.name}')}" for v, name in known]
         aliases = sorted(readable.keys() - {name for _, name in known})
         if aliases:
-            lines.append(f"\nAlso understood: {', '.join(f'`{alias}`' for alias in aliases)}.")
+            lines.append(f"\n{self._say('Also understood:')} {', '.join(f'`{alias}`' for alias in aliases)}")
         description = "\n".join([self._comment(enum.full_name), "", *lines])
         return {
             "type": "string",
@@ -300,7 +297,7 @@ class _Document:
         elif field.is_repeated:
             schema = {"type": "array", "items": schema}
             schema |= {"maxItems": rule.max_items} if rule.HasField("max_items") else {}
-        unit = f" Unit: {rule.unit}." if rule.unit else ""
+        unit = f" {self._say(f'Unit: {rule.unit}.')}" if rule.unit else ""
         return schema | {"description": self._comment(field.full_name) + unit}
 
     def _item(self, field: FieldDescriptor) -> Json:
@@ -317,9 +314,9 @@ class _Document:
         return dict(_PLAIN[field.type])
 
     def _comment(self, full_name: str) -> str:
-        """The comment as Markdown: a line end within a paragraph is the proto's, not the reader's."""
+        """The comment as Markdown, in our language. A line end in a paragraph is not the reader's."""
         paragraphs = re.split(r"\n\s*\n", self._comments.get(full_name, ""))
-        return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        return "\n\n".join(self._say(" ".join(paragraph.split())) for paragraph in paragraphs)
 
 
 _WELL_KNOWN = {
@@ -391,6 +388,11 @@ def _json_content(schema: Json, example: str = "") -> Json:
 def _tag(service: Any) -> str:
     title: str = service.GetOptions().Extensions[options_pb2.service].title.en
     return title or service.name
+
+
+def _text(text: options_pb2.Text, language: Language) -> str:
+    """A text of the options, which carry both languages."""
+    return text.ar if language is ARABIC else text.en
 
 
 def _security(roles: Iterable[int]) -> list[Json]:

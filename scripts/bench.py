@@ -16,11 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from scripts import bench_dispatch, bench_fleet, bench_gateway
+from scripts import bench_dispatch, bench_fleet, bench_gateway, bench_pages
 from scripts.bench_figures import Figure, table
 from scripts.bench_processes import BenchError, say
 
-PARTS = ("gateway", "dispatch", "fleet")
+PARTS = ("gateway", "dispatch", "fleet", "pages")
 EPILOG = """\
 parts:
   gateway   requests/s of a read and a write route through gateway and server, beside Envoy's
@@ -28,12 +28,13 @@ parts:
             which is installed into .venv/bench-envoy; wrk is the load client where it is on PATH
   dispatch  JSON submit to the daemon's start and to the result read back, with a no-op engine
   fleet     thousands of daemon connections: set-up rate, server memory, CPU of heartbeats
+  pages     first load of / and /docs in Chromium: bytes transferred, seconds until usable
 
 "mark" is the first mark of a figure, "goal" what the project aims at. All traffic stays on
 127.0.0.1, all data in a temporary folder. Ctrl-C ends everything that was started.
 
 examples:
-  scripts/bench                                  all three, about four minutes
+  scripts/bench                                  all of them, about four minutes
   scripts/bench gateway --seconds 5 --rounds 3
   scripts/bench fleet --daemons 1000 --hold 10 --json fleet.json
 """
@@ -49,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         "fleet": lambda: bench_fleet.run(
             options.daemons, options.hold, options.load_processes, options.at_once, options.fleet_jobs
         ),
+        "pages": lambda: bench_pages.run(options.loads),
     }
     measured: dict[str, list[Figure]] = {}
     failed = False
@@ -77,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("part", nargs="?", choices=PARTS, help="what to measure (default: all three)")
+    parser.add_argument("part", nargs="?", choices=PARTS, help="what to measure (default: all)")
     parser.add_argument("--json", type=_file, metavar="FILE", help="write the figures there, too")
     number, duration = _from(1), _positive
     add = parser.add_argument_group("how much").add_argument
@@ -90,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--load-processes", type=number, default=1, help="fleet: that hold them (default: %(default)s)")
     add("--at-once", type=number, default=256, help="fleet: connecting at the same time (%(default)s)")
     add("--fleet-jobs", type=_from(0), default=100, help="fleet: jobs among it; 0: none (%(default)s)")
+    add("--loads", type=number, default=10, help="pages: loads of each (default: %(default)s)")
     return parser
 
 

@@ -132,7 +132,7 @@ def _show_proof(market: Market) -> bool:
 def _tell_kept(market: Market, folder: Path) -> None:
     pids = " ".join(str(program.process.pid) for program in reversed(market.programs))
     print(f"\neverything goes on running (data and logs in {folder})")
-    print(f"  API           {market.url}/api       OpenAPI {market.url}/openapi.json")
+    print(f"  API           {market.url}/api       reference {market.url}/docs")
     print(f"  gRPC          {market.grpc_address}")
     print(f"  renter key    {market.keys['renter']}")
     print(f"  provider key  {market.keys['provider']}")

@@ -57,6 +57,7 @@ def _add_own_daemon(market: Market, folder: Path) -> None:
 
 
 def _tell(market: Market, folder: Path) -> None:
+    print(f"Pages     {market.url} and {market.url}/docs")
     print(f"API       {market.url}/api")
     print(f"OpenAPI   {market.url}/openapi.json")
     print(f"gRPC      {market.grpc_address}")

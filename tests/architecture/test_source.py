@@ -38,7 +38,13 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def reads_environment(source: str) -> bool:
-    return re.search(r"\bos\.(environb?|getenv)\b|from os import .*(environ|getenv)", source) is not None
+    names = {"environ", "environb", "getenv", "getenvb"}
+    nodes = list(ast.walk(ast.parse(source)))
+    attributes = [n for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)]
+    imported = [n for n in nodes if isinstance(n, ast.ImportFrom) and n.module == "os"]
+    return any(n.attr in names and ast.unparse(n.value) == "os" for n in attributes) or any(
+        names & {alias.name for alias in n.names} for n in imported
+    )
 
 
 def test_nobody_imports_generated_by_its_folder() -> None:

@@ -119,7 +119,8 @@ async def test_a_server_that_is_away_is_unavailable() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/api", "/api/nothing", "/api/jobs/a/b/c", "/api/jobs/submit/", "/docs"]
+    "path",
+    ["/nothing", "/api", "/api/nothing", "/api/jobs/a/b/c", "/api/jobs/submit/", "/docs/", "/static/x"],
 )
 async def test_an_unknown_path_is_not_found_in_our_form(gateway: httpx.AsyncClient, path: str) -> None:
     answer = await gateway.get(path)

@@ -1,0 +1,376 @@
+"""Owns the reference as its page shows it: the OpenAPI document, put into groups, rows and examples.
+
+All that it knows of an endpoint comes from the document; it knows no single RPC, and no markup but
+that of the comments.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
+from gateway.languages import Language
+
+Json = dict[str, Any]
+
+# Where the samples for back ends go, until the page knows where it came from.
+DIRECT_ORIGIN = "https://api.dcp.sa"
+_ROLE_HEADERS = {"provider": "x-provider-key", "renter": "x-renter-key", "admin": "x-admin-token"}
+_ROLE_VARIABLES = {
+    "provider": "DCP_PROVIDER_KEY",
+    "renter": "DCP_RENTER_KEY",
+    "admin": "DCP_ADMIN_TOKEN",
+}
+_MARKDOWN = MarkdownIt("commonmark", {"html": False})
+
+
+def markdown(text: str) -> Markup:
+    """A comment's Markdown as markup; markup inside it stays text."""
+    return Markup(_MARKDOWN.render(text))  # noqa: S704  # rendered with HTML off
+
+
+@dataclass(frozen=True)
+class Row:
+    """One field or parameter."""
+
+    name: str
+    depth: int
+    """How deep it lies in the body, from 0."""
+    type: str
+    link: str
+    """The name of the object that it is; empty for a plain value."""
+    place: str
+    """`path`, `query`, `header` or `body`."""
+    required: bool
+    meaning: str
+    limits: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One status that an endpoint answers with."""
+
+    status: int
+    title: str
+    meaning: str
+    codes: Mapping[str, str]
+    rows: tuple[Row, ...] = ()
+    type: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Code to copy, with the address of the API in it."""
+
+    language: str
+    name: str
+    code: str
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One endpoint."""
+
+    slug: str
+    method: str
+    path: str
+    summary: str
+    other_summary: str
+    description: str
+    roles: tuple[str, ...]
+    rows: tuple[Row, ...]
+    answers: tuple[Answer, ...]
+    errors: tuple[Answer, ...]
+    example_request: str
+    example_response: str
+    success: int
+    samples: tuple[Sample, ...]
+
+    @property
+    def is_public(self) -> bool:
+        """Whether nobody needs a key."""
+        return self.roles == ("public",)
+
+    @property
+    def search_text(self) -> str:
+        """What the search looks through."""
+        codes = [code for answer in self.errors for code in answer.codes]
+        parts = (self.method, self.path, self.summary, self.other_summary, *codes)
+        return " ".join((*parts, *(row.name for row in self.rows))).lower()
+
+
+@dataclass(frozen=True)
+class Group:
+    """The endpoints of one service."""
+
+    slug: str
+    title: str
+    meaning: str
+    operations: tuple[Operation, ...]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An object that answers are made of, or the values of an enum."""
+
+    name: str
+    meaning: str
+    rows: tuple[Row, ...]
+
+
+class Reference:
+    """Everything on the page, in the document's language."""
+
+    def __init__(self, document: Json, language: Language) -> None:
+        self._document = document
+        self._schemas: Mapping[str, Json] = document["components"]["schemas"]
+        self._language = language
+        self._shared = self._shared_codes()
+        self.introduction: str = document["info"]["description"]
+        self.groups = tuple(self._group(tag) for tag in document["tags"])
+        self.shapes = tuple(self._shapes())
+
+    @property
+    def operations(self) -> list[Operation]:
+        """All endpoints, as the page lists them."""
+        return [operation for group in self.groups for operation in group.operations]
+
+    @property
+    def shared_errors(self) -> list[Answer]:
+        """The errors that every endpoint can answer with."""
+        some: Json = next((entry for _, _, entry in self._entries()), {"responses": {}})
+        shared = [_only(answer, self._shared.__contains__) for answer in self._failures(some)]
+        return [answer for answer in shared if answer.codes]
+
+    def _entries(self) -> Iterator[tuple[str, str, Json]]:
+        for path, item in self._document["paths"].items():
+            for verb, entry in item.items():
+                yield verb.upper(), path, entry
+
+    def _shared_codes(self) -> frozenset[str]:
+        per_route = [
+            {code for answer in entry["responses"].values() for code in answer.get("x-codes", ())}
+            for _, _, entry in self._entries()
+        ]
+        return frozenset(set.intersection(*per_route)) if per_route else frozenset()
+
+    def _group(self, tag: Json) -> Group:
+        operations = [self._operation(*e) for e in self._entries() if e[2]["tags"] == [tag["name"]]]
+        return Group(_slug(tag["name"]), tag["x-title"], tag["description"], tuple(operations))
+
+    def _operation(self, method: str, path: str, entry: Json) -> Operation:
+        body = entry.get("requestBody", {}).get("content", {}).get("application/json", {})
+        rows = [self._parameter_row(parameter) for parameter in entry["parameters"]]
+        rows += self._rows(body["schema"], "body") if body else []
+        answers = [self._answer(s, a) for s, a in entry["responses"].items() if int(s) < 400]
+        example = next(self._examples(entry), None)
+        errors = [_only(a, lambda code: code not in self._shared) for a in self._failures(entry)]
+        summaries = (entry["x-summary-ar"], entry["x-summary-en"])
+        other = next((summary for summary in summaries if summary != entry["summary"]), "")
+        return Operation(
+            slug=_slug(entry["operationId"]),
+            method=method,
+            path=path,
+            summary=entry["summary"],
+            other_summary=other,
+            description=entry["description"],
+            roles=tuple(entry["x-roles"]),
+            rows=tuple(rows),
+            answers=tuple(answers),
+            errors=tuple(answer for answer in errors if answer.codes),
+            example_request=_pretty(body["example"]) if "example" in body else "",
+            example_response=_pretty(example) if example is not None else "",
+            success=min(int(status) for status in entry["responses"] if int(status) < 400),
+            samples=tuple(_samples(method, path, entry["x-roles"], body.get("example"))),
+        )
+
+    def _examples(self, entry: Json) -> Iterator[Any]:
+        for answer in entry["responses"].values():
+            content = answer.get("content", {}).get("application/json", {})
+            if "example" in content:
+                yield content["example"]
+
+    def _answer(self, status: str, answer: Json) -> Answer:
+        schema = answer.get("content", {}).get("application/json", {}).get("schema", {})
+        rows = tuple(self._rows(self._resolved(schema), "body", nested=False)) if schema else ()
+        return Answer(int(status), _phrase(status), answer["description"], {}, rows, _named(schema))
+
+    def _failures(self, entry: Json) -> list[Answer]:
+        return [
+            Answer(int(status), _phrase(status), "", answer["x-codes"])
+            for status, answer in entry["responses"].items()
+            if "x-codes" in answer
+        ]
+
+    def _shapes(self) -> Iterator[Shape]:
+        """The objects and enums that stand on their own, by name."""
+        for name, schema in self._schemas.items():
+            yield Shape(name, schema.get("description", ""), tuple(self._rows(schema, "body", nested=False)))
+
+    def _parameter_row(self, parameter: Json) -> Row:
+        schema = parameter["schema"]
+        meaning = parameter["description"]
+        return self._row(parameter["name"], schema, parameter["in"], parameter["required"], meaning, 0)
+
+    def _rows(self, schema: Json, place: str, *, nested: bool = True, depth: int = 0) -> Iterator[Row]:
+        """The fields of an object, those of objects inside it right below where ``nested``."""
+        required = schema.get("required", ())
+        for name, field in schema.get("properties", {}).items():
+            yield self._row(name, field, place, name in required, field.get("description", ""), depth)
+            inner = self._resolved(field.get("items", field))
+            if nested and depth < 4 and "properties" in inner:
+                yield from self._rows(inner, place, depth=depth + 1)
+
+    def _row(self, name: str, schema: Json, place: str, required: bool, meaning: str, depth: int) -> Row:
+        resolved = self._resolved(schema)
+        kind = self._type(schema)
+        limits = tuple(self._limits(resolved if "$ref" in schema else schema))
+        return Row(name, depth, kind, _named(schema.get("items", schema)), place, required, meaning, limits)
+
+    def _type(self, schema: Json) -> str:
+        resolved = self._resolved(schema)
+        say = self._language.say
+        if resolved["type"] == "array":
+            return say("list of {type}", type=self._type(schema["items"]))
+        if "additionalProperties" in resolved and isinstance(resolved["additionalProperties"], dict):
+            return say("map of text to {type}", type=self._type(resolved["additionalProperties"]))
+        if resolved["type"] == "object":
+            return _named(schema) or say("object")
+        if "enum" in resolved and _named(schema):
+            return _named(schema)
+        names = {"string": "text", "integer": "integer", "number": "number", "boolean": "true or false"}
+        formats = {"date-time": "time (RFC 3339)", "email": "e-mail address", "phone": "telephone number"}
+        return say(formats.get(resolved.get("format", ""), names[resolved["type"]]))
+
+    def _limits(self, schema: Json) -> Iterator[str]:
+        say = self._language.say
+        pairs = (
+            ("minLength", "maxLength", "{low} to {high} characters", "at most {high} characters"),
+            ("minimum", "maximum", "{low} to {high}", "at most {high}"),
+        )
+        for least, most, both, upper in pairs:
+            low, high = _number(schema.get(least)), _number(schema.get(most))
+            if low and high:
+                yield say(both, low=low, high=high)
+            elif high:
+                yield say(upper, high=high)
+            elif low and least == "minimum":
+                yield say("at least {low}", low=low)
+        if "maxItems" in schema or "maxProperties" in schema:
+            high = _number(schema.get("maxItems", schema.get("maxProperties")))
+            yield say("at most {high} items", high=high)
+        if "enum" in schema and len(schema["enum"]) <= 12:
+            yield say("one of {values}", values=", ".join(f"`{value}`" for value in schema["enum"]))
+
+    def _resolved(self, schema: Json) -> Json:
+        name = _named(schema)
+        return self._schemas[name] if name else schema
+
+
+def _named(schema: Json) -> str:
+    """The name of the object that a schema refers to; empty where it is written out."""
+    return str(schema.get("$ref", "")).removeprefix("#/components/schemas/")
+
+
+def _only(answer: Answer, wanted: Callable[[str], bool]) -> Answer:
+    codes = {code: text for code, text in answer.codes.items() if wanted(code)}
+    return Answer(answer.status, answer.title, answer.meaning, codes)
+
+
+def _phrase(status: str) -> str:
+    return HTTPStatus(int(status)).phrase
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+", "-", name).strip("-").lower()
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _pretty(value: Any) -> str:
+    """JSON for people: a short object or list stays on its line."""
+
+    def lines(item: Any, indent: str) -> str:
+        plain = json.dumps(item, ensure_ascii=False)
+        if not isinstance(item, dict | list) or not item or (indent and len(plain) + len(indent) <= 64):
+            return plain
+        inner = indent + "  "
+        if isinstance(item, list):
+            parts: Iterable[str] = (lines(part, inner) for part in item)
+            opening, closing = "[", "]"
+        else:
+            parts = (f"{json.dumps(key)}: {lines(part, inner)}" for key, part in item.items())
+            opening, closing = "{", "}"
+        joined = f",\n{inner}".join(parts)
+        return f"{opening}\n{inner}{joined}\n{indent}{closing}"
+
+    return lines(value, "")
+
+
+def _samples(method: str, path: str, roles: Iterable[str], example: Any) -> Iterator[Sample]:
+    """The same call for a shell, Python and JavaScript; the key comes from the environment."""
+    place = re.sub(r"\{(\w+)\}", lambda match: match[1].upper(), path)
+    url = DIRECT_ORIGIN + place
+    role = next((role for role in roles if role in _ROLE_HEADERS), None)
+    header = _ROLE_HEADERS[role] if role else ""
+    variable = _ROLE_VARIABLES[role] if role else ""
+    body = None
+    if example is not None:
+        body = {key: value for key, value in example.items() if not (role and key == "api_key")}
+    yield Sample("curl", "curl", _curl(method, url, header, variable, body))
+    yield Sample("python", "Python", _python(method, url, header, variable, body))
+    yield Sample("javascript", "JavaScript", _javascript(method, url, header, variable, body))
+
+
+def _curl(method: str, url: str, header: str, variable: str, body: Any) -> str:
+    parts = ["curl -sS" + (f" -X {method}" if method != "GET" and body is None else ""), f"  {url}"]
+    if header:
+        parts.append(f'  -H "{header}: ${variable}"')
+    if body is not None:
+        quoted = _pretty(body).replace("'", "'\\''")
+        parts += ["  -H 'content-type: application/json'", f"  -d '{quoted}'"]
+    return " \\\n".join(parts)
+
+
+def _python(method: str, url: str, header: str, variable: str, body: Any) -> str:
+    lines = ["import os", "", "import httpx", ""] if header else ["import httpx", ""]
+    lines += [f"answer = httpx.{method.lower()}(", f'    "{url}",']
+    if header:
+        lines.append(f'    headers={{"{header}": os.environ["{variable}"]}},')
+    if body is not None:
+        lines.append(f"    json={_python_literal(body)},")
+    return "\n".join([*lines, ")", "answer.raise_for_status()", "print(answer.json())"])
+
+
+def _python_literal(body: Any) -> str:
+    indented = _pretty(body).replace("\n", "\n    ")
+    words = {"true": "True", "false": "False", "null": "None"}
+    return re.sub(r'"(?:[^"\\]|\\.)*"|\b(?:true|false|null)\b', lambda m: words.get(m[0], m[0]), indented)
+
+
+def _javascript(method: str, url: str, header: str, variable: str, body: Any) -> str:
+    headers = [f'"{header}": process.env.{variable}'] if header else []
+    headers += ['"content-type": "application/json"'] if body is not None else []
+    options = [f'  method: "{method}",'] if method != "GET" else []
+    options += [f"  headers: {{ {', '.join(headers)} }},"] if headers else []
+    if body is not None:
+        indented = _pretty(body).replace("\n", "\n  ")
+        options.append(f"  body: JSON.stringify({indented}),")
+    call = [f'const answer = await fetch("{url}", {{', *options, "});"] if options else []
+    call = call or [f'const answer = await fetch("{url}");']
+    return "\n".join(
+        [
+            *call,
+            "if (!answer.ok) throw new Error(await answer.text());",
+            "console.log(await answer.json());",
+        ]
+    )

@@ -1,0 +1,43 @@
+// Small helpers around the page. What comes from a server becomes text here, never markup.
+
+/** A new element with attributes, and children that are elements or text. */
+export function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children);
+  return element;
+}
+
+export const byId = (id) => document.getElementById(id);
+
+/** Puts this page's origin where the samples name the public one. */
+export function showOrigin() {
+  for (const place of document.querySelectorAll(".origin")) place.textContent = location.origin;
+  for (const place of document.querySelectorAll(".host")) place.textContent = location.hostname;
+}
+
+/** Copies, and says so on the button for a moment. */
+export async function copy(text, button, done, failed) {
+  const before = button.textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = done;
+  } catch {
+    button.textContent = failed; // no permission, or a page without TLS
+  }
+  setTimeout(() => (button.textContent = before), 1600);
+}
+
+/** Gives each block of code a button that copies it. */
+export function addCopyButtons(t) {
+  for (const block of document.querySelectorAll("article pre, .starts pre")) {
+    const button = make("button", { type: "button", class: "small" }, t("Copy"));
+    button.setAttribute("aria-label", `${t("Copy")}: ${block.getAttribute("aria-label")}`);
+    button.addEventListener("click", () => copy(block.textContent, button, t("Copied"), t("Could not copy")));
+    const frame = make("div", { class: "with-copy" });
+    block.replaceWith(frame);
+    frame.append(block, button);
+  }
+}

@@ -1,0 +1,33 @@
+// Light or dark as chosen before, else as the system says. It runs before the page is drawn.
+const root = document.documentElement;
+const system = matchMedia("(prefers-color-scheme: dark)");
+
+function remembered() {
+  try {
+    return localStorage.getItem("theme");
+  } catch {
+    return null; // storage may be switched off: the system decides
+  }
+}
+
+function show(theme) {
+  root.dataset.theme = theme ?? (system.matches ? "dark" : "light");
+}
+
+show(remembered());
+system.addEventListener("change", () => show(remembered()));
+addEventListener("DOMContentLoaded", () => {
+  const button = document.querySelector("button.theme");
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    show(root.dataset.theme === "dark" ? "light" : "dark");
+    try {
+      localStorage.setItem("theme", root.dataset.theme);
+    } catch {
+      // it lasts as long as the page, then
+    }
+  });
+  for (const link of document.querySelectorAll("[data-keep-place]")) {
+    link.addEventListener("click", () => (link.hash = location.hash));
+  }
+});

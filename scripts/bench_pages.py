@@ -1,0 +1,58 @@
+"""Measures the first load of both pages in Chromium: bytes on the wire, and seconds until it can be used.
+
+A market of its own serves them; each load is a fresh browser context, with nothing cached.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+from playwright.sync_api import Browser
+
+from scripts.bench_figures import Figure, Target, percentile
+from scripts.bench_processes import say
+from scripts.browser import running_browser
+from scripts.market import Market
+
+READY = {"/docs": "html[data-ready]", "/": ".live-count:not(:empty)"}
+MAX_KILOBYTES = Target(300)
+MAX_SECONDS = Target(1.0)
+
+
+def run(loads: int) -> list[Figure]:
+    """The figures of ``loads`` first loads of each page."""
+    figures = []
+    with (
+        tempfile.TemporaryDirectory() as data,
+        Market(Path(data), admin_token="bench-only") as market,
+        running_browser() as browser,
+    ):
+        for path, ready in READY.items():
+            say(f"pages: {loads} first loads of {path}")
+            measured = [_load(browser, market.url + path, ready) for _ in range(loads)]
+            seconds = percentile([taken for taken, _ in measured], 50)
+            kilobytes = max(size for _, size in measured) / 1000
+            figures += [
+                Figure(f"first load of {path}, transferred", kilobytes, "kB", MAX_KILOBYTES),
+                Figure(f"first load of {path}, until usable, p50", seconds, "s", MAX_SECONDS),
+            ]
+    return figures
+
+
+def _load(browser: Browser, url: str, ready: str) -> tuple[float, int]:
+    """Seconds until the page can be used, and the bytes that came."""
+    context = browser.new_context()
+    try:
+        tab = context.new_page()
+        client = context.new_cdp_session(tab)
+        client.send("Network.enable")
+        sizes: list[int] = []
+        client.on("Network.loadingFinished", lambda event: sizes.append(int(event["encodedDataLength"])))
+        started = time.perf_counter()
+        tab.goto(url)
+        tab.wait_for_selector(ready)
+        return time.perf_counter() - started, sum(sizes)
+    finally:
+        context.close()

@@ -1,0 +1,349 @@
+"""The pages in a real Chromium, before a real market: everything by clicking and typing."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.parse
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect
+
+from scripts.browser import running_browser
+from scripts.market import Market
+
+pytestmark = pytest.mark.e2e
+
+ADMIN_TOKEN = "operator-token-of-the-browser-tests"
+MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1440, "height": 900}
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
+    with Market(tmp_path_factory.mktemp("market"), admin_token=ADMIN_TOKEN) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with running_browser() as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Browser, market: Market) -> Iterator[Page]:
+    """A fresh tab; the test fails when the page complains or asks another host for anything."""
+    context = browser.new_context(viewport=DESKTOP, base_url=market.url, reduced_motion="reduce")  # type: ignore[arg-type]
+    tab = context.new_page()
+    complaints: list[str] = []
+
+    def listen(message: ConsoleMessage) -> None:
+        # A refused request is what some tests are about; Chromium notes each as an error, too.
+        if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
+            complaints.append(message.text)
+
+    tab.on("console", listen)
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.on(
+        "request",
+        lambda request: complaints.append(request.url) if not is_ours(request.url, market) else None,
+    )
+    yield tab
+    context.close()
+    assert complaints == []
+
+
+def is_ours(address: str, market: Market) -> bool:
+    """Whether an address is the market's own; images made by the page itself are, too."""
+    return address.startswith((market.url + "/", "blob:" + market.url))
+
+
+def open_docs(page: Page, address: str = "/docs?lang=en") -> None:
+    """Opens the reference and waits until it can be used."""
+    page.goto(address)
+    page.wait_for_selector("html[data-ready]")
+
+
+def choose(page: Page, label: str) -> None:
+    """Chooses an endpoint by what the list shows."""
+    page.get_by_label("Endpoint", exact=True).select_option(label=label)
+
+
+def send(page: Page) -> tuple[int, Any]:
+    """Sends the form; returns status and JSON of the answer."""
+    with page.expect_response(re.compile("/api/dc1/")) as waiting:
+        page.get_by_role("button", name="Send", exact=True).click()
+    status = waiting.value.status
+    expect(page.locator("#response")).not_to_have_attribute("aria-busy", "true")
+    expect(page.locator("#status")).to_contain_text(str(status))
+    text = page.locator("#payload").inner_text()
+    return status, json.loads(text) if text.startswith("{") else None
+
+
+def write_body(page: Page, body: dict[str, Any]) -> None:
+    """Replaces the body, by typing as a person would paste."""
+    page.get_by_label("Request Body (JSON)").fill(json.dumps(body, indent=2))
+
+
+def register(page: Page, kind: str, name: str) -> dict[str, Any]:
+    """Registers on the page and takes the key over."""
+    choose(page, f"POST /api/{kind}s/register")
+    write_body(page, {"name": name, "email": f"{kind}-{abs(hash(name))}@example.com"})
+    status, answer = send(page)
+    assert status == 201, answer
+    page.get_by_role("button", name=f"Use as {kind.title()} key").click()
+    expect(page.get_by_label(f"{kind.title()} key", exact=True)).to_have_value(answer["api_key"])
+    return dict(answer)
+
+
+@pytest.mark.model
+def test_main_job_by_clicking_only(page: Page, market: Market) -> None:
+    open_docs(page)
+    expect(page.locator("#status")).to_have_text("No response yet.")
+    provider = register(page, "provider", "Riyadh RTX Node")
+    renter = register(page, "renter", "Acme AI")
+    market.add_daemon(provider["api_key"])
+
+    page.get_by_label("Admin token", exact=True).fill(ADMIN_TOKEN)
+    choose(page, "POST /api/admin/renters/{renter_id}/credit")
+    expect(page.locator("#parameter-renter_id")).to_have_value(str(renter["renter_id"]))
+    write_body(page, {"amount_halala": 5000})
+    assert send(page)[0] == 200
+
+    # The seed's job, with the model that is served here; the provider's id is filled in.
+    choose(page, "POST /api/jobs/submit")
+    body = json.loads(page.get_by_label("Request Body (JSON)").input_value())
+    assert body["provider_id"] == provider["provider_id"]
+    body["params"] = {"model": MODEL, "prompt": "What is a GPU?", "max_tokens": 24}
+    write_body(page, body)
+    status, answer = send(page)
+    assert status == 201, answer
+    job_id = answer["job"]["job_id"]
+    assert answer["job"]["cost_halala"] == 450
+
+    choose(page, "GET /api/jobs/{job_id}/output")
+    expect(page.locator("#parameter-job_id")).to_have_value(job_id)
+    expect(page.get_by_label("Send as")).to_have_value("renter")
+    status, output = send(page)
+    while status == 202:
+        page.wait_for_timeout(100)
+        status, output = send(page)
+    assert status == 200
+    assert output["response"].strip()
+    billing = output["billing"]
+    assert 0 < billing["actual_cost_halala"] == 450 - billing["refund_halala"]
+
+    choose(page, "GET /api/jobs/{job_id}")
+    status, answer = send(page)
+    assert (status, answer["job"]["status"]) == (200, "completed")
+    choose(page, "GET /api/renters/me")
+    assert send(page)[1]["renter"]["balance_halala"] == 5000 - billing["actual_cost_halala"]
+    assert market.prove_ledger()["discrepancies"] == []
+
+
+def test_wrong_key_reads_as_a_clear_401(page: Page) -> None:
+    open_docs(page, "/docs?lang=en#get-own-renter")
+    assert page.get_by_label("Endpoint", exact=True).input_value() == "get-own-renter"
+    assert send(page)[0] == 401
+    expect(page.locator("#explained")).to_contain_text("this endpoint needs a Renter key")
+    page.get_by_label("Renter key", exact=True).fill("dcp-renter-wrong")
+    status, answer = send(page)
+    assert (status, answer["code"]) == (401, "INVALID_CREDENTIAL")
+    expect(page.locator("#explained")).to_contain_text("the Renter key was refused")
+
+
+def test_keys_stay_in_the_tab_and_out_of_addresses(page: Page, browser: Browser, market: Market) -> None:
+    addresses: list[str] = []
+    page.on("request", lambda request: addresses.append(request.url))
+    open_docs(page)
+    renter = register(page, "renter", "Kept")
+    choose(page, "GET /api/renters/me")
+    assert send(page)[0] == 200
+    assert not any("dcp-renter" in urllib.parse.unquote(address) for address in [*addresses, page.url])
+    page.reload()
+    expect(page.get_by_label("Renter key", exact=True)).to_have_value(renter["api_key"])
+    assert "dcp-renter" not in page.evaluate("JSON.stringify({...localStorage}) + document.cookie")
+    other = page.context.new_page()
+    other.goto("/docs")
+    expect(other.locator("#key-renter")).to_have_value("")
+
+
+def test_markup_in_a_name_stays_text(page: Page, market: Market) -> None:
+    name = "<img src=x onerror=\"document.title='hacked'\">"
+    open_docs(page)
+    register(page, "provider", name)
+    choose(page, "GET /api/providers/me")
+    status, answer = send(page)
+    assert (status, answer["provider"]["name"]) == (200, name)
+    expect(page.locator("#payload")).to_contain_text("<img src=x")
+    choose(page, "POST /api/providers/heartbeat")
+    write_body(page, {"gpu_status": {"gpu_name": "<b>RTX</b>"}})
+    assert send(page)[0] == 200
+    page.goto("/?lang=en")
+    expect(page.locator("#providers")).to_contain_text("<img src=x onerror=")
+    expect(page.locator("#providers")).to_contain_text("<b>RTX</b>")
+    assert page.locator("#providers img, #providers b").count() == 0
+    assert page.title() != "hacked"
+
+
+def test_mistakes_are_marked_before_sending(page: Page) -> None:
+    open_docs(page, "/docs?lang=en#submit-job")
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    body = page.get_by_label("Request Body (JSON)")
+    body.fill(
+        '{"job_type": "inference", "duration_minutes": 0, "colour": 1, '
+        '"params": {"messages": [{"role": "user"}]}}'
+    )
+    problems = page.locator("#problems")
+    for text in ("Expected one of", "At least 0.1", "There is no such field", "The field content is missing"):
+        expect(problems).to_contain_text(text)
+    expect(body).to_have_attribute("aria-invalid", "true")
+    assert page.locator("#mirror mark").all_inner_texts()[:3] == ['"inference"', "0", '"colour"']
+    page.get_by_role("button", name=re.compile("At least 0.1")).click()
+    assert page.evaluate("[document.activeElement.selectionStart, document.activeElement.selectionEnd]") == [
+        46,
+        47,
+    ]
+    page.get_by_role("button", name="Send", exact=True).click()
+    assert requests == [], "nothing is sent before the person has seen what is wrong"
+    page.get_by_role("button", name="Send anyway").click()
+    expect(page.locator("#status")).to_contain_text("40")
+    body.fill('{"job_type": "llm-inference",\n "duration_minutes": 1,}')
+    expect(problems).to_contain_text("Line 2 · Expected a field name in double quotes.")
+    page.get_by_role("button", name="Start again from the example").click()
+    expect(problems).to_be_empty()
+
+
+def test_network_failure_a_429_and_a_slow_answer_read_as_such(page: Page) -> None:
+    open_docs(page, "/docs?lang=en#list-available-providers")
+    address = re.compile("/api/dc1/renters/available-providers")
+    page.route(address, lambda route: route.abort())
+    page.get_by_role("button", name="Send", exact=True).click()
+    expect(page.locator("#explained")).to_contain_text("Network failure")
+    page.unroute(address)
+
+    answer = {
+        "status": 429,
+        "headers": {"retry-after": "7"},
+        "json": {"error": "slow down", "code": "RATE_LIMITED"},
+    }
+    page.route(address, lambda route: route.fulfill(**answer))
+    page.get_by_role("button", name="Send", exact=True).click()
+    expect(page.locator("#explained")).to_contain_text("Wait 7 s")
+    page.unroute(address)
+
+    held: list[Route] = []
+    page.route(address, lambda route: held.append(route))  # a method of a list cannot be a handler
+    page.get_by_role("button", name="Send", exact=True).click()
+    expect(page.locator("#status")).to_contain_text("Waiting for the answer")
+    expect(page.locator("#response")).to_have_attribute("aria-busy", "true")
+    page.get_by_role("button", name="Stop waiting").click()
+    expect(page.locator("#explained")).to_contain_text("You stopped waiting")
+    held[0].abort()
+
+
+def test_language_switch_turns_the_page_around_and_is_remembered(page: Page) -> None:
+    open_docs(page, "/docs?lang=en#submit-job")
+    page.get_by_role("link", name="العربية").click()
+    page.wait_for_selector("html[dir=rtl][data-ready]")
+    assert urllib.parse.urlsplit(page.url)[3:] == ("lang=ar", "submit-job")
+    search, reference = page.locator("#search").bounding_box(), page.locator(".reference").bounding_box()
+    assert search
+    assert reference
+    assert search["x"] > reference["x"], "the list of endpoints stands on the right"
+    assert page.locator("article pre").first.evaluate("e => getComputedStyle(e).direction") == "ltr"
+    expect(page.locator("#send")).to_have_text("إرسال")
+    page.goto("/docs")
+    assert page.locator("html").get_attribute("lang") == "ar"
+    page.get_by_role("link", name="English").click()
+    page.wait_for_selector("html[dir=ltr]")
+
+
+def test_theme_is_the_systems_until_another_is_chosen(page: Page) -> None:
+    page.emulate_media(color_scheme="dark")
+    open_docs(page)
+    assert page.locator("html").get_attribute("data-theme") == "dark"
+    page.get_by_role("button", name="Switch between light and dark").click()
+    page.reload()
+    assert page.locator("html").get_attribute("data-theme") == "light"
+
+
+def test_search_finds_by_path_field_and_code_as_you_type(page: Page) -> None:
+    open_docs(page)
+    page.keyboard.press("/")
+    page.keyboard.type("insufficient_balance")
+    expect(page.locator("article:visible")).to_have_count(1)
+    expect(page.locator("#found")).to_contain_text("1 of ")
+    page.keyboard.press("Escape")
+    assert page.locator("article:visible").count() > 10
+    page.keyboard.type("no such thing")
+    expect(page.locator("#found")).to_have_text("No endpoint has this.")
+
+
+def test_form_can_be_used_by_keyboard_alone(page: Page) -> None:
+    open_docs(page)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.get_by_role("button", name="Try it: GET /api/renters/available-providers").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "endpoint"
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "send":
+            break
+    with page.expect_response(re.compile("/api/dc1/renters/available-providers")):
+        page.keyboard.press("Enter")
+    expect(page.locator("#status")).to_contain_text("200")
+
+
+def test_copied_curl_names_the_key_but_does_not_tell_it(page: Page, market: Market) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=market.url)
+    open_docs(page, "/docs?lang=en#submit-job")
+    page.get_by_label("Renter key", exact=True).fill("dcp-renter-secret")
+    page.get_by_role("button", name="Copy as curl").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert f"{market.url}/api/jobs/submit" in copied
+    assert '-H "x-renter-key: $DCP_RENTER_KEY"' in copied
+    assert "secret" not in copied
+
+
+@pytest.mark.parametrize("address", ["/", "/docs"])
+@pytest.mark.parametrize("language", ["en", "ar"])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", ["phone", "desktop"])
+def test_axe_finds_nothing_serious_and_nothing_runs_off_the_side(
+    page: Page, address: str, language: str, theme: str, width: str
+) -> None:
+    page.set_viewport_size(PHONE if width == "phone" else DESKTOP)  # type: ignore[arg-type]
+    page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
+    page.goto(f"{address}?lang={language}")
+    page.wait_for_selector("html[data-ready]" if address == "/docs" else ".live-count:not(:empty)")
+    page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    found = Axe().run(page).response["violations"]
+    serious = [v for v in found if v["impact"] in ("serious", "critical")]
+    told = [
+        (v["id"], [(n["html"][:160], n["failureSummary"][:200]) for n in v["nodes"][:3]]) for v in serious
+    ]
+    assert told == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
+    small = page.evaluate(
+        "[...document.querySelectorAll('button:not(.small)')]"
+        ".filter((b) => b.offsetParent && b.offsetHeight < 32).map((b) => b.id)"
+    )
+    assert small == []
+
+
+def test_first_load_is_small(page: Page) -> None:
+    client = page.context.new_cdp_session(page)
+    client.send("Network.enable")
+    sizes: list[int] = []
+    client.on("Network.loadingFinished", lambda event: sizes.append(int(event["encodedDataLength"])))
+    open_docs(page)
+    assert len(sizes) > 5
+    assert sum(sizes) < 300_000

@@ -1,0 +1,251 @@
+"""The pages: drawn from the protos, in two languages, with nothing from elsewhere."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from dcp.v1 import options_pb2
+
+from gateway.languages import ARABIC, ENGLISH, LANGUAGES, Language
+from gateway.openapi import document
+from gateway.routes import Binding, bindings, discover
+from gateway.transcode import body_reader
+from gateway.web.reference import Reference, markdown
+
+BINDINGS = list(bindings(discover()))
+WEB = Path(__file__).parents[2] / "gateway" / "web"
+LOCALES = WEB.parent / "locales"
+
+
+class Heard(dict[str, str]):
+    """A catalogue that remembers what was looked up in it."""
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        super().__init__(texts)
+        self.asked: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The translation."""
+        self.asked.add(key)
+        return super().get(key, default)
+
+
+def placeholders(text: str) -> list[str]:
+    """What is filled in."""
+    return sorted(re.findall(r"\{\w+\}", text))
+
+
+def words_of_templates() -> set[str]:
+    """Every text that a template says."""
+    found: set[str] = set()
+    for path in (WEB / "templates").glob("*.html"):
+        found |= set(re.findall(r'_\("([^"]+)"', path.read_text()))
+    return found
+
+
+def words_of_scripts() -> set[str]:
+    """Every text that a script says."""
+    found: set[str] = set()
+    for path in (WEB / "static").glob("*.js"):
+        said = re.findall(r'\b(?:t|mark)\(\s*("(?:[^"\\]|\\.)*")', path.read_text())
+        found |= {json.loads(text) for text in said}
+    return found
+
+
+# --- every RPC ---
+
+
+@pytest.mark.parametrize("binding", BINDINGS, ids=lambda b: b.method.name)
+def test_every_rpc_has_summaries_and_an_example_that_its_message_accepts(binding: Binding) -> None:
+    assert binding.rule.summary.en
+    assert re.search(r"[\u0600-\u06ff]", binding.rule.summary.ar)
+    assert binding.rule.example_response
+    body_reader(binding.method.output_type, frozenset())(json.loads(binding.rule.example_response))
+    if binding.fields_in_body:
+        example = json.loads(binding.rule.example_request)
+        example.pop("api_key", None)
+        body_reader(binding.method.input_type, binding.elsewhere)(example)
+    else:
+        assert not binding.rule.example_request
+
+
+@pytest.mark.parametrize("language", LANGUAGES.values(), ids=lambda language: language.code)
+async def test_every_rpc_has_its_place_on_the_page(gateway: httpx.AsyncClient, language: Language) -> None:
+    page = (await gateway.get("/docs", params={"lang": language.code})).text
+    for operation in Reference(document(discover(), language), language).operations:
+        assert f'id="{operation.slug}"' in page
+        assert f'data-try="{operation.slug}"' in page
+    for binding in BINDINGS:
+        assert f"<code>{binding.path}</code>" in page
+        summary = binding.rule.summary
+        assert summary.en.replace("'", "&#39;") in page
+        assert summary.ar in page
+
+
+def test_reference_lists_who_may_call_and_what_fields_mean() -> None:
+    operations = {o.slug: o for o in Reference(document(discover()), ENGLISH).operations}
+    submit = operations["submit-job"]
+    rows = {row.name: row for row in submit.rows}
+    assert submit.roles == ("renter",)
+    assert rows["duration_minutes"].required
+    assert "0.1 to 1,440" in rows["duration_minutes"].limits
+    assert rows["Idempotency-Key"].place == "header"
+    assert rows["model"].depth == 1
+    assert rows["job_type"].type == "JobType"
+    assert "INSUFFICIENT_BALANCE" in [code for error in submit.errors for code in error.codes]
+
+
+def test_groups_stand_in_the_order_of_their_positions() -> None:
+    services = {b.method.containing_service.full_name: b.method.containing_service for b in BINDINGS}
+    rules = [s.GetOptions().Extensions[options_pb2.service] for s in services.values()]
+    wanted = [rule.title.en for rule in sorted(rules, key=lambda rule: rule.position)]
+    assert [group.title for group in Reference(document(discover()), ENGLISH).groups] == wanted
+
+
+def test_samples_are_code_that_compiles() -> None:
+    for operation in Reference(document(discover()), ENGLISH).operations:
+        samples = {sample.language: sample.code for sample in operation.samples}
+        compile(samples["python"], operation.slug, "exec")
+        assert "dcp-" not in samples["curl"], "a sample takes its key from the environment"
+
+
+# --- languages ---
+
+
+def test_every_text_is_translated_and_no_translation_is_left_over() -> None:
+    heard = Heard(ARABIC.texts)
+    language = Language("ar", "", "rtl", heard)
+    Reference(document(discover(), language), language)
+    drawn = (WEB / "reference.py").read_text()
+    wanted = heard.asked - {""} | words_of_templates() | {"path", "query", "header"}
+    assert sorted(wanted - ARABIC.texts.keys()) == []
+    left_over = {text for text in ARABIC.texts.keys() - wanted if f'"{text}"' not in drawn}
+    in_template_tables = {t for t in left_over if any(t in p.read_text() for p in WEB.rglob("*.html"))}
+    assert sorted(left_over - in_template_tables) == []
+
+
+def test_every_text_of_the_scripts_is_translated() -> None:
+    translated = json.loads((WEB / "static" / "texts.ar.json").read_text())
+    assert words_of_scripts() == translated.keys()
+
+
+@pytest.mark.parametrize("path", [*LOCALES.rglob("*.json"), WEB / "static" / "texts.ar.json"], ids=str)
+def test_translations_are_arabic_and_keep_what_is_filled_in(path: Path) -> None:
+    for english, arabic in json.loads(path.read_text()).items():
+        assert re.search(r"[\u0600-\u06ff]", arabic), english
+        assert placeholders(english) == placeholders(arabic), english
+        assert set(re.findall(r"`[^`]+`", english)) <= set(re.findall(r"`[^`]+`", arabic)), english
+
+
+@pytest.mark.parametrize(
+    ("address", "headers", "code"),
+    [
+        ("/docs", {}, "en"),
+        ("/docs?lang=ar", {}, "ar"),
+        ("/docs?lang=xx", {"accept-language": "ar-SA,en;q=0.8"}, "ar"),
+        ("/docs", {"accept-language": "fr, ar;q=0.5"}, "ar"),
+        ("/docs", {"cookie": "lang=ar", "accept-language": "en"}, "ar"),
+        ("/docs?lang=en", {"cookie": "lang=ar"}, "en"),
+        ("/?lang=ar", {}, "ar"),
+    ],
+)
+async def test_language_is_that_of_the_address_the_memory_or_the_browser(
+    gateway: httpx.AsyncClient, address: str, headers: dict[str, str], code: str
+) -> None:
+    answer = await gateway.get(address, headers=headers)
+    assert f'<html lang="{code}" dir="{LANGUAGES[code].direction}"' in answer.text
+    assert "cookie" in answer.headers["vary"]
+
+
+async def test_only_an_asked_language_is_remembered(gateway: httpx.AsyncClient) -> None:
+    assert (await gateway.get("/docs?lang=ar")).headers["set-cookie"].startswith("lang=ar; Path=/; Max-Age=")
+    assert "set-cookie" not in (await gateway.get("/docs?lang=xx")).headers
+
+
+async def test_openapi_tells_its_texts_in_the_asked_language(gateway: httpx.AsyncClient) -> None:
+    english, arabic = [(await gateway.get(f"/openapi.json?lang={code}")).json() for code in ("en", "ar")]
+    submit = "/api/jobs/submit"
+    assert english["paths"].keys() == arabic["paths"].keys()
+    assert arabic["paths"][submit]["post"]["summary"] == english["paths"][submit]["post"]["x-summary-ar"]
+    assert re.search(r"[\u0600-\u06ff]", arabic["paths"][submit]["post"]["description"])
+
+
+# --- safety ---
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/docs?lang=ar"])
+async def test_pages_load_nothing_from_elsewhere_and_nothing_inline(
+    gateway: httpx.AsyncClient, path: str
+) -> None:
+    answer = await gateway.get(path)
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self';" in policy
+    assert "unsafe" not in policy
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert not re.search(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=", answer.text)
+    loaded = re.findall(
+        r'(?:<script[^>]*|<img[^>]*|<link[^>]*rel="[^"]*"[^>]*) (?:src|href)="([^"]+)"', answer.text
+    )
+    assert loaded
+    assert all(address.startswith(("/static/", "/openapi.json", "?lang=")) for address in loaded), loaded
+
+
+def test_markup_in_a_comment_stays_text() -> None:
+    assert "<img" not in markdown("a <img src=x onerror=alert(1)> b")
+    assert "href" not in markdown("[x](javascript:alert(1))")
+
+
+async def test_scripts_never_make_markup_or_outlive_the_tab(gateway: httpx.AsyncClient) -> None:
+    for path in (WEB / "static").glob("*.js"):
+        text = path.read_text()
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text
+        )
+        kept = re.findall(r"localStorage\.setItem\((\S+),", text)
+        assert kept in ([], ['"theme"']), path
+
+
+# --- files ---
+
+
+async def test_files_keep_forever_at_an_address_that_changes_with_them(gateway: httpx.AsyncClient) -> None:
+    page = (await gateway.get("/docs")).text
+    address = re.search(r"/static/[0-9a-f]{16}/site\.css", page)
+    assert address
+    answer = await gateway.get(address[0])
+    assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+    assert answer.headers["content-type"] == "text/css; charset=utf-8"
+    assert (await gateway.get("/static/0123456789abcdef/site.css")).status_code == 404
+    assert (await gateway.get(address[0].replace("site.css", "../pages.py"))).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json"])
+async def test_documents_are_compressed_and_sent_once(gateway: httpx.AsyncClient, path: str) -> None:
+    zipped = await gateway.get(path, headers={"accept-encoding": "gzip"})
+    plain = await gateway.get(path, headers={"accept-encoding": "identity"})
+    assert zipped.headers["content-encoding"] == "gzip"
+    assert zipped.content == plain.content
+    assert len(gzip.compress(plain.content)) < len(plain.content)
+    assert zipped.headers["etag"] != plain.headers["etag"]
+    for answer, encoding in ((zipped, "gzip"), (plain, "identity")):
+        again = await gateway.get(
+            path, headers={"accept-encoding": encoding, "if-none-match": answer.headers["etag"]}
+        )
+        assert (again.status_code, again.content) == (304, b"")
+    refused = await gateway.get(path, headers={"accept-encoding": "gzip;q=0"})
+    assert "content-encoding" not in refused.headers
+
+
+async def test_pages_answer_head_without_a_body(gateway: httpx.AsyncClient) -> None:
+    answer = await gateway.head("/docs")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert (await gateway.post("/docs")).status_code == 405
