@@ -245,11 +245,14 @@ class Leases:
 
     def direct(self, directive: sessions_pb2.LeaseDirective, renewed_at: float, now: float) -> list[Effect]:
         """Does what the server says about a lease; its word renews it as of `renewed_at`."""
-        run = self._runs.get(lease_key(directive.lease))
+        key = lease_key(directive.lease)
+        run = self._runs.get(key)
+        if directive.action == sessions_pb2.LEASE_ACTION_STOP_AND_DISCARD:
+            # A late copy of its offer must not bring it back.
+            self._remember(key, None)
+            return self._discard(run) if run is not None else []
         if run is None:
             return []
-        if directive.action == sessions_pb2.LEASE_ACTION_STOP_AND_DISCARD:
-            return self._discard(run)
         if directive.action not in (sessions_pb2.LEASE_ACTION_KEEP, sessions_pb2.LEASE_ACTION_RESEND):
             logger.warning("ignored an unknown directive action=%d %s", directive.action, self._of(run))
             return []
@@ -292,7 +295,6 @@ class Leases:
         logger.info("lease discarded %s", self._of(run))
         key = lease_key(run.lease)
         del self._runs[key]
-        # A late copy of the offer must not bring it back.
         self._remember(key, None)
         stop: list[Effect] = [] if run.finished else [StopAttempt(run.lease, discard=True)]
         return [*stop, Forget(run.lease)]
@@ -305,10 +307,13 @@ class Leases:
 
     # --- telling ---
 
-    def pause(self) -> None:
-        """The stream is gone."""
+    def pause(self) -> list[Effect]:
+        """The stream is gone, and with it every offer that it brought and that has no answer yet."""
+        unanswered = [run for run in self._runs.values() if not run.is_accepted]
+        effects = [effect for run in unanswered for effect in self._discard(run)]
         for run in self._runs.values():
             run.pause()
+        return effects
 
     def tell_results_again(self, now: float) -> None:
         """A new stream: every result is told from its beginning; what runs waits for the server's word."""

@@ -15,6 +15,7 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.pieces import Pieces
 from daemon.records import (
+    Accepted,
     Chunk,
     Finished,
     History,
@@ -99,6 +100,8 @@ class Run:
         self.phase = Phase.RUNNING if history.started else Phase.PREPARING
         self.renewed_at = self.progress_at = now
         self.streams = history.streams
+        self.is_accepted = True
+        """Its acceptance is saved."""
         self._ran_ms = history.run_ms
         self._running_since: float | None = None
         self._was_started = self._start_is_saved = history.started
@@ -119,6 +122,7 @@ class Run:
         """A run that begins with this offer."""
         run = cls(History(offer), now)
         run._unsaved.append(accepted(offer))
+        run.is_accepted = False
         return run
 
     def take(self, step: Step) -> bool:
@@ -225,6 +229,8 @@ class Run:
         batch, self._saving = self._saving, ()
         for record in batch:
             match record:
+                case Accepted():
+                    self.is_accepted = True
                 case Started():
                     self._start_is_saved = True
                 case Chunk(stream, seq, _):
@@ -248,7 +254,8 @@ class Run:
         assert self._finished is not None, "it has ended"
         self._finished.last_output_seq = self.output.last
         self._unsaved = []
-        self._is_unsaveable = self._start_is_saved = self._finish_is_saved = True
+        self._was_started = self._start_is_saved
+        self._is_unsaveable = self._finish_is_saved = True
         return batch
 
     @property

@@ -325,8 +325,7 @@ class DaemonSession:
 
     def _disconnect(self, delay: float) -> list[Effect]:
         self.link = Link.OFFLINE
-        self._leases.pause()
-        return [ReconnectAfter(delay)]
+        return [*self._leases.pause(), ReconnectAfter(delay)]
 
     def _backoff_seconds(self) -> float:
         ceiling = min(MAX_BACKOFF_SECONDS, 2.0**self._failures)

@@ -572,6 +572,17 @@ def test_nothing_is_told_before_it_is_saved() -> None:
     assert kinds(bench.save()) == ["job_finished"]
 
 
+def test_offer_that_is_still_being_saved_ends_with_its_stream() -> None:
+    bench = Bench().open()
+    bench.disk = "slow"
+    bench.hear(job_offer=offer())
+    bench.lose()
+    bench.disk = "well"
+    assert bench.save() == []
+    assert bench.forgotten == [lease()]
+    assert not sent(bench.connect(), "hello")[0].held_leases
+
+
 def test_output_that_comes_while_the_journal_saves_shares_the_next_sync() -> None:
     bench = Bench().open().running()
     bench.disk = "slow"
