@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -30,45 +30,57 @@ class NotReadyError(RuntimeError):
 
 
 class Program:
-    """One running program. ``address`` is what it printed after ``ready``."""
+    """One program. ``address`` is what it printed after ``ready``, the last time that it did."""
 
-    def __init__(self, name: str, *arguments: str, env: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        *arguments: str,
+        env: Mapping[str, str],
+        folder: Path,
+        command: Sequence[str] = (),
+    ) -> None:
+        """``command``: run this instead of the console command of that name."""
         self.name = name
         self.log = folder / f"{name}.log"
-        command = Path(sys.executable).parent / name
+        self.env = dict(env)
+        self._command = [*(command or (str(Path(sys.executable).parent / name),)), *arguments]
+        self.address = ""
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """Starts the process, without waiting until it is ready."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("DCP_")}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [str(command), *arguments],
-                env={**inherited, **env},
+                self._command,
+                env={**inherited, **self.env},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
                 start_new_session=True,
             )
-        self.address = self._wait_ready()
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._pump = threading.Thread(target=_pump, args=(self.process.stdout, self._lines), daemon=True)
+        self._pump.start()
 
-    def _wait_ready(self) -> str:
-        lines: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._pump, args=(lines,), daemon=True).start()
+    def wait_ready(self) -> None:
+        """Waits for its ``ready``. Raises NotReadyError, and ends it, when there is none."""
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
             try:
-                line = lines.get(timeout=0.2)
+                line = self._lines.get(timeout=0.2)
             except queue.Empty:
                 if self.process.poll() is not None:
                     break
                 continue
             if line.startswith("ready "):
-                return line.removeprefix("ready ").strip()
+                self.address = line.removeprefix("ready ").strip()
+                return
         self.stop()
         raise NotReadyError(f"{self.name} did not get ready:\n{self.last_words()}")
-
-    def _pump(self, lines: queue.Queue[str]) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            lines.put(line)
 
     def last_words(self) -> str:
         """The end of what it wrote to standard error."""
@@ -78,19 +90,44 @@ class Program:
         """Asks it to drain, waits, and kills it when it does not end; returns its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
+            self.resume()  # a paused process hears nothing
         try:
             status = self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
             status = self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        self._close()
         return status
 
     def kill(self) -> None:
         """Ends it as a power cut would."""
         self.process.kill()
         self.process.wait()
+        self._close()
+
+    def pause(self) -> None:
+        """Freezes it where it is."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets it go on."""
+        self.process.send_signal(signal.SIGCONT)
+
+    def restart(self) -> None:
+        """Starts a program that has ended again, as it was started first."""
+        self.launch()
+        self.wait_ready()
+
+    def _close(self) -> None:
+        """Reads the pipe to its end, which comes with the process's."""
+        self._pump.join()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+def _pump(lines: Iterable[str], into: queue.Queue[str]) -> None:
+    for line in lines:
+        into.put(line)
 
 
 @dataclass
@@ -112,6 +149,11 @@ class Market:
 
     def start(self) -> Market:
         """Starts server and gateway and waits until both serve."""
+        self.start_gateway(self.start_server().address)
+        return self
+
+    def start_server(self) -> Program:
+        """Starts the server; started again, it has the same port and database."""
         server = Program(
             "dcp-server",
             env={
@@ -123,28 +165,44 @@ class Market:
             folder=self.folder,
         )
         self.programs.append(server)
-        self.grpc_address = server.address
+        self.grpc_address = server.env["DCP_GRPC_LISTEN"] = server.address
+        return server
+
+    def start_gateway(self, server: str) -> Program:
+        """Starts the gateway to a server's address; started again, it has the same port."""
         gateway = Program(
             "dcp-gateway",
-            env={"DCP_HTTP_LISTEN": self.http_listen, "DCP_SERVER": server.address},
+            env={"DCP_HTTP_LISTEN": self.http_listen, "DCP_SERVER": server},
             folder=self.folder,
         )
         self.programs.append(gateway)
         self.url = gateway.address
+        gateway.env["DCP_HTTP_LISTEN"] = gateway.address.rpartition("/")[2]
         self.http = httpx.Client(base_url=self.url, timeout=30)
-        return self
+        return gateway
 
-    def add_daemon(self, provider_key: str, state_dir: Path | None = None) -> Program:
-        """Starts a daemon and waits until it has a session."""
+    def add_daemon(
+        self,
+        provider_key: str,
+        state_dir: Path | None = None,
+        *,
+        server: str = "",
+        command: Sequence[str] = (),
+    ) -> Program:
+        """Starts a daemon and waits until it has a session.
+
+        ``server``: where it finds the server, if not at its own address; ``command``: as for Program.
+        """
         daemon = Program(
             "dcp-daemon",
             "run",
             env={
-                "DCP_SERVER": self.grpc_address,
+                "DCP_SERVER": server or self.grpc_address,
                 "DCP_PROVIDER_KEY": provider_key,
                 "DCP_STATE_DIR": str(state_dir or self.folder / "daemon"),
             },
             folder=self.folder,
+            command=command,
         )
         self.programs.append(daemon)
         return daemon

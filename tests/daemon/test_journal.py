@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.effects import Forget, Persist
-from daemon.journal import COMPACT_BYTES, FileDisk, Journal, JournalError
+from daemon.journal import COMPACT_BYTES, MIN_FREE_BYTES, FileDisk, Journal, JournalError
 from daemon.records import (
     Chunk,
     Finished,
@@ -149,6 +149,17 @@ def test_full_disk_takes_no_new_attempt() -> None:
     assert "No space" in str(error)
     disk.is_full = False
     assert again(disk) == []
+
+
+def test_disk_that_is_nearly_full_takes_no_new_attempt_and_goes_on_with_the_old() -> None:
+    disk = MemoryDisk()
+    journal = Journal(disk)
+    journal.write([persist(accepted(offer()))])
+    disk.free = MIN_FREE_BYTES - 1
+    refused, went_on = journal.write([persist(accepted(offer("job-2")), job_id="job-2"), persist(Started())])
+    assert refused is not None
+    assert went_on is None
+    assert len(again(disk)) == 1
 
 
 def test_failure_of_one_attempt_is_not_another_s() -> None:

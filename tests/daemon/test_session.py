@@ -514,18 +514,6 @@ def test_lost_period_is_the_job_s_own() -> None:
     assert [run.lease.job_id for run in bench.session.unfinished] == ["job-2"]
 
 
-def test_heartbeat_renews_only_the_leases_that_it_listed() -> None:
-    bench = Bench(slots=2).open(lost_after=100)
-    (beat,) = sent(bench.pass_time(12, answering=False), "heartbeat")
-    bench.now -= 2
-    bench.running(limit=86400)
-    bench.now += 2
-    bench.hear(heartbeat_ack=sessions_pb2.HeartbeatAck(sequence=beat.sequence))
-    bench.lose()
-    bench.pass_time(69)
-    assert not bench.session.unfinished
-
-
 @pytest.mark.parametrize("what", ["output", "finished", "offer", "connect", "persisted"])
 def test_woken_daemon_stops_a_lease_that_ran_out_before_it_says_anything(what: str) -> None:
     bench = Bench(slots=2).open(lost_after=100).running(limit=86400)
@@ -548,6 +536,7 @@ def test_woken_daemon_stops_a_lease_that_ran_out_before_it_says_anything(what: s
     bench.link_again()
     results = {finished.outcome for finished in sent(bench.effects, "job_finished")}
     assert results == {sessions_pb2.RUN_OUTCOME_RELEASED}
+    assert b"late" not in text_of(bench.effects)
 
 
 # --- the journal ---
@@ -712,6 +701,12 @@ def test_discarded_lease_is_forgotten_and_its_offer_not_taken_again() -> None:
     bench = Bench().open().running()
     bench.direct(DISCARD)
     assert bench.forgotten == [lease()]
+    assert bench.hear(job_offer=offer()) == []
+
+
+def test_lease_that_a_newer_one_ended_is_not_answered_for_again() -> None:
+    bench = Bench().open().running()
+    bench.hear(job_offer=offer(epoch=2))
     assert bench.hear(job_offer=offer()) == []
 
 

@@ -9,11 +9,12 @@ from random import Random
 class MemoryDisk:
     """Has the shape of `daemon.journal.Disk`; deterministic.
 
-    `is_full`: nothing can be added. `fails_to_sync`: a sync is an error.
+    `is_full`: nothing can be added. `free`: what it says it has left. `fails_to_sync`: a sync fails.
     """
 
     def __init__(self) -> None:
         self.is_full = False
+        self.free = 1 << 40
         self.fails_to_sync = False
         self.syncs = 0
         self._files: dict[str, bytearray] = {}
@@ -67,8 +68,8 @@ class MemoryDisk:
         self._synced.pop(name, None)
 
     def free_bytes(self) -> int:
-        """Plenty, or nothing."""
-        return 0 if self.is_full else 1 << 40
+        """What was set, or nothing."""
+        return 0 if self.is_full else self.free
 
     def crash(self, rng: Random) -> None:
         """The power goes: of what was not synced, a part of any length may have reached the disk."""

@@ -1,0 +1,1 @@
+"""A deterministic simulator of the whole market: real rules, services, store, session halves and journal."""

@@ -1,0 +1,236 @@
+"""What must hold after every step, and at the end.
+
+Reads the database by SQL of its own: a fault of the store's queries must not hide from its own check.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+from scripts.simulation.machines import Attempt
+from scripts.simulation.violations import ViolationError
+
+if TYPE_CHECKING:
+    from scripts.simulation.world import World
+
+FINAL = ("completed", "failed", "cancelled")
+LEASED = {"offered": "pending", "accepted": "assigned", "running": "running"}
+MAX_ATTEMPTS = 5
+
+
+class Job(NamedTuple):
+    """A job and its hold."""
+
+    job_id: str
+    renter_id: int
+    state: str
+    lease_epoch: int
+    attempt: int
+    limit_ms: int
+    billed_ms: int | None
+    charge: int | None
+    reason: str | None
+    truncated: int
+    hold_state: str | None
+    hold_amount: int
+    hold_charge: int | None
+
+
+class Lease(NamedTuple):
+    """A lease."""
+
+    job_id: str
+    lease_epoch: int
+    provider_id: int
+    session_epoch: int
+    state: str
+    outcome: str | None
+    accepted_ms: int | None
+    started_ms: int | None
+    output_through_seq: int
+
+
+class Snapshot:
+    """The rows that the checks look at."""
+
+    def __init__(self, raw: sqlite3.Connection) -> None:
+        self.jobs = [Job(*row) for row in raw.execute(_JOBS)]
+        self.leases = [Lease(*row) for row in raw.execute(_LEASES)]
+        self.accounts: dict[int, tuple[str, int, int]] = {
+            number: (kind, owner, balance) for number, kind, owner, balance in raw.execute(_ACCOUNTS)
+        }
+        self.transfers: list[tuple[str, int, int, int, str | None]] = list(raw.execute(_TRANSFERS))
+
+    def key(self) -> str:
+        """All of it, for the digest."""
+        return repr((self.jobs, self.leases, self.accounts, len(self.transfers)))
+
+
+_JOBS = (
+    "SELECT j.job_id, j.renter_id, j.state, j.lease_epoch, j.attempt, j.limit_ms, j.billed_ms,"
+    " j.charge_halala, j.failure_reason, j.output_truncated, h.state, h.amount_halala, h.charge_halala"
+    " FROM job j LEFT JOIN hold h ON h.job_id = j.job_id ORDER BY j.rowid"
+)
+_LEASES = (
+    "SELECT job_id, lease_epoch, provider_id, session_epoch, state, outcome, accepted_ms, started_ms,"
+    " output_through_seq FROM lease ORDER BY rowid"
+)
+_ACCOUNTS = "SELECT id, kind, owner_id, balance_halala FROM account ORDER BY id"
+_TRANSFERS = (
+    "SELECT kind, debit_account_id, credit_account_id, amount_halala, job_id FROM transfer ORDER BY id"
+)
+
+
+def check_rows(snapshot: Snapshot, world: World) -> None:
+    """What the database must say at any moment. Raises ViolationError."""
+    _check_ledger(snapshot)
+    open_leases = [lease for lease in snapshot.leases if lease.state != "ended"]
+    _check_leases(snapshot, open_leases)
+    for job in snapshot.jobs:
+        _check_hold(job)
+        if job.attempt > MAX_ATTEMPTS:
+            raise ViolationError("at most five attempts", str(job))
+        if job.state in FINAL:
+            _check_final(job, snapshot, world)
+
+
+def check_runs(world: World) -> None:
+    """No two daemons run one job, unless one of them cannot know. Raises ViolationError."""
+    running: dict[str, list[str]] = {}
+    for machine in world.machines:
+        if machine.is_awake and not machine.is_late and not machine.is_rivalled:
+            for attempt in machine.attempts.values():
+                if attempt.is_running and not attempt.is_adopted and world.was_accepted(attempt):
+                    lease = attempt.lease
+                    running.setdefault(lease.job_id, []).append(f"{machine.number}/{lease.lease_epoch}")
+    for job_id, runs in running.items():
+        if len(runs) > 1:
+            raise ViolationError("no job runs twice at once", f"{job_id} runs as {runs}")
+
+
+def check_end(snapshot: Snapshot, world: World) -> None:
+    """What must hold when nothing is under way any more. Raises ViolationError."""
+    for job in snapshot.jobs:
+        if job.state not in FINAL:
+            raise ViolationError("every job ends", str(job))
+        if job.state == "completed":
+            _check_output(job, world)
+    for machine in world.machines:
+        if machine.session is None:
+            continue
+        if names := machine.disk.names():
+            raise ViolationError("journals forget what is acknowledged", f"{machine.number}: {names}")
+        if machine.session.unfinished or machine.attempts:
+            raise ViolationError("no daemon runs what the server does not know", f"machine {machine.number}")
+    proof = world.prove()
+    if proof.discrepancies or proof.postings_sum_halala or proof.open_holds:
+        raise ViolationError("the ledger proves itself", repr(proof))
+
+
+def _check_ledger(snapshot: Snapshot) -> None:
+    sums: Counter[int] = Counter()
+    by_job: Counter[tuple[str | None, str]] = Counter()
+    for kind, debit, credit, amount, job_id in snapshot.transfers:
+        sums[debit] -= amount
+        sums[credit] += amount
+        by_job[job_id, kind] += amount
+    held: Counter[int] = Counter()
+    for job in snapshot.jobs:
+        if job.hold_state == "open":
+            held[job.renter_id] += job.hold_amount
+        _check_moved(job, by_job)
+    total = 0
+    for number, (kind, owner, balance) in snapshot.accounts.items():
+        total += balance
+        if balance != sums[number]:
+            raise ViolationError("balances are the sums of their postings", f"{kind} {owner}: {balance}")
+        if balance < 0 and kind != "external":
+            raise ViolationError("no balance is negative", f"{kind} {owner}: {balance}")
+        if kind == "renter_held" and balance != held[owner]:
+            raise ViolationError("held equals the open holds", f"renter {owner}: {balance}, {held[owner]}")
+    if total:
+        raise ViolationError("postings sum to zero", str(total))
+
+
+def _check_moved(job: Job, by_job: Counter[tuple[str | None, str]]) -> None:
+    """What left the hold: nothing while it is open, all of it once when it is resolved."""
+    charge, refund = (job.hold_charge or 0), job.hold_amount - (job.hold_charge or 0)
+    if job.hold_state == "open":
+        charge = refund = 0
+    paid = by_job[job.job_id, "payout"] + by_job[job.job_id, "fee"]
+    moved = (by_job[job.job_id, "hold"], paid, by_job[job.job_id, "refund"])
+    if moved != (job.hold_amount, charge, refund):
+        raise ViolationError("a hold resolves once", f"{job} moved {moved}")
+
+
+def _check_leases(snapshot: Snapshot, open_leases: Iterable[Lease]) -> None:
+    jobs = {job.job_id: job for job in snapshot.jobs}
+    live: dict[str, Lease] = {}
+    for lease in open_leases:
+        if lease.job_id in live:
+            raise ViolationError("no two live leases of one job", f"{live[lease.job_id]} and {lease}")
+        live[lease.job_id] = lease
+        job = jobs[lease.job_id]
+        if job.state != LEASED[lease.state] or job.lease_epoch != lease.lease_epoch:
+            raise ViolationError("a live lease is its job's", f"{lease} of {job}")
+    for job in snapshot.jobs:
+        if (job.state in LEASED.values()) != (job.job_id in live):
+            raise ViolationError("a leased job has a live lease", str(job))
+
+
+def _check_hold(job: Job) -> None:
+    if job.hold_state is None:
+        raise ViolationError("every job has a hold", str(job))
+    if (job.hold_state == "open") != (job.state not in FINAL):
+        raise ViolationError("a final job has exactly one resolved hold", str(job))
+    if job.hold_charge is not None and not 0 <= job.hold_charge <= job.hold_amount:
+        raise ViolationError("charge <= hold", str(job))
+
+
+def _check_final(job: Job, snapshot: Snapshot, world: World) -> None:
+    known = world.final.setdefault(job.job_id, job)
+    if known != job:
+        raise ViolationError("final states never change", f"{known} became {job}")
+    if known is not job:
+        return
+    billed = job.billed_ms or 0
+    if job.charge != job.hold_charge or bool(job.charge) != bool(billed):
+        raise ViolationError("the bill is what was posted", str(job))
+    if billed > job.limit_ms:
+        raise ViolationError("billed <= limit", str(job))
+    if billed and billed > (ran := _known_run_ms(job, snapshot, world)):
+        raise ViolationError("billed <= the real run", f"{job} ran {ran} ms")
+
+
+def _known_run_ms(job: Job, snapshot: Snapshot, world: World) -> int:
+    """How long the job really ran; where its daemon has not said that it ended, what the server may think.
+
+    That is, by the contract, the time between its receipts of the start and of the last heartbeat: a
+    result that is under way for longer than the server waits is not known to it.
+    """
+    key = job.job_id, job.lease_epoch
+    if key not in world.attempts:
+        return 0
+    if key in world.reported:
+        return world.attempts[key].run_ms(world.now_ms)
+    lease = next(lease for lease in snapshot.leases if (lease.job_id, lease.lease_epoch) == key)
+    return world.renewed_ms[lease.provider_id] - (lease.started_ms or world.now_ms)
+
+
+def _check_output(job: Job, world: World) -> None:
+    attempt = world.attempts[job.job_id, job.lease_epoch]
+    kept, expected = world.output(job.job_id), _expected(attempt, world.output_limit)
+    if kept != expected or bool(job.truncated) != (len(attempt.plan.text) > world.output_limit):
+        raise ViolationError(
+            "output is what the run wrote", f"{job} has {len(kept)} bytes instead of {len(expected)}"
+        )
+
+
+def _expected(attempt: Attempt, limit: int) -> bytes:
+    text = attempt.plan.text
+    if len(text) <= limit:
+        return text
+    return text[:limit] + b"\n[output truncated: %d bytes not kept]\n" % (len(text) - limit)

@@ -1,0 +1,404 @@
+"""Providers' machines: the daemon's real session and journal, an engine that follows a plan, and a disk.
+
+What `daemon/app.py` does with the session's effects is done here without tasks and threads: the journal
+is written when the scheduler says so, and may be cut short by the end of the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING
+
+from dcp.v1 import jobs_pb2, sessions_pb2
+
+from daemon import effects as fx
+from daemon.journal import Journal
+from daemon.records import History, Stream
+from daemon.runs import LeaseKey, Result, failed, lease_key, succeeded
+from daemon.session import DaemonSession
+from scripts.simulation.violations import ViolationError
+from server.services.sessions import Session
+from tests.support.memory_disk import MemoryDisk
+
+if TYPE_CHECKING:
+    from scripts.simulation.inline import Task
+    from scripts.simulation.world import World
+
+MODEL = "test/model"
+SLOTS = 2
+
+
+class ProcessDied(BaseException):
+    """The daemon's process is gone in the middle of its work with the disk."""
+
+
+class Disk(MemoryDisk):
+    """A disk that can end its process after so many operations."""
+
+    dies_in: int | None = None
+
+    def append(self, name: str, data: bytes) -> None:
+        self._step()
+        super().append(name, data)
+
+    def sync(self, name: str) -> None:
+        self._step()
+        super().sync(name)
+
+    def sync_folder(self) -> None:
+        self._step()
+        super().sync_folder()
+
+    def delete(self, name: str) -> None:
+        self._step()
+        super().delete(name)
+
+    def _step(self) -> None:
+        if self.dies_in is None:
+            return
+        self.dies_in -= 1
+        if self.dies_in < 0:
+            self.dies_in = None
+            raise ProcessDied
+
+
+@dataclass
+class Wire:
+    """One stream: two queues of messages, each in order; None is the end. Nothing crosses a dead one."""
+
+    number: int
+    machine: Machine
+    hello_by_ms: int
+    up: deque[sessions_pb2.DaemonMessage | None] = field(default_factory=deque)
+    down: deque[sessions_pb2.ServerMessage | None] = field(default_factory=deque)
+    session: Session | None = None
+    task: Task | None = None
+    is_open_up: bool = True
+    """The daemon uses it."""
+    is_open_down: bool = True
+    """The server has not ended it."""
+    dead_since_ms: int | None = None
+
+    def put_up(self, message: sessions_pb2.DaemonMessage | None) -> None:
+        """The daemon writes."""
+        if self.dead_since_ms is None and self.is_open_down:
+            self.up.append(message)
+
+    def put_down(self, message: sessions_pb2.ServerMessage | None) -> None:
+        """The server writes."""
+        if self.dead_since_ms is None and self.is_open_up:
+            self.down.append(message)
+
+
+class Plan:
+    """What one attempt of a job does, by the seed: when it starts, writes and ends, and how."""
+
+    def __init__(self, rng: Random, limit_ms: int) -> None:
+        self.prepare_ms = rng.choice([0, 50, 2_000])
+        longest = min(limit_ms, rng.choice([500, 5_000, 30_000, 90_000]))
+        if rng.random() < 0.1:
+            longest = 2 * limit_ms
+        size = rng.choice([40, 40, 400, 3_000])
+        pieces = [
+            bytes(rng.choices(b"abcdefgh \n", k=rng.randint(1, size))) for _ in range(rng.randint(0, 6))
+        ]
+        self.text = b"".join(pieces)
+        self.run_ms = rng.randint(0, longest)
+        self.writes = []
+        through = 0
+        for piece, at in zip(pieces, sorted(rng.randint(0, self.run_ms) for _ in pieces), strict=True):
+            through += len(piece)
+            self.writes.append((at, through))
+        self.succeeds = rng.random() < 0.9
+
+
+class Attempt:
+    """One run in an engine. Times are those of the world, in ms."""
+
+    def __init__(self, offer: sessions_pb2.JobOffer, plan: Plan, now_ms: int) -> None:
+        self.lease = offer.lease
+        self.plan = plan
+        self.begun_ms = now_ms
+        self.started_ms: int | None = None
+        self.ended_ms: int | None = None
+        self.written = 0
+        self.is_adopted = False
+
+    @property
+    def is_running(self) -> bool:
+        """It has started and not ended."""
+        return self.started_ms is not None and self.ended_ms is None
+
+    def due_ms(self) -> int:
+        """When the next thing happens."""
+        if self.started_ms is None:
+            return self.begun_ms + self.plan.prepare_ms
+        at = next((at for at, through in self.plan.writes if through > self.written), self.plan.run_ms)
+        return self.started_ms + at
+
+    def next_piece(self) -> bytes:
+        """What it writes next; nothing when it is at its end."""
+        through = next((t for _, t in self.plan.writes if t > self.written), self.written)
+        piece, self.written = self.plan.text[self.written : through], through
+        return piece
+
+    def run_ms(self, now_ms: int) -> int:
+        """How long it has really run."""
+        if self.started_ms is None:
+            return 0
+        return (now_ms if self.ended_ms is None else self.ended_ms) - self.started_ms
+
+
+@dataclass
+class Told:
+    """What a daemon has said about a lease that it may not have forgotten."""
+
+    started: bool = False
+    finished: bool = False
+    through: int = 0
+
+
+class Machine:
+    """A place for a daemon: its disk stays, its process comes and goes."""
+
+    def __init__(self, world: World, number: int, provider_id: int) -> None:
+        self.number = number
+        self.provider_id = provider_id
+        self.disk = Disk()
+        self.session: DaemonSession | None = None
+        self.wire: Wire | None = None
+        self.attempts: dict[LeaseKey, Attempt] = {}
+        self.survivors: dict[LeaseKey, Attempt] = {}
+        self.waiting: list[fx.Persist | fx.Forget] = []
+        self.written: list[tuple[fx.Persist, OSError | None]] = []
+        self.connect_at_ms = 0
+        self.started_ms = -1
+        self.frozen_until_ms: int | None = None
+        self.is_late = False
+        """Time has passed that its process has not seen yet."""
+        self.is_rivalled = False
+        """Another daemon with the same key has said Hello: its runs end when it hears of that."""
+        self.streams = 0
+        self._world = world
+        self._told: dict[LeaseKey, Told] = {}
+        self._untellable: set[LeaseKey] = set()
+        self._starts = 0
+        self._journal = Journal(self.disk)
+
+    @property
+    def is_awake(self) -> bool:
+        """There is a process, and it is not stopped."""
+        return self.session is not None and self.frozen_until_ms is None
+
+    # --- the process ---
+
+    def start(self) -> None:
+        """A process begins, and reads what an earlier one left on the disk."""
+        self._starts += 1
+        self.started_ms = self._world.now_ms
+        self.is_rivalled = self.is_late = False
+        self.frozen_until_ms = None
+        self.session = DaemonSession(
+            boot_id=f"{self.number}/{self._starts}",
+            daemon_version="1",
+            rng=Random(f"{self._world.seed}/{self.number}/{self._starts}"),
+            slots=SLOTS,
+            models=[sessions_pb2.ServedModel(name=MODEL)],
+            job_types=[jobs_pb2.JOB_TYPE_LLM_INFERENCE],
+        )
+        self._journal = Journal(self.disk)
+        self.connect_at_ms = self._world.now_ms
+        try:
+            self._recover()
+        except ProcessDied:
+            self.die(lose_unsynced=False)
+
+    def die(self, *, lose_unsynced: bool, survive: bool = False) -> None:
+        """The process is gone. With `survive` its runs go on, as containers do."""
+        if lose_unsynced:
+            self.disk.crash(self._world.rng)
+        for key, attempt in self.attempts.items():
+            if survive:
+                self.survivors[key] = attempt
+            else:
+                attempt.ended_ms = self._world.now_ms
+        self.session = None
+        self.attempts = {}
+        self.waiting, self.written = [], []
+        self.disk.dies_in = None
+        if self.wire is not None:
+            self._world.hang_up(self.wire)
+
+    def _recover(self) -> None:
+        assert self.session is not None
+        histories = self._journal.recover()
+        self._check_memory({lease_key(history.offer.lease): history for history in histories})
+        for history in histories:
+            key = lease_key(history.offer.lease)
+            attempt = self.survivors.pop(key, None)
+            adopted = attempt is not None and history.finished is None and history.started
+            if attempt is not None and adopted:
+                attempt.is_adopted = True
+                attempt.written = history.written_bytes
+                self.attempts[key] = attempt
+            elif attempt is not None:
+                attempt.ended_ms = self._world.now_ms
+            self.apply(self.session.recover(history, adopted, self.now))
+        for orphan in self.survivors.values():
+            orphan.ended_ms = self._world.now_ms
+        self.survivors = {}
+        self.write_journal()
+        self.tell_written()
+
+    def _check_memory(self, histories: dict[LeaseKey, History]) -> None:
+        """Whatever a daemon has told about a lease, it knows when it comes back."""
+        for key, told in self._told.items():
+            history = histories.get(key)
+            knows = history is not None and (
+                history.streams[Stream.OUTPUT].last >= told.through
+                and (history.started or not told.started)
+                and (history.finished is not None or not told.finished)
+            )
+            if not knows:
+                raise ViolationError("a daemon remembers what it told", f"{self.number}: {key[:2]} {told}")
+
+    # --- what happens to it ---
+
+    @property
+    def now(self) -> float:
+        """Its monotonic clock, in seconds."""
+        return self._world.now_ms / 1000
+
+    def tick(self) -> None:
+        """The process looks at its clock."""
+        if self.session is not None and self.is_awake:
+            self.apply(self.session.tick(self.now))
+
+    def connect(self) -> None:
+        """A stream is opened."""
+        if self.session is not None:
+            self.wire = self._world.open_wire(self)
+            self.apply(self.session.connected(self.now))
+
+    def receive(self, message: sessions_pb2.ServerMessage | None) -> None:
+        """The stream brings a message, or its end."""
+        if self.session is None:
+            return
+        if message is not None:
+            self.apply(self.session.received(message, self.now))
+            return
+        if self.wire is not None:
+            self._world.hang_up(self.wire)
+        self.apply(self.session.lost(self.now))
+
+    def drain(self) -> None:
+        """Its owner ends it in order."""
+        if self.session is not None:
+            self.apply(self.session.drain(self.now))
+
+    def write_journal(self) -> None:
+        """The journal's thread carries out what waits. Raises ProcessDied."""
+        batch, self.waiting = self.waiting, []
+        errors = self._journal.write(batch)
+        self.written += [
+            (entry, error)
+            for entry, error in zip(batch, errors, strict=True)
+            if isinstance(entry, fx.Persist)
+        ]
+
+    def tell_written(self) -> None:
+        """The session hears what the journal's thread did."""
+        done, self.written = self.written, []
+        for entry, error in done:
+            if self.session is None:
+                return
+            if error is not None:
+                # What a disk did not take is given back, and told without it.
+                self._told.pop(lease_key(entry.lease), None)
+                self._untellable.add(lease_key(entry.lease))
+            if error is None:
+                self.apply(self.session.persisted(entry.number, self.now))
+            else:
+                self.apply(self.session.not_persisted(entry.number, str(error), self.now))
+
+    def next_event(self) -> Attempt | None:
+        """The attempt that something happens to next, if it is time for that."""
+        due = [a for a in self.attempts.values() if a.due_ms() <= self._world.now_ms]
+        return min(due, key=Attempt.due_ms) if due else None
+
+    def engine_step(self) -> None:
+        """An engine gets a little further with one attempt."""
+        attempt = self.next_event()
+        if attempt is None or self.session is None:
+            return
+        if attempt.started_ms is None:
+            attempt.started_ms = self._world.now_ms
+            self.apply(self.session.attempt_started(attempt.lease, self.now))
+        elif attempt.written < len(attempt.plan.text):
+            if self.session.has_room(attempt.lease):
+                self.apply(self.session.attempt_output(attempt.lease, attempt.next_piece(), self.now))
+        else:
+            del self.attempts[lease_key(attempt.lease)]
+            attempt.ended_ms = self._world.now_ms
+            self.apply(self.session.attempt_finished(attempt.lease, self._result(attempt), self.now))
+
+    def _result(self, attempt: Attempt) -> Result:
+        if attempt.plan.succeeds:
+            return succeeded(jobs_pb2.Usage(completion_tokens=len(attempt.plan.text)))
+        return failed(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, "the simulated engine broke down")
+
+    # --- the effects ---
+
+    def apply(self, effects: list[fx.Effect]) -> None:
+        """Does what the session asks."""
+        self.is_late = False
+        for effect in effects:
+            self._do(effect)
+
+    def _do(self, effect: fx.Effect) -> None:
+        match effect:
+            case fx.Send(message):
+                self._note(message)
+                if self.wire is not None:
+                    self.wire.put_up(message)
+            case fx.StartAttempt(offer):
+                self._begin(offer)
+            case fx.StopAttempt(lease):
+                if attempt := self.attempts.pop(lease_key(lease), None):
+                    attempt.ended_ms = self._world.now_ms
+            case fx.Persist() | fx.Forget():
+                if isinstance(effect, fx.Forget):
+                    self._told.pop(lease_key(effect.lease), None)
+                self.waiting.append(effect)
+            case fx.ReconnectAfter(seconds):
+                self.connect_at_ms = self._world.now_ms + round(seconds * 1000)
+                if self.wire is not None:
+                    self._world.hang_up(self.wire)
+            case fx.EndSession():
+                self._end()
+
+    def _note(self, message: sessions_pb2.DaemonMessage) -> None:
+        kind = message.WhichOneof("kind")
+        if kind not in ("offer_reply", "job_started", "output_chunk", "job_finished"):
+            return
+        body = getattr(message, kind)
+        key = lease_key(body.lease)
+        if key in self._untellable or (kind == "offer_reply" and not body.accepted):
+            return
+        told = self._told.setdefault(key, Told())
+        told.started |= kind == "job_started"
+        told.finished |= kind == "job_finished"
+        if kind == "output_chunk":
+            told.through = max(told.through, body.seq)
+
+    def _begin(self, offer: sessions_pb2.JobOffer) -> None:
+        attempt = self._world.attempt(offer)
+        self.attempts[lease_key(offer.lease)] = attempt
+
+    def _end(self) -> None:
+        with contextlib.suppress(ProcessDied):
+            self.write_journal()
+        self.die(lose_unsynced=False)

@@ -1,0 +1,87 @@
+"""The daemon with an engine that plays a script: everything of it is real but the model.
+
+Run as a program, with the settings of ``dcp-daemon``. A job's prompt is its script, made by
+``script``: so many words with such a pause before each. The test knows the answer by ``answer_to``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator, Sequence
+
+from dcp.v1 import jobs_pb2, sessions_pb2
+
+from daemon import config
+from daemon.app import Daemon
+from daemon.effects import EndReason
+from daemon.engines import Engine
+from daemon.journal import FileDisk, Journal, journal_folder
+
+MODEL = "test/script"
+
+
+def script(name: str, words: int, pause_seconds: float) -> str:
+    """A prompt that asks for ``words`` words with a pause before each; ``name`` goes into every word."""
+    return f"{name} {words} {pause_seconds}"
+
+
+def answer_to(prompt: str) -> str:
+    """The whole answer to such a prompt."""
+    name, words, _ = prompt.split()
+    return "".join(f"{name}-{number} " for number in range(int(words)))
+
+
+class ScriptEngine(Engine):
+    """Plays each prompt."""
+
+    def models(self) -> Sequence[sessions_pb2.ServedModel]:
+        """One that is no model."""
+        return [sessions_pb2.ServedModel(name=MODEL, context_tokens=2048, warm=True)]
+
+    async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
+        """Is always ready."""
+
+    async def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[str | jobs_pb2.Usage, None]:
+        """Word by word."""
+        words = answer_to(offer.params.prompt).split(" ")[:-1]
+        for word in words:
+            await asyncio.sleep(float(offer.params.prompt.split()[2]))
+            yield word + " "
+        yield jobs_pb2.Usage(prompt_tokens=1, completion_tokens=len(words))
+
+    async def close(self) -> None:
+        """Has nothing to end."""
+
+
+async def _serve(settings: config.Config) -> EndReason:
+    assert settings.provider_key is not None
+    daemon = Daemon(
+        server=settings.server,
+        key=settings.provider_key,
+        engines=[ScriptEngine()],
+        journal=Journal(FileDisk(journal_folder(settings.state_dir))),
+        on_ready=_say_ready,
+    )
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, daemon.drain)
+    return await daemon.run()
+
+
+def _say_ready(provider_id: int) -> None:
+    sys.stdout.write(f"ready as provider {provider_id}\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Serves until SIGTERM; exit status 0 after a drain."""
+    settings = config.from_env(os.environ)
+    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    if asyncio.run(_serve(settings)) is not EndReason.DRAINED:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
