@@ -195,6 +195,11 @@ class Machine:
         """There is a process, and it is not stopped."""
         return self.session is not None and self.frozen_until_ms is None
 
+    @property
+    def boot_id(self) -> str:
+        """Of its present process, or of its last."""
+        return f"{self.number}/{self._starts}"
+
     # --- the process ---
 
     def start(self) -> None:
@@ -204,9 +209,9 @@ class Machine:
         self.is_rivalled = self.is_misknown = self.is_late = False
         self.frozen_until_ms = None
         self.session = DaemonSession(
-            boot_id=f"{self.number}/{self._starts}",
+            boot_id=self.boot_id,
             daemon_version="1",
-            rng=Random(f"{self._world.seed}/{self.number}/{self._starts}"),
+            rng=Random(f"{self._world.seed}/{self.boot_id}"),
             slots=SLOTS,
             models=[sessions_pb2.ServedModel(name=MODEL)],
             job_types=[jobs_pb2.JOB_TYPE_LLM_INFERENCE],

@@ -439,16 +439,17 @@ class World:
                 self.renewed_ms[machine.provider_id] = self.now_ms
                 # One that comes late, by a stream that the daemon has left, does not list its newest runs.
                 machine.is_misknown = machine.wire is not wire
-                self._greeted(machine)
+                self._greeted(machine, message.hello.boot_id)
             case "heartbeat":
                 self.renewed_ms[machine.provider_id] = self.now_ms
             case "job_finished":
                 lease = message.job_finished.lease
                 self.reported.add((lease.job_id, lease.lease_epoch))
 
-    def _greeted(self, machine: Machine) -> None:
+    def _greeted(self, machine: Machine, boot_id: str) -> None:
+        """Whoever is not the process that said Hello is superseded by it, were it dead by now."""
         for other in self.machines:
-            if other is not machine and other.provider_id == machine.provider_id:
+            if other.provider_id == machine.provider_id and other.boot_id != boot_id:
                 other.is_rivalled = True
 
     def _down(self, number: int) -> bool:
