@@ -17,6 +17,11 @@ settings.register_profile("dcp", deadline=None, suppress_health_check=[HealthChe
 settings.load_profile("dcp")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The seed of the storm in tests/e2e, to repeat one that broke something."""
+    parser.addoption("--storm-seed", type=int, help="seed of tests/e2e/test_storm.py; by default a new one")
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """One real PostgreSQL server, started by the first test that needs it."""

@@ -101,7 +101,7 @@ def check_runs(world: World) -> None:
     """No two daemons run one job, unless one of them cannot know. Raises ViolationError."""
     running: dict[str, list[str]] = {}
     for machine in world.machines:
-        if machine.is_awake and not machine.is_late and not machine.is_rivalled:
+        if machine.is_awake and not (machine.is_late or machine.is_rivalled or machine.is_misknown):
             for attempt in machine.attempts.values():
                 if attempt.is_running and not attempt.is_adopted and world.was_accepted(attempt):
                     lease = attempt.lease

@@ -182,6 +182,8 @@ class Machine:
         self.is_rivalled = False
         """Another daemon with the same key has said Hello: its runs end when it hears of that."""
         self.streams = 0
+        self.is_misknown = False
+        """The newest Hello that the server has of it is an old one."""
         self._world = world
         self._told: dict[LeaseKey, Told] = {}
         self._untellable: set[LeaseKey] = set()
@@ -193,18 +195,23 @@ class Machine:
         """There is a process, and it is not stopped."""
         return self.session is not None and self.frozen_until_ms is None
 
+    @property
+    def boot_id(self) -> str:
+        """Of its present process, or of its last."""
+        return f"{self.number}/{self._starts}"
+
     # --- the process ---
 
     def start(self) -> None:
         """A process begins, and reads what an earlier one left on the disk."""
         self._starts += 1
         self.started_ms = self._world.now_ms
-        self.is_rivalled = self.is_late = False
+        self.is_rivalled = self.is_misknown = self.is_late = False
         self.frozen_until_ms = None
         self.session = DaemonSession(
-            boot_id=f"{self.number}/{self._starts}",
+            boot_id=self.boot_id,
             daemon_version="1",
-            rng=Random(f"{self._world.seed}/{self.number}/{self._starts}"),
+            rng=Random(f"{self._world.seed}/{self.boot_id}"),
             slots=SLOTS,
             models=[sessions_pb2.ServedModel(name=MODEL)],
             job_types=[jobs_pb2.JOB_TYPE_LLM_INFERENCE],
@@ -377,7 +384,9 @@ class Machine:
                 self.connect_at_ms = self._world.now_ms + round(seconds * 1000)
                 if self.wire is not None:
                     self._world.hang_up(self.wire)
-            case fx.EndSession():
+            case fx.EndSession(reason):
+                if reason is fx.EndReason.SUPERSEDED and not self.is_rivalled:
+                    raise ViolationError("no daemon is superseded by itself", f"machine {self.number}")
                 self._end()
 
     def _note(self, message: sessions_pb2.DaemonMessage) -> None:

@@ -123,7 +123,7 @@ class _Chooser:
         moves = self._moves(world)
         if moves and rng.random() < (0.85 if self._is_hasty else 0.6):
             return rng.choice(moves)
-        return self._other(world)
+        return self._other(world, is_idle=not moves)
 
     def _stops(self) -> int:
         return self._rng.randint(0, 2) if self._rng.random() < self._interleaves else -1
@@ -147,7 +147,7 @@ class _Chooser:
             moves += [("down", wire.number)] * 2
         return moves
 
-    def _other(self, world: World) -> Action:
+    def _other(self, world: World, *, is_idle: bool) -> Action:
         """Time, the server's loop, the renters."""
         rng = self._rng
         what = rng.random()
@@ -158,7 +158,9 @@ class _Chooser:
             return ("submit", number, self._stops())
         if what < 0.43:
             return _to_a_deadline(rng, world)
-        return ("advance", rng.choice([1, 50, 500, 1_000, 2_000, 5_000]))
+        if not is_idle:
+            return ("advance", rng.choice([1, 50, 500, 1_000, 2_000, 5_000]))
+        return ("advance", rng.choice([500, 2_000, 5_000, 10_000, 30_000]))
 
 
 def _machine_moves(machine: Machine, world: World) -> list[Action]:

@@ -422,7 +422,7 @@ class World:
             return
         if wire.session is None:
             wire.session = self.services.sessions.new(wire.machine.provider_id)
-        self._heard(wire.machine, message)
+        self._heard(wire, message)
         work = self._handle(wire, from_wire(message))
         task = self.spawn(work, stops, partial(self._handled, wire))
         wire.task = task if task in self.tasks else None
@@ -431,21 +431,25 @@ class World:
         assert wire.session is not None
         await wire.session.handle(message)
 
-    def _heard(self, machine: Machine, message: sessions_pb2.DaemonMessage) -> None:
+    def _heard(self, wire: Wire, message: sessions_pb2.DaemonMessage) -> None:
         """What the checks know of what the server was told."""
+        machine = wire.machine
         match message.WhichOneof("kind"):
             case "hello":
                 self.renewed_ms[machine.provider_id] = self.now_ms
-                self._greeted(machine)
+                # One that comes late, by a stream that the daemon has left, does not list its newest runs.
+                machine.is_misknown = machine.wire is not wire
+                self._greeted(machine, message.hello.boot_id)
             case "heartbeat":
                 self.renewed_ms[machine.provider_id] = self.now_ms
             case "job_finished":
                 lease = message.job_finished.lease
                 self.reported.add((lease.job_id, lease.lease_epoch))
 
-    def _greeted(self, machine: Machine) -> None:
+    def _greeted(self, machine: Machine, boot_id: str) -> None:
+        """Whoever is not the process that said Hello is superseded by it, were it dead by now."""
         for other in self.machines:
-            if other is not machine and other.provider_id == machine.provider_id:
+            if other.provider_id == machine.provider_id and other.boot_id != boot_id:
                 other.is_rivalled = True
 
     def _down(self, number: int) -> bool:

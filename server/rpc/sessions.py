@@ -101,7 +101,7 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
         """Tells every stream to connect again, spread over the time that a server needs to take them all."""
         jitter = max(RECONNECT_JITTER_SECONDS, len(self._open) / RECONNECTS_PER_SECOND)
         for session in list(self._open):
-            session.send_away(Reconnect(RECONNECT_AFTER_SECONDS, jitter))
+            session.push(Reconnect(RECONNECT_AFTER_SECONDS, jitter))
 
     async def drain(self) -> None:
         """Waits until every stream that has ended is recorded."""

@@ -30,6 +30,8 @@ class Presence:
 
     provider_id: int
     session_epoch: int
+    boot_id: str
+    """The same as long as it is one process of the daemon."""
     send: Outbox
     joined_ms: int
     slots: int

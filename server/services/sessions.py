@@ -195,13 +195,8 @@ class Session:
         if prepared is not None:
             with contextlib.suppress(DomainError):
                 self._send(prepared)
-        if isinstance(message, Superseded):
+        if isinstance(message, Superseded | Reconnect):
             self.outbox.close()
-
-    def send_away(self, reconnect: Reconnect) -> None:
-        """The server stops: the daemon is to come back, and the stream ends."""
-        self.push(reconnect)
-        self.outbox.close()
 
     async def _open(self, hello: Hello) -> None:
         owner = self._owner
@@ -210,6 +205,7 @@ class Session:
         self._presence = Presence(
             self._provider_id,
             epoch,
+            hello.boot_id,
             self.push,
             ms(owner.clock),
             hello.slots,
@@ -223,7 +219,7 @@ class Session:
         if older is self._presence:
             raise DomainError(Reason.SESSION_SUPERSEDED, "a newer session of this provider exists")
         if older is not None:
-            older.send(Superseded(epoch))
+            older.send(_farewell(older, self._presence))
         welcome = Welcome(epoch, self._provider_id, owner.fleet.heartbeat_seconds())
         for message in self._half.opened(welcome, [k for k, _ in kept]):
             self._send(message)
@@ -527,6 +523,17 @@ def give_up(
     else:
         was_attempt = lease.state is not LeaseState.OFFERED
         jobs.requeue(job, now_ms + job.start_within_ms if was_attempt else job.start_by_ms)
+
+
+def _farewell(older: Presence, newer: Presence) -> Superseded | Reconnect:
+    """How a session that a newer one replaces is told.
+
+    A Hello of the same process may be an earlier one that came late, by a stream that the process has
+    left. It must not end for that: it comes back with another Hello, which is then the newest.
+    """
+    if older.boot_id == newer.boot_id:
+        return Reconnect(0.0, 0.0)
+    return Superseded(newer.session_epoch)
 
 
 def _proven_ms(job: Job, renewed_ms: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -93,6 +94,7 @@ class Daemon:
 
     def __init__(self, call: Any) -> None:
         self._call = call
+        self._boot_id = secrets.token_hex(8)
         self._heartbeats = 0
         self.held: list[sessions_pb2.Lease] = []
         """What its heartbeats list: accepted, and no result told."""
@@ -117,7 +119,7 @@ class Daemon:
     async def hello(self, **changes: Any) -> Any:
         """Opens the session; returns Welcome."""
         values: dict[str, Any] = {
-            "boot_id": "boot",
+            "boot_id": self._boot_id,
             "protocol_version": 1,
             "slots": 1,
             "models": [sessions_pb2.ServedModel(name=MODEL, context_tokens=2048, warm=True)],

@@ -223,3 +223,17 @@ async def test_cancelled_start_leaves_no_child(engine: LlamaCppEngine) -> None:
     starting.cancel()
     await asyncio.gather(starting, return_exceptions=True)
     assert {child.pid for child in psutil.Process().children()} == before
+
+
+async def test_child_that_ignores_everything_is_killed_and_the_next_job_gets_a_new_one(
+    engine: LlamaCppEngine,
+) -> None:
+    work = job(prompt="Tell me a story.", max_tokens=1000)
+    await engine.prepare(work)
+    assert engine.server is not None
+    child = psutil.Process(engine.server.pid)
+    child.suspend()
+    await engine.kill(work.lease)
+    assert not child.is_running()
+    pieces, _ = await answer(engine, job(prompt="Hello"))
+    assert pieces

@@ -104,6 +104,19 @@ async def test_newer_session_supersedes_the_older(market: Market) -> None:
     await newer.expect("job_offer")
 
 
+async def test_late_hello_of_the_same_process_does_not_end_it(market: Market) -> None:
+    """It came by a stream that the process had left; the process is asked for another Hello instead."""
+    provider, renter = await market.provider(), await market.renter()
+    living = await market.daemon(provider, boot_id="one")
+    late = await market.daemon(provider, boot_id="one")
+    await living.expect("reconnect")
+    assert await living.ended() is None
+    late.cut()
+    back = await market.daemon(provider, boot_id="one")
+    await market.submit(renter, provider)
+    await back.expect("job_offer")
+
+
 async def test_end_of_the_older_stream_leaves_the_newer_session_open(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     older = await market.daemon(provider)

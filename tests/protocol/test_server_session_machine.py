@@ -1,0 +1,305 @@
+"""The server's half of a session in any order of events: what the daemon says, what the store answers,
+what the server pushes, and new streams that keep some of the leases.
+
+The model keeps for each lease what the store has. The half must ask for nothing that the store would
+not take, and must let nothing through for a lease that the session does not hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from server.domain.errors import DomainError, Reason
+from server.domain.jobs import JobType
+from server.domain.leases import (
+    MARKER_BYTES,
+    MISSED_HEARTBEATS,
+    FinishReport,
+    LeaseRef,
+    LeaseState,
+    Offer,
+    RunOutcome,
+    Stream,
+)
+from server.domain.sessions import (
+    CancelRun,
+    Chunk,
+    DaemonMessage,
+    Effect,
+    Finished,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    JobOffer,
+    Kept,
+    LeaseAction,
+    LeaseDirective,
+    OfferReply,
+    OutputAck,
+    Reply,
+    ServerSession,
+    Started,
+    Welcome,
+)
+
+LIMIT_BYTES = 40
+JOBS = [0, 1, 2]
+HELLO = Hello("boot", "1", 1, {}, (), frozenset({JobType.LLM_INFERENCE}), 2)
+
+
+@dataclass
+class Stored:
+    """A lease as the store has it."""
+
+    ref: LeaseRef
+    state: LeaseState = LeaseState.OFFERED
+    through: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(Stream, 0))
+    size: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(Stream, 0))
+    is_told: bool = False
+    missed: int = 0
+
+
+class ServerHalf(RuleBasedStateMachine):
+    """One provider's streams, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epochs = dict.fromkeys(JOBS, 0)
+        self.held: dict[int, Stored] = {}
+        self.is_open = False
+
+    # --- streams ---
+
+    @initialize()
+    def first_stream(self) -> None:
+        self.open({})
+
+    @rule(kept=st.sets(st.sampled_from(JOBS)))
+    def stream_breaks_and_another_comes(self, kept: set[int]) -> None:
+        """The daemon lists some of its leases; an offer is never kept, the rest is lost."""
+        self.open({n: s for n, s in self.held.items() if n in kept and s.state is not LeaseState.OFFERED})
+
+    def open(self, kept: dict[int, Stored]) -> None:
+        self.half = ServerSession()
+        self.refused(Heartbeat(1, None))
+        assert self.half.receive(HELLO) is HELLO
+        self.held, self.is_open = kept, True
+        for stored in kept.values():
+            stored.missed = 0
+        out, log = Stream.OUTPUT, Stream.LOG
+        answers = self.half.opened(
+            Welcome(1, 1),
+            [
+                Kept(
+                    s.ref,
+                    s.state,
+                    s.through[out],
+                    s.through[log],
+                    s.size[out],
+                    s.size[log],
+                    LIMIT_BYTES,
+                    s.is_told,
+                )
+                for s in kept.values()
+            ],
+        )
+        assert isinstance(answers[0], Welcome)
+        assert answers[1:] == [
+            LeaseDirective(
+                s.ref,
+                LeaseAction.RESEND if s.is_told else LeaseAction.KEEP,
+                s.through[Stream.OUTPUT],
+                s.through[Stream.LOG],
+            )
+            for s in kept.values()
+        ]
+
+    @precondition(lambda self: self.is_open)
+    @rule()
+    def says_goodbye(self) -> None:
+        assert self.half.receive(Goodbye()) == Goodbye()
+        self.refused(Heartbeat(1, None))
+        self.is_open = False
+
+    # --- offers ---
+
+    @precondition(lambda self: self.is_open)
+    @rule(number=st.sampled_from(JOBS))
+    def job_is_offered(self, number: int) -> None:
+        """The store leases a job once at a time, and in a new epoch each time."""
+        if number in self.held:
+            return
+        self.epochs[number] += 1
+        ref = LeaseRef(f"job-{number}", self.epochs[number], bytes([number]) * 16)
+        offer = JobOffer(Offer(ref, 1, 1, 1, JobType.LLM_INFERENCE, 1000, 1000, LIMIT_BYTES, {}))
+        assert self.half.push(offer) is offer
+        self.held[number] = Stored(ref)
+
+    @precondition(lambda self: self.is_open)
+    @rule(number=st.sampled_from(JOBS), accepted=st.booleans())
+    def offer_is_answered(self, number: int, accepted: bool) -> None:
+        reply = OfferReply(self.ref(number), accepted)
+        effect = self.half.receive(reply)
+        if (stored := self.held.get(number)) is None:
+            self.is_stranger(effect, reply.lease)
+        elif stored.state is not LeaseState.OFFERED:
+            assert effect is None, "a repeated answer was carried out again"
+        else:
+            assert effect is reply
+            self.move(number, LeaseState.ACCEPTED if accepted else None)
+
+    @precondition(lambda self: self.is_open)
+    @rule(number=st.sampled_from(JOBS))
+    def run_starts(self, number: int) -> None:
+        started = Started(self.ref(number))
+        stored = self.held.get(number)
+        if stored is not None and stored.state is LeaseState.OFFERED:
+            self.refused(started)
+            return
+        effect = self.half.receive(started)
+        if stored is None:
+            self.is_stranger(effect, started.lease)
+        elif stored.state is LeaseState.RUNNING:
+            assert effect is None
+        else:
+            assert effect is started
+            self.move(number, LeaseState.RUNNING)
+
+    # --- what it writes, and its end ---
+
+    @precondition(lambda self: self.is_open)
+    @rule(
+        number=st.sampled_from(JOBS),
+        stream=st.sampled_from(Stream),
+        ahead=st.integers(-2, 2),
+        size=st.integers(0, 30),
+        is_new=st.booleans(),
+    )
+    def chunk_comes(self, number: int, stream: Stream, ahead: int, size: int, is_new: bool) -> None:
+        """Mostly the next one; the limit and the line that says that it was cut are all that fits."""
+        stored = self.held.get(number)
+        seq = (stored.through[stream] if stored else 0) + (1 if is_new else ahead)
+        chunk = Chunk(self.ref(number), stream, seq, b"x" * size * (10 if is_new else 1))
+        if not chunk.data:
+            self.refused(chunk)
+        elif stored is None:
+            self.is_stranger(self.half.receive(chunk), chunk.lease)
+        elif not self.may_write(stored, stream) or not 1 <= seq <= stored.through[stream] + 1:
+            self.refused(chunk)
+        elif seq <= stored.through[stream]:
+            assert self.half.receive(chunk) == Reply(self.ack(stored)), (
+                "a repeated chunk is only acknowledged"
+            )
+        elif stored.size[stream] + len(chunk.data) > LIMIT_BYTES + MARKER_BYTES:
+            self.refused(chunk)
+        else:
+            assert self.half.receive(chunk) is chunk
+            stored.through[stream] = seq
+            stored.size[stream] += len(chunk.data)
+            assert self.half.stored(chunk) == self.ack(stored)
+
+    @precondition(lambda self: self.is_open)
+    @rule(number=st.sampled_from(JOBS), is_complete=st.booleans())
+    def result_comes(self, number: int, is_complete: bool) -> None:
+        """Always looked up: results may arrive late. One whose output is not whole leaves the lease."""
+        finished = Finished(FinishReport(self.ref(number), RunOutcome.SUCCEEDED, 5, 0))
+        assert self.half.receive(finished) is finished
+        if number in self.held:
+            self.held[number].is_told = True
+            if is_complete:
+                self.move(number, None)
+
+    # --- the rest ---
+
+    @precondition(lambda self: self.is_open)
+    @rule(number=st.sampled_from(JOBS))
+    def names_a_lease_with_another_secret(self, number: int) -> None:
+        ref = self.ref(number)
+        forged = LeaseRef(ref.job_id, ref.lease_epoch, b"?" * 16)
+        for message in (OfferReply(forged, True), Started(forged), Chunk(forged, Stream.OUTPUT, 1, b"x")):
+            self.is_stranger(self.half.receive(message), forged)
+        assert self.half.reconcile(Heartbeat(1, None, (*self.refs(), forged))) == ([forged], [])
+        for stored in self.held.values():
+            stored.missed = 0
+
+    @precondition(lambda self: self.is_open)
+    @rule(listed=st.sets(st.sampled_from(JOBS)))
+    def heartbeat_lists(self, listed: set[int]) -> None:
+        """What it may not hold it must stop; what two in a row leave out is lost, unless its end was told."""
+        beat = Heartbeat(1, None, tuple(self.ref(number) for number in sorted(listed)))
+        assert self.half.receive(beat) is beat
+        missing = []
+        for number, stored in self.held.items():
+            is_expected = stored.state is not LeaseState.OFFERED and not stored.is_told
+            stored.missed = stored.missed + 1 if is_expected and number not in listed else 0
+            if stored.missed >= MISSED_HEARTBEATS:
+                missing.append(stored.ref)
+        strangers = [self.ref(number) for number in sorted(listed) if number not in self.held]
+        assert self.half.reconcile(beat) == (strangers, missing)
+
+    @precondition(lambda self: self.is_open)
+    @rule(number=st.sampled_from(JOBS))
+    def job_is_cancelled(self, number: int) -> None:
+        """The daemon is told with the lease's secret; a lease that it does not hold is not its business."""
+        ref = self.ref(number)
+        told = self.half.push(CancelRun(LeaseRef(ref.job_id, ref.lease_epoch, b"")))
+        assert told == (CancelRun(ref) if number in self.held else None)
+
+    @precondition(lambda self: self.is_open)
+    @rule(number=st.sampled_from(JOBS))
+    def lease_ends_at_the_store(self, number: int) -> None:
+        if number in self.held:
+            self.move(number, None)
+
+    @rule()
+    def says_hello_again(self) -> None:
+        self.refused(HELLO)
+
+    @invariant()
+    def never_holds_two_leases_of_one_job(self) -> None:
+        assert len({stored.ref.job_id for stored in self.held.values()}) == len(self.held)
+
+    # --- help ---
+
+    def ref(self, number: int) -> LeaseRef:
+        """The job's lease, or the one that it had last."""
+        stored = self.held.get(number)
+        return stored.ref if stored else LeaseRef(f"job-{number}", self.epochs[number], bytes([number]) * 16)
+
+    def refs(self) -> list[LeaseRef]:
+        return [stored.ref for stored in self.held.values()]
+
+    def ack(self, stored: Stored) -> OutputAck:
+        return OutputAck(stored.ref, stored.through[Stream.OUTPUT], stored.through[Stream.LOG])
+
+    def may_write(self, stored: Stored, stream: Stream) -> bool:
+        """Log already while it prepares, output once it runs."""
+        may = {LeaseState.RUNNING} if stream is Stream.OUTPUT else {LeaseState.RUNNING, LeaseState.ACCEPTED}
+        return stored.state in may
+
+    def move(self, number: int, state: LeaseState | None) -> None:
+        """The store did what was asked for; None: the lease is over."""
+        if state is None:
+            self.half.dropped(self.held.pop(number).ref)
+        else:
+            self.held[number].state = state
+            self.half.advanced(self.held[number].ref, state)
+
+    def refused(self, message: DaemonMessage) -> None:
+        try:
+            effect = self.half.receive(message)
+        except DomainError as error:
+            assert error.reason is Reason.PROTOCOL_VIOLATION  # noqa: PT017
+        else:
+            raise AssertionError(f"{message} was taken: {effect}")
+
+    def is_stranger(self, effect: Effect, ref: LeaseRef) -> None:
+        assert effect == Reply(LeaseDirective(ref, LeaseAction.STOP_AND_DISCARD))
+
+
+TestServerHalf = ServerHalf.TestCase
+TestServerHalf.settings = settings(max_examples=150, stateful_step_count=60)
