@@ -206,7 +206,9 @@ class Machine:
         """A process begins, and reads what an earlier one left on the disk."""
         self._starts += 1
         self.started_ms = self._world.now_ms
-        self.is_rivalled = self.is_misknown = self.is_late = False
+        # The server may be about to greet its predecessor.
+        self.is_rivalled = self._world.is_greeting(self.provider_id)
+        self.is_misknown = self.is_late = False
         self.frozen_until_ms = None
         self.session = DaemonSession(
             boot_id=self.boot_id,

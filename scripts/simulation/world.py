@@ -349,6 +349,10 @@ class World:
     def _wire(self, number: int) -> Wire | None:
         return next((wire for wire in self.wires if wire.number == number), None)
 
+    def is_greeting(self, provider_id: int) -> bool:
+        """Whether the server is in the middle of a message of a provider."""
+        return any(wire.task is not None and wire.machine.provider_id == provider_id for wire in self.wires)
+
     # --- the engines ---
 
     def attempt(self, offer: sessions_pb2.JobOffer) -> Attempt:

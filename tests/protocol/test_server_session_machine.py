@@ -47,7 +47,7 @@ from server.domain.sessions import (
 )
 
 LIMIT_BYTES = 40
-JOBS = [0, 1, 2]
+JOBS = [0, 1]
 HELLO = Hello("boot", "1", 1, {}, (), frozenset({JobType.LLM_INFERENCE}), 2)
 
 
@@ -78,10 +78,10 @@ class ServerHalf(RuleBasedStateMachine):
     def first_stream(self) -> None:
         self.open({})
 
-    @rule(kept=st.sets(st.sampled_from(JOBS)))
-    def stream_breaks_and_another_comes(self, kept: set[int]) -> None:
-        """The daemon lists some of its leases; an offer is never kept, the rest is lost."""
-        self.open({n: s for n, s in self.held.items() if n in kept and s.state is not LeaseState.OFFERED})
+    @rule(lost=st.sampled_from([None, None, None, *JOBS]))
+    def stream_breaks_and_another_comes(self, lost: int | None) -> None:
+        """The daemon lists its leases, or does not hold one any more; an offer is never kept."""
+        self.open({n: s for n, s in self.held.items() if n != lost and s.state is not LeaseState.OFFERED})
 
     def open(self, kept: dict[int, Stored]) -> None:
         self.half = ServerSession()
@@ -118,7 +118,7 @@ class ServerHalf(RuleBasedStateMachine):
             for s in kept.values()
         ]
 
-    @precondition(lambda self: self.is_open)
+    @precondition(lambda self: self.is_open and not self.held)
     @rule()
     def says_goodbye(self) -> None:
         assert self.half.receive(Goodbye()) == Goodbye()
@@ -169,6 +169,13 @@ class ServerHalf(RuleBasedStateMachine):
             assert effect is started
             self.move(number, LeaseState.RUNNING)
 
+    @precondition(lambda self: self.is_open)
+    @rule(number=st.sampled_from(JOBS))
+    def run_is_under_way(self, number: int) -> None:
+        self.job_is_offered(number)
+        self.offer_is_answered(number, True)
+        self.run_starts(number)
+
     # --- what it writes, and its end ---
 
     @precondition(lambda self: self.is_open)
@@ -181,6 +188,8 @@ class ServerHalf(RuleBasedStateMachine):
     )
     def chunk_comes(self, number: int, stream: Stream, ahead: int, size: int, is_new: bool) -> None:
         """Mostly the next one; the limit and the line that says that it was cut are all that fits."""
+        if is_new:
+            self.run_is_under_way(number)
         stored = self.held.get(number)
         seq = (stored.through[stream] if stored else 0) + (1 if is_new else ahead)
         chunk = Chunk(self.ref(number), stream, seq, b"x" * size * (10 if is_new else 1))
@@ -250,9 +259,9 @@ class ServerHalf(RuleBasedStateMachine):
         assert told == (CancelRun(ref) if number in self.held else None)
 
     @precondition(lambda self: self.is_open)
-    @rule(number=st.sampled_from(JOBS))
-    def lease_ends_at_the_store(self, number: int) -> None:
-        if number in self.held:
+    @rule(number=st.sampled_from(JOBS), is_told=st.booleans())
+    def lease_ends_at_the_store(self, number: int, is_told: bool) -> None:
+        if number in self.held and self.held[number].is_told == is_told:
             self.move(number, None)
 
     @rule()
