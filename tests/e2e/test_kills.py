@@ -88,6 +88,19 @@ def test_result_of_a_killed_daemon_is_told_from_its_journal(scene: Scene) -> Non
     scene.assert_books()
 
 
+def test_output_that_a_network_swallowed_is_sent_again(scene: Scene) -> None:
+    provider_id = scene.add_daemon()
+    prompt = script("stream", 20, 0.05)
+    job_id = scene.play(prompt)
+    scene.renter.until_it_writes(job_id)
+    scene.proxies[provider_id].switch(BlackHole())
+    eventually("a result in the journal", lambda: has_result(scene.state_dir(1)))
+    assert scene.renter.job(job_id)["output_bytes"] < len(answer_to(prompt))
+    scene.proxies[provider_id].switch(Pass())
+    scene.assert_whole(job_id, answer_to(prompt), attempt=1)
+    scene.assert_books()
+
+
 def has_result(state_dir: Path) -> bool:
     """Whether the journal has the result of its only attempt."""
     (file,) = (state_dir / "journal").glob("*.attempt")
