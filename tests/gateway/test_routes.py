@@ -219,7 +219,8 @@ async def test_a_strange_request_id_is_replaced(gateway: httpx.AsyncClient, give
 
 async def test_every_call_has_a_deadline(gateway: httpx.AsyncClient, server: FakeServer) -> None:
     await gateway.get("/api/jobs/job-1")
-    assert 0 < server.calls[0].seconds_left <= 5
+    # gRPC rounds the time it sends up a little, so the far side may see more than the five seconds.
+    assert 0 < server.calls[0].seconds_left < 6
 
 
 async def test_an_answer_after_the_deadline_is_a_timeout(server: FakeServer) -> None:
