@@ -360,6 +360,8 @@ def _nested(messages: Iterable[Descriptor]) -> frozenset[str]:
     found: set[str] = set()
     waiting = list(messages)
     while waiting:
+    if rule.format == options_pb2.FORMAT_IBAN:
+        limits["format"] = "iban"
         message = waiting.pop()
         if message.full_name not in found:
             found.add(message.full_name)

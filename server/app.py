@@ -16,6 +16,7 @@ from dcp.v1 import (
     providers_pb2_grpc,
     renters_pb2_grpc,
     sessions_pb2_grpc,
+    withdrawals_pb2_grpc,
 )
 from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -33,7 +34,9 @@ from server.rpc.ledger import LedgerServicer
 from server.rpc.providers import ProviderServicer
 from server.rpc.renters import RenterServicer
 from server.rpc.sessions import SessionServicer
+from server.rpc.withdrawals import WithdrawalServicer
 from server.services.admin import Admin
+from server.services.audit import Audit
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet
 from server.services.jobs import Jobs
@@ -42,6 +45,7 @@ from server.services.providers import Providers
 from server.services.renters import Renters
 from server.services.sessions import Sessions
 from server.services.sweep import Sweep
+from server.services.withdrawals import Withdrawals
 from server.store import accounts
 from server.store.database import Database
 
@@ -56,6 +60,7 @@ SERVICES = (
     "dcp.v1.ProviderService",
     "dcp.v1.RenterService",
     "dcp.v1.SessionService",
+    "dcp.v1.WithdrawalService",
 )
 # Each of these was an outage of somebody's: see ARCHITECTURE.md, "gRPC settings".
 GRPC_OPTIONS = (
@@ -83,6 +88,8 @@ class Services:
     renters: Renters
     jobs: Jobs
     admin: Admin
+    withdrawals: Withdrawals
+    audit: Audit
     sessions: Sessions
     sweep: Sweep
     keys: Keys
@@ -105,6 +112,8 @@ def build_services(
         renters=Renters(database, clock, sandbox_topup),
         jobs=Jobs(database, dispatch, fleet, clock),
         admin=Admin(database, clock),
+        withdrawals=Withdrawals(database, clock),
+        audit=Audit(database),
         sessions=Sessions(database, dispatch, fleet, providers, clock),
         sweep=Sweep(database, dispatch, fleet, providers, clock),
         keys=Keys(database, clock, admin_token),
@@ -166,7 +175,12 @@ class Server:
         ledger_pb2_grpc.add_LedgerServiceServicer_to_server(
             LedgerServicer(services.renters, services.admin), server
         )
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminServicer(services.admin), server)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(
+            AdminServicer(services.admin, services.withdrawals, services.audit), server
+        )
+        withdrawals_pb2_grpc.add_WithdrawalServiceServicer_to_server(
+            WithdrawalServicer(services.withdrawals), server
+        )
         sessions_pb2_grpc.add_SessionServiceServicer_to_server(self._sessions, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (

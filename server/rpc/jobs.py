@@ -11,7 +11,9 @@ from server.domain.errors import invalid_field
 from server.domain.jobs import FINAL
 from server.rpc import convert
 from server.rpc.interceptors import caller
+from server.rpc.operators import operator
 from server.services.jobs import Jobs, Output, check_request
+from server.services.keys import ADMIN
 
 DEFAULT_CONTENT_TYPE = "text/plain; charset=utf-8"
 
@@ -39,7 +41,8 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         return convert.explanation(await self._jobs.explain(caller(), request.job_id))
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.CancelJobResponse:
-        job = await self._jobs.cancel(caller(), request.job_id)
+        by = operator(context) if caller().role == ADMIN else None
+        job = await self._jobs.cancel(caller(), request.job_id, by)
         return pb.CancelJobResponse(success=True, job=convert.job(job))
 
 

@@ -15,6 +15,7 @@ from server.domain.placement import Wants
 from server.domain.providers import AccountState, ProviderStatus, is_live, status
 from server.domain.queue import Prospect
 from server.domain.sessions import CancelRun
+from server.services.audit import Operator
 from server.services.dispatch import Dispatch
 from server.services.explain import Explanation, explain, place_in_queue
 from server.services.fleet import Fleet
@@ -85,9 +86,12 @@ class Jobs:
             raise _gone(output.job)
         return output
 
-    async def cancel(self, caller: Caller, job_id: str) -> Job:
-        """Ends a job, or asks its daemon to. Raises JOB_ALREADY_FINAL, JOB_NOT_FOUND, NOT_OWNER."""
-        job, provider_id = await self._database.run(lambda: self._cancel(caller, job_id))
+    async def cancel(self, caller: Caller, job_id: str, operator: Operator | None = None) -> Job:
+        """Ends a job, or asks its daemon to; an operator's doing is noted.
+
+        Raises JOB_ALREADY_FINAL, JOB_NOT_FOUND, NOT_OWNER.
+        """
+        job, provider_id = await self._database.run(lambda: self._cancel(caller, job_id, operator))
         if provider_id is not None:
             # The daemon knows its lease by its secret, which only it and the offer had.
             self._dispatch.cancel(provider_id, CancelRun(LeaseRef(job_id, job.lease_epoch, b"")))
@@ -151,7 +155,7 @@ class Jobs:
         if provider.models_reported:
             _check_serves(provider, request)
 
-    def _cancel(self, caller: Caller, job_id: str) -> tuple[Job, int | None]:
+    def _cancel(self, caller: Caller, job_id: str, operator: Operator | None) -> tuple[Job, int | None]:
         jobs.lock(job_id)
         job = _visible(caller, job_id)
         if job.state in FINAL:
@@ -161,14 +165,14 @@ class Jobs:
                 status=job.state.value,
             )
         if job.state is JobState.RUNNING:
-            jobs.request_cancel(job, ms(self._clock))
+            jobs.request_cancel(job, now_ms)
         else:
-            now_ms = ms(self._clock)
             if lease := leases.get(job_id, job.lease_epoch):
                 leases.end(lease, LeaseOutcome.CANCELLED, now_ms)
             settle(
                 job,
                 JobEvent.CANCEL,
+        now_ms = ms(self._clock)
                 now_ms,
                 failure_reason=FailureReason.CANCELLED,
                 failure_message="cancelled before it ran",
@@ -191,8 +195,15 @@ def check_request(request: JobRequest) -> None:
     if not prompt.strip() and not messages:
         raise invalid_field("params.prompt", "llm-inference needs a prompt, or params.messages")
     for index, message in enumerate(messages):
+        if operator is not None:
+            operator.note("job.cancel", job_id, _told(job), _told(after), now_ms)
         if message.get("role") not in {"system", "user", "assistant"}:
             raise invalid_field(f"params.messages[{index}].role", "must be one of: system, user, assistant")
+
+def _told(job: Job) -> dict[str, object]:
+    """What the audit log says of a job."""
+    return {"status": job.state.value, "cancel_requested": job.cancel_requested}
+
 
 
 def _check_serves(provider: accounts.ProviderRow, request: JobRequest) -> None:

@@ -86,7 +86,7 @@ class Providers:
         """The provider's own profile."""
 
         def read() -> ProviderProfile:
-            provider = _existing(provider_id)
+            provider = existing(provider_id)
             last_ms = self._fleet.last_heartbeat_ms(provider_id, provider.last_heartbeat_ms)
             own = rules.provider(provider_id)
             return ProviderProfile(
@@ -104,8 +104,8 @@ class Providers:
 
     async def heartbeat(self, provider_id: int, gpu_status: dict[str, Any]) -> ProviderStatus:
         """A heartbeat by POST. Raises PROVIDER_SUSPENDED, PROVIDER_NOT_APPROVED."""
-        provider = await self._database.read(lambda: _existing(provider_id))
-        refuse_shut_out(provider)
+        provider = await self._database.read(lambda: existing(provider_id))
+        refuse_shut_out(provider.state)
         await self.record_beat(provider_id, gpu_status, renews=False)
         return self._status(provider, ms(self._clock))
 
@@ -164,16 +164,19 @@ class Providers:
         return status(provider.state, is_live(last_ms, ms(self._clock)), provider.draining)
 
 
-def refuse_shut_out(provider: ProviderRow) -> None:
+def refuse_shut_out(state: AccountState) -> None:
     """Raises when an operator keeps the provider out."""
-    if provider.state is AccountState.SUSPENDED:
+    if state is AccountState.SUSPENDED:
         raise DomainError(Reason.PROVIDER_SUSPENDED, "this provider is suspended; write to the operator")
-    if provider.state is AccountState.PENDING_APPROVAL:
+    if state is AccountState.PENDING_APPROVAL:
         raise DomainError(Reason.PROVIDER_NOT_APPROVED, "this provider waits for an operator's approval")
 
 
-def _existing(provider_id: int) -> ProviderRow:
+def existing(provider_id: int) -> ProviderRow:
+    """One provider. Raises PROVIDER_NOT_FOUND."""
     provider = accounts.provider(provider_id)
     if provider is None:
-        raise DomainError(Reason.PROVIDER_NOT_FOUND, f"no provider {provider_id}")
+        raise DomainError(
+            Reason.PROVIDER_NOT_FOUND, f"provider_id: no provider {provider_id}", field="provider_id"
+        )
     return provider

@@ -241,7 +241,7 @@ class Session:
         """Counts the session, then compares what the daemon holds with what is on record."""
         provider = accounts.provider(self._provider_id)
         assert provider is not None, "a key without its provider"
-        refuse_shut_out(provider)
+        refuse_shut_out(provider.state)
         now_ms = ms(self._owner.clock)
         epoch = accounts.open_session(self._provider_id, hello.job_types, now_ms)
         self._session_epoch = epoch  # ``end`` knows it, should the stream break now

@@ -23,6 +23,7 @@ from dcp.v1 import (
     renters_pb2_grpc,
     sessions_pb2,
     sessions_pb2_grpc,
+    withdrawals_pb2_grpc,
 )
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
@@ -213,6 +214,7 @@ class Market:
         self.renter_service = renters_pb2_grpc.RenterServiceStub(channel)
         self.session_service = sessions_pb2_grpc.SessionServiceStub(channel)
         self._streams: list[Any] = []
+        self.withdrawal_service = withdrawals_pb2_grpc.WithdrawalServiceStub(channel)
         self._stopped = False
         self._parties = 0
 

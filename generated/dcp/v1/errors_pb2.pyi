@@ -113,6 +113,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The amount would bring the account past what the ledger can hold."""
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 39
     """The database cannot be reached now. Nothing was changed; try again."""
+    ERROR_REASON_WITHDRAWAL_NOT_FOUND: _ErrorReason.ValueType  # 40
+    """No withdrawal request has this id."""
+    ERROR_REASON_WITHDRAWAL_OPEN: _ErrorReason.ValueType  # 41
+    """The provider has a withdrawal request that has not ended; it may have one at a time."""
+    ERROR_REASON_EARNINGS_TOO_LOW: _ErrorReason.ValueType  # 42
+    """The provider can withdraw less than it asks for; the facts tell how much less."""
+    ERROR_REASON_WRONG_STATE: _ErrorReason.ValueType  # 43
+    """What is asked cannot be done to something in this state; `status` tells the state."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The stable causes of errors. Names are part of the contract: they are added,
@@ -199,6 +207,14 @@ ERROR_REASON_AMOUNT_TOO_LARGE: ErrorReason.ValueType  # 38
 """The amount would bring the account past what the ledger can hold."""
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 39
 """The database cannot be reached now. Nothing was changed; try again."""
+ERROR_REASON_WITHDRAWAL_NOT_FOUND: ErrorReason.ValueType  # 40
+"""No withdrawal request has this id."""
+ERROR_REASON_WITHDRAWAL_OPEN: ErrorReason.ValueType  # 41
+"""The provider has a withdrawal request that has not ended; it may have one at a time."""
+ERROR_REASON_EARNINGS_TOO_LOW: ErrorReason.ValueType  # 42
+"""The provider can withdraw less than it asks for; the facts tell how much less."""
+ERROR_REASON_WRONG_STATE: ErrorReason.ValueType  # 43
+"""What is asked cannot be done to something in this state; `status` tells the state."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -94,6 +94,8 @@ class _FormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Format.ValueTy
     """An e-mail address."""
     FORMAT_PHONE: _Format.ValueType  # 2
     """A telephone number in international form, such as +966500000000."""
+    FORMAT_IBAN: _Format.ValueType  # 3
+    """A Saudi IBAN with right check digits; spaces and case do not matter."""
 
 class Format(_Format, metaclass=_FormatEnumTypeWrapper):
     """A form that a text field must have."""
@@ -104,6 +106,8 @@ FORMAT_EMAIL: Format.ValueType  # 1
 """An e-mail address."""
 FORMAT_PHONE: Format.ValueType  # 2
 """A telephone number in international form, such as +966500000000."""
+FORMAT_IBAN: Format.ValueType  # 3
+"""A Saudi IBAN with right check digits; spaces and case do not matter."""
 Global___Format: _TypeAlias = Format  # noqa: Y015
 
 @_typing.final
