@@ -26,11 +26,14 @@ from grpc_reflection.v1alpha import reflection
 from server.clock import Clock, SystemClock
 from server.config import Config, ConfigError
 from server.domain.leases import MAX_OUTPUT_BYTES
+from server.domain.limits import OFF, Limits
 from server.loops import sweep_forever
+from server.rpc.addresses import Addresses
 from server.rpc.admin import AdminServicer
 from server.rpc.interceptors import Authentication
 from server.rpc.jobs import JobServicer
 from server.rpc.ledger import LedgerServicer
+from server.rpc.limits import RateLimits
 from server.rpc.providers import ProviderServicer
 from server.rpc.renters import RenterServicer
 from server.rpc.sessions import SessionServicer
@@ -102,20 +105,22 @@ def build_services(
     admin_token: str | None,
     sandbox_topup: bool,
     max_output_bytes: int = MAX_OUTPUT_BYTES,
+    limits: Limits = OFF,
 ) -> Services:
     """Wires the use cases to one database, clock and fleet."""
     fleet = Fleet()
     dispatch = Dispatch(database, fleet, clock, max_output_bytes)
     providers = Providers(database, fleet, clock)
+    sessions = Sessions(database, dispatch, fleet, providers, clock, limits.streams)
     return Services(
         providers=providers,
         renters=Renters(database, clock, sandbox_topup),
-        jobs=Jobs(database, dispatch, fleet, clock),
+        jobs=Jobs(database, dispatch, fleet, clock, limits.open_jobs),
         admin=Admin(database, clock),
         withdrawals=Withdrawals(database, clock),
         audit=Audit(database),
-        sessions=Sessions(database, dispatch, fleet, providers, clock),
-        sweep=Sweep(database, dispatch, fleet, providers, clock),
+        sessions=sessions,
+        sweep=Sweep(database, dispatch, fleet, providers, sessions, clock),
         keys=Keys(database, clock, admin_token),
         fleet=fleet,
     )
@@ -142,8 +147,14 @@ class Server:
             self._config.admin_token,
             self._config.sandbox_topup,
             self._config.max_output_bytes,
+            self._config.limits,
         )
-        self._grpc = grpc.aio.server(interceptors=[Authentication(self.services.keys)], options=GRPC_OPTIONS)
+        door = Authentication(
+            self.services.keys,
+            RateLimits(self._config.limits, self._clock),
+            Addresses(self._config.trusted_proxies),
+        )
+        self._grpc = grpc.aio.server(interceptors=[door], options=GRPC_OPTIONS)
         self._register()
         self.address = self._listen()
         await self._grpc.start()

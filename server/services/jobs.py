@@ -25,6 +25,7 @@ from server.store import accounts, jobs, leases, ledger
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
+OPEN_JOBS_RETRY_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +39,20 @@ class Output:
 class Jobs:
     """The use cases of jobs."""
 
-    def __init__(self, database: Database, dispatch: Dispatch, fleet: Fleet, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, dispatch: Dispatch, fleet: Fleet, clock: Clock, max_open_jobs: int = 0
+    ) -> None:
         self._database = database
         self._dispatch = dispatch
         self._fleet = fleet
         self._clock = clock
+        self._max_open_jobs = max_open_jobs
 
     async def submit(self, renter_id: int, request: JobRequest) -> Job:
         """Holds the greatest cost, stores the job and leases it to a free provider, in one transaction.
 
         Raises INSUFFICIENT_BALANCE, RENTER_SUSPENDED, PROVIDER_NOT_FOUND, PROVIDER_UNAVAILABLE,
-        MODEL_NOT_SERVED, JOB_TYPE_NOT_SERVED, IDEMPOTENCY_CLASH.
+        MODEL_NOT_SERVED, JOB_TYPE_NOT_SERVED, IDEMPOTENCY_CLASH, RATE_LIMITED.
         """
         wants = Wants(request.job_type, request.model, request.gpu_model, request.min_vram_mib)
         provider_id = request.provider_id or self._dispatch.place(wants)
@@ -110,6 +114,7 @@ class Jobs:
             earlier := jobs.by_idempotency_key(renter_id, request.idempotency_key)
         ):
             return _replayed(earlier, request), []
+        self._check_open_jobs(renter_id)
         if request.provider_id is not None:
             self._check_provider(request.provider_id, request)
         now_ms = ms(self._clock)
@@ -131,6 +136,17 @@ class Jobs:
         assert job is not None
         log.info("submitted job_id=%s state=%s hold_halala=%d", job_id, job.state, hold)
         return job, offers
+
+    def _check_open_jobs(self, renter_id: int) -> None:
+        """Raises RATE_LIMITED. The renter's row is locked, so no other submit comes in between."""
+        most = self._max_open_jobs
+        if most and ledger.open_holds(renter_id) >= most:
+            raise DomainError(
+                Reason.RATE_LIMITED,
+                f"{most} jobs of this account have not ended, the most that it may have at once; "
+                "wait until one ends, or cancel one",
+                retry_after_seconds=OPEN_JOBS_RETRY_SECONDS,
+            )
 
     def _check_provider(self, provider_id: int, request: JobRequest) -> None:
         provider = accounts.provider(provider_id)
@@ -157,6 +173,7 @@ class Jobs:
 
     def _cancel(self, caller: Caller, job_id: str, operator: Operator | None) -> tuple[Job, int | None]:
         jobs.lock(job_id)
+        now_ms = ms(self._clock)
         job = _visible(caller, job_id)
         if job.state in FINAL:
             raise DomainError(
@@ -172,14 +189,20 @@ class Jobs:
             settle(
                 job,
                 JobEvent.CANCEL,
-        now_ms = ms(self._clock)
                 now_ms,
                 failure_reason=FailureReason.CANCELLED,
                 failure_message="cancelled before it ran",
             )
         after = jobs.get(job_id)
         assert after is not None
+        if operator is not None:
+            operator.note("job.cancel", job_id, _told(job), _told(after), now_ms)
         return after, None if job.state is JobState.QUEUED else job.provider_id
+
+
+def _told(job: Job) -> dict[str, object]:
+    """What the audit log says of a job."""
+    return {"status": job.state.value, "cancel_requested": job.cancel_requested}
 
 
 def check_request(request: JobRequest) -> None:
@@ -195,15 +218,8 @@ def check_request(request: JobRequest) -> None:
     if not prompt.strip() and not messages:
         raise invalid_field("params.prompt", "llm-inference needs a prompt, or params.messages")
     for index, message in enumerate(messages):
-        if operator is not None:
-            operator.note("job.cancel", job_id, _told(job), _told(after), now_ms)
         if message.get("role") not in {"system", "user", "assistant"}:
             raise invalid_field(f"params.messages[{index}].role", "must be one of: system, user, assistant")
-
-def _told(job: Job) -> dict[str, object]:
-    """What the audit log says of a job."""
-    return {"status": job.state.value, "cancel_requested": job.cancel_requested}
-
 
 
 def _check_serves(provider: accounts.ProviderRow, request: JobRequest) -> None:

@@ -58,6 +58,7 @@ class KeyOwner:
 
     role: str
     owner_id: int
+    key_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ _beat = Statement(
     )
 )
 _find_key = Statement(
-    lambda: ApiKey.select(ApiKey.role, ApiKey.owner_id).where(
+    lambda: ApiKey.select(ApiKey.role, ApiKey.owner_id, ApiKey.id).where(
         ApiKey.sha256 == arg("sha256"), ApiKey.revoked_ms.is_null()
     )
 )
@@ -151,6 +152,16 @@ def find_key(sha256: bytes) -> KeyOwner | None:
     """The owner of a key that was not revoked."""
     row = _find_key.one(sha256=sha256)
     return KeyOwner(*row) if row else None
+
+
+def admitted_providers(key_ids: Sequence[int]) -> dict[int, AccountState]:
+    """The state of the provider behind each of these keys; a revoked key is left out."""
+    query = (
+        ApiKey.select(ApiKey.id, Provider.state)
+        .join(Provider, on=ApiKey.owner_id == Provider.id)
+        .where(ApiKey.id.in_(list(key_ids)), ApiKey.role == "provider", ApiKey.revoked_ms.is_null())
+    )
+    return {int(key_id): AccountState(state) for key_id, state in tuples(query)}
 
 
 def provider(provider_id: int) -> ProviderRow | None:

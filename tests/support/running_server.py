@@ -31,6 +31,7 @@ from grpc_status import rpc_status
 from server.app import Server
 from server.config import Config
 from server.domain.leases import MAX_OUTPUT_BYTES
+from server.domain.limits import OFF, Limits
 from server.store.models import Provider, Renter
 from tests.support.manual_clock import ManualClock
 
@@ -213,8 +214,8 @@ class Market:
         self.provider_service = providers_pb2_grpc.ProviderServiceStub(channel)
         self.renter_service = renters_pb2_grpc.RenterServiceStub(channel)
         self.session_service = sessions_pb2_grpc.SessionServiceStub(channel)
-        self._streams: list[Any] = []
         self.withdrawal_service = withdrawals_pb2_grpc.WithdrawalServiceStub(channel)
+        self._streams: list[Any] = []
         self._stopped = False
         self._parties = 0
 
@@ -361,9 +362,10 @@ async def running(
     admin_token: str | None = ADMIN_TOKEN,
     sandbox_topup: bool = False,
     max_output_bytes: int = MAX_OUTPUT_BYTES,
+    limits: Limits = OFF,
 ) -> AsyncIterator[Market]:
-    """A server on 127.0.0.1 until the block ends."""
-    config = Config(url, "127.0.0.1:0", admin_token, sandbox_topup, None, "INFO", max_output_bytes)
+    """A server on 127.0.0.1 until the block ends; without limits, as the clock fills no bucket by itself."""
+    config = Config(url, "127.0.0.1:0", admin_token, sandbox_topup, None, "INFO", max_output_bytes, limits)
     server = Server(config, clock)
     await server.start()
     async with grpc.aio.insecure_channel(

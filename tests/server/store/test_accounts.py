@@ -45,7 +45,7 @@ async def test_provider_and_renter_may_share_an_address(database: Database) -> N
 
 async def test_key_is_found_by_its_digest_alone(database: Database) -> None:
     await database.run(lambda: accounts.add_key("renter", 7, b"d" * 32, "last", NOW_MS))
-    assert await database.read(lambda: accounts.find_key(b"d" * 32)) == KeyOwner("renter", 7)
+    assert await database.read(lambda: accounts.find_key(b"d" * 32)) == KeyOwner("renter", 7, 1)
     assert await database.read(lambda: accounts.find_key(b"e" * 32)) is None
 
 
