@@ -47,6 +47,7 @@ KNOWN = frozenset(variable.name for variable in VARIABLES) | {
     "DCP_GRPC_LISTEN",
     "DCP_ADMIN_TOKEN",
     "DCP_SANDBOX_TOPUP",
+    "DCP_PROVIDER_APPROVAL",
     "DCP_MAX_OUTPUT_BYTES",
     "DCP_MAX_OPEN_JOBS",
     "DCP_MAX_STREAMS",

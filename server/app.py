@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import grpc
 from dcp.v1 import (
+    accounts_pb2_grpc,
     admin_pb2_grpc,
     jobs_pb2_grpc,
     ledger_pb2_grpc,
@@ -28,6 +29,7 @@ from server.config import Config, ConfigError
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import OFF, Limits
 from server.loops import sweep_forever
+from server.rpc.accounts import AccountServicer
 from server.rpc.addresses import Addresses
 from server.rpc.admin import AdminServicer
 from server.rpc.interceptors import Authentication
@@ -38,6 +40,7 @@ from server.rpc.providers import ProviderServicer
 from server.rpc.renters import RenterServicer
 from server.rpc.sessions import SessionServicer
 from server.rpc.withdrawals import WithdrawalServicer
+from server.services.accounts import Accounts
 from server.services.admin import Admin
 from server.services.audit import Audit
 from server.services.dispatch import Dispatch
@@ -57,6 +60,7 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 STOP_GRACE_SECONDS = 5.0
 SERVICES = (
+    "dcp.v1.AccountService",
     "dcp.v1.AdminService",
     "dcp.v1.JobService",
     "dcp.v1.LedgerService",
@@ -93,6 +97,7 @@ class Services:
     admin: Admin
     withdrawals: Withdrawals
     audit: Audit
+    accounts: Accounts
     sessions: Sessions
     sweep: Sweep
     keys: Keys
@@ -106,11 +111,12 @@ def build_services(
     sandbox_topup: bool,
     max_output_bytes: int = MAX_OUTPUT_BYTES,
     limits: Limits = OFF,
+    provider_approval: bool = False,
 ) -> Services:
     """Wires the use cases to one database, clock and fleet."""
     fleet = Fleet()
     dispatch = Dispatch(database, fleet, clock, max_output_bytes)
-    providers = Providers(database, fleet, clock)
+    providers = Providers(database, fleet, clock, provider_approval)
     sessions = Sessions(database, dispatch, fleet, providers, clock, limits.streams)
     return Services(
         providers=providers,
@@ -119,6 +125,7 @@ def build_services(
         admin=Admin(database, clock),
         withdrawals=Withdrawals(database, clock),
         audit=Audit(database),
+        accounts=Accounts(database, fleet, providers, sessions, clock),
         sessions=sessions,
         sweep=Sweep(database, dispatch, fleet, providers, sessions, clock),
         keys=Keys(database, clock, admin_token),
@@ -148,6 +155,7 @@ class Server:
             self._config.sandbox_topup,
             self._config.max_output_bytes,
             self._config.limits,
+            self._config.provider_approval,
         )
         door = Authentication(
             self.services.keys,
@@ -186,6 +194,7 @@ class Server:
         ledger_pb2_grpc.add_LedgerServiceServicer_to_server(
             LedgerServicer(services.renters, services.admin), server
         )
+        accounts_pb2_grpc.add_AccountServiceServicer_to_server(AccountServicer(services.accounts), server)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(
             AdminServicer(services.admin, services.withdrawals, services.audit), server
         )

@@ -43,6 +43,9 @@ VARIABLES = (
     ),
     Variable("DCP_GRPC_LISTEN", "127.0.0.1:50051", "address and port for gRPC; port 0 takes a free one"),
     Variable("DCP_ADMIN_TOKEN", "", "the operator's token; unset: admin routes answer 503"),
+    Variable(
+        "DCP_PROVIDER_APPROVAL", "false", "true keeps new providers out until an operator approves them"
+    ),
     Variable("DCP_SANDBOX_TOPUP", "false", "true lets renters top up their own wallets with play money"),
     Variable(
         "DCP_MAX_OUTPUT_BYTES",
@@ -101,6 +104,8 @@ class Config:
     """How much each caller may ask for."""
     trusted_proxies: tuple[Network, ...] = ()
     """Whose word is taken for where a call comes from, beside this machine's own."""
+    provider_approval: bool = False
+    """New providers wait for an operator's approval."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
@@ -114,6 +119,7 @@ class Config:
             database_url=value["DCP_DATABASE_URL"],
             listen=_listen(value["DCP_GRPC_LISTEN"], plain=tls is None),
             admin_token=_token(value["DCP_ADMIN_TOKEN"]),
+            provider_approval=_boolean("DCP_PROVIDER_APPROVAL", value["DCP_PROVIDER_APPROVAL"]),
             sandbox_topup=_boolean("DCP_SANDBOX_TOPUP", value["DCP_SANDBOX_TOPUP"]),
             tls=tls,
             log_level=_log_level(value["DCP_LOG_LEVEL"]),

@@ -61,7 +61,7 @@ class Renters:
 
         def read() -> RenterProfile:
             return RenterProfile(
-                _existing(renter_id),
+                existing(renter_id),
                 ledger.balance(rules.renter(renter_id)),
                 ledger.balance(rules.held(renter_id)),
                 ledger.spent(renter_id),
@@ -90,7 +90,7 @@ class Renters:
         now_ms = ms(self._clock)
 
         def add() -> int:
-            _existing(renter_id)
+            existing(renter_id)
             wallet = rules.renter(renter_id)
             ledger.apply([Transfer(kind, EXTERNAL, wallet, amount_halala)], now_ms)
             balance = ledger.balance(wallet)  # locked since the transfer: what it was is known from it
@@ -102,7 +102,8 @@ class Renters:
         return await self._database.run(add)
 
 
-def _existing(renter_id: int) -> RenterRow:
+def existing(renter_id: int) -> RenterRow:
+    """One renter. Raises RENTER_NOT_FOUND."""
     renter = accounts.renter(renter_id)
     if renter is None:
         raise DomainError(Reason.RENTER_NOT_FOUND, f"renter_id: no renter {renter_id}", field="renter_id")

@@ -117,6 +117,12 @@ class Sessions:
         if not self._streams[session.provider_id]:
             del self._streams[session.provider_id]
 
+    def recheck(self, provider_id: int, state: AccountState) -> None:
+        """What was decided about a provider ends its streams, where it must."""
+        for session in list(self.open):
+            if session.provider_id == provider_id:
+                session.recheck(state)
+
     async def check_credentials(self) -> None:
         """Every five minutes ends the streams whose key was revoked, or whose provider is kept out.
 
@@ -251,7 +257,12 @@ class Session:
         log.info("session ended %s", self._who())
 
     def recheck(self, state: AccountState | None) -> None:
-        """Ends the stream unless its provider, found by its key, may still have one; None: no such key."""
+        """Ends the stream unless its provider, found by its key, may still have one; None: no such key.
+
+        A provider that is suspended while it runs a job may finish it: its stream ends after that.
+        """
+        if state is AccountState.SUSPENDED and self._half.is_at_work():
+            return
         try:
             if state is None:
                 raise DomainError(Reason.INVALID_CREDENTIAL, "this key is no longer valid")
@@ -280,7 +291,7 @@ class Session:
 
     async def _open(self, hello: Hello) -> None:
         owner = self._owner
-        epoch, kept = await self._run(lambda: self._record_hello(hello))
+        epoch, kept, state = await self._run(lambda: self._record_hello(hello))
         status = hello.gpu_status
         self._presence = Presence(
             self.provider_id,
@@ -292,6 +303,7 @@ class Session:
             hello.models,
             str(status.get("gpu_name", "")),
             int(status.get("gpu_vram_mib", 0)),
+            state=state,
         )
         await owner.providers.record_beat(self.provider_id, status, renews=True)
         older = owner.fleet.join(self._presence)
@@ -312,11 +324,12 @@ class Session:
                 self.push(CancelRun(lease.ref))
         await owner.dispatch.fill(self.provider_id)
 
-    def _record_hello(self, hello: Hello) -> tuple[int, list[tuple[Kept, bool]]]:
+    def _record_hello(self, hello: Hello) -> tuple[int, list[tuple[Kept, bool]], AccountState]:
         """Counts the session, then compares what the daemon holds with what is on record."""
         provider = accounts.provider(self.provider_id)
         assert provider is not None, "a key without its provider"
-        refuse_shut_out(provider.state)
+        if not (provider.state is AccountState.SUSPENDED and leases.count_open(self.provider_id)):
+            refuse_shut_out(provider.state)
         now_ms = ms(self._owner.clock)
         epoch = accounts.open_session(self.provider_id, hello.job_types, now_ms)
         self._session_epoch = epoch  # ``end`` knows it, should the stream break now
@@ -346,13 +359,15 @@ class Session:
                     job.cancel_requested,
                 )
             )
-        return epoch, kept
+        return epoch, kept, provider.state
 
     async def _heartbeat(self, beat: Heartbeat) -> None:
         owner, presence = self._owner, self._presence
         if owner.fleet.get(self.provider_id) is not presence:
             return  # a newer session renews the leases now
         await owner.providers.record_beat(self.provider_id, beat.gpu_status, renews=True)
+        if presence is not None and presence.state is AccountState.SUSPENDED:
+            self.recheck(presence.state)
         if owner.providers.store_is_up:
             self._send(HeartbeatAck(beat.sequence))
         unknown, missing = self._half.reconcile(beat)

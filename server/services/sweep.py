@@ -55,6 +55,8 @@ class Sweep:
     async def tick(self) -> None:
         """Writes waiting heartbeats, ends what time has ended, offers what waits, checks open streams."""
         await self._providers.write_beats()
+        if self._fleet.all():
+            await self._providers.read_states()
         now_ms = ms(self._clock)
         self._fleet.forget_before(now_ms - int(LOST_AFTER_SECONDS * 1000))
         if await self._database.read(lambda: self._is_due(now_ms)):

@@ -102,11 +102,20 @@ _find_key = Statement(
 
 
 def create_provider(
-    *, name: str, email: str, email_key: str, gpu_model: str, os: str, phone: str, now_ms: int
+    *,
+    name: str,
+    email: str,
+    email_key: str,
+    gpu_model: str,
+    os: str,
+    phone: str,
+    now_ms: int,
+    state: AccountState = AccountState.ACTIVE,
 ) -> int:
     """A new provider's id. Raises EMAIL_TAKEN."""
     return _create(
         Provider,
+        state=state.value,
         name=name,
         email=email,
         email_key=email_key,
@@ -221,6 +230,26 @@ def models_of(provider_ids: Sequence[int]) -> dict[int, list[Model]]:
     for row in query:
         found[row.provider_id].append(Model(row.name, row.context_tokens, row.warm))
     return found
+
+
+def set_provider_state(provider_id: int, before: AccountState, after: AccountState) -> bool:
+    """Moves a provider on; False when it is not in the state that it was read in."""
+    query = Provider.update(state=after.value)
+    return bool(query.where(Provider.id == provider_id, Provider.state == before.value).execute())
+
+
+def set_renter_state(renter_id: int, before: AccountState, after: AccountState) -> bool:
+    """Moves a renter on; False when it is not in the state that it was read in."""
+    query = Renter.update(state=after.value)
+    return bool(query.where(Renter.id == renter_id, Renter.state == before.value).execute())
+
+
+def kept_back() -> dict[int, AccountState]:
+    """The connected providers that are not active, with what they are."""
+    query = Provider.select(Provider.id, Provider.state).where(
+        Provider.connected, Provider.state != AccountState.ACTIVE.value
+    )
+    return {int(provider_id): AccountState(state) for provider_id, state in tuples(query)}
 
 
 def replace_models(provider_id: int, models: Iterable[Model]) -> None:

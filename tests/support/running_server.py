@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import grpc
 import pytest
 from dcp.v1 import (
+    accounts_pb2_grpc,
     admin_pb2_grpc,
     errors_pb2,
     jobs_pb2,
@@ -208,6 +209,7 @@ class Market:
         self.server = server
         self.clock = clock
         self.channel = channel
+        self.account_service = accounts_pb2_grpc.AccountServiceStub(channel)
         self.admin_service = admin_pb2_grpc.AdminServiceStub(channel)
         self.job_service = jobs_pb2_grpc.JobServiceStub(channel)
         self.ledger_service = ledger_pb2_grpc.LedgerServiceStub(channel)
@@ -363,9 +365,20 @@ async def running(
     sandbox_topup: bool = False,
     max_output_bytes: int = MAX_OUTPUT_BYTES,
     limits: Limits = OFF,
+    provider_approval: bool = False,
 ) -> AsyncIterator[Market]:
     """A server on 127.0.0.1 until the block ends; without limits, as the clock fills no bucket by itself."""
-    config = Config(url, "127.0.0.1:0", admin_token, sandbox_topup, None, "INFO", max_output_bytes, limits)
+    config = Config(
+        url,
+        "127.0.0.1:0",
+        admin_token,
+        sandbox_topup,
+        None,
+        "INFO",
+        max_output_bytes,
+        limits,
+        provider_approval=provider_approval,
+    )
     server = Server(config, clock)
     await server.start()
     async with grpc.aio.insecure_channel(
