@@ -43,9 +43,7 @@ VARIABLES = (
     ),
     Variable("DCP_GRPC_LISTEN", "127.0.0.1:50051", "address and port for gRPC; port 0 takes a free one"),
     Variable("DCP_ADMIN_TOKEN", "", "the operator's token; unset: admin routes answer 503"),
-    Variable(
-        "DCP_PROVIDER_APPROVAL", "false", "true keeps new providers out until an operator approves them"
-    ),
+    Variable("DCP_PROVIDER_APPROVAL", "false", "true keeps new providers out until an operator admits them"),
     Variable("DCP_SANDBOX_TOPUP", "false", "true lets renters top up their own wallets with play money"),
     Variable(
         "DCP_MAX_OUTPUT_BYTES",
