@@ -64,6 +64,23 @@ class Jobs:
         """One job, for its renter, its provider or an operator. Raises JOB_NOT_FOUND, NOT_OWNER."""
         return await self._database.read(lambda: _visible(caller, job_id))
 
+    async def own(
+        self, renter_id: int, state: JobState | None, before_job_id: str | None, limit: int
+    ) -> tuple[list[Job], str | None]:
+        """One page of a renter's jobs, newest first, and the job to ask for the next page with.
+
+        Raises INVALID_FIELD for a job to begin after that is not the renter's.
+        """
+
+        def read() -> list[Job]:
+            before = jobs.get(before_job_id) if before_job_id is not None else None
+            if before_job_id is not None and (before is None or before.renter_id != renter_id):
+                raise invalid_field("before_job_id", "is no job of yours; send what the last page told")
+            return jobs.page_of_renter(renter_id, state, before, limit + 1)
+
+        found = await self._database.read(read)
+        return found[:limit], found[limit - 1].job_id if len(found) > limit else None
+
     async def prospect(self, job: Job) -> Prospect:
         """Where a queued job stands and when it may start; nothing for any other job, without a look."""
         if job.state is not JobState.QUEUED:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import pytest
 from dcp.v1 import options_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
@@ -49,6 +48,7 @@ OBJECTS = {
     "JobService.GetJobOutput job_id": JOB,
     "JobService.ExplainJob job_id": JOB,
     "JobService.CancelJob job_id": JOB,
+    "JobService.ListOwnJobs before_job_id": FREE,
     "LedgerService.CreditRenter renter_id": RENTER,
     "AdminService.ListAuditEntries object_id": FREE,
     "AdminService.ListAuditEntries before_id": FREE,
@@ -239,7 +239,7 @@ async def by_http(there: World, name: str, credential: str, binding: Binding, ba
 
 
 async def test_every_rpc_admits_its_roles_to_their_own_objects_alone(
-    tmp_path: Path, record_property: pytest.RecordProperty
+    tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     wrong: dict[tuple[str, ...], str] = {}
     grpc_cases = http_cases = 0

@@ -12,6 +12,8 @@ ALTER TABLE withdrawal ADD COLUMN reference TEXT;
 ALTER TABLE withdrawal ADD COLUMN reason TEXT;
 CREATE UNIQUE INDEX withdrawal_open ON withdrawal (provider_id) WHERE state IN ('pending', 'processing');
 CREATE INDEX withdrawal_of_provider ON withdrawal (provider_id, id);
+CREATE INDEX job_of_renter ON job (renter_id, created_ms, job_id);
+DROP INDEX job_renter;
 CREATE INDEX provider_kept_back ON provider (id) WHERE connected AND state <> 'active';
 CREATE TABLE audit_entry (
     id {pk},

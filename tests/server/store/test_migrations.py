@@ -156,6 +156,10 @@ async def test_postgres_itself_refuses_to_empty_the_transfers(postgres: Postgres
             "ORDER BY ended_ms DESC LIMIT 50",
             "lease_history",
         ),
+        (
+            "SELECT job_id FROM job WHERE renter_id = 1 ORDER BY created_ms DESC, job_id DESC",
+            "job_of_renter",
+        ),
         ("SELECT id FROM withdrawal WHERE provider_id = 1 ORDER BY id DESC", "withdrawal_of_provider"),
         (
             "SELECT id FROM audit_entry WHERE object = 'job' AND object_id = '1' ORDER BY id DESC",
