@@ -76,6 +76,9 @@ async def serve(config: Config, listener: socket.socket) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
+            # uvicorn would believe every process on this machine, and a variable of the environment.
+            proxy_headers=bool(config.trusted_proxies),
+            forwarded_allow_ips=list(config.trusted_proxies),
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
         await Server(settings, address).serve(sockets=[listener])

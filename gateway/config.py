@@ -19,8 +19,10 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 # nobody knows is a misspelling.
 KNOWN = frozenset(
     (
+        *("DCP_PROVIDER_APPROVAL",),
         *("DCP_DATABASE_URL", "DCP_GRPC_LISTEN", "DCP_ADMIN_TOKEN", "DCP_SANDBOX_TOPUP"),
-        "DCP_MAX_OUTPUT_BYTES",
+        *("DCP_MAX_OUTPUT_BYTES", "DCP_MAX_OPEN_JOBS", "DCP_MAX_STREAMS", "DCP_TRUSTED_PROXIES"),
+        *("DCP_LIMIT_KEY", "DCP_LIMIT_ADDRESS", "DCP_LIMIT_REGISTRATIONS", "DCP_LIMIT_FAILED_KEYS"),
         *("DCP_HTTP_LISTEN", "DCP_SERVER", "DCP_PROVIDER_KEY", "DCP_STATE_DIR", "DCP_MODELS"),
         *("DCP_TLS_CERT", "DCP_TLS_KEY", "DCP_TLS_CA", "DCP_INSECURE", "DCP_LOG_LEVEL"),
     )
@@ -40,6 +42,11 @@ VARIABLES = (
     Variable("DCP_SERVER", "127.0.0.1:50051", "the server, as host:port"),
     Variable("DCP_TLS_CA", "", "file with the certificates that the server's is checked against, in PEM"),
     Variable("DCP_INSECURE", "false", "true allows a server on another machine without TLS"),
+    Variable(
+        "DCP_TRUSTED_PROXIES",
+        "",
+        "addresses and networks, separated by commas, whose X-Forwarded-For is believed; here: of proxies",
+    ),
     Variable("DCP_LOG_LEVEL", "info", "debug, info, warning or error"),
 )
 
@@ -85,6 +92,9 @@ class Config:
     log_level: str = "info"
     """The least level that is logged. DCP_LOG_LEVEL, default info."""
 
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks of the proxies that tell where a request comes from. DCP_TRUSTED_PROXIES, default none."""
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
         """Reads and checks the variables; an empty one counts as unset. Raises ConfigError."""
@@ -96,6 +106,7 @@ class Config:
             tls_ca=_file("DCP_TLS_CA", given["DCP_TLS_CA"]),
             insecure=_choice("DCP_INSECURE", given["DCP_INSECURE"], ("true", "false")) == "true",
             log_level=_choice("DCP_LOG_LEVEL", given["DCP_LOG_LEVEL"].lower(), LOG_LEVELS),
+            trusted_proxies=_networks("DCP_TRUSTED_PROXIES", given["DCP_TRUSTED_PROXIES"]),
         )
         if not (config.tls_ca or config.insecure or config.server.is_loopback):
             raise ConfigError(
@@ -128,6 +139,13 @@ def _choice(name: str, text: str, allowed: tuple[str, ...]) -> str:
     if text not in allowed:
         raise ConfigError(f"{name}={text!r} is not understood: set it to one of {', '.join(allowed)}")
     return text
+
+
+def _networks(name: str, text: str) -> tuple[str, ...]:
+    try:
+        return tuple(str(ipaddress.ip_network(part.strip())) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}: write networks such as 10.1.2.3,10.8.0.0/16") from None
 
 
 def _file(name: str, text: str) -> Path | None:

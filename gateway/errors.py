@@ -87,6 +87,7 @@ class ApiError(Exception):
         headers = list(self._headers)
         if self.status in (429, 503):
             headers.append(("retry-after", str(self.facts.get("retry_after_seconds", 1))))
+        headers += _rate_headers(self.facts)
         if self.status == 401:
             headers.append(("www-authenticate", "Bearer"))
         return headers
@@ -95,6 +96,17 @@ class ApiError(Exception):
         """The error as JSON. A fault of ours carries the id under which it is logged."""
         facts = {**self.facts, "request_id": request_id} if self.code == "INTERNAL" else self.facts
         return orjson.dumps({"error": self.text, "code": self.code, **facts})
+
+
+def _rate_headers(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The limit that was met, as draft-ietf-httpapi-ratelimit-headers-10 writes it; none without one."""
+    if "limit_per_minute" not in facts:
+        return []
+    name, seconds = facts["limit"], facts["retry_after_seconds"]
+    return [
+        ("ratelimit-policy", f'"{name}";q={facts["limit_per_minute"]};w=60'),
+        ("ratelimit", f'"{name}";r=0;t={seconds}'),
+    ]
 
 
 def from_rpc(error: grpc.aio.AioRpcError) -> ApiError:

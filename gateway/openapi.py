@@ -57,6 +57,9 @@ _INTRODUCTION = (
     f"`{credentials.QUERY_NAME}`, or as `{credentials.BODY_NAME}` in a JSON body.",
 )
 
+_POLICY = "The limit that was met: its name, the number of requests `q`, and the seconds `w` they are for."
+_LIMIT = "What is left of the limit that was met: nothing, `r=0`, and the seconds `t` until there is."
+
 _SUCCESS_TEXTS = {
     200: "Done.",
     201: "Created.",
@@ -228,6 +231,11 @@ class _Document:
             seconds = {"type": "integer", "minimum": 0}
             text = self._say("Seconds to wait.")
             failure["headers"] = {"Retry-After": {"description": text, "schema": seconds}}
+        if status == 429:
+            failure["headers"] |= {
+                "RateLimit-Policy": {"description": self._say(_POLICY), "schema": {"type": "string"}},
+                "RateLimit": {"description": self._say(_LIMIT), "schema": {"type": "string"}},
+            }
         return failure
 
     def _error(self) -> Json:
@@ -352,6 +360,8 @@ def _limits(field: FieldDescriptor, rule: options_pb2.FieldRule) -> Json:
         limits["format"] = "email"
     if rule.format == options_pb2.FORMAT_PHONE:
         limits["format"] = "phone"
+    if rule.format == options_pb2.FORMAT_IBAN:
+        limits["format"] = "iban"
     return limits
 
 

@@ -14,6 +14,7 @@ import orjson
 
 from scripts.bench_http import Client
 from scripts.bench_processes import BIN, Program, Programs
+from scripts.market import UNLIMITED
 
 MODEL = "bench/noop"
 SLOTS = 64
@@ -43,6 +44,7 @@ class Market:
                 "DCP_ADMIN_TOKEN": self.admin_token,
                 "DCP_SANDBOX_TOPUP": "true",
                 "DCP_LOG_LEVEL": "warning",
+                **UNLIMITED,
             },
         )
         self.server_address = self.server.wait_for(r"^ready (\S+)$")

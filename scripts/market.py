@@ -21,6 +21,18 @@ from typing import Any
 
 import httpx
 
+# Settings for a market whose callers are all this machine's: a test or a measurement.
+UNLIMITED = dict.fromkeys(
+    (
+        "DCP_LIMIT_KEY",
+        "DCP_LIMIT_ADDRESS",
+        "DCP_LIMIT_REGISTRATIONS",
+        "DCP_LIMIT_FAILED_KEYS",
+        "DCP_MAX_OPEN_JOBS",
+        "DCP_MAX_STREAMS",
+    ),
+    "0",
+)
 READY_SECONDS = 60.0
 STOP_SECONDS = 15.0
 

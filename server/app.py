@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 import grpc
 from dcp.v1 import (
+    accounts_pb2_grpc,
     admin_pb2_grpc,
     jobs_pb2_grpc,
     ledger_pb2_grpc,
     providers_pb2_grpc,
     renters_pb2_grpc,
     sessions_pb2_grpc,
+    withdrawals_pb2_grpc,
 )
 from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -25,15 +27,22 @@ from grpc_reflection.v1alpha import reflection
 from server.clock import Clock, SystemClock
 from server.config import Config, ConfigError
 from server.domain.leases import MAX_OUTPUT_BYTES
+from server.domain.limits import OFF, Limits
 from server.loops import sweep_forever
+from server.rpc.accounts import AccountServicer
+from server.rpc.addresses import Addresses
 from server.rpc.admin import AdminServicer
 from server.rpc.interceptors import Authentication
 from server.rpc.jobs import JobServicer
 from server.rpc.ledger import LedgerServicer
+from server.rpc.limits import RateLimits
 from server.rpc.providers import ProviderServicer
 from server.rpc.renters import RenterServicer
 from server.rpc.sessions import SessionServicer
+from server.rpc.withdrawals import WithdrawalServicer
+from server.services.accounts import Accounts
 from server.services.admin import Admin
+from server.services.audit import Audit
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet
 from server.services.jobs import Jobs
@@ -42,6 +51,7 @@ from server.services.providers import Providers
 from server.services.renters import Renters
 from server.services.sessions import Sessions
 from server.services.sweep import Sweep
+from server.services.withdrawals import Withdrawals
 from server.store import accounts
 from server.store.database import Database
 
@@ -50,12 +60,14 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 STOP_GRACE_SECONDS = 5.0
 SERVICES = (
+    "dcp.v1.AccountService",
     "dcp.v1.AdminService",
     "dcp.v1.JobService",
     "dcp.v1.LedgerService",
     "dcp.v1.ProviderService",
     "dcp.v1.RenterService",
     "dcp.v1.SessionService",
+    "dcp.v1.WithdrawalService",
 )
 # Each of these was an outage of somebody's: see ARCHITECTURE.md, "gRPC settings".
 GRPC_OPTIONS = (
@@ -83,6 +95,9 @@ class Services:
     renters: Renters
     jobs: Jobs
     admin: Admin
+    withdrawals: Withdrawals
+    audit: Audit
+    accounts: Accounts
     sessions: Sessions
     sweep: Sweep
     keys: Keys
@@ -95,18 +110,24 @@ def build_services(
     admin_token: str | None,
     sandbox_topup: bool,
     max_output_bytes: int = MAX_OUTPUT_BYTES,
+    limits: Limits = OFF,
+    provider_approval: bool = False,
 ) -> Services:
     """Wires the use cases to one database, clock and fleet."""
     fleet = Fleet()
     dispatch = Dispatch(database, fleet, clock, max_output_bytes)
-    providers = Providers(database, fleet, clock)
+    providers = Providers(database, fleet, clock, provider_approval)
+    sessions = Sessions(database, dispatch, fleet, providers, clock, limits.streams)
     return Services(
         providers=providers,
         renters=Renters(database, clock, sandbox_topup),
-        jobs=Jobs(database, dispatch, fleet, clock),
+        jobs=Jobs(database, dispatch, fleet, clock, limits.open_jobs),
         admin=Admin(database, clock),
-        sessions=Sessions(database, dispatch, fleet, providers, clock),
-        sweep=Sweep(database, dispatch, fleet, providers, clock),
+        withdrawals=Withdrawals(database, clock),
+        audit=Audit(database),
+        accounts=Accounts(database, fleet, providers, sessions, clock),
+        sessions=sessions,
+        sweep=Sweep(database, dispatch, fleet, providers, sessions, clock),
         keys=Keys(database, clock, admin_token),
         fleet=fleet,
     )
@@ -133,8 +154,15 @@ class Server:
             self._config.admin_token,
             self._config.sandbox_topup,
             self._config.max_output_bytes,
+            self._config.limits,
+            self._config.provider_approval,
         )
-        self._grpc = grpc.aio.server(interceptors=[Authentication(self.services.keys)], options=GRPC_OPTIONS)
+        door = Authentication(
+            self.services.keys,
+            RateLimits(self._config.limits, self._clock),
+            Addresses(self._config.trusted_proxies),
+        )
+        self._grpc = grpc.aio.server(interceptors=[door], options=GRPC_OPTIONS)
         self._register()
         self.address = self._listen()
         await self._grpc.start()
@@ -166,7 +194,13 @@ class Server:
         ledger_pb2_grpc.add_LedgerServiceServicer_to_server(
             LedgerServicer(services.renters, services.admin), server
         )
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminServicer(services.admin), server)
+        accounts_pb2_grpc.add_AccountServiceServicer_to_server(AccountServicer(services.accounts), server)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(
+            AdminServicer(services.admin, services.withdrawals, services.audit), server
+        )
+        withdrawals_pb2_grpc.add_WithdrawalServiceServicer_to_server(
+            WithdrawalServicer(services.withdrawals), server
+        )
         sessions_pb2_grpc.add_SessionServiceServicer_to_server(self._sessions, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (

@@ -5,11 +5,14 @@ from __future__ import annotations
 import ipaddress
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from server.domain.leases import MAX_OUTPUT_BYTES
+from server.domain.limits import Limits
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class ConfigError(ValueError):
@@ -24,17 +27,38 @@ class Variable(NamedTuple):
     meaning: str
 
 
+# The variables of limits, with the fields of Limits that they set.
+_LIMITS = {
+    "DCP_LIMIT_KEY": ("key_per_minute", "calls a minute by one account, with all its keys"),
+    "DCP_LIMIT_ADDRESS": ("address_per_minute", "calls a minute from one address, less its daemons'"),
+    "DCP_LIMIT_REGISTRATIONS": ("registrations_per_minute", "new accounts a minute from one address"),
+    "DCP_LIMIT_FAILED_KEYS": ("failed_keys_per_minute", "unknown keys a minute from one address"),
+    "DCP_MAX_OPEN_JOBS": ("open_jobs", "jobs of one renter that have not ended"),
+    "DCP_MAX_STREAMS": ("streams", "streams of one provider that are open at once"),
+}
+MAX_LIMIT = 1_000_000
 VARIABLES = (
     Variable(
         "DCP_DATABASE_URL", "sqlite:///dcp.sqlite3", "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
     ),
     Variable("DCP_GRPC_LISTEN", "127.0.0.1:50051", "address and port for gRPC; port 0 takes a free one"),
     Variable("DCP_ADMIN_TOKEN", "", "the operator's token; unset: admin routes answer 503"),
+    Variable("DCP_PROVIDER_APPROVAL", "false", "true keeps new providers out until an operator admits them"),
     Variable("DCP_SANDBOX_TOPUP", "false", "true lets renters top up their own wallets with play money"),
     Variable(
         "DCP_MAX_OUTPUT_BYTES",
         str(MAX_OUTPUT_BYTES),
         "the most that is kept of a job's output, and of its log; what is cut is marked",
+    ),
+    *(
+        Variable(name, str(getattr(Limits(), field)), f"{meaning}; 0: any number")
+        for name, (field, meaning) in _LIMITS.items()
+    ),
+    Variable(
+        "DCP_TRUSTED_PROXIES",
+        "",
+        "addresses and networks, separated by commas, whose X-Forwarded-For is believed; "
+        "here: of gateways on other machines",
     ),
     Variable("DCP_TLS_CERT", "", "certificate chain (PEM); unset: plain, loopback addresses only"),
     Variable("DCP_TLS_KEY", "", "private key (PEM) of the certificate"),
@@ -74,6 +98,12 @@ class Config:
     """Of the standard logging levels, in capitals."""
     max_output_bytes: int = MAX_OUTPUT_BYTES
     """The most that is kept of an attempt's output, and of its log, in bytes."""
+    limits: Limits = field(default_factory=Limits)
+    """How much each caller may ask for."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """Whose word is taken for where a call comes from, beside this machine's own."""
+    provider_approval: bool = False
+    """New providers wait for an operator's approval."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
@@ -87,10 +117,13 @@ class Config:
             database_url=value["DCP_DATABASE_URL"],
             listen=_listen(value["DCP_GRPC_LISTEN"], plain=tls is None),
             admin_token=_token(value["DCP_ADMIN_TOKEN"]),
+            provider_approval=_boolean("DCP_PROVIDER_APPROVAL", value["DCP_PROVIDER_APPROVAL"]),
             sandbox_topup=_boolean("DCP_SANDBOX_TOPUP", value["DCP_SANDBOX_TOPUP"]),
             tls=tls,
             log_level=_log_level(value["DCP_LOG_LEVEL"]),
             max_output_bytes=_output_bytes(value["DCP_MAX_OUTPUT_BYTES"]),
+            limits=Limits(**{field: _limit(name, value[name]) for name, (field, _) in _LIMITS.items()}),
+            trusted_proxies=_networks("DCP_TRUSTED_PROXIES", value["DCP_TRUSTED_PROXIES"]),
         )
 
 
@@ -156,6 +189,21 @@ def _output_bytes(text: str) -> int:
     ):
         raise ConfigError(f"DCP_MAX_OUTPUT_BYTES: {text!r} is no number of bytes from {least} to {most}")
     return int(text)
+
+
+def _limit(name: str, text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or len(text) > 7 or int(text) > MAX_LIMIT:
+        raise ConfigError(f"{name}: {text!r} is no number from 0 (any) to {MAX_LIMIT}")
+    return int(text)
+
+
+def _networks(name: str, text: str) -> tuple[Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise ConfigError(
+            f"{name}: {error}; write addresses and networks, such as 10.1.2.3,10.8.0.0/16"
+        ) from None
 
 
 def _log_level(text: str) -> str:

@@ -14,6 +14,8 @@ from enum import StrEnum
 
 from server.domain import pricing
 from server.domain.jobs import Bill
+from server.domain.withdrawals import OPEN as OPEN_WITHDRAWALS
+from server.domain.withdrawals import Withdrawal, WithdrawalState
 
 
 class AccountKind(StrEnum):
@@ -23,6 +25,8 @@ class AccountKind(StrEnum):
     RENTER_HELD = "renter_held"
     PROVIDER = "provider"
     PLATFORM = "platform"
+    # What a provider has asked to withdraw and nobody has paid or refused.
+    WITHDRAWAL = "withdrawal"
 
 
 class TransferKind(StrEnum):
@@ -32,6 +36,9 @@ class TransferKind(StrEnum):
     PAYOUT = "payout"
     FEE = "fee"
     REFUND = "refund"
+    WITHDRAW = "withdraw"
+    WITHDRAWAL_PAID = "withdrawal_paid"
+    WITHDRAWAL_RETURNED = "withdrawal_returned"
 
 
 class HoldState(StrEnum):
@@ -57,6 +64,7 @@ class Transfer:
     credit: Account
     amount_halala: int
     job_id: str | None = None
+    withdrawal_id: int | None = None
 
 
 EXTERNAL = Account(AccountKind.EXTERNAL)
@@ -76,6 +84,29 @@ def held(owner_id: int) -> Account:
 
 def provider(owner_id: int) -> Account:
     return Account(AccountKind.PROVIDER, owner_id)
+
+
+def reserved(owner_id: int) -> Account:
+    """Where a provider's open withdrawal request keeps its amount."""
+    return Account(AccountKind.WITHDRAWAL, owner_id)
+
+
+def withdrawal_transfer(request: Withdrawal) -> Transfer:
+    """What a request moves in the state that it has come to; `processing` moves nothing."""
+    kind, source, target = {
+        WithdrawalState.PENDING: (
+            TransferKind.WITHDRAW,
+            provider(request.provider_id),
+            reserved(request.provider_id),
+        ),
+        WithdrawalState.PAID: (TransferKind.WITHDRAWAL_PAID, reserved(request.provider_id), EXTERNAL),
+        WithdrawalState.REJECTED: (
+            TransferKind.WITHDRAWAL_RETURNED,
+            reserved(request.provider_id),
+            provider(request.provider_id),
+        ),
+    }[request.state]
+    return Transfer(kind, source, target, request.amount_halala, withdrawal_id=request.id)
 
 
 def hold_transfer(renter_id: int, amount_halala: int, job_id: str) -> Transfer:
@@ -124,12 +155,20 @@ class Proof:
     open_holds: int
     open_holds_halala: int
     discrepancies: tuple[str, ...]
+    open_withdrawals: int = 0
+    open_withdrawals_halala: int = 0
 
 
-def prove(balances: dict[Account, int], transfers: Iterable[Transfer], holds: Iterable[StoredHold]) -> Proof:
-    """Replays every transfer from nothing and compares with the stored balances and the holds."""
+def prove(
+    balances: dict[Account, int],
+    transfers: Iterable[Transfer],
+    holds: Iterable[StoredHold],
+    withdrawals: Iterable[Withdrawal] = (),
+) -> Proof:
+    """Replays every transfer from nothing and compares with the balances, the holds and the requests."""
     replayed: Counter[Account] = Counter()
     held_moves: Counter[str] = Counter()
+    withdrawn: Counter[tuple[int, TransferKind]] = Counter()
     count = 0
     wrong: list[str] = []
     for transfer in transfers:
@@ -141,6 +180,8 @@ def prove(balances: dict[Account, int], transfers: Iterable[Transfer], holds: It
         if transfer.job_id is not None:
             into = transfer.kind is TransferKind.HOLD
             held_moves[transfer.job_id] += transfer.amount_halala if into else -transfer.amount_halala
+        if transfer.withdrawal_id is not None:
+            withdrawn[transfer.withdrawal_id, transfer.kind] += transfer.amount_halala
     wrong += _balance_discrepancies(balances, replayed)
     open_by_renter: Counter[int] = Counter()
     open_count = 0
@@ -155,8 +196,46 @@ def prove(balances: dict[Account, int], transfers: Iterable[Transfer], holds: It
         if is_open == hold.job_is_final:
             wrong.append(f"the hold of {hold.job_id} is {hold.state} though its job is not")
     wrong += [f"{job_id} moved money without a hold" for job_id, left in held_moves.items() if left]
-    wrong += _held_discrepancies(replayed, open_by_renter)
-    return Proof(count, sum(replayed.values()), open_count, sum(open_by_renter.values()), tuple(wrong))
+    wrong += _reserve_discrepancies(
+        AccountKind.RENTER_HELD, "renter {} has {} halala held and open holds of {}", replayed, open_by_renter
+    )
+    requests = list(withdrawals)
+    open_requests = [request for request in requests if request.state in OPEN_WITHDRAWALS]
+    wrong += _withdrawal_discrepancies(requests, withdrawn)
+    open_by_provider: Counter[int] = Counter()
+    for request in open_requests:
+        open_by_provider[request.provider_id] += request.amount_halala
+    wrong += _reserve_discrepancies(
+        AccountKind.WITHDRAWAL,
+        "provider {} has {} halala reserved and open withdrawals of {}",
+        replayed,
+        open_by_provider,
+    )
+    return Proof(
+        count,
+        sum(replayed.values()),
+        open_count,
+        sum(open_by_renter.values()),
+        tuple(wrong),
+        len(open_requests),
+        sum(open_by_provider.values()),
+    )
+
+
+def _withdrawal_discrepancies(
+    requests: Iterable[Withdrawal], withdrawn: Counter[tuple[int, TransferKind]]
+) -> list[str]:
+    """Each request moved its amount in once, and out once if it ended, the way that it ended."""
+    expected: Counter[tuple[int, TransferKind]] = Counter()
+    for request in requests:
+        expected[request.id, TransferKind.WITHDRAW] = request.amount_halala
+        if request.state not in OPEN_WITHDRAWALS:
+            expected[request.id, withdrawal_transfer(request).kind] = request.amount_halala
+    return [
+        f"withdrawal {key[0]} moved {withdrawn[key]} halala by {key[1]} and should have moved {expected[key]}"
+        for key in sorted({*expected, *withdrawn})
+        if withdrawn[key] != expected[key]
+    ]
 
 
 def _balance_discrepancies(balances: dict[Account, int], replayed: Counter[Account]) -> list[str]:
@@ -171,10 +250,13 @@ def _balance_discrepancies(balances: dict[Account, int], replayed: Counter[Accou
     return wrong
 
 
-def _held_discrepancies(replayed: Counter[Account], open_by_renter: Counter[int]) -> list[str]:
-    owners = {a.owner_id for a in replayed if a.kind is AccountKind.RENTER_HELD} | set(open_by_renter)
+def _reserve_discrepancies(
+    kind: AccountKind, told: str, replayed: Counter[Account], open_by_owner: Counter[int]
+) -> list[str]:
+    """Each account of a kind that reserves money holds exactly what is open of its owner."""
+    owners = {account.owner_id for account in replayed if account.kind is kind} | set(open_by_owner)
     return [
-        f"renter {owner} has {replayed[held(owner)]} halala held and open holds of {open_by_renter[owner]}"
+        told.format(owner, replayed[Account(kind, owner)], open_by_owner[owner])
         for owner in sorted(owners)
-        if replayed[held(owner)] != open_by_renter[owner]
+        if replayed[Account(kind, owner)] != open_by_owner[owner]
     ]

@@ -16,6 +16,35 @@ class AccountState(StrEnum):
     SUSPENDED = "suspended"
 
 
+class AccountDecision(StrEnum):
+    """What an operator, or for a pause the owner, can do to an account."""
+
+    SUSPEND = "suspend"
+    UNSUSPEND = "unsuspend"
+    APPROVE = "approve"
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
+# A pause may be asked for twice: its owner wants it so, whatever it was. An operator acts on what it saw.
+_NEXT = {
+    (AccountState.ACTIVE, AccountDecision.SUSPEND): AccountState.SUSPENDED,
+    (AccountState.PAUSED, AccountDecision.SUSPEND): AccountState.SUSPENDED,
+    (AccountState.PENDING_APPROVAL, AccountDecision.SUSPEND): AccountState.SUSPENDED,
+    (AccountState.SUSPENDED, AccountDecision.UNSUSPEND): AccountState.ACTIVE,
+    (AccountState.PENDING_APPROVAL, AccountDecision.APPROVE): AccountState.ACTIVE,
+    (AccountState.ACTIVE, AccountDecision.PAUSE): AccountState.PAUSED,
+    (AccountState.PAUSED, AccountDecision.PAUSE): AccountState.PAUSED,
+    (AccountState.PAUSED, AccountDecision.RESUME): AccountState.ACTIVE,
+    (AccountState.ACTIVE, AccountDecision.RESUME): AccountState.ACTIVE,
+}
+
+
+def next_state(state: AccountState, decision: AccountDecision) -> AccountState | None:
+    """What the decision makes of an account; None where it is not allowed."""
+    return _NEXT.get((state, decision))
+
+
 class ProviderStatus(StrEnum):
     ONLINE = "online"
     OFFLINE = "offline"

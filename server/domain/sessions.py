@@ -318,6 +318,10 @@ class ServerSession:
         missing = [held.ref for held in self._held.values() if held.missed >= MISSED_HEARTBEATS]
         return unknown, missing
 
+    def is_at_work(self) -> bool:
+        """Whether the daemon has accepted a lease that has not ended."""
+        return any(held.state is not LeaseState.OFFERED for held in self._held.values())
+
     def dropped(self, lease: LeaseRef) -> None:
         """The lease ended, or the store says that it is not ours: forget it."""
         self._held.pop(_key(lease), None)

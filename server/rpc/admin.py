@@ -7,16 +7,23 @@ from typing import Any
 from dcp.v1 import admin_pb2 as pb
 from dcp.v1 import admin_pb2_grpc
 
+from server.domain.errors import invalid_field
+from server.domain.withdrawals import WithdrawalState
 from server.rpc import convert
+from server.rpc.withdrawals import message
 from server.services.admin import Admin
-from server.store.admin import WithdrawalRow
+from server.services.audit import Audit
+from server.services.withdrawals import Withdrawals
+from server.store.audit import Entry
 
 DEFAULT_PAGE_SIZE = 50
 
 
 class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
-    def __init__(self, admin: Admin) -> None:
+    def __init__(self, admin: Admin, withdrawals: Withdrawals, audit: Audit) -> None:
         self._admin = admin
+        self._withdrawals = withdrawals
+        self._audit = audit
 
     async def GetDashboard(self, request: pb.GetDashboardRequest, context: Any) -> pb.GetDashboardResponse:
         board = await self._admin.dashboard()
@@ -40,30 +47,48 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.ListWithdrawalsRequest, context: Any
     ) -> pb.ListWithdrawalsResponse:
         page, page_size = request.page or 1, request.page_size or DEFAULT_PAGE_SIZE
-        found = await self._admin.withdrawals(page, page_size)
-        count = {state: totals[0] for state, totals in found.totals.items()}
-        amount = {state: totals[1] for state, totals in found.totals.items()}
+        found = await self._withdrawals.overview(page, page_size)
+        count = {state: found.totals.get(state, (0, 0))[0] for state in WithdrawalState}
+        amount = {state: found.totals.get(state, (0, 0))[1] for state in WithdrawalState}
         return pb.ListWithdrawalsResponse(
-            pending=[_withdrawal(row) for row in found.pending],
-            all=[_withdrawal(row) for row in found.page],
+            pending=[message(one) for one in found.pending],
+            all=[message(one) for one in found.page],
             summary=pb.WithdrawalSummary(
-                pending_count=count.get("pending", 0),
-                pending_halala=amount.get("pending", 0),
-                processing_count=count.get("processing", 0),
-                paid_count=count.get("paid", 0),
-                paid_halala=amount.get("paid", 0),
-                rejected_count=count.get("rejected", 0),
+                pending_count=count[WithdrawalState.PENDING],
+                pending_halala=amount[WithdrawalState.PENDING],
+                processing_count=count[WithdrawalState.PROCESSING],
+                paid_count=count[WithdrawalState.PAID],
+                paid_halala=amount[WithdrawalState.PAID],
+                rejected_count=count[WithdrawalState.REJECTED],
             ),
             pagination=pb.Pagination(page=page, page_size=page_size, total=sum(count.values())),
         )
 
+    async def ListAuditEntries(
+        self, request: pb.ListAuditEntriesRequest, context: Any
+    ) -> pb.ListAuditEntriesResponse:
+        if request.object_id and not request.object:
+            raise invalid_field("object", "is needed beside object_id: ids of different kinds may be equal")
+        page = await self._audit.entries(
+            request.object or None,
+            request.object_id or None,
+            request.before_id or None,
+            request.page_size or DEFAULT_PAGE_SIZE,
+        )
+        return pb.ListAuditEntriesResponse(
+            entries=[_entry(entry) for entry in page.rows], next_before_id=page.next_before_id
+        )
 
-def _withdrawal(row: WithdrawalRow) -> pb.Withdrawal:
-    return pb.Withdrawal(
-        id=row.id,
-        provider_id=row.provider_id,
-        amount_halala=row.amount_halala,
-        status=pb.WithdrawalStatus.Value(f"WITHDRAWAL_STATUS_{row.state.upper()}"),
-        iban_last4=row.iban_last4,
-        created_at=convert.timestamp(row.created_ms),
+
+def _entry(entry: Entry) -> pb.AuditEntry:
+    return pb.AuditEntry(
+        id=entry.id,
+        at=convert.timestamp(entry.at_ms),
+        actor=entry.actor,
+        action=entry.action,
+        object=entry.object,
+        object_id=entry.object_id,
+        before=entry.before,
+        after=entry.after,
+        request_id=entry.request_id,
     )

@@ -11,6 +11,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from server.domain.errors import invalid_field
 from server.domain.jobs import (
     LOST_AFTER_SECONDS,
     START_WITHIN_SECONDS,
@@ -30,6 +31,7 @@ from server.services.explain import Attempt, Considered, Explanation
 _JOB_TYPES = {getattr(jobs_pb2, f"JOB_TYPE_{kind.name}"): kind for kind in JobType}
 _JOB_TYPE_NUMBERS = {kind: number for number, kind in _JOB_TYPES.items()}
 _STATES = {state: getattr(jobs_pb2, f"JOB_STATE_{state.name}") for state in JobState}
+_STATE_OF = {number: state for state, number in _STATES.items()}
 _FAILURES = {reason: getattr(jobs_pb2, f"FAILURE_REASON_{reason.name}") for reason in FailureReason}
 _FAILURE_REASONS = {number: reason for reason, number in _FAILURES.items()}
 _CONDITIONS = {one: getattr(jobs_pb2, f"JOB_CONDITION_{one.name}") for one in JobCondition}
@@ -228,6 +230,14 @@ def billing(record: Job) -> jobs_pb2.Billing:
 
 def usage(data: dict[str, Any]) -> jobs_pb2.Usage:
     return ParseDict(data, jobs_pb2.Usage(), ignore_unknown_fields=True)
+
+
+def job_state(number: int) -> JobState:
+    """Raises INVALID_FIELD for a state that this server does not know."""
+    state = _STATE_OF.get(number)
+    if state is None:
+        raise invalid_field("status", f"must be one of: {', '.join(JobState)}")
+    return state
 
 
 def state_number(state: JobState) -> Any:

@@ -6,6 +6,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -13,7 +14,9 @@ from dcp.v1 import options_pb2
 from google.protobuf import descriptor_pool
 
 from server.domain.errors import DomainError, Reason
+from server.rpc.addresses import Addresses
 from server.rpc.errors import to_status
+from server.rpc.limits import RateLimits
 from server.rpc.validate import validate
 from server.services.keys import ADMIN, Caller, Keys
 
@@ -37,15 +40,17 @@ def caller() -> Caller:
 
 
 class Authentication(grpc.aio.ServerInterceptor):
-    """The one door of every method: who calls, the request's limits, and the one way that errors leave.
+    """The one door of every method: how often, who calls, the request's limits, and how errors leave.
 
     A call is let in when its credential has one of the roles that the method's options name; its
     request is checked after that, so that a stranger learns nothing. What the method raises becomes
     a status; a fault of ours is logged under an id and told nothing of.
     """
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: Keys, limits: RateLimits, addresses: Addresses) -> None:
         self._keys = keys
+        self._limits = limits
+        self._addresses = addresses
         self._wrapped: dict[str, Any] = {}
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
@@ -69,11 +74,11 @@ class Authentication(grpc.aio.ServerInterceptor):
 
     def unary(self, method: str, inner: Any) -> Any:
         """A method with one request, behind the door."""
-        roles = roles_of(method)
+        rule = rule_of(method)
 
         async def call(request: Any, context: Any) -> Any:
             try:
-                await self._admit(roles, context)
+                await self._admit(rule, context)
                 validate(request)
                 return await inner(request, context)
             except Exception as error:
@@ -83,37 +88,53 @@ class Authentication(grpc.aio.ServerInterceptor):
 
     def stream(self, method: str, inner: Any) -> Any:
         """A method with a stream of requests, behind the door; it checks each request itself."""
-        roles = roles_of(method)
+        rule = rule_of(method)
 
         async def call(requests: Any, context: Any) -> None:
             try:
-                await self._admit(roles, context)
+                await self._admit(rule, context)
                 await inner(requests, context)
             except Exception as error:
                 await _abort(method, error, context)
 
         return call
 
-    async def _admit(self, roles: frozenset[int], context: Any) -> None:
-        if options_pb2.ROLE_PUBLIC in roles:
+    async def _admit(self, rule: Rule, context: Any) -> None:
+        metadata = context.invocation_metadata()
+        address = self._addresses.of(context.peer(), metadata)
+        self._limits.count_call(rule.rate, address)
+        if rule.is_public:
             return
-        names = {_ROLE_NAMES[role] for role in roles}
+        names = rule.names
         if names == {ADMIN}:
             self._keys.require_admin_configured()
-        credential = find_credential(context.invocation_metadata())
+        credential = find_credential(metadata)
         if credential is None:
             raise DomainError(
                 Reason.MISSING_CREDENTIAL,
                 f"this needs {_or(_A_KEY[name] for name in names)}: send it as Authorization: Bearer KEY, "
                 f"or in the header {_or(_header(name) for name in names)}",
             )
-        found = await self._keys.identify(credential)
+        found = await self._identify(credential, address)
         if found.role not in names:
             raise DomainError(
                 Reason.WRONG_ROLE,
                 f"this needs {_or(_A_KEY[name] for name in names)}, not {_A_KEY[found.role]}",
             )
+        self._limits.count_caller(found)
         _caller.set(found)
+
+    async def _identify(self, credential: str, address: str) -> Caller:
+        """The caller. Who guessed too often is not told whether the next guess is right."""
+        refusal = self._limits.refusal_of_guesses(address)
+        if refusal is not None and not self._keys.remembers(credential):
+            raise refusal
+        try:
+            return await self._keys.identify(credential)
+        except DomainError as error:
+            if error.reason is Reason.INVALID_CREDENTIAL:
+                self._limits.count_failed_key(address)
+            raise
 
 
 async def _abort(method: str, error: Exception, context: Any) -> None:
@@ -130,10 +151,22 @@ async def _abort(method: str, error: Exception, context: Any) -> None:
     await context.abort_with_status(to_status(error))
 
 
-def roles_of(method: str) -> frozenset[int]:
-    """The roles that a method's options name; none for a method without options: nobody may call it."""
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a method's options say of who may call it. Without names nobody may."""
+
+    names: frozenset[str] = frozenset()
+    """The roles, as keys have them."""
+    is_public: bool = False
+    rate: int = options_pb2.RATE_CLASS_UNSPECIFIED
+
+
+def rule_of(method: str) -> Rule:
+    """The rule of a method; a method without options is closed."""
     found = descriptor_pool.Default().FindMethodByName(method.strip("/").replace("/", "."))
-    return frozenset(found.GetOptions().Extensions[options_pb2.method].roles)
+    options = found.GetOptions().Extensions[options_pb2.method]
+    names = frozenset(_ROLE_NAMES[role] for role in options.roles if role in _ROLE_NAMES)
+    return Rule(names, options_pb2.ROLE_PUBLIC in options.roles, options.rate)
 
 
 def find_credential(metadata: Any) -> str | None:

@@ -11,8 +11,11 @@ from server.domain.errors import invalid_field
 from server.domain.jobs import FINAL
 from server.rpc import convert
 from server.rpc.interceptors import caller
+from server.rpc.operators import operator
 from server.services.jobs import Jobs, Output, check_request
+from server.services.keys import ADMIN
 
+DEFAULT_PAGE_SIZE = 50
 DEFAULT_CONTENT_TYPE = "text/plain; charset=utf-8"
 
 
@@ -28,6 +31,13 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         job = await self._jobs.submit(caller().id, wanted)
         return pb.SubmitJobResponse(success=True, job=convert.job(job))
 
+    async def ListOwnJobs(self, request: pb.ListOwnJobsRequest, context: Any) -> pb.ListOwnJobsResponse:
+        state = convert.job_state(request.status) if request.HasField("status") else None
+        found, more = await self._jobs.own(
+            caller().id, state, request.before_job_id or None, request.page_size or DEFAULT_PAGE_SIZE
+        )
+        return pb.ListOwnJobsResponse(jobs=[convert.job(job) for job in found], next_before_job_id=more)
+
     async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:
         job = await self._jobs.get(caller(), request.job_id)
         return pb.GetJobResponse(job=convert.job(job, await self._jobs.prospect(job)))
@@ -39,7 +49,8 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         return convert.explanation(await self._jobs.explain(caller(), request.job_id))
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.CancelJobResponse:
-        job = await self._jobs.cancel(caller(), request.job_id)
+        by = operator(context) if caller().role == ADMIN else None
+        job = await self._jobs.cancel(caller(), request.job_id, by)
         return pb.CancelJobResponse(success=True, job=convert.job(job))
 
 

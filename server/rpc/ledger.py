@@ -7,6 +7,7 @@ from typing import Any
 from dcp.v1 import ledger_pb2 as pb
 from dcp.v1 import ledger_pb2_grpc
 
+from server.rpc.operators import operator
 from server.services.admin import Admin
 from server.services.renters import Renters
 
@@ -17,7 +18,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         self._admin = admin
 
     async def CreditRenter(self, request: pb.CreditRenterRequest, context: Any) -> pb.CreditRenterResponse:
-        balance = await self._renters.credit(request.renter_id, request.amount_halala)
+        balance = await self._renters.credit(operator(context), request.renter_id, request.amount_halala)
         return pb.CreditRenterResponse(success=True, renter_id=request.renter_id, balance_halala=balance)
 
     async def ProveLedger(self, request: pb.ProveLedgerRequest, context: Any) -> pb.ProveLedgerResponse:
@@ -29,4 +30,6 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             open_holds=proof.open_holds,
             open_holds_halala=proof.open_holds_halala,
             discrepancies=proof.discrepancies[:1000],
+            open_withdrawals=proof.open_withdrawals,
+            open_withdrawals_halala=proof.open_withdrawals_halala,
         )

@@ -7,6 +7,7 @@ from typing import Any
 from dcp.v1 import providers_pb2 as pb
 from dcp.v1 import providers_pb2_grpc
 
+from server.domain.providers import AccountDecision
 from server.rpc import convert
 from server.rpc.interceptors import caller
 from server.rpc.validate import email_key
@@ -57,6 +58,18 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
             ),
             recent_jobs=[convert.job(job) for job in profile.recent_jobs],
         )
+
+    async def PauseOwnProvider(
+        self, request: pb.PauseOwnProviderRequest, context: Any
+    ) -> pb.PauseOwnProviderResponse:
+        status = await self._providers.pause(caller().id, AccountDecision.PAUSE)
+        return pb.PauseOwnProviderResponse(success=True, status=convert.provider_status(status))
+
+    async def ResumeOwnProvider(
+        self, request: pb.ResumeOwnProviderRequest, context: Any
+    ) -> pb.ResumeOwnProviderResponse:
+        status = await self._providers.pause(caller().id, AccountDecision.RESUME)
+        return pb.ResumeOwnProviderResponse(success=True, status=convert.provider_status(status))
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatResponse:
         status = await self._providers.heartbeat(caller().id, convert.gpu_status(request.gpu_status))

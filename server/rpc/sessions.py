@@ -49,14 +49,12 @@ _DISPOSITIONS = {d: getattr(pb, f"RESULT_DISPOSITION_{d.name}") for d in Disposi
 class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
-        self._open: set[Session] = set()
         self._ending: set[asyncio.Task[None]] = set()
 
     async def Connect(self, requests: Any, context: Any) -> None:  # type: ignore[override]
         """Runs a stream to its end. Raises DomainError where the daemon must be told why."""
         provider_id = caller().id
-        session = self._sessions.new(provider_id)
-        self._open.add(session)
+        session = self._sessions.new(provider_id, caller().key_id)
         deadline: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
             HELLO_TIMEOUT_SECONDS, session.expect_hello
         )
@@ -74,6 +72,8 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
             if not session.outbox.is_over:
                 raise  # the stream broke, or the server stops
             reader.uncancel()
+            if session.refusal is not None:
+                raise session.refusal from None
         except DomainError as error:
             log.warning(
                 "ended a session provider_id=%d reason=%s: %s", provider_id, error.reason, error.message
@@ -86,7 +86,7 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
             self._end(session)
 
     def _end(self, session: Session) -> None:
-        self._open.discard(session)
+        self._sessions.forget(session)
         # A task of its own: the stream's own task may be cancelled at any moment.
         task = asyncio.create_task(session.end())
         self._ending.add(task)
@@ -99,8 +99,9 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
 
     def send_away(self) -> None:
         """Tells every stream to connect again, spread over the time that a server needs to take them all."""
-        jitter = max(RECONNECT_JITTER_SECONDS, len(self._open) / RECONNECTS_PER_SECOND)
-        for session in list(self._open):
+        streams = list(self._sessions.open)
+        jitter = max(RECONNECT_JITTER_SECONDS, len(streams) / RECONNECTS_PER_SECOND)
+        for session in streams:
             session.push(Reconnect(RECONNECT_AFTER_SECONDS, jitter))
 
     async def drain(self) -> None:

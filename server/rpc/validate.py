@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +18,11 @@ from dcp.v1 import options_pb2
 from email_validator import EmailNotValidError, validate_email
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
+from stdnum import iban
 
 from server.domain.errors import invalid_field
 
+_SAUDI_IBAN = re.compile(r"SA[0-9]{22}")
 # Checks one value at one path.
 Check = Callable[[Any, str], None]
 
@@ -132,6 +135,8 @@ def _checks(field: FieldDescriptor, rule: options_pb2.FieldRule) -> tuple[Check,
         checks.append(_email)
     elif rule.format == options_pb2.FORMAT_PHONE:
         checks.append(_phone)
+    elif rule.format == options_pb2.FORMAT_IBAN:
+        checks.append(_iban)
     return tuple(checks)
 
 
@@ -192,6 +197,19 @@ def _phone(value: str, name: str) -> None:
         number = None
     if number is None or not phonenumbers.is_possible_number(number):
         raise invalid_field(name, "is no telephone number in international form, such as +966500000000")
+
+
+def _iban(value: str, name: str) -> None:
+    compact = compact_iban(value)
+    if _SAUDI_IBAN.fullmatch(compact) is None:
+        raise invalid_field(name, "must be a Saudi IBAN: SA and 22 digits")
+    if not iban.is_valid(compact, check_country=False):
+        raise invalid_field(name, "has wrong check digits; look at it again")
+
+
+def compact_iban(text: str) -> str:
+    """An IBAN as it is stored: without spaces, in capitals."""
+    return "".join(text.split()).upper()
 
 
 def email_key(email: str) -> str:

@@ -1,4 +1,4 @@
-"""The operator's use cases: dashboard, withdrawal requests, the proof of the ledger."""
+"""What an operator looks at: the dashboard and the proof of the ledger."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from server.clock import Clock, ms
 from server.domain.jobs import OPEN, JobState
 from server.domain.leases import LIVE_SECONDS
 from server.domain.ledger import AccountKind, Proof, TransferKind
-from server.store import accounts, admin, jobs, ledger
-from server.store.admin import WithdrawalRow
+from server.store import accounts, jobs, ledger
 from server.store.database import Database
 
-PENDING_LIMIT = 200
 GPU_LIMIT = 100
 
 
@@ -33,15 +31,6 @@ class Dashboard:
     def active_jobs(self) -> int:
         """Jobs that have not ended."""
         return sum(self.jobs_by_state[state] for state in OPEN)
-
-
-@dataclass(frozen=True, slots=True)
-class Withdrawals:
-    """One page of requests, those that wait, and the totals by state (count, halala)."""
-
-    pending: list[WithdrawalRow]
-    page: list[WithdrawalRow]
-    totals: dict[str, tuple[int, int]]
 
 
 class Admin:
@@ -69,16 +58,6 @@ class Admin:
             )
 
         return await self._database.read(read)
-
-    async def withdrawals(self, page: int, page_size: int) -> Withdrawals:
-        """The withdrawal requests."""
-        return await self._database.read(
-            lambda: Withdrawals(
-                admin.pending_withdrawals(PENDING_LIMIT),
-                admin.withdrawals((page - 1) * page_size, page_size),
-                admin.withdrawal_totals(),
-            )
-        )
 
     async def prove_ledger(self) -> Proof:
         """Replays the whole ledger within one snapshot."""

@@ -7,7 +7,7 @@ loses it all, and the database and the daemons' next Hello bring it back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from server.domain.jobs import JobType
 from server.domain.leases import HEARTBEAT_SECONDS
 from server.domain.placement import Candidate, Model
-from server.domain.providers import ProviderStatus
+from server.domain.providers import AccountState, status
 from server.domain.sessions import ServerMessage
 from server.store.accounts import Beat
 
@@ -40,6 +40,8 @@ class Presence:
     gpu_model: str = ""
     vram_mib: int = 0
     draining: bool = False
+    state: AccountState = AccountState.ACTIVE
+    """As the store had it a moment ago: only an active one takes jobs."""
     used_slots: int = field(default=0)
     reliability: float = 1.0
     is_reliability_old: bool = True
@@ -48,7 +50,8 @@ class Presence:
     @property
     def free_slots(self) -> int:
         """How many more jobs it takes now."""
-        return 0 if self.draining else max(0, self.slots - self.used_slots)
+        takes_none = self.draining or self.state is not AccountState.ACTIVE
+        return 0 if takes_none else max(0, self.slots - self.used_slots)
 
     def candidate(self) -> Candidate:
         """The provider as placement sees it."""
@@ -60,7 +63,7 @@ class Presence:
             gpu_model=self.gpu_model,
             vram_mib=self.vram_mib,
             reliability=self.reliability,
-            status=ProviderStatus.DRAINING if self.draining else ProviderStatus.ONLINE,
+            status=status(self.state, True, self.draining),
         )
 
 
@@ -111,6 +114,16 @@ class Fleet:
     def get(self, provider_id: int) -> Presence | None:
         """The provider's session on this server."""
         return self._present.get(provider_id)
+
+    def set_state(self, provider_id: int, state: AccountState) -> None:
+        """What was decided about a provider, for its session on this server."""
+        if presence := self._present.get(provider_id):
+            presence.state = state
+
+    def set_states(self, kept_back: Mapping[int, AccountState]) -> None:
+        """The states of all connected providers that are not active; all others are."""
+        for provider_id, presence in self._present.items():
+            presence.state = kept_back.get(provider_id, AccountState.ACTIVE)
 
     def all(self) -> list[Presence]:
         """Every session on this server."""

@@ -15,6 +15,7 @@ from server.domain.placement import Wants
 from server.domain.providers import AccountState, ProviderStatus, is_live, status
 from server.domain.queue import Prospect
 from server.domain.sessions import CancelRun
+from server.services.audit import Operator
 from server.services.dispatch import Dispatch
 from server.services.explain import Explanation, explain, place_in_queue
 from server.services.fleet import Fleet
@@ -24,6 +25,7 @@ from server.store import accounts, jobs, leases, ledger
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
+OPEN_JOBS_RETRY_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +39,20 @@ class Output:
 class Jobs:
     """The use cases of jobs."""
 
-    def __init__(self, database: Database, dispatch: Dispatch, fleet: Fleet, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, dispatch: Dispatch, fleet: Fleet, clock: Clock, max_open_jobs: int = 0
+    ) -> None:
         self._database = database
         self._dispatch = dispatch
         self._fleet = fleet
         self._clock = clock
+        self._max_open_jobs = max_open_jobs
 
     async def submit(self, renter_id: int, request: JobRequest) -> Job:
         """Holds the greatest cost, stores the job and leases it to a free provider, in one transaction.
 
         Raises INSUFFICIENT_BALANCE, RENTER_SUSPENDED, PROVIDER_NOT_FOUND, PROVIDER_UNAVAILABLE,
-        MODEL_NOT_SERVED, JOB_TYPE_NOT_SERVED, IDEMPOTENCY_CLASH.
+        MODEL_NOT_SERVED, JOB_TYPE_NOT_SERVED, IDEMPOTENCY_CLASH, RATE_LIMITED.
         """
         wants = Wants(request.job_type, request.model, request.gpu_model, request.min_vram_mib)
         provider_id = request.provider_id or self._dispatch.place(wants)
@@ -58,6 +63,23 @@ class Jobs:
     async def get(self, caller: Caller, job_id: str) -> Job:
         """One job, for its renter, its provider or an operator. Raises JOB_NOT_FOUND, NOT_OWNER."""
         return await self._database.read(lambda: _visible(caller, job_id))
+
+    async def own(
+        self, renter_id: int, state: JobState | None, before_job_id: str | None, limit: int
+    ) -> tuple[list[Job], str | None]:
+        """One page of a renter's jobs, newest first, and the job to ask for the next page with.
+
+        Raises INVALID_FIELD for a job to begin after that is not the renter's.
+        """
+
+        def read() -> list[Job]:
+            before = jobs.get(before_job_id) if before_job_id is not None else None
+            if before_job_id is not None and (before is None or before.renter_id != renter_id):
+                raise invalid_field("before_job_id", "is no job of yours; send what the last page told")
+            return jobs.page_of_renter(renter_id, state, before, limit + 1)
+
+        found = await self._database.read(read)
+        return found[:limit], found[limit - 1].job_id if len(found) > limit else None
 
     async def prospect(self, job: Job) -> Prospect:
         """Where a queued job stands and when it may start; nothing for any other job, without a look."""
@@ -85,9 +107,12 @@ class Jobs:
             raise _gone(output.job)
         return output
 
-    async def cancel(self, caller: Caller, job_id: str) -> Job:
-        """Ends a job, or asks its daemon to. Raises JOB_ALREADY_FINAL, JOB_NOT_FOUND, NOT_OWNER."""
-        job, provider_id = await self._database.run(lambda: self._cancel(caller, job_id))
+    async def cancel(self, caller: Caller, job_id: str, operator: Operator | None = None) -> Job:
+        """Ends a job, or asks its daemon to; an operator's doing is noted.
+
+        Raises JOB_ALREADY_FINAL, JOB_NOT_FOUND, NOT_OWNER.
+        """
+        job, provider_id = await self._database.run(lambda: self._cancel(caller, job_id, operator))
         if provider_id is not None:
             # The daemon knows its lease by its secret, which only it and the offer had.
             self._dispatch.cancel(provider_id, CancelRun(LeaseRef(job_id, job.lease_epoch, b"")))
@@ -106,6 +131,7 @@ class Jobs:
             earlier := jobs.by_idempotency_key(renter_id, request.idempotency_key)
         ):
             return _replayed(earlier, request), []
+        self._check_open_jobs(renter_id)
         if request.provider_id is not None:
             self._check_provider(request.provider_id, request)
         now_ms = ms(self._clock)
@@ -127,6 +153,17 @@ class Jobs:
         assert job is not None
         log.info("submitted job_id=%s state=%s hold_halala=%d", job_id, job.state, hold)
         return job, offers
+
+    def _check_open_jobs(self, renter_id: int) -> None:
+        """Raises RATE_LIMITED. The renter's row is locked, so no other submit comes in between."""
+        most = self._max_open_jobs
+        if most and ledger.open_holds(renter_id) >= most:
+            raise DomainError(
+                Reason.RATE_LIMITED,
+                f"{most} jobs of this account have not ended, the most that it may have at once; "
+                "wait until one ends, or cancel one",
+                retry_after_seconds=OPEN_JOBS_RETRY_SECONDS,
+            )
 
     def _check_provider(self, provider_id: int, request: JobRequest) -> None:
         provider = accounts.provider(provider_id)
@@ -151,8 +188,9 @@ class Jobs:
         if provider.models_reported:
             _check_serves(provider, request)
 
-    def _cancel(self, caller: Caller, job_id: str) -> tuple[Job, int | None]:
+    def _cancel(self, caller: Caller, job_id: str, operator: Operator | None) -> tuple[Job, int | None]:
         jobs.lock(job_id)
+        now_ms = ms(self._clock)
         job = _visible(caller, job_id)
         if job.state in FINAL:
             raise DomainError(
@@ -161,9 +199,8 @@ class Jobs:
                 status=job.state.value,
             )
         if job.state is JobState.RUNNING:
-            jobs.request_cancel(job, ms(self._clock))
+            jobs.request_cancel(job, now_ms)
         else:
-            now_ms = ms(self._clock)
             if lease := leases.get(job_id, job.lease_epoch):
                 leases.end(lease, LeaseOutcome.CANCELLED, now_ms)
             settle(
@@ -175,7 +212,14 @@ class Jobs:
             )
         after = jobs.get(job_id)
         assert after is not None
+        if operator is not None:
+            operator.note("job.cancel", job_id, _told(job), _told(after), now_ms)
         return after, None if job.state is JobState.QUEUED else job.provider_id
+
+
+def _told(job: Job) -> dict[str, object]:
+    """What the audit log says of a job."""
+    return {"status": job.state.value, "cancel_requested": job.cancel_requested}
 
 
 def check_request(request: JobRequest) -> None:

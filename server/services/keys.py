@@ -27,6 +27,8 @@ class Caller:
 
     role: str
     id: int = 0
+    key_id: int = 0
+    """The key that it came with; 0 for the admin token."""
 
 
 def issue(role: str, owner_id: int, now_ms: int) -> str:
@@ -65,7 +67,11 @@ class Keys:
                 Reason.INVALID_CREDENTIAL,
                 "this key is not known, or no longer; check it, or register for a new one",
             )
-        return Caller(owner.role, owner.owner_id)
+        return Caller(owner.role, owner.owner_id, owner.key_id)
+
+    def remembers(self, credential: str) -> bool:
+        """Whether the credential was found good a moment ago."""
+        return self._cached(digest(credential)) is not None
 
     def require_admin_configured(self) -> None:
         """Raises ADMIN_NOT_CONFIGURED where the server was started without an admin token."""

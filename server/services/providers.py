@@ -12,7 +12,14 @@ from server.domain.jobs import Job
 from server.domain.leases import LIVE_SECONDS
 from server.domain.ledger import TransferKind
 from server.domain.placement import Model
-from server.domain.providers import AccountState, ProviderStatus, is_live, status
+from server.domain.providers import (
+    AccountDecision,
+    AccountState,
+    ProviderStatus,
+    is_live,
+    next_state,
+    status,
+)
 from server.services import keys
 from server.services.fleet import Fleet
 from server.store import accounts, jobs, ledger
@@ -55,10 +62,11 @@ class Offering:
 class Providers:
     """The use cases of providers."""
 
-    def __init__(self, database: Database, fleet: Fleet, clock: Clock) -> None:
+    def __init__(self, database: Database, fleet: Fleet, clock: Clock, needs_approval: bool = False) -> None:
         self._database = database
         self._fleet = fleet
         self._clock = clock
+        self._needs_approval = needs_approval
         self.store_is_up = True
         """The last batch of heartbeats was written. While it is not, no renewal is acknowledged."""
 
@@ -77,6 +85,7 @@ class Providers:
                 os=os,
                 phone=phone,
                 now_ms=now_ms,
+                state=AccountState.PENDING_APPROVAL if self._needs_approval else AccountState.ACTIVE,
             )
             return Registration(provider_id, keys.issue(keys.PROVIDER, provider_id, now_ms))
 
@@ -86,7 +95,7 @@ class Providers:
         """The provider's own profile."""
 
         def read() -> ProviderProfile:
-            provider = _existing(provider_id)
+            provider = existing(provider_id)
             last_ms = self._fleet.last_heartbeat_ms(provider_id, provider.last_heartbeat_ms)
             own = rules.provider(provider_id)
             return ProviderProfile(
@@ -102,10 +111,38 @@ class Providers:
 
         return await self._database.read(read)
 
+    async def status(self, provider_id: int) -> ProviderStatus:
+        """What a provider is doing. Raises PROVIDER_NOT_FOUND."""
+        provider = await self._database.read(lambda: existing(provider_id))
+        last_ms = self._fleet.last_heartbeat_ms(provider_id, provider.last_heartbeat_ms)
+        return self._status(provider, last_ms)
+
+    async def pause(self, provider_id: int, decision: AccountDecision) -> ProviderStatus:
+        """Begins or ends a pause, at the owner's wish; returns what the provider is doing then.
+
+        Raises PROVIDER_SUSPENDED, PROVIDER_NOT_APPROVED.
+        """
+
+        def decide() -> AccountState:
+            before = existing(provider_id).state
+            refuse_shut_out(before)
+            after = next_state(before, decision)
+            assert after is not None, "who is not shut out may pause and resume"
+            if not accounts.set_provider_state(provider_id, before, after):
+                refuse_shut_out(existing(provider_id).state)  # an operator was faster
+            return after
+
+        self._fleet.set_state(provider_id, await self._database.run(decide))
+        return await self.status(provider_id)
+
+    async def read_states(self) -> None:
+        """Learns what was decided elsewhere, or while a session opened, about who is connected here."""
+        self._fleet.set_states(await self._database.read(accounts.kept_back))
+
     async def heartbeat(self, provider_id: int, gpu_status: dict[str, Any]) -> ProviderStatus:
         """A heartbeat by POST. Raises PROVIDER_SUSPENDED, PROVIDER_NOT_APPROVED."""
-        provider = await self._database.read(lambda: _existing(provider_id))
-        refuse_shut_out(provider)
+        provider = await self._database.read(lambda: existing(provider_id))
+        refuse_shut_out(provider.state)
         await self.record_beat(provider_id, gpu_status, renews=False)
         return self._status(provider, ms(self._clock))
 
@@ -164,16 +201,19 @@ class Providers:
         return status(provider.state, is_live(last_ms, ms(self._clock)), provider.draining)
 
 
-def refuse_shut_out(provider: ProviderRow) -> None:
+def refuse_shut_out(state: AccountState) -> None:
     """Raises when an operator keeps the provider out."""
-    if provider.state is AccountState.SUSPENDED:
+    if state is AccountState.SUSPENDED:
         raise DomainError(Reason.PROVIDER_SUSPENDED, "this provider is suspended; write to the operator")
-    if provider.state is AccountState.PENDING_APPROVAL:
+    if state is AccountState.PENDING_APPROVAL:
         raise DomainError(Reason.PROVIDER_NOT_APPROVED, "this provider waits for an operator's approval")
 
 
-def _existing(provider_id: int) -> ProviderRow:
+def existing(provider_id: int) -> ProviderRow:
+    """One provider. Raises PROVIDER_NOT_FOUND."""
     provider = accounts.provider(provider_id)
     if provider is None:
-        raise DomainError(Reason.PROVIDER_NOT_FOUND, f"no provider {provider_id}")
+        raise DomainError(
+            Reason.PROVIDER_NOT_FOUND, f"provider_id: no provider {provider_id}", field="provider_id"
+        )
     return provider

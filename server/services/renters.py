@@ -10,6 +10,7 @@ from server.domain.errors import DomainError, Reason
 from server.domain.jobs import Job
 from server.domain.ledger import EXTERNAL, Transfer, TransferKind
 from server.services import keys
+from server.services.audit import Operator
 from server.services.providers import RECENT_JOBS, Registration
 from server.store import accounts, jobs, ledger
 from server.store.accounts import RenterRow
@@ -60,7 +61,7 @@ class Renters:
 
         def read() -> RenterProfile:
             return RenterProfile(
-                _existing(renter_id),
+                existing(renter_id),
                 ledger.balance(rules.renter(renter_id)),
                 ledger.balance(rules.held(renter_id)),
                 ledger.spent(renter_id),
@@ -70,9 +71,9 @@ class Renters:
 
         return await self._database.read(read)
 
-    async def credit(self, renter_id: int, amount_halala: int) -> int:
+    async def credit(self, operator: Operator, renter_id: int, amount_halala: int) -> int:
         """Credits a wallet on the operator's word; returns what it holds now. Raises RENTER_NOT_FOUND."""
-        return await self._add(TransferKind.CREDIT, renter_id, amount_halala)
+        return await self._add(TransferKind.CREDIT, renter_id, amount_halala, operator)
 
     async def top_up(self, renter_id: int, amount_halala: int) -> int:
         """Play money into the caller's own wallet; returns what it holds now. Raises SANDBOX_OFF."""
@@ -83,19 +84,26 @@ class Renters:
             )
         return await self._add(TransferKind.TOPUP, renter_id, amount_halala)
 
-    async def _add(self, kind: TransferKind, renter_id: int, amount_halala: int) -> int:
+    async def _add(
+        self, kind: TransferKind, renter_id: int, amount_halala: int, operator: Operator | None = None
+    ) -> int:
         now_ms = ms(self._clock)
 
         def add() -> int:
-            _existing(renter_id)
+            existing(renter_id)
             wallet = rules.renter(renter_id)
             ledger.apply([Transfer(kind, EXTERNAL, wallet, amount_halala)], now_ms)
-            return ledger.balance(wallet)
+            balance = ledger.balance(wallet)  # locked since the transfer: what it was is known from it
+            if operator is not None:
+                before, after = {"balance_halala": balance - amount_halala}, {"balance_halala": balance}
+                operator.note("renter.credit", renter_id, before, after, now_ms)
+            return balance
 
         return await self._database.run(add)
 
 
-def _existing(renter_id: int) -> RenterRow:
+def existing(renter_id: int) -> RenterRow:
+    """One renter. Raises RENTER_NOT_FOUND."""
     renter = accounts.renter(renter_id)
     if renter is None:
         raise DomainError(Reason.RENTER_NOT_FOUND, f"renter_id: no renter {renter_id}", field="renter_id")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,7 @@ from server.domain.leases import (
     RunOutcome,
     Stream,
 )
+from server.domain.providers import AccountState
 from server.domain.sessions import (
     CancelRun,
     Capacity,
@@ -60,6 +62,10 @@ from server.store.database import Database
 
 log = logging.getLogger(__name__)
 OUTBOX_SIZE = 1000
+CHECK_SECONDS = 300.0
+# How many keys one query looks up; SQLite takes 32,766 values.
+CHECK_BATCH = 20_000
+STREAMS_RETRY_SECONDS = 30
 # How far the two clocks may differ on whether a run reached its limit.
 LIMIT_TOLERANCE_MS = 5_000
 
@@ -74,16 +80,66 @@ class Sessions:
         fleet: Fleet,
         providers: Providers,
         clock: Clock,
+        max_streams: int = 0,
     ) -> None:
         self.database = database
         self.dispatch = dispatch
         self.fleet = fleet
         self.providers = providers
         self.clock = clock
+        self.open: set[Session] = set()
+        """Every stream of this server, also those without a Hello yet."""
+        self._max_streams = max_streams
+        self._streams: Counter[int] = Counter()
+        self._next_check = clock.now() + CHECK_SECONDS
 
-    def new(self, provider_id: int) -> Session:
-        """A session for a stream that a provider opened; it exists once its Hello is handled."""
-        return Session(self, provider_id)
+    def new(self, provider_id: int, key_id: int = 0) -> Session:
+        """A session for a stream that a provider opened; it exists once its Hello is handled.
+
+        Raises RATE_LIMITED for a provider that has as many streams as it may.
+        """
+        if self._max_streams and self._streams[provider_id] >= self._max_streams:
+            raise DomainError(
+                Reason.RATE_LIMITED,
+                f"{self._max_streams} streams of this provider are open, and a daemon needs one; "
+                "end the others, or wait until they are noticed to be gone",
+                retry_after_seconds=STREAMS_RETRY_SECONDS,
+            )
+        self._streams[provider_id] += 1
+        session = Session(self, provider_id, key_id)
+        self.open.add(session)
+        return session
+
+    def forget(self, session: Session) -> None:
+        """The session's stream is over."""
+        self.open.discard(session)
+        self._streams[session.provider_id] -= 1
+        if not self._streams[session.provider_id]:
+            del self._streams[session.provider_id]
+
+    def recheck(self, provider_id: int, state: AccountState) -> None:
+        """What was decided about a provider ends its streams, where it must."""
+        for session in list(self.open):
+            if session.provider_id == provider_id:
+                session.recheck(state)
+
+    async def check_credentials(self) -> None:
+        """Every five minutes ends the streams whose key was revoked, or whose provider is kept out.
+
+        One query for every ``CHECK_BATCH`` of them.
+        """
+        if self.clock.now() < self._next_check:
+            return
+        self._next_check = self.clock.now() + CHECK_SECONDS
+        sessions = list(self.open)
+        for start in range(0, len(sessions), CHECK_BATCH):
+            await self._check(sessions[start : start + CHECK_BATCH])
+
+    async def _check(self, sessions: list[Session]) -> None:
+        key_ids = [session.key_id for session in sessions]
+        admitted = await self.database.read(lambda: accounts.admitted_providers(key_ids))
+        for session in sessions:
+            session.recheck(admitted.get(session.key_id))
 
 
 class Outbox:
@@ -131,18 +187,32 @@ def _nobody() -> None:
 class Session:
     """One stream: messages in by ``handle``, messages out through ``outbox``."""
 
-    __slots__ = ("_half", "_owner", "_presence", "_provider_id", "_session_epoch", "outbox")
+    __slots__ = (
+        "_half",
+        "_owner",
+        "_presence",
+        "_session_epoch",
+        "key_id",
+        "outbox",
+        "provider_id",
+        "refusal",
+    )
 
-    def __init__(self, owner: Sessions, provider_id: int) -> None:
+    def __init__(self, owner: Sessions, provider_id: int, key_id: int) -> None:
         self.outbox = Outbox()
+        self.key_id = key_id
+        self.refusal: DomainError | None = None
+        """Why the stream ends, where its credential was taken back."""
         self._owner = owner
-        self._provider_id = provider_id
+        self.provider_id = provider_id
         self._half = ServerSession()
         self._presence: Presence | None = None
         self._session_epoch = 0
 
     async def handle(self, message: DaemonMessage) -> None:
         """Carries out one message. Raises DomainError when the stream must end."""
+        if self.refusal is not None:
+            raise self.refusal
         effect = self._half.receive(message)
         match effect:
             case None:
@@ -183,8 +253,24 @@ class Session:
             self._owner.fleet.leave(presence)
         if not self._session_epoch:
             return
-        await self._run(lambda: accounts.close_session(self._provider_id, self._session_epoch))
+        await self._run(lambda: accounts.close_session(self.provider_id, self._session_epoch))
         log.info("session ended %s", self._who())
+
+    def recheck(self, state: AccountState | None) -> None:
+        """Ends the stream unless its provider, found by its key, may still have one; None: no such key.
+
+        A provider that is suspended while it runs a job may finish it: its stream ends after that.
+        """
+        if state is AccountState.SUSPENDED and self._half.is_at_work():
+            return
+        try:
+            if state is None:
+                raise DomainError(Reason.INVALID_CREDENTIAL, "this key is no longer valid")
+            refuse_shut_out(state)
+        except DomainError as error:
+            log.warning("took back a session %s reason=%s", self._who(), error.reason)
+            self.refusal = error
+            self.outbox.close()
 
     def push(self, message: ServerMessage) -> None:
         """Sends what the server begins: an offer, a cancel, Superseded, Reconnect.
@@ -200,10 +286,10 @@ class Session:
 
     async def _open(self, hello: Hello) -> None:
         owner = self._owner
-        epoch, kept = await self._run(lambda: self._record_hello(hello))
+        epoch, kept, state = await self._run(lambda: self._record_hello(hello))
         status = hello.gpu_status
         self._presence = Presence(
-            self._provider_id,
+            self.provider_id,
             epoch,
             hello.boot_id,
             self.push,
@@ -213,14 +299,15 @@ class Session:
             hello.models,
             str(status.get("gpu_name", "")),
             int(status.get("gpu_vram_mib", 0)),
+            state=state,
         )
-        await owner.providers.record_beat(self._provider_id, status, renews=True)
+        await owner.providers.record_beat(self.provider_id, status, renews=True)
         older = owner.fleet.join(self._presence)
         if older is self._presence:
             raise DomainError(Reason.SESSION_SUPERSEDED, "a newer session of this provider exists")
         if older is not None:
             older.send(_farewell(older, self._presence))
-        welcome = Welcome(epoch, self._provider_id, owner.fleet.heartbeat_seconds())
+        welcome = Welcome(epoch, self.provider_id, owner.fleet.heartbeat_seconds())
         for message in self._half.opened(welcome, [k for k, _ in kept]):
             self._send(message)
         log.info("session opened %s slots=%d models=%d", self._who(), hello.slots, len(hello.models))
@@ -231,19 +318,20 @@ class Session:
         for lease, cancel in kept:
             if cancel:
                 self.push(CancelRun(lease.ref))
-        await owner.dispatch.fill(self._provider_id)
+        await owner.dispatch.fill(self.provider_id)
 
-    def _record_hello(self, hello: Hello) -> tuple[int, list[tuple[Kept, bool]]]:
+    def _record_hello(self, hello: Hello) -> tuple[int, list[tuple[Kept, bool]], AccountState]:
         """Counts the session, then compares what the daemon holds with what is on record."""
-        provider = accounts.provider(self._provider_id)
+        provider = accounts.provider(self.provider_id)
         assert provider is not None, "a key without its provider"
-        refuse_shut_out(provider)
+        if not (provider.state is AccountState.SUSPENDED and leases.count_open(self.provider_id)):
+            refuse_shut_out(provider.state)
         now_ms = ms(self._owner.clock)
-        epoch = accounts.open_session(self._provider_id, hello.job_types, now_ms)
+        epoch = accounts.open_session(self.provider_id, hello.job_types, now_ms)
         self._session_epoch = epoch  # ``end`` knows it, should the stream break now
-        accounts.replace_models(self._provider_id, hello.models)
+        accounts.replace_models(self.provider_id, hello.models)
         kept = []
-        for lease in leases.open_of(self._provider_id):
+        for lease in leases.open_of(self.provider_id):
             named = _find(lease, hello.held) or _find(lease, hello.unacknowledged)
             if named is None or lease.state is LeaseState.OFFERED:
                 give_up(lease, now_ms, "the daemon does not hold it any more")
@@ -267,13 +355,15 @@ class Session:
                     job.cancel_requested,
                 )
             )
-        return epoch, kept
+        return epoch, kept, provider.state
 
     async def _heartbeat(self, beat: Heartbeat) -> None:
         owner, presence = self._owner, self._presence
-        if owner.fleet.get(self._provider_id) is not presence:
+        if owner.fleet.get(self.provider_id) is not presence:
             return  # a newer session renews the leases now
-        await owner.providers.record_beat(self._provider_id, beat.gpu_status, renews=True)
+        await owner.providers.record_beat(self.provider_id, beat.gpu_status, renews=True)
+        if presence is not None and presence.state is AccountState.SUSPENDED:
+            self.recheck(presence.state)
         if owner.providers.store_is_up:
             self._send(HeartbeatAck(beat.sequence))
         unknown, missing = self._half.reconcile(beat)
@@ -297,7 +387,7 @@ class Session:
             self._warn("the daemon does not list a lease any more; its attempt is lost", ref)
             self._half.dropped(ref)
             self._send(stranger(ref).message)
-        await self._owner.dispatch.lease_ended(self._provider_id)
+        await self._owner.dispatch.lease_ended(self.provider_id)
 
     async def _offer_reply(self, reply: OfferReply) -> None:
         if reply.accepted:
@@ -312,7 +402,7 @@ class Session:
         await self._run(refuse)
         self._half.dropped(reply.lease)
         self._warn(f"refused the offer reason={reply.refusal[:200]!r}", reply.lease)
-        await self._owner.dispatch.fill(self._provider_id)
+        await self._owner.dispatch.fill(self.provider_id)
 
     async def _started(self, started: Started) -> None:
         await self._advance(started.lease, LeaseState.RUNNING, leases.start)
@@ -323,7 +413,7 @@ class Session:
         now_ms = ms(self._owner.clock)
 
         def record() -> None:
-            if not move(ref, self._provider_id, self._session_epoch, now_ms):
+            if not move(ref, self.provider_id, self._session_epoch, now_ms):
                 raise DomainError(Reason.STALE_LEASE, "the lease is not on record")
 
         try:
@@ -338,7 +428,7 @@ class Session:
         def store() -> None:
             if not leases.store_chunk(
                 chunk.lease,
-                self._provider_id,
+                self.provider_id,
                 self._session_epoch,
                 chunk.stream,
                 chunk.seq,
@@ -356,9 +446,7 @@ class Session:
 
     async def _finished(self, report: FinishReport) -> None:
         now_ms = ms(self._owner.clock)
-        answer = await self._run(
-            lambda: record_finish(report, self._provider_id, self._session_epoch, now_ms)
-        )
+        answer = await self._run(lambda: record_finish(report, self.provider_id, self._session_epoch, now_ms))
         self._send(answer)
         if isinstance(answer, ResultAck):
             self._half.dropped(report.lease)
@@ -370,21 +458,21 @@ class Session:
                 report.outcome,
                 self._who(),
             )
-            await self._owner.dispatch.lease_ended(self._provider_id)
+            await self._owner.dispatch.lease_ended(self.provider_id)
 
     async def _capacity(self, capacity: Capacity) -> None:
         presence = self._presence
         assert presence is not None, "the half lets nothing through before Hello"
         if capacity.models != presence.models:
-            await self._run(lambda: accounts.replace_models(self._provider_id, capacity.models))
+            await self._run(lambda: accounts.replace_models(self.provider_id, capacity.models))
             self._owner.fleet.serve(presence, capacity.models)
         presence.slots = capacity.slots
-        await self._owner.dispatch.fill(self._provider_id)
+        await self._owner.dispatch.fill(self.provider_id)
 
     async def _drain(self) -> None:
         if self._presence is not None:
             self._presence.draining = True
-        await self._run(lambda: accounts.set_draining(self._provider_id, self._session_epoch))
+        await self._run(lambda: accounts.set_draining(self.provider_id, self._session_epoch))
         log.info("drains %s", self._who())
 
     async def _run(self, work: Callable[[], Any]) -> Any:
@@ -404,7 +492,7 @@ class Session:
             raise DomainError(Reason.OVERLOADED, "the daemon does not read its messages")
 
     def _who(self) -> str:
-        return f"provider_id={self._provider_id} session_epoch={self._session_epoch}"
+        return f"provider_id={self.provider_id} session_epoch={self._session_epoch}"
 
     def _warn(self, text: str, ref: LeaseRef) -> None:
         log.warning("%s job_id=%.100r lease_epoch=%d %s", text, ref.job_id, ref.lease_epoch, self._who())

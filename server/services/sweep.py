@@ -23,7 +23,7 @@ from server.domain.sessions import CancelRun
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet
 from server.services.providers import Providers
-from server.services.sessions import give_up
+from server.services.sessions import Sessions, give_up
 from server.services.settlement import settle
 from server.store import jobs, leases
 from server.store.database import Database
@@ -41,18 +41,22 @@ class Sweep:
         dispatch: Dispatch,
         fleet: Fleet,
         providers: Providers,
+        sessions: Sessions,
         clock: Clock,
     ) -> None:
         self._database = database
         self._dispatch = dispatch
         self._fleet = fleet
         self._providers = providers
+        self._sessions = sessions
         self._clock = clock
         self._started_ms = ms(clock)
 
     async def tick(self) -> None:
-        """Writes waiting heartbeats, ends what time has ended, offers what waits."""
+        """Writes waiting heartbeats, ends what time has ended, offers what waits, checks open streams."""
         await self._providers.write_beats()
+        if self._fleet.all():
+            await self._providers.read_states()
         now_ms = ms(self._clock)
         self._fleet.forget_before(now_ms - int(LOST_AFTER_SECONDS * 1000))
         if await self._database.read(lambda: self._is_due(now_ms)):
@@ -61,6 +65,7 @@ class Sweep:
                 self._dispatch.cancel(lease.provider_id, CancelRun(ref))
                 await self._dispatch.lease_ended(lease.provider_id)
         await self._dispatch.fill_all()
+        await self._sessions.check_credentials()
 
     def _is_due(self, now_ms: int) -> bool:
         """A look before the write, so that an idle market writes nothing."""

@@ -58,6 +58,7 @@ class KeyOwner:
 
     role: str
     owner_id: int
+    key_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +95,27 @@ _beat = Statement(
     )
 )
 _find_key = Statement(
-    lambda: ApiKey.select(ApiKey.role, ApiKey.owner_id).where(
+    lambda: ApiKey.select(ApiKey.role, ApiKey.owner_id, ApiKey.id).where(
         ApiKey.sha256 == arg("sha256"), ApiKey.revoked_ms.is_null()
     )
 )
 
 
 def create_provider(
-    *, name: str, email: str, email_key: str, gpu_model: str, os: str, phone: str, now_ms: int
+    *,
+    name: str,
+    email: str,
+    email_key: str,
+    gpu_model: str,
+    os: str,
+    phone: str,
+    now_ms: int,
+    state: AccountState = AccountState.ACTIVE,
 ) -> int:
     """A new provider's id. Raises EMAIL_TAKEN."""
     return _create(
         Provider,
+        state=state.value,
         name=name,
         email=email,
         email_key=email_key,
@@ -151,6 +161,16 @@ def find_key(sha256: bytes) -> KeyOwner | None:
     """The owner of a key that was not revoked."""
     row = _find_key.one(sha256=sha256)
     return KeyOwner(*row) if row else None
+
+
+def admitted_providers(key_ids: Sequence[int]) -> dict[int, AccountState]:
+    """The state of the provider behind each of these keys; a revoked key is left out."""
+    query = (
+        ApiKey.select(ApiKey.id, Provider.state)
+        .join(Provider, on=ApiKey.owner_id == Provider.id)
+        .where(ApiKey.id.in_(list(key_ids)), ApiKey.role == "provider", ApiKey.revoked_ms.is_null())
+    )
+    return {int(key_id): AccountState(state) for key_id, state in tuples(query)}
 
 
 def provider(provider_id: int) -> ProviderRow | None:
@@ -210,6 +230,26 @@ def models_of(provider_ids: Sequence[int]) -> dict[int, list[Model]]:
     for row in query:
         found[row.provider_id].append(Model(row.name, row.context_tokens, row.warm))
     return found
+
+
+def set_provider_state(provider_id: int, before: AccountState, after: AccountState) -> bool:
+    """Moves a provider on; False when it is not in the state that it was read in."""
+    query = Provider.update(state=after.value)
+    return bool(query.where(Provider.id == provider_id, Provider.state == before.value).execute())
+
+
+def set_renter_state(renter_id: int, before: AccountState, after: AccountState) -> bool:
+    """Moves a renter on; False when it is not in the state that it was read in."""
+    query = Renter.update(state=after.value)
+    return bool(query.where(Renter.id == renter_id, Renter.state == before.value).execute())
+
+
+def kept_back() -> dict[int, AccountState]:
+    """The connected providers that are not active, with what they are."""
+    query = Provider.select(Provider.id, Provider.state).where(
+        Provider.connected, Provider.state != AccountState.ACTIVE.value
+    )
+    return {int(provider_id): AccountState(state) for provider_id, state in tuples(query)}
 
 
 def replace_models(provider_id: int, models: Iterable[Model]) -> None:

@@ -185,6 +185,18 @@ def newest_of_provider(provider_id: int, limit: int) -> list[Job]:
     return [_job(row) for row in _newest_of_provider.all(provider_id=provider_id, limit=limit)]
 
 
+def page_of_renter(renter_id: int, state: JobState | None, before: Job | None, limit: int) -> list[Job]:
+    """A renter's jobs, newest first: in one state, older than one that is known."""
+    query = db.Job.select().where(db.Job.renter_id == renter_id)
+    if state is not None:
+        query = query.where(db.Job.state == state.value)
+    if before is not None:
+        same_time = (db.Job.created_ms == before.created_ms) & (db.Job.job_id < before.job_id)
+        query = query.where((db.Job.created_ms < before.created_ms) | same_time)
+    newest = query.order_by(db.Job.created_ms.desc(), db.Job.job_id.desc()).limit(limit)
+    return [_job(row) for row in newest]
+
+
 def count_of_renter(renter_id: int) -> int:
     """How many jobs a renter has submitted."""
     return int(_count_of_renter.value(renter_id=renter_id))

@@ -10,6 +10,7 @@ from server.domain import ledger
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import FINAL
 from server.domain.ledger import AccountKind, HoldState, StoredHold, TransferKind
+from server.store import withdrawals
 from server.store.models import Account, Hold, Job, Transfer, tuples
 from server.store.statements import Statement, arg
 
@@ -41,6 +42,7 @@ _insert_transfer = Statement(
             Transfer.credit_account_id: arg("credit_account_id"),
             Transfer.amount_halala: arg("amount_halala"),
             Transfer.job_id: arg("job_id"),
+            Transfer.withdrawal_id: arg("withdrawal_id"),
             Transfer.created_ms: arg("created_ms"),
         }
     )
@@ -68,6 +70,12 @@ _resolve_hold = Statement(
 _spent = Statement(
     lambda: Hold.select(pw.fn.SUM(Hold.charge_halala)).where(
         Hold.renter_id == arg("renter_id"), Hold.state == HoldState.POSTED.value
+    )
+)
+
+_open_holds = Statement(
+    lambda: Hold.select(pw.fn.COUNT(Hold.job_id)).where(
+        Hold.renter_id == arg("renter_id"), Hold.state == HoldState.OPEN.value
     )
 )
 
@@ -100,6 +108,11 @@ def spent(renter_id: int) -> int:
     return int(_spent.value(renter_id=renter_id) or 0)
 
 
+def open_holds(renter_id: int) -> int:
+    """How many of a renter's holds are open: one for each job that has not ended."""
+    return int(_open_holds.value(renter_id=renter_id))
+
+
 def apply(transfers: Iterable[ledger.Transfer], now_ms: int) -> None:
     """Records transfers and moves the balances, in order.
 
@@ -117,6 +130,7 @@ def apply(transfers: Iterable[ledger.Transfer], now_ms: int) -> None:
             credit_account_id=credit_id,
             amount_halala=transfer.amount_halala,
             job_id=transfer.job_id,
+            withdrawal_id=transfer.withdrawal_id,
             created_ms=now_ms,
         )
 
@@ -146,14 +160,17 @@ def prove() -> ledger.Proof:
         )
     }
     transfers = (
-        ledger.Transfer(TransferKind(kind), accounts[debit][0], accounts[credit][0], amount, job_id)
-        for kind, debit, credit, amount, job_id in tuples(
+        ledger.Transfer(
+            TransferKind(kind), accounts[debit][0], accounts[credit][0], amount, job_id, withdrawal_id
+        )
+        for kind, debit, credit, amount, job_id, withdrawal_id in tuples(
             Transfer.select(
                 Transfer.kind,
                 Transfer.debit_account_id,
                 Transfer.credit_account_id,
                 Transfer.amount_halala,
                 Transfer.job_id,
+                Transfer.withdrawal_id,
             )
         )
     )
@@ -166,7 +183,7 @@ def prove() -> ledger.Proof:
             )
         )
     )
-    return ledger.prove(dict(accounts.values()), transfers, holds)
+    return ledger.prove(dict(accounts.values()), transfers, holds, withdrawals.all_requests())
 
 
 def _account_id(account: ledger.Account) -> int | None:

@@ -90,6 +90,7 @@ class Transfer(pw.Model):
     credit_account_id = pw.BigIntegerField()
     amount_halala = pw.BigIntegerField()
     job_id = pw.TextField(null=True)
+    withdrawal_id = pw.BigIntegerField(null=True)
     created_ms = pw.BigIntegerField()
 
     class Meta:
@@ -191,11 +192,30 @@ class Withdrawal(pw.Model):
     provider_id = pw.BigIntegerField()
     amount_halala = pw.BigIntegerField()
     state = pw.TextField()
+    iban = pw.TextField()
     iban_last4 = pw.TextField()
     created_ms = pw.BigIntegerField()
+    updated_ms = pw.BigIntegerField(null=True)
+    reference = pw.TextField(null=True)
+    reason = pw.TextField(null=True)
 
     class Meta:
         table_name = "withdrawal"
+
+
+class AuditEntry(pw.Model):
+    id = pw.BigAutoField()
+    at_ms = pw.BigIntegerField()
+    actor = pw.TextField()
+    action = pw.TextField()
+    object = pw.TextField()
+    object_id = pw.TextField()
+    before = pw.TextField()
+    after = pw.TextField()
+    request_id = pw.TextField()
+
+    class Meta:
+        table_name = "audit_entry"
 
 
 MODELS: tuple[type[pw.Model], ...] = (
@@ -210,6 +230,7 @@ MODELS: tuple[type[pw.Model], ...] = (
     Lease,
     Chunk,
     Withdrawal,
+    AuditEntry,
 )
 
 

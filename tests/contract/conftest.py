@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.market import Market
+from scripts.market import UNLIMITED, Market
 
 ADMIN_TOKEN = "operator-token-of-the-tests"
 _numbers = itertools.count(1)
@@ -22,7 +22,7 @@ def unique_email(kind: str) -> str:
 @pytest.fixture(scope="package")
 def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
     folder: Path = tmp_path_factory.mktemp("market")
-    with Market(folder, admin_token=ADMIN_TOKEN) as market:
+    with Market(folder, admin_token=ADMIN_TOKEN, settings=UNLIMITED) as market:
         yield market
         statuses = market.stop()
     assert statuses == [0] * len(statuses), "every program drains on SIGTERM and exits 0"

@@ -13,7 +13,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect
 
 from scripts.browser import running_browser
-from scripts.market import Market
+from scripts.market import UNLIMITED, Market
 
 pytestmark = pytest.mark.e2e
 
@@ -24,7 +24,8 @@ PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1440, "height": 900}
 
 @pytest.fixture(scope="module")
 def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
-    with Market(tmp_path_factory.mktemp("market"), admin_token=ADMIN_TOKEN) as running:
+    folder = tmp_path_factory.mktemp("market")
+    with Market(folder, admin_token=ADMIN_TOKEN, settings=UNLIMITED) as running:
         yield running
 
 

@@ -30,10 +30,12 @@ def test_variables_are_read() -> None:
             "DCP_TLS_CA": str(ca),
             "DCP_LOG_LEVEL": "debug",
             "DCP_ADMIN_TOKEN": "of another program",
+            "DCP_TRUSTED_PROXIES": "10.1.2.3, 2001:db8::/32",
             "PATH": "x",
         }
     )
-    assert config == Config(Address("::1", 0), Address("server.example", 443), ca, False, "debug")
+    proxies = ("10.1.2.3/32", "2001:db8::/32")
+    assert config == Config(Address("::1", 0), Address("server.example", 443), ca, False, "debug", proxies)
     assert str(config.listen) == "[::1]:0"
 
 

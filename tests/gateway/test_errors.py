@@ -50,6 +50,30 @@ async def test_without_a_reason_the_code_decides_and_the_text_is_ours(
     assert answer.json()["code"] in CODES
 
 
+async def test_met_limit_stands_in_the_standard_headers(
+    gateway: httpx.AsyncClient, server: FakeServer
+) -> None:
+    facts: dict[str, Any] = {"retry_after_seconds": 7, "limit": "address", "limit_per_minute": 120}
+    server.refuse(
+        "GetJob", Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too often.", "RATE_LIMITED", **facts)
+    )
+    answer = await gateway.get("/api/jobs/job-1")
+    assert answer.status_code == 429
+    assert answer.json() == {"error": "Too often.", "code": "RATE_LIMITED", **facts}
+    assert answer.headers["retry-after"] == "7"
+    assert answer.headers["ratelimit-policy"] == '"address";q=120;w=60'
+    assert answer.headers["ratelimit"] == '"address";r=0;t=7'
+
+
+async def test_refusal_without_a_rate_has_no_header_of_rates(
+    gateway: httpx.AsyncClient, server: FakeServer
+) -> None:
+    refusal = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "Full.", "RATE_LIMITED", retry_after_seconds=10)
+    server.refuse("GetJob", refusal)
+    answer = await gateway.get("/api/jobs/job-1")
+    assert (answer.headers["retry-after"], "ratelimit" in answer.headers) == ("10", False)
+
+
 async def test_facts_are_printed_beside_the_error(gateway: httpx.AsyncClient, server: FakeServer) -> None:
     facts: dict[str, Any] = {"balance_halala": 0, "required_halala": 450, "shortfall_halala": 450}
     refusal = Refusal(

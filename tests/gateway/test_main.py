@@ -95,6 +95,19 @@ async def test_over_a_real_connection_a_large_upload_is_refused(server: FakeServ
         assert (await client.get(f"{base}/healthz")).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("trusted", "told"),
+    [("", "127.0.0.1"), ("10.0.0.0/8", "127.0.0.1"), ("127.0.0.0/8", "192.0.2.1")],
+)
+async def test_where_a_request_comes_from_is_believed_of_named_proxies_alone(
+    server: FakeServer, trusted: str, told: str
+) -> None:
+    settings = {"DCP_SERVER": server.address, "DCP_TRUSTED_PROXIES": trusted, "FORWARDED_ALLOW_IPS": "*"}
+    async with started(**settings) as (_, base), httpx.AsyncClient() as client:
+        await client.get(f"{base}/api/jobs/job-1", headers={"x-forwarded-for": "203.0.113.9, 192.0.2.1"})
+    assert [call.metadata["x-forwarded-for"] for call in server.calls] == [told]
+
+
 def test_a_port_in_use_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"

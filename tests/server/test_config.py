@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 
 import pytest
 import trustme
 
 from server.config import VARIABLES, Config, ConfigError
+from server.domain.limits import Limits
 
 DEFAULTS = Config("sqlite:///dcp.sqlite3", "127.0.0.1:50051", None, False, None, "INFO", 2097152)
 
@@ -35,9 +37,20 @@ def test_everything_set_is_taken(tmp_path: Path) -> None:
             "DCP_TLS_KEY": str(tmp_path / "key"),
             "DCP_LOG_LEVEL": "Debug",
             "DCP_MAX_OUTPUT_BYTES": "1024",
+            "DCP_LIMIT_KEY": "1",
+            "DCP_LIMIT_ADDRESS": "2",
+            "DCP_LIMIT_REGISTRATIONS": "3",
+            "DCP_LIMIT_FAILED_KEYS": "0",
+            "DCP_MAX_OPEN_JOBS": "5",
+            "DCP_MAX_STREAMS": "1000000",
+            "DCP_TRUSTED_PROXIES": "10.1.2.3, 10.8.0.0/16,2001:db8::/32",
         }
     )
-    assert config == Config("postgresql://u@h/n", "0.0.0.0:1", "12345678", True, (key, cert), "DEBUG", 1024)
+    assert config == Config(
+        *("postgresql://u@h/n", "0.0.0.0:1", "12345678", True, (key, cert), "DEBUG", 1024),
+        Limits(1, 2, 3, 0, 5, 1_000_000),
+        tuple(ipaddress.ip_network(text) for text in ("10.1.2.3", "10.8.0.0/16", "2001:db8::/32")),
+    )
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "localhost:5", "[::1]:65535", "127.9.9.9:1"])
@@ -49,6 +62,14 @@ def test_loopback_needs_no_tls(listen: str) -> None:
     ("environ", "named"),
     [
         ({"DCP_GRPC_LISTEN": "50051"}, "DCP_GRPC_LISTEN"),
+        ({"DCP_LIMIT_KEY": "-1"}, "DCP_LIMIT_KEY"),
+        ({"DCP_LIMIT_ADDRESS": "many"}, "DCP_LIMIT_ADDRESS"),
+        ({"DCP_LIMIT_REGISTRATIONS": "1.5"}, "DCP_LIMIT_REGISTRATIONS"),
+        ({"DCP_LIMIT_FAILED_KEYS": "1000001"}, "DCP_LIMIT_FAILED_KEYS"),
+        ({"DCP_MAX_OPEN_JOBS": "9" * 5000}, "DCP_MAX_OPEN_JOBS"),
+        ({"DCP_MAX_STREAMS": "١"}, "DCP_MAX_STREAMS"),
+        ({"DCP_TRUSTED_PROXIES": "gateway.example.com"}, "DCP_TRUSTED_PROXIES"),
+        ({"DCP_TRUSTED_PROXIES": "10.8.0.1/16"}, "DCP_TRUSTED_PROXIES"),
         ({"DCP_GRPC_LISTEN": ":50051"}, "DCP_GRPC_LISTEN"),
         ({"DCP_GRPC_LISTEN": "127.0.0.1:"}, "DCP_GRPC_LISTEN"),
         ({"DCP_GRPC_LISTEN": "127.0.0.1:http"}, "DCP_GRPC_LISTEN"),

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import grpc
 import pytest
 from dcp.v1 import (
+    accounts_pb2_grpc,
     admin_pb2_grpc,
     errors_pb2,
     jobs_pb2,
@@ -24,6 +25,7 @@ from dcp.v1 import (
     renters_pb2_grpc,
     sessions_pb2,
     sessions_pb2_grpc,
+    withdrawals_pb2_grpc,
 )
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
@@ -31,6 +33,7 @@ from grpc_status import rpc_status
 from server.app import Server
 from server.config import Config
 from server.domain.leases import MAX_OUTPUT_BYTES
+from server.domain.limits import OFF, Limits
 from server.store.models import Provider, Renter
 from tests.support.manual_clock import ManualClock
 
@@ -208,12 +211,14 @@ class Market:
         self.server = server
         self.clock = clock
         self.channel = channel
+        self.account_service = accounts_pb2_grpc.AccountServiceStub(channel)
         self.admin_service = admin_pb2_grpc.AdminServiceStub(channel)
         self.job_service = jobs_pb2_grpc.JobServiceStub(channel)
         self.ledger_service = ledger_pb2_grpc.LedgerServiceStub(channel)
         self.provider_service = providers_pb2_grpc.ProviderServiceStub(channel)
         self.renter_service = renters_pb2_grpc.RenterServiceStub(channel)
         self.session_service = sessions_pb2_grpc.SessionServiceStub(channel)
+        self.withdrawal_service = withdrawals_pb2_grpc.WithdrawalServiceStub(channel)
         self._streams: list[Any] = []
         self._stopped = False
         self._parties = 0
@@ -361,9 +366,21 @@ async def running(
     admin_token: str | None = ADMIN_TOKEN,
     sandbox_topup: bool = False,
     max_output_bytes: int = MAX_OUTPUT_BYTES,
+    limits: Limits = OFF,
+    provider_approval: bool = False,
 ) -> AsyncIterator[Market]:
-    """A server on 127.0.0.1 until the block ends."""
-    config = Config(url, "127.0.0.1:0", admin_token, sandbox_topup, None, "INFO", max_output_bytes)
+    """A server on 127.0.0.1 until the block ends; without limits, as the clock fills no bucket by itself."""
+    config = Config(
+        url,
+        "127.0.0.1:0",
+        admin_token,
+        sandbox_topup,
+        None,
+        "INFO",
+        max_output_bytes,
+        limits,
+        provider_approval=provider_approval,
+    )
     server = Server(config, clock)
     await server.start()
     async with grpc.aio.insecure_channel(

@@ -36,6 +36,7 @@ class Stack:
     clock: ManualClock
     server: Server
     http: httpx.AsyncClient
+    channel: grpc.aio.Channel
 
     async def register(self, kind: str, email: str) -> tuple[int, str]:
         """A new provider's or renter's id and key."""
@@ -67,14 +68,15 @@ class Stack:
 
 
 @contextlib.asynccontextmanager
-async def running_stack(folder: Path) -> AsyncIterator[Stack]:
-    """Server and gateway on a SQLite file in ``folder``."""
+async def running_stack(folder: Path, **settings: str) -> AsyncIterator[Stack]:
+    """Server and gateway on a SQLite file in ``folder``, with more settings of the server's."""
     clock = ManualClock()
     config = Config.from_env(
         {
             "DCP_DATABASE_URL": f"sqlite:///{folder / 'dcp.sqlite3'}",
             "DCP_GRPC_LISTEN": "127.0.0.1:0",
             "DCP_ADMIN_TOKEN": ADMIN_TOKEN,
+            **settings,
         }
     )
     server = Server(config, clock)
@@ -83,7 +85,7 @@ async def running_stack(folder: Path) -> AsyncIterator[Stack]:
         async with grpc.aio.insecure_channel(server.address, options=CHANNEL_OPTIONS) as channel:
             transport = httpx.ASGITransport(build_app(channel))
             async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
-                yield Stack(clock, server, http)
+                yield Stack(clock, server, http, channel)
     finally:
         await server.stop()
 

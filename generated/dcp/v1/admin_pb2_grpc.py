@@ -45,6 +45,11 @@ class AdminServiceStub:
                 request_serializer=dcp_dot_v1_dot_admin__pb2.ListWithdrawalsRequest.SerializeToString,
                 response_deserializer=dcp_dot_v1_dot_admin__pb2.ListWithdrawalsResponse.FromString,
                 _registered_method=True)
+        self.ListAuditEntries = channel.unary_unary(
+                '/dcp.v1.AdminService/ListAuditEntries',
+                request_serializer=dcp_dot_v1_dot_admin__pb2.ListAuditEntriesRequest.SerializeToString,
+                response_deserializer=dcp_dot_v1_dot_admin__pb2.ListAuditEntriesResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -65,6 +70,13 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAuditEntries(self, request, context):
+        """What operators did, newest first. An entry is written with its effect or not at all, and never changes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListWithdrawals,
                     request_deserializer=dcp_dot_v1_dot_admin__pb2.ListWithdrawalsRequest.FromString,
                     response_serializer=dcp_dot_v1_dot_admin__pb2.ListWithdrawalsResponse.SerializeToString,
+            ),
+            'ListAuditEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditEntries,
+                    request_deserializer=dcp_dot_v1_dot_admin__pb2.ListAuditEntriesRequest.FromString,
+                    response_serializer=dcp_dot_v1_dot_admin__pb2.ListAuditEntriesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class AdminService:
             '/dcp.v1.AdminService/ListWithdrawals',
             dcp_dot_v1_dot_admin__pb2.ListWithdrawalsRequest.SerializeToString,
             dcp_dot_v1_dot_admin__pb2.ListWithdrawalsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dcp.v1.AdminService/ListAuditEntries',
+            dcp_dot_v1_dot_admin__pb2.ListAuditEntriesRequest.SerializeToString,
+            dcp_dot_v1_dot_admin__pb2.ListAuditEntriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

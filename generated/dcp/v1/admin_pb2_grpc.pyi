@@ -37,6 +37,8 @@ class AdminServiceStub:
     """Counts and sums of the whole marketplace."""
     ListWithdrawals: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListWithdrawalsRequest, _admin_pb2.ListWithdrawalsResponse]
     """The providers' withdrawal requests, newest first."""
+    ListAuditEntries: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListAuditEntriesRequest, _admin_pb2.ListAuditEntriesResponse]
+    """What operators did, newest first. An entry is written with its effect or not at all, and never changes."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -47,6 +49,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Counts and sums of the whole marketplace."""
     ListWithdrawals: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListWithdrawalsRequest, _admin_pb2.ListWithdrawalsResponse]  # type: ignore[assignment]
     """The providers' withdrawal requests, newest first."""
+    ListAuditEntries: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListAuditEntriesRequest, _admin_pb2.ListAuditEntriesResponse]  # type: ignore[assignment]
+    """What operators did, newest first. An entry is written with its effect or not at all, and never changes."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Metrics and requests that an operator looks after."""
@@ -66,5 +70,13 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListWithdrawalsResponse, _abc.Awaitable[_admin_pb2.ListWithdrawalsResponse]]:
         """The providers' withdrawal requests, newest first."""
+
+    @_abc_1.abstractmethod
+    def ListAuditEntries(
+        self,
+        request: _admin_pb2.ListAuditEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListAuditEntriesResponse, _abc.Awaitable[_admin_pb2.ListAuditEntriesResponse]]:
+        """What operators did, newest first. An entry is written with its effect or not at all, and never changes."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -113,6 +113,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The amount would bring the account past what the ledger can hold."""
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 39
     """The database cannot be reached now. Nothing was changed; try again."""
+    ERROR_REASON_WITHDRAWAL_NOT_FOUND: _ErrorReason.ValueType  # 40
+    """No withdrawal request has this id."""
+    ERROR_REASON_WITHDRAWAL_OPEN: _ErrorReason.ValueType  # 41
+    """The provider has a withdrawal request that has not ended; it may have one at a time."""
+    ERROR_REASON_EARNINGS_TOO_LOW: _ErrorReason.ValueType  # 42
+    """The provider can withdraw less than it asks for; the facts tell how much less."""
+    ERROR_REASON_WRONG_STATE: _ErrorReason.ValueType  # 43
+    """What is asked cannot be done to something in this state; `status` tells the state."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The stable causes of errors. Names are part of the contract: they are added,
@@ -199,6 +207,14 @@ ERROR_REASON_AMOUNT_TOO_LARGE: ErrorReason.ValueType  # 38
 """The amount would bring the account past what the ledger can hold."""
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 39
 """The database cannot be reached now. Nothing was changed; try again."""
+ERROR_REASON_WITHDRAWAL_NOT_FOUND: ErrorReason.ValueType  # 40
+"""No withdrawal request has this id."""
+ERROR_REASON_WITHDRAWAL_OPEN: ErrorReason.ValueType  # 41
+"""The provider has a withdrawal request that has not ended; it may have one at a time."""
+ERROR_REASON_EARNINGS_TOO_LOW: ErrorReason.ValueType  # 42
+"""The provider can withdraw less than it asks for; the facts tell how much less."""
+ERROR_REASON_WRONG_STATE: ErrorReason.ValueType  # 43
+"""What is asked cannot be done to something in this state; `status` tells the state."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
@@ -244,6 +260,8 @@ class ErrorFacts(_message.Message):
     ADVICE_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    LIMIT_PER_MINUTE_FIELD_NUMBER: _builtins.int
     field: _builtins.str
     """The field at fault, as a path from the body or query, such as `params.messages[0].role`."""
     balance_halala: _builtins.int
@@ -266,6 +284,10 @@ class ErrorFacts(_message.Message):
     """When to come back, in seconds; also the header `Retry-After`."""
     request_id: _builtins.str
     """The id under which the server logged the fault."""
+    limit: _builtins.str
+    """The limit that was met: `address`, `key`, `registration` or `failed-key`; also in the header `RateLimit`."""
+    limit_per_minute: _builtins.int
+    """How many requests that limit allows in a minute."""
     def __init__(
         self,
         *,
@@ -280,10 +302,12 @@ class ErrorFacts(_message.Message):
         advice: _builtins.str | None = ...,
         retry_after_seconds: _builtins.int | None = ...,
         request_id: _builtins.str | None = ...,
+        limit: _builtins.str | None = ...,
+        limit_per_minute: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_status", b"_status", "advice", b"advice", "balance_halala", b"balance_halala", "charged_halala", b"charged_halala", "field", b"field", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_status", b"_status", "advice", b"advice", "balance_halala", b"balance_halala", "charged_halala", b"charged_halala", "field", b"field", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_status", b"_status", "advice", b"advice", "balance_halala", b"balance_halala", "charged_halala", b"charged_halala", "field", b"field", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_status", b"_status", "advice", b"advice", "balance_halala", b"balance_halala", "charged_halala", b"charged_halala", "field", b"field", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__advice: _TypeAlias = _typing.Literal["advice"]  # noqa: Y015
     _WhichOneofArgType__advice: _TypeAlias = _typing.Literal["_advice", b"_advice"]  # noqa: Y015
@@ -293,6 +317,10 @@ class ErrorFacts(_message.Message):
     _WhichOneofArgType__charged_halala: _TypeAlias = _typing.Literal["_charged_halala", b"_charged_halala"]  # noqa: Y015
     _WhichOneofReturnType__field: _TypeAlias = _typing.Literal["field"]  # noqa: Y015
     _WhichOneofArgType__field: _TypeAlias = _typing.Literal["_field", b"_field"]  # noqa: Y015
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType__limit_per_minute: _TypeAlias = _typing.Literal["limit_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__limit_per_minute: _TypeAlias = _typing.Literal["_limit_per_minute", b"_limit_per_minute"]  # noqa: Y015
     _WhichOneofReturnType__reason: _TypeAlias = _typing.Literal["reason"]  # noqa: Y015
     _WhichOneofArgType__reason: _TypeAlias = _typing.Literal["_reason", b"_reason"]  # noqa: Y015
     _WhichOneofReturnType__refunded_halala: _TypeAlias = _typing.Literal["refunded_halala"]  # noqa: Y015
@@ -315,6 +343,10 @@ class ErrorFacts(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__charged_halala) -> _WhichOneofReturnType__charged_halala | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__field) -> _WhichOneofReturnType__field | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit_per_minute) -> _WhichOneofReturnType__limit_per_minute | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
     @_typing.overload

@@ -60,6 +60,11 @@ class JobServiceStub:
                 request_serializer=dcp_dot_v1_dot_jobs__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=dcp_dot_v1_dot_jobs__pb2.CancelJobResponse.FromString,
                 _registered_method=True)
+        self.ListOwnJobs = channel.unary_unary(
+                '/dcp.v1.JobService/ListOwnJobs',
+                request_serializer=dcp_dot_v1_dot_jobs__pb2.ListOwnJobsRequest.SerializeToString,
+                response_deserializer=dcp_dot_v1_dot_jobs__pb2.ListOwnJobsResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer:
@@ -119,6 +124,13 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListOwnJobs(self, request, context):
+        """The renter's own jobs, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -146,6 +158,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=dcp_dot_v1_dot_jobs__pb2.CancelJobRequest.FromString,
                     response_serializer=dcp_dot_v1_dot_jobs__pb2.CancelJobResponse.SerializeToString,
+            ),
+            'ListOwnJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOwnJobs,
+                    request_deserializer=dcp_dot_v1_dot_jobs__pb2.ListOwnJobsRequest.FromString,
+                    response_serializer=dcp_dot_v1_dot_jobs__pb2.ListOwnJobsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -284,6 +301,33 @@ class JobService:
             '/dcp.v1.JobService/CancelJob',
             dcp_dot_v1_dot_jobs__pb2.CancelJobRequest.SerializeToString,
             dcp_dot_v1_dot_jobs__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOwnJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dcp.v1.JobService/ListOwnJobs',
+            dcp_dot_v1_dot_jobs__pb2.ListOwnJobsRequest.SerializeToString,
+            dcp_dot_v1_dot_jobs__pb2.ListOwnJobsResponse.FromString,
             options,
             channel_credentials,
             insecure,

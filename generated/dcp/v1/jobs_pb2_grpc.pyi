@@ -65,6 +65,8 @@ class JobServiceStub:
     running one the daemon is told to stop: the state changes when it has, and
     the time that it ran is charged.
     """
+    ListOwnJobs: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListOwnJobsRequest, _jobs_pb2.ListOwnJobsResponse]
+    """The renter's own jobs, newest first."""
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
@@ -103,6 +105,8 @@ class JobServiceAsyncStub(JobServiceStub):
     running one the daemon is told to stop: the state changes when it has, and
     the time that it ran is charged.
     """
+    ListOwnJobs: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListOwnJobsRequest, _jobs_pb2.ListOwnJobsResponse]  # type: ignore[assignment]
+    """The renter's own jobs, newest first."""
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     """Submits jobs, tells their state, hands out their output."""
@@ -168,5 +172,13 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         running one the daemon is told to stop: the state changes when it has, and
         the time that it ran is charged.
         """
+
+    @_abc_1.abstractmethod
+    def ListOwnJobs(
+        self,
+        request: _jobs_pb2.ListOwnJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.ListOwnJobsResponse, _abc.Awaitable[_jobs_pb2.ListOwnJobsResponse]]:
+        """The renter's own jobs, newest first."""
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

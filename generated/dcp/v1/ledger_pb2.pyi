@@ -103,6 +103,8 @@ class ProveLedgerResponse(_message.Message):
     OPEN_HOLDS_FIELD_NUMBER: _builtins.int
     OPEN_HOLDS_HALALA_FIELD_NUMBER: _builtins.int
     DISCREPANCIES_FIELD_NUMBER: _builtins.int
+    OPEN_WITHDRAWALS_FIELD_NUMBER: _builtins.int
+    OPEN_WITHDRAWALS_HALALA_FIELD_NUMBER: _builtins.int
     balanced: _builtins.bool
     """No discrepancy was found."""
     transfers: _builtins.int
@@ -113,6 +115,10 @@ class ProveLedgerResponse(_message.Message):
     """How many holds are open."""
     open_holds_halala: _builtins.int
     """What they hold together, in halala."""
+    open_withdrawals: _builtins.int
+    """How many withdrawal requests are open."""
+    open_withdrawals_halala: _builtins.int
+    """What they keep reserved together, in halala."""
     @_builtins.property
     def discrepancies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Everything that does not agree, one sentence each."""
@@ -126,10 +132,12 @@ class ProveLedgerResponse(_message.Message):
         open_holds: _builtins.int = ...,
         open_holds_halala: _builtins.int = ...,
         discrepancies: _abc.Iterable[_builtins.str] | None = ...,
+        open_withdrawals: _builtins.int = ...,
+        open_withdrawals_halala: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balanced", b"balanced", "discrepancies", b"discrepancies", "open_holds", b"open_holds", "open_holds_halala", b"open_holds_halala", "postings_sum_halala", b"postings_sum_halala", "transfers", b"transfers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balanced", b"balanced", "discrepancies", b"discrepancies", "open_holds", b"open_holds", "open_holds_halala", b"open_holds_halala", "open_withdrawals", b"open_withdrawals", "open_withdrawals_halala", b"open_withdrawals_halala", "postings_sum_halala", b"postings_sum_halala", "transfers", b"transfers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -58,6 +58,30 @@ ROLE_ADMIN: Role.ValueType  # 4
 """An operator, or an internal service, by the admin token."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
+class _RateClass:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RateClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RateClass.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RATE_CLASS_UNSPECIFIED: _RateClass.ValueType  # 0
+    """By address, and by the account of the key where there is one."""
+    RATE_CLASS_REGISTRATION: _RateClass.ValueType  # 1
+    """By address alone, few: each call makes an account."""
+    RATE_CLASS_DAEMON: _RateClass.ValueType  # 2
+    """By the account of the key alone: thousands of daemons may share one address."""
+
+class RateClass(_RateClass, metaclass=_RateClassEnumTypeWrapper):
+    """How often a method may be called, and by whom that is counted. The figures are the server's settings."""
+
+RATE_CLASS_UNSPECIFIED: RateClass.ValueType  # 0
+"""By address, and by the account of the key where there is one."""
+RATE_CLASS_REGISTRATION: RateClass.ValueType  # 1
+"""By address alone, few: each call makes an account."""
+RATE_CLASS_DAEMON: RateClass.ValueType  # 2
+"""By the account of the key alone: thousands of daemons may share one address."""
+Global___RateClass: _TypeAlias = RateClass  # noqa: Y015
+
 class _Format:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -70,6 +94,8 @@ class _FormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Format.ValueTy
     """An e-mail address."""
     FORMAT_PHONE: _Format.ValueType  # 2
     """A telephone number in international form, such as +966500000000."""
+    FORMAT_IBAN: _Format.ValueType  # 3
+    """A Saudi IBAN with right check digits; spaces and case do not matter."""
 
 class Format(_Format, metaclass=_FormatEnumTypeWrapper):
     """A form that a text field must have."""
@@ -80,6 +106,8 @@ FORMAT_EMAIL: Format.ValueType  # 1
 """An e-mail address."""
 FORMAT_PHONE: Format.ValueType  # 2
 """A telephone number in international form, such as +966500000000."""
+FORMAT_IBAN: Format.ValueType  # 3
+"""A Saudi IBAN with right check digits; spaces and case do not matter."""
 Global___Format: _TypeAlias = Format  # noqa: Y015
 
 @_typing.final
@@ -150,6 +178,7 @@ class MethodRule(_message.Message):
     REASONS_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_FIELD_NUMBER: _builtins.int
     RAW_BODY_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
     success_code: _builtins.int
     """The HTTP status of success. 0: 200."""
     example_request: _builtins.str
@@ -158,6 +187,8 @@ class MethodRule(_message.Message):
     """An example of the answer's JSON."""
     status_field: _builtins.str
     """The name of an enum field of the answer whose value decides the HTTP status, by `(value).http_status`. Empty: the success code."""
+    rate: Global___RateClass.ValueType
+    """How often it may be called."""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___Role.ValueType]:
         """The roles that may call it. Empty: nobody."""
@@ -185,10 +216,11 @@ class MethodRule(_message.Message):
         reasons: _abc.Iterable[_errors_pb2.ErrorReason.ValueType] | None = ...,
         status_field: _builtins.str = ...,
         raw_body: Global___RawBody | None = ...,
+        rate: Global___RateClass.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["raw_body", b"raw_body", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["example_request", b"example_request", "example_response", b"example_response", "raw_body", b"raw_body", "reasons", b"reasons", "roles", b"roles", "status_field", b"status_field", "success_code", b"success_code", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["example_request", b"example_request", "example_response", b"example_response", "rate", b"rate", "raw_body", b"raw_body", "reasons", b"reasons", "roles", b"roles", "status_field", b"status_field", "success_code", b"success_code", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -290,6 +290,92 @@ class Earnings(_message.Message):
 Global___Earnings: _TypeAlias = Earnings  # noqa: Y015
 
 @_typing.final
+class PauseOwnProviderRequest(_message.Message):
+    """Nothing: the key says who asks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseOwnProviderRequest: _TypeAlias = PauseOwnProviderRequest  # noqa: Y015
+
+@_typing.final
+class PauseOwnProviderResponse(_message.Message):
+    """The provider after the pause began."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    """Always true: errors have their own form."""
+    status: Global___ProviderStatus.ValueType
+    """What the provider is doing now."""
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        status: Global___ProviderStatus.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["status", b"status", "success", b"success"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseOwnProviderResponse: _TypeAlias = PauseOwnProviderResponse  # noqa: Y015
+
+@_typing.final
+class ResumeOwnProviderRequest(_message.Message):
+    """Nothing: the key says who asks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeOwnProviderRequest: _TypeAlias = ResumeOwnProviderRequest  # noqa: Y015
+
+@_typing.final
+class ResumeOwnProviderResponse(_message.Message):
+    """The provider after the pause ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    """Always true: errors have their own form."""
+    status: Global___ProviderStatus.ValueType
+    """What the provider is doing now."""
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        status: Global___ProviderStatus.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["status", b"status", "success", b"success"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeOwnProviderResponse: _TypeAlias = ResumeOwnProviderResponse  # noqa: Y015
+
+@_typing.final
 class HeartbeatRequest(_message.Message):
     """A heartbeat by POST. The key may be in the body as `api_key`."""
 

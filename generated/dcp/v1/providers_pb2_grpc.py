@@ -50,6 +50,16 @@ class ProviderServiceStub:
                 request_serializer=dcp_dot_v1_dot_providers__pb2.HeartbeatRequest.SerializeToString,
                 response_deserializer=dcp_dot_v1_dot_providers__pb2.HeartbeatResponse.FromString,
                 _registered_method=True)
+        self.PauseOwnProvider = channel.unary_unary(
+                '/dcp.v1.ProviderService/PauseOwnProvider',
+                request_serializer=dcp_dot_v1_dot_providers__pb2.PauseOwnProviderRequest.SerializeToString,
+                response_deserializer=dcp_dot_v1_dot_providers__pb2.PauseOwnProviderResponse.FromString,
+                _registered_method=True)
+        self.ResumeOwnProvider = channel.unary_unary(
+                '/dcp.v1.ProviderService/ResumeOwnProvider',
+                request_serializer=dcp_dot_v1_dot_providers__pb2.ResumeOwnProviderRequest.SerializeToString,
+                response_deserializer=dcp_dot_v1_dot_providers__pb2.ResumeOwnProviderResponse.FromString,
+                _registered_method=True)
 
 
 class ProviderServiceServicer:
@@ -78,6 +88,20 @@ class ProviderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseOwnProvider(self, request, context):
+        """The provider takes no jobs for now; those that it runs finish. Pausing again changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeOwnProvider(self, request, context):
+        """The provider takes jobs again after a pause.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProviderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +119,16 @@ def add_ProviderServiceServicer_to_server(servicer, server):
                     servicer.Heartbeat,
                     request_deserializer=dcp_dot_v1_dot_providers__pb2.HeartbeatRequest.FromString,
                     response_serializer=dcp_dot_v1_dot_providers__pb2.HeartbeatResponse.SerializeToString,
+            ),
+            'PauseOwnProvider': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseOwnProvider,
+                    request_deserializer=dcp_dot_v1_dot_providers__pb2.PauseOwnProviderRequest.FromString,
+                    response_serializer=dcp_dot_v1_dot_providers__pb2.PauseOwnProviderResponse.SerializeToString,
+            ),
+            'ResumeOwnProvider': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeOwnProvider,
+                    request_deserializer=dcp_dot_v1_dot_providers__pb2.ResumeOwnProviderRequest.FromString,
+                    response_serializer=dcp_dot_v1_dot_providers__pb2.ResumeOwnProviderResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +213,60 @@ class ProviderService:
             '/dcp.v1.ProviderService/Heartbeat',
             dcp_dot_v1_dot_providers__pb2.HeartbeatRequest.SerializeToString,
             dcp_dot_v1_dot_providers__pb2.HeartbeatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseOwnProvider(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dcp.v1.ProviderService/PauseOwnProvider',
+            dcp_dot_v1_dot_providers__pb2.PauseOwnProviderRequest.SerializeToString,
+            dcp_dot_v1_dot_providers__pb2.PauseOwnProviderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeOwnProvider(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dcp.v1.ProviderService/ResumeOwnProvider',
+            dcp_dot_v1_dot_providers__pb2.ResumeOwnProviderRequest.SerializeToString,
+            dcp_dot_v1_dot_providers__pb2.ResumeOwnProviderResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,10 @@ class ProviderServiceStub:
     """A heartbeat by POST, for daemons that cannot hold a stream. It changes the
     same record as one on the stream, but jobs are offered on a stream only.
     """
+    PauseOwnProvider: _grpc.UnaryUnaryMultiCallable[_providers_pb2.PauseOwnProviderRequest, _providers_pb2.PauseOwnProviderResponse]
+    """The provider takes no jobs for now; those that it runs finish. Pausing again changes nothing."""
+    ResumeOwnProvider: _grpc.UnaryUnaryMultiCallable[_providers_pb2.ResumeOwnProviderRequest, _providers_pb2.ResumeOwnProviderResponse]
+    """The provider takes jobs again after a pause."""
 
 @_typing.type_check_only
 class ProviderServiceAsyncStub(ProviderServiceStub):
@@ -55,6 +59,10 @@ class ProviderServiceAsyncStub(ProviderServiceStub):
     """A heartbeat by POST, for daemons that cannot hold a stream. It changes the
     same record as one on the stream, but jobs are offered on a stream only.
     """
+    PauseOwnProvider: _aio.UnaryUnaryMultiCallable[_providers_pb2.PauseOwnProviderRequest, _providers_pb2.PauseOwnProviderResponse]  # type: ignore[assignment]
+    """The provider takes no jobs for now; those that it runs finish. Pausing again changes nothing."""
+    ResumeOwnProvider: _aio.UnaryUnaryMultiCallable[_providers_pb2.ResumeOwnProviderRequest, _providers_pb2.ResumeOwnProviderResponse]  # type: ignore[assignment]
+    """The provider takes jobs again after a pause."""
 
 class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
     """Registration and self-service of providers."""
@@ -84,5 +92,21 @@ class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
         """A heartbeat by POST, for daemons that cannot hold a stream. It changes the
         same record as one on the stream, but jobs are offered on a stream only.
         """
+
+    @_abc_1.abstractmethod
+    def PauseOwnProvider(
+        self,
+        request: _providers_pb2.PauseOwnProviderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_providers_pb2.PauseOwnProviderResponse, _abc.Awaitable[_providers_pb2.PauseOwnProviderResponse]]:
+        """The provider takes no jobs for now; those that it runs finish. Pausing again changes nothing."""
+
+    @_abc_1.abstractmethod
+    def ResumeOwnProvider(
+        self,
+        request: _providers_pb2.ResumeOwnProviderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_providers_pb2.ResumeOwnProviderResponse, _abc.Awaitable[_providers_pb2.ResumeOwnProviderResponse]]:
+        """The provider takes jobs again after a pause."""
 
 def add_ProviderServiceServicer_to_server(servicer: ProviderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

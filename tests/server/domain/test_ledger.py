@@ -23,6 +23,7 @@ from server.domain.ledger import (
     prove,
     settlement,
 )
+from server.domain.withdrawals import OPEN, Withdrawal, WithdrawalAction, WithdrawalState, next_state
 
 
 @dataclass
@@ -32,6 +33,7 @@ class Book:
     balances: Counter[Account] = field(default_factory=Counter)
     transfers: list[Transfer] = field(default_factory=list)
     holds: dict[str, StoredHold] = field(default_factory=dict)
+    withdrawals: dict[int, Withdrawal] = field(default_factory=dict)
 
     def apply(self, transfer: Transfer) -> None:
         self.balances[transfer.debit] -= transfer.amount_halala
@@ -59,8 +61,29 @@ class Book:
         state = HoldState.POSTED if bill.charge_halala else HoldState.VOIDED
         self.holds[hold.job_id] = replace(hold, state=state, job_is_final=True)
 
+    def withdraw(self, provider_id: int, amount: int) -> None:
+        if self.balances[ledger.provider(provider_id)] < amount:
+            return
+        number = len(self.withdrawals)
+        self._move(Withdrawal(number, provider_id, amount, WithdrawalState.PENDING, "SA1234", 0))
+
+    def end_withdrawal(self, number: int, actions: list[WithdrawalAction]) -> None:
+        if not self.withdrawals:
+            return
+        request = self.withdrawals[number % len(self.withdrawals)]
+        for action in actions:
+            state = next_state(request.state, action)
+            if state is not None:
+                request = replace(request, state=state)
+                self._move(request)
+
+    def _move(self, request: Withdrawal) -> None:
+        self.withdrawals[request.id] = request
+        if request.state is not WithdrawalState.PROCESSING:
+            self.apply(ledger.withdrawal_transfer(request))
+
     def proof(self) -> ledger.Proof:
-        return prove(dict(self.balances), self.transfers, self.holds.values())
+        return prove(dict(self.balances), self.transfers, self.holds.values(), self.withdrawals.values())
 
 
 PARTIES = st.integers(1, 3)
@@ -69,9 +92,13 @@ HOLDS = st.tuples(st.just(Book.hold), PARTIES, st.integers(1, 3_000))
 SETTLEMENTS = st.tuples(
     st.just(Book.settle), st.integers(0, 9), PARTIES, st.integers(1, 300), st.integers(0, 600_000)
 )
+WITHDRAWALS = st.tuples(st.just(Book.withdraw), PARTIES, st.integers(1, 500))
+WITHDRAWAL_ENDS = st.tuples(
+    st.just(Book.end_withdrawal), st.integers(0, 9), st.lists(st.sampled_from(WithdrawalAction), max_size=4)
+)
 
 
-@given(st.lists(CREDITS | HOLDS | SETTLEMENTS, max_size=40))
+@given(st.lists(CREDITS | HOLDS | SETTLEMENTS | WITHDRAWALS | WITHDRAWAL_ENDS, max_size=60))
 def test_any_history_proves_clean(history: list[tuple[Callable[..., None], int]]) -> None:
     book = Book()
     for step, *arguments in history:
@@ -85,16 +112,25 @@ def test_any_history_proves_clean(history: list[tuple[Callable[..., None], int]]
         len(open_holds),
         sum(hold.amount_halala for hold in open_holds),
     )
+    open_withdrawals = [one for one in book.withdrawals.values() if one.state in OPEN]
+    assert (proof.open_withdrawals, proof.open_withdrawals_halala) == (
+        len(open_withdrawals),
+        sum(one.amount_halala for one in open_withdrawals),
+    )
 
 
 def sample() -> Book:
-    """One hold posted, one voided, one open."""
+    """One hold posted, one voided, one open; one withdrawal paid, one rejected, one open."""
     book = Book()
     book.credit(1, 1000)
     for amount in (450, 100, 200):
         book.hold(1, amount)
     book.settle(0, 7, 150, 75_000)
     book.settle(0, 7, 150, 0)
+    for amount in (10, 20, 30):
+        book.withdraw(7, amount)
+    book.end_withdrawal(0, [WithdrawalAction.PROCESS, WithdrawalAction.PAY])
+    book.end_withdrawal(1, [WithdrawalAction.REJECT])
     return book
 
 
@@ -108,6 +144,13 @@ def set_balance(account: Account, change: int) -> Callable[[Book], None]:
 def set_hold(job_id: str, **changes: object) -> Callable[[Book], None]:
     def tamper(book: Book) -> None:
         book.holds[job_id] = replace(book.holds[job_id], **changes)  # type: ignore[arg-type]
+
+    return tamper
+
+
+def set_withdrawal(number: int, **changes: object) -> Callable[[Book], None]:
+    def tamper(book: Book) -> None:
+        book.withdrawals[number] = replace(book.withdrawals[number], **changes)  # type: ignore[arg-type]
 
     return tamper
 
@@ -139,6 +182,13 @@ TAMPERINGS: dict[str, Callable[[Book], None]] = {
     "posted hold called open": set_hold("job-0", state=HoldState.OPEN),
     "job ended but hold open": set_hold("job-2", job_is_final=True),
     "job open but hold resolved": set_hold("job-0", job_is_final=False),
+    "reserved up": set_balance(ledger.reserved(7), 1),
+    "open withdrawal larger": set_withdrawal(2, amount_halala=31),
+    "open withdrawal of another provider": set_withdrawal(2, provider_id=8),
+    "open withdrawal called paid": set_withdrawal(2, state=WithdrawalState.PAID),
+    "paid withdrawal called open": set_withdrawal(0, state=WithdrawalState.PROCESSING),
+    "paid withdrawal called rejected": set_withdrawal(0, state=WithdrawalState.REJECTED),
+    "withdrawal gone": lambda book: book.withdrawals.__delitem__(2),
     "hold gone": lambda book: book.holds.__delitem__("job-2"),
 }
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 from dcp.v1 import (
+    accounts_pb2,
     admin_pb2,
     jobs_pb2,
     ledger_pb2,
@@ -13,6 +14,7 @@ from dcp.v1 import (
     providers_pb2,
     renters_pb2,
     sessions_pb2,
+    withdrawals_pb2,
 )
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
@@ -20,7 +22,16 @@ from google.protobuf.message_factory import GetMessageClass
 
 from tests.support.running_server import Market, Metadata
 
-FILES = (admin_pb2, jobs_pb2, ledger_pb2, providers_pb2, renters_pb2, sessions_pb2)
+FILES = (
+    accounts_pb2,
+    admin_pb2,
+    jobs_pb2,
+    ledger_pb2,
+    providers_pb2,
+    renters_pb2,
+    sessions_pb2,
+    withdrawals_pb2,
+)
 METHODS: dict[str, MethodDescriptor] = {
     f"{service.name}.{method.name}": method
     for file in FILES

@@ -7,7 +7,10 @@ import pytest
 from dcp.v1 import options_pb2
 
 from server.domain.errors import DomainError
-from server.rpc.interceptors import Authentication
+from server.domain.limits import OFF
+from server.rpc.addresses import Addresses
+from server.rpc.interceptors import Authentication, Rule
+from server.rpc.limits import RateLimits
 from tests.server.rpc import methods
 from tests.server.rpc.methods import METHODS
 from tests.support import running_server
@@ -111,14 +114,17 @@ class Context:
     def invocation_metadata(self) -> Metadata:
         return self._metadata
 
+    def peer(self) -> str:
+        return "ipv4:192.0.2.1:4321"
+
 
 @pytest.mark.parametrize("credential", CREDENTIALS)
 async def test_rpc_without_roles_admits_nobody(market: Market, credential: str) -> None:
     """An RPC whose options were forgotten is closed, not open."""
     metadata = (await credentials(market))[credential]
-    admission = Authentication(market.server.services.keys)
+    admission = Authentication(market.server.services.keys, RateLimits(OFF, market.clock), Addresses())
     with pytest.raises(DomainError) as caught:
-        await admission._admit(frozenset(), Context(metadata))
+        await admission._admit(Rule(), Context(metadata))
     assert caught.value.reason.value in CODES
 
 

@@ -10,6 +10,7 @@ import pytest
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import JobType
 from server.domain.placement import Model
+from server.domain.providers import AccountState
 from server.store import accounts
 from server.store.accounts import Beat, KeyOwner, ProviderRow
 from server.store.database import Database
@@ -45,7 +46,7 @@ async def test_provider_and_renter_may_share_an_address(database: Database) -> N
 
 async def test_key_is_found_by_its_digest_alone(database: Database) -> None:
     await database.run(lambda: accounts.add_key("renter", 7, b"d" * 32, "last", NOW_MS))
-    assert await database.read(lambda: accounts.find_key(b"d" * 32)) == KeyOwner("renter", 7)
+    assert await database.read(lambda: accounts.find_key(b"d" * 32)) == KeyOwner("renter", 7, 1)
     assert await database.read(lambda: accounts.find_key(b"e" * 32)) is None
 
 
@@ -139,3 +140,14 @@ async def test_market_list_filters(
     )
     assert [ids.index(row.id) + 1 for row in listed] == found
     assert total == (2 if {"offset", "limit"} & set(filters) else len(found))
+
+
+async def test_account_that_was_decided_about_meanwhile_is_not_moved(database: Database, rows: Rows) -> None:
+    """Of two who read the same state, the second changes nothing."""
+    provider_id, renter_id = await rows.provider(), await rows.renter()
+    for move, account_id in (
+        (accounts.set_provider_state, provider_id),
+        (accounts.set_renter_state, renter_id),
+    ):
+        work = partial(move, account_id, AccountState.ACTIVE, AccountState.SUSPENDED)
+        assert [await database.run(work), await database.run(work)] == [True, False]

@@ -10,7 +10,8 @@ import pytest
 from server.domain import ledger as rules
 from server.domain.errors import DomainError, Reason
 from server.domain.ledger import EXTERNAL, MAX_BALANCE_HALALA, Transfer, TransferKind
-from server.store import ledger
+from server.domain.withdrawals import Withdrawal, WithdrawalState
+from server.store import ledger, withdrawals
 from server.store.database import Database
 from server.store.models import Account, Hold, Job
 from server.store.models import Transfer as TransferRow
@@ -158,3 +159,22 @@ async def test_proof_finds_what_was_tampered_with(
     assert callable(tamper)
     await database.run(tamper)
     assert told in " | ".join((await database.read(ledger.prove)).discrepancies)
+
+
+async def test_withdrawal_that_has_moved_on_is_not_moved_from_where_it_was(
+    database: Database, rows: Rows
+) -> None:
+    """Of two operators who read the same row, the second changes nothing."""
+    provider_id = await rows.provider()
+
+    def move(read: Withdrawal, state: WithdrawalState) -> bool:
+        return withdrawals.move(read, state, NOW_MS, reference=None, reason=None)
+
+    number = await database.run(lambda: withdrawals.insert(provider_id, 1000, "SA1234", NOW_MS))
+    read = await database.read(lambda: withdrawals.get(number))
+    assert read is not None
+    assert await database.run(lambda: move(read, WithdrawalState.REJECTED))
+    assert not await database.run(lambda: move(read, WithdrawalState.PROCESSING))
+    now = await database.read(lambda: withdrawals.get(number))
+    assert now is not None
+    assert now.state is WithdrawalState.REJECTED

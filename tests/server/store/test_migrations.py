@@ -14,7 +14,7 @@ from server.domain.jobs import FailureReason, Job, JobState
 from server.domain.leases import MAX_OUTPUT_BYTES, Lease, LeaseState
 from server.store import jobs, leases, ledger
 from server.store.database import Database
-from server.store.models import Provider
+from server.store.models import Provider, Transfer
 from tests.support import databases
 from tests.support.databases import Postgres, connection, execute
 
@@ -43,6 +43,20 @@ ROWS_OF_0001 = [
             ("failed", 3, "ended", "'lost'", "its provider went silent"),
         )
     ),
+]
+
+LEDGER_OF_0002 = [
+    "INSERT INTO renter (name, email, email_key, organization, phone, state, created_ms)"
+    " VALUES ('R', 'r', 'r', '', '', 'active', 1)",
+    "INSERT INTO job (job_id, renter_id, job_type, state, duration_ms, limit_ms, priority, hold_halala,"
+    " rate_halala_per_minute, spec, lease_epoch, attempt, created_ms, output_bytes, content_type,"
+    " request_digest) VALUES ('job', 1, 'benchmark', 'queued', 60000, 60000, 2, 20, 100, '{}',"
+    " 1, 1, 1, 0, '', '')",
+    "INSERT INTO account (id, kind, owner_id, balance_halala)"
+    " VALUES (1, 'external', 0, -70), (3, 'renter', 1, 50), (8, 'renter_held', 1, 20)",
+    "INSERT INTO transfer (id, kind, debit_account_id, credit_account_id, amount_halala, job_id, created_ms)"
+    " VALUES (4, 'credit', 1, 3, 70, NULL, 9), (6, 'hold', 3, 8, 20, 'job', 9)",
+    "INSERT INTO hold (job_id, renter_id, amount_halala, state, created_ms) VALUES ('job', 1, 20, 'open', 9)",
 ]
 
 
@@ -85,6 +99,37 @@ async def test_rows_of_the_first_release_are_carried_over(new_database_url: str)
     assert renewed_ms == 12345
 
 
+async def test_ledger_of_an_earlier_release_is_carried_over(new_database_url: str) -> None:
+    """On SQLite its tables are made anew: ids, balances, guards and references must all be there again."""
+    database = Database(new_database_url)
+    raw = database.peewee
+    for name in ("0001_initial", "0002_sessions_complete"):
+        Runner(raw, str(MIGRATIONS)).up(name)
+    with raw.atomic():
+        for statement in LEDGER_OF_0002:
+            execute(database, statement)
+    raw.close()
+    async with databases.opened(new_database_url) as database:
+        proof = await database.read(ledger.prove)
+        assert (proof.transfers, proof.discrepancies) == (2, ())
+        rows = await database.read(lambda: list(Transfer.select().order_by(Transfer.id).tuples()))
+        assert rows == [
+            (4, "credit", 1, 3, 70, None, None, 9),
+            (6, "hold", 3, 8, 20, "job", None, 9),
+        ]
+        for change in ("UPDATE transfer SET amount_halala = 1", "DELETE FROM transfer"):
+            with pytest.raises(Exception, match="transfers are immutable"):
+                await database.run(partial(execute, database, change))
+        for bad in (
+            "INSERT INTO transfer (kind, debit_account_id, credit_account_id, amount_halala, created_ms) "
+            "VALUES ('credit', 1, 999, 5, 0)",
+            "DELETE FROM account WHERE id = 3",
+            "UPDATE account SET kind = 'purse' WHERE id = 3",
+        ):
+            with pytest.raises(Exception, match=r"(?i)constraint"):
+                await database.run(partial(execute, database, bad))
+
+
 def test_every_migration_has_the_next_number() -> None:
     names = sorted(path.name for path in MIGRATIONS.glob("[0-9]*.py"))
     assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
@@ -112,12 +157,22 @@ async def test_postgres_itself_refuses_to_empty_the_transfers(postgres: Postgres
             "lease_history",
         ),
         (
+            "SELECT job_id FROM job WHERE renter_id = 1 ORDER BY created_ms DESC, job_id DESC",
+            "job_of_renter",
+        ),
+        ("SELECT id FROM withdrawal WHERE provider_id = 1 ORDER BY id DESC", "withdrawal_of_provider"),
+        (
+            "SELECT id FROM audit_entry WHERE object = 'job' AND object_id = '1' ORDER BY id DESC",
+            "audit_entry_object",
+        ),
+        ("SELECT id FROM audit_entry WHERE object = 'job' ORDER BY id DESC", "audit_entry_kind"),
+        (
             "SELECT job_id FROM job WHERE state = 'queued' ORDER BY priority DESC, created_ms, job_id",
             "job_queue",
         ),
     ],
 )
-async def test_what_the_sweep_and_dispatch_ask_has_its_index(sqlite_url: str, query: str, index: str) -> None:
+async def test_what_is_asked_often_has_its_index(sqlite_url: str, query: str, index: str) -> None:
     async with databases.opened(sqlite_url) as database:
 
         def plan() -> str:

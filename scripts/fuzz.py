@@ -1,0 +1,95 @@
+"""Asks the real programs what nobody would: schemathesis draws requests from /openapi.json.
+
+A market is started without limits and asked with a renter's, a provider's and the operator's key. No
+answer may be a 5xx or differ from the document in status, type, headers or body.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from scripts.market import UNLIMITED, Market
+
+ADMIN_TOKEN = "fuzz-operator-token"
+# The document cannot say what holds between fields (prompt or messages, not both), nor that null is
+# taken for a field that was left out: what is valid by it may be refused, and the reverse.
+UNSAYABLE = ("positive_data_acceptance", "negative_data_rejection")
+# A second credential, drawn at random, would be refused before anything else is looked at.
+CONFIG = "[generation]\nwith-security-parameters = false\n"
+HOOKS = """
+import schemathesis
+
+@schemathesis.hook
+def map_body(context, body):
+    if isinstance(body, dict):
+        body.pop("api_key", None)
+    return body
+"""
+
+
+def fuzz(market: Market, header: str, key: str, examples: int, seed: int) -> tuple[bool, int, str]:
+    """Asks with one key, ``examples`` for each route: whether all was well, how many cases, the words."""
+    folder = market.folder / header
+    folder.mkdir()
+    (folder / "schemathesis.toml").write_text(CONFIG)
+    (folder / "fuzz_hooks.py").write_text(HOOKS)
+    done = subprocess.run(
+        [
+            *(str(Path(sys.executable).parent / "schemathesis"), "run", f"{market.url}/openapi.json"),
+            *("--header", f"{header}: {key}", "--exclude-checks", ",".join(UNSAYABLE)),
+            *("--max-examples", str(examples), "--seed", str(seed), "--phases", "examples,coverage,fuzzing"),
+            *("--continue-on-failure", "--no-shrink", "--warnings", "off"),
+        ],
+        cwd=folder,
+        env={**os.environ, "SCHEMATHESIS_HOOKS": "fuzz_hooks"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    told = done.stdout + done.stderr
+    cases = re.search(r"(\d+) generated", told)
+    return done.returncode == 0, int(cases[1]) if cases else 0, told
+
+
+def fuzz_all(folder: Path, examples: int, seed: int) -> tuple[int, dict[str, str]]:
+    """Asks a new market with each kind of key: the number of cases, and the words of what failed."""
+    settings = {**UNLIMITED, "DCP_SANDBOX_TOPUP": "true"}
+    total, failed = 0, {}
+    with Market(folder, admin_token=ADMIN_TOKEN, settings=settings) as market:
+        _, provider = market.register_provider("Fuzz", "provider@fuzz.example.com")
+        renter_id, renter = market.register_renter("Fuzz", "renter@fuzz.example.com")
+        market.credit(renter_id, 100_000)
+        keys = {"x-renter-key": renter, "x-provider-key": provider, "x-admin-token": ADMIN_TOKEN}
+        for header, key in keys.items():
+            good, cases, told = fuzz(market, header, key, examples, seed)
+            total += cases
+            if not good:
+                failed[header] = told
+        proof = market.prove_ledger()
+        if not proof["balanced"]:
+            failed["ledger"] = str(proof)
+    return total, failed
+
+
+def main() -> int:
+    """Prints how many cases ran; 1 when an answer was not as the document says."""
+    parser = argparse.ArgumentParser(prog="scripts/fuzz", description=__doc__)
+    parser.add_argument("--examples", type=int, default=120, help="cases drawn for each route and key")
+    parser.add_argument("--seed", type=int, default=1, help="the same seed draws the same cases")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        total, failed = fuzz_all(Path(folder), options.examples, options.seed)
+    for header, told in failed.items():
+        print(f"== {header}\n{told}")
+    print(f"{total} cases with three keys, seed {options.seed}: {'failed' if failed else 'all well'}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

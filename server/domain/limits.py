@@ -1,0 +1,73 @@
+"""How much somebody may ask for: the figures, and token buckets; the clock is an argument."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+WINDOW_SECONDS = 60
+_SECOND = 1_000_000_000
+MAX_BUCKETS = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The figures; 0 switches one off."""
+
+    key_per_minute: int = 6000
+    """Calls of one account, by whichever of its keys."""
+    address_per_minute: int = 12000
+    """Calls from one address, without those of daemons."""
+    registrations_per_minute: int = 30
+    """Accounts that one address makes."""
+    failed_keys_per_minute: int = 30
+    """Credentials from one address that nobody knows."""
+    open_jobs: int = 1000
+    """Jobs of one renter that have not ended."""
+    streams: int = 8
+    """Streams of one provider that are open at once: its session's, and those that are about to take over."""
+
+
+OFF = Limits(0, 0, 0, 0, 0, 0)
+
+
+class Buckets:
+    """A token bucket for each holder: full at first, ``per_minute`` tokens large, filled again evenly.
+
+    At most ``size`` are kept: the one that was asked for longest ago is dropped, which fills it.
+    What is kept of a bucket is when it is full again, in whole nanoseconds: sums of them are exact.
+    """
+
+    __slots__ = ("_full_at", "_size", "_token", "_whole", "per_minute")
+
+    def __init__(self, per_minute: int, size: int = MAX_BUCKETS) -> None:
+        self.per_minute = per_minute
+        self._token = WINDOW_SECONDS * _SECOND // per_minute if per_minute else 0
+        self._whole = self._token * per_minute
+        self._size = size
+        self._full_at: OrderedDict[Hashable, int] = OrderedDict()
+
+    def take(self, holder: Hashable, now: float) -> float:
+        """Takes a token: 0. Where there is none, nothing changes: the seconds until there is one."""
+        if not self._token:
+            return 0.0
+        now_ns = int(now * _SECOND)
+        full_at = max(self._full_at.get(holder, 0), now_ns) + self._token
+        missing = full_at - now_ns - self._whole
+        if missing > 0:
+            self._full_at.move_to_end(holder)
+            return missing / _SECOND
+        self._full_at[holder] = full_at
+        self._full_at.move_to_end(holder)
+        if len(self._full_at) > self._size:
+            self._full_at.popitem(last=False)
+        return 0.0
+
+    def wait(self, holder: Hashable, now: float) -> float:
+        """The seconds until there is a token; 0 when there is one. Takes nothing."""
+        missing = self._full_at.get(holder, 0) + self._token - int(now * _SECOND) - self._whole
+        return max(missing, 0) / _SECOND
+
+    def __len__(self) -> int:
+        return len(self._full_at)

@@ -1,0 +1,68 @@
+"""Where a call comes from: the peer's address, or the one that a trusted gateway tells.
+
+It counts nothing; ``server.rpc.limits`` does.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+from collections.abc import Iterable, Sequence
+from typing import Any
+from urllib.parse import unquote
+
+from server.config import Network
+
+FORWARDED = "x-forwarded-for"
+REMEMBERED = 16_384
+
+
+class Addresses:
+    """Tells the address of a call.
+
+    Anybody can write ``x-forwarded-for``: it is believed only from peers on this machine and from the
+    networks in ``trusted``, which are the gateways'.
+    """
+
+    def __init__(self, trusted: Sequence[Network] = ()) -> None:
+        self._trusted = trusted
+        self._read_peer = functools.lru_cache(maxsize=REMEMBERED)(self._read)
+
+    def of(self, peer: str, metadata: Iterable[tuple[str, Any]] | None) -> str:
+        """The address that limits count by, of a call from gRPC's ``peer``: one IPv4 address, or an IPv6
+        network of 64 bits, which is what one customer gets.
+        """
+        address, is_trusted = self._read_peer(peer)
+        if is_trusted:
+            for key, value in metadata or ():
+                if key == FORWARDED:
+                    return _counted(str(value))
+        return address
+
+    def _read(self, peer: str) -> tuple[str, bool]:
+        kind, _, rest = peer.partition(":")
+        host = unquote(rest).rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else ""
+        try:
+            address = _plain(ipaddress.ip_address(host))
+        except ValueError:
+            return peer, kind == "unix"
+        is_trusted = address.is_loopback or any(address in network for network in self._trusted)
+        return _counted(host), is_trusted
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def _counted(text: str) -> str:
+    try:
+        address = _plain(ipaddress.ip_address(text.rpartition(",")[2].strip()))
+    except ValueError:
+        return text[:64]
+    if address.version == 4:
+        return str(address)
+    return str(ipaddress.ip_network((address, 64), strict=False))
+
+
+def _plain(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An IPv4 address as itself, also where it travels inside an IPv6 one."""
+    return getattr(address, "ipv4_mapped", None) or address

@@ -1,0 +1,86 @@
+"""WithdrawalService at the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dcp.v1 import admin_pb2, withdrawals_pb2_grpc
+from dcp.v1 import withdrawals_pb2 as pb
+
+from server.domain.withdrawals import Withdrawal, WithdrawalAction
+from server.rpc import convert
+from server.rpc.interceptors import caller
+from server.rpc.operators import operator
+from server.rpc.validate import compact_iban
+from server.services.withdrawals import Withdrawals
+
+DEFAULT_PAGE_SIZE = 50
+
+
+class WithdrawalServicer(withdrawals_pb2_grpc.WithdrawalServiceServicer):
+    def __init__(self, withdrawals: Withdrawals) -> None:
+        self._withdrawals = withdrawals
+
+    async def RequestWithdrawal(
+        self, request: pb.RequestWithdrawalRequest, context: Any
+    ) -> pb.RequestWithdrawalResponse:
+        made, claimable = await self._withdrawals.request(
+            caller().id, request.amount_halala, compact_iban(request.iban)
+        )
+        return pb.RequestWithdrawalResponse(
+            success=True, withdrawal=message(made), claimable_halala=claimable
+        )
+
+    async def ListOwnWithdrawals(
+        self, request: pb.ListOwnWithdrawalsRequest, context: Any
+    ) -> pb.ListOwnWithdrawalsResponse:
+        page = await self._withdrawals.own(
+            caller().id, request.before_id or None, request.page_size or DEFAULT_PAGE_SIZE
+        )
+        return pb.ListOwnWithdrawalsResponse(
+            withdrawals=[message(one) for one in page.rows], next_before_id=page.next_before_id
+        )
+
+    async def GetWithdrawal(self, request: pb.GetWithdrawalRequest, context: Any) -> pb.GetWithdrawalResponse:
+        found = await self._withdrawals.get(request.withdrawal_id)
+        return pb.GetWithdrawalResponse(withdrawal=message(found), iban=found.iban)
+
+    async def ProcessWithdrawal(
+        self, request: pb.ProcessWithdrawalRequest, context: Any
+    ) -> pb.ProcessWithdrawalResponse:
+        after = await self._withdrawals.act(
+            operator(context), request.withdrawal_id, WithdrawalAction.PROCESS
+        )
+        return pb.ProcessWithdrawalResponse(success=True, withdrawal=message(after))
+
+    async def PayWithdrawal(self, request: pb.PayWithdrawalRequest, context: Any) -> pb.PayWithdrawalResponse:
+        after = await self._withdrawals.act(
+            operator(context),
+            request.withdrawal_id,
+            WithdrawalAction.PAY,
+            reference=request.reference.strip(),
+        )
+        return pb.PayWithdrawalResponse(success=True, withdrawal=message(after))
+
+    async def RejectWithdrawal(
+        self, request: pb.RejectWithdrawalRequest, context: Any
+    ) -> pb.RejectWithdrawalResponse:
+        after = await self._withdrawals.act(
+            operator(context), request.withdrawal_id, WithdrawalAction.REJECT, reason=request.reason.strip()
+        )
+        return pb.RejectWithdrawalResponse(success=True, withdrawal=message(after))
+
+
+def message(one: Withdrawal) -> admin_pb2.Withdrawal:
+    """A request as everybody sees it: the IBAN's last four characters alone."""
+    return admin_pb2.Withdrawal(
+        id=one.id,
+        provider_id=one.provider_id,
+        amount_halala=one.amount_halala,
+        status=getattr(admin_pb2, f"WITHDRAWAL_STATUS_{one.state.name}"),
+        iban_last4=one.iban_last4,
+        created_at=convert.timestamp(one.created_ms),
+        updated_at=convert.timestamp(one.updated_ms),
+        reference=one.reference,
+        reason=one.reason,
+    )

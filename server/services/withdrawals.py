@@ -1,0 +1,153 @@
+"""Withdrawals: a provider asks for its earnings, an operator orders, pays or refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+
+from server.clock import Clock, ms
+from server.domain import ledger as rules
+from server.domain.errors import DomainError, Reason
+from server.domain.withdrawals import Withdrawal, WithdrawalAction, WithdrawalState, next_state
+from server.services.audit import Operator
+from server.services.pages import Page, read_page
+from server.services.providers import existing, refuse_shut_out
+from server.store import ledger, withdrawals
+from server.store.database import Database
+
+log = logging.getLogger(__name__)
+PENDING_LIMIT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """One page of requests, those that wait, and the totals by state (count, halala)."""
+
+    pending: list[Withdrawal]
+    page: list[Withdrawal]
+    totals: dict[WithdrawalState, tuple[int, int]]
+
+
+class Withdrawals:
+    """The use cases of withdrawals."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def request(self, provider_id: int, amount_halala: int, iban: str) -> tuple[Withdrawal, int]:
+        """A new request, and what can still be withdrawn. The amount is reserved at once.
+
+        Raises WITHDRAWAL_OPEN, EARNINGS_TOO_LOW, PROVIDER_SUSPENDED, PROVIDER_NOT_APPROVED.
+        """
+        now_ms = ms(self._clock)
+
+        def reserve() -> tuple[Withdrawal, int]:
+            refuse_shut_out(existing(provider_id).state)
+            # The row comes first: of two requests at once, the second waits here and is refused.
+            made = _existing(withdrawals.insert(provider_id, amount_halala, iban, now_ms))
+            own = rules.provider(provider_id)
+            if (claimable := ledger.balance(own)) < amount_halala:
+                raise _too_low(claimable, amount_halala)
+            ledger.apply([rules.withdrawal_transfer(made)], now_ms)
+            return made, ledger.balance(own)
+
+        made, claimable = await self._database.run(reserve)
+        log.info("asked for a withdrawal id=%d provider_id=%d", made.id, provider_id)
+        return made, claimable
+
+    async def own(self, provider_id: int, before_id: int | None, limit: int) -> Page[Withdrawal]:
+        """One page of a provider's requests, newest first."""
+        return await self._database.read(
+            lambda: read_page(withdrawals.of_provider, provider_id, before_id, limit=limit)
+        )
+
+    async def get(self, withdrawal_id: int) -> Withdrawal:
+        """One request, for an operator. Raises WITHDRAWAL_NOT_FOUND."""
+        return await self._database.read(lambda: _existing(withdrawal_id))
+
+    async def overview(self, page: int, page_size: int) -> Overview:
+        """All requests, for an operator."""
+        return await self._database.read(
+            lambda: Overview(
+                withdrawals.pending(PENDING_LIMIT),
+                withdrawals.page((page - 1) * page_size, page_size),
+                withdrawals.totals(),
+            )
+        )
+
+    async def act(
+        self,
+        operator: Operator,
+        withdrawal_id: int,
+        action: WithdrawalAction,
+        *,
+        reference: str | None = None,
+        reason: str | None = None,
+    ) -> Withdrawal:
+        """Moves a request on, with its money and its entry in the log.
+
+        Raises WITHDRAWAL_NOT_FOUND, and WRONG_STATE for what was done before or cannot be done any more.
+        """
+        now_ms = ms(self._clock)
+
+        def move() -> Withdrawal:
+            before = _existing(withdrawal_id)
+            state = next_state(before.state, action)
+            if state is None or not withdrawals.move(
+                before, state, now_ms, reference=reference, reason=reason
+            ):
+                raise _wrong_state(_existing(withdrawal_id), action)
+            after = dataclasses.replace(
+                before, state=state, updated_ms=now_ms, reference=reference, reason=reason
+            )
+            if state is not WithdrawalState.PROCESSING:
+                ledger.apply([rules.withdrawal_transfer(after)], now_ms)
+            operator.note(f"withdrawal.{action}", withdrawal_id, _told(before), _told(after), now_ms)
+            return after
+
+        after = await self._database.run(move)
+        log.info("withdrawal %s id=%d provider_id=%d", after.state, after.id, after.provider_id)
+        return after
+
+
+def _told(withdrawal: Withdrawal) -> dict[str, object]:
+    """What the log says of a request: what changes, and how much it is about."""
+    told = {"reference": withdrawal.reference, "reason": withdrawal.reason}
+    return {
+        "status": withdrawal.state.value,
+        "amount_halala": withdrawal.amount_halala,
+        **{name: value for name, value in told.items() if value is not None},
+    }
+
+
+def _existing(withdrawal_id: int) -> Withdrawal:
+    found = withdrawals.get(withdrawal_id)
+    if found is None:
+        raise DomainError(
+            Reason.WITHDRAWAL_NOT_FOUND,
+            f"withdrawal_id: no withdrawal request {withdrawal_id}",
+            field="withdrawal_id",
+        )
+    return found
+
+
+def _wrong_state(withdrawal: Withdrawal, action: WithdrawalAction) -> DomainError:
+    state = withdrawal.state.value
+    return DomainError(
+        Reason.WRONG_STATE,
+        f"withdrawal {withdrawal.id} is {state}: {action} cannot be done to it; nothing was changed",
+        status=state,
+    )
+
+
+def _too_low(claimable: int, required: int) -> DomainError:
+    return DomainError(
+        Reason.EARNINGS_TOO_LOW,
+        f"amount_halala: {claimable} halala can be withdrawn and you ask for {required}; ask for less",
+        field="amount_halala",
+        balance_halala=claimable,
+        required_halala=required,
+        shortfall_halala=required - claimable,
+    )

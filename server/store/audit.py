@@ -1,0 +1,72 @@
+"""The audit log, as rows: written in the transaction of what they tell of, never changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from server.store.models import AuditEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing that an operator did. ``before`` and ``after`` are JSON objects of what changed."""
+
+    id: int
+    at_ms: int
+    actor: str
+    action: str
+    object: str
+    object_id: str
+    before: str
+    after: str
+    request_id: str
+
+
+def write(
+    *,
+    at_ms: int,
+    actor: str,
+    action: str,
+    object_id: int | str,
+    before: Mapping[str, object],
+    after: Mapping[str, object],
+    request_id: str,
+) -> None:
+    """Notes an action; its name begins with the kind of its object, as in ``withdrawal.pay``."""
+    AuditEntry.insert(
+        at_ms=at_ms,
+        actor=actor,
+        action=action,
+        object=action.partition(".")[0],
+        object_id=str(object_id),
+        before=json.dumps(before, ensure_ascii=False),
+        after=json.dumps(after, ensure_ascii=False),
+        request_id=request_id,
+    ).execute()
+
+
+def entries(kind: str | None, object_id: str | None, before_id: int | None, limit: int) -> list[Entry]:
+    """One page, newest first; of one kind of object, or of one object."""
+    query = AuditEntry.select()
+    if kind is not None:
+        query = query.where(AuditEntry.object == kind)
+    if object_id is not None:
+        query = query.where(AuditEntry.object_id == object_id)
+    if before_id is not None:
+        query = query.where(AuditEntry.id < before_id)
+    return [
+        Entry(
+            row.id,
+            row.at_ms,
+            row.actor,
+            row.action,
+            row.object,
+            row.object_id,
+            row.before,
+            row.after,
+            row.request_id,
+        )
+        for row in query.order_by(AuditEntry.id.desc()).limit(limit)
+    ]

@@ -1,0 +1,94 @@
+"""Withdrawal requests, as rows. Every function runs inside its caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import peewee as pw
+
+from server.domain.errors import DomainError, Reason
+from server.domain.withdrawals import Withdrawal, WithdrawalState
+from server.store import models as db
+
+
+def insert(provider_id: int, amount_halala: int, iban: str, now_ms: int) -> int:
+    """A new pending request's id. Raises WITHDRAWAL_OPEN while an earlier one has not ended."""
+    try:
+        row = db.Withdrawal.insert(
+            provider_id=provider_id,
+            amount_halala=amount_halala,
+            state=WithdrawalState.PENDING.value,
+            iban=iban,
+            iban_last4=iban[-4:],
+            created_ms=now_ms,
+        )
+        return int(row.execute())
+    except pw.IntegrityError:
+        raise DomainError(
+            Reason.WITHDRAWAL_OPEN,
+            "a withdrawal request of yours has not ended; wait until it is paid or rejected",
+        ) from None
+
+
+def get(withdrawal_id: int) -> Withdrawal | None:
+    """One request."""
+    row = db.Withdrawal.select().where(db.Withdrawal.id == withdrawal_id).first()
+    return _withdrawal(row) if row is not None else None
+
+
+def move(
+    withdrawal: Withdrawal, state: WithdrawalState, now_ms: int, *, reference: str | None, reason: str | None
+) -> bool:
+    """Moves a request on; False when it is not in the state that it was read in."""
+    query = db.Withdrawal.update(
+        state=state.value, updated_ms=now_ms, reference=reference, reason=reason
+    ).where(db.Withdrawal.id == withdrawal.id, db.Withdrawal.state == withdrawal.state.value)
+    return bool(query.execute())
+
+
+def of_provider(provider_id: int, before_id: int | None, limit: int) -> list[Withdrawal]:
+    """A provider's requests, newest first, older than one that is known."""
+    query = db.Withdrawal.select().where(db.Withdrawal.provider_id == provider_id)
+    if before_id is not None:
+        query = query.where(db.Withdrawal.id < before_id)
+    return [_withdrawal(row) for row in query.order_by(db.Withdrawal.id.desc()).limit(limit)]
+
+
+def pending(limit: int) -> list[Withdrawal]:
+    """Those that wait for an operator, oldest first."""
+    query = db.Withdrawal.select().where(db.Withdrawal.state == WithdrawalState.PENDING.value)
+    return [_withdrawal(row) for row in query.order_by(db.Withdrawal.id).limit(limit)]
+
+
+def page(offset: int, limit: int) -> list[Withdrawal]:
+    """One page of all, newest first."""
+    query = db.Withdrawal.select().order_by(db.Withdrawal.id.desc())
+    return [_withdrawal(row) for row in query.offset(offset).limit(limit)]
+
+
+def all_requests() -> Iterator[Withdrawal]:
+    """Every request, one row at a time, for the proof of the ledger."""
+    return (_withdrawal(row) for row in db.Withdrawal.select().order_by(db.Withdrawal.id).iterator())
+
+
+def totals() -> dict[WithdrawalState, tuple[int, int]]:
+    """How many there are and what they sum to, in halala, by state."""
+    query = db.Withdrawal.select(
+        db.Withdrawal.state, pw.fn.COUNT(db.Withdrawal.id), pw.fn.SUM(db.Withdrawal.amount_halala)
+    ).group_by(db.Withdrawal.state)
+    return {WithdrawalState(state): (int(count), int(sum_)) for state, count, sum_ in db.tuples(query)}
+
+
+def _withdrawal(row: Any) -> Withdrawal:
+    return Withdrawal(
+        row.id,
+        row.provider_id,
+        row.amount_halala,
+        WithdrawalState(row.state),
+        row.iban,
+        row.created_ms,
+        row.updated_ms,
+        row.reference,
+        row.reason,
+    )

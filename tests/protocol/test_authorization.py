@@ -1,0 +1,269 @@
+"""The authorization matrix: every RPC with every role, on its own and on foreign objects, at both edges.
+
+It is generated from the descriptors. An RPC whose request names an object that is not in ``OBJECTS``
+turns it red, and so does a place in ``OBJECTS`` that no RPC has any more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from dcp.v1 import options_pb2
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from gateway.routes import BASES, Binding, bindings, discover
+from gateway.transcode import body_reader, query_reader
+from scripts.market import UNLIMITED
+from server.services.keys import digest
+from server.store import withdrawals
+from server.store.models import ApiKey, Job
+from tests.support.running_server import bearer, read_refusal
+from tests.support.whole_stack import ADMIN_TOKEN, Stack, running_stack
+
+METHODS: dict[str, MethodDescriptor] = {
+    f"{service.name}.{method.name}": method
+    for file in discover()
+    for service in file.services_by_name.values()
+    for method in service.methods
+}
+BINDINGS: dict[str, list[Binding]] = {}
+for _binding in bindings(discover()):
+    BINDINGS.setdefault(f"{_binding.method.containing_service.name}.{_binding.method.name}", []).append(
+        _binding
+    )
+
+JOB, RENTER, PROVIDER, WITHDRAWAL = "job", "renter", "provider", "withdrawal"
+FREE = "anybody's to name: a filter, a place in a list, or whom to do business with"
+# What the request fields that are called an id name, by RPC and field.
+OBJECTS = {
+    "JobService.SubmitJob provider_id": FREE,
+    "JobService.GetJob job_id": JOB,
+    "JobService.GetJobOutput job_id": JOB,
+    "JobService.ExplainJob job_id": JOB,
+    "JobService.CancelJob job_id": JOB,
+    "JobService.ListOwnJobs before_job_id": FREE,
+    "LedgerService.CreditRenter renter_id": RENTER,
+    "AdminService.ListAuditEntries object_id": FREE,
+    "AdminService.ListAuditEntries before_id": FREE,
+    "SessionService.Connect hello.boot_id": FREE,
+    "WithdrawalService.ListOwnWithdrawals before_id": FREE,
+    "WithdrawalService.GetWithdrawal withdrawal_id": WITHDRAWAL,
+    "WithdrawalService.ProcessWithdrawal withdrawal_id": WITHDRAWAL,
+    "WithdrawalService.PayWithdrawal withdrawal_id": WITHDRAWAL,
+    "WithdrawalService.RejectWithdrawal withdrawal_id": WITHDRAWAL,
+    "AccountService.SuspendProvider provider_id": PROVIDER,
+    "AccountService.UnsuspendProvider provider_id": PROVIDER,
+    "AccountService.ApproveProvider provider_id": PROVIDER,
+    "AccountService.SuspendRenter renter_id": RENTER,
+    "AccountService.UnsuspendRenter renter_id": RENTER,
+}
+# Inside these an id proves nothing, a secret does: tests/server/services/test_sessions tries foreign ones.
+PROVEN_BY_SECRET = {"dcp.v1.Lease"}
+
+CREDENTIALS = (
+    "none",
+    "wrong key",
+    "revoked provider",
+    "revoked renter",
+    "foreign provider",
+    "foreign renter",
+    "provider",
+    "renter",
+    "admin",
+)
+ROLE_OF = {
+    "foreign provider": options_pb2.ROLE_PROVIDER,
+    "foreign renter": options_pb2.ROLE_RENTER,
+    "provider": options_pb2.ROLE_PROVIDER,
+    "renter": options_pb2.ROLE_RENTER,
+    "admin": options_pb2.ROLE_ADMIN,
+}
+ADMITTED = "admitted"
+REFUSED = "not its object"
+OF_CREDENTIAL = {"MISSING_CREDENTIAL", "INVALID_CREDENTIAL", "WRONG_ROLE", "ADMIN_NOT_CONFIGURED"}
+
+
+def named(name: str) -> list[str]:
+    """The request fields of an RPC that are called an id, as paths."""
+    return [f"{name} {path}" for path in _ids(METHODS[name].input_type)]
+
+
+def _ids(message: Descriptor, seen: frozenset[str] = frozenset()) -> Iterator[str]:
+    if message.full_name in PROVEN_BY_SECRET | seen:
+        return
+    for field in message.fields:
+        if _is_id(field):
+            yield field.name
+        if field.message_type is not None:
+            inner = _ids(field.message_type, seen | {message.full_name})
+            yield from (f"{field.name}.{path}" for path in inner)
+
+
+def _is_id(field: FieldDescriptor) -> bool:
+    return field.name in ("id", "ids") or field.name.endswith(("_id", "_ids"))
+
+
+def test_every_object_that_a_request_names_is_in_the_table() -> None:
+    assert {place for name in METHODS for place in named(name)} == set(OBJECTS)
+
+
+def object_of(name: str) -> tuple[str, str]:
+    """The field and the kind of the owned object that an RPC names; two empty texts without one."""
+    owned = [place for place in named(name) if OBJECTS[place] is not FREE]
+    assert len(owned) <= 1, f"{name} names two objects: the matrix has to learn that"
+    return (owned[0].partition(" ")[2], OBJECTS[owned[0]]) if owned else ("", "")
+
+
+@dataclass
+class World:
+    """Parties, their keys, and an object of each kind that belongs to `provider` and `renter`."""
+
+    stack: Stack
+    keys: dict[str, str]
+    objects: dict[str, str | int]
+
+    async def read(self, work: Callable[[], Any]) -> Any:
+        """A write beside the services."""
+        return await self.stack.server._database.run(work)
+
+
+async def world(stack: Stack, prefix: str) -> World:
+    """New parties and objects; those of the RPC before may be gone."""
+    keys, ids = {"admin": ADMIN_TOKEN, "wrong key": "dcp-renter-" + "x" * 43}, {}
+    for who in CREDENTIALS:
+        kind = who.rpartition(" ")[2]
+        if kind in (PROVIDER, RENTER):
+            email = f"{prefix}-{who.replace(' ', '-')}@example.com"
+            ids[who], keys[who] = await stack.register(kind, email)
+    await stack.post(
+        f"/api/admin/renters/{ids[RENTER]}/credit", {"amount_halala": 9000}, **{"x-admin-token": ADMIN_TOKEN}
+    )
+    job = {"job_type": "training", "duration_minutes": 3}
+    job_id = (await stack.post("/api/jobs/submit", job, **{"x-renter-key": keys[RENTER]}))["job"]["job_id"]
+
+    def prepare() -> int:
+        Job.update(provider_id=ids[PROVIDER]).where(Job.job_id == job_id).execute()
+        revoked = [digest(keys[who]) for who in ("revoked provider", "revoked renter")]
+        ApiKey.update(revoked_ms=1).where(ApiKey.sha256.in_(revoked)).execute()
+        return withdrawals.insert(ids[PROVIDER], 1000, "SA0380000000608010167519", 1)
+
+    withdrawal_id = await stack.server._database.run(prepare)
+    objects = {JOB: job_id, RENTER: ids[RENTER], PROVIDER: ids[PROVIDER], WITHDRAWAL: withdrawal_id}
+    return World(stack, keys, objects)
+
+
+def expected(method: MethodDescriptor, credential: str, kind: str) -> str:
+    """What the matrix says: by the roles of the options, and by whose the object is."""
+    roles = set(method.GetOptions().Extensions[options_pb2.method].roles)
+    if options_pb2.ROLE_PUBLIC in roles:
+        return ADMITTED
+    if credential == "none":
+        return "MISSING_CREDENTIAL"
+    if credential not in ROLE_OF:
+        return "INVALID_CREDENTIAL"
+    if ROLE_OF[credential] not in roles:
+        return "WRONG_ROLE"
+    return REFUSED if kind and credential.startswith("foreign") else ADMITTED
+
+
+def judged(reason: str) -> str:
+    """What a reason says of authorization; other refusals come after it."""
+    if reason in OF_CREDENTIAL:
+        return reason
+    return REFUSED if reason == "NOT_OWNER" or reason.endswith("_NOT_FOUND") else ADMITTED
+
+
+def request_of(name: str, objects: dict[str, str | int]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """An RPC's example as JSON, and as the values of its message, with an object of the world's."""
+    method = METHODS[name]
+    example = method.GetOptions().Extensions[options_pb2.method].example_request
+    plain: dict[str, Any] = json.loads(example) if example else {}
+    for field in ("api_key", *(place.partition(" ")[2] for place in named(name))):
+        plain.pop(field, None)
+    if method.client_streaming:
+        return {}, {}
+    in_body = BINDINGS[name][0].fields_in_body if name in BINDINGS else True
+    texts = {key: [str(value)] for key, value in plain.items()}
+    values = body_reader(method.input_type)(plain) if in_body else query_reader(method.input_type)(texts)
+    field, kind = object_of(name)
+    return plain, values | ({field: objects[kind]} if kind else {})
+
+
+async def by_grpc(there: World, name: str, credential: str) -> str:
+    """The reason of the call's refusal at the server's edge, or ADMITTED."""
+    method = METHODS[name]
+    _, values = request_of(name, there.objects)
+    request: Message = GetMessageClass(method.input_type)(**values)
+    metadata = bearer(there.keys[credential]) if credential in there.keys else ()
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    codecs: dict[str, Any] = {
+        "request_serializer": lambda message: message.SerializeToString(),
+        "response_deserializer": GetMessageClass(method.output_type).FromString,
+    }
+    try:
+        if method.client_streaming:
+            stream: Any = there.stack.channel.stream_stream(path, **codecs)(_one(request), metadata=metadata)
+            async for _ in stream:
+                break
+        else:
+            await there.stack.channel.unary_unary(path, **codecs)(request, metadata=metadata)
+    except grpc.aio.AioRpcError as error:
+        return judged(read_refusal(error).reason)
+    return ADMITTED
+
+
+async def _one(request: Message) -> AsyncIterator[Message]:
+    yield request
+
+
+async def by_http(there: World, name: str, credential: str, binding: Binding, base: str) -> str:
+    """The reason of the request's refusal at the gateway's edge, or ADMITTED."""
+    plain, _ = request_of(name, there.objects)
+    field, kind = object_of(name)
+    path = base + binding.path.removeprefix(BASES[0]).replace(f"{{{field}}}", str(there.objects.get(kind)))
+    assert "{" not in path, f"{name} has a path field that is no object of the table"
+    headers = {"authorization": f"Bearer {there.keys[credential]}"} if credential in there.keys else {}
+    where: dict[str, Any] = {"json": plain} if binding.fields_in_body else {"params": plain}
+    answer = await there.stack.http.request(binding.verb, path, headers=headers, **where)
+    if answer.is_success:
+        return ADMITTED
+    assert answer.status_code < 500, answer.text
+    return judged(answer.json()["code"])
+
+
+async def test_every_rpc_admits_its_roles_to_their_own_objects_alone(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    wrong: dict[tuple[str, ...], str] = {}
+    grpc_cases = http_cases = 0
+    async with running_stack(tmp_path, **UNLIMITED) as stack:
+        for number, (name, method) in enumerate(METHODS.items()):
+            there = await world(stack, f"w{number}")
+            _, kind = object_of(name)
+            for credential in CREDENTIALS:
+                want = expected(method, credential, kind)
+                whose = ("foreign" if credential.startswith("foreign") else "own") if kind else "none"
+                got = await by_grpc(there, name, credential)
+                grpc_cases += 1
+                if got != want:
+                    wrong["grpc", name, credential, whose] = f"{got}, not {want}"
+                for binding in BINDINGS.get(name, []):
+                    for base in BASES:
+                        got = await by_http(there, name, credential, binding, base)
+                        http_cases += 1
+                        if got != want:
+                            wrong[base, name, credential, whose] = f"{got}, not {want}"
+    assert wrong == {}
+    places = sum(len(found) for found in BINDINGS.values())
+    assert grpc_cases == len(METHODS) * len(CREDENTIALS) >= 17 * len(CREDENTIALS)
+    assert http_cases == places * len(BASES) * len(CREDENTIALS) >= 16 * 2 * len(CREDENTIALS)
+    record_property("cases of (RPC, role, object) over gRPC", grpc_cases)
+    record_property("cases of (RPC, role, object) over HTTP", http_cases)
+    print(f"authorization: {grpc_cases} cases over gRPC, {http_cases} over HTTP")  # noqa: T201
