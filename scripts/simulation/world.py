@@ -281,6 +281,9 @@ class World:
         session, task = wire.session, wire.task
         wire.session = wire.task = None
         self._close_down(wire)
+        if session is not None:
+            assert self.services is not None
+            self.services.sessions.forget(session)
         if task is not None and task in self.tasks:
             self.tasks.remove(task)
             try:
@@ -425,7 +428,8 @@ class World:
             self.end_by_server(wire, stops)
             return
         if wire.session is None:
-            wire.session = self.services.sessions.new(wire.machine.provider_id)
+            # The providers were the first to register: their keys have their numbers.
+            wire.session = self.services.sessions.new(wire.machine.provider_id, wire.machine.provider_id)
         self._heard(wire, message)
         work = self._handle(wire, from_wire(message))
         task = self.spawn(work, stops, partial(self._handled, wire))

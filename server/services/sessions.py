@@ -419,7 +419,7 @@ class Session:
         try:
             await self._run(record)
         except DomainError as error:
-            self._stale(error, ref)
+            await self._stale(error, ref)
             return
         self._half.advanced(ref, state)
         log.info("lease %s job_id=%s lease_epoch=%d %s", state, ref.job_id, ref.lease_epoch, self._who())
@@ -439,14 +439,14 @@ class Session:
         try:
             await self._run(store)
         except DomainError as error:
-            self._stale(error, chunk.lease)
+            await self._stale(error, chunk.lease)
             return
         if (answer := self._half.stored(chunk)) is not None:
             self._send(answer)
 
     async def _finished(self, report: FinishReport) -> None:
         now_ms = ms(self._owner.clock)
-        answer = await self._run(lambda: record_finish(report, self.provider_id, self._session_epoch, now_ms))
+        answer = await self._run(lambda: record_finish(report, self.provider_id, now_ms))
         self._send(answer)
         if isinstance(answer, ResultAck):
             self._half.dropped(report.lease)
@@ -478,12 +478,27 @@ class Session:
     async def _run(self, work: Callable[[], Any]) -> Any:
         return await self._owner.database.run(work)
 
-    def _stale(self, error: DomainError, ref: LeaseRef) -> None:
+    async def _stale(self, error: DomainError, ref: LeaseRef) -> None:
         if error.reason is not Reason.STALE_LEASE:
             raise error
+        if await self._run(lambda: self._is_elsewhere(ref)):
+            self._warn("a newer session of the provider holds the lease; the daemon is to come back", ref)
+            self.push(Reconnect(0.0, 0.0))
+            return
         self._warn("a message came for a stale lease; nothing changed", ref)
         self._half.dropped(ref)
         self._send(stranger(ref).message)
+
+    def _is_elsewhere(self, ref: LeaseRef) -> bool:
+        """Whether the daemon's lease goes on, under a session whose Hello came by another stream."""
+        lease = leases.get(ref.job_id, ref.lease_epoch)
+        return (
+            lease is not None
+            and lease.matches(ref)
+            and lease.provider_id == self.provider_id
+            and lease.state is not LeaseState.ENDED
+            and lease.session_epoch > self._session_epoch
+        )
 
     def _send(self, message: ServerMessage) -> None:
         if not self.outbox.put(message):
@@ -498,10 +513,12 @@ class Session:
         log.warning("%s job_id=%.100r lease_epoch=%d %s", text, ref.job_id, ref.lease_epoch, self._who())
 
 
-def record_finish(
-    report: FinishReport, provider_id: int, session_epoch: int, now_ms: int
-) -> ResultAck | LeaseDirective:
-    """Ends the run's lease and, by how it went, settles its job or queues it again. Inside a transaction."""
+def record_finish(report: FinishReport, provider_id: int, now_ms: int) -> ResultAck | LeaseDirective:
+    """Ends the run's lease and, by how it went, settles its job or queues it again. Inside a transaction.
+
+    The lease's secret proves whose run it was. By which session the result comes does not matter: a run
+    has one, and to refuse it would be to bill by what the server does not want to know.
+    """
     ref = report.lease
     job = jobs.lock(ref.job_id)
     lease = leases.get(ref.job_id, ref.lease_epoch)
@@ -510,8 +527,6 @@ def record_finish(
     if lease.state is LeaseState.ENDED:
         same = lease.outcome is not None and lease.outcome.value == report.outcome.value
         return ResultAck(ref, Disposition.ALREADY if same else Disposition.STALE)
-    if lease.session_epoch != session_epoch:
-        return ResultAck(ref, Disposition.STALE)
     if report.last_output_seq > lease.output_through_seq:
         return LeaseDirective(ref, LeaseAction.RESEND, lease.output_through_seq, lease.log_through_seq)
     _end_run(job, lease, report, now_ms)

@@ -68,7 +68,7 @@ class Race:
         ref = LeaseRef(self.job_id, 1, self.secret)
         report = FinishReport(ref, RunOutcome.SUCCEEDED, SECONDS * 1000, 0)
         database = self.market.server._database
-        answer = await database.run(lambda: record_finish(report, self.provider.id, 1, self.now_ms))
+        answer = await database.run(lambda: record_finish(report, self.provider.id, self.now_ms))
         assert isinstance(answer, ResultAck)
         self.disposition = answer.disposition
 

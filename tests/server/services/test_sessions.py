@@ -12,8 +12,8 @@ from server.domain.errors import DomainError
 from server.domain.jobs import JobType
 from server.domain.leases import FinishReport, LeaseRef, RunOutcome, Stream
 from server.domain.placement import Model
-from server.domain.sessions import Chunk, Finished, Heartbeat, HeartbeatAck, Hello, Started
-from server.services.sessions import Session
+from server.domain.sessions import Chunk, Finished, Heartbeat, HeartbeatAck, Hello, Reconnect, Started
+from server.services.sessions import Outbox, Session
 from server.store.models import Lease, Provider
 from tests.support.databases import execute
 from tests.support.running_server import MODEL, Market, Party, Refusal, refusal
@@ -133,7 +133,7 @@ async def test_end_of_the_older_stream_leaves_the_newer_session_open(market: Mar
 
 
 async def test_messages_of_a_superseded_session_change_nothing(market: Market) -> None:
-    """The older half lives on in memory; what it still says is fenced off by the session's epoch."""
+    """The older half lives on in memory; what it says of the run is fenced off by the session's epoch."""
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job = await market.submit(renter, provider)
@@ -149,11 +149,47 @@ async def test_messages_of_a_superseded_session_change_nothing(market: Market) -
     before = await market.job(job)
     await older.handle(Started(ref))
     await older.handle(Chunk(ref, Stream.LOG, 1, b"x"))
-    await older.handle(Finished(FinishReport(ref, RunOutcome.SUCCEEDED, 1, 0)))
     assert await market.job(job) == before
     await newer.say(job_started=sessions_pb2.JobStarted(lease=lease))
     await newer.heard_nothing()
     assert (await market.job(job)).status == jobs_pb2.JOB_STATE_RUNNING
+
+
+async def test_a_session_whose_run_went_to_a_newer_one_is_asked_to_come_back(market: Market) -> None:
+    """Its run is healthy: to call it stale would have it thrown away."""
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon)
+    ref = LeaseRef(lease.job_id, lease.lease_epoch, lease.lease_secret)
+    (presence,) = market.server.services.fleet.all()
+    older = presence.send.__self__  # type: ignore[attr-defined]
+    newer = market.connect(provider)
+    await newer.hello(held_leases=[lease])
+    await newer.expect("lease_directive")
+    older.outbox = Outbox()
+    await older.handle(Chunk(ref, Stream.OUTPUT, 1, b"x"))
+    assert older.outbox.get_nowait() == Reconnect(0.0, 0.0)
+    assert older.outbox.get_nowait() is None
+    assert (await newer.output(lease, 1, b"x")).output_through_seq == 1
+    assert (await market.job(job)).status == jobs_pb2.JOB_STATE_RUNNING
+
+
+async def test_a_result_counts_by_whichever_session_it_comes(market: Market) -> None:
+    """A run has one result, and its secret proves it: a newer session's existence does not undo it."""
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon)
+    ref = LeaseRef(lease.job_id, lease.lease_epoch, lease.lease_secret)
+    (presence,) = market.server.services.fleet.all()
+    older = presence.send.__self__  # type: ignore[attr-defined]
+    newer = market.connect(provider)
+    await newer.hello(held_leases=[lease])
+    await newer.expect("lease_directive")
+    market.clock.advance(2)
+    await older.handle(Finished(FinishReport(ref, RunOutcome.SUCCEEDED, 2000, 0)))
+    assert (await market.job(job)).status == jobs_pb2.JOB_STATE_COMPLETED
+    assert await newer.finished(lease, seconds=2) == ALREADY
+    await market.assert_money_adds_up()
 
 
 async def test_reconnect_keeps_the_run_and_bills_it_once(any_market: Market) -> None:
