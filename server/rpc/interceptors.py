@@ -141,12 +141,12 @@ async def _abort(method: str, error: Exception, context: Any) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if not isinstance(error, DomainError):
-        request_id = _request_id(context)
-        log.error("a call failed method=%s request_id=%s", method, request_id, exc_info=error)
+        number = request_id(context)
+        log.error("a call failed method=%s request_id=%s", method, number, exc_info=error)
         error = DomainError(
             Reason.INTERNAL,
             "something went wrong on our side; it is logged under the request_id",
-            request_id=request_id,
+            request_id=number,
         )
     await context.abort_with_status(to_status(error))
 
@@ -187,7 +187,8 @@ def find_credential(metadata: Any) -> str | None:
     return found.pop() if found else None
 
 
-def _request_id(context: Any) -> str:
+def request_id(context: Any) -> str:
+    """The id that the caller gave the request, as the gateway does; a new one without."""
     for key, value in context.invocation_metadata() or ():
         if key == "x-request-id":
             return str(value)[:64]

@@ -280,13 +280,20 @@ def _replayed(earlier: Job, request: JobRequest) -> Job:
 
 
 def _visible(caller: Caller, job_id: str) -> Job:
-    job = jobs.get(job_id)
-    if job is None:
+    job = _of(caller, job_id)
+    if job is None and jobs.get(job_id) is None:
         raise DomainError(Reason.JOB_NOT_FOUND, f"job_id: no job {job_id!r}", field="job_id")
-    owners = {RENTER: job.renter_id, PROVIDER: job.provider_id}
-    if caller.role != ADMIN and owners.get(caller.role) != caller.id:
+    if job is None:
         raise DomainError(Reason.NOT_OWNER, "this job belongs to somebody else")
     return job
+
+
+def _of(caller: Caller, job_id: str) -> Job | None:
+    if caller.role == RENTER:
+        return jobs.get_of_renter(job_id, caller.id)
+    if caller.role == PROVIDER:
+        return jobs.get_of_provider(job_id, caller.id)
+    return jobs.get(job_id) if caller.role == ADMIN else None
 
 
 def _gone(job: Job) -> DomainError:

@@ -32,6 +32,14 @@ from server.store.leases import NOT_TAKEN
 from server.store.statements import Rows, Statement, arg, locking, places
 
 _get = Rows(db.Job, lambda rows: rows.where(db.Job.job_id == arg("job_id")))
+_get_of_renter = Rows(
+    db.Job,
+    lambda rows: rows.where(db.Job.job_id == arg("job_id"), db.Job.renter_id == arg("renter_id")),
+)
+_get_of_provider = Rows(
+    db.Job,
+    lambda rows: rows.where(db.Job.job_id == arg("job_id"), db.Job.provider_id == arg("provider_id")),
+)
 _newest_of_renter = Rows(
     db.Job,
     lambda rows: (
@@ -160,6 +168,18 @@ def insert(
 def get(job_id: str) -> Job | None:
     """One job, by id."""
     row = _get.one(job_id=job_id)
+    return _job(row) if row is not None else None
+
+
+def get_of_renter(job_id: str, renter_id: int) -> Job | None:
+    """One job, by id, if it is this renter's."""
+    row = _get_of_renter.one(job_id=job_id, renter_id=renter_id)
+    return _job(row) if row is not None else None
+
+
+def get_of_provider(job_id: str, provider_id: int) -> Job | None:
+    """One job, by id, if it is this provider's."""
+    row = _get_of_provider.one(job_id=job_id, provider_id=provider_id)
     return _job(row) if row is not None else None
 
 
