@@ -13,6 +13,7 @@ from dcp.v1 import (
     accounts_pb2_grpc,
     admin_pb2_grpc,
     jobs_pb2_grpc,
+    keys_pb2_grpc,
     ledger_pb2_grpc,
     providers_pb2_grpc,
     renters_pb2_grpc,
@@ -34,6 +35,7 @@ from server.rpc.addresses import Addresses
 from server.rpc.admin import AdminServicer
 from server.rpc.interceptors import Authentication
 from server.rpc.jobs import JobServicer
+from server.rpc.keys import KeyServicer
 from server.rpc.ledger import LedgerServicer
 from server.rpc.limits import RateLimits
 from server.rpc.providers import ProviderServicer
@@ -46,6 +48,7 @@ from server.services.audit import Audit
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet
 from server.services.jobs import Jobs
+from server.services.key_ring import KeyRing
 from server.services.keys import Keys
 from server.services.providers import Providers
 from server.services.renters import Renters
@@ -63,6 +66,7 @@ SERVICES = (
     "dcp.v1.AccountService",
     "dcp.v1.AdminService",
     "dcp.v1.JobService",
+    "dcp.v1.KeyService",
     "dcp.v1.LedgerService",
     "dcp.v1.ProviderService",
     "dcp.v1.RenterService",
@@ -101,6 +105,7 @@ class Services:
     sessions: Sessions
     sweep: Sweep
     keys: Keys
+    key_ring: KeyRing
     fleet: Fleet
 
 
@@ -118,6 +123,7 @@ def build_services(
     dispatch = Dispatch(database, fleet, clock, max_output_bytes)
     providers = Providers(database, fleet, clock, provider_approval)
     sessions = Sessions(database, dispatch, fleet, providers, clock, limits.streams)
+    keys = Keys(database, clock, admin_token)
     return Services(
         providers=providers,
         renters=Renters(database, clock, sandbox_topup),
@@ -127,8 +133,9 @@ def build_services(
         audit=Audit(database),
         accounts=Accounts(database, fleet, providers, sessions, clock),
         sessions=sessions,
-        sweep=Sweep(database, dispatch, fleet, providers, sessions, clock),
-        keys=Keys(database, clock, admin_token),
+        sweep=Sweep(database, dispatch, fleet, providers, sessions, keys, clock),
+        keys=keys,
+        key_ring=KeyRing(database, clock, keys),
         fleet=fleet,
     )
 
@@ -180,6 +187,7 @@ class Server:
         await self._grpc.stop(STOP_GRACE_SECONDS)
         await self._sessions.drain()
         await self.services.providers.write_beats()
+        await self.services.keys.write_uses(now=True)
         await asyncio.to_thread(self._database.stop)
 
     def _register(self) -> None:
@@ -191,6 +199,7 @@ class Server:
             RenterServicer(services.renters, services.providers), server
         )
         jobs_pb2_grpc.add_JobServiceServicer_to_server(JobServicer(services.jobs), server)
+        keys_pb2_grpc.add_KeyServiceServicer_to_server(KeyServicer(services.key_ring), server)
         ledger_pb2_grpc.add_LedgerServiceServicer_to_server(
             LedgerServicer(services.renters, services.admin), server
         )

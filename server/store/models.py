@@ -66,7 +66,11 @@ class ApiKey(pw.Model):
     owner_id = pw.BigIntegerField()
     sha256 = pw.BlobField()
     last4 = pw.TextField()
+    name = pw.TextField(default="")
+    scopes = pw.TextField(null=True)
     created_ms = pw.BigIntegerField()
+    expires_ms = pw.BigIntegerField(null=True)
+    last_used_ms = pw.BigIntegerField(null=True)
     revoked_ms = pw.BigIntegerField(null=True)
 
     class Meta:

@@ -15,6 +15,7 @@ import gateway.config
 import server.config
 from server.domain.errors import Reason
 from server.domain.jobs import FailureReason, JobState, JobType
+from server.domain.keys import Scope
 from server.domain.leases import Disposition, LeaseOutcome, RunOutcome
 from server.domain.placement import Obstacle
 from server.domain.providers import ProviderStatus
@@ -120,7 +121,7 @@ def test_every_reason_has_a_code_and_a_status(value: object) -> None:
 
 
 def test_enums_of_the_domain_are_those_of_the_protos() -> None:
-    from dcp.v1 import sessions_pb2
+    from dcp.v1 import options_pb2, sessions_pb2
 
     for domain, proto, prefix in (
         (JobState, jobs_pb2.JobState, "JOB_STATE_"),
@@ -133,6 +134,7 @@ def test_enums_of_the_domain_are_those_of_the_protos() -> None:
         (JobCondition, jobs_pb2.JobCondition, "JOB_CONDITION_"),
         (Obstacle, jobs_pb2.Obstacle, "OBSTACLE_"),
         (LeaseOutcome, jobs_pb2.AttemptOutcome, "ATTEMPT_OUTCOME_"),
+        (Scope, options_pb2.Scope, "SCOPE_"),
     ):
         assert {member.name for member in domain} == names(proto, prefix), prefix
 

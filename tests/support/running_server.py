@@ -17,6 +17,7 @@ from dcp.v1 import (
     errors_pb2,
     jobs_pb2,
     jobs_pb2_grpc,
+    keys_pb2_grpc,
     ledger_pb2,
     ledger_pb2_grpc,
     providers_pb2,
@@ -214,6 +215,7 @@ class Market:
         self.account_service = accounts_pb2_grpc.AccountServiceStub(channel)
         self.admin_service = admin_pb2_grpc.AdminServiceStub(channel)
         self.job_service = jobs_pb2_grpc.JobServiceStub(channel)
+        self.key_service = keys_pb2_grpc.KeyServiceStub(channel)
         self.ledger_service = ledger_pb2_grpc.LedgerServiceStub(channel)
         self.provider_service = providers_pb2_grpc.ProviderServiceStub(channel)
         self.renter_service = renters_pb2_grpc.RenterServiceStub(channel)
