@@ -56,6 +56,7 @@ OBJECTS = {
     "AdminService.ListAuditEntries object_id": FREE,
     "AdminService.ListAuditEntries before_id": FREE,
     "SessionService.Connect hello.boot_id": FREE,
+    "WebhookService.ListWebhookDeliveries before_id": FREE,
     "WithdrawalService.ListOwnWithdrawals before_id": FREE,
     "WithdrawalService.GetWithdrawal withdrawal_id": WITHDRAWAL,
     "WithdrawalService.ProcessWithdrawal withdrawal_id": WITHDRAWAL,

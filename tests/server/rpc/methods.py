@@ -15,6 +15,7 @@ from dcp.v1 import (
     providers_pb2,
     renters_pb2,
     sessions_pb2,
+    webhooks_pb2,
     withdrawals_pb2,
 )
 from google.protobuf.descriptor import MethodDescriptor
@@ -32,6 +33,7 @@ FILES = (
     providers_pb2,
     renters_pb2,
     sessions_pb2,
+    webhooks_pb2,
     withdrawals_pb2,
 )
 METHODS: dict[str, MethodDescriptor] = {
