@@ -104,10 +104,13 @@ class Keys:
         if not now and self._clock.now() < self._next_write:
             return
         self._next_write = self._clock.now() + USES_PERIOD_SECONDS
-        taken, self._uses = list(self._uses.items()), {}
+        taken = list(self._uses.items())
         for start in range(0, len(taken), USES_BATCH):
             batch = taken[start : start + USES_BATCH]
             await self._database.run(partial(rows.write_uses, batch))
+            for key_id, at_ms in batch:  # what failed stays, and so does what was used meanwhile
+                if self._uses[key_id] == at_ms:
+                    del self._uses[key_id]
 
     def _note_use(self, owner: KeyOwner) -> None:
         if owner.role == RENTER and (owner.key_id in self._uses or len(self._uses) < USES_SIZE):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 
 import pytest
@@ -30,6 +31,26 @@ async def test_private_address_is_refused_before_anything_is_sent(host: str) -> 
 async def test_networks_of_machines_are_refused(host: str) -> None:
     answer = await Outbound(allow_private=False).post(f"http://{host}/latest/meta-data", {}, b"{}")
     assert answer.error == NOT_PUBLIC
+
+
+async def test_name_is_resolved_once_and_what_was_looked_at_is_connected_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A name that leads elsewhere the second time gains nothing by it."""
+    asked: list[object] = []
+    real = socket.getaddrinfo
+
+    def lookup(host: object, port: int, *rest: int, **more: int) -> object:
+        asked.append(host)
+        leads_to = "127.0.0.1" if asked.count("renter.example") == 1 else "127.0.0.2"
+        return real(leads_to, port, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    async with receiving() as receiver:
+        answer = await Outbound(allow_private=True).post(f"http://renter.example:{receiver.port}/", {}, b"{}")
+        assert answer.is_good
+        assert asked.count("renter.example") == 1
+        assert receiver.received[0].headers["host"] == f"renter.example:{receiver.port}"
 
 
 async def test_redirect_is_not_followed() -> None:

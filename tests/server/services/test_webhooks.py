@@ -160,6 +160,26 @@ async def test_event_is_given_up_after_two_hours(market: Market) -> None:
         assert len(receiver.received) == sent > 5
 
 
+async def test_address_that_failed_is_left_alone_for_a_while(any_market: Market) -> None:
+    """Whatever waits for it already, and whatever comes."""
+    market = any_market
+    renter = await market.renter()
+    async with receiving(500) as receiver:
+        await put(market, renter, receiver.url)
+        for _ in range(2):
+            await cancelled_job(market, renter)
+        await deliver(market)
+        await deliver(market)
+        await cancelled_job(market, renter)
+        await deliver(market, 9)
+        assert len(receiver.received) == 1
+        receiver.answers = [200]
+        await deliver(market, 1)
+        await deliver(market)
+        told = [one.headers["dcp-event-id"] for one in receiver.received]
+        assert (len(told), len(set(told))) == (4, 3)
+
+
 async def test_address_that_never_answers_holds_nothing_up(any_market: Market) -> None:
     market = any_market
     stuck, lucky = await market.renter(), await market.renter()
