@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 
@@ -37,11 +38,11 @@ async def test_name_is_resolved_once_and_what_was_looked_at_is_connected_to(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A name that leads elsewhere the second time gains nothing by it."""
-    asked: list[object] = []
+    asked: list[str] = []
     real = socket.getaddrinfo
 
-    def lookup(host: object, port: int, *rest: int, **more: int) -> object:
-        asked.append(host)
+    def lookup(host: str | bytes, port: int, *rest: int, **more: int) -> object:
+        asked.append(host.decode() if isinstance(host, bytes) else host)
         leads_to = "127.0.0.1" if asked.count("renter.example") == 1 else "127.0.0.2"
         return real(leads_to, port, *rest, **more)
 
@@ -63,7 +64,8 @@ async def test_redirect_is_not_followed() -> None:
 
 async def test_who_never_answers_is_waited_for_a_bounded_time() -> None:
     async with receiving(None) as receiver:
-        answer = await Outbound(allow_private=True, timeout_seconds=0.05).post(receiver.url, {}, b"{}")
+        async with asyncio.timeout(20):
+            answer = await Outbound(allow_private=True, timeout_seconds=0.05).post(receiver.url, {}, b"{}")
         assert (answer.status_code, answer.error) == (None, "no answer within 0.05 s")
 
 

@@ -195,6 +195,7 @@ async def test_address_that_never_answers_holds_nothing_up(any_market: Market) -
         await market.server.services.deliveries.tick()
         await receiver.until_received(1)
         assert silent.connections == 1  # its other events wait behind the first
+        assert [one.attempts for one in (await deliveries(market, stuck)).deliveries] == [0] * 4
         await market.stop()
 
 
