@@ -48,6 +48,7 @@ KNOWN = frozenset(variable.name for variable in VARIABLES) | {
     "DCP_ADMIN_TOKEN",
     "DCP_SANDBOX_TOPUP",
     "DCP_PROVIDER_APPROVAL",
+    "DCP_WEBHOOKS_ALLOW_PRIVATE",
     "DCP_MAX_OUTPUT_BYTES",
     "DCP_MAX_OPEN_JOBS",
     "DCP_MAX_STREAMS",

@@ -19,7 +19,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 # nobody knows is a misspelling.
 KNOWN = frozenset(
     (
-        *("DCP_PROVIDER_APPROVAL",),
+        *("DCP_PROVIDER_APPROVAL", "DCP_WEBHOOKS_ALLOW_PRIVATE"),
         *("DCP_DATABASE_URL", "DCP_GRPC_LISTEN", "DCP_ADMIN_TOKEN", "DCP_SANDBOX_TOPUP"),
         *("DCP_MAX_OUTPUT_BYTES", "DCP_MAX_OPEN_JOBS", "DCP_MAX_STREAMS", "DCP_TRUSTED_PROXIES"),
         *("DCP_LIMIT_KEY", "DCP_LIMIT_ADDRESS", "DCP_LIMIT_REGISTRATIONS", "DCP_LIMIT_FAILED_KEYS"),

@@ -384,8 +384,13 @@ def _reasons(binding: Binding) -> list[str]:
         *(_WITH_BODY if binding.has_body else ()),
         *(() if binding.is_public else _WITH_CREDENTIAL),
         *(_WITH_ADMIN if options_pb2.ROLE_ADMIN in binding.rule.roles else ()),
+        *(_of_sub_keys(binding.rule) if options_pb2.ROLE_RENTER in binding.rule.roles else ()),
         *own,
     ]
+
+
+def _of_sub_keys(rule: options_pb2.MethodRule) -> tuple[str, ...]:
+    return ("MISSING_SCOPE",) if rule.scopes else ("MAIN_KEY_NEEDED",)
 
 
 def _json_content(schema: Json, example: str = "") -> Json:

@@ -13,10 +13,12 @@ from dcp.v1 import (
     accounts_pb2_grpc,
     admin_pb2_grpc,
     jobs_pb2_grpc,
+    keys_pb2_grpc,
     ledger_pb2_grpc,
     providers_pb2_grpc,
     renters_pb2_grpc,
     sessions_pb2_grpc,
+    webhooks_pb2_grpc,
     withdrawals_pb2_grpc,
 )
 from google.protobuf import descriptor_pool
@@ -28,29 +30,35 @@ from server.clock import Clock, SystemClock
 from server.config import Config, ConfigError
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import OFF, Limits
-from server.loops import sweep_forever
+from server.loops import deliver_forever, sweep_forever
+from server.outbound import Outbound
 from server.rpc.accounts import AccountServicer
 from server.rpc.addresses import Addresses
 from server.rpc.admin import AdminServicer
 from server.rpc.interceptors import Authentication
 from server.rpc.jobs import JobServicer
+from server.rpc.keys import KeyServicer
 from server.rpc.ledger import LedgerServicer
 from server.rpc.limits import RateLimits
 from server.rpc.providers import ProviderServicer
 from server.rpc.renters import RenterServicer
 from server.rpc.sessions import SessionServicer
+from server.rpc.webhooks import WebhookServicer
 from server.rpc.withdrawals import WithdrawalServicer
 from server.services.accounts import Accounts
 from server.services.admin import Admin
 from server.services.audit import Audit
+from server.services.deliveries import Deliveries
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet
 from server.services.jobs import Jobs
+from server.services.key_ring import KeyRing
 from server.services.keys import Keys
 from server.services.providers import Providers
 from server.services.renters import Renters
 from server.services.sessions import Sessions
 from server.services.sweep import Sweep
+from server.services.webhooks import Webhooks
 from server.services.withdrawals import Withdrawals
 from server.store import accounts
 from server.store.database import Database
@@ -63,10 +71,12 @@ SERVICES = (
     "dcp.v1.AccountService",
     "dcp.v1.AdminService",
     "dcp.v1.JobService",
+    "dcp.v1.KeyService",
     "dcp.v1.LedgerService",
     "dcp.v1.ProviderService",
     "dcp.v1.RenterService",
     "dcp.v1.SessionService",
+    "dcp.v1.WebhookService",
     "dcp.v1.WithdrawalService",
 )
 # Each of these was an outage of somebody's: see ARCHITECTURE.md, "gRPC settings".
@@ -101,6 +111,9 @@ class Services:
     sessions: Sessions
     sweep: Sweep
     keys: Keys
+    key_ring: KeyRing
+    webhooks: Webhooks
+    deliveries: Deliveries
     fleet: Fleet
 
 
@@ -112,12 +125,14 @@ def build_services(
     max_output_bytes: int = MAX_OUTPUT_BYTES,
     limits: Limits = OFF,
     provider_approval: bool = False,
+    webhooks_allow_private: bool = False,
 ) -> Services:
     """Wires the use cases to one database, clock and fleet."""
     fleet = Fleet()
     dispatch = Dispatch(database, fleet, clock, max_output_bytes)
     providers = Providers(database, fleet, clock, provider_approval)
     sessions = Sessions(database, dispatch, fleet, providers, clock, limits.streams)
+    keys = Keys(database, clock, admin_token)
     return Services(
         providers=providers,
         renters=Renters(database, clock, sandbox_topup),
@@ -127,8 +142,11 @@ def build_services(
         audit=Audit(database),
         accounts=Accounts(database, fleet, providers, sessions, clock),
         sessions=sessions,
-        sweep=Sweep(database, dispatch, fleet, providers, sessions, clock),
-        keys=Keys(database, clock, admin_token),
+        sweep=Sweep(database, dispatch, fleet, providers, sessions, keys, clock),
+        keys=keys,
+        key_ring=KeyRing(database, clock, keys),
+        webhooks=Webhooks(database, clock, webhooks_allow_private),
+        deliveries=Deliveries(database, clock, Outbound(allow_private=webhooks_allow_private).post),
         fleet=fleet,
     )
 
@@ -140,7 +158,7 @@ class Server:
         self._config = config
         self._clock = clock or SystemClock()
         self._database = Database(config.database_url)
-        self._sweeping: asyncio.Task[None] | None = None
+        self._loops: list[asyncio.Task[None]] = []
         self.address = ""
 
     async def start(self) -> None:
@@ -156,6 +174,7 @@ class Server:
             self._config.max_output_bytes,
             self._config.limits,
             self._config.provider_approval,
+            self._config.webhooks_allow_private,
         )
         door = Authentication(
             self.services.keys,
@@ -167,19 +186,24 @@ class Server:
         self.address = self._listen()
         await self._grpc.start()
         await self._set_serving()
-        self._sweeping = asyncio.create_task(sweep_forever(self.services.sweep))
+        self._loops = [
+            asyncio.create_task(sweep_forever(self.services.sweep)),
+            asyncio.create_task(deliver_forever(self.services.deliveries)),
+        ]
 
     async def stop(self) -> None:
         """Drains: daemons are sent away with jitter, calls finish, waiting heartbeats are written."""
         await self._health.enter_graceful_shutdown()
-        if self._sweeping is not None:
-            self._sweeping.cancel()
+        for loop in self._loops:
+            loop.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._sweeping
+                await loop
+        await self.services.deliveries.stop()
         self._sessions.send_away()
         await self._grpc.stop(STOP_GRACE_SECONDS)
         await self._sessions.drain()
         await self.services.providers.write_beats()
+        await self.services.keys.write_uses(now=True)
         await asyncio.to_thread(self._database.stop)
 
     def _register(self) -> None:
@@ -191,6 +215,7 @@ class Server:
             RenterServicer(services.renters, services.providers), server
         )
         jobs_pb2_grpc.add_JobServiceServicer_to_server(JobServicer(services.jobs), server)
+        keys_pb2_grpc.add_KeyServiceServicer_to_server(KeyServicer(services.key_ring), server)
         ledger_pb2_grpc.add_LedgerServiceServicer_to_server(
             LedgerServicer(services.renters, services.admin), server
         )
@@ -198,6 +223,7 @@ class Server:
         admin_pb2_grpc.add_AdminServiceServicer_to_server(
             AdminServicer(services.admin, services.withdrawals, services.audit), server
         )
+        webhooks_pb2_grpc.add_WebhookServiceServicer_to_server(WebhookServicer(services.webhooks), server)
         withdrawals_pb2_grpc.add_WithdrawalServiceServicer_to_server(
             WithdrawalServicer(services.withdrawals), server
         )

@@ -46,6 +46,11 @@ VARIABLES = (
     Variable("DCP_PROVIDER_APPROVAL", "false", "true keeps new providers out until an operator admits them"),
     Variable("DCP_SANDBOX_TOPUP", "false", "true lets renters top up their own wallets with play money"),
     Variable(
+        "DCP_WEBHOOKS_ALLOW_PRIVATE",
+        "false",
+        "true sends renters' events to http and private addresses too; for development alone",
+    ),
+    Variable(
         "DCP_MAX_OUTPUT_BYTES",
         str(MAX_OUTPUT_BYTES),
         "the most that is kept of a job's output, and of its log; what is cut is marked",
@@ -104,6 +109,8 @@ class Config:
     """Whose word is taken for where a call comes from, beside this machine's own."""
     provider_approval: bool = False
     """New providers wait for an operator's approval."""
+    webhooks_allow_private: bool = False
+    """Renters' events may go to http and private addresses: for development alone."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
@@ -119,6 +126,9 @@ class Config:
             admin_token=_token(value["DCP_ADMIN_TOKEN"]),
             provider_approval=_boolean("DCP_PROVIDER_APPROVAL", value["DCP_PROVIDER_APPROVAL"]),
             sandbox_topup=_boolean("DCP_SANDBOX_TOPUP", value["DCP_SANDBOX_TOPUP"]),
+            webhooks_allow_private=_boolean(
+                "DCP_WEBHOOKS_ALLOW_PRIVATE", value["DCP_WEBHOOKS_ALLOW_PRIVATE"]
+            ),
             tls=tls,
             log_level=_log_level(value["DCP_LOG_LEVEL"]),
             max_output_bytes=_output_bytes(value["DCP_MAX_OUTPUT_BYTES"]),

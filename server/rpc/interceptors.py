@@ -14,6 +14,7 @@ from dcp.v1 import options_pb2
 from google.protobuf import descriptor_pool
 
 from server.domain.errors import DomainError, Reason
+from server.domain.keys import Scope
 from server.rpc.addresses import Addresses
 from server.rpc.errors import to_status
 from server.rpc.limits import RateLimits
@@ -28,6 +29,7 @@ _ROLE_NAMES: dict[int, str] = {
     options_pb2.ROLE_RENTER: "renter",
     options_pb2.ROLE_ADMIN: ADMIN,
 }
+_SCOPES = {getattr(options_pb2, f"SCOPE_{scope.name}"): scope for scope in Scope}
 _A_KEY = {"provider": "a provider's key", "renter": "a renter's key", ADMIN: "the admin token"}
 _KEY_HEADERS = ("x-provider-key", "x-renter-key", "x-admin-token")
 _OPEN_SERVICES = ("/grpc.health.v1.", "/grpc.reflection.")
@@ -122,6 +124,7 @@ class Authentication(grpc.aio.ServerInterceptor):
                 f"this needs {_or(_A_KEY[name] for name in names)}, not {_A_KEY[found.role]}",
             )
         self._limits.count_caller(found)
+        _refuse_scope(rule, found)
         _caller.set(found)
 
     async def _identify(self, credential: str, address: str) -> Caller:
@@ -135,6 +138,20 @@ class Authentication(grpc.aio.ServerInterceptor):
             if error.reason is Reason.INVALID_CREDENTIAL:
                 self._limits.count_failed_key(address)
             raise
+
+
+def _refuse_scope(rule: Rule, found: Caller) -> None:
+    """Raises MAIN_KEY_NEEDED or MISSING_SCOPE for a sub-key that was not made for this."""
+    if found.scopes is None or found.scopes & rule.scopes:
+        return
+    if not rule.scopes:
+        raise DomainError(
+            Reason.MAIN_KEY_NEEDED, "only the account's main key may do this; this is a sub-key"
+        )
+    raise DomainError(
+        Reason.MISSING_SCOPE,
+        f"this needs a key with the scope {_or(rule.scopes)}; this sub-key has {_and(found.scopes)}",
+    )
 
 
 async def _abort(method: str, error: Exception, context: Any) -> None:
@@ -159,6 +176,8 @@ class Rule:
     """The roles, as keys have them."""
     is_public: bool = False
     rate: int = options_pb2.RATE_CLASS_UNSPECIFIED
+    scopes: frozenset[Scope] = frozenset()
+    """Any of them lets a sub-key in; without one no sub-key may."""
 
 
 def rule_of(method: str) -> Rule:
@@ -166,7 +185,8 @@ def rule_of(method: str) -> Rule:
     found = descriptor_pool.Default().FindMethodByName(method.strip("/").replace("/", "."))
     options = found.GetOptions().Extensions[options_pb2.method]
     names = frozenset(_ROLE_NAMES[role] for role in options.roles if role in _ROLE_NAMES)
-    return Rule(names, options_pb2.ROLE_PUBLIC in options.roles, options.rate)
+    scopes = frozenset(_SCOPES[scope] for scope in options.scopes if scope in _SCOPES)
+    return Rule(names, options_pb2.ROLE_PUBLIC in options.roles, options.rate, scopes)
 
 
 def find_credential(metadata: Any) -> str | None:
@@ -197,6 +217,10 @@ def request_id(context: Any) -> str:
 
 def _header(role: str) -> str:
     return "x-admin-token" if role == ADMIN else f"x-{role}-key"
+
+
+def _and(words: Any) -> str:
+    return " and ".join(sorted(words))
 
 
 def _or(words: Any) -> str:

@@ -15,6 +15,7 @@ from server.domain.placement import Wants
 from server.domain.providers import AccountState, ProviderStatus, is_live, status
 from server.domain.queue import Prospect
 from server.domain.sessions import CancelRun
+from server.services import outbox
 from server.services.audit import Operator
 from server.services.dispatch import Dispatch
 from server.services.explain import Explanation, explain, place_in_queue
@@ -148,6 +149,7 @@ class Jobs:
             now_ms=now_ms,
         )
         ledger.open_hold(job_id, renter_id, hold, now_ms)
+        outbox.wallet_changed(renter_id, now_ms)
         offers = self._dispatch.lease_to(provider_id) if provider_id is not None else []
         job = jobs.get(job_id)
         assert job is not None

@@ -7,10 +7,13 @@ import hmac
 import secrets
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 
-from server.clock import Clock
+from server.clock import Clock, ms
 from server.domain.errors import DomainError, Reason
+from server.domain.keys import Scope
 from server.store import accounts
+from server.store import keys as rows
 from server.store.accounts import KeyOwner
 from server.store.database import Database
 
@@ -19,6 +22,10 @@ RENTER = "renter"
 ADMIN = "admin"
 CACHE_SECONDS = 10.0
 CACHE_SIZE = 20_000
+USES_PERIOD_SECONDS = 60.0
+# How many uses are remembered until they are written; those beyond are not noted.
+USES_SIZE = 20_000
+USES_BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +36,24 @@ class Caller:
     id: int = 0
     key_id: int = 0
     """The key that it came with; 0 for the admin token."""
+    scopes: frozenset[Scope] | None = None
+    """What a sub-key may be used for; None for every other credential."""
 
 
-def issue(role: str, owner_id: int, now_ms: int) -> str:
+def issue(
+    role: str,
+    owner_id: int,
+    now_ms: int,
+    *,
+    name: str = "",
+    scopes: frozenset[Scope] | None = None,
+    expires_ms: int | None = None,
+) -> str:
     """Makes a key of 256 random bits and stores what recognizes it. The key itself is kept nowhere."""
     key = f"dcp-{role}-{secrets.token_urlsafe(32)}"
-    accounts.add_key(role, owner_id, digest(key), key[-4:], now_ms)
+    accounts.add_key(
+        role, owner_id, digest(key), key[-4:], now_ms, name=name, scopes=scopes, expires_ms=expires_ms
+    )
     return key
 
 
@@ -44,13 +63,15 @@ def digest(key: str) -> bytes:
 
 
 class Keys:
-    """Tells whose a credential is. A revoked key is refused within ``CACHE_SECONDS``."""
+    """Tells whose a credential is, and notes its use. A revoked key is refused within ``CACHE_SECONDS``."""
 
     def __init__(self, database: Database, clock: Clock, admin_token: str | None) -> None:
         self._database = database
         self._clock = clock
         self._admin_digest = digest(admin_token) if admin_token else None
         self._cache: OrderedDict[bytes, tuple[float, KeyOwner]] = OrderedDict()
+        self._uses: dict[int, int] = {}
+        self._next_write = clock.now() + USES_PERIOD_SECONDS
 
     async def identify(self, credential: str) -> Caller:
         """The caller behind a credential. Raises INVALID_CREDENTIAL."""
@@ -62,16 +83,41 @@ class Keys:
             owner = await self._database.read(lambda: accounts.find_key(presented))
             if owner is not None:
                 self._remember(presented, owner)
-        if owner is None:
+        if owner is None or self._is_over(owner):
             raise DomainError(
                 Reason.INVALID_CREDENTIAL,
                 "this key is not known, or no longer; check it, or register for a new one",
             )
-        return Caller(owner.role, owner.owner_id, owner.key_id)
+        self._note_use(owner)
+        return Caller(owner.role, owner.owner_id, owner.key_id, owner.scopes)
 
     def remembers(self, credential: str) -> bool:
         """Whether the credential was found good a moment ago."""
         return self._cached(digest(credential)) is not None
+
+    def forget(self, sha256: bytes) -> None:
+        """The key with this digest changed: it is looked up again."""
+        self._cache.pop(sha256, None)
+
+    async def write_uses(self, *, now: bool = False) -> None:
+        """Once a minute, or ``now``, writes down when renters' keys were last used; never for each call."""
+        if not now and self._clock.now() < self._next_write:
+            return
+        self._next_write = self._clock.now() + USES_PERIOD_SECONDS
+        taken = list(self._uses.items())
+        for start in range(0, len(taken), USES_BATCH):
+            batch = taken[start : start + USES_BATCH]
+            await self._database.run(partial(rows.write_uses, batch))
+            for key_id, at_ms in batch:  # what failed stays, and so does what was used meanwhile
+                if self._uses[key_id] == at_ms:
+                    del self._uses[key_id]
+
+    def _note_use(self, owner: KeyOwner) -> None:
+        if owner.role == RENTER and (owner.key_id in self._uses or len(self._uses) < USES_SIZE):
+            self._uses[owner.key_id] = ms(self._clock)
+
+    def _is_over(self, owner: KeyOwner) -> bool:
+        return owner.expires_ms is not None and owner.expires_ms <= ms(self._clock)
 
     def require_admin_configured(self) -> None:
         """Raises ADMIN_NOT_CONFIGURED where the server was started without an admin token."""
@@ -84,7 +130,7 @@ class Keys:
 
     def _cached(self, presented: bytes) -> KeyOwner | None:
         entry = self._cache.get(presented)
-        if entry is None or entry[0] < self._clock.now():
+        if entry is None or entry[0] < self._clock.now() or self._is_over(entry[1]):
             return None
         return entry[1]
 

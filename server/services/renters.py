@@ -9,7 +9,7 @@ from server.domain import ledger as rules
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import Job
 from server.domain.ledger import EXTERNAL, Transfer, TransferKind
-from server.services import keys
+from server.services import keys, outbox
 from server.services.audit import Operator
 from server.services.providers import RECENT_JOBS, Registration
 from server.store import accounts, jobs, ledger
@@ -93,6 +93,7 @@ class Renters:
             existing(renter_id)
             wallet = rules.renter(renter_id)
             ledger.apply([Transfer(kind, EXTERNAL, wallet, amount_halala)], now_ms)
+            outbox.wallet_changed(renter_id, now_ms)
             balance = ledger.balance(wallet)  # locked since the transfer: what it was is known from it
             if operator is not None:
                 before, after = {"balance_halala": balance - amount_halala}, {"balance_halala": balance}

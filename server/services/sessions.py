@@ -124,7 +124,7 @@ class Sessions:
                 session.recheck(state)
 
     async def check_credentials(self) -> None:
-        """Every five minutes ends the streams whose key was revoked, or whose provider is kept out.
+        """Every five minutes ends the streams whose key is over, or whose provider is kept out.
 
         One query for every ``CHECK_BATCH`` of them.
         """
@@ -137,7 +137,8 @@ class Sessions:
 
     async def _check(self, sessions: list[Session]) -> None:
         key_ids = [session.key_id for session in sessions]
-        admitted = await self.database.read(lambda: accounts.admitted_providers(key_ids))
+        now_ms = ms(self.clock)
+        admitted = await self.database.read(lambda: accounts.admitted_providers(key_ids, now_ms))
         for session in sessions:
             session.recheck(admitted.get(session.key_id))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from server.domain import ledger as rules
 from server.domain.jobs import FailureReason, Job, JobEvent
+from server.services import outbox
 from server.store import jobs, ledger
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ def settle(
         return False
     ledger.resolve_hold(job.job_id, bill.charge_halala, now_ms)
     ledger.apply(rules.settlement(bill, job.renter_id, job.provider_id, job.job_id), now_ms)
+    outbox.job_ended(job, event, bill, failure_reason, now_ms)
     log.info(
         "settled job_id=%s attempt=%d lease_epoch=%d provider_id=%s event=%s charge_halala=%d",
         job.job_id,

@@ -22,6 +22,7 @@ from server.domain.providers import is_live
 from server.domain.sessions import CancelRun
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet
+from server.services.keys import Keys
 from server.services.providers import Providers
 from server.services.sessions import Sessions, give_up
 from server.services.settlement import settle
@@ -42,6 +43,7 @@ class Sweep:
         fleet: Fleet,
         providers: Providers,
         sessions: Sessions,
+        keys: Keys,
         clock: Clock,
     ) -> None:
         self._database = database
@@ -49,11 +51,14 @@ class Sweep:
         self._fleet = fleet
         self._providers = providers
         self._sessions = sessions
+        self._keys = keys
         self._clock = clock
         self._started_ms = ms(clock)
 
     async def tick(self) -> None:
-        """Writes waiting heartbeats, ends what time has ended, offers what waits, checks open streams."""
+        """Writes what waits of heartbeats and uses of keys, ends what time has ended, offers what waits,
+        checks open streams.
+        """
         await self._providers.write_beats()
         if self._fleet.all():
             await self._providers.read_states()
@@ -66,6 +71,7 @@ class Sweep:
                 await self._dispatch.lease_ended(lease.provider_id)
         await self._dispatch.fill_all()
         await self._sessions.check_credentials()
+        await self._keys.write_uses()
 
     def _is_due(self, now_ms: int) -> bool:
         """A look before the write, so that an idle market writes nothing."""

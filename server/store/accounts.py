@@ -11,6 +11,7 @@ import peewee as pw
 
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import JobType
+from server.domain.keys import Scope
 from server.domain.placement import Model
 from server.domain.providers import AccountState
 from server.store.models import ApiKey, Provider, ProviderModel, Renter, tuples
@@ -54,11 +55,13 @@ class RenterRow:
 
 @dataclass(frozen=True, slots=True)
 class KeyOwner:
-    """Whose a key is."""
+    """Whose a key is, and what it may be used for until when; None: for everything, and for ever."""
 
     role: str
     owner_id: int
     key_id: int
+    scopes: frozenset[Scope] | None = None
+    expires_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ _beat = Statement(
     )
 )
 _find_key = Statement(
-    lambda: ApiKey.select(ApiKey.role, ApiKey.owner_id, ApiKey.id).where(
+    lambda: ApiKey.select(ApiKey.role, ApiKey.owner_id, ApiKey.id, ApiKey.scopes, ApiKey.expires_ms).where(
         ApiKey.sha256 == arg("sha256"), ApiKey.revoked_ms.is_null()
     )
 )
@@ -152,23 +155,51 @@ def _create(model: type[pw.Model], **values: Any) -> int:
         ) from None
 
 
-def add_key(role: str, owner_id: int, sha256: bytes, last4: str, now_ms: int) -> None:
-    """Keeps what is needed to recognize a key again."""
-    ApiKey.insert(role=role, owner_id=owner_id, sha256=sha256, last4=last4, created_ms=now_ms).execute()
+def add_key(
+    role: str,
+    owner_id: int,
+    sha256: bytes,
+    last4: str,
+    now_ms: int,
+    *,
+    name: str = "",
+    scopes: frozenset[Scope] | None = None,
+    expires_ms: int | None = None,
+) -> None:
+    """Keeps what is needed to recognize a key again; without scopes it is a main key."""
+    ApiKey.insert(
+        role=role,
+        owner_id=owner_id,
+        sha256=sha256,
+        last4=last4,
+        name=name,
+        scopes=None if scopes is None else " ".join(sorted(scopes)),
+        expires_ms=expires_ms,
+        created_ms=now_ms,
+    ).execute()
 
 
 def find_key(sha256: bytes) -> KeyOwner | None:
-    """The owner of a key that was not revoked."""
+    """The owner of a key that was not revoked. It may have expired."""
     row = _find_key.one(sha256=sha256)
-    return KeyOwner(*row) if row else None
+    if row is None:
+        return None
+    role, owner_id, key_id, scopes, expires_ms = row
+    granted = None if scopes is None else frozenset(Scope(name) for name in scopes.split())
+    return KeyOwner(role, owner_id, key_id, granted, expires_ms)
 
 
-def admitted_providers(key_ids: Sequence[int]) -> dict[int, AccountState]:
-    """The state of the provider behind each of these keys; a revoked key is left out."""
+def admitted_providers(key_ids: Sequence[int], now_ms: int) -> dict[int, AccountState]:
+    """The state of the provider behind each of these keys; one that is over is left out."""
     query = (
         ApiKey.select(ApiKey.id, Provider.state)
         .join(Provider, on=ApiKey.owner_id == Provider.id)
-        .where(ApiKey.id.in_(list(key_ids)), ApiKey.role == "provider", ApiKey.revoked_ms.is_null())
+        .where(
+            ApiKey.id.in_(list(key_ids)),
+            ApiKey.role == "provider",
+            ApiKey.revoked_ms.is_null(),
+            ApiKey.expires_ms.is_null() | (ApiKey.expires_ms > now_ms),
+        )
     )
     return {int(key_id): AccountState(state) for key_id, state in tuples(query)}
 

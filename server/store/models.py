@@ -66,7 +66,11 @@ class ApiKey(pw.Model):
     owner_id = pw.BigIntegerField()
     sha256 = pw.BlobField()
     last4 = pw.TextField()
+    name = pw.TextField(default="")
+    scopes = pw.TextField(null=True)
     created_ms = pw.BigIntegerField()
+    expires_ms = pw.BigIntegerField(null=True)
+    last_used_ms = pw.BigIntegerField(null=True)
     revoked_ms = pw.BigIntegerField(null=True)
 
     class Meta:
@@ -218,6 +222,38 @@ class AuditEntry(pw.Model):
         table_name = "audit_entry"
 
 
+class Webhook(pw.Model):
+    renter_id = pw.BigIntegerField(primary_key=True)
+    url = pw.TextField()
+    secret = pw.TextField()
+    balance_low_halala = pw.BigIntegerField(null=True)
+    balance_is_low = pw.BooleanField(default=False)
+    due_ms = pw.BigIntegerField(null=True)
+    claimed_until_ms = pw.BigIntegerField(default=0)
+    created_ms = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "webhook"
+
+
+class WebhookDelivery(pw.Model):
+    id = pw.BigAutoField()
+    renter_id = pw.BigIntegerField()
+    event_id = pw.TextField()
+    event = pw.TextField()
+    body = pw.TextField()
+    status = pw.TextField(default="waiting")
+    created_ms = pw.BigIntegerField()
+    attempts = pw.IntegerField(default=0)
+    next_ms = pw.BigIntegerField()
+    last_ms = pw.BigIntegerField(null=True)
+    status_code = pw.IntegerField(null=True)
+    error = pw.TextField(null=True)
+
+    class Meta:
+        table_name = "webhook_delivery"
+
+
 MODELS: tuple[type[pw.Model], ...] = (
     Provider,
     ProviderModel,
@@ -231,6 +267,8 @@ MODELS: tuple[type[pw.Model], ...] = (
     Chunk,
     Withdrawal,
     AuditEntry,
+    Webhook,
+    WebhookDelivery,
 )
 
 

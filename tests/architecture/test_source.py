@@ -15,11 +15,13 @@ import gateway.config
 import server.config
 from server.domain.errors import Reason
 from server.domain.jobs import FailureReason, JobState, JobType
+from server.domain.keys import Scope
 from server.domain.leases import Disposition, LeaseOutcome, RunOutcome
 from server.domain.placement import Obstacle
 from server.domain.providers import ProviderStatus
 from server.domain.queue import JobCondition
 from server.domain.sessions import LeaseAction
+from server.domain.webhooks import DeliveryStatus, WebhookEvent
 from tests.architecture.tools import ROOT, tracked_files
 
 PROGRAMS = ("server", "gateway", "daemon")
@@ -120,7 +122,7 @@ def test_every_reason_has_a_code_and_a_status(value: object) -> None:
 
 
 def test_enums_of_the_domain_are_those_of_the_protos() -> None:
-    from dcp.v1 import sessions_pb2
+    from dcp.v1 import options_pb2, sessions_pb2, webhooks_pb2
 
     for domain, proto, prefix in (
         (JobState, jobs_pb2.JobState, "JOB_STATE_"),
@@ -133,6 +135,9 @@ def test_enums_of_the_domain_are_those_of_the_protos() -> None:
         (JobCondition, jobs_pb2.JobCondition, "JOB_CONDITION_"),
         (Obstacle, jobs_pb2.Obstacle, "OBSTACLE_"),
         (LeaseOutcome, jobs_pb2.AttemptOutcome, "ATTEMPT_OUTCOME_"),
+        (WebhookEvent, webhooks_pb2.WebhookEvent, "WEBHOOK_EVENT_"),
+        (DeliveryStatus, webhooks_pb2.DeliveryStatus, "DELIVERY_STATUS_"),
+        (Scope, options_pb2.Scope, "SCOPE_"),
     ):
         assert {member.name for member in domain} == names(proto, prefix), prefix
 

@@ -21,7 +21,8 @@ from google.protobuf.message_factory import GetMessageClass
 from gateway.routes import BASES, Binding, bindings, discover
 from gateway.transcode import body_reader, query_reader
 from scripts.market import UNLIMITED
-from server.services.keys import digest
+from server.domain.keys import Scope
+from server.services.keys import digest, issue
 from server.store import withdrawals
 from server.store.models import ApiKey, Job
 from tests.support.running_server import bearer, read_refusal
@@ -39,7 +40,7 @@ for _binding in bindings(discover()):
         _binding
     )
 
-JOB, RENTER, PROVIDER, WITHDRAWAL = "job", "renter", "provider", "withdrawal"
+JOB, RENTER, PROVIDER, WITHDRAWAL, KEY = "job", "renter", "provider", "withdrawal", "key"
 FREE = "anybody's to name: a filter, a place in a list, or whom to do business with"
 # What the request fields that are called an id name, by RPC and field.
 OBJECTS = {
@@ -49,10 +50,13 @@ OBJECTS = {
     "JobService.ExplainJob job_id": JOB,
     "JobService.CancelJob job_id": JOB,
     "JobService.ListOwnJobs before_job_id": FREE,
+    "KeyService.ListKeys before_id": FREE,
+    "KeyService.RevokeKey key_id": KEY,
     "LedgerService.CreditRenter renter_id": RENTER,
     "AdminService.ListAuditEntries object_id": FREE,
     "AdminService.ListAuditEntries before_id": FREE,
     "SessionService.Connect hello.boot_id": FREE,
+    "WebhookService.ListWebhookDeliveries before_id": FREE,
     "WithdrawalService.ListOwnWithdrawals before_id": FREE,
     "WithdrawalService.GetWithdrawal withdrawal_id": WITHDRAWAL,
     "WithdrawalService.ProcessWithdrawal withdrawal_id": WITHDRAWAL,
@@ -76,18 +80,26 @@ CREDENTIALS = (
     "foreign renter",
     "provider",
     "renter",
+    "inference sub-key",
+    "billing sub-key",
+    "read sub-key",
     "admin",
 )
+SUB_KEYS = {f"{scope} sub-key": scope for scope in Scope}
 ROLE_OF = {
     "foreign provider": options_pb2.ROLE_PROVIDER,
     "foreign renter": options_pb2.ROLE_RENTER,
     "provider": options_pb2.ROLE_PROVIDER,
     "renter": options_pb2.ROLE_RENTER,
+    **dict.fromkeys(SUB_KEYS, options_pb2.ROLE_RENTER),
     "admin": options_pb2.ROLE_ADMIN,
 }
 ADMITTED = "admitted"
 REFUSED = "not its object"
-OF_CREDENTIAL = {"MISSING_CREDENTIAL", "INVALID_CREDENTIAL", "WRONG_ROLE", "ADMIN_NOT_CONFIGURED"}
+OF_CREDENTIAL = {
+    *("MISSING_CREDENTIAL", "INVALID_CREDENTIAL", "WRONG_ROLE", "ADMIN_NOT_CONFIGURED"),
+    *("MISSING_SCOPE", "MAIN_KEY_NEEDED"),
+}
 
 
 def named(name: str) -> list[str]:
@@ -148,14 +160,25 @@ async def world(stack: Stack, prefix: str) -> World:
     job = {"job_type": "training", "duration_minutes": 3}
     job_id = (await stack.post("/api/jobs/submit", job, **{"x-renter-key": keys[RENTER]}))["job"]["job_id"]
 
-    def prepare() -> int:
+    def prepare() -> tuple[int, int]:
         Job.update(provider_id=ids[PROVIDER]).where(Job.job_id == job_id).execute()
         revoked = [digest(keys[who]) for who in ("revoked provider", "revoked renter")]
         ApiKey.update(revoked_ms=1).where(ApiKey.sha256.in_(revoked)).execute()
-        return withdrawals.insert(ids[PROVIDER], 1000, "SA0380000000608010167519", 1)
+        for who, scope in SUB_KEYS.items():
+            keys[who] = issue(RENTER, ids[RENTER], 1, scopes=frozenset({scope}))
+        issue(RENTER, ids[RENTER], 1, name="to revoke", scopes=frozenset({Scope.READ}))
+        to_revoke = ApiKey.select(ApiKey.id).where(ApiKey.name == "to revoke").order_by(ApiKey.id.desc())
+        withdrawal_id = withdrawals.insert(ids[PROVIDER], 1000, "SA0380000000608010167519", 1)
+        return withdrawal_id, to_revoke.scalar()
 
-    withdrawal_id = await stack.server._database.run(prepare)
-    objects = {JOB: job_id, RENTER: ids[RENTER], PROVIDER: ids[PROVIDER], WITHDRAWAL: withdrawal_id}
+    withdrawal_id, key_id = await stack.server._database.run(prepare)
+    objects = {
+        JOB: job_id,
+        RENTER: ids[RENTER],
+        PROVIDER: ids[PROVIDER],
+        WITHDRAWAL: withdrawal_id,
+        KEY: key_id,
+    }
     return World(stack, keys, objects)
 
 
@@ -170,6 +193,11 @@ def expected(method: MethodDescriptor, credential: str, kind: str) -> str:
         return "INVALID_CREDENTIAL"
     if ROLE_OF[credential] not in roles:
         return "WRONG_ROLE"
+    scopes = method.GetOptions().Extensions[options_pb2.method].scopes
+    if credential in SUB_KEYS and SUB_KEYS[credential].name not in {
+        options_pb2.Scope.Name(scope).removeprefix("SCOPE_") for scope in scopes
+    }:
+        return "MISSING_SCOPE" if scopes else "MAIN_KEY_NEEDED"
     return REFUSED if kind and credential.startswith("foreign") else ADMITTED
 
 

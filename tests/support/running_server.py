@@ -17,6 +17,7 @@ from dcp.v1 import (
     errors_pb2,
     jobs_pb2,
     jobs_pb2_grpc,
+    keys_pb2_grpc,
     ledger_pb2,
     ledger_pb2_grpc,
     providers_pb2,
@@ -25,6 +26,7 @@ from dcp.v1 import (
     renters_pb2_grpc,
     sessions_pb2,
     sessions_pb2_grpc,
+    webhooks_pb2_grpc,
     withdrawals_pb2_grpc,
 )
 from google.rpc import error_details_pb2
@@ -214,11 +216,13 @@ class Market:
         self.account_service = accounts_pb2_grpc.AccountServiceStub(channel)
         self.admin_service = admin_pb2_grpc.AdminServiceStub(channel)
         self.job_service = jobs_pb2_grpc.JobServiceStub(channel)
+        self.key_service = keys_pb2_grpc.KeyServiceStub(channel)
         self.ledger_service = ledger_pb2_grpc.LedgerServiceStub(channel)
         self.provider_service = providers_pb2_grpc.ProviderServiceStub(channel)
         self.renter_service = renters_pb2_grpc.RenterServiceStub(channel)
         self.session_service = sessions_pb2_grpc.SessionServiceStub(channel)
         self.withdrawal_service = withdrawals_pb2_grpc.WithdrawalServiceStub(channel)
+        self.webhook_service = webhooks_pb2_grpc.WebhookServiceStub(channel)
         self._streams: list[Any] = []
         self._stopped = False
         self._parties = 0
@@ -368,6 +372,7 @@ async def running(
     max_output_bytes: int = MAX_OUTPUT_BYTES,
     limits: Limits = OFF,
     provider_approval: bool = False,
+    webhooks_allow_private: bool = False,
 ) -> AsyncIterator[Market]:
     """A server on 127.0.0.1 until the block ends; without limits, as the clock fills no bucket by itself."""
     config = Config(
@@ -380,6 +385,7 @@ async def running(
         max_output_bytes,
         limits,
         provider_approval=provider_approval,
+        webhooks_allow_private=webhooks_allow_private,
     )
     server = Server(config, clock)
     await server.start()

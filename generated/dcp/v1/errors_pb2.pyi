@@ -121,6 +121,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The provider can withdraw less than it asks for; the facts tell how much less."""
     ERROR_REASON_WRONG_STATE: _ErrorReason.ValueType  # 43
     """What is asked cannot be done to something in this state; `status` tells the state."""
+    ERROR_REASON_MISSING_SCOPE: _ErrorReason.ValueType  # 60
+    """The key is a sub-key without the scope that this needs; `error` names it."""
+    ERROR_REASON_MAIN_KEY_NEEDED: _ErrorReason.ValueType  # 61
+    """The key is a sub-key, and only the account's main key may do this."""
+    ERROR_REASON_KEY_NOT_FOUND: _ErrorReason.ValueType  # 62
+    """No key of the caller's has this id."""
+    ERROR_REASON_TOO_MANY_KEYS: _ErrorReason.ValueType  # 63
+    """The account has as many keys that work as it may have."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The stable causes of errors. Names are part of the contract: they are added,
@@ -215,6 +223,14 @@ ERROR_REASON_EARNINGS_TOO_LOW: ErrorReason.ValueType  # 42
 """The provider can withdraw less than it asks for; the facts tell how much less."""
 ERROR_REASON_WRONG_STATE: ErrorReason.ValueType  # 43
 """What is asked cannot be done to something in this state; `status` tells the state."""
+ERROR_REASON_MISSING_SCOPE: ErrorReason.ValueType  # 60
+"""The key is a sub-key without the scope that this needs; `error` names it."""
+ERROR_REASON_MAIN_KEY_NEEDED: ErrorReason.ValueType  # 61
+"""The key is a sub-key, and only the account's main key may do this."""
+ERROR_REASON_KEY_NOT_FOUND: ErrorReason.ValueType  # 62
+"""No key of the caller's has this id."""
+ERROR_REASON_TOO_MANY_KEYS: ErrorReason.ValueType  # 63
+"""The account has as many keys that work as it may have."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

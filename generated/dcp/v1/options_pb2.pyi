@@ -58,6 +58,34 @@ ROLE_ADMIN: Role.ValueType  # 4
 """An operator, or an internal service, by the admin token."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
+class _Scope:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCOPE_UNSPECIFIED: _Scope.ValueType  # 0
+    """Never used."""
+    SCOPE_INFERENCE: _Scope.ValueType  # 1
+    """To submit jobs, to cancel them, and to read one whose id is known, with its output."""
+    SCOPE_BILLING: _Scope.ValueType  # 2
+    """To see the wallet and to fill it."""
+    SCOPE_READ: _Scope.ValueType  # 3
+    """To see the profile, the wallet and all jobs, and to change nothing."""
+
+class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
+    """What a renter's sub-key may be used for. The main key may be used for everything."""
+
+SCOPE_UNSPECIFIED: Scope.ValueType  # 0
+"""Never used."""
+SCOPE_INFERENCE: Scope.ValueType  # 1
+"""To submit jobs, to cancel them, and to read one whose id is known, with its output."""
+SCOPE_BILLING: Scope.ValueType  # 2
+"""To see the wallet and to fill it."""
+SCOPE_READ: Scope.ValueType  # 3
+"""To see the profile, the wallet and all jobs, and to change nothing."""
+Global___Scope: _TypeAlias = Scope  # noqa: Y015
+
 class _RateClass:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -179,6 +207,7 @@ class MethodRule(_message.Message):
     STATUS_FIELD_FIELD_NUMBER: _builtins.int
     RAW_BODY_FIELD_NUMBER: _builtins.int
     RATE_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
     success_code: _builtins.int
     """The HTTP status of success. 0: 200."""
     example_request: _builtins.str
@@ -205,6 +234,10 @@ class MethodRule(_message.Message):
     def raw_body(self) -> Global___RawBody:
         """The answer is raw bytes when the named fields are set and the caller does not ask for JSON."""
 
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[Global___Scope.ValueType]:
+        """The scopes that let a renter's sub-key call it: any one of them is enough. Empty: the main key alone may."""
+
     def __init__(
         self,
         *,
@@ -217,10 +250,11 @@ class MethodRule(_message.Message):
         status_field: _builtins.str = ...,
         raw_body: Global___RawBody | None = ...,
         rate: Global___RateClass.ValueType = ...,
+        scopes: _abc.Iterable[Global___Scope.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["raw_body", b"raw_body", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["example_request", b"example_request", "example_response", b"example_response", "rate", b"rate", "raw_body", b"raw_body", "reasons", b"reasons", "roles", b"roles", "status_field", b"status_field", "success_code", b"success_code", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["example_request", b"example_request", "example_response", b"example_response", "rate", b"rate", "raw_body", b"raw_body", "reasons", b"reasons", "roles", b"roles", "scopes", b"scopes", "status_field", b"status_field", "success_code", b"success_code", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,11 +9,13 @@ from dcp.v1 import (
     accounts_pb2,
     admin_pb2,
     jobs_pb2,
+    keys_pb2,
     ledger_pb2,
     options_pb2,
     providers_pb2,
     renters_pb2,
     sessions_pb2,
+    webhooks_pb2,
     withdrawals_pb2,
 )
 from google.protobuf.descriptor import MethodDescriptor
@@ -26,10 +28,12 @@ FILES = (
     accounts_pb2,
     admin_pb2,
     jobs_pb2,
+    keys_pb2,
     ledger_pb2,
     providers_pb2,
     renters_pb2,
     sessions_pb2,
+    webhooks_pb2,
     withdrawals_pb2,
 )
 METHODS: dict[str, MethodDescriptor] = {

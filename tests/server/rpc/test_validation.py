@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
-from dcp.v1 import gpus_pb2, jobs_pb2, options_pb2, providers_pb2, renters_pb2, withdrawals_pb2
+from dcp.v1 import gpus_pb2, jobs_pb2, keys_pb2, options_pb2, providers_pb2, renters_pb2, withdrawals_pb2
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 
@@ -54,6 +54,7 @@ def good(method: str) -> Message:
         "WithdrawalService.RequestWithdrawal": withdrawals_pb2.RequestWithdrawalRequest(
             amount_halala=1000, iban="SA0380000000608010167519"
         ),
+        "KeyService.CreateKey": keys_pb2.CreateKeyRequest(name="K", scopes=[options_pb2.SCOPE_READ]),
     }.get(method)
     request = made or methods.empty(METHODS[method])
     for field in request.DESCRIPTOR.fields:
@@ -121,7 +122,9 @@ def _repeated(
     def overfill(request: Message) -> None:
         items = getattr(find(request), name)
         for _ in range(rule.max_items + 1):
-            items.add() if field.message_type is not None else items.append("x")
+            items.add() if field.message_type is not None else items.append(
+                "x" if field.enum_type is None else 1
+            )
 
     assert rule.HasField("max_items"), f"{told} has no limit"
     yield Case(method, told, "too many", overfill)

@@ -160,6 +160,20 @@ async def test_postgres_itself_refuses_to_empty_the_transfers(postgres: Postgres
             "SELECT job_id FROM job WHERE renter_id = 1 ORDER BY created_ms DESC, job_id DESC",
             "job_of_renter",
         ),
+        (
+            "SELECT id FROM api_key WHERE role = 'renter' AND owner_id = 1 ORDER BY id DESC",
+            "api_key_of_owner",
+        ),
+        ("SELECT renter_id FROM webhook WHERE due_ms <= 5 ORDER BY due_ms LIMIT 9", "webhook_due"),
+        (
+            "SELECT id FROM webhook_delivery WHERE renter_id = 1 AND status = 'waiting' AND next_ms <= 5 "
+            "ORDER BY next_ms",
+            "webhook_delivery_waiting",
+        ),
+        (
+            "SELECT id FROM webhook_delivery WHERE renter_id = 1 ORDER BY id DESC",
+            "webhook_delivery_of_renter",
+        ),
         ("SELECT id FROM withdrawal WHERE provider_id = 1 ORDER BY id DESC", "withdrawal_of_provider"),
         (
             "SELECT id FROM audit_entry WHERE object = 'job' AND object_id = '1' ORDER BY id DESC",

@@ -1,0 +1,21 @@
+"""What keys may be used for, and how many an account may have."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Scope(StrEnum):
+    """What a renter's sub-key may be used for; which method needs which is in the protos."""
+
+    INFERENCE = "inference"
+    BILLING = "billing"
+    READ = "read"
+
+
+MAX_SUB_KEYS = 100
+"""Sub-keys of one renter that work."""
+MAX_MAIN_KEYS = 10
+"""Main keys of one account that work: the newest, and those in their grace."""
+DEFAULT_GRACE_SECONDS = 24 * 3600
+"""How long a replaced main key goes on, where its owner does not say."""

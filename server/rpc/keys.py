@@ -1,0 +1,88 @@
+"""KeyService at the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dcp.v1 import keys_pb2 as pb
+from dcp.v1 import keys_pb2_grpc, options_pb2
+
+from server.domain.errors import invalid_field
+from server.domain.keys import DEFAULT_GRACE_SECONDS, Scope
+from server.rpc import convert
+from server.rpc.interceptors import caller
+from server.services.key_ring import KeyRing, Rotation
+from server.store.keys import KeyRow
+
+DEFAULT_PAGE_SIZE = 50
+_SCOPES = {getattr(options_pb2, f"SCOPE_{scope.name}"): scope for scope in Scope}
+_NUMBERS = {scope: number for number, scope in _SCOPES.items()}
+
+
+class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
+    def __init__(self, ring: KeyRing) -> None:
+        self._ring = ring
+
+    async def CreateKey(self, request: pb.CreateKeyRequest, context: Any) -> pb.CreateKeyResponse:
+        made, key = await self._ring.create(
+            caller().id, request.name.strip(), _scopes(request.scopes), request.expires_in_seconds or None
+        )
+        return pb.CreateKeyResponse(success=True, key=_message(made), api_key=key)
+
+    async def ListKeys(self, request: pb.ListKeysRequest, context: Any) -> pb.ListKeysResponse:
+        page = await self._ring.own(
+            caller().id, request.before_id or None, request.page_size or DEFAULT_PAGE_SIZE
+        )
+        return pb.ListKeysResponse(
+            keys=[_message(one) for one in page.rows], next_before_id=page.next_before_id
+        )
+
+    async def RevokeKey(self, request: pb.RevokeKeyRequest, context: Any) -> pb.RevokeKeyResponse:
+        return pb.RevokeKeyResponse(
+            success=True, key=_message(await self._ring.revoke(caller().id, request.key_id))
+        )
+
+    async def RotateRenterKey(
+        self, request: pb.RotateRenterKeyRequest, context: Any
+    ) -> pb.RotateRenterKeyResponse:
+        made = await self._rotate(request)
+        return pb.RotateRenterKeyResponse(
+            success=True,
+            api_key=made.api_key,
+            previous_expires_at=convert.timestamp(made.previous_expires_ms),
+        )
+
+    async def RotateProviderKey(
+        self, request: pb.RotateProviderKeyRequest, context: Any
+    ) -> pb.RotateProviderKeyResponse:
+        made = await self._rotate(request)
+        return pb.RotateProviderKeyResponse(
+            success=True,
+            api_key=made.api_key,
+            previous_expires_at=convert.timestamp(made.previous_expires_ms),
+        )
+
+    async def _rotate(self, request: pb.RotateRenterKeyRequest | pb.RotateProviderKeyRequest) -> Rotation:
+        grace = request.grace_seconds if request.HasField("grace_seconds") else DEFAULT_GRACE_SECONDS
+        return await self._ring.rotate(caller().role, caller().id, grace)
+
+
+def _scopes(numbers: Any) -> frozenset[Scope]:
+    try:
+        return frozenset(_SCOPES[number] for number in numbers)
+    except KeyError:
+        raise invalid_field("scopes", f"write some of {', '.join(Scope)}") from None
+
+
+def _message(row: KeyRow) -> pb.Key:
+    return pb.Key(
+        id=row.id,
+        name=row.name,
+        scopes=[_NUMBERS[scope] for scope in Scope if scope in (row.scopes or ())],
+        last4=row.last4,
+        created_at=convert.timestamp(row.created_ms),
+        expires_at=convert.timestamp(row.expires_ms),
+        last_used_at=convert.timestamp(row.last_used_ms),
+        revoked_at=convert.timestamp(row.revoked_ms),
+        main=row.scopes is None,
+    )

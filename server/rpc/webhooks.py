@@ -1,0 +1,77 @@
+"""WebhookService at the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dcp.v1 import webhooks_pb2 as pb
+from dcp.v1 import webhooks_pb2_grpc
+
+from server.rpc import convert
+from server.rpc.interceptors import caller
+from server.services.webhooks import Webhooks
+from server.store.webhooks import Delivery, Webhook
+
+DEFAULT_PAGE_SIZE = 50
+
+
+class WebhookServicer(webhooks_pb2_grpc.WebhookServiceServicer):
+    def __init__(self, webhooks: Webhooks) -> None:
+        self._webhooks = webhooks
+
+    async def SetWebhook(self, request: pb.SetWebhookRequest, context: Any) -> pb.SetWebhookResponse:
+        found, secret = await self._webhooks.put(
+            caller().id, request.url.strip(), request.balance_low_halala or None
+        )
+        return pb.SetWebhookResponse(success=True, webhook=_webhook(found), secret=secret)
+
+    async def GetWebhook(self, request: pb.GetWebhookRequest, context: Any) -> pb.GetWebhookResponse:
+        return pb.GetWebhookResponse(webhook=_webhook(await self._webhooks.get(caller().id)))
+
+    async def RemoveWebhook(self, request: pb.RemoveWebhookRequest, context: Any) -> pb.RemoveWebhookResponse:
+        await self._webhooks.remove(caller().id)
+        return pb.RemoveWebhookResponse(success=True)
+
+    async def RotateWebhookSecret(
+        self, request: pb.RotateWebhookSecretRequest, context: Any
+    ) -> pb.RotateWebhookSecretResponse:
+        return pb.RotateWebhookSecretResponse(success=True, secret=await self._webhooks.rotate(caller().id))
+
+    async def TestWebhook(self, request: pb.TestWebhookRequest, context: Any) -> pb.TestWebhookResponse:
+        return pb.TestWebhookResponse(
+            success=True, delivery=_delivery(await self._webhooks.test(caller().id))
+        )
+
+    async def ListWebhookDeliveries(
+        self, request: pb.ListWebhookDeliveriesRequest, context: Any
+    ) -> pb.ListWebhookDeliveriesResponse:
+        page = await self._webhooks.deliveries(
+            caller().id, request.before_id or None, request.page_size or DEFAULT_PAGE_SIZE
+        )
+        return pb.ListWebhookDeliveriesResponse(
+            deliveries=[_delivery(one) for one in page.rows], next_before_id=page.next_before_id
+        )
+
+
+def _webhook(found: Webhook | None) -> pb.Webhook | None:
+    if found is None:
+        return None
+    return pb.Webhook(
+        url=found.url,
+        balance_low_halala=found.balance_low_halala,
+        created_at=convert.timestamp(found.created_ms),
+    )
+
+
+def _delivery(one: Delivery) -> pb.WebhookDelivery:
+    return pb.WebhookDelivery(
+        id=one.id,
+        event_id=one.event_id,
+        event=getattr(pb, f"WEBHOOK_EVENT_{one.event.name}"),
+        status=getattr(pb, f"DELIVERY_STATUS_{one.status.name}"),
+        attempts=one.attempts,
+        created_at=convert.timestamp(one.created_ms),
+        last_attempt_at=convert.timestamp(one.last_ms),
+        status_code=one.status_code,
+        error=one.error,
+    )

@@ -1,0 +1,92 @@
+"""Keys as their owners see them, as rows. Every function runs inside its caller's transaction.
+
+How a presented key is recognized is in server.store.accounts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from server.domain.keys import Scope
+from server.store.models import ApiKey, tuples
+from server.store.statements import locking
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """A key, without what is secret of it. ``scopes`` is None for a main key."""
+
+    id: int
+    name: str
+    scopes: frozenset[Scope] | None
+    last4: str
+    created_ms: int
+    expires_ms: int | None
+    last_used_ms: int | None
+    revoked_ms: int | None
+
+
+def get(role: str, owner_id: int, key_id: int) -> KeyRow | None:
+    """One key of this owner's."""
+    row = ApiKey.select().where(_own(role, owner_id), ApiKey.id == key_id).first()
+    return _key(row) if row is not None else None
+
+
+def of_owner(role: str, owner_id: int, before_id: int | None, limit: int) -> list[KeyRow]:
+    """An owner's keys, newest first, older than one that is known."""
+    query = ApiKey.select().where(_own(role, owner_id))
+    if before_id is not None:
+        query = query.where(ApiKey.id < before_id)
+    return [_key(row) for row in query.order_by(ApiKey.id.desc()).limit(limit)]
+
+
+def revoke(key_id: int, now_ms: int) -> bytes:
+    """Ends a key, unless that happened before; returns its digest."""
+    ApiKey.update(revoked_ms=now_ms).where(ApiKey.id == key_id, ApiKey.revoked_ms.is_null()).execute()
+    return bytes(ApiKey.select(ApiKey.sha256).where(ApiKey.id == key_id).scalar())
+
+
+def retire_main(role: str, owner_id: int, expires_ms: int) -> list[bytes]:
+    """Lets an owner's main keys end by then at the latest; returns the digests of those that do now.
+
+    They are locked first: of two rotations at once, the second retires the key that the first made.
+    """
+    main = _own(role, owner_id) & ApiKey.scopes.is_null() & ApiKey.revoked_ms.is_null()
+    locking(ApiKey.select(ApiKey.id).where(main).order_by(ApiKey.id)).execute()
+    late = main & (ApiKey.expires_ms.is_null() | (ApiKey.expires_ms > expires_ms))
+    digests = [bytes(sha256) for (sha256,) in tuples(ApiKey.select(ApiKey.sha256).where(late))]
+    ApiKey.update(expires_ms=expires_ms).where(late).execute()
+    return digests
+
+
+def count_working(role: str, owner_id: int, now_ms: int, *, main: bool) -> int:
+    """How many of an owner's main keys, or of its sub-keys, still work."""
+    works = ApiKey.revoked_ms.is_null() & (ApiKey.expires_ms.is_null() | (ApiKey.expires_ms > now_ms))
+    return int(ApiKey.select().where(_own(role, owner_id), ApiKey.scopes.is_null(main), works).count())
+
+
+def write_uses(uses: Iterable[tuple[int, int]]) -> None:
+    """Notes when keys were last used, by their ids; an older time than the stored changes nothing."""
+    for key_id, at_ms in sorted(uses):  # one order: no two batches deadlock
+        newer = ApiKey.last_used_ms.is_null() | (ApiKey.last_used_ms < at_ms)
+        ApiKey.update(last_used_ms=at_ms).where(ApiKey.id == key_id, newer).execute()
+
+
+def _own(role: str, owner_id: int) -> Any:
+    return (ApiKey.role == role) & (ApiKey.owner_id == owner_id)
+
+
+def _key(row: Any) -> KeyRow:
+    scopes = None if row.scopes is None else frozenset(Scope(name) for name in row.scopes.split())
+    return KeyRow(
+        row.id,
+        row.name,
+        scopes,
+        row.last4,
+        row.created_ms,
+        row.expires_ms,
+        row.last_used_ms,
+        row.revoked_ms,
+    )

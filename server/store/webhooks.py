@@ -1,0 +1,234 @@
+"""Webhooks and their outbox, as rows. Every function runs inside its caller's transaction.
+
+``due_ms`` of a webhook is when something of its outbox may be sent; whoever changes the outbox has
+locked the webhook before, so that it is never too late.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import peewee as pw
+
+from server.domain.webhooks import PAUSE_SECONDS, Answer, DeliveryStatus, WebhookEvent, next_attempt_ms
+from server.store import models as db
+from server.store.statements import Rows, arg, locking
+
+KEPT_DELIVERIES = 1000
+"""How many deliveries of a renter that have ended are kept."""
+_WAITING = DeliveryStatus.WAITING.value
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where a renter's events go. ``secret`` signs them, so it is kept as it is."""
+
+    renter_id: int
+    url: str
+    secret: str
+    balance_low_halala: int | None
+    balance_is_low: bool
+    due_ms: int | None
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One event on its way; ``body`` is what is sent, byte for byte, in every attempt."""
+
+    id: int
+    renter_id: int
+    event_id: str
+    event: WebhookEvent
+    body: str
+    status: DeliveryStatus
+    created_ms: int
+    attempts: int
+    last_ms: int | None
+    status_code: int | None
+    error: str | None
+
+
+_lock = Rows(db.Webhook, lambda rows: locking(rows.where(db.Webhook.renter_id == arg("id"))))
+
+
+def get(renter_id: int) -> Webhook | None:
+    """A renter's webhook."""
+    row = db.Webhook.select().where(db.Webhook.renter_id == renter_id).first()
+    return _webhook(row) if row is not None else None
+
+
+def lock(renter_id: int) -> Webhook | None:
+    """A renter's webhook, which nobody else changes until the transaction ends."""
+    row = _lock.one(id=renter_id)
+    return _webhook(row) if row is not None else None
+
+
+def put(
+    renter_id: int,
+    url: str,
+    secret: str,
+    *,
+    balance_low_halala: int | None,
+    balance_is_low: bool,
+    now_ms: int,
+) -> bool:
+    """Sets the webhook, or changes all of it but its secret; returns whether it is a new one."""
+    values = {"url": url, "balance_low_halala": balance_low_halala, "balance_is_low": balance_is_low}
+    if db.Webhook.update(**values).where(db.Webhook.renter_id == renter_id).execute():
+        return False
+    row = db.Webhook.insert(renter_id=renter_id, secret=secret, created_ms=now_ms, **values)
+    row.on_conflict_ignore().execute()  # of two that set the first at once, one made it
+    return bool(db.Webhook.get_by_id(renter_id).secret == secret)
+
+
+def set_secret(renter_id: int, secret: str) -> bool:
+    """Replaces the secret; False without a webhook."""
+    return bool(db.Webhook.update(secret=secret).where(db.Webhook.renter_id == renter_id).execute())
+
+
+def set_balance_is_low(renter_id: int, is_low: bool) -> None:
+    """Remembers on which side of the threshold the wallet is."""
+    db.Webhook.update(balance_is_low=is_low).where(db.Webhook.renter_id == renter_id).execute()
+
+
+def remove(renter_id: int) -> None:
+    """Forgets the webhook; what waits in its outbox is given up."""
+    lock(renter_id)
+    db.Webhook.delete().where(db.Webhook.renter_id == renter_id).execute()
+    db.WebhookDelivery.update(status=DeliveryStatus.FAILED.value, error="the webhook was removed").where(
+        db.WebhookDelivery.renter_id == renter_id, db.WebhookDelivery.status == _WAITING
+    ).execute()
+
+
+def add(webhook: Webhook, event: WebhookEvent, event_id: str, body: str, now_ms: int) -> None:
+    """Puts an event into the outbox of a webhook that the caller has locked."""
+    db.WebhookDelivery.insert(
+        renter_id=webhook.renter_id,
+        event_id=event_id,
+        event=event.value,
+        body=body,
+        created_ms=now_ms,
+        next_ms=now_ms,
+    ).execute()
+    # What is due already failed a moment ago, or waits a long time: the address is not tried without a pause.
+    due_ms = now_ms if webhook.due_ms is None else min(webhook.due_ms, now_ms + PAUSE_SECONDS * 1000)
+    db.Webhook.update(due_ms=due_ms).where(db.Webhook.renter_id == webhook.renter_id).execute()
+
+
+def is_waiting(renter_id: int, event: WebhookEvent) -> bool:
+    """Whether an event of this kind waits in the outbox."""
+    return bool(_waiting(renter_id).where(db.WebhookDelivery.event == event.value).exists())
+
+
+def delivery(event_id: str) -> Delivery:
+    """One delivery that exists."""
+    return _delivery(db.WebhookDelivery.get(db.WebhookDelivery.event_id == event_id))
+
+
+def deliveries(renter_id: int, before_id: int | None, limit: int) -> list[Delivery]:
+    """A renter's deliveries, newest first, older than one that is known."""
+    query = db.WebhookDelivery.select().where(db.WebhookDelivery.renter_id == renter_id)
+    if before_id is not None:
+        query = query.where(db.WebhookDelivery.id < before_id)
+    return [_delivery(row) for row in query.order_by(db.WebhookDelivery.id.desc()).limit(limit)]
+
+
+def due(now_ms: int, limit: int) -> list[int]:
+    """The renters whose outboxes are due and claimed by nobody, the longest waiting first."""
+    query = (
+        db.Webhook.select(db.Webhook.renter_id)
+        .where(db.Webhook.due_ms <= now_ms, db.Webhook.claimed_until_ms <= now_ms)
+        .order_by(db.Webhook.due_ms)
+        .limit(limit)
+    )
+    return [int(renter_id) for (renter_id,) in db.tuples(query)]
+
+
+def claim(renter_ids: list[int], now_ms: int, until_ms: int) -> list[int]:
+    """Takes outboxes for one sender, until then; returns those that nobody else was faster to take."""
+    query = db.Webhook.update(claimed_until_ms=until_ms)
+    return [
+        renter_id
+        for renter_id in sorted(renter_ids)
+        if query.where(db.Webhook.renter_id == renter_id, db.Webhook.claimed_until_ms <= now_ms).execute()
+    ]
+
+
+def to_send(renter_id: int, now_ms: int, limit: int) -> list[Delivery]:
+    """What of a renter's outbox is due, oldest first."""
+    query = _waiting(renter_id).where(db.WebhookDelivery.next_ms <= now_ms)
+    return [_delivery(row) for row in query.order_by(db.WebhookDelivery.next_ms).limit(limit)]
+
+
+def record(sent: Delivery, answer: Answer, now_ms: int) -> None:
+    """Notes an attempt, unless the delivery ended or was sent by another in between."""
+    next_ms = None if answer.is_good else next_attempt_ms(sent.created_ms, sent.attempts + 1, now_ms)
+    status = DeliveryStatus.DELIVERED if answer.is_good else DeliveryStatus.WAITING
+    if not answer.is_good and next_ms is None:
+        status = DeliveryStatus.FAILED
+    db.WebhookDelivery.update(
+        attempts=sent.attempts + 1,
+        last_ms=now_ms,
+        next_ms=next_ms or now_ms,
+        status=status.value,
+        status_code=answer.status_code,
+        error=answer.error,
+    ).where(
+        db.WebhookDelivery.id == sent.id,
+        db.WebhookDelivery.status == _WAITING,
+        db.WebhookDelivery.attempts == sent.attempts,
+    ).execute()
+
+
+def release(renter_id: int, now_ms: int, *, failed: bool) -> None:
+    """Gives an outbox back and notes when it is due again; drops old deliveries that have ended."""
+    lock(renter_id)
+    next_ms = _waiting(renter_id).select(pw.fn.MIN(db.WebhookDelivery.next_ms)).scalar()
+    if next_ms is not None and failed:
+        next_ms = max(next_ms, now_ms + PAUSE_SECONDS * 1000)
+    db.Webhook.update(due_ms=next_ms, claimed_until_ms=0).where(db.Webhook.renter_id == renter_id).execute()
+    _drop_old(renter_id)
+
+
+def _drop_old(renter_id: int) -> None:
+    ended = (db.WebhookDelivery.renter_id == renter_id) & (db.WebhookDelivery.status != _WAITING)
+    newest = db.WebhookDelivery.select(db.WebhookDelivery.id).where(ended)
+    last = newest.order_by(db.WebhookDelivery.id.desc()).offset(KEPT_DELIVERIES).limit(1).scalar()
+    if last is not None:
+        db.WebhookDelivery.delete().where(ended, db.WebhookDelivery.id <= last).execute()
+
+
+def _waiting(renter_id: int) -> Any:
+    return db.WebhookDelivery.select().where(
+        db.WebhookDelivery.renter_id == renter_id, db.WebhookDelivery.status == _WAITING
+    )
+
+
+def _webhook(row: Any) -> Webhook:
+    return Webhook(
+        row.renter_id,
+        row.url,
+        row.secret,
+        row.balance_low_halala,
+        bool(row.balance_is_low),
+        row.due_ms,
+        row.created_ms,
+    )
+
+
+def _delivery(row: Any) -> Delivery:
+    return Delivery(
+        row.id,
+        row.renter_id,
+        row.event_id,
+        WebhookEvent(row.event),
+        row.body,
+        DeliveryStatus(row.status),
+        row.created_ms,
+        row.attempts,
+        row.last_ms,
+        row.status_code,
+        row.error,
+    )

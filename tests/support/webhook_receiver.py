@@ -1,0 +1,78 @@
+"""A real HTTP server for tests of webhooks: it keeps what it gets and answers what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Received:
+    """One request, its body byte for byte; header names in small letters."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class Receiver:
+    """A server on 127.0.0.1. Each request takes the next of ``answers``; the last is for all that follow."""
+
+    answers: list[int | None] = field(default_factory=lambda: [200])
+    """HTTP statuses; None never answers."""
+    location: str = ""
+    received: list[Received] = field(default_factory=list)
+    connections: int = 0
+    port: int = 0
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}/events"
+
+    async def until_received(self, count: int) -> list[Received]:
+        """All requests, once there are so many; a test that waits for 20 s has failed."""
+        async with asyncio.timeout(20):
+            while len(self.received) < count:
+                self.news.clear()
+                await self.news.wait()
+        return self.received
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection."""
+        self.connections += 1
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            first, *lines = head.strip().split("\r\n")
+            headers = {name.lower(): value.strip() for name, _, value in (s.partition(":") for s in lines)}
+            body = await reader.readexactly(int(headers.get("content-length", "0")))
+            self.received.append(Received(first.split()[1], headers, body))
+            self.news.set()
+            status = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+            if status is None:
+                await reader.read()  # until the other side gives up
+                return
+            where = f"location: {self.location}\r\n" if self.location else ""
+            writer.write(f"HTTP/1.1 {status} Told\r\n{where}content-length: 0\r\n\r\n".encode())
+            await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+
+@contextlib.asynccontextmanager
+async def receiving(*answers: int | None, tls: ssl.SSLContext | None = None) -> AsyncIterator[Receiver]:
+    """A receiver that answers so, 200 unless said."""
+    receiver = Receiver(list(answers) or [200])
+    server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0, ssl=tls)
+    receiver.port = server.sockets[0].getsockname()[1]
+    try:
+        yield receiver
+    finally:
+        server.close()
