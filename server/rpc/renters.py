@@ -11,6 +11,7 @@ from server.domain import pricing
 from server.domain.providers import ProviderStatus
 from server.rpc import convert
 from server.rpc.interceptors import caller
+from server.rpc.repeats import once
 from server.rpc.validate import email_key
 from server.services.providers import Offering, Providers
 from server.services.renters import Renters
@@ -75,8 +76,12 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
     async def TopUpOwnWallet(
         self, request: pb.TopUpOwnWalletRequest, context: Any
     ) -> pb.TopUpOwnWalletResponse:
-        balance = await self._renters.top_up(caller().id, request.amount_halala)
-        return pb.TopUpOwnWalletResponse(success=True, balance_halala=balance)
+        return await once(
+            request,
+            self._renters.top_up(caller().id, request.amount_halala),
+            pb.TopUpOwnWalletResponse,
+            lambda balance: pb.TopUpOwnWalletResponse(success=True, balance_halala=balance),
+        )
 
 
 def _available(offering: Offering) -> pb.AvailableProvider:

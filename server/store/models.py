@@ -218,6 +218,18 @@ class AuditEntry(pw.Model):
         table_name = "audit_entry"
 
 
+class Repeat(pw.Model):
+    owner = pw.TextField()
+    key = pw.TextField()
+    digest = pw.BlobField()
+    answer = pw.BlobField(null=True)
+    created_ms = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "repeat"
+        primary_key = pw.CompositeKey("owner", "key")
+
+
 MODELS: tuple[type[pw.Model], ...] = (
     Provider,
     ProviderModel,
@@ -231,6 +243,7 @@ MODELS: tuple[type[pw.Model], ...] = (
     Chunk,
     Withdrawal,
     AuditEntry,
+    Repeat,
 )
 
 
