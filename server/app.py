@@ -14,6 +14,7 @@ from dcp.v1 import (
     admin_pb2_grpc,
     jobs_pb2_grpc,
     ledger_pb2_grpc,
+    operations_pb2_grpc,
     providers_pb2_grpc,
     renters_pb2_grpc,
     sessions_pb2_grpc,
@@ -36,6 +37,7 @@ from server.rpc.interceptors import Authentication
 from server.rpc.jobs import JobServicer
 from server.rpc.ledger import LedgerServicer
 from server.rpc.limits import RateLimits
+from server.rpc.operations import OperationServicer
 from server.rpc.providers import ProviderServicer
 from server.rpc.renters import RenterServicer
 from server.rpc.sessions import SessionServicer
@@ -47,6 +49,7 @@ from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet
 from server.services.jobs import Jobs
 from server.services.keys import Keys
+from server.services.operations import Operations
 from server.services.providers import Providers
 from server.services.renters import Renters
 from server.services.sessions import Sessions
@@ -64,6 +67,7 @@ SERVICES = (
     "dcp.v1.AdminService",
     "dcp.v1.JobService",
     "dcp.v1.LedgerService",
+    "dcp.v1.OperationService",
     "dcp.v1.ProviderService",
     "dcp.v1.RenterService",
     "dcp.v1.SessionService",
@@ -100,6 +104,7 @@ class Services:
     accounts: Accounts
     sessions: Sessions
     sweep: Sweep
+    operations: Operations
     keys: Keys
     fleet: Fleet
 
@@ -128,6 +133,7 @@ def build_services(
         accounts=Accounts(database, fleet, providers, sessions, clock),
         sessions=sessions,
         sweep=Sweep(database, dispatch, fleet, providers, sessions, clock),
+        operations=Operations(database, dispatch, fleet, clock),
         keys=Keys(database, clock, admin_token),
         fleet=fleet,
     )
@@ -200,6 +206,9 @@ class Server:
         )
         withdrawals_pb2_grpc.add_WithdrawalServiceServicer_to_server(
             WithdrawalServicer(services.withdrawals), server
+        )
+        operations_pb2_grpc.add_OperationServiceServicer_to_server(
+            OperationServicer(services.operations), server
         )
         sessions_pb2_grpc.add_SessionServiceServicer_to_server(self._sessions, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

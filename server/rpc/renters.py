@@ -7,7 +7,6 @@ from typing import Any
 from dcp.v1 import renters_pb2 as pb
 from dcp.v1 import renters_pb2_grpc
 
-from server.domain import pricing
 from server.domain.providers import ProviderStatus
 from server.rpc import convert
 from server.rpc.interceptors import caller
@@ -17,7 +16,6 @@ from server.services.providers import Offering, Providers
 from server.services.renters import Renters
 
 DEFAULT_PAGE_SIZE = 50
-_RATES = {kind.value: rate for kind, rate in pricing.RATE_HALALA_PER_MINUTE.items()}
 
 
 class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
@@ -97,5 +95,5 @@ def _available(offering: Offering) -> pb.AvailableProvider:
         gpu_count=row.gpu_status.get("gpu_count"),
         models=[model.name for model in offering.models],
         accepting_jobs=row.connected and not row.draining,
-        rates_halala_per_minute=_RATES,
+        rates_halala_per_minute={kind.value: rate for kind, rate in offering.rates.items()},
     )

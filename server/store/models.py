@@ -230,6 +230,14 @@ class Repeat(pw.Model):
         primary_key = pw.CompositeKey("owner", "key")
 
 
+class JobRate(pw.Model):
+    job_type = pw.TextField(primary_key=True)
+    halala_per_minute = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "job_rate"
+
+
 MODELS: tuple[type[pw.Model], ...] = (
     Provider,
     ProviderModel,
@@ -244,6 +252,7 @@ MODELS: tuple[type[pw.Model], ...] = (
     Withdrawal,
     AuditEntry,
     Repeat,
+    JobRate,
 )
 
 

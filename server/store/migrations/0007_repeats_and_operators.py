@@ -1,4 +1,4 @@
-"""Requests that are sent twice are remembered."""
+"""Requests that are sent twice are remembered; operators change rates and list all jobs."""
 
 from typing import Any
 
@@ -13,7 +13,14 @@ CREATE TABLE repeat (
     created_ms BIGINT NOT NULL,
     PRIMARY KEY (owner, key)
 );
-CREATE INDEX repeat_created ON repeat (created_ms)
+CREATE INDEX repeat_created ON repeat (created_ms);
+CREATE TABLE job_rate (
+    job_type TEXT NOT NULL PRIMARY KEY,
+    halala_per_minute BIGINT NOT NULL CHECK (halala_per_minute > 0)
+);
+CREATE INDEX job_by_time ON job (created_ms, job_id);
+CREATE INDEX job_of_state ON job (state, created_ms, job_id);
+CREATE INDEX transfer_of_kind ON transfer (kind, created_ms)
 """
 
 

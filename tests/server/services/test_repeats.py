@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 import pytest
-from dcp.v1 import jobs_pb2, ledger_pb2, options_pb2, renters_pb2, withdrawals_pb2
+from dcp.v1 import jobs_pb2, ledger_pb2, operations_pb2, options_pb2, renters_pb2, withdrawals_pb2
 from google.protobuf.message import Message
 
 from server.domain.withdrawals import WithdrawalAction
@@ -88,10 +88,21 @@ def act(kind: type[Message], action: WithdrawalAction, **fields: str) -> Callabl
     return scene
 
 
+async def requeue(market: Market) -> Scene:
+    renter, provider = await market.renter(), await market.provider()
+    daemon = await market.daemon(provider)
+    job, _ = await market.running_job(renter, provider, daemon)
+    ask_for = operations_pb2.RequeueJobRequest
+    return Scene(
+        ask_for(job_id=job.job_id), market.admin_metadata, ask_for(job_id=job.job_id, reason="another")
+    )
+
+
 SCENES: dict[str, Callable[[Market], Awaitable[Scene]]] = {
     "RenterService.TopUpOwnWallet": top_up,
     "LedgerService.CreditRenter": credit,
     "JobService.SubmitJob": submit,
+    "OperationService.RequeueJob": requeue,
     "WithdrawalService.RequestWithdrawal": withdraw,
     "WithdrawalService.ProcessWithdrawal": act(
         withdrawals_pb2.ProcessWithdrawalRequest, WithdrawalAction.PROCESS
