@@ -19,7 +19,8 @@ CREATE TABLE job_rate (
     halala_per_minute BIGINT NOT NULL CHECK (halala_per_minute > 0)
 );
 CREATE INDEX job_by_time ON job (created_ms, job_id);
-CREATE INDEX job_of_state ON job (state, created_ms, job_id);
+CREATE INDEX job_open ON job (created_ms, job_id)
+    WHERE state IN ('queued', 'pending', 'assigned', 'running');
 CREATE INDEX transfer_of_kind ON transfer (kind, created_ms)
 """
 

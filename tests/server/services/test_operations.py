@@ -126,6 +126,8 @@ async def test_jobs_are_found_by_state_party_and_beginning_of_the_id(any_market:
     ids = [third.job_id, second.job_id, first.job_id]
     assert await found_jobs(market) == ids
     assert await found_jobs(market, status=jobs_pb2.JOB_STATE_CANCELLED) == [first.job_id]
+    assert await found_jobs(market, status=jobs_pb2.JOB_STATE_RUNNING) == [third.job_id]
+    assert await found_jobs(market, status=jobs_pb2.JOB_STATE_QUEUED) == [second.job_id]
     assert await found_jobs(market, renter_id=two.id) == [second.job_id]
     assert await found_jobs(market, provider_id=worker.id) == [third.job_id]
     assert await found_jobs(market, search=second.job_id[:14]) == [second.job_id]
@@ -168,6 +170,8 @@ async def test_requeued_job_waits_again_without_a_charge(any_market: Market, how
     again = await requeue(market, job.job_id)
     assert (again.status, again.cost_halala) == (jobs_pb2.JOB_STATE_QUEUED, 450)
     await told_to_cancel(daemon, lease)
+    await market.tick()  # and is not offered to the same provider at once
+    assert (await market.job(job)).status == jobs_pb2.JOB_STATE_QUEUED
     assert await market.wallet(payer) == (4550, 450)
     (entry,) = (await audit_page(market, object="job")).entries
     assert (entry.action, entry.object_id) == ("job.requeue", job.job_id)
