@@ -15,6 +15,7 @@ from dcp.v1 import (
     jobs_pb2_grpc,
     keys_pb2_grpc,
     ledger_pb2_grpc,
+    operations_pb2_grpc,
     providers_pb2_grpc,
     renters_pb2_grpc,
     sessions_pb2_grpc,
@@ -40,6 +41,7 @@ from server.rpc.jobs import JobServicer
 from server.rpc.keys import KeyServicer
 from server.rpc.ledger import LedgerServicer
 from server.rpc.limits import RateLimits
+from server.rpc.operations import OperationServicer
 from server.rpc.providers import ProviderServicer
 from server.rpc.renters import RenterServicer
 from server.rpc.sessions import SessionServicer
@@ -54,6 +56,7 @@ from server.services.fleet import Fleet
 from server.services.jobs import Jobs
 from server.services.key_ring import KeyRing
 from server.services.keys import Keys
+from server.services.operations import Operations
 from server.services.providers import Providers
 from server.services.renters import Renters
 from server.services.sessions import Sessions
@@ -73,6 +76,7 @@ SERVICES = (
     "dcp.v1.JobService",
     "dcp.v1.KeyService",
     "dcp.v1.LedgerService",
+    "dcp.v1.OperationService",
     "dcp.v1.ProviderService",
     "dcp.v1.RenterService",
     "dcp.v1.SessionService",
@@ -110,6 +114,7 @@ class Services:
     accounts: Accounts
     sessions: Sessions
     sweep: Sweep
+    operations: Operations
     keys: Keys
     key_ring: KeyRing
     webhooks: Webhooks
@@ -147,6 +152,7 @@ def build_services(
         key_ring=KeyRing(database, clock, keys),
         webhooks=Webhooks(database, clock, webhooks_allow_private),
         deliveries=Deliveries(database, clock, Outbound(allow_private=webhooks_allow_private).post),
+        operations=Operations(database, dispatch, fleet, clock),
         fleet=fleet,
     )
 
@@ -226,6 +232,9 @@ class Server:
         webhooks_pb2_grpc.add_WebhookServiceServicer_to_server(WebhookServicer(services.webhooks), server)
         withdrawals_pb2_grpc.add_WithdrawalServiceServicer_to_server(
             WithdrawalServicer(services.withdrawals), server
+        )
+        operations_pb2_grpc.add_OperationServiceServicer_to_server(
+            OperationServicer(services.operations), server
         )
         sessions_pb2_grpc.add_SessionServiceServicer_to_server(self._sessions, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -49,6 +49,7 @@ class LeaseOutcome(StrEnum):
     REFUSED = "refused"
     EXPIRED = "expired"
     LOST = "lost"
+    REVOKED = "revoked"
 
 
 class RunOutcome(StrEnum):

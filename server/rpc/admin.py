@@ -38,9 +38,18 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
                 fee_halala=board.fee_halala,
                 payout_halala=board.payout_halala,
                 held_halala=board.held_halala,
+                fee_today_halala=board.fee_today_halala,
             ),
             jobs_by_state={state.value: count for state, count in board.jobs_by_state.items()},
-            providers_by_gpu={name or "unknown": count for name, count in board.providers_by_gpu.items()},
+            providers_by_gpu={name or "unknown": count for name, count, _ in board.gpus},
+            gpus=[
+                pb.GpuFigures(gpu_model=name or "unknown", providers=count, live=live)
+                for name, count, live in board.gpus
+            ],
+            recent_signups=[
+                pb.Signup(role=role, id=number, name=name, created_at=convert.timestamp(at_ms))
+                for role, number, name, at_ms in board.signups
+            ],
         )
 
     async def ListWithdrawals(

@@ -8,6 +8,7 @@ from dcp.v1 import ledger_pb2 as pb
 from dcp.v1 import ledger_pb2_grpc
 
 from server.rpc.operators import operator
+from server.rpc.repeats import once
 from server.services.admin import Admin
 from server.services.renters import Renters
 
@@ -18,8 +19,14 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         self._admin = admin
 
     async def CreditRenter(self, request: pb.CreditRenterRequest, context: Any) -> pb.CreditRenterResponse:
-        balance = await self._renters.credit(operator(context), request.renter_id, request.amount_halala)
-        return pb.CreditRenterResponse(success=True, renter_id=request.renter_id, balance_halala=balance)
+        return await once(
+            request,
+            self._renters.credit(operator(context), request.renter_id, request.amount_halala),
+            pb.CreditRenterResponse,
+            lambda balance: pb.CreditRenterResponse(
+                success=True, renter_id=request.renter_id, balance_halala=balance
+            ),
+        )
 
     async def ProveLedger(self, request: pb.ProveLedgerRequest, context: Any) -> pb.ProveLedgerResponse:
         proof = await self._admin.prove_ledger()

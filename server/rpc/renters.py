@@ -7,16 +7,15 @@ from typing import Any
 from dcp.v1 import renters_pb2 as pb
 from dcp.v1 import renters_pb2_grpc
 
-from server.domain import pricing
 from server.domain.providers import ProviderStatus
 from server.rpc import convert
 from server.rpc.interceptors import caller
+from server.rpc.repeats import once
 from server.rpc.validate import email_key
 from server.services.providers import Offering, Providers
 from server.services.renters import Renters
 
 DEFAULT_PAGE_SIZE = 50
-_RATES = {kind.value: rate for kind, rate in pricing.RATE_HALALA_PER_MINUTE.items()}
 
 
 class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
@@ -75,8 +74,12 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
     async def TopUpOwnWallet(
         self, request: pb.TopUpOwnWalletRequest, context: Any
     ) -> pb.TopUpOwnWalletResponse:
-        balance = await self._renters.top_up(caller().id, request.amount_halala)
-        return pb.TopUpOwnWalletResponse(success=True, balance_halala=balance)
+        return await once(
+            request,
+            self._renters.top_up(caller().id, request.amount_halala),
+            pb.TopUpOwnWalletResponse,
+            lambda balance: pb.TopUpOwnWalletResponse(success=True, balance_halala=balance),
+        )
 
 
 def _available(offering: Offering) -> pb.AvailableProvider:
@@ -92,5 +95,5 @@ def _available(offering: Offering) -> pb.AvailableProvider:
         gpu_count=row.gpu_status.get("gpu_count"),
         models=[model.name for model in offering.models],
         accepting_jobs=row.connected and not row.draining,
-        rates_halala_per_minute=_RATES,
+        rates_halala_per_minute={kind.value: rate for kind, rate in offering.rates.items()},
     )

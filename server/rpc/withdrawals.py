@@ -11,6 +11,7 @@ from server.domain.withdrawals import Withdrawal, WithdrawalAction
 from server.rpc import convert
 from server.rpc.interceptors import caller
 from server.rpc.operators import operator
+from server.rpc.repeats import once
 from server.rpc.validate import compact_iban
 from server.services.withdrawals import Withdrawals
 
@@ -24,11 +25,13 @@ class WithdrawalServicer(withdrawals_pb2_grpc.WithdrawalServiceServicer):
     async def RequestWithdrawal(
         self, request: pb.RequestWithdrawalRequest, context: Any
     ) -> pb.RequestWithdrawalResponse:
-        made, claimable = await self._withdrawals.request(
-            caller().id, request.amount_halala, compact_iban(request.iban)
-        )
-        return pb.RequestWithdrawalResponse(
-            success=True, withdrawal=message(made), claimable_halala=claimable
+        return await once(
+            request,
+            self._withdrawals.request(caller().id, request.amount_halala, compact_iban(request.iban)),
+            pb.RequestWithdrawalResponse,
+            lambda made: pb.RequestWithdrawalResponse(
+                success=True, withdrawal=message(made[0]), claimable_halala=made[1]
+            ),
         )
 
     async def ListOwnWithdrawals(
@@ -48,27 +51,40 @@ class WithdrawalServicer(withdrawals_pb2_grpc.WithdrawalServiceServicer):
     async def ProcessWithdrawal(
         self, request: pb.ProcessWithdrawalRequest, context: Any
     ) -> pb.ProcessWithdrawalResponse:
-        after = await self._withdrawals.act(
-            operator(context), request.withdrawal_id, WithdrawalAction.PROCESS
+        return await once(
+            request,
+            self._withdrawals.act(operator(context), request.withdrawal_id, WithdrawalAction.PROCESS),
+            pb.ProcessWithdrawalResponse,
+            lambda after: pb.ProcessWithdrawalResponse(success=True, withdrawal=message(after)),
         )
-        return pb.ProcessWithdrawalResponse(success=True, withdrawal=message(after))
 
     async def PayWithdrawal(self, request: pb.PayWithdrawalRequest, context: Any) -> pb.PayWithdrawalResponse:
-        after = await self._withdrawals.act(
-            operator(context),
-            request.withdrawal_id,
-            WithdrawalAction.PAY,
-            reference=request.reference.strip(),
+        return await once(
+            request,
+            self._withdrawals.act(
+                operator(context),
+                request.withdrawal_id,
+                WithdrawalAction.PAY,
+                reference=request.reference.strip(),
+            ),
+            pb.PayWithdrawalResponse,
+            lambda after: pb.PayWithdrawalResponse(success=True, withdrawal=message(after)),
         )
-        return pb.PayWithdrawalResponse(success=True, withdrawal=message(after))
 
     async def RejectWithdrawal(
         self, request: pb.RejectWithdrawalRequest, context: Any
     ) -> pb.RejectWithdrawalResponse:
-        after = await self._withdrawals.act(
-            operator(context), request.withdrawal_id, WithdrawalAction.REJECT, reason=request.reason.strip()
+        return await once(
+            request,
+            self._withdrawals.act(
+                operator(context),
+                request.withdrawal_id,
+                WithdrawalAction.REJECT,
+                reason=request.reason.strip(),
+            ),
+            pb.RejectWithdrawalResponse,
+            lambda after: pb.RejectWithdrawalResponse(success=True, withdrawal=message(after)),
         )
-        return pb.RejectWithdrawalResponse(success=True, withdrawal=message(after))
 
 
 def message(one: Withdrawal) -> admin_pb2.Withdrawal:

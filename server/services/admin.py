@@ -8,10 +8,12 @@ from server.clock import Clock, ms
 from server.domain.jobs import OPEN, JobState
 from server.domain.leases import LIVE_SECONDS
 from server.domain.ledger import AccountKind, Proof, TransferKind
-from server.store import accounts, jobs, ledger
+from server.store import accounts, jobs, ledger, operations
 from server.store.database import Database
 
 GPU_LIMIT = 100
+SIGNUP_LIMIT = 10
+DAY_MS = 24 * 3600 * 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +24,13 @@ class Dashboard:
     online_now: int
     total_renters: int
     jobs_by_state: dict[JobState, int]
-    providers_by_gpu: dict[str, int]
+    gpus: list[tuple[str, int, int]]
+    """GPU model, providers, live providers."""
+    signups: list[tuple[str, int, str, int]]
+    """Role, id, name, when (ms)."""
     payout_halala: int
     fee_halala: int
+    fee_today_halala: int
     held_halala: int
 
     @property
@@ -42,7 +48,8 @@ class Admin:
 
     async def dashboard(self) -> Dashboard:
         """The dashboard, as of one moment."""
-        since_ms = ms(self._clock) - int(LIVE_SECONDS * 1000)
+        now_ms = ms(self._clock)
+        since_ms = now_ms - int(LIVE_SECONDS * 1000)
 
         def read() -> Dashboard:
             total, online = accounts.count_providers(since_ms)
@@ -51,9 +58,11 @@ class Admin:
                 online,
                 accounts.count_renters(),
                 jobs.count_by_state(),
-                accounts.providers_by_gpu(GPU_LIMIT),
+                operations.gpus(since_ms, GPU_LIMIT),
+                operations.signups(SIGNUP_LIMIT),
                 ledger.turnover(TransferKind.PAYOUT),
                 ledger.turnover(TransferKind.FEE),
+                ledger.turnover(TransferKind.FEE, since_ms=now_ms - now_ms % DAY_MS),
                 ledger.total(AccountKind.RENTER_HELD),
             )
 

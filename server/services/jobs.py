@@ -22,7 +22,7 @@ from server.services.explain import Explanation, explain, place_in_queue
 from server.services.fleet import Fleet
 from server.services.keys import ADMIN, PROVIDER, RENTER, Caller
 from server.services.settlement import settle
-from server.store import accounts, jobs, leases, ledger
+from server.store import accounts, jobs, leases, ledger, rates
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ class Jobs:
         if request.provider_id is not None:
             self._check_provider(request.provider_id, request)
         now_ms = ms(self._clock)
-        rate = pricing.RATE_HALALA_PER_MINUTE[request.job_type]
+        rate = rates.of(request.job_type)
         hold, limit_ms = pricing.hold_and_limit(rate, request.duration_ms, request.max_cost_halala)
         job_id = f"job-{secrets.token_hex(12)}"
         jobs.insert(

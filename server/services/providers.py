@@ -8,7 +8,7 @@ from typing import Any
 from server.clock import Clock, ms
 from server.domain import ledger as rules
 from server.domain.errors import DomainError, Reason
-from server.domain.jobs import Job
+from server.domain.jobs import Job, JobType
 from server.domain.leases import LIVE_SECONDS
 from server.domain.ledger import TransferKind
 from server.domain.placement import Model
@@ -22,7 +22,7 @@ from server.domain.providers import (
 )
 from server.services import keys
 from server.services.fleet import Fleet
-from server.store import accounts, jobs, ledger
+from server.store import accounts, jobs, ledger, rates
 from server.store.accounts import ProviderRow
 from server.store.database import Database
 
@@ -57,6 +57,8 @@ class Offering:
 
     provider: ProviderRow
     models: list[Model]
+    rates: dict[JobType, int]
+    """In halala per minute."""
 
 
 class Providers:
@@ -193,7 +195,8 @@ class Providers:
                 limit=page_size,
             )
             models = accounts.models_of([row.id for row in rows]) if rows else {}
-            return [Offering(row, models[row.id]) for row in rows], total
+            card = rates.card()
+            return [Offering(row, models[row.id], card) for row in rows], total
 
         return await self._database.read(read)
 

@@ -12,6 +12,7 @@ from server.domain.ledger import EXTERNAL, Transfer, TransferKind
 from server.services import keys, outbox
 from server.services.audit import Operator
 from server.services.providers import RECENT_JOBS, Registration
+from server.services.repeats import once
 from server.store import accounts, jobs, ledger
 from server.store.accounts import RenterRow
 from server.store.database import Database
@@ -100,7 +101,7 @@ class Renters:
                 operator.note("renter.credit", renter_id, before, after, now_ms)
             return balance
 
-        return await self._database.run(add)
+        return await self._database.run(once(add, now_ms))
 
 
 def existing(renter_id: int) -> RenterRow:

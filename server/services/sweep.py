@@ -24,9 +24,10 @@ from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet
 from server.services.keys import Keys
 from server.services.providers import Providers
+from server.services.repeats import KEEP_MS
 from server.services.sessions import Sessions, give_up
 from server.services.settlement import settle
-from server.store import jobs, leases
+from server.store import jobs, leases, repeats
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class Sweep:
             or jobs.unstarted(now_ms, 1)
             or leases.preparing_since(now_ms - _ms(PREPARE_SECONDS), 1)
             or jobs.running_past(now_ms, _ms(OVERRUN_GRACE_SECONDS), 1)
+            or repeats.any_before(now_ms - KEEP_MS)
         )
 
     def _apply(self, now_ms: int) -> list[Lease]:
@@ -100,6 +102,7 @@ class Sweep:
                 ended.append(over)
         for job_id in jobs.unstarted(now_ms, BATCH):
             _end_unstarted(job_id, now_ms)
+        repeats.forget_before(now_ms - KEEP_MS)
         return ended
 
     def _end_overrun(self, job_id: str, now_ms: int) -> Lease | None:

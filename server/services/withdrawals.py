@@ -13,6 +13,7 @@ from server.domain.withdrawals import Withdrawal, WithdrawalAction, WithdrawalSt
 from server.services.audit import Operator
 from server.services.pages import Page, read_page
 from server.services.providers import existing, refuse_shut_out
+from server.services.repeats import once
 from server.store import ledger, withdrawals
 from server.store.database import Database
 
@@ -53,7 +54,7 @@ class Withdrawals:
             ledger.apply([rules.withdrawal_transfer(made)], now_ms)
             return made, ledger.balance(own)
 
-        made, claimable = await self._database.run(reserve)
+        made, claimable = await self._database.run(once(reserve, now_ms))
         log.info("asked for a withdrawal id=%d provider_id=%d", made.id, provider_id)
         return made, claimable
 
@@ -107,7 +108,7 @@ class Withdrawals:
             operator.note(f"withdrawal.{action}", withdrawal_id, _told(before), _told(after), now_ms)
             return after
 
-        after = await self._database.run(move)
+        after = await self._database.run(once(move, now_ms))
         log.info("withdrawal %s id=%d provider_id=%d", after.state, after.id, after.provider_id)
         return after
 

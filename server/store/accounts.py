@@ -352,17 +352,13 @@ def _write_gpu_status(provider_id: int, status: dict[str, Any]) -> None:
 def renter(renter_id: int, *, lock: bool = False) -> RenterRow | None:
     """One renter, by id; with ``lock`` nobody else submits for it until the transaction ends."""
     row = (_lock_renter if lock else _get_renter).one(id=renter_id)
-    if row is None:
-        return None
-    return RenterRow(
-        row.id,
-        row.name,
-        row.email,
-        row.organization,
-        row.phone,
-        AccountState(row.state),
-        row.created_ms,
-    )
+    return _renter_row(row) if row is not None else None
+
+
+def renters(renter_ids: Sequence[int]) -> list[RenterRow]:
+    """Renters, by id."""
+    query = Renter.select().where(Renter.id.in_(list(renter_ids)))
+    return [_renter_row(row) for row in query.order_by(Renter.id)]
 
 
 def count_providers(since_ms: int) -> tuple[int, int]:
@@ -376,16 +372,16 @@ def count_renters() -> int:
     return int(Renter.select().count())
 
 
-def providers_by_gpu(limit: int) -> dict[str, int]:
-    """How many providers have each GPU; the most frequent ``limit``."""
-    count = pw.fn.COUNT(Provider.id)
-    query = (
-        Provider.select(Provider.gpu_model, count)
-        .group_by(Provider.gpu_model)
-        .order_by(count.desc(), Provider.gpu_model)
-        .limit(limit)
+def _renter_row(row: Any) -> RenterRow:
+    return RenterRow(
+        row.id,
+        row.name,
+        row.email,
+        row.organization,
+        row.phone,
+        AccountState(row.state),
+        row.created_ms,
     )
-    return {name: int(number) for name, number in tuples(query)}
 
 
 def _provider_row(row: Any) -> ProviderRow:

@@ -210,6 +210,11 @@ def page_of_renter(renter_id: int, state: JobState | None, before: Job | None, l
     query = db.Job.select().where(db.Job.renter_id == renter_id)
     if state is not None:
         query = query.where(db.Job.state == state.value)
+    return newest_page(query, before, limit)
+
+
+def newest_page(query: Any, before: Job | None, limit: int) -> list[Job]:
+    """The jobs of a query, newest first, older than one that is known."""
     if before is not None:
         same_time = (db.Job.created_ms == before.created_ms) & (db.Job.job_id < before.job_id)
         query = query.where((db.Job.created_ms < before.created_ms) | same_time)

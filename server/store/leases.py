@@ -158,8 +158,8 @@ _newest_attempts = Statement(
         .limit(arg("limit"))
     )
 )
-# How offers end that are no attempts.
-NOT_TAKEN = (LeaseOutcome.REFUSED.value, LeaseOutcome.EXPIRED.value)
+# After these ends the same provider is not asked again so soon.
+NOT_TAKEN = (LeaseOutcome.REFUSED.value, LeaseOutcome.EXPIRED.value, LeaseOutcome.REVOKED.value)
 _NOT_RUN_TO_ITS_END = {LeaseOutcome.LOST.value, LeaseOutcome.RELEASED.value}
 _FAULTS = {reason.value for reason in PROVIDERS_FAULT}
 

@@ -92,9 +92,11 @@ def total(kind: AccountKind) -> int:
     )
 
 
-def turnover(kind: TransferKind, credit: ledger.Account | None = None) -> int:
-    """What all transfers of a kind moved together, in halala; with ``credit``, those to that account."""
-    query = Transfer.select(pw.fn.SUM(Transfer.amount_halala)).where(Transfer.kind == kind.value)
+def turnover(kind: TransferKind, credit: ledger.Account | None = None, since_ms: int = 0) -> int:
+    """What all transfers of a kind moved since a time, in halala; with ``credit``, those to that account."""
+    query = Transfer.select(pw.fn.SUM(Transfer.amount_halala)).where(
+        Transfer.kind == kind.value, Transfer.created_ms >= since_ms
+    )
     if credit is not None:
         account_id = _account_id(credit)
         if account_id is None:

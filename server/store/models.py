@@ -254,6 +254,26 @@ class WebhookDelivery(pw.Model):
         table_name = "webhook_delivery"
 
 
+class Repeat(pw.Model):
+    owner = pw.TextField()
+    key = pw.TextField()
+    digest = pw.BlobField()
+    answer = pw.BlobField(null=True)
+    created_ms = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "repeat"
+        primary_key = pw.CompositeKey("owner", "key")
+
+
+class JobRate(pw.Model):
+    job_type = pw.TextField(primary_key=True)
+    halala_per_minute = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "job_rate"
+
+
 MODELS: tuple[type[pw.Model], ...] = (
     Provider,
     ProviderModel,
@@ -269,6 +289,8 @@ MODELS: tuple[type[pw.Model], ...] = (
     AuditEntry,
     Webhook,
     WebhookDelivery,
+    Repeat,
+    JobRate,
 )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import google.api
 import pytest
-from dcp.v1 import options_pb2
+from dcp.v1 import errors_pb2, options_pb2
 from google.api import annotations_pb2
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.json_format import ParseDict
@@ -100,6 +100,18 @@ def test_route_is_under_api_and_its_path_names_fields(name: str) -> None:
     assert path.startswith("/api/")
     assert set(re.findall(r"{(\w+)}", path)) <= {field.name for field in HTTP[name].input_type.fields}
     assert http.body == ("*" if http.post and "cancel" not in path else "")
+
+
+@pytest.mark.parametrize("name", HTTP)
+def test_every_post_says_what_becomes_of_a_request_that_is_sent_twice(name: str) -> None:
+    """By a key that its request carries, or by its nature: nobody may forget to think of it."""
+    method, options = HTTP[name], rule(HTTP[name])
+    http = method.GetOptions().Extensions[annotations_pb2.http]
+    assert bool(http.post) == (options.repeat != options_pb2.REPEAT_UNSPECIFIED)
+    keys = [field.name for field in method.input_type.fields if field_rule(field).header == "Idempotency-Key"]
+    assert keys == (["idempotency_key"] if options.repeat == options_pb2.REPEAT_KEYED else [])
+    clashes = errors_pb2.ERROR_REASON_IDEMPOTENCY_CLASH in options.reasons
+    assert clashes == (options.repeat == options_pb2.REPEAT_KEYED)
 
 
 def test_no_two_rpcs_have_one_route() -> None:

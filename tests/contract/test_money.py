@@ -10,6 +10,7 @@ import pytest
 from dcp.v1 import jobs_pb2
 
 from daemon.engines import EngineError
+from scripts.market import UNLIMITED
 from tests.support.fake_engine import ScriptedEngine
 from tests.support.whole_stack import ADMIN, Stack, running_daemon, running_stack
 
@@ -190,3 +191,38 @@ async def test_the_second_job_waits_for_the_first(tmp_path: Path) -> None:
             await stack.until_job(first, "completed")
             await stack.until_job(second, "completed")
         assert scene.engine.jobs == [first, second]
+
+
+async def test_two_hundred_submits_at_once_spend_what_the_wallet_can_pay(
+    tmp_path: Path, database_url: str
+) -> None:
+    """37 jobs of 450 halala and a rest of 123: not one more, and not one less."""
+    async with running_stack(tmp_path, DCP_DATABASE_URL=database_url, **UNLIMITED) as stack:
+        renter_id, key = await stack.register("renter", "r@example.com")
+        path = f"/api/admin/renters/{renter_id}/credit"
+        await stack.post(path, {"amount_halala": 37 * 450 + 123}, **ADMIN)
+        headers = {"x-renter-key": key}
+        answers = await asyncio.gather(
+            *(stack.http.post("/api/jobs/submit", json=JOB, headers=headers) for _ in range(200))
+        )
+        accepted = [answer.json()["job"]["job_id"] for answer in answers if answer.status_code == 201]
+        refused = [answer.json() for answer in answers if answer.status_code == 402]
+        assert (len(accepted), len(set(accepted)), len(refused)) == (37, 37, 163)
+        assert {one["code"] for one in refused} == {"INSUFFICIENT_BALANCE"}
+        assert {(one["balance_halala"], one["shortfall_halala"]) for one in refused} == {(123, 327)}
+        wallet = (await stack.get("/api/renters/me", headers))["renter"]
+        assert (wallet["balance_halala"], wallet["held_halala"], wallet["total_jobs"]) == (123, 37 * 450, 37)
+        proof = await stack.get("/api/admin/ledger/proof", ADMIN)
+        assert (proof["balanced"], proof["open_holds"]) == (True, 37)
+
+
+async def test_repeated_credit_under_one_key_counts_once(tmp_path: Path) -> None:
+    async with running_stack(tmp_path) as stack:
+        renter_id, _ = await stack.register("renter", "r@example.com")
+        path = f"/api/admin/renters/{renter_id}/credit"
+        keyed = {**ADMIN, "Idempotency-Key": "invoice-7"}
+        first = await stack.post(path, {"amount_halala": 500}, **keyed)
+        assert await stack.post(path, {"amount_halala": 500}, **keyed) == first
+        assert first["balance_halala"] == 500
+        other = await stack.http.post(path, json={"amount_halala": 501}, headers=keyed)
+        assert (other.status_code, other.json()["code"]) == (409, "IDEMPOTENCY_CLASH")

@@ -118,6 +118,8 @@ class GetDashboardResponse(_message.Message):
     STATS_FIELD_NUMBER: _builtins.int
     JOBS_BY_STATE_FIELD_NUMBER: _builtins.int
     PROVIDERS_BY_GPU_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    RECENT_SIGNUPS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def stats(self) -> Global___DashboardStats:
         """The figures."""
@@ -130,20 +132,96 @@ class GetDashboardResponse(_message.Message):
     def providers_by_gpu(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """How many providers have each GPU."""
 
+    @_builtins.property
+    def gpus(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuFigures]:
+        """Each GPU model, the most frequent 100."""
+
+    @_builtins.property
+    def recent_signups(self) -> _containers.RepeatedCompositeFieldContainer[Global___Signup]:
+        """The newest 10 accounts."""
+
     def __init__(
         self,
         *,
         stats: Global___DashboardStats | None = ...,
         jobs_by_state: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         providers_by_gpu: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        gpus: _abc.Iterable[Global___GpuFigures] | None = ...,
+        recent_signups: _abc.Iterable[Global___Signup] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stats", b"stats"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs_by_state", b"jobs_by_state", "providers_by_gpu", b"providers_by_gpu", "stats", b"stats"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpus", b"gpus", "jobs_by_state", b"jobs_by_state", "providers_by_gpu", b"providers_by_gpu", "recent_signups", b"recent_signups", "stats", b"stats"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetDashboardResponse: _TypeAlias = GetDashboardResponse  # noqa: Y015
+
+@_typing.final
+class GpuFigures(_message.Message):
+    """How many providers have one GPU model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GPU_MODEL_FIELD_NUMBER: _builtins.int
+    PROVIDERS_FIELD_NUMBER: _builtins.int
+    LIVE_FIELD_NUMBER: _builtins.int
+    gpu_model: _builtins.str
+    """The GPU's name, `unknown` where none was told."""
+    providers: _builtins.int
+    """The providers that have it."""
+    live: _builtins.int
+    """Those of them that are live."""
+    def __init__(
+        self,
+        *,
+        gpu_model: _builtins.str = ...,
+        providers: _builtins.int = ...,
+        live: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_model", b"gpu_model", "live", b"live", "providers", b"providers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GpuFigures: _TypeAlias = GpuFigures  # noqa: Y015
+
+@_typing.final
+class Signup(_message.Message):
+    """A new account."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    role: _builtins.str
+    """`provider` or `renter`."""
+    id: _builtins.int
+    """The account's id."""
+    name: _builtins.str
+    """Its name."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When it registered."""
+
+    def __init__(
+        self,
+        *,
+        role: _builtins.str = ...,
+        id: _builtins.int = ...,
+        name: _builtins.str = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "id", b"id", "name", b"name", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Signup: _TypeAlias = Signup  # noqa: Y015
 
 @_typing.final
 class DashboardStats(_message.Message):
@@ -160,6 +238,7 @@ class DashboardStats(_message.Message):
     FEE_HALALA_FIELD_NUMBER: _builtins.int
     PAYOUT_HALALA_FIELD_NUMBER: _builtins.int
     HELD_HALALA_FIELD_NUMBER: _builtins.int
+    FEE_TODAY_HALALA_FIELD_NUMBER: _builtins.int
     total_providers: _builtins.int
     """All providers."""
     online_now: _builtins.int
@@ -178,6 +257,8 @@ class DashboardStats(_message.Message):
     """The providers' share of it, in halala."""
     held_halala: _builtins.int
     """What open jobs hold, in halala."""
+    fee_today_halala: _builtins.int
+    """The platform's share of what was charged since midnight UTC, in halala."""
     def __init__(
         self,
         *,
@@ -190,10 +271,11 @@ class DashboardStats(_message.Message):
         fee_halala: _builtins.int = ...,
         payout_halala: _builtins.int = ...,
         held_halala: _builtins.int = ...,
+        fee_today_halala: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_jobs", b"active_jobs", "charged_halala", b"charged_halala", "fee_halala", b"fee_halala", "held_halala", b"held_halala", "online_now", b"online_now", "payout_halala", b"payout_halala", "total_jobs", b"total_jobs", "total_providers", b"total_providers", "total_renters", b"total_renters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_jobs", b"active_jobs", "charged_halala", b"charged_halala", "fee_halala", b"fee_halala", "fee_today_halala", b"fee_today_halala", "held_halala", b"held_halala", "online_now", b"online_now", "payout_halala", b"payout_halala", "total_jobs", b"total_jobs", "total_providers", b"total_providers", "total_renters", b"total_renters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -350,7 +432,7 @@ class ListAuditEntriesRequest(_message.Message):
     BEFORE_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     object: _builtins.str
-    """The kind of object: `withdrawal`, `provider`, `renter` or `job`. Left out: all."""
+    """The kind of object: `withdrawal`, `provider`, `renter`, `job` or `rate`. Left out: all."""
     object_id: _builtins.str
     """The object's id, beside its kind. Left out: all of the kind."""
     before_id: _builtins.int

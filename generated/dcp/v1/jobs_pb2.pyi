@@ -334,6 +334,8 @@ class _AttemptOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Attemp
     """The provider did not answer the offer; not counted as an attempt."""
     ATTEMPT_OUTCOME_LOST: _AttemptOutcome.ValueType  # 7
     """The provider went silent."""
+    ATTEMPT_OUTCOME_REVOKED: _AttemptOutcome.ValueType  # 8
+    """Taken back by an operator; the job waits again."""
 
 class AttemptOutcome(_AttemptOutcome, metaclass=_AttemptOutcomeEnumTypeWrapper):
     """How one attempt ended."""
@@ -354,6 +356,8 @@ ATTEMPT_OUTCOME_EXPIRED: AttemptOutcome.ValueType  # 6
 """The provider did not answer the offer; not counted as an attempt."""
 ATTEMPT_OUTCOME_LOST: AttemptOutcome.ValueType  # 7
 """The provider went silent."""
+ATTEMPT_OUTCOME_REVOKED: AttemptOutcome.ValueType  # 8
+"""Taken back by an operator; the job waits again."""
 Global___AttemptOutcome: _TypeAlias = AttemptOutcome  # noqa: Y015
 
 @_typing.final

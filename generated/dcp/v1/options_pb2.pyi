@@ -110,6 +110,40 @@ RATE_CLASS_DAEMON: RateClass.ValueType  # 2
 """By the account of the key alone: thousands of daemons may share one address."""
 Global___RateClass: _TypeAlias = RateClass  # noqa: Y015
 
+class _Repeat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RepeatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Repeat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REPEAT_UNSPECIFIED: _Repeat.ValueType  # 0
+    """Nobody thought of it: only a method that changes nothing may say so."""
+    REPEAT_KEYED: _Repeat.ValueType  # 1
+    """The first answer comes again, and nothing happens twice, for 24 hours: where both
+    carry the same `Idempotency-Key`, in a field of the request.
+    """
+    REPEAT_HARMLESS: _Repeat.ValueType  # 2
+    """Nothing happens twice, without a key: what is asked for is a state, or is refused once
+    it is done. So it is with registrations and keys, whose answers hold a secret that nobody
+    keeps: what was made for an answer that was lost opens nothing to anybody.
+    """
+
+class Repeat(_Repeat, metaclass=_RepeatEnumTypeWrapper):
+    """What becomes of a request that is sent twice, because its answer was lost or by mistake."""
+
+REPEAT_UNSPECIFIED: Repeat.ValueType  # 0
+"""Nobody thought of it: only a method that changes nothing may say so."""
+REPEAT_KEYED: Repeat.ValueType  # 1
+"""The first answer comes again, and nothing happens twice, for 24 hours: where both
+carry the same `Idempotency-Key`, in a field of the request.
+"""
+REPEAT_HARMLESS: Repeat.ValueType  # 2
+"""Nothing happens twice, without a key: what is asked for is a state, or is refused once
+it is done. So it is with registrations and keys, whose answers hold a secret that nobody
+keeps: what was made for an answer that was lost opens nothing to anybody.
+"""
+Global___Repeat: _TypeAlias = Repeat  # noqa: Y015
+
 class _Format:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -208,6 +242,7 @@ class MethodRule(_message.Message):
     RAW_BODY_FIELD_NUMBER: _builtins.int
     RATE_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
+    REPEAT_FIELD_NUMBER: _builtins.int
     success_code: _builtins.int
     """The HTTP status of success. 0: 200."""
     example_request: _builtins.str
@@ -218,6 +253,8 @@ class MethodRule(_message.Message):
     """The name of an enum field of the answer whose value decides the HTTP status, by `(value).http_status`. Empty: the success code."""
     rate: Global___RateClass.ValueType
     """How often it may be called."""
+    repeat: Global___Repeat.ValueType
+    """What becomes of a request that is sent twice."""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___Role.ValueType]:
         """The roles that may call it. Empty: nobody."""
@@ -251,10 +288,11 @@ class MethodRule(_message.Message):
         raw_body: Global___RawBody | None = ...,
         rate: Global___RateClass.ValueType = ...,
         scopes: _abc.Iterable[Global___Scope.ValueType] | None = ...,
+        repeat: Global___Repeat.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["raw_body", b"raw_body", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["example_request", b"example_request", "example_response", b"example_response", "rate", b"rate", "raw_body", b"raw_body", "reasons", b"reasons", "roles", b"roles", "scopes", b"scopes", "status_field", b"status_field", "success_code", b"success_code", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["example_request", b"example_request", "example_response", b"example_response", "rate", b"rate", "raw_body", b"raw_body", "reasons", b"reasons", "repeat", b"repeat", "roles", b"roles", "scopes", b"scopes", "status_field", b"status_field", "success_code", b"success_code", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -369,16 +369,20 @@ class TopUpOwnWalletRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     AMOUNT_HALALA_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     amount_halala: _builtins.int
     """The amount, in halala."""
+    idempotency_key: _builtins.str
+    """Makes a repeated request harmless: the same key and the same body give the first answer again."""
     def __init__(
         self,
         *,
         amount_halala: _builtins.int = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_halala", b"amount_halala"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_halala", b"amount_halala", "idempotency_key", b"idempotency_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

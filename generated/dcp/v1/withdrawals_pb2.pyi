@@ -27,19 +27,23 @@ class RequestWithdrawalRequest(_message.Message):
 
     AMOUNT_HALALA_FIELD_NUMBER: _builtins.int
     IBAN_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     amount_halala: _builtins.int
     """The amount, in halala: at least 1000."""
     iban: _builtins.str
     """A Saudi bank account: `SA` and 22 digits, spaces allowed. Its check digits must be right."""
+    idempotency_key: _builtins.str
+    """Makes a repeated request harmless: the same key and the same body give the first answer again."""
     def __init__(
         self,
         *,
         amount_halala: _builtins.int = ...,
         iban: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_halala", b"amount_halala", "iban", b"iban"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_halala", b"amount_halala", "iban", b"iban", "idempotency_key", b"idempotency_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -197,16 +201,20 @@ class ProcessWithdrawalRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WITHDRAWAL_ID_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     withdrawal_id: _builtins.int
     """The request's id."""
+    idempotency_key: _builtins.str
+    """Makes a repeated request harmless: the same key and the same body give the first answer again."""
     def __init__(
         self,
         *,
         withdrawal_id: _builtins.int = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["withdrawal_id", b"withdrawal_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "withdrawal_id", b"withdrawal_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -248,19 +256,23 @@ class PayWithdrawalRequest(_message.Message):
 
     WITHDRAWAL_ID_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     withdrawal_id: _builtins.int
     """The request's id."""
     reference: _builtins.str
     """The bank's reference of the transfer. The provider sees it."""
+    idempotency_key: _builtins.str
+    """Makes a repeated request harmless: the same key and the same body give the first answer again."""
     def __init__(
         self,
         *,
         withdrawal_id: _builtins.int = ...,
         reference: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reference", b"reference", "withdrawal_id", b"withdrawal_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "reference", b"reference", "withdrawal_id", b"withdrawal_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -302,19 +314,23 @@ class RejectWithdrawalRequest(_message.Message):
 
     WITHDRAWAL_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     withdrawal_id: _builtins.int
     """The request's id."""
     reason: _builtins.str
     """Why, for a person. The provider sees it."""
+    idempotency_key: _builtins.str
+    """Makes a repeated request harmless: the same key and the same body give the first answer again."""
     def __init__(
         self,
         *,
         withdrawal_id: _builtins.int = ...,
         reason: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "withdrawal_id", b"withdrawal_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "reason", b"reason", "withdrawal_id", b"withdrawal_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -180,6 +180,17 @@ async def test_postgres_itself_refuses_to_empty_the_transfers(postgres: Postgres
             "audit_entry_object",
         ),
         ("SELECT id FROM audit_entry WHERE object = 'job' ORDER BY id DESC", "audit_entry_kind"),
+        ("SELECT job_id FROM job ORDER BY created_ms DESC, job_id DESC", "job_by_time"),
+        (
+            "SELECT job_id FROM job WHERE state = 'running' AND state IN "
+            "('queued', 'pending', 'assigned', 'running') ORDER BY created_ms DESC, job_id DESC",
+            "job_open",
+        ),
+        (
+            "SELECT SUM(amount_halala) FROM transfer WHERE kind = 'fee' AND created_ms >= 5",
+            "transfer_of_kind",
+        ),
+        ("SELECT owner FROM repeat WHERE created_ms < 5", "repeat_created"),
         (
             "SELECT job_id FROM job WHERE state = 'queued' ORDER BY priority DESC, created_ms, job_id",
             "job_queue",

@@ -1,0 +1,42 @@
+"""Idempotency keys at the wire: whose a key is, what its request is told by, and how answers are kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from server.rpc.interceptors import caller
+from server.services.repeats import Repeated, Request, keeping
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+
+
+async def once(request: Any, done: Awaitable[T], kind: type[M], answer: Callable[[T], M]) -> M:
+    """Awaits what a use case has ``done`` and makes the answer of it; under a key, the first answer again.
+
+    ``answer`` runs inside the transaction, so it must be made of what was done alone.
+    """
+    if not request.idempotency_key:
+        return answer(await done)
+    who = caller()
+    kept = Request(
+        f"{who.role} {who.id}",
+        request.idempotency_key,
+        _digest(request),
+        lambda value: answer(value).SerializeToString(),
+    )
+    try:
+        with keeping(kept):
+            return answer(await done)
+    except Repeated as repeated:
+        return kind.FromString(repeated.answer)
+
+
+def _digest(request: Message) -> bytes:
+    """Tells two requests under one key apart, also those of two methods."""
+    named = f"{request.DESCRIPTOR.full_name} ".encode()
+    return hashlib.sha256(named + request.SerializeToString(deterministic=True)).digest()

@@ -1,0 +1,92 @@
+"""The lists that operators search, as rows: newest first, a page at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import peewee as pw
+
+from server.domain.jobs import OPEN, Job, JobState
+from server.domain.ledger import AccountKind
+from server.store import jobs
+from server.store import models as db
+
+# The words of the partial index job_open, without which a search for the few open jobs reads all.
+_OPEN = pw.SQL("state IN ('queued', 'pending', 'assigned', 'running')")
+
+
+def provider_ids(search: str, before_id: int | None, limit: int) -> list[int]:
+    """The providers that a text finds."""
+    return [int(row.id) for row in _accounts(db.Provider, search, before_id, limit)]
+
+
+def renter_ids(search: str, before_id: int | None, limit: int) -> list[int]:
+    """The renters that a text finds."""
+    return [int(row.id) for row in _accounts(db.Renter, search, before_id, limit)]
+
+
+def _accounts(model: Any, search: str, before_id: int | None, limit: int) -> Any:
+    """By part of the name or the address, whatever its case, or by the beginning of the id."""
+    query = model.select(model.id)
+    if search:
+        # peewee escapes what LIKE would take for a wildcard.
+        found = model.name.contains(search) | model.email.contains(search)
+        query = query.where(found | model.id.cast("TEXT").startswith(search))
+    if before_id is not None:
+        query = query.where(model.id < before_id)
+    return query.order_by(model.id.desc()).limit(limit)
+
+
+def wallets(renter_ids: list[int]) -> dict[int, int]:
+    """What each of these renters can spend, in halala; one that never had anything is left out."""
+    query = db.Account.select(db.Account.owner_id, db.Account.balance_halala).where(
+        db.Account.kind == AccountKind.RENTER.value, db.Account.owner_id.in_(renter_ids)
+    )
+    return {int(owner): int(balance) for owner, balance in db.tuples(query)}
+
+
+def job_page(
+    *,
+    state: JobState | None,
+    search: str,
+    renter_id: int | None,
+    provider_id: int | None,
+    before: Job | None,
+    limit: int,
+) -> list[Job]:
+    """Jobs of one state, renter or provider, or with an id that begins so."""
+    query = db.Job.select()
+    if state is not None:
+        query = query.where(db.Job.state == state.value)
+        if state in OPEN:
+            query = query.where(_OPEN)
+    if search:
+        query = query.where(db.Job.job_id.startswith(search))
+    if renter_id is not None:
+        query = query.where(db.Job.renter_id == renter_id)
+    if provider_id is not None:
+        query = query.where(db.Job.provider_id == provider_id)
+    return jobs.newest_page(query, before, limit)
+
+
+def gpus(live_since_ms: int, limit: int) -> list[tuple[str, int, int]]:
+    """Each GPU model, how many providers have it, and how many of them are live; the most frequent."""
+    count = pw.fn.COUNT(db.Provider.id)
+    live = pw.fn.SUM(pw.Case(None, [(db.Provider.last_heartbeat_ms > live_since_ms, 1)], 0))
+    query = (
+        db.Provider.select(db.Provider.gpu_model, count, live)
+        .group_by(db.Provider.gpu_model)
+        .order_by(count.desc(), db.Provider.gpu_model)
+        .limit(limit)
+    )
+    return [(name, int(number), int(up)) for name, number, up in db.tuples(query)]
+
+
+def signups(limit: int) -> list[tuple[str, int, str, int]]:
+    """The newest accounts: role, id, name, and when (ms)."""
+    found = [
+        (role, int(row.id), row.name, int(row.created_ms))
+        for role, model in (("provider", db.Provider), ("renter", db.Renter))
+        for row in model.select(model.id, model.name, model.created_ms).order_by(model.id.desc()).limit(limit)
+    ]
+    return sorted(found, key=lambda one: one[3], reverse=True)[:limit]

@@ -1,0 +1,319 @@
+"""Requests that are sent twice under one Idempotency-Key: one effect, and the first answer again.
+
+The methods come from the descriptors: one that takes a key and has no scene here turns this red.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import pytest
+from dcp.v1 import jobs_pb2, ledger_pb2, operations_pb2, options_pb2, renters_pb2, withdrawals_pb2
+from google.protobuf.message import Message
+
+from server.domain.withdrawals import WithdrawalAction
+from server.services.audit import Operator
+from server.store.models import AuditEntry, Job, Repeat, Transfer
+from tests.server.rpc.methods import METHODS, call, rule
+from tests.server.services.test_withdrawals import IBAN, ask, process, rich_provider
+from tests.support import running_server
+from tests.support.manual_clock import ManualClock
+from tests.support.running_server import MODEL, Market, Metadata, read_refusal, refusal
+
+HOUR = 3600
+KEYED = [name for name, method in METHODS.items() if rule(method).repeat == options_pb2.REPEAT_KEYED]
+
+
+@dataclass
+class Scene:
+    """A request that may be made, who makes it, and one with another body."""
+
+    request: Any
+    metadata: Metadata
+    other: Any
+
+
+async def top_up(market: Market) -> Scene:
+    renter = await market.renter()
+    ask_for = renters_pb2.TopUpOwnWalletRequest
+    return Scene(ask_for(amount_halala=500), renter.metadata, ask_for(amount_halala=501))
+
+
+async def credit(market: Market) -> Scene:
+    renter = await market.renter()
+    ask_for = ledger_pb2.CreditRenterRequest
+    return Scene(
+        ask_for(renter_id=renter.id, amount_halala=500),
+        market.admin_metadata,
+        ask_for(renter_id=renter.id, amount_halala=501),
+    )
+
+
+async def submit(market: Market) -> Scene:
+    renter = await market.renter()
+
+    def ask_for(minutes: float) -> jobs_pb2.SubmitJobRequest:
+        return jobs_pb2.SubmitJobRequest(
+            job_type=jobs_pb2.JOB_TYPE_LLM_INFERENCE,
+            duration_minutes=minutes,
+            params=jobs_pb2.JobParams(model=MODEL, prompt="Say hello."),
+        )
+
+    return Scene(ask_for(3), renter.metadata, ask_for(4))
+
+
+async def withdraw(market: Market) -> Scene:
+    provider = await rich_provider(market)
+    ask_for = withdrawals_pb2.RequestWithdrawalRequest
+    return Scene(
+        ask_for(amount_halala=2000, iban=IBAN), provider.metadata, ask_for(amount_halala=2001, iban=IBAN)
+    )
+
+
+def act(kind: type[Message], action: WithdrawalAction, **fields: str) -> Callable[[Market], Awaitable[Scene]]:
+    async def scene(market: Market) -> Scene:
+        provider = await rich_provider(market)
+        number = (await ask(market, provider)).withdrawal.id
+        if action is WithdrawalAction.PAY:
+            await process(market, number)
+        request = kind(withdrawal_id=number, **fields)
+        return Scene(request, market.admin_metadata, kind(withdrawal_id=number + 1, **fields))
+
+    return scene
+
+
+async def requeue(market: Market) -> Scene:
+    renter, provider = await market.renter(), await market.provider()
+    daemon = await market.daemon(provider)
+    job, _ = await market.running_job(renter, provider, daemon)
+    ask_for = operations_pb2.RequeueJobRequest
+    return Scene(
+        ask_for(job_id=job.job_id), market.admin_metadata, ask_for(job_id=job.job_id, reason="another")
+    )
+
+
+SCENES: dict[str, Callable[[Market], Awaitable[Scene]]] = {
+    "RenterService.TopUpOwnWallet": top_up,
+    "LedgerService.CreditRenter": credit,
+    "JobService.SubmitJob": submit,
+    "OperationService.RequeueJob": requeue,
+    "WithdrawalService.RequestWithdrawal": withdraw,
+    "WithdrawalService.ProcessWithdrawal": act(
+        withdrawals_pb2.ProcessWithdrawalRequest, WithdrawalAction.PROCESS
+    ),
+    "WithdrawalService.PayWithdrawal": act(
+        withdrawals_pb2.PayWithdrawalRequest, WithdrawalAction.PAY, reference="SARIE-7"
+    ),
+    "WithdrawalService.RejectWithdrawal": act(
+        withdrawals_pb2.RejectWithdrawalRequest, WithdrawalAction.REJECT, reason="no such account"
+    ),
+}
+
+
+@pytest.fixture
+async def any_market(database_url: str, clock: ManualClock) -> Any:
+    """A server on each kind of database, with sandbox top-up."""
+    async with running_server.running(database_url, clock, sandbox_topup=True) as market:
+        yield market
+
+
+async def send(market: Market, name: str, scene: Scene, key: str, other: bool = False) -> Message:
+    request = type(scene.request)()
+    request.CopyFrom(scene.other if other else scene.request)
+    request.idempotency_key = key
+    return await call(market, METHODS[name], request, scene.metadata)
+
+
+async def effects(market: Market) -> list[int]:
+    """How much has happened: transfers, jobs, and what operators did."""
+    return await market.sql(lambda: [table.select().count() for table in (Transfer, Job, AuditEntry)])
+
+
+def test_every_method_that_takes_a_key_has_a_scene() -> None:
+    assert set(KEYED) == set(SCENES)
+
+
+@pytest.mark.parametrize("name", KEYED)
+async def test_same_key_and_body_give_the_first_answer_and_nothing_happens_twice(
+    any_market: Market, name: str
+) -> None:
+    market = any_market
+    scene = await SCENES[name](market)
+    before = await effects(market)
+    first = await send(market, name, scene, "k")
+    once = await effects(market)
+    assert once != before
+    assert await send(market, name, scene, "k") == first
+    assert await effects(market) == once
+    await market.assert_money_adds_up()
+
+
+@pytest.mark.parametrize("name", KEYED)
+async def test_same_key_with_another_body_clashes_and_changes_nothing(any_market: Market, name: str) -> None:
+    market = any_market
+    scene = await SCENES[name](market)
+    await send(market, name, scene, "k")
+    once = await effects(market)
+    refused = await refusal(send(market, name, scene, "k", other=True))
+    assert (refused.code, refused.reason) == (grpc.StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_CLASH")
+    assert refused.facts.field == "Idempotency-Key"
+    assert await effects(market) == once
+
+
+@pytest.mark.parametrize("name", KEYED)
+async def test_many_at_once_are_one_and_all_get_its_answer(any_market: Market, name: str) -> None:
+    """More than there are threads to the database: those that wait must not keep the first from its end."""
+    market = any_market
+    scene, same = await SCENES[name](market), await SCENES[name](market)
+    start = await effects(market)
+    await send(market, name, same, "of one")
+    before = await effects(market)
+    answers = await asyncio.gather(*(send(market, name, scene, "k") for _ in range(20)))
+    assert all(answer == answers[0] for answer in answers)
+    of_many = [now - then for now, then in zip(await effects(market), before, strict=True)]
+    assert of_many == [now - then for now, then in zip(before, start, strict=True)]
+    await market.assert_money_adds_up()
+
+
+async def test_key_outlives_a_restart(database_url: str, clock: ManualClock) -> None:
+    name = "LedgerService.CreditRenter"
+    async with running_server.running(database_url, clock) as market:
+        scene = await credit(market)
+        first = await send(market, name, scene, "k")
+    async with running_server.running(database_url, clock) as market:
+        once = await effects(market)
+        assert await send(market, name, scene, "k") == first
+        assert await effects(market) == once
+
+
+async def test_key_is_kept_for_a_day(any_market: Market) -> None:
+    market = any_market
+    name, scene = "LedgerService.CreditRenter", await credit(any_market)
+    first = await send(market, name, scene, "k")
+    await market.later(24 * HOUR)
+    assert await send(market, name, scene, "k") == first
+    await market.later(1)
+    assert await market.sql(lambda: Repeat.select().count()) == 0
+    again = await send(market, name, scene, "k")
+    assert again.balance_halala == first.balance_halala + 500  # type: ignore[attr-defined]
+
+
+async def test_key_belongs_to_its_account(any_market: Market) -> None:
+    market = any_market
+    name, one, two = "RenterService.TopUpOwnWallet", await top_up(any_market), await top_up(any_market)
+    before = await effects(market)
+    await send(market, name, one, "k")
+    await send(market, name, two, "k", other=True)
+    assert (await effects(market))[0] == before[0] + 2
+
+
+async def test_key_of_one_method_clashes_at_another(any_market: Market) -> None:
+    """A payment and a refusal may look alike on the wire: the same id, and the same text beside it."""
+    market = any_market
+    name = "WithdrawalService.PayWithdrawal"
+    paid = await SCENES[name](market)
+    await send(market, name, paid, "k")
+    alike = withdrawals_pb2.RejectWithdrawalRequest.FromString(paid.request.SerializeToString())
+    assert (alike.withdrawal_id, alike.reason) == (paid.request.withdrawal_id, "SARIE-7")
+    scene = Scene(alike, market.admin_metadata, None)
+    refused = await refusal(send(market, "WithdrawalService.RejectWithdrawal", scene, "k"))
+    assert refused.reason == "IDEMPOTENCY_CLASH"
+
+
+async def test_request_that_was_refused_does_not_use_its_key_up(any_market: Market) -> None:
+    market = any_market
+    provider = await rich_provider(market, 1000)
+    name = "WithdrawalService.RequestWithdrawal"
+    wanted = withdrawals_pb2.RequestWithdrawalRequest(amount_halala=2000, iban=IBAN)
+    scene = Scene(wanted, provider.metadata, None)
+    assert (await refusal(send(market, name, scene, "k"))).reason == "EARNINGS_TOO_LOW"
+    smaller = withdrawals_pb2.RequestWithdrawalRequest(amount_halala=1000, iban=IBAN)
+    await send(market, name, Scene(smaller, provider.metadata, None), "k")
+    assert await market.earned(provider) == 0
+
+
+async def test_without_a_key_every_request_counts(any_market: Market) -> None:
+    market = any_market
+    scene = await credit(market)
+    for _ in range(2):
+        last = await send(market, "LedgerService.CreditRenter", scene, "")
+    assert last.balance_halala == 6000  # type: ignore[attr-defined]
+
+
+async def test_different_bodies_at_once_under_one_key_are_one_effect(any_market: Market) -> None:
+    market = any_market
+    scene = await credit(market)
+    before = await effects(market)
+    outcomes = await asyncio.gather(
+        *(send(market, "LedgerService.CreditRenter", scene, "k", other=n % 2 == 0) for n in range(20)),
+        return_exceptions=True,
+    )
+    refused = [read_refusal(one).reason for one in outcomes if isinstance(one, grpc.aio.AioRpcError)]
+    assert refused == ["IDEMPOTENCY_CLASH"] * 10
+    assert (await effects(market))[0] == before[0] + 1
+
+
+# A server that dies after the effect and before the commit.
+KILLED = """
+import asyncio, os, sys
+from server.clock import SystemClock
+from server.services.audit import Operator
+from server.services.renters import Renters
+from server.services.repeats import Request, keeping
+from server.store.database import Database
+
+def die(balance):
+    print("credited", balance, flush=True)
+    os._exit(9)
+
+async def main():
+    database = Database(sys.argv[1])
+    database.start()
+    with keeping(Request("admin 0", "k", b"digest", die)):
+        await Renters(database, SystemClock(), False).credit(Operator("admin", "r"), int(sys.argv[2]), 500)
+
+asyncio.run(main())
+"""
+
+
+async def test_server_that_dies_before_the_commit_has_done_nothing(
+    any_market: Market, database_url: str
+) -> None:
+    market = any_market
+    scene = await credit(market)
+    before = await effects(market)
+    command = [sys.executable, "-c", KILLED, database_url, str(scene.request.renter_id)]
+    died = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+    assert (died.returncode, died.stdout) == (9, "credited 5500\n"), died.stderr
+    assert await effects(market) == before
+    answer = await send(market, "LedgerService.CreditRenter", scene, "k")
+    assert answer.balance_halala == 5500  # type: ignore[attr-defined]
+    await market.assert_money_adds_up()
+
+
+async def test_answer_that_is_kept_tells_no_iban(any_market: Market) -> None:
+    market = any_market
+    scene = await withdraw(market)
+    await send(market, "WithdrawalService.RequestWithdrawal", scene, "k")
+    kept = await market.sql(lambda: [row.answer for row in Repeat.select()])
+    assert len(kept) == 1
+    assert IBAN[:-4].encode() not in bytes(kept[0] or b"")
+    assert b"7519" in bytes(kept[0] or b"")
+
+
+async def test_use_case_that_forgets_its_key_is_found_out(any_market: Market) -> None:
+    """The guard behind the list of methods: an answer that was not kept is a fault of ours, and loud."""
+    from server.services.repeats import Request, keeping
+
+    request = Request("admin 0", "k", b"", bytes)
+    with pytest.raises(AssertionError), keeping(request):
+        await any_market.server.services.renters.profile((await any_market.renter()).id)
+    with keeping(Request("admin 0", "k", b"", lambda balance: str(balance).encode())):
+        renter = await any_market.renter()
+        await any_market.server.services.renters.credit(Operator("admin", "r"), renter.id, 1)
