@@ -17,6 +17,7 @@ from dcp.v1 import (
     providers_pb2_grpc,
     renters_pb2_grpc,
     sessions_pb2_grpc,
+    statements_pb2_grpc,
     withdrawals_pb2_grpc,
 )
 from google.protobuf import descriptor_pool
@@ -39,6 +40,7 @@ from server.rpc.limits import RateLimits
 from server.rpc.providers import ProviderServicer
 from server.rpc.renters import RenterServicer
 from server.rpc.sessions import SessionServicer
+from server.rpc.statements import StatementServicer
 from server.rpc.withdrawals import WithdrawalServicer
 from server.services.accounts import Accounts
 from server.services.admin import Admin
@@ -50,6 +52,7 @@ from server.services.keys import Keys
 from server.services.providers import Providers
 from server.services.renters import Renters
 from server.services.sessions import Sessions
+from server.services.statements import Statements
 from server.services.sweep import Sweep
 from server.services.withdrawals import Withdrawals
 from server.store import accounts
@@ -67,6 +70,7 @@ SERVICES = (
     "dcp.v1.ProviderService",
     "dcp.v1.RenterService",
     "dcp.v1.SessionService",
+    "dcp.v1.StatementService",
     "dcp.v1.WithdrawalService",
 )
 # Each of these was an outage of somebody's: see ARCHITECTURE.md, "gRPC settings".
@@ -96,6 +100,7 @@ class Services:
     jobs: Jobs
     admin: Admin
     withdrawals: Withdrawals
+    statements: Statements
     audit: Audit
     accounts: Accounts
     sessions: Sessions
@@ -124,6 +129,7 @@ def build_services(
         jobs=Jobs(database, dispatch, fleet, clock, limits.open_jobs),
         admin=Admin(database, clock),
         withdrawals=Withdrawals(database, clock),
+        statements=Statements(database, clock),
         audit=Audit(database),
         accounts=Accounts(database, fleet, providers, sessions, clock),
         sessions=sessions,
@@ -200,6 +206,9 @@ class Server:
         )
         withdrawals_pb2_grpc.add_WithdrawalServiceServicer_to_server(
             WithdrawalServicer(services.withdrawals), server
+        )
+        statements_pb2_grpc.add_StatementServiceServicer_to_server(
+            StatementServicer(services.statements), server
         )
         sessions_pb2_grpc.add_SessionServiceServicer_to_server(self._sessions, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

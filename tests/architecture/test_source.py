@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dcp.v1 import errors_pb2, jobs_pb2, providers_pb2
+from dcp.v1 import errors_pb2, jobs_pb2, providers_pb2, statements_pb2
 
 import daemon.config
 import gateway.config
@@ -16,6 +16,7 @@ import server.config
 from server.domain.errors import Reason
 from server.domain.jobs import FailureReason, JobState, JobType
 from server.domain.leases import Disposition, LeaseOutcome, RunOutcome
+from server.domain.ledger import TransferKind
 from server.domain.placement import Obstacle
 from server.domain.providers import ProviderStatus
 from server.domain.queue import JobCondition
@@ -133,6 +134,7 @@ def test_enums_of_the_domain_are_those_of_the_protos() -> None:
         (JobCondition, jobs_pb2.JobCondition, "JOB_CONDITION_"),
         (Obstacle, jobs_pb2.Obstacle, "OBSTACLE_"),
         (LeaseOutcome, jobs_pb2.AttemptOutcome, "ATTEMPT_OUTCOME_"),
+        (TransferKind, statements_pb2.TransferKind, "TRANSFER_KIND_"),
     ):
         assert {member.name for member in domain} == names(proto, prefix), prefix
 

@@ -14,6 +14,7 @@ from dcp.v1 import (
     providers_pb2,
     renters_pb2,
     sessions_pb2,
+    statements_pb2,
     withdrawals_pb2,
 )
 from google.protobuf.descriptor import MethodDescriptor
@@ -30,6 +31,7 @@ FILES = (
     providers_pb2,
     renters_pb2,
     sessions_pb2,
+    statements_pb2,
     withdrawals_pb2,
 )
 METHODS: dict[str, MethodDescriptor] = {
