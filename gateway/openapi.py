@@ -206,6 +206,12 @@ class _Document:
         described: Json = {"description": self._status_text(binding, status)}
         if status == 204:
             return described
+        raw = binding.rule.raw_body
+        if raw.media_type:
+            field = binding.method.output_type.fields_by_name[raw.data_field]
+            example = orjson.loads(binding.rule.example_response)[raw.data_field]
+            described["content"] = {raw.media_type: {"schema": self._field(field), "example": example}}
+            return described
         schema = self._reference(binding.method.output_type)
         example = binding.rule.example_response if status == binding.success_status else ""
         described["content"] = _json_content(schema, example)

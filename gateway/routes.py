@@ -263,7 +263,7 @@ class _RequestReader:
 
 
 class _Answer:
-    """Sends an answer: its status, and JSON or the raw bytes of an image."""
+    """Sends an answer: its status, and JSON, a file, or the raw bytes of an image."""
 
     def __init__(self, binding: Binding) -> None:
         self._write = message_writer(binding.method.output_type)
@@ -278,6 +278,10 @@ class _Answer:
             status = self._statuses.get(getattr(answer, self._status_field), status)
         if status == 204:
             await respond(send, status, b"")
+        elif self._raw.media_type:
+            headers = [("content-disposition", f'attachment; filename="{self._raw.file_name}"')]
+            data = getattr(answer, self._raw.data_field).encode()
+            await respond(send, status, data, headers, self._raw.media_type)
         elif (image_type := self._image_type(answer)) and not _asks_for_json(scope["headers"]):
             headers = [("content-disposition", "inline")]
             await respond(send, status, getattr(answer, self._raw.data_field), headers, image_type)

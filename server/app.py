@@ -19,6 +19,7 @@ from dcp.v1 import (
     providers_pb2_grpc,
     renters_pb2_grpc,
     sessions_pb2_grpc,
+    statements_pb2_grpc,
     webhooks_pb2_grpc,
     withdrawals_pb2_grpc,
 )
@@ -45,6 +46,7 @@ from server.rpc.operations import OperationServicer
 from server.rpc.providers import ProviderServicer
 from server.rpc.renters import RenterServicer
 from server.rpc.sessions import SessionServicer
+from server.rpc.statements import StatementServicer
 from server.rpc.webhooks import WebhookServicer
 from server.rpc.withdrawals import WithdrawalServicer
 from server.services.accounts import Accounts
@@ -60,6 +62,7 @@ from server.services.operations import Operations
 from server.services.providers import Providers
 from server.services.renters import Renters
 from server.services.sessions import Sessions
+from server.services.statements import Statements
 from server.services.sweep import Sweep
 from server.services.webhooks import Webhooks
 from server.services.withdrawals import Withdrawals
@@ -81,6 +84,7 @@ SERVICES = (
     "dcp.v1.RenterService",
     "dcp.v1.SessionService",
     "dcp.v1.WebhookService",
+    "dcp.v1.StatementService",
     "dcp.v1.WithdrawalService",
 )
 # Each of these was an outage of somebody's: see ARCHITECTURE.md, "gRPC settings".
@@ -110,6 +114,7 @@ class Services:
     jobs: Jobs
     admin: Admin
     withdrawals: Withdrawals
+    statements: Statements
     audit: Audit
     accounts: Accounts
     sessions: Sessions
@@ -144,6 +149,7 @@ def build_services(
         jobs=Jobs(database, dispatch, fleet, clock, limits.open_jobs),
         admin=Admin(database, clock),
         withdrawals=Withdrawals(database, clock),
+        statements=Statements(database, clock),
         audit=Audit(database),
         accounts=Accounts(database, fleet, providers, sessions, clock),
         sessions=sessions,
@@ -235,6 +241,9 @@ class Server:
         )
         operations_pb2_grpc.add_OperationServiceServicer_to_server(
             OperationServicer(services.operations), server
+        )
+        statements_pb2_grpc.add_StatementServiceServicer_to_server(
+            StatementServicer(services.statements), server
         )
         sessions_pb2_grpc.add_SessionServiceServicer_to_server(self._sessions, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -98,10 +98,10 @@ def turnover(kind: TransferKind, credit: ledger.Account | None = None, since_ms:
         Transfer.kind == kind.value, Transfer.created_ms >= since_ms
     )
     if credit is not None:
-        account_id = _account_id(credit)
-        if account_id is None:
+        credited = account_id(credit)
+        if credited is None:
             return 0
-        query = query.where(Transfer.credit_account_id == account_id)
+        query = query.where(Transfer.credit_account_id == credited)
     return int(query.scalar() or 0)
 
 
@@ -188,16 +188,17 @@ def prove() -> ledger.Proof:
     return ledger.prove(dict(accounts.values()), transfers, holds, withdrawals.all_requests())
 
 
-def _account_id(account: ledger.Account) -> int | None:
+def account_id(account: ledger.Account) -> int | None:
+    """The row of an account; None for one that was never moved."""
     found = _find.value(kind=account.kind.value, owner_id=account.owner_id)
     return int(found) if found is not None else None
 
 
 def _ensure(account: ledger.Account) -> int:
-    found = _account_id(account)
+    found = account_id(account)
     if found is None:
         Account.insert(kind=account.kind.value, owner_id=account.owner_id).on_conflict_ignore().execute()
-        found = _account_id(account)
+        found = account_id(account)
     assert found is not None
     return found
 
@@ -211,22 +212,22 @@ def _lock(accounts: Iterable[ledger.Account]) -> None:
 
 
 def _debit(account: ledger.Account, amount: int) -> int:
-    account_id = _ensure(account)
+    found = _ensure(account)
     least = NO_LEAST if account.kind is AccountKind.EXTERNAL else amount
-    if _subtract.run(id=account_id, amount=amount, least=least) != 1:
+    if _subtract.run(id=found, amount=amount, least=least) != 1:
         raise _insufficient(account, amount)
-    return account_id
+    return found
 
 
 def _credit(account: ledger.Account, amount: int) -> int:
-    account_id = _ensure(account)
-    if _add.run(id=account_id, amount=amount, most=ledger.MAX_BALANCE_HALALA - amount) != 1:
+    found = _ensure(account)
+    if _add.run(id=found, amount=amount, most=ledger.MAX_BALANCE_HALALA - amount) != 1:
         raise DomainError(
             Reason.AMOUNT_TOO_LARGE,
             f"amount_halala: an account holds at most {ledger.MAX_BALANCE_HALALA} halala; send less",
             field="amount_halala",
         )
-    return account_id
+    return found
 
 
 def _insufficient(account: ledger.Account, required: int) -> DomainError:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dcp.v1 import errors_pb2, jobs_pb2, providers_pb2
+from dcp.v1 import errors_pb2, jobs_pb2, providers_pb2, statements_pb2
 
 import daemon.config
 import gateway.config
@@ -17,6 +17,7 @@ from server.domain.errors import Reason
 from server.domain.jobs import FailureReason, JobState, JobType
 from server.domain.keys import Scope
 from server.domain.leases import Disposition, LeaseOutcome, RunOutcome
+from server.domain.ledger import TransferKind
 from server.domain.placement import Obstacle
 from server.domain.providers import ProviderStatus
 from server.domain.queue import JobCondition
@@ -138,6 +139,7 @@ def test_enums_of_the_domain_are_those_of_the_protos() -> None:
         (WebhookEvent, webhooks_pb2.WebhookEvent, "WEBHOOK_EVENT_"),
         (DeliveryStatus, webhooks_pb2.DeliveryStatus, "DELIVERY_STATUS_"),
         (Scope, options_pb2.Scope, "SCOPE_"),
+        (TransferKind, statements_pb2.TransferKind, "TRANSFER_KIND_"),
     ):
         assert {member.name for member in domain} == names(proto, prefix), prefix
 

@@ -55,6 +55,8 @@ OBJECTS = {
     "LedgerService.CreditRenter renter_id": RENTER,
     "AdminService.ListAuditEntries object_id": FREE,
     "AdminService.ListAuditEntries before_id": FREE,
+    "StatementService.ListOwnLedger before_id": FREE,
+    "StatementService.GetOwnLedgerCsv before_id": FREE,
     "SessionService.Connect hello.boot_id": FREE,
     "WebhookService.ListWebhookDeliveries before_id": FREE,
     "WithdrawalService.ListOwnWithdrawals before_id": FREE,

@@ -27,6 +27,7 @@ from dcp.v1 import (
     renters_pb2_grpc,
     sessions_pb2,
     sessions_pb2_grpc,
+    statements_pb2_grpc,
     webhooks_pb2_grpc,
     withdrawals_pb2_grpc,
 )
@@ -223,6 +224,7 @@ class Market:
         self.provider_service = providers_pb2_grpc.ProviderServiceStub(channel)
         self.renter_service = renters_pb2_grpc.RenterServiceStub(channel)
         self.session_service = sessions_pb2_grpc.SessionServiceStub(channel)
+        self.statement_service = statements_pb2_grpc.StatementServiceStub(channel)
         self.withdrawal_service = withdrawals_pb2_grpc.WithdrawalServiceStub(channel)
         self.webhook_service = webhooks_pb2_grpc.WebhookServiceStub(channel)
         self._streams: list[Any] = []

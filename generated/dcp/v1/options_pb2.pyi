@@ -269,7 +269,7 @@ class MethodRule(_message.Message):
 
     @_builtins.property
     def raw_body(self) -> Global___RawBody:
-        """The answer is raw bytes when the named fields are set and the caller does not ask for JSON."""
+        """The answer is raw bytes: a file of one media type always, or an image unless the caller asks for JSON."""
 
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[Global___Scope.ValueType]:
@@ -306,19 +306,27 @@ class RawBody(_message.Message):
 
     DATA_FIELD_FIELD_NUMBER: _builtins.int
     CONTENT_TYPE_FIELD_FIELD_NUMBER: _builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+    FILE_NAME_FIELD_NUMBER: _builtins.int
     data_field: _builtins.str
-    """The name of the bytes field."""
+    """The name of the field with the bytes, or the text."""
     content_type_field: _builtins.str
-    """The name of the text field with its media type."""
+    """The name of the text field with its media type, for images."""
+    media_type: _builtins.str
+    """The media type of every answer, which is a file to download. Empty: `content_type_field` tells."""
+    file_name: _builtins.str
+    """The name of that file."""
     def __init__(
         self,
         *,
         data_field: _builtins.str = ...,
         content_type_field: _builtins.str = ...,
+        media_type: _builtins.str = ...,
+        file_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type_field", b"content_type_field", "data_field", b"data_field"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type_field", b"content_type_field", "data_field", b"data_field", "file_name", b"file_name", "media_type", b"media_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -16,6 +16,7 @@ from dcp.v1 import (
     providers_pb2,
     renters_pb2,
     sessions_pb2,
+    statements_pb2,
     webhooks_pb2,
     withdrawals_pb2,
 )
@@ -36,6 +37,7 @@ FILES = (
     renters_pb2,
     sessions_pb2,
     webhooks_pb2,
+    statements_pb2,
     withdrawals_pb2,
 )
 METHODS: dict[str, MethodDescriptor] = {

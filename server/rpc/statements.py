@@ -1,0 +1,118 @@
+"""StatementService at the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from dcp.v1 import statements_pb2 as pb
+from dcp.v1 import statements_pb2_grpc
+
+from server.domain.statements import Line, Spending
+from server.rpc import convert
+from server.rpc.csv_text import Cell, csv_text
+from server.rpc.interceptors import caller
+from server.services.statements import Statements
+
+DEFAULT_PAGE_SIZE = 50
+CSV_LINES = 10_000
+DEFAULT_DAYS = 30
+_FIRST_DAY = date(1970, 1, 1)
+_CSV_NAMES = (
+    "id",
+    "time",
+    "kind",
+    "amount_halala",
+    "balance_halala",
+    "charged_halala",
+    "job_id",
+    "job_type",
+    "model",
+    "description",
+)
+
+
+class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
+
+    async def ListOwnLedger(self, request: pb.ListOwnLedgerRequest, context: Any) -> pb.ListOwnLedgerResponse:
+        page = await self._statements.lines(
+            caller().id, request.before_id or None, request.page_size or DEFAULT_PAGE_SIZE
+        )
+        return pb.ListOwnLedgerResponse(
+            lines=[line(one) for one in page.rows], next_before_id=page.next_before_id
+        )
+
+    async def GetOwnLedgerCsv(
+        self, request: pb.GetOwnLedgerCsvRequest, context: Any
+    ) -> pb.GetOwnLedgerCsvResponse:
+        page = await self._statements.lines(
+            caller().id, request.before_id or None, request.max_lines or CSV_LINES
+        )
+        return pb.GetOwnLedgerCsvResponse(csv=csv_text(_CSV_NAMES, [_cells(one) for one in page.rows]))
+
+    async def GetOwnSpending(
+        self, request: pb.GetOwnSpendingRequest, context: Any
+    ) -> pb.GetOwnSpendingResponse:
+        days = await self._statements.spending(caller().id, request.days or DEFAULT_DAYS)
+        whole = _together(days.values())
+        return pb.GetOwnSpendingResponse(
+            days=[
+                pb.DaySpending(
+                    date=(_FIRST_DAY + timedelta(days=day)).isoformat(),
+                    spent_halala=one.spent_halala,
+                    jobs=one.jobs,
+                    by_job_type=_by_name(one),
+                )
+                for day, one in days.items()
+            ],
+            spent_halala=whole.spent_halala,
+            jobs=whole.jobs,
+            by_job_type=_by_name(whole),
+        )
+
+
+def line(one: Line) -> pb.LedgerLine:
+    """A line of the statement as its renter sees it."""
+    return pb.LedgerLine(
+        id=one.id,
+        time=convert.timestamp(one.at_ms),
+        kind=getattr(pb, f"TRANSFER_KIND_{one.kind.name}"),
+        amount_halala=one.amount_halala,
+        balance_halala=one.balance_halala,
+        charged_halala=one.charged_halala,
+        job_id=one.job_id,
+        job_type=one.job_type,
+        model=one.model,
+        description=one.description,
+    )
+
+
+def _cells(one: Line) -> list[Cell]:
+    time = datetime.fromtimestamp(one.at_ms // 1000, UTC).replace(microsecond=one.at_ms % 1000 * 1000)
+    return [
+        one.id,
+        time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        one.kind.value,
+        one.amount_halala,
+        one.balance_halala,
+        one.charged_halala,
+        one.job_id,
+        one.job_type,
+        one.model,
+        one.description,
+    ]
+
+
+def _by_name(spending: Spending) -> dict[str, int]:
+    return {kind.value: amount for kind, amount in spending.by_job_type.items()}
+
+
+def _together(days: Iterable[Spending]) -> Spending:
+    whole = Spending()
+    for one in days:
+        whole.jobs += one.jobs
+        whole.by_job_type += one.by_job_type
+    return whole

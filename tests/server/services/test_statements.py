@@ -1,0 +1,181 @@
+"""A renter's statement and spending: every line, both forms, and sums that are the ledger's."""
+
+from __future__ import annotations
+
+import csv
+import io
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from dcp.v1 import jobs_pb2, statements_pb2
+
+from server.rpc.csv_text import csv_text
+from tests.support.running_server import Daemon, Market, Party, refusal
+
+DAY_SECONDS = 24 * 60 * 60
+EVERY_TYPE = [jobs_pb2.JOB_TYPE_LLM_INFERENCE, jobs_pb2.JOB_TYPE_TRAINING]
+
+
+async def lines(market: Market, renter: Party, **which: Any) -> statements_pb2.ListOwnLedgerResponse:
+    request = statements_pb2.ListOwnLedgerRequest(**which)
+    return await market.statement_service.ListOwnLedger(request, metadata=renter.metadata)
+
+
+async def table(market: Market, renter: Party, **which: Any) -> list[dict[str, str]]:
+    request = statements_pb2.GetOwnLedgerCsvRequest(**which)
+    answer = await market.statement_service.GetOwnLedgerCsv(request, metadata=renter.metadata)
+    return list(csv.DictReader(io.StringIO(answer.csv, newline="")))
+
+
+async def spending(market: Market, renter: Party, days: int) -> statements_pb2.GetOwnSpendingResponse:
+    request = statements_pb2.GetOwnSpendingRequest(days=days)
+    return await market.statement_service.GetOwnSpending(request, metadata=renter.metadata)
+
+
+async def run(
+    market: Market, renter: Party, provider: Party, daemon: Daemon, seconds: float, **changes: Any
+) -> jobs_pb2.Job:
+    """A job that ran so long and was charged for it."""
+    await daemon.heartbeat()  # live, however far the clock went
+    job, lease = await market.running_job(renter, provider, daemon, **changes)
+    market.clock.advance(seconds)
+    await daemon.finished(lease, seconds=seconds)
+    return await market.job(job)
+
+
+async def parties(market: Market) -> tuple[Party, Party, Daemon]:
+    provider = await market.provider()
+    daemon = await market.daemon(provider, job_types=EVERY_TYPE)
+    return await market.renter(5000), provider, daemon
+
+
+async def test_statement_tells_every_change_of_the_wallet_and_the_balance_after_it(
+    any_market: Market,
+) -> None:
+    market = any_market
+    renter, provider, daemon = await parties(market)
+    await market.renter(700)
+    job = await run(market, renter, provider, daemon, 75)
+    cancelled = await market.submit(renter)
+    await market.cancel(cancelled, renter)
+    waiting = await market.submit(renter)
+    told = [
+        (
+            statements_pb2.TransferKind.Name(line.kind).removeprefix("TRANSFER_KIND_"),
+            line.amount_halala,
+            line.balance_halala,
+            line.charged_halala if line.HasField("charged_halala") else None,
+            line.job_id,
+        )
+        for line in (await lines(market, renter)).lines
+    ]
+    assert told == [
+        ("HOLD", -450, 4362, None, waiting.job_id),
+        ("REFUND", 450, 4812, None, cancelled.job_id),
+        ("HOLD", -450, 4362, 0, cancelled.job_id),
+        ("REFUND", 262, 4812, None, job.job_id),
+        ("HOLD", -450, 4550, 188, job.job_id),
+        ("CREDIT", 5000, 5000, None, ""),
+    ]
+    assert (await market.wallet(renter))[0] == told[0][2]
+    newest = (await lines(market, renter)).lines[0]
+    assert (newest.job_type, newest.model) == ("llm-inference", "test/model")
+    assert newest.description == "held for a llm-inference job"
+    assert newest.time.ToMilliseconds() == round(market.clock.now() * 1000)
+
+
+async def test_pages_of_the_statement_join_without_gap_or_double(any_market: Market) -> None:
+    market = any_market
+    renter = await market.renter()
+    for _ in range(3):
+        await market.submit(renter)
+    whole = list((await lines(market, renter)).lines)
+    seen: list[statements_pb2.LedgerLine] = []
+    page = await lines(market, renter, page_size=2)
+    await market.submit(renter)  # newer than every page that is asked for now
+    while True:
+        seen += page.lines
+        if not page.HasField("next_before_id"):
+            break
+        page = await lines(market, renter, page_size=2, before_id=page.next_before_id)
+    assert seen == whole
+    assert len(whole) == 4
+
+
+async def test_statement_of_a_renter_without_money_is_empty(market: Market) -> None:
+    renter = await market.renter(0)
+    assert not (await lines(market, renter)).lines
+    assert await table(market, renter) == []
+    assert (await spending(market, renter, 1)).spent_halala == 0
+
+
+async def test_csv_has_the_same_lines(any_market: Market) -> None:
+    market = any_market
+    renter, provider, daemon = await parties(market)
+    await run(market, renter, provider, daemon, 75.5)
+    rows = await table(market, renter)
+    for row, line in zip(rows, (await lines(market, renter)).lines, strict=True):
+        assert int(row["id"]) == line.id
+        assert int(row["amount_halala"]) == line.amount_halala
+        assert int(row["balance_halala"]) == line.balance_halala
+        assert row["charged_halala"] == (str(line.charged_halala) if line.HasField("charged_halala") else "")
+        assert (row["job_id"], row["job_type"], row["model"]) == (line.job_id, line.job_type, line.model)
+        at = datetime.fromisoformat(row["time"])
+        assert (at.utcoffset(), at) == (UTC.utcoffset(None), line.time.ToDatetime(UTC))
+    older = await table(market, renter, before_id=int(rows[0]["id"]), max_lines=1)
+    assert older == [rows[1]]
+
+
+@pytest.mark.parametrize("model", ["=HYPERLINK(1)", "+1", "-1", "@SUM(1)", "\uff1d1"])
+async def test_model_that_a_spreadsheet_would_run_is_defused_in_csv(market: Market, model: str) -> None:
+    renter = await market.renter()
+    await market.submit(renter, params=jobs_pb2.JobParams(model=model, prompt="x"))
+    held, credited = await table(market, renter)
+    assert held["model"] == f"'{model}"
+    assert (held["amount_halala"], credited["amount_halala"]) == ("-450", "5000")
+    assert (await lines(market, renter)).lines[0].model == model
+
+
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"])
+def test_no_text_of_a_csv_begins_a_formula(first: str) -> None:
+    texts = [f"{first}1", "محمد", "a,b", 'say "x"', "two\r\nlines", "\U0001f680", ""]
+    text = csv_text(["name", "amount"], [(one, -5) for one in texts])
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    assert rows == [["name", "amount"], [f"'{first}1", "-5"], *([one, "-5"] for one in texts[1:])]
+
+
+async def test_spending_by_day_and_type_sums_to_what_the_wallet_spent(any_market: Market) -> None:
+    market = any_market
+    renter, provider, daemon = await parties(market)
+    other = await market.renter()
+    market.clock.advance(DAY_SECONDS - market.clock.now() % DAY_SECONDS)  # midnight in UTC
+    first = market.clock.now()
+    await run(market, renter, provider, daemon, 75)
+    await run(market, other, provider, daemon, 75)
+    await run(market, renter, provider, daemon, 60, job_type=jobs_pb2.JOB_TYPE_TRAINING)
+    market.clock.advance(first + DAY_SECONDS - 0.001 - 30 - market.clock.now())
+    await run(market, renter, provider, daemon, 30)  # ends in the last millisecond of its day
+    market.clock.advance(0.001)
+    await run(market, renter, provider, daemon, 45)
+    await market.cancel(await market.submit(renter), renter)
+
+    told = await spending(market, renter, 3)
+    today = datetime.fromtimestamp(market.clock.now(), UTC).date()
+    assert told.days[0].date == today.isoformat()
+    assert [(day.spent_halala, day.jobs) for day in told.days] == [(113, 1), (188 + 75 + 250, 3), (0, 0)]
+    assert told.days[1].by_job_type == {"llm-inference": 263, "training": 250}
+    assert told.by_job_type == {"llm-inference": 376, "training": 250}
+    assert (told.spent_halala, told.jobs) == (626, 4)
+    profile = await market.server.services.renters.profile(renter.id)
+    assert profile.spent_halala == told.spent_halala
+    assert sum(line.charged_halala for line in (await lines(market, renter)).lines) == told.spent_halala
+    assert (await spending(market, renter, 1)).spent_halala == 113
+    await market.assert_money_adds_up()
+
+
+@pytest.mark.parametrize("days", [0, 367, -1])
+async def test_spending_goes_back_a_year_at_most(market: Market, days: int) -> None:
+    renter = await market.renter()
+    refused = await refusal(spending(market, renter, days))
+    assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "days")
