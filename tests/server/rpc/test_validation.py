@@ -10,7 +10,16 @@ from typing import Any
 
 import grpc
 import pytest
-from dcp.v1 import gpus_pb2, jobs_pb2, keys_pb2, options_pb2, providers_pb2, renters_pb2, withdrawals_pb2
+from dcp.v1 import (
+    gpus_pb2,
+    jobs_pb2,
+    keys_pb2,
+    operations_pb2,
+    options_pb2,
+    providers_pb2,
+    renters_pb2,
+    withdrawals_pb2,
+)
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 
@@ -50,6 +59,9 @@ def good(method: str) -> Message:
             job_type=jobs_pb2.JOB_TYPE_LLM_INFERENCE,
             duration_minutes=1,
             params=jobs_pb2.JobParams(model=MODEL, prompt="hi"),
+        ),
+        "OperationService.ChangeRate": operations_pb2.ChangeRateRequest(
+            job_type=jobs_pb2.JOB_TYPE_LLM_INFERENCE, halala_per_minute=1
         ),
         "WithdrawalService.RequestWithdrawal": withdrawals_pb2.RequestWithdrawalRequest(
             amount_halala=1000, iban="SA0380000000608010167519"
