@@ -324,7 +324,8 @@ class ServerSession:
 
     def dropped(self, lease: LeaseRef) -> None:
         """The lease ended, or the store says that it is not ours: forget it."""
-        self._held.pop(_key(lease), None)
+        if self._find(lease) is not None:
+            del self._held[_key(lease)]
 
     def _find(self, ref: LeaseRef) -> _Held | None:
         held = self._held.get(_key(ref))

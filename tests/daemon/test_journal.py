@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 from random import Random
@@ -238,3 +239,22 @@ def test_strange_files_are_removed(tmp_path: Path) -> None:
     (tmp_path / "empty.attempt").write_bytes(b"")
     assert len(Journal(disk).recover()) == 1
     assert len(disk.names()) == 1
+
+
+def test_what_is_synced_has_reached_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a real file, the kernel is asked for it: only a machine that loses its power would show the rest."""
+    asked = []
+
+    def fsync(descriptor: int) -> None:
+        asked.append(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    disk = FileDisk(tmp_path / "journal")
+    disk.append("a", b"x")
+    assert asked == []
+    disk.sync("a")
+    disk.sync_folder()
+    assert asked == [(tmp_path / "journal" / "a").stat().st_ino, (tmp_path / "journal").stat().st_ino]
+    disk.replace("b", b"y")
+    assert (tmp_path / "journal" / "b").stat().st_ino in asked[2:]
+    disk.close()

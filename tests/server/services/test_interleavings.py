@@ -13,12 +13,14 @@ from random import Random
 import pytest
 from dcp.v1 import jobs_pb2
 
+from server.clock import ms
 from server.domain.errors import DomainError, Reason
-from server.domain.jobs import FINAL, JobState
+from server.domain.jobs import FINAL, FailureReason, JobEvent, JobState
 from server.domain.leases import Disposition, FinishReport, LeaseOutcome, LeaseRef, RunOutcome
 from server.domain.sessions import ResultAck
 from server.services.keys import ADMIN, Caller
 from server.services.sessions import give_up, record_finish
+from server.services.settlement import settle
 from server.store import jobs, leases
 from server.store.models import Hold, Transfer
 from tests.support import running_server
@@ -135,3 +137,23 @@ async def test_job_ends_once_whatever_meets_on_it(postgres: Postgres, clock: Man
         balance, held_halala = await market.wallet(renter)
         assert held_halala == 0
         assert balance == 450 * JOBS - sum(charge for _, _, charge in ended)
+
+
+async def test_job_is_settled_once_by_whoever_read_it_before(any_market: Market) -> None:
+    """Two who read the same running job cannot both end it, whatever let them both read it."""
+    market = any_market
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    submitted, _ = await market.running_job(renter, provider, daemon)
+    market.clock.advance(SECONDS)
+
+    def settle_twice() -> tuple[bool, bool]:
+        job = jobs.get(submitted.job_id)
+        assert job is not None
+        done = ms(market.clock)
+        first = settle(job, JobEvent.COMPLETE, done, billed_ms=1000)
+        return first, settle(job, JobEvent.FAIL, done, failure_reason=FailureReason.ENGINE_FAILED)
+
+    assert await market.server._database.run(settle_twice) == (True, False)
+    assert (await market.job(submitted)).status == jobs_pb2.JOB_STATE_COMPLETED
+    await market.assert_money_adds_up()

@@ -14,6 +14,7 @@ from server.domain.leases import FinishReport, LeaseRef, RunOutcome, Stream
 from server.domain.placement import Model
 from server.domain.sessions import Chunk, Finished, Heartbeat, HeartbeatAck, Hello, Reconnect, Started
 from server.services.sessions import Outbox, Session
+from server.store import leases
 from server.store.models import Lease, Provider
 from tests.support.databases import execute
 from tests.support.running_server import MODEL, Market, Party, Refusal, refusal
@@ -382,6 +383,27 @@ async def test_lease_in_a_heartbeat_that_is_not_on_record_is_stopped_and_discard
         assert (directive.action, directive.lease) == (STOP, ref)
     await daemon.heard_nothing()
     assert (await market.job(job)).status == jobs_pb2.JOB_STATE_RUNNING
+
+
+async def test_secret_that_is_not_the_leases_moves_nothing(any_market: Market) -> None:
+    """Job ids and epochs can be guessed: they prove nothing. The store asks again, after the session."""
+    market = any_market
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon)
+    forged = sessions_pb2.Lease(job_id=job.job_id, lease_epoch=lease.lease_epoch, lease_secret=b"s" * 32)
+    assert await daemon.finished(forged, seconds=1) == STALE
+    ref = LeaseRef(job.job_id, lease.lease_epoch, b"s" * 32)
+    epoch = market.server.services.fleet.all()[0].session_epoch
+
+    def store() -> bool:
+        return leases.store_chunk(ref, provider.id, epoch, Stream.OUTPUT, 1, b"forged")
+
+    assert not await market.server._database.run(store)
+    assert (await market.job(job)).status == jobs_pb2.JOB_STATE_RUNNING
+    assert (await daemon.output(lease, 1, b"real")).output_through_seq == 1
+    assert await daemon.finished(lease, seconds=1, last_output_seq=1) == ACCEPTED
+    assert (await market.output(job, renter)).response == "real"
 
 
 @pytest.mark.parametrize("started", [False, True])
