@@ -406,6 +406,25 @@ async def test_secret_that_is_not_the_leases_moves_nothing(any_market: Market) -
     assert (await market.output(job, renter)).response == "real"
 
 
+async def test_store_takes_each_chunk_once_and_in_turn(any_market: Market) -> None:
+    """Whatever a session believes: two sessions of a daemon may both be at work for a moment."""
+    market = any_market
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon)
+    ref = LeaseRef(lease.job_id, lease.lease_epoch, lease.lease_secret)
+    epoch = market.server.services.fleet.all()[0].session_epoch
+
+    def store(seq: int, data: bytes) -> bool:
+        return leases.store_chunk(ref, provider.id, epoch, Stream.OUTPUT, seq, data)
+
+    chunks = [(1, b"one "), (1, b"one "), (3, b"three"), (2, b"two"), (2, b"two"), (1, b"one ")]
+    stored = [await market.server._database.run(lambda chunk=chunk: store(*chunk)) for chunk in chunks]
+    assert stored == [True, False, False, True, False, False]
+    assert await daemon.finished(lease, seconds=1, last_output_seq=2) == ACCEPTED
+    assert (await market.output(job, renter)).response == "one two"
+
+
 @pytest.mark.parametrize("started", [False, True])
 async def test_lease_that_two_heartbeats_leave_out_is_lost_and_the_job_waits_again(
     any_market: Market, started: bool
