@@ -415,11 +415,11 @@ async def test_store_takes_each_chunk_once_and_in_turn(any_market: Market) -> No
     ref = LeaseRef(lease.job_id, lease.lease_epoch, lease.lease_secret)
     epoch = market.server.services.fleet.all()[0].session_epoch
 
-    def store(seq: int, data: bytes) -> bool:
-        return leases.store_chunk(ref, provider.id, epoch, Stream.OUTPUT, seq, data)
+    def store_all() -> list[bool]:
+        chunks = [(1, b"one "), (1, b"one "), (3, b"three"), (2, b"two"), (2, b"two"), (1, b"one ")]
+        return [leases.store_chunk(ref, provider.id, epoch, Stream.OUTPUT, *chunk) for chunk in chunks]
 
-    chunks = [(1, b"one "), (1, b"one "), (3, b"three"), (2, b"two"), (2, b"two"), (1, b"one ")]
-    stored = [await market.server._database.run(lambda chunk=chunk: store(*chunk)) for chunk in chunks]
+    stored = await market.server._database.run(store_all)
     assert stored == [True, False, False, True, False, False]
     assert await daemon.finished(lease, seconds=1, last_output_seq=2) == ACCEPTED
     assert (await market.output(job, renter)).response == "one two"
