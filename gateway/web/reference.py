@@ -170,7 +170,7 @@ class Reference:
         rows = [self._parameter_row(parameter) for parameter in entry["parameters"]]
         rows += self._rows(body["schema"], "body") if body else []
         answers = [self._answer(s, a) for s, a in entry["responses"].items() if int(s) < 400]
-        example = next(self._examples(entry), None)
+        example = next(self._examples(entry), "")
         errors = [_only(a, lambda code: code not in self._shared) for a in self._failures(entry)]
         summaries = (entry["x-summary-ar"], entry["x-summary-en"])
         other = next((summary for summary in summaries if summary != entry["summary"]), "")
@@ -186,16 +186,14 @@ class Reference:
             answers=tuple(answers),
             errors=tuple(answer for answer in errors if answer.codes),
             example_request=_pretty(body["example"]) if "example" in body else "",
-            example_response=_pretty(example) if example is not None else "",
+            example_response=example if isinstance(example, str) else _pretty(example),
             success=min(int(status) for status in entry["responses"] if int(status) < 400),
             samples=tuple(_samples(method, path, entry["x-roles"], body.get("example"))),
         )
 
     def _examples(self, entry: Json) -> Iterator[Any]:
         for answer in entry["responses"].values():
-            content = answer.get("content", {}).get("application/json", {})
-            if "example" in content:
-                yield content["example"]
+            yield from (kind["example"] for kind in answer.get("content", {}).values() if "example" in kind)
 
     def _answer(self, status: str, answer: Json) -> Answer:
         schema = answer.get("content", {}).get("application/json", {}).get("schema", {})
