@@ -16,6 +16,7 @@ from dcp.v1 import (
     keys_pb2_grpc,
     ledger_pb2_grpc,
     operations_pb2_grpc,
+    privacy_pb2_grpc,
     providers_pb2_grpc,
     renters_pb2_grpc,
     sessions_pb2_grpc,
@@ -43,6 +44,7 @@ from server.rpc.keys import KeyServicer
 from server.rpc.ledger import LedgerServicer
 from server.rpc.limits import RateLimits
 from server.rpc.operations import OperationServicer
+from server.rpc.privacy import PrivacyServicer
 from server.rpc.providers import ProviderServicer
 from server.rpc.renters import RenterServicer
 from server.rpc.sessions import SessionServicer
@@ -52,8 +54,10 @@ from server.rpc.withdrawals import WithdrawalServicer
 from server.services.accounts import Accounts
 from server.services.admin import Admin
 from server.services.audit import Audit
+from server.services.deletion import Deletion
 from server.services.deliveries import Deliveries
 from server.services.dispatch import Dispatch
+from server.services.export import Export
 from server.services.fleet import Fleet
 from server.services.jobs import Jobs
 from server.services.key_ring import KeyRing
@@ -80,6 +84,7 @@ SERVICES = (
     "dcp.v1.KeyService",
     "dcp.v1.LedgerService",
     "dcp.v1.OperationService",
+    "dcp.v1.PrivacyService",
     "dcp.v1.ProviderService",
     "dcp.v1.RenterService",
     "dcp.v1.SessionService",
@@ -124,6 +129,8 @@ class Services:
     key_ring: KeyRing
     webhooks: Webhooks
     deliveries: Deliveries
+    export: Export
+    deletion: Deletion
     fleet: Fleet
 
 
@@ -143,6 +150,7 @@ def build_services(
     providers = Providers(database, fleet, clock, provider_approval)
     sessions = Sessions(database, dispatch, fleet, providers, clock, limits.streams)
     keys = Keys(database, clock, admin_token)
+    deletion = Deletion(database, clock, keys)
     return Services(
         providers=providers,
         renters=Renters(database, clock, sandbox_topup),
@@ -153,11 +161,13 @@ def build_services(
         audit=Audit(database),
         accounts=Accounts(database, fleet, providers, sessions, clock),
         sessions=sessions,
-        sweep=Sweep(database, dispatch, fleet, providers, sessions, keys, clock),
+        sweep=Sweep(database, dispatch, fleet, providers, sessions, keys, deletion, clock),
         keys=keys,
         key_ring=KeyRing(database, clock, keys),
         webhooks=Webhooks(database, clock, webhooks_allow_private),
         deliveries=Deliveries(database, clock, Outbound(allow_private=webhooks_allow_private).post),
+        export=Export(database),
+        deletion=deletion,
         operations=Operations(database, dispatch, fleet, clock),
         fleet=fleet,
     )
@@ -241,6 +251,9 @@ class Server:
         )
         operations_pb2_grpc.add_OperationServiceServicer_to_server(
             OperationServicer(services.operations), server
+        )
+        privacy_pb2_grpc.add_PrivacyServiceServicer_to_server(
+            PrivacyServicer(services.export, services.deletion), server
         )
         statements_pb2_grpc.add_StatementServiceServicer_to_server(
             StatementServicer(services.statements), server

@@ -39,6 +39,8 @@ class TransferKind(StrEnum):
     WITHDRAW = "withdraw"
     WITHDRAWAL_PAID = "withdrawal_paid"
     WITHDRAWAL_RETURNED = "withdrawal_returned"
+    # What a renter gave up with its account; the platform's, as nobody else has a claim to it.
+    FORFEIT = "forfeit"
 
 
 class HoldState(StrEnum):
@@ -114,6 +116,11 @@ def hold_transfer(renter_id: int, amount_halala: int, job_id: str) -> Transfer:
     return Transfer(TransferKind.HOLD, renter(renter_id), held(renter_id), amount_halala, job_id)
 
 
+def forfeit_transfer(renter_id: int, amount_halala: int) -> Transfer:
+    """Gives the rest of a wallet up."""
+    return Transfer(TransferKind.FORFEIT, renter(renter_id), PLATFORM, amount_halala)
+
+
 def make_bill(hold_halala: int, rate_halala_per_minute: int, billed: int) -> Bill:
     """The bill of ``billed`` milliseconds at a rate under a hold; 0 ms is a bill of nothing."""
     charge = pricing.charge_halala(rate_halala_per_minute, billed, hold_halala)
@@ -164,11 +171,13 @@ def prove(
     transfers: Iterable[Transfer],
     holds: Iterable[StoredHold],
     withdrawals: Iterable[Withdrawal] = (),
+    deleted_renters: Iterable[int] = (),
 ) -> Proof:
-    """Replays every transfer from nothing and compares with the balances, the holds and the requests."""
+    """Replays every transfer from nothing and compares with balances, holds, requests and deletions."""
     replayed: Counter[Account] = Counter()
     held_moves: Counter[str] = Counter()
     withdrawn: Counter[tuple[int, TransferKind]] = Counter()
+    forfeits: list[Account] = []
     count = 0
     wrong: list[str] = []
     for transfer in transfers:
@@ -182,7 +191,10 @@ def prove(
             held_moves[transfer.job_id] += transfer.amount_halala if into else -transfer.amount_halala
         if transfer.withdrawal_id is not None:
             withdrawn[transfer.withdrawal_id, transfer.kind] += transfer.amount_halala
+        if transfer.kind is TransferKind.FORFEIT:
+            forfeits.append(transfer.debit)
     wrong += _balance_discrepancies(balances, replayed)
+    wrong += _deletion_discrepancies(set(deleted_renters), forfeits, replayed)
     open_by_renter: Counter[int] = Counter()
     open_count = 0
     for hold in holds:
@@ -236,6 +248,22 @@ def _withdrawal_discrepancies(
         for key in sorted({*expected, *withdrawn})
         if withdrawn[key] != expected[key]
     ]
+
+
+def _deletion_discrepancies(
+    deleted: set[int], forfeits: list[Account], replayed: Counter[Account]
+) -> list[str]:
+    """A deleted wallet is empty and stays so; who gave its wallet up is deleted, and did it once."""
+    wrong = [
+        f"renter {owner} is deleted and its wallet has {replayed[renter(owner)]} halala"
+        for owner in sorted(deleted)
+        if replayed[renter(owner)]
+    ]
+    for account, times in sorted(Counter(forfeits).items()):
+        if times > 1 or account.kind is not AccountKind.RENTER or account.owner_id not in deleted:
+            name = f"{account.kind} {account.owner_id}"
+            wrong.append(f"{name} was given up {times} times; only a deleted renter's wallet is, once")
+    return wrong
 
 
 def _balance_discrepancies(balances: dict[Account, int], replayed: Counter[Account]) -> list[str]:

@@ -14,6 +14,8 @@ class AccountState(StrEnum):
     PAUSED = "paused"
     PENDING_APPROVAL = "pending_approval"
     SUSPENDED = "suspended"
+    # Of renters alone, by their own wish, and for good: no decision leads out of it.
+    DELETED = "deleted"
 
 
 class AccountDecision(StrEnum):

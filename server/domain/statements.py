@@ -36,6 +36,7 @@ class Line:
 _TOLD = {
     TransferKind.CREDIT: "credited by the operator",
     TransferKind.TOPUP: "topped up with play money",
+    TransferKind.FORFEIT: "given up with the account",
 }
 _TOLD_OF_JOB = {
     TransferKind.HOLD: "held for a {job_type} job",

@@ -56,6 +56,10 @@ def failure_reason(number: int) -> FailureReason | None:
     return _FAILURE_REASONS.get(number)
 
 
+def failure_reason_number(reason: FailureReason) -> Any:
+    return _FAILURES[reason]
+
+
 def provider_status(status: ProviderStatus) -> Any:
     return _STATUSES[status]
 
@@ -181,7 +185,7 @@ def explanation(told: Explanation) -> jobs_pb2.ExplainJobResponse:
         queue_position=told.prospect.position,
         estimated_start_seconds=_seconds_up(told.prospect.start_in_ms),
         providers=[_considered(one) for one in told.considered],
-        attempts=[_attempt(one) for one in told.attempts],
+        attempts=[attempt(one) for one in told.attempts],
         failure_reason=_FAILURES[job.failure_reason] if job.failure_reason is not None else None,
     )
 
@@ -195,7 +199,8 @@ def _considered(one: Considered) -> jobs_pb2.ConsideredProvider:
     )
 
 
-def _attempt(one: Attempt) -> jobs_pb2.JobAttempt:
+def attempt(one: Attempt) -> jobs_pb2.JobAttempt:
+    """One lease of a job as its parties see it."""
     lease = one.lease
     return jobs_pb2.JobAttempt(
         attempt=one.number,

@@ -24,22 +24,20 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
         self._ring = ring
 
     async def CreateKey(self, request: pb.CreateKeyRequest, context: Any) -> pb.CreateKeyResponse:
-        made, key = await self._ring.create(
+        made, secret = await self._ring.create(
             caller().id, request.name.strip(), _scopes(request.scopes), request.expires_in_seconds or None
         )
-        return pb.CreateKeyResponse(success=True, key=_message(made), api_key=key)
+        return pb.CreateKeyResponse(success=True, key=key(made), api_key=secret)
 
     async def ListKeys(self, request: pb.ListKeysRequest, context: Any) -> pb.ListKeysResponse:
         page = await self._ring.own(
             caller().id, request.before_id or None, request.page_size or DEFAULT_PAGE_SIZE
         )
-        return pb.ListKeysResponse(
-            keys=[_message(one) for one in page.rows], next_before_id=page.next_before_id
-        )
+        return pb.ListKeysResponse(keys=[key(one) for one in page.rows], next_before_id=page.next_before_id)
 
     async def RevokeKey(self, request: pb.RevokeKeyRequest, context: Any) -> pb.RevokeKeyResponse:
         return pb.RevokeKeyResponse(
-            success=True, key=_message(await self._ring.revoke(caller().id, request.key_id))
+            success=True, key=key(await self._ring.revoke(caller().id, request.key_id))
         )
 
     async def RotateRenterKey(
@@ -74,7 +72,8 @@ def _scopes(numbers: Any) -> frozenset[Scope]:
         raise invalid_field("scopes", f"write some of {', '.join(Scope)}") from None
 
 
-def _message(row: KeyRow) -> pb.Key:
+def key(row: KeyRow) -> pb.Key:
+    """A key as its owner sees it."""
     return pb.Key(
         id=row.id,
         name=row.name,

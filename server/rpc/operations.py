@@ -87,6 +87,7 @@ def _renter(one: ListedRenter) -> pb.RenterEntry:
         email=one.row.email,
         organization=one.row.organization,
         suspended=one.row.state is AccountState.SUSPENDED,
+        deleted=one.row.state is AccountState.DELETED,
         balance_halala=one.balance_halala,
         created_at=convert.timestamp(one.row.created_ms),
     )

@@ -23,10 +23,10 @@ class WebhookServicer(webhooks_pb2_grpc.WebhookServiceServicer):
         found, secret = await self._webhooks.put(
             caller().id, request.url.strip(), request.balance_low_halala or None
         )
-        return pb.SetWebhookResponse(success=True, webhook=_webhook(found), secret=secret)
+        return pb.SetWebhookResponse(success=True, webhook=webhook(found), secret=secret)
 
     async def GetWebhook(self, request: pb.GetWebhookRequest, context: Any) -> pb.GetWebhookResponse:
-        return pb.GetWebhookResponse(webhook=_webhook(await self._webhooks.get(caller().id)))
+        return pb.GetWebhookResponse(webhook=webhook(await self._webhooks.get(caller().id)))
 
     async def RemoveWebhook(self, request: pb.RemoveWebhookRequest, context: Any) -> pb.RemoveWebhookResponse:
         await self._webhooks.remove(caller().id)
@@ -38,9 +38,7 @@ class WebhookServicer(webhooks_pb2_grpc.WebhookServiceServicer):
         return pb.RotateWebhookSecretResponse(success=True, secret=await self._webhooks.rotate(caller().id))
 
     async def TestWebhook(self, request: pb.TestWebhookRequest, context: Any) -> pb.TestWebhookResponse:
-        return pb.TestWebhookResponse(
-            success=True, delivery=_delivery(await self._webhooks.test(caller().id))
-        )
+        return pb.TestWebhookResponse(success=True, delivery=delivery(await self._webhooks.test(caller().id)))
 
     async def ListWebhookDeliveries(
         self, request: pb.ListWebhookDeliveriesRequest, context: Any
@@ -49,11 +47,12 @@ class WebhookServicer(webhooks_pb2_grpc.WebhookServiceServicer):
             caller().id, request.before_id or None, request.page_size or DEFAULT_PAGE_SIZE
         )
         return pb.ListWebhookDeliveriesResponse(
-            deliveries=[_delivery(one) for one in page.rows], next_before_id=page.next_before_id
+            deliveries=[delivery(one) for one in page.rows], next_before_id=page.next_before_id
         )
 
 
-def _webhook(found: Webhook | None) -> pb.Webhook | None:
+def webhook(found: Webhook | None) -> pb.Webhook | None:
+    """A webhook as its renter sees it, without its secret."""
     if found is None:
         return None
     return pb.Webhook(
@@ -63,7 +62,8 @@ def _webhook(found: Webhook | None) -> pb.Webhook | None:
     )
 
 
-def _delivery(one: Delivery) -> pb.WebhookDelivery:
+def delivery(one: Delivery) -> pb.WebhookDelivery:
+    """A delivery as its renter sees it."""
     return pb.WebhookDelivery(
         id=one.id,
         event_id=one.event_id,

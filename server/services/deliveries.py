@@ -94,6 +94,7 @@ class Deliveries:
         }
         answer = await self._post(webhook.url, headers, body)
         now_ms = ms(self._clock)
-        await self._database.run(lambda: webhooks.record(one, answer, now_ms))
+        was_noted = await self._database.run(lambda: webhooks.record(one, answer, now_ms))
         log.debug("sent an event event_id=%s good=%s", one.event_id, answer.is_good)
-        return answer.is_good
+        # Not noted: the webhook was removed, or its renter is gone. What is left of the turn is not sent.
+        return answer.is_good and was_noted

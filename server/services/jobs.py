@@ -21,6 +21,7 @@ from server.services.dispatch import Dispatch
 from server.services.explain import Explanation, explain, place_in_queue
 from server.services.fleet import Fleet
 from server.services.keys import ADMIN, PROVIDER, RENTER, Caller
+from server.services.renters import existing, present
 from server.services.settlement import settle
 from server.store import accounts, jobs, leases, ledger, rates
 from server.store.database import Database
@@ -52,8 +53,8 @@ class Jobs:
     async def submit(self, renter_id: int, request: JobRequest) -> Job:
         """Holds the greatest cost, stores the job and leases it to a free provider, in one transaction.
 
-        Raises INSUFFICIENT_BALANCE, RENTER_SUSPENDED, PROVIDER_NOT_FOUND, PROVIDER_UNAVAILABLE,
-        MODEL_NOT_SERVED, JOB_TYPE_NOT_SERVED, IDEMPOTENCY_CLASH, RATE_LIMITED.
+        Raises INSUFFICIENT_BALANCE, RENTER_SUSPENDED, RENTER_DELETED, PROVIDER_NOT_FOUND,
+        PROVIDER_UNAVAILABLE, MODEL_NOT_SERVED, JOB_TYPE_NOT_SERVED, IDEMPOTENCY_CLASH, RATE_LIMITED.
         """
         wants = Wants(request.job_type, request.model, request.gpu_model, request.min_vram_mib)
         provider_id = request.provider_id or self._dispatch.place(wants)
@@ -95,12 +96,22 @@ class Jobs:
         return await self._database.read(lambda: explain(_visible(caller, job_id), self._fleet, now_ms))
 
     async def output(self, caller: Caller, job_id: str) -> Output:
-        """A job with its output. Raises JOB_FAILED, JOB_CANCELLED, JOB_NOT_FOUND, NOT_OWNER."""
+        """A job with its output.
+
+        Raises JOB_FAILED, JOB_CANCELLED, OUTPUT_ERASED, JOB_NOT_FOUND, NOT_OWNER.
+        """
 
         def read() -> Output:
             job = _visible(caller, job_id)
             if job.state is not JobState.COMPLETED:
                 return Output(job, b"")
+            # Asked of the account, not of what is stored: erasing many jobs takes a while.
+            if existing(job.renter_id).state is AccountState.DELETED:
+                raise DomainError(
+                    Reason.OUTPUT_ERASED,
+                    f"the output of job {job_id} was erased when its renter deleted its account",
+                    status=job.state.value,
+                )
             return Output(job, leases.read_stream(job_id, job.lease_epoch, Stream.OUTPUT))
 
         output = await self._database.read(read)
@@ -123,8 +134,7 @@ class Jobs:
     def _submit(
         self, renter_id: int, request: JobRequest, provider_id: int | None
     ) -> tuple[Job, list[Offer]]:
-        renter = accounts.renter(renter_id, lock=True)
-        if renter is None or renter.state is AccountState.SUSPENDED:
+        if present(renter_id).state is AccountState.SUSPENDED:
             raise DomainError(
                 Reason.RENTER_SUSPENDED, "this account is suspended; write to the marketplace's operator"
             )

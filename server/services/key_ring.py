@@ -13,7 +13,8 @@ from server.domain.errors import DomainError, Reason
 from server.domain.keys import MAX_MAIN_KEYS, MAX_SUB_KEYS, Scope
 from server.services.keys import RENTER, Keys, issue
 from server.services.pages import Page, read_page
-from server.store import accounts, keys
+from server.services.renters import present
+from server.store import keys
 from server.store.database import Database
 from server.store.keys import KeyRow
 
@@ -39,12 +40,15 @@ class KeyRing:
     async def create(
         self, renter_id: int, name: str, scopes: frozenset[Scope], expires_in_seconds: int | None
     ) -> tuple[KeyRow, str]:
-        """A new sub-key, and the key itself, which is told this once. Raises TOO_MANY_KEYS."""
+        """A new sub-key, and the key itself, which is told this once.
+
+        Raises TOO_MANY_KEYS, RENTER_DELETED.
+        """
         now_ms = ms(self._clock)
         expires_ms = now_ms + expires_in_seconds * 1000 if expires_in_seconds else None
 
         def create() -> tuple[KeyRow, str]:
-            accounts.renter(renter_id, lock=True)  # of two at the limit, one comes first
+            present(renter_id)  # locked: of two at the limit, one comes first
             if keys.count_working(RENTER, renter_id, now_ms, main=False) >= MAX_SUB_KEYS:
                 raise _too_many(
                     f"{MAX_SUB_KEYS} sub-keys of this account work; revoke one that is not needed"
@@ -90,11 +94,16 @@ class KeyRing:
         return after
 
     async def rotate(self, role: str, owner_id: int, grace_seconds: int) -> Rotation:
-        """Replaces an account's main key; those before it end after the grace. Raises TOO_MANY_KEYS."""
+        """Replaces an account's main key; those before it end after the grace.
+
+        Raises TOO_MANY_KEYS, RENTER_DELETED.
+        """
         now_ms = ms(self._clock)
         expires_ms = now_ms + grace_seconds * 1000
 
         def rotate() -> tuple[str, list[bytes]]:
+            if role == RENTER:
+                present(owner_id)
             retired = keys.retire_main(role, owner_id, expires_ms)
             if keys.count_working(role, owner_id, now_ms, main=True) >= MAX_MAIN_KEYS:
                 raise _too_many(

@@ -70,6 +70,7 @@ class Keys:
         self._clock = clock
         self._admin_digest = digest(admin_token) if admin_token else None
         self._cache: OrderedDict[bytes, tuple[float, KeyOwner]] = OrderedDict()
+        self._forgotten = 0
         self._uses: dict[int, int] = {}
         self._next_write = clock.now() + USES_PERIOD_SECONDS
 
@@ -80,8 +81,10 @@ class Keys:
             return Caller(ADMIN)
         owner = self._cached(presented)
         if owner is None and credential.startswith(("dcp-provider-", "dcp-renter-")):
+            forgotten = self._forgotten
             owner = await self._database.read(lambda: accounts.find_key(presented))
-            if owner is not None:
+            # What was read while a key was forgotten may be of before its end.
+            if owner is not None and forgotten == self._forgotten:
                 self._remember(presented, owner)
         if owner is None or self._is_over(owner):
             raise DomainError(
@@ -97,6 +100,7 @@ class Keys:
 
     def forget(self, sha256: bytes) -> None:
         """The key with this digest changed: it is looked up again."""
+        self._forgotten += 1
         self._cache.pop(sha256, None)
 
     async def write_uses(self, *, now: bool = False) -> None:

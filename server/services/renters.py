@@ -9,6 +9,7 @@ from server.domain import ledger as rules
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import Job
 from server.domain.ledger import EXTERNAL, Transfer, TransferKind
+from server.domain.providers import AccountState
 from server.services import keys, outbox
 from server.services.audit import Operator
 from server.services.providers import RECENT_JOBS, Registration
@@ -73,7 +74,10 @@ class Renters:
         return await self._database.read(read)
 
     async def credit(self, operator: Operator, renter_id: int, amount_halala: int) -> int:
-        """Credits a wallet on the operator's word; returns what it holds now. Raises RENTER_NOT_FOUND."""
+        """Credits a wallet on the operator's word; returns what it holds now.
+
+        Raises RENTER_NOT_FOUND, RENTER_DELETED.
+        """
         return await self._add(TransferKind.CREDIT, renter_id, amount_halala, operator)
 
     async def top_up(self, renter_id: int, amount_halala: int) -> int:
@@ -91,7 +95,7 @@ class Renters:
         now_ms = ms(self._clock)
 
         def add() -> int:
-            existing(renter_id)
+            present(renter_id)
             wallet = rules.renter(renter_id)
             ledger.apply([Transfer(kind, EXTERNAL, wallet, amount_halala)], now_ms)
             outbox.wallet_changed(renter_id, now_ms)
@@ -104,9 +108,25 @@ class Renters:
         return await self._database.run(once(add, now_ms))
 
 
-def existing(renter_id: int) -> RenterRow:
-    """One renter. Raises RENTER_NOT_FOUND."""
-    renter = accounts.renter(renter_id)
+def existing(renter_id: int, *, lock: bool = False) -> RenterRow:
+    """One renter, deleted ones too. Raises RENTER_NOT_FOUND."""
+    renter = accounts.renter(renter_id, lock=lock)
     if renter is None:
         raise DomainError(Reason.RENTER_NOT_FOUND, f"renter_id: no renter {renter_id}", field="renter_id")
+    return renter
+
+
+def present(renter_id: int) -> RenterRow:
+    """One renter whose account is not deleted, and is not until the transaction ends.
+
+    Whatever adds to an account begins here: it comes before a deletion as a whole, or is refused after
+    it. Raises RENTER_NOT_FOUND, RENTER_DELETED.
+    """
+    renter = existing(renter_id, lock=True)
+    if renter.state is AccountState.DELETED:
+        raise DomainError(
+            Reason.RENTER_DELETED,
+            f"renter {renter_id} deleted its account: nothing can be done to it or by it any more",
+            status=renter.state.value,
+        )
     return renter

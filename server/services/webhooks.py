@@ -14,6 +14,7 @@ from server.domain.errors import DomainError, Reason
 from server.domain.webhooks import WebhookEvent, check_url
 from server.services import outbox
 from server.services.pages import Page, read_page
+from server.services.renters import present
 from server.store import ledger, webhooks
 from server.store.database import Database
 from server.store.webhooks import Delivery, Webhook
@@ -34,13 +35,14 @@ class Webhooks:
     ) -> tuple[Webhook, str | None]:
         """Sets or changes the address; returns it, and the secret if it was made now.
 
-        Raises INVALID_FIELD.
+        Raises INVALID_FIELD, RENTER_DELETED.
         """
         check_url(url, allow_private=self._allow_private)
         secret = _new_secret()
         now_ms = ms(self._clock)
 
         def put() -> tuple[Webhook, str | None]:
+            present(renter_id)
             balance = ledger.balance(rules.renter(renter_id))
             is_new = webhooks.put(
                 renter_id,

@@ -10,8 +10,9 @@ from server.domain import ledger
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import FINAL
 from server.domain.ledger import AccountKind, HoldState, StoredHold, TransferKind
+from server.domain.providers import AccountState
 from server.store import withdrawals
-from server.store.models import Account, Hold, Job, Transfer, tuples
+from server.store.models import Account, Hold, Job, Renter, Transfer, tuples
 from server.store.statements import Statement, arg
 
 NO_LEAST = -(2**62)
@@ -185,7 +186,9 @@ def prove() -> ledger.Proof:
             )
         )
     )
-    return ledger.prove(dict(accounts.values()), transfers, holds, withdrawals.all_requests())
+    gone = Renter.select(Renter.id).where(Renter.state == AccountState.DELETED.value)
+    deleted = (renter_id for (renter_id,) in tuples(gone))
+    return ledger.prove(dict(accounts.values()), transfers, holds, withdrawals.all_requests(), deleted)
 
 
 def account_id(account: ledger.Account) -> int | None:

@@ -55,6 +55,7 @@ class Renter(pw.Model):
     phone = pw.TextField(default="")
     state = pw.TextField(default="active")
     created_ms = pw.BigIntegerField()
+    erase_from_ms = pw.BigIntegerField(null=True)
 
     class Meta:
         table_name = "renter"

@@ -162,13 +162,13 @@ def to_send(renter_id: int, now_ms: int, limit: int) -> list[Delivery]:
     return [_delivery(row) for row in query.order_by(db.WebhookDelivery.next_ms).limit(limit)]
 
 
-def record(sent: Delivery, answer: Answer, now_ms: int) -> None:
-    """Notes an attempt, unless the delivery ended or was sent by another in between."""
+def record(sent: Delivery, answer: Answer, now_ms: int) -> bool:
+    """Notes an attempt; False when the delivery ended, was sent by another or was erased in between."""
     next_ms = None if answer.is_good else next_attempt_ms(sent.created_ms, sent.attempts + 1, now_ms)
     status = DeliveryStatus.DELIVERED if answer.is_good else DeliveryStatus.WAITING
     if not answer.is_good and next_ms is None:
         status = DeliveryStatus.FAILED
-    db.WebhookDelivery.update(
+    noted = db.WebhookDelivery.update(
         attempts=sent.attempts + 1,
         last_ms=now_ms,
         next_ms=next_ms or now_ms,
@@ -179,7 +179,8 @@ def record(sent: Delivery, answer: Answer, now_ms: int) -> None:
         db.WebhookDelivery.id == sent.id,
         db.WebhookDelivery.status == _WAITING,
         db.WebhookDelivery.attempts == sent.attempts,
-    ).execute()
+    )
+    return bool(noted.execute())
 
 
 def release(renter_id: int, now_ms: int, *, failed: bool) -> None:

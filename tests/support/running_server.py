@@ -21,6 +21,7 @@ from dcp.v1 import (
     ledger_pb2,
     ledger_pb2_grpc,
     operations_pb2_grpc,
+    privacy_pb2_grpc,
     providers_pb2,
     providers_pb2_grpc,
     renters_pb2,
@@ -221,6 +222,7 @@ class Market:
         self.key_service = keys_pb2_grpc.KeyServiceStub(channel)
         self.ledger_service = ledger_pb2_grpc.LedgerServiceStub(channel)
         self.operation_service = operations_pb2_grpc.OperationServiceStub(channel)
+        self.privacy_service = privacy_pb2_grpc.PrivacyServiceStub(channel)
         self.provider_service = providers_pb2_grpc.ProviderServiceStub(channel)
         self.renter_service = renters_pb2_grpc.RenterServiceStub(channel)
         self.session_service = sessions_pb2_grpc.SessionServiceStub(channel)

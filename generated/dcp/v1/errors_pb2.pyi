@@ -129,6 +129,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """No key of the caller's has this id."""
     ERROR_REASON_TOO_MANY_KEYS: _ErrorReason.ValueType  # 63
     """The account has as many keys that work as it may have."""
+    ERROR_REASON_RENTER_DELETED: _ErrorReason.ValueType  # 70
+    """The renter's account was deleted: nothing can be done to it or by it any more."""
+    ERROR_REASON_JOBS_OPEN: _ErrorReason.ValueType  # 71
+    """Jobs of the account have not ended, so it cannot be deleted yet; `open_jobs` tells how many."""
+    ERROR_REASON_BALANCE_LEFT: _ErrorReason.ValueType  # 72
+    """The wallet holds other than what was given up, so the account was not deleted; `balance_halala` tells how much."""
+    ERROR_REASON_OUTPUT_ERASED: _ErrorReason.ValueType  # 73
+    """The job's output was erased with its renter's account."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The stable causes of errors. Names are part of the contract: they are added,
@@ -231,6 +239,14 @@ ERROR_REASON_KEY_NOT_FOUND: ErrorReason.ValueType  # 62
 """No key of the caller's has this id."""
 ERROR_REASON_TOO_MANY_KEYS: ErrorReason.ValueType  # 63
 """The account has as many keys that work as it may have."""
+ERROR_REASON_RENTER_DELETED: ErrorReason.ValueType  # 70
+"""The renter's account was deleted: nothing can be done to it or by it any more."""
+ERROR_REASON_JOBS_OPEN: ErrorReason.ValueType  # 71
+"""Jobs of the account have not ended, so it cannot be deleted yet; `open_jobs` tells how many."""
+ERROR_REASON_BALANCE_LEFT: ErrorReason.ValueType  # 72
+"""The wallet holds other than what was given up, so the account was not deleted; `balance_halala` tells how much."""
+ERROR_REASON_OUTPUT_ERASED: ErrorReason.ValueType  # 73
+"""The job's output was erased with its renter's account."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
@@ -278,6 +294,7 @@ class ErrorFacts(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     LIMIT_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    OPEN_JOBS_FIELD_NUMBER: _builtins.int
     field: _builtins.str
     """The field at fault, as a path from the body or query, such as `params.messages[0].role`."""
     balance_halala: _builtins.int
@@ -304,6 +321,8 @@ class ErrorFacts(_message.Message):
     """The limit that was met: `address`, `key`, `registration` or `failed-key`; also in the header `RateLimit`."""
     limit_per_minute: _builtins.int
     """How many requests that limit allows in a minute."""
+    open_jobs: _builtins.int
+    """How many jobs of the account have not ended."""
     def __init__(
         self,
         *,
@@ -320,10 +339,11 @@ class ErrorFacts(_message.Message):
         request_id: _builtins.str | None = ...,
         limit: _builtins.str | None = ...,
         limit_per_minute: _builtins.int | None = ...,
+        open_jobs: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_status", b"_status", "advice", b"advice", "balance_halala", b"balance_halala", "charged_halala", b"charged_halala", "field", b"field", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_open_jobs", b"_open_jobs", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_status", b"_status", "advice", b"advice", "balance_halala", b"balance_halala", "charged_halala", b"charged_halala", "field", b"field", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "open_jobs", b"open_jobs", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_status", b"_status", "advice", b"advice", "balance_halala", b"balance_halala", "charged_halala", b"charged_halala", "field", b"field", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_open_jobs", b"_open_jobs", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_status", b"_status", "advice", b"advice", "balance_halala", b"balance_halala", "charged_halala", b"charged_halala", "field", b"field", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "open_jobs", b"open_jobs", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__advice: _TypeAlias = _typing.Literal["advice"]  # noqa: Y015
     _WhichOneofArgType__advice: _TypeAlias = _typing.Literal["_advice", b"_advice"]  # noqa: Y015
@@ -337,6 +357,8 @@ class ErrorFacts(_message.Message):
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
     _WhichOneofReturnType__limit_per_minute: _TypeAlias = _typing.Literal["limit_per_minute"]  # noqa: Y015
     _WhichOneofArgType__limit_per_minute: _TypeAlias = _typing.Literal["_limit_per_minute", b"_limit_per_minute"]  # noqa: Y015
+    _WhichOneofReturnType__open_jobs: _TypeAlias = _typing.Literal["open_jobs"]  # noqa: Y015
+    _WhichOneofArgType__open_jobs: _TypeAlias = _typing.Literal["_open_jobs", b"_open_jobs"]  # noqa: Y015
     _WhichOneofReturnType__reason: _TypeAlias = _typing.Literal["reason"]  # noqa: Y015
     _WhichOneofArgType__reason: _TypeAlias = _typing.Literal["_reason", b"_reason"]  # noqa: Y015
     _WhichOneofReturnType__refunded_halala: _TypeAlias = _typing.Literal["refunded_halala"]  # noqa: Y015
@@ -363,6 +385,8 @@ class ErrorFacts(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__limit_per_minute) -> _WhichOneofReturnType__limit_per_minute | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__open_jobs) -> _WhichOneofReturnType__open_jobs | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
     @_typing.overload

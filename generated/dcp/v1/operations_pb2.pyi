@@ -218,6 +218,7 @@ class RenterEntry(_message.Message):
     SUSPENDED_FIELD_NUMBER: _builtins.int
     BALANCE_HALALA_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The renter's id."""
     name: _builtins.str
@@ -230,6 +231,8 @@ class RenterEntry(_message.Message):
     """Shut out by an operator."""
     balance_halala: _builtins.int
     """What can be spent now, in halala."""
+    deleted: _builtins.bool
+    """Its owner deleted it: what is left are its money records."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it registered."""
@@ -244,10 +247,11 @@ class RenterEntry(_message.Message):
         suspended: _builtins.bool = ...,
         balance_halala: _builtins.int = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        deleted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance_halala", b"balance_halala", "created_at", b"created_at", "email", b"email", "id", b"id", "name", b"name", "organization", b"organization", "suspended", b"suspended"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance_halala", b"balance_halala", "created_at", b"created_at", "deleted", b"deleted", "email", b"email", "id", b"id", "name", b"name", "organization", b"organization", "suspended", b"suspended"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -46,6 +46,8 @@ class _TransferKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Transfer
     """A withdrawal went to the bank."""
     TRANSFER_KIND_WITHDRAWAL_RETURNED: _TransferKind.ValueType  # 9
     """A withdrawal was refused and returned."""
+    TRANSFER_KIND_FORFEIT: _TransferKind.ValueType  # 70
+    """A renter gave the rest of its wallet up with its account."""
 
 class TransferKind(_TransferKind, metaclass=_TransferKindEnumTypeWrapper):
     """Why money moved."""
@@ -70,6 +72,8 @@ TRANSFER_KIND_WITHDRAWAL_PAID: TransferKind.ValueType  # 8
 """A withdrawal went to the bank."""
 TRANSFER_KIND_WITHDRAWAL_RETURNED: TransferKind.ValueType  # 9
 """A withdrawal was refused and returned."""
+TRANSFER_KIND_FORFEIT: TransferKind.ValueType  # 70
+"""A renter gave the rest of its wallet up with its account."""
 Global___TransferKind: _TypeAlias = TransferKind  # noqa: Y015
 
 @_typing.final

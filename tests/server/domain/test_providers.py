@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from server.domain.providers import AccountState, ProviderStatus, is_live, status
+from server.domain.providers import AccountDecision, AccountState, ProviderStatus, is_live, next_state, status
 
 NOW = 1_800_000_000_000
 
@@ -33,9 +33,21 @@ STATUS = {
 
 
 @pytest.mark.parametrize(
-    ("account", "live", "draining"), list(itertools.product(AccountState, [True, False], [True, False]))
+    ("account", "live", "draining"),
+    # Renters alone delete their accounts.
+    list(
+        itertools.product(
+            [s for s in AccountState if s is not AccountState.DELETED], [True, False], [True, False]
+        )
+    ),
 )
 def test_what_was_decided_comes_before_draining_and_that_before_liveness(
     account: AccountState, live: bool, draining: bool
 ) -> None:
     assert status(account, live, draining) is STATUS[account, live, draining]
+
+
+def test_no_decision_leads_into_or_out_of_a_deleted_account() -> None:
+    for decision in AccountDecision:
+        assert next_state(AccountState.DELETED, decision) is None
+        assert AccountState.DELETED not in {next_state(state, decision) for state in AccountState}

@@ -1,0 +1,96 @@
+"""What the lists of a renter's own data need beyond the other tables' functions, as rows.
+
+Every function runs inside its caller's transaction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import peewee as pw
+
+from server.domain.jobs import Job as JobRecord
+from server.domain.leases import Lease, Stream
+from server.store import jobs, leases
+from server.store.models import Job, tuples
+from server.store.models import Lease as LeaseRow
+
+
+@dataclass(frozen=True, slots=True)
+class AskedJob:
+    """A job with what is kept of its request beside it."""
+
+    job: JobRecord
+    gpu_model: str | None
+    min_vram_mib: int | None
+    idempotency_key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenAttempt:
+    """A lease with all that its run wrote."""
+
+    lease: Lease
+    output: bytes
+    log: bytes
+
+
+def job_sizes(renter_id: int, before: JobRecord | None, limit: int) -> list[int]:
+    """How long what was asked is, of each of a renter's jobs, newest first."""
+    query = Job.select(pw.fn.LENGTH(Job.spec)).where(Job.renter_id == renter_id)
+    if before is not None:
+        query = query.where(_older(before))
+    newest = query.order_by(Job.created_ms.desc(), Job.job_id.desc()).limit(limit)
+    return [int(size) for (size,) in tuples(newest)]
+
+
+def asked_jobs(renter_id: int, before: JobRecord | None, limit: int) -> list[AskedJob]:
+    """A renter's jobs, newest first, older than one that is known."""
+    found = jobs.page_of_renter(renter_id, None, before, limit)
+    query = Job.select(Job.job_id, Job.gpu_model, Job.min_vram_mib, Job.idempotency_key)
+    rest = {row[0]: row[1:] for row in tuples(query.where(Job.job_id.in_([job.job_id for job in found])))}
+    return [AskedJob(job, *rest[job.job_id]) for job in found]
+
+
+def leases_after(renter_id: int, job: JobRecord | None, lease_epoch: int, limit: int) -> list[Lease]:
+    """The leases of a renter's jobs, the newest job's first, of each the oldest lease first.
+
+    They go on after the lease ``lease_epoch`` of ``job``.
+    """
+    query = (
+        LeaseRow.select(LeaseRow.job_id, LeaseRow.lease_epoch)
+        .join(Job, on=(Job.job_id == LeaseRow.job_id))
+        .where(Job.renter_id == renter_id)
+    )
+    if job is not None:
+        same = (Job.job_id == job.job_id) & (LeaseRow.lease_epoch > lease_epoch)
+        # The first condition is what the index is entered by.
+        query = query.where(Job.created_ms <= job.created_ms, _older(job) | same)
+    ordered = query.order_by(Job.created_ms.desc(), Job.job_id.desc(), LeaseRow.lease_epoch).limit(limit)
+    found = (leases.get(job_id, epoch) for job_id, epoch in list(tuples(ordered)))
+    return [lease for lease in found if lease is not None]
+
+
+def written_bytes(lease: Lease) -> int:
+    """How much is stored of what a lease's run wrote."""
+    return sum(leases.stream_bytes(lease.job_id, lease.lease_epoch, stream) for stream in _streams(lease))
+
+
+def with_what_it_wrote(lease: Lease) -> WrittenAttempt:
+    """A lease and its streams."""
+    found = {
+        stream: leases.read_stream(lease.job_id, lease.lease_epoch, stream) for stream in _streams(lease)
+    }
+    return WrittenAttempt(lease, found.get(Stream.OUTPUT, b""), found.get(Stream.LOG, b""))
+
+
+def _streams(lease: Lease) -> list[Stream]:
+    """The streams that were begun: most leases that end early began none."""
+    begun = ((Stream.OUTPUT, lease.output_through_seq), (Stream.LOG, lease.log_through_seq))
+    return [stream for stream, through_seq in begun if through_seq]
+
+
+def _older(job: JobRecord) -> pw.Expression:
+    same_time = (Job.created_ms == job.created_ms) & (Job.job_id < job.job_id)
+    older: pw.Expression = (Job.created_ms < job.created_ms) | same_time
+    return older
