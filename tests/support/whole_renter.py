@@ -1,0 +1,155 @@
+"""A renter with rows in every table that can have some of a renter, each text of its own marked."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+from dcp.v1 import jobs_pb2, keys_pb2, options_pb2, privacy_pb2, renters_pb2, sessions_pb2, webhooks_pb2
+
+from server.store.models import MODELS
+from tests.support.running_server import MODEL, Daemon, Market, Party
+from tests.support.webhook_receiver import Receiver, receiving
+
+NAME = "Mrkname 😀 منى"
+EMAIL = "MrkMail@Example.com"
+ORGANIZATION = "mrkorganization"
+PHONE = "+966501234567"
+KEY_NAME = "mrkkeyname"
+PATH = "mrkwebhookpath"
+PROMPT = "mrkprompt منى"
+ENV = "mrkenv"
+GPU_MODEL = "mrkgpu"
+SUBMIT_KEY = "mrksubmitkey"
+TOP_UP_KEY = "mrktopupkey"
+OUTPUT = "mrkoutput"
+LOG = "mrklog"
+FAILURE = "mrkfailure"
+LOST_OUTPUT = "mrklostoutput"
+MARKERS = (
+    *(NAME, EMAIL, ORGANIZATION, PHONE, KEY_NAME, PATH, PROMPT, ENV, GPU_MODEL, SUBMIT_KEY, TOP_UP_KEY),
+    *(OUTPUT, LOG, FAILURE, LOST_OUTPUT),
+)
+
+
+@dataclass
+class Whole:
+    """The renter, who ran its jobs, and what they were."""
+
+    renter: Party
+    provider: Party
+    daemon: Daemon
+    completed: jobs_pb2.Job
+    failed: jobs_pb2.Job
+    sub_key: Party
+    receiver: Receiver
+
+
+@contextlib.asynccontextmanager
+async def whole_renter(market: Market) -> Any:
+    """The renter in a market with sandbox top-up and private webhooks; its jobs have all ended."""
+    request = renters_pb2.RegisterRenterRequest(
+        name=NAME, email=EMAIL, organization=ORGANIZATION, phone=PHONE
+    )
+    made = await market.renter_service.RegisterRenter(request)
+    renter = Party(made.renter_id, made.api_key)
+    top_up = renters_pb2.TopUpOwnWalletRequest(amount_halala=5000, idempotency_key=TOP_UP_KEY)
+    await market.renter_service.TopUpOwnWallet(top_up, metadata=renter.metadata)
+    key_request = keys_pb2.CreateKeyRequest(name=KEY_NAME, scopes=[options_pb2.SCOPE_READ])
+    sub_key = await market.key_service.CreateKey(key_request, metadata=renter.metadata)
+    async with receiving() as receiver:
+        webhook = webhooks_pb2.SetWebhookRequest(url=f"{receiver.url}/{PATH}", balance_low_halala=4700)
+        await market.webhook_service.SetWebhook(webhook, metadata=renter.metadata)
+        provider = await market.provider()
+        daemon = await market.daemon(provider)
+        needs = jobs_pb2.GpuRequirements(gpu_model=GPU_MODEL, min_vram_gb=0.5)
+        await market.cancel(await market.submit(renter, gpu_requirements=needs), renter)
+        failed = await _failed(market, renter, provider, daemon)
+        completed = await _completed(market, renter, provider, daemon)
+        market.clock.advance(1)
+        await market.server.services.deliveries.tick()
+        await market.server.services.deliveries.settled()
+        yield Whole(renter, provider, daemon, completed, failed, Party(renter.id, sub_key.api_key), receiver)
+
+
+async def _failed(market: Market, renter: Party, provider: Party, daemon: Daemon) -> jobs_pb2.Job:
+    job, lease = await market.running_job(renter, provider, daemon)
+    await daemon.finished(
+        lease,
+        outcome=sessions_pb2.RUN_OUTCOME_FAILED,
+        failure_reason=jobs_pb2.FAILURE_REASON_BAD_PARAMS,
+        failure_message=FAILURE,
+    )
+    return job
+
+
+async def _completed(market: Market, renter: Party, provider: Party, daemon: Daemon) -> jobs_pb2.Job:
+    """A job whose first attempt was given back, after it had written something."""
+    job, lease = await market.running_job(
+        renter,
+        params=jobs_pb2.JobParams(model=MODEL, prompt=PROMPT, max_tokens=7),
+        container_spec=jobs_pb2.ContainerSpec(env={"NAME": ENV}, image_type="vllm-serve"),
+        key=SUBMIT_KEY,
+        provider=provider,
+        daemon=daemon,
+    )
+    await daemon.output(lease, 1, LOST_OUTPUT.encode())
+    await daemon.finished(
+        lease, outcome=sessions_pb2.RUN_OUTCOME_RELEASED, last_output_seq=1, failure_message=FAILURE
+    )
+    lease = (await daemon.expect("job_offer")).lease
+    await daemon.start(lease)
+    await daemon.output(lease, 1, OUTPUT.encode())
+    await daemon.say(log_chunk=sessions_pb2.LogChunk(lease=lease, seq=1, data=LOG.encode() + b"\xff"))
+    await daemon.expect("output_ack")
+    market.clock.advance(75)
+    usage = jobs_pb2.Usage(prompt_tokens=3, completion_tokens=5)
+    await daemon.finished(lease, seconds=75, last_output_seq=1, usage=usage, content_type="text/plain")
+    return job
+
+
+async def export(market: Market, renter: Party, **fields: Any) -> list[privacy_pb2.ExportOwnDataResponse]:
+    """Every page of a renter's export, as a script asks for them."""
+    pages = []
+    place = ""
+    while True:
+        request = privacy_pb2.ExportOwnDataRequest(page=place, **fields)
+        pages.append(await market.privacy_service.ExportOwnData(request, metadata=renter.metadata))
+        if not pages[-1].HasField("next_page"):
+            return pages
+        place = pages[-1].next_page
+
+
+async def delete(
+    market: Market, renter: Party, email: str = EMAIL, forfeit: int | None = None
+) -> privacy_pb2.DeleteOwnAccountResponse:
+    """Deletes an account."""
+    request = privacy_pb2.DeleteOwnAccountRequest(email=email, forfeit_balance_halala=forfeit)
+    return await market.privacy_service.DeleteOwnAccount(request, metadata=renter.metadata)
+
+
+async def whole_database(market: Market) -> dict[str, str]:
+    """Every column of every table as one text, in small letters, by its name."""
+
+    def read() -> dict[str, str]:
+        found = {}
+        for model in MODELS:
+            names = [column.name for column in model._meta.sorted_fields]
+            for row in model.select().tuples():
+                for name, value in zip(names, row, strict=True):
+                    place = f"{model._meta.table_name}.{name}"
+                    found[place] = found.get(place, "") + f" {_text(value)}".casefold()
+        return found
+
+    return await market.sql(read)
+
+
+def _text(value: Any) -> str:
+    is_bytes = isinstance(value, bytes | bytearray | memoryview)
+    return bytes(value).decode("utf-8", errors="replace") if is_bytes else str(value)
+
+
+def places_of(marker: str, database: dict[str, str]) -> list[str]:
+    """The columns that hold a marked text, as it is or as JSON escapes it."""
+    return [place for place, text in database.items() if marker.casefold() in text]
