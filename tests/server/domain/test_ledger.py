@@ -34,6 +34,7 @@ class Book:
     transfers: list[Transfer] = field(default_factory=list)
     holds: dict[str, StoredHold] = field(default_factory=dict)
     withdrawals: dict[int, Withdrawal] = field(default_factory=dict)
+    deleted: set[int] = field(default_factory=set)
 
     def apply(self, transfer: Transfer) -> None:
         self.balances[transfer.debit] -= transfer.amount_halala
@@ -41,6 +42,8 @@ class Book:
         self.transfers.append(transfer)
 
     def credit(self, renter_id: int, amount: int) -> None:
+        if renter_id in self.deleted:
+            return
         self.apply(Transfer(TransferKind.CREDIT, EXTERNAL, ledger.renter(renter_id), amount))
 
     def hold(self, renter_id: int, amount: int) -> None:
@@ -82,8 +85,23 @@ class Book:
         if request.state is not WithdrawalState.PROCESSING:
             self.apply(ledger.withdrawal_transfer(request))
 
+    def delete(self, renter_id: int) -> None:
+        """As the service does: no hold is open, and the rest is given up."""
+        rest = self.balances[ledger.renter(renter_id)]
+        if renter_id in self.deleted or self.balances[ledger.held(renter_id)]:
+            return
+        if rest:
+            self.apply(ledger.forfeit_transfer(renter_id, rest))
+        self.deleted.add(renter_id)
+
     def proof(self) -> ledger.Proof:
-        return prove(dict(self.balances), self.transfers, self.holds.values(), self.withdrawals.values())
+        return prove(
+            dict(self.balances),
+            self.transfers,
+            self.holds.values(),
+            self.withdrawals.values(),
+            self.deleted,
+        )
 
 
 PARTIES = st.integers(1, 3)
@@ -96,9 +114,10 @@ WITHDRAWALS = st.tuples(st.just(Book.withdraw), PARTIES, st.integers(1, 500))
 WITHDRAWAL_ENDS = st.tuples(
     st.just(Book.end_withdrawal), st.integers(0, 9), st.lists(st.sampled_from(WithdrawalAction), max_size=4)
 )
+DELETIONS = st.tuples(st.just(Book.delete), PARTIES)
 
 
-@given(st.lists(CREDITS | HOLDS | SETTLEMENTS | WITHDRAWALS | WITHDRAWAL_ENDS, max_size=60))
+@given(st.lists(CREDITS | HOLDS | SETTLEMENTS | WITHDRAWALS | WITHDRAWAL_ENDS | DELETIONS, max_size=60))
 def test_any_history_proves_clean(history: list[tuple[Callable[..., None], int]]) -> None:
     book = Book()
     for step, *arguments in history:
@@ -120,8 +139,10 @@ def test_any_history_proves_clean(history: list[tuple[Callable[..., None], int]]
 
 
 def sample() -> Book:
-    """One hold posted, one voided, one open; one withdrawal paid, one rejected, one open."""
+    """One hold posted, one voided, one open; one withdrawal paid, one rejected, one open; one deletion."""
     book = Book()
+    book.credit(3, 42)
+    book.delete(3)
     book.credit(1, 1000)
     for amount in (450, 100, 200):
         book.hold(1, amount)
@@ -163,17 +184,17 @@ def change_amount(index: int, change: int) -> Callable[[Book], None]:
     return tamper
 
 
-TAMPERINGS: dict[str, Callable[[Book], None]] = {
+TAMPERINGS: dict[str, Callable[[Book], object]] = {
     "wallet up": set_balance(ledger.renter(1), 1),
     "wallet down": set_balance(ledger.renter(1), -1),
     "held up": set_balance(ledger.held(1), 1),
     "earnings up": set_balance(ledger.provider(7), 1),
     "platform up": set_balance(ledger.PLATFORM, 1),
     "balance of nobody": set_balance(ledger.provider(99), 5),
-    "credit larger": change_amount(0, 1),
-    "hold larger": change_amount(1, 1),
+    "credit larger": change_amount(2, 1),
+    "hold larger": change_amount(3, 1),
     "last transfer smaller": change_amount(-1, -1),
-    "transfer of nothing": change_amount(0, -1000),
+    "transfer of nothing": change_amount(2, -1000),
     "transfer gone": lambda book: book.transfers.__delitem__(-1),
     "transfer twice": lambda book: book.transfers.append(book.transfers[-1]),
     "open hold larger": set_hold("job-2", amount_halala=201),
@@ -189,6 +210,18 @@ TAMPERINGS: dict[str, Callable[[Book], None]] = {
     "paid withdrawal called open": set_withdrawal(0, state=WithdrawalState.PROCESSING),
     "paid withdrawal called rejected": set_withdrawal(0, state=WithdrawalState.REJECTED),
     "withdrawal gone": lambda book: book.withdrawals.__delitem__(2),
+    "deleted renter not deleted": lambda book: book.deleted.remove(3),
+    "renter with money deleted": lambda book: book.deleted.add(1),
+    "credit to a deleted wallet": lambda book: book.apply(
+        Transfer(TransferKind.CREDIT, EXTERNAL, ledger.renter(3), 5)
+    ),
+    "wallet given up twice": lambda book: [
+        book.apply(Transfer(TransferKind.CREDIT, EXTERNAL, ledger.renter(3), 5)),
+        book.apply(ledger.forfeit_transfer(3, 5)),
+    ],
+    "forfeit of a provider": lambda book: book.apply(
+        Transfer(TransferKind.FORFEIT, ledger.provider(7), ledger.PLATFORM, 1)
+    ),
     "hold gone": lambda book: book.holds.__delitem__("job-2"),
 }
 
