@@ -8,7 +8,7 @@ from typing import Any
 
 from dcp.v1 import jobs_pb2, keys_pb2, options_pb2, privacy_pb2, renters_pb2, sessions_pb2, webhooks_pb2
 
-from server.store.models import MODELS
+from server.store.models import MODELS, tuples
 from tests.support.running_server import MODEL, Daemon, Market, Party
 from tests.support.webhook_receiver import Receiver, receiving
 
@@ -133,10 +133,10 @@ async def whole_database(market: Market) -> dict[str, str]:
     """Every column of every table as one text, in small letters, by its name."""
 
     def read() -> dict[str, str]:
-        found = {}
+        found: dict[str, str] = {}
         for model in MODELS:
             names = [column.name for column in model._meta.sorted_fields]
-            for row in model.select().tuples():
+            for row in tuples(model.select()):
                 for name, value in zip(names, row, strict=True):
                     place = f"{model._meta.table_name}.{name}"
                     found[place] = found.get(place, "") + f" {_text(value)}".casefold()

@@ -14,7 +14,7 @@ from server.domain.jobs import FailureReason, Job, JobState
 from server.domain.leases import MAX_OUTPUT_BYTES, Lease, LeaseState
 from server.store import jobs, leases, ledger
 from server.store.database import Database
-from server.store.models import Provider, Transfer
+from server.store.models import Provider, Renter, Transfer
 from tests.support import databases
 from tests.support.databases import Postgres, connection, execute
 
@@ -130,6 +130,33 @@ async def test_ledger_of_an_earlier_release_is_carried_over(new_database_url: st
                 await database.run(partial(execute, database, bad))
 
 
+async def test_states_of_renters_are_carried_over_and_guarded(new_database_url: str) -> None:
+    """The column is replaced by another: values, the guard and the references must all be there again."""
+    database = Database(new_database_url)
+    raw = database.peewee
+    for path in sorted(MIGRATIONS.glob("000[1-6]*.py")):
+        Runner(raw, str(MIGRATIONS)).up(path.stem)
+    renter = "INSERT INTO renter (name, email, email_key, organization, phone, state, created_ms) VALUES"
+    with raw.atomic():
+        for state in ("active", "suspended"):
+            execute(database, f"{renter} ('{state}', '{state}', '{state}', '', '', '{state}', 1)")
+        execute(
+            database,
+            "INSERT INTO hold (job_id, renter_id, amount_halala, state, created_ms)"
+            " VALUES ('job', 2, 20, 'open', 9)",
+        )
+    raw.close()
+    async with databases.opened(new_database_url) as database:
+        rows = await database.read(
+            lambda: [(row.name, row.state, row.erase_from_ms) for row in Renter.select()]
+        )
+        assert sorted(rows) == [("active", "active", None), ("suspended", "suspended", None)]
+        await database.run(partial(execute, database, "UPDATE renter SET state = 'deleted' WHERE id = 1"))
+        for bad in ("UPDATE renter SET state = 'gone'", "DELETE FROM renter WHERE id = 2"):
+            with pytest.raises(Exception, match=r"(?i)constraint"):
+                await database.run(partial(execute, database, bad))
+
+
 def test_every_migration_has_the_next_number() -> None:
     names = sorted(path.name for path in MIGRATIONS.glob("[0-9]*.py"))
     assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
@@ -191,6 +218,7 @@ async def test_postgres_itself_refuses_to_empty_the_transfers(postgres: Postgres
             "transfer_of_kind",
         ),
         ("SELECT owner FROM repeat WHERE created_ms < 5", "repeat_created"),
+        ("SELECT id FROM renter WHERE erase_from_ms IS NOT NULL ORDER BY id", "renter_to_erase"),
         (
             "SELECT job_id FROM job WHERE state = 'queued' ORDER BY priority DESC, created_ms, job_id",
             "job_queue",

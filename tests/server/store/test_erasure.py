@@ -1,0 +1,67 @@
+"""Erasing the jobs of a deleted renter, a batch at a time, on each kind of database."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.store import erasure
+from server.store.database import Database
+from server.store.models import Chunk, Job, Lease
+from tests.server.store.rows import Rows
+
+NEWEST = 2 * erasure.BATCH + 7
+
+
+async def jobs_of(database: Database, renter_id: int, provider_id: int, times: list[int]) -> None:
+    """Ended jobs that were submitted at these times, each with a lease that wrote something."""
+
+    def insert() -> None:
+        job = {"renter_id": renter_id, "job_type": "benchmark", "state": "failed", "spec": '{"p": 1}'}
+        job |= {"start_within_ms": 1, "start_by_ms": 1, "lost_after_ms": 1, "request_digest": "d"}
+        job |= {"duration_ms": 1, "limit_ms": 1, "priority": 2, "hold_halala": 1, "failure_message": "m"}
+        lease = {"lease_epoch": 1, "provider_id": provider_id, "session_epoch": 1, "secret_sha256": b""}
+        lease |= {"state": "ended", "offered_ms": 1, "detail": "d", "output_limit_bytes": 1}
+        chunk = {"lease_epoch": 1, "stream": "log", "seq": 1, "data": b"l"}
+        ids = [f"job-{renter_id}-{number:04}" for number in range(len(times))]
+        Job.insert_many(
+            [
+                {**job, "job_id": job_id, "created_ms": at_ms, "rate_halala_per_minute": 1}
+                for job_id, at_ms in zip(ids, times, strict=True)
+            ]
+        ).execute()
+        Lease.insert_many([{**lease, "job_id": job_id} for job_id in ids]).execute()
+        Chunk.insert_many([{**chunk, "job_id": job_id} for job_id in ids]).execute()
+
+    await database.run(insert)
+
+
+def left() -> tuple[int, int, int]:
+    """How many jobs, leases and chunks still have texts."""
+    jobs = Job.select().where((Job.spec != "{}") | (Job.request_digest != "")).count()
+    leases = Lease.select().where(Lease.detail != "").count()
+    return int(jobs), int(leases), int(Chunk.select().count())
+
+
+@pytest.mark.parametrize(
+    ("times", "counts"),
+    [
+        (list(range(NEWEST)), [NEWEST - erasure.BATCH, 7, 0]),
+        ([1] * (erasure.BATCH - 1) + [2] * 5 + [3], [1, 0, 0]),  # those of one moment go together
+        ([5] * erasure.BATCH, [0, 0, 0]),
+        ([], [0, 0, 0]),
+    ],
+)
+async def test_batches_erase_every_job_once_the_oldest_first(
+    database: Database, times: list[int], counts: list[int]
+) -> None:
+    rows = Rows(database)
+    renter_id, other_id, provider_id = await rows.renter(), await rows.renter(), await rows.provider()
+    await jobs_of(database, renter_id, provider_id, times)
+    await jobs_of(database, other_id, provider_id, [1, 2])
+    await database.run(lambda: erasure.erase_jobs(renter_id))
+    assert await database.read(left) == (len(times) + 2,) * 3  # of an account that is there nothing is erased
+    await database.run(lambda: erasure.erase_account(renter_id))
+    for count in counts:
+        await database.run(lambda: erasure.erase_jobs(renter_id))
+        assert await database.read(left) == (count + 2,) * 3
+    assert await database.read(lambda: erasure.to_erase(9)) == []
