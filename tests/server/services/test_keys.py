@@ -12,7 +12,7 @@ from dcp.v1 import jobs_pb2, ledger_pb2, options_pb2, renters_pb2, sessions_pb2
 from dcp.v1 import keys_pb2 as pb
 
 from server.domain.keys import MAX_MAIN_KEYS, MAX_SUB_KEYS
-from server.services.keys import USES_PERIOD_SECONDS
+from server.services.keys import USES_PERIOD_SECONDS, digest
 from server.services.sessions import CHECK_SECONDS
 from tests.support.running_server import Market, Party, bearer, read_refusal, refusal
 
@@ -295,3 +295,14 @@ async def test_public_calls_need_no_scope(market: Market) -> None:
     request = renters_pb2.ListAvailableProvidersRequest()
     answer = await market.renter_service.ListAvailableProviders(request, metadata=bearer(worker.key))
     assert answer.total == 0
+
+
+async def test_key_that_ends_while_it_is_looked_up_is_not_remembered(market: Market) -> None:
+    renter, known = await market.renter(), market.server.services.keys
+    looking = asyncio.create_task(known.identify(renter.key))
+    await asyncio.sleep(0)  # the query is under way, and its answer waits for this loop
+    known.forget(digest(renter.key))
+    assert (await looking).id == renter.id
+    assert not known.remembers(renter.key)
+    await known.identify(renter.key)
+    assert known.remembers(renter.key)
