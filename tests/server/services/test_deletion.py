@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from random import Random
 from typing import Any
@@ -24,8 +24,15 @@ from dcp.v1 import (
     webhooks_pb2,
 )
 
+from server.app import build_services
 from server.domain.errors import DomainError, Reason
+from server.domain.jobs import JobRequest, JobType
+from server.domain.keys import Scope
+from server.domain.webhooks import Answer
+from server.services.deliveries import Deliveries
+from server.services.keys import Caller
 from server.store import erasure
+from server.store.database import Database
 from server.store.models import MODELS, ApiKey, Job, Renter, Transfer
 from tests.support import running_server
 from tests.support.manual_clock import ManualClock
@@ -339,9 +346,6 @@ async def test_another_servers_memory_of_a_key_adds_nothing(any_market: Market) 
     await top_up(market, renter, 900)
     services = market.server.services
     await delete(market, renter, "replica@example.com", 900)
-    from server.domain.jobs import JobRequest, JobType
-    from server.domain.keys import Scope
-
     for act in (
         lambda: services.renters.top_up(renter.id, 5),
         lambda: services.jobs.submit(renter.id, JobRequest(JobType.TRAINING, 60_000)),
@@ -421,6 +425,30 @@ async def test_event_that_is_on_its_way_is_the_last(any_market: Market) -> None:
         await market.server.services.deliveries.settled()
         assert len(whole.receiver.received) == sent + 1
         assert not any("webhook" in place for place in await whole_database(market))
+
+
+async def test_turn_that_meets_a_deletion_sends_nothing_more(database: Database, clock: ManualClock) -> None:
+    """Also when the event on its way is answered well: what is left of the turn is in the sender's hands."""
+    services = build_services(database, clock, None, sandbox_topup=True, webhooks_allow_private=True)
+    made = await services.renters.register(
+        name="R", email="r@example.com", email_key="r@example.com", organization="", phone=""
+    )
+    await services.renters.top_up(made.id, 900)
+    await services.webhooks.put(made.id, "https://renter.example/e", None)
+    for _ in range(3):
+        job = await services.jobs.submit(made.id, JobRequest(JobType.TRAINING, 60_000))
+        await services.jobs.cancel(Caller("renter", made.id), job.job_id)
+    sent: list[str] = []
+
+    async def post(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        sent.append(headers["DCP-Event-Id"])
+        await services.deletion.delete(made.id, "r@example.com", 900)
+        return Answer(200, None)
+
+    sender = Deliveries(database, clock, post)
+    await sender.tick()
+    await sender.settled()
+    assert len(sent) == 1
 
 
 async def test_late_word_of_a_daemon_brings_nothing_back(any_market: Market) -> None:
