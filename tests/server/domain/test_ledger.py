@@ -184,7 +184,12 @@ def change_amount(index: int, change: int) -> Callable[[Book], None]:
     return tamper
 
 
-TAMPERINGS: dict[str, Callable[[Book], object]] = {
+def give_up_again(book: Book) -> None:
+    book.apply(Transfer(TransferKind.CREDIT, EXTERNAL, ledger.renter(3), 5))
+    book.apply(ledger.forfeit_transfer(3, 5))
+
+
+TAMPERINGS: dict[str, Callable[[Book], None]] = {
     "wallet up": set_balance(ledger.renter(1), 1),
     "wallet down": set_balance(ledger.renter(1), -1),
     "held up": set_balance(ledger.held(1), 1),
@@ -215,10 +220,7 @@ TAMPERINGS: dict[str, Callable[[Book], object]] = {
     "credit to a deleted wallet": lambda book: book.apply(
         Transfer(TransferKind.CREDIT, EXTERNAL, ledger.renter(3), 5)
     ),
-    "wallet given up twice": lambda book: [
-        book.apply(Transfer(TransferKind.CREDIT, EXTERNAL, ledger.renter(3), 5)),
-        book.apply(ledger.forfeit_transfer(3, 5)),
-    ],
+    "wallet given up twice": give_up_again,
     "forfeit of a provider": lambda book: book.apply(
         Transfer(TransferKind.FORFEIT, ledger.provider(7), ledger.PLATFORM, 1)
     ),

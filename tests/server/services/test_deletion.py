@@ -182,7 +182,8 @@ async def test_more_jobs_than_one_transaction_erases_are_erased_by_the_sweep(any
 
     def copy() -> None:
         """The same job again and again, as one that submits for a year has them."""
-        (row,) = Job.select().where(Job.job_id == job.job_id).dicts()
+        found: Any = Job.select().where(Job.job_id == job.job_id).dicts()
+        (row,) = found
         copies = [
             {**row, "job_id": f"job-{number}", "idempotency_key": f"k{number}", "created_ms": number}
             for number in range(2 * erasure.BATCH)
