@@ -20,6 +20,7 @@ from server.domain.providers import (
     next_state,
     status,
 )
+from server.domain.statements import DAY_MS, day_of, first_day_of_week
 from server.services import keys
 from server.services.fleet import Fleet
 from server.store import accounts, jobs, ledger, rates
@@ -46,6 +47,8 @@ class ProviderProfile:
     last_heartbeat_ms: int | None
     total_jobs: int
     earned_halala: int
+    earned_today_halala: int
+    earned_this_week_halala: int
     claimable_halala: int
     models: list[Model]
     recent_jobs: list[Job]
@@ -100,12 +103,16 @@ class Providers:
             provider = existing(provider_id)
             last_ms = self._fleet.last_heartbeat_ms(provider_id, provider.last_heartbeat_ms)
             own = rules.provider(provider_id)
+            today = day_of(ms(self._clock))
+            monday = first_day_of_week(today)
             return ProviderProfile(
                 provider,
                 self._status(provider, last_ms),
                 last_ms,
                 jobs.count_ended_of_provider(provider_id),
                 ledger.turnover(TransferKind.PAYOUT, own),
+                ledger.turnover(TransferKind.PAYOUT, own, since_ms=today * DAY_MS),
+                ledger.turnover(TransferKind.PAYOUT, own, since_ms=monday * DAY_MS),
                 ledger.balance(own),
                 accounts.models_of([provider_id])[provider_id],
                 jobs.newest_of_provider(provider_id, RECENT_JOBS),

@@ -50,6 +50,7 @@ OBJECTS = {
     "JobService.ExplainJob job_id": JOB,
     "JobService.CancelJob job_id": JOB,
     "JobService.ListOwnJobs before_job_id": FREE,
+    "JobService.ListProviderJobs before_job_id": FREE,
     "KeyService.ListKeys before_id": FREE,
     "KeyService.RevokeKey key_id": KEY,
     "LedgerService.CreditRenter renter_id": RENTER,
