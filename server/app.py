@@ -15,6 +15,7 @@ from dcp.v1 import (
     jobs_pb2_grpc,
     keys_pb2_grpc,
     ledger_pb2_grpc,
+    metrics_pb2_grpc,
     operations_pb2_grpc,
     providers_pb2_grpc,
     renters_pb2_grpc,
@@ -42,6 +43,7 @@ from server.rpc.jobs import JobServicer
 from server.rpc.keys import KeyServicer
 from server.rpc.ledger import LedgerServicer
 from server.rpc.limits import RateLimits
+from server.rpc.metrics import MetricServicer
 from server.rpc.operations import OperationServicer
 from server.rpc.providers import ProviderServicer
 from server.rpc.renters import RenterServicer
@@ -58,6 +60,7 @@ from server.services.fleet import Fleet
 from server.services.jobs import Jobs
 from server.services.key_ring import KeyRing
 from server.services.keys import Keys
+from server.services.metrics import Metrics
 from server.services.operations import Operations
 from server.services.providers import Providers
 from server.services.renters import Renters
@@ -79,6 +82,7 @@ SERVICES = (
     "dcp.v1.JobService",
     "dcp.v1.KeyService",
     "dcp.v1.LedgerService",
+    "dcp.v1.MetricService",
     "dcp.v1.OperationService",
     "dcp.v1.ProviderService",
     "dcp.v1.RenterService",
@@ -124,6 +128,7 @@ class Services:
     key_ring: KeyRing
     webhooks: Webhooks
     deliveries: Deliveries
+    metrics: Metrics
     fleet: Fleet
 
 
@@ -140,7 +145,8 @@ def build_services(
     """Wires the use cases to one database, clock and fleet."""
     fleet = Fleet()
     dispatch = Dispatch(database, fleet, clock, max_output_bytes)
-    providers = Providers(database, fleet, clock, provider_approval)
+    metrics = Metrics(database, clock)
+    providers = Providers(database, fleet, metrics, clock, provider_approval)
     sessions = Sessions(database, dispatch, fleet, providers, clock, limits.streams)
     keys = Keys(database, clock, admin_token)
     return Services(
@@ -153,12 +159,13 @@ def build_services(
         audit=Audit(database),
         accounts=Accounts(database, fleet, providers, sessions, clock),
         sessions=sessions,
-        sweep=Sweep(database, dispatch, fleet, providers, sessions, keys, clock),
+        sweep=Sweep(database, dispatch, fleet, providers, sessions, keys, metrics, clock),
         keys=keys,
         key_ring=KeyRing(database, clock, keys),
         webhooks=Webhooks(database, clock, webhooks_allow_private),
         deliveries=Deliveries(database, clock, Outbound(allow_private=webhooks_allow_private).post),
         operations=Operations(database, dispatch, fleet, clock),
+        metrics=metrics,
         fleet=fleet,
     )
 
@@ -216,6 +223,7 @@ class Server:
         await self._sessions.drain()
         await self.services.providers.write_beats()
         await self.services.keys.write_uses(now=True)
+        await self.services.metrics.store_all()
         await asyncio.to_thread(self._database.stop)
 
     def _register(self) -> None:
@@ -238,6 +246,9 @@ class Server:
         webhooks_pb2_grpc.add_WebhookServiceServicer_to_server(WebhookServicer(services.webhooks), server)
         withdrawals_pb2_grpc.add_WithdrawalServiceServicer_to_server(
             WithdrawalServicer(services.withdrawals), server
+        )
+        metrics_pb2_grpc.add_MetricServiceServicer_to_server(
+            MetricServicer(services.metrics, services.providers), server
         )
         operations_pb2_grpc.add_OperationServiceServicer_to_server(
             OperationServicer(services.operations), server

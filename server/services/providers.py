@@ -23,6 +23,7 @@ from server.domain.providers import (
 from server.domain.statements import DAY_MS, day_of, first_day_of_week
 from server.services import keys
 from server.services.fleet import Fleet
+from server.services.metrics import Metrics
 from server.store import accounts, jobs, ledger, rates
 from server.store.accounts import ProviderRow
 from server.store.database import Database
@@ -67,9 +68,17 @@ class Offering:
 class Providers:
     """The use cases of providers."""
 
-    def __init__(self, database: Database, fleet: Fleet, clock: Clock, needs_approval: bool = False) -> None:
+    def __init__(
+        self,
+        database: Database,
+        fleet: Fleet,
+        metrics: Metrics,
+        clock: Clock,
+        needs_approval: bool = False,
+    ) -> None:
         self._database = database
         self._fleet = fleet
+        self._metrics = metrics
         self._clock = clock
         self._needs_approval = needs_approval
         self.store_is_up = True
@@ -164,6 +173,8 @@ class Providers:
         now_ms = ms(self._clock)
         was_live = is_live(self._fleet.last_heartbeat_ms(provider_id, None), now_ms)
         self._fleet.beat(provider_id, now_ms, gpu_status, renews=renews)
+        if gpu_status:
+            self._metrics.record(provider_id, gpu_status)
         if not was_live:
             await self.write_beats()
 

@@ -23,6 +23,7 @@ from server.domain.sessions import CancelRun
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet
 from server.services.keys import Keys
+from server.services.metrics import Metrics
 from server.services.providers import Providers
 from server.services.repeats import KEEP_MS
 from server.services.sessions import Sessions, give_up
@@ -45,6 +46,7 @@ class Sweep:
         providers: Providers,
         sessions: Sessions,
         keys: Keys,
+        metrics: Metrics,
         clock: Clock,
     ) -> None:
         self._database = database
@@ -53,12 +55,13 @@ class Sweep:
         self._providers = providers
         self._sessions = sessions
         self._keys = keys
+        self._metrics = metrics
         self._clock = clock
         self._started_ms = ms(clock)
 
     async def tick(self) -> None:
-        """Writes what waits of heartbeats and uses of keys, ends what time has ended, offers what waits,
-        checks open streams.
+        """Writes what waits of heartbeats, uses of keys and metrics, ends what time has ended, offers what
+        waits, checks open streams.
         """
         await self._providers.write_beats()
         if self._fleet.all():
@@ -73,6 +76,7 @@ class Sweep:
         await self._dispatch.fill_all()
         await self._sessions.check_credentials()
         await self._keys.write_uses()
+        await self._metrics.tick()
 
     def _is_due(self, now_ms: int) -> bool:
         """A look before the write, so that an idle market writes nothing."""

@@ -20,6 +20,7 @@ from dcp.v1 import (
     keys_pb2_grpc,
     ledger_pb2,
     ledger_pb2_grpc,
+    metrics_pb2_grpc,
     operations_pb2_grpc,
     providers_pb2,
     providers_pb2_grpc,
@@ -220,6 +221,7 @@ class Market:
         self.job_service = jobs_pb2_grpc.JobServiceStub(channel)
         self.key_service = keys_pb2_grpc.KeyServiceStub(channel)
         self.ledger_service = ledger_pb2_grpc.LedgerServiceStub(channel)
+        self.metric_service = metrics_pb2_grpc.MetricServiceStub(channel)
         self.operation_service = operations_pb2_grpc.OperationServiceStub(channel)
         self.provider_service = providers_pb2_grpc.ProviderServiceStub(channel)
         self.renter_service = renters_pb2_grpc.RenterServiceStub(channel)
