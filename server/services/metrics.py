@@ -5,13 +5,14 @@ Nothing of it is the truth about a provider: what a killed server had not stored
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from typing import Any
 
 from server.clock import Clock, ms
 from server.domain.errors import DomainError
-from server.domain.metrics import KEEP_SECONDS, MetricsRange, Recorder, Series, sampled, series
+from server.domain.metrics import KEEP_SECONDS, Bucket, MetricsRange, Recorder, Series, sampled, series
 from server.store import metrics
 from server.store.database import Database
 
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 BATCH = 500
 MAX_WAITING = 100_000
 FORGET_EVERY_MS = 60_000
+# A week of 64 GPUs is a second of CPU: whoever asks for many shall not take all readers of the database.
+MAX_READS = 2
 
 
 class Metrics:
@@ -31,6 +34,7 @@ class Metrics:
         self._recorder = Recorder(MAX_WAITING)
         self._writer = secrets.randbits(62)
         self._forget_at_ms = 0
+        self._reads = asyncio.Semaphore(MAX_READS)
 
     def record(self, provider_id: int, gpu_status: dict[str, Any]) -> None:
         """Adds what a heartbeat told, at this moment; no write, whoever beats however often."""
@@ -67,20 +71,22 @@ class Metrics:
 
         What another server has not stored yet is missing: at most one stored bucket and its batches.
         """
-        now_ms = ms(self._clock)
-        unstored = self._recorder.unstored(provider_id, wanted.stored_seconds)
+        async with self._reads:
+            now_ms = ms(self._clock)
+            unstored = self._recorder.unstored(provider_id, wanted.stored_seconds)
+            return await self._database.read(lambda: self._series(provider_id, wanted, now_ms, unstored))
 
-        def read() -> list[Series]:
-            rows = metrics.since(provider_id, wanted.stored_seconds, wanted.first_ms(now_ms))
-            stored = [
-                (start_ms, bucket)
-                for writer, start_ms, bucket in rows
-                # It was stored since we looked: it counts once.
-                if writer != self._writer or start_ms not in unstored
-            ]
-            return series([*stored, *unstored.items()], wanted, now_ms)
-
-        return await self._database.read(read)
+    def _series(
+        self, provider_id: int, wanted: MetricsRange, now_ms: int, unstored: dict[int, Bucket]
+    ) -> list[Series]:
+        rows = metrics.since(provider_id, wanted.stored_seconds, wanted.first_ms(now_ms))
+        stored = [
+            (start_ms, bucket)
+            for writer, start_ms, bucket in rows
+            # It was stored since we looked: it counts once.
+            if writer != self._writer or start_ms not in unstored
+        ]
+        return series([*stored, *unstored.items()], wanted, now_ms)
 
 
 def _forget(now_ms: int) -> bool:
