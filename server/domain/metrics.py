@@ -194,9 +194,7 @@ def from_plain(plain: list[Any]) -> Bucket:
     """A bucket as it was stored."""
     bucket: Bucket = {}
     for uuid, index, name, *told in plain:
-        figures = {
-            figure: Tally(*one) for figure, one in zip(_FIGURES, told, strict=True) if one is not None
-        }
+        figures = {figure: Tally(*one) for figure, one in zip(_FIGURES, told, strict=True) if one is not None}
         bucket[uuid, 0 if uuid else index] = GpuTallies(index, name, figures)
     return bucket
 
@@ -228,7 +226,7 @@ class Recorder:
             join(machines.setdefault(provider_id, {}), sample)
 
     def close(self, now_ms: int, *, also_open: bool = False) -> int:
-        """Ends the buckets that are over, or all of them; returns how many had to be given up.
+        """Ends the buckets that are over, or all of them at the end; returns how many had to be given up.
 
         Time never goes back here: a moment before the open bucket counts for it.
         """
@@ -277,6 +275,7 @@ class Recorder:
         buckets = self._closed.get(provider_id, {})
         found = {start_ms: bucket for (of, start_ms), bucket in buckets.items() if of == width}
         if (bucket := self._open[width].get(provider_id)) is not None:
-            join(copied := {}, bucket)
+            copied: Bucket = {}
+            join(copied, bucket)
             found[self._start_ms[width]] = copied
         return found

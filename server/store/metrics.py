@@ -39,8 +39,7 @@ def since(provider_id: int, width_seconds: int, since_ms: int) -> list[tuple[int
         GpuMetrics.start_ms >= since_ms,
     )
     return [
-        (int(writer), int(start_ms), from_plain(json.loads(gpus)))
-        for writer, start_ms, gpus in tuples(query)
+        (int(writer), int(start_ms), from_plain(json.loads(gpus))) for writer, start_ms, gpus in tuples(query)
     ]
 
 

@@ -8,7 +8,7 @@ import pytest
 from dcp.v1 import gpus_pb2, metrics_pb2, providers_pb2
 
 from server.domain.metrics import COARSE_SECONDS, FINE_SECONDS
-from server.store.models import GpuMetrics
+from server.store.models import GpuMetrics, tuples
 from tests.support import running_server
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import Market, Party, bearer, refusal
@@ -101,9 +101,8 @@ async def test_heartbeats_cost_no_write_and_a_bucket_one_row(market: Market) -> 
     for _ in range(COARSE_SECONDS // 10):
         await daemon.heartbeat(gpu_status=status(50))
         await market.later(10)
-    stored = await market.sql(
-        lambda: sorted(GpuMetrics.select(GpuMetrics.width_seconds, GpuMetrics.gpus).tuples())
-    )
+    query = GpuMetrics.select(GpuMetrics.width_seconds, GpuMetrics.gpus)
+    stored = await market.sql(lambda: sorted(tuples(query)))
     assert [width for width, _ in stored] == [FINE_SECONDS] * 12 + [COARSE_SECONDS]
     assert stored[-1][1] == '[["GPU-a",0,"RTX",null,null,[72,3600.0,50.0],null]]'
 
@@ -159,9 +158,7 @@ async def test_provider_sees_its_own_gpus_alone_and_an_operator_those_of_each(ma
     assert gpu.points[0].temp_c == 50
     assert (await refusal(by_operator(999))).reason == "PROVIDER_NOT_FOUND"
     request = metrics_pb2.GetProviderMetricsRequest(provider_id=provider.id)
-    refused = await refusal(
-        market.metric_service.GetProviderMetrics(request, metadata=bearer(provider.key))
-    )
+    refused = await refusal(market.metric_service.GetProviderMetrics(request, metadata=bearer(provider.key)))
     assert refused.reason == "WRONG_ROLE"
 
 
