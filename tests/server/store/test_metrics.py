@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
+from server.domain.errors import DomainError, Reason
 from server.domain.metrics import (
     COARSE_SECONDS,
     FINE_SECONDS,
@@ -66,16 +70,37 @@ async def test_two_servers_that_hear_one_daemon_add_up(
         assert (tally.count, tally.average, tally.greatest) == (2, 60, 70)
 
 
+class LosesAnAnswer:
+    """A database that commits its first transaction, and whose answer to it is lost."""
+
+    def __init__(self, database: Database) -> None:
+        self.read = database.read
+        self._run = database.run
+        self._lost = False
+
+    async def run(self, work: Callable[[], Any]) -> Any:
+        answer = await self._run(work)
+        if not self._lost:
+            self._lost = True
+            raise DomainError(Reason.STORE_UNAVAILABLE, "the answer was lost")
+        return answer
+
+
 async def test_batch_whose_answer_was_lost_is_written_again_and_counts_once(
-    database: Database, rows: Rows
+    database: Database, rows: Rows, clock: ManualClock
 ) -> None:
-    closed = Closed(await rows.provider(), FINE_SECONDS, 60_000, sampled({"temp_c": 50}))
-    for _ in range(2):
-        await database.run(lambda: metrics.write(1, [closed]))
-    ((writer, start_ms, bucket),) = await database.read(
-        lambda: metrics.since(closed.provider_id, FINE_SECONDS, 0)
-    )
-    assert (writer, start_ms, bucket) == (1, 60_000, closed.bucket)
+    provider_id = await rows.provider()
+    service = Metrics(LosesAnAnswer(database), clock)  # type: ignore[arg-type]
+    service.record(provider_id, {"temp_c": 1})
+    clock.advance(COARSE_SECONDS)
+    with pytest.raises(DomainError, match="the answer was lost"):
+        await service.tick()
+    for _ in range(2):  # stored and still waiting, then stored again
+        assert await count(database) == 2
+        for wanted in (MetricsRange.HOUR, MetricsRange.DAY):
+            (curve,) = await service.series(provider_id, wanted)
+            assert samples(curve) == [1]
+        await service.tick()
 
 
 async def test_old_rows_are_forgotten_in_bounded_batches(
