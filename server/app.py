@@ -15,6 +15,7 @@ from dcp.v1 import (
     jobs_pb2_grpc,
     keys_pb2_grpc,
     ledger_pb2_grpc,
+    metrics_pb2_grpc,
     operations_pb2_grpc,
     privacy_pb2_grpc,
     providers_pb2_grpc,
@@ -43,6 +44,7 @@ from server.rpc.jobs import JobServicer
 from server.rpc.keys import KeyServicer
 from server.rpc.ledger import LedgerServicer
 from server.rpc.limits import RateLimits
+from server.rpc.metrics import MetricServicer
 from server.rpc.operations import OperationServicer
 from server.rpc.privacy import PrivacyServicer
 from server.rpc.providers import ProviderServicer
@@ -62,6 +64,7 @@ from server.services.fleet import Fleet
 from server.services.jobs import Jobs
 from server.services.key_ring import KeyRing
 from server.services.keys import Keys
+from server.services.metrics import Metrics
 from server.services.operations import Operations
 from server.services.providers import Providers
 from server.services.renters import Renters
@@ -83,6 +86,7 @@ SERVICES = (
     "dcp.v1.JobService",
     "dcp.v1.KeyService",
     "dcp.v1.LedgerService",
+    "dcp.v1.MetricService",
     "dcp.v1.OperationService",
     "dcp.v1.PrivacyService",
     "dcp.v1.ProviderService",
@@ -131,6 +135,7 @@ class Services:
     deliveries: Deliveries
     export: Export
     deletion: Deletion
+    metrics: Metrics
     fleet: Fleet
 
 
@@ -147,7 +152,8 @@ def build_services(
     """Wires the use cases to one database, clock and fleet."""
     fleet = Fleet()
     dispatch = Dispatch(database, fleet, clock, max_output_bytes)
-    providers = Providers(database, fleet, clock, provider_approval)
+    metrics = Metrics(database, clock)
+    providers = Providers(database, fleet, metrics, clock, provider_approval)
     sessions = Sessions(database, dispatch, fleet, providers, clock, limits.streams)
     keys = Keys(database, clock, admin_token)
     deletion = Deletion(database, clock, keys)
@@ -161,7 +167,7 @@ def build_services(
         audit=Audit(database),
         accounts=Accounts(database, fleet, providers, sessions, clock),
         sessions=sessions,
-        sweep=Sweep(database, dispatch, fleet, providers, sessions, keys, deletion, clock),
+        sweep=Sweep(database, dispatch, fleet, providers, sessions, keys, deletion, metrics, clock),
         keys=keys,
         key_ring=KeyRing(database, clock, keys),
         webhooks=Webhooks(database, clock, webhooks_allow_private),
@@ -169,6 +175,7 @@ def build_services(
         export=Export(database),
         deletion=deletion,
         operations=Operations(database, dispatch, fleet, clock),
+        metrics=metrics,
         fleet=fleet,
     )
 
@@ -226,6 +233,7 @@ class Server:
         await self._sessions.drain()
         await self.services.providers.write_beats()
         await self.services.keys.write_uses(now=True)
+        await self.services.metrics.store_all()
         await asyncio.to_thread(self._database.stop)
 
     def _register(self) -> None:
@@ -248,6 +256,9 @@ class Server:
         webhooks_pb2_grpc.add_WebhookServiceServicer_to_server(WebhookServicer(services.webhooks), server)
         withdrawals_pb2_grpc.add_WithdrawalServiceServicer_to_server(
             WithdrawalServicer(services.withdrawals), server
+        )
+        metrics_pb2_grpc.add_MetricServiceServicer_to_server(
+            MetricServicer(services.metrics, services.providers), server
         )
         operations_pb2_grpc.add_OperationServiceServicer_to_server(
             OperationServicer(services.operations), server

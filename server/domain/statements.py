@@ -1,4 +1,7 @@
-"""A renter's statement: the lines of its wallet, and what it spent, as plain values. Money in halala."""
+"""Statements as plain values: the lines of a renter's wallet, and what jobs moved day by day.
+
+Money is in halala. Days and weeks are those of UTC; a week begins on Monday, as in ISO 8601.
+"""
 
 from __future__ import annotations
 
@@ -44,15 +47,28 @@ _TOLD_OF_JOB = {
 }
 
 
+DAY_MS = 24 * 60 * 60 * 1000
+
+
+def day_of(at_ms: int) -> int:
+    """The day since 1970 in which a time lies."""
+    return at_ms // DAY_MS
+
+
+def first_day_of_week(day: int) -> int:
+    """The Monday of a day's week; the first day of 1970 was a Thursday."""
+    return day - (day + 3) % 7
+
+
 @dataclass(slots=True)
-class Spending:
-    """What a number of jobs were charged together."""
+class JobMoney:
+    """What a number of jobs moved together: what their renter was charged, or what their provider earned."""
 
     jobs: int = 0
     by_job_type: Counter[JobType] = field(default_factory=Counter)
 
     @property
-    def spent_halala(self) -> int:
+    def total_halala(self) -> int:
         """The sum over all job types."""
         return self.by_job_type.total()
 

@@ -8,7 +8,7 @@ from dcp.v1 import jobs_pb2 as pb
 from dcp.v1 import jobs_pb2_grpc
 
 from server.domain.errors import invalid_field
-from server.domain.jobs import FINAL
+from server.domain.jobs import FINAL, JobState
 from server.rpc import convert
 from server.rpc.interceptors import caller
 from server.rpc.operators import operator
@@ -32,11 +32,14 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         return pb.SubmitJobResponse(success=True, job=convert.job(job))
 
     async def ListOwnJobs(self, request: pb.ListOwnJobsRequest, context: Any) -> pb.ListOwnJobsResponse:
-        state = convert.job_state(request.status) if request.HasField("status") else None
-        found, more = await self._jobs.own(
-            caller().id, state, request.before_job_id or None, request.page_size or DEFAULT_PAGE_SIZE
-        )
+        found, more = await self._jobs.own(caller().id, *_page(request))
         return pb.ListOwnJobsResponse(jobs=[convert.job(job) for job in found], next_before_job_id=more)
+
+    async def ListProviderJobs(
+        self, request: pb.ListProviderJobsRequest, context: Any
+    ) -> pb.ListProviderJobsResponse:
+        found, more = await self._jobs.of_provider(caller().id, *_page(request))
+        return pb.ListProviderJobsResponse(jobs=[convert.job(job) for job in found], next_before_job_id=more)
 
     async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:
         job = await self._jobs.get(caller(), request.job_id)
@@ -52,6 +55,13 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         by = operator(context) if caller().role == ADMIN else None
         job = await self._jobs.cancel(caller(), request.job_id, by)
         return pb.CancelJobResponse(success=True, job=convert.job(job))
+
+
+def _page(
+    request: pb.ListOwnJobsRequest | pb.ListProviderJobsRequest,
+) -> tuple[JobState | None, str | None, int]:
+    state = convert.job_state(request.status) if request.HasField("status") else None
+    return state, request.before_job_id or None, request.page_size or DEFAULT_PAGE_SIZE
 
 
 def _output(output: Output) -> pb.GetJobOutputResponse:

@@ -52,7 +52,10 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
                 connected=row.connected,
                 gpu_status=convert.gpu_status_message(row.gpu_status),
                 earnings=pb.Earnings(
-                    total_halala=profile.earned_halala, claimable_halala=profile.claimable_halala
+                    total_halala=profile.earned_halala,
+                    claimable_halala=profile.claimable_halala,
+                    today_halala=profile.earned_today_halala,
+                    this_week_halala=profile.earned_this_week_halala,
                 ),
                 models=[model.name for model in profile.models],
             ),

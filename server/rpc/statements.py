@@ -9,7 +9,7 @@ from typing import Any
 from dcp.v1 import statements_pb2 as pb
 from dcp.v1 import statements_pb2_grpc
 
-from server.domain.statements import Line, Spending
+from server.domain.statements import JobMoney, Line
 from server.rpc import convert
 from server.rpc.csv_text import Cell, csv_text
 from server.rpc.interceptors import caller
@@ -61,14 +61,34 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
         return pb.GetOwnSpendingResponse(
             days=[
                 pb.DaySpending(
-                    date=(_FIRST_DAY + timedelta(days=day)).isoformat(),
-                    spent_halala=one.spent_halala,
+                    date=_date(day),
+                    spent_halala=one.total_halala,
                     jobs=one.jobs,
                     by_job_type=_by_name(one),
                 )
                 for day, one in days.items()
             ],
-            spent_halala=whole.spent_halala,
+            spent_halala=whole.total_halala,
+            jobs=whole.jobs,
+            by_job_type=_by_name(whole),
+        )
+
+    async def GetOwnEarnings(
+        self, request: pb.GetOwnEarningsRequest, context: Any
+    ) -> pb.GetOwnEarningsResponse:
+        days = await self._statements.earnings(caller().id, request.days or DEFAULT_DAYS)
+        whole = _together(days.values())
+        return pb.GetOwnEarningsResponse(
+            days=[
+                pb.DayEarnings(
+                    date=_date(day),
+                    earned_halala=one.total_halala,
+                    jobs=one.jobs,
+                    by_job_type=_by_name(one),
+                )
+                for day, one in days.items()
+            ],
+            earned_halala=whole.total_halala,
             jobs=whole.jobs,
             by_job_type=_by_name(whole),
         )
@@ -106,12 +126,16 @@ def _cells(one: Line) -> list[Cell]:
     ]
 
 
-def _by_name(spending: Spending) -> dict[str, int]:
-    return {kind.value: amount for kind, amount in spending.by_job_type.items()}
+def _date(day: int) -> str:
+    return (_FIRST_DAY + timedelta(days=day)).isoformat()
 
 
-def _together(days: Iterable[Spending]) -> Spending:
-    whole = Spending()
+def _by_name(money: JobMoney) -> dict[str, int]:
+    return {kind.value: amount for kind, amount in money.by_job_type.items()}
+
+
+def _together(days: Iterable[JobMoney]) -> JobMoney:
+    whole = JobMoney()
     for one in days:
         whole.jobs += one.jobs
         whole.by_job_type += one.by_job_type

@@ -8,12 +8,12 @@ from server.clock import Clock, ms
 from server.domain.jobs import OPEN, JobState
 from server.domain.leases import LIVE_SECONDS
 from server.domain.ledger import AccountKind, Proof, TransferKind
+from server.domain.statements import DAY_MS
 from server.store import accounts, jobs, ledger, operations
 from server.store.database import Database
 
 GPU_LIMIT = 100
 SIGNUP_LIMIT = 10
-DAY_MS = 24 * 3600 * 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from server.clock import Clock, ms
@@ -73,12 +74,41 @@ class Jobs:
 
         Raises INVALID_FIELD for a job to begin after that is not the renter's.
         """
+        return await self._page(
+            lambda before: before.renter_id == renter_id,
+            lambda before: jobs.page_of_renter(renter_id, state, before, limit + 1),
+            before_job_id,
+            limit,
+        )
+
+    async def of_provider(
+        self, provider_id: int, state: JobState | None, before_job_id: str | None, limit: int
+    ) -> tuple[list[Job], str | None]:
+        """The same of the jobs that a provider has, or had last.
+
+        Raises INVALID_FIELD for a job to begin after that never was the provider's.
+        """
+        return await self._page(
+            lambda before: _was_of(before, provider_id),
+            lambda before: jobs.page_of_provider(provider_id, state, before, limit + 1),
+            before_job_id,
+            limit,
+        )
+
+    async def _page(
+        self,
+        is_own: Callable[[Job], bool],
+        rows: Callable[[Job | None], list[Job]],
+        before_job_id: str | None,
+        limit: int,
+    ) -> tuple[list[Job], str | None]:
+        """``rows`` asks for one more than ``limit``, to know whether there is another page."""
 
         def read() -> list[Job]:
             before = jobs.get(before_job_id) if before_job_id is not None else None
-            if before_job_id is not None and (before is None or before.renter_id != renter_id):
+            if before_job_id is not None and (before is None or not is_own(before)):
                 raise invalid_field("before_job_id", "is no job of yours; send what the last page told")
-            return jobs.page_of_renter(renter_id, state, before, limit + 1)
+            return rows(before)
 
         found = await self._database.read(read)
         return found[:limit], found[limit - 1].job_id if len(found) > limit else None
@@ -279,6 +309,11 @@ def _check_serves(provider: accounts.ProviderRow, request: JobRequest) -> None:
             "choose one of these, or leave provider_id out",
             field="params.model",
         )
+
+
+def _was_of(job: Job, provider_id: int) -> bool:
+    """A job of the last page may have gone to another provider since: pages go on all the same."""
+    return provider_id in (job.provider_id, job.named_provider_id) or leases.was_of(job.job_id, provider_id)
 
 
 def _replayed(earlier: Job, request: JobRequest) -> Job:

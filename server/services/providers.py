@@ -20,8 +20,10 @@ from server.domain.providers import (
     next_state,
     status,
 )
+from server.domain.statements import DAY_MS, day_of, first_day_of_week
 from server.services import keys
 from server.services.fleet import Fleet
+from server.services.metrics import Metrics
 from server.store import accounts, jobs, ledger, rates
 from server.store.accounts import ProviderRow
 from server.store.database import Database
@@ -46,6 +48,8 @@ class ProviderProfile:
     last_heartbeat_ms: int | None
     total_jobs: int
     earned_halala: int
+    earned_today_halala: int
+    earned_this_week_halala: int
     claimable_halala: int
     models: list[Model]
     recent_jobs: list[Job]
@@ -64,9 +68,17 @@ class Offering:
 class Providers:
     """The use cases of providers."""
 
-    def __init__(self, database: Database, fleet: Fleet, clock: Clock, needs_approval: bool = False) -> None:
+    def __init__(
+        self,
+        database: Database,
+        fleet: Fleet,
+        metrics: Metrics,
+        clock: Clock,
+        needs_approval: bool = False,
+    ) -> None:
         self._database = database
         self._fleet = fleet
+        self._metrics = metrics
         self._clock = clock
         self._needs_approval = needs_approval
         self.store_is_up = True
@@ -100,12 +112,16 @@ class Providers:
             provider = existing(provider_id)
             last_ms = self._fleet.last_heartbeat_ms(provider_id, provider.last_heartbeat_ms)
             own = rules.provider(provider_id)
+            today = day_of(ms(self._clock))
+            monday = first_day_of_week(today)
             return ProviderProfile(
                 provider,
                 self._status(provider, last_ms),
                 last_ms,
                 jobs.count_ended_of_provider(provider_id),
                 ledger.turnover(TransferKind.PAYOUT, own),
+                ledger.turnover(TransferKind.PAYOUT, own, since_ms=today * DAY_MS),
+                ledger.turnover(TransferKind.PAYOUT, own, since_ms=monday * DAY_MS),
                 ledger.balance(own),
                 accounts.models_of([provider_id])[provider_id],
                 jobs.newest_of_provider(provider_id, RECENT_JOBS),
@@ -157,6 +173,8 @@ class Providers:
         now_ms = ms(self._clock)
         was_live = is_live(self._fleet.last_heartbeat_ms(provider_id, None), now_ms)
         self._fleet.beat(provider_id, now_ms, gpu_status, renews=renews)
+        if gpu_status:
+            self._metrics.record(provider_id, gpu_status)
         if not was_live:
             await self.write_beats()
 

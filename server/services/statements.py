@@ -1,16 +1,19 @@
-"""A renter's statement and its spending."""
+"""A renter's statement and its spending, and what a provider earned day by day."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from server.clock import Clock, ms
-from server.domain.statements import Line, Spending
+from server.domain.statements import JobMoney, Line, day_of
 from server.services.pages import Page, read_page
 from server.store import statement_lines
 from server.store.database import Database
+from server.store.statement_lines import DayRow
 
 
 class Statements:
-    """What happened to a renter's money."""
+    """What happened to a renter's or a provider's money."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -22,12 +25,18 @@ class Statements:
             lambda: read_page(statement_lines.lines, renter_id, before_id, limit=limit)
         )
 
-    async def spending(self, renter_id: int, days: int) -> dict[int, Spending]:
+    async def spending(self, renter_id: int, days: int) -> dict[int, JobMoney]:
         """What was spent on each of the last days of UTC, by day since 1970, newest first."""
-        today = ms(self._clock) // statement_lines.DAY_MS
-        found = {day: Spending() for day in range(today, today - days, -1)}
-        rows = await self._database.read(lambda: statement_lines.spending(renter_id, today - days + 1))
-        for day, kind, jobs, amount_halala in rows:
+        return await self._by_day(lambda since: statement_lines.spending(renter_id, since), days)
+
+    async def earnings(self, provider_id: int, days: int) -> dict[int, JobMoney]:
+        """What was earned on each of the last days of UTC, by day since 1970, newest first."""
+        return await self._by_day(lambda since: statement_lines.earnings(provider_id, since), days)
+
+    async def _by_day(self, rows: Callable[[int], list[DayRow]], days: int) -> dict[int, JobMoney]:
+        today = day_of(ms(self._clock))
+        found = {day: JobMoney() for day in range(today, today - days, -1)}
+        for day, kind, jobs, amount_halala in await self._database.read(lambda: rows(today - days + 1)):
             if day in found:  # a replica's clock may be a moment ahead of this one's
                 found[day].add(kind, jobs, amount_halala)
         return found

@@ -24,6 +24,7 @@ from server.services.deletion import Deletion
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet
 from server.services.keys import Keys
+from server.services.metrics import Metrics
 from server.services.providers import Providers
 from server.services.repeats import KEEP_MS
 from server.services.sessions import Sessions, give_up
@@ -47,6 +48,7 @@ class Sweep:
         sessions: Sessions,
         keys: Keys,
         deletion: Deletion,
+        metrics: Metrics,
         clock: Clock,
     ) -> None:
         self._database = database
@@ -56,12 +58,13 @@ class Sweep:
         self._sessions = sessions
         self._keys = keys
         self._deletion = deletion
+        self._metrics = metrics
         self._clock = clock
         self._started_ms = ms(clock)
 
     async def tick(self) -> None:
-        """Writes what waits of heartbeats and uses of keys, ends what time has ended, offers what waits,
-        checks open streams, goes on with erasing what deleted accounts had.
+        """Writes what waits of heartbeats, uses of keys and metrics, ends what time has ended, offers what
+        waits, checks open streams, goes on with erasing what deleted accounts had.
         """
         await self._providers.write_beats()
         if self._fleet.all():
@@ -77,6 +80,7 @@ class Sweep:
         await self._sessions.check_credentials()
         await self._keys.write_uses()
         await self._deletion.tick()
+        await self._metrics.tick()
 
     def _is_due(self, now_ms: int) -> bool:
         """A look before the write, so that an idle market writes nothing."""

@@ -207,7 +207,16 @@ def newest_of_provider(provider_id: int, limit: int) -> list[Job]:
 
 def page_of_renter(renter_id: int, state: JobState | None, before: Job | None, limit: int) -> list[Job]:
     """A renter's jobs, newest first: in one state, older than one that is known."""
-    query = db.Job.select().where(db.Job.renter_id == renter_id)
+    return _page(db.Job.renter_id == renter_id, state, before, limit)
+
+
+def page_of_provider(provider_id: int, state: JobState | None, before: Job | None, limit: int) -> list[Job]:
+    """The jobs that a provider has, or had last, newest first: in one state, older than one that is known."""
+    return _page(db.Job.provider_id == provider_id, state, before, limit)
+
+
+def _page(whose: Any, state: JobState | None, before: Job | None, limit: int) -> list[Job]:
+    query = db.Job.select().where(whose)
     if state is not None:
         query = query.where(db.Job.state == state.value)
     return newest_page(query, before, limit)
@@ -216,8 +225,9 @@ def page_of_renter(renter_id: int, state: JobState | None, before: Job | None, l
 def newest_page(query: Any, before: Job | None, limit: int) -> list[Job]:
     """The jobs of a query, newest first, older than one that is known."""
     if before is not None:
-        same_time = (db.Job.created_ms == before.created_ms) & (db.Job.job_id < before.job_id)
-        query = query.where((db.Job.created_ms < before.created_ms) | same_time)
+        # The first condition alone lets an index begin at the page.
+        older = (db.Job.created_ms < before.created_ms) | (db.Job.job_id < before.job_id)
+        query = query.where(db.Job.created_ms <= before.created_ms, older)
     newest = query.order_by(db.Job.created_ms.desc(), db.Job.job_id.desc()).limit(limit)
     return [_job(row) for row in newest]
 

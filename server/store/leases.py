@@ -213,6 +213,13 @@ def get(job_id: str, lease_epoch: int) -> Lease | None:
     return _lease(row) if row is not None else None
 
 
+def was_of(job_id: str, provider_id: int) -> bool:
+    """Whether a job was ever offered to a provider."""
+    return bool(
+        db.Lease.select().where(db.Lease.job_id == job_id, db.Lease.provider_id == provider_id).exists()
+    )
+
+
 def accept(ref: LeaseRef, provider_id: int, session_epoch: int, now_ms: int) -> bool:
     """The daemon takes the offer: the job is assigned and its attempt counts."""
     moved = _accept_lease.run(**_key(ref, provider_id, session_epoch), now_ms=now_ms)

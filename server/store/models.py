@@ -275,6 +275,18 @@ class JobRate(pw.Model):
         table_name = "job_rate"
 
 
+class GpuMetrics(pw.Model):
+    provider_id = pw.BigIntegerField()
+    width_seconds = pw.IntegerField()
+    start_ms = pw.BigIntegerField()
+    writer = pw.BigIntegerField()
+    gpus = pw.TextField()
+
+    class Meta:
+        table_name = "gpu_metrics"
+        primary_key = pw.CompositeKey("provider_id", "width_seconds", "start_ms", "writer")
+
+
 MODELS: tuple[type[pw.Model], ...] = (
     Provider,
     ProviderModel,
@@ -292,6 +304,7 @@ MODELS: tuple[type[pw.Model], ...] = (
     WebhookDelivery,
     Repeat,
     JobRate,
+    GpuMetrics,
 )
 
 

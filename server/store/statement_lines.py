@@ -1,4 +1,4 @@
-"""A renter's statement, read from the transfers themselves. Runs inside its caller's transaction."""
+"""Statements, read from the transfers themselves. Runs inside its caller's transaction."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import peewee as pw
 from server.domain import ledger as rules
 from server.domain.jobs import JobType
 from server.domain.ledger import TransferKind
-from server.domain.statements import Line
-from server.store.ledger import account_id
+from server.domain.statements import DAY_MS, Line
+from server.store.ledger import account_id, of_kind
 from server.store.models import Hold, Job, Transfer, tuples
 
-DAY_MS = 24 * 60 * 60 * 1000
+# A day since 1970 in UTC, a job type, how many jobs of it, and what they moved in halala.
+DayRow = tuple[int, JobType, int, int]
 # Written into the SQL: PostgreSQL takes two parameters of one value for different expressions.
 _DAY = Transfer.created_ms / pw.SQL(str(DAY_MS))
 
@@ -50,11 +51,24 @@ def lines(renter_id: int, before_id: int | None, limit: int) -> list[Line]:
     return _with_balances(rows, int(balance))
 
 
-def spending(renter_id: int, since_day: int) -> list[tuple[int, JobType, int, int]]:
-    """What was charged: (day since 1970 in UTC, job type, jobs, halala), from a day on."""
+def spending(renter_id: int, since_day: int) -> list[DayRow]:
+    """What a renter was charged, from a day on."""
     held = account_id(rules.held(renter_id))
     if held is None:
         return []
+    charges = Transfer.kind.in_([TransferKind.PAYOUT.value, TransferKind.FEE.value])
+    return _by_day((Transfer.debit_account_id == held) & charges, since_day)
+
+
+def earnings(provider_id: int, since_day: int) -> list[DayRow]:
+    """What a provider was paid out for jobs, from a day on."""
+    own = account_id(rules.provider(provider_id))
+    if own is None:
+        return []
+    return _by_day((Transfer.credit_account_id == own) & of_kind(TransferKind.PAYOUT), since_day)
+
+
+def _by_day(which: Any, since_day: int) -> list[DayRow]:
     query = (
         Transfer.select(
             _DAY,
@@ -63,11 +77,7 @@ def spending(renter_id: int, since_day: int) -> list[tuple[int, JobType, int, in
             pw.fn.SUM(Transfer.amount_halala),
         )
         .join(Job, on=(Job.job_id == Transfer.job_id))
-        .where(
-            Transfer.debit_account_id == held,
-            Transfer.kind.in_([TransferKind.PAYOUT.value, TransferKind.FEE.value]),
-            Transfer.created_ms >= since_day * DAY_MS,
-        )
+        .where(which, Transfer.created_ms >= since_day * DAY_MS)
         .group_by(_DAY, Job.job_type)
     )
     return [(int(day), JobType(kind), int(jobs), int(sum_)) for day, kind, jobs, sum_ in tuples(query)]

@@ -20,6 +20,7 @@ from dcp.v1 import (
     keys_pb2_grpc,
     ledger_pb2,
     ledger_pb2_grpc,
+    metrics_pb2_grpc,
     operations_pb2_grpc,
     privacy_pb2_grpc,
     providers_pb2,
@@ -221,6 +222,7 @@ class Market:
         self.job_service = jobs_pb2_grpc.JobServiceStub(channel)
         self.key_service = keys_pb2_grpc.KeyServiceStub(channel)
         self.ledger_service = ledger_pb2_grpc.LedgerServiceStub(channel)
+        self.metric_service = metrics_pb2_grpc.MetricServiceStub(channel)
         self.operation_service = operations_pb2_grpc.OperationServiceStub(channel)
         self.privacy_service = privacy_pb2_grpc.PrivacyServiceStub(channel)
         self.provider_service = providers_pb2_grpc.ProviderServiceStub(channel)

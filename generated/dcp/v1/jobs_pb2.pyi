@@ -1351,3 +1351,70 @@ class ListOwnJobsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__next_before_job_id) -> _WhichOneofReturnType__next_before_job_id | None: ...
 
 Global___ListOwnJobsResponse: _TypeAlias = ListOwnJobsResponse  # noqa: Y015
+
+@_typing.final
+class ListProviderJobsRequest(_message.Message):
+    """Which jobs, and which page of them: the newest, or those before one that is known."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    BEFORE_JOB_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    status: Global___JobState.ValueType
+    """Jobs in this state alone. Left out: in any."""
+    before_job_id: _builtins.str
+    """Jobs older than this one alone, which must be or have been the provider's. Left out: from the newest."""
+    page_size: _builtins.int
+    """How many on a page. Left out: 50."""
+    def __init__(
+        self,
+        *,
+        status: Global___JobState.ValueType | None = ...,
+        before_job_id: _builtins.str = ...,
+        page_size: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "_status", b"_status", "page_size", b"page_size", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "_status", b"_status", "before_job_id", b"before_job_id", "page_size", b"page_size", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
+    _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    _WhichOneofReturnType__status: _TypeAlias = _typing.Literal["status"]  # noqa: Y015
+    _WhichOneofArgType__status: _TypeAlias = _typing.Literal["_status", b"_status"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__status) -> _WhichOneofReturnType__status | None: ...
+
+Global___ListProviderJobsRequest: _TypeAlias = ListProviderJobsRequest  # noqa: Y015
+
+@_typing.final
+class ListProviderJobsResponse(_message.Message):
+    """One page of the provider's jobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOBS_FIELD_NUMBER: _builtins.int
+    NEXT_BEFORE_JOB_ID_FIELD_NUMBER: _builtins.int
+    next_before_job_id: _builtins.str
+    """Ask for the next page with this `before_job_id`. Left out: this is the last page."""
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job]:
+        """The jobs, newest first."""
+
+    def __init__(
+        self,
+        *,
+        jobs: _abc.Iterable[Global___Job] | None = ...,
+        next_before_job_id: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_before_job_id", b"_next_before_job_id", "next_before_job_id", b"next_before_job_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_before_job_id", b"_next_before_job_id", "jobs", b"jobs", "next_before_job_id", b"next_before_job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__next_before_job_id: _TypeAlias = _typing.Literal["next_before_job_id"]  # noqa: Y015
+    _WhichOneofArgType__next_before_job_id: _TypeAlias = _typing.Literal["_next_before_job_id", b"_next_before_job_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_before_job_id) -> _WhichOneofReturnType__next_before_job_id | None: ...
+
+Global___ListProviderJobsResponse: _TypeAlias = ListProviderJobsResponse  # noqa: Y015

@@ -65,6 +65,11 @@ class JobServiceStub:
                 request_serializer=dcp_dot_v1_dot_jobs__pb2.ListOwnJobsRequest.SerializeToString,
                 response_deserializer=dcp_dot_v1_dot_jobs__pb2.ListOwnJobsResponse.FromString,
                 _registered_method=True)
+        self.ListProviderJobs = channel.unary_unary(
+                '/dcp.v1.JobService/ListProviderJobs',
+                request_serializer=dcp_dot_v1_dot_jobs__pb2.ListProviderJobsRequest.SerializeToString,
+                response_deserializer=dcp_dot_v1_dot_jobs__pb2.ListProviderJobsResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer:
@@ -131,6 +136,16 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListProviderJobs(self, request, context):
+        """The jobs that name the provider and wait for it, that it runs, or that it ran last, newest first.
+
+        They show what GetJob shows. A job whose attempt was lost or given back is
+        not listed any more once it waits for any provider or another one has it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -163,6 +178,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.ListOwnJobs,
                     request_deserializer=dcp_dot_v1_dot_jobs__pb2.ListOwnJobsRequest.FromString,
                     response_serializer=dcp_dot_v1_dot_jobs__pb2.ListOwnJobsResponse.SerializeToString,
+            ),
+            'ListProviderJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProviderJobs,
+                    request_deserializer=dcp_dot_v1_dot_jobs__pb2.ListProviderJobsRequest.FromString,
+                    response_serializer=dcp_dot_v1_dot_jobs__pb2.ListProviderJobsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -328,6 +348,33 @@ class JobService:
             '/dcp.v1.JobService/ListOwnJobs',
             dcp_dot_v1_dot_jobs__pb2.ListOwnJobsRequest.SerializeToString,
             dcp_dot_v1_dot_jobs__pb2.ListOwnJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListProviderJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dcp.v1.JobService/ListProviderJobs',
+            dcp_dot_v1_dot_jobs__pb2.ListProviderJobsRequest.SerializeToString,
+            dcp_dot_v1_dot_jobs__pb2.ListProviderJobsResponse.FromString,
             options,
             channel_credentials,
             insecure,

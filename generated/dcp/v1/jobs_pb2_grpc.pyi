@@ -67,6 +67,12 @@ class JobServiceStub:
     """
     ListOwnJobs: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListOwnJobsRequest, _jobs_pb2.ListOwnJobsResponse]
     """The renter's own jobs, newest first."""
+    ListProviderJobs: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListProviderJobsRequest, _jobs_pb2.ListProviderJobsResponse]
+    """The jobs that name the provider and wait for it, that it runs, or that it ran last, newest first.
+
+    They show what GetJob shows. A job whose attempt was lost or given back is
+    not listed any more once it waits for any provider or another one has it.
+    """
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
@@ -107,6 +113,12 @@ class JobServiceAsyncStub(JobServiceStub):
     """
     ListOwnJobs: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListOwnJobsRequest, _jobs_pb2.ListOwnJobsResponse]  # type: ignore[assignment]
     """The renter's own jobs, newest first."""
+    ListProviderJobs: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListProviderJobsRequest, _jobs_pb2.ListProviderJobsResponse]  # type: ignore[assignment]
+    """The jobs that name the provider and wait for it, that it runs, or that it ran last, newest first.
+
+    They show what GetJob shows. A job whose attempt was lost or given back is
+    not listed any more once it waits for any provider or another one has it.
+    """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     """Submits jobs, tells their state, hands out their output."""
@@ -180,5 +192,17 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.ListOwnJobsResponse, _abc.Awaitable[_jobs_pb2.ListOwnJobsResponse]]:
         """The renter's own jobs, newest first."""
+
+    @_abc_1.abstractmethod
+    def ListProviderJobs(
+        self,
+        request: _jobs_pb2.ListProviderJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.ListProviderJobsResponse, _abc.Awaitable[_jobs_pb2.ListProviderJobsResponse]]:
+        """The jobs that name the provider and wait for it, that it runs, or that it ran last, newest first.
+
+        They show what GetJob shows. A job whose attempt was lost or given back is
+        not listed any more once it waits for any provider or another one has it.
+        """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

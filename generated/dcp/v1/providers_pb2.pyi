@@ -271,19 +271,27 @@ class Earnings(_message.Message):
 
     TOTAL_HALALA_FIELD_NUMBER: _builtins.int
     CLAIMABLE_HALALA_FIELD_NUMBER: _builtins.int
+    TODAY_HALALA_FIELD_NUMBER: _builtins.int
+    THIS_WEEK_HALALA_FIELD_NUMBER: _builtins.int
     total_halala: _builtins.int
     """Everything ever earned."""
     claimable_halala: _builtins.int
     """What can be withdrawn now."""
+    today_halala: _builtins.int
+    """What was earned today: since midnight in UTC."""
+    this_week_halala: _builtins.int
+    """What was earned this week, today included: since midnight in UTC of Monday, as weeks are in ISO 8601."""
     def __init__(
         self,
         *,
         total_halala: _builtins.int = ...,
         claimable_halala: _builtins.int = ...,
+        today_halala: _builtins.int = ...,
+        this_week_halala: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claimable_halala", b"claimable_halala", "total_halala", b"total_halala"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claimable_halala", b"claimable_halala", "this_week_halala", b"this_week_halala", "today_halala", b"today_halala", "total_halala", b"total_halala"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

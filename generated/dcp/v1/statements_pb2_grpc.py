@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class StatementServiceStub:
-    """What happened to a renter's wallet, read from the ledger itself.
+    """What happened to a renter's wallet and what a provider earned, read from the ledger itself.
     """
 
     def __init__(self, channel):
@@ -50,10 +50,15 @@ class StatementServiceStub:
                 request_serializer=dcp_dot_v1_dot_statements__pb2.GetOwnSpendingRequest.SerializeToString,
                 response_deserializer=dcp_dot_v1_dot_statements__pb2.GetOwnSpendingResponse.FromString,
                 _registered_method=True)
+        self.GetOwnEarnings = channel.unary_unary(
+                '/dcp.v1.StatementService/GetOwnEarnings',
+                request_serializer=dcp_dot_v1_dot_statements__pb2.GetOwnEarningsRequest.SerializeToString,
+                response_deserializer=dcp_dot_v1_dot_statements__pb2.GetOwnEarningsResponse.FromString,
+                _registered_method=True)
 
 
 class StatementServiceServicer:
-    """What happened to a renter's wallet, read from the ledger itself.
+    """What happened to a renter's wallet and what a provider earned, read from the ledger itself.
     """
 
     def ListOwnLedger(self, request, context):
@@ -87,6 +92,15 @@ class StatementServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetOwnEarnings(self, request, context):
+        """What the provider was paid out for ended jobs, by day and by job type.
+
+        Days are days of UTC. A payout counts on the day on which its job ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_StatementServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -105,6 +119,11 @@ def add_StatementServiceServicer_to_server(servicer, server):
                     request_deserializer=dcp_dot_v1_dot_statements__pb2.GetOwnSpendingRequest.FromString,
                     response_serializer=dcp_dot_v1_dot_statements__pb2.GetOwnSpendingResponse.SerializeToString,
             ),
+            'GetOwnEarnings': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOwnEarnings,
+                    request_deserializer=dcp_dot_v1_dot_statements__pb2.GetOwnEarningsRequest.FromString,
+                    response_serializer=dcp_dot_v1_dot_statements__pb2.GetOwnEarningsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'dcp.v1.StatementService', rpc_method_handlers)
@@ -114,7 +133,7 @@ def add_StatementServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class StatementService:
-    """What happened to a renter's wallet, read from the ledger itself.
+    """What happened to a renter's wallet and what a provider earned, read from the ledger itself.
     """
 
     @staticmethod
@@ -188,6 +207,33 @@ class StatementService:
             '/dcp.v1.StatementService/GetOwnSpending',
             dcp_dot_v1_dot_statements__pb2.GetOwnSpendingRequest.SerializeToString,
             dcp_dot_v1_dot_statements__pb2.GetOwnSpendingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOwnEarnings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dcp.v1.StatementService/GetOwnEarnings',
+            dcp_dot_v1_dot_statements__pb2.GetOwnEarningsRequest.SerializeToString,
+            dcp_dot_v1_dot_statements__pb2.GetOwnEarningsResponse.FromString,
             options,
             channel_credentials,
             insecure,

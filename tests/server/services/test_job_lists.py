@@ -1,4 +1,4 @@
-"""A renter's list of its jobs: its own alone, in pages, by state."""
+"""The lists of jobs that a renter and a provider have: their own alone, in pages, by state."""
 
 from __future__ import annotations
 
@@ -52,4 +52,60 @@ async def test_page_never_begins_after_somebody_elses_job(market: Market) -> Non
     foreign = await market.submit(other)
     for job_id in (foreign.job_id, "job-nowhere"):
         refused = await refusal(own(market, renter, before_job_id=job_id))
+        assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "before_job_id")
+
+
+async def of_provider(market: Market, provider: Party, **which: Any) -> jobs_pb2.ListProviderJobsResponse:
+    request = jobs_pb2.ListProviderJobsRequest(**which)
+    return await market.job_service.ListProviderJobs(request, metadata=provider.metadata)
+
+
+@pytest.mark.parametrize("apart", [0.0, 1.0], ids=["in one millisecond", "one after another"])
+async def test_jobs_of_a_provider_come_in_pages_newest_first(any_market: Market, apart: float) -> None:
+    market = any_market
+    renter, provider, other = await market.renter(), await market.provider(), await market.provider()
+    await market.daemon(provider), await market.daemon(other)
+    made = []
+    for _ in range(5):
+        made.append((await market.submit(renter, provider)).job_id)
+        await market.submit(renter, other)
+        market.clock.advance(apart)
+    seen: list[str] = []
+    page = await of_provider(market, provider, page_size=2)
+    while True:
+        seen += [job.job_id for job in page.jobs]
+        if not page.HasField("next_before_job_id"):
+            break
+        page = await of_provider(market, provider, page_size=2, before_job_id=page.next_before_job_id)
+    assert seen == (made[::-1] if apart else sorted(made, reverse=True))
+
+
+async def test_provider_sees_of_its_jobs_what_get_job_shows_it(any_market: Market) -> None:
+    market = any_market
+    renter, provider = await market.renter(), await market.provider()
+    daemon = await market.daemon(provider)
+    done, lease = await market.running_job(renter, provider, daemon)
+    await daemon.finished(lease, seconds=0)
+    running, _ = await market.running_job(renter, provider, daemon)
+    for state, job in ((jobs_pb2.JOB_STATE_COMPLETED, done), (jobs_pb2.JOB_STATE_RUNNING, running)):
+        request = jobs_pb2.GetJobRequest(job_id=job.job_id)
+        shown = (await market.job_service.GetJob(request, metadata=provider.metadata)).job
+        assert list((await of_provider(market, provider, status=state)).jobs) == [shown]
+    assert not (await of_provider(market, provider, status=jobs_pb2.JOB_STATE_FAILED)).jobs
+
+
+async def test_pages_of_a_provider_go_on_after_a_job_that_it_lost(market: Market) -> None:
+    renter, provider, other = await market.renter(), await market.provider(), await market.provider()
+    daemon = await market.daemon(provider)
+    kept, lease = await market.running_job(renter, provider, daemon)
+    await daemon.finished(lease, seconds=0)
+    market.clock.advance(1)
+    lost = await market.submit(renter)
+    await daemon.refuse((await daemon.expect("job_offer")).lease)
+    await daemon.heard_nothing()
+    assert [job.job_id for job in (await of_provider(market, provider)).jobs] == [kept.job_id]
+    page = await of_provider(market, provider, before_job_id=lost.job_id)
+    assert [job.job_id for job in page.jobs] == [kept.job_id]
+    for job_id in (lost.job_id, "job-nowhere"):  # it never was the other's
+        refused = await refusal(of_provider(market, other, before_job_id=job_id))
         assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "before_job_id")

@@ -1,4 +1,4 @@
-"""A renter's statement and spending: every line, both forms, and sums that are the ledger's."""
+"""Statements, spending and earnings: every line, both forms, and sums that are the ledger's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from dcp.v1 import jobs_pb2, statements_pb2
+from dcp.v1 import jobs_pb2, providers_pb2, statements_pb2
 
 from server.rpc.csv_text import csv_text
 from tests.support.running_server import Daemon, Market, Party, refusal
@@ -31,6 +31,20 @@ async def table(market: Market, renter: Party, **which: Any) -> list[dict[str, s
 async def spending(market: Market, renter: Party, days: int) -> statements_pb2.GetOwnSpendingResponse:
     request = statements_pb2.GetOwnSpendingRequest(days=days)
     return await market.statement_service.GetOwnSpending(request, metadata=renter.metadata)
+
+
+async def earnings(market: Market, provider: Party, days: int) -> statements_pb2.GetOwnEarningsResponse:
+    request = statements_pb2.GetOwnEarningsRequest(days=days)
+    return await market.statement_service.GetOwnEarnings(request, metadata=provider.metadata)
+
+
+async def earned(market: Market, provider: Party) -> tuple[int, int, int, int]:
+    """What the profile tells: ever, this week, today, and what can be withdrawn."""
+    answer = await market.provider_service.GetOwnProvider(
+        providers_pb2.GetOwnProviderRequest(), metadata=provider.metadata
+    )
+    told = answer.provider.earnings
+    return told.total_halala, told.this_week_halala, told.today_halala, told.claimable_halala
 
 
 async def run(
@@ -174,8 +188,55 @@ async def test_spending_by_day_and_type_sums_to_what_the_wallet_spent(any_market
     await market.assert_money_adds_up()
 
 
+async def test_earnings_by_day_and_type_are_the_providers_own_payouts(any_market: Market) -> None:
+    market = any_market
+    renter, provider, daemon = await parties(market)
+    rival = await market.provider()
+    rivals_daemon = await market.daemon(rival, job_types=EVERY_TYPE)
+    market.clock.advance(DAY_SECONDS - market.clock.now() % DAY_SECONDS)
+    await run(market, renter, provider, daemon, 75)  # 188 halala, of which 141 are the provider's
+    await run(market, renter, rival, rivals_daemon, 75)
+    await run(market, renter, provider, daemon, 60, job_type=jobs_pb2.JOB_TYPE_TRAINING)
+    market.clock.advance(DAY_SECONDS)
+    await run(market, renter, provider, daemon, 45)
+    await daemon.heartbeat()
+    await market.cancel(await market.submit(renter, provider), renter)
+
+    told = await earnings(market, provider, 3)
+    today = datetime.fromtimestamp(market.clock.now(), UTC).date()
+    assert told.days[0].date == today.isoformat()
+    assert [(day.earned_halala, day.jobs) for day in told.days] == [(85, 1), (141 + 188, 2), (0, 0)]
+    assert told.days[1].by_job_type == {"llm-inference": 141, "training": 188}
+    assert told.by_job_type == {"llm-inference": 226, "training": 188}
+    assert (told.earned_halala, told.jobs) == (414, 3)
+    assert (await earnings(market, rival, 3)).earned_halala == 141
+    assert (await earned(market, provider))[0] == 414
+    assert (await earnings(market, await market.provider(), 30)).earned_halala == 0
+
+
+async def test_week_of_the_earnings_begins_on_monday_and_the_day_at_midnight(any_market: Market) -> None:
+    market = any_market
+    renter, provider, daemon = await parties(market)
+    now = datetime.fromtimestamp(market.clock.now(), UTC)
+    to_monday = (7 - now.weekday()) * DAY_SECONDS - market.clock.now() % DAY_SECONDS
+    market.clock.advance(to_monday - 0.001 - 60)
+    await run(market, renter, provider, daemon, 60)  # ends in the last millisecond of Sunday
+    assert await earned(market, provider) == (113, 113, 113, 113)
+    market.clock.advance(0.001)
+    assert await earned(market, provider) == (113, 0, 0, 113)
+    await run(market, renter, provider, daemon, 60)
+    market.clock.advance(DAY_SECONDS)
+    await run(market, renter, provider, daemon, 30)
+    assert await earned(market, provider) == (282, 169, 56, 282)
+    market.clock.advance(5 * DAY_SECONDS)  # Sunday
+    assert await earned(market, provider) == (282, 169, 0, 282)
+
+
 @pytest.mark.parametrize("days", [0, 367, -1])
-async def test_spending_goes_back_a_year_at_most(market: Market, days: int) -> None:
-    renter = await market.renter()
-    refused = await refusal(spending(market, renter, days))
-    assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "days")
+async def test_spending_and_earnings_go_back_a_year_at_most(market: Market, days: int) -> None:
+    for asked in (
+        spending(market, await market.renter(), days),
+        earnings(market, await market.provider(), days),
+    ):
+        refused = await refusal(asked)
+        assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "days")

@@ -217,6 +217,21 @@ async def test_postgres_itself_refuses_to_empty_the_transfers(postgres: Postgres
             "SELECT SUM(amount_halala) FROM transfer WHERE kind = 'fee' AND created_ms >= 5",
             "transfer_of_kind",
         ),
+        (
+            "SELECT SUM(amount_halala) FROM transfer WHERE kind = 'payout' AND created_ms >= 5 "
+            "AND credit_account_id = 1",
+            "COVERING INDEX transfer_payout (credit_account_id=? AND created_ms>?)",
+        ),
+        (
+            "SELECT * FROM job WHERE provider_id = 1 AND created_ms <= 5 "
+            "AND (created_ms < 5 OR job_id < 'job') ORDER BY created_ms DESC, job_id DESC",
+            "job_of_provider (provider_id=? AND created_ms<?)",
+        ),
+        (
+            "SELECT * FROM job WHERE provider_id = 1 AND state = 'failed' "
+            "ORDER BY created_ms DESC, job_id DESC",
+            "job_of_provider_in_state (provider_id=? AND state=?)",
+        ),
         ("SELECT owner FROM repeat WHERE created_ms < 5", "repeat_created"),
         ("SELECT id FROM renter WHERE erase_from_ms IS NOT NULL ORDER BY id", "renter_to_erase"),
         (

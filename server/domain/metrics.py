@@ -1,0 +1,281 @@
+"""A machine's GPUs over time: samples added up in buckets, and buckets joined to the points of a series.
+
+Pure arithmetic: the time is an argument, and it is the server's. A bucket keeps of each figure how often it
+was told, its sum and its greatest value, so that buckets can be joined in any order and the average is
+always that of all samples. What a machine cannot tell is in no sum, and is never 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from itertools import islice
+from typing import Any
+
+MAX_GPUS = 64
+FINE_SECONDS = 60
+COARSE_SECONDS = 12 * 60
+KEEP_SECONDS = {FINE_SECONDS: 6 * 3600, COARSE_SECONDS: 7 * 24 * 3600}
+"""The widths of the buckets that are stored, and how long each is kept."""
+
+# By its UUID; one that tells none, by its index.
+GpuId = tuple[str, int]
+
+
+class Figure(StrEnum):
+    """What is sampled, by the name that daemons give it."""
+
+    UTIL = "gpu_util_pct"
+    MEMORY = "memory_used_mb"
+    TEMPERATURE = "temp_c"
+    POWER = "power_w"
+
+
+# Iterating over the class costs more than all the sums of a heartbeat.
+_FIGURES = tuple(Figure)
+
+
+class MetricsRange(Enum):
+    """How far back a series goes, in points of what width, made of which stored buckets; all in seconds."""
+
+    HOUR = (3600, FINE_SECONDS, FINE_SECONDS)
+    SIX_HOURS = (6 * 3600, 3 * 60, FINE_SECONDS)
+    DAY = (24 * 3600, COARSE_SECONDS, COARSE_SECONDS)
+    WEEK = (7 * 24 * 3600, 84 * 60, COARSE_SECONDS)
+
+    def __init__(self, seconds: int, point_seconds: int, stored_seconds: int) -> None:
+        self.seconds = seconds
+        self.point_seconds = point_seconds
+        self.stored_seconds = stored_seconds
+
+    def first_ms(self, now_ms: int) -> int:
+        """When the first point begins: the last one is that in which ``now_ms`` lies."""
+        last_ms = start_of_bucket(now_ms, self.point_seconds)
+        return last_ms - (self.seconds - self.point_seconds) * 1000
+
+
+@dataclass(slots=True)
+class Tally:
+    """One figure of one GPU: how often it was told, the sum and the greatest."""
+
+    count: int
+    total: float
+    greatest: float
+
+    @property
+    def average(self) -> float:
+        """The average of all samples."""
+        return self.total / self.count
+
+    def join(self, other: Tally) -> None:
+        """Takes in the samples of another."""
+        self.count += other.count
+        self.total += other.total
+        self.greatest = max(self.greatest, other.greatest)
+
+
+@dataclass(slots=True)
+class GpuTallies:
+    """One GPU in one bucket. Index and name are those that were told last."""
+
+    index: int
+    name: str
+    figures: dict[Figure, Tally] = field(default_factory=dict)
+
+    def join(self, other: GpuTallies) -> None:
+        """Takes in a later or simultaneous one of the same GPU."""
+        self.index, self.name = other.index, other.name or self.name
+        for figure, tally in other.figures.items():
+            if (known := self.figures.get(figure)) is not None:
+                known.join(tally)
+            else:
+                self.figures[figure] = Tally(tally.count, tally.total, tally.greatest)
+
+
+# What one machine told in one bucket of time.
+Bucket = dict[GpuId, GpuTallies]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A GPU from one moment on, for the width of the range's points."""
+
+    start_ms: int
+    figures: dict[Figure, Tally]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One GPU over time, oldest point first; where nothing was told there is no point."""
+
+    uuid: str
+    index: int
+    name: str
+    points: list[Point]
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A bucket of one provider that is over."""
+
+    provider_id: int
+    width_seconds: int
+    start_ms: int
+    bucket: Bucket
+
+
+def start_of_bucket(at_ms: int, width_seconds: int) -> int:
+    """When the bucket of a time begins. Buckets of a width are the same for all machines and servers."""
+    return at_ms - at_ms % (width_seconds * 1000)
+
+
+def sampled(status: dict[str, Any]) -> Bucket:
+    """One report as a bucket: of each GPU in the list, or else of the one that the report's top tells of.
+
+    A second GPU of the same identity, one above the most, and one without any figure count for nothing.
+    """
+    told: Bucket = {}
+    for gpu in status.get("all_gpus") or [status]:
+        figures = {
+            figure: Tally(1, float(value), float(value))
+            for figure in _FIGURES
+            if (value := gpu.get(figure)) is not None and math.isfinite(value)
+        }
+        index = int(gpu.get("index", 0))
+        uuid = str(gpu.get("uuid", ""))
+        gpu_id = (uuid, 0 if uuid else index)
+        if figures and gpu_id not in told and len(told) < MAX_GPUS:
+            told[gpu_id] = GpuTallies(index, str(gpu.get("gpu_name", "")), figures)
+    return told
+
+
+def join(into: Bucket, other: Bucket) -> None:
+    """Adds a bucket to one that is not later; of a machine that changes its GPUs at will, the first 64."""
+    for gpu_id, gpu in other.items():
+        if (known := into.get(gpu_id)) is not None:
+            known.join(gpu)
+        elif len(into) < MAX_GPUS:
+            into[gpu_id] = GpuTallies(gpu.index, "")
+            into[gpu_id].join(gpu)
+
+
+def series(stored: Iterable[tuple[int, Bucket]], wanted: MetricsRange, now_ms: int) -> list[Series]:
+    """The points of a range from stored buckets (start in ms, bucket), in any order; by the GPUs' index.
+
+    Of more than 64 GPUs those that were told of last.
+    """
+    first_ms = wanted.first_ms(now_ms)
+    points: dict[int, Bucket] = {}
+    for start_ms, bucket in sorted(stored, key=lambda one: one[0]):
+        if first_ms <= start_ms <= now_ms:  # another server's clock may be a moment ahead
+            join(points.setdefault(start_of_bucket(start_ms, wanted.point_seconds), {}), bucket)
+    found: dict[GpuId, Series] = {}
+    for start_ms, bucket in reversed(points.items()):
+        for gpu_id, gpu in bucket.items():
+            if gpu_id in found or len(found) < MAX_GPUS:
+                newest = found.setdefault(gpu_id, Series(gpu_id[0], gpu.index, gpu.name, []))
+                newest.points.append(Point(start_ms, gpu.figures))
+    for one in found.values():
+        one.points.reverse()
+    return sorted(found.values(), key=lambda one: (one.index, one.uuid))
+
+
+def to_plain(bucket: Bucket) -> list[Any]:
+    """A bucket in lists and numbers, as short as it is stored; sums are rounded to thousandths."""
+    return [
+        [uuid, gpu.index, gpu.name, *(_plain(gpu.figures.get(figure)) for figure in _FIGURES)]
+        for (uuid, _), gpu in bucket.items()
+    ]
+
+
+def from_plain(plain: list[Any]) -> Bucket:
+    """A bucket as it was stored."""
+    bucket: Bucket = {}
+    for uuid, index, name, *told in plain:
+        figures = {figure: Tally(*one) for figure, one in zip(_FIGURES, told, strict=True) if one is not None}
+        bucket[uuid, 0 if uuid else index] = GpuTallies(index, name, figures)
+    return bucket
+
+
+def _plain(tally: Tally | None) -> list[float] | None:
+    if tally is None:
+        return None
+    return [tally.count, round(tally.total, 3), round(tally.greatest, 3)]
+
+
+class Recorder:
+    """What is not stored yet: each machine's open buckets, and those that are over and wait.
+
+    All machines share the buckets' times, so a width is closed for all of them at once. At most ``most``
+    closed buckets wait; when nothing can be stored for so long, the oldest are given up.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._start_ms = dict.fromkeys(KEEP_SECONDS, 0)
+        self._open: dict[int, dict[int, Bucket]] = {width: {} for width in KEEP_SECONDS}
+        self._closed: dict[int, dict[tuple[int, int], Bucket]] = {}
+        self._count = 0
+
+    def record(self, provider_id: int, sample: Bucket, now_ms: int) -> None:
+        """Adds a sample to the buckets of the moment at which it was heard."""
+        self.close(now_ms)
+        for machines in self._open.values():
+            join(machines.setdefault(provider_id, {}), sample)
+
+    def close(self, now_ms: int, *, also_open: bool = False) -> int:
+        """Ends the buckets that are over, or all of them at the end; returns how many had to be given up.
+
+        Time never goes back here: a moment before the open bucket counts for it.
+        """
+        for width, machines in self._open.items():
+            start_ms = start_of_bucket(now_ms, width)
+            if start_ms > self._start_ms[width] or also_open:
+                for provider_id, bucket in machines.items():
+                    self._closed.setdefault(provider_id, {})[width, self._start_ms[width]] = bucket
+                self._count += len(machines)
+                self._open[width] = {}
+                self._start_ms[width] = max(start_ms, self._start_ms[width])
+        return self._give_up()
+
+    def _give_up(self) -> int:
+        lost = 0
+        while self._count > self._most:
+            provider_id = next(iter(self._closed))
+            lost += self._forget(provider_id, next(iter(self._closed[provider_id])))
+        return lost
+
+    def batch(self, limit: int) -> list[Closed]:
+        """Some of the buckets that wait to be stored. They wait until they are ``stored``."""
+        waiting = (
+            Closed(provider_id, width, start_ms, bucket)
+            for provider_id, buckets in self._closed.items()
+            for (width, start_ms), bucket in buckets.items()
+        )
+        return list(islice(waiting, limit))
+
+    def stored(self, batch: Iterable[Closed]) -> None:
+        """These are safe, and wait no more."""
+        for one in batch:
+            self._forget(one.provider_id, (one.width_seconds, one.start_ms))
+
+    def _forget(self, provider_id: int, key: tuple[int, int]) -> int:
+        buckets = self._closed.get(provider_id, {})
+        if buckets.pop(key, None) is None:
+            return 0
+        self._count -= 1
+        if not buckets:
+            del self._closed[provider_id]
+        return 1
+
+    def unstored(self, provider_id: int, width: int) -> dict[int, Bucket]:
+        """What waits of a machine, by start in ms, and a copy of what is open: it changes further."""
+        buckets = self._closed.get(provider_id, {})
+        found = {start_ms: bucket for (of, start_ms), bucket in buckets.items() if of == width}
+        if (bucket := self._open[width].get(provider_id)) is not None:
+            copied: Bucket = {}
+            join(copied, bucket)
+            found[self._start_ms[width]] = copied
+        return found

@@ -1,0 +1,73 @@
+"""MetricService at the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dcp.v1 import metrics_pb2 as pb
+from dcp.v1 import metrics_pb2_grpc
+
+from server.domain.errors import invalid_field
+from server.domain.metrics import Figure, MetricsRange, Point, Series
+from server.rpc import convert
+from server.rpc.interceptors import caller
+from server.services.metrics import Metrics
+from server.services.providers import Providers
+
+_RANGES = {getattr(pb, f"METRICS_RANGE_{one.name}"): one for one in MetricsRange}
+_NUMBERS = {one: number for number, one in _RANGES.items()}
+_WITH_GREATEST = (Figure.MEMORY, Figure.TEMPERATURE, Figure.POWER)
+_DECIMALS = 2
+
+
+class MetricServicer(metrics_pb2_grpc.MetricServiceServicer):
+    def __init__(self, metrics: Metrics, providers: Providers) -> None:
+        self._metrics = metrics
+        self._providers = providers
+
+    async def GetOwnMetrics(self, request: pb.GetOwnMetricsRequest, context: Any) -> pb.GetOwnMetricsResponse:
+        wanted = _range(request)
+        return pb.GetOwnMetricsResponse(
+            range=_NUMBERS[wanted],
+            point_seconds=wanted.point_seconds,
+            gpus=[_series(one) for one in await self._metrics.series(caller().id, wanted)],
+        )
+
+    async def GetProviderMetrics(
+        self, request: pb.GetProviderMetricsRequest, context: Any
+    ) -> pb.GetProviderMetricsResponse:
+        wanted = _range(request)
+        await self._providers.status(request.provider_id)  # or it is not found
+        return pb.GetProviderMetricsResponse(
+            range=_NUMBERS[wanted],
+            point_seconds=wanted.point_seconds,
+            gpus=[_series(one) for one in await self._metrics.series(request.provider_id, wanted)],
+        )
+
+
+def _range(request: pb.GetOwnMetricsRequest | pb.GetProviderMetricsRequest) -> MetricsRange:
+    if not request.HasField("range"):
+        return MetricsRange.HOUR
+    wanted = _RANGES.get(request.range)
+    if wanted is None:
+        raise invalid_field("range", "must be one of: 1h, 6h, 24h, 7d")
+    return wanted
+
+
+def _series(one: Series) -> pb.GpuSeries:
+    return pb.GpuSeries(
+        uuid=one.uuid or None,
+        index=one.index,
+        gpu_name=one.name or None,
+        points=[_point(point) for point in one.points],
+    )
+
+
+def _point(point: Point) -> pb.GpuPoint:
+    """What is not set was never told."""
+    message = pb.GpuPoint(at=convert.timestamp(point.start_ms))
+    for figure, tally in point.figures.items():
+        setattr(message, figure.value, round(tally.average, _DECIMALS))
+        if figure in _WITH_GREATEST:
+            setattr(message, f"max_{figure.value}", round(tally.greatest, _DECIMALS))
+    return message

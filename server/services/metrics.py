@@ -1,0 +1,97 @@
+"""GPU metrics: what heartbeats tell is added up in memory, stored in batches, read as series, then forgotten.
+
+Nothing of it is the truth about a provider: what a killed server had not stored is a gap in a curve.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from typing import Any
+
+from server.clock import Clock, ms
+from server.domain.errors import DomainError
+from server.domain.metrics import KEEP_SECONDS, Bucket, MetricsRange, Recorder, Series, sampled, series
+from server.store import metrics
+from server.store.database import Database
+
+log = logging.getLogger(__name__)
+# Rows that one transaction writes, and as many that it deletes: 500 a second are those of 27,000 providers.
+BATCH = 500
+MAX_WAITING = 100_000
+FORGET_EVERY_MS = 60_000
+# A week of 64 GPUs is a second of CPU: whoever asks for many shall not take all readers of the database.
+MAX_READS = 2
+
+
+class Metrics:
+    """The GPUs of all providers over time."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._recorder = Recorder(MAX_WAITING)
+        self._writer = secrets.randbits(62)
+        self._forget_at_ms = 0
+        self._reads = asyncio.Semaphore(MAX_READS)
+
+    def record(self, provider_id: int, gpu_status: dict[str, Any]) -> None:
+        """Adds what a heartbeat told, at this moment; no write, whoever beats however often."""
+        if sample := sampled(gpu_status):
+            self._recorder.record(provider_id, sample, ms(self._clock))
+
+    async def tick(self) -> None:
+        """Stores a batch of what is over and deletes a batch of what is too old."""
+        now_ms = ms(self._clock)
+        if lost := self._recorder.close(now_ms):
+            log.warning("gave up metrics that could not be stored buckets=%d", lost)
+        await self._store()
+        if now_ms >= self._forget_at_ms and not await self._database.run(lambda: _forget(now_ms)):
+            self._forget_at_ms = now_ms + FORGET_EVERY_MS
+
+    async def store_all(self) -> None:
+        """Stores everything, open buckets too: the server stops."""
+        self._recorder.close(ms(self._clock), also_open=True)
+        try:
+            while await self._store():
+                pass
+        except DomainError as error:
+            log.warning("metrics were lost at the stop reason=%s", error.reason)
+
+    async def _store(self) -> int:
+        batch = self._recorder.batch(BATCH)
+        if batch:
+            await self._database.run(lambda: metrics.write(self._writer, batch))
+            self._recorder.stored(batch)
+        return len(batch)
+
+    async def series(self, provider_id: int, wanted: MetricsRange) -> list[Series]:
+        """A provider's GPUs over a range of time up to now.
+
+        What another server has not stored yet is missing: at most one stored bucket and its batches.
+        """
+        async with self._reads:
+            now_ms = ms(self._clock)
+            unstored = self._recorder.unstored(provider_id, wanted.stored_seconds)
+            return await self._database.read(lambda: self._series(provider_id, wanted, now_ms, unstored))
+
+    def _series(
+        self, provider_id: int, wanted: MetricsRange, now_ms: int, unstored: dict[int, Bucket]
+    ) -> list[Series]:
+        rows = metrics.since(provider_id, wanted.stored_seconds, wanted.first_ms(now_ms))
+        stored = [
+            (start_ms, bucket)
+            for writer, start_ms, bucket in rows
+            # It was stored since we looked: it counts once.
+            if writer != self._writer or start_ms not in unstored
+        ]
+        return series([*stored, *unstored.items()], wanted, now_ms)
+
+
+def _forget(now_ms: int) -> bool:
+    """Whether there may be more."""
+    deleted = [
+        metrics.forget_before(width, now_ms - keep * 1000, BATCH) for width, keep in KEEP_SECONDS.items()
+    ]
+    return BATCH in deleted

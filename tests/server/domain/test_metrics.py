@@ -1,0 +1,210 @@
+"""Metrics as pure arithmetic: however samples are cut into buckets and joined, the figures are theirs."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.domain import metrics
+from server.domain.metrics import (
+    COARSE_SECONDS,
+    FINE_SECONDS,
+    KEEP_SECONDS,
+    MAX_GPUS,
+    Bucket,
+    Figure,
+    MetricsRange,
+    Recorder,
+    Tally,
+)
+
+NOW_MS = 1_800_000_123_456
+PROVIDER = 7
+WEEK_SECONDS = MetricsRange.WEEK.seconds
+values = st.floats(min_value=-100, max_value=100_000).map(lambda value: round(value, 1))
+reports = st.fixed_dictionaries(
+    {"gpu_name": st.just("X")},
+    optional={figure.value: values for figure in Figure},
+)
+# When each report was heard, in milliseconds before now.
+heard = st.lists(
+    st.tuples(st.integers(min_value=0, max_value=WEEK_SECONDS * 1000), reports), min_size=1, max_size=60
+)
+
+
+def bucket(**figures: float) -> Bucket:
+    return metrics.sampled({"gpu_name": "X", **figures})
+
+
+def gpus(*devices: dict[str, Any]) -> Bucket:
+    return metrics.sampled({"all_gpus": list(devices)})
+
+
+def stored_of(told: list[tuple[int, dict[str, Any]]], width: int) -> list[tuple[int, Bucket]]:
+    """What a server that hears these in time stores of a width, through the form in which it is stored."""
+    recorder, kept = Recorder(10_000), []
+    for before_ms, report in sorted(told, key=lambda one: -one[0]):
+        if sample := metrics.sampled(report):
+            recorder.record(PROVIDER, sample, NOW_MS - before_ms)
+    recorder.close(NOW_MS, also_open=True)
+    for one in recorder.batch(10_000):
+        if one.width_seconds == width:
+            plain = json.loads(json.dumps(metrics.to_plain(one.bucket)))
+            kept.append((one.start_ms, metrics.from_plain(plain)))
+    return kept
+
+
+@pytest.mark.parametrize("wanted", MetricsRange)
+@given(told=heard)
+def test_series_has_the_average_and_the_greatest_of_all_samples_of_each_point(
+    wanted: MetricsRange, told: list[tuple[int, dict[str, Any]]]
+) -> None:
+    series = metrics.series(stored_of(told, wanted.stored_seconds), wanted, NOW_MS)
+    expected: dict[int, dict[Figure, list[float]]] = {}
+    for before_ms, report in told:
+        start_ms = metrics.start_of_bucket(NOW_MS - before_ms, wanted.point_seconds)
+        for figure in Figure:
+            if start_ms >= wanted.first_ms(NOW_MS) and figure.value in report:
+                expected.setdefault(start_ms, {}).setdefault(figure, []).append(report[figure.value])
+    points = {point.start_ms: point.figures for one in series for point in one.points}
+    assert points.keys() == expected.keys()
+    assert len(points) <= 120
+    for start_ms, figures in expected.items():
+        assert points[start_ms].keys() == figures.keys()
+        for figure, samples in figures.items():
+            tally = points[start_ms][figure]
+            assert tally.count == len(samples)
+            assert math.isclose(tally.average, math.fsum(samples) / len(samples), abs_tol=0.01)
+            assert tally.greatest == max(samples)
+
+
+@given(samples=st.lists(reports, min_size=1), data=st.data())
+def test_buckets_join_in_any_grouping_and_order(samples: list[dict[str, Any]], data: st.DataObject) -> None:
+    whole: Bucket = {}
+    parts: list[Bucket] = [{}, {}, {}]
+    for report in samples:
+        metrics.join(whole, metrics.sampled(report))
+        metrics.join(data.draw(st.sampled_from(parts)), metrics.sampled(report))
+    joined: Bucket = {}
+    for part in data.draw(st.permutations(parts)):
+        metrics.join(joined, part)
+    assert joined.keys() == whole.keys()
+    for gpu_id, gpu in whole.items():
+        for figure, tally in gpu.figures.items():
+            other = joined[gpu_id].figures[figure]
+            assert (other.count, other.greatest) == (tally.count, tally.greatest)
+            assert math.isclose(other.total, tally.total, rel_tol=1e-9, abs_tol=1e-6)
+
+
+def test_ranges_are_made_of_whole_buckets_and_ask_for_nothing_that_is_forgotten() -> None:
+    for wanted in MetricsRange:
+        assert wanted.point_seconds % wanted.stored_seconds == 0
+        assert wanted.seconds // wanted.point_seconds <= 120
+        for now_ms in (NOW_MS, NOW_MS - NOW_MS % (7 * 720_000), NOW_MS - NOW_MS % 720_000 - 1):
+            assert wanted.first_ms(now_ms) >= now_ms - KEEP_SECONDS[wanted.stored_seconds] * 1000
+
+
+def test_what_the_machine_cannot_tell_is_left_out_and_is_no_zero() -> None:
+    told = bucket(temp_c=60)
+    metrics.join(told, bucket(gpu_util_pct=0))
+    metrics.join(told, bucket(gpu_util_pct=50, temp_c=70))
+    (gpu,) = told.values()
+    assert gpu.figures == {Figure.TEMPERATURE: Tally(2, 130, 70), Figure.UTIL: Tally(2, 50, 50)}
+    assert bucket() == {}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_counts_for_nothing(value: float) -> None:
+    assert bucket(temp_c=value) == {}
+    assert list(bucket(temp_c=value, power_w=5)["", 0].figures) == [Figure.POWER]
+
+
+def test_gpu_is_known_by_its_uuid_or_else_by_its_index() -> None:
+    told = gpus({"uuid": "a", "temp_c": 1}, {"uuid": "b", "index": 1, "temp_c": 2}, {"index": 2, "temp_c": 3})
+    metrics.join(told, gpus({"uuid": "b", "temp_c": 4, "gpu_name": "B"}, {"uuid": "c", "temp_c": 5}))
+    assert set(told) == {("a", 0), ("b", 0), ("", 2), ("c", 0)}
+    assert (told["b", 0].index, told["b", 0].name) == (0, "B")
+    assert told["b", 0].figures[Figure.TEMPERATURE] == Tally(2, 6, 4)
+
+
+def test_second_gpu_of_one_identity_in_a_report_counts_for_nothing() -> None:
+    told = gpus({"uuid": "a", "temp_c": 1}, {"uuid": "a", "index": 1, "temp_c": 9})
+    assert told["a", 0].figures[Figure.TEMPERATURE] == Tally(1, 1, 1)
+
+
+def test_machine_that_invents_gpus_fills_a_bucket_with_64_at_most() -> None:
+    recorder = Recorder(10)
+    for number in range(3 * MAX_GPUS):
+        recorder.record(PROVIDER, gpus({"uuid": f"gpu-{number}", "temp_c": 1}), NOW_MS)
+    (kept,) = recorder.unstored(PROVIDER, FINE_SECONDS).values()
+    assert list(kept) == [(f"gpu-{number}", 0) for number in range(MAX_GPUS)]
+    minute_ms = FINE_SECONDS * 1000
+    stored = [
+        (NOW_MS - age * minute_ms, gpus(*({"uuid": f"{age}-{n}", "temp_c": 1} for n in range(MAX_GPUS))))
+        for age in range(3)
+    ]
+    found = metrics.series(stored, MetricsRange.HOUR, NOW_MS)
+    assert {one.uuid.partition("-")[0] for one in found} == {"0"}
+    assert len(found) == MAX_GPUS
+
+
+def test_series_is_by_index_oldest_point_first_with_gaps_and_without_the_future() -> None:
+    minute_ms = FINE_SECONDS * 1000
+    start_ms = metrics.start_of_bucket(NOW_MS, FINE_SECONDS)
+    stored = [
+        (start_ms, gpus({"uuid": "a", "index": 1, "gpu_name": "new", "temp_c": 3})),
+        (start_ms - 3 * minute_ms, gpus({"uuid": "a", "temp_c": 1}, {"uuid": "b", "index": 0, "temp_c": 9})),
+        (start_ms + minute_ms, gpus({"uuid": "a", "temp_c": 100})),
+        (start_ms - 60 * minute_ms, gpus({"uuid": "a", "temp_c": 100})),
+    ]
+    b, a = metrics.series(stored, MetricsRange.HOUR, NOW_MS)
+    assert (b.uuid, a.uuid, a.index, a.name) == ("b", "a", 1, "new")
+    assert [(p.start_ms, p.figures[Figure.TEMPERATURE].average) for p in a.points] == [
+        (start_ms - 3 * minute_ms, 1),
+        (start_ms, 3),
+    ]
+
+
+def test_bucket_is_closed_when_its_time_is_over_and_never_opened_again() -> None:
+    recorder = Recorder(10)
+    start_ms = metrics.start_of_bucket(NOW_MS, COARSE_SECONDS)
+    recorder.record(PROVIDER, bucket(temp_c=1), start_ms + 59_999)
+    assert recorder.batch(9) == []
+    recorder.record(PROVIDER, bucket(temp_c=5), start_ms + 60_000)
+    recorder.record(PROVIDER, bucket(temp_c=6), start_ms + 59_000)  # time does not go back here
+    (closed,) = recorder.batch(9)
+    assert (closed.width_seconds, closed.start_ms) == (FINE_SECONDS, start_ms)
+    assert closed.bucket["", 0].figures[Figure.TEMPERATURE] == Tally(1, 1, 1)
+    recorder.stored([closed])
+    recorder.stored([closed])  # told twice
+    assert recorder.batch(9) == []
+    recorder.close(start_ms + COARSE_SECONDS * 1000)
+    assert {(one.width_seconds, one.start_ms) for one in recorder.batch(9)} == {
+        (FINE_SECONDS, start_ms + 60_000),
+        (COARSE_SECONDS, start_ms),
+    }
+    assert recorder.unstored(PROVIDER, COARSE_SECONDS)[start_ms]["", 0].figures[Figure.TEMPERATURE].count == 3
+
+
+def test_what_waits_to_be_stored_is_bounded_and_the_oldest_goes_first() -> None:
+    recorder = Recorder(3)
+    lost = 0
+    for minute in range(10):
+        recorder.record(PROVIDER, bucket(temp_c=minute), minute * 60_000)
+        lost += recorder.close((minute + 1) * 60_000)
+    waiting = [one.start_ms // 60_000 for one in recorder.batch(99)]
+    assert (waiting, lost) == ([7, 8, 9], 7)
+
+
+def test_what_is_told_of_an_open_bucket_is_a_copy() -> None:
+    recorder = Recorder(3)
+    recorder.record(PROVIDER, bucket(temp_c=1), NOW_MS)
+    (copied,) = recorder.unstored(PROVIDER, FINE_SECONDS).values()
+    recorder.record(PROVIDER, bucket(temp_c=2), NOW_MS)
+    assert copied["", 0].figures[Figure.TEMPERATURE].count == 1
+    assert recorder.unstored(PROVIDER + 1, FINE_SECONDS) == {}
