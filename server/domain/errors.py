@@ -62,6 +62,7 @@ class Reason(StrEnum):
     MAIN_KEY_NEEDED = "MAIN_KEY_NEEDED"
     KEY_NOT_FOUND = "KEY_NOT_FOUND"
     TOO_MANY_KEYS = "TOO_MANY_KEYS"
+    RATE_OUT_OF_BOUNDS = "RATE_OUT_OF_BOUNDS"
 
 
 class DomainError(Exception):

@@ -57,6 +57,7 @@ OBJECTS = {
     "AdminService.ListAuditEntries before_id": FREE,
     "StatementService.ListOwnLedger before_id": FREE,
     "StatementService.GetOwnLedgerCsv before_id": FREE,
+    "ProviderService.ListProviderHistory provider_id": PROVIDER,
     "SessionService.Connect hello.boot_id": FREE,
     "WebhookService.ListWebhookDeliveries before_id": FREE,
     "WithdrawalService.ListOwnWithdrawals before_id": FREE,

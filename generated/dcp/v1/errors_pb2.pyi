@@ -129,6 +129,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """No key of the caller's has this id."""
     ERROR_REASON_TOO_MANY_KEYS: _ErrorReason.ValueType  # 63
     """The account has as many keys that work as it may have."""
+    ERROR_REASON_RATE_OUT_OF_BOUNDS: _ErrorReason.ValueType  # 85
+    """A provider's own rate may not be so far from the platform's; `error` names the bounds."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The stable causes of errors. Names are part of the contract: they are added,
@@ -231,6 +233,8 @@ ERROR_REASON_KEY_NOT_FOUND: ErrorReason.ValueType  # 62
 """No key of the caller's has this id."""
 ERROR_REASON_TOO_MANY_KEYS: ErrorReason.ValueType  # 63
 """The account has as many keys that work as it may have."""
+ERROR_REASON_RATE_OUT_OF_BOUNDS: ErrorReason.ValueType  # 85
+"""A provider's own rate may not be so far from the platform's; `error` names the bounds."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

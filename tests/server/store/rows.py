@@ -54,7 +54,13 @@ class Rows:
         return await self._database.run(make)
 
     async def job(
-        self, renter_id: int, *, priority: int = 2, now_ms: int = NOW_MS, request: JobRequest | None = None
+        self,
+        renter_id: int,
+        *,
+        priority: int = 2,
+        now_ms: int = NOW_MS,
+        request: JobRequest | None = None,
+        rate: int = 100,
     ) -> str:
         """A queued job without its hold."""
         job_id = f"job-{next(self._numbers):04}"
@@ -64,7 +70,7 @@ class Rows:
                 job_id,
                 renter_id,
                 wanted,
-                rate_halala_per_minute=100,
+                rate_halala_per_minute=rate,
                 hold_halala=100,
                 limit_ms=60_000,
                 now_ms=now_ms,
