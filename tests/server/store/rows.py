@@ -96,13 +96,15 @@ class Rows:
         assert lease is not None
         return lease
 
-    async def leased(self, provider_id: int, job_id: str, state: LeaseState) -> LeaseRef:
+    async def leased(
+        self, provider_id: int, job_id: str, state: LeaseState, secret: bytes = SECRET
+    ) -> LeaseRef:
         """The job, leased to the provider's session 1 and moved on to a state."""
 
         def make() -> LeaseRef:
             job = jobs.get(job_id)
             assert job is not None
-            offer = leases.offer(job, provider_id, SESSION_EPOCH, SECRET, NOW_MS, 1024)
+            offer = leases.offer(job, provider_id, SESSION_EPOCH, secret, NOW_MS, 1024)
             assert offer is not None
             if state is not LeaseState.OFFERED:
                 assert leases.accept(offer.lease, provider_id, SESSION_EPOCH, NOW_MS)
