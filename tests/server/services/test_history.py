@@ -66,7 +66,7 @@ async def shown(market: Market, provider: Party) -> list[tuple[float, int]]:
     me = await market.provider_service.GetOwnProvider(
         providers_pb2.GetOwnProviderRequest(), metadata=provider.metadata
     )
-    found = [*(one for one in listed if one.id == provider.id), me.provider]
+    found: list[Any] = [*(one for one in listed if one.id == provider.id), me.provider]
     return [(one.reliability, one.reliability_attempts) for one in found]
 
 

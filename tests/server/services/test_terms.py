@@ -316,7 +316,7 @@ async def test_memory_that_the_owner_keeps_is_not_for_jobs(any_market: Market) -
     daemon = await market.daemon(provider, gpu_status=gpu, slots=3)
     await settle_on(market, provider, vram_reserve_mib=8192)
     await daemon.expect("settings_update")
-    wanted = {"gpu_requirements": jobs_pb2.GpuRequirements(min_vram_gb=17)}
+    wanted: dict[str, Any] = {"gpu_requirements": jobs_pb2.GpuRequirements(min_vram_gb=17)}
     refused = await refusal(market.submit(renter, provider, **wanted))
     assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "gpu_requirements.min_vram_gb")
     assert "16384 MiB of GPU memory for jobs" in refused.message
