@@ -26,7 +26,7 @@ from enum import Enum, auto
 from random import Random
 from typing import Any
 
-from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2
+from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2, terms_pb2
 from google.protobuf.duration_pb2 import Duration
 
 from daemon.effects import Effect, EndReason, EndSession, Opened, ReconnectAfter, Send
@@ -69,6 +69,8 @@ class DaemonSession:
         self.link = Link.OFFLINE
         self.provider_id = 0
         self.session_epoch = 0
+        self.settings = terms_pb2.ProviderSettings()
+        """When and how far the owner lets this machine take jobs, as the server last told."""
         self._boot_id = boot_id
         self._daemon_version = daemon_version
         self._rng = rng
@@ -208,6 +210,7 @@ class DaemonSession:
         self.link = Link.OPEN
         self._failures = 0
         self.provider_id, self.session_epoch = welcome.provider_id, welcome.session_epoch
+        self.settings = welcome.settings
         self._heartbeats.open(_seconds(welcome.heartbeat_interval), now)
         leases = self._leases
         leases.where = self._where()
@@ -255,6 +258,11 @@ class DaemonSession:
         )
         self.link = Link.ENDED
         return [*self._leases.discard_all(), EndSession(EndReason.SUPERSEDED)]
+
+    def _on_settings_update(self, settings: terms_pb2.ProviderSettings, now: float) -> list[Effect]:
+        self.settings = settings
+        logger.info("the owner changed its settings %s", self._where())
+        return []
 
     # --- rules ---
 
@@ -357,6 +365,7 @@ _OPEN: dict[str, _Handler] = {
     "output_ack": DaemonSession._on_output_ack,
     "reconnect": DaemonSession._on_reconnect,
     "superseded": DaemonSession._on_superseded,
+    "settings_update": DaemonSession._on_settings_update,
 }
 _HANDLERS: dict[Link, dict[str, _Handler]] = {
     Link.OFFLINE: {},

@@ -22,6 +22,7 @@ from dcp.v1 import (
     renters_pb2_grpc,
     sessions_pb2_grpc,
     statements_pb2_grpc,
+    terms_pb2_grpc,
     webhooks_pb2_grpc,
     withdrawals_pb2_grpc,
 )
@@ -51,6 +52,7 @@ from server.rpc.providers import ProviderServicer
 from server.rpc.renters import RenterServicer
 from server.rpc.sessions import SessionServicer
 from server.rpc.statements import StatementServicer
+from server.rpc.terms import TermsServicer
 from server.rpc.webhooks import WebhookServicer
 from server.rpc.withdrawals import WithdrawalServicer
 from server.services.accounts import Accounts
@@ -71,6 +73,7 @@ from server.services.renters import Renters
 from server.services.sessions import Sessions
 from server.services.statements import Statements
 from server.services.sweep import Sweep
+from server.services.terms import OwnTerms
 from server.services.webhooks import Webhooks
 from server.services.withdrawals import Withdrawals
 from server.store import accounts
@@ -94,6 +97,7 @@ SERVICES = (
     "dcp.v1.SessionService",
     "dcp.v1.WebhookService",
     "dcp.v1.StatementService",
+    "dcp.v1.TermsService",
     "dcp.v1.WithdrawalService",
 )
 # Each of these was an outage of somebody's: see ARCHITECTURE.md, "gRPC settings".
@@ -136,6 +140,7 @@ class Services:
     export: Export
     deletion: Deletion
     metrics: Metrics
+    terms: OwnTerms
     fleet: Fleet
 
 
@@ -157,6 +162,7 @@ def build_services(
     sessions = Sessions(database, dispatch, fleet, providers, clock, limits.streams)
     keys = Keys(database, clock, admin_token)
     deletion = Deletion(database, clock, keys)
+    terms = OwnTerms(database, fleet, dispatch, clock)
     return Services(
         providers=providers,
         renters=Renters(database, clock, sandbox_topup),
@@ -167,7 +173,8 @@ def build_services(
         audit=Audit(database),
         accounts=Accounts(database, fleet, providers, sessions, clock),
         sessions=sessions,
-        sweep=Sweep(database, dispatch, fleet, providers, sessions, keys, deletion, metrics, clock),
+        sweep=Sweep(database, dispatch, fleet, providers, sessions, keys, deletion, metrics, terms, clock),
+        terms=terms,
         keys=keys,
         key_ring=KeyRing(database, clock, keys),
         webhooks=Webhooks(database, clock, webhooks_allow_private),
@@ -269,6 +276,7 @@ class Server:
         statements_pb2_grpc.add_StatementServiceServicer_to_server(
             StatementServicer(services.statements), server
         )
+        terms_pb2_grpc.add_TermsServiceServicer_to_server(TermsServicer(services.terms), server)
         sessions_pb2_grpc.add_SessionServiceServicer_to_server(self._sessions, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (

@@ -66,6 +66,7 @@ class Reason(StrEnum):
     JOBS_OPEN = "JOBS_OPEN"
     BALANCE_LEFT = "BALANCE_LEFT"
     OUTPUT_ERASED = "OUTPUT_ERASED"
+    RATE_OUT_OF_BOUNDS = "RATE_OUT_OF_BOUNDS"
 
 
 class DomainError(Exception):

@@ -153,3 +153,8 @@ class FinishReport:
 def secret_digest(secret: bytes) -> bytes:
     """What is stored of a lease's secret."""
     return hashlib.sha256(secret).digest()
+
+
+def public_number(secret: bytes) -> int:
+    """A lease's number in public lists: at random, and nothing about the lease can be told from it."""
+    return int.from_bytes(hashlib.sha256(b"public number of a lease " + secret).digest()[:6])

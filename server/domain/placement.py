@@ -1,14 +1,15 @@
 """Placement: what keeps a provider from running a job, and which one gets a job that names none.
 
 Deterministic: the same candidates give the same answer. Order: the model is warm, then reliability,
-then the most free slots, then the lowest id. Price comes between the first two as soon as providers
-have rates of their own; until then one rate card holds for all of them.
+then the most free slots, then the lowest id. Price is no part of it: a job that names no provider costs
+the same wherever it runs, so whoever asks for less would only buy a better place than its record earned.
+A provider that asks for more than the job was quoted does not get it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from server.domain.jobs import JobType
@@ -34,6 +35,14 @@ class Candidate:
     models: tuple[Model, ...] = ()
     gpu_model: str = ""
     vram_mib: int = 0
+    vram_reserve_mib: int = 0
+    """What of its memory its owner keeps: jobs see the rest."""
+    own_rates: Mapping[JobType, int] = field(default_factory=dict)
+    """In halala per minute, where they differ from the card."""
+    is_open: bool = True
+    """Within the hours in which its owner lets it take jobs."""
+    is_too_hot: bool = False
+    """Its GPU is hotter than its owner lets a job start on, or has not cooled down since."""
     reliability: float = 1.0
     """The part of its past attempts that succeeded, of those that were its to fail."""
     status: ProviderStatus = ProviderStatus.ONLINE
@@ -50,6 +59,8 @@ class Wants:
     model: str | None = None
     gpu_model: str | None = None
     min_vram_mib: int | None = None
+    quoted_halala_per_minute: int | None = None
+    """What it was quoted, when it names no provider; one that does was quoted that provider's own rate."""
 
 
 class Obstacle(StrEnum):
@@ -67,6 +78,10 @@ class Obstacle(StrEnum):
     TOO_LITTLE_VRAM = "TOO_LITTLE_VRAM"
     BUSY = "BUSY"
     REFUSED = "REFUSED"
+    OUTSIDE_HOURS = "OUTSIDE_HOURS"
+    TOO_HOT = "TOO_HOT"
+    RATE_ABOVE_QUOTE = "RATE_ABOVE_QUOTE"
+    VRAM_RESERVED = "VRAM_RESERVED"
 
 
 # These pass by themselves: the provider is there and can run the job.
@@ -94,9 +109,28 @@ def obstacle(candidate: Candidate, wants: Wants) -> Obstacle:
         return Obstacle.OTHER_GPU
     if wants.min_vram_mib is not None and candidate.vram_mib < wants.min_vram_mib:
         return Obstacle.TOO_LITTLE_VRAM
+    if wants.min_vram_mib is not None and vram_for_jobs_mib(candidate) < wants.min_vram_mib:
+        return Obstacle.VRAM_RESERVED
+    quoted = wants.quoted_halala_per_minute
+    if quoted is not None and candidate.own_rates.get(wants.job_type, 0) > quoted:
+        return Obstacle.RATE_ABOVE_QUOTE
+    if (closed := closure(candidate)) is not Obstacle.NONE:
+        return closed
     if candidate.free_slots <= 0:
         return Obstacle.BUSY
     return Obstacle.REFUSED if candidate.has_refused else Obstacle.NONE
+
+
+def closure(candidate: Candidate) -> Obstacle:
+    """What keeps every job from a provider for now, by its owner's settings."""
+    if not candidate.is_open:
+        return Obstacle.OUTSIDE_HOURS
+    return Obstacle.TOO_HOT if candidate.is_too_hot else Obstacle.NONE
+
+
+def vram_for_jobs_mib(candidate: Candidate) -> int:
+    """The memory that jobs see."""
+    return max(0, candidate.vram_mib - candidate.vram_reserve_mib)
 
 
 def can_run(candidate: Candidate, wants: Wants) -> bool:

@@ -47,6 +47,8 @@ _AWAY = frozenset(
         Obstacle.PAUSED,
         Obstacle.DRAINING,
         Obstacle.NOT_ADMITTED,
+        Obstacle.OUTSIDE_HOURS,
+        Obstacle.TOO_HOT,
     }
 )
 

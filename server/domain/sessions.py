@@ -36,6 +36,7 @@ from server.domain.leases import (
     Stream,
 )
 from server.domain.placement import Model
+from server.domain.terms import NO_SETTINGS, Settings
 
 PROTOCOL_VERSION = 1
 MAX_SLOTS = 1000
@@ -117,6 +118,7 @@ class Welcome:
     session_epoch: int
     provider_id: int
     heartbeat_seconds: float = HEARTBEAT_SECONDS
+    settings: Settings = NO_SETTINGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,11 @@ class Superseded:
     by_session_epoch: int
 
 
+@dataclass(frozen=True, slots=True)
+class SettingsUpdate:
+    settings: Settings
+
+
 ServerMessage: TypeAlias = (
     Welcome
     | HeartbeatAck
@@ -182,6 +189,7 @@ ServerMessage: TypeAlias = (
     | OutputAck
     | Reconnect
     | Superseded
+    | SettingsUpdate
 )
 
 

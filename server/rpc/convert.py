@@ -26,7 +26,9 @@ from server.domain.leases import LeaseOutcome
 from server.domain.placement import Obstacle
 from server.domain.providers import ProviderStatus
 from server.domain.queue import JobCondition, Prospect
+from server.domain.record import Weight, weight
 from server.services.explain import Attempt, Considered, Explanation
+from server.store.history import PastAttempt
 
 _JOB_TYPES = {getattr(jobs_pb2, f"JOB_TYPE_{kind.name}"): kind for kind in JobType}
 _JOB_TYPE_NUMBERS = {kind: number for number, kind in _JOB_TYPES.items()}
@@ -37,6 +39,7 @@ _FAILURE_REASONS = {number: reason for reason, number in _FAILURES.items()}
 _CONDITIONS = {one: getattr(jobs_pb2, f"JOB_CONDITION_{one.name}") for one in JobCondition}
 _OBSTACLES = {one: getattr(jobs_pb2, f"OBSTACLE_{one.name}") for one in Obstacle}
 _OUTCOMES = {one: getattr(jobs_pb2, f"ATTEMPT_OUTCOME_{one.name}") for one in LeaseOutcome}
+_WEIGHTS = {one: getattr(providers_pb2, f"ATTEMPT_WEIGHT_{one.name}") for one in Weight}
 NOTHING_KNOWN = Prospect()
 # A job that is offered still waits: the offer may be refused, and the deadline goes on.
 _NOT_STARTED = (JobState.QUEUED, JobState.PENDING)
@@ -213,6 +216,21 @@ def attempt(one: Attempt) -> jobs_pb2.JobAttempt:
         outcome=_OUTCOMES[lease.outcome] if lease.outcome is not None else None,
         detail=lease.detail,
         run_seconds=lease.run_ms / 1000 if lease.run_ms is not None else None,
+    )
+
+
+def past_attempt(one: PastAttempt) -> providers_pb2.PastAttempt:
+    """An ended attempt as everybody may see it."""
+    return providers_pb2.PastAttempt(
+        number=one.number,
+        job_type=_JOB_TYPE_NUMBERS[one.job_type],
+        outcome=_OUTCOMES[one.outcome],
+        failure_reason=_FAILURES[one.failure_reason] if one.failure_reason is not None else None,
+        counts=_WEIGHTS[weight(one.outcome, one.failure_reason)],
+        accepted_at=timestamp(one.accepted_ms),
+        started_at=timestamp(one.started_ms),
+        ended_at=timestamp(one.ended_ms),
+        run_seconds=one.run_ms / 1000 if one.run_ms is not None else None,
     )
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from dcp.v1 import providers_pb2 as pb
 from dcp.v1 import providers_pb2_grpc
 
+from server.domain.errors import invalid_field
 from server.domain.providers import AccountDecision
 from server.rpc import convert
 from server.rpc.interceptors import caller
+from server.rpc.terms import settings_message
 from server.rpc.validate import email_key
 from server.services.providers import Providers
 from server.version import is_older
+
+DEFAULT_PAGE_SIZE = 50
+_PLACE = re.compile(r"([0-9]{1,16})-([0-9]{1,16})")
 
 
 class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
@@ -58,6 +64,9 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
                     this_week_halala=profile.earned_this_week_halala,
                 ),
                 models=[model.name for model in profile.models],
+                reliability=profile.record.reliability,
+                reliability_attempts=profile.record.counted,
+                settings=settings_message(profile.settings),
             ),
             recent_jobs=[convert.job(job) for job in profile.recent_jobs],
         )
@@ -81,3 +90,23 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
             status=convert.provider_status(status),
             update_available=is_older(request.gpu_status.daemon_version),
         )
+
+    async def ListProviderHistory(
+        self, request: pb.ListProviderHistoryRequest, context: Any
+    ) -> pb.ListProviderHistoryResponse:
+        found, last = await self._providers.history(
+            request.provider_id, _place(request.before), request.page_size or DEFAULT_PAGE_SIZE
+        )
+        return pb.ListProviderHistoryResponse(
+            attempts=[convert.past_attempt(one) for one in found],
+            next_before=f"{last[0]}-{last[1]}" if last is not None else None,
+        )
+
+
+def _place(before: str) -> tuple[int, int] | None:
+    """A place in the history: the end of an attempt and its number. Raises INVALID_FIELD."""
+    if not before:
+        return None
+    if (found := _PLACE.fullmatch(before)) is None:
+        raise invalid_field("before", "is no place in the history; send what the last page told")
+    return int(found[1]), int(found[2])

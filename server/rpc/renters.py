@@ -94,6 +94,10 @@ def _available(offering: Offering) -> pb.AvailableProvider:
         gpu_vram_mib=row.gpu_vram_mib or None,
         gpu_count=row.gpu_status.get("gpu_count"),
         models=[model.name for model in offering.models],
-        accepting_jobs=row.connected and not row.draining,
+        accepting_jobs=offering.is_accepting,
         rates_halala_per_minute={kind.value: rate for kind, rate in offering.rates.items()},
+        reliability=offering.record.reliability,
+        reliability_attempts=offering.record.counted,
+        vram_for_jobs_mib=offering.vram_for_jobs_mib if row.gpu_vram_mib else None,
+        opens_at=convert.timestamp(offering.opens_ms),
     )

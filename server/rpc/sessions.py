@@ -29,6 +29,7 @@ from server.domain.placement import Model
 from server.domain.sessions import LeaseAction, Reconnect
 from server.rpc import convert
 from server.rpc.interceptors import caller
+from server.rpc.terms import settings_message
 from server.rpc.validate import validate
 from server.services.sessions import Session, Sessions
 
@@ -275,6 +276,8 @@ def to_wire(message: half.ServerMessage) -> pb.ServerMessage:
             )
         case half.Superseded(epoch):
             return pb.ServerMessage(superseded=pb.Superseded(by_session_epoch=epoch))
+        case half.SettingsUpdate(settings):
+            return pb.ServerMessage(settings_update=settings_message(settings))
 
 
 def _welcome(message: half.Welcome) -> pb.Welcome:
@@ -284,6 +287,7 @@ def _welcome(message: half.Welcome) -> pb.Welcome:
         lost_after=convert.duration(LOST_AFTER_SECONDS),
         chunk_credit=CHUNK_CREDIT,
         provider_id=message.provider_id,
+        settings=settings_message(message.settings),
     )
 
 

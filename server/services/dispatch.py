@@ -15,7 +15,7 @@ from server.domain.leases import LIVE_SECONDS, Offer
 from server.domain.placement import Candidate, Wants, can_run, choose, ranked
 from server.domain.sessions import CancelRun, JobOffer
 from server.services.fleet import Fleet
-from server.store import jobs, leases
+from server.store import history, jobs, leases, terms
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,6 @@ SECRET_BYTES = 16
 WANTS_LIMIT = 100
 CANDIDATES_LIMIT = 256
 FILLS_LIMIT = 200
-# How many of a provider's newest attempts tell how reliable it is.
-RECORD_SIZE = 50
 
 
 class Dispatch:
@@ -40,14 +38,14 @@ class Dispatch:
         self._clock = clock
         self._max_output_bytes = max_output_bytes
 
-    def place(self, wants: Wants) -> int | None:
+    def place(self, wants: Wants) -> Candidate | None:
         """The live provider with a free slot that suits a job best. On the event loop."""
-        best = choose(self._candidates(wants), wants)
-        return best.provider_id if best else None
+        return choose(self._candidates(wants), wants)
 
     def _candidates(self, wants: Wants) -> list[Candidate]:
-        since_ms = ms(self._clock) - int(LIVE_SECONDS * 1000)
-        return self._fleet.live_candidates(wants.model, since_ms, CANDIDATES_LIMIT)
+        now_ms = ms(self._clock)
+        since_ms = now_ms - int(LIVE_SECONDS * 1000)
+        return self._fleet.live_candidates(wants.model, now_ms, since_ms, CANDIDATES_LIMIT)
 
     def lease_to(self, provider_id: int) -> list[Offer]:
         """Leases as many queued jobs to a provider as it has free slots. Inside a transaction."""
@@ -58,7 +56,8 @@ class Dispatch:
         if jobs.lock_provider(provider_id) != presence.session_epoch:
             return []
         presence.used_slots = leases.count_open(provider_id)
-        candidate = presence.candidate()
+        # The terms of this very moment: nobody is given a job below the rate that it has just asked for.
+        candidate = presence.candidate(now_ms, terms.of(provider_id))
         if candidate.free_slots <= 0:
             return []
         offers = []
@@ -95,13 +94,12 @@ class Dispatch:
             return
         if presence.is_reliability_old:
             presence.is_reliability_old = False
-            presence.reliability = await self._database.read(
-                lambda: leases.reliability(provider_id, RECORD_SIZE)
-            )
+            known = await self._database.read(lambda: history.record(provider_id))
+            presence.reliability = known.reliability
         presence.used_slots, waiting = await self._database.read(
             lambda: (leases.count_open(provider_id), jobs.has_queued())
         )
-        if waiting and presence.candidate().free_slots:
+        if waiting and presence.free_slots and presence.is_open(ms(self._clock)):
             self.deliver(await self._database.run(lambda: self.lease_to(provider_id)))
 
     async def lease_ended(self, provider_id: int) -> None:
@@ -128,7 +126,8 @@ class Dispatch:
         if named_id is None:
             return [candidate.provider_id for candidate in ranked(self._candidates(wants), wants)]
         presence = self._fleet.get(named_id)
-        return [named_id] if presence is not None and can_run(presence.candidate(), wants) else []
+        able = presence is not None and can_run(presence.candidate(ms(self._clock)), wants)
+        return [named_id] if able else []
 
     def cancel(self, provider_id: int, message: CancelRun) -> None:
         """Tells a daemon to end a run; nothing happens when it is not connected here."""

@@ -15,6 +15,7 @@ from server.domain.providers import ProviderStatus, is_live, status
 from server.domain.queue import JobCondition, Occupancy, Prospect, condition, free_in_ms, prospect
 from server.services.dispatch import RETRY_SAME_PROVIDER_SECONDS, refused_since_ms
 from server.services.fleet import Fleet, Presence
+from server.services.terms import closure_words
 from server.store import accounts, jobs, leases
 from server.store.accounts import ProviderRow
 
@@ -30,11 +31,15 @@ _SOONEST = [
     Obstacle.NONE,
     Obstacle.REFUSED,
     Obstacle.BUSY,
+    Obstacle.TOO_HOT,
+    Obstacle.OUTSIDE_HOURS,
     Obstacle.NO_SESSION,
     Obstacle.NOT_LIVE,
     Obstacle.DRAINING,
     Obstacle.PAUSED,
     Obstacle.NOT_ADMITTED,
+    Obstacle.RATE_ABOVE_QUOTE,
+    Obstacle.VRAM_RESERVED,
     Obstacle.MODEL_NOT_SERVED,
     Obstacle.JOB_TYPE_NOT_SERVED,
     Obstacle.TOO_LITTLE_VRAM,
@@ -85,7 +90,7 @@ def place_in_queue(job: Job, fleet: Fleet, now_ms: int) -> Prospect:
     ]
     left = leases.time_left([presence.provider_id for presence in there], now_ms)
     occupied = [
-        Occupancy(presence.candidate(), free_in_ms(presence.slots, left[presence.provider_id]))
+        Occupancy(presence.candidate(now_ms), free_in_ms(presence.slots, left[presence.provider_id]))
         for presence in there
     ]
     return prospect(waiting, before, occupied)
@@ -127,12 +132,12 @@ def _considered(job: Job, fleet: Fleet, now_ms: int) -> list[Considered]:
     for row in accounts.providers(ids):
         presence = fleet.get(row.id)
         candidate = replace(
-            presence.candidate() if presence is not None else _absent(row, models[row.id]),
+            presence.candidate(now_ms) if presence is not None else _absent(row, models[row.id]),
             status=_status(row, presence, fleet, now_ms),
             has_refused=row.id in refused,
         )
         free = free_in_ms(presence.slots, left[row.id]) if presence is not None else ()
-        told.append(_told(candidate, wants, min(free, default=None)))
+        told.append(_told(candidate, wants, min(free, default=None), presence, now_ms))
     return sorted(told, key=_rank)
 
 
@@ -154,8 +159,13 @@ def _status(row: ProviderRow, presence: Presence | None, fleet: Fleet, now_ms: i
     return status(row.state, is_live(last_ms, now_ms), draining)
 
 
-def _told(candidate: Candidate, wants: Wants, free_ms: int | None) -> Considered:
+def _told(
+    candidate: Candidate, wants: Wants, free_ms: int | None, presence: Presence | None, now_ms: int
+) -> Considered:
     what = obstacle(candidate, wants)
+    if presence is not None and what in (Obstacle.OUTSIDE_HOURS, Obstacle.TOO_HOT):
+        words = closure_words(what, "It", presence.terms.settings, presence.temp_c, now_ms)
+        return Considered(candidate.provider_id, what, f"{words}.")
     if what is not Obstacle.BUSY:
         return Considered(candidate.provider_id, what, _OBSTACLES[what].format(**_facts(candidate, wants)))
     if free_ms is None:
@@ -176,6 +186,9 @@ def _facts(candidate: Candidate, wants: Wants) -> dict[str, object]:
         "gpu": candidate.gpu_model or "no GPU",
         "vram_wanted": wants.min_vram_mib,
         "vram": candidate.vram_mib,
+        "vram_kept": candidate.vram_reserve_mib,
+        "rate": candidate.own_rates.get(wants.job_type),
+        "quoted": wants.quoted_halala_per_minute,
     }
 
 
@@ -190,6 +203,10 @@ _OBSTACLES = {
     Obstacle.MODEL_NOT_SERVED: "It does not serve the model {model}.",
     Obstacle.OTHER_GPU: "It has {gpu} and the job asks for {gpu_wanted}.",
     Obstacle.TOO_LITTLE_VRAM: "It has {vram} MiB of GPU memory and the job asks for {vram_wanted}.",
+    Obstacle.VRAM_RESERVED: "Its owner keeps {vram_kept} of its {vram} MiB of GPU memory "
+    "and the job asks for {vram_wanted}.",
+    Obstacle.RATE_ABOVE_QUOTE: "It asks for {rate} halala per minute and the job was quoted {quoted}; "
+    "a job that names it is quoted its rate.",
     Obstacle.REFUSED: "It refused the job or did not answer, "
     f"and is asked again within {RETRY_SAME_PROVIDER_SECONDS:.0f} s.",
 }

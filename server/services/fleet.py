@@ -16,10 +16,12 @@ from server.domain.jobs import JobType
 from server.domain.leases import HEARTBEAT_SECONDS
 from server.domain.placement import Candidate, Model
 from server.domain.providers import AccountState, status
-from server.domain.sessions import ServerMessage
+from server.domain.sessions import ServerMessage, SettingsUpdate
+from server.domain.terms import NO_TERMS, Terms
 from server.store.accounts import Beat
 
 MAX_BEATS_PER_SECOND = 1000
+MS_PER_MINUTE = 60_000
 
 Outbox = Callable[[ServerMessage], None]
 
@@ -46,6 +48,36 @@ class Presence:
     reliability: float = 1.0
     is_reliability_old: bool = True
     """An attempt has ended since it was read from the store."""
+    terms: Terms = NO_TERMS
+    """As the store had them a moment ago."""
+    temp_c: float | None = None
+    """Of its hottest GPU, by the last heartbeat that told."""
+    is_too_hot: bool = False
+    _open_in_minute: tuple[int, bool] = (-1, True)
+    """Whether it was within its hours, in the minute that was looked at last: hours change with minutes."""
+
+    def is_open(self, now_ms: int) -> bool:
+        """Whether it is within the hours in which its owner lets it take jobs."""
+        minute = now_ms // MS_PER_MINUTE
+        if self._open_in_minute[0] != minute:
+            self._open_in_minute = (minute, self.terms.settings.is_open(now_ms))
+        return self._open_in_minute[1]
+
+    def feel(self, gpu_status: dict[str, Any]) -> None:
+        """Takes the temperature of a report that has one."""
+        if (temp_c := hottest_c(gpu_status)) is not None:
+            self.temp_c = temp_c
+            self.is_too_hot = self.terms.settings.is_too_hot(self.is_too_hot, temp_c)
+
+    def agree(self, terms: Terms) -> None:
+        """From now on these are its terms; its daemon is told of settings that changed. On the event loop."""
+        if terms == self.terms:
+            return
+        before, self.terms = self.terms, terms
+        if terms.settings != before.settings:
+            self._open_in_minute = (-1, True)
+            self.is_too_hot = terms.settings.is_too_hot(False, self.temp_c)
+            self.send(SettingsUpdate(terms.settings))
 
     @property
     def free_slots(self) -> int:
@@ -53,8 +85,13 @@ class Presence:
         takes_none = self.draining or self.state is not AccountState.ACTIVE
         return 0 if takes_none else max(0, self.slots - self.used_slots)
 
-    def candidate(self) -> Candidate:
-        """The provider as placement sees it."""
+    def candidate(self, now_ms: int, terms: Terms | None = None) -> Candidate:
+        """The provider as placement sees it; by the terms that it is known to have, or by newer ones."""
+        if terms is None or terms == self.terms:
+            terms, is_open, is_too_hot = self.terms, self.is_open(now_ms), self.is_too_hot
+        else:
+            is_open = terms.settings.is_open(now_ms)
+            is_too_hot = terms.settings.is_too_hot(False, self.temp_c)
         return Candidate(
             provider_id=self.provider_id,
             free_slots=self.free_slots,
@@ -62,6 +99,10 @@ class Presence:
             models=self.models,
             gpu_model=self.gpu_model,
             vram_mib=self.vram_mib,
+            vram_reserve_mib=terms.settings.vram_reserve_mib,
+            own_rates=terms.rates,
+            is_open=is_open,
+            is_too_hot=is_too_hot,
             reliability=self.reliability,
             status=status(self.state, True, self.draining),
         )
@@ -83,6 +124,7 @@ class Fleet:
             return presence
         if older is not None:
             self._unlist(older)
+            presence.is_too_hot = presence.terms.settings.is_too_hot(older.is_too_hot, presence.temp_c)
         self._present[presence.provider_id] = presence
         self._list(presence)
         return older
@@ -125,6 +167,11 @@ class Fleet:
         for provider_id, presence in self._present.items():
             presence.state = kept_back.get(provider_id, AccountState.ACTIVE)
 
+    def agree(self, provider_id: int, terms: Terms) -> None:
+        """The terms of a provider, for its session on this server."""
+        if presence := self._present.get(provider_id):
+            presence.agree(terms)
+
     def all(self) -> list[Presence]:
         """Every session on this server."""
         return list(self._present.values())
@@ -140,21 +187,27 @@ class Fleet:
         """How often each daemon shall beat: 10 s, or longer when that were over 1,000 beats a second."""
         return max(HEARTBEAT_SECONDS, len(self._present) / MAX_BEATS_PER_SECOND)
 
-    def live_candidates(self, model: str | None, since_ms: int, limit: int) -> list[Candidate]:
+    def live_candidates(self, model: str | None, now_ms: int, since_ms: int, limit: int) -> list[Candidate]:
         """Connected providers with a free slot and a heartbeat after ``since_ms``, that serve the model.
 
-        The first ``limit`` in the order of joining: placement looks at some of a large fleet, not at all.
+        Those that are closed or too hot now are left out: many of them must not hide the others. The first
+        ``limit`` in the order of joining: placement looks at some of a large fleet, not at all.
         """
         free = (
-            presence.candidate()
+            presence.candidate(now_ms)
             for presence in self._serving_or_all(model)
-            if presence.free_slots and self._last_ms.get(presence.provider_id, 0) > since_ms
+            if presence.free_slots
+            and self._last_ms.get(presence.provider_id, 0) > since_ms
+            and presence.is_open(now_ms)
+            and not presence.is_too_hot
         )
         return list(islice(free, limit))
 
     def beat(self, provider_id: int, now_ms: int, gpu_status: dict[str, Any] | None, *, renews: bool) -> None:
         """Notes a heartbeat, to be written with the next batch. One that came by a stream renews leases."""
         self._last_ms[provider_id] = max(now_ms, self._last_ms.get(provider_id, 0))
+        if gpu_status and (presence := self._present.get(provider_id)):
+            presence.feel(gpu_status)
         renewed_ms = now_ms if renews else None
         if waiting := self._unwritten.get(provider_id):
             gpu_status = waiting.gpu_status if gpu_status is None else gpu_status
@@ -182,3 +235,9 @@ class Fleet:
         for provider_id in [p for p, at in self._last_ms.items() if at < before_ms]:
             if provider_id not in self._present:
                 del self._last_ms[provider_id]
+
+
+def hottest_c(gpu_status: dict[str, Any]) -> float | None:
+    """The temperature of the hottest GPU in a report, in degrees Celsius; None when it tells none."""
+    told = [one.get("temp_c") for one in (gpu_status, *gpu_status.get("all_gpus", ()))]
+    return max((float(temp) for temp in told if temp is not None), default=None)

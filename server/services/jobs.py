@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.clock import Clock, ms
 from server.domain import pricing
 from server.domain.errors import DomainError, Reason, invalid_field
 from server.domain.jobs import FINAL, FailureReason, Job, JobEvent, JobRequest, JobState, JobType
 from server.domain.leases import LeaseOutcome, LeaseRef, Offer, Stream
-from server.domain.placement import Wants
+from server.domain.placement import Obstacle, Wants
 from server.domain.providers import AccountState, ProviderStatus, is_live, status
 from server.domain.queue import Prospect
 from server.domain.sessions import CancelRun
+from server.domain.terms import Settings
 from server.services import outbox
 from server.services.audit import Operator
 from server.services.dispatch import Dispatch
@@ -24,7 +25,8 @@ from server.services.fleet import Fleet
 from server.services.keys import ADMIN, PROVIDER, RENTER, Caller
 from server.services.renters import existing, present
 from server.services.settlement import settle
-from server.store import accounts, jobs, leases, ledger, rates
+from server.services.terms import closure_of, closure_words
+from server.store import accounts, jobs, leases, ledger, rates, terms
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -57,11 +59,19 @@ class Jobs:
         Raises INSUFFICIENT_BALANCE, RENTER_SUSPENDED, RENTER_DELETED, PROVIDER_NOT_FOUND,
         PROVIDER_UNAVAILABLE, MODEL_NOT_SERVED, JOB_TYPE_NOT_SERVED, IDEMPOTENCY_CLASH, RATE_LIMITED.
         """
-        wants = Wants(request.job_type, request.model, request.gpu_model, request.min_vram_mib)
-        provider_id = request.provider_id or self._dispatch.place(wants)
+        provider_id = request.provider_id or await self._place(request)
         job, offers = await self._database.run(lambda: self._submit(renter_id, request, provider_id))
         self._dispatch.deliver(offers)
         return job
+
+    async def _place(self, request: JobRequest) -> int | None:
+        """Where a job that names no provider goes. What it will be quoted is read where it may matter."""
+        wants = Wants(request.job_type, request.model, request.gpu_model, request.min_vram_mib)
+        best = self._dispatch.place(wants)
+        if best is not None and request.job_type in best.own_rates:
+            quoted = await self._database.read(lambda: rates.of(request.job_type))
+            best = self._dispatch.place(replace(wants, quoted_halala_per_minute=quoted))
+        return best.provider_id if best is not None else None
 
     async def get(self, caller: Caller, job_id: str) -> Job:
         """One job, for its renter, its provider or an operator. Raises JOB_NOT_FOUND, NOT_OWNER."""
@@ -176,7 +186,7 @@ class Jobs:
         if request.provider_id is not None:
             self._check_provider(request.provider_id, request)
         now_ms = ms(self._clock)
-        rate = rates.of(request.job_type)
+        rate = _quoted(request)
         hold, limit_ms = pricing.hold_and_limit(rate, request.duration_ms, request.max_cost_halala)
         job_id = f"job-{secrets.token_hex(12)}"
         jobs.insert(
@@ -227,8 +237,24 @@ class Jobs:
                 status=now.value,
                 advice="leave provider_id out",
             )
+        own = terms.of(provider_id)
+        self._check_open(provider, own.settings)
         if provider.models_reported:
-            _check_serves(provider, request)
+            _check_serves(provider, request, own.settings.vram_reserve_mib)
+
+    def _check_open(self, provider: accounts.ProviderRow, settings: Settings) -> None:
+        """Raises PROVIDER_UNAVAILABLE outside the owner's hours, and while the GPU is too hot."""
+        now_ms = ms(self._clock)
+        what, temp_c = closure_of(provider, settings, self._fleet, now_ms)
+        if what is not Obstacle.NONE:
+            words = closure_words(what, f"provider {provider.id}", settings, temp_c, now_ms)
+            raise DomainError(
+                Reason.PROVIDER_UNAVAILABLE,
+                f"{words}; leave provider_id out and the platform places the job",
+                field="provider_id",
+                status=what.value.lower(),
+                advice="leave provider_id out",
+            )
 
     def _cancel(self, caller: Caller, job_id: str, operator: Operator | None) -> tuple[Job, int | None]:
         jobs.lock(job_id)
@@ -281,7 +307,13 @@ def check_request(request: JobRequest) -> None:
             raise invalid_field(f"params.messages[{index}].role", "must be one of: system, user, assistant")
 
 
-def _check_serves(provider: accounts.ProviderRow, request: JobRequest) -> None:
+def _quoted(request: JobRequest) -> int:
+    """The rate in halala per minute: of the provider that the job names, else of the platform's card."""
+    own = terms.of(request.provider_id).rates if request.provider_id is not None else {}
+    return own.get(request.job_type) or rates.of(request.job_type)
+
+
+def _check_serves(provider: accounts.ProviderRow, request: JobRequest, vram_reserve_mib: int) -> None:
     if request.job_type not in provider.job_types:
         runs = ", ".join(sorted(provider.job_types)) or "none"
         raise DomainError(
@@ -293,10 +325,11 @@ def _check_serves(provider: accounts.ProviderRow, request: JobRequest) -> None:
         raise invalid_field(
             "gpu_requirements.gpu_model", f"provider {provider.id} has {provider.gpu_model or 'no GPU'}"
         )
-    if (request.min_vram_mib or 0) > provider.gpu_vram_mib:
+    vram_mib = max(0, provider.gpu_vram_mib - vram_reserve_mib)
+    if (request.min_vram_mib or 0) > vram_mib:
         raise invalid_field(
             "gpu_requirements.min_vram_gb",
-            f"provider {provider.id} has {provider.gpu_vram_mib} MiB of GPU memory and the job asks for "
+            f"provider {provider.id} has {vram_mib} MiB of GPU memory for jobs and the job asks for "
             f"{request.min_vram_mib} (also by container_spec.vram_required_mb)",
         )
     if request.model is None:

@@ -11,7 +11,7 @@ from server.domain.errors import DomainError, Reason
 from server.domain.jobs import Job, JobType
 from server.domain.leases import LIVE_SECONDS
 from server.domain.ledger import TransferKind
-from server.domain.placement import Model
+from server.domain.placement import Model, Obstacle
 from server.domain.providers import (
     AccountDecision,
     AccountState,
@@ -20,13 +20,17 @@ from server.domain.providers import (
     next_state,
     status,
 )
+from server.domain.record import Record
 from server.domain.statements import DAY_MS, day_of, first_day_of_week
+from server.domain.terms import Settings, Terms
 from server.services import keys
 from server.services.fleet import Fleet
 from server.services.metrics import Metrics
-from server.store import accounts, jobs, ledger, rates
+from server.services.terms import closure_of
+from server.store import accounts, history, jobs, ledger, rates, terms
 from server.store.accounts import ProviderRow
 from server.store.database import Database
+from server.store.history import PastAttempt
 
 RECENT_JOBS = 20
 
@@ -53,6 +57,8 @@ class ProviderProfile:
     claimable_halala: int
     models: list[Model]
     recent_jobs: list[Job]
+    record: Record
+    settings: Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,12 @@ class Offering:
     provider: ProviderRow
     models: list[Model]
     rates: dict[JobType, int]
-    """In halala per minute."""
+    """Its own where it has some, else the platform's, in halala per minute."""
+    record: Record
+    vram_for_jobs_mib: int
+    is_accepting: bool
+    opens_ms: int | None
+    """When its hours begin, while it is outside them."""
 
 
 class Providers:
@@ -125,6 +136,8 @@ class Providers:
                 ledger.balance(own),
                 accounts.models_of([provider_id])[provider_id],
                 jobs.newest_of_provider(provider_id, RECENT_JOBS),
+                history.record(provider_id),
+                terms.of(provider_id).settings,
             )
 
         return await self._database.read(read)
@@ -201,7 +214,8 @@ class Providers:
         page_size: int,
     ) -> tuple[list[Offering], int]:
         """One page of the live providers, by id, and how many there are on all pages."""
-        since_ms = ms(self._clock) - int(LIVE_SECONDS * 1000)
+        now_ms = ms(self._clock)
+        since_ms = now_ms - int(LIVE_SECONDS * 1000)
 
         def read() -> tuple[list[Offering], int]:
             rows, total = accounts.live_providers(
@@ -212,11 +226,43 @@ class Providers:
                 offset=(page - 1) * page_size,
                 limit=page_size,
             )
-            models = accounts.models_of([row.id for row in rows]) if rows else {}
+            ids = [row.id for row in rows]
+            models, own = (accounts.models_of(ids), terms.of_all(ids)) if rows else ({}, {})
             card = rates.card()
-            return [Offering(row, models[row.id], card) for row in rows], total
+            return [self._offering(row, models[row.id], own[row.id], card, now_ms) for row in rows], total
 
         return await self._database.read(read)
+
+    async def history(
+        self, provider_id: int, before: tuple[int, int] | None, limit: int
+    ) -> tuple[list[PastAttempt], tuple[int, int] | None]:
+        """One page of a provider's ended attempts, newest first, and the end and number to go on with.
+
+        Raises PROVIDER_NOT_FOUND.
+        """
+
+        def read() -> list[PastAttempt]:
+            existing(provider_id)
+            return history.page(provider_id, before, limit + 1)
+
+        found = await self._database.read(read)
+        last = found[limit - 1] if len(found) > limit else None
+        return found[:limit], (last.ended_ms, last.number) if last is not None else None
+
+    def _offering(
+        self, row: ProviderRow, models: list[Model], own: Terms, card: dict[JobType, int], now_ms: int
+    ) -> Offering:
+        closed, _ = closure_of(row, own.settings, self._fleet, now_ms)
+        opens = own.settings.opens(now_ms)
+        return Offering(
+            row,
+            models,
+            card | dict(own.rates),
+            history.record(row.id),
+            max(0, row.gpu_vram_mib - own.settings.vram_reserve_mib),
+            row.connected and not row.draining and closed is Obstacle.NONE,
+            int(opens.timestamp() * 1000) if opens is not None else None,
+        )
 
     def _status(self, provider: ProviderRow, last_ms: int | None) -> ProviderStatus:
         return status(provider.state, is_live(last_ms, ms(self._clock)), provider.draining)

@@ -53,11 +53,12 @@ from server.domain.sessions import (
     Welcome,
     stranger,
 )
+from server.domain.terms import Terms
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet, Presence
 from server.services.providers import Providers, refuse_shut_out
 from server.services.settlement import settle
-from server.store import accounts, jobs, leases
+from server.store import accounts, jobs, leases, terms
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -287,7 +288,7 @@ class Session:
 
     async def _open(self, hello: Hello) -> None:
         owner = self._owner
-        epoch, kept, state = await self._run(lambda: self._record_hello(hello))
+        epoch, kept, state, own_terms = await self._run(lambda: self._record_hello(hello))
         status = hello.gpu_status
         self._presence = Presence(
             self.provider_id,
@@ -301,14 +302,17 @@ class Session:
             str(status.get("gpu_name", "")),
             int(status.get("gpu_vram_mib", 0)),
             state=state,
+            terms=own_terms,
         )
+        self._presence.feel(status)
         await owner.providers.record_beat(self.provider_id, status, renews=True)
         older = owner.fleet.join(self._presence)
         if older is self._presence:
             raise DomainError(Reason.SESSION_SUPERSEDED, "a newer session of this provider exists")
         if older is not None:
             older.send(_farewell(older, self._presence))
-        welcome = Welcome(epoch, self.provider_id, owner.fleet.heartbeat_seconds())
+        seconds = owner.fleet.heartbeat_seconds()
+        welcome = Welcome(epoch, self.provider_id, seconds, own_terms.settings)
         for message in self._half.opened(welcome, [k for k, _ in kept]):
             self._send(message)
         log.info("session opened %s slots=%d models=%d", self._who(), hello.slots, len(hello.models))
@@ -321,7 +325,7 @@ class Session:
                 self.push(CancelRun(lease.ref))
         await owner.dispatch.fill(self.provider_id)
 
-    def _record_hello(self, hello: Hello) -> tuple[int, list[tuple[Kept, bool]], AccountState]:
+    def _record_hello(self, hello: Hello) -> tuple[int, list[tuple[Kept, bool]], AccountState, Terms]:
         """Counts the session, then compares what the daemon holds with what is on record."""
         provider = accounts.provider(self.provider_id)
         assert provider is not None, "a key without its provider"
@@ -356,7 +360,7 @@ class Session:
                     job.cancel_requested,
                 )
             )
-        return epoch, kept, provider.state
+        return epoch, kept, provider.state, terms.of(self.provider_id)
 
     async def _heartbeat(self, beat: Heartbeat) -> None:
         owner, presence = self._owner, self._presence

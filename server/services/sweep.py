@@ -29,6 +29,7 @@ from server.services.providers import Providers
 from server.services.repeats import KEEP_MS
 from server.services.sessions import Sessions, give_up
 from server.services.settlement import settle
+from server.services.terms import OwnTerms
 from server.store import jobs, leases, repeats
 from server.store.database import Database
 
@@ -49,6 +50,7 @@ class Sweep:
         keys: Keys,
         deletion: Deletion,
         metrics: Metrics,
+        terms: OwnTerms,
         clock: Clock,
     ) -> None:
         self._database = database
@@ -59,6 +61,7 @@ class Sweep:
         self._keys = keys
         self._deletion = deletion
         self._metrics = metrics
+        self._terms = terms
         self._clock = clock
         self._started_ms = ms(clock)
 
@@ -69,6 +72,7 @@ class Sweep:
         await self._providers.write_beats()
         if self._fleet.all():
             await self._providers.read_states()
+            await self._terms.read_changes()
         now_ms = ms(self._clock)
         self._fleet.forget_before(now_ms - int(LOST_AFTER_SECONDS * 1000))
         if await self._database.read(lambda: self._is_due(now_ms)):
@@ -128,7 +132,14 @@ class Sweep:
             event, reason, outcome = JobEvent.FAIL, FailureReason.DURATION_LIMIT, LeaseOutcome.FAILED
             billed, message = job.limit_ms, "it reached its duration limit"
         billed = pricing.billed_ms(billed, now_ms - lease.started_ms, job.limit_ms)
-        if not leases.end(lease, outcome, now_ms, detail=f"{message}; ended by the server", run_ms=billed):
+        if not leases.end(
+            lease,
+            outcome,
+            now_ms,
+            detail=f"{message}; ended by the server",
+            failure_reason=reason if outcome is LeaseOutcome.FAILED else None,
+            run_ms=billed,
+        ):
             return None
         settle(job, event, now_ms, billed_ms=billed, failure_reason=reason, failure_message=message)
         return lease

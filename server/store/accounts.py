@@ -14,7 +14,7 @@ from server.domain.jobs import JobType
 from server.domain.keys import Scope
 from server.domain.placement import Model
 from server.domain.providers import AccountState
-from server.store.models import ApiKey, Provider, ProviderModel, Renter, tuples
+from server.store.models import ApiKey, Provider, ProviderModel, ProviderTerms, Renter, tuples
 from server.store.statements import Rows, Statement, arg, locking
 
 
@@ -239,7 +239,11 @@ def live_providers(
     if gpu_model:
         query = query.where(Provider.gpu_model.contains(gpu_model))
     if min_vram_mib:
-        query = query.where(Provider.gpu_vram_mib >= min_vram_mib)
+        # What its owner keeps is not for jobs; without terms it keeps nothing.
+        kept = ProviderTerms.select(ProviderTerms.vram_reserve_mib).where(
+            ProviderTerms.provider_id == Provider.id
+        )
+        query = query.where(Provider.gpu_vram_mib - pw.fn.COALESCE(kept, 0) >= min_vram_mib)
     if model:
         serving = ProviderModel.select(ProviderModel.provider_id).where(ProviderModel.name == model)
         query = query.where(Provider.id.in_(serving))

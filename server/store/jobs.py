@@ -24,7 +24,7 @@ from server.domain.jobs import (
     sources,
 )
 from server.domain.leases import LeaseOutcome
-from server.domain.placement import Candidate, Wants
+from server.domain.placement import Candidate, Obstacle, Wants, closure, vram_for_jobs_mib
 from server.domain.pricing import shares
 from server.domain.queue import Waiting
 from server.store import models as db
@@ -126,8 +126,9 @@ _finish = Statement(
 )
 
 
-# The columns of Wants.
-_NEEDS = (db.Job.job_type, db.Job.model, db.Job.gpu_model, db.Job.min_vram_mib)
+# The columns of Wants. What a job was quoted matters where it names no provider.
+_QUOTED = pw.Case(None, [(db.Job.named_provider_id.is_null(), db.Job.rate_halala_per_minute)])
+_NEEDS = (db.Job.job_type, db.Job.model, db.Job.gpu_model, db.Job.min_vram_mib, _QUOTED)
 
 
 def insert(
@@ -264,18 +265,22 @@ def lock_provider(provider_id: int) -> int | None:
 def next_queued(candidate: Candidate, limit: int, now_ms: int, refused_since_ms: int) -> list[Job]:
     """The queued jobs that a provider can run: those that name it or nobody, by priority, then age.
 
-    A job whose offer this same provider refused or let expire after ``refused_since_ms`` is left for
-    later, and one whose time to start is over for the sweep.
+    Of those that name nobody, it gets what was quoted its own rate at least. A job whose offer this same
+    provider refused or let expire after ``refused_since_ms`` is left for later, and one whose time to
+    start is over for the sweep.
     """
     kinds, models = sorted(candidate.job_types), [model.name for model in candidate.models]
+    if not kinds or closure(candidate) is not Obstacle.NONE:
+        return []
     rows = _next_queued(len(kinds), len(models)).all(
         provider_id=candidate.provider_id,
-        vram_mib=candidate.vram_mib,
+        vram_mib=vram_for_jobs_mib(candidate),
         gpu_model=candidate.gpu_model.lower(),
         now_ms=now_ms,
         refused_since_ms=refused_since_ms,
         limit=limit,
         **{f"kind{index}": kind.value for index, kind in enumerate(kinds)},
+        **{f"rate{index}": candidate.own_rates.get(kind, 0) for index, kind in enumerate(kinds)},
         **{f"model{index}": name for index, name in enumerate(models)},
     )
     return [_job(row) for row in rows]
@@ -293,10 +298,12 @@ def _next_queued(kinds: int, models: int) -> Rows:
             db.Lease.outcome.in_(NOT_TAKEN),
             db.Lease.ended_ms > arg("refused_since_ms"),
         )
+        own_rate = pw.Case(job.job_type, [(arg(f"kind{n}"), arg(f"rate{n}")) for n in range(kinds)])
         query = rows.where(
             job.state == JobState.QUEUED.value,
             job.start_by_ms > arg("now_ms"),
-            job.named_provider_id.is_null() | (job.named_provider_id == arg("provider_id")),
+            (job.named_provider_id == arg("provider_id"))
+            | (job.named_provider_id.is_null() & (job.rate_halala_per_minute >= own_rate)),
             job.job_type.in_([arg(f"kind{index}") for index in range(kinds)]),
             job.model.is_null() | job.model.in_([arg(f"model{index}") for index in range(models)]),
             job.min_vram_mib.is_null() | (job.min_vram_mib <= arg("vram_mib")),

@@ -11,8 +11,17 @@ from typing import Any
 
 import peewee as pw
 
-from server.domain.jobs import PROVIDERS_FAULT, FailureReason, Job, JobState
-from server.domain.leases import Lease, LeaseOutcome, LeaseRef, LeaseState, Offer, Stream, secret_digest
+from server.domain.jobs import FailureReason, Job, JobState
+from server.domain.leases import (
+    Lease,
+    LeaseOutcome,
+    LeaseRef,
+    LeaseState,
+    Offer,
+    Stream,
+    public_number,
+    secret_digest,
+)
 from server.store import models as db
 from server.store.statements import Rows, Statement, arg, places
 
@@ -79,6 +88,7 @@ _insert_lease = Statement(
             "secret_sha256",
             "offered_ms",
             "output_limit_bytes",
+            "number",
             state=LeaseState.OFFERED.value,
         )
     )
@@ -149,19 +159,8 @@ _read_stream = Statement(
 )
 
 
-# The words of the partial index lease_history: as parameters they would hide it from PostgreSQL.
-_newest_attempts = Statement(
-    lambda: (
-        db.Lease.select(db.Lease.outcome, db.Lease.failure_reason)
-        .where(db.Lease.provider_id == arg("provider_id"), pw.SQL("state = 'ended' AND attempt > 0"))
-        .order_by(db.Lease.ended_ms.desc())
-        .limit(arg("limit"))
-    )
-)
 # After these ends the same provider is not asked again so soon.
 NOT_TAKEN = (LeaseOutcome.REFUSED.value, LeaseOutcome.EXPIRED.value, LeaseOutcome.REVOKED.value)
-_NOT_RUN_TO_ITS_END = {LeaseOutcome.LOST.value, LeaseOutcome.RELEASED.value}
-_FAULTS = {reason.value for reason in PROVIDERS_FAULT}
 
 
 def open_of(provider_id: int) -> list[Lease]:
@@ -192,6 +191,7 @@ def offer(
         secret_sha256=secret_digest(secret),
         offered_ms=now_ms,
         output_limit_bytes=output_limit_bytes,
+        number=public_number(secret),
     )
     ref = LeaseRef(job.job_id, epoch, secret)
     return Offer(
@@ -319,20 +319,6 @@ def of_job(job_id: str, limit: int) -> list[Lease]:
     query = db.Lease.select().where(db.Lease.job_id == job_id)
     newest = query.order_by(db.Lease.lease_epoch.desc()).limit(limit)
     return [_lease(row) for row in newest][::-1]
-
-
-def reliability(provider_id: int, limit: int) -> float:
-    """The part of a provider's newest ``limit`` attempts that succeeded, of those that were its to fail.
-
-    1.0 for one that was never tried: nobody has a reason to distrust it yet.
-    """
-    rows = _newest_attempts.all(provider_id=provider_id, limit=limit)
-    succeeded = sum(outcome == LeaseOutcome.SUCCEEDED.value for outcome, _ in rows)
-    failed = sum(
-        outcome in _NOT_RUN_TO_ITS_END or (outcome == LeaseOutcome.FAILED.value and reason in _FAULTS)
-        for outcome, reason in rows
-    )
-    return succeeded / (succeeded + failed) if succeeded + failed else 1.0
 
 
 def time_left(provider_ids: Sequence[int], now_ms: int) -> dict[int, list[int]]:

@@ -35,6 +35,19 @@ class Provider(pw.Model):
         table_name = "provider"
 
 
+class ProviderTerms(pw.Model):
+    provider_id = pw.BigIntegerField(primary_key=True)
+    rates = pw.TextField()
+    hours = pw.TextField()
+    timezone = pw.TextField()
+    max_temp_c = pw.IntegerField(null=True)
+    vram_reserve_mib = pw.BigIntegerField()
+    changed_ms = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "provider_terms"
+
+
 class ProviderModel(pw.Model):
     provider_id = pw.BigIntegerField()
     name = pw.TextField()
@@ -174,6 +187,7 @@ class Lease(pw.Model):
     output_through_seq = pw.BigIntegerField(default=0)
     log_through_seq = pw.BigIntegerField(default=0)
     output_limit_bytes = pw.BigIntegerField()
+    number = pw.BigIntegerField(default=0)
 
     class Meta:
         table_name = "lease"
@@ -305,6 +319,7 @@ MODELS: tuple[type[pw.Model], ...] = (
     Repeat,
     JobRate,
     GpuMetrics,
+    ProviderTerms,
 )
 
 

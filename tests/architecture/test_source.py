@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dcp.v1 import errors_pb2, jobs_pb2, providers_pb2, statements_pb2
+from dcp.v1 import errors_pb2, jobs_pb2, providers_pb2, statements_pb2, terms_pb2
 
 import daemon.config
 import gateway.config
@@ -21,7 +21,9 @@ from server.domain.ledger import TransferKind
 from server.domain.placement import Obstacle
 from server.domain.providers import ProviderStatus
 from server.domain.queue import JobCondition
+from server.domain.record import Weight
 from server.domain.sessions import LeaseAction
+from server.domain.terms import Weekday
 from server.domain.webhooks import DeliveryStatus, WebhookEvent
 from tests.architecture.tools import ROOT, tracked_files
 
@@ -140,6 +142,8 @@ def test_enums_of_the_domain_are_those_of_the_protos() -> None:
         (DeliveryStatus, webhooks_pb2.DeliveryStatus, "DELIVERY_STATUS_"),
         (Scope, options_pb2.Scope, "SCOPE_"),
         (TransferKind, statements_pb2.TransferKind, "TRANSFER_KIND_"),
+        (Weekday, terms_pb2.Weekday, "WEEKDAY_"),
+        (Weight, providers_pb2.AttemptWeight, "ATTEMPT_WEIGHT_"),
     ):
         assert {member.name for member in domain} == names(proto, prefix), prefix
 

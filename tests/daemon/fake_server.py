@@ -127,6 +127,10 @@ class FakeServer(SessionServiceServicer, ProviderServiceServicer):
         """Not for daemons."""
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
 
+    async def ListProviderHistory(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Not for daemons."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
+
     async def Heartbeat(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Not for daemons that hold a stream."""
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "")

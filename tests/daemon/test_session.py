@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2
+from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2, terms_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -207,6 +207,23 @@ def test_welcome_that_never_comes_ends_the_stream() -> None:
     bench.connect()
     assert kinds(bench.pass_time(61, answering=False)) == ["ReconnectAfter"]
     assert bench.session.link is Link.OFFLINE
+
+
+def test_settings_are_those_that_the_server_told_last() -> None:
+    bench = Bench()
+    bench.connect()
+    cool, cooler = (terms_pb2.ProviderSettings(max_temp_c=most) for most in (80, 70))
+    assert bench.hear(settings_update=cooler) == []  # out of turn: before Welcome
+    assert bench.session.settings == terms_pb2.ProviderSettings()
+    bench.hear(welcome=sessions_pb2.Welcome(session_epoch=3, settings=cool))
+    assert bench.session.settings == cool
+    assert bench.hear(settings_update=cooler) == []
+    assert bench.session.settings == cooler
+    bench.lose()
+    assert bench.session.settings == cooler
+    bench.connect()
+    bench.welcome()  # by a server that knows of none
+    assert bench.session.settings == terms_pb2.ProviderSettings()
 
 
 # --- heartbeats ---
@@ -888,6 +905,7 @@ _MESSAGES: st.SearchStrategy[dict[str, Any]] = st.one_of(
         chunk_credit=st.integers(-1, 4),
     ),
     st.builds(lambda n: {"heartbeat_ack": sessions_pb2.HeartbeatAck(sequence=n)}, _NUMBERS),
+    st.builds(lambda n: {"settings_update": terms_pb2.ProviderSettings(vram_reserve_mib=n)}, _NUMBERS),
     st.builds(
         lambda at, epoch, limit: {"job_offer": offer(at, epoch, limit=limit)},
         st.sampled_from(["job-1", "job-2"]),

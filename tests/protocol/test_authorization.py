@@ -59,6 +59,7 @@ OBJECTS = {
     "StatementService.ListOwnLedger before_id": FREE,
     "StatementService.GetOwnLedgerCsv before_id": FREE,
     "MetricService.GetProviderMetrics provider_id": PROVIDER,
+    "ProviderService.ListProviderHistory provider_id": PROVIDER,
     "SessionService.Connect hello.boot_id": FREE,
     "WebhookService.ListWebhookDeliveries before_id": FREE,
     "WithdrawalService.ListOwnWithdrawals before_id": FREE,

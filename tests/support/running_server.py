@@ -30,6 +30,7 @@ from dcp.v1 import (
     sessions_pb2,
     sessions_pb2_grpc,
     statements_pb2_grpc,
+    terms_pb2_grpc,
     webhooks_pb2_grpc,
     withdrawals_pb2_grpc,
 )
@@ -229,6 +230,7 @@ class Market:
         self.renter_service = renters_pb2_grpc.RenterServiceStub(channel)
         self.session_service = sessions_pb2_grpc.SessionServiceStub(channel)
         self.statement_service = statements_pb2_grpc.StatementServiceStub(channel)
+        self.terms_service = terms_pb2_grpc.TermsServiceStub(channel)
         self.withdrawal_service = withdrawals_pb2_grpc.WithdrawalServiceStub(channel)
         self.webhook_service = webhooks_pb2_grpc.WebhookServiceStub(channel)
         self._streams: list[Any] = []

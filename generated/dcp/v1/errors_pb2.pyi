@@ -137,6 +137,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The wallet holds other than what was given up, so the account was not deleted; `balance_halala` tells how much."""
     ERROR_REASON_OUTPUT_ERASED: _ErrorReason.ValueType  # 73
     """The job's output was erased with its renter's account."""
+    ERROR_REASON_RATE_OUT_OF_BOUNDS: _ErrorReason.ValueType  # 85
+    """A provider's own rate may not be so far from the platform's; `error` names the bounds."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The stable causes of errors. Names are part of the contract: they are added,
@@ -247,6 +249,8 @@ ERROR_REASON_BALANCE_LEFT: ErrorReason.ValueType  # 72
 """The wallet holds other than what was given up, so the account was not deleted; `balance_halala` tells how much."""
 ERROR_REASON_OUTPUT_ERASED: ErrorReason.ValueType  # 73
 """The job's output was erased with its renter's account."""
+ERROR_REASON_RATE_OUT_OF_BOUNDS: ErrorReason.ValueType  # 85
+"""A provider's own rate may not be so far from the platform's; `error` names the bounds."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

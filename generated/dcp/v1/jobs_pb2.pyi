@@ -280,6 +280,14 @@ class _ObstacleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Obstacle.Val
     """All its slots are taken."""
     OBSTACLE_REFUSED: _Obstacle.ValueType  # 12
     """It refused this job or let the offer expire a moment ago."""
+    OBSTACLE_OUTSIDE_HOURS: _Obstacle.ValueType  # 20
+    """It is outside the hours in which its owner lets it take jobs; the message tells when they begin."""
+    OBSTACLE_TOO_HOT: _Obstacle.ValueType  # 21
+    """Its GPU is hotter than its owner lets a job start on, or has not cooled down by 5 degrees since."""
+    OBSTACLE_RATE_ABOVE_QUOTE: _Obstacle.ValueType  # 22
+    """Its own rate is above the rate that the job, which names no provider, was quoted."""
+    OBSTACLE_VRAM_RESERVED: _Obstacle.ValueType  # 23
+    """Its GPU has memory enough, but its owner keeps too much of it."""
 
 class Obstacle(_Obstacle, metaclass=_ObstacleEnumTypeWrapper):
     """What keeps one provider from running a job now."""
@@ -310,6 +318,14 @@ OBSTACLE_BUSY: Obstacle.ValueType  # 11
 """All its slots are taken."""
 OBSTACLE_REFUSED: Obstacle.ValueType  # 12
 """It refused this job or let the offer expire a moment ago."""
+OBSTACLE_OUTSIDE_HOURS: Obstacle.ValueType  # 20
+"""It is outside the hours in which its owner lets it take jobs; the message tells when they begin."""
+OBSTACLE_TOO_HOT: Obstacle.ValueType  # 21
+"""Its GPU is hotter than its owner lets a job start on, or has not cooled down by 5 degrees since."""
+OBSTACLE_RATE_ABOVE_QUOTE: Obstacle.ValueType  # 22
+"""Its own rate is above the rate that the job, which names no provider, was quoted."""
+OBSTACLE_VRAM_RESERVED: Obstacle.ValueType  # 23
+"""Its GPU has memory enough, but its owner keeps too much of it."""
 Global___Obstacle: _TypeAlias = Obstacle  # noqa: Y015
 
 class _AttemptOutcome:

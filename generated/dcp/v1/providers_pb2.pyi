@@ -6,6 +6,7 @@ Providers: parties with GPUs. One provider is one machine with one daemon."""
 from collections import abc as _abc
 from dcp.v1 import gpus_pb2 as _gpus_pb2
 from dcp.v1 import jobs_pb2 as _jobs_pb2
+from dcp.v1 import terms_pb2 as _terms_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -63,6 +64,34 @@ PROVIDER_STATUS_PENDING_APPROVAL: ProviderStatus.ValueType  # 5
 PROVIDER_STATUS_SUSPENDED: ProviderStatus.ValueType  # 6
 """Shut out by an operator."""
 Global___ProviderStatus: _TypeAlias = ProviderStatus  # noqa: Y015
+
+class _AttemptWeight:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AttemptWeightEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttemptWeight.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ATTEMPT_WEIGHT_UNSPECIFIED: _AttemptWeight.ValueType  # 0
+    """Never stored."""
+    ATTEMPT_WEIGHT_FOR: _AttemptWeight.ValueType  # 1
+    """For it."""
+    ATTEMPT_WEIGHT_AGAINST: _AttemptWeight.ValueType  # 2
+    """Against it."""
+    ATTEMPT_WEIGHT_NEITHER: _AttemptWeight.ValueType  # 3
+    """Not at all: its renter or an operator ended it, or the failure was the job's own."""
+
+class AttemptWeight(_AttemptWeight, metaclass=_AttemptWeightEnumTypeWrapper):
+    """How an ended attempt counts for the provider's reliability."""
+
+ATTEMPT_WEIGHT_UNSPECIFIED: AttemptWeight.ValueType  # 0
+"""Never stored."""
+ATTEMPT_WEIGHT_FOR: AttemptWeight.ValueType  # 1
+"""For it."""
+ATTEMPT_WEIGHT_AGAINST: AttemptWeight.ValueType  # 2
+"""Against it."""
+ATTEMPT_WEIGHT_NEITHER: AttemptWeight.ValueType  # 3
+"""Not at all: its renter or an operator ended it, or the failure was the job's own."""
+Global___AttemptWeight: _TypeAlias = AttemptWeight  # noqa: Y015
 
 @_typing.final
 class RegisterProviderRequest(_message.Message):
@@ -199,6 +228,9 @@ class Provider(_message.Message):
     GPU_STATUS_FIELD_NUMBER: _builtins.int
     EARNINGS_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
+    RELIABILITY_FIELD_NUMBER: _builtins.int
+    RELIABILITY_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The provider's id."""
     status: Global___ProviderStatus.ValueType
@@ -217,6 +249,10 @@ class Provider(_message.Message):
     """The telephone number."""
     connected: _builtins.bool
     """Whether a daemon holds a session now."""
+    reliability: _builtins.float
+    """The part of its newest 50 attempts that succeeded, of those that were its to fail, from 0 to 1; see its history."""
+    reliability_attempts: _builtins.int
+    """How many of these attempts counted. 0: it was never tried, and `reliability` is 1."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it registered."""
@@ -237,6 +273,10 @@ class Provider(_message.Message):
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The models that the daemon serves."""
 
+    @_builtins.property
+    def settings(self) -> _terms_pb2.ProviderSettings:
+        """When and how far its owner lets it take jobs."""
+
     def __init__(
         self,
         *,
@@ -254,10 +294,13 @@ class Provider(_message.Message):
         gpu_status: _gpus_pb2.GpuStatus | None = ...,
         earnings: Global___Earnings | None = ...,
         models: _abc.Iterable[_builtins.str] | None = ...,
+        reliability: _builtins.float = ...,
+        reliability_attempts: _builtins.int = ...,
+        settings: _terms_pb2.ProviderSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "earnings", b"earnings", "gpu_status", b"gpu_status", "last_heartbeat_at", b"last_heartbeat_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "earnings", b"earnings", "gpu_status", b"gpu_status", "last_heartbeat_at", b"last_heartbeat_at", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "created_at", b"created_at", "earnings", b"earnings", "email", b"email", "gpu_model", b"gpu_model", "gpu_status", b"gpu_status", "id", b"id", "last_heartbeat_at", b"last_heartbeat_at", "models", b"models", "name", b"name", "os", b"os", "phone", b"phone", "status", b"status", "total_jobs", b"total_jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "created_at", b"created_at", "earnings", b"earnings", "email", b"email", "gpu_model", b"gpu_model", "gpu_status", b"gpu_status", "id", b"id", "last_heartbeat_at", b"last_heartbeat_at", "models", b"models", "name", b"name", "os", b"os", "phone", b"phone", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "settings", b"settings", "status", b"status", "total_jobs", b"total_jobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -436,3 +479,132 @@ class HeartbeatResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeartbeatResponse: _TypeAlias = HeartbeatResponse  # noqa: Y015
+
+@_typing.final
+class ListProviderHistoryRequest(_message.Message):
+    """Whose history, and which page of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    provider_id: _builtins.int
+    """The provider's id."""
+    before: _builtins.str
+    """Attempts older than this place alone: `next_before` of the page before. Left out: from the newest."""
+    page_size: _builtins.int
+    """How many on a page. Left out: 50."""
+    def __init__(
+        self,
+        *,
+        provider_id: _builtins.int = ...,
+        before: _builtins.str = ...,
+        page_size: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "page_size", b"page_size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "before", b"before", "page_size", b"page_size", "provider_id", b"provider_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
+    _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
+
+Global___ListProviderHistoryRequest: _TypeAlias = ListProviderHistoryRequest  # noqa: Y015
+
+@_typing.final
+class ListProviderHistoryResponse(_message.Message):
+    """One page of the history."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    NEXT_BEFORE_FIELD_NUMBER: _builtins.int
+    next_before: _builtins.str
+    """Ask for the next page with this `before`. Left out: this is the last page."""
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___PastAttempt]:
+        """The attempts, newest first."""
+
+    def __init__(
+        self,
+        *,
+        attempts: _abc.Iterable[Global___PastAttempt] | None = ...,
+        next_before: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_before", b"_next_before", "next_before", b"next_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_before", b"_next_before", "attempts", b"attempts", "next_before", b"next_before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__next_before: _TypeAlias = _typing.Literal["next_before"]  # noqa: Y015
+    _WhichOneofArgType__next_before: _TypeAlias = _typing.Literal["_next_before", b"_next_before"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_before) -> _WhichOneofReturnType__next_before | None: ...
+
+Global___ListProviderHistoryResponse: _TypeAlias = ListProviderHistoryResponse  # noqa: Y015
+
+@_typing.final
+class PastAttempt(_message.Message):
+    """An attempt that has ended, as everybody may see it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    JOB_TYPE_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    FAILURE_REASON_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_AT_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    ENDED_AT_FIELD_NUMBER: _builtins.int
+    RUN_SECONDS_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Tells it from others; chosen at random, it names no job."""
+    job_type: _jobs_pb2.JobType.ValueType
+    """The kind of work."""
+    outcome: _jobs_pb2.AttemptOutcome.ValueType
+    """How it ended."""
+    failure_reason: _jobs_pb2.FailureReason.ValueType
+    """Why it failed, when it did."""
+    counts: Global___AttemptWeight.ValueType
+    """How it counts for the provider's reliability."""
+    run_seconds: _builtins.float
+    """How long it ran, in seconds with milliseconds, where that is known."""
+    @_builtins.property
+    def accepted_at(self) -> _timestamp_pb2.Timestamp:
+        """When the daemon accepted it."""
+
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """When it started to run. Left out: it did not."""
+
+    @_builtins.property
+    def ended_at(self) -> _timestamp_pb2.Timestamp:
+        """When it ended."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        job_type: _jobs_pb2.JobType.ValueType = ...,
+        outcome: _jobs_pb2.AttemptOutcome.ValueType = ...,
+        failure_reason: _jobs_pb2.FailureReason.ValueType | None = ...,
+        counts: Global___AttemptWeight.ValueType = ...,
+        accepted_at: _timestamp_pb2.Timestamp | None = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+        ended_at: _timestamp_pb2.Timestamp | None = ...,
+        run_seconds: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_failure_reason", b"_failure_reason", "_run_seconds", b"_run_seconds", "accepted_at", b"accepted_at", "ended_at", b"ended_at", "failure_reason", b"failure_reason", "run_seconds", b"run_seconds", "started_at", b"started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_failure_reason", b"_failure_reason", "_run_seconds", b"_run_seconds", "accepted_at", b"accepted_at", "counts", b"counts", "ended_at", b"ended_at", "failure_reason", b"failure_reason", "job_type", b"job_type", "number", b"number", "outcome", b"outcome", "run_seconds", b"run_seconds", "started_at", b"started_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__failure_reason: _TypeAlias = _typing.Literal["failure_reason"]  # noqa: Y015
+    _WhichOneofArgType__failure_reason: _TypeAlias = _typing.Literal["_failure_reason", b"_failure_reason"]  # noqa: Y015
+    _WhichOneofReturnType__run_seconds: _TypeAlias = _typing.Literal["run_seconds"]  # noqa: Y015
+    _WhichOneofArgType__run_seconds: _TypeAlias = _typing.Literal["_run_seconds", b"_run_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__failure_reason) -> _WhichOneofReturnType__failure_reason | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__run_seconds) -> _WhichOneofReturnType__run_seconds | None: ...
+
+Global___PastAttempt: _TypeAlias = PastAttempt  # noqa: Y015

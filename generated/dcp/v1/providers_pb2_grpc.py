@@ -60,6 +60,11 @@ class ProviderServiceStub:
                 request_serializer=dcp_dot_v1_dot_providers__pb2.ResumeOwnProviderRequest.SerializeToString,
                 response_deserializer=dcp_dot_v1_dot_providers__pb2.ResumeOwnProviderResponse.FromString,
                 _registered_method=True)
+        self.ListProviderHistory = channel.unary_unary(
+                '/dcp.v1.ProviderService/ListProviderHistory',
+                request_serializer=dcp_dot_v1_dot_providers__pb2.ListProviderHistoryRequest.SerializeToString,
+                response_deserializer=dcp_dot_v1_dot_providers__pb2.ListProviderHistoryResponse.FromString,
+                _registered_method=True)
 
 
 class ProviderServiceServicer:
@@ -102,6 +107,22 @@ class ProviderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListProviderHistory(self, request, context):
+        """Every attempt of a provider that has ended, newest first, without what was asked or for whom.
+
+        From it anybody can recompute the provider's `reliability`: of its newest 50
+        attempts in this list, those with `counts` `for`, divided by those with `for`
+        or `against`; 1 when there is none of either. An attempt is a job that the
+        daemon accepted. It counts for the provider when it `succeeded`; against it
+        when it was `lost` or `released`, or `failed` with ENGINE_FAILED,
+        MODEL_NOT_SERVED, PROVIDER_LOST or PROVIDER_DRAINED; neither way when it was
+        `cancelled` or `revoked`, or `failed` with any other reason, such as
+        DURATION_LIMIT: these are the renter's or an operator's doing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProviderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +150,11 @@ def add_ProviderServiceServicer_to_server(servicer, server):
                     servicer.ResumeOwnProvider,
                     request_deserializer=dcp_dot_v1_dot_providers__pb2.ResumeOwnProviderRequest.FromString,
                     response_serializer=dcp_dot_v1_dot_providers__pb2.ResumeOwnProviderResponse.SerializeToString,
+            ),
+            'ListProviderHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProviderHistory,
+                    request_deserializer=dcp_dot_v1_dot_providers__pb2.ListProviderHistoryRequest.FromString,
+                    response_serializer=dcp_dot_v1_dot_providers__pb2.ListProviderHistoryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -267,6 +293,33 @@ class ProviderService:
             '/dcp.v1.ProviderService/ResumeOwnProvider',
             dcp_dot_v1_dot_providers__pb2.ResumeOwnProviderRequest.SerializeToString,
             dcp_dot_v1_dot_providers__pb2.ResumeOwnProviderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListProviderHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dcp.v1.ProviderService/ListProviderHistory',
+            dcp_dot_v1_dot_providers__pb2.ListProviderHistoryRequest.SerializeToString,
+            dcp_dot_v1_dot_providers__pb2.ListProviderHistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

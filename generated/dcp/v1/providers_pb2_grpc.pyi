@@ -45,6 +45,18 @@ class ProviderServiceStub:
     """The provider takes no jobs for now; those that it runs finish. Pausing again changes nothing."""
     ResumeOwnProvider: _grpc.UnaryUnaryMultiCallable[_providers_pb2.ResumeOwnProviderRequest, _providers_pb2.ResumeOwnProviderResponse]
     """The provider takes jobs again after a pause."""
+    ListProviderHistory: _grpc.UnaryUnaryMultiCallable[_providers_pb2.ListProviderHistoryRequest, _providers_pb2.ListProviderHistoryResponse]
+    """Every attempt of a provider that has ended, newest first, without what was asked or for whom.
+
+    From it anybody can recompute the provider's `reliability`: of its newest 50
+    attempts in this list, those with `counts` `for`, divided by those with `for`
+    or `against`; 1 when there is none of either. An attempt is a job that the
+    daemon accepted. It counts for the provider when it `succeeded`; against it
+    when it was `lost` or `released`, or `failed` with ENGINE_FAILED,
+    MODEL_NOT_SERVED, PROVIDER_LOST or PROVIDER_DRAINED; neither way when it was
+    `cancelled` or `revoked`, or `failed` with any other reason, such as
+    DURATION_LIMIT: these are the renter's or an operator's doing.
+    """
 
 @_typing.type_check_only
 class ProviderServiceAsyncStub(ProviderServiceStub):
@@ -63,6 +75,18 @@ class ProviderServiceAsyncStub(ProviderServiceStub):
     """The provider takes no jobs for now; those that it runs finish. Pausing again changes nothing."""
     ResumeOwnProvider: _aio.UnaryUnaryMultiCallable[_providers_pb2.ResumeOwnProviderRequest, _providers_pb2.ResumeOwnProviderResponse]  # type: ignore[assignment]
     """The provider takes jobs again after a pause."""
+    ListProviderHistory: _aio.UnaryUnaryMultiCallable[_providers_pb2.ListProviderHistoryRequest, _providers_pb2.ListProviderHistoryResponse]  # type: ignore[assignment]
+    """Every attempt of a provider that has ended, newest first, without what was asked or for whom.
+
+    From it anybody can recompute the provider's `reliability`: of its newest 50
+    attempts in this list, those with `counts` `for`, divided by those with `for`
+    or `against`; 1 when there is none of either. An attempt is a job that the
+    daemon accepted. It counts for the provider when it `succeeded`; against it
+    when it was `lost` or `released`, or `failed` with ENGINE_FAILED,
+    MODEL_NOT_SERVED, PROVIDER_LOST or PROVIDER_DRAINED; neither way when it was
+    `cancelled` or `revoked`, or `failed` with any other reason, such as
+    DURATION_LIMIT: these are the renter's or an operator's doing.
+    """
 
 class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
     """Registration and self-service of providers."""
@@ -108,5 +132,23 @@ class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_providers_pb2.ResumeOwnProviderResponse, _abc.Awaitable[_providers_pb2.ResumeOwnProviderResponse]]:
         """The provider takes jobs again after a pause."""
+
+    @_abc_1.abstractmethod
+    def ListProviderHistory(
+        self,
+        request: _providers_pb2.ListProviderHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_providers_pb2.ListProviderHistoryResponse, _abc.Awaitable[_providers_pb2.ListProviderHistoryResponse]]:
+        """Every attempt of a provider that has ended, newest first, without what was asked or for whom.
+
+        From it anybody can recompute the provider's `reliability`: of its newest 50
+        attempts in this list, those with `counts` `for`, divided by those with `for`
+        or `against`; 1 when there is none of either. An attempt is a job that the
+        daemon accepted. It counts for the provider when it `succeeded`; against it
+        when it was `lost` or `released`, or `failed` with ENGINE_FAILED,
+        MODEL_NOT_SERVED, PROVIDER_LOST or PROVIDER_DRAINED; neither way when it was
+        `cancelled` or `revoked`, or `failed` with any other reason, such as
+        DURATION_LIMIT: these are the renter's or an operator's doing.
+        """
 
 def add_ProviderServiceServicer_to_server(servicer: ProviderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -202,7 +202,7 @@ class ListAvailableProvidersRequest(_message.Message):
     gpu_model: _builtins.str
     """Part of the GPU's name, compared without case."""
     min_vram_gb: _builtins.float
-    """The least total memory of the first GPU, in GB (1,024 MiB)."""
+    """The least memory of the first GPU that jobs see, in GB (1,024 MiB)."""
     model: _builtins.str
     """A model that the provider serves, by its full public name."""
     page: _builtins.int
@@ -309,6 +309,10 @@ class AvailableProvider(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     ACCEPTING_JOBS_FIELD_NUMBER: _builtins.int
     RATES_HALALA_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    RELIABILITY_FIELD_NUMBER: _builtins.int
+    RELIABILITY_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    VRAM_FOR_JOBS_MIB_FIELD_NUMBER: _builtins.int
+    OPENS_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The provider's id."""
     gpu_model: _builtins.str
@@ -324,14 +328,24 @@ class AvailableProvider(_message.Message):
     gpu_count: _builtins.int
     """How many GPUs it has."""
     accepting_jobs: _builtins.bool
-    """Jobs are offered to it: it is live and its daemon holds a session."""
+    """Jobs are offered to it: it is live, its daemon holds a session, it is within its owner's hours and not too hot."""
+    reliability: _builtins.float
+    """The part of its newest 50 attempts that succeeded, of those that were its to fail, from 0 to 1; see its history."""
+    reliability_attempts: _builtins.int
+    """How many of these attempts counted. 0: it was never tried, and `reliability` is 1."""
+    vram_for_jobs_mib: _builtins.int
+    """The memory of the first GPU that jobs see, in MiB: the total less what the owner keeps."""
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The models that it serves."""
 
     @_builtins.property
     def rates_halala_per_minute(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """The rates by job type, in halala per minute."""
+        """What a job that names it is quoted, by job type, in halala per minute."""
+
+    @_builtins.property
+    def opens_at(self) -> _timestamp_pb2.Timestamp:
+        """When its owner's hours begin, while it is outside them."""
 
     def __init__(
         self,
@@ -346,19 +360,27 @@ class AvailableProvider(_message.Message):
         models: _abc.Iterable[_builtins.str] | None = ...,
         accepting_jobs: _builtins.bool = ...,
         rates_halala_per_minute: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        reliability: _builtins.float = ...,
+        reliability_attempts: _builtins.int = ...,
+        vram_for_jobs_mib: _builtins.int | None = ...,
+        opens_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count", "_gpu_vram_mib", b"_gpu_vram_mib", "gpu_count", b"gpu_count", "gpu_vram_mib", b"gpu_vram_mib"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count", "_gpu_vram_mib", b"_gpu_vram_mib", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "gpu_count", b"gpu_count", "gpu_vram_mib", b"gpu_vram_mib", "opens_at", b"opens_at", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count", "_gpu_vram_mib", b"_gpu_vram_mib", "accepting_jobs", b"accepting_jobs", "gpu_count", b"gpu_count", "gpu_model", b"gpu_model", "gpu_vram_mib", b"gpu_vram_mib", "id", b"id", "is_live", b"is_live", "models", b"models", "name", b"name", "rates_halala_per_minute", b"rates_halala_per_minute", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count", "_gpu_vram_mib", b"_gpu_vram_mib", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "accepting_jobs", b"accepting_jobs", "gpu_count", b"gpu_count", "gpu_model", b"gpu_model", "gpu_vram_mib", b"gpu_vram_mib", "id", b"id", "is_live", b"is_live", "models", b"models", "name", b"name", "opens_at", b"opens_at", "rates_halala_per_minute", b"rates_halala_per_minute", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "status", b"status", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__gpu_count: _TypeAlias = _typing.Literal["gpu_count"]  # noqa: Y015
     _WhichOneofArgType__gpu_count: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count"]  # noqa: Y015
     _WhichOneofReturnType__gpu_vram_mib: _TypeAlias = _typing.Literal["gpu_vram_mib"]  # noqa: Y015
     _WhichOneofArgType__gpu_vram_mib: _TypeAlias = _typing.Literal["_gpu_vram_mib", b"_gpu_vram_mib"]  # noqa: Y015
+    _WhichOneofReturnType__vram_for_jobs_mib: _TypeAlias = _typing.Literal["vram_for_jobs_mib"]  # noqa: Y015
+    _WhichOneofArgType__vram_for_jobs_mib: _TypeAlias = _typing.Literal["_vram_for_jobs_mib", b"_vram_for_jobs_mib"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_count) -> _WhichOneofReturnType__gpu_count | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_vram_mib) -> _WhichOneofReturnType__gpu_vram_mib | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__vram_for_jobs_mib) -> _WhichOneofReturnType__vram_for_jobs_mib | None: ...
 
 Global___AvailableProvider: _TypeAlias = AvailableProvider  # noqa: Y015
 

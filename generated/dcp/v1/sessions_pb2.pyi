@@ -30,6 +30,7 @@ one that is not the lease on record changes nothing.
 from collections import abc as _abc
 from dcp.v1 import gpus_pb2 as _gpus_pb2
 from dcp.v1 import jobs_pb2 as _jobs_pb2
+from dcp.v1 import terms_pb2 as _terms_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
@@ -229,6 +230,7 @@ class ServerMessage(_message.Message):
     OUTPUT_ACK_FIELD_NUMBER: _builtins.int
     RECONNECT_FIELD_NUMBER: _builtins.int
     SUPERSEDED_FIELD_NUMBER: _builtins.int
+    SETTINGS_UPDATE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """The answer to Hello."""
@@ -265,6 +267,10 @@ class ServerMessage(_message.Message):
     def superseded(self) -> Global___Superseded:
         """A newer session of the same provider exists: end, and do not come back by yourself."""
 
+    @_builtins.property
+    def settings_update(self) -> _terms_pb2.ProviderSettings:
+        """The provider's settings changed: from now on these hold."""
+
     def __init__(
         self,
         *,
@@ -277,12 +283,13 @@ class ServerMessage(_message.Message):
         output_ack: Global___OutputAck | None = ...,
         reconnect: Global___Reconnect | None = ...,
         superseded: Global___Superseded | None = ...,
+        settings_update: _terms_pb2.ProviderSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_run", b"cancel_run", "heartbeat_ack", b"heartbeat_ack", "job_offer", b"job_offer", "kind", b"kind", "lease_directive", b"lease_directive", "output_ack", b"output_ack", "reconnect", b"reconnect", "result_ack", b"result_ack", "superseded", b"superseded", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_run", b"cancel_run", "heartbeat_ack", b"heartbeat_ack", "job_offer", b"job_offer", "kind", b"kind", "lease_directive", b"lease_directive", "output_ack", b"output_ack", "reconnect", b"reconnect", "result_ack", b"result_ack", "settings_update", b"settings_update", "superseded", b"superseded", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_run", b"cancel_run", "heartbeat_ack", b"heartbeat_ack", "job_offer", b"job_offer", "kind", b"kind", "lease_directive", b"lease_directive", "output_ack", b"output_ack", "reconnect", b"reconnect", "result_ack", b"result_ack", "superseded", b"superseded", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_run", b"cancel_run", "heartbeat_ack", b"heartbeat_ack", "job_offer", b"job_offer", "kind", b"kind", "lease_directive", b"lease_directive", "output_ack", b"output_ack", "reconnect", b"reconnect", "result_ack", b"result_ack", "settings_update", b"settings_update", "superseded", b"superseded", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "heartbeat_ack", "job_offer", "cancel_run", "lease_directive", "result_ack", "output_ack", "reconnect", "superseded"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "heartbeat_ack", "job_offer", "cancel_run", "lease_directive", "result_ack", "output_ack", "reconnect", "superseded", "settings_update"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -708,6 +715,7 @@ class Welcome(_message.Message):
     LOST_AFTER_FIELD_NUMBER: _builtins.int
     CHUNK_CREDIT_FIELD_NUMBER: _builtins.int
     PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
     session_epoch: _builtins.int
     """One more with every Hello of this provider. The newest session wins."""
     chunk_credit: _builtins.int
@@ -722,6 +730,10 @@ class Welcome(_message.Message):
     def lost_after(self) -> _duration_pb2.Duration:
         """The default of a job's `lost_after`: a job whose daemon is silent this long goes back to the queue."""
 
+    @_builtins.property
+    def settings(self) -> _terms_pb2.ProviderSettings:
+        """When and how far the owner lets the machine take jobs; also `settings_update` when that changes."""
+
     def __init__(
         self,
         *,
@@ -730,10 +742,11 @@ class Welcome(_message.Message):
         lost_after: _duration_pb2.Duration | None = ...,
         chunk_credit: _builtins.int = ...,
         provider_id: _builtins.int = ...,
+        settings: _terms_pb2.ProviderSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "lost_after", b"lost_after"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "lost_after", b"lost_after", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_credit", b"chunk_credit", "heartbeat_interval", b"heartbeat_interval", "lost_after", b"lost_after", "provider_id", b"provider_id", "session_epoch", b"session_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_credit", b"chunk_credit", "heartbeat_interval", b"heartbeat_interval", "lost_after", b"lost_after", "provider_id", b"provider_id", "session_epoch", b"session_epoch", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,6 +15,8 @@ from server.domain.providers import ProviderStatus
 INFERENCE = frozenset({JobType.LLM_INFERENCE})
 ABLE = Candidate(5, 1, INFERENCE, (Model("m"),), "NVIDIA RTX 4090", 24576)
 WANTS = Wants(JobType.LLM_INFERENCE, "m")
+ASKS_120 = {JobType.LLM_INFERENCE: 120}
+QUOTED_119 = replace(WANTS, quoted_halala_per_minute=119)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +54,18 @@ def test_provider_can_run_what_it_serves(wants: Wants, able: bool) -> None:
         (replace(ABLE, has_refused=True), WANTS, Obstacle.REFUSED),
         (replace(ABLE, free_slots=0, has_refused=True), WANTS, Obstacle.BUSY),
         (replace(ABLE, free_slots=0), replace(WANTS, model="other"), Obstacle.MODEL_NOT_SERVED),
+        (replace(ABLE, vram_reserve_mib=1), replace(WANTS, min_vram_mib=24575), Obstacle.NONE),
+        (replace(ABLE, vram_reserve_mib=1), replace(WANTS, min_vram_mib=24576), Obstacle.VRAM_RESERVED),
+        (replace(ABLE, vram_reserve_mib=1), replace(WANTS, min_vram_mib=24577), Obstacle.TOO_LITTLE_VRAM),
+        (replace(ABLE, vram_reserve_mib=90_000), WANTS, Obstacle.NONE),
+        (replace(ABLE, own_rates=ASKS_120), WANTS, Obstacle.NONE),
+        (replace(ABLE, own_rates=ASKS_120), QUOTED_119, Obstacle.RATE_ABOVE_QUOTE),
+        (replace(ABLE, own_rates=ASKS_120), replace(QUOTED_119, quoted_halala_per_minute=120), Obstacle.NONE),
+        (replace(ABLE, own_rates={JobType.TRAINING: 900}), QUOTED_119, Obstacle.NONE),
+        (ABLE, QUOTED_119, Obstacle.NONE),
+        (replace(ABLE, is_open=False, is_too_hot=True, free_slots=0), WANTS, Obstacle.OUTSIDE_HOURS),
+        (replace(ABLE, is_too_hot=True, free_slots=0), WANTS, Obstacle.TOO_HOT),
+        (replace(ABLE, is_open=False, own_rates=ASKS_120), QUOTED_119, Obstacle.RATE_ABOVE_QUOTE),
     ],
 )
 def test_obstacle_is_named_and_only_passing_ones_let_it_run(

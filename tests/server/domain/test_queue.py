@@ -108,6 +108,9 @@ def test_one_more_job_before_it_never_brings_a_job_forward(
         (True, {Obstacle.NOT_LIVE}, JobCondition.PROVIDER_AWAY),
         (True, {Obstacle.NO_SESSION}, JobCondition.PROVIDER_AWAY),
         (True, {Obstacle.PAUSED}, JobCondition.PROVIDER_AWAY),
+        (True, {Obstacle.OUTSIDE_HOURS}, JobCondition.PROVIDER_AWAY),
+        (True, {Obstacle.TOO_HOT}, JobCondition.PROVIDER_AWAY),
+        (False, {Obstacle.OUTSIDE_HOURS, Obstacle.RATE_ABOVE_QUOTE}, JobCondition.NO_PROVIDER),
         (True, {Obstacle.MODEL_NOT_SERVED}, JobCondition.NO_PROVIDER),
     ],
 )

@@ -277,10 +277,10 @@ def test_paused_daemons_do_not_crowd_out_the_others() -> None:
         fleet.join(Presence(number, 1, "b1", lambda _: None, 0, 1, frozenset(JobType), ()))
         fleet.beat(number, 10, None, renews=True)
     fleet.set_state(1, AccountState.PAUSED)
-    assert [one.provider_id for one in fleet.live_candidates(None, 0, 1)] == [2]
+    assert [one.provider_id for one in fleet.live_candidates(None, 10, 0, 1)] == [2]
     paused = fleet.get(1)
     assert paused is not None
-    assert paused.candidate().status is ProviderStatus.PAUSED
+    assert paused.candidate(10).status is ProviderStatus.PAUSED
 
 
 async def test_daemon_that_connects_during_its_pause_is_skipped_too(market: Market) -> None:

@@ -54,7 +54,13 @@ class Rows:
         return await self._database.run(make)
 
     async def job(
-        self, renter_id: int, *, priority: int = 2, now_ms: int = NOW_MS, request: JobRequest | None = None
+        self,
+        renter_id: int,
+        *,
+        priority: int = 2,
+        now_ms: int = NOW_MS,
+        request: JobRequest | None = None,
+        rate: int = 100,
     ) -> str:
         """A queued job without its hold."""
         job_id = f"job-{next(self._numbers):04}"
@@ -64,7 +70,7 @@ class Rows:
                 job_id,
                 renter_id,
                 wanted,
-                rate_halala_per_minute=100,
+                rate_halala_per_minute=rate,
                 hold_halala=100,
                 limit_ms=60_000,
                 now_ms=now_ms,
@@ -90,13 +96,15 @@ class Rows:
         assert lease is not None
         return lease
 
-    async def leased(self, provider_id: int, job_id: str, state: LeaseState) -> LeaseRef:
+    async def leased(
+        self, provider_id: int, job_id: str, state: LeaseState, secret: bytes = SECRET
+    ) -> LeaseRef:
         """The job, leased to the provider's session 1 and moved on to a state."""
 
         def make() -> LeaseRef:
             job = jobs.get(job_id)
             assert job is not None
-            offer = leases.offer(job, provider_id, SESSION_EPOCH, SECRET, NOW_MS, 1024)
+            offer = leases.offer(job, provider_id, SESSION_EPOCH, secret, NOW_MS, 1024)
             assert offer is not None
             if state is not LeaseState.OFFERED:
                 assert leases.accept(offer.lease, provider_id, SESSION_EPOCH, NOW_MS)

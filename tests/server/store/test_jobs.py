@@ -15,7 +15,7 @@ from server.domain.jobs import FailureReason, Job, JobEvent, JobRequest, JobStat
 from server.domain.leases import Lease, LeaseOutcome, LeaseRef, LeaseState, Stream
 from server.domain.ledger import make_bill
 from server.domain.placement import Model, Wants, can_run
-from server.store import accounts, jobs, leases
+from server.store import accounts, history, jobs, leases
 from server.store.database import Database
 from server.store.models import Lease as LeaseRow
 from tests.server.store.rows import CANDIDATE, NOW_MS, SECRET, SESSION_EPOCH, Rows
@@ -205,14 +205,14 @@ async def test_queue_offers_what_the_provider_can_run(
     assert bool(await database.run(lambda: jobs.next_queued(able, 10, NOW_MS, 0))) is suits
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(12))
 async def test_order_of_the_queue_is_never_inverted_for_any_provider(
     database: Database, rows: Rows, seed: int
 ) -> None:
     """What the store takes is what the rules of placement say, in the order of priority and age."""
     rng, renter_id = Random(seed), await rows.renter()
     named = [await rows.provider() for _ in range(3)]
-    queue: list[tuple[int, int, str, JobRequest]] = []
+    queue: list[tuple[int, int, str, int | None, Wants]] = []
     for _ in range(40):
         wanted = JobRequest(
             rng.choice([JobType.BENCHMARK, JobType.TRAINING]),
@@ -223,9 +223,9 @@ async def test_order_of_the_queue_is_never_inverted_for_any_provider(
             min_vram_mib=rng.choice([None, 8192, 65536]),
             priority=rng.randint(0, 3),
         )
-        at_ms = NOW_MS + rng.randint(0, 5)
-        job_id = await rows.job(renter_id, now_ms=at_ms, request=wanted)
-        queue.append((-wanted.priority, at_ms, job_id, wanted))
+        at_ms, rate = NOW_MS + rng.randint(0, 5), rng.choice([100, 120, 150])
+        job_id = await rows.job(renter_id, now_ms=at_ms, request=wanted, rate=rate)
+        queue.append((-wanted.priority, at_ms, job_id, wanted.provider_id, wants_of(wanted, rate)))
     for provider_id in named:
         candidate = replace(
             CANDIDATE,
@@ -233,19 +233,45 @@ async def test_order_of_the_queue_is_never_inverted_for_any_provider(
             job_types=frozenset(rng.sample([JobType.BENCHMARK, JobType.TRAINING], rng.randint(1, 2))),
             models=tuple(Model(name) for name in rng.sample(["m", "other"], rng.randint(0, 2))),
             vram_mib=rng.choice([4096, 24576, 80000]),
+            vram_reserve_mib=rng.choice([0, 0, 16385, 90000]),
+            own_rates=dict(zip(JobType, rng.choices([99, 100, 119, 121, 150, 151], k=7), strict=True))
+            if rng.random() < 0.7
+            else {},
+            is_open=rng.random() < 0.9,
+            is_too_hot=rng.random() < 0.1,
         )
         suiting = [
             job_id
-            for _, _, job_id, wanted in sorted(queue, key=lambda one: one[:3])
-            if wanted.provider_id in (None, provider_id) and can_run(candidate, wants_of(wanted))
+            for _, _, job_id, named_id, wants in sorted(queue, key=lambda one: one[:3])
+            if named_id in (None, provider_id) and can_run(candidate, wants)
         ]
         limit = rng.randint(1, 40)
         taken = await database.run(partial(jobs.next_queued, candidate, limit, NOW_MS, 0))
         assert [job.job_id for job in taken] == suiting[:limit]
 
 
-def wants_of(request: JobRequest) -> Wants:
-    return Wants(request.job_type, request.model, request.gpu_model, request.min_vram_mib)
+def wants_of(request: JobRequest, rate: int) -> Wants:
+    quoted = rate if request.provider_id is None else None
+    return Wants(request.job_type, request.model, request.gpu_model, request.min_vram_mib, quoted)
+
+
+async def test_needs_are_read_as_they_were_quoted(database: Database, rows: Rows) -> None:
+    """By the poll, by ``why`` and by the estimate alike: the rate counts for a job that names nobody."""
+    renter_id, provider_id = await rows.renter(), await rows.provider()
+    for named_id, rate in [(None, 100), (None, 100), (None, 150), (provider_id, 100), (provider_id, 150)]:
+        wanted = JobRequest(JobType.BENCHMARK, 60_000, provider_id=named_id)
+        job_id = await rows.job(renter_id, request=wanted, rate=rate)
+        wants = wants_of(wanted, rate)
+        assert await database.read(partial(jobs.wants, job_id)) == wants
+        found = await database.read(partial(jobs.queue_through, job_id, 10))
+        assert found is not None
+        assert found[0].wants == wants
+    kinds = await database.read(partial(jobs.queued_wants, 10))
+    assert sorted((named_id or 0, wants.quoted_halala_per_minute or 0) for named_id, wants in kinds) == [
+        (0, 100),
+        (0, 150),
+        (provider_id, 0),
+    ]
 
 
 async def test_job_whose_time_to_start_is_over_is_not_taken(database: Database, rows: Rows) -> None:
@@ -309,7 +335,8 @@ async def test_reliability_is_the_part_of_the_newest_attempts_that_succeeded(
     refused = await rows.leased(provider_id, await rows.job(renter_id), LeaseState.OFFERED)
     lease = await rows.lease(refused)
     await database.run(partial(leases.end, lease, LeaseOutcome.REFUSED, NOW_MS))
-    assert await database.read(lambda: leases.reliability(provider_id, 4)) == expected
+    known = await database.read(lambda: history.record(provider_id, 4))
+    assert known.reliability == expected
 
 
 async def test_queue_without_models_or_types_is_empty(database: Database, rows: Rows) -> None:

@@ -180,9 +180,15 @@ async def test_postgres_itself_refuses_to_empty_the_transfers(postgres: Postgres
         ("SELECT job_id FROM lease WHERE state = 'accepted' AND accepted_ms < 5", "lease_accepted"),
         (
             "SELECT outcome FROM lease WHERE provider_id = 1 AND state = 'ended' AND attempt > 0 "
-            "ORDER BY ended_ms DESC LIMIT 50",
-            "lease_history",
+            "ORDER BY ended_ms DESC, number DESC LIMIT 50",
+            "lease_record",
         ),
+        (
+            "SELECT number FROM lease WHERE provider_id = 1 AND state = 'ended' AND attempt > 0 "
+            "AND (ended_ms, number) < (5, 7) ORDER BY ended_ms DESC, number DESC LIMIT 50",
+            "lease_record",
+        ),
+        ("SELECT rates FROM provider_terms WHERE changed_ms > 5", "provider_terms_changed"),
         (
             "SELECT job_id FROM job WHERE renter_id = 1 ORDER BY created_ms DESC, job_id DESC",
             "job_of_renter",

@@ -1,0 +1,203 @@
+"""A provider's terms: its own rates, and when and how far its machine takes jobs.
+
+Pure: the moment is an argument. Hours are what the clock on the wall of the provider's time zone shows:
+an hour that a change to summer time leaves out is not there on that day, and one that comes twice counts
+twice. Bounds of rates hold when a rate is set; a later change of the rate card leaves own rates alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from enum import IntEnum
+from functools import cache
+from zoneinfo import ZoneInfo, available_timezones
+
+from server.domain.errors import DomainError, Reason, invalid_field
+from server.domain.jobs import JobType
+
+# An own rate, in percent of the rate card's.
+LEAST_PERCENT = 50
+MOST_PERCENT = 300
+# A GPU that was too hot takes jobs again when it is so much cooler than its limit.
+COOL_DEGREES = 5
+DAY_MINUTES = 24 * 60
+# How far ahead an opening is looked for: every weekday once, and a change of the clocks.
+HORIZON_DAYS = 8
+
+
+class Weekday(IntEnum):
+    """The days, numbered as ``datetime`` numbers them."""
+
+    MONDAY = 0
+    TUESDAY = 1
+    WEDNESDAY = 2
+    THURSDAY = 3
+    FRIDAY = 4
+    SATURDAY = 5
+    SUNDAY = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Hours that begin on each of these days; an end that is not after the start is on the day after."""
+
+    days: frozenset[Weekday]
+    start_minute: int
+    end_minute: int
+
+    def holds(self, weekday: int, minute: int) -> bool:
+        """Whether the wall clock stands within the hours."""
+        if self.start_minute < self.end_minute:
+            return weekday in self.days and self.start_minute <= minute < self.end_minute
+        began_today = weekday in self.days and minute >= self.start_minute
+        return began_today or ((weekday - 1) % 7 in self.days and minute < self.end_minute)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the owner of a machine lets it do; the default is no limit at all."""
+
+    hours: tuple[Window, ...] = ()
+    """Empty: always."""
+    timezone: str = ""
+    """The IANA name of the zone of the hours."""
+    max_temp_c: int | None = None
+    vram_reserve_mib: int = 0
+
+    def is_open(self, at_ms: int) -> bool:
+        """Whether jobs are taken at a time (ms since 1970)."""
+        return not self.hours or self._is_open(datetime.fromtimestamp(at_ms / 1000, ZoneInfo(self.timezone)))
+
+    def _is_open(self, local: datetime) -> bool:
+        minute = local.hour * 60 + local.minute
+        return any(window.holds(local.weekday(), minute) for window in self.hours)
+
+    def opens(self, at_ms: int) -> datetime | None:
+        """When jobs are taken again, by the zone's own clock; None while they are, or when they never are."""
+        if self.is_open(at_ms):
+            return None
+        zone = ZoneInfo(self.timezone)
+        now = datetime.fromtimestamp(at_ms / 1000, UTC)
+        later = sorted(moment for moment in self._changes(now, zone) if moment > now)
+        return next((m.astimezone(zone) for m in later if self._is_open(m.astimezone(zone))), None)
+
+    def _changes(self, now: datetime, zone: ZoneInfo) -> set[datetime]:
+        """Every moment at which the hours may begin: their starts, and the changes of the clocks."""
+        today = now.astimezone(zone).date()
+        days = [today + timedelta(days=number) for number in range(HORIZON_DAYS + 1)]
+        found = {
+            _on(day, window.start_minute, zone, fold).astimezone(UTC)
+            for day in days
+            for window in self.hours
+            for fold in (0, 1)
+        }
+        for day in days:
+            if (change := _change_of_clocks(day, zone)) is not None:
+                found.add(change)
+        return found
+
+    def is_too_hot(self, was_too_hot: bool, temp_c: float | None) -> bool:
+        """Whether the GPU is too hot for another job; one that was has to cool down by 5 degrees first."""
+        if self.max_temp_c is None or temp_c is None:
+            return False
+        return temp_c > self.max_temp_c - (COOL_DEGREES if was_too_hot else 0)
+
+
+NO_SETTINGS = Settings()
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The rates of a provider that differ from the card, in halala per minute, and its settings."""
+
+    rates: Mapping[JobType, int] = field(default_factory=dict)
+    settings: Settings = NO_SETTINGS
+
+
+NO_TERMS = Terms()
+
+
+def opening_words(opens: datetime | None, timezone: str, at_ms: int) -> str:
+    """When jobs are taken again, for a person: `at 08:00 Asia/Riyadh`, with the day when it is not today."""
+    if opens is None:
+        return f"within its hours, {timezone}"
+    same_day = opens.date() == datetime.fromtimestamp(at_ms / 1000, opens.tzinfo).date()
+    day = "" if same_day else f"on {Weekday(opens.weekday()).name.capitalize()} "
+    return f"{day}at {opens:%H:%M} {timezone}"
+
+
+def bounds(card_halala_per_minute: int) -> tuple[int, int]:
+    """The least and the greatest own rate for one of the card's, whole halala within the percentages."""
+    least = -(-card_halala_per_minute * LEAST_PERCENT // 100)
+    return least, card_halala_per_minute * MOST_PERCENT // 100
+
+
+def check_rate(kind: JobType, halala_per_minute: int, card_halala_per_minute: int) -> None:
+    """Raises RATE_OUT_OF_BOUNDS with the bounds."""
+    least, most = bounds(card_halala_per_minute)
+    if not least <= halala_per_minute <= most:
+        raise DomainError(
+            Reason.RATE_OUT_OF_BOUNDS,
+            f"halala_per_minute: a rate for {kind.value} must be from {least} to {most} halala per minute, "
+            f"{LEAST_PERCENT} % to {MOST_PERCENT} % of the platform's {card_halala_per_minute}",
+            field="halala_per_minute",
+        )
+
+
+def check_timezone(name: str) -> None:
+    """Raises INVALID_FIELD for what is no IANA time zone."""
+    if name not in _zones():
+        raise invalid_field("timezone", "is no IANA time zone; send a name such as Asia/Riyadh")
+
+
+def window(days: Iterable[Weekday], start: str, end: str, path: str) -> Window:
+    """Hours from two times of day, on these days or, without any, on every one. Raises INVALID_FIELD."""
+    start_minute, end_minute = _minute(start, f"{path}.start"), _minute(end, f"{path}.end")
+    if start_minute == DAY_MINUTES:
+        raise invalid_field(f"{path}.start", "must be before 24:00; hours from midnight on start at 00:00")
+    if start_minute == end_minute:
+        raise invalid_field(f"{path}.end", "is the start too; a whole day is 00:00 to 24:00")
+    return Window(frozenset(days) or frozenset(Weekday), start_minute, end_minute)
+
+
+def time_of_day(minute: int) -> str:
+    """A minute of the day as it is written: `08:00`."""
+    return f"{minute // 60:02}:{minute % 60:02}"
+
+
+def _minute(text: str, path: str) -> int:
+    """The minute of a time of day such as `08:00`; `24:00` is the end of the day. Raises INVALID_FIELD."""
+    hours, colon, minutes = text.partition(":")
+    plain = len(text) == 5 and colon and text.isascii() and hours.isdigit() and minutes.isdigit()
+    minute = int(hours) * 60 + int(minutes) if plain and int(minutes) < 60 else DAY_MINUTES + 1
+    if minute > DAY_MINUTES:
+        raise invalid_field(path, "must be a time of day such as 08:00, from 00:00 to 24:00")
+    return minute
+
+
+@cache
+def _zones() -> frozenset[str]:
+    return frozenset(available_timezones()) - {"localtime"}
+
+
+def _on(day: date, minute: int, zone: ZoneInfo, fold: int = 0) -> datetime:
+    time = datetime.combine(day, datetime.min.time()) + timedelta(minutes=minute)
+    return time.replace(tzinfo=zone, fold=fold)
+
+
+def _change_of_clocks(day: date, zone: ZoneInfo) -> datetime | None:
+    """The minute of a day from which on the zone's clocks differ from UTC by something else."""
+    low, high = (_on(one, 0, zone).astimezone(UTC) for one in (day, day + timedelta(days=1)))
+    before = low.astimezone(zone).utcoffset()
+    if high.astimezone(zone).utcoffset() == before:
+        return None
+    while high - low > timedelta(minutes=1):
+        middle = low + (high - low) // 2
+        middle = middle.replace(second=0, microsecond=0)
+        if middle.astimezone(zone).utcoffset() == before:
+            low = middle
+        else:
+            high = middle
+    return high

@@ -1,0 +1,99 @@
+"""TermsService at the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dcp.v1 import terms_pb2 as pb
+from dcp.v1 import terms_pb2_grpc
+
+from server.domain.errors import invalid_field
+from server.domain.terms import Settings, Weekday, check_timezone, time_of_day, window
+from server.rpc import convert
+from server.rpc.interceptors import caller
+from server.services.terms import OwnRate, OwnTerms
+
+_WEEKDAYS = {getattr(pb, f"WEEKDAY_{day.name}"): day for day in Weekday}
+_WEEKDAY_NUMBERS = {day: number for number, day in _WEEKDAYS.items()}
+
+
+class TermsServicer(terms_pb2_grpc.TermsServiceServicer):
+    def __init__(self, terms: OwnTerms) -> None:
+        self._terms = terms
+
+    async def SetOwnRate(self, request: pb.SetOwnRateRequest, context: Any) -> pb.SetOwnRateResponse:
+        kind = convert.job_type(request.job_type)
+        if kind is None:
+            raise invalid_field("job_type", "is no kind of job that this server knows")
+        if request.HasField("halala_per_minute") == request.platform_rate:
+            raise invalid_field("halala_per_minute", "send either a rate, or platform_rate: true, not both")
+        rate = request.halala_per_minute if request.HasField("halala_per_minute") else None
+        told = await self._terms.set_rate(caller().id, kind, rate)
+        return pb.SetOwnRateResponse(success=True, rates=_rates(told))
+
+    async def ListOwnRates(self, request: pb.ListOwnRatesRequest, context: Any) -> pb.ListOwnRatesResponse:
+        return pb.ListOwnRatesResponse(rates=_rates(await self._terms.rates(caller().id)))
+
+    async def SetOwnSettings(
+        self, request: pb.SetOwnSettingsRequest, context: Any
+    ) -> pb.SetOwnSettingsResponse:
+        settings = await self._terms.set_settings(caller().id, _settings(request))
+        return pb.SetOwnSettingsResponse(success=True, settings=settings_message(settings))
+
+    async def GetOwnSettings(
+        self, request: pb.GetOwnSettingsRequest, context: Any
+    ) -> pb.GetOwnSettingsResponse:
+        settings = await self._terms.settings(caller().id)
+        return pb.GetOwnSettingsResponse(settings=settings_message(settings))
+
+
+def settings_message(settings: Settings) -> pb.ProviderSettings:
+    """The settings as they travel, to owners and to daemons."""
+    return pb.ProviderSettings(
+        hours=[
+            pb.WeeklyHours(
+                days=[_WEEKDAY_NUMBERS[day] for day in sorted(one.days)],
+                start=time_of_day(one.start_minute),
+                end=time_of_day(one.end_minute),
+            )
+            for one in settings.hours
+        ],
+        timezone=settings.timezone,
+        max_temp_c=settings.max_temp_c,
+        vram_reserve_mib=settings.vram_reserve_mib,
+    )
+
+
+def _settings(request: pb.SetOwnSettingsRequest) -> Settings:
+    """What was asked for. Raises INVALID_FIELD."""
+    if request.hours and not request.timezone:
+        raise invalid_field("timezone", "is required with hours; send a name such as Asia/Riyadh")
+    if request.timezone:
+        check_timezone(request.timezone)
+    hours = tuple(
+        window(_days(one, f"hours[{number}].days"), one.start, one.end, f"hours[{number}]")
+        for number, one in enumerate(request.hours)
+    )
+    most = request.max_temp_c if request.HasField("max_temp_c") else None
+    return Settings(hours, request.timezone, most, request.vram_reserve_mib)
+
+
+def _days(hours: pb.WeeklyHours, path: str) -> list[Weekday]:
+    unknown = [number for number in hours.days if number not in _WEEKDAYS]
+    if unknown:
+        raise invalid_field(path, f"must be some of: {', '.join(day.name.lower() for day in Weekday)}")
+    return [_WEEKDAYS[number] for number in hours.days]
+
+
+def _rates(told: list[OwnRate]) -> list[pb.OwnRate]:
+    return [
+        pb.OwnRate(
+            job_type=convert.job_type_number(one.kind),  # type: ignore[arg-type]
+            halala_per_minute=one.rate,
+            own=one.is_own,
+            platform_halala_per_minute=one.card_rate,
+            least_halala_per_minute=one.bounds[0],
+            most_halala_per_minute=one.bounds[1],
+        )
+        for one in told
+    ]

@@ -1,0 +1,139 @@
+"""Providers' terms as their owners use them: own rates, and when and how far a machine takes jobs.
+
+What is decided here holds for jobs to come: one that is queued for a provider, held or running keeps the
+rate that it was quoted, and a run that began goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+from server.clock import Clock, ms
+from server.domain.jobs import JobType
+from server.domain.placement import Obstacle
+from server.domain.terms import COOL_DEGREES, Settings, Terms, bounds, check_rate, opening_words
+from server.services.dispatch import Dispatch
+from server.services.fleet import Fleet, hottest_c
+from server.store import rates, terms
+from server.store.accounts import ProviderRow
+from server.store.database import Database
+
+log = logging.getLogger(__name__)
+# What other servers changed is read again for so long: no clock differs by more, no commit takes longer.
+OVERLAP_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRate:
+    """What a provider asks for a type of job, beside the platform's rate and the bounds of its own. In
+    halala per minute."""
+
+    kind: JobType
+    rate: int
+    is_own: bool
+    card_rate: int
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The least and the greatest that it may ask for."""
+        return bounds(self.card_rate)
+
+
+class OwnTerms:
+    """The use cases of providers' terms."""
+
+    def __init__(self, database: Database, fleet: Fleet, dispatch: Dispatch, clock: Clock) -> None:
+        self._database = database
+        self._fleet = fleet
+        self._dispatch = dispatch
+        self._clock = clock
+        self._read_ms = ms(clock)
+
+    async def rates(self, provider_id: int) -> list[OwnRate]:
+        """What a provider asks for each type of job."""
+        return await self._database.read(lambda: _rates(terms.of(provider_id)))
+
+    async def set_rate(self, provider_id: int, kind: JobType, rate: int | None) -> list[OwnRate]:
+        """Sets a rate for new jobs, in halala per minute; None goes back to the platform's.
+
+        Raises RATE_OUT_OF_BOUNDS.
+        """
+
+        def change() -> tuple[Terms, list[OwnRate]]:
+            if rate is not None:
+                check_rate(kind, rate, rates.of(kind))
+            changed = terms.change(provider_id, alter, ms(self._clock))
+            return changed, _rates(changed)
+
+        def alter(before: Terms) -> Terms:
+            others = {other: own for other, own in before.rates.items() if other is not kind}
+            return replace(before, rates=others if rate is None else {**others, kind: rate})
+
+        changed, told = await self._database.run(change)
+        log.info("set a rate provider_id=%d job_type=%s halala_per_minute=%s", provider_id, kind, rate)
+        await self._agree(provider_id, changed)
+        return told
+
+    async def settings(self, provider_id: int) -> Settings:
+        """When and how far a provider takes jobs."""
+        return await self._database.read(lambda: terms.of(provider_id).settings)
+
+    async def set_settings(self, provider_id: int, settings: Settings) -> Settings:
+        """Sets them, all together; its daemon is told."""
+
+        def change() -> Terms:
+            return terms.change(provider_id, lambda before: replace(before, settings=settings), now_ms)
+
+        now_ms = ms(self._clock)
+        changed = await self._database.run(change)
+        log.info("changed its settings provider_id=%d", provider_id)
+        await self._agree(provider_id, changed)
+        return changed.settings
+
+    async def read_changes(self) -> None:
+        """Learns what was changed at other servers, or while a session opened."""
+        now_ms = ms(self._clock)
+        since_ms = self._read_ms - OVERLAP_MS
+        for provider_id, changed in (
+            await self._database.read(lambda: terms.changed_since(since_ms))
+        ).items():
+            self._fleet.agree(provider_id, changed)
+        self._read_ms = now_ms
+
+    async def _agree(self, provider_id: int, changed: Terms) -> None:
+        """The session hears of it at once, and what waits may suit the provider now."""
+        self._fleet.agree(provider_id, changed)
+        await self._dispatch.fill(provider_id)
+
+
+def closure_of(
+    provider: ProviderRow, settings: Settings, fleet: Fleet, now_ms: int
+) -> tuple[Obstacle, float | None]:
+    """What keeps every job from a provider by its settings, and its temperature.
+
+    Of one that is connected to another server the stored report is all that is known.
+    """
+    presence = fleet.get(provider.id)
+    temp_c = presence.temp_c if presence is not None else hottest_c(provider.gpu_status)
+    was_too_hot = presence is not None and presence.is_too_hot
+    if not settings.is_open(now_ms):
+        return Obstacle.OUTSIDE_HOURS, temp_c
+    return Obstacle.TOO_HOT if settings.is_too_hot(was_too_hot, temp_c) else Obstacle.NONE, temp_c
+
+
+def closure_words(what: Obstacle, who: str, settings: Settings, temp_c: float | None, now_ms: int) -> str:
+    """Why a provider is closed and when it takes jobs again, for a person."""
+    if what is Obstacle.OUTSIDE_HOURS:
+        when = opening_words(settings.opens(now_ms), settings.timezone, now_ms)
+        return f"{who} takes jobs again {when}"
+    assert settings.max_temp_c is not None
+    cool = settings.max_temp_c - COOL_DEGREES
+    return f"{who} is too hot ({temp_c:.0f} °C) and takes jobs again at {cool} °C or less"
+
+
+def _rates(own: Terms) -> list[OwnRate]:
+    return [
+        OwnRate(kind, own.rates.get(kind, card_rate), kind in own.rates, card_rate)
+        for kind, card_rate in rates.card().items()
+    ]

@@ -1,0 +1,69 @@
+"""Providers' terms, as rows: own rates and settings. Without a row, a provider has none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from server.domain.jobs import JobType
+from server.domain.terms import NO_TERMS, Settings, Terms, Weekday, Window
+from server.store.models import ProviderTerms
+from server.store.statements import Rows, arg, locking
+
+_get = Rows(ProviderTerms, lambda rows: rows.where(ProviderTerms.provider_id == arg("provider_id")))
+# One query a second reads what others changed; more than so many at once are read with the next.
+CHANGES_LIMIT = 10_000
+
+
+def of(provider_id: int) -> Terms:
+    """The terms of a provider."""
+    row = _get.one(provider_id=provider_id)
+    return _terms(row) if row is not None else NO_TERMS
+
+
+def of_all(provider_ids: Sequence[int]) -> dict[int, Terms]:
+    """The terms of each of these providers."""
+    query = ProviderTerms.select().where(ProviderTerms.provider_id.in_(list(provider_ids)))
+    return dict.fromkeys(provider_ids, NO_TERMS) | {row.provider_id: _terms(row) for row in query}
+
+
+def changed_since(since_ms: int) -> dict[int, Terms]:
+    """The terms that were changed after a time, by provider."""
+    query = ProviderTerms.select().where(ProviderTerms.changed_ms > since_ms)
+    newest = query.order_by(ProviderTerms.changed_ms.desc()).limit(CHANGES_LIMIT)
+    return {row.provider_id: _terms(row) for row in newest}
+
+
+def change(provider_id: int, alter: Callable[[Terms], Terms], now_ms: int) -> Terms:
+    """Alters the terms of a provider and returns them; who alters them at the same time waits."""
+    ProviderTerms.insert(
+        provider_id=provider_id, **_columns(NO_TERMS), changed_ms=now_ms
+    ).on_conflict_ignore().execute()
+    row = locking(ProviderTerms.select().where(ProviderTerms.provider_id == provider_id)).get()
+    terms = alter(_terms(row))
+    ProviderTerms.update(**_columns(terms), changed_ms=now_ms).where(
+        ProviderTerms.provider_id == provider_id
+    ).execute()
+    return terms
+
+
+def _columns(terms: Terms) -> dict[str, Any]:
+    settings = terms.settings
+    hours = [[sorted(one.days), one.start_minute, one.end_minute] for one in settings.hours]
+    return {
+        "rates": json.dumps({kind.value: rate for kind, rate in terms.rates.items()}),
+        "hours": json.dumps(hours),
+        "timezone": settings.timezone,
+        "max_temp_c": settings.max_temp_c,
+        "vram_reserve_mib": settings.vram_reserve_mib,
+    }
+
+
+def _terms(row: Any) -> Terms:
+    hours = tuple(
+        Window(frozenset(Weekday(day) for day in days), start, end)
+        for days, start, end in json.loads(row.hours)
+    )
+    rates = {JobType(kind): int(rate) for kind, rate in json.loads(row.rates).items()}
+    return Terms(rates, Settings(hours, row.timezone, row.max_temp_c, row.vram_reserve_mib))

@@ -1,0 +1,396 @@
+"""What a provider decides about its machine: own rates, hours, heat, memory; and who is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from dcp.v1 import gpus_pb2, jobs_pb2, operations_pb2, providers_pb2, renters_pb2, sessions_pb2, terms_pb2
+
+from server.domain.jobs import JobType
+from server.store import terms
+from tests.support.running_server import MODEL, Daemon, Market, Party, refusal
+
+INFERENCE = jobs_pb2.JOB_TYPE_LLM_INFERENCE
+# The clock of the tests stands at Friday, 11:00 in Riyadh.
+OFFICE = terms_pb2.WeeklyHours(start="14:00", end="22:00")
+
+
+async def ask_rate(market: Market, provider: Party, rate: int | None, kind: int = INFERENCE) -> Any:
+    """Sets an own rate; None goes back to the platform's."""
+    given: dict[str, Any] = {"platform_rate": True} if rate is None else {"halala_per_minute": rate}
+    request = terms_pb2.SetOwnRateRequest(job_type=kind, **given)  # type: ignore[arg-type]
+    return await market.terms_service.SetOwnRate(request, metadata=provider.metadata)
+
+
+async def settle_on(
+    market: Market, provider: Party, hours: Sequence[terms_pb2.WeeklyHours] = (), **limits: Any
+) -> terms_pb2.ProviderSettings:
+    """Sets the settings; hours are Riyadh's."""
+    request = terms_pb2.SetOwnSettingsRequest(hours=hours, timezone="Asia/Riyadh" if hours else "", **limits)
+    return (await market.terms_service.SetOwnSettings(request, metadata=provider.metadata)).settings
+
+
+async def listed(market: Market, provider: Party, **filters: Any) -> renters_pb2.AvailableProvider | None:
+    """The provider in the public list."""
+    request = renters_pb2.ListAvailableProvidersRequest(**filters)
+    found = (await market.renter_service.ListAvailableProviders(request)).providers
+    return next((one for one in found if one.id == provider.id), None)
+
+
+async def is_accepting(market: Market, provider: Party) -> bool:
+    """Whether the public list says that jobs are offered to it."""
+    one = await listed(market, provider)
+    assert one is not None
+    return one.accepting_jobs
+
+
+async def change_card(market: Market, rate: int) -> None:
+    """An operator changes the platform's rate of inference."""
+    request = operations_pb2.ChangeRateRequest(job_type=INFERENCE, halala_per_minute=rate)
+    await market.operation_service.ChangeRate(request, metadata=market.admin_metadata)
+
+
+async def obstacle(market: Market, job: jobs_pb2.Job, provider: Party) -> tuple[str, str]:
+    """What ``why`` says of a provider."""
+    told = {one.provider_id: one for one in (await market.why(job)).providers}[provider.id]
+    return jobs_pb2.Obstacle.Name(told.code).removeprefix("OBSTACLE_"), told.message
+
+
+async def beat(daemon: Daemon, temp_c: float) -> None:
+    """A heartbeat with the temperature of the hotter of two GPUs."""
+    hot = gpus_pb2.GpuDevice(index=1, temp_c=temp_c)
+    status = gpus_pb2.GpuStatus(gpu_name="RTX 4090", gpu_vram_mib=24576, temp_c=30, all_gpus=[hot])
+    await daemon.heartbeat(gpu_status=status)
+
+
+# Own rates.
+
+
+async def test_job_that_names_the_provider_costs_its_own_rate(any_market: Market) -> None:
+    market = any_market
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    told = await ask_rate(market, provider, 121)
+    own = {one.job_type: one for one in told.rates}[INFERENCE]
+    assert (own.halala_per_minute, own.own, own.platform_halala_per_minute) == (121, True, 150)
+    assert (own.least_halala_per_minute, own.most_halala_per_minute) == (75, 450)
+    assert [one.own for one in told.rates].count(True) == 1
+    shown = await listed(market, provider)
+    assert shown is not None
+    assert shown.rates_halala_per_minute["llm-inference"] == 121
+    assert shown.rates_halala_per_minute["training"] == 250
+    job, lease = await market.running_job(renter, provider, daemon)
+    assert (job.cost_halala, job.rate_halala_per_minute) == (363, 121)
+    assert await market.wallet(renter) == (5000 - 363, 363)
+    market.clock.advance(75)
+    await daemon.finished(lease, seconds=75)
+    assert (await market.job(job)).billing.actual_cost_halala == 152  # 151.25, up
+    assert await market.earned(provider) == 114
+    await market.assert_money_adds_up()
+
+
+@pytest.mark.parametrize("rate", [74, 451])
+async def test_rate_out_of_bounds_is_refused_with_the_bounds(market: Market, rate: int) -> None:
+    provider = await market.provider()
+    refused = await refusal(ask_rate(market, provider, rate))
+    assert (refused.reason, refused.facts.field) == ("RATE_OUT_OF_BOUNDS", "halala_per_minute")
+    assert "from 75 to 450 halala per minute" in refused.message
+    for fine in (75, 450):
+        await ask_rate(market, provider, fine)
+
+
+@pytest.mark.parametrize("given", [{}, {"halala_per_minute": 150, "platform_rate": True}])
+async def test_rate_and_the_platforms_exclude_each_other(market: Market, given: dict[str, Any]) -> None:
+    request = terms_pb2.SetOwnRateRequest(job_type=INFERENCE, **given)
+    provider = await market.provider()
+    call = market.terms_service.SetOwnRate(request, metadata=provider.metadata)
+    refused = await refusal(call)
+    assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "halala_per_minute")
+
+
+async def test_going_back_to_the_platforms_rate_follows_the_card(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    await market.daemon(provider)
+    await ask_rate(market, provider, 300)
+    await ask_rate(market, provider, 260, jobs_pb2.JOB_TYPE_TRAINING)
+    await ask_rate(market, provider, None)
+    await change_card(market, 160)
+    request = terms_pb2.ListOwnRatesRequest()
+    told = await market.terms_service.ListOwnRates(request, metadata=provider.metadata)
+    now = {one.job_type: (one.halala_per_minute, one.own) for one in told.rates}
+    assert (now[INFERENCE], now[jobs_pb2.JOB_TYPE_TRAINING]) == ((160, False), (260, True))
+    assert (await market.submit(renter, provider)).rate_halala_per_minute == 160
+
+
+async def test_job_that_names_nobody_goes_to_who_asks_no_more_than_the_card(any_market: Market) -> None:
+    market = any_market
+    dear, fair = await market.provider(), await market.provider()
+    first = await market.daemon(dear, slots=5)
+    await ask_rate(market, dear, 151)
+    renter = await market.renter()
+    job = await market.submit(renter)
+    assert (job.status, job.rate_halala_per_minute) == (jobs_pb2.JOB_STATE_QUEUED, 150)
+    assert await obstacle(market, job, dear) == (
+        "RATE_ABOVE_QUOTE",
+        "It asks for 151 halala per minute and the job was quoted 150; "
+        "a job that names it is quoted its rate.",
+    )
+    await market.tick()
+    await first.heard_nothing()
+    second = await market.daemon(fair, slots=5)
+    await ask_rate(market, fair, 80)
+    assert (await second.expect("job_offer")).lease.job_id == job.job_id
+    assert (await market.submit(renter)).rate_halala_per_minute == 150
+    await second.expect("job_offer")
+    waiting = await market.submit(renter, params=jobs_pb2.JobParams(model=MODEL, prompt="x"))
+    await second.expect("job_offer")
+    assert waiting.provider_id == fair.id
+
+
+async def test_lowering_the_rate_brings_what_waits_at_once(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    await ask_rate(market, provider, 400)
+    job = await market.submit(renter)
+    await daemon.heard_nothing()
+    await ask_rate(market, provider, 150)
+    assert (await daemon.expect("job_offer")).lease.job_id == job.job_id
+
+
+async def test_changed_rate_touches_no_job_that_was_submitted(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter(10_000)
+    daemon = await market.daemon(provider)
+    await ask_rate(market, provider, 100)
+    running, lease = await market.running_job(renter, provider, daemon)
+    queued = await market.submit(renter, provider)
+    held = await market.wallet(renter)
+    await ask_rate(market, provider, 400)
+    assert await market.wallet(renter) == held
+    market.clock.advance(60)
+    await daemon.heartbeat()
+    await daemon.finished(lease, seconds=60)
+    assert (await market.job(running)).billing.actual_cost_halala == 100
+    lease = (await daemon.expect("job_offer")).lease
+    assert lease.job_id == queued.job_id  # though it asks for more by now: that was its quote
+    await daemon.start(lease)
+    await daemon.heard_nothing()
+    market.clock.advance(60)
+    await daemon.finished(lease, seconds=60)
+    assert (await market.job(queued)).billing.actual_cost_halala == 100
+    await market.assert_money_adds_up()
+
+
+async def test_card_that_rises_keeps_no_queued_job_from_those_without_own_rates(market: Market) -> None:
+    renter = await market.renter()
+    job = await market.submit(renter)
+    await change_card(market, 500)
+    daemon = await market.daemon(await market.provider())
+    assert (await daemon.expect("job_offer")).lease.job_id == job.job_id
+    assert (await market.job(job)).rate_halala_per_minute == 150
+
+
+async def test_own_rate_stays_when_the_card_leaves_its_bounds(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    await market.daemon(provider)
+    await ask_rate(market, provider, 450)
+    await change_card(market, 60)
+    assert (await market.submit(renter, provider)).rate_halala_per_minute == 450
+    assert (await refusal(ask_rate(market, provider, 450))).reason == "RATE_OUT_OF_BOUNDS"
+
+
+async def test_rate_that_another_server_took_counts_with_the_next_offer(any_market: Market) -> None:
+    """Before this server has read it: nobody is given a job below what it asks."""
+    market = any_market
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    now_ms = round(market.clock.now() * 1000)
+    dear = {JobType.LLM_INFERENCE: 200}
+    await market.sql(lambda: terms.change(provider.id, lambda old: replace(old, rates=dear), now_ms))
+    job = await market.submit(renter)
+    assert job.status == jobs_pb2.JOB_STATE_QUEUED
+    await daemon.heard_nothing()
+    assert (await obstacle(market, job, provider))[0] == "NONE"  # as it was known a moment ago
+    await market.tick()
+    assert (await obstacle(market, job, provider))[0] == "RATE_ABOVE_QUOTE"
+
+
+# Hours.
+
+
+async def test_outside_its_hours_a_provider_takes_no_new_job(any_market: Market) -> None:
+    market = any_market
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider, slots=2)
+    _, lease = await market.running_job(renter, provider, daemon)
+    await settle_on(market, provider, [OFFICE])
+    await daemon.expect("settings_update")
+    refused = await refusal(market.submit(renter, provider))
+    assert (refused.reason, refused.facts.status) == ("PROVIDER_UNAVAILABLE", "outside_hours")
+    assert refused.facts.advice == "leave provider_id out"
+    assert f"provider {provider.id} takes jobs again at 14:00 Asia/Riyadh" in refused.message
+    shown = await listed(market, provider)
+    assert shown is not None
+    assert not shown.accepting_jobs
+    assert shown.opens_at.ToSeconds() == market.clock.now() + 3 * 3600
+    waiting = await market.submit(renter, start_within_seconds=86_400)
+    assert await obstacle(market, waiting, provider) == (
+        "OUTSIDE_HOURS",
+        "It takes jobs again at 14:00 Asia/Riyadh.",
+    )
+    assert await daemon.finished(lease) == sessions_pb2.RESULT_DISPOSITION_ACCEPTED  # it went on
+    await daemon.heard_nothing()
+    market.clock.advance(3 * 3600)
+    await daemon.heartbeat()
+    await market.tick()
+    assert (await daemon.expect("job_offer")).lease.job_id == waiting.job_id
+    shown = await listed(market, provider)
+    assert shown is not None
+    assert (shown.accepting_jobs, shown.HasField("opens_at")) == (True, False)
+
+
+async def test_job_that_waits_for_its_provider_when_the_hours_end_is_told_so(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    await market.running_job(renter, provider, daemon)
+    job = await market.submit(renter, provider)
+    await settle_on(market, provider, [terms_pb2.WeeklyHours(start="14:00", end="11:00")])
+    told = await market.why(job)
+    assert jobs_pb2.JobCondition.Name(told.code) == "JOB_CONDITION_PROVIDER_AWAY"
+    assert "leave provider_id out" in told.message
+    assert not told.HasField("estimated_start_seconds")
+
+
+async def test_closed_providers_do_not_crowd_out_the_others(market: Market) -> None:
+    closed, open_ = await market.provider(), await market.provider()
+    await market.daemon(closed, slots=9)
+    await settle_on(market, closed, [OFFICE])
+    daemon = await market.daemon(open_)
+    await market.submit(await market.renter())
+    await daemon.expect("job_offer")
+
+
+# Heat and memory.
+
+
+async def test_hot_gpu_takes_no_new_job_until_it_is_five_degrees_cooler(any_market: Market) -> None:
+    market = any_market
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider, slots=3)
+    await settle_on(market, provider, max_temp_c=80)
+    await daemon.expect("settings_update")
+    await beat(daemon, 80)
+    await market.submit(renter, provider)
+    await daemon.expect("job_offer")
+    await beat(daemon, 83)
+    refused = await refusal(market.submit(renter, provider))
+    assert (refused.reason, refused.facts.status) == ("PROVIDER_UNAVAILABLE", "too_hot")
+    assert "83 °C" in refused.message
+    assert "75 °C or less" in refused.message
+    job = await market.submit(renter)
+    assert (await obstacle(market, job, provider))[0] == "TOO_HOT"
+    await beat(daemon, 76)
+    await market.tick()
+    assert not await is_accepting(market, provider)
+    await daemon.heard_nothing()
+    await beat(daemon, 75)
+    assert await is_accepting(market, provider)
+    await market.tick()
+    assert (await daemon.expect("job_offer")).lease.job_id == job.job_id
+
+
+async def test_gpu_that_was_hot_is_so_for_the_next_session_too(market: Market) -> None:
+    provider = await market.provider()
+    await settle_on(market, provider, max_temp_c=80)
+    await beat(await market.daemon(provider), 90)
+    await market.daemon(provider, gpu_status=gpus_pb2.GpuStatus(temp_c=78))
+    assert not await is_accepting(market, provider)
+
+
+async def test_memory_that_the_owner_keeps_is_not_for_jobs(any_market: Market) -> None:
+    market = any_market
+    provider, renter = await market.provider(), await market.renter()
+    gpu = gpus_pb2.GpuStatus(gpu_name="RTX 4090", gpu_vram_mib=24576)
+    daemon = await market.daemon(provider, gpu_status=gpu, slots=3)
+    await settle_on(market, provider, vram_reserve_mib=8192)
+    await daemon.expect("settings_update")
+    wanted: dict[str, Any] = {"gpu_requirements": jobs_pb2.GpuRequirements(min_vram_gb=17)}
+    refused = await refusal(market.submit(renter, provider, **wanted))
+    assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "gpu_requirements.min_vram_gb")
+    assert "16384 MiB of GPU memory for jobs" in refused.message
+    job = await market.submit(renter, **wanted)
+    assert await obstacle(market, job, provider) == (
+        "VRAM_RESERVED",
+        "Its owner keeps 8192 of its 24576 MiB of GPU memory and the job asks for 17408.",
+    )
+    await daemon.heard_nothing()
+    shown = await listed(market, provider, min_vram_gb=16)
+    assert shown is not None
+    assert (shown.gpu_vram_mib, shown.vram_for_jobs_mib) == (24576, 16384)
+    assert await listed(market, provider, min_vram_gb=17) is None
+    await settle_on(market, provider)
+    assert (await daemon.expect("settings_update")).vram_reserve_mib == 0
+    assert (await daemon.expect("job_offer")).lease.job_id == job.job_id
+
+
+# Settings as they are set, kept and told.
+
+
+async def test_settings_are_the_whole_body_and_read_as_they_were_set(any_market: Market) -> None:
+    market = any_market
+    provider = await market.provider()
+    days = [terms_pb2.WEEKDAY_FRIDAY, terms_pb2.WEEKDAY_SUNDAY]
+    hours = [terms_pb2.WeeklyHours(days=days, start="22:00", end="06:30"), OFFICE]
+    told = await settle_on(market, provider, hours, max_temp_c=85, vram_reserve_mib=1024)
+    assert (told.timezone, told.max_temp_c, told.vram_reserve_mib) == ("Asia/Riyadh", 85, 1024)
+    assert told.hours[0] == hours[0]
+    assert list(told.hours[1].days) == list(range(1, 8))
+    request = terms_pb2.GetOwnSettingsRequest()
+    assert (await market.terms_service.GetOwnSettings(request, metadata=provider.metadata)).settings == told
+    me = providers_pb2.GetOwnProviderRequest()
+    mine = (await market.provider_service.GetOwnProvider(me, metadata=provider.metadata)).provider
+    assert mine.settings == told
+    assert await settle_on(market, provider) == terms_pb2.ProviderSettings()
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"hours": [OFFICE]}, "timezone"),
+        ({"timezone": "Mars/Base"}, "timezone"),
+        ({"timezone": "UTC", "hours": [terms_pb2.WeeklyHours(start="1400", end="22:00")]}, "hours[0].start"),
+        ({"timezone": "UTC", "hours": [terms_pb2.WeeklyHours(start="14:00", end="14:00")]}, "hours[0].end"),
+        (
+            {"timezone": "UTC", "hours": [terms_pb2.WeeklyHours(days=[0], start="14:00", end="15:00")]},  # type: ignore[list-item]
+            "hours[0].days",
+        ),
+        ({"max_temp_c": 29}, "max_temp_c"),
+        ({"vram_reserve_mib": -1}, "vram_reserve_mib"),
+    ],
+)
+async def test_wrong_settings_are_refused_by_name(market: Market, body: dict[str, Any], field: str) -> None:
+    provider = await market.provider()
+    request = terms_pb2.SetOwnSettingsRequest(**body)
+    refused = await refusal(market.terms_service.SetOwnSettings(request, metadata=provider.metadata))
+    assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", field)
+
+
+async def test_daemon_is_told_the_settings_at_welcome_and_when_they_change(any_market: Market) -> None:
+    market = any_market
+    provider = await market.provider()
+    told = await settle_on(market, provider, [OFFICE], max_temp_c=80)
+    daemon = market.connect(provider)
+    assert (await daemon.hello()).settings == told
+    changed = await settle_on(market, provider, max_temp_c=70)
+    assert await daemon.expect("settings_update") == changed
+    await settle_on(market, provider, max_temp_c=70)
+    await ask_rate(market, provider, 100)
+    await market.tick()
+    await daemon.heard_nothing()  # the same again, and rates, are no news to it
+    now_ms = round(market.clock.now() * 1000)
+    at_another_server = lambda old: replace(old, settings=replace(old.settings, max_temp_c=60))  # noqa: E731
+    await market.sql(lambda: terms.change(provider.id, at_another_server, now_ms))
+    await market.tick()
+    assert (await daemon.expect("settings_update")).max_temp_c == 60
