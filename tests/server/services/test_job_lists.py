@@ -52,4 +52,4 @@ async def test_page_never_begins_after_somebody_elses_job(market: Market) -> Non
     foreign = await market.submit(other)
     for job_id in (foreign.job_id, "job-nowhere"):
         refused = await refusal(own(market, renter, before_job_id=job_id))
-        assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "before_job_id")
+        assert (refused.reason, refused.facts.field) == ("JOB_NOT_FOUND", "before_job_id")
