@@ -86,6 +86,8 @@ async def running_stack(folder: Path, **settings: str) -> AsyncIterator[Stack]:
             transport = httpx.ASGITransport(build_app(channel))
             async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
                 yield Stack(clock, server, http, channel)
+                proof = await server.services.admin.prove_ledger()
+                assert proof.discrepancies == ()
     finally:
         await server.stop()
 
