@@ -46,7 +46,7 @@ def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
 
 @schemathesis.hook
 def filter_case(context: Any, case: Any) -> bool:
-    """Drops a query that lacks what ``x-needs`` asks for: OpenAPI cannot say what holds between parameters."""
+    """Drops a query without what ``x-needs`` asks for: OpenAPI has no word for it between parameters."""
     query: Mapping[str, Any] = case.query or {}
     parameters = case.operation.definition.raw["parameters"]
     needs = {one["name"]: one["x-needs"] for one in parameters if "x-needs" in one}

@@ -42,7 +42,7 @@ class NotReadyError(RuntimeError):
 
 
 class UnbalancedError(RuntimeError):
-    """The ledger of a market did not agree with itself when it was stopped; the text has its discrepancies."""
+    """The ledger of a market did not agree with itself at its end; the text has its discrepancies."""
 
 
 class Program:

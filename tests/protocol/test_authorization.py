@@ -300,6 +300,5 @@ async def test_every_rpc_admits_its_roles_to_their_own_objects_alone(
     places = sum(len(found) for found in BINDINGS.values())
     assert grpc_cases == len(METHODS) * len(CREDENTIALS) >= 17 * len(CREDENTIALS)
     assert http_cases == places * len(BASES) * len(CREDENTIALS) >= 16 * 2 * len(CREDENTIALS)
-    record_property("cases of (RPC, role, object) over gRPC", grpc_cases)
-    record_property("cases of (RPC, role, object) over HTTP", http_cases)
-    print(f"authorization: {grpc_cases} cases over gRPC, {http_cases} over HTTP")  # noqa: T201
+    record_property("authorization matrix, (RPC, role, object) over gRPC", grpc_cases)
+    record_property("authorization matrix, (RPC, role, object) over HTTP", http_cases)
