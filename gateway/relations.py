@@ -47,6 +47,7 @@ def _when(message: Descriptor, relation: options_pb2.Relation) -> Json:
     if not relation.when_value:
         return _there(message, relation.when_field.split("."))
     enum = message.fields_by_name[relation.when_field].enum_type
+    assert enum is not None, f"{relation.when_field} is no enum"
     number = enum.values_by_name[relation.when_value].number
     names = [name for name, known in enum_numbers(enum).items() if known == number]
     return {"properties": {relation.when_field: {"enum": names}}, "required": [relation.when_field]}
@@ -56,7 +57,10 @@ def _there(message: Descriptor, steps: list[str]) -> Json:
     """The schema of an object in which the field at the path is there."""
     field, *deeper = steps
     found = message.fields_by_name[field]
-    inner = {"type": "object"} | _there(found.message_type, deeper) if deeper else _present(found)
+    if deeper and found.message_type is not None:
+        inner = {"type": "object"} | _there(found.message_type, deeper)
+    else:
+        inner = _present(found)
     return {"properties": {field: inner}, "required": [field]}
 
 

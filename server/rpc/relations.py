@@ -66,6 +66,7 @@ def _condition(descriptor: Descriptor, relation: options_pb2.Relation) -> Callab
     if not relation.when_value:
         return lambda message: _is_there(message, steps)
     enum = steps[-1].enum_type
+    assert enum is not None, f"{relation.when_field} is no enum"
     number = enum.values_by_name[relation.when_value].number
     return lambda message: _value(message, steps) == number
 
@@ -77,11 +78,12 @@ def _because(relation: options_pb2.Relation) -> str:
 
 
 def _steps(descriptor: Descriptor, path: str) -> _Steps:
-    steps = []
+    steps: list[FieldDescriptor] = []
+    inner: Descriptor | None = descriptor
     for name in path.split("."):
-        field = descriptor.fields_by_name[name]
-        steps.append(field)
-        descriptor = field.message_type
+        assert inner is not None, f"{path} leads into no message"
+        steps.append(inner.fields_by_name[name])
+        inner = steps[-1].message_type
     return tuple(steps)
 
 
