@@ -279,7 +279,8 @@ async def test_every_rpc_admits_its_roles_to_their_own_objects_alone(
 ) -> None:
     wrong: dict[tuple[str, ...], str] = {}
     grpc_cases = http_cases = 0
-    async with running_stack(tmp_path, **UNLIMITED) as stack:
+    # The objects' rows are written beside the services, a withdrawal without its money among them.
+    async with running_stack(tmp_path, prove=False, **UNLIMITED) as stack:
         for number, (name, method) in enumerate(METHODS.items()):
             there = await world(stack, f"w{number}")
             _, kind = object_of(name)
