@@ -37,8 +37,6 @@ class Scene:
         self.renter = Renter(self.market, "renter@example.com", 100_000)
         self.daemons: dict[int, Program] = {}
         self.proxies: dict[int, TcpProxy] = {}
-        # Before the proxies are gone.
-        stack.callback(self.market.check_ledger)
         self._keys: list[str] = []
         self._job_ids: list[str] = []
 
