@@ -19,6 +19,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from gateway import credentials
 from gateway.errors import CODES, STATUS_BY_REASON
 from gateway.languages import ARABIC, ENGLISH, Language
+from gateway.relations import NOT_BLANK, body_conditions, parameter_needs
 from gateway.routes import BASES, Binding, bindings, field_rule
 from gateway.scalars import (
     DURATION,
@@ -53,6 +54,7 @@ _INTRODUCTION = (
     f"Every path under `{BASES[0]}` stands under `{BASES[1]}` too, for browsers on the same origin, with "
     "identical results. Money is integer halala (1/100 SAR).",
     'An error is `{"error": text, "code": REASON, ...facts}`; 429 and 503 carry `Retry-After`.',
+    "In a body, `null` says as much as leaving the field out. No text may contain the character U+0000.",
     "A request carries one credential: in the header of its role, as bearer, as the query field "
     f"`{credentials.QUERY_NAME}`, or as `{credentials.BODY_NAME}` in a JSON body.",
 )
@@ -158,8 +160,22 @@ class _Document:
             "responses": self._responses(binding),
         }
         if binding.fields_in_body:
-            operation["requestBody"] = {"required": True, "content": self._request_content(binding)}
+            content = self._request_content(binding)
+            needed = bool(content["application/json"]["schema"].get("required"))
+            operation["requestBody"] = {"required": needed, "content": content}
+        if options_pb2.ROLE_RENTER in rule.roles:
+            operation["x-scopes"] = [enum_names(options_pb2.Scope.DESCRIPTOR)[scope] for scope in rule.scopes]
+            operation["description"] += f"\n\n{self._sub_keys(operation['x-scopes'])}"
         return operation
+
+    def _sub_keys(self, scopes: Sequence[str]) -> str:
+        """Which of a renter's keys may ask."""
+        if not scopes:
+            return self._say("Of a renter's keys, the main key alone may ask.")
+        names = ", ".join(f"`{scope}`" for scope in scopes)
+        if len(scopes) == 1:
+            return self._say("A renter's sub-key needs the scope {scope}.", scope=names)
+        return self._say("A renter's sub-key needs one of the scopes {scopes}.", scopes=names)
 
     def _parameters(self, binding: Binding) -> list[Json]:
         fields = binding.method.input_type.fields_by_name
@@ -170,7 +186,10 @@ class _Document:
             )
         if not binding.fields_in_body:
             query = query_fields(binding.method.input_type, binding.elsewhere)
-            parameters += [self._parameter("query", name, path[-1]) for name, path in query.items()]
+            needs = parameter_needs(binding.method.input_type)
+            for name, path in query.items():
+                parameters.append(self._parameter("query", name, path[-1]))
+                parameters[-1] |= {"x-needs": needs[name]} if name in needs else {}
         return parameters
 
     def _parameter(self, place: str, name: str, field: FieldDescriptor) -> Json:
@@ -187,7 +206,7 @@ class _Document:
         schema = self._object(binding.method.input_type, binding.elsewhere)
         if not binding.is_public:
             schema["properties"][credentials.BODY_NAME] = {
-                "type": "string",
+                "type": ["string", "null"],
                 "description": self._say("The caller's key, where it is not sent in another place."),
             }
         return _json_content(schema, binding.rule.example_request)
@@ -295,6 +314,10 @@ class _Document:
         if message.full_name in self._requested:
             required = [field.name for field in fields if field_rule(field).required]
             schema |= {"required": required} if required else {}
+            for name in schema["properties"].keys() - set(required):
+                schema["properties"][name] = _or_null(schema["properties"][name])
+            conditions = body_conditions(message)
+            schema |= {"allOf": conditions} if conditions else {}
             tolerant = message.GetOptions().Extensions[options_pb2.message].ignore_unknown_fields
             schema |= {} if tolerant else {"additionalProperties": False}
         return schema
@@ -308,8 +331,10 @@ class _Document:
         if is_map:
             schema = {"type": "object", "additionalProperties": schema}
             schema |= {"maxProperties": rule.max_items} if rule.HasField("max_items") else {}
+            schema |= {"propertyNames": {"maxLength": rule.max_length}} if rule.HasField("max_length") else {}
         elif field.is_repeated:
             schema = {"type": "array", "items": schema}
+            schema |= {"minItems": 1} if rule.required else {}
             schema |= {"maxItems": rule.max_items} if rule.HasField("max_items") else {}
         unit = f" {self._say(f'Unit: {rule.unit}.')}" if rule.unit else ""
         return schema | {"description": self._comment(field.full_name) + unit}
@@ -356,6 +381,8 @@ def _limits(field: FieldDescriptor, rule: options_pb2.FieldRule) -> Json:
     limits: Json = {}
     if is_text and (rule.HasField("min_length") or rule.required):
         limits["minLength"] = max(rule.min_length, 1 if rule.required else 0)
+    if is_text and rule.required:
+        limits |= NOT_BLANK
     if is_text and rule.HasField("max_length"):
         limits["maxLength"] = rule.max_length
     for name in ("minimum", "maximum"):
@@ -368,7 +395,20 @@ def _limits(field: FieldDescriptor, rule: options_pb2.FieldRule) -> Json:
         limits["format"] = "phone"
     if rule.format == options_pb2.FORMAT_IBAN:
         limits["format"] = "iban"
-    return limits
+    if rule.format == options_pb2.FORMAT_URI:
+        limits["format"] = "uri"
+    return {"enum": list(rule.values)} if rule.values else limits
+
+
+def _or_null(schema: Json) -> Json:
+    """The schema of a field that may be null, which says as much as leaving it out."""
+    if "$ref" in schema:
+        reference = {"$ref": schema["$ref"]}
+        return {key: value for key, value in schema.items() if key != "$ref"} | {
+            "anyOf": [reference, {"type": "null"}]
+        }
+    with_null = [*schema["enum"], None] if "enum" in schema else None
+    return schema | {"type": [schema["type"], "null"]} | ({"enum": with_null} if with_null else {})
 
 
 def _nested(messages: Iterable[Descriptor]) -> frozenset[str]:

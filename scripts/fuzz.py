@@ -1,7 +1,8 @@
 """Asks the real programs what nobody would: schemathesis draws requests from /openapi.json.
 
 A market is started without limits and asked with a renter's, a provider's and the operator's key. No
-answer may be a 5xx or differ from the document in status, type, headers or body.
+answer may be a 5xx or differ from the document in status, type, headers or body; what the document allows
+is taken, and what it forbids is refused. All checks of schemathesis run.
 """
 
 from __future__ import annotations
@@ -17,20 +18,21 @@ from pathlib import Path
 from scripts.market import UNLIMITED, Market
 
 ADMIN_TOKEN = "fuzz-operator-token"
-# The document cannot say what holds between fields (prompt or messages, not both), nor that null is
-# taken for a field that was left out: what is valid by it may be refused, and the reverse.
-UNSAYABLE = ("positive_data_acceptance", "negative_data_rejection")
-# A second credential, drawn at random, would be refused before anything else is looked at.
-CONFIG = "[generation]\nwith-security-parameters = false\n"
-HOOKS = """
-import schemathesis
+# Valid data may meet a state that refuses it, such as an id that there is not, but never a 400; what is
+# not valid is never taken. A second credential and U+0000, which the document's introduction rules out, are
+# not drawn: they would be refused before anything else is looked at.
+CONFIG = """
+[generation]
+with-security-parameters = false
+allow-x00 = false
 
-@schemathesis.hook
-def map_body(context, body):
-    if isinstance(body, dict):
-        body.pop("api_key", None)
-    return body
+[checks.positive_data_acceptance]
+expected-statuses = ["2xx", 401, 402, 403, 404, 409, 410]
+
+[checks.negative_data_rejection]
+expected-statuses = ["4xx"]
 """
+ROOT = Path(__file__).parents[1]
 
 
 def fuzz(market: Market, header: str, key: str, examples: int, seed: int) -> tuple[bool, int, str]:
@@ -38,16 +40,15 @@ def fuzz(market: Market, header: str, key: str, examples: int, seed: int) -> tup
     folder = market.folder / header
     folder.mkdir()
     (folder / "schemathesis.toml").write_text(CONFIG)
-    (folder / "fuzz_hooks.py").write_text(HOOKS)
     done = subprocess.run(
         [
             *(str(Path(sys.executable).parent / "schemathesis"), "run", f"{market.url}/openapi.json"),
-            *("--header", f"{header}: {key}", "--exclude-checks", ",".join(UNSAYABLE)),
+            *("--header", f"{header}: {key}"),
             *("--max-examples", str(examples), "--seed", str(seed), "--phases", "examples,coverage,fuzzing"),
             *("--continue-on-failure", "--no-shrink", "--warnings", "off"),
         ],
         cwd=folder,
-        env={**os.environ, "SCHEMATHESIS_HOOKS": "fuzz_hooks"},
+        env={**os.environ, "SCHEMATHESIS_HOOKS": "scripts.fuzz_hooks", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
@@ -80,7 +81,7 @@ def fuzz_all(folder: Path, examples: int, seed: int) -> tuple[int, dict[str, str
 def main() -> int:
     """Prints how many cases ran; 1 when an answer was not as the document says."""
     parser = argparse.ArgumentParser(prog="scripts/fuzz", description=__doc__)
-    parser.add_argument("--examples", type=int, default=120, help="cases drawn for each route and key")
+    parser.add_argument("--examples", type=int, default=40, help="cases drawn for each route and key")
     parser.add_argument("--seed", type=int, default=1, help="the same seed draws the same cases")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

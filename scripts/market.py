@@ -41,6 +41,10 @@ class NotReadyError(RuntimeError):
     """A program ended or stayed silent before it said ``ready``; the text has its last words."""
 
 
+class UnbalancedError(RuntimeError):
+    """The ledger of a market did not agree with itself at its end; the text has its discrepancies."""
+
+
 class Program:
     """One program. ``address`` is what it printed after ``ready``, the last time that it did."""
 
@@ -56,6 +60,7 @@ class Program:
         self.name = name
         self.log = folder / f"{name}.log"
         self.env = dict(env)
+        self._paused = False
         self._command = [*(command or (str(Path(sys.executable).parent / name),)), *arguments]
         self.address = ""
         self.launch()
@@ -119,11 +124,18 @@ class Program:
 
     def pause(self) -> None:
         """Freezes it where it is."""
+        self._paused = True
         self.process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """Lets it go on."""
+        self._paused = False
         self.process.send_signal(signal.SIGCONT)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it could answer: it has not ended, and is not paused."""
+        return self.process.poll() is None and not self._paused
 
     def restart(self) -> None:
         """Starts a program that has ended again, as it was started first."""
@@ -247,10 +259,26 @@ class Market:
         """The JSON answer to a GET; raises httpx.HTTPStatusError with the server's words."""
         return _checked(self.http.get(path, headers=headers))
 
+    def check_ledger(self) -> None:
+        """Asks for the proof of the ledger where somebody is there to answer. Raises UnbalancedError."""
+        running = {program.name for program in self.programs if program.is_running}
+        if not self.admin_token or self.http.is_closed or not running >= {"dcp-server", "dcp-gateway"}:
+            return
+        proof = self.prove_ledger()
+        if not proof["balanced"]:
+            raise UnbalancedError(f"{self.folder}: {proof['discrepancies']}")
+
     def stop(self) -> list[int]:
-        """Ends everything, the last started first; returns the exit statuses."""
-        self.http.close()
-        return [program.stop() for program in reversed(self.programs)]
+        """Ends everything, the last started first; returns the exit statuses.
+
+        The ledger is proved first. Raises UnbalancedError, with everything ended.
+        """
+        try:
+            self.check_ledger()
+        finally:
+            self.http.close()
+            statuses = [program.stop() for program in reversed(self.programs)]
+        return statuses
 
     def __enter__(self) -> Market:
         try:

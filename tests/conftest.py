@@ -22,6 +22,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--storm-seed", type=int, help="seed of tests/e2e/test_storm.py; by default a new one")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tells what tests counted and recorded as a property, such as how many cases of a matrix ran."""
+    counted = [
+        f"{name}: {value:,}"
+        for report in terminalreporter.getreports("passed")
+        for name, value in report.user_properties
+        if isinstance(value, int)
+    ]
+    if counted:
+        terminalreporter.section("counted")
+        for line in counted:
+            terminalreporter.write_line(line)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """One real PostgreSQL server, started by the first test that needs it."""

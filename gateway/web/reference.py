@@ -229,23 +229,24 @@ class Reference:
     def _row(self, name: str, schema: Json, place: str, required: bool, meaning: str, depth: int) -> Row:
         resolved = self._resolved(schema)
         kind = self._type(schema)
-        limits = tuple(self._limits(resolved if "$ref" in schema else schema))
+        limits = tuple(self._limits(resolved if _named(schema) else schema))
         return Row(name, depth, kind, _named(schema.get("items", schema)), place, required, meaning, limits)
 
     def _type(self, schema: Json) -> str:
         resolved = self._resolved(schema)
         say = self._language.say
-        if resolved["type"] == "array":
+        type_name = _plain_type(resolved)
+        if type_name == "array":
             return say("list of {type}", type=self._type(schema["items"]))
         if "additionalProperties" in resolved and isinstance(resolved["additionalProperties"], dict):
             return say("map of text to {type}", type=self._type(resolved["additionalProperties"]))
-        if resolved["type"] == "object":
+        if type_name == "object":
             return _named(schema) or say("object")
         if "enum" in resolved and _named(schema):
             return _named(schema)
         names = {"string": "text", "integer": "integer", "number": "number", "boolean": "true or false"}
         formats = {"date-time": "time (RFC 3339)", "email": "e-mail address", "phone": "telephone number"}
-        return say(formats.get(resolved.get("format", ""), names[resolved["type"]]))
+        return say(formats.get(resolved.get("format", ""), names[type_name]))
 
     def _limits(self, schema: Json) -> Iterator[str]:
         say = self._language.say
@@ -265,7 +266,8 @@ class Reference:
             high = _number(schema.get("maxItems", schema.get("maxProperties")))
             yield say("at most {high} items", high=high)
         if "enum" in schema and len(schema["enum"]) <= 12:
-            yield say("one of {values}", values=", ".join(f"`{value}`" for value in schema["enum"]))
+            texts = [f"`{value}`" for value in schema["enum"] if value is not None]
+            yield say("one of {values}", values=", ".join(texts))
 
     def _resolved(self, schema: Json) -> Json:
         name = _named(schema)
@@ -274,7 +276,14 @@ class Reference:
 
 def _named(schema: Json) -> str:
     """The name of the object that a schema refers to; empty where it is written out."""
-    return str(schema.get("$ref", "")).removeprefix("#/components/schemas/")
+    reference = schema.get("$ref", "") or schema.get("anyOf", [{}])[0].get("$ref", "")
+    return str(reference).removeprefix("#/components/schemas/")
+
+
+def _plain_type(schema: Json) -> str:
+    """The type of what is not null."""
+    kind = schema["type"]
+    return str(kind if isinstance(kind, str) else kind[0])
 
 
 def _only(answer: Answer, wanted: Callable[[str], bool]) -> Answer:

@@ -7,7 +7,6 @@ from typing import Any
 from dcp.v1 import admin_pb2 as pb
 from dcp.v1 import admin_pb2_grpc
 
-from server.domain.errors import invalid_field
 from server.domain.withdrawals import WithdrawalState
 from server.rpc import convert
 from server.rpc.withdrawals import message
@@ -76,8 +75,6 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     async def ListAuditEntries(
         self, request: pb.ListAuditEntriesRequest, context: Any
     ) -> pb.ListAuditEntriesResponse:
-        if request.object_id and not request.object:
-            raise invalid_field("object", "is needed beside object_id: ids of different kinds may be equal")
         page = await self._audit.entries(
             request.object or None,
             request.object_id or None,

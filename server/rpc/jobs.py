@@ -12,7 +12,7 @@ from server.domain.jobs import FINAL, JobState
 from server.rpc import convert
 from server.rpc.interceptors import caller
 from server.rpc.operators import operator
-from server.services.jobs import Jobs, Output, check_request
+from server.services.jobs import Jobs, Output
 from server.services.keys import ADMIN
 
 DEFAULT_PAGE_SIZE = 50
@@ -26,9 +26,7 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
     async def SubmitJob(self, request: pb.SubmitJobRequest, context: Any) -> pb.SubmitJobResponse:
         if convert.job_type(request.job_type) is None:
             raise invalid_field("job_type", "is no kind of job that this server knows")
-        wanted = convert.job_request(request)
-        check_request(wanted)
-        job = await self._jobs.submit(caller().id, wanted)
+        job = await self._jobs.submit(caller().id, convert.job_request(request))
         return pb.SubmitJobResponse(success=True, job=convert.job(job))
 
     async def ListOwnJobs(self, request: pb.ListOwnJobsRequest, context: Any) -> pb.ListOwnJobsResponse:

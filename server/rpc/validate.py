@@ -1,4 +1,4 @@
-"""Enforces the declared limits: the options ``(dcp.v1.field)`` of a request's fields.
+"""Enforces the declared limits: the options ``(dcp.v1.field)`` of a request's fields, then `relations`.
 
 The limits of each message type are compiled once; a request is checked before its method sees it,
 whoever sent it. Raises INVALID_FIELD with the path of the first field at fault.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from google.protobuf.message import Message
 from stdnum import iban
 
 from server.domain.errors import invalid_field
+from server.rpc import relations
+from server.rpc.relations import is_present
 
 _SAUDI_IBAN = re.compile(r"SA[0-9]{22}")
 # Checks one value at one path.
@@ -48,20 +51,24 @@ class _Limits:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The fields of one message: those that must be there, and the limits of each by its number."""
+    """The fields of one message: those that must be there, the limits of each by its number, and
+    what holds between them."""
 
     required: tuple[_Limits, ...]
     limits: dict[int, _Limits]
+    relations: tuple[relations.Check, ...] = ()
 
 
 def _check_message(message: Message, path: str) -> None:
     plan = _plan(message.DESCRIPTOR)
     for limits in plan.required:
-        if not _is_present(message, limits.field):
+        if not is_present(message, limits.field):
             raise invalid_field(limits.rule.header or f"{path}{limits.name}", "is required")
     for field, value in message.ListFields():
         if (found := plan.limits.get(field.number)) is not None:
             _check_field(value, found, found.rule.header or f"{path}{found.name}")
+    for check in plan.relations:
+        check(message, path)
 
 
 def _check_field(value: Any, limits: _Limits, name: str) -> None:
@@ -97,7 +104,8 @@ def _plan(descriptor: Descriptor) -> _Plan:
         return _Plan((), {})
     limits = [_limits(field) for field in descriptor.fields]
     useful = {one.field.number: one for one in limits if one.checks or one.is_message or one.max_items}
-    return _Plan(tuple(one for one in limits if one.rule.required), useful)
+    required = tuple(one for one in limits if one.rule.required)
+    return _Plan(required, useful, relations.relation_checks(descriptor))
 
 
 def _limits(field: FieldDescriptor) -> _Limits:
@@ -137,14 +145,11 @@ def _checks(field: FieldDescriptor, rule: options_pb2.FieldRule) -> tuple[Check,
         checks.append(_phone)
     elif rule.format == options_pb2.FORMAT_IBAN:
         checks.append(_iban)
+    elif rule.format == options_pb2.FORMAT_URI:
+        checks.append(_uri)
+    if rule.values:
+        checks.append(functools.partial(_one_of, tuple(rule.values)))
     return tuple(checks)
-
-
-def _is_present(message: Message, field: FieldDescriptor) -> bool:
-    if field.is_repeated or not field.has_presence:
-        value = getattr(message, field.name)
-        return bool(value.strip() if isinstance(value, str) else value)
-    return bool(message.HasField(field.name))
 
 
 def _finite(value: float, name: str) -> None:
@@ -205,6 +210,20 @@ def _iban(value: str, name: str) -> None:
         raise invalid_field(name, "must be a Saudi IBAN: SA and 22 digits")
     if not iban.is_valid(compact, check_country=False):
         raise invalid_field(name, "has wrong check digits; look at it again")
+
+
+def _uri(value: str, name: str) -> None:
+    try:
+        host = urllib.parse.urlsplit(value).hostname
+    except ValueError:
+        host = None
+    if not host:
+        raise invalid_field(name, "is no address; write one such as https://renter.example/events")
+
+
+def _one_of(values: tuple[str, ...], value: str, name: str) -> None:
+    if value not in values:
+        raise invalid_field(name, f"must be one of: {', '.join(values)}")
 
 
 def compact_iban(text: str) -> str:

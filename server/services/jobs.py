@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from server.clock import Clock, ms
 from server.domain import pricing
 from server.domain.errors import DomainError, Reason, invalid_field
-from server.domain.jobs import FINAL, FailureReason, Job, JobEvent, JobRequest, JobState, JobType
+from server.domain.jobs import FINAL, FailureReason, Job, JobEvent, JobRequest, JobState
 from server.domain.leases import LeaseOutcome, LeaseRef, Offer, Stream
 from server.domain.placement import Obstacle, Wants
 from server.domain.providers import AccountState, ProviderStatus, is_live, status
@@ -82,7 +82,7 @@ class Jobs:
     ) -> tuple[list[Job], str | None]:
         """One page of a renter's jobs, newest first, and the job to ask for the next page with.
 
-        Raises INVALID_FIELD for a job to begin after that is not the renter's.
+        Raises JOB_NOT_FOUND for a job to begin after that is not the renter's.
         """
         return await self._page(
             lambda before: before.renter_id == renter_id,
@@ -96,7 +96,7 @@ class Jobs:
     ) -> tuple[list[Job], str | None]:
         """The same of the jobs that a provider has, or had last.
 
-        Raises INVALID_FIELD for a job to begin after that never was the provider's.
+        Raises JOB_NOT_FOUND for a job to begin after that never was the provider's.
         """
         return await self._page(
             lambda before: _was_of(before, provider_id),
@@ -117,7 +117,11 @@ class Jobs:
         def read() -> list[Job]:
             before = jobs.get(before_job_id) if before_job_id is not None else None
             if before_job_id is not None and (before is None or not is_own(before)):
-                raise invalid_field("before_job_id", "is no job of yours; send what the last page told")
+                raise DomainError(
+                    Reason.JOB_NOT_FOUND,
+                    "before_job_id: is no job of yours; send what the last page told",
+                    field="before_job_id",
+                )
             return rows(before)
 
         found = await self._database.read(read)
@@ -288,23 +292,6 @@ class Jobs:
 def _told(job: Job) -> dict[str, object]:
     """What the audit log says of a job."""
     return {"status": job.state.value, "cancel_requested": job.cancel_requested}
-
-
-def check_request(request: JobRequest) -> None:
-    """What the declared limits cannot say: inference needs a model and something to answer."""
-    if request.job_type is not JobType.LLM_INFERENCE:
-        return
-    params = request.spec.get("params", {})
-    if not str(params.get("model", "")).strip():
-        raise invalid_field("params.model", "llm-inference needs the name of a model")
-    prompt, messages = params.get("prompt", ""), params.get("messages", [])
-    if prompt.strip() and messages:
-        raise invalid_field("params.messages", "send either params.prompt or params.messages, not both")
-    if not prompt.strip() and not messages:
-        raise invalid_field("params.prompt", "llm-inference needs a prompt, or params.messages")
-    for index, message in enumerate(messages):
-        if message.get("role") not in {"system", "user", "assistant"}:
-            raise invalid_field(f"params.messages[{index}].role", "must be one of: system, user, assistant")
 
 
 def _quoted(request: JobRequest) -> int:

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 
 from server.clock import Clock, ms
-from server.domain.errors import DomainError, Reason, invalid_field
+from server.domain.errors import DomainError, Reason
 from server.domain.jobs import FINAL, Job, JobState, JobType
 from server.domain.leases import LeaseOutcome, LeaseRef, LeaseState
 from server.domain.providers import ProviderStatus, is_live, status
@@ -91,13 +91,17 @@ class Operations:
     ) -> tuple[list[Job], str | None]:
         """One page of all jobs, newest first, and the job to ask for the next page with.
 
-        Raises INVALID_FIELD for a job to begin after that there is not.
+        Raises JOB_NOT_FOUND for a job to begin after that there is not.
         """
 
         def read() -> list[Job]:
             before = jobs.get(before_job_id) if before_job_id is not None else None
             if before_job_id is not None and before is None:
-                raise invalid_field("before_job_id", "is no job; send what the last page told")
+                raise DomainError(
+                    Reason.JOB_NOT_FOUND,
+                    "before_job_id: is no job; send what the last page told",
+                    field="before_job_id",
+                )
             return operations.job_page(
                 state=state,
                 search=search,

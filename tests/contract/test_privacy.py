@@ -33,7 +33,7 @@ async def delete(stack: Stack, key: str, **body: Any) -> tuple[int, dict[str, An
 
 
 async def test_renter_takes_its_data_and_goes(tmp_path: Path) -> None:
-    async with running_stack(tmp_path, **SANDBOX) as stack:
+    async with running_stack(tmp_path, prove=True, **SANDBOX) as stack:
         body = {"name": NAME, "email": "Nakhla@Example.com", "organization": "=1+1"}
         made = await stack.post("/api/renters/register", body)
         key = made["api_key"]

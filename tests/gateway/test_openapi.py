@@ -13,6 +13,7 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from gateway.errors import CODES
+from gateway.languages import ARABIC
 from gateway.openapi import comments, document
 from gateway.routes import Binding, bindings, discover
 
@@ -95,6 +96,85 @@ def test_limits_and_required_fields_are_told(made: dict[str, Any]) -> None:
     assert (command["maxItems"], command["items"]["maxLength"]) == (256, 8192)
     with pytest.raises(jsonschema.ValidationError):
         checked(made, schema, {"job_type": "training", "duration_minutes": 3, "nonsense": 1})
+
+
+INFERENCE = {"job_type": "llm-inference", "duration_minutes": 3}
+PROMPT = {"model": "m", "prompt": "Hello"}
+TURNS = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.mark.parametrize(
+    ("body", "fits"),
+    [
+        ({"job_type": "training", "duration_minutes": 3}, True),
+        ({"job_type": "training", "duration_minutes": 3, "params": None, "priority": None}, True),
+        ({"job_type": None, "duration_minutes": 3}, False),
+        ({**INFERENCE, "params": PROMPT}, True),
+        ({**INFERENCE, "params": {"model": "m", "messages": TURNS}}, True),
+        ({**INFERENCE, "params": {**PROMPT, "messages": []}}, True),
+        ({**INFERENCE, "params": {**PROMPT, "messages": None}}, True),
+        (INFERENCE, False),
+        ({**INFERENCE, "params": None}, False),
+        ({**INFERENCE, "params": {**PROMPT, "model": " "}}, False),
+        ({**INFERENCE, "params": {"model": "m"}}, False),
+        ({**INFERENCE, "params": {"model": "m", "prompt": " \n"}}, False),
+        ({**INFERENCE, "params": {**PROMPT, "messages": TURNS}}, False),
+        ({**INFERENCE, "job_type": "llm_inference", "params": {**PROMPT, "messages": TURNS}}, False),
+        ({**INFERENCE, "params": {"model": "m", "messages": [{**TURNS[0], "role": "wizard"}]}}, False),
+    ],
+)
+def test_null_and_what_holds_between_fields_are_told(
+    made: dict[str, Any], body: dict[str, Any], fits: bool
+) -> None:
+    schema = operation(made, "SubmitJob")["requestBody"]["content"]["application/json"]["schema"]
+    if fits:
+        checked(made, schema, body)
+    else:
+        with pytest.raises(jsonschema.ValidationError):
+            checked(made, schema, body)
+
+
+def test_answers_are_never_null(made: dict[str, Any]) -> None:
+    properties = made["components"]["schemas"]["Job"]["properties"]
+    assert all("null" not in str(schema.get("type", "")) for schema in properties.values())
+
+
+def test_a_body_is_required_where_a_field_in_it_is(made: dict[str, Any]) -> None:
+    assert operation(made, "SubmitJob")["requestBody"]["required"] is True
+    assert operation(made, "RotateRenterKey")["requestBody"]["required"] is False
+
+
+def test_a_parameter_names_the_one_that_it_needs(made: dict[str, Any]) -> None:
+    needs = {
+        one["name"]: one["x-needs"]
+        for one in operation(made, "ListAuditEntries")["parameters"]
+        if "x-needs" in one
+    }
+    assert needs == {"object_id": ["object"]}
+
+
+@pytest.mark.parametrize(
+    ("rpc", "scopes", "english", "arabic"),
+    [
+        ("SubmitJob", ["inference"], "needs the scope `inference`.", "إلى النطاق `inference`."),
+        (
+            "GetOwnRenter",
+            ["billing", "read"],
+            "of the scopes `billing`, `read`.",
+            "النطاقات `billing`, `read`.",
+        ),
+        ("CreateKey", [], "the main key alone may ask.", "إلا المفتاح الرئيسي."),
+        ("GetDashboard", None, "", ""),
+    ],
+)
+def test_each_rpc_tells_which_scope_a_sub_key_needs(
+    made: dict[str, Any], rpc: str, scopes: list[str] | None, english: str, arabic: str
+) -> None:
+    told = operation(made, rpc)
+    assert told.get("x-scopes") == scopes
+    assert told["description"].endswith(english)
+    assert operation(document(discover(), ARABIC), rpc)["description"].endswith(arabic)
+    assert ("needs" in told["description"].split("\n")[-1]) is bool(scopes)
 
 
 def test_messages_of_daemons_are_open_and_answers_too(made: dict[str, Any]) -> None:

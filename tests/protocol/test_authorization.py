@@ -282,7 +282,8 @@ async def test_every_rpc_admits_its_roles_to_their_own_objects_alone(
 ) -> None:
     wrong: dict[tuple[str, ...], str] = {}
     grpc_cases = http_cases = 0
-    async with running_stack(tmp_path, **UNLIMITED) as stack:
+    # The objects' rows are written beside the services, a withdrawal without its money among them.
+    async with running_stack(tmp_path, prove=False, **UNLIMITED) as stack:
         for number, (name, method) in enumerate(METHODS.items()):
             there = await world(stack, f"w{number}")
             _, kind = object_of(name)
@@ -303,6 +304,5 @@ async def test_every_rpc_admits_its_roles_to_their_own_objects_alone(
     places = sum(len(found) for found in BINDINGS.values())
     assert grpc_cases == len(METHODS) * len(CREDENTIALS) >= 17 * len(CREDENTIALS)
     assert http_cases == places * len(BASES) * len(CREDENTIALS) >= 16 * 2 * len(CREDENTIALS)
-    record_property("cases of (RPC, role, object) over gRPC", grpc_cases)
-    record_property("cases of (RPC, role, object) over HTTP", http_cases)
-    print(f"authorization: {grpc_cases} cases over gRPC, {http_cases} over HTTP")  # noqa: T201
+    record_property("authorization matrix, (RPC, role, object) over gRPC", grpc_cases)
+    record_property("authorization matrix, (RPC, role, object) over HTTP", http_cases)

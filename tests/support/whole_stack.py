@@ -68,8 +68,11 @@ class Stack:
 
 
 @contextlib.asynccontextmanager
-async def running_stack(folder: Path, **settings: str) -> AsyncIterator[Stack]:
-    """Server and gateway on a SQLite file in ``folder``, with more settings of the server's."""
+async def running_stack(folder: Path, *, prove: bool = True, **settings: str) -> AsyncIterator[Stack]:
+    """Server and gateway on a SQLite file in ``folder``, with more settings of the server's.
+
+    The ledger is proved at the end, unless the test itself puts rows beside the services.
+    """
     clock = ManualClock()
     config = Config.from_env(
         {
@@ -86,6 +89,8 @@ async def running_stack(folder: Path, **settings: str) -> AsyncIterator[Stack]:
             transport = httpx.ASGITransport(build_app(channel))
             async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
                 yield Stack(clock, server, http, channel)
+                if prove:
+                    assert (await server.services.admin.prove_ledger()).discrepancies == ()
     finally:
         await server.stop()
 

@@ -8,9 +8,11 @@ export function check(value, schema, schemas, path = "") {
   return [...problems(value, schema, schemas, path)];
 }
 
-/** The schema itself where it is a reference. */
+/** What a schema says of a value that is not null; a reference is followed. */
 export function resolved(schema, schemas) {
-  return schema.$ref ? schemas[schema.$ref.split("/").pop()] : schema;
+  const reference = (schema.anyOf?.[0] ?? schema).$ref;
+  const found = reference ? schemas[reference.split("/").pop()] : schema;
+  return Array.isArray(found.type) ? { ...found, type: found.type[0], enum: found.enum?.filter((value) => value !== null) } : found;
 }
 
 const KINDS = {

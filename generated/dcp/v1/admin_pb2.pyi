@@ -434,7 +434,7 @@ class ListAuditEntriesRequest(_message.Message):
     object: _builtins.str
     """The kind of object: `withdrawal`, `provider`, `renter`, `job` or `rate`. Left out: all."""
     object_id: _builtins.str
-    """The object's id, beside its kind. Left out: all of the kind."""
+    """The object's id, beside its kind: ids of different kinds may be equal. Left out: all of the kind."""
     before_id: _builtins.int
     """Entries older than this id alone. Left out: from the newest."""
     page_size: _builtins.int

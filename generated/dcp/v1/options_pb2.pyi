@@ -158,6 +158,8 @@ class _FormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Format.ValueTy
     """A telephone number in international form, such as +966500000000."""
     FORMAT_IBAN: _Format.ValueType  # 3
     """A Saudi IBAN with right check digits; spaces and case do not matter."""
+    FORMAT_URI: _Format.ValueType  # 30
+    """An address of the web, such as https://renter.example/events."""
 
 class Format(_Format, metaclass=_FormatEnumTypeWrapper):
     """A form that a text field must have."""
@@ -170,6 +172,8 @@ FORMAT_PHONE: Format.ValueType  # 2
 """A telephone number in international form, such as +966500000000."""
 FORMAT_IBAN: Format.ValueType  # 3
 """A Saudi IBAN with right check digits; spaces and case do not matter."""
+FORMAT_URI: Format.ValueType  # 30
+"""An address of the web, such as https://renter.example/events."""
 Global___Format: _TypeAlias = Format  # noqa: Y015
 
 @_typing.final
@@ -339,20 +343,66 @@ class MessageRule(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     IGNORE_UNKNOWN_FIELDS_FIELD_NUMBER: _builtins.int
+    RELATIONS_FIELD_NUMBER: _builtins.int
     ignore_unknown_fields: _builtins.bool
     """Unknown keys are dropped instead of refused: for reports of daemons that are older or newer than the server."""
+    @_builtins.property
+    def relations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Relation]:
+        """What holds between its fields, beside the limits of each."""
+
     def __init__(
         self,
         *,
         ignore_unknown_fields: _builtins.bool = ...,
+        relations: _abc.Iterable[Global___Relation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ignore_unknown_fields", b"ignore_unknown_fields"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ignore_unknown_fields", b"ignore_unknown_fields", "relations", b"relations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MessageRule: _TypeAlias = MessageRule  # noqa: Y015
+
+@_typing.final
+class Relation(_message.Message):
+    """What holds between the fields of a message. Fields are named by their path, such as `params.model`. A
+    field is there when it is set, no blank text and no empty list.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHEN_FIELD_FIELD_NUMBER: _builtins.int
+    WHEN_VALUE_FIELD_NUMBER: _builtins.int
+    REQUIRED_FIELD_NUMBER: _builtins.int
+    EXACTLY_ONE_FIELD_NUMBER: _builtins.int
+    when_field: _builtins.str
+    """The field on which it depends. Empty: it holds always."""
+    when_value: _builtins.str
+    """The value of that enum field, as the proto names it, with which it holds. Empty: when the field is there."""
+    @_builtins.property
+    def required(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Fields that must be there."""
+
+    @_builtins.property
+    def exactly_one(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Fields of which exactly one must be there."""
+
+    def __init__(
+        self,
+        *,
+        when_field: _builtins.str = ...,
+        when_value: _builtins.str = ...,
+        required: _abc.Iterable[_builtins.str] | None = ...,
+        exactly_one: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exactly_one", b"exactly_one", "required", b"required", "when_field", b"when_field", "when_value", b"when_value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Relation: _TypeAlias = Relation  # noqa: Y015
 
 @_typing.final
 class FieldRule(_message.Message):
@@ -369,6 +419,7 @@ class FieldRule(_message.Message):
     FORMAT_FIELD_NUMBER: _builtins.int
     UNIT_FIELD_NUMBER: _builtins.int
     HEADER_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
     required: _builtins.bool
     """The field must be present, and a text not blank."""
     min_length: _builtins.int
@@ -387,6 +438,10 @@ class FieldRule(_message.Message):
     """The unit of a number, where its name does not say it."""
     header: _builtins.str
     """The field is read from this HTTP header and from nowhere else."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The texts that it may be. Empty: any."""
+
     def __init__(
         self,
         *,
@@ -399,10 +454,11 @@ class FieldRule(_message.Message):
         format: Global___Format.ValueType = ...,
         unit: _builtins.str = ...,
         header: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_items", b"_max_items", "_max_length", b"_max_length", "_maximum", b"_maximum", "_min_length", b"_min_length", "_minimum", b"_minimum", "max_items", b"max_items", "max_length", b"max_length", "maximum", b"maximum", "min_length", b"min_length", "minimum", b"minimum"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_items", b"_max_items", "_max_length", b"_max_length", "_maximum", b"_maximum", "_min_length", b"_min_length", "_minimum", b"_minimum", "format", b"format", "header", b"header", "max_items", b"max_items", "max_length", b"max_length", "maximum", b"maximum", "min_length", b"min_length", "minimum", b"minimum", "required", b"required", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_items", b"_max_items", "_max_length", b"_max_length", "_maximum", b"_maximum", "_min_length", b"_min_length", "_minimum", b"_minimum", "format", b"format", "header", b"header", "max_items", b"max_items", "max_length", b"max_length", "maximum", b"maximum", "min_length", b"min_length", "minimum", b"minimum", "required", b"required", "unit", b"unit", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_items: _TypeAlias = _typing.Literal["max_items"]  # noqa: Y015
     _WhichOneofArgType__max_items: _TypeAlias = _typing.Literal["_max_items", b"_max_items"]  # noqa: Y015

@@ -18,6 +18,7 @@ from dcp.v1 import (
     options_pb2,
     providers_pb2,
     renters_pb2,
+    webhooks_pb2,
     withdrawals_pb2,
 )
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
@@ -66,6 +67,7 @@ def good(method: str) -> Message:
         "WithdrawalService.RequestWithdrawal": withdrawals_pb2.RequestWithdrawalRequest(
             amount_halala=1000, iban="SA0380000000608010167519"
         ),
+        "WebhookService.SetWebhook": webhooks_pb2.SetWebhookRequest(url="https://renter.example/events"),
         "KeyService.CreateKey": keys_pb2.CreateKeyRequest(name="K", scopes=[options_pb2.SCOPE_READ]),
     }.get(method)
     request = made or methods.empty(METHODS[method])
@@ -174,6 +176,8 @@ def _faults(field: Any, rule: options_pb2.FieldRule) -> Iterator[tuple[str, Any]
         yield "above", convert(rule.maximum) + step
     if rule.HasField("max_length"):
         yield "too long", "x" * (rule.max_length + 1)
+    if rule.values:
+        yield "none of its values", f"{rule.values[0]}s"
     if field.type == FieldDescriptor.TYPE_STRING:
         yield "nul", "a\0b"
         if rule.required:
@@ -220,7 +224,7 @@ def test_generated_cases_are_many() -> None:
     assert len(CASES) > 120
     assert {case.fault for case in CASES} == {
         *("missing", "blank", "below", "above", "too long", "too many", "item too long", "nul"),
-        *("nan", "infinite"),
+        *("nan", "infinite", "none of its values"),
     }
     assert {case.method for case in CASES} >= {"JobService.SubmitJob", "ProviderService.Heartbeat"}
 

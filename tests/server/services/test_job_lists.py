@@ -52,7 +52,7 @@ async def test_page_never_begins_after_somebody_elses_job(market: Market) -> Non
     foreign = await market.submit(other)
     for job_id in (foreign.job_id, "job-nowhere"):
         refused = await refusal(own(market, renter, before_job_id=job_id))
-        assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "before_job_id")
+        assert (refused.reason, refused.facts.field) == ("JOB_NOT_FOUND", "before_job_id")
 
 
 async def of_provider(market: Market, provider: Party, **which: Any) -> jobs_pb2.ListProviderJobsResponse:
@@ -108,4 +108,4 @@ async def test_pages_of_a_provider_go_on_after_a_job_that_it_lost(market: Market
     assert [job.job_id for job in page.jobs] == [kept.job_id]
     for job_id in (lost.job_id, "job-nowhere"):  # it never was the other's
         refused = await refusal(of_provider(market, other, before_job_id=job_id))
-        assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "before_job_id")
+        assert (refused.reason, refused.facts.field) == ("JOB_NOT_FOUND", "before_job_id")

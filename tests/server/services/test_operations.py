@@ -138,7 +138,7 @@ async def test_jobs_are_found_by_state_party_and_beginning_of_the_id(any_market:
     assert [job.job_id for job in page.jobs] == ids[:2]
     assert await found_jobs(market, before_job_id=page.next_before_job_id) == ids[2:]
     refused = await refusal(ask(market, "ListJobs", pb.ListJobsRequest(before_job_id="job-none")))
-    assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "before_job_id")
+    assert (refused.reason, refused.facts.field) == ("JOB_NOT_FOUND", "before_job_id")
 
 
 # Requeue.

@@ -1,0 +1,72 @@
+"""Owns how the OpenAPI document tells what holds between the fields of a message.
+
+It comes from the relations of the option ``(dcp.v1.message)``, which the server enforces. JSON Schema can
+say it of a body. OpenAPI has no word for it between parameters, so there it is told by ``x-needs``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dcp.v1 import options_pb2
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from gateway.scalars import enum_numbers
+
+Json = dict[str, Any]
+
+NOT_BLANK = {"pattern": r"\S"}
+"""What a text must be that is there."""
+
+
+def body_conditions(message: Descriptor) -> list[Json]:
+    """A schema for each relation; a body must fit all of them."""
+    return [_condition(message, relation) for relation in _relations(message)]
+
+
+def parameter_needs(message: Descriptor) -> Mapping[str, list[str]]:
+    """The parameters that must stand beside a parameter, by its name."""
+    return {r.when_field: list(r.required) for r in _relations(message) if r.when_field and not r.when_value}
+
+
+def _relations(message: Descriptor) -> list[options_pb2.Relation]:
+    rule: options_pb2.MessageRule = message.GetOptions().Extensions[options_pb2.message]
+    return list(rule.relations)
+
+
+def _condition(message: Descriptor, relation: options_pb2.Relation) -> Json:
+    then = [_there(message, path.split(".")) for path in relation.required]
+    if relation.exactly_one:
+        then.append({"oneOf": [_there(message, path.split(".")) for path in relation.exactly_one]})
+    holds: Json = {"allOf": then}
+    return {"if": _when(message, relation), "then": holds} if relation.when_field else holds
+
+
+def _when(message: Descriptor, relation: options_pb2.Relation) -> Json:
+    if not relation.when_value:
+        return _there(message, relation.when_field.split("."))
+    enum = message.fields_by_name[relation.when_field].enum_type
+    assert enum is not None, f"{relation.when_field} is no enum"
+    number = enum.values_by_name[relation.when_value].number
+    names = [name for name, known in enum_numbers(enum).items() if known == number]
+    return {"properties": {relation.when_field: {"enum": names}}, "required": [relation.when_field]}
+
+
+def _there(message: Descriptor, steps: list[str]) -> Json:
+    """The schema of an object in which the field at the path is there."""
+    field, *deeper = steps
+    found = message.fields_by_name[field]
+    if deeper and found.message_type is not None:
+        inner = {"type": "object"} | _there(found.message_type, deeper)
+    else:
+        inner = _present(found)
+    return {"properties": {field: inner}, "required": [field]}
+
+
+def _present(field: FieldDescriptor) -> Json:
+    if field.is_repeated:
+        return {"type": "array", "minItems": 1}
+    if field.type == FieldDescriptor.TYPE_STRING:
+        return {"type": "string"} | NOT_BLANK
+    return {"not": {"type": "null"}}

@@ -1,0 +1,29 @@
+"""A market that is stopped proves its ledger first, so that no test that left it broken passes."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from scripts.market import Market, UnbalancedError
+
+ADMIN_TOKEN = "operator-token-of-the-tests"
+
+
+@pytest.mark.e2e
+def test_a_market_whose_ledger_was_broken_does_not_stop_in_silence(tmp_path: Path) -> None:
+    market = Market(tmp_path, admin_token=ADMIN_TOKEN).start()
+    renter_id, _ = market.register_renter("Acme AI", "renter@example.com")
+    market.credit(renter_id, 5000)
+    market.check_ledger()
+    server = market.programs[0]
+    server.stop()
+    with sqlite3.connect(tmp_path / "dcp.sqlite3") as database:
+        database.execute("UPDATE account SET balance_halala = balance_halala + 1 WHERE balance_halala = 5000")
+        assert database.total_changes == 1
+    server.restart()
+    with pytest.raises(UnbalancedError, match="renter"):
+        market.stop()
+    assert [program.process.poll() for program in market.programs] == [0, 0]
