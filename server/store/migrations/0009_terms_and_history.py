@@ -17,7 +17,8 @@ CREATE TABLE provider_terms (
 CREATE INDEX provider_terms_changed ON provider_terms (changed_ms);
 ALTER TABLE lease ADD COLUMN number BIGINT NOT NULL DEFAULT 0;
 UPDATE lease SET number = {random};
-CREATE INDEX lease_record ON lease (provider_id, ended_ms, number) WHERE state = 'ended' AND attempt > 0;
+CREATE INDEX lease_record ON lease (provider_id, ended_ms, number, outcome, failure_reason)
+    WHERE state = 'ended' AND attempt > 0;
 DROP INDEX lease_history
 """
 

@@ -10,11 +10,14 @@ import pytest
 from dcp.v1 import gpus_pb2, jobs_pb2, operations_pb2, providers_pb2, renters_pb2, sessions_pb2, terms_pb2
 
 from server.domain.jobs import JobType
+from server.domain.terms import Settings, Terms, window
+from server.services.fleet import Fleet, Presence
 from server.store import terms
 from tests.support.running_server import MODEL, Daemon, Market, Party, refusal
 
 INFERENCE = jobs_pb2.JOB_TYPE_LLM_INFERENCE
 # The clock of the tests stands at Friday, 11:00 in Riyadh.
+NOW_MS = 1_800_000_000_000
 OFFICE = terms_pb2.WeeklyHours(start="14:00", end="22:00")
 
 
@@ -263,13 +266,17 @@ async def test_job_that_waits_for_its_provider_when_the_hours_end_is_told_so(mar
     assert not told.HasField("estimated_start_seconds")
 
 
-async def test_closed_providers_do_not_crowd_out_the_others(market: Market) -> None:
-    closed, open_ = await market.provider(), await market.provider()
-    await market.daemon(closed, slots=9)
-    await settle_on(market, closed, [OFFICE])
-    daemon = await market.daemon(open_)
-    await market.submit(await market.renter())
-    await daemon.expect("job_offer")
+def test_closed_and_hot_providers_do_not_crowd_out_the_others() -> None:
+    """Placement looks at some of a large fleet: those that take nothing now are none of them."""
+    fleet = Fleet()
+    closed = Settings((window([], "14:00", "22:00", "hours[0]"),), "Asia/Riyadh")
+    for number, settings in enumerate((closed, Settings(max_temp_c=80), Settings()), start=1):
+        own = Terms(settings=settings)
+        fleet.join(Presence(number, 1, "b", lambda _: None, 0, 1, frozenset(JobType), (), terms=own))
+        fleet.beat(number, NOW_MS, {"temp_c": 81.0}, renews=True)
+    assert [one.provider_id for one in fleet.live_candidates(None, NOW_MS, 0, 1)] == [3]
+    later_ms = NOW_MS + 3 * 3_600_000
+    assert [one.provider_id for one in fleet.live_candidates(None, later_ms, 0, 1)] == [1]
 
 
 # Heat and memory.
