@@ -197,7 +197,7 @@ async def test_two_hundred_submits_at_once_spend_what_the_wallet_can_pay(
     tmp_path: Path, database_url: str
 ) -> None:
     """37 jobs of 450 halala and a rest of 123: not one more, and not one less."""
-    async with running_stack(tmp_path, DCP_DATABASE_URL=database_url, **UNLIMITED) as stack:
+    async with running_stack(tmp_path, prove=True, DCP_DATABASE_URL=database_url, **UNLIMITED) as stack:
         renter_id, key = await stack.register("renter", "r@example.com")
         path = f"/api/admin/renters/{renter_id}/credit"
         await stack.post(path, {"amount_halala": 37 * 450 + 123}, **ADMIN)
