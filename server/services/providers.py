@@ -228,8 +228,10 @@ class Providers:
             )
             ids = [row.id for row in rows]
             models, own = (accounts.models_of(ids), terms.of_all(ids)) if rows else ({}, {})
-            card = rates.card()
-            return [self._offering(row, models[row.id], own[row.id], card, now_ms) for row in rows], total
+            card, known = rates.card(), history.records(ids)
+            return [
+                self._offering(row, models[row.id], own[row.id], card, known[row.id], now_ms) for row in rows
+            ], total
 
         return await self._database.read(read)
 
@@ -250,7 +252,13 @@ class Providers:
         return found[:limit], (last.ended_ms, last.number) if last is not None else None
 
     def _offering(
-        self, row: ProviderRow, models: list[Model], own: Terms, card: dict[JobType, int], now_ms: int
+        self,
+        row: ProviderRow,
+        models: list[Model],
+        own: Terms,
+        card: dict[JobType, int],
+        known: Record,
+        now_ms: int,
     ) -> Offering:
         closed, _ = closure_of(row, own.settings, self._fleet, now_ms)
         opens = own.settings.opens(now_ms)
@@ -258,7 +266,7 @@ class Providers:
             row,
             models,
             card | dict(own.rates),
-            history.record(row.id),
+            known,
             max(0, row.gpu_vram_mib - own.settings.vram_reserve_mib),
             row.connected and not row.draining and closed is Obstacle.NONE,
             int(opens.timestamp() * 1000) if opens is not None else None,

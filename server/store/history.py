@@ -5,6 +5,7 @@ An attempt stands where its end and its public number put it. The number says no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import peewee as pw
@@ -26,6 +27,12 @@ _newest = Statement(
         .limit(arg("limit"))
     )
 )
+# The same for one of many providers.
+_ARM = (
+    "SELECT * FROM (SELECT provider_id, outcome, failure_reason FROM lease "  # noqa: S608  (ids are integers)
+    f"WHERE provider_id = {{provider_id}} AND {_ENDED_ATTEMPT} "
+    "ORDER BY ended_ms DESC, number DESC LIMIT {size}) AS newest_{provider_id}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,16 @@ def record(provider_id: int, size: int = RECORD_SIZE) -> Record:
     """The record that the newest ``size`` attempts of a provider make."""
     rows = _newest.all(provider_id=provider_id, limit=size)
     return rules.record((LeaseOutcome(outcome), _reason(reason)) for outcome, reason in rows)
+
+
+def records(provider_ids: Sequence[int]) -> dict[int, Record]:
+    """The record of each of these providers, at most a page of them, in one query."""
+    newest: dict[int, list[tuple[LeaseOutcome, FailureReason | None]]] = {one: [] for one in provider_ids}
+    if newest:
+        arms = (_ARM.format(provider_id=int(one), size=RECORD_SIZE) for one in newest)
+        for provider_id, outcome, reason in db.Lease._meta.database.execute_sql(" UNION ALL ".join(arms)):
+            newest[provider_id].append((LeaseOutcome(outcome), _reason(reason)))
+    return {provider_id: rules.record(attempts) for provider_id, attempts in newest.items()}
 
 
 def page(provider_id: int, before: tuple[int, int] | None, limit: int) -> list[PastAttempt]:

@@ -19,6 +19,7 @@ from dcp.v1 import (
     renters_pb2,
     sessions_pb2,
     statements_pb2,
+    terms_pb2,
     webhooks_pb2,
     withdrawals_pb2,
 )
@@ -42,6 +43,7 @@ FILES = (
     sessions_pb2,
     webhooks_pb2,
     statements_pb2,
+    terms_pb2,
     withdrawals_pb2,
 )
 METHODS: dict[str, MethodDescriptor] = {

@@ -75,7 +75,8 @@ def good(method: str) -> Message:
         if methods.field_rule(field).required and field.message_type is not None:
             getattr(request, field.name).SetInParent()
         elif methods.field_rule(field).required and not getattr(request, field.name):
-            setattr(request, field.name, 1 if field.type in NUMBERS else "job-1")
+            is_number = field.type in NUMBERS or field.enum_type is not None
+            setattr(request, field.name, 1 if is_number else "job-1")
     return request
 
 

@@ -114,6 +114,7 @@ async def test_renters_cancel_and_the_jobs_own_limit_do_not_count(any_market: Ma
     job, lease = await market.running_job(renter, provider, daemon)
     await market.cancel(job, renter)
     await daemon.expect("cancel_run")
+    market.clock.advance(1)  # of two ends in one millisecond, the numbers decide
     await daemon.finished(lease, outcome=sessions_pb2.RUN_OUTCOME_CANCELLED)
     _, lease = await market.running_job(renter, provider, daemon)
     market.clock.advance(180)
