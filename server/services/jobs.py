@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 from dataclasses import dataclass
 
 from server.clock import Clock, ms
 from server.domain import pricing
 from server.domain.errors import DomainError, Reason, invalid_field
-from server.domain.jobs import FINAL, FailureReason, Job, JobEvent, JobRequest, JobState, JobType
+from server.domain.jobs import (
+    CONTAINER_TYPES,
+    FINAL,
+    FailureReason,
+    Job,
+    JobEvent,
+    JobRequest,
+    JobState,
+    JobType,
+)
 from server.domain.leases import LeaseOutcome, LeaseRef, Offer, Stream
 from server.domain.placement import Wants
 from server.domain.providers import AccountState, ProviderStatus, is_live, status
@@ -27,6 +37,8 @@ from server.store.database import Database
 
 log = logging.getLogger(__name__)
 OPEN_JOBS_RETRY_SECONDS = 10
+# Roughly an image's name; the daemon reads it in full.
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +47,15 @@ class Output:
 
     job: Job
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class JobLog:
+    """A job and what its newest attempt logged after some piece."""
+
+    job: Job
+    data: bytes
+    through_seq: int
 
 
 class Jobs:
@@ -107,6 +128,16 @@ class Jobs:
         if output.job.state in FINAL and output.job.state is not JobState.COMPLETED:
             raise _gone(output.job)
         return output
+
+    async def logs(self, caller: Caller, job_id: str, after_seq: int) -> JobLog:
+        """A job with what it logged after a piece. Raises JOB_NOT_FOUND, NOT_OWNER."""
+
+        def read() -> JobLog:
+            job = _visible(caller, job_id)
+            data, through = leases.read_after(job_id, job.lease_epoch, Stream.LOG, after_seq)
+            return JobLog(job, data, through)
+
+        return await self._database.read(read)
 
     async def cancel(self, caller: Caller, job_id: str, operator: Operator | None = None) -> Job:
         """Ends a job, or asks its daemon to; an operator's doing is noted.
@@ -225,7 +256,9 @@ def _told(job: Job) -> dict[str, object]:
 
 
 def check_request(request: JobRequest) -> None:
-    """What the declared limits cannot say: inference needs a model and something to answer."""
+    """What the declared limits cannot say: inference needs a model and something to answer, others an image."""
+    if request.job_type in CONTAINER_TYPES:
+        _check_image(request)
     if request.job_type is not JobType.LLM_INFERENCE:
         return
     params = request.spec.get("params", {})
@@ -239,6 +272,19 @@ def check_request(request: JobRequest) -> None:
     for index, message in enumerate(messages):
         if message.get("role") not in {"system", "user", "assistant"}:
             raise invalid_field(f"params.messages[{index}].role", "must be one of: system, user, assistant")
+
+
+def _check_image(request: JobRequest) -> None:
+    image = str(request.spec.get("container_spec", {}).get("image", ""))
+    if not image.strip():
+        raise invalid_field(
+            "container_spec.image",
+            f"{request.job_type.value} runs an image: name one, such as docker.io/library/python:3.12",
+        )
+    if not _IMAGE.fullmatch(image):
+        raise invalid_field(
+            "container_spec.image", "must be a name with a tag or a digest, such as ghcr.io/acme/trainer:1.4"
+        )
 
 
 def _check_serves(provider: accounts.ProviderRow, request: JobRequest) -> None:

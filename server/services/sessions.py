@@ -15,7 +15,7 @@ from typing import Any
 from server.clock import Clock, ms
 from server.domain import pricing
 from server.domain.errors import DomainError, Reason
-from server.domain.jobs import FINAL, FailureReason, Job, JobEvent, JobState
+from server.domain.jobs import CHARGED, FINAL, FailureReason, Job, JobEvent, JobState
 from server.domain.leases import (
     MAX_ATTEMPTS,
     Disposition,
@@ -574,7 +574,7 @@ def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int) -> None:
     else:
         # A limit that was not reached is no reason to charge, whatever the daemon says.
         at_limit = billed + LIMIT_TOLERANCE_MS >= job.limit_ms
-        charged = reason is FailureReason.DURATION_LIMIT and at_limit
+        charged = reason in CHARGED and (reason is not FailureReason.DURATION_LIMIT or at_limit)
         settle(
             job,
             JobEvent.FAIL,
