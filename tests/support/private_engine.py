@@ -49,6 +49,11 @@ class PrivateEngine:
         command = ["docker", "-H", f"unix://{self.socket}", *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
+    def log_bytes(self) -> int:
+        """How much disk the logs of all containers take."""
+        logs = self.socket.parent.glob("data/containers/*/local-logs/*")
+        return sum(path.stat().st_size for path in logs if path.exists())
+
     def left(self) -> list[str]:
         """Every container and volume that there is."""
         containers = self.docker("ps", "--all", "--format", "{{.Names}}").split()
@@ -140,7 +145,10 @@ def _until_it_answers(socket: Path, process: subprocess.Popen[bytes], log: Path)
 def _stop(process: subprocess.Popen[bytes], folder: Path) -> None:
     socket = folder / "engine.sock"
     ids = subprocess.run(
-        ["docker", "-H", f"unix://{socket}", "ps", "--all", "--quiet"], check=False, capture_output=True, text=True
+        ["docker", "-H", f"unix://{socket}", "ps", "--all", "--quiet"],
+        check=False,
+        capture_output=True,
+        text=True,
     ).stdout.split()
     if ids:
         command = ["docker", "-H", f"unix://{socket}", "rm", "--force", *ids]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -62,14 +64,23 @@ class Outcome:
         return jobs_pb2.FailureReason.Name(self.error.reason).removeprefix("FAILURE_REASON_")
 
 
+async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Waits for the condition; fails after so many seconds."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
 class Bench:
     """A runner on a real engine."""
 
-    def __init__(self, engine: PrivateEngine, folder: Path, **settings: Any) -> None:
+    def __init__(self, engine: PrivateEngine, folder: Path, owner: str = "tests") -> None:
         self.engine = engine
         self.folder = folder
+        self.owner = owner
         self.gpus: tuple[str, ...] = ()
-        self.runner = self.new_runner(**settings)
+        self.runner = self.new_runner()
+        self._abandoned: list[tuple[ContainerRunner, Pieces]] = []
 
     def new_runner(self, *, keeper_grace_seconds: float = 60.0, **settings: Any) -> ContainerRunner:
         """A runner as a daemon that starts has it."""
@@ -77,7 +88,7 @@ class Bench:
             Docker(str(self.engine.socket)),
             self.engine.facts,
             dataclasses.replace(SETTINGS, **settings),
-            owner="tests",
+            owner=self.owner,
             folder=self.folder / "artifacts",
             gpu_uuids=lambda: self.gpus,
             keeper_grace_seconds=keeper_grace_seconds,
@@ -86,6 +97,18 @@ class Bench:
     def restrict(self, **settings: Any) -> None:
         """Other settings than those of ``SETTINGS``."""
         self.runner = self.new_runner(**settings)
+
+    def abandon(self, pieces: Pieces) -> None:
+        """The daemon dies: nothing of its runner happens any more, and another one begins."""
+        self._abandoned.append((self.runner, pieces))
+        self.runner = self.new_runner()
+
+    async def close(self) -> None:
+        """Ends the runner, and lets go of the engine where others had."""
+        await self.runner.close()
+        for runner, pieces in self._abandoned:
+            await pieces.aclose()
+            await runner.close()
 
     async def run(self, offered: sessions_pb2.JobOffer) -> Outcome:
         """Prepares and runs an offer to its end."""

@@ -26,6 +26,7 @@ async def bench(engine: PrivateEngine, tmp_path: Path) -> AsyncIterator[Bench]:
     """A runner on the engine; whatever a test leaves is an error of its own."""
     running = Bench(engine, tmp_path)
     yield running
-    await running.runner.close()
-    assert engine.left() == []
+    left = engine.left()
+    await running.close()
+    assert left == []
     assert list((tmp_path / "artifacts").glob("*")) == []

@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import aclosing
-from typing import Any
 
+import psutil
 import pytest
-from dcp.v1 import jobs_pb2
 
 from daemon.runners import Log
 from daemon.runners.settings import MIB
-from tests.daemon.runners.bench import Bench, offer, shell
+from tests.daemon.runners.bench import Bench, Outcome, offer, shell, until
 from tests.support.private_engine import IMAGE, add_image
 
 pytestmark = pytest.mark.engine
 
 
 async def test_output_log_and_files_come_back(bench: Bench) -> None:
-    script = "echo out; sleep 0.1; echo err >&2; sleep 0.1; echo $WORD; mkdir /output/a; echo file > /output/a/b.txt"
+    script = "echo out; sleep 0.1; echo err >&2; sleep 0.1; echo $WORD"
+    script += "; mkdir /output/a; echo file > /output/a/b.txt"
     outcome = await bench.run(shell(script, env={"WORD": "wörd"}))
     assert outcome.reason == ""
     assert outcome.output == "out\nwörd\n".encode()
@@ -94,7 +94,9 @@ async def test_memory_beyond_the_limit_ends_the_job(bench: Bench) -> None:
 
 @pytest.mark.parametrize("folder", ["/output", "/tmp"])
 async def test_disk_that_is_full_ends_the_job(bench: Bench, folder: str) -> None:
-    outcome = await bench.run(shell(f"dd if=/dev/zero of={folder}/a bs=1M count=6 && dd if=/dev/zero of={folder}/b bs=64k"))
+    outcome = await bench.run(
+        shell(f"dd if=/dev/zero of={folder}/a bs=1M count=6 && dd if=/dev/zero of={folder}/b bs=64k")
+    )
     assert outcome.reason == "DISK_LIMIT"
     assert folder in str(outcome.error)
 
@@ -124,7 +126,9 @@ async def test_network_is_not_there(bench: Bench) -> None:
     assert b"eth" not in outcome.output
 
 
-@pytest.mark.parametrize("path", ["/x", "/etc/x", "/output/../x", "/bin/busybox", "/proc/sys/kernel/x", "/sys/x"])
+@pytest.mark.parametrize(
+    "path", ["/x", "/etc/x", "/output/../x", "/bin/busybox", "/proc/sys/kernel/x", "/sys/x"]
+)
 async def test_nothing_but_its_own_folders_can_be_written(bench: Bench, path: str) -> None:
     outcome = await bench.run(shell(f"echo x > {path}"))
     assert outcome.reason == "CONTAINER_EXIT"
@@ -145,22 +149,26 @@ async def test_bytes_that_are_no_text_arrive_as_they_are(bench: Bench) -> None:
     assert outcome.output == b"a\xff\xfeb\n"
 
 
-async def test_log_of_a_gigabyte_ends_and_fills_nothing(bench: Bench) -> None:
-    offered = shell("yes 0123456789012345678901234567890123456789 | head -c 1000000000; echo; echo the end")
+async def test_more_log_than_anybody_wants_ends_and_fills_no_disk(bench: Bench) -> None:
+    line = "x" * 8000
+    offered = shell(f"yes {line} | head -c 100000000; echo; echo the end")
     await bench.runner.prepare(offered)
-    read, last = 0, b""
+    read, last, largest = 0, b"", 0
     async with aclosing(bench.runner.run(offered)) as pieces:
         async for piece in pieces:
             if isinstance(piece, Log):
-                read, last = read + len(piece.data), piece.data or last
-    assert read > 1_000_000_000
+                read, last, largest = read + len(piece.data), piece.data, max(largest, len(piece.data))
+                if read % 20_000_000 < len(piece.data):
+                    assert bench.engine.log_bytes() < 40 * MIB
+    assert read > 100_000_000
     assert last.endswith(b"the end\n")
+    assert largest <= 64 * 1024
 
 
 async def test_job_that_ignores_a_term_signal_is_killed(bench: Bench) -> None:
     offered = shell("trap '' TERM; echo up; while true; do sleep 1; done")
     await bench.runner.prepare(offered)
-    running = asyncio.create_task(bench.follow(bench.runner.run(offered), outcome := new_outcome()))
+    running = asyncio.create_task(bench.follow(bench.runner.run(offered), outcome := Outcome()))
     await until(lambda: b"up\n" in outcome.log)
     running.cancel()
     await asyncio.sleep(0.3)
@@ -171,7 +179,9 @@ async def test_job_that_ignores_a_term_signal_is_killed(bench: Bench) -> None:
 
 
 async def test_processes_that_a_job_leaves_behind_end_with_it(bench: Bench) -> None:
-    outcome = await bench.run(shell("(trap '' HUP TERM; setsid sleep 1234567 > /dev/null 2>&1 &) ; sleep 0.2"))
+    outcome = await bench.run(
+        shell("(trap '' HUP TERM; setsid sleep 1234567 > /dev/null 2>&1 &) ; sleep 0.2")
+    )
     assert outcome.reason == ""
     assert not sleeps("1234567")
 
@@ -179,7 +189,10 @@ async def test_processes_that_a_job_leaves_behind_end_with_it(bench: Bench) -> N
 async def test_volumes_of_an_image_lie_in_memory_and_are_bounded(bench: Bench) -> None:
     add_image(bench.engine, "docker.io/library/busybox:volumes", "VOLUME /data")
     outcome = await bench.run(
-        shell("echo x > /data/x && dd if=/dev/zero of=/data/big bs=1M; df /data | tail -1", image="busybox:volumes")
+        shell(
+            "echo x > /data/x && dd if=/dev/zero of=/data/big bs=1M; df /data | tail -1",
+            image="busybox:volumes",
+        )
     )
     assert b"tmpfs" in outcome.output
     assert b"No space left" in outcome.log
@@ -193,9 +206,15 @@ async def test_image_by_its_digest_is_pulled_once_and_recorded(bench: Bench) -> 
 
 @pytest.mark.parametrize(
     ("env", "told"),
-    [({"1X": "x"}, "1X"), ({"A=B": "x"}, "A=B"), ({"NVIDIA_VISIBLE_DEVICES": "all"}, "NVIDIA_VISIBLE_DEVICES")],
+    [
+        ({"1X": "x"}, "1X"),
+        ({"A=B": "x"}, "A=B"),
+        ({"NVIDIA_VISIBLE_DEVICES": "all"}, "NVIDIA_VISIBLE_DEVICES"),
+    ],
 )
-async def test_variables_that_a_job_may_not_set_are_refused(bench: Bench, env: dict[str, str], told: str) -> None:
+async def test_variables_that_a_job_may_not_set_are_refused(
+    bench: Bench, env: dict[str, str], told: str
+) -> None:
     outcome = await bench.run(offer("true", env=env))
     assert outcome.reason == "BAD_PARAMS"
     assert told in str(outcome.error)
@@ -224,18 +243,6 @@ async def test_job_cannot_reach_the_keeper(bench: Bench) -> None:
     assert b"not permitted" in outcome.log
 
 
-def new_outcome() -> Any:
-    from tests.daemon.runners.bench import Outcome
-
-    return Outcome()
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.02)
-
-
 async def container_name(bench: Bench) -> str:
     found: list[str] = []
 
@@ -248,9 +255,6 @@ async def container_name(bench: Bench) -> str:
 
 
 def sleeps(seconds: str) -> bool:
-    import psutil
-
-    return any(process.info["cmdline"][-2:] == ["sleep", seconds] for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"])
-
-
-__all__ = ["jobs_pb2"]
+    """Whether some process on this machine sleeps so long."""
+    lines = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    return any(line[-2:] == ["sleep", seconds] for line in lines)
