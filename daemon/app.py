@@ -55,11 +55,12 @@ class Daemon:
         on_ready: Callable[[int], None] = lambda provider_id: None,
         tick_seconds: float = 0.1,
         artifact_sink: ArtifactSink | None = None,
+        runs_plain_processes: bool = False,
     ) -> None:
         """`on_ready` is called with the provider's id at the first Welcome; `server` is host:port.
 
         `engines`: whatever runs jobs; the first that takes a job gets it. `artifact_sink`: where the files
-        go that jobs leave; None: nowhere.
+        go that jobs leave; None: nowhere. `runs_plain_processes`: the server is told so.
         `tick_seconds` is how often, in real time, the clock is looked at.
         """
         self._clock = clock or SystemClock()
@@ -79,6 +80,7 @@ class Daemon:
             slots=slots,
             models=self._models(),
             job_types=self._job_types(),
+            runs_plain_processes=runs_plain_processes,
         )
         self._stream: Stream | None = None
         self._connect_at = 0.0

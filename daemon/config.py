@@ -45,7 +45,7 @@ VARIABLES = (
     Variable("DCP_CONTAINER_SOCKET", "/var/run/docker.sock", "Socket of Docker, or of Podman."),
     Variable("DCP_CONTAINER_NETWORK", "none", "Network of the engine's that jobs are on; none: none."),
     Variable("DCP_CONTAINER_USER", "65534:65534", "User and group, by number, that jobs run as; never 0."),
-    Variable("DCP_CONTAINER_MEMORY_MB", "half of the machine's", "Memory of a job, /tmp and /output included."),
+    Variable("DCP_CONTAINER_MEMORY_MB", "half of the machine's", "Memory of a job, with /tmp and /output."),
     Variable("DCP_CONTAINER_CPUS", "all", "Processors of a job, such as 2.5."),
     Variable("DCP_CONTAINER_PIDS", "512", "Processes and threads of a job at once."),
     Variable("DCP_CONTAINER_TMP_MB", "512", "Size of /tmp, which lies in memory."),
@@ -178,10 +178,10 @@ def _bundled_model() -> tuple[ModelFile, ...]:
 
 def _containers(settings: Mapping[str, str]) -> ContainerSettings:
     default = ContainerSettings()
-    images = tuple(item.strip() for item in settings.get("DCP_CONTAINER_IMAGES", "").split(",") if item.strip())
+    items = settings.get("DCP_CONTAINER_IMAGES", "").split(",")
     half = psutil.virtual_memory().total // 2
     return ContainerSettings(
-        images=images,
+        images=tuple(item.strip() for item in items if item.strip()),
         network=_network(settings.get("DCP_CONTAINER_NETWORK", default.network)),
         user=_user(settings.get("DCP_CONTAINER_USER", default.user)),
         memory_bytes=_mebibytes(settings, "DCP_CONTAINER_MEMORY_MB", half),
@@ -203,7 +203,7 @@ def _network(text: str) -> str:
 def _user(text: str) -> str:
     user, _, group = text.partition(":")
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in (user, group)):
-        raise ConfigError(f"DCP_CONTAINER_USER must be two numbers above 0, such as 65534:65534, not {text!r}")
+        raise ConfigError(f"DCP_CONTAINER_USER must be two numbers above 0, as 65534:65534, not {text!r}")
     return text
 
 
@@ -216,7 +216,7 @@ def _cpus(text: str | None) -> float:
     except ValueError:
         cpus = 0.0
     if not 0.01 <= cpus <= most:
-        raise ConfigError(f"DCP_CONTAINER_CPUS must be from 0.01 to {most}, which this machine has, not {text!r}")
+        raise ConfigError(f"DCP_CONTAINER_CPUS must be from 0.01 to this machine's {most}, not {text!r}")
     return cpus
 
 

@@ -65,6 +65,7 @@ class DaemonSession:
         slots: int,
         models: Sequence[sessions_pb2.ServedModel],
         job_types: Sequence[jobs_pb2.JobType.ValueType],
+        runs_plain_processes: bool = False,
     ) -> None:
         self.link = Link.OFFLINE
         self.provider_id = 0
@@ -75,6 +76,7 @@ class DaemonSession:
         self._slots = slots
         self._models = list(models)
         self._job_types = list(job_types)
+        self._runs_plain_processes = runs_plain_processes
         self._gpu_status: gpus_pb2.GpuStatus | None = None
         self._gpu_status_is_new = False
         self._leases = Leases()
@@ -325,6 +327,7 @@ class DaemonSession:
             gpu_status=self._gpu_status,
             models=self._models,
             job_types=self._job_types,
+            runs_plain_processes=self._runs_plain_processes,
             slots=self._slots,
             held_leases=self._leases.held,
             unacknowledged_results=self._leases.with_result,

@@ -12,7 +12,7 @@ import logging
 import math
 import shutil
 import tarfile
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -72,7 +72,7 @@ class ContainerRunner(Runner):
         *,
         owner: str,
         folder: Path,
-        gpu_uuids: Callable[[], Sequence[str]] = tuple,
+        gpu_uuids: Sequence[str] = (),
         keeper_grace_seconds: float = KEEPER_GRACE_SECONDS,
     ) -> None:
         """`owner`: tells the containers of this daemon from another's; `folder`: for files that jobs left."""
@@ -81,7 +81,7 @@ class ContainerRunner(Runner):
         self._settings = settings
         self._owner = owner
         self._folder = folder
-        self._gpu_uuids = gpu_uuids
+        self._gpu_uuids = tuple(gpu_uuids)
         self._keeper_grace_seconds = keeper_grace_seconds
         self._runs: dict[LeaseKey, _Run] = {}
 
@@ -210,7 +210,7 @@ class ContainerRunner(Runner):
 
     def _take_gpus(self, wanted: jobs_pb2.ContainerSpec) -> tuple[str, ...]:
         taken = {gpu for run in self._runs.values() for gpu in run.facts.gpus}
-        free = [gpu for gpu in self._gpu_uuids() if gpu not in taken]
+        free = [gpu for gpu in self._gpu_uuids if gpu not in taken]
         count = wanted.gpu_count if wanted.HasField("gpu_count") else len(free)
         if count > len(free):
             raise spec.bad_params(f"container_spec.gpu_count: this provider has {len(free)} GPUs free.")

@@ -2,13 +2,15 @@
 
 Nothing is kept from it but the environment: it sees what the daemon's user sees,
 its files and its network. So it exists only where the owner said so, and every
-log begins with that. It ends with the daemon. It must not know the session.
+log begins with that. The command ends with the daemon; what it started and left
+behind may not. It must not know the session.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import resource
@@ -31,6 +33,7 @@ PATH = "/usr/local/bin:/usr/bin:/bin"
 _NOTE = b"[dcp] no container: a plain process of the provider's machine; the image is not used\n"
 _PIECE_BYTES = 64 * 1024
 _KILLED_BY_SIZE = -signal.SIGXFSZ
+_PR_SET_PDEATHSIG = 1
 
 
 class ProcessRunner(Runner):
@@ -112,7 +115,9 @@ class ProcessRunner(Runner):
                 preexec_fn=_limited(self._settings),
             )
         except (OSError, ValueError) as error:
-            text = f"The command could not be started: {getattr(error, 'strerror', None) or 'it is no command'}"
+            text = (
+                f"The command could not be started: {getattr(error, 'strerror', None) or 'it is no command'}"
+            )
             raise RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_START_FAILED, text) from None
 
     async def _collect(self, output: Path, into: Path) -> files.Collected:
@@ -157,7 +162,11 @@ def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None
 
 
 def _limited(settings: ContainerSettings) -> Callable[[], None]:
+    libc = ctypes.CDLL(None)
+
     def limit() -> None:
+        # A daemon that is killed takes the command with it.
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (settings.output_bytes, settings.output_bytes))
 
@@ -194,7 +203,12 @@ async def _until_ended(
 ) -> AsyncGenerator[tuple[bool, bytes], None]:
     # A process that was left behind may hold the pipes open: they are read no
     # longer than the command itself runs, and then until nothing is there.
-    while not (pieces.empty() and (ended.done() or all(reader.done() for reader in readers))):
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.1):
-                yield await pieces.get()
+    while not (pieces.empty() and all(reader.done() for reader in readers)):
+        try:
+            async with asyncio.timeout(0.2):
+                piece = await pieces.get()
+        except TimeoutError:
+            if ended.done():
+                return
+            continue
+        yield piece

@@ -256,7 +256,7 @@ def _told(job: Job) -> dict[str, object]:
 
 
 def check_request(request: JobRequest) -> None:
-    """What the declared limits cannot say: inference needs a model and something to answer, others an image."""
+    """What the declared limits cannot say: what each type of job needs."""
     if request.job_type in CONTAINER_TYPES:
         _check_image(request)
     if request.job_type is not JobType.LLM_INFERENCE:

@@ -312,6 +312,8 @@ class Session:
         for message in self._half.opened(welcome, [k for k, _ in kept]):
             self._send(message)
         log.info("session opened %s slots=%d models=%d", self._who(), hello.slots, len(hello.models))
+        if hello.runs_plain_processes:
+            log.warning("the daemon runs jobs as plain processes, in no container %s", self._who())
         held = {(k.ref.job_id, k.ref.lease_epoch) for k, _ in kept}
         for ref in hello.held:
             if (ref.job_id, ref.lease_epoch) not in held:

@@ -78,11 +78,12 @@ class Bench:
         self.engine = engine
         self.folder = folder
         self.owner = owner
-        self.gpus: tuple[str, ...] = ()
         self.runner = self.new_runner()
         self._abandoned: list[tuple[ContainerRunner, Pieces]] = []
 
-    def new_runner(self, *, keeper_grace_seconds: float = 60.0, **settings: Any) -> ContainerRunner:
+    def new_runner(
+        self, *, gpus: tuple[str, ...] = (), keeper_grace_seconds: float = 60.0, **settings: Any
+    ) -> ContainerRunner:
         """A runner as a daemon that starts has it."""
         return ContainerRunner(
             Docker(str(self.engine.socket)),
@@ -90,7 +91,7 @@ class Bench:
             dataclasses.replace(SETTINGS, **settings),
             owner=self.owner,
             folder=self.folder / "artifacts",
-            gpu_uuids=lambda: self.gpus,
+            gpu_uuids=gpus,
             keeper_grace_seconds=keeper_grace_seconds,
         )
 

@@ -221,7 +221,7 @@ async def test_variables_that_a_job_may_not_set_are_refused(
 
 
 async def test_gpus_are_given_by_their_uuids(bench: Bench) -> None:
-    bench.gpus = ("GPU-aaaa", "GPU-bbbb")
+    bench.restrict(gpus=("GPU-aaaa", "GPU-bbbb"))
     outcome = await bench.run(shell("echo $NVIDIA_VISIBLE_DEVICES", gpu_count=1))
     assert (outcome.reason, outcome.output) == ("", b"GPU-aaaa\n")
     outcome = await bench.run(shell("echo $NVIDIA_VISIBLE_DEVICES"))
