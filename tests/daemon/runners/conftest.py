@@ -1,24 +1,14 @@
-"""A private engine for the tests of runners, and what makes a runner of it."""
+"""A container runner on the private engine, and a look at what each test leaves."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from tests.daemon.runners.bench import Bench
-from tests.support import private_engine
 from tests.support.private_engine import PrivateEngine
-
-
-@pytest.fixture(scope="session")
-def engine() -> Iterator[PrivateEngine]:
-    """One real engine, started by the first test that needs it."""
-    if why := private_engine.missing():
-        pytest.skip(why)
-    with private_engine.running_engine() as running:
-        yield running
 
 
 @pytest.fixture
