@@ -14,6 +14,7 @@ import stat
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -170,7 +171,7 @@ def _walk(descriptor: int, prefix: str, collector: Collector, depth: int = 0) ->
                 collector.refuse(name, "it is no plain file")
             else:
                 collector.count(status.st_size)
-                collector.take(name, status.st_size, lambda size, at=opened: os.read(at, size))
+                collector.take(name, status.st_size, partial(os.read, opened))
         finally:
             os.close(opened)
 

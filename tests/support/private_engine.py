@@ -32,7 +32,8 @@ def missing() -> str:
     """Why no engine can be started here; empty when one can."""
     if os.geteuid() != 0:
         return "a private Docker Engine needs root"
-    needed = [name for name in ("dockerd", "containerd", "runc", "busybox") if shutil.which(name) is None]
+    programs = ("dockerd", "containerd", "runc", "docker", "busybox")
+    needed = [name for name in programs if shutil.which(name) is None]
     return f"{', '.join(needed)} missing: run scripts/setup --engine" if needed else ""
 
 

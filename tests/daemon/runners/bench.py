@@ -64,6 +64,27 @@ class Outcome:
         return jobs_pb2.FailureReason.Name(self.error.reason).removeprefix("FAILURE_REASON_")
 
 
+async def follow(pieces: Pieces, outcome: Outcome) -> Outcome:
+    """Reads a run to its end."""
+    try:
+        async with aclosing(pieces):
+            async for piece in pieces:
+                match piece:
+                    case Log(data):
+                        outcome.log += data
+                    case Left(artifacts):
+                        outcome.is_over = True
+                        outcome.artifacts += artifacts
+                        outcome.files |= {one.name: one.path.read_bytes() for one in artifacts}
+                    case bytes():
+                        outcome.output += piece
+                    case _:
+                        raise AssertionError(piece)
+    except RunnerError as error:
+        outcome.error = error
+    return outcome
+
+
 async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
     """Waits for the condition; fails after so many seconds."""
     async with asyncio.timeout(seconds):
@@ -119,29 +140,9 @@ class Bench:
         except RunnerError as error:
             outcome.error = error
             return outcome
-        return await self.follow(self.runner.run(offered), outcome)
+        return await follow(self.runner.run(offered), outcome)
 
     async def adopt(self, offered: sessions_pb2.JobOffer, output: int = 0, log: int = 0) -> Outcome | None:
         """What is left of a run, after so many bytes of its output and its log."""
         pieces = await self.runner.adopt(offered, Written(output, log))
-        return await self.follow(pieces, Outcome()) if pieces is not None else None
-
-    async def follow(self, pieces: Pieces, outcome: Outcome) -> Outcome:
-        """Reads a run to its end."""
-        try:
-            async with aclosing(pieces):
-                async for piece in pieces:
-                    match piece:
-                        case Log(data):
-                            outcome.log += data
-                        case Left(artifacts):
-                            outcome.is_over = True
-                            outcome.artifacts += artifacts
-                            outcome.files |= {one.name: one.path.read_bytes() for one in artifacts}
-                        case bytes():
-                            outcome.output += piece
-                        case _:
-                            raise AssertionError(piece)
-        except RunnerError as error:
-            outcome.error = error
-        return outcome
+        return await follow(pieces, Outcome()) if pieces is not None else None

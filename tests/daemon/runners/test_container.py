@@ -11,7 +11,7 @@ import pytest
 
 from daemon.runners import Log
 from daemon.runners.settings import MIB
-from tests.daemon.runners.bench import Bench, Outcome, offer, shell, until
+from tests.daemon.runners.bench import Bench, Outcome, follow, offer, shell, until
 from tests.support.private_engine import IMAGE, add_image
 
 pytestmark = pytest.mark.engine
@@ -168,7 +168,7 @@ async def test_more_log_than_anybody_wants_ends_and_fills_no_disk(bench: Bench) 
 async def test_job_that_ignores_a_term_signal_is_killed(bench: Bench) -> None:
     offered = shell("trap '' TERM; echo up; while true; do sleep 1; done")
     await bench.runner.prepare(offered)
-    running = asyncio.create_task(bench.follow(bench.runner.run(offered), outcome := Outcome()))
+    running = asyncio.create_task(follow(bench.runner.run(offered), outcome := Outcome()))
     await until(lambda: b"up\n" in outcome.log)
     running.cancel()
     await asyncio.sleep(0.3)
