@@ -359,15 +359,15 @@ class ContainerRunner(Runner):
 
     async def _remove_all(self, names: spec.Names) -> None:
         """What cannot be removed now is found by the next sweep."""
-        steps = [
-            lambda: self._docker.remove(names.job),
-            lambda: self._docker.remove(names.keeper),
-            lambda: self._docker.remove_volume(names.output),
-            lambda: self._docker.remove_volume(names.tmp),
-        ]
-        for step in steps:
+        docker = self._docker
+        for remove, name in (
+            (docker.remove, names.job),
+            (docker.remove, names.keeper),
+            (docker.remove_volume, names.output),
+            (docker.remove_volume, names.tmp),
+        ):
             try:
-                await step()
+                await remove(name)
             except (DockerUnavailableError, DockerRefusedError) as error:
                 logger.warning("could not remove what a job left lease=%s error=%s", names.lease, error)
         await asyncio.to_thread(shutil.rmtree, self._folder / names.lease, ignore_errors=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from pathlib import Path
@@ -123,11 +124,13 @@ class Docker:
                             raise PullTooLargeError(name)
 
     async def _progress(self, name: str) -> AsyncGenerator[dict[str, Any], None]:
-        # From a name without a tag or digest the engine would pull every tag.
-        async for event in self._docker.images.pull(name, stream=True):
-            if "error" in event:
-                raise DockerError(500, str(event["error"]))
-            yield event
+        # The library leaves its connection open when its stream is left.
+        async with self._call("images/create", "POST", params={"fromImage": name}, seconds=None) as answer:
+            while line := await answer.content.readline():
+                event = json.loads(line)
+                if "error" in event:
+                    raise DockerError(500, str(event["error"]))
+                yield event
 
     async def import_image(self, tar: bytes, repository: str, tag: str) -> None:
         """Makes an image of a root file system."""
@@ -140,7 +143,7 @@ class Docker:
         driver = {"type": "tmpfs", "device": "tmpfs", "o": options}
         with translated():
             async with asyncio.timeout(CALL_SECONDS):
-                await self._docker.volumes.create(
+                await self._docker.volumes.create(  # type: ignore[no-untyped-call]
                     {"Name": name, "Driver": "local", "DriverOpts": driver, "Labels": dict(labels)}
                 )
 
@@ -212,7 +215,9 @@ class Docker:
         """The names of every volume with a label."""
         with translated():
             async with asyncio.timeout(CALL_SECONDS):
-                found = await self._docker.volumes.list(filters={"label": [label]})
+                found = await self._docker.volumes.list(  # type: ignore[no-untyped-call]
+                    filters={"label": [label]}
+                )
         return [str(volume["Name"]) for volume in found.get("Volumes") or ()]
 
     @contextlib.asynccontextmanager

@@ -34,6 +34,7 @@ _NOTE = b"[dcp] no container: a plain process of the provider's machine; the ima
 _PIECE_BYTES = 64 * 1024
 _KILLED_BY_SIZE = -signal.SIGXFSZ
 _PR_SET_PDEATHSIG = 1
+_LOOK_SECONDS = 0.2
 
 
 class ProcessRunner(Runner):
@@ -201,14 +202,17 @@ async def _until_ended(
     readers: Sequence[asyncio.Task[None]],
     ended: asyncio.Task[int],
 ) -> AsyncGenerator[tuple[bool, bytes], None]:
-    # A process that was left behind may hold the pipes open: they are read no
-    # longer than the command itself runs, and then until nothing is there.
+    # A process that was left behind may hold the pipes open: they are read until
+    # nothing has come for a second after the end of the command itself.
+    quiet_seconds = 0.0
     while not (pieces.empty() and all(reader.done() for reader in readers)):
         try:
-            async with asyncio.timeout(0.2):
+            async with asyncio.timeout(_LOOK_SECONDS):
                 piece = await pieces.get()
         except TimeoutError:
-            if ended.done():
+            quiet_seconds += _LOOK_SECONDS if ended.done() else 0.0
+            if quiet_seconds >= 1.0:
                 return
             continue
+        quiet_seconds = 0.0
         yield piece
