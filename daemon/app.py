@@ -1,4 +1,4 @@
-"""The daemon's composition root: joins session, link, attempts, journal, engines and GPUs.
+"""The daemon's composition root: joins session, link, attempts, journal, runners and GPUs.
 
 It decides nothing: the session does. Everything real that it uses is an
 argument, so tests and benchmarks run it with fakes.
@@ -10,22 +10,23 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random, SystemRandom
+from typing import Any
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon import effects as fx
 from daemon.attempts import Attempts
 from daemon.clock import Clock, SystemClock
-from daemon.engines import Engine
 from daemon.gpus import Gpus
 from daemon.gpus.none import NoGpus
 from daemon.journal import Journal
 from daemon.link import Link, LinkBrokenError, Server, Stream
 from daemon.recorder import Recorder
+from daemon.runners import ArtifactSink, Runner, Written
 from daemon.runs import Result
 from daemon.session import DaemonSession
 from daemon.version import daemon_version
@@ -33,7 +34,7 @@ from daemon.version import daemon_version
 logger = logging.getLogger(__name__)
 
 SAMPLE_SECONDS = 5.0
-JOB_TYPES = (jobs_pb2.JOB_TYPE_LLM_INFERENCE,)
+SWEEP_SECONDS = 3600.0
 
 
 class Daemon:
@@ -44,7 +45,7 @@ class Daemon:
         *,
         server: str,
         key: str,
-        engines: Sequence[Engine],
+        engines: Sequence[Runner],
         journal: Journal,
         gpus: Gpus | None = None,
         clock: Clock | None = None,
@@ -53,9 +54,13 @@ class Daemon:
         tls_ca: Path | None = None,
         on_ready: Callable[[int], None] = lambda provider_id: None,
         tick_seconds: float = 0.1,
+        artifact_sink: ArtifactSink | None = None,
+        runs_plain_processes: bool = False,
     ) -> None:
         """`on_ready` is called with the provider's id at the first Welcome; `server` is host:port.
 
+        `engines`: whatever runs jobs; the first that takes a job gets it. `artifact_sink`: where the files
+        go that jobs leave; None: nowhere. `runs_plain_processes`: the server is told so.
         `tick_seconds` is how often, in real time, the clock is looked at.
         """
         self._clock = clock or SystemClock()
@@ -65,7 +70,7 @@ class Daemon:
         self._on_ready: Callable[[int], None] | None = on_ready
         self._tick_seconds = tick_seconds
         self._link = Link(Server(server, tls_ca), key)
-        self._attempts = Attempts(self._engines, self, self._clock)
+        self._attempts = Attempts(self._engines, self, self._clock, artifact_sink)
         self._recorder = Recorder(journal, self._recorded)
         self._moved = asyncio.Event()
         self._session = DaemonSession(
@@ -74,7 +79,8 @@ class Daemon:
             rng=rng or SystemRandom(),
             slots=slots,
             models=self._models(),
-            job_types=JOB_TYPES,
+            job_types=self._job_types(),
+            runs_plain_processes=runs_plain_processes,
         )
         self._stream: Stream | None = None
         self._connect_at = 0.0
@@ -88,7 +94,7 @@ class Daemon:
         try:
             await self._recover()
             await self._sample()
-            loops = [asyncio.create_task(loop()) for loop in (self._serve, self._tick, self._keep_sampling)]
+            loops = [asyncio.create_task(loop()) for loop in self._loops()]
             done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
@@ -115,6 +121,14 @@ class Daemon:
         """An attempt wrote output."""
         self._apply(self._session.attempt_output(lease, data, self._now()))
 
+    def log(self, lease: sessions_pb2.Lease, data: bytes) -> None:
+        """An attempt wrote log."""
+        self._apply(self._session.attempt_log(lease, data, self._now()))
+
+    def worked(self, lease: sessions_pb2.Lease) -> None:
+        """An attempt's work is over; its files are handed over."""
+        self._apply(self._session.attempt_worked(lease, self._now()))
+
     async def room(self, lease: sessions_pb2.Lease) -> None:
         """Waits while the server has yet to store what the attempt wrote."""
         while not self._session.has_room(lease):
@@ -130,10 +144,12 @@ class Daemon:
     async def _recover(self) -> None:
         for history in await self._recorder.recover():
             is_at_work = history.finished is None and history.started
-            adopted = is_at_work and await self._attempts.adopt(history.offer, history.written_bytes)
+            written = Written(history.written_bytes, history.logged_bytes)
+            adopted = is_at_work and await self._attempts.adopt(history.offer, written)
             self._apply(self._session.recover(history, adopted, self._now()))
         # So that the first Hello lists the results of what did not survive.
         await self._recorder.flush()
+        await self._sweep()
 
     def _recorded(self, entry: fx.Persist, error: OSError | None) -> None:
         if error is None:
@@ -143,6 +159,9 @@ class Daemon:
             self._apply(self._session.not_persisted(entry.number, reason, self._now()))
 
     # --- the loops ---
+
+    def _loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+        return [self._serve, self._tick, self._keep_sampling, self._keep_sweeping]
 
     async def _serve(self) -> None:
         while self._end is None:
@@ -176,6 +195,18 @@ class Daemon:
         while True:
             await asyncio.sleep(SAMPLE_SECONDS)
             await self._sample()
+
+    async def _keep_sweeping(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            await self._sweep()
+
+    async def _sweep(self) -> None:
+        for runner in self._engines:
+            try:
+                await runner.sweep()
+            except Exception:
+                logger.exception("what ended jobs left could not be removed")
 
     async def _sample(self) -> None:
         # A driver call may hang, and the heartbeats must go on meanwhile.
@@ -239,6 +270,9 @@ class Daemon:
 
     def _models(self) -> list[sessions_pb2.ServedModel]:
         return [model for engine in self._engines for model in engine.models()]
+
+    def _job_types(self) -> list[jobs_pb2.JobType.ValueType]:
+        return sorted({kind for runner in self._engines for kind in runner.job_types()})
 
     def _now(self) -> float:
         return self._clock.monotonic()

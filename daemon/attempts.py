@@ -1,7 +1,7 @@
-"""Runs accepted jobs on engines, one task each, and tells what happens to them.
+"""Gives accepted jobs to runners, one task each, and tells what happens to them.
 
-It must not know the server or the protocol: a listener hears of starts, output
-and ends. Whatever an engine does, its task ends with a result or by being
+It must not know the server or the protocol: a listener hears of starts, output,
+log and ends. Whatever a runner does, its task ends with a result or by being
 stopped, and never ends the daemon.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,8 +17,8 @@ from typing import Protocol
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.clock import Clock
-from daemon.engines import Engine, EngineError
 from daemon.outputs import FLUSH_SECONDS, Batcher
+from daemon.runners import ArtifactSink, Left, Log, Pieces, Runner, RunnerError, Written
 from daemon.runs import LeaseKey, Result, failed, lease_key, succeeded
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 GRACE_SECONDS = 1.5
 STOP_SECONDS = 2.0
 
-Pieces = AsyncGenerator[str | jobs_pb2.Usage, None]
+RUNNER_FAILED = failed(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, "The provider's engine broke down.")
 
 
 class Listener(Protocol):
@@ -38,6 +38,14 @@ class Listener(Protocol):
 
     def output(self, lease: sessions_pb2.Lease, data: bytes) -> None:
         """The run wrote output."""
+        ...
+
+    def log(self, lease: sessions_pb2.Lease, data: bytes) -> None:
+        """The run wrote log."""
+        ...
+
+    def worked(self, lease: sessions_pb2.Lease) -> None:
+        """The work is over: what follows until the end is not metered."""
         ...
 
     async def room(self, lease: sessions_pb2.Lease) -> None:
@@ -52,7 +60,7 @@ class Listener(Protocol):
 @dataclass
 class _Attempt:
     lease: sessions_pb2.Lease
-    engine: Engine | None
+    runner: Runner | None
     task: asyncio.Task[None]
     is_stopping: bool = False
 
@@ -60,35 +68,39 @@ class _Attempt:
 class Attempts:
     """The attempts that are at work on this machine."""
 
-    def __init__(self, engines: Sequence[Engine], listener: Listener, clock: Clock) -> None:
-        self._engines = engines
+    def __init__(
+        self, runners: Sequence[Runner], listener: Listener, clock: Clock, sink: ArtifactSink | None = None
+    ) -> None:
+        """`sink`: where the files go that jobs leave; None: nowhere, and their log says so."""
+        self._runners = runners
         self._listener = listener
+        self._sink = sink
         self._clock = clock
         self._attempts: dict[LeaseKey, _Attempt] = {}
         self._killing: set[asyncio.Task[None]] = set()
 
     def start(self, offer: sessions_pb2.JobOffer) -> None:
         """Begins the offered job."""
-        engine = self._engine_for(offer.params.model)
-        self._begin(offer.lease, engine, lambda: self._result(offer, engine))
+        runner = next((runner for runner in self._runners if runner.takes(offer)), None)
+        self._begin(offer.lease, runner, lambda: self._result(offer, runner))
 
-    async def adopt(self, offer: sessions_pb2.JobOffer, written_bytes: int) -> bool:
-        """Goes on with what an earlier daemon began and an engine still runs; False: none does."""
-        for engine in self._engines:
+    async def adopt(self, offer: sessions_pb2.JobOffer, written: Written) -> bool:
+        """Goes on with what an earlier daemon began and a runner still runs; False: none does."""
+        for runner in self._runners:
             try:
-                pieces = await engine.adopt(offer, written_bytes)
+                pieces = await runner.adopt(offer, written)
             except Exception:
-                logger.exception("an engine could not say what it runs job_id=%s", offer.lease.job_id)
+                logger.exception("a runner could not say what it runs job_id=%s", offer.lease.job_id)
                 continue
             if pieces is not None:
-                self._go_on(offer.lease, engine, pieces)
+                self._go_on(offer.lease, runner, pieces)
                 return True
         return False
 
     def stop(self, lease: sessions_pb2.Lease) -> None:
         """Ends an attempt without waiting for it; one that has ended is no error.
 
-        Its engine is asked; what has not ended after a second and a half is killed.
+        Its runner is asked; what has not ended after a second and a half is killed.
         """
         attempt = self._attempts.get(lease_key(lease))
         if attempt is None or attempt.is_stopping:
@@ -107,41 +119,41 @@ class Attempts:
         if self._killing:
             await asyncio.wait(self._killing, timeout=STOP_SECONDS)
 
-    def _go_on(self, lease: sessions_pb2.Lease, engine: Engine, pieces: Pieces) -> None:
-        self._begin(lease, engine, lambda: self._written(lease, pieces))
+    def _go_on(self, lease: sessions_pb2.Lease, runner: Runner, pieces: Pieces) -> None:
+        self._begin(lease, runner, lambda: self._written(lease, pieces))
 
     def _begin(
-        self, lease: sessions_pb2.Lease, engine: Engine | None, work: Callable[[], Awaitable[Result]]
+        self, lease: sessions_pb2.Lease, runner: Runner | None, work: Callable[[], Awaitable[Result]]
     ) -> None:
         key = lease_key(lease)
         task = asyncio.create_task(self._run(lease, work))
-        self._attempts[key] = _Attempt(lease, engine, task)
+        self._attempts[key] = _Attempt(lease, runner, task)
         task.add_done_callback(lambda _: self._attempts.pop(key, None))
 
     def _kill(self, attempt: _Attempt) -> None:
         if attempt.task.done():
             return
         logger.warning("a stopped attempt has not ended; killing it job_id=%s", attempt.lease.job_id)
-        if attempt.engine is not None:
-            killing = asyncio.create_task(self._kill_in(attempt.engine, attempt.lease))
+        if attempt.runner is not None:
+            killing = asyncio.create_task(self._kill_in(attempt.runner, attempt.lease))
             self._killing.add(killing)
             killing.add_done_callback(self._killing.discard)
 
-    async def _kill_in(self, engine: Engine, lease: sessions_pb2.Lease) -> None:
+    async def _kill_in(self, runner: Runner, lease: sessions_pb2.Lease) -> None:
         try:
-            await engine.kill(lease)
+            await runner.kill(lease)
         except Exception:
-            logger.exception("an engine could not kill an attempt job_id=%s", lease.job_id)
+            logger.exception("a runner could not kill an attempt job_id=%s", lease.job_id)
 
     async def _run(self, lease: sessions_pb2.Lease, work: Callable[[], Awaitable[Result]]) -> None:
         try:
             await self._until_stopped_ones_end()
             result = await work()
-        except EngineError as error:
+        except RunnerError as error:
             result = failed(error.reason, error.message)
         except Exception:
-            logger.exception("an engine failed unexpectedly job_id=%s", lease.job_id)
-            result = failed(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, "The provider's engine broke down.")
+            logger.exception("a runner failed unexpectedly job_id=%s", lease.job_id)
+            result = RUNNER_FAILED
         self._listener.finished(lease, result)
 
     async def _until_stopped_ones_end(self) -> None:
@@ -151,13 +163,13 @@ class Attempts:
         if stopping or self._killing:
             await asyncio.wait([*stopping, *self._killing], timeout=STOP_SECONDS)
 
-    async def _result(self, offer: sessions_pb2.JobOffer, engine: Engine | None) -> Result:
-        if engine is None:
+    async def _result(self, offer: sessions_pb2.JobOffer, runner: Runner | None) -> Result:
+        if runner is None:
             text = f"The model {offer.params.model} is not served here."
-            raise EngineError(jobs_pb2.FAILURE_REASON_MODEL_NOT_SERVED, text)
-        await engine.prepare(offer)
+            raise RunnerError(jobs_pb2.FAILURE_REASON_MODEL_NOT_SERVED, text)
+        await runner.prepare(offer)
         self._listener.started(offer.lease)
-        return await self._written(offer.lease, engine.generate(offer))
+        return await self._written(offer.lease, runner.run(offer))
 
     async def _written(self, lease: sessions_pb2.Lease, pieces: Pieces) -> Result:
         writer = _Writer(lease, self._listener, self._clock)
@@ -165,44 +177,69 @@ class Attempts:
         try:
             async with aclosing(pieces):
                 async for piece in pieces:
-                    if isinstance(piece, str):
-                        writer.write(piece)
-                        await self._listener.room(lease)
-                    else:
-                        usage = piece
+                    match piece:
+                        case str() | bytes():
+                            writer.write(piece)
+                            await self._listener.room(lease)
+                        case Log(data):
+                            writer.log(data)
+                            await self._listener.room(lease)
+                        case Left():
+                            self._listener.worked(lease)
+                            await self._hand_over(lease, piece, writer)
+                        case _:
+                            usage = piece
         finally:
             # Also on the way to a failure: what was written, was written.
             writer.flush()
         return succeeded(usage)
 
-    def _engine_for(self, model: str) -> Engine | None:
-        for engine in self._engines:
-            if any(served.name == model for served in engine.models()):
-                return engine
-        return None
+    async def _hand_over(self, lease: sessions_pb2.Lease, left: Left, writer: _Writer) -> None:
+        if not left.artifacts:
+            return
+        if self._sink is not None:
+            await self._sink.upload(lease, left.artifacts)
+            return
+        for artifact in left.artifacts:
+            note = f"[dcp] not kept: {artifact.name} ({artifact.size_bytes} bytes)\n"
+            writer.log(note.encode())
 
 
 class _Writer:
-    """Passes an attempt's text on in batches; a batch never waits for the next piece."""
+    """Passes an attempt's output and log on in batches; a batch never waits for the next piece."""
 
     def __init__(self, lease: sessions_pb2.Lease, listener: Listener, clock: Clock) -> None:
         self._lease = lease
         self._listener = listener
         self._clock = clock
-        self._batcher = Batcher()
+        self._output = Batcher()
+        self._log = Batcher()
         self._timer: asyncio.TimerHandle | None = None
 
-    def write(self, text: str) -> None:
-        self._emit(self._batcher.add(text, self._clock.monotonic()))
-        if self._batcher.pending and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+    def write(self, data: str | bytes) -> None:
+        self._emit(self._output.add(data, self._clock.monotonic()))
+        self._flush_soon()
+
+    def log(self, data: bytes) -> None:
+        self._emit_log(self._log.add(data, self._clock.monotonic()))
+        self._flush_soon()
 
     def flush(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._emit(self._batcher.flush(self._clock.monotonic()))
+        now = self._clock.monotonic()
+        self._emit(self._output.flush(now))
+        self._emit_log(self._log.flush(now))
+
+    def _flush_soon(self) -> None:
+        if (self._output.pending or self._log.pending) and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
 
     def _emit(self, data: bytes) -> None:
         if data:
             self._listener.output(self._lease, data)
+
+    def _emit_log(self, data: bytes) -> None:
+        if data:
+            self._listener.log(self._lease, data)

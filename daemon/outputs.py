@@ -9,7 +9,7 @@ FLUSH_BYTES = 16 * 1024
 
 
 class Batcher:
-    """Gathers pieces of text into chunks of UTF-8."""
+    """Gathers pieces of text, as UTF-8, and of bytes into chunks."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -20,10 +20,10 @@ class Batcher:
         """Whether something waits to be flushed."""
         return bool(self._buffer)
 
-    def add(self, text: str, now: float) -> bytes:
+    def add(self, piece: str | bytes, now: float) -> bytes:
         """Takes a piece; returns the chunk that is due now, or nothing."""
         # A lone surrogate cannot travel as UTF-8, and one must not end a job.
-        self._buffer += text.encode(errors="replace")
+        self._buffer += piece.encode(errors="replace") if isinstance(piece, str) else piece
         is_due = self._flushed_at is None or now - self._flushed_at >= FLUSH_SECONDS
         return self.flush(now) if is_due or len(self._buffer) >= FLUSH_BYTES else b""
 

@@ -23,7 +23,7 @@ _CHUNK = struct.Struct("<BQ")
 _STORED = struct.Struct("<BQQ")
 _READING = struct.Struct("<Q")
 MAX_OUTPUT_BYTES = 2 * 1024 * 1024
-MAX_LOG_BYTES = 256 * 1024
+MAX_LOG_BYTES = 1024 * 1024
 
 
 class Stream(IntEnum):
@@ -99,7 +99,7 @@ class History:
         self.run_ms = 0
         self.streams = {
             Stream.OUTPUT: Pieces("output", offer.output_limit_bytes or MAX_OUTPUT_BYTES),
-            Stream.LOG: Pieces("log", MAX_LOG_BYTES),
+            Stream.LOG: Pieces("log", min(MAX_LOG_BYTES, offer.output_limit_bytes or MAX_LOG_BYTES)),
         }
         self.finished: sessions_pb2.JobFinished | None = None
 
@@ -107,6 +107,11 @@ class History:
     def written_bytes(self) -> int:
         """How much output is known of."""
         return self.streams[Stream.OUTPUT].total_bytes
+
+    @property
+    def logged_bytes(self) -> int:
+        """How much log is known of."""
+        return self.streams[Stream.LOG].total_bytes
 
     def take(self, record: Record) -> None:
         """Adds one record."""

@@ -141,6 +141,11 @@ class Run:
         return self.streams[Stream.OUTPUT]
 
     @property
+    def backlog_bytes(self) -> int:
+        """How much of its output and its log the server has yet to store."""
+        return sum(pieces.backlog_bytes for pieces in self.streams.values())
+
+    @property
     def finished(self) -> bool:
         """It has ended; only saving and telling its result is left."""
         return self.phase is Phase.FINISHED
@@ -158,6 +163,11 @@ class Run:
         """It still runs, and did all the time: the meter goes on from its last reading."""
         self._running_since = now
 
+    def worked(self, now: float) -> None:
+        """Its work is over and the meter stands, while what it left is handed over."""
+        if self.phase is Phase.RUNNING:
+            self._ran_ms, self._running_since = self.run_ms(now), None
+
     def run_ms(self, now: float) -> int:
         """How long it has run: 0 before the start, never above the limit."""
         running = 0.0 if self._running_since is None else max(0.0, now - self._running_since)
@@ -165,7 +175,8 @@ class Run:
 
     def reached_limit(self, now: float) -> bool:
         """Whether a run that has not ended has used up its time."""
-        return self.phase is Phase.RUNNING and self.run_ms(now) >= self.limit_ms
+        is_metered = self.phase is Phase.RUNNING and self._running_since is not None
+        return is_metered and self.run_ms(now) >= self.limit_ms
 
     def write(self, stream: Stream, data: bytes) -> bool:
         """Takes output or log; False when the run does not write any more."""

@@ -65,6 +65,7 @@ class DaemonSession:
         slots: int,
         models: Sequence[sessions_pb2.ServedModel],
         job_types: Sequence[jobs_pb2.JobType.ValueType],
+        runs_plain_processes: bool = False,
     ) -> None:
         self.link = Link.OFFLINE
         self.provider_id = 0
@@ -77,6 +78,7 @@ class DaemonSession:
         self._slots = slots
         self._models = list(models)
         self._job_types = list(job_types)
+        self._runs_plain_processes = runs_plain_processes
         self._gpu_status: gpus_pb2.GpuStatus | None = None
         self._gpu_status_is_new = False
         self._leases = Leases()
@@ -185,6 +187,12 @@ class DaemonSession:
         """The run wrote log. What is too much of it is dropped."""
         return self._wrote(lease, Stream.LOG, data, now)
 
+    def attempt_worked(self, lease: sessions_pb2.Lease, now: float) -> list[Effect]:
+        """The run's work is over; what follows until it has finished is not metered."""
+        effects = self._leases.stop_overdue(now)
+        self._leases.worked(lease, now)
+        return self._settled(effects, now)
+
     def attempt_finished(self, lease: sessions_pb2.Lease, result: Result, now: float) -> list[Effect]:
         """The run has ended by itself."""
         effects = self._leases.stop_overdue(now)
@@ -272,7 +280,8 @@ class DaemonSession:
             return "the daemon is draining"
         if offer.job_type not in self._job_types:
             return f"this daemon does not run jobs of type {jobs_pb2.JobType.Name(offer.job_type)}"
-        if offer.params.model not in [model.name for model in self._models]:
+        is_inference = offer.job_type == jobs_pb2.JOB_TYPE_LLM_INFERENCE
+        if is_inference and offer.params.model not in [model.name for model in self._models]:
             return f"this daemon does not serve the model {offer.params.model}"
         if _seconds(offer.run_limit) <= 0:
             return "the offer has no run limit"
@@ -326,6 +335,7 @@ class DaemonSession:
             gpu_status=self._gpu_status,
             models=self._models,
             job_types=self._job_types,
+            runs_plain_processes=self._runs_plain_processes,
             slots=self._slots,
             held_leases=self._leases.held,
             unacknowledged_results=self._leases.with_result,

@@ -397,6 +397,8 @@ def _limits(field: FieldDescriptor, rule: options_pb2.FieldRule) -> Json:
         limits["format"] = "iban"
     if rule.format == options_pb2.FORMAT_URI:
         limits["format"] = "uri"
+    if rule.format == options_pb2.FORMAT_IMAGE:
+        limits["pattern"] = "^([A-Za-z0-9][A-Za-z0-9._/:@-]*)?$"
     return {"enum": list(rule.values)} if rule.values else limits
 
 

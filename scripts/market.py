@@ -212,18 +212,23 @@ class Market:
         *,
         server: str = "",
         command: Sequence[str] = (),
+        arguments: Sequence[str] = (),
+        settings: Mapping[str, str] | None = None,
     ) -> Program:
         """Starts a daemon and waits until it has a session.
 
-        ``server``: where it finds the server, if not at its own address; ``command``: as for Program.
+        ``server``: where it finds the server, if not at its own address; ``command``: as for Program;
+        ``arguments``, ``settings``: more of both for the daemon.
         """
         daemon = Program(
             "dcp-daemon",
             "run",
+            *arguments,
             env={
                 "DCP_SERVER": server or self.grpc_address,
                 "DCP_PROVIDER_KEY": provider_key,
                 "DCP_STATE_DIR": str(state_dir or self.folder / "daemon"),
+                **(settings or {}),
             },
             folder=self.folder,
             command=command,

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support import databases
+from tests.support import databases, private_engine
 from tests.support.databases import Postgres
 from tests.support.manual_clock import ManualClock
+from tests.support.private_engine import PrivateEngine
 
 # A busy machine is slow, and slow is no failure.
 settings.register_profile("dcp", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -65,6 +66,15 @@ def new_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return databases.sqlite_url(tmp_path)
     server: Postgres = request.getfixturevalue("postgres")
     return server.new_database()
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[PrivateEngine]:
+    """One real container engine, started by the first test that needs it."""
+    if why := private_engine.missing():
+        pytest.skip(why)
+    with private_engine.running_engine() as running:
+        yield running
 
 
 @pytest.fixture

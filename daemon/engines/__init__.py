@@ -1,4 +1,4 @@
-"""The engines port: what answers inference jobs.
+"""The engines port: model servers, the runners that answer inference jobs.
 
 It must not know sessions, leases' fate or how any engine works.
 """
@@ -10,26 +10,29 @@ from typing import Protocol
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-
-class EngineError(Exception):
-    """A job could not be done; `message` is for the renter: no paths, keys or prompts."""
-
-    def __init__(self, reason: jobs_pb2.FailureReason.ValueType, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
+from daemon.runners import Pieces, Runner, RunnerError
 
 
-class Engine(Protocol):
+class EngineError(RunnerError):
+    """An inference job could not be done."""
+
+
+class Engine(Runner, Protocol):
     """A model server that the daemon owns. Inherit it for what has a default."""
+
+    def job_types(self) -> Sequence[jobs_pb2.JobType.ValueType]:
+        """Inference alone."""
+        return (jobs_pb2.JOB_TYPE_LLM_INFERENCE,)
 
     def models(self) -> Sequence[sessions_pb2.ServedModel]:
         """The models that it answers for, and whether each is loaded."""
         ...
 
-    async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
-        """Checks the job and loads its model; the meter does not run yet. Raises EngineError."""
-        ...
+    def takes(self, offer: sessions_pb2.JobOffer) -> bool:
+        """Whether it serves the job's model."""
+        return offer.job_type in self.job_types() and any(
+            served.name == offer.params.model for served in self.models()
+        )
 
     def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[str | jobs_pb2.Usage, None]:
         """Yields the answer piece by piece and the usage last. Raises EngineError.
@@ -38,19 +41,6 @@ class Engine(Protocol):
         """
         ...
 
-    async def adopt(
-        self, offer: sessions_pb2.JobOffer, written_bytes: int
-    ) -> AsyncGenerator[str | jobs_pb2.Usage, None] | None:
-        """What is left of a run that an earlier daemon began, after so many bytes of its output.
-
-        None: it does not run any more, as with every engine whose runs end with the daemon.
-        """
-        return None
-
-    async def kill(self, lease: sessions_pb2.Lease) -> None:
-        """Ends the work on a lease that did not stop when asked, whatever else that ends."""
-        return
-
-    async def close(self) -> None:
-        """Ends whatever the engine started."""
-        ...
+    def run(self, offer: sessions_pb2.JobOffer) -> Pieces:
+        """The answer."""
+        return self.generate(offer)

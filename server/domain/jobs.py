@@ -53,8 +53,25 @@ class FailureReason(StrEnum):
     BAD_PARAMS = "BAD_PARAMS"
     OUTPUT_TOO_LARGE = "OUTPUT_TOO_LARGE"
     START_DEADLINE = "START_DEADLINE"
+    IMAGE_NOT_ALLOWED = "IMAGE_NOT_ALLOWED"
+    IMAGE_PULL_FAILED = "IMAGE_PULL_FAILED"
+    CONTAINER_EXIT = "CONTAINER_EXIT"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    DISK_LIMIT = "DISK_LIMIT"
+    CONTAINER_ENGINE_UNAVAILABLE = "CONTAINER_ENGINE_UNAVAILABLE"
+    CONTAINER_START_FAILED = "CONTAINER_START_FAILED"
 
 
+# The renter's own program, or its own limit, ended the run: the time that it ran is charged. For all
+# else that fails, nothing is. The comments of FailureReason in jobs.proto say the same to renters.
+CHARGED = frozenset(
+    {
+        FailureReason.DURATION_LIMIT,
+        FailureReason.CONTAINER_EXIT,
+        FailureReason.OUT_OF_MEMORY,
+        FailureReason.DISK_LIMIT,
+    }
+)
 # Failures that count against a provider's reliability; the others are the renter's own.
 PROVIDERS_FAULT = frozenset(
     {
@@ -62,6 +79,7 @@ PROVIDERS_FAULT = frozenset(
         FailureReason.MODEL_NOT_SERVED,
         FailureReason.PROVIDER_LOST,
         FailureReason.PROVIDER_DRAINED,
+        FailureReason.CONTAINER_ENGINE_UNAVAILABLE,
     }
 )
 START_WITHIN_SECONDS = 600

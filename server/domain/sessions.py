@@ -56,6 +56,8 @@ class Hello:
     slots: int
     held: tuple[LeaseRef, ...] = ()
     unacknowledged: tuple[LeaseRef, ...] = ()
+    runs_plain_processes: bool = False
+    """Its machine is not kept from the jobs that it runs."""
 
 
 @dataclass(frozen=True, slots=True)

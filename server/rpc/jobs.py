@@ -46,6 +46,17 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
     async def GetJobOutput(self, request: pb.GetJobOutputRequest, context: Any) -> pb.GetJobOutputResponse:
         return _output(await self._jobs.output(caller(), request.job_id))
 
+    async def GetJobLogs(self, request: pb.GetJobLogsRequest, context: Any) -> pb.GetJobLogsResponse:
+        told = await self._jobs.logs(caller(), request.job_id, request.after_seq)
+        return pb.GetJobLogsResponse(
+            job_id=told.job.job_id,
+            status=convert.state_number(told.job.state),
+            lease_epoch=told.job.lease_epoch,
+            log=told.data.decode("utf-8", errors="replace"),
+            through_seq=told.through_seq,
+            is_complete=told.job.state in FINAL,
+        )
+
     async def ExplainJob(self, request: pb.ExplainJobRequest, context: Any) -> pb.ExplainJobResponse:
         return convert.explanation(await self._jobs.explain(caller(), request.job_id))
 

@@ -174,6 +174,7 @@ def _hello(body: pb.Hello) -> half.Hello:
         slots=body.slots,
         held=_refs(body.held_leases),
         unacknowledged=_refs(body.unacknowledged_results),
+        runs_plain_processes=body.runs_plain_processes,
     )
 
 

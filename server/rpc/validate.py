@@ -25,6 +25,7 @@ from server.domain.errors import invalid_field
 from server.rpc import relations
 from server.rpc.relations import is_present
 
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 _SAUDI_IBAN = re.compile(r"SA[0-9]{22}")
 # Checks one value at one path.
 Check = Callable[[Any, str], None]
@@ -145,6 +146,8 @@ def _checks(field: FieldDescriptor, rule: options_pb2.FieldRule) -> tuple[Check,
         checks.append(_phone)
     elif rule.format == options_pb2.FORMAT_IBAN:
         checks.append(_iban)
+    elif rule.format == options_pb2.FORMAT_IMAGE:
+        checks.append(_image)
     elif rule.format == options_pb2.FORMAT_URI:
         checks.append(_uri)
     if rule.values:
@@ -219,6 +222,11 @@ def _uri(value: str, name: str) -> None:
         host = None
     if not host:
         raise invalid_field(name, "is no address; write one such as https://renter.example/events")
+
+
+def _image(value: str, name: str) -> None:
+    if value and _IMAGE.fullmatch(value) is None:
+        raise invalid_field(name, "must be a name with a tag or a digest, such as ghcr.io/acme/trainer:1.4")
 
 
 def _one_of(values: tuple[str, ...], value: str, name: str) -> None:

@@ -31,6 +31,7 @@ from server.store.database import Database
 
 log = logging.getLogger(__name__)
 OPEN_JOBS_RETRY_SECONDS = 10
+# Roughly an image's name; the daemon reads it in full.
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,15 @@ class Output:
 
     job: Job
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class JobLog:
+    """A job and what its newest attempt logged after some piece."""
+
+    job: Job
+    data: bytes
+    through_seq: int
 
 
 class Jobs:
@@ -162,6 +172,16 @@ class Jobs:
         if output.job.state in FINAL and output.job.state is not JobState.COMPLETED:
             raise _gone(output.job)
         return output
+
+    async def logs(self, caller: Caller, job_id: str, after_seq: int) -> JobLog:
+        """A job with what it logged after a piece. Raises JOB_NOT_FOUND, NOT_OWNER."""
+
+        def read() -> JobLog:
+            job = _visible(caller, job_id)
+            data, through = leases.read_after(job_id, job.lease_epoch, Stream.LOG, after_seq)
+            return JobLog(job, data, through)
+
+        return await self._database.read(read)
 
     async def cancel(self, caller: Caller, job_id: str, operator: Operator | None = None) -> Job:
         """Ends a job, or asks its daemon to; an operator's doing is noted.

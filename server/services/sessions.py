@@ -15,7 +15,7 @@ from typing import Any
 from server.clock import Clock, ms
 from server.domain import pricing
 from server.domain.errors import DomainError, Reason
-from server.domain.jobs import FINAL, FailureReason, Job, JobEvent, JobState
+from server.domain.jobs import CHARGED, FINAL, FailureReason, Job, JobEvent, JobState
 from server.domain.leases import (
     MAX_ATTEMPTS,
     Disposition,
@@ -316,6 +316,8 @@ class Session:
         for message in self._half.opened(welcome, [k for k, _ in kept]):
             self._send(message)
         log.info("session opened %s slots=%d models=%d", self._who(), hello.slots, len(hello.models))
+        if hello.runs_plain_processes:
+            log.warning("the daemon runs jobs as plain processes, in no container %s", self._who())
         held = {(k.ref.job_id, k.ref.lease_epoch) for k, _ in kept}
         for ref in hello.held:
             if (ref.job_id, ref.lease_epoch) not in held:
@@ -578,7 +580,7 @@ def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int) -> None:
     else:
         # A limit that was not reached is no reason to charge, whatever the daemon says.
         at_limit = billed + LIMIT_TOLERANCE_MS >= job.limit_ms
-        charged = reason is FailureReason.DURATION_LIMIT and at_limit
+        charged = reason in CHARGED and (reason is not FailureReason.DURATION_LIMIT or at_limit)
         settle(
             job,
             JobEvent.FAIL,

@@ -349,6 +349,18 @@ def read_stream(job_id: str, lease_epoch: int, stream: Stream) -> bytes:
     return b"".join(bytes(data) for (data,) in rows)
 
 
+def read_after(job_id: str, lease_epoch: int, stream: Stream, after_seq: int) -> tuple[bytes, int]:
+    """What one attempt wrote to a stream after a piece, and the number of the last piece that there is."""
+    query = db.Chunk.select(db.Chunk.seq, db.Chunk.data).where(
+        db.Chunk.job_id == job_id,
+        db.Chunk.lease_epoch == lease_epoch,
+        db.Chunk.stream == stream.value,
+        db.Chunk.seq > after_seq,
+    )
+    rows = list(db.tuples(query.order_by(db.Chunk.seq)))
+    return b"".join(bytes(data) for _, data in rows), int(rows[-1][0]) if rows else after_seq
+
+
 def stream_bytes(job_id: str, lease_epoch: int, stream: Stream) -> int:
     """How many bytes of a stream are stored."""
     query = db.Chunk.select(pw.fn.SUM(pw.fn.LENGTH(db.Chunk.data))).where(

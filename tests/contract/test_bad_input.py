@@ -109,7 +109,8 @@ def test_model_and_job_type_that_the_named_provider_does_not_serve(
     model = submit(market, "/api", renter[1], seed_job(provider[0], model="nobody/serves-this"))
     assert (model.status_code, model.json()["code"]) == (400, "MODEL_NOT_SERVED")
     assert "SmolLM2" in model.json()["error"]
-    kind = submit(market, "/api", renter[1], {**seed_job(provider[0]), "job_type": "training"})
+    training = {**seed_job(provider[0]), "job_type": "training", "container_spec": {"image": "busybox"}}
+    kind = submit(market, "/api", renter[1], training)
     assert (kind.status_code, kind.json()["code"]) == (400, "JOB_TYPE_NOT_SERVED")
     assert snapshot(market) == before
 

@@ -14,7 +14,12 @@ async def test_statement_comes_as_json_and_as_a_file_to_download(tmp_path: Path)
         number, key = await stack.register("renter", "r@example.com")
         renter = {"x-renter-key": key}
         await stack.post(f"/api/admin/renters/{number}/credit", {"amount_halala": 9000}, **ADMIN)
-        job = {"job_type": "training", "duration_minutes": 3, "params": {"model": "=cmd|'/c calc'!A1"}}
+        job = {
+            "job_type": "training",
+            "duration_minutes": 3,
+            "container_spec": {"image": "busybox"},
+            "params": {"model": "=cmd|'/c calc'!A1"},
+        }
         await stack.post("/api/jobs/submit", job, **renter)
         told = await stack.get("/api/renters/ledger?page_size=1", renter)
         assert told["lines"][0]["kind"] == "hold"

@@ -18,6 +18,7 @@ from daemon.engines import EngineError
 from daemon.gpus.none import NoGpus
 from daemon.journal import Journal
 from daemon.link import KeyRefusedError
+from daemon.runners import Written
 from tests.daemon.fake_server import (
     GOOD_KEY,
     Connection,
@@ -296,9 +297,9 @@ class SurvivingEngine(ScriptedEngine):
     """Its runs outlive the daemon, as a container's do: what was not read yet can be read on."""
 
     async def adopt(
-        self, offer: sessions_pb2.JobOffer, written_bytes: int
+        self, offer: sessions_pb2.JobOffer, written: Written
     ) -> AsyncGenerator[str | jobs_pb2.Usage, None]:
-        self.script = ["".join(str(piece) for piece in self.script)[written_bytes:]]
+        self.script = ["".join(str(piece) for piece in self.script)[written.output_bytes :]]
         return self.generate(offer)
 
 

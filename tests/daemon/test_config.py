@@ -27,6 +27,21 @@ def test_what_the_other_programs_know_is_no_mistake() -> None:
     from_env({"DCP_DATABASE_URL": "sqlite:///x", "DCP_HTTP_LISTEN": ":8080", "PATH": "/bin"})
 
 
+def test_containers_are_granted_what_is_set() -> None:
+    assert from_env({}).containers.images == ()
+    settings = {
+        "DCP_CONTAINER_IMAGES": "busybox, ghcr.io/acme/*,",
+        "DCP_CONTAINER_MEMORY_MB": "256",
+        "DCP_CONTAINER_CPUS": "0.5",
+        "DCP_CONTAINER_USER": "1000:1001",
+        "DCP_CONTAINER_NETWORK": "bridge",
+    }
+    containers = from_env(settings).containers
+    assert containers.images == ("busybox", "ghcr.io/acme/*")
+    assert (containers.memory_bytes, containers.cpus) == (256 * 1024 * 1024, 0.5)
+    assert (containers.user_id, containers.group_id, containers.network) == (1000, 1001, "bridge")
+
+
 def test_models_are_named_with_their_files() -> None:
     models = from_env({"DCP_MODELS": "a/b=/m/b.gguf, c=d=e.gguf"}).models
     assert [(model.name, model.path.name) for model in models] == [("a/b", "b.gguf"), ("c", "d=e.gguf")]
@@ -36,6 +51,17 @@ def test_models_are_named_with_their_files() -> None:
     ("environ", "message"),
     [
         ({"DCP_SERVRE": "x:1"}, "DCP_SERVRE is not a variable"),
+        ({"DCP_CONTAINER_USER": "0:0"}, "above 0"),
+        ({"DCP_CONTAINER_USER": "nobody"}, "above 0"),
+        ({"DCP_CONTAINER_USER": "1000"}, "above 0"),
+        ({"DCP_CONTAINER_NETWORK": "host"}, "DCP_CONTAINER_NETWORK"),
+        ({"DCP_CONTAINER_NETWORK": "container:x"}, "DCP_CONTAINER_NETWORK"),
+        ({"DCP_CONTAINER_CPUS": "0"}, "DCP_CONTAINER_CPUS"),
+        ({"DCP_CONTAINER_CPUS": "many"}, "DCP_CONTAINER_CPUS"),
+        ({"DCP_CONTAINER_CPUS": "100000"}, "DCP_CONTAINER_CPUS"),
+        ({"DCP_CONTAINER_MEMORY_MB": "1"}, "DCP_CONTAINER_MEMORY_MB"),
+        ({"DCP_CONTAINER_PIDS": "-1"}, "DCP_CONTAINER_PIDS"),
+        ({"DCP_CONTAINER_OUTPUT_MB": "1.5"}, "DCP_CONTAINER_OUTPUT_MB"),
         ({"DCP_SERVER": "example.com"}, "host:port"),
         ({"DCP_SERVER": "example.com:http"}, "host:port"),
         ({"DCP_SERVER": "127.0.0.1:70000"}, "host:port"),

@@ -24,6 +24,7 @@ from daemon.effects import (
     StartAttempt,
     StopAttempt,
 )
+from daemon.pieces import MAX_CHUNK_BYTES
 from daemon.records import MAX_LOG_BYTES, MAX_OUTPUT_BYTES, Finished, Record, replay
 from daemon.runs import failed, succeeded
 from daemon.session import DaemonSession, Link
@@ -413,11 +414,28 @@ def test_output_is_cut_between_characters(limit: int) -> None:
 def test_log_counts_on_its_own_and_what_is_too_much_is_dropped() -> None:
     bench = Bench().open(credit=1000).running()
     bench.write(b"out")
-    for _ in range(10):
+    for _ in range(20):
         bench.take(bench.session.attempt_log(lease(), b"l" * 60_000, bench.now))
-    assert [chunk.seq for chunk in sent(bench.effects, "log_chunk")] == [1, 2, 3, 4, 5]
+    assert [chunk.seq for chunk in sent(bench.effects, "log_chunk")] == list(range(1, 19))
     assert sum(len(chunk.data) for chunk in sent(bench.effects, "log_chunk")) == MAX_LOG_BYTES
     assert bench.session.unfinished
+
+
+def test_log_that_the_server_has_yet_to_store_holds_the_run_back() -> None:
+    bench = Bench().open(credit=2).running()
+    assert bench.session.has_room(lease())
+    bench.take(bench.session.attempt_log(lease(), b"l" * 2 * MAX_CHUNK_BYTES, bench.now))
+    assert not bench.session.has_room(lease())
+
+
+def test_meter_stands_once_the_work_is_over() -> None:
+    bench = Bench().open().running()
+    bench.now += 20
+    bench.take(bench.session.attempt_worked(lease(), bench.now))
+    bench.now += 15  # past the run's limit of 30 s
+    finished = sent(bench.finish(), "job_finished")[0]
+    assert finished.outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED, "handing files over is not the run's time"
+    assert finished.run_time == seconds(20)
 
 
 def test_failure_message_is_bounded() -> None:

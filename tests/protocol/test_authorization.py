@@ -47,6 +47,7 @@ OBJECTS = {
     "JobService.SubmitJob provider_id": FREE,
     "JobService.GetJob job_id": JOB,
     "JobService.GetJobOutput job_id": JOB,
+    "JobService.GetJobLogs job_id": JOB,
     "JobService.ExplainJob job_id": JOB,
     "JobService.CancelJob job_id": JOB,
     "JobService.ListOwnJobs before_job_id": FREE,
@@ -168,7 +169,7 @@ async def world(stack: Stack, prefix: str) -> World:
     await stack.post(
         f"/api/admin/renters/{ids[RENTER]}/credit", {"amount_halala": 9000}, **{"x-admin-token": ADMIN_TOKEN}
     )
-    job = {"job_type": "training", "duration_minutes": 3}
+    job = {"job_type": "training", "duration_minutes": 3, "container_spec": {"image": "busybox"}}
     job_id = (await stack.post("/api/jobs/submit", job, **{"x-renter-key": keys[RENTER]}))["job"]["job_id"]
 
     def prepare() -> tuple[int, int]:

@@ -83,7 +83,7 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     JOB_STATE_COMPLETED: _JobState.ValueType  # 5
     """Ended with success."""
     JOB_STATE_FAILED: _JobState.ValueType  # 6
-    """Ended without success. Charged only when the job's own duration limit ended it."""
+    """Ended without success. Charged only when the job's own program or limit ended it; `failure_reason` tells."""
     JOB_STATE_CANCELLED: _JobState.ValueType  # 7
     """Ended by its renter or an operator."""
 
@@ -103,7 +103,7 @@ JOB_STATE_RUNNING: JobState.ValueType  # 4
 JOB_STATE_COMPLETED: JobState.ValueType  # 5
 """Ended with success."""
 JOB_STATE_FAILED: JobState.ValueType  # 6
-"""Ended without success. Charged only when the job's own duration limit ended it."""
+"""Ended without success. Charged only when the job's own program or limit ended it; `failure_reason` tells."""
 JOB_STATE_CANCELLED: JobState.ValueType  # 7
 """Ended by its renter or an operator."""
 Global___JobState: _TypeAlias = JobState  # noqa: Y015
@@ -136,6 +136,20 @@ class _FailureReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Failure
     """The job produced more output than a job may. Not charged."""
     FAILURE_REASON_START_DEADLINE: _FailureReason.ValueType  # 10
     """No provider started the job within its `start_within_seconds`. Not charged."""
+    FAILURE_REASON_IMAGE_NOT_ALLOWED: _FailureReason.ValueType  # 20
+    """The provider's owner does not allow this image: name a provider that does. Not charged."""
+    FAILURE_REASON_IMAGE_PULL_FAILED: _FailureReason.ValueType  # 21
+    """The image does not exist, is too large, or its registry cannot be reached. Not charged."""
+    FAILURE_REASON_CONTAINER_EXIT: _FailureReason.ValueType  # 22
+    """The job's program ended with another exit code than 0. The time run is charged."""
+    FAILURE_REASON_OUT_OF_MEMORY: _FailureReason.ValueType  # 23
+    """The job's program used more memory than the provider gives a job. The time run is charged."""
+    FAILURE_REASON_DISK_LIMIT: _FailureReason.ValueType  # 24
+    """The job's program filled `/output` or `/tmp`. The time run is charged."""
+    FAILURE_REASON_CONTAINER_ENGINE_UNAVAILABLE: _FailureReason.ValueType  # 25
+    """The provider's container engine does not answer. Not charged."""
+    FAILURE_REASON_CONTAINER_START_FAILED: _FailureReason.ValueType  # 26
+    """The container could not be started: correct `container_spec.command`. Not charged."""
 
 class FailureReason(_FailureReason, metaclass=_FailureReasonEnumTypeWrapper):
     """Why a job did not complete."""
@@ -162,6 +176,20 @@ FAILURE_REASON_OUTPUT_TOO_LARGE: FailureReason.ValueType  # 9
 """The job produced more output than a job may. Not charged."""
 FAILURE_REASON_START_DEADLINE: FailureReason.ValueType  # 10
 """No provider started the job within its `start_within_seconds`. Not charged."""
+FAILURE_REASON_IMAGE_NOT_ALLOWED: FailureReason.ValueType  # 20
+"""The provider's owner does not allow this image: name a provider that does. Not charged."""
+FAILURE_REASON_IMAGE_PULL_FAILED: FailureReason.ValueType  # 21
+"""The image does not exist, is too large, or its registry cannot be reached. Not charged."""
+FAILURE_REASON_CONTAINER_EXIT: FailureReason.ValueType  # 22
+"""The job's program ended with another exit code than 0. The time run is charged."""
+FAILURE_REASON_OUT_OF_MEMORY: FailureReason.ValueType  # 23
+"""The job's program used more memory than the provider gives a job. The time run is charged."""
+FAILURE_REASON_DISK_LIMIT: FailureReason.ValueType  # 24
+"""The job's program filled `/output` or `/tmp`. The time run is charged."""
+FAILURE_REASON_CONTAINER_ENGINE_UNAVAILABLE: FailureReason.ValueType  # 25
+"""The provider's container engine does not answer. Not charged."""
+FAILURE_REASON_CONTAINER_START_FAILED: FailureReason.ValueType  # 26
+"""The container could not be started: correct `container_spec.command`. Not charged."""
 Global___FailureReason: _TypeAlias = FailureReason  # noqa: Y015
 
 class _OutputAvailability:
@@ -411,18 +439,20 @@ class ContainerSpec(_message.Message):
     image_type: _builtins.str
     """A named image of the platform, such as `vllm-serve`."""
     image: _builtins.str
-    """An image by tag or digest, for job types that run one."""
+    """An image by tag or digest, such as `docker.io/library/python:3.12`. `training`, `rendering`, `benchmark`
+    and `custom_container` need it; which images a provider runs is for its owner to say.
+    """
     gpu_count: _builtins.int
     """How many GPUs the job needs. Left out: the provider's choice."""
     vram_required_mb: _builtins.int
     """How much GPU memory the job needs, in MB."""
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The command, one item an argument."""
+        """The command, one item an argument. Left out: the image's own."""
 
     @_builtins.property
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Environment variables."""
+        """Environment variables of the container. Names that begin with `NVIDIA_` or `DCP_` are the provider's to set."""
 
     def __init__(
         self,
@@ -817,6 +847,76 @@ class GetJobOutputResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__type) -> _WhichOneofReturnType__type | None: ...
 
 Global___GetJobOutputResponse: _TypeAlias = GetJobOutputResponse  # noqa: Y015
+
+@_typing.final
+class GetJobLogsRequest(_message.Message):
+    """Whose log, and from where on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    AFTER_SEQ_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job's id."""
+    after_seq: _builtins.int
+    """Only what follows this piece: the `through_seq` of an earlier answer with the same `lease_epoch`. Left out: all."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        after_seq: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after_seq", b"_after_seq", "after_seq", b"after_seq"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_seq", b"_after_seq", "after_seq", b"after_seq", "job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__after_seq: _TypeAlias = _typing.Literal["after_seq"]  # noqa: Y015
+    _WhichOneofArgType__after_seq: _TypeAlias = _typing.Literal["_after_seq", b"_after_seq"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__after_seq) -> _WhichOneofReturnType__after_seq | None: ...
+
+Global___GetJobLogsRequest: _TypeAlias = GetJobLogsRequest  # noqa: Y015
+
+@_typing.final
+class GetJobLogsResponse(_message.Message):
+    """A job's log, or what follows of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    LEASE_EPOCH_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
+    THROUGH_SEQ_FIELD_NUMBER: _builtins.int
+    IS_COMPLETE_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job's id."""
+    status: Global___JobState.ValueType
+    """The job's state."""
+    lease_epoch: _builtins.int
+    """Which lease of the job wrote it. Another one than before: the job runs anew, and its log begins anew."""
+    log: _builtins.str
+    """The text. Bytes that are no UTF-8 are replaced."""
+    through_seq: _builtins.int
+    """The last piece that is in it."""
+    is_complete: _builtins.bool
+    """The job has ended: nothing follows."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        status: Global___JobState.ValueType = ...,
+        lease_epoch: _builtins.int = ...,
+        log: _builtins.str = ...,
+        through_seq: _builtins.int = ...,
+        is_complete: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_complete", b"is_complete", "job_id", b"job_id", "lease_epoch", b"lease_epoch", "log", b"log", "status", b"status", "through_seq", b"through_seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetJobLogsResponse: _TypeAlias = GetJobLogsResponse  # noqa: Y015
 
 @_typing.final
 class ExplainJobRequest(_message.Message):

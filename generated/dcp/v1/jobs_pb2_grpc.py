@@ -50,6 +50,11 @@ class JobServiceStub:
                 request_serializer=dcp_dot_v1_dot_jobs__pb2.GetJobOutputRequest.SerializeToString,
                 response_deserializer=dcp_dot_v1_dot_jobs__pb2.GetJobOutputResponse.FromString,
                 _registered_method=True)
+        self.GetJobLogs = channel.unary_unary(
+                '/dcp.v1.JobService/GetJobLogs',
+                request_serializer=dcp_dot_v1_dot_jobs__pb2.GetJobLogsRequest.SerializeToString,
+                response_deserializer=dcp_dot_v1_dot_jobs__pb2.GetJobLogsResponse.FromString,
+                _registered_method=True)
         self.ExplainJob = channel.unary_unary(
                 '/dcp.v1.JobService/ExplainJob',
                 request_serializer=dcp_dot_v1_dot_jobs__pb2.ExplainJobRequest.SerializeToString,
@@ -100,8 +105,19 @@ class JobServiceServicer:
 
         202 until the job has ended; 200 with the output; 204 when it completed
         without output; 410 when it failed or was cancelled, with the reason and
-        what was refunded. An image comes as raw bytes unless the request accepts
+        what was refunded. A container's output is its standard output. An image comes as raw bytes unless the request accepts
         `application/json`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetJobLogs(self, request, context):
+        """Hands out what a job logged so far, while it runs and after it ended, however it ended.
+
+        A container's log is its standard output and its standard error, in the
+        order in which they came; its standard output is its output, too. The log of
+        the newest attempt alone is kept, and its first MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -163,6 +179,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.GetJobOutput,
                     request_deserializer=dcp_dot_v1_dot_jobs__pb2.GetJobOutputRequest.FromString,
                     response_serializer=dcp_dot_v1_dot_jobs__pb2.GetJobOutputResponse.SerializeToString,
+            ),
+            'GetJobLogs': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetJobLogs,
+                    request_deserializer=dcp_dot_v1_dot_jobs__pb2.GetJobLogsRequest.FromString,
+                    response_serializer=dcp_dot_v1_dot_jobs__pb2.GetJobLogsResponse.SerializeToString,
             ),
             'ExplainJob': grpc.unary_unary_rpc_method_handler(
                     servicer.ExplainJob,
@@ -267,6 +288,33 @@ class JobService:
             '/dcp.v1.JobService/GetJobOutput',
             dcp_dot_v1_dot_jobs__pb2.GetJobOutputRequest.SerializeToString,
             dcp_dot_v1_dot_jobs__pb2.GetJobOutputResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetJobLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dcp.v1.JobService/GetJobLogs',
+            dcp_dot_v1_dot_jobs__pb2.GetJobLogsRequest.SerializeToString,
+            dcp_dot_v1_dot_jobs__pb2.GetJobLogsResponse.FromString,
             options,
             channel_credentials,
             insecure,

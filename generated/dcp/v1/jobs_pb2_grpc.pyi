@@ -48,8 +48,15 @@ class JobServiceStub:
 
     202 until the job has ended; 200 with the output; 204 when it completed
     without output; 410 when it failed or was cancelled, with the reason and
-    what was refunded. An image comes as raw bytes unless the request accepts
+    what was refunded. A container's output is its standard output. An image comes as raw bytes unless the request accepts
     `application/json`.
+    """
+    GetJobLogs: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetJobLogsRequest, _jobs_pb2.GetJobLogsResponse]
+    """Hands out what a job logged so far, while it runs and after it ended, however it ended.
+
+    A container's log is its standard output and its standard error, in the
+    order in which they came; its standard output is its output, too. The log of
+    the newest attempt alone is kept, and its first MiB.
     """
     ExplainJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ExplainJobRequest, _jobs_pb2.ExplainJobResponse]
     """Tells in words and codes why a job waits, runs or failed.
@@ -94,8 +101,15 @@ class JobServiceAsyncStub(JobServiceStub):
 
     202 until the job has ended; 200 with the output; 204 when it completed
     without output; 410 when it failed or was cancelled, with the reason and
-    what was refunded. An image comes as raw bytes unless the request accepts
+    what was refunded. A container's output is its standard output. An image comes as raw bytes unless the request accepts
     `application/json`.
+    """
+    GetJobLogs: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetJobLogsRequest, _jobs_pb2.GetJobLogsResponse]  # type: ignore[assignment]
+    """Hands out what a job logged so far, while it runs and after it ended, however it ended.
+
+    A container's log is its standard output and its standard error, in the
+    order in which they came; its standard output is its output, too. The log of
+    the newest attempt alone is kept, and its first MiB.
     """
     ExplainJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ExplainJobRequest, _jobs_pb2.ExplainJobResponse]  # type: ignore[assignment]
     """Tells in words and codes why a job waits, runs or failed.
@@ -155,8 +169,21 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
 
         202 until the job has ended; 200 with the output; 204 when it completed
         without output; 410 when it failed or was cancelled, with the reason and
-        what was refunded. An image comes as raw bytes unless the request accepts
+        what was refunded. A container's output is its standard output. An image comes as raw bytes unless the request accepts
         `application/json`.
+        """
+
+    @_abc_1.abstractmethod
+    def GetJobLogs(
+        self,
+        request: _jobs_pb2.GetJobLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.GetJobLogsResponse, _abc.Awaitable[_jobs_pb2.GetJobLogsResponse]]:
+        """Hands out what a job logged so far, while it runs and after it ended, however it ended.
+
+        A container's log is its standard output and its standard error, in the
+        order in which they came; its standard output is its output, too. The log of
+        the newest attempt alone is kept, and its first MiB.
         """
 
     @_abc_1.abstractmethod

@@ -160,6 +160,8 @@ class _FormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Format.ValueTy
     """A Saudi IBAN with right check digits; spaces and case do not matter."""
     FORMAT_URI: _Format.ValueType  # 30
     """An address of the web, such as https://renter.example/events."""
+    FORMAT_IMAGE: _Format.ValueType  # 31
+    """The name of a container image with its tag or digest, such as docker.io/library/python:3.12."""
 
 class Format(_Format, metaclass=_FormatEnumTypeWrapper):
     """A form that a text field must have."""
@@ -174,6 +176,8 @@ FORMAT_IBAN: Format.ValueType  # 3
 """A Saudi IBAN with right check digits; spaces and case do not matter."""
 FORMAT_URI: Format.ValueType  # 30
 """An address of the web, such as https://renter.example/events."""
+FORMAT_IMAGE: Format.ValueType  # 31
+"""The name of a container image with its tag or digest, such as docker.io/library/python:3.12."""
 Global___Format: _TypeAlias = Format  # noqa: Y015
 
 @_typing.final

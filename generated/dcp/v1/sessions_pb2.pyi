@@ -370,6 +370,7 @@ class Hello(_message.Message):
     SLOTS_FIELD_NUMBER: _builtins.int
     HELD_LEASES_FIELD_NUMBER: _builtins.int
     UNACKNOWLEDGED_RESULTS_FIELD_NUMBER: _builtins.int
+    RUNS_PLAIN_PROCESSES_FIELD_NUMBER: _builtins.int
     boot_id: _builtins.str
     """Random per start of the daemon process: tells a reconnect from a restart."""
     daemon_version: _builtins.str
@@ -378,6 +379,8 @@ class Hello(_message.Message):
     """Version of this protocol that the daemon speaks: 1."""
     slots: _builtins.int
     """How many jobs it runs at once."""
+    runs_plain_processes: _builtins.bool
+    """It runs jobs that are no inference as plain processes, not in containers: its machine is not kept from them."""
     @_builtins.property
     def gpu_status(self) -> _gpus_pb2.GpuStatus:
         """The machine and its GPUs."""
@@ -410,10 +413,11 @@ class Hello(_message.Message):
         slots: _builtins.int = ...,
         held_leases: _abc.Iterable[Global___Lease] | None = ...,
         unacknowledged_results: _abc.Iterable[Global___Lease] | None = ...,
+        runs_plain_processes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["gpu_status", b"gpu_status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "daemon_version", b"daemon_version", "gpu_status", b"gpu_status", "held_leases", b"held_leases", "job_types", b"job_types", "models", b"models", "protocol_version", b"protocol_version", "slots", b"slots", "unacknowledged_results", b"unacknowledged_results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "daemon_version", b"daemon_version", "gpu_status", b"gpu_status", "held_leases", b"held_leases", "job_types", b"job_types", "models", b"models", "protocol_version", b"protocol_version", "runs_plain_processes", b"runs_plain_processes", "slots", b"slots", "unacknowledged_results", b"unacknowledged_results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,116 @@
+"""The runners port: what an accepted job is given to, and what comes of it.
+
+A model server is one (see `daemon.engines`), containers are another. It must not
+know sessions, leases' fate or how any runner works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from dcp.v1 import jobs_pb2, sessions_pb2
+
+
+class RunnerError(Exception):
+    """A job could not be done; `message` is for the renter: no paths, keys or prompts."""
+
+    def __init__(self, reason: jobs_pb2.FailureReason.ValueType, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Log:
+    """A piece of a job's log."""
+
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file that a job left: how the job named it, and where its content lies."""
+
+    name: str
+    """A relative path with `/` between its parts; checked."""
+    path: Path
+    """A file of the daemon's own, which is removed after the hand-over."""
+    size_bytes: int
+    sha256: str
+    """Of the content, in hex."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """The work is over and the meter stands; these files are to be handed over now."""
+
+    artifacts: tuple[Artifact, ...] = ()
+
+
+Piece = str | bytes | Log | Left | jobs_pb2.Usage
+"""Output as text or bytes, log, what was left, or what was counted."""
+Pieces = AsyncGenerator[Piece, None]
+
+
+class Written(NamedTuple):
+    """What the journal knows of an earlier daemon's run."""
+
+    output_bytes: int
+    log_bytes: int
+
+
+class Runner(Protocol):
+    """What runs jobs of some types. Inherit it for what has a default."""
+
+    def job_types(self) -> Sequence[jobs_pb2.JobType.ValueType]:
+        """The types of job that it runs."""
+        ...
+
+    def models(self) -> Sequence[sessions_pb2.ServedModel]:
+        """The models that it answers for, and whether each is loaded; none for what runs no models."""
+        return ()
+
+    def takes(self, offer: sessions_pb2.JobOffer) -> bool:
+        """Whether the offered job is one for it."""
+        return offer.job_type in self.job_types()
+
+    async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
+        """Checks the job and makes all ready; the meter does not run yet. Raises RunnerError."""
+        ...
+
+    def run(self, offer: sessions_pb2.JobOffer) -> Pieces:
+        """Does the work and yields what comes of it. Raises RunnerError.
+
+        Closing the generator stops the work at once.
+        """
+        ...
+
+    async def adopt(self, offer: sessions_pb2.JobOffer, written: Written) -> Pieces | None:
+        """What is left of a run that an earlier daemon began, after what is known of it.
+
+        None: it does not run any more, as with every runner whose runs end with the daemon.
+        """
+        return None
+
+    async def kill(self, lease: sessions_pb2.Lease) -> None:
+        """Ends the work on a lease that did not stop when asked, whatever else that ends."""
+        return
+
+    async def sweep(self) -> None:
+        """Removes what runs that nobody knows any more have left on this machine."""
+        return
+
+    async def close(self) -> None:
+        """Ends whatever the runner started."""
+        ...
+
+
+class ArtifactSink(Protocol):
+    """Where the files that jobs leave go."""
+
+    async def upload(self, lease: sessions_pb2.Lease, artifacts: Sequence[Artifact]) -> None:
+        """Hands all files of a run over. Raises RunnerError where it cannot: the job fails."""
+        ...

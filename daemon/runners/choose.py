@@ -1,0 +1,54 @@
+"""Chooses the runner of jobs that are no inference, by what this machine has and its owner allows.
+
+It must not know the session.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from daemon.runners import Runner, keeper
+from daemon.runners.container import ContainerRunner
+from daemon.runners.docker import Docker, DockerRefusedError, DockerUnavailableError
+from daemon.runners.process import ProcessRunner
+from daemon.runners.settings import ContainerSettings
+
+logger = logging.getLogger(__name__)
+
+
+async def runner_of(
+    settings: ContainerSettings,
+    socket: Path,
+    state_dir: Path,
+    gpu_uuids: Sequence[str],
+    *,
+    allow_process_runner: bool = False,
+) -> Runner | None:
+    """The container runner, where images are allowed and the engine answers.
+
+    Where none are allowed: the process runner, if the owner said so, or none.
+    """
+    folder = state_dir / "artifacts"
+    if not settings.images:
+        if allow_process_runner:
+            logger.warning("jobs run as plain processes of this machine: nothing is kept from them")
+            return ProcessRunner(settings, folder)
+        return None
+    docker = Docker(str(socket))
+    try:
+        facts = await docker.facts()
+    except (DockerUnavailableError, DockerRefusedError) as error:
+        logger.error("no containers are run: the engine does not answer socket=%s error=%s", socket, error)
+        await docker.close()
+        return None
+    if facts.architecture not in keeper.ARCHITECTURES:
+        logger.error("no containers are run: unknown processor architecture=%s", facts.architecture)
+        await docker.close()
+        return None
+    # Two daemons of one machine must not take each other's containers for their own.
+    owner = hashlib.sha256(str(state_dir).encode()).hexdigest()[:16]
+    logger.info("containers are run engine=%s images=%s", facts.version, ",".join(settings.images))
+    return ContainerRunner(docker, facts, settings, owner=owner, folder=folder, gpu_uuids=gpu_uuids)

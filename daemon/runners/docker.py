@@ -1,0 +1,310 @@
+"""Speaks with a container engine (Docker's, or Podman's on its socket) by the Docker Engine API.
+
+It owns the library and its errors; all else sees `DockerUnavailableError` and
+`DockerRefusedError`. It must not know jobs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import struct
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiodocker
+import aiohttp
+from aiodocker.containers import DockerContainer
+from aiodocker.exceptions import DockerError
+
+CALL_SECONDS = 30.0
+PULL_SECONDS = 840.0
+STDOUT = 1
+_FRAME = struct.Struct(">BxxxL")
+_MAX_FRAME_BYTES = 16 * 1024 * 1024
+_UNREACHABLE = 900  # what aiodocker calls a connection that failed
+
+
+class DockerUnavailableError(Exception):
+    """The engine does not answer."""
+
+
+class DockerRefusedError(Exception):
+    """The engine answered that it will not; `status` is HTTP's."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class PullTooLargeError(Exception):
+    """The image is larger than may be downloaded."""
+
+
+class SpoolError(Exception):
+    """This machine's disk takes no more."""
+
+
+class Frame(NamedTuple):
+    """A piece of a container's output: `stream` is 1 for standard output, 2 for standard error."""
+
+    stream: int
+    data: bytes
+
+
+class EngineFacts(NamedTuple):
+    """What an engine says of itself."""
+
+    version: str
+    architecture: str
+    log_drivers: tuple[str, ...]
+    security: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """The library's errors as ours."""
+    try:
+        yield
+    except DockerError as error:
+        if error.status == _UNREACHABLE:
+            raise DockerUnavailableError(str(error.message)) from None
+        raise DockerRefusedError(error.status, str(error.message)) from None
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise DockerUnavailableError(str(error) or type(error).__name__) from None
+
+
+class Docker:
+    """One engine, by its socket."""
+
+    def __init__(self, socket: str) -> None:
+        """`socket`: the path of a Unix socket."""
+        self.socket = socket
+        self._client: aiodocker.Docker | None = None
+
+    async def facts(self) -> EngineFacts:
+        """What the engine says of itself. Raises DockerUnavailableError, DockerRefusedError."""
+        with translated():
+            async with asyncio.timeout(CALL_SECONDS):
+                version = await self._docker.version()
+                info = await self._docker.system.info()
+        return EngineFacts(
+            str(version.get("Version", "?")),
+            str(info.get("Architecture", "")),
+            tuple((info.get("Plugins") or {}).get("Log") or ()),
+            tuple(info.get("SecurityOptions") or ()),
+        )
+
+    async def inspect_image(self, name: str) -> dict[str, Any] | None:
+        """What the engine knows of an image; None: it has no such image."""
+        with translated():
+            try:
+                async with asyncio.timeout(CALL_SECONDS):
+                    return dict(await self._docker.images.inspect(name))
+            except DockerError as error:
+                if error.status == 404:
+                    return None
+                raise
+
+    async def pull(self, name: str, limit_bytes: int) -> None:
+        """Downloads an image. Raises PullTooLargeError, and DockerRefusedError with the registry's words."""
+        totals: dict[str, int] = {}
+        with translated():
+            async with asyncio.timeout(PULL_SECONDS):
+                async with contextlib.aclosing(self._progress(name)) as events:
+                    async for event in events:
+                        total = (event.get("progressDetail") or {}).get("total")
+                        if event.get("status") == "Downloading" and total:
+                            totals[str(event.get("id"))] = int(total)
+                        if sum(totals.values()) > limit_bytes:
+                            # Leaving the stream ends the download.
+                            raise PullTooLargeError(name)
+
+    async def _progress(self, name: str) -> AsyncGenerator[dict[str, Any], None]:
+        # The library leaves its connection open when its stream is left.
+        async with self._call("images/create", "POST", params={"fromImage": name}, seconds=None) as answer:
+            while line := await answer.content.readline():
+                event = json.loads(line)
+                if "error" in event:
+                    raise DockerError(500, str(event["error"]))
+                yield event
+
+    async def import_image(self, tar: bytes, repository: str, tag: str) -> None:
+        """Makes an image of a root file system."""
+        params = {"fromSrc": "-", "repo": repository, "tag": tag}
+        async with self._call("images/create", "POST", params=params, data=tar) as answer:
+            await answer.read()
+
+    async def create_volume(self, name: str, labels: Mapping[str, str], options: str) -> None:
+        """Makes a volume that lies in memory; `options`: as for mounting a tmpfs."""
+        driver = {"type": "tmpfs", "device": "tmpfs", "o": options}
+        with translated():
+            async with asyncio.timeout(CALL_SECONDS):
+                await self._docker.volumes.create(  # type: ignore[no-untyped-call]
+                    {"Name": name, "Driver": "local", "DriverOpts": driver, "Labels": dict(labels)}
+                )
+
+    async def create(self, name: str, config: Mapping[str, Any]) -> None:
+        """Makes a container. Raises DockerRefusedError."""
+        with translated():
+            async with asyncio.timeout(CALL_SECONDS):
+                await self._docker.containers.create(dict(config), name=name)
+
+    async def put(self, name: str, folder: str, tar: bytes) -> None:
+        """Writes the files of a tar into a container."""
+        params = {"path": folder}
+        async with self._call(f"containers/{name}/archive", "PUT", params=params, data=tar):
+            pass
+
+    async def start(self, name: str) -> None:
+        """Starts a container. Raises DockerRefusedError."""
+        with translated():
+            async with asyncio.timeout(CALL_SECONDS):
+                await self._container(name).start()
+
+    async def inspect(self, name: str) -> dict[str, Any] | None:
+        """What the engine knows of a container; None: there is none."""
+        with translated():
+            try:
+                async with asyncio.timeout(CALL_SECONDS):
+                    return await self._container(name).show()
+            except DockerError as error:
+                if error.status == 404:
+                    return None
+                raise
+
+    async def signal(self, name: str, signal: str) -> None:
+        """Sends a signal to a container's first process; to one that has ended is no error."""
+        with contextlib.suppress(DockerRefusedError), translated():
+            async with asyncio.timeout(CALL_SECONDS):
+                await self._container(name).kill(signal=signal)
+
+    async def wait(self, name: str) -> int:
+        """Waits until a container has ended; returns its exit code."""
+        with translated():
+            answer = await self._container(name).wait(timeout=None)
+        return int(answer["StatusCode"])
+
+    async def remove(self, name: str) -> None:
+        """Ends and removes a container; one that is not there is no error."""
+        with translated():
+            try:
+                async with asyncio.timeout(CALL_SECONDS):
+                    await self._container(name).delete(force=True, v=True)
+            except DockerError as error:
+                # 409: it is being removed by somebody else's order.
+                if error.status not in (404, 409):
+                    raise
+
+    async def remove_volume(self, name: str) -> None:
+        """Removes a volume; one that is not there is no error."""
+        async with self._call(f"volumes/{name}", "DELETE", params={"force": "1"}, ok=(404,)):
+            pass
+
+    async def containers_with(self, label: str) -> list[dict[str, Any]]:
+        """Every container with a label: what the engine's list says of it."""
+        with translated():
+            async with asyncio.timeout(CALL_SECONDS):
+                found = await self._docker.containers.list(all=True, filters={"label": [label]})
+        return [dict(container._container) for container in found]
+
+    async def volumes_with(self, label: str) -> list[str]:
+        """The names of every volume with a label."""
+        with translated():
+            async with asyncio.timeout(CALL_SECONDS):
+                found = await self._docker.volumes.list(  # type: ignore[no-untyped-call]
+                    filters={"label": [label]}
+                )
+        return [str(volume["Name"]) for volume in found.get("Volumes") or ()]
+
+    @contextlib.asynccontextmanager
+    async def attached(self, name: str) -> AsyncIterator[AsyncGenerator[Frame, None]]:
+        """What a container writes from now on; it is attached when the block begins."""
+        with translated():
+            async with self._container(name).attach(stdout=True, stderr=True) as stream:
+
+                async def frames() -> AsyncGenerator[Frame, None]:
+                    while (message := await stream.read_out()) is not None:
+                        yield Frame(message.stream, message.data)
+
+                yield frames()
+
+    async def logged(self, name: str) -> AsyncGenerator[Frame, None]:
+        """What a container has written from its start, and writes until it ends."""
+        # The library's own reading decodes as text and joins the two streams.
+        params = {"stdout": 1, "stderr": 1, "follow": 1}
+        async with self._call(f"containers/{name}/logs", "GET", params=params, seconds=None) as answer:
+            while True:
+                try:
+                    head = await answer.content.readexactly(_FRAME.size)
+                except asyncio.IncompleteReadError:
+                    return
+                stream, size = _FRAME.unpack(head)
+                if size > _MAX_FRAME_BYTES:
+                    raise DockerUnavailableError("the engine's log makes no sense")
+                yield Frame(stream, await answer.content.readexactly(size))
+
+    async def archive(self, name: str, path: str, into: Path, limit_bytes: int) -> bool:
+        """Writes a container's folder as a tar into a file; False, and stopped there: it is too large."""
+        params = {"path": path}
+        written = 0
+        async with self._call(f"containers/{name}/archive", "GET", params=params, seconds=None) as answer:
+            with into.open("wb") as file:
+                async for data in answer.content.iter_chunked(256 * 1024):
+                    written += len(data)
+                    if written > limit_bytes:
+                        return False
+                    # A disk may be slow, and the heartbeats must go on meanwhile.
+                    try:
+                        await asyncio.to_thread(file.write, data)
+                    except OSError as error:
+                        raise SpoolError(error.strerror) from None
+        return True
+
+    async def close(self) -> None:
+        """Ends the connections."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    @property
+    def _docker(self) -> aiodocker.Docker:
+        # Made late: the library wants a running event loop.
+        if self._client is None:
+            self._client = aiodocker.Docker(url=f"unix://{self.socket}")
+        return self._client
+
+    def _container(self, name: str) -> DockerContainer:
+        return self._docker.containers.container(name)
+
+    @contextlib.asynccontextmanager
+    async def _call(
+        self,
+        path: str,
+        method: str,
+        *,
+        params: Mapping[str, Any],
+        data: bytes | None = None,
+        seconds: float | None = CALL_SECONDS,
+        ok: tuple[int, ...] = (),
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A call whose answer the library would read as a whole, or as text."""
+        timeout = aiohttp.ClientTimeout(total=seconds)
+        headers = {"Content-Type": "application/x-tar"} if data is not None else None
+        with translated():
+            try:
+                query = self._docker._query(
+                    path, method, params=dict(params), data=data, headers=headers, timeout=timeout
+                )
+                async with query as answer:
+                    try:
+                        yield answer
+                    finally:
+                        answer.close()
+            except DockerError as error:
+                if error.status not in ok:
+                    raise
+                return

@@ -1,0 +1,218 @@
+"""The process runner: a job's command as a plain process of this machine's, for machines without an engine.
+
+Nothing is kept from it but the environment: it sees what the daemon's user sees,
+its files and its network. So it exists only where the owner said so, and every
+log begins with that. The command ends with the daemon; what it started and left
+behind may not. It must not know the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import resource
+import shutil
+import signal
+from collections.abc import AsyncGenerator, Callable, Sequence
+from pathlib import Path
+
+from dcp.v1 import jobs_pb2, sessions_pb2
+
+from daemon.runners import Left, Log, Piece, Pieces, Runner, RunnerError, spec
+from daemon.runners import output_folder as files
+from daemon.runners.container import JOB_TYPES
+from daemon.runners.settings import MIB, ContainerSettings
+from daemon.runs import LeaseKey, lease_key
+
+logger = logging.getLogger(__name__)
+
+PATH = "/usr/local/bin:/usr/bin:/bin"
+_NOTE = b"[dcp] no container: a plain process of the provider's machine; the image is not used\n"
+_PIECE_BYTES = 64 * 1024
+_KILLED_BY_SIZE = -signal.SIGXFSZ
+_PR_SET_PDEATHSIG = 1
+_LOOK_SECONDS = 0.2
+
+
+class ProcessRunner(Runner):
+    """Runs commands as they are."""
+
+    def __init__(self, settings: ContainerSettings, folder: Path) -> None:
+        """`folder`: for the jobs' files; of `settings`, sizes alone can be kept."""
+        self._settings = settings
+        self._folder = folder
+        self._processes: dict[LeaseKey, asyncio.subprocess.Process] = {}
+
+    def job_types(self) -> Sequence[jobs_pb2.JobType.ValueType]:
+        """Whatever is a command."""
+        return JOB_TYPES
+
+    async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
+        """Checks the command. Raises RunnerError."""
+        if not offer.container_spec.command:
+            raise spec.bad_params("container_spec.command: this provider runs no images, so name the command")
+        spec.check_env(offer.container_spec.env)
+
+    async def run(self, offer: sessions_pb2.JobOffer) -> Pieces:
+        """Runs the command and passes on what it writes, then what it left. Raises RunnerError."""
+        folder = self._folder / spec.names(offer.lease, "").lease
+        work, output = folder / "work", folder / "output"
+        key = lease_key(offer.lease)
+        try:
+            for made in (folder, work, output):
+                made.mkdir(mode=0o700, parents=True)
+            process = self._processes[key] = await self._start(offer.container_spec, work, output)
+            yield Log(_NOTE)
+            async for piece in _written(process):
+                yield piece
+            code = await process.wait()
+            yield Left()
+            collected = await self._collect(output, folder / "artifacts")
+            for note in collected.notes:
+                yield Log(f"[dcp] {note}\n".encode())
+            yield Left(tuple(collected.artifacts))
+            if code != 0:
+                raise self._failure(code)
+        finally:
+            await self._end(key)
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    async def kill(self, lease: sessions_pb2.Lease) -> None:
+        """Ends a job's processes by a signal that cannot be ignored."""
+        process = self._processes.get(lease_key(lease))
+        if process is not None:
+            _signal(process, signal.SIGKILL)
+
+    async def sweep(self) -> None:
+        """Removes the files of jobs that are over."""
+        known = {spec.names(_lease(key), "").lease for key in self._processes}
+        if self._folder.is_dir():
+            for path in self._folder.iterdir():
+                if path.name not in known:
+                    await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+
+    async def close(self) -> None:
+        """Ends every job."""
+        for key in list(self._processes):
+            await self._end(key)
+
+    async def _start(
+        self, wanted: jobs_pb2.ContainerSpec, work: Path, output: Path
+    ) -> asyncio.subprocess.Process:
+        # The daemon's own environment has its key: a job gets none of it.
+        env = {"PATH": PATH, "HOME": str(work), **wanted.env, "DCP_OUTPUT_DIR": str(output)}
+        try:
+            return await asyncio.create_subprocess_exec(
+                *wanted.command,
+                env=env,
+                cwd=work,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+                preexec_fn=_limited(self._settings),
+            )
+        except (OSError, ValueError) as error:
+            text = (
+                f"The command could not be started: {getattr(error, 'strerror', None) or 'it is no command'}"
+            )
+            raise RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_START_FAILED, text) from None
+
+    async def _collect(self, output: Path, into: Path) -> files.Collected:
+        try:
+            return await asyncio.to_thread(files.from_folder, output, into, self._settings.output_bytes)
+        except files.TooMuchError as error:
+            raise RunnerError(jobs_pb2.FAILURE_REASON_DISK_LIMIT, f"Nothing was kept: {error}.") from None
+        except OSError:
+            text = "The provider could not keep the job's files."
+            raise RunnerError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, text) from None
+
+    def _failure(self, code: int) -> RunnerError:
+        if code == _KILLED_BY_SIZE:
+            most = self._settings.output_bytes // MIB
+            text = f"The job made a file of more than {most} MiB."
+            return RunnerError(jobs_pb2.FAILURE_REASON_DISK_LIMIT, text)
+        text = f"The job's program ended with exit code {code if code > 0 else 128 - code}."
+        return RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_EXIT, text)
+
+    async def _end(self, key: LeaseKey) -> None:
+        """Asks the job's processes to end; `kill` does what they do not do by themselves."""
+        process = self._processes.get(key)
+        if process is None:
+            return
+        if process.returncode is None:
+            _signal(process, signal.SIGTERM)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(10):
+                    await process.wait()
+        # Those that its first process left behind.
+        _signal(process, signal.SIGKILL)
+        self._processes.pop(key, None)
+
+
+def _lease(key: LeaseKey) -> sessions_pb2.Lease:
+    return sessions_pb2.Lease(job_id=key[0], lease_epoch=key[1], lease_secret=key[2])
+
+
+def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+def _limited(settings: ContainerSettings) -> Callable[[], None]:
+    libc = ctypes.CDLL(None)
+
+    def limit() -> None:
+        # A daemon that is killed takes the command with it.
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (settings.output_bytes, settings.output_bytes))
+
+    return limit
+
+
+async def _written(process: asyncio.subprocess.Process) -> AsyncGenerator[Piece, None]:
+    """What the process writes, in the order in which it comes, until it has ended."""
+    pieces: asyncio.Queue[tuple[bool, bytes]] = asyncio.Queue(maxsize=4)
+
+    async def read(stream: asyncio.StreamReader | None, is_output: bool) -> None:
+        assert stream is not None
+        while data := await stream.read(_PIECE_BYTES):
+            await pieces.put((is_output, data))
+
+    streams = ((process.stdout, True), (process.stderr, False))
+    readers = [asyncio.create_task(read(stream, is_output)) for stream, is_output in streams]
+    ended = asyncio.create_task(process.wait())
+    try:
+        async for is_output, data in _until_ended(pieces, readers, ended):
+            yield Log(data)
+            if is_output:
+                yield data
+    finally:
+        for task in (*readers, ended):
+            task.cancel()
+        await asyncio.gather(*readers, ended, return_exceptions=True)
+
+
+async def _until_ended(
+    pieces: asyncio.Queue[tuple[bool, bytes]],
+    readers: Sequence[asyncio.Task[None]],
+    ended: asyncio.Task[int],
+) -> AsyncGenerator[tuple[bool, bytes], None]:
+    # A process that was left behind may hold the pipes open: they are read until
+    # nothing has come for a second after the end of the command itself.
+    quiet_seconds = 0.0
+    while not (pieces.empty() and all(reader.done() for reader in readers)):
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                piece = await pieces.get()
+        except TimeoutError:
+            quiet_seconds += _LOOK_SECONDS if ended.done() else 0.0
+            if quiet_seconds >= 1.0:
+                return
+            continue
+        quiet_seconds = 0.0
+        yield piece

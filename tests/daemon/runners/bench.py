@@ -1,0 +1,148 @@
+"""Runs offers on a container runner as the daemon does, and keeps what came of them."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from dcp.v1 import jobs_pb2, sessions_pb2
+
+from daemon.runners import Artifact, Left, Log, Pieces, RunnerError, Written
+from daemon.runners.container import ContainerRunner
+from daemon.runners.docker import Docker
+from daemon.runners.settings import MIB, ContainerSettings
+from tests.support.private_engine import IMAGE, PrivateEngine
+
+SETTINGS = ContainerSettings(
+    images=("busybox", "127.0.0.1:*/*"),
+    memory_bytes=64 * MIB,
+    cpus=1.0,
+    pids=64,
+    tmp_bytes=8 * MIB,
+    output_bytes=8 * MIB,
+    image_bytes=16 * MIB,
+)
+
+
+def offer(*command: str, seconds: float = 60, job_id: str = "job-1", **spec: Any) -> sessions_pb2.JobOffer:
+    """An offer to run a command; ``spec``: more of its container_spec."""
+    lease = sessions_pb2.Lease(job_id=job_id, lease_epoch=1, lease_secret=b"s" * 16)
+    container_spec = jobs_pb2.ContainerSpec(**{"image": IMAGE, "command": command, **spec})
+    made = sessions_pb2.JobOffer(
+        lease=lease, attempt=1, job_type=jobs_pb2.JOB_TYPE_CUSTOM_CONTAINER, container_spec=container_spec
+    )
+    made.run_limit.FromMilliseconds(round(seconds * 1000))
+    return made
+
+
+def shell(script: str, **more: Any) -> sessions_pb2.JobOffer:
+    """An offer to run a shell script."""
+    return offer("sh", "-c", script, **more)
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What came of a run."""
+
+    log: bytes = b""
+    output: bytes = b""
+    files: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    artifacts: list[Artifact] = dataclasses.field(default_factory=list)
+    error: RunnerError | None = None
+    is_over: bool = False
+    """The meter was told to stand."""
+
+    @property
+    def reason(self) -> str:
+        """Why it failed; empty: it did not."""
+        if self.error is None:
+            return ""
+        return jobs_pb2.FailureReason.Name(self.error.reason).removeprefix("FAILURE_REASON_")
+
+
+async def follow(pieces: Pieces, outcome: Outcome) -> Outcome:
+    """Reads a run to its end."""
+    try:
+        async with aclosing(pieces):
+            async for piece in pieces:
+                match piece:
+                    case Log(data):
+                        outcome.log += data
+                    case Left(artifacts):
+                        outcome.is_over = True
+                        outcome.artifacts += artifacts
+                        outcome.files |= {one.name: one.path.read_bytes() for one in artifacts}
+                    case bytes():
+                        outcome.output += piece
+                    case _:
+                        raise AssertionError(piece)
+    except RunnerError as error:
+        outcome.error = error
+    return outcome
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Waits for the condition; fails after so many seconds."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+class Bench:
+    """A runner on a real engine."""
+
+    def __init__(self, engine: PrivateEngine, folder: Path, owner: str = "tests") -> None:
+        self.engine = engine
+        self.folder = folder
+        self.owner = owner
+        self.runner = self.new_runner()
+        self._abandoned: list[tuple[ContainerRunner, Pieces]] = []
+
+    def new_runner(
+        self, *, gpus: tuple[str, ...] = (), keeper_grace_seconds: float = 60.0, **settings: Any
+    ) -> ContainerRunner:
+        """A runner as a daemon that starts has it."""
+        return ContainerRunner(
+            Docker(str(self.engine.socket)),
+            self.engine.facts,
+            dataclasses.replace(SETTINGS, **settings),
+            owner=self.owner,
+            folder=self.folder / "artifacts",
+            gpu_uuids=gpus,
+            keeper_grace_seconds=keeper_grace_seconds,
+        )
+
+    def restrict(self, **settings: Any) -> None:
+        """Other settings than those of ``SETTINGS``."""
+        self.runner = self.new_runner(**settings)
+
+    def abandon(self, pieces: Pieces) -> None:
+        """The daemon dies: nothing of its runner happens any more, and another one begins."""
+        self._abandoned.append((self.runner, pieces))
+        self.runner = self.new_runner()
+
+    async def close(self) -> None:
+        """Ends the runner, and lets go of the engine where others had."""
+        await self.runner.close()
+        for runner, pieces in self._abandoned:
+            await pieces.aclose()
+            await runner.close()
+
+    async def run(self, offered: sessions_pb2.JobOffer) -> Outcome:
+        """Prepares and runs an offer to its end."""
+        outcome = Outcome()
+        try:
+            await self.runner.prepare(offered)
+        except RunnerError as error:
+            outcome.error = error
+            return outcome
+        return await follow(self.runner.run(offered), outcome)
+
+    async def adopt(self, offered: sessions_pb2.JobOffer, output: int = 0, log: int = 0) -> Outcome | None:
+        """What is left of a run, after so many bytes of its output and its log."""
+        pieces = await self.runner.adopt(offered, Written(output, log))
+        return await follow(pieces, Outcome()) if pieces is not None else None

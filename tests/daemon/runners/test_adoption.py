@@ -1,0 +1,116 @@
+"""Containers outlive the daemon: they are adopted, ended at their deadline by the kernel, or removed."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+from dcp.v1 import sessions_pb2
+
+from daemon.runners import Log
+from tests.daemon.runners.bench import Bench, Outcome, shell, until
+from tests.support.private_engine import PrivateEngine
+
+pytestmark = pytest.mark.engine
+
+# Ten numbered lines on both streams, half a second apart.
+TEN_LINES = "i=0; while [ $i -lt 10 ]; do echo line $i; i=$((i+1)); sleep 0.2; done; echo done > /output/done"
+
+
+async def died_after(bench: Bench, offered: sessions_pb2.JobOffer, marker: bytes) -> Outcome:
+    """What a daemon had read of a run when it died: its containers stay, and nobody tells them anything."""
+    await bench.runner.prepare(offered)
+    seen = Outcome()
+    pieces = bench.runner.run(offered)
+    async for piece in pieces:
+        if isinstance(piece, Log):
+            seen.log += piece.data
+        elif isinstance(piece, bytes):
+            seen.output += piece
+        if marker in seen.output:
+            break
+    bench.abandon(pieces)
+    return seen
+
+
+async def test_restarted_daemon_reads_on_where_the_last_one_stopped(bench: Bench) -> None:
+    offered = shell(TEN_LINES)
+    seen = await died_after(bench, offered, b"line 3\n")
+    rest = await bench.adopt(offered, len(seen.output), len(seen.log))
+    assert rest is not None
+    assert rest.reason == ""
+    assert seen.output + rest.output == b"".join(b"line %d\n" % i for i in range(10))
+    assert (seen.log + rest.log).partition(b"\n")[2] == seen.output + rest.output
+    assert rest.files == {"done": b"done\n"}
+
+
+async def test_run_that_ended_meanwhile_is_told_with_its_files(bench: Bench) -> None:
+    offered = shell("echo one; sleep 0.5; echo two; echo x > /output/x; exit 5")
+    seen = await died_after(bench, offered, b"one\n")
+    await until(lambda: "Exited (5)" in bench.engine.docker("ps", "--all", "--format", "{{.Status}}"))
+    rest = await bench.adopt(offered, len(seen.output), len(seen.log))
+    assert rest is not None
+    assert (rest.reason, rest.output, rest.files) == ("CONTAINER_EXIT", b"two\n", {"x": b"x\n"})
+
+
+async def test_deadline_needs_no_daemon(bench: Bench) -> None:
+    bench.restrict(keeper_grace_seconds=1.0)
+    offered = shell("trap '' TERM INT HUP; echo up; while true; do sleep 1; done", seconds=1)
+    seen = await died_after(bench, offered, b"up\n")
+    await until(lambda: bench.engine.docker("ps", "--quiet") == "", seconds=30)
+    rest = await bench.adopt(offered, len(seen.output), len(seen.log))
+    assert rest is not None
+    assert rest.reason == "DURATION_LIMIT"
+
+
+async def test_what_nobody_knows_is_swept_away(bench: Bench) -> None:
+    await died_after(bench, shell("echo up; sleep 600"), b"up\n")
+    assert len(bench.engine.left()) == 4
+    (bench.folder / "artifacts" / "forgotten").mkdir(parents=True)
+    await bench.runner.sweep()
+    assert bench.engine.left() == []
+    assert list((bench.folder / "artifacts").iterdir()) == []
+
+
+async def test_sweep_leaves_what_runs_and_what_is_anothers(engine: PrivateEngine, tmp_path: Path) -> None:
+    one, other = Bench(engine, tmp_path / "1", owner="one"), Bench(engine, tmp_path / "2", owner="two")
+    running = asyncio.create_task(one.run(shell("echo up; sleep 1; echo still", job_id="job-a")))
+    await until(lambda: "-job" in engine.docker("ps", "--format", "{{.Names}}"))
+    await one.runner.sweep()
+    await other.runner.sweep()
+    outcome = await running
+    assert outcome.output == b"up\nstill\n"
+    await one.runner.close()
+    await other.runner.close()
+
+
+async def test_run_whose_keeper_is_gone_is_not_adopted(bench: Bench) -> None:
+    offered = shell("echo up; sleep 600")
+    await died_after(bench, offered, b"up\n")
+    keeper = next(name for name in bench.engine.left() if name.endswith("-keeper"))
+    bench.engine.docker("kill", keeper)
+    await until(lambda: bench.engine.docker("ps", "--quiet") == "")
+    assert await bench.adopt(offered) is None, "as after a restart of the machine"
+    await bench.runner.sweep()
+
+
+async def test_another_lease_of_the_job_is_not_adopted(bench: Bench) -> None:
+    offered = shell("echo up; sleep 600")
+    await died_after(bench, offered, b"up\n")
+    newer = sessions_pb2.JobOffer()
+    newer.CopyFrom(offered)
+    newer.lease.lease_epoch = 2
+    assert await bench.adopt(newer) is None
+    await bench.runner.sweep()
+
+
+async def test_closed_run_leaves_nothing(bench: Bench) -> None:
+    offered = shell("echo up; sleep 600")
+    await bench.runner.prepare(offered)
+    async with aclosing(bench.runner.run(offered)) as pieces:
+        async for piece in pieces:
+            if piece == b"up\n":
+                break
+    assert bench.engine.left() == []

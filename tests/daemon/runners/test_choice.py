@@ -1,0 +1,125 @@
+"""What a daemon's program makes of the machine: containers, plain processes, or neither; and what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dcp.v1 import jobs_pb2, sessions_pb2
+
+from tests.daemon.fake_server import GOOD_KEY, fake_server, lease
+from tests.daemon.fake_server import offer as offered
+from tests.daemon.test_main import command, run
+from tests.support.private_engine import IMAGE, PrivateEngine
+
+CUSTOM = jobs_pb2.JOB_TYPE_CUSTOM_CONTAINER
+INFERENCE = jobs_pb2.JOB_TYPE_LLM_INFERENCE
+NO_SOCKET = "/nowhere/docker.sock"
+
+
+async def hello_of(tmp_path: Path, *arguments: str, **environ: str) -> sessions_pb2.Hello:
+    async with fake_server() as server:
+        known = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY}
+        async with command("run", *arguments, state=tmp_path, **known, **environ):
+            return await (await server.connection()).welcome()
+
+
+async def test_without_allowed_images_no_container_is_offered(tmp_path: Path) -> None:
+    hello = await hello_of(tmp_path, DCP_MODELS="a/b=/m.gguf")
+    assert (list(hello.job_types), hello.runs_plain_processes) == ([INFERENCE], False)
+
+
+async def test_without_an_engine_the_daemon_lives_and_offers_what_it_can(tmp_path: Path) -> None:
+    settings = {"DCP_CONTAINER_IMAGES": "*", "DCP_CONTAINER_SOCKET": NO_SOCKET}
+    hello = await hello_of(tmp_path, DCP_MODELS="a/b=/m.gguf", **settings)
+    assert list(hello.job_types) == [INFERENCE]
+
+
+async def test_plain_processes_are_run_where_they_are_allowed_and_the_server_is_told(tmp_path: Path) -> None:
+    async with fake_server() as server:
+        environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY, "DCP_MODELS": "a/b=/m.gguf"}
+        async with command("run", "--allow-process-runner", state=tmp_path, **environ):
+            connection = await server.connection()
+            hello = await connection.welcome()
+            assert hello.runs_plain_processes
+            assert CUSTOM in hello.job_types
+            spec = jobs_pb2.ContainerSpec(image="x", command=["echo", "hello"])
+            await connection.send(job_offer=offered(job_type=CUSTOM, container_spec=spec))
+            assert (await connection.expect("offer_reply")).accepted
+            assert (await connection.expect("job_started")).lease == lease()
+            kinds, data = set(), b""
+            while (message := await connection.next()).WhichOneof("kind") != "job_finished":
+                kinds.add(message.WhichOneof("kind"))
+                data += message.output_chunk.data
+            assert message.job_finished.outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED, message
+            assert kinds >= {"output_chunk", "log_chunk"}
+            assert data == b"hello\n"
+
+
+async def test_allowed_images_win_over_plain_processes(tmp_path: Path) -> None:
+    settings = {"DCP_CONTAINER_IMAGES": "busybox", "DCP_CONTAINER_SOCKET": NO_SOCKET}
+    hello = await hello_of(tmp_path, "--allow-process-runner", DCP_MODELS="a/b=/m.gguf", **settings)
+    assert (list(hello.job_types), hello.runs_plain_processes) == ([INFERENCE], False)
+
+
+@pytest.mark.engine
+async def test_engine_is_found_and_its_types_offered(tmp_path: Path, engine: PrivateEngine) -> None:
+    settings = {"DCP_CONTAINER_IMAGES": "busybox", "DCP_CONTAINER_SOCKET": str(engine.socket)}
+    hello = await hello_of(tmp_path, DCP_MODELS="a/b=/m.gguf", **settings)
+    assert {CUSTOM, jobs_pb2.JOB_TYPE_TRAINING} < set(hello.job_types)
+    assert not hello.runs_plain_processes
+
+
+@pytest.mark.engine
+async def test_engine_that_goes_away_fails_the_job_and_not_the_daemon(
+    tmp_path: Path, engine: PrivateEngine
+) -> None:
+    socket = tmp_path / "engine.sock"
+    socket.symlink_to(engine.socket)
+    async with fake_server() as server:
+        environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY, "DCP_MODELS": "a/b=/m.gguf"}
+        settings = {"DCP_CONTAINER_IMAGES": "busybox", "DCP_CONTAINER_SOCKET": str(socket)}
+        async with command("run", state=tmp_path, **environ, **settings):
+            connection = await server.connection()
+            await connection.welcome()
+            spec = jobs_pb2.ContainerSpec(image=IMAGE, command=["true"])
+            for epoch, reason in ((1, "CONTAINER_ENGINE_UNAVAILABLE"), (2, "UNSPECIFIED")):
+                socket.unlink(missing_ok=True)
+                if epoch == 2:
+                    socket.symlink_to(engine.socket)
+                await connection.send(
+                    job_offer=offered(epoch=epoch, job_type=CUSTOM, container_spec=spec)
+                )
+                while (message := await connection.next()).WhichOneof("kind") != "job_finished":
+                    pass
+                told = jobs_pb2.FailureReason.Name(message.job_finished.failure_reason)
+                assert told == f"FAILURE_REASON_{reason}"
+                await connection.send(
+                    result_ack=sessions_pb2.ResultAck(
+                        lease=lease(epoch=epoch), disposition=sessions_pb2.RESULT_DISPOSITION_ACCEPTED
+                    )
+                )
+
+
+@pytest.mark.engine
+async def test_doctor_tells_the_engine(tmp_path: Path, engine: PrivateEngine) -> None:
+    settings = {"DCP_CONTAINER_SOCKET": str(engine.socket), "DCP_CONTAINER_NETWORK": "bridge"}
+    _, out, _ = await run("doctor", state=tmp_path, DCP_CONTAINER_IMAGES="busybox,*", **settings)
+    assert f"ok   container engine {engine.facts.version}: images busybox, *" in out
+    assert "warn containers: every image is allowed" in out
+    assert "warn containers: jobs are on the network bridge" in out
+
+
+async def test_doctor_tells_what_is_missing(tmp_path: Path) -> None:
+    settings = {"DCP_CONTAINER_IMAGES": "busybox", "DCP_CONTAINER_SOCKET": NO_SOCKET}
+    status, out, _ = await run("doctor", state=tmp_path, **settings)
+    assert status == 1
+    assert f"fail container engine {NO_SOCKET}" in out
+    assert "correct DCP_CONTAINER_SOCKET" in out
+
+
+async def test_doctor_says_plainly_that_processes_are_kept_from_nothing(tmp_path: Path) -> None:
+    _, out, _ = await run("doctor", "--allow-process-runner", state=tmp_path)
+    assert "warn the process runner is allowed" in out
+    _, out, _ = await run("doctor", state=tmp_path)
+    assert "ok   containers: none is run" in out

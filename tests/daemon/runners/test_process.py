@@ -1,0 +1,97 @@
+"""Jobs as plain processes: what they give, and how those that misbehave end."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+from dcp.v1 import jobs_pb2
+
+from daemon.runners import Log
+from daemon.runners.process import ProcessRunner
+from daemon.runners.settings import MIB, ContainerSettings
+from tests.daemon.runners.bench import Outcome, follow, offer, shell
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> ProcessRunner:
+    return ProcessRunner(ContainerSettings(output_bytes=MIB), tmp_path / "artifacts")
+
+
+async def outcome_of(runner: ProcessRunner, script: str, **env: str) -> Outcome:
+    offered = shell(script, env=env)
+    await runner.prepare(offered)
+    return await follow(runner.run(offered), Outcome())
+
+
+async def test_output_log_and_files_come_back_and_nothing_stays(
+    runner: ProcessRunner, tmp_path: Path
+) -> None:
+    script = "echo out; sleep 0.2; echo err >&2; cd $DCP_OUTPUT_DIR; echo $WORD > a; ln -s /etc/passwd l"
+    outcome = await outcome_of(runner, script, WORD="x")
+    assert (outcome.reason, outcome.output, outcome.files) == ("", b"out\n", {"a": b"x\n"})
+    assert outcome.log.startswith(b"[dcp] no container: a plain process")
+    assert outcome.log.partition(b"\n")[2].startswith(b"out\nerr\n")
+    assert b"not taken from /output: 'l'" in outcome.log
+    assert list((tmp_path / "artifacts").iterdir()) == []
+
+
+async def test_environment_of_the_daemon_is_not_the_jobs(
+    runner: ProcessRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DCP_PROVIDER_KEY", "dcp-provider-secret")
+    assert b"secret" not in (await outcome_of(runner, "env")).output
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("exit 3", "CONTAINER_EXIT"),
+        ("kill -9 $$", "CONTAINER_EXIT"),
+        ("dd if=/dev/zero of=$DCP_OUTPUT_DIR/x bs=64k count=64", "DISK_LIMIT"),
+        ("cd $DCP_OUTPUT_DIR; for i in 1 2 3; do head -c 700000 /dev/zero > $i; done", "DISK_LIMIT"),
+    ],
+)
+async def test_failure_has_its_reason(runner: ProcessRunner, script: str, reason: str) -> None:
+    script = script.replace("dd ", "exec dd ")
+    assert (await outcome_of(runner, script)).reason == reason
+
+
+async def test_command_that_is_not_there_cannot_be_started(runner: ProcessRunner) -> None:
+    outcome = await follow(runner.run(offer("/no/such/program")), Outcome())
+    assert outcome.reason == "CONTAINER_START_FAILED"
+
+
+async def test_process_that_ignores_a_term_signal_is_killed(runner: ProcessRunner) -> None:
+    offered = shell("trap '' TERM; echo up; while true; do sleep 1; done")
+    running = asyncio.create_task(follow(runner.run(offered), outcome := Outcome()))
+    async with asyncio.timeout(10):
+        while b"up" not in outcome.output:
+            await asyncio.sleep(0.02)
+    running.cancel()
+    await asyncio.sleep(0.2)
+    assert not running.done()
+    await runner.kill(offered.lease)
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_process_left_behind_does_not_hold_the_job(runner: ProcessRunner) -> None:
+    async with asyncio.timeout(20):
+        assert (await outcome_of(runner, "sleep 600 & echo done")).output == b"done\n"
+
+
+async def test_much_output_is_read_to_its_end(runner: ProcessRunner) -> None:
+    offered = offer(sys.executable, "-c", "print('x' * 30_000_000)")
+    read = 0
+    async with aclosing(runner.run(offered)) as pieces:
+        async for piece in pieces:
+            read += len(piece.data) if isinstance(piece, Log) else 0
+    assert read > 30_000_000
+
+
+def test_job_types_are_those_of_containers(runner: ProcessRunner) -> None:
+    assert jobs_pb2.JOB_TYPE_CUSTOM_CONTAINER in runner.job_types()
+    assert jobs_pb2.JOB_TYPE_LLM_INFERENCE not in runner.job_types()

@@ -1,0 +1,55 @@
+"""A runner for tests: it plays a script of pieces instead of a container."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dcp.v1 import jobs_pb2, sessions_pb2
+
+from daemon.runners import Artifact, Piece, Pieces, Runner, RunnerError
+
+
+class ScriptedRunner(Runner):
+    """Yields the pieces of its script for every container job; an error in it is raised.
+
+    ``swept``: how often it was asked to remove what nobody knows.
+    """
+
+    def __init__(self, *script: Piece | RunnerError) -> None:
+        self.script = script
+        self.swept = 0
+
+    def job_types(self) -> Sequence[jobs_pb2.JobType.ValueType]:
+        """Containers alone."""
+        return (jobs_pb2.JOB_TYPE_CUSTOM_CONTAINER,)
+
+    async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
+        """Is always ready."""
+
+    async def run(self, offer: sessions_pb2.JobOffer) -> Pieces:
+        """Plays the script."""
+        for piece in self.script:
+            if isinstance(piece, RunnerError):
+                raise piece
+            yield piece
+
+    async def sweep(self) -> None:
+        """Notes that it was asked."""
+        self.swept += 1
+
+    async def close(self) -> None:
+        """Has nothing to end."""
+
+
+class MemorySink:
+    """Keeps what is handed over, or fails with an error."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.files: dict[str, dict[str, bytes]] = {}
+
+    async def upload(self, lease: sessions_pb2.Lease, artifacts: Sequence[Artifact]) -> None:
+        """Reads every file, or raises the error."""
+        if self.error is not None:
+            raise self.error
+        self.files[lease.job_id] = {artifact.name: artifact.path.read_bytes() for artifact in artifacts}

@@ -1,0 +1,162 @@
+"""A real Docker Engine of the tests' own: its own socket, images and containers, ended with the tests.
+
+It needs root and the Debian packages docker.io and busybox-static, which
+``scripts/setup --engine`` installs. Its image is made of busybox: no registry is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from daemon.runners.docker import Docker, EngineFacts
+
+IMAGE = "docker.io/library/busybox:test"
+START_SECONDS = 20.0
+# Where --gpus asks for NVIDIA's hook: a stub that does nothing stands in for it.
+HOOK = "nvidia-container-runtime-hook"
+
+
+def missing() -> str:
+    """Why no engine can be started here; empty when one can."""
+    if os.geteuid() != 0:
+        return "a private Docker Engine needs root"
+    programs = ("dockerd", "containerd", "runc", "docker", "busybox")
+    needed = [name for name in programs if shutil.which(name) is None]
+    return f"{', '.join(needed)} missing: run scripts/setup --engine" if needed else ""
+
+
+@dataclass
+class PrivateEngine:
+    """A running engine."""
+
+    socket: Path
+    facts: EngineFacts
+    process: subprocess.Popen[bytes]
+
+    def docker(self, *arguments: str) -> str:
+        """What the engine's own command prints: a second look at what is there."""
+        command = ["docker", "-H", f"unix://{self.socket}", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def log_bytes(self) -> int:
+        """How much disk the logs of all containers take."""
+        logs = self.socket.parent.glob("data/containers/*/local-logs/*")
+        return sum(path.stat().st_size for path in logs if path.exists())
+
+    def left(self) -> list[str]:
+        """Every container and volume that there is."""
+        containers = self.docker("ps", "--all", "--format", "{{.Names}}").split()
+        return sorted(containers + self.docker("volume", "ls", "--quiet").split())
+
+
+@contextlib.contextmanager
+def running_engine() -> Iterator[PrivateEngine]:
+    """Starts an engine, gives it the image, and ends it with all that it runs."""
+    # Not below pytest's folder: the path of a socket may have 107 characters.
+    with tempfile.TemporaryDirectory(prefix="dcp-engine-") as name:
+        folder = Path(name)
+        process = _start(folder)
+        try:
+            socket = folder / "engine.sock"
+            facts = _until_it_answers(socket, process, folder / "log")
+            engine = PrivateEngine(socket, facts, process)
+            add_image(engine, IMAGE)
+            yield engine
+        finally:
+            _stop(process, folder)
+
+
+def add_image(engine: PrivateEngine, name: str, *changes: str) -> None:
+    """Makes an image of busybox; ``changes``: Dockerfile instructions."""
+    options = [part for change in changes for part in ("--change", change)]
+    command = ["docker", "-H", f"unix://{engine.socket}", "import", *options, "-", name]
+    subprocess.run(command, check=True, capture_output=True, input=root_filesystem())
+
+
+def root_filesystem() -> bytes:
+    """A tar of a root file system with busybox alone."""
+    busybox = Path(str(shutil.which("busybox")))
+    names = subprocess.run([busybox, "--list"], check=True, capture_output=True, text=True).stdout.split()
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for folder, mode in (("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777)):
+            tar.addfile(_entry(folder, type=tarfile.DIRTYPE, mode=mode))
+        program = busybox.read_bytes()
+        tar.addfile(_entry("bin/busybox", size=len(program), mode=0o755), io.BytesIO(program))
+        for applet in names:
+            if applet != "busybox":
+                tar.addfile(_entry(f"bin/{applet}", type=tarfile.SYMTYPE, linkname="busybox"))
+    return buffer.getvalue()
+
+
+def _entry(name: str, **fields: Any) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    for field, value in fields.items():
+        setattr(entry, field, value)
+    return entry
+
+
+def _start(folder: Path) -> subprocess.Popen[bytes]:
+    (folder / "config.json").write_text("{}")
+    hooks = folder / "hooks"
+    hooks.mkdir()
+    hook = hooks / HOOK
+    hook.write_text("#!/bin/sh\nexit 0\n")
+    hook.chmod(0o755)
+    command = ["dockerd", "--config-file", str(folder / "config.json")]
+    command += [f"--{name}=false" for name in ("iptables", "ip6tables", "ip-masq", "ip-forward")]
+    command += ["--bridge=none", "--storage-driver=overlay2", "--pidfile", str(folder / "pid")]
+    command += ["--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")]
+    command += ["--host", f"unix://{folder / 'engine.sock'}"]
+    with (folder / "log").open("wb") as log:
+        environment = {"PATH": f"{hooks}:{os.environ['PATH']}:/usr/sbin:/sbin", "HOME": str(folder)}
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+
+
+def _until_it_answers(socket: Path, process: subprocess.Popen[bytes], log: Path) -> EngineFacts:
+    async def ask() -> EngineFacts:
+        docker = Docker(str(socket))
+        try:
+            return await docker.facts()
+        finally:
+            await docker.close()
+
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(Exception):
+            if socket.exists():
+                return asyncio.run(ask())
+        time.sleep(0.05)
+    process.kill()
+    raise RuntimeError(f"dockerd did not start:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+def _stop(process: subprocess.Popen[bytes], folder: Path) -> None:
+    socket = folder / "engine.sock"
+    ids = subprocess.run(
+        ["docker", "-H", f"unix://{socket}", "ps", "--all", "--quiet"],
+        check=False,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    if ids:
+        command = ["docker", "-H", f"unix://{socket}", "rm", "--force", *ids]
+        subprocess.run(command, check=False, capture_output=True)
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
