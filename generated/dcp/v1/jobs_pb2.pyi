@@ -136,6 +136,8 @@ class _FailureReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Failure
     """The job produced more output than a job may. Not charged."""
     FAILURE_REASON_START_DEADLINE: _FailureReason.ValueType  # 10
     """No provider started the job within its `start_within_seconds`. Not charged."""
+    FAILURE_REASON_GPU_FAILED: _FailureReason.ValueType  # 30
+    """The GPU that it ran on failed and no further attempt is left. Not charged."""
 
 class FailureReason(_FailureReason, metaclass=_FailureReasonEnumTypeWrapper):
     """Why a job did not complete."""
@@ -162,6 +164,8 @@ FAILURE_REASON_OUTPUT_TOO_LARGE: FailureReason.ValueType  # 9
 """The job produced more output than a job may. Not charged."""
 FAILURE_REASON_START_DEADLINE: FailureReason.ValueType  # 10
 """No provider started the job within its `start_within_seconds`. Not charged."""
+FAILURE_REASON_GPU_FAILED: FailureReason.ValueType  # 30
+"""The GPU that it ran on failed and no further attempt is left. Not charged."""
 Global___FailureReason: _TypeAlias = FailureReason  # noqa: Y015
 
 class _OutputAvailability:
@@ -280,6 +284,16 @@ class _ObstacleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Obstacle.Val
     """All its slots are taken."""
     OBSTACLE_REFUSED: _Obstacle.ValueType  # 12
     """It refused this job or let the offer expire a moment ago."""
+    OBSTACLE_DAEMON_TOO_OLD: _Obstacle.ValueType  # 30
+    """Its daemon is older than this marketplace takes."""
+    OBSTACLE_DRIVER_TOO_OLD: _Obstacle.ValueType  # 31
+    """Its NVIDIA driver is older than this marketplace takes."""
+    OBSTACLE_TOOLKIT_TOO_OLD: _Obstacle.ValueType  # 32
+    """Its NVIDIA Container Toolkit is missing or older than this marketplace takes for jobs in containers."""
+    OBSTACLE_GPUS_FAILED: _Obstacle.ValueType  # 33
+    """None of its GPUs is healthy now."""
+    OBSTACLE_SELF_TEST_FAILED: _Obstacle.ValueType  # 34
+    """What would run the job did not pass its daemon's self-test."""
 
 class Obstacle(_Obstacle, metaclass=_ObstacleEnumTypeWrapper):
     """What keeps one provider from running a job now."""
@@ -310,6 +324,16 @@ OBSTACLE_BUSY: Obstacle.ValueType  # 11
 """All its slots are taken."""
 OBSTACLE_REFUSED: Obstacle.ValueType  # 12
 """It refused this job or let the offer expire a moment ago."""
+OBSTACLE_DAEMON_TOO_OLD: Obstacle.ValueType  # 30
+"""Its daemon is older than this marketplace takes."""
+OBSTACLE_DRIVER_TOO_OLD: Obstacle.ValueType  # 31
+"""Its NVIDIA driver is older than this marketplace takes."""
+OBSTACLE_TOOLKIT_TOO_OLD: Obstacle.ValueType  # 32
+"""Its NVIDIA Container Toolkit is missing or older than this marketplace takes for jobs in containers."""
+OBSTACLE_GPUS_FAILED: Obstacle.ValueType  # 33
+"""None of its GPUs is healthy now."""
+OBSTACLE_SELF_TEST_FAILED: Obstacle.ValueType  # 34
+"""What would run the job did not pass its daemon's self-test."""
 Global___Obstacle: _TypeAlias = Obstacle  # noqa: Y015
 
 class _AttemptOutcome:

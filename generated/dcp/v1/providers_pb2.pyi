@@ -5,6 +5,7 @@ Providers: parties with GPUs. One provider is one machine with one daemon."""
 
 from collections import abc as _abc
 from dcp.v1 import gpus_pb2 as _gpus_pb2
+from dcp.v1 import honesty_pb2 as _honesty_pb2
 from dcp.v1 import jobs_pb2 as _jobs_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -199,6 +200,9 @@ class Provider(_message.Message):
     GPU_STATUS_FIELD_NUMBER: _builtins.int
     EARNINGS_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
+    VERIFICATION_FIELD_NUMBER: _builtins.int
+    SELF_TESTS_FIELD_NUMBER: _builtins.int
+    HINDRANCES_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The provider's id."""
     status: Global___ProviderStatus.ValueType
@@ -237,6 +241,18 @@ class Provider(_message.Message):
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The models that the daemon serves."""
 
+    @_builtins.property
+    def verification(self) -> _honesty_pb2.Verification:
+        """How far the marketplace believes what the machine reports."""
+
+    @_builtins.property
+    def self_tests(self) -> _containers.RepeatedCompositeFieldContainer[_honesty_pb2.SelfTest]:
+        """The newest self-tests of the daemon's engines and runners."""
+
+    @_builtins.property
+    def hindrances(self) -> _containers.RepeatedCompositeFieldContainer[_honesty_pb2.Hindrance]:
+        """What keeps jobs away from the provider."""
+
     def __init__(
         self,
         *,
@@ -254,10 +270,13 @@ class Provider(_message.Message):
         gpu_status: _gpus_pb2.GpuStatus | None = ...,
         earnings: Global___Earnings | None = ...,
         models: _abc.Iterable[_builtins.str] | None = ...,
+        verification: _honesty_pb2.Verification | None = ...,
+        self_tests: _abc.Iterable[_honesty_pb2.SelfTest] | None = ...,
+        hindrances: _abc.Iterable[_honesty_pb2.Hindrance] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "earnings", b"earnings", "gpu_status", b"gpu_status", "last_heartbeat_at", b"last_heartbeat_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "earnings", b"earnings", "gpu_status", b"gpu_status", "last_heartbeat_at", b"last_heartbeat_at", "verification", b"verification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "created_at", b"created_at", "earnings", b"earnings", "email", b"email", "gpu_model", b"gpu_model", "gpu_status", b"gpu_status", "id", b"id", "last_heartbeat_at", b"last_heartbeat_at", "models", b"models", "name", b"name", "os", b"os", "phone", b"phone", "status", b"status", "total_jobs", b"total_jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "created_at", b"created_at", "earnings", b"earnings", "email", b"email", "gpu_model", b"gpu_model", "gpu_status", b"gpu_status", "hindrances", b"hindrances", "id", b"id", "last_heartbeat_at", b"last_heartbeat_at", "models", b"models", "name", b"name", "os", b"os", "phone", b"phone", "self_tests", b"self_tests", "status", b"status", "total_jobs", b"total_jobs", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
