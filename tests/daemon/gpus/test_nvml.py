@@ -141,7 +141,15 @@ def test_throttling_is_told_by_its_reasons_and_idleness_is_none(machine: Machine
 
 
 def test_memory_faults_are_told_where_there_is_ecc(machine: Machine) -> None:
-    figures = {"ecc": 1, "volatile": 2, "aggregate": 7, "pending": 1, "failed": 0, "pages": 0, "persistence": 1}
+    figures = {
+        "ecc": 1,
+        "volatile": 2,
+        "aggregate": 7,
+        "pending": 1,
+        "failed": 0,
+        "pages": 0,
+        "persistence": 1,
+    }
     script = "\n".join([A100, RTX_4090, *(f"figure {name} 0 {value}" for name, value in figures.items())])
     (answer,) = machine.run(script)
     told = {
@@ -202,9 +210,7 @@ def test_xids_of_the_gpu_are_counted_from_when_it_is_watched_and_those_of_progra
     machine: Machine,
 ) -> None:
     both = f"{RTX_4090}\n{A100}"
-    answers = machine.run(
-        both, f"{both}\nxid 1 31", f"{both}\nxid 1 31\nxid 1 79\nxid 1 13\nxid 1 48", both
-    )
+    answers = machine.run(both, f"{both}\nxid 1 31", f"{both}\nxid 1 31\nxid 1 79\nxid 1 13\nxid 1 48", both)
     assert [gpu(answer, 0)["xid_count"] for answer in answers] == ["0"] * 4
     assert [gpu(answer, 1)["xid_count"] for answer in answers] == ["0", "0", "2", "2"]
     assert [gpu(answer, 1).get("last_xid") for answer in answers] == [None, None, 48, 48]
