@@ -5,10 +5,13 @@ It must not know sessions, leases' fate or how any engine works.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import aclosing
 from typing import Protocol
 
 from dcp.v1 import jobs_pb2, sessions_pb2
+
+SELF_TEST_TOKENS = 4
 
 
 class EngineError(Exception):
@@ -22,6 +25,15 @@ class EngineError(Exception):
 
 class Engine(Protocol):
     """A model server that the daemon owns. Inherit it for what has a default."""
+
+    name: str = "engine"
+    """What its self-test is called."""
+    self_test_seconds: float = 300.0
+    """How long a self-test may take; it loads a model."""
+
+    def job_types(self) -> Sequence[jobs_pb2.JobType.ValueType]:
+        """The kinds of job that it does."""
+        return (jobs_pb2.JOB_TYPE_LLM_INFERENCE,)
 
     def models(self) -> Sequence[sessions_pb2.ServedModel]:
         """The models that it answers for, and whether each is loaded."""
@@ -37,6 +49,30 @@ class Engine(Protocol):
         Closing the generator stops the work at once.
         """
         ...
+
+    async def self_test(self) -> None:
+        """Proves that it works, by the smallest job that there is. Raises EngineError with what is wrong.
+
+        By default each model answers a prompt with a few tokens.
+        """
+        for model in self.models():
+            params = jobs_pb2.JobParams(
+                model=model.name, prompt="Say hello.", max_tokens=SELF_TEST_TOKENS, temperature=0
+            )
+            offer = sessions_pb2.JobOffer(lease=sessions_pb2.Lease(job_id="self-test"), params=params)
+            await self.prepare(offer)
+            usage = jobs_pb2.Usage()
+            async with aclosing(self.generate(offer)) as pieces:
+                async for piece in pieces:
+                    usage = usage if isinstance(piece, str) else piece
+            if not usage.completion_tokens:
+                raise EngineError(
+                    jobs_pb2.FAILURE_REASON_ENGINE_FAILED, f"The model {model.name} answered nothing."
+                )
+
+    def gpus(self, lease: sessions_pb2.Lease) -> Collection[str] | None:
+        """The UUIDs of the GPUs that a run is on; None: it may be on any of the machine's."""
+        return None
 
     async def adopt(
         self, offer: sessions_pb2.JobOffer, written_bytes: int
