@@ -29,7 +29,8 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from server.clock import Clock, SystemClock
-from server.config import Config, ConfigError
+from server.config import MINIMUMS, Config, ConfigError
+from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import OFF, Limits
 from server.loops import deliver_forever, sweep_forever
@@ -136,11 +137,12 @@ def build_services(
     limits: Limits = OFF,
     provider_approval: bool = False,
     webhooks_allow_private: bool = False,
+    minimums: Minimums = MINIMUMS,
 ) -> Services:
     """Wires the use cases to one database, clock and fleet."""
     fleet = Fleet()
     dispatch = Dispatch(database, fleet, clock, max_output_bytes)
-    providers = Providers(database, fleet, clock, provider_approval)
+    providers = Providers(database, fleet, clock, provider_approval, minimums)
     sessions = Sessions(database, dispatch, fleet, providers, clock, limits.streams)
     keys = Keys(database, clock, admin_token)
     return Services(
@@ -158,7 +160,7 @@ def build_services(
         key_ring=KeyRing(database, clock, keys),
         webhooks=Webhooks(database, clock, webhooks_allow_private),
         deliveries=Deliveries(database, clock, Outbound(allow_private=webhooks_allow_private).post),
-        operations=Operations(database, dispatch, fleet, clock),
+        operations=Operations(database, dispatch, fleet, providers, clock),
         fleet=fleet,
     )
 
@@ -187,6 +189,7 @@ class Server:
             self._config.limits,
             self._config.provider_approval,
             self._config.webhooks_allow_private,
+            self._config.minimums,
         )
         door = Authentication(
             self.services.keys,

@@ -53,6 +53,7 @@ class FailureReason(StrEnum):
     BAD_PARAMS = "BAD_PARAMS"
     OUTPUT_TOO_LARGE = "OUTPUT_TOO_LARGE"
     START_DEADLINE = "START_DEADLINE"
+    GPU_FAILED = "GPU_FAILED"
 
 
 # Failures that count against a provider's reliability; the others are the renter's own.
@@ -62,6 +63,7 @@ PROVIDERS_FAULT = frozenset(
         FailureReason.MODEL_NOT_SERVED,
         FailureReason.PROVIDER_LOST,
         FailureReason.PROVIDER_DRAINED,
+        FailureReason.GPU_FAILED,
     }
 )
 START_WITHIN_SECONDS = 600

@@ -55,6 +55,9 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
                     total_halala=profile.earned_halala, claimable_halala=profile.claimable_halala
                 ),
                 models=[model.name for model in profile.models],
+                verification=convert.verification(row),
+                self_tests=convert.self_tests(row),
+                hindrances=convert.hindrances(profile.hindrances),
             ),
             recent_jobs=[convert.job(job) for job in profile.recent_jobs],
         )

@@ -35,6 +35,11 @@ _SOONEST = [
     Obstacle.DRAINING,
     Obstacle.PAUSED,
     Obstacle.NOT_ADMITTED,
+    Obstacle.SELF_TEST_FAILED,
+    Obstacle.GPUS_FAILED,
+    Obstacle.DAEMON_TOO_OLD,
+    Obstacle.TOOLKIT_TOO_OLD,
+    Obstacle.DRIVER_TOO_OLD,
     Obstacle.MODEL_NOT_SERVED,
     Obstacle.JOB_TYPE_NOT_SERVED,
     Obstacle.TOO_LITTLE_VRAM,
@@ -190,6 +195,11 @@ _OBSTACLES = {
     Obstacle.MODEL_NOT_SERVED: "It does not serve the model {model}.",
     Obstacle.OTHER_GPU: "It has {gpu} and the job asks for {gpu_wanted}.",
     Obstacle.TOO_LITTLE_VRAM: "It has {vram} MiB of GPU memory and the job asks for {vram_wanted}.",
+    Obstacle.DAEMON_TOO_OLD: "Its daemon is older than this marketplace takes.",
+    Obstacle.DRIVER_TOO_OLD: "Its NVIDIA driver is older than this marketplace takes.",
+    Obstacle.TOOLKIT_TOO_OLD: "Its NVIDIA Container Toolkit is missing, or older than this marketplace takes.",
+    Obstacle.GPUS_FAILED: "None of its GPUs is healthy now.",
+    Obstacle.SELF_TEST_FAILED: "What would run the job did not pass its daemon's self-test.",
     Obstacle.REFUSED: "It refused the job or did not answer, "
     f"and is asked again within {RETRY_SAME_PROVIDER_SECONDS:.0f} s.",
 }

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from server.domain.hindrances import Hindrance, SelfTest, by_job_type, failing_models
+from server.domain.honesty import Facts
 from server.domain.jobs import JobType
 from server.domain.leases import HEARTBEAT_SECONDS
 from server.domain.placement import Candidate, Model
@@ -46,6 +48,10 @@ class Presence:
     reliability: float = 1.0
     is_reliability_old: bool = True
     """An attempt has ended since it was read from the store."""
+    self_tests: tuple[SelfTest, ...] = ()
+    hindrances: tuple[Hindrance, ...] = ()
+    """What keeps it from whole kinds of jobs, by its newest report and self-tests."""
+    is_suspect: bool = False
 
     @property
     def free_slots(self) -> int:
@@ -64,7 +70,20 @@ class Presence:
             vram_mib=self.vram_mib,
             reliability=self.reliability,
             status=status(self.state, True, self.draining),
+            hindered=by_job_type(self.hindrances) if self.hindrances else {},
+            failing_models=failing_models(self.self_tests),
+            is_suspect=self.is_suspect,
         )
+
+
+@dataclass(slots=True)
+class Judged:
+    """What a provider's machine reported when it was last judged, and when it is to be judged again."""
+
+    told: Facts
+    judged_ms: int
+    again_ms: int
+    is_suspect: bool = False
 
 
 class Fleet:
@@ -75,6 +94,8 @@ class Fleet:
         self._serving: dict[str, dict[int, Presence]] = {}
         self._last_ms: dict[int, int] = {}
         self._unwritten: dict[int, Beat] = {}
+        self.judged: dict[int, Judged] = {}
+        """What was judged of each provider that reports to this server."""
 
     def join(self, presence: Presence) -> Presence | None:
         """A session opened; returns the older one of the same provider, which is superseded."""
@@ -85,6 +106,8 @@ class Fleet:
             self._unlist(older)
         self._present[presence.provider_id] = presence
         self._list(presence)
+        if judged := self.judged.get(presence.provider_id):
+            presence.is_suspect = judged.is_suspect
         return older
 
     def leave(self, presence: Presence) -> None:
@@ -114,6 +137,13 @@ class Fleet:
     def get(self, provider_id: int) -> Presence | None:
         """The provider's session on this server."""
         return self._present.get(provider_id)
+
+    def suspect(self, provider_id: int, is_suspect: bool) -> None:
+        """Whether a provider is suspect, for its session on this server."""
+        if judged := self.judged.get(provider_id):
+            judged.is_suspect = is_suspect
+        if presence := self._present.get(provider_id):
+            presence.is_suspect = is_suspect
 
     def set_state(self, provider_id: int, state: AccountState) -> None:
         """What was decided about a provider, for its session on this server."""
@@ -182,3 +212,4 @@ class Fleet:
         for provider_id in [p for p, at in self._last_ms.items() if at < before_ms]:
             if provider_id not in self._present:
                 del self._last_ms[provider_id]
+                self.judged.pop(provider_id, None)

@@ -187,8 +187,23 @@ class Jobs:
                 status=now.value,
                 advice="leave provider_id out",
             )
+        self._check_unhindered(provider_id, request.job_type)
         if provider.models_reported:
             _check_serves(provider, request)
+
+    def _check_unhindered(self, provider_id: int, kind: JobType) -> None:
+        """Raises PROVIDER_UNAVAILABLE while something keeps jobs of this kind away from its session."""
+        presence = self._fleet.get(provider_id)
+        for hindrance in presence.hindrances if presence is not None else ():
+            if kind in hindrance.job_types:
+                raise DomainError(
+                    Reason.PROVIDER_UNAVAILABLE,
+                    f"provider {provider_id} takes no jobs of the type {kind.value} now. {hindrance.message} "
+                    "Leave provider_id out and the platform places the job",
+                    field="provider_id",
+                    status="online",
+                    advice="leave provider_id out",
+                )
 
     def _cancel(self, caller: Caller, job_id: str, operator: Operator | None) -> tuple[Job, int | None]:
         jobs.lock(job_id)

@@ -8,6 +8,7 @@ from typing import Any
 from server.clock import Clock, ms
 from server.domain import ledger as rules
 from server.domain.errors import DomainError, Reason
+from server.domain.hindrances import Hindrance, Minimums, hindrances
 from server.domain.jobs import Job, JobType
 from server.domain.leases import LIVE_SECONDS
 from server.domain.ledger import TransferKind
@@ -21,12 +22,14 @@ from server.domain.providers import (
     status,
 )
 from server.services import keys
-from server.services.fleet import Fleet
+from server.services.fleet import Fleet, Presence
+from server.services.honesty import Honesty
 from server.store import accounts, jobs, ledger, rates
 from server.store.accounts import ProviderRow
 from server.store.database import Database
 
 RECENT_JOBS = 20
+ANY_VERSION = Minimums()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class ProviderProfile:
     claimable_halala: int
     models: list[Model]
     recent_jobs: list[Job]
+    hindrances: tuple[Hindrance, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +63,26 @@ class Offering:
     models: list[Model]
     rates: dict[JobType, int]
     """In halala per minute."""
+    hindrances: tuple[Hindrance, ...]
 
 
 class Providers:
     """The use cases of providers."""
 
-    def __init__(self, database: Database, fleet: Fleet, clock: Clock, needs_approval: bool = False) -> None:
+    def __init__(
+        self,
+        database: Database,
+        fleet: Fleet,
+        clock: Clock,
+        needs_approval: bool = False,
+        minimums: Minimums = ANY_VERSION,
+    ) -> None:
         self._database = database
         self._fleet = fleet
         self._clock = clock
         self._needs_approval = needs_approval
+        self._minimums = minimums
+        self._honesty = Honesty(database, fleet, clock)
         self.store_is_up = True
         """The last batch of heartbeats was written. While it is not, no renewal is acknowledged."""
 
@@ -109,6 +123,7 @@ class Providers:
                 ledger.balance(own),
                 accounts.models_of([provider_id])[provider_id],
                 jobs.newest_of_provider(provider_id, RECENT_JOBS),
+                self.hindrances(provider),
             )
 
         return await self._database.read(read)
@@ -159,6 +174,18 @@ class Providers:
         self._fleet.beat(provider_id, now_ms, gpu_status, renews=renews)
         if not was_live:
             await self.write_beats()
+        if gpu_status:
+            if presence := self._fleet.get(provider_id):
+                self.hinder(presence, gpu_status)
+            await self._honesty.reported(provider_id, gpu_status)
+
+    def hinder(self, presence: Presence, gpu_status: dict[str, Any]) -> None:
+        """What keeps jobs away from a session by its self-tests and this report."""
+        presence.hindrances = hindrances(gpu_status, presence.self_tests, self._minimums)
+
+    def hindrances(self, provider: ProviderRow) -> tuple[Hindrance, ...]:
+        """What keeps jobs away from a provider, by its newest report and self-tests."""
+        return hindrances(provider.gpu_status, provider.self_tests, self._minimums)
 
     async def write_beats(self) -> None:
         """Writes all heartbeats that wait, in one transaction; keeps them when that fails."""
@@ -181,6 +208,7 @@ class Providers:
         model: str | None,
         page: int,
         page_size: int,
+        verified: bool = False,
     ) -> tuple[list[Offering], int]:
         """One page of the live providers, by id, and how many there are on all pages."""
         since_ms = ms(self._clock) - int(LIVE_SECONDS * 1000)
@@ -193,10 +221,11 @@ class Providers:
                 model=model,
                 offset=(page - 1) * page_size,
                 limit=page_size,
+                verified=verified,
             )
             models = accounts.models_of([row.id for row in rows]) if rows else {}
             card = rates.card()
-            return [Offering(row, models[row.id], card) for row in rows], total
+            return [Offering(row, models[row.id], card, self.hindrances(row)) for row in rows], total
 
         return await self._database.read(read)
 

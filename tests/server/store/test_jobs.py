@@ -14,7 +14,7 @@ import pytest
 from server.domain.jobs import FailureReason, Job, JobEvent, JobRequest, JobState, JobType
 from server.domain.leases import Lease, LeaseOutcome, LeaseRef, LeaseState, Stream
 from server.domain.ledger import make_bill
-from server.domain.placement import Model, Wants, can_run
+from server.domain.placement import Model, Obstacle, Wants, can_run
 from server.store import accounts, jobs, leases
 from server.store.database import Database
 from server.store.models import Lease as LeaseRow
@@ -233,6 +233,7 @@ async def test_order_of_the_queue_is_never_inverted_for_any_provider(
             job_types=frozenset(rng.sample([JobType.BENCHMARK, JobType.TRAINING], rng.randint(1, 2))),
             models=tuple(Model(name) for name in rng.sample(["m", "other"], rng.randint(0, 2))),
             vram_mib=rng.choice([4096, 24576, 80000]),
+            hindered=rng.choice([{}, {}, {JobType.TRAINING: Obstacle.TOOLKIT_TOO_OLD}]),
         )
         suiting = [
             job_id
