@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from typing import TypeAlias
 
 from dcp.v1 import gpus_pb2
 
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 GOOD_SAMPLES = 6
 
-_Fault = gpus_pb2.GpuFault.ValueType
+_Fault: TypeAlias = gpus_pb2.GpuFault.ValueType
 
 
 class Health:
@@ -34,7 +35,7 @@ class Health:
         self._driver_lost = False
 
     def observe(self, status: gpus_pb2.GpuStatus) -> gpus_pb2.GpuStatus:
-        """Takes a sample; returns it with the state of every GPU that was ever seen, also of those missing."""
+        """Takes a sample; returns it with the state of every GPU ever seen, also of those missing."""
         if status.driver_lost != self._driver_lost:
             self._driver_lost = status.driver_lost
             logger.warning("the GPUs are unknown" if self._driver_lost else "the GPUs are known again")
@@ -56,7 +57,7 @@ class Health:
         return [gpu.device.uuid for gpu in gpus if not gpu.fault]
 
     def slots(self, whole: int) -> int:
-        """How many of `whole` slots are left: their share on healthy GPUs, rounded up; all without any GPU."""
+        """How many of `whole` slots are left: the share of the healthy GPUs, rounded up; all without any."""
         if not self._gpus:
             return whole
         return -(-whole * len(self.healthy_gpus()) // len(self._gpus))

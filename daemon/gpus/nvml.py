@@ -66,7 +66,7 @@ class NvmlGpus:
     reason = ""
 
     def __init__(self, own_pids: OwnPids = no_others) -> None:
-        """`own_pids`: processes that are the daemon's own though they do not descend from it, as containers' are."""
+        """`own_pids`: the daemon's processes that do not descend from it, as those of containers."""
         self._own_pids = own_pids
         self._toolkit = Toolkit()
         self._xids = _Xids()

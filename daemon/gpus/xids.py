@@ -6,11 +6,14 @@ its own Kubernetes device plugin passes over as the application's (13, 31, 43, 4
 """
 
 # An error that memory or its ECC could not repair: what was computed may be wrong.
-_MEMORY = frozenset({48, 64, 94, 95, 140})  # double bit; row not remapped; contained; uncontained; unrecovered
+# In this order: two bits; row not remapped; contained; uncontained; unrecovered.
+_MEMORY = frozenset({48, 64, 94, 95, 140})
 # The GPU, its bus or its link is gone, or does not answer.
-_DEVICE = frozenset({62, 74, 79, 110, 136, 143})  # halted; NVLink; off the bus; security; link; not initialized
+# In this order: halted; NVLink; off the bus; security; link; not initialized.
+_DEVICE = frozenset({62, 74, 79, 110, 136, 143})
 # The firmware that runs the GPU does not answer or gave up: only a reset helps.
-_FIRMWARE = frozenset({61, 119, 120})  # breakpoint; call timed out; error
+# In this order: breakpoint; call timed out; error.
+_FIRMWARE = frozenset({61, 119, 120})
 
 FATAL_XIDS = _MEMORY | _DEVICE | _FIRMWARE
 """After one of these a GPU gets no more work."""

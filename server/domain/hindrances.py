@@ -1,4 +1,4 @@
-"""What keeps a provider from whole kinds of jobs, whatever a job asks for: old software, failed GPUs and tests.
+"""What keeps a provider from whole kinds of jobs, whatever they ask for: old software, failed GPUs or tests.
 
 Pure. A machine without an NVIDIA driver needs none; what a machine with one does not tell is taken to
 be missing where the operator asks for it.

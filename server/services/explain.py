@@ -197,7 +197,7 @@ _OBSTACLES = {
     Obstacle.TOO_LITTLE_VRAM: "It has {vram} MiB of GPU memory and the job asks for {vram_wanted}.",
     Obstacle.DAEMON_TOO_OLD: "Its daemon is older than this marketplace takes.",
     Obstacle.DRIVER_TOO_OLD: "Its NVIDIA driver is older than this marketplace takes.",
-    Obstacle.TOOLKIT_TOO_OLD: "Its NVIDIA Container Toolkit is missing, or older than this marketplace takes.",
+    Obstacle.TOOLKIT_TOO_OLD: "Its NVIDIA Container Toolkit is missing or older than this marketplace takes.",
     Obstacle.GPUS_FAILED: "None of its GPUs is healthy now.",
     Obstacle.SELF_TEST_FAILED: "What would run the job did not pass its daemon's self-test.",
     Obstacle.REFUSED: "It refused the job or did not answer, "

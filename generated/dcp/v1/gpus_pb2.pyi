@@ -355,7 +355,7 @@ class GpuDevice(_message.Message):
     retired_pages_pending: _builtins.bool
     """A damaged page of its memory is retired at the next restart; older GPUs have pages instead of rows."""
     xid_count: _builtins.int
-    """Critical Xid errors since the daemon watches; left out where they cannot be watched."""
+    """Xid errors that are its own fault, not a program's, since the daemon watches; left out where they cannot be watched."""
     last_xid: _builtins.int
     """The number of the last of them, by NVIDIA's list."""
     foreign_processes: _builtins.int

@@ -22,6 +22,6 @@ CREATE INDEX provider_gpu_uuid ON provider_gpu (uuid)
 
 
 def up(migrator: Any, db: peewee.Database) -> None:
-    """Adds the columns and the table. A report has replaced what older providers claimed: they claim nothing."""
+    """Adds the columns and the table. Reports replaced what older providers claimed: they claim nothing."""
     for statement in TABLES.split(";"):
         db.execute_sql(statement.strip())
