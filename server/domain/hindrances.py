@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from server.domain.honesty import NOT_HEALTHY
 from server.domain.jobs import JobType
 from server.domain.placement import Obstacle
 
@@ -26,8 +27,6 @@ IN_CONTAINERS = frozenset(
     }
 )
 ALL = frozenset(JobType)
-# By the state's number in the report: GPU_STATE_FAILED, GPU_STATE_UNKNOWN.
-_NOT_HEALTHY = (2, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def hindrances(
         )
     )
     devices = gpu_status.get("all_gpus", ())
-    if devices and all(device.get("state") in _NOT_HEALTHY for device in devices):
+    if devices and all(device.get("state") in NOT_HEALTHY for device in devices):
         found.append(Hindrance(Obstacle.GPUS_FAILED, "None of its GPUs is healthy now.", ALL))
     served = frozenset(kind for test in tests if test.passed for kind in test.job_types)
     for test in tests:

@@ -29,7 +29,7 @@ MAX_UUIDS = 64
 # What is none is not kept: the store takes no text with a zero byte.
 _UUID = re.compile(r"[!-~]{1,100}")
 # By the state's number in the report: GPU_STATE_FAILED, GPU_STATE_UNKNOWN.
-_NOT_ANSWERING = (2, 3)
+NOT_HEALTHY = frozenset({2, 3})
 
 
 class Verdict(StrEnum):
@@ -201,7 +201,7 @@ def facts(gpu_status: Mapping[str, Any]) -> Facts | None:
     if not devices and "gpu_count" not in gpu_status:
         return None
     uuids = tuple(sorted(one["uuid"] for one in devices if _UUID.fullmatch(one.get("uuid", ""))))
-    answering = [one for one in devices if one.get("state") not in _NOT_ANSWERING]
+    answering = [one for one in devices if one.get("state") not in NOT_HEALTHY]
     first = str(gpu_status.get("compute_capability", ""))
     return Facts(
         uuids[:MAX_UUIDS],

@@ -40,13 +40,14 @@ def observed(*samples: gpus_pb2.GpuStatus) -> Health:
 
 
 BOTH = status(gpu("a"), gpu("b"))
+XID = status(gpu("a", xid_count=1, last_xid=79), gpu("b"))
+MEMORY_ERROR = status(gpu("a", ecc_volatile_uncorrected=4), gpu("b"))
+BROKEN_ROW = status(gpu("a", row_remap_failed=True), gpu("b"))
 FAULTS = [
     pytest.param(status(gpu("b")), gpus_pb2.GPU_FAULT_LOST, id="lost"),
-    pytest.param(status(gpu("a", xid_count=1, last_xid=79), gpu("b")), gpus_pb2.GPU_FAULT_XID, id="xid"),
-    pytest.param(
-        status(gpu("a", ecc_volatile_uncorrected=4), gpu("b")), gpus_pb2.GPU_FAULT_ECC, id="memory error"
-    ),
-    pytest.param(status(gpu("a", row_remap_failed=True), gpu("b")), gpus_pb2.GPU_FAULT_ROW_REMAP, id="row"),
+    pytest.param(XID, gpus_pb2.GPU_FAULT_XID, id="xid"),
+    pytest.param(MEMORY_ERROR, gpus_pb2.GPU_FAULT_ECC, id="memory error"),
+    pytest.param(BROKEN_ROW, gpus_pb2.GPU_FAULT_ROW_REMAP, id="row"),
 ]
 
 
@@ -103,8 +104,8 @@ def test_lost_gpu_comes_back_after_enough_good_samples_in_a_row() -> None:
 @pytest.mark.parametrize(
     ("sample", "after"),
     [
-        (FAULTS[1].values[0], gpu("a", xid_count=1)),
-        (FAULTS[2].values[0], gpu("a", ecc_volatile_uncorrected=4)),
+        (XID, gpu("a", xid_count=1)),
+        (MEMORY_ERROR, gpu("a", ecc_volatile_uncorrected=4)),
     ],
 )
 @pytest.mark.parametrize("reset", ["none", "gpu", "driver"])
@@ -121,14 +122,14 @@ def test_faulty_gpu_comes_back_only_after_a_reset(
 
 
 def test_count_of_errors_that_begins_anew_proves_a_reset() -> None:
-    health = observed(BOTH, FAULTS[2].values[0])
+    health = observed(BOTH, MEMORY_ERROR)
     for _ in range(GOOD_SAMPLES):
         health.observe(status(gpu("a", ecc_volatile_uncorrected=0), gpu("b")))
     assert health.healthy_gpus() == ["a", "b"]
 
 
 def test_broken_row_stays_a_fault_as_long_as_it_is_told() -> None:
-    health = observed(BOTH, FAULTS[3].values[0], DRIVER_LOST, *[FAULTS[3].values[0]] * 2 * GOOD_SAMPLES)
+    health = observed(BOTH, BROKEN_ROW, DRIVER_LOST, *[BROKEN_ROW] * 2 * GOOD_SAMPLES)
     assert health.healthy_gpus() == ["b"]
 
 

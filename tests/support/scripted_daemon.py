@@ -1,4 +1,4 @@
-"""The daemon with an engine that plays a script: everything of it is real but the model.
+"""The daemon with an engine that plays a script: everything of it is real but the model, NVML included.
 
 Run as a program, with the settings of ``dcp-daemon``. A job's prompt is its script, made by
 ``script``: so many words with such a pause before each. The test knows the answer by ``answer_to``.
@@ -19,6 +19,7 @@ from daemon import config
 from daemon.app import Daemon
 from daemon.effects import EndReason
 from daemon.engines import Engine
+from daemon.gpus.detect import detect
 from daemon.journal import FileDisk, Journal, journal_folder
 
 MODEL = "test/script"
@@ -66,6 +67,7 @@ async def _serve(settings: config.Config) -> EndReason:
         server=settings.server,
         key=settings.provider_key,
         engines=[ScriptEngine()],
+        gpus=detect(),
         journal=Journal(FileDisk(journal_folder(settings.state_dir))),
         on_ready=_say_ready,
     )

@@ -75,7 +75,7 @@ def judged(status: dict[str, Any], history: History = CLEAN) -> tuple[Verdict, s
     ],
 )
 def test_what_drivers_report_of_real_gpus_is_verified(name: str, total_mib: int, capability: str) -> None:
-    figures = {"gpu_name": name, "gpu_vram_mib": total_mib, "compute_capability": capability}
+    figures: dict[str, Any] = {"gpu_name": name, "gpu_vram_mib": total_mib, "compute_capability": capability}
     device = gpu(**figures, free_vram_mib=total_mib - 500, memory_used_mb=500)
     assert judged(report(device), History(claimed_gpu=name)) == (Verdict.VERIFIED, set())
 
