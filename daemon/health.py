@@ -84,7 +84,9 @@ class Health:
                 device = judged.all_gpus.add(index=last.index, uuid=last.uuid)
                 if last.HasField("gpu_name"):
                     device.gpu_name = last.gpu_name
-            device.state, device.state_reason = self._state(gpu)
+            device.state, fault = self._state(gpu)
+            if fault:
+                device.state_reason = fault
         return judged
 
     def _state(self, gpu: _Gpu) -> tuple[gpus_pb2.GpuState.ValueType, _Fault]:

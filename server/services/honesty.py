@@ -111,7 +111,7 @@ def _read(provider_id: int, told: Facts, now_ms: int) -> tuple[ProviderRow, Judg
         row.claimed_gpu,
         changed_ms,
         bool(others),
-        _speed(jobs.newest_of_provider(provider_id, RECORD_SIZE)),
+        _speed(jobs.newest_of_provider(provider_id, RECORD_SIZE)) if told.gpus else None,
     )
     return row, judge(told, history, now_ms), others, changed_ms
 

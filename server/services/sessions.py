@@ -334,7 +334,8 @@ class Session:
         epoch = accounts.open_session(self.provider_id, hello.job_types, now_ms)
         self._session_epoch = epoch  # ``end`` knows it, should the stream break now
         accounts.replace_models(self.provider_id, hello.models)
-        accounts.set_self_tests(self.provider_id, epoch, hello.self_tests)
+        if hello.self_tests != provider.self_tests:
+            accounts.set_self_tests(self.provider_id, epoch, hello.self_tests)
         kept = []
         for lease in leases.open_of(self.provider_id):
             named = _find(lease, hello.held) or _find(lease, hello.unacknowledged)
@@ -485,9 +486,9 @@ class Session:
     def _record_capacity(self, capacity: Capacity, presence: Presence) -> None:
         if capacity.models != presence.models:
             accounts.replace_models(self.provider_id, capacity.models)
-        if capacity.job_types is not None:
+        if capacity.job_types is not None and capacity.job_types != presence.job_types:
             accounts.set_job_types(self.provider_id, self._session_epoch, capacity.job_types)
-        if capacity.self_tests is not None:
+        if capacity.self_tests is not None and capacity.self_tests != presence.self_tests:
             accounts.set_self_tests(self.provider_id, self._session_epoch, capacity.self_tests)
 
     async def _learn(self, capacity: Capacity, presence: Presence) -> None:
@@ -495,7 +496,7 @@ class Session:
         self._owner.fleet.serve(presence, capacity.models)
         if capacity.job_types is not None:
             presence.job_types = capacity.job_types
-        if capacity.self_tests is not None:
+        if capacity.self_tests is not None and capacity.self_tests != presence.self_tests:
             presence.self_tests = capacity.self_tests
             row = await self._owner.database.read(lambda: accounts.provider(self.provider_id))
             if row is not None:

@@ -338,10 +338,10 @@ def set_job_types(provider_id: int, session_epoch: int, job_types: Iterable[JobT
 
 
 def set_self_tests(provider_id: int, session_epoch: int, tests: Iterable[SelfTest]) -> None:
-    """The newest self-tests of the daemon of this session; written only where they differ."""
+    """The newest self-tests of the daemon of this session."""
     told = json.dumps([_self_test_data(test) for test in tests])
     Provider.update(self_tests=told).where(
-        Provider.id == provider_id, Provider.session_epoch == session_epoch, Provider.self_tests != told
+        Provider.id == provider_id, Provider.session_epoch == session_epoch
     ).execute()
 
 
