@@ -16,18 +16,20 @@ from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any
 
-from dcp.v1 import jobs_pb2, sessions_pb2
+from dcp.v1 import sessions_pb2
 
 from daemon import effects as fx
 from daemon.attempts import Attempts
 from daemon.clock import Clock, SystemClock
 from daemon.gpus import Gpus
 from daemon.gpus.none import NoGpus
+from daemon.health import Health
 from daemon.journal import Journal
 from daemon.link import Link, LinkBrokenError, Server, Stream
 from daemon.recorder import Recorder
 from daemon.runners import ArtifactSink, Runner, Written
 from daemon.runs import Result
+from daemon.selftest import SelfTests
 from daemon.session import DaemonSession
 from daemon.version import daemon_version
 
@@ -35,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 SAMPLE_SECONDS = 5.0
 SWEEP_SECONDS = 3600.0
+# So long the first Hello waits for the first self-tests. What takes longer is offered when it has passed.
+JOIN_SECONDS = 15.0
 
 
 class Daemon:
@@ -48,6 +52,7 @@ class Daemon:
         engines: Sequence[Runner],
         journal: Journal,
         gpus: Gpus | None = None,
+        health: Health | None = None,
         clock: Clock | None = None,
         rng: Random | None = None,
         slots: int = 1,
@@ -56,12 +61,14 @@ class Daemon:
         tick_seconds: float = 0.1,
         artifact_sink: ArtifactSink | None = None,
         runs_plain_processes: bool = False,
+        sample_seconds: float = SAMPLE_SECONDS,
     ) -> None:
         """`on_ready` is called with the provider's id at the first Welcome; `server` is host:port.
 
-        `engines`: whatever runs jobs; the first that takes a job gets it. `artifact_sink`: where the files
-        go that jobs leave; None: nowhere. `runs_plain_processes`: the server is told so.
-        `tick_seconds` is how often, in real time, the clock is looked at.
+        `engines`: whatever runs jobs; the first that takes a job gets it. `health` is what it asks for the
+        GPUs that it may use. `artifact_sink`: where the files go that jobs leave; None: nowhere.
+        `runs_plain_processes`: the server is told so. `tick_seconds` is how often, in real time, the clock
+        is looked at, and `sample_seconds` how often the GPUs are.
         """
         self._clock = clock or SystemClock()
         self._engines = list(engines)
@@ -69,8 +76,17 @@ class Daemon:
         self._slots = slots
         self._on_ready: Callable[[int], None] | None = on_ready
         self._tick_seconds = tick_seconds
+        self._sample_seconds = sample_seconds
         self._link = Link(Server(server, tls_ca), key)
         self._attempts = Attempts(self._engines, self, self._clock, artifact_sink)
+        self._health = health or Health()
+        self._self_tests = SelfTests(
+            self._engines,
+            self._clock,
+            rng or SystemRandom(),
+            is_busy=self._attempts.is_busy,
+            changed=self._tell_capacity,
+        )
         self._recorder = Recorder(journal, self._recorded)
         self._moved = asyncio.Event()
         self._session = DaemonSession(
@@ -78,8 +94,8 @@ class Daemon:
             daemon_version=daemon_version(),
             rng=rng or SystemRandom(),
             slots=slots,
-            models=self._models(),
-            job_types=self._job_types(),
+            models=(),
+            job_types=(),
             runs_plain_processes=runs_plain_processes,
         )
         self._stream: Stream | None = None
@@ -94,6 +110,8 @@ class Daemon:
         try:
             await self._recover()
             await self._sample()
+            self._tell_capacity()
+            await self._self_tests.settle(JOIN_SECONDS)
             loops = [asyncio.create_task(loop()) for loop in self._loops()]
             done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -114,7 +132,7 @@ class Daemon:
 
     def started(self, lease: sessions_pb2.Lease) -> None:
         """An attempt's run has begun; its model is warm now."""
-        self._apply(self._session.capacity(self._slots, self._models()))
+        self._tell_capacity()
         self._apply(self._session.attempt_started(lease, self._now()))
 
     def output(self, lease: sessions_pb2.Lease, data: bytes) -> None:
@@ -136,8 +154,10 @@ class Daemon:
 
     def finished(self, lease: sessions_pb2.Lease, result: Result) -> None:
         """An attempt has ended by itself."""
+        if (engine := self._attempts.runner_of(lease)) is not None:
+            self._self_tests.job_ended(engine, result.outcome, result.failure_reason)
         self._apply(self._session.attempt_finished(lease, result, self._now()))
-        self._apply(self._session.capacity(self._slots, self._models()))
+        self._tell_capacity()
 
     # --- the journal ---
 
@@ -188,12 +208,13 @@ class Daemon:
         while True:
             await asyncio.sleep(self._tick_seconds)
             self._apply(self._session.tick(self._now()))
+            self._self_tests.tick()
             if self._end is not None or self._now() >= self._connect_at:
                 self._may_connect.set()
 
     async def _keep_sampling(self) -> None:
         while True:
-            await asyncio.sleep(SAMPLE_SECONDS)
+            await asyncio.sleep(self._sample_seconds)
             await self._sample()
 
     async def _keep_sweeping(self) -> None:
@@ -216,9 +237,13 @@ class Daemon:
         except Exception:
             logger.exception("the GPUs could not be read")
             return
-        self._session.sampled(status)
+        self._apply(self._session.sampled(self._health.observe(status)))
+        if lost := self._attempts.of_gpus(self._health.must_end):
+            self._apply(self._session.gpus_failed(lost, self._now()))
+        self._tell_capacity()
 
     async def _close(self) -> None:
+        await self._self_tests.close()
         await self._attempts.close()
         await self._recorder.close()
         for engine in self._engines:
@@ -245,6 +270,8 @@ class Daemon:
                 self._opened(provider_id, session_epoch)
             case fx.StartAttempt(offer):
                 self._attempts.start(offer)
+                if (engine := self._attempts.runner_of(offer.lease)) is not None:
+                    self._self_tests.job_began(engine)
             case fx.StopAttempt(lease):
                 self._attempts.stop(lease)
             case fx.Persist() | fx.Forget():
@@ -268,11 +295,13 @@ class Daemon:
             self._stream.finish()
             self._stream = None
 
-    def _models(self) -> list[sessions_pb2.ServedModel]:
-        return [model for engine in self._engines for model in engine.models()]
-
-    def _job_types(self) -> list[jobs_pb2.JobType.ValueType]:
-        return sorted({kind for runner in self._engines for kind in runner.job_types()})
+    def _tell_capacity(self) -> None:
+        """Offers what passed its self-test, on the GPUs that are healthy."""
+        passed = self._self_tests.passed
+        models = [model for engine in passed for model in engine.models()]
+        job_types = dict.fromkeys(kind for engine in passed for kind in engine.job_types())
+        slots, report = self._health.slots(self._slots), self._self_tests.report()
+        self._apply(self._session.capacity(slots, models, list(job_types), report))
 
     def _now(self) -> float:
         return self._clock.monotonic()

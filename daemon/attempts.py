@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
@@ -96,6 +96,23 @@ class Attempts:
                 self._go_on(offer.lease, runner, pieces)
                 return True
         return False
+
+    def runner_of(self, lease: sessions_pb2.Lease) -> Runner | None:
+        """The runner that an attempt is on; None for one that has ended."""
+        attempt = self._attempts.get(lease_key(lease))
+        return attempt.runner if attempt is not None else None
+
+    def is_busy(self, runner: Runner) -> bool:
+        """Whether an attempt is on this runner."""
+        return any(attempt.runner is runner for attempt in self._attempts.values())
+
+    def of_gpus(self, is_lost: Callable[[Collection[str] | None], bool]) -> list[sessions_pb2.Lease]:
+        """The leases of the attempts whose GPUs are lost."""
+        return [
+            attempt.lease
+            for attempt in self._attempts.values()
+            if attempt.runner is not None and is_lost(attempt.runner.gpus(attempt.lease))
+        ]
 
     def stop(self, lease: sessions_pb2.Lease) -> None:
         """Ends an attempt without waiting for it; one that has ended is no error.

@@ -218,6 +218,11 @@ class Leases:
                 effects += self._stop(run, _UNRENEWED, now)
         return effects
 
+    def gpu_failed(self, lease: sessions_pb2.Lease, now: float) -> list[Effect]:
+        """The GPU under a run failed: it is given back."""
+        run = self._runs.get(lease_key(lease))
+        return self._stop(run, _GPU_FAILED, now) if run is not None else []
+
     def release_all(self, now: float) -> list[Effect]:
         """Gives back whatever has not ended."""
         return [effect for run in self.unfinished for effect in self._stop(run, _DRAINED, now)]
@@ -357,6 +362,7 @@ _RESTARTED = released(jobs_pb2.FAILURE_REASON_PROVIDER_LOST, "The daemon was res
 _UNSAVEABLE = released(
     jobs_pb2.FAILURE_REASON_PROVIDER_LOST, "The provider's disk could not keep the job's results."
 )
+_GPU_FAILED = released(jobs_pb2.FAILURE_REASON_GPU_FAILED, "The provider's GPU failed.")
 _DRAINED = released(
     jobs_pb2.FAILURE_REASON_PROVIDER_DRAINED, "The provider's daemon was stopped by its owner."
 )

@@ -26,7 +26,7 @@ from enum import Enum, auto
 from random import Random
 from typing import Any
 
-from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2, terms_pb2
+from dcp.v1 import gpus_pb2, honesty_pb2, jobs_pb2, sessions_pb2, terms_pb2
 from google.protobuf.duration_pb2 import Duration
 
 from daemon.effects import Effect, EndReason, EndSession, Opened, ReconnectAfter, Send
@@ -79,6 +79,7 @@ class DaemonSession:
         self._models = list(models)
         self._job_types = list(job_types)
         self._runs_plain_processes = runs_plain_processes
+        self._self_tests: honesty_pb2.SelfTestReport | None = None
         self._gpu_status: gpus_pb2.GpuStatus | None = None
         self._gpu_status_is_new = False
         self._leases = Leases()
@@ -165,13 +166,34 @@ class DaemonSession:
         self._gpu_status_is_new = True
         return []
 
-    def capacity(self, slots: int, models: Sequence[sessions_pb2.ServedModel]) -> list[Effect]:
-        """The daemon can take more or fewer jobs, or serves other models."""
-        if slots == self._slots and list(models) == self._models:
+    def capacity(
+        self,
+        slots: int,
+        models: Sequence[sessions_pb2.ServedModel],
+        job_types: Sequence[jobs_pb2.JobType.ValueType] | None = None,
+        self_tests: honesty_pb2.SelfTestReport | None = None,
+    ) -> list[Effect]:
+        """The daemon can take more or fewer jobs, or serves others; None: as before."""
+        job_types = self._job_types if job_types is None else list(job_types)
+        self_tests = self_tests or self._self_tests
+        now = slots, list(models), job_types, self_tests
+        if now == (self._slots, self._models, self._job_types, self._self_tests):
             return []
-        self._slots, self._models = slots, list(models)
-        update = sessions_pb2.CapacityUpdate(slots=slots, models=models)
+        self._slots, self._models, self._job_types, self._self_tests = now
+        update = sessions_pb2.CapacityUpdate(
+            slots=slots,
+            models=models,
+            job_types=sessions_pb2.OfferedJobTypes(job_types=job_types),
+            self_tests=self_tests,
+        )
         return self._if_open([Send(sessions_pb2.DaemonMessage(capacity_update=update))])
+
+    def gpus_failed(self, leases: Sequence[sessions_pb2.Lease], now: float) -> list[Effect]:
+        """The GPUs under these runs failed: they are given back, for others to do."""
+        effects = self._leases.stop_overdue(now)
+        for lease in leases:
+            effects += self._leases.gpu_failed(lease, now)
+        return self._settled(effects, now)
 
     def attempt_started(self, lease: sessions_pb2.Lease, now: float) -> list[Effect]:
         """The run itself has begun; the meter runs from here."""
@@ -339,6 +361,7 @@ class DaemonSession:
             slots=self._slots,
             held_leases=self._leases.held,
             unacknowledged_results=self._leases.with_result,
+            self_tests=self._self_tests,
         )
 
     def _disconnect(self, delay: float) -> list[Effect]:

@@ -32,7 +32,8 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from server.clock import Clock, SystemClock
-from server.config import Config, ConfigError
+from server.config import MINIMUMS, Config, ConfigError
+from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import OFF, Limits
 from server.loops import deliver_forever, sweep_forever
@@ -153,12 +154,13 @@ def build_services(
     limits: Limits = OFF,
     provider_approval: bool = False,
     webhooks_allow_private: bool = False,
+    minimums: Minimums = MINIMUMS,
 ) -> Services:
     """Wires the use cases to one database, clock and fleet."""
     fleet = Fleet()
     dispatch = Dispatch(database, fleet, clock, max_output_bytes)
     metrics = Metrics(database, clock)
-    providers = Providers(database, fleet, metrics, clock, provider_approval)
+    providers = Providers(database, fleet, metrics, clock, provider_approval, minimums)
     sessions = Sessions(database, dispatch, fleet, providers, clock, limits.streams)
     keys = Keys(database, clock, admin_token)
     deletion = Deletion(database, clock, keys)
@@ -181,7 +183,7 @@ def build_services(
         deliveries=Deliveries(database, clock, Outbound(allow_private=webhooks_allow_private).post),
         export=Export(database),
         deletion=deletion,
-        operations=Operations(database, dispatch, fleet, clock),
+        operations=Operations(database, dispatch, fleet, providers, clock),
         metrics=metrics,
         fleet=fleet,
     )
@@ -211,6 +213,7 @@ class Server:
             self._config.limits,
             self._config.provider_approval,
             self._config.webhooks_allow_private,
+            self._config.minimums,
         )
         door = Authentication(
             self.services.keys,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import Limits
 
@@ -37,6 +39,14 @@ _LIMITS = {
     "DCP_MAX_STREAMS": ("streams", "streams of one provider that are open at once"),
 }
 MAX_LIMIT = 1_000_000
+# The variables of the oldest versions, with the fields of Minimums that they set.
+_MINIMUMS = {
+    "DCP_MIN_DRIVER_VERSION": ("driver", "NVIDIA driver that gets jobs"),
+    "DCP_MIN_TOOLKIT_VERSION": ("toolkit", "NVIDIA Container Toolkit that gets jobs in containers"),
+    "DCP_MIN_DAEMON_VERSION": ("daemon", "daemon that gets jobs"),
+}
+# The first branch with CUDA 12, which models of today need; older ones NVIDIA no longer maintains.
+MINIMUMS = Minimums(driver="525.60.13")
 VARIABLES = (
     Variable(
         "DCP_DATABASE_URL", "sqlite:///dcp.sqlite3", "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
@@ -64,6 +74,10 @@ VARIABLES = (
         "",
         "addresses and networks, separated by commas, whose X-Forwarded-For is believed; "
         "here: of gateways on other machines",
+    ),
+    *(
+        Variable(name, str(getattr(MINIMUMS, field)), f"the oldest {what}; 0 or empty: any")
+        for name, (field, what) in _MINIMUMS.items()
     ),
     Variable("DCP_TLS_CERT", "", "certificate chain (PEM); unset: plain, loopback addresses only"),
     Variable("DCP_TLS_KEY", "", "private key (PEM) of the certificate"),
@@ -121,6 +135,8 @@ class Config:
     """New providers wait for an operator's approval."""
     webhooks_allow_private: bool = False
     """Renters' events may go to http and private addresses: for development alone."""
+    minimums: Minimums = MINIMUMS
+    """The oldest software of providers that gets jobs."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
@@ -144,6 +160,9 @@ class Config:
             max_output_bytes=_output_bytes(value["DCP_MAX_OUTPUT_BYTES"]),
             limits=Limits(**{field: _limit(name, value[name]) for name, (field, _) in _LIMITS.items()}),
             trusted_proxies=_networks("DCP_TRUSTED_PROXIES", value["DCP_TRUSTED_PROXIES"]),
+            minimums=Minimums(
+                **{field: _version(name, value[name]) for name, (field, _) in _MINIMUMS.items()}
+            ),
         )
 
 
@@ -215,6 +234,12 @@ def _limit(name: str, text: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 7 or int(text) > MAX_LIMIT:
         raise ConfigError(f"{name}: {text!r} is no number from 0 (any) to {MAX_LIMIT}")
     return int(text)
+
+
+def _version(name: str, text: str) -> str:
+    if text and not re.fullmatch(r"\d{1,9}(\.\d{1,9}){0,3}", text):
+        raise ConfigError(f"{name}: {text!r} is no version, such as 525.60.13")
+    return text
 
 
 def _networks(name: str, text: str) -> tuple[Network, ...]:

@@ -6,11 +6,14 @@ It must not know sessions, leases' fate or how any engine works.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Protocol
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.runners import Pieces, Runner, RunnerError
+
+SELF_TEST_TOKENS = 4
 
 
 class EngineError(RunnerError):
@@ -19,6 +22,11 @@ class EngineError(RunnerError):
 
 class Engine(Runner, Protocol):
     """A model server that the daemon owns. Inherit it for what has a default."""
+
+    name: str = "engine"
+    """What its self-test is called."""
+    self_test_seconds: float = 300.0
+    """How long a self-test may take; it loads a model."""
 
     def job_types(self) -> Sequence[jobs_pb2.JobType.ValueType]:
         """Inference alone."""
@@ -44,3 +52,20 @@ class Engine(Runner, Protocol):
     def run(self, offer: sessions_pb2.JobOffer) -> Pieces:
         """The answer."""
         return self.generate(offer)
+
+    async def self_test(self) -> None:
+        """Each model answers a prompt with a few tokens. Raises EngineError."""
+        for model in self.models():
+            params = jobs_pb2.JobParams(
+                model=model.name, prompt="Say hello.", max_tokens=SELF_TEST_TOKENS, temperature=0
+            )
+            offer = sessions_pb2.JobOffer(lease=sessions_pb2.Lease(job_id="self-test"), params=params)
+            await self.prepare(offer)
+            usage = jobs_pb2.Usage()
+            async with aclosing(self.generate(offer)) as pieces:
+                async for piece in pieces:
+                    usage = usage if isinstance(piece, str) else piece
+            if not usage.completion_tokens:
+                raise EngineError(
+                    jobs_pb2.FAILURE_REASON_ENGINE_FAILED, f"The model {model.name} answered nothing."
+                )

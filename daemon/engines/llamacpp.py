@@ -30,6 +30,8 @@ CONTEXT_TOKENS = 2048
 class LlamaCppEngine(Engine):
     """Serves one GGUF file under a public name."""
 
+    name = "llamacpp"
+
     def __init__(
         self,
         name: str,

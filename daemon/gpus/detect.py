@@ -3,11 +3,15 @@
 from daemon.gpus import Gpus
 from daemon.gpus.none import NoGpus
 from daemon.gpus.nvml import NvmlGpus, NvmlUnavailableError
+from daemon.gpus.processes import OwnPids, no_others
 
 
-def detect() -> Gpus:
-    """NVML where it answers; otherwise none, with the reason why."""
+def detect(own_pids: OwnPids = no_others) -> Gpus:
+    """NVML where it answers; otherwise none, with the reason why.
+
+    `own_pids`: the processes of the daemon's containers, which do not descend from it.
+    """
     try:
-        return NvmlGpus()
+        return NvmlGpus(own_pids)
     except NvmlUnavailableError as error:
         return NoGpus(str(error))

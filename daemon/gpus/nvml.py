@@ -3,10 +3,12 @@
 It must not know what the figures are for. NVML fails in three ways, and each
 has its own answer: a figure that a GPU cannot tell is left out, a GPU that is
 lost drops out of the report, and a driver that is gone empties the report
-until it is back. Nothing raises out of `read`: telemetry never ends a daemon.
+until it is back, and says so. Nothing raises out of `read`: telemetry never ends a daemon.
 """
 
+import ctypes
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -14,10 +16,15 @@ import pynvml
 from dcp.v1 import gpus_pb2
 
 from daemon.gpus.machine import machine_status
+from daemon.gpus.processes import OwnPids, is_foreign, no_others
+from daemon.gpus.toolkit import Toolkit
+from daemon.gpus.xids import FATAL_XIDS
 
 logger = logging.getLogger(__name__)
 
 _MAX_GPUS = 64
+# So many events are taken at a reading; the driver keeps the others for the next.
+_MAX_EVENTS = 256
 _DRIVER_GONE = (
     pynvml.NVML_ERROR_UNINITIALIZED,
     pynvml.NVML_ERROR_DRIVER_NOT_LOADED,
@@ -29,6 +36,18 @@ _REMEDIES = {
     pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "libnvidia-ml.so.1 is not installed: install the NVIDIA driver",
     pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "the NVIDIA driver is not loaded: run nvidia-smi, or restart",
     pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "library and driver differ in version: restart the machine",
+}
+
+# What lowers the clocks, by bit. A GPU that is idle is not throttled.
+_THROTTLES = {
+    pynvml.nvmlClocksEventReasonApplicationsClocksSetting: gpus_pb2.THROTTLE_REASON_APPLICATION_CLOCKS,
+    pynvml.nvmlClocksEventReasonSwPowerCap: gpus_pb2.THROTTLE_REASON_POWER_CAP,
+    pynvml.nvmlClocksEventReasonHwSlowdown: gpus_pb2.THROTTLE_REASON_HW_SLOWDOWN,
+    pynvml.nvmlClocksEventReasonSyncBoost: gpus_pb2.THROTTLE_REASON_SYNC_BOOST,
+    pynvml.nvmlClocksEventReasonSwThermalSlowdown: gpus_pb2.THROTTLE_REASON_SW_THERMAL,
+    pynvml.nvmlClocksEventReasonHwThermalSlowdown: gpus_pb2.THROTTLE_REASON_HW_THERMAL,
+    pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown: gpus_pb2.THROTTLE_REASON_HW_POWER_BRAKE,
+    pynvml.nvmlClocksEventReasonDisplayClockSetting: gpus_pb2.THROTTLE_REASON_DISPLAY_CLOCKS,
 }
 
 # A handle is an opaque pointer of pynvml, which has no types.
@@ -46,7 +65,11 @@ class NvmlGpus:
     name = "nvml"
     reason = ""
 
-    def __init__(self) -> None:
+    def __init__(self, own_pids: OwnPids = no_others) -> None:
+        """`own_pids`: the daemon's processes that do not descend from it, as those of containers."""
+        self._own_pids = own_pids
+        self._toolkit = Toolkit()
+        self._xids = _Xids()
         self._initialized = False
         self._lost: set[int] = set()
         self._driver_gone = False
@@ -64,13 +87,16 @@ class NvmlGpus:
             self._driver_gone = False
         except pynvml.NVMLError as error:
             self._note_driver_gone(error)
-            return machine_status()
+            lost = machine_status()
+            lost.driver_lost = True
+            return lost
         return status
 
     def close(self) -> None:
         """Ends NVML; a driver that is gone already is no error."""
         if self._initialized:
             self._initialized = False
+            self._xids.forget()
             try:
                 pynvml.nvmlShutdown()
             except pynvml.NVMLError as error:
@@ -92,8 +118,11 @@ class NvmlGpus:
     def _fill(self, status: gpus_pb2.GpuStatus) -> None:
         _set(status, "driver_version", _figure(pynvml.nvmlSystemGetDriverVersion))
         _set(status, "cuda_version", _cuda_version(_figure(pynvml.nvmlSystemGetCudaDriverVersion)))
+        _set(status, "container_toolkit_version", self._toolkit.version())
+        self._xids.collect()
         for index in range(min(pynvml.nvmlDeviceGetCount(), _MAX_GPUS)):
             self._add_device(status, index)
+        self._xids.keep({device.uuid for device in status.all_gpus})
         status.gpu_count = len(status.all_gpus)
         if status.all_gpus:
             _copy_first(status)
@@ -102,15 +131,15 @@ class NvmlGpus:
         try:
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             device = _device(index, handle)
-            capability = _figure(pynvml.nvmlDeviceGetCudaComputeCapability, handle)
+            _add_faults(device, handle)
+            _add_processes(device, handle, self._own_pids)
+            self._xids.add_to(device, handle)
         except pynvml.NVMLError as error:
             if error.value in _DRIVER_GONE:
                 raise
             self._note_lost(index, error)
             return
         self._lost.discard(index)
-        if not status.all_gpus and capability is not None:
-            status.compute_capability = "{}.{}".format(*capability)
         status.all_gpus.append(device)
 
     def _note_lost(self, index: int, error: pynvml.NVMLError) -> None:
@@ -119,6 +148,73 @@ class NvmlGpus:
             logger.warning(
                 "a GPU stopped answering and is left out of the report gpu=%d error=%s", index, error
             )
+
+
+class _Xids:
+    """The Xid errors that are a GPU's own fault, counted by UUID since the daemon watches."""
+
+    def __init__(self) -> None:
+        self._set: Any = None
+        self._watched: dict[int | None, str] = {}
+        self._counts: Counter[str] = Counter()
+        self._last: dict[str, int] = {}
+
+    def forget(self) -> None:
+        """The driver is gone, and with it what it had to watch; the counts stay."""
+        self._set = None
+        self._watched.clear()
+
+    def keep(self, uuids: set[str]) -> None:
+        """One that does not answer is watched anew when it is back: a reset may have ended it."""
+        self._watched = {address: uuid for address, uuid in self._watched.items() if uuid in uuids}
+
+    def collect(self) -> None:
+        """Counts what has happened since the last time, without waiting."""
+        if self._set is None:
+            return
+        for _ in range(_MAX_EVENTS):
+            try:
+                event = pynvml.nvmlEventSetWait_v2(self._set, 0)
+            except pynvml.NVMLError as error:
+                if error.value in _DRIVER_GONE:
+                    raise
+                return  # nothing has happened, or a GPU is lost: the readings will tell
+            uuid = self._watched.get(_address(event.device))
+            if uuid is not None and event.eventData in FATAL_XIDS:
+                self._counts[uuid] += 1
+                self._last[uuid] = int(event.eventData)
+                logger.error("a GPU reported a critical error xid=%d gpu=%s", event.eventData, uuid)
+
+    def add_to(self, device: gpus_pb2.GpuDevice, handle: _Handle) -> None:
+        """Watches the GPU from now on, where that is possible, and reports what was counted."""
+        if device.uuid and self._watch(device.uuid, handle):
+            device.xid_count = self._counts[device.uuid]
+            _set(device, "last_xid", self._last.get(device.uuid))
+
+    def _watch(self, uuid: str, handle: _Handle) -> bool:
+        address = _address(handle)
+        if self._watched.get(address) == uuid:
+            return True
+        kinds = _figure(pynvml.nvmlDeviceGetSupportedEventTypes, handle)
+        if not kinds or not kinds & pynvml.nvmlEventTypeXidCriticalError:
+            return False
+        if self._set is None:
+            self._set = _figure(pynvml.nvmlEventSetCreate)
+        if self._set is None:
+            return False
+        try:
+            pynvml.nvmlDeviceRegisterEvents(handle, pynvml.nvmlEventTypeXidCriticalError, self._set)
+        except pynvml.NVMLError as error:
+            if error.value in _DRIVER_GONE or error.value in _GPU_GONE:
+                raise
+            return False
+        self._watched[address] = uuid
+        return True
+
+
+def _address(handle: _Handle) -> int | None:
+    """What tells two handles apart: pynvml makes a new object for each call."""
+    return ctypes.cast(handle, ctypes.c_void_p).value
 
 
 def _device(index: int, handle: _Handle) -> gpus_pb2.GpuDevice:
@@ -136,7 +232,57 @@ def _device(index: int, handle: _Handle) -> gpus_pb2.GpuDevice:
     power_milliwatts = _figure(pynvml.nvmlDeviceGetPowerUsage, handle)
     if power_milliwatts is not None:
         device.power_w = power_milliwatts / 1000
+    capability = _figure(pynvml.nvmlDeviceGetCudaComputeCapability, handle)
+    if capability is not None:
+        device.compute_capability = "{}.{}".format(*capability)
     return device
+
+
+def _add_faults(device: gpus_pb2.GpuDevice, handle: _Handle) -> None:
+    throttles = _figure(pynvml.nvmlDeviceGetCurrentClocksEventReasons, handle)
+    if throttles is None:  # drivers before 535 know it by its older name
+        throttles = _figure(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
+    if throttles is not None:
+        device.throttle_reasons.extend(reason for bit, reason in _THROTTLES.items() if throttles & bit)
+        device.throttled = bool(device.throttle_reasons)
+    _set(device, "persistence_mode", _truth(_figure(pynvml.nvmlDeviceGetPersistenceMode, handle)))
+    ecc = _figure(pynvml.nvmlDeviceGetEccMode, handle)
+    if ecc is not None:
+        device.ecc_enabled = bool(ecc[0])
+    if device.ecc_enabled:
+        uncorrected = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED
+        for name, counter in (
+            ("ecc_volatile_uncorrected", pynvml.NVML_VOLATILE_ECC),
+            ("ecc_aggregate_uncorrected", pynvml.NVML_AGGREGATE_ECC),
+        ):
+            _set(device, name, _figure(pynvml.nvmlDeviceGetTotalEccErrors, handle, uncorrected, counter))
+    rows = _figure(pynvml.nvmlDeviceGetRemappedRows, handle)
+    if rows is not None:
+        _, _, pending, failed = rows
+        device.row_remap_pending, device.row_remap_failed = bool(pending), bool(failed)
+    pages = _figure(pynvml.nvmlDeviceGetRetiredPagesPendingStatus, handle)
+    _set(device, "retired_pages_pending", _truth(pages))
+
+
+def _add_processes(device: gpus_pb2.GpuDevice, handle: _Handle, own_pids: OwnPids) -> None:
+    processes = _figure(pynvml.nvmlDeviceGetComputeRunningProcesses_v3, handle)
+    if processes is None:
+        return
+    own = own_pids()
+    foreign = []
+    for process in processes:
+        verdict = is_foreign(process.pid, own)
+        if verdict is None:
+            return  # one that nobody can place: no figure is better than a wrong one
+        if verdict:
+            foreign.append(process.usedGpuMemory)
+    device.foreign_processes = len(foreign)
+    if None not in foreign:
+        device.foreign_memory_mib = sum(foreign) >> 20
+
+
+def _truth(number: int | None) -> bool | None:
+    return None if number is None else bool(number)
 
 
 def _figure(read: Callable[..., _T], *arguments: object) -> _T | None:
@@ -168,6 +314,7 @@ _SHARED = (
     "gpu_util_pct",
     "temp_c",
     "power_w",
+    "compute_capability",
 )
 
 

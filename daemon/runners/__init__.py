@@ -6,7 +6,7 @@ know sessions, leases' fate or how any runner works.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -65,6 +65,11 @@ class Written(NamedTuple):
 class Runner(Protocol):
     """What runs jobs of some types. Inherit it for what has a default."""
 
+    name: str = "runner"
+    """What its self-test is called."""
+    self_test_seconds: float = 60.0
+    """How long a self-test may take."""
+
     def job_types(self) -> Sequence[jobs_pb2.JobType.ValueType]:
         """The types of job that it runs."""
         ...
@@ -87,6 +92,14 @@ class Runner(Protocol):
         Closing the generator stops the work at once.
         """
         ...
+
+    async def self_test(self) -> None:
+        """Proves that it works, by the smallest job that there is. Raises RunnerError with what is wrong."""
+        return
+
+    def gpus(self, lease: sessions_pb2.Lease) -> Collection[str] | None:
+        """The UUIDs of the GPUs that a run is on; None: it may be on any of the machine's."""
+        return None
 
     async def adopt(self, offer: sessions_pb2.JobOffer, written: Written) -> Pieces | None:
         """What is left of a run that an earlier daemon began, after what is known of it.

@@ -12,7 +12,7 @@ import logging
 import math
 import shutil
 import tarfile
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -64,6 +64,8 @@ class _Run:
 class ContainerRunner(Runner):
     """Runs images of the renters' that the provider allows."""
 
+    name = "containers"
+
     def __init__(
         self,
         docker: Docker,
@@ -84,10 +86,26 @@ class ContainerRunner(Runner):
         self._gpu_uuids = tuple(gpu_uuids)
         self._keeper_grace_seconds = keeper_grace_seconds
         self._runs: dict[LeaseKey, _Run] = {}
+        self._self_test_names = spec.names(sessions_pb2.Lease(job_id="self-test"), owner)
 
     def job_types(self) -> Sequence[jobs_pb2.JobType.ValueType]:
         """Whatever is an image and a command."""
         return JOB_TYPES
+
+    async def self_test(self) -> None:
+        """A container of ours starts, ends with 0 and is removed. Raises RunnerError."""
+        names = self._self_test_names
+        async with _told():
+            try:
+                await self._make_keeper(names, 0)
+                code = await self._docker.wait(names.keeper)
+            except DockerRefusedError as error:
+                raise _start_failed(error) from None
+            finally:
+                await self._remove_all(names)
+        if code != 0:
+            text = f"A container that does nothing ended with exit code {code}."
+            raise RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_START_FAILED, text)
 
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
         """Has the image, and makes the containers. Raises RunnerError."""
@@ -146,6 +164,11 @@ class ContainerRunner(Runner):
         self._runs[lease_key(offer.lease)] = run
         return self._go_on(run, written)
 
+    def gpus(self, lease: sessions_pb2.Lease) -> Collection[str] | None:
+        """Those that its container was given."""
+        run = self._runs.get(lease_key(lease))
+        return run.facts.gpus if run is not None else None
+
     async def kill(self, lease: sessions_pb2.Lease) -> None:
         """Ends a job's container by a signal that cannot be ignored."""
         run = self._runs.get(lease_key(lease))
@@ -154,7 +177,7 @@ class ContainerRunner(Runner):
 
     async def sweep(self) -> None:
         """Removes the containers, volumes and files of this daemon that no run of its has."""
-        known = {run.names.lease for run in self._runs.values()}
+        known = {run.names.lease for run in self._runs.values()} | {self._self_test_names.lease}
         label = f"{spec.OWNER_LABEL}={self._owner}"
         left = {
             str(found["Labels"].get(spec.LEASE_LABEL, ""))
@@ -223,12 +246,8 @@ class ContainerRunner(Runner):
         for volume, size in sizes:
             options = spec.volume_options(settings, size, is_program_allowed=volume == names.tmp)
             await docker.create_volume(volume, names.labels, options)
-        if await docker.inspect_image(f"{spec.KEEPER_IMAGE}:{spec.KEEPER_TAG}") is None:
-            await docker.import_image(keeper.empty_image(), spec.KEEPER_IMAGE, spec.KEEPER_TAG)
-        await docker.create(names.keeper, spec.keeper_config(names))
         seconds = math.ceil(run.facts.run_limit_ms / 1000 + self._keeper_grace_seconds)
-        await docker.put(names.keeper, "/", keeper.archive(self._engine.architecture, seconds))
-        await docker.start(names.keeper)
+        await self._make_keeper(names, seconds)
         volumes = list((image.get("Config") or {}).get("Volumes") or ())
         driver = next((name for name in spec.LOG_DRIVERS if name in self._engine.log_drivers), "json-file")
         config = spec.job_config(
@@ -238,6 +257,14 @@ class ContainerRunner(Runner):
             await docker.create(names.job, config)
         except DockerRefusedError as error:
             raise _start_failed(error) from None
+
+    async def _make_keeper(self, names: spec.Names, seconds: int) -> None:
+        docker = self._docker
+        if await docker.inspect_image(f"{spec.KEEPER_IMAGE}:{spec.KEEPER_TAG}") is None:
+            await docker.import_image(keeper.empty_image(), spec.KEEPER_IMAGE, spec.KEEPER_TAG)
+        await docker.create(names.keeper, spec.keeper_config(names))
+        await docker.put(names.keeper, "/", keeper.archive(self._engine.architecture, seconds))
+        await docker.start(names.keeper)
 
     async def _start(self, run: _Run) -> None:
         try:

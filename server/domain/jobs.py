@@ -60,6 +60,7 @@ class FailureReason(StrEnum):
     DISK_LIMIT = "DISK_LIMIT"
     CONTAINER_ENGINE_UNAVAILABLE = "CONTAINER_ENGINE_UNAVAILABLE"
     CONTAINER_START_FAILED = "CONTAINER_START_FAILED"
+    GPU_FAILED = "GPU_FAILED"
 
 
 # The renter's own program, or its own limit, ended the run: the time that it ran is charged. For all
@@ -80,6 +81,7 @@ PROVIDERS_FAULT = frozenset(
         FailureReason.PROVIDER_LOST,
         FailureReason.PROVIDER_DRAINED,
         FailureReason.CONTAINER_ENGINE_UNAVAILABLE,
+        FailureReason.GPU_FAILED,
     }
 )
 START_WITHIN_SECONDS = 600

@@ -3,7 +3,8 @@
 Deterministic: the same candidates give the same answer. Order: the model is warm, then reliability,
 then the most free slots, then the lowest id. Price is no part of it: a job that names no provider costs
 the same wherever it runs, so whoever asks for less would only buy a better place than its record earned.
-A provider that asks for more than the job was quoted does not get it.
+A provider that asks for more than the job was quoted does not get it. Who is suspect comes after
+everybody else.
 """
 
 from __future__ import annotations
@@ -49,6 +50,17 @@ class Candidate:
     has_session: bool = True
     has_refused: bool = False
     """It refused this very job, or let its offer expire, a moment ago."""
+    hindered: Mapping[JobType, Obstacle] = field(default_factory=dict, hash=False)
+    """What keeps it from whole kinds of jobs, whatever a job asks for."""
+    failing_models: frozenset[str] = frozenset()
+    """The models that it would serve if its self-tests passed."""
+    is_suspect: bool = False
+    """What its machine reports contradicts itself, its claims or what is known: it gets jobs last."""
+
+    @property
+    def open_job_types(self) -> frozenset[JobType]:
+        """The kinds of job that nothing hinders."""
+        return self.job_types.difference(self.hindered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +94,11 @@ class Obstacle(StrEnum):
     TOO_HOT = "TOO_HOT"
     RATE_ABOVE_QUOTE = "RATE_ABOVE_QUOTE"
     VRAM_RESERVED = "VRAM_RESERVED"
+    DAEMON_TOO_OLD = "DAEMON_TOO_OLD"
+    DRIVER_TOO_OLD = "DRIVER_TOO_OLD"
+    TOOLKIT_TOO_OLD = "TOOLKIT_TOO_OLD"
+    GPUS_FAILED = "GPUS_FAILED"
+    SELF_TEST_FAILED = "SELF_TEST_FAILED"
 
 
 # These pass by themselves: the provider is there and can run the job.
@@ -101,10 +118,13 @@ def obstacle(candidate: Candidate, wants: Wants) -> Obstacle:
         return _STANDING[candidate.status]
     if not candidate.has_session:
         return Obstacle.NO_SESSION
+    if wants.job_type in candidate.hindered:
+        return candidate.hindered[wants.job_type]
     if wants.job_type not in candidate.job_types:
         return Obstacle.JOB_TYPE_NOT_SERVED
     if wants.model is not None and all(model.name != wants.model for model in candidate.models):
-        return Obstacle.MODEL_NOT_SERVED
+        failed = wants.model in candidate.failing_models
+        return Obstacle.SELF_TEST_FAILED if failed else Obstacle.MODEL_NOT_SERVED
     if wants.gpu_model is not None and wants.gpu_model.casefold() not in candidate.gpu_model.casefold():
         return Obstacle.OTHER_GPU
     if wants.min_vram_mib is not None and candidate.vram_mib < wants.min_vram_mib:
@@ -141,9 +161,15 @@ def can_run(candidate: Candidate, wants: Wants) -> bool:
 def ranked(candidates: Iterable[Candidate], wants: Wants) -> list[Candidate]:
     """The providers that can run the job now, the best first."""
 
-    def rank(candidate: Candidate) -> tuple[bool, float, int, int]:
+    def rank(candidate: Candidate) -> tuple[bool, bool, float, int, int]:
         warm = any(model.warm and model.name == wants.model for model in candidate.models)
-        return (not warm, -candidate.reliability, -candidate.free_slots, candidate.provider_id)
+        return (
+            candidate.is_suspect,
+            not warm,
+            -candidate.reliability,
+            -candidate.free_slots,
+            candidate.provider_id,
+        )
 
     return sorted((c for c in candidates if obstacle(c, wants) is Obstacle.NONE), key=rank)
 

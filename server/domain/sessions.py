@@ -22,6 +22,7 @@ from enum import Enum, StrEnum
 from typing import Any, TypeAlias
 
 from server.domain.errors import DomainError, Reason
+from server.domain.hindrances import SelfTest
 from server.domain.jobs import JobType
 from server.domain.leases import (
     HEARTBEAT_SECONDS,
@@ -58,6 +59,7 @@ class Hello:
     unacknowledged: tuple[LeaseRef, ...] = ()
     runs_plain_processes: bool = False
     """Its machine is not kept from the jobs that it runs."""
+    self_tests: tuple[SelfTest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,10 @@ class Finished:
 class Capacity:
     slots: int
     models: tuple[Model, ...]
+    job_types: frozenset[JobType] | None = None
+    """None: those that it said before."""
+    self_tests: tuple[SelfTest, ...] | None = None
+    """None: those that it said before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
-from dcp.v1 import gpus_pb2, jobs_pb2, providers_pb2
+from dcp.v1 import gpus_pb2, honesty_pb2, jobs_pb2, providers_pb2
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from server.domain.errors import invalid_field
+from server.domain.hindrances import Hindrance
+from server.domain.honesty import SENTENCES, Verdict, VerdictReason
 from server.domain.jobs import (
     LOST_AFTER_SECONDS,
     START_WITHIN_SECONDS,
@@ -28,6 +32,7 @@ from server.domain.providers import ProviderStatus
 from server.domain.queue import JobCondition, Prospect
 from server.domain.record import Weight, weight
 from server.services.explain import Attempt, Considered, Explanation
+from server.store.accounts import ProviderRow
 from server.store.history import PastAttempt
 
 _JOB_TYPES = {getattr(jobs_pb2, f"JOB_TYPE_{kind.name}"): kind for kind in JobType}
@@ -43,6 +48,8 @@ _WEIGHTS = {one: getattr(providers_pb2, f"ATTEMPT_WEIGHT_{one.name}") for one in
 NOTHING_KNOWN = Prospect()
 # A job that is offered still waits: the offer may be refused, and the deadline goes on.
 _NOT_STARTED = (JobState.QUEUED, JobState.PENDING)
+_VERDICTS = {one: getattr(honesty_pb2, f"VERDICT_{one.name}") for one in Verdict}
+_VERDICT_REASONS = {one: getattr(honesty_pb2, f"VERDICT_REASON_{one.name}") for one in VerdictReason}
 _STATUSES = {status: getattr(providers_pb2, f"PROVIDER_STATUS_{status.name}") for status in ProviderStatus}
 
 
@@ -96,14 +103,57 @@ def gpu_status(message: gpus_pb2.GpuStatus) -> dict[str, Any]:
 
 
 def _set_fields(message: Message) -> dict[str, Any]:
-    return {
-        field.name: [_set_fields(item) for item in value] if field.message_type is not None else value
-        for field, value in message.ListFields()
-    }
+    return {field.name: _plain_value(field, value) for field, value in message.ListFields()}
+
+
+def _plain_value(field: FieldDescriptor, value: Any) -> Any:
+    if field.message_type is not None:
+        return [_set_fields(item) for item in value]
+    return list(value) if field.is_repeated else value
 
 
 def gpu_status_message(data: dict[str, Any]) -> gpus_pb2.GpuStatus:
     return ParseDict(data, gpus_pb2.GpuStatus(), ignore_unknown_fields=True)
+
+
+def verification(row: ProviderRow) -> honesty_pb2.Verification:
+    """How far a provider is believed, and why no further."""
+    return honesty_pb2.Verification(
+        verdict=_VERDICTS[row.verdict],
+        findings=[
+            honesty_pb2.VerdictFinding(code=_VERDICT_REASONS[reason], message=SENTENCES[reason])
+            for reason in row.verdict_reasons
+        ],
+        since=timestamp(row.verdict_ms),
+    )
+
+
+def self_tests(row: ProviderRow) -> list[honesty_pb2.SelfTest]:
+    """The newest self-tests of a provider's daemon."""
+    return [
+        honesty_pb2.SelfTest(
+            name=test.name,
+            passed=test.passed,
+            reason=test.reason,
+            models=test.models,
+            job_types=job_type_numbers(test.job_types),
+        )
+        for test in row.self_tests
+    ]
+
+
+def hindrances(found: Iterable[Hindrance]) -> list[honesty_pb2.Hindrance]:
+    """What keeps jobs away from a provider."""
+    return [
+        honesty_pb2.Hindrance(
+            code=_OBSTACLES[one.obstacle], message=one.message, job_types=job_type_numbers(one.job_types)
+        )
+        for one in found
+    ]
+
+
+def job_type_numbers(kinds: Iterable[JobType]) -> Any:
+    return [_JOB_TYPE_NUMBERS[kind] for kind in sorted(kinds)]
 
 
 def job_request(request: jobs_pb2.SubmitJobRequest) -> JobRequest:

@@ -77,6 +77,8 @@ def _provider(one: ListedProvider) -> pb.ProviderEntry:
         status=convert.provider_status(one.status),
         created_at=convert.timestamp(one.row.created_ms),
         last_heartbeat_at=convert.timestamp(one.last_heartbeat_ms),
+        verification=convert.verification(one.row),
+        hindrances=convert.hindrances(one.hindrances),
     )
 
 

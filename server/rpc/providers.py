@@ -67,6 +67,9 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
                 reliability=profile.record.reliability,
                 reliability_attempts=profile.record.counted,
                 settings=settings_message(profile.settings),
+                verification=convert.verification(row),
+                self_tests=convert.self_tests(row),
+                hindrances=convert.hindrances(profile.hindrances),
             ),
             recent_jobs=[convert.job(job) for job in profile.recent_jobs],
         )

@@ -7,6 +7,7 @@ from typing import Any
 from dcp.v1 import renters_pb2 as pb
 from dcp.v1 import renters_pb2_grpc
 
+from server.domain.hindrances import by_job_type
 from server.domain.providers import ProviderStatus
 from server.rpc import convert
 from server.rpc.interceptors import caller
@@ -63,6 +64,7 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
             model=request.model.strip() or None,
             page=page,
             page_size=page_size,
+            verified=request.verified,
         )
         return pb.ListAvailableProvidersResponse(
             providers=[_available(offering) for offering in offerings],
@@ -85,6 +87,7 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
 def _available(offering: Offering) -> pb.AvailableProvider:
     row = offering.provider
     status = ProviderStatus.DRAINING if row.draining else ProviderStatus.ONLINE
+    open_types = row.job_types.difference(by_job_type(offering.hindrances))
     return pb.AvailableProvider(
         id=row.id,
         gpu_model=row.gpu_model,
@@ -94,10 +97,12 @@ def _available(offering: Offering) -> pb.AvailableProvider:
         gpu_vram_mib=row.gpu_vram_mib or None,
         gpu_count=row.gpu_status.get("gpu_count"),
         models=[model.name for model in offering.models],
-        accepting_jobs=offering.is_accepting,
+        accepting_jobs=offering.is_accepting and bool(open_types),
         rates_halala_per_minute={kind.value: rate for kind, rate in offering.rates.items()},
         reliability=offering.record.reliability,
         reliability_attempts=offering.record.counted,
         vram_for_jobs_mib=offering.vram_for_jobs_mib if row.gpu_vram_mib else None,
         opens_at=convert.timestamp(offering.opens_ms),
+        verification=convert.verification(row),
+        hindrances=convert.hindrances(offering.hindrances),
     )

@@ -8,12 +8,13 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from dcp.v1 import jobs_pb2, sessions_pb2_grpc
+from dcp.v1 import honesty_pb2, jobs_pb2, sessions_pb2_grpc
 from dcp.v1 import sessions_pb2 as pb
 from google.protobuf.json_format import ParseDict
 
 from server.domain import sessions as half
 from server.domain.errors import DomainError
+from server.domain.hindrances import SelfTest
 from server.domain.jobs import LOST_AFTER_SECONDS, JobType
 from server.domain.leases import (
     CHUNK_CREDIT,
@@ -168,14 +169,32 @@ def _hello(body: pb.Hello) -> half.Hello:
         protocol_version=body.protocol_version,
         gpu_status=convert.gpu_status(body.gpu_status),
         models=_models(body.models),
-        job_types=_shared_kinds(
-            frozenset(kind for number in body.job_types if (kind := convert.job_type(number)) is not None)
-        ),
+        job_types=_kinds(body.job_types),
         slots=body.slots,
         held=_refs(body.held_leases),
         unacknowledged=_refs(body.unacknowledged_results),
         runs_plain_processes=body.runs_plain_processes,
+        self_tests=_self_tests(body.self_tests),
     )
+
+
+def _capacity(body: pb.CapacityUpdate) -> half.Capacity:
+    kinds = _kinds(body.job_types.job_types) if body.HasField("job_types") else None
+    tests = _self_tests(body.self_tests) if body.HasField("self_tests") else None
+    return half.Capacity(body.slots, _models(body.models), kinds, tests)
+
+
+def _kinds(job_types: Iterable[jobs_pb2.JobType.ValueType]) -> frozenset[JobType]:
+    known = (convert.job_type(number) for number in job_types)
+    return _shared_kinds(frozenset(kind for kind in known if kind is not None))
+
+
+def _self_tests(report: honesty_pb2.SelfTestReport) -> tuple[SelfTest, ...]:
+    tests = (
+        SelfTest(test.name, test.passed, test.reason, tuple(test.models), _kinds(test.job_types))
+        for test in report.tests
+    )
+    return _shared_tests(tuple(tests))
 
 
 def _heartbeat(body: pb.SessionHeartbeat) -> half.Heartbeat:
@@ -210,7 +229,7 @@ _FROM_WIRE: dict[str, Callable[[Any], half.DaemonMessage]] = {
     "output_chunk": lambda b: half.Chunk(_ref(b.lease), Stream.OUTPUT, b.seq, b.data),
     "log_chunk": lambda b: half.Chunk(_ref(b.lease), Stream.LOG, b.seq, b.data),
     "job_finished": _finished,
-    "capacity_update": lambda b: half.Capacity(b.slots, _models(b.models)),
+    "capacity_update": _capacity,
     "drain": lambda b: half.Drain(),
     "goodbye": lambda b: half.Goodbye(b.message),
 }
@@ -240,6 +259,16 @@ def _shared_models(models: tuple[Model, ...]) -> tuple[Model, ...]:
 @functools.lru_cache(maxsize=256)
 def _shared_kinds(kinds: frozenset[JobType]) -> frozenset[JobType]:
     return kinds
+
+
+def _shared_tests(tests: tuple[SelfTest, ...]) -> tuple[SelfTest, ...]:
+    is_short = all(len(test.models) <= SHARED_MODELS for test in tests) and len(tests) <= SHARED_MODELS
+    return _same_tests(tests) if is_short else tests
+
+
+@functools.lru_cache(maxsize=256)
+def _same_tests(tests: tuple[SelfTest, ...]) -> tuple[SelfTest, ...]:
+    return tests
 
 
 def to_wire(message: half.ServerMessage) -> pb.ServerMessage:

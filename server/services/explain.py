@@ -40,6 +40,11 @@ _SOONEST = [
     Obstacle.NOT_ADMITTED,
     Obstacle.RATE_ABOVE_QUOTE,
     Obstacle.VRAM_RESERVED,
+    Obstacle.SELF_TEST_FAILED,
+    Obstacle.GPUS_FAILED,
+    Obstacle.DAEMON_TOO_OLD,
+    Obstacle.TOOLKIT_TOO_OLD,
+    Obstacle.DRIVER_TOO_OLD,
     Obstacle.MODEL_NOT_SERVED,
     Obstacle.JOB_TYPE_NOT_SERVED,
     Obstacle.TOO_LITTLE_VRAM,
@@ -207,6 +212,11 @@ _OBSTACLES = {
     "and the job asks for {vram_wanted}.",
     Obstacle.RATE_ABOVE_QUOTE: "It asks for {rate} halala per minute and the job was quoted {quoted}; "
     "a job that names it is quoted its rate.",
+    Obstacle.DAEMON_TOO_OLD: "Its daemon is older than this marketplace takes.",
+    Obstacle.DRIVER_TOO_OLD: "Its NVIDIA driver is older than this marketplace takes.",
+    Obstacle.TOOLKIT_TOO_OLD: "Its NVIDIA Container Toolkit is missing or older than this marketplace takes.",
+    Obstacle.GPUS_FAILED: "None of its GPUs is healthy now.",
+    Obstacle.SELF_TEST_FAILED: "What would run the job did not pass its daemon's self-test.",
     Obstacle.REFUSED: "It refused the job or did not answer, "
     f"and is asked again within {RETRY_SAME_PROVIDER_SECONDS:.0f} s.",
 }

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from server.domain.hindrances import Hindrance, SelfTest, by_job_type, failing_models
+from server.domain.honesty import Facts
 from server.domain.jobs import JobType
 from server.domain.leases import HEARTBEAT_SECONDS
 from server.domain.placement import Candidate, Model
@@ -55,6 +57,10 @@ class Presence:
     is_too_hot: bool = False
     _open_in_minute: tuple[int, bool] = (-1, True)
     """Whether it was within its hours, in the minute that was looked at last: hours change with minutes."""
+    self_tests: tuple[SelfTest, ...] = ()
+    hindrances: tuple[Hindrance, ...] = ()
+    """What keeps it from whole kinds of jobs, by its newest report and self-tests."""
+    is_suspect: bool = False
 
     def is_open(self, now_ms: int) -> bool:
         """Whether it is within the hours in which its owner lets it take jobs."""
@@ -105,7 +111,20 @@ class Presence:
             is_too_hot=is_too_hot,
             reliability=self.reliability,
             status=status(self.state, True, self.draining),
+            hindered=by_job_type(self.hindrances) if self.hindrances else {},
+            failing_models=failing_models(self.self_tests),
+            is_suspect=self.is_suspect,
         )
+
+
+@dataclass(slots=True)
+class Judged:
+    """What a provider's machine reported when it was last judged, and when it is to be judged again."""
+
+    told: Facts
+    judged_ms: int
+    again_ms: int
+    is_suspect: bool = False
 
 
 class Fleet:
@@ -116,6 +135,8 @@ class Fleet:
         self._serving: dict[str, dict[int, Presence]] = {}
         self._last_ms: dict[int, int] = {}
         self._unwritten: dict[int, Beat] = {}
+        self.judged: dict[int, Judged] = {}
+        """What was judged of each provider that reports to this server."""
 
     def join(self, presence: Presence) -> Presence | None:
         """A session opened; returns the older one of the same provider, which is superseded."""
@@ -127,6 +148,8 @@ class Fleet:
             presence.is_too_hot = presence.terms.settings.is_too_hot(older.is_too_hot, presence.temp_c)
         self._present[presence.provider_id] = presence
         self._list(presence)
+        if judged := self.judged.get(presence.provider_id):
+            presence.is_suspect = judged.is_suspect
         return older
 
     def leave(self, presence: Presence) -> None:
@@ -156,6 +179,13 @@ class Fleet:
     def get(self, provider_id: int) -> Presence | None:
         """The provider's session on this server."""
         return self._present.get(provider_id)
+
+    def suspect(self, provider_id: int, is_suspect: bool) -> None:
+        """Whether a provider is suspect, for its session on this server."""
+        if judged := self.judged.get(provider_id):
+            judged.is_suspect = is_suspect
+        if presence := self._present.get(provider_id):
+            presence.is_suspect = is_suspect
 
     def set_state(self, provider_id: int, state: AccountState) -> None:
         """What was decided about a provider, for its session on this server."""
@@ -235,6 +265,7 @@ class Fleet:
         for provider_id in [p for p, at in self._last_ms.items() if at < before_ms]:
             if provider_id not in self._present:
                 del self._last_ms[provider_id]
+                self.judged.pop(provider_id, None)
 
 
 def hottest_c(gpu_status: dict[str, Any]) -> float | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from server.clock import Clock, ms
 from server.domain import pricing
 from server.domain.errors import DomainError, Reason, invalid_field
-from server.domain.jobs import FINAL, FailureReason, Job, JobEvent, JobRequest, JobState
+from server.domain.jobs import FINAL, FailureReason, Job, JobEvent, JobRequest, JobState, JobType
 from server.domain.leases import LeaseOutcome, LeaseRef, Offer, Stream
 from server.domain.placement import Obstacle, Wants
 from server.domain.providers import AccountState, ProviderStatus, is_live, status
@@ -263,6 +263,7 @@ class Jobs:
             )
         own = terms.of(provider_id)
         self._check_open(provider, own.settings)
+        self._check_unhindered(provider_id, request.job_type)
         if provider.models_reported:
             _check_serves(provider, request, own.settings.vram_reserve_mib)
 
@@ -279,6 +280,20 @@ class Jobs:
                 status=what.value.lower(),
                 advice="leave provider_id out",
             )
+
+    def _check_unhindered(self, provider_id: int, kind: JobType) -> None:
+        """Raises PROVIDER_UNAVAILABLE while something keeps jobs of this kind away from its session."""
+        presence = self._fleet.get(provider_id)
+        for hindrance in presence.hindrances if presence is not None else ():
+            if kind in hindrance.job_types:
+                raise DomainError(
+                    Reason.PROVIDER_UNAVAILABLE,
+                    f"provider {provider_id} takes no jobs of the type {kind.value} now. {hindrance.message} "
+                    "Leave provider_id out and the platform places the job",
+                    field="provider_id",
+                    status="online",
+                    advice="leave provider_id out",
+                )
 
     def _cancel(self, caller: Caller, job_id: str, operator: Operator | None) -> tuple[Job, int | None]:
         jobs.lock(job_id)

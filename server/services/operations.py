@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from server.clock import Clock, ms
 from server.domain.errors import DomainError, Reason
+from server.domain.hindrances import Hindrance
 from server.domain.jobs import FINAL, Job, JobState, JobType
 from server.domain.leases import LeaseOutcome, LeaseRef, LeaseState
 from server.domain.providers import ProviderStatus, is_live, status
@@ -15,6 +16,7 @@ from server.services.audit import Operator
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet
 from server.services.pages import Page, read_page
+from server.services.providers import Providers
 from server.services.repeats import once
 from server.store import accounts, jobs, leases, operations, rates
 from server.store.accounts import ProviderRow, RenterRow
@@ -30,6 +32,8 @@ class ListedProvider:
     row: ProviderRow
     status: ProviderStatus
     last_heartbeat_ms: int | None
+    hindrances: tuple[Hindrance, ...]
+    """What keeps jobs away from it."""
 
     @property
     def id(self) -> int:
@@ -53,10 +57,13 @@ class ListedRenter:
 class Operations:
     """The use cases of operation."""
 
-    def __init__(self, database: Database, dispatch: Dispatch, fleet: Fleet, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, dispatch: Dispatch, fleet: Fleet, providers: Providers, clock: Clock
+    ) -> None:
         self._database = database
         self._dispatch = dispatch
         self._fleet = fleet
+        self._providers = providers
         self._clock = clock
 
     async def providers(self, search: str, before_id: int | None, limit: int) -> Page[ListedProvider]:
@@ -166,7 +173,7 @@ class Operations:
     def _listed(self, row: ProviderRow) -> ListedProvider:
         last_ms = self._fleet.last_heartbeat_ms(row.id, row.last_heartbeat_ms)
         now = status(row.state, is_live(last_ms, ms(self._clock)), row.draining)
-        return ListedProvider(row, now, last_ms)
+        return ListedProvider(row, now, last_ms, self._providers.hindrances(row))
 
 
 def _refuse_to_requeue(job: Job) -> None:

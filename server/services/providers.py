@@ -8,6 +8,7 @@ from typing import Any
 from server.clock import Clock, ms
 from server.domain import ledger as rules
 from server.domain.errors import DomainError, Reason
+from server.domain.hindrances import Hindrance, Minimums, hindrances
 from server.domain.jobs import Job, JobType
 from server.domain.leases import LIVE_SECONDS
 from server.domain.ledger import TransferKind
@@ -24,7 +25,8 @@ from server.domain.record import Record
 from server.domain.statements import DAY_MS, day_of, first_day_of_week
 from server.domain.terms import Settings, Terms
 from server.services import keys
-from server.services.fleet import Fleet
+from server.services.fleet import Fleet, Presence
+from server.services.honesty import Honesty
 from server.services.metrics import Metrics
 from server.services.terms import closure_of
 from server.store import accounts, history, jobs, ledger, rates, terms
@@ -33,6 +35,7 @@ from server.store.database import Database
 from server.store.history import PastAttempt
 
 RECENT_JOBS = 20
+ANY_VERSION = Minimums()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class ProviderProfile:
     recent_jobs: list[Job]
     record: Record
     settings: Settings
+    hindrances: tuple[Hindrance, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ class Offering:
     is_accepting: bool
     opens_ms: int | None
     """When its hours begin, while it is outside them."""
+    hindrances: tuple[Hindrance, ...]
 
 
 class Providers:
@@ -86,12 +91,15 @@ class Providers:
         metrics: Metrics,
         clock: Clock,
         needs_approval: bool = False,
+        minimums: Minimums = ANY_VERSION,
     ) -> None:
         self._database = database
         self._fleet = fleet
         self._metrics = metrics
         self._clock = clock
         self._needs_approval = needs_approval
+        self._minimums = minimums
+        self._honesty = Honesty(database, fleet, clock)
         self.store_is_up = True
         """The last batch of heartbeats was written. While it is not, no renewal is acknowledged."""
 
@@ -138,6 +146,7 @@ class Providers:
                 jobs.newest_of_provider(provider_id, RECENT_JOBS),
                 history.record(provider_id),
                 terms.of(provider_id).settings,
+                self.hindrances(provider),
             )
 
         return await self._database.read(read)
@@ -190,6 +199,18 @@ class Providers:
             self._metrics.record(provider_id, gpu_status)
         if not was_live:
             await self.write_beats()
+        if gpu_status:
+            if presence := self._fleet.get(provider_id):
+                self.hinder(presence, gpu_status)
+            await self._honesty.reported(provider_id, gpu_status)
+
+    def hinder(self, presence: Presence, gpu_status: dict[str, Any]) -> None:
+        """What keeps jobs away from a session by its self-tests and this report."""
+        presence.hindrances = hindrances(gpu_status, presence.self_tests, self._minimums)
+
+    def hindrances(self, provider: ProviderRow) -> tuple[Hindrance, ...]:
+        """What keeps jobs away from a provider, by its newest report and self-tests."""
+        return hindrances(provider.gpu_status, provider.self_tests, self._minimums)
 
     async def write_beats(self) -> None:
         """Writes all heartbeats that wait, in one transaction; keeps them when that fails."""
@@ -212,6 +233,7 @@ class Providers:
         model: str | None,
         page: int,
         page_size: int,
+        verified: bool = False,
     ) -> tuple[list[Offering], int]:
         """One page of the live providers, by id, and how many there are on all pages."""
         now_ms = ms(self._clock)
@@ -225,6 +247,7 @@ class Providers:
                 model=model,
                 offset=(page - 1) * page_size,
                 limit=page_size,
+                verified=verified,
             )
             ids = [row.id for row in rows]
             models, own = (accounts.models_of(ids), terms.of_all(ids)) if rows else ({}, {})
@@ -270,6 +293,7 @@ class Providers:
             max(0, row.gpu_vram_mib - own.settings.vram_reserve_mib),
             row.connected and not row.draining and closed is Obstacle.NONE,
             int(opens.timestamp() * 1000) if opens is not None else None,
+            self.hindrances(row),
         )
 
     def _status(self, provider: ProviderRow, last_ms: int | None) -> ProviderStatus:

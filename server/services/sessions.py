@@ -59,6 +59,7 @@ from server.services.fleet import Fleet, Presence
 from server.services.providers import Providers, refuse_shut_out
 from server.services.settlement import settle
 from server.store import accounts, jobs, leases, terms
+from server.store.accounts import ProviderRow
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -288,7 +289,7 @@ class Session:
 
     async def _open(self, hello: Hello) -> None:
         owner = self._owner
-        epoch, kept, state, own_terms = await self._run(lambda: self._record_hello(hello))
+        epoch, kept, known, own_terms = await self._run(lambda: self._record_hello(hello))
         status = hello.gpu_status
         self._presence = Presence(
             self.provider_id,
@@ -301,10 +302,12 @@ class Session:
             hello.models,
             str(status.get("gpu_name", "")),
             int(status.get("gpu_vram_mib", 0)),
-            state=state,
+            state=known.state,
             terms=own_terms,
+            self_tests=hello.self_tests,
         )
         self._presence.feel(status)
+        owner.providers.hinder(self._presence, status or known.gpu_status)
         await owner.providers.record_beat(self.provider_id, status, renews=True)
         older = owner.fleet.join(self._presence)
         if older is self._presence:
@@ -327,7 +330,7 @@ class Session:
                 self.push(CancelRun(lease.ref))
         await owner.dispatch.fill(self.provider_id)
 
-    def _record_hello(self, hello: Hello) -> tuple[int, list[tuple[Kept, bool]], AccountState, Terms]:
+    def _record_hello(self, hello: Hello) -> tuple[int, list[tuple[Kept, bool]], ProviderRow, Terms]:
         """Counts the session, then compares what the daemon holds with what is on record."""
         provider = accounts.provider(self.provider_id)
         assert provider is not None, "a key without its provider"
@@ -337,6 +340,8 @@ class Session:
         epoch = accounts.open_session(self.provider_id, hello.job_types, now_ms)
         self._session_epoch = epoch  # ``end`` knows it, should the stream break now
         accounts.replace_models(self.provider_id, hello.models)
+        if hello.self_tests != provider.self_tests:
+            accounts.set_self_tests(self.provider_id, epoch, hello.self_tests)
         kept = []
         for lease in leases.open_of(self.provider_id):
             named = _find(lease, hello.held) or _find(lease, hello.unacknowledged)
@@ -362,7 +367,7 @@ class Session:
                     job.cancel_requested,
                 )
             )
-        return epoch, kept, provider.state, terms.of(self.provider_id)
+        return epoch, kept, provider, terms.of(self.provider_id)
 
     async def _heartbeat(self, beat: Heartbeat) -> None:
         owner, presence = self._owner, self._presence
@@ -470,11 +475,38 @@ class Session:
     async def _capacity(self, capacity: Capacity) -> None:
         presence = self._presence
         assert presence is not None, "the half lets nothing through before Hello"
-        if capacity.models != presence.models:
-            await self._run(lambda: accounts.replace_models(self.provider_id, capacity.models))
-            self._owner.fleet.serve(presence, capacity.models)
+        if self._is_news(capacity, presence):
+            await self._run(lambda: self._record_capacity(capacity, presence))
+            await self._learn(capacity, presence)
         presence.slots = capacity.slots
         await self._owner.dispatch.fill(self.provider_id)
+
+    def _is_news(self, capacity: Capacity, presence: Presence) -> bool:
+        """Whether there is something to store: slots alone are the session's own."""
+        return (
+            capacity.models != presence.models
+            or capacity.job_types not in (None, presence.job_types)
+            or capacity.self_tests not in (None, presence.self_tests)
+        )
+
+    def _record_capacity(self, capacity: Capacity, presence: Presence) -> None:
+        if capacity.models != presence.models:
+            accounts.replace_models(self.provider_id, capacity.models)
+        if capacity.job_types is not None and capacity.job_types != presence.job_types:
+            accounts.set_job_types(self.provider_id, self._session_epoch, capacity.job_types)
+        if capacity.self_tests is not None and capacity.self_tests != presence.self_tests:
+            accounts.set_self_tests(self.provider_id, self._session_epoch, capacity.self_tests)
+
+    async def _learn(self, capacity: Capacity, presence: Presence) -> None:
+        """What is stored holds for the session's offers from now on."""
+        self._owner.fleet.serve(presence, capacity.models)
+        if capacity.job_types is not None:
+            presence.job_types = capacity.job_types
+        if capacity.self_tests is not None and capacity.self_tests != presence.self_tests:
+            presence.self_tests = capacity.self_tests
+            row = await self._owner.database.read(lambda: accounts.provider(self.provider_id))
+            if row is not None:
+                self._owner.providers.hinder(presence, row.gpu_status)
 
     async def _drain(self) -> None:
         if self._presence is not None:
@@ -544,7 +576,14 @@ def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int) -> None:
     outcome = LeaseOutcome(report.outcome.value)
     reason = report.failure_reason or FailureReason.ENGINE_FAILED
     if report.outcome is RunOutcome.RELEASED:
-        give_up(lease, now_ms, "the daemon gave it back", outcome)
+        is_fault = report.failure_reason is FailureReason.GPU_FAILED
+        give_up(
+            lease,
+            now_ms,
+            "its GPU failed; the daemon gave it back" if is_fault else "the daemon gave it back",
+            outcome,
+            reason=FailureReason.GPU_FAILED if is_fault else None,
+        )
         return
     server_ms = now_ms - lease.started_ms if lease.started_ms is not None else 0
     billed = pricing.billed_ms(report.run_ms, server_ms, job.limit_ms)
@@ -598,6 +637,7 @@ def give_up(
     outcome: LeaseOutcome = LeaseOutcome.LOST,
     *,
     renewed_ms: int = 0,
+    reason: FailureReason | None = None,
 ) -> None:
     """Ends a lease without a result: its job waits again, or fails when no attempt is left.
 
@@ -605,10 +645,11 @@ def give_up(
 
     An offer that was never accepted was no attempt: its job keeps the time that it had to start. A job
     whose cancel was asked for is cancelled, at the price of its run until ``renewed_ms``, the last
-    acknowledged heartbeat of a daemon that went silent; by default without a charge.
+    acknowledged heartbeat of a daemon that went silent; by default without a charge. ``reason`` is what
+    ended the attempt, where that is known better than by its outcome.
     """
     job = jobs.lock(lease.job_id)
-    if not leases.end(lease, outcome, now_ms, detail=detail):
+    if not leases.end(lease, outcome, now_ms, detail=detail, failure_reason=reason):
         return
     if job is None or job.lease_epoch != lease.lease_epoch or job.state in FINAL:
         return
@@ -623,11 +664,12 @@ def give_up(
         )
     elif lease.state is not LeaseState.OFFERED and job.attempt >= MAX_ATTEMPTS:
         drained = outcome is LeaseOutcome.RELEASED
+        usual = FailureReason.PROVIDER_DRAINED if drained else FailureReason.PROVIDER_LOST
         settle(
             job,
             JobEvent.FAIL,
             now_ms,
-            failure_reason=FailureReason.PROVIDER_DRAINED if drained else FailureReason.PROVIDER_LOST,
+            failure_reason=reason or usual,
             failure_message=f"{MAX_ATTEMPTS} attempts were lost; submit it again",
         )
     else:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import peewee as pw
 
 from server.domain.errors import DomainError, Reason
+from server.domain.hindrances import SelfTest
+from server.domain.honesty import Verdict, VerdictReason
 from server.domain.jobs import JobType
 from server.domain.keys import Scope
 from server.domain.placement import Model
@@ -38,6 +40,15 @@ class ProviderRow:
     last_heartbeat_ms: int | None
     gpu_status: dict[str, Any]
     created_ms: int
+    claimed_gpu: str
+    """The GPU model of its registration."""
+    verdict: Verdict
+    verdict_reasons: tuple[VerdictReason, ...]
+    verdict_ms: int | None
+    """When the verdict last changed."""
+    gpus_changed_ms: int | None
+    """When its set of GPUs became another."""
+    self_tests: tuple[SelfTest, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +134,7 @@ def create_provider(
         email=email,
         email_key=email_key,
         gpu_model=gpu_model,
+        claimed_gpu=gpu_model,
         os=os,
         phone=phone,
         created_ms=now_ms,
@@ -231,6 +243,7 @@ def live_providers(
     model: str | None,
     offset: int,
     limit: int,
+    verified: bool = False,
 ) -> tuple[list[ProviderRow], int]:
     """Active providers with a heartbeat after ``since_ms`` that pass the filters: a page, and the count."""
     query = Provider.select().where(
@@ -247,6 +260,8 @@ def live_providers(
     if model:
         serving = ProviderModel.select(ProviderModel.provider_id).where(ProviderModel.name == model)
         query = query.where(Provider.id.in_(serving))
+    if verified:
+        query = query.where(Provider.verdict == Verdict.VERIFIED.value)
     page = query.order_by(Provider.id).offset(offset).limit(limit)
     return [_provider_row(row) for row in page], query.count()
 
@@ -317,6 +332,30 @@ def open_session(provider_id: int, job_types: Iterable[JobType], now_ms: int) ->
         job_types=" ".join(sorted(job_types)),
     ).where(Provider.id == provider_id).execute()
     return int(Provider.select(Provider.session_epoch).where(Provider.id == provider_id).scalar())
+
+
+def set_job_types(provider_id: int, session_epoch: int, job_types: Iterable[JobType]) -> None:
+    """The daemon of this session runs these kinds of job from now on."""
+    Provider.update(job_types=" ".join(sorted(job_types))).where(
+        Provider.id == provider_id, Provider.session_epoch == session_epoch
+    ).execute()
+
+
+def set_self_tests(provider_id: int, session_epoch: int, tests: Iterable[SelfTest]) -> None:
+    """The newest self-tests of the daemon of this session."""
+    told = json.dumps([_self_test_data(test) for test in tests])
+    Provider.update(self_tests=told).where(
+        Provider.id == provider_id, Provider.session_epoch == session_epoch
+    ).execute()
+
+
+def _self_test_data(test: SelfTest) -> dict[str, Any]:
+    return {**asdict(test), "job_types": sorted(test.job_types)}
+
+
+def _self_test(data: dict[str, Any]) -> SelfTest:
+    kinds = frozenset(JobType(kind) for kind in data["job_types"])
+    return SelfTest(data["name"], data["passed"], data["reason"], tuple(data["models"]), kinds)
 
 
 def close_session(provider_id: int, session_epoch: int) -> None:
@@ -406,4 +445,10 @@ def _provider_row(row: Any) -> ProviderRow:
         last_heartbeat_ms=row.last_heartbeat_ms,
         gpu_status=json.loads(row.gpu_status),
         created_ms=row.created_ms,
+        claimed_gpu=row.claimed_gpu,
+        verdict=Verdict(row.verdict),
+        verdict_reasons=tuple(VerdictReason(name) for name in row.verdict_reasons.split()),
+        verdict_ms=row.verdict_ms,
+        gpus_changed_ms=row.gpus_changed_ms,
+        self_tests=tuple(_self_test(data) for data in json.loads(row.self_tests)),
     )

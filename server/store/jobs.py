@@ -269,7 +269,7 @@ def next_queued(candidate: Candidate, limit: int, now_ms: int, refused_since_ms:
     provider refused or let expire after ``refused_since_ms`` is left for later, and one whose time to
     start is over for the sweep.
     """
-    kinds, models = sorted(candidate.job_types), [model.name for model in candidate.models]
+    kinds, models = sorted(candidate.open_job_types), [model.name for model in candidate.models]
     if not kinds or closure(candidate) is not Obstacle.NONE:
         return []
     rows = _next_queued(len(kinds), len(models)).all(

@@ -30,6 +30,12 @@ class Provider(pw.Model):
     renewed_ms = pw.BigIntegerField(null=True)
     gpu_status = pw.TextField(default="{}")
     created_ms = pw.BigIntegerField()
+    claimed_gpu = pw.TextField(default="")
+    verdict = pw.TextField(default="unverified")
+    verdict_reasons = pw.TextField(default="NO_GPU_MEASURED")
+    verdict_ms = pw.BigIntegerField(null=True)
+    gpus_changed_ms = pw.BigIntegerField(null=True)
+    self_tests = pw.TextField(default="[]")
 
     class Meta:
         table_name = "provider"
@@ -46,6 +52,13 @@ class ProviderTerms(pw.Model):
 
     class Meta:
         table_name = "provider_terms"
+class ProviderGpu(pw.Model):
+    provider_id = pw.BigIntegerField()
+    uuid = pw.TextField()
+
+    class Meta:
+        table_name = "provider_gpu"
+        primary_key = pw.CompositeKey("provider_id", "uuid")
 
 
 class ProviderModel(pw.Model):
@@ -303,6 +316,7 @@ class GpuMetrics(pw.Model):
 
 MODELS: tuple[type[pw.Model], ...] = (
     Provider,
+    ProviderGpu,
     ProviderModel,
     Renter,
     ApiKey,

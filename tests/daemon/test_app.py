@@ -15,6 +15,7 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 from daemon.app import Daemon
 from daemon.effects import EndReason
 from daemon.engines import EngineError
+from daemon.gpus import Gpus
 from daemon.gpus.none import NoGpus
 from daemon.journal import Journal
 from daemon.link import KeyRefusedError
@@ -37,7 +38,14 @@ from tests.support.memory_disk import MemoryDisk
 class Stack:
     """A running daemon, its engine, its clock and the server that it talks to."""
 
-    def __init__(self, server: FakeServer, engine: ScriptedEngine, disk: MemoryDisk | None = None) -> None:
+    def __init__(
+        self,
+        server: FakeServer,
+        engine: ScriptedEngine,
+        disk: MemoryDisk | None = None,
+        gpus: Gpus | None = None,
+        slots: int = 1,
+    ) -> None:
         self.server = server
         self.disk = disk or MemoryDisk()
         self.engine = engine
@@ -48,11 +56,13 @@ class Stack:
             key=GOOD_KEY,
             engines=[engine],
             journal=Journal(self.disk),
-            gpus=NoGpus(),
+            gpus=gpus or NoGpus(),
             clock=self.clock,
             rng=Random(1),
             on_ready=self.ready.append,
+            slots=slots,
             tick_seconds=0.01,
+            sample_seconds=0.01,
         )
         self.running = asyncio.create_task(self.daemon.run())
 
@@ -77,9 +87,11 @@ class Stack:
 
 
 @asynccontextmanager
-async def stack(engine: ScriptedEngine, disk: MemoryDisk | None = None) -> AsyncIterator[Stack]:
+async def stack(
+    engine: ScriptedEngine, disk: MemoryDisk | None = None, gpus: Gpus | None = None, slots: int = 1
+) -> AsyncIterator[Stack]:
     async with fake_server() as server:
-        running = Stack(server, engine, disk)
+        running = Stack(server, engine, disk, gpus, slots)
         try:
             yield running
         finally:

@@ -19,7 +19,8 @@ class ScriptedEngine(Engine):
 
     `prepare_gate`: preparing waits for it. `jobs`, `cancelled`: the ids of the
     jobs that were begun, and of those stopped before their script's end.
-    `pieces_played`: how far the scripts have come.
+    `pieces_played`: how far the scripts have come. `tests`: how many self-tests
+    were begun; one waits for `test_gate` and raises `test_error`, where there are.
     """
 
     def __init__(
@@ -36,6 +37,9 @@ class ScriptedEngine(Engine):
         self.cancelled: list[str] = []
         self.closed = False
         self.pieces_played = 0
+        self.tests = 0
+        self.test_error: Exception | None = None
+        self.test_gate: asyncio.Event | None = None
         self._model = model
         self._usage = usage or jobs_pb2.Usage(prompt_tokens=3, completion_tokens=len(self.script))
         self.prepare_gate = prepare_gate
@@ -71,6 +75,14 @@ class ScriptedEngine(Engine):
         finally:
             if not whole:
                 self.cancelled.append(offer.lease.job_id)
+
+    async def self_test(self) -> None:
+        """Raises the test's error, if there is one, and plays nothing."""
+        self.tests += 1
+        if self.test_gate is not None:
+            await self.test_gate.wait()
+        if self.test_error is not None:
+            raise self.test_error
 
     async def close(self) -> None:
         """Notes that it was closed."""

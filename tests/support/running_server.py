@@ -38,7 +38,8 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from server.app import Server
-from server.config import Config
+from server.config import MINIMUMS, Config
+from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import OFF, Limits
 from server.store.models import Provider, Renter
@@ -383,6 +384,7 @@ async def running(
     limits: Limits = OFF,
     provider_approval: bool = False,
     webhooks_allow_private: bool = False,
+    minimums: Minimums = MINIMUMS,
 ) -> AsyncIterator[Market]:
     """A server on 127.0.0.1 until the block ends; without limits, as the clock fills no bucket by itself."""
     config = Config(
@@ -396,6 +398,7 @@ async def running(
         limits,
         provider_approval=provider_approval,
         webhooks_allow_private=webhooks_allow_private,
+        minimums=minimums,
     )
     server = Server(config, clock)
     await server.start()

@@ -1,4 +1,4 @@
-"""The daemon with an engine that plays a script: everything of it is real but the model.
+"""The daemon with an engine that plays a script: everything of it is real but the model, NVML included.
 
 Run as a program, with the settings of ``dcp-daemon``. A job's prompt is its script, made by
 ``script``: so many words with such a pause before each. The test knows the answer by ``answer_to``.
@@ -19,6 +19,7 @@ from daemon import config
 from daemon.app import Daemon
 from daemon.effects import EndReason
 from daemon.engines import Engine
+from daemon.gpus.detect import detect
 from daemon.journal import FileDisk, Journal, journal_folder
 
 MODEL = "test/script"
@@ -53,6 +54,9 @@ class ScriptEngine(Engine):
             yield word + " "
         yield jobs_pb2.Usage(prompt_tokens=1, completion_tokens=len(words))
 
+    async def self_test(self) -> None:
+        """Always passes: there is no model that could fail."""
+
     async def close(self) -> None:
         """Has nothing to end."""
 
@@ -63,6 +67,7 @@ async def _serve(settings: config.Config) -> EndReason:
         server=settings.server,
         key=settings.provider_key,
         engines=[ScriptEngine()],
+        gpus=detect(),
         journal=Journal(FileDisk(journal_folder(settings.state_dir))),
         on_ready=_say_ready,
     )

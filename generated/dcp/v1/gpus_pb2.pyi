@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -17,6 +18,118 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _GpuState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GpuStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GpuState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GPU_STATE_UNSPECIFIED: _GpuState.ValueType  # 0
+    """The daemon does not tell."""
+    GPU_STATE_HEALTHY: _GpuState.ValueType  # 1
+    """It is well."""
+    GPU_STATE_FAILED: _GpuState.ValueType  # 2
+    """It failed: it gets no work, and what ran on it was given back."""
+    GPU_STATE_UNKNOWN: _GpuState.ValueType  # 3
+    """The driver does not answer, so nobody knows; it gets no new work."""
+
+class GpuState(_GpuState, metaclass=_GpuStateEnumTypeWrapper):
+    """Whether a GPU may be given work."""
+
+GPU_STATE_UNSPECIFIED: GpuState.ValueType  # 0
+"""The daemon does not tell."""
+GPU_STATE_HEALTHY: GpuState.ValueType  # 1
+"""It is well."""
+GPU_STATE_FAILED: GpuState.ValueType  # 2
+"""It failed: it gets no work, and what ran on it was given back."""
+GPU_STATE_UNKNOWN: GpuState.ValueType  # 3
+"""The driver does not answer, so nobody knows; it gets no new work."""
+Global___GpuState: _TypeAlias = GpuState  # noqa: Y015
+
+class _GpuFault:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GpuFaultEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GpuFault.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GPU_FAULT_UNSPECIFIED: _GpuFault.ValueType  # 0
+    """It is healthy, or the daemon does not tell."""
+    GPU_FAULT_LOST: _GpuFault.ValueType  # 1
+    """It does not answer any more, or must be reset."""
+    GPU_FAULT_XID: _GpuFault.ValueType  # 2
+    """The driver reported a critical Xid after which a GPU must be reset or looked at; `last_xid` tells which."""
+    GPU_FAULT_ECC: _GpuFault.ValueType  # 3
+    """Its memory had an error that ECC could not correct."""
+    GPU_FAULT_ROW_REMAP: _GpuFault.ValueType  # 4
+    """It could not replace a damaged row of its memory."""
+    GPU_FAULT_DRIVER_LOST: _GpuFault.ValueType  # 5
+    """The driver of the machine does not answer."""
+
+class GpuFault(_GpuFault, metaclass=_GpuFaultEnumTypeWrapper):
+    """Why a GPU is not healthy."""
+
+GPU_FAULT_UNSPECIFIED: GpuFault.ValueType  # 0
+"""It is healthy, or the daemon does not tell."""
+GPU_FAULT_LOST: GpuFault.ValueType  # 1
+"""It does not answer any more, or must be reset."""
+GPU_FAULT_XID: GpuFault.ValueType  # 2
+"""The driver reported a critical Xid after which a GPU must be reset or looked at; `last_xid` tells which."""
+GPU_FAULT_ECC: GpuFault.ValueType  # 3
+"""Its memory had an error that ECC could not correct."""
+GPU_FAULT_ROW_REMAP: GpuFault.ValueType  # 4
+"""It could not replace a damaged row of its memory."""
+GPU_FAULT_DRIVER_LOST: GpuFault.ValueType  # 5
+"""The driver of the machine does not answer."""
+Global___GpuFault: _TypeAlias = GpuFault  # noqa: Y015
+
+class _ThrottleReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ThrottleReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ThrottleReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    THROTTLE_REASON_UNSPECIFIED: _ThrottleReason.ValueType  # 0
+    """A reason that this release has no name for."""
+    THROTTLE_REASON_SW_THERMAL: _ThrottleReason.ValueType  # 1
+    """It is too hot, by the driver's measure."""
+    THROTTLE_REASON_HW_THERMAL: _ThrottleReason.ValueType  # 2
+    """It is too hot, by the hardware's measure."""
+    THROTTLE_REASON_POWER_CAP: _ThrottleReason.ValueType  # 3
+    """It is at its power limit."""
+    THROTTLE_REASON_HW_POWER_BRAKE: _ThrottleReason.ValueType  # 4
+    """The power supply asked for less."""
+    THROTTLE_REASON_HW_SLOWDOWN: _ThrottleReason.ValueType  # 5
+    """The hardware lowered the clocks: heat, power or a fault."""
+    THROTTLE_REASON_APPLICATION_CLOCKS: _ThrottleReason.ValueType  # 6
+    """Its owner set the clocks lower."""
+    THROTTLE_REASON_SYNC_BOOST: _ThrottleReason.ValueType  # 7
+    """It keeps step with the other GPUs of a group."""
+    THROTTLE_REASON_DISPLAY_CLOCKS: _ThrottleReason.ValueType  # 8
+    """A display needs these clocks."""
+
+class ThrottleReason(_ThrottleReason, metaclass=_ThrottleReasonEnumTypeWrapper):
+    """Why a GPU runs slower than it could."""
+
+THROTTLE_REASON_UNSPECIFIED: ThrottleReason.ValueType  # 0
+"""A reason that this release has no name for."""
+THROTTLE_REASON_SW_THERMAL: ThrottleReason.ValueType  # 1
+"""It is too hot, by the driver's measure."""
+THROTTLE_REASON_HW_THERMAL: ThrottleReason.ValueType  # 2
+"""It is too hot, by the hardware's measure."""
+THROTTLE_REASON_POWER_CAP: ThrottleReason.ValueType  # 3
+"""It is at its power limit."""
+THROTTLE_REASON_HW_POWER_BRAKE: ThrottleReason.ValueType  # 4
+"""The power supply asked for less."""
+THROTTLE_REASON_HW_SLOWDOWN: ThrottleReason.ValueType  # 5
+"""The hardware lowered the clocks: heat, power or a fault."""
+THROTTLE_REASON_APPLICATION_CLOCKS: ThrottleReason.ValueType  # 6
+"""Its owner set the clocks lower."""
+THROTTLE_REASON_SYNC_BOOST: ThrottleReason.ValueType  # 7
+"""It keeps step with the other GPUs of a group."""
+THROTTLE_REASON_DISPLAY_CLOCKS: ThrottleReason.ValueType  # 8
+"""A display needs these clocks."""
+Global___ThrottleReason: _TypeAlias = ThrottleReason  # noqa: Y015
 
 @_typing.final
 class GpuStatus(_message.Message):
@@ -44,6 +157,8 @@ class GpuStatus(_message.Message):
     DAEMON_VERSION_FIELD_NUMBER: _builtins.int
     PYTHON_VERSION_FIELD_NUMBER: _builtins.int
     OS_INFO_FIELD_NUMBER: _builtins.int
+    CONTAINER_TOOLKIT_VERSION_FIELD_NUMBER: _builtins.int
+    DRIVER_LOST_FIELD_NUMBER: _builtins.int
     gpu_name: _builtins.str
     """The product name of the first GPU, such as `NVIDIA RTX 4090`."""
     gpu_vram_mib: _builtins.int
@@ -72,6 +187,10 @@ class GpuStatus(_message.Message):
     """Version of Python that the daemon runs on."""
     os_info: _builtins.str
     """The operating system, for a person."""
+    container_toolkit_version: _builtins.str
+    """Version of the NVIDIA Container Toolkit. Left out: it is not installed, or does not tell."""
+    driver_lost: _builtins.bool
+    """The driver answered before and does not now: nothing is known of the GPUs until it is back."""
     @_builtins.property
     def all_gpus(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuDevice]:
         """Every GPU, by index."""
@@ -94,17 +213,23 @@ class GpuStatus(_message.Message):
         daemon_version: _builtins.str | None = ...,
         python_version: _builtins.str | None = ...,
         os_info: _builtins.str | None = ...,
+        container_toolkit_version: _builtins.str | None = ...,
+        driver_lost: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_cuda_version", b"_cuda_version", "_daemon_version", b"_daemon_version", "_driver_version", b"_driver_version", "_free_vram_mib", b"_free_vram_mib", "_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_util_pct", b"_gpu_util_pct", "_gpu_vram_mib", b"_gpu_vram_mib", "_memory_used_mb", b"_memory_used_mb", "_os_info", b"_os_info", "_power_w", b"_power_w", "_python_version", b"_python_version", "_temp_c", b"_temp_c", "compute_capability", b"compute_capability", "cuda_version", b"cuda_version", "daemon_version", b"daemon_version", "driver_version", b"driver_version", "free_vram_mib", b"free_vram_mib", "gpu_count", b"gpu_count", "gpu_name", b"gpu_name", "gpu_util_pct", b"gpu_util_pct", "gpu_vram_mib", b"gpu_vram_mib", "memory_used_mb", b"memory_used_mb", "os_info", b"os_info", "power_w", b"power_w", "python_version", b"python_version", "temp_c", b"temp_c"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_container_toolkit_version", b"_container_toolkit_version", "_cuda_version", b"_cuda_version", "_daemon_version", b"_daemon_version", "_driver_lost", b"_driver_lost", "_driver_version", b"_driver_version", "_free_vram_mib", b"_free_vram_mib", "_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_util_pct", b"_gpu_util_pct", "_gpu_vram_mib", b"_gpu_vram_mib", "_memory_used_mb", b"_memory_used_mb", "_os_info", b"_os_info", "_power_w", b"_power_w", "_python_version", b"_python_version", "_temp_c", b"_temp_c", "compute_capability", b"compute_capability", "container_toolkit_version", b"container_toolkit_version", "cuda_version", b"cuda_version", "daemon_version", b"daemon_version", "driver_lost", b"driver_lost", "driver_version", b"driver_version", "free_vram_mib", b"free_vram_mib", "gpu_count", b"gpu_count", "gpu_name", b"gpu_name", "gpu_util_pct", b"gpu_util_pct", "gpu_vram_mib", b"gpu_vram_mib", "memory_used_mb", b"memory_used_mb", "os_info", b"os_info", "power_w", b"power_w", "python_version", b"python_version", "temp_c", b"temp_c"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_cuda_version", b"_cuda_version", "_daemon_version", b"_daemon_version", "_driver_version", b"_driver_version", "_free_vram_mib", b"_free_vram_mib", "_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_util_pct", b"_gpu_util_pct", "_gpu_vram_mib", b"_gpu_vram_mib", "_memory_used_mb", b"_memory_used_mb", "_os_info", b"_os_info", "_power_w", b"_power_w", "_python_version", b"_python_version", "_temp_c", b"_temp_c", "all_gpus", b"all_gpus", "compute_capability", b"compute_capability", "cuda_version", b"cuda_version", "daemon_version", b"daemon_version", "driver_version", b"driver_version", "free_vram_mib", b"free_vram_mib", "gpu_count", b"gpu_count", "gpu_name", b"gpu_name", "gpu_util_pct", b"gpu_util_pct", "gpu_vram_mib", b"gpu_vram_mib", "memory_used_mb", b"memory_used_mb", "os_info", b"os_info", "power_w", b"power_w", "python_version", b"python_version", "temp_c", b"temp_c"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_container_toolkit_version", b"_container_toolkit_version", "_cuda_version", b"_cuda_version", "_daemon_version", b"_daemon_version", "_driver_lost", b"_driver_lost", "_driver_version", b"_driver_version", "_free_vram_mib", b"_free_vram_mib", "_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_util_pct", b"_gpu_util_pct", "_gpu_vram_mib", b"_gpu_vram_mib", "_memory_used_mb", b"_memory_used_mb", "_os_info", b"_os_info", "_power_w", b"_power_w", "_python_version", b"_python_version", "_temp_c", b"_temp_c", "all_gpus", b"all_gpus", "compute_capability", b"compute_capability", "container_toolkit_version", b"container_toolkit_version", "cuda_version", b"cuda_version", "daemon_version", b"daemon_version", "driver_lost", b"driver_lost", "driver_version", b"driver_version", "free_vram_mib", b"free_vram_mib", "gpu_count", b"gpu_count", "gpu_name", b"gpu_name", "gpu_util_pct", b"gpu_util_pct", "gpu_vram_mib", b"gpu_vram_mib", "memory_used_mb", b"memory_used_mb", "os_info", b"os_info", "power_w", b"power_w", "python_version", b"python_version", "temp_c", b"temp_c"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__compute_capability: _TypeAlias = _typing.Literal["compute_capability"]  # noqa: Y015
     _WhichOneofArgType__compute_capability: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability"]  # noqa: Y015
+    _WhichOneofReturnType__container_toolkit_version: _TypeAlias = _typing.Literal["container_toolkit_version"]  # noqa: Y015
+    _WhichOneofArgType__container_toolkit_version: _TypeAlias = _typing.Literal["_container_toolkit_version", b"_container_toolkit_version"]  # noqa: Y015
     _WhichOneofReturnType__cuda_version: _TypeAlias = _typing.Literal["cuda_version"]  # noqa: Y015
     _WhichOneofArgType__cuda_version: _TypeAlias = _typing.Literal["_cuda_version", b"_cuda_version"]  # noqa: Y015
     _WhichOneofReturnType__daemon_version: _TypeAlias = _typing.Literal["daemon_version"]  # noqa: Y015
     _WhichOneofArgType__daemon_version: _TypeAlias = _typing.Literal["_daemon_version", b"_daemon_version"]  # noqa: Y015
+    _WhichOneofReturnType__driver_lost: _TypeAlias = _typing.Literal["driver_lost"]  # noqa: Y015
+    _WhichOneofArgType__driver_lost: _TypeAlias = _typing.Literal["_driver_lost", b"_driver_lost"]  # noqa: Y015
     _WhichOneofReturnType__driver_version: _TypeAlias = _typing.Literal["driver_version"]  # noqa: Y015
     _WhichOneofArgType__driver_version: _TypeAlias = _typing.Literal["_driver_version", b"_driver_version"]  # noqa: Y015
     _WhichOneofReturnType__free_vram_mib: _TypeAlias = _typing.Literal["free_vram_mib"]  # noqa: Y015
@@ -130,9 +255,13 @@ class GpuStatus(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__compute_capability) -> _WhichOneofReturnType__compute_capability | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__container_toolkit_version) -> _WhichOneofReturnType__container_toolkit_version | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cuda_version) -> _WhichOneofReturnType__cuda_version | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__daemon_version) -> _WhichOneofReturnType__daemon_version | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__driver_lost) -> _WhichOneofReturnType__driver_lost | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__driver_version) -> _WhichOneofReturnType__driver_version | None: ...
     @_typing.overload
@@ -173,6 +302,22 @@ class GpuDevice(_message.Message):
     GPU_UTIL_PCT_FIELD_NUMBER: _builtins.int
     TEMP_C_FIELD_NUMBER: _builtins.int
     POWER_W_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    STATE_REASON_FIELD_NUMBER: _builtins.int
+    THROTTLED_FIELD_NUMBER: _builtins.int
+    THROTTLE_REASONS_FIELD_NUMBER: _builtins.int
+    ECC_ENABLED_FIELD_NUMBER: _builtins.int
+    ECC_VOLATILE_UNCORRECTED_FIELD_NUMBER: _builtins.int
+    ECC_AGGREGATE_UNCORRECTED_FIELD_NUMBER: _builtins.int
+    ROW_REMAP_PENDING_FIELD_NUMBER: _builtins.int
+    ROW_REMAP_FAILED_FIELD_NUMBER: _builtins.int
+    RETIRED_PAGES_PENDING_FIELD_NUMBER: _builtins.int
+    XID_COUNT_FIELD_NUMBER: _builtins.int
+    LAST_XID_FIELD_NUMBER: _builtins.int
+    FOREIGN_PROCESSES_FIELD_NUMBER: _builtins.int
+    FOREIGN_MEMORY_MIB_FIELD_NUMBER: _builtins.int
+    PERSISTENCE_MODE_FIELD_NUMBER: _builtins.int
+    COMPUTE_CAPABILITY_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Its index on the machine, from 0. May change at a restart of the machine: identity is the UUID."""
     uuid: _builtins.str
@@ -191,6 +336,40 @@ class GpuDevice(_message.Message):
     """Core temperature, in degrees Celsius."""
     power_w: _builtins.float
     """Power draw, in watts."""
+    state: Global___GpuState.ValueType
+    """Whether it may be given work."""
+    state_reason: Global___GpuFault.ValueType
+    """Why not."""
+    throttled: _builtins.bool
+    """Whether something slows it down now; left out where the driver cannot tell."""
+    ecc_enabled: _builtins.bool
+    """Whether ECC is on; left out for memory without it."""
+    ecc_volatile_uncorrected: _builtins.int
+    """Memory errors since the driver was loaded that ECC could not correct."""
+    ecc_aggregate_uncorrected: _builtins.int
+    """Memory errors in its whole life that ECC could not correct."""
+    row_remap_pending: _builtins.bool
+    """A damaged row of its memory is replaced at the next reset."""
+    row_remap_failed: _builtins.bool
+    """A damaged row of its memory could not be replaced."""
+    retired_pages_pending: _builtins.bool
+    """A damaged page of its memory is retired at the next restart; older GPUs have pages instead of rows."""
+    xid_count: _builtins.int
+    """Xid errors that are its own fault, not a program's, since the daemon watches; left out where they cannot be watched."""
+    last_xid: _builtins.int
+    """The number of the last of them, by NVIDIA's list."""
+    foreign_processes: _builtins.int
+    """How many processes compute on it that the daemon did not start."""
+    foreign_memory_mib: _builtins.int
+    """The memory that these processes use, in MiB."""
+    persistence_mode: _builtins.bool
+    """Whether the driver stays loaded while nobody uses the GPU."""
+    compute_capability: _builtins.str
+    """CUDA compute capability, such as `8.9`."""
+    @_builtins.property
+    def throttle_reasons(self) -> _containers.RepeatedScalarFieldContainer[Global___ThrottleReason.ValueType]:
+        """What slows it down."""
+
     def __init__(
         self,
         *,
@@ -203,11 +382,39 @@ class GpuDevice(_message.Message):
         gpu_util_pct: _builtins.float | None = ...,
         temp_c: _builtins.float | None = ...,
         power_w: _builtins.float | None = ...,
+        state: Global___GpuState.ValueType | None = ...,
+        state_reason: Global___GpuFault.ValueType | None = ...,
+        throttled: _builtins.bool | None = ...,
+        throttle_reasons: _abc.Iterable[Global___ThrottleReason.ValueType] | None = ...,
+        ecc_enabled: _builtins.bool | None = ...,
+        ecc_volatile_uncorrected: _builtins.int | None = ...,
+        ecc_aggregate_uncorrected: _builtins.int | None = ...,
+        row_remap_pending: _builtins.bool | None = ...,
+        row_remap_failed: _builtins.bool | None = ...,
+        retired_pages_pending: _builtins.bool | None = ...,
+        xid_count: _builtins.int | None = ...,
+        last_xid: _builtins.int | None = ...,
+        foreign_processes: _builtins.int | None = ...,
+        foreign_memory_mib: _builtins.int | None = ...,
+        persistence_mode: _builtins.bool | None = ...,
+        compute_capability: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_free_vram_mib", b"_free_vram_mib", "_gpu_name", b"_gpu_name", "_gpu_util_pct", b"_gpu_util_pct", "_gpu_vram_mib", b"_gpu_vram_mib", "_memory_used_mb", b"_memory_used_mb", "_power_w", b"_power_w", "_temp_c", b"_temp_c", "free_vram_mib", b"free_vram_mib", "gpu_name", b"gpu_name", "gpu_util_pct", b"gpu_util_pct", "gpu_vram_mib", b"gpu_vram_mib", "memory_used_mb", b"memory_used_mb", "power_w", b"power_w", "temp_c", b"temp_c"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_ecc_aggregate_uncorrected", b"_ecc_aggregate_uncorrected", "_ecc_enabled", b"_ecc_enabled", "_ecc_volatile_uncorrected", b"_ecc_volatile_uncorrected", "_foreign_memory_mib", b"_foreign_memory_mib", "_foreign_processes", b"_foreign_processes", "_free_vram_mib", b"_free_vram_mib", "_gpu_name", b"_gpu_name", "_gpu_util_pct", b"_gpu_util_pct", "_gpu_vram_mib", b"_gpu_vram_mib", "_last_xid", b"_last_xid", "_memory_used_mb", b"_memory_used_mb", "_persistence_mode", b"_persistence_mode", "_power_w", b"_power_w", "_retired_pages_pending", b"_retired_pages_pending", "_row_remap_failed", b"_row_remap_failed", "_row_remap_pending", b"_row_remap_pending", "_state", b"_state", "_state_reason", b"_state_reason", "_temp_c", b"_temp_c", "_throttled", b"_throttled", "_xid_count", b"_xid_count", "compute_capability", b"compute_capability", "ecc_aggregate_uncorrected", b"ecc_aggregate_uncorrected", "ecc_enabled", b"ecc_enabled", "ecc_volatile_uncorrected", b"ecc_volatile_uncorrected", "foreign_memory_mib", b"foreign_memory_mib", "foreign_processes", b"foreign_processes", "free_vram_mib", b"free_vram_mib", "gpu_name", b"gpu_name", "gpu_util_pct", b"gpu_util_pct", "gpu_vram_mib", b"gpu_vram_mib", "last_xid", b"last_xid", "memory_used_mb", b"memory_used_mb", "persistence_mode", b"persistence_mode", "power_w", b"power_w", "retired_pages_pending", b"retired_pages_pending", "row_remap_failed", b"row_remap_failed", "row_remap_pending", b"row_remap_pending", "state", b"state", "state_reason", b"state_reason", "temp_c", b"temp_c", "throttled", b"throttled", "xid_count", b"xid_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_free_vram_mib", b"_free_vram_mib", "_gpu_name", b"_gpu_name", "_gpu_util_pct", b"_gpu_util_pct", "_gpu_vram_mib", b"_gpu_vram_mib", "_memory_used_mb", b"_memory_used_mb", "_power_w", b"_power_w", "_temp_c", b"_temp_c", "free_vram_mib", b"free_vram_mib", "gpu_name", b"gpu_name", "gpu_util_pct", b"gpu_util_pct", "gpu_vram_mib", b"gpu_vram_mib", "index", b"index", "memory_used_mb", b"memory_used_mb", "power_w", b"power_w", "temp_c", b"temp_c", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_ecc_aggregate_uncorrected", b"_ecc_aggregate_uncorrected", "_ecc_enabled", b"_ecc_enabled", "_ecc_volatile_uncorrected", b"_ecc_volatile_uncorrected", "_foreign_memory_mib", b"_foreign_memory_mib", "_foreign_processes", b"_foreign_processes", "_free_vram_mib", b"_free_vram_mib", "_gpu_name", b"_gpu_name", "_gpu_util_pct", b"_gpu_util_pct", "_gpu_vram_mib", b"_gpu_vram_mib", "_last_xid", b"_last_xid", "_memory_used_mb", b"_memory_used_mb", "_persistence_mode", b"_persistence_mode", "_power_w", b"_power_w", "_retired_pages_pending", b"_retired_pages_pending", "_row_remap_failed", b"_row_remap_failed", "_row_remap_pending", b"_row_remap_pending", "_state", b"_state", "_state_reason", b"_state_reason", "_temp_c", b"_temp_c", "_throttled", b"_throttled", "_xid_count", b"_xid_count", "compute_capability", b"compute_capability", "ecc_aggregate_uncorrected", b"ecc_aggregate_uncorrected", "ecc_enabled", b"ecc_enabled", "ecc_volatile_uncorrected", b"ecc_volatile_uncorrected", "foreign_memory_mib", b"foreign_memory_mib", "foreign_processes", b"foreign_processes", "free_vram_mib", b"free_vram_mib", "gpu_name", b"gpu_name", "gpu_util_pct", b"gpu_util_pct", "gpu_vram_mib", b"gpu_vram_mib", "index", b"index", "last_xid", b"last_xid", "memory_used_mb", b"memory_used_mb", "persistence_mode", b"persistence_mode", "power_w", b"power_w", "retired_pages_pending", b"retired_pages_pending", "row_remap_failed", b"row_remap_failed", "row_remap_pending", b"row_remap_pending", "state", b"state", "state_reason", b"state_reason", "temp_c", b"temp_c", "throttle_reasons", b"throttle_reasons", "throttled", b"throttled", "uuid", b"uuid", "xid_count", b"xid_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__compute_capability: _TypeAlias = _typing.Literal["compute_capability"]  # noqa: Y015
+    _WhichOneofArgType__compute_capability: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability"]  # noqa: Y015
+    _WhichOneofReturnType__ecc_aggregate_uncorrected: _TypeAlias = _typing.Literal["ecc_aggregate_uncorrected"]  # noqa: Y015
+    _WhichOneofArgType__ecc_aggregate_uncorrected: _TypeAlias = _typing.Literal["_ecc_aggregate_uncorrected", b"_ecc_aggregate_uncorrected"]  # noqa: Y015
+    _WhichOneofReturnType__ecc_enabled: _TypeAlias = _typing.Literal["ecc_enabled"]  # noqa: Y015
+    _WhichOneofArgType__ecc_enabled: _TypeAlias = _typing.Literal["_ecc_enabled", b"_ecc_enabled"]  # noqa: Y015
+    _WhichOneofReturnType__ecc_volatile_uncorrected: _TypeAlias = _typing.Literal["ecc_volatile_uncorrected"]  # noqa: Y015
+    _WhichOneofArgType__ecc_volatile_uncorrected: _TypeAlias = _typing.Literal["_ecc_volatile_uncorrected", b"_ecc_volatile_uncorrected"]  # noqa: Y015
+    _WhichOneofReturnType__foreign_memory_mib: _TypeAlias = _typing.Literal["foreign_memory_mib"]  # noqa: Y015
+    _WhichOneofArgType__foreign_memory_mib: _TypeAlias = _typing.Literal["_foreign_memory_mib", b"_foreign_memory_mib"]  # noqa: Y015
+    _WhichOneofReturnType__foreign_processes: _TypeAlias = _typing.Literal["foreign_processes"]  # noqa: Y015
+    _WhichOneofArgType__foreign_processes: _TypeAlias = _typing.Literal["_foreign_processes", b"_foreign_processes"]  # noqa: Y015
     _WhichOneofReturnType__free_vram_mib: _TypeAlias = _typing.Literal["free_vram_mib"]  # noqa: Y015
     _WhichOneofArgType__free_vram_mib: _TypeAlias = _typing.Literal["_free_vram_mib", b"_free_vram_mib"]  # noqa: Y015
     _WhichOneofReturnType__gpu_name: _TypeAlias = _typing.Literal["gpu_name"]  # noqa: Y015
@@ -216,12 +423,42 @@ class GpuDevice(_message.Message):
     _WhichOneofArgType__gpu_util_pct: _TypeAlias = _typing.Literal["_gpu_util_pct", b"_gpu_util_pct"]  # noqa: Y015
     _WhichOneofReturnType__gpu_vram_mib: _TypeAlias = _typing.Literal["gpu_vram_mib"]  # noqa: Y015
     _WhichOneofArgType__gpu_vram_mib: _TypeAlias = _typing.Literal["_gpu_vram_mib", b"_gpu_vram_mib"]  # noqa: Y015
+    _WhichOneofReturnType__last_xid: _TypeAlias = _typing.Literal["last_xid"]  # noqa: Y015
+    _WhichOneofArgType__last_xid: _TypeAlias = _typing.Literal["_last_xid", b"_last_xid"]  # noqa: Y015
     _WhichOneofReturnType__memory_used_mb: _TypeAlias = _typing.Literal["memory_used_mb"]  # noqa: Y015
     _WhichOneofArgType__memory_used_mb: _TypeAlias = _typing.Literal["_memory_used_mb", b"_memory_used_mb"]  # noqa: Y015
+    _WhichOneofReturnType__persistence_mode: _TypeAlias = _typing.Literal["persistence_mode"]  # noqa: Y015
+    _WhichOneofArgType__persistence_mode: _TypeAlias = _typing.Literal["_persistence_mode", b"_persistence_mode"]  # noqa: Y015
     _WhichOneofReturnType__power_w: _TypeAlias = _typing.Literal["power_w"]  # noqa: Y015
     _WhichOneofArgType__power_w: _TypeAlias = _typing.Literal["_power_w", b"_power_w"]  # noqa: Y015
+    _WhichOneofReturnType__retired_pages_pending: _TypeAlias = _typing.Literal["retired_pages_pending"]  # noqa: Y015
+    _WhichOneofArgType__retired_pages_pending: _TypeAlias = _typing.Literal["_retired_pages_pending", b"_retired_pages_pending"]  # noqa: Y015
+    _WhichOneofReturnType__row_remap_failed: _TypeAlias = _typing.Literal["row_remap_failed"]  # noqa: Y015
+    _WhichOneofArgType__row_remap_failed: _TypeAlias = _typing.Literal["_row_remap_failed", b"_row_remap_failed"]  # noqa: Y015
+    _WhichOneofReturnType__row_remap_pending: _TypeAlias = _typing.Literal["row_remap_pending"]  # noqa: Y015
+    _WhichOneofArgType__row_remap_pending: _TypeAlias = _typing.Literal["_row_remap_pending", b"_row_remap_pending"]  # noqa: Y015
+    _WhichOneofReturnType__state: _TypeAlias = _typing.Literal["state"]  # noqa: Y015
+    _WhichOneofArgType__state: _TypeAlias = _typing.Literal["_state", b"_state"]  # noqa: Y015
+    _WhichOneofReturnType__state_reason: _TypeAlias = _typing.Literal["state_reason"]  # noqa: Y015
+    _WhichOneofArgType__state_reason: _TypeAlias = _typing.Literal["_state_reason", b"_state_reason"]  # noqa: Y015
     _WhichOneofReturnType__temp_c: _TypeAlias = _typing.Literal["temp_c"]  # noqa: Y015
     _WhichOneofArgType__temp_c: _TypeAlias = _typing.Literal["_temp_c", b"_temp_c"]  # noqa: Y015
+    _WhichOneofReturnType__throttled: _TypeAlias = _typing.Literal["throttled"]  # noqa: Y015
+    _WhichOneofArgType__throttled: _TypeAlias = _typing.Literal["_throttled", b"_throttled"]  # noqa: Y015
+    _WhichOneofReturnType__xid_count: _TypeAlias = _typing.Literal["xid_count"]  # noqa: Y015
+    _WhichOneofArgType__xid_count: _TypeAlias = _typing.Literal["_xid_count", b"_xid_count"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__compute_capability) -> _WhichOneofReturnType__compute_capability | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ecc_aggregate_uncorrected) -> _WhichOneofReturnType__ecc_aggregate_uncorrected | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ecc_enabled) -> _WhichOneofReturnType__ecc_enabled | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ecc_volatile_uncorrected) -> _WhichOneofReturnType__ecc_volatile_uncorrected | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__foreign_memory_mib) -> _WhichOneofReturnType__foreign_memory_mib | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__foreign_processes) -> _WhichOneofReturnType__foreign_processes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__free_vram_mib) -> _WhichOneofReturnType__free_vram_mib | None: ...
     @_typing.overload
@@ -231,10 +468,28 @@ class GpuDevice(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_vram_mib) -> _WhichOneofReturnType__gpu_vram_mib | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_xid) -> _WhichOneofReturnType__last_xid | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_used_mb) -> _WhichOneofReturnType__memory_used_mb | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__persistence_mode) -> _WhichOneofReturnType__persistence_mode | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__power_w) -> _WhichOneofReturnType__power_w | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retired_pages_pending) -> _WhichOneofReturnType__retired_pages_pending | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__row_remap_failed) -> _WhichOneofReturnType__row_remap_failed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__row_remap_pending) -> _WhichOneofReturnType__row_remap_pending | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__state) -> _WhichOneofReturnType__state | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__state_reason) -> _WhichOneofReturnType__state_reason | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__temp_c) -> _WhichOneofReturnType__temp_c | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__throttled) -> _WhichOneofReturnType__throttled | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__xid_count) -> _WhichOneofReturnType__xid_count | None: ...
 
 Global___GpuDevice: _TypeAlias = GpuDevice  # noqa: Y015

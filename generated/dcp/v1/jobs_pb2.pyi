@@ -150,6 +150,8 @@ class _FailureReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Failure
     """The provider's container engine does not answer. Not charged."""
     FAILURE_REASON_CONTAINER_START_FAILED: _FailureReason.ValueType  # 26
     """The container could not be started: correct `container_spec.command`. Not charged."""
+    FAILURE_REASON_GPU_FAILED: _FailureReason.ValueType  # 30
+    """The GPU that it ran on failed and no further attempt is left. Not charged."""
 
 class FailureReason(_FailureReason, metaclass=_FailureReasonEnumTypeWrapper):
     """Why a job did not complete."""
@@ -190,6 +192,8 @@ FAILURE_REASON_CONTAINER_ENGINE_UNAVAILABLE: FailureReason.ValueType  # 25
 """The provider's container engine does not answer. Not charged."""
 FAILURE_REASON_CONTAINER_START_FAILED: FailureReason.ValueType  # 26
 """The container could not be started: correct `container_spec.command`. Not charged."""
+FAILURE_REASON_GPU_FAILED: FailureReason.ValueType  # 30
+"""The GPU that it ran on failed and no further attempt is left. Not charged."""
 Global___FailureReason: _TypeAlias = FailureReason  # noqa: Y015
 
 class _OutputAvailability:
@@ -316,6 +320,16 @@ class _ObstacleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Obstacle.Val
     """Its own rate is above the rate that the job, which names no provider, was quoted."""
     OBSTACLE_VRAM_RESERVED: _Obstacle.ValueType  # 23
     """Its GPU has memory enough, but its owner keeps too much of it."""
+    OBSTACLE_DAEMON_TOO_OLD: _Obstacle.ValueType  # 30
+    """Its daemon is older than this marketplace takes."""
+    OBSTACLE_DRIVER_TOO_OLD: _Obstacle.ValueType  # 31
+    """Its NVIDIA driver is older than this marketplace takes."""
+    OBSTACLE_TOOLKIT_TOO_OLD: _Obstacle.ValueType  # 32
+    """Its NVIDIA Container Toolkit is missing or older than this marketplace takes for jobs in containers."""
+    OBSTACLE_GPUS_FAILED: _Obstacle.ValueType  # 33
+    """None of its GPUs is healthy now."""
+    OBSTACLE_SELF_TEST_FAILED: _Obstacle.ValueType  # 34
+    """What would run the job did not pass its daemon's self-test."""
 
 class Obstacle(_Obstacle, metaclass=_ObstacleEnumTypeWrapper):
     """What keeps one provider from running a job now."""
@@ -354,6 +368,16 @@ OBSTACLE_RATE_ABOVE_QUOTE: Obstacle.ValueType  # 22
 """Its own rate is above the rate that the job, which names no provider, was quoted."""
 OBSTACLE_VRAM_RESERVED: Obstacle.ValueType  # 23
 """Its GPU has memory enough, but its owner keeps too much of it."""
+OBSTACLE_DAEMON_TOO_OLD: Obstacle.ValueType  # 30
+"""Its daemon is older than this marketplace takes."""
+OBSTACLE_DRIVER_TOO_OLD: Obstacle.ValueType  # 31
+"""Its NVIDIA driver is older than this marketplace takes."""
+OBSTACLE_TOOLKIT_TOO_OLD: Obstacle.ValueType  # 32
+"""Its NVIDIA Container Toolkit is missing or older than this marketplace takes for jobs in containers."""
+OBSTACLE_GPUS_FAILED: Obstacle.ValueType  # 33
+"""None of its GPUs is healthy now."""
+OBSTACLE_SELF_TEST_FAILED: Obstacle.ValueType  # 34
+"""What would run the job did not pass its daemon's self-test."""
 Global___Obstacle: _TypeAlias = Obstacle  # noqa: Y015
 
 class _AttemptOutcome:

@@ -4,6 +4,7 @@ isort:skip_file
 Operation: what an operator searches, puts back into the queue, and prices."""
 
 from collections import abc as _abc
+from dcp.v1 import honesty_pb2 as _honesty_pb2
 from dcp.v1 import jobs_pb2 as _jobs_pb2
 from dcp.v1 import providers_pb2 as _providers_pb2
 from google.protobuf import descriptor as _descriptor
@@ -101,6 +102,8 @@ class ProviderEntry(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     LAST_HEARTBEAT_AT_FIELD_NUMBER: _builtins.int
+    VERIFICATION_FIELD_NUMBER: _builtins.int
+    HINDRANCES_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The provider's id."""
     name: _builtins.str
@@ -119,6 +122,14 @@ class ProviderEntry(_message.Message):
     def last_heartbeat_at(self) -> _timestamp_pb2.Timestamp:
         """When its last heartbeat came. Left out: never."""
 
+    @_builtins.property
+    def verification(self) -> _honesty_pb2.Verification:
+        """How far the marketplace believes what the machine reports."""
+
+    @_builtins.property
+    def hindrances(self) -> _containers.RepeatedCompositeFieldContainer[_honesty_pb2.Hindrance]:
+        """What keeps jobs away from it."""
+
     def __init__(
         self,
         *,
@@ -129,10 +140,12 @@ class ProviderEntry(_message.Message):
         status: _providers_pb2.ProviderStatus.ValueType = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         last_heartbeat_at: _timestamp_pb2.Timestamp | None = ...,
+        verification: _honesty_pb2.Verification | None = ...,
+        hindrances: _abc.Iterable[_honesty_pb2.Hindrance] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "last_heartbeat_at", b"last_heartbeat_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "last_heartbeat_at", b"last_heartbeat_at", "verification", b"verification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "email", b"email", "gpu_model", b"gpu_model", "id", b"id", "last_heartbeat_at", b"last_heartbeat_at", "name", b"name", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "email", b"email", "gpu_model", b"gpu_model", "hindrances", b"hindrances", "id", b"id", "last_heartbeat_at", b"last_heartbeat_at", "name", b"name", "status", b"status", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,6 +5,7 @@ Providers: parties with GPUs. One provider is one machine with one daemon."""
 
 from collections import abc as _abc
 from dcp.v1 import gpus_pb2 as _gpus_pb2
+from dcp.v1 import honesty_pb2 as _honesty_pb2
 from dcp.v1 import jobs_pb2 as _jobs_pb2
 from dcp.v1 import terms_pb2 as _terms_pb2
 from google.protobuf import descriptor as _descriptor
@@ -231,6 +232,9 @@ class Provider(_message.Message):
     RELIABILITY_FIELD_NUMBER: _builtins.int
     RELIABILITY_ATTEMPTS_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
+    VERIFICATION_FIELD_NUMBER: _builtins.int
+    SELF_TESTS_FIELD_NUMBER: _builtins.int
+    HINDRANCES_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The provider's id."""
     status: Global___ProviderStatus.ValueType
@@ -277,6 +281,18 @@ class Provider(_message.Message):
     def settings(self) -> _terms_pb2.ProviderSettings:
         """When and how far its owner lets it take jobs."""
 
+    @_builtins.property
+    def verification(self) -> _honesty_pb2.Verification:
+        """How far the marketplace believes what the machine reports."""
+
+    @_builtins.property
+    def self_tests(self) -> _containers.RepeatedCompositeFieldContainer[_honesty_pb2.SelfTest]:
+        """The newest self-tests of the daemon's engines and runners."""
+
+    @_builtins.property
+    def hindrances(self) -> _containers.RepeatedCompositeFieldContainer[_honesty_pb2.Hindrance]:
+        """What keeps jobs away from the provider."""
+
     def __init__(
         self,
         *,
@@ -297,10 +313,13 @@ class Provider(_message.Message):
         reliability: _builtins.float = ...,
         reliability_attempts: _builtins.int = ...,
         settings: _terms_pb2.ProviderSettings | None = ...,
+        verification: _honesty_pb2.Verification | None = ...,
+        self_tests: _abc.Iterable[_honesty_pb2.SelfTest] | None = ...,
+        hindrances: _abc.Iterable[_honesty_pb2.Hindrance] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "earnings", b"earnings", "gpu_status", b"gpu_status", "last_heartbeat_at", b"last_heartbeat_at", "settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "earnings", b"earnings", "gpu_status", b"gpu_status", "last_heartbeat_at", b"last_heartbeat_at", "settings", b"settings", "verification", b"verification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "created_at", b"created_at", "earnings", b"earnings", "email", b"email", "gpu_model", b"gpu_model", "gpu_status", b"gpu_status", "id", b"id", "last_heartbeat_at", b"last_heartbeat_at", "models", b"models", "name", b"name", "os", b"os", "phone", b"phone", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "settings", b"settings", "status", b"status", "total_jobs", b"total_jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "created_at", b"created_at", "earnings", b"earnings", "email", b"email", "gpu_model", b"gpu_model", "gpu_status", b"gpu_status", "hindrances", b"hindrances", "id", b"id", "last_heartbeat_at", b"last_heartbeat_at", "models", b"models", "name", b"name", "os", b"os", "phone", b"phone", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "self_tests", b"self_tests", "settings", b"settings", "status", b"status", "total_jobs", b"total_jobs", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,6 +4,7 @@ isort:skip_file
 Renters: parties that pay for compute."""
 
 from collections import abc as _abc
+from dcp.v1 import honesty_pb2 as _honesty_pb2
 from dcp.v1 import jobs_pb2 as _jobs_pb2
 from dcp.v1 import providers_pb2 as _providers_pb2
 from google.protobuf import descriptor as _descriptor
@@ -199,6 +200,7 @@ class ListAvailableProvidersRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PAGE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    VERIFIED_FIELD_NUMBER: _builtins.int
     gpu_model: _builtins.str
     """Part of the GPU's name, compared without case."""
     min_vram_gb: _builtins.float
@@ -209,6 +211,8 @@ class ListAvailableProvidersRequest(_message.Message):
     """Which page, from 1."""
     page_size: _builtins.int
     """How many on a page. Left out: 50."""
+    verified: _builtins.bool
+    """`true`: only providers that are verified."""
     def __init__(
         self,
         *,
@@ -217,10 +221,11 @@ class ListAvailableProvidersRequest(_message.Message):
         model: _builtins.str = ...,
         page: _builtins.int | None = ...,
         page_size: _builtins.int | None = ...,
+        verified: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_vram_gb", b"_min_vram_gb", "_page", b"_page", "_page_size", b"_page_size", "min_vram_gb", b"min_vram_gb", "page", b"page", "page_size", b"page_size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_vram_gb", b"_min_vram_gb", "_page", b"_page", "_page_size", b"_page_size", "gpu_model", b"gpu_model", "min_vram_gb", b"min_vram_gb", "model", b"model", "page", b"page", "page_size", b"page_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_vram_gb", b"_min_vram_gb", "_page", b"_page", "_page_size", b"_page_size", "gpu_model", b"gpu_model", "min_vram_gb", b"min_vram_gb", "model", b"model", "page", b"page", "page_size", b"page_size", "verified", b"verified"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_vram_gb: _TypeAlias = _typing.Literal["min_vram_gb"]  # noqa: Y015
     _WhichOneofArgType__min_vram_gb: _TypeAlias = _typing.Literal["_min_vram_gb", b"_min_vram_gb"]  # noqa: Y015
@@ -313,6 +318,8 @@ class AvailableProvider(_message.Message):
     RELIABILITY_ATTEMPTS_FIELD_NUMBER: _builtins.int
     VRAM_FOR_JOBS_MIB_FIELD_NUMBER: _builtins.int
     OPENS_AT_FIELD_NUMBER: _builtins.int
+    VERIFICATION_FIELD_NUMBER: _builtins.int
+    HINDRANCES_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The provider's id."""
     gpu_model: _builtins.str
@@ -328,7 +335,9 @@ class AvailableProvider(_message.Message):
     gpu_count: _builtins.int
     """How many GPUs it has."""
     accepting_jobs: _builtins.bool
-    """Jobs are offered to it: it is live, its daemon holds a session, it is within its owner's hours and not too hot."""
+    """Jobs are offered to it: it is live, its daemon holds a session, what runs the jobs passed its self-test, and
+    it is within its owner's hours and not too hot.
+    """
     reliability: _builtins.float
     """The part of its newest 50 attempts that succeeded, of those that were its to fail, from 0 to 1; see its history."""
     reliability_attempts: _builtins.int
@@ -347,6 +356,14 @@ class AvailableProvider(_message.Message):
     def opens_at(self) -> _timestamp_pb2.Timestamp:
         """When its owner's hours begin, while it is outside them."""
 
+    @_builtins.property
+    def verification(self) -> _honesty_pb2.Verification:
+        """How far the marketplace believes what the machine reports."""
+
+    @_builtins.property
+    def hindrances(self) -> _containers.RepeatedCompositeFieldContainer[_honesty_pb2.Hindrance]:
+        """What keeps jobs away from it."""
+
     def __init__(
         self,
         *,
@@ -364,10 +381,12 @@ class AvailableProvider(_message.Message):
         reliability_attempts: _builtins.int = ...,
         vram_for_jobs_mib: _builtins.int | None = ...,
         opens_at: _timestamp_pb2.Timestamp | None = ...,
+        verification: _honesty_pb2.Verification | None = ...,
+        hindrances: _abc.Iterable[_honesty_pb2.Hindrance] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count", "_gpu_vram_mib", b"_gpu_vram_mib", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "gpu_count", b"gpu_count", "gpu_vram_mib", b"gpu_vram_mib", "opens_at", b"opens_at", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count", "_gpu_vram_mib", b"_gpu_vram_mib", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "gpu_count", b"gpu_count", "gpu_vram_mib", b"gpu_vram_mib", "opens_at", b"opens_at", "verification", b"verification", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count", "_gpu_vram_mib", b"_gpu_vram_mib", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "accepting_jobs", b"accepting_jobs", "gpu_count", b"gpu_count", "gpu_model", b"gpu_model", "gpu_vram_mib", b"gpu_vram_mib", "id", b"id", "is_live", b"is_live", "models", b"models", "name", b"name", "opens_at", b"opens_at", "rates_halala_per_minute", b"rates_halala_per_minute", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "status", b"status", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count", "_gpu_vram_mib", b"_gpu_vram_mib", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "accepting_jobs", b"accepting_jobs", "gpu_count", b"gpu_count", "gpu_model", b"gpu_model", "gpu_vram_mib", b"gpu_vram_mib", "hindrances", b"hindrances", "id", b"id", "is_live", b"is_live", "models", b"models", "name", b"name", "opens_at", b"opens_at", "rates_halala_per_minute", b"rates_halala_per_minute", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "status", b"status", "verification", b"verification", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__gpu_count: _TypeAlias = _typing.Literal["gpu_count"]  # noqa: Y015
     _WhichOneofArgType__gpu_count: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count"]  # noqa: Y015

@@ -29,6 +29,7 @@ one that is not the lease on record changes nothing.
 
 from collections import abc as _abc
 from dcp.v1 import gpus_pb2 as _gpus_pb2
+from dcp.v1 import honesty_pb2 as _honesty_pb2
 from dcp.v1 import jobs_pb2 as _jobs_pb2
 from dcp.v1 import terms_pb2 as _terms_pb2
 from google.protobuf import descriptor as _descriptor
@@ -371,6 +372,7 @@ class Hello(_message.Message):
     HELD_LEASES_FIELD_NUMBER: _builtins.int
     UNACKNOWLEDGED_RESULTS_FIELD_NUMBER: _builtins.int
     RUNS_PLAIN_PROCESSES_FIELD_NUMBER: _builtins.int
+    SELF_TESTS_FIELD_NUMBER: _builtins.int
     boot_id: _builtins.str
     """Random per start of the daemon process: tells a reconnect from a restart."""
     daemon_version: _builtins.str
@@ -401,6 +403,10 @@ class Hello(_message.Message):
     def unacknowledged_results(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lease]:
         """The leases whose JobFinished the server has not acknowledged."""
 
+    @_builtins.property
+    def self_tests(self) -> _honesty_pb2.SelfTestReport:
+        """The self-tests of the daemon's engines and runners. Models and job types of those that did not pass are not offered."""
+
     def __init__(
         self,
         *,
@@ -414,10 +420,11 @@ class Hello(_message.Message):
         held_leases: _abc.Iterable[Global___Lease] | None = ...,
         unacknowledged_results: _abc.Iterable[Global___Lease] | None = ...,
         runs_plain_processes: _builtins.bool = ...,
+        self_tests: _honesty_pb2.SelfTestReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["gpu_status", b"gpu_status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gpu_status", b"gpu_status", "self_tests", b"self_tests"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "daemon_version", b"daemon_version", "gpu_status", b"gpu_status", "held_leases", b"held_leases", "job_types", b"job_types", "models", b"models", "protocol_version", b"protocol_version", "runs_plain_processes", b"runs_plain_processes", "slots", b"slots", "unacknowledged_results", b"unacknowledged_results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "daemon_version", b"daemon_version", "gpu_status", b"gpu_status", "held_leases", b"held_leases", "job_types", b"job_types", "models", b"models", "protocol_version", b"protocol_version", "runs_plain_processes", b"runs_plain_processes", "self_tests", b"self_tests", "slots", b"slots", "unacknowledged_results", b"unacknowledged_results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -642,28 +649,64 @@ class JobFinished(_message.Message):
 Global___JobFinished: _TypeAlias = JobFinished  # noqa: Y015
 
 @_typing.final
+class OfferedJobTypes(_message.Message):
+    """The kinds of job that a daemon runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_TYPES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job_types(self) -> _containers.RepeatedScalarFieldContainer[_jobs_pb2.JobType.ValueType]:
+        """None: it takes no jobs now."""
+
+    def __init__(
+        self,
+        *,
+        job_types: _abc.Iterable[_jobs_pb2.JobType.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_types", b"job_types"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OfferedJobTypes: _TypeAlias = OfferedJobTypes  # noqa: Y015
+
+@_typing.final
 class CapacityUpdate(_message.Message):
-    """How many jobs the daemon runs at once, and its models, from now on."""
+    """How many jobs the daemon runs at once, and which, from now on."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SLOTS_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
+    JOB_TYPES_FIELD_NUMBER: _builtins.int
+    SELF_TESTS_FIELD_NUMBER: _builtins.int
     slots: _builtins.int
     """How many jobs it runs at once; 0 means none for now."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServedModel]:
         """The models that it serves now."""
 
+    @_builtins.property
+    def job_types(self) -> Global___OfferedJobTypes:
+        """The kinds of job that it runs now. Left out: those that it said before."""
+
+    @_builtins.property
+    def self_tests(self) -> _honesty_pb2.SelfTestReport:
+        """The newest self-tests. Left out: those that it said before."""
+
     def __init__(
         self,
         *,
         slots: _builtins.int = ...,
         models: _abc.Iterable[Global___ServedModel] | None = ...,
+        job_types: Global___OfferedJobTypes | None = ...,
+        self_tests: _honesty_pb2.SelfTestReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job_types", b"job_types", "self_tests", b"self_tests"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_types", b"job_types", "models", b"models", "self_tests", b"self_tests", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

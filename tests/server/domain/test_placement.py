@@ -48,6 +48,19 @@ def test_provider_can_run_what_it_serves(wants: Wants, able: bool) -> None:
         (replace(ABLE, has_session=False), WANTS, Obstacle.NO_SESSION),
         (ABLE, replace(WANTS, job_type=JobType.TRAINING), Obstacle.JOB_TYPE_NOT_SERVED),
         (ABLE, replace(WANTS, model="other"), Obstacle.MODEL_NOT_SERVED),
+        (replace(ABLE, hindered={WANTS.job_type: Obstacle.DRIVER_TOO_OLD}), WANTS, Obstacle.DRIVER_TOO_OLD),
+        (replace(ABLE, hindered={JobType.TRAINING: Obstacle.TOOLKIT_TOO_OLD}), WANTS, Obstacle.NONE),
+        (
+            replace(ABLE, job_types=frozenset(), hindered={WANTS.job_type: Obstacle.SELF_TEST_FAILED}),
+            WANTS,
+            Obstacle.SELF_TEST_FAILED,
+        ),
+        (
+            replace(ABLE, failing_models=frozenset({"other"})),
+            replace(WANTS, model="other"),
+            Obstacle.SELF_TEST_FAILED,
+        ),
+        (replace(ABLE, is_suspect=True), WANTS, Obstacle.NONE),
         (ABLE, replace(WANTS, gpu_model="H100"), Obstacle.OTHER_GPU),
         (ABLE, replace(WANTS, min_vram_mib=24577), Obstacle.TOO_LITTLE_VRAM),
         (replace(ABLE, free_slots=0), WANTS, Obstacle.BUSY),
@@ -91,9 +104,11 @@ WARM = (Model("m", warm=True),)
         ([replace(ABLE, free_slots=9, reliability=0.9), replace(ABLE, provider_id=6)], 6),
         ([replace(ABLE, provider_id=1, models=(Model("x", warm=True), Model("m"))), ABLE], 1),
         ([replace(ABLE, provider_id=1, job_types=frozenset()), ABLE], 5),
+        ([replace(ABLE, provider_id=1, models=WARM, free_slots=9, is_suspect=True), ABLE], 5),
+        ([replace(ABLE, is_suspect=True)], 5),
     ],
 )
-def test_warm_then_reliable_then_free_then_lowest_id_is_chosen(
+def test_unsuspected_then_warm_then_reliable_then_free_then_lowest_id_is_chosen(
     candidates: list[Candidate], best: int | None
 ) -> None:
     chosen = choose(candidates, WANTS)

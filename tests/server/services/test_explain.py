@@ -47,7 +47,8 @@ async def test_each_provider_is_told_with_what_keeps_it(any_market: Market) -> N
     wrong_model, wrong_kind, small = [await market.provider() for _ in range(3)]
     await market.daemon(wrong_model, models=OTHER)
     await market.daemon(wrong_kind, job_types=[])
-    await market.daemon(small, gpu_status={"gpu_name": "RTX 4090", "gpu_vram_mib": 8192})
+    of_small = await market.daemon(small, gpu_status={"gpu_name": "RTX 4090", "gpu_vram_mib": 8192})
+    await of_small.heard_nothing()  # what it was asked for at its Hello is over
     renter = await market.renter()
     job = await market.submit(renter, gpu_requirements=jobs_pb2.GpuRequirements(min_vram_gb=16))
     told = await market.why(job, renter)

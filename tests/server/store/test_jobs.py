@@ -14,7 +14,7 @@ import pytest
 from server.domain.jobs import FailureReason, Job, JobEvent, JobRequest, JobState, JobType
 from server.domain.leases import Lease, LeaseOutcome, LeaseRef, LeaseState, Stream
 from server.domain.ledger import make_bill
-from server.domain.placement import Model, Wants, can_run
+from server.domain.placement import Model, Obstacle, Wants, can_run
 from server.store import accounts, history, jobs, leases
 from server.store.database import Database
 from server.store.models import Lease as LeaseRow
@@ -239,6 +239,7 @@ async def test_order_of_the_queue_is_never_inverted_for_any_provider(
             else {},
             is_open=rng.random() < 0.9,
             is_too_hot=rng.random() < 0.1,
+            hindered=rng.choice([{}, {}, {JobType.TRAINING: Obstacle.TOOLKIT_TOO_OLD}]),
         )
         suiting = [
             job_id

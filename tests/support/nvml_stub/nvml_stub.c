@@ -3,9 +3,15 @@
  *
  *     device UUID NAME TOTAL_MIB FREE_MIB USED_MIB UTIL TEMP POWER_MW MAJOR MINOR
  *     error FUNCTION INDEX CODE        INDEX -1: every GPU, or none is meant
+ *     figure NAME INDEX VALUE          throttle, persistence, ecc, volatile, aggregate,
+ *                                      pending, failed, pages
+ *     process INDEX PID USED_MIB       something computes; USED_MIB -1: not known
+ *     xid INDEX NUMBER                 happens once, when the line is read first; lines are
+ *                                      counted, so that a longer script has new ones
  *
- * An underscore in NAME is a space. Compiled with -DWITHOUT_POWER it lacks
- * nvmlDeviceGetPowerUsage, as an old driver may.
+ * An underscore in NAME is a space. Figures are 0 by default, and what GPUs without ECC
+ * cannot tell is NotSupported unless the script has a figure. Compiled with -DWITHOUT_POWER
+ * it lacks nvmlDeviceGetPowerUsage, with -DOLD_DRIVER what drivers before 535 and older lack.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +19,12 @@
 
 #define SUCCESS 0
 #define UNINITIALIZED 1
+#define NOT_SUPPORTED 3
 #define NOT_FOUND 6
+#define INSUFFICIENT_SIZE 7
+#define TIMEOUT 10
+#define XID_CRITICAL 8
+#define NOT_AVAILABLE (~0ULL)
 
 typedef struct {
   char uuid[96], name[96];
@@ -57,6 +68,23 @@ static int scripted(const char *function, int index) {
       result = code;
   fclose(file);
   return result;
+}
+
+/* A figure of the script; the last line counts. Returns whether there is one. */
+static int figure(const char *wanted, int index, unsigned long long *value) {
+  char line[512], name[128];
+  int at, found = 0;
+  unsigned long long read;
+  FILE *file = fopen(getenv("NVML_STUB_SCRIPT"), "r");
+  if (!file) return 0;
+  while (fgets(line, sizeof line, file))
+    if (sscanf(line, "figure %127s %d %llu", name, &at, &read) == 3 && !strcmp(name, wanted) &&
+        (at == -1 || at == index)) {
+      *value = read;
+      found = 1;
+    }
+  fclose(file);
+  return found;
 }
 
 static int enter(const char *function, int index) {
@@ -143,3 +171,107 @@ int nvmlDeviceGetCudaComputeCapability(void *handle, int *major, int *minor) {
   *minor = d.minor;
   return SUCCESS;
 }
+
+#define FIGURE(handle, name, out, missing)                                    \
+  do {                                                                        \
+    unsigned long long value = 0;                                             \
+    DEVICE(handle);                                                           \
+    if (!figure((name), (int)(long)(handle) - 1, &value) && (missing)) return (missing); \
+    *(out) = value;                                                           \
+    return SUCCESS;                                                           \
+  } while (0)
+
+int nvmlDeviceGetCurrentClocksThrottleReasons(void *handle, unsigned long long *out) {
+  FIGURE(handle, "throttle", out, SUCCESS);
+}
+int nvmlDeviceGetPersistenceMode(void *handle, int *out) { FIGURE(handle, "persistence", out, SUCCESS); }
+int nvmlDeviceGetEccMode(void *handle, int *now, int *pending) {
+  *pending = 0;
+  FIGURE(handle, "ecc", now, NOT_SUPPORTED);
+}
+int nvmlDeviceGetTotalEccErrors(void *handle, int type, int counter, unsigned long long *out) {
+  if (type != 1) return NOT_SUPPORTED;
+  FIGURE(handle, counter ? "aggregate" : "volatile", out, SUCCESS);
+}
+int nvmlDeviceGetRetiredPagesPendingStatus(void *handle, int *out) {
+  FIGURE(handle, "pages", out, NOT_SUPPORTED);
+}
+
+typedef struct { unsigned pid; unsigned long long used; unsigned instance, compute; } process_t;
+
+int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, process_t *out) {
+  char line[512];
+  unsigned room = *count, found = 0;
+  int at, pid;
+  long long used;
+  DEVICE(handle);
+  FILE *file = fopen(getenv("NVML_STUB_SCRIPT"), "r");
+  if (!file) return SUCCESS;
+  while (fgets(line, sizeof line, file))
+    if (sscanf(line, "process %d %d %lld", &at, &pid, &used) == 3 && at == (int)(long)handle - 1) {
+      if (out && found < room)
+        out[found] = (process_t){(unsigned)pid, used < 0 ? NOT_AVAILABLE : (unsigned long long)used << 20, 0, 0};
+      found++;
+    }
+  fclose(file);
+  *count = found;
+  return found > room ? INSUFFICIENT_SIZE : SUCCESS;
+}
+
+#ifndef OLD_DRIVER
+int nvmlDeviceGetCurrentClocksEventReasons(void *handle, unsigned long long *out) {
+  FIGURE(handle, "throttle", out, SUCCESS);
+}
+int nvmlDeviceGetRemappedRows(void *handle, unsigned *corrected, unsigned *uncorrected, unsigned *pending,
+                              unsigned *failed) {
+  unsigned long long waits = 0, broke = 0;
+  int index = (int)(long)handle - 1;
+  DEVICE(handle);
+  int known = figure("pending", index, &waits);
+  known |= figure("failed", index, &broke);
+  *corrected = *uncorrected = 0;
+  *pending = (unsigned)waits;
+  *failed = (unsigned)broke;
+  return known ? SUCCESS : NOT_SUPPORTED;
+}
+
+typedef struct {
+  void *device;
+  unsigned long long type, data;
+  unsigned instance, compute;
+} event_t;
+static unsigned watched, taken;
+
+int nvmlDeviceGetSupportedEventTypes(void *handle, unsigned long long *out) {
+  DEVICE(handle);
+  *out = XID_CRITICAL | 1;
+  return SUCCESS;
+}
+int nvmlEventSetCreate(void **out) { ENTER(-1); *out = &watched; watched = 0; return SUCCESS; }
+int nvmlEventSetFree(void *set) { ENTER(-1); (void)set; return SUCCESS; }
+int nvmlDeviceRegisterEvents(void *handle, unsigned long long types, void *set) {
+  DEVICE(handle);
+  if (set != &watched || types != XID_CRITICAL) return NOT_SUPPORTED;
+  watched |= 1u << ((int)(long)handle - 1);
+  return SUCCESS;
+}
+int nvmlEventSetWait_v2(void *set, event_t *out, unsigned timeout_ms) {
+  char line[512];
+  int at, number, result = TIMEOUT;
+  unsigned line_number = 0;
+  (void)timeout_ms;
+  ENTER(-1);
+  if (set != &watched) return NOT_SUPPORTED;
+  FILE *file = fopen(getenv("NVML_STUB_SCRIPT"), "r");
+  if (!file) return TIMEOUT;
+  while (result == TIMEOUT && fgets(line, sizeof line, file))
+    if (sscanf(line, "xid %d %d", &at, &number) == 2 && line_number++ >= taken) {
+      taken++;
+      if (!(watched & (1u << at))) continue;
+      *out = (event_t){(void *)(long)(at + 1), XID_CRITICAL, (unsigned long long)number, 0, 0};
+      result = SUCCESS;
+    }
+  fclose(file);
+  return result;
+}
+#endif

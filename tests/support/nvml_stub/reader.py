@@ -1,12 +1,14 @@
 """Reads the GPUs through the daemon's own code, for the tests with the stub.
 
 Each argument is a script; each gives one line of JSON: the status, what was
-detected, and how many warnings there have been.
+detected, and how many warnings there have been. In a script `SELF`, `CHILD` and `PARENT`
+stand for the ids of this process, of a child of it and of the one that started it.
 """
 
 import json
 import logging
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -31,7 +33,11 @@ def main() -> None:
     logging.getLogger().addHandler(counter)
     script = Path(os.environ["NVML_STUB_SCRIPT"])
     gpus = None
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
+    pids = {"SELF": os.getpid(), "CHILD": child.pid, "PARENT": os.getppid()}
     for stage in sys.argv[1:]:
+        for name, pid in pids.items():
+            stage = stage.replace(name, str(pid))
         script.write_text(stage + "\n")
         gpus = gpus or detect()
         status = MessageToDict(gpus.read(), preserving_proto_field_name=True)
@@ -39,6 +45,7 @@ def main() -> None:
         sys.stdout.write(json.dumps(line) + "\n")
     if gpus is not None:
         gpus.close()
+    child.communicate(b"\n")
 
 
 if __name__ == "__main__":

@@ -34,9 +34,13 @@ class Machine:
     library: Path
     script: Path
 
+    path: str = os.environ.get("PATH", "")
+    """Where programs are looked for."""
+
     def environment(self) -> dict[str, str]:
         """What a process needs in its environment to see the GPUs."""
         return os.environ | {
+            "PATH": self.path,
             "LD_LIBRARY_PATH": str(self.library),
             "NVML_STUB_SCRIPT": str(self.script),
             "PYTHONWARNINGS": "error",

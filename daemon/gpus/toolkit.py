@@ -1,0 +1,51 @@
+"""Owns the question which NVIDIA Container Toolkit is installed. It must not know NVML.
+
+The answer needs a program to be run, so it is asked at the start and once an hour, never for a sample.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+
+ASK_SECONDS = 3600.0
+TIMEOUT_SECONDS = 5.0
+# The newer program first: where both are, they are of one release.
+_PROGRAMS = ("nvidia-ctk", "nvidia-container-cli")
+_VERSION = re.compile(r"version:?\s+v?(\d{1,9}(?:\.\d{1,9}){1,3})", re.IGNORECASE)
+
+
+class Toolkit:
+    """The container toolkit of this machine."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic, path: str | None = None) -> None:
+        """`path`: where its programs are looked for, as PATH is written; None: there."""
+        self._monotonic = monotonic
+        self._path = path
+        self._asked_at: float | None = None
+        self._version: str | None = None
+
+    def version(self) -> str | None:
+        """Its version, such as `1.14.3`; None where it is missing or does not tell. May block for seconds."""
+        now = self._monotonic()
+        if self._asked_at is None or now - self._asked_at >= ASK_SECONDS:
+            self._asked_at = now
+            self._version = next((found for name in _PROGRAMS if (found := _ask(name, self._path))), None)
+        return self._version
+
+
+def _ask(name: str, folders: str | None) -> str | None:
+    path = shutil.which(name, path=folders)
+    if path is None:
+        return None
+    try:
+        done = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True
+        )
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+    found = _VERSION.search(done.stdout[:2000])
+    return found[1] if found else None

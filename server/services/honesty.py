@@ -1,0 +1,148 @@
+"""Judges what providers' machines report: at every change of the facts, and once an hour.
+
+Reports come with every heartbeat; the facts of the last one wait in memory, so that a heartbeat
+that tells the same costs no query, and only a verdict that changes is written.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from typing import Any
+
+from server.clock import Clock, ms
+from server.domain.errors import DomainError
+from server.domain.honesty import Facts, History, Judgement, Verdict, VerdictReason, facts, judge
+from server.domain.jobs import Job, JobState
+from server.domain.leases import LIVE_SECONDS
+from server.services.fleet import Fleet, Judged
+from server.store import accounts, honesty, jobs
+from server.store.accounts import ProviderRow
+from server.store.database import Database
+
+log = logging.getLogger(__name__)
+
+# Facts that change more often than this are judged no more often: a machine cannot make the store work.
+LEAST_MS = 60_000
+AGAIN_MS = 3_600_000
+# Somebody else shares a UUID, and may be gone soon.
+AGAIN_SHARED_MS = 600_000
+# So many of the newest jobs are looked at, and so many must have a speed.
+RECORD_SIZE, LEAST_SPEEDS = 20, 5
+# A speed needs so much of an answer.
+LEAST_TOKENS = 8
+
+
+class Honesty:
+    """The judge of this server's fleet."""
+
+    def __init__(self, database: Database, fleet: Fleet, clock: Clock) -> None:
+        self._database = database
+        self._fleet = fleet
+        self._clock = clock
+
+    async def reported(self, provider_id: int, gpu_status: dict[str, Any]) -> None:
+        """A heartbeat, by stream or POST, brought a report. Never raises: it is judged at the next one."""
+        told, now_ms = facts(gpu_status), ms(self._clock)
+        before = self._fleet.judged.get(provider_id)
+        if told is None or not _is_due(before, told, now_ms):
+            return
+        entry = Judged(told, now_ms, now_ms + AGAIN_MS, before is not None and before.is_suspect)
+        self._fleet.judged[provider_id] = entry
+        try:
+            judgement, others = await self._judge(provider_id, told, now_ms)
+        except DomainError as error:
+            log.warning("a report was not judged provider_id=%d reason=%s", provider_id, error.reason)
+            if self._fleet.judged.get(provider_id) is entry:
+                del self._fleet.judged[provider_id]
+            return
+        shared = VerdictReason.UUID_SHARED in judgement.reasons
+        again_ms = now_ms + (AGAIN_SHARED_MS if shared else AGAIN_MS)
+        entry.again_ms = min(again_ms, judgement.until_ms or again_ms)
+        self._fleet.suspect(provider_id, judgement.verdict is Verdict.SUSPECT)
+        for other in others:
+            self._fleet.suspect(other, True)
+            if other_entry := self._fleet.judged.get(other):
+                other_entry.again_ms = min(other_entry.again_ms, now_ms + AGAIN_SHARED_MS)
+
+    async def _judge(self, provider_id: int, told: Facts, now_ms: int) -> tuple[Judgement, list[int]]:
+        """The verdict, and the other live providers that report the same GPUs; stored where it is new."""
+
+        def look() -> tuple[bool, Judgement, list[int]]:
+            row, judgement, others, _ = _read(provider_id, told, now_ms)
+            known = honesty.uuids(provider_id)
+            is_new = not _is_stored(row, judgement) or (bool(told.uuids) and known != frozenset(told.uuids))
+            return (
+                is_new or any(not _is_noted(other) for other in accounts.providers(others)),
+                judgement,
+                others,
+            )
+
+        is_new, judgement, others = await self._database.read(look)
+        if not is_new:
+            return judgement, others
+        judgement, others = await self._database.run(lambda: _record(provider_id, told, now_ms))
+        log.info(
+            "judged provider_id=%d verdict=%s reasons=%s",
+            provider_id,
+            judgement.verdict,
+            ",".join(judgement.reasons) or "none",
+        )
+        return judgement, others
+
+
+def _is_due(before: Judged | None, told: Facts, now_ms: int) -> bool:
+    if before is None:
+        return True
+    if before.told != told:
+        return now_ms >= before.judged_ms + LEAST_MS
+    return now_ms >= before.again_ms
+
+
+def _read(provider_id: int, told: Facts, now_ms: int) -> tuple[ProviderRow, Judgement, list[int], int | None]:
+    """The row, the verdict, who shares a UUID, and when the set of GPUs changed. Inside a transaction."""
+    row = accounts.provider(provider_id)
+    assert row is not None, "a key without its provider"
+    known, changed_ms = honesty.uuids(provider_id), row.gpus_changed_ms
+    if told.uuids and known and known != frozenset(told.uuids):
+        changed_ms = now_ms
+    others = honesty.sharing(provider_id, told.uuids, now_ms - int(LIVE_SECONDS * 1000))
+    history = History(
+        row.claimed_gpu,
+        changed_ms,
+        bool(others),
+        _speed(jobs.newest_of_provider(provider_id, RECORD_SIZE)) if told.gpus else None,
+    )
+    return row, judge(told, history, now_ms), others, changed_ms
+
+
+def _record(provider_id: int, told: Facts, now_ms: int) -> tuple[Judgement, list[int]]:
+    """Stores the verdict and the GPUs, and that others share them. Inside a transaction."""
+    row, judgement, others, changed_ms = _read(provider_id, told, now_ms)
+    if told.uuids and honesty.uuids(provider_id) != frozenset(told.uuids):
+        honesty.replace_uuids(provider_id, told.uuids, changed_ms)
+    if not _is_stored(row, judgement):
+        honesty.set_verdict(provider_id, judgement.verdict, judgement.reasons, now_ms)
+    for other in accounts.providers(others):
+        if not _is_noted(other):
+            reasons = [*other.verdict_reasons, VerdictReason.UUID_SHARED]
+            honesty.set_verdict(other.id, Verdict.SUSPECT, reasons, now_ms)
+    return judgement, others
+
+
+def _is_stored(row: ProviderRow, judgement: Judgement) -> bool:
+    return (row.verdict, row.verdict_reasons) == (judgement.verdict, judgement.reasons)
+
+
+def _is_noted(row: ProviderRow) -> bool:
+    return VerdictReason.UUID_SHARED in row.verdict_reasons
+
+
+def _speed(newest: list[Job]) -> float | None:
+    """The median of tokens per billed second, which is measured by the server's clock at most."""
+    speeds = []
+    for job in newest:
+        tokens = int((job.usage or {}).get("completion_tokens", 0))
+        if job.state is JobState.COMPLETED and tokens >= LEAST_TOKENS and job.bill and job.bill.billed_ms:
+            speeds.append(tokens * 1000 / job.bill.billed_ms)
+    return statistics.median(speeds) if len(speeds) >= LEAST_SPEEDS else None

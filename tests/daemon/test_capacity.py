@@ -1,0 +1,186 @@
+"""What the daemon offers: only what passed its self-test, on GPUs that are healthy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+
+from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2
+
+from daemon.engines import EngineError
+from tests.daemon.fake_server import Connection, eventually, lease, offer
+from tests.daemon.test_app import stack
+from tests.support.fake_engine import DEFAULT_MODEL, ScriptedEngine
+
+INFERENCE = jobs_pb2.JOB_TYPE_LLM_INFERENCE
+BROKEN = EngineError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, "The model answered nothing.")
+DRIVER_LOST = gpus_pb2.GpuStatus(driver_lost=True)
+
+
+def two(**of_a: int) -> gpus_pb2.GpuStatus:
+    """Two GPUs, the first of which has these figures."""
+    first = gpus_pb2.GpuDevice(index=0, uuid="a", **of_a)  # type: ignore[arg-type]
+    return gpus_pb2.GpuStatus(all_gpus=[first, gpus_pb2.GpuDevice(index=1, uuid="b")], gpu_count=2)
+
+
+class ScriptedGpus:
+    """Says what the test says."""
+
+    name = "scripted"
+    reason = ""
+
+    def __init__(self) -> None:
+        self.status = two()
+
+    def read(self) -> gpus_pb2.GpuStatus:
+        """The status of now."""
+        return self.status
+
+    def close(self) -> None:
+        """Holds nothing."""
+
+
+class BoundEngine(ScriptedEngine):
+    """Knows on which GPU each of its runs is."""
+
+    def gpus(self, lease: sessions_pb2.Lease) -> Collection[str]:
+        """Jobs of an even number are on the second."""
+        return ["b" if lease.job_id in ("job-2", "job-4") else "a"]
+
+
+async def update(
+    connection: Connection, wanted: Callable[[sessions_pb2.CapacityUpdate], bool]
+) -> sessions_pb2.CapacityUpdate:
+    """The first capacity update that is as wanted."""
+    while True:
+        found: sessions_pb2.CapacityUpdate = await connection.expect_anyway("capacity_update")
+        if wanted(found):
+            return found
+
+
+async def test_engine_is_offered_with_its_passed_test_from_the_first_hello_on() -> None:
+    async with stack(ScriptedEngine()) as s:
+        hello = await (await s.server.connection()).welcome()
+        (test,) = hello.self_tests.tests
+        assert (test.passed, test.reason, list(test.models)) == (True, "", [DEFAULT_MODEL])
+        assert list(test.job_types) == [INFERENCE]
+        assert s.engine.tests == 1
+
+
+async def test_failed_engine_offers_nothing_and_is_tried_again_until_it_passes() -> None:
+    engine = ScriptedEngine()
+    engine.test_error = BROKEN
+    async with stack(engine) as s:
+        connection = await s.server.connection()
+        hello = await connection.welcome()
+        (test,) = hello.self_tests.tests
+        assert (test.passed, test.reason) == (False, "The model answered nothing.")
+        assert (list(hello.models), list(hello.job_types)) == ([], [])
+        await connection.send(job_offer=offer())
+        assert not (await connection.expect("offer_reply")).accepted
+        engine.test_error = None
+        s.clock.advance(60)
+        passed = await update(connection, lambda one: one.self_tests.tests[0].passed)
+        assert ([model.name for model in passed.models], list(passed.job_types.job_types)) == (
+            [DEFAULT_MODEL],
+            [INFERENCE],
+        )
+        await connection.send(job_offer=offer("job-2"))
+        assert (await connection.expect("offer_reply")).accepted
+
+
+async def test_hourly_test_that_fails_takes_the_offer_back() -> None:
+    async with stack(ScriptedEngine()) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        s.engine.test_error = RuntimeError("secret path")
+        s.clock.advance(2 * 3600)
+        failed = await update(connection, lambda one: not one.self_tests.tests[0].passed)
+        assert failed.HasField("job_types")
+        assert (list(failed.models), list(failed.job_types.job_types)) == ([], [])
+        assert "secret" not in failed.self_tests.tests[0].reason
+
+
+async def test_engine_that_breaks_down_in_a_job_is_tested_at_once() -> None:
+    async with stack(ScriptedEngine([RuntimeError("driver")])) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        s.engine.test_error = BROKEN
+        await s.take_job(connection)
+        await connection.expect("job_finished")
+        await update(connection, lambda one: not one.self_tests.tests[0].passed)
+        assert s.engine.tests == 2
+
+
+async def test_job_that_succeeds_is_as_good_as_a_test() -> None:
+    async with stack(ScriptedEngine()) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        s.clock.advance(3000)
+        await s.take_job(connection)
+        await connection.expect_anyway("job_finished")
+        s.clock.advance(3000)
+        await asyncio.sleep(0.1)
+        assert s.engine.tests == 1
+        s.clock.advance(3600)
+        await eventually(lambda: s.engine.tests == 2)
+
+
+async def test_gpu_that_fails_gives_back_its_run_and_the_others_go_on() -> None:
+    gpus, gate = ScriptedGpus(), asyncio.Event()
+    async with stack(BoundEngine([gate, "done"]), gpus=gpus, slots=4) as s:
+        connection = await s.server.connection()
+        assert (await connection.welcome()).slots == 4
+        for job_id in ("job-1", "job-2"):
+            await connection.send(job_offer=offer(job_id))
+            await connection.expect_anyway("job_started")
+        gpus.status = two(xid_count=1, last_xid=79)
+        assert (await update(connection, lambda one: one.slots != 4)).slots == 2
+        finished = await connection.expect("job_finished")
+        assert finished.lease == lease("job-1")
+        assert finished.outcome == sessions_pb2.RUN_OUTCOME_RELEASED
+        assert finished.failure_reason == jobs_pb2.FAILURE_REASON_GPU_FAILED
+        assert s.engine.cancelled == ["job-1"]
+        gate.set()
+        other = (await connection.transcript())[1]
+        assert (other.lease, other.outcome) == (lease("job-2"), sessions_pb2.RUN_OUTCOME_SUCCEEDED)
+        s.clock.advance(20)
+        beat = await connection.expect_anyway("heartbeat")
+        assert [gpu.state for gpu in beat.gpu_status.all_gpus] == [
+            gpus_pb2.GPU_STATE_FAILED,
+            gpus_pb2.GPU_STATE_HEALTHY,
+        ]
+
+
+async def test_run_that_may_be_on_any_gpu_is_given_back_with_the_last_of_them() -> None:
+    gpus = ScriptedGpus()
+    async with stack(ScriptedEngine([asyncio.Event()]), gpus=gpus) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        await s.take_job(connection)
+        gpus.status = two(row_remap_failed=1)
+        await asyncio.sleep(0.1)
+        assert s.engine.cancelled == []
+        gpus.status = gpus_pb2.GpuStatus(gpu_count=0)
+        finished = await connection.expect("job_finished")
+        assert finished.failure_reason == jobs_pb2.FAILURE_REASON_GPU_FAILED
+        await connection.send(job_offer=offer("job-2"))
+        assert not (await connection.expect("offer_reply")).accepted
+
+
+async def test_driver_that_goes_away_ends_no_run_and_takes_no_new_one_until_it_is_back() -> None:
+    gpus, gate = ScriptedGpus(), asyncio.Event()
+    async with stack(ScriptedEngine([gate, "done"]), gpus=gpus) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        await s.take_job(connection)
+        gpus.status = DRIVER_LOST
+        assert (await update(connection, lambda one: one.slots == 0)).models
+        gate.set()
+        assert (await connection.transcript())[1].outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED
+        await connection.send(job_offer=offer("job-2"))
+        assert not (await connection.expect("offer_reply")).accepted
+        gpus.status = two()
+        assert (await update(connection, lambda one: one.slots != 0)).slots == 1
+        await connection.send(job_offer=offer("job-3"))
+        assert (await connection.expect("offer_reply")).accepted

@@ -1,0 +1,92 @@
+"""What keeps a provider from whole kinds of jobs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.domain.hindrances import (
+    ALL,
+    IN_CONTAINERS,
+    Minimums,
+    SelfTest,
+    by_job_type,
+    failing_models,
+    hindrances,
+    is_before,
+    numbers,
+)
+from server.domain.jobs import JobType
+from server.domain.placement import Obstacle
+
+INFERENCE, CUSTOM = frozenset({JobType.LLM_INFERENCE}), frozenset({JobType.CUSTOM_CONTAINER})
+ASKED = Minimums(driver="535.0", toolkit="1.14", daemon="0.2")
+GOOD = {"driver_version": "550.54.15", "container_toolkit_version": "1.14.3", "daemon_version": "0.2.0"}
+PASSED = SelfTest("llamacpp", True, "", ("m",), INFERENCE)
+FAILED = SelfTest("llamacpp", False, "It answered nothing.", ("n",), INFERENCE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {}),
+        ({"driver_version": "535"}, {}),
+        ({"driver_version": "534.99.99"}, dict.fromkeys(ALL, Obstacle.DRIVER_TOO_OLD)),
+        ({"driver_version": "unknown"}, dict.fromkeys(ALL, Obstacle.DRIVER_TOO_OLD)),
+        ({"container_toolkit_version": "1.13.9"}, dict.fromkeys(IN_CONTAINERS, Obstacle.TOOLKIT_TOO_OLD)),
+        ({"container_toolkit_version": ""}, dict.fromkeys(IN_CONTAINERS, Obstacle.TOOLKIT_TOO_OLD)),
+        ({"daemon_version": "0.1.9"}, dict.fromkeys(ALL, Obstacle.DAEMON_TOO_OLD)),
+        ({"daemon_version": ""}, dict.fromkeys(ALL, Obstacle.DAEMON_TOO_OLD)),
+        ({"driver_version": "", "container_toolkit_version": ""}, {}),
+        ({"all_gpus": [{"state": 2}, {"state": 1}]}, {}),
+        ({"all_gpus": [{"state": 2}, {}]}, {}),
+        ({"all_gpus": [{"state": 2}, {"state": 3}]}, dict.fromkeys(ALL, Obstacle.GPUS_FAILED)),
+    ],
+)
+def test_each_hindrance_keeps_its_kinds_of_job_away(changes: dict[str, Any], expected: Any) -> None:
+    found = hindrances(GOOD | changes, (), ASKED)
+    assert by_job_type(found) == expected
+    assert all(one.message for one in found)
+
+
+def test_nothing_is_asked_for_by_default() -> None:
+    assert hindrances({"driver_version": "1"}, (), Minimums()) == ()
+    assert hindrances({"driver_version": "1"}, (), Minimums(driver="0", toolkit="0", daemon="0")) == ()
+
+
+def test_failed_self_test_keeps_its_kinds_and_models_away_unless_another_engine_has_them() -> None:
+    (alone,) = hindrances(GOOD, [FAILED], ASKED)
+    assert (alone.obstacle, alone.job_types) == (Obstacle.SELF_TEST_FAILED, INFERENCE)
+    assert "It answered nothing." in alone.message
+    (beside,) = hindrances(GOOD, [PASSED, FAILED], ASKED)
+    assert beside.job_types == frozenset()
+    assert failing_models([PASSED, FAILED]) == {"n"}
+
+
+@pytest.mark.parametrize(
+    ("version", "least", "before"),
+    [
+        ("1.2.3", "1.2.3", False),
+        ("1.2.3", "1.2.10", True),
+        ("1.2", "1.2.0", False),
+        ("1.2.0", "1.2", False),
+        ("v1", "0.1", True),
+        ("", "1", True),
+        ("", "", False),
+        ("0.0.0+source", "0.0.1", True),
+    ],
+)
+def test_versions_are_compared_by_their_numbers(version: str, least: str, before: bool) -> None:
+    assert is_before(version, least) is before
+
+
+VERSIONS = st.lists(st.integers(0, 999), min_size=1, max_size=4).map(lambda parts: ".".join(map(str, parts)))
+
+
+@given(VERSIONS | st.text(max_size=20), VERSIONS)
+def test_version_is_before_the_least_or_the_least_is_not_after_it(version: str, least: str) -> None:
+    assert is_before(version, least) == (numbers(version) < numbers(least))
+    assert not is_before(least, least)
