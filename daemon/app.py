@@ -15,10 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random, SystemRandom
 
-from dcp.v1 import jobs_pb2, sessions_pb2
+from dcp.v1 import gpus_pb2, sessions_pb2
 
 from daemon import effects as fx
-from daemon.attempts import Attempts
+from daemon.attempts import Attempts, able_engines
 from daemon.clock import Clock, SystemClock
 from daemon.engines import Engine
 from daemon.gpus import Gpus
@@ -33,7 +33,7 @@ from daemon.version import daemon_version
 logger = logging.getLogger(__name__)
 
 SAMPLE_SECONDS = 5.0
-JOB_TYPES = (jobs_pb2.JOB_TYPE_LLM_INFERENCE,)
+REFRESH_SECONDS = 10.0
 
 
 class Daemon:
@@ -49,19 +49,22 @@ class Daemon:
         gpus: Gpus | None = None,
         clock: Clock | None = None,
         rng: Random | None = None,
-        slots: int = 1,
         tls_ca: Path | None = None,
         on_ready: Callable[[int], None] = lambda provider_id: None,
+        on_sample: Callable[[gpus_pb2.GpuStatus], None] = lambda status: None,
         tick_seconds: float = 0.1,
     ) -> None:
         """`on_ready` is called with the provider's id at the first Welcome; `server` is host:port.
+
+        `on_sample` hears each reading of the GPUs.
 
         `tick_seconds` is how often, in real time, the clock is looked at.
         """
         self._clock = clock or SystemClock()
         self._engines = list(engines)
         self._gpus = gpus or NoGpus()
-        self._slots = slots
+        self._slots = sum(engine.slots for engine in self._engines)
+        self._on_sample = on_sample
         self._on_ready: Callable[[int], None] | None = on_ready
         self._tick_seconds = tick_seconds
         self._link = Link(Server(server, tls_ca), key)
@@ -72,9 +75,10 @@ class Daemon:
             boot_id=secrets.token_hex(8),
             daemon_version=daemon_version(),
             rng=rng or SystemRandom(),
-            slots=slots,
+            slots=self._slots,
             models=self._models(),
-            job_types=JOB_TYPES,
+            job_types=sorted({kind for engine in self._engines for kind in engine.job_types}),
+            objection=self._objection,
         )
         self._stream: Stream | None = None
         self._connect_at = 0.0
@@ -88,7 +92,11 @@ class Daemon:
         try:
             await self._recover()
             await self._sample()
-            loops = [asyncio.create_task(loop()) for loop in (self._serve, self._tick, self._keep_sampling)]
+            await self.refresh()
+            loops = [
+                asyncio.create_task(loop())
+                for loop in (self._serve, self._tick, self._keep_sampling, self._keep_refreshing)
+            ]
             done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
@@ -185,7 +193,18 @@ class Daemon:
         except Exception:
             logger.exception("the GPUs could not be read")
             return
+        self._on_sample(status)
         self._session.sampled(status)
+
+    async def _keep_refreshing(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        """Looks what every engine serves now, and tells the server when that changed."""
+        await asyncio.gather(*(engine.refresh() for engine in self._engines))
+        self._apply(self._session.capacity(self._slots, self._models()))
 
     async def _close(self) -> None:
         await self._attempts.close()
@@ -236,6 +255,13 @@ class Daemon:
         if self._stream is not None:
             self._stream.finish()
             self._stream = None
+
+    def _objection(self, offer: sessions_pb2.JobOffer, others: Sequence[sessions_pb2.JobOffer]) -> str:
+        able = able_engines(self._engines, offer)
+        if not able:
+            return f"no engine answers such a job for the model {offer.params.model}"
+        busy = sum(any(engine in able for engine in able_engines(self._engines, other)) for other in others)
+        return "" if busy < sum(engine.slots for engine in able) else "no slot of the model's engine is free"
 
     def _models(self) -> list[sessions_pb2.ServedModel]:
         return [model for engine in self._engines for model in engine.models()]

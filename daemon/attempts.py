@@ -17,8 +17,9 @@ from typing import Protocol
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.clock import Clock
-from daemon.engines import Engine, EngineError
+from daemon.engines import Engine, EngineError, Picture, Piece, can_answer
 from daemon.outputs import FLUSH_SECONDS, Batcher
+from daemon.records import MAX_OUTPUT_BYTES
 from daemon.runs import LeaseKey, Result, failed, lease_key, succeeded
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 GRACE_SECONDS = 1.5
 STOP_SECONDS = 2.0
 
-Pieces = AsyncGenerator[str | jobs_pb2.Usage, None]
+Pieces = AsyncGenerator[Piece, None]
 
 
 class Listener(Protocol):
@@ -69,7 +70,7 @@ class Attempts:
 
     def start(self, offer: sessions_pb2.JobOffer) -> None:
         """Begins the offered job."""
-        engine = self._engine_for(offer.params.model)
+        engine = self._engine_for(offer)
         self._begin(offer.lease, engine, lambda: self._result(offer, engine))
 
     async def adopt(self, offer: sessions_pb2.JobOffer, written_bytes: int) -> bool:
@@ -81,7 +82,7 @@ class Attempts:
                 logger.exception("an engine could not say what it runs job_id=%s", offer.lease.job_id)
                 continue
             if pieces is not None:
-                self._go_on(offer.lease, engine, pieces)
+                self._go_on(offer, engine, pieces)
                 return True
         return False
 
@@ -107,8 +108,8 @@ class Attempts:
         if self._killing:
             await asyncio.wait(self._killing, timeout=STOP_SECONDS)
 
-    def _go_on(self, lease: sessions_pb2.Lease, engine: Engine, pieces: Pieces) -> None:
-        self._begin(lease, engine, lambda: self._written(lease, pieces))
+    def _go_on(self, offer: sessions_pb2.JobOffer, engine: Engine, pieces: Pieces) -> None:
+        self._begin(offer.lease, engine, lambda: self._written(offer, pieces))
 
     def _begin(
         self, lease: sessions_pb2.Lease, engine: Engine | None, work: Callable[[], Awaitable[Result]]
@@ -157,29 +158,51 @@ class Attempts:
             raise EngineError(jobs_pb2.FAILURE_REASON_MODEL_NOT_SERVED, text)
         await engine.prepare(offer)
         self._listener.started(offer.lease)
-        return await self._written(offer.lease, engine.generate(offer))
+        return await self._written(offer, engine.generate(offer))
 
-    async def _written(self, lease: sessions_pb2.Lease, pieces: Pieces) -> Result:
-        writer = _Writer(lease, self._listener, self._clock)
-        usage = jobs_pb2.Usage()
+    async def _written(self, offer: sessions_pb2.JobOffer, pieces: Pieces) -> Result:
+        writer = _Writer(offer.lease, self._listener, self._clock)
+        usage, content_type = jobs_pb2.Usage(), ""
         try:
             async with aclosing(pieces):
                 async for piece in pieces:
-                    if isinstance(piece, str):
-                        writer.write(piece)
-                        await self._listener.room(lease)
-                    else:
-                        usage = piece
+                    match piece:
+                        case str():
+                            writer.write(piece)
+                        case Picture():
+                            _check_fits(piece, offer.output_limit_bytes or MAX_OUTPUT_BYTES)
+                            content_type = piece.content_type
+                            self._listener.output(offer.lease, piece.data)
+                        case _:
+                            usage = piece
+                    await self._listener.room(offer.lease)
         finally:
             # Also on the way to a failure: what was written, was written.
             writer.flush()
-        return succeeded(usage)
+        return succeeded(usage, content_type)
 
-    def _engine_for(self, model: str) -> Engine | None:
-        for engine in self._engines:
-            if any(served.name == model for served in engine.models()):
-                return engine
-        return None
+    def _engine_for(self, offer: sessions_pb2.JobOffer) -> Engine | None:
+        """The engine that answers the offer and has the most free slots."""
+        able = able_engines(self._engines, offer)
+        return max(able, key=lambda engine: engine.slots - self._busy(engine), default=None)
+
+    def _busy(self, engine: Engine) -> int:
+        return sum(attempt.engine is engine for attempt in self._attempts.values())
+
+
+def able_engines(engines: Sequence[Engine], offer: sessions_pb2.JobOffer) -> list[Engine]:
+    """The engines that serve what an offer asks for."""
+    return [engine for engine in engines if any(can_answer(model, offer) for model in engine.models())]
+
+
+def _check_fits(picture: Picture, limit_bytes: int) -> None:
+    # Text is cut where a job may keep no more; a part of a picture is none.
+    if len(picture.data) > limit_bytes:
+        raise EngineError(
+            jobs_pb2.FAILURE_REASON_OUTPUT_TOO_LARGE,
+            f"The picture has {len(picture.data)} bytes, and a job may keep {limit_bytes}: "
+            "ask for a smaller params.image_size.",
+        )
 
 
 class _Writer:

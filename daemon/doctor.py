@@ -17,6 +17,8 @@ from importlib import metadata
 
 from daemon import identity, journal, link
 from daemon.config import Config
+from daemon.engines.attached import AttachedEngine
+from daemon.engines.build import attachment
 from daemon.gpus.detect import detect
 from daemon.identity import IdentityError
 
@@ -51,8 +53,11 @@ def findings(config: Config) -> Iterator[Finding]:
     yield _state_folder(config)
     yield _server(config)
     yield _gpus()
-    yield _engine()
-    yield from _models(config)
+    if config.models or config.attached_url is None:
+        yield _engine()
+        yield from _models(config)
+    if config.attached_url is not None:
+        yield _attached(config.attached_url, AttachedEngine(attachment(config)))
 
 
 def _python() -> Finding:
@@ -124,3 +129,18 @@ def _models(config: Config) -> Iterator[Finding]:
             yield Finding(Level.OK, f"model {model.name}: {model.path.stat().st_size >> 20} MiB")
         else:
             yield Finding(Level.FAIL, f"model {model.name}: {model.path} is not a file; correct DCP_MODELS")
+
+
+def _attached(url: str, engine: AttachedEngine) -> Finding:
+    async def look() -> list[str]:
+        try:
+            await engine.refresh()
+            return [model.name for model in engine.models()]
+        finally:
+            await engine.close()
+
+    names = asyncio.run(look())
+    if not names:
+        remedy = "start the model server, and check DCP_ATTACHED_URL and DCP_ATTACHED_API_KEY"
+        return Finding(Level.FAIL, f"attached model server {url}: it lists no model; {remedy}")
+    return Finding(Level.OK, f"attached model server {url}: {', '.join(names[:10])}")

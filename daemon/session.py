@@ -44,6 +44,9 @@ DRAIN_SECONDS = 30.0
 FAREWELL_SECONDS = 5.0
 
 
+Objection = Callable[[sessions_pb2.JobOffer, Sequence[sessions_pb2.JobOffer]], str]
+
+
 class Link(Enum):
     """Where the session is."""
 
@@ -65,7 +68,9 @@ class DaemonSession:
         slots: int,
         models: Sequence[sessions_pb2.ServedModel],
         job_types: Sequence[jobs_pb2.JobType.ValueType],
+        objection: Objection = lambda offer, others: "",
     ) -> None:
+        """`objection` says why an offer cannot be taken beside the unfinished ones; empty when it can."""
         self.link = Link.OFFLINE
         self.provider_id = 0
         self.session_epoch = 0
@@ -74,7 +79,9 @@ class DaemonSession:
         self._rng = rng
         self._slots = slots
         self._models = list(models)
+        self._told_capacity = (slots, self._models)
         self._job_types = list(job_types)
+        self._objection = objection
         self._gpu_status: gpus_pb2.GpuStatus | None = None
         self._gpu_status_is_new = False
         self._leases = Leases()
@@ -163,11 +170,8 @@ class DaemonSession:
 
     def capacity(self, slots: int, models: Sequence[sessions_pb2.ServedModel]) -> list[Effect]:
         """The daemon can take more or fewer jobs, or serves other models."""
-        if slots == self._slots and list(models) == self._models:
-            return []
         self._slots, self._models = slots, list(models)
-        update = sessions_pb2.CapacityUpdate(slots=slots, models=models)
-        return self._if_open([Send(sessions_pb2.DaemonMessage(capacity_update=update))])
+        return self._say_capacity()
 
     def attempt_started(self, lease: sessions_pb2.Lease, now: float) -> list[Effect]:
         """The run itself has begun; the meter runs from here."""
@@ -214,7 +218,8 @@ class DaemonSession:
         leases.lost_after_seconds = _seconds(welcome.lost_after) or DEFAULT_LOST_AFTER_SECONDS
         leases.credit = welcome.chunk_credit if welcome.chunk_credit > 0 else DEFAULT_CHUNK_CREDIT
         leases.tell_results_again(now)
-        return [Opened(self.provider_id, self.session_epoch), *self._say_drain()]
+        # What changed since Hello could not be said before Welcome.
+        return [Opened(self.provider_id, self.session_epoch), *self._say_capacity(), *self._say_drain()]
 
     def _on_heartbeat_ack(self, ack: sessions_pb2.HeartbeatAck, now: float) -> list[Effect]:
         # The server renewed the leases that the heartbeat listed after it left,
@@ -270,7 +275,7 @@ class DaemonSession:
             return "the offer has no run limit"
         if len(self.unfinished) >= self._slots:
             return "no slot is free"
-        return ""
+        return self._objection(offer, [run.offer for run in self.unfinished])
 
     def _heartbeat(self, now: float) -> list[Effect]:
         if not self._heartbeats.due(now):
@@ -308,9 +313,17 @@ class DaemonSession:
             return []
         return self._if_open([Send(sessions_pb2.DaemonMessage(drain=sessions_pb2.Drain()))])
 
+    def _say_capacity(self) -> list[Effect]:
+        if self.link is not Link.OPEN or (self._slots, self._models) == self._told_capacity:
+            return []
+        self._told_capacity = (self._slots, self._models)
+        update = sessions_pb2.CapacityUpdate(slots=self._slots, models=self._models)
+        return [Send(sessions_pb2.DaemonMessage(capacity_update=update))]
+
     # --- steps ---
 
     def _hello(self) -> sessions_pb2.Hello:
+        self._told_capacity = (self._slots, self._models)
         return sessions_pb2.Hello(
             boot_id=self._boot_id,
             daemon_version=self._daemon_version,

@@ -200,10 +200,12 @@ class Market:
         *,
         server: str = "",
         command: Sequence[str] = (),
+        settings: Mapping[str, str] | None = None,
     ) -> Program:
         """Starts a daemon and waits until it has a session.
 
-        ``server``: where it finds the server, if not at its own address; ``command``: as for Program.
+        ``server``: where it finds the server, if not at its own address; ``command``: as for Program;
+        ``settings``: more DCP_ settings.
         """
         daemon = Program(
             "dcp-daemon",
@@ -212,6 +214,7 @@ class Market:
                 "DCP_SERVER": server or self.grpc_address,
                 "DCP_PROVIDER_KEY": provider_key,
                 "DCP_STATE_DIR": str(state_dir or self.folder / "daemon"),
+                **(settings or {}),
             },
             folder=self.folder,
             command=command,

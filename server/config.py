@@ -77,6 +77,12 @@ KNOWN = frozenset({variable.name for variable in VARIABLES}) | {
     "DCP_PROVIDER_KEY",
     "DCP_STATE_DIR",
     "DCP_MODELS",
+    "DCP_ENGINE_SLOTS",
+    "DCP_ATTACHED_URL",
+    "DCP_ATTACHED_API_KEY",
+    "DCP_ATTACHED_SLOTS",
+    "DCP_ATTACHED_IMAGE_MODELS",
+    "DCP_ALIASES",
     "DCP_TLS_CA",
     "DCP_INSECURE",
 }

@@ -6,9 +6,12 @@ It must not know sessions, leases' fate or how any engine works.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from dcp.v1 import jobs_pb2, sessions_pb2
+
+LLM_INFERENCE = jobs_pb2.JOB_TYPE_LLM_INFERENCE
 
 
 class EngineError(Exception):
@@ -20,8 +23,30 @@ class EngineError(Exception):
         self.message = message
 
 
+@dataclass(frozen=True)
+class Picture:
+    """An output that is no text: its media type and its bytes."""
+
+    content_type: str
+    data: bytes
+
+
+Piece = str | Picture | jobs_pb2.Usage
+"""What a run yields: text, or one picture; and the usage last."""
+
+
+def can_answer(model: sessions_pb2.ServedModel, offer: sessions_pb2.JobOffer) -> bool:
+    """Whether a served model is what an offer asks for."""
+    return model.name == offer.params.model and offer.job_type in (model.job_types or (LLM_INFERENCE,))
+
+
 class Engine(Protocol):
-    """A model server that the daemon owns. Inherit it for what has a default."""
+    """A model server that the daemon uses. Inherit it for what has a default."""
+
+    @property
+    def slots(self) -> int:
+        """How many jobs it answers at once."""
+        return 1
 
     def models(self) -> Sequence[sessions_pb2.ServedModel]:
         """The models that it answers for, and whether each is loaded."""
@@ -31,7 +56,16 @@ class Engine(Protocol):
         """Checks the job and loads its model; the meter does not run yet. Raises EngineError."""
         ...
 
-    def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[str | jobs_pb2.Usage, None]:
+    @property
+    def job_types(self) -> Sequence[jobs_pb2.JobType.ValueType]:
+        """The kinds of job that its models may answer."""
+        return (LLM_INFERENCE,)
+
+    async def refresh(self) -> None:
+        """Looks what it serves now; asked every few seconds. Never raises."""
+        return
+
+    def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[Piece, None]:
         """Yields the answer piece by piece and the usage last. Raises EngineError.
 
         Closing the generator stops the work at once.
@@ -40,7 +74,7 @@ class Engine(Protocol):
 
     async def adopt(
         self, offer: sessions_pb2.JobOffer, written_bytes: int
-    ) -> AsyncGenerator[str | jobs_pb2.Usage, None] | None:
+    ) -> AsyncGenerator[Piece, None] | None:
         """What is left of a run that an earlier daemon began, after so many bytes of its output.
 
         None: it does not run any more, as with every engine whose runs end with the daemon.
