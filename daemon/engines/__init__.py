@@ -11,7 +11,9 @@ from typing import Protocol
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.runners import Pieces, Runner, RunnerError
+from daemon.runners import Piece, Pieces, Runner, RunnerError
+
+LLM_INFERENCE = jobs_pb2.JOB_TYPE_LLM_INFERENCE
 
 SELF_TEST_TOKENS = 4
 
@@ -20,8 +22,13 @@ class EngineError(RunnerError):
     """An inference job could not be done."""
 
 
+def can_answer(model: sessions_pb2.ServedModel, offer: sessions_pb2.JobOffer) -> bool:
+    """Whether a served model is what an offer asks for."""
+    return model.name == offer.params.model and offer.job_type in (model.job_types or (LLM_INFERENCE,))
+
+
 class Engine(Runner, Protocol):
-    """A model server that the daemon owns. Inherit it for what has a default."""
+    """A model server that the daemon uses. Inherit it for what has a default."""
 
     name: str = "engine"
     """What its self-test is called."""
@@ -30,19 +37,17 @@ class Engine(Runner, Protocol):
 
     def job_types(self) -> Sequence[jobs_pb2.JobType.ValueType]:
         """Inference alone."""
-        return (jobs_pb2.JOB_TYPE_LLM_INFERENCE,)
+        return (LLM_INFERENCE,)
 
     def models(self) -> Sequence[sessions_pb2.ServedModel]:
         """The models that it answers for, and whether each is loaded."""
         ...
 
     def takes(self, offer: sessions_pb2.JobOffer) -> bool:
-        """Whether it serves the job's model."""
-        return offer.job_type in self.job_types() and any(
-            served.name == offer.params.model for served in self.models()
-        )
+        """Whether it serves the job's model, for such jobs."""
+        return any(can_answer(model, offer) for model in self.models())
 
-    def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[str | jobs_pb2.Usage, None]:
+    def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[Piece, None]:
         """Yields the answer piece by piece and the usage last. Raises EngineError.
 
         Closing the generator stops the work at once.
@@ -54,8 +59,10 @@ class Engine(Runner, Protocol):
         return self.generate(offer)
 
     async def self_test(self) -> None:
-        """Each model answers a prompt with a few tokens. Raises EngineError."""
+        """Each model that writes text answers a prompt with a few tokens. Raises EngineError."""
         for model in self.models():
+            if LLM_INFERENCE not in (model.job_types or (LLM_INFERENCE,)):
+                continue
             params = jobs_pb2.JobParams(
                 model=model.name, prompt="Say hello.", max_tokens=SELF_TEST_TOKENS, temperature=0
             )
@@ -64,7 +71,7 @@ class Engine(Runner, Protocol):
             usage = jobs_pb2.Usage()
             async with aclosing(self.generate(offer)) as pieces:
                 async for piece in pieces:
-                    usage = usage if isinstance(piece, str) else piece
+                    usage = piece if isinstance(piece, jobs_pb2.Usage) else usage
             if not usage.completion_tokens:
                 raise EngineError(
                     jobs_pb2.FAILURE_REASON_ENGINE_FAILED, f"The model {model.name} answered nothing."

@@ -16,6 +16,7 @@ from daemon.engines import EngineError
 DEFAULT_MAX_TOKENS = 256
 _ROLES = ("system", "user", "assistant")
 _END_OF_STREAM = "[DONE]"
+MAX_LINE_BYTES = 1024 * 1024
 
 
 def request_body(params: jobs_pb2.JobParams) -> dict[str, Any]:
@@ -42,10 +43,10 @@ def _messages(params: jobs_pb2.JobParams) -> list[dict[str, str]]:
     if not messages and params.prompt:
         messages = [{"role": "user", "content": params.prompt}]
     if not messages:
-        raise _bad_params("The job needs params.prompt or params.messages.")
+        raise bad_params("The job needs params.prompt or params.messages.")
     for message in messages:
         if message["role"] not in _ROLES:
-            raise _bad_params(f"params.messages[].role must be one of {', '.join(_ROLES)}.")
+            raise bad_params(f"params.messages[].role must be one of {', '.join(_ROLES)}.")
     return messages
 
 
@@ -58,6 +59,8 @@ async def events(pieces: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]:
     rest = b""
     async for piece in pieces:
         *whole, rest = (rest + piece).split(b"\n")
+        if len(rest) > MAX_LINE_BYTES:
+            raise ValueError("an event without an end")
         for line in whole:
             if line.startswith(b"data:") and (text := line[5:].strip().decode()) != _END_OF_STREAM:
                 yield json.loads(text)
@@ -67,11 +70,20 @@ async def events(pieces: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]:
 
 def refusal(status: int, error: Mapping[str, object], context_tokens: int) -> EngineError:
     """What a renter is told when the model server answers with an error."""
-    if error.get("type") == "exceed_context_size_error":
+    if _is_too_long(error):
         return prompt_too_long(context_tokens)
     if 400 <= status < 500 and status not in (401, 403, 404, 408, 429):
-        return _bad_params("The model server refused the job's params.")
+        return bad_params("The model server refused the job's params.")
     return engine_failed()
+
+
+def _is_too_long(error: Mapping[str, object]) -> bool:
+    """As llama.cpp, OpenAI and vLLM say it."""
+    return (
+        error.get("type") == "exceed_context_size_error"
+        or error.get("code") == "context_length_exceeded"
+        or "maximum context length" in str(error.get("message"))
+    )
 
 
 def error_of(body: bytes) -> dict[str, Any]:
@@ -84,10 +96,11 @@ def error_of(body: bytes) -> dict[str, Any]:
 
 
 def prompt_too_long(context_tokens: int) -> EngineError:
-    """Prompt and answer do not fit into the context."""
+    """Prompt and answer do not fit into the context; 0: nobody knows how long it is."""
+    size = f" of {context_tokens} tokens" if context_tokens else ""
     return EngineError(
         jobs_pb2.FAILURE_REASON_PROMPT_TOO_LONG,
-        f"Prompt and answer do not fit into the model's context of {context_tokens} tokens: "
+        f"Prompt and answer do not fit into the model's context{size}: "
         "shorten params.prompt (or params.messages), or lower params.max_tokens.",
     )
 
@@ -97,5 +110,6 @@ def engine_failed() -> EngineError:
     return EngineError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, "The provider's model server broke down.")
 
 
-def _bad_params(message: str) -> EngineError:
+def bad_params(message: str) -> EngineError:
+    """The job's own parameters are at fault; the message says which."""
     return EngineError(jobs_pb2.FAILURE_REASON_BAD_PARAMS, message)

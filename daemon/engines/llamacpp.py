@@ -10,21 +10,23 @@ import asyncio
 import logging
 import os
 import secrets
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
 
-import httpx
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.clock import Clock, SystemClock
 from daemon.engines import Engine, EngineError, chat
+from daemon.engines.answers import Patience, answer
 from daemon.engines.child import ChildError, ModelServer, start_model_server
+from daemon.engines.warm import WarmModels
+from daemon.runners import Piece
 
 logger = logging.getLogger(__name__)
 
 CONTEXT_TOKENS = 2048
+OVERHEAD_MIB = 256
 
 
 class LlamaCppEngine(Engine):
@@ -40,6 +42,8 @@ class LlamaCppEngine(Engine):
         slots: int = 1,
         context_tokens: int = CONTEXT_TOKENS,
         clock: Clock | None = None,
+        patience: Patience | None = None,
+        warm: WarmModels | None = None,
         watch: bool = False,
     ) -> None:
         """`slots`: how many jobs at once; `watch`: let the child tell what its slots do, for tests."""
@@ -48,7 +52,12 @@ class LlamaCppEngine(Engine):
         self._slots = slots
         self._context_tokens = context_tokens
         self._clock: Clock = clock or SystemClock()
+        self._patience = patience or Patience()
         self._watch = watch
+        self._warm = warm or WarmModels()
+        self._warm.add(self)
+        self._busy = 0
+        self._used_at = 0.0
         self._server: ModelServer | None = None
         self._starting = asyncio.Lock()
 
@@ -57,39 +66,78 @@ class LlamaCppEngine(Engine):
         """The child as it is now."""
         return self._server
 
+    @property
+    def slots(self) -> int:
+        """How many jobs the child answers at once."""
+        return self._slots
+
     def models(self) -> Sequence[sessions_pb2.ServedModel]:
         """The one model; warm when its server runs."""
         warm = self._server is not None and self._server.alive
         return [sessions_pb2.ServedModel(name=self._name, context_tokens=self._context_tokens, warm=warm)]
 
+    @property
+    def is_loaded(self) -> bool:
+        """The child runs."""
+        return self._server is not None
+
+    @property
+    def is_busy(self) -> bool:
+        """A job is prepared or answered."""
+        return self._busy > 0
+
+    @property
+    def used_at(self) -> float:
+        """When the last job ended or began."""
+        return self._used_at
+
+    async def unload(self) -> None:
+        """Ends the child; the next job starts a new one."""
+        await self.close()
+
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
         """Checks the parameters and has a healthy server. Raises EngineError."""
         chat.request_body(offer.params)
-        async with self._starting:
-            if self._server is not None and not await self._server.healthy():
-                await self._end_server(self._server)
-            if self._server is None:
-                self._server = await self._start()
-
-    async def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[str | jobs_pb2.Usage, None]:
-        """Streams the answer, then the usage. Raises EngineError."""
-        server = self._server
-        if server is None:
-            raise chat.engine_failed()
-        answer = _Answer(chat.max_tokens(offer.params), self._context_tokens, self._clock.monotonic)
+        self._begin()
         try:
-            async with aclosing(self._stream(server, offer, answer)) as pieces:
+            await self._load()
+        except BaseException:
+            self._end()
+            raise
+
+    async def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[Piece, None]:
+        """Streams the answer, then the usage, of a job that was prepared. Raises EngineError."""
+        try:
+            server = self._server
+            if server is None:
+                raise chat.engine_failed()
+            async with aclosing(self._answer(server, offer)) as pieces:
                 async for piece in pieces:
                     yield piece
-        except (httpx.HTTPError, ValueError) as error:
-            logger.warning("the model server failed during a job error=%s", type(error).__name__)
-            await self._end_server(server)
-            raise chat.engine_failed() from None
+        finally:
+            self._end()
+
+    async def _answer(
+        self, server: ModelServer, offer: sessions_pb2.JobOffer
+    ) -> AsyncGenerator[Piece, None]:
+        pieces = answer(
+            server.client,
+            offer.params,
+            served_name=offer.params.model,
+            context_tokens=self._context_tokens,
+            monotonic=self._clock.monotonic,
+            patience=self._patience,
+        )
+        try:
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    yield piece
         except EngineError as error:
             if error.reason == jobs_pb2.FAILURE_REASON_ENGINE_FAILED:
+                cause = type(error.__cause__ or error).__name__
+                logger.warning("the model server failed during a job error=%s", cause)
                 await self._end_server(server)
             raise
-        yield answer.usage()
 
     async def kill(self, lease: sessions_pb2.Lease) -> None:
         """Ends the child with a signal that cannot be ignored; the next job gets a new one."""
@@ -102,6 +150,23 @@ class LlamaCppEngine(Engine):
         async with self._starting:
             if self._server is not None:
                 await self._end_server(self._server)
+
+    def _begin(self) -> None:
+        self._busy += 1
+        self._used_at = self._clock.monotonic()
+
+    def _end(self) -> None:
+        self._busy -= 1
+        self._used_at = self._clock.monotonic()
+        self._warm.freed()
+
+    async def _load(self) -> None:
+        async with self._starting:
+            if self._server is not None and not await self._server.healthy():
+                await self._end_server(self._server)
+            if self._server is None:
+                async with self._warm.room(_needed_mib(self._path)):
+                    self._server = await self._start()
 
     async def _start(self) -> ModelServer:
         settings = {
@@ -123,70 +188,11 @@ class LlamaCppEngine(Engine):
             self._server = None
         await server.close()
 
-    async def _stream(
-        self, server: ModelServer, offer: sessions_pb2.JobOffer, answer: _Answer
-    ) -> AsyncGenerator[str, None]:
-        body = chat.request_body(offer.params)
-        async with server.client.stream("POST", "/v1/chat/completions", json=body) as response:
-            if response.status_code != httpx.codes.OK:
-                error = chat.error_of(await response.aread())
-                raise chat.refusal(response.status_code, error, self._context_tokens)
-            async for event in chat.events(response.aiter_bytes()):
-                if piece := answer.take(event):
-                    yield piece
-        answer.check()
 
-
-class _Answer:
-    """What is known of an answer while it streams in."""
-
-    def __init__(self, max_tokens: int, context_tokens: int, monotonic: Callable[[], float]) -> None:
-        self._max_tokens = max_tokens
-        self._context_tokens = context_tokens
-        self._monotonic = monotonic
-        self._began_at = monotonic()
-        self._first_at: float | None = None
-        self._last_at = self._began_at
-        self._finish_reason: str | None = None
-        self._prompt_tokens = 0
-        self._completion_tokens = 0
-
-    def take(self, event: dict[str, Any]) -> str:
-        """Notes one event; returns its text, often empty."""
-        match event:
-            case {"error": {"code": int(code)}}:
-                raise chat.refusal(code, event["error"], self._context_tokens)
-            case {"error": _}:
-                raise chat.engine_failed()
-            case {"usage": {"prompt_tokens": int(prompt), "completion_tokens": int(completion)}}:
-                self._prompt_tokens, self._completion_tokens = prompt, completion
-            case {"choices": [{"finish_reason": str(reason)}, *_]}:
-                self._finish_reason = reason
-            case {"choices": [{"delta": {"content": str(text)}}, *_]} if text:
-                self._note_token()
-                return text
-        return ""
-
-    def check(self) -> None:
-        """Raises EngineError when the answer is not whole."""
-        if self._finish_reason is None:
-            raise chat.engine_failed()
-        # The server stops at the end of the context as it does at the wanted
-        # length; only the count tells that the answer was cut short.
-        if self._finish_reason == "length" and self._completion_tokens < self._max_tokens:
-            raise chat.prompt_too_long(self._context_tokens)
-
-    def usage(self) -> jobs_pb2.Usage:
-        """The counts of the model server, the times of our clock."""
-        usage = jobs_pb2.Usage(prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens)
-        if self._first_at is not None:
-            usage.first_token_ms = round((self._first_at - self._began_at) * 1000)
-            seconds = self._last_at - self._first_at
-            if seconds > 0 and self._completion_tokens > 1:
-                usage.tokens_per_second = (self._completion_tokens - 1) / seconds
-        return usage
-
-    def _note_token(self) -> None:
-        self._last_at = self._monotonic()
-        if self._first_at is None:
-            self._first_at = self._last_at
+def _needed_mib(path: Path) -> int:
+    """What a model takes: its file, and what it computes with."""
+    try:
+        size_mib = path.stat().st_size >> 20
+    except OSError:
+        return 0  # its start will say what is wrong
+    return size_mib * 6 // 5 + OVERHEAD_MIB

@@ -50,8 +50,16 @@ class Left:
     artifacts: tuple[Artifact, ...] = ()
 
 
-Piece = str | bytes | Log | Left | jobs_pb2.Usage
-"""Output as text or bytes, log, what was left, or what was counted."""
+@dataclass(frozen=True)
+class Picture:
+    """An output that is no text: its media type and its bytes."""
+
+    content_type: str
+    data: bytes
+
+
+Piece = str | bytes | Picture | Log | Left | jobs_pb2.Usage
+"""Output as text, bytes or one picture, log, what was left, or what was counted."""
 Pieces = AsyncGenerator[Piece, None]
 
 
@@ -70,6 +78,11 @@ class Runner(Protocol):
     self_test_seconds: float = 60.0
     """How long a self-test may take."""
 
+    @property
+    def slots(self) -> int:
+        """How many jobs it runs at once."""
+        return 1
+
     def job_types(self) -> Sequence[jobs_pb2.JobType.ValueType]:
         """The types of job that it runs."""
         ...
@@ -81,6 +94,10 @@ class Runner(Protocol):
     def takes(self, offer: sessions_pb2.JobOffer) -> bool:
         """Whether the offered job is one for it."""
         return offer.job_type in self.job_types()
+
+    async def refresh(self) -> None:
+        """Looks what it serves now; asked every few seconds. Never raises."""
+        return
 
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
         """Checks the job and makes all ready; the meter does not run yet. Raises RunnerError."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
@@ -19,7 +19,7 @@ from daemon.gpus import Gpus
 from daemon.gpus.none import NoGpus
 from daemon.journal import Journal
 from daemon.link import KeyRefusedError
-from daemon.runners import Written
+from daemon.runners import Picture, Piece, Written
 from tests.daemon.fake_server import (
     GOOD_KEY,
     Connection,
@@ -44,7 +44,7 @@ class Stack:
         engine: ScriptedEngine,
         disk: MemoryDisk | None = None,
         gpus: Gpus | None = None,
-        slots: int = 1,
+        others: Sequence[ScriptedEngine] = (),
     ) -> None:
         self.server = server
         self.disk = disk or MemoryDisk()
@@ -54,13 +54,12 @@ class Stack:
         self.daemon = Daemon(
             server=server.address,
             key=GOOD_KEY,
-            engines=[engine],
+            engines=[engine, *others],
             journal=Journal(self.disk),
             gpus=gpus or NoGpus(),
             clock=self.clock,
             rng=Random(1),
             on_ready=self.ready.append,
-            slots=slots,
             tick_seconds=0.01,
             sample_seconds=0.01,
         )
@@ -88,10 +87,13 @@ class Stack:
 
 @asynccontextmanager
 async def stack(
-    engine: ScriptedEngine, disk: MemoryDisk | None = None, gpus: Gpus | None = None, slots: int = 1
+    engine: ScriptedEngine,
+    disk: MemoryDisk | None = None,
+    gpus: Gpus | None = None,
+    others: Sequence[ScriptedEngine] = (),
 ) -> AsyncIterator[Stack]:
     async with fake_server() as server:
-        running = Stack(server, engine, disk, gpus, slots)
+        running = Stack(server, engine, disk, gpus, others)
         try:
             yield running
         finally:
@@ -195,7 +197,7 @@ class StubbornEngine(ScriptedEngine):
         super().__init__()
         self.killed = asyncio.Event()
 
-    async def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[str | jobs_pb2.Usage, None]:
+    async def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[Piece, None]:
         yield "one"
         while not self.killed.is_set():
             with contextlib.suppress(asyncio.CancelledError):
@@ -310,7 +312,7 @@ class SurvivingEngine(ScriptedEngine):
 
     async def adopt(
         self, offer: sessions_pb2.JobOffer, written: Written
-    ) -> AsyncGenerator[str | jobs_pb2.Usage, None]:
+    ) -> AsyncGenerator[Piece, None]:
         self.script = ["".join(str(piece) for piece in self.script)[written.output_bytes :]]
         return self.generate(offer)
 
@@ -464,3 +466,77 @@ async def test_crashing_gpu_reading_ends_nothing() -> None:
         assert not (await connection.welcome()).HasField("gpu_status")
         daemon.drain()
         assert await running is EndReason.DRAINED
+
+
+IMAGE = jobs_pb2.JOB_TYPE_IMAGE_GENERATION
+
+
+async def test_picture_arrives_whole_and_with_its_media_type() -> None:
+    picture = Picture("image/png", b"\x89PNG" + bytes(100_000))
+    async with stack(ScriptedEngine([picture], job_types=[IMAGE])) as s:
+        connection = await s.server.connection()
+        assert list((await connection.welcome()).job_types) == [IMAGE]
+        await s.take_job(connection, job_type=IMAGE)
+        chunks, finished = await connection.transcript()
+        assert b"".join(data for _, data in chunks) == picture.data
+        assert finished.content_type == "image/png"
+
+
+async def test_picture_that_a_job_may_not_keep_fails_instead_of_being_cut() -> None:
+    picture = Picture("image/png", bytes(1001))
+    async with stack(ScriptedEngine([picture], job_types=[IMAGE])) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        await s.take_job(connection, job_type=IMAGE, output_limit_bytes=1000)
+        chunks, finished = await connection.transcript()
+        assert chunks == []
+        assert finished.failure_reason == jobs_pb2.FAILURE_REASON_OUTPUT_TOO_LARGE
+
+
+async def test_engines_take_as_many_jobs_at_once_as_they_have_slots() -> None:
+    gate = asyncio.Event()
+    small = ScriptedEngine([gate, "small"], model="small")
+    async with stack(ScriptedEngine([gate, "big"], slots=2), others=[small]) as s:
+        connection = await s.server.connection()
+        assert (await connection.welcome()).slots == 3
+        for number in (1, 2):
+            await connection.send(job_offer=offer(f"job-{number}"))
+            assert (await connection.expect("offer_reply")).accepted
+            await connection.expect("job_started")
+        await connection.send(job_offer=offer("job-3"))
+        reply = await connection.expect("offer_reply")
+        assert (reply.accepted, reply.refusal) == (False, "no slot of what runs such jobs is free")
+        params = jobs_pb2.JobParams(model="small", prompt="hi")
+        await connection.send(job_offer=offer("job-4", params=params))
+        assert (await connection.expect("offer_reply")).accepted
+        await connection.expect("job_started")
+        gate.set()
+
+
+async def test_job_of_a_kind_that_the_model_does_not_answer_is_refused() -> None:
+    drawing = ScriptedEngine(model="draws", job_types=[IMAGE])
+    async with stack(ScriptedEngine(), others=[drawing]) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        await connection.send(job_offer=offer(job_type=IMAGE))
+        reply = await connection.expect("offer_reply")
+        assert reply.refusal == "nothing here runs such a job for the model test/model"
+
+
+async def test_model_that_appears_later_is_told_to_the_server() -> None:
+    class Late(ScriptedEngine):
+        looked = 0
+
+        async def refresh(self) -> None:
+            self.looked += 1
+
+        def models(self) -> Sequence[sessions_pb2.ServedModel]:
+            return super().models() if self.looked > 1 else []
+
+    late = Late()
+    async with stack(late) as s:
+        connection = await s.server.connection()
+        assert list((await connection.welcome()).models) == []
+        await s.daemon.refresh()
+        update = await connection.expect_anyway("capacity_update")
+        assert [model.name for model in update.models] == ["test/model"]

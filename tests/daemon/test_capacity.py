@@ -128,7 +128,7 @@ async def test_job_that_succeeds_is_as_good_as_a_test() -> None:
 
 async def test_gpu_that_fails_gives_back_its_run_and_the_others_go_on() -> None:
     gpus, gate = ScriptedGpus(), asyncio.Event()
-    async with stack(BoundEngine([gate, "done"]), gpus=gpus, slots=4) as s:
+    async with stack(BoundEngine([gate, "done"], slots=4), gpus=gpus) as s:
         connection = await s.server.connection()
         assert (await connection.welcome()).slots == 4
         for job_id in ("job-1", "job-2"):

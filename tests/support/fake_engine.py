@@ -8,8 +8,10 @@ from collections.abc import AsyncGenerator, Sequence
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.engines import Engine, EngineError
+from daemon.runners import Picture
+from daemon.runners import Piece as RunnerPiece
 
-Piece = str | asyncio.Event | EngineError | Exception
+Piece = str | Picture | asyncio.Event | EngineError | Exception
 
 DEFAULT_MODEL = "test/model"
 
@@ -31,6 +33,8 @@ class ScriptedEngine(Engine):
         usage: jobs_pb2.Usage | None = None,
         prepare_gate: asyncio.Event | None = None,
         prepare_error: Exception | None = None,
+        slots: int = 1,
+        job_types: Sequence[jobs_pb2.JobType.ValueType] = (),
     ) -> None:
         self.script = list(script)
         self.jobs: list[str] = []
@@ -41,13 +45,28 @@ class ScriptedEngine(Engine):
         self.test_error: Exception | None = None
         self.test_gate: asyncio.Event | None = None
         self._model = model
+        self._slots = slots
+        self._job_types = job_types
         self._usage = usage or jobs_pb2.Usage(prompt_tokens=3, completion_tokens=len(self.script))
         self.prepare_gate = prepare_gate
         self._prepare_error = prepare_error
 
+    @property
+    def slots(self) -> int:
+        """As many as the test asked for."""
+        return self._slots
+
+    def job_types(self) -> Sequence[jobs_pb2.JobType.ValueType]:
+        """Those of the test, or inference."""
+        return self._job_types or super().job_types()
+
     def models(self) -> Sequence[sessions_pb2.ServedModel]:
         """The one model of the script."""
-        return [sessions_pb2.ServedModel(name=self._model, context_tokens=2048, warm=True)]
+        return [
+            sessions_pb2.ServedModel(
+                name=self._model, context_tokens=2048, warm=True, job_types=self._job_types
+            )
+        ]
 
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
         """Waits for the gate, if there is one; raises the error, if there is one."""
@@ -57,7 +76,7 @@ class ScriptedEngine(Engine):
         if self._prepare_error is not None:
             raise self._prepare_error
 
-    async def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[str | jobs_pb2.Usage, None]:
+    async def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[RunnerPiece, None]:
         """Plays the script."""
         whole = False
         try:

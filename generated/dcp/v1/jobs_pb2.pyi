@@ -531,7 +531,7 @@ Global___ChatMessage: _TypeAlias = ChatMessage  # noqa: Y015
 
 @_typing.final
 class JobParams(_message.Message):
-    """The parameters of the work. `llm-inference` needs `model` and either `prompt` or `messages`."""
+    """The parameters of the work. `llm-inference` needs `model` and either `prompt` or `messages`; `image_generation` needs `model` and `prompt`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -540,6 +540,7 @@ class JobParams(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     TEMPERATURE_FIELD_NUMBER: _builtins.int
+    IMAGE_SIZE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's public name, such as `HuggingFaceTB/SmolLM2-135M-Instruct`."""
     prompt: _builtins.str
@@ -548,6 +549,8 @@ class JobParams(_message.Message):
     """The greatest number of tokens to answer with. Left out: 256."""
     temperature: _builtins.float
     """Randomness of the answer, 0 for none. Left out: the model server's default."""
+    image_size: _builtins.str
+    """Width and height of the picture in pixels, such as `1024x1024`, for `image_generation`. Left out: the model server's default."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
         """A conversation, instead of `prompt`."""
@@ -560,10 +563,11 @@ class JobParams(_message.Message):
         messages: _abc.Iterable[Global___ChatMessage] | None = ...,
         max_tokens: _builtins.int | None = ...,
         temperature: _builtins.float | None = ...,
+        image_size: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_temperature", b"_temperature", "max_tokens", b"max_tokens", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_temperature", b"_temperature", "max_tokens", b"max_tokens", "messages", b"messages", "model", b"model", "prompt", b"prompt", "temperature", b"temperature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_temperature", b"_temperature", "image_size", b"image_size", "max_tokens", b"max_tokens", "messages", b"messages", "model", b"model", "prompt", b"prompt", "temperature", b"temperature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015

@@ -335,22 +335,28 @@ class ServedModel(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     WARM_FIELD_NUMBER: _builtins.int
+    JOB_TYPES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its public name."""
     context_tokens: _builtins.int
     """How many tokens its context has."""
     warm: _builtins.bool
     """It is loaded: a job for it starts at once."""
+    @_builtins.property
+    def job_types(self) -> _containers.RepeatedScalarFieldContainer[_jobs_pb2.JobType.ValueType]:
+        """The kinds of job that it answers. Left out: `llm-inference`."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         context_tokens: _builtins.int = ...,
         warm: _builtins.bool = ...,
+        job_types: _abc.Iterable[_jobs_pb2.JobType.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "name", b"name", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "job_types", b"job_types", "name", b"name", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -48,7 +48,7 @@ async def answer(engine: LlamaCppEngine, work: sessions_pb2.JobOffer) -> tuple[l
         async for piece in stream:
             if isinstance(piece, str):
                 pieces.append(piece)
-            else:
+            elif isinstance(piece, jobs_pb2.Usage):
                 usage = piece
     return pieces, usage
 
