@@ -93,6 +93,7 @@ async def test_hourly_test_that_fails_takes_the_offer_back() -> None:
     async with stack(ScriptedEngine()) as s:
         connection = await s.server.connection()
         await connection.welcome()
+        await eventually(lambda: s.ready == [42])
         s.engine.test_error = RuntimeError("secret path")
         s.clock.advance(2 * 3600)
         failed = await update(connection, lambda one: not one.self_tests.tests[0].passed)
@@ -107,7 +108,6 @@ async def test_engine_that_breaks_down_in_a_job_is_tested_at_once() -> None:
         await connection.welcome()
         s.engine.test_error = BROKEN
         await s.take_job(connection)
-        await connection.expect("job_finished")
         await update(connection, lambda one: not one.self_tests.tests[0].passed)
         assert s.engine.tests == 2
 
