@@ -165,6 +165,8 @@ class Job:
     usage: dict[str, Any] | None
     spec: dict[str, Any]
     request_digest: str
+    artifact_count: int = 0
+    artifact_bytes: int = 0
 
     @property
     def cancel_requested(self) -> bool:

@@ -149,6 +149,8 @@ class Job(pw.Model):
     usage = pw.TextField(null=True)
     idempotency_key = pw.TextField(null=True)
     request_digest = pw.TextField(default="")
+    artifact_count = pw.IntegerField(default=0)
+    artifact_bytes = pw.BigIntegerField(default=0)
 
     class Meta:
         table_name = "job"
@@ -274,6 +276,22 @@ class JobRate(pw.Model):
         table_name = "job_rate"
 
 
+class Artifact(pw.Model):
+    id = pw.BigAutoField()
+    job_id = pw.TextField()
+    lease_epoch = pw.IntegerField()
+    name = pw.TextField()
+    size_bytes = pw.BigIntegerField()
+    sha256 = pw.BlobField()
+    blob_key = pw.TextField()
+    state = pw.TextField()
+    created_ms = pw.BigIntegerField()
+    published_ms = pw.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "artifact"
+
+
 MODELS: tuple[type[pw.Model], ...] = (
     Provider,
     ProviderModel,
@@ -291,6 +309,7 @@ MODELS: tuple[type[pw.Model], ...] = (
     WebhookDelivery,
     Repeat,
     JobRate,
+    Artifact,
 )
 
 

@@ -14,6 +14,7 @@ import pytest
 from dcp.v1 import (
     accounts_pb2_grpc,
     admin_pb2_grpc,
+    artifacts_pb2_grpc,
     errors_pb2,
     jobs_pb2,
     jobs_pb2_grpc,
@@ -35,7 +36,8 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from server.app import Server
-from server.config import Config
+from server.config import DEFAULT_BLOB_STORE, Config
+from server.domain.artifacts import ArtifactLimits
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import OFF, Limits
 from server.store.models import Provider, Renter
@@ -217,6 +219,7 @@ class Market:
         self.channel = channel
         self.account_service = accounts_pb2_grpc.AccountServiceStub(channel)
         self.admin_service = admin_pb2_grpc.AdminServiceStub(channel)
+        self.artifact_service = artifacts_pb2_grpc.ArtifactServiceStub(channel)
         self.job_service = jobs_pb2_grpc.JobServiceStub(channel)
         self.key_service = keys_pb2_grpc.KeyServiceStub(channel)
         self.ledger_service = ledger_pb2_grpc.LedgerServiceStub(channel)
@@ -377,6 +380,8 @@ async def running(
     limits: Limits = OFF,
     provider_approval: bool = False,
     webhooks_allow_private: bool = False,
+    blob_store: str = DEFAULT_BLOB_STORE,
+    artifact_limits: ArtifactLimits | None = None,
 ) -> AsyncIterator[Market]:
     """A server on 127.0.0.1 until the block ends; without limits, as the clock fills no bucket by itself."""
     config = Config(
@@ -390,6 +395,8 @@ async def running(
         limits,
         provider_approval=provider_approval,
         webhooks_allow_private=webhooks_allow_private,
+        blob_store=blob_store,
+        artifact_limits=artifact_limits or ArtifactLimits(),
     )
     server = Server(config, clock)
     await server.start()

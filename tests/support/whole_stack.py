@@ -74,6 +74,7 @@ async def running_stack(folder: Path, **settings: str) -> AsyncIterator[Stack]:
     config = Config.from_env(
         {
             "DCP_DATABASE_URL": f"sqlite:///{folder / 'dcp.sqlite3'}",
+            "DCP_BLOB_STORE": f"file:{folder / 'artifacts'}",
             "DCP_GRPC_LISTEN": "127.0.0.1:0",
             "DCP_ADMIN_TOKEN": ADMIN_TOKEN,
             **settings,

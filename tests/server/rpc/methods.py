@@ -8,6 +8,7 @@ import grpc
 from dcp.v1 import (
     accounts_pb2,
     admin_pb2,
+    artifacts_pb2,
     jobs_pb2,
     keys_pb2,
     ledger_pb2,
@@ -29,6 +30,7 @@ from tests.support.running_server import Market, Metadata
 FILES = (
     accounts_pb2,
     admin_pb2,
+    artifacts_pb2,
     jobs_pb2,
     keys_pb2,
     ledger_pb2,
