@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -41,7 +42,7 @@ class FileBlobs:
         writing = await self._do(lambda: _Writing(self._unfinished))
         try:
             async for piece in pieces:
-                await self._do(lambda piece=piece: writing.write(piece))  # type: ignore[misc]
+                await self._do(partial(writing.write, piece))
             await self._do(lambda: writing.finish(place))
         except BaseException:
             # Also when the task was cancelled: the thread that writes may still be at it.
@@ -53,7 +54,7 @@ class FileBlobs:
         reading = await self._do(lambda: _Reading(self._place(key), first))
         try:
             while count:
-                piece = await self._do(lambda: reading.read(min(READ_BYTES, count)))
+                piece = await self._do(partial(reading.read, min(READ_BYTES, count)))
                 if not piece:
                     raise BlobMissingError(f"{key} ends {count} bytes early")
                 count -= len(piece)
@@ -68,7 +69,7 @@ class FileBlobs:
     async def list(self) -> AsyncIterator[list[Stored]]:
         """See `Blobs.list`."""
         for folder in await self._do(lambda: list(self._folders())):
-            if found := await self._do(lambda folder=folder: list(_files(folder))):  # type: ignore[misc]
+            if found := await self._do(partial(_listed, folder)):
                 yield found
 
     async def clean(self, age_seconds: float) -> None:
@@ -163,6 +164,10 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _listed(folder: Path) -> list[Stored]:
+    return [*_files(folder)]
 
 
 def _files(folder: Path) -> Iterator[Stored]:

@@ -31,7 +31,7 @@ class S3Blobs:
     """Blobs in a bucket, below a prefix."""
 
     def __init__(self, bucket: str, prefix: str, **settings: Any) -> None:
-        """Address, region and credentials come from the usual AWS_ variables, or ``settings`` by their names."""
+        """Address, region and credentials come from the usual AWS_ variables; ``settings`` go before them."""
         self._store = S3Store(bucket, prefix=prefix or None, **settings)
 
     async def put(self, key: str, pieces: AsyncIterator[bytes], size_bytes: int) -> None:

@@ -19,7 +19,8 @@ CREATE TABLE artifact (
     created_ms BIGINT NOT NULL,
     published_ms BIGINT
 );
-CREATE UNIQUE INDEX artifact_name ON artifact (job_id, lease_epoch, name) WHERE state IN ('ready', 'published');
+CREATE UNIQUE INDEX artifact_name ON artifact (job_id, lease_epoch, name)
+    WHERE state IN ('ready', 'published');
 CREATE INDEX artifact_of_job ON artifact (job_id, lease_epoch);
 CREATE INDEX artifact_unpublished ON artifact (state, created_ms) WHERE state <> 'published';
 CREATE INDEX artifact_published ON artifact (published_ms) WHERE state = 'published'
