@@ -74,6 +74,8 @@ async def call(market: Market, method: MethodDescriptor, request: Message, metad
         "request_serializer": lambda message: message.SerializeToString(),
         "response_deserializer": GetMessageClass(method.output_type).FromString,
     }
+    if method.server_streaming and not method.client_streaming:
+        return await anext(aiter(market.channel.unary_stream(path, **codecs)(request, metadata=metadata)))
     if not method.client_streaming:
         answer: Any = await market.channel.unary_unary(path, **codecs)(request, metadata=metadata)
         return answer  # type: ignore[no-any-return]
