@@ -111,6 +111,10 @@ class Daemon:
         self._apply(self._session.capacity(self._slots, self._models()))
         self._apply(self._session.attempt_started(lease, self._now()))
 
+    def stopped(self, lease: sessions_pb2.Lease) -> None:
+        """What an attempt ran has ended; its files go to the server."""
+        self._apply(self._session.attempt_stopped(lease, self._now()))
+
     def output(self, lease: sessions_pb2.Lease, data: bytes) -> None:
         """An attempt wrote output."""
         self._apply(self._session.attempt_output(lease, data, self._now()))

@@ -36,6 +36,10 @@ class Listener(Protocol):
         """The run itself has begun."""
         ...
 
+    def stopped(self, lease: sessions_pb2.Lease) -> None:
+        """What ran has ended, and its files go to the server before `finished`: that time is not paid."""
+        ...
+
     def output(self, lease: sessions_pb2.Lease, data: bytes) -> None:
         """The run wrote output."""
         ...

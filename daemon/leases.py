@@ -189,6 +189,12 @@ class Leases:
         if run is not None and run.start(now):
             logger.info("job started %s", self._of(run))
 
+    def stopped(self, lease: sessions_pb2.Lease, now: float) -> None:
+        """What ran has ended; its files go to the server before its result does."""
+        run = self._runs.get(lease_key(lease))
+        if run is not None:
+            run.stop_meter(now)
+
     def wrote(self, lease: sessions_pb2.Lease, stream: Stream, data: bytes) -> None:
         """The run wrote output or log."""
         run = self._runs.get(lease_key(lease))

@@ -104,6 +104,7 @@ class Run:
         """Its acceptance is saved."""
         self._ran_ms = history.run_ms
         self._running_since: float | None = None
+        self._meter_stands = False
         self._was_started = self._start_is_saved = history.started
         self._finished = history.finished
         self._finish_is_saved = history.finished is not None
@@ -154,6 +155,13 @@ class Run:
         self._unsaved.append(Started())
         return True
 
+    def stop_meter(self, now: float) -> None:
+        """What ran has ended, and only its files are still to go: that time is nobody's to pay."""
+        if self.phase is Phase.RUNNING and not self._meter_stands:
+            self._ran_ms, self._running_since = self.run_ms(now), None
+            self._meter_stands = True
+            self._unsaved.append(Reading(self._ran_ms))
+
     def adopt(self, now: float) -> None:
         """It still runs, and did all the time: the meter goes on from its last reading."""
         self._running_since = now
@@ -165,7 +173,8 @@ class Run:
 
     def reached_limit(self, now: float) -> bool:
         """Whether a run that has not ended has used up its time."""
-        return self.phase is Phase.RUNNING and self.run_ms(now) >= self.limit_ms
+        is_metered = self.phase is Phase.RUNNING and not self._meter_stands
+        return is_metered and self.run_ms(now) >= self.limit_ms
 
     def write(self, stream: Stream, data: bytes) -> bool:
         """Takes output or log; False when the run does not write any more."""

@@ -175,6 +175,12 @@ class DaemonSession:
         self._leases.started(lease, now)
         return self._settled(effects, now)
 
+    def attempt_stopped(self, lease: sessions_pb2.Lease, now: float) -> list[Effect]:
+        """What ran has ended and its files go to the server: the meter stands, and no limit ends it now."""
+        effects = self._leases.stop_overdue(now)
+        self._leases.stopped(lease, now)
+        return self._settled(effects, now)
+
     def attempt_output(self, lease: sessions_pb2.Lease, data: bytes, now: float) -> list[Effect]:
         """The run wrote output. What is too much of it is dropped, and the output says so at its end."""
         return self._wrote(lease, Stream.OUTPUT, data, now)
