@@ -342,7 +342,9 @@ def _samples(method: str, path: str, roles: Iterable[str], example: Any, is_file
 _SAVING = {
     "curl -sS": "curl -sS --fail --remote-name --continue-at -",
     "print(answer.json())": 'open("file", "wb").write(answer.content)',
-    "console.log(await answer.json());": 'await require("fs/promises").writeFile("file", answer.body);',
+    "console.log(await answer.json());": (
+        'await (await import("node:fs/promises")).writeFile("file", answer.body);'
+    ),
 }
 
 

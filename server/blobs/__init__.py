@@ -6,7 +6,7 @@ stores, so that no stranger's text becomes a path. A blob is written once, whole
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,7 +37,7 @@ class Blobs(Protocol):
         """
         ...
 
-    def read(self, key: str, first: int, count: int) -> AsyncIterator[bytes]:
+    def read(self, key: str, first: int, count: int) -> AsyncGenerator[bytes, None]:
         """A part of a blob, in pieces. Raises BlobMissingError and BlobStoreError."""
         ...
 

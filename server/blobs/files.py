@@ -13,7 +13,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 THREADS = 4
 READ_BYTES = 256 * 1024
+PAGE_FOLDERS = 256
 
 
 class FileBlobs:
@@ -49,7 +50,7 @@ class FileBlobs:
             self._threads.submit(writing.discard)
             raise
 
-    async def read(self, key: str, first: int, count: int) -> AsyncIterator[bytes]:
+    async def read(self, key: str, first: int, count: int) -> AsyncGenerator[bytes, None]:
         """See `Blobs.read`."""
         reading = await self._do(lambda: _Reading(self._place(key), first))
         try:
@@ -68,8 +69,9 @@ class FileBlobs:
 
     async def list(self) -> AsyncIterator[list[Stored]]:
         """See `Blobs.list`."""
-        for folder in await self._do(lambda: list(self._folders())):
-            if found := await self._do(partial(_listed, folder)):
+        folders = await self._do(lambda: list(self._folders()))
+        for start in range(0, len(folders), PAGE_FOLDERS):
+            if found := await self._do(partial(_listed, folders[start : start + PAGE_FOLDERS])):
                 yield found
 
     async def clean(self, age_seconds: float) -> None:
@@ -107,7 +109,7 @@ class _Writing:
     """A file that is not whole yet. Its steps may come from different threads, one at a time."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make(folder)
         self._path = folder / secrets.token_hex(16)
         self._lock = threading.Lock()
         self._file: BinaryIO | None = open(os.open(self._path, _NEW, 0o600), "wb", buffering=0)  # noqa: SIM115, PTH123
@@ -125,7 +127,7 @@ class _Writing:
             os.fsync(self._file.fileno())
             self._file.close()
             self._file = None
-            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(place.parent)
             self._path.replace(place)
             for folder in (place.parent, place.parent.parent, place.parent.parent.parent):
                 _sync(folder)
@@ -158,6 +160,13 @@ class _Reading:
             self._file.close()
 
 
+def _make(folder: Path) -> None:
+    """Makes a folder and those above it that are missing, each for this user alone."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
 def _sync(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -166,8 +175,8 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-def _listed(folder: Path) -> list[Stored]:
-    return [*_files(folder)]
+def _listed(folders: list[Path]) -> list[Stored]:
+    return [file for folder in folders for file in _files(folder)]
 
 
 def _files(folder: Path) -> Iterator[Stored]:

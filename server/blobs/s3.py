@@ -8,7 +8,7 @@ bucket: the protocol of objects does not list it.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -57,7 +57,7 @@ class S3Blobs:
                 raise source.error from None
             raise
 
-    async def read(self, key: str, first: int, count: int) -> AsyncIterator[bytes]:
+    async def read(self, key: str, first: int, count: int) -> AsyncGenerator[bytes, None]:
         """See `Blobs.read`."""
         if not count:
             with _translated():

@@ -40,11 +40,13 @@ class ArtifactServicer(artifacts_pb2_grpc.ArtifactServiceServicer):
             expires_at=convert.timestamp(listing.expires_ms),
         )
 
-    async def DownloadArtifact(self, request: pb.DownloadArtifactRequest, context: Any) -> None:
+    async def DownloadArtifact(  # type: ignore[override]
+        self, request: pb.DownloadArtifactRequest, context: Any
+    ) -> None:
         download = await self._artifacts.open(
             caller(), request.job_id, request.name, request.range, request.if_range
         )
-        async with aclosing(download.pieces) as pieces:  # type: ignore[type-var]
+        async with aclosing(download.pieces) as pieces:
             # The first bytes before the head: what cannot be read is refused, not begun.
             first = await anext(pieces, b"")
             await context.write(pb.DownloadArtifactResponse(head=_head(download)))

@@ -12,8 +12,9 @@ import hashlib
 import logging
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from server.blobs import BlobMissingError, Blobs, BlobStoreError
 from server.clock import Clock, ms
@@ -37,8 +38,10 @@ from server.store import artifacts, jobs, leases
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 UPLOADS_OF_A_PROVIDER = 8
+DOWNLOADS_OF_A_CALLER = 32
 BATCH_BYTES = 1024 * 1024
 RETRY_SECONDS = 5
 
@@ -69,7 +72,7 @@ class Download:
     artifact: Artifact
     part: Part
     is_partial: bool
-    pieces: AsyncIterator[bytes]
+    pieces: AsyncGenerator[bytes, None]
 
 
 class Artifacts:
@@ -91,6 +94,7 @@ class Artifacts:
         self._limits = limits
         self._idle_seconds = idle_seconds
         self._uploads: Counter[int] = Counter()
+        self._downloads: Counter[tuple[str, int]] = Counter()
         self._undoing: set[asyncio.Task[None]] = set()
 
     async def upload(self, provider_id: int, file: Announced, pieces: AsyncIterator[bytes]) -> bool:
@@ -103,7 +107,7 @@ class Artifacts:
             raise invalid_field("header.sha256", f"must have {SHA256_BYTES} bytes")
         name = artifact_name(file.name)
         key = secrets.token_hex(16)
-        with self._slot(provider_id):
+        with _slot(self._uploads, provider_id, UPLOADS_OF_A_PROVIDER, "uploads"):
             number = await self._database.run(lambda: self._begin(provider_id, file, name, key))
             if number is None:
                 return False
@@ -125,8 +129,10 @@ class Artifacts:
         return Listing(job, found, min(published) + self._limits.keep_ms if published else None)
 
     async def open(self, caller: Caller, job_id: str, name: str, range_: str, if_range: str) -> Download:
-        """One file of a job, or a part of it. Raises ARTIFACT_NOT_FOUND, RANGE_NOT_SATISFIABLE,
-        JOB_NOT_FOUND, NOT_OWNER.
+        """One file of a job, or a part of it, whose pieces must be closed.
+
+        Raises ARTIFACT_NOT_FOUND, RANGE_NOT_SATISFIABLE, JOB_NOT_FOUND, NOT_OWNER; the pieces OVERLOADED,
+        ARTIFACT_NOT_FOUND and STORE_UNAVAILABLE.
         """
         job = await self._jobs.get(caller, job_id)
         wanted = artifact_name(name)
@@ -137,7 +143,7 @@ class Artifacts:
         part = asked_part(asked, artifact.size_bytes)
         whole = Part(0, artifact.size_bytes)
         read = part or whole
-        pieces = self._pieces(artifact, read)
+        pieces = self._pieces(caller, artifact, read)
         return Download(artifact, read, part is not None, pieces)
 
     async def stop(self) -> None:
@@ -191,17 +197,20 @@ class Artifacts:
         except (BlobStoreError, BlobMissingError) as error:
             raise _unavailable() from error
 
-    async def _pieces(self, artifact: Artifact, part: Part) -> AsyncIterator[bytes]:
-        try:
-            async for piece in self._blobs.read(artifact.blob_key, part.first, part.count):
-                yield piece
-        except BlobMissingError as error:
-            log.error("the bytes of an artifact are gone job_id=%s id=%d", artifact.job_id, artifact.id)
-            raise DomainError(
-                Reason.ARTIFACT_NOT_FOUND, "the bytes of this file are not in the store any more"
-            ) from error
-        except BlobStoreError as error:
-            raise _unavailable() from error
+    async def _pieces(self, caller: Caller, artifact: Artifact, part: Part) -> AsyncGenerator[bytes, None]:
+        with _slot(self._downloads, (caller.role, caller.id), DOWNLOADS_OF_A_CALLER, "downloads"):
+            try:
+                reading = self._blobs.read(artifact.blob_key, part.first, part.count)
+                async with contextlib.aclosing(reading):
+                    async for piece in reading:
+                        yield piece
+            except BlobMissingError as error:
+                log.error("the bytes of an artifact are gone job_id=%s id=%d", artifact.job_id, artifact.id)
+                raise DomainError(
+                    Reason.ARTIFACT_NOT_FOUND, "the bytes of this file are not in the store any more"
+                ) from error
+            except BlobStoreError as error:
+                raise _unavailable() from error
 
     # --- undoing it ---
 
@@ -221,21 +230,23 @@ class Artifacts:
         except (DomainError, BlobStoreError, BlobMissingError) as error:
             log.warning("an upload is left to the sweep id=%d error=%s", number, error)
 
-    @contextlib.contextmanager
-    def _slot(self, provider_id: int) -> Iterator[None]:
-        if self._uploads[provider_id] >= UPLOADS_OF_A_PROVIDER:
-            raise DomainError(
-                Reason.OVERLOADED,
-                f"{UPLOADS_OF_A_PROVIDER} uploads of this provider are under way, the most at once",
-                retry_after_seconds=RETRY_SECONDS,
-            )
-        self._uploads[provider_id] += 1
-        try:
-            yield
-        finally:
-            self._uploads[provider_id] -= 1
-            if not self._uploads[provider_id]:
-                del self._uploads[provider_id]
+
+@contextlib.contextmanager
+def _slot(taken: Counter[T], who: T, most: int, what: str) -> Iterator[None]:
+    """One of the few that somebody may have at once. Raises OVERLOADED."""
+    if taken[who] >= most:
+        raise DomainError(
+            Reason.OVERLOADED,
+            f"{most} {what} of this account are under way, the most at once; wait until one has ended",
+            retry_after_seconds=RETRY_SECONDS,
+        )
+    taken[who] += 1
+    try:
+        yield
+    finally:
+        taken[who] -= 1
+        if not taken[who]:
+            del taken[who]
 
 
 def _held(provider_id: int, ref: LeaseRef) -> Job:
@@ -276,7 +287,7 @@ async def _timely(pieces: AsyncIterator[bytes], idle_seconds: float) -> AsyncIte
         yield piece
 
 
-async def _checked(pieces: AsyncIterator[bytes], file: Announced) -> AsyncIterator[bytes]:
+async def _checked(pieces: AsyncIterator[bytes], file: Announced) -> AsyncGenerator[bytes, None]:
     """The pieces in larger ones, all of them exactly the announced file. Raises ARTIFACT_DAMAGED."""
     digest, total = hashlib.sha256(), 0
     async for batch in _batched(pieces):

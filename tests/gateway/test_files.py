@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import socket
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -232,9 +233,13 @@ def test_name_to_save_under_is_safe_and_whole(name: str, want: str) -> None:
     assert attachment(name) == want
 
 
+def _only(message: pb.DownloadArtifactResponse, _: Any) -> list[pb.DownloadArtifactResponse]:
+    return [message]
+
+
 async def test_strange_media_type_does_not_reach_the_header(
     gateway: httpx.AsyncClient, server: FakeServer
 ) -> None:
     for told in ("text/html\r\nx: y", "nonsense", "", "text/plain; charset=x"):
-        server.answers["DownloadArtifact"] = lambda _, told=told: [head(0, content_type=told)]
+        server.answers["DownloadArtifact"] = partial(_only, head(0, content_type=told))
         assert (await gateway.get(PATH)).headers["content-type"] == "application/octet-stream"

@@ -276,8 +276,8 @@ async def by_grpc(there: World, name: str, credential: str) -> str:
 
 
 async def _nothing() -> AsyncIterator[bytes]:
-    for piece in ():
-        yield piece
+    for _ in range(0):
+        yield b""
 
 
 async def _one(request: Message) -> AsyncIterator[Message]:

@@ -93,7 +93,7 @@ class FakeServer:
             metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
             self.calls.append(Call(method.name, request, metadata, 0.0))
             try:
-                answer = self.answers.get(method.name, lambda _: [])(request)
+                answer: Any = self.answers[method.name](request) if method.name in self.answers else []
                 async for message in answer if hasattr(answer, "__aiter__") else _each(answer):
                     yield message
             except Refusal as refusal:

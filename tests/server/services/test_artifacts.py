@@ -379,6 +379,32 @@ async def test_ninth_upload_of_a_provider_waits(there: Place) -> None:
     assert await upload(there, "b") == pb.UPLOAD_DISPOSITION_STORED
 
 
+async def test_downloads_of_one_account_are_bounded_and_given_back(sqlite_url: str, tmp_path: Path) -> None:
+    large = bytes(16 << 20)
+    async with place(sqlite_url, tmp_path, ArtifactLimits()) as there:
+        await upload(there, "a", large)
+        await there.daemon.finished(there.lease)
+        request = pb.DownloadArtifactRequest(job_id=there.job.job_id, name="a")
+        # Nobody takes more than the head: the window of each stream keeps the rest with the server.
+        calls: list[Any] = [
+            there.market.artifact_service.DownloadArtifact(request, metadata=there.renter.metadata)
+            for _ in range(32)
+        ]
+        for call in calls:
+            assert (await call.read()).HasField("head")
+        refused = await refusal(download(there, "a"))
+        assert (refused.reason, refused.facts.retry_after_seconds) == ("OVERLOADED", 5)
+        assert (await download(there, "a", there.provider, range="bytes=0-9"))[1] == bytes(10)
+        for call in calls:
+            call.cancel()
+        async with asyncio.timeout(HANG_SECONDS):
+            while True:
+                with contextlib.suppress(grpc.RpcError):
+                    assert (await download(there, "a"))[1] == large
+                    break
+                await asyncio.sleep(0.05)
+
+
 async def test_store_that_cannot_be_written_is_told_as_such(there: Place) -> None:
     there.folder.write_bytes(b"no folder")
     refused = await refusal(upload(there))
