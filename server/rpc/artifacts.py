@@ -22,7 +22,9 @@ class ArtifactServicer(artifacts_pb2_grpc.ArtifactServiceServicer):
     def __init__(self, artifacts: Artifacts) -> None:
         self._artifacts = artifacts
 
-    async def UploadArtifact(self, requests: AsyncIterator[pb.UploadArtifactRequest], context: Any) -> None:
+    async def UploadArtifact(  # type: ignore[override]
+        self, requests: AsyncIterator[pb.UploadArtifactRequest], context: Any
+    ) -> None:
         first = await anext(requests, None)
         if first is None or first.WhichOneof("kind") != "header":
             raise _violation("an upload begins with its header")

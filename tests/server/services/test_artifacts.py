@@ -22,6 +22,7 @@ from server.store.models import Artifact as Row
 from tests.support import running_server
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import HANG_SECONDS, Daemon, Market, Party, refusal
+from tests.support.s3_server import BUCKET, running_s3
 
 DAY = 24 * 3600
 PIECE = 64 * 1024
@@ -61,10 +62,12 @@ class Place:
 
 
 @asynccontextmanager
-async def place(url: str, folder: Path, limits: ArtifactLimits = LIMITS) -> AsyncIterator[Place]:
+async def place(
+    url: str, folder: Path, limits: ArtifactLimits = LIMITS, blob_store: str = ""
+) -> AsyncIterator[Place]:
     store = folder / "artifacts"
     async with running_server.running(
-        url, ManualClock(), blob_store=f"file:{store}", artifact_limits=limits
+        url, ManualClock(), blob_store=blob_store or f"file:{store}", artifact_limits=limits
     ) as market:
         provider, renter = await market.provider(), await market.renter(100_000)
         daemon = await market.daemon(provider)
@@ -619,3 +622,22 @@ async def test_stored_files_can_be_read_by_the_server_alone(there: Place) -> Non
     assert blob.stat().st_mode & 0o777 == 0o600
     assert {parent.stat().st_mode & 0o777 for parent in (blob.parent, there.folder)} == {0o700}
     assert "weights" not in str(blob.relative_to(there.folder))
+
+
+async def test_files_lie_in_a_bucket_where_one_is_configured(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = bytes(9 << 20)
+    with running_s3() as s3:
+        for name, value in s3.environment.items():
+            monkeypatch.setenv(name, value)
+        async with place(sqlite_url, tmp_path, ArtifactLimits(), f"s3://{BUCKET}/jobs") as there:
+            await upload(there, "small", CONTENT)
+            await upload(there, "large", large)
+            assert (await refusal(upload(there, "bad", large, sha256=b"x" * 32))).reason == "ARTIFACT_DAMAGED"
+            assert (len(s3.keys()), s3.unfinished()) == (2, 0)
+            await there.daemon.finished(there.lease)
+            assert (await download(there, "large"))[1] == large
+            assert (await download(there, "small", range="bytes=10-19"))[1] == CONTENT[10:20]
+            await there.clean(31 * DAY)
+            assert s3.keys() == []
