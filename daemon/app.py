@@ -19,6 +19,7 @@ from typing import Any
 from dcp.v1 import gpus_pb2, sessions_pb2
 
 from daemon import effects as fx
+from daemon.artifacts import ArtifactSink, Uploader
 from daemon.attempts import Attempts
 from daemon.clock import Clock, SystemClock
 from daemon.gpus import Gpus
@@ -27,7 +28,7 @@ from daemon.health import Health
 from daemon.journal import Journal
 from daemon.link import Link, LinkBrokenError, Server, Stream
 from daemon.recorder import Recorder
-from daemon.runners import ArtifactSink, Runner, Written
+from daemon.runners import Runner, Written
 from daemon.runs import Result
 from daemon.selftest import SelfTests
 from daemon.session import DaemonSession
@@ -69,8 +70,8 @@ class Daemon:
 
         `engines`: whatever runs jobs; of those that take a job, the one with the most free slots gets it.
         `health` is what it asks for the GPUs that it may use. `artifact_sink`: where the files go that jobs
-        leave; None: nowhere. `runs_plain_processes`: the server is told so. `tick_seconds` is how often, in
-        real time, the clock is looked at, and `sample_seconds` how often the GPUs are.
+        leave; None: to the server. `runs_plain_processes`: the server is told so. `tick_seconds` is how
+        often, in real time, the clock is looked at, and `sample_seconds` how often the GPUs are.
         """
         self._clock = clock or SystemClock()
         self._engines = list(engines)
@@ -80,7 +81,8 @@ class Daemon:
         self._tick_seconds = tick_seconds
         self._sample_seconds = sample_seconds
         self._link = Link(Server(server, tls_ca), key)
-        self._attempts = Attempts(self._engines, self, self._clock, artifact_sink)
+        sink = artifact_sink or Uploader(self._link.upload, rng or SystemRandom())
+        self._attempts = Attempts(self._engines, self, self._clock, sink)
         self._health = health or Health()
         self._self_tests = SelfTests(
             self._engines,

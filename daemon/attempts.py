@@ -16,10 +16,11 @@ from typing import Protocol
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
+from daemon.artifacts import ArtifactsError, ArtifactSink, LeaseGoneError
 from daemon.clock import Clock
 from daemon.outputs import FLUSH_SECONDS, Batcher
 from daemon.records import MAX_OUTPUT_BYTES
-from daemon.runners import ArtifactSink, Left, Log, Picture, Pieces, Runner, RunnerError, Written
+from daemon.runners import Left, Log, Picture, Pieces, Runner, RunnerError, Written
 from daemon.runs import LeaseKey, Result, failed, lease_key, succeeded
 
 logger = logging.getLogger(__name__)
@@ -228,7 +229,13 @@ class Attempts:
         if not left.artifacts:
             return
         if self._sink is not None:
-            await self._sink.upload(lease, left.artifacts)
+            try:
+                await self._sink.upload(lease, left.artifacts)
+            except ArtifactsError as error:
+                raise RunnerError(error.reason, error.message) from None
+            except LeaseGoneError:
+                # The server says so on the stream, too; nobody hears this result.
+                raise RunnerError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, "The lease is gone.") from None
             return
         for artifact in left.artifacts:
             note = f"[dcp] not kept: {artifact.name} ({artifact.size_bytes} bytes)\n"

@@ -1,4 +1,4 @@
-"""The daemon's only knowledge of gRPC: one stream to the server, and registration.
+"""The daemon's only knowledge of gRPC: one stream to the server, uploads beside it, and registration.
 
 It must not know what the messages mean. A stream that ends, however it ends, is
 told as an end; the session decides what follows.
@@ -9,18 +9,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
-from dcp.v1 import providers_pb2, sessions_pb2
+from dcp.v1 import artifacts_pb2, providers_pb2, sessions_pb2
+from dcp.v1.artifacts_pb2_grpc import ArtifactServiceStub
 from dcp.v1.providers_pb2_grpc import ProviderServiceStub
 from dcp.v1.sessions_pb2_grpc import SessionServiceStub
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 
+from daemon.artifacts import (
+    READ_BYTES,
+    Artifact,
+    LeaseGoneError,
+    UploadBrokenError,
+    UploadDamagedError,
+    UploadRefusedError,
+    open_plain,
+)
 from daemon.config import is_loopback
 
 logger = logging.getLogger(__name__)
@@ -28,6 +39,9 @@ logger = logging.getLogger(__name__)
 UNARY_DEADLINE_SECONDS = 15.0
 FINISH_SECONDS = 2.0
 OUTBOX_MESSAGES = 1024
+PIECE_BYTES = 64 * 1024
+# Of one step of an upload: a server that is gone is noticed sooner, by its pings.
+STEP_SECONDS = 300.0
 
 # Measured: keepalive_timeout_ms does nothing, ping_timeout_ms does. The local
 # subchannel pool keeps one stream's backoff from delaying the next: the session
@@ -44,6 +58,7 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
 )
 
+T = TypeVar("T")
 _Stream = aio.StreamStreamCall[sessions_pb2.DaemonMessage, sessions_pb2.ServerMessage]
 
 
@@ -136,6 +151,80 @@ class Link:
         async with _channel(self._server) as channel:
             call = SessionServiceStub(channel).Connect(metadata=(("authorization", f"Bearer {self._key}"),))
             yield Stream(call)
+
+    async def upload(self, lease: sessions_pb2.Lease, artifact: Artifact) -> None:
+        """Sends one file once; one that is there already counts as sent.
+
+        Raises LeaseGoneError, UploadRefusedError, UploadDamagedError and UploadBrokenError.
+        """
+        async with _channel(self._server) as channel:
+            call = ArtifactServiceStub(channel).UploadArtifact(
+                metadata=(("authorization", f"Bearer {self._key}"),)
+            )
+            try:
+                await _send_file(call, lease, artifact)
+            except aio.AioRpcError as error:
+                raise _upload_error(error) from None
+            except (TimeoutError, asyncio.InvalidStateError):
+                raise UploadBrokenError("the server did not go on with it") from None
+            except OSError as error:
+                raise UploadRefusedError(f"it cannot be read: {error.strerror or error}") from None
+            finally:
+                call.cancel()
+
+
+_Upload = aio.StreamStreamCall[artifacts_pb2.UploadArtifactRequest, artifacts_pb2.UploadArtifactResponse]
+
+
+async def _send_file(call: _Upload, lease: sessions_pb2.Lease, artifact: Artifact) -> None:
+    header = artifacts_pb2.ArtifactHeader(
+        lease=lease, name=artifact.name, size_bytes=artifact.size_bytes, sha256=artifact.sha256
+    )
+    await _step(call.write(artifacts_pb2.UploadArtifactRequest(header=header)))
+    # What is refused, or there already, is told before its bytes are on the way.
+    if await _disposition(call) != artifacts_pb2.UPLOAD_DISPOSITION_SEND:
+        return
+    with await asyncio.to_thread(open_plain, artifact.path) as file:
+        while data := await asyncio.to_thread(file.read, READ_BYTES):
+            for start in range(0, len(data), PIECE_BYTES):
+                piece = artifacts_pb2.UploadArtifactRequest(data=data[start : start + PIECE_BYTES])
+                await _step(call.write(piece))
+    await _step(call.done_writing())
+    await _disposition(call)
+
+
+async def _disposition(call: _Upload) -> int:
+    answer = await _step(call.read())
+    if not isinstance(answer, artifacts_pb2.UploadArtifactResponse):
+        raise UploadBrokenError("the server ended the upload without an answer")
+    return answer.disposition
+
+
+async def _step(work: Awaitable[T]) -> T:
+    async with asyncio.timeout(STEP_SECONDS):
+        return await work
+
+
+# Whatever else an upload ends with may be better the next time.
+_REFUSALS = {
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.ALREADY_EXISTS,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.UNIMPLEMENTED,
+}
+
+
+def _upload_error(error: aio.AioRpcError) -> Exception:
+    reason = _reason(error)
+    if reason == "STALE_LEASE":
+        return LeaseGoneError(_text(error))
+    if reason == "ARTIFACT_DAMAGED":
+        return UploadDamagedError(_text(error))
+    if error.code() in _REFUSALS:
+        return UploadRefusedError(error.details() or "", too_large=reason == "ARTIFACT_TOO_LARGE")
+    return UploadBrokenError(_text(error))
 
 
 async def register(

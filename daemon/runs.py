@@ -167,8 +167,9 @@ class Run:
 
     def worked(self, now: float) -> None:
         """Its work is over and the meter stands, while what it left is handed over."""
-        if self.phase is Phase.RUNNING:
+        if self.phase is Phase.RUNNING and self._running_since is not None:
             self._ran_ms, self._running_since = self.run_ms(now), None
+            self._unsaved.append(Reading(self._ran_ms))
 
     def run_ms(self, now: float) -> int:
         """How long it has run: 0 before the start, never above the limit."""

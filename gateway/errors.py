@@ -87,6 +87,8 @@ class ApiError(Exception):
         headers = list(self._headers)
         if self.status in (429, 503):
             headers.append(("retry-after", str(self.facts.get("retry_after_seconds", 1))))
+        if self.status == 416:
+            headers.append(("content-range", f"bytes */{self.facts.get('size_bytes', '*')}"))
         headers += _rate_headers(self.facts)
         if self.status == 401:
             headers.append(("www-authenticate", "Bearer"))

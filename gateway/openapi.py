@@ -67,6 +67,7 @@ _SUCCESS_TEXTS = {
     201: "Created.",
     202: "Accepted, not ready yet.",
     204: "Done, with nothing to send.",
+    206: "The part of the file that was asked for.",
 }
 
 
@@ -213,6 +214,7 @@ class _Document:
 
     def _responses(self, binding: Binding) -> Json:
         success = set(binding.statuses.values()) or {binding.success_status}
+        success |= {206} if binding.rule.raw_body.head_field else set()
         responses = {str(status): self._success(binding, status) for status in sorted(success)}
         by_status: dict[int, list[str]] = {}
         for reason in dict.fromkeys(_reasons(binding)):
@@ -226,6 +228,9 @@ class _Document:
         if status == 204:
             return described
         raw = binding.rule.raw_body
+        if raw.head_field:
+            described["content"] = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+            return described
         if raw.media_type:
             field = binding.method.output_type.fields_by_name[raw.data_field]
             example = orjson.loads(binding.rule.example_response)[raw.data_field]

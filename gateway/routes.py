@@ -1,4 +1,4 @@
-"""Owns the /api routes: one for every unary RPC that carries `google.api.http`.
+"""Owns the /api routes: one for every RPC that carries `google.api.http` and answers once, or with a file.
 
 All of it is compiled from the descriptors at start; an RPC added to a proto needs no code here.
 It knows no single RPC by name, and decides nothing that the server should: roles, limits, owners.
@@ -28,6 +28,7 @@ from starlette.types import Receive, Scope, Send
 from gateway import credentials, errors
 from gateway.edge import method_not_allowed, read_body, respond
 from gateway.errors import ApiError
+from gateway.files import FileRelay
 from gateway.transcode import body_reader, message_writer, parse_object, query_reader, single_text_reader
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ DEADLINE_SECONDS = 10.0
 
 _MAX_QUERY_FIELDS = 100
 _VERBS = ("get", "post", "put", "patch", "delete")
-_PATH_FIELD = re.compile(r"\{(\w+)\}")
+# A field of a path; one with ** may have slashes in it.
+_PATH_FIELD = re.compile(r"\{(\w+)(=\*\*)?\}")
 _BODYLESS = frozenset(("GET", "DELETE"))
 
 
@@ -52,6 +54,8 @@ class Binding:
     verb: str
     path: str
     """Below the first base, such as `/api/jobs/{job_id}`."""
+    pattern: str
+    """The same as the router reads it."""
     path_fields: tuple[str, ...]
     fields_in_body: bool
     """Fields that path and headers leave over come from the body; otherwise from the query."""
@@ -110,12 +114,19 @@ def discover() -> list[FileDescriptor]:
 
 
 def bindings(files: Iterable[FileDescriptor]) -> Iterator[Binding]:
-    """The bindings of all unary RPCs in the files. Raises ValueError for one that we cannot serve."""
+    """The bindings of all RPCs in the files that answer once, or with a file.
+
+    Raises ValueError for one that we cannot serve.
+    """
     for file in files:
         for service in file.services_by_name.values():
             for method in service.methods:
-                if not (method.client_streaming or method.server_streaming):
+                if not method.client_streaming and (not method.server_streaming or _is_file(method)):
                     yield from _bindings_of(method)
+
+
+def _is_file(method: MethodDescriptor) -> bool:
+    return bool(method.GetOptions().Extensions[options_pb2.method].raw_body.head_field)
 
 
 def _bindings_of(method: MethodDescriptor) -> Iterator[Binding]:
@@ -126,11 +137,13 @@ def _bindings_of(method: MethodDescriptor) -> Iterator[Binding]:
     for rule in (http, *http.additional_bindings):
         verb = rule.WhichOneof("pattern")
         path = getattr(rule, verb) if verb in _VERBS else ""
-        fields = tuple(_PATH_FIELD.findall(path))
+        fields = tuple(found[1] for found in _PATH_FIELD.finditer(path))
         if not path.startswith("/api/") or "{" in _PATH_FIELD.sub("", path) or rule.body not in ("", "*"):
             raise ValueError(f"{method.full_name}: this gateway cannot serve its google.api.http")
         method_rule = options.Extensions[options_pb2.method]
-        yield Binding(method, method_rule, verb.upper(), path, fields, rule.body == "*")
+        plain = _PATH_FIELD.sub(r"{\1}", path)
+        pattern = _PATH_FIELD.sub(lambda found: f"{{{found[1]}{':path' if found[2] else ''}}}", path)
+        yield Binding(method, method_rule, verb.upper(), plain, pattern, fields, rule.body == "*")
 
 
 def api_routes(
@@ -139,8 +152,9 @@ def api_routes(
     """A route for every path under both bases; fixed paths come before those with fields."""
     resources: dict[str, Resource] = {}
     for binding in bindings(files):
-        resource = resources.setdefault(binding.path, Resource())
-        resource.add(binding.verb, Endpoint(binding, channel, deadline_seconds))
+        resource = resources.setdefault(binding.pattern, Resource())
+        endpoint = FileEndpoint if binding.method.server_streaming else Endpoint
+        resource.add(binding.verb, endpoint(binding, channel, deadline_seconds))
     paths = sorted(resources, key=lambda path: [part.startswith("{") for part in path.split("/")])
     return [
         Route(base + path.removeprefix(BASES[0]), resources[path], name=path)
@@ -153,9 +167,9 @@ class Resource:
     """All methods of one path."""
 
     def __init__(self) -> None:
-        self._endpoints: dict[str, Endpoint] = {}
+        self._endpoints: dict[str, Endpoint | FileEndpoint] = {}
 
-    def add(self, verb: str, endpoint: Endpoint) -> None:
+    def add(self, verb: str, endpoint: Endpoint | FileEndpoint) -> None:
         """Serves the verb by the endpoint. Raises ValueError where two RPCs want the same."""
         if verb in self._endpoints:
             raise ValueError(f"{endpoint.name}: another RPC has this path and method")
@@ -198,6 +212,33 @@ class Endpoint:
         except grpc.aio.AioRpcError as error:
             raise refused(error, self.name, scope["request_id"]) from None
         await self._answer(scope, send, answer)
+
+
+class FileEndpoint:
+    """One RPC that answers with a file, over HTTP."""
+
+    def __init__(self, binding: Binding, channel: grpc.aio.Channel, deadline_seconds: float) -> None:
+        method = binding.method
+        self.name = method.full_name
+        self._request_class = GetMessageClass(method.input_type)
+        self._call = channel.unary_stream(
+            f"/{method.containing_service.full_name}/{method.name}",
+            request_serializer=self._request_class.SerializeToString,
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )
+        self._read = _RequestReader(binding)
+        self._relay = FileRelay(binding.rule.raw_body, deadline_seconds)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request. Raises ApiError; after the first byte any error breaks the connection."""
+        values, credential = await self._read(scope, receive)
+        call: Any = self._call(self._request_class(**values), metadata=call_metadata(scope, credential))
+        try:
+            await self._relay(call, scope, receive, send)
+        except grpc.aio.AioRpcError as error:
+            raise refused(error, self.name, scope["request_id"]) from None
+        finally:
+            call.cancel()
 
 
 def call_metadata(scope: Scope, credential: str | None) -> list[tuple[str, str]]:

@@ -182,6 +182,7 @@ class Market:
             "dcp-server",
             env={
                 "DCP_DATABASE_URL": f"sqlite:///{self.folder / 'dcp.sqlite3'}",
+                "DCP_BLOB_STORE": f"file:{self.folder / 'artifacts'}",
                 "DCP_GRPC_LISTEN": self.grpc_listen,
                 "DCP_ADMIN_TOKEN": self.admin_token,
                 **self.settings,

@@ -12,6 +12,7 @@ import grpc
 from dcp.v1 import (
     accounts_pb2_grpc,
     admin_pb2_grpc,
+    artifacts_pb2_grpc,
     jobs_pb2_grpc,
     keys_pb2_grpc,
     ledger_pb2_grpc,
@@ -31,16 +32,20 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
+from server.blobs import Blobs
+from server.blobs.open import open_blobs
 from server.clock import Clock, SystemClock
-from server.config import MINIMUMS, Config, ConfigError
+from server.config import DEFAULT_BLOB_STORE, MINIMUMS, Config, ConfigError
+from server.domain.artifacts import ArtifactLimits
 from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import OFF, Limits
-from server.loops import deliver_forever, sweep_forever
+from server.loops import clean_forever, deliver_forever, sweep_forever
 from server.outbound import Outbound
 from server.rpc.accounts import AccountServicer
 from server.rpc.addresses import Addresses
 from server.rpc.admin import AdminServicer
+from server.rpc.artifacts import ArtifactServicer
 from server.rpc.interceptors import Authentication
 from server.rpc.jobs import JobServicer
 from server.rpc.keys import KeyServicer
@@ -58,7 +63,9 @@ from server.rpc.webhooks import WebhookServicer
 from server.rpc.withdrawals import WithdrawalServicer
 from server.services.accounts import Accounts
 from server.services.admin import Admin
+from server.services.artifacts import Artifacts
 from server.services.audit import Audit
+from server.services.cleaning import Cleaning
 from server.services.deletion import Deletion
 from server.services.deliveries import Deliveries
 from server.services.dispatch import Dispatch
@@ -87,6 +94,7 @@ STOP_GRACE_SECONDS = 5.0
 SERVICES = (
     "dcp.v1.AccountService",
     "dcp.v1.AdminService",
+    "dcp.v1.ArtifactService",
     "dcp.v1.JobService",
     "dcp.v1.KeyService",
     "dcp.v1.LedgerService",
@@ -143,6 +151,8 @@ class Services:
     metrics: Metrics
     terms: OwnTerms
     fleet: Fleet
+    artifacts: Artifacts
+    cleaning: Cleaning
 
 
 def build_services(
@@ -155,6 +165,8 @@ def build_services(
     provider_approval: bool = False,
     webhooks_allow_private: bool = False,
     minimums: Minimums = MINIMUMS,
+    blobs: Blobs | None = None,
+    artifact_limits: ArtifactLimits | None = None,
 ) -> Services:
     """Wires the use cases to one database, clock and fleet."""
     fleet = Fleet()
@@ -165,10 +177,13 @@ def build_services(
     keys = Keys(database, clock, admin_token)
     deletion = Deletion(database, clock, keys)
     terms = OwnTerms(database, fleet, dispatch, clock)
+    jobs = Jobs(database, dispatch, fleet, clock, limits.open_jobs)
+    blobs = blobs or open_blobs(DEFAULT_BLOB_STORE)
+    artifact_limits = artifact_limits or ArtifactLimits()
     return Services(
         providers=providers,
         renters=Renters(database, clock, sandbox_topup),
-        jobs=Jobs(database, dispatch, fleet, clock, limits.open_jobs),
+        jobs=jobs,
         admin=Admin(database, clock),
         withdrawals=Withdrawals(database, clock),
         statements=Statements(database, clock),
@@ -186,6 +201,8 @@ def build_services(
         operations=Operations(database, dispatch, fleet, providers, clock),
         metrics=metrics,
         fleet=fleet,
+        artifacts=Artifacts(database, blobs, jobs, clock, artifact_limits),
+        cleaning=Cleaning(database, blobs, clock, artifact_limits),
     )
 
 
@@ -214,6 +231,8 @@ class Server:
             self._config.provider_approval,
             self._config.webhooks_allow_private,
             self._config.minimums,
+            open_blobs(self._config.blob_store),
+            self._config.artifact_limits,
         )
         door = Authentication(
             self.services.keys,
@@ -228,6 +247,7 @@ class Server:
         self._loops = [
             asyncio.create_task(sweep_forever(self.services.sweep)),
             asyncio.create_task(deliver_forever(self.services.deliveries)),
+            asyncio.create_task(clean_forever(self.services.cleaning)),
         ]
 
     async def stop(self) -> None:
@@ -241,6 +261,7 @@ class Server:
         self._sessions.send_away()
         await self._grpc.stop(STOP_GRACE_SECONDS)
         await self._sessions.drain()
+        await self.services.artifacts.stop()
         await self.services.providers.write_beats()
         await self.services.keys.write_uses(now=True)
         await self.services.metrics.store_all()
@@ -255,6 +276,7 @@ class Server:
             RenterServicer(services.renters, services.providers), server
         )
         jobs_pb2_grpc.add_JobServiceServicer_to_server(JobServicer(services.jobs), server)
+        artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server(ArtifactServicer(services.artifacts), server)
         keys_pb2_grpc.add_KeyServiceServicer_to_server(KeyServicer(services.key_ring), server)
         ledger_pb2_grpc.add_LedgerServiceServicer_to_server(
             LedgerServicer(services.renters, services.admin), server

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 import re
 import ssl
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+from server.domain.artifacts import ArtifactLimits
 from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import Limits
@@ -47,6 +49,14 @@ _MINIMUMS = {
 }
 # The first branch with CUDA 12, which models of today need; older ones NVIDIA no longer maintains.
 MINIMUMS = Minimums(driver="525.60.13")
+DEFAULT_BLOB_STORE = "file:dcp-artifacts"
+# The variables of artifacts: the fields of ArtifactLimits that they set, and the range of each.
+_ARTIFACTS = {
+    "DCP_MAX_ARTIFACT_BYTES": ("file_bytes", 1, 1 << 40, "the most bytes of one file that a job leaves"),
+    "DCP_MAX_ARTIFACTS_BYTES": ("job_bytes", 1, 1 << 42, "the most bytes of all files of a job"),
+    "DCP_MAX_ARTIFACTS": ("count", 0, 10_000, "the most files of a job"),
+    "DCP_ARTIFACT_DAYS": ("days", 1, 3650, "days that a job's files are kept after its end"),
+}
 VARIABLES = (
     Variable(
         "DCP_DATABASE_URL", "sqlite:///dcp.sqlite3", "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
@@ -64,6 +74,15 @@ VARIABLES = (
         "DCP_MAX_OUTPUT_BYTES",
         str(MAX_OUTPUT_BYTES),
         "the most that is kept of a job's output, and of its log; what is cut is marked",
+    ),
+    Variable(
+        "DCP_BLOB_STORE",
+        DEFAULT_BLOB_STORE,
+        "where the files of jobs lie: file:FOLDER, or s3://BUCKET/PREFIX with the usual AWS_ variables",
+    ),
+    *(
+        Variable(name, str(getattr(ArtifactLimits(), field)), meaning)
+        for name, (field, _, _, meaning) in _ARTIFACTS.items()
     ),
     *(
         Variable(name, str(getattr(Limits(), field)), f"{meaning}; 0: any number")
@@ -143,6 +162,10 @@ class Config:
     """Renters' events may go to http and private addresses: for development alone."""
     minimums: Minimums = MINIMUMS
     """The oldest software of providers that gets jobs."""
+    blob_store: str = DEFAULT_BLOB_STORE
+    """Where the files of jobs lie: file:FOLDER or s3://BUCKET/PREFIX."""
+    artifact_limits: ArtifactLimits = field(default_factory=ArtifactLimits)
+    """How much is kept of a job's files, and how long."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
@@ -168,6 +191,13 @@ class Config:
             trusted_proxies=_networks("DCP_TRUSTED_PROXIES", value["DCP_TRUSTED_PROXIES"]),
             minimums=Minimums(
                 **{field: _version(name, value[name]) for name, (field, _) in _MINIMUMS.items()}
+            ),
+            blob_store=_blob_store(value["DCP_BLOB_STORE"]),
+            artifact_limits=ArtifactLimits(
+                **{
+                    field: _number(name, value[name], least, most)
+                    for name, (field, least, most, _) in _ARTIFACTS.items()
+                }
             ),
         )
 
@@ -234,6 +264,25 @@ def _output_bytes(text: str) -> int:
     ):
         raise ConfigError(f"DCP_MAX_OUTPUT_BYTES: {text!r} is no number of bytes from {least} to {most}")
     return int(text)
+
+
+def _number(name: str, text: str, least: int, most: int) -> int:
+    is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(most))
+    if not is_number or not least <= int(text) <= most:
+        raise ConfigError(f"{name}: {text!r} is no number from {least} to {most}")
+    return int(text)
+
+
+def _blob_store(text: str) -> str:
+    kind, _, place = text.partition(":")
+    if kind == "file" and place.strip("/"):
+        return text
+    bucket = place.removeprefix("//").partition("/")[0]
+    if kind != "s3" or not place.startswith("//") or not bucket:
+        raise ConfigError(f"DCP_BLOB_STORE: {text!r} is neither file:FOLDER nor s3://BUCKET/PREFIX")
+    if importlib.util.find_spec("obstore") is None:
+        raise ConfigError("DCP_BLOB_STORE: a bucket needs obstore; install it with [server,s3]")
+    return text
 
 
 def _limit(name: str, text: str) -> int:

@@ -1,4 +1,4 @@
-"""The server's two loops, every second: the sweep, and the sender of webhooks."""
+"""The server's loops: the sweep and the sender of webhooks every second, the cleaning of artifacts slower."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from server.domain.errors import DomainError
+from server.services.cleaning import Cleaning
 from server.services.deliveries import Deliveries
 from server.services.sweep import Sweep
 
 log = logging.getLogger(__name__)
 PERIOD_SECONDS = 1.0
+CLEANING_SECONDS = 30.0
 
 
 async def sweep_forever(sweep: Sweep) -> None:
@@ -24,9 +26,16 @@ async def deliver_forever(deliveries: Deliveries) -> None:
     await _forever("the sending of events", deliveries.tick)
 
 
-async def _forever(what: str, tick: Callable[[], Awaitable[None]]) -> None:
+async def clean_forever(cleaning: Cleaning) -> None:
+    """The same for artifacts that are not to be kept."""
+    await _forever("the cleaning of artifacts", cleaning.tick, CLEANING_SECONDS)
+
+
+async def _forever(
+    what: str, tick: Callable[[], Awaitable[None]], period_seconds: float = PERIOD_SECONDS
+) -> None:
     while True:
-        await asyncio.sleep(PERIOD_SECONDS)
+        await asyncio.sleep(period_seconds)
         try:
             await tick()
         except DomainError as error:

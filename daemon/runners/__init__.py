@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from dcp.v1 import jobs_pb2, sessions_pb2
+
+from daemon.artifacts import Artifact
 
 
 class RunnerError(Exception):
@@ -28,19 +29,6 @@ class Log:
     """A piece of a job's log."""
 
     data: bytes
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A file that a job left: how the job named it, and where its content lies."""
-
-    name: str
-    """A relative path with `/` between its parts; checked."""
-    path: Path
-    """A file of the daemon's own, which is removed after the hand-over."""
-    size_bytes: int
-    sha256: str
-    """Of the content, in hex."""
 
 
 @dataclass(frozen=True)
@@ -135,12 +123,4 @@ class Runner(Protocol):
 
     async def close(self) -> None:
         """Ends whatever the runner started."""
-        ...
-
-
-class ArtifactSink(Protocol):
-    """Where the files that jobs leave go."""
-
-    async def upload(self, lease: sessions_pb2.Lease, artifacts: Sequence[Artifact]) -> None:
-        """Hands all files of a run over. Raises RunnerError where it cannot: the job fails."""
         ...

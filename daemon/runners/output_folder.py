@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from daemon.runners import Artifact
+from daemon.artifacts import Artifact
 
 MAX_FILES = 1000
 MAX_DEPTH = 16
@@ -96,7 +96,7 @@ class Collector:
         """Notes the space that something took where it lay."""
         self.collected.used_bytes += max(1, -(-size // _BLOCK)) * _BLOCK
 
-    def _copy(self, path: Path, size: int, read: Callable[[int], bytes]) -> tuple[str, int]:
+    def _copy(self, path: Path, size: int, read: Callable[[int], bytes]) -> tuple[bytes, int]:
         digest = hashlib.sha256()
         copied = 0
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -106,7 +106,7 @@ class Collector:
                 digest.update(data)
                 file.write(data)
                 copied += len(data)
-        return digest.hexdigest(), copied
+        return digest.digest(), copied
 
 
 def from_tar(tar_file: BinaryIO, folder: Path, limit_bytes: int) -> Collected:

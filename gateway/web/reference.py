@@ -188,7 +188,7 @@ class Reference:
             example_request=_pretty(body["example"]) if "example" in body else "",
             example_response=example if isinstance(example, str) else _pretty(example),
             success=min(int(status) for status in entry["responses"] if int(status) < 400),
-            samples=tuple(_samples(method, path, entry["x-roles"], body.get("example"))),
+            samples=tuple(_samples(method, path, entry["x-roles"], body.get("example"), _is_file(entry))),
         )
 
     def _examples(self, entry: Json) -> Iterator[Any]:
@@ -323,7 +323,12 @@ def _pretty(value: Any) -> str:
     return lines(value, "")
 
 
-def _samples(method: str, path: str, roles: Iterable[str], example: Any) -> Iterator[Sample]:
+def _is_file(entry: Json) -> bool:
+    """Whether the endpoint answers with a file of any type."""
+    return any("*/*" in answer.get("content", {}) for answer in entry["responses"].values())
+
+
+def _samples(method: str, path: str, roles: Iterable[str], example: Any, is_file: bool) -> Iterator[Sample]:
     """The same call for a shell, Python and JavaScript; the key comes from the environment."""
     place = re.sub(r"\{(\w+)\}", lambda match: match[1].upper(), path)
     url = DIRECT_ORIGIN + place
@@ -333,9 +338,29 @@ def _samples(method: str, path: str, roles: Iterable[str], example: Any) -> Iter
     body = None
     if example is not None:
         body = {key: value for key, value in example.items() if not (role and key == "api_key")}
-    yield Sample("curl", "curl", _curl(method, url, header, variable, body))
-    yield Sample("python", "Python", _python(method, url, header, variable, body))
-    yield Sample("javascript", "JavaScript", _javascript(method, url, header, variable, body))
+    samples = (
+        ("curl", "curl", _curl(method, url, header, variable, body)),
+        ("python", "Python", _python(method, url, header, variable, body)),
+        ("javascript", "JavaScript", _javascript(method, url, header, variable, body)),
+    )
+    for language, name, code in samples:
+        yield Sample(language, name, _saving(code) if is_file else code)
+
+
+# How each language saves a file instead of showing JSON.
+_SAVING = {
+    "curl -sS": "curl -sS --fail --remote-name --continue-at -",
+    "print(answer.json())": 'open("file", "wb").write(answer.content)',
+    "console.log(await answer.json());": (
+        'await (await import("node:fs/promises")).writeFile("file", answer.body);'
+    ),
+}
+
+
+def _saving(code: str) -> str:
+    for shown, saved in _SAVING.items():
+        code = code.replace(shown, saved)
+    return code
 
 
 def _curl(method: str, url: str, header: str, variable: str, body: Any) -> str:

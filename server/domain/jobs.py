@@ -71,6 +71,7 @@ CHARGED = frozenset(
         FailureReason.CONTAINER_EXIT,
         FailureReason.OUT_OF_MEMORY,
         FailureReason.DISK_LIMIT,
+        FailureReason.OUTPUT_TOO_LARGE,
     }
 )
 # Failures that count against a provider's reliability; the others are the renter's own.
@@ -185,6 +186,8 @@ class Job:
     usage: dict[str, Any] | None
     spec: dict[str, Any]
     request_digest: str
+    artifact_count: int = 0
+    artifact_bytes: int = 0
 
     @property
     def cancel_requested(self) -> bool:

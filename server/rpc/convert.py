@@ -17,6 +17,7 @@ from server.domain.errors import invalid_field
 from server.domain.hindrances import Hindrance
 from server.domain.honesty import SENTENCES, Verdict, VerdictReason
 from server.domain.jobs import (
+    FINAL,
     LOST_AFTER_SECONDS,
     START_WITHIN_SECONDS,
     Bill,
@@ -220,6 +221,8 @@ def job(record: Job, prospect: Prospect = NOTHING_KNOWN) -> jobs_pb2.Job:
         lost_after_seconds=record.lost_after_ms // 1000,
         queue_position=prospect.position,
         estimated_start_seconds=_seconds_up(prospect.start_in_ms),
+        artifact_count=record.artifact_count if record.state in FINAL else 0,
+        artifact_bytes=record.artifact_bytes if record.state in FINAL else 0,
     )
     if record.failure_reason is not None:
         message.failure_reason = _FAILURES[record.failure_reason]

@@ -72,10 +72,12 @@ class Authentication(grpc.aio.ServerInterceptor):
         }
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(self.unary(method, handler.unary_unary), **codecs)
+        if handler.unary_stream:
+            return grpc.unary_stream_rpc_method_handler(self.unary(method, handler.unary_stream), **codecs)
         return grpc.stream_stream_rpc_method_handler(self.stream(method, handler.stream_stream), **codecs)
 
     def unary(self, method: str, inner: Any) -> Any:
-        """A method with one request, behind the door."""
+        """A method with one request, behind the door; a stream of answers it writes by the context."""
         rule = rule_of(method)
 
         async def call(request: Any, context: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 from server.domain import ledger as rules
 from server.domain.jobs import FailureReason, Job, JobEvent
 from server.services import outbox
-from server.store import jobs, ledger
+from server.store import artifacts, jobs, ledger
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ def settle(
         return False
     ledger.resolve_hold(job.job_id, bill.charge_halala, now_ms)
     ledger.apply(rules.settlement(bill, job.renter_id, job.provider_id, job.job_id), now_ms)
+    _settle_artifacts(job, failure_reason, now_ms)
     outbox.job_ended(job, event, bill, failure_reason, now_ms)
     log.info(
         "settled job_id=%s attempt=%d lease_epoch=%d provider_id=%s event=%s charge_halala=%d",
@@ -59,3 +60,17 @@ def settle(
         bill.charge_halala,
     )
     return True
+
+
+# What ended these is that nobody came back from them: what they left is no result.
+_LOST = (FailureReason.PROVIDER_LOST, FailureReason.PROVIDER_DRAINED)
+
+
+def _settle_artifacts(job: Job, failure_reason: FailureReason | None, now_ms: int) -> None:
+    """The files of the attempt that ended the job can be downloaded now, unless it was lost."""
+    if not job.artifact_count:
+        return
+    if failure_reason in _LOST:
+        artifacts.disown(job)
+    else:
+        artifacts.publish(job, now_ms)

@@ -9,7 +9,8 @@ import logging
 
 from server.clock import Clock, ms
 from server.domain import pricing
-from server.domain.jobs import LOST_AFTER_SECONDS, FailureReason, JobEvent, JobState
+from server.domain.artifacts import UPLOAD_GRACE_SECONDS
+from server.domain.jobs import LOST_AFTER_SECONDS, FailureReason, Job, JobEvent, JobState
 from server.domain.leases import (
     OFFER_SECONDS,
     OVERRUN_GRACE_SECONDS,
@@ -30,7 +31,7 @@ from server.services.repeats import KEEP_MS
 from server.services.sessions import Sessions, give_up
 from server.services.settlement import settle
 from server.services.terms import OwnTerms
-from server.store import jobs, leases, repeats
+from server.store import artifacts, jobs, leases, repeats
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ class Sweep:
     def _end_overrun(self, job_id: str, now_ms: int) -> Lease | None:
         """Ends a run that its connected daemon should have ended, at the price of when it should have."""
         job = jobs.lock(job_id)
-        if job is None or job.state is not JobState.RUNNING:
+        if job is None or job.state is not JobState.RUNNING or _still_sends(job, now_ms):
             return None
         lease = leases.get(job_id, job.lease_epoch)
         assert lease is not None
@@ -175,6 +176,15 @@ def _end_unstarted(job_id: str, now_ms: int) -> None:
         failure_reason=FailureReason.START_DEADLINE,
         failure_message=f"no provider started it within {within} s; submit it again, or let it wait longer",
     )
+
+
+def _still_sends(job: Job, now_ms: int) -> bool:
+    """Whether the files of a run that is over arrive: they are waited for, for a time, free of charge."""
+    assert job.started_ms is not None
+    over_ms = min(job.started_ms + job.limit_ms, job.cancel_requested_ms or now_ms)
+    if now_ms - over_ms >= _ms(UPLOAD_GRACE_SECONDS):
+        return False
+    return artifacts.is_arriving(job.job_id, job.lease_epoch, now_ms - _ms(OVERRUN_GRACE_SECONDS))
 
 
 def _ms(seconds: float) -> int:

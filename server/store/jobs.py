@@ -387,6 +387,8 @@ def requeue(job: Job, start_by_ms: int) -> bool:
             start_by_ms=start_by_ms,
             started_ms=None,
             output_bytes=0,
+            artifact_count=0,
+            artifact_bytes=0,
         )
         .where(_guard(job, JobEvent.REQUEUE))
         .execute()
@@ -481,6 +483,8 @@ def _job(row: Any) -> Job:
         usage=json.loads(row.usage) if row.usage else None,
         spec=json.loads(row.spec),
         request_digest=row.request_digest,
+        artifact_count=row.artifact_count,
+        artifact_bytes=row.artifact_bytes,
     )
 
 

@@ -176,6 +176,8 @@ class Job(pw.Model):
     usage = pw.TextField(null=True)
     idempotency_key = pw.TextField(null=True)
     request_digest = pw.TextField(default="")
+    artifact_count = pw.IntegerField(default=0)
+    artifact_bytes = pw.BigIntegerField(default=0)
 
     class Meta:
         table_name = "job"
@@ -314,6 +316,22 @@ class GpuMetrics(pw.Model):
         primary_key = pw.CompositeKey("provider_id", "width_seconds", "start_ms", "writer")
 
 
+class Artifact(pw.Model):
+    id = pw.BigAutoField()
+    job_id = pw.TextField()
+    lease_epoch = pw.IntegerField()
+    name = pw.TextField()
+    size_bytes = pw.BigIntegerField()
+    sha256 = pw.BlobField()
+    blob_key = pw.TextField()
+    state = pw.TextField()
+    created_ms = pw.BigIntegerField()
+    published_ms = pw.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "artifact"
+
+
 MODELS: tuple[type[pw.Model], ...] = (
     Provider,
     ProviderGpu,
@@ -334,6 +352,7 @@ MODELS: tuple[type[pw.Model], ...] = (
     JobRate,
     GpuMetrics,
     ProviderTerms,
+    Artifact,
 )
 
 

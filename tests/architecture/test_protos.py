@@ -75,7 +75,7 @@ def test_example_of_the_request_is_what_the_rpc_accepts(name: str) -> None:
     text = rule(method).example_request
     http = method.GetOptions().Extensions[annotations_pb2.http]
     required = {field.name for field in method.input_type.fields if field_rule(field).required}
-    in_path = set(re.findall(r"{(\w+)}", http.get or http.post))
+    in_path = set(re.findall(r"{(\w+)(?:=\*\*)?}", http.get or http.post))
     if not text:
         assert required <= in_path, f"{name} needs {required - in_path} and shows no example"
         return

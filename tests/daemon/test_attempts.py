@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from dcp.v1 import jobs_pb2, sessions_pb2
 
+from daemon.artifacts import Artifact, ArtifactSink
 from daemon.attempts import Attempts
 from daemon.clock import SystemClock
-from daemon.runners import Artifact, ArtifactSink, Left, Log, Runner, RunnerError
+from daemon.runners import Left, Log, Runner, RunnerError
 from daemon.runs import Result
 from tests.daemon.fake_server import offer
 from tests.support.fake_engine import ScriptedEngine
@@ -59,7 +60,7 @@ async def run(
 @pytest.fixture
 def left(tmp_path: Path) -> Left:
     (tmp_path / "0000").write_bytes(b"content")
-    return Left((Artifact("a/b.txt", tmp_path / "0000", 7, "0" * 64),))
+    return Left((Artifact("a/b.txt", tmp_path / "0000", 7, bytes(32)),))
 
 
 async def test_job_goes_to_the_runner_of_its_type() -> None:

@@ -482,6 +482,30 @@ def test_run_limit_stops_the_run_and_caps_its_time() -> None:
     assert finished.run_time == seconds(30)
 
 
+def test_meter_stands_while_the_files_of_a_run_go() -> None:
+    bench = Bench().open().running(limit=30)
+    bench.now += 20
+    bench.take(bench.session.attempt_worked(lease(), bench.now))
+    assert "StopAttempt" not in kinds(bench.pass_time(100))
+    assert bench.take(bench.session.attempt_worked(lease(), bench.now)) == []
+    assert sent(bench.effects, "heartbeat")[-1].held_leases == [lease()]
+    (finished,) = sent(bench.finish(), "job_finished")
+    assert finished.run_time == seconds(20)
+
+
+def test_meter_that_stood_is_known_after_a_crash() -> None:
+    bench = Bench().open().running(limit=30)
+    bench.now += 20
+    bench.take(bench.session.attempt_worked(lease(), bench.now))
+    again = bench.restarted(adopted=True)
+    again.take(again.session.attempt_worked(lease(), again.now))
+    again.open()
+    again.direct(KEEP)
+    again.now += 100
+    (finished,) = sent(again.finish(), "job_finished")
+    assert finished.run_time == seconds(20)
+
+
 def test_preparing_does_not_use_up_the_run_limit() -> None:
     bench = Bench().open()
     bench.hear(job_offer=offer(limit=30))

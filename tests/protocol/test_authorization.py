@@ -24,7 +24,7 @@ from scripts.market import UNLIMITED
 from server.domain.keys import Scope
 from server.services.keys import digest, issue
 from server.store import withdrawals
-from server.store.models import ApiKey, Job
+from server.store.models import ApiKey, Artifact, Job
 from tests.support.running_server import bearer, read_refusal
 from tests.support.whole_stack import ADMIN_TOKEN, Stack, running_stack
 
@@ -52,6 +52,8 @@ OBJECTS = {
     "JobService.CancelJob job_id": JOB,
     "JobService.ListOwnJobs before_job_id": FREE,
     "JobService.ListProviderJobs before_job_id": FREE,
+    "ArtifactService.ListArtifacts job_id": JOB,
+    "ArtifactService.DownloadArtifact job_id": JOB,
     "KeyService.ListKeys before_id": FREE,
     "KeyService.RevokeKey key_id": KEY,
     "LedgerService.CreditRenter renter_id": RENTER,
@@ -80,6 +82,8 @@ OBJECTS = {
     "AccountService.SuspendRenter renter_id": RENTER,
     "AccountService.UnsuspendRenter renter_id": RENTER,
 }
+# What else a request needs that no example tells: a GET has none.
+NEEDED: dict[str, dict[str, str]] = {"ArtifactService.DownloadArtifact": {"name": "file"}}
 # Inside these an id proves nothing, a secret does: tests/server/services/test_sessions tries foreign ones.
 PROVEN_BY_SECRET = {"dcp.v1.Lease"}
 
@@ -180,10 +184,22 @@ async def world(stack: Stack, prefix: str) -> World:
             keys[who] = issue(RENTER, ids[RENTER], 1, scopes=frozenset({scope}))
         issue(RENTER, ids[RENTER], 1, name="to revoke", scopes=frozenset({Scope.READ}))
         to_revoke = ApiKey.select(ApiKey.id).where(ApiKey.name == "to revoke").order_by(ApiKey.id.desc())
+        Artifact.insert(
+            job_id=job_id,
+            lease_epoch=0,
+            name="file",
+            size_bytes=0,
+            sha256=b"",
+            blob_key=f"blob-{job_id}",
+            state="published",
+            created_ms=1,
+            published_ms=int(stack.clock.now() * 1000),
+        ).execute()
         withdrawal_id = withdrawals.insert(ids[PROVIDER], 1000, "SA0380000000608010167519", 1)
         return withdrawal_id, to_revoke.scalar()
 
     withdrawal_id, key_id = await stack.server._database.run(prepare)
+    await stack.server.services.artifacts._blobs.put(f"blob-{job_id}", _nothing(), 0)
     objects = {
         JOB: job_id,
         RENTER: ids[RENTER],
@@ -229,6 +245,7 @@ def request_of(name: str, objects: dict[str, str | int]) -> tuple[dict[str, Any]
         plain.pop(field, None)
     if method.client_streaming:
         return {}, {}
+    plain |= NEEDED.get(name, {})
     in_body = BINDINGS[name][0].fields_in_body if name in BINDINGS else True
     texts = {key: [str(value)] for key, value in plain.items()}
     values = body_reader(method.input_type)(plain) if in_body else query_reader(method.input_type)(texts)
@@ -252,11 +269,19 @@ async def by_grpc(there: World, name: str, credential: str) -> str:
             stream: Any = there.stack.channel.stream_stream(path, **codecs)(_one(request), metadata=metadata)
             async for _ in stream:
                 break
+        elif method.server_streaming:
+            async for _ in there.stack.channel.unary_stream(path, **codecs)(request, metadata=metadata):
+                pass
         else:
             await there.stack.channel.unary_unary(path, **codecs)(request, metadata=metadata)
     except grpc.aio.AioRpcError as error:
         return judged(read_refusal(error).reason)
     return ADMITTED
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    for _ in range(0):
+        yield b""
 
 
 async def _one(request: Message) -> AsyncIterator[Message]:
@@ -268,6 +293,8 @@ async def by_http(there: World, name: str, credential: str, binding: Binding, ba
     plain, _ = request_of(name, there.objects)
     field, kind = object_of(name)
     path = base + binding.path.removeprefix(BASES[0]).replace(f"{{{field}}}", str(there.objects.get(kind)))
+    for other, value in NEEDED.get(name, {}).items():
+        path = path.replace(f"{{{other}}}", plain.pop(other) and value)
     assert "{" not in path, f"{name} has a path field that is no object of the table"
     headers = {"authorization": f"Bearer {there.keys[credential]}"} if credential in there.keys else {}
     where: dict[str, Any] = {"json": plain} if binding.fields_in_body else {"params": plain}

@@ -5,7 +5,7 @@ It checks nothing by itself; what arrived is kept in ``calls``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,11 +88,33 @@ class FakeServer:
             except Refusal as refusal:
                 await context.abort(refusal.code, refusal.text, refusal.metadata)
 
+        async def stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            """The answer is a list of messages, or an async iterator of them."""
+            metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+            self.calls.append(Call(method.name, request, metadata, 0.0))
+            try:
+                answer: Any = self.answers[method.name](request) if method.name in self.answers else []
+                async for message in answer if hasattr(answer, "__aiter__") else _each(answer):
+                    yield message
+            except Refusal as refusal:
+                await context.abort(refusal.code, refusal.text, refusal.metadata)
+
+        if method.server_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                stream,
+                request_deserializer=GetMessageClass(method.input_type).FromString,
+                response_serializer=answer_class.SerializeToString,
+            )
         return grpc.unary_unary_rpc_method_handler(
             serve,
             request_deserializer=GetMessageClass(method.input_type).FromString,
             response_serializer=answer_class.SerializeToString,
         )
+
+
+async def _each(messages: Iterable[Any]) -> AsyncIterator[Any]:
+    for message in messages:
+        yield message
 
 
 @asynccontextmanager

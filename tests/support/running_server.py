@@ -14,6 +14,7 @@ import pytest
 from dcp.v1 import (
     accounts_pb2_grpc,
     admin_pb2_grpc,
+    artifacts_pb2_grpc,
     errors_pb2,
     jobs_pb2,
     jobs_pb2_grpc,
@@ -38,7 +39,8 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from server.app import Server
-from server.config import MINIMUMS, Config
+from server.config import DEFAULT_BLOB_STORE, MINIMUMS, Config
+from server.domain.artifacts import ArtifactLimits
 from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import OFF, Limits
@@ -221,6 +223,7 @@ class Market:
         self.channel = channel
         self.account_service = accounts_pb2_grpc.AccountServiceStub(channel)
         self.admin_service = admin_pb2_grpc.AdminServiceStub(channel)
+        self.artifact_service = artifacts_pb2_grpc.ArtifactServiceStub(channel)
         self.job_service = jobs_pb2_grpc.JobServiceStub(channel)
         self.key_service = keys_pb2_grpc.KeyServiceStub(channel)
         self.ledger_service = ledger_pb2_grpc.LedgerServiceStub(channel)
@@ -385,6 +388,8 @@ async def running(
     provider_approval: bool = False,
     webhooks_allow_private: bool = False,
     minimums: Minimums = MINIMUMS,
+    blob_store: str = DEFAULT_BLOB_STORE,
+    artifact_limits: ArtifactLimits | None = None,
 ) -> AsyncIterator[Market]:
     """A server on 127.0.0.1 until the block ends; without limits, as the clock fills no bucket by itself."""
     config = Config(
@@ -399,6 +404,8 @@ async def running(
         provider_approval=provider_approval,
         webhooks_allow_private=webhooks_allow_private,
         minimums=minimums,
+        blob_store=blob_store,
+        artifact_limits=artifact_limits or ArtifactLimits(),
     )
     server = Server(config, clock)
     await server.start()

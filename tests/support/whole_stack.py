@@ -77,6 +77,7 @@ async def running_stack(folder: Path, *, prove: bool = True, **settings: str) ->
     config = Config.from_env(
         {
             "DCP_DATABASE_URL": f"sqlite:///{folder / 'dcp.sqlite3'}",
+            "DCP_BLOB_STORE": f"file:{folder / 'artifacts'}",
             "DCP_GRPC_LISTEN": "127.0.0.1:0",
             "DCP_ADMIN_TOKEN": ADMIN_TOKEN,
             **settings,

@@ -338,12 +338,14 @@ class Console {
   }
 
   async show(answer, blob, milliseconds) {
-    const text = blob.type.startsWith("image/") ? "" : await blob.text();
+    const isFile = answer.ok && !blob.type.startsWith("text/csv") && /^attachment/.test(answer.headers.get("content-disposition") ?? "");
+    const text = isFile || blob.type.startsWith("image/") ? "" : await blob.text();
     const badge = make("span", { class: answer.ok ? "status ok" : "status", dir: "ltr" }, `${answer.status} ${answer.statusText}`);
     const size = t("{bytes} bytes", { bytes: number(blob.size) });
     byId("status").replaceChildren(badge, ` · ${number(milliseconds, { maximumFractionDigits: 0 })} ms · ${size}`);
     byId("headers").textContent = [...answer.headers].map(([name, value]) => `${name}: ${value}`).join("\n");
     byId("headers-field").hidden = false;
+    if (isFile) return this.offerFile(blob);
     if (blob.type.startsWith("image/")) return this.showImage(blob);
     let value;
     try {
@@ -365,6 +367,14 @@ class Console {
     const image = make("img", { src: address, alt: t("The job's output") });
     image.addEventListener("load", () => URL.revokeObjectURL(address));
     byId("payload").replaceChildren(image);
+  }
+
+  offerFile(blob) {
+    const name = (this.parameters().find(({ name }) => name === "name")?.value ?? "").split("/").at(-1);
+    const link = make("a", { href: URL.createObjectURL(blob), download: name }, t("Save the file"));
+    link.addEventListener("click", () => setTimeout(() => URL.revokeObjectURL(link.href), 60_000), { once: true });
+    byId("payload").replaceChildren(link);
+    byId("response").focus({ preventScroll: true });
   }
 
   /** What an answer means to the person before it; empty where it speaks for itself. */

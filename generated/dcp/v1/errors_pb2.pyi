@@ -139,6 +139,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The job's output was erased with its renter's account."""
     ERROR_REASON_RATE_OUT_OF_BOUNDS: _ErrorReason.ValueType  # 85
     """A provider's own rate may not be so far from the platform's; `error` names the bounds."""
+    ERROR_REASON_ARTIFACT_NOT_FOUND: _ErrorReason.ValueType  # 90
+    """No file of this name came of the job, or none does yet, or it was deleted when its time was over."""
+    ERROR_REASON_ARTIFACT_TOO_LARGE: _ErrorReason.ValueType  # 91
+    """The file is larger than a file may be, or the job has left as many files or bytes as a job may."""
+    ERROR_REASON_ARTIFACT_DAMAGED: _ErrorReason.ValueType  # 92
+    """What arrived has not the size or the SHA-256 that was announced. Nothing of it is kept: send it again."""
+    ERROR_REASON_ARTIFACT_NAME_TAKEN: _ErrorReason.ValueType  # 93
+    """The run has sent another file under this name."""
+    ERROR_REASON_RANGE_NOT_SATISFIABLE: _ErrorReason.ValueType  # 94
+    """The range lies behind the file's end; `size_bytes` tells where that is."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The stable causes of errors. Names are part of the contract: they are added,
@@ -251,6 +261,16 @@ ERROR_REASON_OUTPUT_ERASED: ErrorReason.ValueType  # 73
 """The job's output was erased with its renter's account."""
 ERROR_REASON_RATE_OUT_OF_BOUNDS: ErrorReason.ValueType  # 85
 """A provider's own rate may not be so far from the platform's; `error` names the bounds."""
+ERROR_REASON_ARTIFACT_NOT_FOUND: ErrorReason.ValueType  # 90
+"""No file of this name came of the job, or none does yet, or it was deleted when its time was over."""
+ERROR_REASON_ARTIFACT_TOO_LARGE: ErrorReason.ValueType  # 91
+"""The file is larger than a file may be, or the job has left as many files or bytes as a job may."""
+ERROR_REASON_ARTIFACT_DAMAGED: ErrorReason.ValueType  # 92
+"""What arrived has not the size or the SHA-256 that was announced. Nothing of it is kept: send it again."""
+ERROR_REASON_ARTIFACT_NAME_TAKEN: ErrorReason.ValueType  # 93
+"""The run has sent another file under this name."""
+ERROR_REASON_RANGE_NOT_SATISFIABLE: ErrorReason.ValueType  # 94
+"""The range lies behind the file's end; `size_bytes` tells where that is."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
@@ -299,6 +319,7 @@ class ErrorFacts(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     LIMIT_PER_MINUTE_FIELD_NUMBER: _builtins.int
     OPEN_JOBS_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
     field: _builtins.str
     """The field at fault, as a path from the body or query, such as `params.messages[0].role`."""
     balance_halala: _builtins.int
@@ -327,6 +348,8 @@ class ErrorFacts(_message.Message):
     """How many requests that limit allows in a minute."""
     open_jobs: _builtins.int
     """How many jobs of the account have not ended."""
+    size_bytes: _builtins.int
+    """How many bytes the whole file has."""
     def __init__(
         self,
         *,
@@ -344,10 +367,11 @@ class ErrorFacts(_message.Message):
         limit: _builtins.str | None = ...,
         limit_per_minute: _builtins.int | None = ...,
         open_jobs: _builtins.int | None = ...,
+        size_bytes: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_open_jobs", b"_open_jobs", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_status", b"_status", "advice", b"advice", "balance_halala", b"balance_halala", "charged_halala", b"charged_halala", "field", b"field", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "open_jobs", b"open_jobs", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_open_jobs", b"_open_jobs", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_size_bytes", b"_size_bytes", "_status", b"_status", "advice", b"advice", "balance_halala", b"balance_halala", "charged_halala", b"charged_halala", "field", b"field", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "open_jobs", b"open_jobs", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "size_bytes", b"size_bytes", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_open_jobs", b"_open_jobs", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_status", b"_status", "advice", b"advice", "balance_halala", b"balance_halala", "charged_halala", b"charged_halala", "field", b"field", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "open_jobs", b"open_jobs", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_open_jobs", b"_open_jobs", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_size_bytes", b"_size_bytes", "_status", b"_status", "advice", b"advice", "balance_halala", b"balance_halala", "charged_halala", b"charged_halala", "field", b"field", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "open_jobs", b"open_jobs", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "size_bytes", b"size_bytes", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__advice: _TypeAlias = _typing.Literal["advice"]  # noqa: Y015
     _WhichOneofArgType__advice: _TypeAlias = _typing.Literal["_advice", b"_advice"]  # noqa: Y015
@@ -375,6 +399,8 @@ class ErrorFacts(_message.Message):
     _WhichOneofArgType__retry_after_seconds: _TypeAlias = _typing.Literal["_retry_after_seconds", b"_retry_after_seconds"]  # noqa: Y015
     _WhichOneofReturnType__shortfall_halala: _TypeAlias = _typing.Literal["shortfall_halala"]  # noqa: Y015
     _WhichOneofArgType__shortfall_halala: _TypeAlias = _typing.Literal["_shortfall_halala", b"_shortfall_halala"]  # noqa: Y015
+    _WhichOneofReturnType__size_bytes: _TypeAlias = _typing.Literal["size_bytes"]  # noqa: Y015
+    _WhichOneofArgType__size_bytes: _TypeAlias = _typing.Literal["_size_bytes", b"_size_bytes"]  # noqa: Y015
     _WhichOneofReturnType__status: _TypeAlias = _typing.Literal["status"]  # noqa: Y015
     _WhichOneofArgType__status: _TypeAlias = _typing.Literal["_status", b"_status"]  # noqa: Y015
     @_typing.overload
@@ -403,6 +429,8 @@ class ErrorFacts(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__retry_after_seconds) -> _WhichOneofReturnType__retry_after_seconds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__shortfall_halala) -> _WhichOneofReturnType__shortfall_halala | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__size_bytes) -> _WhichOneofReturnType__size_bytes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__status) -> _WhichOneofReturnType__status | None: ...
 

@@ -133,7 +133,7 @@ class _FailureReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Failure
     FAILURE_REASON_BAD_PARAMS: _FailureReason.ValueType  # 8
     """The model server refused the parameters. Not charged."""
     FAILURE_REASON_OUTPUT_TOO_LARGE: _FailureReason.ValueType  # 9
-    """The job produced more output than a job may. Not charged."""
+    """The job left more, or larger files than a job may, or a picture larger than an output may be. The time run is charged."""
     FAILURE_REASON_START_DEADLINE: _FailureReason.ValueType  # 10
     """No provider started the job within its `start_within_seconds`. Not charged."""
     FAILURE_REASON_IMAGE_NOT_ALLOWED: _FailureReason.ValueType  # 20
@@ -175,7 +175,7 @@ FAILURE_REASON_CANCELLED: FailureReason.ValueType  # 7
 FAILURE_REASON_BAD_PARAMS: FailureReason.ValueType  # 8
 """The model server refused the parameters. Not charged."""
 FAILURE_REASON_OUTPUT_TOO_LARGE: FailureReason.ValueType  # 9
-"""The job produced more output than a job may. Not charged."""
+"""The job left more, or larger files than a job may, or a picture larger than an output may be. The time run is charged."""
 FAILURE_REASON_START_DEADLINE: FailureReason.ValueType  # 10
 """No provider started the job within its `start_within_seconds`. Not charged."""
 FAILURE_REASON_IMAGE_NOT_ALLOWED: FailureReason.ValueType  # 20
@@ -1306,6 +1306,8 @@ class Job(_message.Message):
     ESTIMATED_START_SECONDS_FIELD_NUMBER: _builtins.int
     START_BY_FIELD_NUMBER: _builtins.int
     LOST_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
+    ARTIFACT_COUNT_FIELD_NUMBER: _builtins.int
+    ARTIFACT_BYTES_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job's id, `job-...`."""
     status: Global___JobState.ValueType
@@ -1344,6 +1346,10 @@ class Job(_message.Message):
     """When it may start, from now: an estimate from the limits of the runs before it; while it is queued and somebody can tell."""
     lost_after_seconds: _builtins.int
     """How long its daemon may be silent before it goes back to the queue."""
+    artifact_count: _builtins.int
+    """How many files it left in `/output` that can be downloaded; once it has ended."""
+    artifact_bytes: _builtins.int
+    """How many bytes they have together."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was submitted."""
@@ -1397,10 +1403,12 @@ class Job(_message.Message):
         estimated_start_seconds: _builtins.int | None = ...,
         start_by: _timestamp_pb2.Timestamp | None = ...,
         lost_after_seconds: _builtins.int = ...,
+        artifact_count: _builtins.int = ...,
+        artifact_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_message", b"_failure_message", "_failure_reason", b"_failure_reason", "_model", b"_model", "_provider_id", b"_provider_id", "_queue_position", b"_queue_position", "billing", b"billing", "created_at", b"created_at", "ended_at", b"ended_at", "estimated_start_seconds", b"estimated_start_seconds", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "model", b"model", "provider_id", b"provider_id", "queue_position", b"queue_position", "start_by", b"start_by", "started_at", b"started_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_message", b"_failure_message", "_failure_reason", b"_failure_reason", "_model", b"_model", "_provider_id", b"_provider_id", "_queue_position", b"_queue_position", "attempt", b"attempt", "billing", b"billing", "cancel_requested", b"cancel_requested", "cost_halala", b"cost_halala", "created_at", b"created_at", "duration_minutes", b"duration_minutes", "ended_at", b"ended_at", "estimated_start_seconds", b"estimated_start_seconds", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "job_id", b"job_id", "job_type", b"job_type", "lost_after_seconds", b"lost_after_seconds", "model", b"model", "output_bytes", b"output_bytes", "priority", b"priority", "provider_id", b"provider_id", "queue_position", b"queue_position", "rate_halala_per_minute", b"rate_halala_per_minute", "renter_id", b"renter_id", "start_by", b"start_by", "started_at", b"started_at", "status", b"status", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_message", b"_failure_message", "_failure_reason", b"_failure_reason", "_model", b"_model", "_provider_id", b"_provider_id", "_queue_position", b"_queue_position", "artifact_bytes", b"artifact_bytes", "artifact_count", b"artifact_count", "attempt", b"attempt", "billing", b"billing", "cancel_requested", b"cancel_requested", "cost_halala", b"cost_halala", "created_at", b"created_at", "duration_minutes", b"duration_minutes", "ended_at", b"ended_at", "estimated_start_seconds", b"estimated_start_seconds", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "job_id", b"job_id", "job_type", b"job_type", "lost_after_seconds", b"lost_after_seconds", "model", b"model", "output_bytes", b"output_bytes", "priority", b"priority", "provider_id", b"provider_id", "queue_position", b"queue_position", "rate_halala_per_minute", b"rate_halala_per_minute", "renter_id", b"renter_id", "start_by", b"start_by", "started_at", b"started_at", "status", b"status", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__estimated_start_seconds: _TypeAlias = _typing.Literal["estimated_start_seconds"]  # noqa: Y015
     _WhichOneofArgType__estimated_start_seconds: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds"]  # noqa: Y015

@@ -316,6 +316,7 @@ class RawBody(_message.Message):
     CONTENT_TYPE_FIELD_FIELD_NUMBER: _builtins.int
     MEDIA_TYPE_FIELD_NUMBER: _builtins.int
     FILE_NAME_FIELD_NUMBER: _builtins.int
+    HEAD_FIELD_FIELD_NUMBER: _builtins.int
     data_field: _builtins.str
     """The name of the field with the bytes, or the text."""
     content_type_field: _builtins.str
@@ -324,6 +325,10 @@ class RawBody(_message.Message):
     """The media type of every answer, which is a file to download. Empty: `content_type_field` tells."""
     file_name: _builtins.str
     """The name of that file."""
+    head_field: _builtins.str
+    """Of a method that answers with a stream: the name of the field of its first message that tells of the
+    file, a `FileHead`. The messages after it carry its bytes in `data_field`.
+    """
     def __init__(
         self,
         *,
@@ -331,10 +336,11 @@ class RawBody(_message.Message):
         content_type_field: _builtins.str = ...,
         media_type: _builtins.str = ...,
         file_name: _builtins.str = ...,
+        head_field: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type_field", b"content_type_field", "data_field", b"data_field", "file_name", b"file_name", "media_type", b"media_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type_field", b"content_type_field", "data_field", b"data_field", "file_name", b"file_name", "head_field", b"head_field", "media_type", b"media_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.runners import Artifact, Left, Log, Pieces, RunnerError, Written
+from daemon.artifacts import Artifact
+from daemon.runners import Left, Log, Pieces, RunnerError, Written
 from daemon.runners.container import ContainerRunner
 from daemon.runners.docker import Docker
 from daemon.runners.settings import MIB, ContainerSettings

@@ -51,7 +51,7 @@ def test_files_of_a_tar_are_copied_with_their_digests(tmp_path: Path) -> None:
     assert names(collected) == {"a.txt": b"one", "d/b": b"two"}
     assert collected.notes == []
     first = collected.artifacts[0]
-    assert (first.size_bytes, first.sha256) == (3, hashlib.sha256(b"one").hexdigest())
+    assert (first.size_bytes, first.sha256) == (3, hashlib.sha256(b"one").digest())
     assert first.path.parent == tmp_path / "into"
     assert first.path.stat().st_mode & 0o777 == 0o600
 

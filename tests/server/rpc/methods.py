@@ -8,6 +8,7 @@ import grpc
 from dcp.v1 import (
     accounts_pb2,
     admin_pb2,
+    artifacts_pb2,
     jobs_pb2,
     keys_pb2,
     ledger_pb2,
@@ -32,6 +33,7 @@ from tests.support.running_server import Market, Metadata
 FILES = (
     accounts_pb2,
     admin_pb2,
+    artifacts_pb2,
     jobs_pb2,
     keys_pb2,
     ledger_pb2,
@@ -78,6 +80,8 @@ async def call(market: Market, method: MethodDescriptor, request: Message, metad
         "request_serializer": lambda message: message.SerializeToString(),
         "response_deserializer": GetMessageClass(method.output_type).FromString,
     }
+    if method.server_streaming and not method.client_streaming:
+        return await anext(aiter(market.channel.unary_stream(path, **codecs)(request, metadata=metadata)))
     if not method.client_streaming:
         answer: Any = await market.channel.unary_unary(path, **codecs)(request, metadata=metadata)
         return answer  # type: ignore[no-any-return]

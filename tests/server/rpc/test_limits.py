@@ -151,6 +151,7 @@ async def test_rates_stand_in_the_protos() -> None:
         "RenterService.RegisterRenter": options_pb2.RATE_CLASS_REGISTRATION,
         "ProviderService.Heartbeat": options_pb2.RATE_CLASS_DAEMON,
         "SessionService.Connect": options_pb2.RATE_CLASS_DAEMON,
+        "ArtifactService.UploadArtifact": options_pb2.RATE_CLASS_DAEMON,
     }
 
 

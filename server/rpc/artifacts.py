@@ -1,0 +1,102 @@
+"""ArtifactService at the wire."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from dcp.v1 import artifacts_pb2 as pb
+from dcp.v1 import artifacts_pb2_grpc
+
+from server.domain.artifacts import Artifact
+from server.domain.errors import DomainError, Reason
+from server.domain.leases import LeaseRef
+from server.rpc import convert
+from server.rpc.interceptors import caller
+from server.rpc.validate import validate
+from server.services.artifacts import Announced, Artifacts, Download
+
+
+class ArtifactServicer(artifacts_pb2_grpc.ArtifactServiceServicer):
+    def __init__(self, artifacts: Artifacts) -> None:
+        self._artifacts = artifacts
+
+    async def UploadArtifact(  # type: ignore[override]
+        self, requests: AsyncIterator[pb.UploadArtifactRequest], context: Any
+    ) -> None:
+        first = await anext(requests, None)
+        if first is None or first.WhichOneof("kind") != "header":
+            raise _violation("an upload begins with its header")
+        validate(first)
+        is_new = await self._artifacts.upload(caller().id, _announced(first.header), _data(requests, context))
+        disposition = pb.UPLOAD_DISPOSITION_STORED if is_new else pb.UPLOAD_DISPOSITION_ALREADY
+        await context.write(pb.UploadArtifactResponse(disposition=disposition))
+
+    async def ListArtifacts(self, request: pb.ListArtifactsRequest, context: Any) -> pb.ListArtifactsResponse:
+        listing = await self._artifacts.list(caller(), request.job_id)
+        return pb.ListArtifactsResponse(
+            job_id=listing.job.job_id,
+            status=convert.state_number(listing.job.state),
+            artifacts=[_artifact(one) for one in listing.artifacts],
+            expires_at=convert.timestamp(listing.expires_ms),
+        )
+
+    async def DownloadArtifact(  # type: ignore[override]
+        self, request: pb.DownloadArtifactRequest, context: Any
+    ) -> None:
+        download = await self._artifacts.open(
+            caller(), request.job_id, request.name, request.range, request.if_range
+        )
+        async with aclosing(download.pieces) as pieces:
+            # The first bytes before the head: what cannot be read is refused, not begun.
+            first = await anext(pieces, b"")
+            await context.write(pb.DownloadArtifactResponse(head=_head(download)))
+            if first:
+                await context.write(pb.DownloadArtifactResponse(data=first))
+            async for piece in pieces:
+                await context.write(pb.DownloadArtifactResponse(data=piece))
+
+
+async def _data(requests: AsyncIterator[pb.UploadArtifactRequest], context: Any) -> AsyncIterator[bytes]:
+    """The pieces behind the header, asked for when the first is wanted. Raises PROTOCOL_VIOLATION."""
+    await context.write(pb.UploadArtifactResponse(disposition=pb.UPLOAD_DISPOSITION_SEND))
+    async for request in requests:
+        if not request.data:
+            raise _violation("after the header come pieces of at least one byte")
+        validate(request)
+        yield request.data
+
+
+def _announced(header: pb.ArtifactHeader) -> Announced:
+    lease = header.lease
+    ref = LeaseRef(lease.job_id, lease.lease_epoch, lease.lease_secret)
+    return Announced(ref, header.name, header.size_bytes, header.sha256)
+
+
+def _artifact(one: Artifact) -> pb.Artifact:
+    return pb.Artifact(
+        name=one.name,
+        size_bytes=one.size_bytes,
+        sha256=one.sha256.hex(),
+        content_type=one.content_type,
+        created_at=convert.timestamp(one.created_ms),
+    )
+
+
+def _head(download: Download) -> pb.FileHead:
+    one = download.artifact
+    return pb.FileHead(
+        name=one.name,
+        content_type=one.content_type,
+        size_bytes=one.size_bytes,
+        etag=one.etag,
+        first_byte=download.part.first,
+        byte_count=download.part.count,
+        partial=download.is_partial,
+        created_at=convert.timestamp(one.created_ms),
+    )
+
+
+def _violation(text: str) -> DomainError:
+    return DomainError(Reason.PROTOCOL_VIOLATION, text)

@@ -1,0 +1,339 @@
+"""Artifacts: takes the files of a run from its daemon, and hands them to whoever may see the job.
+
+The row comes first, then the bytes, then the row counts; what breaks off in between is undone here, or
+by `cleaning` after a crash. The lease is looked at before the bytes and again after them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import secrets
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from server.blobs import BlobMissingError, Blobs, BlobStoreError
+from server.clock import Clock, ms
+from server.domain.artifacts import (
+    IDLE_SECONDS,
+    SHA256_BYTES,
+    UPLOAD_SECONDS,
+    Artifact,
+    ArtifactLimits,
+    Part,
+    artifact_name,
+    asked_part,
+    check_room,
+)
+from server.domain.errors import DomainError, Reason, invalid_field
+from server.domain.jobs import FINAL, Job
+from server.domain.leases import LeaseRef, LeaseState
+from server.services.jobs import Jobs
+from server.services.keys import Caller
+from server.store import artifacts, jobs, leases
+from server.store.database import Database
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+UPLOADS_OF_A_PROVIDER = 8
+DOWNLOADS_OF_A_CALLER = 32
+BATCH_BYTES = 1024 * 1024
+RETRY_SECONDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """A file as its daemon announces it."""
+
+    lease: LeaseRef
+    name: str
+    size_bytes: int
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A job and its files; when they are deleted, where there are any."""
+
+    job: Job
+    artifacts: list[Artifact]
+    expires_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file, the part of it that follows, and whether that was asked for."""
+
+    artifact: Artifact
+    part: Part
+    is_partial: bool
+    pieces: AsyncGenerator[bytes, None]
+
+
+class Artifacts:
+    """The use cases of artifacts."""
+
+    def __init__(
+        self,
+        database: Database,
+        blobs: Blobs,
+        jobs: Jobs,
+        clock: Clock,
+        limits: ArtifactLimits,
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._jobs = jobs
+        self._clock = clock
+        self._limits = limits
+        self._idle_seconds = idle_seconds
+        self._uploads: Counter[int] = Counter()
+        self._downloads: Counter[tuple[str, int]] = Counter()
+        self._undoing: set[asyncio.Task[None]] = set()
+
+    async def upload(self, provider_id: int, file: Announced, pieces: AsyncIterator[bytes]) -> bool:
+        """Stores a file of a run whole; False, before any of its bytes, when it was stored before.
+
+        Raises STALE_LEASE, INVALID_FIELD, ARTIFACT_TOO_LARGE, ARTIFACT_DAMAGED, ARTIFACT_NAME_TAKEN,
+        OVERLOADED, TIMEOUT, STORE_UNAVAILABLE, and what the pieces raise.
+        """
+        if len(file.sha256) != SHA256_BYTES:
+            raise invalid_field("header.sha256", f"must have {SHA256_BYTES} bytes")
+        name = artifact_name(file.name)
+        key = secrets.token_hex(16)
+        with _slot(self._uploads, provider_id, UPLOADS_OF_A_PROVIDER, "uploads"):
+            number = await self._database.run(lambda: self._begin(provider_id, file, name, key))
+            if number is None:
+                return False
+            try:
+                await self._store(key, file, pieces)
+                is_new = await self._database.run(lambda: self._finish(provider_id, file, name, number))
+            except BaseException:
+                await self._undone(number, key)
+                raise
+            if not is_new:
+                await self._undone(number, key)
+            return is_new
+
+    async def list(self, caller: Caller, job_id: str) -> Listing:
+        """The files of a job, for those who may see its output. Raises JOB_NOT_FOUND, NOT_OWNER."""
+        job = await self._jobs.get(caller, job_id)
+        found = await self._database.read(lambda: artifacts.published(job_id)) if job.artifact_count else []
+        published = [one.published_ms for one in found if one.published_ms is not None]
+        return Listing(job, found, min(published) + self._limits.keep_ms if published else None)
+
+    async def open(self, caller: Caller, job_id: str, name: str, range_: str, if_range: str) -> Download:
+        """One file of a job, or a part of it, whose pieces must be closed.
+
+        Raises ARTIFACT_NOT_FOUND, RANGE_NOT_SATISFIABLE, JOB_NOT_FOUND, NOT_OWNER; the pieces OVERLOADED,
+        ARTIFACT_NOT_FOUND and STORE_UNAVAILABLE.
+        """
+        job = await self._jobs.get(caller, job_id)
+        wanted = artifact_name(name)
+        artifact = await self._database.read(lambda: artifacts.published_one(job_id, wanted))
+        if artifact is None:
+            raise _not_found(job, wanted)
+        asked = range_ if if_range in ("", artifact.etag) else ""
+        part = asked_part(asked, artifact.size_bytes)
+        whole = Part(0, artifact.size_bytes)
+        read = part or whole
+        pieces = self._pieces(caller, artifact, read)
+        return Download(artifact, read, part is not None, pieces)
+
+    async def stop(self) -> None:
+        """Waits for what is being undone, and lets go of the store."""
+        await asyncio.gather(*self._undoing, return_exceptions=True)
+        await self._blobs.close()
+
+    # --- the transactions of an upload ---
+
+    def _begin(self, provider_id: int, file: Announced, name: str, key: str) -> int | None:
+        """Makes the row of a file that is to come; None when the file is there."""
+        _held(provider_id, file.lease)
+        ref = file.lease
+        if _is_there(file, name):
+            return None
+        count, total = artifacts.beside(ref.job_id, ref.lease_epoch, name, arriving=True)
+        check_room(self._limits, file.size_bytes, count, total)
+        now_ms = ms(self._clock)
+        return artifacts.reserve(ref.job_id, ref.lease_epoch, name, file.size_bytes, file.sha256, key, now_ms)
+
+    def _finish(self, provider_id: int, file: Announced, name: str, number: int) -> bool:
+        """Lets a file count whose bytes are stored; False when the same came another way meanwhile."""
+        job = _held(provider_id, file.lease)
+        ref = file.lease
+        if _is_there(file, name):
+            return False
+        count, total = artifacts.beside(ref.job_id, ref.lease_epoch, name, arriving=False)
+        check_room(self._limits, file.size_bytes, count, total)
+        if not artifacts.make_ready(number, job, file.size_bytes, ms(self._clock)):
+            raise DomainError(Reason.TIMEOUT, "the upload took too long and was given up; send it again")
+        log.info(
+            "stored an artifact job_id=%s lease_epoch=%d provider_id=%d size_bytes=%d",
+            ref.job_id,
+            ref.lease_epoch,
+            provider_id,
+            file.size_bytes,
+        )
+        return True
+
+    # --- its bytes ---
+
+    async def _store(self, key: str, file: Announced, pieces: AsyncIterator[bytes]) -> None:
+        checked = _checked(_timely(pieces, self._idle_seconds), file)
+        try:
+            async with asyncio.timeout(UPLOAD_SECONDS), contextlib.aclosing(checked):
+                await self._blobs.put(key, checked, file.size_bytes)
+        except TimeoutError:
+            raise DomainError(
+                Reason.TIMEOUT, f"nothing came for {self._idle_seconds:.0f} s; send the file again"
+            ) from None
+        except (BlobStoreError, BlobMissingError) as error:
+            raise _unavailable() from error
+
+    async def _pieces(self, caller: Caller, artifact: Artifact, part: Part) -> AsyncGenerator[bytes, None]:
+        with _slot(self._downloads, (caller.role, caller.id), DOWNLOADS_OF_A_CALLER, "downloads"):
+            try:
+                reading = self._blobs.read(artifact.blob_key, part.first, part.count)
+                async with contextlib.aclosing(reading):
+                    async for piece in reading:
+                        yield piece
+            except BlobMissingError as error:
+                log.error("the bytes of an artifact are gone job_id=%s id=%d", artifact.job_id, artifact.id)
+                raise DomainError(
+                    Reason.ARTIFACT_NOT_FOUND, "the bytes of this file are not in the store any more"
+                ) from error
+            except BlobStoreError as error:
+                raise _unavailable() from error
+
+    # --- undoing it ---
+
+    async def _undone(self, number: int, key: str) -> None:
+        """Undoes an upload, also when whoever waits for it is gone meanwhile."""
+        undoing = asyncio.create_task(self._undo(number, key))
+        self._undoing.add(undoing)
+        undoing.add_done_callback(self._undoing.discard)
+        await asyncio.shield(undoing)
+
+    async def _undo(self, number: int, key: str) -> None:
+        try:
+            # One that counts is not undone, whatever the answer to its commit was.
+            if await self._database.run(lambda: artifacts.give_up(number)):
+                await self._blobs.delete(key)
+                await self._database.run(lambda: artifacts.forget([number]))
+        except (DomainError, BlobStoreError, BlobMissingError) as error:
+            log.warning("an upload is left to the sweep id=%d error=%s", number, error)
+
+
+@contextlib.contextmanager
+def _slot(taken: Counter[T], who: T, most: int, what: str) -> Iterator[None]:
+    """One of the few that somebody may have at once. Raises OVERLOADED."""
+    if taken[who] >= most:
+        raise DomainError(
+            Reason.OVERLOADED,
+            f"{most} {what} of this account are under way, the most at once; wait until one has ended",
+            retry_after_seconds=RETRY_SECONDS,
+        )
+    taken[who] += 1
+    try:
+        yield
+    finally:
+        taken[who] -= 1
+        if not taken[who]:
+            del taken[who]
+
+
+def _held(provider_id: int, ref: LeaseRef) -> Job:
+    """The job of a lease that its provider holds now, locked. Raises STALE_LEASE."""
+    job = jobs.lock(ref.job_id)
+    lease = leases.get(ref.job_id, ref.lease_epoch)
+    if (
+        job is None
+        or lease is None
+        or not lease.matches(ref)
+        or lease.provider_id != provider_id
+        or lease.state not in (LeaseState.ACCEPTED, LeaseState.RUNNING)
+    ):
+        raise DomainError(Reason.STALE_LEASE, "this lease is not held any more; its files are not wanted")
+    return job
+
+
+def _is_there(file: Announced, name: str) -> bool:
+    """Whether the run has sent this very file. Raises ARTIFACT_NAME_TAKEN for another of its name."""
+    there = artifacts.stored(file.lease.job_id, file.lease.lease_epoch, name)
+    if there is None:
+        return False
+    if (there.sha256, there.size_bytes) != (file.sha256, file.size_bytes):
+        raise DomainError(
+            Reason.ARTIFACT_NAME_TAKEN, "the run has sent another file under this name; choose another name"
+        )
+    return True
+
+
+async def _timely(pieces: AsyncIterator[bytes], idle_seconds: float) -> AsyncIterator[bytes]:
+    """The pieces, each of which comes in time. Raises TimeoutError."""
+    while True:
+        async with asyncio.timeout(idle_seconds):
+            try:
+                piece = await anext(pieces)
+            except StopAsyncIteration:
+                return
+        yield piece
+
+
+async def _checked(pieces: AsyncIterator[bytes], file: Announced) -> AsyncGenerator[bytes, None]:
+    """The pieces in larger ones, all of them exactly the announced file. Raises ARTIFACT_DAMAGED."""
+    digest, total = hashlib.sha256(), 0
+    async for batch in _batched(pieces):
+        total += len(batch)
+        if total > file.size_bytes:
+            raise _damaged(f"more than the announced {file.size_bytes} bytes came")
+        await asyncio.to_thread(digest.update, batch)
+        if total < file.size_bytes:
+            yield batch
+        elif digest.digest() == file.sha256:
+            # The last one: nobody has the whole file before it is known to be right.
+            yield batch
+        else:
+            raise _damaged("its SHA-256 is not the announced one")
+    if total < file.size_bytes:
+        raise _damaged(f"{total} of the announced {file.size_bytes} bytes came")
+    if not total and digest.digest() != file.sha256:
+        raise _damaged("its SHA-256 is not the announced one")
+
+
+async def _batched(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    batch = bytearray()
+    async for piece in pieces:
+        batch += piece
+        if len(batch) >= BATCH_BYTES:
+            yield bytes(batch)
+            batch.clear()
+    if batch:
+        yield bytes(batch)
+
+
+def _damaged(text: str) -> DomainError:
+    return DomainError(Reason.ARTIFACT_DAMAGED, f"{text}; nothing is kept, send the file again")
+
+
+def _unavailable() -> DomainError:
+    return DomainError(
+        Reason.STORE_UNAVAILABLE, "the store of files cannot be used now; nothing was changed, try again"
+    )
+
+
+def _not_found(job: Job, name: str) -> DomainError:
+    if job.state not in FINAL:
+        text = f"job {job.job_id} is {job.state.value}; its files are there when it has ended"
+    else:
+        text = (
+            f"name: job {job.job_id} has no file {name!r}; list those that it has, they are kept for a time"
+        )
+    return DomainError(Reason.ARTIFACT_NOT_FOUND, text, field="name")

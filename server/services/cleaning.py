@@ -1,0 +1,83 @@
+"""What time does to artifacts: uploads that broke off, attempts that were lost, and files too old to keep.
+
+A row is doomed first, then its bytes are deleted, then the row: a crash in between is found again. Bytes
+without a row, which only a crash at the wrong moment makes, are found by listing the store once a day.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+
+from server.blobs import BlobMissingError, Blobs, BlobStoreError, Stored
+from server.clock import Clock, ms
+from server.domain.artifacts import UPLOAD_SECONDS, ArtifactLimits
+from server.store import artifacts
+from server.store.database import Database
+
+log = logging.getLogger(__name__)
+
+BATCH = 200
+# Nothing that is younger is taken for lost: an upload may still be at work on it.
+LEFT_SECONDS = 2 * UPLOAD_SECONDS
+LOOK_THROUGH_SECONDS = 24 * 3600.0
+
+
+class Cleaning:
+    """The rules of time for artifacts, applied every half minute."""
+
+    def __init__(self, database: Database, blobs: Blobs, clock: Clock, limits: ArtifactLimits) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._clock = clock
+        self._keep_ms = limits.keep_ms
+        self._pages: AsyncIterator[list[Stored]] | None = None
+        self._look_through_at = clock.now()
+
+    async def tick(self) -> None:
+        """Deletes a batch of what is not to be kept, and looks through a page of the store."""
+        now_ms = ms(self._clock)
+        uploads_ms, expired_ms = now_ms - int(LEFT_SECONDS * 1000), now_ms - self._keep_ms
+        try:
+            if await self._database.read(lambda: artifacts.is_anything_due(uploads_ms, expired_ms)):
+                await self._database.run(lambda: _doom(uploads_ms, expired_ms))
+                await self._delete()
+            await self._look_through()
+        except (BlobStoreError, BlobMissingError) as error:
+            log.error("the store of artifacts could not be cleaned error=%s", error)
+
+    async def _delete(self) -> None:
+        doomed = await self._database.read(lambda: artifacts.doomed(BATCH))
+        for _, key in doomed:
+            await self._blobs.delete(key)
+        if doomed:
+            await self._database.run(lambda: artifacts.forget([number for number, _ in doomed]))
+            log.info("deleted artifacts count=%d", len(doomed))
+
+    async def _look_through(self) -> None:
+        """Deletes what the next page of the store has and no row names; from the first page once a day."""
+        if self._pages is None:
+            if self._clock.now() < self._look_through_at:
+                return
+            self._look_through_at = self._clock.now() + LOOK_THROUGH_SECONDS
+            await self._blobs.clean(LEFT_SECONDS)
+            self._pages = self._blobs.list()
+        try:
+            page = await anext(self._pages, None)
+        except BaseException:
+            self._pages = None
+            raise
+        if page is None:
+            self._pages = None
+            return
+        old = [one.key for one in page if one.age_seconds > LEFT_SECONDS]
+        known = await self._database.read(lambda: artifacts.known(old)) if old else set()
+        for key in set(old) - known:
+            log.warning("deleted bytes that belong to no artifact")
+            await self._blobs.delete(key)
+
+
+def _doom(uploads_ms: int, expired_ms: int) -> None:
+    artifacts.doom_uploads(uploads_ms, BATCH)
+    artifacts.doom_orphans(BATCH)
+    artifacts.doom_expired(expired_ms, BATCH)

@@ -1,0 +1,101 @@
+"""How the daemon sends files, against the real server: what comes through, and each way that it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from dcp.v1 import sessions_pb2
+
+from daemon.artifacts import (
+    LeaseGoneError,
+    UploadBrokenError,
+    UploadDamagedError,
+    UploadRefusedError,
+    measure,
+)
+from daemon.link import Link, Server
+from tests.support.fake_engine import DEFAULT_MODEL, ScriptedEngine
+from tests.support.whole_stack import ADMIN, Stack, running_daemon, running_stack
+
+LIMIT_BYTES = 300_000
+
+
+class _Engine(ScriptedEngine):
+    """Runs until the test lets it end, and knows its lease."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.lease = sessions_pb2.Lease()
+        super().__init__([self.gate, "done"])
+
+    async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
+        self.lease = offer.lease
+        await super().prepare(offer)
+
+
+@asynccontextmanager
+async def running_job(folder: Path) -> AsyncIterator[tuple[Stack, Link, _Engine, str]]:
+    """A market, the link of a daemon that runs a job, its engine, and the job's id."""
+    async with running_stack(folder, DCP_MAX_ARTIFACT_BYTES=str(LIMIT_BYTES)) as stack:
+        _, key = await stack.register("provider", "p@example.com")
+        renter_id, renter_key = await stack.register("renter", "r@example.com")
+        await stack.post(f"/api/admin/renters/{renter_id}/credit", {"amount_halala": 5000}, **ADMIN)
+        engine = _Engine()
+        async with running_daemon(stack, key, engine):
+            job = {
+                "job_type": "llm-inference",
+                "duration_minutes": 3,
+                "params": {"model": DEFAULT_MODEL, "prompt": "x"},
+            }
+            answer = await stack.post("/api/jobs/submit", job, **{"x-renter-key": renter_key})
+            job_id = answer["job"]["job_id"]
+            await stack.until_job(job_id, "running")
+            yield stack, Link(Server(stack.server.address), key), engine, job_id
+
+
+async def test_file_goes_once_and_comes_back_when_the_job_has_ended(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(os.urandom(LIMIT_BYTES))
+    async with running_job(tmp_path) as (stack, link, engine, job_id):
+        for _ in range(2):
+            await link.upload(engine.lease, measure("a folder/file.bin", file))
+        engine.gate.set()
+        job = await stack.until_job(job_id, "completed")
+        assert (job["artifact_count"], job["artifact_bytes"]) == (1, LIMIT_BYTES)
+        path = f"/api/jobs/{job_id}/artifacts"
+        (listed,) = (await stack.get(path, ADMIN))["artifacts"]
+        answer = await stack.http.get(f"{path}/{listed['name']}", headers=ADMIN)
+        assert (answer.status_code, answer.content) == (200, file.read_bytes())
+        with pytest.raises(LeaseGoneError):
+            await link.upload(engine.lease, measure("late", file))
+
+
+async def test_what_cannot_be_better_the_next_time_is_told_apart(tmp_path: Path) -> None:
+    file, link_to_it = tmp_path / "file", tmp_path / "link"
+    file.write_bytes(b"content")
+    link_to_it.symlink_to(file)
+    artifact = measure("file", file)
+    async with running_job(tmp_path) as (stack, link, engine, _):
+        for wrong in (replace(artifact, name="../up"), replace(artifact, path=link_to_it)):
+            with pytest.raises(UploadRefusedError) as caught:
+                await link.upload(engine.lease, wrong)
+            assert not caught.value.too_large
+        with pytest.raises(UploadRefusedError) as caught:
+            await link.upload(engine.lease, replace(artifact, size_bytes=LIMIT_BYTES + 1))
+        assert caught.value.too_large
+        with pytest.raises(UploadRefusedError):
+            await Link(Server(stack.server.address), "dcp-provider-unknown").upload(engine.lease, artifact)
+        forged = sessions_pb2.Lease(job_id=engine.lease.job_id, lease_epoch=1, lease_secret=b"x" * 16)
+        with pytest.raises(LeaseGoneError):
+            await link.upload(forged, artifact)
+        file.write_bytes(b"changed")
+        with pytest.raises(UploadDamagedError):
+            await link.upload(engine.lease, artifact)
+        with pytest.raises(UploadBrokenError):
+            await Link(Server("127.0.0.1:1"), "dcp-provider-any").upload(engine.lease, artifact)

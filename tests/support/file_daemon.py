@@ -1,0 +1,113 @@
+"""The daemon with an engine that leaves files: everything of it is real but what writes them.
+
+Run as a program, with the settings of ``dcp-daemon``. A job's prompt names the files and their sizes, made
+by ``order``; the test knows their bytes by ``content``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import logging
+import os
+import signal
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from pathlib import Path
+from random import SystemRandom
+
+from dcp.v1 import jobs_pb2, sessions_pb2
+
+from daemon import config
+from daemon.app import Daemon
+from daemon.artifacts import Artifact, ArtifactSink, Uploader, measure
+from daemon.effects import EndReason
+from daemon.engines import Engine, EngineError
+from daemon.journal import FileDisk, Journal, journal_folder
+from daemon.link import Link, Server
+from tests.support.scripted_daemon import MODEL, _say_ready
+
+BLOCK_BYTES = 1 << 20
+
+
+def order(**kib: int) -> str:
+    """A prompt that asks for files of so many KiB; ``__`` in a name stands for a slash."""
+    return " ".join(f"{name.replace('__', '/')}:{size}" for name, size in kib.items())
+
+
+def content(name: str, kib: int) -> Iterator[bytes]:
+    """The bytes of such a file, a piece at a time."""
+    left = kib * 1024
+    for number in itertools.count():
+        if left <= 0:
+            return
+        block = hashlib.sha256(f"{name} {number}".encode()).digest() * (BLOCK_BYTES // 32)
+        yield block[:left]
+        left -= len(block)
+
+
+class FileEngine(Engine):
+    """Leaves the files that each prompt asks for, and sees them off."""
+
+    def __init__(self, folder: Path, sink: ArtifactSink) -> None:
+        self._folder = folder
+        self._sink = sink
+
+    def models(self) -> Sequence[sessions_pb2.ServedModel]:
+        """One that is no model."""
+        return [sessions_pb2.ServedModel(name=MODEL, context_tokens=2048, warm=True)]
+
+    async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
+        """Is always ready."""
+
+    async def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[str | jobs_pb2.Usage, None]:
+        """Writes the files, says so, and waits until they are with the server."""
+        folder = self._folder / f"{offer.lease.job_id}-{offer.lease.lease_epoch}"
+        artifacts = await asyncio.to_thread(self._write, folder, offer.params.prompt)
+        yield "written "
+        try:
+            await self._sink.upload(offer.lease, artifacts)
+        except Exception as error:
+            raise EngineError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, str(error)) from None
+        yield "sent"
+        yield jobs_pb2.Usage()
+
+    def _write(self, folder: Path, wanted: str) -> list[Artifact]:
+        made = []
+        for item in wanted.split():
+            name, _, kib = item.rpartition(":")
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                file.writelines(content(name, int(kib)))
+            made.append(measure(name, path))
+        return made
+
+    async def close(self) -> None:
+        """Has nothing to end."""
+
+
+async def _serve(settings: config.Config) -> EndReason:
+    assert settings.provider_key is not None
+    link = Link(Server(settings.server), settings.provider_key)
+    daemon = Daemon(
+        server=settings.server,
+        key=settings.provider_key,
+        engines=[FileEngine(settings.state_dir / "output", Uploader(link.upload, SystemRandom()))],
+        journal=Journal(FileDisk(journal_folder(settings.state_dir))),
+        on_ready=_say_ready,
+    )
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, daemon.drain)
+    return await daemon.run()
+
+
+def main() -> None:
+    """Serves until SIGTERM; exit status 0 after a drain."""
+    settings = config.from_env(os.environ)
+    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    if asyncio.run(_serve(settings)) is not EndReason.DRAINED:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
