@@ -177,16 +177,14 @@ class ContainerRunner(Runner):
 
     async def sweep(self) -> None:
         """Removes the containers, volumes and files of this daemon that no run of its has."""
-        known = {run.names.lease for run in self._runs.values()} | {self._self_test_names.lease}
         label = f"{spec.OWNER_LABEL}={self._owner}"
-        left = {
-            str(found["Labels"].get(spec.LEASE_LABEL, ""))
-            for found in await self._docker.containers_with(label)
-        }
-        for name in await self._docker.volumes_with(label):
-            left.add(name.removeprefix("dcp-").partition("-")[0])
-        if self._folder.is_dir():
-            left |= {path.name for path in self._folder.iterdir()}
+        containers = await self._docker.containers_with(label)
+        volumes = await self._docker.volumes_with(label)
+        left = {str(found["Labels"].get(spec.LEASE_LABEL, "")) for found in containers}
+        left |= {name.removeprefix("dcp-").partition("-")[0] for name in volumes}
+        left |= await asyncio.to_thread(_folders, self._folder)
+        # What began while the engine was asked is known by now.
+        known = {run.names.lease for run in self._runs.values()} | {self._self_test_names.lease}
         for lease in sorted(left - known):
             logger.info("removing what an ended job left lease=%s", lease)
             await self._remove_all(spec.Names(lease, self._owner))
@@ -336,11 +334,11 @@ class ContainerRunner(Runner):
     async def _collect(self, run: _Run) -> files.Collected:
         """The files in `/output`, as files of ours."""
         folder, limit = self._folder / run.names.lease, self._settings.output_bytes
-        tar = folder.with_suffix(".tar")
+        tar = folder / "output.tar"
         try:
             if not await self._archive(run, spec.OUTPUT, tar, limit):
                 raise _disk_limit(f"The job's files in /output are more than {limit // MIB} MiB.")
-            return await asyncio.to_thread(_from_tar, tar, folder, limit)
+            return await asyncio.to_thread(_from_tar, tar, folder / "files", limit)
         except files.TooMuchError as error:
             raise _disk_limit(f"Nothing was kept: {error}.") from None
         except (SpoolError, OSError, tarfile.TarError) as error:
@@ -351,7 +349,7 @@ class ContainerRunner(Runner):
             tar.unlink(missing_ok=True)
 
     async def _used_of_tmp(self, run: _Run) -> int:
-        tar = self._folder / f"{run.names.lease}-tmp.tar"
+        tar = self._folder / run.names.lease / "tmp.tar"
         try:
             if not await self._archive(run, spec.TMP, tar, self._settings.tmp_bytes):
                 return self._settings.tmp_bytes
@@ -362,7 +360,7 @@ class ContainerRunner(Runner):
             tar.unlink(missing_ok=True)
 
     async def _archive(self, run: _Run, path: str, into: Path, limit: int) -> bool:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        into.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Each file's head takes half a KiB, twice for long names.
         room = limit + _TAR_ROOM_BYTES + limit // 4
         async with asyncio.timeout(COLLECT_SECONDS):
@@ -460,6 +458,10 @@ def _time(text: str) -> datetime:
 
 def _is_full(used: int, size: int) -> bool:
     return used >= size - 16 * 4096
+
+
+def _folders(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
 def _from_tar(tar: Path, folder: Path, limit: int) -> files.Collected:

@@ -111,17 +111,23 @@ class Docker:
 
     async def pull(self, name: str, limit_bytes: int) -> None:
         """Downloads an image. Raises PullTooLargeError, and DockerRefusedError with the registry's words."""
-        totals: dict[str, int] = {}
         with translated():
-            async with asyncio.timeout(PULL_SECONDS):
-                async with contextlib.aclosing(self._progress(name)) as events:
-                    async for event in events:
-                        total = (event.get("progressDetail") or {}).get("total")
-                        if event.get("status") == "Downloading" and total:
-                            totals[str(event.get("id"))] = int(total)
-                        if sum(totals.values()) > limit_bytes:
-                            # Leaving the stream ends the download.
-                            raise PullTooLargeError(name)
+            try:
+                async with asyncio.timeout(PULL_SECONDS):
+                    await self._pull(name, limit_bytes)
+            except TimeoutError:
+                raise DockerRefusedError(504, f"it took longer than {PULL_SECONDS:.0f} s") from None
+
+    async def _pull(self, name: str, limit_bytes: int) -> None:
+        totals: dict[str, int] = {}
+        async with contextlib.aclosing(self._progress(name)) as events:
+            async for event in events:
+                total = (event.get("progressDetail") or {}).get("total")
+                if event.get("status") == "Downloading" and total:
+                    totals[str(event.get("id"))] = int(total)
+                if sum(totals.values()) > limit_bytes:
+                    # Leaving the stream ends the download.
+                    raise PullTooLargeError(name)
 
     async def _progress(self, name: str) -> AsyncGenerator[dict[str, Any], None]:
         # The library leaves its connection open when its stream is left.

@@ -35,6 +35,7 @@ _PIECE_BYTES = 64 * 1024
 _KILLED_BY_SIZE = -signal.SIGXFSZ
 _PR_SET_PDEATHSIG = 1
 _LOOK_SECONDS = 0.2
+QUIET_SECONDS = 1.0
 
 
 class ProcessRunner(Runner):
@@ -185,34 +186,24 @@ async def _written(process: asyncio.subprocess.Process) -> AsyncGenerator[Piece,
 
     streams = ((process.stdout, True), (process.stderr, False))
     readers = [asyncio.create_task(read(stream, is_output)) for stream, is_output in streams]
-    ended = asyncio.create_task(process.wait())
+    # A process that was left behind may hold the pipes open: they are read until
+    # nothing has come for a second after the end of the command itself.
+    quiet_seconds = 0.0
     try:
-        async for is_output, data in _until_ended(pieces, readers, ended):
+        while quiet_seconds < QUIET_SECONDS and not (
+            pieces.empty() and all(reader.done() for reader in readers)
+        ):
+            try:
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    is_output, data = await pieces.get()
+            except TimeoutError:
+                quiet_seconds += 0.0 if process.returncode is None else _LOOK_SECONDS
+                continue
+            quiet_seconds = 0.0
             yield Log(data)
             if is_output:
                 yield data
     finally:
-        for task in (*readers, ended):
+        for task in readers:
             task.cancel()
-        await asyncio.gather(*readers, ended, return_exceptions=True)
-
-
-async def _until_ended(
-    pieces: asyncio.Queue[tuple[bool, bytes]],
-    readers: Sequence[asyncio.Task[None]],
-    ended: asyncio.Task[int],
-) -> AsyncGenerator[tuple[bool, bytes], None]:
-    # A process that was left behind may hold the pipes open: they are read until
-    # nothing has come for a second after the end of the command itself.
-    quiet_seconds = 0.0
-    while not (pieces.empty() and all(reader.done() for reader in readers)):
-        try:
-            async with asyncio.timeout(_LOOK_SECONDS):
-                piece = await pieces.get()
-        except TimeoutError:
-            quiet_seconds += _LOOK_SECONDS if ended.done() else 0.0
-            if quiet_seconds >= 1.0:
-                return
-            continue
-        quiet_seconds = 0.0
-        yield piece
+        await asyncio.gather(*readers, return_exceptions=True)

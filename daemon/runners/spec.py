@@ -128,7 +128,7 @@ def keeper_config(names: Names) -> dict[str, Any]:
     """The keeper's container."""
     return {
         "Image": f"{KEEPER_IMAGE}:{KEEPER_TAG}",
-        "Cmd": ["/keeper"],
+        "Entrypoint": ["/keeper"],
         "User": KEEPER_USER,
         "Labels": names.labels | {"dcp.role": "keeper"},
         "HostConfig": {

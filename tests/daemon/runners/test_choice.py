@@ -87,9 +87,7 @@ async def test_engine_that_goes_away_fails_the_job_and_not_the_daemon(
                 socket.unlink(missing_ok=True)
                 if epoch == 2:
                     socket.symlink_to(engine.socket)
-                await connection.send(
-                    job_offer=offered(epoch=epoch, job_type=CUSTOM, container_spec=spec)
-                )
+                await connection.send(job_offer=offered(epoch=epoch, job_type=CUSTOM, container_spec=spec))
                 while (message := await connection.next()).WhichOneof("kind") != "job_finished":
                     pass
                 told = jobs_pb2.FailureReason.Name(message.job_finished.failure_reason)
