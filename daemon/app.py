@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 SAMPLE_SECONDS = 5.0
 # So long the first Hello waits for the first self-tests. What takes longer is offered when it has passed.
-JOIN_SECONDS = 15.0
+JOIN_SECONDS = 30.0
 
 
 class Daemon:

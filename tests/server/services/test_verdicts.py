@@ -249,6 +249,23 @@ async def test_capacity_update_that_takes_the_job_types_back_ends_the_offers(mar
     assert not seen.accepting_jobs
 
 
+async def test_job_that_names_a_provider_waits_for_its_first_self_test(any_market: Market) -> None:
+    market = any_market
+    provider, renter = await market.provider(), await market.renter()
+    pending = honesty_pb2.SelfTest(name="llamacpp", pending=True, models=[MODEL], job_types=[INFERENCE])
+    daemon = await market.daemon(provider, models=[], job_types=[], self_tests=of_tests(pending))
+    job = await market.submit(renter, provider)
+    await daemon.heard_nothing()
+    params = jobs_pb2.JobParams(model="other", prompt="Hi.")
+    assert (await refusal(market.submit(renter, provider, params=params))).reason == "PROVIDER_UNAVAILABLE"
+    kinds = sessions_pb2.OfferedJobTypes(job_types=[INFERENCE])
+    update = sessions_pb2.CapacityUpdate(
+        slots=1, models=SERVED, job_types=kinds, self_tests=of_tests(PASSED_TEST)
+    )
+    await daemon.say(capacity_update=update)
+    assert (await daemon.expect("job_offer")).lease.job_id == job.job_id
+
+
 async def test_capacity_update_changes_the_kinds_of_job_alone(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
