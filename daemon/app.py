@@ -35,8 +35,10 @@ from daemon.version import daemon_version
 logger = logging.getLogger(__name__)
 
 SAMPLE_SECONDS = 5.0
-# So long the first Hello waits for the first self-tests. What takes longer is offered when it has passed.
-JOIN_SECONDS = 30.0
+# So long the first Hello waits for the first self-tests. What takes longer is offered when it has passed,
+# and so long the daemon does not call itself ready.
+JOIN_SECONDS = 2.0
+READY_SECONDS = 30.0
 
 
 class Daemon:
@@ -59,7 +61,8 @@ class Daemon:
         tick_seconds: float = 0.1,
         sample_seconds: float = SAMPLE_SECONDS,
     ) -> None:
-        """`on_ready` is called with the provider's id at the first Welcome; `server` is host:port.
+        """`on_ready` is called with the provider's id after the first Welcome, when the first self-tests have
+        ended or take long; `server` is host:port.
 
         `health` is what an engine asks for the GPUs that it may use. `tick_seconds` is how often, in real
         time, the clock is looked at, and `sample_seconds` how often the GPUs are.
@@ -68,7 +71,8 @@ class Daemon:
         self._engines = list(engines)
         self._gpus = gpus or NoGpus()
         self._slots = slots
-        self._on_ready: Callable[[int], None] | None = on_ready
+        self._on_ready = on_ready
+        self._readiness: asyncio.Task[None] | None = None
         self._tick_seconds = tick_seconds
         self._sample_seconds = sample_seconds
         self._link = Link(Server(server, tls_ca), key)
@@ -112,6 +116,8 @@ class Daemon:
             assert self._end is not None
             return self._end
         finally:
+            if self._readiness is not None:
+                loops.append(self._readiness)
             for task in loops:
                 task.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
@@ -254,9 +260,12 @@ class Daemon:
 
     def _opened(self, provider_id: int, session_epoch: int) -> None:
         logger.info("session opened provider_id=%d session_epoch=%d", provider_id, session_epoch)
-        if self._on_ready is not None:
-            self._on_ready(provider_id)
-            self._on_ready = None
+        if self._readiness is None:
+            self._readiness = asyncio.create_task(self._tell_ready(provider_id))
+
+    async def _tell_ready(self, provider_id: int) -> None:
+        await self._self_tests.settle(READY_SECONDS)
+        self._on_ready(provider_id)
 
     def _finish_stream(self) -> None:
         if self._stream is not None:
