@@ -39,8 +39,10 @@ logger = logging.getLogger(__name__)
 SAMPLE_SECONDS = 5.0
 REFRESH_SECONDS = 10.0
 SWEEP_SECONDS = 3600.0
-# So long the first Hello waits for the first self-tests. What takes longer is offered when it has passed.
-JOIN_SECONDS = 15.0
+# So long the first Hello waits for the first self-tests. What takes longer is offered when it has passed,
+# and so long the daemon does not call itself ready.
+JOIN_SECONDS = 2.0
+READY_SECONDS = 30.0
 
 
 class Daemon:
@@ -65,8 +67,8 @@ class Daemon:
         runs_plain_processes: bool = False,
         sample_seconds: float = SAMPLE_SECONDS,
     ) -> None:
-        """`on_ready` is called with the provider's id at the first Welcome, `on_sample` with each reading
-        of the GPUs; `server` is host:port.
+        """`on_ready` is called with the provider's id after the first Welcome, when the first self-tests have
+        ended or take long, `on_sample` with each reading of the GPUs; `server` is host:port.
 
         `engines`: whatever runs jobs; of those that take a job, the one with the most free slots gets it.
         `health` is what it asks for the GPUs that it may use. `artifact_sink`: where the files go that jobs
@@ -77,7 +79,8 @@ class Daemon:
         self._engines = list(engines)
         self._gpus = gpus or NoGpus()
         self._on_sample = on_sample
-        self._on_ready: Callable[[int], None] | None = on_ready
+        self._on_ready = on_ready
+        self._readiness: asyncio.Task[None] | None = None
         self._tick_seconds = tick_seconds
         self._sample_seconds = sample_seconds
         self._link = Link(Server(server, tls_ca), key)
@@ -124,6 +127,8 @@ class Daemon:
             assert self._end is not None
             return self._end
         finally:
+            if self._readiness is not None:
+                loops.append(self._readiness)
             for task in loops:
                 task.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
@@ -302,9 +307,12 @@ class Daemon:
 
     def _opened(self, provider_id: int, session_epoch: int) -> None:
         logger.info("session opened provider_id=%d session_epoch=%d", provider_id, session_epoch)
-        if self._on_ready is not None:
-            self._on_ready(provider_id)
-            self._on_ready = None
+        if self._readiness is None:
+            self._readiness = asyncio.create_task(self._tell_ready(provider_id))
+
+    async def _tell_ready(self, provider_id: int) -> None:
+        await self._self_tests.settle(READY_SECONDS)
+        self._on_ready(provider_id)
 
     def _finish_stream(self) -> None:
         if self._stream is not None:

@@ -98,6 +98,7 @@ class SelfTests:
                 reason=trial.reason,
                 models=[model.name for model in engine.models()],
                 job_types=engine.job_types(),
+                pending=trial.is_new,
             )
             for engine, trial in zip(self._engines, self._trials, strict=True)
         ]

@@ -47,6 +47,8 @@ class SelfTest:
     reason: str
     models: tuple[str, ...]
     job_types: frozenset[JobType]
+    is_pending: bool = False
+    """Its first test has not ended yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,14 @@ def by_job_type(found: Iterable[Hindrance]) -> dict[JobType, Obstacle]:
         for kind in hindrance.job_types:
             first.setdefault(kind, hindrance.obstacle)
     return first
+
+
+def is_pending(tests: Iterable[SelfTest], kind: JobType, model: str | None) -> bool:
+    """Whether a first test is under way that may bring this kind of job and this model."""
+    return any(
+        test.is_pending and kind in test.job_types and (model is None or model in test.models)
+        for test in tests
+    )
 
 
 def failing_models(tests: Iterable[SelfTest]) -> frozenset[str]:

@@ -138,6 +138,7 @@ def self_tests(row: ProviderRow) -> list[honesty_pb2.SelfTest]:
             reason=test.reason,
             models=test.models,
             job_types=job_type_numbers(test.job_types),
+            pending=test.is_pending,
         )
         for test in row.self_tests
     ]

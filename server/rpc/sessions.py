@@ -191,7 +191,9 @@ def _kinds(job_types: Iterable[jobs_pb2.JobType.ValueType]) -> frozenset[JobType
 
 def _self_tests(report: honesty_pb2.SelfTestReport) -> tuple[SelfTest, ...]:
     tests = (
-        SelfTest(test.name, test.passed, test.reason, tuple(test.models), _kinds(test.job_types))
+        SelfTest(
+            test.name, test.passed, test.reason, tuple(test.models), _kinds(test.job_types), test.pending
+        )
         for test in report.tests
     )
     return _shared_tests(tuple(tests))

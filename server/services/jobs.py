@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from server.clock import Clock, ms
 from server.domain import pricing
 from server.domain.errors import DomainError, Reason, invalid_field
+from server.domain.hindrances import is_pending
 from server.domain.jobs import FINAL, FailureReason, Job, JobEvent, JobRequest, JobState, JobType
 from server.domain.leases import LeaseOutcome, LeaseRef, Offer, Stream
 from server.domain.placement import Obstacle, Wants
@@ -263,6 +264,8 @@ class Jobs:
             )
         own = terms.of(provider_id)
         self._check_open(provider, own.settings)
+        if is_pending(provider.self_tests, request.job_type, request.model):
+            return  # nobody knows yet whether it serves this; the job waits until it is known
         self._check_unhindered(provider_id, request.job_type)
         if provider.models_reported:
             _check_serves(provider, request, own.settings.vram_reserve_mib)

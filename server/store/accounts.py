@@ -355,7 +355,8 @@ def _self_test_data(test: SelfTest) -> dict[str, Any]:
 
 def _self_test(data: dict[str, Any]) -> SelfTest:
     kinds = frozenset(JobType(kind) for kind in data["job_types"])
-    return SelfTest(data["name"], data["passed"], data["reason"], tuple(data["models"]), kinds)
+    told = data["name"], data["passed"], data["reason"], tuple(data["models"]), kinds
+    return SelfTest(*told, is_pending=data["is_pending"])
 
 
 def close_session(provider_id: int, session_epoch: int) -> None:

@@ -67,6 +67,20 @@ async def test_engine_is_offered_with_its_passed_test_from_the_first_hello_on() 
         assert s.engine.tests == 1
 
 
+async def test_slow_first_test_keeps_nobody_from_connecting_and_ready_is_said_after_it() -> None:
+    engine = ScriptedEngine()
+    engine.test_gate = asyncio.Event()
+    async with stack(engine) as s:
+        connection = await s.server.connection()
+        hello = await connection.welcome()
+        (test,) = hello.self_tests.tests
+        assert (test.passed, test.pending, list(hello.models)) == (False, True, [])
+        engine.test_gate.set()
+        passed = await update(connection, lambda one: one.self_tests.tests[0].passed)
+        assert not passed.self_tests.tests[0].pending
+        await eventually(lambda: s.ready == [42])
+
+
 async def test_failed_engine_offers_nothing_and_is_tried_again_until_it_passes() -> None:
     engine = ScriptedEngine()
     engine.test_error = BROKEN

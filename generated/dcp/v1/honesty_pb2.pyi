@@ -118,12 +118,15 @@ class SelfTest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     JOB_TYPES_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """What was tested, such as `llamacpp`."""
     passed: _builtins.bool
     """It answered as it should, or did a job, within about the last hour."""
     reason: _builtins.str
     """Why not, for a person. No paths, keys or prompts."""
+    pending: _builtins.bool
+    """Its first test has not ended yet: a job that names the provider waits for that."""
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The models that depend on it."""
@@ -140,10 +143,11 @@ class SelfTest(_message.Message):
         reason: _builtins.str = ...,
         models: _abc.Iterable[_builtins.str] | None = ...,
         job_types: _abc.Iterable[_jobs_pb2.JobType.ValueType] | None = ...,
+        pending: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_types", b"job_types", "models", b"models", "name", b"name", "passed", b"passed", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_types", b"job_types", "models", b"models", "name", b"name", "passed", b"passed", "pending", b"pending", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

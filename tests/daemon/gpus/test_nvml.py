@@ -217,7 +217,7 @@ def test_xids_of_the_gpu_are_counted_from_when_it_is_watched_and_those_of_progra
 
 
 def test_gpu_that_was_lost_is_watched_again_when_it_is_back(machine: Machine) -> None:
-    lost = f"{A100}\n{error('nvmlDeviceGetTemperature', pynvml.NVML_ERROR_GPU_IS_LOST)}"
+    lost = f"{A100}\n{error('nvmlDeviceGetTemperature', pynvml.NVML_ERROR_GPU_IS_LOST, 0)}"
     gone = f"{A100}\n{error('nvmlDeviceGetCount_v2', pynvml.NVML_ERROR_UNINITIALIZED)}"
     for away in (lost, gone):
         answers = machine.run(A100, away, A100, f"{A100}\nxid 0 95")

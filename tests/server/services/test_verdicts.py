@@ -54,7 +54,7 @@ def report(*uuids: str, driver: str = "550.54.15", **of_first: Any) -> gpus_pb2.
     )
 
 
-def tested(*of_them: honesty_pb2.SelfTest) -> honesty_pb2.SelfTestReport:
+def of_tests(*of_them: honesty_pb2.SelfTest) -> honesty_pb2.SelfTestReport:
     return honesty_pb2.SelfTestReport(tests=of_them)
 
 
@@ -211,7 +211,7 @@ async def test_machine_that_changes_its_word_all_the_time_is_judged_once_a_minut
 async def test_failed_self_test_takes_no_jobs_and_tells_both_sides_why(any_market: Market) -> None:
     market = any_market
     provider, renter = await market.provider(), await market.renter()
-    daemon = await market.daemon(provider, models=[], job_types=[], self_tests=tested(FAILED_TEST))
+    daemon = await market.daemon(provider, models=[], job_types=[], self_tests=of_tests(FAILED_TEST))
     await live_again(daemon, market)
     (seen,) = await offered(market)
     assert not seen.accepting_jobs
@@ -226,7 +226,7 @@ async def test_failed_self_test_takes_no_jobs_and_tells_both_sides_why(any_marke
     assert considered.code == jobs_pb2.OBSTACLE_SELF_TEST_FAILED
     kinds = sessions_pb2.OfferedJobTypes(job_types=[INFERENCE])
     update = sessions_pb2.CapacityUpdate(
-        slots=1, models=SERVED, job_types=kinds, self_tests=tested(PASSED_TEST)
+        slots=1, models=SERVED, job_types=kinds, self_tests=of_tests(PASSED_TEST)
     )
     await daemon.say(capacity_update=update)
     assert (await daemon.expect("job_offer")).lease.job_id == job.job_id
@@ -237,9 +237,9 @@ async def test_failed_self_test_takes_no_jobs_and_tells_both_sides_why(any_marke
 
 async def test_capacity_update_that_takes_the_job_types_back_ends_the_offers(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
-    daemon = await market.daemon(provider, self_tests=tested(PASSED_TEST))
+    daemon = await market.daemon(provider, self_tests=of_tests(PASSED_TEST))
     update = sessions_pb2.CapacityUpdate(
-        slots=1, job_types=sessions_pb2.OfferedJobTypes(), self_tests=tested(FAILED_TEST)
+        slots=1, job_types=sessions_pb2.OfferedJobTypes(), self_tests=of_tests(FAILED_TEST)
     )
     await daemon.say(capacity_update=update)
     await daemon.heard_nothing()
@@ -249,9 +249,41 @@ async def test_capacity_update_that_takes_the_job_types_back_ends_the_offers(mar
     assert not seen.accepting_jobs
 
 
+async def test_job_that_names_a_provider_waits_for_its_first_self_test(any_market: Market) -> None:
+    market = any_market
+    provider, renter = await market.provider(), await market.renter()
+    pending = honesty_pb2.SelfTest(name="llamacpp", pending=True, models=[MODEL], job_types=[INFERENCE])
+    daemon = await market.daemon(provider, models=[], job_types=[], self_tests=of_tests(pending))
+    job = await market.submit(renter, provider)
+    await daemon.heard_nothing()
+    params = jobs_pb2.JobParams(model="other", prompt="Hi.")
+    assert (await refusal(market.submit(renter, provider, params=params))).reason == "PROVIDER_UNAVAILABLE"
+    kinds = sessions_pb2.OfferedJobTypes(job_types=[INFERENCE])
+    update = sessions_pb2.CapacityUpdate(
+        slots=1, models=SERVED, job_types=kinds, self_tests=of_tests(PASSED_TEST)
+    )
+    await daemon.say(capacity_update=update)
+    assert (await daemon.expect("job_offer")).lease.job_id == job.job_id
+
+
+async def test_capacity_update_changes_the_kinds_of_job_alone(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    for kinds in ([], [INFERENCE]):
+        told = sessions_pb2.OfferedJobTypes(job_types=kinds)
+        await daemon.say(capacity_update=sessions_pb2.CapacityUpdate(slots=1, models=SERVED, job_types=told))
+        if not kinds:
+            await daemon.heard_nothing()
+            await market.submit(renter)
+            await daemon.heard_nothing()
+            assert not (await offered(market))[0].accepting_jobs
+    await daemon.expect("job_offer")
+    assert (await offered(market))[0].accepting_jobs
+
+
 async def test_capacity_update_of_an_older_daemon_leaves_job_types_and_tests_alone(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
-    daemon = await market.daemon(provider, self_tests=tested(PASSED_TEST), slots=0)
+    daemon = await market.daemon(provider, self_tests=of_tests(PASSED_TEST), slots=0)
     await daemon.say(capacity_update=sessions_pb2.CapacityUpdate(slots=1, models=SERVED))
     await daemon.heard_nothing()
     await market.submit(renter)
@@ -360,7 +392,7 @@ async def test_what_no_driver_and_no_daemon_says_is_not_kept(any_market: Market)
     market = any_market
     provider = await market.provider()
     odd = honesty_pb2.SelfTest(name="a", reason="\u202e", models=["\n"], job_types=[0, 999])  # type: ignore[list-item]
-    await market.daemon(provider, gpu_status=report("GPU \n"), self_tests=tested(odd))
+    await market.daemon(provider, gpu_status=report("GPU \n"), self_tests=of_tests(odd))
     assert await verdict(market, provider) == (UNVERIFIED, ["FIGURES_MISSING"])
     stored = await market.sql(lambda: Provider.get_by_id(provider.id).self_tests)
     assert "999" not in stored

@@ -23,6 +23,7 @@
 #define NOT_FOUND 6
 #define INSUFFICIENT_SIZE 7
 #define TIMEOUT 10
+#define GPU_IS_LOST 15
 #define XID_CRITICAL 8
 #define NOT_AVAILABLE (~0ULL)
 
@@ -36,6 +37,8 @@ typedef struct { unsigned long long total, free, used; } memory_t;
 typedef struct { unsigned gpu, memory; } utilization_t;
 
 static int initialized;
+/* By index, whose events are told; a GPU that is lost loses that, too. */
+static unsigned watched;
 
 /* Finds device `index`; returns how many there are. */
 static int find_device(int index, device_t *found) {
@@ -91,6 +94,7 @@ static int enter(const char *function, int index) {
   int code = scripted(function, index);
   if (code) {
     if (code == UNINITIALIZED) initialized = 0;
+    if (code == GPU_IS_LOST && index >= 0) watched &= ~(1u << index);
     return code;
   }
   return initialized ? SUCCESS : UNINITIALIZED;
@@ -240,7 +244,7 @@ typedef struct {
   unsigned long long type, data;
   unsigned instance, compute;
 } event_t;
-static unsigned watched, taken;
+static unsigned taken;
 
 int nvmlDeviceGetSupportedEventTypes(void *handle, unsigned long long *out) {
   DEVICE(handle);
