@@ -16,6 +16,7 @@ from dcp.v1 import (
     keys_pb2,
     operations_pb2,
     options_pb2,
+    privacy_pb2,
     providers_pb2,
     renters_pb2,
     webhooks_pb2,
@@ -68,6 +69,7 @@ def good(method: str) -> Message:
             amount_halala=1000, iban="SA0380000000608010167519"
         ),
         "WebhookService.SetWebhook": webhooks_pb2.SetWebhookRequest(url="https://renter.example/events"),
+        "PrivacyService.DeleteOwnAccount": privacy_pb2.DeleteOwnAccountRequest(email="r@example.com"),
         "KeyService.CreateKey": keys_pb2.CreateKeyRequest(name="K", scopes=[options_pb2.SCOPE_READ]),
     }.get(method)
     request = made or methods.empty(METHODS[method])

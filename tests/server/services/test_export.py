@@ -135,6 +135,7 @@ NOT_EXPORTED = {
     "chunk.seq": "the order in which they are joined",
     "webhook.renter_id": "the renter's id",
     "webhook.secret": "a secret",
+    "lease.number": "made of job and epoch, to name the attempt in its provider's history",
     "webhook.balance_is_low": "made of balance and threshold",
     "webhook.due_ms": "when the sender looks again",
     "webhook.claimed_until_ms": "who sends",
@@ -146,7 +147,10 @@ NOT_EXPORTED = {
     "repeat.answer": "the answer that was given",
     "repeat.created_ms": "kept for a day with the answer that was given",
 }
-OF_OTHERS = {"provider", "provider_model", "withdrawal", "audit_entry", "job_rate"}
+OF_OTHERS = {
+    *("provider", "provider_model", "provider_terms", "gpu_metrics", "withdrawal"),
+    *("audit_entry", "job_rate"),
+}
 
 
 @pytest.fixture
