@@ -7,15 +7,16 @@ argument, so tests and benchmarks run it with fakes.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random, SystemRandom
+from typing import Any
 
-from dcp.v1 import jobs_pb2, sessions_pb2
+from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2
 
 from daemon import effects as fx
 from daemon.attempts import Attempts
@@ -25,14 +26,18 @@ from daemon.gpus import Gpus
 from daemon.gpus.none import NoGpus
 from daemon.journal import Journal
 from daemon.link import Link, LinkBrokenError, Server, Stream
+from daemon.policy import Rules, refusal
 from daemon.recorder import Recorder
-from daemon.runs import Result
+from daemon.runs import LeaseKey, Result, lease_key
 from daemon.session import DaemonSession
+from daemon.snapshot import snapshot
 from daemon.version import daemon_version
 
 logger = logging.getLogger(__name__)
 
 SAMPLE_SECONDS = 5.0
+# A driver that hangs leaves an old reading behind, and a GPU may grow hot meanwhile.
+STALE_SECONDS = 60.0
 JOB_TYPES = (jobs_pb2.JOB_TYPE_LLM_INFERENCE,)
 
 
@@ -53,15 +58,26 @@ class Daemon:
         tls_ca: Path | None = None,
         on_ready: Callable[[int], None] = lambda provider_id: None,
         tick_seconds: float = 0.1,
+        rules: Rules | None = None,
+        local_time: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """`on_ready` is called with the provider's id at the first Welcome; `server` is host:port.
 
+        `rules`: when this machine may take a job; `local_time`: the time of day, with its zone.
         `tick_seconds` is how often, in real time, the clock is looked at.
         """
         self._clock = clock or SystemClock()
         self._engines = list(engines)
         self._gpus = gpus or NoGpus()
         self._slots = slots
+        self._rules = rules or Rules()
+        self._local_time = local_time
+        self._server = server
+        self._opened_at: float | None = None
+        self._leaving: list[tuple[Engine, set[LeaseKey]]] = []
+        self._closing: set[asyncio.Task[None]] = set()
+        self._status: gpus_pb2.GpuStatus | None = None
+        self._sampled_at = 0.0
         self._on_ready: Callable[[int], None] | None = on_ready
         self._tick_seconds = tick_seconds
         self._link = Link(Server(server, tls_ca), key)
@@ -75,6 +91,7 @@ class Daemon:
             slots=slots,
             models=self._models(),
             job_types=JOB_TYPES,
+            may_take=self._obstacle,
         )
         self._stream: Stream | None = None
         self._connect_at = 0.0
@@ -88,6 +105,7 @@ class Daemon:
         try:
             await self._recover()
             await self._sample()
+            self._tell_capacity()
             loops = [asyncio.create_task(loop()) for loop in (self._serve, self._tick, self._keep_sampling)]
             done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -104,11 +122,80 @@ class Daemon:
         """Takes no more jobs, finishes those that run for up to 30 s, then lets `run` return."""
         self._apply(self._session.drain(self._now()))
 
+    def reconfigure(self, engines: Sequence[Engine], rules: Rules) -> None:
+        """Serves with these engines by these rules from now on; what runs, runs on.
+
+        An engine that is not among them is closed when the runs that there are now have ended.
+        """
+        pending = {lease_key(run.lease) for run in self._session.unfinished}
+        staying = list(engines)
+        gone = [engine for engine in self._active() if engine not in staying]
+        self._leaving += [(engine, pending) for engine in gone]
+        # In place: the attempts look for engines in this list, and a job that was accepted for one
+        # that leaves must still find it; what stays comes first.
+        self._engines[:] = [*staying, *(engine for engine, _ in self._leaving)]
+        self._rules = rules
+        self._tell_capacity()
+        self._close_unused()
+
+    def state(self) -> dict[str, Any]:
+        """How it is, for its owner: session, jobs, GPUs; no secrets."""
+        return snapshot(
+            self._session,
+            self._fresh_status(),
+            server=self._server,
+            opened_at=self._opened_at,
+            closed=self._obstacle(),
+            now=self._now(),
+        )
+
+    # --- the provider's own rules ---
+
+    def _obstacle(self, offer: sessions_pb2.JobOffer | None = None) -> str:
+        """Why the rules refuse this offer, or every offer; empty when they do not."""
+        spec = offer.container_spec if offer is not None else jobs_pb2.ContainerSpec()
+        return refusal(
+            self._rules,
+            self._fresh_status(),
+            self._local_time(),
+            vram_required_mib=spec.vram_required_mb,
+            gpu_count=spec.gpu_count,
+        )
+
+    def _fresh_status(self) -> gpus_pb2.GpuStatus | None:
+        return self._status if self._now() - self._sampled_at < STALE_SECONDS else None
+
+    def _tell_capacity(self) -> None:
+        # While no job would be taken, the server is not to offer any.
+        slots = 0 if self._obstacle() else self._slots
+        self._apply(self._session.capacity(slots, self._models()))
+
+    # --- engines that leave ---
+
+    def _active(self) -> list[Engine]:
+        leaving = [engine for engine, _ in self._leaving]
+        return [engine for engine in self._engines if engine not in leaving]
+
+    def _close_unused(self) -> None:
+        at_work = {lease_key(run.lease) for run in self._session.unfinished}
+        for leaving in [leaving for leaving in self._leaving if not leaving[1] & at_work]:
+            self._leaving.remove(leaving)
+            self._engines.remove(leaving[0])
+            closing = asyncio.create_task(self._close_engine(leaving[0]))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    async def _close_engine(self, engine: Engine) -> None:
+        try:
+            await engine.close()
+        except Exception:
+            logger.exception("an engine could not be closed")
+
     # --- the attempts' listener ---
 
     def started(self, lease: sessions_pb2.Lease) -> None:
         """An attempt's run has begun; its model is warm now."""
-        self._apply(self._session.capacity(self._slots, self._models()))
+        self._tell_capacity()
         self._apply(self._session.attempt_started(lease, self._now()))
 
     def output(self, lease: sessions_pb2.Lease, data: bytes) -> None:
@@ -123,7 +210,7 @@ class Daemon:
     def finished(self, lease: sessions_pb2.Lease, result: Result) -> None:
         """An attempt has ended by itself."""
         self._apply(self._session.attempt_finished(lease, result, self._now()))
-        self._apply(self._session.capacity(self._slots, self._models()))
+        self._tell_capacity()
 
     # --- the journal ---
 
@@ -169,6 +256,8 @@ class Daemon:
         while True:
             await asyncio.sleep(self._tick_seconds)
             self._apply(self._session.tick(self._now()))
+            if self._leaving:
+                self._close_unused()
             if self._end is not None or self._now() >= self._connect_at:
                 self._may_connect.set()
 
@@ -176,6 +265,7 @@ class Daemon:
         while True:
             await asyncio.sleep(SAMPLE_SECONDS)
             await self._sample()
+            self._tell_capacity()
 
     async def _sample(self) -> None:
         # A driver call may hang, and the heartbeats must go on meanwhile.
@@ -185,14 +275,15 @@ class Daemon:
         except Exception:
             logger.exception("the GPUs could not be read")
             return
+        self._status, self._sampled_at = status, self._now()
         self._session.sampled(status)
 
     async def _close(self) -> None:
         await self._attempts.close()
         await self._recorder.close()
         for engine in self._engines:
-            with contextlib.suppress(Exception):
-                await engine.close()
+            await self._close_engine(engine)
+        await asyncio.gather(*self._closing)
         self._sampler.submit(self._gpus.close)
         self._sampler.shutdown(wait=False)
 
@@ -228,6 +319,11 @@ class Daemon:
 
     def _opened(self, provider_id: int, session_epoch: int) -> None:
         logger.info("session opened provider_id=%d session_epoch=%d", provider_id, session_epoch)
+        self._opened_at = self._now()
+        if self._session.update_available:
+            logger.warning(
+                "a newer daemon is there: run dcp-daemon update; newest=%s", self._session.newest_daemon
+            )
         if self._on_ready is not None:
             self._on_ready(provider_id)
             self._on_ready = None
@@ -238,7 +334,7 @@ class Daemon:
             self._stream = None
 
     def _models(self) -> list[sessions_pb2.ServedModel]:
-        return [model for engine in self._engines for model in engine.models()]
+        return [model for engine in self._active() for model in engine.models()]
 
     def _now(self) -> float:
         return self._clock.monotonic()

@@ -65,10 +65,15 @@ class DaemonSession:
         slots: int,
         models: Sequence[sessions_pb2.ServedModel],
         job_types: Sequence[jobs_pb2.JobType.ValueType],
+        may_take: Callable[[sessions_pb2.JobOffer], str] = lambda offer: "",
     ) -> None:
+        """`may_take`: why this machine's own rules refuse an offer, for a person; empty when they do not."""
         self.link = Link.OFFLINE
         self.provider_id = 0
         self.session_epoch = 0
+        self.newest_daemon = ""
+        self.update_available = False
+        self._may_take = may_take
         self._boot_id = boot_id
         self._daemon_version = daemon_version
         self._rng = rng
@@ -86,6 +91,16 @@ class DaemonSession:
     def unfinished(self) -> list[Run]:
         """The runs that prepare or run: they take the slots."""
         return self._leases.unfinished
+
+    @property
+    def models(self) -> Sequence[sessions_pb2.ServedModel]:
+        """The models that the server knows of."""
+        return tuple(self._models)
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether no job is taken any more."""
+        return self._drain_until is not None
 
     def has_room(self, lease: sessions_pb2.Lease) -> bool:
         """Whether the run may write on, or must wait until the server has stored more of its output."""
@@ -208,6 +223,7 @@ class DaemonSession:
         self.link = Link.OPEN
         self._failures = 0
         self.provider_id, self.session_epoch = welcome.provider_id, welcome.session_epoch
+        self.newest_daemon, self.update_available = welcome.newest_daemon, welcome.update_available
         self._heartbeats.open(_seconds(welcome.heartbeat_interval), now)
         leases = self._leases
         leases.where = self._where()
@@ -268,6 +284,8 @@ class DaemonSession:
             return f"this daemon does not serve the model {offer.params.model}"
         if _seconds(offer.run_limit) <= 0:
             return "the offer has no run limit"
+        if refusal := self._may_take(offer):
+            return refusal
         if len(self.unfinished) >= self._slots:
             return "no slot is free"
         return ""

@@ -117,6 +117,8 @@ class Welcome:
     session_epoch: int
     provider_id: int
     heartbeat_seconds: float = HEARTBEAT_SECONDS
+    newest_daemon: str = ""
+    update_available: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -284,6 +284,8 @@ def _welcome(message: half.Welcome) -> pb.Welcome:
         lost_after=convert.duration(LOST_AFTER_SECONDS),
         chunk_credit=CHUNK_CREDIT,
         provider_id=message.provider_id,
+        newest_daemon=message.newest_daemon,
+        update_available=message.update_available,
     )
 
 
