@@ -68,7 +68,7 @@ class Systemd:
         systemctl: str = "systemctl",
     ) -> None:
         self._flags = list(config_flags)
-        self._drop_in = runtime / f"{UNIT}.d" / "trial.conf"
+        self.drop_in = runtime / f"{UNIT}.d" / "trial.conf"
         self._systemctl = systemctl
 
     @staticmethod
@@ -84,21 +84,21 @@ class Systemd:
         """Restarts the unit with this program."""
         command = " ".join([str(program), *self._flags, "run"])
         try:
-            self._drop_in.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            self._drop_in.write_text(
+            self.drop_in.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self.drop_in.write_text(
                 f"# An update tries a version.\n[Service]\nExecStart=\nExecStart={command}\n"
             )
-            self._drop_in.chmod(0o644)
+            self.drop_in.chmod(0o644)
         except OSError as error:
             raise SupervisorError(
-                f"{self._drop_in} cannot be written ({error.strerror}): run it as root"
+                f"{self.drop_in} cannot be written ({error.strerror}): run it as root"
             ) from None
         self._do("daemon-reload")
         self._do("restart", UNIT)
 
     def settle(self) -> None:
         """Forgets the drop-in: the unit's own command leads to the same program now."""
-        self._drop_in.unlink(missing_ok=True)
+        self.drop_in.unlink(missing_ok=True)
         self._do("daemon-reload")
 
     def go_back(self) -> None:
@@ -139,9 +139,18 @@ class Systemd:
 class OwnProcess:
     """A daemon without a service manager: found by its socket, started in the background."""
 
-    def __init__(self, state_dir: Path, current: Path, config_flags: Sequence[str]) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        current: Path,
+        config_flags: Sequence[str],
+        *,
+        stop_seconds: float = STOP_SECONDS,
+    ) -> None:
+        """`stop_seconds`: how long a daemon may take to drain."""
         self._state_dir = state_dir
         self._current = current
+        self._stop_seconds = stop_seconds
         self._flags = list(config_flags)
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -179,7 +188,7 @@ class OwnProcess:
     def _end(self) -> None:
         pid = self._child.pid if self._child is not None else self._pid()
         if pid is not None:
-            _end_process(pid)
+            _end_process(pid, self._stop_seconds)
         if self._child is not None:
             self._child.wait()
             self._child = None
@@ -195,7 +204,7 @@ class OwnProcess:
             )
 
 
-def _end_process(pid: int) -> None:
+def _end_process(pid: int, patience_seconds: float) -> None:
     """Asks a process to drain, waits, and kills it in the end; one that is gone is no error."""
     try:
         # By descriptor: the number may be another's as soon as the process has ended.
@@ -203,7 +212,7 @@ def _end_process(pid: int) -> None:
     except ProcessLookupError:
         return
     try:
-        for number, patience in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
+        for number, patience in ((signal.SIGTERM, patience_seconds), (signal.SIGKILL, KILL_SECONDS)):
             signal.pidfd_send_signal(descriptor, number)
             if _ends(descriptor, patience):
                 return

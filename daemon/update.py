@@ -143,7 +143,7 @@ def _try(
     """The version has a session and is current, or the old one is as it was. Raises UpdateError."""
     try:
         supervisor.try_version(installation.program(version))
-        problem = _wait_ready(config.state_dir, version, wish.ready_seconds, supervisor.has_ended)
+        problem = wait_ready(config.state_dir, version, wish.ready_seconds, supervisor.has_ended)
         if not problem:
             installation.switch(version)
             supervisor.settle()
@@ -167,7 +167,7 @@ def _go_back(supervisor: Supervisor, was_running: bool) -> None:
         supervisor.stop()
 
 
-def _wait_ready(state_dir: Path, version: str, seconds: float, has_ended: Callable[[], bool]) -> str:
+def wait_ready(state_dir: Path, version: str, seconds: float, has_ended: Callable[[], bool]) -> str:
     """Empty once a daemon of this version has a session; otherwise what was seen of it last."""
     deadline = time.monotonic() + seconds
     seen = "it does not answer"
