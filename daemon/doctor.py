@@ -65,6 +65,7 @@ def findings(config: Config) -> Iterator[Finding]:
     yield _python()
     yield from _package_names()
     yield _settings(config)
+    yield from _eyes(config)
     yield _identity(config)
     yield _state_folder(config)
     yield _disk(config)
@@ -97,6 +98,14 @@ def _settings(config: Config) -> Finding:
     # One that could not be used has been told before any check ran.
     where = f"are read from {config.path}" if config.path else "come from the environment alone"
     return Finding(Level.OK, f"settings {where}")
+
+
+def _eyes(config: Config) -> Iterator[Finding]:
+    # Root may read everything, so it cannot say what the service's user may.
+    if os.geteuid() == 0 and config.state_dir.exists() and config.state_dir.stat().st_uid != 0:
+        told = f"user: this is root, and the daemon runs as {config.state_dir.owner()}"
+        remedy = f"run sudo -u {config.state_dir.owner()} dcp-daemon doctor"
+        yield Finding(Level.WARN, f"{told}, who may not read what root can: {remedy}")
 
 
 def _identity(config: Config) -> Finding:

@@ -109,15 +109,14 @@ def _update(
 
 
 def _install(installation: Installation, found: Release, source: str) -> None:
-    if installation.has(found.version):
-        # Left by an update that was cut off before its trial.
-        return
-    try:
-        wheel = fetch.fetch(fetch.beside(source, found.wheel), release.MAX_WHEEL_BYTES)
-        release.check_wheel(found, wheel)
-    except (fetch.FetchError, release.ReleaseError) as error:
-        raise UpdateError(str(error)) from None
-    installation.install(found.version, found.wheel, wheel, EXTRAS)
+    # An update that was cut off before its trial leaves a whole version behind.
+    if not installation.has(found.version):
+        try:
+            wheel = fetch.fetch(fetch.beside(source, found.wheel), release.MAX_WHEEL_BYTES)
+            release.check_wheel(found, wheel)
+        except (fetch.FetchError, release.ReleaseError) as error:
+            raise UpdateError(str(error)) from None
+        installation.install(found.version, found.wheel, wheel, EXTRAS)
     told = _version_of(installation.program(found.version))
     if told != found.version:
         installation.remove(found.version)

@@ -48,14 +48,14 @@ class Machine:
         self.config = Config(state_dir=self.state, update_url=str(self.manifest), update_public_key=PUBLIC)
         self.own = OwnProcess(self.state, self.installation.current / "bin" / "dcp-daemon", [])
 
-    def release(self, version: str, behaviour: str = "ready", **options: Any) -> None:
+    def release(self, version: str, behaviour: str = "ready") -> None:
         """Publishes a signed release."""
-        name, content = standin_daemon.wheel(version, behaviour, **options)
+        name, content = standin_daemon.wheel(version, behaviour)
         (self.releases / name).write_bytes(content)
         self.manifest.write_bytes(release.write(version, name, content, PRIVATE))
 
     def release_placed(self, version: str, behaviour: str = "ready") -> None:
-        """Publishes a release that an earlier update has installed already, so that only the trial is left."""
+        """Publishes a release that an update has installed already, so that only the trial is left."""
         self.release(version, behaviour)
         standin_daemon.place(self.root, version, behaviour)
 
@@ -112,7 +112,8 @@ def test_update_installs_what_was_signed_and_the_new_daemon_runs(machine: Machin
 
 
 def test_wheel_that_is_another_version_inside_is_removed(machine: Machine) -> None:
-    machine.release("2.0", told="6.6.6")
+    machine.release("2.0")
+    standin_daemon.place(machine.root, "2.0", told="6.6.6")
     with pytest.raises(UpdateError, match=r"says that it is 6\.6\.6; it was removed"):
         machine.update()
     assert machine.installation.current_version == "1.0"

@@ -39,6 +39,7 @@ from server.config import Config
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import OFF, Limits
 from server.store.models import Provider, Renter
+from server.version import CURRENT
 from tests.support.manual_clock import ManualClock
 
 T = TypeVar("T")
@@ -377,6 +378,7 @@ async def running(
     limits: Limits = OFF,
     provider_approval: bool = False,
     webhooks_allow_private: bool = False,
+    newest_daemon: str = CURRENT,
 ) -> AsyncIterator[Market]:
     """A server on 127.0.0.1 until the block ends; without limits, as the clock fills no bucket by itself."""
     config = Config(
@@ -390,6 +392,7 @@ async def running(
         limits,
         provider_approval=provider_approval,
         webhooks_allow_private=webhooks_allow_private,
+        newest_daemon=newest_daemon,
     )
     server = Server(config, clock)
     await server.start()

@@ -57,11 +57,11 @@ def source(version: str, behaviour: str = "ready") -> str:
     return _SOURCE.format(version=version, behaviour=behaviour)
 
 
-def wheel(version: str, behaviour: str = "ready", told: str | None = None) -> tuple[str, bytes]:
-    """A wheel's file name and content; `told`: the version that its program says."""
+def wheel(version: str, behaviour: str = "ready") -> tuple[str, bytes]:
+    """A wheel's file name and content."""
     info = f"dcp_marketplace-{version}.dist-info"
     files = {
-        "dcp_standin.py": source(told or version, behaviour),
+        "dcp_standin.py": source(version, behaviour),
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: dcp-marketplace\nVersion: {version}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/entry_points.txt": "[console_scripts]\ndcp-daemon = dcp_standin:main\n",
@@ -75,11 +75,11 @@ def wheel(version: str, behaviour: str = "ready", told: str | None = None) -> tu
     return f"dcp_marketplace-{version}-py3-none-any.whl", out.getvalue()
 
 
-def place(root: Path, version: str, behaviour: str = "ready") -> None:
-    """Puts a stand-in where an installed version would be, without pip."""
+def place(root: Path, version: str, behaviour: str = "ready", told: str = "") -> None:
+    """Puts a stand-in where an installed version would be, without pip; `told`: the version that it says."""
     program = root / "versions" / version / "bin" / "dcp-daemon"
     program.parent.mkdir(parents=True)
-    program.write_text(f"#!{sys.executable}\n{source(version, behaviour)}\nsys.exit(main())\n")
+    program.write_text(f"#!{sys.executable}\n{source(told or version, behaviour)}\nsys.exit(main())\n")
     program.chmod(0o755)
     (root / "versions" / version / ".complete").touch()
 
