@@ -6,6 +6,7 @@ It must not change anything, and holds no key longer than a question takes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -34,12 +35,13 @@ def run(config: Config, *, once: bool, as_json: bool, console: Console | None = 
     view = next(views)
     if as_json:
         console.print_json(json.dumps(view))
-    elif once or not console.is_terminal:
+    elif once or not console.is_terminal or console.is_dumb_terminal:
         console.print(render(view))
     else:
-        with Live(render(view), console=console, refresh_per_second=4, screen=False) as live:
+        # Ctrl-C is how one stops looking.
+        with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
             for view in views:
-                live.update(render(view))
+                live.update(render(view), refresh=True)
                 time.sleep(REFRESH_SECONDS)
     return 0 if view["daemon"] is not None else 1
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import signal
+import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from daemon.control import socket_path
 from daemon.doctor import Level
 from tests.daemon.fake_server import GOOD_KEY, fake_server
 from tests.daemon.test_main import Command, command, needs_model, run
+from tests.daemon.test_register import Terminal
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
@@ -190,6 +193,42 @@ async def test_status_shows_the_running_daemon(tmp_path: Path) -> None:
             running.process.send_signal(signal.SIGTERM)
             assert (await running.end())[0] == 0
         assert not socket_path(tmp_path / "dcp").exists()
+
+
+async def test_status_in_a_terminal_goes_on_until_it_is_stopped(tmp_path: Path) -> None:
+    async with Terminal("status", state=tmp_path, DCP_SERVER="127.0.0.1:1", TERM="xterm") as terminal:
+        for _ in range(3):
+            await terminal.sees("the daemon is not running")
+        terminal.process.send_signal(signal.SIGINT)
+        assert await terminal.end() == 1
+
+
+# --- the service manager ---
+
+
+@needs_model
+async def test_service_manager_hears_of_every_step(tmp_path: Path) -> None:
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listening.bind(str(tmp_path / "n"))
+    listening.settimeout(20)
+
+    async def heard(text: str) -> None:
+        while text not in (await asyncio.to_thread(listening.recv, 1000)).decode():
+            pass
+
+    async with fake_server() as server:
+        environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY}
+        environ |= {"NOTIFY_SOCKET": str(tmp_path / "n"), "WATCHDOG_USEC": "300000"}
+        async with command("run", state=tmp_path, **environ) as running:
+            await heard(f"READY=1\nSTATUS=connecting to {server.address}")
+            await (await server.connection()).welcome()
+            await heard(f"STATUS=session with {server.address} as provider 42")
+            for _ in range(2):
+                await heard("WATCHDOG=1")
+            running.process.send_signal(signal.SIGTERM)
+            await heard("STOPPING=1")
+            assert (await running.end())[0] == 0
+    listening.close()
 
 
 # --- reload ---

@@ -73,7 +73,7 @@ class Machine:
         wished = Wish(**{"ready_seconds": SOON, **wish})
         return update.run(self.config, wished, self.installation, self.own)
 
-    def edit(self, **fields: str) -> None:
+    def edit(self, **fields: object) -> None:
         """Changes the manifest after it was signed."""
         self.manifest.write_text(json.dumps(json.loads(self.manifest.read_text()) | fields))
 
