@@ -237,8 +237,9 @@ async def test_service_manager_hears_of_every_step(tmp_path: Path) -> None:
 async def says(running: Command, text: str) -> None:
     """Waits for a line of its log."""
     assert running.process.stderr is not None
-    while text not in (line := (await running.process.stderr.readline()).decode()):
-        assert line, f"it ended without {text!r}"
+    async with asyncio.timeout(30):
+        while text not in (line := (await running.process.stderr.readline()).decode()):
+            assert line, f"it ended without {text!r}"
 
 
 @needs_model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -114,6 +115,14 @@ def test_file_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> Non
     path = write(tmp_path, 'server = "127.0.0.1:7"')
     path.chmod(mode)
     with pytest.raises(ConfigError, match="can be written by other users: run chmod go-w"):
+        load({"HOME": str(tmp_path)}, str(path))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of other users")
+def test_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, 'server = "127.0.0.1:7"')
+    os.chown(path, 65534, -1)
+    with pytest.raises(ConfigError, match="belongs to another user"):
         load({"HOME": str(tmp_path)}, str(path))
 
 
