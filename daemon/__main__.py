@@ -198,7 +198,13 @@ def _drain_on_signals(daemon: Daemon, manager: Manager) -> None:
 def _reload_on_hangup(
     daemon: Daemon, reloader: Reloader, manager: Manager, read: Callable[[], Config]
 ) -> None:
+    was_in_a_terminal = sys.stdin.isatty()
+
     def on_hangup() -> None:
+        if was_in_a_terminal and not sys.stdin.isatty():
+            # The terminal is gone, and with it whoever started this: not a wish for other settings.
+            daemon.drain()
+            return
         # A reload takes milliseconds, all in this call: to the manager it is one step.
         reloader.reload(daemon, read)
         manager.tell("READY=1")

@@ -184,6 +184,8 @@ class OwnProcess:
             return int(control.ask(self._state_dir, "status")["pid"])
         except (control.NotRunningError, KeyError, TypeError, ValueError):
             return None
+        except PermissionError:
+            raise SupervisorError(f"{self._state_dir} belongs to another user: run it as that user") from None
 
     def _end(self) -> None:
         pid = self._child.pid if self._child is not None else self._pid()

@@ -277,3 +277,18 @@ async def test_hangup_reads_the_settings_again_and_a_bad_file_changes_nothing(tm
             assert [served["name"] for served in view["models"]] == ["a/two"]
             running.process.send_signal(signal.SIGTERM)
             assert (await running.end())[0] == 0
+
+
+@needs_model
+async def test_hangup_of_the_terminal_drains(tmp_path: Path) -> None:
+    async with fake_server() as server:
+        environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY}
+        async with Terminal("run", state=tmp_path, **environ) as terminal:
+            connection = await server.connection()
+            await connection.welcome()
+            await terminal.sees("ready session")
+            terminal.close()
+            terminal.process.send_signal(signal.SIGHUP)
+            await connection.expect_anyway("drain")
+            await connection.expect_anyway("goodbye")
+            await terminal.end()

@@ -59,7 +59,13 @@ class Terminal:
         if self.process.returncode is None:
             self.process.kill()
             await self.process.wait()
-        os.close(self._own)
+        self.close()
+
+    def close(self) -> None:
+        """The terminal goes away."""
+        if self._own >= 0:
+            os.close(self._own)
+            self._own = -1
 
     async def sees(self, text: str) -> None:
         """Waits until this is shown, after what was seen before."""
