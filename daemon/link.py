@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -58,6 +61,8 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
 )
 
+_ABOUT_FIELDS = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.ALREADY_EXISTS)
+
 T = TypeVar("T")
 _Stream = aio.StreamStreamCall[sessions_pb2.DaemonMessage, sessions_pb2.ServerMessage]
 
@@ -82,6 +87,25 @@ class KeyRefusedError(Exception):
 
 class RegistrationError(Exception):
     """The server refused the registration, in its own words."""
+
+    def __init__(self, text: str, *, is_about_fields: bool = False) -> None:
+        """`is_about_fields`: other answers to the same questions may be accepted."""
+        super().__init__(text)
+        self.is_about_fields = is_about_fields
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a server answered to a first question."""
+
+    problem: str
+    """Why it cannot be used; empty when it can."""
+    round_trip_ms: float = 0.0
+    """Of a question on a connection that was there already."""
+    date: datetime | None = None
+    """The server's time of day, to the second; None: it did not tell."""
+    newest_daemon: str = ""
+    """The version of the newest daemon; empty: it did not tell."""
 
 
 class Stream:
@@ -237,11 +261,26 @@ async def register(
                 request, timeout=UNARY_DEADLINE_SECONDS
             )
         except aio.AioRpcError as error:
-            raise RegistrationError(_text(error)) from None
+            raise RegistrationError(_text(error), is_about_fields=error.code() in _ABOUT_FIELDS) from None
 
 
-async def reachable(server: Server, timeout_seconds: float = 5.0) -> str:
-    """Empty when a gRPC server answers there, otherwise why not."""
+async def own_provider(
+    server: Server, key: str, timeout_seconds: float = UNARY_DEADLINE_SECONDS
+) -> providers_pb2.GetOwnProviderResponse:
+    """The provider as the server sees it. Raises KeyRefusedError or LinkBrokenError."""
+    async with _channel(server) as channel:
+        try:
+            return await ProviderServiceStub(channel).GetOwnProvider(
+                providers_pb2.GetOwnProviderRequest(),
+                metadata=(("authorization", f"Bearer {key}"),),
+                timeout=timeout_seconds,
+            )
+        except aio.AioRpcError as error:
+            raise _link_error(error) from None
+
+
+async def probe(server: Server, timeout_seconds: float = 5.0) -> Probe:
+    """Whether a gRPC server answers there, how fast, and what time it is at its place."""
     async with _channel(server) as channel:
         # By its bytes, not by its stub: the daemon is installed without grpc's
         # health package. An empty request asks for the server as a whole.
@@ -251,11 +290,26 @@ async def reachable(server: Server, timeout_seconds: float = 5.0) -> str:
             response_deserializer=bytes,
         )
         try:
-            answer = await check(b"", timeout=timeout_seconds)
+            # The first call connects; the second is what a message costs.
+            await check(b"", timeout=timeout_seconds)
+            asked_at = time.monotonic()
+            call = check(b"", timeout=timeout_seconds)
+            answer = await call
+            round_trip_ms = (time.monotonic() - asked_at) * 1000
+            told = dict(await call.trailing_metadata() or ())
         except aio.AioRpcError as error:
             answered = error.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAUTHENTICATED)
-            return "" if answered else _text(error)
-        return "" if answer == b"\x08\x01" else "the server answers that it is not serving"
+            return Probe("" if answered else _text(error))
+        problem = "" if answer == b"\x08\x01" else "the server answers that it is not serving"
+        newest = str(told.get("dcp-newest-daemon", ""))
+        return Probe(problem, round_trip_ms, _date(told.get("date", "")), newest)
+
+
+def _date(text: str | bytes) -> datetime | None:
+    try:
+        return parsedate_to_datetime(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
 
 
 def _channel(server: Server) -> aio.Channel:

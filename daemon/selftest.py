@@ -76,18 +76,24 @@ class SelfTests:
         changed: Callable[[], None],
     ) -> None:
         """`is_busy`: the engine has a job, so that no test may disturb it; `changed`: a verdict is new."""
-        self._engines = list(engines)
         self._clock = clock
         self._rng = rng
         self._is_busy = is_busy
         self._changed = changed
-        self._trials = [Trial() for _ in self._engines]
-        self._running: dict[int, asyncio.Task[None]] = {}
+        self._trials = {engine: Trial() for engine in engines}
+        self._running: dict[Runner, asyncio.Task[None]] = {}
+
+    def use(self, engines: Sequence[Runner]) -> None:
+        """From now on these are the engines; what is known of those that stay, stays known."""
+        for engine in self._trials.keys() - set(engines):
+            if (task := self._running.get(engine)) is not None:
+                task.cancel()
+        self._trials = {engine: self._trials.get(engine) or Trial() for engine in engines}
 
     @property
     def passed(self) -> list[Runner]:
         """The engines that may take jobs."""
-        return [engine for engine, trial in zip(self._engines, self._trials, strict=True) if trial.passed]
+        return [engine for engine, trial in self._trials.items() if trial.passed]
 
     def report(self) -> honesty_pb2.SelfTestReport:
         """Every engine's newest test, as the server is told."""
@@ -100,7 +106,7 @@ class SelfTests:
                 job_types=engine.job_types(),
                 pending=trial.is_new,
             )
-            for engine, trial in zip(self._engines, self._trials, strict=True)
+            for engine, trial in self._trials.items()
         ]
         return honesty_pb2.SelfTestReport(tests=tests)
 
@@ -116,17 +122,16 @@ class SelfTests:
         The first test waits for no run that an earlier daemon began: until it passes, nothing new comes.
         """
         now = self._clock.monotonic()
-        for number, engine in enumerate(self._engines):
-            trial = self._trials[number]
-            is_due = number not in self._running and trial.is_due(now)
+        for engine, trial in self._trials.items():
+            is_due = engine not in self._running and trial.is_due(now)
             if is_due and (trial.is_new or not self._is_busy(engine)):
-                task = asyncio.create_task(self._test(number, engine))
-                self._running[number] = task
-                task.add_done_callback(lambda _, number=number: self._running.pop(number, None))  # type: ignore[misc]
+                task = asyncio.create_task(self._test(engine, trial))
+                self._running[engine] = task
+                task.add_done_callback(lambda _, engine=engine: self._running.pop(engine, None))  # type: ignore[misc]
 
     def job_began(self, engine: Runner) -> None:
         """A job comes first: a test that runs in its way is given up, and its result will count instead."""
-        if (task := self._running.get(self._engines.index(engine))) is not None:
+        if (task := self._running.get(engine)) is not None:
             task.cancel()
 
     def job_ended(
@@ -136,7 +141,9 @@ class SelfTests:
         reason: jobs_pb2.FailureReason.ValueType,
     ) -> None:
         """A job's end says as much as a test, where it was the engine that decided it."""
-        trial = self._trials[self._engines.index(engine)]
+        trial = self._trials.get(engine)
+        if trial is None:
+            return  # its engine left meanwhile
         if outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED:
             self._note(trial, "", engine.name)
         elif reason == jobs_pb2.FAILURE_REASON_ENGINE_FAILED:
@@ -150,7 +157,7 @@ class SelfTests:
         if tasks:
             await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
 
-    async def _test(self, number: int, engine: Runner) -> None:
+    async def _test(self, engine: Runner, trial: Trial) -> None:
         try:
             async with asyncio.timeout(engine.self_test_seconds):
                 await engine.self_test()
@@ -162,7 +169,7 @@ class SelfTests:
         except Exception:
             logger.exception("an engine's self-test failed unexpectedly engine=%s", engine.name)
             problem = _BROKE_DOWN
-        self._note(self._trials[number], problem, engine.name)
+        self._note(trial, problem, engine.name)
 
     def _note(self, trial: Trial, problem: str, name: str) -> None:
         before = trial.passed, trial.reason

@@ -77,6 +77,8 @@ class DaemonSession:
         self.session_epoch = 0
         self.settings = terms_pb2.ProviderSettings()
         """When and how far the owner lets this machine take jobs, as the server last told."""
+        self.newest_daemon = ""
+        self.update_available = False
         self._boot_id = boot_id
         self._daemon_version = daemon_version
         self._rng = rng
@@ -98,6 +100,16 @@ class DaemonSession:
     def unfinished(self) -> list[Run]:
         """The runs that prepare or run: they take the slots."""
         return self._leases.unfinished
+
+    @property
+    def models(self) -> Sequence[sessions_pb2.ServedModel]:
+        """The models that the server knows of."""
+        return tuple(self._models)
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether no job is taken any more."""
+        return self._drain_until is not None
 
     def has_room(self, lease: sessions_pb2.Lease) -> bool:
         """Whether the run may write on, or must wait until the server has stored more of its output."""
@@ -240,6 +252,7 @@ class DaemonSession:
         self._failures = 0
         self.provider_id, self.session_epoch = welcome.provider_id, welcome.session_epoch
         self.settings = welcome.settings
+        self.newest_daemon, self.update_available = welcome.newest_daemon, welcome.update_available
         self._heartbeats.open(_seconds(welcome.heartbeat_interval), now)
         leases = self._leases
         leases.where = self._where()
@@ -307,9 +320,9 @@ class DaemonSession:
             return f"this daemon does not serve the model {offer.params.model}"
         if _seconds(offer.run_limit) <= 0:
             return "the offer has no run limit"
-        if len(self.unfinished) >= self._slots:
-            return "no slot is free"
-        return self._objection(offer, [run.offer for run in self.unfinished])
+        if refusal := self._objection(offer, [run.offer for run in self.unfinished]):
+            return refusal
+        return "no slot is free" if len(self.unfinished) >= self._slots else ""
 
     def _heartbeat(self, now: float) -> list[Effect]:
         if not self._heartbeats.due(now):

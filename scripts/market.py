@@ -226,6 +226,8 @@ class Market:
             "run",
             *arguments,
             env={
+                # Where the file of settings of whoever runs this is not found.
+                "HOME": str(self.folder),
                 "DCP_SERVER": server or self.grpc_address,
                 "DCP_PROVIDER_KEY": provider_key,
                 "DCP_STATE_DIR": str(state_dir or self.folder / "daemon"),

@@ -29,7 +29,6 @@ from dcp.v1 import (
 )
 from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from server.blobs import Blobs
@@ -46,6 +45,7 @@ from server.rpc.accounts import AccountServicer
 from server.rpc.addresses import Addresses
 from server.rpc.admin import AdminServicer
 from server.rpc.artifacts import ArtifactServicer
+from server.rpc.health import DatedHealth
 from server.rpc.interceptors import Authentication
 from server.rpc.jobs import JobServicer
 from server.rpc.keys import KeyServicer
@@ -86,6 +86,7 @@ from server.services.webhooks import Webhooks
 from server.services.withdrawals import Withdrawals
 from server.store import accounts
 from server.store.database import Database
+from server.version import CURRENT
 
 log = logging.getLogger(__name__)
 
@@ -167,13 +168,14 @@ def build_services(
     minimums: Minimums = MINIMUMS,
     blobs: Blobs | None = None,
     artifact_limits: ArtifactLimits | None = None,
+    newest_daemon: str = CURRENT,
 ) -> Services:
     """Wires the use cases to one database, clock and fleet."""
     fleet = Fleet()
     dispatch = Dispatch(database, fleet, clock, max_output_bytes)
     metrics = Metrics(database, clock)
     providers = Providers(database, fleet, metrics, clock, provider_approval, minimums)
-    sessions = Sessions(database, dispatch, fleet, providers, clock, limits.streams)
+    sessions = Sessions(database, dispatch, fleet, providers, clock, limits.streams, newest_daemon)
     keys = Keys(database, clock, admin_token)
     deletion = Deletion(database, clock, keys)
     terms = OwnTerms(database, fleet, dispatch, clock)
@@ -233,6 +235,7 @@ class Server:
             self._config.minimums,
             open_blobs(self._config.blob_store),
             self._config.artifact_limits,
+            self._config.newest_daemon,
         )
         door = Authentication(
             self.services.keys,
@@ -270,8 +273,10 @@ class Server:
     def _register(self) -> None:
         services, server = self.services, self._grpc
         self._sessions = SessionServicer(services.sessions)
-        self._health = health_aio.HealthServicer()
-        providers_pb2_grpc.add_ProviderServiceServicer_to_server(ProviderServicer(services.providers), server)
+        self._health = DatedHealth(self._config.newest_daemon)
+        providers_pb2_grpc.add_ProviderServiceServicer_to_server(
+            ProviderServicer(services.providers, self._config.newest_daemon), server
+        )
         renters_pb2_grpc.add_RenterServiceServicer_to_server(
             RenterServicer(services.renters, services.providers), server
         )

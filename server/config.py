@@ -15,6 +15,7 @@ from server.domain.artifacts import ArtifactLimits
 from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import Limits
+from server.version import CURRENT, numbers
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -98,6 +99,11 @@ VARIABLES = (
         Variable(name, str(getattr(MINIMUMS, field)), f"the oldest {what}; 0 or empty: any")
         for name, (field, what) in _MINIMUMS.items()
     ),
+    Variable(
+        "DCP_NEWEST_DAEMON",
+        "the server's own version",
+        "version that daemons are told is the newest, such as 1.4.0; an older one says that an update waits",
+    ),
     Variable("DCP_TLS_CERT", "", "certificate chain (PEM); unset: plain, loopback addresses only"),
     Variable("DCP_TLS_KEY", "", "private key (PEM) of the certificate"),
     Variable("DCP_LOG_LEVEL", "info", "debug, info, warning or error"),
@@ -128,6 +134,13 @@ KNOWN = frozenset({variable.name for variable in VARIABLES}) | {
     "DCP_ALIASES",
     "DCP_TLS_CA",
     "DCP_INSECURE",
+    "DCP_CONFIG",
+    "DCP_MAX_TEMP_C",
+    "DCP_VRAM_RESERVE_MIB",
+    "DCP_SCHEDULE",
+    "DCP_TIME_ZONE",
+    "DCP_UPDATE_URL",
+    "DCP_UPDATE_PUBLIC_KEY",
 }
 MIN_TOKEN_LENGTH = 8
 # The largest output must fit into one answer, even if its bytes are no UTF-8 and each becomes three.
@@ -166,6 +179,8 @@ class Config:
     """Where the files of jobs lie: file:FOLDER or s3://BUCKET/PREFIX."""
     artifact_limits: ArtifactLimits = field(default_factory=ArtifactLimits)
     """How much is kept of a job's files, and how long."""
+    newest_daemon: str = CURRENT
+    """The version of daemons that older ones are told of."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
@@ -188,6 +203,7 @@ class Config:
             log_level=_log_level(value["DCP_LOG_LEVEL"]),
             max_output_bytes=_output_bytes(value["DCP_MAX_OUTPUT_BYTES"]),
             limits=Limits(**{field: _limit(name, value[name]) for name, (field, _) in _LIMITS.items()}),
+            newest_daemon=_newest_daemon(environ.get("DCP_NEWEST_DAEMON") or CURRENT),
             trusted_proxies=_networks("DCP_TRUSTED_PROXIES", value["DCP_TRUSTED_PROXIES"]),
             minimums=Minimums(
                 **{field: _version(name, value[name]) for name, (field, _) in _MINIMUMS.items()}
@@ -304,6 +320,12 @@ def _networks(name: str, text: str) -> tuple[Network, ...]:
         raise ConfigError(
             f"{name}: {error}; write addresses and networks, such as 10.1.2.3,10.8.0.0/16"
         ) from None
+
+
+def _newest_daemon(text: str) -> str:
+    if not numbers(text) or len(text) > 100 or not text.isascii() or not text.isprintable():
+        raise ConfigError(f"DCP_NEWEST_DAEMON: {text!r} is no version, such as 1.4.0")
+    return text
 
 
 def _log_level(text: str) -> str:

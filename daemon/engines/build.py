@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from daemon.config import Config
+from daemon.config import Config, ModelFile
 from daemon.engines import Engine
 from daemon.engines.attached import AttachedEngine, Attachment
 from daemon.engines.llamacpp import LlamaCppEngine
 from daemon.engines.warm import WarmModels
 
 
-def build_engines(config: Config, warm: WarmModels) -> list[Engine]:
-    """One for each model file, and one for the attached model server; `warm` shares the memory out."""
-    engines: list[Engine] = [
-        LlamaCppEngine(model.name, model.path, slots=config.engine_slots, warm=warm)
-        for model in config.models
-    ]
-    if config.attached_url is not None:
-        engines.append(AttachedEngine(attachment(config)))
-    return engines
+def model_engine(config: Config, model: ModelFile, warm: WarmModels) -> Engine:
+    """The engine of one model file; `warm` shares the memory out."""
+    return LlamaCppEngine(model.name, model.path, slots=config.engine_slots, warm=warm)
+
+
+def attached_engines(config: Config) -> list[Engine]:
+    """The engine of the attached model server, where there is one."""
+    return [AttachedEngine(attachment(config))] if config.attached_url is not None else []
 
 
 def attachment(config: Config) -> Attachment:

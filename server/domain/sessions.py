@@ -127,6 +127,8 @@ class Welcome:
     provider_id: int
     heartbeat_seconds: float = HEARTBEAT_SECONDS
     settings: Settings = NO_SETTINGS
+    newest_daemon: str = ""
+    update_available: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,9 @@ _PLACE = re.compile(r"([0-9]{1,16})-([0-9]{1,16})")
 
 
 class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
-    def __init__(self, providers: Providers) -> None:
+    def __init__(self, providers: Providers, newest_daemon: str) -> None:
         self._providers = providers
+        self._newest_daemon = newest_daemon
 
     async def RegisterProvider(
         self, request: pb.RegisterProviderRequest, context: Any
@@ -91,7 +92,7 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
         return pb.HeartbeatResponse(
             success=True,
             status=convert.provider_status(status),
-            update_available=is_older(request.gpu_status.daemon_version),
+            update_available=is_older(request.gpu_status.daemon_version, self._newest_daemon),
         )
 
     async def ListProviderHistory(

@@ -320,6 +320,8 @@ def _welcome(message: half.Welcome) -> pb.Welcome:
         chunk_credit=CHUNK_CREDIT,
         provider_id=message.provider_id,
         settings=settings_message(message.settings),
+        newest_daemon=message.newest_daemon,
+        update_available=message.update_available,
     )
 
 

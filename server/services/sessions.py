@@ -61,6 +61,7 @@ from server.services.settlement import settle
 from server.store import accounts, jobs, leases, terms
 from server.store.accounts import ProviderRow
 from server.store.database import Database
+from server.version import CURRENT, is_older
 
 log = logging.getLogger(__name__)
 OUTBOX_SIZE = 1000
@@ -83,6 +84,7 @@ class Sessions:
         providers: Providers,
         clock: Clock,
         max_streams: int = 0,
+        newest_daemon: str = CURRENT,
     ) -> None:
         self.database = database
         self.dispatch = dispatch
@@ -91,6 +93,7 @@ class Sessions:
         self.clock = clock
         self.open: set[Session] = set()
         """Every stream of this server, also those without a Hello yet."""
+        self.newest_daemon = newest_daemon
         self._max_streams = max_streams
         self._streams: Counter[int] = Counter()
         self._next_check = clock.now() + CHECK_SECONDS
@@ -314,8 +317,14 @@ class Session:
             raise DomainError(Reason.SESSION_SUPERSEDED, "a newer session of this provider exists")
         if older is not None:
             older.send(_farewell(older, self._presence))
-        seconds = owner.fleet.heartbeat_seconds()
-        welcome = Welcome(epoch, self.provider_id, seconds, own_terms.settings)
+        welcome = Welcome(
+            epoch,
+            self.provider_id,
+            owner.fleet.heartbeat_seconds(),
+            own_terms.settings,
+            newest_daemon=owner.newest_daemon,
+            update_available=is_older(hello.daemon_version, owner.newest_daemon),
+        )
         for message in self._half.opened(welcome, [k for k, _ in kept]):
             self._send(message)
         log.info("session opened %s slots=%d models=%d", self._who(), hello.slots, len(hello.models))

@@ -62,8 +62,10 @@ class Connection:
                 chunks.append((message.output_chunk.seq, message.output_chunk.data))
         return chunks, message.job_finished
 
-    async def welcome(self, *, heartbeat_seconds: float = 10.0, credit: int = 16) -> sessions_pb2.Hello:
-        """Takes Hello and answers it."""
+    async def welcome(
+        self, *, heartbeat_seconds: float = 10.0, credit: int = 16, newest_daemon: str = ""
+    ) -> sessions_pb2.Hello:
+        """Takes Hello and answers it; with `newest_daemon`: the daemon is told to be older than that."""
         hello: sessions_pb2.Hello = await self.expect("hello")
         await self.send(
             welcome=sessions_pb2.Welcome(
@@ -72,6 +74,8 @@ class Connection:
                 heartbeat_interval=seconds(heartbeat_seconds),
                 lost_after=seconds(300),
                 chunk_credit=credit,
+                newest_daemon=newest_daemon,
+                update_available=bool(newest_daemon),
             )
         )
         return hello
@@ -116,8 +120,18 @@ class FakeServer(SessionServiceServicer, ProviderServiceServicer):
         return providers_pb2.RegisterProviderResponse(success=True, provider_id=42, api_key=GOOD_KEY)
 
     async def GetOwnProvider(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Not for daemons."""
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
+        """The provider with the good key."""
+        if ("authorization", f"Bearer {GOOD_KEY}") not in context.invocation_metadata():
+            await refuse(context, code_pb2.UNAUTHENTICATED, "no such key", "INVALID_CREDENTIAL")
+        return providers_pb2.GetOwnProviderResponse(
+            provider=providers_pb2.Provider(
+                id=42,
+                name="Node",
+                status=providers_pb2.PROVIDER_STATUS_ONLINE,
+                total_jobs=19,
+                earnings=providers_pb2.Earnings(total_halala=15041, claimable_halala=141),
+            )
+        )
 
     async def PauseOwnProvider(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Not for daemons."""

@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
 import pytest
-from dcp.v1 import jobs_pb2, sessions_pb2
+from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2
 
 from daemon.app import Daemon
 from daemon.effects import EndReason
@@ -19,6 +20,7 @@ from daemon.gpus import Gpus
 from daemon.gpus.none import NoGpus
 from daemon.journal import Journal
 from daemon.link import KeyRefusedError
+from daemon.policy import Rules, parse_schedule
 from daemon.runners import Picture, Piece, Written
 from tests.daemon.fake_server import (
     GOOD_KEY,
@@ -45,6 +47,7 @@ class Stack:
         disk: MemoryDisk | None = None,
         gpus: Gpus | None = None,
         others: Sequence[ScriptedEngine] = (),
+        rules: Rules | None = None,
     ) -> None:
         self.server = server
         self.disk = disk or MemoryDisk()
@@ -57,6 +60,8 @@ class Stack:
             engines=[engine, *others],
             journal=Journal(self.disk),
             gpus=gpus or NoGpus(),
+            rules=rules,
+            local_time=lambda: datetime.fromtimestamp(self.clock.now(), UTC),
             clock=self.clock,
             rng=Random(1),
             on_ready=self.ready.append,
@@ -91,9 +96,10 @@ async def stack(
     disk: MemoryDisk | None = None,
     gpus: Gpus | None = None,
     others: Sequence[ScriptedEngine] = (),
+    rules: Rules | None = None,
 ) -> AsyncIterator[Stack]:
     async with fake_server() as server:
-        running = Stack(server, engine, disk, gpus, others)
+        running = Stack(server, engine, disk, gpus, others, rules)
         try:
             yield running
         finally:
@@ -540,3 +546,126 @@ async def test_model_that_appears_later_is_told_to_the_server() -> None:
         await s.daemon.refresh()
         update = await connection.expect_anyway("capacity_update")
         assert [model.name for model in update.models] == ["test/model"]
+
+
+# The provider's own rules, and settings that change.
+
+
+class HotGpu:
+    """One GPU whose temperature the test sets."""
+
+    name = "fake"
+    reason = ""
+    temp_c = 90.0
+
+    def read(self) -> gpus_pb2.GpuStatus:
+        """The GPU as the test wants it."""
+        gpu = gpus_pb2.GpuDevice(index=0, gpu_name="Test GPU", temp_c=self.temp_c)
+        return gpus_pb2.GpuStatus(gpu_count=1, all_gpus=[gpu])
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+async def test_rule_refuses_an_offer_that_the_server_should_not_have_made() -> None:
+    async with stack(ScriptedEngine(), rules=Rules(max_temp_c=80), gpus=HotGpu()) as s:
+        connection = await s.server.connection()
+        hello = await connection.welcome()
+        assert hello.slots == 0  # so a server that listens makes none
+        assert s.daemon.state()["takes_no_jobs"] == "GPU 0 has 90 °C; this provider's cap is 80"
+        await connection.send(job_offer=offer())
+        reply = await connection.expect("offer_reply")
+        assert (reply.accepted, reply.refusal) == (False, "GPU 0 has 90 °C; this provider's cap is 80")
+
+
+async def test_schedule_is_kept_by_the_daemons_own_clock() -> None:
+    opens = datetime.fromtimestamp(1_800_000_000.0, UTC).hour
+    schedule = parse_schedule(f"{opens:02d}:00-{opens + 1:02d}:00", UTC)
+    async with stack(ScriptedEngine(), rules=Rules(schedules=(schedule,))) as s:
+        connection = await s.server.connection()
+        assert (await connection.welcome()).slots == 1
+        await s.take_job(connection)
+        await connection.expect("output_chunk")
+        s.clock.advance(3600.0)
+        await connection.send(job_offer=offer("job-2"))
+        reply = await connection.expect_anyway("offer_reply")
+        assert reply.refusal == "it is outside the hours in which this provider takes jobs"
+
+
+async def test_changed_rules_hold_from_then_on_and_are_told() -> None:
+    engine = ScriptedEngine()
+    async with stack(engine, gpus=HotGpu()) as s:
+        connection = await s.server.connection()
+        assert (await connection.welcome()).slots == 1
+        await eventually(lambda: s.ready == [42])
+        s.daemon.reconfigure([engine], Rules(max_temp_c=80))
+        assert (await connection.expect_anyway("capacity_update")).slots == 0
+        s.daemon.reconfigure([engine], Rules(max_temp_c=95))
+        assert (await connection.expect_anyway("capacity_update")).slots == 1
+
+
+async def test_models_change_while_a_job_runs_on() -> None:
+    gate = asyncio.Event()
+    leaving, coming = ScriptedEngine(["Hello", gate, ", world"]), ScriptedEngine(model="test/other")
+    async with stack(leaving) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        await s.take_job(connection)
+        s.daemon.reconfigure([coming], Rules())
+        update = await connection.expect_anyway("capacity_update")
+        assert [model.name for model in update.models] == ["test/other"]
+        await connection.send(job_offer=offer("job-2"))
+        reply = await connection.expect_anyway("offer_reply")
+        assert "does not serve the model test/model" in reply.refusal
+        assert not leaving.closed
+        gate.set()
+        finished = await connection.expect_anyway("job_finished")
+        assert finished.outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED
+        await eventually(lambda: leaving.closed)
+        assert not coming.closed
+
+
+async def test_job_that_was_accepted_before_its_model_left_is_still_run() -> None:
+    prepare = asyncio.Event()
+    leaving = ScriptedEngine(prepare_gate=prepare)
+    async with stack(leaving) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        await connection.send(job_offer=offer())
+        assert (await connection.expect("offer_reply")).accepted
+        s.daemon.reconfigure([ScriptedEngine(model="test/other")], Rules())
+        prepare.set()
+        finished = await connection.expect_anyway("job_finished")
+        assert finished.outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED
+
+
+async def test_state_tells_session_jobs_and_gpus_without_secrets() -> None:
+    async with stack(ScriptedEngine(["Hello", asyncio.Event()]), gpus=HotGpu()) as s:
+        connection = await s.server.connection()
+        await connection.welcome(newest_daemon="999.0")
+        await s.take_job(connection)
+        s.clock.advance(7.5)
+        state = s.daemon.state()
+    assert state["session"] == {
+        "state": "open",
+        "server": s.server.address,
+        "provider_id": 42,
+        "session_epoch": 1,
+        "connected_seconds": 7.5,
+        "draining": False,
+    }
+    assert state["update"] == {"available": True, "newest": "999.0"}
+    (job,) = state["jobs"]
+    assert (job["job_id"], job["job_type"], job["model"]) == ("job-1", "llm_inference", "test/model")
+    assert (job["phase"], job["run_seconds"], job["attempt"]) == ("running", 7.5, 1)
+    assert state["gpus"][0]["temp_c"] == 90
+    assert state["gpus"][0]["power_w"] is None
+    for secret in (GOOD_KEY, "Say hello", "ssss", "Hello"):
+        assert secret not in str(state)
+
+
+async def test_newer_daemon_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with stack(ScriptedEngine()) as s:
+        await (await s.server.connection()).welcome(newest_daemon="999.0")
+        await eventually(lambda: s.ready == [42])
+    assert "a newer daemon is there: run dcp-daemon update; newest=999.0" in caplog.text

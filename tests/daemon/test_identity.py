@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -55,3 +56,12 @@ def test_damaged_file_is_refused(tmp_path: Path, text: str) -> None:
 
 def test_key_is_not_in_the_repr() -> None:
     assert "secret" not in repr(IDENTITY)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make folders of other users")
+def test_root_registers_for_whoever_owns_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "dcp"
+    folder.mkdir()
+    os.chown(folder, 65534, 65534)
+    status = save(folder, Identity(42, "dcp-provider-x", "127.0.0.1:1")).stat()
+    assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (65534, 0o600)

@@ -86,7 +86,12 @@ async def test_register_stores_the_key_and_never_prints_it(tmp_path: Path) -> No
         status, out, err = await registered(server, tmp_path)
         assert (status, err) == (0, "")
         path = tmp_path / "dcp" / "identity.json"
-        assert out == f"registered provider 42 with {server.address}; its key is stored in {path}\n"
+        settings = tmp_path / ".config" / "dcp-daemon" / "config.toml"
+        assert out == (
+            f"registered provider 42 with {server.address}; its key is stored in {path}\n"
+            f"its settings are in {settings}\n"
+        )
+        assert GOOD_KEY not in settings.read_text()
         assert json.loads(path.read_text())["api_key"] == GOOD_KEY
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert server.registrations[0].gpu_model == "RTX 4090"
@@ -201,7 +206,7 @@ async def test_doctor_is_content_with_a_sound_machine(tmp_path: Path) -> None:
         await registered(server, tmp_path)
         status, out, err = await run("doctor", state=tmp_path, DCP_SERVER=server.address)
     assert status == 0, out + err
-    assert f"ok   server {server.address} answers" in out
+    assert f"ok   server {server.address} answers in " in out
     assert "ok   identity: provider 42" in out
     assert f"ok   journal: {tmp_path / 'dcp'} can be written" in out
 

@@ -69,6 +69,7 @@ def test_loopback_needs_no_tls(listen: str) -> None:
         ({"DCP_MAX_OPEN_JOBS": "9" * 5000}, "DCP_MAX_OPEN_JOBS"),
         ({"DCP_MAX_STREAMS": "١"}, "DCP_MAX_STREAMS"),
         ({"DCP_TRUSTED_PROXIES": "gateway.example.com"}, "DCP_TRUSTED_PROXIES"),
+        ({"DCP_NEWEST_DAEMON": "latest"}, "DCP_NEWEST_DAEMON"),
         ({"DCP_TRUSTED_PROXIES": "10.8.0.1/16"}, "DCP_TRUSTED_PROXIES"),
         ({"DCP_GRPC_LISTEN": ":50051"}, "DCP_GRPC_LISTEN"),
         ({"DCP_GRPC_LISTEN": "127.0.0.1:"}, "DCP_GRPC_LISTEN"),

@@ -45,6 +45,7 @@ from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import OFF, Limits
 from server.store.models import Provider, Renter
+from server.version import CURRENT
 from tests.support.manual_clock import ManualClock
 
 T = TypeVar("T")
@@ -390,6 +391,7 @@ async def running(
     minimums: Minimums = MINIMUMS,
     blob_store: str = DEFAULT_BLOB_STORE,
     artifact_limits: ArtifactLimits | None = None,
+    newest_daemon: str = CURRENT,
 ) -> AsyncIterator[Market]:
     """A server on 127.0.0.1 until the block ends; without limits, as the clock fills no bucket by itself."""
     config = Config(
@@ -406,6 +408,7 @@ async def running(
         minimums=minimums,
         blob_store=blob_store,
         artifact_limits=artifact_limits or ArtifactLimits(),
+        newest_daemon=newest_daemon,
     )
     server = Server(config, clock)
     await server.start()

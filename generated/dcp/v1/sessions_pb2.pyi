@@ -769,12 +769,18 @@ class Welcome(_message.Message):
     CHUNK_CREDIT_FIELD_NUMBER: _builtins.int
     PROVIDER_ID_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
+    NEWEST_DAEMON_FIELD_NUMBER: _builtins.int
+    UPDATE_AVAILABLE_FIELD_NUMBER: _builtins.int
     session_epoch: _builtins.int
     """One more with every Hello of this provider. The newest session wins."""
     chunk_credit: _builtins.int
     """How many unacknowledged output and log chunks the daemon may have under way."""
     provider_id: _builtins.int
     """The provider's id, for the log."""
+    newest_daemon: _builtins.str
+    """The newest daemon's version, such as `1.4.0`."""
+    update_available: _builtins.bool
+    """The daemon is older than the newest: its owner should update it. Nothing is refused to an older one."""
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
         """How often to heartbeat. The daemon adds jitter of 10 % of its own."""
@@ -796,10 +802,12 @@ class Welcome(_message.Message):
         chunk_credit: _builtins.int = ...,
         provider_id: _builtins.int = ...,
         settings: _terms_pb2.ProviderSettings | None = ...,
+        newest_daemon: _builtins.str = ...,
+        update_available: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "lost_after", b"lost_after", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_credit", b"chunk_credit", "heartbeat_interval", b"heartbeat_interval", "lost_after", b"lost_after", "provider_id", b"provider_id", "session_epoch", b"session_epoch", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_credit", b"chunk_credit", "heartbeat_interval", b"heartbeat_interval", "lost_after", b"lost_after", "newest_daemon", b"newest_daemon", "provider_id", b"provider_id", "session_epoch", b"session_epoch", "settings", b"settings", "update_available", b"update_available"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

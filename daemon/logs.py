@@ -1,0 +1,53 @@
+"""Sets the process's logging up: lines with a time for people, lines with a severity for the journal.
+
+It must not log anything itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from typing import TextIO
+
+_PLAIN = "%(asctime)s %(levelname)s %(name)s %(message)s"
+_JOURNAL = "%(name)s %(message)s"
+
+
+class JournalFormatter(logging.Formatter):
+    """The severity as systemd reads it, before every line, since the journal makes an entry of each."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's lines, without a time: the journal has its own."""
+        prefix = f"<{_severity(record.levelno)}>"
+        return "\n".join(prefix + line for line in super().format(record).splitlines())
+
+
+def set_up(level: str, environ: Mapping[str, str], stream: TextIO = sys.stderr) -> None:
+    """Logs to `stream` from this level on."""
+    handler = logging.StreamHandler(stream)
+    is_journal = leads_to_journal(environ, stream)
+    handler.setFormatter(JournalFormatter(_JOURNAL) if is_journal else logging.Formatter(_PLAIN))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    # httpx logs every request at INFO, which is traffic to us.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("httpcore").setLevel(logging.WARNING)
+
+
+def leads_to_journal(environ: Mapping[str, str], stream: TextIO) -> bool:
+    """Whether this very stream is the one that systemd connected to its journal."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def _severity(level: int) -> int:
+    """Of syslog: 3 error, 4 warning, 6 info, 7 debug."""
+    if level >= logging.ERROR:
+        return 3
+    if level >= logging.WARNING:
+        return 4
+    return 6 if level >= logging.INFO else 7

@@ -1,0 +1,43 @@
+"""Tells the service manager how the daemon is: systemd's notification protocol over its socket.
+
+It must not know the daemon. Without a manager that listens it does nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Mapping
+
+
+class Manager:
+    """Who started this process and wants to hear of it."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        address = environ.get("NOTIFY_SOCKET", "")
+        # An abstract name is written with an at sign.
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self.watchdog_seconds = _watchdog_seconds(environ)
+        """How long this process may be silent before it is restarted; 0: as long as it likes."""
+
+    def tell(self, *lines: str) -> None:
+        """Says, for example, READY=1; a manager that is gone is no error."""
+        if not self._address:
+            return
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sending:
+            sending.connect(self._address)
+            sending.sendall("\n".join(lines).encode())
+
+    async def keep_alive(self) -> None:
+        """Proves for ever that the event loop turns."""
+        while self.watchdog_seconds:
+            self.tell("WATCHDOG=1")
+            await asyncio.sleep(self.watchdog_seconds / 3)
+
+
+def _watchdog_seconds(environ: Mapping[str, str]) -> float:
+    text = environ.get("WATCHDOG_USEC", "")
+    meant_for = environ.get("WATCHDOG_PID") or str(os.getpid())
+    return int(text) / 1e6 if text.isdecimal() and meant_for == str(os.getpid()) else 0.0
