@@ -76,6 +76,7 @@ class DaemonSession:
         self._models = list(models)
         self._job_types = list(job_types)
         self._self_tests: honesty_pb2.SelfTestReport | None = None
+        self._capacity_is_new = False
         self._gpu_status: gpus_pb2.GpuStatus | None = None
         self._gpu_status_is_new = False
         self._leases = Leases()
@@ -101,7 +102,7 @@ class DaemonSession:
         effects = self._leases.stop_overdue(now)
         self.link = Link.GREETING
         self._heartbeats.greet(now)
-        self._gpu_status_is_new = False
+        self._gpu_status_is_new = self._capacity_is_new = False
         return self._settled([*effects, Send(sessions_pb2.DaemonMessage(hello=self._hello()))], now)
 
     def lost(self, now: float) -> list[Effect]:
@@ -176,13 +177,8 @@ class DaemonSession:
         if now == (self._slots, self._models, self._job_types, self._self_tests):
             return []
         self._slots, self._models, self._job_types, self._self_tests = now
-        update = sessions_pb2.CapacityUpdate(
-            slots=slots,
-            models=models,
-            job_types=sessions_pb2.OfferedJobTypes(job_types=job_types),
-            self_tests=self_tests,
-        )
-        return self._if_open([Send(sessions_pb2.DaemonMessage(capacity_update=update))])
+        self._capacity_is_new = True
+        return self._say_capacity()
 
     def gpus_failed(self, leases: Sequence[sessions_pb2.Lease], now: float) -> list[Effect]:
         """The GPUs under these runs failed: they are given back, for others to do."""
@@ -236,7 +232,7 @@ class DaemonSession:
         leases.lost_after_seconds = _seconds(welcome.lost_after) or DEFAULT_LOST_AFTER_SECONDS
         leases.credit = welcome.chunk_credit if welcome.chunk_credit > 0 else DEFAULT_CHUNK_CREDIT
         leases.tell_results_again(now)
-        return [Opened(self.provider_id, self.session_epoch), *self._say_drain()]
+        return [Opened(self.provider_id, self.session_epoch), *self._say_capacity(), *self._say_drain()]
 
     def _on_heartbeat_ack(self, ack: sessions_pb2.HeartbeatAck, now: float) -> list[Effect]:
         # The server renewed the leases that the heartbeat listed after it left,
@@ -324,6 +320,19 @@ class DaemonSession:
         effects = self._if_open([Send(goodbye)])
         self.link = Link.ENDED
         return [*effects, EndSession(EndReason.DRAINED)]
+
+    def _say_capacity(self) -> list[Effect]:
+        """What changed since the stream's Hello told it; between Hello and Welcome nothing may be said."""
+        if not self._capacity_is_new or self.link is not Link.OPEN:
+            return []
+        self._capacity_is_new = False
+        update = sessions_pb2.CapacityUpdate(
+            slots=self._slots,
+            models=self._models,
+            job_types=sessions_pb2.OfferedJobTypes(job_types=self._job_types),
+            self_tests=self._self_tests,
+        )
+        return [Send(sessions_pb2.DaemonMessage(capacity_update=update))]
 
     def _say_drain(self) -> list[Effect]:
         if self._drain_until is None:
