@@ -240,6 +240,7 @@ async def test_daemon_that_died_gives_its_job_back_at_the_next_start(
         async with command("run", state=tmp_path, **environ) as running:
             connection = await server.connection()
             await connection.welcome(credit=1000)
+            await running.line()
             params = jobs_pb2.JobParams(model=_MODELS[0].name, prompt="Long story.", max_tokens=1500)
             await connection.send(job_offer=offer(params=params))
             chunk = await connection.expect_anyway("output_chunk")

@@ -888,6 +888,25 @@ def test_capacity_is_told_when_it_changes() -> None:
     assert bench.session.capacity(1, warm) == []
 
 
+def test_capacity_that_changes_between_hello_and_welcome_is_told_after_it() -> None:
+    bench = Bench()
+    bench.take(bench.session.connected(bench.now))
+    assert kinds(bench.session.capacity(1, [], [])) == []
+    welcome = sessions_pb2.Welcome(session_epoch=1, provider_id=42, heartbeat_interval=seconds(10))
+    assert kinds(bench.hear(welcome=welcome)) == ["Opened", "capacity_update"]
+    bench.take(bench.session.lost(bench.now))
+    bench.take(bench.session.connected(bench.now))
+    assert kinds(bench.hear(welcome=welcome)) == ["Opened"]  # this stream's Hello told it
+
+
+def test_runs_on_gpus_that_failed_are_given_back_and_the_others_are_not() -> None:
+    bench = Bench(slots=2).open().running()
+    assert bench.take(bench.session.gpus_failed([lease("other")], bench.now)) == []
+    effects = bench.take(bench.session.gpus_failed([lease()], bench.now))
+    assert kinds(effects) == ["StopAttempt", "job_finished"]
+    assert bench.take(bench.session.gpus_failed([lease()], bench.now)) == []
+
+
 def test_idle_daemon_drains_at_once() -> None:
     bench = Bench().open()
     effects = bench.session.drain(bench.now)
