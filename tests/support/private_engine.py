@@ -86,12 +86,12 @@ def add_image(engine: PrivateEngine, name: str, *changes: str) -> None:
 
 
 def root_filesystem() -> bytes:
-    """A tar of a root file system with busybox alone."""
+    """A tar of a root file system with busybox alone; ``/open`` is a folder that anybody may write in."""
     busybox = Path(str(shutil.which("busybox")))
     names = subprocess.run([busybox, "--list"], check=True, capture_output=True, text=True).stdout.split()
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for folder, mode in (("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777)):
+        for folder, mode in (("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777), ("open", 0o1777)):
             tar.addfile(_entry(folder, type=tarfile.DIRTYPE, mode=mode))
         program = busybox.read_bytes()
         tar.addfile(_entry("bin/busybox", size=len(program), mode=0o755), io.BytesIO(program))
