@@ -152,7 +152,7 @@ def _container_engine(config: Config) -> Iterator[Finding]:
     try:
         facts = asyncio.run(_facts(str(socket)))
     except (DockerUnavailableError, DockerRefusedError) as error:
-        remedy = "start Docker or Podman, let this user use its socket, or correct DCP_CONTAINER_SOCKET"
+        remedy = "start Docker, let this user use its socket, or correct DCP_CONTAINER_SOCKET"
         yield Finding(Level.FAIL, f"container engine {socket}: {error}; {remedy}")
         return
     if facts.architecture not in keeper.ARCHITECTURES:

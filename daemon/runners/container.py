@@ -221,8 +221,8 @@ class ContainerRunner(Runner):
         for volume, size in sizes:
             options = spec.volume_options(settings, size, is_program_allowed=volume == names.tmp)
             await docker.create_volume(volume, names.labels, options)
-        if await docker.inspect_image(f"{spec.KEEPER_IMAGE}:{spec.KEEPER_TAG}") is None:
-            await docker.import_image(keeper.empty_image(), spec.KEEPER_IMAGE, spec.KEEPER_TAG)
+        if await docker.inspect_image(spec.KEEPER_IMAGE) is None:
+            await docker.import_image(keeper.empty_image(), spec.KEEPER_IMAGE)
         await docker.create(names.keeper, spec.keeper_config(names))
         seconds = math.ceil(run.facts.run_limit_ms / 1000 + self._keeper_grace_seconds)
         await docker.put(names.keeper, "/", keeper.archive(self._engine.architecture, seconds))

@@ -1,4 +1,4 @@
-"""Speaks with a container engine (Docker's, or Podman's on its socket) by the Docker Engine API.
+"""Speaks with a container engine by the Docker Engine API.
 
 It owns the library and its errors; all else sees `DockerUnavailableError` and
 `DockerRefusedError`. It must not know jobs.
@@ -138,9 +138,9 @@ class Docker:
                     raise DockerError(500, str(event["error"]))
                 yield event
 
-    async def import_image(self, tar: bytes, repository: str, tag: str) -> None:
-        """Makes an image of a root file system."""
-        params = {"fromSrc": "-", "repo": repository, "tag": tag}
+    async def import_image(self, tar: bytes, name: str) -> None:
+        """Makes an image of a root file system; `name`: with its tag."""
+        params = {"fromSrc": "-", "repo": name}
         async with self._call("images/create", "POST", params=params, data=tar) as answer:
             await answer.read()
 
