@@ -58,6 +58,7 @@ class Frame(NamedTuple):
 class EngineFacts(NamedTuple):
     """What an engine says of itself."""
 
+    name: str
     version: str
     architecture: str
     log_drivers: tuple[str, ...]
@@ -91,7 +92,9 @@ class Docker:
             async with asyncio.timeout(CALL_SECONDS):
                 version = await self._docker.version()
                 info = await self._docker.system.info()
+        components = version.get("Components") or [{}]
         return EngineFacts(
+            str(components[0].get("Name", "Engine")),
             str(version.get("Version", "?")),
             str(info.get("Architecture", "")),
             tuple((info.get("Plugins") or {}).get("Log") or ()),
