@@ -62,12 +62,15 @@ class PrivateEngine:
 
 
 @contextlib.contextmanager
-def running_engine() -> Iterator[PrivateEngine]:
-    """Starts an engine, gives it the image, and ends it with all that it runs."""
+def running_engine(*, has_gpus: bool = True) -> Iterator[PrivateEngine]:
+    """Starts an engine, gives it the image, and ends it with all that it runs.
+
+    ``has_gpus``: it finds the stub of NVIDIA's hook, and hands GPUs out that are not there.
+    """
     # Not below pytest's folder: the path of a socket may have 107 characters.
     with tempfile.TemporaryDirectory(prefix="dcp-engine-") as name:
         folder = Path(name)
-        process = _start(folder)
+        process = _start(folder, has_gpus)
         try:
             socket = folder / "engine.sock"
             facts = _until_it_answers(socket, process, folder / "log")
@@ -108,13 +111,14 @@ def _entry(name: str, **fields: Any) -> tarfile.TarInfo:
     return entry
 
 
-def _start(folder: Path) -> subprocess.Popen[bytes]:
+def _start(folder: Path, has_gpus: bool) -> subprocess.Popen[bytes]:
     (folder / "config.json").write_text("{}")
     hooks = folder / "hooks"
     hooks.mkdir()
-    hook = hooks / HOOK
-    hook.write_text("#!/bin/sh\nexit 0\n")
-    hook.chmod(0o755)
+    if has_gpus:
+        hook = hooks / HOOK
+        hook.write_text("#!/bin/sh\nexit 0\n")
+        hook.chmod(0o755)
     command = ["dockerd", "--config-file", str(folder / "config.json")]
     command += [f"--{name}=false" for name in ("iptables", "ip6tables", "ip-masq", "ip-forward")]
     command += ["--bridge=none", "--storage-driver=overlay2", "--pidfile", str(folder / "pid")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import aclosing
+from pathlib import Path
 
 import psutil
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from daemon.runners import Log
 from daemon.runners.settings import MIB
 from tests.daemon.runners.bench import Bench, Outcome, follow, offer, shell, until
-from tests.support.private_engine import IMAGE, add_image
+from tests.support.private_engine import IMAGE, PrivateEngine, add_image
 
 pytestmark = pytest.mark.engine
 
@@ -239,6 +240,18 @@ async def test_gpus_are_given_by_their_uuids(bench: Bench) -> None:
     outcome = await bench.run(offer("true", gpu_count=3))
     assert outcome.reason == "BAD_PARAMS"
     assert "gpu_count" in str(outcome.error)
+
+
+async def test_engine_that_cannot_hand_out_gpus_is_the_providers_fault(
+    engine_without_gpus: PrivateEngine, tmp_path: Path
+) -> None:
+    bench = Bench(engine_without_gpus, tmp_path)
+    bench.restrict(gpus=("GPU-aaaa",))
+    outcome = await bench.run(offer("true"))
+    assert outcome.reason == "CONTAINER_ENGINE_UNAVAILABLE"
+    assert "GPUs" in str(outcome.error)
+    assert engine_without_gpus.left() == []
+    await bench.close()
 
 
 async def test_image_cannot_name_gpus_that_it_was_not_given(bench: Bench) -> None:
