@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import io
 import os
 import shutil
+import signal
 import subprocess
 import tarfile
 import tempfile
@@ -24,6 +26,7 @@ from daemon.runners.docker import Docker, EngineFacts
 
 IMAGE = "docker.io/library/busybox:test"
 START_SECONDS = 20.0
+PR_SET_PDEATHSIG = 1
 # Where --gpus asks for NVIDIA's hook: a stub that does nothing stands in for it.
 HOOK = "nvidia-container-runtime-hook"
 
@@ -126,7 +129,19 @@ def _start(folder: Path, has_gpus: bool) -> subprocess.Popen[bytes]:
     command += ["--host", f"unix://{folder / 'engine.sock'}"]
     with (folder / "log").open("wb") as log:
         environment = {"PATH": f"{hooks}:{os.environ['PATH']}:/usr/sbin:/sbin", "HOME": str(folder)}
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            preexec_fn=_end_with_the_tests,
+        )
+
+
+def _end_with_the_tests() -> None:
+    """Tests that are killed take their engine with them."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _until_it_answers(socket: Path, process: subprocess.Popen[bytes], log: Path) -> EngineFacts:
