@@ -28,7 +28,7 @@ from daemon.engines.build import attachment
 from daemon.gpus.detect import detect
 from daemon.identity import IdentityError
 from daemon.policy import Rules
-from daemon.runners import keeper
+from daemon.runners import choose
 from daemon.runners.docker import Docker, DockerRefusedError, DockerUnavailableError, EngineFacts
 from daemon.version import daemon_version, is_older
 
@@ -291,14 +291,11 @@ def _container_engine(config: Config) -> Iterator[Finding]:
     try:
         facts = asyncio.run(_facts(str(socket)))
     except (DockerUnavailableError, DockerRefusedError) as error:
-        remedy = "start Docker or Podman, let this user use its socket, or correct DCP_CONTAINER_SOCKET"
+        remedy = "start Docker, let this user use its socket, or correct DCP_CONTAINER_SOCKET"
         yield Finding(Level.FAIL, f"container engine {socket}: {error}; {remedy}")
         return
-    if facts.architecture not in keeper.ARCHITECTURES:
-        known = ", ".join(sorted(keeper.ARCHITECTURES))
-        yield Finding(
-            Level.FAIL, f"container engine: processor {facts.architecture}; containers run on {known}"
-        )
+    if why := choose.problem(facts):
+        yield Finding(Level.FAIL, f"container engine: {why}")
     if not any("seccomp" in option and "unconfined" not in option for option in facts.security):
         yield Finding(
             Level.WARN, "container engine: it has no seccomp profile, which jobs would be kept in; turn it on"

@@ -12,11 +12,21 @@ from pathlib import Path
 
 from daemon.runners import Runner, keeper
 from daemon.runners.container import ContainerRunner
-from daemon.runners.docker import Docker, DockerRefusedError, DockerUnavailableError
+from daemon.runners.docker import Docker, DockerRefusedError, DockerUnavailableError, EngineFacts
 from daemon.runners.process import ProcessRunner
 from daemon.runners.settings import ContainerSettings
 
 logger = logging.getLogger(__name__)
+
+
+def problem(facts: EngineFacts) -> str:
+    """Why containers cannot be run on an engine that answers; empty when they can."""
+    if facts.architecture not in keeper.ARCHITECTURES:
+        known = ", ".join(sorted(keeper.ARCHITECTURES))
+        return f"its processor is {facts.architecture}, and jobs run on {known}"
+    if "podman" in facts.name.lower():
+        return f"{facts.name} {facts.version} cannot bound volumes in memory: install Docker"
+    return ""
 
 
 async def runner_of(
@@ -44,8 +54,8 @@ async def runner_of(
         logger.error("no containers are run: the engine does not answer socket=%s error=%s", socket, error)
         await docker.close()
         return None
-    if facts.architecture not in keeper.ARCHITECTURES:
-        logger.error("no containers are run: unknown processor architecture=%s", facts.architecture)
+    if why := problem(facts):
+        logger.error("no containers are run: %s", why)
         await docker.close()
         return None
     # Two daemons of one machine must not take each other's containers for their own.

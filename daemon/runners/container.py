@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import re
 import shutil
 import tarfile
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
@@ -223,7 +224,8 @@ class ContainerRunner(Runner):
                 most = self._settings.image_bytes // MIB
                 raise _pull_failed(f"The image {image} is larger than this provider's {most} MiB.") from None
             except DockerRefusedError as error:
-                raise _pull_failed(f"The image {image} could not be pulled: {error.message[:500]}") from None
+                logger.warning("an image could not be pulled image=%s error=%s", image, error.message)
+                raise _pull_failed(f"The image {image} could not be pulled: {_of_registry(error)}.") from None
             found = await self._docker.inspect_image(name)
         if found is None:
             raise _pull_failed(f"The image {image} was pulled and is not there.")
@@ -258,8 +260,8 @@ class ContainerRunner(Runner):
 
     async def _make_keeper(self, names: spec.Names, seconds: int) -> None:
         docker = self._docker
-        if await docker.inspect_image(f"{spec.KEEPER_IMAGE}:{spec.KEEPER_TAG}") is None:
-            await docker.import_image(keeper.empty_image(), spec.KEEPER_IMAGE, spec.KEEPER_TAG)
+        if await docker.inspect_image(spec.KEEPER_IMAGE) is None:
+            await docker.import_image(keeper.empty_image(), spec.KEEPER_IMAGE)
         await docker.create(names.keeper, spec.keeper_config(names))
         await docker.put(names.keeper, "/", keeper.archive(self._engine.architecture, seconds))
         await docker.start(names.keeper)
@@ -424,10 +426,25 @@ def _disk_limit(message: str) -> RunnerError:
     return RunnerError(jobs_pb2.FAILURE_REASON_DISK_LIMIT, message)
 
 
+def _of_registry(error: DockerRefusedError) -> str:
+    """What a renter may know of it: the engine's own words tell of the provider's network."""
+    told = error.message.lower()
+    if any(word in told for word in ("not found", "unknown", "denied", "does not exist", "unauthorized")):
+        return "its registry has no such image, or does not give it to everybody"
+    return "its registry could not be reached"
+
+
 def _start_failed(error: DockerRefusedError) -> RunnerError:
+    """Of the engine's words only those about the command: others name the provider's folders."""
+    logger.warning("a container could not be started error=%s", error.message)
+    if "device driver" in error.message:
+        # NVIDIA's container toolkit is missing: the provider's fault, not the renter's.
+        text = "The provider's container engine cannot hand out its GPUs."
+        return RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_ENGINE_UNAVAILABLE, text)
+    about = re.search(r'exec: ("[^"]{0,200}": [a-zA-Z $]{0,100})', error.message)
+    why = about[1] if about is not None else "the engine refused its command or its image"
     return RunnerError(
-        jobs_pb2.FAILURE_REASON_CONTAINER_START_FAILED,
-        f"The container could not be started: {error.message[:500]}",
+        jobs_pb2.FAILURE_REASON_CONTAINER_START_FAILED, f"The container could not be started: {why}."
     )
 
 

@@ -1,4 +1,4 @@
-"""Speaks with a container engine (Docker's, or Podman's on its socket) by the Docker Engine API.
+"""Speaks with a container engine by the Docker Engine API.
 
 It owns the library and its errors; all else sees `DockerUnavailableError` and
 `DockerRefusedError`. It must not know jobs.
@@ -58,6 +58,7 @@ class Frame(NamedTuple):
 class EngineFacts(NamedTuple):
     """What an engine says of itself."""
 
+    name: str
     version: str
     architecture: str
     log_drivers: tuple[str, ...]
@@ -91,7 +92,9 @@ class Docker:
             async with asyncio.timeout(CALL_SECONDS):
                 version = await self._docker.version()
                 info = await self._docker.system.info()
+        components = version.get("Components") or [{}]
         return EngineFacts(
+            str(components[0].get("Name", "Engine")),
             str(version.get("Version", "?")),
             str(info.get("Architecture", "")),
             tuple((info.get("Plugins") or {}).get("Log") or ()),
@@ -138,9 +141,9 @@ class Docker:
                     raise DockerError(500, str(event["error"]))
                 yield event
 
-    async def import_image(self, tar: bytes, repository: str, tag: str) -> None:
-        """Makes an image of a root file system."""
-        params = {"fromSrc": "-", "repo": repository, "tag": tag}
+    async def import_image(self, tar: bytes, name: str) -> None:
+        """Makes an image of a root file system; `name`: with its tag."""
+        params = {"fromSrc": "-", "repo": name}
         async with self._call("images/create", "POST", params=params, data=tar) as answer:
             await answer.read()
 

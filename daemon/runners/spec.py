@@ -20,7 +20,7 @@ from daemon.runners.settings import MIB, ContainerSettings
 OUTPUT, TMP = "/output", "/tmp"  # noqa: S108 - the container's, not this machine's
 OWNER_LABEL = "dcp.owner"
 LEASE_LABEL = "dcp.lease"
-KEEPER_IMAGE, KEEPER_TAG = "dcp-keeper", "1"
+KEEPER_IMAGE = "localhost/dcp-keeper:1"
 KEEPER_USER = "65533:65533"
 KEEPER_BYTES = 16 * MIB
 MAX_IMAGE_VOLUMES = 16
@@ -127,7 +127,7 @@ def volume_options(settings: ContainerSettings, size: int, *, is_program_allowed
 def keeper_config(names: Names) -> dict[str, Any]:
     """The keeper's container."""
     return {
-        "Image": f"{KEEPER_IMAGE}:{KEEPER_TAG}",
+        "Image": KEEPER_IMAGE,
         "Entrypoint": ["/keeper"],
         "User": KEEPER_USER,
         "Labels": names.labels | {"dcp.role": "keeper"},

@@ -33,6 +33,7 @@ from tests.daemon.fake_server import (
     seconds,
 )
 from tests.support.fake_engine import ScriptedEngine
+from tests.support.fake_runner import ScriptedRunner
 from tests.support.manual_clock import ManualClock
 from tests.support.memory_disk import MemoryDisk
 
@@ -129,6 +130,18 @@ async def test_job_runs_from_offer_to_acknowledged_result() -> None:
         assert finished.last_output_seq == 2
         assert finished.usage.prompt_tokens == 3
         assert s.ready == [42]
+
+
+async def test_what_an_earlier_daemon_left_is_removed_before_the_first_session() -> None:
+    runner = ScriptedRunner()
+    async with fake_server() as server:
+        daemon = Daemon(server=server.address, key=GOOD_KEY, engines=[runner], journal=Journal(MemoryDisk()))
+        running = asyncio.create_task(daemon.run())
+        hello = await (await server.connection()).welcome()
+        assert list(hello.job_types) == list(runner.job_types())
+        assert runner.swept == 1
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_output_does_not_wait_for_a_stalled_engine() -> None:

@@ -134,6 +134,13 @@ def test_cancelled_job_ends_though_it_ignores_signals(scene: Scene) -> None:
     scene.assert_nothing_is_left()
 
 
+def test_job_that_does_not_end_is_ended_at_its_time_limit_and_charged(scene: Scene) -> None:
+    job = scene.until_final(scene.submit("echo up; sleep 600", duration_minutes=0.1))
+    assert (job["status"], job["failure_reason"]) == ("failed", "DURATION_LIMIT"), job
+    assert job["billing"]["actual_cost_halala"] == job["billing"]["hold_halala"] == 10
+    scene.assert_nothing_is_left()
+
+
 def test_log_is_followed_piece_by_piece(scene: Scene) -> None:
     job_id = scene.submit("echo one; sleep 1; echo two")
     scene.until(lambda: "one" in scene.log(job_id))

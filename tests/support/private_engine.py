@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import io
 import os
 import shutil
+import signal
 import subprocess
 import tarfile
 import tempfile
@@ -24,6 +26,7 @@ from daemon.runners.docker import Docker, EngineFacts
 
 IMAGE = "docker.io/library/busybox:test"
 START_SECONDS = 20.0
+PR_SET_PDEATHSIG = 1
 # Where --gpus asks for NVIDIA's hook: a stub that does nothing stands in for it.
 HOOK = "nvidia-container-runtime-hook"
 
@@ -62,12 +65,15 @@ class PrivateEngine:
 
 
 @contextlib.contextmanager
-def running_engine() -> Iterator[PrivateEngine]:
-    """Starts an engine, gives it the image, and ends it with all that it runs."""
+def running_engine(*, has_gpus: bool = True) -> Iterator[PrivateEngine]:
+    """Starts an engine, gives it the image, and ends it with all that it runs.
+
+    ``has_gpus``: it finds the stub of NVIDIA's hook, and hands GPUs out that are not there.
+    """
     # Not below pytest's folder: the path of a socket may have 107 characters.
     with tempfile.TemporaryDirectory(prefix="dcp-engine-") as name:
         folder = Path(name)
-        process = _start(folder)
+        process = _start(folder, has_gpus)
         try:
             socket = folder / "engine.sock"
             facts = _until_it_answers(socket, process, folder / "log")
@@ -86,12 +92,12 @@ def add_image(engine: PrivateEngine, name: str, *changes: str) -> None:
 
 
 def root_filesystem() -> bytes:
-    """A tar of a root file system with busybox alone."""
+    """A tar of a root file system with busybox alone; ``/open`` is a folder that anybody may write in."""
     busybox = Path(str(shutil.which("busybox")))
     names = subprocess.run([busybox, "--list"], check=True, capture_output=True, text=True).stdout.split()
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for folder, mode in (("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777)):
+        for folder, mode in (("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777), ("open", 0o1777)):
             tar.addfile(_entry(folder, type=tarfile.DIRTYPE, mode=mode))
         program = busybox.read_bytes()
         tar.addfile(_entry("bin/busybox", size=len(program), mode=0o755), io.BytesIO(program))
@@ -108,13 +114,14 @@ def _entry(name: str, **fields: Any) -> tarfile.TarInfo:
     return entry
 
 
-def _start(folder: Path) -> subprocess.Popen[bytes]:
+def _start(folder: Path, has_gpus: bool) -> subprocess.Popen[bytes]:
     (folder / "config.json").write_text("{}")
     hooks = folder / "hooks"
     hooks.mkdir()
-    hook = hooks / HOOK
-    hook.write_text("#!/bin/sh\nexit 0\n")
-    hook.chmod(0o755)
+    if has_gpus:
+        hook = hooks / HOOK
+        hook.write_text("#!/bin/sh\nexit 0\n")
+        hook.chmod(0o755)
     command = ["dockerd", "--config-file", str(folder / "config.json")]
     command += [f"--{name}=false" for name in ("iptables", "ip6tables", "ip-masq", "ip-forward")]
     command += ["--bridge=none", "--storage-driver=overlay2", "--pidfile", str(folder / "pid")]
@@ -122,7 +129,19 @@ def _start(folder: Path) -> subprocess.Popen[bytes]:
     command += ["--host", f"unix://{folder / 'engine.sock'}"]
     with (folder / "log").open("wb") as log:
         environment = {"PATH": f"{hooks}:{os.environ['PATH']}:/usr/sbin:/sbin", "HOME": str(folder)}
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            preexec_fn=_end_with_the_tests,
+        )
+
+
+def _end_with_the_tests() -> None:
+    """Tests that are killed take their engine with them."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _until_it_answers(socket: Path, process: subprocess.Popen[bytes], log: Path) -> EngineFacts:

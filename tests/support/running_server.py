@@ -316,6 +316,8 @@ class Market:
         }
         if provider is not None:
             values["provider_id"] = provider.id
+        if changes.get("job_type", jobs_pb2.JOB_TYPE_LLM_INFERENCE) != jobs_pb2.JOB_TYPE_LLM_INFERENCE:
+            values["container_spec"] = jobs_pb2.ContainerSpec(image="busybox")
         request = jobs_pb2.SubmitJobRequest(**(values | changes))
         return (await self.job_service.SubmitJob(request, metadata=renter.metadata)).job
 

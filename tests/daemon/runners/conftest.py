@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.daemon.runners.bench import Bench
+from tests.support import private_engine
 from tests.support.private_engine import PrivateEngine
+
+
+@pytest.fixture
+def engine_without_gpus() -> Iterator[PrivateEngine]:
+    """An engine of a machine on which NVIDIA's container toolkit is not installed."""
+    if why := private_engine.missing():
+        pytest.skip(why)
+    with private_engine.running_engine(has_gpus=False) as running:
+        yield running
 
 
 @pytest.fixture

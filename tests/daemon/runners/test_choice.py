@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from dcp.v1 import jobs_pb2, sessions_pb2
 
+from daemon.runners.choose import problem
+from daemon.runners.docker import EngineFacts
 from tests.daemon.fake_server import GOOD_KEY, fake_server, lease
 from tests.daemon.fake_server import offer as offered
 from tests.daemon.test_main import command, run
@@ -114,6 +116,17 @@ async def test_doctor_tells_what_is_missing(tmp_path: Path) -> None:
     assert status == 1
     assert f"fail container engine {NO_SOCKET}" in out
     assert "correct DCP_CONTAINER_SOCKET" in out
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [({"architecture": "riscv64"}, "riscv64"), ({"name": "Podman Engine"}, "cannot bound volumes"), ({}, "")],
+)
+def test_engine_that_cannot_do_it_is_told(changes: dict[str, str], told: str) -> None:
+    sound = EngineFacts("Engine", "20.10.24", "x86_64", ("local",), ("name=seccomp,profile=default",))
+    why = problem(sound._replace(**changes))  # type: ignore[arg-type]
+    assert told in why
+    assert bool(why) is bool(told)
 
 
 async def test_doctor_says_plainly_that_processes_are_kept_from_nothing(tmp_path: Path) -> None:

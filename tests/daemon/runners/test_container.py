@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import aclosing
+from pathlib import Path
 
 import psutil
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from daemon.runners import Log
 from daemon.runners.settings import MIB
 from tests.daemon.runners.bench import Bench, Outcome, follow, offer, shell, until
-from tests.support.private_engine import IMAGE, add_image
+from tests.support.private_engine import IMAGE, PrivateEngine, add_image
 
 pytestmark = pytest.mark.engine
 
@@ -67,7 +68,7 @@ async def test_job_has_nothing_that_it_was_not_given(bench: Bench) -> None:
 async def test_image_that_does_not_exist_could_not_be_pulled(bench: Bench, image: str) -> None:
     outcome = await bench.run(offer("true", image=image))
     assert outcome.reason == "IMAGE_PULL_FAILED"
-    assert image in str(outcome.error)
+    assert str(outcome.error) == f"The image {image} could not be pulled: its registry could not be reached."
 
 
 async def test_image_that_is_not_allowed_is_not_looked_for(bench: Bench) -> None:
@@ -78,12 +79,22 @@ async def test_image_that_is_not_allowed_is_not_looked_for(bench: Bench) -> None
 async def test_command_that_is_not_there_cannot_be_started(bench: Bench) -> None:
     outcome = await bench.run(offer("/no/such/program"))
     assert outcome.reason == "CONTAINER_START_FAILED"
+    assert str(outcome.error).startswith('The container could not be started: "/no/such/program": ')
+    assert str(bench.engine.socket.parent) not in str(outcome.error)
 
 
 async def test_fork_bomb_takes_no_more_processes_than_it_may_have(bench: Bench) -> None:
     outcome = await bench.run(shell("i=0; while [ $i -lt 500 ]; do sleep 5 & i=$((i+1)); done; exit 9"))
     assert outcome.reason == "CONTAINER_EXIT"
     assert b"can't fork" in outcome.log
+
+
+async def test_real_fork_bomb_ends_with_its_job_and_the_next_one_runs(bench: Bench) -> None:
+    bomb = shell("b() { b | b & }; b; sleep 1; echo bombed; exit 7", seconds=20)
+    async with asyncio.timeout(90):
+        outcome = await bench.run(bomb)
+    assert outcome.reason == "CONTAINER_EXIT"
+    assert (await bench.run(shell("echo next"))).output == b"next\n"
 
 
 async def test_memory_beyond_the_limit_ends_the_job(bench: Bench) -> None:
@@ -127,7 +138,7 @@ async def test_network_is_not_there(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/x", "/etc/x", "/output/../x", "/bin/busybox", "/proc/sys/kernel/x", "/sys/x"]
+    "path", ["/x", "/open/x", "/etc/x", "/output/../x", "/bin/busybox", "/proc/sys/kernel/x", "/sys/x"]
 )
 async def test_nothing_but_its_own_folders_can_be_written(bench: Bench, path: str) -> None:
     outcome = await bench.run(shell(f"echo x > {path}"))
@@ -229,6 +240,18 @@ async def test_gpus_are_given_by_their_uuids(bench: Bench) -> None:
     outcome = await bench.run(offer("true", gpu_count=3))
     assert outcome.reason == "BAD_PARAMS"
     assert "gpu_count" in str(outcome.error)
+
+
+async def test_engine_that_cannot_hand_out_gpus_is_the_providers_fault(
+    engine_without_gpus: PrivateEngine, tmp_path: Path
+) -> None:
+    bench = Bench(engine_without_gpus, tmp_path)
+    bench.restrict(gpus=("GPU-aaaa",))
+    outcome = await bench.run(offer("true"))
+    assert outcome.reason == "CONTAINER_ENGINE_UNAVAILABLE"
+    assert "GPUs" in str(outcome.error)
+    assert engine_without_gpus.left() == []
+    await bench.close()
 
 
 async def test_image_cannot_name_gpus_that_it_was_not_given(bench: Bench) -> None:

@@ -28,7 +28,9 @@ async def test_image_is_pulled_once_and_its_digest_recorded(bench: Bench, is_by_
 async def test_digest_that_the_registry_does_not_have_cannot_be_pulled(bench: Bench) -> None:
     with running_registry() as registry:
         name = f"{registry.name.rpartition(':')[0]}@sha256:{'1' * 64}"
-        assert (await bench.run(offer("true", image=name))).reason == "IMAGE_PULL_FAILED"
+        outcome = await bench.run(offer("true", image=name))
+        assert outcome.reason == "IMAGE_PULL_FAILED"
+        assert "has no such image" in str(outcome.error)
 
 
 async def test_image_that_is_too_large_is_not_pulled(bench: Bench) -> None:

@@ -78,7 +78,8 @@ async def log_of(
     return await market.job_service.GetJobLogs(request, metadata=who.metadata)
 
 
-async def test_log_is_there_while_the_job_runs_and_after_it_failed(market: Market) -> None:
+async def test_log_is_there_while_the_job_runs_and_after_it_failed(any_market: Market) -> None:
+    market = any_market
     provider, renter = await market.provider(), await market.renter()
     job, daemon, lease = await running_container(market, renter, provider)
     for seq, data in ((1, b"one\n"), (2, b"caf\xc3"), (3, b"\xa9 \xff\n")):
