@@ -343,6 +343,8 @@ def _count(name: str, text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 16 <= int(text) <= 10_000_000:
         raise ConfigError(f"{name} must be a whole number from 16 to 10,000,000, not {text!r}")
     return int(text)
+
+
 def _items(text: str) -> list[str]:
     return [item.strip() for item in text.split(",") if item.strip()]
 

@@ -117,9 +117,7 @@ class LlamaCppEngine(Engine):
         finally:
             self._end()
 
-    async def _answer(
-        self, server: ModelServer, offer: sessions_pb2.JobOffer
-    ) -> AsyncGenerator[Piece, None]:
+    async def _answer(self, server: ModelServer, offer: sessions_pb2.JobOffer) -> AsyncGenerator[Piece, None]:
         pieces = answer(
             server.client,
             offer.params,

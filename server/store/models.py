@@ -52,6 +52,8 @@ class ProviderTerms(pw.Model):
 
     class Meta:
         table_name = "provider_terms"
+
+
 class ProviderGpu(pw.Model):
     provider_id = pw.BigIntegerField()
     uuid = pw.TextField()
