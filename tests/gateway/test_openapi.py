@@ -109,8 +109,8 @@ TURNS = [{"role": "user", "content": "Hello"}]
 @pytest.mark.parametrize(
     ("body", "fits"),
     [
-        ({"job_type": "training", "duration_minutes": 3}, True),
-        ({"job_type": "training", "duration_minutes": 3, "params": None, "priority": None}, True),
+        ({"job_type": "vllm_serve", "duration_minutes": 3}, True),
+        ({"job_type": "vllm_serve", "duration_minutes": 3, "params": None, "priority": None}, True),
         ({"job_type": None, "duration_minutes": 3}, False),
         ({**INFERENCE, "params": PROMPT}, True),
         ({**INFERENCE, "params": {"model": "m", "messages": TURNS}}, True),

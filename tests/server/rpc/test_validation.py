@@ -238,9 +238,9 @@ def test_request_without_a_fault_passes(name: str) -> None:
 
 
 def on_the_limits() -> Iterator[Message]:
-    yield jobs_pb2.SubmitJobRequest(job_type=jobs_pb2.JOB_TYPE_TRAINING, duration_minutes=0.1, priority=0)
+    yield jobs_pb2.SubmitJobRequest(job_type=jobs_pb2.JOB_TYPE_VLLM_SERVE, duration_minutes=0.1, priority=0)
     yield jobs_pb2.SubmitJobRequest(
-        job_type=jobs_pb2.JOB_TYPE_TRAINING, duration_minutes=1440, priority=10, max_cost_halala=10**12
+        job_type=jobs_pb2.JOB_TYPE_VLLM_SERVE, duration_minutes=1440, priority=10, max_cost_halala=10**12
     )
     yield renters_pb2.RegisterRenterRequest(name="x" * 200, email="a@example.com")
     yield gpus_pb2.GpuStatus(gpu_util_pct=100, temp_c=-100, all_gpus=[gpus_pb2.GpuDevice()] * 64)
