@@ -66,6 +66,8 @@ class Reason(StrEnum):
     JOBS_OPEN = "JOBS_OPEN"
     BALANCE_LEFT = "BALANCE_LEFT"
     OUTPUT_ERASED = "OUTPUT_ERASED"
+    WRONG_EMAIL = "WRONG_EMAIL"
+    PAGE_NOT_FOUND = "PAGE_NOT_FOUND"
     RATE_OUT_OF_BOUNDS = "RATE_OUT_OF_BOUNDS"
     ARTIFACT_NOT_FOUND = "ARTIFACT_NOT_FOUND"
     ARTIFACT_TOO_LARGE = "ARTIFACT_TOO_LARGE"
@@ -90,3 +92,10 @@ class DomainError(Exception):
 def invalid_field(field: str, message: str) -> DomainError:
     """The error for one bad field of a request; ``message`` says what to send instead."""
     return DomainError(Reason.INVALID_FIELD, f"{field}: {message}", field=field)
+
+
+def no_page(field: str) -> DomainError:
+    """There is no such page."""
+    return DomainError(
+        Reason.PAGE_NOT_FOUND, f"{field}: is no place in this list; send what the last page told", field=field
+    )

@@ -8,7 +8,7 @@ from typing import Any
 from dcp.v1 import providers_pb2 as pb
 from dcp.v1 import providers_pb2_grpc
 
-from server.domain.errors import invalid_field
+from server.domain.errors import no_page
 from server.domain.providers import AccountDecision
 from server.rpc import convert
 from server.rpc.interceptors import caller
@@ -112,5 +112,5 @@ def _place(before: str) -> tuple[int, int] | None:
     if not before:
         return None
     if (found := _PLACE.fullmatch(before)) is None:
-        raise invalid_field("before", "is no place in the history; send what the last page told")
+        raise no_page("before")
     return int(found[1]), int(found[2])

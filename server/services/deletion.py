@@ -10,7 +10,7 @@ import logging
 
 from server.clock import Clock, ms
 from server.domain import ledger as rules
-from server.domain.errors import DomainError, Reason, invalid_field
+from server.domain.errors import DomainError, Reason
 from server.services.keys import Keys
 from server.services.renters import present
 from server.store import accounts, erasure, ledger, webhooks
@@ -32,14 +32,18 @@ class Deletion:
         """Deletes an account whose address is confirmed; returns what it gave up, in halala.
 
         The texts of its newest jobs, beyond the first ``erasure.BATCH``, are erased by ``tick``. Raises
-        INVALID_FIELD, JOBS_OPEN, BALANCE_LEFT, and RENTER_DELETED where it happened before.
+        WRONG_EMAIL, JOBS_OPEN, BALANCE_LEFT, and RENTER_DELETED where it happened before.
         """
         now_ms = ms(self._clock)
 
         def delete() -> list[bytes]:
             present(renter_id)
             if not erasure.has_email(renter_id, email_key):
-                raise invalid_field("email", "is not the address of this account; nothing was changed")
+                raise DomainError(
+                    Reason.WRONG_EMAIL,
+                    "email: is not the address of this account; nothing was changed",
+                    field="email",
+                )
             _refuse_open_jobs(renter_id)
             _give_up_wallet(renter_id, forfeit_halala, now_ms)
             webhooks.lock(renter_id)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from server.domain import ledger as rules
-from server.domain.errors import DomainError, invalid_field
+from server.domain.errors import no_page
 from server.domain.jobs import Job
 from server.domain.statements import Line
 from server.services.keys import RENTER
@@ -71,7 +71,7 @@ class Export:
         self._database = database
 
     async def page(self, renter_id: int, place: str, rows: int) -> ExportPage:
-        """One page, from a place that the page before told. Raises INVALID_FIELD for any other."""
+        """One page, from a place that the page before told. Raises PAGE_NOT_FOUND for any other."""
         return await self._database.read(lambda: _page(renter_id, place, Room(rows)))
 
 
@@ -85,7 +85,7 @@ def _page(renter_id: int, place: str, room: Room) -> ExportPage:
     names = list(_SECTIONS)
     name, _, where = (place or f"{names[0]}:").partition(":")
     if name not in _SECTIONS:
-        raise _no_place()
+        raise no_page("page")
     for section in names[names.index(name) :]:
         if room.rows < 1:
             page.next_page = f"{section}:"
@@ -150,15 +150,11 @@ _SECTIONS: dict[str, Section] = {
 def _own_job(renter_id: int, job_id: str) -> Job:
     job = jobs.get_of_renter(job_id, renter_id)
     if job is None:
-        raise _no_place()
+        raise no_page("page")
     return job
 
 
 def _number(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise _no_place()
+        raise no_page("page")
     return int(text)
-
-
-def _no_place() -> DomainError:
-    return invalid_field("page", "is no page of this export; send the next_page of the page before")

@@ -135,6 +135,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Jobs of the account have not ended, so it cannot be deleted yet; `open_jobs` tells how many."""
     ERROR_REASON_BALANCE_LEFT: _ErrorReason.ValueType  # 72
     """The wallet holds other than what was given up, so the account was not deleted; `balance_halala` tells how much."""
+    ERROR_REASON_WRONG_EMAIL: _ErrorReason.ValueType  # 74
+    """The e-mail address that confirms a deletion is not the account's; nothing was changed."""
+    ERROR_REASON_PAGE_NOT_FOUND: _ErrorReason.ValueType  # 75
+    """There is no such page: ask with what the page before told."""
     ERROR_REASON_OUTPUT_ERASED: _ErrorReason.ValueType  # 73
     """The job's output was erased with its renter's account."""
     ERROR_REASON_RATE_OUT_OF_BOUNDS: _ErrorReason.ValueType  # 85
@@ -257,6 +261,10 @@ ERROR_REASON_JOBS_OPEN: ErrorReason.ValueType  # 71
 """Jobs of the account have not ended, so it cannot be deleted yet; `open_jobs` tells how many."""
 ERROR_REASON_BALANCE_LEFT: ErrorReason.ValueType  # 72
 """The wallet holds other than what was given up, so the account was not deleted; `balance_halala` tells how much."""
+ERROR_REASON_WRONG_EMAIL: ErrorReason.ValueType  # 74
+"""The e-mail address that confirms a deletion is not the account's; nothing was changed."""
+ERROR_REASON_PAGE_NOT_FOUND: ErrorReason.ValueType  # 75
+"""There is no such page: ask with what the page before told."""
 ERROR_REASON_OUTPUT_ERASED: ErrorReason.ValueType  # 73
 """The job's output was erased with its renter's account."""
 ERROR_REASON_RATE_OUT_OF_BOUNDS: ErrorReason.ValueType  # 85

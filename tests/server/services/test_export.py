@@ -308,7 +308,7 @@ async def test_page_that_no_page_told_is_refused(market: Market, page: str) -> N
         await market.privacy_service.ExportOwnData(request, metadata=renter.metadata)
         return
     refused = await refusal(market.privacy_service.ExportOwnData(request, metadata=renter.metadata))
-    assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "page")
+    assert (refused.reason, refused.facts.field) == ("PAGE_NOT_FOUND", "page")
 
 
 async def test_another_renters_rows_are_on_no_page(any_market: Market) -> None:

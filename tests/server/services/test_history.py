@@ -173,7 +173,7 @@ async def test_place_that_no_page_told_is_refused(market: Market, before: str) -
     provider = await market.provider()
     request = providers_pb2.ListProviderHistoryRequest(provider_id=provider.id, before=before)
     refused = await refusal(market.provider_service.ListProviderHistory(request))
-    assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "before")
+    assert (refused.reason, refused.facts.field) == ("PAGE_NOT_FOUND", "before")
 
 
 async def test_provider_that_there_is_not_has_no_history(market: Market) -> None:
