@@ -268,7 +268,7 @@ async def test_another_address_changes_nothing(market: Market, email: str) -> No
     async with whole_renter(market) as whole:
         before = await whole_database(market)
         refused = await refusal(delete(market, whole.renter, email, LEFT))
-        assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+        assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "WRONG_EMAIL")
         assert refused.facts.field == "email"
         assert await whole_database(market) == before
 
