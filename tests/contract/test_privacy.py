@@ -50,7 +50,7 @@ async def test_renter_takes_its_data_and_goes(tmp_path: Path) -> None:
         assert page["jobs"][0]["params"]["prompt"] == "سؤال"
         assert [line["kind"] for line in page["ledger"]] == ["hold", "topup"]
 
-        assert (await delete(stack, key, email="other@example.com"))[0] == 400
+        assert (await delete(stack, key, email="other@example.com"))[0] == 409
         status, told = await delete(stack, key, email="nakhla@example.com", forfeit_balance_halala=4550)
         assert (status, told["code"], told["open_jobs"]) == (409, "JOBS_OPEN", 1)
         await stack.post(f"/api/jobs/{job_id}/cancel", {}, **{"x-renter-key": key})
