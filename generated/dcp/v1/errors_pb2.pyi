@@ -136,7 +136,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_BALANCE_LEFT: _ErrorReason.ValueType  # 72
     """The wallet holds other than what was given up, so the account was not deleted; `balance_halala` tells how much."""
     ERROR_REASON_OUTPUT_ERASED: _ErrorReason.ValueType  # 73
-    """The job's output was erased with its renter's account."""
+    """The job's output, log and files were erased with its renter's account."""
     ERROR_REASON_RATE_OUT_OF_BOUNDS: _ErrorReason.ValueType  # 85
     """A provider's own rate may not be so far from the platform's; `error` names the bounds."""
     ERROR_REASON_ARTIFACT_NOT_FOUND: _ErrorReason.ValueType  # 90
@@ -258,7 +258,7 @@ ERROR_REASON_JOBS_OPEN: ErrorReason.ValueType  # 71
 ERROR_REASON_BALANCE_LEFT: ErrorReason.ValueType  # 72
 """The wallet holds other than what was given up, so the account was not deleted; `balance_halala` tells how much."""
 ERROR_REASON_OUTPUT_ERASED: ErrorReason.ValueType  # 73
-"""The job's output was erased with its renter's account."""
+"""The job's output, log and files were erased with its renter's account."""
 ERROR_REASON_RATE_OUT_OF_BOUNDS: ErrorReason.ValueType  # 85
 """A provider's own rate may not be so far from the platform's; `error` names the bounds."""
 ERROR_REASON_ARTIFACT_NOT_FOUND: ErrorReason.ValueType  # 90
