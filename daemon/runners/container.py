@@ -14,9 +14,9 @@ import re
 import shutil
 import tarfile
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,9 @@ from daemon.runners.docker import (
     PullTooLargeError,
     SpoolError,
 )
+from daemon.runners.limit import TimeLimit
 from daemon.runners.settings import MIB, ContainerSettings
+from daemon.runners.state import ran_to, seconds_since_start, was_started
 from daemon.runs import LeaseKey, lease_key
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ class _Run:
     names: spec.Names
     facts: spec.Facts
     lease: sessions_pb2.Lease
+    limit: TimeLimit
 
 
 class ContainerRunner(Runner):
@@ -121,7 +124,7 @@ class ContainerRunner(Runner):
                 gpus=self._take_gpus(offer.container_spec),
                 run_limit_ms=offer.run_limit.ToMilliseconds(),
             )
-            run = _Run(spec.names(offer.lease, self._owner), facts, offer.lease)
+            run = self._run_of(offer.lease, spec.names(offer.lease, self._owner), facts)
             self._runs[lease_key(offer.lease)] = run
             try:
                 await self._make(run, offer, found)
@@ -135,13 +138,15 @@ class ContainerRunner(Runner):
         run = self._runs[lease_key(offer.lease)]
         try:
             async with _told():
-                async with self._docker.attached(run.names.job) as frames:
-                    await self._start(run)
-                    yield Log(run.facts.note)
-                    async for frame in frames:
-                        for piece in _pieces(frame):
-                            yield piece
-                async with aclosing(self._end(run)) as rest:
+                async with run.limit.kept():
+                    async with self._docker.attached(run.names.job) as frames:
+                        await self._start(run)
+                        yield Log(run.facts.note)
+                        async for frame in frames:
+                            for piece in _pieces(frame):
+                                yield piece
+                    code = await self._docker.wait(run.names.job)
+                async with aclosing(self._end(run, code)) as rest:
                     async for piece in rest:
                         yield piece
         finally:
@@ -151,7 +156,7 @@ class ContainerRunner(Runner):
         """Goes on with the container of an earlier daemon; None: there is none, or it was cut short."""
         names = spec.names(offer.lease, self._owner)
         found = await self._docker.inspect(names.job)
-        if found is None or not _was_started(found["State"]):
+        if found is None or not was_started(found["State"]):
             return None
         try:
             facts = spec.Facts.of(found["Config"]["Labels"])
@@ -159,11 +164,11 @@ class ContainerRunner(Runner):
             return None
         beside = await self._docker.inspect(names.keeper)
         is_kept = beside is not None and beside["State"]["Running"]
-        if not is_kept and not _ran_to_limit(found["State"], facts):
+        if not is_kept and not ran_to(facts.run_limit_ms, found["State"]):
             return None  # the machine was restarted under it
-        run = _Run(names, facts, offer.lease)
+        run = self._run_of(offer.lease, names, facts)
         self._runs[lease_key(offer.lease)] = run
-        return self._go_on(run, written)
+        return self._go_on(run, found["State"], written)
 
     def gpus(self, lease: sessions_pb2.Lease) -> Collection[str] | None:
         """Those that its container was given."""
@@ -195,6 +200,10 @@ class ContainerRunner(Runner):
         for run in list(self._runs.values()):
             await self._remove(run)
         await self._docker.close()
+
+    def _run_of(self, lease: sessions_pb2.Lease, names: spec.Names, facts: spec.Facts) -> _Run:
+        signal = partial(self._docker.signal, names.job)
+        return _Run(names, facts, lease, TimeLimit(facts.run_limit_ms / 1000, signal))
 
     # --- before the start ---
 
@@ -274,7 +283,7 @@ class ContainerRunner(Runner):
 
     # --- while it runs, and after ---
 
-    async def _go_on(self, run: _Run, written: Written) -> Pieces:
+    async def _go_on(self, run: _Run, state: dict[str, Any], written: Written) -> Pieces:
         """What an earlier daemon's container wrote after what is known of it."""
         to_skip = {"log": written.log_bytes, "output": written.output_bytes}
 
@@ -287,21 +296,22 @@ class ContainerRunner(Runner):
             async with _told():
                 if note := rest("log", run.facts.note):
                     yield Log(note)
-                async with aclosing(self._docker.logged(run.names.job)) as frames:
-                    async for frame in frames:
-                        if log := rest("log", frame.data):
-                            yield Log(log)
-                        if frame.stream == STDOUT and (output := rest("output", frame.data)):
-                            yield output
-                async with aclosing(self._end(run)) as pieces:
+                async with _kept_on(run.limit, state):
+                    async with aclosing(self._docker.logged(run.names.job)) as frames:
+                        async for frame in frames:
+                            if log := rest("log", frame.data):
+                                yield Log(log)
+                            if frame.stream == STDOUT and (output := rest("output", frame.data)):
+                                yield output
+                    code = await self._docker.wait(run.names.job)
+                async with aclosing(self._end(run, code)) as pieces:
                     async for piece in pieces:
                         yield piece
         finally:
             await self._finish(run)
 
-    async def _end(self, run: _Run) -> AsyncGenerator[Piece, None]:
+    async def _end(self, run: _Run, code: int) -> AsyncGenerator[Piece, None]:
         """The meter's end, what was left, and why it failed, if it did."""
-        code = await self._docker.wait(run.names.job)
         yield Left()
         found = await self._docker.inspect(run.names.job)
         state = found["State"] if found is not None else {}
@@ -309,7 +319,7 @@ class ContainerRunner(Runner):
         for note in collected.notes:
             yield Log(f"[dcp] {note}\n".encode())
         yield Left(tuple(collected.artifacts))
-        if code != 0:
+        if code != 0 or run.limit.is_reached:
             raise await self._failure(run, code, state, collected)
         logger.info("container ended job_id=%s exit_code=0", run.lease.job_id)
 
@@ -322,7 +332,7 @@ class ContainerRunner(Runner):
             most = settings.memory_bytes // MIB
             text = f"The job used more memory than the {most} MiB that it may have."
             return RunnerError(jobs_pb2.FAILURE_REASON_OUT_OF_MEMORY, text)
-        if _ran_to_limit(state, run.facts):
+        if run.limit.is_reached or ran_to(run.facts.run_limit_ms, state):
             text = "The job reached its longest time."
             return RunnerError(jobs_pb2.FAILURE_REASON_DURATION_LIMIT, text)
         if code == _KILLED_BY_SIZE or _is_full(collected.used_bytes, settings.output_bytes):
@@ -455,22 +465,11 @@ def _digest(image: images.Image, found: dict[str, Any]) -> str:
     return image.digest or next(iter(of_repository), str(found["Id"]))
 
 
-def _was_started(state: dict[str, Any]) -> bool:
-    return bool(state.get("Running")) or not str(state.get("StartedAt", "0001")).startswith("0001")
-
-
-def _ran_to_limit(state: dict[str, Any], facts: spec.Facts) -> bool:
-    """Whether a container that has ended had used up its job's time."""
-    try:
-        began, ended = (_time(str(state[key])) for key in ("StartedAt", "FinishedAt"))
-    except (KeyError, ValueError):
-        return False
-    return (ended - began).total_seconds() * 1000 >= facts.run_limit_ms
-
-
-def _time(text: str) -> datetime:
-    # Nanoseconds are more than Python reads.
-    return datetime.fromisoformat(f"{text[:19]}+00:00")
+def _kept_on(limit: TimeLimit, state: dict[str, Any]) -> AbstractAsyncContextManager[None]:
+    """Keeps the limit of a container that an earlier daemon started, where it still runs."""
+    if not state.get("Running"):
+        return nullcontext()
+    return limit.kept(seconds_since_start(state))
 
 
 def _is_full(used: int, size: int) -> bool:

@@ -189,6 +189,20 @@ async def test_job_that_ignores_a_term_signal_is_killed(bench: Bench) -> None:
     assert bench.engine.left() == []
 
 
+async def test_job_that_nears_its_limit_is_asked_to_end_and_its_files_come_back(bench: Bench) -> None:
+    saves = "trap 'echo saved > /output/checkpoint; exit 0' TERM; echo up; sleep 600 & wait"
+    outcome = await bench.run(shell(saves, seconds=6))
+    assert (outcome.reason, outcome.files) == ("DURATION_LIMIT", {"checkpoint": b"saved\n"})
+    assert (outcome.output, outcome.is_over) == (b"up\n", True)
+
+
+async def test_job_that_ignores_its_limit_is_ended_and_its_files_come_back(bench: Bench) -> None:
+    stays = "trap '' TERM; echo epoch 1 > /output/checkpoint; while true; do sleep 1; done"
+    outcome = await bench.run(shell(stays, seconds=2))
+    assert (outcome.reason, outcome.files) == ("DURATION_LIMIT", {"checkpoint": b"epoch 1\n"})
+    assert outcome.is_over
+
+
 async def test_processes_that_a_job_leaves_behind_end_with_it(bench: Bench) -> None:
     outcome = await bench.run(
         shell("(trap '' HUP TERM; setsid sleep 1234567 > /dev/null 2>&1 &) ; sleep 0.2")
