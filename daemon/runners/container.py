@@ -13,7 +13,7 @@ import math
 import re
 import shutil
 import tarfile
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +36,7 @@ from daemon.runners.docker import (
 )
 from daemon.runners.limit import TimeLimit
 from daemon.runners.settings import MIB, ContainerSettings
-from daemon.runners.state import ran_to, seconds_since_start, was_started
+from daemon.runners.state import pids_of, ran_to, seconds_since_start, was_started
 from daemon.runs import LeaseKey, lease_key
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,8 @@ class _Run:
     facts: spec.Facts
     lease: sessions_pb2.Lease
     limit: TimeLimit
+    pids: tuple[int, ...] = ()
+    """The machine's numbers of their first processes, from which all others descend."""
 
 
 class ContainerRunner(Runner):
@@ -78,16 +80,16 @@ class ContainerRunner(Runner):
         *,
         owner: str,
         folder: Path,
-        gpu_uuids: Sequence[str] = (),
+        healthy_gpus: Callable[[], Sequence[str]] = tuple,
         keeper_grace_seconds: float = KEEPER_GRACE_SECONDS,
     ) -> None:
-        """`owner`: tells the containers of this daemon from another's; `folder`: for files that jobs left."""
+        """`owner`: tells its containers from others'; `folder`: for files that jobs left."""
         self._docker = docker
         self._engine = engine
         self._settings = settings
         self._owner = owner
         self._folder = folder
-        self._gpu_uuids = tuple(gpu_uuids)
+        self._healthy_gpus = healthy_gpus
         self._keeper_grace_seconds = keeper_grace_seconds
         self._runs: dict[LeaseKey, _Run] = {}
         self._self_test_names = spec.names(sessions_pb2.Lease(job_id="self-test"), owner)
@@ -167,6 +169,7 @@ class ContainerRunner(Runner):
         if not is_kept and not ran_to(facts.run_limit_ms, found["State"]):
             return None  # the machine was restarted under it
         run = self._run_of(offer.lease, names, facts)
+        run.pids = pids_of(found, beside)
         self._runs[lease_key(offer.lease)] = run
         return self._go_on(run, found["State"], written)
 
@@ -174,6 +177,10 @@ class ContainerRunner(Runner):
         """Those that its container was given."""
         run = self._runs.get(lease_key(lease))
         return run.facts.gpus if run is not None else None
+
+    def pids(self) -> Collection[int]:
+        """The first processes of its containers."""
+        return [pid for run in list(self._runs.values()) for pid in run.pids]
 
     async def kill(self, lease: sessions_pb2.Lease) -> None:
         """Ends a job's container by a signal that cannot be ignored."""
@@ -242,7 +249,7 @@ class ContainerRunner(Runner):
 
     def _take_gpus(self, wanted: jobs_pb2.ContainerSpec) -> tuple[str, ...]:
         taken = {gpu for run in self._runs.values() for gpu in run.facts.gpus}
-        free = [gpu for gpu in self._gpu_uuids if gpu not in taken]
+        free = [gpu for gpu in self._healthy_gpus() if gpu and gpu not in taken]
         count = wanted.gpu_count if wanted.HasField("gpu_count") else len(free)
         if count > len(free):
             raise spec.bad_params(f"container_spec.gpu_count: this provider has {len(free)} GPUs free.")
@@ -280,6 +287,8 @@ class ContainerRunner(Runner):
             await self._docker.start(run.names.job)
         except DockerRefusedError as error:
             raise _start_failed(error) from None
+        # What a job's program leaves behind becomes the keeper's.
+        run.pids = pids_of(*[await self._docker.inspect(name) for name in (run.names.job, run.names.keeper)])
 
     # --- while it runs, and after ---
 

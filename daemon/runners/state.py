@@ -26,6 +26,12 @@ def seconds_since_start(state: Mapping[str, Any]) -> float:
     return (datetime.now(UTC) - _time(str(state["StartedAt"]))).total_seconds()
 
 
+def pids_of(*containers: Mapping[str, Any] | None) -> tuple[int, ...]:
+    """The first processes of those containers that run, by the machine's numbers."""
+    pids = (int(found["State"].get("Pid") or 0) for found in containers if found is not None)
+    return tuple(pid for pid in pids if pid)
+
+
 def _time(text: str) -> datetime:
     # Nanoseconds are more than Python reads.
     return datetime.fromisoformat(f"{text[:19]}+00:00")

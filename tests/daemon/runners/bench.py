@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,12 @@ class Bench:
         self._abandoned: list[tuple[ContainerRunner, Pieces, MortalDocker]] = []
 
     def new_runner(
-        self, *, gpus: tuple[str, ...] = (), keeper_grace_seconds: float = 60.0, **settings: Any
+        self,
+        *,
+        gpus: tuple[str, ...] = (),
+        healthy_gpus: Callable[[], Sequence[str]] | None = None,
+        keeper_grace_seconds: float = 60.0,
+        **settings: Any,
     ) -> ContainerRunner:
         """A runner as a daemon that starts has it."""
         self.docker = MortalDocker(str(self.engine.socket))
@@ -126,7 +131,7 @@ class Bench:
             dataclasses.replace(SETTINGS, **settings),
             owner=self.owner,
             folder=self.folder / "artifacts",
-            gpu_uuids=gpus,
+            healthy_gpus=healthy_gpus or (lambda: gpus),
             keeper_grace_seconds=keeper_grace_seconds,
         )
 
