@@ -25,6 +25,7 @@ from daemon.effects import EndReason
 from daemon.engines.build import attached_engines, model_engine
 from daemon.engines.warm import WarmModels
 from daemon.gpus.detect import detect
+from daemon.health import Health
 from daemon.identity import IdentityError, identity_path
 from daemon.identity import load as load_identity
 from daemon.installation import Installation, InstallationError
@@ -137,17 +138,17 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
         )
     # Its lock says that no other daemon uses this state folder.
     disk = FileDisk(journal_folder(config.state_dir))
-    gpus = detect()
-    if gpus.reason:
-        logger.warning("no GPU telemetry reason=%r", gpus.reason)
-    manager = Manager(os.environ)
+    manager, health = Manager(os.environ), Health()
     runner = await runner_of(
         config.containers,
         config.container_socket,
         config.state_dir,
-        [gpu.uuid for gpu in (await asyncio.to_thread(gpus.read)).all_gpus if gpu.uuid],
+        health.healthy_gpus,
         allow_process_runner=allow_process_runner,
     )
+    gpus = detect(runner.pids) if runner is not None else detect()
+    if gpus.reason:
+        logger.warning("no GPU telemetry reason=%r", gpus.reason)
     warm = WarmModels()
     reloader = Reloader(
         config,
@@ -160,6 +161,7 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
         engines=reloader.engines,
         journal=Journal(disk),
         gpus=gpus,
+        health=health,
         tls_ca=config.tls_ca,
         on_ready=lambda provider_id: _say_ready(config.server, provider_id, manager),
         on_sample=warm.sampled,

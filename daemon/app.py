@@ -293,6 +293,9 @@ class Daemon:
 
     def _received(self, message: sessions_pb2.ServerMessage) -> None:
         self._apply(self._session.received(message, self._now()))
+        if message.WhichOneof("kind") in ("welcome", "settings_update"):
+            # The owner's settings on the server may close this machine, or open it again.
+            self._tell_capacity()
 
     async def _tick(self) -> None:
         while True:

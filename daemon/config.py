@@ -86,7 +86,7 @@ VARIABLES = (
         "~/.config/dcp-daemon/config.toml",
         "File of settings (TOML); the environment wins over it.",
     ),
-    Variable("DCP_MAX_TEMP_C", "", "No job is taken while a GPU is this hot, in degrees Celsius."),
+    Variable("DCP_MAX_TEMP_C", "", "A GPU hotter than this takes no new job, in degrees Celsius."),
     Variable("DCP_VRAM_RESERVE_MIB", "0", "GPU memory that stays free for the machine's owner."),
     Variable(
         "DCP_SCHEDULE", "", "When jobs are taken: Mon-Fri 20:00-08:00, Sat-Sun 00:00-24:00; unset: always."

@@ -225,7 +225,7 @@ def _gpus(rules: Rules) -> Iterator[Finding]:
     names = ", ".join(f"{gpu.gpu_name} {gpu.gpu_vram_mib} MiB" for gpu in status.all_gpus)
     yield Finding(Level.OK, f"{status.gpu_count} GPU: {names}; driver {status.driver_version}")
     for gpu in status.all_gpus:
-        if rules.max_temp_c is not None and gpu.temp_c >= rules.max_temp_c:
+        if rules.max_temp_c is not None and gpu.temp_c > rules.max_temp_c:
             told = f"GPU {gpu.index} has {gpu.temp_c:g} °C, the cap is {rules.max_temp_c:g}"
             yield Finding(Level.WARN, f"{told}: cool it, or raise DCP_MAX_TEMP_C; no job is taken meanwhile")
 

@@ -58,7 +58,7 @@ class Rules:
     """What must hold for a job to be taken. Nothing set: nothing is asked."""
 
     max_temp_c: float | None = None
-    """No GPU may be this hot, or hotter."""
+    """A GPU hotter than this takes no new job."""
     vram_reserve_mib: int = 0
     """So much memory stays free on each GPU that a job would use."""
     schedules: tuple[Schedule, ...] = ()
@@ -125,7 +125,7 @@ def _too_hot(rules: Rules, status: gpus_pb2.GpuStatus | None) -> str:
     for gpu in status.all_gpus:
         if not gpu.HasField("temp_c"):
             return f"the temperature of GPU {gpu.index} cannot be read, and this provider has set a cap"
-        if gpu.temp_c >= rules.max_temp_c:
+        if gpu.temp_c > rules.max_temp_c:
             return f"GPU {gpu.index} has {gpu.temp_c:g} °C; this provider's cap is {rules.max_temp_c:g}"
     return ""
 

@@ -9,7 +9,7 @@ from daemon.gpus.processes import OwnPids, no_others
 def detect(own_pids: OwnPids = no_others) -> Gpus:
     """NVML where it answers; otherwise none, with the reason why.
 
-    `own_pids`: the processes of the daemon's containers, which do not descend from it.
+    `own_pids`: the first processes of the daemon's containers, which do not descend from it.
     """
     try:
         return NvmlGpus(own_pids)

@@ -106,6 +106,10 @@ class Runner(Protocol):
         """The UUIDs of the GPUs that a run is on; None: it may be on any of the machine's."""
         return None
 
+    def pids(self) -> Collection[int]:
+        """The processes of its runs that do not descend from the daemon. Asked from another thread."""
+        return ()
+
     async def adopt(self, offer: sessions_pb2.JobOffer, written: Written) -> Pieces | None:
         """What is left of a run that an earlier daemon began, after what is known of it.
 

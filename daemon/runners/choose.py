@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from daemon.runners import Runner, keeper
@@ -33,7 +33,7 @@ async def runner_of(
     settings: ContainerSettings,
     socket: Path,
     state_dir: Path,
-    gpu_uuids: Sequence[str],
+    healthy_gpus: Callable[[], Sequence[str]],
     *,
     allow_process_runner: bool = False,
 ) -> Runner | None:
@@ -61,4 +61,4 @@ async def runner_of(
     # Two daemons of one machine must not take each other's containers for their own.
     owner = hashlib.sha256(str(state_dir).encode()).hexdigest()[:16]
     logger.info("containers are run engine=%s images=%s", facts.version, ",".join(settings.images))
-    return ContainerRunner(docker, facts, settings, owner=owner, folder=folder, gpu_uuids=gpu_uuids)
+    return ContainerRunner(docker, facts, settings, owner=owner, folder=folder, healthy_gpus=healthy_gpus)

@@ -13,10 +13,10 @@ import math
 import re
 import shutil
 import tarfile
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,9 @@ from daemon.runners.docker import (
     PullTooLargeError,
     SpoolError,
 )
+from daemon.runners.limit import TimeLimit
 from daemon.runners.settings import MIB, ContainerSettings
+from daemon.runners.state import pids_of, ran_to, seconds_since_start, was_started
 from daemon.runs import LeaseKey, lease_key
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,9 @@ class _Run:
     names: spec.Names
     facts: spec.Facts
     lease: sessions_pb2.Lease
+    limit: TimeLimit
+    pids: tuple[int, ...] = ()
+    """The machine's numbers of their first processes, from which all others descend."""
 
 
 class ContainerRunner(Runner):
@@ -75,16 +80,16 @@ class ContainerRunner(Runner):
         *,
         owner: str,
         folder: Path,
-        gpu_uuids: Sequence[str] = (),
+        healthy_gpus: Callable[[], Sequence[str]] = tuple,
         keeper_grace_seconds: float = KEEPER_GRACE_SECONDS,
     ) -> None:
-        """`owner`: tells the containers of this daemon from another's; `folder`: for files that jobs left."""
+        """`owner`: tells its containers from others'; `folder`: for files that jobs left."""
         self._docker = docker
         self._engine = engine
         self._settings = settings
         self._owner = owner
         self._folder = folder
-        self._gpu_uuids = tuple(gpu_uuids)
+        self._healthy_gpus = healthy_gpus
         self._keeper_grace_seconds = keeper_grace_seconds
         self._runs: dict[LeaseKey, _Run] = {}
         self._self_test_names = spec.names(sessions_pb2.Lease(job_id="self-test"), owner)
@@ -121,7 +126,7 @@ class ContainerRunner(Runner):
                 gpus=self._take_gpus(offer.container_spec),
                 run_limit_ms=offer.run_limit.ToMilliseconds(),
             )
-            run = _Run(spec.names(offer.lease, self._owner), facts, offer.lease)
+            run = self._run_of(offer.lease, spec.names(offer.lease, self._owner), facts)
             self._runs[lease_key(offer.lease)] = run
             try:
                 await self._make(run, offer, found)
@@ -135,13 +140,15 @@ class ContainerRunner(Runner):
         run = self._runs[lease_key(offer.lease)]
         try:
             async with _told():
-                async with self._docker.attached(run.names.job) as frames:
-                    await self._start(run)
-                    yield Log(run.facts.note)
-                    async for frame in frames:
-                        for piece in _pieces(frame):
-                            yield piece
-                async with aclosing(self._end(run)) as rest:
+                async with run.limit.kept():
+                    async with self._docker.attached(run.names.job) as frames:
+                        await self._start(run)
+                        yield Log(run.facts.note)
+                        async for frame in frames:
+                            for piece in _pieces(frame):
+                                yield piece
+                    code = await self._docker.wait(run.names.job)
+                async with aclosing(self._end(run, code)) as rest:
                     async for piece in rest:
                         yield piece
         finally:
@@ -151,7 +158,7 @@ class ContainerRunner(Runner):
         """Goes on with the container of an earlier daemon; None: there is none, or it was cut short."""
         names = spec.names(offer.lease, self._owner)
         found = await self._docker.inspect(names.job)
-        if found is None or not _was_started(found["State"]):
+        if found is None or not was_started(found["State"]):
             return None
         try:
             facts = spec.Facts.of(found["Config"]["Labels"])
@@ -159,16 +166,21 @@ class ContainerRunner(Runner):
             return None
         beside = await self._docker.inspect(names.keeper)
         is_kept = beside is not None and beside["State"]["Running"]
-        if not is_kept and not _ran_to_limit(found["State"], facts):
+        if not is_kept and not ran_to(facts.run_limit_ms, found["State"]):
             return None  # the machine was restarted under it
-        run = _Run(names, facts, offer.lease)
+        run = self._run_of(offer.lease, names, facts)
+        run.pids = pids_of(found, beside)
         self._runs[lease_key(offer.lease)] = run
-        return self._go_on(run, written)
+        return self._go_on(run, found["State"], written)
 
     def gpus(self, lease: sessions_pb2.Lease) -> Collection[str] | None:
         """Those that its container was given."""
         run = self._runs.get(lease_key(lease))
         return run.facts.gpus if run is not None else None
+
+    def pids(self) -> Collection[int]:
+        """The first processes of its containers."""
+        return [pid for run in list(self._runs.values()) for pid in run.pids]
 
     async def kill(self, lease: sessions_pb2.Lease) -> None:
         """Ends a job's container by a signal that cannot be ignored."""
@@ -195,6 +207,10 @@ class ContainerRunner(Runner):
         for run in list(self._runs.values()):
             await self._remove(run)
         await self._docker.close()
+
+    def _run_of(self, lease: sessions_pb2.Lease, names: spec.Names, facts: spec.Facts) -> _Run:
+        signal = partial(self._docker.signal, names.job)
+        return _Run(names, facts, lease, TimeLimit(facts.run_limit_ms / 1000, signal))
 
     # --- before the start ---
 
@@ -233,7 +249,7 @@ class ContainerRunner(Runner):
 
     def _take_gpus(self, wanted: jobs_pb2.ContainerSpec) -> tuple[str, ...]:
         taken = {gpu for run in self._runs.values() for gpu in run.facts.gpus}
-        free = [gpu for gpu in self._gpu_uuids if gpu not in taken]
+        free = [gpu for gpu in self._healthy_gpus() if gpu and gpu not in taken]
         count = wanted.gpu_count if wanted.HasField("gpu_count") else len(free)
         if count > len(free):
             raise spec.bad_params(f"container_spec.gpu_count: this provider has {len(free)} GPUs free.")
@@ -271,10 +287,12 @@ class ContainerRunner(Runner):
             await self._docker.start(run.names.job)
         except DockerRefusedError as error:
             raise _start_failed(error) from None
+        # What a job's program leaves behind becomes the keeper's.
+        run.pids = pids_of(*[await self._docker.inspect(name) for name in (run.names.job, run.names.keeper)])
 
     # --- while it runs, and after ---
 
-    async def _go_on(self, run: _Run, written: Written) -> Pieces:
+    async def _go_on(self, run: _Run, state: dict[str, Any], written: Written) -> Pieces:
         """What an earlier daemon's container wrote after what is known of it."""
         to_skip = {"log": written.log_bytes, "output": written.output_bytes}
 
@@ -287,21 +305,22 @@ class ContainerRunner(Runner):
             async with _told():
                 if note := rest("log", run.facts.note):
                     yield Log(note)
-                async with aclosing(self._docker.logged(run.names.job)) as frames:
-                    async for frame in frames:
-                        if log := rest("log", frame.data):
-                            yield Log(log)
-                        if frame.stream == STDOUT and (output := rest("output", frame.data)):
-                            yield output
-                async with aclosing(self._end(run)) as pieces:
+                async with _kept_on(run.limit, state):
+                    async with aclosing(self._docker.logged(run.names.job)) as frames:
+                        async for frame in frames:
+                            if log := rest("log", frame.data):
+                                yield Log(log)
+                            if frame.stream == STDOUT and (output := rest("output", frame.data)):
+                                yield output
+                    code = await self._docker.wait(run.names.job)
+                async with aclosing(self._end(run, code)) as pieces:
                     async for piece in pieces:
                         yield piece
         finally:
             await self._finish(run)
 
-    async def _end(self, run: _Run) -> AsyncGenerator[Piece, None]:
+    async def _end(self, run: _Run, code: int) -> AsyncGenerator[Piece, None]:
         """The meter's end, what was left, and why it failed, if it did."""
-        code = await self._docker.wait(run.names.job)
         yield Left()
         found = await self._docker.inspect(run.names.job)
         state = found["State"] if found is not None else {}
@@ -309,7 +328,7 @@ class ContainerRunner(Runner):
         for note in collected.notes:
             yield Log(f"[dcp] {note}\n".encode())
         yield Left(tuple(collected.artifacts))
-        if code != 0:
+        if code != 0 or run.limit.is_reached:
             raise await self._failure(run, code, state, collected)
         logger.info("container ended job_id=%s exit_code=0", run.lease.job_id)
 
@@ -322,7 +341,7 @@ class ContainerRunner(Runner):
             most = settings.memory_bytes // MIB
             text = f"The job used more memory than the {most} MiB that it may have."
             return RunnerError(jobs_pb2.FAILURE_REASON_OUT_OF_MEMORY, text)
-        if _ran_to_limit(state, run.facts):
+        if run.limit.is_reached or ran_to(run.facts.run_limit_ms, state):
             text = "The job reached its longest time."
             return RunnerError(jobs_pb2.FAILURE_REASON_DURATION_LIMIT, text)
         if code == _KILLED_BY_SIZE or _is_full(collected.used_bytes, settings.output_bytes):
@@ -455,22 +474,11 @@ def _digest(image: images.Image, found: dict[str, Any]) -> str:
     return image.digest or next(iter(of_repository), str(found["Id"]))
 
 
-def _was_started(state: dict[str, Any]) -> bool:
-    return bool(state.get("Running")) or not str(state.get("StartedAt", "0001")).startswith("0001")
-
-
-def _ran_to_limit(state: dict[str, Any], facts: spec.Facts) -> bool:
-    """Whether a container that has ended had used up its job's time."""
-    try:
-        began, ended = (_time(str(state[key])) for key in ("StartedAt", "FinishedAt"))
-    except (KeyError, ValueError):
-        return False
-    return (ended - began).total_seconds() * 1000 >= facts.run_limit_ms
-
-
-def _time(text: str) -> datetime:
-    # Nanoseconds are more than Python reads.
-    return datetime.fromisoformat(f"{text[:19]}+00:00")
+def _kept_on(limit: TimeLimit, state: dict[str, Any]) -> AbstractAsyncContextManager[None]:
+    """Keeps the limit of a container that an earlier daemon started, where it still runs."""
+    if not state.get("Running"):
+        return nullcontext()
+    return limit.kept(seconds_since_start(state))
 
 
 def _is_full(used: int, size: int) -> bool:

@@ -36,10 +36,13 @@ _KILLED_BY_SIZE = -signal.SIGXFSZ
 _PR_SET_PDEATHSIG = 1
 _LOOK_SECONDS = 0.2
 QUIET_SECONDS = 1.0
+_SELF_TEST = "self-test"
 
 
 class ProcessRunner(Runner):
     """Runs commands as they are."""
+
+    name = "plain processes"
 
     def __init__(self, settings: ContainerSettings, folder: Path) -> None:
         """`folder`: for the jobs' files; of `settings`, sizes alone can be kept."""
@@ -50,6 +53,22 @@ class ProcessRunner(Runner):
     def job_types(self) -> Sequence[jobs_pb2.JobType.ValueType]:
         """Whatever is a command."""
         return JOB_TYPES
+
+    async def self_test(self) -> None:
+        """A command of ours starts as a job's does, and ends with 0. Raises RunnerError."""
+        folder = self._folder / _SELF_TEST
+        try:
+            await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
+            process = await self._start(jobs_pb2.ContainerSpec(command=["true"]), folder, folder)
+            code = await _end_of(process)
+        except OSError as error:
+            text = f"The folder for the jobs' files cannot be used: {error.strerror}."
+            raise RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_START_FAILED, text) from None
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        if code != 0:
+            text = f"A command that does nothing ended with exit code {code}."
+            raise RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_START_FAILED, text)
 
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
         """Checks the command. Raises RunnerError."""
@@ -89,7 +108,7 @@ class ProcessRunner(Runner):
 
     async def sweep(self) -> None:
         """Removes the files of jobs that are over."""
-        known = {spec.names(_lease(key), "").lease for key in self._processes}
+        known = {spec.names(_lease(key), "").lease for key in self._processes} | {_SELF_TEST}
         if self._folder.is_dir():
             for path in self._folder.iterdir():
                 if path.name not in known:
@@ -156,6 +175,16 @@ class ProcessRunner(Runner):
 
 def _lease(key: LeaseKey) -> sessions_pb2.Lease:
     return sessions_pb2.Lease(job_id=key[0], lease_epoch=key[1], lease_secret=key[2])
+
+
+async def _end_of(process: asyncio.subprocess.Process) -> int:
+    """Waits for a process's end, and ends it where nobody waits any more."""
+    try:
+        await process.communicate()
+    finally:
+        _signal(process, signal.SIGKILL)
+    assert process.returncode is not None, "it has ended"
+    return process.returncode
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:

@@ -38,7 +38,7 @@ class ArtifactServicer(artifacts_pb2_grpc.ArtifactServiceServicer):
         return pb.ListArtifactsResponse(
             job_id=listing.job.job_id,
             status=convert.state_number(listing.job.state),
-            artifacts=[_artifact(one) for one in listing.artifacts],
+            artifacts=[artifact(one) for one in listing.artifacts],
             expires_at=convert.timestamp(listing.expires_ms),
         )
 
@@ -74,7 +74,8 @@ def _announced(header: pb.ArtifactHeader) -> Announced:
     return Announced(ref, header.name, header.size_bytes, header.sha256)
 
 
-def _artifact(one: Artifact) -> pb.Artifact:
+def artifact(one: Artifact) -> pb.Artifact:
+    """What is told of a file."""
     return pb.Artifact(
         name=one.name,
         size_bytes=one.size_bytes,

@@ -10,6 +10,7 @@ from google.protobuf.json_format import ParseDict
 
 from server.domain.providers import AccountState
 from server.rpc import convert
+from server.rpc.artifacts import artifact
 from server.rpc.interceptors import caller
 from server.rpc.keys import key
 from server.rpc.statements import line
@@ -91,7 +92,11 @@ def _job(asked: AskedJob) -> pb.ExportedJob:
 
 def _attempt(written: WrittenAttempt) -> pb.ExportedAttempt:
     lease = written.lease
-    message = pb.ExportedAttempt(job_id=lease.job_id, attempt=convert.attempt(Attempt(lease.attempt, lease)))
+    message = pb.ExportedAttempt(
+        job_id=lease.job_id,
+        attempt=convert.attempt(Attempt(lease.attempt, lease)),
+        artifacts=[artifact(one) for one in written.artifacts],
+    )
     if lease.failure_reason is not None:
         message.failure_reason = convert.failure_reason_number(lease.failure_reason)
     for name, data in (("output", written.output), ("log", written.log)):

@@ -122,8 +122,11 @@ class Artifacts:
             return is_new
 
     async def list(self, caller: Caller, job_id: str) -> Listing:
-        """The files of a job, for those who may see its output. Raises JOB_NOT_FOUND, NOT_OWNER."""
-        job = await self._jobs.get(caller, job_id)
+        """The files of a job, for those who may see its output.
+
+        Raises OUTPUT_ERASED, JOB_NOT_FOUND, NOT_OWNER.
+        """
+        job = await self._jobs.kept(caller, job_id)
         found = await self._database.read(lambda: artifacts.published(job_id)) if job.artifact_count else []
         published = [one.published_ms for one in found if one.published_ms is not None]
         return Listing(job, found, min(published) + self._limits.keep_ms if published else None)
@@ -131,10 +134,10 @@ class Artifacts:
     async def open(self, caller: Caller, job_id: str, name: str, range_: str, if_range: str) -> Download:
         """One file of a job, or a part of it, whose pieces must be closed.
 
-        Raises ARTIFACT_NOT_FOUND, RANGE_NOT_SATISFIABLE, JOB_NOT_FOUND, NOT_OWNER; the pieces OVERLOADED,
-        ARTIFACT_NOT_FOUND and STORE_UNAVAILABLE.
+        Raises ARTIFACT_NOT_FOUND, RANGE_NOT_SATISFIABLE, OUTPUT_ERASED, JOB_NOT_FOUND, NOT_OWNER; the pieces
+        OVERLOADED, ARTIFACT_NOT_FOUND and STORE_UNAVAILABLE.
         """
-        job = await self._jobs.get(caller, job_id)
+        job = await self._jobs.kept(caller, job_id)
         wanted = artifact_name(name)
         artifact = await self._database.read(lambda: artifacts.published_one(job_id, wanted))
         if artifact is None:

@@ -1,6 +1,7 @@
 """How a renter deletes its account: at once and as a whole, or not at all.
 
-Money records stay; whatever a person wrote or got goes. Whoever adds to an account locks it first
+Money records stay; whatever a person wrote or got goes, the bytes of files soon after by
+server.services.cleaning. Whoever adds to an account locks it first
 (server.services.renters, ``present``), and so does this: nothing lands in what was deleted.
 """
 

@@ -145,6 +145,10 @@ class Jobs:
         now_ms = ms(self._clock)
         return await self._database.read(lambda: place_in_queue(job, self._fleet, now_ms))
 
+    async def kept(self, caller: Caller, job_id: str) -> Job:
+        """A job of which what its runs left is still kept. Raises OUTPUT_ERASED, JOB_NOT_FOUND, NOT_OWNER."""
+        return await self._database.read(lambda: _kept(_visible(caller, job_id), "files"))
+
     async def explain(self, caller: Caller, job_id: str) -> Explanation:
         """Why a job waits or failed. Raises JOB_NOT_FOUND, NOT_OWNER."""
         now_ms = ms(self._clock)
@@ -160,13 +164,7 @@ class Jobs:
             job = _visible(caller, job_id)
             if job.state is not JobState.COMPLETED:
                 return Output(job, b"")
-            # Asked of the account, not of what is stored: erasing many jobs takes a while.
-            if existing(job.renter_id).state is AccountState.DELETED:
-                raise DomainError(
-                    Reason.OUTPUT_ERASED,
-                    f"the output of job {job_id} was erased when its renter deleted its account",
-                    status=job.state.value,
-                )
+            _kept(job, "output")
             return Output(job, leases.read_stream(job_id, job.lease_epoch, Stream.OUTPUT))
 
         output = await self._database.read(read)
@@ -175,10 +173,10 @@ class Jobs:
         return output
 
     async def logs(self, caller: Caller, job_id: str, after_seq: int) -> JobLog:
-        """A job with what it logged after a piece. Raises JOB_NOT_FOUND, NOT_OWNER."""
+        """A job with what it logged after a piece. Raises OUTPUT_ERASED, JOB_NOT_FOUND, NOT_OWNER."""
 
         def read() -> JobLog:
-            job = _visible(caller, job_id)
+            job = _kept(_visible(caller, job_id), "log")
             data, through = leases.read_after(job_id, job.lease_epoch, Stream.LOG, after_seq)
             return JobLog(job, data, through)
 
@@ -390,6 +388,19 @@ def _visible(caller: Caller, job_id: str) -> Job:
         raise DomainError(Reason.JOB_NOT_FOUND, f"job_id: no job {job_id!r}", field="job_id")
     if job is None:
         raise DomainError(Reason.NOT_OWNER, "this job belongs to somebody else")
+    return job
+
+
+def _kept(job: Job, what: str) -> Job:
+    """The job, unless its renter is deleted. Raises OUTPUT_ERASED."""
+    # Asked of the account, not of what is stored: erasing many jobs takes a while.
+    if existing(job.renter_id).state is AccountState.DELETED:
+        raise DomainError(
+            Reason.OUTPUT_ERASED,
+            f"the {what} of job {job.job_id} {'were' if what == 'files' else 'was'} erased "
+            "when its renter deleted its account",
+            status=job.state.value,
+        )
     return job
 
 

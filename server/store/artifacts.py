@@ -97,6 +97,12 @@ def published(job_id: str) -> list[Artifact]:
     return [_artifact(row) for row in query.order_by(db.Artifact.name)]
 
 
+def published_of(job_id: str, lease_epoch: int) -> list[Artifact]:
+    """The files of a lease's run that can be downloaded, by name."""
+    query = _of_lease(job_id, lease_epoch).where(db.Artifact.state == _PUBLISHED)
+    return [_artifact(row) for row in query.order_by(db.Artifact.name)]
+
+
 def published_one(job_id: str, name: str) -> Artifact | None:
     """One of them, by name."""
     query = db.Artifact.select().where(
@@ -153,6 +159,15 @@ def doom_expired(before_ms: int, limit: int) -> int:
         ).execute()
         db.Job.update(artifact_count=0, artifact_bytes=0).where(db.Job.job_id.in_(job_ids)).execute()
     return len(job_ids)
+
+
+def erase(jobs: Any) -> None:
+    """Gives up the files of jobs that have ended, a query of their ids; what told of them is gone at once."""
+    told: dict[str, Any] = {"name": "", "size_bytes": 0, "sha256": b""}
+    mine = db.Artifact.job_id.in_(jobs)
+    # An upload that is cut just now is undone by who began it, who knows it by its state.
+    db.Artifact.update(**told).where(mine, db.Artifact.state == _UPLOADING).execute()
+    db.Artifact.update(state=_DOOMED, **told).where(mine, db.Artifact.state != _UPLOADING).execute()
 
 
 def doomed(limit: int) -> list[tuple[int, str]]:

@@ -6,6 +6,7 @@ Every function runs inside its caller's transaction, which has locked the renter
 from __future__ import annotations
 
 from server.domain.providers import AccountState
+from server.store import artifacts
 from server.store.models import ApiKey, Chunk, Job, Lease, Renter, Repeat, Webhook, WebhookDelivery, tuples
 
 NOBODY = "deleted renter"
@@ -60,9 +61,16 @@ def erase_jobs(renter_id: int) -> None:
         window = later & (Job.created_ms <= times[-1])
         job_ids = Job.select(Job.job_id).where(window)
         Chunk.delete().where(Chunk.job_id.in_(job_ids)).execute()
+        artifacts.erase(job_ids)
         Lease.update(detail="").where(Lease.job_id.in_(job_ids)).execute()
         Job.update(
-            spec="{}", gpu_model=None, failure_message=None, idempotency_key=None, request_digest=""
+            spec="{}",
+            gpu_model=None,
+            failure_message=None,
+            idempotency_key=None,
+            request_digest="",
+            artifact_count=0,
+            artifact_bytes=0,
         ).where(window).execute()
     next_ms = times[-1] + 1 if len(times) == BATCH else None
     Renter.update(erase_from_ms=next_ms).where(Renter.id == renter_id).execute()

@@ -9,11 +9,15 @@ from dataclasses import dataclass
 
 import peewee as pw
 
+from server.domain.artifacts import Artifact
 from server.domain.jobs import Job as JobRecord
 from server.domain.leases import Lease, Stream
-from server.store import jobs, leases
+from server.store import artifacts, jobs, leases
 from server.store.models import Job, tuples
 from server.store.models import Lease as LeaseRow
+
+_ARTIFACT_BYTES = 250
+"""What is told of a file beside its name takes about so much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +32,12 @@ class AskedJob:
 
 @dataclass(frozen=True, slots=True)
 class WrittenAttempt:
-    """A lease with all that its run wrote."""
+    """A lease with all that its run wrote, and what is told of the files that it left."""
 
     lease: Lease
     output: bytes
     log: bytes
+    artifacts: list[Artifact]
 
 
 def job_sizes(renter_id: int, before: JobRecord | None, limit: int) -> list[int]:
@@ -72,8 +77,10 @@ def leases_after(renter_id: int, job: JobRecord | None, lease_epoch: int, limit:
 
 
 def written_bytes(lease: Lease) -> int:
-    """How much is stored of what a lease's run wrote."""
-    return sum(leases.stream_bytes(lease.job_id, lease.lease_epoch, stream) for stream in _streams(lease))
+    """How much is stored of what a lease's run wrote, and how long the list of its files is."""
+    streams = sum(leases.stream_bytes(lease.job_id, lease.lease_epoch, stream) for stream in _streams(lease))
+    files = artifacts.published_of(lease.job_id, lease.lease_epoch)
+    return streams + sum(len(one.name.encode()) + _ARTIFACT_BYTES for one in files)
 
 
 def with_what_it_wrote(lease: Lease) -> WrittenAttempt:
@@ -81,7 +88,8 @@ def with_what_it_wrote(lease: Lease) -> WrittenAttempt:
     found = {
         stream: leases.read_stream(lease.job_id, lease.lease_epoch, stream) for stream in _streams(lease)
     }
-    return WrittenAttempt(lease, found.get(Stream.OUTPUT, b""), found.get(Stream.LOG, b""))
+    files = artifacts.published_of(lease.job_id, lease.lease_epoch)
+    return WrittenAttempt(lease, found.get(Stream.OUTPUT, b""), found.get(Stream.LOG, b""), files)
 
 
 def _streams(lease: Lease) -> list[Stream]:

@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
 import pytest
-from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2
+from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2, terms_pb2
 
 from daemon.app import Daemon
 from daemon.effects import EndReason
@@ -49,6 +49,7 @@ class Stack:
         gpus: Gpus | None = None,
         others: Sequence[ScriptedEngine] = (),
         rules: Rules | None = None,
+        sample_seconds: float = 0.01,
     ) -> None:
         self.server = server
         self.disk = disk or MemoryDisk()
@@ -67,7 +68,7 @@ class Stack:
             rng=Random(1),
             on_ready=self.ready.append,
             tick_seconds=0.01,
-            sample_seconds=0.01,
+            sample_seconds=sample_seconds,
         )
         self.running = asyncio.create_task(self.daemon.run())
 
@@ -98,9 +99,10 @@ async def stack(
     gpus: Gpus | None = None,
     others: Sequence[ScriptedEngine] = (),
     rules: Rules | None = None,
+    sample_seconds: float = 0.01,
 ) -> AsyncIterator[Stack]:
     async with fake_server() as server:
-        running = Stack(server, engine, disk, gpus, others, rules)
+        running = Stack(server, engine, disk, gpus, others, rules, sample_seconds)
         try:
             yield running
         finally:
@@ -613,6 +615,30 @@ async def test_changed_rules_hold_from_then_on_and_are_told() -> None:
         assert (await connection.expect_anyway("capacity_update")).slots == 0
         s.daemon.reconfigure([engine], Rules(max_temp_c=95))
         assert (await connection.expect_anyway("capacity_update")).slots == 1
+
+
+async def test_settings_on_the_server_are_kept_at_once_and_told() -> None:
+    """Nothing else makes the daemon look at them: its GPUs are not read again in this test."""
+    now = datetime.fromtimestamp(1_800_000_000.0, UTC)
+    past = terms_pb2.WeeklyHours(
+        start=f"{(now - timedelta(hours=2)):%H:%M}", end=f"{(now - timedelta(hours=1)):%H:%M}"
+    )
+    async with stack(ScriptedEngine(), sample_seconds=3600) as s:
+        connection = await s.server.connection()
+        assert (await connection.welcome()).slots == 1
+        await eventually(lambda: s.ready == [42])
+        await connection.send(settings_update=terms_pb2.ProviderSettings(hours=[past], timezone="UTC"))
+        await connection.send(job_offer=offer())
+        assert (await connection.expect("capacity_update")).slots == 0
+        reply = await connection.expect("offer_reply")
+        assert (reply.accepted, reply.refusal) == (
+            False,
+            "it is outside the hours in which this provider takes jobs",
+        )
+        await connection.send(settings_update=terms_pb2.ProviderSettings())
+        await connection.send(job_offer=offer("job-2"))
+        assert (await connection.expect("capacity_update")).slots == 1
+        assert (await connection.expect("offer_reply")).accepted
 
 
 async def test_models_change_while_a_job_runs_on() -> None:

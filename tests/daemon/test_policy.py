@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from dcp.v1 import gpus_pb2
-from hypothesis import given
+from dcp.v1 import gpus_pb2, terms_pb2
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from daemon.policy import MINUTES, Rules, Schedule, Window, parse_schedule, refusal, stricter
+from daemon.policy import MINUTES, Rules, Schedule, Window, parse_schedule, refusal, rules_of, stricter
+from server.domain.terms import Settings, Weekday, time_of_day
+from server.domain.terms import window as server_window
+from server.rpc.terms import settings_message
 
 MONDAY = datetime(2026, 11, 23, tzinfo=UTC)
 NOON = MONDAY + timedelta(hours=12)
@@ -131,7 +136,8 @@ def test_windows_that_mean_nothing_are_refused(text: str) -> None:
 def test_hottest_gpu_decides() -> None:
     rules = Rules(max_temp_c=80)
     assert refusal(rules, status(gpu(temp_c=79.5), gpu(1, temp_c=60)), NOON) == ""
-    assert refusal(rules, status(gpu(temp_c=60), gpu(1, temp_c=80)), NOON).startswith("GPU 1 has 80 °C")
+    assert refusal(rules, status(gpu(temp_c=60), gpu(1, temp_c=80)), NOON) == ""
+    assert refusal(rules, status(gpu(temp_c=60), gpu(1, temp_c=81)), NOON).startswith("GPU 1 has 81 °C")
 
 
 def test_rule_that_cannot_be_judged_keeps_jobs_out() -> None:
@@ -152,3 +158,81 @@ def test_reserve_stays_free_on_each_gpu_that_the_job_wants() -> None:
     assert refusal(rules, reading, NOON, vram_required_mib=6001) != ""
     assert refusal(rules, reading, NOON, vram_required_mib=3000, gpu_count=2) == ""
     assert refusal(rules, reading, NOON, vram_required_mib=3001, gpu_count=2) != ""
+
+
+# --- what the owner told the server: both must judge alike ---
+
+ZONES = ("UTC", "Asia/Riyadh", "Europe/Berlin", "America/St_Johns", "Pacific/Chatham")
+# A week with a change of the clocks in Berlin: they go back on Sunday, 2026-10-25.
+CHANGE = datetime(2026, 10, 22, tzinfo=UTC)
+
+
+def hours(days: str, start: str, end: str) -> Settings:
+    """What an owner sends: days by their first letters, none for all."""
+    names = [day for day in Weekday if day.name.lower()[:3] in days.split()]
+    return Settings((server_window(names, start, end, "hours"),), "UTC")
+
+
+def takes_jobs(settings: Settings, moment: datetime) -> bool:
+    """What the daemon makes of the settings as they travel."""
+    return refusal(rules_of(settings_message(settings)), status(), moment) == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_open_at"),
+    [
+        (Settings(), range(7 * 24)),
+        (hours("", "00:00", "24:00"), range(7 * 24)),
+        (hours("", "22:00", "24:00"), [24 * day + hour for day in range(7) for hour in (22, 23)]),
+        (hours("mon", "22:00", "02:00"), [22, 23, 24, 25]),
+        (hours("sun", "22:00", "02:00"), [0, 1, 6 * 24 + 22, 6 * 24 + 23]),
+        (hours("sat", "00:00", "24:00"), range(5 * 24, 6 * 24)),
+        (hours("tue wed", "08:00", "10:00"), [24 + 8, 24 + 9, 48 + 8, 48 + 9]),
+        (hours("mon", "00:01", "00:00"), range(1, 24)),
+    ],
+)
+def test_hours_of_the_server_are_kept_here(settings: Settings, is_open_at: Sequence[int]) -> None:
+    moments = [MONDAY + timedelta(hours=hour) for hour in range(7 * 24)]
+    assert [n for n, moment in enumerate(moments) if takes_jobs(settings, moment)] == list(is_open_at)
+
+
+times_apart = st.tuples(st.integers(0, MINUTES - 1), st.integers(0, MINUTES)).filter(lambda t: t[0] != t[1])
+server_windows = st.builds(
+    lambda days, times: server_window(days, time_of_day(times[0]), time_of_day(times[1]), "hours"),
+    st.frozensets(st.sampled_from(Weekday)),
+    times_apart,
+)
+
+
+@given(
+    st.lists(server_windows, max_size=4),
+    st.sampled_from(ZONES),
+    st.integers(0, 7 * MINUTES * 60 - 1),
+)
+@example([server_window([Weekday.SUNDAY], "02:00", "03:00", "hours")], "Europe/Berlin", 3 * 86400 + 5400)
+def test_daemon_and_server_are_open_at_the_same_moments(windows: list[Any], zone: str, second: int) -> None:
+    settings = Settings(tuple(windows), zone)
+    moment = CHANGE + timedelta(seconds=second)
+    assert takes_jobs(settings, moment) is settings.is_open(int(moment.timestamp() * 1000))
+
+
+@given(st.one_of(st.none(), st.integers(30, 110)), st.floats(20, 120))
+def test_daemon_and_server_call_the_same_gpu_too_hot(cap: int | None, temp_c: float) -> None:
+    settings = Settings(max_temp_c=cap)
+    reading = status(gpu(temp_c=temp_c))
+    told = reading.all_gpus[0].temp_c  # as it travels
+    is_refused = refusal(rules_of(settings_message(settings)), reading, NOON) != ""
+    assert is_refused is settings.is_too_hot(False, told)
+
+
+def test_memory_reserve_of_the_server_is_kept_here() -> None:
+    rules = rules_of(settings_message(Settings(vram_reserve_mib=4096)))
+    assert rules == Rules(vram_reserve_mib=4096)
+    assert refusal(rules, status(gpu(free_vram_mib=4095)), NOON) != ""
+
+
+def test_hours_of_a_zone_that_is_unknown_here_are_the_servers_alone() -> None:
+    told = terms_pb2.ProviderSettings(
+        hours=[terms_pb2.WeeklyHours(start="00:00", end="00:01")], timezone="Mars/Olympus", max_temp_c=70
+    )
+    assert rules_of(told) == Rules(max_temp_c=70)

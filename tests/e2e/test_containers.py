@@ -137,7 +137,21 @@ def test_cancelled_job_ends_though_it_ignores_signals(scene: Scene) -> None:
 def test_job_that_does_not_end_is_ended_at_its_time_limit_and_charged(scene: Scene) -> None:
     job = scene.until_final(scene.submit("echo up; sleep 600", duration_minutes=0.1))
     assert (job["status"], job["failure_reason"]) == ("failed", "DURATION_LIMIT"), job
-    assert job["billing"]["actual_cost_halala"] == job["billing"]["hold_halala"] == 10
+    # It is asked to end a tenth of its time before the limit.
+    assert (job["billing"]["actual_cost_halala"], job["billing"]["hold_halala"]) in ((9, 10), (10, 10))
+    scene.assert_nothing_is_left()
+
+
+@pytest.mark.parametrize("on_term", ["echo saved > /output/checkpoint; exit 0", ""])
+def test_training_that_meets_its_limit_has_its_checkpoints(scene: Scene, on_term: str) -> None:
+    script = f"echo epoch > /output/log; trap '{on_term}' TERM; while true; do sleep 600 & wait; done"
+    job_id = scene.submit(script, job_type="training", duration_minutes=0.2)
+    job = scene.until_final(job_id)
+    assert (job["status"], job["failure_reason"]) == ("failed", "DURATION_LIMIT"), job
+    cost, hold = job["billing"]["actual_cost_halala"], job["billing"]["hold_halala"]
+    assert hold * 9 // 10 <= cost <= hold
+    files = [file["name"] for file in scene.get(f"/api/jobs/{job_id}/artifacts")["artifacts"]]
+    assert files == (["checkpoint", "log"] if on_term else ["log"])
     scene.assert_nothing_is_left()
 
 

@@ -29,11 +29,18 @@ class Receiver:
     connections: int = 0
     port: int = 0
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    hung: set[asyncio.StreamWriter] = field(default_factory=set)
+    """The connections that get no answer."""
 
     @property
     def url(self) -> str:
         """Where it listens."""
         return f"http://127.0.0.1:{self.port}/events"
+
+    def hang_up(self) -> None:
+        """Closes the connections that get no answer, so that nobody waits for their time to be over."""
+        for writer in self.hung:
+            writer.close()
 
     async def until_received(self, count: int) -> list[Received]:
         """All requests, once there are so many; a test that waits for 20 s has failed."""
@@ -55,6 +62,7 @@ class Receiver:
             self.news.set()
             status = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
             if status is None:
+                self.hung.add(writer)
                 await reader.read()  # until the other side gives up
                 return
             where = f"location: {self.location}\r\n" if self.location else ""

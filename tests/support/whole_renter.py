@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from dcp.v1 import jobs_pb2, keys_pb2, options_pb2, privacy_pb2, renters_pb2, sessions_pb2, webhooks_pb2
+from dcp.v1 import (
+    artifacts_pb2,
+    jobs_pb2,
+    keys_pb2,
+    options_pb2,
+    privacy_pb2,
+    renters_pb2,
+    sessions_pb2,
+    webhooks_pb2,
+)
 
 from server.store.models import MODELS, tuples
 from tests.support.running_server import MODEL, Daemon, Market, Party
@@ -27,9 +37,12 @@ OUTPUT = "mrkoutput"
 LOG = "mrklog"
 FAILURE = "mrkfailure"
 LOST_OUTPUT = "mrklostoutput"
+FILE_NAME = "mrkfile/model.bin"
+FILE = b"mrkbytes of a file"
+LOST_FILE_NAME = "mrklostfile.bin"
 MARKERS = (
     *(NAME, EMAIL, ORGANIZATION, PHONE, KEY_NAME, PATH, PROMPT, ENV, GPU_MODEL, SUBMIT_KEY, TOP_UP_KEY),
-    *(OUTPUT, LOG, FAILURE, LOST_OUTPUT),
+    *(OUTPUT, LOG, FAILURE, LOST_OUTPUT, FILE_NAME, LOST_FILE_NAME),
 )
 
 
@@ -85,7 +98,7 @@ async def _failed(market: Market, renter: Party, provider: Party, daemon: Daemon
 
 
 async def _completed(market: Market, renter: Party, provider: Party, daemon: Daemon) -> jobs_pb2.Job:
-    """A job whose first attempt was given back, after it had written something."""
+    """A job whose first attempt was given back, after it had written something and left a file."""
     job, lease = await market.running_job(
         renter,
         params=jobs_pb2.JobParams(model=MODEL, prompt=PROMPT, max_tokens=7),
@@ -95,6 +108,7 @@ async def _completed(market: Market, renter: Party, provider: Party, daemon: Dae
         daemon=daemon,
     )
     await daemon.output(lease, 1, LOST_OUTPUT.encode())
+    await send_file(market, provider, lease, LOST_FILE_NAME, FILE)
     await daemon.finished(
         lease, outcome=sessions_pb2.RUN_OUTCOME_RELEASED, last_output_seq=1, failure_message=FAILURE
     )
@@ -103,10 +117,25 @@ async def _completed(market: Market, renter: Party, provider: Party, daemon: Dae
     await daemon.output(lease, 1, OUTPUT.encode())
     await daemon.say(log_chunk=sessions_pb2.LogChunk(lease=lease, seq=1, data=LOG.encode() + b"\xff"))
     await daemon.expect("output_ack")
+    await send_file(market, provider, lease, FILE_NAME, FILE)
     market.clock.advance(75)
     usage = jobs_pb2.Usage(prompt_tokens=3, completion_tokens=5)
     await daemon.finished(lease, seconds=75, last_output_seq=1, usage=usage, content_type="text/plain")
     return job
+
+
+async def send_file(
+    market: Market, provider: Party, lease: sessions_pb2.Lease, name: str, content: bytes
+) -> None:
+    """Sends a file of a run, as its daemon does."""
+    request = artifacts_pb2.UploadArtifactRequest
+    head = artifacts_pb2.ArtifactHeader(
+        lease=lease, name=name, size_bytes=len(content), sha256=hashlib.sha256(content).digest()
+    )
+    requests = iter([request(header=head), request(data=content)])
+    call: Any = market.artifact_service.UploadArtifact(requests, metadata=provider.metadata)
+    answers = [answer.disposition async for answer in call]
+    assert answers == [artifacts_pb2.UPLOAD_DISPOSITION_SEND, artifacts_pb2.UPLOAD_DISPOSITION_STORED]
 
 
 async def export(market: Market, renter: Party, **fields: Any) -> list[privacy_pb2.ExportOwnDataResponse]:

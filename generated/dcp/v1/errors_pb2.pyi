@@ -140,7 +140,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_PAGE_NOT_FOUND: _ErrorReason.ValueType  # 75
     """There is no such page: ask with what the page before told."""
     ERROR_REASON_OUTPUT_ERASED: _ErrorReason.ValueType  # 73
-    """The job's output was erased with its renter's account."""
+    """The job's output, log and files were erased with its renter's account."""
     ERROR_REASON_RATE_OUT_OF_BOUNDS: _ErrorReason.ValueType  # 85
     """A provider's own rate may not be so far from the platform's; `error` names the bounds."""
     ERROR_REASON_ARTIFACT_NOT_FOUND: _ErrorReason.ValueType  # 90
@@ -266,7 +266,7 @@ ERROR_REASON_WRONG_EMAIL: ErrorReason.ValueType  # 74
 ERROR_REASON_PAGE_NOT_FOUND: ErrorReason.ValueType  # 75
 """There is no such page: ask with what the page before told."""
 ERROR_REASON_OUTPUT_ERASED: ErrorReason.ValueType  # 73
-"""The job's output was erased with its renter's account."""
+"""The job's output, log and files were erased with its renter's account."""
 ERROR_REASON_RATE_OUT_OF_BOUNDS: ErrorReason.ValueType  # 85
 """A provider's own rate may not be so far from the platform's; `error` names the bounds."""
 ERROR_REASON_ARTIFACT_NOT_FOUND: ErrorReason.ValueType  # 90

@@ -4,6 +4,7 @@ isort:skip_file
 Privacy: what the marketplace keeps about a renter, handed out, and erased on its wish."""
 
 from collections import abc as _abc
+from dcp.v1 import artifacts_pb2 as _artifacts_pb2
 from dcp.v1 import jobs_pb2 as _jobs_pb2
 from dcp.v1 import keys_pb2 as _keys_pb2
 from dcp.v1 import statements_pb2 as _statements_pb2
@@ -293,6 +294,7 @@ class ExportedAttempt(_message.Message):
     LOG_FIELD_NUMBER: _builtins.int
     LOG_DATA_FIELD_NUMBER: _builtins.int
     FAILURE_REASON_FIELD_NUMBER: _builtins.int
+    ARTIFACTS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job's id."""
     output: _builtins.str
@@ -309,6 +311,12 @@ class ExportedAttempt(_message.Message):
     def attempt(self) -> _jobs_pb2.JobAttempt:
         """How it went; its `attempt` is 0 for an offer that no daemon accepted."""
 
+    @_builtins.property
+    def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_artifacts_pb2.Artifact]:
+        """The files that it left and that are kept, by name, without their bytes: those come by
+        `/api/jobs/{job_id}/artifacts/{name}`.
+        """
+
     def __init__(
         self,
         *,
@@ -319,10 +327,11 @@ class ExportedAttempt(_message.Message):
         log: _builtins.str | None = ...,
         log_data: _builtins.bytes | None = ...,
         failure_reason: _jobs_pb2.FailureReason.ValueType | None = ...,
+        artifacts: _abc.Iterable[_artifacts_pb2.Artifact] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_failure_reason", b"_failure_reason", "_log", b"_log", "_log_data", b"_log_data", "_output", b"_output", "_output_data", b"_output_data", "attempt", b"attempt", "failure_reason", b"failure_reason", "log", b"log", "log_data", b"log_data", "output", b"output", "output_data", b"output_data"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_failure_reason", b"_failure_reason", "_log", b"_log", "_log_data", b"_log_data", "_output", b"_output", "_output_data", b"_output_data", "attempt", b"attempt", "failure_reason", b"failure_reason", "job_id", b"job_id", "log", b"log", "log_data", b"log_data", "output", b"output", "output_data", b"output_data"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_failure_reason", b"_failure_reason", "_log", b"_log", "_log_data", b"_log_data", "_output", b"_output", "_output_data", b"_output_data", "artifacts", b"artifacts", "attempt", b"attempt", "failure_reason", b"failure_reason", "job_id", b"job_id", "log", b"log", "log_data", b"log_data", "output", b"output", "output_data", b"output_data"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__failure_reason: _TypeAlias = _typing.Literal["failure_reason"]  # noqa: Y015
     _WhichOneofArgType__failure_reason: _TypeAlias = _typing.Literal["_failure_reason", b"_failure_reason"]  # noqa: Y015

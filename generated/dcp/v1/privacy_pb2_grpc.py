@@ -53,7 +53,8 @@ class PrivacyServiceServicer:
 
     def ExportOwnData(self, request, context):
         """Everything that is kept about the renter, page by page: profile, keys, webhook with its deliveries,
-        jobs with what was asked, attempts with all that they wrote, and the statement.
+        jobs with what was asked, attempts with all that they wrote, and the statement. Files are listed: their
+        bytes come by `/api/jobs/{job_id}/artifacts/{name}`.
 
         A page holds at most 200 rows and about 2 MiB; a small account is one page. Ask with `next_page` as
         `page` until an answer has none. The secrets of keys and of the webhook are left out.
@@ -64,12 +65,12 @@ class PrivacyServiceServicer:
 
     def DeleteOwnAccount(self, request, context):
         """Deletes the caller's account for good: its keys, webhook, name and addresses, and what it wrote in jobs
-        and got as output. What moved money stays, without a name.
+        and got as output, log and files. What moved money stays, without a name.
 
         It is refused, and nothing changes, while a job has not ended, or while the wallet holds money that was
         not given up by its exact amount. Every key ends with it: a repetition is answered with 401. The address
-        is free for a new account at once; of more than 200 jobs the texts and outputs are shut at once and
-        erased within minutes. Export first: nobody can bring anything back.
+        is free for a new account at once; of more than 200 jobs the texts, outputs, logs and files are shut at once and
+        erased within minutes, as the bytes of files always are. Export first: nobody can bring anything back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

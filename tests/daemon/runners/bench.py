@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,17 @@ async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
             await asyncio.sleep(0.02)
 
 
+class MortalDocker(Docker):
+    """An engine's client whose daemon can die: it ends nothing any more, as a dead one does not."""
+
+    is_dead = False
+
+    async def signal(self, name: str, signal: str) -> None:
+        """See `Docker.signal`."""
+        if not self.is_dead:
+            await super().signal(name, signal)
+
+
 class Bench:
     """A runner on a real engine."""
 
@@ -100,20 +111,27 @@ class Bench:
         self.engine = engine
         self.folder = folder
         self.owner = owner
+        self.docker: MortalDocker
         self.runner = self.new_runner()
-        self._abandoned: list[tuple[ContainerRunner, Pieces]] = []
+        self._abandoned: list[tuple[ContainerRunner, Pieces, MortalDocker]] = []
 
     def new_runner(
-        self, *, gpus: tuple[str, ...] = (), keeper_grace_seconds: float = 60.0, **settings: Any
+        self,
+        *,
+        gpus: tuple[str, ...] = (),
+        healthy_gpus: Callable[[], Sequence[str]] | None = None,
+        keeper_grace_seconds: float = 60.0,
+        **settings: Any,
     ) -> ContainerRunner:
         """A runner as a daemon that starts has it."""
+        self.docker = MortalDocker(str(self.engine.socket))
         return ContainerRunner(
-            Docker(str(self.engine.socket)),
+            self.docker,
             self.engine.facts,
             dataclasses.replace(SETTINGS, **settings),
             owner=self.owner,
             folder=self.folder / "artifacts",
-            gpu_uuids=gpus,
+            healthy_gpus=healthy_gpus or (lambda: gpus),
             keeper_grace_seconds=keeper_grace_seconds,
         )
 
@@ -123,13 +141,15 @@ class Bench:
 
     def abandon(self, pieces: Pieces) -> None:
         """The daemon dies: nothing of its runner happens any more, and another one begins."""
-        self._abandoned.append((self.runner, pieces))
+        self.docker.is_dead = True
+        self._abandoned.append((self.runner, pieces, self.docker))
         self.runner = self.new_runner()
 
     async def close(self) -> None:
         """Ends the runner, and lets go of the engine where others had."""
         await self.runner.close()
-        for runner, pieces in self._abandoned:
+        for runner, pieces, docker in self._abandoned:
+            docker.is_dead = False
             await pieces.aclose()
             await runner.close()
 

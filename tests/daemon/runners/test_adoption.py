@@ -55,6 +55,16 @@ async def test_run_that_ended_meanwhile_is_told_with_its_files(bench: Bench) -> 
     assert (rest.reason, rest.output, rest.files) == ("CONTAINER_EXIT", b"two\n", {"x": b"x\n"})
 
 
+async def test_adopted_run_has_what_is_left_of_its_limit(bench: Bench) -> None:
+    stays = "trap '' TERM; echo epoch 1 > /output/checkpoint; echo up; while true; do sleep 1; done"
+    offered = shell(stays, seconds=5)
+    seen = await died_after(bench, offered, b"up\n")
+    async with asyncio.timeout(15):
+        rest = await bench.adopt(offered, len(seen.output), len(seen.log))
+    assert rest is not None
+    assert (rest.reason, rest.files) == ("DURATION_LIMIT", {"checkpoint": b"epoch 1\n"})
+
+
 async def test_deadline_needs_no_daemon(bench: Bench) -> None:
     bench.restrict(keeper_grace_seconds=1.0)
     offered = shell("trap '' TERM INT HUP; echo up; while true; do sleep 1; done", seconds=1)

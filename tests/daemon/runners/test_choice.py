@@ -20,6 +20,7 @@ NO_SOCKET = "/nowhere/docker.sock"
 
 
 async def hello_of(tmp_path: Path, *arguments: str, **environ: str) -> sessions_pb2.Hello:
+    """What the program says first. The model of these tests does not exist, so inference is not offered."""
     async with fake_server() as server:
         known = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY}
         async with command("run", *arguments, state=tmp_path, **known, **environ):
@@ -28,13 +29,13 @@ async def hello_of(tmp_path: Path, *arguments: str, **environ: str) -> sessions_
 
 async def test_without_allowed_images_no_container_is_offered(tmp_path: Path) -> None:
     hello = await hello_of(tmp_path, DCP_MODELS="a/b=/m.gguf")
-    assert (list(hello.job_types), hello.runs_plain_processes) == ([INFERENCE], False)
+    assert (list(hello.job_types), hello.runs_plain_processes) == ([], False)
 
 
-async def test_without_an_engine_the_daemon_lives_and_offers_what_it_can(tmp_path: Path) -> None:
+async def test_without_an_engine_the_daemon_lives_and_offers_no_container(tmp_path: Path) -> None:
     settings = {"DCP_CONTAINER_IMAGES": "*", "DCP_CONTAINER_SOCKET": NO_SOCKET}
     hello = await hello_of(tmp_path, DCP_MODELS="a/b=/m.gguf", **settings)
-    assert list(hello.job_types) == [INFERENCE]
+    assert list(hello.job_types) == []
 
 
 async def test_plain_processes_are_run_where_they_are_allowed_and_the_server_is_told(tmp_path: Path) -> None:
@@ -61,7 +62,7 @@ async def test_plain_processes_are_run_where_they_are_allowed_and_the_server_is_
 async def test_allowed_images_win_over_plain_processes(tmp_path: Path) -> None:
     settings = {"DCP_CONTAINER_IMAGES": "busybox", "DCP_CONTAINER_SOCKET": NO_SOCKET}
     hello = await hello_of(tmp_path, "--allow-process-runner", DCP_MODELS="a/b=/m.gguf", **settings)
-    assert (list(hello.job_types), hello.runs_plain_processes) == ([INFERENCE], False)
+    assert (list(hello.job_types), hello.runs_plain_processes) == ([], False)
 
 
 @pytest.mark.engine

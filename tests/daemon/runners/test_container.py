@@ -9,7 +9,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from dcp.v1 import gpus_pb2
 
+from daemon.gpus.processes import is_foreign
+from daemon.health import Health
 from daemon.runners import Log
 from daemon.runners.settings import MIB
 from tests.daemon.runners.bench import Bench, Outcome, follow, offer, shell, until
@@ -189,6 +192,20 @@ async def test_job_that_ignores_a_term_signal_is_killed(bench: Bench) -> None:
     assert bench.engine.left() == []
 
 
+async def test_job_that_nears_its_limit_is_asked_to_end_and_its_files_come_back(bench: Bench) -> None:
+    saves = "trap 'echo saved > /output/checkpoint; exit 0' TERM; echo up; sleep 600 & wait"
+    outcome = await bench.run(shell(saves, seconds=6))
+    assert (outcome.reason, outcome.files) == ("DURATION_LIMIT", {"checkpoint": b"saved\n"})
+    assert (outcome.output, outcome.is_over) == (b"up\n", True)
+
+
+async def test_job_that_ignores_its_limit_is_ended_and_its_files_come_back(bench: Bench) -> None:
+    stays = "trap '' TERM; echo epoch 1 > /output/checkpoint; while true; do sleep 1; done"
+    outcome = await bench.run(shell(stays, seconds=2))
+    assert (outcome.reason, outcome.files) == ("DURATION_LIMIT", {"checkpoint": b"epoch 1\n"})
+    assert outcome.is_over
+
+
 async def test_processes_that_a_job_leaves_behind_end_with_it(bench: Bench) -> None:
     outcome = await bench.run(
         shell("(trap '' HUP TERM; setsid sleep 1234567 > /dev/null 2>&1 &) ; sleep 0.2")
@@ -240,6 +257,46 @@ async def test_gpus_are_given_by_their_uuids(bench: Bench) -> None:
     outcome = await bench.run(offer("true", gpu_count=3))
     assert outcome.reason == "BAD_PARAMS"
     assert "gpu_count" in str(outcome.error)
+
+
+async def test_gpu_that_failed_gets_no_job_while_others_go_on(engine: PrivateEngine, tmp_path: Path) -> None:
+    health = Health()
+    health.observe(three_gpus())
+    bench = Bench(engine, tmp_path)
+    bench.runner = bench.new_runner(healthy_gpus=health.healthy_gpus)
+    seen = "echo $NVIDIA_VISIBLE_DEVICES"
+    running = asyncio.create_task(bench.run(shell(f"{seen}; sleep 2", gpu_count=1)))
+    await container_name(bench)
+    health.observe(three_gpus(xid_count=1))
+    outcome = await bench.run(shell(seen, job_id="job-2"))
+    assert (outcome.reason, outcome.output) == ("", b"GPU-c\n")
+    assert (await running).output == b"GPU-a\n"
+    await bench.close()
+
+
+def three_gpus(xid_count: int = 0) -> gpus_pb2.GpuStatus:
+    devices = [gpus_pb2.GpuDevice(index=i, uuid=f"GPU-{name}") for i, name in enumerate("abc")]
+    devices[1].xid_count = xid_count
+    return gpus_pb2.GpuStatus(gpu_count=3, all_gpus=devices)
+
+
+async def test_processes_of_a_container_are_known_as_the_daemons_own(bench: Bench) -> None:
+    leaves = "(sleep 71 &); sleep 72"  # the first becomes the keeper's child
+    running = asyncio.create_task(bench.run(shell(leaves)))
+
+    def found() -> list[int]:
+        return [one.pid for one in psutil.process_iter(["cmdline"]) if is_of_test(one.info["cmdline"])]
+
+    await until(lambda: len(found()) == 2 and len(bench.runner.pids()) == 2)
+    assert {is_foreign(pid, ()) for pid in found()} == {True}
+    assert {is_foreign(pid, bench.runner.pids()) for pid in found()} == {False}
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert list(bench.runner.pids()) == []
+
+
+def is_of_test(command: list[str] | None) -> bool:
+    return command in (["sleep", "71"], ["sleep", "72"])
 
 
 async def test_engine_that_cannot_hand_out_gpus_is_the_providers_fault(

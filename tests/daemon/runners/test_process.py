@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from dcp.v1 import jobs_pb2
 
-from daemon.runners import Log
+from daemon.runners import Log, RunnerError
 from daemon.runners.process import ProcessRunner
 from daemon.runners.settings import MIB, ContainerSettings
 from tests.daemon.runners.bench import Outcome, follow, offer, shell
@@ -44,6 +44,17 @@ async def test_environment_of_the_daemon_is_not_the_jobs(
 ) -> None:
     monkeypatch.setenv("DCP_PROVIDER_KEY", "dcp-provider-secret")
     assert b"secret" not in (await outcome_of(runner, "env")).output
+
+
+async def test_self_test_starts_a_command_and_leaves_nothing(runner: ProcessRunner, tmp_path: Path) -> None:
+    await runner.self_test()
+    assert list((tmp_path / "artifacts").iterdir()) == []
+
+
+async def test_self_test_tells_that_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "artifacts").write_text("no folder")
+    with pytest.raises(RunnerError, match="cannot be used: Not a directory"):
+        await ProcessRunner(ContainerSettings(), tmp_path / "artifacts").self_test()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from dcp.v1 import (
     accounts_pb2,
     admin_pb2,
+    artifacts_pb2,
     jobs_pb2,
     keys_pb2,
     ledger_pb2,
@@ -20,6 +23,7 @@ from dcp.v1 import (
     options_pb2,
     privacy_pb2,
     renters_pb2,
+    sessions_pb2,
     statements_pb2,
     webhooks_pb2,
 )
@@ -33,12 +37,14 @@ from server.services.deliveries import Deliveries
 from server.services.keys import Caller
 from server.store import erasure
 from server.store.database import Database
-from server.store.models import MODELS, ApiKey, Job, Renter, Transfer
+from server.store.models import MODELS, ApiKey, Artifact, Job, Renter, Transfer
 from tests.support import running_server
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import Market, Party, refusal
 from tests.support.whole_renter import (
     EMAIL,
+    FILE,
+    FILE_NAME,
     MARKERS,
     OUTPUT,
     delete,
@@ -51,19 +57,27 @@ LEFT = 5000 - 188
 
 
 @pytest.fixture
-async def any_market(database_url: str, clock: ManualClock) -> AsyncIterator[Market]:
+async def any_market(database_url: str, clock: ManualClock, tmp_path: Path) -> AsyncIterator[Market]:
     """A running server on each kind of database, where renters fill their wallets and have webhooks."""
     async with running_server.running(
-        database_url, clock, webhooks_allow_private=True, sandbox_topup=True
+        database_url,
+        clock,
+        webhooks_allow_private=True,
+        sandbox_topup=True,
+        blob_store=f"file:{tmp_path / 'blobs'}",
     ) as market:
         yield market
 
 
 @pytest.fixture
-async def market(sqlite_url: str, clock: ManualClock) -> AsyncIterator[Market]:
+async def market(sqlite_url: str, clock: ManualClock, tmp_path: Path) -> AsyncIterator[Market]:
     """The same on SQLite."""
     async with running_server.running(
-        sqlite_url, clock, webhooks_allow_private=True, sandbox_topup=True
+        sqlite_url,
+        clock,
+        webhooks_allow_private=True,
+        sandbox_topup=True,
+        blob_store=f"file:{tmp_path / 'blobs'}",
     ) as market:
         yield market
 
@@ -132,8 +146,14 @@ async def test_every_text_of_the_renters_own_rows_is_emptied_or_known(market: Ma
         "lease.state": "a word of ours",
         "lease.outcome": "a word of ours",
         "lease.failure_reason": "a word of ours",
+        "artifact.job_id": "the provider's history",
+        "artifact.blob_key": "random, until the bytes are gone",
+        "artifact.state": "a word of ours",
     }
-    not_renters = {"provider", "provider_model", "withdrawal", "audit_entry", "job_rate", "provider_key"}
+    not_renters = {
+        *("provider", "provider_gpu", "provider_model", "withdrawal"),
+        *("audit_entry", "job_rate", "provider_key"),
+    }
     async with whole_renter(market) as whole:
         await delete(market, whole.renter, forfeit=LEFT)
 
@@ -233,6 +253,79 @@ async def test_output_is_gone_and_says_so_to_who_may_ask(any_market: Market) -> 
             assert failed.reason == "JOB_FAILED"
         stranger = await market.renter()
         assert (await refusal(market.output(whole.completed, stranger))).reason == "NOT_OWNER"
+
+
+async def test_files_and_logs_are_gone_at_once_and_say_so(any_market: Market) -> None:
+    market = any_market
+    async with whole_renter(market) as whole:
+        await delete(market, whole.renter, forfeit=LEFT)
+        stranger = await market.renter()
+        for job in (whole.completed, whole.failed):
+            for who in (whole.provider, Party(0, running_server.ADMIN_TOKEN)):
+                for call in reading_of(market, job, who):
+                    refused = await refusal(call)
+                    assert (refused.reason, job.job_id in refused.message) == ("OUTPUT_ERASED", True)
+            for call in reading_of(market, job, stranger):
+                assert (await refusal(call)).reason == "NOT_OWNER"
+        assert (await market.job(whole.completed)).artifact_count == 0
+
+
+def reading_of(market: Market, job: jobs_pb2.Job, who: Party) -> list[Any]:
+    """Every way to what a job left beside its output."""
+    asked: dict[str, Any] = {"job_id": job.job_id}
+    list_files = artifacts_pb2.ListArtifactsRequest(**asked)
+    download = artifacts_pb2.DownloadArtifactRequest(name=FILE_NAME, **asked)
+    logs = jobs_pb2.GetJobLogsRequest(**asked)
+    return [
+        market.artifact_service.ListArtifacts(list_files, metadata=who.metadata),
+        all_of(market.artifact_service.DownloadArtifact(download, metadata=who.metadata)),
+        market.job_service.GetJobLogs(logs, metadata=who.metadata),
+    ]
+
+
+async def all_of(call: Any) -> list[Any]:
+    return [message async for message in call]
+
+
+async def test_bytes_of_files_are_gone_after_the_cleaning(any_market: Market, tmp_path: Path) -> None:
+    market = any_market
+    async with whole_renter(market) as whole:
+        assert stored(tmp_path) == [FILE, FILE]
+        await delete(market, whole.renter, forfeit=LEFT)
+        await market.server.services.cleaning.tick()
+        assert stored(tmp_path) == []
+        assert await market.sql(lambda: Artifact.select().count()) == 0
+
+
+async def test_file_that_arrives_while_its_renter_goes_is_not_kept(
+    any_market: Market, tmp_path: Path
+) -> None:
+    market = any_market
+    async with whole_renter(market) as whole:
+        await whole.daemon.heartbeat()
+        job, lease = await market.running_job(whole.renter, whole.provider, whole.daemon)
+        arriving: Any = market.artifact_service.UploadArtifact(metadata=whole.provider.metadata)
+        head = artifacts_pb2.ArtifactHeader(
+            lease=lease, name="mrklate", size_bytes=2, sha256=sha256(b"mm").digest()
+        )
+        await arriving.write(artifacts_pb2.UploadArtifactRequest(header=head))
+        await arriving.read()
+        await arriving.write(artifacts_pb2.UploadArtifactRequest(data=b"m"))
+        await market.cancel(job, whole.renter)
+        await whole.daemon.expect("cancel_run")
+        await whole.daemon.finished(lease, outcome=sessions_pb2.RUN_OUTCOME_CANCELLED)
+        await delete(market, whole.renter, forfeit=(await market.wallet(whole.renter))[0])
+        assert places_of("mrklate", await whole_database(market)) == []
+        await arriving.write(artifacts_pb2.UploadArtifactRequest(data=b"m"))
+        await arriving.done_writing()
+        assert await arriving.code() is not grpc.StatusCode.OK
+        await market.server.services.cleaning.tick()
+        assert stored(tmp_path) == []
+
+
+def stored(folder: Path) -> list[bytes]:
+    """What lies in the store of files."""
+    return [path.read_bytes() for path in (folder / "blobs").rglob("*") if path.is_file()]
 
 
 async def test_operators_see_a_deleted_renter_without_a_name(any_market: Market) -> None:
@@ -420,6 +513,7 @@ async def test_event_that_is_on_its_way_is_the_last(any_market: Market) -> None:
         await market.server.services.deliveries.tick()
         await whole.receiver.until_received(sent + 1)
         await delete(market, whole.renter, forfeit=LEFT)
+        whole.receiver.hang_up()
         await market.server.services.deliveries.settled()
         market.clock.advance(3600)
         await market.server.services.deliveries.tick()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from server.store.models import MODELS, Chunk, Job, Lease, Renter, Webhook
 from tests.support import running_server
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import MODEL, Market, Party, refusal
-from tests.support.whole_renter import LOG, LOST_OUTPUT, OUTPUT, Whole, export, whole_renter
+from tests.support.whole_renter import FILE, FILE_NAME, LOG, LOST_OUTPUT, OUTPUT, Whole, export, whole_renter
 
 LISTS = ("keys", "deliveries", "jobs", "attempts", "ledger")
 
@@ -75,6 +77,8 @@ EXPORTED = {
     "job.failure_reason": "jobs.job.failure_reason",
     "job.failure_message": "jobs.job.failure_message",
     "job.usage": "jobs.job.usage.completion_tokens",
+    "job.artifact_count": "jobs.job.artifact_count",
+    "job.artifact_bytes": "jobs.job.artifact_bytes",
     "job.idempotency_key": "jobs.idempotency_key",
     "lease.job_id": "attempts.job_id",
     "lease.lease_epoch": "attempts.attempt.lease_epoch",
@@ -91,6 +95,12 @@ EXPORTED = {
     "chunk.job_id": "attempts.job_id",
     "chunk.lease_epoch": "attempts.attempt.lease_epoch",
     "chunk.data": "attempts.output",
+    "artifact.job_id": "attempts.job_id",
+    "artifact.lease_epoch": "attempts.attempt.lease_epoch",
+    "artifact.name": "attempts.artifacts.name",
+    "artifact.size_bytes": "attempts.artifacts.size_bytes",
+    "artifact.sha256": "attempts.artifacts.sha256",
+    "artifact.created_ms": "attempts.artifacts.created_at",
     "webhook.url": "webhook.url",
     "webhook.balance_low_halala": "webhook.balance_low_halala",
     "webhook.created_ms": "webhook.created_at",
@@ -133,6 +143,10 @@ NOT_EXPORTED = {
     "lease.output_limit_bytes": "a setting",
     "chunk.stream": "output or log: the field's name",
     "chunk.seq": "the order in which they are joined",
+    "artifact.id": "inner number",
+    "artifact.blob_key": "where the bytes lie",
+    "artifact.state": "listed are those that are kept",
+    "artifact.published_ms": "the job's end",
     "webhook.renter_id": "the renter's id",
     "webhook.secret": "a secret",
     "lease.number": "made of job and epoch, to name the attempt in its provider's history",
@@ -148,25 +162,33 @@ NOT_EXPORTED = {
     "repeat.created_ms": "kept for a day with the answer that was given",
 }
 OF_OTHERS = {
-    *("provider", "provider_model", "provider_terms", "gpu_metrics", "withdrawal"),
+    *("provider", "provider_gpu", "provider_model", "provider_terms", "gpu_metrics", "withdrawal"),
     *("audit_entry", "job_rate"),
 }
 
 
 @pytest.fixture
-async def any_market(database_url: str, clock: ManualClock) -> AsyncIterator[Market]:
+async def any_market(database_url: str, clock: ManualClock, tmp_path: Path) -> AsyncIterator[Market]:
     """A running server on each kind of database, where renters fill their wallets and have webhooks."""
     async with running_server.running(
-        database_url, clock, webhooks_allow_private=True, sandbox_topup=True
+        database_url,
+        clock,
+        webhooks_allow_private=True,
+        sandbox_topup=True,
+        blob_store=f"file:{tmp_path / 'blobs'}",
     ) as market:
         yield market
 
 
 @pytest.fixture
-async def market(sqlite_url: str, clock: ManualClock) -> AsyncIterator[Market]:
+async def market(sqlite_url: str, clock: ManualClock, tmp_path: Path) -> AsyncIterator[Market]:
     """The same on SQLite."""
     async with running_server.running(
-        sqlite_url, clock, webhooks_allow_private=True, sandbox_topup=True
+        sqlite_url,
+        clock,
+        webhooks_allow_private=True,
+        sandbox_topup=True,
+        blob_store=f"file:{tmp_path / 'blobs'}",
     ) as market:
         yield market
 
@@ -219,6 +241,10 @@ async def test_every_column_that_is_exported_is_there(any_market: Market) -> Non
     by_job = {one.job_id + str(one.attempt.lease_epoch): one for one in page.attempts}
     first, second = (by_job[f"{whole.completed.job_id}{epoch}"] for epoch in (1, 2))
     assert (first.output, second.output) == (LOST_OUTPUT, OUTPUT)
+    assert list(first.artifacts) == []  # of an attempt that did not end the job
+    (file,) = second.artifacts
+    assert (file.name, file.size_bytes) == (FILE_NAME, len(FILE))
+    assert file.sha256 == hashlib.sha256(FILE).hexdigest()
     assert (second.log, second.log_data) == ("", LOG.encode() + b"\xff")  # no text: the bytes as they are
     (job,) = [one for one in page.jobs if one.job.job_id == whole.completed.job_id]
     assert (job.params.max_tokens, job.container_spec.env["NAME"]) == (7, "mrkenv")
