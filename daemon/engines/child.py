@@ -80,7 +80,7 @@ async def start_model_server(settings: dict[str, Any]) -> ModelServer:
     except (TimeoutError, StartError, OSError) as error:
         await _end(process)
         await asyncio.gather(drain, return_exceptions=True)
-        raise StartError(f"{error or 'it took too long'}: {' | '.join(last_lines)}") from None
+        raise StartError(f"{str(error) or 'it took too long'}: {' | '.join(last_lines)}") from None
     except asyncio.CancelledError:
         await _end(process)
         drain.cancel()

@@ -111,7 +111,7 @@ async def start_server_container(
             await _start(docker, server, order, parts, said)
             server.keep(parts.pop_all())
     except (TimeoutError, StartError, DockerUnavailableError, DockerRefusedError, OSError) as error:
-        raise StartError(f"{error or 'it took too long'}: {' | '.join(said)}") from None
+        raise StartError(f"{str(error) or 'it took too long'}: {' | '.join(said)}") from None
     logger.info("model server started container=%s model=%s", server.names.server, order.name)
     return server
 

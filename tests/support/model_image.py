@@ -1,6 +1,6 @@
-"""An image whose OpenAI server listens on a Unix socket: this machine's Python and xllamacpp, no registry asked.
+"""An image whose OpenAI server listens on a Unix socket, made of this machine's Python and xllamacpp.
 
-It stands in for vLLM's, which needs a GPU: same way in, same way out, a real model.
+It stands in for vLLM's, which needs a GPU: same way in, same way out, a real model. No registry is asked.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def add_model_image(engine: PrivateEngine) -> str:
     command = ["docker", "-H", f"unix://{engine.socket}", "import"]
     command += ["--change", f"ENTRYPOINT {entry}"]
     command += ["--change", "ENV PYTHONHOME=/opt/python PYTHONPATH=/opt/packages PYTHONDONTWRITEBYTECODE=1"]
-    with subprocess.Popen([*command, "-", IMAGE], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [*command, "-", IMAGE], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    ) as process:
         assert process.stdin is not None
         with tarfile.open(fileobj=process.stdin, mode="w|") as tar:
             _fill(tar)
