@@ -73,12 +73,9 @@ class ServerContainer(Server):
 
     @property
     def alive(self) -> bool:
-        """The container has not ended, as far as is known."""
-        return self._watch is not None and not self._watch.done()
-
-    async def healthy(self) -> bool:
-        """It answers that its model is loaded, and no GPU of it has failed."""
-        return set(self.gpus) <= set(self._place.gpus()) and await super().healthy()
+        """The container has not ended, as far as is known, and no GPU of it has failed."""
+        is_running = self._watch is not None and not self._watch.done()
+        return is_running and set(self.gpus) <= set(self._place.gpus())
 
     def watch(self, docker: Docker) -> asyncio.Task[None]:
         """From now on it is alive until its container ends."""

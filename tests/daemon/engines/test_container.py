@@ -218,6 +218,7 @@ async def test_server_gets_the_healthy_gpus_and_a_new_one_when_one_of_them_fails
     assert f"NVIDIA_VISIBLE_DEVICES={_GPU}" in found["Config"]["Env"]
     assert engine.gpus(job().lease) == (_GPU,)
     healthy.clear()
+    assert not engine.models()[0].warm
     await answer(engine, job())
     assert bench.inspect(engine)["Id"] != found["Id"]
     assert engine.gpus(job().lease) == ()
