@@ -148,12 +148,18 @@ async def test_killed_server_fails_the_job_and_the_next_one_gets_a_new_one(bench
     assert len(bench.engine.left()) == 2, "the server that broke down is gone"
 
 
-async def test_server_that_ended_between_jobs_is_not_called_warm_and_is_replaced(bench: Bench) -> None:
+@pytest.mark.parametrize("what", ["", "-keeper"])
+async def test_server_that_ended_between_jobs_is_not_called_warm_and_is_replaced(
+    bench: Bench, what: str
+) -> None:
     engine = bench.new()
     await answer(engine, job())
-    bench.engine.docker("kill", bench.inspect(engine)["Id"])
+    first = bench.inspect(engine)
+    bench.engine.docker("kill", first["Name"] + what)
     await eventually(lambda: not engine.models()[0].warm)
     assert (await answer(engine, job()))[0]
+    assert bench.inspect(engine)["Id"] != first["Id"]
+    assert len(bench.engine.left()) == 2
 
 
 async def test_stopping_a_job_that_will_not_stop_removes_its_server(bench: Bench) -> None:
@@ -227,9 +233,11 @@ async def test_server_gets_the_healthy_gpus_and_a_new_one_when_one_of_them_fails
 async def test_sweep_keeps_the_servers_that_are_in_use(bench: Bench) -> None:
     engine, other = bench.new(), bench.new("a/other")
     await answer(engine, job())
+    before = bench.engine.left()
     await other.sweep()
+    assert bench.engine.left() == before
     assert (await answer(engine, job()))[0]
-    assert len(bench.engine.left()) == 2
+    assert bench.engine.left() == before
 
 
 _OWNER = """
