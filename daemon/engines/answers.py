@@ -73,6 +73,16 @@ async def _beginning(response: httpx.Response) -> bytes:
     return body[:65536]
 
 
+async def bounded(response: httpx.Response, most_bytes: int) -> bytes:
+    """A whole body. Raises ValueError for one that is larger."""
+    body = bytearray()
+    async for piece in response.aiter_bytes():
+        body += piece
+        if len(body) > most_bytes:
+            raise ValueError("the model server's answer has no end")
+    return bytes(body)
+
+
 async def _patient(
     events: AsyncIterator[dict[str, Any]], patience: Patience
 ) -> AsyncGenerator[dict[str, Any], None]:

@@ -21,17 +21,14 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.clock import Clock, SystemClock
 from daemon.engines import LLM_INFERENCE, Engine, EngineError, chat
-from daemon.engines.answers import Patience, answer
+from daemon.engines.answers import Patience, answer, bounded
 from daemon.runners import Picture, Piece
 
 logger = logging.getLogger(__name__)
 
-MAX_MODELS = 200
-MAX_LIST_BYTES = 1024 * 1024
 MAX_IMAGE_BYTES = 48 * 1024 * 1024
 LOOK_SECONDS = 5.0
 FAILURES = 2
-_NAME = re.compile(r"[^\s\x00-\x1f\x7f]{1,300}")
 _IMAGE_SIZE = re.compile(r"[1-9][0-9]{1,3}x[1-9][0-9]{1,3}")
 _IMAGES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
 
@@ -94,7 +91,7 @@ class AttachedEngine(Engine):
     async def refresh(self) -> None:
         """Asks the server for its list. One missing answer may be a busy moment; the second is not."""
         try:
-            listed = _listed(await self._get("/models"))
+            listed = chat.listed(await self._get("/models"))
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
             self._failures += 1
             if self._failures == FAILURES:
@@ -155,7 +152,7 @@ class AttachedEngine(Engine):
         public = {name: served for name, served in self._attachment.aliases.items() if served in listed}
         named = set(public.values())
         public |= {served: served for served in listed if served not in named and served not in public}
-        self._served = dict(list(public.items())[:MAX_MODELS])
+        self._served = dict(list(public.items())[: chat.MAX_MODELS])
         self._models = {name: self._model(name, listed[served]) for name, served in self._served.items()}
 
     def _model(self, name: str, context_tokens: int) -> sessions_pb2.ServedModel:
@@ -170,7 +167,7 @@ class AttachedEngine(Engine):
     async def _get(self, path: str) -> Any:
         async with self._client.stream("GET", path, timeout=LOOK_SECONDS) as response:
             response.raise_for_status()
-            return json.loads(await _bounded(response, MAX_LIST_BYTES))
+            return json.loads(await bounded(response, chat.MAX_LIST_BYTES))
 
     async def _picture(self, params: jobs_pb2.JobParams, served_name: str) -> Picture:
         body = _image_request(params) | {"model": served_name}
@@ -179,7 +176,7 @@ class AttachedEngine(Engine):
             async with self._client.stream(
                 "POST", "/images/generations", json=body, timeout=patience
             ) as response:
-                text = await _bounded(response, MAX_IMAGE_BYTES)
+                text = await bounded(response, MAX_IMAGE_BYTES)
             if response.status_code != httpx.codes.OK:
                 raise chat.refusal(response.status_code, chat.error_of(text), 0)
             # An address instead of the picture is not followed: it could lead anywhere.
@@ -190,28 +187,6 @@ class AttachedEngine(Engine):
         if content_type is None:
             raise chat.engine_failed()
         return Picture(content_type, data)
-
-
-async def _bounded(response: httpx.Response, most_bytes: int) -> bytes:
-    body = bytearray()
-    async for piece in response.aiter_bytes():
-        body += piece
-        if len(body) > most_bytes:
-            raise ValueError("the model server's answer has no end")
-    return bytes(body)
-
-
-def _listed(answer: Any) -> dict[str, int]:
-    """The names in an answer to /models, with the length of each context, 0 where it is not told."""
-    if not isinstance(answer, dict) or not isinstance(answer.get("data"), list):
-        raise ValueError("the answer is no list of models")
-    listed = {}
-    for entry in answer["data"][:MAX_MODELS]:
-        name = entry.get("id") if isinstance(entry, dict) else None
-        if isinstance(name, str) and _NAME.fullmatch(name):
-            tokens = entry.get("max_model_len")
-            listed[name] = tokens if isinstance(tokens, int) and 0 < tokens < 2**31 else 0
-    return listed
 
 
 def _image_request(params: jobs_pb2.JobParams) -> dict[str, Any]:

@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Sequence
+
 from daemon.config import Config, ModelFile
 from daemon.engines import Engine
 from daemon.engines.attached import AttachedEngine, Attachment
+from daemon.engines.container import ContainerEngine
+from daemon.engines.container_spec import Order
 from daemon.engines.llamacpp import LlamaCppEngine
+from daemon.engines.server_container import Place
 from daemon.engines.warm import WarmModels
+from daemon.runners.choose import owner_of
 
 
 def model_engine(config: Config, model: ModelFile, warm: WarmModels) -> Engine:
     """The engine of one model file; `warm` shares the memory out."""
     return LlamaCppEngine(model.name, model.path, slots=config.engine_slots, warm=warm)
+
+
+def container_engines(config: Config, warm: WarmModels, gpus: Callable[[], Sequence[str]]) -> list[Engine]:
+    """The engines of the models that are served in containers; `gpus`: those that may be used now."""
+    folder = config.state_dir / "engines"
+    place = Place(config.container_socket, owner_of(config.state_dir), folder, gpus)
+    return [ContainerEngine(order(config, model), place, warm=warm) for model in config.engine_models]
+
+
+def order(config: Config, model: ModelFile) -> Order:
+    """How a model is to be served in a container."""
+    return Order(
+        name=model.name,
+        path=model.path,
+        settings=config.engine,
+        # The daemon must be able to use the socket that the server makes. Root is; anybody
+        # else only where the server is the same user.
+        user=config.containers.user if os.geteuid() == 0 else f"{os.geteuid()}:{os.getegid()}",
+        slots=config.engine_slots,
+        image_bytes=config.containers.image_bytes,
+    )
 
 
 def attached_engines(config: Config) -> list[Engine]:

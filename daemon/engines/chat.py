@@ -1,4 +1,4 @@
-"""Owns the translation between a job and the OpenAI chat API: request, stream, refusals.
+"""Owns the translation between a job and the OpenAI chat API: request, stream, refusals, models.
 
 Pure: it must not know connections or processes.
 """
@@ -6,6 +6,7 @@ Pure: it must not know connections or processes.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ DEFAULT_MAX_TOKENS = 256
 _ROLES = ("system", "user", "assistant")
 _END_OF_STREAM = "[DONE]"
 MAX_LINE_BYTES = 1024 * 1024
+MAX_LIST_BYTES = 1024 * 1024
+MAX_MODELS = 200
+_NAME = re.compile(r"[^\s\x00-\x1f\x7f]{1,300}")
 
 
 def request_body(params: jobs_pb2.JobParams) -> dict[str, Any]:
@@ -113,3 +117,19 @@ def engine_failed() -> EngineError:
 def bad_params(message: str) -> EngineError:
     """The job's own parameters are at fault; the message says which."""
     return EngineError(jobs_pb2.FAILURE_REASON_BAD_PARAMS, message)
+
+
+def listed(answer: Any) -> dict[str, int]:
+    """The names in an answer to /models, with the length of each context, 0 where it is not told.
+
+    Raises ValueError.
+    """
+    if not isinstance(answer, dict) or not isinstance(answer.get("data"), list):
+        raise ValueError("the answer is no list of models")
+    listed = {}
+    for entry in answer["data"][:MAX_MODELS]:
+        name = entry.get("id") if isinstance(entry, dict) else None
+        if isinstance(name, str) and _NAME.fullmatch(name):
+            tokens = entry.get("max_model_len")
+            listed[name] = tokens if isinstance(tokens, int) and 0 < tokens < 2**31 else 0
+    return listed

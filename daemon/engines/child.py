@@ -17,19 +17,16 @@ from typing import Any
 
 import httpx
 
+from daemon.engines.served import Server, StartError, client_of, until_healthy
+
 logger = logging.getLogger(__name__)
 
 START_SECONDS = 120.0
-HEALTH_SECONDS = 5.0
 STOP_SECONDS = 1.5
 
 
-class ChildError(Exception):
-    """The model server did not start; the text is for the provider's log."""
-
-
-class ModelServer:
-    """A running model server; `client` talks to it."""
+class ModelServer(Server):
+    """A model server in a process of its own."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, client: httpx.AsyncClient, drain: asyncio.Task[None]
@@ -48,16 +45,6 @@ class ModelServer:
         """The process has not ended."""
         return self._process.returncode is None
 
-    async def healthy(self) -> bool:
-        """Whether it answers that its model is loaded."""
-        if not self.alive:
-            return False
-        try:
-            answer = await self.client.get("/health", timeout=HEALTH_SECONDS)
-        except httpx.HTTPError:
-            return False
-        return answer.status_code == httpx.codes.OK
-
     async def close(self) -> None:
         """Ends it: a word, then a signal that cannot be ignored."""
         await self._close(STOP_SECONDS)
@@ -74,7 +61,7 @@ class ModelServer:
 
 
 async def start_model_server(settings: dict[str, Any]) -> ModelServer:
-    """Starts a process with these settings and waits for its health. Raises ChildError."""
+    """Starts a process with these settings and waits for its health. Raises StartError."""
     # -P: the folder that the daemon was started in must not shadow its modules.
     command = (sys.executable, "-P", "-m", "daemon.engines.llamacpp_child")
     pipe = asyncio.subprocess.PIPE
@@ -86,12 +73,14 @@ async def start_model_server(settings: dict[str, Any]) -> ModelServer:
     try:
         async with asyncio.timeout(START_SECONDS):
             address = await _address(process, settings)
-            server = ModelServer(process, _client(address, settings["api_key"]), drain)
-            await _until_healthy(server)
-    except (TimeoutError, ChildError, OSError) as error:
+            server = ModelServer(
+                process, client_of(address, headers={"Authorization": f"Bearer {settings['api_key']}"}), drain
+            )
+            await until_healthy(server)
+    except (TimeoutError, StartError, OSError) as error:
         await _end(process)
         await asyncio.gather(drain, return_exceptions=True)
-        raise ChildError(f"{error or 'it took too long'}: {' | '.join(last_lines)}") from None
+        raise StartError(f"{str(error) or 'it took too long'}: {' | '.join(last_lines)}") from None
     except asyncio.CancelledError:
         await _end(process)
         drain.cancel()
@@ -107,30 +96,8 @@ async def _address(process: asyncio.subprocess.Process, settings: dict[str, Any]
     await process.stdin.drain()
     line = await process.stdout.readline()
     if not line:
-        raise ChildError("the model server ended while it started")
+        raise StartError("the model server ended while it started")
     return line.decode().strip()
-
-
-def _client(address: str, api_key: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        base_url=address,
-        headers={"Authorization": f"Bearer {api_key}"},
-        # A prompt may be read for minutes before the first token; the job's own
-        # time limit bounds it.
-        timeout=httpx.Timeout(HEALTH_SECONDS, read=None),
-        # The server closes a connection after a stream without saying so, and
-        # the next request on it would fail.
-        limits=httpx.Limits(max_keepalive_connections=0),
-        # A proxy of the environment has no business on this machine's loopback.
-        trust_env=False,
-    )
-
-
-async def _until_healthy(server: ModelServer) -> None:
-    while not await server.healthy():
-        if not server.alive:
-            raise ChildError("the model server ended while it started")
-        await asyncio.sleep(0.05)
 
 
 async def _drain(stream: asyncio.StreamReader | None, last_lines: deque[str]) -> None:

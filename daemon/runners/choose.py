@@ -29,6 +29,11 @@ def problem(facts: EngineFacts) -> str:
     return ""
 
 
+def owner_of(state_dir: Path) -> str:
+    """What a daemon's containers are labelled with: no two of one machine may take each other's for own."""
+    return hashlib.sha256(str(state_dir).encode()).hexdigest()[:16]
+
+
 async def runner_of(
     settings: ContainerSettings,
     socket: Path,
@@ -58,7 +63,6 @@ async def runner_of(
         logger.error("no containers are run: %s", why)
         await docker.close()
         return None
-    # Two daemons of one machine must not take each other's containers for their own.
-    owner = hashlib.sha256(str(state_dir).encode()).hexdigest()[:16]
+    owner = owner_of(state_dir)
     logger.info("containers are run engine=%s images=%s", facts.version, ",".join(settings.images))
     return ContainerRunner(docker, facts, settings, owner=owner, folder=folder, healthy_gpus=healthy_gpus)

@@ -230,8 +230,7 @@ class ContainerRunner(Runner):
 
     async def _image(self, image: images.Image) -> dict[str, Any]:
         """The image as the engine knows it, downloaded when it does not yet."""
-        # A digest says which content; the tag beside it is for people.
-        name = f"{image.repository}@{image.digest}" if image.digest else str(image)
+        name = image.exact
         found = await self._docker.inspect_image(name)
         if found is None:
             try:
@@ -275,12 +274,11 @@ class ContainerRunner(Runner):
             raise _start_failed(error) from None
 
     async def _make_keeper(self, names: spec.Names, seconds: int) -> None:
-        docker = self._docker
-        if await docker.inspect_image(spec.KEEPER_IMAGE) is None:
-            await docker.import_image(keeper.empty_image(), spec.KEEPER_IMAGE)
-        await docker.create(names.keeper, spec.keeper_config(names))
-        await docker.put(names.keeper, "/", keeper.archive(self._engine.architecture, seconds))
-        await docker.start(names.keeper)
+        tar = keeper.archive(self._engine.architecture, seconds)
+        await self._docker.create_from_nothing(
+            names.keeper, spec.keeper_config(names), keeper.empty_image(), tar
+        )
+        await self._docker.start(names.keeper)
 
     async def _start(self, run: _Run) -> None:
         try:

@@ -162,6 +162,15 @@ class Docker:
             async with asyncio.timeout(CALL_SECONDS):
                 await self._docker.containers.create(dict(config), name=name)
 
+    async def create_from_nothing(
+        self, name: str, config: Mapping[str, Any], image: bytes, files: bytes
+    ) -> None:
+        """Makes a container of an image of ours, made of a tar where it is not there, and gives it files."""
+        if await self.inspect_image(str(config["Image"])) is None:
+            await self.import_image(image, str(config["Image"]))
+        await self.create(name, config)
+        await self.put(name, "/", files)
+
     async def put(self, name: str, folder: str, tar: bytes) -> None:
         """Writes the files of a tar into a container."""
         params = {"path": folder}
@@ -240,6 +249,13 @@ class Docker:
                         yield Frame(message.stream, message.data)
 
                 yield frames()
+
+    @contextlib.asynccontextmanager
+    async def holding_input(self, name: str) -> AsyncIterator[None]:
+        """Keeps a container's standard input open meanwhile; it ends with the block, or with this process."""
+        with translated():
+            async with self._container(name).attach(stdin=True):
+                yield
 
     async def logged(self, name: str) -> AsyncGenerator[Frame, None]:
         """What a container has written from its start, and writes until it ends."""

@@ -35,6 +35,11 @@ class Image:
     digest: str
     """`sha256:...`; empty: named by its tag alone."""
 
+    @property
+    def exact(self) -> str:
+        """How an engine is asked for it: a digest says which content, and a tag beside it is for people."""
+        return f"{self.repository}@{self.digest}" if self.digest else str(self)
+
     def __str__(self) -> str:
         tag = f":{self.tag}" if self.tag else ""
         return f"{self.repository}{tag}" + (f"@{self.digest}" if self.digest else "")

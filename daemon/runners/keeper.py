@@ -7,7 +7,9 @@ daemon nor the container engine has to be there for that. And it keeps the job's
 last container that has them.
 
 The program asks the kernel to clean up after dead children (SIGCHLD ignored),
-sleeps, and exits. It needs no C library and no image of anybody's, so its few
+sleeps, and exits. A model server has a keeper too, which waits for the end of its
+standard input instead: the daemon holds that open, so what it serves with ends with
+it, however it ends. The program needs no C library and no image of anybody's, so its few
 instructions are written out here, for the two kinds of processor that have GPUs.
 """
 
@@ -24,19 +26,21 @@ _HEADERS = 64 + 56
 _IGNORE = struct.pack("<4Q", 1, 0, 0, 0)
 
 
-def program(architecture: str, seconds: int) -> bytes:
-    """An ELF program that ends after so many seconds. Raises KeyError for an unknown processor.
+def program(architecture: str, seconds: int | None) -> bytes:
+    """An ELF program that ends after so many seconds; None: when its standard input does.
 
-    `architecture`: as the engine tells it.
+    `architecture`: as the engine tells it. Raises KeyError for an unknown processor.
     """
     machine, code = _CODES[architecture]
-    size = len(code(0, 0))
-    # The two operands of the instructions lie behind them.
+    size = len(code(0, None if seconds is None else 0))
+    # The operands of the instructions lie behind them.
+    if seconds is None:
+        return _elf(machine, code(size, None) + _IGNORE)
     body = code(size, size + len(_IGNORE)) + _IGNORE + struct.pack("<qq", seconds, 0)
     return _elf(machine, body)
 
 
-def archive(architecture: str, seconds: int) -> bytes:
+def archive(architecture: str, seconds: int | None) -> bytes:
     """The program as the tar that a container takes it by."""
     content = program(architecture, seconds)
     entry = tarfile.TarInfo(PATH.lstrip("/"))
@@ -65,23 +69,28 @@ def _elf(machine: int, body: bytes) -> bytes:
     return identity + header + segment + body
 
 
-def _x86_64(action_at: int, time_at: int) -> bytes:
+def _x86_64(action_at: int, time_at: int | None) -> bytes:
     code = b"\xb8" + struct.pack("<I", 13)  # mov eax, rt_sigaction
     code += b"\xbf" + struct.pack("<I", 17)  # mov edi, SIGCHLD
     code += b"\x48\x8d\x35" + struct.pack("<i", action_at - len(code) - 7)  # lea rsi, [action]
     code += b"\x31\xd2"  # xor edx, edx
     code += b"\x41\xba" + struct.pack("<I", 8)  # mov r10d, 8
     code += b"\x0f\x05"  # syscall
-    code += b"\xb8" + struct.pack("<I", 35)  # mov eax, nanosleep
-    code += b"\x48\x8d\x3d" + struct.pack("<i", time_at - len(code) - 7)  # lea rdi, [time]
-    code += b"\x31\xf6"  # xor esi, esi
+    if time_at is None:
+        code += b"\x31\xc0\x31\xff"  # xor eax, eax (read); xor edi, edi (standard input)
+        code += b"\x48\x8d\x74\x24\xc0"  # lea rsi, [rsp - 64]
+        code += b"\xba" + struct.pack("<I", 1)  # mov edx, 1
+    else:
+        code += b"\xb8" + struct.pack("<I", 35)  # mov eax, nanosleep
+        code += b"\x48\x8d\x3d" + struct.pack("<i", time_at - len(code) - 7)  # lea rdi, [time]
+        code += b"\x31\xf6"  # xor esi, esi
     code += b"\x0f\x05"  # syscall
     code += b"\xb8" + struct.pack("<I", 231)  # mov eax, exit_group
     code += b"\x31\xff"  # xor edi, edi
     return code + b"\x0f\x05"  # syscall
 
 
-def _aarch64(action_at: int, time_at: int) -> bytes:
+def _aarch64(action_at: int, time_at: int | None) -> bytes:
     def mov(register: int, value: int) -> int:
         return 0xD2800000 | value << 5 | register
 
@@ -96,15 +105,15 @@ def _aarch64(action_at: int, time_at: int) -> bytes:
         mov(2, 0),
         mov(3, 8),
         svc,
-        mov(8, 101),  # nanosleep
-        adr(0, time_at - 7 * 4),
-        mov(1, 0),
-        svc,
-        mov(8, 94),  # exit_group
-        mov(0, 0),
-        svc,
-        0xD503201F,  # nop: what follows is aligned to eight bytes
     ]
+    if time_at is None:
+        # read, from standard input, into 64 bytes below the stack's end, one byte
+        words += [mov(8, 63), mov(0, 0), 0xD10103E1, mov(2, 1), svc]
+    else:
+        words += [mov(8, 101), adr(0, time_at - 7 * 4), mov(1, 0), svc]  # nanosleep
+    words += [mov(8, 94), mov(0, 0), svc]  # exit_group
+    if len(words) % 2:
+        words.append(0xD503201F)  # nop: what follows is aligned to eight bytes
     return struct.pack(f"<{len(words)}I", *words)
 
 

@@ -1,6 +1,6 @@
 """Owns what the engine is told to make for a job: its two containers and its two volumes.
 
-Pure. Whatever a job may not have is withheld here, in one place.
+Pure. Whatever a container of ours may not have is withheld here, in one place.
 """
 
 from __future__ import annotations
@@ -126,19 +126,24 @@ def volume_options(settings: ContainerSettings, size: int, *, is_program_allowed
 
 def keeper_config(names: Names) -> dict[str, Any]:
     """The keeper's container."""
+    return keeper_container(names.labels | {"dcp.role": "keeper"}, _mounts(names))
+
+
+def keeper_container(labels: Mapping[str, str], mounts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A container for the keeper's program, whatever it keeps."""
     return {
         "Image": KEEPER_IMAGE,
         "Entrypoint": ["/keeper"],
         "User": KEEPER_USER,
-        "Labels": names.labels | {"dcp.role": "keeper"},
+        "Labels": dict(labels),
         "HostConfig": {
-            **_withheld(),
+            **withheld(),
             "NetworkMode": "none",
             "Memory": KEEPER_BYTES,
             "MemorySwap": KEEPER_BYTES,
             "PidsLimit": 8,
             "LogConfig": {"Type": "none"},
-            "Mounts": _mounts(names),
+            "Mounts": list(mounts),
         },
     }
 
@@ -164,7 +169,7 @@ def job_config(
         "Labels": names.labels | facts.label() | {"dcp.role": "job"},
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": {
-            **_withheld(),
+            **withheld(),
             "ReadonlyRootfs": True,
             "NetworkMode": settings.network,
             "PidMode": f"container:{names.keeper}",
@@ -178,13 +183,13 @@ def job_config(
             "Mounts": _mounts(names),
             "Tmpfs": _tmpfs(image_volumes, settings),
             "LogConfig": {"Type": log_driver, "Config": {"max-size": "8m", "max-file": "3"}},
-            "DeviceRequests": _gpu_requests(facts.gpus, job_type),
+            "DeviceRequests": gpu_requests(facts.gpus, job_type),
         },
     }
     return config | ({"Cmd": list(spec.command)} if spec.command else {})
 
 
-def _withheld() -> dict[str, Any]:
+def withheld() -> dict[str, Any]:
     """What no container of ours has. The engine's default seccomp profile stands: nothing unsets it."""
     return {
         "CapDrop": ["ALL"],
@@ -217,7 +222,10 @@ def _ulimits(settings: ContainerSettings) -> list[dict[str, Any]]:
     return [{"Name": name, "Soft": most, "Hard": most} for name, most in limits.items()]
 
 
-def _gpu_requests(gpus: Sequence[str], job_type: jobs_pb2.JobType.ValueType) -> list[dict[str, Any]]:
+def gpu_requests(
+    gpus: Sequence[str], job_type: jobs_pb2.JobType.ValueType = jobs_pb2.JOB_TYPE_UNSPECIFIED
+) -> list[dict[str, Any]]:
+    """These GPUs, by UUID; none: the engine is asked for none."""
     if not gpus:
         return []
     more = ["graphics", "video"] if job_type == jobs_pb2.JOB_TYPE_RENDERING else []

@@ -47,9 +47,37 @@ def test_models_are_named_with_their_files() -> None:
     assert [(model.name, model.path.name) for model in models] == [("a/b", "b.gguf"), ("c", "d=e.gguf")]
 
 
+def test_models_are_served_in_containers_as_is_set() -> None:
+    assert from_env({}).engine_models == ()
+    settings = {
+        "DCP_ENGINE_MODELS": "a/b=/m/b, c=/m/c.gguf",
+        "DCP_ENGINE_IMAGE": "vllm/vllm-openai:v1",
+        "DCP_ENGINE_ARGS": "--uds {socket} --override '{\"a b\": 1}'",
+        "DCP_ENGINE_MEMORY_MB": "256",
+        "DCP_ENGINE_SHM_MB": "32",
+        "DCP_ENGINE_MODEL_MB": "70000",
+    }
+    config = from_env(settings)
+    assert [(model.name, str(model.path)) for model in config.engine_models] == [
+        ("a/b", "/m/b"),
+        ("c", "/m/c.gguf"),
+    ]
+    engine = config.engine
+    assert engine.image == "vllm/vllm-openai:v1"
+    assert engine.arguments == ("--uds", "{socket}", "--override", '{"a b": 1}')
+    assert (engine.memory_bytes, engine.shm_bytes, engine.model_mib) == (256 << 20, 32 << 20, 70000)
+
+
 @pytest.mark.parametrize(
     ("environ", "message"),
     [
+        ({"DCP_ENGINE_MODELS": "a=/m"}, "set DCP_ENGINE_IMAGE"),
+        ({"DCP_ENGINE_MODELS": "a", "DCP_ENGINE_IMAGE": "x"}, "public/name=FILE-OR-FOLDER"),
+        ({"DCP_ENGINE_MODELS": "a=/m,a=/n", "DCP_ENGINE_IMAGE": "x"}, "twice"),
+        ({"DCP_ENGINE_IMAGE": "No Image"}, "DCP_ENGINE_IMAGE must be an image"),
+        ({"DCP_ENGINE_ARGS": "--port 8000"}, "must say {socket}"),
+        ({"DCP_ENGINE_ARGS": "{socket} 'open"}, "quotation"),
+        ({"DCP_ENGINE_MEMORY_MB": "1"}, "DCP_ENGINE_MEMORY_MB"),
         ({"DCP_SERVRE": "x:1"}, "DCP_SERVRE is not a variable"),
         ({"DCP_CONTAINER_USER": "0:0"}, "above 0"),
         ({"DCP_CONTAINER_USER": "nobody"}, "above 0"),

@@ -111,6 +111,29 @@ async def test_doctor_tells_the_engine(tmp_path: Path, engine: PrivateEngine) ->
     assert "warn containers: jobs are on the network bridge" in out
 
 
+@pytest.mark.engine
+async def test_doctor_tells_what_a_model_server_in_a_container_lacks(
+    tmp_path: Path, engine: PrivateEngine
+) -> None:
+    hidden = tmp_path / "hidden.gguf"
+    hidden.write_bytes(b"")
+    hidden.chmod(0o600)
+    settings = {
+        "DCP_CONTAINER_SOCKET": str(engine.socket),
+        "DCP_ENGINE_MODELS": f"a/gone=/no/such/folder,a/hidden={hidden}",
+    }
+    status, out, _ = await run("doctor", state=tmp_path, DCP_ENGINE_IMAGE=IMAGE, **settings)
+    assert status == 1
+    assert "fail model a/gone: /no/such/folder does not exist; correct DCP_ENGINE_MODELS" in out
+    assert "warn model a/hidden: the server in the container is another user" in out
+    assert f"ok   engine container: {IMAGE} is there" in out
+    _, out, _ = await run("doctor", state=tmp_path, DCP_ENGINE_IMAGE="acme/other:1", **settings)
+    assert "warn engine container: acme/other:1 is not on this machine" in out
+    settings["DCP_CONTAINER_SOCKET"] = NO_SOCKET
+    _, out, _ = await run("doctor", state=tmp_path, DCP_ENGINE_IMAGE=IMAGE, **settings)
+    assert f"fail engine container: {NO_SOCKET}" in out
+
+
 async def test_doctor_tells_what_is_missing(tmp_path: Path) -> None:
     settings = {"DCP_CONTAINER_IMAGES": "busybox", "DCP_CONTAINER_SOCKET": NO_SOCKET}
     status, out, _ = await run("doctor", state=tmp_path, **settings)

