@@ -102,6 +102,7 @@ def test_limits_and_required_fields_are_told(made: dict[str, Any]) -> None:
 
 
 INFERENCE = {"job_type": "llm-inference", "duration_minutes": 3}
+TRAINING = {"job_type": "training", "duration_minutes": 3}
 PROMPT = {"model": "m", "prompt": "Hello"}
 TURNS = [{"role": "user", "content": "Hello"}]
 
@@ -109,8 +110,9 @@ TURNS = [{"role": "user", "content": "Hello"}]
 @pytest.mark.parametrize(
     ("body", "fits"),
     [
-        ({"job_type": "vllm_serve", "duration_minutes": 3}, True),
-        ({"job_type": "vllm_serve", "duration_minutes": 3, "params": None, "priority": None}, True),
+        ({**TRAINING, "container_spec": {"image": "busybox"}}, True),
+        ({**TRAINING, "container_spec": {"image": "busybox"}, "params": None, "priority": None}, True),
+        (TRAINING, False),
         ({"job_type": None, "duration_minutes": 3}, False),
         ({**INFERENCE, "params": PROMPT}, True),
         ({**INFERENCE, "params": {"model": "m", "messages": TURNS}}, True),
