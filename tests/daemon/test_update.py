@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -84,8 +86,12 @@ class Machine:
         return file.read_text().split() if file.exists() else []
 
     def stop(self) -> None:
-        """Ends what still runs."""
+        """Ends what still runs, also a trial that its updater left behind and that answers nobody."""
         self.own.stop()
+        for process in psutil.process_iter(["cmdline"]):
+            if any(part.startswith(str(self.root)) for part in process.info["cmdline"] or ()):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
 
 
 @pytest.fixture
