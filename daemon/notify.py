@@ -11,6 +11,8 @@ import os
 import socket
 from collections.abc import Mapping
 
+SEND_SECONDS = 0.1
+
 
 class Manager:
     """Who started this process and wants to hear of it."""
@@ -23,10 +25,12 @@ class Manager:
         """How long this process may be silent before it is restarted; 0: as long as it likes."""
 
     def tell(self, *lines: str) -> None:
-        """Says, for example, READY=1; a manager that is gone is no error."""
+        """Says, for example, READY=1; a manager that is gone, or does not listen for a while, is no error."""
         if not self._address:
             return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sending:
+            # The event loop must not wait for a manager that reads nothing: heartbeats would stop.
+            sending.settimeout(SEND_SECONDS)
             sending.connect(self._address)
             sending.sendall("\n".join(lines).encode())
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import signal
 import socket
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from daemon import doctor, status
 from daemon.config import from_env
 from daemon.control import socket_path
 from daemon.doctor import Level
+from daemon.notify import Manager
 from tests.daemon.fake_server import GOOD_KEY, fake_server
 from tests.daemon.test_main import Command, command, needs_model, run
 from tests.daemon.test_register import Terminal
@@ -210,11 +213,22 @@ async def test_status_in_a_terminal_goes_on_until_it_is_stopped(tmp_path: Path) 
 async def test_service_manager_hears_of_every_step(tmp_path: Path) -> None:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     listening.bind(str(tmp_path / "n"))
-    listening.settimeout(20)
+    said: list[str] = []
+
+    def listen() -> None:
+        while text := listening.recv(1000).decode():
+            said.append(text)
 
     async def heard(text: str) -> None:
-        while text not in (await asyncio.to_thread(listening.recv, 1000)).decode():
-            pass
+        """Waits until it was said after what was heard before."""
+        async with asyncio.timeout(30):
+            while not any(text in line for line in said):
+                await asyncio.sleep(0.01)
+        del said[: next(number for number, line in enumerate(said) if text in line) + 1]
+
+    # A manager that did not read would have its socket full of WATCHDOG=1.
+    listener = threading.Thread(target=listen)
+    listener.start()
 
     async with fake_server() as server:
         environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY}
@@ -228,7 +242,21 @@ async def test_service_manager_hears_of_every_step(tmp_path: Path) -> None:
             running.process.send_signal(signal.SIGTERM)
             await heard("STOPPING=1")
             assert (await running.end())[0] == 0
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ending:
+        ending.sendto(b"", str(tmp_path / "n"))
+    listener.join()
     listening.close()
+
+
+async def test_manager_that_reads_nothing_stops_nothing(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
+        deaf.bind(str(tmp_path / "n"))
+        manager = Manager({"NOTIFY_SOCKET": str(tmp_path / "n")})
+        for _ in range(200):
+            with contextlib.suppress(BlockingIOError):
+                deaf.sendto(b"full", socket.MSG_DONTWAIT, str(tmp_path / "n"))
+        async with asyncio.timeout(10):
+            await asyncio.to_thread(manager.tell, "WATCHDOG=1")
 
 
 # --- reload ---
