@@ -1,6 +1,6 @@
 """A storm over a market at work: whatever dies, freezes or is cut off, every job ends and is paid once.
 
-The seed is in the test's name; ``--storm-seed`` repeats a storm with the same faults in the same order.
+The seed is in the log of a failure; ``--storm-seed`` repeats a storm with the same faults in the same order.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ pytestmark = pytest.mark.e2e
 log = logging.getLogger(__name__)
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The seed: the one that was asked for, or a new one."""
-    if "seed" in metafunc.fixturenames:
-        given = metafunc.config.getoption("--storm-seed")
-        seed = secrets.randbelow(1_000_000) if given is None else given
-        metafunc.parametrize("seed", [seed], ids=lambda seed: f"--storm-seed={seed}")
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """The one that was asked for, or a new one."""
+    given = request.config.getoption("--storm-seed")
+    seed = secrets.randbelow(1_000_000) if given is None else int(given)
+    log.warning("--storm-seed=%d", seed)  # shown with a failure
+    return seed
 
 
 @pytest.fixture
