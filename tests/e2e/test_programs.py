@@ -27,7 +27,7 @@ def start(command: str, folder: Path, **settings: str) -> subprocess.CompletedPr
     name, *arguments = command.split()
     return subprocess.run(
         [str(BIN / name), *arguments],
-        env={**environ, "DCP_STATE_DIR": str(folder / "state"), **settings},
+        env={**environ, "HOME": str(folder), "DCP_STATE_DIR": str(folder / "state"), **settings},
         cwd=folder,
         capture_output=True,
         text=True,
