@@ -40,6 +40,8 @@ from daemon.runners.state import pids_of
 
 logger = logging.getLogger(__name__)
 
+REMOVE_AGAIN_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
+
 START_SECONDS = 900.0
 _POLL_SECONDS = 0.2
 
@@ -227,12 +229,24 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
 
 
 async def _remove(docker: Docker, names: spec.ServerNames) -> None:
-    """What cannot be removed now is found by the next sweep."""
+    """What cannot be removed now, though it was tried again, is found by the next sweep."""
     for name in (names.server, names.keeper):
-        try:
-            await docker.remove(name)
-        except (DockerUnavailableError, DockerRefusedError) as error:
-            logger.warning("could not remove a model server's container=%s error=%s", name, error)
+        for delay in REMOVE_AGAIN_SECONDS:
+            if await _is_removed(docker, name):
+                break
+            # An engine that is about to end a container by itself refuses for a moment.
+            await asyncio.sleep(delay)
+        else:
+            logger.warning("could not remove a model server's container=%s", name)
+
+
+async def _is_removed(docker: Docker, name: str) -> bool:
+    try:
+        await docker.remove(name)
+        return await docker.inspect(name) is None
+    except (DockerUnavailableError, DockerRefusedError) as error:
+        logger.debug("a model server's container was not removed container=%s error=%s", name, error)
+        return False
 
 
 def _folders(folder: Path) -> set[str]:

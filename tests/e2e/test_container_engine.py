@@ -107,5 +107,5 @@ def test_server_ends_with_its_killed_daemon_and_its_next_start_clears_up(scene: 
     eventually("the end of the server", lambda: not scene.server())
     scene.daemon.restart()
     assert renter.until_final(renter.submit(MODEL, "Say hello."))["status"] == "completed"
-    assert len(scene.engine.left()) == 2, "of the first server nothing is left"
+    eventually("the end of what the first server left", lambda: len(scene.engine.left()) == 2, 30)
     assert scene.server() not in ("", container)
