@@ -159,8 +159,6 @@ def _window(text: str) -> Window:
     start, end = start_hour * 60 + start_minute, end_hour * 60 + end_minute
     if start_minute > 59 or end_minute > 59 or start >= MINUTES or end > MINUTES:
         raise ValueError(f"{text!r} has a time that is not from 00:00 to 24:00")
-    if start == end:
-        raise ValueError(f"{text!r} starts when it ends; a whole day is 00:00-24:00")
     return Window(_days(first, last), start, end)
 
 

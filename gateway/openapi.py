@@ -380,6 +380,19 @@ def _integer_format(field: FieldDescriptor) -> Json:
     return {"format": "int64"} if field.type in INT64_TYPES else {"minimum": 0}
 
 
+_TIME = "([01][0-9]|2[0-3]):[0-5][0-9]"
+_FORMATS: Mapping[int, Json] = {
+    options_pb2.FORMAT_EMAIL: {"format": "email"},
+    options_pb2.FORMAT_PHONE: {"format": "phone"},
+    options_pb2.FORMAT_IBAN: {"format": "iban"},
+    options_pb2.FORMAT_URI: {"format": "uri"},
+    options_pb2.FORMAT_IMAGE: {"pattern": "^([A-Za-z0-9][A-Za-z0-9._/:@-]*)?$"},
+    options_pb2.FORMAT_TIMEZONE: {"format": "timezone"},
+    options_pb2.FORMAT_TIME_OF_DAY: {"pattern": f"^{_TIME}$"},
+    options_pb2.FORMAT_END_OF_HOURS: {"pattern": f"^({_TIME}|24:00)$"},
+}
+
+
 def _limits(field: FieldDescriptor, rule: options_pb2.FieldRule) -> Json:
     """The limits of one value, as JSON Schema says them."""
     is_text = field.type == FieldDescriptor.TYPE_STRING
@@ -394,16 +407,7 @@ def _limits(field: FieldDescriptor, rule: options_pb2.FieldRule) -> Json:
         if rule.HasField(name):
             value = getattr(rule, name)
             limits[name] = int(value) if value.is_integer() else value
-    if rule.format == options_pb2.FORMAT_EMAIL:
-        limits["format"] = "email"
-    if rule.format == options_pb2.FORMAT_PHONE:
-        limits["format"] = "phone"
-    if rule.format == options_pb2.FORMAT_IBAN:
-        limits["format"] = "iban"
-    if rule.format == options_pb2.FORMAT_URI:
-        limits["format"] = "uri"
-    if rule.format == options_pb2.FORMAT_IMAGE:
-        limits["pattern"] = "^([A-Za-z0-9][A-Za-z0-9._/:@-]*)?$"
+    limits |= _FORMATS.get(rule.format, {})
     return {"enum": list(rule.values)} if rule.values else limits
 
 

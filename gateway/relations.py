@@ -69,4 +69,6 @@ def _present(field: FieldDescriptor) -> Json:
         return {"type": "array", "minItems": 1}
     if field.type == FieldDescriptor.TYPE_STRING:
         return {"type": "string"} | NOT_BLANK
-    return {"not": {"type": "null"}}
+    if field.has_presence:
+        return {"not": {"type": "null"}}
+    return {"const": True} if field.type == FieldDescriptor.TYPE_BOOL else {"not": {"enum": [None, 0, "0"]}}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from zoneinfo import available_timezones
 
 import phonenumbers
 import schemathesis
@@ -30,6 +31,7 @@ _IBANS = st.from_regex(r"[0-9]{20}", fullmatch=True).map(_iban)
 schemathesis.openapi.format("iban", _IBANS | _IBANS.map(str.lower))
 schemathesis.openapi.format("phone", st.sampled_from(_NUMBERS))
 schemathesis.openapi.format("email", st.builds("{}@{}.example.com".format, _LABEL, _LABEL))
+schemathesis.openapi.format("timezone", st.sampled_from(sorted(available_timezones() - {"localtime"})))
 schemathesis.openapi.format("uri", st.builds("https://{}.example.com/{}".format, _LABEL, _LABEL))
 
 

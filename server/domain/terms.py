@@ -14,7 +14,7 @@ from enum import IntEnum
 from functools import cache
 from zoneinfo import ZoneInfo, available_timezones
 
-from server.domain.errors import DomainError, Reason, invalid_field
+from server.domain.errors import DomainError, Reason
 from server.domain.jobs import JobType
 
 # An own rate, in percent of the rate card's.
@@ -146,20 +146,14 @@ def check_rate(kind: JobType, halala_per_minute: int, card_halala_per_minute: in
         )
 
 
-def check_timezone(name: str) -> None:
-    """Raises INVALID_FIELD for what is no IANA time zone."""
-    if name not in _zones():
-        raise invalid_field("timezone", "is no IANA time zone; send a name such as Asia/Riyadh")
+def is_timezone(name: str) -> bool:
+    """Whether it is the name of an IANA time zone."""
+    return name in _zones()
 
 
-def window(days: Iterable[Weekday], start: str, end: str, path: str) -> Window:
-    """Hours from two times of day, on these days or, without any, on every one. Raises INVALID_FIELD."""
-    start_minute, end_minute = _minute(start, f"{path}.start"), _minute(end, f"{path}.end")
-    if start_minute == DAY_MINUTES:
-        raise invalid_field(f"{path}.start", "must be before 24:00; hours from midnight on start at 00:00")
-    if start_minute == end_minute:
-        raise invalid_field(f"{path}.end", "is the start too; a whole day is 00:00 to 24:00")
-    return Window(frozenset(days) or frozenset(Weekday), start_minute, end_minute)
+def window(days: Iterable[Weekday], start: str, end: str) -> Window:
+    """Hours from two times of day, on these days or, without any, on every one. Raises ValueError."""
+    return Window(frozenset(days) or frozenset(Weekday), minute_of(start), minute_of(end))
 
 
 def time_of_day(minute: int) -> str:
@@ -167,13 +161,13 @@ def time_of_day(minute: int) -> str:
     return f"{minute // 60:02}:{minute % 60:02}"
 
 
-def _minute(text: str, path: str) -> int:
-    """The minute of a time of day such as `08:00`; `24:00` is the end of the day. Raises INVALID_FIELD."""
+def minute_of(text: str) -> int:
+    """The minute of a time of day such as `08:00`; `24:00` is the end of the day. Raises ValueError."""
     hours, colon, minutes = text.partition(":")
     plain = len(text) == 5 and colon and text.isascii() and hours.isdigit() and minutes.isdigit()
     minute = int(hours) * 60 + int(minutes) if plain and int(minutes) < 60 else DAY_MINUTES + 1
     if minute > DAY_MINUTES:
-        raise invalid_field(path, "must be a time of day such as 08:00, from 00:00 to 24:00")
+        raise ValueError("must be a time of day such as 08:00, from 00:00 to 24:00")
     return minute
 
 

@@ -8,7 +8,7 @@ from dcp.v1 import terms_pb2 as pb
 from dcp.v1 import terms_pb2_grpc
 
 from server.domain.errors import invalid_field
-from server.domain.terms import Settings, Weekday, check_timezone, time_of_day, window
+from server.domain.terms import Settings, Weekday, time_of_day, window
 from server.rpc import convert
 from server.rpc.interceptors import caller
 from server.services.terms import OwnRate, OwnTerms
@@ -25,8 +25,6 @@ class TermsServicer(terms_pb2_grpc.TermsServiceServicer):
         kind = convert.job_type(request.job_type)
         if kind is None:
             raise invalid_field("job_type", "is no kind of job that this server knows")
-        if request.HasField("halala_per_minute") == request.platform_rate:
-            raise invalid_field("halala_per_minute", "send either a rate, or platform_rate: true, not both")
         rate = request.halala_per_minute if request.HasField("halala_per_minute") else None
         told = await self._terms.set_rate(caller().id, kind, rate)
         return pb.SetOwnRateResponse(success=True, rates=_rates(told))
@@ -66,12 +64,8 @@ def settings_message(settings: Settings) -> pb.ProviderSettings:
 
 def _settings(request: pb.SetOwnSettingsRequest) -> Settings:
     """What was asked for. Raises INVALID_FIELD."""
-    if request.hours and not request.timezone:
-        raise invalid_field("timezone", "is required with hours; send a name such as Asia/Riyadh")
-    if request.timezone:
-        check_timezone(request.timezone)
     hours = tuple(
-        window(_days(one, f"hours[{number}].days"), one.start, one.end, f"hours[{number}]")
+        window(_days(one, f"hours[{number}].days"), one.start, one.end)
         for number, one in enumerate(request.hours)
     )
     most = request.max_temp_c if request.HasField("max_temp_c") else None

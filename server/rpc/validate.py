@@ -10,7 +10,7 @@ import functools
 import math
 import re
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from google.protobuf.message import Message
 from stdnum import iban
 
 from server.domain.errors import invalid_field
+from server.domain.terms import DAY_MINUTES, is_timezone, minute_of, time_of_day
 from server.rpc import relations
 from server.rpc.relations import is_present
 
@@ -140,16 +141,8 @@ def _checks(field: FieldDescriptor, rule: options_pb2.FieldRule) -> tuple[Check,
         checks.append(functools.partial(_max_length, rule.max_length))
     if field.type == FieldDescriptor.TYPE_STRING:
         checks.append(_no_nul)
-    if rule.format == options_pb2.FORMAT_EMAIL:
-        checks.append(_email)
-    elif rule.format == options_pb2.FORMAT_PHONE:
-        checks.append(_phone)
-    elif rule.format == options_pb2.FORMAT_IBAN:
-        checks.append(_iban)
-    elif rule.format == options_pb2.FORMAT_IMAGE:
-        checks.append(_image)
-    elif rule.format == options_pb2.FORMAT_URI:
-        checks.append(_uri)
+    if rule.format:
+        checks.append(_FORMATS[rule.format])
     if rule.values:
         checks.append(functools.partial(_one_of, tuple(rule.values)))
     return tuple(checks)
@@ -229,6 +222,20 @@ def _image(value: str, name: str) -> None:
         raise invalid_field(name, "must be a name with a tag or a digest, such as ghcr.io/acme/trainer:1.4")
 
 
+def _timezone(value: str, name: str) -> None:
+    if value and not is_timezone(value):
+        raise invalid_field(name, "is no IANA time zone; send a name such as Asia/Riyadh")
+
+
+def _time_of_day(last: int, value: str, name: str) -> None:
+    try:
+        good = minute_of(value) <= last
+    except ValueError:
+        good = False
+    if not good:
+        raise invalid_field(name, f"must be a time of day such as 08:00, from 00:00 to {time_of_day(last)}")
+
+
 def _one_of(values: tuple[str, ...], value: str, name: str) -> None:
     if value not in values:
         raise invalid_field(name, f"must be one of: {', '.join(values)}")
@@ -242,3 +249,15 @@ def compact_iban(text: str) -> str:
 def email_key(email: str) -> str:
     """The form of an address by which accounts are compared: normalized, without case."""
     return str(validate_email(email, check_deliverability=False).normalized).casefold()
+
+
+_FORMATS: Mapping[int, Check] = {
+    options_pb2.FORMAT_EMAIL: _email,
+    options_pb2.FORMAT_PHONE: _phone,
+    options_pb2.FORMAT_IBAN: _iban,
+    options_pb2.FORMAT_URI: _uri,
+    options_pb2.FORMAT_IMAGE: _image,
+    options_pb2.FORMAT_TIMEZONE: _timezone,
+    options_pb2.FORMAT_TIME_OF_DAY: functools.partial(_time_of_day, DAY_MINUTES - 1),
+    options_pb2.FORMAT_END_OF_HOURS: functools.partial(_time_of_day, DAY_MINUTES),
+}

@@ -162,6 +162,12 @@ class _FormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Format.ValueTy
     """An address of the web, such as https://renter.example/events."""
     FORMAT_IMAGE: _Format.ValueType  # 31
     """The name of a container image with its tag or digest, such as docker.io/library/python:3.12."""
+    FORMAT_TIMEZONE: _Format.ValueType  # 32
+    """The IANA name of a time zone, such as Asia/Riyadh."""
+    FORMAT_TIME_OF_DAY: _Format.ValueType  # 33
+    """A time of day from 00:00 to 23:59."""
+    FORMAT_END_OF_HOURS: _Format.ValueType  # 34
+    """A time of day from 00:00 to 24:00, which is the end of the day."""
 
 class Format(_Format, metaclass=_FormatEnumTypeWrapper):
     """A form that a text field must have."""
@@ -178,6 +184,12 @@ FORMAT_URI: Format.ValueType  # 30
 """An address of the web, such as https://renter.example/events."""
 FORMAT_IMAGE: Format.ValueType  # 31
 """The name of a container image with its tag or digest, such as docker.io/library/python:3.12."""
+FORMAT_TIMEZONE: Format.ValueType  # 32
+"""The IANA name of a time zone, such as Asia/Riyadh."""
+FORMAT_TIME_OF_DAY: Format.ValueType  # 33
+"""A time of day from 00:00 to 23:59."""
+FORMAT_END_OF_HOURS: Format.ValueType  # 34
+"""A time of day from 00:00 to 24:00, which is the end of the day."""
 Global___Format: _TypeAlias = Format  # noqa: Y015
 
 @_typing.final
@@ -377,7 +389,8 @@ Global___MessageRule: _TypeAlias = MessageRule  # noqa: Y015
 @_typing.final
 class Relation(_message.Message):
     """What holds between the fields of a message. Fields are named by their path, such as `params.model`. A
-    field is there when it is set, no blank text and no empty list.
+    field is there when it is set, no blank text, no empty list and, where false or 0 says as much as leaving it
+    out, neither of them.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

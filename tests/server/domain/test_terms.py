@@ -19,14 +19,14 @@ from server.domain.terms import (
     Window,
     bounds,
     check_rate,
-    check_timezone,
+    is_timezone,
     opening_words,
     time_of_day,
     window,
 )
 
 MINUTE_MS = 60_000
-NIGHT = window([Weekday.FRIDAY], "22:00", "06:00", "hours[0]")
+NIGHT = window([Weekday.FRIDAY], "22:00", "06:00")
 
 
 def at(zone: str, text: str, fold: int = 0) -> int:
@@ -44,10 +44,12 @@ def at(zone: str, text: str, fold: int = 0) -> int:
         ((NIGHT,), "Asia/Riyadh", "2026-01-03T05:59", True),
         ((NIGHT,), "Asia/Riyadh", "2026-01-03T06:00", False),
         ((NIGHT,), "Asia/Riyadh", "2026-01-02T03:00", False),  # that night began on a Thursday
-        ((window([Weekday.SUNDAY], "23:00", "01:00", ""),), "UTC", "2026-01-05T00:30", True),  # week wrap
-        ((window([], "00:00", "24:00", ""),), "UTC", "2026-01-04T23:59", True),
-        ((window([Weekday.SATURDAY], "00:00", "24:00", ""),), "UTC", "2026-01-04T00:00", False),
-        ((window([], "09:00", "10:00", ""), NIGHT), "UTC", "2026-01-05T09:30", True),
+        ((window([Weekday.SUNDAY], "23:00", "01:00"),), "UTC", "2026-01-05T00:30", True),  # week wrap
+        ((window([], "00:00", "24:00"),), "UTC", "2026-01-04T23:59", True),
+        ((window([Weekday.SATURDAY], "00:00", "24:00"),), "UTC", "2026-01-04T00:00", False),
+        ((window([Weekday.SATURDAY], "22:00", "22:00"),), "UTC", "2026-01-04T21:59", True),  # round the clock
+        ((window([Weekday.SATURDAY], "22:00", "22:00"),), "UTC", "2026-01-04T22:00", False),
+        ((window([], "09:00", "10:00"), NIGHT), "UTC", "2026-01-05T09:30", True),
     ],
 )
 def test_hours_are_those_of_the_clock_on_the_wall(
@@ -68,13 +70,13 @@ def test_hours_are_those_of_the_clock_on_the_wall(
     ],
 )
 def test_opening_is_told_for_a_person(hours: tuple[str, str], zone: str, now: str, told: str) -> None:
-    one = Settings((window([], *hours, ""),), zone)
+    one = Settings((window([], *hours),), zone)
     now_ms = at(zone, now)
     assert opening_words(one.opens(now_ms), zone, now_ms) == told
 
 
 def test_hours_of_an_hour_that_comes_twice_begin_twice() -> None:
-    one = Settings((window([], "02:30", "02:45", ""),), "Europe/Berlin")
+    one = Settings((window([], "02:30", "02:45"),), "Europe/Berlin")
     first, second = (at("Europe/Berlin", "2026-10-25T02:30", fold) for fold in (0, 1))
     assert second - first == 60 * MINUTE_MS
     between = first + 20 * MINUTE_MS
@@ -86,7 +88,7 @@ def test_hours_of_an_hour_that_comes_twice_begin_twice() -> None:
 
 def test_hours_that_never_come_have_no_opening() -> None:
     """Every Sunday night of the next eight days, at minutes that the change of the clocks leaves out."""
-    one = Settings((window([Weekday.SUNDAY], "02:00", "02:30", ""),), "Europe/Berlin")
+    one = Settings((window([Weekday.SUNDAY], "02:00", "02:30"),), "Europe/Berlin")
     opens = one.opens(at("Europe/Berlin", "2026-03-22T12:00"))
     assert opens is None
     assert opening_words(None, one.timezone, 0) == "within its hours, Europe/Berlin"
@@ -156,35 +158,15 @@ def test_hours_come_again_every_week(hours: list[Window], minute: int, weeks: in
     assert one.is_open(now_ms) is expected
 
 
-@pytest.mark.parametrize(
-    ("start", "end", "field"),
-    [
-        ("8:00", "17:00", "hours[3].start"),
-        ("08:60", "17:00", "hours[3].start"),
-        ("24:00", "08:00", "hours[3].start"),
-        ("-1:00", "08:00", "hours[3].start"),
-        ("٠٨:00", "17:00", "hours[3].start"),
-        ("08:00", "24:01", "hours[3].end"),
-        ("08:00", "8 pm", "hours[3].end"),
-        ("08:00", "08:00", "hours[3].end"),
-    ],
-)
-def test_what_is_no_time_of_day_is_refused_by_name(start: str, end: str, field: str) -> None:
-    with pytest.raises(DomainError) as caught:
-        window([], start, end, "hours[3]")
-    assert caught.value.facts["field"] == field
-
-
 @given(MINUTES)
 def test_time_of_day_is_read_as_it_is_written(minute: int) -> None:
-    assert window([], time_of_day(minute), "24:00", "").start_minute == minute
+    assert window([], time_of_day(minute), "24:00").start_minute == minute
 
 
 @pytest.mark.parametrize("name", ["Mars/Base", "../etc/passwd", "Asia", "localtime", "asia/riyadh", "+03:00"])
 def test_what_is_no_time_zone_is_refused(name: str) -> None:
-    with pytest.raises(DomainError, match="Asia/Riyadh"):
-        check_timezone(name)
-    check_timezone("Asia/Riyadh")
+    assert not is_timezone(name)
+    assert is_timezone("Asia/Riyadh")
 
 
 @pytest.mark.parametrize(

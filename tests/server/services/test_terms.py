@@ -21,6 +21,11 @@ NOW_MS = 1_800_000_000_000
 OFFICE = terms_pb2.WeeklyHours(start="14:00", end="22:00")
 
 
+def timed(start: str, end: str) -> dict[str, Any]:
+    """Settings with hours between two times of day."""
+    return {"timezone": "UTC", "hours": [terms_pb2.WeeklyHours(start=start, end=end)]}
+
+
 async def ask_rate(market: Market, provider: Party, rate: int | None, kind: int = INFERENCE) -> Any:
     """Sets an own rate; None goes back to the platform's."""
     given: dict[str, Any] = {"platform_rate": True} if rate is None else {"halala_per_minute": rate}
@@ -105,13 +110,21 @@ async def test_rate_out_of_bounds_is_refused_with_the_bounds(market: Market, rat
         await ask_rate(market, provider, fine)
 
 
-@pytest.mark.parametrize("given", [{}, {"halala_per_minute": 150, "platform_rate": True}])
-async def test_rate_and_the_platforms_exclude_each_other(market: Market, given: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({}, "halala_per_minute"),
+        ({"halala_per_minute": 150, "platform_rate": True}, "platform_rate"),
+    ],
+)
+async def test_rate_and_the_platforms_exclude_each_other(
+    market: Market, given: dict[str, Any], field: str
+) -> None:
     request = terms_pb2.SetOwnRateRequest(job_type=INFERENCE, **given)
     provider = await market.provider()
     call = market.terms_service.SetOwnRate(request, metadata=provider.metadata)
     refused = await refusal(call)
-    assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "halala_per_minute")
+    assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", field)
 
 
 async def test_going_back_to_the_platforms_rate_follows_the_card(market: Market) -> None:
@@ -269,7 +282,7 @@ async def test_job_that_waits_for_its_provider_when_the_hours_end_is_told_so(mar
 def test_closed_and_hot_providers_do_not_crowd_out_the_others() -> None:
     """Placement looks at some of a large fleet: those that take nothing now are none of them."""
     fleet = Fleet()
-    closed = Settings((window([], "14:00", "22:00", "hours[0]"),), "Asia/Riyadh")
+    closed = Settings((window([], "14:00", "22:00"),), "Asia/Riyadh")
     for number, settings in enumerate((closed, Settings(max_temp_c=80), Settings()), start=1):
         own = Terms(settings=settings)
         fleet.join(Presence(number, 1, "b", lambda _: None, 0, 1, frozenset(JobType), (), terms=own))
@@ -367,8 +380,13 @@ async def test_settings_are_the_whole_body_and_read_as_they_were_set(any_market:
     [
         ({"hours": [OFFICE]}, "timezone"),
         ({"timezone": "Mars/Base"}, "timezone"),
-        ({"timezone": "UTC", "hours": [terms_pb2.WeeklyHours(start="1400", end="22:00")]}, "hours[0].start"),
-        ({"timezone": "UTC", "hours": [terms_pb2.WeeklyHours(start="14:00", end="14:00")]}, "hours[0].end"),
+        (timed("1400", "22:00"), "hours[0].start"),
+        (timed("08:60", "17:00"), "hours[0].start"),
+        (timed("24:00", "08:00"), "hours[0].start"),
+        (timed("-1:00", "08:00"), "hours[0].start"),
+        (timed("٠٨:00", "17:00"), "hours[0].start"),
+        (timed("08:00", "24:01"), "hours[0].end"),
+        (timed("08:00", "8 pm"), "hours[0].end"),
         (
             {"timezone": "UTC", "hours": [terms_pb2.WeeklyHours(days=[0], start="14:00", end="15:00")]},  # type: ignore[list-item]
             "hours[0].days",
