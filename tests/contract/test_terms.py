@@ -62,26 +62,27 @@ async def test_price_list_quote_hold_and_bill_of_an_own_rate_agree_to_the_halala
 
 
 @pytest.mark.parametrize(
-    ("body", "code", "field", "words"),
+    ("body", "status", "code", "field", "words"),
     [
         (
             {"job_type": "llm-inference", "halala_per_minute": 451},
+            409,
             "RATE_OUT_OF_BOUNDS",
             "halala_per_minute",
             "from 75 to 450",
         ),
-        ({"job_type": "llm-inference"}, "INVALID_FIELD", "halala_per_minute", "platform_rate"),
-        ({"halala_per_minute": 150}, "INVALID_FIELD", "job_type", "required"),
-        ({"job_type": "mining", "halala_per_minute": 150}, "INVALID_FIELD", "job_type", "llm-inference"),
+        ({"job_type": "llm-inference"}, 400, "INVALID_FIELD", "halala_per_minute", "platform_rate"),
+        ({"halala_per_minute": 150}, 400, "INVALID_FIELD", "job_type", "required"),
+        ({"job_type": "mining", "halala_per_minute": 150}, 400, "INVALID_FIELD", "job_type", "llm-inference"),
     ],
 )
 async def test_wrong_rate_is_refused_with_the_field_and_the_remedy(
-    tmp_path: Path, body: dict[str, Any], code: str, field: str, words: str
+    tmp_path: Path, body: dict[str, Any], status: int, code: str, field: str, words: str
 ) -> None:
     async with running_stack(tmp_path) as stack:
         _, key = await stack.register("provider", "p@example.com")
         answer = await stack.http.post("/api/providers/rates", json=body, headers={"x-provider-key": key})
-        assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (400, code, field)
+        assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (status, code, field)
         assert words in answer.json()["error"]
 
 
