@@ -40,6 +40,8 @@ MAX_SKEW_SECONDS = 5.0
 SLOW_MS = 500.0
 UNIT = "dcp-daemon.service"
 
+_NO_ENGINE = "start Docker or Podman's socket, let this user use it, or correct DCP_CONTAINER_SOCKET"
+
 
 class Level(Enum):
     """How bad a finding is."""
@@ -292,8 +294,7 @@ def _container_engine(config: Config) -> Iterator[Finding]:
     try:
         facts = asyncio.run(_facts(str(socket)))
     except (DockerUnavailableError, DockerRefusedError) as error:
-        remedy = "start Docker, let this user use its socket, or correct DCP_CONTAINER_SOCKET"
-        yield Finding(Level.FAIL, f"container engine {socket}: {error}; {remedy}")
+        yield Finding(Level.FAIL, f"container engine {socket}: {error}; {_NO_ENGINE}")
         return
     if why := choose.problem(facts):
         yield Finding(Level.FAIL, f"container engine: {why}")
@@ -301,13 +302,21 @@ def _container_engine(config: Config) -> Iterator[Finding]:
         yield Finding(
             Level.WARN, "container engine: it has no seccomp profile, which jobs would be kept in; turn it on"
         )
-    yield Finding(Level.OK, f"container engine {facts.version}: images {', '.join(settings.images)}")
+    yield Finding(Level.OK, f"{_named(facts)}: images {', '.join(settings.images)}")
+    if facts.is_podman:
+        yield Finding(
+            Level.WARN, f"{_named(facts)}: it hands out no GPUs; jobs that need one need Docker here"
+        )
     if "*" in settings.images:
         yield Finding(Level.WARN, "containers: every image is allowed; name those that you trust")
     if settings.network != "none":
         yield Finding(
             Level.WARN, f"containers: jobs are on the network {settings.network}, and reach what it reaches"
         )
+
+
+def _named(facts: EngineFacts) -> str:
+    return f"container engine {'Podman ' if facts.is_podman else ''}{facts.version}"
 
 
 def _served_in_containers(config: Config) -> Iterator[Finding]:
@@ -340,8 +349,7 @@ def _engine_image(config: Config) -> Finding:
     try:
         is_there = asyncio.run(look())
     except (DockerUnavailableError, DockerRefusedError) as error:
-        remedy = "start Docker, let this user use its socket, or correct DCP_CONTAINER_SOCKET"
-        return Finding(Level.FAIL, f"engine container: {config.container_socket}: {error}; {remedy}")
+        return Finding(Level.FAIL, f"engine container: {config.container_socket}: {error}; {_NO_ENGINE}")
     if not is_there:
         told = f"engine container: {config.engine.image} is not on this machine; the daemon will download it"
         return Finding(Level.WARN, f"{told}, or run docker pull {config.engine.image}")

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
+import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
-from dcp.v1 import jobs_pb2, providers_pb2
+from dcp.v1 import providers_pb2
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -38,12 +39,23 @@ def run(config: Config, *, once: bool, as_json: bool, console: Console | None = 
     elif once or not console.is_terminal or console.is_dumb_terminal:
         console.print(render(view))
     else:
-        # Ctrl-C is how one stops looking.
-        with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
-            for view in views:
+        with _stopped_by_ctrl_c() as stopped, Live(console=console, auto_refresh=False) as live:
+            live.update(render(view), refresh=True)
+            while not stopped.wait(REFRESH_SECONDS):
+                view = next(views)
                 live.update(render(view), refresh=True)
-                time.sleep(REFRESH_SECONDS)
     return 0 if view["daemon"] is not None else 1
+
+
+@contextlib.contextmanager
+def _stopped_by_ctrl_c() -> Iterator[threading.Event]:
+    """Set by Ctrl-C, which is how one stops looking. An exception could be lost in a library's callback."""
+    stopped = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: stopped.set())
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _views(config: Config) -> Iterator[dict[str, Any]]:
@@ -75,29 +87,22 @@ def _ask_server(config: Config) -> dict[str, Any]:
         answer = asyncio.run(link.own_provider(server, key, SERVER_PATIENCE_SECONDS))
     except (identity.IdentityError, link.KeyRefusedError, link.LinkBrokenError) as error:
         return {"address": config.server, "problem": str(error)}
-    return {"address": config.server, "problem": ""} | provider_view(answer, datetime.now(UTC))
+    return {"address": config.server, "problem": ""} | provider_view(answer)
 
 
-def provider_view(answer: providers_pb2.GetOwnProviderResponse, now: datetime) -> dict[str, Any]:
-    """What the server says of the provider, with what the jobs that ended today (UTC) earned."""
+def provider_view(answer: providers_pb2.GetOwnProviderResponse) -> dict[str, Any]:
+    """What the server says of the provider; today is UTC's."""
     own = answer.provider
-    today = [job for job in answer.recent_jobs if _ended_on(job, now)]
     return {
         "provider_id": own.id,
         "name": own.name,
         "status": providers_pb2.ProviderStatus.Name(own.status).removeprefix("PROVIDER_STATUS_").lower(),
         "connected": own.connected,
         "total_jobs": own.total_jobs,
-        "today_halala": sum(job.billing.provider_halala for job in today),
-        # The server tells the 20 newest jobs: when all are of today, there may have been more.
-        "today_is_at_least": bool(today) and len(today) == len(answer.recent_jobs) and len(today) >= 20,
+        "today_halala": own.earnings.today_halala,
         "total_halala": own.earnings.total_halala,
         "claimable_halala": own.earnings.claimable_halala,
     }
-
-
-def _ended_on(job: jobs_pb2.Job, now: datetime) -> bool:
-    return job.HasField("ended_at") and job.ended_at.ToDatetime(UTC).date() == now.astimezone(UTC).date()
 
 
 # --- drawing ---
@@ -168,13 +173,12 @@ def _gpus(gpus: list[dict[str, Any]]) -> RenderableType:
 def _earnings(server: dict[str, Any]) -> RenderableType:
     if server["problem"]:
         return Text(f"server {server['address']}: {server['problem']}", style="yellow")
-    least = "at least " if server["today_is_at_least"] else ""
     table = Table.grid(padding=(0, 2))
     told = f"sees {printable(server['name'])} (provider {server['provider_id']}) as {server['status']}"
     table.add_row("server", Text(told))
     table.add_row(
         "earned",
-        f"today {least}{sar(server['today_halala'])}, in all {sar(server['total_halala'])} "
+        f"today {sar(server['today_halala'])}, in all {sar(server['total_halala'])} "
         f"with {server['total_jobs']} jobs; to withdraw {sar(server['claimable_halala'])}",
     )
     return table

@@ -68,19 +68,36 @@ def new_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.new_database()
 
 
-@pytest.fixture(scope="session")
-def engine() -> Iterator[PrivateEngine]:
-    """One real container engine, started by the first test that needs it."""
-    if why := private_engine.missing():
+def _engine(kind: str) -> Iterator[PrivateEngine]:
+    if why := private_engine.missing(kind):
         pytest.skip(why)
-    with private_engine.running_engine() as running:
+    with private_engine.running_engine(kind) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def model_server_image(engine: PrivateEngine) -> str:
+def docker_engine() -> Iterator[PrivateEngine]:
+    """One real Docker Engine, started by the first test that needs it."""
+    yield from _engine("docker")
+
+
+@pytest.fixture(scope="session")
+def podman_engine() -> Iterator[PrivateEngine]:
+    """One real Podman, started by the first test that needs it."""
+    yield from _engine("podman")
+
+
+@pytest.fixture
+def engine(docker_engine: PrivateEngine) -> Iterator[PrivateEngine]:
+    """A real container engine, on which a test leaves nothing."""
+    yield docker_engine
+    docker_engine.prove_empty()
+
+
+@pytest.fixture(scope="session")
+def model_server_image(docker_engine: PrivateEngine) -> str:
     """The name of an image on the engine that serves a GGUF file on a Unix socket."""
-    return model_image.add_model_image(engine)
+    return model_image.add_model_image(docker_engine)
 
 
 @pytest.fixture

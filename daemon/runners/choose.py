@@ -24,8 +24,6 @@ def problem(facts: EngineFacts) -> str:
     if facts.architecture not in keeper.ARCHITECTURES:
         known = ", ".join(sorted(keeper.ARCHITECTURES))
         return f"its processor is {facts.architecture}, and jobs run on {known}"
-    if "podman" in facts.name.lower():
-        return f"{facts.name} {facts.version} cannot bound volumes in memory: install Docker"
     return ""
 
 

@@ -14,8 +14,8 @@ import re
 import shutil
 import tarfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.runners import Left, Log, Piece, Pieces, Runner, RunnerError, Written, images, keeper, spec
 from daemon.runners import output_folder as files
+from daemon.runners.crowd import Crowd
 from daemon.runners.docker import (
     STDOUT,
     Docker,
@@ -51,6 +52,7 @@ JOB_TYPES = (
 KEEPER_GRACE_SECONDS = 120.0
 STOP_SECONDS = 10.0
 COLLECT_SECONDS = 300.0
+_KILLED = 128 + 9  # SIGKILL
 _KILLED_BY_SIZE = 128 + 25  # SIGXFSZ: a file was to grow beyond what files may have
 _TAR_ROOM_BYTES = 4 * MIB
 
@@ -63,6 +65,7 @@ class _Run:
     facts: spec.Facts
     lease: sessions_pb2.Lease
     limit: TimeLimit
+    crowd: Crowd = field(default_factory=Crowd)
     pids: tuple[int, ...] = ()
     """The machine's numbers of their first processes, from which all others descend."""
 
@@ -141,8 +144,7 @@ class ContainerRunner(Runner):
         try:
             async with _told():
                 async with run.limit.kept():
-                    async with self._docker.attached(run.names.job) as frames:
-                        await self._start(run)
+                    async with self._started(run) as frames, run.crowd.watched(next(iter(run.pids), None)):
                         yield Log(run.facts.note)
                         async for frame in frames:
                             for piece in _pieces(frame):
@@ -206,6 +208,10 @@ class ContainerRunner(Runner):
         """Removes what still is there, and leaves the engine."""
         for run in list(self._runs.values()):
             await self._remove(run)
+        try:
+            await self.sweep()
+        except (DockerUnavailableError, DockerRefusedError) as error:
+            logger.warning("could not look for what jobs left error=%s", error)
         await self._docker.close()
 
     def _run_of(self, lease: sessions_pb2.Lease, names: spec.Names, facts: spec.Facts) -> _Run:
@@ -234,16 +240,26 @@ class ContainerRunner(Runner):
         found = await self._docker.inspect_image(name)
         if found is None:
             try:
-                await self._docker.pull(name, self._settings.image_bytes)
+                found = await self._pulled(name)
             except PullTooLargeError:
                 most = self._settings.image_bytes // MIB
                 raise _pull_failed(f"The image {image} is larger than this provider's {most} MiB.") from None
             except DockerRefusedError as error:
                 logger.warning("an image could not be pulled image=%s error=%s", image, error.message)
                 raise _pull_failed(f"The image {image} could not be pulled: {_of_registry(error)}.") from None
-            found = await self._docker.inspect_image(name)
         if found is None:
             raise _pull_failed(f"The image {image} was pulled and is not there.")
+        return found
+
+    async def _pulled(self, name: str) -> dict[str, Any] | None:
+        """Downloads an image. Raises PullTooLargeError, DockerRefusedError."""
+        most = self._settings.image_bytes
+        await self._docker.pull(name, most)
+        found = await self._docker.inspect_image(name)
+        # Podman may not tell beforehand how much it downloads.
+        if found is not None and self._engine.is_podman and int(found.get("Size") or 0) > most:
+            await self._docker.remove_image(name)
+            raise PullTooLargeError(name)
         return found
 
     def _take_gpus(self, wanted: jobs_pb2.ContainerSpec) -> tuple[str, ...]:
@@ -252,6 +268,8 @@ class ContainerRunner(Runner):
         count = wanted.gpu_count if wanted.HasField("gpu_count") else len(free)
         if count > len(free):
             raise spec.bad_params(f"container_spec.gpu_count: this provider has {len(free)} GPUs free.")
+        if count and self._engine.is_podman:
+            raise _no_gpus()
         return tuple(free[:count])
 
     async def _make(self, run: _Run, offer: sessions_pb2.JobOffer, image: dict[str, Any]) -> None:
@@ -280,13 +298,20 @@ class ContainerRunner(Runner):
         )
         await self._docker.start(names.keeper)
 
-    async def _start(self, run: _Run) -> None:
-        try:
-            await self._docker.start(run.names.job)
-        except DockerRefusedError as error:
-            raise _start_failed(error) from None
-        # What a job's program leaves behind becomes the keeper's.
-        run.pids = pids_of(*[await self._docker.inspect(name) for name in (run.names.job, run.names.keeper)])
+    @asynccontextmanager
+    async def _started(self, run: _Run) -> AsyncIterator[AsyncGenerator[Frame, None]]:
+        """Starts the container; what it writes from its first byte on."""
+        async with AsyncExitStack() as stack:
+            try:
+                # Podman makes the process when it is attached to.
+                frames = await stack.enter_async_context(self._docker.attached(run.names.job))
+                await self._docker.start(run.names.job)
+            except DockerRefusedError as error:
+                raise _start_failed(error) from None
+            # What a job's program leaves behind becomes the keeper's.
+            names = (run.names.job, run.names.keeper)
+            run.pids = pids_of(*[await self._docker.inspect(name) for name in names])
+            yield frames
 
     # --- while it runs, and after ---
 
@@ -303,7 +328,8 @@ class ContainerRunner(Runner):
             async with _told():
                 if note := rest("log", run.facts.note):
                     yield Log(note)
-                async with _kept_on(run.limit, state):
+                pid = state.get("Pid") if state.get("Running") else None
+                async with _kept_on(run.limit, state), run.crowd.watched(pid):
                     async with aclosing(self._docker.logged(run.names.job)) as frames:
                         async for frame in frames:
                             if log := rest("log", frame.data):
@@ -335,17 +361,22 @@ class ContainerRunner(Runner):
     ) -> RunnerError:
         settings = self._settings
         logger.info("container ended job_id=%s exit_code=%d", run.lease.job_id, code)
+        memory = f"more memory than the {settings.memory_bytes // MIB} MiB that it may have."
         if state.get("OOMKilled"):
-            most = settings.memory_bytes // MIB
-            text = f"The job used more memory than the {most} MiB that it may have."
-            return RunnerError(jobs_pb2.FAILURE_REASON_OUT_OF_MEMORY, text)
+            return RunnerError(jobs_pb2.FAILURE_REASON_OUT_OF_MEMORY, f"The job used {memory}")
         if run.limit.is_reached or ran_to(run.facts.run_limit_ms, state):
             text = "The job reached its longest time."
             return RunnerError(jobs_pb2.FAILURE_REASON_DURATION_LIMIT, text)
+        if self._engine.is_podman and code == _KILLED:
+            text = f"The job's program was killed, as the kernel does to one that uses {memory}"
+            return RunnerError(jobs_pb2.FAILURE_REASON_OUT_OF_MEMORY, text)
         if code == _KILLED_BY_SIZE or _is_full(collected.used_bytes, settings.output_bytes):
             return _disk_limit(f"The job filled /output: it may have {settings.output_bytes // MIB} MiB.")
         if _is_full(await self._used_of_tmp(run), settings.tmp_bytes):
             return _disk_limit(f"The job filled /tmp: it may have {settings.tmp_bytes // MIB} MiB.")
+        if run.crowd.was_full:
+            text = f"The job had all {settings.pids} processes and threads that it may have, and wanted more."
+            return RunnerError(jobs_pb2.FAILURE_REASON_PROCESS_LIMIT, text)
         return RunnerError(
             jobs_pb2.FAILURE_REASON_CONTAINER_EXIT, f"The job's program ended with exit code {code}."
         )
@@ -451,13 +482,17 @@ def _of_registry(error: DockerRefusedError) -> str:
     return "its registry could not be reached"
 
 
+def _no_gpus() -> RunnerError:
+    """NVIDIA's container toolkit is missing, or the engine is Podman: not the renter's fault."""
+    text = "The provider's container engine cannot hand out its GPUs."
+    return RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_ENGINE_UNAVAILABLE, text)
+
+
 def _start_failed(error: DockerRefusedError) -> RunnerError:
     """Of the engine's words only those about the command: others name the provider's folders."""
     logger.warning("a container could not be started error=%s", error.message)
     if "device driver" in error.message:
-        # NVIDIA's container toolkit is missing: the provider's fault, not the renter's.
-        text = "The provider's container engine cannot hand out its GPUs."
-        return RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_ENGINE_UNAVAILABLE, text)
+        return _no_gpus()
     about = re.search(r'exec: ("[^"]{0,200}": [a-zA-Z $]{0,100})', error.message)
     why = about[1] if about is not None else "the engine refused its command or its image"
     return RunnerError(

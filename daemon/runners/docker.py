@@ -64,6 +64,11 @@ class EngineFacts(NamedTuple):
     log_drivers: tuple[str, ...]
     security: tuple[str, ...]
 
+    @property
+    def is_podman(self) -> bool:
+        """Podman's socket speaks the Docker Engine API, but for GPUs, and tells of no memory that ran out."""
+        return "podman" in self.name.lower()
+
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
@@ -146,6 +151,11 @@ class Docker:
         params = {"fromSrc": "-", "repo": name}
         async with self._call("images/create", "POST", params=params, data=tar) as answer:
             await answer.read()
+
+    async def remove_image(self, name: str) -> None:
+        """Removes an image that no container uses."""
+        async with self._call(f"images/{name}", "DELETE", params={}, ok=(404,)):
+            pass
 
     async def create_volume(self, name: str, labels: Mapping[str, str], options: str) -> None:
         """Makes a volume that lies in memory; `options`: as for mounting a tmpfs."""

@@ -48,7 +48,9 @@ def archive(architecture: str, seconds: int | None) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         tar.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
+        end = tar.offset + 2 * tarfile.BLOCKSIZE
+    # Podman stops reading where the tar ends, and does not bear the padding that follows.
+    return buffer.getvalue()[:end]
 
 
 def empty_image() -> bytes:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
-import resource
 import shutil
 import signal
-from collections.abc import AsyncGenerator, Callable, Sequence
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from pathlib import Path
 
 from dcp.v1 import jobs_pb2, sessions_pb2
@@ -24,6 +24,7 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 from daemon.runners import Left, Log, Piece, Pieces, Runner, RunnerError, spec
 from daemon.runners import output_folder as files
 from daemon.runners.container import JOB_TYPES
+from daemon.runners.limit import TimeLimit
 from daemon.runners.settings import MIB, ContainerSettings
 from daemon.runs import LeaseKey, lease_key
 
@@ -31,9 +32,9 @@ logger = logging.getLogger(__name__)
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 _NOTE = b"[dcp] no container: a plain process of the provider's machine; the image is not used\n"
+_LAUNCH = str(Path(__file__).with_name("launch.py"))
 _PIECE_BYTES = 64 * 1024
 _KILLED_BY_SIZE = -signal.SIGXFSZ
-_PR_SET_PDEATHSIG = 1
 _LOOK_SECONDS = 0.2
 QUIET_SECONDS = 1.0
 _SELF_TEST = "self-test"
@@ -85,15 +86,20 @@ class ProcessRunner(Runner):
             for made in (folder, work, output):
                 made.mkdir(mode=0o700, parents=True)
             process = self._processes[key] = await self._start(offer.container_spec, work, output)
-            yield Log(_NOTE)
-            async for piece in _written(process):
-                yield piece
-            code = await process.wait()
+            limit = TimeLimit(offer.run_limit.ToMilliseconds() / 1000, partial(_signalled, process))
+            async with limit.kept():
+                yield Log(_NOTE)
+                async for piece in _written(process):
+                    yield piece
+                code = await process.wait()
             yield Left()
             collected = await self._collect(output, folder / "artifacts")
             for note in collected.notes:
                 yield Log(f"[dcp] {note}\n".encode())
             yield Left(tuple(collected.artifacts))
+            if limit.is_reached:
+                text = "The job reached its longest time."
+                raise RunnerError(jobs_pb2.FAILURE_REASON_DURATION_LIMIT, text)
             if code != 0:
                 raise self._failure(code)
         finally:
@@ -124,8 +130,14 @@ class ProcessRunner(Runner):
     ) -> asyncio.subprocess.Process:
         # The daemon's own environment has its key: a job gets none of it.
         env = {"PATH": PATH, "HOME": str(work), **wanted.env, "DCP_OUTPUT_DIR": str(output)}
+        launch = (sys.executable, "-I", "-S", _LAUNCH, str(os.getpid()), str(self._settings.output_bytes))
+        program = str(work / wanted.command[0]) if "/" in wanted.command[0] else wanted.command[0]
+        if shutil.which(program, path=env["PATH"]) is None:
+            text = "The command could not be started: there is no such program."
+            raise RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_START_FAILED, text)
         try:
             return await asyncio.create_subprocess_exec(
+                *launch,
                 *wanted.command,
                 env=env,
                 cwd=work,
@@ -133,7 +145,6 @@ class ProcessRunner(Runner):
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 start_new_session=True,
-                preexec_fn=_limited(self._settings),
             )
         except (OSError, ValueError) as error:
             text = (
@@ -187,21 +198,13 @@ async def _end_of(process: asyncio.subprocess.Process) -> int:
     return process.returncode
 
 
+async def _signalled(process: asyncio.subprocess.Process, name: str) -> None:
+    _signal(process, signal.Signals[name])
+
+
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
-
-
-def _limited(settings: ContainerSettings) -> Callable[[], None]:
-    libc = ctypes.CDLL(None)
-
-    def limit() -> None:
-        # A daemon that is killed takes the command with it.
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (settings.output_bytes, settings.output_bytes))
-
-    return limit
 
 
 async def _written(process: asyncio.subprocess.Process) -> AsyncGenerator[Piece, None]:

@@ -28,7 +28,7 @@ class ContainerSettings:
     output_bytes: int = 1024 * MIB
     """The size of `/output`."""
     image_bytes: int = 20480 * MIB
-    """The most, compressed, that is downloaded of an image."""
+    """The most, compressed, that is downloaded of an image; with Podman also what it takes unpacked."""
 
     @property
     def user_id(self) -> int:

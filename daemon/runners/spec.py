@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ KEEPER_IMAGE = "localhost/dcp-keeper:1"
 KEEPER_USER = "65533:65533"
 KEEPER_BYTES = 16 * MIB
 MAX_IMAGE_VOLUMES = 16
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 OPEN_FILES = 16384
+USER_PROCESSES = 16384
 LOG_DRIVERS = ("local", "json-file")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OURS = ("NVIDIA_", "DCP_")
@@ -113,7 +116,7 @@ def bad_params(message: str) -> RunnerError:
 def volume_options(settings: ContainerSettings, size: int, *, is_program_allowed: bool) -> str:
     """How a volume in memory is mounted: the job's own, of a size, and with so many files at most."""
     options = [
-        f"size={size}",
+        f"nr_blocks={-(-size // PAGE_BYTES)}",
         f"nr_inodes={max(1024, size // 16384)}",
         "mode=0700",
         f"uid={settings.user_id}",
@@ -218,7 +221,8 @@ def _tmpfs(image_volumes: Sequence[str], settings: ContainerSettings) -> dict[st
 
 def _ulimits(settings: ContainerSettings) -> list[dict[str, Any]]:
     largest = max(settings.output_bytes, settings.tmp_bytes)
-    limits = {"nofile": OPEN_FILES, "fsize": largest, "core": 0}
+    # Podman would ask for more processes of a user than many a machine gives.
+    limits = {"nofile": OPEN_FILES, "nproc": USER_PROCESSES, "fsize": largest, "core": 0}
     return [{"Name": name, "Soft": most, "Hard": most} for name, most in limits.items()]
 
 

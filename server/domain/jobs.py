@@ -60,6 +60,7 @@ class FailureReason(StrEnum):
     DISK_LIMIT = "DISK_LIMIT"
     CONTAINER_ENGINE_UNAVAILABLE = "CONTAINER_ENGINE_UNAVAILABLE"
     CONTAINER_START_FAILED = "CONTAINER_START_FAILED"
+    PROCESS_LIMIT = "PROCESS_LIMIT"
     GPU_FAILED = "GPU_FAILED"
 
 
@@ -71,6 +72,7 @@ CHARGED = frozenset(
         FailureReason.CONTAINER_EXIT,
         FailureReason.OUT_OF_MEMORY,
         FailureReason.DISK_LIMIT,
+        FailureReason.PROCESS_LIMIT,
         FailureReason.OUTPUT_TOO_LARGE,
     }
 )

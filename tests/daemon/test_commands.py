@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dcp.v1 import jobs_pb2, providers_pb2
+from dcp.v1 import providers_pb2
 from rich.console import Console
 
 from daemon import doctor, status
@@ -85,29 +85,11 @@ async def test_doctor_refuses_a_broken_file_of_settings(tmp_path: Path) -> None:
 # --- status ---
 
 
-def own_provider(*ended_hours_ago: float) -> providers_pb2.GetOwnProviderResponse:
-    answer = providers_pb2.GetOwnProviderResponse(provider=providers_pb2.Provider(id=42, name="Node"))
-    for hours in ended_hours_ago:
-        job = jobs_pb2.Job(billing=jobs_pb2.Billing(provider_halala=141))
-        job.ended_at.FromDatetime(NOW - timedelta(hours=hours))
-        answer.recent_jobs.append(job)
-    return answer
-
-
-def test_earnings_of_today_are_those_of_jobs_that_ended_today() -> None:
-    view = status.provider_view(own_provider(1, 11.9, 12.1, 40), NOW)
-    assert (view["today_halala"], view["today_is_at_least"]) == (282, False)
-
-
-def test_earnings_of_a_busy_day_are_a_lower_bound() -> None:
-    view = status.provider_view(own_provider(*[1.0] * 20), NOW)
-    assert (view["today_halala"], view["today_is_at_least"]) == (2820, True)
-
-
-def test_job_that_still_runs_has_earned_nothing() -> None:
-    answer = own_provider()
-    answer.recent_jobs.add()
-    assert status.provider_view(answer, NOW)["today_halala"] == 0
+def test_earnings_are_those_that_the_server_tells() -> None:
+    own = providers_pb2.Provider(id=42, name="Node")
+    own.earnings.MergeFrom(providers_pb2.Earnings(today_halala=282, total_halala=999, claimable_halala=300))
+    view = status.provider_view(providers_pb2.GetOwnProviderResponse(provider=own))
+    assert (view["today_halala"], view["total_halala"], view["claimable_halala"]) == (282, 999, 300)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(7.9, "7 s"), (185, "3 min 05 s"), (3725, "1 h 02 min")])

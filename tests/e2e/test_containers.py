@@ -60,21 +60,22 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory, engine: PrivateEngine) -> Iterator[Scene]:
+def scene(tmp_path_factory: pytest.TempPathFactory, docker_engine: PrivateEngine) -> Iterator[Scene]:
     folder = tmp_path_factory.mktemp("containers")
     with Market(folder, admin_token="operator-token-of-the-tests", settings=UNLIMITED) as market:
         _, provider_key = market.register_provider("Container node", "p@example.com")
         renter_id, key = market.register_renter("Acme AI", "r@example.com")
         market.credit(renter_id, 5000)
         settings = {
-            "DCP_CONTAINER_SOCKET": str(engine.socket),
+            "DCP_CONTAINER_SOCKET": str(docker_engine.socket),
             "DCP_CONTAINER_IMAGES": "busybox,127.0.0.1:1/*",
             "DCP_CONTAINER_MEMORY_MB": "64",
             "DCP_CONTAINER_CPUS": "1",
             "DCP_CONTAINER_TMP_MB": "16",
             "DCP_CONTAINER_OUTPUT_MB": "16",
         }
-        yield Scene(market, market.add_daemon(provider_key, settings=settings), engine, key)
+        yield Scene(market, market.add_daemon(provider_key, settings=settings), docker_engine, key)
+    docker_engine.prove_empty()
 
 
 def test_container_runs_and_its_output_log_and_bill_are_exact(scene: Scene) -> None:

@@ -17,7 +17,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,29 @@ PR_SET_PDEATHSIG = 1
 HOOK = "nvidia-container-runtime-hook"
 
 
-def missing() -> str:
-    """Why no engine can be started here; empty when one can."""
+PROGRAMS = {
+    "docker": ("dockerd", "containerd", "runc", "docker", "busybox"),
+    "podman": ("podman", "conmon", "runc", "docker", "busybox"),
+}
+
+
+# Without systemd, with no network to set up, and with no more than these tests may have.
+PODMAN_SETTINGS = """
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+runtime = "runc"
+[containers]
+netns = "none"
+default_ulimits = ["nofile=16384:16384", "nproc=16384:16384"]
+"""
+
+
+def missing(kind: str = "docker") -> str:
+    """Why no engine of a kind can be started here; empty when one can."""
     if os.geteuid() != 0:
-        return "a private Docker Engine needs root"
-    programs = ("dockerd", "containerd", "runc", "docker", "busybox")
+        return "a private container engine needs root"
+    programs = PROGRAMS[kind]
     needed = [name for name in programs if shutil.which(name) is None]
     return f"{', '.join(needed)} missing: run scripts/setup --engine" if needed else ""
 
@@ -55,33 +73,52 @@ class PrivateEngine:
 
     def log_bytes(self) -> int:
         """How much disk the logs of all containers take."""
-        logs = self.socket.parent.glob("data/containers/*/local-logs/*")
-        return sum(path.stat().st_size for path in logs if path.exists())
+        logs = ("containers/*/local-logs/*", "overlay-containers/*/userdata/ctr.log*")
+        found = [path for pattern in logs for path in self.socket.parent.glob(f"data/{pattern}")]
+        return sum(path.stat().st_size for path in found if path.exists())
 
     def left(self) -> list[str]:
         """Every container and volume that there is."""
         containers = self.docker("ps", "--all", "--format", "{{.Names}}").split()
         return sorted(containers + self.docker("volume", "ls", "--quiet").split())
 
+    def prove_empty(self) -> None:
+        """Fails the test that left something, and removes it: the next one shall not meet it."""
+        if left := self.left():
+            self.clear()
+        assert left == [], f"left: {', '.join(left)}"
+
+    def clear(self) -> None:
+        """Removes every container and volume."""
+        for kind in ("container", "volume"):
+            shown = "{{.Names}}" if kind == "container" else "{{.Name}}"
+            listed = ["--all"] if kind == "container" else []
+            # One by one: Podman removes no keeper before its job.
+            for name in sorted(self.docker(kind, "ls", *listed, "--format", shown).split()):
+                self.docker(kind, "rm", "--force", name)
+
 
 @contextlib.contextmanager
-def running_engine(*, has_gpus: bool = True) -> Iterator[PrivateEngine]:
+def running_engine(kind: str = "docker", *, has_gpus: bool = True) -> Iterator[PrivateEngine]:
     """Starts an engine, gives it the image, and ends it with all that it runs.
+
+    ``kind``: `docker` or `podman`, which speaks the Docker Engine API, too.
 
     ``has_gpus``: it finds the stub of NVIDIA's hook, and hands GPUs out that are not there.
     """
     # Not below pytest's folder: the path of a socket may have 107 characters.
     with tempfile.TemporaryDirectory(prefix="dcp-engine-") as name:
         folder = Path(name)
-        process = _start(folder, has_gpus)
+        process = _start_docker(folder, has_gpus) if kind == "docker" else _start_podman(folder)
         try:
             socket = folder / "engine.sock"
             facts = _until_it_answers(socket, process, folder / "log")
             engine = PrivateEngine(socket, facts, process)
             add_image(engine, IMAGE)
             yield engine
+            engine.clear()
         finally:
-            _stop(process, folder)
+            _stop(process)
 
 
 def add_image(engine: PrivateEngine, name: str, *changes: str) -> None:
@@ -114,7 +151,7 @@ def _entry(name: str, **fields: Any) -> tarfile.TarInfo:
     return entry
 
 
-def _start(folder: Path, has_gpus: bool) -> subprocess.Popen[bytes]:
+def _start_docker(folder: Path, has_gpus: bool) -> subprocess.Popen[bytes]:
     (folder / "config.json").write_text("{}")
     hooks = folder / "hooks"
     hooks.mkdir()
@@ -127,14 +164,35 @@ def _start(folder: Path, has_gpus: bool) -> subprocess.Popen[bytes]:
     command += ["--bridge=none", "--storage-driver=overlay2", "--pidfile", str(folder / "pid")]
     command += ["--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")]
     command += ["--host", f"unix://{folder / 'engine.sock'}"]
+    return _spawn(command, folder, {"PATH": f"{hooks}:{os.environ['PATH']}:/usr/sbin:/sbin"})
+
+
+def _start_podman(folder: Path) -> subprocess.Popen[bytes]:
+    (folder / "containers.conf").write_text(PODMAN_SETTINGS)
+    # All that Podman mounts and keeps below /run is in a mount namespace of its own, and goes with it.
+    script = 'mount -t tmpfs tmpfs /run && exec "$0" "$@"'
+    command = ["unshare", "--mount", "--propagation=private", "sh", "-c", script]
+    command += ["podman", "--storage-driver=overlay", "--root", str(folder / "data")]
+    command += ["--runroot", str(folder / "exec"), "--tmpdir", str(folder / "tmp")]
+    command += ["system", "service", "--time=0", f"unix://{folder / 'engine.sock'}"]
+    (folder / "registries.conf").write_text('[[registry]]\nlocation = "127.0.0.1"\ninsecure = true\n')
+    environment = {
+        "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
+        "CONTAINERS_CONF": str(folder / "containers.conf"),
+        "CONTAINERS_REGISTRIES_CONF": str(folder / "registries.conf"),
+    }
+    return _spawn(command, folder, environment)
+
+
+def _spawn(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     with (folder / "log").open("wb") as log:
-        environment = {"PATH": f"{hooks}:{os.environ['PATH']}:/usr/sbin:/sbin", "HOME": str(folder)}
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=environment,
+            env={**environment, "HOME": str(folder)},
+            cwd=folder,  # Podman's monitors leave a file there when memory ran out
             preexec_fn=_end_with_the_tests,
         )
 
@@ -162,17 +220,7 @@ def _until_it_answers(socket: Path, process: subprocess.Popen[bytes], log: Path)
     raise RuntimeError(f"dockerd did not start:\n{log.read_text(errors='replace')[-3000:]}")
 
 
-def _stop(process: subprocess.Popen[bytes], folder: Path) -> None:
-    socket = folder / "engine.sock"
-    ids = subprocess.run(
-        ["docker", "-H", f"unix://{socket}", "ps", "--all", "--quiet"],
-        check=False,
-        capture_output=True,
-        text=True,
-    ).stdout.split()
-    if ids:
-        command = ["docker", "-H", f"unix://{socket}", "rm", "--force", *ids]
-        subprocess.run(command, check=False, capture_output=True)
+def _stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
         process.wait(20)

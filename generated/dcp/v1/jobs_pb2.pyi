@@ -150,6 +150,8 @@ class _FailureReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Failure
     """The provider's container engine does not answer. Not charged."""
     FAILURE_REASON_CONTAINER_START_FAILED: _FailureReason.ValueType  # 26
     """The container could not be started: correct `container_spec.command`. Not charged."""
+    FAILURE_REASON_PROCESS_LIMIT: _FailureReason.ValueType  # 27
+    """The job's program wanted more processes and threads than it may have, and failed. The time run is charged."""
     FAILURE_REASON_GPU_FAILED: _FailureReason.ValueType  # 30
     """The GPU that it ran on failed and no further attempt is left. Not charged."""
 
@@ -192,6 +194,8 @@ FAILURE_REASON_CONTAINER_ENGINE_UNAVAILABLE: FailureReason.ValueType  # 25
 """The provider's container engine does not answer. Not charged."""
 FAILURE_REASON_CONTAINER_START_FAILED: FailureReason.ValueType  # 26
 """The container could not be started: correct `container_spec.command`. Not charged."""
+FAILURE_REASON_PROCESS_LIMIT: FailureReason.ValueType  # 27
+"""The job's program wanted more processes and threads than it may have, and failed. The time run is charged."""
 FAILURE_REASON_GPU_FAILED: FailureReason.ValueType  # 30
 """The GPU that it ran on failed and no further attempt is left. Not charged."""
 Global___FailureReason: _TypeAlias = FailureReason  # noqa: Y015

@@ -12,6 +12,14 @@ from tests.support import private_engine
 from tests.support.private_engine import PrivateEngine
 
 
+@pytest.fixture(params=private_engine.PROGRAMS)
+def engine(request: pytest.FixtureRequest) -> Iterator[PrivateEngine]:
+    """A real container engine, of each kind, on which a test leaves nothing."""
+    running: PrivateEngine = request.getfixturevalue(f"{request.param}_engine")
+    yield running
+    running.prove_empty()
+
+
 @pytest.fixture
 def engine_without_gpus() -> Iterator[PrivateEngine]:
     """An engine of a machine on which NVIDIA's container toolkit is not installed."""
@@ -28,5 +36,5 @@ async def bench(engine: PrivateEngine, tmp_path: Path) -> AsyncIterator[Bench]:
     yield running
     left = engine.left()
     await running.close()
-    assert left == []
+    assert left == [], "left before the runner was closed"
     assert list((tmp_path / "artifacts").glob("*")) == []

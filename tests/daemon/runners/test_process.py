@@ -89,6 +89,15 @@ async def test_process_that_ignores_a_term_signal_is_killed(runner: ProcessRunne
     await asyncio.gather(running, return_exceptions=True)
 
 
+@pytest.mark.parametrize("on_term", ["echo saved > $DCP_OUTPUT_DIR/checkpoint; exit 0", ""])
+async def test_files_of_a_process_that_meets_its_limit_come_back(runner: ProcessRunner, on_term: str) -> None:
+    script = f"trap '{on_term}' TERM; echo 1 > $DCP_OUTPUT_DIR/epoch; while true; do sleep 0.1; done"
+    outcome = await follow(runner.run(shell(script, seconds=2)), Outcome())
+    expected = {"epoch": b"1\n"} | ({"checkpoint": b"saved\n"} if on_term else {})
+    assert (outcome.reason, outcome.files) == ("DURATION_LIMIT", expected)
+    assert outcome.is_over
+
+
 async def test_process_left_behind_does_not_hold_the_job(runner: ProcessRunner) -> None:
     async with asyncio.timeout(20):
         assert (await outcome_of(runner, "sleep 600 & echo done")).output == b"done\n"

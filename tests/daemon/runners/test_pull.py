@@ -39,3 +39,4 @@ async def test_image_that_is_too_large_is_not_pulled(bench: Bench) -> None:
         outcome = await bench.run(offer("true", image=registry.name))
         assert outcome.reason == "IMAGE_PULL_FAILED"
         assert "larger than this provider's 4 MiB" in str(outcome.error)
+        assert registry.name not in bench.engine.docker("images", "--format", "{{.Repository}}:{{.Tag}}")

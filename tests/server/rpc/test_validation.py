@@ -19,6 +19,7 @@ from dcp.v1 import (
     privacy_pb2,
     providers_pb2,
     renters_pb2,
+    terms_pb2,
     webhooks_pb2,
     withdrawals_pb2,
 )
@@ -47,6 +48,7 @@ NUMBERS = {
     FieldDescriptor.TYPE_INT64,
     FieldDescriptor.TYPE_DOUBLE,
 }
+TIMES = {options_pb2.FORMAT_TIME_OF_DAY, options_pb2.FORMAT_END_OF_HOURS}
 INT_LIMIT = {FieldDescriptor.TYPE_INT32: 2**31, FieldDescriptor.TYPE_INT64: 2**63}
 
 
@@ -63,6 +65,9 @@ def good(method: str) -> Message:
             params=jobs_pb2.JobParams(model=MODEL, prompt="hi"),
         ),
         "OperationService.ChangeRate": operations_pb2.ChangeRateRequest(
+            job_type=jobs_pb2.JOB_TYPE_LLM_INFERENCE, halala_per_minute=1
+        ),
+        "TermsService.SetOwnRate": terms_pb2.SetOwnRateRequest(
             job_type=jobs_pb2.JOB_TYPE_LLM_INFERENCE, halala_per_minute=1
         ),
         "WithdrawalService.RequestWithdrawal": withdrawals_pb2.RequestWithdrawalRequest(
@@ -164,7 +169,8 @@ def _first(items: Any) -> Any:
     item = items.add()
     for field in item.DESCRIPTOR.fields:
         if methods.field_rule(field).required:
-            setattr(item, field.name, "user")
+            is_time = methods.field_rule(field).format in TIMES
+            setattr(item, field.name, "08:00" if is_time else "user")
     return item
 
 
