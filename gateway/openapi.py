@@ -336,7 +336,9 @@ class _Document:
         if is_map:
             schema = {"type": "object", "additionalProperties": schema}
             schema |= {"maxProperties": rule.max_items} if rule.HasField("max_items") else {}
-            schema |= {"propertyNames": {"maxLength": rule.max_length}} if rule.HasField("max_length") else {}
+            named = {"maxLength": rule.max_length} if rule.HasField("max_length") else {}
+            named |= _FORMATS.get(rule.key_format, {})
+            schema |= {"propertyNames": named} if named else {}
         elif field.is_repeated:
             schema = {"type": "array", "items": schema}
             schema |= {"minItems": 1} if rule.required else {}
@@ -387,6 +389,7 @@ _FORMATS: Mapping[int, Json] = {
     options_pb2.FORMAT_IBAN: {"format": "iban"},
     options_pb2.FORMAT_URI: {"format": "uri"},
     options_pb2.FORMAT_IMAGE: {"pattern": "^([A-Za-z0-9][A-Za-z0-9._/:@-]*)?$"},
+    options_pb2.FORMAT_FILE_NAME: {"pattern": "^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$"},
     options_pb2.FORMAT_TIMEZONE: {"format": "timezone"},
     options_pb2.FORMAT_TIME_OF_DAY: {"pattern": f"^{_TIME}$"},
     options_pb2.FORMAT_END_OF_HOURS: {"pattern": f"^({_TIME}|24:00)$"},

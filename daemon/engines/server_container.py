@@ -37,6 +37,7 @@ from daemon.runners.docker import (
     PullTooLargeError,
 )
 from daemon.runners.state import pids_of
+from daemon.runners.tar import tar_of
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ async def _make(
     parts.callback(os.close, descriptor)
     parts.push_async_callback(_remove, docker, names)
     tar = keeper.archive(facts.architecture, None)
-    await docker.create_from_nothing(names.keeper, spec.keeper_config(names), keeper.empty_image(), tar)
+    await docker.create_from_nothing(names.keeper, spec.keeper_config(names), tar_of({}), tar)
     await docker.create(names.server, spec.server_config(order, names, folder, image, gpus))
     server = ServerContainer(names, place, gpus, f"/proc/self/fd/{descriptor}/{spec.SOCKET}")
     parts.push_async_callback(server.client.aclose)

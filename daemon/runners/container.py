@@ -38,6 +38,7 @@ from daemon.runners.docker import (
 from daemon.runners.limit import TimeLimit
 from daemon.runners.settings import MIB, ContainerSettings
 from daemon.runners.state import pids_of, ran_to, seconds_since_start, was_started
+from daemon.runners.tar import tar_of
 from daemon.runs import LeaseKey, lease_key
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ STOP_SECONDS = 10.0
 COLLECT_SECONDS = 300.0
 _KILLED = 128 + 9  # SIGKILL
 _KILLED_BY_SIZE = 128 + 25  # SIGXFSZ: a file was to grow beyond what files may have
+# A file takes whole pages.
+_INPUT_ROOM_BYTES = 64 * spec.PAGE_BYTES
 _TAR_ROOM_BYTES = 4 * MIB
 
 
@@ -120,6 +123,7 @@ class ContainerRunner(Runner):
         """Has the image, and makes the containers. Raises RunnerError."""
         image = self._allowed(offer.container_spec)
         spec.check_env(offer.container_spec.env)
+        spec.check_input(offer.container_spec.input_files)
         async with _told():
             found = await self._image(image)
             facts = spec.Facts(
@@ -279,8 +283,15 @@ class ContainerRunner(Runner):
         for volume, size in sizes:
             options = spec.volume_options(settings, size, is_program_allowed=volume == names.tmp)
             await docker.create_volume(volume, names.labels, options)
+        given = offer.container_spec.input_files
+        if given:
+            tar = tar_of({name: text.encode() for name, text in given.items()})
+            options = spec.volume_options(settings, len(tar) + _INPUT_ROOM_BYTES, is_program_allowed=True)
+            await docker.create_volume(names.input, names.labels, options)
         seconds = math.ceil(run.facts.run_limit_ms / 1000 + self._keeper_grace_seconds)
-        await self._make_keeper(names, seconds)
+        await self._make_keeper(names, seconds, has_input=bool(given))
+        if given:
+            await docker.put(names.keeper, spec.INPUT, tar)
         volumes = list((image.get("Config") or {}).get("Volumes") or ())
         driver = next((name for name in spec.LOG_DRIVERS if name in self._engine.log_drivers), "json-file")
         config = spec.job_config(
@@ -291,10 +302,10 @@ class ContainerRunner(Runner):
         except DockerRefusedError as error:
             raise _start_failed(error) from None
 
-    async def _make_keeper(self, names: spec.Names, seconds: int) -> None:
+    async def _make_keeper(self, names: spec.Names, seconds: int, *, has_input: bool = False) -> None:
         tar = keeper.archive(self._engine.architecture, seconds)
         await self._docker.create_from_nothing(
-            names.keeper, spec.keeper_config(names), keeper.empty_image(), tar
+            names.keeper, spec.keeper_config(names, has_input=has_input), tar_of({}), tar
         )
         await self._docker.start(names.keeper)
 
@@ -438,6 +449,7 @@ class ContainerRunner(Runner):
         for remove, name in (
             (docker.remove, names.job),
             (docker.remove, names.keeper),
+            (docker.remove_volume, names.input),
             (docker.remove_volume, names.output),
             (docker.remove_volume, names.tmp),
         ):

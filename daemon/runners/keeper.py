@@ -15,9 +15,9 @@ instructions are written out here, for the two kinds of processor that have GPUs
 
 from __future__ import annotations
 
-import io
 import struct
-import tarfile
+
+from daemon.runners.tar import tar_of
 
 PATH = "/keeper"
 _LOADED_AT = 0x400000
@@ -42,23 +42,7 @@ def program(architecture: str, seconds: int | None) -> bytes:
 
 def archive(architecture: str, seconds: int | None) -> bytes:
     """The program as the tar that a container takes it by."""
-    content = program(architecture, seconds)
-    entry = tarfile.TarInfo(PATH.lstrip("/"))
-    entry.size, entry.mode = len(content), 0o555
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        tar.addfile(entry, io.BytesIO(content))
-        end = tar.offset + 2 * tarfile.BLOCKSIZE
-    # Podman stops reading where the tar ends, and does not bear the padding that follows.
-    return buffer.getvalue()[:end]
-
-
-def empty_image() -> bytes:
-    """A tar without files: the image that the keeper's container is made of."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w"):
-        pass
-    return buffer.getvalue()
+    return tar_of({PATH.lstrip("/"): program(architecture, seconds)})
 
 
 def _elf(machine: int, body: bytes) -> bytes:

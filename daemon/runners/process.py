@@ -76,15 +76,19 @@ class ProcessRunner(Runner):
         if not offer.container_spec.command:
             raise spec.bad_params("container_spec.command: this provider runs no images, so name the command")
         spec.check_env(offer.container_spec.env)
+        spec.check_input(offer.container_spec.input_files)
 
     async def run(self, offer: sessions_pb2.JobOffer) -> Pieces:
         """Runs the command and passes on what it writes, then what it left. Raises RunnerError."""
         folder = self._folder / spec.names(offer.lease, "").lease
-        work, output = folder / "work", folder / "output"
+        work, output, given = folder / "work", folder / "output", folder / "input"
         key = lease_key(offer.lease)
         try:
-            for made in (folder, work, output):
+            for made in (folder, work, output, given):
                 made.mkdir(mode=0o700, parents=True)
+            for name, text in offer.container_spec.input_files.items():
+                (given / name).write_text(text)
+                (given / name).chmod(0o500)
             process = self._processes[key] = await self._start(offer.container_spec, work, output)
             limit = TimeLimit(offer.run_limit.ToMilliseconds() / 1000, partial(_signalled, process))
             async with limit.kept():
@@ -130,6 +134,8 @@ class ProcessRunner(Runner):
     ) -> asyncio.subprocess.Process:
         # The daemon's own environment has its key: a job gets none of it.
         env = {"PATH": PATH, "HOME": str(work), **wanted.env, "DCP_OUTPUT_DIR": str(output)}
+        if wanted.input_files:
+            env["DCP_INPUT_DIR"] = str(output.with_name("input"))
         launch = (sys.executable, "-I", "-S", _LAUNCH, str(os.getpid()), str(self._settings.output_bytes))
         program = str(work / wanted.command[0]) if "/" in wanted.command[0] else wanted.command[0]
         if shutil.which(program, path=env["PATH"]) is None:

@@ -18,7 +18,7 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 from daemon.runners import RunnerError
 from daemon.runners.settings import MIB, ContainerSettings
 
-OUTPUT, TMP = "/output", "/tmp"  # noqa: S108 - the container's, not this machine's
+INPUT, OUTPUT, TMP = "/input", "/output", "/tmp"  # noqa: S108 - the container's, not this machine's
 OWNER_LABEL = "dcp.owner"
 LEASE_LABEL = "dcp.lease"
 KEEPER_IMAGE = "localhost/dcp-keeper:1"
@@ -29,6 +29,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 OPEN_FILES = 16384
 USER_PROCESSES = 16384
 LOG_DRIVERS = ("local", "json-file")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OURS = ("NVIDIA_", "DCP_")
 _GPU_CAPABILITIES = ["gpu", "compute", "utility"]
@@ -50,6 +51,11 @@ class Names:
     def keeper(self) -> str:
         """The container that ends it and keeps its files."""
         return f"dcp-{self.lease}-keeper"
+
+    @property
+    def input(self) -> str:
+        """The volume of `/input`."""
+        return f"dcp-{self.lease}-input"
 
     @property
     def output(self) -> str:
@@ -108,6 +114,13 @@ def check_env(env: Mapping[str, str]) -> None:
             raise bad_params(f"container_spec.env: {name[:100]} is the provider's to set; leave it out")
 
 
+def check_input(files: Mapping[str, str]) -> None:
+    """Raises RunnerError for names that could lead out of the folder."""
+    for name in files:
+        if not _FILE_NAME.fullmatch(name):
+            raise bad_params(f"container_spec.input_files: {name[:100]!r} is no plain name of a file")
+
+
 def bad_params(message: str) -> RunnerError:
     """The job asks for what cannot be."""
     return RunnerError(jobs_pb2.FAILURE_REASON_BAD_PARAMS, message)
@@ -127,9 +140,10 @@ def volume_options(settings: ContainerSettings, size: int, *, is_program_allowed
     return ",".join(options if is_program_allowed else [*options, "noexec"])
 
 
-def keeper_config(names: Names) -> dict[str, Any]:
-    """The keeper's container."""
-    return keeper_container(names.labels | {"dcp.role": "keeper"}, _mounts(names))
+def keeper_config(names: Names, *, has_input: bool = False) -> dict[str, Any]:
+    """The keeper's container; through it `/input` is filled."""
+    mounts = _mounts(names) + ([_mount(names.input, INPUT)] if has_input else [])
+    return keeper_container(names.labels | {"dcp.role": "keeper"}, mounts)
 
 
 def keeper_container(labels: Mapping[str, str], mounts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -164,6 +178,10 @@ def job_config(
     # Its own image may name more GPUs than it was given, or an older engine all of them.
     gpus = ",".join(facts.gpus) or "void"
     env = {"HOME": TMP, **spec.env, "DCP_OUTPUT_DIR": OUTPUT, "NVIDIA_VISIBLE_DEVICES": gpus}
+    mounts = _mounts(names)
+    if spec.input_files:
+        env["DCP_INPUT_DIR"] = INPUT
+        mounts.append(_mount(names.input, INPUT, is_read_only=True))
     config: dict[str, Any] = {
         "Image": facts.image_id,
         "User": settings.user,
@@ -183,7 +201,7 @@ def job_config(
             "PidsLimit": settings.pids,
             "OomScoreAdj": 500,
             "Ulimits": _ulimits(settings),
-            "Mounts": _mounts(names),
+            "Mounts": mounts,
             "Tmpfs": _tmpfs(image_volumes, settings),
             "LogConfig": {"Type": log_driver, "Config": {"max-size": "8m", "max-file": "3"}},
             "DeviceRequests": gpu_requests(facts.gpus, job_type),
@@ -204,11 +222,19 @@ def withheld() -> dict[str, Any]:
 
 
 def _mounts(names: Names) -> list[dict[str, Any]]:
-    return [
-        # Without NoCopy the image's own files would be copied into the volume.
-        {"Type": "volume", "Source": source, "Target": target, "VolumeOptions": {"NoCopy": True}}
-        for source, target in ((names.output, OUTPUT), (names.tmp, TMP))
-    ]
+    return [_mount(names.output, OUTPUT), _mount(names.tmp, TMP)]
+
+
+def _mount(volume: str, target: str, *, is_read_only: bool = False) -> dict[str, Any]:
+    # Without NoCopy the image's own files would be copied into the volume.
+    options = {"NoCopy": True}
+    return {
+        "Type": "volume",
+        "Source": volume,
+        "Target": target,
+        "ReadOnly": is_read_only,
+        "VolumeOptions": options,
+    }
 
 
 def _tmpfs(image_volumes: Sequence[str], settings: ContainerSettings) -> dict[str, str]:
@@ -216,7 +242,7 @@ def _tmpfs(image_volumes: Sequence[str], settings: ContainerSettings) -> dict[st
     if len(image_volumes) > MAX_IMAGE_VOLUMES:
         raise bad_params(f"container_spec.image declares more than {MAX_IMAGE_VOLUMES} volumes")
     options = f"size={settings.tmp_bytes},mode=1777,nosuid,nodev"
-    return {path: options for path in image_volumes if path.rstrip("/") not in (OUTPUT, TMP)}
+    return {path: options for path in image_volumes if path.rstrip("/") not in (INPUT, OUTPUT, TMP)}
 
 
 def _ulimits(settings: ContainerSettings) -> list[dict[str, Any]]:

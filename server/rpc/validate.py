@@ -27,6 +27,7 @@ from server.rpc import relations
 from server.rpc.relations import is_present
 
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _SAUDI_IBAN = re.compile(r"SA[0-9]{22}")
 # Checks one value at one path.
 Check = Callable[[Any, str], None]
@@ -98,6 +99,8 @@ def _check_key(key: str, rule: options_pb2.FieldRule, name: str) -> None:
     _no_nul(key, f"{name}: the key")
     if rule.HasField("max_length"):
         _max_length(rule.max_length, key, f"{name}: the key")
+    if rule.key_format:
+        _FORMATS[rule.key_format](key, f"{name}.{key[:100]}")
 
 
 @functools.cache
@@ -236,6 +239,12 @@ def _time_of_day(last: int, value: str, name: str) -> None:
         raise invalid_field(name, f"must be a time of day such as 08:00, from 00:00 to {time_of_day(last)}")
 
 
+def _file_name(value: str, name: str) -> None:
+    if _FILE_NAME.fullmatch(value) is None:
+        told = "must be at most 100 letters, digits, dots, dashes and underscores, and no dot or dash first"
+        raise invalid_field(name, told)
+
+
 def _one_of(values: tuple[str, ...], value: str, name: str) -> None:
     if value not in values:
         raise invalid_field(name, f"must be one of: {', '.join(values)}")
@@ -257,6 +266,7 @@ _FORMATS: Mapping[int, Check] = {
     options_pb2.FORMAT_IBAN: _iban,
     options_pb2.FORMAT_URI: _uri,
     options_pb2.FORMAT_IMAGE: _image,
+    options_pb2.FORMAT_FILE_NAME: _file_name,
     options_pb2.FORMAT_TIMEZONE: _timezone,
     options_pb2.FORMAT_TIME_OF_DAY: functools.partial(_time_of_day, DAY_MINUTES - 1),
     options_pb2.FORMAT_END_OF_HOURS: functools.partial(_time_of_day, DAY_MINUTES),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import pytest
 
 from scripts.market import UNLIMITED, Market, Program
@@ -166,3 +167,21 @@ def test_log_is_followed_piece_by_piece(scene: Scene) -> None:
     assert rest["log"] == "two\n"
     assert rest["is_complete"]
     assert first["lease_epoch"] == rest["lease_epoch"] == 1
+
+
+def test_files_of_the_submit_are_the_jobs_input(scene: Scene) -> None:
+    spec = {
+        "input_files": {
+            "say.sh": "echo $1 > $DCP_OUTPUT_DIR/said; cat $DCP_INPUT_DIR/words",
+            "words": "مرحبا",
+        }
+    }
+    job_id = scene.submit("sh /input/say.sh loud", container_spec=spec)
+    assert scene.until_final(job_id)["status"] == "completed"
+    assert scene.get(f"/api/jobs/{job_id}/output")["response"] == "مرحبا"
+    names = [file["name"] for file in scene.get(f"/api/jobs/{job_id}/artifacts")["artifacts"]]
+    assert names == ["said"]
+    with pytest.raises(httpx.HTTPStatusError) as refused:
+        scene.submit("true", container_spec={"input_files": {"../x": "y"}})
+    told = refused.value.response.json()
+    assert (refused.value.response.status_code, told["field"]) == (400, "container_spec.input_files.../x")

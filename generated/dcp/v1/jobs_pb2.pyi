@@ -458,12 +458,33 @@ class ContainerSpec(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class InputFilesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     IMAGE_TYPE_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     COMMAND_FIELD_NUMBER: _builtins.int
     ENV_FIELD_NUMBER: _builtins.int
     GPU_COUNT_FIELD_NUMBER: _builtins.int
     VRAM_REQUIRED_MB_FIELD_NUMBER: _builtins.int
+    INPUT_FILES_FIELD_NUMBER: _builtins.int
     image_type: _builtins.str
     """A named image of the platform, such as `vllm-serve`."""
     image: _builtins.str
@@ -482,6 +503,10 @@ class ContainerSpec(_message.Message):
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Environment variables of the container. Names that begin with `NVIDIA_` or `DCP_` are the provider's to set."""
 
+    @_builtins.property
+    def input_files(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Texts that the job finds as files in `/input` (`DCP_INPUT_DIR`), by their names, such as `train.py`."""
+
     def __init__(
         self,
         *,
@@ -491,10 +516,11 @@ class ContainerSpec(_message.Message):
         env: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         gpu_count: _builtins.int | None = ...,
         vram_required_mb: _builtins.int | None = ...,
+        input_files: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count", "_vram_required_mb", b"_vram_required_mb", "gpu_count", b"gpu_count", "vram_required_mb", b"vram_required_mb"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count", "_vram_required_mb", b"_vram_required_mb", "command", b"command", "env", b"env", "gpu_count", b"gpu_count", "image", b"image", "image_type", b"image_type", "vram_required_mb", b"vram_required_mb"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count", "_vram_required_mb", b"_vram_required_mb", "command", b"command", "env", b"env", "gpu_count", b"gpu_count", "image", b"image", "image_type", b"image_type", "input_files", b"input_files", "vram_required_mb", b"vram_required_mb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__gpu_count: _TypeAlias = _typing.Literal["gpu_count"]  # noqa: Y015
     _WhichOneofArgType__gpu_count: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count"]  # noqa: Y015

@@ -168,6 +168,10 @@ class _FormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Format.ValueTy
     """A time of day from 00:00 to 23:59."""
     FORMAT_END_OF_HOURS: _Format.ValueType  # 34
     """A time of day from 00:00 to 24:00, which is the end of the day."""
+    FORMAT_FILE_NAME: _Format.ValueType  # 35
+    """The plain name of a file: letters, digits, dots, dashes and underscores, at most 100, and no dot or dash
+    first.
+    """
 
 class Format(_Format, metaclass=_FormatEnumTypeWrapper):
     """A form that a text field must have."""
@@ -190,6 +194,10 @@ FORMAT_TIME_OF_DAY: Format.ValueType  # 33
 """A time of day from 00:00 to 23:59."""
 FORMAT_END_OF_HOURS: Format.ValueType  # 34
 """A time of day from 00:00 to 24:00, which is the end of the day."""
+FORMAT_FILE_NAME: Format.ValueType  # 35
+"""The plain name of a file: letters, digits, dots, dashes and underscores, at most 100, and no dot or dash
+first.
+"""
 Global___Format: _TypeAlias = Format  # noqa: Y015
 
 @_typing.final
@@ -443,6 +451,7 @@ class FieldRule(_message.Message):
     UNIT_FIELD_NUMBER: _builtins.int
     HEADER_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
+    KEY_FORMAT_FIELD_NUMBER: _builtins.int
     required: _builtins.bool
     """The field must be present, and a text not blank."""
     min_length: _builtins.int
@@ -461,6 +470,8 @@ class FieldRule(_message.Message):
     """The unit of a number, where its name does not say it."""
     header: _builtins.str
     """The field is read from this HTTP header and from nowhere else."""
+    key_format: Global___Format.ValueType
+    """The form of the keys of a map."""
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The texts that it may be. Empty: any."""
@@ -478,10 +489,11 @@ class FieldRule(_message.Message):
         unit: _builtins.str = ...,
         header: _builtins.str = ...,
         values: _abc.Iterable[_builtins.str] | None = ...,
+        key_format: Global___Format.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_items", b"_max_items", "_max_length", b"_max_length", "_maximum", b"_maximum", "_min_length", b"_min_length", "_minimum", b"_minimum", "max_items", b"max_items", "max_length", b"max_length", "maximum", b"maximum", "min_length", b"min_length", "minimum", b"minimum"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_items", b"_max_items", "_max_length", b"_max_length", "_maximum", b"_maximum", "_min_length", b"_min_length", "_minimum", b"_minimum", "format", b"format", "header", b"header", "max_items", b"max_items", "max_length", b"max_length", "maximum", b"maximum", "min_length", b"min_length", "minimum", b"minimum", "required", b"required", "unit", b"unit", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_items", b"_max_items", "_max_length", b"_max_length", "_maximum", b"_maximum", "_min_length", b"_min_length", "_minimum", b"_minimum", "format", b"format", "header", b"header", "key_format", b"key_format", "max_items", b"max_items", "max_length", b"max_length", "maximum", b"maximum", "min_length", b"min_length", "minimum", b"minimum", "required", b"required", "unit", b"unit", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_items: _TypeAlias = _typing.Literal["max_items"]  # noqa: Y015
     _WhichOneofArgType__max_items: _TypeAlias = _typing.Literal["_max_items", b"_max_items"]  # noqa: Y015

@@ -36,6 +36,27 @@ async def test_output_log_and_files_come_back(bench: Bench) -> None:
     assert outcome.is_over
 
 
+async def test_input_files_are_there_and_cannot_be_changed(bench: Bench) -> None:
+    files = {"run.sh": "echo ran; cat $DCP_INPUT_DIR/data.txt", "data.txt": "daten: ü\n", "empty": ""}
+    script = "sh /input/run.sh; ls /input; /input/run.sh | head -c 3; echo"
+    script += "; touch /input/x; echo >> /input/empty"
+    outcome = await bench.run(shell(script, input_files=files))
+    assert (outcome.reason, outcome.output.decode()) == (
+        "CONTAINER_EXIT",
+        "ran\ndaten: ü\ndata.txt\nempty\nrun.sh\nran\n",
+    )
+    assert b"touch: /input/x: Read-only file system" in outcome.log
+    assert b"can't create /input/empty" in outcome.log
+    assert (await bench.run(shell("ls /input; exit 0"))).output == b""
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", "", "-rf", "ä", "x" * 101])
+async def test_input_file_whose_name_could_lead_elsewhere_is_refused(bench: Bench, name: str) -> None:
+    outcome = await bench.run(offer("true", input_files={name: "x"}))
+    assert outcome.reason == "BAD_PARAMS"
+    assert "input_files" in str(outcome.error)
+
+
 async def test_exit_code_is_told_with_the_log_and_the_files(bench: Bench) -> None:
     outcome = await bench.run(shell("echo no >&2; echo half > /output/half; exit 3"))
     assert outcome.reason == "CONTAINER_EXIT"
@@ -166,16 +187,16 @@ async def test_bytes_that_are_no_text_arrive_as_they_are(bench: Bench) -> None:
 
 async def test_more_log_than_anybody_wants_ends_and_fills_no_disk(bench: Bench) -> None:
     line = "x" * 8000
-    offered = shell(f"yes {line} | head -c 100000000; echo; echo the end")
+    offered = shell(f"yes {line} | head -c 1000000000; echo; echo the end")
     await bench.runner.prepare(offered)
     read, last, largest = 0, b"", 0
     async with aclosing(bench.runner.run(offered)) as pieces:
         async for piece in pieces:
             if isinstance(piece, Log):
                 read, last, largest = read + len(piece.data), piece.data, max(largest, len(piece.data))
-                if read % 20_000_000 < len(piece.data):
+                if read % 100_000_000 < len(piece.data):
                     assert bench.engine.log_bytes() < 40 * MIB
-    assert read > 100_000_000
+    assert read > 1_000_000_000
     assert last.endswith(b"the end\n")
     assert largest <= 64 * 1024
 

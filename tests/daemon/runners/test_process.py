@@ -39,6 +39,13 @@ async def test_output_log_and_files_come_back_and_nothing_stays(
     assert list((tmp_path / "artifacts").iterdir()) == []
 
 
+async def test_input_files_are_there(runner: ProcessRunner) -> None:
+    offered = shell("cat $DCP_INPUT_DIR/a", input_files={"a": "given"})
+    assert (await follow(runner.run(offered), Outcome())).output == b"given"
+    with pytest.raises(RunnerError, match="input_files"):
+        await runner.prepare(shell("true", input_files={"../a": "x"}))
+
+
 async def test_environment_of_the_daemon_is_not_the_jobs(
     runner: ProcessRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
