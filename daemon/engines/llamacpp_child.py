@@ -47,7 +47,7 @@ def _exit_at_end_of_stdin() -> None:
 def _serve(settings: dict[str, Any]) -> Any:
     # How often a thread looks whether the others are done before it sleeps, read when the library is loaded.
     # By default so often that, where others work on the machine, a model is 20 times slower than it need be.
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    os.putenv("GOMP_SPINCOUNT", "2000")
     import xllamacpp
 
     params = xllamacpp.CommonParams()
