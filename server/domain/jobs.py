@@ -42,6 +42,10 @@ class JobType(StrEnum):
     VLLM_SERVE = "vllm_serve"
 
 
+# The kinds of job that run an image of the renter's.
+NEED_IMAGE = frozenset({JobType.TRAINING, JobType.RENDERING, JobType.BENCHMARK, JobType.CUSTOM_CONTAINER})
+
+
 class FailureReason(StrEnum):
     PROMPT_TOO_LONG = "PROMPT_TOO_LONG"
     MODEL_NOT_SERVED = "MODEL_NOT_SERVED"

@@ -13,8 +13,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from server.domain.jobs import JobType
+from server.domain.jobs import NEED_IMAGE, JobType
 from server.domain.providers import ProviderStatus
+
+# A rate that no job is quoted.
+NEVER = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,8 @@ class Candidate:
     """What keeps it from whole kinds of jobs, whatever a job asks for."""
     failing_models: frozenset[str] = frozenset()
     """The models that it would serve if its self-tests passed."""
+    runs_plain_processes: bool = False
+    """It runs commands without their image, in no container: only for jobs that name it."""
     is_suspect: bool = False
     """What its machine reports contradicts itself, its claims or what is known: it gets jobs last."""
 
@@ -61,6 +66,10 @@ class Candidate:
     def open_job_types(self) -> frozenset[JobType]:
         """The kinds of job that nothing hinders."""
         return self.job_types.difference(self.hindered)
+
+    def least_quote(self, kind: JobType) -> int:
+        """The least rate for which it takes a job that names nobody."""
+        return NEVER if self.runs_plain_processes and kind in NEED_IMAGE else self.own_rates.get(kind, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,7 @@ class Wants:
     min_vram_mib: int | None = None
     quoted_halala_per_minute: int | None = None
     """What it was quoted, when it names no provider; one that does was quoted that provider's own rate."""
+    names_nobody: bool = False
 
 
 class Obstacle(StrEnum):
@@ -93,6 +103,7 @@ class Obstacle(StrEnum):
     OUTSIDE_HOURS = "OUTSIDE_HOURS"
     TOO_HOT = "TOO_HOT"
     RATE_ABOVE_QUOTE = "RATE_ABOVE_QUOTE"
+    NO_CONTAINERS = "NO_CONTAINERS"
     VRAM_RESERVED = "VRAM_RESERVED"
     DAEMON_TOO_OLD = "DAEMON_TOO_OLD"
     DRIVER_TOO_OLD = "DRIVER_TOO_OLD"
@@ -131,8 +142,10 @@ def obstacle(candidate: Candidate, wants: Wants) -> Obstacle:
         return Obstacle.TOO_LITTLE_VRAM
     if wants.min_vram_mib is not None and vram_for_jobs_mib(candidate) < wants.min_vram_mib:
         return Obstacle.VRAM_RESERVED
-    quoted = wants.quoted_halala_per_minute
-    if quoted is not None and candidate.own_rates.get(wants.job_type, 0) > quoted:
+    least, quoted = candidate.least_quote(wants.job_type), wants.quoted_halala_per_minute
+    if least == NEVER and (wants.names_nobody or quoted is not None):
+        return Obstacle.NO_CONTAINERS
+    if quoted is not None and least > quoted:
         return Obstacle.RATE_ABOVE_QUOTE
     if (closed := closure(candidate)) is not Obstacle.NONE:
         return closed

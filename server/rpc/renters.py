@@ -105,4 +105,5 @@ def _available(offering: Offering) -> pb.AvailableProvider:
         opens_at=convert.timestamp(offering.opens_ms),
         verification=convert.verification(row),
         hindrances=convert.hindrances(offering.hindrances),
+        runs_plain_processes=offering.runs_plain_processes,
     )

@@ -39,6 +39,7 @@ _SOONEST = [
     Obstacle.PAUSED,
     Obstacle.NOT_ADMITTED,
     Obstacle.RATE_ABOVE_QUOTE,
+    Obstacle.NO_CONTAINERS,
     Obstacle.VRAM_RESERVED,
     Obstacle.SELF_TEST_FAILED,
     Obstacle.GPUS_FAILED,
@@ -212,6 +213,8 @@ _OBSTACLES = {
     "and the job asks for {vram_wanted}.",
     Obstacle.RATE_ABOVE_QUOTE: "It asks for {rate} halala per minute and the job was quoted {quoted}; "
     "a job that names it is quoted its rate.",
+    Obstacle.NO_CONTAINERS: "It runs commands as plain processes, without their image; "
+    "name it in provider_id if that is what you want.",
     Obstacle.DAEMON_TOO_OLD: "Its daemon is older than this marketplace takes.",
     Obstacle.DRIVER_TOO_OLD: "Its NVIDIA driver is older than this marketplace takes.",
     Obstacle.TOOLKIT_TOO_OLD: "Its NVIDIA Container Toolkit is missing or older than this marketplace takes.",

@@ -61,6 +61,8 @@ class Presence:
     hindrances: tuple[Hindrance, ...] = ()
     """What keeps it from whole kinds of jobs, by its newest report and self-tests."""
     is_suspect: bool = False
+    runs_plain_processes: bool = False
+    """It has no containers for jobs that bring their image."""
 
     def is_open(self, now_ms: int) -> bool:
         """Whether it is within the hours in which its owner lets it take jobs."""
@@ -114,6 +116,7 @@ class Presence:
             hindered=by_job_type(self.hindrances) if self.hindrances else {},
             failing_models=failing_models(self.self_tests),
             is_suspect=self.is_suspect,
+            runs_plain_processes=self.runs_plain_processes,
         )
 
 

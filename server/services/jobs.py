@@ -77,7 +77,9 @@ class Jobs:
 
     async def _place(self, request: JobRequest) -> int | None:
         """Where a job that names no provider goes. What it will be quoted is read where it may matter."""
-        wants = Wants(request.job_type, request.model, request.gpu_model, request.min_vram_mib)
+        wants = Wants(
+            request.job_type, request.model, request.gpu_model, request.min_vram_mib, names_nobody=True
+        )
         best = self._dispatch.place(wants)
         if best is not None and request.job_type in best.own_rates:
             quoted = await self._database.read(lambda: rates.of(request.job_type))

@@ -79,6 +79,8 @@ class Offering:
     opens_ms: int | None
     """When its hours begin, while it is outside them."""
     hindrances: tuple[Hindrance, ...]
+    runs_plain_processes: bool
+    """A job that brings an image runs without it there, so only one that names the provider does."""
 
 
 class Providers:
@@ -285,6 +287,7 @@ class Providers:
     ) -> Offering:
         closed, _ = closure_of(row, own.settings, self._fleet, now_ms)
         opens = own.settings.opens(now_ms)
+        presence = self._fleet.get(row.id)
         return Offering(
             row,
             models,
@@ -294,6 +297,7 @@ class Providers:
             row.connected and not row.draining and closed is Obstacle.NONE,
             int(opens.timestamp() * 1000) if opens is not None else None,
             self.hindrances(row),
+            presence is not None and presence.runs_plain_processes,
         )
 
     def _status(self, provider: ProviderRow, last_ms: int | None) -> ProviderStatus:

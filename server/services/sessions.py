@@ -308,6 +308,7 @@ class Session:
             state=known.state,
             terms=own_terms,
             self_tests=hello.self_tests,
+            runs_plain_processes=hello.runs_plain_processes,
         )
         self._presence.feel(status)
         owner.providers.hinder(self._presence, status or known.gpu_status)

@@ -280,7 +280,7 @@ def next_queued(candidate: Candidate, limit: int, now_ms: int, refused_since_ms:
         refused_since_ms=refused_since_ms,
         limit=limit,
         **{f"kind{index}": kind.value for index, kind in enumerate(kinds)},
-        **{f"rate{index}": candidate.own_rates.get(kind, 0) for index, kind in enumerate(kinds)},
+        **{f"rate{index}": candidate.least_quote(kind) for index, kind in enumerate(kinds)},
         **{f"model{index}": name for index, name in enumerate(models)},
     )
     return [_job(row) for row in rows]

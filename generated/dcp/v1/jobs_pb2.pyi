@@ -324,6 +324,8 @@ class _ObstacleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Obstacle.Val
     """Its own rate is above the rate that the job, which names no provider, was quoted."""
     OBSTACLE_VRAM_RESERVED: _Obstacle.ValueType  # 23
     """Its GPU has memory enough, but its owner keeps too much of it."""
+    OBSTACLE_NO_CONTAINERS: _Obstacle.ValueType  # 24
+    """It runs commands as plain processes, without their image: only jobs that name it go there."""
     OBSTACLE_DAEMON_TOO_OLD: _Obstacle.ValueType  # 30
     """Its daemon is older than this marketplace takes."""
     OBSTACLE_DRIVER_TOO_OLD: _Obstacle.ValueType  # 31
@@ -372,6 +374,8 @@ OBSTACLE_RATE_ABOVE_QUOTE: Obstacle.ValueType  # 22
 """Its own rate is above the rate that the job, which names no provider, was quoted."""
 OBSTACLE_VRAM_RESERVED: Obstacle.ValueType  # 23
 """Its GPU has memory enough, but its owner keeps too much of it."""
+OBSTACLE_NO_CONTAINERS: Obstacle.ValueType  # 24
+"""It runs commands as plain processes, without their image: only jobs that name it go there."""
 OBSTACLE_DAEMON_TOO_OLD: Obstacle.ValueType  # 30
 """Its daemon is older than this marketplace takes."""
 OBSTACLE_DRIVER_TOO_OLD: Obstacle.ValueType  # 31

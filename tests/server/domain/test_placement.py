@@ -16,6 +16,7 @@ INFERENCE = frozenset({JobType.LLM_INFERENCE})
 ABLE = Candidate(5, 1, INFERENCE, (Model("m"),), "NVIDIA RTX 4090", 24576)
 WANTS = Wants(JobType.LLM_INFERENCE, "m")
 ASKS_120 = {JobType.LLM_INFERENCE: 120}
+PLAIN = replace(ABLE, job_types=INFERENCE | {JobType.TRAINING}, runs_plain_processes=True)
 QUOTED_119 = replace(WANTS, quoted_halala_per_minute=119)
 
 
@@ -75,6 +76,10 @@ def test_provider_can_run_what_it_serves(wants: Wants, able: bool) -> None:
         (replace(ABLE, own_rates=ASKS_120), QUOTED_119, Obstacle.RATE_ABOVE_QUOTE),
         (replace(ABLE, own_rates=ASKS_120), replace(QUOTED_119, quoted_halala_per_minute=120), Obstacle.NONE),
         (replace(ABLE, own_rates={JobType.TRAINING: 900}), QUOTED_119, Obstacle.NONE),
+        (PLAIN, replace(WANTS, job_type=JobType.TRAINING), Obstacle.NONE),
+        (PLAIN, replace(QUOTED_119, job_type=JobType.TRAINING), Obstacle.NO_CONTAINERS),
+        (PLAIN, replace(WANTS, job_type=JobType.TRAINING, names_nobody=True), Obstacle.NO_CONTAINERS),
+        (PLAIN, replace(QUOTED_119, names_nobody=True), Obstacle.NONE),
         (ABLE, QUOTED_119, Obstacle.NONE),
         (replace(ABLE, is_open=False, is_too_hot=True, free_slots=0), WANTS, Obstacle.OUTSIDE_HOURS),
         (replace(ABLE, is_too_hot=True, free_slots=0), WANTS, Obstacle.TOO_HOT),

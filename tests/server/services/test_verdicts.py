@@ -335,6 +335,25 @@ async def test_old_software_stays_connected_and_gets_no_jobs_that_need_it(
             await daemon.expect("job_offer")
 
 
+async def test_machine_without_containers_gets_jobs_with_an_image_only_by_name(
+    sqlite_url: str, clock: ManualClock
+) -> None:
+    async with running_server.running(sqlite_url, clock) as market:
+        provider, renter = await market.provider(), await market.renter()
+        daemon = await market.daemon(provider, job_types=[INFERENCE, CUSTOM], runs_plain_processes=True)
+        await live_again(daemon, market)
+        (seen,) = await offered(market)
+        assert (seen.runs_plain_processes, seen.accepting_jobs) == (True, True)
+        waits = await market.submit(renter, job_type=CUSTOM)
+        await market.tick()
+        (told,) = (await market.why(waits)).providers
+        assert told.code == jobs_pb2.OBSTACLE_NO_CONTAINERS
+        assert "provider_id" in told.message
+        named = await market.submit(renter, provider, job_type=CUSTOM)
+        assert (await daemon.expect("job_offer")).lease.job_id == named.job_id
+        await daemon.heard_nothing()
+
+
 async def test_hindrance_survives_a_hello_without_a_report(sqlite_url: str, clock: ManualClock) -> None:
     async with running_server.running(sqlite_url, clock, minimums=Minimums(driver="560")) as market:
         provider, renter = await market.provider(), await market.renter()

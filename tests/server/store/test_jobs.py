@@ -239,6 +239,7 @@ async def test_order_of_the_queue_is_never_inverted_for_any_provider(
             else {},
             is_open=rng.random() < 0.9,
             is_too_hot=rng.random() < 0.1,
+            runs_plain_processes=rng.random() < 0.2,
             hindered=rng.choice([{}, {}, {JobType.TRAINING: Obstacle.TOOLKIT_TOO_OLD}]),
         )
         suiting = [
