@@ -112,10 +112,7 @@ def server_config(
             "ShmSize": settings.shm_bytes,
             "PidsLimit": _PIDS,
             "OomScoreAdj": 500,
-            "Ulimits": [
-                {"Name": "nofile", "Soft": spec.OPEN_FILES, "Hard": spec.OPEN_FILES},
-                {"Name": "core", "Soft": 0, "Hard": 0},
-            ],
+            "Ulimits": spec.ulimits(),
             "Mounts": [_bind(order.path, order.model, True), _bind(folder, SOCKET_FOLDER, False)],
             # Kernels that a model server compiles lie there and are loaded from there.
             "Tmpfs": dict.fromkeys(("/tmp", *volumes), f"{tmp},exec"),  # noqa: S108 - the container's

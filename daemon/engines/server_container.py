@@ -159,6 +159,8 @@ async def _make(
     if why := problem(facts):
         raise StartError(f"the container engine cannot be used: {why}")
     names, gpus = spec.ServerNames.new(place.owner), [gpu for gpu in place.gpus() if gpu]
+    if gpus and facts.is_podman:
+        raise StartError("Podman's socket hands out no GPUs: a model server on them needs Docker")
     place.in_use.add(names.token)
     parts.callback(place.in_use.discard, names.token)
     folder = place.folder / names.token

@@ -200,7 +200,7 @@ def job_config(
             "NanoCpus": round(settings.cpus * 1e9),
             "PidsLimit": settings.pids,
             "OomScoreAdj": 500,
-            "Ulimits": _ulimits(settings),
+            "Ulimits": ulimits(fsize=max(settings.output_bytes, settings.tmp_bytes)),
             "Mounts": mounts,
             "Tmpfs": _tmpfs(image_volumes, settings),
             "LogConfig": {"Type": log_driver, "Config": {"max-size": "8m", "max-file": "3"}},
@@ -245,10 +245,10 @@ def _tmpfs(image_volumes: Sequence[str], settings: ContainerSettings) -> dict[st
     return {path: options for path in image_volumes if path.rstrip("/") not in (INPUT, OUTPUT, TMP)}
 
 
-def _ulimits(settings: ContainerSettings) -> list[dict[str, Any]]:
-    largest = max(settings.output_bytes, settings.tmp_bytes)
-    # Podman would ask for more processes of a user than many a machine gives.
-    limits = {"nofile": OPEN_FILES, "nproc": USER_PROCESSES, "fsize": largest, "core": 0}
+def ulimits(**more: int) -> list[dict[str, Any]]:
+    """What a container's processes may have; ``more``: beside what none of ours exceeds."""
+    # Of processes Podman would ask for more than many a machine gives.
+    limits = {"nofile": OPEN_FILES, "nproc": USER_PROCESSES, "core": 0, **more}
     return [{"Name": name, "Soft": most, "Hard": most} for name, most in limits.items()]
 
 

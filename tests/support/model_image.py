@@ -51,7 +51,9 @@ def add_model_image(engine: PrivateEngine) -> str:
     entry = '["/opt/python/bin/python", "-S", "/serve.py"]'
     command = ["docker", "-H", f"unix://{engine.socket}", "import"]
     command += ["--change", f"ENTRYPOINT {entry}"]
-    command += ["--change", "ENV PYTHONHOME=/opt/python PYTHONPATH=/opt/packages PYTHONDONTWRITEBYTECODE=1"]
+    # One by one: Podman takes all that follows for one value.
+    for setting in ("PYTHONHOME=/opt/python", "PYTHONPATH=/opt/packages", "PYTHONDONTWRITEBYTECODE=1"):
+        command += ["--change", f"ENV {setting}"]
     with subprocess.Popen(
         [*command, "-", IMAGE], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
     ) as process:

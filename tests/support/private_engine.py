@@ -1,6 +1,6 @@
-"""A real Docker Engine of the tests' own: its own socket, images and containers, ended with the tests.
+"""A real Docker Engine or Podman of the tests' own: its socket, images and containers end with the tests.
 
-It needs root and the Debian packages docker.io and busybox-static, which
+It needs root and the Debian packages docker.io, podman and busybox-static, which
 ``scripts/setup --engine`` installs. Its image is made of busybox: no registry is asked.
 """
 

@@ -23,7 +23,7 @@ from daemon.engines.settings import ServerSettings
 from daemon.engines.warm import WarmModels
 from daemon.runners.settings import MIB
 from tests.daemon.fake_server import eventually, offer
-from tests.support.model_image import ARGUMENTS
+from tests.support.model_image import ARGUMENTS, add_model_image
 from tests.support.private_engine import IMAGE as BUSYBOX
 from tests.support.private_engine import PrivateEngine
 
@@ -285,3 +285,18 @@ async def test_server_ends_with_its_killed_daemon_and_the_next_start_removes_it(
 
 def is_running(bench: Bench, name: str) -> Callable[[], bool]:
     return lambda: bench.engine.docker("inspect", "--format", "{{.State.Running}}", name) == "true"
+
+
+async def test_podman_serves_models_too_but_on_no_gpu(
+    podman_engine: PrivateEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(podman_engine, add_model_image(podman_engine), tmp_path)
+    text, _ = await answer(bench.new(), job())
+    assert text
+    await bench.close()
+    bench.place.gpus = lambda: [_GPU]
+    with pytest.raises(EngineError):
+        await answer(bench.new(), job())
+    assert "needs Docker" in caplog.text
+    await bench.close()
+    podman_engine.prove_empty()
