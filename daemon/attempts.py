@@ -8,6 +8,7 @@ stopped, and never ends the daemon.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
@@ -65,6 +66,7 @@ class _Attempt:
     runner: Runner | None
     task: asyncio.Task[None]
     is_stopping: bool = False
+    image_digest: str = ""
 
 
 class Attempts:
@@ -181,7 +183,8 @@ class Attempts:
         except Exception:
             logger.exception("a runner failed unexpectedly job_id=%s", lease.job_id)
             result = RUNNER_FAILED
-        self._listener.finished(lease, result)
+        image_digest = self._attempts[lease_key(lease)].image_digest
+        self._listener.finished(lease, dataclasses.replace(result, image_digest=image_digest))
 
     async def _until_stopped_ones_end(self) -> None:
         # What kills a stubborn attempt may take its model server with it, and
@@ -202,6 +205,9 @@ class Attempts:
         lease = offer.lease
         writer = _Writer(lease, self._listener, self._clock)
         usage, content_type = jobs_pb2.Usage(), ""
+        attempt = self._attempts[lease_key(lease)]
+        if attempt.runner is not None:
+            attempt.image_digest = attempt.runner.image_digest(lease)
         try:
             async with aclosing(pieces):
                 async for piece in pieces:

@@ -28,6 +28,7 @@ from daemon.records import (
 )
 
 MAX_MESSAGE_CHARACTERS = 2000
+MAX_DIGEST_CHARACTERS = 200
 
 LeaseKey = tuple[str, int, bytes]
 
@@ -71,6 +72,8 @@ class Result:
     usage: jobs_pb2.Usage = field(default_factory=jobs_pb2.Usage)
     content_type: str = ""
     """The media type of the output; empty: text."""
+    image_digest: str = ""
+    """Which content the image's name stood for; empty: no image ran."""
 
 
 def succeeded(usage: jobs_pb2.Usage, content_type: str = "") -> Result:
@@ -209,6 +212,7 @@ class Run:
             usage=result.usage,
             content_type=result.content_type,
             output_truncated=self.output.dropped_bytes > 0,
+            image_digest=result.image_digest[:MAX_DIGEST_CHARACTERS],
         )
         message.run_time.FromMilliseconds(self._ran_ms)
         return message

@@ -106,6 +106,10 @@ class Runner(Protocol):
         """The UUIDs of the GPUs that a run is on; None: it may be on any of the machine's."""
         return None
 
+    def image_digest(self, lease: sessions_pb2.Lease) -> str:
+        """Which content the image of a run is; empty: it runs none. Asked when the run begins."""
+        return ""
+
     def pids(self) -> Collection[int]:
         """The processes of its runs that do not descend from the daemon. Asked from another thread."""
         return ()

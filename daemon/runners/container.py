@@ -184,6 +184,11 @@ class ContainerRunner(Runner):
         run = self._runs.get(lease_key(lease))
         return run.facts.gpus if run is not None else None
 
+    def image_digest(self, lease: sessions_pb2.Lease) -> str:
+        """As its registry names it, or, for an image of this machine alone, its engine."""
+        run = self._runs.get(lease_key(lease))
+        return run.facts.digest if run is not None else ""
+
     def pids(self) -> Collection[int]:
         """The first processes of its containers."""
         return [pid for run in list(self._runs.values()) for pid in run.pids]

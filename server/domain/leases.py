@@ -107,6 +107,7 @@ class Lease:
     failure_reason: FailureReason | None
     detail: str
     run_ms: int | None
+    image_digest: str
     output_through_seq: int
     log_through_seq: int
     output_limit_bytes: int
@@ -148,6 +149,7 @@ class FinishReport:
     content_type: str = ""
     usage: dict[str, Any] | None = None
     output_truncated: bool = False
+    image_digest: str = ""
 
 
 def secret_digest(secret: bytes) -> bytes:

@@ -270,6 +270,7 @@ def attempt(one: Attempt) -> jobs_pb2.JobAttempt:
         outcome=_OUTCOMES[lease.outcome] if lease.outcome is not None else None,
         detail=lease.detail,
         run_seconds=lease.run_ms / 1000 if lease.run_ms is not None else None,
+        image_digest=lease.image_digest or None,
     )
 
 

@@ -219,6 +219,7 @@ def _finished(body: pb.JobFinished) -> half.Finished:
             content_type=body.content_type,
             usage=convert.plain(body.usage) if body.HasField("usage") else None,
             output_truncated=body.output_truncated,
+            image_digest=body.image_digest,
         )
     )
 

@@ -606,6 +606,7 @@ def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int) -> None:
         detail=message if failed else "",
         failure_reason=reason if failed else None,
         run_ms=billed,
+        image_digest=report.image_digest,
     )
     if report.outcome is RunOutcome.SUCCEEDED and job.state is JobState.RUNNING:
         settle(

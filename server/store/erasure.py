@@ -62,7 +62,7 @@ def erase_jobs(renter_id: int) -> None:
         job_ids = Job.select(Job.job_id).where(window)
         Chunk.delete().where(Chunk.job_id.in_(job_ids)).execute()
         artifacts.erase(job_ids)
-        Lease.update(detail="").where(Lease.job_id.in_(job_ids)).execute()
+        Lease.update(detail="", image_digest="").where(Lease.job_id.in_(job_ids)).execute()
         Job.update(
             spec="{}",
             gpu_model=None,

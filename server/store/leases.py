@@ -137,6 +137,7 @@ _end_lease = Statement(
             db.Lease.failure_reason: arg("failure_reason"),
             db.Lease.detail: arg("detail"),
             db.Lease.run_ms: arg("run_ms"),
+            db.Lease.image_digest: arg("image_digest"),
             db.Lease.ended_ms: arg("now_ms"),
         }
     ).where(
@@ -253,6 +254,7 @@ def end(
     detail: str = "",
     failure_reason: FailureReason | None = None,
     run_ms: int | None = None,
+    image_digest: str = "",
 ) -> bool:
     """Ends a lease once; False when it had ended. ``detail`` is for a person."""
     changed = _end_lease.run(
@@ -263,6 +265,7 @@ def end(
         detail=detail,
         failure_reason=failure_reason.value if failure_reason else None,
         run_ms=run_ms,
+        image_digest=image_digest,
         now_ms=now_ms,
     )
     return bool(changed)
@@ -397,6 +400,7 @@ def _lease(row: Any) -> Lease:
         failure_reason=FailureReason(row.failure_reason) if row.failure_reason else None,
         detail=row.detail,
         run_ms=row.run_ms,
+        image_digest=row.image_digest,
         output_through_seq=row.output_through_seq,
         log_through_seq=row.log_through_seq,
         output_limit_bytes=row.output_limit_bytes,

@@ -201,6 +201,7 @@ class Lease(pw.Model):
     failure_reason = pw.TextField(null=True)
     detail = pw.TextField(default="")
     run_ms = pw.BigIntegerField(null=True)
+    image_digest = pw.TextField(default="")
     output_through_seq = pw.BigIntegerField(default=0)
     log_through_seq = pw.BigIntegerField(default=0)
     output_limit_bytes = pw.BigIntegerField()

@@ -85,7 +85,9 @@ def test_container_runs_and_its_output_log_and_bill_are_exact(scene: Scene) -> N
     assert (job["status"], job["attempt"]) == ("completed", 1), job
     assert scene.get(f"/api/jobs/{job_id}/output")["response"] == "out\n"
     log = scene.log(job_id)
-    assert log.startswith("[dcp] image docker.io/library/busybox:test sha256:")
+    (attempt,) = scene.get(f"/api/jobs/{job_id}/why")["attempts"]
+    assert attempt["image_digest"].startswith("sha256:")
+    assert log.startswith(f"[dcp] image docker.io/library/busybox:test {attempt['image_digest']}")
     assert {"out", "err"} <= set(log.splitlines())
     bill = job["billing"]
     assert 1 <= bill["billed_seconds"] < 60

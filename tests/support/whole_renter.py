@@ -36,6 +36,7 @@ TOP_UP_KEY = "mrktopupkey"
 OUTPUT = "mrkoutput"
 LOG = "mrklog"
 FAILURE = "mrkfailure"
+IMAGE_DIGEST = f"sha256:{'d' * 64}"
 LOST_OUTPUT = "mrklostoutput"
 FILE_NAME = "mrkfile/model.bin"
 FILE = b"mrkbytes of a file"
@@ -120,7 +121,14 @@ async def _completed(market: Market, renter: Party, provider: Party, daemon: Dae
     await send_file(market, provider, lease, FILE_NAME, FILE)
     market.clock.advance(75)
     usage = jobs_pb2.Usage(prompt_tokens=3, completion_tokens=5)
-    await daemon.finished(lease, seconds=75, last_output_seq=1, usage=usage, content_type="text/plain")
+    await daemon.finished(
+        lease,
+        seconds=75,
+        last_output_seq=1,
+        usage=usage,
+        content_type="text/plain",
+        image_digest=IMAGE_DIGEST,
+    )
     return job
 
 

@@ -1123,6 +1123,7 @@ class JobAttempt(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     RUN_SECONDS_FIELD_NUMBER: _builtins.int
+    IMAGE_DIGEST_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     """Which try it is, from 1. A refused or expired offer has the number of the try that came of it in the end."""
     lease_epoch: _builtins.int
@@ -1135,6 +1136,8 @@ class JobAttempt(_message.Message):
     """Why it ended so, for a person."""
     run_seconds: _builtins.float
     """How long it ran, in seconds with milliseconds."""
+    image_digest: _builtins.str
+    """Which content the image's name stood for when it ran, such as `sha256:...`, by the provider's word."""
     @_builtins.property
     def offered_at(self) -> _timestamp_pb2.Timestamp:
         """When it was offered."""
@@ -1164,15 +1167,20 @@ class JobAttempt(_message.Message):
         outcome: Global___AttemptOutcome.ValueType | None = ...,
         detail: _builtins.str = ...,
         run_seconds: _builtins.float | None = ...,
+        image_digest: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_outcome", b"_outcome", "_run_seconds", b"_run_seconds", "accepted_at", b"accepted_at", "ended_at", b"ended_at", "offered_at", b"offered_at", "outcome", b"outcome", "run_seconds", b"run_seconds", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_image_digest", b"_image_digest", "_outcome", b"_outcome", "_run_seconds", b"_run_seconds", "accepted_at", b"accepted_at", "ended_at", b"ended_at", "image_digest", b"image_digest", "offered_at", b"offered_at", "outcome", b"outcome", "run_seconds", b"run_seconds", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_outcome", b"_outcome", "_run_seconds", b"_run_seconds", "accepted_at", b"accepted_at", "attempt", b"attempt", "detail", b"detail", "ended_at", b"ended_at", "lease_epoch", b"lease_epoch", "offered_at", b"offered_at", "outcome", b"outcome", "provider_id", b"provider_id", "run_seconds", b"run_seconds", "started_at", b"started_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image_digest", b"_image_digest", "_outcome", b"_outcome", "_run_seconds", b"_run_seconds", "accepted_at", b"accepted_at", "attempt", b"attempt", "detail", b"detail", "ended_at", b"ended_at", "image_digest", b"image_digest", "lease_epoch", b"lease_epoch", "offered_at", b"offered_at", "outcome", b"outcome", "provider_id", b"provider_id", "run_seconds", b"run_seconds", "started_at", b"started_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__image_digest: _TypeAlias = _typing.Literal["image_digest"]  # noqa: Y015
+    _WhichOneofArgType__image_digest: _TypeAlias = _typing.Literal["_image_digest", b"_image_digest"]  # noqa: Y015
     _WhichOneofReturnType__outcome: _TypeAlias = _typing.Literal["outcome"]  # noqa: Y015
     _WhichOneofArgType__outcome: _TypeAlias = _typing.Literal["_outcome", b"_outcome"]  # noqa: Y015
     _WhichOneofReturnType__run_seconds: _TypeAlias = _typing.Literal["run_seconds"]  # noqa: Y015
     _WhichOneofArgType__run_seconds: _TypeAlias = _typing.Literal["_run_seconds", b"_run_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image_digest) -> _WhichOneofReturnType__image_digest | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__outcome) -> _WhichOneofReturnType__outcome | None: ...
     @_typing.overload

@@ -609,6 +609,7 @@ class JobFinished(_message.Message):
     LAST_OUTPUT_SEQ_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     OUTPUT_TRUNCATED_FIELD_NUMBER: _builtins.int
+    IMAGE_DIGEST_FIELD_NUMBER: _builtins.int
     outcome: Global___RunOutcome.ValueType
     """How it ended."""
     failure_reason: _jobs_pb2.FailureReason.ValueType
@@ -621,6 +622,8 @@ class JobFinished(_message.Message):
     """The number of the last output chunk: the server must have them all."""
     output_truncated: _builtins.bool
     """The output was cut at the offer's limit; it ends with a line that says how many bytes are missing."""
+    image_digest: _builtins.str
+    """Which content the image's name stood for, such as `sha256:...`; empty where no image ran."""
     @_builtins.property
     def lease(self) -> Global___Lease:
         """The lease as offered."""
@@ -645,10 +648,11 @@ class JobFinished(_message.Message):
         last_output_seq: _builtins.int = ...,
         usage: _jobs_pb2.Usage | None = ...,
         output_truncated: _builtins.bool = ...,
+        image_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "run_time", b"run_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "last_output_seq", b"last_output_seq", "lease", b"lease", "outcome", b"outcome", "output_truncated", b"output_truncated", "run_time", b"run_time", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "image_digest", b"image_digest", "last_output_seq", b"last_output_seq", "lease", b"lease", "outcome", b"outcome", "output_truncated", b"output_truncated", "run_time", b"run_time", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

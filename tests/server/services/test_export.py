@@ -17,7 +17,17 @@ from server.store.models import MODELS, Chunk, Job, Lease, Renter, Webhook
 from tests.support import running_server
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import MODEL, Market, Party, refusal
-from tests.support.whole_renter import FILE, FILE_NAME, LOG, LOST_OUTPUT, OUTPUT, Whole, export, whole_renter
+from tests.support.whole_renter import (
+    FILE,
+    FILE_NAME,
+    IMAGE_DIGEST,
+    LOG,
+    LOST_OUTPUT,
+    OUTPUT,
+    Whole,
+    export,
+    whole_renter,
+)
 
 LISTS = ("keys", "deliveries", "jobs", "attempts", "ledger")
 
@@ -92,6 +102,7 @@ EXPORTED = {
     "lease.failure_reason": "attempts.failure_reason",
     "lease.detail": "attempts.attempt.detail",
     "lease.run_ms": "attempts.attempt.run_seconds",
+    "lease.image_digest": "attempts.attempt.image_digest",
     "chunk.job_id": "attempts.job_id",
     "chunk.lease_epoch": "attempts.attempt.lease_epoch",
     "chunk.data": "attempts.output",
@@ -241,6 +252,7 @@ async def test_every_column_that_is_exported_is_there(any_market: Market) -> Non
     by_job = {one.job_id + str(one.attempt.lease_epoch): one for one in page.attempts}
     first, second = (by_job[f"{whole.completed.job_id}{epoch}"] for epoch in (1, 2))
     assert (first.output, second.output) == (LOST_OUTPUT, OUTPUT)
+    assert (first.attempt.image_digest, second.attempt.image_digest) == ("", IMAGE_DIGEST)
     assert list(first.artifacts) == []  # of an attempt that did not end the job
     (file,) = second.artifacts
     assert (file.name, file.size_bytes) == (FILE_NAME, len(FILE))
