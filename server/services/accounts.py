@@ -8,11 +8,12 @@ from server.clock import Clock, ms
 from server.domain.errors import DomainError, Reason
 from server.domain.leases import LeaseOutcome, LeaseState
 from server.domain.providers import AccountDecision, AccountState, ProviderStatus, next_state
+from server.services.attempts import give_up
 from server.services.audit import Operator
 from server.services.fleet import Fleet
 from server.services.providers import Providers, existing
 from server.services.renters import existing as existing_renter
-from server.services.sessions import Sessions, give_up
+from server.services.sessions import Sessions
 from server.store import accounts, leases
 from server.store.database import Database
 

@@ -21,6 +21,7 @@ from server.domain.leases import (
 )
 from server.domain.providers import is_live
 from server.domain.sessions import CancelRun
+from server.services.attempts import give_up
 from server.services.deletion import Deletion
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet
@@ -28,7 +29,7 @@ from server.services.keys import Keys
 from server.services.metrics import Metrics
 from server.services.providers import Providers
 from server.services.repeats import KEEP_MS
-from server.services.sessions import Sessions, give_up
+from server.services.sessions import Sessions
 from server.services.settlement import settle
 from server.services.terms import OwnTerms
 from server.store import artifacts, jobs, leases, repeats
