@@ -45,7 +45,7 @@ VARIABLES = (
     Variable(
         "DCP_CONTAINER_IMAGES", "", "Images that jobs may run, separated by commas; * stands for anything."
     ),
-    Variable("DCP_CONTAINER_SOCKET", "/var/run/docker.sock", "Socket of the Docker Engine."),
+    Variable("DCP_CONTAINER_SOCKET", "/var/run/docker.sock", "Socket of the Docker Engine, or of Podman."),
     Variable("DCP_CONTAINER_NETWORK", "none", "Network of the engine's that jobs are on; none: none."),
     Variable("DCP_CONTAINER_USER", "65534:65534", "User and group, by number, that jobs run as; never 0."),
     Variable("DCP_CONTAINER_MEMORY_MB", "half of the machine's", "Memory of a job, with /tmp and /output."),
