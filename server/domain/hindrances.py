@@ -13,19 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.domain.honesty import NOT_HEALTHY
-from server.domain.jobs import JobType
+from server.domain.jobs import NEED_IMAGE, JobType
 from server.domain.placement import Obstacle
 
 # The kinds of job that run in containers, for which a GPU needs the container toolkit.
-IN_CONTAINERS = frozenset(
-    {
-        JobType.IMAGE_GENERATION,
-        JobType.TRAINING,
-        JobType.RENDERING,
-        JobType.CUSTOM_CONTAINER,
-        JobType.VLLM_SERVE,
-    }
-)
+IN_CONTAINERS = NEED_IMAGE | {JobType.IMAGE_GENERATION, JobType.VLLM_SERVE}
 ALL = frozenset(JobType)
 
 
