@@ -78,7 +78,7 @@ def test_drain_ends_before_systemd_kills() -> None:
 
 
 def test_reload_is_the_signal_that_the_daemon_hears() -> None:
-    assert setting("ExecReload") == "/bin/kill -HUP $MAINPID"
+    assert setting("ExecReload") == '/bin/sh -c "kill -HUP $MAINPID"'
 
 
 def test_wrong_setting_is_not_started_again_and_again() -> None:
