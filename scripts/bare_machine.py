@@ -6,6 +6,7 @@ It needs root, debootstrap and systemd-nspawn. It must not know what is tried on
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -18,7 +19,10 @@ import psutil
 PACKAGES = "systemd,systemd-sysv,dbus"
 BOOT_SECONDS = 60.0
 STOP_SECONDS = 60.0
+SETTLE_SECONDS = 2.0
 COMMAND_SECONDS = 600.0
+_NAME = f"dcp-try-{os.getpid()}"
+_IN_GROUP = 'echo $$ > "$0"; exec "$@"'
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -36,6 +40,7 @@ class BareMachine:
         self._keep = keep
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._first: psutil.Process | None = None
+        self._group = _own_group()
 
     def make(self, suite: str, base: Path | None) -> None:
         """Fills the folder: with a copy of `base`, or by debootstrap. Raises MachineError."""
@@ -46,9 +51,13 @@ class BareMachine:
 
     def boot(self) -> None:
         """Starts it and waits until systemd has started everything. Raises MachineError."""
-        command = ["systemd-nspawn", "--quiet", f"--directory={self.folder}", "--boot", "--register=no"]
+        command = ["systemd-nspawn", "--quiet", f"--directory={self.folder}", f"--machine={_NAME}", "--boot"]
         # bpf: so that it can keep services from devices, as a real machine does.
-        command += ["--keep-unit", "--console=read-only", "--system-call-filter=bpf"]
+        command += ["--register=no", "--console=read-only", "--system-call-filter=bpf"]
+        if self._group is not None:
+            # Without a systemd to ask for one: two machines in one group would end each other's services.
+            self._group.mkdir(exist_ok=True)
+            command = ["sh", "-c", _IN_GROUP, str(self._group / "cgroup.procs"), *command, "--keep-unit"]
         with self._console.open("ab") as console:
             self._nspawn = subprocess.Popen(
                 command,
@@ -64,10 +73,14 @@ class BareMachine:
         """Starts it anew, as its owner would."""
         before = self._first
         self._inside("systemctl", "reboot")
-        deadline = time.monotonic() + STOP_SECONDS
-        while before is not None and before.is_running() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        self._wait_for_boot()
+        assert before is not None
+        psutil.wait_procs([before], timeout=STOP_SECONDS)
+        time.sleep(SETTLE_SECONDS)
+        # Some such machines end instead.
+        if self._nspawn is not None and self._nspawn.poll() is not None:
+            self.boot()
+        else:
+            self._wait_for_boot()
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Runs a command as root of the machine, under its systemd. Raises MachineError where it fails."""
@@ -97,6 +110,7 @@ class BareMachine:
                 self._nspawn.kill()
                 self._nspawn.wait()
             self._nspawn = None
+        _remove_group(self._group)
         if not self._keep:
             shutil.rmtree(self.folder, ignore_errors=True)
             self._console.unlink(missing_ok=True)
@@ -119,7 +133,7 @@ class BareMachine:
     def _wait_for_boot(self) -> None:
         self._first, state = None, "it did not start"
         deadline = time.monotonic() + BOOT_SECONDS
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and self._nspawn is not None and self._nspawn.poll() is None:
             self._first = self._find_first()
             if self._first is not None:
                 state = self._inside("systemctl", "is-system-running").stdout.strip()
@@ -151,6 +165,25 @@ class BareMachine:
             )
         except subprocess.TimeoutExpired:
             raise MachineError(f"{' '.join(command)} took more than {COMMAND_SECONDS:.0f} s") from None
+
+
+def _own_group() -> Path | None:
+    """A control group for the machine; None where systemd runs, which makes one."""
+    if Path("/run/systemd/system").is_dir():
+        return None
+    mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
+    root = next((fields[1] for fields in mounts if fields[2] == "cgroup2"), None)
+    own = re.search(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
+    if root is None or own is None:
+        raise MachineError("this kernel has no unified control groups mounted")
+    return Path(root, own[1], _NAME)
+
+
+def _remove_group(group: Path | None) -> None:
+    if group is not None and group.exists():
+        for folder in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
+            folder.rmdir()
+        group.rmdir()
 
 
 def _do(*command: str) -> None:

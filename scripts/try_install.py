@@ -271,9 +271,14 @@ class Trial:
         return "uninstalled; settings and key are kept"
 
     def install_again(self) -> str:
-        self._install()
+        docker = self.machine.run(f"{CLONE}/scripts/install-daemon", "--docker", check=False)
+        expect(docker.returncode == 2 and "no group docker" in docker.stderr, docker.stderr)
+        (wheel,) = self.machine.path(f"{RELEASES}/{min(LATER)}").glob("*.whl")
+        self._install("--user", "gpu", "--wheel", f"{RELEASES}/{min(LATER)}/{wheel.name}")
         self._wait_connected()
-        return "installed again: it is the same provider and runs"
+        gpu = int(self.machine.run("id", "-u", "gpu").stdout)
+        expect(self.machine.path(IDENTITY).stat().st_uid == gpu, "the other user has the key")
+        return "installed again, for another user, from a wheel: it is the same provider and runs"
 
     # --- the machine ---
 
@@ -391,7 +396,7 @@ def main() -> int:
         print(f"try-install: {problem}", file=sys.stderr)
         return 2
     folder = Path(tempfile.mkdtemp(prefix="dcp-try-install-"))
-    machine = BareMachine(folder / "machine", _environ(options.authorities), keep=options.keep)
+    machine = BareMachine(folder / f"{folder.name}-machine", _environ(options.authorities), keep=options.keep)
     machine.folder.mkdir()
     try:
         with Market(folder, admin_token=secrets.token_urlsafe(24)) as market, machine:
