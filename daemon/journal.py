@@ -99,12 +99,22 @@ def problem(state_dir: Path) -> str:
     return ""
 
 
+def _check_owner(state_dir: Path) -> None:
+    """Keeps root from writing what the service's user could not read afterwards. Raises JournalError."""
+    if os.geteuid() == 0 and state_dir.exists() and state_dir.stat().st_uid != 0:
+        raise JournalError(
+            f"{state_dir} belongs to another user, who could not read what root writes there: "
+            "run systemctl start dcp-daemon, or dcp-daemon run as that user"
+        )
+
+
 class FileDisk:
     """A real folder, for this user and one daemon only."""
 
     def __init__(self, folder: Path) -> None:
         """Raises JournalError when the folder cannot be used or another daemon uses it."""
         self._folder = folder
+        _check_owner(folder.parent)
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.chmod(0o700)

@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from daemon import control, identity, link
+from daemon import control, identity, link, unit
 from daemon.config import Config
 
 REFRESH_SECONDS = 1.0
@@ -73,7 +73,7 @@ def _ask_daemon(config: Config) -> dict[str, Any]:
     except control.NotRunningError as error:
         return {
             "daemon": None,
-            "problem": f"the daemon is not running: {error}; start it with dcp-daemon run",
+            "problem": f"the daemon is not running: {error}; start it with {unit.start_command()}",
         }
     except PermissionError:
         told = f"{config.state_dir} belongs to another user: ask as that user, or with sudo"
@@ -175,6 +175,7 @@ def _earnings(server: dict[str, Any]) -> RenderableType:
         return Text(f"server {server['address']}: {server['problem']}", style="yellow")
     table = Table.grid(padding=(0, 2))
     told = f"sees {printable(server['name'])} (provider {server['provider_id']}) as {server['status']}"
+    told += ", connected" if server["connected"] else ", not connected"
     table.add_row("server", Text(told))
     table.add_row(
         "earned",

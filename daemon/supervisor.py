@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from daemon import control
+from daemon import control, unit
 
-UNIT = "dcp-daemon.service"
+UNIT = unit.NAME
 STOP_SECONDS = 60.0
 SYSTEMCTL_SECONDS = 150.0
 KILL_SECONDS = 5.0
@@ -99,6 +99,8 @@ class Systemd:
     def settle(self) -> None:
         """Forgets the drop-in: the unit's own command leads to the same program now."""
         self.drop_in.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it may hold what others put there
+            self.drop_in.parent.rmdir()
         self._do("daemon-reload")
 
     def go_back(self) -> None:
@@ -124,7 +126,8 @@ class Systemd:
     def _do(self, *arguments: str) -> None:
         done = self._run(*arguments)
         if done.returncode:
-            raise SupervisorError(f"systemctl {' '.join(arguments)}: {done.stderr.strip()}")
+            said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[0].rstrip(".")
+            raise SupervisorError(f"systemctl {' '.join(arguments)}: {said}")
 
     def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [self._systemctl, *arguments]

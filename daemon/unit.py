@@ -6,8 +6,10 @@ import re
 from importlib import resources
 from pathlib import Path
 
+NAME = "dcp-daemon.service"
 ROOT = Path("/opt/dcp-daemon")
 CONFIG = Path("/etc/dcp-daemon/config.toml")
+_FOLDERS = ("/etc/systemd/system", "/lib/systemd/system")
 _WORD = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _PATH = re.compile(r"/[A-Za-z0-9_./-]*")
 
@@ -31,6 +33,16 @@ def render(*, user: str = "dcp", root: Path = ROOT, config: Path = CONFIG, docke
     for name, value in values.items():
         text = text.replace(name, value)
     return text
+
+
+def is_installed() -> bool:
+    """Whether this machine has the unit."""
+    return any(Path(folder, NAME).exists() for folder in _FOLDERS)
+
+
+def start_command() -> str:
+    """How a person starts the daemon here."""
+    return "systemctl start dcp-daemon" if is_installed() else "dcp-daemon run"
 
 
 def _groups(docker: bool) -> str:

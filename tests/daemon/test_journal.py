@@ -258,3 +258,13 @@ def test_what_is_synced_has_reached_the_disk(tmp_path: Path, monkeypatch: pytest
     disk.replace("b", b"y")
     assert (tmp_path / "journal" / "b").stat().st_ino in asked[2:]
     disk.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make folders of other users")
+def test_root_keeps_out_of_a_folder_of_the_services_user(tmp_path: Path) -> None:
+    state = tmp_path / "dcp"
+    state.mkdir()
+    os.chown(state, 65534, 65534)
+    with pytest.raises(JournalError, match="run systemctl start dcp-daemon"):
+        FileDisk(state / "journal")
+    assert not list(state.iterdir())

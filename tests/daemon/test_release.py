@@ -96,6 +96,7 @@ def test_dry_run_shows_every_step_and_does_none() -> None:
     for step in (
         "-m venv /opt/dcp-daemon/versions/",
         "+ install -d -m 0700 -o gpu -g gpu /var/lib/dcp-daemon",
+        "+ chown -R gpu:gpu /var/lib/dcp-daemon",
         "+ mv -fT /opt/dcp-daemon/current.new /opt/dcp-daemon/current",
         "unit --user gpu --docker > /etc/systemd/system/dcp-daemon.service",
         "+ systemctl enable dcp-daemon.service",
@@ -138,7 +139,7 @@ def test_installer_says_how_it_is_used() -> None:
 
 
 def test_scripts_can_be_started() -> None:
-    for name in ("install-daemon", "release"):
+    for name in ("install-daemon", "release", "try-install"):
         assert os.access(ROOT / "scripts" / name, os.X_OK)
 
 

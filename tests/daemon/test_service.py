@@ -78,7 +78,7 @@ def test_drain_ends_before_systemd_kills() -> None:
 
 
 def test_reload_is_the_signal_that_the_daemon_hears() -> None:
-    assert setting("ExecReload") == "/bin/kill -HUP $MAINPID"
+    assert setting("ExecReload") == '/bin/sh -c "kill -HUP $MAINPID"'
 
 
 def test_wrong_setting_is_not_started_again_and_again() -> None:
@@ -88,6 +88,11 @@ def test_wrong_setting_is_not_started_again_and_again() -> None:
 def test_docker_is_opted_into() -> None:
     assert "\nSupplementaryGroups=" not in unit.render()
     assert "\nSupplementaryGroups=docker\n" in unit.render(docker=True)
+
+
+@pytest.mark.skipif(unit.is_installed(), reason="this machine has the service")
+def test_without_the_service_a_person_starts_the_daemon_by_hand() -> None:
+    assert unit.start_command() == "dcp-daemon run"
 
 
 @pytest.mark.parametrize("user", ["a b", "x\nExecStart=/bin/sh", "", "-x", "ROOT"])
@@ -150,6 +155,15 @@ def record(level: int, message: str) -> logging.LogRecord:
 def test_every_line_in_the_journal_has_its_severity(level: int, prefix: str) -> None:
     formatter = logs.JournalFormatter("%(name)s %(message)s")
     assert formatter.format(record(level, "one\ntwo")) == f"{prefix}daemon.app one\n{prefix}two"
+
+
+def test_why_the_program_ends_is_an_error_in_the_journal(tmp_path: Path) -> None:
+    with (tmp_path / "stream").open("w+") as stream:
+        status = os.fstat(stream.fileno())
+        logs.tell_fault("one\ntwo", {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}, stream)
+        logs.tell_fault("three", {}, stream)
+        stream.seek(0)
+        assert stream.read() == "<3>one\n<3>two\nthree\n"
 
 
 def test_only_the_stream_that_systemd_made_leads_to_the_journal(tmp_path: Path) -> None:

@@ -1,0 +1,446 @@
+"""Tries scripts/install-daemon for real, on a fresh Debian that runs systemd, and removes all of it again.
+
+It needs root, debootstrap and systemd-nspawn (packages debootstrap and systemd-container), and takes a few
+minutes. Server and gateway run here, on 127.0.0.1; the machine in the folder shares this one's network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from daemon.config import BUNDLED_MODEL, from_env
+from scripts import release
+from scripts.bare_machine import BareMachine, MachineError
+from scripts.market import Market, NotReadyError
+
+ROOT = Path(__file__).resolve().parent.parent
+UNIT = "dcp-daemon.service"
+CLONE, MODEL, RELEASES = "/root/dcp", "/srv/model.gguf", "/root/releases"
+CONFIG, IDENTITY = "/etc/dcp-daemon/config.toml", "/var/lib/dcp-daemon/identity.json"
+INSTALLED = ("/opt/dcp-daemon", f"/etc/systemd/system/{UNIT}", "/usr/local/bin/dcp-daemon")
+MOST_EXPOSED = 2.5
+TRIAL_SECONDS = 20
+WAIT_SECONDS = 60.0
+JOB_SECONDS = 180.0
+# What of this process's environment says how to reach the package indexes.
+PASSED_ON = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "http_proxy", "https_proxy", "no_proxy")
+
+_SERVE = "async def _serve(config: Config, arguments: argparse.Namespace) -> int:\n"
+_SERVER = "        server=config.server,\n"
+# Later releases by version, with what is changed in daemon/__main__.py.
+LATER = {
+    "0.900.1": (_SERVE, _SERVE),
+    "0.900.2": (_SERVE, f"{_SERVE}    raise RuntimeError('this release is broken')\n"),
+    "0.900.3": (_SERVER, '        server="127.0.0.1:1",\n'),
+}
+# What the service may and may not do: a line for each thing that it could.
+PROBE = """\
+touch /var/lib/dcp-daemon/probe && rm /var/lib/dcp-daemon/probe && echo could:write-its-folder
+for folder in /etc /opt/dcp-daemon /usr /home; do touch $folder/probe && echo could:write-$folder; done
+cat /proc/1/cmdline > /dev/null && echo could:see-other-processes
+unshare --user true && echo could:make-namespaces
+true < /srv/device && echo could:open-a-device
+head -c 1 /dev/urandom > /dev/null && echo could:read-random-bytes
+exit 0
+"""
+
+
+class TrialError(Exception):
+    """Something is not as the documentation says."""
+
+
+class Trial:
+    """The steps, in order. Each raises TrialError or MachineError."""
+
+    def __init__(self, machine: BareMachine, market: Market, folder: Path) -> None:
+        self.machine = machine
+        self.market = market
+        self.folder = folder
+        self._renter_key = ""
+
+    def run(self) -> None:
+        """All of them."""
+        for step in (
+            self.install,
+            self.start_too_early,
+            self.register,
+            self.start,
+            self.ask_how_it_is,
+            self.do_a_job,
+            self.keep_out,
+            self.reload,
+            self.refuse_wrong_settings,
+            self.stop_with_a_job,
+            self.kill,
+            self.repair,
+            self.update,
+            self.update_to_what_is_broken,
+            self.restart_the_machine,
+            self.uninstall,
+            self.install_again,
+        ):
+            began = time.monotonic()
+            told = step()
+            print(f"ok {time.monotonic() - began:6.1f} s  {told}", flush=True)
+
+    # --- installation ---
+
+    def install(self) -> str:
+        expect(self.machine.run("python3", "-V", check=False).returncode != 0, "the machine is bare")
+        self._install()
+        expect(self._state() == ("inactive", "enabled"), "the service is enabled and not started")
+        return "installed from the clone on a machine without Python; the service is enabled"
+
+    def start_too_early(self) -> str:
+        done = self.machine.run("systemctl", "start", UNIT, check=False)
+        expect(done.returncode != 0, "a machine that is not registered has no daemon")
+        expect(self._show("ExecMainStatus", "NRestarts") == ["2", "0"], "it ended with 2, once")
+        expect("run dcp-daemon register" in self._log("--priority=err"), "the journal has the remedy")
+        return "started before it is registered: exit status 2, no restart, the remedy is in the journal"
+
+    def register(self) -> str:
+        shutil.copyfile(from_env({}).models[0].path, self.machine.path(MODEL))
+        flags = ("--server", self.market.grpc_address, "--model", f"{BUNDLED_MODEL}={MODEL}")
+        self._daemon("register", "--name", "Bare", "--email", "bare@example.com", *flags)
+        identity = self.machine.path(IDENTITY).stat()
+        expect(
+            identity.st_mode & 0o777 == 0o600 and identity.st_uid != 0, "the key is the service user's alone"
+        )
+        return "registered; the key is the service user's alone"
+
+    def start(self) -> str:
+        self.machine.run("systemctl", "start", UNIT)
+        expect(self._state()[0] == "active", "the service is active once systemctl returns")
+        self._wait_connected()
+        expect("session with" in self._show("StatusText")[0], "systemd shows what the daemon says of itself")
+        expect("ready session" in self._log(), "the journal has the daemon's log")
+        said = self.machine.run("systemd-analyze", "security", "--no-pager", UNIT).stdout
+        (exposure,) = re.findall(r"Overall exposure level for \S+: ([\d.]+)", said)
+        expect(float(exposure) <= MOST_EXPOSED, f"an exposure of {exposure} is little")
+        return f"active, connected, its log is in the journal; systemd-analyze security: {exposure}"
+
+    def ask_how_it_is(self) -> str:
+        for user in ("root", "dcp"):
+            done = self.machine.run("runuser", "-u", user, "--", "dcp-daemon", "doctor", check=False)
+            expect(done.returncode == 0 and "service: active, enabled" in done.stdout, done.stdout)
+        view = self._status()
+        expect(view["daemon"]["session"]["state"] == "open" and view["server"]["connected"], str(view))
+        refused = self._daemon("run", check=False)
+        expect(refused.returncode == 2 and "belongs to another user" in refused.stderr, refused.stderr)
+        return "doctor (as root and as the service's user) and status agree; run as root is refused"
+
+    # --- work ---
+
+    def do_a_job(self) -> str:
+        answer = self._answer(self._submit("What is a GPU?"))
+        usage = answer["usage"]
+        tokens, speed = usage["completion_tokens"], usage["tokens_per_second"]
+        return f"a job was answered: {tokens} tokens, {speed:.1f} a second"
+
+    def keep_out(self) -> str:
+        """A line before the daemon's own, in the same unit, tries what must not succeed."""
+        probe, drop_in = "/usr/local/bin/probe", f"/etc/systemd/system/{UNIT}.d/probe.conf"
+        self.machine.path(probe).write_text(PROBE)
+        # That of tunnels, which anybody could open who is not kept from it.
+        self.machine.run("mknod", "-m", "666", "/srv/device", "c", "10", "200")
+        self.machine.run("runuser", "-u", "dcp", "--", "sh", "-c", "true < /srv/device")
+        self.machine.path(drop_in).parent.mkdir()
+        self.machine.path(drop_in).write_text(f"[Service]\nExecStartPre=/bin/sh {probe}\n")
+        self.machine.run("systemctl", "daemon-reload")
+        self.machine.run("systemctl", "restart", UNIT)
+        could = set(re.findall(r"could:(\S+)", self._log()))
+        expect(could == {"write-its-folder", "read-random-bytes"}, f"the service could {sorted(could)}")
+        shutil.rmtree(self.machine.path(drop_in).parent)
+        self.machine.run("systemctl", "daemon-reload")
+        self._wait_connected()
+        return "the service writes to its own folder alone, and sees no other processes or devices"
+
+    def reload(self) -> str:
+        pid = self._show("MainPID")
+        with self.machine.path(CONFIG).open("a") as file:
+            file.write(f'"trial/second" = "{MODEL}"\n')
+        self.machine.run("systemctl", "reload", UNIT)
+        wait("the new model is offered", lambda: "trial/second" in self._provider()["models"])
+        expect(self._show("MainPID") == pid, "the process is the same")
+        return "reload offers a new model without a restart"
+
+    def refuse_wrong_settings(self) -> str:
+        path, pid = self.machine.path(CONFIG), self._show("MainPID")
+        good = path.read_text()
+        path.write_text(f"servre = 1\n{good}")
+        self.machine.run("systemctl", "reload", UNIT)
+        wait("the journal tells of it", lambda: "were not reloaded" in self._log("--priority=err"))
+        expect(self._show("MainPID", "ActiveState") == [*pid, "active"], "the daemon runs on")
+        path.write_text(good)
+        return "reload with a wrong file changes nothing and is an error in the journal"
+
+    def stop_with_a_job(self) -> str:
+        job = self._submit("Tell a long story about a ship, a storm and an island.")
+        wait("the job runs", lambda: self._output(job)["status"] == "running")
+        began = time.monotonic()
+        self.machine.run("systemctl", "stop", UNIT)
+        seconds = time.monotonic() - began
+        expect(self._show("ExecMainStatus", "Result") == ["0", "success"], "it ended with 0")
+        self._answer(job)
+        done = self._daemon("status", "--json", check=False)
+        expect(done.returncode == 1 and not json.loads(done.stdout)["server"]["connected"], done.stdout)
+        expect(
+            "service: inactive" in self._daemon("doctor", check=False).stdout,
+            "doctor says that it is stopped",
+        )
+        return f"stop waited {seconds:.1f} s for the job that ran, which was answered; exit status 0"
+
+    def kill(self) -> str:
+        self.machine.run("systemctl", "start", UNIT)
+        self._wait_connected()
+        self.machine.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", UNIT)
+        wait("it was started again", lambda: self._show("NRestarts", "ActiveState") == ["1", "active"])
+        self._wait_connected()
+        self._answer(self._submit("What is a GPU?"))
+        return "killed, it was started again and answers"
+
+    def repair(self) -> str:
+        (package,) = self.machine.path("/opt/dcp-daemon/current/").glob("lib/python*/site-packages/daemon")
+        (package / "app.py").unlink()
+        for lost in (*INSTALLED[1:], "/opt/dcp-daemon/current"):
+            self.machine.path(lost).unlink()
+        self._install()
+        self._wait_connected()
+        return "installed again over what was broken: it runs"
+
+    # --- updates ---
+
+    def update(self) -> str:
+        key = self.folder / "release.key"
+        public = release.new_key(key)
+        for version, change in LATER.items():
+            publish(version, change, key, self.machine.path(f"{RELEASES}/{version}"))
+        path = self.machine.path(CONFIG)
+        good, _, _ = LATER
+        wrong = base64.b64encode(bytes(32)).decode()
+        text = path.read_text()
+        path.write_text(f'update_public_key = "{wrong}"\n{text}')
+        forged = self._update(good)
+        expect(forged.returncode == 2 and "not signed" in forged.stderr, forged.stderr)
+        path.write_text(f'update_public_key = "{public}"\n{text}')
+        done = self._update(good)
+        expect(done.returncode == 0, done.stderr)
+        expect(self._status()["daemon"]["version"] == good, "the new version runs")
+        expect(self._show("DropInPaths") == [""], "no trial is left")
+        return f"updated: {done.stdout.strip()}; what another key signed was refused"
+
+    def update_to_what_is_broken(self) -> str:
+        good, *broken = LATER
+        for version in broken:
+            done = self._update(version)
+            expect(done.returncode == 2 and f"{good} runs again" in done.stderr, done.stderr)
+            self._wait_connected()
+            expect(self._status()["daemon"]["version"] == good, "the old version runs again")
+            expect(
+                not self.machine.path(f"/opt/dcp-daemon/versions/{version}").exists(), f"{version} is gone"
+            )
+        return "releases that crash, or get no session, were taken back"
+
+    def restart_the_machine(self) -> str:
+        self.machine.reboot()
+        self._wait_connected()
+        return "after a restart of the machine the daemon is connected by itself"
+
+    def uninstall(self) -> str:
+        self._install("--uninstall")
+        for path in INSTALLED:
+            expect(not self.machine.path(path).exists(), f"{path} is gone")
+        for path in (CONFIG, IDENTITY):
+            expect(self.machine.path(path).exists(), f"{path} is kept")
+        expect(self._show("LoadState") == ["not-found"], "systemd knows no such unit")
+        return "uninstalled; settings and key are kept"
+
+    def install_again(self) -> str:
+        docker = self.machine.run(f"{CLONE}/scripts/install-daemon", "--docker", check=False)
+        expect(docker.returncode == 2 and "no group docker" in docker.stderr, docker.stderr)
+        (wheel,) = self.machine.path(f"{RELEASES}/{min(LATER)}").glob("*.whl")
+        self._install("--user", "gpu", "--wheel", f"{RELEASES}/{min(LATER)}/{wheel.name}")
+        self._wait_connected()
+        gpu = int(self.machine.run("id", "-u", "gpu").stdout)
+        expect(self.machine.path(IDENTITY).stat().st_uid == gpu, "the other user has the key")
+        return "installed again, for another user, from a wheel: it is the same provider and runs"
+
+    # --- the machine ---
+
+    def _install(self, *flags: str) -> None:
+        clone = self.machine.path(CLONE)
+        if not clone.exists():
+            copy_clone(clone)
+        self.machine.run(f"{CLONE}/scripts/install-daemon", *flags)
+
+    def _daemon(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.machine.run("dcp-daemon", *arguments, check=check)
+
+    def _update(self, version: str) -> subprocess.CompletedProcess[str]:
+        source = f"{RELEASES}/{version}/release.json"
+        return self._daemon("update", "--from", source, "--ready-seconds", str(TRIAL_SECONDS), check=False)
+
+    def _status(self) -> dict[str, Any]:
+        view: dict[str, Any] = json.loads(self._daemon("status", "--json").stdout)
+        return view
+
+    def _show(self, *names: str) -> list[str]:
+        """Values of the unit's properties."""
+        return [self.machine.run("systemctl", "show", "--value", "-p", n, UNIT).stdout.strip() for n in names]
+
+    def _state(self) -> tuple[str, str]:
+        ask = ("is-active", "is-enabled")
+        active, enabled = (self.machine.run("systemctl", a, UNIT, check=False).stdout.strip() for a in ask)
+        return active, enabled
+
+    def _log(self, *flags: str) -> str:
+        return self.machine.run("journalctl", "--no-pager", "--unit", UNIT, *flags).stdout
+
+    # --- the market ---
+
+    def _provider(self) -> dict[str, Any]:
+        (provider,) = self.market.get("/api/renters/available-providers")["providers"] or [{}]
+        found: dict[str, Any] = provider
+        return found
+
+    def _wait_connected(self) -> None:
+        wait("the provider is live", lambda: self._provider().get("accepting_jobs") and self._is_connected())
+
+    def _is_connected(self) -> bool:
+        done = self._daemon("status", "--json", check=False)
+        return done.returncode == 0 and bool(json.loads(done.stdout)["server"].get("connected"))
+
+    def _submit(self, prompt: str) -> str:
+        if not self._renter_key:
+            renter, self._renter_key = self.market.register_renter("Acme", "renter@example.com")
+            self.market.credit(renter, 100_000)
+        params = {"model": BUNDLED_MODEL, "prompt": prompt, "max_tokens": 200}
+        body = {"job_type": "llm-inference", "duration_minutes": 3, "params": params}
+        job = self.market.post("/api/jobs/submit", body, **{"x-renter-key": self._renter_key})
+        return str(job["job"]["job_id"])
+
+    def _output(self, job: str) -> dict[str, Any]:
+        return self.market.get(f"/api/jobs/{job}/output", **{"x-renter-key": self._renter_key})
+
+    def _answer(self, job: str) -> dict[str, Any]:
+        wait("the job ends", lambda: self._output(job)["availability"] != "not_yet", JOB_SECONDS)
+        answer = self._output(job)
+        expect(answer["status"] == "completed" and answer["response"], str(answer))
+        return answer
+
+
+def expect(holds: object, what: str) -> None:
+    """Raises TrialError, with what should be so, where it is not."""
+    if not holds:
+        raise TrialError(f"not so: {what}")
+
+
+def wait(what: str, holds: Callable[[], object], seconds: float = WAIT_SECONDS) -> None:
+    """Waits until it is so. Raises TrialError."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        expect(time.monotonic() < deadline, f"{what}, within {seconds:.0f} s")
+        time.sleep(0.2)
+
+
+def copy_clone(to: Path) -> None:
+    """Copies what git tracks, and what is new, of this checkout."""
+    files = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    ).stdout
+    for name in files.decode().split("\0"):
+        if name and (ROOT / name).is_file():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, to / name)
+
+
+def publish(version: str, change: tuple[str, str], key: Path, to: Path) -> None:
+    """Makes a signed release of this checkout under another version, with a change to the daemon."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "source")
+        copy_clone(source)
+        project, program = source / "pyproject.toml", source / "daemon" / "__main__.py"
+        project.write_text(
+            re.sub(r'(?m)^version = ".*"', f'version = "{version}"', project.read_text(), count=1)
+        )
+        expect(change[0] in program.read_text(), f"{program.name} has the line that {version} changes")
+        program.write_text(program.read_text().replace(*change))
+        wheels = ("wheel", "--quiet", "--no-deps", "--wheel-dir", folder, str(source))
+        subprocess.run([sys.executable, "-m", "pip", *wheels], check=True)
+        (wheel,) = Path(folder).glob("*.whl")
+        release.publish(wheel, key, to)
+
+
+def main() -> int:
+    """Does the trial; exit status 1 where something is not as it should be, 2 where it cannot begin."""
+    options = _options()
+    if problem := _problem():
+        print(f"try-install: {problem}", file=sys.stderr)
+        return 2
+    folder = Path(tempfile.mkdtemp(prefix="dcp-try-install-"))
+    machine = BareMachine(folder / f"{folder.name}-machine", _environ(options.authorities), keep=options.keep)
+    machine.folder.mkdir()
+    try:
+        with Market(folder, admin_token=secrets.token_urlsafe(24)) as market, machine:
+            machine.make(options.suite, options.base)
+            if options.authorities:
+                shutil.copyfile(options.authorities, machine.path("/srv/authorities.crt"))
+            machine.boot()
+            print(f"a bare {options.suite} runs systemd in {machine.folder}", flush=True)
+            Trial(machine, market, folder).run()
+    except (TrialError, MachineError, NotReadyError, httpx.HTTPError, subprocess.CalledProcessError) as error:
+        print(f"try-install: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if not options.keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+def _problem() -> str:
+    """What keeps the trial from beginning; empty: nothing."""
+    if os.geteuid() != 0:
+        return "run it as root"
+    missing = {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container"}
+    packages = [package for program, package in missing.items() if shutil.which(program) is None]
+    return f"first run apt-get install {' '.join(packages)}" if packages else ""
+
+
+def _environ(authorities: Path | None) -> Mapping[str, str]:
+    passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    return passed | ({"PIP_CERT": "/srv/authorities.crt"} if authorities else {})
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/try-install", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--suite", default="bookworm", help="release of Debian (default: %(default)s)")
+    parser.add_argument("--base", type=Path, help="copy this folder of debootstrap's instead of making one")
+    parser.add_argument(
+        "--authorities", type=Path, help="PEM file of authorities that pip is to believe there"
+    )
+    parser.add_argument("--keep", action="store_true", help="leave the machine's folder, stopped, for a look")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
