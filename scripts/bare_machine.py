@@ -23,6 +23,7 @@ SETTLE_SECONDS = 2.0
 COMMAND_SECONDS = 600.0
 _NAME = f"dcp-try-{os.getpid()}"
 _IN_GROUP = 'echo $$ > "$0"; exec "$@"'
+_NAMESPACES = ("--mount", "--uts", "--ipc", "--pid", "--cgroup", "--root", "--wd")
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -95,11 +96,6 @@ class BareMachine:
         """Where a file of the machine lies here."""
         return self.folder / inside.lstrip("/")
 
-    @property
-    def enter_command(self) -> str:
-        """A shell on it."""
-        return f"nsenter -t {self._first.pid if self._first else '?'} -m -u -i -p -C -r -w"
-
     def close(self) -> None:
         """Shuts it down and removes it."""
         if self._nspawn is not None:
@@ -158,7 +154,7 @@ class BareMachine:
     def _inside(self, *command: str) -> subprocess.CompletedProcess[str]:
         if self._first is None:
             raise MachineError("the machine does not run")
-        enter = [*self.enter_command.split(), "env", "-i", _PATH, "LANG=C.UTF-8"]
+        enter = ["nsenter", f"--target={self._first.pid}", *_NAMESPACES, "env", "-i", _PATH, "LANG=C.UTF-8"]
         try:
             return subprocess.run(
                 [*enter, *command], capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
