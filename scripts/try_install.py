@@ -64,6 +64,9 @@ class TrialError(Exception):
     """Something is not as the documentation says."""
 
 
+FAULTS = (TrialError, MachineError, NotReadyError, OSError, httpx.HTTPError, subprocess.CalledProcessError)
+
+
 class Trial:
     """The steps, in order. Each raises TrialError or MachineError."""
 
@@ -411,7 +414,7 @@ def main() -> int:
             machine.boot()
             print(f"a bare {options.suite} runs systemd in {machine.folder}", flush=True)
             Trial(machine, market, folder).run()
-    except (TrialError, MachineError, NotReadyError, httpx.HTTPError, subprocess.CalledProcessError) as error:
+    except FAULTS as error:
         print(f"try-install: {error}", file=sys.stderr)
         return 1
     finally:
