@@ -167,19 +167,26 @@ def _own_group() -> Path | None:
     """A control group for the machine; None where systemd runs, which makes one."""
     if Path("/run/systemd/system").is_dir():
         return None
-    mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
-    root = next((fields[1] for fields in mounts if fields[2] == "cgroup2"), None)
     own = re.search(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
-    if root is None or own is None:
+    roots = _group_roots("cgroup2", "")
+    if not roots or own is None:
         raise MachineError("this kernel has no unified control groups mounted")
-    return Path(root, own[1], _NAME)
+    return Path(roots[0], own[1], _NAME)
+
+
+def _group_roots(kind: str, option: str) -> list[Path]:
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return [Path(fields[1]) for fields in mounts if fields[2] == kind and option in fields[3]]
 
 
 def _remove_group(group: Path | None) -> None:
-    if group is not None and group.exists():
-        for folder in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
+    """Removes the machine's group, and what systemd-nspawn made of the same name in the older hierarchy."""
+    if group is None:
+        return
+    for top in (group, *(root / _NAME for root in _group_roots("cgroup", "name=systemd"))):
+        folders = [top, *(path for path in top.rglob("*") if path.is_dir())] if top.exists() else []
+        for folder in sorted(folders, reverse=True):
             folder.rmdir()
-        group.rmdir()
 
 
 def _do(*command: str) -> None:
