@@ -95,13 +95,14 @@ class Fleet:
 
     async def _daemon(self, key: str, opened: asyncio.Event) -> None:
         """One daemon, from Hello until its stream ends."""
+        uuid = f"GPU-{os.urandom(8).hex()}"
         try:
             async with grpc.aio.insecure_channel(self._server, options=OPTIONS) as channel:
-                call, welcome = await self._connect(channel, key)
+                call, welcome = await self._connect(channel, key, uuid)
                 opened.set()
                 beats: dict[int, float] = {}
                 beating = asyncio.create_task(
-                    self._beat(call, welcome.heartbeat_interval.ToMilliseconds() / 1000, beats)
+                    self._beat(call, welcome.heartbeat_interval.ToMilliseconds() / 1000, beats, uuid)
                 )
                 try:
                     while isinstance(message := await call.read(), sessions_pb2.ServerMessage):
@@ -118,7 +119,9 @@ class Fleet:
         finally:
             opened.set()
 
-    async def _connect(self, channel: grpc.aio.Channel, key: str) -> tuple[Call, sessions_pb2.Welcome]:
+    async def _connect(
+        self, channel: grpc.aio.Channel, key: str, uuid: str
+    ) -> tuple[Call, sessions_pb2.Welcome]:
         """Opens the stream and waits for its Welcome.
 
         The stream opens only when its turn has come: the server ends one whose Hello is late.
@@ -127,7 +130,7 @@ class Fleet:
             begun = time.monotonic()
             metadata = (("authorization", f"Bearer {key}"),)
             call: Call = SessionServiceStub(channel).Connect(metadata=metadata)
-            await call.write(sessions_pb2.DaemonMessage(hello=_hello()))
+            await call.write(sessions_pb2.DaemonMessage(hello=_hello(uuid)))
             message = await call.read()
             seconds = time.monotonic() - begun
             if not isinstance(message, sessions_pb2.ServerMessage) or not message.HasField("welcome"):
@@ -140,12 +143,13 @@ class Fleet:
         call: Call,
         interval_seconds: float,
         beats: dict[int, float],
+        uuid: str,
     ) -> None:
         await asyncio.sleep(self._rng.uniform(0, interval_seconds))
         sequence = 0
         while not self._stopping:
             sequence += 1
-            beat = sessions_pb2.SessionHeartbeat(sequence=sequence, gpu_status=_gpu_status())
+            beat = sessions_pb2.SessionHeartbeat(sequence=sequence, gpu_status=_gpu_status(uuid))
             beats[sequence] = time.monotonic()
             self._sent += 1
             await call.write(sessions_pb2.DaemonMessage(heartbeat=beat))
@@ -168,24 +172,24 @@ class Fleet:
         print(kind, orjson.dumps(facts).decode(), flush=True)
 
 
-def _hello() -> sessions_pb2.Hello:
+def _hello(uuid: str) -> sessions_pb2.Hello:
     return sessions_pb2.Hello(
         boot_id=os.urandom(8).hex(),
         daemon_version="bench",
         protocol_version=1,
-        gpu_status=_gpu_status(),
+        gpu_status=_gpu_status(uuid),
         models=[sessions_pb2.ServedModel(name=MODEL, context_tokens=2048, warm=True)],
         job_types=[jobs_pb2.JOB_TYPE_LLM_INFERENCE],
         slots=1,
     )
 
 
-def _gpu_status() -> gpus_pb2.GpuStatus:
-    """What a machine with one GPU reports."""
+def _gpu_status(uuid: str) -> gpus_pb2.GpuStatus:
+    """What a machine with one GPU reports; no two have the same one."""
     figures = {"gpu_vram_mib": 24564, "free_vram_mib": 20000, "memory_used_mb": 4564}
     sample = {"gpu_util_pct": 42.0, "temp_c": 61.0, "power_w": 220.5}
     name = "NVIDIA RTX 4090"
-    gpu = gpus_pb2.GpuDevice(index=0, uuid="GPU-8f6d0000", gpu_name=name, **figures, **sample)  # type: ignore[arg-type]
+    gpu = gpus_pb2.GpuDevice(index=0, uuid=uuid, gpu_name=name, **figures, **sample)  # type: ignore[arg-type]
     return gpus_pb2.GpuStatus(
         gpu_name=name, driver_version="550.54", compute_capability="8.9", cuda_version="12.4", gpu_count=1,
         all_gpus=[gpu], daemon_version="bench", python_version="3.11", os_info="Linux",

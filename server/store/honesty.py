@@ -7,6 +7,8 @@ from collections.abc import Collection, Sequence
 from server.domain.honesty import Verdict, VerdictReason
 from server.store.models import Provider, ProviderGpu, tuples
 
+MAX_SHARING = 20
+
 
 def uuids(provider_id: int) -> frozenset[str]:
     """The GPUs that a provider last reported."""
@@ -25,7 +27,10 @@ def replace_uuids(provider_id: int, uuids: Collection[str], changed_ms: int | No
 
 
 def sharing(provider_id: int, uuids: Collection[str], since_ms: int) -> list[int]:
-    """The other providers with a heartbeat after ``since_ms`` that report one of these GPUs, by id."""
+    """Other providers with a heartbeat after ``since_ms`` that report one of these GPUs, by id.
+
+    Some of them, where many do: each was judged when it reported them.
+    """
     query = (
         ProviderGpu.select(ProviderGpu.provider_id)
         .join(Provider, on=(Provider.id == ProviderGpu.provider_id))
@@ -34,10 +39,9 @@ def sharing(provider_id: int, uuids: Collection[str], since_ms: int) -> list[int
             ProviderGpu.provider_id != provider_id,
             Provider.last_heartbeat_ms > since_ms,
         )
-        .distinct()
-        .order_by(ProviderGpu.provider_id)
+        .limit(MAX_SHARING)
     )
-    return [int(other) for (other,) in tuples(query)] if uuids else []
+    return sorted({int(other) for (other,) in tuples(query)}) if uuids else []
 
 
 def set_verdict(provider_id: int, verdict: Verdict, reasons: Sequence[VerdictReason], now_ms: int) -> None:

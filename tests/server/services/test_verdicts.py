@@ -163,6 +163,13 @@ async def test_two_live_providers_with_one_gpu_are_both_suspect_until_one_is_gon
     assert await verdict(market, first) == (VERIFIED, [])
 
 
+async def test_gpu_that_a_crowd_claims_makes_each_of_them_suspect(market: Market) -> None:
+    crowd = [await market.provider() for _ in range(25)]
+    for provider in crowd:
+        await beat(market, provider, report("GPU-a"))
+    assert {(await verdict(market, provider))[0] for provider in crowd} == {SUSPECT}
+
+
 async def test_machine_that_registered_anew_takes_its_gpus_along(market: Market) -> None:
     before, after = await market.provider(), await market.provider()
     await beat(market, before, report("GPU-a"))
