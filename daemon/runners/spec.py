@@ -159,6 +159,7 @@ def keeper_container(labels: Mapping[str, str], mounts: Sequence[Mapping[str, An
             "Memory": KEEPER_BYTES,
             "MemorySwap": KEEPER_BYTES,
             "PidsLimit": 8,
+            "Ulimits": ulimits(),
             "LogConfig": {"Type": "none"},
             "Mounts": list(mounts),
         },

@@ -37,7 +37,7 @@ PROGRAMS = {
 }
 
 
-# Without systemd, with no network to set up, and with no more than these tests may have.
+# Without systemd, and with no network to set up.
 PODMAN_SETTINGS = """
 [engine]
 cgroup_manager = "cgroupfs"
@@ -45,7 +45,6 @@ events_logger = "file"
 runtime = "runc"
 [containers]
 netns = "none"
-default_ulimits = ["nofile=16384:16384", "nproc=16384:16384"]
 """
 
 
