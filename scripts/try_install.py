@@ -30,7 +30,7 @@ from scripts.market import Market, NotReadyError
 
 ROOT = Path(__file__).resolve().parent.parent
 UNIT = "dcp-daemon.service"
-CLONE, MODEL, RELEASES = "/root/dcp", "/srv/model.gguf", "/root/releases"
+CLONE, MODEL, RELEASES = "/srv/dcp", "/srv/model.gguf", "/srv/releases"
 CONFIG, IDENTITY = "/etc/dcp-daemon/config.toml", "/var/lib/dcp-daemon/identity.json"
 INSTALLED = ("/opt/dcp-daemon", f"/etc/systemd/system/{UNIT}", "/usr/local/bin/dcp-daemon")
 MOST_EXPOSED = 2.5

@@ -381,8 +381,7 @@ class ContainerRunner(Runner):
         if state.get("OOMKilled"):
             return RunnerError(jobs_pb2.FAILURE_REASON_OUT_OF_MEMORY, f"The job used {memory}")
         if run.limit.is_reached or ran_to(run.facts.run_limit_ms, state):
-            text = "The job reached its longest time."
-            return RunnerError(jobs_pb2.FAILURE_REASON_DURATION_LIMIT, text)
+            return run.limit.error()
         if self._engine.is_podman and code == _KILLED:
             text = f"The job's program was killed, as the kernel does to one that uses {memory}"
             return RunnerError(jobs_pb2.FAILURE_REASON_OUT_OF_MEMORY, text)

@@ -10,6 +10,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from dcp.v1 import jobs_pb2
+
+from daemon.runners import RunnerError
+
 ASKED_SECONDS = 5.0
 MADE_SECONDS = 1.0
 
@@ -29,6 +33,12 @@ class TimeLimit:
         self._signal = signal
         self.is_reached = False
         """The run was asked to end, whatever it made of it."""
+
+    @staticmethod
+    def error() -> RunnerError:
+        """How a run ends that reached it."""
+        text = "The job reached its longest time."
+        return RunnerError(jobs_pb2.FAILURE_REASON_DURATION_LIMIT, text)
 
     @asynccontextmanager
     async def kept(self, ran_seconds: float = 0.0) -> AsyncIterator[None]:

@@ -15,7 +15,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -60,7 +60,7 @@ class ProcessRunner(Runner):
         folder = self._folder / _SELF_TEST
         try:
             await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
-            process = await self._start(jobs_pb2.ContainerSpec(command=["true"]), folder, folder)
+            process = await self._start(jobs_pb2.ContainerSpec(command=["true"]), folder, {})
             code = await _end_of(process)
         except OSError as error:
             text = f"The folder for the jobs' files cannot be used: {error.strerror}."
@@ -89,7 +89,10 @@ class ProcessRunner(Runner):
             for name, text in offer.container_spec.input_files.items():
                 (given / name).write_text(text)
                 (given / name).chmod(0o500)
-            process = self._processes[key] = await self._start(offer.container_spec, work, output)
+            told = {"DCP_OUTPUT_DIR": str(output)}
+            if offer.container_spec.input_files:
+                told["DCP_INPUT_DIR"] = str(given)
+            process = self._processes[key] = await self._start(offer.container_spec, work, told)
             limit = TimeLimit(offer.run_limit.ToMilliseconds() / 1000, partial(_signalled, process))
             async with limit.kept():
                 yield Log(_NOTE)
@@ -102,8 +105,7 @@ class ProcessRunner(Runner):
                 yield Log(f"[dcp] {note}\n".encode())
             yield Left(tuple(collected.artifacts))
             if limit.is_reached:
-                text = "The job reached its longest time."
-                raise RunnerError(jobs_pb2.FAILURE_REASON_DURATION_LIMIT, text)
+                raise limit.error()
             if code != 0:
                 raise self._failure(code)
         finally:
@@ -130,12 +132,10 @@ class ProcessRunner(Runner):
             await self._end(key)
 
     async def _start(
-        self, wanted: jobs_pb2.ContainerSpec, work: Path, output: Path
+        self, wanted: jobs_pb2.ContainerSpec, work: Path, told: Mapping[str, str]
     ) -> asyncio.subprocess.Process:
         # The daemon's own environment has its key: a job gets none of it.
-        env = {"PATH": PATH, "HOME": str(work), **wanted.env, "DCP_OUTPUT_DIR": str(output)}
-        if wanted.input_files:
-            env["DCP_INPUT_DIR"] = str(output.with_name("input"))
+        env = {"PATH": PATH, "HOME": str(work), **wanted.env, **told}
         launch = (sys.executable, "-I", "-S", _LAUNCH, str(os.getpid()), str(self._settings.output_bytes))
         program = str(work / wanted.command[0]) if "/" in wanted.command[0] else wanted.command[0]
         if shutil.which(program, path=env["PATH"]) is None:
