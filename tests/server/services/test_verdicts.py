@@ -16,6 +16,7 @@ from dcp.v1 import (
 )
 
 from server.domain.hindrances import Minimums
+from server.store import honesty
 from server.store.models import Provider
 from tests.support import running_server
 from tests.support.manual_clock import ManualClock
@@ -168,6 +169,9 @@ async def test_gpu_that_a_crowd_claims_makes_each_of_them_suspect(market: Market
     for provider in crowd:
         await beat(market, provider, report("GPU-a"))
     assert {(await verdict(market, provider))[0] for provider in crowd} == {SUSPECT}
+    # Each look is at a few of them, however many there are.
+    looked_at = await market.sql(lambda: honesty.sharing(crowd[0].id, ["GPU-a"], 0))
+    assert len(looked_at) == honesty.MAX_SHARING < len(crowd) - 1
 
 
 async def test_machine_that_registered_anew_takes_its_gpus_along(market: Market) -> None:
