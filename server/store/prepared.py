@@ -1,10 +1,10 @@
-"""Statements that are built once: peewee writes the SQL, and from then on only values are bound.
+"""Queries that are built once: peewee writes the SQL, and from then on only values are bound.
 
-Building a query takes peewee ten times as long as SQLite takes to run it, so what runs for every job
-or heartbeat is prepared here. A statement is written as an ordinary peewee query in which
-``arg("name")`` stands for each value:
+Building a query takes peewee ten times as long as SQLite takes to run it, so the queries that run for
+every job or heartbeat are prepared here. A prepared query is written as an ordinary peewee query in
+which ``arg("name")`` stands for each value:
 
-    _find = Statement(lambda: Renter.select(Renter.id).where(Renter.id == arg("id")))
+    _find = PreparedQuery(lambda: Renter.select(Renter.id).where(Renter.id == arg("id")))
     _find.one(id=7)
 """
 
@@ -20,7 +20,7 @@ from server.store.models import Job
 
 
 class _Arg:
-    """Where a value goes, by name."""
+    """The placeholder of a value, by name."""
 
     __slots__ = ("name",)
 
@@ -29,11 +29,11 @@ class _Arg:
 
 
 def arg(name: str) -> Any:
-    """The place of a value in a statement. It is bound as it is: no field converts it."""
+    """The placeholder of a value. The value is bound unchanged: no field converts it."""
     return pw.Value(_Arg(name), converter=False)
 
 
-class Statement:
+class PreparedQuery:
     """One query, prepared at its first use for the database that its models are bound to."""
 
     __slots__ = ("_build", "_database", "_parameters", "_sql")
@@ -66,26 +66,26 @@ class Statement:
         if self._database is not database:
             self._sql, self._parameters = self._build().sql()
             self._database = database
-        bound = [values[p.name] if isinstance(p, _Arg) else p for p in self._parameters]
-        return database.execute_sql(self._sql, bound)
+        parameters = [values[p.name] if isinstance(p, _Arg) else p for p in self._parameters]
+        return database.execute_sql(self._sql, parameters)
 
 
-class Rows:
+class PreparedRows:
     """Whole rows of one table, as named tuples with the names of its columns."""
 
     def __init__(self, model: type[pw.Model], where: Callable[[Any], Any]) -> None:
         names = [field.name for field in model._meta.sorted_fields]
         self._row = namedtuple(model.__name__, names)  # type: ignore[misc]
-        self._statement = Statement(lambda: where(model.select()))
+        self._query = PreparedQuery(lambda: where(model.select()))
 
     def one(self, **values: Any) -> Any:
         """The first row; None when there is none."""
-        row = self._statement.one(**values)
+        row = self._query.one(**values)
         return self._row(*row) if row is not None else None
 
     def all(self, **values: Any) -> list[Any]:
         """Every row."""
-        return [self._row(*row) for row in self._statement.all(**values)]
+        return [self._row(*row) for row in self._query.all(**values)]
 
 
 def locking(query: Any, how: str = "FOR UPDATE") -> Any:
@@ -93,8 +93,8 @@ def locking(query: Any, how: str = "FOR UPDATE") -> Any:
     return query.for_update(how) if Job._meta.database.for_update else query
 
 
-def places(model: type[pw.Model], *names: str, **fixed: Any) -> dict[Any, Any]:
-    """Columns with the places of their values, or with fixed ones, for an INSERT or UPDATE."""
+def bound(model: type[pw.Model], *names: str, **fixed: Any) -> dict[Any, Any]:
+    """Columns with placeholders of their values, or with fixed values, for an INSERT or UPDATE."""
     return {
         **{getattr(model, name): arg(name) for name in names},
         **{getattr(model, name): value for name, value in fixed.items()},

@@ -1,4 +1,4 @@
-"""Providers, renters and their keys, as rows. Every function runs inside its caller's transaction."""
+"""Providers and the models that they serve, as rows. Every function runs inside its caller's transaction."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from server.domain.errors import DomainError, Reason
 from server.domain.hindrances import SelfTest
 from server.domain.honesty import Verdict, VerdictReason
 from server.domain.jobs import JobType
-from server.domain.keys import Scope
 from server.domain.placement import Model
 from server.domain.providers import AccountState
-from server.store.models import ApiKey, Provider, ProviderModel, ProviderTerms, Renter, tuples
-from server.store.statements import Rows, Statement, arg, locking
+from server.store.models import Provider, ProviderModel, ProviderTerms, tuples
+from server.store.prepared import PreparedQuery, PreparedRows, arg, locking
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,71 +50,25 @@ class ProviderRow:
     self_tests: tuple[SelfTest, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RenterRow:
-    """A renter as stored."""
-
-    id: int
-    name: str
-    email: str
-    organization: str
-    phone: str
-    state: AccountState
-    created_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class KeyOwner:
-    """Whose a key is, and what it may be used for until when; None: for everything, and for ever."""
-
-    role: str
-    owner_id: int
-    key_id: int
-    scopes: frozenset[Scope] | None = None
-    expires_ms: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """Heartbeats to write down: the last of all, the last on a stream (which alone renews leases), and
-    what the machine said last; None where there was none."""
-
-    provider_id: int
-    at_ms: int
-    gpu_status: dict[str, Any] | None
-    renewed_ms: int | None = None
-
-
-_get_provider = Rows(Provider, lambda rows: rows.where(Provider.id == arg("id")))
-_get_renter = Rows(Renter, lambda rows: rows.where(Renter.id == arg("id")))
-# NO KEY: what refers to the renter is stored in the same transaction, and must not wait for itself.
-_lock_renter = Rows(Renter, lambda rows: locking(rows.where(Renter.id == arg("id")), "FOR NO KEY UPDATE"))
-_models_of_one = Statement(
+_get = PreparedRows(Provider, lambda rows: rows.where(Provider.id == arg("id")))
+_models_of_one = PreparedQuery(
     lambda: (
         ProviderModel.select(ProviderModel.name, ProviderModel.context_tokens, ProviderModel.warm)
         .where(ProviderModel.provider_id == arg("id"))
         .order_by(ProviderModel.name)
     )
 )
-_beat = Statement(
-    lambda: Provider.update(
-        {
-            Provider.last_heartbeat_ms: arg("at_ms"),
-            Provider.renewed_ms: pw.fn.COALESCE(arg("renewed_ms"), Provider.renewed_ms),
-        }
-    ).where(
-        Provider.id == arg("id"),
-        Provider.last_heartbeat_ms.is_null() | (Provider.last_heartbeat_ms <= arg("at_ms")),
-    )
-)
-_find_key = Statement(
-    lambda: ApiKey.select(ApiKey.role, ApiKey.owner_id, ApiKey.id, ApiKey.scopes, ApiKey.expires_ms).where(
-        ApiKey.sha256 == arg("sha256"), ApiKey.revoked_ms.is_null()
+_lock = PreparedQuery(
+    lambda: locking(
+        Provider.select(Provider.session_epoch).where(
+            Provider.id == arg("provider_id"), Provider.state == "active", ~Provider.draining
+        ),
+        "FOR NO KEY UPDATE",
     )
 )
 
 
-def create_provider(
+def create(
     *,
     name: str,
     email: str,
@@ -127,7 +80,7 @@ def create_provider(
     state: AccountState = AccountState.ACTIVE,
 ) -> int:
     """A new provider's id. Raises EMAIL_TAKEN."""
-    return _create(
+    return insert_account(
         Provider,
         state=state.value,
         name=name,
@@ -141,22 +94,7 @@ def create_provider(
     )
 
 
-def create_renter(
-    *, name: str, email: str, email_key: str, organization: str, phone: str, now_ms: int
-) -> int:
-    """A new renter's id. Raises EMAIL_TAKEN."""
-    return _create(
-        Renter,
-        name=name,
-        email=email,
-        email_key=email_key,
-        organization=organization,
-        phone=phone,
-        created_ms=now_ms,
-    )
-
-
-def _create(model: type[pw.Model], **values: Any) -> int:
+def insert_account(model: type[pw.Model], **values: Any) -> int:
     try:
         return int(model.insert(**values).execute())
     except pw.IntegrityError:
@@ -167,65 +105,16 @@ def _create(model: type[pw.Model], **values: Any) -> int:
         ) from None
 
 
-def add_key(
-    role: str,
-    owner_id: int,
-    sha256: bytes,
-    last4: str,
-    now_ms: int,
-    *,
-    name: str = "",
-    scopes: frozenset[Scope] | None = None,
-    expires_ms: int | None = None,
-) -> None:
-    """Keeps what is needed to recognize a key again; without scopes it is a main key."""
-    ApiKey.insert(
-        role=role,
-        owner_id=owner_id,
-        sha256=sha256,
-        last4=last4,
-        name=name,
-        scopes=None if scopes is None else " ".join(sorted(scopes)),
-        expires_ms=expires_ms,
-        created_ms=now_ms,
-    ).execute()
-
-
-def find_key(sha256: bytes) -> KeyOwner | None:
-    """The owner of a key that was not revoked. It may have expired."""
-    row = _find_key.one(sha256=sha256)
-    if row is None:
-        return None
-    role, owner_id, key_id, scopes, expires_ms = row
-    granted = None if scopes is None else frozenset(Scope(name) for name in scopes.split())
-    return KeyOwner(role, owner_id, key_id, granted, expires_ms)
-
-
-def admitted_providers(key_ids: Sequence[int], now_ms: int) -> dict[int, AccountState]:
-    """The state of the provider behind each of these keys; one that is over is left out."""
-    query = (
-        ApiKey.select(ApiKey.id, Provider.state)
-        .join(Provider, on=ApiKey.owner_id == Provider.id)
-        .where(
-            ApiKey.id.in_(list(key_ids)),
-            ApiKey.role == "provider",
-            ApiKey.revoked_ms.is_null(),
-            ApiKey.expires_ms.is_null() | (ApiKey.expires_ms > now_ms),
-        )
-    )
-    return {int(key_id): AccountState(state) for key_id, state in tuples(query)}
-
-
-def provider(provider_id: int) -> ProviderRow | None:
+def get(provider_id: int) -> ProviderRow | None:
     """One provider, by id."""
-    row = _get_provider.one(id=provider_id)
-    return _provider_row(row) if row is not None else None
+    row = _get.one(id=provider_id)
+    return _row(row) if row is not None else None
 
 
-def providers(provider_ids: Sequence[int]) -> list[ProviderRow]:
+def by_ids(provider_ids: Sequence[int]) -> list[ProviderRow]:
     """Providers, by id."""
     query = Provider.select().where(Provider.id.in_(list(provider_ids)))
-    return [_provider_row(row) for row in query.order_by(Provider.id)]
+    return [_row(row) for row in query.order_by(Provider.id)]
 
 
 def lately_seen(limit: int) -> list[int]:
@@ -235,7 +124,7 @@ def lately_seen(limit: int) -> list[int]:
     return [int(provider_id) for (provider_id,) in tuples(newest)]
 
 
-def live_providers(
+def live(
     *,
     since_ms: int,
     gpu_model: str | None,
@@ -263,7 +152,13 @@ def live_providers(
     if verified:
         query = query.where(Provider.verdict == Verdict.VERIFIED.value)
     page = query.order_by(Provider.id).offset(offset).limit(limit)
-    return [_provider_row(row) for row in page], query.count()
+    return [_row(row) for row in page], query.count()
+
+
+def lock(provider_id: int) -> int | None:
+    """The provider's session epoch; nobody else leases to it until the transaction ends."""
+    epoch = _lock.value(provider_id=provider_id)
+    return int(epoch) if epoch is not None else None
 
 
 def models_of(provider_ids: Sequence[int]) -> dict[int, list[Model]]:
@@ -282,19 +177,13 @@ def models_of(provider_ids: Sequence[int]) -> dict[int, list[Model]]:
     return found
 
 
-def set_provider_state(provider_id: int, before: AccountState, after: AccountState) -> bool:
+def set_state(provider_id: int, before: AccountState, after: AccountState) -> bool:
     """Moves a provider on; False when it is not in the state that it was read in."""
     query = Provider.update(state=after.value)
     return bool(query.where(Provider.id == provider_id, Provider.state == before.value).execute())
 
 
-def set_renter_state(renter_id: int, before: AccountState, after: AccountState) -> bool:
-    """Moves a renter on; False when it is not in the state that it was read in."""
-    query = Renter.update(state=after.value)
-    return bool(query.where(Renter.id == renter_id, Renter.state == before.value).execute())
-
-
-def kept_back() -> dict[int, AccountState]:
+def inactive_connected() -> dict[int, AccountState]:
     """The connected providers that are not active, with what they are."""
     query = Provider.select(Provider.id, Provider.state).where(
         Provider.connected, Provider.state != AccountState.ACTIVE.value
@@ -317,21 +206,6 @@ def replace_models(provider_id: int, models: Iterable[Model]) -> None:
     if rows:
         ProviderModel.insert_many(list(rows.values())).execute()
     Provider.update(models_reported=True).where(Provider.id == provider_id).execute()
-
-
-def open_session(provider_id: int, job_types: Iterable[JobType], now_ms: int) -> int:
-    """Counts a new session and returns its epoch; the older one's writes match no row from here on.
-
-    It renews the leases that it keeps in the same transaction: nobody may judge them lost in between.
-    """
-    Provider.update(
-        session_epoch=Provider.session_epoch + 1,
-        connected=True,
-        draining=False,
-        renewed_ms=now_ms,
-        job_types=" ".join(sorted(job_types)),
-    ).where(Provider.id == provider_id).execute()
-    return int(Provider.select(Provider.session_epoch).where(Provider.id == provider_id).scalar())
 
 
 def set_job_types(provider_id: int, session_epoch: int, job_types: Iterable[JobType]) -> None:
@@ -359,76 +233,13 @@ def _self_test(data: dict[str, Any]) -> SelfTest:
     return SelfTest(*told, is_pending=data["is_pending"])
 
 
-def close_session(provider_id: int, session_epoch: int) -> None:
-    """The session ended; nothing happens when a newer one exists."""
-    Provider.update(connected=False, draining=False).where(
-        Provider.id == provider_id, Provider.session_epoch == session_epoch
-    ).execute()
-
-
-def set_draining(provider_id: int, session_epoch: int) -> None:
-    """The daemon of this session takes no more jobs."""
-    Provider.update(draining=True).where(
-        Provider.id == provider_id, Provider.session_epoch == session_epoch
-    ).execute()
-
-
-def close_all_sessions() -> None:
-    """At server start no daemon is connected."""
-    Provider.update(connected=False, draining=False).where(Provider.connected | Provider.draining).execute()
-
-
-def write_beats(beats: Iterable[Beat]) -> None:
-    """Writes heartbeats down; an older one than the stored changes nothing."""
-    for beat in sorted(beats, key=lambda beat: beat.provider_id):  # one order: no two batches deadlock
-        newest = _beat.run(id=beat.provider_id, at_ms=beat.at_ms, renewed_ms=beat.renewed_ms)
-        if newest and beat.gpu_status:
-            _write_gpu_status(beat.provider_id, beat.gpu_status)
-
-
-def _write_gpu_status(provider_id: int, status: dict[str, Any]) -> None:
-    values = {"gpu_status": json.dumps(status)}
-    reported = {"gpu_model": status.get("gpu_name"), "gpu_vram_mib": status.get("gpu_vram_mib")}
-    values.update({name: value for name, value in reported.items() if value})
-    Provider.update(**values).where(Provider.id == provider_id).execute()
-
-
-def renter(renter_id: int, *, lock: bool = False) -> RenterRow | None:
-    """One renter, by id; with ``lock`` nobody else submits for it until the transaction ends."""
-    row = (_lock_renter if lock else _get_renter).one(id=renter_id)
-    return _renter_row(row) if row is not None else None
-
-
-def renters(renter_ids: Sequence[int]) -> list[RenterRow]:
-    """Renters, by id."""
-    query = Renter.select().where(Renter.id.in_(list(renter_ids)))
-    return [_renter_row(row) for row in query.order_by(Renter.id)]
-
-
-def count_providers(since_ms: int) -> tuple[int, int]:
+def count(since_ms: int) -> tuple[int, int]:
     """All providers, and those with a heartbeat after ``since_ms``."""
     live = Provider.select().where(Provider.last_heartbeat_ms > since_ms).count()
     return Provider.select().count(), live
 
 
-def count_renters() -> int:
-    """All renters."""
-    return int(Renter.select().count())
-
-
-def _renter_row(row: Any) -> RenterRow:
-    return RenterRow(
-        row.id,
-        row.name,
-        row.email,
-        row.organization,
-        row.phone,
-        AccountState(row.state),
-        row.created_ms,
-    )
-
-
-def _provider_row(row: Any) -> ProviderRow:
+def _row(row: Any) -> ProviderRow:
     return ProviderRow(
         id=row.id,
         name=row.name,

@@ -11,8 +11,8 @@ from dcp.v1 import gpus_pb2, jobs_pb2, providers_pb2, sessions_pb2
 from server.domain.errors import DomainError
 from server.domain.jobs import JobType
 from server.domain.leases import FinishReport, LeaseRef, RunOutcome, Stream
+from server.domain.messages import Chunk, Finished, Heartbeat, HeartbeatAck, Hello, Reconnect, Started
 from server.domain.placement import Model
-from server.domain.sessions import Chunk, Finished, Heartbeat, HeartbeatAck, Hello, Reconnect, Started
 from server.services.sessions import Outbox, Session
 from server.store import leases
 from server.store.models import Lease, Provider
