@@ -66,13 +66,15 @@ from server.services.cleaning import Cleaning
 from server.services.deliveries import Deliveries
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet
+from server.services.heartbeats import Heartbeats
 from server.services.jobs import Jobs
 from server.services.key_ring import KeyRing
-from server.services.keys import Keys
+from server.services.keys import Credentials
+from server.services.market import Market
 from server.services.metrics import Metrics
 from server.services.operators.accounts import Accounts
 from server.services.operators.audit import Audit
-from server.services.operators.dashboard import Admin
+from server.services.operators.dashboard import Dashboard
 from server.services.operators.operations import Operations
 from server.services.privacy.deletion import Deletion
 from server.services.privacy.export import Export
@@ -133,9 +135,11 @@ class Services:
     """The use cases, by noun."""
 
     providers: Providers
+    heartbeats: Heartbeats
+    market: Market
     renters: Renters
     jobs: Jobs
-    admin: Admin
+    dashboard: Dashboard
     withdrawals: Withdrawals
     statements: Statements
     audit: Audit
@@ -143,7 +147,7 @@ class Services:
     sessions: Sessions
     sweep: Sweep
     operations: Operations
-    keys: Keys
+    keys: Credentials
     key_ring: KeyRing
     webhooks: Webhooks
     deliveries: Deliveries
@@ -174,9 +178,10 @@ def build_services(
     fleet = Fleet()
     dispatch = Dispatch(database, fleet, clock, max_output_bytes)
     metrics = Metrics(database, clock)
-    providers = Providers(database, fleet, metrics, clock, provider_approval, minimums)
-    sessions = Sessions(database, dispatch, fleet, providers, clock, limits.streams, newest_daemon)
-    keys = Keys(database, clock, admin_token)
+    providers = Providers(database, fleet, clock, provider_approval, minimums)
+    heartbeats = Heartbeats(database, fleet, metrics, clock, minimums)
+    sessions = Sessions(database, dispatch, fleet, heartbeats, clock, limits.streams, newest_daemon)
+    keys = Credentials(database, clock, admin_token)
     deletion = Deletion(database, clock, keys)
     terms = OwnTerms(database, fleet, dispatch, clock)
     jobs = Jobs(database, dispatch, fleet, clock, limits.open_jobs)
@@ -184,15 +189,19 @@ def build_services(
     artifact_limits = artifact_limits or ArtifactLimits()
     return Services(
         providers=providers,
+        heartbeats=heartbeats,
+        market=Market(database, fleet, providers, clock),
         renters=Renters(database, clock, sandbox_topup),
         jobs=jobs,
-        admin=Admin(database, clock),
+        dashboard=Dashboard(database, clock),
         withdrawals=Withdrawals(database, clock),
         statements=Statements(database, clock),
         audit=Audit(database),
         accounts=Accounts(database, fleet, providers, sessions, clock),
         sessions=sessions,
-        sweep=Sweep(database, dispatch, fleet, providers, sessions, keys, deletion, metrics, terms, clock),
+        sweep=Sweep(
+            database, dispatch, fleet, heartbeats, providers, sessions, keys, deletion, metrics, terms, clock
+        ),
         terms=terms,
         keys=keys,
         key_ring=KeyRing(database, clock, keys),
@@ -265,7 +274,7 @@ class Server:
         await self._grpc.stop(STOP_GRACE_SECONDS)
         await self._sessions.drain()
         await self.services.artifacts.stop()
-        await self.services.providers.write_beats()
+        await self.services.heartbeats.write_all()
         await self.services.keys.write_uses(now=True)
         await self.services.metrics.store_all()
         await asyncio.to_thread(self._database.stop)
@@ -275,20 +284,23 @@ class Server:
         self._sessions = SessionServicer(services.sessions)
         self._health = DatedHealth(self._config.newest_daemon)
         providers_pb2_grpc.add_ProviderServiceServicer_to_server(
-            ProviderServicer(services.providers, self._config.newest_daemon), server
+            ProviderServicer(
+                services.providers, services.heartbeats, services.market, self._config.newest_daemon
+            ),
+            server,
         )
         renters_pb2_grpc.add_RenterServiceServicer_to_server(
-            RenterServicer(services.renters, services.providers), server
+            RenterServicer(services.renters, services.market), server
         )
         jobs_pb2_grpc.add_JobServiceServicer_to_server(JobServicer(services.jobs), server)
         artifacts_pb2_grpc.add_ArtifactServiceServicer_to_server(ArtifactServicer(services.artifacts), server)
         keys_pb2_grpc.add_KeyServiceServicer_to_server(KeyServicer(services.key_ring), server)
         ledger_pb2_grpc.add_LedgerServiceServicer_to_server(
-            LedgerServicer(services.renters, services.admin), server
+            LedgerServicer(services.renters, services.dashboard), server
         )
         accounts_pb2_grpc.add_AccountServiceServicer_to_server(AccountServicer(services.accounts), server)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(
-            AdminServicer(services.admin, services.withdrawals, services.audit), server
+            AdminServicer(services.dashboard, services.withdrawals, services.audit), server
         )
         webhooks_pb2_grpc.add_WebhookServiceServicer_to_server(WebhookServicer(services.webhooks), server)
         withdrawals_pb2_grpc.add_WithdrawalServiceServicer_to_server(

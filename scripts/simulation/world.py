@@ -221,7 +221,7 @@ class World:
     def prove(self) -> Proof:
         """The operator's proof of the ledger."""
         assert self.services is not None
-        return finish(self.services.admin.prove_ledger())
+        return finish(self.services.dashboard.prove_ledger())
 
     # --- the server ---
 

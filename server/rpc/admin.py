@@ -11,7 +11,7 @@ from server.domain.withdrawals import WithdrawalState
 from server.rpc import convert
 from server.rpc.withdrawals import message
 from server.services.operators.audit import Audit
-from server.services.operators.dashboard import Admin
+from server.services.operators.dashboard import Dashboard
 from server.services.withdrawals import Withdrawals
 from server.store.operators.audit import Entry
 
@@ -19,13 +19,13 @@ DEFAULT_PAGE_SIZE = 50
 
 
 class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
-    def __init__(self, admin: Admin, withdrawals: Withdrawals, audit: Audit) -> None:
-        self._admin = admin
+    def __init__(self, dashboard: Dashboard, withdrawals: Withdrawals, audit: Audit) -> None:
+        self._dashboard = dashboard
         self._withdrawals = withdrawals
         self._audit = audit
 
     async def GetDashboard(self, request: pb.GetDashboardRequest, context: Any) -> pb.GetDashboardResponse:
-        board = await self._admin.dashboard()
+        board = await self._dashboard.figures()
         return pb.GetDashboardResponse(
             stats=pb.DashboardStats(
                 total_providers=board.total_providers,

@@ -19,7 +19,7 @@ from server.rpc.addresses import Addresses
 from server.rpc.errors import to_status
 from server.rpc.limits import RateLimits
 from server.rpc.validate import validate
-from server.services.keys import ADMIN, Caller, Keys
+from server.services.keys import ADMIN, Caller, Credentials
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Authentication(grpc.aio.ServerInterceptor):
     a status; a fault of ours is logged under an id and told nothing of.
     """
 
-    def __init__(self, keys: Keys, limits: RateLimits, addresses: Addresses) -> None:
+    def __init__(self, keys: Credentials, limits: RateLimits, addresses: Addresses) -> None:
         self._keys = keys
         self._limits = limits
         self._addresses = addresses

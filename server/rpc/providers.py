@@ -14,6 +14,8 @@ from server.rpc import convert
 from server.rpc.interceptors import caller
 from server.rpc.terms import settings_message
 from server.rpc.validate import email_key
+from server.services.heartbeats import Heartbeats
+from server.services.market import Market
 from server.services.providers import Providers
 from server.version import is_older
 
@@ -22,8 +24,12 @@ _PLACE = re.compile(r"([0-9]{1,16})-([0-9]{1,16})")
 
 
 class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
-    def __init__(self, providers: Providers, newest_daemon: str) -> None:
+    def __init__(
+        self, providers: Providers, heartbeats: Heartbeats, market: Market, newest_daemon: str
+    ) -> None:
         self._providers = providers
+        self._heartbeats = heartbeats
+        self._market = market
         self._newest_daemon = newest_daemon
 
     async def RegisterProvider(
@@ -88,7 +94,7 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
         return pb.ResumeOwnProviderResponse(success=True, status=convert.provider_status(status))
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatResponse:
-        status = await self._providers.heartbeat(caller().id, convert.gpu_status(request.gpu_status))
+        status = await self._heartbeats.post(caller().id, convert.gpu_status(request.gpu_status))
         return pb.HeartbeatResponse(
             success=True,
             status=convert.provider_status(status),
@@ -98,7 +104,7 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
     async def ListProviderHistory(
         self, request: pb.ListProviderHistoryRequest, context: Any
     ) -> pb.ListProviderHistoryResponse:
-        found, last = await self._providers.history(
+        found, last = await self._market.history(
             request.provider_id, _place(request.before), request.page_size or DEFAULT_PAGE_SIZE
         )
         return pb.ListProviderHistoryResponse(

@@ -13,16 +13,16 @@ from server.rpc import convert
 from server.rpc.interceptors import caller
 from server.rpc.repeats import once
 from server.rpc.validate import email_key
-from server.services.providers import Offering, Providers
+from server.services.market import Market, Offering
 from server.services.renters import Renters
 
 DEFAULT_PAGE_SIZE = 50
 
 
 class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
-    def __init__(self, renters: Renters, providers: Providers) -> None:
+    def __init__(self, renters: Renters, market: Market) -> None:
         self._renters = renters
-        self._providers = providers
+        self._market = market
 
     async def RegisterRenter(
         self, request: pb.RegisterRenterRequest, context: Any
@@ -58,7 +58,7 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
         self, request: pb.ListAvailableProvidersRequest, context: Any
     ) -> pb.ListAvailableProvidersResponse:
         page, page_size = request.page or 1, request.page_size or DEFAULT_PAGE_SIZE
-        offerings, total = await self._providers.available(
+        offerings, total = await self._market.available(
             gpu_model=request.gpu_model.strip() or None,
             min_vram_mib=round(request.min_vram_gb * 1024) or None,
             model=request.model.strip() or None,

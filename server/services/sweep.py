@@ -24,7 +24,8 @@ from server.domain.providers import is_live
 from server.services.attempts import give_up
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet
-from server.services.keys import Keys
+from server.services.heartbeats import Heartbeats
+from server.services.keys import Credentials
 from server.services.metrics import Metrics
 from server.services.privacy.deletion import Deletion
 from server.services.providers import Providers
@@ -47,9 +48,10 @@ class Sweep:
         database: Database,
         dispatch: Dispatch,
         fleet: Fleet,
+        heartbeats: Heartbeats,
         providers: Providers,
         sessions: Sessions,
-        keys: Keys,
+        keys: Credentials,
         deletion: Deletion,
         metrics: Metrics,
         terms: OwnTerms,
@@ -58,6 +60,7 @@ class Sweep:
         self._database = database
         self._dispatch = dispatch
         self._fleet = fleet
+        self._heartbeats = heartbeats
         self._providers = providers
         self._sessions = sessions
         self._keys = keys
@@ -71,7 +74,7 @@ class Sweep:
         """Writes what waits of heartbeats, uses of keys and metrics, ends what time has ended, offers what
         waits, checks open streams, goes on with erasing what deleted accounts had.
         """
-        await self._providers.write_beats()
+        await self._heartbeats.write_all()
         if self._fleet.all():
             await self._providers.read_states()
             await self._terms.read_changes()
