@@ -1,0 +1,1 @@
+"""What this machine was configured with: settings, their file, and the identity. It must not know how any of it is used."""
