@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from daemon import unit
-from daemon.config import VARIABLES
-from daemon.version import daemon_version
+from daemon.config.config import VARIABLES
+from daemon.service import unit
+from daemon.service.version import daemon_version
 
 _Commands = argparse._SubParsersAction  # argparse has no public name for it
 

@@ -21,17 +21,22 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from daemon import control, identity, journal, link, unit
-from daemon.config import Config, is_loopback
+from daemon import link
+from daemon.cli import control
+from daemon.config import identity
+from daemon.config.config import Config, is_loopback
+from daemon.config.identity import IdentityError
 from daemon.engines.attached import AttachedEngine
 from daemon.engines.build import attachment
-from daemon.gpus.detect import detect
-from daemon.identity import IdentityError
-from daemon.installation import pip_install
-from daemon.policy import Rules
-from daemon.runners import choose, images
-from daemon.runners.docker import Docker, DockerRefusedError, DockerUnavailableError, EngineFacts
-from daemon.version import daemon_version, is_older
+from daemon.journal import journal
+from daemon.machine.gpus.detect import detect
+from daemon.machine.policy import Rules
+from daemon.runners import choose
+from daemon.runners.containers import images
+from daemon.runners.containers.docker import Docker, DockerRefusedError, DockerUnavailableError, EngineFacts
+from daemon.service import unit
+from daemon.service.installation import pip_install
+from daemon.service.version import daemon_version, is_older
 
 _OURS = "dcp-marketplace"
 _OLDEST_PYTHON = (3, 11)

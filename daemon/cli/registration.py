@@ -19,12 +19,13 @@ from pathlib import Path
 
 from dcp.v1 import providers_pb2
 
-from daemon import config_text, link
-from daemon.config import Config, ConfigError, config_path, from_env, is_loopback, load
-from daemon.gpus.detect import detect
-from daemon.gpus.machine import os_info
-from daemon.identity import Identity, IdentityError, identity_path, save
-from daemon.questions import NoAnswerError, Questions, missing_flags
+from daemon import link
+from daemon.cli.questions import NoAnswerError, Questions, missing_flags
+from daemon.config import text as config_text
+from daemon.config.config import Config, ConfigError, config_path, from_env, is_loopback, load
+from daemon.config.identity import Identity, IdentityError, identity_path, save
+from daemon.machine.gpus.detect import detect
+from daemon.machine.gpus.machine import os_info
 
 SYSTEM_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")

@@ -11,9 +11,9 @@ from typing import Any
 
 from dcp.v1 import gpus_pb2, jobs_pb2
 
-from daemon.runs import Run
-from daemon.session import DaemonSession, Link
-from daemon.version import daemon_version
+from daemon.protocol.runs import Run
+from daemon.protocol.session import DaemonSession, Link
+from daemon.service.version import daemon_version
 
 _STATES = {
     Link.OFFLINE: "offline",

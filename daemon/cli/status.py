@@ -20,8 +20,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from daemon import control, identity, link, unit
-from daemon.config import Config
+from daemon import link
+from daemon.cli import control
+from daemon.config import identity
+from daemon.config.config import Config
+from daemon.service import unit
 
 REFRESH_SECONDS = 1.0
 # The server's figures change with each job that ends, not with each second.

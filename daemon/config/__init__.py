@@ -1,1 +1,4 @@
-"""What this machine was configured with: settings, their file, and the identity. It must not know how any of it is used."""
+"""What this machine is configured with: settings, their file, and its identity.
+
+It must not know how any of it is used.
+"""

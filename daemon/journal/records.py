@@ -16,7 +16,7 @@ from enum import IntEnum
 from dcp.v1 import sessions_pb2
 from google.protobuf.message import DecodeError
 
-from daemon.pieces import Pieces
+from daemon.protocol.pieces import Pieces
 
 _HEAD = struct.Struct("<II")
 _CHUNK = struct.Struct("<BQ")

@@ -11,9 +11,9 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from daemon.effects import Forget, Persist
-from daemon.journal import Journal
-from daemon.records import History
+from daemon.journal.journal import Journal
+from daemon.journal.records import History
+from daemon.protocol.effects import Forget, Persist
 
 logger = logging.getLogger(__name__)
 

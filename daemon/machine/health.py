@@ -1,7 +1,7 @@
 """Owns which GPUs may be given work: samples in, the state of each and what follows from it out.
 
-Pure; it knows neither NVML nor engines. A GPU fails when it stops answering, reports an error that is
-its own (an Xid of `daemon.gpus.xids`, which the source counts), or when its memory breaks beyond repair.
+Pure; it knows neither NVML nor engines. A GPU fails when it stops answering, reports an error that is its
+own (an Xid of `daemon.machine.gpus.xids`, which the source counts), or when its memory breaks beyond repair.
 
     HEALTHY  a fault -> FAILED;  the driver stops answering -> UNKNOWN
     UNKNOWN  the driver is back -> as it was before

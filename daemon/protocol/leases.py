@@ -15,10 +15,10 @@ from itertools import count
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.effects import Effect, Forget, Persist, Send, StartAttempt, StopAttempt
-from daemon.pieces import MAX_CHUNK_BYTES
-from daemon.records import Accepted, History, Stream
-from daemon.runs import LeaseKey, Result, Run, failed, lease_key, released
+from daemon.journal.records import Accepted, History, Stream
+from daemon.protocol.effects import Effect, Forget, Persist, Send, StartAttempt, StopAttempt
+from daemon.protocol.pieces import MAX_CHUNK_BYTES
+from daemon.protocol.runs import LeaseKey, Result, Run, failed, lease_key, released
 
 logger = logging.getLogger(__name__)
 

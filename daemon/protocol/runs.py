@@ -13,8 +13,7 @@ from enum import Enum, auto
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.pieces import Pieces
-from daemon.records import (
+from daemon.journal.records import (
     Accepted,
     Chunk,
     Finished,
@@ -26,6 +25,7 @@ from daemon.records import (
     Stream,
     accepted,
 )
+from daemon.protocol.pieces import Pieces
 
 MAX_MESSAGE_CHARACTERS = 2000
 MAX_DIGEST_CHARACTERS = 200

@@ -29,11 +29,11 @@ from typing import Any, TypeAlias
 from dcp.v1 import gpus_pb2, honesty_pb2, jobs_pb2, sessions_pb2, terms_pb2
 from google.protobuf.duration_pb2 import Duration
 
-from daemon.effects import Effect, EndReason, EndSession, Opened, ReconnectAfter, Send
-from daemon.heartbeats import Heartbeats
-from daemon.leases import DEFAULT_CHUNK_CREDIT, DEFAULT_LOST_AFTER_SECONDS, Leases
-from daemon.records import History, Stream
-from daemon.runs import Result, Run, lease_key
+from daemon.journal.records import History, Stream
+from daemon.protocol.effects import Effect, EndReason, EndSession, Opened, ReconnectAfter, Send
+from daemon.protocol.heartbeats import Heartbeats
+from daemon.protocol.leases import DEFAULT_CHUNK_CREDIT, DEFAULT_LOST_AFTER_SECONDS, Leases
+from daemon.protocol.runs import Result, Run, lease_key
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
-from daemon.config import is_loopback
+from daemon.config.config import is_loopback
 
 MAX_REDIRECTS = 5
 TIMEOUT_SECONDS = 30.0

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Protocol
 
-from daemon.config import Config, ConfigError, ModelFile
-from daemon.policy import Rules
+from daemon.config.config import Config, ConfigError, ModelFile
+from daemon.machine.policy import Rules
 from daemon.runners import Runner
 
 logger = logging.getLogger(__name__)

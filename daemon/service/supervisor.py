@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from daemon import control, unit
+from daemon.cli import control
+from daemon.service import unit
 
 UNIT = unit.NAME
 STOP_SECONDS = 60.0

@@ -29,7 +29,7 @@ def render(*, user: str = "dcp", root: Path = ROOT, config: Path = CONFIG, docke
         if not _PATH.fullmatch(str(path)):
             raise UnitError(f"{path} must be absolute, of letters, digits, and ._- alone, to stand in a unit")
     values = {"@ROOT@": str(root), "@CONFIG@": str(config), "@USER@": user, "@GROUPS@": _groups(docker)}
-    text = resources.files("daemon").joinpath("systemd/dcp-daemon.service").read_text(encoding="utf-8")
+    text = resources.files("daemon.service").joinpath("dcp-daemon.service").read_text(encoding="utf-8")
     for name, value in values.items():
         text = text.replace(name, value)
     return text

@@ -14,12 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon import control, fetch, release
-from daemon.config import Config
-from daemon.installation import Installation, InstallationError
-from daemon.release import Release
-from daemon.supervisor import OwnProcess, Supervisor, SupervisorError, Systemd
-from daemon.version import daemon_version, is_older
+from daemon.cli import control
+from daemon.config.config import Config
+from daemon.service import fetch, release
+from daemon.service.installation import Installation, InstallationError
+from daemon.service.release import Release
+from daemon.service.supervisor import OwnProcess, Supervisor, SupervisorError, Systemd
+from daemon.service.version import daemon_version, is_older
 
 READY_SECONDS = 90.0
 POLL_SECONDS = 0.25

@@ -17,12 +17,12 @@ from typing import Protocol
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.artifacts import ArtifactsError, ArtifactSink, LeaseGoneError
-from daemon.clock import Clock
-from daemon.outputs import FLUSH_SECONDS, Batcher
-from daemon.records import MAX_OUTPUT_BYTES
+from daemon.journal.records import MAX_OUTPUT_BYTES
+from daemon.machine.clock import Clock
+from daemon.protocol.runs import LeaseKey, Result, failed, lease_key, succeeded
 from daemon.runners import Left, Log, Picture, Pieces, Runner, RunnerError, Written
-from daemon.runs import LeaseKey, Result, failed, lease_key, succeeded
+from daemon.work.artifacts import ArtifactsError, ArtifactSink, LeaseGoneError
+from daemon.work.outputs import FLUSH_SECONDS, Batcher
 
 logger = logging.getLogger(__name__)
 

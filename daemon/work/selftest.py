@@ -14,7 +14,7 @@ from random import Random
 
 from dcp.v1 import honesty_pb2, jobs_pb2, sessions_pb2
 
-from daemon.clock import Clock
+from daemon.machine.clock import Clock
 from daemon.runners import Runner, RunnerError
 
 logger = logging.getLogger(__name__)

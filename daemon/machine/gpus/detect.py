@@ -1,9 +1,9 @@
 """Chooses the source of GPU telemetry. It knows which there are, not how they work."""
 
-from daemon.gpus import Gpus
-from daemon.gpus.none import NoGpus
-from daemon.gpus.nvml import NvmlGpus, NvmlUnavailableError
-from daemon.gpus.processes import OwnPids, no_others
+from daemon.machine.gpus import Gpus
+from daemon.machine.gpus.none import NoGpus
+from daemon.machine.gpus.nvml import NvmlGpus, NvmlUnavailableError
+from daemon.machine.gpus.processes import OwnPids, no_others
 
 
 def detect(own_pids: OwnPids = no_others) -> Gpus:

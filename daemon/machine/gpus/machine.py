@@ -5,7 +5,7 @@ from functools import cache
 
 from dcp.v1 import gpus_pb2
 
-from daemon.version import daemon_version
+from daemon.service.version import daemon_version
 
 
 def machine_status() -> gpus_pb2.GpuStatus:

@@ -2,7 +2,7 @@
 
 from dcp.v1 import gpus_pb2
 
-from daemon.gpus.machine import machine_status
+from daemon.machine.gpus.machine import machine_status
 
 
 class NoGpus:

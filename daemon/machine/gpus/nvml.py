@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 import pynvml
 from dcp.v1 import gpus_pb2
 
-from daemon.gpus.machine import machine_status
-from daemon.gpus.processes import OwnPids, is_foreign, no_others
-from daemon.gpus.toolkit import Toolkit
-from daemon.gpus.xids import FATAL_XIDS
+from daemon.machine.gpus.machine import machine_status
+from daemon.machine.gpus.processes import OwnPids, is_foreign, no_others
+from daemon.machine.gpus.toolkit import Toolkit
+from daemon.machine.gpus.xids import FATAL_XIDS
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """The container runner: each job in a container of its own, with what the provider grants and nothing else.
 
-Beside it runs the keeper (see `daemon.runners.keeper`). Both survive the daemon:
+Beside it runs the keeper (see `daemon.runners.containers.keeper`). Both survive the daemon:
 they are found again by their names, which follow from the lease. It must not know
 the session.
 """
@@ -22,10 +22,12 @@ from typing import Any
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.runners import Left, Log, Piece, Pieces, Runner, RunnerError, Written, images, keeper, spec
+from daemon.protocol.runs import LeaseKey, lease_key
+from daemon.runners import Left, Log, Piece, Pieces, Runner, RunnerError, Written
 from daemon.runners import output_folder as files
-from daemon.runners.crowd import Crowd
-from daemon.runners.docker import (
+from daemon.runners.containers import images, keeper, spec
+from daemon.runners.containers.crowd import Crowd
+from daemon.runners.containers.docker import (
     STDOUT,
     Docker,
     DockerRefusedError,
@@ -35,11 +37,10 @@ from daemon.runners.docker import (
     PullTooLargeError,
     SpoolError,
 )
+from daemon.runners.containers.settings import MIB, ContainerSettings
+from daemon.runners.containers.state import pids_of, ran_to, seconds_since_start, was_started
+from daemon.runners.containers.tar import tar_of
 from daemon.runners.limit import TimeLimit
-from daemon.runners.settings import MIB, ContainerSettings
-from daemon.runners.state import pids_of, ran_to, seconds_since_start, was_started
-from daemon.runners.tar import tar_of
-from daemon.runs import LeaseKey, lease_key
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from typing import Any
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.runners import RunnerError
-from daemon.runners.settings import MIB, ContainerSettings
+from daemon.runners.containers.settings import MIB, ContainerSettings
 
 INPUT, OUTPUT, TMP = "/input", "/output", "/tmp"  # noqa: S108 - the container's, not this machine's
 OWNER_LABEL = "dcp.owner"

@@ -17,14 +17,14 @@ import pytest
 from dcp.v1 import providers_pb2
 from rich.console import Console
 
-from daemon import doctor, status
-from daemon.config import from_env
-from daemon.control import socket_path
-from daemon.doctor import Level
-from daemon.notify import Manager
+from daemon.cli import doctor, status
+from daemon.cli.control import socket_path
+from daemon.cli.doctor import Level
+from daemon.config.config import from_env
+from daemon.service.notify import Manager
+from tests.daemon.cli.test_registration import Terminal
 from tests.daemon.fake_server import GOOD_KEY, fake_server
 from tests.daemon.test_main import Command, command, needs_model, run
-from tests.daemon.test_register import Terminal
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 

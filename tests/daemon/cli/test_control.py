@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from daemon import control
+from daemon.cli import control
 
 ANSWERS = {"status": lambda: {"is": "well"}}
 

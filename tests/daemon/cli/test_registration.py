@@ -17,7 +17,7 @@ import pytest
 from tests.daemon.fake_server import GOOD_KEY, FakeServer, fake_server
 from tests.daemon.test_main import run
 
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[3]
 FLAGS = ("--name", "Node", "--email", "me@example.com", "--gpu-model", "RTX 4090")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import certifi
 import pytest
 
-from daemon.config import BUNDLED_MODEL, KNOWN, VARIABLES, ConfigError, from_env, is_loopback
+from daemon.config.config import BUNDLED_MODEL, KNOWN, VARIABLES, ConfigError, from_env, is_loopback
 
 
 def test_defaults() -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from daemon import config_text
-from daemon.config import VARIABLES, Config, ConfigError, load
-from daemon.config_file import NOT_IN_THE_FILE, key_of, parse
+from daemon.config import text as config_text
+from daemon.config.config import VARIABLES, Config, ConfigError, load
+from daemon.config.file import NOT_IN_THE_FILE, key_of, parse
 from tests.architecture.tools import ROOT
 
 KEY = base64.b64encode(b"k" * 32).decode()

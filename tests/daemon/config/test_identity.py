@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.identity import Identity, IdentityError, identity_path, load, save
+from daemon.config.identity import Identity, IdentityError, identity_path, load, save
 
 IDENTITY = Identity(42, "dcp-provider-secret", "127.0.0.1:50051")
 

@@ -12,9 +12,8 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.effects import Forget, Persist
-from daemon.journal import COMPACT_BYTES, MIN_FREE_BYTES, FileDisk, Journal, JournalError
-from daemon.records import (
+from daemon.journal.journal import COMPACT_BYTES, MIN_FREE_BYTES, FileDisk, Journal, JournalError
+from daemon.journal.records import (
     Chunk,
     Finished,
     History,
@@ -28,6 +27,7 @@ from daemon.records import (
     encode,
     replay,
 )
+from daemon.protocol.effects import Forget, Persist
 from tests.daemon.fake_server import lease, offer
 from tests.support.memory_disk import MemoryDisk
 

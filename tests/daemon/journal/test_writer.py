@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 
-from daemon.effects import Persist
-from daemon.journal import Journal
-from daemon.recorder import Recorder
-from daemon.records import Chunk, Record, Stream, accepted
+from daemon.journal.journal import Journal
+from daemon.journal.records import Chunk, Record, Stream, accepted
+from daemon.journal.writer import Recorder
+from daemon.protocol.effects import Persist
 from tests.daemon.fake_server import eventually, lease, offer
 from tests.support.memory_disk import MemoryDisk
 

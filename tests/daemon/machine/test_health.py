@@ -9,7 +9,7 @@ from dcp.v1 import gpus_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.health import GOOD_SAMPLES, Health
+from daemon.machine.health import GOOD_SAMPLES, Health
 
 HEALTHY, FAILED, UNKNOWN = (
     gpus_pb2.GPU_STATE_HEALTHY,

@@ -12,7 +12,16 @@ from dcp.v1 import gpus_pb2, terms_pb2
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from daemon.policy import MINUTES, Rules, Schedule, Window, parse_schedule, refusal, rules_of, stricter
+from daemon.machine.policy import (
+    MINUTES,
+    Rules,
+    Schedule,
+    Window,
+    parse_schedule,
+    refusal,
+    rules_of,
+    stricter,
+)
 from server.domain.terms import Settings, Weekday, time_of_day
 from server.domain.terms import window as server_window
 from server.rpc.terms import settings_message

@@ -12,7 +12,8 @@ from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2, terms_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon.effects import (
+from daemon.journal.records import MAX_LOG_BYTES, MAX_OUTPUT_BYTES, Finished, Record, replay
+from daemon.protocol.effects import (
     Effect,
     EndReason,
     EndSession,
@@ -24,10 +25,9 @@ from daemon.effects import (
     StartAttempt,
     StopAttempt,
 )
-from daemon.pieces import MAX_CHUNK_BYTES
-from daemon.records import MAX_LOG_BYTES, MAX_OUTPUT_BYTES, Finished, Record, replay
-from daemon.runs import failed, succeeded
-from daemon.session import DaemonSession, Link
+from daemon.protocol.pieces import MAX_CHUNK_BYTES
+from daemon.protocol.runs import failed, succeeded
+from daemon.protocol.session import DaemonSession, Link
 from tests.daemon.fake_server import lease, offer, seconds
 
 KEEP = sessions_pb2.LEASE_ACTION_KEEP

@@ -14,11 +14,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from daemon import effects as fx
-from daemon.journal import Journal
-from daemon.records import Stream
-from daemon.runs import succeeded
-from daemon.session import DaemonSession, Link
+from daemon.journal.journal import Journal
+from daemon.journal.records import Stream
+from daemon.protocol import effects as fx
+from daemon.protocol.runs import succeeded
+from daemon.protocol.session import DaemonSession, Link
 from tests.daemon.fake_server import lease, offer, seconds
 from tests.support.memory_disk import MemoryDisk
 

@@ -14,9 +14,9 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon.effects import EndSession, Persist, ReconnectAfter, Send, StartAttempt
-from daemon.runs import Result, succeeded
-from daemon.session import DaemonSession, Link
+from daemon.protocol.effects import EndSession, Persist, ReconnectAfter, Send, StartAttempt
+from daemon.protocol.runs import Result, succeeded
+from daemon.protocol.session import DaemonSession, Link
 from tests.daemon.fake_server import offer, seconds
 
 WORDS = [bytes([65 + number]) * 3 for number in range(12)]

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from daemon.fetch import MAX_REDIRECTS, FetchError, beside, fetch
+from daemon.service.fetch import MAX_REDIRECTS, FetchError, beside, fetch
 
 
 class Handler(BaseHTTPRequestHandler):

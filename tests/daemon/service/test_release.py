@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon import release
+from daemon.service import release
 from tests.architecture.tools import ROOT
 from tests.support import standin_daemon
 

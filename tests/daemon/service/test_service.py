@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from daemon import logs, unit
-from daemon.leases import LOST_MARGIN_SECONDS
-from daemon.notify import Manager
-from daemon.session import DRAIN_SECONDS, FAREWELL_SECONDS
+from daemon.cli import logs
+from daemon.protocol.leases import LOST_MARGIN_SECONDS
+from daemon.protocol.session import DRAIN_SECONDS, FAREWELL_SECONDS
+from daemon.service import unit
+from daemon.service.notify import Manager
 
 needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed: apt install systemd"

@@ -20,11 +20,12 @@ import psutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from daemon import control, release, update
-from daemon.config import Config, ConfigError, from_env
-from daemon.installation import Installation, InstallationError
-from daemon.supervisor import OwnProcess, Systemd
-from daemon.update import UpdateError, Wish
+from daemon.cli import control
+from daemon.config.config import Config, ConfigError, from_env
+from daemon.service import release, update
+from daemon.service.installation import Installation, InstallationError
+from daemon.service.supervisor import OwnProcess, Systemd
+from daemon.service.update import UpdateError, Wish
 from tests.architecture.tools import ROOT
 from tests.daemon.fake_server import eventually
 from tests.support import standin_daemon

@@ -12,7 +12,7 @@ from random import Random
 import pytest
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.artifacts import (
+from daemon.work.artifacts import (
     Artifact,
     ArtifactsError,
     LeaseGoneError,

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.artifacts import Artifact, ArtifactSink
-from daemon.attempts import Attempts
-from daemon.clock import SystemClock
+from daemon.machine.clock import SystemClock
+from daemon.protocol.runs import Result
 from daemon.runners import Left, Log, Runner, RunnerError
-from daemon.runs import Result
+from daemon.work.artifacts import Artifact, ArtifactSink
+from daemon.work.attempts import Attempts
 from tests.daemon.fake_server import offer
 from tests.support.fake_engine import ScriptedEngine
 from tests.support.fake_runner import MemorySink, ScriptedRunner

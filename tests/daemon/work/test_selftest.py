@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.engines import Engine, EngineError
-from daemon.selftest import PERIOD_SECONDS, SelfTests, Trial
+from daemon.work.selftest import PERIOD_SECONDS, SelfTests, Trial
 from tests.support.fake_engine import ScriptedEngine
 from tests.support.manual_clock import ManualClock
 

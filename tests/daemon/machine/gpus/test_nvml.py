@@ -8,7 +8,7 @@ from typing import Any
 import pynvml
 import pytest
 
-from daemon.gpus.toolkit import Toolkit
+from daemon.machine.gpus.toolkit import Toolkit
 from tests.support.manual_clock import ManualClock
 from tests.support.nvml_stub.stub import A100, RTX_4090, Machine, build
 

@@ -11,10 +11,10 @@ import psutil
 import pytest
 from dcp.v1 import gpus_pb2
 
-from daemon.gpus.processes import is_foreign
-from daemon.health import Health
+from daemon.machine.gpus.processes import is_foreign
+from daemon.machine.health import Health
 from daemon.runners import Log
-from daemon.runners.settings import MIB
+from daemon.runners.containers.settings import MIB
 from tests.daemon.runners.bench import Bench, Outcome, follow, offer, shell, until
 from tests.support.private_engine import IMAGE, PrivateEngine, add_image
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.runners.images import ImageNameError, is_allowed, parse
+from daemon.runners.containers.images import ImageNameError, is_allowed, parse
 
 DIGEST = "sha256:" + "a" * 64
 

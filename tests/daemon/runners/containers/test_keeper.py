@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.runners import keeper
+from daemon.runners.containers import keeper
 
 EMULATORS = {"x86_64": "qemu-x86_64-static", "aarch64": "qemu-aarch64-static"}
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from daemon.runners.settings import MIB
+from daemon.runners.containers.settings import MIB
 from tests.daemon.runners.bench import Bench, offer
 from tests.support.fake_registry import running_registry
 
