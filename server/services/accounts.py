@@ -8,7 +8,7 @@ from server.clock import Clock, ms
 from server.domain.errors import DomainError, Reason
 from server.domain.leases import LeaseOutcome, LeaseState
 from server.domain.providers import AccountDecision, AccountState, ProviderStatus, next_state
-from server.services.attempts import give_up
+from server.services.endings import give_up
 from server.services.audit import Operator
 from server.services.fleet import Fleet
 from server.services.providers import Providers, existing

@@ -48,7 +48,7 @@ from server.domain.sessions import (
     stranger,
 )
 from server.domain.terms import Terms
-from server.services.attempts import give_up, record_finish
+from server.services.endings import give_up, record_finish
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet, Presence
 from server.services.providers import Providers, refuse_shut_out

@@ -21,7 +21,7 @@ from server.domain.leases import (
 )
 from server.domain.providers import is_live
 from server.domain.sessions import CancelRun
-from server.services.attempts import give_up
+from server.services.endings import give_up
 from server.services.deletion import Deletion
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet
