@@ -48,8 +48,8 @@ from server.domain.sessions import (
     stranger,
 )
 from server.domain.terms import Terms
-from server.services.endings import give_up, record_finish
 from server.services.dispatch import Dispatch
+from server.services.endings import give_up, record_finish
 from server.services.fleet import Fleet, Presence
 from server.services.providers import Providers, refuse_shut_out
 from server.store import accounts, jobs, leases, terms

@@ -8,9 +8,7 @@ from __future__ import annotations
 import logging
 
 from server.clock import Clock, ms
-from server.domain import pricing
-from server.domain.artifacts import UPLOAD_GRACE_SECONDS
-from server.domain.jobs import LOST_AFTER_SECONDS, FailureReason, Job, JobEvent, JobState
+from server.domain.jobs import LOST_AFTER_SECONDS
 from server.domain.leases import (
     OFFER_SECONDS,
     OVERRUN_GRACE_SECONDS,
@@ -21,18 +19,17 @@ from server.domain.leases import (
 )
 from server.domain.providers import is_live
 from server.domain.sessions import CancelRun
-from server.services.endings import give_up
 from server.services.deletion import Deletion
 from server.services.dispatch import Dispatch
+from server.services.endings import end_overrun, end_unstarted, give_up
 from server.services.fleet import Fleet
 from server.services.keys import Keys
 from server.services.metrics import Metrics
 from server.services.providers import Providers
 from server.services.repeats import KEEP_MS
 from server.services.sessions import Sessions
-from server.services.settlement import settle
 from server.services.terms import OwnTerms
-from server.store import artifacts, jobs, leases, repeats
+from server.store import jobs, leases, repeats
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -112,39 +109,12 @@ class Sweep:
             give_up(lease, now_ms, "its provider did not start it")
             ended.append(lease)
         for job_id, provider_id in jobs.running_past(now_ms, _ms(OVERRUN_GRACE_SECONDS), BATCH):
-            if self._is_settled_in(provider_id, now_ms) and (over := self._end_overrun(job_id, now_ms)):
+            if self._is_settled_in(provider_id, now_ms) and (over := end_overrun(job_id, now_ms)):
                 ended.append(over)
         for job_id in jobs.unstarted(now_ms, BATCH):
-            _end_unstarted(job_id, now_ms)
+            end_unstarted(job_id, now_ms)
         repeats.forget_before(now_ms - KEEP_MS)
         return ended
-
-    def _end_overrun(self, job_id: str, now_ms: int) -> Lease | None:
-        """Ends a run that its connected daemon should have ended, at the price of when it should have."""
-        job = jobs.lock(job_id)
-        if job is None or job.state is not JobState.RUNNING or _still_sends(job, now_ms):
-            return None
-        lease = leases.get(job_id, job.lease_epoch)
-        assert lease is not None
-        assert lease.started_ms is not None
-        if job.cancel_requested_ms is not None:
-            event, reason, outcome = JobEvent.CANCEL, FailureReason.CANCELLED, LeaseOutcome.CANCELLED
-            billed, message = job.cancel_requested_ms - lease.started_ms, "cancelled while it ran"
-        else:
-            event, reason, outcome = JobEvent.FAIL, FailureReason.DURATION_LIMIT, LeaseOutcome.FAILED
-            billed, message = job.limit_ms, "it reached its duration limit"
-        billed = pricing.billed_ms(billed, now_ms - lease.started_ms, job.limit_ms)
-        if not leases.end(
-            lease,
-            outcome,
-            now_ms,
-            detail=f"{message}; ended by the server",
-            failure_reason=reason if outcome is LeaseOutcome.FAILED else None,
-            run_ms=billed,
-        ):
-            return None
-        settle(job, event, now_ms, billed_ms=billed, failure_reason=reason, failure_message=message)
-        return lease
 
     def _is_settled_in(self, provider_id: int, now_ms: int) -> bool:
         """The daemon is live in a session that is old enough for its results to have arrived.
@@ -162,30 +132,6 @@ class Sweep:
     def _awake_ms(self, now_ms: int) -> int:
         """How long this server has been able to hear daemons."""
         return now_ms - self._started_ms
-
-
-def _end_unstarted(job_id: str, now_ms: int) -> None:
-    """Fails a job that nobody started in time; all that was held returns."""
-    job = jobs.lock(job_id)
-    if job is None or job.state is not JobState.QUEUED or job.start_by_ms > now_ms:
-        return
-    within = job.start_within_ms // 1000
-    settle(
-        job,
-        JobEvent.FAIL,
-        now_ms,
-        failure_reason=FailureReason.START_DEADLINE,
-        failure_message=f"no provider started it within {within} s; submit it again, or let it wait longer",
-    )
-
-
-def _still_sends(job: Job, now_ms: int) -> bool:
-    """Whether the files of a run that is over arrive: they are waited for, for a time, free of charge."""
-    assert job.started_ms is not None
-    over_ms = min(job.started_ms + job.limit_ms, job.cancel_requested_ms or now_ms)
-    if now_ms - over_ms >= _ms(UPLOAD_GRACE_SECONDS):
-        return False
-    return artifacts.is_arriving(job.job_id, job.lease_epoch, now_ms - _ms(OVERRUN_GRACE_SECONDS))
 
 
 def _ms(seconds: float) -> int:

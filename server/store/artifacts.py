@@ -86,8 +86,8 @@ def publish(job: Job, now_ms: int) -> None:
     ).execute()
 
 
-def disown(job: Job) -> None:
-    """The attempt was lost: what it left does not count any more."""
+def clear_totals(job: Job) -> None:
+    """The attempt was lost: its files do not count for the job any more; the cleaning deletes them."""
     db.Job.update(artifact_count=0, artifact_bytes=0).where(db.Job.job_id == job.job_id).execute()
 
 
