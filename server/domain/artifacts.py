@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from server.domain.errors import DomainError, Reason, invalid_field
+from server.domain.transitions import Transitions
 
 MAX_NAME_BYTES = 512
 MAX_PART_BYTES = 255
@@ -65,6 +66,45 @@ class ArtifactState(StrEnum):
     """Its attempt ended the job: it can be downloaded."""
     DOOMED = "doomed"
     """Its bytes are to be deleted, then its row."""
+
+
+class ArtifactEvent(StrEnum):
+    """What happens to a file."""
+
+    ANNOUNCE = "announce"
+    """Its daemon is about to send it."""
+    STORE = "store"
+    """All its bytes have arrived."""
+    PUBLISH = "publish"
+    """Its attempt ended the job."""
+    BREAK_OFF = "break_off"
+    """Its upload failed, or takes too long."""
+    LEAVE_BEHIND = "leave_behind"
+    """Its attempt ended and did not end the job."""
+    EXPIRE = "expire"
+    """It was kept as long as files are kept."""
+    ERASE = "erase"
+    """Its renter deleted the account."""
+    DELETE = "delete"
+    """Its bytes are deleted."""
+
+
+ARTIFACT_TRANSITIONS: Transitions[ArtifactState, ArtifactEvent] = Transitions(
+    {
+        (None, ArtifactEvent.ANNOUNCE): ArtifactState.UPLOADING,
+        (ArtifactState.UPLOADING, ArtifactEvent.STORE): ArtifactState.READY,
+        (ArtifactState.UPLOADING, ArtifactEvent.BREAK_OFF): ArtifactState.DOOMED,
+        # Whoever began the upload finds it by its state, and undoes it.
+        (ArtifactState.UPLOADING, ArtifactEvent.ERASE): ArtifactState.UPLOADING,
+        (ArtifactState.READY, ArtifactEvent.PUBLISH): ArtifactState.PUBLISHED,
+        (ArtifactState.READY, ArtifactEvent.LEAVE_BEHIND): ArtifactState.DOOMED,
+        (ArtifactState.READY, ArtifactEvent.ERASE): ArtifactState.DOOMED,
+        (ArtifactState.PUBLISHED, ArtifactEvent.EXPIRE): ArtifactState.DOOMED,
+        (ArtifactState.PUBLISHED, ArtifactEvent.ERASE): ArtifactState.DOOMED,
+        (ArtifactState.DOOMED, ArtifactEvent.ERASE): ArtifactState.DOOMED,
+        (ArtifactState.DOOMED, ArtifactEvent.DELETE): None,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 ``lease_epoch`` is the fencing token: one more with every offer of a job. Every write about a lease
 compares job, epoch, secret, provider, session and state; none matching means stale, and nothing
-changes.
+changes. Which states each event may happen in is LEASE_TRANSITIONS: the store's guards are made from it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from server.domain.jobs import FailureReason, JobType
+from server.domain.transitions import Transitions
 
 HEARTBEAT_SECONDS = 10.0
 LIVE_SECONDS = 30.0
@@ -37,6 +38,33 @@ class LeaseState(StrEnum):
     ACCEPTED = "accepted"
     RUNNING = "running"
     ENDED = "ended"
+
+
+class LeaseEvent(StrEnum):
+    OFFER = "offer"
+    ACCEPT = "accept"
+    START = "start"
+    WRITE = "write"
+    """Its run wrote a piece of output or log."""
+    RESUME = "resume"
+    """A newer session of the same provider goes on with it."""
+    END = "end"
+
+
+LEASE_TRANSITIONS: Transitions[LeaseState, LeaseEvent] = Transitions(
+    {
+        (None, LeaseEvent.OFFER): LeaseState.OFFERED,
+        (LeaseState.OFFERED, LeaseEvent.ACCEPT): LeaseState.ACCEPTED,
+        (LeaseState.OFFERED, LeaseEvent.END): LeaseState.ENDED,
+        (LeaseState.ACCEPTED, LeaseEvent.START): LeaseState.RUNNING,
+        (LeaseState.ACCEPTED, LeaseEvent.WRITE): LeaseState.ACCEPTED,
+        (LeaseState.ACCEPTED, LeaseEvent.RESUME): LeaseState.ACCEPTED,
+        (LeaseState.ACCEPTED, LeaseEvent.END): LeaseState.ENDED,
+        (LeaseState.RUNNING, LeaseEvent.WRITE): LeaseState.RUNNING,
+        (LeaseState.RUNNING, LeaseEvent.RESUME): LeaseState.RUNNING,
+        (LeaseState.RUNNING, LeaseEvent.END): LeaseState.ENDED,
+    }
+)
 
 
 class LeaseOutcome(StrEnum):

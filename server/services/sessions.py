@@ -350,7 +350,7 @@ class Session:
             if named is None or lease.state is LeaseState.OFFERED:
                 give_up(lease, now_ms, "the daemon does not hold it any more")
                 continue
-            leases.restamp(lease, epoch)
+            leases.move_to_session(lease, epoch)
             job = jobs.get(lease.job_id)
             assert job is not None
             resend = named in hello.unacknowledged

@@ -1,7 +1,7 @@
 """Leases as rows, and what their runs write.
 
-Every write that follows a daemon's word is a compare-and-set on job, lease epoch, secret, provider,
-session and state. It answers False when no row matched: stale, and nothing changed.
+Every write that a daemon asks for is a compare-and-set on job, lease epoch, secret, provider, session and
+state, by LEASE_TRANSITIONS. It returns False when no row matched: stale, and nothing changed.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from typing import Any
 
 import peewee as pw
 
-from server.domain.jobs import FailureReason, Job, JobState
+from server.domain.jobs import JOB_TRANSITIONS, FailureReason, Job, JobEvent
 from server.domain.leases import (
+    LEASE_TRANSITIONS,
     Lease,
+    LeaseEvent,
     LeaseOutcome,
     LeaseRef,
     LeaseState,
@@ -23,11 +25,12 @@ from server.domain.leases import (
     secret_digest,
 )
 from server.store import models as db
+from server.store import states
 from server.store.statements import Rows, Statement, arg, places
 
 
-def _held(*states: LeaseState) -> Any:
-    """The guard of each write that follows a daemon's word: this lease, of this session, in such a state."""
+def _held(event: LeaseEvent) -> Any:
+    """The guard of a write that a daemon asked for: its lease, of this session, and in a right state."""
     lease = db.Lease
     return (
         (lease.job_id == arg("job_id"))
@@ -35,22 +38,24 @@ def _held(*states: LeaseState) -> Any:
         & (lease.secret_sha256 == arg("secret"))
         & (lease.provider_id == arg("provider_id"))
         & (lease.session_epoch == arg("session_epoch"))
-        & lease.state.in_([state.value for state in states])
+        & states.may(lease.state, LEASE_TRANSITIONS, event)
     )
 
 
-def _in_epoch(state: JobState) -> Any:
-    """The guard of a job's moves: in this state, and leased in this epoch."""
+def _leased(event: JobEvent) -> Any:
+    """The guard of a job's move: it is leased in this epoch, and ``event`` may happen to it."""
     job = db.Job
     return (
-        (job.job_id == arg("job_id")) & (job.lease_epoch == arg("lease_epoch")) & (job.state == state.value)
+        (job.job_id == arg("job_id"))
+        & (job.lease_epoch == arg("lease_epoch"))
+        & states.may(job.state, JOB_TRANSITIONS, event)
     )
 
 
 def _advance(column: Any) -> Statement:
     return Statement(
         lambda: db.Lease.update({column: arg("seq")}).where(
-            _held(LeaseState.ACCEPTED, LeaseState.RUNNING) & (column == arg("before"))
+            _held(LeaseEvent.WRITE) & (column == arg("before"))
         )
     )
 
@@ -61,19 +66,19 @@ _get_lease = Rows(
 )
 _count_open_leases = Statement(
     lambda: db.Lease.select(pw.fn.COUNT(db.Lease.job_id)).where(
-        db.Lease.provider_id == arg("provider_id"), db.Lease.state != LeaseState.ENDED.value
+        db.Lease.provider_id == arg("provider_id"), states.is_not(db.Lease.state, LeaseState.ENDED)
     )
 )
 _pend = Statement(
     lambda: db.Job.update(
         {
-            db.Job.state: JobState.PENDING.value,
+            db.Job.state: states.after(JOB_TRANSITIONS, JobEvent.OFFER),
             db.Job.lease_epoch: arg("epoch"),
             db.Job.provider_id: arg("provider_id"),
         }
     ).where(
         db.Job.job_id == arg("job_id"),
-        db.Job.state == JobState.QUEUED.value,
+        states.may(db.Job.state, JOB_TRANSITIONS, JobEvent.OFFER),
         db.Job.lease_epoch == arg("before"),
     )
 )
@@ -89,33 +94,42 @@ _insert_lease = Statement(
             "offered_ms",
             "output_limit_bytes",
             "number",
-            state=LeaseState.OFFERED.value,
+            state=states.first(LEASE_TRANSITIONS, LeaseEvent.OFFER),
         )
     )
 )
 _accept_job = Statement(
-    lambda: db.Job.update({db.Job.state: JobState.ASSIGNED.value, db.Job.attempt: db.Job.attempt + 1}).where(
-        _in_epoch(JobState.PENDING)
-    )
+    lambda: db.Job.update(
+        {
+            db.Job.state: states.after(JOB_TRANSITIONS, JobEvent.ACCEPT),
+            db.Job.attempt: db.Job.attempt + 1,
+        }
+    ).where(_leased(JobEvent.ACCEPT))
 )
 _accept_lease = Statement(
     lambda: db.Lease.update(
         {
-            db.Lease.state: LeaseState.ACCEPTED.value,
+            db.Lease.state: states.after(LEASE_TRANSITIONS, LeaseEvent.ACCEPT),
             db.Lease.accepted_ms: arg("now_ms"),
             db.Lease.attempt: db.Job.select(db.Job.attempt + 1).where(db.Job.job_id == arg("job_id")),
         }
-    ).where(_held(LeaseState.OFFERED))
+    ).where(_held(LeaseEvent.ACCEPT))
 )
 _start_job = Statement(
-    lambda: db.Job.update({db.Job.state: JobState.RUNNING.value, db.Job.started_ms: arg("now_ms")}).where(
-        _in_epoch(JobState.ASSIGNED)
-    )
+    lambda: db.Job.update(
+        {
+            db.Job.state: states.after(JOB_TRANSITIONS, JobEvent.START),
+            db.Job.started_ms: arg("now_ms"),
+        }
+    ).where(_leased(JobEvent.START))
 )
 _start_lease = Statement(
     lambda: db.Lease.update(
-        {db.Lease.state: LeaseState.RUNNING.value, db.Lease.started_ms: arg("now_ms")}
-    ).where(_held(LeaseState.ACCEPTED))
+        {
+            db.Lease.state: states.after(LEASE_TRANSITIONS, LeaseEvent.START),
+            db.Lease.started_ms: arg("now_ms"),
+        }
+    ).where(_held(LeaseEvent.START))
 )
 _advance_stream = {
     Stream.OUTPUT: _advance(db.Lease.output_through_seq),
@@ -132,7 +146,7 @@ _count_output = Statement(
 _end_lease = Statement(
     lambda: db.Lease.update(
         {
-            db.Lease.state: LeaseState.ENDED.value,
+            db.Lease.state: states.after(LEASE_TRANSITIONS, LeaseEvent.END),
             db.Lease.outcome: arg("outcome"),
             db.Lease.failure_reason: arg("failure_reason"),
             db.Lease.detail: arg("detail"),
@@ -144,7 +158,7 @@ _end_lease = Statement(
         db.Lease.job_id == arg("job_id"),
         db.Lease.lease_epoch == arg("lease_epoch"),
         db.Lease.session_epoch == arg("session_epoch"),
-        db.Lease.state != LeaseState.ENDED.value,
+        states.may(db.Lease.state, LEASE_TRANSITIONS, LeaseEvent.END),
     )
 )
 _read_stream = Statement(
@@ -167,7 +181,7 @@ NOT_TAKEN = (LeaseOutcome.REFUSED.value, LeaseOutcome.EXPIRED.value, LeaseOutcom
 def open_of(provider_id: int) -> list[Lease]:
     """The leases of a provider that have not ended, oldest first."""
     query = db.Lease.select().where(
-        db.Lease.provider_id == provider_id, db.Lease.state != LeaseState.ENDED.value
+        db.Lease.provider_id == provider_id, states.is_not(db.Lease.state, LeaseState.ENDED)
     )
     return [_lease(row) for row in query.order_by(db.Lease.offered_ms)]
 
@@ -271,17 +285,19 @@ def end(
     return bool(changed)
 
 
-def restamp(lease: Lease, session_epoch: int) -> None:
+def move_to_session(lease: Lease, session_epoch: int) -> None:
     """The lease goes on under a newer session of the same provider."""
     db.Lease.update(session_epoch=session_epoch).where(
-        db.Lease.job_id == lease.job_id, db.Lease.lease_epoch == lease.lease_epoch
+        db.Lease.job_id == lease.job_id,
+        db.Lease.lease_epoch == lease.lease_epoch,
+        states.may(db.Lease.state, LEASE_TRANSITIONS, LeaseEvent.RESUME),
     ).execute()
 
 
 def offers_before(before_ms: int, limit: int) -> list[Lease]:
     """Offers that nobody answered, made before a time."""
     query = db.Lease.select().where(
-        db.Lease.state == LeaseState.OFFERED.value, db.Lease.offered_ms < before_ms
+        states.is_in(db.Lease.state, LeaseState.OFFERED), db.Lease.offered_ms < before_ms
     )
     return [_lease(row) for row in query.order_by(db.Lease.offered_ms).limit(limit)]
 
@@ -298,7 +314,7 @@ def of_silent(now_ms: int, awake_ms: int, limit: int) -> list[tuple[Lease, int]]
         .join(db.Provider, on=(db.Provider.id == db.Lease.provider_id))
         .join(db.Job, on=(db.Job.job_id == db.Lease.job_id))
         .where(
-            db.Lease.state != LeaseState.ENDED.value,
+            states.is_not(db.Lease.state, LeaseState.ENDED),
             db.Job.lost_after_ms <= awake_ms,
             renewed_ms + db.Job.lost_after_ms < now_ms,
         )
@@ -312,7 +328,7 @@ def of_silent(now_ms: int, awake_ms: int, limit: int) -> list[tuple[Lease, int]]
 def preparing_since(before_ms: int, limit: int) -> list[Lease]:
     """Leases that were accepted before a time and have not started."""
     query = db.Lease.select().where(
-        db.Lease.state == LeaseState.ACCEPTED.value, db.Lease.accepted_ms < before_ms
+        states.is_in(db.Lease.state, LeaseState.ACCEPTED), db.Lease.accepted_ms < before_ms
     )
     return [_lease(row) for row in query.limit(limit)]
 
@@ -329,7 +345,7 @@ def time_left(provider_ids: Sequence[int], now_ms: int) -> dict[int, list[int]]:
     query = (
         db.Lease.select(db.Lease.provider_id, db.Lease.started_ms, db.Job.limit_ms)
         .join(db.Job, on=(db.Job.job_id == db.Lease.job_id))
-        .where(db.Lease.provider_id.in_(list(provider_ids)), db.Lease.state != LeaseState.ENDED.value)
+        .where(db.Lease.provider_id.in_(list(provider_ids)), states.is_not(db.Lease.state, LeaseState.ENDED))
     )
     left: dict[int, list[int]] = {provider_id: [] for provider_id in provider_ids}
     for provider_id, started_ms, limit_ms in db.tuples(query):

@@ -123,11 +123,11 @@ async def test_ended_lease_changes_nothing(
     assert await everything(database, job_id) == before
 
 
-async def test_restamped_lease_listens_to_the_newer_session_only(database: Database, rows: Rows) -> None:
+async def test_moved_lease_listens_to_the_newer_session_only(database: Database, rows: Rows) -> None:
     provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
     ref = await rows.leased(provider_id, job_id, LeaseState.ACCEPTED)
     lease = await rows.lease(ref)
-    await database.run(lambda: leases.restamp(lease, 2))
+    await database.run(lambda: leases.move_to_session(lease, 2))
     assert not await database.run(lambda: start(Sender(ref, provider_id, 1)))
     assert await database.run(lambda: start(Sender(ref, provider_id, 2)))
 
