@@ -24,7 +24,7 @@ from typing import Any
 from server.domain import ledger as rules
 from server.domain import pricing
 from server.domain.artifacts import UPLOAD_GRACE_SECONDS
-from server.domain.jobs import CHARGED, FINAL, FailureReason, Job, JobEvent, JobState
+from server.domain.jobs import CHARGED, FINAL, INFERENCE, FailureReason, Job, JobEvent, JobState
 from server.domain.leases import (
     MAX_ATTEMPTS,
     OVERRUN_GRACE_SECONDS,
@@ -274,8 +274,11 @@ def settle(
 ) -> bool:
     """Ends ``job`` as it was read and resolves its hold; False when it has moved on since.
 
-    ``billed_ms`` of 0 voids the hold: the renter gets all of it back.
+    ``billed_ms`` of 0 voids the hold: the renter gets all of it back. So does an inference that sent no
+    output: whatever ended it, the renter got nothing to pay for.
     """
+    if job.job_type in INFERENCE and not job.output_bytes:
+        billed_ms = 0
     bill = rules.make_bill(job.hold_halala, job.rate_halala_per_minute, billed_ms)
     ended = jobs.finish(
         job,
