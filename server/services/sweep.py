@@ -1,6 +1,7 @@
-"""What time does to jobs: offers expire, silent daemons lose their leases, overruns are ended.
+"""The rules of time for jobs: offers expire, silent daemons lose their leases, overruns are ended.
 
-``tick`` does it once; the loop that calls it every second is in server.loops.
+This module finds what is due; how it ends is in server.services.endings. ``tick`` does it once; the loop that
+calls it each second is in server.loops.
 """
 
 from __future__ import annotations
@@ -19,16 +20,11 @@ from server.domain.leases import (
 )
 from server.domain.providers import is_live
 from server.domain.sessions import CancelRun
-from server.services.deletion import Deletion
 from server.services.dispatch import Dispatch
 from server.services.endings import end_overrun, end_unstarted, give_up
 from server.services.fleet import Fleet
-from server.services.keys import Keys
-from server.services.metrics import Metrics
 from server.services.providers import Providers
 from server.services.repeats import KEEP_MS
-from server.services.sessions import Sessions
-from server.services.terms import OwnTerms
 from server.store import jobs, leases, repeats
 from server.store.database import Database
 
@@ -40,56 +36,30 @@ class Sweep:
     """The rules of time, applied once a second."""
 
     def __init__(
-        self,
-        database: Database,
-        dispatch: Dispatch,
-        fleet: Fleet,
-        providers: Providers,
-        sessions: Sessions,
-        keys: Keys,
-        deletion: Deletion,
-        metrics: Metrics,
-        terms: OwnTerms,
-        clock: Clock,
+        self, database: Database, dispatch: Dispatch, fleet: Fleet, providers: Providers, clock: Clock
     ) -> None:
         self._database = database
         self._dispatch = dispatch
         self._fleet = fleet
         self._providers = providers
-        self._sessions = sessions
-        self._keys = keys
-        self._deletion = deletion
-        self._metrics = metrics
-        self._terms = terms
         self._clock = clock
         self._started_ms = ms(clock)
 
     async def tick(self) -> None:
-        """Writes what waits of heartbeats, uses of keys and metrics, ends what time has ended, offers what
-        waits, checks open streams, goes on with erasing what deleted accounts had.
-        """
-        await self._providers.write_beats()
-        if self._fleet.all():
-            await self._providers.read_states()
-            await self._terms.read_changes()
+        """Ends what time has ended, tells the daemons, and offers what their free slots can take."""
         now_ms = ms(self._clock)
-        self._fleet.forget_before(now_ms - int(LOST_AFTER_SECONDS * 1000))
+        self._fleet.forget_before(now_ms - _ms(LOST_AFTER_SECONDS))
         if await self._database.read(lambda: self._is_due(now_ms)):
             for lease in await self._database.run(lambda: self._apply(now_ms)):
                 ref = LeaseRef(lease.job_id, lease.lease_epoch, b"")
                 self._dispatch.cancel(lease.provider_id, CancelRun(ref))
                 await self._dispatch.lease_ended(lease.provider_id)
-        await self._dispatch.fill_all()
-        await self._sessions.check_credentials()
-        await self._keys.write_uses()
-        await self._deletion.tick()
-        await self._metrics.tick()
 
     def _is_due(self, now_ms: int) -> bool:
         """A look before the write, so that an idle market writes nothing."""
         return bool(
             leases.offers_before(now_ms - _ms(OFFER_SECONDS), 1)
-            or leases.of_silent(now_ms, self._awake_ms(now_ms), 1)
+            or self._silent(now_ms, 1)
             or jobs.unstarted(now_ms, 1)
             or leases.preparing_since(now_ms - _ms(PREPARE_SECONDS), 1)
             or jobs.running_past(now_ms, _ms(OVERRUN_GRACE_SECONDS), 1)
@@ -102,7 +72,7 @@ class Sweep:
         for lease in leases.offers_before(now_ms - _ms(OFFER_SECONDS), BATCH):
             give_up(lease, now_ms, "nobody answered the offer", LeaseOutcome.EXPIRED)
             ended.append(lease)
-        for lease, renewed_ms in leases.of_silent(now_ms, self._awake_ms(now_ms), BATCH):
+        for lease, renewed_ms in self._silent(now_ms, BATCH):
             give_up(lease, now_ms, "its provider went silent", renewed_ms=renewed_ms)
             ended.append(lease)
         for lease in leases.preparing_since(now_ms - _ms(PREPARE_SECONDS), BATCH):
@@ -129,9 +99,15 @@ class Sweep:
             and now_ms - presence.joined_ms >= _ms(OVERRUN_GRACE_SECONDS)
         )
 
-    def _awake_ms(self, now_ms: int) -> int:
-        """How long this server has been able to hear daemons."""
-        return now_ms - self._started_ms
+    def _silent(self, now_ms: int, limit: int) -> list[tuple[Lease, int]]:
+        """The leases that nobody renewed for their lost period, each with its last renewal.
+
+        Only what this server was able to hear and to write counts as silence: no lease is lost before the
+        server has been up for the lost period, nor while heartbeats that arrived cannot be written.
+        """
+        if not self._providers.store_is_up:
+            return []
+        return leases.of_silent(now_ms, now_ms - self._started_ms, limit)
 
 
 def _ms(seconds: float) -> int:
