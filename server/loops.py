@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 
 from server.domain.errors import DomainError
 from server.services.cleaning import Cleaning
-from server.services.deletion import Deletion
 from server.services.deliveries import Deliveries
 from server.services.dispatch import Dispatch
 from server.services.keys import Keys
 from server.services.metrics import Metrics
+from server.services.privacy.deletion import Deletion
 from server.services.providers import Providers
 from server.services.sessions import Sessions
 from server.services.sweep import Sweep

@@ -35,7 +35,7 @@ from server.domain.leases import (
     LeaseState,
     RunOutcome,
 )
-from server.domain.sessions import LeaseAction, LeaseDirective, ResultAck
+from server.domain.messages import LeaseAction, LeaseDirective, ResultAck
 from server.services import outbox
 from server.store import artifacts, jobs, leases, ledger
 

@@ -18,8 +18,8 @@ from server.domain.leases import (
     LeaseOutcome,
     LeaseRef,
 )
+from server.domain.messages import CancelRun
 from server.domain.providers import is_live
-from server.domain.sessions import CancelRun
 from server.services.dispatch import Dispatch
 from server.services.endings import end_overrun, end_unstarted, give_up
 from server.services.fleet import Fleet

@@ -26,7 +26,7 @@ from server.domain.leases import (
 )
 from server.store import models as db
 from server.store import states
-from server.store.statements import Rows, Statement, arg, places
+from server.store.prepared import PreparedQuery, PreparedRows, arg, bound
 
 
 def _held(event: LeaseEvent) -> Any:
@@ -52,24 +52,24 @@ def _leased(event: JobEvent) -> Any:
     )
 
 
-def _advance(column: Any) -> Statement:
-    return Statement(
+def _advance(column: Any) -> PreparedQuery:
+    return PreparedQuery(
         lambda: db.Lease.update({column: arg("seq")}).where(
             _held(LeaseEvent.WRITE) & (column == arg("before"))
         )
     )
 
 
-_get_lease = Rows(
+_get_lease = PreparedRows(
     db.Lease,
     lambda rows: rows.where(db.Lease.job_id == arg("job_id"), db.Lease.lease_epoch == arg("lease_epoch")),
 )
-_count_open_leases = Statement(
+_count_open_leases = PreparedQuery(
     lambda: db.Lease.select(pw.fn.COUNT(db.Lease.job_id)).where(
         db.Lease.provider_id == arg("provider_id"), states.is_not(db.Lease.state, LeaseState.ENDED)
     )
 )
-_pend = Statement(
+_pend = PreparedQuery(
     lambda: db.Job.update(
         {
             db.Job.state: states.after(JOB_TRANSITIONS, JobEvent.OFFER),
@@ -82,9 +82,9 @@ _pend = Statement(
         db.Job.lease_epoch == arg("before"),
     )
 )
-_insert_lease = Statement(
+_insert_lease = PreparedQuery(
     lambda: db.Lease.insert(
-        places(
+        bound(
             db.Lease,
             "job_id",
             "lease_epoch",
@@ -98,7 +98,7 @@ _insert_lease = Statement(
         )
     )
 )
-_accept_job = Statement(
+_accept_job = PreparedQuery(
     lambda: db.Job.update(
         {
             db.Job.state: states.after(JOB_TRANSITIONS, JobEvent.ACCEPT),
@@ -106,7 +106,7 @@ _accept_job = Statement(
         }
     ).where(_leased(JobEvent.ACCEPT))
 )
-_accept_lease = Statement(
+_accept_lease = PreparedQuery(
     lambda: db.Lease.update(
         {
             db.Lease.state: states.after(LEASE_TRANSITIONS, LeaseEvent.ACCEPT),
@@ -115,7 +115,7 @@ _accept_lease = Statement(
         }
     ).where(_held(LeaseEvent.ACCEPT))
 )
-_start_job = Statement(
+_start_job = PreparedQuery(
     lambda: db.Job.update(
         {
             db.Job.state: states.after(JOB_TRANSITIONS, JobEvent.START),
@@ -123,7 +123,7 @@ _start_job = Statement(
         }
     ).where(_leased(JobEvent.START))
 )
-_start_lease = Statement(
+_start_lease = PreparedQuery(
     lambda: db.Lease.update(
         {
             db.Lease.state: states.after(LEASE_TRANSITIONS, LeaseEvent.START),
@@ -135,15 +135,15 @@ _advance_stream = {
     Stream.OUTPUT: _advance(db.Lease.output_through_seq),
     Stream.LOG: _advance(db.Lease.log_through_seq),
 }
-_insert_chunk = Statement(
-    lambda: db.Chunk.insert(places(db.Chunk, "job_id", "lease_epoch", "stream", "seq", "data"))
+_insert_chunk = PreparedQuery(
+    lambda: db.Chunk.insert(bound(db.Chunk, "job_id", "lease_epoch", "stream", "seq", "data"))
 )
-_count_output = Statement(
+_count_output = PreparedQuery(
     lambda: db.Job.update({db.Job.output_bytes: db.Job.output_bytes + arg("size")}).where(
         db.Job.job_id == arg("job_id")
     )
 )
-_end_lease = Statement(
+_end_lease = PreparedQuery(
     lambda: db.Lease.update(
         {
             db.Lease.state: states.after(LEASE_TRANSITIONS, LeaseEvent.END),
@@ -161,7 +161,7 @@ _end_lease = Statement(
         states.may(db.Lease.state, LEASE_TRANSITIONS, LeaseEvent.END),
     )
 )
-_read_stream = Statement(
+_read_stream = PreparedQuery(
     lambda: (
         db.Chunk.select(db.Chunk.data)
         .where(
