@@ -47,9 +47,10 @@ def beside(job_id: str, lease_epoch: int, name: str, *, arriving: bool) -> tuple
 
     A name that arrives twice counts once, with the larger of the two.
     """
-    counted = (ArtifactState.READY, ArtifactState.UPLOADING) if arriving else (ArtifactState.READY,)
+    ready = _is_in(ArtifactState.READY)
+    counted = ready | _is_in(ArtifactState.UPLOADING) if arriving else ready
     sizes: dict[str, int] = {}
-    for row in _of_lease(job_id, lease_epoch).where(_is_in(*counted), db.Artifact.name != name):
+    for row in _of_lease(job_id, lease_epoch).where(counted, db.Artifact.name != name):
         sizes[row.name] = max(row.size_bytes, sizes.get(row.name, 0))
     return len(sizes), sum(sizes.values())
 

@@ -183,9 +183,8 @@ def prove() -> ledger.Proof:
             )
         )
     )
-    final = {state.value for state in FINAL}
     holds = (
-        StoredHold(job_id, renter_id, amount, HoldState(state), job_state in final)
+        StoredHold(job_id, renter_id, amount, HoldState(state), job_state in FINAL)
         for job_id, renter_id, amount, state, job_state in tuples(
             Hold.select(Hold.job_id, Hold.renter_id, Hold.amount_halala, Hold.state, Job.state).join(
                 Job, pw.JOIN.LEFT_OUTER, on=(Job.job_id == Hold.job_id)

@@ -85,7 +85,7 @@ def create(
     """A new provider's id. Raises EMAIL_TAKEN."""
     return insert_account(
         Provider,
-        state=state.value,
+        state=states.stored(state),
         name=name,
         email=email,
         email_key=email_key,
@@ -182,8 +182,8 @@ def models_of(provider_ids: Sequence[int]) -> dict[int, list[Model]]:
 
 def set_state(provider_id: int, before: AccountState, after: AccountState) -> bool:
     """Moves a provider on; False when it is not in the state that it was read in."""
-    query = Provider.update(state=after.value)
-    return bool(query.where(Provider.id == provider_id, Provider.state == before.value).execute())
+    query = Provider.update(state=states.stored(after))
+    return bool(query.where(Provider.id == provider_id, states.is_in(Provider.state, before)).execute())
 
 
 def inactive_connected() -> dict[int, AccountState]:

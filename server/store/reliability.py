@@ -19,7 +19,7 @@ from server.store import states
 from server.store.prepared import PreparedQuery, arg
 
 # The words of the partial index lease_record: as parameters they would hide it from PostgreSQL.
-_ENDED_ATTEMPT = f"state = '{states.stored(LeaseState.ENDED)}' AND attempt > 0"
+_ENDED_ATTEMPT = f"state = {states.literal(LeaseState.ENDED)} AND attempt > 0"
 _newest = PreparedQuery(
     lambda: (
         db.Lease.select(db.Lease.outcome, db.Lease.failure_reason)

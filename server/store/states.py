@@ -42,6 +42,11 @@ def stored(state: StrEnum) -> str:
     return state.value
 
 
+def literal(state: StrEnum) -> str:
+    """For what is read by SQL that is written as text."""
+    return f"'{state.value}'"
+
+
 def is_in(column: Any, *states: StrEnum) -> Any:
     """For what is read: the row is in one of these states."""
     if len(states) == 1:
