@@ -26,13 +26,7 @@ from server.domain.record import Weight
 from server.domain.sessions import LeaseAction
 from server.domain.terms import Weekday
 from server.domain.webhooks import DeliveryStatus, WebhookEvent
-from tests.architecture.tools import ROOT, tracked_files
-
-PROGRAMS = ("server", "gateway", "daemon")
-
-
-def sources(*folders: str) -> list[Path]:
-    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+from tests.architecture.tools import PROGRAMS, ROOT, sources, tracked_files
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -43,16 +37,6 @@ def imports(path: Path) -> Iterator[str]:
             yield node.module
 
 
-def reads_environment(source: str) -> bool:
-    names = {"environ", "environb", "getenv", "getenvb"}
-    nodes = list(ast.walk(ast.parse(source)))
-    attributes = [n for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)]
-    imported = [n for n in nodes if isinstance(n, ast.ImportFrom) and n.module == "os"]
-    return any(n.attr in names and ast.unparse(n.value) == "os" for n in attributes) or any(
-        names & {alias.name for alias in n.names} for n in imported
-    )
-
-
 def test_nobody_imports_generated_by_its_folder() -> None:
     bad = [
         str(path.relative_to(ROOT))
@@ -60,21 +44,6 @@ def test_nobody_imports_generated_by_its_folder() -> None:
         if any(name == "generated" or name.startswith("generated.") for name in imports(path))
     ]
     assert bad == []
-
-
-def test_environment_is_read_in_config_and_main_only() -> None:
-    bad = [
-        str(path.relative_to(ROOT))
-        for path in sources(*PROGRAMS)
-        if path.name not in {"config.py", "__main__.py"} and reads_environment(path.read_text())
-    ]
-    # The child process of an engine gets the environment of its parent, less what it must not see.
-    assert bad == []
-
-
-@pytest.mark.parametrize("source", ["x = os.environ['A']", "os.getenv('A')", "from os import environ"])
-def test_look_for_the_environment_can_fail(source: str) -> None:
-    assert reads_environment(source)
 
 
 def test_every_module_says_what_it_is() -> None:
