@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import ipaddress
 import re
@@ -11,11 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+from packaging.version import Version
+
 from server.domain.artifacts import ArtifactLimits
 from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import Limits
-from server.version import CURRENT, numbers
+from server.version import CURRENT
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -329,9 +332,10 @@ def _networks(name: str, text: str) -> tuple[Network, ...]:
 
 
 def _newest_daemon(text: str) -> str:
-    if not numbers(text) or len(text) > 100 or not text.isascii() or not text.isprintable():
-        raise ConfigError(f"DCP_NEWEST_DAEMON: {text!r} is no version, such as 1.4.0")
-    return text
+    with contextlib.suppress(ValueError):
+        if len(text) <= 100:
+            return str(Version(text))
+    raise ConfigError(f"DCP_NEWEST_DAEMON: {text!r} is not a version, such as 1.4.0")
 
 
 def _log_level(text: str) -> str:

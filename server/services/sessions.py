@@ -48,6 +48,7 @@ from server.domain.sessions import (
     stranger,
 )
 from server.domain.terms import Terms
+from server.domain.versions import is_older
 from server.services.attempts import give_up, record_finish
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet, Presence
@@ -55,7 +56,7 @@ from server.services.providers import Providers, refuse_shut_out
 from server.store import accounts, jobs, leases, terms
 from server.store.accounts import ProviderRow
 from server.store.database import Database
-from server.version import CURRENT, is_older
+from server.version import CURRENT
 
 log = logging.getLogger(__name__)
 OUTBOX_SIZE = 1000

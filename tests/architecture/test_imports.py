@@ -32,6 +32,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "grpc_health": ("server.app", "server.rpc.health"),
     "grpc_reflection": ("server.app",),
     "grpc_status": ("server.rpc.errors", "gateway.errors"),
+    # Pure, so that the domain may use it; the domain is standard library otherwise.
+    "packaging": ("server.domain.versions", "server.config", "daemon.version"),
     # The server
     "certifi": ("server.outbound",),
     "email_validator": ("server.rpc.validate",),
