@@ -18,6 +18,7 @@ from tests.architecture.tools import PROGRAMS, module_name, sources
 ALLOWED: dict[str, tuple[str, ...]] = {
     # The wire
     "dcp": ("server.app", "server.rpc", "gateway", "daemon"),
+    "dcp.settings": ("server.config", "gateway.config", "daemon.config"),
     "google.api": ("gateway.routes",),
     "google.protobuf": (
         "server.app",
