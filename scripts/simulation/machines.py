@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon import effects as fx
-from daemon.journal import Journal
-from daemon.records import History, Stream
-from daemon.runs import LeaseKey, Result, failed, lease_key, succeeded
-from daemon.session import DaemonSession
+from daemon.journal.journal import Journal
+from daemon.journal.records import History, Stream
+from daemon.protocol import effects as fx
+from daemon.protocol.runs import LeaseKey, Result, failed, lease_key, succeeded
+from daemon.protocol.session import DaemonSession
 from scripts.simulation.violations import ViolationError
 from server.services.sessions import Session
 from tests.support.memory_disk import MemoryDisk

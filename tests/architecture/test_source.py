@@ -11,7 +11,7 @@ import pytest
 from dcp.settings import SETTINGS
 from dcp.v1 import errors_pb2, jobs_pb2, providers_pb2, statements_pb2, terms_pb2
 
-import daemon.config
+import daemon.config.config
 import gateway.config
 import server.config
 from server.domain.errors import Reason
@@ -67,7 +67,7 @@ def test_generated_code_says_that_it_is() -> None:
 def test_shared_list_of_settings_is_that_of_the_three_programs() -> None:
     own = {
         variable.name
-        for config in (server.config, gateway.config, daemon.config)
+        for config in (server.config, gateway.config, daemon.config.config)
         for variable in config.VARIABLES
     }
     assert own == SETTINGS
