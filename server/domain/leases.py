@@ -89,8 +89,8 @@ class RunOutcome(StrEnum):
     RELEASED = "released"
 
 
-class Stream(StrEnum):
-    """The two numbered streams of chunks of an attempt."""
+class Channel(StrEnum):
+    """What an attempt writes to: each channel numbers its chunks from 1."""
 
     OUTPUT = "output"
     LOG = "log"

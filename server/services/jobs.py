@@ -12,7 +12,7 @@ from server.domain import pricing
 from server.domain.errors import DomainError, Reason, invalid_field
 from server.domain.hindrances import is_pending
 from server.domain.jobs import FINAL, FailureReason, Job, JobRequest, JobState, JobType
-from server.domain.leases import LeaseRef, Offer, Stream
+from server.domain.leases import Channel, LeaseRef, Offer
 from server.domain.messages import CancelRun
 from server.domain.placement import Obstacle, Wants
 from server.domain.providers import AccountState, ProviderStatus, is_live, status
@@ -165,7 +165,7 @@ class Jobs:
             if job.state is not JobState.COMPLETED:
                 return Output(job, b"")
             _kept(job, "output")
-            return Output(job, leases.read_stream(job_id, job.lease_epoch, Stream.OUTPUT))
+            return Output(job, leases.read_stream(job_id, job.lease_epoch, Channel.OUTPUT))
 
         output = await self._database.read(read)
         if output.job.state in FINAL and output.job.state is not JobState.COMPLETED:
@@ -177,7 +177,7 @@ class Jobs:
 
         def read() -> JobLog:
             job = _kept(_visible(caller, job_id), "log")
-            data, through = leases.read_after(job_id, job.lease_epoch, Stream.LOG, after_seq)
+            data, through = leases.read_after(job_id, job.lease_epoch, Channel.LOG, after_seq)
             return JobLog(job, data, through)
 
         return await self._database.read(read)

@@ -16,12 +16,12 @@ from typing import Any
 from server.clock import Clock, ms
 from server.domain.errors import DomainError, Reason
 from server.domain.leases import (
+    Channel,
     FinishReport,
     Lease,
     LeaseOutcome,
     LeaseRef,
     LeaseState,
-    Stream,
 )
 from server.domain.messages import (
     CancelRun,
@@ -368,7 +368,7 @@ class Session:
                         lease.output_through_seq,
                         lease.log_through_seq,
                         job.output_bytes,
-                        leases.stream_bytes(lease.job_id, lease.lease_epoch, Stream.LOG),
+                        leases.stream_bytes(lease.job_id, lease.lease_epoch, Channel.LOG),
                         lease.output_limit_bytes,
                         resend,
                     ),

@@ -14,13 +14,13 @@ import peewee as pw
 from server.domain.jobs import JOB_TRANSITIONS, FailureReason, Job, JobEvent
 from server.domain.leases import (
     LEASE_TRANSITIONS,
+    Channel,
     Lease,
     LeaseEvent,
     LeaseOutcome,
     LeaseRef,
     LeaseState,
     Offer,
-    Stream,
     public_number,
     secret_digest,
 )
@@ -132,8 +132,8 @@ _start_lease = PreparedQuery(
     ).where(_held(LeaseEvent.START))
 )
 _advance_stream = {
-    Stream.OUTPUT: _advance(db.Lease.output_through_seq),
-    Stream.LOG: _advance(db.Lease.log_through_seq),
+    Channel.OUTPUT: _advance(db.Lease.output_through_seq),
+    Channel.LOG: _advance(db.Lease.log_through_seq),
 }
 _insert_chunk = PreparedQuery(
     lambda: db.Chunk.insert(bound(db.Chunk, "job_id", "lease_epoch", "stream", "seq", "data"))
@@ -248,14 +248,14 @@ def start(ref: LeaseRef, provider_id: int, session_epoch: int, now_ms: int) -> b
 
 
 def store_chunk(
-    ref: LeaseRef, provider_id: int, session_epoch: int, stream: Stream, seq: int, data: bytes
+    ref: LeaseRef, provider_id: int, session_epoch: int, stream: Channel, seq: int, data: bytes
 ) -> bool:
     """Stores the next chunk of a stream; False when the lease is stale or the number is not the next."""
     key = _key(ref, provider_id, session_epoch)
     if _advance_stream[stream].run(**key, seq=seq, before=seq - 1) != 1:
         return False
     _insert_chunk.run(job_id=ref.job_id, lease_epoch=ref.lease_epoch, stream=stream.value, seq=seq, data=data)
-    if stream is Stream.OUTPUT:
+    if stream is Channel.OUTPUT:
         _count_output.run(job_id=ref.job_id, size=len(data))
     return True
 
@@ -362,13 +362,13 @@ def refused_by(job_id: str, since_ms: int) -> set[int]:
     return {int(provider_id) for (provider_id,) in db.tuples(query)}
 
 
-def read_stream(job_id: str, lease_epoch: int, stream: Stream) -> bytes:
+def read_stream(job_id: str, lease_epoch: int, stream: Channel) -> bytes:
     """Everything that one attempt wrote to a stream, in order."""
     rows = _read_stream.all(job_id=job_id, lease_epoch=lease_epoch, stream=stream.value)
     return b"".join(bytes(data) for (data,) in rows)
 
 
-def read_after(job_id: str, lease_epoch: int, stream: Stream, after_seq: int) -> tuple[bytes, int]:
+def read_after(job_id: str, lease_epoch: int, stream: Channel, after_seq: int) -> tuple[bytes, int]:
     """What one attempt wrote to a stream after a piece, and the number of the last piece that there is."""
     query = db.Chunk.select(db.Chunk.seq, db.Chunk.data).where(
         db.Chunk.job_id == job_id,
@@ -380,7 +380,7 @@ def read_after(job_id: str, lease_epoch: int, stream: Stream, after_seq: int) ->
     return b"".join(bytes(data) for _, data in rows), int(rows[-1][0]) if rows else after_seq
 
 
-def stream_bytes(job_id: str, lease_epoch: int, stream: Stream) -> int:
+def stream_bytes(job_id: str, lease_epoch: int, stream: Channel) -> int:
     """How many bytes of a stream are stored."""
     query = db.Chunk.select(pw.fn.SUM(pw.fn.LENGTH(db.Chunk.data))).where(
         db.Chunk.job_id == job_id, db.Chunk.lease_epoch == lease_epoch, db.Chunk.stream == stream.value

@@ -19,11 +19,11 @@ from server.domain.artifacts import ARTIFACT_TRANSITIONS, ArtifactEvent, Artifac
 from server.domain.jobs import JOB_TRANSITIONS, JobEvent, JobRequest, JobState, JobType
 from server.domain.leases import (
     LEASE_TRANSITIONS,
+    Channel,
     LeaseEvent,
     LeaseOutcome,
     LeaseRef,
     LeaseState,
-    Stream,
     secret_digest,
 )
 from server.domain.ledger import make_bill
@@ -130,7 +130,7 @@ def finish(event: JobEvent, scene: Scene) -> bool:
     return jobs.finish(scene.job(), event, BILL, NOW_MS)
 
 
-def write(stream: Stream, scene: Scene) -> bool:
+def write(stream: Channel, scene: Scene) -> bool:
     return leases.store_chunk(*scene.of_lease(), stream, 1, b"x")
 
 
@@ -150,7 +150,7 @@ LEASE_WRITES: dict[LeaseEvent, list[Callable[[Scene], object]]] = {
     LeaseEvent.OFFER: [offer],
     LeaseEvent.ACCEPT: [lambda scene: leases.accept(*scene.of_lease(), NOW_MS)],
     LeaseEvent.START: [lambda scene: leases.start(*scene.of_lease(), NOW_MS)],
-    LeaseEvent.WRITE: [partial(write, Stream.OUTPUT), partial(write, Stream.LOG)],
+    LeaseEvent.WRITE: [partial(write, Channel.OUTPUT), partial(write, Channel.LOG)],
     LeaseEvent.RESUME: [lambda scene: leases.move_to_session(scene.lease(), SESSION_EPOCH + 1)],
     LeaseEvent.END: [lambda scene: leases.end(scene.lease(), LeaseOutcome.LOST, NOW_MS)],
 }
