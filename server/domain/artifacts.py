@@ -20,10 +20,10 @@ MAX_NAME_BYTES = 512
 MAX_PART_BYTES = 255
 MAX_PARTS = 16
 SHA256_BYTES = 32
-# An upload that brings nothing for so long, or is not through after so long, is cut.
+# An upload is cut when no byte arrives for IDLE_SECONDS, or after UPLOAD_SECONDS altogether.
 IDLE_SECONDS = 60.0
 UPLOAD_SECONDS = 6 * 3600.0
-# A run that is over its limit is left alone so long while its files arrive: nothing is charged for it.
+# While its files arrive, a run beyond its limit is not ended for this time, and not charged for it.
 UPLOAD_GRACE_SECONDS = 3600.0
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 
@@ -122,7 +122,7 @@ class Artifact:
 
     @property
     def content_type(self) -> str:
-        """Its media type, by its name alone: nobody looks into it."""
+        """Its media type, by its name only: the content is not examined."""
         kind, encoding = _TYPES.guess_type(f"file:{self.name.rpartition('/')[2]}")
         return kind if kind is not None and encoding is None else DEFAULT_CONTENT_TYPE
 
@@ -175,7 +175,7 @@ def _too_large(text: str) -> DomainError:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of a file: from a byte on, so many."""
+    """A byte range: offset and length."""
 
     first: int
     count: int
@@ -184,7 +184,7 @@ class Part:
 def asked_part(text: str, size_bytes: int) -> Part | None:
     """The part that the header ``Range`` asks for; None where the whole file is to come.
 
-    What is no single range of bytes is ignored, as HTTP says. Raises RANGE_NOT_SATISFIABLE.
+    Anything but a single range of bytes is ignored, as HTTP says. Raises RANGE_NOT_SATISFIABLE.
     """
     found = _RANGE.fullmatch(text.replace(" ", ""))
     if found is None or not any(found.groups()):

@@ -28,7 +28,7 @@ MAX_CHUNK_BYTES = 64 * 1024
 # The default of what is kept of an output, and the room for the line that says that it was cut.
 MAX_OUTPUT_BYTES = 2 * 1024 * 1024
 MARKER_BYTES = 256
-# A lease that so many heartbeats in a row do not list is not held any more.
+# A lease that this number of heartbeats in a row leave out is not held any more.
 MISSED_HEARTBEATS = 2
 CHUNK_CREDIT = 64
 
@@ -186,5 +186,5 @@ def secret_digest(secret: bytes) -> bytes:
 
 
 def public_number(secret: bytes) -> int:
-    """A lease's number in public lists: at random, and nothing about the lease can be told from it."""
+    """A lease's number in public lists: random, and it reveals nothing about the lease."""
     return int.from_bytes(hashlib.sha256(b"public number of a lease " + secret).digest()[:6])

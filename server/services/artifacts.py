@@ -238,7 +238,7 @@ class Artifacts:
 
 @contextlib.contextmanager
 def _slot(taken: Counter[T], who: T, most: int, what: str) -> Iterator[None]:
-    """One of the few that somebody may have at once. Raises OVERLOADED."""
+    """Counts ``who`` as busy with one of at most ``most``. Raises OVERLOADED."""
     if taken[who] >= most:
         raise DomainError(
             Reason.OVERLOADED,
@@ -303,7 +303,7 @@ async def _checked(pieces: AsyncIterator[bytes], file: Announced) -> AsyncGenera
         if total < file.size_bytes:
             yield batch
         elif digest.digest() == file.sha256:
-            # The last one: nobody has the whole file before it is known to be right.
+            # The last batch: the store must not have the whole file before its digest is checked.
             yield batch
         else:
             raise _damaged("its SHA-256 is not the announced one")

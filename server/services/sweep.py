@@ -100,7 +100,7 @@ class Sweep:
         )
 
     def _silent(self, now_ms: int, limit: int) -> list[tuple[Lease, int]]:
-        """The leases that nobody renewed for their lost period, each with its last renewal.
+        """The leases that were not renewed for their lost period, each with its last renewal.
 
         Only what this server was able to hear and to write counts as silence: no lease is lost before the
         server has been up for the lost period, nor while heartbeats that arrived cannot be written.

@@ -177,7 +177,7 @@ def get_of_provider(job_id: str, provider_id: int) -> Job | None:
 
 
 def lock(job_id: str) -> Job | None:
-    """One job, by id, that nobody else changes until the transaction ends: what ends a job begins here."""
+    """One job, by id, locked until the transaction ends: whatever ends a job begins here."""
     row = _get_locked.one(job_id=job_id)
     return _job(row) if row is not None else None
 
@@ -249,9 +249,9 @@ def count_by_state() -> dict[JobState, int]:
 
 
 def next_queued(candidate: Candidate, limit: int, now_ms: int, refused_since_ms: int) -> list[Job]:
-    """The queued jobs that a provider can run: those that name it or nobody, by priority, then age.
+    """The queued jobs that a provider can run: they name it or no provider; by priority, then age.
 
-    Of those that name nobody, it gets what was quoted its own rate at least. A job whose offer this same
+    Of those that name no provider, it gets what was quoted its own rate at least. A job whose offer this same
     provider refused or let expire after ``refused_since_ms`` is left for later, and one whose time to
     start is over for the sweep.
     """
@@ -274,7 +274,7 @@ def next_queued(candidate: Candidate, limit: int, now_ms: int, refused_since_ms:
 
 @functools.lru_cache(maxsize=64)
 def _next_queued(kinds: int, models: int) -> PreparedRows:
-    """The statement for a provider with so many kinds of job and so many models."""
+    """The statement for a provider that runs this number of kinds of job and of models."""
     job = db.Job
 
     def where(rows: Any) -> Any:

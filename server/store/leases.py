@@ -295,7 +295,7 @@ def move_to_session(lease: Lease, session_epoch: int) -> None:
 
 
 def offers_before(before_ms: int, limit: int) -> list[Lease]:
-    """Offers that nobody answered, made before a time."""
+    """Unanswered offers from before a time."""
     query = db.Lease.select().where(
         states.is_in(db.Lease.state, LeaseState.OFFERED), db.Lease.offered_ms < before_ms
     )
@@ -303,7 +303,7 @@ def offers_before(before_ms: int, limit: int) -> list[Lease]:
 
 
 def of_silent(now_ms: int, awake_ms: int, limit: int) -> list[tuple[Lease, int]]:
-    """Leases that nobody renewed for the lost period of their job, each with its last renewal.
+    """Leases that were not renewed for the lost period of their job, each with its last renewal.
 
     None whose lost period is longer than ``awake_ms``, the time since the server's start: before
     that the server itself was silent.
