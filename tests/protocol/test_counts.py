@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from dcp.v1 import gpus_pb2
 
-from daemon.journal import Journal, journal_folder
+from daemon.journal.journal import Journal, journal_folder
 from tests.support.counter import Counter, CountingDisk, relayed
 from tests.support.fake_engine import DEFAULT_MODEL, NoopEngine
 from tests.support.whole_stack import ADMIN, Stack, running_daemon, running_stack
@@ -139,7 +139,7 @@ async def market(tmp_path: Path) -> AsyncIterator[Market]:
     """A market whose loops stand still: what is counted is what was asked for."""
     counter = Counter()
     async with (
-        running_stack(tmp_path, counter=counter) as stack,
+        running_stack(tmp_path, counter) as stack,
         relayed(stack.server.address, counter) as (address, acknowledged),
     ):
         await stop_loops()

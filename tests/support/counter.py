@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 from dcp.v1 import sessions_pb2
 
-from daemon.journal import FileDisk
+from daemon.journal.journal import FileDisk
 
 CONNECT = "/dcp.v1.SessionService/Connect"
 _IDS = re.compile(r"job-[0-9a-f]+")
@@ -115,7 +115,7 @@ def committed(wal: Path) -> int:
     return commits
 
 
-class _Calls(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+class _Calls(grpc.aio.UnaryUnaryClientInterceptor):
     """Counts a channel's calls by method."""
 
     def __init__(self) -> None:
@@ -165,7 +165,7 @@ class _Relay(grpc.GenericRpcHandler):
     """Passes the stream of a daemon on to the server, and back, message by message."""
 
     def __init__(self, channel: grpc.aio.Channel, counter: Counter) -> None:
-        self._connect = channel.stream_stream(CONNECT)
+        self._connect: Any = channel.stream_stream(CONNECT)
         self._counter = counter
         self.acknowledged = asyncio.Event()
         """Set when the server has answered a heartbeat."""

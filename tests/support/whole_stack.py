@@ -71,7 +71,7 @@ class Stack:
 
 @contextlib.asynccontextmanager
 async def running_stack(
-    folder: Path, *, prove: bool = True, counter: Counter | None = None, **settings: str
+    folder: Path, counter: Counter | None = None, /, *, prove: bool = True, **settings: str
 ) -> AsyncIterator[Stack]:
     """Server and gateway on a SQLite file in ``folder``, with more settings of the server's.
 
