@@ -50,11 +50,16 @@ class Journal:
         self._files: dict[str, _File] = {}
 
     def recover(self) -> list[History]:
-        """What the files tell; torn ends are cut off. Raises JournalError when they cannot be read."""
+        """What the files tell; torn ends are cut off. Raises JournalError when they cannot be read.
+
+        It is durable on return. A file that could not be synced takes no more records, so that its
+        run is given back as soon as it has something to save.
+        """
         try:
             histories = [self._recover(name) for name in self._disk.names()]
         except OSError as error:
             raise JournalError(f"the journal cannot be read: {error.strerror}") from None
+        self._sync_recovered()
         return [history for history in histories if history is not None]
 
     def write(self, entries: Sequence[Persist | Forget]) -> list[OSError | None]:
@@ -98,6 +103,14 @@ class Journal:
             self._disk.truncate(name, size)
         self._files[name] = _File(size, is_new=False)
         return history
+
+    def _sync_recovered(self) -> None:
+        """Makes durable what was read: an earlier process may have died between a write and its sync."""
+        folder_error = _attempt(self._disk.sync_folder) if self._files else None
+        for name in list(self._files):
+            if error := folder_error or _attempt(self._disk.sync, name):
+                logger.error("a file of the journal could not be synced error=%s", error)
+                del self._files[name]
 
     def _carry_out(self, name: str, entry: Persist | Forget) -> None:
         if isinstance(entry, Forget):

@@ -19,11 +19,11 @@ from server.domain.jobs import FailureReason, JobState, JobType
 from server.domain.keys import Scope
 from server.domain.leases import Disposition, LeaseOutcome, RunOutcome
 from server.domain.ledger import TransferKind
+from server.domain.messages import LeaseAction
 from server.domain.placement import Obstacle
 from server.domain.providers import ProviderStatus
 from server.domain.queue import JobCondition
-from server.domain.record import Weight
-from server.domain.sessions import LeaseAction
+from server.domain.reliability import Weight
 from server.domain.terms import Weekday
 from server.domain.webhooks import DeliveryStatus, WebhookEvent
 from tests.architecture.tools import ROOT, tracked_files

@@ -182,6 +182,25 @@ def test_sync_that_fails_is_told_and_undone() -> None:
     assert not again(disk)[0].started
 
 
+def test_what_an_earlier_process_wrote_and_did_not_sync_is_durable_once_it_is_read() -> None:
+    disk = MemoryDisk()
+    disk.append("killed-before-its-sync.attempt", encode(STORY))
+    assert again(disk)[0].finished == FINISHED.message
+    disk.crash(Random(1))
+    assert again(disk)[0].finished == FINISHED.message
+
+
+def test_what_cannot_be_synced_when_it_is_read_takes_no_more_records() -> None:
+    disk = MemoryDisk()
+    Journal(disk).write([persist(accepted(offer()))])
+    disk.fails_to_sync = True
+    restarted = Journal(disk)
+    assert len(restarted.recover()) == 1
+    disk.fails_to_sync = False
+    (error,) = restarted.write([persist(Started())])
+    assert error is not None
+
+
 def test_acknowledged_chunks_are_forgotten_and_the_file_stays_small(tmp_path: Path) -> None:
     disk = FileDisk(tmp_path)
     journal = Journal(disk)

@@ -12,7 +12,7 @@ from dcp.v1 import jobs_pb2
 from dcp.v1 import privacy_pb2 as pb
 from google.protobuf.json_format import MessageToDict
 
-from server.services.export import PAGE_SIZE
+from server.services.privacy.export import PAGE_SIZE
 from server.store.models import MODELS, Chunk, Job, Lease, Renter, Webhook
 from tests.support import running_server
 from tests.support.manual_clock import ManualClock

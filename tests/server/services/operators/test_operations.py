@@ -11,7 +11,7 @@ import pytest
 from dcp.v1 import admin_pb2, jobs_pb2, providers_pb2, renters_pb2, sessions_pb2
 from dcp.v1 import operations_pb2 as pb
 
-from tests.server.services.test_audit import page as audit_page
+from tests.server.services.operators.test_audit import page as audit_page
 from tests.support.running_server import Market, Party, refusal
 
 LLM = jobs_pb2.JOB_TYPE_LLM_INFERENCE

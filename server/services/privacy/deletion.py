@@ -14,8 +14,9 @@ from server.domain import ledger as rules
 from server.domain.errors import DomainError, Reason
 from server.services.keys import Keys
 from server.services.renters import present
-from server.store import accounts, erasure, ledger, webhooks
+from server.store import ledger, renters, webhooks
 from server.store.database import Database
+from server.store.privacy import erasure
 
 log = logging.getLogger(__name__)
 SWEEP_RENTERS = 10
@@ -64,7 +65,7 @@ class Deletion:
 
 
 def _erase_more(renter_id: int) -> None:
-    accounts.renter(renter_id, lock=True)  # of two servers one comes first, and the other goes on after it
+    renters.get(renter_id, lock=True)  # of two servers one comes first, and the other goes on after it
     erasure.erase_jobs(renter_id)
 
 

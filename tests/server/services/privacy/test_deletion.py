@@ -35,9 +35,9 @@ from server.domain.keys import Scope
 from server.domain.webhooks import Answer
 from server.services.deliveries import Deliveries
 from server.services.keys import Caller
-from server.store import erasure
 from server.store.database import Database
 from server.store.models import MODELS, ApiKey, Artifact, Job, Renter, Transfer
+from server.store.privacy import erasure
 from tests.support import running_server
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import Market, Party, refusal

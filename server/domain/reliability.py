@@ -37,7 +37,7 @@ def weight(outcome: LeaseOutcome, reason: FailureReason | None) -> Weight:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class TrackRecord:
     """How many of the newest attempts count for a provider, and how many in all."""
 
     succeeded: int = 0
@@ -51,8 +51,8 @@ class Record:
         return self.succeeded / self.counted if self.counted else 1.0
 
 
-def record(newest: Iterable[tuple[LeaseOutcome, FailureReason | None]]) -> Record:
+def track_record(newest: Iterable[tuple[LeaseOutcome, FailureReason | None]]) -> TrackRecord:
     """The record that a provider's newest attempts make."""
     weights = [weight(outcome, reason) for outcome, reason in newest]
     succeeded = weights.count(Weight.FOR)
-    return Record(succeeded, succeeded + weights.count(Weight.AGAINST))
+    return TrackRecord(succeeded, succeeded + weights.count(Weight.AGAINST))

@@ -17,11 +17,12 @@ from server.domain.jobs import Job
 from server.domain.statements import Line
 from server.services.keys import RENTER
 from server.services.renters import existing
-from server.store import exports, jobs, keys, ledger, statement_lines, webhooks
-from server.store.accounts import RenterRow
+from server.store import jobs, keys, ledger, statements, webhooks
 from server.store.database import Database
-from server.store.exports import AskedJob, WrittenAttempt
 from server.store.keys import KeyRow
+from server.store.privacy import export
+from server.store.privacy.export import AskedJob, WrittenAttempt
+from server.store.renters import RenterRow
 from server.store.webhooks import Delivery, Webhook
 
 PAGE_SIZE = 2 * 1024 * 1024
@@ -116,11 +117,11 @@ def _numbered(query: Callable[[int, int | None, int], list[Any]]) -> Section:
 def _jobs(renter_id: int, where: str, room: Room) -> tuple[list[AskedJob], str | None]:
     """Their sizes are read first: prompts may be long."""
     before = _own_job(renter_id, where) if where else None
-    sizes = exports.job_sizes(renter_id, before, room.rows + 1)
+    sizes = export.job_sizes(renter_id, before, room.rows + 1)
     fitting = 0
     while fitting < len(sizes) and room.takes(sizes[fitting]):
         fitting += 1
-    rows = exports.asked_jobs(renter_id, before, fitting) if fitting else []
+    rows = export.asked_jobs(renter_id, before, fitting) if fitting else []
     if fitting == len(sizes):
         return rows, None
     return rows, rows[-1].job.job_id if rows else where
@@ -129,12 +130,12 @@ def _jobs(renter_id: int, where: str, room: Room) -> tuple[list[AskedJob], str |
 def _attempts(renter_id: int, where: str, room: Room) -> tuple[list[WrittenAttempt], str | None]:
     job_id, _, epoch = where.partition(":")
     job = _own_job(renter_id, job_id) if where else None
-    found = exports.leases_after(renter_id, job, _number(epoch) if where else 0, room.rows + 1)
+    found = export.leases_after(renter_id, job, _number(epoch) if where else 0, room.rows + 1)
     rows: list[WrittenAttempt] = []
     for lease in found:
-        if not room.takes(exports.written_bytes(lease)):
+        if not room.takes(export.written_bytes(lease)):
             return rows, f"{rows[-1].lease.job_id}:{rows[-1].lease.lease_epoch}" if rows else where
-        rows.append(exports.with_what_it_wrote(lease))
+        rows.append(export.with_what_it_wrote(lease))
     return rows, None
 
 
@@ -143,7 +144,7 @@ _SECTIONS: dict[str, Section] = {
     "deliveries": _numbered(webhooks.deliveries),
     "jobs": _jobs,
     "attempts": _attempts,
-    "ledger": _numbered(statement_lines.lines),
+    "ledger": _numbered(statements.lines),
 }
 
 

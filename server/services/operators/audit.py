@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from server.services.pages import Page, read_page
-from server.store import audit
-from server.store.audit import Entry
 from server.store.database import Database
+from server.store.operators import audit
+from server.store.operators.audit import Entry
 
 
 @dataclass(frozen=True, slots=True)

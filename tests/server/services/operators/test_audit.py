@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from dcp.v1 import admin_pb2, jobs_pb2, ledger_pb2
 
-from server.store import audit
 from server.store.database import Database
 from server.store.models import Withdrawal
+from server.store.operators import audit
 from tests.server.services.test_withdrawals import ask, pay, process, reject, rich_provider
 from tests.support.databases import execute
 from tests.support.running_server import Market, refusal

@@ -9,12 +9,12 @@ from server.domain.errors import DomainError, Reason
 from server.domain.leases import LeaseOutcome, LeaseState
 from server.domain.providers import AccountDecision, AccountState, ProviderStatus, next_state
 from server.services.attempts import give_up
-from server.services.audit import Operator
 from server.services.fleet import Fleet
+from server.services.operators.audit import Operator
 from server.services.providers import Providers, existing
 from server.services.renters import existing as existing_renter
 from server.services.sessions import Sessions
-from server.store import accounts, leases
+from server.store import leases, providers, renters
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Accounts:
         def decide() -> AccountState:
             before = existing(provider_id).state
             after = next_state(before, decision)
-            if after is None or not accounts.set_provider_state(provider_id, before, after):
+            if after is None or not providers.set_state(provider_id, before, after):
                 raise _wrong_state("provider", provider_id, existing(provider_id).state, decision)
             if decision is AccountDecision.SUSPEND:
                 _take_back_offers(provider_id, now_ms)
@@ -71,7 +71,7 @@ class Accounts:
         def decide() -> AccountState:
             before = existing_renter(renter_id).state
             after = next_state(before, decision)
-            if after is None or not accounts.set_renter_state(renter_id, before, after):
+            if after is None or not renters.set_state(renter_id, before, after):
                 raise _wrong_state("renter", renter_id, existing_renter(renter_id).state, decision)
             _note(operator, f"renter.{decision}", renter_id, before, after, reason, now_ms)
             return after

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 
 import peewee as pw
 
-from server.domain import record as rules
+from server.domain import reliability as rules
 from server.domain.jobs import FailureReason, JobType
 from server.domain.leases import LeaseOutcome
-from server.domain.record import RECORD_SIZE, Record
+from server.domain.reliability import RECORD_SIZE, TrackRecord
 from server.store import models as db
-from server.store.statements import Statement, arg
+from server.store.prepared import PreparedQuery, arg
 
 # The words of the partial index lease_record: as parameters they would hide it from PostgreSQL.
 _ENDED_ATTEMPT = "state = 'ended' AND attempt > 0"
-_newest = Statement(
+_newest = PreparedQuery(
     lambda: (
         db.Lease.select(db.Lease.outcome, db.Lease.failure_reason)
         .where(db.Lease.provider_id == arg("provider_id"), pw.SQL(_ENDED_ATTEMPT))
@@ -49,20 +49,20 @@ class PastAttempt:
     run_ms: int | None
 
 
-def record(provider_id: int, size: int = RECORD_SIZE) -> Record:
+def track_record(provider_id: int, size: int = RECORD_SIZE) -> TrackRecord:
     """The record that the newest ``size`` attempts of a provider make."""
     rows = _newest.all(provider_id=provider_id, limit=size)
-    return rules.record((LeaseOutcome(outcome), _reason(reason)) for outcome, reason in rows)
+    return rules.track_record((LeaseOutcome(outcome), _reason(reason)) for outcome, reason in rows)
 
 
-def records(provider_ids: Sequence[int]) -> dict[int, Record]:
+def track_records(provider_ids: Sequence[int]) -> dict[int, TrackRecord]:
     """The record of each of these providers, at most a page of them, in one query."""
     newest: dict[int, list[tuple[LeaseOutcome, FailureReason | None]]] = {one: [] for one in provider_ids}
     if newest:
         arms = (_ARM.format(provider_id=int(one), size=RECORD_SIZE) for one in newest)
         for provider_id, outcome, reason in db.Lease._meta.database.execute_sql(" UNION ALL ".join(arms)):
             newest[provider_id].append((LeaseOutcome(outcome), _reason(reason)))
-    return {provider_id: rules.record(attempts) for provider_id, attempts in newest.items()}
+    return {provider_id: rules.track_record(attempts) for provider_id, attempts in newest.items()}
 
 
 def page(provider_id: int, before: tuple[int, int] | None, limit: int) -> list[PastAttempt]:

@@ -10,17 +10,19 @@ from server.domain.errors import DomainError, Reason
 from server.domain.hindrances import Hindrance
 from server.domain.jobs import FINAL, Job, JobState, JobType
 from server.domain.leases import LeaseOutcome, LeaseRef, LeaseState
+from server.domain.messages import CancelRun
 from server.domain.providers import ProviderStatus, is_live, status
-from server.domain.sessions import CancelRun
-from server.services.audit import Operator
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet
+from server.services.operators.audit import Operator
 from server.services.pages import Page, read_page
 from server.services.providers import Providers
 from server.services.repeats import once
-from server.store import accounts, jobs, leases, operations, rates
-from server.store.accounts import ProviderRow, RenterRow
+from server.store import jobs, leases, providers, rates, renters
 from server.store.database import Database
+from server.store.operators import operations
+from server.store.providers import ProviderRow
+from server.store.renters import RenterRow
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ class Operations:
         """One page of the providers that a text finds, newest first."""
 
         def query(search: str, before_id: int | None, limit: int) -> list[ListedProvider]:
-            rows = accounts.providers(operations.provider_ids(search, before_id, limit))
+            rows = providers.by_ids(operations.provider_ids(search, before_id, limit))
             return [self._listed(row) for row in reversed(rows)]
 
         return await self._database.read(lambda: read_page(query, search, before_id, limit=limit))
@@ -81,7 +83,7 @@ class Operations:
         def query(search: str, before_id: int | None, limit: int) -> list[ListedRenter]:
             ids = operations.renter_ids(search, before_id, limit)
             wallets = operations.wallets(ids)
-            rows = accounts.renters(ids)
+            rows = renters.by_ids(ids)
             return [ListedRenter(row, wallets.get(row.id, 0)) for row in reversed(rows)]
 
         return await self._database.read(lambda: read_page(query, search, before_id, limit=limit))

@@ -9,8 +9,9 @@ from server.domain.jobs import OPEN, JobState
 from server.domain.leases import LIVE_SECONDS
 from server.domain.ledger import AccountKind, Proof, TransferKind
 from server.domain.statements import DAY_MS
-from server.store import accounts, jobs, ledger, operations
+from server.store import jobs, ledger, providers, renters
 from server.store.database import Database
+from server.store.operators import operations
 
 GPU_LIMIT = 100
 SIGNUP_LIMIT = 10
@@ -52,11 +53,11 @@ class Admin:
         since_ms = now_ms - int(LIVE_SECONDS * 1000)
 
         def read() -> Dashboard:
-            total, online = accounts.count_providers(since_ms)
+            total, online = providers.count(since_ms)
             return Dashboard(
                 total,
                 online,
-                accounts.count_renters(),
+                renters.count(),
                 jobs.count_by_state(),
                 operations.gpus(since_ms, GPU_LIMIT),
                 operations.signups(SIGNUP_LIMIT),
