@@ -18,7 +18,8 @@ import httpx
 import psutil
 import pytest
 
-from daemon.journal.records import decode, replay
+from daemon.journal.encoding import decode
+from daemon.protocol.records import replay
 from scripts.market import Program
 from tests.support import scripted_daemon
 from tests.support.patient_renter import eventually, request
