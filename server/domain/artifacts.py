@@ -19,7 +19,6 @@ MAX_NAME_BYTES = 512
 MAX_PART_BYTES = 255
 MAX_PARTS = 16
 SHA256_BYTES = 32
-MAX_PIECE_BYTES = 64 * 1024
 # An upload that brings nothing for so long, or is not through after so long, is cut.
 IDLE_SECONDS = 60.0
 UPLOAD_SECONDS = 6 * 3600.0

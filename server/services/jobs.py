@@ -32,7 +32,6 @@ from server.store.database import Database
 
 log = logging.getLogger(__name__)
 OPEN_JOBS_RETRY_SECONDS = 10
-# Roughly an image's name; the daemon reads it in full.
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ from server.domain.messages import (
 from server.domain.providers import AccountState
 from server.domain.sessions import Kept, Reply, ServerSession, stranger
 from server.domain.terms import Terms
+from server.domain.versions import is_older
 from server.services.attempts import give_up, record_finish
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet, Presence
@@ -53,7 +54,7 @@ from server.services.providers import Providers, refuse_shut_out
 from server.store import jobs, keys, leases, providers, sessions, terms
 from server.store.database import Database
 from server.store.providers import ProviderRow
-from server.version import CURRENT, is_older
+from server.version import CURRENT
 
 log = logging.getLogger(__name__)
 OUTBOX_SIZE = 1000
