@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 from server.clock import Clock, ms
-from server.domain.errors import DomainError
 from server.domain.hindrances import Minimums, hindrances
 from server.domain.providers import ProviderStatus, is_live, status
 from server.services.fleet import Fleet, Presence
@@ -82,7 +81,7 @@ class Heartbeats:
         try:
             await self._database.run(lambda: sessions.write_beats(beats.values()))
             self.store_is_up = True
-        except DomainError:
+        except Exception:
             self.store_is_up = False
             self._unwritten = beats | self._unwritten
             raise

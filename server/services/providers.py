@@ -153,7 +153,8 @@ class Providers:
 
     async def read_states(self) -> None:
         """Learns what was decided elsewhere, or while a session opened, about who is connected here."""
-        self._fleet.set_states(await self._database.read(providers.inactive_connected))
+        if self._fleet.all():
+            self._fleet.set_states(await self._database.read(providers.inactive_connected))
 
     def hindrances(self, provider: ProviderRow) -> tuple[Hindrance, ...]:
         """What keeps jobs away from a provider, by its newest report and self-tests."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from server.domain.providers import AccountState
-from server.store import artifacts
+from server.store import artifacts, states
 from server.store.models import ApiKey, Chunk, Job, Lease, Renter, Repeat, Webhook, WebhookDelivery, tuples
 
 # Rows that go with the account, by the column that names the renter.
@@ -73,7 +73,7 @@ def erase_account(renter_id: int) -> list[bytes]:
         email_key=f"deleted {renter_id}",  # no address is written so: the renter's own is free again
         organization="",
         phone="",
-        state=AccountState.DELETED.value,
+        state=states.stored(AccountState.DELETED),
         erase_from_ms=0,
     ).where(Renter.id == renter_id).execute()
     return digests

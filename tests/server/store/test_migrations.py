@@ -159,7 +159,7 @@ async def test_states_of_renters_are_carried_over_and_guarded(new_database_url: 
                 await database.run(partial(execute, database, bad))
 
 
-def schema(database: Any) -> tuple[set[tuple[object, ...]], set[tuple[object, ...]]]:
+def schema(database: Any) -> tuple[set[Any], set[Any]]:
     """The columns and the indexes of a database, as its own catalogue describes them."""
     # SQLite's integers have one size, and its booleans are integers: only PostgreSQL tells them apart.
     is_sqlite = isinstance(database, pw.SqliteDatabase)
