@@ -16,6 +16,7 @@ from google.protobuf import descriptor_pool
 from server.domain.errors import DomainError, Reason
 from server.domain.keys import Scope
 from server.rpc.addresses import Addresses
+from server.rpc.enums import member_map
 from server.rpc.errors import to_status
 from server.rpc.limits import RateLimits
 from server.rpc.validate import validate
@@ -29,7 +30,7 @@ _ROLE_NAMES: dict[int, str] = {
     options_pb2.ROLE_RENTER: "renter",
     options_pb2.ROLE_ADMIN: ADMIN,
 }
-_SCOPES = {getattr(options_pb2, f"SCOPE_{scope.name}"): scope for scope in Scope}
+_SCOPES = member_map(Scope, options_pb2.Scope)
 _A_KEY = {"provider": "a provider's key", "renter": "a renter's key", ADMIN: "the admin token"}
 _KEY_HEADERS = ("x-provider-key", "x-renter-key", "x-admin-token")
 _OPEN_SERVICES = ("/grpc.health.v1.", "/grpc.reflection.")

@@ -10,13 +10,14 @@ from dcp.v1 import keys_pb2_grpc, options_pb2
 from server.domain.errors import invalid_field
 from server.domain.keys import DEFAULT_GRACE_SECONDS, Scope
 from server.rpc import convert
+from server.rpc.enums import enum_map, member_map
 from server.rpc.interceptors import caller
 from server.services.key_ring import KeyRing, Rotation
 from server.store.keys import KeyRow
 
 DEFAULT_PAGE_SIZE = 50
-_SCOPES = {getattr(options_pb2, f"SCOPE_{scope.name}"): scope for scope in Scope}
-_NUMBERS = {scope: number for number, scope in _SCOPES.items()}
+_SCOPES = member_map(Scope, options_pb2.Scope)
+_NUMBERS = enum_map(Scope, options_pb2.Scope)
 
 
 class KeyServicer(keys_pb2_grpc.KeyServiceServicer):

@@ -10,12 +10,13 @@ from dcp.v1 import metrics_pb2_grpc
 from server.domain.errors import invalid_field
 from server.domain.metrics import Figure, MetricsRange, Point, Series
 from server.rpc import convert
+from server.rpc.enums import enum_map, member_map
 from server.rpc.interceptors import caller
 from server.services.metrics import Metrics
 from server.services.providers import Providers
 
-_RANGES = {getattr(pb, f"METRICS_RANGE_{one.name}"): one for one in MetricsRange}
-_NUMBERS = {one: number for number, one in _RANGES.items()}
+_RANGES = member_map(MetricsRange, pb.MetricsRange)
+_NUMBERS = enum_map(MetricsRange, pb.MetricsRange)
 _WITH_GREATEST = (Figure.MEMORY, Figure.TEMPERATURE, Figure.POWER)
 _DECIMALS = 2
 

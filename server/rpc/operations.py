@@ -97,6 +97,5 @@ def _renter(one: ListedRenter) -> pb.RenterEntry:
 
 def _rates(card: dict[JobType, int]) -> list[pb.Rate]:
     return [
-        pb.Rate(job_type=convert.job_type_number(kind), halala_per_minute=rate)  # type: ignore[arg-type]
-        for kind, rate in card.items()
+        pb.Rate(job_type=convert.job_type_number(kind), halala_per_minute=rate) for kind, rate in card.items()
     ]

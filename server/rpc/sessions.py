@@ -30,6 +30,7 @@ from server.domain.messages import LeaseAction, Reconnect
 from server.domain.placement import Model
 from server.domain.sessions import violation
 from server.rpc import convert
+from server.rpc.enums import enum_map, member_map
 from server.rpc.interceptors import caller
 from server.rpc.terms import settings_message
 from server.rpc.validate import validate
@@ -44,9 +45,9 @@ RECONNECTS_PER_SECOND = 400
 # Lists of up to so many models are kept once for all daemons that serve them; longer ones fill memory.
 SHARED_MODELS = 4
 
-_OUTCOMES = {getattr(pb, f"RUN_OUTCOME_{outcome.name}"): outcome for outcome in RunOutcome}
-_ACTIONS = {action: getattr(pb, f"LEASE_ACTION_{action.name}") for action in LeaseAction}
-_DISPOSITIONS = {d: getattr(pb, f"RESULT_DISPOSITION_{d.name}") for d in Disposition}
+_OUTCOMES = member_map(RunOutcome, pb.RunOutcome)
+_ACTIONS = enum_map(LeaseAction, pb.LeaseAction)
+_DISPOSITIONS = enum_map(Disposition, pb.ResultDisposition)
 
 
 class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
@@ -335,7 +336,7 @@ def _offer(offer: Offer) -> pb.JobOffer:
     return pb.JobOffer(
         lease=_lease(offer.lease),
         attempt=offer.attempt,
-        job_type=convert.job_type_number(offer.job_type),  # type: ignore[arg-type]
+        job_type=convert.job_type_number(offer.job_type),
         run_limit=convert.duration(offer.limit_ms / 1000),
         container_spec=ParseDict(offer.spec.get("container_spec", {}), jobs_pb2.ContainerSpec()),
         params=ParseDict(offer.spec.get("params", {}), jobs_pb2.JobParams()),

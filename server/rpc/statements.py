@@ -9,9 +9,11 @@ from typing import Any
 from dcp.v1 import statements_pb2 as pb
 from dcp.v1 import statements_pb2_grpc
 
+from server.domain.ledger import TransferKind
 from server.domain.statements import JobMoney, Line
 from server.rpc import convert
 from server.rpc.csv_text import Cell, csv_text
+from server.rpc.enums import enum_map
 from server.rpc.interceptors import caller
 from server.services.statements import Statements
 
@@ -31,6 +33,8 @@ _CSV_NAMES = (
     "model",
     "description",
 )
+
+_KINDS = enum_map(TransferKind, pb.TransferKind)
 
 
 class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
@@ -99,7 +103,7 @@ def line(one: Line) -> pb.LedgerLine:
     return pb.LedgerLine(
         id=one.id,
         time=convert.timestamp(one.at_ms),
-        kind=getattr(pb, f"TRANSFER_KIND_{one.kind.name}"),
+        kind=_KINDS[one.kind],
         amount_halala=one.amount_halala,
         balance_halala=one.balance_halala,
         charged_halala=one.charged_halala,

@@ -10,11 +10,12 @@ from dcp.v1 import terms_pb2_grpc
 from server.domain.errors import invalid_field
 from server.domain.terms import Settings, Weekday, time_of_day, window
 from server.rpc import convert
+from server.rpc.enums import enum_map, member_map
 from server.rpc.interceptors import caller
 from server.services.terms import OwnRate, OwnTerms
 
-_WEEKDAYS = {getattr(pb, f"WEEKDAY_{day.name}"): day for day in Weekday}
-_WEEKDAY_NUMBERS = {day: number for number, day in _WEEKDAYS.items()}
+_WEEKDAYS = member_map(Weekday, pb.Weekday)
+_WEEKDAY_NUMBERS = enum_map(Weekday, pb.Weekday)
 
 
 class TermsServicer(terms_pb2_grpc.TermsServiceServicer):
@@ -82,7 +83,7 @@ def _days(hours: pb.WeeklyHours, path: str) -> list[Weekday]:
 def _rates(told: list[OwnRate]) -> list[pb.OwnRate]:
     return [
         pb.OwnRate(
-            job_type=convert.job_type_number(one.kind),  # type: ignore[arg-type]
+            job_type=convert.job_type_number(one.kind),
             halala_per_minute=one.rate,
             own=one.is_own,
             platform_halala_per_minute=one.card_rate,

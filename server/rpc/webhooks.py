@@ -7,12 +7,16 @@ from typing import Any
 from dcp.v1 import webhooks_pb2 as pb
 from dcp.v1 import webhooks_pb2_grpc
 
+from server.domain.webhooks import DeliveryStatus, WebhookEvent
 from server.rpc import convert
+from server.rpc.enums import enum_map
 from server.rpc.interceptors import caller
 from server.services.webhooks import Webhooks
 from server.store.webhooks import Delivery, Webhook
 
 DEFAULT_PAGE_SIZE = 50
+_EVENTS = enum_map(WebhookEvent, pb.WebhookEvent)
+_STATUSES = enum_map(DeliveryStatus, pb.DeliveryStatus)
 
 
 class WebhookServicer(webhooks_pb2_grpc.WebhookServiceServicer):
@@ -67,8 +71,8 @@ def delivery(one: Delivery) -> pb.WebhookDelivery:
     return pb.WebhookDelivery(
         id=one.id,
         event_id=one.event_id,
-        event=getattr(pb, f"WEBHOOK_EVENT_{one.event.name}"),
-        status=getattr(pb, f"DELIVERY_STATUS_{one.status.name}"),
+        event=_EVENTS[one.event],
+        status=_STATUSES[one.status],
         attempts=one.attempts,
         created_at=convert.timestamp(one.created_ms),
         last_attempt_at=convert.timestamp(one.last_ms),

@@ -7,8 +7,9 @@ from typing import Any
 from dcp.v1 import admin_pb2, withdrawals_pb2_grpc
 from dcp.v1 import withdrawals_pb2 as pb
 
-from server.domain.withdrawals import Withdrawal, WithdrawalAction
+from server.domain.withdrawals import Withdrawal, WithdrawalAction, WithdrawalState
 from server.rpc import convert
+from server.rpc.enums import enum_map
 from server.rpc.interceptors import caller
 from server.rpc.operators import operator
 from server.rpc.repeats import once
@@ -16,6 +17,7 @@ from server.rpc.validate import compact_iban
 from server.services.withdrawals import Withdrawals
 
 DEFAULT_PAGE_SIZE = 50
+_STATUSES = enum_map(WithdrawalState, admin_pb2.WithdrawalStatus)
 
 
 class WithdrawalServicer(withdrawals_pb2_grpc.WithdrawalServiceServicer):
@@ -93,7 +95,7 @@ def message(one: Withdrawal) -> admin_pb2.Withdrawal:
         id=one.id,
         provider_id=one.provider_id,
         amount_halala=one.amount_halala,
-        status=getattr(admin_pb2, f"WITHDRAWAL_STATUS_{one.state.name}"),
+        status=_STATUSES[one.state],
         iban_last4=one.iban_last4,
         created_at=convert.timestamp(one.created_ms),
         updated_at=convert.timestamp(one.updated_ms),
