@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dcp.v1 import ledger_pb2 as pb
 from dcp.v1 import ledger_pb2_grpc
 
+from server.rpc.context import Context
 from server.rpc.operators import operator
 from server.rpc.repeats import once
 from server.services.operators.dashboard import Dashboard
@@ -18,7 +17,9 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         self._renters = renters
         self._dashboard = dashboard
 
-    async def CreditRenter(self, request: pb.CreditRenterRequest, context: Any) -> pb.CreditRenterResponse:
+    async def CreditRenter(
+        self, request: pb.CreditRenterRequest, context: Context
+    ) -> pb.CreditRenterResponse:
         return await once(
             request,
             self._renters.credit(operator(context), request.renter_id, request.amount_halala),
@@ -28,7 +29,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             ),
         )
 
-    async def ProveLedger(self, request: pb.ProveLedgerRequest, context: Any) -> pb.ProveLedgerResponse:
+    async def ProveLedger(self, request: pb.ProveLedgerRequest, context: Context) -> pb.ProveLedgerResponse:
         proof = await self._dashboard.prove_ledger()
         return pb.ProveLedgerResponse(
             balanced=not proof.discrepancies and proof.postings_sum_halala == 0,

@@ -30,6 +30,7 @@ from server.domain.messages import LeaseAction, Reconnect
 from server.domain.placement import Model
 from server.domain.sessions import violation
 from server.rpc import convert
+from server.rpc.context import Context
 from server.rpc.enums import enum_map, member_map
 from server.rpc.interceptors import caller
 from server.rpc.terms import settings_message
@@ -55,7 +56,7 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
         self._sessions = sessions
         self._ending: set[asyncio.Task[None]] = set()
 
-    async def Connect(self, requests: Any, context: Any) -> None:  # type: ignore[override]
+    async def Connect(self, requests: Any, context: Context) -> None:  # type: ignore[override]
         """Runs a stream to its end. Raises DomainError where the daemon must be told why."""
         provider_id = caller().id
         session = self._sessions.new(provider_id, caller().key_id)
@@ -122,7 +123,7 @@ class _Writer:
 
     __slots__ = ("_context", "_reader", "_session", "_task")
 
-    def __init__(self, session: Session, context: Any, reader: asyncio.Task[Any]) -> None:
+    def __init__(self, session: Session, context: Context, reader: asyncio.Task[Any]) -> None:
         self._session, self._context, self._reader = session, context, reader
         self._task: asyncio.Task[None] | None = None
         session.outbox.wake = self._wake

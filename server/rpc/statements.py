@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
 
 from dcp.v1 import statements_pb2 as pb
 from dcp.v1 import statements_pb2_grpc
@@ -12,6 +11,7 @@ from dcp.v1 import statements_pb2_grpc
 from server.domain.ledger import TransferKind
 from server.domain.statements import JobMoney, Line
 from server.rpc import convert
+from server.rpc.context import Context
 from server.rpc.csv_text import Cell, csv_text
 from server.rpc.enums import enum_map
 from server.rpc.interceptors import caller
@@ -41,7 +41,9 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
     def __init__(self, statements: Statements) -> None:
         self._statements = statements
 
-    async def ListOwnLedger(self, request: pb.ListOwnLedgerRequest, context: Any) -> pb.ListOwnLedgerResponse:
+    async def ListOwnLedger(
+        self, request: pb.ListOwnLedgerRequest, context: Context
+    ) -> pb.ListOwnLedgerResponse:
         page = await self._statements.lines(
             caller().id, request.before_id or None, request.page_size or DEFAULT_PAGE_SIZE
         )
@@ -50,7 +52,7 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
         )
 
     async def GetOwnLedgerCsv(
-        self, request: pb.GetOwnLedgerCsvRequest, context: Any
+        self, request: pb.GetOwnLedgerCsvRequest, context: Context
     ) -> pb.GetOwnLedgerCsvResponse:
         page = await self._statements.lines(
             caller().id, request.before_id or None, request.max_lines or CSV_LINES
@@ -58,7 +60,7 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
         return pb.GetOwnLedgerCsvResponse(csv=csv_text(_CSV_NAMES, [_cells(one) for one in page.rows]))
 
     async def GetOwnSpending(
-        self, request: pb.GetOwnSpendingRequest, context: Any
+        self, request: pb.GetOwnSpendingRequest, context: Context
     ) -> pb.GetOwnSpendingResponse:
         days = await self._statements.spending(caller().id, request.days or DEFAULT_DAYS)
         whole = _together(days.values())
@@ -78,7 +80,7 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
         )
 
     async def GetOwnEarnings(
-        self, request: pb.GetOwnEarningsRequest, context: Any
+        self, request: pb.GetOwnEarningsRequest, context: Context
     ) -> pb.GetOwnEarningsResponse:
         days = await self._statements.earnings(caller().id, request.days or DEFAULT_DAYS)
         whole = _together(days.values())

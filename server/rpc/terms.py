@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dcp.v1 import terms_pb2 as pb
 from dcp.v1 import terms_pb2_grpc
 
 from server.domain.errors import invalid_field
 from server.domain.terms import Settings, Weekday, time_of_day, window
 from server.rpc import convert
+from server.rpc.context import Context
 from server.rpc.enums import enum_map, member_map
 from server.rpc.interceptors import caller
 from server.services.terms import OwnRate, OwnTerms
@@ -22,7 +21,7 @@ class TermsServicer(terms_pb2_grpc.TermsServiceServicer):
     def __init__(self, terms: OwnTerms) -> None:
         self._terms = terms
 
-    async def SetOwnRate(self, request: pb.SetOwnRateRequest, context: Any) -> pb.SetOwnRateResponse:
+    async def SetOwnRate(self, request: pb.SetOwnRateRequest, context: Context) -> pb.SetOwnRateResponse:
         kind = convert.job_type(request.job_type)
         if kind is None:
             raise invalid_field("job_type", "is no kind of job that this server knows")
@@ -30,17 +29,19 @@ class TermsServicer(terms_pb2_grpc.TermsServiceServicer):
         told = await self._terms.set_rate(caller().id, kind, rate)
         return pb.SetOwnRateResponse(success=True, rates=_rates(told))
 
-    async def ListOwnRates(self, request: pb.ListOwnRatesRequest, context: Any) -> pb.ListOwnRatesResponse:
+    async def ListOwnRates(
+        self, request: pb.ListOwnRatesRequest, context: Context
+    ) -> pb.ListOwnRatesResponse:
         return pb.ListOwnRatesResponse(rates=_rates(await self._terms.rates(caller().id)))
 
     async def SetOwnSettings(
-        self, request: pb.SetOwnSettingsRequest, context: Any
+        self, request: pb.SetOwnSettingsRequest, context: Context
     ) -> pb.SetOwnSettingsResponse:
         settings = await self._terms.set_settings(caller().id, _settings(request))
         return pb.SetOwnSettingsResponse(success=True, settings=settings_message(settings))
 
     async def GetOwnSettings(
-        self, request: pb.GetOwnSettingsRequest, context: Any
+        self, request: pb.GetOwnSettingsRequest, context: Context
     ) -> pb.GetOwnSettingsResponse:
         settings = await self._terms.settings(caller().id)
         return pb.GetOwnSettingsResponse(settings=settings_message(settings))
