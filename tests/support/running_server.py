@@ -264,7 +264,8 @@ class Market:
 
     async def tick(self) -> None:
         """Each duty of the market's loop once, now."""
-        assert await self.server.loops[0].tick() == []
+        for error in await self.server.loops[0].tick():
+            raise error
 
     async def later(self, seconds: float) -> None:
         """Lets time pass and sweeps."""
