@@ -263,8 +263,9 @@ class Market:
         await self.sql(lambda: Renter.update(**values).where(Renter.id == renter.id).execute())
 
     async def tick(self) -> None:
-        """Each duty of the market's loop once, now."""
-        assert await self.server.services.loops[0].tick() == []
+        """Each duty of the market's loop once, now. Raises what the first of those that failed raised."""
+        for error in await self.server.services.loops[0].tick():
+            raise error
 
     async def later(self, seconds: float) -> None:
         """Lets time pass and sweeps."""
