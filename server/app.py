@@ -110,7 +110,7 @@ SERVICES = (
     "dcp.v1.TermsService",
     "dcp.v1.WithdrawalService",
 )
-# Each of these was an outage of somebody's: see ARCHITECTURE.md, "gRPC settings".
+# Each of these was an outage of somebody's: see docs/internals.md, "gRPC settings".
 GRPC_OPTIONS = (
     ("grpc.so_reuseport", 0),
     ("grpc.server.max_pending_requests", 20_000),
