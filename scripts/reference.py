@@ -104,9 +104,7 @@ def _failures(comments: Mapping[str, str]) -> Iterable[str]:
     yield _table(("Reason", "Meaning"), [(f"`{name}`", comment) for name, _, comment in values])
 
 
-def _values(
-    enum: EnumDescriptor, prefix: str, comments: Mapping[str, str]
-) -> Iterable[tuple[str, Any, str]]:
+def _values(enum: EnumDescriptor, prefix: str, comments: Mapping[str, str]) -> Iterable[tuple[str, Any, str]]:
     """The values of an enum but the first, which stands for none: short name, descriptor, comment."""
     for value in enum.values[1:]:
         yield value.name.removeprefix(prefix), value, comments[f"{enum.full_name}.{value.name}"]
