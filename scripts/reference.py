@@ -15,7 +15,7 @@ from dcp.v1 import errors_pb2, jobs_pb2
 from google.protobuf.descriptor import EnumDescriptor
 from google.rpc import code_pb2
 
-import daemon.config
+import daemon.config.config
 import gateway.config
 import server.config
 from gateway import openapi, routes
@@ -25,7 +25,7 @@ _NOTE = "Written by `scripts/generate`; do not edit."
 _PROGRAMS: tuple[tuple[str, ModuleType], ...] = (
     ("server", server.config),
     ("gateway", gateway.config),
-    ("daemon", daemon.config),
+    ("daemon", daemon.config.config),
 )
 _WHO = {"public": "anybody", "admin": "operator"}
 
