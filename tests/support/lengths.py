@@ -12,7 +12,7 @@ import pytest
 # The longest first: two workers that begin with them end together. Below tests/.
 LONG_FILES = (
     "architecture/test_tools.py",
-    "daemon/runners/test_container.py",
+    "daemon/runners/containers/test_container.py",
     "daemon/engines/test_container.py",
     "e2e/test_pages.py",
     "e2e/test_containers.py",
@@ -22,7 +22,7 @@ LONG_FILES = (
     "e2e/test_kills.py",
     "protocol/test_simulation.py",
     "e2e/test_storm.py",
-    "daemon/runners/test_adoption.py",
+    "daemon/runners/containers/test_adoption.py",
     "gateway/test_transcode.py",
 )
 
