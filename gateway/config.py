@@ -20,7 +20,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 class Variable(NamedTuple):
-    """One variable of this program, as its help and the README list it."""
+    """One variable of this program, as help and docs/reference print it."""
 
     name: str
     default: str
@@ -28,16 +28,28 @@ class Variable(NamedTuple):
 
 
 VARIABLES = (
-    Variable("DCP_HTTP_LISTEN", "127.0.0.1:8080", "where the gateway listens; port 0 takes a free one"),
-    Variable("DCP_SERVER", "127.0.0.1:50051", "the server, as host:port"),
-    Variable("DCP_TLS_CA", "", "file with the certificates that the server's is checked against, in PEM"),
-    Variable("DCP_INSECURE", "false", "true allows a server on another machine without TLS"),
+    Variable("DCP_HTTP_LISTEN", "127.0.0.1:8080", "Where HTTP listens, host:port; port 0 takes a free port."),
+    Variable("DCP_SERVER", "127.0.0.1:50051", "Address of the server's gRPC, host:port."),
+    Variable(
+        "DCP_TLS_CA",
+        "",
+        "Certificate authorities (PEM) that the server's certificate is checked against. "
+        "Unset: plain text, to loopback addresses only.",
+    ),
+    Variable(
+        "DCP_INSECURE",
+        "false",
+        "true: keys travel to another host in plain text. Only for networks that you trust.",
+    ),
     Variable(
         "DCP_TRUSTED_PROXIES",
         "",
-        "addresses and networks, separated by commas, whose X-Forwarded-For is believed; here: of proxies",
+        "Addresses and networks of the proxies before the gateway, separated by commas; "
+        "their X-Forwarded-For is believed.",
     ),
-    Variable("DCP_LOG_LEVEL", "info", "debug, info, warning or error"),
+    Variable(
+        "DCP_LOG_LEVEL", "info", "Least severe messages that are logged: debug, info, warning or error."
+    ),
 )
 
 

@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 STOP_GRACE_SECONDS = 5.0
-# Each of these was an outage of somebody's: see ARCHITECTURE.md, "gRPC settings".
+# Each of these was an outage of somebody's: see docs/internals.md, "gRPC settings".
 GRPC_OPTIONS = (
     ("grpc.so_reuseport", 0),
     ("grpc.server.max_pending_requests", 20_000),

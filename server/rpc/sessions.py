@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 HELLO_TIMEOUT_SECONDS = 10.0
 RECONNECT_AFTER_SECONDS = 0.5
 RECONNECT_JITTER_SECONDS = 5.0
-# Somewhat less than a server sets up in a second, see ARCHITECTURE.md.
+# Somewhat less than a server sets up in a second, see docs/figures.md.
 RECONNECTS_PER_SECOND = 400
 # Lists of up to so many models are kept once for all daemons that serve them; longer ones fill memory.
 SHARED_MODELS = 4

@@ -263,7 +263,7 @@ class Market:
         await self.sql(lambda: Renter.update(**values).where(Renter.id == renter.id).execute())
 
     async def tick(self) -> None:
-        """Each duty of the market's loop once, now."""
+        """Each duty of the market's loop once, now. Raises what the first of those that failed raised."""
         for error in await self.server.loops[0].tick():
             raise error
 
