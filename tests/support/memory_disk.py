@@ -7,7 +7,7 @@ from random import Random
 
 
 class MemoryDisk:
-    """Has the shape of `daemon.journal.journal.Disk`; deterministic.
+    """Has the shape of `daemon.journal.disk.Disk`; deterministic.
 
     `is_full`: nothing can be added. `free`: what it says it has left. `fails_to_sync`: a sync fails.
     """

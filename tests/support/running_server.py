@@ -263,8 +263,8 @@ class Market:
         await self.sql(lambda: Renter.update(**values).where(Renter.id == renter.id).execute())
 
     async def tick(self) -> None:
-        """One sweep, now."""
-        await self.server.services.sweep.tick()
+        """Each duty of the market's loop once, now."""
+        assert await self.server.services.loops[0].tick() == []
 
     async def later(self, seconds: float) -> None:
         """Lets time pass and sweeps."""
