@@ -15,7 +15,7 @@ from dcp.v1 import errors_pb2, jobs_pb2
 from google.protobuf.descriptor import EnumDescriptor
 from google.rpc import code_pb2
 
-import daemon.config
+import daemon.config.config
 import gateway.config
 import server.config
 from gateway import openapi, routes
@@ -25,7 +25,7 @@ _NOTE = "Written by `scripts/generate`; do not edit."
 _PROGRAMS: tuple[tuple[str, ModuleType], ...] = (
     ("server", server.config),
     ("gateway", gateway.config),
-    ("daemon", daemon.config),
+    ("daemon", daemon.config.config),
 )
 _WHO = {"public": "anybody", "admin": "operator"}
 
@@ -104,9 +104,7 @@ def _failures(comments: Mapping[str, str]) -> Iterable[str]:
     yield _table(("Reason", "Meaning"), [(f"`{name}`", comment) for name, _, comment in values])
 
 
-def _values(
-    enum: EnumDescriptor, prefix: str, comments: Mapping[str, str]
-) -> Iterable[tuple[str, Any, str]]:
+def _values(enum: EnumDescriptor, prefix: str, comments: Mapping[str, str]) -> Iterable[tuple[str, Any, str]]:
     """The values of an enum but the first, which stands for none: short name, descriptor, comment."""
     for value in enum.values[1:]:
         yield value.name.removeprefix(prefix), value, comments[f"{enum.full_name}.{value.name}"]

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from dcp.v1 import gpus_pb2
 
-from daemon.journal.journal import Journal, journal_folder
+from daemon.journal.disk import journal_folder
+from daemon.journal.journal import Journal
 from tests.support.counter import Counter, CountingDisk, relayed
 from tests.support.fake_engine import DEFAULT_MODEL, NoopEngine
 from tests.support.whole_stack import ADMIN, Stack, running_daemon, running_stack

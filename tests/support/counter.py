@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 from dcp.v1 import sessions_pb2
 
-from daemon.journal.journal import FileDisk
+from daemon.journal.disk import FileDisk
 
 CONNECT = "/dcp.v1.SessionService/Connect"
 _IDS = re.compile(r"job-[0-9a-f]+")
