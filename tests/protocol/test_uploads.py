@@ -18,9 +18,9 @@ from daemon.work.artifacts import (
     UploadBrokenError,
     UploadDamagedError,
     UploadRefusedError,
-    measure,
 )
 from tests.support.fake_engine import DEFAULT_MODEL, ScriptedEngine
+from tests.support.file_daemon import measure
 from tests.support.whole_stack import ADMIN, Stack, running_daemon, running_stack
 
 LIMIT_BYTES = 300_000

@@ -25,7 +25,7 @@ from daemon.journal.disk import FileDisk, journal_folder
 from daemon.journal.journal import Journal
 from daemon.link import Link, Server
 from daemon.protocol.effects import EndReason
-from daemon.work.artifacts import Artifact, ArtifactSink, Uploader, measure
+from daemon.work.artifacts import Artifact, ArtifactSink, Uploader
 from tests.support.scripted_daemon import MODEL, _say_ready
 
 BLOCK_BYTES = 1 << 20
@@ -45,6 +45,12 @@ def content(name: str, kib: int) -> Iterator[bytes]:
         block = hashlib.sha256(f"{name} {number}".encode()).digest() * (BLOCK_BYTES // 32)
         yield block[:left]
         left -= len(block)
+
+
+def measure(name: str, path: Path) -> Artifact:
+    """A file as an artifact."""
+    data = path.read_bytes()
+    return Artifact(name, path, len(data), hashlib.sha256(data).digest())
 
 
 class FileEngine(Engine):
