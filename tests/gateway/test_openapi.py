@@ -65,8 +65,8 @@ def test_everything_has_a_description(made: dict[str, Any]) -> None:
 def test_comments_are_those_of_the_protos() -> None:
     told = comments()
     assert told["dcp.v1.Job.job_id"] == "The job's id, `job-...`."
-    assert told["dcp.v1.JobService.GetJob"].startswith("Tells a job's state")
-    assert told["dcp.v1.JobState.JOB_STATE_RUNNING"] == "Started; the meter runs."
+    assert told["dcp.v1.JobService.GetJob"].startswith("Returns a job's state")
+    assert told["dcp.v1.JobState.JOB_STATE_RUNNING"] == "The job runs, and its time is metered."
 
 
 @pytest.mark.parametrize("binding", BINDINGS, ids=lambda b: b.method.name)
