@@ -72,7 +72,8 @@ async def serve(config: Config, listener: socket.socket) -> None:
     try:
         settings = uvicorn.Config(
             build_app(channel),
-            http="httptools",
+            # httptools loses the body of a request that offers an upgrade, and reads its bytes as a request.
+            http="h11",
             ws="none",
             lifespan="off",
             log_config=None,

@@ -53,8 +53,8 @@ class Edge:
             await send(message)
 
         try:
-            _check_announced_length(scope["headers"])
-            await self._app(scope, _limited(receive), send_dressed)
+            announced = _announced_length(scope["headers"])
+            await self._app(scope, _checked(receive, announced), send_dressed)
         except ClientGoneError:
             log.debug("client hung up: request_id=%s", request_id)
         except Exception as fault:
@@ -124,29 +124,47 @@ def _dressed(headers: RawHeaders, request_id: str) -> list[tuple[bytes, bytes]]:
     return dressed
 
 
-def _check_announced_length(headers: RawHeaders) -> None:
+def _announced_length(headers: RawHeaders) -> int | None:
+    """Returns the announced length of the body in bytes, or None. Raises BODY_TOO_LARGE."""
     for name, value in headers:
-        if name == b"content-length" and (len(value) > 18 or int(value) > MAX_BODY_BYTES):
-            raise _too_large()
+        if name == b"content-length":
+            if len(value) > 18 or int(value) > MAX_BODY_BYTES:
+                raise _too_large()
+            return int(value)
+    return None
 
 
-def _limited(receive: Receive) -> Receive:
-    """A ``receive`` that raises when the body gets too large, whatever length was announced."""
+def _checked(receive: Receive, announced: int | None) -> Receive:
+    """A ``receive`` that refuses a body that gets too large or ends before its announced length.
+
+    A body that the HTTP layer lost must not run as an empty one. Its bytes can still be on the
+    connection, where they would be read as the next request, so the connection is closed.
+    """
     received = 0
 
-    async def receive_limited() -> Message:
+    async def receive_checked() -> Message:
         nonlocal received
         message = await receive()
         received += len(message.get("body", b""))
         if received > MAX_BODY_BYTES:
             raise _too_large()
+        is_end = message["type"] == "http.request" and not message.get("more_body", False)
+        if is_end and announced is not None and received < announced:
+            raise _too_short(received, announced)
         return message
 
-    return receive_limited
+    return receive_checked
 
 
 def _too_large() -> ApiError:
     return ApiError("BODY_TOO_LARGE", f"The body is larger than {MAX_BODY_BYTES} bytes (1 MiB).")
+
+
+def _too_short(received: int, announced: int) -> ApiError:
+    text = (
+        f"The body ended after {received} of the {announced} bytes that Content-Length announced; send all."
+    )
+    return ApiError("MALFORMED_JSON", text, headers=[("connection", "close")])
 
 
 def _log_fault(fault: Exception, scope: Any) -> None:

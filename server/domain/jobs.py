@@ -91,6 +91,8 @@ PROVIDERS_FAULT = frozenset(
         FailureReason.GPU_FAILED,
     }
 )
+# Jobs whose renter gets nothing but their output: a run without output is not charged, however it ends.
+INFERENCE = frozenset({JobType.LLM_INFERENCE, JobType.IMAGE_GENERATION, JobType.VLLM_SERVE})
 START_WITHIN_SECONDS = 600
 LOST_AFTER_SECONDS = 300
 

@@ -262,6 +262,11 @@ class ServerSession:
         self._phase = _Phase.AWAITING_HELLO
         self._held: dict[tuple[str, int], _Held] = {}
 
+    @property
+    def awaits_hello(self) -> bool:
+        """Whether nothing has arrived yet."""
+        return self._phase is _Phase.AWAITING_HELLO
+
     def receive(self, message: DaemonMessage) -> Effect:
         """What to do about a message. Raises DomainError(PROTOCOL_VIOLATION): end the stream."""
         if isinstance(message, Hello):

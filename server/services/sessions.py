@@ -6,6 +6,7 @@ nothing once a newer one has said Hello.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections import Counter
@@ -63,6 +64,8 @@ CHECK_SECONDS = 300.0
 # How many keys one query looks up; SQLite takes 32,766 values.
 CHECK_BATCH = 20_000
 STREAMS_RETRY_SECONDS = 30
+HELLOS_AT_ONCE = 64
+"""How many are handled at once; more wait before any work of the database, so that its queue stays short."""
 
 
 class Sessions:
@@ -85,6 +88,7 @@ class Sessions:
         self.clock = clock
         self.open: set[Session] = set()
         """Every stream of this server, also those without a Hello yet."""
+        self.hellos = asyncio.Semaphore(HELLOS_AT_ONCE)
         self.newest_daemon = newest_daemon
         self._max_streams = max_streams
         self._streams: Counter[int] = Counter()
@@ -220,7 +224,8 @@ class Session:
                     self._warn("a message named a lease that the session does not hold", answer.lease)
                 self._send(answer)
             case Hello():
-                await self._open(effect)
+                async with self._owner.hellos:
+                    await self._open(effect)
             case Heartbeat():
                 await self._heartbeat(effect)
             case OfferReply():
@@ -240,8 +245,11 @@ class Session:
                 self.outbox.close()
 
     def expect_hello(self) -> None:
-        """Time is up for the first message: a stream without a session ends."""
-        if self._presence is None:
+        """Time is up for the first message: a stream without one ends.
+
+        A Hello that has arrived counts, however long it waits here: that is no delay of its daemon's.
+        """
+        if self._half.awaits_hello:
             self.outbox.close()
 
     async def end(self) -> None:

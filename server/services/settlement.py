@@ -9,7 +9,7 @@ import logging
 from typing import Any
 
 from server.domain import ledger as rules
-from server.domain.jobs import FailureReason, Job, JobEvent
+from server.domain.jobs import INFERENCE, FailureReason, Job, JobEvent
 from server.services import outbox
 from server.store import artifacts, jobs, ledger
 
@@ -30,8 +30,11 @@ def settle(
 ) -> bool:
     """Ends ``job`` as it was read and resolves its hold; False when it has moved on since.
 
-    ``billed_ms`` of 0 voids the hold: the renter gets all of it back.
+    ``billed_ms`` of 0 voids the hold: the renter gets all of it back. So does an inference that sent no
+    output: whatever ended it, the renter got nothing to pay for.
     """
+    if job.job_type in INFERENCE and not job.output_bytes:
+        billed_ms = 0
     bill = rules.make_bill(job.hold_halala, job.rate_halala_per_minute, billed_ms)
     ended = jobs.finish(
         job,

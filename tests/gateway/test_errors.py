@@ -181,6 +181,16 @@ async def chunks(body: bytes) -> AsyncIterator[bytes]:
         yield body[start : start + (1 << 16)]
 
 
+@pytest.mark.parametrize("sent", [b"", b"{}", b'{"amount_halala": 5}'])
+async def test_a_body_shorter_than_announced_is_refused_and_ends_its_connection(
+    gateway: httpx.AsyncClient, server: FakeServer, sent: bytes
+) -> None:
+    answer = await gateway.post("/api/renters/topup", content=sent, headers={"content-length": "100"})
+    assert (answer.status_code, answer.headers["connection"]) == (400, "close")
+    assert f"{len(sent)} of the 100 bytes" in answer.json()["error"]
+    assert server.calls == []
+
+
 @pytest.mark.parametrize("is_chunked", [False, True])
 @pytest.mark.parametrize(("size", "status"), [(LIMIT, 200), (LIMIT + 1, 413)])
 async def test_a_body_over_one_mebibyte_is_refused_however_it_comes(

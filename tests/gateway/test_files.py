@@ -46,7 +46,7 @@ async def over_tcp(server: FakeServer) -> AsyncIterator[tuple[str, int]]:
     """The gateway as it serves really, on 127.0.0.1: only so is it seen how a response ends."""
     listener = socket.create_server(("127.0.0.1", 0))
     async with grpc.aio.insecure_channel(server.address, options=CHANNEL_OPTIONS) as channel:
-        settings = uvicorn.Config(build_app(channel), http="httptools", lifespan="off", log_config=None)
+        settings = uvicorn.Config(build_app(channel), http="h11", lifespan="off", log_config=None)
         serving = uvicorn.Server(settings)
         task = asyncio.create_task(serving.serve(sockets=[listener]))
         try:

@@ -95,6 +95,55 @@ async def test_over_a_real_connection_a_large_upload_is_refused(server: FakeServ
         assert (await client.get(f"{base}/healthz")).status_code == 200
 
 
+SMUGGLED = b"POST /api/renters/topup HTTP/1.1\r\nhost: x\r\nx-renter-key: k2\r\ncontent-length: 0\r\n\r\n"
+LAST = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+UPGRADES = [
+    {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAMAAABkAAQCAAAAAAIAAAAA"},
+    {"connection": "upgrade", "upgrade": "websocket", "sec-websocket-version": "13"},
+    {"connection": "upgrade", "upgrade": "TLS/1.2"},
+]
+
+
+async def exchanged(base: str, sent: bytes) -> bytes:
+    """All that the gateway answers on one connection until it closes it."""
+    host, _, port = base.removeprefix("http://").rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(sent)
+    if not sent.endswith(LAST):
+        writer.write_eof()
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    return answer
+
+
+async def test_body_of_a_request_that_offers_an_upgrade_is_its_body_and_never_a_request(
+    server: FakeServer,
+) -> None:
+    body = b'{"amount_halala": 5, "x": "' + SMUGGLED.replace(b"\r\n", b"__") + b'"}'
+    async with started(DCP_SERVER=server.address) as (_, base):
+        for offered in UPGRADES:
+            for content in (b'{"amount_halala": 5}', body, SMUGGLED):
+                server.calls.clear()
+                head = {"host": "x", "x-renter-key": "k1", "content-length": str(len(content)), **offered}
+                lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+                request = f"POST /api/renters/topup HTTP/1.1\r\n{lines}\r\n".encode() + content
+                answer = await exchanged(base, request + LAST)
+                assert answer.count(b"HTTP/1.1 ") == 2, answer
+                assert answer.endswith(b'{"status":"ok"}')
+                amounts = [call.request.amount_halala for call in server.calls]
+                assert amounts == ([5] if content == b'{"amount_halala": 5}' else []), (offered, content)
+
+
+async def test_body_that_is_shorter_than_announced_is_not_carried_out(server: FakeServer) -> None:
+    async with started(DCP_SERVER=server.address) as (_, base):
+        head = (
+            b"POST /api/renters/topup HTTP/1.1\r\nhost: x\r\nx-renter-key: k\r\ncontent-length: 100\r\n\r\n"
+        )
+        for sent in (b"", b"{}", b'{"amount_halala": 5}'):
+            await exchanged(base, head + sent)
+    assert server.calls == []
+
+
 @pytest.mark.parametrize(
     ("trusted", "told"),
     [("", "127.0.0.1"), ("10.0.0.0/8", "127.0.0.1"), ("127.0.0.0/8", "192.0.2.1")],

@@ -357,12 +357,14 @@ class Market:
         return answer.provider.earnings.claimable_halala
 
     async def running_job(
-        self, renter: Party, provider: Party, daemon: Daemon, **changes: Any
+        self, renter: Party, provider: Party, daemon: Daemon, *, output: bytes = b"", **changes: Any
     ) -> tuple[jobs_pb2.Job, sessions_pb2.Lease]:
-        """A job that its daemon has started, and its lease."""
+        """A job that its daemon has started, and its lease. Without output an inference is not charged."""
         job = await self.submit(renter, provider, **changes)
         lease = (await daemon.expect("job_offer")).lease
         await daemon.start(lease)
+        if output:
+            await daemon.output(lease, 1, output)
         await daemon.heard_nothing()
         return job, lease
 

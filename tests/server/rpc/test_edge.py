@@ -125,7 +125,7 @@ async def test_accepted_job_and_session_survive_a_restart(sqlite_url: str, clock
     async with running_server.running(sqlite_url, clock) as market:
         renter, provider = await market.renter(), await market.provider()
         daemon = await market.daemon(provider)
-        job, lease = await market.running_job(renter, provider, daemon)
+        job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
     async with running_server.running(sqlite_url, clock) as market:
         daemon = market.connect(provider)
         await daemon.hello(held_leases=[lease])

@@ -71,7 +71,7 @@ async def place(
     ) as market:
         provider, renter = await market.provider(), await market.renter(100_000)
         daemon = await market.daemon(provider)
-        job, lease = await market.running_job(renter, provider, daemon)
+        job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
         yield Place(market, store, provider, renter, daemon, job, lease)
 
 

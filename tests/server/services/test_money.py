@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from dcp.v1 import jobs_pb2, sessions_pb2
+from dcp.v1.jobs_pb2 import Job
+from dcp.v1.sessions_pb2 import Lease
 
-from tests.support.running_server import Market
+from tests.support.running_server import Daemon, Market, Party
 
 
 async def test_example_of_the_contract(any_market: Market) -> None:
@@ -50,7 +53,7 @@ async def test_bill_is_for_the_least_of_daemon_server_and_limit(
 ) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
-    job, lease = await market.running_job(renter, provider, daemon)
+    job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
     market.clock.advance(server_seconds)
     await daemon.finished(lease, seconds=daemon_seconds)
     bill = (await market.job(job)).billing
@@ -67,7 +70,7 @@ async def test_max_cost_is_never_exceeded(market: Market) -> None:
     offer = await daemon.expect("job_offer")
     assert offer.run_limit.ToMilliseconds() == 40_000
     await daemon.start(offer.lease)
-    await daemon.heard_nothing()
+    await daemon.output(offer.lease, 1, b"Hello.")
     market.clock.advance(180)
     await daemon.finished(offer.lease, seconds=180)
     assert (await market.job(job)).billing.actual_cost_halala == 100
@@ -97,7 +100,7 @@ async def test_job_with_a_failure_of_the_provider_costs_nothing(market: Market, 
 async def test_job_stopped_by_its_own_limit_is_charged(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
-    job, lease = await market.running_job(renter, provider, daemon)
+    job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
     market.clock.advance(180)
     await daemon.finished(
         lease,
@@ -131,3 +134,81 @@ async def test_second_job_is_placed_after_the_first_has_ended(market: Market) ->
     await market.submit(renter)
     await market.tick()
     await daemon.expect("job_offer")
+
+
+INFERENCE = [
+    jobs_pb2.JOB_TYPE_LLM_INFERENCE,
+    jobs_pb2.JOB_TYPE_IMAGE_GENERATION,
+    jobs_pb2.JOB_TYPE_VLLM_SERVE,
+]
+
+
+async def succeed(market: Market, daemon: Daemon, renter: Party, job: Job, lease: Lease) -> None:
+    await daemon.finished(lease, seconds=60)
+
+
+async def reach_its_limit(market: Market, daemon: Daemon, renter: Party, job: Job, lease: Lease) -> None:
+    market.clock.advance(120)
+    await daemon.finished(
+        lease,
+        outcome=sessions_pb2.RUN_OUTCOME_FAILED,
+        seconds=180,
+        failure_reason=jobs_pb2.FAILURE_REASON_DURATION_LIMIT,
+    )
+
+
+async def be_cancelled(market: Market, daemon: Daemon, renter: Party, job: Job, lease: Lease) -> None:
+    await market.cancel(job, renter)
+    await daemon.expect("cancel_run")
+    await daemon.finished(lease, outcome=sessions_pb2.RUN_OUTCOME_CANCELLED, seconds=60)
+
+
+async def be_cancelled_and_fall_silent(
+    market: Market, daemon: Daemon, renter: Party, job: Job, lease: Lease
+) -> None:
+    await daemon.heartbeat()
+    await market.cancel(job, renter)
+    await market.later(700)
+
+
+async def overrun(market: Market, daemon: Daemon, renter: Party, job: Job, lease: Lease) -> None:
+    for _ in range(8):  # up to 40 s past its limit
+        await daemon.heartbeat()
+        await market.later(20)
+    await daemon.expect("cancel_run")
+
+
+ENDS = [succeed, reach_its_limit, be_cancelled, be_cancelled_and_fall_silent, overrun]
+
+
+async def ended(market: Market, job_type: int, end: Any, output: bytes) -> jobs_pb2.Job:
+    """A job of this kind that ran for a minute, wrote this, and then ended this way."""
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider, job_types=[job_type])
+    job, lease = await market.running_job(renter, provider, daemon, job_type=job_type, output=output)
+    market.clock.advance(60)
+    await end(market, daemon, renter, job, lease)
+    await market.assert_money_adds_up()
+    return await market.job(job)
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("job_type", INFERENCE)
+async def test_inference_that_sent_no_output_is_not_charged_however_it_ends(
+    market: Market, job_type: int, end: Any
+) -> None:
+    silent = await ended(market, job_type, end, b"")
+    assert silent.ended_at.seconds
+    assert silent.billing.actual_cost_halala == 0
+    assert silent.billing.refund_halala == silent.billing.hold_halala
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize(
+    ("job_type", "output"),
+    [*((kind, b"Hello.") for kind in INFERENCE), (jobs_pb2.JOB_TYPE_CUSTOM_CONTAINER, b"")],
+)
+async def test_run_that_gave_what_it_should_is_charged_however_it_ends(
+    market: Market, job_type: int, output: bytes, end: Any
+) -> None:
+    assert (await ended(market, job_type, end, output)).billing.actual_cost_halala > 0

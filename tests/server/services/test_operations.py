@@ -202,7 +202,7 @@ async def test_late_result_of_a_requeued_run_changes_nothing_and_the_next_one_is
     second = (await daemon.expect("job_offer")).lease
     assert second.lease_epoch == lease.lease_epoch + 1
     await daemon.start(second)
-    await daemon.heard_nothing()
+    await daemon.output(second, 1, b"Hello.")
     market.clock.advance(10)
     assert await daemon.finished(second, seconds=10) == sessions_pb2.RESULT_DISPOSITION_ACCEPTED
     assert (await market.job(job)).billing.actual_cost_halala == 25
@@ -214,7 +214,7 @@ async def test_requeue_and_finish_at_once_have_one_winner(any_market: Market) ->
     market = any_market
     payer, worker = await market.renter(), await market.provider()
     daemon = await market.daemon(worker)
-    job, lease = await market.running_job(payer, worker, daemon)
+    job, lease = await market.running_job(payer, worker, daemon, output=b"Hello.")
     market.clock.advance(60)
     outcomes = await asyncio.gather(
         requeue(market, job.job_id), daemon.finish(lease, seconds=60), return_exceptions=True
@@ -268,7 +268,7 @@ async def test_changed_rate_is_quoted_shown_and_billed_and_never_touches_earlier
     payer, worker = await market.renter(), await market.provider()
     daemon = await market.daemon(worker)
     await daemon.heartbeat()
-    earlier, lease = await market.running_job(payer, worker, daemon)
+    earlier, lease = await market.running_job(payer, worker, daemon, output=b"Hello.")
     assert (await public_rates(market, worker))["llm-inference"] == 150
     card = await change(market, LLM, 300)
     assert (card[LLM], card[TRAINING], len(card)) == (300, 250, 7)
@@ -322,7 +322,7 @@ async def test_dashboard_tells_fees_gpus_and_signups(any_market: Market) -> None
     await market.set_provider(worker, gpu_model="RTX 4090")
     daemon = await market.daemon(worker)
     await daemon.heartbeat()
-    _, lease = await market.running_job(payer, worker, daemon)
+    _, lease = await market.running_job(payer, worker, daemon, output=b"Hello.")
     market.clock.advance(75)
     await daemon.finished(lease, seconds=75)
     await daemon.heartbeat()

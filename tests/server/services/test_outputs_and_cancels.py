@@ -142,7 +142,7 @@ async def test_running_job_is_cancelled_when_its_daemon_has_stopped_it(
 ) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
-    job, lease = await market.running_job(renter, provider, daemon)
+    job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
     who = Party(0, market.admin_metadata[0][1].removeprefix("Bearer ")) if by_operator else renter
     asked = await market.cancel(job, who)
     assert (asked.status, asked.cancel_requested) == (jobs_pb2.JOB_STATE_RUNNING, True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import grpc
@@ -12,12 +16,22 @@ from server.domain.errors import DomainError
 from server.domain.jobs import JobType
 from server.domain.leases import FinishReport, LeaseRef, RunOutcome, Stream
 from server.domain.placement import Model
-from server.domain.sessions import Chunk, Finished, Heartbeat, HeartbeatAck, Hello, Reconnect, Started
-from server.services.sessions import Outbox, Session
+from server.domain.sessions import (
+    Chunk,
+    Finished,
+    Heartbeat,
+    HeartbeatAck,
+    Hello,
+    Reconnect,
+    ServerMessage,
+    Started,
+    Welcome,
+)
+from server.services.sessions import HELLOS_AT_ONCE, Outbox, Session
 from server.store import leases
 from server.store.models import Lease, Provider
 from tests.support.databases import execute
-from tests.support.running_server import MODEL, Market, Party, Refusal, refusal
+from tests.support.running_server import HANG_SECONDS, MODEL, Market, Party, Refusal, refusal
 
 KEEP = sessions_pb2.LEASE_ACTION_KEEP
 STOP = sessions_pb2.LEASE_ACTION_STOP_AND_DISCARD
@@ -25,6 +39,7 @@ RESEND = sessions_pb2.LEASE_ACTION_RESEND
 ACCEPTED = sessions_pb2.RESULT_DISPOSITION_ACCEPTED
 ALREADY = sessions_pb2.RESULT_DISPOSITION_ALREADY
 STALE = sessions_pb2.RESULT_DISPOSITION_STALE
+HELLO = Hello("boot", "1.0", 1, {}, (), frozenset({JobType.LLM_INFERENCE}), 1)
 
 
 async def test_welcome_says_what_the_daemon_must_know(market: Market) -> None:
@@ -68,6 +83,56 @@ async def test_stream_with_a_session_is_not_ended_by_the_wait_for_hello(market: 
     (presence,) = market.server.services.fleet.all()
     presence.send.__self__.expect_hello()  # type: ignore[attr-defined]
     await daemon.heard_nothing()
+
+
+@contextmanager
+def blocked_writes(market: Market) -> Iterator[None]:
+    """No write of the database goes on until the block ends."""
+    go_on = threading.Event()
+    blocked = asyncio.ensure_future(market.sql(go_on.wait))
+    try:
+        yield
+    finally:
+        go_on.set()
+        assert not blocked.cancelled()
+
+
+async def heard(session: Session) -> ServerMessage | None:
+    """The next message of a session that no stream reads."""
+    async with asyncio.timeout(HANG_SECONDS):
+        while session.outbox.empty():
+            await asyncio.sleep(0.001)
+    return session.outbox.get_nowait()
+
+
+async def test_hello_that_arrived_in_time_may_wait_for_the_server(market: Market) -> None:
+    session = market.server.services.sessions.new((await market.provider()).id)
+    with blocked_writes(market):
+        opening = asyncio.create_task(session.handle(HELLO))
+        await asyncio.sleep(0)
+        session.expect_hello()
+    await opening
+    assert isinstance(await heard(session), Welcome)
+
+
+async def test_hellos_of_a_fleet_do_not_fill_the_databases_queue(market: Market) -> None:
+    sessions = market.server.services.sessions
+    providers = [await market.provider() for _ in range(HELLOS_AT_ONCE + 10)]
+    fleet = [sessions.new(provider.id) for provider in providers]
+    gone = fleet[-1]
+    with blocked_writes(market):
+        opening = [asyncio.create_task(session.handle(HELLO)) for session in fleet]
+        await asyncio.sleep(0.05)
+        writer = market.server._database._writer
+        assert writer is not None
+        assert writer._queue.qsize() <= HELLOS_AT_ONCE
+        opening[-1].cancel()  # its stream broke while it waited: nothing is done for it
+    await asyncio.gather(*opening, return_exceptions=True)
+    for session in fleet[:-1]:
+        assert isinstance(await heard(session), Welcome)
+    assert gone.outbox.empty()
+    epoch = await market.sql(lambda: Provider.get_by_id(gone.provider_id).session_epoch)
+    assert epoch == 0
 
 
 async def test_goodbye_ends_the_session(market: Market) -> None:
@@ -264,7 +329,7 @@ async def test_foreign_lease_is_refused_and_the_market_goes_on(market: Market) -
 async def test_repeated_finish_is_already_recorded(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
-    job, lease = await market.running_job(renter, provider, daemon)
+    job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
     market.clock.advance(75)
     assert await daemon.finished(lease, seconds=75) == ACCEPTED
     ended = await market.job(job)

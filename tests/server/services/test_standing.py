@@ -82,7 +82,7 @@ async def test_job_of_a_provider_that_is_suspended_meanwhile_finishes_and_is_pai
     market = any_market
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider, slots=2)
-    job, lease = await market.running_job(renter, provider, daemon)
+    job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
     await suspend(market, provider)
     waiting = await market.submit(renter)
     await market.tick()
@@ -102,7 +102,7 @@ async def test_job_of_a_provider_that_is_suspended_meanwhile_finishes_and_is_pai
 async def test_suspended_daemon_may_come_back_for_the_job_that_it_runs(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
-    job, lease = await market.running_job(renter, provider, daemon)
+    job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
     await suspend(market, provider)
     daemon.cut()
     again = market.connect(provider)

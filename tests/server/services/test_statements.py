@@ -52,7 +52,7 @@ async def run(
 ) -> jobs_pb2.Job:
     """A job that ran so long and was charged for it."""
     await daemon.heartbeat()  # live, however far the clock went
-    job, lease = await market.running_job(renter, provider, daemon, **changes)
+    job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.", **changes)
     market.clock.advance(seconds)
     await daemon.finished(lease, seconds=seconds)
     return await market.job(job)

@@ -332,7 +332,7 @@ async def test_cancelled_run_of_a_silent_daemon_is_charged_to_its_last_heartbeat
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     await keep_alive(market, daemon, LOST_SECONDS)
-    job, _ = await market.running_job(renter, provider, daemon, duration_minutes=30)
+    job, _ = await market.running_job(renter, provider, daemon, output=b"Hello.", duration_minutes=30)
     await keep_alive(market, daemon, 80)
     daemon.cut()
     await market.cancel(job, renter)
@@ -349,7 +349,7 @@ async def test_cancelled_run_of_a_silent_daemon_is_charged_to_its_limit_at_most(
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     await keep_alive(market, daemon, LOST_SECONDS)
-    job, _ = await market.running_job(renter, provider, daemon, max_cost_halala=100)
+    job, _ = await market.running_job(renter, provider, daemon, output=b"Hello.", max_cost_halala=100)
     await market.cancel(job, renter)
     await daemon.expect("cancel_run")
     # Its heartbeats go on for less than the sweep waits, and past the limit of 40 s.
@@ -380,7 +380,7 @@ async def test_lost_run_that_nobody_cancelled_is_not_charged(market: Market) -> 
 async def test_overrun_of_a_living_daemon_is_ended_at_the_price_of_the_hold(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
-    job, lease = await market.running_job(renter, provider, daemon)
+    job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
     await keep_alive(market, daemon, 180 + 30)
     assert (await market.job(job)).status == jobs_pb2.JOB_STATE_RUNNING
     await keep_alive(market, daemon, 10)
@@ -413,7 +413,7 @@ async def test_run_of_a_silent_daemon_is_never_charged_as_an_overrun(market: Mar
 async def test_result_of_a_daemon_that_comes_back_after_the_limit_is_taken(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
-    job, lease = await market.running_job(renter, provider, daemon)
+    job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
     daemon.cut()
     await market.later(220)
     again = await market.daemon(provider, unacknowledged_results=[lease])
@@ -428,7 +428,7 @@ async def test_result_of_a_daemon_that_comes_back_after_the_limit_is_taken(marke
 async def test_cancel_that_a_living_daemon_ignores_is_billed_to_the_wish(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
-    job, lease = await market.running_job(renter, provider, daemon)
+    job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
     await keep_alive(market, daemon, 60)
     await market.cancel(job, renter)
     assert (await daemon.expect("cancel_run")).lease == lease

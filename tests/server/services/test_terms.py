@@ -90,7 +90,7 @@ async def test_job_that_names_the_provider_costs_its_own_rate(any_market: Market
     assert shown is not None
     assert shown.rates_halala_per_minute["llm-inference"] == 121
     assert shown.rates_halala_per_minute["training"] == 250
-    job, lease = await market.running_job(renter, provider, daemon)
+    job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
     assert (job.cost_halala, job.rate_halala_per_minute) == (363, 121)
     assert await market.wallet(renter) == (5000 - 363, 363)
     market.clock.advance(75)
@@ -180,7 +180,7 @@ async def test_changed_rate_touches_no_job_that_was_submitted(market: Market) ->
     provider, renter = await market.provider(), await market.renter(10_000)
     daemon = await market.daemon(provider)
     await ask_rate(market, provider, 100)
-    running, lease = await market.running_job(renter, provider, daemon)
+    running, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
     queued = await market.submit(renter, provider)
     held = await market.wallet(renter)
     await ask_rate(market, provider, 400)
@@ -192,7 +192,7 @@ async def test_changed_rate_touches_no_job_that_was_submitted(market: Market) ->
     lease = (await daemon.expect("job_offer")).lease
     assert lease.job_id == queued.job_id  # though it asks for more by now: that was its quote
     await daemon.start(lease)
-    await daemon.heard_nothing()
+    await daemon.output(lease, 1, b"Hello.")
     market.clock.advance(60)
     await daemon.finished(lease, seconds=60)
     assert (await market.job(queued)).billing.actual_cost_halala == 100

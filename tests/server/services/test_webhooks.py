@@ -85,7 +85,7 @@ async def test_completed_job_is_told_once_and_signed(any_market: Market) -> None
     daemon = await market.daemon(provider)
     async with receiving() as receiver:
         secret = (await put(market, renter, receiver.url)).secret
-        job, lease = await market.running_job(renter, provider, daemon)
+        job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
         market.clock.advance(75)
         await daemon.finished(lease, seconds=75)
         await deliver(market)

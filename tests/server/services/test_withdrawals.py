@@ -276,7 +276,7 @@ async def test_withdrawal_while_a_job_is_settled_loses_nothing(any_market: Marke
     market = any_market
     provider, renter = await rich_provider(market, 1000), await market.renter()
     daemon = await market.daemon(provider)
-    _, lease = await market.running_job(renter, provider, daemon)
+    _, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
     market.clock.advance(75)
     await asyncio.gather(
         daemon.finished(lease, seconds=75), *(_quiet(ask(market, provider, 1000)) for _ in range(5))
@@ -334,7 +334,7 @@ async def test_finished_job_pays_into_what_can_be_withdrawn(market: Market) -> N
     """From a renter's hold to the bank: the whole way of the money proves clean."""
     provider, renter = await market.provider(), await market.renter(100_000)
     daemon = await market.daemon(provider)
-    _, lease = await market.running_job(renter, provider, daemon, duration_minutes=60)
+    _, lease = await market.running_job(renter, provider, daemon, output=b"Hello.", duration_minutes=60)
     market.clock.advance(3600)
     done = await daemon.finished(lease, seconds=3600)
     assert done == sessions_pb2.RESULT_DISPOSITION_ACCEPTED
