@@ -39,7 +39,7 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Drains on a signal. uvicorn itself would raise the signal again, so the exit code would not be 0."""
+        """Drains on a signal. uvicorn's own handler raises the signal again, so the exit code is not 0."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.handle_exit, number, None)

@@ -49,7 +49,7 @@ class Variable(NamedTuple):
 
 
 VARIABLES = (
-    Variable("DCP_HTTP_LISTEN", "127.0.0.1:8080", "where the gateway listens; port 0 takes a free one"),
+    Variable("DCP_HTTP_LISTEN", "127.0.0.1:8080", "where the gateway listens; port 0 selects a free port"),
     Variable("DCP_SERVER", "127.0.0.1:50051", "the server, as host:port"),
     Variable("DCP_TLS_CA", "", "PEM file with the CA certificates that the server's certificate must match"),
     Variable("DCP_INSECURE", "false", "true allows a server on another machine without TLS"),
@@ -89,7 +89,7 @@ class Config:
     """The settings of one gateway process."""
 
     listen: Address
-    """Where HTTP is served; port 0 takes a free one. DCP_HTTP_LISTEN, default 127.0.0.1:8080."""
+    """Where HTTP is served; port 0 selects a free port. DCP_HTTP_LISTEN, default 127.0.0.1:8080."""
 
     server: Address
     """The server that the gateway calls. DCP_SERVER, default 127.0.0.1:50051."""
@@ -108,7 +108,7 @@ class Config:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
-        """Reads and checks the variables; an empty one counts as unset. Raises ConfigError."""
+        """Reads and checks the variables; an empty variable counts as unset. Raises ConfigError."""
         refuse_unknown(environ)
         given = {v.name: environ.get(v.name) or v.default for v in VARIABLES}
         config = cls(

@@ -79,14 +79,14 @@ def _static(version: str, files: Mapping[str, Document]) -> Endpoint:
     async def static(request: Request) -> Response:
         found = files.get(request.path_params["name"])
         if found is None or request.path_params["version"] != version:
-            raise ApiError("ROUTE_NOT_FOUND", "There is no such file; reload the page that named it.")
+            raise ApiError("ROUTE_NOT_FOUND", "There is no such file; reload the page that refers to it.")
         return found.answer(request)
 
     return static
 
 
 def choose_language(request: Request) -> Language:
-    """The language that the address asks for, else the one remembered, else the browser's, else English."""
+    """The language of the query, else of the cookie, else of the browser, else English."""
     wanted = [request.query_params.get(LANGUAGE_NAME, ""), request.cookies.get(LANGUAGE_NAME, "")]
     for item in request.headers.get("accept-language", "").split(","):
         wanted.append(item.split(";")[0].strip().split("-")[0].lower())
@@ -94,7 +94,7 @@ def choose_language(request: Request) -> Language:
 
 
 def _static_files() -> tuple[str, dict[str, Document]]:
-    """The files by name, and one hash of them all: it stands in their addresses, so they keep forever."""
+    """The static files by name, and a hash of all, which is part of their addresses."""
     folder = resources.files("gateway.web") / "static"
     bodies = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
     digest = hashlib.sha256()

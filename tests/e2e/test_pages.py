@@ -216,7 +216,7 @@ def test_mistakes_are_marked_before_sending(page: Page) -> None:
     expect(page.locator("#status")).to_contain_text("40")
     body.fill('{"job_type": "llm-inference",\n "duration_minutes": 1,}')
     expect(problems).to_contain_text("Line 2 · Expected a field name in double quotes.")
-    page.get_by_role("button", name="Start again from the example").click()
+    page.get_by_role("button", name="Reset to the example").click()
     expect(problems).to_be_empty()
 
 
@@ -283,7 +283,7 @@ def test_search_finds_by_path_field_and_code_as_you_type(page: Page) -> None:
     page.keyboard.press("Escape")
     assert page.locator("article:visible").count() > 10
     page.keyboard.type("no such thing")
-    expect(page.locator("#found")).to_have_text("No endpoint has this.")
+    expect(page.locator("#found")).to_have_text("No endpoint matches.")
 
 
 def test_form_can_be_used_by_keyboard_alone(page: Page) -> None:
