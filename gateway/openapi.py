@@ -174,7 +174,7 @@ class _Document:
     def _sub_keys(self, scopes: Sequence[str]) -> str:
         """The sentence about the renter's keys that may call the method."""
         if not scopes:
-            return self._say("A renter needs its main key; sub-keys are refused.")
+            return self._say("Of a renter's keys, only the main key may call this.")
         names = ", ".join(f"`{scope}`" for scope in scopes)
         if len(scopes) == 1:
             return self._say("A renter's sub-key needs the scope {scope}.", scope=names)

@@ -168,7 +168,7 @@ def test_a_parameter_names_the_one_that_it_needs(made: dict[str, Any]) -> None:
             "of the scopes `billing`, `read`.",
             "النطاقات `billing`, `read`.",
         ),
-        ("CreateKey", [], "the main key alone may ask.", "إلا المفتاح الرئيسي."),
+        ("CreateKey", [], "only the main key may call this.", "إلا المفتاح الرئيسي."),
         ("GetDashboard", None, "", ""),
     ],
 )

@@ -436,7 +436,7 @@ class ListAuditEntriesRequest(_message.Message):
     kinds.
     """
     object_id: _builtins.str
-    """Only entries about the object with this id. Set `object` as well, because objects of different kinds can
+    """Only entries about the object with this id. It requires `object`, because objects of different kinds can
     have the same id. Default: all objects of the kind.
     """
     before_id: _builtins.int
