@@ -1,4 +1,4 @@
-"""Export and deletion as a renter's script meets them: over HTTP, with names of every kind."""
+"""Export and deletion as a renter's script uses them: over HTTP, with all kinds of file names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SANDBOX = {"DCP_SANDBOX_TOPUP": "true"}
 
 
 async def exported(stack: Stack, key: str, **query: Any) -> list[dict[str, Any]]:
-    """What the loop of the README fetches."""
+    """Fetches the export with the loop that the documentation shows."""
     pages, place = [], ""
     while True:
         answer = await stack.http.get(
@@ -32,7 +32,7 @@ async def delete(stack: Stack, key: str, **body: Any) -> tuple[int, dict[str, An
     return answer.status_code, answer.json()
 
 
-async def test_renter_takes_its_data_and_goes(tmp_path: Path) -> None:
+async def test_renter_exports_its_data_and_deletes_its_account(tmp_path: Path) -> None:
     async with running_stack(tmp_path, prove=True, **SANDBOX) as stack:
         body = {"name": NAME, "email": "Nakhla@Example.com", "organization": "=1+1"}
         made = await stack.post("/api/renters/register", body)
@@ -85,7 +85,7 @@ async def test_renter_takes_its_data_and_goes(tmp_path: Path) -> None:
         {"email": ["a@example.com"]},
     ],
 )
-async def test_confirmation_that_is_none_deletes_nothing(tmp_path: Path, body: dict[str, Any]) -> None:
+async def test_invalid_confirmation_deletes_nothing(tmp_path: Path, body: dict[str, Any]) -> None:
     async with running_stack(tmp_path) as stack:
         _, key = await stack.register("renter", "a@example.com")
         status, told = await delete(stack, key, **body)

@@ -1,4 +1,4 @@
-"""Withdrawals over JSON, from earnings that a daemon made to the bank."""
+"""Withdrawals over HTTP, from a daemon's earnings to the bank."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Programs that are killed, frozen or cut off in the middle of a job: nothing is lost or billed twice.
+"""Programs that are killed, frozen or disconnected during a job: nothing is lost or billed twice.
 
-Real processes. Where a real model answers, its own process is frozen while something dies, so that
-it happens in the middle however fast or slow the machine is.
+The processes are real. A real model's process is frozen while another program is killed, so that
+this happens in the middle of its answer however fast or slow the machine is.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 
 def model_server(daemon: Program) -> psutil.Process:
-    """The process that has the model of a daemon."""
+    """The process in which a daemon's model runs."""
     (child,) = psutil.Process(daemon.process.pid).children()
     return child
 
 
 def freeze_in_the_middle(scene: Scene, daemon: Program) -> tuple[str, psutil.Process]:
-    """Submits a story that is written in slow motion until some has arrived, and freezes the model there."""
+    """Submits a long job, slows its model until some output has arrived, and freezes the model then."""
     model = model_server(daemon)
     for _ in range(TRIES):
         model.suspend()
@@ -72,7 +72,7 @@ def test_job_of_a_killed_daemon_runs_again_and_is_charged_once(scene: Scene) -> 
     scene.assert_books()
 
 
-def test_result_of_a_killed_daemon_is_told_from_its_journal(scene: Scene) -> None:
+def test_result_of_a_killed_daemon_is_reported_from_its_journal(scene: Scene) -> None:
     provider_id = scene.add_daemon()
     daemon, proxy = scene.daemons[provider_id], scene.proxies[provider_id]
     prompt = script("river", 20, 0.05)
@@ -88,7 +88,7 @@ def test_result_of_a_killed_daemon_is_told_from_its_journal(scene: Scene) -> Non
     scene.assert_books()
 
 
-def test_output_that_a_network_swallowed_is_sent_again(scene: Scene) -> None:
+def test_output_that_the_network_lost_is_sent_again(scene: Scene) -> None:
     provider_id = scene.add_daemon()
     prompt = script("stream", 20, 0.05)
     job_id = scene.play(prompt)
@@ -102,7 +102,7 @@ def test_output_that_a_network_swallowed_is_sent_again(scene: Scene) -> None:
 
 
 def has_result(state_dir: Path) -> bool:
-    """Whether the journal has the result of its only attempt."""
+    """Whether the journal has the result of the only attempt."""
     (file,) = (state_dir / "journal").glob("*.attempt")
     history = replay(decode(file.read_bytes())[0])
     return history is not None and history.finished is not None
@@ -166,7 +166,7 @@ def test_late_results_of_silent_daemons_change_nothing(scene: Scene) -> None:
 
 
 def told_about(scene: Scene, job_id: str) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
-    """All that a renter can learn of a job."""
+    """Everything that a renter can read about a job."""
     renter = scene.renter
     return renter.job(job_id), renter.attempts(job_id), renter.output(job_id)
 
@@ -213,7 +213,7 @@ def test_cancel_stops_the_model_and_charges_for_the_time_run(scene: Scene) -> No
     assert scene.renter.ask("POST", f"/api/jobs/{job_id}/cancel").status_code == 409
     following = scene.renter.until_final(scene.story())
     assert following["status"] == "completed"
-    # The only slot was free: otherwise the first token would have waited for the rest of the story.
+    # The only slot was free; otherwise the first token would have waited for the rest of the old answer.
     usage = following["usage"]
     rest_ms = (tokens - job["output_bytes"]) / usage["tokens_per_second"] * 1000
     assert usage["first_token_ms"] < rest_ms / 2

@@ -1,4 +1,4 @@
-"""What the README promises to somebody who has just cloned: the demo, the quick start, the tables."""
+"""The promises of the documentation to a newcomer: the demo, the quick start and the tables."""
 
 from __future__ import annotations
 

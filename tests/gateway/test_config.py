@@ -1,4 +1,4 @@
-"""Settings: defaults, and one clear line for what cannot work."""
+"""Settings: their defaults, and one clear line for an invalid value."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_bad_value_is_refused_in_one_line_that_names_it(name: str, value: str)
 
 
 @pytest.mark.parametrize("server", ["10.0.0.7:50051", "server.example:50051", "[2001:db8::1]:50051"])
-def test_keys_do_not_travel_in_the_clear_unless_that_is_wanted(server: str) -> None:
+def test_keys_are_not_sent_unencrypted_unless_that_is_set(server: str) -> None:
     with pytest.raises(ConfigError, match="DCP_TLS_CA"):
         Config.from_env({"DCP_SERVER": server})
     assert Config.from_env({"DCP_SERVER": server, "DCP_INSECURE": "true"}).insecure
@@ -77,5 +77,5 @@ def test_this_machine_needs_no_tls(server: str) -> None:
     assert str(Config.from_env({"DCP_SERVER": server}).server) == server
 
 
-def test_the_table_is_a_part_of_what_is_known() -> None:
+def test_all_variables_of_the_gateway_are_known() -> None:
     assert {variable.name for variable in VARIABLES} <= KNOWN

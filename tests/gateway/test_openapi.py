@@ -1,4 +1,4 @@
-"""The OpenAPI document: valid, complete, and made of the protos."""
+"""The OpenAPI document is valid, complete, and built from the protos."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def operation(made: dict[str, Any], rpc: str) -> dict[str, Any]:
 
 
 def checked(made: dict[str, Any], schema: dict[str, Any], value: Any) -> None:
-    """Checks a value against a schema of the document."""
+    """Validates a value against a schema of the document."""
     jsonschema.Draft202012Validator(schema | {"components": made["components"]}).validate(value)
 
 
@@ -41,7 +41,7 @@ def test_a_public_validator_accepts_the_document(made: dict[str, Any]) -> None:
     OpenAPIV31SpecValidator(made).validate()
 
 
-def test_every_rpc_in_the_protos_with_a_place_in_http_appears(made: dict[str, Any]) -> None:
+def test_every_rpc_with_an_http_route_appears(made: dict[str, Any]) -> None:
     texts = [path.read_text() for path in PROTOS.glob("*.proto")]
     wanted = [
         (verb, path.replace("=**", ""))
@@ -87,7 +87,7 @@ def test_the_examples_fit_the_schemas(made: dict[str, Any], binding: Binding) ->
         checked(made, content["schema"], content["example"])
 
 
-def test_limits_and_required_fields_are_told(made: dict[str, Any]) -> None:
+def test_limits_and_required_fields_are_described(made: dict[str, Any]) -> None:
     schema = operation(made, "SubmitJob")["requestBody"]["content"]["application/json"]["schema"]
     assert schema["required"] == ["job_type", "duration_minutes"]
     assert schema["additionalProperties"] is False
@@ -128,7 +128,7 @@ TURNS = [{"role": "user", "content": "Hello"}]
         ({**INFERENCE, "params": {"model": "m", "messages": [{**TURNS[0], "role": "wizard"}]}}, False),
     ],
 )
-def test_null_and_what_holds_between_fields_are_told(
+def test_null_and_conditions_between_fields_are_described(
     made: dict[str, Any], body: dict[str, Any], fits: bool
 ) -> None:
     schema = operation(made, "SubmitJob")["requestBody"]["content"]["application/json"]["schema"]
@@ -139,17 +139,17 @@ def test_null_and_what_holds_between_fields_are_told(
             checked(made, schema, body)
 
 
-def test_answers_are_never_null(made: dict[str, Any]) -> None:
+def test_response_fields_are_never_null(made: dict[str, Any]) -> None:
     properties = made["components"]["schemas"]["Job"]["properties"]
     assert all("null" not in str(schema.get("type", "")) for schema in properties.values())
 
 
-def test_a_body_is_required_where_a_field_in_it_is(made: dict[str, Any]) -> None:
+def test_a_body_is_required_if_a_field_in_it_is(made: dict[str, Any]) -> None:
     assert operation(made, "SubmitJob")["requestBody"]["required"] is True
     assert operation(made, "RotateRenterKey")["requestBody"]["required"] is False
 
 
-def test_a_parameter_names_the_one_that_it_needs(made: dict[str, Any]) -> None:
+def test_a_parameter_names_the_parameter_that_it_needs(made: dict[str, Any]) -> None:
     needs = {
         one["name"]: one["x-needs"]
         for one in operation(made, "ListAuditEntries")["parameters"]
@@ -172,7 +172,7 @@ def test_a_parameter_names_the_one_that_it_needs(made: dict[str, Any]) -> None:
         ("GetDashboard", None, "", ""),
     ],
 )
-def test_each_rpc_tells_which_scope_a_sub_key_needs(
+def test_each_rpc_describes_the_scope_that_a_sub_key_needs(
     made: dict[str, Any], rpc: str, scopes: list[str] | None, english: str, arabic: str
 ) -> None:
     told = operation(made, rpc)
@@ -182,7 +182,7 @@ def test_each_rpc_tells_which_scope_a_sub_key_needs(
     assert ("needs" in told["description"].split("\n")[-1]) is bool(scopes)
 
 
-def test_messages_of_daemons_are_open_and_answers_too(made: dict[str, Any]) -> None:
+def test_messages_of_daemons_and_responses_allow_unknown_fields(made: dict[str, Any]) -> None:
     schemas = made["components"]["schemas"]
     assert "additionalProperties" not in schemas["GpuStatus"]
     assert "additionalProperties" not in schemas["Job"]
@@ -196,7 +196,7 @@ def test_header_fields_are_parameters_and_not_in_the_body(made: dict[str, Any]) 
     )
 
 
-def test_all_statuses_of_an_output_are_told(made: dict[str, Any]) -> None:
+def test_all_statuses_of_an_output_are_described(made: dict[str, Any]) -> None:
     responses = operation(made, "GetJobOutput")["responses"]
     assert {"200", "202", "204", "400", "401", "403", "404", "410", "429", "500", "503", "504"} == set(
         responses
@@ -221,7 +221,7 @@ def test_errors_have_every_code(made: dict[str, Any]) -> None:
     checked(made, error, {"error": "x", "code": "INSUFFICIENT_BALANCE", "shortfall_halala": 3})
 
 
-async def test_the_document_is_served_once_and_then_by_etag(gateway: httpx.AsyncClient) -> None:
+async def test_the_document_is_served_once_and_then_revalidated_by_etag(gateway: httpx.AsyncClient) -> None:
     first = await gateway.get("/openapi.json")
     assert (first.status_code, first.json()) == (200, document(discover()))
     for known in (first.headers["etag"], f'"old", W/{first.headers["etag"]}', "*"):
