@@ -31,16 +31,16 @@ def test_queued_job_explains_why_it_waits(
 ) -> None:
     job_id = queued_job(market, base, renter)
     key = {"x-renter-key": renter[1]}
-    told = market.http.get(f"{base}/jobs/{job_id}/why", headers=key).json()
-    assert (told["job_id"], told["status"], told["code"]) == (job_id, "queued", "NO_PROVIDER")
-    assert told["message"]
-    assert told["queue_position"] >= 1
-    assert told["attempts"] == []
-    (one,) = [one for one in told["providers"] if one["provider_id"] == provider[0]]
-    assert one["code"] == "MODEL_NOT_SERVED"
-    assert "served/by-nobody" in one["message"]
+    explained = market.http.get(f"{base}/jobs/{job_id}/why", headers=key).json()
+    assert (explained["job_id"], explained["status"], explained["code"]) == (job_id, "queued", "NO_PROVIDER")
+    assert explained["message"]
+    assert explained["queue_position"] >= 1
+    assert explained["attempts"] == []
+    (considered,) = [entry for entry in explained["providers"] if entry["provider_id"] == provider[0]]
+    assert considered["code"] == "MODEL_NOT_SERVED"
+    assert "served/by-nobody" in considered["message"]
     job = market.http.get(f"{base}/jobs/{job_id}", headers=key).json()["job"]
-    assert job["queue_position"] == told["queue_position"]
+    assert job["queue_position"] == explained["queue_position"]
     assert job["lost_after_seconds"] == 300
     assert job["start_by"] > job["created_at"]
 

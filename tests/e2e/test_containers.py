@@ -185,5 +185,5 @@ def test_files_of_the_submit_are_the_jobs_input(scene: Scene) -> None:
     assert names == ["said"]
     with pytest.raises(httpx.HTTPStatusError) as refused:
         scene.submit("true", container_spec={"input_files": {"../x": "y"}})
-    told = refused.value.response.json()
-    assert (refused.value.response.status_code, told["field"]) == (400, "container_spec.input_files.../x")
+    error = refused.value.response.json()
+    assert (refused.value.response.status_code, error["field"]) == (400, "container_spec.input_files.../x")

@@ -42,7 +42,7 @@ def test_driver_that_fails_during_a_run_and_gpus_that_fail_one_by_one(tmp_path: 
         prompt = script("long", 40, 0.5)
         running = renter.submit(scripted_daemon.MODEL, prompt)
         machine.script.write_text(f"{A100}\n{OTHER}\n{GONE}\n")
-        eventually("GPUs that nobody knows", lambda: states() == ["unknown", "unknown"], seconds=40)
+        eventually("GPUs of unknown state", lambda: states() == ["unknown", "unknown"], seconds=40)
         (seen,) = market.get("/api/renters/available-providers")["providers"]
         assert (seen["accepting_jobs"], seen["hindrances"][0]["code"]) == (False, "GPUS_FAILED")
         assert renter.until_final(running)["status"] == "completed"

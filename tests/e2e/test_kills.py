@@ -63,11 +63,11 @@ def freeze_in_the_middle(scene: Scene, daemon: Program) -> tuple[str, psutil.Pro
 @pytest.mark.model
 def test_job_of_a_killed_daemon_runs_again_and_is_charged_once(scene: Scene) -> None:
     daemon = scene.daemons[scene.add_daemon(real=True)]
-    told = scene.renter.output(scene.renter.until_final(scene.story())["job_id"])
+    expected = scene.renter.output(scene.renter.until_final(scene.story())["job_id"])
     job_id, _ = freeze_in_the_middle(scene, daemon)
     daemon.kill()
     daemon.restart()
-    scene.assert_whole(job_id, told, attempt=2)
+    scene.assert_whole(job_id, expected, attempt=2)
     assert [attempt["outcome"] for attempt in scene.renter.attempts(job_id)] == ["released", "succeeded"]
     scene.assert_books()
 
@@ -81,7 +81,7 @@ def test_result_of_a_killed_daemon_is_reported_from_its_journal(scene: Scene) ->
     proxy.switch(BlackHole())
     eventually("a result in the journal", lambda: has_result(scene.state_dir(1)))
     daemon.kill()
-    assert scene.renter.job(job_id)["status"] == "running", "nobody has told the server"
+    assert scene.renter.job(job_id)["status"] == "running", "no program has reported the result to the server"
     proxy.switch(Pass())
     daemon.restart()
     scene.assert_whole(job_id, answer_to(prompt), attempt=1)
@@ -112,7 +112,7 @@ def has_result(state_dir: Path) -> bool:
 @pytest.mark.parametrize("until_the_end", [False, True], ids=["back before the end", "away until the end"])
 def test_job_outlives_a_killed_server_and_is_billed_for_its_run(scene: Scene, until_the_end: bool) -> None:
     daemon = scene.daemons[scene.add_daemon(real=True)]
-    told = scene.renter.output(scene.renter.until_final(scene.story())["job_id"])
+    expected = scene.renter.output(scene.renter.until_final(scene.story())["job_id"])
     job_id, model = freeze_in_the_middle(scene, daemon)
     started_at = scene.renter.job(job_id)["started_at"]
     scene.server.kill()
@@ -127,7 +127,7 @@ def test_job_outlives_a_killed_server_and_is_billed_for_its_run(scene: Scene, un
         scene.until_logged("session opened", times=2)
         assert scene.renter.job(job_id)["status"] == "running"
         model.resume()
-    job = scene.assert_whole(job_id, told, attempt=1)
+    job = scene.assert_whole(job_id, expected, attempt=1)
     assert job["started_at"] == started_at
     assert scene.gateway.process.poll() is None, "the same gateway answers"
     scene.assert_books()
@@ -148,7 +148,7 @@ def test_late_results_of_silent_daemons_change_nothing(scene: Scene) -> None:
         assert scene.renter.until_final(job_id)["provider_id"] == rescuer
         scene.assert_whole(job_id, answer_to(prompt), attempt=2)
     scene.assert_books()
-    before = [told_about(scene, job_id) for job_id in jobs.values()], scene.market.prove_ledger()
+    before = [everything_about(scene, job_id) for job_id in jobs.values()], scene.market.prove_ledger()
     scene.daemons[first].resume()
     scene.proxies[second].switch(Pass())
     scene.until_logged(rf"(lease discarded|result acknowledged .*) job_id={jobs[first]} .*lease_epoch=1 ")
@@ -157,7 +157,7 @@ def test_late_results_of_silent_daemons_change_nothing(scene: Scene) -> None:
         lambda: f"result stale job_id={jobs[second]} lease_epoch=1 outcome=succeeded" in log_of(scene.server),
     )
     scene.until_logged(rf"(lease discarded|result acknowledged .*) job_id={jobs[second]} .*lease_epoch=1 ")
-    after = [told_about(scene, job_id) for job_id in jobs.values()], scene.market.prove_ledger()
+    after = [everything_about(scene, job_id) for job_id in jobs.values()], scene.market.prove_ledger()
     assert after == before
     for provider_id in (first, second):
         again = scene.play(script("brook", 2, 0.01), provider_id=provider_id)
@@ -165,7 +165,7 @@ def test_late_results_of_silent_daemons_change_nothing(scene: Scene) -> None:
     scene.assert_books()
 
 
-def told_about(scene: Scene, job_id: str) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
+def everything_about(scene: Scene, job_id: str) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
     """Everything that a renter can read about a job."""
     renter = scene.renter
     return renter.job(job_id), renter.attempts(job_id), renter.output(job_id)

@@ -35,7 +35,7 @@ def free_port() -> int:
 
 def test_settings_of_the_readme_are_those_of_the_programs() -> None:
     rows = re.findall(r"^\| `(DCP_\w+)` \| (.+?) \| (.+?) \| .+ \|$", README, re.MULTILINE)
-    told = {name: (default.strip("`"), users) for name, default, users in rows}
+    listed = {name: (default.strip("`"), users) for name, default, users in rows}
     real: dict[str, tuple[str, list[str]]] = {}
     for program, config in (
         ("server", server.config),
@@ -44,7 +44,7 @@ def test_settings_of_the_readme_are_those_of_the_programs() -> None:
     ):
         for name, default, _ in config.VARIABLES:
             real.setdefault(name, (default or "unset", []))[1].append(program)
-    assert told == {name: (default, ", ".join(users)) for name, (default, users) in real.items()}
+    assert listed == {name: (default, ", ".join(users)) for name, (default, users) in real.items()}
 
 
 def test_programs_know_the_same_settings() -> None:
@@ -52,13 +52,13 @@ def test_programs_know_the_same_settings() -> None:
 
 
 def test_routes_of_the_readme_are_those_of_openapi(tmp_path: Path) -> None:
-    told = set(re.findall(r"^\| `(GET|POST) (/api/\S+)` \|", README, re.MULTILINE))
+    listed = set(re.findall(r"^\| `(GET|POST) (/api/\S+)` \|", README, re.MULTILINE))
     with Market(tmp_path, admin_token=ADMIN_TOKEN) as market:
         paths = market.get("/openapi.json")["paths"]
     real = {
         (verb.upper(), path) for path, verbs in paths.items() for verb in verbs if verb in ("get", "post")
     }
-    assert told == real
+    assert listed == real
 
 
 @pytest.mark.model

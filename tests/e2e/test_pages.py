@@ -328,10 +328,10 @@ def test_axe_finds_nothing_serious_and_no_page_scrolls_sideways(
     page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     found = Axe().run(page).response["violations"]
     serious = [v for v in found if v["impact"] in ("serious", "critical")]
-    told = [
+    described = [
         (v["id"], [(n["html"][:160], n["failureSummary"][:200]) for n in v["nodes"][:3]]) for v in serious
     ]
-    assert told == []
+    assert described == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
     small = page.evaluate(
         "[...document.querySelectorAll('button:not(.small)')]"

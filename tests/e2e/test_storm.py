@@ -213,6 +213,6 @@ def assert_ended_as_it_should(scene: Scene, order: Order, job_id: str) -> None:
 
 def assert_billed_within_its_run(scene: Scene, job_id: str, billed_seconds: float, epoch: int) -> None:
     run = rf"run_ms=(\d+) job_id={job_id} attempt=\d+ lease_epoch={epoch} "
-    told = scene.lines(f"job finished outcome=RUN_OUTCOME_SUCCEEDED {run}")
-    assert told, "a success that no daemon has told"
-    assert round(billed_seconds * 1000) <= int(told[0][1])
+    reports = scene.lines(f"job finished outcome=RUN_OUTCOME_SUCCEEDED {run}")
+    assert reports, "a success that no daemon reported"
+    assert round(billed_seconds * 1000) <= int(reports[0][1])

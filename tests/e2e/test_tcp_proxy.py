@@ -132,8 +132,8 @@ def test_end_of_a_client_reaches_the_target(proxy: TcpProxy) -> None:
 
 def test_unreachable_target_ends_the_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        nobody = f"127.0.0.1:{listener.getsockname()[1]}"
-    with TcpProxy(nobody) as proxy, pytest.raises(ConnectionResetError), connect(proxy) as connection:
+        closed_port = f"127.0.0.1:{listener.getsockname()[1]}"
+    with TcpProxy(closed_port) as proxy, pytest.raises(ConnectionResetError), connect(proxy) as connection:
         connection.recv(1024)
 
 

@@ -30,11 +30,11 @@ async def test_every_reason_gets_its_status_and_is_passed_on(
         errors_pb2.ErrorReason.DESCRIPTOR.values_by_name[f"ERROR_REASON_{reason}"].GetOptions().Extensions
     )
     code = next(c for c in grpc.StatusCode if c.value[0] == rule_of[errors_pb2.reason].code)
-    server.refuse("GetJob", Refusal(code, "Told to a person.", reason))
+    server.refuse("GetJob", Refusal(code, "A text for people.", reason))
     answer = await gateway.get("/api/jobs/job-1")
     assert 400 <= answer.status_code == rule_of[errors_pb2.reason].http_status < 600
     assert answer.json()["code"] == reason
-    assert (answer.json()["error"] == "Told to a person.") == (reason != "INTERNAL")
+    assert (answer.json()["error"] == "A text for people.") == (reason != "INTERNAL")
     assert ("retry-after" in answer.headers) == (answer.status_code in (429, 503))
     assert ("www-authenticate" in answer.headers) == (answer.status_code == 401)
 

@@ -238,6 +238,6 @@ def _only(message: pb.DownloadArtifactResponse, _: Any) -> list[pb.DownloadArtif
 async def test_malformed_media_type_does_not_reach_the_header(
     gateway: httpx.AsyncClient, server: FakeServer
 ) -> None:
-    for told in ("text/html\r\nx: y", "nonsense", "", "text/plain; charset=x"):
-        server.answers["DownloadArtifact"] = partial(_only, head(0, content_type=told))
+    for media_type in ("text/html\r\nx: y", "nonsense", "", "text/plain; charset=x"):
+        server.answers["DownloadArtifact"] = partial(_only, head(0, content_type=media_type))
         assert (await gateway.get(PATH)).headers["content-type"] == "application/octet-stream"

@@ -145,16 +145,16 @@ async def test_body_that_is_shorter_than_announced_is_not_carried_out(server: Fa
 
 
 @pytest.mark.parametrize(
-    ("trusted", "told"),
+    ("trusted", "forwarded"),
     [("", "127.0.0.1"), ("10.0.0.0/8", "127.0.0.1"), ("127.0.0.0/8", "192.0.2.1")],
 )
 async def test_forwarded_address_is_trusted_only_from_configured_proxies(
-    server: FakeServer, trusted: str, told: str
+    server: FakeServer, trusted: str, forwarded: str
 ) -> None:
     settings = {"DCP_SERVER": server.address, "DCP_TRUSTED_PROXIES": trusted, "FORWARDED_ALLOW_IPS": "*"}
     async with started(**settings) as (_, base), httpx.AsyncClient() as client:
         await client.get(f"{base}/api/jobs/job-1", headers={"x-forwarded-for": "203.0.113.9, 192.0.2.1"})
-    assert [call.metadata["x-forwarded-for"] for call in server.calls] == [told]
+    assert [call.metadata["x-forwarded-for"] for call in server.calls] == [forwarded]
 
 
 def test_a_port_in_use_is_refused() -> None:

@@ -14,8 +14,12 @@ async def test_caller_over_the_limit_learns_how_long_to_wait_and_then_is_admitte
             assert (await stack.http.get(path)).status_code == 200
         refused = await stack.http.get(path)
         assert refused.status_code == 429
-        told = refused.json()
-        assert (told["code"], told["retry_after_seconds"], told["limit"]) == ("RATE_LIMITED", 15, "address")
+        error = refused.json()
+        assert (error["code"], error["retry_after_seconds"], error["limit"]) == (
+            "RATE_LIMITED",
+            15,
+            "address",
+        )
         assert refused.headers["retry-after"] == "15"
         assert refused.headers["ratelimit"] == '"address";r=0;t=15'
         assert refused.headers["ratelimit-policy"] == '"address";q=4;w=60'

@@ -59,7 +59,7 @@ class Stored:
     state: LeaseState = LeaseState.OFFERED
     through: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(Stream, 0))
     size: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(Stream, 0))
-    is_told: bool = False
+    is_reported: bool = False
     missed: int = 0
 
 
@@ -102,7 +102,7 @@ class ServerHalf(RuleBasedStateMachine):
                     s.size[out],
                     s.size[log],
                     LIMIT_BYTES,
-                    s.is_told,
+                    s.is_reported,
                 )
                 for s in kept.values()
             ],
@@ -111,7 +111,7 @@ class ServerHalf(RuleBasedStateMachine):
         assert answers[1:] == [
             LeaseDirective(
                 s.ref,
-                LeaseAction.RESEND if s.is_told else LeaseAction.KEEP,
+                LeaseAction.RESEND if s.is_reported else LeaseAction.KEEP,
                 s.through[Stream.OUTPUT],
                 s.through[Stream.LOG],
             )
@@ -218,7 +218,7 @@ class ServerHalf(RuleBasedStateMachine):
         finished = Finished(FinishReport(self.ref(number), RunOutcome.SUCCEEDED, 5, 0))
         assert self.half.receive(finished) is finished
         if number in self.held:
-            self.held[number].is_told = True
+            self.held[number].is_reported = True
             if is_complete:
                 self.move(number, None)
 
@@ -244,7 +244,7 @@ class ServerHalf(RuleBasedStateMachine):
         assert self.half.receive(beat) is beat
         missing = []
         for number, stored in self.held.items():
-            is_expected = stored.state is not LeaseState.OFFERED and not stored.is_told
+            is_expected = stored.state is not LeaseState.OFFERED and not stored.is_reported
             stored.missed = stored.missed + 1 if is_expected and number not in listed else 0
             if stored.missed >= MISSED_HEARTBEATS:
                 missing.append(stored.ref)
@@ -256,13 +256,13 @@ class ServerHalf(RuleBasedStateMachine):
     def job_is_cancelled(self, number: int) -> None:
         """CancelRun carries the lease's secret, and is not sent for a lease that the daemon does not hold."""
         ref = self.ref(number)
-        told = self.half.push(CancelRun(LeaseRef(ref.job_id, ref.lease_epoch, b"")))
-        assert told == (CancelRun(ref) if number in self.held else None)
+        sent = self.half.push(CancelRun(LeaseRef(ref.job_id, ref.lease_epoch, b"")))
+        assert sent == (CancelRun(ref) if number in self.held else None)
 
     @precondition(lambda self: self.is_open)
-    @rule(number=st.sampled_from(JOBS), is_told=st.booleans())
-    def lease_ends_at_the_store(self, number: int, is_told: bool) -> None:
-        if number in self.held and self.held[number].is_told == is_told:
+    @rule(number=st.sampled_from(JOBS), is_reported=st.booleans())
+    def lease_ends_at_the_store(self, number: int, is_reported: bool) -> None:
+        if number in self.held and self.held[number].is_reported == is_reported:
             self.move(number, None)
 
     @rule()

@@ -1,7 +1,7 @@
 """The real daemon with an engine that leaves files instead of running a model.
 
-Run as a program, with the settings of ``dcp-daemon``. A job's prompt names the files and their sizes, made
-by ``order``; ``content`` gives a test the bytes of a file.
+Run as a program, with the settings of ``dcp-daemon``. A job's prompt names the files and their sizes; it is
+built by ``order``; ``content`` gives a test the bytes of a file.
 """
 
 from __future__ import annotations
@@ -76,15 +76,15 @@ class FileEngine(Engine):
         yield jobs_pb2.Usage()
 
     def _write(self, folder: Path, wanted: str) -> list[Artifact]:
-        made = []
+        files = []
         for item in wanted.split():
             name, _, kib = item.rpartition(":")
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
                 file.writelines(content(name, int(kib)))
-            made.append(measure(name, path))
-        return made
+            files.append(measure(name, path))
+        return files
 
     async def close(self) -> None:
         """Does nothing."""

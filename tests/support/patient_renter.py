@@ -135,8 +135,8 @@ def assert_books(market: Market, renter: Renter, job_ids: list[str], provider_ke
         earned += earnings["claimable_halala"]
     assert earned == sum(bill["provider_halala"] for bill in bills)
     stats = market.get("/api/admin/dashboard", **{"x-admin-token": market.admin_token})["stats"]
-    told = (stats["total_jobs"], stats["active_jobs"], stats["charged_halala"], stats["held_halala"])
-    assert told == (len(set(job_ids)), 0, charged, 0)
+    counted = (stats["total_jobs"], stats["active_jobs"], stats["charged_halala"], stats["held_halala"])
+    assert counted == (len(set(job_ids)), 0, charged, 0)
     proof = market.prove_ledger()
     assert proof["balanced"] is True
     assert proof["discrepancies"] == []

@@ -111,7 +111,7 @@ class Daemon:
         self._boot_id = secrets.token_hex(8)
         self._heartbeats = 0
         self.held: list[sessions_pb2.Lease] = []
-        """What its heartbeats list: accepted, and no result told."""
+        """The leases that its heartbeats list: accepted, and without a reported result."""
 
     async def say(self, **kind: Any) -> None:
         """Sends a message."""
@@ -274,23 +274,23 @@ class Market:
     async def provider(self) -> Party:
         """Registers a new provider."""
         self._parties += 1
-        made = await self.provider_service.RegisterProvider(
+        registered = await self.provider_service.RegisterProvider(
             providers_pb2.RegisterProviderRequest(name="P", email=f"p{self._parties}@example.com")
         )
-        return Party(made.provider_id, made.api_key)
+        return Party(registered.provider_id, registered.api_key)
 
     async def renter(self, halala: int = 5000) -> Party:
         """Registers a new renter with money."""
         self._parties += 1
-        made = await self.renter_service.RegisterRenter(
+        registered = await self.renter_service.RegisterRenter(
             renters_pb2.RegisterRenterRequest(name="R", email=f"r{self._parties}@example.com")
         )
         if halala:
             await self.ledger_service.CreditRenter(
-                ledger_pb2.CreditRenterRequest(renter_id=made.renter_id, amount_halala=halala),
+                ledger_pb2.CreditRenterRequest(renter_id=registered.renter_id, amount_halala=halala),
                 metadata=self.admin_metadata,
             )
-        return Party(made.renter_id, made.api_key)
+        return Party(registered.renter_id, registered.api_key)
 
     def connect(self, provider: Party) -> Daemon:
         """Opens a stream without sending Hello."""

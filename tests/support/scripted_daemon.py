@@ -1,6 +1,6 @@
 """The real daemon, including NVML, with an engine that plays a script instead of running a model.
 
-Run as a program, with the settings of ``dcp-daemon``. A job's prompt is its script, made by
+Run as a program, with the settings of ``dcp-daemon``. A job's prompt is its script, built by
 ``script``: a number of words with a pause before each. ``answer_to`` gives a test the expected answer.
 """
 

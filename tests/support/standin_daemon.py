@@ -75,11 +75,11 @@ def wheel(version: str, behaviour: str = "ready") -> tuple[str, bytes]:
     return f"dcp_marketplace-{version}-py3-none-any.whl", out.getvalue()
 
 
-def place(root: Path, version: str, behaviour: str = "ready", told: str = "") -> None:
-    """Installs a stand-in without pip; `told`: the version that it reports."""
+def place(root: Path, version: str, behaviour: str = "ready", reported: str = "") -> None:
+    """Installs a stand-in without pip; `reported`: the version that it reports."""
     program = root / "versions" / version / "bin" / "dcp-daemon"
     program.parent.mkdir(parents=True)
-    program.write_text(f"#!{sys.executable}\n{source(told or version, behaviour)}\nsys.exit(main())\n")
+    program.write_text(f"#!{sys.executable}\n{source(reported or version, behaviour)}\nsys.exit(main())\n")
     program.chmod(0o755)
     (root / "versions" / version / ".complete").touch()
 

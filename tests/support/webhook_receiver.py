@@ -66,7 +66,7 @@ class Receiver:
                 await reader.read()  # until the client gives up
                 return
             where = f"location: {self.location}\r\n" if self.location else ""
-            writer.write(f"HTTP/1.1 {status} Told\r\n{where}content-length: 0\r\n\r\n".encode())
+            writer.write(f"HTTP/1.1 {status} Answer\r\n{where}content-length: 0\r\n\r\n".encode())
             await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass

@@ -66,8 +66,8 @@ async def whole_renter(market: Market) -> Any:
     request = renters_pb2.RegisterRenterRequest(
         name=NAME, email=EMAIL, organization=ORGANIZATION, phone=PHONE
     )
-    made = await market.renter_service.RegisterRenter(request)
-    renter = Party(made.renter_id, made.api_key)
+    registered = await market.renter_service.RegisterRenter(request)
+    renter = Party(registered.renter_id, registered.api_key)
     top_up = renters_pb2.TopUpOwnWalletRequest(amount_halala=5000, idempotency_key=TOP_UP_KEY)
     await market.renter_service.TopUpOwnWallet(top_up, metadata=renter.metadata)
     key_request = keys_pb2.CreateKeyRequest(name=KEY_NAME, scopes=[options_pb2.SCOPE_READ])

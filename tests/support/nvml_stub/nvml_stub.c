@@ -10,7 +10,7 @@
  *                                      counted, so that a longer script has new ones
  *
  * An underscore in NAME is a space. Figures are 0 by default, and what GPUs without ECC
- * cannot tell is NotSupported unless the script has a figure. Compiled with -DWITHOUT_POWER
+ * does not know is NotSupported unless the script has a value. Compiled with -DWITHOUT_POWER
  * it lacks nvmlDeviceGetPowerUsage, with -DOLD_DRIVER what drivers before 535 and older lack.
  */
 #include <stdio.h>
