@@ -65,20 +65,20 @@ class FileRelay:
         head: artifacts_pb2.FileHead = getattr(message, self._head_field)
         return head
 
-    async def _relay(self, call: Any, left: int, send: Send, gone: asyncio.Task[None]) -> None:
+    async def _relay(self, call: Any, remaining: int, send: Send, gone: asyncio.Task[None]) -> None:
         try:
-            while left and not gone.done():
+            while remaining and not gone.done():
                 async with asyncio.timeout(STALLED_SECONDS):
                     message = await call.read()
                     data = b"" if message is grpc.aio.EOF else getattr(message, self._data_field)
-                    if not data or len(data) > left:
+                    if not data or len(data) > remaining:
                         raise BrokenOffError("the file does not have its announced length")
-                    left -= len(data)
+                    remaining -= len(data)
                     # Waits until the reader has taken the previous data.
                     await send({"type": "http.response.body", "body": data, "more_body": True})
         except TimeoutError:
             raise BrokenOffError(f"no bytes were transferred for {STALLED_SECONDS:.0f} s") from None
-        if not left:
+        if not remaining:
             await send({"type": "http.response.body", "body": b""})
 
 

@@ -66,9 +66,9 @@ def _openapi(documents: Mapping[str, Document]) -> Endpoint:
 def _page(path: str, versions: Mapping[str, Document]) -> Endpoint:
     async def page(request: Request) -> Response:
         headers = {"vary": "accept-encoding, accept-language, cookie"}
-        asked = request.query_params.get(LANGUAGE_NAME, "")
-        if asked in versions:
-            headers["set-cookie"] = f"{LANGUAGE_NAME}={asked}; {_REMEMBER}"
+        requested = request.query_params.get(LANGUAGE_NAME, "")
+        if requested in versions:
+            headers["set-cookie"] = f"{LANGUAGE_NAME}={requested}; {_REMEMBER}"
         return versions[choose_language(request).code].answer(request, headers)
 
     page.__name__ = path.strip("/") or "home"

@@ -144,8 +144,8 @@ class Reference:
     @property
     def shared_errors(self) -> list[Answer]:
         """The errors that every endpoint shares."""
-        some: Json = next((entry for _, _, entry in self._entries()), {"responses": {}})
-        shared = [_only(answer, self._shared.__contains__) for answer in self._failures(some)]
+        entry: Json = next((item for _, _, item in self._entries()), {"responses": {}})
+        shared = [_only(answer, self._shared.__contains__) for answer in self._failures(entry)]
         return [answer for answer in shared if answer.codes]
 
     def _entries(self) -> Iterator[tuple[str, str, Json]]:

@@ -209,8 +209,8 @@ async def test_two_hundred_submits_at_once_spend_what_the_wallet_can_pay(
         accepted = [answer.json()["job"]["job_id"] for answer in answers if answer.status_code == 201]
         refused = [answer.json() for answer in answers if answer.status_code == 402]
         assert (len(accepted), len(set(accepted)), len(refused)) == (37, 37, 163)
-        assert {one["code"] for one in refused} == {"INSUFFICIENT_BALANCE"}
-        assert {(one["balance_halala"], one["shortfall_halala"]) for one in refused} == {(123, 327)}
+        assert {error["code"] for error in refused} == {"INSUFFICIENT_BALANCE"}
+        assert {(error["balance_halala"], error["shortfall_halala"]) for error in refused} == {(123, 327)}
         wallet = (await stack.get("/api/renters/me", headers))["renter"]
         assert (wallet["balance_halala"], wallet["held_halala"], wallet["total_jobs"]) == (123, 37 * 450, 37)
         proof = await stack.get("/api/admin/ledger/proof", ADMIN)

@@ -252,8 +252,8 @@ def test_dashboard_and_withdrawals_for_the_operator(market: Market, base: str) -
 
 def test_both_bases_give_the_same_answer(market: Market, renter: Account) -> None:
     for path in ("renters/available-providers", "renters/me", "jobs/job-none", "nowhere"):
-        one, two = (
+        direct, proxied = (
             market.http.get(f"{base}/{path}", headers={"x-renter-key": renter[1]})
             for base in ("/api", "/api/dc1")
         )
-        assert (one.status_code, one.json()) == (two.status_code, two.json())
+        assert (direct.status_code, direct.json()) == (proxied.status_code, proxied.json())

@@ -39,7 +39,7 @@ class Place:
     def names(self, job_id: str) -> dict[str, str]:
         """The job's files with their digests."""
         listed = self.get(f"/api/jobs/{job_id}/artifacts").json()["artifacts"]
-        return {one["name"]: one["sha256"] for one in listed}
+        return {artifact["name"]: artifact["sha256"] for artifact in listed}
 
     def download(self, job_id: str, name: str) -> str:
         """Downloads a file in pieces; returns its digest."""

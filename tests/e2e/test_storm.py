@@ -180,7 +180,7 @@ def test_storm_loses_nothing_and_duplicates_nothing(scene: Scene, seed: int) -> 
             storm.rage(STORM_SECONDS)
         finally:
             storm.calm()
-        job_ids = [one.result() for one in placed]
+        job_ids = [future.result() for future in placed]
     for order, job_id in zip(wanted, job_ids, strict=True):
         assert_ended_as_it_should(scene, order, job_id)
     assert len(set(job_ids)) == JOBS

@@ -145,10 +145,10 @@ async def test_error_before_the_first_byte_is_an_error_like_any_other(
 async def test_error_after_the_first_byte_breaks_the_connection(server: FakeServer, rest: list[Any]) -> None:
     async def answer(_: Any) -> AsyncIterator[Any]:
         yield head(6)
-        for one in rest:
-            if isinstance(one, Refusal):
-                raise one
-            yield one
+        for item in rest:
+            if isinstance(item, Refusal):
+                raise item
+            yield item
 
     server.answers["DownloadArtifact"] = answer
     async with over_tcp(server) as (host, port), httpx.AsyncClient() as client:

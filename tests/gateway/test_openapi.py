@@ -151,9 +151,9 @@ def test_a_body_is_required_if_a_field_in_it_is(api: dict[str, Any]) -> None:
 
 def test_a_parameter_names_the_parameter_that_it_needs(api: dict[str, Any]) -> None:
     needs = {
-        one["name"]: one["x-needs"]
-        for one in operation(api, "ListAuditEntries")["parameters"]
-        if "x-needs" in one
+        parameter["name"]: parameter["x-needs"]
+        for parameter in operation(api, "ListAuditEntries")["parameters"]
+        if "x-needs" in parameter
     }
     assert needs == {"object_id": ["object"]}
 

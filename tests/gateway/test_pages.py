@@ -54,8 +54,8 @@ def words_of_scripts() -> set[str]:
     """All translatable texts of the scripts."""
     found: set[str] = set()
     for path in (WEB / "static").glob("*.js"):
-        said = re.findall(r'\b(?:t|mark)\(\s*("(?:[^"\\]|\\.)*")', path.read_text())
-        found |= {json.loads(text) for text in said}
+        literals = re.findall(r'\b(?:t|mark)\(\s*("(?:[^"\\]|\\.)*")', path.read_text())
+        found |= {json.loads(text) for text in literals}
     return found
 
 

@@ -46,10 +46,10 @@ def test_nothing_is_lost_and_nothing_runs_or_bills_twice_whatever_happens() -> N
 
 
 def test_digest_depends_on_the_seed_and_not_on_the_number_of_workers() -> None:
-    one, again, two = simulate(1, 24), simulate(1, 24), simulate(1, 24, workers=2)
-    assert one.digest == again.digest == two.digest
-    assert one.faults == two.faults
-    assert one.digest != simulate(2, 24).digest
+    first, again, parallel = simulate(1, 24), simulate(1, 24), simulate(1, 24, workers=2)
+    assert first.digest == again.digest == parallel.digest
+    assert first.faults == parallel.faults
+    assert first.digest != simulate(2, 24).digest
 
 
 def test_same_schedule_leaves_the_same_trace() -> None:
