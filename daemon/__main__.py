@@ -17,24 +17,25 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from daemon import arguments as command_line
-from daemon import control, doctor, logs, registration, status, unit, update
 from daemon.app import Daemon
-from daemon.config import Config, ConfigError, config_path, load
-from daemon.effects import EndReason
+from daemon.cli import arguments as command_line
+from daemon.cli import control, doctor, logs, registration, status
+from daemon.config.config import Config, ConfigError, config_path, load
+from daemon.config.identity import IdentityError, identity_path
+from daemon.config.identity import load as load_identity
 from daemon.engines.build import attached_engines, container_engines, model_engine
 from daemon.engines.warm import WarmModels
-from daemon.gpus.detect import detect
-from daemon.health import Health
-from daemon.identity import IdentityError, identity_path
-from daemon.identity import load as load_identity
-from daemon.installation import Installation, InstallationError
-from daemon.journal import FileDisk, Journal, JournalError, journal_folder
+from daemon.journal.journal import FileDisk, Journal, JournalError, journal_folder
 from daemon.link import KeyRefusedError, RegistrationError
-from daemon.notify import Manager
-from daemon.reload import Reloader
+from daemon.machine.gpus.detect import detect
+from daemon.machine.health import Health
+from daemon.protocol.effects import EndReason
 from daemon.runners.choose import runner_of
 from daemon.runners.process import ProcessRunner
+from daemon.service import unit, update
+from daemon.service.installation import Installation, InstallationError
+from daemon.service.notify import Manager
+from daemon.service.reload import Reloader
 
 logger = logging.getLogger("daemon")
 

@@ -18,23 +18,23 @@ from typing import Any
 
 from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2
 
-from daemon import effects as fx
-from daemon.artifacts import ArtifactSink, Uploader
-from daemon.attempts import Attempts
-from daemon.clock import Clock, SystemClock
-from daemon.gpus import Gpus
-from daemon.gpus.none import NoGpus
-from daemon.health import Health
-from daemon.journal import Journal
+from daemon.cli.snapshot import snapshot
+from daemon.journal.journal import Journal
+from daemon.journal.writer import Recorder
 from daemon.link import Link, LinkBrokenError, Server, Stream
-from daemon.policy import Rules, refusal, rules_of, stricter
-from daemon.recorder import Recorder
+from daemon.machine.clock import Clock, SystemClock
+from daemon.machine.gpus import Gpus
+from daemon.machine.gpus.none import NoGpus
+from daemon.machine.health import Health
+from daemon.machine.policy import Rules, refusal, rules_of, stricter
+from daemon.protocol import effects as fx
+from daemon.protocol.runs import LeaseKey, Result, lease_key
+from daemon.protocol.session import DaemonSession
 from daemon.runners import Runner, Written
-from daemon.runs import LeaseKey, Result, lease_key
-from daemon.selftest import SelfTests
-from daemon.session import DaemonSession
-from daemon.snapshot import snapshot
-from daemon.version import daemon_version
+from daemon.service.version import daemon_version
+from daemon.work.artifacts import ArtifactSink, Uploader
+from daemon.work.attempts import Attempts
+from daemon.work.selftest import SelfTests
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,8 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 
-from daemon.artifacts import (
+from daemon.config.config import is_loopback
+from daemon.work.artifacts import (
     READ_BYTES,
     Artifact,
     LeaseGoneError,
@@ -35,7 +36,6 @@ from daemon.artifacts import (
     UploadRefusedError,
     open_plain,
 )
-from daemon.config import is_loopback
 
 logger = logging.getLogger(__name__)
 

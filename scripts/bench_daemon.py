@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from daemon.app import Daemon
-from daemon.journal import FileDisk, Journal
+from daemon.journal.journal import FileDisk, Journal
 from scripts.bench_engine import NoopEngine
 from scripts.bench_market import MODEL
 

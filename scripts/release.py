@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from daemon import release
+from daemon.service import release
 
 ROOT = Path(__file__).resolve().parent.parent
 

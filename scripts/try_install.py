@@ -23,7 +23,7 @@ from typing import Any
 
 import httpx
 
-from daemon.config import BUNDLED_MODEL, from_env
+from daemon.config.config import BUNDLED_MODEL, from_env
 from scripts import release
 from scripts.bare_machine import BareMachine, MachineError
 from scripts.market import Market, NotReadyError

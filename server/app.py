@@ -61,21 +61,21 @@ from server.rpc.statements import StatementServicer
 from server.rpc.terms import TermsServicer
 from server.rpc.webhooks import WebhookServicer
 from server.rpc.withdrawals import WithdrawalServicer
-from server.services.accounts import Accounts
-from server.services.admin import Admin
 from server.services.artifacts import Artifacts
-from server.services.audit import Audit
 from server.services.cleaning import Cleaning
-from server.services.deletion import Deletion
 from server.services.deliveries import Deliveries
 from server.services.dispatch import Dispatch
-from server.services.export import Export
 from server.services.fleet import Fleet
 from server.services.jobs import Jobs
 from server.services.key_ring import KeyRing
 from server.services.keys import Keys
 from server.services.metrics import Metrics
-from server.services.operations import Operations
+from server.services.operators.accounts import Accounts
+from server.services.operators.audit import Audit
+from server.services.operators.dashboard import Admin
+from server.services.operators.operations import Operations
+from server.services.privacy.deletion import Deletion
+from server.services.privacy.export import Export
 from server.services.providers import Providers
 from server.services.renters import Renters
 from server.services.sessions import Sessions
@@ -84,7 +84,7 @@ from server.services.sweep import Sweep
 from server.services.terms import OwnTerms
 from server.services.webhooks import Webhooks
 from server.services.withdrawals import Withdrawals
-from server.store import accounts
+from server.store import sessions
 from server.store.database import Database
 from server.version import CURRENT
 
@@ -222,7 +222,7 @@ class Server:
         """Migrates, listens, serves. Raises ConfigError or DatabaseUrlError."""
         _check_free(self._config.listen)
         await asyncio.to_thread(self._database.start)
-        await self._database.run(accounts.close_all_sessions)
+        await self._database.run(sessions.end_all)
         self.services = build_services(
             self._database,
             self._clock,

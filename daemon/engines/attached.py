@@ -19,9 +19,9 @@ from typing import Any
 import httpx
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.clock import Clock, SystemClock
 from daemon.engines import LLM_INFERENCE, Engine, EngineError, chat
 from daemon.engines.answers import Patience, answer, bounded
+from daemon.machine.clock import Clock, SystemClock
 from daemon.runners import Picture, Piece
 
 logger = logging.getLogger(__name__)

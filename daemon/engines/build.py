@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
-from daemon.config import Config, ModelFile
+from daemon.config.config import Config, ModelFile
 from daemon.engines import Engine
 from daemon.engines.attached import AttachedEngine, Attachment
 from daemon.engines.container import ContainerEngine

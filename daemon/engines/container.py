@@ -11,7 +11,6 @@ from collections.abc import Collection
 
 from dcp.v1 import sessions_pb2
 
-from daemon.clock import Clock
 from daemon.engines.answers import Patience
 from daemon.engines.container_spec import Order
 from daemon.engines.served import ServedEngine, size_and_more_mib
@@ -23,7 +22,8 @@ from daemon.engines.server_container import (
     sweep,
 )
 from daemon.engines.warm import WarmModels
-from daemon.runners.docker import PULL_SECONDS, Docker
+from daemon.machine.clock import Clock
+from daemon.runners.containers.docker import PULL_SECONDS, Docker
 
 
 class ContainerEngine(ServedEngine[ServerContainer]):

@@ -1,6 +1,6 @@
 """Owns what the container engine is told to make for a model server: its container and its keeper's.
 
-Pure. What no container of ours has is withheld by `daemon.runners.spec`.
+Pure. What no container of ours has is withheld by `daemon.runners.containers.spec`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.engines.settings import ServerSettings
-from daemon.runners import spec
+from daemon.runners.containers import spec
 
 OWNER_LABEL = "dcp.engine"
 """Not the label of jobs' containers, which their runner would sweep away."""

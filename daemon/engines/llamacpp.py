@@ -10,11 +10,11 @@ import os
 import secrets
 from pathlib import Path
 
-from daemon.clock import Clock
 from daemon.engines.answers import Patience
 from daemon.engines.child import ModelServer, start_model_server
 from daemon.engines.served import ServedEngine, size_and_more_mib
 from daemon.engines.warm import WarmModels
+from daemon.machine.clock import Clock
 
 CONTEXT_TOKENS = 2048
 

@@ -18,10 +18,10 @@ from typing import Generic, TypeVar
 import httpx
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.clock import Clock, SystemClock
 from daemon.engines import Engine, EngineError, chat
 from daemon.engines.answers import Patience, answer
 from daemon.engines.warm import WarmModels
+from daemon.machine.clock import Clock, SystemClock
 from daemon.runners import Piece
 
 logger = logging.getLogger(__name__)

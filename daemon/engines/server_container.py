@@ -27,17 +27,17 @@ from daemon.engines import chat
 from daemon.engines import container_spec as spec
 from daemon.engines.answers import bounded
 from daemon.engines.served import HEALTH_SECONDS, Server, StartError, client_of, until_healthy
-from daemon.runners import images, keeper
 from daemon.runners.choose import problem
-from daemon.runners.docker import (
+from daemon.runners.containers import images, keeper
+from daemon.runners.containers.docker import (
     Docker,
     DockerRefusedError,
     DockerUnavailableError,
     Frame,
     PullTooLargeError,
 )
-from daemon.runners.state import pids_of
-from daemon.runners.tar import tar_of
+from daemon.runners.containers.state import pids_of
+from daemon.runners.containers.tar import tar_of
 
 logger = logging.getLogger(__name__)
 

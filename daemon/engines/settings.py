@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from daemon.runners.settings import MIB
+from daemon.runners.containers.settings import MIB
 
 DEFAULT_ARGUMENTS = "--model {model} --served-model-name {name} --uds {socket}"
 

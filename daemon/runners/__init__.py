@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.artifacts import Artifact
+from daemon.work.artifacts import Artifact
 
 
 class RunnerError(Exception):

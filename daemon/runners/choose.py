@@ -10,11 +10,12 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from daemon.runners import Runner, keeper
-from daemon.runners.container import ContainerRunner
-from daemon.runners.docker import Docker, DockerRefusedError, DockerUnavailableError, EngineFacts
+from daemon.runners import Runner
+from daemon.runners.containers import keeper
+from daemon.runners.containers.container import ContainerRunner
+from daemon.runners.containers.docker import Docker, DockerRefusedError, DockerUnavailableError, EngineFacts
+from daemon.runners.containers.settings import ContainerSettings
 from daemon.runners.process import ProcessRunner
-from daemon.runners.settings import ContainerSettings
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from daemon.artifacts import Artifact
+from daemon.work.artifacts import Artifact
 
 MAX_FILES = 1000
 MAX_DEPTH = 16

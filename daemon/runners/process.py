@@ -21,12 +21,13 @@ from pathlib import Path
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.runners import Left, Log, Piece, Pieces, Runner, RunnerError, spec
+from daemon.protocol.runs import LeaseKey, lease_key
+from daemon.runners import Left, Log, Piece, Pieces, Runner, RunnerError
 from daemon.runners import output_folder as files
-from daemon.runners.container import JOB_TYPES
+from daemon.runners.containers import spec
+from daemon.runners.containers.container import JOB_TYPES
+from daemon.runners.containers.settings import MIB, ContainerSettings
 from daemon.runners.limit import TimeLimit
-from daemon.runners.settings import MIB, ContainerSettings
-from daemon.runs import LeaseKey, lease_key
 
 logger = logging.getLogger(__name__)
 

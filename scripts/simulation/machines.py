@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon import effects as fx
-from daemon.journal import Journal
-from daemon.records import History, Stream
-from daemon.runs import LeaseKey, Result, failed, lease_key, succeeded
-from daemon.session import DaemonSession
+from daemon.journal.journal import Journal
+from daemon.journal.records import History, Stream
+from daemon.protocol import effects as fx
+from daemon.protocol.runs import LeaseKey, Result, failed, lease_key, succeeded
+from daemon.protocol.session import DaemonSession
 from scripts.simulation.violations import ViolationError
 from server.services.sessions import Session
 from tests.support.memory_disk import MemoryDisk
@@ -245,6 +245,10 @@ class Machine:
         assert self.session is not None
         histories = self._journal.recover()
         self._check_memory({lease_key(history.offer.lease): history for history in histories})
+        if self.disk.fails_to_sync:
+            # What an earlier process wrote and did not sync is told without being safe.
+            for history in histories:
+                self._cannot_keep(lease_key(history.offer.lease))
         for history in histories:
             key = lease_key(history.offer.lease)
             attempt = self.survivors.pop(key, None)
@@ -326,12 +330,16 @@ class Machine:
                 return
             if error is not None:
                 # What a disk did not take is given back, and told without it.
-                self._told.pop(lease_key(entry.lease), None)
-                self._untellable.add(lease_key(entry.lease))
+                self._cannot_keep(lease_key(entry.lease))
             if error is None:
                 self.apply(self.session.persisted(entry.number, self.now))
             else:
                 self.apply(self.session.not_persisted(entry.number, str(error), self.now))
+
+    def _cannot_keep(self, key: LeaseKey) -> None:
+        """The disk failed under this lease: the daemon may forget what it told about it."""
+        self._told.pop(key, None)
+        self._untellable.add(key)
 
     def next_event(self) -> Attempt | None:
         """The attempt that something happens to next, if it is time for that."""

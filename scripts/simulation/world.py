@@ -26,10 +26,10 @@ from server.app import Services, build_services
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import JobRequest, JobType
 from server.domain.ledger import Proof
-from server.domain.sessions import DaemonMessage
+from server.domain.messages import DaemonMessage
 from server.rpc.sessions import HELLO_TIMEOUT_SECONDS, from_wire, to_wire
 from server.services.keys import ADMIN, Caller
-from server.store import accounts
+from server.store import sessions
 
 Action = tuple[str | int, ...]
 
@@ -227,7 +227,7 @@ class World:
 
     def start_server(self) -> None:
         """A process of the server begins; it knows what the database knows."""
-        self.database.commit(accounts.close_all_sessions)
+        self.database.commit(sessions.end_all)
         self.services = build_services(self.database, self, None, True, self.output_limit)
 
     def spawn(

@@ -18,189 +18,39 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from enum import Enum, StrEnum
-from typing import Any, TypeAlias
+from enum import Enum
+from typing import TypeAlias
 
 from server.domain.errors import DomainError, Reason
-from server.domain.hindrances import SelfTest
-from server.domain.jobs import JobType
 from server.domain.leases import (
-    HEARTBEAT_SECONDS,
     MARKER_BYTES,
     MAX_CHUNK_BYTES,
     MISSED_HEARTBEATS,
-    Disposition,
-    FinishReport,
     LeaseRef,
     LeaseState,
-    Offer,
     Stream,
 )
-from server.domain.placement import Model
-from server.domain.terms import NO_SETTINGS, Settings
+from server.domain.messages import (
+    PROTOCOL_VERSION,
+    CancelRun,
+    Capacity,
+    Chunk,
+    DaemonMessage,
+    Finished,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    JobOffer,
+    LeaseAction,
+    LeaseDirective,
+    OfferReply,
+    OutputAck,
+    ServerMessage,
+    Started,
+    Welcome,
+)
 
-PROTOCOL_VERSION = 1
 MAX_SLOTS = 1000
-
-
-# What a daemon says.
-
-
-@dataclass(frozen=True, slots=True)
-class Hello:
-    boot_id: str
-    daemon_version: str
-    protocol_version: int
-    gpu_status: dict[str, Any]
-    models: tuple[Model, ...]
-    job_types: frozenset[JobType]
-    slots: int
-    held: tuple[LeaseRef, ...] = ()
-    unacknowledged: tuple[LeaseRef, ...] = ()
-    runs_plain_processes: bool = False
-    """Its machine is not kept from the jobs that it runs."""
-    self_tests: tuple[SelfTest, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    sequence: int
-    gpu_status: dict[str, Any] | None
-    held: tuple[LeaseRef, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class OfferReply:
-    lease: LeaseRef
-    accepted: bool
-    refusal: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    lease: LeaseRef
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    lease: LeaseRef
-    stream: Stream
-    seq: int
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    report: FinishReport
-
-
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    slots: int
-    models: tuple[Model, ...]
-    job_types: frozenset[JobType] | None = None
-    """None: those that it said before."""
-    self_tests: tuple[SelfTest, ...] | None = None
-    """None: those that it said before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class Goodbye:
-    message: str = ""
-
-
-DaemonMessage: TypeAlias = (
-    Hello | Heartbeat | OfferReply | Started | Chunk | Finished | Capacity | Drain | Goodbye
-)
-
-# What the server says.
-
-
-@dataclass(frozen=True, slots=True)
-class Welcome:
-    session_epoch: int
-    provider_id: int
-    heartbeat_seconds: float = HEARTBEAT_SECONDS
-    settings: Settings = NO_SETTINGS
-    newest_daemon: str = ""
-    update_available: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class HeartbeatAck:
-    sequence: int
-
-
-@dataclass(frozen=True, slots=True)
-class JobOffer:
-    offer: Offer
-
-
-@dataclass(frozen=True, slots=True)
-class CancelRun:
-    lease: LeaseRef
-
-
-class LeaseAction(StrEnum):
-    KEEP = "keep"
-    STOP_AND_DISCARD = "stop_and_discard"
-    RESEND = "resend"
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseDirective:
-    lease: LeaseRef
-    action: LeaseAction
-    output_through_seq: int = 0
-    log_through_seq: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ResultAck:
-    lease: LeaseRef
-    disposition: Disposition
-
-
-@dataclass(frozen=True, slots=True)
-class OutputAck:
-    lease: LeaseRef
-    output_through_seq: int
-    log_through_seq: int
-
-
-@dataclass(frozen=True, slots=True)
-class Reconnect:
-    after_seconds: float
-    jitter_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Superseded:
-    by_session_epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class SettingsUpdate:
-    settings: Settings
-
-
-ServerMessage: TypeAlias = (
-    Welcome
-    | HeartbeatAck
-    | JobOffer
-    | CancelRun
-    | LeaseDirective
-    | ResultAck
-    | OutputAck
-    | Reconnect
-    | Superseded
-    | SettingsUpdate
-)
 
 
 @dataclass(frozen=True, slots=True)

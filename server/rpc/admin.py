@@ -10,10 +10,10 @@ from dcp.v1 import admin_pb2_grpc
 from server.domain.withdrawals import WithdrawalState
 from server.rpc import convert
 from server.rpc.withdrawals import message
-from server.services.admin import Admin
-from server.services.audit import Audit
+from server.services.operators.audit import Audit
+from server.services.operators.dashboard import Admin
 from server.services.withdrawals import Withdrawals
-from server.store.audit import Entry
+from server.store.operators.audit import Entry
 
 DEFAULT_PAGE_SIZE = 50
 

@@ -31,10 +31,10 @@ from server.domain.leases import LeaseOutcome
 from server.domain.placement import Obstacle
 from server.domain.providers import ProviderStatus
 from server.domain.queue import JobCondition, Prospect
-from server.domain.record import Weight, weight
+from server.domain.reliability import Weight, weight
 from server.services.explain import Attempt, Considered, Explanation
-from server.store.accounts import ProviderRow
-from server.store.history import PastAttempt
+from server.store.providers import ProviderRow
+from server.store.reliability import PastAttempt
 
 _JOB_TYPES = {getattr(jobs_pb2, f"JOB_TYPE_{kind.name}"): kind for kind in JobType}
 _JOB_TYPE_NUMBERS = {kind: number for number, kind in _JOB_TYPES.items()}

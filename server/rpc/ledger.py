@@ -9,7 +9,7 @@ from dcp.v1 import ledger_pb2_grpc
 
 from server.rpc.operators import operator
 from server.rpc.repeats import once
-from server.services.admin import Admin
+from server.services.operators.dashboard import Admin
 from server.services.renters import Renters
 
 

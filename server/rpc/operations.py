@@ -13,7 +13,7 @@ from server.domain.providers import AccountState
 from server.rpc import convert
 from server.rpc.operators import operator
 from server.rpc.repeats import once
-from server.services.operations import ListedProvider, ListedRenter, Operations
+from server.services.operators.operations import ListedProvider, ListedRenter, Operations
 
 DEFAULT_PAGE_SIZE = 50
 

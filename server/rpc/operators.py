@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from server.rpc.interceptors import caller, request_id
-from server.services.audit import Operator
+from server.services.operators.audit import Operator
 
 
 def operator(context: Any) -> Operator:

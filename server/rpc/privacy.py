@@ -16,10 +16,10 @@ from server.rpc.keys import key
 from server.rpc.statements import line
 from server.rpc.validate import email_key
 from server.rpc.webhooks import delivery, webhook
-from server.services.deletion import Deletion
 from server.services.explain import Attempt
-from server.services.export import Export, ExportPage
-from server.store.exports import AskedJob, WrittenAttempt
+from server.services.privacy.deletion import Deletion
+from server.services.privacy.export import Export, ExportPage
+from server.store.privacy.export import AskedJob, WrittenAttempt
 
 DEFAULT_PAGE_SIZE = 200
 

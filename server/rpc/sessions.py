@@ -12,7 +12,7 @@ from dcp.v1 import honesty_pb2, jobs_pb2, sessions_pb2_grpc
 from dcp.v1 import sessions_pb2 as pb
 from google.protobuf.json_format import ParseDict
 
-from server.domain import sessions as half
+from server.domain import messages
 from server.domain.errors import DomainError
 from server.domain.hindrances import SelfTest
 from server.domain.jobs import LOST_AFTER_SECONDS, JobType
@@ -26,8 +26,9 @@ from server.domain.leases import (
     RunOutcome,
     Stream,
 )
+from server.domain.messages import LeaseAction, Reconnect
 from server.domain.placement import Model
-from server.domain.sessions import LeaseAction, Reconnect
+from server.domain.sessions import violation
 from server.rpc import convert
 from server.rpc.interceptors import caller
 from server.rpc.terms import settings_message
@@ -152,18 +153,18 @@ class _Writer:
             self._task = None
 
 
-def from_wire(message: pb.DaemonMessage) -> half.DaemonMessage:
+def from_wire(message: pb.DaemonMessage) -> messages.DaemonMessage:
     """A daemon's message as the protocol half takes it. Raises PROTOCOL_VIOLATION or INVALID_FIELD."""
     kind = message.WhichOneof("kind")
     if kind is None:
-        raise half.violation("a message of a kind that this server does not know, or an empty one")
+        raise violation("a message of a kind that this server does not know, or an empty one")
     body = getattr(message, kind)
     validate(body)
     return _FROM_WIRE[kind](body)
 
 
-def _hello(body: pb.Hello) -> half.Hello:
-    return half.Hello(
+def _hello(body: pb.Hello) -> messages.Hello:
+    return messages.Hello(
         boot_id=body.boot_id,
         daemon_version=body.daemon_version,
         protocol_version=body.protocol_version,
@@ -178,10 +179,10 @@ def _hello(body: pb.Hello) -> half.Hello:
     )
 
 
-def _capacity(body: pb.CapacityUpdate) -> half.Capacity:
+def _capacity(body: pb.CapacityUpdate) -> messages.Capacity:
     kinds = _kinds(body.job_types.job_types) if body.HasField("job_types") else None
     tests = _self_tests(body.self_tests) if body.HasField("self_tests") else None
-    return half.Capacity(body.slots, _models(body.models), kinds, tests)
+    return messages.Capacity(body.slots, _models(body.models), kinds, tests)
 
 
 def _kinds(job_types: Iterable[jobs_pb2.JobType.ValueType]) -> frozenset[JobType]:
@@ -199,16 +200,16 @@ def _self_tests(report: honesty_pb2.SelfTestReport) -> tuple[SelfTest, ...]:
     return _shared_tests(tuple(tests))
 
 
-def _heartbeat(body: pb.SessionHeartbeat) -> half.Heartbeat:
+def _heartbeat(body: pb.SessionHeartbeat) -> messages.Heartbeat:
     status = convert.gpu_status(body.gpu_status) if body.HasField("gpu_status") else None
-    return half.Heartbeat(body.sequence, status, _refs(body.held_leases))
+    return messages.Heartbeat(body.sequence, status, _refs(body.held_leases))
 
 
-def _finished(body: pb.JobFinished) -> half.Finished:
+def _finished(body: pb.JobFinished) -> messages.Finished:
     outcome = _OUTCOMES.get(body.outcome)
     if outcome is None:
-        raise half.violation("JobFinished without an outcome")
-    return half.Finished(
+        raise violation("JobFinished without an outcome")
+    return messages.Finished(
         FinishReport(
             lease=_ref(body.lease),
             outcome=outcome,
@@ -224,17 +225,17 @@ def _finished(body: pb.JobFinished) -> half.Finished:
     )
 
 
-_FROM_WIRE: dict[str, Callable[[Any], half.DaemonMessage]] = {
+_FROM_WIRE: dict[str, Callable[[Any], messages.DaemonMessage]] = {
     "hello": _hello,
     "heartbeat": _heartbeat,
-    "offer_reply": lambda b: half.OfferReply(_ref(b.lease), b.accepted, b.refusal),
-    "job_started": lambda b: half.Started(_ref(b.lease)),
-    "output_chunk": lambda b: half.Chunk(_ref(b.lease), Stream.OUTPUT, b.seq, b.data),
-    "log_chunk": lambda b: half.Chunk(_ref(b.lease), Stream.LOG, b.seq, b.data),
+    "offer_reply": lambda b: messages.OfferReply(_ref(b.lease), b.accepted, b.refusal),
+    "job_started": lambda b: messages.Started(_ref(b.lease)),
+    "output_chunk": lambda b: messages.Chunk(_ref(b.lease), Stream.OUTPUT, b.seq, b.data),
+    "log_chunk": lambda b: messages.Chunk(_ref(b.lease), Stream.LOG, b.seq, b.data),
     "job_finished": _finished,
     "capacity_update": _capacity,
-    "drain": lambda b: half.Drain(),
-    "goodbye": lambda b: half.Goodbye(b.message),
+    "drain": lambda b: messages.Drain(),
+    "goodbye": lambda b: messages.Goodbye(b.message),
 }
 
 
@@ -274,18 +275,18 @@ def _same_tests(tests: tuple[SelfTest, ...]) -> tuple[SelfTest, ...]:
     return tests
 
 
-def to_wire(message: half.ServerMessage) -> pb.ServerMessage:
+def to_wire(message: messages.ServerMessage) -> pb.ServerMessage:
     """A message of the protocol half as it travels."""
     match message:
-        case half.Welcome():
+        case messages.Welcome():
             return pb.ServerMessage(welcome=_welcome(message))
-        case half.HeartbeatAck(sequence):
+        case messages.HeartbeatAck(sequence):
             return pb.ServerMessage(heartbeat_ack=pb.HeartbeatAck(sequence=sequence))
-        case half.JobOffer(offer):
+        case messages.JobOffer(offer):
             return pb.ServerMessage(job_offer=_offer(offer))
-        case half.CancelRun(lease):
+        case messages.CancelRun(lease):
             return pb.ServerMessage(cancel_run=pb.CancelRun(lease=_lease(lease)))
-        case half.LeaseDirective(lease, action, output_seq, log_seq):
+        case messages.LeaseDirective(lease, action, output_seq, log_seq):
             return pb.ServerMessage(
                 lease_directive=pb.LeaseDirective(
                     lease=_lease(lease),
@@ -294,26 +295,26 @@ def to_wire(message: half.ServerMessage) -> pb.ServerMessage:
                     log_through_seq=log_seq,
                 )
             )
-        case half.ResultAck(lease, disposition):
+        case messages.ResultAck(lease, disposition):
             ack = pb.ResultAck(lease=_lease(lease), disposition=_DISPOSITIONS[disposition])
             return pb.ServerMessage(result_ack=ack)
-        case half.OutputAck(lease, output_seq, log_seq):
+        case messages.OutputAck(lease, output_seq, log_seq):
             return pb.ServerMessage(
                 output_ack=pb.OutputAck(
                     lease=_lease(lease), output_through_seq=output_seq, log_through_seq=log_seq
                 )
             )
-        case half.Reconnect(after, jitter):
+        case messages.Reconnect(after, jitter):
             return pb.ServerMessage(
                 reconnect=pb.Reconnect(after=convert.duration(after), jitter=convert.duration(jitter))
             )
-        case half.Superseded(epoch):
+        case messages.Superseded(epoch):
             return pb.ServerMessage(superseded=pb.Superseded(by_session_epoch=epoch))
-        case half.SettingsUpdate(settings):
+        case messages.SettingsUpdate(settings):
             return pb.ServerMessage(settings_update=settings_message(settings))
 
 
-def _welcome(message: half.Welcome) -> pb.Welcome:
+def _welcome(message: messages.Welcome) -> pb.Welcome:
     return pb.Welcome(
         session_epoch=message.session_epoch,
         heartbeat_interval=convert.duration(message.heartbeat_seconds),

@@ -16,7 +16,7 @@ from server.domain.leases import (
     LeaseState,
     RunOutcome,
 )
-from server.domain.sessions import LeaseAction, LeaseDirective, ResultAck
+from server.domain.messages import LeaseAction, LeaseDirective, ResultAck
 from server.services.settlement import settle
 from server.store import jobs, leases
 

@@ -12,10 +12,10 @@ import secrets
 
 from server.clock import Clock, ms
 from server.domain.leases import LIVE_SECONDS, Offer
+from server.domain.messages import CancelRun, JobOffer
 from server.domain.placement import Candidate, Wants, can_run, choose, ranked
-from server.domain.sessions import CancelRun, JobOffer
 from server.services.fleet import Fleet
-from server.store import history, jobs, leases, terms
+from server.store import jobs, leases, providers, reliability, terms
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Dispatch:
         now_ms = ms(self._clock)
         if presence is None or not self._is_live(provider_id, now_ms):
             return []
-        if jobs.lock_provider(provider_id) != presence.session_epoch:
+        if providers.lock(provider_id) != presence.session_epoch:
             return []
         presence.used_slots = leases.count_open(provider_id)
         # The terms of this very moment: nobody is given a job below the rate that it has just asked for.
@@ -94,7 +94,7 @@ class Dispatch:
             return
         if presence.is_reliability_old:
             presence.is_reliability_old = False
-            known = await self._database.read(lambda: history.record(provider_id))
+            known = await self._database.read(lambda: reliability.track_record(provider_id))
             presence.reliability = known.reliability
         presence.used_slots, waiting = await self._database.read(
             lambda: (leases.count_open(provider_id), jobs.has_queued())

@@ -16,8 +16,8 @@ from server.domain.queue import JobCondition, Occupancy, Prospect, condition, fr
 from server.services.dispatch import RETRY_SAME_PROVIDER_SECONDS, refused_since_ms
 from server.services.fleet import Fleet, Presence
 from server.services.terms import closure_words
-from server.store import accounts, jobs, leases
-from server.store.accounts import ProviderRow
+from server.store import jobs, leases, providers
+from server.store.providers import ProviderRow
 
 # A job is told its place when it is among the first so many.
 QUEUE_LIMIT = 500
@@ -129,13 +129,13 @@ def _considered(job: Job, fleet: Fleet, now_ms: int) -> list[Considered]:
         ids = [job.named_provider_id]
     else:
         there = [*fleet.serving(job.model, LOOKED_AT_LIMIT), *fleet.serving(None, LOOKED_AT_LIMIT)]
-        seen = accounts.lately_seen(LOOKED_AT_LIMIT)
+        seen = providers.lately_seen(LOOKED_AT_LIMIT)
         ids = list(dict.fromkeys([*(presence.provider_id for presence in there), *seen]))
     wants = jobs.wants(job.job_id)
     refused = leases.refused_by(job.job_id, refused_since_ms(now_ms))
-    models, left = accounts.models_of(ids), leases.time_left(ids, now_ms)
+    models, left = providers.models_of(ids), leases.time_left(ids, now_ms)
     told = []
-    for row in accounts.providers(ids):
+    for row in providers.by_ids(ids):
         presence = fleet.get(row.id)
         candidate = replace(
             presence.candidate(now_ms) if presence is not None else _absent(row, models[row.id]),

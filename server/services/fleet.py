@@ -16,11 +16,11 @@ from server.domain.hindrances import Hindrance, SelfTest, by_job_type, failing_m
 from server.domain.honesty import Facts
 from server.domain.jobs import JobType
 from server.domain.leases import HEARTBEAT_SECONDS
+from server.domain.messages import ServerMessage, SettingsUpdate
 from server.domain.placement import Candidate, Model
 from server.domain.providers import AccountState, status
-from server.domain.sessions import ServerMessage, SettingsUpdate
 from server.domain.terms import NO_TERMS, Terms
-from server.store.accounts import Beat
+from server.store.sessions import Beat
 
 MAX_BEATS_PER_SECOND = 1000
 MS_PER_MINUTE = 60_000

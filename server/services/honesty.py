@@ -16,9 +16,9 @@ from server.domain.honesty import Facts, History, Judgement, Verdict, VerdictRea
 from server.domain.jobs import Job, JobState
 from server.domain.leases import LIVE_SECONDS
 from server.services.fleet import Fleet, Judged
-from server.store import accounts, honesty, jobs
-from server.store.accounts import ProviderRow
+from server.store import honesty, jobs, providers
 from server.store.database import Database
+from server.store.providers import ProviderRow
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Honesty:
             known = honesty.uuids(provider_id)
             is_new = not _is_stored(row, judgement) or (bool(told.uuids) and known != frozenset(told.uuids))
             return (
-                is_new or any(not _is_noted(other) for other in accounts.providers(others)),
+                is_new or any(not _is_noted(other) for other in providers.by_ids(others)),
                 judgement,
                 others,
             )
@@ -101,7 +101,7 @@ def _is_due(before: Judged | None, told: Facts, now_ms: int) -> bool:
 
 def _read(provider_id: int, told: Facts, now_ms: int) -> tuple[ProviderRow, Judgement, list[int], int | None]:
     """The row, the verdict, who shares a UUID, and when the set of GPUs changed. Inside a transaction."""
-    row = accounts.provider(provider_id)
+    row = providers.get(provider_id)
     assert row is not None, "a key without its provider"
     known, changed_ms = honesty.uuids(provider_id), row.gpus_changed_ms
     if told.uuids and known and known != frozenset(told.uuids):
@@ -123,7 +123,7 @@ def _record(provider_id: int, told: Facts, now_ms: int) -> tuple[Judgement, list
         honesty.replace_uuids(provider_id, told.uuids, changed_ms)
     if not _is_stored(row, judgement):
         honesty.set_verdict(provider_id, judgement.verdict, judgement.reasons, now_ms)
-    for other in accounts.providers(others):
+    for other in providers.by_ids(others):
         if not _is_noted(other):
             reasons = [*other.verdict_reasons, VerdictReason.UUID_SHARED]
             honesty.set_verdict(other.id, Verdict.SUSPECT, reasons, now_ms)

@@ -13,21 +13,21 @@ from server.domain.errors import DomainError, Reason, invalid_field
 from server.domain.hindrances import is_pending
 from server.domain.jobs import FINAL, FailureReason, Job, JobEvent, JobRequest, JobState, JobType
 from server.domain.leases import LeaseOutcome, LeaseRef, Offer, Stream
+from server.domain.messages import CancelRun
 from server.domain.placement import Obstacle, Wants
 from server.domain.providers import AccountState, ProviderStatus, is_live, status
 from server.domain.queue import Prospect
-from server.domain.sessions import CancelRun
 from server.domain.terms import Settings
 from server.services import outbox
-from server.services.audit import Operator
 from server.services.dispatch import Dispatch
 from server.services.explain import Explanation, explain, place_in_queue
 from server.services.fleet import Fleet
 from server.services.keys import ADMIN, PROVIDER, RENTER, Caller
+from server.services.operators.audit import Operator
 from server.services.renters import existing, present
 from server.services.settlement import settle
 from server.services.terms import closure_of, closure_words
-from server.store import accounts, jobs, leases, ledger, rates, terms
+from server.store import jobs, leases, ledger, providers, rates, terms
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -243,7 +243,7 @@ class Jobs:
             )
 
     def _check_provider(self, provider_id: int, request: JobRequest) -> None:
-        provider = accounts.provider(provider_id)
+        provider = providers.get(provider_id)
         if provider is None:
             raise DomainError(
                 Reason.PROVIDER_NOT_FOUND,
@@ -270,7 +270,7 @@ class Jobs:
         if provider.models_reported:
             _check_serves(provider, request, own.settings.vram_reserve_mib)
 
-    def _check_open(self, provider: accounts.ProviderRow, settings: Settings) -> None:
+    def _check_open(self, provider: providers.ProviderRow, settings: Settings) -> None:
         """Raises PROVIDER_UNAVAILABLE outside the owner's hours, and while the GPU is too hot."""
         now_ms = ms(self._clock)
         what, temp_c = closure_of(provider, settings, self._fleet, now_ms)
@@ -338,7 +338,7 @@ def _quoted(request: JobRequest) -> int:
     return own.get(request.job_type) or rates.of(request.job_type)
 
 
-def _check_serves(provider: accounts.ProviderRow, request: JobRequest, vram_reserve_mib: int) -> None:
+def _check_serves(provider: providers.ProviderRow, request: JobRequest, vram_reserve_mib: int) -> None:
     if request.job_type not in provider.job_types:
         runs = ", ".join(sorted(provider.job_types)) or "none"
         raise DomainError(
@@ -359,7 +359,7 @@ def _check_serves(provider: accounts.ProviderRow, request: JobRequest, vram_rese
         )
     if request.model is None:
         return
-    served = [model.name for model in accounts.models_of([provider.id])[provider.id]]
+    served = [model.name for model in providers.models_of([provider.id])[provider.id]]
     if request.model not in served:
         raise DomainError(
             Reason.MODEL_NOT_SERVED,

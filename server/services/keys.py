@@ -12,10 +12,9 @@ from functools import partial
 from server.clock import Clock, ms
 from server.domain.errors import DomainError, Reason
 from server.domain.keys import Scope
-from server.store import accounts
-from server.store import keys as rows
-from server.store.accounts import KeyOwner
+from server.store import keys
 from server.store.database import Database
+from server.store.keys import KeyOwner
 
 PROVIDER = "provider"
 RENTER = "renter"
@@ -51,9 +50,7 @@ def issue(
 ) -> str:
     """Makes a key of 256 random bits and stores what recognizes it. The key itself is kept nowhere."""
     key = f"dcp-{role}-{secrets.token_urlsafe(32)}"
-    accounts.add_key(
-        role, owner_id, digest(key), key[-4:], now_ms, name=name, scopes=scopes, expires_ms=expires_ms
-    )
+    keys.add(role, owner_id, digest(key), key[-4:], now_ms, name=name, scopes=scopes, expires_ms=expires_ms)
     return key
 
 
@@ -82,7 +79,7 @@ class Keys:
         owner = self._cached(presented)
         if owner is None and credential.startswith(("dcp-provider-", "dcp-renter-")):
             forgotten = self._forgotten
-            owner = await self._database.read(lambda: accounts.find_key(presented))
+            owner = await self._database.read(lambda: keys.find(presented))
             # What was read while a key was forgotten may be of before its end.
             if owner is not None and forgotten == self._forgotten:
                 self._remember(presented, owner)
@@ -111,7 +108,7 @@ class Keys:
         taken = list(self._uses.items())
         for start in range(0, len(taken), USES_BATCH):
             batch = taken[start : start + USES_BATCH]
-            await self._database.run(partial(rows.write_uses, batch))
+            await self._database.run(partial(keys.write_uses, batch))
             for key_id, at_ms in batch:  # what failed stays, and so does what was used meanwhile
                 if self._uses[key_id] == at_ms:
                     del self._uses[key_id]

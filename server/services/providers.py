@@ -21,7 +21,7 @@ from server.domain.providers import (
     next_state,
     status,
 )
-from server.domain.record import Record
+from server.domain.reliability import TrackRecord
 from server.domain.statements import DAY_MS, day_of, first_day_of_week
 from server.domain.terms import Settings, Terms
 from server.services import keys
@@ -29,10 +29,10 @@ from server.services.fleet import Fleet, Presence
 from server.services.honesty import Honesty
 from server.services.metrics import Metrics
 from server.services.terms import closure_of
-from server.store import accounts, history, jobs, ledger, rates, terms
-from server.store.accounts import ProviderRow
+from server.store import jobs, ledger, providers, rates, reliability, sessions, terms
 from server.store.database import Database
-from server.store.history import PastAttempt
+from server.store.providers import ProviderRow
+from server.store.reliability import PastAttempt
 
 RECENT_JOBS = 20
 ANY_VERSION = Minimums()
@@ -60,7 +60,7 @@ class ProviderProfile:
     claimable_halala: int
     models: list[Model]
     recent_jobs: list[Job]
-    record: Record
+    record: TrackRecord
     settings: Settings
     hindrances: tuple[Hindrance, ...]
 
@@ -73,7 +73,7 @@ class Offering:
     models: list[Model]
     rates: dict[JobType, int]
     """Its own where it has some, else the platform's, in halala per minute."""
-    record: Record
+    record: TrackRecord
     vram_for_jobs_mib: int
     is_accepting: bool
     opens_ms: int | None
@@ -112,7 +112,7 @@ class Providers:
         now_ms = ms(self._clock)
 
         def create() -> Registration:
-            provider_id = accounts.create_provider(
+            provider_id = providers.create(
                 name=name,
                 email=email,
                 email_key=email_key,
@@ -144,9 +144,9 @@ class Providers:
                 ledger.turnover(TransferKind.PAYOUT, own, since_ms=today * DAY_MS),
                 ledger.turnover(TransferKind.PAYOUT, own, since_ms=monday * DAY_MS),
                 ledger.balance(own),
-                accounts.models_of([provider_id])[provider_id],
+                providers.models_of([provider_id])[provider_id],
                 jobs.newest_of_provider(provider_id, RECENT_JOBS),
-                history.record(provider_id),
+                reliability.track_record(provider_id),
                 terms.of(provider_id).settings,
                 self.hindrances(provider),
             )
@@ -170,7 +170,7 @@ class Providers:
             refuse_shut_out(before)
             after = next_state(before, decision)
             assert after is not None, "who is not shut out may pause and resume"
-            if not accounts.set_provider_state(provider_id, before, after):
+            if not providers.set_state(provider_id, before, after):
                 refuse_shut_out(existing(provider_id).state)  # an operator was faster
             return after
 
@@ -179,7 +179,7 @@ class Providers:
 
     async def read_states(self) -> None:
         """Learns what was decided elsewhere, or while a session opened, about who is connected here."""
-        self._fleet.set_states(await self._database.read(accounts.kept_back))
+        self._fleet.set_states(await self._database.read(providers.inactive_connected))
 
     async def heartbeat(self, provider_id: int, gpu_status: dict[str, Any]) -> ProviderStatus:
         """A heartbeat by POST. Raises PROVIDER_SUSPENDED, PROVIDER_NOT_APPROVED."""
@@ -220,7 +220,7 @@ class Providers:
         if not beats:
             return
         try:
-            await self._database.run(lambda: accounts.write_beats(beats))
+            await self._database.run(lambda: sessions.write_beats(beats))
             self.store_is_up = True
         except DomainError:
             self.store_is_up = False
@@ -242,7 +242,7 @@ class Providers:
         since_ms = now_ms - int(LIVE_SECONDS * 1000)
 
         def read() -> tuple[list[Offering], int]:
-            rows, total = accounts.live_providers(
+            rows, total = providers.live(
                 since_ms=since_ms,
                 gpu_model=gpu_model,
                 min_vram_mib=min_vram_mib,
@@ -252,8 +252,8 @@ class Providers:
                 verified=verified,
             )
             ids = [row.id for row in rows]
-            models, own = (accounts.models_of(ids), terms.of_all(ids)) if rows else ({}, {})
-            card, known = rates.card(), history.records(ids)
+            models, own = (providers.models_of(ids), terms.of_all(ids)) if rows else ({}, {})
+            card, known = rates.card(), reliability.track_records(ids)
             return [
                 self._offering(row, models[row.id], own[row.id], card, known[row.id], now_ms) for row in rows
             ], total
@@ -270,7 +270,7 @@ class Providers:
 
         def read() -> list[PastAttempt]:
             existing(provider_id)
-            return history.page(provider_id, before, limit + 1)
+            return reliability.page(provider_id, before, limit + 1)
 
         found = await self._database.read(read)
         last = found[limit - 1] if len(found) > limit else None
@@ -282,7 +282,7 @@ class Providers:
         models: list[Model],
         own: Terms,
         card: dict[JobType, int],
-        known: Record,
+        known: TrackRecord,
         now_ms: int,
     ) -> Offering:
         closed, _ = closure_of(row, own.settings, self._fleet, now_ms)
@@ -314,7 +314,7 @@ def refuse_shut_out(state: AccountState) -> None:
 
 def existing(provider_id: int) -> ProviderRow:
     """One provider. Raises PROVIDER_NOT_FOUND."""
-    provider = accounts.provider(provider_id)
+    provider = providers.get(provider_id)
     if provider is None:
         raise DomainError(
             Reason.PROVIDER_NOT_FOUND, f"provider_id: no provider {provider_id}", field="provider_id"

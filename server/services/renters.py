@@ -11,12 +11,12 @@ from server.domain.jobs import Job
 from server.domain.ledger import EXTERNAL, Transfer, TransferKind
 from server.domain.providers import AccountState
 from server.services import keys, outbox
-from server.services.audit import Operator
+from server.services.operators.audit import Operator
 from server.services.providers import RECENT_JOBS, Registration
 from server.services.repeats import once
-from server.store import accounts, jobs, ledger
-from server.store.accounts import RenterRow
+from server.store import jobs, ledger, renters
 from server.store.database import Database
+from server.store.renters import RenterRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Renters:
         now_ms = ms(self._clock)
 
         def create() -> Registration:
-            renter_id = accounts.create_renter(
+            renter_id = renters.create(
                 name=name,
                 email=email,
                 email_key=email_key,
@@ -110,7 +110,7 @@ class Renters:
 
 def existing(renter_id: int, *, lock: bool = False) -> RenterRow:
     """One renter, deleted ones too. Raises RENTER_NOT_FOUND."""
-    renter = accounts.renter(renter_id, lock=lock)
+    renter = renters.get(renter_id, lock=lock)
     if renter is None:
         raise DomainError(Reason.RENTER_NOT_FOUND, f"renter_id: no renter {renter_id}", field="renter_id")
     return renter

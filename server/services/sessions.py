@@ -23,8 +23,7 @@ from server.domain.leases import (
     LeaseState,
     Stream,
 )
-from server.domain.providers import AccountState
-from server.domain.sessions import (
+from server.domain.messages import (
     CancelRun,
     Capacity,
     Chunk,
@@ -35,27 +34,25 @@ from server.domain.sessions import (
     Heartbeat,
     HeartbeatAck,
     Hello,
-    Kept,
     LeaseDirective,
     OfferReply,
     Reconnect,
-    Reply,
     ResultAck,
     ServerMessage,
-    ServerSession,
     Started,
     Superseded,
     Welcome,
-    stranger,
 )
+from server.domain.providers import AccountState
+from server.domain.sessions import Kept, Reply, ServerSession, stranger
 from server.domain.terms import Terms
 from server.services.attempts import give_up, record_finish
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet, Presence
 from server.services.providers import Providers, refuse_shut_out
-from server.store import accounts, jobs, leases, terms
-from server.store.accounts import ProviderRow
+from server.store import jobs, keys, leases, providers, sessions, terms
 from server.store.database import Database
+from server.store.providers import ProviderRow
 from server.version import CURRENT, is_older
 
 log = logging.getLogger(__name__)
@@ -139,7 +136,7 @@ class Sessions:
     async def _check(self, sessions: list[Session]) -> None:
         key_ids = [session.key_id for session in sessions]
         now_ms = ms(self.clock)
-        admitted = await self.database.read(lambda: accounts.admitted_providers(key_ids, now_ms))
+        admitted = await self.database.read(lambda: keys.admitted_providers(key_ids, now_ms))
         for session in sessions:
             session.recheck(admitted.get(session.key_id))
 
@@ -190,9 +187,9 @@ class Session:
     """One stream: messages in by ``handle``, messages out through ``outbox``."""
 
     __slots__ = (
-        "_half",
         "_owner",
         "_presence",
+        "_protocol",
         "_session_epoch",
         "key_id",
         "outbox",
@@ -207,7 +204,7 @@ class Session:
         """Why the stream ends, where its credential was taken back."""
         self._owner = owner
         self.provider_id = provider_id
-        self._half = ServerSession()
+        self._protocol = ServerSession()
         self._presence: Presence | None = None
         self._session_epoch = 0
 
@@ -215,7 +212,7 @@ class Session:
         """Carries out one message. Raises DomainError when the stream must end."""
         if self.refusal is not None:
             raise self.refusal
-        effect = self._half.receive(message)
+        effect = self._protocol.receive(message)
         match effect:
             case None:
                 return
@@ -249,7 +246,7 @@ class Session:
 
         A Hello that has arrived counts, however long it waits here: that is no delay of its daemon's.
         """
-        if self._half.awaits_hello:
+        if self._protocol.awaits_hello:
             self.outbox.close()
 
     async def end(self) -> None:
@@ -259,7 +256,7 @@ class Session:
             self._owner.fleet.leave(presence)
         if not self._session_epoch:
             return
-        await self._run(lambda: accounts.close_session(self.provider_id, self._session_epoch))
+        await self._run(lambda: sessions.end(self.provider_id, self._session_epoch))
         log.info("session ended %s", self._who())
 
     def recheck(self, state: AccountState | None) -> None:
@@ -267,7 +264,7 @@ class Session:
 
         A provider that is suspended while it runs a job may finish it: its stream ends after that.
         """
-        if state is AccountState.SUSPENDED and self._half.is_at_work():
+        if state is AccountState.SUSPENDED and self._protocol.is_at_work():
             return
         try:
             if state is None:
@@ -283,7 +280,7 @@ class Session:
 
         A daemon that does not read ends its own stream; whoever pushes is not to suffer for it.
         """
-        prepared = self._half.push(message)
+        prepared = self._protocol.push(message)
         if prepared is not None:
             with contextlib.suppress(DomainError):
                 self._send(prepared)
@@ -326,7 +323,7 @@ class Session:
             newest_daemon=owner.newest_daemon,
             update_available=is_older(hello.daemon_version, owner.newest_daemon),
         )
-        for message in self._half.opened(welcome, [k for k, _ in kept]):
+        for message in self._protocol.opened(welcome, [k for k, _ in kept]):
             self._send(message)
         log.info("session opened %s slots=%d models=%d", self._who(), hello.slots, len(hello.models))
         if hello.runs_plain_processes:
@@ -342,16 +339,16 @@ class Session:
 
     def _record_hello(self, hello: Hello) -> tuple[int, list[tuple[Kept, bool]], ProviderRow, Terms]:
         """Counts the session, then compares what the daemon holds with what is on record."""
-        provider = accounts.provider(self.provider_id)
+        provider = providers.get(self.provider_id)
         assert provider is not None, "a key without its provider"
         if not (provider.state is AccountState.SUSPENDED and leases.count_open(self.provider_id)):
             refuse_shut_out(provider.state)
         now_ms = ms(self._owner.clock)
-        epoch = accounts.open_session(self.provider_id, hello.job_types, now_ms)
+        epoch = sessions.begin(self.provider_id, hello.job_types, now_ms)
         self._session_epoch = epoch  # ``end`` knows it, should the stream break now
-        accounts.replace_models(self.provider_id, hello.models)
+        providers.replace_models(self.provider_id, hello.models)
         if hello.self_tests != provider.self_tests:
-            accounts.set_self_tests(self.provider_id, epoch, hello.self_tests)
+            providers.set_self_tests(self.provider_id, epoch, hello.self_tests)
         kept = []
         for lease in leases.open_of(self.provider_id):
             named = _find(lease, hello.held) or _find(lease, hello.unacknowledged)
@@ -388,7 +385,7 @@ class Session:
             self.recheck(presence.state)
         if owner.providers.store_is_up:
             self._send(HeartbeatAck(beat.sequence))
-        unknown, missing = self._half.reconcile(beat)
+        unknown, missing = self._protocol.reconcile(beat)
         for ref in unknown:
             self._warn("a heartbeat listed a lease that the session does not hold", ref)
             self._send(stranger(ref).message)
@@ -407,7 +404,7 @@ class Session:
         await self._run(give_up_all)
         for ref in refs:
             self._warn("the daemon does not list a lease any more; its attempt is lost", ref)
-            self._half.dropped(ref)
+            self._protocol.dropped(ref)
             self._send(stranger(ref).message)
         await self._owner.dispatch.lease_ended(self.provider_id)
 
@@ -422,7 +419,7 @@ class Session:
                 give_up(lease, ms(self._owner.clock), reply.refusal[:200], LeaseOutcome.REFUSED)
 
         await self._run(refuse)
-        self._half.dropped(reply.lease)
+        self._protocol.dropped(reply.lease)
         self._warn(f"refused the offer reason={reply.refusal[:200]!r}", reply.lease)
         await self._owner.dispatch.fill(self.provider_id)
 
@@ -443,7 +440,7 @@ class Session:
         except DomainError as error:
             await self._stale(error, ref)
             return
-        self._half.advanced(ref, state)
+        self._protocol.advanced(ref, state)
         log.info("lease %s job_id=%s lease_epoch=%d %s", state, ref.job_id, ref.lease_epoch, self._who())
 
     async def _chunk(self, chunk: Chunk) -> None:
@@ -463,7 +460,7 @@ class Session:
         except DomainError as error:
             await self._stale(error, chunk.lease)
             return
-        if (answer := self._half.stored(chunk)) is not None:
+        if (answer := self._protocol.stored(chunk)) is not None:
             self._send(answer)
 
     async def _finished(self, report: FinishReport) -> None:
@@ -471,7 +468,7 @@ class Session:
         answer = await self._run(lambda: record_finish(report, self.provider_id, now_ms))
         self._send(answer)
         if isinstance(answer, ResultAck):
-            self._half.dropped(report.lease)
+            self._protocol.dropped(report.lease)
             log.info(
                 "result %s job_id=%s lease_epoch=%d outcome=%s %s",
                 answer.disposition,
@@ -501,11 +498,11 @@ class Session:
 
     def _record_capacity(self, capacity: Capacity, presence: Presence) -> None:
         if capacity.models != presence.models:
-            accounts.replace_models(self.provider_id, capacity.models)
+            providers.replace_models(self.provider_id, capacity.models)
         if capacity.job_types is not None and capacity.job_types != presence.job_types:
-            accounts.set_job_types(self.provider_id, self._session_epoch, capacity.job_types)
+            providers.set_job_types(self.provider_id, self._session_epoch, capacity.job_types)
         if capacity.self_tests is not None and capacity.self_tests != presence.self_tests:
-            accounts.set_self_tests(self.provider_id, self._session_epoch, capacity.self_tests)
+            providers.set_self_tests(self.provider_id, self._session_epoch, capacity.self_tests)
 
     async def _learn(self, capacity: Capacity, presence: Presence) -> None:
         """What is stored holds for the session's offers from now on."""
@@ -514,14 +511,14 @@ class Session:
             presence.job_types = capacity.job_types
         if capacity.self_tests is not None and capacity.self_tests != presence.self_tests:
             presence.self_tests = capacity.self_tests
-            row = await self._owner.database.read(lambda: accounts.provider(self.provider_id))
+            row = await self._owner.database.read(lambda: providers.get(self.provider_id))
             if row is not None:
                 self._owner.providers.hinder(presence, row.gpu_status)
 
     async def _drain(self) -> None:
         if self._presence is not None:
             self._presence.draining = True
-        await self._run(lambda: accounts.set_draining(self.provider_id, self._session_epoch))
+        await self._run(lambda: sessions.set_draining(self.provider_id, self._session_epoch))
         log.info("drains %s", self._who())
 
     async def _run(self, work: Callable[[], Any]) -> Any:
@@ -535,7 +532,7 @@ class Session:
             self.push(Reconnect(0.0, 0.0))
             return
         self._warn("a message came for a stale lease; nothing changed", ref)
-        self._half.dropped(ref)
+        self._protocol.dropped(ref)
         self._send(stranger(ref).message)
 
     def _is_elsewhere(self, ref: LeaseRef) -> bool:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from server.clock import Clock, ms
 from server.domain.statements import JobMoney, Line, day_of
 from server.services.pages import Page, read_page
-from server.store import statement_lines
+from server.store import statements
 from server.store.database import Database
-from server.store.statement_lines import DayRow
+from server.store.statements import DayRow
 
 
 class Statements:
@@ -22,16 +22,16 @@ class Statements:
     async def lines(self, renter_id: int, before_id: int | None, limit: int) -> Page[Line]:
         """One page of the wallet's lines, newest first."""
         return await self._database.read(
-            lambda: read_page(statement_lines.lines, renter_id, before_id, limit=limit)
+            lambda: read_page(statements.lines, renter_id, before_id, limit=limit)
         )
 
     async def spending(self, renter_id: int, days: int) -> dict[int, JobMoney]:
         """What was spent on each of the last days of UTC, by day since 1970, newest first."""
-        return await self._by_day(lambda since: statement_lines.spending(renter_id, since), days)
+        return await self._by_day(lambda since: statements.spending(renter_id, since), days)
 
     async def earnings(self, provider_id: int, days: int) -> dict[int, JobMoney]:
         """What was earned on each of the last days of UTC, by day since 1970, newest first."""
-        return await self._by_day(lambda since: statement_lines.earnings(provider_id, since), days)
+        return await self._by_day(lambda since: statements.earnings(provider_id, since), days)
 
     async def _by_day(self, rows: Callable[[int], list[DayRow]], days: int) -> dict[int, JobMoney]:
         today = day_of(ms(self._clock))

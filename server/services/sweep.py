@@ -19,14 +19,14 @@ from server.domain.leases import (
     LeaseOutcome,
     LeaseRef,
 )
+from server.domain.messages import CancelRun
 from server.domain.providers import is_live
-from server.domain.sessions import CancelRun
 from server.services.attempts import give_up
-from server.services.deletion import Deletion
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet
 from server.services.keys import Keys
 from server.services.metrics import Metrics
+from server.services.privacy.deletion import Deletion
 from server.services.providers import Providers
 from server.services.repeats import KEEP_MS
 from server.services.sessions import Sessions

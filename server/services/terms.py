@@ -16,8 +16,8 @@ from server.domain.terms import COOL_DEGREES, Settings, Terms, bounds, check_rat
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet, hottest_c
 from server.store import rates, terms
-from server.store.accounts import ProviderRow
 from server.store.database import Database
+from server.store.providers import ProviderRow
 
 log = logging.getLogger(__name__)
 # What other servers changed is read again for so long: no clock differs by more, no commit takes longer.

@@ -10,7 +10,7 @@ from server.clock import Clock, ms
 from server.domain import ledger as rules
 from server.domain.errors import DomainError, Reason
 from server.domain.withdrawals import Withdrawal, WithdrawalAction, WithdrawalState, next_state
-from server.services.audit import Operator
+from server.services.operators.audit import Operator
 from server.services.pages import Page, read_page
 from server.services.providers import existing, refuse_shut_out
 from server.services.repeats import once

@@ -29,18 +29,18 @@ from server.domain.pricing import shares
 from server.domain.queue import Waiting
 from server.store import models as db
 from server.store.leases import NOT_TAKEN
-from server.store.statements import Rows, Statement, arg, locking, places
+from server.store.prepared import PreparedQuery, PreparedRows, arg, bound, locking
 
-_get = Rows(db.Job, lambda rows: rows.where(db.Job.job_id == arg("job_id")))
-_get_of_renter = Rows(
+_get = PreparedRows(db.Job, lambda rows: rows.where(db.Job.job_id == arg("job_id")))
+_get_of_renter = PreparedRows(
     db.Job,
     lambda rows: rows.where(db.Job.job_id == arg("job_id"), db.Job.renter_id == arg("renter_id")),
 )
-_get_of_provider = Rows(
+_get_of_provider = PreparedRows(
     db.Job,
     lambda rows: rows.where(db.Job.job_id == arg("job_id"), db.Job.provider_id == arg("provider_id")),
 )
-_newest_of_renter = Rows(
+_newest_of_renter = PreparedRows(
     db.Job,
     lambda rows: (
         rows.where(db.Job.renter_id == arg("renter_id"))
@@ -48,7 +48,7 @@ _newest_of_renter = Rows(
         .limit(arg("limit"))
     ),
 )
-_newest_of_provider = Rows(
+_newest_of_provider = PreparedRows(
     db.Job,
     lambda rows: (
         rows.where(db.Job.provider_id == arg("provider_id"))
@@ -56,17 +56,17 @@ _newest_of_provider = Rows(
         .limit(arg("limit"))
     ),
 )
-_count_of_renter = Statement(
+_count_of_renter = PreparedQuery(
     lambda: db.Job.select(pw.fn.COUNT(db.Job.job_id)).where(db.Job.renter_id == arg("renter_id"))
 )
-_by_idempotency_key = Rows(
+_by_idempotency_key = PreparedRows(
     db.Job,
     lambda rows: rows.where(db.Job.renter_id == arg("renter_id"), db.Job.idempotency_key == arg("key")),
 )
-_get_locked = Rows(db.Job, lambda rows: locking(rows.where(db.Job.job_id == arg("job_id"))))
-_insert = Statement(
+_get_locked = PreparedRows(db.Job, lambda rows: locking(rows.where(db.Job.job_id == arg("job_id"))))
+_insert = PreparedQuery(
     lambda: db.Job.insert(
-        places(
+        bound(
             db.Job,
             "job_id",
             "renter_id",
@@ -92,21 +92,13 @@ _insert = Statement(
         )
     )
 )
-_any_queued = Statement(
+_any_queued = PreparedQuery(
     lambda: db.Job.select(db.Job.job_id).where(db.Job.state == JobState.QUEUED.value).limit(1)
 )
 # NO KEY: a job that was just stored refers to its provider, and two such submits would deadlock on it.
-_lock_provider = Statement(
-    lambda: locking(
-        db.Provider.select(db.Provider.session_epoch).where(
-            db.Provider.id == arg("provider_id"), db.Provider.state == "active", ~db.Provider.draining
-        ),
-        "FOR NO KEY UPDATE",
-    )
-)
-_finish = Statement(
+_finish = PreparedQuery(
     lambda: db.Job.update(
-        places(
+        bound(
             db.Job,
             "state",
             "ended_ms",
@@ -256,12 +248,6 @@ def count_by_state() -> dict[JobState, int]:
     return {state: counts.get(state.value, 0) for state in JobState}
 
 
-def lock_provider(provider_id: int) -> int | None:
-    """The provider's session epoch; nobody else leases to it until the transaction ends."""
-    epoch = _lock_provider.value(provider_id=provider_id)
-    return int(epoch) if epoch is not None else None
-
-
 def next_queued(candidate: Candidate, limit: int, now_ms: int, refused_since_ms: int) -> list[Job]:
     """The queued jobs that a provider can run: those that name it or nobody, by priority, then age.
 
@@ -287,7 +273,7 @@ def next_queued(candidate: Candidate, limit: int, now_ms: int, refused_since_ms:
 
 
 @functools.lru_cache(maxsize=64)
-def _next_queued(kinds: int, models: int) -> Rows:
+def _next_queued(kinds: int, models: int) -> PreparedRows:
     """The statement for a provider with so many kinds of job and so many models."""
     job = db.Job
 
@@ -313,7 +299,7 @@ def _next_queued(kinds: int, models: int) -> Rows:
         ordered = query.order_by(job.priority.desc(), job.created_ms, job.job_id).limit(arg("limit"))
         return locking(ordered, "FOR UPDATE SKIP LOCKED")
 
-    return Rows(job, where)
+    return PreparedRows(job, where)
 
 
 def _contains(text: Any, part: pw.Field) -> Any:

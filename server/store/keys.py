@@ -1,17 +1,18 @@
-"""Keys as their owners see them, as rows. Every function runs inside its caller's transaction.
+"""API keys, as rows: what recognizes a key again, and what its owner sees of it.
 
-How a presented key is recognized is in server.store.accounts.
+Every function runs inside its caller's transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from server.domain.keys import Scope
-from server.store.models import ApiKey, tuples
-from server.store.statements import locking
+from server.domain.providers import AccountState
+from server.store.models import ApiKey, Provider, tuples
+from server.store.prepared import PreparedQuery, arg, locking
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,24 @@ class KeyRow:
     expires_ms: int | None
     last_used_ms: int | None
     revoked_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyOwner:
+    """Whose a key is, and what it may be used for until when; None: for everything, and for ever."""
+
+    role: str
+    owner_id: int
+    key_id: int
+    scopes: frozenset[Scope] | None = None
+    expires_ms: int | None = None
+
+
+_find_key = PreparedQuery(
+    lambda: ApiKey.select(ApiKey.role, ApiKey.owner_id, ApiKey.id, ApiKey.scopes, ApiKey.expires_ms).where(
+        ApiKey.sha256 == arg("sha256"), ApiKey.revoked_ms.is_null()
+    )
+)
 
 
 def get(role: str, owner_id: int, key_id: int) -> KeyRow | None:
@@ -72,6 +91,55 @@ def write_uses(uses: Iterable[tuple[int, int]]) -> None:
     for key_id, at_ms in sorted(uses):  # one order: no two batches deadlock
         newer = ApiKey.last_used_ms.is_null() | (ApiKey.last_used_ms < at_ms)
         ApiKey.update(last_used_ms=at_ms).where(ApiKey.id == key_id, newer).execute()
+
+
+def add(
+    role: str,
+    owner_id: int,
+    sha256: bytes,
+    last4: str,
+    now_ms: int,
+    *,
+    name: str = "",
+    scopes: frozenset[Scope] | None = None,
+    expires_ms: int | None = None,
+) -> None:
+    """Keeps what is needed to recognize a key again; without scopes it is a main key."""
+    ApiKey.insert(
+        role=role,
+        owner_id=owner_id,
+        sha256=sha256,
+        last4=last4,
+        name=name,
+        scopes=None if scopes is None else " ".join(sorted(scopes)),
+        expires_ms=expires_ms,
+        created_ms=now_ms,
+    ).execute()
+
+
+def find(sha256: bytes) -> KeyOwner | None:
+    """The owner of a key that was not revoked. It may have expired."""
+    row = _find_key.one(sha256=sha256)
+    if row is None:
+        return None
+    role, owner_id, key_id, scopes, expires_ms = row
+    granted = None if scopes is None else frozenset(Scope(name) for name in scopes.split())
+    return KeyOwner(role, owner_id, key_id, granted, expires_ms)
+
+
+def admitted_providers(key_ids: Sequence[int], now_ms: int) -> dict[int, AccountState]:
+    """The state of the provider behind each of these keys; one that is over is left out."""
+    query = (
+        ApiKey.select(ApiKey.id, Provider.state)
+        .join(Provider, on=ApiKey.owner_id == Provider.id)
+        .where(
+            ApiKey.id.in_(list(key_ids)),
+            ApiKey.role == "provider",
+            ApiKey.revoked_ms.is_null(),
+            ApiKey.expires_ms.is_null() | (ApiKey.expires_ms > now_ms),
+        )
+    )
+    return {int(key_id): AccountState(state) for key_id, state in tuples(query)}
 
 
 def _own(role: str, owner_id: int) -> Any:

@@ -23,7 +23,7 @@ from server.domain.leases import (
     secret_digest,
 )
 from server.store import models as db
-from server.store.statements import Rows, Statement, arg, places
+from server.store.prepared import PreparedQuery, PreparedRows, arg, bound
 
 
 def _held(*states: LeaseState) -> Any:
@@ -47,24 +47,24 @@ def _in_epoch(state: JobState) -> Any:
     )
 
 
-def _advance(column: Any) -> Statement:
-    return Statement(
+def _advance(column: Any) -> PreparedQuery:
+    return PreparedQuery(
         lambda: db.Lease.update({column: arg("seq")}).where(
             _held(LeaseState.ACCEPTED, LeaseState.RUNNING) & (column == arg("before"))
         )
     )
 
 
-_get_lease = Rows(
+_get_lease = PreparedRows(
     db.Lease,
     lambda rows: rows.where(db.Lease.job_id == arg("job_id"), db.Lease.lease_epoch == arg("lease_epoch")),
 )
-_count_open_leases = Statement(
+_count_open_leases = PreparedQuery(
     lambda: db.Lease.select(pw.fn.COUNT(db.Lease.job_id)).where(
         db.Lease.provider_id == arg("provider_id"), db.Lease.state != LeaseState.ENDED.value
     )
 )
-_pend = Statement(
+_pend = PreparedQuery(
     lambda: db.Job.update(
         {
             db.Job.state: JobState.PENDING.value,
@@ -77,9 +77,9 @@ _pend = Statement(
         db.Job.lease_epoch == arg("before"),
     )
 )
-_insert_lease = Statement(
+_insert_lease = PreparedQuery(
     lambda: db.Lease.insert(
-        places(
+        bound(
             db.Lease,
             "job_id",
             "lease_epoch",
@@ -93,12 +93,12 @@ _insert_lease = Statement(
         )
     )
 )
-_accept_job = Statement(
+_accept_job = PreparedQuery(
     lambda: db.Job.update({db.Job.state: JobState.ASSIGNED.value, db.Job.attempt: db.Job.attempt + 1}).where(
         _in_epoch(JobState.PENDING)
     )
 )
-_accept_lease = Statement(
+_accept_lease = PreparedQuery(
     lambda: db.Lease.update(
         {
             db.Lease.state: LeaseState.ACCEPTED.value,
@@ -107,12 +107,12 @@ _accept_lease = Statement(
         }
     ).where(_held(LeaseState.OFFERED))
 )
-_start_job = Statement(
+_start_job = PreparedQuery(
     lambda: db.Job.update({db.Job.state: JobState.RUNNING.value, db.Job.started_ms: arg("now_ms")}).where(
         _in_epoch(JobState.ASSIGNED)
     )
 )
-_start_lease = Statement(
+_start_lease = PreparedQuery(
     lambda: db.Lease.update(
         {db.Lease.state: LeaseState.RUNNING.value, db.Lease.started_ms: arg("now_ms")}
     ).where(_held(LeaseState.ACCEPTED))
@@ -121,15 +121,15 @@ _advance_stream = {
     Stream.OUTPUT: _advance(db.Lease.output_through_seq),
     Stream.LOG: _advance(db.Lease.log_through_seq),
 }
-_insert_chunk = Statement(
-    lambda: db.Chunk.insert(places(db.Chunk, "job_id", "lease_epoch", "stream", "seq", "data"))
+_insert_chunk = PreparedQuery(
+    lambda: db.Chunk.insert(bound(db.Chunk, "job_id", "lease_epoch", "stream", "seq", "data"))
 )
-_count_output = Statement(
+_count_output = PreparedQuery(
     lambda: db.Job.update({db.Job.output_bytes: db.Job.output_bytes + arg("size")}).where(
         db.Job.job_id == arg("job_id")
     )
 )
-_end_lease = Statement(
+_end_lease = PreparedQuery(
     lambda: db.Lease.update(
         {
             db.Lease.state: LeaseState.ENDED.value,
@@ -147,7 +147,7 @@ _end_lease = Statement(
         db.Lease.state != LeaseState.ENDED.value,
     )
 )
-_read_stream = Statement(
+_read_stream = PreparedQuery(
     lambda: (
         db.Chunk.select(db.Chunk.data)
         .where(

@@ -14,29 +14,29 @@ from server.domain.ledger import AccountKind, HoldState, StoredHold, TransferKin
 from server.domain.providers import AccountState
 from server.store import withdrawals
 from server.store.models import Account, Hold, Job, Renter, Transfer, tuples
-from server.store.statements import Statement, arg
+from server.store.prepared import PreparedQuery, arg
 
 NO_LEAST = -(2**62)
 
-_find = Statement(
+_find = PreparedQuery(
     lambda: Account.select(Account.id).where(Account.kind == arg("kind"), Account.owner_id == arg("owner_id"))
 )
-_balance = Statement(
+_balance = PreparedQuery(
     lambda: Account.select(Account.balance_halala).where(
         Account.kind == arg("kind"), Account.owner_id == arg("owner_id")
     )
 )
-_subtract = Statement(
+_subtract = PreparedQuery(
     lambda: Account.update({Account.balance_halala: Account.balance_halala - arg("amount")}).where(
         Account.id == arg("id"), Account.balance_halala >= arg("least")
     )
 )
-_add = Statement(
+_add = PreparedQuery(
     lambda: Account.update({Account.balance_halala: Account.balance_halala + arg("amount")}).where(
         Account.id == arg("id"), Account.balance_halala <= arg("most")
     )
 )
-_insert_transfer = Statement(
+_insert_transfer = PreparedQuery(
     lambda: Transfer.insert(
         {
             Transfer.kind: arg("kind"),
@@ -49,7 +49,7 @@ _insert_transfer = Statement(
         }
     )
 )
-_insert_hold = Statement(
+_insert_hold = PreparedQuery(
     lambda: Hold.insert(
         {
             Hold.job_id: arg("job_id"),
@@ -60,7 +60,7 @@ _insert_hold = Statement(
         }
     )
 )
-_resolve_hold = Statement(
+_resolve_hold = PreparedQuery(
     lambda: Hold.update(
         {
             Hold.state: arg("state"),
@@ -69,13 +69,13 @@ _resolve_hold = Statement(
         }
     ).where(Hold.job_id == arg("job_id"), Hold.state == HoldState.OPEN.value)
 )
-_spent = Statement(
+_spent = PreparedQuery(
     lambda: Hold.select(pw.fn.SUM(Hold.charge_halala)).where(
         Hold.renter_id == arg("renter_id"), Hold.state == HoldState.POSTED.value
     )
 )
 
-_open_holds = Statement(
+_open_holds = PreparedQuery(
     lambda: Hold.select(pw.fn.COUNT(Hold.job_id)).where(
         Hold.renter_id == arg("renter_id"), Hold.state == HoldState.OPEN.value
     )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from server.domain.jobs import JobType
 from server.domain.pricing import RATE_HALALA_PER_MINUTE
 from server.store.models import JobRate, tuples
-from server.store.statements import Statement, arg, locking
+from server.store.prepared import PreparedQuery, arg, locking
 
-_of = Statement(lambda: JobRate.select(JobRate.halala_per_minute).where(JobRate.job_type == arg("job_type")))
+_of = PreparedQuery(
+    lambda: JobRate.select(JobRate.halala_per_minute).where(JobRate.job_type == arg("job_type"))
+)
 
 
 def of(kind: JobType) -> int:

@@ -1,101 +1,112 @@
-"""Statements that are built once: peewee writes the SQL, and from then on only values are bound.
-
-Building a query takes peewee ten times as long as SQLite takes to run it, so what runs for every job
-or heartbeat is prepared here. A statement is written as an ordinary peewee query in which
-``arg("name")`` stands for each value:
-
-    _find = Statement(lambda: Renter.select(Renter.id).where(Renter.id == arg("id")))
-    _find.one(id=7)
-"""
+"""Statements, read from the transfers themselves. Runs inside its caller's transaction."""
 
 from __future__ import annotations
 
-from collections import namedtuple
-from collections.abc import Callable
 from typing import Any
 
 import peewee as pw
 
-from server.store.models import Job
+from server.domain import ledger as rules
+from server.domain.jobs import JobType
+from server.domain.ledger import TransferKind
+from server.domain.statements import DAY_MS, Line
+from server.store.ledger import account_id, of_kind
+from server.store.models import Hold, Job, Transfer, tuples
+
+# A day since 1970 in UTC, a job type, how many jobs of it, and what they moved in halala.
+DayRow = tuple[int, JobType, int, int]
+# Written into the SQL: PostgreSQL takes two parameters of one value for different expressions.
+_DAY = Transfer.created_ms / pw.SQL(str(DAY_MS))
 
 
-class _Arg:
-    """Where a value goes, by name."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
-def arg(name: str) -> Any:
-    """The place of a value in a statement. It is bound as it is: no field converts it."""
-    return pw.Value(_Arg(name), converter=False)
-
-
-class Statement:
-    """One query, prepared at its first use for the database that its models are bound to."""
-
-    __slots__ = ("_build", "_database", "_parameters", "_sql")
-
-    def __init__(self, build: Callable[[], Any]) -> None:
-        self._build = build
-        self._database: pw.Database | None = None
-
-    def run(self, **values: Any) -> int:
-        """Runs an INSERT, UPDATE or DELETE; returns how many rows it changed."""
-        return int(self._execute(values).rowcount)
-
-    def one(self, **values: Any) -> tuple[Any, ...] | None:
-        """The first row of a SELECT."""
-        row: tuple[Any, ...] | None = self._execute(values).fetchone()
-        return row
-
-    def all(self, **values: Any) -> list[tuple[Any, ...]]:
-        """Every row of a SELECT."""
-        rows: list[tuple[Any, ...]] = self._execute(values).fetchall()
-        return rows
-
-    def value(self, **values: Any) -> Any:
-        """The first column of the first row of a SELECT; None without a row."""
-        row = self.one(**values)
-        return row[0] if row else None
-
-    def _execute(self, values: dict[str, Any]) -> Any:
-        database = Job._meta.database  # every model is bound to the same one
-        if self._database is not database:
-            self._sql, self._parameters = self._build().sql()
-            self._database = database
-        bound = [values[p.name] if isinstance(p, _Arg) else p for p in self._parameters]
-        return database.execute_sql(self._sql, bound)
+def lines(renter_id: int, before_id: int | None, limit: int) -> list[Line]:
+    """The changes of what a renter can spend, newest first, older than one that is known."""
+    wallet = account_id(rules.renter(renter_id))
+    if wallet is None:
+        return []
+    signed = pw.Case(None, [(Transfer.credit_account_id == wallet, Transfer.amount_halala)], _negative())
+    mine = (Transfer.debit_account_id == wallet) | (Transfer.credit_account_id == wallet)
+    query = (
+        Transfer.select(
+            Transfer.id,
+            Transfer.created_ms,
+            Transfer.kind,
+            signed,
+            Transfer.job_id,
+            Hold.charge_halala,
+            Job.job_type,
+            Job.model,
+        )
+        .join(Job, pw.JOIN.LEFT_OUTER, on=(Job.job_id == Transfer.job_id))
+        .join(Hold, pw.JOIN.LEFT_OUTER, on=_hold_of_line())
+        .where(mine)
+    )
+    if before_id is not None:
+        query = query.where(Transfer.id < before_id)
+    rows = list(tuples(query.order_by(Transfer.id.desc()).limit(limit)))
+    if not rows:
+        return []
+    newest_id = rows[0][0]
+    balance = Transfer.select(pw.fn.SUM(signed)).where(mine, Transfer.id <= newest_id).scalar()
+    return _with_balances(rows, int(balance))
 
 
-class Rows:
-    """Whole rows of one table, as named tuples with the names of its columns."""
-
-    def __init__(self, model: type[pw.Model], where: Callable[[Any], Any]) -> None:
-        names = [field.name for field in model._meta.sorted_fields]
-        self._row = namedtuple(model.__name__, names)  # type: ignore[misc]
-        self._statement = Statement(lambda: where(model.select()))
-
-    def one(self, **values: Any) -> Any:
-        """The first row; None when there is none."""
-        row = self._statement.one(**values)
-        return self._row(*row) if row is not None else None
-
-    def all(self, **values: Any) -> list[Any]:
-        """Every row."""
-        return [self._row(*row) for row in self._statement.all(**values)]
+def spending(renter_id: int, since_day: int) -> list[DayRow]:
+    """What a renter was charged, from a day on."""
+    held = account_id(rules.held(renter_id))
+    if held is None:
+        return []
+    charges = Transfer.kind.in_([TransferKind.PAYOUT.value, TransferKind.FEE.value])
+    return _by_day((Transfer.debit_account_id == held) & charges, since_day)
 
 
-def locking(query: Any, how: str = "FOR UPDATE") -> Any:
-    """The query with a row lock, where the database has them; SQLite has one writer anyway."""
-    return query.for_update(how) if Job._meta.database.for_update else query
+def earnings(provider_id: int, since_day: int) -> list[DayRow]:
+    """What a provider was paid out for jobs, from a day on."""
+    own = account_id(rules.provider(provider_id))
+    if own is None:
+        return []
+    return _by_day((Transfer.credit_account_id == own) & of_kind(TransferKind.PAYOUT), since_day)
 
 
-def places(model: type[pw.Model], *names: str, **fixed: Any) -> dict[Any, Any]:
-    """Columns with the places of their values, or with fixed ones, for an INSERT or UPDATE."""
-    return {
-        **{getattr(model, name): arg(name) for name in names},
-        **{getattr(model, name): value for name, value in fixed.items()},
-    }
+def _by_day(which: Any, since_day: int) -> list[DayRow]:
+    query = (
+        Transfer.select(
+            _DAY,
+            Job.job_type,
+            pw.fn.COUNT(pw.fn.DISTINCT(Transfer.job_id)),
+            pw.fn.SUM(Transfer.amount_halala),
+        )
+        .join(Job, on=(Job.job_id == Transfer.job_id))
+        .where(which, Transfer.created_ms >= since_day * DAY_MS)
+        .group_by(_DAY, Job.job_type)
+    )
+    return [(int(day), JobType(kind), int(jobs), int(sum_)) for day, kind, jobs, sum_ in tuples(query)]
+
+
+def _negative() -> Any:
+    return pw.Value(0, converter=False) - Transfer.amount_halala
+
+
+def _hold_of_line() -> Any:
+    return (Hold.job_id == Transfer.job_id) & (Transfer.kind == TransferKind.HOLD.value)
+
+
+def _with_balances(rows: list[tuple[Any, ...]], balance_halala: int) -> list[Line]:
+    """The rows as lines; ``balance_halala`` is that after the first, which is the newest."""
+    made = []
+    for line_id, at_ms, kind, amount, job_id, charged, job_type, model in rows:
+        made.append(
+            Line(
+                int(line_id),
+                int(at_ms),
+                TransferKind(kind),
+                int(amount),
+                balance_halala,
+                charged,
+                job_id,
+                JobType(job_type) if job_type is not None else None,
+                model,
+            )
+        )
+        balance_halala -= int(amount)
+    return made

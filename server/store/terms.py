@@ -9,9 +9,9 @@ from typing import Any
 from server.domain.jobs import JobType
 from server.domain.terms import NO_TERMS, Settings, Terms, Weekday, Window
 from server.store.models import ProviderTerms
-from server.store.statements import Rows, arg, locking
+from server.store.prepared import PreparedRows, arg, locking
 
-_get = Rows(ProviderTerms, lambda rows: rows.where(ProviderTerms.provider_id == arg("provider_id")))
+_get = PreparedRows(ProviderTerms, lambda rows: rows.where(ProviderTerms.provider_id == arg("provider_id")))
 # One query a second reads what others changed; more than so many at once are read with the next.
 CHANGES_LIMIT = 10_000
 

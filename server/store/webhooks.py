@@ -13,7 +13,7 @@ import peewee as pw
 
 from server.domain.webhooks import PAUSE_SECONDS, Answer, DeliveryStatus, WebhookEvent, next_attempt_ms
 from server.store import models as db
-from server.store.statements import Rows, arg, locking
+from server.store.prepared import PreparedRows, arg, locking
 
 KEPT_DELIVERIES = 1000
 """How many deliveries of a renter that have ended are kept."""
@@ -50,7 +50,7 @@ class Delivery:
     error: str | None
 
 
-_lock = Rows(db.Webhook, lambda rows: locking(rows.where(db.Webhook.renter_id == arg("id"))))
+_lock = PreparedRows(db.Webhook, lambda rows: locking(rows.where(db.Webhook.renter_id == arg("id"))))
 
 
 def get(renter_id: int) -> Webhook | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from dcp.v1 import errors_pb2, jobs_pb2, providers_pb2, statements_pb2, terms_pb2
 
-import daemon.config
+import daemon.config.config
 import gateway.config
 import server.config
 from server.domain.errors import Reason
@@ -19,11 +19,11 @@ from server.domain.jobs import FailureReason, JobState, JobType
 from server.domain.keys import Scope
 from server.domain.leases import Disposition, LeaseOutcome, RunOutcome
 from server.domain.ledger import TransferKind
+from server.domain.messages import LeaseAction
 from server.domain.placement import Obstacle
 from server.domain.providers import ProviderStatus
 from server.domain.queue import JobCondition
-from server.domain.record import Weight
-from server.domain.sessions import LeaseAction
+from server.domain.reliability import Weight
 from server.domain.terms import Weekday
 from server.domain.webhooks import DeliveryStatus, WebhookEvent
 from tests.architecture.tools import ROOT, tracked_files
@@ -97,10 +97,10 @@ def test_generated_code_says_that_it_is() -> None:
 def test_programs_know_each_others_variables() -> None:
     own = {
         variable.name
-        for config in (server.config, gateway.config, daemon.config)
+        for config in (server.config, gateway.config, daemon.config.config)
         for variable in config.VARIABLES
     }
-    assert own == server.config.KNOWN == gateway.config.KNOWN == daemon.config.KNOWN
+    assert own == server.config.KNOWN == gateway.config.KNOWN == daemon.config.config.KNOWN
 
 
 # Names that stand in the domain and in the protos.

@@ -14,13 +14,13 @@ import pytest
 from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2, terms_pb2
 
 from daemon.app import Daemon
-from daemon.effects import EndReason
 from daemon.engines import EngineError
-from daemon.gpus import Gpus
-from daemon.gpus.none import NoGpus
-from daemon.journal import Journal
+from daemon.journal.journal import Journal
 from daemon.link import KeyRefusedError
-from daemon.policy import Rules, parse_schedule
+from daemon.machine.gpus import Gpus
+from daemon.machine.gpus.none import NoGpus
+from daemon.machine.policy import Rules, parse_schedule
+from daemon.protocol.effects import EndReason
 from daemon.runners import Picture, Piece, Written
 from tests.daemon.fake_server import (
     GOOD_KEY,

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.config import VARIABLES, from_env
+from daemon.config.config import VARIABLES, from_env
 from tests.daemon.fake_server import GOOD_KEY, FakeServer, eventually, fake_server, lease, offer
 
 _ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from daemon.config import from_env
+from daemon.config.config import from_env
 from scripts.market import UNLIMITED, Market, Program
 from tests.support.model_image import ARGUMENTS
 from tests.support.patient_renter import Renter, assert_books, eventually

@@ -18,7 +18,7 @@ import httpx
 import psutil
 import pytest
 
-from daemon.records import decode, replay
+from daemon.journal.records import decode, replay
 from scripts.market import Program
 from tests.support import scripted_daemon
 from tests.support.patient_renter import eventually, request

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-import daemon.config
+import daemon.config.config
 import gateway.config
 import server.config
 from scripts.market import Market
@@ -40,7 +40,7 @@ def test_settings_of_the_readme_are_those_of_the_programs() -> None:
     for program, config in (
         ("server", server.config),
         ("gateway", gateway.config),
-        ("daemon", daemon.config),
+        ("daemon", daemon.config.config),
     ):
         for name, default, _ in config.VARIABLES:
             real.setdefault(name, (default or "unset", []))[1].append(program)
@@ -48,7 +48,7 @@ def test_settings_of_the_readme_are_those_of_the_programs() -> None:
 
 
 def test_programs_know_the_same_settings() -> None:
-    assert set(server.config.KNOWN) == set(gateway.config.KNOWN) == set(daemon.config.KNOWN)
+    assert set(server.config.KNOWN) == set(gateway.config.KNOWN) == set(daemon.config.config.KNOWN)
 
 
 def test_routes_of_the_readme_are_those_of_openapi(tmp_path: Path) -> None:

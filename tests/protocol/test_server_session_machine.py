@@ -25,26 +25,23 @@ from server.domain.leases import (
     RunOutcome,
     Stream,
 )
-from server.domain.sessions import (
+from server.domain.messages import (
     CancelRun,
     Chunk,
     DaemonMessage,
-    Effect,
     Finished,
     Goodbye,
     Heartbeat,
     Hello,
     JobOffer,
-    Kept,
     LeaseAction,
     LeaseDirective,
     OfferReply,
     OutputAck,
-    Reply,
-    ServerSession,
     Started,
     Welcome,
 )
+from server.domain.sessions import Effect, Kept, Reply, ServerSession
 
 LIMIT_BYTES = 40
 JOBS = [0, 1]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from daemon.journal import Journal
+from daemon.journal.journal import Journal
 from scripts.simulate import simulate, trace
 from scripts.simulation.schedule import Outcome, run
 from scripts.simulation.shrink import shrink

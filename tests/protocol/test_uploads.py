@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from dcp.v1 import sessions_pb2
 
-from daemon.artifacts import (
+from daemon.link import Link, Server
+from daemon.work.artifacts import (
     LeaseGoneError,
     UploadBrokenError,
     UploadDamagedError,
     UploadRefusedError,
     measure,
 )
-from daemon.link import Link, Server
 from tests.support.fake_engine import DEFAULT_MODEL, ScriptedEngine
 from tests.support.whole_stack import ADMIN, Stack, running_daemon, running_stack
 

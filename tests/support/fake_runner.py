@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.artifacts import Artifact
 from daemon.runners import Piece, Pieces, Runner, RunnerError
+from daemon.work.artifacts import Artifact
 
 
 class ScriptedRunner(Runner):

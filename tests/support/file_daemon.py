@@ -18,13 +18,13 @@ from random import SystemRandom
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon import config
 from daemon.app import Daemon
-from daemon.artifacts import Artifact, ArtifactSink, Uploader, measure
-from daemon.effects import EndReason
+from daemon.config import config
 from daemon.engines import Engine, EngineError
-from daemon.journal import FileDisk, Journal, journal_folder
+from daemon.journal.journal import FileDisk, Journal, journal_folder
 from daemon.link import Link, Server
+from daemon.protocol.effects import EndReason
+from daemon.work.artifacts import Artifact, ArtifactSink, Uploader, measure
 from tests.support.scripted_daemon import MODEL, _say_ready
 
 BLOCK_BYTES = 1 << 20

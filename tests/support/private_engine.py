@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from daemon.runners.docker import Docker, EngineFacts
+from daemon.runners.containers.docker import Docker, EngineFacts
 
 IMAGE = "docker.io/library/busybox:test"
 START_SECONDS = 20.0

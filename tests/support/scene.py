@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from daemon.config import BUNDLED_MODEL
+from daemon.config.config import BUNDLED_MODEL
 from scripts.market import Market, Program
 from tests.support import scripted_daemon
 from tests.support.patient_renter import Renter, assert_books, eventually

@@ -15,12 +15,12 @@ from collections.abc import AsyncGenerator, Sequence
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon import config
 from daemon.app import Daemon
-from daemon.effects import EndReason
+from daemon.config import config
 from daemon.engines import Engine
-from daemon.gpus.detect import detect
-from daemon.journal import FileDisk, Journal, journal_folder
+from daemon.journal.journal import FileDisk, Journal, journal_folder
+from daemon.machine.gpus.detect import detect
+from daemon.protocol.effects import EndReason
 
 MODEL = "test/script"
 

@@ -17,7 +17,7 @@ import grpc
 import httpx
 
 from daemon.app import Daemon
-from daemon.journal import Journal
+from daemon.journal.journal import Journal
 from gateway.app import CHANNEL_OPTIONS, build_app
 from server.app import Server
 from server.config import Config

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.config import from_env
+from daemon.config.config import from_env
 from daemon.engines import EngineError
 from daemon.engines.answers import Patience
 from daemon.engines.attached import AttachedEngine, Attachment

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.config import from_env
+from daemon.config.config import from_env
 from daemon.engines import EngineError
 from daemon.engines.container import ContainerEngine
 from daemon.engines.container_spec import Order
 from daemon.engines.server_container import Place
 from daemon.engines.settings import ServerSettings
 from daemon.engines.warm import WarmModels
-from daemon.runners.settings import MIB
+from daemon.runners.containers.settings import MIB
 from tests.daemon.fake_server import eventually, offer
 from tests.support.model_image import ARGUMENTS, add_model_image
 from tests.support.private_engine import IMAGE as BUSYBOX

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.config import from_env
+from daemon.config.config import from_env
 from daemon.engines.build import order
 from daemon.engines.container_spec import Order, ServerNames, server_config
 from daemon.engines.settings import ServerSettings

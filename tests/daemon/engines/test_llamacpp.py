@@ -16,7 +16,7 @@ import psutil
 import pytest
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.config import from_env
+from daemon.config.config import from_env
 from daemon.engines import EngineError
 from daemon.engines.llamacpp import LlamaCppEngine
 from tests.daemon.fake_server import eventually, offer

@@ -9,7 +9,7 @@ from contextlib import aclosing
 import pytest
 from dcp.v1 import gpus_pb2, jobs_pb2
 
-from daemon.config import from_env
+from daemon.config.config import from_env
 from daemon.engines.llamacpp import LlamaCppEngine
 from daemon.engines.warm import WarmModels
 from tests.daemon.fake_server import offer

@@ -11,11 +11,11 @@ from typing import Any
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.artifacts import Artifact
 from daemon.runners import Left, Log, Pieces, RunnerError, Written
-from daemon.runners.container import ContainerRunner
-from daemon.runners.docker import Docker
-from daemon.runners.settings import MIB, ContainerSettings
+from daemon.runners.containers.container import ContainerRunner
+from daemon.runners.containers.docker import Docker
+from daemon.runners.containers.settings import MIB, ContainerSettings
+from daemon.work.artifacts import Artifact
 from tests.support.private_engine import IMAGE, PrivateEngine
 
 SETTINGS = ContainerSettings(

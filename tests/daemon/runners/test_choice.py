@@ -9,7 +9,7 @@ import pytest
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.runners.choose import problem
-from daemon.runners.docker import EngineFacts
+from daemon.runners.containers.docker import EngineFacts
 from tests.daemon.fake_server import GOOD_KEY, fake_server, lease
 from tests.daemon.fake_server import offer as offered
 from tests.daemon.test_main import command, run

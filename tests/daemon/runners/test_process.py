@@ -11,8 +11,8 @@ import pytest
 from dcp.v1 import jobs_pb2
 
 from daemon.runners import Log, RunnerError
+from daemon.runners.containers.settings import MIB, ContainerSettings
 from daemon.runners.process import ProcessRunner
-from daemon.runners.settings import MIB, ContainerSettings
 from tests.daemon.runners.bench import Outcome, follow, offer, shell
 
 

@@ -21,8 +21,7 @@ from server.domain.leases import (
     RunOutcome,
     Stream,
 )
-from server.domain.sessions import (
-    MAX_SLOTS,
+from server.domain.messages import (
     CancelRun,
     Capacity,
     Chunk,
@@ -33,17 +32,15 @@ from server.domain.sessions import (
     Heartbeat,
     Hello,
     JobOffer,
-    Kept,
     LeaseAction,
     LeaseDirective,
     OfferReply,
     OutputAck,
-    Reply,
-    ServerSession,
     Started,
     Superseded,
     Welcome,
 )
+from server.domain.sessions import MAX_SLOTS, Kept, Reply, ServerSession
 
 LEASE = LeaseRef("job-1", 1, b"s" * 16)
 LIMIT_BYTES = 3 * MAX_CHUNK_BYTES

@@ -17,7 +17,7 @@ from server.clock import ms
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import FINAL, FailureReason, JobEvent, JobState
 from server.domain.leases import Disposition, FinishReport, LeaseOutcome, LeaseRef, RunOutcome
-from server.domain.sessions import ResultAck
+from server.domain.messages import ResultAck
 from server.services.attempts import give_up, record_finish
 from server.services.keys import ADMIN, Caller
 from server.services.settlement import settle
@@ -97,7 +97,7 @@ async def test_job_ends_once_whatever_meets_on_it(postgres: Postgres, clock: Man
         secrets: dict[str, bytes] = {}
         job_ids = await jobs_in_every_state(market, renter, provider, daemon)
         (session,) = market.server.services.fleet.all()
-        held = session.send.__self__._half._held  # type: ignore[attr-defined]
+        held = session.send.__self__._protocol._held  # type: ignore[attr-defined]
         secrets = {job_id: lease.ref.secret for (job_id, _), lease in held.items()}
         session.slots = 0  # what is queued again stays so: the race is about ends
         clock.advance(SECONDS)

@@ -18,7 +18,7 @@ from dcp.v1 import jobs_pb2, ledger_pb2, operations_pb2, options_pb2, renters_pb
 from google.protobuf.message import Message
 
 from server.domain.withdrawals import WithdrawalAction
-from server.services.audit import Operator
+from server.services.operators.audit import Operator
 from server.store.models import AuditEntry, Job, Repeat, Transfer
 from tests.server.rpc.methods import METHODS, call, rule
 from tests.server.services.test_withdrawals import IBAN, ask, process, rich_provider
@@ -263,7 +263,7 @@ async def test_different_bodies_at_once_under_one_key_are_one_effect(any_market:
 KILLED = """
 import asyncio, os, sys
 from server.clock import SystemClock
-from server.services.audit import Operator
+from server.services.operators.audit import Operator
 from server.services.renters import Renters
 from server.services.repeats import Request, keeping
 from server.store.database import Database

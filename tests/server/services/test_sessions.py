@@ -15,8 +15,7 @@ from dcp.v1 import gpus_pb2, jobs_pb2, providers_pb2, sessions_pb2
 from server.domain.errors import DomainError
 from server.domain.jobs import JobType
 from server.domain.leases import FinishReport, LeaseRef, RunOutcome, Stream
-from server.domain.placement import Model
-from server.domain.sessions import (
+from server.domain.messages import (
     Chunk,
     Finished,
     Heartbeat,
@@ -27,6 +26,7 @@ from server.domain.sessions import (
     Started,
     Welcome,
 )
+from server.domain.placement import Model
 from server.services.sessions import HELLOS_AT_ONCE, Outbox, Session
 from server.store import leases
 from server.store.models import Lease, Provider

@@ -9,7 +9,7 @@ from server.domain.jobs import Job, JobRequest, JobType
 from server.domain.leases import Lease, LeaseRef, LeaseState
 from server.domain.ledger import EXTERNAL, Transfer, TransferKind
 from server.domain.placement import Candidate, Model
-from server.store import accounts, jobs, leases, ledger
+from server.store import jobs, leases, ledger, providers, renters, sessions
 from server.store.database import Database
 
 SECRET = b"s" * 16
@@ -30,10 +30,10 @@ class Rows:
         email = f"p{next(self._numbers)}@example.com"
 
         def make() -> int:
-            provider_id = accounts.create_provider(
+            provider_id = providers.create(
                 name="P", email=email, email_key=email, gpu_model="", os="", phone="", now_ms=NOW_MS
             )
-            accounts.open_session(provider_id, JobType, NOW_MS)
+            sessions.begin(provider_id, JobType, NOW_MS)
             return provider_id
 
         return await self._database.run(make)
@@ -43,7 +43,7 @@ class Rows:
         email = f"r{next(self._numbers)}@example.com"
 
         def make() -> int:
-            renter_id = accounts.create_renter(
+            renter_id = renters.create(
                 name="R", email=email, email_key=email, organization="", phone="", now_ms=NOW_MS
             )
             if halala:

@@ -11,7 +11,7 @@ import peewee
 import pytest
 
 from server.domain.errors import DomainError, Reason
-from server.store import accounts, jobs
+from server.store import jobs, renters
 from server.store.database import Database, DatabaseUrlError
 from server.store.models import Renter
 from tests.server.store.rows import NOW_MS, Rows
@@ -20,9 +20,7 @@ from tests.support.databases import connection, execute
 
 
 def insert_renter(email: str) -> int:
-    return accounts.create_renter(
-        name="R", email=email, email_key=email, organization="", phone="", now_ms=NOW_MS
-    )
+    return renters.create(name="R", email=email, email_key=email, organization="", phone="", now_ms=NOW_MS)
 
 
 async def test_concurrent_writes_all_happen(database: Database) -> None:
@@ -30,7 +28,7 @@ async def test_concurrent_writes_all_happen(database: Database) -> None:
         *(database.run(partial(insert_renter, f"{n}@example.com")) for n in range(100))
     )
     assert len(set(made)) == 100
-    assert await database.read(accounts.count_renters) == 100
+    assert await database.read(renters.count) == 100
 
 
 async def test_write_that_raises_undoes_itself_alone(database: Database) -> None:
@@ -45,14 +43,14 @@ async def test_write_that_raises_undoes_itself_alone(database: Database) -> None
         *(database.run(partial(work, n)) for n in range(60)), return_exceptions=True
     )
     assert [n for n, outcome in enumerate(outcomes) if isinstance(outcome, LookupError)] == [*range(0, 60, 3)]
-    assert await database.read(accounts.count_renters) == 40
+    assert await database.read(renters.count) == 40
 
 
 async def test_value_is_returned_after_the_commit_only(database: Database) -> None:
     """Another connection sees what was written as soon as the caller has its answer."""
     for n in range(20):
         await database.run(partial(insert_renter, f"{n}@example.com"))
-        assert await database.read(accounts.count_renters) == n + 1
+        assert await database.read(renters.count) == n + 1
 
 
 async def test_writes_that_wait_together_share_one_commit(sqlite_url: str) -> None:
@@ -85,7 +83,7 @@ async def test_unique_violation_in_a_group_harms_nobody_else(database: Database)
     )
     refused = [o for o in outcomes if isinstance(o, DomainError)]
     assert [error.reason for error in refused] == [Reason.EMAIL_TAKEN] * 9
-    assert await database.read(accounts.count_renters) == 11
+    assert await database.read(renters.count) == 11
 
 
 async def test_read_sees_one_moment(database: Database) -> None:
@@ -93,17 +91,17 @@ async def test_read_sees_one_moment(database: Database) -> None:
     looked, wrote = threading.Event(), threading.Event()
 
     def read() -> tuple[int, int]:
-        before = accounts.count_renters()
+        before = renters.count()
         looked.set()
         wrote.wait(20)
-        return before, accounts.count_renters()
+        return before, renters.count()
 
     reading = asyncio.create_task(database.read(read))
     await asyncio.to_thread(looked.wait, 20)
     await database.run(lambda: insert_renter("late@example.com"))
     wrote.set()
     assert await reading == (0, 0)
-    assert await database.read(accounts.count_renters) == 1
+    assert await database.read(renters.count) == 1
 
 
 async def test_cancelled_caller_does_not_harm_the_writer(database: Database) -> None:
@@ -120,7 +118,7 @@ async def test_start_is_idempotent(new_database_url: str) -> None:
     async with databases.opened(new_database_url) as database:
         renter_id = await Rows(database).renter(77)
     async with databases.opened(new_database_url) as database:
-        assert (await database.read(lambda: accounts.renter(renter_id))) is not None
+        assert (await database.read(lambda: renters.get(renter_id))) is not None
 
 
 async def test_database_newer_than_the_program_is_refused(new_database_url: str) -> None:
@@ -156,7 +154,7 @@ async def test_broken_connection_is_store_unavailable_and_heals(database: Databa
         assert caught.value.reason is Reason.STORE_UNAVAILABLE
         assert "disk" not in caught.value.message
     await database.run(lambda: insert_renter("after@example.com"))
-    assert await database.read(accounts.count_renters) == 1
+    assert await database.read(renters.count) == 1
 
 
 @pytest.mark.parametrize(

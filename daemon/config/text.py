@@ -1,0 +1,57 @@
+"""Writes a configuration as a TOML file. It must not know where from the settings came."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from daemon.config.config import VARIABLES, Config
+from daemon.config.file import NOT_IN_THE_FILE, key_of
+
+_HEAD = "# Settings of dcp-daemon: `dcp-daemon --help` lists them all. The environment wins over this file.\n"
+
+
+def render(config: Config, path: Path) -> str:
+    """A file that says what `config` does, and what `path` says already beyond it."""
+    document = _document(path)
+    document |= {"server": config.server, "state_dir": str(config.state_dir)}
+    document |= {"tls_ca": str(config.tls_ca)} if config.tls_ca else {}
+    document |= {"insecure": True} if config.insecure else {}
+    tables = {
+        name: document.pop(name) for name in ("models", "aliases") if isinstance(document.get(name), dict)
+    }
+    document.pop("models", None)
+    tables["models"] = {model.name: str(model.path) for model in config.models}
+    lines = [_HEAD, *(f"{key} = {_value(value)}" for key, value in document.items())]
+    for name in ("models", "aliases"):
+        if tables.get(name):
+            lines += [
+                f"\n[{name}]",
+                *(f"{_value(key)} = {_value(text)}" for key, text in tables[name].items()),
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two files say the same, whatever their comments."""
+    try:
+        return tomllib.loads(one) == tomllib.loads(other)
+    except tomllib.TOMLDecodeError:
+        return False
+
+
+def _document(path: Path) -> dict[str, Any]:
+    known = {key_of(variable.name) for variable in VARIABLES if variable.name not in NOT_IN_THE_FILE}
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {key: value for key, value in document.items() if key in known or isinstance(value, dict)}
+
+
+def _value(value: Any) -> str:
+    # Texts, numbers, switches and lists of texts are written alike in JSON and TOML, but for one
+    # character that JSON leaves as it is.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,363 @@
+"""The journal: what this daemon has promised and not yet been relieved of, safe from a crash.
+
+One append-only file for each attempt, from the offer's acceptance until its
+result is acknowledged. `Journal` decides what is in the files; a `Disk` is how it
+reaches them, so that a simulator can give one that loses what was not synced. It
+must not know the session or the event loop: everything here blocks.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from dcp.v1 import sessions_pb2
+
+from daemon.journal.records import Accepted, History, Stored, decode, encode, replay
+from daemon.protocol.effects import Forget, Persist
+
+logger = logging.getLogger(__name__)
+
+MIN_FREE_BYTES = 16 * 1024 * 1024
+COMPACT_BYTES = 256 * 1024
+_SUFFIX = ".attempt"
+
+
+class JournalError(Exception):
+    """The journal cannot be used; the text tells the remedy."""
+
+
+class Disk(Protocol):
+    """A folder of files. Every method may raise OSError; nothing is durable before it is synced."""
+
+    def names(self) -> list[str]:
+        """The files that there are."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """A file's content."""
+        ...
+
+    def append(self, name: str, data: bytes) -> None:
+        """Adds to a file's end; makes the file if there is none. A failure may leave a part of it."""
+        ...
+
+    def truncate(self, name: str, size: int) -> None:
+        """Cuts a file to `size` bytes."""
+        ...
+
+    def sync(self, name: str) -> None:
+        """Makes a file's content durable."""
+        ...
+
+    def sync_folder(self) -> None:
+        """Makes durable which files there are."""
+        ...
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Gives a file new content, durably, whole or not at all."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Removes a file; one that is not there is no error."""
+        ...
+
+    def free_bytes(self) -> int:
+        """How much can still be written."""
+        ...
+
+
+def journal_folder(state_dir: Path) -> Path:
+    """Where the journal of a state folder is."""
+    return state_dir / "journal"
+
+
+def problem(state_dir: Path) -> str:
+    """Why no journal can be kept in a state folder, and the remedy; empty when one can. Makes nothing."""
+    existing = next(
+        path for path in (journal_folder(state_dir), *journal_folder(state_dir).parents) if path.exists()
+    )
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        return f"{existing} cannot be written: correct its owner and mode, or set DCP_STATE_DIR"
+    try:
+        # Asking for space says nothing of a file system that is mounted read-only.
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b"x")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return f"{existing} cannot be written ({error.strerror}): make room, or set DCP_STATE_DIR"
+    if (free := _free_bytes(existing)) < MIN_FREE_BYTES:
+        return f"{existing} has {free >> 20} MiB left, and {MIN_FREE_BYTES >> 20} are needed: make room"
+    return ""
+
+
+def _check_owner(state_dir: Path) -> None:
+    """Keeps root from writing what the service's user could not read afterwards. Raises JournalError."""
+    if os.geteuid() == 0 and state_dir.exists() and state_dir.stat().st_uid != 0:
+        raise JournalError(
+            f"{state_dir} belongs to another user, who could not read what root writes there: "
+            "run systemctl start dcp-daemon, or dcp-daemon run as that user"
+        )
+
+
+class FileDisk:
+    """A real folder, for this user and one daemon only."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises JournalError when the folder cannot be used or another daemon uses it."""
+        self._folder = folder
+        _check_owner(folder.parent)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.chmod(0o700)
+            self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise JournalError(f"the journal's folder {folder} cannot be used: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise JournalError(
+                f"another daemon uses {folder}: stop it, or set DCP_STATE_DIR to another folder"
+            ) from None
+
+    def close(self) -> None:
+        """Lets another daemon use the folder."""
+        os.close(self._lock)
+
+    def names(self) -> list[str]:
+        """The files that there are."""
+        return sorted(path.name for path in self._folder.iterdir() if path.name != "lock")
+
+    def read(self, name: str) -> bytes:
+        """A file's content."""
+        return (self._folder / name).read_bytes()
+
+    def append(self, name: str, data: bytes) -> None:
+        """Adds to a file's end."""
+        self._write(name, data, os.O_APPEND)
+
+    def truncate(self, name: str, size: int) -> None:
+        """Cuts a file."""
+        os.truncate(self._folder / name, size)
+
+    def sync(self, name: str) -> None:
+        """Makes a file's content durable."""
+        _sync(self._folder / name)
+
+    def sync_folder(self) -> None:
+        """Makes durable which files there are."""
+        _sync(self._folder)
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Gives a file new content."""
+        new = name + ".new"
+        try:
+            self._write(new, data, os.O_TRUNC)
+            self.sync(new)
+            (self._folder / new).replace(self._folder / name)
+        except OSError:
+            self.delete(new)
+            raise
+        self.sync_folder()
+
+    def delete(self, name: str) -> None:
+        """Removes a file."""
+        (self._folder / name).unlink(missing_ok=True)
+
+    def free_bytes(self) -> int:
+        """How much this user can still write."""
+        return _free_bytes(self._folder)
+
+    def _write(self, name: str, data: bytes, flag: int) -> None:
+        descriptor = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flag, 0o600)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+        finally:
+            os.close(descriptor)
+
+
+def _free_bytes(folder: Path) -> int:
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _File:
+    """What the journal knows of one file."""
+
+    def __init__(self, size: int, *, is_new: bool) -> None:
+        self.size = size
+        """Of the whole records that are durable."""
+        self.end = size
+        """With what is written and not yet synced."""
+        self.is_new = is_new
+        """The folder does not durably have it yet."""
+        self.compact_at = max(COMPACT_BYTES, 2 * size)
+        """The size at which to look for records that are not needed any more."""
+
+
+class Journal:
+    """The attempts' files. Used by one thread at a time."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._files: dict[str, _File] = {}
+
+    def recover(self) -> list[History]:
+        """What the files tell; torn ends are cut off. Raises JournalError when they cannot be read.
+
+        It is durable on return. A file that could not be synced takes no more records, so that its
+        run is given back as soon as it has something to save.
+        """
+        try:
+            histories = [self._recover(name) for name in self._disk.names()]
+        except OSError as error:
+            raise JournalError(f"the journal cannot be read: {error.strerror}") from None
+        self._sync_recovered()
+        return [history for history in histories if history is not None]
+
+    def write(self, entries: Sequence[Persist | Forget]) -> list[OSError | None]:
+        """Carries out the entries in order with one sync for each file; says which failed, and why.
+
+        An entry without an error is durable on return.
+        """
+        errors: list[OSError | None] = [None] * len(entries)
+        written: dict[str, list[int]] = {}
+        for at, entry in enumerate(entries):
+            name = _name(entry.lease)
+            if isinstance(entry, Forget):
+                written.pop(name, None)
+            else:
+                written.setdefault(name, []).append(at)
+            errors[at] = _attempt(self._carry_out, name, entry)
+        for name, numbers in written.items():
+            self._make_durable(name, numbers, errors)
+        if any(isinstance(entry, Forget) for entry in entries) and (
+            error := _attempt(self._disk.sync_folder)
+        ):
+            # What comes back after a crash is told to the server again, which knows it.
+            logger.warning("the journal's folder could not be synced error=%s", error)
+        for name, numbers in written.items():
+            if any(isinstance(record, Stored) for at in numbers for record in _records(entries[at])):
+                self._compact(name)
+        return errors
+
+    def _recover(self, name: str) -> History | None:
+        data = self._disk.read(name) if name.endswith(_SUFFIX) else b""
+        records, size = decode(data)
+        history = replay(records)
+        if history is None:
+            self._disk.delete(name)
+            return None
+        if size < len(data):
+            torn = len(data) - size
+            logger.warning(
+                "cut a torn record off the journal job_id=%s bytes=%d", history.offer.lease.job_id, torn
+            )
+            self._disk.truncate(name, size)
+        self._files[name] = _File(size, is_new=False)
+        return history
+
+    def _sync_recovered(self) -> None:
+        """Makes durable what was read: an earlier process may have died between a write and its sync."""
+        folder_error = _attempt(self._disk.sync_folder) if self._files else None
+        for name in list(self._files):
+            if error := folder_error or _attempt(self._disk.sync, name):
+                logger.error("a file of the journal could not be synced error=%s", error)
+                del self._files[name]
+
+    def _carry_out(self, name: str, entry: Persist | Forget) -> None:
+        if isinstance(entry, Forget):
+            self._files.pop(name, None)
+            self._disk.delete(name)
+            return
+        if any(isinstance(record, Accepted) for record in entry.records):
+            # Nobody is helped by a job whose output will not fit.
+            if self._disk.free_bytes() < MIN_FREE_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._files[name] = _File(0, is_new=True)
+        elif name not in self._files:
+            raise OSError(errno.EIO, "the attempt's journal was lost")
+        data = encode(entry.records)
+        self._disk.append(name, data)
+        self._files[name].end += len(data)
+
+    def _make_durable(self, name: str, numbers: list[int], errors: list[OSError | None]) -> None:
+        """Syncs what was appended; a failure is cut off again, with all that shared its sync."""
+        error = next((errors[at] for at in numbers if errors[at] is not None), None)
+        error = error or _attempt(self._sync, name)
+        if error is not None:
+            self._cut_back(name)
+            for at in numbers:
+                errors[at] = error
+
+    def _sync(self, name: str) -> None:
+        file = self._files[name]
+        self._disk.sync(name)
+        if file.is_new:
+            self._disk.sync_folder()
+        file.size, file.is_new = file.end, False
+
+    def _cut_back(self, name: str) -> None:
+        """What is left of a failed write must not stand between two whole records."""
+        file = self._files.get(name)
+        if file is None or file.is_new:
+            self._files.pop(name, None)
+            _attempt(self._disk.delete, name)
+        elif _attempt(self._disk.truncate, name, file.size) is None:
+            file.end = file.size
+        else:
+            # A file that cannot be mended takes nothing more; what is whole in it stays.
+            self._files.pop(name)
+
+    def _compact(self, name: str) -> None:
+        """Writes a file anew without what the server has stored, when it has grown to twice its size."""
+        file = self._files.get(name)
+        if file is None or file.size < file.compact_at:
+            return
+        if error := _attempt(self._write_anew, name):
+            file.compact_at *= 2
+            logger.warning("the journal could not be made smaller error=%s", error)
+
+    def _write_anew(self, name: str) -> None:
+        history = replay(decode(self._disk.read(name))[0])
+        assert history is not None, "its first record was written with it"
+        data = encode(history.records())
+        self._disk.replace(name, data)
+        self._files[name] = _File(len(data), is_new=False)
+
+
+def _attempt(work: Callable[..., None], *arguments: Any) -> OSError | None:
+    """Does something and returns the error of the disk, if there was one."""
+    try:
+        work(*arguments)
+    except OSError as error:
+        return error
+    return None
+
+
+def _records(entry: Persist | Forget) -> Sequence[object]:
+    return entry.records if isinstance(entry, Persist) else ()
+
+
+def _name(lease: sessions_pb2.Lease) -> str:
+    # A job's id is the server's word: hashed, it can name no other file.
+    return hashlib.sha256(lease.SerializeToString(deterministic=True)).hexdigest()[:40] + _SUFFIX

@@ -1,0 +1,326 @@
+"""The gpus port through NVIDIA's management library: the only importer of pynvml.
+
+It must not know what the figures are for. NVML fails in three ways, and each
+has its own answer: a figure that a GPU cannot tell is left out, a GPU that is
+lost drops out of the report, and a driver that is gone empties the report
+until it is back, and says so. Nothing raises out of `read`: telemetry never ends a daemon.
+"""
+
+import ctypes
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pynvml
+from dcp.v1 import gpus_pb2
+
+from daemon.machine.gpus.machine import machine_status
+from daemon.machine.gpus.processes import OwnPids, is_foreign, no_others
+from daemon.machine.gpus.toolkit import Toolkit
+from daemon.machine.gpus.xids import FATAL_XIDS
+
+logger = logging.getLogger(__name__)
+
+_MAX_GPUS = 64
+# So many events are taken at a reading; the driver keeps the others for the next.
+_MAX_EVENTS = 256
+_DRIVER_GONE = (
+    pynvml.NVML_ERROR_UNINITIALIZED,
+    pynvml.NVML_ERROR_DRIVER_NOT_LOADED,
+    pynvml.NVML_ERROR_LIBRARY_NOT_FOUND,
+    pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
+)
+_GPU_GONE = (pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED)
+_REMEDIES = {
+    pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "libnvidia-ml.so.1 is not installed: install the NVIDIA driver",
+    pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "the NVIDIA driver is not loaded: run nvidia-smi, or restart",
+    pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "library and driver differ in version: restart the machine",
+}
+
+# What lowers the clocks, by bit. A GPU that is idle is not throttled.
+_THROTTLES = {
+    pynvml.nvmlClocksEventReasonApplicationsClocksSetting: gpus_pb2.THROTTLE_REASON_APPLICATION_CLOCKS,
+    pynvml.nvmlClocksEventReasonSwPowerCap: gpus_pb2.THROTTLE_REASON_POWER_CAP,
+    pynvml.nvmlClocksEventReasonHwSlowdown: gpus_pb2.THROTTLE_REASON_HW_SLOWDOWN,
+    pynvml.nvmlClocksEventReasonSyncBoost: gpus_pb2.THROTTLE_REASON_SYNC_BOOST,
+    pynvml.nvmlClocksEventReasonSwThermalSlowdown: gpus_pb2.THROTTLE_REASON_SW_THERMAL,
+    pynvml.nvmlClocksEventReasonHwThermalSlowdown: gpus_pb2.THROTTLE_REASON_HW_THERMAL,
+    pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown: gpus_pb2.THROTTLE_REASON_HW_POWER_BRAKE,
+    pynvml.nvmlClocksEventReasonDisplayClockSetting: gpus_pb2.THROTTLE_REASON_DISPLAY_CLOCKS,
+}
+
+# A handle is an opaque pointer of pynvml, which has no types.
+_Handle = Any
+_T = TypeVar("_T")
+
+
+class NvmlUnavailableError(Exception):
+    """NVML does not answer on this machine; the text says why and what helps."""
+
+
+class NvmlGpus:
+    """The NVIDIA GPUs of this machine. Raises NvmlUnavailableError when made without a driver."""
+
+    name = "nvml"
+    reason = ""
+
+    def __init__(self, own_pids: OwnPids = no_others) -> None:
+        """`own_pids`: the daemon's processes that do not descend from it, as those of containers."""
+        self._own_pids = own_pids
+        self._toolkit = Toolkit()
+        self._xids = _Xids()
+        self._initialized = False
+        self._lost: set[int] = set()
+        self._driver_gone = False
+        try:
+            self._initialize()
+        except pynvml.NVMLError as error:
+            raise NvmlUnavailableError(_REMEDIES.get(error.value, f"NVML failed: {error}")) from None
+
+    def read(self) -> gpus_pb2.GpuStatus:
+        """Facts and a fresh sample of every GPU that answers; never raises."""
+        status = machine_status()
+        try:
+            self._initialize()
+            self._fill(status)
+            self._driver_gone = False
+        except pynvml.NVMLError as error:
+            self._note_driver_gone(error)
+            lost = machine_status()
+            lost.driver_lost = True
+            return lost
+        return status
+
+    def close(self) -> None:
+        """Ends NVML; a driver that is gone already is no error."""
+        if self._initialized:
+            self._initialized = False
+            self._xids.forget()
+            try:
+                pynvml.nvmlShutdown()
+            except pynvml.NVMLError as error:
+                logger.debug("NVML did not shut down cleanly error=%s", error)
+
+    def _initialize(self) -> None:
+        if not self._initialized:
+            pynvml.nvmlInit()
+            self._initialized = True
+
+    def _note_driver_gone(self, error: pynvml.NVMLError) -> None:
+        if not self._driver_gone:
+            logger.warning(
+                "the NVIDIA driver stopped answering; telemetry goes on without it error=%s", error
+            )
+        self._driver_gone = True
+        self.close()
+
+    def _fill(self, status: gpus_pb2.GpuStatus) -> None:
+        _set(status, "driver_version", _figure(pynvml.nvmlSystemGetDriverVersion))
+        _set(status, "cuda_version", _cuda_version(_figure(pynvml.nvmlSystemGetCudaDriverVersion)))
+        _set(status, "container_toolkit_version", self._toolkit.version())
+        self._xids.collect()
+        for index in range(min(pynvml.nvmlDeviceGetCount(), _MAX_GPUS)):
+            self._add_device(status, index)
+        self._xids.keep({device.uuid for device in status.all_gpus})
+        status.gpu_count = len(status.all_gpus)
+        if status.all_gpus:
+            _copy_first(status)
+
+    def _add_device(self, status: gpus_pb2.GpuStatus, index: int) -> None:
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            device = _device(index, handle)
+            _add_faults(device, handle)
+            _add_processes(device, handle, self._own_pids)
+            self._xids.add_to(device, handle)
+        except pynvml.NVMLError as error:
+            if error.value in _DRIVER_GONE:
+                raise
+            self._note_lost(index, error)
+            return
+        self._lost.discard(index)
+        status.all_gpus.append(device)
+
+    def _note_lost(self, index: int, error: pynvml.NVMLError) -> None:
+        if index not in self._lost:
+            self._lost.add(index)
+            logger.warning(
+                "a GPU stopped answering and is left out of the report gpu=%d error=%s", index, error
+            )
+
+
+class _Xids:
+    """The Xid errors that are a GPU's own fault, counted by UUID since the daemon watches."""
+
+    def __init__(self) -> None:
+        self._set: Any = None
+        self._watched: dict[int | None, str] = {}
+        self._counts: Counter[str] = Counter()
+        self._last: dict[str, int] = {}
+
+    def forget(self) -> None:
+        """The driver is gone, and with it what it had to watch; the counts stay."""
+        self._set = None
+        self._watched.clear()
+
+    def keep(self, uuids: set[str]) -> None:
+        """One that does not answer is watched anew when it is back: a reset may have ended it."""
+        self._watched = {address: uuid for address, uuid in self._watched.items() if uuid in uuids}
+
+    def collect(self) -> None:
+        """Counts what has happened since the last time, without waiting."""
+        if self._set is None:
+            return
+        for _ in range(_MAX_EVENTS):
+            try:
+                event = pynvml.nvmlEventSetWait_v2(self._set, 0)
+            except pynvml.NVMLError as error:
+                if error.value in _DRIVER_GONE:
+                    raise
+                return  # nothing has happened, or a GPU is lost: the readings will tell
+            uuid = self._watched.get(_address(event.device))
+            if uuid is not None and event.eventData in FATAL_XIDS:
+                self._counts[uuid] += 1
+                self._last[uuid] = int(event.eventData)
+                logger.error("a GPU reported a critical error xid=%d gpu=%s", event.eventData, uuid)
+
+    def add_to(self, device: gpus_pb2.GpuDevice, handle: _Handle) -> None:
+        """Watches the GPU from now on, where that is possible, and reports what was counted."""
+        if device.uuid and self._watch(device.uuid, handle):
+            device.xid_count = self._counts[device.uuid]
+            _set(device, "last_xid", self._last.get(device.uuid))
+
+    def _watch(self, uuid: str, handle: _Handle) -> bool:
+        address = _address(handle)
+        if self._watched.get(address) == uuid:
+            return True
+        kinds = _figure(pynvml.nvmlDeviceGetSupportedEventTypes, handle)
+        if not kinds or not kinds & pynvml.nvmlEventTypeXidCriticalError:
+            return False
+        if self._set is None:
+            self._set = _figure(pynvml.nvmlEventSetCreate)
+        if self._set is None:
+            return False
+        try:
+            pynvml.nvmlDeviceRegisterEvents(handle, pynvml.nvmlEventTypeXidCriticalError, self._set)
+        except pynvml.NVMLError as error:
+            if error.value in _DRIVER_GONE or error.value in _GPU_GONE:
+                raise
+            return False
+        self._watched[address] = uuid
+        return True
+
+
+def _address(handle: _Handle) -> int | None:
+    """What tells two handles apart: pynvml makes a new object for each call."""
+    return ctypes.cast(handle, ctypes.c_void_p).value
+
+
+def _device(index: int, handle: _Handle) -> gpus_pb2.GpuDevice:
+    device = gpus_pb2.GpuDevice(index=index, uuid=_figure(pynvml.nvmlDeviceGetUUID, handle) or "")
+    _set(device, "gpu_name", _figure(pynvml.nvmlDeviceGetName, handle))
+    memory = _figure(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    if memory is not None:
+        device.gpu_vram_mib = memory.total >> 20
+        device.free_vram_mib = memory.free >> 20
+        device.memory_used_mb = memory.used >> 20
+    utilization = _figure(pynvml.nvmlDeviceGetUtilizationRates, handle)
+    if utilization is not None:
+        device.gpu_util_pct = utilization.gpu
+    _set(device, "temp_c", _figure(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU))
+    power_milliwatts = _figure(pynvml.nvmlDeviceGetPowerUsage, handle)
+    if power_milliwatts is not None:
+        device.power_w = power_milliwatts / 1000
+    capability = _figure(pynvml.nvmlDeviceGetCudaComputeCapability, handle)
+    if capability is not None:
+        device.compute_capability = "{}.{}".format(*capability)
+    return device
+
+
+def _add_faults(device: gpus_pb2.GpuDevice, handle: _Handle) -> None:
+    throttles = _figure(pynvml.nvmlDeviceGetCurrentClocksEventReasons, handle)
+    if throttles is None:  # drivers before 535 know it by its older name
+        throttles = _figure(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
+    if throttles is not None:
+        device.throttle_reasons.extend(reason for bit, reason in _THROTTLES.items() if throttles & bit)
+        device.throttled = bool(device.throttle_reasons)
+    _set(device, "persistence_mode", _truth(_figure(pynvml.nvmlDeviceGetPersistenceMode, handle)))
+    ecc = _figure(pynvml.nvmlDeviceGetEccMode, handle)
+    if ecc is not None:
+        device.ecc_enabled = bool(ecc[0])
+    if device.ecc_enabled:
+        uncorrected = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED
+        for name, counter in (
+            ("ecc_volatile_uncorrected", pynvml.NVML_VOLATILE_ECC),
+            ("ecc_aggregate_uncorrected", pynvml.NVML_AGGREGATE_ECC),
+        ):
+            _set(device, name, _figure(pynvml.nvmlDeviceGetTotalEccErrors, handle, uncorrected, counter))
+    rows = _figure(pynvml.nvmlDeviceGetRemappedRows, handle)
+    if rows is not None:
+        _, _, pending, failed = rows
+        device.row_remap_pending, device.row_remap_failed = bool(pending), bool(failed)
+    pages = _figure(pynvml.nvmlDeviceGetRetiredPagesPendingStatus, handle)
+    _set(device, "retired_pages_pending", _truth(pages))
+
+
+def _add_processes(device: gpus_pb2.GpuDevice, handle: _Handle, own_pids: OwnPids) -> None:
+    processes = _figure(pynvml.nvmlDeviceGetComputeRunningProcesses_v3, handle)
+    if processes is None:
+        return
+    own = own_pids()
+    foreign = []
+    for process in processes:
+        verdict = is_foreign(process.pid, own)
+        if verdict is None:
+            return  # one that nobody can place: no figure is better than a wrong one
+        if verdict:
+            foreign.append(process.usedGpuMemory)
+    device.foreign_processes = len(foreign)
+    if None not in foreign:
+        device.foreign_memory_mib = sum(foreign) >> 20
+
+
+def _truth(number: int | None) -> bool | None:
+    return None if number is None else bool(number)
+
+
+def _figure(read: Callable[..., _T], *arguments: object) -> _T | None:
+    """One reading, or None where this GPU or driver cannot tell it."""
+    try:
+        return read(*arguments)
+    except pynvml.NVMLError as error:
+        if error.value in _DRIVER_GONE or error.value in _GPU_GONE:
+            raise
+        return None
+    except UnicodeDecodeError:
+        return None
+
+
+def _cuda_version(number: int | None) -> str | None:
+    return None if number is None else f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _set(message: gpus_pb2.GpuStatus | gpus_pb2.GpuDevice, name: str, value: object) -> None:
+    if value is not None:
+        setattr(message, name, value)
+
+
+_SHARED = (
+    "gpu_name",
+    "gpu_vram_mib",
+    "free_vram_mib",
+    "memory_used_mb",
+    "gpu_util_pct",
+    "temp_c",
+    "power_w",
+    "compute_capability",
+)
+
+
+def _copy_first(status: gpus_pb2.GpuStatus) -> None:
+    """The figures at the top level are those of the first GPU."""
+    first = status.all_gpus[0]
+    for name in _SHARED:
+        if first.HasField(name):  # type: ignore[arg-type]
+            setattr(status, name, getattr(first, name))

@@ -1,0 +1,150 @@
+"""Owns which GPUs may be given work: samples in, the state of each and what follows from it out.
+
+Pure; it knows neither NVML nor engines. A GPU fails when it stops answering, reports an error that is its
+own (an Xid of `daemon.machine.gpus.xids`, which the source counts), or when its memory breaks beyond repair.
+
+    HEALTHY  a fault -> FAILED;  the driver stops answering -> UNKNOWN
+    UNKNOWN  the driver is back -> as it was before
+    FAILED   lost: `GOOD_SAMPLES` good samples in a row -> HEALTHY
+             any other fault: the same, but only once it was reset: the GPU or the driver was
+             away meanwhile, or its count of errors began anew
+
+Whoever wants to run on GPUs asks `healthy_gpus`. A restart of the daemon begins with a clean sheet.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from typing import TypeAlias
+
+from dcp.v1 import gpus_pb2
+
+logger = logging.getLogger(__name__)
+
+GOOD_SAMPLES = 6
+
+_Fault: TypeAlias = gpus_pb2.GpuFault.ValueType
+
+
+class Health:
+    """The GPUs that this daemon has seen since its start."""
+
+    def __init__(self) -> None:
+        self._gpus: dict[str, _Gpu] = {}
+        self._driver_lost = False
+
+    def observe(self, status: gpus_pb2.GpuStatus) -> gpus_pb2.GpuStatus:
+        """Takes a sample; returns it with the state of every GPU ever seen, also of those missing."""
+        if status.driver_lost != self._driver_lost:
+            self._driver_lost = status.driver_lost
+            logger.warning("the GPUs are unknown" if self._driver_lost else "the GPUs are known again")
+        answering = {_key(device): device for device in status.all_gpus}
+        for key, device in answering.items():
+            self._gpus.setdefault(key, _Gpu(device)).sample(device)
+        for key, gpu in self._gpus.items():
+            if self._driver_lost:
+                gpu.was_reset = True
+            elif key not in answering:
+                gpu.miss()
+        return self._judged(status)
+
+    def healthy_gpus(self) -> list[str]:
+        """The UUIDs of the GPUs that may be given work now, in the order of their indices."""
+        if self._driver_lost:
+            return []
+        gpus = sorted(self._gpus.values(), key=lambda gpu: gpu.device.index)
+        return [gpu.device.uuid for gpu in gpus if not gpu.fault]
+
+    def slots(self, whole: int) -> int:
+        """How many of `whole` slots are left: the share of the healthy GPUs, rounded up; all without any."""
+        if not self._gpus:
+            return whole
+        return -(-whole * len(self.healthy_gpus()) // len(self._gpus))
+
+    def must_end(self, uuids: Collection[str] | None) -> bool:
+        """Whether a run on these GPUs has lost one of them; None: it may be on any of the machine's.
+
+        A driver that does not answer ends no run: nobody knows of a failure.
+        """
+        failed = {gpu.device.uuid for gpu in self._gpus.values() if gpu.fault}
+        if uuids is None:
+            return bool(failed) and len(failed) == len(self._gpus)
+        return not failed.isdisjoint(uuids)
+
+    def _judged(self, status: gpus_pb2.GpuStatus) -> gpus_pb2.GpuStatus:
+        judged = gpus_pb2.GpuStatus()
+        judged.CopyFrom(status)
+        answering = {_key(device): device for device in judged.all_gpus}
+        for key, gpu in self._gpus.items():
+            device = answering.get(key)
+            if device is None:
+                # Who it is stays true while it does not answer; its figures do not.
+                last = gpu.device
+                device = judged.all_gpus.add(index=last.index, uuid=last.uuid)
+                if last.HasField("gpu_name"):
+                    device.gpu_name = last.gpu_name
+            device.state, fault = self._state(gpu)
+            if fault:
+                device.state_reason = fault
+        return judged
+
+    def _state(self, gpu: _Gpu) -> tuple[gpus_pb2.GpuState.ValueType, _Fault]:
+        if gpu.fault:
+            return gpus_pb2.GPU_STATE_FAILED, gpu.fault
+        if self._driver_lost:
+            return gpus_pb2.GPU_STATE_UNKNOWN, gpus_pb2.GPU_FAULT_DRIVER_LOST
+        return gpus_pb2.GPU_STATE_HEALTHY, gpus_pb2.GPU_FAULT_UNSPECIFIED
+
+
+class _Gpu:
+    """One GPU: its newest sample, and what is wrong with it."""
+
+    def __init__(self, device: gpus_pb2.GpuDevice) -> None:
+        self.device = device
+        self.fault: _Fault = gpus_pb2.GPU_FAULT_UNSPECIFIED
+        self.was_reset = False
+        """It, or the driver, was away since it failed."""
+        self._good_samples = 0
+
+    def sample(self, device: gpus_pb2.GpuDevice) -> None:
+        """It answers."""
+        before, self.device = self.device, device
+        if device.ecc_volatile_uncorrected < before.ecc_volatile_uncorrected:
+            self.was_reset = True
+        if fault := _fault(before, device):
+            self._fail(fault)
+        elif self.fault and (self.was_reset or self.fault == gpus_pb2.GPU_FAULT_LOST):
+            self._good_samples += 1
+            if self._good_samples >= GOOD_SAMPLES:
+                self.fault = gpus_pb2.GPU_FAULT_UNSPECIFIED
+                logger.warning("a GPU is healthy again gpu=%s", device.uuid)
+
+    def miss(self) -> None:
+        """It does not answer, and the driver does."""
+        if self.fault and self.fault != gpus_pb2.GPU_FAULT_LOST:
+            # What it failed of before says more; but who goes away may have been reset.
+            self.was_reset, self._good_samples = True, 0
+        else:
+            self._fail(gpus_pb2.GPU_FAULT_LOST)
+
+    def _fail(self, fault: _Fault) -> None:
+        if fault != self.fault:
+            name = gpus_pb2.GpuFault.Name(fault)
+            logger.error("a GPU failed and takes no more work gpu=%s fault=%s", self.device.uuid, name)
+        self.fault, self._good_samples = fault, 0
+        self.was_reset = False
+
+
+def _fault(before: gpus_pb2.GpuDevice, now: gpus_pb2.GpuDevice) -> _Fault:
+    if now.xid_count > before.xid_count:
+        return gpus_pb2.GPU_FAULT_XID
+    has_both = before.HasField("ecc_volatile_uncorrected") and now.HasField("ecc_volatile_uncorrected")
+    if has_both and now.ecc_volatile_uncorrected > before.ecc_volatile_uncorrected:
+        return gpus_pb2.GPU_FAULT_ECC
+    return gpus_pb2.GPU_FAULT_ROW_REMAP if now.row_remap_failed else gpus_pb2.GPU_FAULT_UNSPECIFIED
+
+
+def _key(device: gpus_pb2.GpuDevice) -> str:
+    # A driver that tells no UUID leaves only the place.
+    return device.uuid or f"index {device.index}"

@@ -1,0 +1,82 @@
+"""Owns what the session asks its surroundings to do. It must not know who does it."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from dcp.v1 import sessions_pb2
+
+from daemon.journal.records import Record
+
+
+class EndReason(Enum):
+    """Why a daemon's session is over for good."""
+
+    DRAINED = "drained"
+    SUPERSEDED = "superseded"
+
+
+@dataclass(frozen=True)
+class Send:
+    """Put the message on the stream."""
+
+    message: sessions_pb2.DaemonMessage
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The server has welcomed the daemon: tell whoever waits for it."""
+
+    provider_id: int
+    session_epoch: int
+
+
+@dataclass(frozen=True)
+class StartAttempt:
+    """Run the offered job."""
+
+    offer: sessions_pb2.JobOffer
+
+
+@dataclass(frozen=True)
+class StopAttempt:
+    """End the attempt; `discard`: nobody will ask for its result."""
+
+    lease: sessions_pb2.Lease
+    discard: bool
+
+
+@dataclass(frozen=True)
+class Persist:
+    """Make the records durable, behind all earlier ones of the lease; then call `persisted(number)`.
+
+    Where that cannot be done: `not_persisted(number)`, and none of the records
+    may be found again. The session sends nothing before it knows.
+    """
+
+    number: int
+    lease: sessions_pb2.Lease
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Nobody will ask about the lease again: its records are not needed."""
+
+    lease: sessions_pb2.Lease
+
+
+@dataclass(frozen=True)
+class ReconnectAfter:
+    """Close the stream, if there is one, and connect again after so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EndSession:
+    """Close the stream and do not come back."""
+
+    reason: EndReason
+
+
+Effect = Send | Opened | StartAttempt | StopAttempt | Persist | Forget | ReconnectAfter | EndSession

@@ -1,0 +1,369 @@
+"""Owns what one accepted lease has to tell the server, until the server knows it all.
+
+A run is a transcript: JobStarted, the numbered pieces of output and log, then
+JobFinished. Nothing of it is sent before it is saved in the journal; it is kept
+until acknowledged and can be rewound, so the same story is told again on a new
+stream. It must not know streams, timers or engines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from dcp.v1 import jobs_pb2, sessions_pb2
+
+from daemon.journal.records import (
+    Accepted,
+    Chunk,
+    Finished,
+    History,
+    Reading,
+    Record,
+    Started,
+    Stored,
+    Stream,
+    accepted,
+)
+from daemon.protocol.pieces import Pieces
+
+MAX_MESSAGE_CHARACTERS = 2000
+MAX_DIGEST_CHARACTERS = 200
+
+LeaseKey = tuple[str, int, bytes]
+
+
+def lease_key(lease: sessions_pb2.Lease) -> LeaseKey:
+    """The whole lease as a key: one that differs in any part is another lease."""
+    return lease.job_id, lease.lease_epoch, lease.lease_secret
+
+
+class Phase(Enum):
+    """Where a run is in its life."""
+
+    PREPARING = auto()
+    RUNNING = auto()
+    FINISHED = auto()
+
+
+class Step(Enum):
+    """What can happen to a run."""
+
+    START = auto()
+    WRITE = auto()
+    FINISH = auto()
+
+
+# A step that is not in the table is late or repeated: it changes nothing.
+NEXT: dict[Phase, dict[Step, Phase]] = {
+    Phase.PREPARING: {Step.START: Phase.RUNNING, Step.FINISH: Phase.FINISHED},
+    Phase.RUNNING: {Step.WRITE: Phase.RUNNING, Step.FINISH: Phase.FINISHED},
+    Phase.FINISHED: {},
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """How an attempt ended."""
+
+    outcome: sessions_pb2.RunOutcome.ValueType
+    failure_reason: jobs_pb2.FailureReason.ValueType = jobs_pb2.FAILURE_REASON_UNSPECIFIED
+    failure_message: str = ""
+    usage: jobs_pb2.Usage = field(default_factory=jobs_pb2.Usage)
+    content_type: str = ""
+    """The media type of the output; empty: text."""
+    image_digest: str = ""
+    """Which content the image's name stood for; empty: no image ran."""
+
+
+def succeeded(usage: jobs_pb2.Usage, content_type: str = "") -> Result:
+    """The result of an attempt that did its work."""
+    return Result(sessions_pb2.RUN_OUTCOME_SUCCEEDED, usage=usage, content_type=content_type)
+
+
+def failed(reason: jobs_pb2.FailureReason.ValueType, message: str) -> Result:
+    """The result of an attempt that could not; `message` is for the renter to read."""
+    return Result(sessions_pb2.RUN_OUTCOME_FAILED, reason, message)
+
+
+def released(reason: jobs_pb2.FailureReason.ValueType, message: str) -> Result:
+    """The result of an attempt that is given back for another provider to do."""
+    return Result(sessions_pb2.RUN_OUTCOME_RELEASED, reason, message)
+
+
+class Run:
+    """One accepted lease and its transcript."""
+
+    def __init__(self, history: History, now: float) -> None:
+        """A run as the journal tells it; `Run.of` makes one that the journal has yet to learn of."""
+        offer = history.offer
+        self.offer = offer
+        self.lease = offer.lease
+        self.attempt = offer.attempt
+        self.limit_ms = offer.run_limit.ToMilliseconds()
+        self.lost_after_seconds = offer.lost_after.ToTimedelta().total_seconds()
+        self.phase = Phase.RUNNING if history.started else Phase.PREPARING
+        self.renewed_at = self.progress_at = now
+        self.streams = history.streams
+        self.is_accepted = True
+        """Its acceptance is saved."""
+        self._ran_ms = history.run_ms
+        self._running_since: float | None = None
+        self._was_started = self._start_is_saved = history.started
+        self._finished = history.finished
+        self._finish_is_saved = history.finished is not None
+        if self._finish_is_saved:
+            self.phase = Phase.FINISHED
+        self._unsaved: list[Record] = []
+        self._saving: tuple[Record, ...] = ()
+        self._told_stored = self._stored()
+        self._is_unsaveable = False
+        self._flowing = True
+        self._started_sent = False
+        self._finished_sent = False
+
+    @classmethod
+    def of(cls, offer: sessions_pb2.JobOffer, now: float) -> Run:
+        """A run that begins with this offer."""
+        run = cls(History(offer), now)
+        run._unsaved.append(accepted(offer))
+        run.is_accepted = False
+        return run
+
+    def take(self, step: Step) -> bool:
+        """Moves along the table; False, and nothing changed, when the step is not in it."""
+        following = NEXT[self.phase].get(step)
+        if following is None:
+            return False
+        self.phase = following
+        return True
+
+    # --- what happens to it ---
+
+    @property
+    def output(self) -> Pieces:
+        """What it wrote."""
+        return self.streams[Stream.OUTPUT]
+
+    @property
+    def backlog_bytes(self) -> int:
+        """How much of its output and its log the server has yet to store."""
+        return sum(pieces.backlog_bytes for pieces in self.streams.values())
+
+    @property
+    def finished(self) -> bool:
+        """It has ended; only saving and telling its result is left."""
+        return self.phase is Phase.FINISHED
+
+    def start(self, now: float) -> bool:
+        """The meter runs from here; False when it did already or the run has ended."""
+        if not self.take(Step.START):
+            return False
+        self._running_since = now
+        self._was_started = True
+        self._unsaved.append(Started())
+        return True
+
+    def adopt(self, now: float) -> None:
+        """It still runs, and did all the time: the meter goes on from its last reading."""
+        self._running_since = now
+
+    def worked(self, now: float) -> None:
+        """Its work is over and the meter stands, while what it left is handed over."""
+        if self.phase is Phase.RUNNING and self._running_since is not None:
+            self._ran_ms, self._running_since = self.run_ms(now), None
+            self._unsaved.append(Reading(self._ran_ms))
+
+    def run_ms(self, now: float) -> int:
+        """How long it has run: 0 before the start, never above the limit."""
+        running = 0.0 if self._running_since is None else max(0.0, now - self._running_since)
+        return min(self._ran_ms + round(running * 1000), self.limit_ms)
+
+    def reached_limit(self, now: float) -> bool:
+        """Whether a run that has not ended has used up its time."""
+        is_metered = self.phase is Phase.RUNNING and self._running_since is not None
+        return is_metered and self.run_ms(now) >= self.limit_ms
+
+    def write(self, stream: Stream, data: bytes) -> bool:
+        """Takes output or log; False when the run does not write any more."""
+        if not self.take(Step.WRITE):
+            return False
+        self.streams[stream].add(data)
+        return True
+
+    def finish(self, result: Result, now: float) -> bool:
+        """Keeps the result; False when there is one already."""
+        if not self.take(Step.FINISH):
+            return False
+        self._ran_ms, self._running_since = self.run_ms(now), None
+        for pieces in self.streams.values():
+            pieces.end()
+        self._finished = self._message(result)
+        self._unsaved.append(Finished(self._finished))
+        return True
+
+    def _message(self, result: Result) -> sessions_pb2.JobFinished:
+        message = sessions_pb2.JobFinished(
+            lease=self.lease,
+            outcome=result.outcome,
+            failure_reason=result.failure_reason,
+            failure_message=result.failure_message[:MAX_MESSAGE_CHARACTERS],
+            last_output_seq=self.output.last,
+            usage=result.usage,
+            content_type=result.content_type,
+            output_truncated=self.output.dropped_bytes > 0,
+            image_digest=result.image_digest[:MAX_DIGEST_CHARACTERS],
+        )
+        message.run_time.FromMilliseconds(self._ran_ms)
+        return message
+
+    # --- saving it ---
+
+    def read_meter(self, now: float) -> None:
+        """The journal shall know how long it has run."""
+        if self._running_since is not None:
+            self._unsaved.append(Reading(self.run_ms(now)))
+
+    def take_unsaved(self, window: int) -> tuple[Record, ...]:
+        """The records to save now, one batch at a time; `window`: the most unacknowledged pieces."""
+        if self._saving or self._is_unsaveable:
+            return ()
+        chunks: list[Record] = []
+        for stream, pieces in self.streams.items():
+            pieces.seal(window)
+            chunks += [Chunk(stream, seq, data) for seq, data in pieces.take_unsaved()]
+        finish = [record for record in self._unsaved if isinstance(record, Finished)]
+        others = [record for record in self._unsaved if not isinstance(record, Finished)]
+        if not (chunks or finish or others):
+            return ()
+        # What the server has stored is not worth a write of its own.
+        stored = self._stored()
+        forgotten = [record for record in stored if record not in self._told_stored]
+        self._unsaved, self._told_stored = [], stored
+        self._saving = (*others, *chunks, *forgotten, *finish)
+        return self._saving
+
+    def saved(self) -> tuple[Record, ...]:
+        """The batch is safe, and may be told. Returns it."""
+        batch, self._saving = self._saving, ()
+        for record in batch:
+            match record:
+                case Accepted():
+                    self.is_accepted = True
+                case Started():
+                    self._start_is_saved = True
+                case Chunk(stream, seq, _):
+                    self.streams[stream].saved(seq)
+                case Finished():
+                    self._finish_is_saved = True
+        return batch
+
+    def not_saved(self, result: Result, now: float) -> tuple[Record, ...]:
+        """The batch cannot be saved. Unless that is no loss, the run is over, and told as far as it is safe.
+
+        Its result is then told unsaved: `result`, or its own when it had not succeeded.
+        """
+        batch, self._saving = self._saving, ()
+        if all(isinstance(record, Reading | Stored) for record in batch):
+            return batch
+        if not self.finish(result, now) and self._succeeded:
+            self._finished = self._message(result)
+        for pieces in self.streams.values():
+            pieces.drop_unsaved()
+        assert self._finished is not None, "it has ended"
+        self._finished.last_output_seq = self.output.last
+        self._unsaved = []
+        self._was_started = self._start_is_saved
+        self._is_unsaveable = self._finish_is_saved = True
+        return batch
+
+    @property
+    def _succeeded(self) -> bool:
+        return self._finished is not None and self._finished.outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED
+
+    def _stored(self) -> list[Stored]:
+        return [
+            Stored(stream, pieces.acknowledged, pieces.stored_bytes)
+            for stream, pieces in self.streams.items()
+            if pieces.acknowledged
+        ]
+
+    # --- telling it ---
+
+    @property
+    def has_result(self) -> bool:
+        """Its result may be told."""
+        return self._finish_is_saved
+
+    @property
+    def told(self) -> bool:
+        """The present stream has carried JobFinished."""
+        return self._finished_sent
+
+    @property
+    def in_flight(self) -> int:
+        """How many pieces are sent and not acknowledged."""
+        return sum(pieces.in_flight for pieces in self.streams.values())
+
+    @property
+    def waiting(self) -> bool:
+        """Something was sent that the server has not confirmed."""
+        unconfirmed_start = self._started_sent and not self._start_confirmed
+        return not self._flowing or self.in_flight > 0 or self._finished_sent or unconfirmed_start
+
+    @property
+    def _start_confirmed(self) -> bool:
+        # JobStarted has no acknowledgement of its own; stored output implies it.
+        return self.output.acknowledged > 0
+
+    def acknowledge(self, output_through: int, log_through: int, now: float) -> bool:
+        """Forgets what is stored; False when the server confirms what it cannot have."""
+        self.progress_at = now
+        stored_output = self.output.acknowledge(output_through)
+        return self.streams[Stream.LOG].acknowledge(log_through) and stored_output
+
+    def pause(self) -> None:
+        """Sends nothing until rewound: the stream is gone, or the server has not yet said KEEP."""
+        self.rewind()
+        self._flowing = False
+
+    def resume(self) -> None:
+        """Goes on sending from where it was paused."""
+        self._flowing = True
+
+    def rewind(self) -> None:
+        """Tells everything again that is not confirmed."""
+        for pieces in self.streams.values():
+            pieces.rewind()
+        self._flowing = True
+        self._started_sent = False
+        self._finished_sent = False
+
+    def next_message(self, credit: int, now: float) -> sessions_pb2.DaemonMessage | None:
+        """What is to be sent next, in the order of the transcript; chunks only while there is credit."""
+        message = self._next_message(credit) if self._flowing else None
+        if message is not None:
+            self.progress_at = now
+        return message
+
+    def _next_message(self, credit: int) -> sessions_pb2.DaemonMessage | None:
+        if self._was_started and not self._started_sent:
+            if not self._start_is_saved:
+                return None
+            self._started_sent = True
+            if not self._start_confirmed:
+                return sessions_pb2.DaemonMessage(job_started=sessions_pb2.JobStarted(lease=self.lease))
+        for stream, pieces in self.streams.items():
+            if pieces.has_unsent():
+                return self._chunk(stream, *pieces.take_unsent()) if credit > 0 else None
+        if self._finish_is_saved and not self._finished_sent:
+            self._finished_sent = True
+            return sessions_pb2.DaemonMessage(job_finished=self._finished)
+        return None
+
+    def _chunk(self, stream: Stream, seq: int, data: bytes) -> sessions_pb2.DaemonMessage:
+        if stream is Stream.OUTPUT:
+            chunk = sessions_pb2.OutputChunk(lease=self.lease, seq=seq, data=data)
+            return sessions_pb2.DaemonMessage(output_chunk=chunk)
+        log = sessions_pb2.LogChunk(lease=self.lease, seq=seq, data=data)
+        return sessions_pb2.DaemonMessage(log_chunk=log)

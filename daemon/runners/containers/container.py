@@ -1,0 +1,549 @@
+"""The container runner: each job in a container of its own, with what the provider grants and nothing else.
+
+Beside it runs the keeper (see `daemon.runners.containers.keeper`). Both survive the daemon:
+they are found again by their names, which follow from the lease. It must not know
+the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import re
+import shutil
+import tarfile
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dcp.v1 import jobs_pb2, sessions_pb2
+
+from daemon.protocol.runs import LeaseKey, lease_key
+from daemon.runners import Left, Log, Piece, Pieces, Runner, RunnerError, Written
+from daemon.runners import output_folder as files
+from daemon.runners.containers import images, keeper, spec
+from daemon.runners.containers.crowd import Crowd
+from daemon.runners.containers.docker import (
+    STDOUT,
+    Docker,
+    DockerRefusedError,
+    DockerUnavailableError,
+    EngineFacts,
+    Frame,
+    PullTooLargeError,
+    SpoolError,
+)
+from daemon.runners.containers.settings import MIB, ContainerSettings
+from daemon.runners.containers.state import pids_of, ran_to, seconds_since_start, was_started
+from daemon.runners.containers.tar import tar_of
+from daemon.runners.limit import TimeLimit
+
+logger = logging.getLogger(__name__)
+
+JOB_TYPES = (
+    jobs_pb2.JOB_TYPE_TRAINING,
+    jobs_pb2.JOB_TYPE_RENDERING,
+    jobs_pb2.JOB_TYPE_BENCHMARK,
+    jobs_pb2.JOB_TYPE_CUSTOM_CONTAINER,
+)
+# After its time limit a job that its daemon did not end has so long until the kernel ends it.
+KEEPER_GRACE_SECONDS = 120.0
+STOP_SECONDS = 10.0
+COLLECT_SECONDS = 300.0
+_KILLED = 128 + 9  # SIGKILL
+_KILLED_BY_SIZE = 128 + 25  # SIGXFSZ: a file was to grow beyond what files may have
+# A file takes whole pages.
+_INPUT_ROOM_BYTES = 64 * spec.PAGE_BYTES
+_TAR_ROOM_BYTES = 4 * MIB
+
+
+@dataclass
+class _Run:
+    """One lease's containers."""
+
+    names: spec.Names
+    facts: spec.Facts
+    lease: sessions_pb2.Lease
+    limit: TimeLimit
+    crowd: Crowd = field(default_factory=Crowd)
+    pids: tuple[int, ...] = ()
+    """The machine's numbers of their first processes, from which all others descend."""
+
+
+class ContainerRunner(Runner):
+    """Runs images of the renters' that the provider allows."""
+
+    name = "containers"
+
+    def __init__(
+        self,
+        docker: Docker,
+        engine: EngineFacts,
+        settings: ContainerSettings,
+        *,
+        owner: str,
+        folder: Path,
+        healthy_gpus: Callable[[], Sequence[str]] = tuple,
+        keeper_grace_seconds: float = KEEPER_GRACE_SECONDS,
+    ) -> None:
+        """`owner`: tells its containers from others'; `folder`: for files that jobs left."""
+        self._docker = docker
+        self._engine = engine
+        self._settings = settings
+        self._owner = owner
+        self._folder = folder
+        self._healthy_gpus = healthy_gpus
+        self._keeper_grace_seconds = keeper_grace_seconds
+        self._runs: dict[LeaseKey, _Run] = {}
+        self._self_test_names = spec.names(sessions_pb2.Lease(job_id="self-test"), owner)
+
+    def job_types(self) -> Sequence[jobs_pb2.JobType.ValueType]:
+        """Whatever is an image and a command."""
+        return JOB_TYPES
+
+    async def self_test(self) -> None:
+        """A container of ours starts, ends with 0 and is removed. Raises RunnerError."""
+        names = self._self_test_names
+        async with _told():
+            try:
+                await self._make_keeper(names, 0)
+                code = await self._docker.wait(names.keeper)
+            except DockerRefusedError as error:
+                raise _start_failed(error) from None
+            finally:
+                await self._remove_all(names)
+        if code != 0:
+            text = f"A container that does nothing ended with exit code {code}."
+            raise RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_START_FAILED, text)
+
+    async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
+        """Has the image, and makes the containers. Raises RunnerError."""
+        image = self._allowed(offer.container_spec)
+        spec.check_env(offer.container_spec.env)
+        spec.check_input(offer.container_spec.input_files)
+        async with _told():
+            found = await self._image(image)
+            facts = spec.Facts(
+                image=str(image),
+                image_id=str(found["Id"]),
+                digest=_digest(image, found),
+                gpus=self._take_gpus(offer.container_spec),
+                run_limit_ms=offer.run_limit.ToMilliseconds(),
+            )
+            run = self._run_of(offer.lease, spec.names(offer.lease, self._owner), facts)
+            self._runs[lease_key(offer.lease)] = run
+            try:
+                await self._make(run, offer, found)
+            except BaseException:
+                await self._remove(run)
+                raise
+        logger.info("container made job_id=%s image=%s digest=%s", offer.lease.job_id, image, facts.digest)
+
+    async def run(self, offer: sessions_pb2.JobOffer) -> Pieces:
+        """Starts the container and passes on what it writes, then what it left. Raises RunnerError."""
+        run = self._runs[lease_key(offer.lease)]
+        try:
+            async with _told():
+                async with run.limit.kept():
+                    async with self._started(run) as frames, run.crowd.watched(next(iter(run.pids), None)):
+                        yield Log(run.facts.note)
+                        async for frame in frames:
+                            for piece in _pieces(frame):
+                                yield piece
+                    code = await self._docker.wait(run.names.job)
+                async with aclosing(self._end(run, code)) as rest:
+                    async for piece in rest:
+                        yield piece
+        finally:
+            await self._finish(run)
+
+    async def adopt(self, offer: sessions_pb2.JobOffer, written: Written) -> Pieces | None:
+        """Goes on with the container of an earlier daemon; None: there is none, or it was cut short."""
+        names = spec.names(offer.lease, self._owner)
+        found = await self._docker.inspect(names.job)
+        if found is None or not was_started(found["State"]):
+            return None
+        try:
+            facts = spec.Facts.of(found["Config"]["Labels"])
+        except (KeyError, ValueError, TypeError):
+            return None
+        beside = await self._docker.inspect(names.keeper)
+        is_kept = beside is not None and beside["State"]["Running"]
+        if not is_kept and not ran_to(facts.run_limit_ms, found["State"]):
+            return None  # the machine was restarted under it
+        run = self._run_of(offer.lease, names, facts)
+        run.pids = pids_of(found, beside)
+        self._runs[lease_key(offer.lease)] = run
+        return self._go_on(run, found["State"], written)
+
+    def gpus(self, lease: sessions_pb2.Lease) -> Collection[str] | None:
+        """Those that its container was given."""
+        run = self._runs.get(lease_key(lease))
+        return run.facts.gpus if run is not None else None
+
+    def image_digest(self, lease: sessions_pb2.Lease) -> str:
+        """As its registry names it, or, for an image of this machine alone, its engine."""
+        run = self._runs.get(lease_key(lease))
+        return run.facts.digest if run is not None else ""
+
+    def pids(self) -> Collection[int]:
+        """The first processes of its containers."""
+        return [pid for run in list(self._runs.values()) for pid in run.pids]
+
+    async def kill(self, lease: sessions_pb2.Lease) -> None:
+        """Ends a job's container by a signal that cannot be ignored."""
+        run = self._runs.get(lease_key(lease))
+        if run is not None:
+            await self._docker.signal(run.names.job, "SIGKILL")
+
+    async def sweep(self) -> None:
+        """Removes the containers, volumes and files of this daemon that no run of its has."""
+        label = f"{spec.OWNER_LABEL}={self._owner}"
+        containers = await self._docker.containers_with(label)
+        volumes = await self._docker.volumes_with(label)
+        left = {str(found["Labels"].get(spec.LEASE_LABEL, "")) for found in containers}
+        left |= {name.removeprefix("dcp-").partition("-")[0] for name in volumes}
+        left |= await asyncio.to_thread(_folders, self._folder)
+        # What began while the engine was asked is known by now.
+        known = {run.names.lease for run in self._runs.values()} | {self._self_test_names.lease}
+        for lease in sorted(left - known):
+            logger.info("removing what an ended job left lease=%s", lease)
+            await self._remove_all(spec.Names(lease, self._owner))
+
+    async def close(self) -> None:
+        """Removes what still is there, and leaves the engine."""
+        for run in list(self._runs.values()):
+            await self._remove(run)
+        try:
+            await self.sweep()
+        except (DockerUnavailableError, DockerRefusedError) as error:
+            logger.warning("could not look for what jobs left error=%s", error)
+        await self._docker.close()
+
+    def _run_of(self, lease: sessions_pb2.Lease, names: spec.Names, facts: spec.Facts) -> _Run:
+        signal = partial(self._docker.signal, names.job)
+        return _Run(names, facts, lease, TimeLimit(facts.run_limit_ms / 1000, signal))
+
+    # --- before the start ---
+
+    def _allowed(self, wanted: jobs_pb2.ContainerSpec) -> images.Image:
+        try:
+            image = images.parse(wanted.image)
+        except images.ImageNameError:
+            raise spec.bad_params(
+                "container_spec.image is no name of an image, such as python:3.12"
+            ) from None
+        if not images.is_allowed(image, self._settings.images):
+            raise RunnerError(
+                jobs_pb2.FAILURE_REASON_IMAGE_NOT_ALLOWED,
+                f"This provider does not allow the image {image}: choose another image or provider.",
+            )
+        return image
+
+    async def _image(self, image: images.Image) -> dict[str, Any]:
+        """The image as the engine knows it, downloaded when it does not yet."""
+        name = image.exact
+        found = await self._docker.inspect_image(name)
+        if found is None:
+            try:
+                found = await self._pulled(name)
+            except PullTooLargeError:
+                most = self._settings.image_bytes // MIB
+                raise _pull_failed(f"The image {image} is larger than this provider's {most} MiB.") from None
+            except DockerRefusedError as error:
+                logger.warning("an image could not be pulled image=%s error=%s", image, error.message)
+                raise _pull_failed(f"The image {image} could not be pulled: {_of_registry(error)}.") from None
+        if found is None:
+            raise _pull_failed(f"The image {image} was pulled and is not there.")
+        return found
+
+    async def _pulled(self, name: str) -> dict[str, Any] | None:
+        """Downloads an image. Raises PullTooLargeError, DockerRefusedError."""
+        most = self._settings.image_bytes
+        await self._docker.pull(name, most)
+        found = await self._docker.inspect_image(name)
+        # Podman may not tell beforehand how much it downloads.
+        if found is not None and self._engine.is_podman and int(found.get("Size") or 0) > most:
+            await self._docker.remove_image(name)
+            raise PullTooLargeError(name)
+        return found
+
+    def _take_gpus(self, wanted: jobs_pb2.ContainerSpec) -> tuple[str, ...]:
+        taken = {gpu for run in self._runs.values() for gpu in run.facts.gpus}
+        free = [gpu for gpu in self._healthy_gpus() if gpu and gpu not in taken]
+        count = wanted.gpu_count if wanted.HasField("gpu_count") else len(free)
+        if count > len(free):
+            raise spec.bad_params(f"container_spec.gpu_count: this provider has {len(free)} GPUs free.")
+        if count and self._engine.is_podman:
+            raise _no_gpus()
+        return tuple(free[:count])
+
+    async def _make(self, run: _Run, offer: sessions_pb2.JobOffer, image: dict[str, Any]) -> None:
+        names, settings, docker = run.names, self._settings, self._docker
+        await self._remove_all(names)  # whatever a daemon that died left half made
+        sizes = ((names.output, settings.output_bytes), (names.tmp, settings.tmp_bytes))
+        for volume, size in sizes:
+            options = spec.volume_options(settings, size, is_program_allowed=volume == names.tmp)
+            await docker.create_volume(volume, names.labels, options)
+        given = offer.container_spec.input_files
+        if given:
+            tar = tar_of({name: text.encode() for name, text in given.items()})
+            options = spec.volume_options(settings, len(tar) + _INPUT_ROOM_BYTES, is_program_allowed=True)
+            await docker.create_volume(names.input, names.labels, options)
+        seconds = math.ceil(run.facts.run_limit_ms / 1000 + self._keeper_grace_seconds)
+        await self._make_keeper(names, seconds, has_input=bool(given))
+        if given:
+            await docker.put(names.keeper, spec.INPUT, tar)
+        volumes = list((image.get("Config") or {}).get("Volumes") or ())
+        driver = next((name for name in spec.LOG_DRIVERS if name in self._engine.log_drivers), "json-file")
+        config = spec.job_config(
+            names, run.facts, offer.container_spec, settings, volumes, driver, offer.job_type
+        )
+        try:
+            await docker.create(names.job, config)
+        except DockerRefusedError as error:
+            raise _start_failed(error) from None
+
+    async def _make_keeper(self, names: spec.Names, seconds: int, *, has_input: bool = False) -> None:
+        tar = keeper.archive(self._engine.architecture, seconds)
+        await self._docker.create_from_nothing(
+            names.keeper, spec.keeper_config(names, has_input=has_input), tar_of({}), tar
+        )
+        await self._docker.start(names.keeper)
+
+    @asynccontextmanager
+    async def _started(self, run: _Run) -> AsyncIterator[AsyncGenerator[Frame, None]]:
+        """Starts the container; what it writes from its first byte on."""
+        async with AsyncExitStack() as stack:
+            try:
+                # Podman makes the process when it is attached to.
+                frames = await stack.enter_async_context(self._docker.attached(run.names.job))
+                await self._docker.start(run.names.job)
+            except DockerRefusedError as error:
+                raise _start_failed(error) from None
+            # What a job's program leaves behind becomes the keeper's.
+            names = (run.names.job, run.names.keeper)
+            run.pids = pids_of(*[await self._docker.inspect(name) for name in names])
+            yield frames
+
+    # --- while it runs, and after ---
+
+    async def _go_on(self, run: _Run, state: dict[str, Any], written: Written) -> Pieces:
+        """What an earlier daemon's container wrote after what is known of it."""
+        to_skip = {"log": written.log_bytes, "output": written.output_bytes}
+
+        def rest(stream: str, data: bytes) -> bytes:
+            skipped = min(len(data), to_skip[stream])
+            to_skip[stream] -= skipped
+            return data[skipped:]
+
+        try:
+            async with _told():
+                if note := rest("log", run.facts.note):
+                    yield Log(note)
+                pid = state.get("Pid") if state.get("Running") else None
+                async with _kept_on(run.limit, state), run.crowd.watched(pid):
+                    async with aclosing(self._docker.logged(run.names.job)) as frames:
+                        async for frame in frames:
+                            if log := rest("log", frame.data):
+                                yield Log(log)
+                            if frame.stream == STDOUT and (output := rest("output", frame.data)):
+                                yield output
+                    code = await self._docker.wait(run.names.job)
+                async with aclosing(self._end(run, code)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+        finally:
+            await self._finish(run)
+
+    async def _end(self, run: _Run, code: int) -> AsyncGenerator[Piece, None]:
+        """The meter's end, what was left, and why it failed, if it did."""
+        yield Left()
+        found = await self._docker.inspect(run.names.job)
+        state = found["State"] if found is not None else {}
+        collected = await self._collect(run)
+        for note in collected.notes:
+            yield Log(f"[dcp] {note}\n".encode())
+        yield Left(tuple(collected.artifacts))
+        if code != 0 or run.limit.is_reached:
+            raise await self._failure(run, code, state, collected)
+        logger.info("container ended job_id=%s exit_code=0", run.lease.job_id)
+
+    async def _failure(
+        self, run: _Run, code: int, state: dict[str, Any], collected: files.Collected
+    ) -> RunnerError:
+        settings = self._settings
+        logger.info("container ended job_id=%s exit_code=%d", run.lease.job_id, code)
+        memory = f"more memory than the {settings.memory_bytes // MIB} MiB that it may have."
+        if state.get("OOMKilled"):
+            return RunnerError(jobs_pb2.FAILURE_REASON_OUT_OF_MEMORY, f"The job used {memory}")
+        if run.limit.is_reached or ran_to(run.facts.run_limit_ms, state):
+            return run.limit.error()
+        if self._engine.is_podman and code == _KILLED:
+            text = f"The job's program was killed, as the kernel does to one that uses {memory}"
+            return RunnerError(jobs_pb2.FAILURE_REASON_OUT_OF_MEMORY, text)
+        if code == _KILLED_BY_SIZE or _is_full(collected.used_bytes, settings.output_bytes):
+            return _disk_limit(f"The job filled /output: it may have {settings.output_bytes // MIB} MiB.")
+        if _is_full(await self._used_of_tmp(run), settings.tmp_bytes):
+            return _disk_limit(f"The job filled /tmp: it may have {settings.tmp_bytes // MIB} MiB.")
+        if run.crowd.was_full:
+            text = f"The job had all {settings.pids} processes and threads that it may have, and wanted more."
+            return RunnerError(jobs_pb2.FAILURE_REASON_PROCESS_LIMIT, text)
+        return RunnerError(
+            jobs_pb2.FAILURE_REASON_CONTAINER_EXIT, f"The job's program ended with exit code {code}."
+        )
+
+    async def _collect(self, run: _Run) -> files.Collected:
+        """The files in `/output`, as files of ours."""
+        folder, limit = self._folder / run.names.lease, self._settings.output_bytes
+        tar = folder / "output.tar"
+        try:
+            if not await self._archive(run, spec.OUTPUT, tar, limit):
+                raise _disk_limit(f"The job's files in /output are more than {limit // MIB} MiB.")
+            return await asyncio.to_thread(_from_tar, tar, folder / "files", limit)
+        except files.TooMuchError as error:
+            raise _disk_limit(f"Nothing was kept: {error}.") from None
+        except (SpoolError, OSError, tarfile.TarError) as error:
+            logger.warning("a job's files could not be kept job_id=%s error=%s", run.lease.job_id, error)
+            text = "The provider could not keep the job's files."
+            raise RunnerError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, text) from None
+        finally:
+            tar.unlink(missing_ok=True)
+
+    async def _used_of_tmp(self, run: _Run) -> int:
+        tar = self._folder / run.names.lease / "tmp.tar"
+        try:
+            if not await self._archive(run, spec.TMP, tar, self._settings.tmp_bytes):
+                return self._settings.tmp_bytes
+            return await asyncio.to_thread(_used, tar)
+        except (SpoolError, OSError, tarfile.TarError):
+            return 0
+        finally:
+            tar.unlink(missing_ok=True)
+
+    async def _archive(self, run: _Run, path: str, into: Path, limit: int) -> bool:
+        into.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Each file's head takes half a KiB, twice for long names.
+        room = limit + _TAR_ROOM_BYTES + limit // 4
+        async with asyncio.timeout(COLLECT_SECONDS):
+            return await self._docker.archive(run.names.keeper, path, into, room)
+
+    # --- the end ---
+
+    async def _finish(self, run: _Run) -> None:
+        """Ends the container, by its own good will as long as `kill` does not come, and removes all."""
+        try:
+            await self._docker.signal(run.names.job, "SIGTERM")
+            async with asyncio.timeout(STOP_SECONDS):
+                await self._docker.wait(run.names.job)
+        except (TimeoutError, DockerUnavailableError, DockerRefusedError):
+            logger.debug("a container did not end by itself job_id=%s", run.lease.job_id)
+        await self._remove(run)
+
+    async def _remove(self, run: _Run) -> None:
+        await self._remove_all(run.names)
+        self._runs.pop(lease_key(run.lease), None)
+
+    async def _remove_all(self, names: spec.Names) -> None:
+        """What cannot be removed now is found by the next sweep."""
+        docker = self._docker
+        for remove, name in (
+            (docker.remove, names.job),
+            (docker.remove, names.keeper),
+            (docker.remove_volume, names.input),
+            (docker.remove_volume, names.output),
+            (docker.remove_volume, names.tmp),
+        ):
+            try:
+                await remove(name)
+            except (DockerUnavailableError, DockerRefusedError) as error:
+                logger.warning("could not remove what a job left lease=%s error=%s", names.lease, error)
+        await asyncio.to_thread(shutil.rmtree, self._folder / names.lease, ignore_errors=True)
+
+
+def _pieces(frame: Frame) -> list[Piece]:
+    """Standard output is the job's output, and its log with standard error."""
+    return [Log(frame.data), frame.data] if frame.stream == STDOUT else [Log(frame.data)]
+
+
+@asynccontextmanager
+async def _told() -> AsyncIterator[None]:
+    """What the engine says, as a renter is told."""
+    try:
+        yield
+    except (DockerUnavailableError, DockerRefusedError) as error:
+        logger.warning("the container engine failed error=%s", error)
+        raise RunnerError(
+            jobs_pb2.FAILURE_REASON_CONTAINER_ENGINE_UNAVAILABLE,
+            "The provider's container engine does not answer as it should.",
+        ) from None
+
+
+def _pull_failed(message: str) -> RunnerError:
+    return RunnerError(jobs_pb2.FAILURE_REASON_IMAGE_PULL_FAILED, message)
+
+
+def _disk_limit(message: str) -> RunnerError:
+    return RunnerError(jobs_pb2.FAILURE_REASON_DISK_LIMIT, message)
+
+
+def _of_registry(error: DockerRefusedError) -> str:
+    """What a renter may know of it: the engine's own words tell of the provider's network."""
+    told = error.message.lower()
+    if any(word in told for word in ("not found", "unknown", "denied", "does not exist", "unauthorized")):
+        return "its registry has no such image, or does not give it to everybody"
+    return "its registry could not be reached"
+
+
+def _no_gpus() -> RunnerError:
+    """NVIDIA's container toolkit is missing, or the engine is Podman: not the renter's fault."""
+    text = "The provider's container engine cannot hand out its GPUs."
+    return RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_ENGINE_UNAVAILABLE, text)
+
+
+def _start_failed(error: DockerRefusedError) -> RunnerError:
+    """Of the engine's words only those about the command: others name the provider's folders."""
+    logger.warning("a container could not be started error=%s", error.message)
+    if "device driver" in error.message:
+        return _no_gpus()
+    about = re.search(r'exec: ("[^"]{0,200}": [a-zA-Z $]{0,100})', error.message)
+    why = about[1] if about is not None else "the engine refused its command or its image"
+    return RunnerError(
+        jobs_pb2.FAILURE_REASON_CONTAINER_START_FAILED, f"The container could not be started: {why}."
+    )
+
+
+def _digest(image: images.Image, found: dict[str, Any]) -> str:
+    """Which content it is: as the registry names it, or, for an image of this machine alone, the engine."""
+    digests = [str(digest).partition("@") for digest in found.get("RepoDigests") or ()]
+    of_repository = [digest for name, _, digest in digests if image.repository.endswith(name)]
+    return image.digest or next(iter(of_repository), str(found["Id"]))
+
+
+def _kept_on(limit: TimeLimit, state: dict[str, Any]) -> AbstractAsyncContextManager[None]:
+    """Keeps the limit of a container that an earlier daemon started, where it still runs."""
+    if not state.get("Running"):
+        return nullcontext()
+    return limit.kept(seconds_since_start(state))
+
+
+def _is_full(used: int, size: int) -> bool:
+    return used >= size - 16 * 4096
+
+
+def _folders(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+
+def _from_tar(tar: Path, folder: Path, limit: int) -> files.Collected:
+    with tar.open("rb") as file:
+        return files.from_tar(file, folder, limit)
+
+
+def _used(tar: Path) -> int:
+    with tar.open("rb") as file:
+        return files.used_in_tar(file)

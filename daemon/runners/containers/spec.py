@@ -1,0 +1,263 @@
+"""Owns what the engine is told to make for a job: its two containers and its two volumes.
+
+Pure. Whatever a container of ours may not have is withheld here, in one place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dcp.v1 import jobs_pb2, sessions_pb2
+
+from daemon.runners import RunnerError
+from daemon.runners.containers.settings import MIB, ContainerSettings
+
+INPUT, OUTPUT, TMP = "/input", "/output", "/tmp"  # noqa: S108 - the container's, not this machine's
+OWNER_LABEL = "dcp.owner"
+LEASE_LABEL = "dcp.lease"
+KEEPER_IMAGE = "localhost/dcp-keeper:1"
+KEEPER_USER = "65533:65533"
+KEEPER_BYTES = 16 * MIB
+MAX_IMAGE_VOLUMES = 16
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+OPEN_FILES = 16384
+USER_PROCESSES = 16384
+LOG_DRIVERS = ("local", "json-file")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OURS = ("NVIDIA_", "DCP_")
+_GPU_CAPABILITIES = ["gpu", "compute", "utility"]
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the parts of one lease's run are called. They follow from the lease, so they are found again."""
+
+    lease: str
+    owner: str
+
+    @property
+    def job(self) -> str:
+        """The container of the job."""
+        return f"dcp-{self.lease}-job"
+
+    @property
+    def keeper(self) -> str:
+        """The container that ends it and keeps its files."""
+        return f"dcp-{self.lease}-keeper"
+
+    @property
+    def input(self) -> str:
+        """The volume of `/input`."""
+        return f"dcp-{self.lease}-input"
+
+    @property
+    def output(self) -> str:
+        """The volume of `/output`."""
+        return f"dcp-{self.lease}-output"
+
+    @property
+    def tmp(self) -> str:
+        """The volume of `/tmp`."""
+        return f"dcp-{self.lease}-tmp"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What each of them is labelled with."""
+        return {OWNER_LABEL: self.owner, LEASE_LABEL: self.lease}
+
+
+def names(lease: sessions_pb2.Lease, owner: str) -> Names:
+    """The names for a lease; its secret goes in, and does not come out."""
+    digest = hashlib.sha256(lease.SerializeToString(deterministic=True)).hexdigest()
+    return Names(digest[:32], owner)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was found out about a job before its container is made; kept in its container's labels."""
+
+    image: str
+    image_id: str
+    digest: str
+    gpus: tuple[str, ...]
+    run_limit_ms: int
+
+    @property
+    def note(self) -> bytes:
+        """What the job's log begins with."""
+        return f"[dcp] image {self.image} {self.digest}\n".encode()
+
+    def label(self) -> dict[str, str]:
+        """The facts as a label."""
+        return {"dcp.facts": json.dumps(self.__dict__)}
+
+    @classmethod
+    def of(cls, labels: Mapping[str, str]) -> Facts:
+        """The facts of a container that was made before. Raises KeyError, ValueError, TypeError."""
+        told = json.loads(labels["dcp.facts"])
+        return cls(**{**told, "gpus": tuple(told["gpus"])})
+
+
+def check_env(env: Mapping[str, str]) -> None:
+    """Raises RunnerError for variables that a job may not set."""
+    for name, value in env.items():
+        if not _ENV_NAME.fullmatch(name) or "\0" in value:
+            raise bad_params(f"container_spec.env: {name[:100]!r} is no name of a variable")
+        if name.upper().startswith(_OURS):
+            raise bad_params(f"container_spec.env: {name[:100]} is the provider's to set; leave it out")
+
+
+def check_input(files: Mapping[str, str]) -> None:
+    """Raises RunnerError for names that could lead out of the folder."""
+    for name in files:
+        if not _FILE_NAME.fullmatch(name):
+            raise bad_params(f"container_spec.input_files: {name[:100]!r} is no plain name of a file")
+
+
+def bad_params(message: str) -> RunnerError:
+    """The job asks for what cannot be."""
+    return RunnerError(jobs_pb2.FAILURE_REASON_BAD_PARAMS, message)
+
+
+def volume_options(settings: ContainerSettings, size: int, *, is_program_allowed: bool) -> str:
+    """How a volume in memory is mounted: the job's own, of a size, and with so many files at most."""
+    options = [
+        f"nr_blocks={-(-size // PAGE_BYTES)}",
+        f"nr_inodes={max(1024, size // 16384)}",
+        "mode=0700",
+        f"uid={settings.user_id}",
+        f"gid={settings.group_id}",
+        "nosuid",
+        "nodev",
+    ]
+    return ",".join(options if is_program_allowed else [*options, "noexec"])
+
+
+def keeper_config(names: Names, *, has_input: bool = False) -> dict[str, Any]:
+    """The keeper's container; through it `/input` is filled."""
+    mounts = _mounts(names) + ([_mount(names.input, INPUT)] if has_input else [])
+    return keeper_container(names.labels | {"dcp.role": "keeper"}, mounts)
+
+
+def keeper_container(labels: Mapping[str, str], mounts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A container for the keeper's program, whatever it keeps."""
+    return {
+        "Image": KEEPER_IMAGE,
+        "Entrypoint": ["/keeper"],
+        "User": KEEPER_USER,
+        "Labels": dict(labels),
+        "HostConfig": {
+            **withheld(),
+            "NetworkMode": "none",
+            "Memory": KEEPER_BYTES,
+            "MemorySwap": KEEPER_BYTES,
+            "PidsLimit": 8,
+            "Ulimits": ulimits(),
+            "LogConfig": {"Type": "none"},
+            "Mounts": list(mounts),
+        },
+    }
+
+
+def job_config(
+    names: Names,
+    facts: Facts,
+    spec: jobs_pb2.ContainerSpec,
+    settings: ContainerSettings,
+    image_volumes: Sequence[str],
+    log_driver: str,
+    job_type: jobs_pb2.JobType.ValueType,
+) -> dict[str, Any]:
+    """The job's container. It lives in the keeper's process namespace: with the keeper it ends."""
+    # Its own image may name more GPUs than it was given, or an older engine all of them.
+    gpus = ",".join(facts.gpus) or "void"
+    env = {"HOME": TMP, **spec.env, "DCP_OUTPUT_DIR": OUTPUT, "NVIDIA_VISIBLE_DEVICES": gpus}
+    mounts = _mounts(names)
+    if spec.input_files:
+        env["DCP_INPUT_DIR"] = INPUT
+        mounts.append(_mount(names.input, INPUT, is_read_only=True))
+    config: dict[str, Any] = {
+        "Image": facts.image_id,
+        "User": settings.user,
+        "Env": [f"{name}={value}" for name, value in env.items()],
+        "Hostname": "dcp-job",
+        "Labels": names.labels | facts.label() | {"dcp.role": "job"},
+        "Healthcheck": {"Test": ["NONE"]},
+        "HostConfig": {
+            **withheld(),
+            "ReadonlyRootfs": True,
+            "NetworkMode": settings.network,
+            "PidMode": f"container:{names.keeper}",
+            "Memory": settings.memory_bytes,
+            "MemorySwap": settings.memory_bytes,
+            "ShmSize": settings.tmp_bytes,
+            "NanoCpus": round(settings.cpus * 1e9),
+            "PidsLimit": settings.pids,
+            "OomScoreAdj": 500,
+            "Ulimits": ulimits(fsize=max(settings.output_bytes, settings.tmp_bytes)),
+            "Mounts": mounts,
+            "Tmpfs": _tmpfs(image_volumes, settings),
+            "LogConfig": {"Type": log_driver, "Config": {"max-size": "8m", "max-file": "3"}},
+            "DeviceRequests": gpu_requests(facts.gpus, job_type),
+        },
+    }
+    return config | ({"Cmd": list(spec.command)} if spec.command else {})
+
+
+def withheld() -> dict[str, Any]:
+    """What no container of ours has. The engine's default seccomp profile stands: nothing unsets it."""
+    return {
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges"],
+        "Privileged": False,
+        "IpcMode": "private",
+        "RestartPolicy": {"Name": "no"},
+    }
+
+
+def _mounts(names: Names) -> list[dict[str, Any]]:
+    return [_mount(names.output, OUTPUT), _mount(names.tmp, TMP)]
+
+
+def _mount(volume: str, target: str, *, is_read_only: bool = False) -> dict[str, Any]:
+    # Without NoCopy the image's own files would be copied into the volume.
+    options = {"NoCopy": True}
+    return {
+        "Type": "volume",
+        "Source": volume,
+        "Target": target,
+        "ReadOnly": is_read_only,
+        "VolumeOptions": options,
+    }
+
+
+def _tmpfs(image_volumes: Sequence[str], settings: ContainerSettings) -> dict[str, str]:
+    """Each volume that the image declares, in memory: the engine would put it on the disk, unlimited."""
+    if len(image_volumes) > MAX_IMAGE_VOLUMES:
+        raise bad_params(f"container_spec.image declares more than {MAX_IMAGE_VOLUMES} volumes")
+    options = f"size={settings.tmp_bytes},mode=1777,nosuid,nodev"
+    return {path: options for path in image_volumes if path.rstrip("/") not in (INPUT, OUTPUT, TMP)}
+
+
+def ulimits(**more: int) -> list[dict[str, Any]]:
+    """What a container's processes may have; ``more``: beside what none of ours exceeds."""
+    # Of processes Podman would ask for more than many a machine gives.
+    limits = {"nofile": OPEN_FILES, "nproc": USER_PROCESSES, "core": 0, **more}
+    return [{"Name": name, "Soft": most, "Hard": most} for name, most in limits.items()]
+
+
+def gpu_requests(
+    gpus: Sequence[str], job_type: jobs_pb2.JobType.ValueType = jobs_pb2.JOB_TYPE_UNSPECIFIED
+) -> list[dict[str, Any]]:
+    """These GPUs, by UUID; none: the engine is asked for none."""
+    if not gpus:
+        return []
+    more = ["graphics", "video"] if job_type == jobs_pb2.JOB_TYPE_RENDERING else []
+    return [{"Driver": "", "DeviceIDs": list(gpus), "Capabilities": [_GPU_CAPABILITIES + more]}]

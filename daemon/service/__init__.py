@@ -1,0 +1,1 @@
+"""The daemon as an installed service: unit, releases, updates, reloads. It must not know jobs."""

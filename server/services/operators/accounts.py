@@ -1,0 +1,108 @@
+"""What operators decide about accounts: who is let in, and who is shut out."""
+
+from __future__ import annotations
+
+import logging
+
+from server.clock import Clock, ms
+from server.domain.errors import DomainError, Reason
+from server.domain.leases import LeaseOutcome, LeaseState
+from server.domain.providers import AccountDecision, AccountState, ProviderStatus, next_state
+from server.services.attempts import give_up
+from server.services.fleet import Fleet
+from server.services.operators.audit import Operator
+from server.services.providers import Providers, existing
+from server.services.renters import existing as existing_renter
+from server.services.sessions import Sessions
+from server.store import leases, providers, renters
+from server.store.database import Database
+
+log = logging.getLogger(__name__)
+
+
+class Accounts:
+    """Decisions about accounts; each is noted in the audit log."""
+
+    def __init__(
+        self, database: Database, fleet: Fleet, providers: Providers, sessions: Sessions, clock: Clock
+    ) -> None:
+        self._database = database
+        self._fleet = fleet
+        self._providers = providers
+        self._sessions = sessions
+        self._clock = clock
+
+    async def decide_provider(
+        self, operator: Operator, provider_id: int, decision: AccountDecision, reason: str = ""
+    ) -> ProviderStatus:
+        """Moves a provider to what the decision makes of it, and returns what it is doing then.
+
+        A suspended one loses the offers that it has not accepted. What it has accepted goes on; its
+        session ends after that. Raises PROVIDER_NOT_FOUND, WRONG_STATE.
+        """
+        now_ms = ms(self._clock)
+
+        def decide() -> AccountState:
+            before = existing(provider_id).state
+            after = next_state(before, decision)
+            if after is None or not providers.set_state(provider_id, before, after):
+                raise _wrong_state("provider", provider_id, existing(provider_id).state, decision)
+            if decision is AccountDecision.SUSPEND:
+                _take_back_offers(provider_id, now_ms)
+            _note(operator, f"provider.{decision}", provider_id, before, after, reason, now_ms)
+            return after
+
+        state = await self._database.run(decide)
+        self._fleet.set_state(provider_id, state)
+        if state is AccountState.SUSPENDED:
+            self._sessions.recheck(provider_id, state)
+        log.info("provider %s provider_id=%d", state, provider_id)
+        return await self._providers.status(provider_id)
+
+    async def decide_renter(
+        self, operator: Operator, renter_id: int, decision: AccountDecision, reason: str = ""
+    ) -> AccountState:
+        """Moves a renter to what the decision makes of it; its jobs go on whatever it is.
+
+        Raises RENTER_NOT_FOUND, WRONG_STATE.
+        """
+        now_ms = ms(self._clock)
+
+        def decide() -> AccountState:
+            before = existing_renter(renter_id).state
+            after = next_state(before, decision)
+            if after is None or not renters.set_state(renter_id, before, after):
+                raise _wrong_state("renter", renter_id, existing_renter(renter_id).state, decision)
+            _note(operator, f"renter.{decision}", renter_id, before, after, reason, now_ms)
+            return after
+
+        state = await self._database.run(decide)
+        log.info("renter %s renter_id=%d", state, renter_id)
+        return state
+
+
+def _take_back_offers(provider_id: int, now_ms: int) -> None:
+    for lease in leases.open_of(provider_id):
+        if lease.state is LeaseState.OFFERED:
+            give_up(lease, now_ms, "its provider was suspended", LeaseOutcome.EXPIRED)
+
+
+def _note(
+    operator: Operator,
+    action: str,
+    object_id: int,
+    before: AccountState,
+    after: AccountState,
+    reason: str,
+    now_ms: int,
+) -> None:
+    told = {"status": after.value} | ({"reason": reason} if reason else {})
+    operator.note(action, object_id, {"status": before.value}, told, now_ms)
+
+
+def _wrong_state(kind: str, object_id: int, state: AccountState, decision: AccountDecision) -> DomainError:
+    return DomainError(
+        Reason.WRONG_STATE,
+        f"{kind} {object_id} is {state.value}: {decision} cannot be done to it; nothing was changed",
+        status=state.value,
+    )

@@ -1,0 +1,53 @@
+"""What operators did: written down inside the transaction that does it, and read again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from server.services.pages import Page, read_page
+from server.store.database import Database
+from server.store.operators import audit
+from server.store.operators.audit import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """Who acts for the marketplace, and by which request."""
+
+    name: str
+    request_id: str
+
+    def note(
+        self,
+        action: str,
+        object_id: int | str,
+        before: Mapping[str, object],
+        after: Mapping[str, object],
+        now_ms: int,
+    ) -> None:
+        """Writes an action down. Inside the transaction of its effect."""
+        audit.write(
+            at_ms=now_ms,
+            actor=self.name,
+            action=action,
+            object_id=object_id,
+            before=before,
+            after=after,
+            request_id=self.request_id,
+        )
+
+
+class Audit:
+    """The log, for operators."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def entries(
+        self, kind: str | None, object_id: str | None, before_id: int | None, limit: int
+    ) -> Page[Entry]:
+        """One page, newest first; of one kind of object, or of one object."""
+        return await self._database.read(
+            lambda: read_page(audit.entries, kind, object_id, before_id, limit=limit)
+        )

@@ -1,0 +1,74 @@
+"""What an operator looks at: the dashboard and the proof of the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server.clock import Clock, ms
+from server.domain.jobs import OPEN, JobState
+from server.domain.leases import LIVE_SECONDS
+from server.domain.ledger import AccountKind, Proof, TransferKind
+from server.domain.statements import DAY_MS
+from server.store import jobs, ledger, providers, renters
+from server.store.database import Database
+from server.store.operators import operations
+
+GPU_LIMIT = 100
+SIGNUP_LIMIT = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Dashboard:
+    """Counts and sums of the whole marketplace. Money in halala."""
+
+    total_providers: int
+    online_now: int
+    total_renters: int
+    jobs_by_state: dict[JobState, int]
+    gpus: list[tuple[str, int, int]]
+    """GPU model, providers, live providers."""
+    signups: list[tuple[str, int, str, int]]
+    """Role, id, name, when (ms)."""
+    payout_halala: int
+    fee_halala: int
+    fee_today_halala: int
+    held_halala: int
+
+    @property
+    def active_jobs(self) -> int:
+        """Jobs that have not ended."""
+        return sum(self.jobs_by_state[state] for state in OPEN)
+
+
+class Admin:
+    """What an operator looks at."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def dashboard(self) -> Dashboard:
+        """The dashboard, as of one moment."""
+        now_ms = ms(self._clock)
+        since_ms = now_ms - int(LIVE_SECONDS * 1000)
+
+        def read() -> Dashboard:
+            total, online = providers.count(since_ms)
+            return Dashboard(
+                total,
+                online,
+                renters.count(),
+                jobs.count_by_state(),
+                operations.gpus(since_ms, GPU_LIMIT),
+                operations.signups(SIGNUP_LIMIT),
+                ledger.turnover(TransferKind.PAYOUT),
+                ledger.turnover(TransferKind.FEE),
+                ledger.turnover(TransferKind.FEE, since_ms=now_ms - now_ms % DAY_MS),
+                ledger.total(AccountKind.RENTER_HELD),
+            )
+
+        return await self._database.read(read)
+
+    async def prove_ledger(self) -> Proof:
+        """Replays the whole ledger within one snapshot."""
+        return await self._database.read(ledger.prove)

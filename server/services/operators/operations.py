@@ -1,0 +1,195 @@
+"""What operators search, put back into the queue, and price."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from server.clock import Clock, ms
+from server.domain.errors import DomainError, Reason
+from server.domain.hindrances import Hindrance
+from server.domain.jobs import FINAL, Job, JobState, JobType
+from server.domain.leases import LeaseOutcome, LeaseRef, LeaseState
+from server.domain.messages import CancelRun
+from server.domain.providers import ProviderStatus, is_live, status
+from server.services.dispatch import Dispatch
+from server.services.fleet import Fleet
+from server.services.operators.audit import Operator
+from server.services.pages import Page, read_page
+from server.services.providers import Providers
+from server.services.repeats import once
+from server.store import jobs, leases, providers, rates, renters
+from server.store.database import Database
+from server.store.operators import operations
+from server.store.providers import ProviderRow
+from server.store.renters import RenterRow
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ListedProvider:
+    """A provider, what it is doing, and when its last heartbeat came."""
+
+    row: ProviderRow
+    status: ProviderStatus
+    last_heartbeat_ms: int | None
+    hindrances: tuple[Hindrance, ...]
+    """What keeps jobs away from it."""
+
+    @property
+    def id(self) -> int:
+        """By which the next page begins."""
+        return self.row.id
+
+
+@dataclass(frozen=True, slots=True)
+class ListedRenter:
+    """A renter, and what it can spend, in halala."""
+
+    row: RenterRow
+    balance_halala: int
+
+    @property
+    def id(self) -> int:
+        """By which the next page begins."""
+        return self.row.id
+
+
+class Operations:
+    """The use cases of operation."""
+
+    def __init__(
+        self, database: Database, dispatch: Dispatch, fleet: Fleet, providers: Providers, clock: Clock
+    ) -> None:
+        self._database = database
+        self._dispatch = dispatch
+        self._fleet = fleet
+        self._providers = providers
+        self._clock = clock
+
+    async def providers(self, search: str, before_id: int | None, limit: int) -> Page[ListedProvider]:
+        """One page of the providers that a text finds, newest first."""
+
+        def query(search: str, before_id: int | None, limit: int) -> list[ListedProvider]:
+            rows = providers.by_ids(operations.provider_ids(search, before_id, limit))
+            return [self._listed(row) for row in reversed(rows)]
+
+        return await self._database.read(lambda: read_page(query, search, before_id, limit=limit))
+
+    async def renters(self, search: str, before_id: int | None, limit: int) -> Page[ListedRenter]:
+        """One page of the renters that a text finds, newest first."""
+
+        def query(search: str, before_id: int | None, limit: int) -> list[ListedRenter]:
+            ids = operations.renter_ids(search, before_id, limit)
+            wallets = operations.wallets(ids)
+            rows = renters.by_ids(ids)
+            return [ListedRenter(row, wallets.get(row.id, 0)) for row in reversed(rows)]
+
+        return await self._database.read(lambda: read_page(query, search, before_id, limit=limit))
+
+    async def jobs(
+        self,
+        *,
+        state: JobState | None,
+        search: str,
+        renter_id: int | None,
+        provider_id: int | None,
+        before_job_id: str | None,
+        limit: int,
+    ) -> tuple[list[Job], str | None]:
+        """One page of all jobs, newest first, and the job to ask for the next page with.
+
+        Raises JOB_NOT_FOUND for a job to begin after that there is not.
+        """
+
+        def read() -> list[Job]:
+            before = jobs.get(before_job_id) if before_job_id is not None else None
+            if before_job_id is not None and before is None:
+                raise DomainError(
+                    Reason.JOB_NOT_FOUND,
+                    "before_job_id: is no job; send what the last page told",
+                    field="before_job_id",
+                )
+            return operations.job_page(
+                state=state,
+                search=search,
+                renter_id=renter_id,
+                provider_id=provider_id,
+                before=before,
+                limit=limit + 1,
+            )
+
+        found = await self._database.read(read)
+        return found[:limit], found[limit - 1].job_id if len(found) > limit else None
+
+    async def requeue(self, operator: Operator, job_id: str, reason: str) -> Job:
+        """Takes a job back from its provider, without a charge; it waits again.
+
+        Raises JOB_NOT_FOUND, JOB_ALREADY_FINAL, and WRONG_STATE for a job that waits or is to be cancelled.
+        """
+        now_ms = ms(self._clock)
+        taken_from: list[tuple[int, LeaseRef]] = []
+
+        def take_back() -> Job:
+            before = jobs.lock(job_id)
+            if before is None:
+                raise DomainError(Reason.JOB_NOT_FOUND, f"job_id: no job {job_id!r}", field="job_id")
+            _refuse_to_requeue(before)
+            lease = leases.get(job_id, before.lease_epoch)
+            assert lease is not None
+            leases.end(lease, LeaseOutcome.REVOKED, now_ms, detail=reason or "an operator took it back")
+            was_attempt = lease.state is not LeaseState.OFFERED
+            jobs.requeue(before, now_ms + before.start_within_ms if was_attempt else before.start_by_ms)
+            after = jobs.get(job_id)
+            assert after is not None
+            told: dict[str, object] = {"status": before.state.value, "provider_id": lease.provider_id}
+            operator.note("job.requeue", job_id, told, _told(after, reason), now_ms)
+            taken_from[:] = [(lease.provider_id, LeaseRef(job_id, lease.lease_epoch, b""))]
+            return after
+
+        job = await self._database.run(once(take_back, now_ms))
+        for provider_id, ref in taken_from:
+            log.info("requeued job_id=%s provider_id=%d", job_id, provider_id)
+            self._dispatch.cancel(provider_id, CancelRun(ref))
+            await self._dispatch.lease_ended(provider_id)
+        return job
+
+    async def rates(self) -> dict[JobType, int]:
+        """The rate card, in halala per minute."""
+        return await self._database.read(rates.card)
+
+    async def change_rate(self, operator: Operator, kind: JobType, rate: int) -> dict[JobType, int]:
+        """Sets a rate for new jobs and returns the card, in halala per minute."""
+        now_ms = ms(self._clock)
+
+        def change() -> dict[JobType, int]:
+            before = rates.change(kind, rate)
+            if before != rate:
+                unit = "halala_per_minute"
+                operator.note("rate.change", kind.value, {unit: before}, {unit: rate}, now_ms)
+            return rates.card()
+
+        return await self._database.run(change)
+
+    def _listed(self, row: ProviderRow) -> ListedProvider:
+        last_ms = self._fleet.last_heartbeat_ms(row.id, row.last_heartbeat_ms)
+        now = status(row.state, is_live(last_ms, ms(self._clock)), row.draining)
+        return ListedProvider(row, now, last_ms, self._providers.hindrances(row))
+
+
+def _refuse_to_requeue(job: Job) -> None:
+    state = job.state.value
+    if job.state in FINAL:
+        raise DomainError(
+            Reason.JOB_ALREADY_FINAL,
+            f"job {job.job_id} is {state} already; nothing was changed",
+            status=state,
+        )
+    if job.state is JobState.QUEUED or job.cancel_requested:
+        why = "waits already" if job.state is JobState.QUEUED else "is about to be cancelled"
+        raise DomainError(Reason.WRONG_STATE, f"job {job.job_id} {why}; nothing was changed", status=state)
+
+
+def _told(after: Job, reason: str) -> dict[str, object]:
+    return {"status": after.state.value, **({"reason": reason} if reason else {})}

@@ -1,0 +1,95 @@
+"""How a renter deletes its account: at once and as a whole, or not at all.
+
+Money records stay; whatever a person wrote or got goes, the bytes of files soon after by
+server.services.cleaning. Whoever adds to an account locks it first
+(server.services.renters, ``present``), and so does this: nothing lands in what was deleted.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from server.clock import Clock, ms
+from server.domain import ledger as rules
+from server.domain.errors import DomainError, Reason
+from server.services.keys import Keys
+from server.services.renters import present
+from server.store import ledger, renters, webhooks
+from server.store.database import Database
+from server.store.privacy import erasure
+
+log = logging.getLogger(__name__)
+SWEEP_RENTERS = 10
+
+
+class Deletion:
+    """The end of an account."""
+
+    def __init__(self, database: Database, clock: Clock, known: Keys) -> None:
+        self._database = database
+        self._clock = clock
+        self._known = known
+
+    async def delete(self, renter_id: int, email_key: str, forfeit_halala: int) -> int:
+        """Deletes an account whose address is confirmed; returns what it gave up, in halala.
+
+        The texts of its newest jobs, beyond the first ``erasure.BATCH``, are erased by ``tick``. Raises
+        WRONG_EMAIL, JOBS_OPEN, BALANCE_LEFT, and RENTER_DELETED where it happened before.
+        """
+        now_ms = ms(self._clock)
+
+        def delete() -> list[bytes]:
+            present(renter_id)
+            if not erasure.has_email(renter_id, email_key):
+                raise DomainError(
+                    Reason.WRONG_EMAIL,
+                    "email: is not the address of this account; nothing was changed",
+                    field="email",
+                )
+            _refuse_open_jobs(renter_id)
+            _give_up_wallet(renter_id, forfeit_halala, now_ms)
+            webhooks.lock(renter_id)
+            digests = erasure.erase_account(renter_id)
+            erasure.erase_jobs(renter_id)
+            return digests
+
+        for sha256 in await self._database.run(delete):
+            self._known.forget(sha256)
+        log.info("deleted a renter renter_id=%d forfeited_halala=%d", renter_id, forfeit_halala)
+        return forfeit_halala
+
+    async def tick(self) -> None:
+        """Erases a batch of jobs of each account that was deleted and had more than one batch."""
+        for renter_id in await self._database.read(lambda: erasure.to_erase(SWEEP_RENTERS)):
+            await self._database.run(lambda renter_id=renter_id: _erase_more(renter_id))  # type: ignore[misc]
+
+
+def _erase_more(renter_id: int) -> None:
+    renters.get(renter_id, lock=True)  # of two servers one comes first, and the other goes on after it
+    erasure.erase_jobs(renter_id)
+
+
+def _refuse_open_jobs(renter_id: int) -> None:
+    """A job that has not ended has a hold that is open: one is as good as the other."""
+    if open_jobs := ledger.open_holds(renter_id):
+        raise DomainError(
+            Reason.JOBS_OPEN,
+            f"{open_jobs} jobs of this account have not ended; cancel them or wait for their end, "
+            "then delete it; nothing was changed",
+            open_jobs=open_jobs,
+        )
+
+
+def _give_up_wallet(renter_id: int, forfeit_halala: int, now_ms: int) -> None:
+    """Money is given up by its exact amount or not at all: who writes it has seen it."""
+    balance = ledger.balance(rules.renter(renter_id))
+    if balance != forfeit_halala:
+        raise DomainError(
+            Reason.BALANCE_LEFT,
+            f"forfeit_balance_halala: the wallet holds {balance} halala and {forfeit_halala} were given up; "
+            f"ask the operator to pay it out, or send {balance} here to give it up; nothing was changed",
+            field="forfeit_balance_halala",
+            balance_halala=balance,
+        )
+    if balance:
+        ledger.apply([rules.forfeit_transfer(renter_id, balance)], now_ms)

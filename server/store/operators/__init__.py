@@ -1,0 +1,1 @@
+"""Rows that only operators read: the audit log, and the lists over all accounts."""

@@ -1,0 +1,101 @@
+"""Queries that are built once: peewee writes the SQL, and from then on only values are bound.
+
+Building a query takes peewee ten times as long as SQLite takes to run it, so the queries that run for
+every job or heartbeat are prepared here. A prepared query is written as an ordinary peewee query in
+which ``arg("name")`` stands for each value:
+
+    _find = PreparedQuery(lambda: Renter.select(Renter.id).where(Renter.id == arg("id")))
+    _find.one(id=7)
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable
+from typing import Any
+
+import peewee as pw
+
+from server.store.models import Job
+
+
+class _Arg:
+    """The placeholder of a value, by name."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def arg(name: str) -> Any:
+    """The placeholder of a value. The value is bound unchanged: no field converts it."""
+    return pw.Value(_Arg(name), converter=False)
+
+
+class PreparedQuery:
+    """One query, prepared at its first use for the database that its models are bound to."""
+
+    __slots__ = ("_build", "_database", "_parameters", "_sql")
+
+    def __init__(self, build: Callable[[], Any]) -> None:
+        self._build = build
+        self._database: pw.Database | None = None
+
+    def run(self, **values: Any) -> int:
+        """Runs an INSERT, UPDATE or DELETE; returns how many rows it changed."""
+        return int(self._execute(values).rowcount)
+
+    def one(self, **values: Any) -> tuple[Any, ...] | None:
+        """The first row of a SELECT."""
+        row: tuple[Any, ...] | None = self._execute(values).fetchone()
+        return row
+
+    def all(self, **values: Any) -> list[tuple[Any, ...]]:
+        """Every row of a SELECT."""
+        rows: list[tuple[Any, ...]] = self._execute(values).fetchall()
+        return rows
+
+    def value(self, **values: Any) -> Any:
+        """The first column of the first row of a SELECT; None without a row."""
+        row = self.one(**values)
+        return row[0] if row else None
+
+    def _execute(self, values: dict[str, Any]) -> Any:
+        database = Job._meta.database  # every model is bound to the same one
+        if self._database is not database:
+            self._sql, self._parameters = self._build().sql()
+            self._database = database
+        parameters = [values[p.name] if isinstance(p, _Arg) else p for p in self._parameters]
+        return database.execute_sql(self._sql, parameters)
+
+
+class PreparedRows:
+    """Whole rows of one table, as named tuples with the names of its columns."""
+
+    def __init__(self, model: type[pw.Model], where: Callable[[Any], Any]) -> None:
+        names = [field.name for field in model._meta.sorted_fields]
+        self._row = namedtuple(model.__name__, names)  # type: ignore[misc]
+        self._query = PreparedQuery(lambda: where(model.select()))
+
+    def one(self, **values: Any) -> Any:
+        """The first row; None when there is none."""
+        row = self._query.one(**values)
+        return self._row(*row) if row is not None else None
+
+    def all(self, **values: Any) -> list[Any]:
+        """Every row."""
+        return [self._row(*row) for row in self._query.all(**values)]
+
+
+def locking(query: Any, how: str = "FOR UPDATE") -> Any:
+    """The query with a row lock, where the database has them; SQLite has one writer anyway."""
+    return query.for_update(how) if Job._meta.database.for_update else query
+
+
+def bound(model: type[pw.Model], *names: str, **fixed: Any) -> dict[Any, Any]:
+    """Columns with placeholders of their values, or with fixed values, for an INSERT or UPDATE."""
+    return {
+        **{getattr(model, name): arg(name) for name in names},
+        **{getattr(model, name): value for name, value in fixed.items()},
+    }

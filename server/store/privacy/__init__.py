@@ -1,0 +1,1 @@
+"""Rows for the export of a renter's data and for its erasure."""

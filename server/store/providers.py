@@ -1,0 +1,266 @@
+"""Providers and the models that they serve, as rows. Every function runs inside its caller's transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import peewee as pw
+
+from server.domain.errors import DomainError, Reason
+from server.domain.hindrances import SelfTest
+from server.domain.honesty import Verdict, VerdictReason
+from server.domain.jobs import JobType
+from server.domain.placement import Model
+from server.domain.providers import AccountState
+from server.store.models import Provider, ProviderModel, ProviderTerms, tuples
+from server.store.prepared import PreparedQuery, PreparedRows, arg, locking
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderRow:
+    """A provider as stored."""
+
+    id: int
+    name: str
+    email: str
+    gpu_model: str
+    gpu_vram_mib: int
+    os: str
+    phone: str
+    state: AccountState
+    session_epoch: int
+    connected: bool
+    draining: bool
+    models_reported: bool
+    job_types: frozenset[JobType]
+    last_heartbeat_ms: int | None
+    gpu_status: dict[str, Any]
+    created_ms: int
+    claimed_gpu: str
+    """The GPU model of its registration."""
+    verdict: Verdict
+    verdict_reasons: tuple[VerdictReason, ...]
+    verdict_ms: int | None
+    """When the verdict last changed."""
+    gpus_changed_ms: int | None
+    """When its set of GPUs became another."""
+    self_tests: tuple[SelfTest, ...]
+
+
+_get = PreparedRows(Provider, lambda rows: rows.where(Provider.id == arg("id")))
+_models_of_one = PreparedQuery(
+    lambda: (
+        ProviderModel.select(ProviderModel.name, ProviderModel.context_tokens, ProviderModel.warm)
+        .where(ProviderModel.provider_id == arg("id"))
+        .order_by(ProviderModel.name)
+    )
+)
+_lock = PreparedQuery(
+    lambda: locking(
+        Provider.select(Provider.session_epoch).where(
+            Provider.id == arg("provider_id"), Provider.state == "active", ~Provider.draining
+        ),
+        "FOR NO KEY UPDATE",
+    )
+)
+
+
+def create(
+    *,
+    name: str,
+    email: str,
+    email_key: str,
+    gpu_model: str,
+    os: str,
+    phone: str,
+    now_ms: int,
+    state: AccountState = AccountState.ACTIVE,
+) -> int:
+    """A new provider's id. Raises EMAIL_TAKEN."""
+    return insert_account(
+        Provider,
+        state=state.value,
+        name=name,
+        email=email,
+        email_key=email_key,
+        gpu_model=gpu_model,
+        claimed_gpu=gpu_model,
+        os=os,
+        phone=phone,
+        created_ms=now_ms,
+    )
+
+
+def insert_account(model: type[pw.Model], **values: Any) -> int:
+    try:
+        return int(model.insert(**values).execute())
+    except pw.IntegrityError:
+        raise DomainError(
+            Reason.EMAIL_TAKEN,
+            "email: an account with this address exists; use its key, or register another address",
+            field="email",
+        ) from None
+
+
+def get(provider_id: int) -> ProviderRow | None:
+    """One provider, by id."""
+    row = _get.one(id=provider_id)
+    return _row(row) if row is not None else None
+
+
+def by_ids(provider_ids: Sequence[int]) -> list[ProviderRow]:
+    """Providers, by id."""
+    query = Provider.select().where(Provider.id.in_(list(provider_ids)))
+    return [_row(row) for row in query.order_by(Provider.id)]
+
+
+def lately_seen(limit: int) -> list[int]:
+    """The providers whose last heartbeat is the newest."""
+    query = Provider.select(Provider.id).where(Provider.last_heartbeat_ms.is_null(False))
+    newest = query.order_by(Provider.last_heartbeat_ms.desc(), Provider.id).limit(limit)
+    return [int(provider_id) for (provider_id,) in tuples(newest)]
+
+
+def live(
+    *,
+    since_ms: int,
+    gpu_model: str | None,
+    min_vram_mib: int | None,
+    model: str | None,
+    offset: int,
+    limit: int,
+    verified: bool = False,
+) -> tuple[list[ProviderRow], int]:
+    """Active providers with a heartbeat after ``since_ms`` that pass the filters: a page, and the count."""
+    query = Provider.select().where(
+        Provider.last_heartbeat_ms > since_ms, Provider.state == AccountState.ACTIVE.value
+    )
+    if gpu_model:
+        query = query.where(Provider.gpu_model.contains(gpu_model))
+    if min_vram_mib:
+        # What its owner keeps is not for jobs; without terms it keeps nothing.
+        kept = ProviderTerms.select(ProviderTerms.vram_reserve_mib).where(
+            ProviderTerms.provider_id == Provider.id
+        )
+        query = query.where(Provider.gpu_vram_mib - pw.fn.COALESCE(kept, 0) >= min_vram_mib)
+    if model:
+        serving = ProviderModel.select(ProviderModel.provider_id).where(ProviderModel.name == model)
+        query = query.where(Provider.id.in_(serving))
+    if verified:
+        query = query.where(Provider.verdict == Verdict.VERIFIED.value)
+    page = query.order_by(Provider.id).offset(offset).limit(limit)
+    return [_row(row) for row in page], query.count()
+
+
+def lock(provider_id: int) -> int | None:
+    """The provider's session epoch; nobody else leases to it until the transaction ends."""
+    epoch = _lock.value(provider_id=provider_id)
+    return int(epoch) if epoch is not None else None
+
+
+def models_of(provider_ids: Sequence[int]) -> dict[int, list[Model]]:
+    """The models that each provider serves, by name."""
+    if len(provider_ids) == 1:
+        rows = _models_of_one.all(id=provider_ids[0])
+        return {provider_ids[0]: [Model(name, tokens, bool(warm)) for name, tokens, warm in rows]}
+    found: dict[int, list[Model]] = {provider_id: [] for provider_id in provider_ids}
+    query = (
+        ProviderModel.select()
+        .where(ProviderModel.provider_id.in_(list(provider_ids)))
+        .order_by(ProviderModel.name)
+    )
+    for row in query:
+        found[row.provider_id].append(Model(row.name, row.context_tokens, row.warm))
+    return found
+
+
+def set_state(provider_id: int, before: AccountState, after: AccountState) -> bool:
+    """Moves a provider on; False when it is not in the state that it was read in."""
+    query = Provider.update(state=after.value)
+    return bool(query.where(Provider.id == provider_id, Provider.state == before.value).execute())
+
+
+def inactive_connected() -> dict[int, AccountState]:
+    """The connected providers that are not active, with what they are."""
+    query = Provider.select(Provider.id, Provider.state).where(
+        Provider.connected, Provider.state != AccountState.ACTIVE.value
+    )
+    return {int(provider_id): AccountState(state) for provider_id, state in tuples(query)}
+
+
+def replace_models(provider_id: int, models: Iterable[Model]) -> None:
+    """From now on the provider serves these."""
+    ProviderModel.delete().where(ProviderModel.provider_id == provider_id).execute()
+    rows = {
+        m.name: {
+            "provider_id": provider_id,
+            "name": m.name,
+            "context_tokens": m.context_tokens,
+            "warm": m.warm,
+        }
+        for m in models
+    }
+    if rows:
+        ProviderModel.insert_many(list(rows.values())).execute()
+    Provider.update(models_reported=True).where(Provider.id == provider_id).execute()
+
+
+def set_job_types(provider_id: int, session_epoch: int, job_types: Iterable[JobType]) -> None:
+    """The daemon of this session runs these kinds of job from now on."""
+    Provider.update(job_types=" ".join(sorted(job_types))).where(
+        Provider.id == provider_id, Provider.session_epoch == session_epoch
+    ).execute()
+
+
+def set_self_tests(provider_id: int, session_epoch: int, tests: Iterable[SelfTest]) -> None:
+    """The newest self-tests of the daemon of this session."""
+    told = json.dumps([_self_test_data(test) for test in tests])
+    Provider.update(self_tests=told).where(
+        Provider.id == provider_id, Provider.session_epoch == session_epoch
+    ).execute()
+
+
+def _self_test_data(test: SelfTest) -> dict[str, Any]:
+    return {**asdict(test), "job_types": sorted(test.job_types)}
+
+
+def _self_test(data: dict[str, Any]) -> SelfTest:
+    kinds = frozenset(JobType(kind) for kind in data["job_types"])
+    told = data["name"], data["passed"], data["reason"], tuple(data["models"]), kinds
+    return SelfTest(*told, is_pending=data["is_pending"])
+
+
+def count(since_ms: int) -> tuple[int, int]:
+    """All providers, and those with a heartbeat after ``since_ms``."""
+    live = Provider.select().where(Provider.last_heartbeat_ms > since_ms).count()
+    return Provider.select().count(), live
+
+
+def _row(row: Any) -> ProviderRow:
+    return ProviderRow(
+        id=row.id,
+        name=row.name,
+        email=row.email,
+        gpu_model=row.gpu_model,
+        gpu_vram_mib=row.gpu_vram_mib,
+        os=row.os,
+        phone=row.phone,
+        state=AccountState(row.state),
+        session_epoch=row.session_epoch,
+        connected=bool(row.connected),
+        draining=bool(row.draining),
+        models_reported=bool(row.models_reported),
+        job_types=frozenset(JobType(name) for name in row.job_types.split()),
+        last_heartbeat_ms=row.last_heartbeat_ms,
+        gpu_status=json.loads(row.gpu_status),
+        created_ms=row.created_ms,
+        claimed_gpu=row.claimed_gpu,
+        verdict=Verdict(row.verdict),
+        verdict_reasons=tuple(VerdictReason(name) for name in row.verdict_reasons.split()),
+        verdict_ms=row.verdict_ms,
+        gpus_changed_ms=row.gpus_changed_ms,
+        self_tests=tuple(_self_test(data) for data in json.loads(row.self_tests)),
+    )

@@ -1,0 +1,93 @@
+"""The public history of a provider, as rows: its ended attempts, newest first, and the record they make.
+
+An attempt stands where its end and its public number put it. The number says nothing of the job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import peewee as pw
+
+from server.domain import reliability as rules
+from server.domain.jobs import FailureReason, JobType
+from server.domain.leases import LeaseOutcome
+from server.domain.reliability import RECORD_SIZE, TrackRecord
+from server.store import models as db
+from server.store.prepared import PreparedQuery, arg
+
+# The words of the partial index lease_record: as parameters they would hide it from PostgreSQL.
+_ENDED_ATTEMPT = "state = 'ended' AND attempt > 0"
+_newest = PreparedQuery(
+    lambda: (
+        db.Lease.select(db.Lease.outcome, db.Lease.failure_reason)
+        .where(db.Lease.provider_id == arg("provider_id"), pw.SQL(_ENDED_ATTEMPT))
+        .order_by(db.Lease.ended_ms.desc(), db.Lease.number.desc())
+        .limit(arg("limit"))
+    )
+)
+# The same for one of many providers.
+_ARM = (
+    "SELECT * FROM (SELECT provider_id, outcome, failure_reason FROM lease "  # noqa: S608  (ids are integers)
+    f"WHERE provider_id = {{provider_id}} AND {_ENDED_ATTEMPT} "
+    "ORDER BY ended_ms DESC, number DESC LIMIT {size}) AS newest_{provider_id}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PastAttempt:
+    """An attempt that has ended, as everybody may see it. Times in ms since 1970."""
+
+    number: int
+    job_type: JobType
+    outcome: LeaseOutcome
+    failure_reason: FailureReason | None
+    accepted_ms: int | None
+    started_ms: int | None
+    ended_ms: int
+    run_ms: int | None
+
+
+def track_record(provider_id: int, size: int = RECORD_SIZE) -> TrackRecord:
+    """The record that the newest ``size`` attempts of a provider make."""
+    rows = _newest.all(provider_id=provider_id, limit=size)
+    return rules.track_record((LeaseOutcome(outcome), _reason(reason)) for outcome, reason in rows)
+
+
+def track_records(provider_ids: Sequence[int]) -> dict[int, TrackRecord]:
+    """The record of each of these providers, at most a page of them, in one query."""
+    newest: dict[int, list[tuple[LeaseOutcome, FailureReason | None]]] = {one: [] for one in provider_ids}
+    if newest:
+        arms = (_ARM.format(provider_id=int(one), size=RECORD_SIZE) for one in newest)
+        for provider_id, outcome, reason in db.Lease._meta.database.execute_sql(" UNION ALL ".join(arms)):
+            newest[provider_id].append((LeaseOutcome(outcome), _reason(reason)))
+    return {provider_id: rules.track_record(attempts) for provider_id, attempts in newest.items()}
+
+
+def page(provider_id: int, before: tuple[int, int] | None, limit: int) -> list[PastAttempt]:
+    """The attempts of a provider, newest first: older than the one with this end and number."""
+    lease = db.Lease
+    kind = db.Job.select(db.Job.job_type).where(db.Job.job_id == lease.job_id)
+    query = lease.select(
+        lease.number,
+        kind.alias("job_type"),
+        lease.outcome,
+        lease.failure_reason,
+        lease.accepted_ms,
+        lease.started_ms,
+        lease.ended_ms,
+        lease.run_ms,
+    ).where(lease.provider_id == provider_id, pw.SQL(_ENDED_ATTEMPT))
+    if before is not None:
+        # Compared as a pair, which both databases look up in the index as one.
+        query = query.where(pw.Tuple(lease.ended_ms, lease.number) < pw.Tuple(*before))
+    newest = query.order_by(lease.ended_ms.desc(), lease.number.desc()).limit(limit)
+    return [
+        PastAttempt(number, JobType(kind), LeaseOutcome(outcome), _reason(reason), *times)
+        for number, kind, outcome, reason, *times in db.tuples(newest)
+    ]
+
+
+def _reason(name: str | None) -> FailureReason | None:
+    return FailureReason(name) if name else None

@@ -1,0 +1,78 @@
+"""Renters, as rows. Every function runs inside its caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from server.domain.providers import AccountState
+from server.store.models import Renter
+from server.store.prepared import PreparedRows, arg, locking
+from server.store.providers import insert_account
+
+
+@dataclass(frozen=True, slots=True)
+class RenterRow:
+    """A renter as stored."""
+
+    id: int
+    name: str
+    email: str
+    organization: str
+    phone: str
+    state: AccountState
+    created_ms: int
+
+
+_get = PreparedRows(Renter, lambda rows: rows.where(Renter.id == arg("id")))
+# NO KEY: what refers to the renter is stored in the same transaction, and must not wait for itself.
+_lock = PreparedRows(Renter, lambda rows: locking(rows.where(Renter.id == arg("id")), "FOR NO KEY UPDATE"))
+
+
+def create(*, name: str, email: str, email_key: str, organization: str, phone: str, now_ms: int) -> int:
+    """A new renter's id. Raises EMAIL_TAKEN."""
+    return insert_account(
+        Renter,
+        name=name,
+        email=email,
+        email_key=email_key,
+        organization=organization,
+        phone=phone,
+        created_ms=now_ms,
+    )
+
+
+def get(renter_id: int, *, lock: bool = False) -> RenterRow | None:
+    """One renter, by id; with ``lock`` nobody else submits for it until the transaction ends."""
+    row = (_lock if lock else _get).one(id=renter_id)
+    return _row(row) if row is not None else None
+
+
+def by_ids(renter_ids: Sequence[int]) -> list[RenterRow]:
+    """Renters, by id."""
+    query = Renter.select().where(Renter.id.in_(list(renter_ids)))
+    return [_row(row) for row in query.order_by(Renter.id)]
+
+
+def set_state(renter_id: int, before: AccountState, after: AccountState) -> bool:
+    """Moves a renter on; False when it is not in the state that it was read in."""
+    query = Renter.update(state=after.value)
+    return bool(query.where(Renter.id == renter_id, Renter.state == before.value).execute())
+
+
+def count() -> int:
+    """All renters."""
+    return int(Renter.select().count())
+
+
+def _row(row: Any) -> RenterRow:
+    return RenterRow(
+        row.id,
+        row.name,
+        row.email,
+        row.organization,
+        row.phone,
+        AccountState(row.state),
+        row.created_ms,
+    )

@@ -1,0 +1,305 @@
+"""dcp-daemon doctor, status and reload, as real processes; what they say, without."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import signal
+import socket
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dcp.v1 import providers_pb2
+from rich.console import Console
+
+from daemon.cli import doctor, status
+from daemon.cli.control import socket_path
+from daemon.cli.doctor import Level
+from daemon.config.config import from_env
+from daemon.service.notify import Manager
+from tests.daemon.cli.test_registration import Terminal
+from tests.daemon.fake_server import GOOD_KEY, fake_server
+from tests.daemon.test_main import Command, command, needs_model, run
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+
+
+# --- doctor ---
+
+
+@pytest.mark.parametrize(
+    ("skew_seconds", "level", "text"),
+    [
+        (0, Level.OK, "agrees"),
+        (-5, Level.OK, "agrees"),
+        (90, Level.WARN, "90 s ahead of the server's"),
+        (-90, Level.WARN, "90 s behind the server's"),
+    ],
+)
+def test_clock_is_compared_with_the_servers(skew_seconds: int, level: Level, text: str) -> None:
+    finding = doctor.clock(NOW, NOW + timedelta(seconds=skew_seconds))
+    assert finding.level is level
+    assert text in finding.text
+    assert (level is Level.OK) or "timedatectl" in finding.text
+
+
+def test_server_that_tells_no_time_is_no_clock() -> None:
+    assert doctor.clock(None, NOW).level is Level.WARN
+
+
+async def test_doctor_tells_programs_the_same(tmp_path: Path) -> None:
+    code, out, _ = await run(
+        "doctor", "--json", state=tmp_path, DCP_SERVER="127.0.0.1:1", DCP_MODELS="a/b=/no.gguf"
+    )
+    found = json.loads(out)
+    assert code == 1
+    assert {finding["level"] for finding in found} <= {"ok", "warn", "fail"}
+    texts = [finding["text"] for finding in found if finding["level"] == "fail"]
+    assert any(text.startswith("server 127.0.0.1:1: UNAVAILABLE") for text in texts)
+    assert any("free at" in finding["text"] for finding in found)
+
+
+async def test_doctor_finds_a_key_that_the_server_does_not_know(tmp_path: Path) -> None:
+    async with fake_server() as server:
+        code, out, _ = await run(
+            "doctor", state=tmp_path, DCP_SERVER=server.address, DCP_PROVIDER_KEY="dcp-provider-bad"
+        )
+    assert code == 1
+    assert "fail key: the server refused it" in out
+    assert "dcp-provider-bad" not in out
+
+
+async def test_doctor_refuses_a_broken_file_of_settings(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("servre = 1")
+    (tmp_path / "c.toml").chmod(0o644)
+    code, _, err = await run("--config", str(tmp_path / "c.toml"), "doctor", state=tmp_path)
+    assert code == 2
+    assert "servre is no setting; did you mean server?" in err
+
+
+# --- status ---
+
+
+def test_earnings_are_those_that_the_server_tells() -> None:
+    own = providers_pb2.Provider(id=42, name="Node")
+    own.earnings.MergeFrom(providers_pb2.Earnings(today_halala=282, total_halala=999, claimable_halala=300))
+    view = status.provider_view(providers_pb2.GetOwnProviderResponse(provider=own))
+    assert (view["today_halala"], view["total_halala"], view["claimable_halala"]) == (282, 999, 300)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(7.9, "7 s"), (185, "3 min 05 s"), (3725, "1 h 02 min")])
+def test_spans_are_for_people(seconds: float, text: str) -> None:
+    assert status.span(seconds) == text
+
+
+def test_nothing_that_renters_choose_moves_the_terminal() -> None:
+    daemon = {
+        "version": "1",
+        "pid": 1,
+        "session": {
+            "state": "open",
+            "server": "s:1",
+            "session_epoch": 1,
+            "connected_seconds": 1.0,
+            "draining": False,
+        },
+        "update": {"available": False, "newest": ""},
+        "takes_no_jobs": "",
+        "models": [],
+        "gpus": [],
+        "jobs": [
+            {
+                "job_id": "job-1",
+                "job_type": "llm_inference",
+                "model": "\x1b[2J[red]evil",
+                "attempt": 1,
+                "phase": "running",
+                "run_seconds": 1.0,
+                "limit_seconds": 2.0,
+            }
+        ],
+    }
+    view = {"daemon": daemon, "problem": "", "server": {"address": "s:1", "problem": "away"}}
+    out = io.StringIO()
+    Console(file=out, width=150).print(status.render(view))
+    assert "\x1b" not in out.getvalue()
+    assert "?[2J[red]evil" in out.getvalue()
+
+
+async def test_status_without_a_daemon_says_so_and_shows_the_servers_view(tmp_path: Path) -> None:
+    async with fake_server() as server:
+        environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY}
+        code, out, _ = await run("status", state=tmp_path, **environ)
+        assert code == 1
+        text = " ".join(out.split())
+        assert "the daemon is not running" in text
+        assert "sees Node (provider 42) as online" in text
+        assert "in all 150.41 SAR with 19 jobs; to withdraw 1.41 SAR" in text
+        code, out, _ = await run("status", "--json", state=tmp_path, **environ)
+    view = json.loads(out)
+    assert (code, view["daemon"], view["server"]["claimable_halala"]) == (1, None, 141)
+
+
+async def test_status_without_anything_is_no_traceback(tmp_path: Path) -> None:
+    code, out, err = await run("status", "--once", state=tmp_path, DCP_SERVER="127.0.0.1:1")
+    assert code == 1
+    assert "this machine is not registered" in " ".join(out.split())
+    assert "Traceback" not in err
+
+
+async def asked(state: Path, **environ: str) -> dict[str, Any]:
+    code, out, err = await run("status", "--json", state=state, **environ)
+    assert code == 0, err
+    view: dict[str, Any] = json.loads(out)["daemon"]
+    return view
+
+
+@needs_model
+async def test_status_shows_the_running_daemon(tmp_path: Path) -> None:
+    async with fake_server() as server:
+        environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY}
+        async with command("run", state=tmp_path, **environ) as running:
+            await (await server.connection()).welcome(newest_daemon="999.0")
+            await running.line()
+            view = await asked(tmp_path, **environ)
+            assert view["session"]["state"] == "open"
+            assert view["session"]["session_epoch"] == 1
+            assert view["pid"] == running.process.pid
+            code, out, _ = await run("status", "--once", state=tmp_path, **environ)
+            assert code == 0
+            assert f"with {server.address}, epoch 1" in " ".join(out.split())
+            assert "999.0: dcp-daemon update" in out
+            assert GOOD_KEY not in out
+            running.process.send_signal(signal.SIGTERM)
+            assert (await running.end())[0] == 0
+        assert not socket_path(tmp_path / "dcp").exists()
+
+
+async def test_status_in_a_terminal_goes_on_until_it_is_stopped(tmp_path: Path) -> None:
+    async with Terminal("status", state=tmp_path, DCP_SERVER="127.0.0.1:1", TERM="xterm") as terminal:
+        for _ in range(3):
+            await terminal.sees("the daemon is not running")
+        terminal.process.send_signal(signal.SIGINT)
+        assert await terminal.end() == 1
+
+
+# --- the service manager ---
+
+
+@needs_model
+async def test_service_manager_hears_of_every_step(tmp_path: Path) -> None:
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listening.bind(str(tmp_path / "n"))
+    said: list[str] = []
+
+    def listen() -> None:
+        while text := listening.recv(1000).decode():
+            said.append(text)
+
+    async def heard(text: str) -> None:
+        """Waits until it was said after what was heard before."""
+        async with asyncio.timeout(30):
+            while not any(text in line for line in said):
+                await asyncio.sleep(0.01)
+        del said[: next(number for number, line in enumerate(said) if text in line) + 1]
+
+    # A manager that did not read would have its socket full of WATCHDOG=1.
+    listener = threading.Thread(target=listen)
+    listener.start()
+
+    async with fake_server() as server:
+        environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY}
+        environ |= {"NOTIFY_SOCKET": str(tmp_path / "n"), "WATCHDOG_USEC": "300000"}
+        async with command("run", state=tmp_path, **environ) as running:
+            await heard(f"READY=1\nSTATUS=connecting to {server.address}")
+            await (await server.connection()).welcome()
+            await heard(f"STATUS=session with {server.address} as provider 42")
+            for _ in range(2):
+                await heard("WATCHDOG=1")
+            running.process.send_signal(signal.SIGTERM)
+            await heard("STOPPING=1")
+            assert (await running.end())[0] == 0
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ending:
+        ending.sendto(b"", str(tmp_path / "n"))
+    listener.join()
+    listening.close()
+
+
+async def test_manager_that_reads_nothing_stops_nothing(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
+        deaf.bind(str(tmp_path / "n"))
+        manager = Manager({"NOTIFY_SOCKET": str(tmp_path / "n")})
+        for _ in range(200):
+            with contextlib.suppress(BlockingIOError):
+                deaf.sendto(b"full", socket.MSG_DONTWAIT, str(tmp_path / "n"))
+        async with asyncio.timeout(10):
+            await asyncio.to_thread(manager.tell, "WATCHDOG=1")
+
+
+# --- reload ---
+
+
+async def says(running: Command, text: str) -> None:
+    """Waits for a line of its log."""
+    assert running.process.stderr is not None
+    async with asyncio.timeout(30):
+        while text not in (line := (await running.process.stderr.readline()).decode()):
+            assert line, f"it ended without {text!r}"
+
+
+@needs_model
+async def test_hangup_reads_the_settings_again_and_a_bad_file_changes_nothing(tmp_path: Path) -> None:
+    model = from_env({}).models[0].path
+    file = tmp_path / "c.toml"
+
+    def write(text: str) -> None:
+        file.write_text(text)
+        file.chmod(0o644)
+
+    async with fake_server() as server:
+        base = f'server = "{server.address}"\n'
+        write(f'{base}[models]\n"a/one" = "{model}"\n')
+        environ = {"DCP_CONFIG": str(file), "DCP_PROVIDER_KEY": GOOD_KEY}
+        async with command("run", state=tmp_path, **environ) as running:
+            connection = await server.connection()
+            offered = await connection.welcome()
+            while [served.name for served in offered.models] != ["a/one"]:  # once it has passed its test
+                offered = await connection.expect_anyway("capacity_update")
+            await running.line()
+
+            write("servre = 1")
+            running.process.send_signal(signal.SIGHUP)
+            await says(running, "the settings were not reloaded, the old ones stand")
+            write(f'{base}[models]\n"a/two" = "/nowhere.gguf"\n')
+            running.process.send_signal(signal.SIGHUP)
+            await says(running, "a/two: /nowhere.gguf is not a file")
+
+            write(f'{base}max_temp_c = 80\nstate_dir = "/elsewhere"\n[models]\n"a/two" = "{model}"\n')
+            running.process.send_signal(signal.SIGHUP)
+            await says(running, "settings reloaded models=1")
+            while [served.name for served in offered.models] != ["a/two"]:
+                offered = await connection.expect_anyway("capacity_update")
+            view = await asked(tmp_path, **environ)
+            assert [served["name"] for served in view["models"]] == ["a/two"]
+            running.process.send_signal(signal.SIGTERM)
+            assert (await running.end())[0] == 0
+
+
+@needs_model
+async def test_hangup_of_the_terminal_drains(tmp_path: Path) -> None:
+    async with fake_server() as server:
+        environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY}
+        async with Terminal("run", state=tmp_path, **environ) as terminal:
+            connection = await server.connection()
+            await connection.welcome()
+            await terminal.sees("ready session")
+            terminal.close()
+            terminal.process.send_signal(signal.SIGHUP)
+            await connection.expect_anyway("drain")
+            await connection.expect_anyway("goodbye")
+            await terminal.end()

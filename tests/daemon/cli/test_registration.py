@@ -1,0 +1,215 @@
+"""dcp-daemon register: by flags, and by questions in a real terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import sys
+import tomllib
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pytest
+
+from tests.daemon.fake_server import GOOD_KEY, FakeServer, fake_server
+from tests.daemon.test_main import run
+
+_ROOT = Path(__file__).parents[3]
+FLAGS = ("--name", "Node", "--email", "me@example.com", "--gpu-model", "RTX 4090")
+
+
+def settings(state: Path) -> dict[str, Any]:
+    """What the file of settings says."""
+    return tomllib.loads((state / ".config" / "dcp-daemon" / "config.toml").read_text())
+
+
+class Terminal:
+    """A command in a terminal of its own: what it shows, and a person who types."""
+
+    def __init__(self, *arguments: str, state: Path, **environ: str) -> None:
+        self._arguments = arguments
+        self._environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(state),
+            "DCP_STATE_DIR": str(state / "dcp"),
+            "TERM": "dumb",
+        } | environ
+        self.shown = ""
+
+    async def __aenter__(self) -> Terminal:
+        self._own, theirs = pty.openpty()
+        self.process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-W", "error", "-m", "daemon", *self._arguments),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            cwd=_ROOT,
+            env=self._environ,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+            await self.process.wait()
+        self.close()
+
+    def close(self) -> None:
+        """The terminal goes away."""
+        if self._own >= 0:
+            os.close(self._own)
+            self._own = -1
+
+    async def sees(self, text: str) -> None:
+        """Waits until this is shown, after what was seen before."""
+        async with asyncio.timeout(30):
+            while text not in self.shown:
+                try:
+                    more = await asyncio.to_thread(os.read, self._own, 4096)
+                except OSError:  # the other side of a terminal that is closed
+                    more = b""
+                assert more, f"it ended without {text!r}: {self.shown}"
+                self.shown += more.decode()
+        self.shown = self.shown.partition(text)[2]
+
+    async def types(self, text: str) -> None:
+        """Types a line."""
+        os.write(self._own, text.encode() + b"\n")
+
+    async def answers(self, question: str, text: str) -> None:
+        """Sees a question and answers it."""
+        await self.sees(question)
+        await self.types(text)
+
+    async def end(self) -> int:
+        """Its exit status."""
+        async with asyncio.timeout(30):
+            return await self.process.wait()
+
+
+async def test_flags_write_a_file_that_run_and_doctor_read(tmp_path: Path) -> None:
+    model = tmp_path / "m.gguf"
+    model.write_bytes(b"GGUF")
+    async with fake_server() as server:
+        more = ("--server", server.address, "--model", f"a/b={model}")
+        status, _, err = await run("register", *FLAGS, *more, state=tmp_path)
+        assert (status, err) == (0, "")
+        written = settings(tmp_path)
+        assert written["server"] == server.address
+        assert written["models"] == {"a/b": str(model)}
+        assert written["state_dir"] == str(tmp_path / "dcp")
+        _, out, _ = await run("doctor", state=tmp_path)
+    assert f"ok   server {server.address} answers" in out
+    assert "ok   model a/b" in out
+    assert "config.toml" in out
+
+
+async def test_without_a_terminal_every_missing_flag_is_named(tmp_path: Path) -> None:
+    status, out, err = await run("register", state=tmp_path)
+    assert (status, out) == (2, "")
+    assert "no terminal, so nobody can be asked: give --name, --email" in err
+    status, _, err = await run("register", "--name", "Node", state=tmp_path)
+    assert "give --email" in err
+
+
+async def test_other_settings_are_replaced_by_force_alone(tmp_path: Path) -> None:
+    folder = tmp_path / ".config" / "dcp-daemon"
+    folder.mkdir(parents=True)
+    mine = '# mine\nserver = "127.0.0.1:1"\nmax_temp_c = 80\n'
+    (folder / "config.toml").write_text(mine)
+    (folder / "config.toml").chmod(0o644)
+    async with fake_server() as server:
+        flags = ("register", *FLAGS, "--server", server.address)
+        status, _, err = await run(*flags, state=tmp_path)
+        assert status == 2
+        assert "exists and says something else: --force replaces it" in err
+        assert server.registrations == []
+        assert (folder / "config.toml").read_text() == mine
+        assert (await run(*flags, "--force", state=tmp_path))[0] == 0
+    assert settings(tmp_path)["server"] == server.address
+    assert settings(tmp_path)["max_temp_c"] == 80
+    assert (folder / "config.toml.old").read_text() == mine
+
+
+async def test_nothing_is_registered_where_the_settings_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    async with fake_server() as server:
+        place = ("--config", str(tmp_path / "file" / "config.toml"))
+        status, _, err = await run(*place, "register", *FLAGS, "--server", server.address, state=tmp_path)
+        assert server.registrations == []
+    assert status == 2
+    assert "Traceback" not in err
+
+
+async def asked(terminal: Terminal, server: FakeServer) -> None:
+    await terminal.answers("Server, as host:port [127.0.0.1:50051]: ", "nonsense")
+    await terminal.sees("DCP_SERVER must be host:port")
+    await terminal.answers("Server, as host:port", server.address)
+
+
+async def test_terminal_asks_for_what_is_missing_and_again_for_what_is_wrong(tmp_path: Path) -> None:
+    async with fake_server() as server, Terminal("register", state=tmp_path) as terminal:
+        await asked(terminal, server)
+        await terminal.answers("Name that renters see [My node]: ", "Riyadh RTX Node")
+        await terminal.answers("E-mail address: ", "me")
+        await terminal.sees("'me' is no e-mail address")
+        await terminal.answers("E-mail address: ", "taken@example.com")
+        await terminal.answers("Telephone", "12")
+        await terminal.sees("starts with + and the country")
+        await terminal.answers("Telephone", "")
+        await terminal.sees("this e-mail address is taken (EMAIL_TAKEN)")
+        await terminal.answers("Name that renters see [Riyadh RTX Node]: ", "")
+        await terminal.answers("E-mail address [taken@example.com]: ", "me@example.com")
+        await terminal.answers("Telephone", "+966500000000")
+        await terminal.sees("registered provider 42")
+        assert await terminal.end() == 0
+        (request,) = server.registrations
+    assert (request.name, request.email, request.phone) == (
+        "Riyadh RTX Node",
+        "me@example.com",
+        "+966500000000",
+    )
+    assert settings(tmp_path)["server"] == server.address
+    assert json.loads((tmp_path / "dcp" / "identity.json").read_text())["api_key"] == GOOD_KEY
+
+
+async def test_another_machine_is_asked_for_with_its_authorities(tmp_path: Path) -> None:
+    async with Terminal("register", state=tmp_path) as terminal:
+        await terminal.answers("Server, as host:port", "market.example.com:50051")
+        await terminal.answers("File of the certificate authorities", str(tmp_path / "nowhere.pem"))
+        await terminal.sees("which is not a file that can be read")
+
+
+@pytest.mark.parametrize(("answer", "is_replaced"), [("n", False), ("yes", True)])
+async def test_terminal_asks_before_settings_are_replaced(
+    tmp_path: Path, answer: str, is_replaced: bool
+) -> None:
+    folder = tmp_path / ".config" / "dcp-daemon"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text('log_level = "debug"\n')
+    (folder / "config.toml").chmod(0o644)
+    async with fake_server() as server:
+        arguments = ("register", *FLAGS, "--phone", "", "--server", server.address)
+        async with Terminal(*arguments, state=tmp_path) as terminal:
+            await terminal.answers("replace it? [y/N]: ", answer)
+            await terminal.sees("registered provider 42")
+            assert await terminal.end() == 0
+    assert ("server" in settings(tmp_path)) is is_replaced
+    assert settings(tmp_path)["log_level"] == "debug"
+
+
+async def test_input_that_ends_registers_nothing(tmp_path: Path) -> None:
+    async with fake_server() as server:
+        async with Terminal("register", "--server", server.address, state=tmp_path) as terminal:
+            await terminal.sees("Name that renters see")
+            await terminal.types("\x04")
+            await terminal.sees("the input ended before everything was answered; nothing was registered")
+            assert await terminal.end() == 2
+        assert server.registrations == []

@@ -1,0 +1,137 @@
+"""The daemon's configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import certifi
+import pytest
+
+from daemon.config.config import BUNDLED_MODEL, KNOWN, VARIABLES, ConfigError, from_env, is_loopback
+
+
+def test_defaults() -> None:
+    config = from_env({"HOME": "/home/p"})
+    assert config.server == "127.0.0.1:50051"
+    assert config.state_dir == Path("/home/p/.local/state/dcp-daemon")
+    assert config.provider_key is None
+    assert [model.name for model in config.models] == [BUNDLED_MODEL]
+    assert config.models[0].path.suffix == ".gguf"
+
+
+def test_empty_means_unset() -> None:
+    assert from_env(dict.fromkeys(KNOWN, "")) == from_env({})
+
+
+def test_what_the_other_programs_know_is_no_mistake() -> None:
+    from_env({"DCP_DATABASE_URL": "sqlite:///x", "DCP_HTTP_LISTEN": ":8080", "PATH": "/bin"})
+
+
+def test_containers_are_granted_what_is_set() -> None:
+    assert from_env({}).containers.images == ()
+    settings = {
+        "DCP_CONTAINER_IMAGES": "busybox, ghcr.io/acme/*,",
+        "DCP_CONTAINER_MEMORY_MB": "256",
+        "DCP_CONTAINER_CPUS": "0.5",
+        "DCP_CONTAINER_USER": "1000:1001",
+        "DCP_CONTAINER_NETWORK": "bridge",
+    }
+    containers = from_env(settings).containers
+    assert containers.images == ("busybox", "ghcr.io/acme/*")
+    assert (containers.memory_bytes, containers.cpus) == (256 * 1024 * 1024, 0.5)
+    assert (containers.user_id, containers.group_id, containers.network) == (1000, 1001, "bridge")
+
+
+def test_models_are_named_with_their_files() -> None:
+    models = from_env({"DCP_MODELS": "a/b=/m/b.gguf, c=d=e.gguf"}).models
+    assert [(model.name, model.path.name) for model in models] == [("a/b", "b.gguf"), ("c", "d=e.gguf")]
+
+
+def test_models_are_served_in_containers_as_is_set() -> None:
+    assert from_env({}).engine_models == ()
+    settings = {
+        "DCP_ENGINE_MODELS": "a/b=/m/b, c=/m/c.gguf",
+        "DCP_ENGINE_IMAGE": "vllm/vllm-openai:v1",
+        "DCP_ENGINE_ARGS": "--uds {socket} --override '{\"a b\": 1}'",
+        "DCP_ENGINE_MEMORY_MB": "256",
+        "DCP_ENGINE_SHM_MB": "32",
+        "DCP_ENGINE_MODEL_MB": "70000",
+    }
+    config = from_env(settings)
+    assert [(model.name, str(model.path)) for model in config.engine_models] == [
+        ("a/b", "/m/b"),
+        ("c", "/m/c.gguf"),
+    ]
+    engine = config.engine
+    assert engine.image == "vllm/vllm-openai:v1"
+    assert engine.arguments == ("--uds", "{socket}", "--override", '{"a b": 1}')
+    assert (engine.memory_bytes, engine.shm_bytes, engine.model_mib) == (256 << 20, 32 << 20, 70000)
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"DCP_ENGINE_MODELS": "a=/m"}, "set DCP_ENGINE_IMAGE"),
+        ({"DCP_ENGINE_MODELS": "a", "DCP_ENGINE_IMAGE": "x"}, "public/name=FILE-OR-FOLDER"),
+        ({"DCP_ENGINE_MODELS": "a=/m,a=/n", "DCP_ENGINE_IMAGE": "x"}, "twice"),
+        ({"DCP_ENGINE_IMAGE": "No Image"}, "DCP_ENGINE_IMAGE must be an image"),
+        ({"DCP_ENGINE_ARGS": "--port 8000"}, "must say {socket}"),
+        ({"DCP_ENGINE_ARGS": "{socket} 'open"}, "quotation"),
+        ({"DCP_ENGINE_MEMORY_MB": "1"}, "DCP_ENGINE_MEMORY_MB"),
+        ({"DCP_SERVRE": "x:1"}, "DCP_SERVRE is not a variable"),
+        ({"DCP_CONTAINER_USER": "0:0"}, "above 0"),
+        ({"DCP_CONTAINER_USER": "nobody"}, "above 0"),
+        ({"DCP_CONTAINER_USER": "1000"}, "above 0"),
+        ({"DCP_CONTAINER_NETWORK": "host"}, "DCP_CONTAINER_NETWORK"),
+        ({"DCP_CONTAINER_NETWORK": "container:x"}, "DCP_CONTAINER_NETWORK"),
+        ({"DCP_CONTAINER_CPUS": "0"}, "DCP_CONTAINER_CPUS"),
+        ({"DCP_CONTAINER_CPUS": "many"}, "DCP_CONTAINER_CPUS"),
+        ({"DCP_CONTAINER_CPUS": "100000"}, "DCP_CONTAINER_CPUS"),
+        ({"DCP_CONTAINER_MEMORY_MB": "1"}, "DCP_CONTAINER_MEMORY_MB"),
+        ({"DCP_CONTAINER_PIDS": "-1"}, "DCP_CONTAINER_PIDS"),
+        ({"DCP_CONTAINER_OUTPUT_MB": "1.5"}, "DCP_CONTAINER_OUTPUT_MB"),
+        ({"DCP_SERVER": "example.com"}, "host:port"),
+        ({"DCP_SERVER": "example.com:http"}, "host:port"),
+        ({"DCP_SERVER": "127.0.0.1:70000"}, "host:port"),
+        ({"DCP_SERVER": "example.com:443"}, "plain text.*DCP_TLS_CA"),
+        ({"DCP_SERVER": "127.0.0.1.example.com:443"}, "plain text"),
+        ({"DCP_SERVER": "example.com:443", "DCP_INSECURE": "false"}, "plain text"),
+        ({"DCP_INSECURE": "yes"}, "DCP_INSECURE must be true or false"),
+        ({"DCP_TLS_CA": "/nowhere.pem"}, "DCP_TLS_CA names /nowhere.pem"),
+        ({"DCP_TLS_CA": certifi.where(), "DCP_INSECURE": "true"}, "contradict"),
+        ({"DCP_MODELS": "nonsense"}, "public/name=path"),
+        ({"DCP_MODELS": "a=b,a=c"}, "twice"),
+        ({"DCP_LOG_LEVEL": "loud"}, "debug, info"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(environ: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        from_env(environ)
+
+
+@pytest.mark.parametrize("trust", [{"DCP_TLS_CA": certifi.where()}, {"DCP_INSECURE": "true"}])
+def test_another_machine_needs_a_word_about_trust(trust: dict[str, str]) -> None:
+    assert from_env({"DCP_SERVER": "example.com:443", **trust}).server == "example.com:443"
+
+
+@pytest.mark.parametrize(
+    ("server", "is_local"),
+    [
+        ("localhost:1", True),
+        ("127.8.9.10:1", True),
+        ("[::1]:1", True),
+        ("10.0.0.1:1", False),
+        ("localhost.evil.com:1", False),
+    ],
+)
+def test_loopback(server: str, is_local: bool) -> None:
+    assert is_loopback(server) is is_local
+
+
+def test_key_is_not_in_the_repr() -> None:
+    assert "secret" not in repr(from_env({"DCP_PROVIDER_KEY": "secret"}))
+
+
+def test_every_variable_is_documented() -> None:
+    assert {variable.name for variable in VARIABLES} <= KNOWN
+    assert all(variable.meaning.endswith(".") for variable in VARIABLES)

@@ -1,0 +1,67 @@
+"""The identity file."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from daemon.config.identity import Identity, IdentityError, identity_path, load, save
+
+IDENTITY = Identity(42, "dcp-provider-secret", "127.0.0.1:50051")
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_what_is_saved_is_loaded_and_private(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "state"
+    path = save(folder, IDENTITY)
+    assert load(folder) == IDENTITY
+    assert mode(path) == 0o600
+    assert mode(folder) == 0o700
+
+
+def test_saving_again_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
+    save(tmp_path, IDENTITY)
+    save(tmp_path, Identity(43, "other", "x:1"))
+    assert load(tmp_path).provider_id == 43
+    assert [path.name for path in tmp_path.iterdir()] == ["identity.json"]
+
+
+@pytest.mark.parametrize("open_mode", [0o640, 0o604, 0o660])
+def test_file_open_to_others_is_refused_with_the_remedy(tmp_path: Path, open_mode: int) -> None:
+    save(tmp_path, IDENTITY).chmod(open_mode)
+    with pytest.raises(IdentityError, match="chmod 600"):
+        load(tmp_path)
+
+
+def test_missing_file_tells_to_register(tmp_path: Path) -> None:
+    with pytest.raises(IdentityError, match="dcp-daemon register"):
+        load(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"provider_id": 1, "api_key": "", "server": "x"}', '{"provider_id": "x"}']
+)
+def test_damaged_file_is_refused(tmp_path: Path, text: str) -> None:
+    save(tmp_path, IDENTITY)
+    identity_path(tmp_path).write_text(text)
+    with pytest.raises(IdentityError, match="damaged"):
+        load(tmp_path)
+
+
+def test_key_is_not_in_the_repr() -> None:
+    assert "secret" not in repr(IDENTITY)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make folders of other users")
+def test_root_registers_for_whoever_owns_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "dcp"
+    folder.mkdir()
+    os.chown(folder, 65534, 65534)
+    status = save(folder, Identity(42, "dcp-provider-x", "127.0.0.1:1")).stat()
+    assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (65534, 0o600)

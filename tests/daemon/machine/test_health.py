@@ -1,0 +1,185 @@
+"""Which GPUs may be given work: every fault, what it costs, and the ways back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from dcp.v1 import gpus_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon.machine.health import GOOD_SAMPLES, Health
+
+HEALTHY, FAILED, UNKNOWN = (
+    gpus_pb2.GPU_STATE_HEALTHY,
+    gpus_pb2.GPU_STATE_FAILED,
+    gpus_pb2.GPU_STATE_UNKNOWN,
+)
+DRIVER_LOST = gpus_pb2.GpuStatus(driver_lost=True)
+
+
+def gpu(letter: str, **figures: Any) -> gpus_pb2.GpuDevice:
+    values: dict[str, Any] = {"xid_count": 0, "ecc_volatile_uncorrected": 3, "gpu_name": "A100", "temp_c": 40}
+    return gpus_pb2.GpuDevice(index=ord(letter) - ord("a"), uuid=letter, **(values | figures))
+
+
+def status(*gpus: gpus_pb2.GpuDevice) -> gpus_pb2.GpuStatus:
+    return gpus_pb2.GpuStatus(all_gpus=gpus, gpu_count=len(gpus))
+
+
+def states(judged: gpus_pb2.GpuStatus) -> dict[str, tuple[int, int]]:
+    return {device.uuid: (device.state, device.state_reason) for device in judged.all_gpus}
+
+
+def observed(*samples: gpus_pb2.GpuStatus) -> Health:
+    health = Health()
+    for sample in samples:
+        health.observe(sample)
+    return health
+
+
+BOTH = status(gpu("a"), gpu("b"))
+XID = status(gpu("a", xid_count=1, last_xid=79), gpu("b"))
+MEMORY_ERROR = status(gpu("a", ecc_volatile_uncorrected=4), gpu("b"))
+BROKEN_ROW = status(gpu("a", row_remap_failed=True), gpu("b"))
+FAULTS = [
+    pytest.param(status(gpu("b")), gpus_pb2.GPU_FAULT_LOST, id="lost"),
+    pytest.param(XID, gpus_pb2.GPU_FAULT_XID, id="xid"),
+    pytest.param(MEMORY_ERROR, gpus_pb2.GPU_FAULT_ECC, id="memory error"),
+    pytest.param(BROKEN_ROW, gpus_pb2.GPU_FAULT_ROW_REMAP, id="row"),
+]
+
+
+@pytest.mark.parametrize(("sample", "fault"), FAULTS)
+def test_gpu_that_fails_drains_alone(sample: gpus_pb2.GpuStatus, fault: int) -> None:
+    health = observed(BOTH)
+    assert states(health.observe(sample)) == {"a": (FAILED, fault), "b": (HEALTHY, 0)}
+    assert health.healthy_gpus() == ["b"]
+    assert (health.slots(4), health.slots(1)) == (2, 1)
+    assert health.must_end(["a"])
+    assert health.must_end(["a", "b"])
+    assert not health.must_end(["b"])
+    assert not health.must_end([])
+    assert not health.must_end(None)
+
+
+@pytest.mark.parametrize(("sample", "fault"), FAULTS)
+def test_machine_without_a_healthy_gpu_takes_none(sample: gpus_pb2.GpuStatus, fault: int) -> None:
+    alone = gpus_pb2.GpuStatus(all_gpus=[device for device in sample.all_gpus if device.uuid == "a"])
+    health = observed(status(gpu("a")), alone)
+    assert (health.healthy_gpus(), health.slots(3)) == ([], 0)
+    assert health.must_end(None)
+
+
+def test_lost_gpu_keeps_its_identity_and_none_of_its_figures() -> None:
+    (lost,) = [device for device in observed(BOTH).observe(status(gpu("b"))).all_gpus if device.uuid == "a"]
+    assert (lost.index, lost.gpu_name, lost.HasField("temp_c")) == (0, "A100", False)
+
+
+def test_errors_of_before_the_daemon_are_no_fault() -> None:
+    health = observed(
+        status(gpu("a", ecc_volatile_uncorrected=9, xid_count=0)),
+        status(gpu("a", ecc_volatile_uncorrected=9)),
+    )
+    assert health.healthy_gpus() == ["a"]
+
+
+def test_error_count_that_could_not_be_told_for_a_while_is_no_new_error() -> None:
+    untold = gpu("a")
+    untold.ClearField("ecc_volatile_uncorrected")
+    assert observed(status(gpu("a")), status(untold), status(gpu("a"))).healthy_gpus() == ["a"]
+
+
+def test_lost_gpu_comes_back_after_enough_good_samples_in_a_row() -> None:
+    health = observed(BOTH, status(gpu("b")), *[BOTH] * (GOOD_SAMPLES - 1), status(gpu("b")))
+    for _ in range(GOOD_SAMPLES - 1):
+        health.observe(BOTH)
+    assert health.healthy_gpus() == ["b"]
+    health.observe(BOTH)
+    assert health.healthy_gpus() == ["a", "b"]
+    assert health.slots(4) == 4
+
+
+@pytest.mark.parametrize(
+    ("sample", "after"),
+    [
+        (XID, gpu("a", xid_count=1)),
+        (MEMORY_ERROR, gpu("a", ecc_volatile_uncorrected=4)),
+    ],
+)
+@pytest.mark.parametrize("reset", ["none", "gpu", "driver"])
+def test_faulty_gpu_comes_back_only_after_a_reset(
+    sample: gpus_pb2.GpuStatus, after: gpus_pb2.GpuDevice, reset: str
+) -> None:
+    health = observed(BOTH, sample, *[status(after, gpu("b"))] * GOOD_SAMPLES)
+    assert health.healthy_gpus() == ["b"]
+    if reset != "none":
+        health.observe(DRIVER_LOST if reset == "driver" else status(gpu("b")))
+    for _ in range(GOOD_SAMPLES):
+        health.observe(status(after, gpu("b")))
+    assert health.healthy_gpus() == (["b"] if reset == "none" else ["a", "b"])
+
+
+def test_count_of_errors_that_begins_anew_proves_a_reset() -> None:
+    health = observed(BOTH, MEMORY_ERROR)
+    for _ in range(GOOD_SAMPLES):
+        health.observe(status(gpu("a", ecc_volatile_uncorrected=0), gpu("b")))
+    assert health.healthy_gpus() == ["a", "b"]
+
+
+def test_broken_row_stays_a_fault_as_long_as_it_is_told() -> None:
+    health = observed(BOTH, BROKEN_ROW, DRIVER_LOST, *[BROKEN_ROW] * 2 * GOOD_SAMPLES)
+    assert health.healthy_gpus() == ["b"]
+
+
+def test_driver_that_is_gone_means_no_new_work_and_ends_nothing() -> None:
+    health = observed(BOTH)
+    unknown = (UNKNOWN, gpus_pb2.GPU_FAULT_DRIVER_LOST)
+    assert states(health.observe(DRIVER_LOST)) == {"a": unknown, "b": unknown}
+    assert (health.healthy_gpus(), health.slots(4)) == ([], 0)
+    assert not health.must_end(None)
+    assert not health.must_end(["a"])
+    assert states(health.observe(BOTH)) == {"a": (HEALTHY, 0), "b": (HEALTHY, 0)}
+    assert health.slots(4) == 4
+
+
+def test_machine_that_never_had_a_gpu_keeps_its_slots() -> None:
+    health = observed(gpus_pb2.GpuStatus(gpu_count=0))
+    assert (health.healthy_gpus(), health.slots(4), health.must_end(None)) == ([], 4, False)
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.integers(0, 3), st.booleans()),
+            max_size=3,
+            unique_by=lambda one: one[0],
+        )
+        | st.none(),
+        max_size=30,
+    ),
+    st.integers(0, 8),
+)
+def test_whatever_is_sampled_the_states_and_the_slots_agree(
+    samples: list[list[tuple[str, int, int, bool]] | None], whole: int
+) -> None:
+    health = Health()
+    seen: set[str] = set()
+    for sample in samples:
+        taken = (
+            DRIVER_LOST
+            if sample is None
+            else status(
+                *(
+                    gpu(u, xid_count=x, ecc_volatile_uncorrected=e, row_remap_failed=r)
+                    for u, x, e, r in sample
+                )
+            )
+        )
+        told = states(health.observe(taken))
+        seen |= {device.uuid for device in taken.all_gpus}
+        assert told.keys() == seen
+        assert health.healthy_gpus() == sorted(u for u, (state, _) in told.items() if state == HEALTHY)
+        assert 0 <= health.slots(whole) <= whole
+        assert (health.slots(whole) == 0) == (whole == 0 or (bool(seen) and not health.healthy_gpus()))

@@ -1,0 +1,319 @@
+"""The daemon's half with its real journal, in any order of events: lost, doubled and late messages,
+new streams, a slow or full disk, and restarts of the daemon after a power cut.
+
+The server here keeps what it was told and checks each message as it arrives.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from dcp.v1 import jobs_pb2, sessions_pb2
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from daemon.journal.journal import Journal
+from daemon.journal.records import Stream
+from daemon.protocol import effects as fx
+from daemon.protocol.runs import succeeded
+from daemon.protocol.session import DaemonSession, Link
+from tests.daemon.fake_server import lease, offer, seconds
+from tests.support.memory_disk import MemoryDisk
+
+SLOTS = 2
+LOST_AFTER = 100.0
+NAMES = st.sampled_from(["job-1", "job-2"])
+
+
+class Known:
+    """What the server has been told about one lease."""
+
+    def __init__(self, held: sessions_pb2.Lease) -> None:
+        self.lease = held
+        self.chunks: dict[int, bytes] = {}
+        self.stored = 0
+        self.is_accepted = False
+        self.is_started = False
+        self.is_discarded = False
+        self.is_acknowledged = False
+        self.is_forgotten = False
+        """The daemon's disk durably has nothing of it."""
+        self.disk_failed = False
+        self.result: sessions_pb2.JobFinished | None = None
+
+
+class Daemon(RuleBasedStateMachine):
+    """One daemon, its disk, its engine and its server."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.rng = Random(1)
+        self.disk = MemoryDisk()
+        self.known: dict[str, Known] = {}
+        self.begun: list[str] = []
+        self.at_work: dict[str, bool] = {}
+        self.said: list[dict[str, Any]] = []
+        self.epochs = {"job-1": 0, "job-2": 0}
+        self.start_process()
+
+    def start_process(self) -> None:
+        self.journal = Journal(self.disk)
+        self.waiting: list[fx.Persist | fx.Forget] = []
+        self.at_work = {}
+        self.session = DaemonSession(
+            boot_id="boot",
+            daemon_version="1",
+            rng=Random(1),
+            slots=SLOTS,
+            models=[sessions_pb2.ServedModel(name="test/model")],
+            job_types=[jobs_pb2.JOB_TYPE_LLM_INFERENCE],
+        )
+        for history in self.journal.recover():
+            known = self.known[key(history.offer.lease)]
+            told = max(known.chunks, default=0)
+            assert history.streams[Stream.OUTPUT].last >= told, "a chunk was told that the disk had not"
+            assert history.started or not known.is_started, "a start was told that the disk had not"
+            if known.result is not None and not known.disk_failed:
+                assert history.finished == known.result, "a result was told that the disk had not"
+            self.do(self.session.recover(history, False, self.now))
+        found = {key(history.offer.lease) for history in Journal(self.disk).recover()}
+        for name, known in self.known.items():
+            owed = known.is_accepted and not (known.is_acknowledged or known.is_discarded)
+            assert not owed or name in found, "an offer was accepted that the disk had not"
+
+    # --- the surroundings ---
+
+    def do(self, effects: list[fx.Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case fx.Send(message):
+                    self.hear(message)
+                case fx.StartAttempt(work):
+                    assert key(work.lease) not in self.begun, "one lease was run twice"
+                    self.begun.append(key(work.lease))
+                    self.at_work[key(work.lease)] = False
+                    assert len(self.at_work) <= SLOTS
+                case fx.StopAttempt(held):
+                    self.at_work.pop(key(held), None)
+                case fx.Persist() | fx.Forget():
+                    self.waiting.append(effect)
+
+    def say(self, **kind: Any) -> None:
+        self.said.append(kind)
+        self.do(self.session.received(sessions_pb2.ServerMessage(**kind), self.now))
+
+    def hear(self, message: sessions_pb2.DaemonMessage) -> None:
+        kind = message.WhichOneof("kind") or ""
+        body = getattr(message, kind)
+        if kind in ("hello", "heartbeat"):
+            unacknowledged = body.unacknowledged_results if kind == "hello" else ()
+            for held in [*body.held_leases, *unacknowledged]:
+                assert not self.known[key(held)].is_discarded
+        if not hasattr(body, "lease"):
+            return
+        known = self.known[key(body.lease)]
+        assert not known.is_discarded, f"{kind} of a lease that was to be discarded"
+        getattr(self, f"hear_{kind}")(known, body)
+
+    def hear_offer_reply(self, known: Known, reply: sessions_pb2.OfferReply) -> None:
+        known.is_accepted = known.is_accepted or reply.accepted
+
+    def hear_job_started(self, known: Known, started: sessions_pb2.JobStarted) -> None:
+        assert known.is_accepted
+        known.is_started = True
+
+    def hear_output_chunk(self, known: Known, chunk: sessions_pb2.OutputChunk) -> None:
+        assert known.is_started
+        assert 1 <= chunk.seq <= max(known.chunks, default=0) + 1, "a gap"
+        assert known.chunks.setdefault(chunk.seq, chunk.data) == chunk.data, "a number was used twice"
+
+    def hear_job_finished(self, known: Known, finished: sessions_pb2.JobFinished) -> None:
+        # A lease may be given back whose acceptance was saved and not told; no other result comes of it.
+        assert known.is_accepted or finished.outcome == sessions_pb2.RUN_OUTCOME_RELEASED
+        assert finished.last_output_seq <= max([known.stored, *known.chunks])
+        assert finished.run_time.ToTimedelta().total_seconds() <= 60
+        if known.result is not None and not known.disk_failed:
+            assert finished == known.result, "a result changed"
+        known.result = finished
+
+    # --- the stream ---
+
+    @precondition(lambda self: self.session.link is Link.OFFLINE)
+    @rule()
+    def connect(self) -> None:
+        self.do(self.session.connected(self.now))
+
+    @precondition(lambda self: self.session.link is Link.GREETING)
+    @rule(credit=st.integers(1, 3))
+    def welcome(self, credit: int) -> None:
+        greeting = sessions_pb2.Welcome(
+            session_epoch=1,
+            heartbeat_interval=seconds(10),
+            lost_after=seconds(LOST_AFTER),
+            chunk_credit=credit,
+        )
+        self.do(self.session.received(sessions_pb2.ServerMessage(welcome=greeting), self.now))
+
+    @rule()
+    def cut(self) -> None:
+        self.do(self.session.lost(self.now))
+
+    @precondition(lambda self: self.said)
+    @rule(data=st.data())
+    def repeat(self, data: st.DataObject) -> None:
+        """Something that the server said comes again, or late."""
+        kind = data.draw(st.sampled_from(self.said))
+        self.do(self.session.received(sessions_pb2.ServerMessage(**kind), self.now))
+
+    # --- the server ---
+
+    @precondition(lambda self: self.session.link is Link.OPEN)
+    @rule(name=NAMES)
+    def offer_job(self, name: str) -> None:
+        self.epochs[name] += 1
+        held = lease(name, self.epochs[name])
+        for known in self.known.values():
+            # A newer lease is offered only when the older is over.
+            if known.lease.job_id == name and known.is_accepted:
+                known.is_discarded = True
+        self.known[key(held)] = Known(held)
+        self.say(job_offer=offer(name, self.epochs[name], limit=60))
+
+    @precondition(lambda self: self.session.link is Link.OPEN and self.known)
+    @rule(data=st.data(), action=st.integers(1, 3))
+    def direct(self, data: st.DataObject, action: Any) -> None:
+        known = self.pick(data)
+        known.stored = data.draw(st.integers(known.stored, max(known.chunks, default=0)))
+        if action == sessions_pb2.LEASE_ACTION_STOP_AND_DISCARD:
+            known.is_discarded = True
+        self.say(
+            lease_directive=sessions_pb2.LeaseDirective(
+                lease=known.lease, action=action, output_through_seq=known.stored
+            )
+        )
+
+    @precondition(lambda self: self.session.link is Link.OPEN and self.known)
+    @rule(data=st.data())
+    def acknowledge_output(self, data: st.DataObject) -> None:
+        known = self.pick(data)
+        known.stored = data.draw(st.integers(known.stored, max(known.chunks, default=0)))
+        self.say(output_ack=sessions_pb2.OutputAck(lease=known.lease, output_through_seq=known.stored))
+
+    @precondition(lambda self: self.session.link is Link.OPEN and self.known)
+    @rule(data=st.data())
+    def acknowledge_result(self, data: st.DataObject) -> None:
+        known = self.pick(data)
+        if known.result is not None:
+            known.is_acknowledged = True
+            self.say(
+                result_ack=sessions_pb2.ResultAck(
+                    lease=known.lease, disposition=sessions_pb2.RESULT_DISPOSITION_ACCEPTED
+                )
+            )
+
+    @precondition(lambda self: self.session.link is Link.OPEN and self.known)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self.say(cancel_run=sessions_pb2.CancelRun(lease=self.pick(data).lease))
+
+    def pick(self, data: st.DataObject) -> Known:
+        return self.known[data.draw(st.sampled_from(sorted(self.known)))]
+
+    # --- the machine ---
+
+    @rule(duration=st.sampled_from([0.1, 1.0, 11.0, 40.0, 71.0]))
+    def wait(self, duration: float) -> None:
+        self.now += duration
+        self.do(self.session.tick(self.now))
+
+    @precondition(lambda self: self.at_work)
+    @rule(data=st.data(), what=st.sampled_from(["write", "write", "finish"]))
+    def work(self, data: st.DataObject, what: str) -> None:
+        name = data.draw(st.sampled_from(sorted(self.at_work)))
+        held = self.known[name].lease
+        if not self.at_work[name]:
+            self.at_work[name] = True
+            self.do(self.session.attempt_started(held, self.now))
+        elif what == "write":
+            text = f"{len(self.said)}-{self.now};".encode()
+            self.do(self.session.attempt_output(held, text, self.now))
+        else:
+            del self.at_work[name]
+            self.do(self.session.attempt_finished(held, succeeded(jobs_pb2.Usage()), self.now))
+
+    @precondition(lambda self: self.waiting)
+    @rule()
+    def sync(self) -> None:
+        """The disk has done what it was asked."""
+        batch, self.waiting = self.waiting, []
+        errors = self.journal.write(batch)
+        for entry, error in zip(batch, errors, strict=True):
+            known = self.known[key(entry.lease)]
+            if isinstance(entry, fx.Forget):
+                known.is_forgotten = True
+            elif error is None:
+                self.do(self.session.persisted(entry.number, self.now))
+            else:
+                known.disk_failed = True
+                self.do(self.session.not_persisted(entry.number, "full", self.now))
+
+    @rule()
+    def fill_or_empty_the_disk(self) -> None:
+        self.disk.is_full = not self.disk.is_full
+
+    @rule(seed=st.integers(0, 100))
+    def crash(self, seed: int) -> None:
+        """The power goes, whatever was being written."""
+        if seed % 2 and self.waiting:
+            self.journal.write(self.waiting)
+            for entry in self.waiting:
+                known = self.known[key(entry.lease)]
+                known.is_forgotten = known.is_forgotten or isinstance(entry, fx.Forget)
+        self.disk.crash(Random(seed))
+        for known in self.known.values():
+            # What the crash kept from being forgotten is told again, and discarded again.
+            known.is_discarded = known.is_discarded and known.is_forgotten
+        self.said.clear()  # they were on a stream that is gone
+        self.start_process()
+
+    def teardown(self) -> None:
+        """In the end, on a good stream, everything that was accepted is answered for."""
+        self.disk.is_full = False
+        for _ in range(60):
+            self.now += 1.0
+            if self.session.link is Link.OFFLINE:
+                self.connect()
+            if self.session.link is Link.GREETING:
+                self.welcome(3)
+            for name in list(self.at_work):
+                self.do(self.session.attempt_finished(self.known[name].lease, DONE, self.now))
+            self.at_work.clear()
+            while self.waiting:
+                self.sync()
+            for known in list(self.known.values()):
+                known.stored = max([known.stored, *known.chunks])
+                if known.is_accepted and not known.is_discarded and not known.is_acknowledged:
+                    self.say(
+                        lease_directive=sessions_pb2.LeaseDirective(
+                            lease=known.lease,
+                            action=sessions_pb2.LEASE_ACTION_KEEP,
+                            output_through_seq=known.stored,
+                        )
+                    )
+        for known in self.known.values():
+            if known.is_accepted and not known.is_discarded:
+                assert known.result is not None, f"nothing came of {known.lease.job_id}"
+
+
+DONE = succeeded(jobs_pb2.Usage())
+
+
+def key(held: sessions_pb2.Lease) -> str:
+    return f"{held.job_id}/{held.lease_epoch}"
+
+
+TestDaemon = Daemon.TestCase
+TestDaemon.settings = settings(max_examples=300, stateful_step_count=50, deadline=None)

@@ -1,0 +1,183 @@
+"""The daemon's session against a small strict server, joined by a wire that fails.
+
+The wire drops, repeats and delays messages and is cut; the server keeps the
+rules of the proto. Whatever the wire does, each job starts once, its output
+arrives whole and in order, and its result arrives exactly as it was.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from dcp.v1 import jobs_pb2, sessions_pb2
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from daemon.protocol.effects import EndSession, Persist, ReconnectAfter, Send, StartAttempt
+from daemon.protocol.runs import Result, succeeded
+from daemon.protocol.session import DaemonSession, Link
+from tests.daemon.fake_server import offer, seconds
+
+WORDS = [bytes([65 + number]) * 3 for number in range(12)]
+RESULT: Result = succeeded(jobs_pb2.Usage(completion_tokens=12))
+
+
+class StrictServer:
+    """One job, offered until accepted; stores each chunk once and in order."""
+
+    def __init__(self) -> None:
+        self.stored: list[bytes] = []
+        self.result: sessions_pb2.JobFinished | None = None
+        self.accepted = False
+        self.started = False
+        self.epoch = 0
+
+    def answer(self, message: sessions_pb2.DaemonMessage) -> list[dict[str, Any]]:
+        kind = message.WhichOneof("kind") or ""
+        handler = getattr(self, f"on_{kind}", None)
+        answers: list[dict[str, Any]] = handler(getattr(message, kind)) if handler else []
+        return answers
+
+    def offers(self) -> list[dict[str, Any]]:
+        return [] if self.accepted else [{"job_offer": offer(limit=86400)}]
+
+    def on_hello(self, hello: sessions_pb2.Hello) -> list[dict[str, Any]]:
+        self.epoch += 1
+        welcome = sessions_pb2.Welcome(
+            session_epoch=self.epoch, heartbeat_interval=seconds(10), lost_after=seconds(9999), chunk_credit=3
+        )
+        directives = [
+            {
+                "lease_directive": sessions_pb2.LeaseDirective(
+                    lease=held, action=sessions_pb2.LEASE_ACTION_KEEP, output_through_seq=len(self.stored)
+                )
+            }
+            for held in hello.held_leases
+        ]
+        return [{"welcome": welcome}, *directives]
+
+    def on_heartbeat(self, beat: sessions_pb2.SessionHeartbeat) -> list[dict[str, Any]]:
+        return [{"heartbeat_ack": sessions_pb2.HeartbeatAck(sequence=beat.sequence)}, *self.offers()]
+
+    def on_offer_reply(self, reply: sessions_pb2.OfferReply) -> list[dict[str, Any]]:
+        assert reply.accepted
+        self.accepted = True
+        return []
+
+    def on_job_started(self, started: sessions_pb2.JobStarted) -> list[dict[str, Any]]:
+        self.started = True
+        return []
+
+    def on_output_chunk(self, chunk: sessions_pb2.OutputChunk) -> list[dict[str, Any]]:
+        # On a wire that drops, a gap is the wire's fault: it is not stored, and
+        # neither is the output of a run that has not started yet.
+        if self.started and chunk.seq == len(self.stored) + 1:
+            self.stored.append(chunk.data)
+        ack = sessions_pb2.OutputAck(lease=chunk.lease, output_through_seq=len(self.stored))
+        return [{"output_ack": ack}]
+
+    def on_job_finished(self, finished: sessions_pb2.JobFinished) -> list[dict[str, Any]]:
+        if not self.started or finished.last_output_seq > len(self.stored):
+            return []
+        if self.result is not None:
+            assert self.result == finished
+        self.result = finished
+        ack = sessions_pb2.ResultAck(
+            lease=finished.lease, disposition=sessions_pb2.RESULT_DISPOSITION_ACCEPTED
+        )
+        return [{"result_ack": ack}]
+
+
+class Wire:
+    """Joins the two halves; `faults` says what happens to each message in turn."""
+
+    def __init__(self, faults: list[str], seed: int) -> None:
+        self.faults = list(faults)
+        self.server = StrictServer()
+        self.session = DaemonSession(
+            boot_id="boot",
+            daemon_version="1",
+            rng=Random(seed),
+            slots=1,
+            models=[sessions_pb2.ServedModel(name="test/model")],
+            job_types=[jobs_pb2.JOB_TYPE_LLM_INFERENCE],
+        )
+        self.now = 0.0
+        self.connect_at = 0.0
+        self.starts: list[sessions_pb2.Lease] = []
+        self.up: list[sessions_pb2.DaemonMessage] = []
+        self.down: list[sessions_pb2.ServerMessage] = []
+        self.written = 0
+
+    def do(self, effects: Any) -> None:
+        for effect in effects:
+            match effect:
+                case Send(message):
+                    self.up += [message] * self.copies()
+                case StartAttempt(work):
+                    self.starts.append(work.lease)
+                case Persist(number):
+                    self.do(self.session.persisted(number, self.now))
+                case ReconnectAfter(delay):
+                    self.connect_at = self.now + delay
+                    self.up, self.down = [], []
+                case EndSession():
+                    raise AssertionError("nobody ended the session")
+
+    def copies(self) -> int:
+        fault = self.faults.pop() if self.faults else "deliver"
+        if fault == "cut":
+            self.up, self.down = [], []
+            self.do(self.session.lost(self.now))
+            return 0
+        return {"deliver": 1, "drop": 0, "repeat": 2}[fault]
+
+    def step(self) -> None:
+        self.now += 1.0
+        if self.session.link is Link.OFFLINE and self.now >= self.connect_at:
+            self.do(self.session.connected(self.now))
+        self.exchange()
+        self.work()
+        self.do(self.session.tick(self.now))
+
+    def exchange(self) -> None:
+        up, self.up = self.up, []
+        for message in up:
+            for answer in self.server.answer(message):
+                self.down += [sessions_pb2.ServerMessage(**answer)] * self.copies()
+        down, self.down = self.down, []
+        for heard in down:
+            self.do(self.session.received(heard, self.now))
+
+    def work(self) -> None:
+        """The engine: one word a second, then the result."""
+        if not self.starts:
+            return
+        held = self.starts[0]
+        if self.written == 0:
+            self.do(self.session.attempt_started(held, self.now))
+        if self.written < len(WORDS):
+            self.do(self.session.attempt_output(held, WORDS[self.written], self.now))
+        elif self.written == len(WORDS):
+            self.do(self.session.attempt_finished(held, RESULT, self.now))
+        self.written += 1
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    faults=st.lists(st.sampled_from(["deliver", "deliver", "drop", "repeat", "cut"]), max_size=80),
+    seed=st.integers(0, 1000),
+)
+def test_any_faults_of_the_wire_leave_one_whole_run(faults: list[str], seed: int) -> None:
+    wire = Wire(faults, seed)
+    for _ in range(5000):
+        wire.step()
+        if wire.server.result is not None and not wire.faults:
+            break
+    assert wire.server.result is not None, "the result never arrived"
+    assert len(wire.starts) == 1
+    assert wire.server.started
+    assert b"".join(wire.server.stored) == b"".join(WORDS)
+    assert wire.server.result.outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED
+    assert wire.server.result.run_time == seconds(len(WORDS))

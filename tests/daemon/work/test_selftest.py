@@ -1,0 +1,200 @@
+"""When engines are tested, and what becomes of their verdicts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from random import Random
+
+import pytest
+from dcp.v1 import jobs_pb2, sessions_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon.engines import Engine, EngineError
+from daemon.work.selftest import PERIOD_SECONDS, SelfTests, Trial
+from tests.support.fake_engine import ScriptedEngine
+from tests.support.manual_clock import ManualClock
+
+FAILED = EngineError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, "It answered nothing.")
+SUCCEEDED = (sessions_pb2.RUN_OUTCOME_SUCCEEDED, jobs_pb2.FAILURE_REASON_UNSPECIFIED)
+
+
+class Bench:
+    """Self-tests of scripted engines, and how often they told of news."""
+
+    def __init__(self, *engines: Engine) -> None:
+        self.clock = ManualClock()
+        self.busy: set[Engine] = set()
+        self.news = 0
+        self.tests = SelfTests(
+            engines, self.clock, Random(1), is_busy=lambda engine: engine in self.busy, changed=self._changed
+        )
+
+    def _changed(self) -> None:
+        self.news += 1
+
+    async def settled(self) -> list[bool]:
+        """Who passed, after the tests that are due."""
+        await self.tests.settle(5)
+        await asyncio.sleep(0)
+        return [test.passed for test in self.tests.report().tests]
+
+
+def test_failed_trial_is_repeated_after_a_minute_then_ever_later_up_to_an_hour() -> None:
+    trial, rng, now = Trial(), Random(1), 0.0
+    delays = []
+    for _ in range(9):
+        trial.fail("broken", now, rng)
+        began = now
+        while not trial.is_due(now):
+            now += 1
+        delays.append(now - began)
+    for delay, most in zip(delays, [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600], strict=True):
+        assert most * 0.89 <= delay <= most + 1
+    trial.succeed(now, rng)
+    trial.fail("broken", now, rng)
+    assert trial.is_due(now + 61)
+
+
+@given(st.lists(st.sampled_from(["succeed", "fail", "doubt"]), max_size=40), st.integers(0, 2**32))
+def test_trial_is_always_due_again_within_the_hour_and_its_jitter(events: list[str], seed: int) -> None:
+    trial, rng = Trial(), Random(seed)
+    for now, event in enumerate(events):
+        if event == "doubt":
+            trial.doubt()
+        elif event == "succeed":
+            trial.succeed(now, rng)
+        else:
+            trial.fail("x" * 1000, now, rng)
+        assert trial.is_due(now + PERIOD_SECONDS * 1.1 + 1)
+        assert trial.passed == (trial.reason == "")
+        assert len(trial.reason) <= 500
+
+
+async def test_nothing_is_offered_before_its_first_test_has_ended() -> None:
+    quick, slow = ScriptedEngine(), ScriptedEngine(model="slow")
+    slow.test_gate = asyncio.Event()
+    bench = Bench(quick, slow)
+    assert bench.tests.passed == []
+    assert {test.reason for test in bench.tests.report().tests} == {"Its first test has not ended yet."}
+    bench.tests.tick()
+    await asyncio.sleep(0.01)
+    assert bench.tests.passed == [quick]
+    slow.test_gate.set()
+    assert await bench.settled() == [True, True]
+    assert bench.news == 2
+
+
+async def test_engine_is_tested_again_within_the_hour_and_not_while_it_works() -> None:
+    engine = ScriptedEngine()
+    bench = Bench(engine)
+    await bench.settled()
+    bench.clock.advance(3200)
+    await bench.settled()
+    assert engine.tests == 1
+    bench.busy.add(engine)
+    bench.clock.advance(800)
+    await bench.settled()
+    assert engine.tests == 1
+    bench.busy.clear()
+    await bench.settled()
+    assert (engine.tests, bench.news) == (2, 1)
+
+
+async def test_first_test_does_not_wait_for_a_run_of_an_earlier_daemon() -> None:
+    engine = ScriptedEngine()
+    bench = Bench(engine)
+    bench.busy.add(engine)
+    assert await bench.settled() == [True]
+
+
+async def test_job_interrupts_a_test_and_stands_for_it() -> None:
+    engine = ScriptedEngine()
+    bench = Bench(engine)
+    await bench.settled()
+    engine.test_gate = asyncio.Event()
+    bench.clock.advance(4000)
+    bench.tests.tick()
+    await asyncio.sleep(0.01)
+    bench.tests.job_began(engine)
+    bench.busy.add(engine)
+    engine.test_error = FAILED  # so would the job's own load have it end
+    engine.test_gate.set()
+    assert await bench.settled() == [True]
+    bench.busy.clear()
+    bench.tests.job_ended(engine, *SUCCEEDED)
+    assert await bench.settled() == [True]
+    assert (engine.tests, bench.news) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("reason", "tests"),
+    [
+        (jobs_pb2.FAILURE_REASON_ENGINE_FAILED, 2),
+        (jobs_pb2.FAILURE_REASON_BAD_PARAMS, 1),
+        (jobs_pb2.FAILURE_REASON_PROMPT_TOO_LONG, 1),
+    ],
+)
+async def test_only_a_failure_of_the_engine_has_it_tested(
+    reason: jobs_pb2.FailureReason.ValueType, tests: int
+) -> None:
+    engine = ScriptedEngine()
+    bench = Bench(engine)
+    await bench.settled()
+    bench.tests.job_ended(engine, sessions_pb2.RUN_OUTCOME_FAILED, reason)
+    await bench.settled()
+    assert engine.tests == tests
+
+
+async def test_test_that_hangs_fails_by_its_time() -> None:
+    engine = ScriptedEngine()
+    engine.test_gate, engine.self_test_seconds = asyncio.Event(), 0.01
+    bench = Bench(engine)
+    assert await bench.settled() == [False]
+    assert bench.tests.report().tests[0].reason == "Its test took too long."
+
+
+@pytest.mark.parametrize("error", [FAILED, RuntimeError("/home/secret"), TimeoutError()])
+async def test_failed_test_tells_why_and_nothing_of_the_machine(error: Exception) -> None:
+    engine = ScriptedEngine()
+    engine.test_error = error
+    bench = Bench(engine)
+    assert await bench.settled() == [False]
+    reason = bench.tests.report().tests[0].reason
+    assert reason
+    assert "secret" not in reason
+
+
+class Plain(Engine):
+    """Takes the port's own self-test."""
+
+    def __init__(self, pieces: Sequence[str | jobs_pb2.Usage]) -> None:
+        self.pieces = pieces
+        self.offers: list[sessions_pb2.JobOffer] = []
+
+    def models(self) -> Sequence[sessions_pb2.ServedModel]:
+        return [sessions_pb2.ServedModel(name="one"), sessions_pb2.ServedModel(name="two")]
+
+    async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
+        self.offers.append(offer)
+
+    async def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[str | jobs_pb2.Usage, None]:
+        for piece in self.pieces:
+            yield piece
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_by_default_every_model_answers_a_few_tokens() -> None:
+    engine = Plain(["Hello", jobs_pb2.Usage(completion_tokens=1)])
+    assert await Bench(engine).settled() == [True]
+    assert [offer.params.model for offer in engine.offers] == ["one", "two"]
+    assert {offer.params.max_tokens for offer in engine.offers} == {4}
+
+
+async def test_by_default_a_model_without_an_answer_fails() -> None:
+    bench = Bench(Plain(["Hello"]))
+    assert await bench.settled() == [False]
+    assert bench.tests.report().tests[0].reason == "The model one answered nothing."

@@ -1,0 +1,586 @@
+"""Deletion of an account: what goes, what stays, what refuses it, and what meets it half-way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import grpc
+import pytest
+from dcp.v1 import (
+    accounts_pb2,
+    admin_pb2,
+    artifacts_pb2,
+    jobs_pb2,
+    keys_pb2,
+    ledger_pb2,
+    operations_pb2,
+    options_pb2,
+    privacy_pb2,
+    renters_pb2,
+    sessions_pb2,
+    statements_pb2,
+    webhooks_pb2,
+)
+
+from server.app import build_services
+from server.domain.errors import DomainError, Reason
+from server.domain.jobs import JobRequest, JobType
+from server.domain.keys import Scope
+from server.domain.webhooks import Answer
+from server.services.deliveries import Deliveries
+from server.services.keys import Caller
+from server.store.database import Database
+from server.store.models import MODELS, ApiKey, Artifact, Job, Renter, Transfer
+from server.store.privacy import erasure
+from tests.support import running_server
+from tests.support.manual_clock import ManualClock
+from tests.support.running_server import Market, Party, refusal
+from tests.support.whole_renter import (
+    EMAIL,
+    FILE,
+    FILE_NAME,
+    MARKERS,
+    OUTPUT,
+    delete,
+    places_of,
+    whole_database,
+    whole_renter,
+)
+
+LEFT = 5000 - 188
+
+
+@pytest.fixture
+async def any_market(database_url: str, clock: ManualClock, tmp_path: Path) -> AsyncIterator[Market]:
+    """A running server on each kind of database, where renters fill their wallets and have webhooks."""
+    async with running_server.running(
+        database_url,
+        clock,
+        webhooks_allow_private=True,
+        sandbox_topup=True,
+        blob_store=f"file:{tmp_path / 'blobs'}",
+    ) as market:
+        yield market
+
+
+@pytest.fixture
+async def market(sqlite_url: str, clock: ManualClock, tmp_path: Path) -> AsyncIterator[Market]:
+    """The same on SQLite."""
+    async with running_server.running(
+        sqlite_url,
+        clock,
+        webhooks_allow_private=True,
+        sandbox_topup=True,
+        blob_store=f"file:{tmp_path / 'blobs'}",
+    ) as market:
+        yield market
+
+
+async def register(market: Market, email: str, name: str = "R") -> Party:
+    made = await market.renter_service.RegisterRenter(
+        renters_pb2.RegisterRenterRequest(name=name, email=email)
+    )
+    return Party(made.renter_id, made.api_key)
+
+
+async def top_up(market: Market, renter: Party, halala: int) -> Any:
+    request = renters_pb2.TopUpOwnWalletRequest(amount_halala=halala)
+    return await market.renter_service.TopUpOwnWallet(request, metadata=renter.metadata)
+
+
+async def credit(market: Market, renter: Party, halala: int) -> Any:
+    request = ledger_pb2.CreditRenterRequest(renter_id=renter.id, amount_halala=halala)
+    return await market.ledger_service.CreditRenter(request, metadata=market.admin_metadata)
+
+
+async def listed(market: Market, search: str) -> list[operations_pb2.RenterEntry]:
+    request = operations_pb2.ListRentersRequest(search=search)
+    answer = await market.operation_service.ListRenters(request, metadata=market.admin_metadata)
+    return list(answer.renters)
+
+
+async def state(market: Market, renter: Party) -> str:
+    return str(await market.sql(lambda: Renter.get_by_id(renter.id).state))
+
+
+# --- what goes ---
+
+
+async def test_no_column_of_any_table_holds_what_the_renter_wrote_or_got(any_market: Market) -> None:
+    market = any_market
+    async with whole_renter(market) as whole:
+        before = await whole_database(market)
+        assert all(places_of(marker, before) for marker in MARKERS)
+        await delete(market, whole.renter, forfeit=LEFT)
+        after = await whole_database(market)
+    assert {marker: places_of(marker, after) for marker in MARKERS} == {marker: [] for marker in MARKERS}
+
+
+async def test_every_text_of_the_renters_own_rows_is_emptied_or_known(market: Market) -> None:
+    """A new column of a renter's, or one that the markers do not reach, turns this red."""
+    kept = {
+        "renter.name": "the same words for all",
+        "renter.email_key": "the id",
+        "renter.state": "a word of ours",
+        "account.kind": "money",
+        "transfer.kind": "money",
+        "transfer.job_id": "money",
+        "hold.job_id": "money",
+        "hold.state": "money",
+        "job.job_id": "the provider's history",
+        "job.job_type": "the provider's history",
+        "job.state": "the provider's history",
+        "job.model": "the provider's history",
+        "job.spec": "an empty object",
+        "job.content_type": "the daemon's word",
+        "job.failure_reason": "a word of ours",
+        "job.usage": "the daemon's counts",
+        "lease.job_id": "the provider's history",
+        "lease.secret_sha256": "random",
+        "lease.state": "a word of ours",
+        "lease.outcome": "a word of ours",
+        "lease.failure_reason": "a word of ours",
+        "artifact.job_id": "the provider's history",
+        "artifact.blob_key": "random, until the bytes are gone",
+        "artifact.state": "a word of ours",
+    }
+    not_renters = {
+        *("provider", "provider_gpu", "provider_model", "withdrawal"),
+        *("audit_entry", "job_rate", "provider_key"),
+    }
+    async with whole_renter(market) as whole:
+        await delete(market, whole.renter, forfeit=LEFT)
+
+        def read() -> set[str]:
+            found: set[str] = set()
+            for model in MODELS:
+                table = model._meta.table_name
+                query: Any = model.select()
+                if model is ApiKey:
+                    query = query.where(ApiKey.role == "renter")
+                for row in query.dicts():
+                    found |= {
+                        f"{table}.{name}"
+                        for name, value in row.items()
+                        if isinstance(value, str | bytes | memoryview) and len(value) > 0
+                    }
+            return {place for place in found if place.partition(".")[0] not in not_renters}
+
+        texts = await market.sql(read)
+        assert texts == set(kept)
+        spec = await market.sql(lambda: {row.spec for row in Job.select()})
+        assert spec == {"{}"}
+
+
+async def test_keys_end_at_once_whoever_remembered_them(any_market: Market) -> None:
+    market = any_market
+    async with whole_renter(market) as whole:
+        rotated = await market.key_service.RotateRenterKey(
+            keys_pb2.RotateRenterKeyRequest(grace_seconds=3600), metadata=whole.renter.metadata
+        )
+        parties = [whole.renter, whole.sub_key, Party(whole.renter.id, rotated.api_key)]
+        for one in parties:
+            await market.wallet(one)  # it is remembered now
+        await delete(market, whole.renter, forfeit=LEFT)
+        for one in parties:
+            assert (await refusal(market.wallet(one))).reason == "INVALID_CREDENTIAL"
+        assert (await refusal(delete(market, whole.renter))).reason == "INVALID_CREDENTIAL"
+
+
+async def test_more_jobs_than_one_transaction_erases_are_erased_by_the_sweep(any_market: Market) -> None:
+    market = any_market
+    renter, other = await register(market, "many@example.com"), await market.renter()
+    await top_up(market, renter, 450)
+    job = await market.cancel(await market.submit(renter, key="k"), renter)
+    await market.cancel(await market.submit(other, key="kept"), other)
+
+    def copy() -> None:
+        """The same job again and again, as one that submits for a year has them."""
+        found: Any = Job.select().where(Job.job_id == job.job_id).dicts()
+        (row,) = found
+        copies = [
+            {**row, "job_id": f"job-{number}", "idempotency_key": f"k{number}", "created_ms": number}
+            for number in range(2 * erasure.BATCH)
+        ]
+        Job.insert_many(copies).execute()
+
+    def left() -> set[str | None]:
+        return {row.idempotency_key for row in Job.select()}
+
+    await market.sql(copy)
+    await delete(market, renter, "many@example.com", 450)
+    for _ in range(2):
+        await market.tick()
+    assert await market.sql(left) == {None, "kept"}
+    assert await market.sql(lambda: erasure.to_erase(9)) == []
+
+
+# --- what stays ---
+
+
+async def test_money_stays_and_the_provider_keeps_its_job_and_its_payout(any_market: Market) -> None:
+    market = any_market
+    async with whole_renter(market) as whole:
+        moved = await market.sql(lambda: Transfer.select().count())
+        answer = await delete(market, whole.renter, forfeit=LEFT)
+        assert (answer.success, answer.renter_id, answer.forfeited_halala) == (True, whole.renter.id, LEFT)
+        await market.assert_money_adds_up()
+        transfers = await market.sql(lambda: list(Transfer.select().order_by(Transfer.id.desc())))
+        assert len(transfers) == moved + 1
+        assert (transfers[0].kind, transfers[0].amount_halala) == ("forfeit", LEFT)
+        assert await market.earned(whole.provider) == 141
+        request = jobs_pb2.GetJobRequest(job_id=whole.completed.job_id)
+        seen = (await market.job_service.GetJob(request, metadata=whole.provider.metadata)).job
+        assert seen.billing.actual_cost_halala == 188
+        assert (await market.why(whole.completed, whole.provider)).attempts[-1].run_seconds == 75
+
+
+async def test_output_is_gone_and_says_so_to_who_may_ask(any_market: Market) -> None:
+    market = any_market
+    async with whole_renter(market) as whole:
+        assert (await market.output(whole.completed, whole.provider)).response == OUTPUT
+        await delete(market, whole.renter, forfeit=LEFT)
+        for who in (whole.provider, Party(0, running_server.ADMIN_TOKEN)):
+            refused = await refusal(market.output(whole.completed, who))
+            assert (refused.reason, refused.facts.status) == ("OUTPUT_ERASED", "completed")
+            failed = await refusal(market.output(whole.failed, who))
+            assert failed.reason == "JOB_FAILED"
+        stranger = await market.renter()
+        assert (await refusal(market.output(whole.completed, stranger))).reason == "NOT_OWNER"
+
+
+async def test_files_and_logs_are_gone_at_once_and_say_so(any_market: Market) -> None:
+    market = any_market
+    async with whole_renter(market) as whole:
+        await delete(market, whole.renter, forfeit=LEFT)
+        stranger = await market.renter()
+        for job in (whole.completed, whole.failed):
+            for who in (whole.provider, Party(0, running_server.ADMIN_TOKEN)):
+                for call in reading_of(market, job, who):
+                    refused = await refusal(call)
+                    assert (refused.reason, job.job_id in refused.message) == ("OUTPUT_ERASED", True)
+            for call in reading_of(market, job, stranger):
+                assert (await refusal(call)).reason == "NOT_OWNER"
+        assert (await market.job(whole.completed)).artifact_count == 0
+
+
+def reading_of(market: Market, job: jobs_pb2.Job, who: Party) -> list[Any]:
+    """Every way to what a job left beside its output."""
+    asked: dict[str, Any] = {"job_id": job.job_id}
+    list_files = artifacts_pb2.ListArtifactsRequest(**asked)
+    download = artifacts_pb2.DownloadArtifactRequest(name=FILE_NAME, **asked)
+    logs = jobs_pb2.GetJobLogsRequest(**asked)
+    return [
+        market.artifact_service.ListArtifacts(list_files, metadata=who.metadata),
+        all_of(market.artifact_service.DownloadArtifact(download, metadata=who.metadata)),
+        market.job_service.GetJobLogs(logs, metadata=who.metadata),
+    ]
+
+
+async def all_of(call: Any) -> list[Any]:
+    return [message async for message in call]
+
+
+async def test_bytes_of_files_are_gone_after_the_cleaning(any_market: Market, tmp_path: Path) -> None:
+    market = any_market
+    async with whole_renter(market) as whole:
+        assert stored(tmp_path) == [FILE, FILE]
+        await delete(market, whole.renter, forfeit=LEFT)
+        await market.server.services.cleaning.tick()
+        assert stored(tmp_path) == []
+        assert await market.sql(lambda: Artifact.select().count()) == 0
+
+
+async def test_file_that_arrives_while_its_renter_goes_is_not_kept(
+    any_market: Market, tmp_path: Path
+) -> None:
+    market = any_market
+    async with whole_renter(market) as whole:
+        await whole.daemon.heartbeat()
+        job, lease = await market.running_job(whole.renter, whole.provider, whole.daemon)
+        arriving: Any = market.artifact_service.UploadArtifact(metadata=whole.provider.metadata)
+        head = artifacts_pb2.ArtifactHeader(
+            lease=lease, name="mrklate", size_bytes=2, sha256=sha256(b"mm").digest()
+        )
+        await arriving.write(artifacts_pb2.UploadArtifactRequest(header=head))
+        await arriving.read()
+        await arriving.write(artifacts_pb2.UploadArtifactRequest(data=b"m"))
+        await market.cancel(job, whole.renter)
+        await whole.daemon.expect("cancel_run")
+        await whole.daemon.finished(lease, outcome=sessions_pb2.RUN_OUTCOME_CANCELLED)
+        await delete(market, whole.renter, forfeit=(await market.wallet(whole.renter))[0])
+        assert places_of("mrklate", await whole_database(market)) == []
+        await arriving.write(artifacts_pb2.UploadArtifactRequest(data=b"m"))
+        await arriving.done_writing()
+        assert await arriving.code() is not grpc.StatusCode.OK
+        await market.server.services.cleaning.tick()
+        assert stored(tmp_path) == []
+
+
+def stored(folder: Path) -> list[bytes]:
+    """What lies in the store of files."""
+    return [path.read_bytes() for path in (folder / "blobs").rglob("*") if path.is_file()]
+
+
+async def test_operators_see_a_deleted_renter_without_a_name(any_market: Market) -> None:
+    market = any_market
+    async with whole_renter(market) as whole:
+        await delete(market, whole.renter, forfeit=LEFT)
+    for search in ("mrkname", "mrkmail", "mrkorganization"):
+        assert await listed(market, search) == []
+    (seen,) = await listed(market, str(whole.renter.id))
+    assert (seen.name, seen.email, seen.organization) == ("deleted renter", "", "")
+    assert (seen.deleted, seen.suspended, seen.balance_halala) == (True, False, 0)
+    dashboard = await market.admin_service.GetDashboard(
+        admin_pb2.GetDashboardRequest(), metadata=market.admin_metadata
+    )
+    assert "deleted renter" in {one.name for one in dashboard.recent_signups}
+
+
+async def test_address_is_free_for_another_account(any_market: Market) -> None:
+    market = any_market
+    renter = await register(market, "Free@example.com")
+    await delete(market, renter, "fREE@Example.com")
+    again = await register(market, "free@EXAMPLE.com")
+    assert again.id != renter.id
+    await delete(market, again, "free@example.com")
+    assert (await state(market, renter), await state(market, again)) == ("deleted", "deleted")
+
+
+# --- what refuses it ---
+
+
+@pytest.mark.parametrize("email", ["other@example.com", "mrkmail@example.co", "xmrkmail@example.com"])
+async def test_another_address_changes_nothing(market: Market, email: str) -> None:
+    async with whole_renter(market) as whole:
+        before = await whole_database(market)
+        refused = await refusal(delete(market, whole.renter, email, LEFT))
+        assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "WRONG_EMAIL")
+        assert refused.facts.field == "email"
+        assert await whole_database(market) == before
+
+
+async def test_open_jobs_are_counted_and_nothing_changes(any_market: Market) -> None:
+    market = any_market
+    renter = await register(market, "open@example.com")
+    await top_up(market, renter, 900)
+    jobs = [await market.submit(renter) for _ in range(2)]
+    for left in (2, 1):
+        refused = await refusal(delete(market, renter, "open@example.com", 0))
+        assert (refused.reason, refused.facts.open_jobs) == ("JOBS_OPEN", left)
+        assert refused.message.startswith(f"{left} jobs of this account have not ended; cancel them or wait")
+        await market.cancel(jobs.pop(), renter)
+    assert (await state(market, renter), await market.wallet(renter)) == ("active", (900, 0))
+    await delete(market, renter, "open@example.com", 900)
+
+
+@pytest.mark.parametrize("forfeit", [None, 0, 41, 43])
+async def test_money_is_given_up_by_its_exact_amount_alone(market: Market, forfeit: int | None) -> None:
+    renter = await register(market, "money@example.com")
+    await top_up(market, renter, 42)
+    refused = await refusal(delete(market, renter, "money@example.com", forfeit))
+    assert (refused.reason, refused.facts.balance_halala) == ("BALANCE_LEFT", 42)
+    assert (await state(market, renter), await market.wallet(renter)) == ("active", (42, 0))
+
+
+async def test_more_is_not_given_up_than_there_is(market: Market) -> None:
+    renter = await register(market, "empty@example.com")
+    assert (await refusal(delete(market, renter, "empty@example.com", 1))).reason == "BALANCE_LEFT"
+    assert (await delete(market, renter, "empty@example.com", 0)).forfeited_halala == 0
+
+
+async def test_suspended_renter_may_delete_its_account(market: Market) -> None:
+    renter = await register(market, "suspended@example.com")
+    await market.set_renter(renter, state="suspended")
+    await delete(market, renter, "suspended@example.com")
+    assert await state(market, renter) == "deleted"
+
+
+async def test_sub_key_may_neither_export_nor_delete(market: Market) -> None:
+    async with whole_renter(market) as whole:
+        asked = market.privacy_service.ExportOwnData(
+            privacy_pb2.ExportOwnDataRequest(), metadata=whole.sub_key.metadata
+        )
+        assert (await refusal(asked)).reason == "MAIN_KEY_NEEDED"
+        assert (await refusal(delete(market, whole.sub_key, EMAIL, LEFT))).reason == "MAIN_KEY_NEEDED"
+
+
+# --- what can be done to it afterwards ---
+
+
+async def test_no_decision_and_no_money_reaches_a_deleted_account(any_market: Market) -> None:
+    market = any_market
+    renter = await register(market, "gone@example.com")
+    await delete(market, renter, "gone@example.com")
+    refused = await refusal(credit(market, renter, 5))
+    assert (refused.reason, refused.facts.status) == ("RENTER_DELETED", "deleted")
+    for kind, act in (
+        (accounts_pb2.SuspendRenterRequest(renter_id=renter.id, reason="r"), "SuspendRenter"),
+        (accounts_pb2.UnsuspendRenterRequest(renter_id=renter.id), "UnsuspendRenter"),
+    ):
+        refused = await refusal(getattr(market.account_service, act)(kind, metadata=market.admin_metadata))
+        assert (refused.reason, refused.facts.status) == ("WRONG_STATE", "deleted")
+    await market.assert_money_adds_up()
+    log = await market.admin_service.ListAuditEntries(
+        admin_pb2.ListAuditEntriesRequest(), metadata=market.admin_metadata
+    )
+    assert list(log.entries) == []
+
+
+async def test_another_servers_memory_of_a_key_adds_nothing(any_market: Market) -> None:
+    """A replica knows a key for 10 s after its end: what adds to an account asks the account itself."""
+    market = any_market
+    renter = await register(market, "replica@example.com")
+    await top_up(market, renter, 900)
+    services = market.server.services
+    await delete(market, renter, "replica@example.com", 900)
+    for act in (
+        lambda: services.renters.top_up(renter.id, 5),
+        lambda: services.jobs.submit(renter.id, JobRequest(JobType.TRAINING, 60_000)),
+        lambda: services.key_ring.create(renter.id, "n", frozenset({Scope.READ}), None),
+        lambda: services.key_ring.rotate("renter", renter.id, 0),
+        lambda: services.webhooks.put(renter.id, "https://renter.example/e", None),
+        lambda: services.deletion.delete(renter.id, "replica@example.com", 0),
+    ):
+        with pytest.raises(DomainError) as caught:
+            await act()
+        assert caught.value.reason is Reason.RENTER_DELETED
+    assert (await services.export.page(renter.id, "", 9)).renter.name == "deleted renter"
+    await market.assert_money_adds_up()
+
+
+# --- what meets it half-way ---
+
+
+async def outcome(call: Any) -> str:
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return running_server.read_refusal(error).reason
+    return "done"
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_what_races_a_deletion_comes_before_it_or_not_at_all(any_market: Market, seed: int) -> None:
+    market = any_market
+    renter = await register(market, "race@example.com")
+    await top_up(market, renter, 450)
+    key = keys_pb2.CreateKeyRequest(name="n", scopes=[options_pb2.SCOPE_READ])
+    webhook = webhooks_pb2.SetWebhookRequest(url="https://renter.example/e")
+    rotation = keys_pb2.RotateRenterKeyRequest(grace_seconds=60)
+    money: Callable[[], Any] = {
+        0: lambda: top_up(market, renter, 7),
+        1: lambda: credit(market, renter, 7),
+        2: lambda: market.submit(renter),
+    }[seed % 3]
+    calls: dict[str, Callable[[], Any]] = {
+        "delete": lambda: delete(market, renter, "race@example.com", 450),
+        "delete again": lambda: delete(market, renter, "race@example.com", 450),
+        "money": money,
+        "key": lambda: market.key_service.CreateKey(key, metadata=renter.metadata),
+        "rotate": lambda: market.key_service.RotateRenterKey(rotation, metadata=renter.metadata),
+        "webhook": lambda: market.webhook_service.SetWebhook(webhook, metadata=renter.metadata),
+    }
+    names = Random(seed).sample(list(calls), len(calls))
+    came = dict(zip(names, await asyncio.gather(*(outcome(calls[name]()) for name in names)), strict=True))
+    refused = {"RENTER_DELETED", "INVALID_CREDENTIAL"}
+    deletions = [came.pop("delete"), came.pop("delete again")]
+    if "done" in deletions:
+        deletions.remove("done")
+        assert {*deletions, came.pop("money")} <= refused
+        assert await market.sql(lambda: ApiKey.select().count()) == 0
+        assert not any("renter.example" in text for text in (await whole_database(market)).values())
+    else:
+        assert came.pop("money") == "done"
+        assert set(deletions) <= {"BALANCE_LEFT", "JOBS_OPEN"}
+    assert set(came.values()) <= {"done"} | refused
+    await market.assert_money_adds_up()
+
+
+async def test_event_that_is_on_its_way_is_the_last(any_market: Market) -> None:
+    market = any_market
+    async with whole_renter(market) as whole:
+        whole.receiver.answers = [None]  # it hangs with the first of two events
+        sent = len(whole.receiver.received)
+        for _ in range(2):
+            await market.cancel(await market.submit(whole.renter), whole.renter)
+        await market.server.services.deliveries.tick()
+        await whole.receiver.until_received(sent + 1)
+        await delete(market, whole.renter, forfeit=LEFT)
+        whole.receiver.hang_up()
+        await market.server.services.deliveries.settled()
+        market.clock.advance(3600)
+        await market.server.services.deliveries.tick()
+        await market.server.services.deliveries.settled()
+        assert len(whole.receiver.received) == sent + 1
+        assert not any("webhook" in place for place in await whole_database(market))
+
+
+async def test_turn_that_meets_a_deletion_sends_nothing_more(database: Database, clock: ManualClock) -> None:
+    """Also when the event on its way is answered well: what is left of the turn is in the sender's hands."""
+    services = build_services(database, clock, None, sandbox_topup=True, webhooks_allow_private=True)
+    made = await services.renters.register(
+        name="R", email="r@example.com", email_key="r@example.com", organization="", phone=""
+    )
+    await services.renters.top_up(made.id, 900)
+    await services.webhooks.put(made.id, "https://renter.example/e", None)
+    for _ in range(3):
+        job = await services.jobs.submit(made.id, JobRequest(JobType.TRAINING, 60_000))
+        await services.jobs.cancel(Caller("renter", made.id), job.job_id)
+    sent: list[str] = []
+
+    async def post(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        sent.append(headers["DCP-Event-Id"])
+        await services.deletion.delete(made.id, "r@example.com", 900)
+        return Answer(200, None)
+
+    sender = Deliveries(database, clock, post)
+    await sender.tick()
+    await sender.settled()
+    assert len(sent) == 1
+
+
+async def test_late_word_of_a_daemon_brings_nothing_back(any_market: Market) -> None:
+    market = any_market
+    async with whole_renter(market) as whole:
+        await whole.daemon.heartbeat()
+        job, lease = await market.running_job(whole.renter, whole.provider, whole.daemon)
+        market.clock.advance(400)
+        whole.daemon.cut()
+        await market.tick()
+        await market.later(700)
+        with suppress(grpc.aio.AioRpcError):
+            await market.cancel(job, whole.renter)
+        balance, held = await market.wallet(whole.renter)
+        assert held == 0
+        await delete(market, whole.renter, forfeit=balance)
+        again = market.connect(whole.provider)
+        await again.hello(held_leases=[lease])
+        directive = await again.expect("lease_directive")
+        assert directive.lease.job_id == job.job_id
+        await again.finish(lease, seconds=5, failure_message="mrklate", last_output_seq=0)
+        await again.expect("result_ack")
+        after = await whole_database(market)
+        assert places_of("mrklate", after) == []
+        await market.assert_money_adds_up()
+
+
+async def test_statement_tells_no_forfeit_of_another(market: Market) -> None:
+    """What was given up is the deleted wallet's line alone."""
+    renter, other = await register(market, "a@example.com"), await market.renter()
+    await top_up(market, renter, 42)
+    await delete(market, renter, "a@example.com", 42)
+    lines = (await market.server.services.statements.lines(renter.id, None, 9)).rows
+    assert [(one.kind.value, one.amount_halala, one.balance_halala) for one in lines] == [
+        ("forfeit", -42, 0),
+        ("topup", 42, 42),
+    ]
+    request = statements_pb2.ListOwnLedgerRequest()
+    seen = await market.statement_service.ListOwnLedger(request, metadata=other.metadata)
+    assert [line.amount_halala for line in seen.lines] == [5000]

@@ -1,0 +1,384 @@
+"""The export of a renter's own data: that it is complete, and that no page of it is large."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dcp.v1 import jobs_pb2
+from dcp.v1 import privacy_pb2 as pb
+from google.protobuf.json_format import MessageToDict
+
+from server.services.privacy.export import PAGE_SIZE
+from server.store.models import MODELS, Chunk, Job, Lease, Renter, Webhook
+from tests.support import running_server
+from tests.support.manual_clock import ManualClock
+from tests.support.running_server import MODEL, Market, Party, refusal
+from tests.support.whole_renter import (
+    FILE,
+    FILE_NAME,
+    IMAGE_DIGEST,
+    LOG,
+    LOST_OUTPUT,
+    OUTPUT,
+    Whole,
+    export,
+    whole_renter,
+)
+
+LISTS = ("keys", "deliveries", "jobs", "attempts", "ledger")
+
+# Where the export tells each column of a table that has a renter's rows.
+EXPORTED = {
+    "renter.id": "renter.id",
+    "renter.name": "renter.name",
+    "renter.email": "renter.email",
+    "renter.organization": "renter.organization",
+    "renter.phone": "renter.phone",
+    "renter.created_ms": "renter.created_at",
+    "api_key.id": "keys.id",
+    "api_key.name": "keys.name",
+    "api_key.scopes": "keys.scopes",
+    "api_key.last4": "keys.last4",
+    "api_key.created_ms": "keys.created_at",
+    "api_key.expires_ms": "keys.expires_at",
+    "api_key.last_used_ms": "keys.last_used_at",
+    "api_key.revoked_ms": "keys.revoked_at",
+    "account.balance_halala": "renter.balance_halala",
+    "transfer.id": "ledger.id",
+    "transfer.kind": "ledger.kind",
+    "transfer.amount_halala": "ledger.amount_halala",
+    "transfer.job_id": "ledger.job_id",
+    "transfer.created_ms": "ledger.time",
+    "hold.job_id": "jobs.job.job_id",
+    "hold.renter_id": "jobs.job.renter_id",
+    "hold.amount_halala": "jobs.job.cost_halala",
+    "hold.charge_halala": "ledger.charged_halala",
+    "job.job_id": "jobs.job.job_id",
+    "job.renter_id": "jobs.job.renter_id",
+    "job.job_type": "jobs.job.job_type",
+    "job.state": "jobs.job.status",
+    "job.named_provider_id": "jobs.named_provider_id",
+    "job.provider_id": "jobs.job.provider_id",
+    "job.model": "jobs.job.model",
+    "job.gpu_model": "jobs.gpu_requirements.gpu_model",
+    "job.min_vram_mib": "jobs.gpu_requirements.min_vram_gb",
+    "job.duration_ms": "jobs.job.duration_minutes",
+    "job.limit_ms": "jobs.limit_seconds",
+    "job.priority": "jobs.job.priority",
+    "job.hold_halala": "jobs.job.cost_halala",
+    "job.rate_halala_per_minute": "jobs.job.rate_halala_per_minute",
+    "job.spec": "jobs.params.prompt",
+    "job.attempt": "jobs.job.attempt",
+    "job.start_within_ms": "jobs.start_within_seconds",
+    "job.lost_after_ms": "jobs.job.lost_after_seconds",
+    "job.created_ms": "jobs.job.created_at",
+    "job.started_ms": "jobs.job.started_at",
+    "job.ended_ms": "jobs.job.ended_at",
+    "job.cancel_requested_ms": "jobs.cancel_requested_at",
+    "job.output_bytes": "jobs.job.output_bytes",
+    "job.output_truncated": "jobs.output_truncated",
+    "job.content_type": "jobs.content_type",
+    "job.billed_ms": "jobs.job.billing.billed_seconds",
+    "job.charge_halala": "jobs.job.billing.actual_cost_halala",
+    "job.failure_reason": "jobs.job.failure_reason",
+    "job.failure_message": "jobs.job.failure_message",
+    "job.usage": "jobs.job.usage.completion_tokens",
+    "job.artifact_count": "jobs.job.artifact_count",
+    "job.artifact_bytes": "jobs.job.artifact_bytes",
+    "job.idempotency_key": "jobs.idempotency_key",
+    "lease.job_id": "attempts.job_id",
+    "lease.lease_epoch": "attempts.attempt.lease_epoch",
+    "lease.provider_id": "attempts.attempt.provider_id",
+    "lease.attempt": "attempts.attempt.attempt",
+    "lease.offered_ms": "attempts.attempt.offered_at",
+    "lease.accepted_ms": "attempts.attempt.accepted_at",
+    "lease.started_ms": "attempts.attempt.started_at",
+    "lease.ended_ms": "attempts.attempt.ended_at",
+    "lease.outcome": "attempts.attempt.outcome",
+    "lease.failure_reason": "attempts.failure_reason",
+    "lease.detail": "attempts.attempt.detail",
+    "lease.run_ms": "attempts.attempt.run_seconds",
+    "lease.image_digest": "attempts.attempt.image_digest",
+    "chunk.job_id": "attempts.job_id",
+    "chunk.lease_epoch": "attempts.attempt.lease_epoch",
+    "chunk.data": "attempts.output",
+    "artifact.job_id": "attempts.job_id",
+    "artifact.lease_epoch": "attempts.attempt.lease_epoch",
+    "artifact.name": "attempts.artifacts.name",
+    "artifact.size_bytes": "attempts.artifacts.size_bytes",
+    "artifact.sha256": "attempts.artifacts.sha256",
+    "artifact.created_ms": "attempts.artifacts.created_at",
+    "webhook.url": "webhook.url",
+    "webhook.balance_low_halala": "webhook.balance_low_halala",
+    "webhook.created_ms": "webhook.created_at",
+    "webhook_delivery.id": "deliveries.delivery.id",
+    "webhook_delivery.event_id": "deliveries.delivery.event_id",
+    "webhook_delivery.event": "deliveries.delivery.event",
+    "webhook_delivery.body": "deliveries.body",
+    "webhook_delivery.status": "deliveries.delivery.status",
+    "webhook_delivery.created_ms": "deliveries.delivery.created_at",
+    "webhook_delivery.attempts": "deliveries.delivery.attempts",
+    "webhook_delivery.last_ms": "deliveries.delivery.last_attempt_at",
+    "webhook_delivery.status_code": "deliveries.delivery.status_code",
+    "webhook_delivery.error": "deliveries.delivery.error",
+}
+# What it does not tell, and why not.
+NOT_EXPORTED = {
+    "renter.email_key": "made of the address",
+    "renter.state": "told as suspended",
+    "renter.erase_from_ms": "of deleted renters",
+    "api_key.role": "a renter's",
+    "api_key.owner_id": "the renter's id",
+    "api_key.sha256": "recognizes a secret",
+    "account.id": "inner number",
+    "account.kind": "the wallet's, or what is held",
+    "account.owner_id": "the renter's id",
+    "transfer.debit_account_id": "the sign of the amount",
+    "transfer.credit_account_id": "the sign of the amount",
+    "transfer.withdrawal_id": "of providers",
+    "hold.state": "made of the job's state",
+    "hold.created_ms": "the job's",
+    "hold.resolved_ms": "the job's end",
+    "job.lease_epoch": "the last attempt's",
+    "job.start_by_ms": "made of two others",
+    "job.request_digest": "made of the request",
+    "lease.session_epoch": "the provider's session",
+    "lease.secret_sha256": "recognizes a secret",
+    "lease.state": "made of its times",
+    "lease.output_through_seq": "how the output came",
+    "lease.log_through_seq": "how the log came",
+    "lease.output_limit_bytes": "a setting",
+    "chunk.stream": "output or log: the field's name",
+    "chunk.seq": "the order in which they are joined",
+    "artifact.id": "inner number",
+    "artifact.blob_key": "where the bytes lie",
+    "artifact.state": "listed are those that are kept",
+    "artifact.published_ms": "the job's end",
+    "webhook.renter_id": "the renter's id",
+    "webhook.secret": "a secret",
+    "lease.number": "made of job and epoch, to name the attempt in its provider's history",
+    "webhook.balance_is_low": "made of balance and threshold",
+    "webhook.due_ms": "when the sender looks again",
+    "webhook.claimed_until_ms": "who sends",
+    "webhook_delivery.renter_id": "the renter's id",
+    "webhook_delivery.next_ms": "when it is sent again",
+    "repeat.owner": "the renter's id",
+    "repeat.key": "kept for a day with the answer that was given",
+    "repeat.digest": "made of the request",
+    "repeat.answer": "the answer that was given",
+    "repeat.created_ms": "kept for a day with the answer that was given",
+}
+OF_OTHERS = {
+    *("provider", "provider_gpu", "provider_model", "provider_terms", "gpu_metrics", "withdrawal"),
+    *("audit_entry", "job_rate"),
+}
+
+
+@pytest.fixture
+async def any_market(database_url: str, clock: ManualClock, tmp_path: Path) -> AsyncIterator[Market]:
+    """A running server on each kind of database, where renters fill their wallets and have webhooks."""
+    async with running_server.running(
+        database_url,
+        clock,
+        webhooks_allow_private=True,
+        sandbox_topup=True,
+        blob_store=f"file:{tmp_path / 'blobs'}",
+    ) as market:
+        yield market
+
+
+@pytest.fixture
+async def market(sqlite_url: str, clock: ManualClock, tmp_path: Path) -> AsyncIterator[Market]:
+    """The same on SQLite."""
+    async with running_server.running(
+        sqlite_url,
+        clock,
+        webhooks_allow_private=True,
+        sandbox_topup=True,
+        blob_store=f"file:{tmp_path / 'blobs'}",
+    ) as market:
+        yield market
+
+
+def found_at(message: dict[str, Any], path: str) -> list[Any]:
+    """All that stands at a path, through every list."""
+    values: list[Any] = [message]
+    for name in path.split("."):
+        values = [value[name] for value in values if name in value]
+        values = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    return values
+
+
+def plain(page: pb.ExportOwnDataResponse) -> dict[str, Any]:
+    return dict(MessageToDict(page, preserving_proto_field_name=True))
+
+
+def test_every_column_of_a_renters_is_exported_or_known() -> None:
+    """Whoever adds a column decides here whether it is the renter's."""
+    columns = {
+        f"{model._meta.table_name}.{column.name}"
+        for model in MODELS
+        if model._meta.table_name not in OF_OTHERS
+        for column in model._meta.sorted_fields
+    }
+    assert columns == EXPORTED.keys() | NOT_EXPORTED.keys()
+    assert EXPORTED.keys() & NOT_EXPORTED.keys() == set()
+
+
+async def test_every_column_that_is_exported_is_there(any_market: Market) -> None:
+    market = any_market
+    async with whole_renter(market) as whole:
+
+        def fill() -> None:
+            """What no use case has left in these rows."""
+            Job.update(cancel_requested_ms=5, output_truncated=True).where(
+                Job.job_id == whole.completed.job_id
+            ).execute()
+
+        await market.sql(fill)
+        whole.receiver.answers = [500]
+        await market.cancel(await market.submit(whole.renter), whole.renter)
+        await market.server.services.deliveries.tick()
+        await market.server.services.deliveries.settled()
+        await market.server.services.keys.write_uses(now=True)
+        await revoked_and_expiring_keys(market, whole)
+        (page,) = await export(market, whole.renter)
+    told = plain(page)
+    assert [column for column, path in EXPORTED.items() if not found_at(told, path)] == []
+    by_job = {one.job_id + str(one.attempt.lease_epoch): one for one in page.attempts}
+    first, second = (by_job[f"{whole.completed.job_id}{epoch}"] for epoch in (1, 2))
+    assert (first.output, second.output) == (LOST_OUTPUT, OUTPUT)
+    assert (first.attempt.image_digest, second.attempt.image_digest) == ("", IMAGE_DIGEST)
+    assert list(first.artifacts) == []  # of an attempt that did not end the job
+    (file,) = second.artifacts
+    assert (file.name, file.size_bytes) == (FILE_NAME, len(FILE))
+    assert file.sha256 == hashlib.sha256(FILE).hexdigest()
+    assert (second.log, second.log_data) == ("", LOG.encode() + b"\xff")  # no text: the bytes as they are
+    (job,) = [one for one in page.jobs if one.job.job_id == whole.completed.job_id]
+    assert (job.params.max_tokens, job.container_spec.env["NAME"]) == (7, "mrkenv")
+    assert sum(line.amount_halala for line in page.ledger) == page.renter.balance_halala
+
+
+async def revoked_and_expiring_keys(market: Market, whole: Whole) -> None:
+    from dcp.v1 import keys_pb2, options_pb2
+
+    request = keys_pb2.CreateKeyRequest(name="n", scopes=[options_pb2.SCOPE_READ], expires_in_seconds=90)
+    made = await market.key_service.CreateKey(request, metadata=whole.renter.metadata)
+    revoke = keys_pb2.RevokeKeyRequest(key_id=made.key.id)
+    await market.key_service.RevokeKey(revoke, metadata=whole.renter.metadata)
+
+
+async def test_no_secret_is_exported(market: Market) -> None:
+    async with whole_renter(market) as whole:
+        secret = await market.sql(lambda: str(Webhook.get_by_id(whole.renter.id).secret))
+        text = str([plain(page) for page in await export(market, whole.renter)])
+        assert whole.renter.key[:-4] not in text
+        assert secret not in text
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5])
+async def test_pages_join_without_gap_or_double(any_market: Market, rows: int) -> None:
+    market = any_market
+    async with whole_renter(market) as whole:
+        await export(market, whole.renter)
+        await market.server.services.keys.write_uses(now=True)  # of now, and the clock stands
+        (whole_page,) = await export(market, whole.renter)
+        pages = await export(market, whole.renter, page_size=rows)
+        assert all(sum(len(getattr(page, name)) for name in LISTS) <= rows for page in pages)
+        assert all(page.renter == whole_page.renter and page.webhook == whole_page.webhook for page in pages)
+        for name in LISTS:
+            joined = [one for page in pages for one in getattr(page, name)]
+            assert joined == list(getattr(whole_page, name)) != []
+
+
+async def many_bytes(market: Market) -> Party:
+    """A renter whose prompts and outputs are many pages long."""
+    renter, provider = await market.renter(9000), await market.provider()
+    daemon = await market.daemon(provider)
+    for _ in range(3):
+        prompt = "ب" * 900_000
+        job, lease = await market.running_job(
+            renter, provider, daemon, params=jobs_pb2.JobParams(model=MODEL, prompt=prompt)
+        )
+        await daemon.finished(lease)
+
+        def write(job_id: str = job.job_id) -> None:
+            """Three pages of output: more than any daemon may send."""
+            Lease.update(output_through_seq=3).where(Lease.job_id == job_id).execute()
+            for seq in range(3):
+                row = {"job_id": job_id, "lease_epoch": 1, "stream": "output"}
+                Chunk.insert(seq=seq + 1, data=b"o" * (PAGE_SIZE // 2), **row).execute()
+
+        await market.sql(write)
+    return renter
+
+
+async def test_long_prompts_and_outputs_are_spread_over_pages(any_market: Market) -> None:
+    market = any_market
+    renter = await many_bytes(market)
+    pages = await export(market, renter)
+    assert [(len(page.jobs), len(page.attempts)) for page in pages if page.jobs or page.attempts] == [
+        (2, 0),
+        (1, 0),
+        (0, 1),
+        (0, 1),
+        (0, 1),
+    ]
+    assert len({one.job.job_id for page in pages for one in page.jobs}) == 3
+    assert {len(one.output) for page in pages for one in page.attempts} == {PAGE_SIZE * 3 // 2}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        *("x", "jobs", "jobs:job-of-nobody", "keys:one", "keys:-1", "keys:\u0663", "attempts:job-1:x"),
+        *("attempts:1", f"ledger:{9 * 10**20}", "nothing:1"),
+    ],
+)
+async def test_page_that_no_page_told_is_refused(market: Market, page: str) -> None:
+    renter = await market.renter()
+    request = pb.ExportOwnDataRequest(page=page)
+    if page == "jobs":  # the beginning of a section needs no place in it
+        await market.privacy_service.ExportOwnData(request, metadata=renter.metadata)
+        return
+    refused = await refusal(market.privacy_service.ExportOwnData(request, metadata=renter.metadata))
+    assert (refused.reason, refused.facts.field) == ("PAGE_NOT_FOUND", "page")
+
+
+async def test_another_renters_rows_are_on_no_page(any_market: Market) -> None:
+    market = any_market
+    async with whole_renter(market) as whole:
+        stranger = await market.renter()
+        (page,) = await export(market, stranger)
+        assert [len(getattr(page, name)) for name in LISTS] == [1, 0, 0, 0, 1]
+        assert not page.HasField("webhook")
+        for place in (f"jobs:{whole.completed.job_id}", f"attempts:{whole.completed.job_id}:1"):
+            request = pb.ExportOwnDataRequest(page=place)
+            asked = market.privacy_service.ExportOwnData(request, metadata=stranger.metadata)
+            assert (await refusal(asked)).facts.field == "page"
+        for place in ("keys:999", "deliveries:999", "ledger:999"):
+            request = pb.ExportOwnDataRequest(page=place)
+            page = await market.privacy_service.ExportOwnData(request, metadata=stranger.metadata)
+            assert "mrk" not in str(plain(page)).casefold()
+
+
+async def test_account_is_exported_while_its_jobs_run(market: Market) -> None:
+    renter, provider = await market.renter(), await market.provider()
+    daemon = await market.daemon(provider)
+    _, lease = await market.running_job(renter, provider, daemon)
+    await daemon.output(lease, 1, b"so far")
+    (page,) = await export(market, renter)
+    assert page.attempts[0].output == "so far"
+    assert (page.renter.balance_halala, page.renter.held_halala) == (4550, 450)
+
+
+@pytest.mark.parametrize("state", ["active", "suspended"])
+async def test_suspended_renter_gets_its_data(market: Market, state: str) -> None:
+    renter = await market.renter()
+    await market.sql(lambda: Renter.update(state=state).where(Renter.id == renter.id).execute())
+    (page,) = await export(market, renter)
+    assert page.renter.suspended is (state == "suspended")
