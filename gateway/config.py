@@ -51,7 +51,7 @@ class Variable(NamedTuple):
 VARIABLES = (
     Variable("DCP_HTTP_LISTEN", "127.0.0.1:8080", "where the gateway listens; port 0 selects a free port"),
     Variable("DCP_SERVER", "127.0.0.1:50051", "the server, as host:port"),
-    Variable("DCP_TLS_CA", "", "PEM file with the CA certificates that the server's certificate must match"),
+    Variable("DCP_TLS_CA", "", "PEM file with the CA certificates that verify the server's certificate"),
     Variable("DCP_INSECURE", "false", "true allows a server on another machine without TLS"),
     Variable(
         "DCP_TRUSTED_PROXIES",
@@ -95,7 +95,7 @@ class Config:
     """The server that the gateway calls. DCP_SERVER, default 127.0.0.1:50051."""
 
     tls_ca: Path | None = None
-    """The CA certificates that the server's certificate must match. DCP_TLS_CA, default none: no TLS."""
+    """The CA certificates that verify the server's certificate. DCP_TLS_CA, default none: no TLS."""
 
     insecure: bool = False
     """Whether a server on another machine may be called without TLS. DCP_INSECURE, default false."""
