@@ -35,8 +35,8 @@ class _WebhookEventEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WebhookE
     WEBHOOK_EVENT_JOB_CANCELLED: _WebhookEvent.ValueType  # 3
     """A job was cancelled."""
     WEBHOOK_EVENT_BALANCE_LOW: _WebhookEvent.ValueType  # 4
-    """The wallet fell below the threshold. It is sent again only after the balance has risen above the
-    threshold.
+    """The wallet fell below the threshold. It is sent again only after the balance has reached the threshold
+    again.
     """
     WEBHOOK_EVENT_TEST: _WebhookEvent.ValueType  # 5
     """The renter requested a test event."""
@@ -53,8 +53,8 @@ WEBHOOK_EVENT_JOB_FAILED: WebhookEvent.ValueType  # 2
 WEBHOOK_EVENT_JOB_CANCELLED: WebhookEvent.ValueType  # 3
 """A job was cancelled."""
 WEBHOOK_EVENT_BALANCE_LOW: WebhookEvent.ValueType  # 4
-"""The wallet fell below the threshold. It is sent again only after the balance has risen above the
-threshold.
+"""The wallet fell below the threshold. It is sent again only after the balance has reached the threshold
+again.
 """
 WEBHOOK_EVENT_TEST: WebhookEvent.ValueType  # 5
 """The renter requested a test event."""
