@@ -130,7 +130,7 @@ def enum_names(enum: EnumDescriptor) -> Mapping[int, str]:
 
 @cache
 def enum_numbers(enum: EnumDescriptor) -> Mapping[str, int]:
-    """What each name, aliases included, is read as. The unspecified value has no name that can be sent."""
+    """The number of each name and alias. The unspecified value has no name, because it cannot be sent."""
     names = enum_names(enum)
     numbers = {names[value.number]: value.number for value in enum.values if not _is_unspecified(value)}
     for value in enum.values:
@@ -144,7 +144,7 @@ def _is_unspecified(value: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    """What came, without quoting it: it may be long, or a secret."""
+    """The type of a value. Errors do not quote the value, because it can be long or a secret."""
     if value is None:
         return "null"
     kinds = {bool: "a boolean", int: "an integer", float: "a number", str: "a string", list: "a list"}
