@@ -241,7 +241,7 @@ def test_network_failure_a_429_and_a_slow_response_are_explained(page: Page) -> 
     held: list[Route] = []
     page.route(address, lambda route: held.append(route))  # list.append itself cannot be a handler
     page.get_by_role("button", name="Send", exact=True).click()
-    expect(page.locator("#status")).to_contain_text("Waiting for the answer")
+    expect(page.locator("#status")).to_contain_text("Waiting for the response")
     expect(page.locator("#response")).to_have_attribute("aria-busy", "true")
     page.get_by_role("button", name="Stop waiting").click()
     expect(page.locator("#explained")).to_contain_text("You stopped waiting")
