@@ -60,15 +60,22 @@ exit 0
 """
 
 
-class TrialError(Exception):
+class ExpectationError(Exception):
     """The daemon or its installation does not behave as documented."""
 
 
-FAULTS = (TrialError, MachineError, NotReadyError, OSError, httpx.HTTPError, subprocess.CalledProcessError)
+FAULTS = (
+    ExpectationError,
+    MachineError,
+    NotReadyError,
+    OSError,
+    httpx.HTTPError,
+    subprocess.CalledProcessError,
+)
 
 
-class Trial:
-    """The steps of the test, in order. Each returns a summary; it raises TrialError or MachineError."""
+class InstallationTest:
+    """The steps of the test, in order. Each returns a summary; it raises ExpectationError or MachineError."""
 
     def __init__(self, machine: BareMachine, market: Market, folder: Path) -> None:
         self.machine = machine
@@ -356,13 +363,13 @@ class Trial:
 
 
 def expect(holds: object, what: str) -> None:
-    """Raises TrialError with the expectation ``what`` if ``holds`` is false."""
+    """Raises ExpectationError with the expectation ``what`` if ``holds`` is false."""
     if not holds:
-        raise TrialError(f"expected: {what}")
+        raise ExpectationError(f"expected: {what}")
 
 
 def wait(what: str, holds: Callable[[], object], seconds: float = WAIT_SECONDS) -> None:
-    """Waits until ``holds`` returns true. Raises TrialError after ``seconds``."""
+    """Waits until ``holds`` returns true. Raises ExpectationError after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not holds():
         expect(time.monotonic() < deadline, f"{what}, within {seconds:.0f} s")
@@ -416,7 +423,7 @@ def main() -> int:
                 shutil.copyfile(options.authorities, machine.path("/srv/authorities.crt"))
             machine.boot()
             print(f"a bare {options.suite} runs systemd in {machine.folder}", flush=True)
-            Trial(machine, market, folder).run()
+            InstallationTest(machine, market, folder).run()
     except FAULTS as error:
         print(f"try-install: {error}", file=sys.stderr)
         return 1
