@@ -25,7 +25,8 @@ from daemon.config.identity import IdentityError, identity_path
 from daemon.config.identity import load as load_identity
 from daemon.engines.build import attached_engines, container_engines, model_engine
 from daemon.engines.warm import WarmModels
-from daemon.journal.journal import FileDisk, Journal, JournalError, journal_folder
+from daemon.journal.disk import FileDisk, JournalError, journal_folder
+from daemon.journal.journal import Journal
 from daemon.link import KeyRefusedError, RegistrationError
 from daemon.machine.gpus.detect import detect
 from daemon.machine.health import Health

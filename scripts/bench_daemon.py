@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 from daemon.app import Daemon
-from daemon.journal.journal import FileDisk, Journal
+from daemon.journal.disk import FileDisk
+from daemon.journal.journal import Journal
 from scripts.bench_engine import NoopEngine
 from scripts.bench_market import MODEL
 

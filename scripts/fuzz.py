@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.market import UNLIMITED, Market
@@ -38,18 +39,31 @@ ROOT = Path(__file__).parents[1]
 HEADERS = ("x-renter-key", "x-provider-key", "x-admin-token")
 
 
+@dataclass(frozen=True)
+class Length:
+    """The number of requests to send."""
+
+    examples: int
+    """Requests drawn for each route and key."""
+    covering: Collection[str] = HEADERS
+    """The keys with which every limit of every field is also tested, which takes the longest."""
+    covered: str = "."
+    """The routes that are tested with these keys: a regular expression for their paths."""
+
+
 def fuzz(
-    market: Market, header: str, key: str, examples: int, seed: int, phases: str
+    market: Market, header: str, key: str, length: Length, seed: int, phases: str, paths: str
 ) -> tuple[bool, int, str]:
-    """Sends ``examples`` requests to each route with a key. Returns success, number of cases, and output."""
-    folder = market.folder / header
+    """Sends requests to routes with a key. Returns success, the number of cases, and the output."""
+    folder = market.folder / f"{header}-{phases}"
     folder.mkdir()
     (folder / "schemathesis.toml").write_text(CONFIG)
     done = subprocess.run(
         [
             *(str(Path(sys.executable).parent / "schemathesis"), "run", f"{market.url}/openapi.json"),
             *("--header", f"{header}: {key}"),
-            *("--max-examples", str(examples), "--seed", str(seed), "--phases", phases),
+            *("--max-examples", str(length.examples), "--seed", str(seed), "--phases", phases),
+            *("--include-path-regex", paths),
             *("--continue-on-failure", "--no-shrink", "--warnings", "off"),
         ],
         cwd=folder,
@@ -63,13 +77,8 @@ def fuzz(
     return done.returncode == 0, int(cases[1]) if cases else 0, output
 
 
-def fuzz_all(
-    folder: Path, examples: int, seed: int, covering: Collection[str] = HEADERS
-) -> tuple[int, dict[str, str]]:
-    """Tests a new market with each kind of key. Returns the number of cases, and the output of failed runs.
-
-    ``covering``: the keys with which every limit of every field is also tested, which takes the longest.
-    """
+def fuzz_all(folder: Path, length: Length, seed: int) -> tuple[int, dict[str, str]]:
+    """Tests a new market with each kind of key. Returns the number of cases and the output of failed runs."""
     settings = {**UNLIMITED, "DCP_SANDBOX_TOPUP": "true"}
     total, failed = 0, {}
     with Market(folder, admin_token=ADMIN_TOKEN, settings=settings) as market:
@@ -77,11 +86,14 @@ def fuzz_all(
         renter_id, renter = market.register_renter("Fuzz", "renter@fuzz.example.com")
         market.credit(renter_id, 100_000)
         for header, key in zip(HEADERS, (renter, provider, ADMIN_TOKEN), strict=True):
-            phases = "examples,coverage,fuzzing" if header in covering else "examples,fuzzing"
-            succeeded, cases, output = fuzz(market, header, key, examples, seed, phases)
-            total += cases
-            if not succeeded:
-                failed[header] = output
+            phases = {"examples,fuzzing": "."}
+            if header in length.covering:
+                phases["coverage"] = length.covered
+            for phase, paths in phases.items():
+                succeeded, cases, output = fuzz(market, header, key, length, seed, phase, paths)
+                total += cases
+                if not succeeded:
+                    failed[f"{header} {phase}"] = output
         proof = market.prove_ledger()
         if not proof["balanced"]:
             failed["ledger"] = str(proof)
@@ -95,7 +107,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="the same seed draws the same cases")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        total, failed = fuzz_all(Path(folder), options.examples, options.seed)
+        total, failed = fuzz_all(Path(folder), Length(options.examples), options.seed)
     for header, output in failed.items():
         print(f"== {header}\n{output}")
     print(f"{total} cases with three keys, seed {options.seed}: {'failed' if failed else 'all well'}")

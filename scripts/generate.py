@@ -1,7 +1,7 @@
-"""Writes generated/ from protos/, or with --check proves that it is what the protos say.
+"""Writes generated/ and docs/reference, or with --check proves that they are up to date.
 
-Beside the Python code and its types it writes ``descriptors.binpb``, the descriptor set with
-source information: generated Python carries no comments, and the OpenAPI document prints them.
+In addition to the Python code and its types it writes ``descriptors.binpb``, the descriptor set with
+source information: generated Python has no comments, and the OpenAPI document needs them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ GENERATED = ROOT / "generated" / "dcp"
 
 
 def googleapis_include() -> Path:
-    """The folder with google/api/annotations.proto, from googleapis-common-protos."""
+    """The folder of googleapis-common-protos that contains google/api/annotations.proto."""
     import google.api  # a namespace package: it has a path, but no file
 
     return Path(next(iter(google.api.__path__))).parent.parent
 
 
 def generate_into(target: Path) -> None:
-    """Runs protoc with its plugins; ``target`` becomes what generated/dcp shall be."""
+    """Runs protoc with its plugins and writes the content of generated/dcp to ``target``."""
     names = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
     with tempfile.TemporaryDirectory() as scratch:
         bin_folder = Path(sys.executable).parent
@@ -43,26 +43,37 @@ def generate_into(target: Path) -> None:
             ],
             check=True,
         )  # fmt: skip
-        made = Path(scratch) / "dcp"
+        output = Path(scratch) / "dcp"
         subprocess.run(
             [
                 sys.executable, "-m", "grpc_tools.protoc",
                 f"--proto_path={PROTOS}", f"--proto_path={googleapis_include()}",
-                "--include_source_info", f"--descriptor_set_out={made / 'v1' / 'descriptors.binpb'}",
+                "--include_source_info", f"--descriptor_set_out={output / 'v1' / 'descriptors.binpb'}",
                 *names,
             ],
             check=True,
         )  # fmt: skip
-        for folder in (made, made / "v1"):
+        for folder in (output, output / "v1"):
             (folder / "__init__.py").write_text(
                 '"""Generated from protos/ by scripts/generate; edit the protos instead."""\n'
             )
             (folder / "py.typed").touch()
-        shutil.copytree(made, target, dirs_exist_ok=True)
+        (output / "settings.py").write_text(settings_module())
+        shutil.copytree(output, target, dirs_exist_ok=True)
+
+
+def settings_module() -> str:
+    """The source of a module with the names of all settings. Each program knows the meaning of its own."""
+    names = (PROTOS / "settings.txt").read_text().split()
+    lines = "".join(f'        "{name}",\n' for name in names)
+    return (
+        '"""Generated from protos/settings.txt by scripts/generate; edit that instead."""\n\n'
+        f"SETTINGS = frozenset(\n    {{\n{lines}    }}\n)\n"
+    )
 
 
 def differences(expected: Path, actual: Path) -> list[str]:
-    """The files that differ, are missing or are too many, as paths below the folders."""
+    """The relative paths of the files that differ, are missing or are superfluous."""
     skip = {"__pycache__"}
     one = {p.relative_to(expected) for p in expected.rglob("*") if p.is_file() and not skip & set(p.parts)}
     two = {p.relative_to(actual) for p in actual.rglob("*") if p.is_file() and not skip & set(p.parts)}
@@ -73,21 +84,41 @@ def differences(expected: Path, actual: Path) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/generate", description=__doc__)
     parser.add_argument(
-        "--check", action="store_true", help="change nothing; exit 1 when generated/ is stale"
+        "--check", action="store_true", help="change nothing; exit with 1 if a generated file is stale"
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         fresh = Path(scratch) / "dcp"
         generate_into(fresh)
         stale = differences(fresh, GENERATED) if GENERATED.exists() else ["(everything)"]
-        if options.check:
-            for name in stale:
-                print(f"stale: generated/dcp/{name}; run scripts/generate", file=sys.stderr)
-            return 1 if stale else 0
-        shutil.rmtree(GENERATED, ignore_errors=True)
-        shutil.copytree(fresh, GENERATED)
+        stale = [f"generated/dcp/{name}" for name in stale]
+        if stale and not options.check:
+            shutil.rmtree(GENERATED, ignore_errors=True)
+            shutil.copytree(fresh, GENERATED)
+    # The reference is built from the generated code, which must be up to date first.
+    if not (stale and options.check):
+        stale += reference_pages(write=not options.check)
+    if options.check:
+        for name in stale:
+            print(f"stale: {name}; run scripts/generate", file=sys.stderr)
+        return 1 if stale else 0
     print(f"generated: {len(stale)} files changed")
     return 0
+
+
+def reference_pages(*, write: bool) -> list[str]:
+    """The pages of docs/reference that are stale. With ``write``, they are updated."""
+    from scripts import reference  # it imports the generated code
+
+    stale = []
+    for path, text in reference.pages().items():
+        file = ROOT / path
+        if not file.exists() or file.read_text() != text:
+            stale.append(str(path))
+            if write:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text)
+    return stale
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from server.domain.artifacts import ArtifactLimits
 from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import OFF, Limits
-from server.loops import clean_forever, deliver_forever, sweep_forever
+from server.loops import Loop, server_loops
 from server.outbound import Outbound
 from server.rpc.accounts import AccountServicer
 from server.rpc.addresses import Addresses
@@ -141,7 +141,7 @@ class Services:
     audit: Audit
     accounts: Accounts
     sessions: Sessions
-    sweep: Sweep
+    loops: tuple[Loop, ...]
     operations: Operations
     keys: Keys
     key_ring: KeyRing
@@ -182,6 +182,20 @@ def build_services(
     jobs = Jobs(database, dispatch, fleet, clock, limits.open_jobs)
     blobs = blobs or open_blobs(DEFAULT_BLOB_STORE)
     artifact_limits = artifact_limits or ArtifactLimits()
+    deliveries = Deliveries(database, clock, Outbound(allow_private=webhooks_allow_private).post)
+    cleaning = Cleaning(database, blobs, clock, artifact_limits)
+    loops = server_loops(
+        providers=providers,
+        terms=terms,
+        sweep=Sweep(database, dispatch, fleet, providers, clock),
+        dispatch=dispatch,
+        sessions=sessions,
+        keys=keys,
+        deletion=deletion,
+        metrics=metrics,
+        deliveries=deliveries,
+        cleaning=cleaning,
+    )
     return Services(
         providers=providers,
         renters=Renters(database, clock, sandbox_topup),
@@ -192,19 +206,19 @@ def build_services(
         audit=Audit(database),
         accounts=Accounts(database, fleet, providers, sessions, clock),
         sessions=sessions,
-        sweep=Sweep(database, dispatch, fleet, providers, sessions, keys, deletion, metrics, terms, clock),
+        loops=loops,
         terms=terms,
         keys=keys,
         key_ring=KeyRing(database, clock, keys),
         webhooks=Webhooks(database, clock, webhooks_allow_private),
-        deliveries=Deliveries(database, clock, Outbound(allow_private=webhooks_allow_private).post),
+        deliveries=deliveries,
         export=Export(database),
         deletion=deletion,
         operations=Operations(database, dispatch, fleet, providers, clock),
         metrics=metrics,
         fleet=fleet,
         artifacts=Artifacts(database, blobs, jobs, clock, artifact_limits),
-        cleaning=Cleaning(database, blobs, clock, artifact_limits),
+        cleaning=cleaning,
     )
 
 
@@ -247,11 +261,7 @@ class Server:
         self.address = self._listen()
         await self._grpc.start()
         await self._set_serving()
-        self._loops = [
-            asyncio.create_task(sweep_forever(self.services.sweep)),
-            asyncio.create_task(deliver_forever(self.services.deliveries)),
-            asyncio.create_task(clean_forever(self.services.cleaning)),
-        ]
+        self._loops = [asyncio.create_task(loop.run()) for loop in self.services.loops]
 
     async def stop(self) -> None:
         """Drains: daemons are sent away with jitter, calls finish, waiting heartbeats are written."""

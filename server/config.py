@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import importlib.util
 import ipaddress
 import re
@@ -11,11 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+from dcp.settings import SETTINGS
+from packaging.version import Version
+
 from server.domain.artifacts import ArtifactLimits
 from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import Limits
-from server.version import CURRENT, numbers
+from server.version import CURRENT
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -108,46 +113,6 @@ VARIABLES = (
     Variable("DCP_TLS_KEY", "", "private key (PEM) of the certificate"),
     Variable("DCP_LOG_LEVEL", "info", "debug, info, warning or error"),
 )
-# All variables of the three programs, which share nothing but the protos: a DCP_ variable that
-# none of them knows is a typing error, and typing errors are told, not ignored.
-KNOWN = frozenset({variable.name for variable in VARIABLES}) | {
-    "DCP_HTTP_LISTEN",
-    "DCP_SERVER",
-    "DCP_PROVIDER_KEY",
-    "DCP_STATE_DIR",
-    "DCP_MODELS",
-    "DCP_CONTAINER_IMAGES",
-    "DCP_CONTAINER_SOCKET",
-    "DCP_CONTAINER_NETWORK",
-    "DCP_CONTAINER_USER",
-    "DCP_CONTAINER_MEMORY_MB",
-    "DCP_CONTAINER_CPUS",
-    "DCP_CONTAINER_PIDS",
-    "DCP_CONTAINER_TMP_MB",
-    "DCP_CONTAINER_OUTPUT_MB",
-    "DCP_CONTAINER_IMAGE_MB",
-    "DCP_ENGINE_SLOTS",
-    "DCP_ENGINE_MODELS",
-    "DCP_ENGINE_IMAGE",
-    "DCP_ENGINE_ARGS",
-    "DCP_ENGINE_MEMORY_MB",
-    "DCP_ENGINE_SHM_MB",
-    "DCP_ENGINE_MODEL_MB",
-    "DCP_ATTACHED_URL",
-    "DCP_ATTACHED_API_KEY",
-    "DCP_ATTACHED_SLOTS",
-    "DCP_ATTACHED_IMAGE_MODELS",
-    "DCP_ALIASES",
-    "DCP_TLS_CA",
-    "DCP_INSECURE",
-    "DCP_CONFIG",
-    "DCP_MAX_TEMP_C",
-    "DCP_VRAM_RESERVE_MIB",
-    "DCP_SCHEDULE",
-    "DCP_TIME_ZONE",
-    "DCP_UPDATE_URL",
-    "DCP_UPDATE_PUBLIC_KEY",
-}
 MIN_TOKEN_LENGTH = 8
 # The largest output must fit into one answer, even if its bytes are no UTF-8 and each becomes three.
 OUTPUT_BYTES_RANGE = (1024, 5 * 1024 * 1024)
@@ -191,9 +156,7 @@ class Config:
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
         """Reads and checks the settings. Raises ConfigError."""
-        for name in sorted(environ):
-            if name.startswith("DCP_") and name not in KNOWN:
-                raise ConfigError(f"{name}: no such setting; known are {', '.join(sorted(KNOWN))}")
+        _refuse_unknown(environ)
         value = {v.name: environ.get(v.name) or v.default for v in VARIABLES}
         tls = _tls(value["DCP_TLS_CERT"], value["DCP_TLS_KEY"])
         return cls(
@@ -222,6 +185,15 @@ class Config:
                 }
             ),
         )
+
+
+def _refuse_unknown(environ: Mapping[str, str]) -> None:
+    # What the other programs know may be there too: they are often started from one file.
+    for name in sorted(environ):
+        if name.startswith("DCP_") and name not in SETTINGS:
+            close = difflib.get_close_matches(name, SETTINGS, 1)
+            remedy = f"did you mean {close[0]}?" if close else "see --help for those there are"
+            raise ConfigError(f"{name}: no such setting; {remedy}")
 
 
 def _listen(text: str, *, plain: bool) -> str:
@@ -329,9 +301,10 @@ def _networks(name: str, text: str) -> tuple[Network, ...]:
 
 
 def _newest_daemon(text: str) -> str:
-    if not numbers(text) or len(text) > 100 or not text.isascii() or not text.isprintable():
-        raise ConfigError(f"DCP_NEWEST_DAEMON: {text!r} is no version, such as 1.4.0")
-    return text
+    with contextlib.suppress(ValueError):
+        if len(text) <= 100:
+            return str(Version(text))
+    raise ConfigError(f"DCP_NEWEST_DAEMON: {text!r} is not a version, such as 1.4.0")
 
 
 def _log_level(text: str) -> str:

@@ -28,7 +28,7 @@ from daemon.config.config import Config, is_loopback
 from daemon.config.identity import IdentityError
 from daemon.engines.attached import AttachedEngine
 from daemon.engines.build import attachment
-from daemon.journal import journal
+from daemon.journal import disk
 from daemon.machine.gpus.detect import detect
 from daemon.machine.policy import Rules
 from daemon.runners import choose
@@ -137,7 +137,7 @@ def _identity(config: Config) -> Finding:
 
 
 def _state_folder(config: Config) -> Finding:
-    problem = journal.problem(config.state_dir)
+    problem = disk.problem(config.state_dir)
     if problem:
         return Finding(Level.FAIL, f"journal: {problem}")
     return Finding(Level.OK, f"journal: {config.state_dir} can be written")

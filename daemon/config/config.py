@@ -7,6 +7,7 @@ in one sentence that names the variable and the remedy.
 
 import base64
 import binascii
+import difflib
 import importlib.util
 import ipaddress
 import os
@@ -17,6 +18,8 @@ from datetime import UTC
 from pathlib import Path
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
+
+from dcp.settings import SETTINGS
 
 from daemon.config import engine_settings as config_engine
 from daemon.config.engine_settings import ModelFile as ModelFile
@@ -92,37 +95,6 @@ VARIABLES = (
     Variable("DCP_UPDATE_PUBLIC_KEY", "", "Ed25519 key that releases are signed with, in Base64."),
     Variable("DCP_LOG_LEVEL", "info", "debug, info, warning or error."),
 )
-
-# The three programs are often started from one environment file, so what the
-# other two know is no mistake here; anything else is a misspelling.
-KNOWN = frozenset(variable.name for variable in VARIABLES) | {
-    "DCP_DATABASE_URL",
-    "DCP_GRPC_LISTEN",
-    "DCP_ADMIN_TOKEN",
-    "DCP_SANDBOX_TOPUP",
-    "DCP_PROVIDER_APPROVAL",
-    "DCP_WEBHOOKS_ALLOW_PRIVATE",
-    "DCP_BLOB_STORE",
-    "DCP_MAX_ARTIFACT_BYTES",
-    "DCP_MAX_ARTIFACTS_BYTES",
-    "DCP_MAX_ARTIFACTS",
-    "DCP_ARTIFACT_DAYS",
-    "DCP_MAX_OUTPUT_BYTES",
-    "DCP_MAX_OPEN_JOBS",
-    "DCP_MIN_DRIVER_VERSION",
-    "DCP_MIN_TOOLKIT_VERSION",
-    "DCP_MIN_DAEMON_VERSION",
-    "DCP_MAX_STREAMS",
-    "DCP_LIMIT_KEY",
-    "DCP_LIMIT_ADDRESS",
-    "DCP_LIMIT_REGISTRATIONS",
-    "DCP_LIMIT_FAILED_KEYS",
-    "DCP_TRUSTED_PROXIES",
-    "DCP_HTTP_LISTEN",
-    "DCP_TLS_CERT",
-    "DCP_TLS_KEY",
-    "DCP_NEWEST_DAEMON",
-}
 
 
 @dataclass(frozen=True)
@@ -212,9 +184,7 @@ def from_env(environ: Mapping[str, str], file: ConfigFile | None = None) -> Conf
 def _config(
     settings: Mapping[str, str], environ: Mapping[str, str], models: Mapping[str, str] | None = None
 ) -> Config:
-    unknown = sorted(name for name in environ if name.startswith("DCP_") and name not in KNOWN)
-    if unknown:
-        raise ConfigError(f"{unknown[0]} is not a variable of DCP; see dcp-daemon --help for those there are")
+    _refuse_unknown(environ)
     config = Config(
         server=_address(settings.get("DCP_SERVER", Config.server)),
         provider_key=settings.get("DCP_PROVIDER_KEY"),
@@ -239,6 +209,15 @@ def _config(
     )
     _check_transport(config)
     return config
+
+
+def _refuse_unknown(environ: Mapping[str, str]) -> None:
+    # What the other programs know may be there too: they are often started from one file.
+    for name in sorted(environ):
+        if name.startswith("DCP_") and name not in SETTINGS:
+            close = difflib.get_close_matches(name, SETTINGS, 1)
+            remedy = f"did you mean {close[0]}?" if close else "see dcp-daemon --help for those there are"
+            raise ConfigError(f"{name} is not a variable of DCP; {remedy}")
 
 
 def _address(text: str) -> str:

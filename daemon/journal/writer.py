@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from daemon.journal.journal import Journal
-from daemon.journal.records import History
 from daemon.protocol.effects import Forget, Persist
+from daemon.protocol.records import History
 
 logger = logging.getLogger(__name__)
 

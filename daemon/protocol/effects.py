@@ -5,7 +5,7 @@ from enum import Enum
 
 from dcp.v1 import sessions_pb2
 
-from daemon.journal.records import Record
+from daemon.protocol.records import Record
 
 
 class EndReason(Enum):

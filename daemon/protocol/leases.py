@@ -15,9 +15,9 @@ from itertools import count
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.journal.records import Accepted, History, Stream
 from daemon.protocol.effects import Effect, Forget, Persist, Send, StartAttempt, StopAttempt
 from daemon.protocol.pieces import MAX_CHUNK_BYTES
+from daemon.protocol.records import Accepted, Channel, History
 from daemon.protocol.runs import LeaseKey, Result, Run, failed, lease_key, released
 
 logger = logging.getLogger(__name__)
@@ -189,11 +189,11 @@ class Leases:
         if run is not None and run.start(now):
             logger.info("job started %s", self._of(run))
 
-    def wrote(self, lease: sessions_pb2.Lease, stream: Stream, data: bytes) -> None:
+    def wrote(self, lease: sessions_pb2.Lease, channel: Channel, data: bytes) -> None:
         """The run wrote output or log."""
         run = self._runs.get(lease_key(lease))
         if run is not None:
-            run.write(stream, data)
+            run.write(channel, data)
 
     def worked(self, lease: sessions_pb2.Lease, now: float) -> None:
         """The run's work is over: its meter stands."""

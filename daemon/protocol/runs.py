@@ -13,8 +13,10 @@ from enum import Enum, auto
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.journal.records import (
+from daemon.protocol.pieces import Pieces
+from daemon.protocol.records import (
     Accepted,
+    Channel,
     Chunk,
     Finished,
     History,
@@ -22,10 +24,8 @@ from daemon.journal.records import (
     Record,
     Started,
     Stored,
-    Stream,
     accepted,
 )
-from daemon.protocol.pieces import Pieces
 
 MAX_MESSAGE_CHARACTERS = 2000
 MAX_DIGEST_CHARACTERS = 200
@@ -104,7 +104,7 @@ class Run:
         self.lost_after_seconds = offer.lost_after.ToTimedelta().total_seconds()
         self.phase = Phase.RUNNING if history.started else Phase.PREPARING
         self.renewed_at = self.progress_at = now
-        self.streams = history.streams
+        self.channels = history.channels
         self.is_accepted = True
         """Its acceptance is saved."""
         self._ran_ms = history.run_ms
@@ -143,12 +143,12 @@ class Run:
     @property
     def output(self) -> Pieces:
         """What it wrote."""
-        return self.streams[Stream.OUTPUT]
+        return self.channels[Channel.OUTPUT]
 
     @property
     def backlog_bytes(self) -> int:
         """How much of its output and its log the server has yet to store."""
-        return sum(pieces.backlog_bytes for pieces in self.streams.values())
+        return sum(pieces.backlog_bytes for pieces in self.channels.values())
 
     @property
     def finished(self) -> bool:
@@ -184,11 +184,11 @@ class Run:
         is_metered = self.phase is Phase.RUNNING and self._running_since is not None
         return is_metered and self.run_ms(now) >= self.limit_ms
 
-    def write(self, stream: Stream, data: bytes) -> bool:
+    def write(self, channel: Channel, data: bytes) -> bool:
         """Takes output or log; False when the run does not write any more."""
         if not self.take(Step.WRITE):
             return False
-        self.streams[stream].add(data)
+        self.channels[channel].add(data)
         return True
 
     def finish(self, result: Result, now: float) -> bool:
@@ -196,7 +196,7 @@ class Run:
         if not self.take(Step.FINISH):
             return False
         self._ran_ms, self._running_since = self.run_ms(now), None
-        for pieces in self.streams.values():
+        for pieces in self.channels.values():
             pieces.end()
         self._finished = self._message(result)
         self._unsaved.append(Finished(self._finished))
@@ -229,9 +229,9 @@ class Run:
         if self._saving or self._is_unsaveable:
             return ()
         chunks: list[Record] = []
-        for stream, pieces in self.streams.items():
+        for channel, pieces in self.channels.items():
             pieces.seal(window)
-            chunks += [Chunk(stream, seq, data) for seq, data in pieces.take_unsaved()]
+            chunks += [Chunk(channel, seq, data) for seq, data in pieces.take_unsaved()]
         finish = [record for record in self._unsaved if isinstance(record, Finished)]
         others = [record for record in self._unsaved if not isinstance(record, Finished)]
         if not (chunks or finish or others):
@@ -252,8 +252,8 @@ class Run:
                     self.is_accepted = True
                 case Started():
                     self._start_is_saved = True
-                case Chunk(stream, seq, _):
-                    self.streams[stream].saved(seq)
+                case Chunk(channel, seq, _):
+                    self.channels[channel].saved(seq)
                 case Finished():
                     self._finish_is_saved = True
         return batch
@@ -268,7 +268,7 @@ class Run:
             return batch
         if not self.finish(result, now) and self._succeeded:
             self._finished = self._message(result)
-        for pieces in self.streams.values():
+        for pieces in self.channels.values():
             pieces.drop_unsaved()
         assert self._finished is not None, "it has ended"
         self._finished.last_output_seq = self.output.last
@@ -283,8 +283,8 @@ class Run:
 
     def _stored(self) -> list[Stored]:
         return [
-            Stored(stream, pieces.acknowledged, pieces.stored_bytes)
-            for stream, pieces in self.streams.items()
+            Stored(channel, pieces.acknowledged, pieces.stored_bytes)
+            for channel, pieces in self.channels.items()
             if pieces.acknowledged
         ]
 
@@ -303,7 +303,7 @@ class Run:
     @property
     def in_flight(self) -> int:
         """How many pieces are sent and not acknowledged."""
-        return sum(pieces.in_flight for pieces in self.streams.values())
+        return sum(pieces.in_flight for pieces in self.channels.values())
 
     @property
     def waiting(self) -> bool:
@@ -320,7 +320,7 @@ class Run:
         """Forgets what is stored; False when the server confirms what it cannot have."""
         self.progress_at = now
         stored_output = self.output.acknowledge(output_through)
-        return self.streams[Stream.LOG].acknowledge(log_through) and stored_output
+        return self.channels[Channel.LOG].acknowledge(log_through) and stored_output
 
     def pause(self) -> None:
         """Sends nothing until rewound: the stream is gone, or the server has not yet said KEEP."""
@@ -333,7 +333,7 @@ class Run:
 
     def rewind(self) -> None:
         """Tells everything again that is not confirmed."""
-        for pieces in self.streams.values():
+        for pieces in self.channels.values():
             pieces.rewind()
         self._flowing = True
         self._started_sent = False
@@ -353,16 +353,16 @@ class Run:
             self._started_sent = True
             if not self._start_confirmed:
                 return sessions_pb2.DaemonMessage(job_started=sessions_pb2.JobStarted(lease=self.lease))
-        for stream, pieces in self.streams.items():
+        for channel, pieces in self.channels.items():
             if pieces.has_unsent():
-                return self._chunk(stream, *pieces.take_unsent()) if credit > 0 else None
+                return self._chunk(channel, *pieces.take_unsent()) if credit > 0 else None
         if self._finish_is_saved and not self._finished_sent:
             self._finished_sent = True
             return sessions_pb2.DaemonMessage(job_finished=self._finished)
         return None
 
-    def _chunk(self, stream: Stream, seq: int, data: bytes) -> sessions_pb2.DaemonMessage:
-        if stream is Stream.OUTPUT:
+    def _chunk(self, channel: Channel, seq: int, data: bytes) -> sessions_pb2.DaemonMessage:
+        if channel is Channel.OUTPUT:
             chunk = sessions_pb2.OutputChunk(lease=self.lease, seq=seq, data=data)
             return sessions_pb2.DaemonMessage(output_chunk=chunk)
         log = sessions_pb2.LogChunk(lease=self.lease, seq=seq, data=data)

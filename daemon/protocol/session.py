@@ -29,10 +29,10 @@ from typing import Any, TypeAlias
 from dcp.v1 import gpus_pb2, honesty_pb2, jobs_pb2, sessions_pb2, terms_pb2
 from google.protobuf.duration_pb2 import Duration
 
-from daemon.journal.records import History, Stream
 from daemon.protocol.effects import Effect, EndReason, EndSession, Opened, ReconnectAfter, Send
 from daemon.protocol.heartbeats import Heartbeats
 from daemon.protocol.leases import DEFAULT_CHUNK_CREDIT, DEFAULT_LOST_AFTER_SECONDS, Leases
+from daemon.protocol.records import Channel, History
 from daemon.protocol.runs import Result, Run, lease_key
 
 logger = logging.getLogger(__name__)
@@ -214,11 +214,11 @@ class DaemonSession:
 
     def attempt_output(self, lease: sessions_pb2.Lease, data: bytes, now: float) -> list[Effect]:
         """The run wrote output. What is too much of it is dropped, and the output says so at its end."""
-        return self._wrote(lease, Stream.OUTPUT, data, now)
+        return self._wrote(lease, Channel.OUTPUT, data, now)
 
     def attempt_log(self, lease: sessions_pb2.Lease, data: bytes, now: float) -> list[Effect]:
         """The run wrote log. What is too much of it is dropped."""
-        return self._wrote(lease, Stream.LOG, data, now)
+        return self._wrote(lease, Channel.LOG, data, now)
 
     def attempt_worked(self, lease: sessions_pb2.Lease, now: float) -> list[Effect]:
         """The run's work is over; what follows until it has finished is not metered."""
@@ -240,9 +240,9 @@ class DaemonSession:
         logger.info("draining runs=%d %s", len(self.unfinished), self._where())
         return self._settled(self._say_drain(), now)
 
-    def _wrote(self, lease: sessions_pb2.Lease, stream: Stream, data: bytes, now: float) -> list[Effect]:
+    def _wrote(self, lease: sessions_pb2.Lease, channel: Channel, data: bytes, now: float) -> list[Effect]:
         effects = self._leases.stop_overdue(now)
-        self._leases.wrote(lease, stream, data)
+        self._leases.wrote(lease, channel, data)
         return self._settled(effects, now)
 
     # --- the server's messages ---

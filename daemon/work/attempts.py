@@ -17,8 +17,8 @@ from typing import Protocol
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.journal.records import MAX_OUTPUT_BYTES
 from daemon.machine.clock import Clock
+from daemon.protocol.records import MAX_OUTPUT_BYTES
 from daemon.protocol.runs import LeaseKey, Result, failed, lease_key, succeeded
 from daemon.runners import Left, Log, Picture, Pieces, Runner, RunnerError, Written
 from daemon.work.artifacts import ArtifactsError, ArtifactSink, LeaseGoneError

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.journal.journal import Journal
-from daemon.journal.records import History, Stream
 from daemon.protocol import effects as fx
+from daemon.protocol.records import Channel, History
 from daemon.protocol.runs import LeaseKey, Result, failed, lease_key, succeeded
 from daemon.protocol.session import DaemonSession
 from scripts.simulation.violations import ViolationError
@@ -271,7 +271,7 @@ class Machine:
         for key, told in self._told.items():
             history = histories.get(key)
             knows = history is not None and (
-                history.streams[Stream.OUTPUT].last >= told.through
+                history.channels[Channel.OUTPUT].last >= told.through
                 and (history.started or not told.started)
                 and (history.finished is not None or not told.finished)
             )

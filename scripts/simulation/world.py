@@ -485,8 +485,14 @@ class World:
         if not self._is_serving:
             return False
         assert self.services is not None
-        self.spawn(self.services.sweep.tick(), stops, partial(self._background_ended, "a sweep"))
+        self.spawn(self._duties(), stops, partial(self._background_ended, "a sweep"))
         return True
+
+    async def _duties(self) -> None:
+        """Each duty of the market's loop once; those that failed, other than for the database, are told."""
+        assert self.services is not None
+        for error in await self.services.loops[0].tick():
+            self._background_ended("a duty", error)
 
     def _submit(self, number: int, stops: int) -> bool:
         if not self._is_serving or number in self.submitted or number >= len(self.requests):

@@ -10,12 +10,12 @@ from dcp.v1 import providers_pb2_grpc
 
 from server.domain.errors import no_page
 from server.domain.providers import AccountDecision
+from server.domain.versions import is_older
 from server.rpc import convert
 from server.rpc.interceptors import caller
 from server.rpc.terms import settings_message
 from server.rpc.validate import email_key
 from server.services.providers import Providers
-from server.version import is_older
 
 DEFAULT_PAGE_SIZE = 50
 _PLACE = re.compile(r"([0-9]{1,16})-([0-9]{1,16})")

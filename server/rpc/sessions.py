@@ -19,12 +19,12 @@ from server.domain.jobs import LOST_AFTER_SECONDS, JobType
 from server.domain.leases import (
     CHUNK_CREDIT,
     OFFER_SECONDS,
+    Channel,
     Disposition,
     FinishReport,
     LeaseRef,
     Offer,
     RunOutcome,
-    Stream,
 )
 from server.domain.messages import LeaseAction, Reconnect
 from server.domain.placement import Model
@@ -230,8 +230,8 @@ _FROM_WIRE: dict[str, Callable[[Any], messages.DaemonMessage]] = {
     "heartbeat": _heartbeat,
     "offer_reply": lambda b: messages.OfferReply(_ref(b.lease), b.accepted, b.refusal),
     "job_started": lambda b: messages.Started(_ref(b.lease)),
-    "output_chunk": lambda b: messages.Chunk(_ref(b.lease), Stream.OUTPUT, b.seq, b.data),
-    "log_chunk": lambda b: messages.Chunk(_ref(b.lease), Stream.LOG, b.seq, b.data),
+    "output_chunk": lambda b: messages.Chunk(_ref(b.lease), Channel.OUTPUT, b.seq, b.data),
+    "log_chunk": lambda b: messages.Chunk(_ref(b.lease), Channel.LOG, b.seq, b.data),
     "job_finished": _finished,
     "capacity_update": _capacity,
     "drain": lambda b: messages.Drain(),

@@ -179,7 +179,8 @@ class Providers:
 
     async def read_states(self) -> None:
         """Learns what was decided elsewhere, or while a session opened, about who is connected here."""
-        self._fleet.set_states(await self._database.read(providers.inactive_connected))
+        if self._fleet.all():
+            self._fleet.set_states(await self._database.read(providers.inactive_connected))
 
     async def heartbeat(self, provider_id: int, gpu_status: dict[str, Any]) -> ProviderStatus:
         """A heartbeat by POST. Raises PROVIDER_SUSPENDED, PROVIDER_NOT_APPROVED."""
@@ -222,7 +223,7 @@ class Providers:
         try:
             await self._database.run(lambda: sessions.write_beats(beats))
             self.store_is_up = True
-        except DomainError:
+        except Exception:
             self.store_is_up = False
             self._fleet.put_back(beats)
             raise

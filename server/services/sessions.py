@@ -16,12 +16,12 @@ from typing import Any
 from server.clock import Clock, ms
 from server.domain.errors import DomainError, Reason
 from server.domain.leases import (
+    Channel,
     FinishReport,
     Lease,
     LeaseOutcome,
     LeaseRef,
     LeaseState,
-    Stream,
 )
 from server.domain.messages import (
     CancelRun,
@@ -46,14 +46,15 @@ from server.domain.messages import (
 from server.domain.providers import AccountState
 from server.domain.sessions import Kept, Reply, ServerSession, stranger
 from server.domain.terms import Terms
-from server.services.attempts import give_up, record_finish
+from server.domain.versions import is_older
 from server.services.dispatch import Dispatch
+from server.services.endings import give_up, record_finish
 from server.services.fleet import Fleet, Presence
 from server.services.providers import Providers, refuse_shut_out
 from server.store import jobs, keys, leases, providers, sessions, terms
 from server.store.database import Database
 from server.store.providers import ProviderRow
-from server.version import CURRENT, is_older
+from server.version import CURRENT
 
 log = logging.getLogger(__name__)
 OUTBOX_SIZE = 1000
@@ -355,7 +356,7 @@ class Session:
             if named is None or lease.state is LeaseState.OFFERED:
                 give_up(lease, now_ms, "the daemon does not hold it any more")
                 continue
-            leases.restamp(lease, epoch)
+            leases.move_to_session(lease, epoch)
             job = jobs.get(lease.job_id)
             assert job is not None
             resend = named in hello.unacknowledged
@@ -367,7 +368,7 @@ class Session:
                         lease.output_through_seq,
                         lease.log_through_seq,
                         job.output_bytes,
-                        leases.stream_bytes(lease.job_id, lease.lease_epoch, Stream.LOG),
+                        leases.stream_bytes(lease.job_id, lease.lease_epoch, Channel.LOG),
                         lease.output_limit_bytes,
                         resend,
                     ),

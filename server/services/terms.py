@@ -93,6 +93,8 @@ class OwnTerms:
 
     async def read_changes(self) -> None:
         """Learns what was changed at other servers, or while a session opened."""
+        if not self._fleet.all():
+            return
         now_ms = ms(self._clock)
         since_ms = self._read_ms - OVERLAP_MS
         for provider_id, changed in (

@@ -47,10 +47,6 @@ def test_settings_of_the_readme_are_those_of_the_programs() -> None:
     assert listed == {name: (default, ", ".join(users)) for name, (default, users) in real.items()}
 
 
-def test_programs_know_the_same_settings() -> None:
-    assert set(server.config.KNOWN) == set(gateway.config.KNOWN) == set(daemon.config.config.KNOWN)
-
-
 def test_routes_of_the_readme_are_those_of_openapi(tmp_path: Path) -> None:
     listed = set(re.findall(r"^\| `(GET|POST) (/api/\S+)` \|", README, re.MULTILINE))
     with Market(tmp_path, admin_token=ADMIN_TOKEN) as market:

@@ -21,7 +21,8 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 from daemon.app import Daemon
 from daemon.config import config
 from daemon.engines import Engine, EngineError
-from daemon.journal.journal import FileDisk, Journal, journal_folder
+from daemon.journal.disk import FileDisk, journal_folder
+from daemon.journal.journal import Journal
 from daemon.link import Link, Server
 from daemon.protocol.effects import EndReason
 from daemon.work.artifacts import Artifact, ArtifactSink, Uploader, measure

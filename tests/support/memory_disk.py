@@ -7,7 +7,7 @@ from random import Random
 
 
 class MemoryDisk:
-    """Has the shape of `daemon.journal.journal.Disk`; deterministic.
+    """Has the shape of `daemon.journal.disk.Disk`; deterministic.
 
     `is_full`: appends fail. `free`: the free bytes that it reports. `fails_to_sync`: syncs fail.
     """

@@ -263,11 +263,11 @@ class Market:
         await self.sql(lambda: Renter.update(**values).where(Renter.id == renter.id).execute())
 
     async def tick(self) -> None:
-        """Runs a sweep now."""
-        await self.server.services.sweep.tick()
+        """Runs each duty of the market's loop once, now."""
+        assert await self.server.services.loops[0].tick() == []
 
     async def later(self, seconds: float) -> None:
-        """Advances the clock and runs a sweep."""
+        """Advances the clock and runs each duty of the market's loop once."""
         self.clock.advance(seconds)
         await self.tick()
 

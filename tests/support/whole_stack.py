@@ -21,6 +21,8 @@ from daemon.journal.journal import Journal
 from gateway.app import CHANNEL_OPTIONS, build_app
 from server.app import Server
 from server.config import Config
+from tests.support import databases
+from tests.support.counter import Counter
 from tests.support.fake_engine import ScriptedEngine
 from tests.support.manual_clock import ManualClock
 from tests.support.memory_disk import MemoryDisk
@@ -68,15 +70,19 @@ class Stack:
 
 
 @contextlib.asynccontextmanager
-async def running_stack(folder: Path, *, prove: bool = True, **settings: str) -> AsyncIterator[Stack]:
+async def running_stack(
+    folder: Path, counter: Counter | None = None, /, *, prove: bool = True, **settings: str
+) -> AsyncIterator[Stack]:
     """Runs server and gateway on a SQLite file in ``folder``, with additional settings of the server.
 
     The ledger is checked at the end, unless the test itself writes rows without the services.
+    ``counter``: counts the work of the server and the gateway.
     """
+    counter = counter or Counter()
     clock = ManualClock()
     config = Config.from_env(
         {
-            "DCP_DATABASE_URL": f"sqlite:///{folder / 'dcp.sqlite3'}",
+            "DCP_DATABASE_URL": databases.empty_sqlite(folder),
             "DCP_BLOB_STORE": f"file:{folder / 'artifacts'}",
             "DCP_GRPC_LISTEN": "127.0.0.1:0",
             "DCP_ADMIN_TOKEN": ADMIN_TOKEN,
@@ -84,10 +90,13 @@ async def running_stack(folder: Path, *, prove: bool = True, **settings: str) ->
         }
     )
     server = Server(config, clock)
+    counter.watch_database(server._database.peewee)
     await server.start()
     try:
-        async with grpc.aio.insecure_channel(server.address, options=CHANNEL_OPTIONS) as channel:
-            transport = httpx.ASGITransport(build_app(channel))
+        async with grpc.aio.insecure_channel(
+            server.address, options=CHANNEL_OPTIONS, interceptors=[counter.calls]
+        ) as channel:
+            transport = httpx.ASGITransport(counter.requests(build_app(channel)))
             async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
                 yield Stack(clock, server, http, channel)
                 if prove:
@@ -97,18 +106,21 @@ async def running_stack(folder: Path, *, prove: bool = True, **settings: str) ->
 
 
 @contextlib.asynccontextmanager
-async def running_daemon(stack: Stack, key: str, engine: ScriptedEngine) -> AsyncIterator[Daemon]:
-    """Runs a daemon with the engine, and waits until it has a session."""
+async def running_daemon(
+    stack: Stack, key: str, engine: ScriptedEngine, **changes: Any
+) -> AsyncIterator[Daemon]:
+    """A daemon with the engine, once it has its session; ``changes``: other arguments of `Daemon`."""
     ready = asyncio.Event()
-    daemon = Daemon(
-        server=stack.server.address,
-        key=key,
-        engines=[engine],
-        journal=Journal(MemoryDisk()),
-        clock=stack.clock,
-        on_ready=lambda provider_id: ready.set(),
-        tick_seconds=0.01,
-    )
+    arguments: dict[str, Any] = {
+        "server": stack.server.address,
+        "key": key,
+        "engines": [engine],
+        "journal": Journal(MemoryDisk()),
+        "clock": stack.clock,
+        "on_ready": lambda provider_id: ready.set(),
+        "tick_seconds": 0.01,
+    }
+    daemon = Daemon(**(arguments | changes))
     running = asyncio.create_task(daemon.run())
     try:
         async with asyncio.timeout(10):

@@ -6,7 +6,7 @@ Every function runs inside its caller's transaction, which has locked the renter
 from __future__ import annotations
 
 from server.domain.providers import AccountState
-from server.store import artifacts
+from server.store import artifacts, states
 from server.store.models import ApiKey, Chunk, Job, Lease, Renter, Repeat, Webhook, WebhookDelivery, tuples
 
 NOBODY = "deleted renter"
@@ -34,7 +34,7 @@ def erase_account(renter_id: int) -> list[bytes]:
         email_key=f"deleted {renter_id}",  # no address is written so: the renter's own is free again
         organization="",
         phone="",
-        state=AccountState.DELETED.value,
+        state=states.stored(AccountState.DELETED),
         erase_from_ms=0,
     ).where(Renter.id == renter_id).execute()
     return digests

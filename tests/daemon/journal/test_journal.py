@@ -12,8 +12,12 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.journal.journal import COMPACT_BYTES, MIN_FREE_BYTES, FileDisk, Journal, JournalError
-from daemon.journal.records import (
+from daemon.journal.disk import MIN_FREE_BYTES, FileDisk, JournalError
+from daemon.journal.encoding import decode, encode
+from daemon.journal.journal import COMPACT_BYTES, Journal
+from daemon.protocol.effects import Forget, Persist
+from daemon.protocol.records import (
+    Channel,
     Chunk,
     Finished,
     History,
@@ -21,13 +25,9 @@ from daemon.journal.records import (
     Record,
     Started,
     Stored,
-    Stream,
     accepted,
-    decode,
-    encode,
     replay,
 )
-from daemon.protocol.effects import Forget, Persist
 from tests.daemon.fake_server import lease, offer
 from tests.support.memory_disk import MemoryDisk
 
@@ -35,11 +35,11 @@ FINISHED = Finished(sessions_pb2.JobFinished(lease=lease(), last_output_seq=2))
 STORY: list[Record] = [
     accepted(offer()),
     Started(),
-    Chunk(Stream.OUTPUT, 1, b"one"),
-    Chunk(Stream.LOG, 1, b"log"),
+    Chunk(Channel.OUTPUT, 1, b"one"),
+    Chunk(Channel.LOG, 1, b"log"),
     Reading(1500),
-    Stored(Stream.OUTPUT, 1, 3),
-    Chunk(Stream.OUTPUT, 2, b"two"),
+    Stored(Channel.OUTPUT, 1, 3),
+    Chunk(Channel.OUTPUT, 2, b"two"),
     FINISHED,
 ]
 
@@ -54,7 +54,7 @@ def again(disk: MemoryDisk) -> list[History]:
 
 
 def chunks(history: History) -> list[tuple[int, bytes]]:
-    return history.streams[Stream.OUTPUT].kept()
+    return history.channels[Channel.OUTPUT].kept()
 
 
 def test_story_is_found_again() -> None:
@@ -65,8 +65,8 @@ def test_story_is_found_again() -> None:
     assert history.offer.lease == lease()
     assert (history.started, history.run_ms) == (True, 1500)
     assert chunks(history) == [(2, b"two")]
-    assert history.streams[Stream.LOG].kept() == [(1, b"log")]
-    assert history.streams[Stream.OUTPUT].total_bytes == 6
+    assert history.channels[Channel.LOG].kept() == [(1, b"log")]
+    assert history.channels[Channel.OUTPUT].total_bytes == 6
     assert history.finished == FINISHED.message
 
 
@@ -86,7 +86,7 @@ def test_several_chunks_share_one_sync() -> None:
     journal = Journal(disk)
     journal.write([persist(accepted(offer()), Started())])
     before = disk.syncs
-    journal.write([persist(Chunk(Stream.OUTPUT, seq, b"x")) for seq in range(1, 21)])
+    journal.write([persist(Chunk(Channel.OUTPUT, seq, b"x")) for seq in range(1, 21)])
     assert disk.syncs - before == 1
 
 
@@ -112,7 +112,7 @@ def test_torn_record_costs_only_itself(cut: int) -> None:
     (history,) = restarted.recover()
     assert history.finished is None
     assert chunks(history) == [(2, b"two")]
-    assert restarted.write([persist(Chunk(Stream.OUTPUT, 3, b"three"))]) == [None]
+    assert restarted.write([persist(Chunk(Channel.OUTPUT, 3, b"three"))]) == [None]
     assert chunks(again(disk)[0]) == [(2, b"two"), (3, b"three")]
 
 
@@ -135,10 +135,10 @@ def test_full_disk_is_told_and_leaves_no_torn_record() -> None:
     journal = Journal(disk)
     journal.write([persist(accepted(offer()), Started())])
     disk.is_full = True
-    (error,) = journal.write([persist(Chunk(Stream.OUTPUT, 1, b"lost" * 100))])
+    (error,) = journal.write([persist(Chunk(Channel.OUTPUT, 1, b"lost" * 100))])
     assert error is not None
     disk.is_full = False
-    assert journal.write([persist(Chunk(Stream.OUTPUT, 1, b"kept"))]) == [None]
+    assert journal.write([persist(Chunk(Channel.OUTPUT, 1, b"kept"))]) == [None]
     assert chunks(again(disk)[0]) == [(1, b"kept")]
 
 
@@ -207,15 +207,15 @@ def test_acknowledged_chunks_are_forgotten_and_the_file_stays_small(tmp_path: Pa
     journal.write([persist(accepted(offer()), Started())])
     for seq in range(1, 101):
         records = (
-            Chunk(Stream.OUTPUT, seq, b"x" * 20_000),
-            Stored(Stream.OUTPUT, seq - 1, 20_000 * (seq - 1)),
+            Chunk(Channel.OUTPUT, seq, b"x" * 20_000),
+            Stored(Channel.OUTPUT, seq - 1, 20_000 * (seq - 1)),
         )
         assert journal.write([persist(*records)]) == [None]
     (name,) = disk.names()
     assert len(disk.read(name)) < 2 * COMPACT_BYTES
     (history,) = Journal(disk).recover()
     assert chunks(history) == [(100, b"x" * 20_000)]
-    assert history.streams[Stream.OUTPUT].total_bytes == 100 * 20_000
+    assert history.channels[Channel.OUTPUT].total_bytes == 100 * 20_000
     assert history.started
 
 

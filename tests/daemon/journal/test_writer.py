@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 
 from daemon.journal.journal import Journal
-from daemon.journal.records import Chunk, Record, Stream, accepted
 from daemon.journal.writer import Recorder
 from daemon.protocol.effects import Persist
+from daemon.protocol.records import Channel, Chunk, Record, accepted
 from tests.daemon.fake_server import eventually, lease, offer
 from tests.support.memory_disk import MemoryDisk
 
@@ -34,12 +34,12 @@ class BrokenJournal(Journal):
 async def test_what_comes_while_the_disk_syncs_shares_the_next_sync() -> None:
     disk, done = SlowDisk(), list[int]()
     recorder = Recorder(Journal(disk), lambda entry, error: done.append(entry.number))
-    records: list[Record] = [accepted(offer()), *(Chunk(Stream.OUTPUT, n, b"x") for n in range(1, 21))]
+    records: list[Record] = [accepted(offer()), *(Chunk(Channel.OUTPUT, n, b"x") for n in range(1, 21))]
     for number, record in enumerate(records):
         recorder.put(Persist(number, lease(), (record,)))
     await eventually(lambda: disk.names() != [])
-    recorder.put(Persist(21, lease(), (Chunk(Stream.OUTPUT, 21, b"x"),)))
-    recorder.put(Persist(22, lease(), (Chunk(Stream.OUTPUT, 22, b"x"),)))
+    recorder.put(Persist(21, lease(), (Chunk(Channel.OUTPUT, 21, b"x"),)))
+    recorder.put(Persist(22, lease(), (Chunk(Channel.OUTPUT, 22, b"x"),)))
     assert done == []
     disk.may_sync.set()
     await eventually(lambda: done == list(range(23)))

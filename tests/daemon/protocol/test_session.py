@@ -12,7 +12,6 @@ from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2, terms_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon.journal.records import MAX_LOG_BYTES, MAX_OUTPUT_BYTES, Finished, Record, replay
 from daemon.protocol.effects import (
     Effect,
     EndReason,
@@ -26,6 +25,7 @@ from daemon.protocol.effects import (
     StopAttempt,
 )
 from daemon.protocol.pieces import MAX_CHUNK_BYTES
+from daemon.protocol.records import MAX_LOG_BYTES, MAX_OUTPUT_BYTES, Finished, Record, replay
 from daemon.protocol.runs import failed, succeeded
 from daemon.protocol.session import DaemonSession, Link
 from tests.daemon.fake_server import lease, offer, seconds

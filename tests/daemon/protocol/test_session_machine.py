@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from daemon.journal.journal import Journal
-from daemon.journal.records import Stream
 from daemon.protocol import effects as fx
+from daemon.protocol.records import Channel
 from daemon.protocol.runs import succeeded
 from daemon.protocol.session import DaemonSession, Link
 from tests.daemon.fake_server import lease, offer, seconds
@@ -74,7 +74,7 @@ class Daemon(RuleBasedStateMachine):
         for history in self.journal.recover():
             known = self.known[key(history.offer.lease)]
             told = max(known.chunks, default=0)
-            assert history.streams[Stream.OUTPUT].last >= told, "a chunk was told that the disk had not"
+            assert history.channels[Channel.OUTPUT].last >= told, "a chunk was told that the disk had not"
             assert history.started or not known.is_started, "a start was told that the disk had not"
             if known.result is not None and not known.disk_failed:
                 assert history.finished == known.result, "a result was told that the disk had not"

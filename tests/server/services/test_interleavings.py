@@ -18,9 +18,8 @@ from server.domain.errors import DomainError, Reason
 from server.domain.jobs import FINAL, FailureReason, JobEvent, JobState
 from server.domain.leases import Disposition, FinishReport, LeaseOutcome, LeaseRef, RunOutcome
 from server.domain.messages import ResultAck
-from server.services.attempts import give_up, record_finish
+from server.services.endings import give_up, record_finish, settle
 from server.services.keys import ADMIN, Caller
-from server.services.settlement import settle
 from server.store import jobs, leases
 from server.store.models import Hold, Transfer
 from tests.support import running_server
