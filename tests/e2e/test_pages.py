@@ -344,7 +344,7 @@ PARTS = {
 def is_short(look: Look) -> bool:
     """Whether axe checks the whole page in the plain run.
 
-    The reference is 80,000 px high, so the plain run checks it in one language and width only, in both themes;
+    The reference is 80,000 px high, so the plain run checks it in one language and width, in both themes;
     --all checks the rest.
     """
     return look.address == "/" or (look.language, look.width) == ("en", "phone")
