@@ -19,7 +19,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 class Variable(NamedTuple):
-    """An environment variable of this program, as --help and the documentation list it."""
+    """An environment variable of this program, as --help and docs/reference print it."""
 
     name: str
     default: str
@@ -27,16 +27,30 @@ class Variable(NamedTuple):
 
 
 VARIABLES = (
-    Variable("DCP_HTTP_LISTEN", "127.0.0.1:8080", "where the gateway listens; port 0 selects a free port"),
-    Variable("DCP_SERVER", "127.0.0.1:50051", "the server, as host:port"),
-    Variable("DCP_TLS_CA", "", "PEM file with the CA certificates that verify the server's certificate"),
-    Variable("DCP_INSECURE", "false", "true allows a server on another machine without TLS"),
+    Variable(
+        "DCP_HTTP_LISTEN", "127.0.0.1:8080", "Where HTTP listens, host:port; port 0 selects a free port."
+    ),
+    Variable("DCP_SERVER", "127.0.0.1:50051", "Address of the server's gRPC, host:port."),
+    Variable(
+        "DCP_TLS_CA",
+        "",
+        "Certificate authorities (PEM) that the server's certificate is checked against. "
+        "Unset: plain text, to loopback addresses only.",
+    ),
+    Variable(
+        "DCP_INSECURE",
+        "false",
+        "true: keys travel to another host in plain text. Only for networks that you trust.",
+    ),
     Variable(
         "DCP_TRUSTED_PROXIES",
         "",
-        "addresses and networks of proxies, separated by commas, whose X-Forwarded-For is trusted",
+        "Addresses and networks of the proxies before the gateway, separated by commas; "
+        "their X-Forwarded-For is believed.",
     ),
-    Variable("DCP_LOG_LEVEL", "info", "debug, info, warning or error"),
+    Variable(
+        "DCP_LOG_LEVEL", "info", "Least severe messages that are logged: debug, info, warning or error."
+    ),
 )
 
 

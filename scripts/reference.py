@@ -84,7 +84,7 @@ def _settings() -> Iterable[str]:
     for program, config in _PROGRAMS:
         yield f"## {program.capitalize()}"
         rows = [
-            (f"`{variable.name}`", variable.default or "unset", _sentence(variable.meaning))
+            (f"`{variable.name}`", variable.default or "unset", variable.meaning.replace("*", "\\*"))
             for variable in config.VARIABLES
         ]
         yield _table(("Setting", "Default", "Meaning"), rows)
@@ -122,7 +122,3 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:].removesuffix('.')}."

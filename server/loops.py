@@ -14,16 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from server.domain.errors import DomainError
-from server.services.cleaning import Cleaning
-from server.services.deliveries import Deliveries
-from server.services.dispatch import Dispatch
-from server.services.keys import Keys
-from server.services.metrics import Metrics
-from server.services.privacy.deletion import Deletion
-from server.services.providers import Providers
-from server.services.sessions import Sessions
-from server.services.sweep import Sweep
-from server.services.terms import OwnTerms
+from server.wiring import Services
 
 log = logging.getLogger(__name__)
 
@@ -74,35 +65,23 @@ class Loop:
             log.error("a duty failed duty=%s failures=%d", *facts, exc_info=error)
 
 
-def server_loops(
-    *,
-    providers: Providers,
-    terms: OwnTerms,
-    sweep: Sweep,
-    dispatch: Dispatch,
-    sessions: Sessions,
-    keys: Keys,
-    deletion: Deletion,
-    metrics: Metrics,
-    deliveries: Deliveries,
-    cleaning: Cleaning,
-) -> tuple[Loop, ...]:
+def server_loops(services: Services) -> tuple[Loop, ...]:
     """Every duty of a server. The first loop is the market's; what it does not wait for has its own."""
     return (
         Loop(
             PERIOD_SECONDS,
             (
-                Duty("write heartbeats", providers.write_beats),  # before silence is judged by them
-                Duty("read provider states", providers.read_states),
-                Duty("read terms", terms.read_changes),
-                Duty("end what time ends", sweep.tick),
-                Duty("offer waiting jobs", dispatch.fill_all),
-                Duty("check credentials", sessions.check_credentials),
-                Duty("write uses of keys", keys.write_uses),
-                Duty("erase deleted accounts", deletion.tick),
-                Duty("store metrics", metrics.tick),
+                Duty("write heartbeats", services.heartbeats.write_all),  # before silence is judged by them
+                Duty("read provider states", services.providers.read_states),
+                Duty("read terms", services.terms.read_changes),
+                Duty("end what time ends", services.sweep.tick),
+                Duty("offer waiting jobs", services.dispatch.fill_all),
+                Duty("check credentials", services.sessions.check_credentials),
+                Duty("write uses of keys", services.keys.write_uses),
+                Duty("erase deleted accounts", services.deletion.tick),
+                Duty("store metrics", services.metrics.tick),
             ),
         ),
-        Loop(PERIOD_SECONDS, (Duty("send webhooks", deliveries.tick),)),
-        Loop(CLEANING_SECONDS, (Duty("clean artifacts", cleaning.tick),)),
+        Loop(PERIOD_SECONDS, (Duty("send webhooks", services.deliveries.tick),)),
+        Loop(CLEANING_SECONDS, (Duty("clean artifacts", services.cleaning.tick),)),
     )

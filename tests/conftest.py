@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support import databases, model_image, private_engine
 from tests.support.databases import Postgres
+from tests.support.lengths import LONG_FILES
 from tests.support.manual_clock import ManualClock
 from tests.support.private_engine import PrivateEngine
 
@@ -18,22 +19,6 @@ settings.register_profile("dcp", deadline=None, suppress_health_check=[HealthChe
 settings.load_profile("dcp")
 
 
-# The files that take longest, the longest first: workers that begin with them end together.
-LONG_FILES = (
-    "e2e/test_pages.py",
-    "e2e/test_kills.py",
-    "daemon/engines/test_container.py",
-    "daemon/runners/test_container.py",
-    "e2e/test_fuzz.py",
-    "e2e/test_containers.py",
-    "protocol/test_simulation.py",
-    "e2e/test_gpu_faults.py",
-    "gateway/test_transcode.py",
-    "e2e/test_container_engine.py",
-    "e2e/test_storm.py",
-    "daemon/runners/test_adoption.py",
-    "server/services/test_artifacts.py",
-)
 _TESTS = Path(__file__).parent
 
 

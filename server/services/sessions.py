@@ -50,7 +50,8 @@ from server.domain.versions import is_older
 from server.services.dispatch import Dispatch
 from server.services.endings import give_up, record_finish
 from server.services.fleet import Fleet, Presence
-from server.services.providers import Providers, refuse_shut_out
+from server.services.heartbeats import Heartbeats
+from server.services.providers import refuse_shut_out
 from server.store import jobs, keys, leases, providers, sessions, terms
 from server.store.database import Database
 from server.store.providers import ProviderRow
@@ -74,7 +75,7 @@ class Sessions:
         database: Database,
         dispatch: Dispatch,
         fleet: Fleet,
-        providers: Providers,
+        heartbeats: Heartbeats,
         clock: Clock,
         max_streams: int = 0,
         newest_daemon: str = CURRENT,
@@ -82,7 +83,7 @@ class Sessions:
         self.database = database
         self.dispatch = dispatch
         self.fleet = fleet
-        self.providers = providers
+        self.heartbeats = heartbeats
         self.clock = clock
         self.open: set[Session] = set()
         """Every stream of this server, also those without a Hello yet."""
@@ -308,9 +309,9 @@ class Session:
             self_tests=hello.self_tests,
             runs_plain_processes=hello.runs_plain_processes,
         )
-        self._presence.feel(status)
-        owner.providers.hinder(self._presence, status or known.gpu_status)
-        await owner.providers.record_beat(self.provider_id, status, renews=True)
+        self._presence.note_temperature(status)
+        owner.heartbeats.refresh_hindrances(self._presence, status or known.gpu_status)
+        await owner.heartbeats.record(self.provider_id, status, renews=True)
         older = owner.fleet.join(self._presence)
         if older is self._presence:
             raise DomainError(Reason.SESSION_SUPERSEDED, "a newer session of this provider exists")
@@ -381,10 +382,10 @@ class Session:
         owner, presence = self._owner, self._presence
         if owner.fleet.get(self.provider_id) is not presence:
             return  # a newer session renews the leases now
-        await owner.providers.record_beat(self.provider_id, beat.gpu_status, renews=True)
+        await owner.heartbeats.record(self.provider_id, beat.gpu_status, renews=True)
         if presence is not None and presence.state is AccountState.SUSPENDED:
             self.recheck(presence.state)
-        if owner.providers.store_is_up:
+        if owner.heartbeats.store_is_up:
             self._send(HeartbeatAck(beat.sequence))
         unknown, missing = self._protocol.reconcile(beat)
         for ref in unknown:
@@ -514,7 +515,7 @@ class Session:
             presence.self_tests = capacity.self_tests
             row = await self._owner.database.read(lambda: providers.get(self.provider_id))
             if row is not None:
-                self._owner.providers.hinder(presence, row.gpu_status)
+                self._owner.heartbeats.refresh_hindrances(presence, row.gpu_status)
 
     async def _drain(self) -> None:
         if self._presence is not None:

@@ -23,7 +23,7 @@ from server.domain.providers import is_live
 from server.services.dispatch import Dispatch
 from server.services.endings import end_overrun, end_unstarted, give_up
 from server.services.fleet import Fleet
-from server.services.providers import Providers
+from server.services.heartbeats import Heartbeats
 from server.services.repeats import KEEP_MS
 from server.store import jobs, leases, repeats
 from server.store.database import Database
@@ -36,12 +36,12 @@ class Sweep:
     """The rules of time, applied once a second."""
 
     def __init__(
-        self, database: Database, dispatch: Dispatch, fleet: Fleet, providers: Providers, clock: Clock
+        self, database: Database, dispatch: Dispatch, fleet: Fleet, heartbeats: Heartbeats, clock: Clock
     ) -> None:
         self._database = database
         self._dispatch = dispatch
         self._fleet = fleet
-        self._providers = providers
+        self._heartbeats = heartbeats
         self._clock = clock
         self._started_ms = ms(clock)
 
@@ -105,7 +105,7 @@ class Sweep:
         Only what this server was able to hear and to write counts as silence: no lease is lost before the
         server has been up for the lost period, nor while heartbeats that arrived cannot be written.
         """
-        if not self._providers.store_is_up:
+        if not self._heartbeats.store_is_up:
             return []
         return leases.of_silent(now_ms, now_ms - self._started_ms, limit)
 

@@ -100,12 +100,12 @@ class OwnTerms:
         for provider_id, changed in (
             await self._database.read(lambda: terms.changed_since(since_ms))
         ).items():
-            self._fleet.agree(provider_id, changed)
+            self._fleet.apply_terms(provider_id, changed)
         self._read_ms = now_ms
 
     async def _agree(self, provider_id: int, changed: Terms) -> None:
         """The session hears of it at once, and what waits may suit the provider now."""
-        self._fleet.agree(provider_id, changed)
+        self._fleet.apply_terms(provider_id, changed)
         await self._dispatch.fill(provider_id)
 
 

@@ -18,7 +18,6 @@ from tests.architecture.tools import PROGRAMS, module_name, sources
 ALLOWED: dict[str, tuple[str, ...]] = {
     # The wire
     "dcp": (
-        "server.app",
         "server.rpc",
         "gateway",
         "daemon.app",

@@ -28,6 +28,7 @@ from server.domain.reliability import Weight
 from server.domain.terms import Weekday
 from server.domain.webhooks import DeliveryStatus, WebhookEvent
 from tests.architecture.tools import PROGRAMS, ROOT, sources, tracked_files
+from tests.support.lengths import LONG_FILES
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -158,3 +159,7 @@ def test_repository_holds_nothing_of_one_machine(what: str) -> None:
 def test_nothing_large_is_in_the_repository() -> None:
     large = {str(path.relative_to(ROOT)) for path in tracked_files() if path.stat().st_size > 1_000_000}
     assert large == set()
+
+
+def test_files_that_begin_a_run_are_there() -> None:
+    assert [name for name in LONG_FILES if not (ROOT / "tests" / name).is_file()] == []

@@ -14,7 +14,7 @@ SANDBOX = {"DCP_SANDBOX_TOPUP": "true"}
 
 
 async def exported(stack: Stack, key: str, **query: Any) -> list[dict[str, Any]]:
-    """Fetches the export with the loop that the documentation shows."""
+    """Fetches the export with the loop that docs/renters.md shows."""
     pages, place = [], ""
     while True:
         answer = await stack.http.get(

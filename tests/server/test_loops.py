@@ -64,14 +64,14 @@ async def test_duty_that_raises_stops_no_other_and_is_counted_and_logged(
 
 
 async def test_table_of_a_server_has_every_duty_once(market: Market) -> None:
-    loops = market.server.services.loops
+    loops = market.server.loops
     assert [duty.name for duty in loops[0].duties] == DUTIES
     assert [duty.name for loop in loops[1:] for duty in loop.duties] == ["send webhooks", "clean artifacts"]
 
 
 @pytest.mark.parametrize("name", [name for name in DUTIES if name != ENDS])
 async def test_offer_expires_whichever_other_duty_fails(market: Market, name: str) -> None:
-    loop = market.server.services.loops[0]
+    loop = market.server.loops[0]
     broken = Counted(ValueError("a fault"))
     duties = tuple(replace(duty, tick=broken.tick) if duty.name == name else duty for duty in loop.duties)
     loop.duties = duties
@@ -113,7 +113,7 @@ async def test_nobody_is_silent_while_heartbeats_cannot_be_written(market: Marke
     job, _ = await market.running_job(renter, provider, daemon, duration_minutes=30)
     offered = await market.submit(renter, provider, start_within_seconds=60)
     await daemon.expect("job_offer")
-    loop = market.server.services.loops[0]
+    loop = market.server.loops[0]
 
     await market.sql(lambda: Provider._meta.database.execute_sql(UNWRITABLE))
     for _ in range(LOST_SECONDS // 10 + 1):

@@ -263,8 +263,9 @@ class Market:
         await self.sql(lambda: Renter.update(**values).where(Renter.id == renter.id).execute())
 
     async def tick(self) -> None:
-        """Runs each duty of the market's loop once, now."""
-        assert await self.server.services.loops[0].tick() == []
+        """Runs each duty of the market's loop once, now. Raises the error of the first duty that failed."""
+        for error in await self.server.loops[0].tick():
+            raise error
 
     async def later(self, seconds: float) -> None:
         """Advances the clock and runs each duty of the market's loop once."""

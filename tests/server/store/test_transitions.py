@@ -188,17 +188,20 @@ JOB_OF_LEASE = {lease: job for job, lease in LEASE_OF_JOB.items()}
 
 async def scene_before(database: Database, rows: Rows, row: tuple[Any, Any]) -> Scene:
     """What is stored before the event of a row comes."""
-    scene, (state, event) = Scene(await rows.provider(), await rows.renter()), row
+    scene = Scene(await rows.provider(), await rows.renter())
+    await database.run(partial(insert_before, scene, row))
+    return scene
+
+
+def insert_before(scene: Scene, row: tuple[Any, Any]) -> None:
+    state, event = row
     if isinstance(event, JobEvent):
-        work = partial(scene.insert, state, LEASE_OF_JOB.get(state))
+        scene.insert(state, LEASE_OF_JOB.get(state))
     elif isinstance(event, LeaseEvent):
-        work = partial(scene.insert, JOB_OF_LEASE.get(state, JobState.QUEUED), state)
+        scene.insert(JOB_OF_LEASE.get(state, JobState.QUEUED), state)
     else:
         is_over = event is ArtifactEvent.LEAVE_BEHIND
-        lease = LeaseState.ENDED if is_over else LeaseState.RUNNING
-        work = partial(scene.insert, JobState.RUNNING, lease, state)
-    await database.run(work)
-    return scene
+        scene.insert(JobState.RUNNING, LeaseState.ENDED if is_over else LeaseState.RUNNING, state)
 
 
 class RefusedError(Exception):
@@ -260,6 +263,36 @@ async def test_write_whose_row_is_removed_does_not_happen(
     before = await stored(database)
     await run(database, scene, one)
     assert await stored(database) == before
+
+
+@pytest.mark.parametrize(("table", "writes"), WRITES)
+async def test_event_without_a_row_changes_nothing(
+    database: Database,
+    rows: Rows,
+    table: Transitions[Any, Any],
+    writes: dict[Any, list[Callable[[Scene], object]]],
+) -> None:
+    states = {state for state, _ in table.rows if state is not None} | set(table.rows.values()) - {None}
+    refused = [
+        (state, event)
+        for state in states
+        for event in writes
+        if (state, event) not in table.rows and (None, event) not in table.rows
+    ]
+    assert refused
+    scene = Scene(await rows.provider(), await rows.renter())
+    for row in refused:
+        await database.run(empty)
+        await database.run(partial(insert_before, scene, row))
+        before = await stored(database)
+        for one in writes[row[1]]:
+            await run(database, scene, one)
+            assert await stored(database) == before, row
+
+
+def empty() -> None:
+    for model in (Artifact, Lease, Job):
+        model.delete().execute()
 
 
 @pytest.mark.parametrize(
