@@ -74,7 +74,7 @@ def server_loops(services: Services) -> tuple[Loop, ...]:
                 Duty("write heartbeats", services.heartbeats.write_all),  # before silence is measured
                 Duty("read provider states", services.providers.read_states),
                 Duty("read terms", services.terms.read_changes),
-                Duty("end what time ends", services.sweep.tick),
+                Duty("end overdue leases and jobs", services.sweep.tick),
                 Duty("offer waiting jobs", services.dispatch.fill_all),
                 Duty("check credentials", services.sessions.check_credentials),
                 Duty("write uses of keys", services.keys.write_uses),

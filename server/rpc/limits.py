@@ -51,11 +51,11 @@ class RateLimits:
         return _refusal("failed-key", "unknown keys from this address", self._failed_keys, wait)
 
 
-def _refusal(name: str, what: str, buckets: Buckets, wait: float) -> DomainError:
+def _refusal(name: str, counted: str, buckets: Buckets, wait: float) -> DomainError:
     seconds = math.ceil(wait)
     return DomainError(
         Reason.RATE_LIMITED,
-        f"more than {buckets.per_minute} {what} arrived within a minute; try again in {seconds} s",
+        f"more than {buckets.per_minute} {counted} arrived within a minute; try again in {seconds} s",
         retry_after_seconds=seconds,
         limit=name,
         limit_per_minute=buckets.per_minute,

@@ -65,8 +65,8 @@ class OperationServicer(operations_pb2_grpc.OperationServiceServicer):
         kind = convert.job_type(request.job_type)
         if kind is None:
             raise invalid_field("job_type", "is not a job type that this server knows")
-        card = await self._operations.change_rate(operator(context), kind, request.halala_per_minute)
-        return pb.ChangeRateResponse(success=True, rates=_rates(card))
+        rates = await self._operations.change_rate(operator(context), kind, request.halala_per_minute)
+        return pb.ChangeRateResponse(success=True, rates=_rates(rates))
 
 
 def _provider(listed: ListedProvider) -> pb.ProviderEntry:
@@ -96,7 +96,8 @@ def _renter(listed: ListedRenter) -> pb.RenterEntry:
     )
 
 
-def _rates(card: dict[JobType, int]) -> list[pb.Rate]:
+def _rates(rates: dict[JobType, int]) -> list[pb.Rate]:
     return [
-        pb.Rate(job_type=convert.job_type_number(kind), halala_per_minute=rate) for kind, rate in card.items()
+        pb.Rate(job_type=convert.job_type_number(kind), halala_per_minute=rate)
+        for kind, rate in rates.items()
     ]

@@ -115,10 +115,10 @@ class Artifacts:
                 await self._store(key, file, pieces)
                 is_new = await self._database.run(lambda: self._finish(provider_id, file, name, number))
             except BaseException:
-                await self._undone(number, key)
+                await self._undo_shielded(number, key)
                 raise
             if not is_new:
-                await self._undone(number, key)
+                await self._undo_shielded(number, key)
             return is_new
 
     async def list(self, caller: Caller, job_id: str) -> Listing:
@@ -158,9 +158,9 @@ class Artifacts:
 
     def _begin(self, provider_id: int, file: Announced, name: str, key: str) -> int | None:
         """Inserts the row of a file before its upload and returns its id; None if the file is stored."""
-        _held(provider_id, file.lease)
+        _lock_held(provider_id, file.lease)
         ref = file.lease
-        if _is_there(file, name):
+        if _is_stored(file, name):
             return None
         count, total = artifacts.beside(ref.job_id, ref.lease_epoch, name, arriving=True)
         check_room(self._limits, file.size_bytes, count, total)
@@ -171,9 +171,9 @@ class Artifacts:
 
     def _finish(self, provider_id: int, file: Announced, name: str, number: int) -> bool:
         """Marks a stored file as ready; False if another upload of the same file finished first."""
-        job = _held(provider_id, file.lease)
+        job = _lock_held(provider_id, file.lease)
         ref = file.lease
-        if _is_there(file, name):
+        if _is_stored(file, name):
             return False
         count, total = artifacts.beside(ref.job_id, ref.lease_epoch, name, arriving=False)
         check_room(self._limits, file.size_bytes, count, total)
@@ -220,7 +220,7 @@ class Artifacts:
 
     # --- undoing an upload ---
 
-    async def _undone(self, number: int, key: str) -> None:
+    async def _undo_shielded(self, number: int, key: str) -> None:
         """Undoes an upload, even if the call that waits for it is cancelled."""
         undoing = asyncio.create_task(self._undo(number, key))
         self._undoing.add(undoing)
@@ -238,24 +238,24 @@ class Artifacts:
 
 
 @contextlib.contextmanager
-def _slot(taken: Counter[T], who: T, most: int, what: str) -> Iterator[None]:
-    """Occupies one of the ``most`` slots of ``who``. Raises OVERLOADED."""
-    if taken[who] >= most:
+def _slot(taken: Counter[T], owner: T, most: int, kind: str) -> Iterator[None]:
+    """Occupies one of the ``most`` slots of ``owner``. Raises OVERLOADED."""
+    if taken[owner] >= most:
         raise DomainError(
             Reason.OVERLOADED,
-            f"{most} {what} of this account are in progress, the most at once; wait until one has ended",
+            f"{most} {kind} of this account are in progress, the most at once; wait until one has ended",
             retry_after_seconds=RETRY_SECONDS,
         )
-    taken[who] += 1
+    taken[owner] += 1
     try:
         yield
     finally:
-        taken[who] -= 1
-        if not taken[who]:
-            del taken[who]
+        taken[owner] -= 1
+        if not taken[owner]:
+            del taken[owner]
 
 
-def _held(provider_id: int, ref: LeaseRef) -> Job:
+def _lock_held(provider_id: int, ref: LeaseRef) -> Job:
     """Locks and returns the job of a lease that its provider holds now. Raises STALE_LEASE."""
     job = jobs.lock(ref.job_id)
     lease = leases.get(ref.job_id, ref.lease_epoch)
@@ -270,12 +270,12 @@ def _held(provider_id: int, ref: LeaseRef) -> Job:
     return job
 
 
-def _is_there(file: Announced, name: str) -> bool:
+def _is_stored(file: Announced, name: str) -> bool:
     """Whether the run has sent this file before. Raises ARTIFACT_NAME_TAKEN for another file of that name."""
-    there = artifacts.stored(file.lease.job_id, file.lease.lease_epoch, name)
-    if there is None:
+    earlier = artifacts.stored(file.lease.job_id, file.lease.lease_epoch, name)
+    if earlier is None:
         return False
-    if (there.sha256, there.size_bytes) != (file.sha256, file.size_bytes):
+    if (earlier.sha256, earlier.size_bytes) != (file.sha256, file.size_bytes):
         raise DomainError(
             Reason.ARTIFACT_NAME_TAKEN, "the run has sent another file under this name; choose another name"
         )

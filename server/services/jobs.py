@@ -383,13 +383,13 @@ def _visible(caller: Caller, job_id: str) -> Job:
     return job
 
 
-def _kept(job: Job, what: str) -> Job:
-    """The job, unless its renter is deleted. Raises OUTPUT_ERASED."""
+def _kept(job: Job, kind: str) -> Job:
+    """The job, unless its renter deleted its account. Raises OUTPUT_ERASED."""
     # The account's state decides, not the stored bytes: erasing many jobs takes a while.
     if existing(job.renter_id).state is AccountState.DELETED:
         raise DomainError(
             Reason.OUTPUT_ERASED,
-            f"the {what} of job {job.job_id} {'were' if what == 'files' else 'was'} erased "
+            f"the {kind} of job {job.job_id} {'were' if kind == 'files' else 'was'} erased "
             "when its renter deleted its account",
             status=job.state.value,
         )

@@ -60,7 +60,7 @@ from server.version import CURRENT
 log = logging.getLogger(__name__)
 OUTBOX_SIZE = 1000
 CHECK_SECONDS = 300.0
-# How many keys one query looks up; SQLite takes 32,766 values.
+# Keys that one query looks up; SQLite allows at most 32,766 values.
 CHECK_BATCH = 20_000
 STREAMS_RETRY_SECONDS = 30
 HELLOS_AT_ONCE = 64
