@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from daemon.app import Daemon
+from daemon.app import Daemon, Options
 from daemon.cli import arguments as command_line
 from daemon.cli import control, doctor, logs, registration, status
 from daemon.config.config import Config, ConfigError, config_path, load
@@ -27,9 +27,10 @@ from daemon.engines.build import attached_engines, container_engines, model_engi
 from daemon.engines.warm import WarmModels
 from daemon.journal.disk import FileDisk, JournalError, journal_folder
 from daemon.journal.journal import Journal
-from daemon.link import KeyRefusedError, RegistrationError
+from daemon.link import KeyRefusedError, RegistrationError, ServerAddress
 from daemon.machine.gpus.detect import detect
 from daemon.machine.health import Health
+from daemon.machine.machine import Machine
 from daemon.protocol.effects import EndReason
 from daemon.runners.choose import runner_of
 from daemon.runners.process import ProcessRunner
@@ -164,17 +165,17 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
         others,
     )
     daemon = Daemon(
-        server=config.server,
-        key=key,
-        engines=reloader.engines,
-        journal=Journal(disk),
-        gpus=gpus,
-        health=health,
-        tls_ca=config.tls_ca,
-        on_ready=lambda provider_id: _say_ready(config.server, provider_id, manager),
-        on_sample=warm.sampled,
-        runs_plain_processes=isinstance(runner, ProcessRunner),
-        rules=config.rules,
+        ServerAddress(config.server, config.tls_ca),
+        key,
+        reloader.engines,
+        Journal(disk),
+        Machine(gpus=gpus, health=health),
+        config.rules,
+        Options(
+            on_ready=lambda provider_id: _say_ready(config.server, provider_id, manager),
+            on_sample=warm.sampled,
+            runs_plain_processes=isinstance(runner, ProcessRunner),
+        ),
     )
     _drain_on_signals(daemon, manager)
     _reload_on_hangup(daemon, reloader, manager, lambda: load(os.environ, arguments.config))

@@ -27,6 +27,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 
 from daemon.config.config import is_loopback
+from daemon.machine.clock import Clock
+from daemon.protocol.events import Connected, Disconnected, Received, StreamEvent
 from daemon.work.artifacts import (
     READ_BYTES,
     Artifact,
@@ -68,7 +70,7 @@ _Stream = aio.StreamStreamCall[sessions_pb2.DaemonMessage, sessions_pb2.ServerMe
 
 
 @dataclass(frozen=True)
-class Server:
+class ServerAddress:
     """Where the server is and how it is trusted."""
 
     address: str
@@ -165,7 +167,7 @@ class Stream:
 class Link:
     """The way to one server with one key."""
 
-    def __init__(self, server: Server, key: str) -> None:
+    def __init__(self, server: ServerAddress, key: str) -> None:
         self._server = server
         self._key = key
 
@@ -195,6 +197,65 @@ class Link:
                 raise UploadRefusedError(f"it cannot be read: {error.strerror or error}") from None
             finally:
                 call.cancel()
+
+
+class Line:
+    """The stream that the daemon has at present, and when the next is opened."""
+
+    def __init__(self, link: Link, clock: Clock, handle: Callable[[StreamEvent], None]) -> None:
+        """`handle` is called on the event loop with whatever happens on the stream."""
+        self._link = link
+        self._clock = clock
+        self._handle = handle
+        self._stream: Stream | None = None
+        self._connect_at = 0.0
+        self._may_connect = asyncio.Event()
+        self._is_over = False
+
+    async def keep_open(self) -> None:
+        """Connects again and again, when it is time, until `end`. Raises KeyRefusedError."""
+        while not self._is_over:
+            await self._connect()
+            self._may_connect.clear()
+            await self._may_connect.wait()
+
+    def tick(self) -> None:
+        """Time has passed: it may be time to connect."""
+        if self._is_over or self._clock.monotonic() >= self._connect_at:
+            self._may_connect.set()
+
+    def send(self, message: sessions_pb2.DaemonMessage) -> None:
+        """Sends a message on the present stream; without one it is dropped."""
+        if self._stream is not None:
+            self._stream.send(message)
+
+    def connect_after(self, seconds: float) -> None:
+        """Finishes the present stream and connects again after a delay."""
+        self._connect_at = self._clock.monotonic() + seconds
+        logger.info("connecting again seconds=%.1f", seconds)
+        self._finish()
+
+    def end(self) -> None:
+        """Finishes the present stream for good."""
+        self._is_over = True
+        self._finish()
+
+    async def _connect(self) -> None:
+        try:
+            async with self._link.open() as stream:
+                self._stream = stream
+                self._handle(Connected())
+                await stream.converse(lambda message: self._handle(Received(message)))
+        except LinkBrokenError as error:
+            logger.warning("lost the server error=%s", error)
+        finally:
+            self._stream = None
+        self._handle(Disconnected())
+
+    def _finish(self) -> None:
+        if self._stream is not None:
+            self._stream.finish()
+            self._stream = None
 
 
 _Upload = aio.StreamStreamCall[artifacts_pb2.UploadArtifactRequest, artifacts_pb2.UploadArtifactResponse]
@@ -252,7 +313,7 @@ def _upload_error(error: aio.AioRpcError) -> Exception:
 
 
 async def register(
-    server: Server, request: providers_pb2.RegisterProviderRequest
+    server: ServerAddress, request: providers_pb2.RegisterProviderRequest
 ) -> providers_pb2.RegisterProviderResponse:
     """Registers a provider. Raises RegistrationError with a text for a person."""
     async with _channel(server) as channel:
@@ -265,7 +326,7 @@ async def register(
 
 
 async def own_provider(
-    server: Server, key: str, timeout_seconds: float = UNARY_DEADLINE_SECONDS
+    server: ServerAddress, key: str, timeout_seconds: float = UNARY_DEADLINE_SECONDS
 ) -> providers_pb2.GetOwnProviderResponse:
     """The provider as the server sees it. Raises KeyRefusedError or LinkBrokenError."""
     async with _channel(server) as channel:
@@ -279,7 +340,7 @@ async def own_provider(
             raise _link_error(error) from None
 
 
-async def probe(server: Server, timeout_seconds: float = 5.0) -> Probe:
+async def probe(server: ServerAddress, timeout_seconds: float = 5.0) -> Probe:
     """Whether a gRPC server answers there, how fast, and what time it is at its place."""
     async with _channel(server) as channel:
         # By its bytes, not by its stub: the daemon is installed without grpc's
@@ -312,7 +373,7 @@ def _date(text: str | bytes) -> datetime | None:
         return None
 
 
-def _channel(server: Server) -> aio.Channel:
+def _channel(server: ServerAddress) -> aio.Channel:
     options = list(_OPTIONS)
     if is_loopback(server.address):
         # A proxy of the environment has no business on this machine's loopback.

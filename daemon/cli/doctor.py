@@ -156,7 +156,7 @@ def _disk(config: Config) -> Finding:
 
 
 def _server(config: Config) -> Iterator[Finding]:
-    server = link.Server(config.server, config.tls_ca)
+    server = link.ServerAddress(config.server, config.tls_ca)
     probe = asyncio.run(link.probe(server))
     if probe.problem:
         remedy = "check DCP_SERVER, DCP_TLS_CA and the network"
@@ -204,7 +204,7 @@ def _version(newest: str) -> Finding:
     return Finding(Level.OK, f"version: {own}, and the server knows of none that is newer")
 
 
-def _standing(config: Config, server: link.Server) -> Iterator[Finding]:
+def _standing(config: Config, server: link.ServerAddress) -> Iterator[Finding]:
     """What the server says about this provider and this version; nothing where there is no key."""
     try:
         key = config.provider_key or identity.load(config.state_dir).api_key

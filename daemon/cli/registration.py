@@ -148,7 +148,7 @@ class _Registration:
             gpu_model=self._given.gpu_model or _gpu_model(),
             os=os_info()[:100],
         )
-        server = link.Server(config.server, config.tls_ca)
+        server = link.ServerAddress(config.server, config.tls_ca)
         while True:
             self._fill(request)
             try:

@@ -86,7 +86,7 @@ def _ask_daemon(config: Config) -> dict[str, Any]:
 def _ask_server(config: Config) -> dict[str, Any]:
     try:
         key = config.provider_key or identity.load(config.state_dir).api_key
-        server = link.Server(config.server, config.tls_ca)
+        server = link.ServerAddress(config.server, config.tls_ca)
         answer = asyncio.run(link.own_provider(server, key, SERVER_PATIENCE_SECONDS))
     except (identity.IdentityError, link.KeyRefusedError, link.LinkBrokenError) as error:
         return {"address": config.server, "problem": str(error)}

@@ -105,8 +105,8 @@ class ServedEngine(Engine, Generic[S]):
         *,
         slots: int,
         needed_mib: Callable[[], int],
-        clock: Clock | None,
-        patience: Patience | None,
+        clock: Clock | None = None,
+        patience: Patience | None = None,
         warm: WarmModels | None,
     ) -> None:
         """`slots`: how many jobs at once; `needed_mib`: what the model takes while it is loaded."""

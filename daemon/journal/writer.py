@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 FLUSH_SECONDS = 5.0
 
 
-class Recorder:
+class JournalWriter:
     """Writes entries in the order in which they come."""
 
     def __init__(self, journal: Journal, on_done: Callable[[Persist, OSError | None], None]) -> None:

@@ -32,7 +32,7 @@ class Log:
 
 
 @dataclass(frozen=True)
-class Left:
+class WorkDone:
     """The work is over and the meter stands; these files are to be handed over now."""
 
     artifacts: tuple[Artifact, ...] = ()
@@ -46,12 +46,12 @@ class Picture:
     data: bytes
 
 
-Piece = str | bytes | Picture | Log | Left | jobs_pb2.Usage
+Piece = str | bytes | Picture | Log | WorkDone | jobs_pb2.Usage
 """Output as text, bytes or one picture, log, what was left, or what was counted."""
 Pieces = AsyncGenerator[Piece, None]
 
 
-class Written(NamedTuple):
+class ResumeOffsets(NamedTuple):
     """What the journal knows of an earlier daemon's run."""
 
     output_bytes: int
@@ -114,7 +114,7 @@ class Runner(Protocol):
         """The processes of its runs that do not descend from the daemon. Asked from another thread."""
         return ()
 
-    async def adopt(self, offer: sessions_pb2.JobOffer, written: Written) -> Pieces | None:
+    async def adopt(self, offer: sessions_pb2.JobOffer, written: ResumeOffsets) -> Pieces | None:
         """What is left of a run that an earlier daemon began, after what is known of it.
 
         None: it does not run any more, as with every runner whose runs end with the daemon.

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.protocol.runs import LeaseKey, lease_key
-from daemon.runners import Left, Log, Piece, Pieces, Runner, RunnerError
+from daemon.protocol.events import LeaseKey, lease_key
+from daemon.runners import Log, Piece, Pieces, Runner, RunnerError, WorkDone
 from daemon.runners import output_folder as files
 from daemon.runners.containers import spec
 from daemon.runners.containers.container import JOB_TYPES
@@ -100,11 +100,11 @@ class ProcessRunner(Runner):
                 async for piece in _written(process):
                     yield piece
                 code = await process.wait()
-            yield Left()
+            yield WorkDone()
             collected = await self._collect(output, folder / "artifacts")
             for note in collected.notes:
                 yield Log(f"[dcp] {note}\n".encode())
-            yield Left(tuple(collected.artifacts))
+            yield WorkDone(tuple(collected.artifacts))
             if limit.is_reached:
                 raise limit.error()
             if code != 0:

@@ -30,7 +30,7 @@ _BROKE_DOWN = "It broke down in its test."
 _TOO_SLOW = "Its test took too long."
 
 
-class Trial:
+class SelfTestRecord:
     """What is known of one engine: pure, time and randomness are arguments."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class SelfTests:
         self._rng = rng
         self._is_busy = is_busy
         self._changed = changed
-        self._trials = {engine: Trial() for engine in engines}
+        self._trials = {engine: SelfTestRecord() for engine in engines}
         self._running: dict[Runner, asyncio.Task[None]] = {}
 
     def use(self, engines: Sequence[Runner]) -> None:
@@ -88,7 +88,7 @@ class SelfTests:
         for engine in self._trials.keys() - set(engines):
             if (task := self._running.get(engine)) is not None:
                 task.cancel()
-        self._trials = {engine: self._trials.get(engine) or Trial() for engine in engines}
+        self._trials = {engine: self._trials.get(engine) or SelfTestRecord() for engine in engines}
 
     @property
     def passed(self) -> list[Runner]:
@@ -157,7 +157,7 @@ class SelfTests:
         if tasks:
             await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
 
-    async def _test(self, engine: Runner, trial: Trial) -> None:
+    async def _test(self, engine: Runner, trial: SelfTestRecord) -> None:
         try:
             async with asyncio.timeout(engine.self_test_seconds):
                 await engine.self_test()
@@ -171,7 +171,7 @@ class SelfTests:
             problem = _BROKE_DOWN
         self._note(trial, problem, engine.name)
 
-    def _note(self, trial: Trial, problem: str, name: str) -> None:
+    def _note(self, trial: SelfTestRecord, problem: str, name: str) -> None:
         before = trial.passed, trial.reason
         if problem:
             trial.fail(problem, self._clock.monotonic(), self._rng)

@@ -16,8 +16,10 @@ from typing import Any
 import grpc
 import httpx
 
-from daemon.app import Daemon
+from daemon.app import Daemon, Options
 from daemon.journal.journal import Journal
+from daemon.link import ServerAddress
+from daemon.machine.machine import Machine
 from gateway.app import CHANNEL_OPTIONS, build_app
 from server.app import Server
 from server.config import Config
@@ -101,13 +103,12 @@ async def running_daemon(stack: Stack, key: str, engine: ScriptedEngine) -> Asyn
     """A daemon with the engine, once it has its session."""
     ready = asyncio.Event()
     daemon = Daemon(
-        server=stack.server.address,
-        key=key,
-        engines=[engine],
-        journal=Journal(MemoryDisk()),
-        clock=stack.clock,
-        on_ready=lambda provider_id: ready.set(),
-        tick_seconds=0.01,
+        ServerAddress(stack.server.address),
+        key,
+        [engine],
+        Journal(MemoryDisk()),
+        Machine(clock=stack.clock),
+        options=Options(on_ready=lambda provider_id: ready.set(), tick_seconds=0.01),
     )
     running = asyncio.create_task(daemon.run())
     try:

@@ -22,8 +22,8 @@ from typing import Any
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.protocol.runs import LeaseKey, lease_key
-from daemon.runners import Left, Log, Piece, Pieces, Runner, RunnerError, Written
+from daemon.protocol.events import LeaseKey, lease_key
+from daemon.runners import Log, Piece, Pieces, ResumeOffsets, Runner, RunnerError, WorkDone
 from daemon.runners import output_folder as files
 from daemon.runners.containers import images, keeper, spec
 from daemon.runners.containers.crowd import Crowd
@@ -161,7 +161,7 @@ class ContainerRunner(Runner):
         finally:
             await self._finish(run)
 
-    async def adopt(self, offer: sessions_pb2.JobOffer, written: Written) -> Pieces | None:
+    async def adopt(self, offer: sessions_pb2.JobOffer, written: ResumeOffsets) -> Pieces | None:
         """Goes on with the container of an earlier daemon; None: there is none, or it was cut short."""
         names = spec.names(offer.lease, self._owner)
         found = await self._docker.inspect(names.job)
@@ -332,7 +332,7 @@ class ContainerRunner(Runner):
 
     # --- while it runs, and after ---
 
-    async def _go_on(self, run: _Run, state: dict[str, Any], written: Written) -> Pieces:
+    async def _go_on(self, run: _Run, state: dict[str, Any], written: ResumeOffsets) -> Pieces:
         """What an earlier daemon's container wrote after what is known of it."""
         to_skip = {"log": written.log_bytes, "output": written.output_bytes}
 
@@ -362,13 +362,13 @@ class ContainerRunner(Runner):
 
     async def _end(self, run: _Run, code: int) -> AsyncGenerator[Piece, None]:
         """The meter's end, what was left, and why it failed, if it did."""
-        yield Left()
+        yield WorkDone()
         found = await self._docker.inspect(run.names.job)
         state = found["State"] if found is not None else {}
         collected = await self._collect(run)
         for note in collected.notes:
             yield Log(f"[dcp] {note}\n".encode())
-        yield Left(tuple(collected.artifacts))
+        yield WorkDone(tuple(collected.artifacts))
         if code != 0 or run.limit.is_reached:
             raise await self._failure(run, code, state, collected)
         logger.info("container ended job_id=%s exit_code=0", run.lease.job_id)

@@ -8,11 +8,11 @@ stream. It must not know streams, timers or engines.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from dcp.v1 import jobs_pb2, sessions_pb2
+from dcp.v1 import sessions_pb2
 
+from daemon.protocol.events import Result
 from daemon.protocol.pieces import Pieces
 from daemon.protocol.records import (
     Accepted,
@@ -29,13 +29,6 @@ from daemon.protocol.records import (
 
 MAX_MESSAGE_CHARACTERS = 2000
 MAX_DIGEST_CHARACTERS = 200
-
-LeaseKey = tuple[str, int, bytes]
-
-
-def lease_key(lease: sessions_pb2.Lease) -> LeaseKey:
-    """The whole lease as a key: one that differs in any part is another lease."""
-    return lease.job_id, lease.lease_epoch, lease.lease_secret
 
 
 class Phase(Enum):
@@ -62,40 +55,11 @@ NEXT: dict[Phase, dict[Step, Phase]] = {
 }
 
 
-@dataclass(frozen=True)
-class Result:
-    """How an attempt ended."""
-
-    outcome: sessions_pb2.RunOutcome.ValueType
-    failure_reason: jobs_pb2.FailureReason.ValueType = jobs_pb2.FAILURE_REASON_UNSPECIFIED
-    failure_message: str = ""
-    usage: jobs_pb2.Usage = field(default_factory=jobs_pb2.Usage)
-    content_type: str = ""
-    """The media type of the output; empty: text."""
-    image_digest: str = ""
-    """Which content the image's name stood for; empty: no image ran."""
-
-
-def succeeded(usage: jobs_pb2.Usage, content_type: str = "") -> Result:
-    """The result of an attempt that did its work."""
-    return Result(sessions_pb2.RUN_OUTCOME_SUCCEEDED, usage=usage, content_type=content_type)
-
-
-def failed(reason: jobs_pb2.FailureReason.ValueType, message: str) -> Result:
-    """The result of an attempt that could not; `message` is for the renter to read."""
-    return Result(sessions_pb2.RUN_OUTCOME_FAILED, reason, message)
-
-
-def released(reason: jobs_pb2.FailureReason.ValueType, message: str) -> Result:
-    """The result of an attempt that is given back for another provider to do."""
-    return Result(sessions_pb2.RUN_OUTCOME_RELEASED, reason, message)
-
-
-class Run:
+class Transcript:
     """One accepted lease and its transcript."""
 
     def __init__(self, history: History, now: float) -> None:
-        """A run as the journal tells it; `Run.of` makes one that the journal has yet to learn of."""
+        """A run as the journal tells it; `Transcript.of` makes one that the journal has yet to learn of."""
         offer = history.offer
         self.offer = offer
         self.lease = offer.lease
@@ -116,14 +80,14 @@ class Run:
             self.phase = Phase.FINISHED
         self._unsaved: list[Record] = []
         self._saving: tuple[Record, ...] = ()
-        self._told_stored = self._stored()
+        self._saved_stored = self._stored()
         self._is_unsaveable = False
         self._flowing = True
         self._started_sent = False
         self._finished_sent = False
 
     @classmethod
-    def of(cls, offer: sessions_pb2.JobOffer, now: float) -> Run:
+    def of(cls, offer: sessions_pb2.JobOffer, now: float) -> Transcript:
         """A run that begins with this offer."""
         run = cls(History(offer), now)
         run._unsaved.append(accepted(offer))
@@ -238,8 +202,8 @@ class Run:
             return ()
         # What the server has stored is not worth a write of its own.
         stored = self._stored()
-        forgotten = [record for record in stored if record not in self._told_stored]
-        self._unsaved, self._told_stored = [], stored
+        forgotten = [record for record in stored if record not in self._saved_stored]
+        self._unsaved, self._saved_stored = [], stored
         self._saving = (*others, *chunks, *forgotten, *finish)
         return self._saving
 
@@ -296,7 +260,7 @@ class Run:
         return self._finish_is_saved
 
     @property
-    def told(self) -> bool:
+    def is_reported(self) -> bool:
         """The present stream has carried JobFinished."""
         return self._finished_sent
 
