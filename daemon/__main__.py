@@ -28,7 +28,7 @@ from daemon.engines.warm import WarmModels
 from daemon.journal.disk import FileDisk, JournalError, journal_folder
 from daemon.journal.journal import Journal
 from daemon.link import KeyRefusedError, RegistrationError, ServerAddress
-from daemon.machine.gpus.detect import detect
+from daemon.machine.gpus.nvml import detect
 from daemon.machine.health import Health
 from daemon.machine.machine import Machine
 from daemon.protocol.effects import EndReason

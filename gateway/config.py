@@ -6,6 +6,7 @@ settings are used for.
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import ssl
 from collections.abc import Mapping
@@ -13,36 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-LOG_LEVELS = ("debug", "info", "warning", "error")
+from dcp.settings import SETTINGS
 
-# The variables of all programs, which share one environment in a small installation: one that
-# nobody knows is a misspelling.
-KNOWN = frozenset(
-    (
-        *("DCP_PROVIDER_APPROVAL", "DCP_WEBHOOKS_ALLOW_PRIVATE"),
-        *("DCP_DATABASE_URL", "DCP_GRPC_LISTEN", "DCP_ADMIN_TOKEN", "DCP_SANDBOX_TOPUP"),
-        *("DCP_MIN_DRIVER_VERSION", "DCP_MIN_TOOLKIT_VERSION", "DCP_MIN_DAEMON_VERSION"),
-        *("DCP_BLOB_STORE", "DCP_MAX_ARTIFACT_BYTES", "DCP_MAX_ARTIFACTS_BYTES", "DCP_MAX_ARTIFACTS"),
-        *("DCP_ARTIFACT_DAYS",),
-        *("DCP_MAX_OUTPUT_BYTES", "DCP_MAX_OPEN_JOBS", "DCP_MAX_STREAMS", "DCP_TRUSTED_PROXIES"),
-        *("DCP_LIMIT_KEY", "DCP_LIMIT_ADDRESS", "DCP_LIMIT_REGISTRATIONS", "DCP_LIMIT_FAILED_KEYS"),
-        *("DCP_HTTP_LISTEN", "DCP_SERVER", "DCP_PROVIDER_KEY", "DCP_STATE_DIR", "DCP_MODELS"),
-        *("DCP_CONTAINER_IMAGES", "DCP_CONTAINER_SOCKET", "DCP_CONTAINER_NETWORK", "DCP_CONTAINER_USER"),
-        *("DCP_CONTAINER_MEMORY_MB", "DCP_CONTAINER_CPUS", "DCP_CONTAINER_PIDS", "DCP_CONTAINER_TMP_MB"),
-        *("DCP_CONTAINER_OUTPUT_MB", "DCP_CONTAINER_IMAGE_MB"),
-        *("DCP_ENGINE_SLOTS", "DCP_ATTACHED_URL", "DCP_ATTACHED_API_KEY", "DCP_ATTACHED_SLOTS"),
-        *("DCP_ATTACHED_IMAGE_MODELS", "DCP_ALIASES"),
-        *("DCP_ENGINE_MODELS", "DCP_ENGINE_IMAGE", "DCP_ENGINE_ARGS", "DCP_ENGINE_MEMORY_MB"),
-        *("DCP_ENGINE_SHM_MB", "DCP_ENGINE_MODEL_MB"),
-        *("DCP_CONFIG", "DCP_NEWEST_DAEMON", "DCP_UPDATE_URL", "DCP_UPDATE_PUBLIC_KEY"),
-        *("DCP_MAX_TEMP_C", "DCP_VRAM_RESERVE_MIB", "DCP_SCHEDULE", "DCP_TIME_ZONE"),
-        *("DCP_TLS_CERT", "DCP_TLS_KEY", "DCP_TLS_CA", "DCP_INSECURE", "DCP_LOG_LEVEL"),
-    )
-)
+LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 class Variable(NamedTuple):
-    """One variable of this program, as its help and the README list it."""
+    """One variable of this program, as help and docs/reference print it."""
 
     name: str
     default: str
@@ -50,16 +28,28 @@ class Variable(NamedTuple):
 
 
 VARIABLES = (
-    Variable("DCP_HTTP_LISTEN", "127.0.0.1:8080", "where the gateway listens; port 0 takes a free one"),
-    Variable("DCP_SERVER", "127.0.0.1:50051", "the server, as host:port"),
-    Variable("DCP_TLS_CA", "", "file with the certificates that the server's is checked against, in PEM"),
-    Variable("DCP_INSECURE", "false", "true allows a server on another machine without TLS"),
+    Variable("DCP_HTTP_LISTEN", "127.0.0.1:8080", "Where HTTP listens, host:port; port 0 takes a free port."),
+    Variable("DCP_SERVER", "127.0.0.1:50051", "Address of the server's gRPC, host:port."),
+    Variable(
+        "DCP_TLS_CA",
+        "",
+        "Certificate authorities (PEM) that the server's certificate is checked against. "
+        "Unset: plain text, to loopback addresses only.",
+    ),
+    Variable(
+        "DCP_INSECURE",
+        "false",
+        "true: keys travel to another host in plain text. Only for networks that you trust.",
+    ),
     Variable(
         "DCP_TRUSTED_PROXIES",
         "",
-        "addresses and networks, separated by commas, whose X-Forwarded-For is believed; here: of proxies",
+        "Addresses and networks of the proxies before the gateway, separated by commas; "
+        "their X-Forwarded-For is believed.",
     ),
-    Variable("DCP_LOG_LEVEL", "info", "debug, info, warning or error"),
+    Variable(
+        "DCP_LOG_LEVEL", "info", "Least severe messages that are logged: debug, info, warning or error."
+    ),
 )
 
 
@@ -130,9 +120,11 @@ class Config:
 
 def refuse_unknown(environ: Mapping[str, str]) -> None:
     """Raises ConfigError for a DCP_ variable that none of the programs knows."""
-    unknown = sorted(name for name in environ if name.startswith("DCP_") and name not in KNOWN)
-    if unknown:
-        raise ConfigError(f"{unknown[0]} is not a variable of DCP: correct its name or unset it (see --help)")
+    for name in sorted(environ):
+        if name.startswith("DCP_") and name not in SETTINGS:
+            close = difflib.get_close_matches(name, SETTINGS, 1)
+            remedy = f"did you mean {close[0]}?" if close else "correct its name or unset it (see --help)"
+            raise ConfigError(f"{name} is not a variable of DCP: {remedy}")
 
 
 def _address(name: str, text: str, least_port: int) -> Address:

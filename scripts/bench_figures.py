@@ -76,7 +76,7 @@ def latencies(
 def table(title: str, figures: Sequence[Figure]) -> str:
     """The figures as aligned text, each beside its mark and its goal."""
     head = (title, "value", "unit", "mark", "met", "goal", "met")
-    rows = [head, *(_row(figure) for figure in figures)]
+    rows = [head, *(row(figure) for figure in figures)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = []
     for row in rows:
@@ -89,7 +89,8 @@ def table(title: str, figures: Sequence[Figure]) -> str:
     return "\n".join(lines)
 
 
-def _row(figure: Figure) -> tuple[str, ...]:
+def row(figure: Figure) -> tuple[str, ...]:
+    """The cells of a figure: name, value, unit, mark, whether it is met, goal, whether it is met."""
     return (
         figure.name,
         _number(figure.value),

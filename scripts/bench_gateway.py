@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 
 from scripts import bench_envoy, bench_load
 from scripts.bench_figures import Figure, Target
-from scripts.bench_http import Load, Loaded
+from scripts.bench_load import Load, Loaded
 from scripts.bench_market import Market, open_market
 from scripts.bench_processes import BenchError, Program, say
 
-CEILING_SECONDS = 2.0
 WARM_UP_SECONDS = 1.0
 
 
@@ -45,7 +44,6 @@ class Peer:
     rounds: list[Loaded] = field(default_factory=list)
     own_cpu_seconds: float = 0.0
     server_cpu_seconds: float = 0.0
-    client_cpu_seconds: float = 0.0
 
     @property
     def requests(self) -> int:
@@ -65,13 +63,12 @@ class Peer:
 
 def run(seconds: float, rounds: int, connections: int) -> list[Figure]:
     """Measures, and returns the figures. Raises BenchError."""
+    bench_load.find_wrk()
     with open_market() as market:
         market.start_gateway()
         key = asyncio.run(market.new_renter()).api_key
         envoy = _envoy(market)
-        limit = bench_load.ceiling(connections, CEILING_SECONDS, market.folder)
-        say(f"load client: {bench_load.client_name()}; {limit:,.0f} requests/s against a peer doing nothing")
-        figures = [Figure("load client's own limit, one idle peer", limit, "req/s")]
+        figures: list[Figure] = []
         for route in ROUTES:
             peers = [Peer("gateway", market.gateway, market.gateway_address, {"x-renter-key": key})]
             if envoy is not None:
@@ -95,7 +92,7 @@ def _measure(
     for peer in peers:
         _round(market, route, peer, WARM_UP_SECONDS, connections)
         peer.rounds.clear()
-        peer.own_cpu_seconds = peer.server_cpu_seconds = peer.client_cpu_seconds = 0.0
+        peer.own_cpu_seconds = peer.server_cpu_seconds = 0.0
     for number in range(1, rounds + 1):
         for peer in peers:
             _round(market, route, peer, seconds, connections)
@@ -109,7 +106,7 @@ def _measure(
 def _round(market: Market, route: Route, peer: Peer, seconds: float, connections: int) -> None:
     load = Load(peer.address, route.method, route.path, peer.headers, route.body, connections, seconds)
     own, server = peer.program.cpu_seconds, market.server.cpu_seconds
-    loaded, client_cpu_seconds = bench_load.run(load, market.folder)
+    loaded = bench_load.run(load, market.folder)
     if loaded.errors or not loaded.requests:
         raise BenchError(
             f"{loaded.errors} of {loaded.requests} requests failed: {route.name} through {peer.name}\n"
@@ -117,7 +114,6 @@ def _round(market: Market, route: Route, peer: Peer, seconds: float, connections
         )
     peer.own_cpu_seconds += peer.program.cpu_seconds - own
     peer.server_cpu_seconds += market.server.cpu_seconds - server
-    peer.client_cpu_seconds += client_cpu_seconds
     peer.rounds.append(loaded)
 
 
@@ -127,6 +123,7 @@ def _figures(route: Route, peers: list[Peer]) -> list[Figure]:
         ours = peer is peers[0]
         count = len(peer.rounds)
         p50, p99 = sum(r.p50_ms for r in peer.rounds) / count, max(r.p99_ms for r in peer.rounds)
+        client_cpu_seconds = sum(r.client_cpu_seconds for r in peer.rounds)
         name = f"{route.name}, {peer.name}"
         figures += [
             Figure(name, peer.rate, "req/s"),
@@ -134,7 +131,7 @@ def _figures(route: Route, peers: list[Peer]) -> list[Figure]:
             Figure(f"{name}, p99", p99, "ms", None, Target(50) if ours else None),
             Figure(f"{name}, its CPU", peer.own_cpu_seconds / peer.requests * 1e6, "us/req"),
             Figure(f"{name}, server's CPU", peer.server_cpu_seconds / peer.requests * 1e6, "us/req"),
-            Figure(f"{name}, client's CPU", peer.client_cpu_seconds / peer.requests * 1e6, "us/req"),
+            Figure(f"{name}, client's CPU", client_cpu_seconds / peer.requests * 1e6, "us/req"),
             Figure(f"{name}, CPU of it and server", peer.own_cpu_seconds + peer.server_cpu_seconds, "s"),
         ]
     if len(peers) == 2:

@@ -1,32 +1,24 @@
-"""Load on an HTTP address from a process of its own: wrk where it is on PATH, else our own client.
-
-The client must not be what is measured: ``ceiling`` tells what it reaches against a peer that does
-nothing, and every run tells the client's own CPU seconds.
-"""
+"""Load on an HTTP address by wrk, in a process of its own: rate, latencies, and the CPU that wrk used."""
 
 from __future__ import annotations
 
-import asyncio
+import json
 import resource
 import shutil
-import socket
 import subprocess
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-import orjson
-import uvloop
+from scripts.bench_processes import BenchError
 
-from scripts.bench_http import REQUEST_SECONDS, Load, Loaded
-from scripts.bench_processes import BIN, ROOT, BenchError
+GRACE_SECONDS = 60.0
+_MISSING = (
+    "wrk, which sends the load, is not installed: run scripts/setup --bench, or sudo apt-get install wrk"
+)
 
-# wrk hands out latencies in microseconds, and counts what is no 2xx or 3xx apart.
-_WRK_SCRIPT = """
-wrk.method = "%(method)s"
+# wrk reports latencies in microseconds, and counts as errors of status what is neither 2xx nor 3xx.
+_SCRIPT = """
+wrk.method = %(method)s
 wrk.body = %(body)s
 %(headers)s
 done = function(summary, latency, requests)
@@ -39,90 +31,76 @@ end
 """
 
 
-def client_name() -> str:
-    """What sends the load here."""
-    return "wrk" if shutil.which("wrk") else "the own asyncio client (install wrk for a lighter one)"
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One request, repeated on each of the connections for some seconds."""
+
+    address: str
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: str
+    connections: int
+    seconds: float
 
 
-def run(load: Load, folder: Path) -> tuple[Loaded, float]:
-    """What came of the load, and the client's CPU seconds. Raises BenchError."""
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What came of it. ``errors`` counts answers that were not 2xx or 3xx, and broken connections."""
+
+    requests: int
+    errors: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+    client_cpu_seconds: float
+
+
+def find_wrk() -> str:
+    """The path of wrk. Raises BenchError with the way to install it."""
     wrk = shutil.which("wrk")
     if wrk is None:
-        command = [str(BIN / "python"), "-m", "scripts.bench_http", orjson.dumps(asdict(load)).decode()]
-    else:
-        script = folder / "load.lua"
-        script.write_text(_wrk_script(load))
-        command = [
-            wrk, "-t", "1", "-c", str(load.connections), "-d", f"{max(1, round(load.seconds))}s",
-            "-s", str(script), f"http://{load.address}{load.path}",
-        ]  # fmt: skip
+        raise BenchError(_MISSING)
+    return wrk
+
+
+def run(load: Load, folder: Path) -> Loaded:
+    """Puts the load on the address. Raises BenchError."""
+    script = folder / "load.lua"
+    script.write_text(_script(load))
+    command = [
+        find_wrk(), "--threads", "1", "--connections", str(load.connections),
+        "--duration", f"{max(1, round(load.seconds))}s", "--script", str(script),
+        f"http://{load.address}{load.path}",
+    ]  # fmt: skip
     before = _children_cpu_seconds()
     try:
         done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, check=True, timeout=load.seconds + 2 * REQUEST_SECONDS
+            command, capture_output=True, text=True, check=True, timeout=load.seconds + GRACE_SECONDS
         )
     except subprocess.CalledProcessError as error:
-        raise BenchError(f"the load client failed: {error.stderr.decode(errors='replace')[-500:]}") from None
+        raise BenchError(f"wrk failed: {(error.stderr or error.stdout)[-500:]}") from None
     except subprocess.TimeoutExpired:
-        raise BenchError("the load client did not end") from None
-    loaded = Loaded(**orjson.loads(done.stdout.splitlines()[-1]))
-    # wrk starts in a moment; the start of our own client would be half of what a short round costs.
+        raise BenchError("wrk did not end") from None
     used = _children_cpu_seconds() - before
-    return loaded, used if loaded.cpu_seconds is None else loaded.cpu_seconds
+    return Loaded(**json.loads(done.stdout.splitlines()[-1]), client_cpu_seconds=used)
 
 
-def ceiling(connections: int, seconds: float, folder: Path) -> float:
-    """Requests per second of the client against a peer that answers at once and does nothing else."""
-    with _idle_peer() as address:
-        loaded, _ = run(Load(address, "GET", "/", {}, "", connections, seconds), folder)
-    if loaded.errors or not loaded.requests:
-        raise BenchError(f"the load client cannot be trusted: {loaded.errors} errors against an idle peer")
-    return loaded.requests / loaded.seconds
-
-
-class _Idle(asyncio.Protocol):
-    """Answers every packet with the same few bytes."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are none by class.
-        self._transport = cast(asyncio.Transport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
-
-
-@contextmanager
-def _idle_peer() -> Iterator[str]:
-    loop = uvloop.new_event_loop()
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
-    server = loop.run_until_complete(loop.create_server(_Idle, sock=listener))
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        server.close()
-        loop.close()
-
-
-def _wrk_script(load: Load) -> str:
+def _script(load: Load) -> str:
     headers = load.headers | ({"content-type": "application/json"} if load.body else {})
-    return _WRK_SCRIPT % {
-        "method": load.method,
+    return _SCRIPT % {
+        "method": _lua(load.method),
         "body": _lua(load.body) if load.body else "nil",
         "headers": "\n".join(f"wrk.headers[{_lua(k)}] = {_lua(v)}" for k, v in headers.items()),
     }
 
 
 def _lua(text: str) -> str:
-    """A Lua string; ours are plain ASCII, whose JSON form Lua reads alike."""
-    return orjson.dumps(text).decode()
+    """A Lua string; our texts are plain ASCII, whose JSON form Lua reads alike."""
+    return json.dumps(text)
 
 
 def _children_cpu_seconds() -> float:
-    """Of the children that have ended and were waited for: only the load clients do during a run."""
+    """Of the children that have ended and were waited for: during a run only wrk does."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -10,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
+import aiohttp
 
-from scripts.bench_http import Client
-from scripts.bench_processes import BIN, Program, Programs
+from scripts.bench_processes import BIN, BenchError, Program, Programs
 from scripts.market import UNLIMITED
 
 MODEL = "bench/noop"
@@ -103,9 +103,14 @@ class Market:
         self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
     ) -> dict[str, Any]:
         """One JSON request through the gateway. Raises BenchError for any answer but a 2xx."""
-        async with Client(self.gateway_address) as client:
-            answer = await client.json(method, path, body, headers or {})
-        return dict(orjson.loads(answer))
+        async with (
+            aiohttp.ClientSession(f"http://{self.gateway_address}") as client,
+            client.request(method, path, json=body, headers=headers) as response,
+        ):
+            answer = await response.read()
+        if not 200 <= response.status < 300:
+            raise BenchError(f"{method} {path} answered {response.status}: {answer[:300]!r}")
+        return dict(json.loads(answer))
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 from scripts.market import Market, NotReadyError
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
-PROMPT = "Summarize DCP in three bullets"
+PROMPT = "What is a GPU?"
 CREDIT_HALALA = 5000
 JOB_SECONDS = 180.0
 POLL_SECONDS = 0.1

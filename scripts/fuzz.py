@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.market import UNLIMITED, Market
@@ -37,18 +38,31 @@ ROOT = Path(__file__).parents[1]
 HEADERS = ("x-renter-key", "x-provider-key", "x-admin-token")
 
 
+@dataclass(frozen=True)
+class Length:
+    """How much is asked."""
+
+    examples: int
+    """Cases that are drawn for each route and key."""
+    covering: Collection[str] = HEADERS
+    """The keys with which every limit of every field is tried, too, which takes longest."""
+    covered: str = "."
+    """The routes with which that is done: a regular expression of their paths."""
+
+
 def fuzz(
-    market: Market, header: str, key: str, examples: int, seed: int, phases: str
+    market: Market, header: str, key: str, length: Length, seed: int, phases: str, paths: str
 ) -> tuple[bool, int, str]:
-    """Asks with one key, ``examples`` for each route: whether all was well, how many cases, the words."""
-    folder = market.folder / header
+    """Asks the routes of some paths with one key: whether all was well, how many cases, the words."""
+    folder = market.folder / f"{header}-{phases}"
     folder.mkdir()
     (folder / "schemathesis.toml").write_text(CONFIG)
     done = subprocess.run(
         [
             *(str(Path(sys.executable).parent / "schemathesis"), "run", f"{market.url}/openapi.json"),
             *("--header", f"{header}: {key}"),
-            *("--max-examples", str(examples), "--seed", str(seed), "--phases", phases),
+            *("--max-examples", str(length.examples), "--seed", str(seed), "--phases", phases),
+            *("--include-path-regex", paths),
             *("--continue-on-failure", "--no-shrink", "--warnings", "off"),
         ],
         cwd=folder,
@@ -62,13 +76,8 @@ def fuzz(
     return done.returncode == 0, int(cases[1]) if cases else 0, told
 
 
-def fuzz_all(
-    folder: Path, examples: int, seed: int, covering: Collection[str] = HEADERS
-) -> tuple[int, dict[str, str]]:
-    """Asks a new market with each kind of key: the number of cases, and the words of what failed.
-
-    ``covering``: the keys with which every limit of every field is tried, too, which takes longest.
-    """
+def fuzz_all(folder: Path, length: Length, seed: int) -> tuple[int, dict[str, str]]:
+    """Asks a new market with each kind of key: the number of cases, and the words of what failed."""
     settings = {**UNLIMITED, "DCP_SANDBOX_TOPUP": "true"}
     total, failed = 0, {}
     with Market(folder, admin_token=ADMIN_TOKEN, settings=settings) as market:
@@ -76,11 +85,14 @@ def fuzz_all(
         renter_id, renter = market.register_renter("Fuzz", "renter@fuzz.example.com")
         market.credit(renter_id, 100_000)
         for header, key in zip(HEADERS, (renter, provider, ADMIN_TOKEN), strict=True):
-            phases = "examples,coverage,fuzzing" if header in covering else "examples,fuzzing"
-            good, cases, told = fuzz(market, header, key, examples, seed, phases)
-            total += cases
-            if not good:
-                failed[header] = told
+            phases = {"examples,fuzzing": "."}
+            if header in length.covering:
+                phases["coverage"] = length.covered
+            for phase, paths in phases.items():
+                good, cases, words = fuzz(market, header, key, length, seed, phase, paths)
+                total += cases
+                if not good:
+                    failed[f"{header} {phase}"] = words
         proof = market.prove_ledger()
         if not proof["balanced"]:
             failed["ledger"] = str(proof)
@@ -94,7 +106,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="the same seed draws the same cases")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        total, failed = fuzz_all(Path(folder), options.examples, options.seed)
+        total, failed = fuzz_all(Path(folder), Length(options.examples), options.seed)
     for header, told in failed.items():
         print(f"== {header}\n{told}")
     print(f"{total} cases with three keys, seed {options.seed}: {'failed' if failed else 'all well'}")

@@ -1,4 +1,4 @@
-"""Writes generated/ from protos/, or with --check proves that it is what the protos say.
+"""Writes generated/ and docs/reference, or with --check proves that they are up to date.
 
 Beside the Python code and its types it writes ``descriptors.binpb``, the descriptor set with
 source information: generated Python carries no comments, and the OpenAPI document prints them.
@@ -58,7 +58,18 @@ def generate_into(target: Path) -> None:
                 '"""Generated from protos/ by scripts/generate; edit the protos instead."""\n'
             )
             (folder / "py.typed").touch()
+        (made / "settings.py").write_text(settings_module())
         shutil.copytree(made, target, dirs_exist_ok=True)
+
+
+def settings_module() -> str:
+    """A module with the names of all settings, of which each program knows what its own mean."""
+    names = (PROTOS / "settings.txt").read_text().split()
+    lines = "".join(f'        "{name}",\n' for name in names)
+    return (
+        '"""Generated from protos/settings.txt by scripts/generate; edit that instead."""\n\n'
+        f"SETTINGS = frozenset(\n    {{\n{lines}    }}\n)\n"
+    )
 
 
 def differences(expected: Path, actual: Path) -> list[str]:
@@ -73,21 +84,41 @@ def differences(expected: Path, actual: Path) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/generate", description=__doc__)
     parser.add_argument(
-        "--check", action="store_true", help="change nothing; exit 1 when generated/ is stale"
+        "--check", action="store_true", help="change nothing; exit 1 when a generated file is stale"
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         fresh = Path(scratch) / "dcp"
         generate_into(fresh)
         stale = differences(fresh, GENERATED) if GENERATED.exists() else ["(everything)"]
-        if options.check:
-            for name in stale:
-                print(f"stale: generated/dcp/{name}; run scripts/generate", file=sys.stderr)
-            return 1 if stale else 0
-        shutil.rmtree(GENERATED, ignore_errors=True)
-        shutil.copytree(fresh, GENERATED)
+        stale = [f"generated/dcp/{name}" for name in stale]
+        if stale and not options.check:
+            shutil.rmtree(GENERATED, ignore_errors=True)
+            shutil.copytree(fresh, GENERATED)
+    # The reference is read from the generated code, so that has to be right first.
+    if not (stale and options.check):
+        stale += reference_pages(write=not options.check)
+    if options.check:
+        for name in stale:
+            print(f"stale: {name}; run scripts/generate", file=sys.stderr)
+        return 1 if stale else 0
     print(f"generated: {len(stale)} files changed")
     return 0
+
+
+def reference_pages(*, write: bool) -> list[str]:
+    """The pages of docs/reference that are not up to date; afterwards they are, if they are to be written."""
+    from scripts import reference  # it imports the generated code
+
+    stale = []
+    for path, text in reference.pages().items():
+        file = ROOT / path
+        if not file.exists() or file.read_text() != text:
+            stale.append(str(path))
+            if write:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text)
+    return stale
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import importlib.util
 import ipaddress
 import re
@@ -11,11 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+from dcp.settings import SETTINGS
+from packaging.version import Version
+
 from server.domain.artifacts import ArtifactLimits
 from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import Limits
-from server.version import CURRENT, numbers
+from server.version import CURRENT
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -25,7 +30,7 @@ class ConfigError(ValueError):
 
 
 class Variable(NamedTuple):
-    """One environment variable, as the README's table lists it."""
+    """One environment variable, as help and docs/reference print it."""
 
     name: str
     default: str
@@ -34,12 +39,15 @@ class Variable(NamedTuple):
 
 # The variables of limits, with the fields of Limits that they set.
 _LIMITS = {
-    "DCP_LIMIT_KEY": ("key_per_minute", "calls a minute by one account, with all its keys"),
-    "DCP_LIMIT_ADDRESS": ("address_per_minute", "calls a minute from one address, less its daemons'"),
-    "DCP_LIMIT_REGISTRATIONS": ("registrations_per_minute", "new accounts a minute from one address"),
-    "DCP_LIMIT_FAILED_KEYS": ("failed_keys_per_minute", "unknown keys a minute from one address"),
-    "DCP_MAX_OPEN_JOBS": ("open_jobs", "jobs of one renter that have not ended"),
-    "DCP_MAX_STREAMS": ("streams", "streams of one provider that are open at once"),
+    "DCP_LIMIT_KEY": ("key_per_minute", "Calls a minute by one account, with all its keys"),
+    "DCP_LIMIT_ADDRESS": (
+        "address_per_minute",
+        "Calls a minute from one address (IPv6: one /64), without its daemons'",
+    ),
+    "DCP_LIMIT_REGISTRATIONS": ("registrations_per_minute", "New accounts a minute from one address"),
+    "DCP_LIMIT_FAILED_KEYS": ("failed_keys_per_minute", "Unknown keys a minute from one address"),
+    "DCP_MAX_OPEN_JOBS": ("open_jobs", "Jobs of one renter that have not ended"),
+    "DCP_MAX_STREAMS": ("streams", "Streams of one provider that are open at once"),
 }
 MAX_LIMIT = 1_000_000
 # The variables of the oldest versions, with the fields of Minimums that they set.
@@ -53,101 +61,73 @@ MINIMUMS = Minimums(driver="525.60.13")
 DEFAULT_BLOB_STORE = "file:dcp-artifacts"
 # The variables of artifacts: the fields of ArtifactLimits that they set, and the range of each.
 _ARTIFACTS = {
-    "DCP_MAX_ARTIFACT_BYTES": ("file_bytes", 1, 1 << 40, "the most bytes of one file that a job leaves"),
-    "DCP_MAX_ARTIFACTS_BYTES": ("job_bytes", 1, 1 << 42, "the most bytes of all files of a job"),
-    "DCP_MAX_ARTIFACTS": ("count", 0, 10_000, "the most files of a job"),
-    "DCP_ARTIFACT_DAYS": ("days", 1, 3650, "days that a job's files are kept after its end"),
+    "DCP_MAX_ARTIFACT_BYTES": ("file_bytes", 1, 1 << 40, "Most bytes of one file of a job."),
+    "DCP_MAX_ARTIFACTS_BYTES": ("job_bytes", 1, 1 << 42, "Most bytes of all files of a job."),
+    "DCP_MAX_ARTIFACTS": ("count", 0, 10_000, "Most files of a job."),
+    "DCP_ARTIFACT_DAYS": ("days", 1, 3650, "Days that a job's files are kept after its end."),
 }
 VARIABLES = (
     Variable(
-        "DCP_DATABASE_URL", "sqlite:///dcp.sqlite3", "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
+        "DCP_DATABASE_URL",
+        "sqlite:///dcp.sqlite3",
+        "The database: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.",
     ),
-    Variable("DCP_GRPC_LISTEN", "127.0.0.1:50051", "address and port for gRPC; port 0 takes a free one"),
-    Variable("DCP_ADMIN_TOKEN", "", "the operator's token; unset: admin routes answer 503"),
-    Variable("DCP_PROVIDER_APPROVAL", "false", "true keeps new providers out until an operator admits them"),
-    Variable("DCP_SANDBOX_TOPUP", "false", "true lets renters top up their own wallets with play money"),
+    Variable(
+        "DCP_GRPC_LISTEN", "127.0.0.1:50051", "Where gRPC listens, host:port; port 0 takes a free port."
+    ),
+    Variable("DCP_ADMIN_TOKEN", "", "The operator's token. Unset: admin routes answer 503."),
+    Variable(
+        "DCP_PROVIDER_APPROVAL", "false", "true: a new provider gets no jobs until an operator approves it."
+    ),
+    Variable("DCP_SANDBOX_TOPUP", "false", "true: renters top up their own wallets with play money."),
     Variable(
         "DCP_WEBHOOKS_ALLOW_PRIVATE",
         "false",
-        "true sends renters' events to http and private addresses too; for development alone",
+        "true: webhooks may use http and private addresses. Only for development.",
     ),
     Variable(
         "DCP_MAX_OUTPUT_BYTES",
         str(MAX_OUTPUT_BYTES),
-        "the most that is kept of a job's output, and of its log; what is cut is marked",
+        "Most bytes that are kept of a job's output, and of its log; cut text is marked.",
     ),
     Variable(
         "DCP_BLOB_STORE",
         DEFAULT_BLOB_STORE,
-        "where the files of jobs lie: file:FOLDER, or s3://BUCKET/PREFIX with the usual AWS_ variables",
+        "Where jobs' files are stored: file:FOLDER, or s3://BUCKET/PREFIX with the usual AWS_ variables.",
     ),
     *(
         Variable(name, str(getattr(ArtifactLimits(), field)), meaning)
         for name, (field, _, _, meaning) in _ARTIFACTS.items()
     ),
     *(
-        Variable(name, str(getattr(Limits(), field)), f"{meaning}; 0: any number")
+        Variable(name, str(getattr(Limits(), field)), f"{meaning}; 0: any number.")
         for name, (field, meaning) in _LIMITS.items()
     ),
     Variable(
         "DCP_TRUSTED_PROXIES",
         "",
-        "addresses and networks, separated by commas, whose X-Forwarded-For is believed; "
-        "here: of gateways on other machines",
+        "Addresses and networks of gateways on other machines, separated by commas; "
+        "their X-Forwarded-For is believed.",
     ),
     *(
-        Variable(name, str(getattr(MINIMUMS, field)), f"the oldest {what}; 0 or empty: any")
+        Variable(
+            name,
+            str(getattr(MINIMUMS, field)),
+            f"The oldest {what}; 0{'' if getattr(MINIMUMS, field) else ' or unset'}: any.",
+        )
         for name, (field, what) in _MINIMUMS.items()
     ),
     Variable(
         "DCP_NEWEST_DAEMON",
         "the server's own version",
-        "version that daemons are told is the newest, such as 1.4.0; an older one says that an update waits",
+        "The newest version of the daemon, such as 1.4.0; older daemons report that an update exists.",
     ),
-    Variable("DCP_TLS_CERT", "", "certificate chain (PEM); unset: plain, loopback addresses only"),
-    Variable("DCP_TLS_KEY", "", "private key (PEM) of the certificate"),
-    Variable("DCP_LOG_LEVEL", "info", "debug, info, warning or error"),
+    Variable("DCP_TLS_CERT", "", "Certificate chain (PEM). Unset: plain text, on loopback addresses only."),
+    Variable("DCP_TLS_KEY", "", "The certificate's private key (PEM)."),
+    Variable(
+        "DCP_LOG_LEVEL", "info", "Least severe messages that are logged: debug, info, warning or error."
+    ),
 )
-# All variables of the three programs, which share nothing but the protos: a DCP_ variable that
-# none of them knows is a typing error, and typing errors are told, not ignored.
-KNOWN = frozenset({variable.name for variable in VARIABLES}) | {
-    "DCP_HTTP_LISTEN",
-    "DCP_SERVER",
-    "DCP_PROVIDER_KEY",
-    "DCP_STATE_DIR",
-    "DCP_MODELS",
-    "DCP_CONTAINER_IMAGES",
-    "DCP_CONTAINER_SOCKET",
-    "DCP_CONTAINER_NETWORK",
-    "DCP_CONTAINER_USER",
-    "DCP_CONTAINER_MEMORY_MB",
-    "DCP_CONTAINER_CPUS",
-    "DCP_CONTAINER_PIDS",
-    "DCP_CONTAINER_TMP_MB",
-    "DCP_CONTAINER_OUTPUT_MB",
-    "DCP_CONTAINER_IMAGE_MB",
-    "DCP_ENGINE_SLOTS",
-    "DCP_ENGINE_MODELS",
-    "DCP_ENGINE_IMAGE",
-    "DCP_ENGINE_ARGS",
-    "DCP_ENGINE_MEMORY_MB",
-    "DCP_ENGINE_SHM_MB",
-    "DCP_ENGINE_MODEL_MB",
-    "DCP_ATTACHED_URL",
-    "DCP_ATTACHED_API_KEY",
-    "DCP_ATTACHED_SLOTS",
-    "DCP_ATTACHED_IMAGE_MODELS",
-    "DCP_ALIASES",
-    "DCP_TLS_CA",
-    "DCP_INSECURE",
-    "DCP_CONFIG",
-    "DCP_MAX_TEMP_C",
-    "DCP_VRAM_RESERVE_MIB",
-    "DCP_SCHEDULE",
-    "DCP_TIME_ZONE",
-    "DCP_UPDATE_URL",
-    "DCP_UPDATE_PUBLIC_KEY",
-}
 MIN_TOKEN_LENGTH = 8
 # The largest output must fit into one answer, even if its bytes are no UTF-8 and each becomes three.
 OUTPUT_BYTES_RANGE = (1024, 5 * 1024 * 1024)
@@ -191,9 +171,7 @@ class Config:
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
         """Reads and checks the settings. Raises ConfigError."""
-        for name in sorted(environ):
-            if name.startswith("DCP_") and name not in KNOWN:
-                raise ConfigError(f"{name}: no such setting; known are {', '.join(sorted(KNOWN))}")
+        _refuse_unknown(environ)
         value = {v.name: environ.get(v.name) or v.default for v in VARIABLES}
         tls = _tls(value["DCP_TLS_CERT"], value["DCP_TLS_KEY"])
         return cls(
@@ -222,6 +200,15 @@ class Config:
                 }
             ),
         )
+
+
+def _refuse_unknown(environ: Mapping[str, str]) -> None:
+    # What the other programs know may be there too: they are often started from one file.
+    for name in sorted(environ):
+        if name.startswith("DCP_") and name not in SETTINGS:
+            close = difflib.get_close_matches(name, SETTINGS, 1)
+            remedy = f"did you mean {close[0]}?" if close else "see --help for those there are"
+            raise ConfigError(f"{name}: no such setting; {remedy}")
 
 
 def _listen(text: str, *, plain: bool) -> str:
@@ -329,9 +316,10 @@ def _networks(name: str, text: str) -> tuple[Network, ...]:
 
 
 def _newest_daemon(text: str) -> str:
-    if not numbers(text) or len(text) > 100 or not text.isascii() or not text.isprintable():
-        raise ConfigError(f"DCP_NEWEST_DAEMON: {text!r} is no version, such as 1.4.0")
-    return text
+    with contextlib.suppress(ValueError):
+        if len(text) <= 100:
+            return str(Version(text))
+    raise ConfigError(f"DCP_NEWEST_DAEMON: {text!r} is not a version, such as 1.4.0")
 
 
 def _log_level(text: str) -> str:

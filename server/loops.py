@@ -1,44 +1,87 @@
-"""The server's loops: the sweep and the sender of webhooks every second, the cleaning of artifacts slower."""
+"""What the server does without being asked: its duties, as one table, and the loops that carry them out.
+
+Each duty fails alone: the failure is logged and counted under the name of the duty, and the others go on. The
+duties of one loop run one after the other in the order of the table, since some use what the one before has
+written or read. This module does not know what a duty does.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 from server.domain.errors import DomainError
-from server.services.cleaning import Cleaning
-from server.services.deliveries import Deliveries
-from server.services.sweep import Sweep
+from server.wiring import Services
 
 log = logging.getLogger(__name__)
+
 PERIOD_SECONDS = 1.0
 CLEANING_SECONDS = 30.0
 
 
-async def sweep_forever(sweep: Sweep) -> None:
-    """Ticks until cancelled. A tick that fails is logged and tried again: time goes on."""
-    await _forever("a sweep", sweep.tick)
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """One row of a loop's table: ``tick`` does what is due now."""
+
+    name: str
+    tick: Callable[[], Awaitable[None]]
 
 
-async def deliver_forever(deliveries: Deliveries) -> None:
-    """The same for the events that wait to be sent."""
-    await _forever("the sending of events", deliveries.tick)
+@dataclass(slots=True)
+class Loop:
+    """Duties that are due once in each period."""
+
+    period_seconds: float
+    duties: tuple[Duty, ...]
+    failures: Counter[str] = field(default_factory=Counter)
+    """How often each duty has failed since the start, by name."""
+
+    async def run(self) -> None:
+        """Ticks until cancelled."""
+        while True:
+            await asyncio.sleep(self.period_seconds)
+            await self.tick()
+
+    async def tick(self) -> list[Exception]:
+        """Does each duty once, and returns why some failed. They are tried again at the next tick."""
+        errors: list[Exception] = []
+        for duty in self.duties:
+            try:
+                await duty.tick()
+            except Exception as error:
+                self.failures[duty.name] += 1
+                self._log(duty, error)
+                errors.append(error)
+        return errors
+
+    def _log(self, duty: Duty, error: Exception) -> None:
+        facts = (duty.name, self.failures[duty.name])
+        if isinstance(error, DomainError):
+            log.error("a duty was put off duty=%s failures=%d reason=%s", *facts, error.reason)
+        else:
+            log.error("a duty failed duty=%s failures=%d", *facts, exc_info=error)
 
 
-async def clean_forever(cleaning: Cleaning) -> None:
-    """The same for artifacts that are not to be kept."""
-    await _forever("the cleaning of artifacts", cleaning.tick, CLEANING_SECONDS)
-
-
-async def _forever(
-    what: str, tick: Callable[[], Awaitable[None]], period_seconds: float = PERIOD_SECONDS
-) -> None:
-    while True:
-        await asyncio.sleep(period_seconds)
-        try:
-            await tick()
-        except DomainError as error:
-            log.error("%s was put off reason=%s", what, error.reason)
-        except Exception:
-            log.exception("%s failed", what)
+def server_loops(services: Services) -> tuple[Loop, ...]:
+    """Every duty of a server. The first loop is the market's; what it does not wait for has its own."""
+    return (
+        Loop(
+            PERIOD_SECONDS,
+            (
+                Duty("write heartbeats", services.heartbeats.write_all),  # before silence is judged by them
+                Duty("read provider states", services.providers.read_states),
+                Duty("read terms", services.terms.read_changes),
+                Duty("end what time ends", services.sweep.tick),
+                Duty("offer waiting jobs", services.dispatch.fill_all),
+                Duty("check credentials", services.sessions.check_credentials),
+                Duty("write uses of keys", services.keys.write_uses),
+                Duty("erase deleted accounts", services.deletion.tick),
+                Duty("store metrics", services.metrics.tick),
+            ),
+        ),
+        Loop(PERIOD_SECONDS, (Duty("send webhooks", services.deliveries.tick),)),
+        Loop(CLEANING_SECONDS, (Duty("clean artifacts", services.cleaning.tick),)),
+    )

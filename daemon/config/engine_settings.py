@@ -14,13 +14,13 @@ from typing import NamedTuple
 import psutil
 
 from daemon.config.file import ConfigError
-from daemon.engines.settings import DEFAULT_ARGUMENTS, ServerSettings
+from daemon.engines.container_spec import DEFAULT_ARGUMENTS, ServerSettings
 from daemon.runners.containers import images
 from daemon.runners.containers.settings import MIB
 
 
 class Variable(NamedTuple):
-    """One environment variable of this program, as the README's table prints it."""
+    """One environment variable of this program, as help and docs/reference print it."""
 
     name: str
     default: str
@@ -41,18 +41,26 @@ VARIABLES = (
         "",
         "Models that a server in a container serves: public/name=FILE-OR-FOLDER, separated by commas.",
     ),
-    Variable("DCP_ENGINE_IMAGE", "", "The image of that server, such as vllm/vllm-openai:TAG."),
+    Variable(
+        "DCP_ENGINE_IMAGE",
+        "",
+        "The image of that server, such as vllm/vllm-openai:TAG or NAME@sha256:....",
+    ),
     Variable(
         "DCP_ENGINE_ARGS",
         DEFAULT_ARGUMENTS,
         "Its arguments; {model}, {name}, {socket} and {slots} are filled in.",
     ),
-    Variable("DCP_ENGINE_MEMORY_MB", "half of the machine's", "Memory of each such server."),
-    Variable("DCP_ENGINE_SHM_MB", "1024", "Size of its /dev/shm, which lies in memory."),
+    Variable(
+        "DCP_ENGINE_MEMORY_MB",
+        "half of the machine's",
+        "Memory of each such server, including its /tmp and /dev/shm.",
+    ),
+    Variable("DCP_ENGINE_SHM_MB", "1024", "Size of its /dev/shm, which is in memory."),
     Variable(
         "DCP_ENGINE_MODEL_MB",
         "its files and a fifth",
-        "What such a model takes of the shorter memory, the machine's or the GPUs', while it is loaded.",
+        "Memory that such a model takes while it is loaded, of the machine or the GPUs, whichever has less.",
     ),
 )
 

@@ -7,9 +7,10 @@ not at all, and is not read when others could have read it too.
 import json
 import os
 import stat
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from daemon.machine import durable
 
 _FILE_NAME = "identity.json"
 
@@ -67,27 +68,8 @@ def save(state_dir: Path, identity: Identity) -> Path:
     """Stores the identity for its owner only, whole or not at all; returns the file."""
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     state_dir.chmod(0o700)
-    # mkstemp makes the file with mode 0600, so the key is never open to others.
-    descriptor, temporary = tempfile.mkstemp(dir=state_dir, prefix=_FILE_NAME)
-    try:
-        if os.geteuid() == 0:
-            # Root registers a machine for the service's user, whose folder this is.
-            os.fchown(descriptor, state_dir.stat().st_uid, state_dir.stat().st_gid)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(asdict(identity), file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        path = Path(temporary).rename(identity_path(state_dir))
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _sync_folder(state_dir)
+    path = identity_path(state_dir)
+    # Root registers a machine for the service's user, whose folder this is.
+    owner = state_dir.stat() if os.geteuid() == 0 else None
+    durable.replace(path, json.dumps(asdict(identity), indent=2), mode=0o600, owner=owner)
     return path
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

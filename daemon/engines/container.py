@@ -12,11 +12,11 @@ from collections.abc import Collection
 from dcp.v1 import sessions_pb2
 
 from daemon.engines.answers import Patience
-from daemon.engines.container_spec import Order
+from daemon.engines.container_spec import ModelServerSpec
 from daemon.engines.served import ServedEngine, size_and_more_mib
 from daemon.engines.server_container import (
     START_SECONDS,
-    Place,
+    ModelServerHost,
     ServerContainer,
     start_server_container,
     sweep,
@@ -35,8 +35,8 @@ class ContainerEngine(ServedEngine[ServerContainer]):
 
     def __init__(
         self,
-        order: Order,
-        place: Place,
+        order: ModelServerSpec,
+        place: ModelServerHost,
         *,
         clock: Clock | None = None,
         patience: Patience | None = None,

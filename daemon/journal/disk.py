@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Protocol
 
+from daemon.machine import durable
+
 MIN_FREE_BYTES = 16 * 1024 * 1024
 
 
@@ -135,11 +137,11 @@ class FileDisk:
 
     def sync(self, name: str) -> None:
         """Makes a file's content durable."""
-        _sync(self._folder / name)
+        durable.sync(self._folder / name)
 
     def sync_folder(self) -> None:
         """Makes durable which files there are."""
-        _sync(self._folder)
+        durable.sync(self._folder)
 
     def replace(self, name: str, data: bytes) -> None:
         """Gives a file new content."""
@@ -174,11 +176,3 @@ class FileDisk:
 def _free_bytes(folder: Path) -> int:
     status = os.statvfs(folder)
     return status.f_bavail * status.f_frsize
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from daemon.machine import durable
+
 PIP_SECONDS = 900.0
 _COMPLETE = ".complete"
 
@@ -98,8 +100,8 @@ class Installation:
         # All of the file system: one by one, thousands of files would take longer.
         os.sync()
         (folder / _COMPLETE).touch()
-        _sync(folder)
-        _sync(folder.parent)
+        durable.sync(folder)
+        durable.sync(folder.parent)
 
     def switch(self, version: str) -> None:
         """Makes a version the current one: before it returns, or not at all."""
@@ -109,7 +111,7 @@ class Installation:
         link.unlink(missing_ok=True)
         link.symlink_to(Path("versions", version))
         link.replace(self.current)
-        _sync(self.root)
+        durable.sync(self.root)
 
     def remove(self, version: str) -> None:
         """Removes a version that is not the current one."""
@@ -155,11 +157,3 @@ def _run(what: str, *command: str) -> None:
     if done.returncode:
         words = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])
         raise InstallationError(f"could not {what}:\n{words}")
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,7 +1,8 @@
-"""Owns the daemon's version string, and which of two is older. It knows nothing else."""
+"""Owns the daemon's version, and which of two is older. It knows nothing else."""
 
-import re
 from importlib import metadata
+
+from packaging.version import Version
 
 
 def daemon_version() -> str:
@@ -12,14 +13,9 @@ def daemon_version() -> str:
         return "0.0.0+source"
 
 
-def is_older(one: str, other: str) -> bool:
-    """Whether a version is before another, by their leading numbers; what is no version is not."""
-    return bool(_numbers(one)) and _numbers(one) < _numbers(other)
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    match = re.match(r"\d{1,9}(\.\d{1,9}){0,3}", text)
-    parts = [int(part) for part in match[0].split(".")] if match else []
-    while len(parts) > 1 and not parts[-1]:
-        parts.pop()
-    return tuple(parts)
+def is_older(version: str, other: str) -> bool:
+    """Whether a version comes before another, as PEP 440 orders them; False if either is not a version."""
+    try:
+        return Version(version) < Version(other)
+    except ValueError:
+        return False

@@ -1,12 +1,14 @@
 """Owns the addresses of pages, their files and the OpenAPI document, and in which language they answer.
 
-All of it is drawn once, at start, from the descriptors and the templates. It knows no single RPC.
+All of it is drawn once in a process, from the descriptors and the templates. It knows no single RPC.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 
 import orjson
@@ -35,24 +37,47 @@ _MEDIA_TYPES = {
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
+@dataclass(frozen=True)
+class _Site:
+    """Everything that is shown, ready to be sent."""
+
+    version: str
+    """The hash of the static files, which stands in their addresses."""
+    static: Mapping[str, Document]
+    documents: Mapping[str, Document]
+    """The OpenAPI document by language."""
+    pages: Mapping[str, Mapping[str, Document]]
+    """By path and language."""
+
+
 def page_routes(files: Sequence[FileDescriptor]) -> list[Route]:
     """The routes of everything that a browser shows, and of the OpenAPI document."""
+    site = _draw(tuple(files))
+    return [
+        Route("/openapi.json", _openapi(site.documents)),
+        Route("/static/{version}/{name}", _static(site.version, site.static)),
+        *(Route(path, _page(path, versions)) for path, versions in site.pages.items()),
+    ]
+
+
+@cache
+def _draw(files: tuple[FileDescriptor, ...]) -> _Site:
+    """Draws the site once in a process: it depends on the descriptors alone, and takes 0.3 s of CPU."""
     version, static = _static_files()
     apis = {code: openapi.document(files, language) for code, language in LANGUAGES.items()}
-    documents = {code: Document(orjson.dumps(api), "application/json") for code, api in apis.items()}
     draw = _Templates(f"/static/{version}")
-    pages = {
-        "/": {code: draw("home", language) for code, language in LANGUAGES.items()},
-        "/docs": {
-            code: draw("docs", language, reference=Reference(apis[code], language))
-            for code, language in LANGUAGES.items()
+    return _Site(
+        version,
+        static,
+        documents={code: Document(orjson.dumps(api), "application/json") for code, api in apis.items()},
+        pages={
+            "/": {code: draw("home", language) for code, language in LANGUAGES.items()},
+            "/docs": {
+                code: draw("docs", language, reference=Reference(apis[code], language))
+                for code, language in LANGUAGES.items()
+            },
         },
-    }
-    return [
-        Route("/openapi.json", _openapi(documents)),
-        Route("/static/{version}/{name}", _static(version, static)),
-        *(Route(path, _page(path, versions)) for path, versions in pages.items()),
-    ]
+    )
 
 
 def _openapi(documents: Mapping[str, Document]) -> Endpoint:

@@ -22,14 +22,18 @@ from scripts.simulation.checks import Snapshot, check_end, check_rows, check_run
 from scripts.simulation.inline import InlineDatabase, ServerDied, Side, Task, finish
 from scripts.simulation.machines import MODEL, Attempt, Machine, Plan, ProcessDied, Wire
 from scripts.simulation.violations import ViolationError
-from server.app import Services, build_services
+from server.config import Config
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import JobRequest, JobType
+from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.ledger import Proof
+from server.domain.limits import OFF
 from server.domain.messages import DaemonMessage
+from server.loops import server_loops
 from server.rpc.sessions import HELLO_TIMEOUT_SECONDS, from_wire, to_wire
 from server.services.keys import ADMIN, Caller
 from server.store import sessions
+from server.wiring import Services
 
 Action = tuple[str | int, ...]
 
@@ -221,14 +225,15 @@ class World:
     def prove(self) -> Proof:
         """The operator's proof of the ledger."""
         assert self.services is not None
-        return finish(self.services.admin.prove_ledger())
+        return finish(self.services.dashboard.prove_ledger())
 
     # --- the server ---
 
     def start_server(self) -> None:
         """A process of the server begins; it knows what the database knows."""
         self.database.commit(sessions.end_all)
-        self.services = build_services(self.database, self, None, True, self.output_limit)
+        self.services = Services(self.database, self, config(self.output_limit))
+        self.loops = server_loops(self.services)
 
     def spawn(
         self, work: Coroutine[Any, Any, Any], stops: int, on_end: Callable[[Exception | None], None]
@@ -485,8 +490,13 @@ class World:
         if not self._is_serving:
             return False
         assert self.services is not None
-        self.spawn(self.services.sweep.tick(), stops, partial(self._background_ended, "a sweep"))
+        self.spawn(self._duties(), stops, partial(self._background_ended, "a sweep"))
         return True
+
+    async def _duties(self) -> None:
+        """Each duty of the market's loop once; those that failed, other than for the database, are told."""
+        for error in await self.loops[0].tick():
+            self._background_ended("a duty", error)
 
     def _submit(self, number: int, stops: int) -> bool:
         if not self._is_serving or number in self.submitted or number >= len(self.requests):
@@ -701,9 +711,14 @@ def _request(rng: Random, number: int) -> JobRequest:
     )
 
 
+def config(output_limit: int = MAX_OUTPUT_BYTES) -> Config:
+    """A server's settings: no limits on calls, and renters who credit themselves."""
+    return Config("", "", None, True, None, "INFO", max_output_bytes=output_limit, limits=OFF)
+
+
 def template(database: InlineDatabase) -> None:
     """Puts the accounts of providers and renters in."""
-    services = build_services(database, World(database, "template"), None, True)
+    services = Services(database, World(database, "template"), config())
     for n in range(1, PROVIDERS + 1):
         email = f"p{n}@example.com"
         finish(

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from server.domain.errors import DomainError, Reason, invalid_field
+from server.domain.transitions import Transitions
 
 MAX_NAME_BYTES = 512
 MAX_PART_BYTES = 255
 MAX_PARTS = 16
 SHA256_BYTES = 32
-MAX_PIECE_BYTES = 64 * 1024
-# An upload that brings nothing for so long, or is not through after so long, is cut.
+# An upload is cut when no byte arrives for IDLE_SECONDS, or after UPLOAD_SECONDS altogether.
 IDLE_SECONDS = 60.0
 UPLOAD_SECONDS = 6 * 3600.0
-# A run that is over its limit is left alone so long while its files arrive: nothing is charged for it.
+# While its files arrive, a run beyond its limit is not ended for this time, and not charged for it.
 UPLOAD_GRACE_SECONDS = 3600.0
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 
@@ -67,6 +67,45 @@ class ArtifactState(StrEnum):
     """Its bytes are to be deleted, then its row."""
 
 
+class ArtifactEvent(StrEnum):
+    """What happens to a file."""
+
+    ANNOUNCE = "announce"
+    """Its daemon is about to send it."""
+    STORE = "store"
+    """All its bytes have arrived."""
+    PUBLISH = "publish"
+    """Its attempt ended the job."""
+    BREAK_OFF = "break_off"
+    """Its upload failed, or takes too long."""
+    LEAVE_BEHIND = "leave_behind"
+    """Its attempt ended and did not end the job."""
+    EXPIRE = "expire"
+    """It was kept as long as files are kept."""
+    ERASE = "erase"
+    """Its renter deleted the account."""
+    DELETE = "delete"
+    """Its bytes are deleted."""
+
+
+ARTIFACT_TRANSITIONS: Transitions[ArtifactState, ArtifactEvent] = Transitions(
+    {
+        (None, ArtifactEvent.ANNOUNCE): ArtifactState.UPLOADING,
+        (ArtifactState.UPLOADING, ArtifactEvent.STORE): ArtifactState.READY,
+        (ArtifactState.UPLOADING, ArtifactEvent.BREAK_OFF): ArtifactState.DOOMED,
+        # Whoever began the upload finds it by its state, and undoes it.
+        (ArtifactState.UPLOADING, ArtifactEvent.ERASE): ArtifactState.UPLOADING,
+        (ArtifactState.READY, ArtifactEvent.PUBLISH): ArtifactState.PUBLISHED,
+        (ArtifactState.READY, ArtifactEvent.LEAVE_BEHIND): ArtifactState.DOOMED,
+        (ArtifactState.READY, ArtifactEvent.ERASE): ArtifactState.DOOMED,
+        (ArtifactState.PUBLISHED, ArtifactEvent.EXPIRE): ArtifactState.DOOMED,
+        (ArtifactState.PUBLISHED, ArtifactEvent.ERASE): ArtifactState.DOOMED,
+        (ArtifactState.DOOMED, ArtifactEvent.ERASE): ArtifactState.DOOMED,
+        (ArtifactState.DOOMED, ArtifactEvent.DELETE): None,
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Artifact:
     """A file as stored. Times are milliseconds since 1970 by the server's clock."""
@@ -83,7 +122,7 @@ class Artifact:
 
     @property
     def content_type(self) -> str:
-        """Its media type, by its name alone: nobody looks into it."""
+        """Its media type, by its name only: the content is not examined."""
         kind, encoding = _TYPES.guess_type(f"file:{self.name.rpartition('/')[2]}")
         return kind if kind is not None and encoding is None else DEFAULT_CONTENT_TYPE
 
@@ -136,7 +175,7 @@ def _too_large(text: str) -> DomainError:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of a file: from a byte on, so many."""
+    """A byte range: offset and length."""
 
     first: int
     count: int
@@ -145,7 +184,7 @@ class Part:
 def asked_part(text: str, size_bytes: int) -> Part | None:
     """The part that the header ``Range`` asks for; None where the whole file is to come.
 
-    What is no single range of bytes is ignored, as HTTP says. Raises RANGE_NOT_SATISFIABLE.
+    Anything but a single range of bytes is ignored, as HTTP says. Raises RANGE_NOT_SATISFIABLE.
     """
     found = _RANGE.fullmatch(text.replace(" ", ""))
     if found is None or not any(found.groups()):

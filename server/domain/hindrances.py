@@ -7,7 +7,6 @@ be missing where the operator asks for it.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from server.domain.honesty import NOT_HEALTHY
 from server.domain.jobs import NEED_IMAGE, JobType
 from server.domain.placement import Obstacle
+from server.domain.versions import is_older, parse
 
 # The kinds of job that run in containers, for which a GPU needs the container toolkit.
 IN_CONTAINERS = NEED_IMAGE | {JobType.IMAGE_GENERATION, JobType.VLLM_SERVE}
@@ -116,15 +116,8 @@ def _outdated(driver: str, toolkit: str, daemon: str, minimums: Minimums) -> tup
 
 
 def is_before(version: str, least: str) -> bool:
-    """Whether a version is older than the least; one without a number is older than any that has one."""
-    wanted = numbers(least)
-    return bool(wanted) and numbers(version) < wanted
-
-
-def numbers(version: str) -> tuple[int, ...]:
-    """`550.54.15` as numbers, without trailing zeros; nothing for a text that does not begin with one."""
-    match = re.match(r"\d{1,9}(\.\d{1,9}){0,3}", version)
-    parts = [int(part) for part in match[0].split(".")] if match else []
-    while parts and not parts[-1]:
-        parts.pop()
-    return tuple(parts)
+    """Whether a version is older than the least; an unknown one is older than any minimum but 0."""
+    wanted = parse(least)
+    if wanted is None or not any(wanted.release):
+        return False
+    return parse(version) is None or is_older(version, least)

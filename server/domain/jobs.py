@@ -2,7 +2,7 @@
 
 The rules: a job is queued until a lease is offered (pending), prepared by the daemon that accepted
 (assigned), metered while it runs (running), and ends once (completed, failed, cancelled). What is
-not in the table is refused and changes nothing.
+not in the table is refused and changes nothing: the store's guards are made from it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+
+from server.domain.transitions import Transitions
 
 
 class JobState(StrEnum):
@@ -23,9 +25,11 @@ class JobState(StrEnum):
 
 
 class JobEvent(StrEnum):
+    SUBMIT = "submit"
     OFFER = "offer"
     ACCEPT = "accept"
     START = "start"
+    REQUEST_CANCEL = "request_cancel"
     REQUEUE = "requeue"
     COMPLETE = "complete"
     FAIL = "fail"
@@ -100,33 +104,27 @@ LOST_AFTER_SECONDS = 300
 FINAL = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
 OPEN = frozenset(JobState) - FINAL
 
-TRANSITIONS: dict[tuple[JobState, JobEvent], JobState] = {
-    (JobState.QUEUED, JobEvent.OFFER): JobState.PENDING,
-    (JobState.QUEUED, JobEvent.FAIL): JobState.FAILED,
-    (JobState.QUEUED, JobEvent.CANCEL): JobState.CANCELLED,
-    (JobState.PENDING, JobEvent.ACCEPT): JobState.ASSIGNED,
-    (JobState.PENDING, JobEvent.REQUEUE): JobState.QUEUED,
-    (JobState.PENDING, JobEvent.FAIL): JobState.FAILED,
-    (JobState.PENDING, JobEvent.CANCEL): JobState.CANCELLED,
-    (JobState.ASSIGNED, JobEvent.START): JobState.RUNNING,
-    (JobState.ASSIGNED, JobEvent.REQUEUE): JobState.QUEUED,
-    (JobState.ASSIGNED, JobEvent.FAIL): JobState.FAILED,
-    (JobState.ASSIGNED, JobEvent.CANCEL): JobState.CANCELLED,
-    (JobState.RUNNING, JobEvent.REQUEUE): JobState.QUEUED,
-    (JobState.RUNNING, JobEvent.COMPLETE): JobState.COMPLETED,
-    (JobState.RUNNING, JobEvent.FAIL): JobState.FAILED,
-    (JobState.RUNNING, JobEvent.CANCEL): JobState.CANCELLED,
-}
-
-
-def next_state(state: JobState, event: JobEvent) -> JobState | None:
-    """Where ``event`` moves a job in ``state``; None when it may not happen there."""
-    return TRANSITIONS.get((state, event))
-
-
-def sources(event: JobEvent) -> list[JobState]:
-    """The states that ``event`` may happen in, for the guards of writes."""
-    return [state for (state, known) in TRANSITIONS if known is event]
+JOB_TRANSITIONS: Transitions[JobState, JobEvent] = Transitions(
+    {
+        (None, JobEvent.SUBMIT): JobState.QUEUED,
+        (JobState.QUEUED, JobEvent.OFFER): JobState.PENDING,
+        (JobState.QUEUED, JobEvent.FAIL): JobState.FAILED,
+        (JobState.QUEUED, JobEvent.CANCEL): JobState.CANCELLED,
+        (JobState.PENDING, JobEvent.ACCEPT): JobState.ASSIGNED,
+        (JobState.PENDING, JobEvent.REQUEUE): JobState.QUEUED,
+        (JobState.PENDING, JobEvent.FAIL): JobState.FAILED,
+        (JobState.PENDING, JobEvent.CANCEL): JobState.CANCELLED,
+        (JobState.ASSIGNED, JobEvent.START): JobState.RUNNING,
+        (JobState.ASSIGNED, JobEvent.REQUEUE): JobState.QUEUED,
+        (JobState.ASSIGNED, JobEvent.FAIL): JobState.FAILED,
+        (JobState.ASSIGNED, JobEvent.CANCEL): JobState.CANCELLED,
+        (JobState.RUNNING, JobEvent.REQUEST_CANCEL): JobState.RUNNING,
+        (JobState.RUNNING, JobEvent.REQUEUE): JobState.QUEUED,
+        (JobState.RUNNING, JobEvent.COMPLETE): JobState.COMPLETED,
+        (JobState.RUNNING, JobEvent.FAIL): JobState.FAILED,
+        (JobState.RUNNING, JobEvent.CANCEL): JobState.CANCELLED,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

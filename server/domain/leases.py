@@ -2,7 +2,7 @@
 
 ``lease_epoch`` is the fencing token: one more with every offer of a job. Every write about a lease
 compares job, epoch, secret, provider, session and state; none matching means stale, and nothing
-changes.
+changes. Which states each event may happen in is LEASE_TRANSITIONS: the store's guards are made from it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from server.domain.jobs import FailureReason, JobType
+from server.domain.transitions import Transitions
 
 HEARTBEAT_SECONDS = 10.0
 LIVE_SECONDS = 30.0
@@ -27,7 +28,7 @@ MAX_CHUNK_BYTES = 64 * 1024
 # The default of what is kept of an output, and the room for the line that says that it was cut.
 MAX_OUTPUT_BYTES = 2 * 1024 * 1024
 MARKER_BYTES = 256
-# A lease that so many heartbeats in a row do not list is not held any more.
+# A lease that this number of heartbeats in a row leave out is not held any more.
 MISSED_HEARTBEATS = 2
 CHUNK_CREDIT = 64
 
@@ -37,6 +38,33 @@ class LeaseState(StrEnum):
     ACCEPTED = "accepted"
     RUNNING = "running"
     ENDED = "ended"
+
+
+class LeaseEvent(StrEnum):
+    OFFER = "offer"
+    ACCEPT = "accept"
+    START = "start"
+    WRITE = "write"
+    """Its run wrote a piece of output or log."""
+    RESUME = "resume"
+    """A newer session of the same provider goes on with it."""
+    END = "end"
+
+
+LEASE_TRANSITIONS: Transitions[LeaseState, LeaseEvent] = Transitions(
+    {
+        (None, LeaseEvent.OFFER): LeaseState.OFFERED,
+        (LeaseState.OFFERED, LeaseEvent.ACCEPT): LeaseState.ACCEPTED,
+        (LeaseState.OFFERED, LeaseEvent.END): LeaseState.ENDED,
+        (LeaseState.ACCEPTED, LeaseEvent.START): LeaseState.RUNNING,
+        (LeaseState.ACCEPTED, LeaseEvent.WRITE): LeaseState.ACCEPTED,
+        (LeaseState.ACCEPTED, LeaseEvent.RESUME): LeaseState.ACCEPTED,
+        (LeaseState.ACCEPTED, LeaseEvent.END): LeaseState.ENDED,
+        (LeaseState.RUNNING, LeaseEvent.WRITE): LeaseState.RUNNING,
+        (LeaseState.RUNNING, LeaseEvent.RESUME): LeaseState.RUNNING,
+        (LeaseState.RUNNING, LeaseEvent.END): LeaseState.ENDED,
+    }
+)
 
 
 class LeaseOutcome(StrEnum):
@@ -61,8 +89,8 @@ class RunOutcome(StrEnum):
     RELEASED = "released"
 
 
-class Stream(StrEnum):
-    """The two numbered streams of chunks of an attempt."""
+class Channel(StrEnum):
+    """What an attempt writes to: each channel numbers its chunks from 1."""
 
     OUTPUT = "output"
     LOG = "log"
@@ -158,5 +186,5 @@ def secret_digest(secret: bytes) -> bytes:
 
 
 def public_number(secret: bytes) -> int:
-    """A lease's number in public lists: at random, and nothing about the lease can be told from it."""
+    """A lease's number in public lists: random, and it reveals nothing about the lease."""
     return int.from_bytes(hashlib.sha256(b"public number of a lease " + secret).digest()[:6])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from server.domain import pricing
@@ -174,64 +174,86 @@ def prove(
     deleted_renters: Iterable[int] = (),
 ) -> Proof:
     """Replays every transfer from nothing and compares with balances, holds, requests and deletions."""
-    replayed: Counter[Account] = Counter()
-    held_moves: Counter[str] = Counter()
-    withdrawn: Counter[tuple[int, TransferKind]] = Counter()
-    forfeits: list[Account] = []
-    count = 0
-    wrong: list[str] = []
+    replay, requests = _replay(transfers), list(withdrawals)
+    hold_faults, held, open_holds = _prove_holds(holds, replay.held)
+    open_requests = [request for request in requests if request.state in OPEN_WITHDRAWALS]
+    reserved: Counter[int] = Counter()
+    for request in open_requests:
+        reserved[request.provider_id] += request.amount_halala
+    in_holds = "renter {} has {} halala held and open holds of {}"
+    in_requests = "provider {} has {} halala reserved and open withdrawals of {}"
+    wrong = [
+        *replay.wrong,
+        *_balance_discrepancies(balances, replay.balances),
+        *_deletion_discrepancies(set(deleted_renters), replay.forfeits, replay.balances),
+        *hold_faults,
+        *_reserve_discrepancies(AccountKind.RENTER_HELD, in_holds, replay.balances, held),
+        *_withdrawal_discrepancies(requests, replay.withdrawn),
+        *_reserve_discrepancies(AccountKind.WITHDRAWAL, in_requests, replay.balances, reserved),
+    ]
+    return Proof(
+        replay.count,
+        sum(replay.balances.values()),
+        open_holds,
+        sum(held.values()),
+        tuple(wrong),
+        len(open_requests),
+        sum(reserved.values()),
+    )
+
+
+@dataclass(slots=True)
+class _Replay:
+    """What all transfers together moved."""
+
+    count: int = 0
+    balances: Counter[Account] = field(default_factory=Counter)
+    held: Counter[str] = field(default_factory=Counter)
+    """What is left of each job's hold."""
+    withdrawn: Counter[tuple[int, TransferKind]] = field(default_factory=Counter)
+    forfeits: list[Account] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+
+def _replay(transfers: Iterable[Transfer]) -> _Replay:
+    replay = _Replay()
     for transfer in transfers:
-        count += 1
-        if transfer.amount_halala <= 0:
-            wrong.append(f"a {transfer.kind} transfer moves {transfer.amount_halala} halala")
-        replayed[transfer.debit] -= transfer.amount_halala
-        replayed[transfer.credit] += transfer.amount_halala
+        replay.count += 1
+        amount = transfer.amount_halala
+        if amount <= 0:
+            replay.wrong.append(f"a {transfer.kind} transfer moves {amount} halala")
+        replay.balances[transfer.debit] -= amount
+        replay.balances[transfer.credit] += amount
         if transfer.job_id is not None:
-            into = transfer.kind is TransferKind.HOLD
-            held_moves[transfer.job_id] += transfer.amount_halala if into else -transfer.amount_halala
+            replay.held[transfer.job_id] += amount if transfer.kind is TransferKind.HOLD else -amount
         if transfer.withdrawal_id is not None:
-            withdrawn[transfer.withdrawal_id, transfer.kind] += transfer.amount_halala
+            replay.withdrawn[transfer.withdrawal_id, transfer.kind] += amount
         if transfer.kind is TransferKind.FORFEIT:
-            forfeits.append(transfer.debit)
-    wrong += _balance_discrepancies(balances, replayed)
-    wrong += _deletion_discrepancies(set(deleted_renters), forfeits, replayed)
-    open_by_renter: Counter[int] = Counter()
+            replay.forfeits.append(transfer.debit)
+    return replay
+
+
+def _prove_holds(holds: Iterable[StoredHold], moved: Counter[str]) -> tuple[list[str], Counter[int], int]:
+    """An open hold is whole, a resolved one is empty, and a hold is open as long as its job is.
+
+    Returns what is wrong, the open holds of each renter in halala, and how many are open. ``moved`` is what
+    the transfers left of each job's hold.
+    """
+    wrong: list[str] = []
+    held: Counter[int] = Counter()
     open_count = 0
     for hold in holds:
         is_open = hold.state is HoldState.OPEN
-        remaining = held_moves.pop(hold.job_id, 0)
+        remaining = moved.pop(hold.job_id, 0)
         if is_open:
             open_count += 1
-            open_by_renter[hold.renter_id] += hold.amount_halala
+            held[hold.renter_id] += hold.amount_halala
         if remaining != (hold.amount_halala if is_open else 0):
             wrong.append(f"the hold of {hold.job_id} is {hold.state} and {remaining} halala of it remain")
         if is_open == hold.job_is_final:
             wrong.append(f"the hold of {hold.job_id} is {hold.state} though its job is not")
-    wrong += [f"{job_id} moved money without a hold" for job_id, left in held_moves.items() if left]
-    wrong += _reserve_discrepancies(
-        AccountKind.RENTER_HELD, "renter {} has {} halala held and open holds of {}", replayed, open_by_renter
-    )
-    requests = list(withdrawals)
-    open_requests = [request for request in requests if request.state in OPEN_WITHDRAWALS]
-    wrong += _withdrawal_discrepancies(requests, withdrawn)
-    open_by_provider: Counter[int] = Counter()
-    for request in open_requests:
-        open_by_provider[request.provider_id] += request.amount_halala
-    wrong += _reserve_discrepancies(
-        AccountKind.WITHDRAWAL,
-        "provider {} has {} halala reserved and open withdrawals of {}",
-        replayed,
-        open_by_provider,
-    )
-    return Proof(
-        count,
-        sum(replayed.values()),
-        open_count,
-        sum(open_by_renter.values()),
-        tuple(wrong),
-        len(open_requests),
-        sum(open_by_provider.values()),
-    )
+    wrong += [f"{job_id} moved money without a hold" for job_id, left in moved.items() if left]
+    return wrong, held, open_count
 
 
 def _withdrawal_discrepancies(

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from server.domain.hindrances import SelfTest
 from server.domain.jobs import JobType
-from server.domain.leases import HEARTBEAT_SECONDS, Disposition, FinishReport, LeaseRef, Offer, Stream
+from server.domain.leases import HEARTBEAT_SECONDS, Channel, Disposition, FinishReport, LeaseRef, Offer
 from server.domain.placement import Model
 from server.domain.terms import NO_SETTINGS, Settings
 
@@ -60,7 +60,7 @@ class Started:
 @dataclass(frozen=True, slots=True)
 class Chunk:
     lease: LeaseRef
-    stream: Stream
+    stream: Channel
     seq: int
     data: bytes
 

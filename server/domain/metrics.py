@@ -205,7 +205,7 @@ def _plain(tally: Tally | None) -> list[float] | None:
     return [tally.count, round(tally.total, 3), round(tally.greatest, 3)]
 
 
-class Recorder:
+class MetricsBuffer:
     """What is not stored yet: each machine's open buckets, and those that are over and wait.
 
     All machines share the buckets' times, so a width is closed for all of them at once. At most ``most``

@@ -26,9 +26,9 @@ from server.domain.leases import (
     MARKER_BYTES,
     MAX_CHUNK_BYTES,
     MISSED_HEARTBEATS,
+    Channel,
     LeaseRef,
     LeaseState,
-    Stream,
 )
 from server.domain.messages import (
     PROTOCOL_VERSION,
@@ -82,11 +82,11 @@ class _Held:
     """Its result has come, or is under way, and waits for its output: heartbeats need not list it."""
     missed: int = 0
     """How many heartbeats in a row have not listed it."""
-    through: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(Stream, 0))
-    stored_bytes: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(Stream, 0))
+    through: dict[Channel, int] = field(default_factory=lambda: dict.fromkeys(Channel, 0))
+    stored_bytes: dict[Channel, int] = field(default_factory=lambda: dict.fromkeys(Channel, 0))
 
     def ack(self) -> OutputAck:
-        return OutputAck(self.ref, self.through[Stream.OUTPUT], self.through[Stream.LOG])
+        return OutputAck(self.ref, self.through[Channel.OUTPUT], self.through[Channel.LOG])
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +147,8 @@ class ServerSession:
         out: list[ServerMessage] = [welcome]
         for lease in kept:
             held = _Held(lease.ref, lease.state, lease.output_limit_bytes, is_told=lease.resend)
-            held.through = {Stream.OUTPUT: lease.output_through_seq, Stream.LOG: lease.log_through_seq}
-            held.stored_bytes = {Stream.OUTPUT: lease.output_bytes, Stream.LOG: lease.log_bytes}
+            held.through = {Channel.OUTPUT: lease.output_through_seq, Channel.LOG: lease.log_through_seq}
+            held.stored_bytes = {Channel.OUTPUT: lease.output_bytes, Channel.LOG: lease.log_bytes}
             self._held[_key(lease.ref)] = held
             action = LeaseAction.RESEND if lease.resend else LeaseAction.KEEP
             out.append(LeaseDirective(lease.ref, action, lease.output_through_seq, lease.log_through_seq))
@@ -235,7 +235,7 @@ class ServerSession:
         held = self._find(chunk.lease)
         if held is None:
             return stranger(chunk.lease)
-        earliest = LeaseState.RUNNING if chunk.stream is Stream.OUTPUT else LeaseState.ACCEPTED
+        earliest = LeaseState.RUNNING if chunk.stream is Channel.OUTPUT else LeaseState.ACCEPTED
         if held.state is not LeaseState.RUNNING and held.state is not earliest:
             raise violation(f"an {chunk.stream} chunk came while the lease was {held.state}")
         through = held.through[chunk.stream]

@@ -9,6 +9,7 @@ from dcp.v1 import accounts_pb2_grpc
 
 from server.domain.providers import AccountDecision, AccountState
 from server.rpc import convert
+from server.rpc.context import Context
 from server.rpc.operators import operator
 from server.services.operators.accounts import Accounts
 
@@ -18,42 +19,44 @@ class AccountServicer(accounts_pb2_grpc.AccountServiceServicer):
         self._accounts = accounts
 
     async def SuspendProvider(
-        self, request: pb.SuspendProviderRequest, context: Any
+        self, request: pb.SuspendProviderRequest, context: Context
     ) -> pb.SuspendProviderResponse:
         status = await self._provider(context, request.provider_id, AccountDecision.SUSPEND, request.reason)
         return pb.SuspendProviderResponse(success=True, provider_id=request.provider_id, status=status)
 
     async def UnsuspendProvider(
-        self, request: pb.UnsuspendProviderRequest, context: Any
+        self, request: pb.UnsuspendProviderRequest, context: Context
     ) -> pb.UnsuspendProviderResponse:
         status = await self._provider(context, request.provider_id, AccountDecision.UNSUSPEND)
         return pb.UnsuspendProviderResponse(success=True, provider_id=request.provider_id, status=status)
 
     async def ApproveProvider(
-        self, request: pb.ApproveProviderRequest, context: Any
+        self, request: pb.ApproveProviderRequest, context: Context
     ) -> pb.ApproveProviderResponse:
         status = await self._provider(context, request.provider_id, AccountDecision.APPROVE)
         return pb.ApproveProviderResponse(success=True, provider_id=request.provider_id, status=status)
 
-    async def SuspendRenter(self, request: pb.SuspendRenterRequest, context: Any) -> pb.SuspendRenterResponse:
+    async def SuspendRenter(
+        self, request: pb.SuspendRenterRequest, context: Context
+    ) -> pb.SuspendRenterResponse:
         suspended = await self._renter(context, request.renter_id, AccountDecision.SUSPEND, request.reason)
         return pb.SuspendRenterResponse(success=True, renter_id=request.renter_id, suspended=suspended)
 
     async def UnsuspendRenter(
-        self, request: pb.UnsuspendRenterRequest, context: Any
+        self, request: pb.UnsuspendRenterRequest, context: Context
     ) -> pb.UnsuspendRenterResponse:
         suspended = await self._renter(context, request.renter_id, AccountDecision.UNSUSPEND)
         return pb.UnsuspendRenterResponse(success=True, renter_id=request.renter_id, suspended=suspended)
 
     async def _provider(
-        self, context: Any, provider_id: int, decision: AccountDecision, reason: str = ""
+        self, context: Context, provider_id: int, decision: AccountDecision, reason: str = ""
     ) -> Any:
         return convert.provider_status(
             await self._accounts.decide_provider(operator(context), provider_id, decision, reason.strip())
         )
 
     async def _renter(
-        self, context: Any, renter_id: int, decision: AccountDecision, reason: str = ""
+        self, context: Context, renter_id: int, decision: AccountDecision, reason: str = ""
     ) -> bool:
         state = await self._accounts.decide_renter(operator(context), renter_id, decision, reason.strip())
         return state is AccountState.SUSPENDED

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dcp.v1 import admin_pb2 as pb
 from dcp.v1 import admin_pb2_grpc
 
 from server.domain.withdrawals import WithdrawalState
 from server.rpc import convert
+from server.rpc.context import Context
 from server.rpc.withdrawals import message
 from server.services.operators.audit import Audit
-from server.services.operators.dashboard import Admin
+from server.services.operators.dashboard import Dashboard
 from server.services.withdrawals import Withdrawals
 from server.store.operators.audit import Entry
 
@@ -19,13 +18,15 @@ DEFAULT_PAGE_SIZE = 50
 
 
 class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
-    def __init__(self, admin: Admin, withdrawals: Withdrawals, audit: Audit) -> None:
-        self._admin = admin
+    def __init__(self, dashboard: Dashboard, withdrawals: Withdrawals, audit: Audit) -> None:
+        self._dashboard = dashboard
         self._withdrawals = withdrawals
         self._audit = audit
 
-    async def GetDashboard(self, request: pb.GetDashboardRequest, context: Any) -> pb.GetDashboardResponse:
-        board = await self._admin.dashboard()
+    async def GetDashboard(
+        self, request: pb.GetDashboardRequest, context: Context
+    ) -> pb.GetDashboardResponse:
+        board = await self._dashboard.figures()
         return pb.GetDashboardResponse(
             stats=pb.DashboardStats(
                 total_providers=board.total_providers,
@@ -52,7 +53,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         )
 
     async def ListWithdrawals(
-        self, request: pb.ListWithdrawalsRequest, context: Any
+        self, request: pb.ListWithdrawalsRequest, context: Context
     ) -> pb.ListWithdrawalsResponse:
         page, page_size = request.page or 1, request.page_size or DEFAULT_PAGE_SIZE
         found = await self._withdrawals.overview(page, page_size)
@@ -73,7 +74,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         )
 
     async def ListAuditEntries(
-        self, request: pb.ListAuditEntriesRequest, context: Any
+        self, request: pb.ListAuditEntriesRequest, context: Context
     ) -> pb.ListAuditEntriesResponse:
         page = await self._audit.entries(
             request.object or None,

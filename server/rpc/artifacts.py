@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
 
 from dcp.v1 import artifacts_pb2 as pb
 from dcp.v1 import artifacts_pb2_grpc
@@ -13,6 +12,7 @@ from server.domain.artifacts import Artifact
 from server.domain.errors import DomainError, Reason
 from server.domain.leases import LeaseRef
 from server.rpc import convert
+from server.rpc.context import Context
 from server.rpc.interceptors import caller
 from server.rpc.validate import validate
 from server.services.artifacts import Announced, Artifacts, Download
@@ -23,7 +23,7 @@ class ArtifactServicer(artifacts_pb2_grpc.ArtifactServiceServicer):
         self._artifacts = artifacts
 
     async def UploadArtifact(  # type: ignore[override]
-        self, requests: AsyncIterator[pb.UploadArtifactRequest], context: Any
+        self, requests: AsyncIterator[pb.UploadArtifactRequest], context: Context
     ) -> None:
         first = await anext(requests, None)
         if first is None or first.WhichOneof("kind") != "header":
@@ -33,7 +33,9 @@ class ArtifactServicer(artifacts_pb2_grpc.ArtifactServiceServicer):
         disposition = pb.UPLOAD_DISPOSITION_STORED if is_new else pb.UPLOAD_DISPOSITION_ALREADY
         await context.write(pb.UploadArtifactResponse(disposition=disposition))
 
-    async def ListArtifacts(self, request: pb.ListArtifactsRequest, context: Any) -> pb.ListArtifactsResponse:
+    async def ListArtifacts(
+        self, request: pb.ListArtifactsRequest, context: Context
+    ) -> pb.ListArtifactsResponse:
         listing = await self._artifacts.list(caller(), request.job_id)
         return pb.ListArtifactsResponse(
             job_id=listing.job.job_id,
@@ -43,7 +45,7 @@ class ArtifactServicer(artifacts_pb2_grpc.ArtifactServiceServicer):
         )
 
     async def DownloadArtifact(  # type: ignore[override]
-        self, request: pb.DownloadArtifactRequest, context: Any
+        self, request: pb.DownloadArtifactRequest, context: Context
     ) -> None:
         download = await self._artifacts.open(
             caller(), request.job_id, request.name, request.range, request.if_range
@@ -58,7 +60,7 @@ class ArtifactServicer(artifacts_pb2_grpc.ArtifactServiceServicer):
                 await context.write(pb.DownloadArtifactResponse(data=piece))
 
 
-async def _data(requests: AsyncIterator[pb.UploadArtifactRequest], context: Any) -> AsyncIterator[bytes]:
+async def _data(requests: AsyncIterator[pb.UploadArtifactRequest], context: Context) -> AsyncIterator[bytes]:
     """The pieces behind the header, asked for when the first is wanted. Raises PROTOCOL_VIOLATION."""
     await context.write(pb.UploadArtifactResponse(disposition=pb.UPLOAD_DISPOSITION_SEND))
     async for request in requests:

@@ -32,26 +32,27 @@ from server.domain.placement import Obstacle
 from server.domain.providers import ProviderStatus
 from server.domain.queue import JobCondition, Prospect
 from server.domain.reliability import Weight, weight
+from server.rpc.enums import enum_map, member_map
 from server.services.explain import Attempt, Considered, Explanation
 from server.store.providers import ProviderRow
 from server.store.reliability import PastAttempt
 
-_JOB_TYPES = {getattr(jobs_pb2, f"JOB_TYPE_{kind.name}"): kind for kind in JobType}
-_JOB_TYPE_NUMBERS = {kind: number for number, kind in _JOB_TYPES.items()}
-_STATES = {state: getattr(jobs_pb2, f"JOB_STATE_{state.name}") for state in JobState}
-_STATE_OF = {number: state for state, number in _STATES.items()}
-_FAILURES = {reason: getattr(jobs_pb2, f"FAILURE_REASON_{reason.name}") for reason in FailureReason}
-_FAILURE_REASONS = {number: reason for reason, number in _FAILURES.items()}
-_CONDITIONS = {one: getattr(jobs_pb2, f"JOB_CONDITION_{one.name}") for one in JobCondition}
-_OBSTACLES = {one: getattr(jobs_pb2, f"OBSTACLE_{one.name}") for one in Obstacle}
-_OUTCOMES = {one: getattr(jobs_pb2, f"ATTEMPT_OUTCOME_{one.name}") for one in LeaseOutcome}
-_WEIGHTS = {one: getattr(providers_pb2, f"ATTEMPT_WEIGHT_{one.name}") for one in Weight}
+_JOB_TYPES = member_map(JobType, jobs_pb2.JobType)
+_JOB_TYPE_NUMBERS = enum_map(JobType, jobs_pb2.JobType)
+_STATES = enum_map(JobState, jobs_pb2.JobState)
+_STATE_OF = member_map(JobState, jobs_pb2.JobState)
+_FAILURES = enum_map(FailureReason, jobs_pb2.FailureReason)
+_FAILURE_REASONS = member_map(FailureReason, jobs_pb2.FailureReason)
+_CONDITIONS = enum_map(JobCondition, jobs_pb2.JobCondition)
+_OBSTACLES = enum_map(Obstacle, jobs_pb2.Obstacle)
+_OUTCOMES = enum_map(LeaseOutcome, jobs_pb2.AttemptOutcome)
+_WEIGHTS = enum_map(Weight, providers_pb2.AttemptWeight)
 NOTHING_KNOWN = Prospect()
 # A job that is offered still waits: the offer may be refused, and the deadline goes on.
 _NOT_STARTED = (JobState.QUEUED, JobState.PENDING)
-_VERDICTS = {one: getattr(honesty_pb2, f"VERDICT_{one.name}") for one in Verdict}
-_VERDICT_REASONS = {one: getattr(honesty_pb2, f"VERDICT_REASON_{one.name}") for one in VerdictReason}
-_STATUSES = {status: getattr(providers_pb2, f"PROVIDER_STATUS_{status.name}") for status in ProviderStatus}
+_VERDICTS = enum_map(Verdict, honesty_pb2.Verdict)
+_VERDICT_REASONS = enum_map(VerdictReason, honesty_pb2.VerdictReason)
+_STATUSES = enum_map(ProviderStatus, providers_pb2.ProviderStatus)
 
 
 def job_type(number: int) -> JobType | None:
@@ -59,19 +60,19 @@ def job_type(number: int) -> JobType | None:
     return _JOB_TYPES.get(number)
 
 
-def job_type_number(kind: JobType) -> int:
-    return int(_JOB_TYPE_NUMBERS[kind])
+def job_type_number(kind: JobType) -> jobs_pb2.JobType.ValueType:
+    return _JOB_TYPE_NUMBERS[kind]
 
 
 def failure_reason(number: int) -> FailureReason | None:
     return _FAILURE_REASONS.get(number)
 
 
-def failure_reason_number(reason: FailureReason) -> Any:
+def failure_reason_number(reason: FailureReason) -> jobs_pb2.FailureReason.ValueType:
     return _FAILURES[reason]
 
 
-def provider_status(status: ProviderStatus) -> Any:
+def provider_status(status: ProviderStatus) -> providers_pb2.ProviderStatus.ValueType:
     return _STATUSES[status]
 
 
@@ -154,7 +155,7 @@ def hindrances(found: Iterable[Hindrance]) -> list[honesty_pb2.Hindrance]:
     ]
 
 
-def job_type_numbers(kinds: Iterable[JobType]) -> Any:
+def job_type_numbers(kinds: Iterable[JobType]) -> list[jobs_pb2.JobType.ValueType]:
     return [_JOB_TYPE_NUMBERS[kind] for kind in sorted(kinds)]
 
 
@@ -318,5 +319,5 @@ def job_state(number: int) -> JobState:
     return state
 
 
-def state_number(state: JobState) -> Any:
+def state_number(state: JobState) -> jobs_pb2.JobState.ValueType:
     return _STATES[state]

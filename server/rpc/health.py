@@ -8,6 +8,8 @@ from typing import Any
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health_aio
 
+from server.rpc.context import Context
+
 
 class DatedHealth(health_aio.HealthServicer):  # type: ignore[misc]
     """The usual health service; a check's trailing metadata has HTTP's `date` and `dcp-newest-daemon`."""
@@ -16,7 +18,7 @@ class DatedHealth(health_aio.HealthServicer):  # type: ignore[misc]
         super().__init__()
         self._newest_daemon = newest_daemon
 
-    async def Check(self, request: Any, context: Any) -> health_pb2.HealthCheckResponse:
+    async def Check(self, request: Any, context: Context) -> health_pb2.HealthCheckResponse:
         """Whether a service serves."""
         told = (("date", formatdate(usegmt=True)), ("dcp-newest-daemon", self._newest_daemon))
         context.set_trailing_metadata(told)

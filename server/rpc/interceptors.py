@@ -16,10 +16,12 @@ from google.protobuf import descriptor_pool
 from server.domain.errors import DomainError, Reason
 from server.domain.keys import Scope
 from server.rpc.addresses import Addresses
+from server.rpc.context import Context
+from server.rpc.enums import member_map
 from server.rpc.errors import to_status
 from server.rpc.limits import RateLimits
 from server.rpc.validate import validate
-from server.services.keys import ADMIN, Caller, Keys
+from server.services.keys import ADMIN, Caller, Credentials
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ _ROLE_NAMES: dict[int, str] = {
     options_pb2.ROLE_RENTER: "renter",
     options_pb2.ROLE_ADMIN: ADMIN,
 }
-_SCOPES = {getattr(options_pb2, f"SCOPE_{scope.name}"): scope for scope in Scope}
+_SCOPES = member_map(Scope, options_pb2.Scope)
 _A_KEY = {"provider": "a provider's key", "renter": "a renter's key", ADMIN: "the admin token"}
 _KEY_HEADERS = ("x-provider-key", "x-renter-key", "x-admin-token")
 _OPEN_SERVICES = ("/grpc.health.v1.", "/grpc.reflection.")
@@ -49,7 +51,7 @@ class Authentication(grpc.aio.ServerInterceptor):
     a status; a fault of ours is logged under an id and told nothing of.
     """
 
-    def __init__(self, keys: Keys, limits: RateLimits, addresses: Addresses) -> None:
+    def __init__(self, keys: Credentials, limits: RateLimits, addresses: Addresses) -> None:
         self._keys = keys
         self._limits = limits
         self._addresses = addresses
@@ -80,7 +82,7 @@ class Authentication(grpc.aio.ServerInterceptor):
         """A method with one request, behind the door; a stream of answers it writes by the context."""
         rule = rule_of(method)
 
-        async def call(request: Any, context: Any) -> Any:
+        async def call(request: Any, context: Context) -> Any:
             try:
                 await self._admit(rule, context)
                 validate(request)
@@ -94,7 +96,7 @@ class Authentication(grpc.aio.ServerInterceptor):
         """A method with a stream of requests, behind the door; it checks each request itself."""
         rule = rule_of(method)
 
-        async def call(requests: Any, context: Any) -> None:
+        async def call(requests: Any, context: Context) -> None:
             try:
                 await self._admit(rule, context)
                 await inner(requests, context)
@@ -103,7 +105,7 @@ class Authentication(grpc.aio.ServerInterceptor):
 
         return call
 
-    async def _admit(self, rule: Rule, context: Any) -> None:
+    async def _admit(self, rule: Rule, context: Context) -> None:
         metadata = context.invocation_metadata()
         address = self._addresses.of(context.peer(), metadata)
         self._limits.count_call(rule.rate, address)
@@ -156,7 +158,7 @@ def _refuse_scope(rule: Rule, found: Caller) -> None:
     )
 
 
-async def _abort(method: str, error: Exception, context: Any) -> None:
+async def _abort(method: str, error: Exception, context: Context) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if not isinstance(error, DomainError):
@@ -209,7 +211,7 @@ def find_credential(metadata: Any) -> str | None:
     return found.pop() if found else None
 
 
-def request_id(context: Any) -> str:
+def request_id(context: Context) -> str:
     """The id that the caller gave the request, as the gateway does; a new one without."""
     for key, value in context.invocation_metadata() or ():
         if key == "x-request-id":

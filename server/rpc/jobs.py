@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dcp.v1 import jobs_pb2 as pb
 from dcp.v1 import jobs_pb2_grpc
 
 from server.domain.errors import invalid_field
 from server.domain.jobs import FINAL, JobState
 from server.rpc import convert
+from server.rpc.context import Context
 from server.rpc.interceptors import caller
 from server.rpc.operators import operator
 from server.services.jobs import Jobs, Output
@@ -23,30 +22,32 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
 
-    async def SubmitJob(self, request: pb.SubmitJobRequest, context: Any) -> pb.SubmitJobResponse:
+    async def SubmitJob(self, request: pb.SubmitJobRequest, context: Context) -> pb.SubmitJobResponse:
         if convert.job_type(request.job_type) is None:
             raise invalid_field("job_type", "is no kind of job that this server knows")
         job = await self._jobs.submit(caller().id, convert.job_request(request))
         return pb.SubmitJobResponse(success=True, job=convert.job(job))
 
-    async def ListOwnJobs(self, request: pb.ListOwnJobsRequest, context: Any) -> pb.ListOwnJobsResponse:
+    async def ListOwnJobs(self, request: pb.ListOwnJobsRequest, context: Context) -> pb.ListOwnJobsResponse:
         found, more = await self._jobs.own(caller().id, *_page(request))
         return pb.ListOwnJobsResponse(jobs=[convert.job(job) for job in found], next_before_job_id=more)
 
     async def ListProviderJobs(
-        self, request: pb.ListProviderJobsRequest, context: Any
+        self, request: pb.ListProviderJobsRequest, context: Context
     ) -> pb.ListProviderJobsResponse:
         found, more = await self._jobs.of_provider(caller().id, *_page(request))
         return pb.ListProviderJobsResponse(jobs=[convert.job(job) for job in found], next_before_job_id=more)
 
-    async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:
+    async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         job = await self._jobs.get(caller(), request.job_id)
         return pb.GetJobResponse(job=convert.job(job, await self._jobs.prospect(job)))
 
-    async def GetJobOutput(self, request: pb.GetJobOutputRequest, context: Any) -> pb.GetJobOutputResponse:
+    async def GetJobOutput(
+        self, request: pb.GetJobOutputRequest, context: Context
+    ) -> pb.GetJobOutputResponse:
         return _output(await self._jobs.output(caller(), request.job_id))
 
-    async def GetJobLogs(self, request: pb.GetJobLogsRequest, context: Any) -> pb.GetJobLogsResponse:
+    async def GetJobLogs(self, request: pb.GetJobLogsRequest, context: Context) -> pb.GetJobLogsResponse:
         told = await self._jobs.logs(caller(), request.job_id, request.after_seq)
         return pb.GetJobLogsResponse(
             job_id=told.job.job_id,
@@ -57,10 +58,10 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
             is_complete=told.job.state in FINAL,
         )
 
-    async def ExplainJob(self, request: pb.ExplainJobRequest, context: Any) -> pb.ExplainJobResponse:
+    async def ExplainJob(self, request: pb.ExplainJobRequest, context: Context) -> pb.ExplainJobResponse:
         return convert.explanation(await self._jobs.explain(caller(), request.job_id))
 
-    async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.CancelJobResponse:
+    async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
         by = operator(context) if caller().role == ADMIN else None
         job = await self._jobs.cancel(caller(), request.job_id, by)
         return pb.CancelJobResponse(success=True, job=convert.job(job))

@@ -10,38 +10,40 @@ from dcp.v1 import keys_pb2_grpc, options_pb2
 from server.domain.errors import invalid_field
 from server.domain.keys import DEFAULT_GRACE_SECONDS, Scope
 from server.rpc import convert
+from server.rpc.context import Context
+from server.rpc.enums import enum_map, member_map
 from server.rpc.interceptors import caller
 from server.services.key_ring import KeyRing, Rotation
 from server.store.keys import KeyRow
 
 DEFAULT_PAGE_SIZE = 50
-_SCOPES = {getattr(options_pb2, f"SCOPE_{scope.name}"): scope for scope in Scope}
-_NUMBERS = {scope: number for number, scope in _SCOPES.items()}
+_SCOPES = member_map(Scope, options_pb2.Scope)
+_NUMBERS = enum_map(Scope, options_pb2.Scope)
 
 
 class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
     def __init__(self, ring: KeyRing) -> None:
         self._ring = ring
 
-    async def CreateKey(self, request: pb.CreateKeyRequest, context: Any) -> pb.CreateKeyResponse:
+    async def CreateKey(self, request: pb.CreateKeyRequest, context: Context) -> pb.CreateKeyResponse:
         made, secret = await self._ring.create(
             caller().id, request.name.strip(), _scopes(request.scopes), request.expires_in_seconds or None
         )
         return pb.CreateKeyResponse(success=True, key=key(made), api_key=secret)
 
-    async def ListKeys(self, request: pb.ListKeysRequest, context: Any) -> pb.ListKeysResponse:
+    async def ListKeys(self, request: pb.ListKeysRequest, context: Context) -> pb.ListKeysResponse:
         page = await self._ring.own(
             caller().id, request.before_id or None, request.page_size or DEFAULT_PAGE_SIZE
         )
         return pb.ListKeysResponse(keys=[key(one) for one in page.rows], next_before_id=page.next_before_id)
 
-    async def RevokeKey(self, request: pb.RevokeKeyRequest, context: Any) -> pb.RevokeKeyResponse:
+    async def RevokeKey(self, request: pb.RevokeKeyRequest, context: Context) -> pb.RevokeKeyResponse:
         return pb.RevokeKeyResponse(
             success=True, key=key(await self._ring.revoke(caller().id, request.key_id))
         )
 
     async def RotateRenterKey(
-        self, request: pb.RotateRenterKeyRequest, context: Any
+        self, request: pb.RotateRenterKeyRequest, context: Context
     ) -> pb.RotateRenterKeyResponse:
         made = await self._rotate(request)
         return pb.RotateRenterKeyResponse(
@@ -51,7 +53,7 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
         )
 
     async def RotateProviderKey(
-        self, request: pb.RotateProviderKeyRequest, context: Any
+        self, request: pb.RotateProviderKeyRequest, context: Context
     ) -> pb.RotateProviderKeyResponse:
         made = await self._rotate(request)
         return pb.RotateProviderKeyResponse(

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dcp.v1 import ledger_pb2 as pb
 from dcp.v1 import ledger_pb2_grpc
 
+from server.rpc.context import Context
 from server.rpc.operators import operator
 from server.rpc.repeats import once
-from server.services.operators.dashboard import Admin
+from server.services.operators.dashboard import Dashboard
 from server.services.renters import Renters
 
 
 class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
-    def __init__(self, renters: Renters, admin: Admin) -> None:
+    def __init__(self, renters: Renters, dashboard: Dashboard) -> None:
         self._renters = renters
-        self._admin = admin
+        self._dashboard = dashboard
 
-    async def CreditRenter(self, request: pb.CreditRenterRequest, context: Any) -> pb.CreditRenterResponse:
+    async def CreditRenter(
+        self, request: pb.CreditRenterRequest, context: Context
+    ) -> pb.CreditRenterResponse:
         return await once(
             request,
             self._renters.credit(operator(context), request.renter_id, request.amount_halala),
@@ -28,8 +29,8 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             ),
         )
 
-    async def ProveLedger(self, request: pb.ProveLedgerRequest, context: Any) -> pb.ProveLedgerResponse:
-        proof = await self._admin.prove_ledger()
+    async def ProveLedger(self, request: pb.ProveLedgerRequest, context: Context) -> pb.ProveLedgerResponse:
+        proof = await self._dashboard.prove_ledger()
         return pb.ProveLedgerResponse(
             balanced=not proof.discrepancies and proof.postings_sum_halala == 0,
             transfers=proof.transfers,

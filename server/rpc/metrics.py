@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dcp.v1 import metrics_pb2 as pb
 from dcp.v1 import metrics_pb2_grpc
 
 from server.domain.errors import invalid_field
 from server.domain.metrics import Figure, MetricsRange, Point, Series
 from server.rpc import convert
+from server.rpc.context import Context
+from server.rpc.enums import enum_map, member_map
 from server.rpc.interceptors import caller
 from server.services.metrics import Metrics
 from server.services.providers import Providers
 
-_RANGES = {getattr(pb, f"METRICS_RANGE_{one.name}"): one for one in MetricsRange}
-_NUMBERS = {one: number for number, one in _RANGES.items()}
+_RANGES = member_map(MetricsRange, pb.MetricsRange)
+_NUMBERS = enum_map(MetricsRange, pb.MetricsRange)
 _WITH_GREATEST = (Figure.MEMORY, Figure.TEMPERATURE, Figure.POWER)
 _DECIMALS = 2
 
@@ -25,7 +25,9 @@ class MetricServicer(metrics_pb2_grpc.MetricServiceServicer):
         self._metrics = metrics
         self._providers = providers
 
-    async def GetOwnMetrics(self, request: pb.GetOwnMetricsRequest, context: Any) -> pb.GetOwnMetricsResponse:
+    async def GetOwnMetrics(
+        self, request: pb.GetOwnMetricsRequest, context: Context
+    ) -> pb.GetOwnMetricsResponse:
         wanted = _range(request)
         return pb.GetOwnMetricsResponse(
             range=_NUMBERS[wanted],
@@ -34,7 +36,7 @@ class MetricServicer(metrics_pb2_grpc.MetricServiceServicer):
         )
 
     async def GetProviderMetrics(
-        self, request: pb.GetProviderMetricsRequest, context: Any
+        self, request: pb.GetProviderMetricsRequest, context: Context
     ) -> pb.GetProviderMetricsResponse:
         wanted = _range(request)
         await self._providers.status(request.provider_id)  # or it is not found

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dcp.v1 import operations_pb2 as pb
 from dcp.v1 import operations_pb2_grpc
 
@@ -11,6 +9,7 @@ from server.domain.errors import invalid_field
 from server.domain.jobs import JobType
 from server.domain.providers import AccountState
 from server.rpc import convert
+from server.rpc.context import Context
 from server.rpc.operators import operator
 from server.rpc.repeats import once
 from server.services.operators.operations import ListedProvider, ListedRenter, Operations
@@ -22,7 +21,9 @@ class OperationServicer(operations_pb2_grpc.OperationServiceServicer):
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
 
-    async def ListProviders(self, request: pb.ListProvidersRequest, context: Any) -> pb.ListProvidersResponse:
+    async def ListProviders(
+        self, request: pb.ListProvidersRequest, context: Context
+    ) -> pb.ListProvidersResponse:
         page = await self._operations.providers(
             request.search.strip(), request.before_id or None, request.page_size or DEFAULT_PAGE_SIZE
         )
@@ -30,7 +31,7 @@ class OperationServicer(operations_pb2_grpc.OperationServiceServicer):
             providers=[_provider(one) for one in page.rows], next_before_id=page.next_before_id
         )
 
-    async def ListRenters(self, request: pb.ListRentersRequest, context: Any) -> pb.ListRentersResponse:
+    async def ListRenters(self, request: pb.ListRentersRequest, context: Context) -> pb.ListRentersResponse:
         page = await self._operations.renters(
             request.search.strip(), request.before_id or None, request.page_size or DEFAULT_PAGE_SIZE
         )
@@ -38,7 +39,7 @@ class OperationServicer(operations_pb2_grpc.OperationServiceServicer):
             renters=[_renter(one) for one in page.rows], next_before_id=page.next_before_id
         )
 
-    async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
         found, more = await self._operations.jobs(
             state=convert.job_state(request.status) if request.HasField("status") else None,
             search=request.search.strip(),
@@ -49,7 +50,7 @@ class OperationServicer(operations_pb2_grpc.OperationServiceServicer):
         )
         return pb.ListJobsResponse(jobs=[convert.job(job) for job in found], next_before_job_id=more)
 
-    async def RequeueJob(self, request: pb.RequeueJobRequest, context: Any) -> pb.RequeueJobResponse:
+    async def RequeueJob(self, request: pb.RequeueJobRequest, context: Context) -> pb.RequeueJobResponse:
         return await once(
             request,
             self._operations.requeue(operator(context), request.job_id, request.reason.strip()),
@@ -57,10 +58,10 @@ class OperationServicer(operations_pb2_grpc.OperationServiceServicer):
             lambda job: pb.RequeueJobResponse(success=True, job=convert.job(job)),
         )
 
-    async def ListRates(self, request: pb.ListRatesRequest, context: Any) -> pb.ListRatesResponse:
+    async def ListRates(self, request: pb.ListRatesRequest, context: Context) -> pb.ListRatesResponse:
         return pb.ListRatesResponse(rates=_rates(await self._operations.rates()))
 
-    async def ChangeRate(self, request: pb.ChangeRateRequest, context: Any) -> pb.ChangeRateResponse:
+    async def ChangeRate(self, request: pb.ChangeRateRequest, context: Context) -> pb.ChangeRateResponse:
         kind = convert.job_type(request.job_type)
         if kind is None:
             raise invalid_field("job_type", "is no kind of job that this server knows")
@@ -97,6 +98,5 @@ def _renter(one: ListedRenter) -> pb.RenterEntry:
 
 def _rates(card: dict[JobType, int]) -> list[pb.Rate]:
     return [
-        pb.Rate(job_type=convert.job_type_number(kind), halala_per_minute=rate)  # type: ignore[arg-type]
-        for kind, rate in card.items()
+        pb.Rate(job_type=convert.job_type_number(kind), halala_per_minute=rate) for kind, rate in card.items()
     ]

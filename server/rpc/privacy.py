@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dcp.v1 import jobs_pb2, privacy_pb2_grpc
 from dcp.v1 import privacy_pb2 as pb
 from google.protobuf.json_format import ParseDict
@@ -11,6 +9,7 @@ from google.protobuf.json_format import ParseDict
 from server.domain.providers import AccountState
 from server.rpc import convert
 from server.rpc.artifacts import artifact
+from server.rpc.context import Context
 from server.rpc.interceptors import caller
 from server.rpc.keys import key
 from server.rpc.statements import line
@@ -29,7 +28,9 @@ class PrivacyServicer(privacy_pb2_grpc.PrivacyServiceServicer):
         self._export = export
         self._deletion = deletion
 
-    async def ExportOwnData(self, request: pb.ExportOwnDataRequest, context: Any) -> pb.ExportOwnDataResponse:
+    async def ExportOwnData(
+        self, request: pb.ExportOwnDataRequest, context: Context
+    ) -> pb.ExportOwnDataResponse:
         page = await self._export.page(caller().id, request.page, request.page_size or DEFAULT_PAGE_SIZE)
         return pb.ExportOwnDataResponse(
             renter=_renter(page),
@@ -45,7 +46,7 @@ class PrivacyServicer(privacy_pb2_grpc.PrivacyServiceServicer):
         )
 
     async def DeleteOwnAccount(
-        self, request: pb.DeleteOwnAccountRequest, context: Any
+        self, request: pb.DeleteOwnAccountRequest, context: Context
     ) -> pb.DeleteOwnAccountResponse:
         renter_id = caller().id
         forfeited = await self._deletion.delete(

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from dcp.v1 import providers_pb2 as pb
 from dcp.v1 import providers_pb2_grpc
 
 from server.domain.errors import no_page
 from server.domain.providers import AccountDecision
+from server.domain.versions import is_older
 from server.rpc import convert
+from server.rpc.context import Context
 from server.rpc.interceptors import caller
 from server.rpc.terms import settings_message
 from server.rpc.validate import email_key
+from server.services.heartbeats import Heartbeats
+from server.services.market import Market
 from server.services.providers import Providers
-from server.version import is_older
 
 DEFAULT_PAGE_SIZE = 50
 _PLACE = re.compile(r"([0-9]{1,16})-([0-9]{1,16})")
 
 
 class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
-    def __init__(self, providers: Providers, newest_daemon: str) -> None:
+    def __init__(
+        self, providers: Providers, heartbeats: Heartbeats, market: Market, newest_daemon: str
+    ) -> None:
         self._providers = providers
+        self._heartbeats = heartbeats
+        self._market = market
         self._newest_daemon = newest_daemon
 
     async def RegisterProvider(
-        self, request: pb.RegisterProviderRequest, context: Any
+        self, request: pb.RegisterProviderRequest, context: Context
     ) -> pb.RegisterProviderResponse:
         made = await self._providers.register(
             name=request.name.strip(),
@@ -40,7 +46,7 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
         return pb.RegisterProviderResponse(success=True, provider_id=made.id, api_key=made.api_key)
 
     async def GetOwnProvider(
-        self, request: pb.GetOwnProviderRequest, context: Any
+        self, request: pb.GetOwnProviderRequest, context: Context
     ) -> pb.GetOwnProviderResponse:
         profile = await self._providers.profile(caller().id)
         row = profile.provider
@@ -76,19 +82,19 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
         )
 
     async def PauseOwnProvider(
-        self, request: pb.PauseOwnProviderRequest, context: Any
+        self, request: pb.PauseOwnProviderRequest, context: Context
     ) -> pb.PauseOwnProviderResponse:
         status = await self._providers.pause(caller().id, AccountDecision.PAUSE)
         return pb.PauseOwnProviderResponse(success=True, status=convert.provider_status(status))
 
     async def ResumeOwnProvider(
-        self, request: pb.ResumeOwnProviderRequest, context: Any
+        self, request: pb.ResumeOwnProviderRequest, context: Context
     ) -> pb.ResumeOwnProviderResponse:
         status = await self._providers.pause(caller().id, AccountDecision.RESUME)
         return pb.ResumeOwnProviderResponse(success=True, status=convert.provider_status(status))
 
-    async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatResponse:
-        status = await self._providers.heartbeat(caller().id, convert.gpu_status(request.gpu_status))
+    async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatResponse:
+        status = await self._heartbeats.post(caller().id, convert.gpu_status(request.gpu_status))
         return pb.HeartbeatResponse(
             success=True,
             status=convert.provider_status(status),
@@ -96,9 +102,9 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
         )
 
     async def ListProviderHistory(
-        self, request: pb.ListProviderHistoryRequest, context: Any
+        self, request: pb.ListProviderHistoryRequest, context: Context
     ) -> pb.ListProviderHistoryResponse:
-        found, last = await self._providers.history(
+        found, last = await self._market.history(
             request.provider_id, _place(request.before), request.page_size or DEFAULT_PAGE_SIZE
         )
         return pb.ListProviderHistoryResponse(

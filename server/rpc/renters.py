@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dcp.v1 import renters_pb2 as pb
 from dcp.v1 import renters_pb2_grpc
 
 from server.domain.hindrances import by_job_type
 from server.domain.providers import ProviderStatus
 from server.rpc import convert
+from server.rpc.context import Context
 from server.rpc.interceptors import caller
 from server.rpc.repeats import once
 from server.rpc.validate import email_key
-from server.services.providers import Offering, Providers
+from server.services.market import Market, Offering
 from server.services.renters import Renters
 
 DEFAULT_PAGE_SIZE = 50
 
 
 class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
-    def __init__(self, renters: Renters, providers: Providers) -> None:
+    def __init__(self, renters: Renters, market: Market) -> None:
         self._renters = renters
-        self._providers = providers
+        self._market = market
 
     async def RegisterRenter(
-        self, request: pb.RegisterRenterRequest, context: Any
+        self, request: pb.RegisterRenterRequest, context: Context
     ) -> pb.RegisterRenterResponse:
         made = await self._renters.register(
             name=request.name.strip(),
@@ -36,7 +35,9 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
         )
         return pb.RegisterRenterResponse(success=True, renter_id=made.id, api_key=made.api_key)
 
-    async def GetOwnRenter(self, request: pb.GetOwnRenterRequest, context: Any) -> pb.GetOwnRenterResponse:
+    async def GetOwnRenter(
+        self, request: pb.GetOwnRenterRequest, context: Context
+    ) -> pb.GetOwnRenterResponse:
         profile = await self._renters.profile(caller().id)
         row = profile.renter
         return pb.GetOwnRenterResponse(
@@ -55,10 +56,10 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
         )
 
     async def ListAvailableProviders(
-        self, request: pb.ListAvailableProvidersRequest, context: Any
+        self, request: pb.ListAvailableProvidersRequest, context: Context
     ) -> pb.ListAvailableProvidersResponse:
         page, page_size = request.page or 1, request.page_size or DEFAULT_PAGE_SIZE
-        offerings, total = await self._providers.available(
+        offerings, total = await self._market.available(
             gpu_model=request.gpu_model.strip() or None,
             min_vram_mib=round(request.min_vram_gb * 1024) or None,
             model=request.model.strip() or None,
@@ -74,7 +75,7 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
         )
 
     async def TopUpOwnWallet(
-        self, request: pb.TopUpOwnWalletRequest, context: Any
+        self, request: pb.TopUpOwnWalletRequest, context: Context
     ) -> pb.TopUpOwnWalletResponse:
         return await once(
             request,

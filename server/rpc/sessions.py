@@ -19,17 +19,19 @@ from server.domain.jobs import LOST_AFTER_SECONDS, JobType
 from server.domain.leases import (
     CHUNK_CREDIT,
     OFFER_SECONDS,
+    Channel,
     Disposition,
     FinishReport,
     LeaseRef,
     Offer,
     RunOutcome,
-    Stream,
 )
 from server.domain.messages import LeaseAction, Reconnect
 from server.domain.placement import Model
 from server.domain.sessions import violation
 from server.rpc import convert
+from server.rpc.context import Context
+from server.rpc.enums import enum_map, member_map
 from server.rpc.interceptors import caller
 from server.rpc.terms import settings_message
 from server.rpc.validate import validate
@@ -39,14 +41,14 @@ log = logging.getLogger(__name__)
 HELLO_TIMEOUT_SECONDS = 10.0
 RECONNECT_AFTER_SECONDS = 0.5
 RECONNECT_JITTER_SECONDS = 5.0
-# Somewhat less than a server sets up in a second, see ARCHITECTURE.md.
+# Somewhat less than a server sets up in a second, see docs/figures.md.
 RECONNECTS_PER_SECOND = 400
 # Lists of up to so many models are kept once for all daemons that serve them; longer ones fill memory.
 SHARED_MODELS = 4
 
-_OUTCOMES = {getattr(pb, f"RUN_OUTCOME_{outcome.name}"): outcome for outcome in RunOutcome}
-_ACTIONS = {action: getattr(pb, f"LEASE_ACTION_{action.name}") for action in LeaseAction}
-_DISPOSITIONS = {d: getattr(pb, f"RESULT_DISPOSITION_{d.name}") for d in Disposition}
+_OUTCOMES = member_map(RunOutcome, pb.RunOutcome)
+_ACTIONS = enum_map(LeaseAction, pb.LeaseAction)
+_DISPOSITIONS = enum_map(Disposition, pb.ResultDisposition)
 
 
 class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
@@ -54,7 +56,7 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
         self._sessions = sessions
         self._ending: set[asyncio.Task[None]] = set()
 
-    async def Connect(self, requests: Any, context: Any) -> None:  # type: ignore[override]
+    async def Connect(self, requests: Any, context: Context) -> None:  # type: ignore[override]
         """Runs a stream to its end. Raises DomainError where the daemon must be told why."""
         provider_id = caller().id
         session = self._sessions.new(provider_id, caller().key_id)
@@ -121,7 +123,7 @@ class _Writer:
 
     __slots__ = ("_context", "_reader", "_session", "_task")
 
-    def __init__(self, session: Session, context: Any, reader: asyncio.Task[Any]) -> None:
+    def __init__(self, session: Session, context: Context, reader: asyncio.Task[Any]) -> None:
         self._session, self._context, self._reader = session, context, reader
         self._task: asyncio.Task[None] | None = None
         session.outbox.wake = self._wake
@@ -230,8 +232,8 @@ _FROM_WIRE: dict[str, Callable[[Any], messages.DaemonMessage]] = {
     "heartbeat": _heartbeat,
     "offer_reply": lambda b: messages.OfferReply(_ref(b.lease), b.accepted, b.refusal),
     "job_started": lambda b: messages.Started(_ref(b.lease)),
-    "output_chunk": lambda b: messages.Chunk(_ref(b.lease), Stream.OUTPUT, b.seq, b.data),
-    "log_chunk": lambda b: messages.Chunk(_ref(b.lease), Stream.LOG, b.seq, b.data),
+    "output_chunk": lambda b: messages.Chunk(_ref(b.lease), Channel.OUTPUT, b.seq, b.data),
+    "log_chunk": lambda b: messages.Chunk(_ref(b.lease), Channel.LOG, b.seq, b.data),
     "job_finished": _finished,
     "capacity_update": _capacity,
     "drain": lambda b: messages.Drain(),
@@ -335,7 +337,7 @@ def _offer(offer: Offer) -> pb.JobOffer:
     return pb.JobOffer(
         lease=_lease(offer.lease),
         attempt=offer.attempt,
-        job_type=convert.job_type_number(offer.job_type),  # type: ignore[arg-type]
+        job_type=convert.job_type_number(offer.job_type),
         run_limit=convert.duration(offer.limit_ms / 1000),
         container_spec=ParseDict(offer.spec.get("container_spec", {}), jobs_pb2.ContainerSpec()),
         params=ParseDict(offer.spec.get("params", {}), jobs_pb2.JobParams()),

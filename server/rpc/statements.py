@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
 
 from dcp.v1 import statements_pb2 as pb
 from dcp.v1 import statements_pb2_grpc
 
+from server.domain.ledger import TransferKind
 from server.domain.statements import JobMoney, Line
 from server.rpc import convert
+from server.rpc.context import Context
 from server.rpc.csv_text import Cell, csv_text
+from server.rpc.enums import enum_map
 from server.rpc.interceptors import caller
 from server.services.statements import Statements
 
@@ -32,12 +34,16 @@ _CSV_NAMES = (
     "description",
 )
 
+_KINDS = enum_map(TransferKind, pb.TransferKind)
+
 
 class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
     def __init__(self, statements: Statements) -> None:
         self._statements = statements
 
-    async def ListOwnLedger(self, request: pb.ListOwnLedgerRequest, context: Any) -> pb.ListOwnLedgerResponse:
+    async def ListOwnLedger(
+        self, request: pb.ListOwnLedgerRequest, context: Context
+    ) -> pb.ListOwnLedgerResponse:
         page = await self._statements.lines(
             caller().id, request.before_id or None, request.page_size or DEFAULT_PAGE_SIZE
         )
@@ -46,7 +52,7 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
         )
 
     async def GetOwnLedgerCsv(
-        self, request: pb.GetOwnLedgerCsvRequest, context: Any
+        self, request: pb.GetOwnLedgerCsvRequest, context: Context
     ) -> pb.GetOwnLedgerCsvResponse:
         page = await self._statements.lines(
             caller().id, request.before_id or None, request.max_lines or CSV_LINES
@@ -54,7 +60,7 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
         return pb.GetOwnLedgerCsvResponse(csv=csv_text(_CSV_NAMES, [_cells(one) for one in page.rows]))
 
     async def GetOwnSpending(
-        self, request: pb.GetOwnSpendingRequest, context: Any
+        self, request: pb.GetOwnSpendingRequest, context: Context
     ) -> pb.GetOwnSpendingResponse:
         days = await self._statements.spending(caller().id, request.days or DEFAULT_DAYS)
         whole = _together(days.values())
@@ -74,7 +80,7 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
         )
 
     async def GetOwnEarnings(
-        self, request: pb.GetOwnEarningsRequest, context: Any
+        self, request: pb.GetOwnEarningsRequest, context: Context
     ) -> pb.GetOwnEarningsResponse:
         days = await self._statements.earnings(caller().id, request.days or DEFAULT_DAYS)
         whole = _together(days.values())
@@ -99,7 +105,7 @@ def line(one: Line) -> pb.LedgerLine:
     return pb.LedgerLine(
         id=one.id,
         time=convert.timestamp(one.at_ms),
-        kind=getattr(pb, f"TRANSFER_KIND_{one.kind.name}"),
+        kind=_KINDS[one.kind],
         amount_halala=one.amount_halala,
         balance_halala=one.balance_halala,
         charged_halala=one.charged_halala,

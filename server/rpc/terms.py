@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dcp.v1 import terms_pb2 as pb
 from dcp.v1 import terms_pb2_grpc
 
 from server.domain.errors import invalid_field
 from server.domain.terms import Settings, Weekday, time_of_day, window
 from server.rpc import convert
+from server.rpc.context import Context
+from server.rpc.enums import enum_map, member_map
 from server.rpc.interceptors import caller
 from server.services.terms import OwnRate, OwnTerms
 
-_WEEKDAYS = {getattr(pb, f"WEEKDAY_{day.name}"): day for day in Weekday}
-_WEEKDAY_NUMBERS = {day: number for number, day in _WEEKDAYS.items()}
+_WEEKDAYS = member_map(Weekday, pb.Weekday)
+_WEEKDAY_NUMBERS = enum_map(Weekday, pb.Weekday)
 
 
 class TermsServicer(terms_pb2_grpc.TermsServiceServicer):
     def __init__(self, terms: OwnTerms) -> None:
         self._terms = terms
 
-    async def SetOwnRate(self, request: pb.SetOwnRateRequest, context: Any) -> pb.SetOwnRateResponse:
+    async def SetOwnRate(self, request: pb.SetOwnRateRequest, context: Context) -> pb.SetOwnRateResponse:
         kind = convert.job_type(request.job_type)
         if kind is None:
             raise invalid_field("job_type", "is no kind of job that this server knows")
@@ -29,17 +29,19 @@ class TermsServicer(terms_pb2_grpc.TermsServiceServicer):
         told = await self._terms.set_rate(caller().id, kind, rate)
         return pb.SetOwnRateResponse(success=True, rates=_rates(told))
 
-    async def ListOwnRates(self, request: pb.ListOwnRatesRequest, context: Any) -> pb.ListOwnRatesResponse:
+    async def ListOwnRates(
+        self, request: pb.ListOwnRatesRequest, context: Context
+    ) -> pb.ListOwnRatesResponse:
         return pb.ListOwnRatesResponse(rates=_rates(await self._terms.rates(caller().id)))
 
     async def SetOwnSettings(
-        self, request: pb.SetOwnSettingsRequest, context: Any
+        self, request: pb.SetOwnSettingsRequest, context: Context
     ) -> pb.SetOwnSettingsResponse:
         settings = await self._terms.set_settings(caller().id, _settings(request))
         return pb.SetOwnSettingsResponse(success=True, settings=settings_message(settings))
 
     async def GetOwnSettings(
-        self, request: pb.GetOwnSettingsRequest, context: Any
+        self, request: pb.GetOwnSettingsRequest, context: Context
     ) -> pb.GetOwnSettingsResponse:
         settings = await self._terms.settings(caller().id)
         return pb.GetOwnSettingsResponse(settings=settings_message(settings))
@@ -82,7 +84,7 @@ def _days(hours: pb.WeeklyHours, path: str) -> list[Weekday]:
 def _rates(told: list[OwnRate]) -> list[pb.OwnRate]:
     return [
         pb.OwnRate(
-            job_type=convert.job_type_number(one.kind),  # type: ignore[arg-type]
+            job_type=convert.job_type_number(one.kind),
             halala_per_minute=one.rate,
             own=one.is_own,
             platform_halala_per_minute=one.card_rate,

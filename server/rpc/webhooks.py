@@ -2,46 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dcp.v1 import webhooks_pb2 as pb
 from dcp.v1 import webhooks_pb2_grpc
 
+from server.domain.webhooks import DeliveryStatus, WebhookEvent
 from server.rpc import convert
+from server.rpc.context import Context
+from server.rpc.enums import enum_map
 from server.rpc.interceptors import caller
 from server.services.webhooks import Webhooks
 from server.store.webhooks import Delivery, Webhook
 
 DEFAULT_PAGE_SIZE = 50
+_EVENTS = enum_map(WebhookEvent, pb.WebhookEvent)
+_STATUSES = enum_map(DeliveryStatus, pb.DeliveryStatus)
 
 
 class WebhookServicer(webhooks_pb2_grpc.WebhookServiceServicer):
     def __init__(self, webhooks: Webhooks) -> None:
         self._webhooks = webhooks
 
-    async def SetWebhook(self, request: pb.SetWebhookRequest, context: Any) -> pb.SetWebhookResponse:
+    async def SetWebhook(self, request: pb.SetWebhookRequest, context: Context) -> pb.SetWebhookResponse:
         found, secret = await self._webhooks.put(
             caller().id, request.url.strip(), request.balance_low_halala or None
         )
         return pb.SetWebhookResponse(success=True, webhook=webhook(found), secret=secret)
 
-    async def GetWebhook(self, request: pb.GetWebhookRequest, context: Any) -> pb.GetWebhookResponse:
+    async def GetWebhook(self, request: pb.GetWebhookRequest, context: Context) -> pb.GetWebhookResponse:
         return pb.GetWebhookResponse(webhook=webhook(await self._webhooks.get(caller().id)))
 
-    async def RemoveWebhook(self, request: pb.RemoveWebhookRequest, context: Any) -> pb.RemoveWebhookResponse:
+    async def RemoveWebhook(
+        self, request: pb.RemoveWebhookRequest, context: Context
+    ) -> pb.RemoveWebhookResponse:
         await self._webhooks.remove(caller().id)
         return pb.RemoveWebhookResponse(success=True)
 
     async def RotateWebhookSecret(
-        self, request: pb.RotateWebhookSecretRequest, context: Any
+        self, request: pb.RotateWebhookSecretRequest, context: Context
     ) -> pb.RotateWebhookSecretResponse:
         return pb.RotateWebhookSecretResponse(success=True, secret=await self._webhooks.rotate(caller().id))
 
-    async def TestWebhook(self, request: pb.TestWebhookRequest, context: Any) -> pb.TestWebhookResponse:
+    async def TestWebhook(self, request: pb.TestWebhookRequest, context: Context) -> pb.TestWebhookResponse:
         return pb.TestWebhookResponse(success=True, delivery=delivery(await self._webhooks.test(caller().id)))
 
     async def ListWebhookDeliveries(
-        self, request: pb.ListWebhookDeliveriesRequest, context: Any
+        self, request: pb.ListWebhookDeliveriesRequest, context: Context
     ) -> pb.ListWebhookDeliveriesResponse:
         page = await self._webhooks.deliveries(
             caller().id, request.before_id or None, request.page_size or DEFAULT_PAGE_SIZE
@@ -67,8 +72,8 @@ def delivery(one: Delivery) -> pb.WebhookDelivery:
     return pb.WebhookDelivery(
         id=one.id,
         event_id=one.event_id,
-        event=getattr(pb, f"WEBHOOK_EVENT_{one.event.name}"),
-        status=getattr(pb, f"DELIVERY_STATUS_{one.status.name}"),
+        event=_EVENTS[one.event],
+        status=_STATUSES[one.status],
         attempts=one.attempts,
         created_at=convert.timestamp(one.created_ms),
         last_attempt_at=convert.timestamp(one.last_ms),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dcp.v1 import admin_pb2, withdrawals_pb2_grpc
 from dcp.v1 import withdrawals_pb2 as pb
 
-from server.domain.withdrawals import Withdrawal, WithdrawalAction
+from server.domain.withdrawals import Withdrawal, WithdrawalAction, WithdrawalState
 from server.rpc import convert
+from server.rpc.context import Context
+from server.rpc.enums import enum_map
 from server.rpc.interceptors import caller
 from server.rpc.operators import operator
 from server.rpc.repeats import once
@@ -16,6 +16,7 @@ from server.rpc.validate import compact_iban
 from server.services.withdrawals import Withdrawals
 
 DEFAULT_PAGE_SIZE = 50
+_STATUSES = enum_map(WithdrawalState, admin_pb2.WithdrawalStatus)
 
 
 class WithdrawalServicer(withdrawals_pb2_grpc.WithdrawalServiceServicer):
@@ -23,7 +24,7 @@ class WithdrawalServicer(withdrawals_pb2_grpc.WithdrawalServiceServicer):
         self._withdrawals = withdrawals
 
     async def RequestWithdrawal(
-        self, request: pb.RequestWithdrawalRequest, context: Any
+        self, request: pb.RequestWithdrawalRequest, context: Context
     ) -> pb.RequestWithdrawalResponse:
         return await once(
             request,
@@ -35,7 +36,7 @@ class WithdrawalServicer(withdrawals_pb2_grpc.WithdrawalServiceServicer):
         )
 
     async def ListOwnWithdrawals(
-        self, request: pb.ListOwnWithdrawalsRequest, context: Any
+        self, request: pb.ListOwnWithdrawalsRequest, context: Context
     ) -> pb.ListOwnWithdrawalsResponse:
         page = await self._withdrawals.own(
             caller().id, request.before_id or None, request.page_size or DEFAULT_PAGE_SIZE
@@ -44,12 +45,14 @@ class WithdrawalServicer(withdrawals_pb2_grpc.WithdrawalServiceServicer):
             withdrawals=[message(one) for one in page.rows], next_before_id=page.next_before_id
         )
 
-    async def GetWithdrawal(self, request: pb.GetWithdrawalRequest, context: Any) -> pb.GetWithdrawalResponse:
+    async def GetWithdrawal(
+        self, request: pb.GetWithdrawalRequest, context: Context
+    ) -> pb.GetWithdrawalResponse:
         found = await self._withdrawals.get(request.withdrawal_id)
         return pb.GetWithdrawalResponse(withdrawal=message(found), iban=found.iban)
 
     async def ProcessWithdrawal(
-        self, request: pb.ProcessWithdrawalRequest, context: Any
+        self, request: pb.ProcessWithdrawalRequest, context: Context
     ) -> pb.ProcessWithdrawalResponse:
         return await once(
             request,
@@ -58,7 +61,9 @@ class WithdrawalServicer(withdrawals_pb2_grpc.WithdrawalServiceServicer):
             lambda after: pb.ProcessWithdrawalResponse(success=True, withdrawal=message(after)),
         )
 
-    async def PayWithdrawal(self, request: pb.PayWithdrawalRequest, context: Any) -> pb.PayWithdrawalResponse:
+    async def PayWithdrawal(
+        self, request: pb.PayWithdrawalRequest, context: Context
+    ) -> pb.PayWithdrawalResponse:
         return await once(
             request,
             self._withdrawals.act(
@@ -72,7 +77,7 @@ class WithdrawalServicer(withdrawals_pb2_grpc.WithdrawalServiceServicer):
         )
 
     async def RejectWithdrawal(
-        self, request: pb.RejectWithdrawalRequest, context: Any
+        self, request: pb.RejectWithdrawalRequest, context: Context
     ) -> pb.RejectWithdrawalResponse:
         return await once(
             request,
@@ -93,7 +98,7 @@ def message(one: Withdrawal) -> admin_pb2.Withdrawal:
         id=one.id,
         provider_id=one.provider_id,
         amount_halala=one.amount_halala,
-        status=getattr(admin_pb2, f"WITHDRAWAL_STATUS_{one.state.name}"),
+        status=_STATUSES[one.state],
         iban_last4=one.iban_last4,
         created_at=convert.timestamp(one.created_ms),
         updated_at=convert.timestamp(one.updated_ms),

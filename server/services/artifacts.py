@@ -31,7 +31,7 @@ from server.domain.artifacts import (
 )
 from server.domain.errors import DomainError, Reason, invalid_field
 from server.domain.jobs import FINAL, Job
-from server.domain.leases import LeaseRef, LeaseState
+from server.domain.leases import LEASE_TRANSITIONS, LeaseEvent, LeaseRef
 from server.services.jobs import Jobs
 from server.services.keys import Caller
 from server.store import artifacts, jobs, leases
@@ -165,7 +165,9 @@ class Artifacts:
         count, total = artifacts.beside(ref.job_id, ref.lease_epoch, name, arriving=True)
         check_room(self._limits, file.size_bytes, count, total)
         now_ms = ms(self._clock)
-        return artifacts.reserve(ref.job_id, ref.lease_epoch, name, file.size_bytes, file.sha256, key, now_ms)
+        return artifacts.announce(
+            ref.job_id, ref.lease_epoch, name, file.size_bytes, file.sha256, key, now_ms
+        )
 
     def _finish(self, provider_id: int, file: Announced, name: str, number: int) -> bool:
         """Lets a file count whose bytes are stored; False when the same came another way meanwhile."""
@@ -227,16 +229,16 @@ class Artifacts:
     async def _undo(self, number: int, key: str) -> None:
         try:
             # One that counts is not undone, whatever the answer to its commit was.
-            if await self._database.run(lambda: artifacts.give_up(number)):
+            if await self._database.run(lambda: artifacts.break_off(number)):
                 await self._blobs.delete(key)
-                await self._database.run(lambda: artifacts.forget([number]))
+                await self._database.run(lambda: artifacts.delete([number]))
         except (DomainError, BlobStoreError, BlobMissingError) as error:
-            log.warning("an upload is left to the sweep id=%d error=%s", number, error)
+            log.warning("an upload is left to the cleaning id=%d error=%s", number, error)
 
 
 @contextlib.contextmanager
 def _slot(taken: Counter[T], who: T, most: int, what: str) -> Iterator[None]:
-    """One of the few that somebody may have at once. Raises OVERLOADED."""
+    """Counts ``who`` as busy with one of at most ``most``. Raises OVERLOADED."""
     if taken[who] >= most:
         raise DomainError(
             Reason.OVERLOADED,
@@ -261,7 +263,7 @@ def _held(provider_id: int, ref: LeaseRef) -> Job:
         or lease is None
         or not lease.matches(ref)
         or lease.provider_id != provider_id
-        or lease.state not in (LeaseState.ACCEPTED, LeaseState.RUNNING)
+        or lease.state not in LEASE_TRANSITIONS.sources(LeaseEvent.WRITE)
     ):
         raise DomainError(Reason.STALE_LEASE, "this lease is not held any more; its files are not wanted")
     return job
@@ -301,7 +303,7 @@ async def _checked(pieces: AsyncIterator[bytes], file: Announced) -> AsyncGenera
         if total < file.size_bytes:
             yield batch
         elif digest.digest() == file.sha256:
-            # The last one: nobody has the whole file before it is known to be right.
+            # The last batch: the store must not have the whole file before its digest is checked.
             yield batch
         else:
             raise _damaged("its SHA-256 is not the announced one")

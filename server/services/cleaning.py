@@ -1,7 +1,8 @@
 """What time does to artifacts: uploads that broke off, attempts that were lost, and files too old to keep.
 
-A row is doomed first, then its bytes are deleted, then the row: a crash in between is found again. Bytes
-without a row, which only a crash at the wrong moment makes, are found by listing the store once a day.
+A row is marked first, then its bytes are deleted, then the row: after a crash in between, the next tick
+goes on. Bytes without a row, which only a crash at the wrong moment leaves, are found by listing the store
+once a day.
 """
 
 from __future__ import annotations
@@ -40,19 +41,19 @@ class Cleaning:
         uploads_ms, expired_ms = now_ms - int(LEFT_SECONDS * 1000), now_ms - self._keep_ms
         try:
             if await self._database.read(lambda: artifacts.is_anything_due(uploads_ms, expired_ms)):
-                await self._database.run(lambda: _doom(uploads_ms, expired_ms))
+                await self._database.run(lambda: _mark(uploads_ms, expired_ms))
                 await self._delete()
             await self._look_through()
         except (BlobStoreError, BlobMissingError) as error:
             log.error("the store of artifacts could not be cleaned error=%s", error)
 
     async def _delete(self) -> None:
-        doomed = await self._database.read(lambda: artifacts.doomed(BATCH))
-        for _, key in doomed:
+        marked = await self._database.read(lambda: artifacts.to_delete(BATCH))
+        for _, key in marked:
             await self._blobs.delete(key)
-        if doomed:
-            await self._database.run(lambda: artifacts.forget([number for number, _ in doomed]))
-            log.info("deleted artifacts count=%d", len(doomed))
+        if marked:
+            await self._database.run(lambda: artifacts.delete([number for number, _ in marked]))
+            log.info("deleted artifacts count=%d", len(marked))
 
     async def _look_through(self) -> None:
         """Deletes what the next page of the store has and no row names; from the first page once a day."""
@@ -77,7 +78,7 @@ class Cleaning:
             await self._blobs.delete(key)
 
 
-def _doom(uploads_ms: int, expired_ms: int) -> None:
-    artifacts.doom_uploads(uploads_ms, BATCH)
-    artifacts.doom_orphans(BATCH)
-    artifacts.doom_expired(expired_ms, BATCH)
+def _mark(uploads_ms: int, expired_ms: int) -> None:
+    artifacts.break_off_uploads(uploads_ms, BATCH)
+    artifacts.leave_behind(BATCH)
+    artifacts.expire(expired_ms, BATCH)

@@ -23,9 +23,11 @@ log = logging.getLogger(__name__)
 # A provider that refused a job, or let its offer expire, is not asked again for it so soon.
 RETRY_SAME_PROVIDER_SECONDS = 15.0
 SECRET_BYTES = 16
-# One poll looks at so many different kinds of waiting jobs, so many providers for each, and asks so many.
+# Distinct job requirements examined per poll.
 WANTS_LIMIT = 100
+# Candidates examined per placement of a job.
 CANDIDATES_LIMIT = 256
+# Providers that one poll offers jobs to.
 FILLS_LIMIT = 200
 
 
@@ -56,7 +58,7 @@ class Dispatch:
         if providers.lock(provider_id) != presence.session_epoch:
             return []
         presence.used_slots = leases.count_open(provider_id)
-        # The terms of this very moment: nobody is given a job below the rate that it has just asked for.
+        # The terms as stored now: no provider gets a job below the rate that it has just set.
         candidate = presence.candidate(now_ms, terms.of(provider_id))
         if candidate.free_slots <= 0:
             return []
@@ -72,7 +74,7 @@ class Dispatch:
         return offers
 
     def deliver(self, offers: list[Offer]) -> None:
-        """Sends offers to the sessions that they were made for. After the commit."""
+        """Sends each offer to the session that it is for. After the commit."""
         for offer in offers:
             presence = self._fleet.get(offer.provider_id)
             if presence is None or presence.session_epoch != offer.session_epoch:

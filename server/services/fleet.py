@@ -1,8 +1,7 @@
 """The daemons that are connected to this server, in memory: presence, capacity, and their outboxes.
 
-Heartbeats never cost a write each: the last one of each provider waits here and ``take_beats``
-hands out all that are new, for one batched update a second. Nothing here is the truth: a restart
-loses it all, and the database and the daemons' next Hello bring it back.
+Nothing here is the truth: a restart loses it all, and the database and the daemons' next Hello bring
+it back. Heartbeats that wait to be written are in server.services.heartbeats.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from server.domain.messages import ServerMessage, SettingsUpdate
 from server.domain.placement import Candidate, Model
 from server.domain.providers import AccountState, status
 from server.domain.terms import NO_TERMS, Terms
-from server.store.sessions import Beat
 
 MAX_BEATS_PER_SECOND = 1000
 MS_PER_MINUTE = 60_000
@@ -71,14 +69,14 @@ class Presence:
             self._open_in_minute = (minute, self.terms.settings.is_open(now_ms))
         return self._open_in_minute[1]
 
-    def feel(self, gpu_status: dict[str, Any]) -> None:
+    def note_temperature(self, gpu_status: dict[str, Any]) -> None:
         """Takes the temperature of a report that has one."""
         if (temp_c := hottest_c(gpu_status)) is not None:
             self.temp_c = temp_c
             self.is_too_hot = self.terms.settings.is_too_hot(self.is_too_hot, temp_c)
 
-    def agree(self, terms: Terms) -> None:
-        """From now on these are its terms; its daemon is told of settings that changed. On the event loop."""
+    def apply_terms(self, terms: Terms) -> None:
+        """Applies new terms; sends its daemon the settings that changed. On the event loop."""
         if terms == self.terms:
             return
         before, self.terms = self.terms, terms
@@ -131,13 +129,12 @@ class Judged:
 
 
 class Fleet:
-    """All presences of this server, and the heartbeats that wait to be written."""
+    """All presences of this server, and when each provider's last heartbeat came."""
 
     def __init__(self) -> None:
         self._present: dict[int, Presence] = {}
         self._serving: dict[str, dict[int, Presence]] = {}
         self._last_ms: dict[int, int] = {}
-        self._unwritten: dict[int, Beat] = {}
         self.judged: dict[int, Judged] = {}
         """What was judged of each provider that reports to this server."""
 
@@ -200,10 +197,10 @@ class Fleet:
         for provider_id, presence in self._present.items():
             presence.state = kept_back.get(provider_id, AccountState.ACTIVE)
 
-    def agree(self, provider_id: int, terms: Terms) -> None:
-        """The terms of a provider, for its session on this server."""
+    def apply_terms(self, provider_id: int, terms: Terms) -> None:
+        """Applies new terms of a provider to its session on this server."""
         if presence := self._present.get(provider_id):
-            presence.agree(terms)
+            presence.apply_terms(terms)
 
     def all(self) -> list[Presence]:
         """Every session on this server."""
@@ -236,32 +233,16 @@ class Fleet:
         )
         return list(islice(free, limit))
 
-    def beat(self, provider_id: int, now_ms: int, gpu_status: dict[str, Any] | None, *, renews: bool) -> None:
-        """Notes a heartbeat, to be written with the next batch. One that came by a stream renews leases."""
+    def beat(self, provider_id: int, now_ms: int, gpu_status: dict[str, Any] | None) -> None:
+        """Notes when a provider's heartbeat came, and its temperature."""
         self._last_ms[provider_id] = max(now_ms, self._last_ms.get(provider_id, 0))
         if gpu_status and (presence := self._present.get(provider_id)):
-            presence.feel(gpu_status)
-        renewed_ms = now_ms if renews else None
-        if waiting := self._unwritten.get(provider_id):
-            gpu_status = waiting.gpu_status if gpu_status is None else gpu_status
-            renewed_ms = waiting.renewed_ms if renewed_ms is None else renewed_ms
-        self._unwritten[provider_id] = Beat(provider_id, now_ms, gpu_status, renewed_ms)
+            presence.note_temperature(gpu_status)
 
     def last_heartbeat_ms(self, provider_id: int, stored_ms: int | None) -> int | None:
         """The newest heartbeat known: here, or as stored by another server or before a restart."""
         here = self._last_ms.get(provider_id)
         return max((t for t in (here, stored_ms) if t is not None), default=None)
-
-    def take_beats(self) -> list[Beat]:
-        """The heartbeats that nobody has written yet; they count as written now."""
-        beats = list(self._unwritten.values())
-        self._unwritten.clear()
-        return beats
-
-    def put_back(self, beats: Iterable[Beat]) -> None:
-        """A batch could not be written: keep what no newer one has replaced."""
-        for beat in beats:
-            self._unwritten.setdefault(beat.provider_id, beat)
 
     def forget_before(self, before_ms: int) -> None:
         """Drops the times of providers that are long silent, so that memory follows the live fleet."""

@@ -11,28 +11,26 @@ from server.clock import Clock, ms
 from server.domain import pricing
 from server.domain.errors import DomainError, Reason, invalid_field
 from server.domain.hindrances import is_pending
-from server.domain.jobs import FINAL, FailureReason, Job, JobEvent, JobRequest, JobState, JobType
-from server.domain.leases import LeaseOutcome, LeaseRef, Offer, Stream
+from server.domain.jobs import FINAL, FailureReason, Job, JobRequest, JobState, JobType
+from server.domain.leases import Channel, LeaseRef, Offer
 from server.domain.messages import CancelRun
 from server.domain.placement import Obstacle, Wants
 from server.domain.providers import AccountState, ProviderStatus, is_live, status
 from server.domain.queue import Prospect
 from server.domain.terms import Settings
-from server.services import outbox
+from server.services import endings, outbox
 from server.services.dispatch import Dispatch
 from server.services.explain import Explanation, explain, place_in_queue
 from server.services.fleet import Fleet
 from server.services.keys import ADMIN, PROVIDER, RENTER, Caller
 from server.services.operators.audit import Operator
 from server.services.renters import existing, present
-from server.services.settlement import settle
 from server.services.terms import closure_of, closure_words
 from server.store import jobs, leases, ledger, providers, rates, terms
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
 OPEN_JOBS_RETRY_SECONDS = 10
-# Roughly an image's name; the daemon reads it in full.
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +165,7 @@ class Jobs:
             if job.state is not JobState.COMPLETED:
                 return Output(job, b"")
             _kept(job, "output")
-            return Output(job, leases.read_stream(job_id, job.lease_epoch, Stream.OUTPUT))
+            return Output(job, leases.read_stream(job_id, job.lease_epoch, Channel.OUTPUT))
 
         output = await self._database.read(read)
         if output.job.state in FINAL and output.job.state is not JobState.COMPLETED:
@@ -179,7 +177,7 @@ class Jobs:
 
         def read() -> JobLog:
             job = _kept(_visible(caller, job_id), "log")
-            data, through = leases.read_after(job_id, job.lease_epoch, Stream.LOG, after_seq)
+            data, through = leases.read_after(job_id, job.lease_epoch, Channel.LOG, after_seq)
             return JobLog(job, data, through)
 
         return await self._database.read(read)
@@ -308,18 +306,7 @@ class Jobs:
                 f"job {job_id} is {job.state.value} already; nothing was changed",
                 status=job.state.value,
             )
-        if job.state is JobState.RUNNING:
-            jobs.request_cancel(job, now_ms)
-        else:
-            if lease := leases.get(job_id, job.lease_epoch):
-                leases.end(lease, LeaseOutcome.CANCELLED, now_ms)
-            settle(
-                job,
-                JobEvent.CANCEL,
-                now_ms,
-                failure_reason=FailureReason.CANCELLED,
-                failure_message="cancelled before it ran",
-            )
+        endings.cancel(job, now_ms)
         after = jobs.get(job_id)
         assert after is not None
         if operator is not None:

@@ -1,6 +1,6 @@
 """An account's keys: sub-keys of renters, and the rotation of main keys.
 
-Whose a presented key is, server.services.keys tells.
+server.services.keys identifies the owner of a presented key.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from server.clock import Clock, ms
 from server.domain.errors import DomainError, Reason
 from server.domain.keys import MAX_MAIN_KEYS, MAX_SUB_KEYS, Scope
-from server.services.keys import RENTER, Keys, issue
+from server.services.keys import RENTER, Credentials, issue
 from server.services.pages import Page, read_page
 from server.services.renters import present
 from server.store import keys
@@ -32,7 +32,7 @@ class Rotation:
 class KeyRing:
     """The use cases of an account's own keys."""
 
-    def __init__(self, database: Database, clock: Clock, known: Keys) -> None:
+    def __init__(self, database: Database, clock: Clock, known: Credentials) -> None:
         self._database = database
         self._clock = clock
         self._known = known

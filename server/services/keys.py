@@ -59,7 +59,7 @@ def digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-class Keys:
+class Credentials:
     """Tells whose a credential is, and notes its use. A revoked key is refused within ``CACHE_SECONDS``."""
 
     def __init__(self, database: Database, clock: Clock, admin_token: str | None) -> None:

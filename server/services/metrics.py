@@ -12,7 +12,7 @@ from typing import Any
 
 from server.clock import Clock, ms
 from server.domain.errors import DomainError
-from server.domain.metrics import KEEP_SECONDS, Bucket, MetricsRange, Recorder, Series, sampled, series
+from server.domain.metrics import KEEP_SECONDS, Bucket, MetricsBuffer, MetricsRange, Series, sampled, series
 from server.store import metrics
 from server.store.database import Database
 
@@ -31,7 +31,7 @@ class Metrics:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._recorder = Recorder(MAX_WAITING)
+        self._buffer = MetricsBuffer(MAX_WAITING)
         self._writer = secrets.randbits(62)
         self._forget_at_ms = 0
         self._reads = asyncio.Semaphore(MAX_READS)
@@ -39,12 +39,12 @@ class Metrics:
     def record(self, provider_id: int, gpu_status: dict[str, Any]) -> None:
         """Adds what a heartbeat told, at this moment; no write, whoever beats however often."""
         if sample := sampled(gpu_status):
-            self._recorder.record(provider_id, sample, ms(self._clock))
+            self._buffer.record(provider_id, sample, ms(self._clock))
 
     async def tick(self) -> None:
         """Stores a batch of what is over and deletes a batch of what is too old."""
         now_ms = ms(self._clock)
-        if lost := self._recorder.close(now_ms):
+        if lost := self._buffer.close(now_ms):
             log.warning("gave up metrics that could not be stored buckets=%d", lost)
         await self._store()
         if now_ms >= self._forget_at_ms and not await self._database.run(lambda: _forget(now_ms)):
@@ -52,7 +52,7 @@ class Metrics:
 
     async def store_all(self) -> None:
         """Stores everything, open buckets too: the server stops."""
-        self._recorder.close(ms(self._clock), also_open=True)
+        self._buffer.close(ms(self._clock), also_open=True)
         try:
             while await self._store():
                 pass
@@ -60,10 +60,10 @@ class Metrics:
             log.warning("metrics were lost at the stop reason=%s", error.reason)
 
     async def _store(self) -> int:
-        batch = self._recorder.batch(BATCH)
+        batch = self._buffer.batch(BATCH)
         if batch:
             await self._database.run(lambda: metrics.write(self._writer, batch))
-            self._recorder.stored(batch)
+            self._buffer.stored(batch)
         return len(batch)
 
     async def series(self, provider_id: int, wanted: MetricsRange) -> list[Series]:
@@ -73,7 +73,7 @@ class Metrics:
         """
         async with self._reads:
             now_ms = ms(self._clock)
-            unstored = self._recorder.unstored(provider_id, wanted.stored_seconds)
+            unstored = self._buffer.unstored(provider_id, wanted.stored_seconds)
             return await self._database.read(lambda: self._series(provider_id, wanted, now_ms, unstored))
 
     def _series(

@@ -16,12 +16,12 @@ from typing import Any
 from server.clock import Clock, ms
 from server.domain.errors import DomainError, Reason
 from server.domain.leases import (
+    Channel,
     FinishReport,
     Lease,
     LeaseOutcome,
     LeaseRef,
     LeaseState,
-    Stream,
 )
 from server.domain.messages import (
     CancelRun,
@@ -46,14 +46,16 @@ from server.domain.messages import (
 from server.domain.providers import AccountState
 from server.domain.sessions import Kept, Reply, ServerSession, stranger
 from server.domain.terms import Terms
-from server.services.attempts import give_up, record_finish
+from server.domain.versions import is_older
 from server.services.dispatch import Dispatch
+from server.services.endings import give_up, record_finish
 from server.services.fleet import Fleet, Presence
-from server.services.providers import Providers, refuse_shut_out
+from server.services.heartbeats import Heartbeats
+from server.services.providers import refuse_shut_out
 from server.store import jobs, keys, leases, providers, sessions, terms
 from server.store.database import Database
 from server.store.providers import ProviderRow
-from server.version import CURRENT, is_older
+from server.version import CURRENT
 
 log = logging.getLogger(__name__)
 OUTBOX_SIZE = 1000
@@ -73,7 +75,7 @@ class Sessions:
         database: Database,
         dispatch: Dispatch,
         fleet: Fleet,
-        providers: Providers,
+        heartbeats: Heartbeats,
         clock: Clock,
         max_streams: int = 0,
         newest_daemon: str = CURRENT,
@@ -81,7 +83,7 @@ class Sessions:
         self.database = database
         self.dispatch = dispatch
         self.fleet = fleet
-        self.providers = providers
+        self.heartbeats = heartbeats
         self.clock = clock
         self.open: set[Session] = set()
         """Every stream of this server, also those without a Hello yet."""
@@ -307,9 +309,9 @@ class Session:
             self_tests=hello.self_tests,
             runs_plain_processes=hello.runs_plain_processes,
         )
-        self._presence.feel(status)
-        owner.providers.hinder(self._presence, status or known.gpu_status)
-        await owner.providers.record_beat(self.provider_id, status, renews=True)
+        self._presence.note_temperature(status)
+        owner.heartbeats.refresh_hindrances(self._presence, status or known.gpu_status)
+        await owner.heartbeats.record(self.provider_id, status, renews=True)
         older = owner.fleet.join(self._presence)
         if older is self._presence:
             raise DomainError(Reason.SESSION_SUPERSEDED, "a newer session of this provider exists")
@@ -355,7 +357,7 @@ class Session:
             if named is None or lease.state is LeaseState.OFFERED:
                 give_up(lease, now_ms, "the daemon does not hold it any more")
                 continue
-            leases.restamp(lease, epoch)
+            leases.move_to_session(lease, epoch)
             job = jobs.get(lease.job_id)
             assert job is not None
             resend = named in hello.unacknowledged
@@ -367,7 +369,7 @@ class Session:
                         lease.output_through_seq,
                         lease.log_through_seq,
                         job.output_bytes,
-                        leases.stream_bytes(lease.job_id, lease.lease_epoch, Stream.LOG),
+                        leases.stream_bytes(lease.job_id, lease.lease_epoch, Channel.LOG),
                         lease.output_limit_bytes,
                         resend,
                     ),
@@ -380,10 +382,10 @@ class Session:
         owner, presence = self._owner, self._presence
         if owner.fleet.get(self.provider_id) is not presence:
             return  # a newer session renews the leases now
-        await owner.providers.record_beat(self.provider_id, beat.gpu_status, renews=True)
+        await owner.heartbeats.record(self.provider_id, beat.gpu_status, renews=True)
         if presence is not None and presence.state is AccountState.SUSPENDED:
             self.recheck(presence.state)
-        if owner.providers.store_is_up:
+        if owner.heartbeats.store_is_up:
             self._send(HeartbeatAck(beat.sequence))
         unknown, missing = self._protocol.reconcile(beat)
         for ref in unknown:
@@ -513,7 +515,7 @@ class Session:
             presence.self_tests = capacity.self_tests
             row = await self._owner.database.read(lambda: providers.get(self.provider_id))
             if row is not None:
-                self._owner.providers.hinder(presence, row.gpu_status)
+                self._owner.heartbeats.refresh_hindrances(presence, row.gpu_status)
 
     async def _drain(self) -> None:
         if self._presence is not None:

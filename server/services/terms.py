@@ -93,17 +93,19 @@ class OwnTerms:
 
     async def read_changes(self) -> None:
         """Learns what was changed at other servers, or while a session opened."""
+        if not self._fleet.all():
+            return
         now_ms = ms(self._clock)
         since_ms = self._read_ms - OVERLAP_MS
         for provider_id, changed in (
             await self._database.read(lambda: terms.changed_since(since_ms))
         ).items():
-            self._fleet.agree(provider_id, changed)
+            self._fleet.apply_terms(provider_id, changed)
         self._read_ms = now_ms
 
     async def _agree(self, provider_id: int, changed: Terms) -> None:
         """The session hears of it at once, and what waits may suit the provider now."""
-        self._fleet.agree(provider_id, changed)
+        self._fleet.apply_terms(provider_id, changed)
         await self._dispatch.fill(provider_id)
 
 

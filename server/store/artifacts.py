@@ -1,7 +1,8 @@
-"""Artifacts as rows. Their bytes lie elsewhere, under ``blob_key``; what is here says whether they count.
+"""Artifacts as rows. Their bytes lie elsewhere, under ``blob_key``; the rows say whether they count.
 
-A row is written before its bytes and goes after them, so that whatever is stored has a row that tells
-what to do with it: a crash leaves nothing that the sweep does not find.
+A row is inserted before its bytes are stored and deleted after them, so that whatever is stored has a row
+that says what to do with it: a crash leaves nothing that the cleaning does not find. Each change of a state
+is guarded by ARTIFACT_TRANSITIONS.
 """
 
 from __future__ import annotations
@@ -9,36 +10,34 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from server.domain.artifacts import Artifact, ArtifactState
+from server.domain.artifacts import ARTIFACT_TRANSITIONS, Artifact, ArtifactEvent, ArtifactState
 from server.domain.jobs import Job
 from server.domain.leases import LeaseState
 from server.store import models as db
-
-_UPLOADING, _READY = ArtifactState.UPLOADING.value, ArtifactState.READY.value
-_PUBLISHED, _DOOMED = ArtifactState.PUBLISHED.value, ArtifactState.DOOMED.value
+from server.store import states
 
 
-def reserve(
+def announce(
     job_id: str, lease_epoch: int, name: str, size_bytes: int, sha256: bytes, blob_key: str, now_ms: int
 ) -> int:
     """A file whose bytes are about to arrive; returns its id."""
-    made: Any = db.Artifact.insert(
+    artifact_id: Any = db.Artifact.insert(
         job_id=job_id,
         lease_epoch=lease_epoch,
         name=name,
         size_bytes=size_bytes,
         sha256=sha256,
         blob_key=blob_key,
-        state=_UPLOADING,
+        state=states.first(ARTIFACT_TRANSITIONS, ArtifactEvent.ANNOUNCE),
         created_ms=now_ms,
     ).execute()
-    return int(made)
+    return int(artifact_id)
 
 
 def stored(job_id: str, lease_epoch: int, name: str) -> Artifact | None:
     """The file of a run under a name, once it is stored."""
     query = _of_lease(job_id, lease_epoch).where(
-        db.Artifact.name == name, db.Artifact.state.in_((_READY, _PUBLISHED))
+        db.Artifact.name == name, _is_in(ArtifactState.READY, ArtifactState.PUBLISHED)
     )
     return next((_artifact(row) for row in query), None)
 
@@ -48,65 +47,56 @@ def beside(job_id: str, lease_epoch: int, name: str, *, arriving: bool) -> tuple
 
     A name that arrives twice counts once, with the larger of the two.
     """
-    states = (_READY, _UPLOADING) if arriving else (_READY,)
+    ready = _is_in(ArtifactState.READY)
+    counted = ready | _is_in(ArtifactState.UPLOADING) if arriving else ready
     sizes: dict[str, int] = {}
-    for row in _of_lease(job_id, lease_epoch).where(db.Artifact.state.in_(states), db.Artifact.name != name):
+    for row in _of_lease(job_id, lease_epoch).where(counted, db.Artifact.name != name):
         sizes[row.name] = max(row.size_bytes, sizes.get(row.name, 0))
     return len(sizes), sum(sizes.values())
 
 
 def make_ready(artifact_id: int, job: Job, size_bytes: int, now_ms: int) -> bool:
     """The bytes are stored: the file counts, once; False when it was given up meanwhile."""
-    moved = (
-        db.Artifact.update(state=_READY, created_ms=now_ms)
-        .where(db.Artifact.id == artifact_id, db.Artifact.state == _UPLOADING)
-        .execute()
-    )
-    if moved:
+    is_stored = _move(ArtifactEvent.STORE, db.Artifact.id == artifact_id, created_ms=now_ms)
+    if is_stored:
         db.Job.update(
             artifact_count=db.Job.artifact_count + 1, artifact_bytes=db.Job.artifact_bytes + size_bytes
         ).where(db.Job.job_id == job.job_id).execute()
-    return bool(moved)
+    return bool(is_stored)
 
 
-def give_up(artifact_id: int) -> bool:
-    """An upload failed: its bytes are to be deleted. False when it counts, or is gone."""
-    query = db.Artifact.update(state=_DOOMED).where(
-        db.Artifact.id == artifact_id, db.Artifact.state == _UPLOADING
-    )
-    return bool(query.execute())
+def break_off(artifact_id: int) -> bool:
+    """An upload failed: its bytes are to be deleted. False when it counts, or has no row any more."""
+    return bool(_move(ArtifactEvent.BREAK_OFF, db.Artifact.id == artifact_id))
 
 
 def publish(job: Job, now_ms: int) -> None:
     """The attempt ended the job: its files can be downloaded."""
-    db.Artifact.update(state=_PUBLISHED, published_ms=now_ms).where(
-        db.Artifact.job_id == job.job_id,
-        db.Artifact.lease_epoch == job.lease_epoch,
-        db.Artifact.state == _READY,
-    ).execute()
+    of_attempt = (db.Artifact.job_id == job.job_id) & (db.Artifact.lease_epoch == job.lease_epoch)
+    _move(ArtifactEvent.PUBLISH, of_attempt, published_ms=now_ms)
 
 
-def disown(job: Job) -> None:
-    """The attempt was lost: what it left does not count any more."""
+def clear_totals(job: Job) -> None:
+    """The attempt was lost: its files do not count for the job any more; the cleaning deletes them."""
     db.Job.update(artifact_count=0, artifact_bytes=0).where(db.Job.job_id == job.job_id).execute()
 
 
 def published(job_id: str) -> list[Artifact]:
     """The files of a job that can be downloaded, by name."""
-    query = db.Artifact.select().where(db.Artifact.job_id == job_id, db.Artifact.state == _PUBLISHED)
+    query = db.Artifact.select().where(db.Artifact.job_id == job_id, _is_in(ArtifactState.PUBLISHED))
     return [_artifact(row) for row in query.order_by(db.Artifact.name)]
 
 
 def published_of(job_id: str, lease_epoch: int) -> list[Artifact]:
     """The files of a lease's run that can be downloaded, by name."""
-    query = _of_lease(job_id, lease_epoch).where(db.Artifact.state == _PUBLISHED)
+    query = _of_lease(job_id, lease_epoch).where(_is_in(ArtifactState.PUBLISHED))
     return [_artifact(row) for row in query.order_by(db.Artifact.name)]
 
 
 def published_one(job_id: str, name: str) -> Artifact | None:
     """One of them, by name."""
     query = db.Artifact.select().where(
-        db.Artifact.job_id == job_id, db.Artifact.state == _PUBLISHED, db.Artifact.name == name
+        db.Artifact.job_id == job_id, _is_in(ArtifactState.PUBLISHED), db.Artifact.name == name
     )
     return next((_artifact(row) for row in query), None)
 
@@ -114,8 +104,7 @@ def published_one(job_id: str, name: str) -> Artifact | None:
 def is_arriving(job_id: str, lease_epoch: int, lately_ms: int) -> bool:
     """Whether a file of a run arrives now, or has arrived after a time."""
     query = _of_lease(job_id, lease_epoch).where(
-        (db.Artifact.state == _UPLOADING)
-        | ((db.Artifact.state == _READY) & (db.Artifact.created_ms > lately_ms))
+        _is_in(ArtifactState.UPLOADING) | (_is_in(ArtifactState.READY) & (db.Artifact.created_ms > lately_ms))
     )
     return bool(query.exists())
 
@@ -123,16 +112,16 @@ def is_arriving(job_id: str, lease_epoch: int, lately_ms: int) -> bool:
 # What time does to them.
 
 
-def doom_uploads(before_ms: int, limit: int) -> int:
-    """Gives up uploads that began before a time; returns how many."""
+def break_off_uploads(before_ms: int, limit: int) -> int:
+    """Marks uploads that began before a time as to be deleted; returns how many."""
     old = db.Artifact.select(db.Artifact.id).where(
-        db.Artifact.state == _UPLOADING, db.Artifact.created_ms < before_ms
+        _is_in(ArtifactState.UPLOADING), db.Artifact.created_ms < before_ms
     )
-    return _doom([row.id for row in old.limit(limit)], _UPLOADING)
+    return _move_all(ArtifactEvent.BREAK_OFF, [row.id for row in old.limit(limit)])
 
 
-def doom_orphans(limit: int) -> int:
-    """Gives up what attempts left that did not end their job; returns how many."""
+def leave_behind(limit: int) -> int:
+    """Marks files of attempts that ended without ending their job as to be deleted; returns how many."""
     lease = db.Lease
     left = (
         db.Artifact.select(db.Artifact.id)
@@ -140,45 +129,41 @@ def doom_orphans(limit: int) -> int:
             lease,
             on=((lease.job_id == db.Artifact.job_id) & (lease.lease_epoch == db.Artifact.lease_epoch)),
         )
-        .where(db.Artifact.state == _READY, lease.state == LeaseState.ENDED.value)
+        .where(_is_in(ArtifactState.READY), states.is_in(lease.state, LeaseState.ENDED))
     )
-    return _doom([row.id for row in left.limit(limit)], _READY)
+    return _move_all(ArtifactEvent.LEAVE_BEHIND, [row.id for row in left.limit(limit)])
 
 
-def doom_expired(before_ms: int, limit: int) -> int:
-    """Gives up the files of jobs that ended before a time; returns of how many jobs."""
+def expire(before_ms: int, limit: int) -> int:
+    """Marks the files of jobs that ended before a time as to be deleted; returns of how many jobs."""
     old = (
         db.Artifact.select(db.Artifact.job_id)
-        .where(db.Artifact.state == _PUBLISHED, db.Artifact.published_ms < before_ms)
+        .where(_is_in(ArtifactState.PUBLISHED), db.Artifact.published_ms < before_ms)
         .distinct()
     )
     job_ids = [job_id for (job_id,) in db.tuples(old.limit(limit))]
-    if job_ids:
-        db.Artifact.update(state=_DOOMED).where(
-            db.Artifact.job_id.in_(job_ids), db.Artifact.state == _PUBLISHED
-        ).execute()
+    if job_ids and _move(ArtifactEvent.EXPIRE, db.Artifact.job_id.in_(job_ids)):
         db.Job.update(artifact_count=0, artifact_bytes=0).where(db.Job.job_id.in_(job_ids)).execute()
     return len(job_ids)
 
 
 def erase(jobs: Any) -> None:
-    """Gives up the files of jobs that have ended, a query of their ids; what told of them is gone at once."""
-    told: dict[str, Any] = {"name": "", "size_bytes": 0, "sha256": b""}
-    mine = db.Artifact.job_id.in_(jobs)
-    # An upload that is cut just now is undone by who began it, who knows it by its state.
-    db.Artifact.update(**told).where(mine, db.Artifact.state == _UPLOADING).execute()
-    db.Artifact.update(state=_DOOMED, **told).where(mine, db.Artifact.state != _UPLOADING).execute()
+    """Blanks the files of ended jobs, a query of their ids, and marks the stored ones as to be deleted."""
+    _move(ArtifactEvent.ERASE, db.Artifact.job_id.in_(jobs), name="", size_bytes=0, sha256=b"")
 
 
-def doomed(limit: int) -> list[tuple[int, str]]:
+def to_delete(limit: int) -> list[tuple[int, str]]:
     """Files whose bytes are to be deleted, with their ``blob_key``."""
-    query = db.Artifact.select(db.Artifact.id, db.Artifact.blob_key).where(db.Artifact.state == _DOOMED)
+    query = db.Artifact.select(db.Artifact.id, db.Artifact.blob_key).where(_is_in(ArtifactState.DOOMED))
     return [(int(number), key) for number, key in db.tuples(query.order_by(db.Artifact.id).limit(limit))]
 
 
-def forget(artifact_ids: Collection[int]) -> None:
-    """Their bytes are gone: so are their rows."""
-    db.Artifact.delete().where(db.Artifact.id.in_(list(artifact_ids)), db.Artifact.state == _DOOMED).execute()
+def delete(artifact_ids: Collection[int]) -> None:
+    """Deletes the rows of files whose bytes have been deleted."""
+    db.Artifact.delete().where(
+        db.Artifact.id.in_(list(artifact_ids)),
+        states.may(db.Artifact.state, ARTIFACT_TRANSITIONS, ArtifactEvent.DELETE),
+    ).execute()
 
 
 def known(blob_keys: Collection[str]) -> set[str]:
@@ -191,23 +176,30 @@ def is_anything_due(upload_before_ms: int, expired_before_ms: int) -> bool:
     """A look before the write, so that an idle market writes nothing."""
     artifact = db.Artifact
     waiting = artifact.select(artifact.id).where(
-        (artifact.state == _DOOMED)
-        | (artifact.state == _READY)
-        | ((artifact.state == _UPLOADING) & (artifact.created_ms < upload_before_ms))
+        _is_in(ArtifactState.DOOMED)
+        | _is_in(ArtifactState.READY)
+        | (_is_in(ArtifactState.UPLOADING) & (artifact.created_ms < upload_before_ms))
     )
     old = artifact.select(artifact.id).where(
-        artifact.state == _PUBLISHED, artifact.published_ms < expired_before_ms
+        _is_in(ArtifactState.PUBLISHED), artifact.published_ms < expired_before_ms
     )
     return waiting.limit(1).scalar() is not None or old.limit(1).scalar() is not None
 
 
-def _doom(artifact_ids: list[int], state: str) -> int:
-    if not artifact_ids:
-        return 0
-    query = db.Artifact.update(state=_DOOMED).where(
-        db.Artifact.id.in_(artifact_ids), db.Artifact.state == state
+def _move(event: ArtifactEvent, which: Any, **changes: Any) -> int:
+    """What ``event`` does to those of the files that it may happen to; returns to how many it did."""
+    return sum(
+        db.Artifact.update(state=target, **changes).where(which, guard).execute()
+        for target, guard in states.moves(db.Artifact.state, ARTIFACT_TRANSITIONS, event)
     )
-    return int(query.execute())
+
+
+def _move_all(event: ArtifactEvent, artifact_ids: list[int]) -> int:
+    return _move(event, db.Artifact.id.in_(artifact_ids)) if artifact_ids else 0
+
+
+def _is_in(*wanted: ArtifactState) -> Any:
+    return states.is_in(db.Artifact.state, *wanted)
 
 
 def _of_lease(job_id: str, lease_epoch: int) -> Any:

@@ -1,6 +1,7 @@
 """Jobs as rows: what was asked, where it is in its life, the queue, and the end.
 
-A job's end is a compare-and-set on its state and lease epoch: False means that it moved on meanwhile.
+Every change of a job's state is a compare-and-set on its lease epoch and its state, by JOB_TRANSITIONS: False
+means that it moved on meanwhile. The moves that a daemon's word makes stand with their leases, in leases.py.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import peewee as pw
 
 from server.domain.jobs import (
     FINAL,
+    JOB_TRANSITIONS,
     Bill,
     FailureReason,
     Job,
@@ -20,14 +22,13 @@ from server.domain.jobs import (
     JobRequest,
     JobState,
     JobType,
-    next_state,
-    sources,
 )
 from server.domain.leases import LeaseOutcome
 from server.domain.placement import Candidate, Obstacle, Wants, closure, vram_for_jobs_mib
 from server.domain.pricing import shares
 from server.domain.queue import Waiting
 from server.store import models as db
+from server.store import states
 from server.store.leases import NOT_TAKEN
 from server.store.prepared import PreparedQuery, PreparedRows, arg, bound, locking
 
@@ -88,14 +89,13 @@ _insert = PreparedQuery(
             "created_ms",
             "idempotency_key",
             "request_digest",
-            state=JobState.QUEUED.value,
+            state=states.first(JOB_TRANSITIONS, JobEvent.SUBMIT),
         )
     )
 )
 _any_queued = PreparedQuery(
-    lambda: db.Job.select(db.Job.job_id).where(db.Job.state == JobState.QUEUED.value).limit(1)
+    lambda: db.Job.select(db.Job.job_id).where(states.is_in(db.Job.state, JobState.QUEUED)).limit(1)
 )
-# NO KEY: a job that was just stored refers to its provider, and two such submits would deadlock on it.
 _finish = PreparedQuery(
     lambda: db.Job.update(
         bound(
@@ -113,7 +113,7 @@ _finish = PreparedQuery(
     ).where(
         db.Job.job_id == arg("job_id"),
         db.Job.lease_epoch == arg("lease_epoch"),
-        db.Job.state == arg("before"),
+        db.Job.state == arg("state_before"),
     )
 )
 
@@ -177,7 +177,7 @@ def get_of_provider(job_id: str, provider_id: int) -> Job | None:
 
 
 def lock(job_id: str) -> Job | None:
-    """One job, by id, that nobody else changes until the transaction ends: what ends a job begins here."""
+    """One job, by id, locked until the transaction ends: whatever ends a job begins here."""
     row = _get_locked.one(job_id=job_id)
     return _job(row) if row is not None else None
 
@@ -211,7 +211,7 @@ def page_of_provider(provider_id: int, state: JobState | None, before: Job | Non
 def _page(whose: Any, state: JobState | None, before: Job | None, limit: int) -> list[Job]:
     query = db.Job.select().where(whose)
     if state is not None:
-        query = query.where(db.Job.state == state.value)
+        query = query.where(states.is_in(db.Job.state, state))
     return newest_page(query, before, limit)
 
 
@@ -245,13 +245,13 @@ def count_by_state() -> dict[JobState, int]:
     """How many jobs are in each state."""
     query = db.Job.select(db.Job.state, pw.fn.COUNT(db.Job.job_id)).group_by(db.Job.state)
     counts = {state: int(count) for state, count in db.tuples(query)}
-    return {state: counts.get(state.value, 0) for state in JobState}
+    return {state: counts.get(state, 0) for state in JobState}
 
 
 def next_queued(candidate: Candidate, limit: int, now_ms: int, refused_since_ms: int) -> list[Job]:
-    """The queued jobs that a provider can run: those that name it or nobody, by priority, then age.
+    """The queued jobs that a provider can run: they name it or no provider; by priority, then age.
 
-    Of those that name nobody, it gets what was quoted its own rate at least. A job whose offer this same
+    Of those that name no provider, it gets what was quoted its own rate at least. A job whose offer this same
     provider refused or let expire after ``refused_since_ms`` is left for later, and one whose time to
     start is over for the sweep.
     """
@@ -274,7 +274,7 @@ def next_queued(candidate: Candidate, limit: int, now_ms: int, refused_since_ms:
 
 @functools.lru_cache(maxsize=64)
 def _next_queued(kinds: int, models: int) -> PreparedRows:
-    """The statement for a provider with so many kinds of job and so many models."""
+    """The statement for a provider that runs this number of kinds of job and of models."""
     job = db.Job
 
     def where(rows: Any) -> Any:
@@ -286,7 +286,7 @@ def _next_queued(kinds: int, models: int) -> PreparedRows:
         )
         own_rate = pw.Case(job.job_type, [(arg(f"kind{n}"), arg(f"rate{n}")) for n in range(kinds)])
         query = rows.where(
-            job.state == JobState.QUEUED.value,
+            states.is_in(job.state, JobState.QUEUED),
             job.start_by_ms > arg("now_ms"),
             (job.named_provider_id == arg("provider_id"))
             | (job.named_provider_id.is_null() & (job.rate_halala_per_minute >= own_rate)),
@@ -311,7 +311,7 @@ def running_past(now_ms: int, grace_ms: int, limit: int) -> list[tuple[str, int]
     """Running jobs, with their providers, past their limit or a wish to cancel by more than the grace."""
     job = db.Job
     over = (job.started_ms + job.limit_ms + grace_ms < now_ms) | (job.cancel_requested_ms + grace_ms < now_ms)
-    query = job.select(job.job_id, job.provider_id).where(job.state == JobState.RUNNING.value, over)
+    query = job.select(job.job_id, job.provider_id).where(states.is_in(job.state, JobState.RUNNING), over)
     return [(job_id, int(provider_id)) for job_id, provider_id in db.tuples(query.limit(limit))]
 
 
@@ -321,7 +321,7 @@ def queued_wants(limit: int) -> list[tuple[int | None, Wants]]:
     needs = (job.named_provider_id, *_NEEDS)
     query = (
         job.select(*needs)
-        .where(job.state == JobState.QUEUED.value)
+        .where(states.is_in(job.state, JobState.QUEUED))
         .group_by(*needs)
         .order_by(pw.fn.MAX(job.priority).desc(), pw.fn.MIN(job.created_ms))
         .limit(limit)
@@ -339,7 +339,7 @@ def queue_through(job_id: str, limit: int) -> tuple[Waiting, list[Waiting]] | No
     """A job that waits, and those before it in the queue; None when it is not among the first ``limit``."""
     job = db.Job
     columns = (job.job_id, job.named_provider_id, job.limit_ms, *_NEEDS)
-    query = job.select(*columns).where(job.state == JobState.QUEUED.value)
+    query = job.select(*columns).where(states.is_in(job.state, JobState.QUEUED))
     before: list[Waiting] = []
     for found, named_id, limit_ms, kind, *rest in db.tuples(
         query.order_by(job.priority.desc(), job.created_ms, job.job_id).limit(limit)
@@ -359,7 +359,7 @@ def has_queued() -> bool:
 def unstarted(now_ms: int, limit: int) -> list[str]:
     """Jobs that wait though their time to start is over."""
     query = db.Job.select(db.Job.job_id).where(
-        db.Job.state == JobState.QUEUED.value, db.Job.start_by_ms <= now_ms
+        states.is_in(db.Job.state, JobState.QUEUED), db.Job.start_by_ms <= now_ms
     )
     return [job_id for (job_id,) in db.tuples(query.order_by(db.Job.start_by_ms).limit(limit))]
 
@@ -368,7 +368,7 @@ def requeue(job: Job, start_by_ms: int) -> bool:
     """The attempt is over and the job waits again; what the attempt wrote no longer counts."""
     changed = (
         db.Job.update(
-            state=JobState.QUEUED.value,
+            state=states.after(JOB_TRANSITIONS, JobEvent.REQUEUE),
             provider_id=job.named_provider_id,
             start_by_ms=start_by_ms,
             started_ms=None,
@@ -395,14 +395,14 @@ def finish(
     output_truncated: bool = False,
 ) -> bool:
     """Ends a job once; False when it is not in the state and epoch that ``job`` was read in."""
-    state = next_state(job.state, event)
+    state = JOB_TRANSITIONS.next_state(job.state, event)
     if state not in FINAL:
         return False
     changed = _finish.run(
         job_id=job.job_id,
         lease_epoch=job.lease_epoch,
-        before=job.state.value,
-        state=state.value,
+        state_before=states.stored(job.state),
+        state=states.stored(state),
         ended_ms=now_ms,
         billed_ms=bill.billed_ms,
         charge_halala=bill.charge_halala,
@@ -419,21 +419,18 @@ def request_cancel(job: Job, now_ms: int) -> bool:
     """Notes when a running job was asked to end; the first time counts."""
     changed = (
         db.Job.update(cancel_requested_ms=pw.fn.COALESCE(db.Job.cancel_requested_ms, now_ms))
-        .where(
-            db.Job.job_id == job.job_id,
-            db.Job.lease_epoch == job.lease_epoch,
-            db.Job.state == JobState.RUNNING.value,
-        )
+        .where(_guard(job, JobEvent.REQUEST_CANCEL))
         .execute()
     )
     return bool(changed)
 
 
 def _guard(job: Job, event: JobEvent) -> Any:
+    """The job has not moved on since it was read, and ``event`` may happen to it."""
     return (
         (db.Job.job_id == job.job_id)
         & (db.Job.lease_epoch == job.lease_epoch)
-        & db.Job.state.in_([state.value for state in sources(event)])
+        & states.may(db.Job.state, JOB_TRANSITIONS, event)
     )
 
 

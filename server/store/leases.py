@@ -1,7 +1,7 @@
 """Leases as rows, and what their runs write.
 
-Every write that follows a daemon's word is a compare-and-set on job, lease epoch, secret, provider,
-session and state. It answers False when no row matched: stale, and nothing changed.
+Every write that a daemon asks for is a compare-and-set on job, lease epoch, secret, provider, session and
+state, by LEASE_TRANSITIONS. It returns False when no row matched: stale, and nothing changed.
 """
 
 from __future__ import annotations
@@ -11,23 +11,26 @@ from typing import Any
 
 import peewee as pw
 
-from server.domain.jobs import FailureReason, Job, JobState
+from server.domain.jobs import JOB_TRANSITIONS, FailureReason, Job, JobEvent
 from server.domain.leases import (
+    LEASE_TRANSITIONS,
+    Channel,
     Lease,
+    LeaseEvent,
     LeaseOutcome,
     LeaseRef,
     LeaseState,
     Offer,
-    Stream,
     public_number,
     secret_digest,
 )
 from server.store import models as db
+from server.store import states
 from server.store.prepared import PreparedQuery, PreparedRows, arg, bound
 
 
-def _held(*states: LeaseState) -> Any:
-    """The guard of each write that follows a daemon's word: this lease, of this session, in such a state."""
+def _held(event: LeaseEvent) -> Any:
+    """The guard of a write that a daemon asked for: its lease, of this session, and in a right state."""
     lease = db.Lease
     return (
         (lease.job_id == arg("job_id"))
@@ -35,22 +38,24 @@ def _held(*states: LeaseState) -> Any:
         & (lease.secret_sha256 == arg("secret"))
         & (lease.provider_id == arg("provider_id"))
         & (lease.session_epoch == arg("session_epoch"))
-        & lease.state.in_([state.value for state in states])
+        & states.may(lease.state, LEASE_TRANSITIONS, event)
     )
 
 
-def _in_epoch(state: JobState) -> Any:
-    """The guard of a job's moves: in this state, and leased in this epoch."""
+def _leased(event: JobEvent) -> Any:
+    """The guard of a job's move: it is leased in this epoch, and ``event`` may happen to it."""
     job = db.Job
     return (
-        (job.job_id == arg("job_id")) & (job.lease_epoch == arg("lease_epoch")) & (job.state == state.value)
+        (job.job_id == arg("job_id"))
+        & (job.lease_epoch == arg("lease_epoch"))
+        & states.may(job.state, JOB_TRANSITIONS, event)
     )
 
 
 def _advance(column: Any) -> PreparedQuery:
     return PreparedQuery(
         lambda: db.Lease.update({column: arg("seq")}).where(
-            _held(LeaseState.ACCEPTED, LeaseState.RUNNING) & (column == arg("before"))
+            _held(LeaseEvent.WRITE) & (column == arg("before"))
         )
     )
 
@@ -61,19 +66,19 @@ _get_lease = PreparedRows(
 )
 _count_open_leases = PreparedQuery(
     lambda: db.Lease.select(pw.fn.COUNT(db.Lease.job_id)).where(
-        db.Lease.provider_id == arg("provider_id"), db.Lease.state != LeaseState.ENDED.value
+        db.Lease.provider_id == arg("provider_id"), states.is_not(db.Lease.state, LeaseState.ENDED)
     )
 )
 _pend = PreparedQuery(
     lambda: db.Job.update(
         {
-            db.Job.state: JobState.PENDING.value,
+            db.Job.state: states.after(JOB_TRANSITIONS, JobEvent.OFFER),
             db.Job.lease_epoch: arg("epoch"),
             db.Job.provider_id: arg("provider_id"),
         }
     ).where(
         db.Job.job_id == arg("job_id"),
-        db.Job.state == JobState.QUEUED.value,
+        states.may(db.Job.state, JOB_TRANSITIONS, JobEvent.OFFER),
         db.Job.lease_epoch == arg("before"),
     )
 )
@@ -89,37 +94,46 @@ _insert_lease = PreparedQuery(
             "offered_ms",
             "output_limit_bytes",
             "number",
-            state=LeaseState.OFFERED.value,
+            state=states.first(LEASE_TRANSITIONS, LeaseEvent.OFFER),
         )
     )
 )
 _accept_job = PreparedQuery(
-    lambda: db.Job.update({db.Job.state: JobState.ASSIGNED.value, db.Job.attempt: db.Job.attempt + 1}).where(
-        _in_epoch(JobState.PENDING)
-    )
+    lambda: db.Job.update(
+        {
+            db.Job.state: states.after(JOB_TRANSITIONS, JobEvent.ACCEPT),
+            db.Job.attempt: db.Job.attempt + 1,
+        }
+    ).where(_leased(JobEvent.ACCEPT))
 )
 _accept_lease = PreparedQuery(
     lambda: db.Lease.update(
         {
-            db.Lease.state: LeaseState.ACCEPTED.value,
+            db.Lease.state: states.after(LEASE_TRANSITIONS, LeaseEvent.ACCEPT),
             db.Lease.accepted_ms: arg("now_ms"),
             db.Lease.attempt: db.Job.select(db.Job.attempt + 1).where(db.Job.job_id == arg("job_id")),
         }
-    ).where(_held(LeaseState.OFFERED))
+    ).where(_held(LeaseEvent.ACCEPT))
 )
 _start_job = PreparedQuery(
-    lambda: db.Job.update({db.Job.state: JobState.RUNNING.value, db.Job.started_ms: arg("now_ms")}).where(
-        _in_epoch(JobState.ASSIGNED)
-    )
+    lambda: db.Job.update(
+        {
+            db.Job.state: states.after(JOB_TRANSITIONS, JobEvent.START),
+            db.Job.started_ms: arg("now_ms"),
+        }
+    ).where(_leased(JobEvent.START))
 )
 _start_lease = PreparedQuery(
     lambda: db.Lease.update(
-        {db.Lease.state: LeaseState.RUNNING.value, db.Lease.started_ms: arg("now_ms")}
-    ).where(_held(LeaseState.ACCEPTED))
+        {
+            db.Lease.state: states.after(LEASE_TRANSITIONS, LeaseEvent.START),
+            db.Lease.started_ms: arg("now_ms"),
+        }
+    ).where(_held(LeaseEvent.START))
 )
 _advance_stream = {
-    Stream.OUTPUT: _advance(db.Lease.output_through_seq),
-    Stream.LOG: _advance(db.Lease.log_through_seq),
+    Channel.OUTPUT: _advance(db.Lease.output_through_seq),
+    Channel.LOG: _advance(db.Lease.log_through_seq),
 }
 _insert_chunk = PreparedQuery(
     lambda: db.Chunk.insert(bound(db.Chunk, "job_id", "lease_epoch", "stream", "seq", "data"))
@@ -132,7 +146,7 @@ _count_output = PreparedQuery(
 _end_lease = PreparedQuery(
     lambda: db.Lease.update(
         {
-            db.Lease.state: LeaseState.ENDED.value,
+            db.Lease.state: states.after(LEASE_TRANSITIONS, LeaseEvent.END),
             db.Lease.outcome: arg("outcome"),
             db.Lease.failure_reason: arg("failure_reason"),
             db.Lease.detail: arg("detail"),
@@ -144,7 +158,7 @@ _end_lease = PreparedQuery(
         db.Lease.job_id == arg("job_id"),
         db.Lease.lease_epoch == arg("lease_epoch"),
         db.Lease.session_epoch == arg("session_epoch"),
-        db.Lease.state != LeaseState.ENDED.value,
+        states.may(db.Lease.state, LEASE_TRANSITIONS, LeaseEvent.END),
     )
 )
 _read_stream = PreparedQuery(
@@ -167,7 +181,7 @@ NOT_TAKEN = (LeaseOutcome.REFUSED.value, LeaseOutcome.EXPIRED.value, LeaseOutcom
 def open_of(provider_id: int) -> list[Lease]:
     """The leases of a provider that have not ended, oldest first."""
     query = db.Lease.select().where(
-        db.Lease.provider_id == provider_id, db.Lease.state != LeaseState.ENDED.value
+        db.Lease.provider_id == provider_id, states.is_not(db.Lease.state, LeaseState.ENDED)
     )
     return [_lease(row) for row in query.order_by(db.Lease.offered_ms)]
 
@@ -234,14 +248,14 @@ def start(ref: LeaseRef, provider_id: int, session_epoch: int, now_ms: int) -> b
 
 
 def store_chunk(
-    ref: LeaseRef, provider_id: int, session_epoch: int, stream: Stream, seq: int, data: bytes
+    ref: LeaseRef, provider_id: int, session_epoch: int, stream: Channel, seq: int, data: bytes
 ) -> bool:
     """Stores the next chunk of a stream; False when the lease is stale or the number is not the next."""
     key = _key(ref, provider_id, session_epoch)
     if _advance_stream[stream].run(**key, seq=seq, before=seq - 1) != 1:
         return False
     _insert_chunk.run(job_id=ref.job_id, lease_epoch=ref.lease_epoch, stream=stream.value, seq=seq, data=data)
-    if stream is Stream.OUTPUT:
+    if stream is Channel.OUTPUT:
         _count_output.run(job_id=ref.job_id, size=len(data))
     return True
 
@@ -271,23 +285,25 @@ def end(
     return bool(changed)
 
 
-def restamp(lease: Lease, session_epoch: int) -> None:
+def move_to_session(lease: Lease, session_epoch: int) -> None:
     """The lease goes on under a newer session of the same provider."""
     db.Lease.update(session_epoch=session_epoch).where(
-        db.Lease.job_id == lease.job_id, db.Lease.lease_epoch == lease.lease_epoch
+        db.Lease.job_id == lease.job_id,
+        db.Lease.lease_epoch == lease.lease_epoch,
+        states.may(db.Lease.state, LEASE_TRANSITIONS, LeaseEvent.RESUME),
     ).execute()
 
 
 def offers_before(before_ms: int, limit: int) -> list[Lease]:
-    """Offers that nobody answered, made before a time."""
+    """Unanswered offers from before a time."""
     query = db.Lease.select().where(
-        db.Lease.state == LeaseState.OFFERED.value, db.Lease.offered_ms < before_ms
+        states.is_in(db.Lease.state, LeaseState.OFFERED), db.Lease.offered_ms < before_ms
     )
     return [_lease(row) for row in query.order_by(db.Lease.offered_ms).limit(limit)]
 
 
 def of_silent(now_ms: int, awake_ms: int, limit: int) -> list[tuple[Lease, int]]:
-    """Leases that nobody renewed for the lost period of their job, each with its last renewal.
+    """Leases that were not renewed for the lost period of their job, each with its last renewal.
 
     None whose lost period is longer than ``awake_ms``, the time since the server's start: before
     that the server itself was silent.
@@ -298,7 +314,7 @@ def of_silent(now_ms: int, awake_ms: int, limit: int) -> list[tuple[Lease, int]]
         .join(db.Provider, on=(db.Provider.id == db.Lease.provider_id))
         .join(db.Job, on=(db.Job.job_id == db.Lease.job_id))
         .where(
-            db.Lease.state != LeaseState.ENDED.value,
+            states.is_not(db.Lease.state, LeaseState.ENDED),
             db.Job.lost_after_ms <= awake_ms,
             renewed_ms + db.Job.lost_after_ms < now_ms,
         )
@@ -312,7 +328,7 @@ def of_silent(now_ms: int, awake_ms: int, limit: int) -> list[tuple[Lease, int]]
 def preparing_since(before_ms: int, limit: int) -> list[Lease]:
     """Leases that were accepted before a time and have not started."""
     query = db.Lease.select().where(
-        db.Lease.state == LeaseState.ACCEPTED.value, db.Lease.accepted_ms < before_ms
+        states.is_in(db.Lease.state, LeaseState.ACCEPTED), db.Lease.accepted_ms < before_ms
     )
     return [_lease(row) for row in query.limit(limit)]
 
@@ -329,7 +345,7 @@ def time_left(provider_ids: Sequence[int], now_ms: int) -> dict[int, list[int]]:
     query = (
         db.Lease.select(db.Lease.provider_id, db.Lease.started_ms, db.Job.limit_ms)
         .join(db.Job, on=(db.Job.job_id == db.Lease.job_id))
-        .where(db.Lease.provider_id.in_(list(provider_ids)), db.Lease.state != LeaseState.ENDED.value)
+        .where(db.Lease.provider_id.in_(list(provider_ids)), states.is_not(db.Lease.state, LeaseState.ENDED))
     )
     left: dict[int, list[int]] = {provider_id: [] for provider_id in provider_ids}
     for provider_id, started_ms, limit_ms in db.tuples(query):
@@ -346,13 +362,13 @@ def refused_by(job_id: str, since_ms: int) -> set[int]:
     return {int(provider_id) for (provider_id,) in db.tuples(query)}
 
 
-def read_stream(job_id: str, lease_epoch: int, stream: Stream) -> bytes:
+def read_stream(job_id: str, lease_epoch: int, stream: Channel) -> bytes:
     """Everything that one attempt wrote to a stream, in order."""
     rows = _read_stream.all(job_id=job_id, lease_epoch=lease_epoch, stream=stream.value)
     return b"".join(bytes(data) for (data,) in rows)
 
 
-def read_after(job_id: str, lease_epoch: int, stream: Stream, after_seq: int) -> tuple[bytes, int]:
+def read_after(job_id: str, lease_epoch: int, stream: Channel, after_seq: int) -> tuple[bytes, int]:
     """What one attempt wrote to a stream after a piece, and the number of the last piece that there is."""
     query = db.Chunk.select(db.Chunk.seq, db.Chunk.data).where(
         db.Chunk.job_id == job_id,
@@ -364,7 +380,7 @@ def read_after(job_id: str, lease_epoch: int, stream: Stream, after_seq: int) ->
     return b"".join(bytes(data) for _, data in rows), int(rows[-1][0]) if rows else after_seq
 
 
-def stream_bytes(job_id: str, lease_epoch: int, stream: Stream) -> int:
+def stream_bytes(job_id: str, lease_epoch: int, stream: Channel) -> int:
     """How many bytes of a stream are stored."""
     query = db.Chunk.select(pw.fn.SUM(pw.fn.LENGTH(db.Chunk.data))).where(
         db.Chunk.job_id == job_id, db.Chunk.lease_epoch == lease_epoch, db.Chunk.stream == stream.value

@@ -12,7 +12,7 @@ from server.domain.errors import DomainError, Reason
 from server.domain.jobs import FINAL
 from server.domain.ledger import AccountKind, HoldState, StoredHold, TransferKind
 from server.domain.providers import AccountState
-from server.store import withdrawals
+from server.store import states, withdrawals
 from server.store.models import Account, Hold, Job, Renter, Transfer, tuples
 from server.store.prepared import PreparedQuery, arg
 
@@ -55,7 +55,7 @@ _insert_hold = PreparedQuery(
             Hold.job_id: arg("job_id"),
             Hold.renter_id: arg("renter_id"),
             Hold.amount_halala: arg("amount_halala"),
-            Hold.state: HoldState.OPEN.value,
+            Hold.state: states.stored(HoldState.OPEN),
             Hold.created_ms: arg("created_ms"),
         }
     )
@@ -67,17 +67,17 @@ _resolve_hold = PreparedQuery(
             Hold.charge_halala: arg("charge_halala"),
             Hold.resolved_ms: arg("resolved_ms"),
         }
-    ).where(Hold.job_id == arg("job_id"), Hold.state == HoldState.OPEN.value)
+    ).where(Hold.job_id == arg("job_id"), states.is_in(Hold.state, HoldState.OPEN))
 )
 _spent = PreparedQuery(
     lambda: Hold.select(pw.fn.SUM(Hold.charge_halala)).where(
-        Hold.renter_id == arg("renter_id"), Hold.state == HoldState.POSTED.value
+        Hold.renter_id == arg("renter_id"), states.is_in(Hold.state, HoldState.POSTED)
     )
 )
 
 _open_holds = PreparedQuery(
     lambda: Hold.select(pw.fn.COUNT(Hold.job_id)).where(
-        Hold.renter_id == arg("renter_id"), Hold.state == HoldState.OPEN.value
+        Hold.renter_id == arg("renter_id"), states.is_in(Hold.state, HoldState.OPEN)
     )
 )
 
@@ -154,7 +154,7 @@ def resolve_hold(job_id: str, charge_halala: int, now_ms: int) -> None:
     """Posts a hold, or voids it when nothing is charged. Raises HOLD_ALREADY_RESOLVED the second time."""
     state = HoldState.POSTED if charge_halala else HoldState.VOIDED
     changed = _resolve_hold.run(
-        state=state.value, charge_halala=charge_halala, resolved_ms=now_ms, job_id=job_id
+        state=states.stored(state), charge_halala=charge_halala, resolved_ms=now_ms, job_id=job_id
     )
     if changed != 1:
         raise DomainError(Reason.HOLD_ALREADY_RESOLVED, f"the hold of {job_id} was resolved before")
@@ -183,16 +183,15 @@ def prove() -> ledger.Proof:
             )
         )
     )
-    final = {state.value for state in FINAL}
     holds = (
-        StoredHold(job_id, renter_id, amount, HoldState(state), job_state in final)
+        StoredHold(job_id, renter_id, amount, HoldState(state), job_state in FINAL)
         for job_id, renter_id, amount, state, job_state in tuples(
             Hold.select(Hold.job_id, Hold.renter_id, Hold.amount_halala, Hold.state, Job.state).join(
                 Job, pw.JOIN.LEFT_OUTER, on=(Job.job_id == Hold.job_id)
             )
         )
     )
-    gone = Renter.select(Renter.id).where(Renter.state == AccountState.DELETED.value)
+    gone = Renter.select(Renter.id).where(states.is_in(Renter.state, AccountState.DELETED))
     deleted = (renter_id for (renter_id,) in tuples(gone))
     return ledger.prove(dict(accounts.values()), transfers, holds, withdrawals.all_requests(), deleted)
 

@@ -1,4 +1,4 @@
-"""The tables as peewee models. The schema itself is made by the numbered migrations, never by these.
+"""The tables as peewee models. The numbered migrations create the schema; a test compares both.
 
 Times are milliseconds since 1970, money is halala; both are 64-bit integers.
 """
@@ -11,7 +11,11 @@ from typing import Any
 import peewee as pw
 
 
-class Provider(pw.Model):
+class Table(pw.Model):
+    """What every table derives from: MODELS finds them by it."""
+
+
+class Provider(Table):
     id = pw.BigAutoField()
     name = pw.TextField()
     email = pw.TextField()
@@ -41,7 +45,7 @@ class Provider(pw.Model):
         table_name = "provider"
 
 
-class ProviderTerms(pw.Model):
+class ProviderTerms(Table):
     provider_id = pw.BigIntegerField(primary_key=True)
     rates = pw.TextField()
     hours = pw.TextField()
@@ -54,7 +58,7 @@ class ProviderTerms(pw.Model):
         table_name = "provider_terms"
 
 
-class ProviderGpu(pw.Model):
+class ProviderGpu(Table):
     provider_id = pw.BigIntegerField()
     uuid = pw.TextField()
 
@@ -63,7 +67,7 @@ class ProviderGpu(pw.Model):
         primary_key = pw.CompositeKey("provider_id", "uuid")
 
 
-class ProviderModel(pw.Model):
+class ProviderModel(Table):
     provider_id = pw.BigIntegerField()
     name = pw.TextField()
     context_tokens = pw.IntegerField(default=0)
@@ -74,7 +78,7 @@ class ProviderModel(pw.Model):
         primary_key = pw.CompositeKey("provider_id", "name")
 
 
-class Renter(pw.Model):
+class Renter(Table):
     id = pw.BigAutoField()
     name = pw.TextField()
     email = pw.TextField()
@@ -89,7 +93,7 @@ class Renter(pw.Model):
         table_name = "renter"
 
 
-class ApiKey(pw.Model):
+class ApiKey(Table):
     id = pw.BigAutoField()
     role = pw.TextField()
     owner_id = pw.BigIntegerField()
@@ -106,7 +110,7 @@ class ApiKey(pw.Model):
         table_name = "api_key"
 
 
-class Account(pw.Model):
+class Account(Table):
     id = pw.BigAutoField()
     kind = pw.TextField()
     owner_id = pw.BigIntegerField(default=0)
@@ -116,7 +120,7 @@ class Account(pw.Model):
         table_name = "account"
 
 
-class Transfer(pw.Model):
+class Transfer(Table):
     id = pw.BigAutoField()
     kind = pw.TextField()
     debit_account_id = pw.BigIntegerField()
@@ -130,7 +134,7 @@ class Transfer(pw.Model):
         table_name = "transfer"
 
 
-class Hold(pw.Model):
+class Hold(Table):
     job_id = pw.TextField(primary_key=True)
     renter_id = pw.BigIntegerField()
     amount_halala = pw.BigIntegerField()
@@ -143,7 +147,7 @@ class Hold(pw.Model):
         table_name = "hold"
 
 
-class Job(pw.Model):
+class Job(Table):
     job_id = pw.TextField(primary_key=True)
     renter_id = pw.BigIntegerField()
     job_type = pw.TextField()
@@ -185,7 +189,7 @@ class Job(pw.Model):
         table_name = "job"
 
 
-class Lease(pw.Model):
+class Lease(Table):
     job_id = pw.TextField()
     lease_epoch = pw.IntegerField()
     provider_id = pw.BigIntegerField()
@@ -212,7 +216,7 @@ class Lease(pw.Model):
         primary_key = pw.CompositeKey("job_id", "lease_epoch")
 
 
-class Chunk(pw.Model):
+class Chunk(Table):
     job_id = pw.TextField()
     lease_epoch = pw.IntegerField()
     stream = pw.TextField()
@@ -224,7 +228,7 @@ class Chunk(pw.Model):
         primary_key = pw.CompositeKey("job_id", "lease_epoch", "stream", "seq")
 
 
-class Withdrawal(pw.Model):
+class Withdrawal(Table):
     id = pw.BigAutoField()
     provider_id = pw.BigIntegerField()
     amount_halala = pw.BigIntegerField()
@@ -240,7 +244,7 @@ class Withdrawal(pw.Model):
         table_name = "withdrawal"
 
 
-class AuditEntry(pw.Model):
+class AuditEntry(Table):
     id = pw.BigAutoField()
     at_ms = pw.BigIntegerField()
     actor = pw.TextField()
@@ -255,7 +259,7 @@ class AuditEntry(pw.Model):
         table_name = "audit_entry"
 
 
-class Webhook(pw.Model):
+class Webhook(Table):
     renter_id = pw.BigIntegerField(primary_key=True)
     url = pw.TextField()
     secret = pw.TextField()
@@ -269,7 +273,7 @@ class Webhook(pw.Model):
         table_name = "webhook"
 
 
-class WebhookDelivery(pw.Model):
+class WebhookDelivery(Table):
     id = pw.BigAutoField()
     renter_id = pw.BigIntegerField()
     event_id = pw.TextField()
@@ -287,7 +291,7 @@ class WebhookDelivery(pw.Model):
         table_name = "webhook_delivery"
 
 
-class Repeat(pw.Model):
+class Repeat(Table):
     owner = pw.TextField()
     key = pw.TextField()
     digest = pw.BlobField()
@@ -299,7 +303,7 @@ class Repeat(pw.Model):
         primary_key = pw.CompositeKey("owner", "key")
 
 
-class JobRate(pw.Model):
+class JobRate(Table):
     job_type = pw.TextField(primary_key=True)
     halala_per_minute = pw.BigIntegerField()
 
@@ -307,7 +311,7 @@ class JobRate(pw.Model):
         table_name = "job_rate"
 
 
-class GpuMetrics(pw.Model):
+class GpuMetrics(Table):
     provider_id = pw.BigIntegerField()
     width_seconds = pw.IntegerField()
     start_ms = pw.BigIntegerField()
@@ -319,7 +323,7 @@ class GpuMetrics(pw.Model):
         primary_key = pw.CompositeKey("provider_id", "width_seconds", "start_ms", "writer")
 
 
-class Artifact(pw.Model):
+class Artifact(Table):
     id = pw.BigAutoField()
     job_id = pw.TextField()
     lease_epoch = pw.IntegerField()
@@ -335,28 +339,8 @@ class Artifact(pw.Model):
         table_name = "artifact"
 
 
-MODELS: tuple[type[pw.Model], ...] = (
-    Provider,
-    ProviderGpu,
-    ProviderModel,
-    Renter,
-    ApiKey,
-    Account,
-    Transfer,
-    Hold,
-    Job,
-    Lease,
-    Chunk,
-    Withdrawal,
-    AuditEntry,
-    Webhook,
-    WebhookDelivery,
-    Repeat,
-    JobRate,
-    GpuMetrics,
-    ProviderTerms,
-    Artifact,
-)
+# Every table, in the order of this file.
+MODELS: tuple[type[Table], ...] = tuple(Table.__subclasses__())
 
 
 def tuples(query: Any) -> Iterable[tuple[Any, ...]]:

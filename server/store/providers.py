@@ -15,6 +15,7 @@ from server.domain.honesty import Verdict, VerdictReason
 from server.domain.jobs import JobType
 from server.domain.placement import Model
 from server.domain.providers import AccountState
+from server.store import states
 from server.store.models import Provider, ProviderModel, ProviderTerms, tuples
 from server.store.prepared import PreparedQuery, PreparedRows, arg, locking
 
@@ -61,7 +62,9 @@ _models_of_one = PreparedQuery(
 _lock = PreparedQuery(
     lambda: locking(
         Provider.select(Provider.session_epoch).where(
-            Provider.id == arg("provider_id"), Provider.state == "active", ~Provider.draining
+            Provider.id == arg("provider_id"),
+            states.is_in(Provider.state, AccountState.ACTIVE),
+            ~Provider.draining,
         ),
         "FOR NO KEY UPDATE",
     )
@@ -82,7 +85,7 @@ def create(
     """A new provider's id. Raises EMAIL_TAKEN."""
     return insert_account(
         Provider,
-        state=state.value,
+        state=states.stored(state),
         name=name,
         email=email,
         email_key=email_key,
@@ -136,7 +139,7 @@ def live(
 ) -> tuple[list[ProviderRow], int]:
     """Active providers with a heartbeat after ``since_ms`` that pass the filters: a page, and the count."""
     query = Provider.select().where(
-        Provider.last_heartbeat_ms > since_ms, Provider.state == AccountState.ACTIVE.value
+        Provider.last_heartbeat_ms > since_ms, states.is_in(Provider.state, AccountState.ACTIVE)
     )
     if gpu_model:
         query = query.where(Provider.gpu_model.contains(gpu_model))
@@ -179,14 +182,14 @@ def models_of(provider_ids: Sequence[int]) -> dict[int, list[Model]]:
 
 def set_state(provider_id: int, before: AccountState, after: AccountState) -> bool:
     """Moves a provider on; False when it is not in the state that it was read in."""
-    query = Provider.update(state=after.value)
-    return bool(query.where(Provider.id == provider_id, Provider.state == before.value).execute())
+    query = Provider.update(state=states.stored(after))
+    return bool(query.where(Provider.id == provider_id, states.is_in(Provider.state, before)).execute())
 
 
 def inactive_connected() -> dict[int, AccountState]:
     """The connected providers that are not active, with what they are."""
     query = Provider.select(Provider.id, Provider.state).where(
-        Provider.connected, Provider.state != AccountState.ACTIVE.value
+        Provider.connected, states.is_not(Provider.state, AccountState.ACTIVE)
     )
     return {int(provider_id): AccountState(state) for provider_id, state in tuples(query)}
 

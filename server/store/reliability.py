@@ -12,13 +12,14 @@ import peewee as pw
 
 from server.domain import reliability as rules
 from server.domain.jobs import FailureReason, JobType
-from server.domain.leases import LeaseOutcome
+from server.domain.leases import LeaseOutcome, LeaseState
 from server.domain.reliability import RECORD_SIZE, TrackRecord
 from server.store import models as db
+from server.store import states
 from server.store.prepared import PreparedQuery, arg
 
 # The words of the partial index lease_record: as parameters they would hide it from PostgreSQL.
-_ENDED_ATTEMPT = "state = 'ended' AND attempt > 0"
+_ENDED_ATTEMPT = f"state = {states.literal(LeaseState.ENDED)} AND attempt > 0"
 _newest = PreparedQuery(
     lambda: (
         db.Lease.select(db.Lease.outcome, db.Lease.failure_reason)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.domain.providers import AccountState
+from server.store import states
 from server.store.models import Renter
 from server.store.prepared import PreparedRows, arg, locking
 from server.store.providers import insert_account
@@ -57,8 +58,8 @@ def by_ids(renter_ids: Sequence[int]) -> list[RenterRow]:
 
 def set_state(renter_id: int, before: AccountState, after: AccountState) -> bool:
     """Moves a renter on; False when it is not in the state that it was read in."""
-    query = Renter.update(state=after.value)
-    return bool(query.where(Renter.id == renter_id, Renter.state == before.value).execute())
+    query = Renter.update(state=states.stored(after))
+    return bool(query.where(Renter.id == renter_id, states.is_in(Renter.state, before)).execute())
 
 
 def count() -> int:

@@ -10,6 +10,7 @@ import peewee as pw
 from server.domain.errors import DomainError, Reason
 from server.domain.withdrawals import Withdrawal, WithdrawalState
 from server.store import models as db
+from server.store import states
 
 
 def insert(provider_id: int, amount_halala: int, iban: str, now_ms: int) -> int:
@@ -18,7 +19,7 @@ def insert(provider_id: int, amount_halala: int, iban: str, now_ms: int) -> int:
         row = db.Withdrawal.insert(
             provider_id=provider_id,
             amount_halala=amount_halala,
-            state=WithdrawalState.PENDING.value,
+            state=states.stored(WithdrawalState.PENDING),
             iban=iban,
             iban_last4=iban[-4:],
             created_ms=now_ms,
@@ -42,8 +43,8 @@ def move(
 ) -> bool:
     """Moves a request on; False when it is not in the state that it was read in."""
     query = db.Withdrawal.update(
-        state=state.value, updated_ms=now_ms, reference=reference, reason=reason
-    ).where(db.Withdrawal.id == withdrawal.id, db.Withdrawal.state == withdrawal.state.value)
+        state=states.stored(state), updated_ms=now_ms, reference=reference, reason=reason
+    ).where(db.Withdrawal.id == withdrawal.id, states.is_in(db.Withdrawal.state, withdrawal.state))
     return bool(query.execute())
 
 
@@ -57,7 +58,7 @@ def of_provider(provider_id: int, before_id: int | None, limit: int) -> list[Wit
 
 def pending(limit: int) -> list[Withdrawal]:
     """Those that wait for an operator, oldest first."""
-    query = db.Withdrawal.select().where(db.Withdrawal.state == WithdrawalState.PENDING.value)
+    query = db.Withdrawal.select().where(states.is_in(db.Withdrawal.state, WithdrawalState.PENDING))
     return [_withdrawal(row) for row in query.order_by(db.Withdrawal.id).limit(limit)]
 
 

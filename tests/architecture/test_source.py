@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dcp.settings import SETTINGS
 from dcp.v1 import errors_pb2, jobs_pb2, providers_pb2, statements_pb2, terms_pb2
 
 import daemon.config.config
@@ -26,13 +27,8 @@ from server.domain.queue import JobCondition
 from server.domain.reliability import Weight
 from server.domain.terms import Weekday
 from server.domain.webhooks import DeliveryStatus, WebhookEvent
-from tests.architecture.tools import ROOT, tracked_files
-
-PROGRAMS = ("server", "gateway", "daemon")
-
-
-def sources(*folders: str) -> list[Path]:
-    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+from tests.architecture.tools import PROGRAMS, ROOT, sources, tracked_files
+from tests.support.lengths import LONG_FILES
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -43,16 +39,6 @@ def imports(path: Path) -> Iterator[str]:
             yield node.module
 
 
-def reads_environment(source: str) -> bool:
-    names = {"environ", "environb", "getenv", "getenvb"}
-    nodes = list(ast.walk(ast.parse(source)))
-    attributes = [n for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)]
-    imported = [n for n in nodes if isinstance(n, ast.ImportFrom) and n.module == "os"]
-    return any(n.attr in names and ast.unparse(n.value) == "os" for n in attributes) or any(
-        names & {alias.name for alias in n.names} for n in imported
-    )
-
-
 def test_nobody_imports_generated_by_its_folder() -> None:
     bad = [
         str(path.relative_to(ROOT))
@@ -60,21 +46,6 @@ def test_nobody_imports_generated_by_its_folder() -> None:
         if any(name == "generated" or name.startswith("generated.") for name in imports(path))
     ]
     assert bad == []
-
-
-def test_environment_is_read_in_config_and_main_only() -> None:
-    bad = [
-        str(path.relative_to(ROOT))
-        for path in sources(*PROGRAMS)
-        if path.name not in {"config.py", "__main__.py"} and reads_environment(path.read_text())
-    ]
-    # The child process of an engine gets the environment of its parent, less what it must not see.
-    assert bad == []
-
-
-@pytest.mark.parametrize("source", ["x = os.environ['A']", "os.getenv('A')", "from os import environ"])
-def test_look_for_the_environment_can_fail(source: str) -> None:
-    assert reads_environment(source)
 
 
 def test_every_module_says_what_it_is() -> None:
@@ -91,16 +62,16 @@ def test_generated_code_says_that_it_is() -> None:
         assert "Generated from protos/" in path.read_text() or "DO NOT EDIT" in path.read_text(), path
 
 
-# The three programs share nothing but the protos, so each keeps the list of all variables by itself.
+# The three programs are often started from one file, so each must know the names of all variables.
 
 
-def test_programs_know_each_others_variables() -> None:
+def test_shared_list_of_settings_is_that_of_the_three_programs() -> None:
     own = {
         variable.name
         for config in (server.config, gateway.config, daemon.config.config)
         for variable in config.VARIABLES
     }
-    assert own == server.config.KNOWN == gateway.config.KNOWN == daemon.config.config.KNOWN
+    assert own == SETTINGS
 
 
 # Names that stand in the domain and in the protos.
@@ -188,3 +159,7 @@ def test_repository_holds_nothing_of_one_machine(what: str) -> None:
 def test_nothing_large_is_in_the_repository() -> None:
     large = {str(path.relative_to(ROOT)) for path in tracked_files() if path.stat().st_size > 1_000_000}
     assert large == set()
+
+
+def test_files_that_begin_a_run_are_there() -> None:
+    assert [name for name in LONG_FILES if not (ROOT / "tests" / name).is_file()] == []

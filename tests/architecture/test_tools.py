@@ -38,3 +38,20 @@ def test_check_of_generated_code_can_fail(tmp_path: Path) -> None:
     done = run("python", "-m", "scripts.generate", "--check", cwd=tmp_path)
     assert done.returncode == 1
     assert "ledger_pb2.py" in done.stderr
+
+
+def test_check_of_the_reference_can_fail(tmp_path: Path) -> None:
+    """On a copy: a page that was edited by hand, and one that is missing, are found."""
+    import shutil
+
+    for name in ("protos", "generated", "scripts", "docs"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    page = tmp_path / "docs/reference/settings.md"
+    page.write_text(page.read_text().replace("127.0.0.1:50051", "127.0.0.1:50052", 1))
+    (tmp_path / "docs/reference/errors.md").unlink()
+    done = run("python", "-m", "scripts.generate", "--check", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "stale: docs/reference/settings.md; run scripts/generate",
+        "stale: docs/reference/errors.md; run scripts/generate",
+    ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
+PROGRAMS = ("server", "gateway", "daemon")
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -23,6 +24,16 @@ def assert_passes(*command: str | Path, cwd: Path = ROOT) -> None:
     """The program must end well; what it said is shown where it did not."""
     done = run(*command, cwd=cwd)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
+def sources(*folders: str) -> list[Path]:
+    """All Python files in these folders."""
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def module_name(path: Path) -> str:
+    """The name that a file is imported by; a package's is that of its folder."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def tracked_files() -> list[Path]:

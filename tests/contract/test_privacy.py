@@ -14,7 +14,7 @@ SANDBOX = {"DCP_SANDBOX_TOPUP": "true"}
 
 
 async def exported(stack: Stack, key: str, **query: Any) -> list[dict[str, Any]]:
-    """What the loop of the README fetches."""
+    """What the loop in docs/renters.md fetches."""
     pages, place = [], ""
     while True:
         answer = await stack.http.get(

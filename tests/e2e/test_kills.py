@@ -134,6 +134,9 @@ def test_job_outlives_a_killed_server_and_is_billed_for_its_run(scene: Scene, un
     scene.assert_books()
 
 
+# A lease is lost after a minute at the soonest. The short form is tests/protocol/test_late_results.py, which
+# moves its clocks by hand.
+@pytest.mark.slow
 def test_late_results_of_silent_daemons_change_nothing(scene: Scene) -> None:
     first, second = scene.add_daemon(), scene.add_daemon()
     prompt = script("lake", 40, 0.05)

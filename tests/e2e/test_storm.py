@@ -19,12 +19,11 @@ from random import Random
 import pytest
 
 from scripts.market import Program
+from tests.support.lengths import lengths
 from tests.support.scene import Scene, played
 from tests.support.scripted_daemon import answer_to, script
 from tests.support.tcp_proxy import BlackHole, Delay, Mode, Pass, Reset, Slice, TcpProxy
 
-STORM_SECONDS = 30.0
-JOBS = 50
 SUBMITTERS = 4
 
 pytestmark = pytest.mark.e2e
@@ -47,6 +46,14 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 
 @dataclass(frozen=True)
+class Length:
+    """How long a storm lasts, and how many jobs are submitted in it."""
+
+    seconds: float
+    jobs: int
+
+
+@dataclass(frozen=True)
 class Order:
     """A job that a renter will want."""
 
@@ -57,9 +64,9 @@ class Order:
     is_cancelled: bool
 
 
-def orders(rng: Random) -> list[Order]:
+def orders(rng: Random, length: Length) -> list[Order]:
     """A stream of short jobs over the length of the storm."""
-    times = sorted(rng.uniform(0.0, STORM_SECONDS) for _ in range(JOBS))
+    times = sorted(rng.uniform(0.0, length.seconds) for _ in range(length.jobs))
     return [
         Order(
             f"key-{number}",
@@ -168,22 +175,23 @@ def place(scene: Scene, order: Order, began_at: float) -> str:
     return job_id
 
 
-def test_storm_loses_nothing_and_doubles_nothing(scene: Scene, seed: int) -> None:
+@lengths("length", short=Length(seconds=10.0, jobs=20), full=Length(seconds=30.0, jobs=50))
+def test_storm_loses_nothing_and_doubles_nothing(scene: Scene, seed: int, length: Length) -> None:
     for _ in range(2):
         scene.add_daemon()
-    wanted = orders(Random(seed))
+    wanted = orders(Random(seed), length)
     storm = Storm(scene, Random(seed))
     with ThreadPoolExecutor(SUBMITTERS) as renters:
         began_at = time.monotonic()
         placed = [renters.submit(place, scene, order, began_at) for order in wanted]
         try:
-            storm.rage(STORM_SECONDS)
+            storm.rage(length.seconds)
         finally:
             storm.calm()
         job_ids = [one.result() for one in placed]
     for order, job_id in zip(wanted, job_ids, strict=True):
         assert_ended_as_it_should(scene, order, job_id)
-    assert len(set(job_ids)) == JOBS
+    assert len(set(job_ids)) == length.jobs
     scene.assert_books()
     jobs = [scene.renter.job(job_id) for job_id in job_ids]
     log.info("faults %s", dict(storm.faults))

@@ -7,7 +7,7 @@ from pathlib import Path
 import certifi
 import pytest
 
-from gateway.config import KNOWN, VARIABLES, Address, Config, ConfigError
+from gateway.config import VARIABLES, Address, Config, ConfigError
 
 
 def test_defaults_are_those_of_the_table() -> None:
@@ -65,6 +65,12 @@ def test_a_bad_value_is_refused_in_one_line_that_names_it(name: str, value: str)
     assert "\n" not in str(refused.value)
 
 
+def test_a_misspelt_variable_of_any_program_is_refused_with_the_right_name() -> None:
+    with pytest.raises(ConfigError, match=r"DCP_GRPC_LISTNE .* did you mean DCP_GRPC_LISTEN"):
+        Config.from_env({"DCP_GRPC_LISTNE": "127.0.0.1:0"})
+    Config.from_env({"DCP_GRPC_LISTEN": "127.0.0.1:0"})
+
+
 @pytest.mark.parametrize("server", ["10.0.0.7:50051", "server.example:50051", "[2001:db8::1]:50051"])
 def test_keys_do_not_travel_in_the_clear_unless_that_is_wanted(server: str) -> None:
     with pytest.raises(ConfigError, match="DCP_TLS_CA"):
@@ -75,7 +81,3 @@ def test_keys_do_not_travel_in_the_clear_unless_that_is_wanted(server: str) -> N
 @pytest.mark.parametrize("server", ["127.0.0.1:1", "127.8.8.8:1", "localhost:1", "[::1]:1"])
 def test_this_machine_needs_no_tls(server: str) -> None:
     assert str(Config.from_env({"DCP_SERVER": server}).server) == server
-
-
-def test_the_table_is_a_part_of_what_is_known() -> None:
-    assert {variable.name for variable in VARIABLES} <= KNOWN

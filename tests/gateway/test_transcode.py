@@ -14,7 +14,7 @@ from dcp.v1 import admin_pb2, gpus_pb2, jobs_pb2, providers_pb2, renters_pb2, se
 from google.protobuf import descriptor_pb2, descriptor_pool, struct_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import ApiError
@@ -78,9 +78,26 @@ SERVED = sorted(
 MORE = [sessions_pb2.Welcome.DESCRIPTOR, sessions_pb2.JobOffer.DESCRIPTOR]
 
 
-@pytest.mark.parametrize("message", [m for _, m in SERVED] + MORE, ids=lambda m: m.name)
+every_message = pytest.mark.parametrize("message", [m for _, m in SERVED] + MORE, ids=lambda m: m.name)
+
+
+@every_message
+@settings(max_examples=20)
 @given(data=st.data())
 def test_a_message_survives_the_way_to_json_and_back(message: Descriptor, data: st.DataObject) -> None:
+    assert_survives(message, data)
+
+
+@pytest.mark.slow
+@every_message
+@settings(max_examples=200)
+@given(data=st.data())
+def test_many_messages_survive_the_way_to_json_and_back(message: Descriptor, data: st.DataObject) -> None:
+    assert_survives(message, data)
+
+
+def assert_survives(message: Descriptor, data: st.DataObject) -> None:
+    """A drawn message is the same after the way to JSON and back."""
     before = GetMessageClass(message)(**data.draw(messages(message)))
     text = orjson.dumps(message_writer(message)(before))
     assert GetMessageClass(message)(**body_reader(message)(parse_object(text))) == before

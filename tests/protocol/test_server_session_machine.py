@@ -18,12 +18,12 @@ from server.domain.jobs import JobType
 from server.domain.leases import (
     MARKER_BYTES,
     MISSED_HEARTBEATS,
+    Channel,
     FinishReport,
     LeaseRef,
     LeaseState,
     Offer,
     RunOutcome,
-    Stream,
 )
 from server.domain.messages import (
     CancelRun,
@@ -54,8 +54,8 @@ class Stored:
 
     ref: LeaseRef
     state: LeaseState = LeaseState.OFFERED
-    through: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(Stream, 0))
-    size: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(Stream, 0))
+    through: dict[Channel, int] = field(default_factory=lambda: dict.fromkeys(Channel, 0))
+    size: dict[Channel, int] = field(default_factory=lambda: dict.fromkeys(Channel, 0))
     is_told: bool = False
     missed: int = 0
 
@@ -87,7 +87,7 @@ class ServerHalf(RuleBasedStateMachine):
         self.held, self.is_open = kept, True
         for stored in kept.values():
             stored.missed = 0
-        out, log = Stream.OUTPUT, Stream.LOG
+        out, log = Channel.OUTPUT, Channel.LOG
         answers = self.half.opened(
             Welcome(1, 1),
             [
@@ -109,8 +109,8 @@ class ServerHalf(RuleBasedStateMachine):
             LeaseDirective(
                 s.ref,
                 LeaseAction.RESEND if s.is_told else LeaseAction.KEEP,
-                s.through[Stream.OUTPUT],
-                s.through[Stream.LOG],
+                s.through[Channel.OUTPUT],
+                s.through[Channel.LOG],
             )
             for s in kept.values()
         ]
@@ -178,12 +178,12 @@ class ServerHalf(RuleBasedStateMachine):
     @precondition(lambda self: self.is_open)
     @rule(
         number=st.sampled_from(JOBS),
-        stream=st.sampled_from(Stream),
+        stream=st.sampled_from(Channel),
         ahead=st.integers(-2, 2),
         size=st.integers(0, 30),
         is_new=st.booleans(),
     )
-    def chunk_comes(self, number: int, stream: Stream, ahead: int, size: int, is_new: bool) -> None:
+    def chunk_comes(self, number: int, stream: Channel, ahead: int, size: int, is_new: bool) -> None:
         """Mostly the next one; the limit and the line that says that it was cut are all that fits."""
         if is_new:
             self.run_is_under_way(number)
@@ -226,7 +226,7 @@ class ServerHalf(RuleBasedStateMachine):
     def names_a_lease_with_another_secret(self, number: int) -> None:
         ref = self.ref(number)
         forged = LeaseRef(ref.job_id, ref.lease_epoch, b"?" * 16)
-        for message in (OfferReply(forged, True), Started(forged), Chunk(forged, Stream.OUTPUT, 1, b"x")):
+        for message in (OfferReply(forged, True), Started(forged), Chunk(forged, Channel.OUTPUT, 1, b"x")):
             self.is_stranger(self.half.receive(message), forged)
         assert self.half.reconcile(Heartbeat(1, None, (*self.refs(), forged))) == ([forged], [])
         for stored in self.held.values():
@@ -280,11 +280,11 @@ class ServerHalf(RuleBasedStateMachine):
         return [stored.ref for stored in self.held.values()]
 
     def ack(self, stored: Stored) -> OutputAck:
-        return OutputAck(stored.ref, stored.through[Stream.OUTPUT], stored.through[Stream.LOG])
+        return OutputAck(stored.ref, stored.through[Channel.OUTPUT], stored.through[Channel.LOG])
 
-    def may_write(self, stored: Stored, stream: Stream) -> bool:
+    def may_write(self, stored: Stored, stream: Channel) -> bool:
         """Log already while it prepares, output once it runs."""
-        may = {LeaseState.RUNNING} if stream is Stream.OUTPUT else {LeaseState.RUNNING, LeaseState.ACCEPTED}
+        may = {LeaseState.RUNNING} if stream is Channel.OUTPUT else {LeaseState.RUNNING, LeaseState.ACCEPTED}
         return stored.state in may
 
     def move(self, number: int, state: LeaseState | None) -> None:

@@ -16,8 +16,8 @@ from scripts.simulate import simulate, trace
 from scripts.simulation.schedule import Outcome, run
 from scripts.simulation.shrink import shrink
 from server.store import leases
+from tests.support.lengths import lengths
 
-SCHEDULES = 500
 LOOKED_AT = 200
 
 
@@ -34,10 +34,11 @@ def first_violation(seed: int) -> Outcome:
     return next(outcome for outcome in outcomes if outcome.invariant)
 
 
-def test_nothing_is_lost_and_nothing_runs_or_bills_twice_whatever_happens() -> None:
+@lengths("schedules", short=100, full=500)
+def test_nothing_is_lost_and_nothing_runs_or_bills_twice_whatever_happens(schedules: int) -> None:
     seed = random.randrange(2**32)
-    summary = simulate(seed, SCHEDULES, workers=2)
-    again = f"python -m scripts.simulate --schedules {SCHEDULES} --seed {seed}"
+    summary = simulate(seed, schedules, workers=2)
+    again = f"python -m scripts.simulate --schedules {schedules} --seed {seed}"
     logging.disable(logging.NOTSET)
     logging.getLogger(__name__).warning("simulated: %s", again)
     assert [(found.index, found.detail) for found in summary.violations] == [], again

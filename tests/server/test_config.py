@@ -94,7 +94,7 @@ def test_loopback_needs_no_tls(listen: str) -> None:
         ({"DCP_TLS_KEY": "/dev/null"}, "DCP_TLS_CERT"),
         ({"DCP_TLS_CERT": "/no/such/file", "DCP_TLS_KEY": "/dev/null"}, "DCP_TLS_CERT: .*No such file"),
         ({"DCP_TLS_CERT": "/dev/null", "DCP_TLS_KEY": "/no/such/file"}, "DCP_TLS_KEY: .*No such file"),
-        ({"DCP_GRPC_LISTN": "127.0.0.1:1"}, "DCP_GRPC_LISTN: no such setting"),
+        ({"DCP_GRPC_LISTN": "127.0.0.1:1"}, "DCP_GRPC_LISTN: no such setting; did you mean DCP_GRPC_LISTEN?"),
     ],
 )
 def test_bad_value_is_one_line_that_names_the_variable(environ: dict[str, str], named: str) -> None:

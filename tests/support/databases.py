@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,24 @@ def running_postgres() -> Iterator[Postgres]:
 def sqlite_url(folder: Path) -> str:
     """The URL of a SQLite file in a folder."""
     return f"sqlite:///{folder / 'dcp.sqlite3'}"
+
+
+def empty_sqlite(folder: Path) -> str:
+    """The URL of a new SQLite file in a folder, with all tables and no rows.
+
+    It is a copy of a file that was migrated once in this process: migrating takes 50 ms of CPU and 20 syncs.
+    """
+    (folder / "dcp.sqlite3").write_bytes(_migrated_sqlite())
+    return sqlite_url(folder)
+
+
+@cache
+def _migrated_sqlite() -> bytes:
+    with tempfile.TemporaryDirectory() as name:
+        database = Database(sqlite_url(Path(name)))
+        database.start()
+        database.stop()
+        return (Path(name) / "dcp.sqlite3").read_bytes()
 
 
 @asynccontextmanager

@@ -263,8 +263,9 @@ class Market:
         await self.sql(lambda: Renter.update(**values).where(Renter.id == renter.id).execute())
 
     async def tick(self) -> None:
-        """One sweep, now."""
-        await self.server.services.sweep.tick()
+        """Each duty of the market's loop once, now. Raises what the first of those that failed raised."""
+        for error in await self.server.loops[0].tick():
+            raise error
 
     async def later(self, seconds: float) -> None:
         """Lets time pass and sweeps."""

@@ -20,10 +20,12 @@ from daemon.app import Daemon, Options
 from daemon.journal.journal import Journal
 from daemon.link import ServerAddress
 from daemon.machine.machine import Machine
+from daemon.runners import Runner
 from gateway.app import CHANNEL_OPTIONS, build_app
 from server.app import Server
 from server.config import Config
-from tests.support.fake_engine import ScriptedEngine
+from tests.support import databases
+from tests.support.counter import Counter
 from tests.support.manual_clock import ManualClock
 from tests.support.memory_disk import MemoryDisk
 
@@ -70,15 +72,19 @@ class Stack:
 
 
 @contextlib.asynccontextmanager
-async def running_stack(folder: Path, *, prove: bool = True, **settings: str) -> AsyncIterator[Stack]:
+async def running_stack(
+    folder: Path, counter: Counter | None = None, /, *, prove: bool = True, **settings: str
+) -> AsyncIterator[Stack]:
     """Server and gateway on a SQLite file in ``folder``, with more settings of the server's.
 
     The ledger is proved at the end, unless the test itself puts rows beside the services.
+    ``counter``: counts what the server and the gateway do.
     """
+    counter = counter or Counter()
     clock = ManualClock()
     config = Config.from_env(
         {
-            "DCP_DATABASE_URL": f"sqlite:///{folder / 'dcp.sqlite3'}",
+            "DCP_DATABASE_URL": databases.empty_sqlite(folder),
             "DCP_BLOB_STORE": f"file:{folder / 'artifacts'}",
             "DCP_GRPC_LISTEN": "127.0.0.1:0",
             "DCP_ADMIN_TOKEN": ADMIN_TOKEN,
@@ -86,29 +92,43 @@ async def running_stack(folder: Path, *, prove: bool = True, **settings: str) ->
         }
     )
     server = Server(config, clock)
+    counter.watch_database(server._database.peewee)
     await server.start()
     try:
-        async with grpc.aio.insecure_channel(server.address, options=CHANNEL_OPTIONS) as channel:
-            transport = httpx.ASGITransport(build_app(channel))
+        async with grpc.aio.insecure_channel(
+            server.address, options=CHANNEL_OPTIONS, interceptors=[counter.calls]
+        ) as channel:
+            transport = httpx.ASGITransport(counter.requests(build_app(channel)))
             async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
                 yield Stack(clock, server, http, channel)
                 if prove:
-                    assert (await server.services.admin.prove_ledger()).discrepancies == ()
+                    assert (await server.services.dashboard.prove_ledger()).discrepancies == ()
     finally:
         await server.stop()
 
 
 @contextlib.asynccontextmanager
-async def running_daemon(stack: Stack, key: str, engine: ScriptedEngine) -> AsyncIterator[Daemon]:
-    """A daemon with the engine, once it has its session."""
+async def running_daemon(
+    stack: Stack,
+    key: str,
+    engine: Runner,
+    *,
+    server: str = "",
+    journal: Journal | None = None,
+    machine: Machine | None = None,
+    sample_seconds: float = 5.0,
+) -> AsyncIterator[Daemon]:
+    """A daemon with the engine, once it has its session; `server`: its address, if not the stack's."""
     ready = asyncio.Event()
     daemon = Daemon(
-        ServerAddress(stack.server.address),
+        ServerAddress(server or stack.server.address),
         key,
         [engine],
-        Journal(MemoryDisk()),
-        Machine(clock=stack.clock),
-        options=Options(on_ready=lambda provider_id: ready.set(), tick_seconds=0.01),
+        journal or Journal(MemoryDisk()),
+        machine or Machine(clock=stack.clock),
+        options=Options(
+            on_ready=lambda provider_id: ready.set(), tick_seconds=0.01, sample_seconds=sample_seconds
+        ),
     )
     running = asyncio.create_task(daemon.run())
     try:

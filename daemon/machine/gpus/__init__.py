@@ -1,6 +1,6 @@
 """The gpus port: what a machine says about its GPUs.
 
-It must not know NVML or any other way to ask; `detect` chooses one.
+It must not know NVML or any other way to ask; `nvml.detect` chooses one.
 """
 
 from typing import Protocol

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import pynvml
 from dcp.v1 import gpus_pb2
 
-from daemon.machine.gpus.machine import machine_status
+from daemon.machine.gpus import Gpus
+from daemon.machine.gpus.none import NoGpus, machine_status
 from daemon.machine.gpus.processes import OwnPids, is_foreign, no_others
 from daemon.machine.gpus.toolkit import Toolkit
 from daemon.machine.gpus.xids import FATAL_XIDS
@@ -324,3 +325,14 @@ def _copy_first(status: gpus_pb2.GpuStatus) -> None:
     for name in _SHARED:
         if first.HasField(name):  # type: ignore[arg-type]
             setattr(status, name, getattr(first, name))
+
+
+def detect(own_pids: OwnPids = no_others) -> Gpus:
+    """NVML where it answers; otherwise none, with the reason why.
+
+    `own_pids`: the first processes of the daemon's containers, which do not descend from it.
+    """
+    try:
+        return NvmlGpus(own_pids)
+    except NvmlUnavailableError as error:
+        return NoGpus(str(error))

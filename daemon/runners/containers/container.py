@@ -38,8 +38,8 @@ from daemon.runners.containers.docker import (
     SpoolError,
 )
 from daemon.runners.containers.settings import MIB, ContainerSettings
+from daemon.runners.containers.spec import tar_of
 from daemon.runners.containers.state import pids_of, ran_to, seconds_since_start, was_started
-from daemon.runners.containers.tar import tar_of
 from daemon.runners.limit import TimeLimit
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ _TAR_ROOM_BYTES = 4 * MIB
 
 
 @dataclass
-class _Run:
+class JobContainers:
     """One lease's containers."""
 
     names: spec.Names
@@ -98,7 +98,7 @@ class ContainerRunner(Runner):
         self._folder = folder
         self._healthy_gpus = healthy_gpus
         self._keeper_grace_seconds = keeper_grace_seconds
-        self._runs: dict[LeaseKey, _Run] = {}
+        self._runs: dict[LeaseKey, JobContainers] = {}
         self._self_test_names = spec.names(sessions_pb2.Lease(job_id="self-test"), owner)
 
     def job_types(self) -> Sequence[jobs_pb2.JobType.ValueType]:
@@ -224,9 +224,9 @@ class ContainerRunner(Runner):
             logger.warning("could not look for what jobs left error=%s", error)
         await self._docker.close()
 
-    def _run_of(self, lease: sessions_pb2.Lease, names: spec.Names, facts: spec.Facts) -> _Run:
+    def _run_of(self, lease: sessions_pb2.Lease, names: spec.Names, facts: spec.Facts) -> JobContainers:
         signal = partial(self._docker.signal, names.job)
-        return _Run(names, facts, lease, TimeLimit(facts.run_limit_ms / 1000, signal))
+        return JobContainers(names, facts, lease, TimeLimit(facts.run_limit_ms / 1000, signal))
 
     # --- before the start ---
 
@@ -282,7 +282,7 @@ class ContainerRunner(Runner):
             raise _no_gpus()
         return tuple(free[:count])
 
-    async def _make(self, run: _Run, offer: sessions_pb2.JobOffer, image: dict[str, Any]) -> None:
+    async def _make(self, run: JobContainers, offer: sessions_pb2.JobOffer, image: dict[str, Any]) -> None:
         names, settings, docker = run.names, self._settings, self._docker
         await self._remove_all(names)  # whatever a daemon that died left half made
         sizes = ((names.output, settings.output_bytes), (names.tmp, settings.tmp_bytes))
@@ -316,7 +316,7 @@ class ContainerRunner(Runner):
         await self._docker.start(names.keeper)
 
     @asynccontextmanager
-    async def _started(self, run: _Run) -> AsyncIterator[AsyncGenerator[Frame, None]]:
+    async def _started(self, run: JobContainers) -> AsyncIterator[AsyncGenerator[Frame, None]]:
         """Starts the container; what it writes from its first byte on."""
         async with AsyncExitStack() as stack:
             try:
@@ -332,7 +332,7 @@ class ContainerRunner(Runner):
 
     # --- while it runs, and after ---
 
-    async def _go_on(self, run: _Run, state: dict[str, Any], written: ResumeOffsets) -> Pieces:
+    async def _go_on(self, run: JobContainers, state: dict[str, Any], written: ResumeOffsets) -> Pieces:
         """What an earlier daemon's container wrote after what is known of it."""
         to_skip = {"log": written.log_bytes, "output": written.output_bytes}
 
@@ -360,7 +360,7 @@ class ContainerRunner(Runner):
         finally:
             await self._finish(run)
 
-    async def _end(self, run: _Run, code: int) -> AsyncGenerator[Piece, None]:
+    async def _end(self, run: JobContainers, code: int) -> AsyncGenerator[Piece, None]:
         """The meter's end, what was left, and why it failed, if it did."""
         yield WorkDone()
         found = await self._docker.inspect(run.names.job)
@@ -374,7 +374,7 @@ class ContainerRunner(Runner):
         logger.info("container ended job_id=%s exit_code=0", run.lease.job_id)
 
     async def _failure(
-        self, run: _Run, code: int, state: dict[str, Any], collected: files.Collected
+        self, run: JobContainers, code: int, state: dict[str, Any], collected: files.Collected
     ) -> RunnerError:
         settings = self._settings
         logger.info("container ended job_id=%s exit_code=%d", run.lease.job_id, code)
@@ -397,7 +397,7 @@ class ContainerRunner(Runner):
             jobs_pb2.FAILURE_REASON_CONTAINER_EXIT, f"The job's program ended with exit code {code}."
         )
 
-    async def _collect(self, run: _Run) -> files.Collected:
+    async def _collect(self, run: JobContainers) -> files.Collected:
         """The files in `/output`, as files of ours."""
         folder, limit = self._folder / run.names.lease, self._settings.output_bytes
         tar = folder / "output.tar"
@@ -414,7 +414,7 @@ class ContainerRunner(Runner):
         finally:
             tar.unlink(missing_ok=True)
 
-    async def _used_of_tmp(self, run: _Run) -> int:
+    async def _used_of_tmp(self, run: JobContainers) -> int:
         tar = self._folder / run.names.lease / "tmp.tar"
         try:
             if not await self._archive(run, spec.TMP, tar, self._settings.tmp_bytes):
@@ -425,7 +425,7 @@ class ContainerRunner(Runner):
         finally:
             tar.unlink(missing_ok=True)
 
-    async def _archive(self, run: _Run, path: str, into: Path, limit: int) -> bool:
+    async def _archive(self, run: JobContainers, path: str, into: Path, limit: int) -> bool:
         into.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Each file's head takes half a KiB, twice for long names.
         room = limit + _TAR_ROOM_BYTES + limit // 4
@@ -434,7 +434,7 @@ class ContainerRunner(Runner):
 
     # --- the end ---
 
-    async def _finish(self, run: _Run) -> None:
+    async def _finish(self, run: JobContainers) -> None:
         """Ends the container, by its own good will as long as `kill` does not come, and removes all."""
         try:
             await self._docker.signal(run.names.job, "SIGTERM")
@@ -444,7 +444,7 @@ class ContainerRunner(Runner):
             logger.debug("a container did not end by itself job_id=%s", run.lease.job_id)
         await self._remove(run)
 
-    async def _remove(self, run: _Run) -> None:
+    async def _remove(self, run: JobContainers) -> None:
         await self._remove_all(run.names)
         self._runs.pop(lease_key(run.lease), None)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import struct
 
-from daemon.runners.containers.tar import tar_of
+from daemon.runners.containers.spec import tar_of
 
 PATH = "/keeper"
 _LOADED_AT = 0x400000

@@ -6,9 +6,11 @@ Pure. Whatever a container of ours may not have is withheld here, in one place.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
+import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -261,3 +263,16 @@ def gpu_requests(
         return []
     more = ["graphics", "video"] if job_type == jobs_pb2.JOB_TYPE_RENDERING else []
     return [{"Driver": "", "DeviceIDs": list(gpus), "Capabilities": [_GPU_CAPABILITIES + more]}]
+
+
+def tar_of(files: Mapping[str, bytes]) -> bytes:
+    """These files as a tar: everybody may read and run them."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), 0o555
+            tar.addfile(entry, io.BytesIO(content))
+        end = tar.offset + 2 * tarfile.BLOCKSIZE
+    # Podman stops reading where the tar ends, and does not bear the padding that follows.
+    return buffer.getvalue()[:end]

@@ -6,15 +6,14 @@ import logging
 
 from server.clock import Clock, ms
 from server.domain.errors import DomainError, Reason
-from server.domain.leases import LeaseOutcome, LeaseState
 from server.domain.providers import AccountDecision, AccountState, ProviderStatus, next_state
-from server.services.attempts import give_up
+from server.services.endings import take_back_offers
 from server.services.fleet import Fleet
 from server.services.operators.audit import Operator
 from server.services.providers import Providers, existing
 from server.services.renters import existing as existing_renter
 from server.services.sessions import Sessions
-from server.store import leases, providers, renters
+from server.store import providers, renters
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ class Accounts:
             if after is None or not providers.set_state(provider_id, before, after):
                 raise _wrong_state("provider", provider_id, existing(provider_id).state, decision)
             if decision is AccountDecision.SUSPEND:
-                _take_back_offers(provider_id, now_ms)
+                take_back_offers(provider_id, now_ms)
             _note(operator, f"provider.{decision}", provider_id, before, after, reason, now_ms)
             return after
 
@@ -79,12 +78,6 @@ class Accounts:
         state = await self._database.run(decide)
         log.info("renter %s renter_id=%d", state, renter_id)
         return state
-
-
-def _take_back_offers(provider_id: int, now_ms: int) -> None:
-    for lease in leases.open_of(provider_id):
-        if lease.state is LeaseState.OFFERED:
-            give_up(lease, now_ms, "its provider was suspended", LeaseOutcome.EXPIRED)
 
 
 def _note(

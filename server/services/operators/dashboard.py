@@ -18,7 +18,7 @@ SIGNUP_LIMIT = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Dashboard:
+class Figures:
     """Counts and sums of the whole marketplace. Money in halala."""
 
     total_providers: int
@@ -40,21 +40,21 @@ class Dashboard:
         return sum(self.jobs_by_state[state] for state in OPEN)
 
 
-class Admin:
-    """What an operator looks at."""
+class Dashboard:
+    """Reads what an operator looks at."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
-    async def dashboard(self) -> Dashboard:
-        """The dashboard, as of one moment."""
+    async def figures(self) -> Figures:
+        """Counts and sums, all as of the same moment."""
         now_ms = ms(self._clock)
         since_ms = now_ms - int(LIVE_SECONDS * 1000)
 
-        def read() -> Dashboard:
+        def read() -> Figures:
             total, online = providers.count(since_ms)
-            return Dashboard(
+            return Figures(
                 total,
                 online,
                 renters.count(),

@@ -9,16 +9,17 @@ from server.clock import Clock, ms
 from server.domain.errors import DomainError, Reason
 from server.domain.hindrances import Hindrance
 from server.domain.jobs import FINAL, Job, JobState, JobType
-from server.domain.leases import LeaseOutcome, LeaseRef, LeaseState
+from server.domain.leases import LeaseRef
 from server.domain.messages import CancelRun
 from server.domain.providers import ProviderStatus, is_live, status
+from server.services import endings
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet
 from server.services.operators.audit import Operator
 from server.services.pages import Page, read_page
 from server.services.providers import Providers
 from server.services.repeats import once
-from server.store import jobs, leases, providers, rates, renters
+from server.store import jobs, providers, rates, renters
 from server.store.database import Database
 from server.store.operators import operations
 from server.store.providers import ProviderRow
@@ -136,11 +137,7 @@ class Operations:
             if before is None:
                 raise DomainError(Reason.JOB_NOT_FOUND, f"job_id: no job {job_id!r}", field="job_id")
             _refuse_to_requeue(before)
-            lease = leases.get(job_id, before.lease_epoch)
-            assert lease is not None
-            leases.end(lease, LeaseOutcome.REVOKED, now_ms, detail=reason or "an operator took it back")
-            was_attempt = lease.state is not LeaseState.OFFERED
-            jobs.requeue(before, now_ms + before.start_within_ms if was_attempt else before.start_by_ms)
+            lease = endings.take_back(before, reason or "an operator took it back", now_ms)
             after = jobs.get(job_id)
             assert after is not None
             told: dict[str, object] = {"status": before.state.value, "provider_id": lease.provider_id}

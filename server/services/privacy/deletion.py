@@ -12,7 +12,7 @@ import logging
 from server.clock import Clock, ms
 from server.domain import ledger as rules
 from server.domain.errors import DomainError, Reason
-from server.services.keys import Keys
+from server.services.keys import Credentials
 from server.services.renters import present
 from server.store import ledger, renters, webhooks
 from server.store.database import Database
@@ -25,7 +25,7 @@ SWEEP_RENTERS = 10
 class Deletion:
     """The end of an account."""
 
-    def __init__(self, database: Database, clock: Clock, known: Keys) -> None:
+    def __init__(self, database: Database, clock: Clock, known: Credentials) -> None:
         self._database = database
         self._clock = clock
         self._known = known

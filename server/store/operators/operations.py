@@ -8,7 +8,7 @@ import peewee as pw
 
 from server.domain.jobs import OPEN, Job, JobState
 from server.domain.ledger import AccountKind
-from server.store import jobs
+from server.store import jobs, states
 from server.store import models as db
 
 # The words of the partial index job_open, without which a search for the few open jobs reads all.
@@ -57,7 +57,7 @@ def job_page(
     """Jobs of one state, renter or provider, or with an id that begins so."""
     query = db.Job.select()
     if state is not None:
-        query = query.where(db.Job.state == state.value)
+        query = query.where(states.is_in(db.Job.state, state))
         if state in OPEN:
             query = query.where(_OPEN)
     if search:

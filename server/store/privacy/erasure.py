@@ -1,14 +1,56 @@
 """What is left of a renter that deleted its account, as rows: money, without a person.
 
-Every function runs inside its caller's transaction, which has locked the renter.
+Every column that holds the id of an account or of a job is named here: in ``ERASED`` or
+``ERASED_WITH_JOBS`` with the query that erases, or in ``KEPT_WITH_REASON``. A test compares these names
+with the models. Every function runs inside its caller's transaction, which has locked the renter.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from server.domain.providers import AccountState
-from server.store import artifacts
+from server.store import artifacts, states
 from server.store.models import ApiKey, Chunk, Job, Lease, Renter, Repeat, Webhook, WebhookDelivery, tuples
 
+# Rows that go with the account, by the column that names the renter.
+ERASED: dict[str, Callable[[int], Any]] = {
+    "api_key.owner_id": lambda renter_id: _keys(renter_id, ApiKey.delete()),
+    "webhook.renter_id": lambda renter_id: Webhook.delete().where(Webhook.renter_id == renter_id),
+    "webhook_delivery.renter_id": lambda renter_id: WebhookDelivery.delete().where(
+        WebhookDelivery.renter_id == renter_id
+    ),
+    "repeat.owner": lambda renter_id: Repeat.delete().where(Repeat.owner == f"renter {renter_id}"),
+}
+# What goes with the renter's jobs, by the column that names the job: these take a query of jobs' ids.
+ERASED_WITH_JOBS: dict[str, Callable[[Any], Any]] = {
+    "chunk.job_id": lambda jobs: Chunk.delete().where(Chunk.job_id.in_(jobs)),
+    "lease.job_id": lambda jobs: Lease.update(detail="", image_digest="").where(Lease.job_id.in_(jobs)),
+}
+_MONEY = "a record of money, which holds no text of a person"
+_PROVIDER = "a provider's account, which renters' deletions leave alone"
+KEPT_WITH_REASON: dict[str, str] = {
+    "account.owner_id": _MONEY,
+    "artifact.job_id": "artifacts.erase empties the row, and the row goes when its bytes are deleted",
+    "audit_entry.object": "a kind of object, not an id",
+    "audit_entry.object_id": "what operators did stays provable; it holds ids, states, reasons",
+    "gpu_metrics.provider_id": _PROVIDER,
+    "hold.job_id": _MONEY,
+    "hold.renter_id": _MONEY,
+    "job.job_id": "the bill stays; erase_jobs empties every text of the job",
+    "job.named_provider_id": _PROVIDER,
+    "job.provider_id": _PROVIDER,
+    "job.renter_id": "the bill stays; erase_jobs empties every text of the job",
+    "lease.provider_id": _PROVIDER,
+    "provider_gpu.provider_id": _PROVIDER,
+    "provider_model.provider_id": _PROVIDER,
+    "provider_terms.provider_id": _PROVIDER,
+    "transfer.credit_account_id": _MONEY,
+    "transfer.debit_account_id": _MONEY,
+    "transfer.job_id": _MONEY,
+    "withdrawal.provider_id": _PROVIDER,
+}
 NOBODY = "deleted renter"
 BATCH = 200
 """How many jobs are erased in one transaction: all that they wrote goes with them."""
@@ -22,22 +64,23 @@ def has_email(renter_id: int, email_key: str) -> bool:
 
 def erase_account(renter_id: int) -> list[bytes]:
     """Erases all but jobs and money, and marks the jobs as to be erased; returns the digests of its keys."""
-    mine = (ApiKey.role == "renter") & (ApiKey.owner_id == renter_id)
-    digests = [bytes(sha256) for (sha256,) in tuples(ApiKey.select(ApiKey.sha256).where(mine))]
-    ApiKey.delete().where(mine).execute()
-    Webhook.delete().where(Webhook.renter_id == renter_id).execute()
-    WebhookDelivery.delete().where(WebhookDelivery.renter_id == renter_id).execute()
-    Repeat.delete().where(Repeat.owner == f"renter {renter_id}").execute()
+    digests = [bytes(sha256) for (sha256,) in tuples(_keys(renter_id, ApiKey.select(ApiKey.sha256)))]
+    for erase in ERASED.values():
+        erase(renter_id).execute()
     Renter.update(
         name=NOBODY,
         email="",
         email_key=f"deleted {renter_id}",  # no address is written so: the renter's own is free again
         organization="",
         phone="",
-        state=AccountState.DELETED.value,
+        state=states.stored(AccountState.DELETED),
         erase_from_ms=0,
     ).where(Renter.id == renter_id).execute()
     return digests
+
+
+def _keys(renter_id: int, query: Any) -> Any:
+    return query.where(ApiKey.role == "renter", ApiKey.owner_id == renter_id)
 
 
 def to_erase(limit: int) -> list[int]:
@@ -60,9 +103,9 @@ def erase_jobs(renter_id: int) -> None:
     if times:
         window = later & (Job.created_ms <= times[-1])
         job_ids = Job.select(Job.job_id).where(window)
-        Chunk.delete().where(Chunk.job_id.in_(job_ids)).execute()
+        for erase in ERASED_WITH_JOBS.values():
+            erase(job_ids).execute()
         artifacts.erase(job_ids)
-        Lease.update(detail="", image_digest="").where(Lease.job_id.in_(job_ids)).execute()
         Job.update(
             spec="{}",
             gpu_model=None,

@@ -11,7 +11,7 @@ import peewee as pw
 
 from server.domain.artifacts import Artifact
 from server.domain.jobs import Job as JobRecord
-from server.domain.leases import Lease, Stream
+from server.domain.leases import Channel, Lease
 from server.store import artifacts, jobs, leases
 from server.store.models import Job, tuples
 from server.store.models import Lease as LeaseRow
@@ -89,12 +89,12 @@ def with_what_it_wrote(lease: Lease) -> WrittenAttempt:
         stream: leases.read_stream(lease.job_id, lease.lease_epoch, stream) for stream in _streams(lease)
     }
     files = artifacts.published_of(lease.job_id, lease.lease_epoch)
-    return WrittenAttempt(lease, found.get(Stream.OUTPUT, b""), found.get(Stream.LOG, b""), files)
+    return WrittenAttempt(lease, found.get(Channel.OUTPUT, b""), found.get(Channel.LOG, b""), files)
 
 
-def _streams(lease: Lease) -> list[Stream]:
+def _streams(lease: Lease) -> list[Channel]:
     """The streams that were begun: most leases that end early began none."""
-    begun = ((Stream.OUTPUT, lease.output_through_seq), (Stream.LOG, lease.log_through_seq))
+    begun = ((Channel.OUTPUT, lease.output_through_seq), (Channel.LOG, lease.log_through_seq))
     return [stream for stream, through_seq in begun if through_seq]
 
 

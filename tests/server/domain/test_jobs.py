@@ -6,20 +6,20 @@ import itertools
 
 import pytest
 
-from server.domain.jobs import FINAL, OPEN, JobEvent, JobState, next_state, sources
+from server.domain.jobs import FINAL, JOB_TRANSITIONS, OPEN, JobEvent, JobState
 
 # Written out by hand from the contract, 3; a dot is "refused".
-#            offer    accept    start    requeue complete   fail    cancel
+#         submit offer    accept    start    request_cancel requeue complete   fail    cancel
 EXPECTED = """
-queued       pending  .         .        .       .          failed  cancelled
-pending      .        assigned  .        queued  .          failed  cancelled
-assigned     .        .         running  queued  .          failed  cancelled
-running      .        .         .        queued  completed  failed  cancelled
-completed    .        .         .        .       .          .       .
-failed       .        .         .        .       .          .       .
-cancelled    .        .         .        .       .          .       .
+queued       .   pending  .         .        .              .       .          failed  cancelled
+pending      .   .        assigned  .        .              queued  .          failed  cancelled
+assigned     .   .        .         running  .              queued  .          failed  cancelled
+running      .   .        .         .        running        queued  completed  failed  cancelled
+completed    .   .        .         .        .              .       .          .       .
+failed       .   .        .         .        .              .       .          .       .
+cancelled    .   .        .         .        .              .       .          .       .
 """
-EVENTS = ["offer", "accept", "start", "requeue", "complete", "fail", "cancel"]
+EVENTS = ["submit", "offer", "accept", "start", "request_cancel", "requeue", "complete", "fail", "cancel"]
 TABLE = {
     (JobState(row[0]), JobEvent(event)): None if cell == "." else JobState(cell)
     for row in (line.split() for line in EXPECTED.strip().splitlines())
@@ -33,12 +33,14 @@ def test_table_has_every_pair() -> None:
 
 @pytest.mark.parametrize(("state", "event"), list(itertools.product(JobState, JobEvent)))
 def test_event_moves_a_job_as_the_contract_says(state: JobState, event: JobEvent) -> None:
-    assert next_state(state, event) is TABLE[state, event]
+    assert JOB_TRANSITIONS.next_state(state, event) is TABLE[state, event]
 
 
 @pytest.mark.parametrize("event", JobEvent)
 def test_guards_of_writes_are_the_states_that_the_event_may_happen_in(event: JobEvent) -> None:
-    assert set(sources(event)) == {s for (s, e), target in TABLE.items() if e is event and target}
+    assert set(JOB_TRANSITIONS.sources(event)) == {
+        s for (s, e), target in TABLE.items() if e is event and target
+    }
 
 
 def test_final_states_are_those_that_nothing_leaves() -> None:
@@ -49,4 +51,8 @@ def test_final_states_are_those_that_nothing_leaves() -> None:
 
 
 def test_cancel_reaches_every_open_state() -> None:
-    assert {state for state in JobState if next_state(state, JobEvent.CANCEL)} == OPEN
+    assert {state for state in JobState if JOB_TRANSITIONS.next_state(state, JobEvent.CANCEL)} == OPEN
+
+
+def test_submit_creates_a_queued_job() -> None:
+    assert JOB_TRANSITIONS.first(JobEvent.SUBMIT) is JobState.QUEUED

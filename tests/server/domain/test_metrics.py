@@ -18,8 +18,8 @@ from server.domain.metrics import (
     MAX_GPUS,
     Bucket,
     Figure,
+    MetricsBuffer,
     MetricsRange,
-    Recorder,
     Tally,
 )
 
@@ -47,12 +47,12 @@ def gpus(*devices: dict[str, Any]) -> Bucket:
 
 def stored_of(told: list[tuple[int, dict[str, Any]]], width: int) -> list[tuple[int, Bucket]]:
     """What a server that hears these in time stores of a width, through the form in which it is stored."""
-    recorder, kept = Recorder(10_000), []
+    buffer, kept = MetricsBuffer(10_000), []
     for before_ms, report in sorted(told, key=lambda one: -one[0]):
         if sample := metrics.sampled(report):
-            recorder.record(PROVIDER, sample, NOW_MS - before_ms)
-    recorder.close(NOW_MS, also_open=True)
-    for one in recorder.batch(10_000):
+            buffer.record(PROVIDER, sample, NOW_MS - before_ms)
+    buffer.close(NOW_MS, also_open=True)
+    for one in buffer.batch(10_000):
         if one.width_seconds == width:
             plain = json.loads(json.dumps(metrics.to_plain(one.bucket)))
             kept.append((one.start_ms, metrics.from_plain(plain)))
@@ -138,10 +138,10 @@ def test_second_gpu_of_one_identity_in_a_report_counts_for_nothing() -> None:
 
 
 def test_machine_that_invents_gpus_fills_a_bucket_with_64_at_most() -> None:
-    recorder = Recorder(10)
+    buffer = MetricsBuffer(10)
     for number in range(3 * MAX_GPUS):
-        recorder.record(PROVIDER, gpus({"uuid": f"gpu-{number}", "temp_c": 1}), NOW_MS)
-    (kept,) = recorder.unstored(PROVIDER, FINE_SECONDS).values()
+        buffer.record(PROVIDER, gpus({"uuid": f"gpu-{number}", "temp_c": 1}), NOW_MS)
+    (kept,) = buffer.unstored(PROVIDER, FINE_SECONDS).values()
     assert list(kept) == [(f"gpu-{number}", 0) for number in range(MAX_GPUS)]
     minute_ms = FINE_SECONDS * 1000
     stored = [
@@ -171,40 +171,40 @@ def test_series_is_by_index_oldest_point_first_with_gaps_and_without_the_future(
 
 
 def test_bucket_is_closed_when_its_time_is_over_and_never_opened_again() -> None:
-    recorder = Recorder(10)
+    buffer = MetricsBuffer(10)
     start_ms = metrics.start_of_bucket(NOW_MS, COARSE_SECONDS)
-    recorder.record(PROVIDER, bucket(temp_c=1), start_ms + 59_999)
-    assert recorder.batch(9) == []
-    recorder.record(PROVIDER, bucket(temp_c=5), start_ms + 60_000)
-    recorder.record(PROVIDER, bucket(temp_c=6), start_ms + 59_000)  # time does not go back here
-    (closed,) = recorder.batch(9)
+    buffer.record(PROVIDER, bucket(temp_c=1), start_ms + 59_999)
+    assert buffer.batch(9) == []
+    buffer.record(PROVIDER, bucket(temp_c=5), start_ms + 60_000)
+    buffer.record(PROVIDER, bucket(temp_c=6), start_ms + 59_000)  # time does not go back here
+    (closed,) = buffer.batch(9)
     assert (closed.width_seconds, closed.start_ms) == (FINE_SECONDS, start_ms)
     assert closed.bucket["", 0].figures[Figure.TEMPERATURE] == Tally(1, 1, 1)
-    recorder.stored([closed])
-    recorder.stored([closed])  # told twice
-    assert recorder.batch(9) == []
-    recorder.close(start_ms + COARSE_SECONDS * 1000)
-    assert {(one.width_seconds, one.start_ms) for one in recorder.batch(9)} == {
+    buffer.stored([closed])
+    buffer.stored([closed])  # told twice
+    assert buffer.batch(9) == []
+    buffer.close(start_ms + COARSE_SECONDS * 1000)
+    assert {(one.width_seconds, one.start_ms) for one in buffer.batch(9)} == {
         (FINE_SECONDS, start_ms + 60_000),
         (COARSE_SECONDS, start_ms),
     }
-    assert recorder.unstored(PROVIDER, COARSE_SECONDS)[start_ms]["", 0].figures[Figure.TEMPERATURE].count == 3
+    assert buffer.unstored(PROVIDER, COARSE_SECONDS)[start_ms]["", 0].figures[Figure.TEMPERATURE].count == 3
 
 
 def test_what_waits_to_be_stored_is_bounded_and_the_oldest_goes_first() -> None:
-    recorder = Recorder(3)
+    buffer = MetricsBuffer(3)
     lost = 0
     for minute in range(10):
-        recorder.record(PROVIDER, bucket(temp_c=minute), minute * 60_000)
-        lost += recorder.close((minute + 1) * 60_000)
-    waiting = [one.start_ms // 60_000 for one in recorder.batch(99)]
+        buffer.record(PROVIDER, bucket(temp_c=minute), minute * 60_000)
+        lost += buffer.close((minute + 1) * 60_000)
+    waiting = [one.start_ms // 60_000 for one in buffer.batch(99)]
     assert (waiting, lost) == ([7, 8, 9], 7)
 
 
 def test_what_is_told_of_an_open_bucket_is_a_copy() -> None:
-    recorder = Recorder(3)
-    recorder.record(PROVIDER, bucket(temp_c=1), NOW_MS)
-    (copied,) = recorder.unstored(PROVIDER, FINE_SECONDS).values()
-    recorder.record(PROVIDER, bucket(temp_c=2), NOW_MS)
+    buffer = MetricsBuffer(3)
+    buffer.record(PROVIDER, bucket(temp_c=1), NOW_MS)
+    (copied,) = buffer.unstored(PROVIDER, FINE_SECONDS).values()
+    buffer.record(PROVIDER, bucket(temp_c=2), NOW_MS)
     assert copied["", 0].figures[Figure.TEMPERATURE].count == 1
-    assert recorder.unstored(PROVIDER + 1, FINE_SECONDS) == {}
+    assert buffer.unstored(PROVIDER + 1, FINE_SECONDS) == {}

@@ -14,12 +14,12 @@ from server.domain.leases import (
     MARKER_BYTES,
     MAX_CHUNK_BYTES,
     MISSED_HEARTBEATS,
+    Channel,
     FinishReport,
     LeaseRef,
     LeaseState,
     Offer,
     RunOutcome,
-    Stream,
 )
 from server.domain.messages import (
     CancelRun,
@@ -46,7 +46,7 @@ LEASE = LeaseRef("job-1", 1, b"s" * 16)
 LIMIT_BYTES = 3 * MAX_CHUNK_BYTES
 HELLO = Hello("boot", "0.1.0", 1, {}, (), frozenset(JobType), 1)
 WELCOME = Welcome(1, 42)
-OUT, LOG = Stream.OUTPUT, Stream.LOG
+OUT, LOG = Channel.OUTPUT, Channel.LOG
 
 
 def offer(lease: LeaseRef = LEASE) -> JobOffer:
@@ -58,7 +58,7 @@ def kept(output_seq: int = 0, log_seq: int = 0, *, resend: bool = False) -> Kept
     return Kept(LEASE, LeaseState.RUNNING, *through, 10 * output_seq, 10 * log_seq, LIMIT_BYTES, resend)
 
 
-def chunk(seq: int, data: bytes = b"x", stream: Stream = OUT, lease: LeaseRef = LEASE) -> Chunk:
+def chunk(seq: int, data: bytes = b"x", stream: Channel = OUT, lease: LeaseRef = LEASE) -> Chunk:
     return Chunk(lease, stream, seq, data)
 
 
@@ -229,8 +229,8 @@ def test_output_and_log_count_on_their_own() -> None:
     assert session.stored(chunk(2, stream=LOG)) == OutputAck(LEASE, 1, 2)
 
 
-@pytest.mark.parametrize("stream", Stream)
-def test_stream_larger_than_allowed_is_a_violation(stream: Stream) -> None:
+@pytest.mark.parametrize("stream", Channel)
+def test_stream_larger_than_allowed_is_a_violation(stream: Channel) -> None:
     """What the offer said, and the line that says that it was cut."""
     session = holding(LeaseState.RUNNING)
     sizes = [*[MAX_CHUNK_BYTES] * (LIMIT_BYTES // MAX_CHUNK_BYTES), MARKER_BYTES]
@@ -340,7 +340,7 @@ ANY_MESSAGE: st.SearchStrategy[DaemonMessage] = st.one_of(
     st.builds(
         Chunk,
         ANY_LEASE,
-        st.sampled_from(Stream),
+        st.sampled_from(Channel),
         st.integers(-1, 6),
         st.sampled_from([b"", b"x", b"x" * MAX_CHUNK_BYTES, b"x" * (MAX_CHUNK_BYTES + 1)]),
     ),
@@ -360,7 +360,7 @@ class Driver:
     """What the service does with effects, over a store that agrees with everything."""
 
     session: ServerSession = field(default_factory=ServerSession)
-    acked: dict[tuple[LeaseRef, Stream], int] = field(default_factory=dict)
+    acked: dict[tuple[LeaseRef, Channel], int] = field(default_factory=dict)
 
     def receive(self, message: DaemonMessage) -> None:
         match self.session.receive(message):

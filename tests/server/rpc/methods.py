@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from typing import Any
 
+import dcp.v1
 import grpc
-from dcp.v1 import (
-    accounts_pb2,
-    admin_pb2,
-    artifacts_pb2,
-    jobs_pb2,
-    keys_pb2,
-    ledger_pb2,
-    metrics_pb2,
-    operations_pb2,
-    options_pb2,
-    privacy_pb2,
-    providers_pb2,
-    renters_pb2,
-    sessions_pb2,
-    statements_pb2,
-    terms_pb2,
-    webhooks_pb2,
-    withdrawals_pb2,
-)
+from dcp.v1 import options_pb2
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -32,24 +17,11 @@ from tests.support.running_server import Market, Metadata
 
 # How often a stream is asked whose write came too late.
 LOST_WRITES = 5
-FILES = (
-    accounts_pb2,
-    admin_pb2,
-    artifacts_pb2,
-    jobs_pb2,
-    keys_pb2,
-    ledger_pb2,
-    metrics_pb2,
-    operations_pb2,
-    privacy_pb2,
-    providers_pb2,
-    renters_pb2,
-    sessions_pb2,
-    webhooks_pb2,
-    statements_pb2,
-    terms_pb2,
-    withdrawals_pb2,
-)
+FILES = [
+    importlib.import_module(f"dcp.v1.{module.name}")
+    for module in pkgutil.iter_modules(dcp.v1.__path__)
+    if module.name.endswith("_pb2")
+]
 METHODS: dict[str, MethodDescriptor] = {
     f"{service.name}.{method.name}": method
     for file in FILES

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import grpc
 import pytest
 from dcp.v1 import options_pb2
@@ -124,7 +126,7 @@ async def test_rpc_without_roles_admits_nobody(market: Market, credential: str) 
     metadata = (await credentials(market))[credential]
     admission = Authentication(market.server.services.keys, RateLimits(OFF, market.clock), Addresses())
     with pytest.raises(DomainError) as caught:
-        await admission._admit(Rule(), Context(metadata))
+        await admission._admit(Rule(), cast(Any, Context(metadata)))
     assert caught.value.reason.value in CODES
 
 

@@ -9,7 +9,8 @@ import pytest
 from dcp.v1 import gpus_pb2, providers_pb2
 
 from daemon import link
-from server.version import CURRENT, is_older
+from server.domain.versions import is_older
+from server.version import CURRENT
 from tests.support import running_server
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import Market
@@ -21,7 +22,15 @@ async def market(sqlite_url: str, clock: ManualClock) -> AsyncIterator[Market]:
         yield running
 
 
-CASES = [("1.3.9", True), ("1.4", False), ("1.4.0", False), ("1.10.0", False), ("", False), ("new", False)]
+CASES = [
+    ("1.3.9", True),
+    ("1.4", False),
+    ("1.4.0", False),
+    ("1.10.0", False),
+    ("", False),
+    ("new", False),
+    ("1.4.0rc1", True),
+]
 
 
 @pytest.mark.parametrize(("reported", "is_told"), CASES)
@@ -49,5 +58,5 @@ async def test_doctors_question_is_answered_with_the_time_and_the_newest_daemon(
 
 
 def test_newest_is_the_servers_own_version_unless_it_is_told() -> None:
-    assert not is_older(CURRENT)
-    assert is_older("0.0.0.1")
+    assert not is_older(CURRENT, CURRENT)
+    assert is_older("0.0.0.1", CURRENT)

@@ -49,7 +49,6 @@ NUMBERS = {
     FieldDescriptor.TYPE_DOUBLE,
 }
 TIMES = {options_pb2.FORMAT_TIME_OF_DAY, options_pb2.FORMAT_END_OF_HOURS}
-INT_LIMIT = {FieldDescriptor.TYPE_INT32: 2**31, FieldDescriptor.TYPE_INT64: 2**63}
 
 
 def good(method: str) -> Message:

@@ -18,9 +18,8 @@ from server.domain.errors import DomainError, Reason
 from server.domain.jobs import FINAL, FailureReason, JobEvent, JobState
 from server.domain.leases import Disposition, FinishReport, LeaseOutcome, LeaseRef, RunOutcome
 from server.domain.messages import ResultAck
-from server.services.attempts import give_up, record_finish
+from server.services.endings import give_up, record_finish, settle
 from server.services.keys import ADMIN, Caller
-from server.services.settlement import settle
 from server.store import jobs, leases
 from server.store.models import Hold, Transfer
 from tests.support import running_server
@@ -132,7 +131,7 @@ async def test_job_ends_once_whatever_meets_on_it(postgres: Postgres, clock: Man
         assert {hold for _, hold, _ in ended} <= {"posted", "voided"}
         assert all((hold == "posted") == (charge > 0) for _, hold, charge in ended)
         assert len({state for state, _, _ in ended}) > 1, "only one kind of end ever won: nothing raced"
-        proof = await market.server.services.admin.prove_ledger()
+        proof = await market.server.services.dashboard.prove_ledger()
         assert (proof.discrepancies, proof.open_holds, proof.postings_sum_halala) == ((), 0, 0)
         balance, held_halala = await market.wallet(renter)
         assert held_halala == 0

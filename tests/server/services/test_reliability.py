@@ -16,7 +16,7 @@ from tests.server.store.rows import NOW_MS, Rows
 from tests.support.running_server import Market, Party, refusal
 
 SUCCEEDED, FAILED = jobs_pb2.ATTEMPT_OUTCOME_SUCCEEDED, jobs_pb2.ATTEMPT_OUTCOME_FAILED
-# As README and the proto define it, written down once more: what fails by the provider's fault.
+# As docs/renters.md and the proto define it, written down once more: what fails by the provider's fault.
 FAULTS = {
     jobs_pb2.FAILURE_REASON_ENGINE_FAILED,
     jobs_pb2.FAILURE_REASON_MODEL_NOT_SERVED,

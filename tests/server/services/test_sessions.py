@@ -14,7 +14,7 @@ from dcp.v1 import gpus_pb2, jobs_pb2, providers_pb2, sessions_pb2
 
 from server.domain.errors import DomainError
 from server.domain.jobs import JobType
-from server.domain.leases import FinishReport, LeaseRef, RunOutcome, Stream
+from server.domain.leases import Channel, FinishReport, LeaseRef, RunOutcome
 from server.domain.messages import (
     Chunk,
     Finished,
@@ -214,7 +214,7 @@ async def test_messages_of_a_superseded_session_change_nothing(market: Market) -
     ref = LeaseRef(lease.job_id, lease.lease_epoch, lease.lease_secret)
     before = await market.job(job)
     await older.handle(Started(ref))
-    await older.handle(Chunk(ref, Stream.LOG, 1, b"x"))
+    await older.handle(Chunk(ref, Channel.LOG, 1, b"x"))
     assert await market.job(job) == before
     await newer.say(job_started=sessions_pb2.JobStarted(lease=lease))
     await newer.heard_nothing()
@@ -233,7 +233,7 @@ async def test_a_session_whose_run_went_to_a_newer_one_is_asked_to_come_back(mar
     await newer.hello(held_leases=[lease])
     await newer.expect("lease_directive")
     older.outbox = Outbox()
-    await older.handle(Chunk(ref, Stream.OUTPUT, 1, b"x"))
+    await older.handle(Chunk(ref, Channel.OUTPUT, 1, b"x"))
     assert older.outbox.get_nowait() == Reconnect(0.0, 0.0)
     assert older.outbox.get_nowait() is None
     assert (await newer.output(lease, 1, b"x")).output_through_seq == 1
@@ -462,7 +462,7 @@ async def test_secret_that_is_not_the_leases_moves_nothing(any_market: Market) -
     epoch = market.server.services.fleet.all()[0].session_epoch
 
     def store() -> bool:
-        return leases.store_chunk(ref, provider.id, epoch, Stream.OUTPUT, 1, b"forged")
+        return leases.store_chunk(ref, provider.id, epoch, Channel.OUTPUT, 1, b"forged")
 
     assert not await market.server._database.run(store)
     assert (await market.job(job)).status == jobs_pb2.JOB_STATE_RUNNING
@@ -482,7 +482,7 @@ async def test_store_takes_each_chunk_once_and_in_turn(any_market: Market) -> No
 
     def store_all() -> list[bool]:
         chunks = [(1, b"one "), (1, b"one "), (3, b"three"), (2, b"two"), (2, b"two"), (1, b"one ")]
-        return [leases.store_chunk(ref, provider.id, epoch, Stream.OUTPUT, *chunk) for chunk in chunks]
+        return [leases.store_chunk(ref, provider.id, epoch, Channel.OUTPUT, *chunk) for chunk in chunks]
 
     stored = await market.server._database.run(store_all)
     assert stored == [True, False, False, True, False, False]

@@ -18,7 +18,6 @@ from server.store.models import Withdrawal as WithdrawalRow
 from tests.support.running_server import Market, Party, read_refusal, refusal
 
 IBAN = "SA0380000000608010167519"
-OTHER_IBAN = "SA4420000001234567891234"
 
 
 async def earn(market: Market, provider: Party, halala: int) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from server.store.database import Database
-from server.store.models import Chunk, Job, Lease
+from server.store.models import MODELS, Chunk, Job, Lease
 from server.store.privacy import erasure
 from tests.server.store.rows import Rows
 
+# A column with such a name holds the id of an account, or of a job or an action that leads to one.
+ID_OF_SOMEBODY = re.compile(r"(^|_)(renter|provider|owner|account|object|job)(_id)?$")
 NEWEST = 2 * erasure.BATCH + 7
 
 
@@ -65,3 +69,14 @@ async def test_batches_erase_every_job_once_the_oldest_first(
         await database.run(lambda: erasure.erase_jobs(renter_id))
         assert await database.read(left) == (count + 2,) * 3
     assert await database.read(lambda: erasure.to_erase(9)) == []
+
+
+def test_every_column_with_an_id_of_somebody_is_erased_or_kept_with_a_reason() -> None:
+    columns = {
+        f"{model._meta.table_name}.{field.column_name}"
+        for model in MODELS
+        for field in model._meta.sorted_fields
+        if ID_OF_SOMEBODY.search(field.column_name)
+    }
+    named = [*erasure.ERASED, *erasure.ERASED_WITH_JOBS, *erasure.KEPT_WITH_REASON]
+    assert sorted(named) == sorted(columns)

@@ -12,7 +12,7 @@ import peewee
 import pytest
 
 from server.domain.jobs import FailureReason, Job, JobEvent, JobRequest, JobState, JobType
-from server.domain.leases import Lease, LeaseOutcome, LeaseRef, LeaseState, Stream
+from server.domain.leases import Channel, Lease, LeaseOutcome, LeaseRef, LeaseState
 from server.domain.ledger import make_bill
 from server.domain.placement import Model, Obstacle, Wants, can_run
 from server.store import jobs, leases, reliability, sessions
@@ -51,11 +51,11 @@ def start(s: Sender) -> bool:
 
 
 def output(s: Sender) -> bool:
-    return leases.store_chunk(s.ref, s.provider_id, s.session_epoch, Stream.OUTPUT, 1, b"x")
+    return leases.store_chunk(s.ref, s.provider_id, s.session_epoch, Channel.OUTPUT, 1, b"x")
 
 
 def log(s: Sender) -> bool:
-    return leases.store_chunk(s.ref, s.provider_id, s.session_epoch, Stream.LOG, 1, b"x")
+    return leases.store_chunk(s.ref, s.provider_id, s.session_epoch, Channel.LOG, 1, b"x")
 
 
 WRITES: list[tuple[Callable[[Sender], bool], LeaseState]] = [
@@ -68,7 +68,7 @@ WRITES: list[tuple[Callable[[Sender], bool], LeaseState]] = [
 
 async def everything(database: Database, job_id: str) -> tuple[Job | None, Lease | None, bytes]:
     return await database.read(
-        lambda: (jobs.get(job_id), leases.get(job_id, 1), leases.read_stream(job_id, 1, Stream.OUTPUT))
+        lambda: (jobs.get(job_id), leases.get(job_id, 1), leases.read_stream(job_id, 1, Channel.OUTPUT))
     )
 
 
@@ -123,11 +123,11 @@ async def test_ended_lease_changes_nothing(
     assert await everything(database, job_id) == before
 
 
-async def test_restamped_lease_listens_to_the_newer_session_only(database: Database, rows: Rows) -> None:
+async def test_moved_lease_listens_to_the_newer_session_only(database: Database, rows: Rows) -> None:
     provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
     ref = await rows.leased(provider_id, job_id, LeaseState.ACCEPTED)
     lease = await rows.lease(ref)
-    await database.run(lambda: leases.restamp(lease, 2))
+    await database.run(lambda: leases.move_to_session(lease, 2))
     assert not await database.run(lambda: start(Sender(ref, provider_id, 1)))
     assert await database.run(lambda: start(Sender(ref, provider_id, 2)))
 
@@ -137,12 +137,12 @@ async def test_chunk_is_stored_once_and_in_order(database: Database, rows: Rows)
     ref = await rows.leased(provider_id, job_id, LeaseState.RUNNING)
 
     def store(seq: int, data: bytes) -> bool:
-        return leases.store_chunk(ref, provider_id, SESSION_EPOCH, Stream.OUTPUT, seq, data)
+        return leases.store_chunk(ref, provider_id, SESSION_EPOCH, Channel.OUTPUT, seq, data)
 
     sent = [(2, b"early"), (1, b"one"), (1, b"again"), (3, b"gap"), (2, b"two"), (0, b"zero"), (3, b"three")]
     stored = [await database.run(partial(store, seq, data)) for seq, data in sent]
     assert stored == [False, True, False, False, True, False, True]
-    assert await database.read(lambda: leases.read_stream(job_id, 1, Stream.OUTPUT)) == b"onetwothree"
+    assert await database.read(lambda: leases.read_stream(job_id, 1, Channel.OUTPUT)) == b"onetwothree"
     assert (await rows.lease(ref)).output_through_seq == 3
     assert (await rows.get(job_id)).output_bytes == 11
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import peewee as pw
 import pytest
 from playhouse.migrations import Runner
 
@@ -14,7 +16,7 @@ from server.domain.jobs import FailureReason, Job, JobState
 from server.domain.leases import MAX_OUTPUT_BYTES, Lease, LeaseState
 from server.store import jobs, leases, ledger
 from server.store.database import Database
-from server.store.models import Provider, Renter, Transfer
+from server.store.models import MODELS, Provider, Renter, Transfer
 from tests.support import databases
 from tests.support.databases import Postgres, connection, execute
 
@@ -155,6 +157,40 @@ async def test_states_of_renters_are_carried_over_and_guarded(new_database_url: 
         for bad in ("UPDATE renter SET state = 'gone'", "DELETE FROM renter WHERE id = 2"):
             with pytest.raises(Exception, match=r"(?i)constraint"):
                 await database.run(partial(execute, database, bad))
+
+
+def schema(database: Any) -> tuple[set[Any], set[Any]]:
+    """The columns and the indexes of a database, as its own catalogue describes them."""
+    # SQLite's integers have one size, and its booleans are integers: only PostgreSQL tells them apart.
+    is_sqlite = isinstance(database, pw.SqliteDatabase)
+    whole = ("bigint", "smallint", "integer", "boolean", "bool")
+
+    def kind_of(declared: str) -> str:
+        return "integer" if is_sqlite and declared.lower() in whole else declared.lower()
+
+    columns, indexes = set(), set()
+    for table in set(database.get_tables()) - {"schema_migration", "sqlite_sequence"}:
+        for column in database.get_columns(table):
+            # SQLite's catalogue calls an integer primary key nullable; it never is.
+            is_null = column.null and not column.primary_key
+            columns.add((table, column.name, kind_of(column.data_type), is_null, column.primary_key))
+        key = database.get_primary_keys(table)
+        listed = {(table, *index.columns, index.unique) for index in database.get_indexes(table)}
+        indexes |= listed - {(table, *key, True)}  # not every table of SQLite lists that of its primary key
+    return columns, indexes
+
+
+async def test_models_describe_what_the_migrations_create(new_database_url: str) -> None:
+    database = Database(new_database_url)
+    with database.peewee.bind_ctx(MODELS, bind_refs=False, bind_backrefs=False):
+        database.peewee.create_tables(MODELS)
+        declared, declared_indexes = schema(database.peewee)
+        database.peewee.drop_tables(MODELS)
+    database.peewee.close()
+    async with databases.opened(new_database_url) as migrated:
+        created, created_indexes = await migrated.read(lambda: schema(migrated.peewee))
+    assert created == declared
+    assert declared_indexes <= created_indexes
 
 
 def test_every_migration_has_the_next_number() -> None:

@@ -275,7 +275,7 @@ def test_paused_daemons_do_not_crowd_out_the_others() -> None:
     fleet = Fleet()
     for number in (1, 2):
         fleet.join(Presence(number, 1, "b1", lambda _: None, 0, 1, frozenset(JobType), ()))
-        fleet.beat(number, 10, None, renews=True)
+        fleet.beat(number, 10, None)
     fleet.set_state(1, AccountState.PAUSED)
     assert [one.provider_id for one in fleet.live_candidates(None, 10, 0, 1)] == [2]
     paused = fleet.get(1)

@@ -28,16 +28,18 @@ from dcp.v1 import (
     webhooks_pb2,
 )
 
-from server.app import build_services
+from server.config import Config
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import JobRequest, JobType
 from server.domain.keys import Scope
+from server.domain.limits import OFF
 from server.domain.webhooks import Answer
 from server.services.deliveries import Deliveries
 from server.services.keys import Caller
 from server.store.database import Database
 from server.store.models import MODELS, ApiKey, Artifact, Job, Renter, Transfer
 from server.store.privacy import erasure
+from server.wiring import Services
 from tests.support import running_server
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import Market, Party, refusal
@@ -524,7 +526,8 @@ async def test_event_that_is_on_its_way_is_the_last(any_market: Market) -> None:
 
 async def test_turn_that_meets_a_deletion_sends_nothing_more(database: Database, clock: ManualClock) -> None:
     """Also when the event on its way is answered well: what is left of the turn is in the sender's hands."""
-    services = build_services(database, clock, None, sandbox_topup=True, webhooks_allow_private=True)
+    config = Config("", "", None, True, None, "INFO", limits=OFF, webhooks_allow_private=True)
+    services = Services(database, clock, config)
     made = await services.renters.register(
         name="R", email="r@example.com", email_key="r@example.com", organization="", phone=""
     )

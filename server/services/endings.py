@@ -1,0 +1,341 @@
+"""Every way in which a lease or a job ends, and the money that moves with it.
+
+Only this module ends leases, ends jobs, puts jobs back into the queue, and settles them; a test in
+tests/architecture looks for others. A job ends in one of these ways:
+
+    the daemon reports a result           record_finish     completed, failed or cancelled; queued if released
+    the attempt gives no result           give_up           queued; failed after the last attempt
+    somebody cancels it                   cancel            cancelled, or the daemon is to end the run first
+    an operator puts it back              take_back         queued
+    its provider is suspended             take_back_offers  queued
+    its run goes on beyond its limit      end_overrun       failed, or cancelled if that was asked for
+    nobody starts it before its deadline  end_unstarted     failed
+
+A cancel that was asked for turns ``give_up`` into the cancellation that it waited for. Everything here runs
+inside a transaction of the caller, who locks the job first where these functions do not. This module does
+not know who may ask for an end, and sends nothing: its callers tell the daemons, after the commit.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from server.domain import ledger as rules
+from server.domain import pricing
+from server.domain.artifacts import UPLOAD_GRACE_SECONDS
+from server.domain.jobs import CHARGED, FINAL, INFERENCE, FailureReason, Job, JobEvent, JobState
+from server.domain.leases import (
+    MAX_ATTEMPTS,
+    OVERRUN_GRACE_SECONDS,
+    Disposition,
+    FinishReport,
+    Lease,
+    LeaseOutcome,
+    LeaseState,
+    RunOutcome,
+)
+from server.domain.messages import LeaseAction, LeaseDirective, ResultAck
+from server.services import outbox
+from server.store import artifacts, jobs, leases, ledger
+
+log = logging.getLogger(__name__)
+
+# How far the two clocks may differ on whether a run reached its limit.
+LIMIT_TOLERANCE_MS = 5_000
+OVERRUN_GRACE_MS = int(OVERRUN_GRACE_SECONDS * 1000)
+UPLOAD_GRACE_MS = int(UPLOAD_GRACE_SECONDS * 1000)
+# After these ends the attempt's files are deleted: nobody knows whether they are whole.
+WITHOUT_FILES = (FailureReason.PROVIDER_LOST, FailureReason.PROVIDER_DRAINED)
+
+
+# The daemon reports a result.
+
+
+def record_finish(report: FinishReport, provider_id: int, now_ms: int) -> ResultAck | LeaseDirective:
+    """Ends the run's lease and, by how it went, settles its job or queues it again.
+
+    The lease's secret proves which run it was. The result may come by any session of the provider: a run
+    has only one, and to refuse it would be to bill the renter without regard to what happened.
+    """
+    ref = report.lease
+    job = jobs.lock(ref.job_id)
+    lease = leases.get(ref.job_id, ref.lease_epoch)
+    if job is None or lease is None or not lease.matches(ref) or lease.provider_id != provider_id:
+        return ResultAck(ref, Disposition.STALE)
+    if lease.state is LeaseState.ENDED:
+        same = lease.outcome is not None and lease.outcome.value == report.outcome.value
+        return ResultAck(ref, Disposition.ALREADY if same else Disposition.STALE)
+    if report.last_output_seq > lease.output_through_seq:
+        return LeaseDirective(ref, LeaseAction.RESEND, lease.output_through_seq, lease.log_through_seq)
+    if report.outcome is RunOutcome.RELEASED:
+        _release(lease, report, now_ms)
+    else:
+        _end_run(job, lease, report, now_ms)
+    return ResultAck(ref, Disposition.ACCEPTED)
+
+
+def _release(lease: Lease, report: FinishReport, now_ms: int) -> None:
+    """The daemon gave the attempt back: it drains, or its GPU failed."""
+    is_fault = report.failure_reason is FailureReason.GPU_FAILED
+    detail = "its GPU failed; the daemon gave it back" if is_fault else "the daemon gave it back"
+    reason = FailureReason.GPU_FAILED if is_fault else None
+    give_up(lease, now_ms, detail, LeaseOutcome.RELEASED, reason=reason)
+
+
+def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int) -> None:
+    server_ms = now_ms - lease.started_ms if lease.started_ms is not None else 0
+    billed = pricing.billed_ms(report.run_ms, server_ms, job.limit_ms)
+    failed = report.outcome is RunOutcome.FAILED
+    reason = report.failure_reason or FailureReason.ENGINE_FAILED
+    message = report.failure_message or reason.value.lower().replace("_", " ")
+    leases.end(
+        lease,
+        LeaseOutcome(report.outcome.value),
+        now_ms,
+        detail=message if failed else "",
+        failure_reason=reason if failed else None,
+        run_ms=billed,
+        image_digest=report.image_digest,
+    )
+    if report.outcome is RunOutcome.SUCCEEDED and job.state is JobState.RUNNING:
+        settle(
+            job,
+            JobEvent.COMPLETE,
+            now_ms,
+            billed_ms=billed,
+            content_type=report.content_type,
+            usage=report.usage,
+            output_truncated=report.output_truncated,
+        )
+    elif report.outcome is RunOutcome.CANCELLED and job.cancel_requested:
+        _settle_cancelled(job, "cancelled while it ran", now_ms, billed)
+    else:
+        _settle_failed(job, reason, message, now_ms, _charged_ms(reason, billed, job))
+
+
+def _charged_ms(reason: FailureReason, billed_ms: int, job: Job) -> int:
+    """How much of a failed run its renter pays for."""
+    # A limit that was not reached is no reason to charge, whatever the daemon reports.
+    at_limit = billed_ms + LIMIT_TOLERANCE_MS >= job.limit_ms
+    is_charged = reason in CHARGED and (reason is not FailureReason.DURATION_LIMIT or at_limit)
+    return billed_ms if is_charged else 0
+
+
+# The attempt gives no result.
+
+
+def give_up(
+    lease: Lease,
+    now_ms: int,
+    detail: str,
+    outcome: LeaseOutcome = LeaseOutcome.LOST,
+    *,
+    renewed_ms: int = 0,
+    reason: FailureReason | None = None,
+) -> None:
+    """Ends a lease without a result: its job waits again, or fails when no attempt is left.
+
+    An offer that was never accepted was no attempt: its job keeps the time that it had to start. A job
+    whose cancel was asked for is cancelled, at the price of its run until ``renewed_ms``, the last
+    acknowledged heartbeat of a daemon that went silent; by default without a charge. ``reason`` is what
+    ended the attempt, where that is known better than by its outcome.
+    """
+    job = jobs.lock(lease.job_id)
+    if not leases.end(lease, outcome, now_ms, detail=detail, failure_reason=reason):
+        return
+    if job is None or job.lease_epoch != lease.lease_epoch or job.state in FINAL:
+        return
+    if job.cancel_requested:
+        message = "cancelled; its provider went silent before it answered"
+        _settle_cancelled(job, message, now_ms, _proven_ms(job, renewed_ms))
+    elif _was_attempt(lease) and job.attempt >= MAX_ATTEMPTS:
+        is_released = outcome is LeaseOutcome.RELEASED
+        usual = FailureReason.PROVIDER_DRAINED if is_released else FailureReason.PROVIDER_LOST
+        _settle_failed(job, reason or usual, f"{MAX_ATTEMPTS} attempts were lost; submit it again", now_ms)
+    else:
+        _requeue(job, lease, now_ms)
+
+
+def _proven_ms(job: Job, renewed_ms: int) -> int:
+    """How long a run of a daemon that went silent is proved to have taken."""
+    if job.started_ms is None:
+        return 0
+    proven = renewed_ms - job.started_ms
+    return pricing.billed_ms(proven, proven, job.limit_ms)
+
+
+def _requeue(job: Job, lease: Lease, now_ms: int) -> None:
+    """The job waits again: after an attempt for the whole time that it may wait for a start."""
+    jobs.requeue(job, now_ms + job.start_within_ms if _was_attempt(lease) else job.start_by_ms)
+
+
+def _was_attempt(lease: Lease) -> bool:
+    """Whether the lease, as it was read, had been accepted."""
+    return lease.state is not LeaseState.OFFERED
+
+
+# Somebody decides that it ends.
+
+
+def cancel(job: Job, now_ms: int) -> None:
+    """Ends a job that does not run. A running one is marked, and ends when its daemon reports the end."""
+    if job.state is JobState.RUNNING:
+        jobs.request_cancel(job, now_ms)
+        return
+    if lease := leases.get(job.job_id, job.lease_epoch):
+        leases.end(lease, LeaseOutcome.CANCELLED, now_ms)
+    _settle_cancelled(job, "cancelled before it ran", now_ms)
+
+
+def take_back(job: Job, detail: str, now_ms: int) -> Lease:
+    """Takes a leased job back from its provider, without a charge, and returns the lease as it was."""
+    lease = leases.get(job.job_id, job.lease_epoch)
+    assert lease is not None
+    leases.end(lease, LeaseOutcome.REVOKED, now_ms, detail=detail)
+    _requeue(job, lease, now_ms)
+    return lease
+
+
+def take_back_offers(provider_id: int, now_ms: int) -> None:
+    """Ends the offers that a suspended provider has not accepted; what it accepted goes on."""
+    for lease in leases.open_of(provider_id):
+        if lease.state is LeaseState.OFFERED:
+            give_up(lease, now_ms, "its provider was suspended", LeaseOutcome.EXPIRED)
+
+
+# Its time is over.
+
+
+def end_overrun(job_id: str, now_ms: int) -> Lease | None:
+    """Ends a run that its connected daemon should have ended, at the price of when it should have.
+
+    None when it does not run any more, or while its files still arrive.
+    """
+    job = jobs.lock(job_id)
+    if job is None or job.state is not JobState.RUNNING or _still_sends(job, now_ms):
+        return None
+    lease = leases.get(job_id, job.lease_epoch)
+    assert lease is not None
+    assert lease.started_ms is not None
+    is_cancel = job.cancel_requested_ms is not None
+    due_ms = job.limit_ms if job.cancel_requested_ms is None else job.cancel_requested_ms - lease.started_ms
+    billed = pricing.billed_ms(due_ms, now_ms - lease.started_ms, job.limit_ms)
+    message = "cancelled while it ran" if is_cancel else "it reached its duration limit"
+    if not leases.end(
+        lease,
+        LeaseOutcome.CANCELLED if is_cancel else LeaseOutcome.FAILED,
+        now_ms,
+        detail=f"{message}; ended by the server",
+        failure_reason=None if is_cancel else FailureReason.DURATION_LIMIT,
+        run_ms=billed,
+    ):
+        return None
+    if is_cancel:
+        _settle_cancelled(job, message, now_ms, billed)
+    else:
+        _settle_failed(job, FailureReason.DURATION_LIMIT, message, now_ms, billed)
+    return lease
+
+
+def _still_sends(job: Job, now_ms: int) -> bool:
+    """Whether the files of a run that is over arrive: they are waited for, for a time, free of charge."""
+    assert job.started_ms is not None
+    over_ms = min(job.started_ms + job.limit_ms, job.cancel_requested_ms or now_ms)
+    if now_ms - over_ms >= UPLOAD_GRACE_MS:
+        return False
+    return artifacts.is_arriving(job.job_id, job.lease_epoch, now_ms - OVERRUN_GRACE_MS)
+
+
+def end_unstarted(job_id: str, now_ms: int) -> None:
+    """Fails a job that nobody started in time; the whole hold returns to its renter."""
+    job = jobs.lock(job_id)
+    if job is None or job.state is not JobState.QUEUED or job.start_by_ms > now_ms:
+        return
+    within = job.start_within_ms // 1000
+    message = f"no provider started it within {within} s; submit it again, or let it wait longer"
+    _settle_failed(job, FailureReason.START_DEADLINE, message, now_ms)
+
+
+# The job's end itself: state, bill and money change together or not at all.
+
+
+def settle(
+    job: Job,
+    event: JobEvent,
+    now_ms: int,
+    *,
+    billed_ms: int = 0,
+    failure_reason: FailureReason | None = None,
+    failure_message: str | None = None,
+    content_type: str = "",
+    usage: dict[str, Any] | None = None,
+    output_truncated: bool = False,
+) -> bool:
+    """Ends ``job`` as it was read and resolves its hold; False when it has moved on since.
+
+    ``billed_ms`` of 0 voids the hold: the renter gets all of it back. So does an inference that sent no
+    output: whatever ended it, the renter got nothing to pay for.
+    """
+    if job.job_type in INFERENCE and not job.output_bytes:
+        billed_ms = 0
+    bill = rules.make_bill(job.hold_halala, job.rate_halala_per_minute, billed_ms)
+    ended = jobs.finish(
+        job,
+        event,
+        bill,
+        now_ms,
+        failure_reason=failure_reason,
+        failure_message=failure_message,
+        content_type=content_type,
+        usage=usage,
+        output_truncated=output_truncated,
+    )
+    if not ended:
+        return False
+    ledger.resolve_hold(job.job_id, bill.charge_halala, now_ms)
+    ledger.apply(rules.settlement(bill, job.renter_id, job.provider_id, job.job_id), now_ms)
+    _settle_artifacts(job, failure_reason, now_ms)
+    outbox.job_ended(job, event, bill, failure_reason, now_ms)
+    log.info(
+        "settled job_id=%s attempt=%d lease_epoch=%d provider_id=%s event=%s charge_halala=%d",
+        job.job_id,
+        job.attempt,
+        job.lease_epoch,
+        job.provider_id,
+        event,
+        bill.charge_halala,
+    )
+    return True
+
+
+def _settle_cancelled(job: Job, message: str, now_ms: int, billed_ms: int = 0) -> None:
+    settle(
+        job,
+        JobEvent.CANCEL,
+        now_ms,
+        billed_ms=billed_ms,
+        failure_reason=FailureReason.CANCELLED,
+        failure_message=message,
+    )
+
+
+def _settle_failed(job: Job, reason: FailureReason, message: str, now_ms: int, billed_ms: int = 0) -> None:
+    settle(
+        job,
+        JobEvent.FAIL,
+        now_ms,
+        billed_ms=billed_ms,
+        failure_reason=reason,
+        failure_message=message,
+    )
+
+
+def _settle_artifacts(job: Job, failure_reason: FailureReason | None, now_ms: int) -> None:
+    """The files of the attempt that ended the job can be downloaded now, unless the attempt was lost."""
+    if not job.artifact_count:
+        return
+    if failure_reason in WITHOUT_FILES:
+        artifacts.clear_totals(job)
+    else:
+        artifacts.publish(job, now_ms)

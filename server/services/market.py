@@ -1,0 +1,121 @@
+"""The market that renters see: the live providers with their rates, and what each has done before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server.clock import Clock, ms
+from server.domain.hindrances import Hindrance
+from server.domain.jobs import JobType
+from server.domain.leases import LIVE_SECONDS
+from server.domain.placement import Model, Obstacle
+from server.domain.reliability import TrackRecord
+from server.domain.terms import Terms
+from server.services.fleet import Fleet
+from server.services.providers import Providers, existing
+from server.services.terms import closure_of
+from server.store import providers, rates, reliability, terms
+from server.store.database import Database
+from server.store.providers import ProviderRow
+from server.store.reliability import PastAttempt
+
+
+@dataclass(frozen=True, slots=True)
+class Offering:
+    """A live provider as renters see it."""
+
+    provider: ProviderRow
+    models: list[Model]
+    rates: dict[JobType, int]
+    """Its own where it has some, else the platform's, in halala per minute."""
+    record: TrackRecord
+    vram_for_jobs_mib: int
+    is_accepting: bool
+    opens_ms: int | None
+    """When its hours begin, while it is outside them."""
+    hindrances: tuple[Hindrance, ...]
+    runs_plain_processes: bool
+    """A job that brings an image runs without it there, so only one that names the provider does."""
+
+
+class Market:
+    """Reads the market; changes nothing."""
+
+    def __init__(self, database: Database, fleet: Fleet, accounts: Providers, clock: Clock) -> None:
+        self._database = database
+        self._fleet = fleet
+        self._accounts = accounts
+        self._clock = clock
+
+    async def available(
+        self,
+        *,
+        gpu_model: str | None,
+        min_vram_mib: int | None,
+        model: str | None,
+        page: int,
+        page_size: int,
+        verified: bool = False,
+    ) -> tuple[list[Offering], int]:
+        """One page of the live providers, by id, and how many there are on all pages."""
+        now_ms = ms(self._clock)
+        since_ms = now_ms - int(LIVE_SECONDS * 1000)
+
+        def read() -> tuple[list[Offering], int]:
+            rows, total = providers.live(
+                since_ms=since_ms,
+                gpu_model=gpu_model,
+                min_vram_mib=min_vram_mib,
+                model=model,
+                offset=(page - 1) * page_size,
+                limit=page_size,
+                verified=verified,
+            )
+            ids = [row.id for row in rows]
+            models, own = (providers.models_of(ids), terms.of_all(ids)) if rows else ({}, {})
+            card, known = rates.card(), reliability.track_records(ids)
+            return [
+                self._offering(row, models[row.id], own[row.id], card, known[row.id], now_ms) for row in rows
+            ], total
+
+        return await self._database.read(read)
+
+    async def history(
+        self, provider_id: int, before: tuple[int, int] | None, limit: int
+    ) -> tuple[list[PastAttempt], tuple[int, int] | None]:
+        """One page of a provider's ended attempts, newest first, and the end and number to go on with.
+
+        Raises PROVIDER_NOT_FOUND.
+        """
+
+        def read() -> list[PastAttempt]:
+            existing(provider_id)
+            return reliability.page(provider_id, before, limit + 1)
+
+        found = await self._database.read(read)
+        last = found[limit - 1] if len(found) > limit else None
+        return found[:limit], (last.ended_ms, last.number) if last is not None else None
+
+    def _offering(
+        self,
+        row: ProviderRow,
+        models: list[Model],
+        own: Terms,
+        card: dict[JobType, int],
+        known: TrackRecord,
+        now_ms: int,
+    ) -> Offering:
+        closed, _ = closure_of(row, own.settings, self._fleet, now_ms)
+        opens = own.settings.opens(now_ms)
+        presence = self._fleet.get(row.id)
+        return Offering(
+            row,
+            models,
+            card | dict(own.rates),
+            known,
+            max(0, row.gpu_vram_mib - own.settings.vram_reserve_mib),
+            row.connected and not row.draining and closed is Obstacle.NONE,
+            int(opens.timestamp() * 1000) if opens is not None else None,
+            self._accounts.hindrances(row),
+            presence is not None and presence.runs_plain_processes,
+        )

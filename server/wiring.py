@@ -1,0 +1,78 @@
+"""Wires the use cases to one database, clock and configuration: each service is built here, and nowhere else.
+
+It knows no gRPC: server.app gives the services to their servicers.
+"""
+
+from __future__ import annotations
+
+from server.blobs.open import open_blobs
+from server.clock import Clock
+from server.config import Config
+from server.outbound import Outbound
+from server.services.artifacts import Artifacts
+from server.services.cleaning import Cleaning
+from server.services.deliveries import Deliveries
+from server.services.dispatch import Dispatch
+from server.services.fleet import Fleet
+from server.services.heartbeats import Heartbeats
+from server.services.jobs import Jobs
+from server.services.key_ring import KeyRing
+from server.services.keys import Credentials
+from server.services.market import Market
+from server.services.metrics import Metrics
+from server.services.operators.accounts import Accounts
+from server.services.operators.audit import Audit
+from server.services.operators.dashboard import Dashboard
+from server.services.operators.operations import Operations
+from server.services.privacy.deletion import Deletion
+from server.services.privacy.export import Export
+from server.services.providers import Providers
+from server.services.renters import Renters
+from server.services.sessions import Sessions
+from server.services.statements import Statements
+from server.services.sweep import Sweep
+from server.services.terms import OwnTerms
+from server.services.webhooks import Webhooks
+from server.services.withdrawals import Withdrawals
+from server.store.database import Database
+
+
+class Services:
+    """The use cases of one server, by noun."""
+
+    def __init__(self, database: Database, clock: Clock, config: Config) -> None:
+        blobs = open_blobs(config.blob_store)
+        post = Outbound(allow_private=config.webhooks_allow_private).post
+        self.fleet = Fleet()
+        self.dispatch = Dispatch(database, self.fleet, clock, config.max_output_bytes)
+        self.metrics = Metrics(database, clock)
+        self.providers = Providers(database, self.fleet, clock, config.provider_approval, config.minimums)
+        self.heartbeats = Heartbeats(database, self.fleet, self.metrics, clock, config.minimums)
+        self.market = Market(database, self.fleet, self.providers, clock)
+        self.sessions = Sessions(
+            database,
+            self.dispatch,
+            self.fleet,
+            self.heartbeats,
+            clock,
+            config.limits.streams,
+            config.newest_daemon,
+        )
+        self.keys = Credentials(database, clock, config.admin_token)
+        self.key_ring = KeyRing(database, clock, self.keys)
+        self.terms = OwnTerms(database, self.fleet, self.dispatch, clock)
+        self.jobs = Jobs(database, self.dispatch, self.fleet, clock, config.limits.open_jobs)
+        self.sweep = Sweep(database, self.dispatch, self.fleet, self.heartbeats, clock)
+        self.artifacts = Artifacts(database, blobs, self.jobs, clock, config.artifact_limits)
+        self.cleaning = Cleaning(database, blobs, clock, config.artifact_limits)
+        self.renters = Renters(database, clock, config.sandbox_topup)
+        self.export = Export(database)
+        self.deletion = Deletion(database, clock, self.keys)
+        self.webhooks = Webhooks(database, clock, config.webhooks_allow_private)
+        self.deliveries = Deliveries(database, clock, post)
+        self.withdrawals = Withdrawals(database, clock)
+        self.statements = Statements(database, clock)
+        self.dashboard = Dashboard(database, clock)
+        self.audit = Audit(database)
+        self.accounts = Accounts(database, self.fleet, self.providers, self.sessions, clock)
+        self.operations = Operations(database, self.dispatch, self.fleet, self.providers, clock)

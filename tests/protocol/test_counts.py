@@ -1,0 +1,208 @@
+"""What a job, a heartbeat and a Hello cost, counted: no machine is too slow or too busy for it.
+
+The programs' own code in one process, real gRPC between them, a real SQLite file and a real journal.
+Every figure is exact, with one job in flight. Later changes lower them; nothing raises them unseen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dcp.v1 import gpus_pb2
+
+from daemon.journal.disk import journal_folder
+from daemon.journal.journal import Journal
+from daemon.machine.machine import Machine
+from tests.support.counter import Counter, CountingDisk, relayed
+from tests.support.fake_engine import DEFAULT_MODEL, NoopEngine
+from tests.support.whole_stack import ADMIN, Stack, running_daemon, running_stack
+
+HEARTBEAT = {"> heartbeat": 1, "< heartbeat_ack": 1}
+NOTHING = {"statements": 0, "write transactions": 0, "read transactions": 0, "syncs": 0}
+HEARTBEAT_SECONDS = 11.0  # the interval with the most of its jitter
+HANG_SECONDS = 60.0  # a test that waits this long has failed; nothing is measured by it
+
+
+class OneGpu:
+    """A machine with one GPU that never changes."""
+
+    name, reason = "fixed", ""
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    def read(self) -> gpus_pb2.GpuStatus:
+        """Always the same."""
+        self.reads += 1
+        sample: dict[str, Any] = {
+            "gpu_name": "NVIDIA A100-SXM4-80GB",
+            "gpu_vram_mib": 81_920,
+            "free_vram_mib": 80_000,
+            "memory_used_mb": 1_920,
+            "gpu_util_pct": 12.5,
+            "temp_c": 41.0,
+        }
+        device = gpus_pb2.GpuDevice(index=0, uuid="GPU-11111111-2222-3333-4444-555555555555", **sample)
+        return gpus_pb2.GpuStatus(
+            **sample, driver_version="550.54", cuda_version="12.4", gpu_count=1, all_gpus=[device]
+        )
+
+    def close(self) -> None:
+        """Has nothing to give back."""
+
+
+@dataclass
+class Market:
+    """A server and a gateway at rest, a renter, a provider, and the counter of all that they do."""
+
+    stack: Stack
+    counter: Counter
+    address: str
+    """Where daemons find the server."""
+    acknowledged: asyncio.Event
+    renter: dict[str, str]
+    provider_key: str
+
+    @contextlib.asynccontextmanager
+    async def daemon(self, folder: Path) -> AsyncIterator[Daemon]:
+        """A daemon with its journal in the folder, whose first heartbeat was answered."""
+        disk, gpus = CountingDisk(journal_folder(folder), self.counter), OneGpu()
+        running = running_daemon(
+            self.stack,
+            self.provider_key,
+            NoopEngine(),
+            server=self.address,
+            journal=Journal(disk),
+            machine=Machine(gpus=gpus, clock=self.stack.clock),
+            sample_seconds=0.02,
+        )
+        async with running:
+            daemon = Daemon(self, disk, gpus)
+            await daemon.heartbeat()
+            yield daemon
+        disk.close()
+
+
+@dataclass
+class Daemon:
+    """A running daemon that serves a model which says nothing."""
+
+    market: Market
+    disk: CountingDisk
+    gpus: OneGpu
+
+    async def job(self) -> None:
+        """Submits a job, waits until the daemon has forgotten it, and reads its result."""
+        stack, renter = self.market.stack, self.market.renter
+        self.disk.forgotten.clear()
+        params = {"model": DEFAULT_MODEL, "prompt": "Say nothing."}
+        body = {"job_type": "llm-inference", "duration_minutes": 3, "params": params}
+        job = (await stack.post("/api/jobs/submit", body, **renter))["job"]
+        await within(self.disk.forgotten.wait())
+        answer = await stack.http.get(f"/api/jobs/{job['job_id']}/output", headers=renter)
+        assert answer.status_code == 204, "it has completed, and wrote nothing"
+
+    async def heartbeat(self) -> None:
+        """Lets a heartbeat with a fresh sample pass: when it is answered, nothing before it is under way."""
+        await within(self._sampled(self.gpus.reads + 2))
+        self.market.acknowledged.clear()
+        self.market.stack.clock.advance(HEARTBEAT_SECONDS)
+        await within(self.market.acknowledged.wait())
+
+    async def _sampled(self, times: int) -> None:
+        while self.gpus.reads < times:
+            await asyncio.sleep(0.01)
+
+
+async def within(work: Awaitable[Any]) -> None:
+    """Waits for something that must happen."""
+    async with asyncio.timeout(HANG_SECONDS):
+        await work
+
+
+async def stop_loops() -> None:
+    """Ends the server's loops, which look into the database once a second of real time."""
+    for task in asyncio.all_tasks():
+        code = getattr(task.get_coro(), "cr_code", None)
+        if code is not None and code.co_filename.endswith("server/loops.py"):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+@pytest.fixture
+async def market(tmp_path: Path) -> AsyncIterator[Market]:
+    """A market whose loops stand still: what is counted is what was asked for."""
+    counter = Counter()
+    async with (
+        running_stack(tmp_path, counter) as stack,
+        relayed(stack.server.address, counter) as (address, acknowledged),
+    ):
+        await stop_loops()
+        _, provider_key = await stack.register("provider", "p@example.com")
+        renter_id, renter_key = await stack.register("renter", "r@example.com")
+        await stack.post(f"/api/admin/renters/{renter_id}/credit", {"amount_halala": 100_000}, **ADMIN)
+        yield Market(stack, counter, address, acknowledged, {"x-renter-key": renter_key}, provider_key)
+
+
+async def test_job_that_does_nothing(market: Market, tmp_path: Path) -> None:
+    counter = market.counter
+    async with market.daemon(tmp_path / "daemon") as daemon:
+        await daemon.job()  # the first of all prepares statements
+        await daemon.heartbeat()
+        await market.stack.get("/api/renters/me", market.renter)  # keys are known for ten seconds
+        counter.clear()
+        await daemon.job()
+        await daemon.heartbeat()  # it costs neither the database nor the journal anything, see below
+        assert counter.http == {"POST /api/jobs/submit": 1, "GET /api/jobs/{id}/output": 1}
+        assert counter.calls.methods == {"SubmitJob": 1, "GetJobOutput": 1}
+        assert counter.messages == HEARTBEAT | {
+            "< job_offer": 1,
+            "> offer_reply": 1,
+            "> job_started": 1,
+            "> job_finished": 1,
+            "< result_ack": 1,
+        }
+        assert counter.database() == {
+            "statements": 65,
+            "write transactions": 4,
+            "read transactions": 3,
+            "syncs": 4,
+        }
+        assert counter.journal_syncs == 5
+
+
+async def test_heartbeat(market: Market, tmp_path: Path) -> None:
+    counter = market.counter
+    async with market.daemon(tmp_path / "daemon") as daemon:
+        counter.clear()
+        await daemon.heartbeat()
+        assert counter.messages == HEARTBEAT
+        # With the sample of one GPU. HTTP/2 and gRPC add 14 bytes to each message, TLS and TCP more.
+        assert counter.bytes == {"> heartbeat": 175, "< heartbeat_ack": 4}
+        assert counter.database() == NOTHING
+        assert counter.journal_syncs == 0
+
+
+async def test_hello_of_a_daemon_that_starts_again(market: Market, tmp_path: Path) -> None:
+    counter = market.counter
+    async with market.daemon(tmp_path / "daemon"):
+        counter.clear()
+    await within(counter.written())  # the end of its session
+    counter.clear()
+    async with market.daemon(tmp_path / "daemon"):
+        assert counter.http == counter.calls.methods == {}
+        assert counter.messages == HEARTBEAT | {"> hello": 1, "< welcome": 1}
+        assert counter.database() == {
+            "statements": 22,
+            "write transactions": 1,
+            "read transactions": 3,
+            "syncs": 1,
+        }
+        assert counter.journal_syncs == 0

@@ -1,0 +1,129 @@
+"""Duties fail alone: one that raises is logged and counted, and the others are done all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+
+import pytest
+from dcp.v1 import jobs_pb2, sessions_pb2
+
+from server.clock import ms
+from server.domain.errors import DomainError, Reason
+from server.loops import Duty, Loop
+from server.store.models import Provider
+from tests.support.running_server import Daemon, Market, Party
+
+QUEUED, RUNNING = jobs_pb2.JOB_STATE_QUEUED, jobs_pb2.JOB_STATE_RUNNING
+LOST_SECONDS = 300
+ENDS = "end what time ends"
+DUTIES = [
+    "write heartbeats",
+    "read provider states",
+    "read terms",
+    ENDS,
+    "offer waiting jobs",
+    "check credentials",
+    "write uses of keys",
+    "erase deleted accounts",
+    "store metrics",
+]
+
+
+class Counted:
+    """A duty that counts its ticks, and raises what it is told to."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.ticks = 0
+        self._error = error
+
+    async def tick(self) -> None:
+        self.ticks += 1
+        if self._error is not None:
+            raise self._error
+
+
+async def test_duty_that_raises_stops_no_other_and_is_counted_and_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broken, unlucky = Counted(ValueError("a fault")), Counted(DomainError(Reason.STORE_UNAVAILABLE, "no"))
+    first, last = Counted(), Counted()
+    duties = [Duty("first", first.tick), Duty("broken", broken.tick), Duty("unlucky", unlucky.tick)]
+    loop = Loop(1.0, (*duties, Duty("last", last.tick)))
+    with caplog.at_level(logging.ERROR, "server.loops"):
+        for _ in range(3):
+            assert [type(error) for error in await loop.tick()] == [ValueError, DomainError]
+    assert [duty.ticks for duty in (first, broken, unlucky, last)] == [3, 3, 3, 3]
+    assert loop.failures == {"broken": 3, "unlucky": 3}
+    assert caplog.messages[-2:] == [
+        "a duty failed duty=broken failures=3",
+        "a duty was put off duty=unlucky failures=3 reason=STORE_UNAVAILABLE",
+    ]
+    assert "ValueError: a fault" in caplog.text
+
+
+async def test_table_of_a_server_has_every_duty_once(market: Market) -> None:
+    loops = market.server.loops
+    assert [duty.name for duty in loops[0].duties] == DUTIES
+    assert [duty.name for loop in loops[1:] for duty in loop.duties] == ["send webhooks", "clean artifacts"]
+
+
+@pytest.mark.parametrize("name", [name for name in DUTIES if name != ENDS])
+async def test_offer_expires_whichever_other_duty_fails(market: Market, name: str) -> None:
+    loop = market.server.loops[0]
+    broken = Counted(ValueError("a fault"))
+    duties = tuple(replace(duty, tick=broken.tick) if duty.name == name else duty for duty in loop.duties)
+    loop.duties = duties
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job = await market.submit(renter, provider)
+    await daemon.expect("job_offer")
+    market.clock.advance(11)
+    await loop.tick()
+    assert (await market.job(job)).status == QUEUED
+    assert broken.ticks >= 1  # the server's own loop ticks as well, in real time
+    assert set(loop.failures) == {name}
+
+
+# A fault of one duty only, in the database itself.
+UNWRITABLE = (
+    "CREATE TRIGGER unwritable BEFORE UPDATE OF renewed_ms ON provider "
+    "BEGIN SELECT RAISE(ABORT, 'a row that cannot be written'); END"
+)
+
+
+async def beat_unanswered(market: Market, provider: Party, daemon: Daemon) -> None:
+    """A heartbeat that arrives and is not acknowledged."""
+    await daemon.say(heartbeat=sessions_pb2.SessionHeartbeat(sequence=1000, held_leases=daemon.held))
+    fleet, now_ms = market.server.services.fleet, ms(market.clock)
+    async with asyncio.timeout(10):
+        while fleet.last_heartbeat_ms(provider.id, None) != now_ms:
+            await asyncio.sleep(0.002)
+
+
+async def test_nobody_is_silent_while_heartbeats_cannot_be_written(market: Market) -> None:
+    """What the server heard and could not write is no silence; other rules of time go on meanwhile."""
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider, slots=2)
+    for _ in range(LOST_SECONDS // 10):
+        market.clock.advance(10)
+        await daemon.heartbeat()
+        await market.tick()
+    job, _ = await market.running_job(renter, provider, daemon, duration_minutes=30)
+    offered = await market.submit(renter, provider, start_within_seconds=60)
+    await daemon.expect("job_offer")
+    loop = market.server.loops[0]
+
+    await market.sql(lambda: Provider._meta.database.execute_sql(UNWRITABLE))
+    for _ in range(LOST_SECONDS // 10 + 1):
+        market.clock.advance(10)
+        await beat_unanswered(market, provider, daemon)
+        await loop.tick()
+    assert set(loop.failures) == {"write heartbeats"}
+    assert (await market.job(job)).status == RUNNING
+    assert (await market.job(offered)).failure_reason == jobs_pb2.FAILURE_REASON_START_DEADLINE
+
+    await market.sql(lambda: Provider._meta.database.execute_sql("DROP TRIGGER unwritable"))
+    await market.tick()
+    assert (await market.job(job)).status == RUNNING
