@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _COMMANDS[arguments.command](arguments)
     except _FAULTS as error:
-        logs.tell_fault(f"dcp-daemon: {error}", os.environ, sys.stderr)
+        logs.report_fault(f"dcp-daemon: {error}", os.environ, sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -182,7 +182,7 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
     alive = asyncio.create_task(manager.keep_alive())
     try:
         async with control.serve(config.state_dir, _answers(daemon)):
-            manager.tell("READY=1", f"STATUS=connecting to {config.server}")
+            manager.notify("READY=1", f"STATUS=connecting to {config.server}")
             reason = await daemon.run()
     except KeyRefusedError as error:
         raise KeyRefusedError(
@@ -203,7 +203,7 @@ def _key(config: Config) -> str:
 
 
 def _say_ready(server: str, provider_id: int, manager: Manager) -> None:
-    manager.tell(f"STATUS=session with {server} as provider {provider_id}")
+    manager.notify(f"STATUS=session with {server} as provider {provider_id}")
     print(f"ready session with {server} as provider {provider_id}", flush=True)
 
 
@@ -214,10 +214,10 @@ def _drain_on_signals(daemon: Daemon, manager: Manager) -> None:
     def on_signal(number: int) -> None:
         seen.append(number)
         if len(seen) > 1:
-            # Children see the end of their stdin and follow; the journal tells
+            # Children see the end of their stdin and follow; the journal shows
             # the next start what was not acknowledged.
             os._exit(128 + number)
-        manager.tell("STOPPING=1", "STATUS=draining")
+        manager.notify("STOPPING=1", "STATUS=draining")
         daemon.drain()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -236,7 +236,7 @@ def _reload_on_hangup(
             return
         # A reload takes milliseconds, all in this call: to the manager it is one step.
         reloader.reload(daemon, read)
-        manager.tell("READY=1")
+        manager.notify("READY=1")
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, on_hangup)
 
@@ -244,7 +244,7 @@ def _reload_on_hangup(
 def _exit_status(reason: EndReason) -> int:
     if reason is EndReason.DRAINED:
         return 0
-    logs.tell_fault(
+    logs.report_fault(
         "dcp-daemon: another daemon with the same key took over; stop one of the two, "
         "or register each machine as a provider of its own",
         os.environ,

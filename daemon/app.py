@@ -53,7 +53,7 @@ class Options:
     on_sample: Callable[[gpus_pb2.GpuStatus], None] = lambda status: None
     """Called with each reading of the GPUs."""
     runs_plain_processes: bool = False
-    """What the server is told: jobs run as plain processes, without isolation."""
+    """Reported to the server: jobs run as plain processes, without isolation."""
     artifact_sink: ArtifactSink | None = None
     """Where the files of jobs go; None: to the server."""
     tick_seconds: float = 0.1

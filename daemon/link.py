@@ -1,7 +1,7 @@
 """The daemon's only knowledge of gRPC: one stream to the server, uploads beside it, and registration.
 
 It must not know what the messages mean. A stream that ends, however it ends, is
-told as an end; the session decides what follows.
+reported as an end; the session decides what follows.
 """
 
 from __future__ import annotations
@@ -105,9 +105,9 @@ class Probe:
     round_trip_ms: float = 0.0
     """Of a question on a connection that was there already."""
     date: datetime | None = None
-    """The server's time of day, to the second; None: it did not tell."""
+    """The server's time of day, to the second; None: unknown."""
     newest_daemon: str = ""
-    """The version of the newest daemon; empty: it did not tell."""
+    """The version of the newest daemon; empty: unknown."""
 
 
 class Stream:
@@ -146,7 +146,7 @@ class Stream:
         except aio.AioRpcError as error:
             raise _link_error(error) from None
         except asyncio.CancelledError:
-            # grpc tells our own cancelling of the call like that of the task.
+            # grpc reports our own cancelling of the call like that of the task.
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
@@ -266,7 +266,7 @@ async def _send_file(call: _Upload, lease: sessions_pb2.Lease, artifact: Artifac
         lease=lease, name=artifact.name, size_bytes=artifact.size_bytes, sha256=artifact.sha256
     )
     await _step(call.write(artifacts_pb2.UploadArtifactRequest(header=header)))
-    # What is refused, or there already, is told before its bytes are on the way.
+    # The server answers before any bytes are sent when it refuses the file or has it already.
     if await _disposition(call) != artifacts_pb2.UPLOAD_DISPOSITION_SEND:
         return
     with await asyncio.to_thread(open_plain, artifact.path) as file:
@@ -357,13 +357,13 @@ async def probe(server: ServerAddress, timeout_seconds: float = 5.0) -> Probe:
             call = check(b"", timeout=timeout_seconds)
             answer = await call
             round_trip_ms = (time.monotonic() - asked_at) * 1000
-            told = dict(await call.trailing_metadata() or ())
+            metadata = dict(await call.trailing_metadata() or ())
         except aio.AioRpcError as error:
             answered = error.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAUTHENTICATED)
             return Probe("" if answered else _text(error))
         problem = "" if answer == b"\x08\x01" else "the server answers that it is not serving"
-        newest = str(told.get("dcp-newest-daemon", ""))
-        return Probe(problem, round_trip_ms, _date(told.get("date", "")), newest)
+        newest = str(metadata.get("dcp-newest-daemon", ""))
+        return Probe(problem, round_trip_ms, _date(metadata.get("date", "")), newest)
 
 
 def _date(text: str | bytes) -> datetime | None:

@@ -1,6 +1,6 @@
-"""What a running daemon tells its owner about itself, as plain data: session, jobs, GPUs.
+"""What a running daemon reports to its owner about itself, as plain data: session, jobs, GPUs.
 
-It must not hold a key, a prompt, an output or a lease's secret: what stands here
+It must not hold a key, a prompt, an output or a lease's secret: everything here
 is printed in terminals.
 """
 
@@ -68,8 +68,8 @@ def _job(run: Transcript, now: float) -> dict[str, Any]:
 
 
 def _gpu(gpu: gpus_pb2.GpuDevice) -> dict[str, Any]:
-    told: dict[str, Any] = {"index": gpu.index, "name": gpu.gpu_name}
-    return told | {
+    report: dict[str, Any] = {"index": gpu.index, "name": gpu.gpu_name}
+    return report | {
         name: getattr(gpu, name) if gpu.HasField(name) else None  # type: ignore[arg-type]
         for name in _GPU_FIGURES
     }

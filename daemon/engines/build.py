@@ -1,4 +1,4 @@
-"""Makes the engines that the configuration asks for."""
+"""Creates the engines that the configuration asks for."""
 
 from __future__ import annotations
 

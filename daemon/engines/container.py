@@ -1,6 +1,6 @@
 """The container engine: one model, served by an image of the provider's choice, hardened, without a network.
 
-vLLM's OpenAI server is the image that it is made for; whatever speaks that API on a
+vLLM's OpenAI server is the image that it is written for; whatever speaks that API on a
 Unix socket will do. It must not know the session. A server that misbehaves is
 removed, and the next job gets a new one.
 """
@@ -60,7 +60,7 @@ class ContainerEngine(ServedEngine[ServerContainer]):
 
     @property
     def context_tokens(self) -> int:
-        """What the server told when it was started last; 0: nothing yet."""
+        """What the server reported when it last started; 0: nothing yet."""
         return self._context_tokens
 
     async def start_server(self) -> ServerContainer:

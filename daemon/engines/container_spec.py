@@ -1,6 +1,6 @@
-"""Owns what the container engine is told to make for a model server: its container and its keeper's.
+"""Owns what the container engine is asked to create for a model server: its container and its keeper's.
 
-Pure. What no container of ours has is withheld by `daemon.runners.containers.spec`.
+Pure. What none of our containers may have is withheld by `daemon.runners.containers.spec`.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def server_config(
 def _env(gpus: Sequence[str]) -> dict[str, str]:
     return {
         "HOME": "/tmp",  # noqa: S108 - the container's
-        # A user that is a number alone has no name, and some libraries ask for one.
+        # A user given only by number has no name, and some libraries ask for one.
         "USER": "dcp",
         "LOGNAME": "dcp",
         "HF_HUB_OFFLINE": "1",
@@ -166,7 +166,7 @@ def _bind(source: Path, target: str, is_read_only: bool) -> dict[str, Any]:
 
 
 def _filled(text: str, filled: dict[str, str]) -> str:
-    # Not by str.format: arguments may be JSON, whose braces stand for themselves.
+    # Not by str.format: arguments may be JSON, in which braces are literal.
     for placeholder, value in filled.items():
         text = text.replace(placeholder, value)
     return text

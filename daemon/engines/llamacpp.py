@@ -32,7 +32,7 @@ class LlamaCppEngine(ServedEngine[ModelServer]):
         warm: WarmModels | None = None,
         watch: bool = False,
     ) -> None:
-        """`slots`: how many jobs at once; `watch`: let the child tell what its slots do, for tests."""
+        """`slots`: how many jobs at once; `watch`: let the child report what its slots do, for tests."""
         super().__init__(
             name,
             slots=slots,

@@ -55,7 +55,7 @@ class ModelServerHost:
     socket: Path
     """The container engine's."""
     owner: str
-    """Tells this daemon's containers from another's."""
+    """Distinguishes this daemon's containers from another's."""
     folder: Path
     """For the sockets of the servers."""
     gpus: Callable[[], Sequence[str]] = tuple
@@ -128,7 +128,7 @@ async def start_server_container(
 
 
 async def sweep(docker: Docker, place: ModelServerHost) -> None:
-    """Removes what servers that nobody has any more have left."""
+    """Removes what servers of ended daemons have left."""
     try:
         found = await docker.containers_with(f"{spec.OWNER_LABEL}={place.owner}")
         folders = await asyncio.to_thread(_folders, place.folder)
@@ -165,7 +165,7 @@ async def _make(
     image: dict[str, Any],
     parts: AsyncExitStack,
 ) -> ServerContainer:
-    """Both containers, neither of them started; whatever is made here goes with `parts`."""
+    """Both containers, neither of them started; `parts` takes ownership of whatever is created here."""
     facts = await docker.facts()
     if why := problem(facts):
         raise StartError(f"the container engine cannot be used: {why}")
@@ -226,7 +226,7 @@ async def _listen(frames: AsyncGenerator[Frame, None], said: deque[str]) -> None
 
 
 async def _context_tokens(server: ServerContainer, name: str) -> int:
-    """What the server tells of its model's context; 0: nothing."""
+    """The length of its model's context as the server reports it; 0: unknown."""
     try:
         async with server.client.stream("GET", "/v1/models", timeout=HEALTH_SECONDS) as response:
             listed = chat.listed(json.loads(await bounded(response, chat.MAX_LIST_BYTES)))
@@ -236,7 +236,7 @@ async def _context_tokens(server: ServerContainer, name: str) -> int:
 
 
 async def _until_ended(docker: Docker, name: str) -> None:
-    # An engine that does not answer is no server either: the next job finds out.
+    # If the engine does not answer, neither does the server: the next job finds out.
     with contextlib.suppress(DockerUnavailableError, DockerRefusedError):
         await docker.wait(name)
 

@@ -67,6 +67,6 @@ class JournalWriter:
         try:
             return await loop.run_in_executor(self._thread, self._journal.write, batch)
         except Exception as error:
-            # A fault of ours must not stop the daemon from telling its results.
+            # A bug in the journal must not stop the daemon from reporting its results.
             logger.exception("the journal failed unexpectedly")
             return [OSError(f"{type(error).__name__}")] * len(batch)

@@ -39,7 +39,7 @@ class StartAttempt:
 
 @dataclass(frozen=True)
 class StopAttempt:
-    """End the attempt; `discard`: nobody will ask for its result."""
+    """End the attempt; `discard`: its result is not wanted."""
 
     lease: sessions_pb2.Lease
     discard: bool
@@ -60,7 +60,7 @@ class Persist:
 
 @dataclass(frozen=True)
 class Forget:
-    """Nobody will ask about the lease again: its records are not needed."""
+    """The server is done with the lease: its records are not needed."""
 
     lease: sessions_pb2.Lease
 

@@ -1,8 +1,8 @@
-"""Owns the leases that this daemon has accepted, their runs, and what may be said about them when.
+"""Owns the leases that this daemon has accepted, their transcripts, and what may be sent about them when.
 
-Pure, like the session that drives it. The order that everything here keeps: an
+Pure, like the session that drives it. Everything here keeps one order: an
 acceptance, a start, a piece and a result are saved in the journal before they
-are told, and told again until the server has confirmed them. It must not know
+are sent, and sent again until the server has confirmed them. It must not know
 streams, heartbeats or drains.
 """
 
@@ -68,7 +68,7 @@ class HeldLeases:
 
     @property
     def held(self) -> list[sessions_pb2.Lease]:
-        """The leases without a result to tell."""
+        """The leases without a result to report."""
         return [run.lease for run in self._transcripts.values() if not run.has_result]
 
     @property
@@ -199,7 +199,7 @@ class HeldLeases:
         key = self._saving.pop(number, None)
         return self._transcripts.get(key) if key is not None else None
 
-    # --- what the runs do ---
+    # --- events of attempts ---
 
     def attempt(self, event: AttemptEvent, now: float) -> None:
         """Something happened to a run; one that is not held any more changes nothing."""
@@ -257,7 +257,7 @@ class HeldLeases:
     # --- what the server says ---
 
     def cancel(self, lease: sessions_pb2.Lease, now: float) -> list[Effect]:
-        """Ends a run on the server's word."""
+        """Ends a run that the server cancelled."""
         run = self._transcripts.get(lease_key(lease))
         if run is None:
             logger.warning("ignored a cancel of a lease not held job_id=%s", lease.job_id)
@@ -265,7 +265,7 @@ class HeldLeases:
         return self._stop(run, _CANCELLED, now)
 
     def direct(self, directive: sessions_pb2.LeaseDirective, renewed_at: float, now: float) -> list[Effect]:
-        """Does what the server says about a lease; its word renews it as of `renewed_at`."""
+        """Follows the server's directive about a lease, which renews it as of `renewed_at`."""
         key = lease_key(directive.lease)
         run = self._transcripts.get(key)
         if directive.action == sessions_pb2.LEASE_ACTION_STOP_AND_DISCARD:
@@ -309,7 +309,7 @@ class HeldLeases:
                 run.renewed_at = max(run.renewed_at, at)
 
     def discard_all(self) -> list[Effect]:
-        """Everything is over, and nobody will ask."""
+        """Drops every lease; none of their results is wanted."""
         return [effect for run in list(self._transcripts.values()) for effect in self._discard(run)]
 
     def _discard(self, run: Transcript) -> list[Effect]:
@@ -324,9 +324,9 @@ class HeldLeases:
         self, run: Transcript, ack: sessions_pb2.OutputAck | sessions_pb2.LeaseDirective, now: float
     ) -> None:
         if not run.acknowledge(ack.output_through_seq, ack.log_through_seq, now):
-            logger.warning("the server acknowledged pieces that were never made %s", self._of(run))
+            logger.warning("the server acknowledged pieces that were never saved %s", self._of(run))
 
-    # --- telling ---
+    # --- sending ---
 
     def pause(self) -> list[Effect]:
         """The stream is gone, and with it every offer that it brought and that has no answer yet."""
@@ -337,14 +337,14 @@ class HeldLeases:
         return effects
 
     def report_results_again(self, now: float) -> None:
-        """A new stream: every result is told from its beginning; what runs waits for the server's word."""
+        """A new stream: every result is sent from its beginning; runs wait for the server's directive."""
         for run in self._transcripts.values():
             run.progress_at = now
             if run.has_result:
                 run.rewind()
 
     def rewind_stalled(self, patience_seconds: float, now: float) -> None:
-        """What stayed unanswered on a living stream was lost on the way: tell it again."""
+        """Sends again what stayed unanswered on a living stream: it was lost on the way."""
         for run in self._transcripts.values():
             if run.waiting and now - run.progress_at >= patience_seconds:
                 run.progress_at = now

@@ -11,7 +11,7 @@ clock's reading and randomness is an argument, so a test can be its whole world.
 A message that the state's row in `_HANDLERS` does not have is a peer's mistake or
 a late repetition: it is logged and changes nothing. Every event first ends the runs
 whose lease has run out, since the machine may have slept. Runs outlive streams:
-they end by themselves, by the server's word, at their time limit, or when the
+they end by themselves, by order of the server, at their time limit, or when the
 server has been silent for so long that it is about to give their jobs to others.
 
 A `Persist` effect is answered by a `Persisted` or a `NotPersisted` event, at any

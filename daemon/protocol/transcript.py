@@ -1,8 +1,8 @@
-"""Owns what one accepted lease has to tell the server, until the server knows it all.
+"""Owns what is sent to the server about one accepted lease, until the server has all of it.
 
-A run is a transcript: JobStarted, the numbered pieces of output and log, then
+A transcript is JobStarted, the numbered pieces of output and log, then
 JobFinished. Nothing of it is sent before it is saved in the journal; it is kept
-until acknowledged and can be rewound, so the same story is told again on a new
+until acknowledged and can be rewound, so that it is repeated unchanged on a new
 stream. It must not know streams, timers or engines.
 """
 
@@ -59,7 +59,7 @@ class Transcript:
     """One accepted lease and its transcript."""
 
     def __init__(self, history: History, now: float) -> None:
-        """A run as the journal tells it; `Transcript.of` makes one that the journal has yet to learn of."""
+        """A run as the journal has it; `Transcript.of` creates one that the journal does not have yet."""
         offer = history.offer
         self.offer = offer
         self.lease = offer.lease
@@ -116,7 +116,7 @@ class Transcript:
 
     @property
     def finished(self) -> bool:
-        """It has ended; only saving and telling its result is left."""
+        """It has ended; only its result is left to be saved and sent."""
         return self.phase is Phase.FINISHED
 
     def start(self, now: float) -> bool:
@@ -133,7 +133,7 @@ class Transcript:
         self._running_since = now
 
     def worked(self, now: float) -> None:
-        """Its work is over and the meter stands, while what it left is handed over."""
+        """Its work is done: stops the meter, while its files are uploaded."""
         if self.phase is Phase.RUNNING and self._running_since is not None:
             self._ran_ms, self._running_since = self.run_ms(now), None
             self._unsaved.append(Reading(self._ran_ms))
@@ -156,7 +156,7 @@ class Transcript:
         return True
 
     def finish(self, result: Result, now: float) -> bool:
-        """Keeps the result; False when there is one already."""
+        """Stops the meter, ends both channels and keeps the result; False when there is a result already."""
         if not self.take(Step.FINISH):
             return False
         self._ran_ms, self._running_since = self.run_ms(now), None
@@ -208,7 +208,7 @@ class Transcript:
         return self._saving
 
     def saved(self) -> tuple[Record, ...]:
-        """The batch is safe, and may be told. Returns it."""
+        """The batch is durable and may be sent. Returns it."""
         batch, self._saving = self._saving, ()
         for record in batch:
             match record:
@@ -223,9 +223,9 @@ class Transcript:
         return batch
 
     def not_saved(self, result: Result, now: float) -> tuple[Record, ...]:
-        """The batch cannot be saved. Unless that is no loss, the run is over, and told as far as it is safe.
+        """Unless only meter readings were lost, ends the run and reports what is already durable.
 
-        Its result is then told unsaved: `result`, or its own when it had not succeeded.
+        Its result is then sent without being saved: `result`, or its own when it had not succeeded.
         """
         batch, self._saving = self._saving, ()
         if all(isinstance(record, Reading | Stored) for record in batch):
@@ -252,11 +252,11 @@ class Transcript:
             if pieces.acknowledged
         ]
 
-    # --- telling it ---
+    # --- sending it ---
 
     @property
     def has_result(self) -> bool:
-        """Its result may be told."""
+        """Its result may be sent."""
         return self._finish_is_saved
 
     @property
@@ -296,7 +296,7 @@ class Transcript:
         self._flowing = True
 
     def rewind(self) -> None:
-        """Tells everything again that is not confirmed."""
+        """Sends everything again that is not confirmed."""
         for pieces in self.channels.values():
             pieces.rewind()
         self._flowing = True

@@ -33,14 +33,14 @@ class Log:
 
 @dataclass(frozen=True)
 class WorkDone:
-    """The work is over and the meter stands; these files are to be handed over now."""
+    """The work is done: the meter stops and these files are uploaded. It may come twice, first empty."""
 
     artifacts: tuple[Artifact, ...] = ()
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An output that is no text: its media type and its bytes."""
+    """An output that is not text: its media type and its bytes."""
 
     content_type: str
     data: bytes
@@ -126,7 +126,7 @@ class Runner(Protocol):
         return
 
     async def sweep(self) -> None:
-        """Removes what runs that nobody knows any more have left on this machine."""
+        """Removes what unknown runs have left on this machine."""
         return
 
     async def close(self) -> None:

@@ -60,7 +60,7 @@ class ArtifactsError(Exception):
 
 
 class LeaseGoneError(Exception):
-    """The server gave the job to somebody else, or it has ended: nobody wants its files."""
+    """The server gave the job to another provider, or it has ended: its files are not wanted."""
 
 
 class UploadRefusedError(Exception):
@@ -141,7 +141,7 @@ def _undelivered(refused: Sequence[tuple[Artifact, UploadRefusedError | None]]) 
 
 
 def measure(name: str, path: Path) -> Artifact:
-    """A file as it is now. Reads all of it: for a thread. Raises OSError, also for what is no plain file."""
+    """A file as it is now. Reads all of it: for a thread. Raises OSError, also if it is not plain."""
     digest, size = hashlib.sha256(), 0
     with open_plain(path) as file:
         while piece := file.read(READ_BYTES):
@@ -156,5 +156,5 @@ def open_plain(path: Path) -> BinaryIO:
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(f"{path.name} is no plain file")
+        raise OSError(f"{path.name} is not a plain file")
     return os.fdopen(handle, "rb", buffering=0)

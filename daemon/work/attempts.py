@@ -116,7 +116,7 @@ class Attempts:
         ]
 
     def stop(self, lease: sessions_pb2.Lease) -> None:
-        """Ends an attempt without waiting for it; one that has ended is no error.
+        """Ends an attempt without waiting for it; an ended attempt is not an error.
 
         Its runner is asked; what has not ended after a second and a half is killed.
         """
@@ -237,7 +237,7 @@ class Attempts:
             except ArtifactsError as error:
                 raise RunnerError(error.reason, error.message) from None
             except LeaseGoneError:
-                # The server says so on the stream, too; nobody hears this result.
+                # The server says so on the stream, too; this result is dropped.
                 raise RunnerError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, "The lease is gone.") from None
             return
         for artifact in left.artifacts:
@@ -246,7 +246,7 @@ class Attempts:
 
 
 def _check_fits(picture: Picture, limit_bytes: int) -> None:
-    # Text is cut where a job may keep no more; a part of a picture is none.
+    # Text over the limit is truncated; a truncated image would be useless, so it fails.
     if len(picture.data) > limit_bytes:
         raise RunnerError(
             jobs_pb2.FAILURE_REASON_OUTPUT_TOO_LARGE,

@@ -36,7 +36,7 @@ class SelfTestRecord:
     def __init__(self) -> None:
         self.passed = False
         self.is_new = True
-        """Neither a test nor a job has told anything yet."""
+        """Neither a test nor a job has ended yet."""
         self.reason = _NEVER_TESTED
         """Why it did not pass, for a person."""
         self._due_at = float("-inf")
@@ -96,7 +96,7 @@ class SelfTests:
         return [engine for engine, trial in self._trials.items() if trial.passed]
 
     def report(self) -> honesty_pb2.SelfTestReport:
-        """Every engine's newest test, as the server is told."""
+        """Every engine's newest test, as reported to the server."""
         tests = [
             honesty_pb2.SelfTest(
                 name=engine.name,
@@ -111,7 +111,7 @@ class SelfTests:
         return honesty_pb2.SelfTestReport(tests=tests)
 
     async def settle(self, seconds: float) -> None:
-        """Makes the first tests and waits for them, but not for ever: a large model takes minutes."""
+        """Starts the first tests and waits for them, but not for ever: a large model takes minutes."""
         self.tick()
         if self._running:
             await asyncio.wait(self._running.values(), timeout=seconds)

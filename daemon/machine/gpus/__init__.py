@@ -17,7 +17,7 @@ class Gpus(Protocol):
     """Why there is nothing to read, for a person; empty when there is."""
 
     def read(self) -> gpus_pb2.GpuStatus:
-        """Facts and a fresh sample. What cannot be told is left unset; never raises."""
+        """Facts and a fresh sample. Whatever cannot be read is left unset; never raises."""
         ...
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from daemon.service.version import daemon_version
 
 
 def machine_status() -> gpus_pb2.GpuStatus:
-    """A status that tells the versions of daemon, Python and operating system."""
+    """A status with the versions of daemon, Python and operating system."""
     return gpus_pb2.GpuStatus(
         daemon_version=daemon_version(), python_version=platform.python_version(), os_info=os_info()
     )

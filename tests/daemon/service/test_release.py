@@ -120,7 +120,7 @@ def test_removal_keeps_the_key_and_the_settings() -> None:
     ("arguments", "message"),
     [
         (("--nonsense",), "unknown: --nonsense"),
-        (("--user", "x; reboot"), "is no name of a system user"),
+        (("--user", "x; reboot"), "is not the name of a system user"),
         (("--wheel", "/nowhere.whl"), "is not a file"),
         (("--wheel", str(ROOT / "LICENSE")), "is no wheel of dcp-marketplace"),
     ],
