@@ -60,7 +60,8 @@ class Counter:
                 super().__init__(*arguments, **named)
                 self.set_trace_callback(counter._sql.append)
 
-        database.connect_params["factory"] = Traced
+        # A dictionary of its own: peewee keeps one for all databases of the process.
+        database.connect_params = {**database.connect_params, "factory": Traced}
         self._wal = Path(f"{database.database}-wal")
 
     def requests(self, app: AsgiApp) -> AsgiApp:
