@@ -60,8 +60,7 @@ class Counter:
                 super().__init__(*arguments, **named)
                 self.set_trace_callback(counter._sql.append)
 
-        # A dictionary of its own: peewee keeps one for all databases of the process.
-        database.connect_params = {**database.connect_params, "factory": Traced}
+        database.connect_params["factory"] = Traced
         self._wal = Path(f"{database.database}-wal")
 
     def requests(self, app: AsgiApp) -> AsgiApp:

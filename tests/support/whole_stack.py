@@ -80,7 +80,7 @@ async def running_stack(
     The ledger is checked at the end, unless the test itself writes rows without the services.
     ``counter``: counts the work of the server and the gateway.
     """
-    counter = counter or Counter()
+    counted, counter = counter is not None, counter or Counter()
     clock = ManualClock()
     config = Config.from_env(
         {
@@ -92,7 +92,8 @@ async def running_stack(
         }
     )
     server = Server(config, clock)
-    counter.watch_database(server._database.peewee)
+    if counted:
+        counter.watch_database(server._database.peewee)
     await server.start()
     try:
         async with grpc.aio.insecure_channel(
