@@ -531,7 +531,8 @@ Global___JobStarted: _TypeAlias = JobStarted  # noqa: Y015
 @_typing.final
 class OutputChunk(_message.Message):
     """A piece of a run's output. Pieces count from 1 within an attempt; the server
-    stores each once and in order. One above the next number is a violation.
+    stores each once and in order. One above the next number ends its lease, and
+    the session goes on: the daemon is told to stop and discard.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
