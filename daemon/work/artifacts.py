@@ -10,7 +10,6 @@ was measured, so it is opened without following one and must be what was measure
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 import stat
@@ -138,16 +137,6 @@ def _undelivered(refused: Sequence[tuple[Artifact, UploadRefusedError | None]]) 
     too_large = any(refusal is not None and refusal.too_large for _, refusal in refused)
     reason = jobs_pb2.FAILURE_REASON_OUTPUT_TOO_LARGE if too_large else jobs_pb2.FAILURE_REASON_ENGINE_FAILED
     return ArtifactsError(reason, f"/output: {count} could not be kept; {artifact.name}: {first}")
-
-
-def measure(name: str, path: Path) -> Artifact:
-    """A file as it is now. Reads all of it: for a thread. Raises OSError, also if it is not plain."""
-    digest, size = hashlib.sha256(), 0
-    with open_plain(path) as file:
-        while piece := file.read(READ_BYTES):
-            digest.update(piece)
-            size += len(piece)
-    return Artifact(name, path, size, digest.digest())
 
 
 def open_plain(path: Path) -> BinaryIO:

@@ -10,7 +10,7 @@ import contextlib
 from collections import deque
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
@@ -20,13 +20,10 @@ from daemon.protocol import events as ev
 from daemon.protocol.events import LeaseKey, Result, failed, lease_key, succeeded
 from daemon.protocol.records import Channel, History
 from daemon.protocol.session import DaemonSession, Introduction
+from scripts.simulation.inline import Task
 from scripts.simulation.violations import ViolationError
 from server.services.sessions import Session
 from tests.support.memory_disk import MemoryDisk
-
-if TYPE_CHECKING:
-    from scripts.simulation.inline import Task
-    from scripts.simulation.world import World
 
 MODEL = "test/model"
 SLOTS = 2
@@ -162,10 +159,34 @@ class Told:
     through: int = 0
 
 
+class Surroundings(Protocol):
+    """What a machine needs of the world around it."""
+
+    seed: str
+    rng: Random
+    now_ms: int
+
+    def is_greeting(self, provider_id: int) -> bool:
+        """Whether the server is in the middle of a message of a provider."""
+        ...
+
+    def open_wire(self, machine: Machine) -> Wire:
+        """Opens a stream to the server."""
+        ...
+
+    def hang_up(self, wire: Wire) -> None:
+        """Leaves a stream."""
+        ...
+
+    def attempt(self, offer: sessions_pb2.JobOffer) -> Attempt:
+        """Begins a run."""
+        ...
+
+
 class Machine:
     """A place for a daemon: its disk stays, its process comes and goes."""
 
-    def __init__(self, world: World, number: int, provider_id: int) -> None:
+    def __init__(self, world: Surroundings, number: int, provider_id: int) -> None:
         self.number = number
         self.provider_id = provider_id
         self.disk = Disk()

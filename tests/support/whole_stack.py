@@ -1,7 +1,7 @@
-"""Server, gateway and daemon in one process and on one clock that stands until a test moves it.
+"""Runs server, gateway and daemon in one process on a shared clock that only a test advances.
 
-The programs' own code and real gRPC between them; only the clock, the engine and the HTTP socket
-are not the real ones.
+They are the programs' own code with real gRPC between them; only the clock, the engine and the HTTP socket
+are replaced.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ADMIN = {"x-admin-token": ADMIN_TOKEN}
 
 @dataclass
 class Stack:
-    """A running market; ``http`` speaks to the gateway."""
+    """A running market; ``http`` is a client of the gateway."""
 
     clock: ManualClock
     server: Server
@@ -43,26 +43,26 @@ class Stack:
     channel: grpc.aio.Channel
 
     async def register(self, kind: str, email: str) -> tuple[int, str]:
-        """A new provider's or renter's id and key."""
+        """Registers a provider or renter; returns its id and key."""
         answer = await self.post(f"/api/{kind}s/register", {"name": kind, "email": email})
         return answer[f"{kind}_id"], answer["api_key"]
 
     async def post(self, path: str, body: object, **headers: str) -> dict[str, Any]:
-        """The JSON answer to a POST that succeeds."""
+        """The JSON response to a POST, which must succeed."""
         response = await self.http.post(path, json=body, headers=headers)
         assert response.is_success, response.text
         answer: dict[str, Any] = response.json()
         return answer
 
     async def get(self, path: str, headers: dict[str, str]) -> dict[str, Any]:
-        """The JSON answer to a GET that succeeds."""
+        """The JSON response to a GET, which must succeed."""
         response = await self.http.get(path, headers=headers)
         assert response.is_success, response.text
         answer: dict[str, Any] = response.json()
         return answer
 
     async def until_job(self, job_id: str, *statuses: str) -> dict[str, Any]:
-        """The job, once it has one of the statuses; fails after 10 s of real time."""
+        """Waits until the job has one of the statuses; returns the job. Fails after 10 s of real time."""
         async with asyncio.timeout(10):
             while True:
                 job = (await self.get(f"/api/jobs/{job_id}", ADMIN))["job"]
@@ -75,12 +75,12 @@ class Stack:
 async def running_stack(
     folder: Path, counter: Counter | None = None, /, *, prove: bool = True, **settings: str
 ) -> AsyncIterator[Stack]:
-    """Server and gateway on a SQLite file in ``folder``, with more settings of the server's.
+    """Runs server and gateway on a SQLite file in ``folder``, with additional settings of the server.
 
-    The ledger is proved at the end, unless the test itself puts rows beside the services.
-    ``counter``: counts what the server and the gateway do.
+    The ledger is checked at the end, unless the test itself writes rows without the services.
+    ``counter``: counts the work of the server and the gateway.
     """
-    counter = counter or Counter()
+    counted, counter = counter is not None, counter or Counter()
     clock = ManualClock()
     config = Config.from_env(
         {
@@ -92,7 +92,8 @@ async def running_stack(
         }
     )
     server = Server(config, clock)
-    counter.watch_database(server._database.peewee)
+    if counted:
+        counter.watch_database(server._database.peewee)
     await server.start()
     try:
         async with grpc.aio.insecure_channel(

@@ -120,7 +120,7 @@ def test_update_installs_what_was_signed_and_the_new_daemon_runs(machine: Machin
 
 def test_wheel_that_is_another_version_inside_is_removed(machine: Machine) -> None:
     machine.release("2.0")
-    standin_daemon.place(machine.root, "2.0", told="6.6.6")
+    standin_daemon.place(machine.root, "2.0", reported="6.6.6")
     with pytest.raises(UpdateError, match=r"says that it is 6\.6\.6; it was removed"):
         machine.update()
     assert machine.installation.current_version == "1.0"
