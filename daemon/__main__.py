@@ -133,24 +133,18 @@ def _configured(arguments: argparse.Namespace) -> Config:
 
 async def _serve(config: Config, arguments: argparse.Namespace) -> int:
     key = _key(config)
-    allow_process_runner = arguments.allow_process_runner
-    can_serve = config.models or config.engine_models or config.attached_url
-    if not (can_serve or config.containers.images or allow_process_runner):
-        raise ConfigError(
-            f"nothing to run: no model to serve ({doctor.model_remedy()}) "
-            "and no image allowed (set DCP_CONTAINER_IMAGES)"
-        )
+    _check_serves(config, arguments.allow_process_runner)
     # Its lock says that no other daemon uses this state folder.
     disk = FileDisk(journal_folder(config.state_dir))
     manager, health = Manager(os.environ), Health()
+    warm = WarmModels()
     runner = await runner_of(
         config.containers,
         config.container_socket,
         config.state_dir,
         health.healthy_gpus,
-        allow_process_runner=allow_process_runner,
+        allow_process_runner=arguments.allow_process_runner,
     )
-    warm = WarmModels()
     others = [
         *container_engines(config, warm, health.healthy_gpus),
         *attached_engines(config),
@@ -159,11 +153,7 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
     gpus = detect(lambda: [pid for other in others for pid in other.pids()])
     if gpus.reason:
         logger.warning("no GPU telemetry reason=%r", gpus.reason)
-    reloader = Reloader(
-        config,
-        lambda model: model_engine(config, model, warm),
-        others,
-    )
+    reloader = Reloader(config, lambda model: model_engine(config, model, warm), others)
     daemon = Daemon(
         ServerAddress(config.server, config.tls_ca),
         key,
@@ -192,6 +182,15 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
     finally:
         alive.cancel()
     return _exit_status(reason)
+
+
+def _check_serves(config: Config, allow_process_runner: bool) -> None:
+    can_serve = config.models or config.engine_models or config.attached_url
+    if not (can_serve or config.containers.images or allow_process_runner):
+        raise ConfigError(
+            f"nothing to run: no model to serve ({doctor.model_remedy()}) "
+            "and no image allowed (set DCP_CONTAINER_IMAGES)"
+        )
 
 
 def _answers(daemon: Daemon) -> dict[str, Callable[[], dict[str, Any]]]:

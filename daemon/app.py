@@ -95,11 +95,7 @@ class Daemon:
         sink = self._options.artifact_sink or Uploader(link.upload, machine.rng)
         self._attempts = Attempts(self._roster.engines, self._happened, self._room, machine.clock, sink)
         self._self_tests = SelfTests(
-            engines,
-            machine.clock,
-            machine.rng,
-            is_busy=self._attempts.is_busy,
-            changed=self._report_capacity,
+            engines, machine.clock, machine.rng, is_busy=self._attempts.is_busy, changed=self._report_capacity
         )
         self._admission = Admission(
             rules or Rules(),

@@ -243,9 +243,8 @@ _OWNER = """
 import asyncio, sys
 from pathlib import Path
 from daemon.engines.container import ContainerEngine
-from daemon.engines.container_spec import ModelServerSpec
+from daemon.engines.container_spec import ModelServerSpec, ServerSettings
 from daemon.engines.server_container import ModelServerHost
-from daemon.engines.settings import ServerSettings
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 socket, folder, image, model, arguments = sys.argv[1:]

@@ -98,7 +98,7 @@ def test_without_the_service_a_person_starts_the_daemon_by_hand() -> None:
 
 @pytest.mark.parametrize("user", ["a b", "x\nExecStart=/bin/sh", "", "-x", "ROOT"])
 def test_user_cannot_write_lines_of_the_unit(user: str) -> None:
-    with pytest.raises(unit.UnitError, match="no name of a system user"):
+    with pytest.raises(unit.UnitError, match="is not the name of a system user"):
         unit.render(user=user)
 
 
