@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.domain.errors import DomainError, Reason
+from server.domain.gpus import GpuReport
 from server.domain.jobs import JobType
 from server.domain.leases import (
     MARKER_BYTES,
@@ -44,7 +45,7 @@ from server.domain.sessions import MAX_SLOTS, Kept, Reply, ServerSession
 
 LEASE = LeaseRef("job-1", 1, b"s" * 16)
 LIMIT_BYTES = 3 * MAX_CHUNK_BYTES
-HELLO = Hello("boot", "0.1.0", 1, {}, (), frozenset(JobType), 1)
+HELLO = Hello("boot", "0.1.0", 1, GpuReport(), (), frozenset(JobType), 1)
 WELCOME = Welcome(1, 42)
 OUT, LOG = Channel.OUTPUT, Channel.LOG
 
