@@ -294,7 +294,6 @@ class Session:
     async def _open(self, hello: Hello) -> None:
         owner = self._owner
         epoch, kept, known, own_terms = await self._run(lambda: self._record_hello(hello))
-        status = hello.gpu_status
         self._presence = Presence(
             self.provider_id,
             epoch,
@@ -304,16 +303,16 @@ class Session:
             hello.slots,
             hello.job_types,
             hello.models,
-            str(status.get("gpu_name", "")),
-            int(status.get("gpu_vram_mib", 0)),
+            hello.report.gpu_name or "",
+            hello.report.gpu_vram_mib or 0,
             state=known.state,
             terms=own_terms,
             self_tests=hello.self_tests,
             runs_plain_processes=hello.runs_plain_processes,
         )
-        self._presence.note_temperature(status)
-        owner.heartbeats.refresh_hindrances(self._presence, status or known.gpu_status)
-        await owner.heartbeats.record(self.provider_id, status, renews=True)
+        self._presence.note_temperature(hello.report)
+        owner.heartbeats.refresh_hindrances(self._presence, hello.report or known.report)
+        await owner.heartbeats.record(self.provider_id, hello.report, renews=True)
         older = owner.fleet.join(self._presence)
         if older is self._presence:
             raise DomainError(Reason.SESSION_SUPERSEDED, "a newer session of this provider exists")
@@ -384,7 +383,7 @@ class Session:
         owner, presence = self._owner, self._presence
         if owner.fleet.get(self.provider_id) is not presence:
             return  # a newer session renews the leases now
-        await owner.heartbeats.record(self.provider_id, beat.gpu_status, renews=True)
+        await owner.heartbeats.record(self.provider_id, beat.report, renews=True)
         if presence is not None and presence.state is AccountState.SUSPENDED:
             self.recheck(presence.state)
         if owner.heartbeats.store_is_up:
@@ -520,7 +519,7 @@ class Session:
             presence.self_tests = capacity.self_tests
             row = await self._owner.database.read(lambda: providers.get(self.provider_id))
             if row is not None:
-                self._owner.heartbeats.refresh_hindrances(presence, row.gpu_status)
+                self._owner.heartbeats.refresh_hindrances(presence, row.report)
 
     async def _drain(self) -> None:
         if self._presence is not None:

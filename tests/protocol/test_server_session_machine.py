@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from server.domain.errors import DomainError, Reason
+from server.domain.gpus import GpuReport
 from server.domain.jobs import JobType
 from server.domain.leases import (
     MARKER_BYTES,
@@ -45,7 +46,7 @@ from server.domain.sessions import Breach, Effect, Kept, Reply, ServerSession
 
 LIMIT_BYTES = 40
 JOBS = [0, 1]
-HELLO = Hello("boot", "1", 1, {}, (), frozenset({JobType.LLM_INFERENCE}), 2)
+HELLO = Hello("boot", "1", 1, GpuReport(), (), frozenset({JobType.LLM_INFERENCE}), 2)
 
 
 @dataclass

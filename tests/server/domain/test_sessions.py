@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.domain.errors import DomainError, Reason
+from server.domain.gpus import GpuReport
 from server.domain.jobs import JobType
 from server.domain.leases import (
     MARKER_BYTES,
@@ -45,7 +46,7 @@ from server.domain.sessions import MAX_RESENDS, MAX_SLOTS, Breach, Kept, Reply, 
 LEASE = LeaseRef("job-1", 1, b"s" * 16)
 OTHER = LeaseRef("job-9", 1, b"o" * 16)
 LIMIT_BYTES = 3 * MAX_CHUNK_BYTES
-HELLO = Hello("boot", "0.1.0", 1, {}, (), frozenset(JobType), 1)
+HELLO = Hello("boot", "0.1.0", 1, GpuReport(), (), frozenset(JobType), 1)
 WELCOME = Welcome(1, 42)
 OUT, LOG = Channel.OUTPUT, Channel.LOG
 

@@ -13,6 +13,7 @@ import pytest
 from dcp.v1 import gpus_pb2, jobs_pb2, providers_pb2, sessions_pb2
 
 from server.domain.errors import DomainError
+from server.domain.gpus import GpuReport
 from server.domain.jobs import JobType
 from server.domain.leases import MAX_ATTEMPTS, Channel, FinishReport, LeaseRef, RunOutcome
 from server.domain.messages import (
@@ -40,7 +41,7 @@ RESEND = sessions_pb2.LEASE_ACTION_RESEND
 ACCEPTED = sessions_pb2.RESULT_DISPOSITION_ACCEPTED
 ALREADY = sessions_pb2.RESULT_DISPOSITION_ALREADY
 STALE = sessions_pb2.RESULT_DISPOSITION_STALE
-HELLO = Hello("boot", "1.0", 1, {}, (), frozenset({JobType.LLM_INFERENCE}), 1)
+HELLO = Hello("boot", "1.0", 1, GpuReport(), (), frozenset({JobType.LLM_INFERENCE}), 1)
 
 
 async def test_welcome_says_what_the_daemon_must_know(market: Market) -> None:
@@ -663,7 +664,9 @@ async def test_nothing_is_offered_renewed_or_judged_while_the_store_is_gone(mark
 async def stuck_session(market: Market, provider: Party) -> Session:
     """A session whose daemon reads nothing: its outbox is full."""
     session = market.server.services.sessions.new(provider.id)
-    await session.handle(Hello("b", "", 1, {}, (Model(MODEL),), frozenset({JobType.LLM_INFERENCE}), slots=5))
+    await session.handle(
+        Hello("b", "", 1, GpuReport(), (Model(MODEL),), frozenset({JobType.LLM_INFERENCE}), slots=5)
+    )
     while session.outbox.put(HeartbeatAck(0)):
         pass
     return session
