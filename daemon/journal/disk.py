@@ -17,7 +17,7 @@ MIN_FREE_BYTES = 16 * 1024 * 1024
 
 
 class JournalError(Exception):
-    """The journal cannot be used; the text tells the remedy."""
+    """The journal cannot be used; the text names the remedy."""
 
 
 class Disk(Protocol):
@@ -32,7 +32,7 @@ class Disk(Protocol):
         ...
 
     def append(self, name: str, data: bytes) -> None:
-        """Adds to a file's end; makes the file if there is none. A failure may leave a part of it."""
+        """Appends to a file; creates it if there is none. A failure may leave a part of the data."""
         ...
 
     def truncate(self, name: str, size: int) -> None:
@@ -52,7 +52,7 @@ class Disk(Protocol):
         ...
 
     def delete(self, name: str) -> None:
-        """Removes a file; one that is not there is no error."""
+        """Removes a file; a missing file is not an error."""
         ...
 
     def free_bytes(self) -> int:

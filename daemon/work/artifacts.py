@@ -59,7 +59,7 @@ class ArtifactsError(Exception):
 
 
 class LeaseGoneError(Exception):
-    """The server gave the job to somebody else, or it has ended: nobody wants its files."""
+    """The server gave the job to another provider, or it has ended: its files are not wanted."""
 
 
 class UploadRefusedError(Exception):
@@ -145,5 +145,5 @@ def open_plain(path: Path) -> BinaryIO:
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(f"{path.name} is no plain file")
+        raise OSError(f"{path.name} is not a plain file")
     return os.fdopen(handle, "rb", buffering=0)

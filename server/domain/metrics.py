@@ -14,6 +14,8 @@ from enum import Enum, StrEnum
 from itertools import islice
 from typing import Any
 
+from server.domain.gpus import Gpu, GpuReport
+
 MAX_GPUS = 64
 FINE_SECONDS = 60
 COARSE_SECONDS = 12 * 60
@@ -131,24 +133,27 @@ def start_of_bucket(at_ms: int, width_seconds: int) -> int:
     return at_ms - at_ms % (width_seconds * 1000)
 
 
-def sampled(status: dict[str, Any]) -> Bucket:
-    """One report as a bucket: of each GPU in the list, or else of the one that the report's top tells of.
+def sampled(report: GpuReport) -> Bucket:
+    """A report as a bucket.
 
-    A second GPU of the same identity, one above the most, and one without any figure count for nothing.
+    Leaves out a GPU without any figure, a GPU with the identity of an earlier GPU, and those above the limit.
     """
-    told: Bucket = {}
-    for gpu in status.get("all_gpus") or [status]:
-        figures = {
-            figure: Tally(1, float(value), float(value))
-            for figure in _FIGURES
-            if (value := gpu.get(figure)) is not None and math.isfinite(value)
-        }
-        index = int(gpu.get("index", 0))
-        uuid = str(gpu.get("uuid", ""))
-        gpu_id = (uuid, 0 if uuid else index)
-        if figures and gpu_id not in told and len(told) < MAX_GPUS:
-            told[gpu_id] = GpuTallies(index, str(gpu.get("gpu_name", "")), figures)
-    return told
+    sample: Bucket = {}
+    for gpu in report.gpus:
+        figures = _figures(gpu)
+        gpu_id = (gpu.uuid, 0 if gpu.uuid else gpu.index)
+        if figures and gpu_id not in sample and len(sample) < MAX_GPUS:
+            sample[gpu_id] = GpuTallies(gpu.index, gpu.gpu_name or "", figures)
+    return sample
+
+
+def _figures(gpu: Gpu) -> dict[Figure, Tally]:
+    values = (gpu.gpu_util_pct, gpu.memory_used_mb, gpu.temp_c, gpu.power_w)  # in the order of Figure
+    return {
+        figure: Tally(1, float(value), float(value))
+        for figure, value in zip(_FIGURES, values, strict=True)
+        if value is not None and math.isfinite(value)
+    }
 
 
 def join(into: Bucket, other: Bucket) -> None:

@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from server.domain.errors import invalid_field
+from server.domain.gpus import GpuReport, from_plain, to_plain
 from server.domain.hindrances import Hindrance
 from server.domain.honesty import SENTENCES, Verdict, VerdictReason
 from server.domain.jobs import (
@@ -99,9 +100,12 @@ def timestamp(at_ms: int | None) -> Timestamp | None:
     return message
 
 
-def gpu_status(message: gpus_pb2.GpuStatus) -> dict[str, Any]:
-    """A GPU report as it is stored; unset fields are left out."""
-    return _set_fields(message)
+def gpu_report(message: gpus_pb2.GpuStatus) -> GpuReport:
+    return from_plain(_set_fields(message))
+
+
+def gpu_status(report: GpuReport) -> gpus_pb2.GpuStatus:
+    return ParseDict(to_plain(report), gpus_pb2.GpuStatus())
 
 
 def _set_fields(message: Message) -> dict[str, Any]:
@@ -112,10 +116,6 @@ def _plain_value(field: FieldDescriptor, value: Any) -> Any:
     if field.message_type is not None:
         return [_set_fields(item) for item in value]
     return list(value) if field.is_repeated else value
-
-
-def gpu_status_message(data: dict[str, Any]) -> gpus_pb2.GpuStatus:
-    return ParseDict(data, gpus_pb2.GpuStatus(), ignore_unknown_fields=True)
 
 
 def verification(row: ProviderRow) -> honesty_pb2.Verification:

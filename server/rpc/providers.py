@@ -65,7 +65,7 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
                 created_at=convert.timestamp(row.created_ms),
                 last_heartbeat_at=convert.timestamp(profile.last_heartbeat_ms),
                 connected=row.connected,
-                gpu_status=convert.gpu_status_message(row.gpu_status),
+                gpu_status=convert.gpu_status(row.report),
                 earnings=pb.Earnings(
                     total_halala=profile.earned_halala,
                     claimable_halala=profile.claimable_halala,
@@ -96,7 +96,7 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
         return pb.ResumeOwnProviderResponse(success=True, status=convert.provider_status(status))
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatResponse:
-        status = await self._heartbeats.post(caller().id, convert.gpu_status(request.gpu_status))
+        status = await self._heartbeats.post(caller().id, convert.gpu_report(request.gpu_status))
         return pb.HeartbeatResponse(
             success=True,
             status=convert.provider_status(status),

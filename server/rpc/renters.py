@@ -98,7 +98,7 @@ def _available(offering: Offering) -> pb.AvailableProvider:
         name=row.name,
         status=convert.provider_status(status),
         gpu_vram_mib=row.gpu_vram_mib or None,
-        gpu_count=row.gpu_status.get("gpu_count"),
+        gpu_count=row.report.gpu_count,
         models=[model.name for model in offering.models],
         accepting_jobs=offering.is_accepting and bool(open_types),
         rates_halala_per_minute={kind.value: rate for kind, rate in offering.rates.items()},

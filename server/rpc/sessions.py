@@ -170,7 +170,7 @@ def _hello(body: pb.Hello) -> messages.Hello:
         boot_id=body.boot_id,
         daemon_version=body.daemon_version,
         protocol_version=body.protocol_version,
-        gpu_status=convert.gpu_status(body.gpu_status),
+        report=convert.gpu_report(body.gpu_status),
         models=_models(body.models),
         job_types=_kinds(body.job_types),
         slots=body.slots,
@@ -203,8 +203,8 @@ def _self_tests(report: honesty_pb2.SelfTestReport) -> tuple[SelfTest, ...]:
 
 
 def _heartbeat(body: pb.SessionHeartbeat) -> messages.Heartbeat:
-    status = convert.gpu_status(body.gpu_status) if body.HasField("gpu_status") else None
-    return messages.Heartbeat(body.sequence, status, _refs(body.held_leases))
+    report = convert.gpu_report(body.gpu_status) if body.HasField("gpu_status") else None
+    return messages.Heartbeat(body.sequence, report, _refs(body.held_leases))
 
 
 def _finished(body: pb.JobFinished) -> messages.Finished:

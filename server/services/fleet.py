@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
+from server.domain.gpus import GpuReport
 from server.domain.hindrances import Hindrance, SelfTest, by_job_type, failing_models
 from server.domain.honesty import Facts
 from server.domain.jobs import JobType
@@ -69,9 +69,9 @@ class Presence:
             self._open_in_minute = (minute, self.terms.settings.is_open(now_ms))
         return self._open_in_minute[1]
 
-    def note_temperature(self, gpu_status: dict[str, Any]) -> None:
+    def note_temperature(self, report: GpuReport) -> None:
         """Takes the temperature of a report that has one."""
-        if (temp_c := hottest_c(gpu_status)) is not None:
+        if (temp_c := report.hottest_c) is not None:
             self.temp_c = temp_c
             self.is_too_hot = self.terms.settings.is_too_hot(self.is_too_hot, temp_c)
 
@@ -233,11 +233,11 @@ class Fleet:
         )
         return list(islice(free, limit))
 
-    def beat(self, provider_id: int, now_ms: int, gpu_status: dict[str, Any] | None) -> None:
+    def beat(self, provider_id: int, now_ms: int, report: GpuReport | None) -> None:
         """Notes when a provider's heartbeat came, and its temperature."""
         self._last_ms[provider_id] = max(now_ms, self._last_ms.get(provider_id, 0))
-        if gpu_status and (presence := self._present.get(provider_id)):
-            presence.note_temperature(gpu_status)
+        if report and (presence := self._present.get(provider_id)):
+            presence.note_temperature(report)
 
     def last_heartbeat_ms(self, provider_id: int, stored_ms: int | None) -> int | None:
         """The newest heartbeat known: here, or as stored by another server or before a restart."""
@@ -250,9 +250,3 @@ class Fleet:
             if provider_id not in self._present:
                 del self._last_ms[provider_id]
                 self.judged.pop(provider_id, None)
-
-
-def hottest_c(gpu_status: dict[str, Any]) -> float | None:
-    """The temperature of the hottest GPU in a report, in degrees Celsius; None when it tells none."""
-    told = [one.get("temp_c") for one in (gpu_status, *gpu_status.get("all_gpus", ()))]
-    return max((float(temp) for temp in told if temp is not None), default=None)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import statistics
-from typing import Any
 
 from server.clock import Clock, ms
 from server.domain.errors import DomainError
+from server.domain.gpus import GpuReport
 from server.domain.honesty import Facts, History, Judgement, Verdict, VerdictReason, facts, judge
 from server.domain.jobs import Job, JobState
 from server.domain.leases import LIVE_SECONDS
@@ -41,9 +41,9 @@ class Honesty:
         self._fleet = fleet
         self._clock = clock
 
-    async def reported(self, provider_id: int, gpu_status: dict[str, Any]) -> None:
+    async def reported(self, provider_id: int, report: GpuReport) -> None:
         """A heartbeat, by stream or POST, brought a report. Never raises: it is judged at the next one."""
-        told, now_ms = facts(gpu_status), ms(self._clock)
+        told, now_ms = facts(report), ms(self._clock)
         before = self._fleet.judged.get(provider_id)
         if told is None or not _is_due(before, told, now_ms):
             return

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from typing import Any
 
 from server.clock import Clock, ms
 from server.domain.errors import DomainError
+from server.domain.gpus import GpuReport
 from server.domain.metrics import KEEP_SECONDS, Bucket, MetricsBuffer, MetricsRange, Series, sampled, series
 from server.store import metrics
 from server.store.database import Database
@@ -36,9 +36,9 @@ class Metrics:
         self._forget_at_ms = 0
         self._reads = asyncio.Semaphore(MAX_READS)
 
-    def record(self, provider_id: int, gpu_status: dict[str, Any]) -> None:
+    def record(self, provider_id: int, report: GpuReport) -> None:
         """Adds what a heartbeat told, at this moment; no write, whoever beats however often."""
-        if sample := sampled(gpu_status):
+        if sample := sampled(report):
             self._buffer.record(provider_id, sample, ms(self._clock))
 
     async def tick(self) -> None:

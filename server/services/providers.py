@@ -158,7 +158,7 @@ class Providers:
 
     def hindrances(self, provider: ProviderRow) -> tuple[Hindrance, ...]:
         """The hindrances of a provider, from its newest report and self-tests."""
-        return hindrances(provider.gpu_status, provider.self_tests, self._minimums)
+        return hindrances(provider.report, provider.self_tests, self._minimums)
 
     def _status(self, provider: ProviderRow, last_ms: int | None) -> ProviderStatus:
         return status(provider.state, is_live(last_ms, ms(self._clock)), provider.draining)

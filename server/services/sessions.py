@@ -44,7 +44,7 @@ from server.domain.messages import (
     Welcome,
 )
 from server.domain.providers import AccountState
-from server.domain.sessions import Kept, Reply, ServerSession, stranger
+from server.domain.sessions import Breach, Kept, Reply, ServerSession, stranger
 from server.domain.terms import Terms
 from server.domain.versions import is_older
 from server.services.dispatch import Dispatch
@@ -222,6 +222,8 @@ class Session:
                 if isinstance(answer, LeaseDirective):
                     self._warn("a message named a lease that the session does not hold", answer.lease)
                 self._send(answer)
+            case Breach(lease, detail):
+                await self._give_up([lease], f"its daemon broke the protocol: {detail}")
             case Hello():
                 async with self._owner.hellos:
                     await self._open(effect)
@@ -292,7 +294,6 @@ class Session:
     async def _open(self, hello: Hello) -> None:
         owner = self._owner
         epoch, kept, known, own_terms = await self._run(lambda: self._record_hello(hello))
-        status = hello.gpu_status
         self._presence = Presence(
             self.provider_id,
             epoch,
@@ -302,16 +303,16 @@ class Session:
             hello.slots,
             hello.job_types,
             hello.models,
-            str(status.get("gpu_name", "")),
-            int(status.get("gpu_vram_mib", 0)),
+            hello.report.gpu_name or "",
+            hello.report.gpu_vram_mib or 0,
             state=known.state,
             terms=own_terms,
             self_tests=hello.self_tests,
             runs_plain_processes=hello.runs_plain_processes,
         )
-        self._presence.note_temperature(status)
-        owner.heartbeats.refresh_hindrances(self._presence, status or known.gpu_status)
-        await owner.heartbeats.record(self.provider_id, status, renews=True)
+        self._presence.note_temperature(hello.report)
+        owner.heartbeats.refresh_hindrances(self._presence, hello.report or known.report)
+        await owner.heartbeats.record(self.provider_id, hello.report, renews=True)
         older = owner.fleet.join(self._presence)
         if older is self._presence:
             raise DomainError(Reason.SESSION_SUPERSEDED, "a newer session of this provider exists")
@@ -382,7 +383,7 @@ class Session:
         owner, presence = self._owner, self._presence
         if owner.fleet.get(self.provider_id) is not presence:
             return  # only the newest session renews the leases
-        await owner.heartbeats.record(self.provider_id, beat.gpu_status, renews=True)
+        await owner.heartbeats.record(self.provider_id, beat.report, renews=True)
         if presence is not None and presence.state is AccountState.SUSPENDED:
             self.recheck(presence.state)
         if owner.heartbeats.store_is_up:
@@ -392,20 +393,20 @@ class Session:
             self._warn("a heartbeat listed a lease that the session does not hold", ref)
             self._send(stranger(ref).message)
         if missing:
-            await self._give_up_missing(missing)
+            await self._give_up(missing, "the daemon no longer holds it")
 
-    async def _give_up_missing(self, refs: list[LeaseRef]) -> None:
-        """Ends leases that the live daemon no longer lists: their attempts are lost."""
+    async def _give_up(self, refs: list[LeaseRef], detail: str) -> None:
+        """Ends leases whose attempts are lost though the daemon is live: their jobs are queued again."""
 
         def give_up_all() -> None:
             for ref in refs:
                 lease = leases.get(ref.job_id, ref.lease_epoch)
                 if lease is not None and lease.session_epoch == self._session_epoch:
-                    give_up(lease, ms(self._owner.clock), "the daemon no longer holds it")
+                    give_up(lease, ms(self._owner.clock), detail)
 
         await self._run(give_up_all)
         for ref in refs:
-            self._warn("the daemon no longer lists a lease; its attempt is lost", ref)
+            self._warn(f"lost an attempt: {detail}", ref)
             self._protocol.dropped(ref)
             self._send(stranger(ref).message)
         await self._owner.dispatch.lease_ended(self.provider_id)
@@ -468,6 +469,9 @@ class Session:
     async def _finished(self, report: FinishReport) -> None:
         now_ms = ms(self._owner.clock)
         answer = await self._run(lambda: record_finish(report, self.provider_id, now_ms))
+        if isinstance(answer, LeaseDirective) and not self._protocol.may_resend(report.lease):
+            await self._give_up([report.lease], "its daemon cannot send the output that its result names")
+            return
         self._send(answer)
         if isinstance(answer, ResultAck):
             self._protocol.dropped(report.lease)
@@ -515,7 +519,7 @@ class Session:
             presence.self_tests = capacity.self_tests
             row = await self._owner.database.read(lambda: providers.get(self.provider_id))
             if row is not None:
-                self._owner.heartbeats.refresh_hindrances(presence, row.gpu_status)
+                self._owner.heartbeats.refresh_hindrances(presence, row.report)
 
     async def _drain(self) -> None:
         if self._presence is not None:

@@ -14,7 +14,7 @@ from server.domain.jobs import JobType
 from server.domain.placement import Obstacle
 from server.domain.terms import COOL_DEGREES, Settings, Terms, bounds, check_rate, opening_words
 from server.services.dispatch import Dispatch
-from server.services.fleet import Fleet, hottest_c
+from server.services.fleet import Fleet
 from server.store import rates, terms
 from server.store.database import Database
 from server.store.providers import ProviderRow
@@ -116,7 +116,7 @@ def terms_obstacle(
     For a provider that is connected to another server, the temperature comes from the stored report.
     """
     presence = fleet.get(provider.id)
-    temp_c = presence.temp_c if presence is not None else hottest_c(provider.gpu_status)
+    temp_c = presence.temp_c if presence is not None else provider.report.hottest_c
     was_too_hot = presence is not None and presence.is_too_hot
     if not settings.is_open(now_ms):
         return Obstacle.OUTSIDE_HOURS, temp_c

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from dcp.v1 import gpus_pb2, jobs_pb2, operations_pb2, providers_pb2, renters_pb2, sessions_pb2, terms_pb2
 
+from server.domain.gpus import GpuReport
 from server.domain.jobs import JobType
 from server.domain.terms import Settings, Terms, window
 from server.services.fleet import Fleet, Presence
@@ -286,7 +287,7 @@ def test_closed_and_hot_providers_do_not_crowd_out_the_others() -> None:
     for number, settings in enumerate((closed, Settings(max_temp_c=80), Settings()), start=1):
         own = Terms(settings=settings)
         fleet.join(Presence(number, 1, "b", lambda _: None, 0, 1, frozenset(JobType), (), terms=own))
-        fleet.beat(number, NOW_MS, {"temp_c": 81.0})
+        fleet.beat(number, NOW_MS, GpuReport(temp_c=81.0))
     assert [one.provider_id for one in fleet.live_candidates(None, NOW_MS, 0, 1)] == [3]
     later_ms = NOW_MS + 3 * 3_600_000
     assert [one.provider_id for one in fleet.live_candidates(None, later_ms, 0, 1)] == [1]
