@@ -6,9 +6,9 @@ tests/architecture looks for others. A job ends in one of these ways:
     the daemon reports a result           record_finish     completed, failed or cancelled; queued if released
     the attempt gives no result           give_up           queued; failed after the last attempt
     its renter or an operator cancels it  cancel            cancelled, or the daemon is to end the run first
-    an operator puts it back              take_back         queued
+    an operator requeues it               take_back         queued
     its provider is suspended             take_back_offers  queued
-    its run goes on beyond its limit      end_overrun       failed, or cancelled if that was asked for
+    its run exceeds its limit             end_overrun       failed, or cancelled if that was requested
     no provider starts it in time         end_unstarted     failed
 
 If a cancel was requested, ``give_up`` cancels the job instead of queueing it again. Everything here runs
@@ -204,7 +204,7 @@ def take_back_offers(provider_id: int, now_ms: int) -> None:
             give_up(lease, now_ms, "its provider was suspended", LeaseOutcome.EXPIRED)
 
 
-# Its time is over.
+# Its time limit has passed.
 
 
 def end_overrun(job_id: str, now_ms: int) -> Lease | None:

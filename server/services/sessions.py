@@ -396,7 +396,7 @@ class Session:
             await self._give_up(missing, "the daemon no longer holds it")
 
     async def _give_up(self, refs: list[LeaseRef], detail: str) -> None:
-        """Ends leases whose attempts are lost though the daemon is live: their jobs are queued again."""
+        """Ends leases whose attempts are lost although the daemon is live."""
 
         def give_up_all() -> None:
             for ref in refs:
