@@ -1,1 +1,1 @@
-"""The gateway."""
+"""The gateway: JSON over HTTP for clients, gRPC to the server."""

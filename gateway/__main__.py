@@ -1,6 +1,6 @@
 """Owns the gateway's process: command line, socket, signals, exit code.
 
-It knows nothing of routes or messages: `app` builds what is served here.
+It does not know routes or messages: `app` builds the application that is served here.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ DRAIN_SECONDS = 10
 
 
 class Server(uvicorn.Server):
-    """uvicorn that says on stdout where it serves, and ends with 0 when it is told to stop."""
+    """uvicorn that prints its address when it is ready, and exits with 0 after a stop signal."""
 
     def __init__(self, config: uvicorn.Config, address: Address) -> None:
         super().__init__(config)
         self._address = address
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts to serve, then tells."""
+        """Starts to serve, then prints `ready` and the address."""
         await super().startup(sockets)
         print(f"ready http://{self._address}", flush=True)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Drains on a signal. uvicorn's own raises the signal again afterwards, which is no exit 0."""
+        """Drains on a signal. uvicorn's own handler raises the signal again, so the exit code is not 0."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.handle_exit, number, None)
@@ -47,12 +47,14 @@ class Server(uvicorn.Server):
 
 
 def listen(address: Address) -> socket.socket:
-    """A socket that is bound to the address. Raises ConfigError where it cannot be."""
+    """Returns a socket that is bound to the address. Raises ConfigError if the address cannot be used."""
     try:
         family, *_, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
-        raise ConfigError(f"DCP_HTTP_LISTEN={address}: {error.strerror}: name an address of ours") from None
+        raise ConfigError(
+            f"DCP_HTTP_LISTEN={address}: {error.strerror}: choose an address of this machine"
+        ) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(place)
@@ -64,7 +66,7 @@ def listen(address: Address) -> socket.socket:
 
 
 async def serve(config: Config, listener: socket.socket) -> None:
-    """Serves on the socket until a signal comes, then lets running requests end."""
+    """Serves on the socket until SIGTERM or SIGINT arrives, then lets running requests finish."""
     address = Address(config.listen.host, listener.getsockname()[1])
     channel = open_channel(config)
     try:
@@ -77,7 +79,7 @@ async def serve(config: Config, listener: socket.socket) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
-            # uvicorn would believe every process on this machine, and a variable of the environment.
+            # uvicorn's defaults would trust every process on this machine and an environment variable.
             proxy_headers=bool(config.trusted_proxies),
             forwarded_allow_ips=list(config.trusted_proxies),
             timeout_graceful_shutdown=DRAIN_SECONDS,
@@ -88,7 +90,7 @@ async def serve(config: Config, listener: socket.socket) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The console entry `dcp-gateway`: 0 after a drain, 2 for a setting that cannot work."""
+    """The console entry `dcp-gateway`. Returns 0 after a drain and 2 for an invalid setting."""
     parse_arguments(arguments)
     try:
         config = Config.from_env(os.environ)
@@ -105,11 +107,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """Answers --help and --version; everything else is set by variables."""
-    lines = [f"  {v.name:<16} {v.meaning} (default: {v.default or 'none'})" for v in VARIABLES]
+    """Handles --help and --version; all settings come from environment variables."""
+    lines = [f"  {v.name:<19} {v.meaning} (default: {v.default or 'none'})" for v in VARIABLES]
     parser = argparse.ArgumentParser(
         prog="dcp-gateway",
-        description="The JSON edge of the marketplace: HTTP in, gRPC out.",
+        description="Serves the marketplace's JSON API over HTTP and calls the server over gRPC.",
         epilog="\n".join(["environment:", *lines]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

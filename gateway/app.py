@@ -1,6 +1,6 @@
-"""Owns the composition of the gateway: puts channel, routes and documents into one application.
+"""Owns the composition of the gateway: combines channel, routes and documents into one application.
 
-It decides nothing about a request, and starts nothing: `__main__` does.
+It decides nothing about a request and starts no process: `__main__` does.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from gateway.edge import Edge, refuse_unrouted
 from gateway.routes import DEADLINE_SECONDS, api_routes, discover
 from gateway.web.pages import page_routes
 
-# The gateway asks and waits, so it reconnects fast after a restart of the server; only daemons
-# come back in storms. Proxies of the environment are for the web, not for our own server.
+# Requests wait for the server, so the gateway reconnects fast after a restart of it; gateways are few,
+# unlike daemons, so this cannot become a storm. The environment's HTTP proxies are not used: they are
+# meant for the web, not for the connection to our own server.
 CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
@@ -35,7 +36,7 @@ CHANNEL_OPTIONS = (
 
 
 def open_channel(config: Config) -> grpc.aio.Channel:
-    """The connection to the server; it connects when it is used. Needs a running event loop."""
+    """Returns a channel to the server, which connects on first use. Needs a running event loop."""
     if config.tls_ca is None:
         return grpc.aio.insecure_channel(str(config.server), options=CHANNEL_OPTIONS)
     certificates = grpc.ssl_channel_credentials(config.tls_ca.read_bytes())
@@ -48,9 +49,9 @@ def build_app(
     files: Sequence[FileDescriptor] | None = None,
     deadline_seconds: float = DEADLINE_SECONDS,
 ) -> FastAPI:
-    """The ASGI application over the channel, which stays the caller's to close.
+    """Builds the ASGI application over the channel. The caller remains responsible for closing it.
 
-    ``files`` are the protos whose RPCs are served; left out, all of dcp.v1.
+    ``files`` are the protos whose RPCs are served; the default is all of dcp.v1.
     """
     files = discover() if files is None else files
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
@@ -63,5 +64,5 @@ def build_app(
 
 
 async def healthz(_: Request) -> Response:
-    """Tells that this process serves; whether the server does is the server's to tell."""
+    """Reports that this process serves. It does not check the server."""
     return JSONResponse({"status": "ok"})

@@ -1,7 +1,6 @@
 """Owns the gateway's settings: their names, defaults and checks.
 
-It is the only module of the gateway that reads the environment, and knows nothing of what the
-settings are used for.
+It is the only module of the gateway that reads the environment. It does not know how the settings are used.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 class Variable(NamedTuple):
-    """One variable of this program, as help and docs/reference print it."""
+    """An environment variable of this program, as --help and docs/reference print it."""
 
     name: str
     default: str
@@ -28,7 +27,9 @@ class Variable(NamedTuple):
 
 
 VARIABLES = (
-    Variable("DCP_HTTP_LISTEN", "127.0.0.1:8080", "Where HTTP listens, host:port; port 0 takes a free port."),
+    Variable(
+        "DCP_HTTP_LISTEN", "127.0.0.1:8080", "Where HTTP listens, host:port; port 0 selects a free port."
+    ),
     Variable("DCP_SERVER", "127.0.0.1:50051", "Address of the server's gRPC, host:port."),
     Variable(
         "DCP_TLS_CA",
@@ -54,7 +55,7 @@ VARIABLES = (
 
 
 class ConfigError(Exception):
-    """A variable has a bad value; the text names it and the remedy in one line."""
+    """A variable has an invalid value. The text names the variable and the remedy in one line."""
 
 
 class Address(NamedTuple):
@@ -80,26 +81,26 @@ class Config:
     """The settings of one gateway process."""
 
     listen: Address
-    """Where HTTP is served; port 0 takes a free one. DCP_HTTP_LISTEN, default 127.0.0.1:8080."""
+    """Where HTTP is served; port 0 selects a free port. DCP_HTTP_LISTEN, default 127.0.0.1:8080."""
 
     server: Address
-    """The server that calls go to. DCP_SERVER, default 127.0.0.1:50051."""
+    """The server that the gateway calls. DCP_SERVER, default 127.0.0.1:50051."""
 
     tls_ca: Path | None = None
-    """The certificates that the server's is checked against. DCP_TLS_CA, default none: no TLS."""
+    """The CA certificates that verify the server's certificate. DCP_TLS_CA, default none: no TLS."""
 
     insecure: bool = False
     """Whether a server on another machine may be called without TLS. DCP_INSECURE, default false."""
 
     log_level: str = "info"
-    """The least level that is logged. DCP_LOG_LEVEL, default info."""
+    """The lowest level that is logged. DCP_LOG_LEVEL, default info."""
 
     trusted_proxies: tuple[str, ...] = ()
-    """Networks of the proxies that tell where a request comes from. DCP_TRUSTED_PROXIES, default none."""
+    """Networks of proxies whose X-Forwarded-For is trusted. DCP_TRUSTED_PROXIES, default none."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
-        """Reads and checks the variables; an empty one counts as unset. Raises ConfigError."""
+        """Reads and checks the variables; an empty variable counts as unset. Raises ConfigError."""
         refuse_unknown(environ)
         given = {v.name: environ.get(v.name) or v.default for v in VARIABLES}
         config = cls(
@@ -112,14 +113,14 @@ class Config:
         )
         if not (config.tls_ca or config.insecure or config.server.is_loopback):
             raise ConfigError(
-                f"DCP_SERVER={config.server} is another machine and keys would travel in the clear: "
-                "set DCP_TLS_CA to its certificates, or DCP_INSECURE=true"
+                f"DCP_SERVER={config.server} is another machine and keys would be sent unencrypted: "
+                "set DCP_TLS_CA to its CA certificates, or DCP_INSECURE=true"
             )
         return config
 
 
 def refuse_unknown(environ: Mapping[str, str]) -> None:
-    """Raises ConfigError for a DCP_ variable that none of the programs knows."""
+    """Raises ConfigError for a DCP_ variable that no program of DCP has."""
     for name in sorted(environ):
         if name.startswith("DCP_") and name not in SETTINGS:
             close = difflib.get_close_matches(name, SETTINGS, 1)
@@ -141,7 +142,7 @@ def _address(name: str, text: str, least_port: int) -> Address:
 
 def _choice(name: str, text: str, allowed: tuple[str, ...]) -> str:
     if text not in allowed:
-        raise ConfigError(f"{name}={text!r} is not understood: set it to one of {', '.join(allowed)}")
+        raise ConfigError(f"{name}={text!r} is not allowed: set it to one of {', '.join(allowed)}")
     return text
 
 
@@ -159,8 +160,10 @@ def _file(name: str, text: str) -> Path | None:
         ssl.create_default_context(cafile=text)
         return Path(text)
     except ssl.SSLError:
-        raise ConfigError(f"{name}={text!r} holds no certificates in PEM: name a file that does") from None
+        raise ConfigError(
+            f"{name}={text!r} contains no PEM certificates: choose a file with certificates in PEM"
+        ) from None
     except OSError as error:
         raise ConfigError(
-            f"{name}={text!r} cannot be read ({error.strerror}): name a readable file"
+            f"{name}={text!r} cannot be read ({error.strerror}): choose a readable file"
         ) from None

@@ -1,6 +1,6 @@
-"""Owns where a caller's key may stand in a request, and takes it out.
+"""Owns the places of a request that can carry the caller's key, and removes the key from them.
 
-It does not know whom a key belongs to: the server judges. A key never appears in an error here.
+It does not know the owner of a key: the server checks it. A key never appears in an error here.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ BODY_NAME = "api_key"
 
 _ROLE_HEADERS = frozenset(name.encode() for name in ROLE_HEADERS)
 _BEARER = re.compile(r"bearer +(.+)", re.IGNORECASE | re.DOTALL)
-# What can travel as gRPC metadata.
+# The values that gRPC metadata can carry.
 _SENDABLE = re.compile(r"[\x21-\x7e]{1,512}")
 
 
 def take(
     headers: Iterable[tuple[bytes, bytes]], query: dict[str, list[str]], body: dict[str, Any]
 ) -> str | None:
-    """The one credential of the request; None without one. Removes `key` and `api_key` from where they stood.
+    """Returns the request's credential, or None. Removes `key` from the query and `api_key` from the body.
 
-    Raises ApiError for two different ones, and for one that cannot be one of ours.
+    Raises ApiError for two different credentials, and for one that cannot be a key of this marketplace.
     """
     found = {*_in_headers(headers), *query.pop(QUERY_NAME, ()), _in_body(body)} - {""}
     if not found:
         return None
     if len(found) > 1:
-        raise ApiError("CONFLICTING_CREDENTIALS", "The request has two different credentials; send one.")
+        raise ApiError("CONFLICTING_CREDENTIALS", "The request has two different credentials; send only one.")
     credential: str = found.pop()
     if not _SENDABLE.fullmatch(credential):
-        raise ApiError("INVALID_CREDENTIAL", "The credential is not one of ours.")
+        raise ApiError("INVALID_CREDENTIAL", "The credential is not a key of this marketplace; check it.")
     return credential
 
 

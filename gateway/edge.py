@@ -1,6 +1,6 @@
-"""Owns what all HTTP exchanges share: request id, body limit, common headers, errors as answers.
+"""Owns what all HTTP exchanges share: request id, body limit, common headers, errors as responses.
 
-It knows no route, no message and no credential, and nothing of a request's content is logged.
+It knows no route, message or credential, and never logs a request's content.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
 class ClientGoneError(Exception):
-    """The client hung up before it had sent its whole request: nobody waits for an answer."""
+    """The client disconnected before it sent its whole request, so no response is needed."""
 
 
 class Edge:
@@ -38,7 +38,7 @@ class Edge:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Runs one exchange; whatever is raised inside becomes an answer in our form."""
+        """Runs one exchange. An exception inside becomes a response in the API's error format."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -73,7 +73,7 @@ async def respond(
     headers: Iterable[tuple[str, str]] = (),
     content_type: str = "application/json",
 ) -> None:
-    """Sends a whole answer. 204 has neither body nor content type."""
+    """Sends a whole response. A 204 has no body and no content type."""
     raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
     if status != 204:
         raw += [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
@@ -82,7 +82,7 @@ async def respond(
 
 
 async def read_body(receive: Receive) -> bytes:
-    """The whole body, at most MAX_BODY_BYTES. Raises ApiError, or ClientGoneError."""
+    """Returns the whole body, at most MAX_BODY_BYTES. Raises ApiError or ClientGoneError."""
     chunks = []
     while True:
         message = await receive()
@@ -94,18 +94,18 @@ async def read_body(receive: Receive) -> bytes:
 
 
 async def refuse_unrouted(request: Request, error: Exception) -> NoReturn:
-    """Turns the router's own refusals into ours."""
+    """Turns the router's 404 and 405 into errors of the API."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status == 404:
-        raise ApiError("ROUTE_NOT_FOUND", "There is nothing at this path; see /openapi.json.")
+        raise ApiError("ROUTE_NOT_FOUND", "No route has this path; see /openapi.json.")
     if status == 405:
         raise method_not_allowed((getattr(error, "headers", None) or {}).get("Allow", ""))
     raise error
 
 
 def method_not_allowed(allow: str) -> ApiError:
-    """The refusal of a method that the path does not have; ``allow`` lists those it has."""
-    text = f"This path does not have this method; it has {allow}."
+    """The error for an HTTP method that the path does not have; ``allow`` lists the methods that it has."""
+    text = f"This path does not accept this method; it accepts {allow}."
     return ApiError("METHOD_NOT_ALLOWED", text, headers=[("allow", allow)])
 
 
@@ -125,7 +125,7 @@ def _dressed(headers: RawHeaders, request_id: str) -> list[tuple[bytes, bytes]]:
 
 
 def _announced_length(headers: RawHeaders) -> int | None:
-    """The body's length in bytes as its sender announced it; None without. Raises BODY_TOO_LARGE."""
+    """Returns the announced length of the body in bytes, or None. Raises BODY_TOO_LARGE."""
     for name, value in headers:
         if name == b"content-length":
             if len(value) > 18 or int(value) > MAX_BODY_BYTES:
@@ -135,9 +135,9 @@ def _announced_length(headers: RawHeaders) -> int | None:
 
 
 def _checked(receive: Receive, announced: int | None) -> Receive:
-    """``receive`` that refuses a body which grows too large, or ends before its announced length.
+    """A ``receive`` that refuses a body that gets too large or ends before its announced length.
 
-    A body that the HTTP layer lost must not run as an empty one. Its bytes may still lie on the
+    A body that the HTTP layer lost must not run as an empty one. Its bytes can still be on the
     connection, where they would be read as the next request, so the connection is closed.
     """
     received = 0
@@ -168,9 +168,9 @@ def _too_short(received: int, announced: int) -> ApiError:
 
 
 def _log_fault(fault: Exception, scope: Any) -> None:
-    """Logs where it happened but not the exception's text, which may quote a body or a key."""
+    """Logs the traceback but not the exception's text, which can quote a body or a key."""
     log.error(
-        "request failed by a fault of ours: request_id=%s method=%s route=%s error=%s\n%s",
+        "request failed with an internal fault: request_id=%s method=%s route=%s error=%s\n%s",
         scope["request_id"],
         scope["method"],
         getattr(scope.get("route"), "path", "?"),

@@ -1,7 +1,7 @@
-"""Owns the one form of errors at the JSON border, and the way from gRPC's errors to it.
+"""Owns the format of errors in JSON, and the mapping from gRPC's errors to it.
 
-A reason decides first, the canonical code second. It knows nothing of HTTP servers: what is
-made here is sent by `edge`.
+The reason determines the error; without a reason, the gRPC code does. It does not know HTTP servers:
+`edge` sends the errors.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STATUS_BY_REASON: Mapping[str, int] = {
     if value.number
 }
 
-# What an error means that carries no reason of ours: gRPC itself made it, or a proxy on the way.
+# The meaning of an error without a reason of the marketplace: gRPC or a proxy created it.
 BY_CODE: Mapping[grpc.StatusCode, tuple[int, str]] = {
     grpc.StatusCode.INVALID_ARGUMENT: (400, "INVALID_FIELD"),
     grpc.StatusCode.OUT_OF_RANGE: (400, "INVALID_FIELD"),
@@ -44,25 +44,25 @@ BY_CODE: Mapping[grpc.StatusCode, tuple[int, str]] = {
 }
 
 CODES = (*STATUS_BY_REASON, *sorted({code for _, code in BY_CODE.values()} - STATUS_BY_REASON.keys()))
-"""Every value that `code` of an error can have."""
+"""Every value that an error's `code` can have."""
 
 _TEXT_BY_CODE = {
     "INVALID_FIELD": "A field of the request is not valid.",
     "INVALID_CREDENTIAL": "The credential is not valid.",
-    "PERMISSION_DENIED": "This is not allowed.",
-    "NOT_FOUND": "There is no such object.",
-    "ALREADY_EXISTS": "This exists already.",
-    "ABORTED": "The request ran into another one; try again.",
-    "FAILED_PRECONDITION": "The present state does not allow this.",
+    "PERMISSION_DENIED": "The caller may not do this.",
+    "NOT_FOUND": "The object does not exist.",
+    "ALREADY_EXISTS": "The object already exists.",
+    "ABORTED": "The request conflicted with another one; try again.",
+    "FAILED_PRECONDITION": "The object's current state does not allow this.",
     "RATE_LIMITED": "Too many requests; try again later.",
     "UNAVAILABLE": "The service cannot be reached now; try again.",
-    "TIMEOUT": "The service did not answer in time. What was asked may have happened.",
-    "INTERNAL": "An unexpected fault of ours. Quote request_id when you report it.",
+    "TIMEOUT": "The service did not respond in time. The request may have taken effect.",
+    "INTERNAL": "An internal fault of the marketplace. Quote request_id when you report it.",
 }
 
 
 class ApiError(Exception):
-    """A refusal that a caller may see: a status, a stable code, a text and facts."""
+    """An error that a caller may see: a status, a stable code, a text and facts."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """The headers that the status asks for, and those of this error."""
+        """The headers that the status requires, and the headers of this error."""
         headers = list(self._headers)
         if self.status in (429, 503):
             headers.append(("retry-after", str(self.facts.get("retry_after_seconds", 1))))
@@ -95,13 +95,13 @@ class ApiError(Exception):
         return headers
 
     def body(self, request_id: str) -> bytes:
-        """The error as JSON. A fault of ours carries the id under which it is logged."""
+        """The error as JSON. An internal fault carries the request id under which it is logged."""
         facts = {**self.facts, "request_id": request_id} if self.code == "INTERNAL" else self.facts
         return orjson.dumps({"error": self.text, "code": self.code, **facts})
 
 
 def _rate_headers(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The limit that was met, as draft-ietf-httpapi-ratelimit-headers-10 writes it; none without one."""
+    """The reached limit in the format of draft-ietf-httpapi-ratelimit-headers-10; empty without a limit."""
     if "limit_per_minute" not in facts:
         return []
     name, seconds = facts["limit"], facts["retry_after_seconds"]
@@ -112,7 +112,7 @@ def _rate_headers(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def from_rpc(error: grpc.aio.AioRpcError) -> ApiError:
-    """What the caller may know of a failed call. Only texts that our server wrote for people pass."""
+    """The error that the caller sees for a failed call. Only texts that our server wrote for people pass."""
     details = _details(error)
     info = _unpacked(details, error_details_pb2.ErrorInfo())
     if info is None or info.domain != DOMAIN or info.reason not in STATUS_BY_REASON:
@@ -128,7 +128,7 @@ def _plain(facts: errors_pb2.ErrorFacts) -> dict[str, Any]:
 
 
 def _details(error: grpc.aio.AioRpcError) -> Any:
-    """The google.rpc.Status of the error; None where it has none, or a damaged one."""
+    """The google.rpc.Status of the error; None if it is missing or damaged."""
     try:
         return rpc_status.from_call(error)
     except (ValueError, DecodeError):
@@ -137,7 +137,7 @@ def _details(error: grpc.aio.AioRpcError) -> Any:
 
 
 def _unpacked(details: Any, message: Any) -> Any:
-    """The first detail of the message's type; None where there is none."""
+    """The first detail of the message's type, or None."""
     for detail in details.details if details is not None else ():
         try:
             if detail.Unpack(message):

@@ -1,9 +1,9 @@
-"""Owns answers that are files: a stream of messages on one side, a response of known length on the other.
+"""Owns responses that are files: it relays a stream of gRPC messages as an HTTP response of known length.
 
-The first message tells of the file (a `FileHead`), those after it carry its bytes; one is read when the
-one before it has left, so that a slow reader costs no memory. It knows no single RPC. What fails before
-the first byte is an error like any other; what fails later breaks the connection, so that nobody takes
-half a file for a whole one.
+The first message describes the file (a `FileHead`); the later ones carry its bytes. A message is read only
+after the previous one was sent, so a slow reader costs no memory. It knows no single RPC. A failure before
+the first byte becomes a normal error; a later failure breaks the connection, so that a client cannot
+mistake a part of a file for the whole file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.errors import ApiError
 
 STALLED_SECONDS = 60.0
-"""A server that sends nothing, or a reader that takes nothing, for so long is given up."""
+"""How long the server may send nothing, or the client may read nothing, before the relay stops."""
 
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][\w.+-]{0,100}/[A-Za-z0-9][\w.+-]{0,100}", re.ASCII)
 _UNSAFE_IN_NAME = re.compile(r"[^A-Za-z0-9._ ()+=@~-]")
@@ -29,11 +29,11 @@ _ATTRIBUTE_CHARACTERS = "!#$&+^`|"
 
 
 class BrokenOffError(Exception):
-    """A file ended before its announced length, or its reader or the server stands still."""
+    """A file ended before its announced length, or its reader or the server stalled."""
 
 
 class FileRelay:
-    """Sends the file that one RPC answers with."""
+    """Sends the file that an RPC responds with."""
 
     def __init__(self, rule: options_pb2.RawBody, deadline_seconds: float) -> None:
         self._head_field = rule.head_field
@@ -41,7 +41,7 @@ class FileRelay:
         self._deadline_seconds = deadline_seconds
 
     async def __call__(self, call: Any, scope: Scope, receive: Receive, send: Send) -> None:
-        """Relays the call's answer. Raises what the call raises, ApiError, and BrokenOffError."""
+        """Relays the call's response. Raises the call's exceptions, ApiError, and BrokenOffError."""
         head = await self._head(call)
         status = 206 if head.partial else 200
         await send({"type": "http.response.start", "status": status, "headers": _headers(head)})
@@ -61,24 +61,24 @@ class FileRelay:
         except TimeoutError:
             raise ApiError("TIMEOUT") from None
         if message is grpc.aio.EOF or not message.HasField(self._head_field):
-            raise BrokenOffError("the answer has no head")
+            raise BrokenOffError("the response has no head")
         head: artifacts_pb2.FileHead = getattr(message, self._head_field)
         return head
 
-    async def _relay(self, call: Any, left: int, send: Send, gone: asyncio.Task[None]) -> None:
+    async def _relay(self, call: Any, remaining: int, send: Send, gone: asyncio.Task[None]) -> None:
         try:
-            while left and not gone.done():
+            while remaining and not gone.done():
                 async with asyncio.timeout(STALLED_SECONDS):
                     message = await call.read()
                     data = b"" if message is grpc.aio.EOF else getattr(message, self._data_field)
-                    if not data or len(data) > left:
-                        raise BrokenOffError("the file is not as long as it was announced")
-                    left -= len(data)
-                    # Waits while the reader has not taken what was sent before.
+                    if not data or len(data) > remaining:
+                        raise BrokenOffError("the file does not have its announced length")
+                    remaining -= len(data)
+                    # Waits until the reader has taken the previous data.
                     await send({"type": "http.response.body", "body": data, "more_body": True})
         except TimeoutError:
-            raise BrokenOffError(f"nothing moved for {STALLED_SECONDS:.0f} s") from None
-        if not left:
+            raise BrokenOffError(f"no bytes were transferred for {STALLED_SECONDS:.0f} s") from None
+        if not remaining:
             await send({"type": "http.response.body", "body": b""})
 
 
@@ -95,9 +95,9 @@ def _headers(head: artifacts_pb2.FileHead) -> list[tuple[bytes, bytes]]:
         "content-disposition": attachment(head.name),
         "accept-ranges": "bytes",
         "etag": head.etag,
-        # It is the caller's own, and a browser may go on with it only if it may keep the first part.
+        # The file is the caller's own; a browser can resume a download only if it may store the first part.
         "cache-control": "private, no-cache",
-        # A stranger's file must not run as a page on our origin, whatever opens it.
+        # A job's file is untrusted and must not run as a page on our origin.
         "content-security-policy": "sandbox; default-src 'none'",
     }
     if head.partial:
@@ -107,7 +107,7 @@ def _headers(head: artifacts_pb2.FileHead) -> list[tuple[bytes, bytes]]:
 
 
 def attachment(name: str) -> str:
-    """The header that lets a browser save a file under the last part of its name (RFC 6266)."""
+    """The Content-Disposition header that makes a browser save the file under the last part of its name."""
     last = name.rpartition("/")[2]
     plain = _UNSAFE_IN_NAME.sub("_", last)
     header = f'attachment; filename="{plain}"'

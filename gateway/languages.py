@@ -1,7 +1,7 @@
-"""Owns the languages of what people read: pages, and the texts of the OpenAPI document.
+"""Owns the languages of the texts that people read: the pages and the OpenAPI document.
 
-English is what the code and the protos are written in, and the key of every translation: a text
-that changed has none until somebody translates it again, and a test names it. It knows no page.
+The code and the protos are written in English, and the English text is the key of its translations.
+A changed text has no translation until someone adds it, and a test names it. It knows no page.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ import orjson
 
 @dataclass(frozen=True)
 class Language:
-    """One language."""
+    """A language and its translations."""
 
     code: str
-    """As in `lang` of HTML."""
+    """The value of the HTML attribute `lang`."""
     name: str
-    """As its own speakers write it."""
+    """The name of the language in that language."""
     direction: str
     """`ltr` or `rtl`."""
     texts: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Translations by English text."""
 
     def say(self, text: str, **values: object) -> str:
-        """The text in this language, with `{name}` replaced by values; in English where it has none."""
-        said = self.texts.get(text, text)
-        return said.format(**values) if values else said
+        """The text in this language, or in English without a translation. Replaces `{name}` by its value."""
+        translated = self.texts.get(text, text)
+        return translated.format(**values) if values else translated
 
 
 def _catalogue(code: str) -> Mapping[str, str]:
-    """The translations of all files in the language's folder."""
+    """The translations from all files in the language's folder."""
     catalogue: dict[str, str] = {}
     for file in (resources.files("gateway") / "locales" / code).iterdir():
         catalogue |= orjson.loads(file.read_bytes())

@@ -1,7 +1,7 @@
-"""Owns the OpenAPI document: the same descriptors that make the routes, told to people and tools.
+"""Owns the OpenAPI document, which is built from the same descriptors as the routes.
 
-Texts come from the comments of the protos, which the descriptor set keeps, and are told in one
-language. It knows no single RPC by name and serves no request: `web` does.
+Its texts come from the comments in the protos, which the descriptor set keeps, and are in one language.
+It knows no single RPC by name and serves no request: `web` does.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _ROLE_SCHEMES: dict[int, tuple[str, str]] = {
     options_pb2.ROLE_ADMIN: ("adminToken", "x-admin-token"),
 }
 
-# The reasons that routes share; every other one is named in the options of its RPCs.
+# The reasons that all routes share. Every other reason is named in the options of its RPCs.
 _ALWAYS = (
     *("INVALID_FIELD", "UNKNOWN_FIELD", "CONFLICTING_CREDENTIALS", "RATE_LIMITED", "INTERNAL"),
     *("OVERLOADED", "UNAVAILABLE", "STORE_UNAVAILABLE", "TIMEOUT"),
@@ -51,33 +51,35 @@ _WITH_CREDENTIAL = ("MISSING_CREDENTIAL", "INVALID_CREDENTIAL", "WRONG_ROLE")
 _WITH_ADMIN = ("ADMIN_NOT_CONFIGURED",)
 
 _INTRODUCTION = (
-    f"Every path under `{BASES[0]}` stands under `{BASES[1]}` too, for browsers on the same origin, with "
-    "identical results. Money is integer halala (1/100 SAR).",
-    'An error is `{"error": text, "code": REASON, ...facts}`; 429 and 503 carry `Retry-After`.',
-    "In a body, `null` says as much as leaving the field out. No text may contain the character U+0000.",
-    "A request carries one credential: in the header of its role, as bearer, as the query field "
+    f"Every path under `{BASES[0]}` also exists under `{BASES[1]}`, for browsers on the same origin, with "
+    "identical results. All amounts of money are integers in halala (1/100 SAR).",
+    'An error has the form `{"error": text, "code": REASON, ...facts}`; 429 and 503 carry `Retry-After`.',
+    "In a body, `null` means the same as leaving the field out. No text may contain the character U+0000.",
+    "A request carries one credential: in the header of its role, as a bearer token, as the query field "
     f"`{credentials.QUERY_NAME}`, or as `{credentials.BODY_NAME}` in a JSON body.",
 )
 
-_POLICY = "The limit that was met: its name, the number of requests `q`, and the seconds `w` they are for."
-_LIMIT = "What is left of the limit that was met: nothing, `r=0`, and the seconds `t` until there is."
+_POLICY = "The limit that was reached: its name, and the number of requests `q` allowed in `w` seconds."
+_LIMIT = (
+    "The rest of the limit that was reached: `r=0` requests, and the seconds `t` until requests are allowed."
+)
 
 _SUCCESS_TEXTS = {
     200: "Done.",
     201: "Created.",
-    202: "Accepted, not ready yet.",
-    204: "Done, with nothing to send.",
-    206: "The part of the file that was asked for.",
+    202: "Accepted; not ready yet.",
+    204: "Done, without content.",
+    206: "The requested part of the file.",
 }
 
 
 def document(files: Iterable[FileDescriptor], language: Language = ENGLISH) -> Json:
-    """The OpenAPI 3.1 document of all RPCs in the files that are served over HTTP."""
+    """Builds the OpenAPI 3.1 document of all RPCs in the files that are served over HTTP."""
     return _Document(list(bindings(files)), comments(), language).whole()
 
 
 def comments() -> Mapping[str, str]:
-    """The comment of everything in the protos, by full name, from the descriptor set of dcp.v1."""
+    """All comments in the protos by the full name of the element, from the descriptor set of dcp.v1."""
     raw = (resources.files("dcp.v1") / "descriptors.binpb").read_bytes()
     found: dict[str, str] = {}
     for file in descriptor_pb2.FileDescriptorSet.FromString(raw).file:
@@ -88,7 +90,7 @@ def comments() -> Mapping[str, str]:
 
 
 def _full_name(file: Any, path: Sequence[int]) -> str:
-    """The full name of what stands at a path of source information; of an option, a name nobody asks for."""
+    """The full name of the element at a path of source information; for an option, an unused name."""
     names, here = [file.package], file
     for number, index in zip(path[::2], path[1::2], strict=False):
         field = here.DESCRIPTOR.fields_by_number.get(number)
@@ -100,7 +102,7 @@ def _full_name(file: Any, path: Sequence[int]) -> str:
 
 
 class _Document:
-    """The document while it is made: schemas are added as they are met."""
+    """The document under construction. Schemas are added when they are first referenced."""
 
     def __init__(self, served: list[Binding], comments: Mapping[str, str], language: Language) -> None:
         self._served = served
@@ -111,7 +113,7 @@ class _Document:
         self._schemas: dict[str, Json] = {"Error": self._error()}
 
     def whole(self) -> Json:
-        """The document, from its parts."""
+        """Assembles the document."""
         paths: dict[str, Json] = {}
         for binding in self._served:
             paths.setdefault(binding.path, {})[binding.verb.lower()] = self._operation(binding)
@@ -170,9 +172,9 @@ class _Document:
         return operation
 
     def _sub_keys(self, scopes: Sequence[str]) -> str:
-        """Which of a renter's keys may ask."""
+        """The sentence about the renter's keys that may call the method."""
         if not scopes:
-            return self._say("Of a renter's keys, the main key alone may ask.")
+            return self._say("Of a renter's keys, only the main key may call this.")
         names = ", ".join(f"`{scope}`" for scope in scopes)
         if len(scopes) == 1:
             return self._say("A renter's sub-key needs the scope {scope}.", scope=names)
@@ -208,7 +210,7 @@ class _Document:
         if not binding.is_public:
             schema["properties"][credentials.BODY_NAME] = {
                 "type": ["string", "null"],
-                "description": self._say("The caller's key, where it is not sent in another place."),
+                "description": self._say("The caller's key, if it is not sent in a header or in the query."),
             }
         return _json_content(schema, binding.rule.example_request)
 
@@ -271,7 +273,10 @@ class _Document:
     def _error(self) -> Json:
         facts = self._object(errors_pb2.ErrorFacts.DESCRIPTOR)
         own = {
-            "error": {"type": "string", "description": self._say("What went wrong, for a person.")},
+            "error": {
+                "type": "string",
+                "description": self._say("What went wrong, as a sentence for people."),
+            },
             "code": {
                 "type": "string",
                 "enum": list(CODES),
@@ -280,18 +285,18 @@ class _Document:
         }
         return {
             "type": "object",
-            "description": self._say("Every error. Only the facts that apply are there."),
+            "description": self._say("The format of every error. Only the facts that apply are present."),
             "required": list(own),
             "properties": own | facts["properties"],
         }
 
     def _reference(self, named: Descriptor | EnumDescriptor) -> Json:
-        """A reference to the schema of a message or enum, which is added when it is met first."""
+        """Returns a reference to the schema of a message or enum, and adds the schema if it is new."""
         name = named.full_name.removeprefix("dcp.v1.")
         if name not in self._schemas:
-            self._schemas[name] = {}  # before its fields, which may refer to it
-            made = self._enum(named) if isinstance(named, EnumDescriptor) else self._object(named)
-            self._schemas[name].update(made)
+            self._schemas[name] = {}  # reserved before its fields, because they can refer to it
+            schema = self._enum(named) if isinstance(named, EnumDescriptor) else self._object(named)
+            self._schemas[name].update(schema)
         return {"$ref": f"#/components/schemas/{name}"}
 
     def _enum(self, enum: EnumDescriptor) -> Json:
@@ -301,7 +306,7 @@ class _Document:
         lines = [f"* `{name}`: {self._comment(f'{enum.full_name}.{v.name}')}" for v, name in known]
         aliases = sorted(readable.keys() - {name for _, name in known})
         if aliases:
-            lines.append(f"\n{self._say('Also understood:')} {', '.join(f'`{alias}`' for alias in aliases)}")
+            lines.append(f"\n{self._say('Also accepted:')} {', '.join(f'`{alias}`' for alias in aliases)}")
         description = "\n".join([self._comment(enum.full_name), "", *lines])
         return {
             "type": "string",
@@ -347,7 +352,7 @@ class _Document:
         return schema | {"description": self._comment(field.full_name) + unit}
 
     def _item(self, field: FieldDescriptor) -> Json:
-        """The schema of one value of the field, without its limits."""
+        """The schema of a single value of the field, without its limits."""
         if field.message_type is not None:
             simple = _WELL_KNOWN.get(field.message_type.full_name)
             return dict(simple) if simple else self._reference(field.message_type)
@@ -360,7 +365,7 @@ class _Document:
         return dict(_PLAIN[field.type])
 
     def _comment(self, full_name: str) -> str:
-        """The comment as Markdown, in our language. A line end in a paragraph is not the reader's."""
+        """The comment as Markdown in the document's language. Line ends inside a paragraph become spaces."""
         paragraphs = re.split(r"\n\s*\n", self._comments.get(full_name, ""))
         return "\n\n".join(self._say(" ".join(paragraph.split())) for paragraph in paragraphs)
 
@@ -397,7 +402,7 @@ _FORMATS: Mapping[int, Json] = {
 
 
 def _limits(field: FieldDescriptor, rule: options_pb2.FieldRule) -> Json:
-    """The limits of one value, as JSON Schema says them."""
+    """The limits of a single value in terms of JSON Schema."""
     is_text = field.type == FieldDescriptor.TYPE_STRING
     limits: Json = {}
     if is_text and (rule.HasField("min_length") or rule.required):
@@ -415,7 +420,7 @@ def _limits(field: FieldDescriptor, rule: options_pb2.FieldRule) -> Json:
 
 
 def _or_null(schema: Json) -> Json:
-    """The schema of a field that may be null, which says as much as leaving it out."""
+    """The schema of a field that may also be null, which means the same as leaving it out."""
     if "$ref" in schema:
         reference = {"$ref": schema["$ref"]}
         return {key: value for key, value in schema.items() if key != "$ref"} | {
@@ -426,7 +431,7 @@ def _or_null(schema: Json) -> Json:
 
 
 def _nested(messages: Iterable[Descriptor]) -> frozenset[str]:
-    """The full names of the messages and of all that their fields hold."""
+    """The full names of the messages and of all messages nested in their fields."""
     found: set[str] = set()
     waiting = list(messages)
     while waiting:
@@ -466,12 +471,12 @@ def _tag(service: Any) -> str:
 
 
 def _text(text: options_pb2.Text, language: Language) -> str:
-    """A text of the options, which carry both languages."""
+    """A text from the options, which carry both languages."""
     return text.ar if language is ARABIC else text.en
 
 
 def _security(roles: Iterable[int]) -> list[Json]:
-    """Any one of these suffices; the empty one says that none is needed."""
+    """The alternative security requirements; an empty one means that no credential is needed."""
     schemes = [_ROLE_SCHEMES[role][0] for role in roles if role in _ROLE_SCHEMES]
     keys: list[Json] = [{name: []} for name in schemes]
     if keys:

@@ -1,7 +1,7 @@
-"""Owns how the OpenAPI document tells what holds between the fields of a message.
+"""Owns how the OpenAPI document expresses conditions between the fields of a message.
 
-It comes from the relations of the option ``(dcp.v1.message)``, which the server enforces. JSON Schema can
-say it of a body. OpenAPI has no word for it between parameters, so there it is told by ``x-needs``.
+They come from the relations in the option ``(dcp.v1.message)``, which the server enforces. For a body they
+are expressed in JSON Schema. OpenAPI cannot express them for parameters, so these carry ``x-needs``.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from gateway.scalars import enum_numbers
 Json = dict[str, Any]
 
 NOT_BLANK = {"pattern": r"\S"}
-"""What a text must be that is there."""
+"""The schema of a text that counts as present."""
 
 
 def body_conditions(message: Descriptor) -> list[Json]:
-    """A schema for each relation; a body must fit all of them."""
+    """A schema for each relation; a body must match all of them."""
     return [_condition(message, relation) for relation in _relations(message)]
 
 
 def parameter_needs(message: Descriptor) -> Mapping[str, list[str]]:
-    """The parameters that must stand beside a parameter, by its name."""
+    """The parameters that each parameter requires, by its name."""
     return {r.when_field: list(r.required) for r in _relations(message) if r.when_field and not r.when_value}
 
 
@@ -47,14 +47,14 @@ def _when(message: Descriptor, relation: options_pb2.Relation) -> Json:
     if not relation.when_value:
         return _there(message, relation.when_field.split("."))
     enum = message.fields_by_name[relation.when_field].enum_type
-    assert enum is not None, f"{relation.when_field} is no enum"
+    assert enum is not None, f"{relation.when_field} is not an enum"
     number = enum.values_by_name[relation.when_value].number
     names = [name for name, known in enum_numbers(enum).items() if known == number]
     return {"properties": {relation.when_field: {"enum": names}}, "required": [relation.when_field]}
 
 
 def _there(message: Descriptor, steps: list[str]) -> Json:
-    """The schema of an object in which the field at the path is there."""
+    """The schema of an object in which the field at the path is present."""
     field, *deeper = steps
     found = message.fields_by_name[field]
     if deeper and found.message_type is not None:

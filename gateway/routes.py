@@ -1,7 +1,7 @@
-"""Owns the /api routes: one for every RPC that carries `google.api.http` and answers once, or with a file.
+"""Owns the /api routes: one for every RPC with `google.api.http` that responds once or with a file.
 
-All of it is compiled from the descriptors at start; an RPC added to a proto needs no code here.
-It knows no single RPC by name, and decides nothing that the server should: roles, limits, owners.
+The routes are compiled from the descriptors at start; an RPC added to a proto needs no code here.
+It knows no single RPC by name, and leaves roles, limits and ownership to the server.
 """
 
 from __future__ import annotations
@@ -34,67 +34,67 @@ from gateway.transcode import body_reader, message_writer, parse_object, query_r
 log = logging.getLogger(__name__)
 
 BASES = ("/api", "/api/dc1")
-"""Every route stands under both: the second is for browsers on the same origin."""
+"""Every route exists under both; the second is for browsers on the same origin."""
 
 DEADLINE_SECONDS = 10.0
 
 _MAX_QUERY_FIELDS = 100
 _VERBS = ("get", "post", "put", "patch", "delete")
-# A field of a path; one with ** may have slashes in it.
+# A field in a path; with **, its value may contain slashes.
 _PATH_FIELD = re.compile(r"\{(\w+)(=\*\*)?\}")
 _BODYLESS = frozenset(("GET", "DELETE"))
 
 
 @dataclass(frozen=True)
 class Binding:
-    """One RPC's place in HTTP, as its options tell."""
+    """The HTTP method and path of an RPC, as its options define them."""
 
     method: MethodDescriptor
     rule: options_pb2.MethodRule
     verb: str
     path: str
-    """Below the first base, such as `/api/jobs/{job_id}`."""
+    """The path with the first base, such as `/api/jobs/{job_id}`."""
     pattern: str
-    """The same as the router reads it."""
+    """The same path in the router's syntax."""
     path_fields: tuple[str, ...]
     fields_in_body: bool
-    """Fields that path and headers leave over come from the body; otherwise from the query."""
+    """Whether the fields that are not in path or headers come from the body; otherwise from the query."""
 
     @property
     def header_fields(self) -> Mapping[str, str]:
-        """The names of the headers that fields are read from, in lower case, by field."""
+        """The lower-case names of the headers that fields are read from, by field."""
         rules = {f.name: field_rule(f).header for f in self.method.input_type.fields}
         return {name: header.lower() for name, header in rules.items() if header}
 
     @property
     def elsewhere(self) -> frozenset[str]:
-        """The fields that neither body nor query may carry."""
+        """The fields that neither the body nor the query may carry."""
         return frozenset((*self.path_fields, *self.header_fields))
 
     @property
     def is_public(self) -> bool:
-        """Whether nobody needs a credential, so that none is forwarded."""
+        """Whether the method needs no credential; then none is forwarded."""
         return list(self.rule.roles) == [options_pb2.ROLE_PUBLIC]
 
     @property
     def has_body(self) -> bool:
-        """Whether a body is read: it may carry the credential even where no field comes from it."""
+        """Whether a body is read. It can carry the credential even if no field comes from it."""
         return self.verb not in _BODYLESS or self.fields_in_body
 
     @property
     def success_status(self) -> int:
-        """The HTTP status of success, unless the answer's status field says another."""
+        """The HTTP status of success, unless the response's status field determines another."""
         return self.rule.success_code or 200
 
     @property
     def status_enum(self) -> EnumDescriptor | None:
-        """The type of the answer's status field; None without one."""
+        """The type of the response's status field, or None."""
         name = self.rule.status_field
         return self.method.output_type.fields_by_name[name].enum_type if name else None
 
     @property
     def statuses(self) -> Mapping[int, int]:
-        """The HTTP status by the value of the answer's status field."""
+        """The HTTP status by the value of the response's status field."""
         enum = self.status_enum
         values = enum.values if enum else ()
         rules = {v.number: v.GetOptions().Extensions[options_pb2.value] for v in values}
@@ -102,21 +102,21 @@ class Binding:
 
 
 def field_rule(field: FieldDescriptor) -> options_pb2.FieldRule:
-    """The limits of a field, as its options tell."""
+    """The limits of a field, from its options."""
     rule: options_pb2.FieldRule = field.GetOptions().Extensions[options_pb2.field]
     return rule
 
 
 def discover() -> list[FileDescriptor]:
-    """Every proto file of the package dcp.v1 that this installation has, by name."""
+    """Every proto file of the installed package dcp.v1, sorted by name."""
     names = sorted(m.name for m in pkgutil.iter_modules(dcp.v1.__path__) if m.name.endswith("_pb2"))
     return [importlib.import_module(f"dcp.v1.{name}").DESCRIPTOR for name in names]
 
 
 def bindings(files: Iterable[FileDescriptor]) -> Iterator[Binding]:
-    """The bindings of all RPCs in the files that answer once, or with a file.
+    """The bindings of all RPCs in the files that respond once or with a file.
 
-    Raises ValueError for one that we cannot serve.
+    Raises ValueError for an RPC that the gateway cannot serve.
     """
     for file in files:
         for service in file.services_by_name.values():
@@ -149,7 +149,7 @@ def _bindings_of(method: MethodDescriptor) -> Iterator[Binding]:
 def api_routes(
     channel: grpc.aio.Channel, files: Iterable[FileDescriptor], deadline_seconds: float = DEADLINE_SECONDS
 ) -> list[Route]:
-    """A route for every path under both bases; fixed paths come before those with fields."""
+    """Builds a route for every path under both bases. Fixed paths come before paths with fields."""
     resources: dict[str, Resource] = {}
     for binding in bindings(files):
         resource = resources.setdefault(binding.pattern, Resource())
@@ -164,19 +164,19 @@ def api_routes(
 
 
 class Resource:
-    """All methods of one path."""
+    """All HTTP methods of one path."""
 
     def __init__(self) -> None:
         self._endpoints: dict[str, Endpoint | FileEndpoint] = {}
 
     def add(self, verb: str, endpoint: Endpoint | FileEndpoint) -> None:
-        """Serves the verb by the endpoint. Raises ValueError where two RPCs want the same."""
+        """Serves the HTTP method with the endpoint. Raises ValueError if another RPC already does."""
         if verb in self._endpoints:
             raise ValueError(f"{endpoint.name}: another RPC has this path and method")
         self._endpoints[verb] = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Runs the endpoint of the request's method; HEAD is a GET whose body the server leaves out."""
+        """Runs the endpoint of the request's method. HEAD runs GET; the HTTP server leaves the body out."""
         verb = "GET" if scope["method"] == "HEAD" else scope["method"]
         endpoint = self._endpoints.get(verb)
         if endpoint is None:
@@ -185,7 +185,7 @@ class Resource:
 
 
 class Endpoint:
-    """One RPC over HTTP: reads the request, calls, writes the answer."""
+    """One RPC over HTTP: reads the request, calls the server, writes the response."""
 
     def __init__(self, binding: Binding, channel: grpc.aio.Channel, deadline_seconds: float) -> None:
         method = binding.method
@@ -215,7 +215,7 @@ class Endpoint:
 
 
 class FileEndpoint:
-    """One RPC that answers with a file, over HTTP."""
+    """One RPC over HTTP that responds with a file."""
 
     def __init__(self, binding: Binding, channel: grpc.aio.Channel, deadline_seconds: float) -> None:
         method = binding.method
@@ -230,7 +230,7 @@ class FileEndpoint:
         self._relay = FileRelay(binding.rule.raw_body, deadline_seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request. Raises ApiError; after the first byte any error breaks the connection."""
+        """Serves one request. Raises ApiError; an error after the first byte breaks the connection."""
         values, credential = await self._read(scope, receive)
         call: Any = self._call(self._request_class(**values), metadata=call_metadata(scope, credential))
         try:
@@ -242,7 +242,7 @@ class FileEndpoint:
 
 
 def call_metadata(scope: Scope, credential: str | None) -> list[tuple[str, str]]:
-    """What goes with a call besides its message: who asks, from where, in which request."""
+    """The metadata of a call: the request id, the client's address and the credential."""
     metadata = [("x-request-id", scope["request_id"])]
     if scope.get("client"):
         metadata.append(("x-forwarded-for", scope["client"][0]))
@@ -252,7 +252,7 @@ def call_metadata(scope: Scope, credential: str | None) -> list[tuple[str, str]]
 
 
 def refused(error: grpc.aio.AioRpcError, rpc: str, request_id: str) -> ApiError:
-    """What the caller is told of a failed call; faults are logged, with what the caller is not told."""
+    """The error for the caller of a failed call. Faults are logged with details hidden from the caller."""
     refusal = errors.from_rpc(error)
     if refusal.status >= 500:
         log.warning("call failed: rpc=%s request_id=%s code=%s", rpc, request_id, error.code().name)
@@ -304,7 +304,7 @@ class _RequestReader:
 
 
 class _Answer:
-    """Sends an answer: its status, and JSON, a file, or the raw bytes of an image."""
+    """Sends a response: its status, and JSON, a file, or the raw bytes of an image."""
 
     def __init__(self, binding: Binding) -> None:
         self._write = message_writer(binding.method.output_type)
@@ -330,8 +330,8 @@ class _Answer:
             await respond(send, status, orjson.dumps(self._write(answer)))
 
     def _image_type(self, answer: Any) -> str:
-        """The media type of the answer's image; empty without one. Anything but an image stays JSON:
-        a provider's bytes must not run as a page on our origin, as SVG would.
+        """The media type of the response's image, or an empty text. Anything else is sent as JSON:
+        bytes from a provider must not run as a page on our origin, as SVG would.
         """
         if not self._raw.data_field or not getattr(answer, self._raw.data_field):
             return ""
@@ -347,14 +347,14 @@ def _asks_for_json(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 
 def _parse_query(raw: bytes) -> dict[str, list[str]]:
-    """The texts of a query by name. Raises ApiError for one that is not UTF-8 or far too long."""
+    """The texts of a query by name. Raises ApiError if it is not UTF-8 or has too many fields."""
     query: dict[str, list[str]] = {}
     if not raw:
         return query
     try:
         pairs = parse_qsl(raw.decode(), True, errors="strict", max_num_fields=_MAX_QUERY_FIELDS)
     except ValueError:
-        text = f"The query is not UTF-8, or has more than {_MAX_QUERY_FIELDS} fields."
+        text = f"The query is not valid UTF-8 or has more than {_MAX_QUERY_FIELDS} fields."
         raise ApiError("INVALID_FIELD", text, field="query") from None
     for name, text in pairs:
         query.setdefault(name, []).append(text)

@@ -1,7 +1,7 @@
-"""Owns how one value of a field is written in JSON and read from it, or from a path or query.
+"""Owns how a single value of a field is written to JSON, and read from JSON, a path or a query.
 
-Readers and writers are compiled from field descriptors once. It knows nothing of whole messages:
-`transcode` puts values together, and HTTP is nobody's business here.
+Readers and writers are compiled once from field descriptors. It does not know whole messages, which
+`transcode` assembles, or HTTP.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Writer = Callable[[Any], Any]
 TIMESTAMP = "google.protobuf.Timestamp"
 DURATION = "google.protobuf.Duration"
 WELL_KNOWN = frozenset((TIMESTAMP, DURATION))
-"""Messages that are a single value in JSON."""
+"""Messages whose JSON form is a single value."""
 
 INT32_TYPES = frozenset(
     (FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_SINT32, FieldDescriptor.TYPE_SFIXED32)
@@ -50,7 +50,7 @@ _NUMBER_TEXT = re.compile(r"-?[0-9]{1,400}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,4})
 
 
 class InvalidError(Exception):
-    """A value that cannot be read; the path grows on the way out of nested values."""
+    """A value that cannot be read. Each enclosing value adds its step to the path."""
 
     def __init__(self, text: str, *, code: str = "INVALID_FIELD", path: str = "") -> None:
         super().__init__(code, path)
@@ -59,19 +59,19 @@ class InvalidError(Exception):
         self.path = path
 
     def under(self, step: str) -> InvalidError:
-        """The same, seen from one level further out."""
+        """The same error with ``step`` added in front of its path."""
         joint = "." if self.path and not self.path.startswith("[") else ""
         self.path = f"{step}{joint}{self.path}"
         return self
 
 
 def expected(what: str, came: Any) -> InvalidError:
-    """The error of a value of the wrong kind."""
+    """The error for a value of the wrong type."""
     return InvalidError(f"expected {what}, got {_kind(came)}")
 
 
 def scalar_reader(field: FieldDescriptor) -> Reader:
-    """Reads one JSON value into what protobuf takes for one item of the field."""
+    """Returns a reader of JSON values for a single item of the field."""
     if field.message_type is not None:
         return _read_timestamp if field.message_type.full_name == TIMESTAMP else _read_duration
     if field.enum_type is not None:
@@ -88,14 +88,14 @@ def scalar_reader(field: FieldDescriptor) -> Reader:
 
 
 def text_reader(field: FieldDescriptor) -> Reader:
-    """Reads the text of a path, a query or a map's key into what protobuf takes for the field."""
+    """Returns a reader of texts from a path, a query or a map's key for the field."""
     read = scalar_reader(field)
     parse = _text_parser(field)
     return read if parse is None else lambda text: read(parse(text))
 
 
 def scalar_writer(field: FieldDescriptor) -> Writer | None:
-    """Turns one item of the field into JSON; None where it already is."""
+    """Returns a writer of JSON values for a single item of the field; None if it needs no conversion."""
     if field.message_type is not None:
         return _write_timestamp if field.message_type.full_name == TIMESTAMP else _write_duration
     if field.enum_type is not None:
@@ -105,7 +105,7 @@ def scalar_writer(field: FieldDescriptor) -> Writer | None:
 
 
 def integer_limits(field: FieldDescriptor) -> tuple[int, int] | None:
-    """The least and greatest value of an integer field; None for other fields."""
+    """The least and the greatest value of an integer field; None for other fields."""
     if field.type in INT32_TYPES:
         return -(2**31), 2**31 - 1
     if field.type in INT64_TYPES:
@@ -117,7 +117,7 @@ def integer_limits(field: FieldDescriptor) -> tuple[int, int] | None:
 
 @cache
 def enum_names(enum: EnumDescriptor) -> Mapping[int, str]:
-    """How each number of the enum is written."""
+    """The JSON name of each number of the enum."""
     prefix = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", enum.name).upper() + "_"
     upper = enum.GetOptions().Extensions[options_pb2.enum].upper_case
     names: dict[int, str] = {}
@@ -130,7 +130,7 @@ def enum_names(enum: EnumDescriptor) -> Mapping[int, str]:
 
 @cache
 def enum_numbers(enum: EnumDescriptor) -> Mapping[str, int]:
-    """What each name, aliases included, is read as. The unspecified value has no name that can be sent."""
+    """The number of each name and alias. The unspecified value has no name, because it cannot be sent."""
     names = enum_names(enum)
     numbers = {names[value.number]: value.number for value in enum.values if not _is_unspecified(value)}
     for value in enum.values:
@@ -144,7 +144,7 @@ def _is_unspecified(value: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    """What came, without quoting it: it may be long, or a secret."""
+    """The type of a value. Errors do not quote the value, because it can be long or a secret."""
     if value is None:
         return "null"
     kinds = {bool: "a boolean", int: "an integer", float: "a number", str: "a string", list: "a list"}
@@ -227,11 +227,11 @@ _read_seconds = _float_reader(_LONGEST_SECONDS)
 
 
 def _read_duration(value: Any) -> dict[str, int]:
-    """A number of seconds, to the microsecond: a double cannot tell nanoseconds of a long time."""
+    """Reads a number of seconds to the microsecond: a double cannot hold nanoseconds of a long duration."""
     _read_seconds(value)
     whole = int(value)
     micros = round((value - whole) * 1e6)
-    carry = int(micros / 1e6)  # the rest may have been rounded up to a whole second
+    carry = int(micros / 1e6)  # rounding can give a whole second
     return {"seconds": whole + carry, "nanos": (micros - carry * 10**6) * 1000}
 
 
@@ -249,7 +249,7 @@ def _write_bytes(value: bytes) -> str:
 
 
 def _text_parser(field: FieldDescriptor) -> Callable[[str], Any] | None:
-    """What makes a JSON value of a text; None where the text is the JSON value."""
+    """Returns a function that parses a text to a JSON value; None if the text itself is the JSON value."""
     if integer_limits(field) is not None:
         return _parse_integer
     is_duration = field.message_type is not None and field.message_type.full_name == DURATION

@@ -1,8 +1,8 @@
-"""Owns the way between JSON and protobuf messages.
+"""Owns the conversion between JSON and protobuf messages.
 
-A plan is compiled from each descriptor once, so a request costs no reflection. Names are kept,
-integers are numbers, defaults are printed, unknown names are refused. It knows nothing of HTTP,
-and no limits of fields: those are the server's.
+Each descriptor is compiled once, so a request costs no reflection. Field names are kept, integers are
+JSON numbers, default values are written, and unknown names are refused. It does not know HTTP or the
+limits of fields, which the server enforces.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from gateway.scalars import (
 )
 
 Values = dict[str, Any]
-"""Fields of a message by name, as a message class takes them."""
+"""Fields of a message by name, as keyword arguments of its class."""
 
 _LONGEST_NAME_SHOWN = 100
 
 
 def parse_object(body: bytes) -> Values:
-    """The JSON object that the body is; an empty body is an empty object. Raises ApiError."""
+    """Parses the body as a JSON object; an empty body is an empty object. Raises ApiError."""
     try:
         value = orjson.loads(body) if body else {}
     except orjson.JSONDecodeError as error:
@@ -44,14 +44,14 @@ def parse_object(body: bytes) -> Values:
 
 
 def body_reader(message: Descriptor, without: Collection[str] = ()) -> Callable[[Values], Values]:
-    """Reads a JSON object; the fields in ``without`` come from elsewhere and are not known in it."""
+    """Returns a reader of JSON objects. It refuses the fields in ``without``, which come from elsewhere."""
     return _reported(_MessageReader(message, {}, without))
 
 
 def query_reader(
     message: Descriptor, without: Collection[str] = ()
 ) -> Callable[[Mapping[str, list[str]]], Values]:
-    """Reads the fields from a query; those of nested messages are named with dots."""
+    """Returns a reader of queries. The names of nested fields are joined with dots."""
     plan = {name: _QueryField.of(path) for name, path in query_fields(message, without).items()}
 
     def read(query: Mapping[str, list[str]]) -> Values:
@@ -69,12 +69,12 @@ def query_reader(
 def query_fields(
     message: Descriptor, without: Collection[str] = ()
 ) -> dict[str, tuple[FieldDescriptor, ...]]:
-    """The fields that a query can carry, by their name in it: the way to each from the message."""
+    """The fields that a query can carry, by name: for each, its path of fields from the message."""
     return {".".join(field.name for field in path): path for path in _leaves(message, without)}
 
 
 def single_text_reader(field: FieldDescriptor, name: str) -> Callable[[str], Any]:
-    """Reads the text of a path's part or of a header, which errors call ``name``."""
+    """Returns a reader of a path field or a header. Errors call it ``name``."""
     read = text_reader(field)
 
     def read_named(text: str) -> Any:
@@ -87,12 +87,12 @@ def single_text_reader(field: FieldDescriptor, name: str) -> Callable[[str], Any
 
 
 def message_writer(message: Descriptor) -> Callable[[Any], Values]:
-    """Turns a message of this type into what `orjson.dumps` takes."""
+    """Returns a function that turns a message of this type into values for `orjson.dumps`."""
     return _MessageWriter(message, {})
 
 
 def _reported(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """``read`` with its errors as those of the API."""
+    """Wraps ``read`` so that its errors become errors of the API."""
 
     def read_or_refuse(value: Any) -> Any:
         try:
@@ -106,15 +106,15 @@ def _reported(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 class _MessageReader:
-    """Reads an object into the fields of one message type."""
+    """Reads a JSON object into the fields of a message type."""
 
     def __init__(
-        self, message: Descriptor, made: dict[str, _MessageReader], without: Collection[str] = ()
+        self, message: Descriptor, readers: dict[str, _MessageReader], without: Collection[str] = ()
     ) -> None:
         if not without:
-            made[message.full_name] = self  # before its fields, which may be of the same type
+            readers[message.full_name] = self  # before its fields, which can have the same type
         self._ignore_unknown = message.GetOptions().Extensions[options_pb2.message].ignore_unknown_fields
-        self._fields = {f.name: _field_reader(f, made) for f in message.fields if f.name not in without}
+        self._fields = {f.name: _field_reader(f, readers) for f in message.fields if f.name not in without}
         self._rivals = {f.name: oneof for f in message.fields if (oneof := _oneof(f))}
 
     def __call__(self, value: Any) -> Values:
@@ -141,15 +141,17 @@ class _MessageReader:
         for name in values:
             oneof = self._rivals.get(name)
             if oneof and chosen.setdefault(oneof, name) != name:
-                raise InvalidError(f"{chosen[oneof]} is given already and excludes it", path=name)
+                raise InvalidError(
+                    f"it excludes {chosen[oneof]}, which is also set; send only one", path=name
+                )
 
 
 class _MessageWriter:
-    """Writes one message type."""
+    """Writes messages of a type."""
 
-    def __init__(self, message: Descriptor, made: dict[str, _MessageWriter]) -> None:
-        made[message.full_name] = self
-        self._fields = [(f.name, f.has_presence, _field_writer(f, made)) for f in message.fields]
+    def __init__(self, message: Descriptor, writers: dict[str, _MessageWriter]) -> None:
+        writers[message.full_name] = self
+        self._fields = [(f.name, f.has_presence, _field_writer(f, writers)) for f in message.fields]
 
     def __call__(self, message: Any) -> Values:
         values: Values = {}
@@ -173,7 +175,7 @@ class _QueryField(NamedTuple):
         return cls(tuple(f.name for f in parents), field.name, text_reader(field), field.is_repeated)
 
     def put(self, values: Values, full_name: str, texts: list[str]) -> None:
-        """Reads the texts and sets the field, inside its parents."""
+        """Reads the texts and sets the field inside its parents."""
         if not self.is_repeated and len(texts) > 1:
             raise InvalidError("it is given more than once", path=full_name)
         try:
@@ -188,7 +190,7 @@ class _QueryField(NamedTuple):
 def _leaves(
     message: Descriptor, without: Collection[str] = (), above: tuple[FieldDescriptor, ...] = ()
 ) -> Iterable[tuple[FieldDescriptor, ...]]:
-    """The paths to all fields that a query can carry: no lists of messages, no maps, no recursion."""
+    """The paths to all fields that a query can carry. Lists of messages, maps and recursion are left out."""
     for field in message.fields:
         path = (*above, field)
         if field.name in without:
@@ -201,13 +203,13 @@ def _leaves(
 
 
 def _object_type(field: FieldDescriptor) -> Descriptor | None:
-    """The type of a field whose value is an object in JSON; None for the others."""
+    """The message type of a field whose JSON value is an object; None for other fields."""
     message = field.message_type
     return None if message is None or message.full_name in WELL_KNOWN else message
 
 
 def _map_entry(field: FieldDescriptor) -> tuple[FieldDescriptor, FieldDescriptor] | None:
-    """Key and value of a map; None for other fields."""
+    """The key and value fields of a map; None for other fields."""
     message = field.message_type
     if message is None or not message.GetOptions().map_entry:
         return None
@@ -215,7 +217,7 @@ def _map_entry(field: FieldDescriptor) -> tuple[FieldDescriptor, FieldDescriptor
 
 
 def _oneof(field: FieldDescriptor) -> str:
-    """The name of the field's oneof; empty for none, and for the hidden one of an optional field."""
+    """The name of the field's oneof; empty if it has none, or only the hidden one of an optional field."""
     oneof = field.containing_oneof
     return oneof.name if oneof is not None and len(oneof.fields) > 1 else ""
 
@@ -226,18 +228,18 @@ def _unknown(name: str) -> InvalidError:
     )
 
 
-def _field_reader(field: FieldDescriptor, made: dict[str, _MessageReader]) -> Reader:
+def _field_reader(field: FieldDescriptor, readers: dict[str, _MessageReader]) -> Reader:
     if entry := _map_entry(field):
-        return _map_reader(*entry, made)
-    read = _item_reader(field, made)
+        return _map_reader(*entry, readers)
+    read = _item_reader(field, readers)
     return _list_reader(read) if field.is_repeated else read
 
 
-def _item_reader(field: FieldDescriptor, made: dict[str, _MessageReader]) -> Reader:
+def _item_reader(field: FieldDescriptor, readers: dict[str, _MessageReader]) -> Reader:
     nested = _object_type(field)
     if nested is None:
         return scalar_reader(field)
-    return made.get(nested.full_name) or _MessageReader(nested, made)
+    return readers.get(nested.full_name) or _MessageReader(nested, readers)
 
 
 def _list_reader(read_item: Reader) -> Reader:
@@ -257,10 +259,10 @@ def _list_reader(read_item: Reader) -> Reader:
 
 
 def _map_reader(
-    key_field: FieldDescriptor, value_field: FieldDescriptor, made: dict[str, _MessageReader]
+    key_field: FieldDescriptor, value_field: FieldDescriptor, readers: dict[str, _MessageReader]
 ) -> Reader:
     read_key = text_reader(key_field)
-    read_item = _item_reader(value_field, made)
+    read_item = _item_reader(value_field, readers)
 
     def read(value: Any) -> dict[Any, Any]:
         if type(value) is not dict:
@@ -276,29 +278,29 @@ def _map_reader(
     return read
 
 
-def _field_writer(field: FieldDescriptor, made: dict[str, _MessageWriter]) -> Writer | None:
+def _field_writer(field: FieldDescriptor, writers: dict[str, _MessageWriter]) -> Writer | None:
     if entry := _map_entry(field):
-        return _map_writer(*entry, made)
-    write = _item_writer(field, made)
+        return _map_writer(*entry, writers)
+    write = _item_writer(field, writers)
     if not field.is_repeated:
         return write
     return list if write is None else lambda values: [write(value) for value in values]
 
 
-def _item_writer(field: FieldDescriptor, made: dict[str, _MessageWriter]) -> Writer | None:
+def _item_writer(field: FieldDescriptor, writers: dict[str, _MessageWriter]) -> Writer | None:
     nested = _object_type(field)
     if nested is None:
         return scalar_writer(field)
-    return made.get(nested.full_name) or _MessageWriter(nested, made)
+    return writers.get(nested.full_name) or _MessageWriter(nested, writers)
 
 
 def _map_writer(
-    key_field: FieldDescriptor, value_field: FieldDescriptor, made: dict[str, _MessageWriter]
+    key_field: FieldDescriptor, value_field: FieldDescriptor, writers: dict[str, _MessageWriter]
 ) -> Writer:
-    """Entries are sorted: protobuf gives them in any order, and answers shall be repeatable."""
+    """Returns a writer that sorts entries: protobuf has no order, and responses should be reproducible."""
     is_text = key_field.type == FieldDescriptor.TYPE_STRING
     write_key: Callable[[Any], str] = str if is_text else lambda key: str(key).lower()
-    write = _item_writer(value_field, made) or (lambda value: value)
+    write = _item_writer(value_field, writers) or (lambda value: value)
 
-    # Looked up by key: items() of a map of messages gives copies in some protobuf versions.
+    # Values are looked up by key: items() of a map of messages returns copies in some protobuf versions.
     return lambda entries: {write_key(key): write(entries[key]) for key in sorted(entries)}

@@ -1,6 +1,6 @@
-"""A fresh Debian in a folder, with systemd as its first process and this machine's network.
+"""Owns a fresh Debian in a folder, with systemd as its first process and this machine's network.
 
-It needs root, debootstrap and systemd-nspawn. It must not know what is tried on the machine.
+It needs root, debootstrap and systemd-nspawn. It must not know what is tested on the machine.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class MachineError(Exception):
-    """The machine cannot be made or started, or a command on it failed; the text says why."""
+    """The machine could not be created or started, or a command on it failed. The text has the reason."""
 
 
 class BareMachine:
-    """One such machine; `with` starts it and removes it."""
+    """A machine in a folder. Leaving the `with` block shuts it down and removes it."""
 
     def __init__(self, folder: Path, environ: Mapping[str, str], *, keep: bool = False) -> None:
-        """`environ`: variables of every command on it. `keep`: the folder stays when the machine ends."""
+        """`environ`: variables for every command on it. `keep`: whether the folder stays after the end."""
         self.folder = folder
         self._environ = dict(environ)
         self._keep = keep
@@ -44,19 +44,20 @@ class BareMachine:
         self._group = _own_group()
 
     def make(self, suite: str, base: Path | None) -> None:
-        """Fills the folder: with a copy of `base`, or by debootstrap. Raises MachineError."""
+        """Fills the folder with a copy of `base`, or with debootstrap. Raises MachineError."""
         if base is not None:
             _do("cp", "-a", "--reflink=auto", f"{base}/.", str(self.folder))
         else:
             _do("debootstrap", "--variant=minbase", f"--include={PACKAGES}", suite, str(self.folder))
 
     def boot(self) -> None:
-        """Starts it and waits until systemd has started everything. Raises MachineError."""
+        """Starts the machine and waits until systemd has started all units. Raises MachineError."""
         command = ["systemd-nspawn", "--quiet", f"--directory={self.folder}", f"--machine={_NAME}", "--boot"]
-        # bpf: so that it can keep services from devices, as a real machine does.
+        # bpf: systemd needs it to deny services access to devices, as on a real machine.
         command += ["--register=no", "--console=read-only", "--system-call-filter=bpf"]
         if self._group is not None:
-            # Without a systemd to ask for one: two machines in one group would end each other's services.
+            # Without systemd on this machine, the group is created here: two machines in the same group
+            # would end each other's services.
             self._group.mkdir(exist_ok=True)
             command = ["sh", "-c", _IN_GROUP, str(self._group / "cgroup.procs"), *command, "--keep-unit"]
         with self._console.open("ab") as console:
@@ -71,33 +72,33 @@ class BareMachine:
         self._wait_for_boot()
 
     def reboot(self) -> None:
-        """Starts it anew, as its owner would."""
+        """Restarts the machine with systemctl reboot."""
         before = self._first
         self._inside("systemctl", "reboot")
         assert before is not None
         psutil.wait_procs([before], timeout=STOP_SECONDS)
         time.sleep(SETTLE_SECONDS)
-        # Some such machines end instead.
+        # On some hosts the machine ends instead of restarting.
         if self._nspawn is not None and self._nspawn.poll() is not None:
             self.boot()
         else:
             self._wait_for_boot()
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Runs a command as root of the machine, under its systemd. Raises MachineError where it fails."""
+        """Runs a command as the machine's root, under its systemd. Raises MachineError if it fails."""
         settings = [f"--setenv={name}={text}" for name, text in self._environ.items()]
         done = self._inside("systemd-run", "--quiet", "--pipe", "--wait", "--collect", *settings, *command)
         if check and done.returncode:
-            said = (done.stdout + done.stderr).strip()[-2000:]
-            raise MachineError(f"{' '.join(command)}: exit status {done.returncode}:\n{said}")
+            output = (done.stdout + done.stderr).strip()[-2000:]
+            raise MachineError(f"{' '.join(command)}: exit status {done.returncode}:\n{output}")
         return done
 
     def path(self, inside: str) -> Path:
-        """Where a file of the machine lies here."""
+        """The path on this machine of a file inside the machine."""
         return self.folder / inside.lstrip("/")
 
     def close(self) -> None:
-        """Shuts it down and removes it."""
+        """Shuts the machine down, and removes its folder unless `keep` was set."""
         if self._nspawn is not None:
             self._nspawn.terminate()
             try:
@@ -140,8 +141,8 @@ class BareMachine:
             failed = (
                 self._inside("systemctl", "--failed", "--no-legend", "--plain").stdout if self._first else ""
             )
-            said = self._console.read_text(errors="replace")[-2000:]
-            raise MachineError(f"the machine is not running: {state}\n{failed}{said}")
+            console = self._console.read_text(errors="replace")[-2000:]
+            raise MachineError(f"the machine is not running: {state}\n{failed}{console}")
 
     def _find_first(self) -> psutil.Process | None:
         assert self._nspawn is not None
@@ -153,7 +154,7 @@ class BareMachine:
 
     def _inside(self, *command: str) -> subprocess.CompletedProcess[str]:
         if self._first is None:
-            raise MachineError("the machine does not run")
+            raise MachineError("the machine is not running")
         enter = ["nsenter", f"--target={self._first.pid}", *_NAMESPACES, "env", "-i", _PATH, "LANG=C.UTF-8"]
         try:
             return subprocess.run(
@@ -164,7 +165,7 @@ class BareMachine:
 
 
 def _own_group() -> Path | None:
-    """A control group for the machine; None where systemd runs, which makes one."""
+    """The control group for the machine; None if systemd is running here, because it creates one."""
     if Path("/run/systemd/system").is_dir():
         return None
     own = re.search(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
@@ -180,7 +181,7 @@ def _group_roots(kind: str, option: str) -> list[Path]:
 
 
 def _remove_group(group: Path | None) -> None:
-    """Removes the machine's group, and what systemd-nspawn made of the same name in the older hierarchy."""
+    """Removes the machine's group, and the group that systemd-nspawn created in the older hierarchy."""
     if group is None:
         return
     for top in (group, *(root / _NAME for root in _group_roots("cgroup", "name=systemd"))):

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from playwright.sync_api import Browser, sync_playwright
 
-# No sandbox: in containers and as root Chromium's own cannot start, and it opens only our own pages here.
-# The rest keeps it from talking to anybody but those pages.
+# Chromium's sandbox cannot start in containers or as root, and it opens only our own pages here. The other
+# flags stop all connections except to these pages.
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -22,13 +22,13 @@ FLAGS = (
 
 
 def chromium() -> str | None:
-    """The system's Chromium; None leaves it to the one that playwright has installed."""
+    """The path of the system's Chromium, or None to use the one that playwright installed."""
     return shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @contextmanager
 def running_browser() -> Iterator[Browser]:
-    """A headless Chromium, ended afterwards."""
+    """Runs a headless Chromium and closes it afterwards."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=list(FLAGS))
         try:

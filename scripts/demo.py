@@ -1,4 +1,4 @@
-"""The main job, end to end: a renter's prompt, a real model on a provider's daemon, an exact bill."""
+"""Demonstrates the main job: a renter's prompt, a real model on a provider's daemon, and an exact bill."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ POLL_SECONDS = 0.1
 
 
 def main() -> int:
-    """Runs the demo; exit status 0 when the prompt was answered, billed, and the ledger balances."""
+    """Runs the demo. The exit status is 0 if the prompt was answered and billed and the ledger balances."""
     options = _options()
     folder = Path(tempfile.mkdtemp(prefix="dcp-demo-"))
     market = Market(folder, admin_token=secrets.token_urlsafe(24))
@@ -32,7 +32,7 @@ def main() -> int:
         ok = _run(market, options.prompt, options.max_tokens)
         keep = options.keep
         if keep:
-            _tell_kept(market, folder)
+            _show_addresses(market, folder)
         return 0 if ok else 1
     except (NotReadyError, RuntimeError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
@@ -74,7 +74,7 @@ def _run(market: Market, prompt: str, max_tokens: int) -> bool:
 
 
 def _wait(market: Market, job_id: str, renter_key: str) -> dict[str, Any]:
-    """Polls the job's output until it is there, and tells each change of state on the way."""
+    """Polls the job's output until it is available, and prints each change of the job's state."""
     seen = ""
     deadline = time.monotonic() + JOB_SECONDS
     while time.monotonic() < deadline:
@@ -129,9 +129,9 @@ def _show_proof(market: Market) -> bool:
     return bool(proof["balanced"])
 
 
-def _tell_kept(market: Market, folder: Path) -> None:
+def _show_addresses(market: Market, folder: Path) -> None:
     pids = " ".join(str(program.process.pid) for program in reversed(market.programs))
-    print(f"\neverything goes on running (data and logs in {folder})")
+    print(f"\nall programs keep running (data and logs in {folder})")
     print(f"  API           {market.url}/api       reference {market.url}/docs")
     print(f"  gRPC          {market.grpc_address}")
     print(f"  renter key    {market.keys['renter']}")
@@ -150,10 +150,15 @@ def _sar(halala: int) -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
-    parser.add_argument("--prompt", default=PROMPT, help="ask something else")
-    parser.add_argument("--max-tokens", type=int, default=96, help="the longest answer (default: 96)")
+    parser.add_argument("--prompt", default=PROMPT, help="the prompt of the job (default: %(default)s)")
     parser.add_argument(
-        "--keep", action="store_true", help="leave everything running and print the URLs and keys"
+        "--max-tokens",
+        type=int,
+        default=96,
+        help="the greatest number of tokens in the answer (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="keep all programs running, and print their URLs and keys"
     )
     return parser.parse_args()
 

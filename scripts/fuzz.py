@@ -1,8 +1,9 @@
-"""Asks the real programs what nobody would: schemathesis draws requests from /openapi.json.
+"""Sends random requests to the real programs: schemathesis draws them from /openapi.json.
 
-A market is started without limits and asked with a renter's, a provider's and the operator's key. No
-answer may be a 5xx or differ from the document in status, type, headers or body; what the document allows
-is taken, and what it forbids is refused. All checks of schemathesis run.
+It starts a market without rate limits and sends requests with a renter's, a provider's and the operator's
+key. No response may be a 5xx or differ from the document in status, type, headers or body. Requests that
+the document allows must be accepted, and requests that it forbids must be refused. All checks of
+schemathesis run.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from pathlib import Path
 from scripts.market import UNLIMITED, Market
 
 ADMIN_TOKEN = "fuzz-operator-token"
-# Valid data may meet a state that refuses it, such as an id that there is not, but never a 400; what is
-# not valid is never taken. A second credential and U+0000, which the document's introduction rules out, are
-# not drawn: they would be refused before anything else is looked at.
+# Valid data can be refused because of a state, such as an unknown id, but never with a 400. Invalid data is
+# never accepted. A second credential and U+0000, which the document's introduction forbids, are not drawn:
+# the gateway would refuse them before anything else is checked.
 CONFIG = """
 [generation]
 with-security-parameters = false
@@ -40,20 +41,20 @@ HEADERS = ("x-renter-key", "x-provider-key", "x-admin-token")
 
 @dataclass(frozen=True)
 class Length:
-    """How much is asked."""
+    """The number of requests to send."""
 
     examples: int
-    """Cases that are drawn for each route and key."""
+    """Requests drawn for each route and key."""
     covering: Collection[str] = HEADERS
-    """The keys with which every limit of every field is tried, too, which takes longest."""
+    """The keys with which every limit of every field is also tested, which takes the longest."""
     covered: str = "."
-    """The routes with which that is done: a regular expression of their paths."""
+    """The routes that are tested with these keys: a regular expression for their paths."""
 
 
 def fuzz(
     market: Market, header: str, key: str, length: Length, seed: int, phases: str, paths: str
 ) -> tuple[bool, int, str]:
-    """Asks the routes of some paths with one key: whether all was well, how many cases, the words."""
+    """Sends requests to routes with a key. Returns success, the number of cases, and the output."""
     folder = market.folder / f"{header}-{phases}"
     folder.mkdir()
     (folder / "schemathesis.toml").write_text(CONFIG)
@@ -71,13 +72,13 @@ def fuzz(
         text=True,
         check=False,
     )
-    told = done.stdout + done.stderr
-    cases = re.search(r"(\d+) generated", told)
-    return done.returncode == 0, int(cases[1]) if cases else 0, told
+    output = done.stdout + done.stderr
+    cases = re.search(r"(\d+) generated", output)
+    return done.returncode == 0, int(cases[1]) if cases else 0, output
 
 
 def fuzz_all(folder: Path, length: Length, seed: int) -> tuple[int, dict[str, str]]:
-    """Asks a new market with each kind of key: the number of cases, and the words of what failed."""
+    """Tests a new market with each kind of key. Returns the number of cases and the output of failed runs."""
     settings = {**UNLIMITED, "DCP_SANDBOX_TOPUP": "true"}
     total, failed = 0, {}
     with Market(folder, admin_token=ADMIN_TOKEN, settings=settings) as market:
@@ -89,10 +90,10 @@ def fuzz_all(folder: Path, length: Length, seed: int) -> tuple[int, dict[str, st
             if header in length.covering:
                 phases["coverage"] = length.covered
             for phase, paths in phases.items():
-                good, cases, words = fuzz(market, header, key, length, seed, phase, paths)
+                succeeded, cases, output = fuzz(market, header, key, length, seed, phase, paths)
                 total += cases
-                if not good:
-                    failed[f"{header} {phase}"] = words
+                if not succeeded:
+                    failed[f"{header} {phase}"] = output
         proof = market.prove_ledger()
         if not proof["balanced"]:
             failed["ledger"] = str(proof)
@@ -100,15 +101,15 @@ def fuzz_all(folder: Path, length: Length, seed: int) -> tuple[int, dict[str, st
 
 
 def main() -> int:
-    """Prints how many cases ran; 1 when an answer was not as the document says."""
+    """Prints how many cases ran. Returns 1 if a response did not match the document."""
     parser = argparse.ArgumentParser(prog="scripts/fuzz", description=__doc__)
-    parser.add_argument("--examples", type=int, default=40, help="cases drawn for each route and key")
+    parser.add_argument("--examples", type=int, default=40, help="requests drawn for each route and key")
     parser.add_argument("--seed", type=int, default=1, help="the same seed draws the same cases")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         total, failed = fuzz_all(Path(folder), Length(options.examples), options.seed)
-    for header, told in failed.items():
-        print(f"== {header}\n{told}")
+    for header, output in failed.items():
+        print(f"== {header}\n{output}")
     print(f"{total} cases with three keys, seed {options.seed}: {'failed' if failed else 'all well'}")
     return 1 if failed else 0
 

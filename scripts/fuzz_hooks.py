@@ -1,6 +1,7 @@
-"""What schemathesis must know of our document beyond JSON Schema; `scripts.fuzz` has it loaded.
+"""Hooks for schemathesis, loaded by `scripts.fuzz`: what our document requires beyond JSON Schema.
 
-It gives the formats that JSON Schema has no rules for, and drops what the caller's own doing spoils.
+It provides values for formats that JSON Schema does not define, and drops requests that the document
+cannot describe as invalid.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _NUMBERS = [
 
 
 def _iban(account: str) -> str:
-    """The Saudi IBAN of an account: its check digits make the rest, moved to the front, 1 modulo 97."""
+    """Returns the Saudi IBAN of an account, with its check digits (ISO 7064, modulo 97)."""
     return f"SA{mod_97_10.calc_check_digits(account + 'SA')}{account}"
 
 
@@ -39,8 +40,8 @@ schemathesis.openapi.format("uri", st.builds("https://{}.example.com/{}".format,
 
 @schemathesis.hook
 def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
-    """Leaves ``api_key`` out of bodies: a second credential, drawn at random, would be refused before
-    anything else is looked at."""
+    """Removes ``api_key`` from bodies: the gateway would refuse a random second credential before
+    anything else is checked."""
     for path in raw_schema["paths"].values():
         for operation in path.values():
             for content in operation.get("requestBody", {}).get("content", {}).values():
@@ -50,8 +51,8 @@ def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
 
 @schemathesis.hook
 def filter_case(context: Any, case: Any) -> bool:
-    """Drops a query without what ``x-needs`` asks for: OpenAPI has no word for it between parameters."""
+    """Drops a query that lacks a parameter required by ``x-needs``, which OpenAPI itself cannot express."""
     query: Mapping[str, Any] = case.query or {}
     parameters = case.operation.definition.raw["parameters"]
-    needs = {one["name"]: one["x-needs"] for one in parameters if "x-needs" in one}
+    needs = {parameter["name"]: parameter["x-needs"] for parameter in parameters if "x-needs" in parameter}
     return all(query.get(other) for name in needs if query.get(name) for other in needs[name])

@@ -1,7 +1,7 @@
 """Writes generated/ and docs/reference, or with --check proves that they are up to date.
 
-Beside the Python code and its types it writes ``descriptors.binpb``, the descriptor set with
-source information: generated Python carries no comments, and the OpenAPI document prints them.
+In addition to the Python code and its types it writes ``descriptors.binpb``, the descriptor set with
+source information: generated Python has no comments, and the OpenAPI document needs them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ GENERATED = ROOT / "generated" / "dcp"
 
 
 def googleapis_include() -> Path:
-    """The folder with google/api/annotations.proto, from googleapis-common-protos."""
+    """The folder of googleapis-common-protos that contains google/api/annotations.proto."""
     import google.api  # a namespace package: it has a path, but no file
 
     return Path(next(iter(google.api.__path__))).parent.parent
 
 
 def generate_into(target: Path) -> None:
-    """Runs protoc with its plugins; ``target`` becomes what generated/dcp shall be."""
+    """Runs protoc with its plugins and writes the content of generated/dcp to ``target``."""
     names = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
     with tempfile.TemporaryDirectory() as scratch:
         bin_folder = Path(sys.executable).parent
@@ -43,27 +43,27 @@ def generate_into(target: Path) -> None:
             ],
             check=True,
         )  # fmt: skip
-        made = Path(scratch) / "dcp"
+        output = Path(scratch) / "dcp"
         subprocess.run(
             [
                 sys.executable, "-m", "grpc_tools.protoc",
                 f"--proto_path={PROTOS}", f"--proto_path={googleapis_include()}",
-                "--include_source_info", f"--descriptor_set_out={made / 'v1' / 'descriptors.binpb'}",
+                "--include_source_info", f"--descriptor_set_out={output / 'v1' / 'descriptors.binpb'}",
                 *names,
             ],
             check=True,
         )  # fmt: skip
-        for folder in (made, made / "v1"):
+        for folder in (output, output / "v1"):
             (folder / "__init__.py").write_text(
                 '"""Generated from protos/ by scripts/generate; edit the protos instead."""\n'
             )
             (folder / "py.typed").touch()
-        (made / "settings.py").write_text(settings_module())
-        shutil.copytree(made, target, dirs_exist_ok=True)
+        (output / "settings.py").write_text(settings_module())
+        shutil.copytree(output, target, dirs_exist_ok=True)
 
 
 def settings_module() -> str:
-    """A module with the names of all settings, of which each program knows what its own mean."""
+    """The source of a module with the names of all settings. Each program knows the meaning of its own."""
     names = (PROTOS / "settings.txt").read_text().split()
     lines = "".join(f'        "{name}",\n' for name in names)
     return (
@@ -73,7 +73,7 @@ def settings_module() -> str:
 
 
 def differences(expected: Path, actual: Path) -> list[str]:
-    """The files that differ, are missing or are too many, as paths below the folders."""
+    """The relative paths of the files that differ, are missing or are superfluous."""
     skip = {"__pycache__"}
     one = {p.relative_to(expected) for p in expected.rglob("*") if p.is_file() and not skip & set(p.parts)}
     two = {p.relative_to(actual) for p in actual.rglob("*") if p.is_file() and not skip & set(p.parts)}
@@ -84,7 +84,7 @@ def differences(expected: Path, actual: Path) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/generate", description=__doc__)
     parser.add_argument(
-        "--check", action="store_true", help="change nothing; exit 1 when a generated file is stale"
+        "--check", action="store_true", help="change nothing; exit with 1 if a generated file is stale"
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -95,7 +95,7 @@ def main() -> int:
         if stale and not options.check:
             shutil.rmtree(GENERATED, ignore_errors=True)
             shutil.copytree(fresh, GENERATED)
-    # The reference is read from the generated code, so that has to be right first.
+    # The reference is built from the generated code, which must be up to date first.
     if not (stale and options.check):
         stale += reference_pages(write=not options.check)
     if options.check:
@@ -107,7 +107,7 @@ def main() -> int:
 
 
 def reference_pages(*, write: bool) -> list[str]:
-    """The pages of docs/reference that are not up to date; afterwards they are, if they are to be written."""
+    """The pages of docs/reference that are stale. With ``write``, they are updated."""
     from scripts import reference  # it imports the generated code
 
     stale = []

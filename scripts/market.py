@@ -1,7 +1,7 @@
-"""Starts the three programs as real processes on free ports: for the demo, for ``up``, for the tests.
+"""Starts the three programs as real processes on free ports, for the demo, ``up`` and the tests.
 
-Each program is started as its own console command with settings in its environment, and is ended
-by its process id. What it writes to standard error goes to a file in the market's folder.
+Each program runs as its own console command with settings in its environment, and is ended by its process
+id. Its standard error goes to a file in the market's folder.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 
-# Settings for a market whose callers are all this machine's: a test or a measurement.
+# Settings without limits, for a test or a measurement whose callers are all on this machine.
 UNLIMITED = dict.fromkeys(
     (
         "DCP_LIMIT_KEY",
@@ -38,15 +38,15 @@ STOP_SECONDS = 15.0
 
 
 class NotReadyError(RuntimeError):
-    """A program ended or stayed silent before it said ``ready``; the text has its last words."""
+    """A program ended, or did not print ``ready`` in time. The text has the end of its log."""
 
 
 class UnbalancedError(RuntimeError):
-    """The ledger of a market did not agree with itself at its end; the text has its discrepancies."""
+    """The ledger of a market did not balance at its end. The text has the discrepancies."""
 
 
 class Program:
-    """One program. ``address`` is what it printed after ``ready``, the last time that it did."""
+    """A running program. ``address`` is what it last printed after ``ready``."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Program:
         folder: Path,
         command: Sequence[str] = (),
     ) -> None:
-        """``command``: run this instead of the console command of that name."""
+        """``command``: the command to run; the default is the console command of that name."""
         self.name = name
         self.log = folder / f"{name}.log"
         self.env = dict(env)
@@ -67,7 +67,7 @@ class Program:
         self.wait_ready()
 
     def launch(self) -> None:
-        """Starts the process, without waiting until it is ready."""
+        """Starts the process without waiting until it is ready."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("DCP_")}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -84,7 +84,7 @@ class Program:
         self._pump.start()
 
     def wait_ready(self) -> None:
-        """Waits for its ``ready``. Raises NotReadyError, and ends it, when there is none."""
+        """Waits until it prints ``ready``. If it does not, ends it and raises NotReadyError."""
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
             try:
@@ -97,17 +97,17 @@ class Program:
                 self.address = line.removeprefix("ready ").strip()
                 return
         self.stop()
-        raise NotReadyError(f"{self.name} did not get ready:\n{self.last_words()}")
+        raise NotReadyError(f"{self.name} did not become ready:\n{self.last_words()}")
 
     def last_words(self) -> str:
-        """The end of what it wrote to standard error."""
+        """The last 2,000 characters of its log."""
         return self.log.read_text(errors="replace")[-2000:]
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Asks it to drain, waits, and kills it when it does not end; returns its exit status."""
+        """Sends a signal and waits; kills the process if it does not end. Returns its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-            self.resume()  # a paused process hears nothing
+            self.resume()  # a paused process does not handle signals
         try:
             status = self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -117,33 +117,33 @@ class Program:
         return status
 
     def kill(self) -> None:
-        """Ends it as a power cut would."""
+        """Kills it, as a power cut would."""
         self.process.kill()
         self.process.wait()
         self._close()
 
     def pause(self) -> None:
-        """Freezes it where it is."""
+        """Pauses it with SIGSTOP."""
         self._paused = True
         self.process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Lets it go on."""
+        """Lets it continue after a pause."""
         self._paused = False
         self.process.send_signal(signal.SIGCONT)
 
     @property
     def is_running(self) -> bool:
-        """Whether it could answer: it has not ended, and is not paused."""
+        """Whether it can answer: it has not ended and is not paused."""
         return self.process.poll() is None and not self._paused
 
     def restart(self) -> None:
-        """Starts a program that has ended again, as it was started first."""
+        """Starts a program that has ended again, with the same command and settings."""
         self.launch()
         self.wait_ready()
 
     def _close(self) -> None:
-        """Reads the pipe to its end, which comes with the process's."""
+        """Reads the rest of standard output and closes it. The process must have ended."""
         self._pump.join()
         if self.process.stdout is not None:
             self.process.stdout.close()
@@ -156,28 +156,28 @@ def _pump(lines: Iterable[str], into: queue.Queue[str]) -> None:
 
 @dataclass
 class Market:
-    """A server, a gateway and the daemons that were added, in one folder."""
+    """A server, a gateway and the added daemons, with their data in one folder."""
 
     folder: Path
     admin_token: str
     settings: Mapping[str, str] = field(default_factory=dict)
-    """More DCP_ settings for the server."""
+    """Additional DCP_ settings for the server."""
     http_listen: str = "127.0.0.1:0"
     grpc_listen: str = "127.0.0.1:0"
     programs: list[Program] = field(default_factory=list)
     keys: dict[str, str] = field(default_factory=dict)
-    """Keys to print at the end, by role."""
+    """Keys by role, to be printed at the end."""
     grpc_address: str = ""
     url: str = ""
     http: httpx.Client = field(default_factory=httpx.Client)
 
     def start(self) -> Market:
-        """Starts server and gateway and waits until both serve."""
+        """Starts the server and the gateway, and waits until both serve."""
         self.start_gateway(self.start_server().address)
         return self
 
     def start_server(self) -> Program:
-        """Starts the server; started again, it has the same port and database."""
+        """Starts the server. A restart of it keeps the port and the database."""
         server = Program(
             "dcp-server",
             env={
@@ -194,7 +194,7 @@ class Market:
         return server
 
     def start_gateway(self, server: str) -> Program:
-        """Starts the gateway to a server's address; started again, it has the same port."""
+        """Starts the gateway for the server at an address. A restart of it keeps the port."""
         gateway = Program(
             "dcp-gateway",
             env={"DCP_HTTP_LISTEN": self.http_listen, "DCP_SERVER": server},
@@ -218,15 +218,15 @@ class Market:
     ) -> Program:
         """Starts a daemon and waits until it has a session.
 
-        ``server``: where it finds the server, if not at its own address; ``command``: as for Program;
-        ``arguments``, ``settings``: more of both for the daemon.
+        ``server``: the address that the daemon connects to; the default is the server's own address.
+        ``command``: as for Program. ``arguments``, ``settings``: additional ones for the daemon.
         """
         daemon = Program(
             "dcp-daemon",
             "run",
             *arguments,
             env={
-                # Where the file of settings of whoever runs this is not found.
+                # So that the daemon does not read the settings file of the user who runs this.
                 "HOME": str(self.folder),
                 "DCP_SERVER": server or self.grpc_address,
                 "DCP_PROVIDER_KEY": provider_key,
@@ -240,12 +240,12 @@ class Market:
         return daemon
 
     def register_provider(self, name: str, email: str) -> tuple[int, str]:
-        """A new provider's id and key, over JSON."""
+        """Registers a provider over HTTP; returns its id and key."""
         answer = self.post("/api/providers/register", {"name": name, "email": email})
         return answer["provider_id"], answer["api_key"]
 
     def register_renter(self, name: str, email: str) -> tuple[int, str]:
-        """A new renter's id and key, over JSON."""
+        """Registers a renter over HTTP; returns its id and key."""
         answer = self.post("/api/renters/register", {"name": name, "email": email})
         return answer["renter_id"], answer["api_key"]
 
@@ -256,19 +256,19 @@ class Market:
         return int(answer["balance_halala"])
 
     def prove_ledger(self) -> dict[str, object]:
-        """The proof of the ledger, over JSON."""
+        """The proof of the ledger, over HTTP."""
         return self.get("/api/admin/ledger/proof", **{"x-admin-token": self.admin_token})
 
     def post(self, path: str, body: object, **headers: str) -> dict[str, Any]:
-        """The JSON answer to a POST; raises httpx.HTTPStatusError with the server's words."""
+        """The JSON response to a POST. Raises httpx.HTTPStatusError with the response's text."""
         return _checked(self.http.post(path, json=body, headers=headers))
 
     def get(self, path: str, **headers: str) -> dict[str, Any]:
-        """The JSON answer to a GET; raises httpx.HTTPStatusError with the server's words."""
+        """The JSON response to a GET. Raises httpx.HTTPStatusError with the response's text."""
         return _checked(self.http.get(path, headers=headers))
 
     def check_ledger(self) -> None:
-        """Asks for the proof of the ledger where somebody is there to answer. Raises UnbalancedError."""
+        """Checks the proof of the ledger if server and gateway are running. Raises UnbalancedError."""
         running = {program.name for program in self.programs if program.is_running}
         if not self.admin_token or self.http.is_closed or not running >= {"dcp-server", "dcp-gateway"}:
             return
@@ -277,9 +277,9 @@ class Market:
             raise UnbalancedError(f"{self.folder}: {proof['discrepancies']}")
 
     def stop(self) -> list[int]:
-        """Ends everything, the last started first; returns the exit statuses.
+        """Checks the ledger, then stops all programs in reverse order; returns their exit statuses.
 
-        The ledger is proved first. Raises UnbalancedError, with everything ended.
+        Raises UnbalancedError after all programs have ended.
         """
         try:
             self.check_ledger()

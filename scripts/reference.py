@@ -1,7 +1,7 @@
-"""Writes docs/reference: the routes, settings and errors, from where the programs themselves have them.
+"""Writes docs/reference: the routes, settings and errors, from the sources that the programs use.
 
-It reads the protos' descriptors and the programs' configurations and adds nothing but headings:
-a text that is unclear here is corrected there.
+It reads the protos' descriptors and the programs' configurations, and adds only headings and introductions:
+to correct a text, change its source.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _PROGRAMS: tuple[tuple[str, ModuleType], ...] = (
     ("gateway", gateway.config),
     ("daemon", daemon.config.config),
 )
-_WHO = {"public": "anybody", "admin": "operator"}
+_WHO = {"public": "any caller", "admin": "operator"}
 
 _ROUTES = """\
 Every route is served under `/api` and, for browsers on the same origin, under `/api/dc1`. Parameters,
-bodies, answers and examples are on the gateway's page `/docs` and in `/openapi.json`.
+bodies, responses and examples are on the gateway's page `/docs` and in `/openapi.json`.
 
-"Who" names the roles that may call a route. A renter or a provider reaches its own account and its own
-jobs only. "Sub-key scopes" names the scopes of which a renter's sub-key needs one; where the column is
+"Who" names the roles that may call a route. A renter or a provider can access only its own account and its
+own jobs. "Sub-key scopes" lists the scopes of which a renter's sub-key needs one; if the column is
 empty, a renter needs its main key."""
 
 _SETTINGS = """\
@@ -44,7 +44,8 @@ program knows is an error, so a misspelt name is noticed."""
 
 _ERRORS = """\
 Every error is `{"error": "a sentence that names the field and the remedy", "code": "REASON", ...facts}`.
-A reason is stable: new reasons are added, none is renamed. gRPC callers find it in `google.rpc.ErrorInfo`."""
+Reasons are stable: new ones may be added, but none is renamed. gRPC callers find the reason in
+`google.rpc.ErrorInfo`."""
 
 _FAILURES = """\
 `failure_reason` of a job that ended without success, and whether the renter pays for the run."""

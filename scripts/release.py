@@ -1,7 +1,7 @@
-"""Makes a release that daemons update to: the wheel, and a release.json that is signed.
+"""Creates a release for daemons: the wheel and its signed release.json.
 
-The private key is a file that is not in the repository: 32 bytes in Base64, as ``--new-key`` makes
-one. Put both files where DCP_UPDATE_URL leads, then tell the server with DCP_NEWEST_DAEMON.
+The private key is a file outside the repository: 32 bytes in Base64, which ``--new-key`` creates. Publish
+both files at DCP_UPDATE_URL, then set DCP_NEWEST_DAEMON on the server.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class KeyFileError(Exception):
-    """The file holds no key that can sign."""
+    """The file does not contain a private key."""
 
 
 def main() -> int:
-    """Does what the flags say; the exit status is 2 for what must be corrected first."""
+    """Creates a key or a release. The exit status is 2 for an error that the user must correct."""
     options = _options()
     try:
         if options.new_key:
@@ -40,9 +40,9 @@ def main() -> int:
 
 
 def new_key(path: Path) -> str:
-    """Makes a private key in a file of its own, never over another; returns the public key for daemons."""
+    """Writes a new private key to a file that must not exist yet; returns the public key for daemons."""
     if path.resolve().is_relative_to(ROOT):
-        raise KeyFileError(f"{path} is inside the repository: keep the key elsewhere")
+        raise KeyFileError(f"{path} is inside the repository: choose a path outside it")
     key = Ed25519PrivateKey.generate()
     path.touch(mode=0o600, exist_ok=False)
     path.write_text(base64.b64encode(key.private_bytes_raw()).decode() + "\n")
@@ -50,13 +50,13 @@ def new_key(path: Path) -> str:
 
 
 def public_key(private_key: bytes) -> str:
-    """The public key that belongs to a private one, as the daemon's settings take it."""
+    """The public key of a private key, in the form of the daemon's setting DCP_UPDATE_PUBLIC_KEY."""
     key = Ed25519PrivateKey.from_private_bytes(private_key)
     return base64.b64encode(key.public_key().public_bytes_raw()).decode()
 
 
 def read_key(path: Path) -> bytes:
-    """The private key of a file. Raises KeyFileError."""
+    """Reads the private key from a file. Raises KeyFileError."""
     if path.stat().st_mode & 0o077:
         raise KeyFileError(f"{path} can be read by other users: run chmod 600 {path}")
     try:
@@ -64,7 +64,7 @@ def read_key(path: Path) -> bytes:
     except (binascii.Error, UnicodeDecodeError):
         key = b""
     if len(key) != 32:
-        raise KeyFileError(f"{path} is no private key: --new-key makes one")
+        raise KeyFileError(f"{path} is not a private key: create one with --new-key")
     return key
 
 
@@ -90,7 +90,7 @@ def build(out: Path) -> Path:
 
 
 def publish(wheel: Path, key: Path, out: Path) -> tuple[Path, Path]:
-    """Writes release.json beside a copy of the wheel; returns both files."""
+    """Writes release.json and a copy of the wheel to ``out``; returns both paths."""
     content = wheel.read_bytes()
     # dcp_marketplace-VERSION-py3-none-any.whl
     version = wheel.name.split("-")[1]
@@ -100,7 +100,7 @@ def publish(wheel: Path, key: Path, out: Path) -> tuple[Path, Path]:
     if (out / wheel.name) != wheel:
         (out / wheel.name).write_bytes(content)
     (out / "release.json").write_bytes(manifest)
-    # As a daemon would, before anybody else does.
+    # Verify the release the way a daemon does, before it is published.
     found = release.read(manifest, base64.b64decode(public_key(private_key)))
     release.check_wheel(found, (out / wheel.name).read_bytes())
     return out / wheel.name, out / "release.json"
@@ -108,8 +108,8 @@ def publish(wheel: Path, key: Path, out: Path) -> tuple[Path, Path]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/release", description=__doc__)
-    parser.add_argument("key", type=Path, help="file of the private key; outside the repository")
-    parser.add_argument("--new-key", action="store_true", help="make that file and print the public key")
+    parser.add_argument("key", type=Path, help="the file of the private key, outside the repository")
+    parser.add_argument("--new-key", action="store_true", help="create that file and print the public key")
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="folder for wheel and release.json")
     parser.add_argument("--wheel", type=Path, help="sign this wheel instead of building one")
     return parser.parse_args()

@@ -1,6 +1,6 @@
-"""Photographs every page in both languages, both widths, light and dark, to be looked at.
+"""Takes screenshots of every page in both languages, both widths and both themes, for review.
 
-A market of its own is started for it, with one live provider, and a job submitted on the page.
+It starts its own market with one live provider, and uses the form of the reference page.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HEIGHT = 900
 
 
 def main() -> int:
-    """Writes the pictures and prints where they are."""
+    """Writes the screenshots and prints their paths."""
     folder = Path(_options().folder)
     folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -66,7 +66,7 @@ def _photograph(
 
 
 def _break_the_body(tab: Page) -> None:
-    """A registration that was answered, then a body with mistakes."""
+    """Sends a request without a key, then fills in a body with mistakes."""
     tab.select_option("#endpoint", "get-own-renter")
     tab.click("#send")
     tab.wait_for_selector("#explained:not([hidden])")
@@ -77,7 +77,7 @@ def _break_the_body(tab: Page) -> None:
 
 
 def _open_everything(tab: Page) -> None:
-    """An endpoint with its code and errors."""
+    """Opens an endpoint's code samples and errors."""
     tab.evaluate(
         "() => { const a = document.getElementById('submit-job');"
         "a.querySelectorAll('details').forEach((d) => { d.open = true; }); a.scrollIntoView(); }"
@@ -89,7 +89,10 @@ def _options() -> argparse.Namespace:
         prog="scripts/screenshots", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "folder", nargs="?", default=str(ROOT / "screenshots"), help="where they go (default: screenshots/)"
+        "folder",
+        nargs="?",
+        default=str(ROOT / "screenshots"),
+        help="folder for the screenshots (default: screenshots/)",
     )
     return parser.parse_args()
 

@@ -1,8 +1,8 @@
-"""Runs the whole market through schedules of faults, and checks after every step that nothing is lost.
+"""Runs the whole market through random schedules of faults, and checks its invariants after every step.
 
-The rules, services and store of the server, both session halves and the daemon's journal are the real
-ones. The database is in memory, streams are queues, engines follow a plan, and a seeded scheduler with
-a virtual clock says what happens next: see scripts/simulation.
+The server's rules, services and store, both halves of the session protocol and the daemon's journal are the
+real code. The database is in memory, streams are queues, engines follow a plan, and a seeded scheduler with
+a virtual clock chooses the next action: see scripts/simulation.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from scripts.simulation.shrink import SHRINK_SECONDS, shrink
 
 EXAMPLES = """\
 examples:
-  python -m scripts.simulate --schedules 500             a random seed, which is printed
-  python -m scripts.simulate --schedules 10000 --seed 1  the same schedules each time
-  python -m scripts.simulate --seed 1 --replay 4711      the whole trace of one of them
+  python -m scripts.simulate --schedules 500             with a random seed, which is printed
+  python -m scripts.simulate --schedules 10000 --seed 1  with the same schedules each time
+  python -m scripts.simulate --seed 1 --replay 4711      prints the whole trace of a schedule
 
-The digest is of all states of all schedules: it is the same for the same seed and number of schedules,
-however many workers there are. The exit status is 1 when something was violated.
+The digest covers all states of all schedules. It depends only on the seed and the number of schedules, not
+on the number of workers. The exit status is 1 if an invariant was violated.
 """
 PROGRESS_SECONDS = 5.0
 SHOWN_VIOLATIONS = 5
@@ -39,7 +39,7 @@ SHOWN_VIOLATIONS = 5
 
 @dataclass
 class Summary:
-    """All schedules of a seed together."""
+    """The results of all schedules of a seed."""
 
     seed: int
     schedules: int = 0
@@ -49,7 +49,7 @@ class Summary:
     digest: str = ""
 
     def lines(self) -> list[str]:
-        """What is printed."""
+        """The lines to print."""
         faults = [f"  {count:9,} {kind}" for kind, count in sorted(self.faults.items())]
         return [
             f"seed        {self.seed}",
@@ -63,7 +63,7 @@ class Summary:
 
 
 def simulate(seed: int, schedules: int, workers: int = 1) -> Summary:
-    """Runs schedules 0 to `schedules` - 1 of a seed."""
+    """Runs the schedules 0 to `schedules` - 1 of a seed."""
     summary, digest = Summary(seed), hashlib.blake2b(digest_size=16)
     shown_at = time.monotonic()
     for outcome in _outcomes(seed, schedules, workers):
@@ -81,36 +81,36 @@ def simulate(seed: int, schedules: int, workers: int = 1) -> Summary:
 
 
 def trace(seed: int, index: int, actions: Sequence[tuple[str | int, ...]] | None = None) -> list[str]:
-    """What happens in one schedule, line by line; with `actions` only these."""
+    """Returns the trace of a schedule, line by line. With `actions`, only these actions run."""
     lines: list[str] = []
     with _logged_to(lines):
         if actions is None:
             outcome = run(seed, index, lines.append)
         else:
             outcome = replay(seed, index, actions, lines.append, with_end=True)
-    end = f"VIOLATED: {outcome.detail}" if outcome.invariant else "nothing was violated"
+    end = f"VIOLATED: {outcome.detail}" if outcome.invariant else "no invariant was violated"
     return [*lines, end]
 
 
 def _outcomes(seed: int, schedules: int, workers: int) -> Iterable[Outcome]:
-    one = partial(run, seed)
+    run_schedule = partial(run, seed)
     if workers == 1:
-        yield from map(one, range(schedules))
+        yield from map(run_schedule, range(schedules))
         return
     with multiprocessing.get_context("spawn").Pool(workers, _be_silent) as pool:
-        yield from pool.imap(one, range(schedules), chunksize=8)
+        yield from pool.imap(run_schedule, range(schedules), chunksize=8)
 
 
 def _be_silent() -> None:
-    # The programs warn of every fault, and faults are all that happens here.
+    # The programs log a warning for every fault, and the simulator injects faults all the time.
     logging.disable(logging.CRITICAL)
 
 
 @contextmanager
 def _logged_to(lines: list[str]) -> Iterator[None]:
-    """What the programs log stands between the actions, where it belongs."""
+    """Adds the programs' log messages to the trace, between the actions that caused them."""
     handler = logging.Handler(logging.INFO)
-    # The accounts that every schedule starts from are made once, in whichever comes first.
+    # The accounts that all schedules share are created by the first schedule only, so their SQL is left out.
     handler.addFilter(lambda record: not record.name.startswith("peewee"))
     handler.emit = lambda record: lines.append(f"{'':14}{record.name}: {record.getMessage()}")  # type: ignore[method-assign]
     root, level, disabled = logging.getLogger(), logging.getLogger().level, logging.root.manager.disable
@@ -132,7 +132,7 @@ def _say(text: str) -> None:
 def _show(seed: int, found: Outcome) -> None:
     print(f"\nVIOLATION in schedule {found.index} of seed {seed}: {found.detail}")
     print(f"the whole trace: python -m scripts.simulate --seed {seed} --replay {found.index}")
-    _say(f"looking for the shortest trace, for up to {SHRINK_SECONDS:.0f} s")
+    _say(f"searching for the shortest trace, for up to {SHRINK_SECONDS:.0f} s")
     actions = shrink(seed, found)
     print(f"the shortest trace found, {len(actions)} of {len(found.actions)} actions:")
     print("\n".join(trace(seed, found.index, actions)))
@@ -145,22 +145,28 @@ def _options() -> argparse.Namespace:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--schedules", type=int, default=1000, metavar="N", help="how many; default 1000")
-    parser.add_argument("--seed", type=int, metavar="S", help="a number; default: a random one")
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, metavar="W", help="processes; default: all cores"
+        "--schedules", type=int, default=1000, metavar="N", help="number of schedules; default 1000"
+    )
+    parser.add_argument("--seed", type=int, metavar="S", help="seed of the schedules; default: random")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="W",
+        help="number of processes; default: one per core",
     )
     parser.add_argument("--replay", type=int, metavar="INDEX", help="print the trace of this schedule only")
     options = parser.parse_args()
     if options.schedules < 1 or options.workers < 1:
-        parser.error("--schedules and --workers are at least 1")
+        parser.error("--schedules and --workers must be at least 1")
     if options.replay is not None and options.seed is None:
         parser.error("--replay needs the --seed of the schedule")
     return options
 
 
 def main() -> int:
-    """The command."""
+    """The command. Returns 1 if an invariant was violated."""
     options = _options()
     _be_silent()
     if options.replay is not None:

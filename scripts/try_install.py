@@ -1,7 +1,7 @@
-"""Tries scripts/install-daemon for real, on a fresh Debian that runs systemd, and removes all of it again.
+"""Tests scripts/install-daemon on a fresh Debian that runs systemd, and removes everything afterwards.
 
 It needs root, debootstrap and systemd-nspawn (packages debootstrap and systemd-container), and takes a few
-minutes. Server and gateway run here, on 127.0.0.1; the machine in the folder shares this one's network.
+minutes. Server and gateway run on this machine, on 127.0.0.1; the machine in the folder shares its network.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ MOST_EXPOSED = 2.5
 TRIAL_SECONDS = 20
 WAIT_SECONDS = 60.0
 JOB_SECONDS = 180.0
-# What of this process's environment says how to reach the package indexes.
+# The environment variables that configure access to package indexes; they are passed on to the machine.
 PASSED_ON = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "http_proxy", "https_proxy", "no_proxy")
 
 _SERVE = "async def _serve(config: Config, arguments: argparse.Namespace) -> int:\n"
 _SERVER = "        server=config.server,\n"
-# Later releases by version, with what is changed in daemon/__main__.py.
+# Later releases by version, each with a change of daemon/__main__.py: the old and the new text.
 LATER = {
     "0.900.1": (_SERVE, _SERVE),
     "0.900.2": (_SERVE, f"{_SERVE}    raise RuntimeError('this release is broken')\n"),
     "0.900.3": (_SERVER, '        server="127.0.0.1:1",\n'),
 }
-# What the service may and may not do: a line for each thing that it could.
+# A script that tries what the service may and may not do, and prints a line for each attempt that succeeds.
 PROBE = """\
 touch /var/lib/dcp-daemon/probe && rm /var/lib/dcp-daemon/probe && echo could:write-its-folder
 for folder in /etc /opt/dcp-daemon /usr /home; do touch $folder/probe && echo could:write-$folder; done
@@ -60,15 +60,22 @@ exit 0
 """
 
 
-class TrialError(Exception):
-    """Something is not as the documentation says."""
+class ExpectationError(Exception):
+    """The daemon or its installation does not behave as documented."""
 
 
-FAULTS = (TrialError, MachineError, NotReadyError, OSError, httpx.HTTPError, subprocess.CalledProcessError)
+FAULTS = (
+    ExpectationError,
+    MachineError,
+    NotReadyError,
+    OSError,
+    httpx.HTTPError,
+    subprocess.CalledProcessError,
+)
 
 
-class Trial:
-    """The steps, in order. Each raises TrialError or MachineError."""
+class InstallationTest:
+    """The steps of the test, in order. Each returns a summary; it raises ExpectationError or MachineError."""
 
     def __init__(self, machine: BareMachine, market: Market, folder: Path) -> None:
         self.machine = machine
@@ -77,44 +84,46 @@ class Trial:
         self._renter_key = ""
 
     def run(self) -> None:
-        """All of them."""
+        """Runs all steps and prints the summary of each."""
         for step in (
             self.install,
-            self.start_too_early,
+            self.start_unregistered,
             self.register,
             self.start,
-            self.ask_how_it_is,
+            self.run_doctor_and_status,
             self.do_a_job,
-            self.keep_out,
+            self.check_isolation,
             self.reload,
             self.refuse_wrong_settings,
             self.stop_with_a_job,
             self.kill,
             self.repair,
             self.update,
-            self.update_to_what_is_broken,
+            self.update_to_broken_releases,
             self.restart_the_machine,
             self.uninstall,
             self.install_again,
         ):
             began = time.monotonic()
-            told = step()
-            print(f"ok {time.monotonic() - began:6.1f} s  {told}", flush=True)
+            summary = step()
+            print(f"ok {time.monotonic() - began:6.1f} s  {summary}", flush=True)
 
     # --- installation ---
 
     def install(self) -> str:
         expect(self.machine.run("python3", "-V", check=False).returncode != 0, "the machine is bare")
         self._install()
-        expect(self._state() == ("inactive", "enabled"), "the service is enabled and not started")
+        expect(self._state() == ("inactive", "enabled"), "the service is enabled but not started")
         return "installed from the clone on a machine without Python; the service is enabled"
 
-    def start_too_early(self) -> str:
+    def start_unregistered(self) -> str:
         done = self.machine.run("systemctl", "start", UNIT, check=False)
-        expect(done.returncode != 0, "a machine that is not registered has no daemon")
-        expect(self._show("ExecMainStatus", "NRestarts") == ["2", "0"], "it ended with 2, once")
-        expect("run dcp-daemon register" in self._log("--priority=err"), "the journal has the remedy")
-        return "started before it is registered: exit status 2, no restart, the remedy is in the journal"
+        expect(done.returncode != 0, "the daemon does not start on a machine that is not registered")
+        expect(
+            self._show("ExecMainStatus", "NRestarts") == ["2", "0"], "it ended with 2 and was not restarted"
+        )
+        expect("run dcp-daemon register" in self._log("--priority=err"), "the journal names the remedy")
+        return "started before registration: exit status 2, no restart, and the journal names the remedy"
 
     def register(self) -> str:
         shutil.copyfile(from_env({}).models[0].path, self.machine.path(MODEL))
@@ -122,22 +131,23 @@ class Trial:
         self._daemon("register", "--name", "Bare", "--email", "bare@example.com", *flags)
         identity = self.machine.path(IDENTITY).stat()
         expect(
-            identity.st_mode & 0o777 == 0o600 and identity.st_uid != 0, "the key is the service user's alone"
+            identity.st_mode & 0o777 == 0o600 and identity.st_uid != 0,
+            "only the service's user can read the key",
         )
-        return "registered; the key is the service user's alone"
+        return "registered; only the service's user can read the key"
 
     def start(self) -> str:
         self.machine.run("systemctl", "start", UNIT)
         expect(self._state()[0] == "active", "the service is active once systemctl returns")
         self._wait_connected()
-        expect("session with" in self._show("StatusText")[0], "systemd shows what the daemon says of itself")
+        expect("session with" in self._show("StatusText")[0], "systemd shows the daemon's own status")
         expect("ready session" in self._log(), "the journal has the daemon's log")
-        said = self.machine.run("systemd-analyze", "security", "--no-pager", UNIT).stdout
-        (exposure,) = re.findall(r"Overall exposure level for \S+: ([\d.]+)", said)
-        expect(float(exposure) <= MOST_EXPOSED, f"an exposure of {exposure} is little")
+        analysis = self.machine.run("systemd-analyze", "security", "--no-pager", UNIT).stdout
+        (exposure,) = re.findall(r"Overall exposure level for \S+: ([\d.]+)", analysis)
+        expect(float(exposure) <= MOST_EXPOSED, f"an exposure of {exposure} is at most {MOST_EXPOSED}")
         return f"active, connected, its log is in the journal; systemd-analyze security: {exposure}"
 
-    def ask_how_it_is(self) -> str:
+    def run_doctor_and_status(self) -> str:
         for user in ("root", "dcp"):
             done = self.machine.run("runuser", "-u", user, "--", "dcp-daemon", "doctor", check=False)
             expect(done.returncode == 0 and "service: active, enabled" in done.stdout, done.stdout)
@@ -155,11 +165,11 @@ class Trial:
         tokens, speed = usage["completion_tokens"], usage["tokens_per_second"]
         return f"a job was answered: {tokens} tokens, {speed:.1f} a second"
 
-    def keep_out(self) -> str:
-        """A line before the daemon's own, in the same unit, tries what must not succeed."""
+    def check_isolation(self) -> str:
+        """Adds a command to the unit that runs before the daemon and tries what must not succeed."""
         probe, drop_in = "/usr/local/bin/probe", f"/etc/systemd/system/{UNIT}.d/probe.conf"
         self.machine.path(probe).write_text(PROBE)
-        # That of tunnels, which anybody could open who is not kept from it.
+        # The device of network tunnels, which any user can open unless the unit denies devices.
         self.machine.run("mknod", "-m", "666", "/srv/device", "c", "10", "200")
         self.machine.run("runuser", "-u", "dcp", "--", "sh", "-c", "true < /srv/device")
         self.machine.path(drop_in).parent.mkdir()
@@ -171,7 +181,7 @@ class Trial:
         shutil.rmtree(self.machine.path(drop_in).parent)
         self.machine.run("systemctl", "daemon-reload")
         self._wait_connected()
-        return "the service writes to its own folder alone, and sees no other processes or devices"
+        return "the service writes only to its own folder, and sees no other processes or devices"
 
     def reload(self) -> str:
         pid = self._show("MainPID")
@@ -187,10 +197,10 @@ class Trial:
         good = path.read_text()
         path.write_text(f"servre = 1\n{good}")
         self.machine.run("systemctl", "reload", UNIT)
-        wait("the journal tells of it", lambda: "were not reloaded" in self._log("--priority=err"))
-        expect(self._show("MainPID", "ActiveState") == [*pid, "active"], "the daemon runs on")
+        wait("the journal has the error", lambda: "were not reloaded" in self._log("--priority=err"))
+        expect(self._show("MainPID", "ActiveState") == [*pid, "active"], "the daemon keeps running")
         path.write_text(good)
-        return "reload with a wrong file changes nothing and is an error in the journal"
+        return "a reload with an invalid file changes nothing and logs an error in the journal"
 
     def stop_with_a_job(self) -> str:
         job = self._submit("Tell a long story about a ship, a storm and an island.")
@@ -204,18 +214,18 @@ class Trial:
         expect(done.returncode == 1 and not json.loads(done.stdout)["server"]["connected"], done.stdout)
         expect(
             "service: inactive" in self._daemon("doctor", check=False).stdout,
-            "doctor says that it is stopped",
+            "doctor reports that it is stopped",
         )
-        return f"stop waited {seconds:.1f} s for the job that ran, which was answered; exit status 0"
+        return f"stop waited {seconds:.1f} s until the running job completed; exit status 0"
 
     def kill(self) -> str:
         self.machine.run("systemctl", "start", UNIT)
         self._wait_connected()
         self.machine.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", UNIT)
-        wait("it was started again", lambda: self._show("NRestarts", "ActiveState") == ["1", "active"])
+        wait("systemd restarts it", lambda: self._show("NRestarts", "ActiveState") == ["1", "active"])
         self._wait_connected()
         self._answer(self._submit("What is a GPU?"))
-        return "killed, it was started again and answers"
+        return "after a kill, systemd restarted it, and it completes jobs"
 
     def repair(self) -> str:
         (package,) = self.machine.path("/opt/dcp-daemon/current/").glob("lib/python*/site-packages/daemon")
@@ -224,7 +234,7 @@ class Trial:
             self.machine.path(lost).unlink()
         self._install()
         self._wait_connected()
-        return "installed again over what was broken: it runs"
+        return "a new installation repaired the broken one: the daemon runs"
 
     # --- updates ---
 
@@ -245,9 +255,9 @@ class Trial:
         expect(done.returncode == 0, done.stderr)
         expect(self._status()["daemon"]["version"] == good, "the new version runs")
         expect(self._show("DropInPaths") == [""], "no trial is left")
-        return f"updated: {done.stdout.strip()}; what another key signed was refused"
+        return f"updated: {done.stdout.strip()}; a release signed with another key was refused"
 
-    def update_to_what_is_broken(self) -> str:
+    def update_to_broken_releases(self) -> str:
         good, *broken = LATER
         for version in broken:
             done = self._update(version)
@@ -257,12 +267,12 @@ class Trial:
             expect(
                 not self.machine.path(f"/opt/dcp-daemon/versions/{version}").exists(), f"{version} is gone"
             )
-        return "releases that crash, or get no session, were taken back"
+        return "releases that crash or get no session were rolled back"
 
     def restart_the_machine(self) -> str:
         self.machine.reboot()
         self._wait_connected()
-        return "after a restart of the machine the daemon is connected by itself"
+        return "after a restart of the machine the daemon connects by itself"
 
     def uninstall(self) -> str:
         began = time.monotonic()
@@ -286,7 +296,7 @@ class Trial:
         self._wait_connected()
         gpu = int(self.machine.run("id", "-u", "gpu").stdout)
         expect(self.machine.path(IDENTITY).stat().st_uid == gpu, "the other user has the key")
-        return "installed again, for another user, from a wheel: it is the same provider and runs"
+        return "installed again for another user from a wheel: the same provider runs"
 
     # --- the machine ---
 
@@ -308,7 +318,7 @@ class Trial:
         return view
 
     def _show(self, *names: str) -> list[str]:
-        """Values of the unit's properties."""
+        """The values of properties of the unit."""
         return [self.machine.run("systemctl", "show", "--value", "-p", n, UNIT).stdout.strip() for n in names]
 
     def _state(self) -> tuple[str, str]:
@@ -353,13 +363,13 @@ class Trial:
 
 
 def expect(holds: object, what: str) -> None:
-    """Raises TrialError, with what should be so, where it is not."""
+    """Raises ExpectationError with the expectation ``what`` if ``holds`` is false."""
     if not holds:
-        raise TrialError(f"not so: {what}")
+        raise ExpectationError(f"expected: {what}")
 
 
 def wait(what: str, holds: Callable[[], object], seconds: float = WAIT_SECONDS) -> None:
-    """Waits until it is so. Raises TrialError."""
+    """Waits until ``holds`` returns true. Raises ExpectationError after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not holds():
         expect(time.monotonic() < deadline, f"{what}, within {seconds:.0f} s")
@@ -367,7 +377,7 @@ def wait(what: str, holds: Callable[[], object], seconds: float = WAIT_SECONDS) 
 
 
 def copy_clone(to: Path) -> None:
-    """Copies what git tracks, and what is new, of this checkout."""
+    """Copies the tracked and the new files of this checkout."""
     files = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -381,7 +391,7 @@ def copy_clone(to: Path) -> None:
 
 
 def publish(version: str, change: tuple[str, str], key: Path, to: Path) -> None:
-    """Makes a signed release of this checkout under another version, with a change to the daemon."""
+    """Creates a signed release of this checkout under another version, with a change of the daemon."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "source")
         copy_clone(source)
@@ -398,7 +408,7 @@ def publish(version: str, change: tuple[str, str], key: Path, to: Path) -> None:
 
 
 def main() -> int:
-    """Does the trial; exit status 1 where something is not as it should be, 2 where it cannot begin."""
+    """Runs the test. The exit status is 1 if a step failed and 2 if the test cannot begin."""
     options = _options()
     if problem := _problem():
         print(f"try-install: {problem}", file=sys.stderr)
@@ -413,7 +423,7 @@ def main() -> int:
                 shutil.copyfile(options.authorities, machine.path("/srv/authorities.crt"))
             machine.boot()
             print(f"a bare {options.suite} runs systemd in {machine.folder}", flush=True)
-            Trial(machine, market, folder).run()
+            InstallationTest(machine, market, folder).run()
     except FAULTS as error:
         print(f"try-install: {error}", file=sys.stderr)
         return 1
@@ -424,7 +434,7 @@ def main() -> int:
 
 
 def _problem() -> str:
-    """What keeps the trial from beginning; empty: nothing."""
+    """The reason why the test cannot begin, or an empty text."""
     if os.geteuid() != 0:
         return "run it as root"
     missing = {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container"}
@@ -442,11 +452,11 @@ def _options() -> argparse.Namespace:
         prog="scripts/try-install", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--suite", default="bookworm", help="release of Debian (default: %(default)s)")
-    parser.add_argument("--base", type=Path, help="copy this folder of debootstrap's instead of making one")
+    parser.add_argument("--base", type=Path, help="copy this folder instead of running debootstrap")
     parser.add_argument(
-        "--authorities", type=Path, help="PEM file of authorities that pip is to believe there"
+        "--authorities", type=Path, help="PEM file of certificate authorities that pip trusts on the machine"
     )
-    parser.add_argument("--keep", action="store_true", help="leave the machine's folder, stopped, for a look")
+    parser.add_argument("--keep", action="store_true", help="keep the folder of the stopped machine")
     return parser.parse_args()
 
 

@@ -1,7 +1,6 @@
-"""A whole marketplace on this machine: server, gateway and one local daemon, until Ctrl-C.
+"""Runs a whole marketplace on this machine: server, gateway and a local daemon, until Ctrl-C.
 
-The data stays in .dcp/ (database, operator's token, provider's identity), so the next ``up`` goes on
-where this one stopped.
+The data stays in .dcp/ (database, operator's token, provider's identity), so the next run continues with it.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> int:
-    """Starts everything, prints the addresses, waits for Ctrl-C or SIGTERM, drains."""
+    """Starts all programs, prints their addresses, waits for Ctrl-C or SIGTERM, and drains them."""
     options = _options()
     folder = Path(options.data)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -36,7 +35,7 @@ def main() -> int:
             grpc_listen=options.grpc,
         ) as market:
             _add_own_daemon(market, folder)
-            _tell(market, folder)
+            _show_addresses(market, folder)
             while not stop.wait(1.0):
                 if ended := [p for p in market.programs if p.process.poll() is not None]:
                     raise NotReadyError(f"{ended[0].name} ended:\n{ended[0].last_words()}")
@@ -48,7 +47,7 @@ def main() -> int:
 
 
 def _add_own_daemon(market: Market, folder: Path) -> None:
-    """Registers the local provider the first time, and starts its daemon."""
+    """Registers the local provider on the first run, and starts its daemon."""
     identity = folder / "provider.json"
     if not identity.exists():
         provider_id, key = market.register_provider("Local provider", "local-provider@example.com")
@@ -56,14 +55,14 @@ def _add_own_daemon(market: Market, folder: Path) -> None:
     market.add_daemon(json.loads(identity.read_text())["api_key"], folder / "daemon")
 
 
-def _tell(market: Market, folder: Path) -> None:
+def _show_addresses(market: Market, folder: Path) -> None:
     print(f"Pages     {market.url} and {market.url}/docs")
     print(f"API       {market.url}/api")
     print(f"OpenAPI   {market.url}/openapi.json")
     print(f"gRPC      {market.grpc_address}")
     print(f"data      {folder} (operator's token in {folder / 'admin-token'})")
-    print("Renters may top up their own wallets here: POST /api/renters/topup")
-    print("Ctrl-C stops everything.", flush=True)
+    print("Renters can top up their own wallets here: POST /api/renters/topup")
+    print("Ctrl-C stops all programs.", flush=True)
 
 
 def _secret(path: Path) -> str:

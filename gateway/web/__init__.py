@@ -1,1 +1,1 @@
-"""The pages: a first visitor's, and the API reference on which every endpoint can be tried."""
+"""The web pages: the home page, and the API reference with a form to try every endpoint."""

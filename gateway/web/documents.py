@@ -1,6 +1,6 @@
-"""Owns how a finished document is sent: compressed, and only to those who do not have it.
+"""Owns how a finished document is sent: compressed, and only if the client does not have it yet.
 
-Everything that the pages need is made once, at start; nothing here is made for a request.
+A document is prepared once; a request does no work on its content.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from starlette.responses import Response
 FOREVER = "public, max-age=31536000, immutable"
 ASK_AGAIN = "no-cache"
 
-# Scripts, styles and connections only from our own origin, nothing inline; text from servers can only
-# become text, because no string may be turned into markup at all.
+# Scripts, styles and connections are allowed only from our own origin, and nothing inline. Trusted types
+# forbid turning any string into markup, so a server's text can only become text.
 SECURITY_HEADERS: Mapping[str, str] = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -30,7 +30,7 @@ SECURITY_HEADERS: Mapping[str, str] = {
 
 
 class Document:
-    """Bytes that never change while this process runs."""
+    """A response body that never changes while this process runs."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Document:
         self._headers = {"cache-control": cache_control, "vary": "accept-encoding", **(headers or {})}
 
     def answer(self, request: Request, headers: Mapping[str, str] | None = None) -> Response:
-        """The document as the request can take it: nothing when it has it, else compressed or plain."""
+        """The response to a request: 304 if the client has the document, else its bytes, perhaps gzipped."""
         takes_gzip = bool(_names(request, "accept-encoding") & {"gzip", "*"})
         tag = f'"{self._tag}{"-gz" if takes_gzip else ""}"'
         sent = {**self._headers, "etag": tag, **(headers or {})}
@@ -59,6 +59,6 @@ class Document:
 
 
 def _names(request: Request, header: str) -> set[str]:
-    """The items of a list header, without those that are refused by `q=0`."""
+    """The items of a list header, without items that `q=0` excludes."""
     items = (item.strip().replace(" ", "") for item in request.headers.get(header, "").split(","))
     return {item.split(";")[0] for item in items if not item.endswith(";q=0")}

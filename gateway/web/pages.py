@@ -1,6 +1,6 @@
-"""Owns the addresses of pages, their files and the OpenAPI document, and in which language they answer.
+"""Owns the routes of the pages, their files and the OpenAPI document, and the choice of their language.
 
-All of it is drawn once in a process, from the descriptors and the templates. It knows no single RPC.
+Everything is rendered once per process, from the descriptors and the templates. It knows no single RPC.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class _Site:
-    """Everything that is shown, ready to be sent."""
+    """All pages, files and documents, ready to be sent."""
 
     version: str
-    """The hash of the static files, which stands in their addresses."""
+    """The hash of the static files, which is part of their addresses."""
     static: Mapping[str, Document]
     documents: Mapping[str, Document]
     """The OpenAPI document by language."""
     pages: Mapping[str, Mapping[str, Document]]
-    """By path and language."""
+    """The pages by path and language."""
 
 
 def page_routes(files: Sequence[FileDescriptor]) -> list[Route]:
-    """The routes of everything that a browser shows, and of the OpenAPI document."""
+    """The routes of the pages, their files and the OpenAPI document."""
     site = _draw(tuple(files))
     return [
         Route("/openapi.json", _openapi(site.documents)),
@@ -62,7 +62,7 @@ def page_routes(files: Sequence[FileDescriptor]) -> list[Route]:
 
 @cache
 def _draw(files: tuple[FileDescriptor, ...]) -> _Site:
-    """Draws the site once in a process: it depends on the descriptors alone, and takes 0.3 s of CPU."""
+    """Renders the site once per process: it depends only on the descriptors, and takes 0.3 s of CPU."""
     version, static = _static_files()
     apis = {code: openapi.document(files, language) for code, language in LANGUAGES.items()}
     draw = _Templates(f"/static/{version}")
@@ -91,9 +91,9 @@ def _openapi(documents: Mapping[str, Document]) -> Endpoint:
 def _page(path: str, versions: Mapping[str, Document]) -> Endpoint:
     async def page(request: Request) -> Response:
         headers = {"vary": "accept-encoding, accept-language, cookie"}
-        asked = request.query_params.get(LANGUAGE_NAME, "")
-        if asked in versions:
-            headers["set-cookie"] = f"{LANGUAGE_NAME}={asked}; {_REMEMBER}"
+        requested = request.query_params.get(LANGUAGE_NAME, "")
+        if requested in versions:
+            headers["set-cookie"] = f"{LANGUAGE_NAME}={requested}; {_REMEMBER}"
         return versions[choose_language(request).code].answer(request, headers)
 
     page.__name__ = path.strip("/") or "home"
@@ -104,14 +104,14 @@ def _static(version: str, files: Mapping[str, Document]) -> Endpoint:
     async def static(request: Request) -> Response:
         found = files.get(request.path_params["name"])
         if found is None or request.path_params["version"] != version:
-            raise ApiError("ROUTE_NOT_FOUND", "There is no such file; reload the page that named it.")
+            raise ApiError("ROUTE_NOT_FOUND", "There is no such file; reload the page that refers to it.")
         return found.answer(request)
 
     return static
 
 
 def choose_language(request: Request) -> Language:
-    """The language that the address asks for, else the one remembered, else the browser's, else English."""
+    """The language of the query, else of the cookie, else of the browser, else English."""
     wanted = [request.query_params.get(LANGUAGE_NAME, ""), request.cookies.get(LANGUAGE_NAME, "")]
     for item in request.headers.get("accept-language", "").split(","):
         wanted.append(item.split(";")[0].strip().split("-")[0].lower())
@@ -119,7 +119,7 @@ def choose_language(request: Request) -> Language:
 
 
 def _static_files() -> tuple[str, dict[str, Document]]:
-    """The files by name, and one hash of them all: it stands in their addresses, so they keep forever."""
+    """The static files by name, and a hash of all, which is part of their addresses."""
     folder = resources.files("gateway.web") / "static"
     bodies = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
     digest = hashlib.sha256()
@@ -132,7 +132,7 @@ def _static_files() -> tuple[str, dict[str, Document]]:
 
 
 class _Templates:
-    """Draws a page in a language."""
+    """Renders a page in a language."""
 
     def __init__(self, static: str) -> None:
         self._static = static

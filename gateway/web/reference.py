@@ -1,7 +1,6 @@
-"""Owns the reference as its page shows it: the OpenAPI document, put into groups, rows and examples.
+"""Owns the content of the reference page: the OpenAPI document, arranged in groups, rows and examples.
 
-All that it knows of an endpoint comes from the document; it knows no single RPC, and no markup but
-that of the comments.
+It knows endpoints only from the document, and no markup except the Markdown of the comments.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from gateway.languages import Language
 
 Json = dict[str, Any]
 
-# Where the samples for back ends go, until the page knows where it came from.
+# The origin in the samples, until the page replaces it with the origin that served the page.
 DIRECT_ORIGIN = "https://api.dcp.sa"
 _ROLE_HEADERS = {"provider": "x-provider-key", "renter": "x-renter-key", "admin": "x-admin-token"}
 _ROLE_VARIABLES = {
@@ -32,20 +31,20 @@ _MARKDOWN = MarkdownIt("commonmark", {"html": False})
 
 
 def markdown(text: str) -> Markup:
-    """A comment's Markdown as markup; markup inside it stays text."""
+    """Renders a comment's Markdown; HTML inside it stays text."""
     return Markup(_MARKDOWN.render(text))  # noqa: S704  # rendered with HTML off
 
 
 @dataclass(frozen=True)
 class Row:
-    """One field or parameter."""
+    """A field or parameter in a table."""
 
     name: str
     depth: int
-    """How deep it lies in the body, from 0."""
+    """Its nesting level in the body, from 0."""
     type: str
     link: str
-    """The name of the object that it is; empty for a plain value."""
+    """The name of its object type; empty for a plain value."""
     place: str
     """`path`, `query`, `header` or `body`."""
     required: bool
@@ -55,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Answer:
-    """One status that an endpoint answers with."""
+    """One HTTP status of an endpoint's responses."""
 
     status: int
     title: str
@@ -67,7 +66,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Sample:
-    """Code to copy, with the address of the API in it."""
+    """Sample code for a call, with the address of the API."""
 
     language: str
     name: str
@@ -76,7 +75,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Operation:
-    """One endpoint."""
+    """An endpoint with everything that the page shows about it."""
 
     slug: str
     method: str
@@ -95,12 +94,12 @@ class Operation:
 
     @property
     def is_public(self) -> bool:
-        """Whether nobody needs a key."""
+        """Whether the endpoint needs no key."""
         return self.roles == ("public",)
 
     @property
     def search_text(self) -> str:
-        """What the search looks through."""
+        """The text that the page's search looks through."""
         codes = [code for answer in self.errors for code in answer.codes]
         parts = (self.method, self.path, self.summary, self.other_summary, *codes)
         return " ".join((*parts, *(row.name for row in self.rows))).lower()
@@ -118,7 +117,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Shape:
-    """An object that answers are made of, or the values of an enum."""
+    """An object with its fields, or an enum with its values."""
 
     name: str
     meaning: str
@@ -126,7 +125,7 @@ class Shape:
 
 
 class Reference:
-    """Everything on the page, in the document's language."""
+    """The content of the page in the document's language."""
 
     def __init__(self, document: Json, language: Language) -> None:
         self._document = document
@@ -139,14 +138,14 @@ class Reference:
 
     @property
     def operations(self) -> list[Operation]:
-        """All endpoints, as the page lists them."""
+        """All endpoints in the order of the page."""
         return [operation for group in self.groups for operation in group.operations]
 
     @property
     def shared_errors(self) -> list[Answer]:
-        """The errors that every endpoint can answer with."""
-        some: Json = next((entry for _, _, entry in self._entries()), {"responses": {}})
-        shared = [_only(answer, self._shared.__contains__) for answer in self._failures(some)]
+        """The errors that every endpoint shares."""
+        entry: Json = next((item for _, _, item in self._entries()), {"responses": {}})
+        shared = [_only(answer, self._shared.__contains__) for answer in self._failures(entry)]
         return [answer for answer in shared if answer.codes]
 
     def _entries(self) -> Iterator[tuple[str, str, Json]]:
@@ -208,7 +207,7 @@ class Reference:
         ]
 
     def _shapes(self) -> Iterator[Shape]:
-        """The objects and enums that stand on their own, by name."""
+        """The named objects and enums, sorted by name."""
         for name, schema in self._schemas.items():
             yield Shape(name, schema.get("description", ""), tuple(self._rows(schema, "body", nested=False)))
 
@@ -218,7 +217,7 @@ class Reference:
         return self._row(parameter["name"], schema, parameter["in"], parameter["required"], meaning, 0)
 
     def _rows(self, schema: Json, place: str, *, nested: bool = True, depth: int = 0) -> Iterator[Row]:
-        """The fields of an object, those of objects inside it right below where ``nested``."""
+        """The fields of an object. With ``nested``, each is followed by the fields of its own object."""
         required = schema.get("required", ())
         for name, field in schema.get("properties", {}).items():
             yield self._row(name, field, place, name in required, field.get("description", ""), depth)
@@ -275,13 +274,13 @@ class Reference:
 
 
 def _named(schema: Json) -> str:
-    """The name of the object that a schema refers to; empty where it is written out."""
+    """The name of the object that a schema refers to; empty for an inline schema."""
     reference = schema.get("$ref", "") or schema.get("anyOf", [{}])[0].get("$ref", "")
     return str(reference).removeprefix("#/components/schemas/")
 
 
 def _plain_type(schema: Json) -> str:
-    """The type of what is not null."""
+    """The type of the values that are not null."""
     kind = schema["type"]
     return str(kind if isinstance(kind, str) else kind[0])
 
@@ -304,7 +303,7 @@ def _number(value: float | None) -> str:
 
 
 def _pretty(value: Any) -> str:
-    """JSON for people: a short object or list stays on its line."""
+    """JSON for people: a short object or list stays on a single line."""
 
     def lines(item: Any, indent: str) -> str:
         plain = json.dumps(item, ensure_ascii=False)
@@ -324,12 +323,12 @@ def _pretty(value: Any) -> str:
 
 
 def _is_file(entry: Json) -> bool:
-    """Whether the endpoint answers with a file of any type."""
+    """Whether the endpoint responds with a file of any type."""
     return any("*/*" in answer.get("content", {}) for answer in entry["responses"].values())
 
 
 def _samples(method: str, path: str, roles: Iterable[str], example: Any, is_file: bool) -> Iterator[Sample]:
-    """The same call for a shell, Python and JavaScript; the key comes from the environment."""
+    """The same call in a shell, Python and JavaScript; the key comes from the environment."""
     place = re.sub(r"\{(\w+)\}", lambda match: match[1].upper(), path)
     url = DIRECT_ORIGIN + place
     role = next((role for role in roles if role in _ROLE_HEADERS), None)
@@ -347,7 +346,7 @@ def _samples(method: str, path: str, roles: Iterable[str], example: Any, is_file
         yield Sample(language, name, _saving(code) if is_file else code)
 
 
-# How each language saves a file instead of showing JSON.
+# The replacement of each language's last step that saves a file instead of showing JSON.
 _SAVING = {
     "curl -sS": "curl -sS --fail --remote-name --continue-at -",
     "print(answer.json())": 'open("file", "wb").write(answer.content)',

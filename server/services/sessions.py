@@ -44,7 +44,7 @@ from server.domain.messages import (
     Welcome,
 )
 from server.domain.providers import AccountState
-from server.domain.sessions import Kept, Reply, ServerSession, stranger
+from server.domain.sessions import Breach, Kept, Reply, ServerSession, stranger
 from server.domain.terms import Terms
 from server.domain.versions import is_older
 from server.services.dispatch import Dispatch
@@ -222,6 +222,8 @@ class Session:
                 if isinstance(answer, LeaseDirective):
                     self._warn("a message named a lease that the session does not hold", answer.lease)
                 self._send(answer)
+            case Breach(lease, detail):
+                await self._give_up([lease], f"its daemon broke the protocol: {detail}")
             case Hello():
                 async with self._owner.hellos:
                     await self._open(effect)
@@ -391,20 +393,20 @@ class Session:
             self._warn("a heartbeat listed a lease that the session does not hold", ref)
             self._send(stranger(ref).message)
         if missing:
-            await self._give_up_missing(missing)
+            await self._give_up(missing, "the daemon does not hold it any more")
 
-    async def _give_up_missing(self, refs: list[LeaseRef]) -> None:
-        """The daemon lives and does not list these any more: their attempts are lost."""
+    async def _give_up(self, refs: list[LeaseRef], detail: str) -> None:
+        """The daemon lives, and the attempts of these leases are lost: their jobs wait again."""
 
         def give_up_all() -> None:
             for ref in refs:
                 lease = leases.get(ref.job_id, ref.lease_epoch)
                 if lease is not None and lease.session_epoch == self._session_epoch:
-                    give_up(lease, ms(self._owner.clock), "the daemon does not hold it any more")
+                    give_up(lease, ms(self._owner.clock), detail)
 
         await self._run(give_up_all)
         for ref in refs:
-            self._warn("the daemon does not list a lease any more; its attempt is lost", ref)
+            self._warn(f"an attempt is lost: {detail}", ref)
             self._protocol.dropped(ref)
             self._send(stranger(ref).message)
         await self._owner.dispatch.lease_ended(self.provider_id)
@@ -467,6 +469,9 @@ class Session:
     async def _finished(self, report: FinishReport) -> None:
         now_ms = ms(self._owner.clock)
         answer = await self._run(lambda: record_finish(report, self.provider_id, now_ms))
+        if isinstance(answer, LeaseDirective) and not self._protocol.may_resend(report.lease):
+            await self._give_up([report.lease], "its daemon cannot send the output that its result names")
+            return
         self._send(answer)
         if isinstance(answer, ResultAck):
             self._protocol.dropped(report.lease)

@@ -215,7 +215,7 @@ def test_check_for_breaking_changes_can_fail(protos: Path, old: str, new: str, t
 
 def test_lint_can_fail(protos: Path) -> None:
     proto = protos / "protos/dcp/v1/ledger.proto"
-    proto.write_text(proto.read_text().replace("// How many transfers there are.\n", ""))
+    proto.write_text(proto.read_text().replace("// The number of transfers in the ledger.\n", ""))
     status, said = buf(protos, "lint")
     assert status == 100
     assert "transfers" in said

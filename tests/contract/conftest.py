@@ -15,7 +15,7 @@ _numbers = itertools.count(1)
 
 
 def unique_email(kind: str) -> str:
-    """An address that no other test has used."""
+    """An e-mail address that no other test has used."""
     return f"{kind}-{next(_numbers)}@example.com"
 
 
@@ -38,7 +38,7 @@ def provider(market: Market) -> tuple[int, str]:
 
 @pytest.fixture(params=["/api", "/api/dc1"])
 def base(request: pytest.FixtureRequest) -> str:
-    """The two bases that must answer alike."""
+    """The two bases, which must give the same responses."""
     return str(request.param)
 
 

@@ -1,4 +1,4 @@
-"""Bad input over the whole stack: the documented status and code, the field named, no state changed."""
+"""Bad input through the whole stack: the documented status and code, the name of the field, and no change."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RENTER = {"name": "Acme AI", "email": "new-renter@example.com"}
 
 
 def snapshot(market: Market) -> dict[str, Any]:
-    """Everything that bad input must not change."""
+    """The state that bad input must not change."""
     stats = market.get("/api/admin/dashboard", **{"x-admin-token": ADMIN_TOKEN})
     del stats["stats"]["online_now"]
     return {**stats, "proof": market.prove_ledger()}
@@ -157,7 +157,7 @@ def test_credentials_of_the_wrong_kind(market: Market, renter: Account, provider
         assert (response.status_code, response.json()["code"]) == (status, code), (path, list(headers))
 
 
-def test_unknown_paths_and_methods_are_told_in_our_form(market: Market) -> None:
+def test_unknown_paths_and_methods_get_errors_in_the_usual_format(market: Market) -> None:
     nowhere = market.http.get("/api/nowhere")
     assert (nowhere.status_code, nowhere.json()["code"]) == (404, "ROUTE_NOT_FOUND")
     method = market.http.delete("/api/renters/me")
@@ -165,7 +165,7 @@ def test_unknown_paths_and_methods_are_told_in_our_form(market: Market) -> None:
     assert "GET" in method.headers["allow"]
 
 
-def test_admin_routes_answer_503_where_no_token_is_set(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_admin_routes_answer_503_without_an_admin_token(tmp_path_factory: pytest.TempPathFactory) -> None:
     with Market(tmp_path_factory.mktemp("no-admin"), admin_token="") as market:
         for path in ("dashboard", "withdrawals"):
             response = market.http.get(f"/api/admin/{path}", headers={"x-admin-token": "anything"})

@@ -1,4 +1,4 @@
-"""The contract's sums through the whole stack, on a clock that the test moves."""
+"""The contract's sums of money through the whole stack, on a manual clock."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Scene:
         return str(answer["job"]["job_id"])
 
     async def until_first_output(self, job_id: str) -> None:
-        """The run has begun, and the server has its first words."""
+        """Waits until the run has started and the server has its first output."""
         async with asyncio.timeout(10):
             while not (await self.stack.until_job(job_id, "running"))["output_bytes"]:
                 await asyncio.sleep(0.01)
@@ -197,7 +197,7 @@ async def test_the_second_job_waits_for_the_first(tmp_path: Path) -> None:
 async def test_two_hundred_submits_at_once_spend_what_the_wallet_can_pay(
     tmp_path: Path, database_url: str
 ) -> None:
-    """37 jobs of 450 halala and a rest of 123: not one more, and not one less."""
+    """The wallet pays for exactly 37 jobs of 450 halala, and 123 halala remain."""
     async with running_stack(tmp_path, prove=True, DCP_DATABASE_URL=database_url, **UNLIMITED) as stack:
         renter_id, key = await stack.register("renter", "r@example.com")
         path = f"/api/admin/renters/{renter_id}/credit"
@@ -209,8 +209,8 @@ async def test_two_hundred_submits_at_once_spend_what_the_wallet_can_pay(
         accepted = [answer.json()["job"]["job_id"] for answer in answers if answer.status_code == 201]
         refused = [answer.json() for answer in answers if answer.status_code == 402]
         assert (len(accepted), len(set(accepted)), len(refused)) == (37, 37, 163)
-        assert {one["code"] for one in refused} == {"INSUFFICIENT_BALANCE"}
-        assert {(one["balance_halala"], one["shortfall_halala"]) for one in refused} == {(123, 327)}
+        assert {error["code"] for error in refused} == {"INSUFFICIENT_BALANCE"}
+        assert {(error["balance_halala"], error["shortfall_halala"]) for error in refused} == {(123, 327)}
         wallet = (await stack.get("/api/renters/me", headers))["renter"]
         assert (wallet["balance_halala"], wallet["held_halala"], wallet["total_jobs"]) == (123, 37 * 450, 37)
         proof = await stack.get("/api/admin/ledger/proof", ADMIN)

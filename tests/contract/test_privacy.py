@@ -1,4 +1,4 @@
-"""Export and deletion as a renter's script meets them: over HTTP, with names of every kind."""
+"""Export and deletion as a renter's script uses them: over HTTP, with all kinds of file names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SANDBOX = {"DCP_SANDBOX_TOPUP": "true"}
 
 
 async def exported(stack: Stack, key: str, **query: Any) -> list[dict[str, Any]]:
-    """What the loop in docs/renters.md fetches."""
+    """Fetches the export with the loop that docs/renters.md shows."""
     pages, place = [], ""
     while True:
         answer = await stack.http.get(
@@ -32,11 +32,11 @@ async def delete(stack: Stack, key: str, **body: Any) -> tuple[int, dict[str, An
     return answer.status_code, answer.json()
 
 
-async def test_renter_takes_its_data_and_goes(tmp_path: Path) -> None:
+async def test_renter_exports_its_data_and_deletes_its_account(tmp_path: Path) -> None:
     async with running_stack(tmp_path, prove=True, **SANDBOX) as stack:
         body = {"name": NAME, "email": "Nakhla@Example.com", "organization": "=1+1"}
-        made = await stack.post("/api/renters/register", body)
-        key = made["api_key"]
+        registered = await stack.post("/api/renters/register", body)
+        key = registered["api_key"]
         clash = await stack.http.post("/api/renters/register", json=body | {"email": "nakhla@example.COM"})
         assert (clash.status_code, clash.json()["code"]) == (409, "EMAIL_TAKEN")
         await stack.post("/api/renters/topup", {"amount_halala": 5000}, **{"x-renter-key": key})
@@ -51,25 +51,25 @@ async def test_renter_takes_its_data_and_goes(tmp_path: Path) -> None:
         assert [line["kind"] for line in page["ledger"]] == ["hold", "topup"]
 
         assert (await delete(stack, key, email="other@example.com"))[0] == 409
-        status, told = await delete(stack, key, email="nakhla@example.com", forfeit_balance_halala=4550)
-        assert (status, told["code"], told["open_jobs"]) == (409, "JOBS_OPEN", 1)
+        status, answer = await delete(stack, key, email="nakhla@example.com", forfeit_balance_halala=4550)
+        assert (status, answer["code"], answer["open_jobs"]) == (409, "JOBS_OPEN", 1)
         await stack.post(f"/api/jobs/{job_id}/cancel", {}, **{"x-renter-key": key})
-        status, told = await delete(stack, key, email="nakhla@example.com")
-        assert (status, told["code"], told["balance_halala"]) == (409, "BALANCE_LEFT", 5000)
+        status, answer = await delete(stack, key, email="nakhla@example.com")
+        assert (status, answer["code"], answer["balance_halala"]) == (409, "BALANCE_LEFT", 5000)
         assert await delete(stack, key, email="NAKHLA@example.com", forfeit_balance_halala=5000) == (
             200,
-            {"success": True, "renter_id": made["renter_id"], "forfeited_halala": 5000},
+            {"success": True, "renter_id": registered["renter_id"], "forfeited_halala": 5000},
         )
 
-        status, told = await delete(stack, key, email="nakhla@example.com")
-        assert (status, told["code"]) == (401, "INVALID_CREDENTIAL")
+        status, answer = await delete(stack, key, email="nakhla@example.com")
+        assert (status, answer["code"]) == (401, "INVALID_CREDENTIAL")
         credit = await stack.http.post(
-            f"/api/admin/renters/{made['renter_id']}/credit", json={"amount_halala": 5}, headers=ADMIN
+            f"/api/admin/renters/{registered['renter_id']}/credit", json={"amount_halala": 5}, headers=ADMIN
         )
         assert (credit.status_code, credit.json()["code"]) == (410, "RENTER_DELETED")
         assert (await stack.get("/api/admin/ledger/proof", ADMIN))["balanced"] is True
         again = await stack.post("/api/renters/register", body)
-        assert again["renter_id"] != made["renter_id"]
+        assert again["renter_id"] != registered["renter_id"]
 
 
 @pytest.mark.parametrize(
@@ -85,11 +85,11 @@ async def test_renter_takes_its_data_and_goes(tmp_path: Path) -> None:
         {"email": ["a@example.com"]},
     ],
 )
-async def test_confirmation_that_is_none_deletes_nothing(tmp_path: Path, body: dict[str, Any]) -> None:
+async def test_invalid_confirmation_deletes_nothing(tmp_path: Path, body: dict[str, Any]) -> None:
     async with running_stack(tmp_path) as stack:
         _, key = await stack.register("renter", "a@example.com")
-        status, told = await delete(stack, key, **body)
-        assert (status, "field" in told) == (400, True)
+        status, answer = await delete(stack, key, **body)
+        assert (status, "field" in answer) == (400, True)
         assert (await stack.get("/api/renters/me", {"x-renter-key": key}))["renter"][
             "email"
         ] == "a@example.com"

@@ -1,4 +1,4 @@
-"""The seed's examples, played against started programs over both bases."""
+"""The seed's examples, run against real programs over both bases."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Account = tuple[int, str]
 
 
 def seed_job(provider_id: int | None, **params: Any) -> dict[str, Any]:
-    """The seed's submit, for the model that runs here."""
+    """The seed's example of a submit, with the model that runs here."""
     body: dict[str, Any] = {
         "job_type": "llm-inference",
         "duration_minutes": 3,
@@ -62,7 +62,7 @@ def test_provider_registers(market: Market, base: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["query", "header", "bearer"])
-def test_provider_sees_itself(market: Market, base: str, place: str) -> None:
+def test_provider_reads_its_own_profile(market: Market, base: str, place: str) -> None:
     provider_id, key = market.register_provider("Node", unique_email("provider"))
     credentials: dict[str, Any] = {
         "query": {"params": {"key": key}},
@@ -99,7 +99,7 @@ def test_heartbeat_by_post_makes_a_provider_live(market: Market, base: str) -> N
     assert "of_a_newer_daemon" not in me["gpu_status"]
 
 
-def test_heartbeat_refuses_a_gpu_status_that_is_no_object(market: Market, base: str) -> None:
+def test_heartbeat_refuses_a_gpu_status_that_is_not_an_object(market: Market, base: str) -> None:
     _, key = market.register_provider("Node", unique_email("provider"))
     response = market.http.post(f"{base}/providers/heartbeat", json={"api_key": key, "gpu_status": "busy"})
     assert response.status_code == 400
@@ -223,7 +223,7 @@ def test_idempotency_key_gives_the_first_job_again(market: Market, base: str, re
     assert wallet["held_halala"] == 450
 
 
-def test_somebody_elses_job_is_closed(market: Market, base: str, renter: Account) -> None:
+def test_job_of_another_account_is_refused(market: Market, base: str, renter: Account) -> None:
     job = submit(market, base, renter[1], seed_job(None, model="nobody/serves-this")).json()["job"]
     _, stranger = market.register_renter("Stranger", unique_email("renter"))
     for path in (f"{base}/jobs/{job['job_id']}", f"{base}/jobs/{job['job_id']}/output"):
@@ -252,8 +252,8 @@ def test_dashboard_and_withdrawals_for_the_operator(market: Market, base: str) -
 
 def test_both_bases_give_the_same_answer(market: Market, renter: Account) -> None:
     for path in ("renters/available-providers", "renters/me", "jobs/job-none", "nowhere"):
-        one, two = (
+        direct, proxied = (
             market.http.get(f"{base}/{path}", headers={"x-renter-key": renter[1]})
             for base in ("/api", "/api/dc1")
         )
-        assert (one.status_code, one.json()) == (two.status_code, two.json())
+        assert (direct.status_code, direct.json()) == (proxied.status_code, proxied.json())

@@ -21,10 +21,10 @@ async def test_statement_comes_as_json_and_as_a_file_to_download(tmp_path: Path)
             "params": {"model": "=cmd|'/c calc'!A1"},
         }
         await stack.post("/api/jobs/submit", job, **renter)
-        told = await stack.get("/api/renters/ledger?page_size=1", renter)
-        assert told["lines"][0]["kind"] == "hold"
-        assert (told["lines"][0]["amount_halala"], told["lines"][0]["balance_halala"]) == (-750, 8250)
-        assert told["next_before_id"] == told["lines"][0]["id"]
+        page = await stack.get("/api/renters/ledger?page_size=1", renter)
+        assert page["lines"][0]["kind"] == "hold"
+        assert (page["lines"][0]["amount_halala"], page["lines"][0]["balance_halala"]) == (-750, 8250)
+        assert page["next_before_id"] == page["lines"][0]["id"]
 
         accept = {"accept": "text/html,application/json"}
         file = await stack.http.get("/api/renters/ledger.csv", headers=renter | accept)

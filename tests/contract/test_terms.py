@@ -1,4 +1,4 @@
-"""Own rates, settings and the public history through the whole stack, over JSON."""
+"""Own rates, settings and the public history through the whole stack, over HTTP."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ async def test_wrong_rate_is_refused_with_the_field_and_the_remedy(
         assert words in answer.json()["error"]
 
 
-async def test_provider_outside_its_hours_is_told_with_when_it_takes_jobs_again(tmp_path: Path) -> None:
-    """The clock stands at Friday, 11:00 in Riyadh."""
+async def test_provider_outside_its_hours_is_shown_with_the_time_when_they_begin(tmp_path: Path) -> None:
+    """The time is Friday, 11:00 in Riyadh."""
     settings = {
         "timezone": "Asia/Riyadh",
         "hours": [{"days": ["saturday", "sunday"], "start": "08:00", "end": "24:00"}],
@@ -108,10 +108,10 @@ async def test_provider_outside_its_hours_is_told_with_when_it_takes_jobs_again(
                 headers={"x-renter-key": scene.renter_key},
             )
             assert refused.status_code == 409
-            told = refused.json()
-            assert (told["code"], told["status"]) == ("PROVIDER_UNAVAILABLE", "outside_hours")
-            assert told["advice"] == "leave provider_id out"
-            assert "takes jobs again on Saturday at 08:00 Asia/Riyadh" in told["error"]
+            error = refused.json()
+            assert (error["code"], error["status"]) == ("PROVIDER_UNAVAILABLE", "outside_hours")
+            assert error["advice"] == "leave provider_id out"
+            assert "takes jobs again on Saturday at 08:00 Asia/Riyadh" in error["error"]
             (listed,) = (await stack.get("/api/renters/available-providers", {}))["providers"]
             assert (listed["accepting_jobs"], listed["opens_at"]) == (False, "2027-01-16T05:00:00.000Z")
             await stack.post("/api/providers/settings", {}, **own)

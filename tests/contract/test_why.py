@@ -1,4 +1,4 @@
-"""Why a job waits, over JSON, and the refund when nobody starts it in time."""
+"""Why a job waits, over HTTP, and the refund if no provider starts it in time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Account = tuple[int, str]
 
 
 def queued_job(market: Market, base: str, renter: Account, **changes: Any) -> str:
-    """A job for a model that nobody serves."""
+    """A job for a model that no provider serves."""
     body = {
         "job_type": "llm-inference",
         "duration_minutes": 3,
@@ -26,24 +26,26 @@ def queued_job(market: Market, base: str, renter: Account, **changes: Any) -> st
     return str(job["job_id"])
 
 
-def test_queued_job_tells_why_it_waits(market: Market, base: str, renter: Account, provider: Account) -> None:
+def test_queued_job_explains_why_it_waits(
+    market: Market, base: str, renter: Account, provider: Account
+) -> None:
     job_id = queued_job(market, base, renter)
     key = {"x-renter-key": renter[1]}
-    told = market.http.get(f"{base}/jobs/{job_id}/why", headers=key).json()
-    assert (told["job_id"], told["status"], told["code"]) == (job_id, "queued", "NO_PROVIDER")
-    assert told["message"]
-    assert told["queue_position"] >= 1
-    assert told["attempts"] == []
-    (one,) = [one for one in told["providers"] if one["provider_id"] == provider[0]]
-    assert one["code"] == "MODEL_NOT_SERVED"
-    assert "served/by-nobody" in one["message"]
+    explained = market.http.get(f"{base}/jobs/{job_id}/why", headers=key).json()
+    assert (explained["job_id"], explained["status"], explained["code"]) == (job_id, "queued", "NO_PROVIDER")
+    assert explained["message"]
+    assert explained["queue_position"] >= 1
+    assert explained["attempts"] == []
+    (considered,) = [entry for entry in explained["providers"] if entry["provider_id"] == provider[0]]
+    assert considered["code"] == "MODEL_NOT_SERVED"
+    assert "served/by-nobody" in considered["message"]
     job = market.http.get(f"{base}/jobs/{job_id}", headers=key).json()["job"]
-    assert job["queue_position"] == told["queue_position"]
+    assert job["queue_position"] == explained["queue_position"]
     assert job["lost_after_seconds"] == 300
     assert job["start_by"] > job["created_at"]
 
 
-def test_reason_is_told_to_the_jobs_own_parties(market: Market, base: str, renter: Account) -> None:
+def test_explanation_is_only_for_the_jobs_own_parties(market: Market, base: str, renter: Account) -> None:
     job_id = queued_job(market, base, renter)
     _, stranger = market.register_renter("Other", f"{job_id}@example.com")
     answers = {
@@ -59,7 +61,7 @@ def test_reason_is_told_to_the_jobs_own_parties(market: Market, base: str, rente
     assert (missing.status_code, missing.json()["code"]) == (404, "JOB_NOT_FOUND")
 
 
-def test_bad_periods_are_refused_by_name(market: Market, base: str, renter: Account) -> None:
+def test_refusal_of_a_bad_period_names_its_field(market: Market, base: str, renter: Account) -> None:
     for field, value in (
         ("start_within_seconds", 9),
         ("start_within_seconds", 604_801),
@@ -77,7 +79,7 @@ def test_bad_periods_are_refused_by_name(market: Market, base: str, renter: Acco
         assert field in answer.json()["error"]
 
 
-def test_job_that_nobody_starts_in_time_is_refunded(market: Market, renter: Account) -> None:
+def test_job_that_no_provider_starts_in_time_is_refunded(market: Market, renter: Account) -> None:
     job_id = queued_job(market, "/api", renter, start_within_seconds=10)
     key = {"x-renter-key": renter[1]}
     deadline = time.monotonic() + 60

@@ -1,4 +1,4 @@
-"""Withdrawals over JSON, from earnings that a daemon made to the bank."""
+"""Withdrawals over HTTP, from a daemon's earnings to the bank."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ async def test_withdrawal_from_the_request_to_the_bank(tmp_path: Path) -> None:
     async with running_stack(tmp_path) as stack:
         provider = await rich_provider(stack)
         body = {"amount_halala": 2000, "iban": IBAN}
-        made = await stack.http.post("/api/providers/withdrawals", json=body, headers=provider)
-        assert made.status_code == 201
-        withdrawal = made.json()["withdrawal"]
+        requested = await stack.http.post("/api/providers/withdrawals", json=body, headers=provider)
+        assert requested.status_code == 201
+        withdrawal = requested.json()["withdrawal"]
         assert (withdrawal["status"], withdrawal["iban_last4"]) == ("pending", "7519")
-        assert made.json()["claimable_halala"] == 3000
+        assert requested.json()["claimable_halala"] == 3000
         again = await stack.http.post("/api/providers/withdrawals", json=body, headers=provider)
         assert (again.status_code, again.json()["code"]) == (409, "WITHDRAWAL_OPEN")
 
@@ -47,9 +47,9 @@ async def test_withdrawal_from_the_request_to_the_bank(tmp_path: Path) -> None:
         own = await stack.http.get("/api/providers/withdrawals", headers=provider)
         assert own.json()["withdrawals"][0]["reference"] == "SARIE-1"
         assert IBAN not in own.text
-        told = await stack.get("/api/admin/audit?object=withdrawal&page_size=1", ADMIN)
-        assert told["entries"][0]["action"] == "withdrawal.pay"
-        older = await stack.get(f"/api/admin/audit?before_id={told['next_before_id']}", ADMIN)
+        page = await stack.get("/api/admin/audit?object=withdrawal&page_size=1", ADMIN)
+        assert page["entries"][0]["action"] == "withdrawal.pay"
+        older = await stack.get(f"/api/admin/audit?before_id={page['next_before_id']}", ADMIN)
         assert [entry["action"] for entry in older["entries"]] == ["withdrawal.process"]
         all_of_them = await stack.http.get("/api/admin/withdrawals", headers=ADMIN)
         assert all_of_them.json()["summary"]["paid_halala"] == 2000
@@ -64,6 +64,6 @@ async def test_more_than_was_earned_is_refused_with_the_facts(tmp_path: Path) ->
         body = {"amount_halala": 5001, "iban": IBAN}
         refused = await stack.http.post("/api/providers/withdrawals", json=body, headers=provider)
         assert refused.status_code == 409
-        told = refused.json()
-        assert (told["code"], told["shortfall_halala"]) == ("EARNINGS_TOO_LOW", 1)
-        assert (told["balance_halala"], told["required_halala"]) == (5000, 5001)
+        error = refused.json()
+        assert (error["code"], error["shortfall_halala"]) == ("EARNINGS_TOO_LOW", 1)
+        assert (error["balance_halala"], error["required_halala"]) == (5000, 5001)

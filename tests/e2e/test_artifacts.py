@@ -1,4 +1,4 @@
-"""Files of jobs through real programs: byte by byte, in little memory, and whoever is killed meanwhile."""
+"""Files of jobs through real programs: unchanged, in little memory, and whichever program is killed."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ pytestmark = pytest.mark.e2e
 
 @dataclass
 class Place:
-    """A scene with one daemon whose jobs leave files."""
+    """A scene with a daemon whose jobs leave files."""
 
     scene: Scene
     daemon: Program
     proxy: TcpProxy
 
     def get(self, path: str, **headers: str) -> Any:
-        """An answer to the renter."""
+        """The response to a request of the renter."""
         return self.scene.renter.ask("GET", path, **headers)
 
     def names(self, job_id: str) -> dict[str, str]:
-        """The job's files, with their digests."""
+        """The job's files with their digests."""
         listed = self.get(f"/api/jobs/{job_id}/artifacts").json()["artifacts"]
-        return {one["name"]: one["sha256"] for one in listed}
+        return {artifact["name"]: artifact["sha256"] for artifact in listed}
 
     def download(self, job_id: str, name: str) -> str:
-        """The digest of what comes, read a piece at a time."""
+        """Downloads a file in pieces; returns its digest."""
         digest = hashlib.sha256()
         market, headers = self.scene.market, self.scene.renter._headers
         path = f"/api/jobs/{job_id}/artifacts/{name}"
@@ -53,7 +53,7 @@ class Place:
         return digest.hexdigest()
 
     def until_half_sent(self) -> None:
-        """Waits until some of a file has arrived, and not all of it."""
+        """Waits until a part of a file has arrived, but not all of it."""
         unfinished = self.scene.market.folder / "artifacts" / "tmp"
         eventually(
             "half a file", lambda: any(path.stat().st_size for path in unfinished.glob("*")), seconds=60
@@ -77,12 +77,12 @@ def digest_of(name: str, kib: int) -> str:
 
 
 def most_memory(program: Program) -> int:
-    """The most that a process has ever had resident, in bytes."""
+    """The peak resident memory of a process, in bytes."""
     status = Path(f"/proc/{program.process.pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
-def test_200_mib_come_back_byte_by_byte_in_little_memory(place: Place) -> None:
+def test_200_mib_are_downloaded_unchanged_in_little_memory(place: Place) -> None:
     programs = (place.scene.server, place.scene.gateway, place.daemon)
     small = place.scene.play(order(a=1))
     assert place.scene.renter.until_final(small)["status"] == "completed"
@@ -102,7 +102,7 @@ def test_200_mib_come_back_byte_by_byte_in_little_memory(place: Place) -> None:
     assert max(grown) < 100 * MIB, grown
 
 
-def test_server_that_is_killed_while_a_file_arrives_gets_it_again(place: Place) -> None:
+def test_file_is_sent_again_to_a_server_that_was_killed_while_receiving_it(place: Place) -> None:
     place.proxy.switch(Slice(most_bytes=16 * 1024, pause_seconds=0.001))
     job_id = place.scene.play(order(weights=8 * 1024))
     place.until_half_sent()

@@ -1,4 +1,4 @@
-"""A model server that the provider runs already answers through the whole market: text, and pictures."""
+"""A model server that the provider already runs answers through the whole market with text and images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def script() -> Script:
 
 @pytest.fixture
 def model_server(script: Script) -> Iterator[str]:
-    """The base address of a scripted model server, which serves in a thread of its own."""
+    """The base address of a scripted model server, which runs in a separate thread."""
     ready: list[str] = []
     started, stop = threading.Event(), threading.Event()
 
@@ -42,7 +42,7 @@ def model_server(script: Script) -> Iterator[str]:
     thread.join()
 
 
-def test_attached_server_answers_with_text_and_with_a_picture(
+def test_attached_server_answers_with_text_and_with_an_image(
     tmp_path: Path, script: Script, model_server: str
 ) -> None:
     with Market(tmp_path, "operator-token-of-the-tests", UNLIMITED) as market:
@@ -66,6 +66,6 @@ def test_attached_server_answers_with_text_and_with_a_picture(
         assert renter.until_final(picture)["status"] == "completed"
         raw = renter.ask("GET", f"/api/jobs/{picture}/output")
         assert (raw.status_code, raw.headers["content-type"], raw.content) == (200, "image/png", PNG)
-        # The first was the self-test's.
+        # The first request was the self-test's.
         assert [asked["model"] for asked in script.requests] == ["llama", "llama", "sdxl"]
         assert market.prove_ledger()["balanced"]

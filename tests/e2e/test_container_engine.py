@@ -1,4 +1,4 @@
-"""Inference in a hardened container without a network, through the whole market, by a real model."""
+"""Inference by a real model in a hardened container without a network, through the whole market."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOOK = "import socket; print(*(name for _, name in socket.if_nameindex()))"
 
 @dataclass
 class Scene:
-    """A market whose one provider serves one model, in a container."""
+    """A market whose only provider serves a model in a container."""
 
     market: Market
     daemon: Program
@@ -35,7 +35,7 @@ class Scene:
     provider_key: str
 
     def server(self) -> str:
-        """The id of the one container that serves; empty: none does."""
+        """The id of the container that serves; empty if there is none."""
         shown = ("ps", "--no-trunc", "--filter", "label=dcp.engine", "--format", "{{.ID}} {{.Names}}")
         pairs = [line.split() for line in self.engine.docker(*shown).splitlines()]
         return next((id_ for id_, name in pairs if not name.endswith("-keeper")), "")
@@ -92,14 +92,14 @@ def test_killed_server_costs_the_renter_nothing_and_the_next_job_gets_another(sc
     job = renter.until_final(job_id)
     assert (job["status"], job["failure_reason"]) == ("failed", "ENGINE_FAILED"), job
     assert job["billing"]["actual_cost_halala"] == 0
-    # It was doubted, so the daemon tests it before it offers it again.
+    # The engine failed, so the daemon tests it before it offers the model again.
     second = renter.submit(MODEL, "Say hello.")
     assert renter.until_final(second)["status"] == "completed"
     assert scene.server() not in ("", container)
     assert_books(scene.market, renter, [job_id, second], [scene.provider_key])
 
 
-def test_server_ends_with_its_killed_daemon_and_its_next_start_clears_up(scene: Scene) -> None:
+def test_model_server_ends_with_its_killed_daemon_and_the_next_start_cleans_up(scene: Scene) -> None:
     renter = Renter(scene.market, "r@example.com", 10_000)
     assert renter.until_final(renter.submit(MODEL, "Say hello."))["status"] == "completed"
     container = scene.server()

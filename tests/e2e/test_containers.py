@@ -1,4 +1,4 @@
-"""Jobs in containers through the whole market: real programs and a real engine, kills and the exact bill."""
+"""Jobs in containers through the whole market: real programs, a real engine, kills, and exact bills."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FINAL = ("completed", "failed", "cancelled")
 
 @dataclass
 class Scene:
-    """A market with one provider that runs containers, and a renter."""
+    """A market with a provider that runs containers, and a renter."""
 
     market: Market
     daemon: Program
@@ -107,7 +107,7 @@ def test_container_runs_and_its_output_log_and_bill_are_exact(scene: Scene) -> N
         ("true", {"command": ["/no/such/program"]}, "CONTAINER_START_FAILED", False),
     ],
 )
-def test_job_that_fails_tells_its_reason_and_the_next_one_runs(
+def test_failed_job_shows_its_reason_and_the_next_one_runs(
     scene: Scene, script: str, spec: dict[str, Any], reason: str, is_charged: bool
 ) -> None:
     job = scene.until_final(scene.submit(script, container_spec=spec))
@@ -117,7 +117,7 @@ def test_job_that_fails_tells_its_reason_and_the_next_one_runs(
     scene.assert_nothing_is_left()
 
 
-def test_job_of_a_killed_daemon_goes_on_and_is_charged_once(scene: Scene) -> None:
+def test_job_of_a_killed_daemon_continues_and_is_charged_once(scene: Scene) -> None:
     job_id = scene.submit("i=0; while [ $i -lt 40 ]; do echo line $i; i=$((i+1)); sleep 0.2; done")
     scene.until(lambda: "line 3" in scene.log(job_id))
     scene.daemon.kill()
@@ -138,16 +138,16 @@ def test_cancelled_job_ends_though_it_ignores_signals(scene: Scene) -> None:
     scene.assert_nothing_is_left()
 
 
-def test_job_that_does_not_end_is_ended_at_its_time_limit_and_charged(scene: Scene) -> None:
+def test_job_that_does_not_end_is_stopped_at_its_time_limit_and_charged(scene: Scene) -> None:
     job = scene.until_final(scene.submit("echo up; sleep 600", duration_minutes=0.1))
     assert (job["status"], job["failure_reason"]) == ("failed", "DURATION_LIMIT"), job
-    # It is asked to end a tenth of its time before the limit.
+    # The job gets SIGTERM when a tenth of its time is left.
     assert (job["billing"]["actual_cost_halala"], job["billing"]["hold_halala"]) in ((9, 10), (10, 10))
     scene.assert_nothing_is_left()
 
 
 @pytest.mark.parametrize("on_term", ["echo saved > /output/checkpoint; exit 0", ""])
-def test_training_that_meets_its_limit_has_its_checkpoints(scene: Scene, on_term: str) -> None:
+def test_training_that_reaches_its_limit_keeps_its_checkpoints(scene: Scene, on_term: str) -> None:
     script = f"echo epoch > /output/log; trap '{on_term}' TERM; while true; do sleep 600 & wait; done"
     job_id = scene.submit(script, job_type="training", duration_minutes=0.2)
     job = scene.until_final(job_id)
@@ -185,5 +185,5 @@ def test_files_of_the_submit_are_the_jobs_input(scene: Scene) -> None:
     assert names == ["said"]
     with pytest.raises(httpx.HTTPStatusError) as refused:
         scene.submit("true", container_spec={"input_files": {"../x": "y"}})
-    told = refused.value.response.json()
-    assert (refused.value.response.status_code, told["field"]) == (400, "container_spec.input_files.../x")
+    error = refused.value.response.json()
+    assert (refused.value.response.status_code, error["field"]) == (400, "container_spec.input_files.../x")

@@ -1,4 +1,4 @@
-"""The real programs, asked at random by their own document; scripts/fuzz does it at length."""
+"""Random requests to the real programs, drawn from their own document; scripts/fuzz runs more of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RICHEST = "/(jobs/submit|renters/keys|renters/webhook|renters/register)$"
     short=Length(examples=2, covering=["x-renter-key"], covered=RICHEST),
     full=Length(examples=5, covering=["x-renter-key"]),
 )
-def test_no_request_gets_an_answer_that_the_document_does_not_tell(
+def test_no_request_gets_a_response_that_the_document_does_not_describe(
     tmp_path: Path, length: Length, record_property: Callable[[str, object], None]
 ) -> None:
     cases, failed = fuzz_all(tmp_path, length, seed=1)

@@ -1,4 +1,4 @@
-"""GPUs that fail and drivers that go away under real programs: the real NVML binding, a scripted driver."""
+"""Failing GPUs and drivers under real programs, with the real NVML binding and a scripted driver."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OTHER = A100.replace("GPU-bbbb", "GPU-cccc")
 GONE = f"error nvmlDeviceGetCount_v2 -1 {pynvml.NVML_ERROR_DRIVER_NOT_LOADED}"
 
 
-def test_driver_that_goes_away_in_a_run_and_gpus_that_fail_one_by_one(tmp_path: Path) -> None:
+def test_driver_that_fails_during_a_run_and_gpus_that_fail_one_by_one(tmp_path: Path) -> None:
     machine = Machine(build(tmp_path), tmp_path / "script")
     machine.script.write_text(f"{A100}\n{OTHER}\n")
     with Market(tmp_path, admin_token=ADMIN_TOKEN) as market:
@@ -42,7 +42,7 @@ def test_driver_that_goes_away_in_a_run_and_gpus_that_fail_one_by_one(tmp_path: 
         prompt = script("long", 40, 0.5)
         running = renter.submit(scripted_daemon.MODEL, prompt)
         machine.script.write_text(f"{A100}\n{OTHER}\n{GONE}\n")
-        eventually("GPUs that nobody knows", lambda: states() == ["unknown", "unknown"], seconds=40)
+        eventually("GPUs of unknown state", lambda: states() == ["unknown", "unknown"], seconds=40)
         (seen,) = market.get("/api/renters/available-providers")["providers"]
         assert (seen["accepting_jobs"], seen["hindrances"][0]["code"]) == (False, "GPUS_FAILED")
         assert renter.until_final(running)["status"] == "completed"

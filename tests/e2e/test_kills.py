@@ -1,7 +1,7 @@
-"""Programs that are killed, frozen or cut off in the middle of a job: nothing is lost or billed twice.
+"""Programs that are killed, frozen or disconnected during a job: nothing is lost or billed twice.
 
-Real processes. Where a real model answers, its own process is frozen while something dies, so that
-it happens in the middle however fast or slow the machine is.
+The processes are real. A real model's process is frozen while another program is killed, so that
+this happens in the middle of its answer however fast or slow the machine is.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 
 def model_server(daemon: Program) -> psutil.Process:
-    """The process that has the model of a daemon."""
+    """The process in which a daemon's model runs."""
     (child,) = psutil.Process(daemon.process.pid).children()
     return child
 
 
 def freeze_in_the_middle(scene: Scene, daemon: Program) -> tuple[str, psutil.Process]:
-    """Submits a story that is written in slow motion until some has arrived, and freezes the model there."""
+    """Submits a long job, slows its model until some output has arrived, and freezes the model then."""
     model = model_server(daemon)
     for _ in range(TRIES):
         model.suspend()
@@ -64,16 +64,16 @@ def freeze_in_the_middle(scene: Scene, daemon: Program) -> tuple[str, psutil.Pro
 @pytest.mark.model
 def test_job_of_a_killed_daemon_runs_again_and_is_charged_once(scene: Scene) -> None:
     daemon = scene.daemons[scene.add_daemon(real=True)]
-    told = scene.renter.output(scene.renter.until_final(scene.story())["job_id"])
+    expected = scene.renter.output(scene.renter.until_final(scene.story())["job_id"])
     job_id, _ = freeze_in_the_middle(scene, daemon)
     daemon.kill()
     daemon.restart()
-    scene.assert_whole(job_id, told, attempt=2)
+    scene.assert_whole(job_id, expected, attempt=2)
     assert [attempt["outcome"] for attempt in scene.renter.attempts(job_id)] == ["released", "succeeded"]
     scene.assert_books()
 
 
-def test_result_of_a_killed_daemon_is_told_from_its_journal(scene: Scene) -> None:
+def test_result_of_a_killed_daemon_is_reported_from_its_journal(scene: Scene) -> None:
     provider_id = scene.add_daemon()
     daemon, proxy = scene.daemons[provider_id], scene.proxies[provider_id]
     prompt = script("river", 20, 0.05)
@@ -82,14 +82,14 @@ def test_result_of_a_killed_daemon_is_told_from_its_journal(scene: Scene) -> Non
     proxy.switch(BlackHole())
     eventually("a result in the journal", lambda: has_result(scene.state_dir(1)))
     daemon.kill()
-    assert scene.renter.job(job_id)["status"] == "running", "nobody has told the server"
+    assert scene.renter.job(job_id)["status"] == "running", "no program has reported the result to the server"
     proxy.switch(Pass())
     daemon.restart()
     scene.assert_whole(job_id, answer_to(prompt), attempt=1)
     scene.assert_books()
 
 
-def test_output_that_a_network_swallowed_is_sent_again(scene: Scene) -> None:
+def test_output_that_the_network_lost_is_sent_again(scene: Scene) -> None:
     provider_id = scene.add_daemon()
     prompt = script("stream", 20, 0.05)
     job_id = scene.play(prompt)
@@ -103,7 +103,7 @@ def test_output_that_a_network_swallowed_is_sent_again(scene: Scene) -> None:
 
 
 def has_result(state_dir: Path) -> bool:
-    """Whether the journal has the result of its only attempt."""
+    """Whether the journal has the result of the only attempt."""
     (file,) = (state_dir / "journal").glob("*.attempt")
     history = replay(decode(file.read_bytes())[0])
     return history is not None and history.finished is not None
@@ -113,7 +113,7 @@ def has_result(state_dir: Path) -> bool:
 @pytest.mark.parametrize("until_the_end", [False, True], ids=["back before the end", "away until the end"])
 def test_job_outlives_a_killed_server_and_is_billed_for_its_run(scene: Scene, until_the_end: bool) -> None:
     daemon = scene.daemons[scene.add_daemon(real=True)]
-    told = scene.renter.output(scene.renter.until_final(scene.story())["job_id"])
+    expected = scene.renter.output(scene.renter.until_final(scene.story())["job_id"])
     job_id, model = freeze_in_the_middle(scene, daemon)
     started_at = scene.renter.job(job_id)["started_at"]
     scene.server.kill()
@@ -128,7 +128,7 @@ def test_job_outlives_a_killed_server_and_is_billed_for_its_run(scene: Scene, un
         scene.until_logged("session opened", times=2)
         assert scene.renter.job(job_id)["status"] == "running"
         model.resume()
-    job = scene.assert_whole(job_id, told, attempt=1)
+    job = scene.assert_whole(job_id, expected, attempt=1)
     assert job["started_at"] == started_at
     assert scene.gateway.process.poll() is None, "the same gateway answers"
     scene.assert_books()
@@ -152,7 +152,7 @@ def test_late_results_of_silent_daemons_change_nothing(scene: Scene) -> None:
         assert scene.renter.until_final(job_id)["provider_id"] == rescuer
         scene.assert_whole(job_id, answer_to(prompt), attempt=2)
     scene.assert_books()
-    before = [told_about(scene, job_id) for job_id in jobs.values()], scene.market.prove_ledger()
+    before = [everything_about(scene, job_id) for job_id in jobs.values()], scene.market.prove_ledger()
     scene.daemons[first].resume()
     scene.proxies[second].switch(Pass())
     scene.until_logged(rf"(lease discarded|result acknowledged .*) job_id={jobs[first]} .*lease_epoch=1 ")
@@ -161,7 +161,7 @@ def test_late_results_of_silent_daemons_change_nothing(scene: Scene) -> None:
         lambda: f"result stale job_id={jobs[second]} lease_epoch=1 outcome=succeeded" in log_of(scene.server),
     )
     scene.until_logged(rf"(lease discarded|result acknowledged .*) job_id={jobs[second]} .*lease_epoch=1 ")
-    after = [told_about(scene, job_id) for job_id in jobs.values()], scene.market.prove_ledger()
+    after = [everything_about(scene, job_id) for job_id in jobs.values()], scene.market.prove_ledger()
     assert after == before
     for provider_id in (first, second):
         again = scene.play(script("brook", 2, 0.01), provider_id=provider_id)
@@ -169,8 +169,8 @@ def test_late_results_of_silent_daemons_change_nothing(scene: Scene) -> None:
     scene.assert_books()
 
 
-def told_about(scene: Scene, job_id: str) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
-    """All that a renter can learn of a job."""
+def everything_about(scene: Scene, job_id: str) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
+    """Everything that a renter can read about a job."""
     renter = scene.renter
     return renter.job(job_id), renter.attempts(job_id), renter.output(job_id)
 
@@ -217,7 +217,7 @@ def test_cancel_stops_the_model_and_charges_for_the_time_run(scene: Scene) -> No
     assert scene.renter.ask("POST", f"/api/jobs/{job_id}/cancel").status_code == 409
     following = scene.renter.until_final(scene.story())
     assert following["status"] == "completed"
-    # The only slot was free: otherwise the first token would have waited for the rest of the story.
+    # The only slot was free; otherwise the first token would have waited for the rest of the old answer.
     usage = following["usage"]
     rest_ms = (tokens - job["output_bytes"]) / usage["tokens_per_second"] * 1000
     assert usage["first_token_ms"] < rest_ms / 2

@@ -1,4 +1,4 @@
-"""A market that is stopped proves its ledger first, so that no test that left it broken passes."""
+"""A market checks its ledger when it stops, so that a test that left it unbalanced fails."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ADMIN_TOKEN = "operator-token-of-the-tests"
 
 
 @pytest.mark.e2e
-def test_a_market_whose_ledger_was_broken_does_not_stop_in_silence(tmp_path: Path) -> None:
+def test_a_market_whose_ledger_does_not_balance_raises_when_it_stops(tmp_path: Path) -> None:
     market = Market(tmp_path, admin_token=ADMIN_TOKEN).start()
     renter_id, _ = market.register_renter("Acme AI", "renter@example.com")
     market.credit(renter_id, 5000)

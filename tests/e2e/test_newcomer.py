@@ -1,4 +1,4 @@
-"""What the README promises to somebody who has just cloned: the demo, the quick start, the reference."""
+"""The promises of the documentation to a newcomer: the demo, the quick start and the reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages in a real Chromium, before a real market: everything by clicking and typing."""
+"""The pages in a real Chromium with a real market: everything by clicking and typing."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, market: Market) -> Iterator[Page]:
-    """A fresh tab; the test fails when the page complains or asks another host for anything."""
+    """A new tab. The test fails if the page logs an error or sends a request to another host."""
     context = browser.new_context(viewport=DESKTOP, base_url=market.url, reduced_motion="reduce")  # type: ignore[arg-type]
     tab = context.new_page()
     complaints: list[str] = []
 
     def listen(message: ConsoleMessage) -> None:
-        # A refused request is what some tests are about; Chromium notes each as an error, too.
+        # Some tests send requests that are refused, and Chromium logs each as an error.
         if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
             complaints.append(message.text)
 
@@ -61,7 +61,7 @@ def page(browser: Browser, market: Market) -> Iterator[Page]:
 
 
 def is_ours(address: str, market: Market) -> bool:
-    """Whether an address is the market's own; images made by the page itself are, too."""
+    """Whether an address belongs to the market; images that the page itself created do, too."""
     return address.startswith((market.url + "/", "blob:" + market.url))
 
 
@@ -72,12 +72,12 @@ def open_docs(page: Page, address: str = "/docs?lang=en") -> None:
 
 
 def choose(page: Page, label: str) -> None:
-    """Chooses an endpoint by what the list shows."""
+    """Chooses an endpoint by its text in the list."""
     page.get_by_label("Endpoint", exact=True).select_option(label=label)
 
 
 def send(page: Page) -> tuple[int, Any]:
-    """Sends the form; returns status and JSON of the answer."""
+    """Sends the form; returns the status and the JSON of the response."""
     with page.expect_response(re.compile("/api/dc1/")) as waiting:
         page.get_by_role("button", name="Send", exact=True).click()
     status = waiting.value.status
@@ -88,12 +88,12 @@ def send(page: Page) -> tuple[int, Any]:
 
 
 def write_body(page: Page, body: dict[str, Any]) -> None:
-    """Replaces the body, by typing as a person would paste."""
+    """Replaces the body the way pasting does."""
     page.get_by_label("Request Body (JSON)").fill(json.dumps(body, indent=2))
 
 
 def register(page: Page, kind: str, name: str) -> dict[str, Any]:
-    """Registers on the page and takes the key over."""
+    """Registers on the page and stores the new key for the tab."""
     choose(page, f"POST /api/{kind}s/register")
     write_body(page, {"name": name, "email": f"{kind}-{abs(hash(name))}@example.com"})
     status, answer = send(page)
@@ -104,7 +104,7 @@ def register(page: Page, kind: str, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.model
-def test_main_job_by_clicking_only(page: Page, market: Market) -> None:
+def test_main_job_only_by_clicking(page: Page, market: Market) -> None:
     open_docs(page)
     expect(page.locator("#status")).to_have_text("No response yet.")
     provider = register(page, "provider", "Riyadh RTX Node")
@@ -117,7 +117,7 @@ def test_main_job_by_clicking_only(page: Page, market: Market) -> None:
     write_body(page, {"amount_halala": 5000})
     assert send(page)[0] == 200
 
-    # The seed's job, with the model that is served here; the provider's id is filled in.
+    # The seed's job with the model that is served here; the page has filled in the provider's id.
     choose(page, "POST /api/jobs/submit")
     body = json.loads(page.get_by_label("Request Body (JSON)").input_value())
     assert body["provider_id"] == provider["provider_id"]
@@ -148,7 +148,7 @@ def test_main_job_by_clicking_only(page: Page, market: Market) -> None:
     assert market.prove_ledger()["discrepancies"] == []
 
 
-def test_wrong_key_reads_as_a_clear_401(page: Page) -> None:
+def test_wrong_key_is_shown_as_a_clear_401(page: Page) -> None:
     open_docs(page, "/docs?lang=en#get-own-renter")
     assert page.get_by_label("Endpoint", exact=True).input_value() == "get-own-renter"
     assert send(page)[0] == 401
@@ -218,11 +218,11 @@ def test_mistakes_are_marked_before_sending(page: Page) -> None:
     expect(page.locator("#status")).to_contain_text("40")
     body.fill('{"job_type": "llm-inference",\n "duration_minutes": 1,}')
     expect(problems).to_contain_text("Line 2 · Expected a field name in double quotes.")
-    page.get_by_role("button", name="Start again from the example").click()
+    page.get_by_role("button", name="Reset to the example").click()
     expect(problems).to_be_empty()
 
 
-def test_network_failure_a_429_and_a_slow_answer_read_as_such(page: Page) -> None:
+def test_network_failure_a_429_and_a_slow_response_are_explained(page: Page) -> None:
     open_docs(page, "/docs?lang=en#list-available-providers")
     address = re.compile("/api/dc1/renters/available-providers")
     page.route(address, lambda route: route.abort())
@@ -241,16 +241,16 @@ def test_network_failure_a_429_and_a_slow_answer_read_as_such(page: Page) -> Non
     page.unroute(address)
 
     held: list[Route] = []
-    page.route(address, lambda route: held.append(route))  # a method of a list cannot be a handler
+    page.route(address, lambda route: held.append(route))  # list.append itself cannot be a handler
     page.get_by_role("button", name="Send", exact=True).click()
-    expect(page.locator("#status")).to_contain_text("Waiting for the answer")
+    expect(page.locator("#status")).to_contain_text("Waiting for the response")
     expect(page.locator("#response")).to_have_attribute("aria-busy", "true")
     page.get_by_role("button", name="Stop waiting").click()
     expect(page.locator("#explained")).to_contain_text("You stopped waiting")
     held[0].abort()
 
 
-def test_language_switch_turns_the_page_around_and_is_remembered(page: Page) -> None:
+def test_language_switch_mirrors_the_page_and_is_remembered(page: Page) -> None:
     open_docs(page, "/docs?lang=en#submit-job")
     page.get_by_role("link", name="العربية").click()
     page.wait_for_selector("html[dir=rtl][data-ready]")
@@ -285,7 +285,7 @@ def test_search_finds_by_path_field_and_code_as_you_type(page: Page) -> None:
     page.keyboard.press("Escape")
     assert page.locator("article:visible").count() > 10
     page.keyboard.type("no such thing")
-    expect(page.locator("#found")).to_have_text("No endpoint has this.")
+    expect(page.locator("#found")).to_have_text("No endpoint matches.")
 
 
 def test_form_can_be_used_by_keyboard_alone(page: Page) -> None:
@@ -304,7 +304,7 @@ def test_form_can_be_used_by_keyboard_alone(page: Page) -> None:
     expect(page.locator("#status")).to_contain_text("200")
 
 
-def test_copied_curl_names_the_key_but_does_not_tell_it(page: Page, market: Market) -> None:
+def test_copied_curl_refers_to_the_key_without_containing_it(page: Page, market: Market) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=market.url)
     open_docs(page, "/docs?lang=en#submit-job")
     page.get_by_label("Renter key", exact=True).fill("dcp-renter-secret")
@@ -318,7 +318,7 @@ def test_copied_curl_names_the_key_but_does_not_tell_it(page: Page, market: Mark
 
 @dataclass(frozen=True)
 class Look:
-    """One way to look at a page."""
+    """A page with its language, theme and width."""
 
     address: str
     language: str
@@ -332,8 +332,8 @@ class Look:
 LOOKS = [
     Look(*values) for values in product(["/", "/docs"], ["en", "ar"], ["light", "dark"], ["phone", "desktop"])
 ]
-# Leaves of the parts that are many and alike, endpoints and objects, one with every kind of content: what axe
-# says of it, it says of the others.
+# Removes all but a few of the many similar endpoints and objects. Those that stay have every kind of content,
+# so axe's findings about them apply to the others.
 SHORTEN = """() => {
     const many = document.querySelectorAll('article:not(#submit-job), .objects details:nth-of-type(n + 4)');
     many.forEach((part) => part.remove());
@@ -342,15 +342,16 @@ SHORTEN = """() => {
 
 
 def is_short(look: Look) -> bool:
-    """Whether axe reads the whole page in a moment, or in the plain run in any case.
+    """Whether axe checks the whole page in the plain run.
 
-    Of the reference, with its 80,000 px, one language and one width in both themes; the rest with --all.
+    The reference is 80,000 px high, so the plain run checks it in one language and width, in both themes;
+    --all checks the rest.
     """
     return look.address == "/" or (look.language, look.width) == ("en", "phone")
 
 
 def show(page: Page, look: Look) -> None:
-    """Opens the page and everything that can be opened in it."""
+    """Opens the page and all its details."""
     page.set_viewport_size(PHONE if look.width == "phone" else DESKTOP)  # type: ignore[arg-type]
     page.emulate_media(color_scheme="dark" if look.theme == "dark" else "light")
     page.goto(f"{look.address}?lang={look.language}")
@@ -359,7 +360,7 @@ def show(page: Page, look: Look) -> None:
 
 
 def assert_nothing_serious(page: Page) -> None:
-    """What axe finds in the page."""
+    """Asserts that axe finds nothing serious in the page."""
     found = Axe().run(page).response["violations"]
     serious = [v for v in found if v["impact"] in ("serious", "critical")]
     assert [
@@ -376,7 +377,7 @@ def test_axe_finds_nothing_serious(page: Page, look: Look) -> None:
 
 
 @pytest.mark.parametrize("look", LOOKS, ids=str)
-def test_nothing_runs_off_the_side_and_axe_finds_nothing_serious_in_a_short_page(
+def test_no_page_scrolls_sideways_and_axe_finds_nothing_serious_in_a_short_page(
     page: Page, look: Look
 ) -> None:
     show(page, look)

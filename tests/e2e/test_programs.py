@@ -1,4 +1,4 @@
-"""The programs as others start them: one ready line, a drain on SIGTERM, one clear line on a bad setting."""
+"""The programs as processes: one ready line, a drain on SIGTERM, and one clear line for a bad setting."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def start(command: str, folder: Path, **settings: str) -> subprocess.CompletedPr
 
 
 def refused(result: subprocess.CompletedProcess[str]) -> str:
-    """The one line of a refusal, after checking that it is one."""
+    """The error message of a program that refuses to start, which must be a single line."""
     assert result.returncode == 2, result
     assert result.stdout == ""
     (line,) = result.stderr.strip().splitlines()
@@ -73,7 +73,7 @@ def test_unknown_setting_is_refused(command: str, tmp_path: Path) -> None:
         ("dcp-daemon run", "DCP_MODELS", "name-without-a-file"),
     ],
 )
-def test_bad_setting_is_told_in_one_line(command: str, name: str, value: str, tmp_path: Path) -> None:
+def test_bad_setting_is_reported_in_one_line(command: str, name: str, value: str, tmp_path: Path) -> None:
     settings = {name: value}
     if command.startswith("dcp-daemon"):
         settings["DCP_PROVIDER_KEY"] = "dcp-provider-some-key"
@@ -89,7 +89,7 @@ def test_daemon_without_a_key_says_how_to_get_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "name"), [("dcp-server", "DCP_GRPC_LISTEN"), ("dcp-gateway", "DCP_HTTP_LISTEN")]
 )
-def test_port_in_use_is_told_in_one_line(command: str, name: str, tmp_path: Path) -> None:
+def test_port_in_use_is_reported_in_one_line(command: str, name: str, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -135,7 +135,7 @@ def test_server_stops_while_a_daemon_is_connected(tmp_path: Path) -> None:
         assert market.programs[2].process.poll() is None, "a daemon waits for its server"
 
 
-def test_bad_provider_key_ends_the_daemon(tmp_path: Path) -> None:
+def test_invalid_provider_key_ends_the_daemon(tmp_path: Path) -> None:
     with Market(tmp_path, admin_token=ADMIN_TOKEN) as market:
         settings = {"DCP_SERVER": market.grpc_address, "DCP_PROVIDER_KEY": "dcp-provider-unknown"}
         result = start("dcp-daemon run", tmp_path, **settings)

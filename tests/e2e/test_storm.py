@@ -1,6 +1,6 @@
-"""A storm over a market at work: whatever dies, freezes or is cut off, every job ends and is paid once.
+"""A storm of faults over a working market: whichever program is killed, frozen or disconnected, every job
 
-The seed is in the log of a failure; ``--storm-seed`` repeats a storm with the same faults in the same order.
+ends and is paid once. A failure shows the seed; ``--storm-seed`` repeats the same faults in the same order.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
-    """The one that was asked for, or a new one."""
+    """The seed from the command line, or a new random one."""
     given = request.config.getoption("--storm-seed")
     seed = secrets.randbelow(1_000_000) if given is None else int(given)
     log.warning("--storm-seed=%d", seed)  # shown with a failure
@@ -47,7 +47,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 @dataclass(frozen=True)
 class Length:
-    """How long a storm lasts, and how many jobs are submitted in it."""
+    """The duration of a storm, and the number of jobs submitted in it."""
 
     seconds: float
     jobs: int
@@ -55,7 +55,7 @@ class Length:
 
 @dataclass(frozen=True)
 class Order:
-    """A job that a renter will want."""
+    """A job that the renter will submit."""
 
     key: str
     prompt: str
@@ -65,7 +65,7 @@ class Order:
 
 
 def orders(rng: Random, length: Length) -> list[Order]:
-    """A stream of short jobs over the length of the storm."""
+    """A series of short jobs over the duration of the storm."""
     times = sorted(rng.uniform(0.0, length.seconds) for _ in range(length.jobs))
     return [
         Order(
@@ -80,7 +80,7 @@ def orders(rng: Random, length: Length) -> list[Order]:
 
 
 class State(Enum):
-    """What the storm made of a program."""
+    """The state of a program in the storm."""
 
     UP = auto()
     FROZEN = auto()
@@ -89,7 +89,7 @@ class State(Enum):
 
 @dataclass
 class Storm:
-    """Does harm to programs and proxies, one thing after the other, by chance."""
+    """Injects random faults into programs and proxies, one after the other."""
 
     scene: Scene
     rng: Random
@@ -102,7 +102,7 @@ class Storm:
         self._proxies = [scene.gateway_proxy, *scene.proxies.values()]
 
     def rage(self, seconds: float) -> None:
-        """Does harm for so long."""
+        """Injects faults for a number of seconds."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             self._strike()
@@ -110,7 +110,7 @@ class Storm:
             self._assert_only_the_storm_ends_programs()
 
     def calm(self) -> None:
-        """Ends whatever is left and starts everything again, on networks that work."""
+        """Ends all faults and starts all programs again, with working networks."""
         for proxy in self._proxies:
             proxy.switch(Pass())
         for program in self._states:
@@ -120,7 +120,7 @@ class Storm:
 
     def _strike(self) -> None:
         down = [program for program, state in self._states.items() if state is not State.UP]
-        # Nothing goes wrong in a market where nothing works.
+        # A market without any working program cannot show a fault.
         if down and self.rng.random() < 0.65:
             self._hit(self.rng.choice(down))
         elif self.rng.random() < 0.5:
@@ -165,7 +165,7 @@ class Storm:
 
 
 def place(scene: Scene, order: Order, began_at: float) -> str:
-    """Submits when it is time, until it is answered; returns the job's id."""
+    """Submits the job at its time and repeats the request until it succeeds; returns the job's id."""
     time.sleep(max(0.0, began_at + order.at_seconds - time.monotonic()))
     job_id = scene.play(order.prompt, key=order.key)
     if order.is_repeated:
@@ -176,7 +176,7 @@ def place(scene: Scene, order: Order, began_at: float) -> str:
 
 
 @lengths("length", short=Length(seconds=10.0, jobs=20), full=Length(seconds=30.0, jobs=50))
-def test_storm_loses_nothing_and_doubles_nothing(scene: Scene, seed: int, length: Length) -> None:
+def test_storm_loses_nothing_and_duplicates_nothing(scene: Scene, seed: int, length: Length) -> None:
     for _ in range(2):
         scene.add_daemon()
     wanted = orders(Random(seed), length)
@@ -188,7 +188,7 @@ def test_storm_loses_nothing_and_doubles_nothing(scene: Scene, seed: int, length
             storm.rage(length.seconds)
         finally:
             storm.calm()
-        job_ids = [one.result() for one in placed]
+        job_ids = [future.result() for future in placed]
     for order, job_id in zip(wanted, job_ids, strict=True):
         assert_ended_as_it_should(scene, order, job_id)
     assert len(set(job_ids)) == length.jobs
@@ -200,7 +200,7 @@ def test_storm_loses_nothing_and_doubles_nothing(scene: Scene, seed: int, length
 
 
 def assert_ended_as_it_should(scene: Scene, order: Order, job_id: str) -> None:
-    """Final, once, with the whole output, for no more than its run."""
+    """Asserts that the job ended once, with its whole output, and is billed for no more than its run."""
     job = scene.renter.until_final(job_id)
     assert scene.play(order.prompt, key=order.key) == job_id
     attempts = scene.renter.attempts(job_id)
@@ -221,6 +221,6 @@ def assert_ended_as_it_should(scene: Scene, order: Order, job_id: str) -> None:
 
 def assert_billed_within_its_run(scene: Scene, job_id: str, billed_seconds: float, epoch: int) -> None:
     run = rf"run_ms=(\d+) job_id={job_id} attempt=\d+ lease_epoch={epoch} "
-    told = scene.lines(f"job finished outcome=RUN_OUTCOME_SUCCEEDED {run}")
-    assert told, "a success that no daemon has told"
-    assert round(billed_seconds * 1000) <= int(told[0][1])
+    reports = scene.lines(f"job finished outcome=RUN_OUTCOME_SUCCEEDED {run}")
+    assert reports, "a success that no daemon reported"
+    assert round(billed_seconds * 1000) <= int(reports[0][1])

@@ -1,4 +1,4 @@
-"""The proxy of the kill tests does to connections what its modes say."""
+"""The modes of the kill tests' proxy affect connections as described."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WORDS = b"something that is longer than one segment"
 
 @pytest.fixture
 def echo() -> Iterator[str]:
-    """A server that says everything back."""
+    """An echo server."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -53,7 +53,7 @@ def connect(proxy: TcpProxy) -> socket.socket:
 
 
 def said_back(connection: socket.socket) -> bytes:
-    """Sends, and reads what comes until all is back or nothing more comes."""
+    """Sends bytes, and reads until all have come back or no more arrive."""
     connection.sendall(WORDS)
     heard = b""
     while len(heard) < len(WORDS):
@@ -77,7 +77,7 @@ def test_slices_are_small(proxy: TcpProxy) -> None:
         assert len(connection.recv(1024)) <= 3
 
 
-def test_black_hole_takes_and_answers_nothing(proxy: TcpProxy) -> None:
+def test_black_hole_accepts_connections_and_answers_nothing(proxy: TcpProxy) -> None:
     with connect(proxy) as old:
         assert said_back(old) == WORDS
         proxy.switch(BlackHole())
@@ -95,7 +95,7 @@ def test_black_hole_takes_and_answers_nothing(proxy: TcpProxy) -> None:
         assert said_back(after) == WORDS
 
 
-def test_hole_of_answers_lets_questions_through() -> None:
+def test_black_hole_for_answers_only_forwards_requests() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         TcpProxy(f"127.0.0.1:{listener.getsockname()[1]}") as proxy,
@@ -132,8 +132,8 @@ def test_end_of_a_client_reaches_the_target(proxy: TcpProxy) -> None:
 
 def test_unreachable_target_ends_the_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        nobody = f"127.0.0.1:{listener.getsockname()[1]}"
-    with TcpProxy(nobody) as proxy, pytest.raises(ConnectionResetError), connect(proxy) as connection:
+        closed_port = f"127.0.0.1:{listener.getsockname()[1]}"
+    with TcpProxy(closed_port) as proxy, pytest.raises(ConnectionResetError), connect(proxy) as connection:
         connection.recv(1024)
 
 

@@ -1,4 +1,4 @@
-"""With a certificate the three programs speak TLS; without trust in it nothing is told."""
+"""With a certificate the three programs use TLS; a client that does not trust it sends nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.e2e
 
 @pytest.fixture
 def authority(tmp_path: Path) -> trustme.CA:
-    """A certificate authority of the test's own, and the server's certificate, as files in ``tmp_path``."""
+    """Creates a certificate authority and the server's certificate as files in ``tmp_path``."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     issued = authority.issue_cert("127.0.0.1", "localhost")

@@ -1,4 +1,4 @@
-"""The gateway over a fake server: requests are real ASGI, calls are real gRPC."""
+"""The gateway with a fake server: requests are real ASGI, calls are real gRPC."""
 
 from __future__ import annotations
 

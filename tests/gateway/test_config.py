@@ -1,4 +1,4 @@
-"""Settings: defaults, and one clear line for what cannot work."""
+"""Settings: their defaults, and one clear line for an invalid value."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_misspelt_variable_of_any_program_is_refused_with_the_right_name() -> 
 
 
 @pytest.mark.parametrize("server", ["10.0.0.7:50051", "server.example:50051", "[2001:db8::1]:50051"])
-def test_keys_do_not_travel_in_the_clear_unless_that_is_wanted(server: str) -> None:
+def test_keys_are_not_sent_unencrypted_unless_that_is_set(server: str) -> None:
     with pytest.raises(ConfigError, match="DCP_TLS_CA"):
         Config.from_env({"DCP_SERVER": server})
     assert Config.from_env({"DCP_SERVER": server, "DCP_INSECURE": "true"}).insecure

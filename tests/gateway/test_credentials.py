@@ -1,4 +1,4 @@
-"""Where a key may stand, and what comes of two or of a bad one."""
+"""The places of a request that can carry a key, and requests with two keys or an invalid one."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def test_two_different_keys_are_refused(
         {"json": {"api_key": "k" * 513}},
     ],
 )
-async def test_a_key_that_cannot_be_ours_is_unauthorized(
+async def test_a_text_that_cannot_be_a_key_is_unauthorized(
     gateway: httpx.AsyncClient, server: FakeServer, sent: dict[str, Any]
 ) -> None:
     answer = await gateway.post("/api/renters/topup", **sent)
@@ -76,7 +76,7 @@ async def test_a_key_that_cannot_be_ours_is_unauthorized(
 
 
 @pytest.mark.parametrize("value", [7, True, ["a"], {"a": "b"}, 1.5])
-async def test_a_key_that_is_no_string_is_an_invalid_field(gateway: httpx.AsyncClient, value: Any) -> None:
+async def test_a_key_that_is_not_a_string_is_an_invalid_field(gateway: httpx.AsyncClient, value: Any) -> None:
     answer = await gateway.post("/api/renters/topup", json={"api_key": value})
     assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (
         400,
@@ -90,7 +90,7 @@ async def test_without_a_key_the_server_decides(gateway: httpx.AsyncClient, serv
     assert "authorization" not in server.calls[0].metadata
 
 
-async def test_public_routes_take_keys_out_and_forward_none(
+async def test_public_routes_remove_keys_and_forward_none(
     gateway: httpx.AsyncClient, server: FakeServer
 ) -> None:
     registered = await gateway.post("/api/renters/register", json={"name": "a", "api_key": KEY})
@@ -99,7 +99,7 @@ async def test_public_routes_take_keys_out_and_forward_none(
     assert all("authorization" not in call.metadata for call in server.calls)
 
 
-async def test_keys_stay_out_of_logs_and_answers(
+async def test_keys_do_not_appear_in_logs_and_responses(
     gateway: httpx.AsyncClient, server: FakeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)

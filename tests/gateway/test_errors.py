@@ -1,4 +1,4 @@
-"""Errors have one form: reason first, then code; nothing internal leaks."""
+"""Errors have one format: the reason determines it, else the gRPC code, and nothing internal leaks."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ REASONS = [v.name.removeprefix("ERROR_REASON_") for v in errors_pb2.ErrorReason.
 
 
 @pytest.mark.parametrize("reason", REASONS)
-async def test_every_reason_has_its_status_and_comes_through(
+async def test_every_reason_gets_its_status_and_is_passed_on(
     gateway: httpx.AsyncClient, server: FakeServer, reason: str
 ) -> None:
     rule_of = (
         errors_pb2.ErrorReason.DESCRIPTOR.values_by_name[f"ERROR_REASON_{reason}"].GetOptions().Extensions
     )
     code = next(c for c in grpc.StatusCode if c.value[0] == rule_of[errors_pb2.reason].code)
-    server.refuse("GetJob", Refusal(code, "Told to a person.", reason))
+    server.refuse("GetJob", Refusal(code, "A text for people.", reason))
     answer = await gateway.get("/api/jobs/job-1")
     assert 400 <= answer.status_code == rule_of[errors_pb2.reason].http_status < 600
     assert answer.json()["code"] == reason
-    assert (answer.json()["error"] == "Told to a person.") == (reason != "INTERNAL")
+    assert (answer.json()["error"] == "A text for people.") == (reason != "INTERNAL")
     assert ("retry-after" in answer.headers) == (answer.status_code in (429, 503))
     assert ("www-authenticate" in answer.headers) == (answer.status_code == 401)
 
 
 @pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
-async def test_without_a_reason_the_code_decides_and_the_text_is_ours(
+async def test_without_a_reason_the_code_determines_the_error_and_its_text(
     gateway: httpx.AsyncClient, server: FakeServer, code: grpc.StatusCode
 ) -> None:
     server.refuse("GetJob", Refusal(code, "secret 10.0.0.7 at line 3"))
@@ -50,7 +50,7 @@ async def test_without_a_reason_the_code_decides_and_the_text_is_ours(
     assert answer.json()["code"] in CODES
 
 
-async def test_met_limit_stands_in_the_standard_headers(
+async def test_reached_limit_is_in_the_standard_headers(
     gateway: httpx.AsyncClient, server: FakeServer
 ) -> None:
     facts: dict[str, Any] = {"retry_after_seconds": 7, "limit": "address", "limit_per_minute": 120}
@@ -65,7 +65,7 @@ async def test_met_limit_stands_in_the_standard_headers(
     assert answer.headers["ratelimit"] == '"address";r=0;t=7'
 
 
-async def test_refusal_without_a_rate_has_no_header_of_rates(
+async def test_error_without_a_rate_limit_has_no_rate_limit_headers(
     gateway: httpx.AsyncClient, server: FakeServer
 ) -> None:
     refusal = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "Full.", "RATE_LIMITED", retry_after_seconds=10)
@@ -74,7 +74,7 @@ async def test_refusal_without_a_rate_has_no_header_of_rates(
     assert (answer.headers["retry-after"], "ratelimit" in answer.headers) == ("10", False)
 
 
-async def test_facts_are_printed_beside_the_error(gateway: httpx.AsyncClient, server: FakeServer) -> None:
+async def test_facts_are_written_next_to_the_error(gateway: httpx.AsyncClient, server: FakeServer) -> None:
     facts: dict[str, Any] = {"balance_halala": 0, "required_halala": 450, "shortfall_halala": 450}
     refusal = Refusal(
         grpc.StatusCode.FAILED_PRECONDITION, "The wallet is short.", "INSUFFICIENT_BALANCE", **facts
@@ -110,7 +110,7 @@ def damaged() -> Refusal:
         damaged(),
     ],
 )
-async def test_details_that_are_not_ours_are_not_trusted(
+async def test_details_from_elsewhere_are_not_trusted(
     gateway: httpx.AsyncClient, server: FakeServer, refusal: Refusal
 ) -> None:
     server.refuse("GetJob", refusal)
@@ -132,7 +132,7 @@ async def test_a_fault_of_the_server_leaks_nothing_and_names_its_request(
     assert "secret" not in answer.text
 
 
-async def test_a_server_that_is_away_is_unavailable() -> None:
+async def test_a_server_that_cannot_be_reached_is_unavailable() -> None:
     async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
         transport = httpx.ASGITransport(build_app(channel))
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
@@ -146,7 +146,9 @@ async def test_a_server_that_is_away_is_unavailable() -> None:
     "path",
     ["/nothing", "/api", "/api/nothing", "/api/jobs/a/b/c", "/api/jobs/submit/", "/docs/", "/static/x"],
 )
-async def test_an_unknown_path_is_not_found_in_our_form(gateway: httpx.AsyncClient, path: str) -> None:
+async def test_an_unknown_path_gets_an_error_in_the_usual_format(
+    gateway: httpx.AsyncClient, path: str
+) -> None:
     answer = await gateway.get(path)
     assert (answer.status_code, answer.json()["code"]) == (404, "ROUTE_NOT_FOUND")
 
@@ -160,7 +162,7 @@ async def test_an_unknown_path_is_not_found_in_our_form(gateway: httpx.AsyncClie
         ("POST", "/healthz", "GET, HEAD"),
     ],
 )
-async def test_a_wrong_method_is_told_the_right_ones(
+async def test_error_for_a_wrong_method_lists_the_right_ones(
     gateway: httpx.AsyncClient, verb: str, path: str, allow: str
 ) -> None:
     answer = await gateway.request(verb, path)
@@ -172,7 +174,7 @@ LIMIT = edge.MAX_BODY_BYTES
 
 
 def padded(size: int) -> bytes:
-    """A JSON object of that many bytes."""
+    """A JSON object of this many bytes."""
     return b'{"amount_halala": 1' + b" " * (size - 20) + b"}"
 
 
@@ -193,7 +195,7 @@ async def test_a_body_shorter_than_announced_is_refused_and_ends_its_connection(
 
 @pytest.mark.parametrize("is_chunked", [False, True])
 @pytest.mark.parametrize(("size", "status"), [(LIMIT, 200), (LIMIT + 1, 413)])
-async def test_a_body_over_one_mebibyte_is_refused_however_it_comes(
+async def test_a_body_over_one_mebibyte_is_refused_however_it_is_sent(
     gateway: httpx.AsyncClient, server: FakeServer, size: int, status: int, is_chunked: bool
 ) -> None:
     body = padded(size)
@@ -206,7 +208,7 @@ async def test_a_body_over_one_mebibyte_is_refused_however_it_comes(
 async def run(
     app: Any, *received: Message, headers: list[tuple[bytes, bytes]] | None = None
 ) -> list[Message]:
-    """What the edge around the app sends when these messages come in, and no other."""
+    """The messages that the edge around the app sends when only these messages arrive."""
     waiting = list(received)
     sent: list[Message] = []
 
@@ -225,7 +227,7 @@ async def read_all(_: Scope, receive: Receive, send: Send) -> None:
     await edge.respond(send, 200, await edge.read_body(receive))
 
 
-async def test_a_large_body_is_refused_before_all_of_it_came() -> None:
+async def test_a_large_body_is_refused_before_all_of_it_has_arrived() -> None:
     part = {"type": "http.request", "body": b" " * LIMIT, "more_body": True}
     sent = await run(read_all, part, part)
     assert sent[0]["status"] == 413
@@ -237,7 +239,7 @@ async def test_an_announced_large_body_is_not_read_at_all(length: bytes) -> None
     assert sent[0]["status"] == 413
 
 
-async def test_nothing_is_sent_to_a_client_that_hung_up() -> None:
+async def test_nothing_is_sent_to_a_client_that_disconnected() -> None:
     part = {"type": "http.request", "body": b"{", "more_body": True}
     assert await run(read_all, part, {"type": "http.disconnect"}) == []
 
@@ -260,7 +262,7 @@ async def test_an_unexpected_exception_is_a_plain_500_and_is_logged_without_its_
     assert quoted not in record.getMessage() + sent[1]["body"].decode()
 
 
-async def test_an_exception_after_the_answer_began_breaks_the_connection() -> None:
+async def test_an_exception_after_the_response_began_breaks_the_connection() -> None:
     async def broken(_: Scope, __: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise ApiError("RATE_LIMITED")
@@ -269,7 +271,7 @@ async def test_an_exception_after_the_answer_began_breaks_the_connection() -> No
         await run(broken)
 
 
-async def test_what_is_no_http_passes_the_edge_untouched() -> None:
+async def test_a_scope_that_is_not_http_passes_the_edge_unchanged() -> None:
     seen: list[Scope] = []
 
     async def app(scope: Scope, _: object, __: object) -> None:
@@ -280,7 +282,7 @@ async def test_what_is_no_http_passes_the_edge_untouched() -> None:
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/openapi.json", "/api/jobs/job-1", "/nothing"])
-async def test_every_answer_has_the_common_headers(gateway: httpx.AsyncClient, path: str) -> None:
+async def test_every_response_has_the_common_headers(gateway: httpx.AsyncClient, path: str) -> None:
     answer = await gateway.get(path)
     assert answer.headers["x-request-id"]
     assert answer.headers["x-content-type-options"] == "nosniff"

@@ -1,4 +1,4 @@
-"""Files through the gateway: headers, parts, errors before and after the first byte, and memory."""
+"""Files through the gateway: headers, byte ranges, errors before and after the first byte, and memory."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def data(content: bytes) -> pb.DownloadArtifactResponse:
 
 @contextlib.asynccontextmanager
 async def over_tcp(server: FakeServer) -> AsyncIterator[tuple[str, int]]:
-    """The gateway as it serves really, on 127.0.0.1: only so is it seen how a response ends."""
+    """Runs the gateway on a real socket of 127.0.0.1: only there a test sees how a response ends."""
     listener = socket.create_server(("127.0.0.1", 0))
     async with grpc.aio.insecure_channel(server.address, options=CHANNEL_OPTIONS) as channel:
         settings = uvicorn.Config(build_app(channel), http="h11", lifespan="off", log_config=None)
@@ -56,7 +56,7 @@ async def over_tcp(server: FakeServer) -> AsyncIterator[tuple[str, int]]:
             await task
 
 
-async def test_file_comes_with_all_that_a_browser_needs(
+async def test_file_has_all_headers_that_a_browser_needs(
     gateway: httpx.AsyncClient, server: FakeServer
 ) -> None:
     server.answers["DownloadArtifact"] = lambda _: [head(6), data(b"abc"), data(b"def")]
@@ -78,7 +78,7 @@ async def test_file_comes_with_all_that_a_browser_needs(
     assert call.metadata["authorization"] == "Bearer k"
 
 
-async def test_part_of_a_file_is_206(gateway: httpx.AsyncClient, server: FakeServer) -> None:
+async def test_byte_range_of_a_file_is_206(gateway: httpx.AsyncClient, server: FakeServer) -> None:
     server.answers["DownloadArtifact"] = lambda _: [
         head(10, first_byte=4, byte_count=3, partial=True),
         data(b"efg"),
@@ -91,9 +91,7 @@ async def test_part_of_a_file_is_206(gateway: httpx.AsyncClient, server: FakeSer
     assert (call.request.range, call.request.if_range) == ("bytes=4-6", '"abc"')
 
 
-async def test_name_is_the_rest_of_the_path_as_it_was_written(
-    gateway: httpx.AsyncClient, server: FakeServer
-) -> None:
+async def test_name_is_the_rest_of_the_path_unchanged(gateway: httpx.AsyncClient, server: FakeServer) -> None:
     server.answers["DownloadArtifact"] = lambda _: [head(0)]
     for path, name in (
         ("a%20b/%D9%86%D9%85%D9%88%D8%B0%D8%AC.txt", "a b/نموذج.txt"),
@@ -147,10 +145,10 @@ async def test_error_before_the_first_byte_is_an_error_like_any_other(
 async def test_error_after_the_first_byte_breaks_the_connection(server: FakeServer, rest: list[Any]) -> None:
     async def answer(_: Any) -> AsyncIterator[Any]:
         yield head(6)
-        for one in rest:
-            if isinstance(one, Refusal):
-                raise one
-            yield one
+        for item in rest:
+            if isinstance(item, Refusal):
+                raise item
+            yield item
 
     server.answers["DownloadArtifact"] = answer
     async with over_tcp(server) as (host, port), httpx.AsyncClient() as client:
@@ -158,8 +156,8 @@ async def test_error_after_the_first_byte_breaks_the_connection(server: FakeServ
             await client.get(f"http://{host}:{port}{PATH}", timeout=HANG_SECONDS)
 
 
-async def test_slow_reader_holds_the_server_back_and_memory_stays(server: FakeServer) -> None:
-    """Nobody reads at first: the server gets rid of a few MiB of 200 and no more. Then all of it comes."""
+async def test_slow_reader_slows_the_server_down_and_costs_no_memory(server: FakeServer) -> None:
+    """While the client does not read, the server can send only a few MiB of 200. Then all of it arrives."""
     size, piece = 200 * MIB, bytes(256 * 1024)
     sent = 0
 
@@ -196,7 +194,7 @@ async def test_slow_reader_holds_the_server_back_and_memory_stays(server: FakeSe
     assert most - resident < 60 * MIB
 
 
-async def test_reader_that_hangs_up_ends_the_call(server: FakeServer) -> None:
+async def test_reader_that_disconnects_ends_the_call(server: FakeServer) -> None:
     ended = asyncio.Event()
 
     async def answer(_: Any) -> AsyncIterator[Any]:
@@ -229,7 +227,7 @@ async def test_reader_that_hangs_up_ends_the_call(server: FakeServer) -> None:
         ("a;b=c%.txt", "attachment; filename=\"a_b=c_.txt\"; filename*=UTF-8''a%3Bb%3Dc%25.txt"),
     ],
 )
-def test_name_to_save_under_is_safe_and_whole(name: str, want: str) -> None:
+def test_name_in_the_header_is_safe_and_complete(name: str, want: str) -> None:
     assert attachment(name) == want
 
 
@@ -237,9 +235,9 @@ def _only(message: pb.DownloadArtifactResponse, _: Any) -> list[pb.DownloadArtif
     return [message]
 
 
-async def test_strange_media_type_does_not_reach_the_header(
+async def test_malformed_media_type_does_not_reach_the_header(
     gateway: httpx.AsyncClient, server: FakeServer
 ) -> None:
-    for told in ("text/html\r\nx: y", "nonsense", "", "text/plain; charset=x"):
-        server.answers["DownloadArtifact"] = partial(_only, head(0, content_type=told))
+    for media_type in ("text/html\r\nx: y", "nonsense", "", "text/plain; charset=x"):
+        server.answers["DownloadArtifact"] = partial(_only, head(0, content_type=media_type))
         assert (await gateway.get(PATH)).headers["content-type"] == "application/octet-stream"

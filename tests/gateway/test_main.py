@@ -1,4 +1,4 @@
-"""The gateway as a process: its ready line, its end, its refusals."""
+"""The gateway as a process: its ready line, its end, and the settings that it refuses."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ COMMAND = (sys.executable, "-m", "gateway")
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """This process' variables without those of DCP, and with these."""
+    """This process's environment variables, without those of DCP and with these."""
     return {k: v for k, v in os.environ.items() if not k.startswith("DCP_")} | variables
 
 
 @asynccontextmanager
 async def started(**variables: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """A gateway that is ready, and its base address."""
+    """Starts a gateway and waits until it is ready; returns it and its base address."""
     process = await asyncio.create_subprocess_exec(
         *COMMAND, env=environment(DCP_HTTP_LISTEN="127.0.0.1:0", **variables), stdout=subprocess.PIPE
     )
@@ -44,7 +44,7 @@ async def started(**variables: str) -> AsyncIterator[tuple[asyncio.subprocess.Pr
 
 
 def refused(**variables: str) -> str:
-    """What a gateway that ends with 2 says."""
+    """The error message of a gateway that exits with 2."""
     ended = subprocess.run(
         COMMAND, env=environment(**variables), capture_output=True, text=True, timeout=60, check=False
     )
@@ -54,7 +54,7 @@ def refused(**variables: str) -> str:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_it_says_where_it_serves_and_ends_with_0_on_a_signal(
+async def test_it_prints_its_address_and_exits_with_0_on_a_signal(
     server: FakeServer, number: signal.Signals
 ) -> None:
     async with started(DCP_SERVER=server.address) as (process, base), httpx.AsyncClient() as client:
@@ -105,7 +105,7 @@ UPGRADES = [
 
 
 async def exchanged(base: str, sent: bytes) -> bytes:
-    """All that the gateway answers on one connection until it closes it."""
+    """All bytes that the gateway sends on a connection until it closes it."""
     host, _, port = base.removeprefix("http://").rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(sent)
@@ -145,16 +145,16 @@ async def test_body_that_is_shorter_than_announced_is_not_carried_out(server: Fa
 
 
 @pytest.mark.parametrize(
-    ("trusted", "told"),
+    ("trusted", "forwarded"),
     [("", "127.0.0.1"), ("10.0.0.0/8", "127.0.0.1"), ("127.0.0.0/8", "192.0.2.1")],
 )
-async def test_where_a_request_comes_from_is_believed_of_named_proxies_alone(
-    server: FakeServer, trusted: str, told: str
+async def test_forwarded_address_is_trusted_only_from_configured_proxies(
+    server: FakeServer, trusted: str, forwarded: str
 ) -> None:
     settings = {"DCP_SERVER": server.address, "DCP_TRUSTED_PROXIES": trusted, "FORWARDED_ALLOW_IPS": "*"}
     async with started(**settings) as (_, base), httpx.AsyncClient() as client:
         await client.get(f"{base}/api/jobs/job-1", headers={"x-forwarded-for": "203.0.113.9, 192.0.2.1"})
-    assert [call.metadata["x-forwarded-for"] for call in server.calls] == [told]
+    assert [call.metadata["x-forwarded-for"] for call in server.calls] == [forwarded]
 
 
 def test_a_port_in_use_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""The OpenAPI document: valid, complete, and made of the protos."""
+"""The OpenAPI document is valid, complete, and built from the protos."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ BINDINGS = list(bindings(discover()))
 
 
 @pytest.fixture(scope="module")
-def made() -> dict[str, Any]:
+def api() -> dict[str, Any]:
     return document(discover())
 
 
-def operation(made: dict[str, Any], rpc: str) -> dict[str, Any]:
+def operation(api: dict[str, Any], rpc: str) -> dict[str, Any]:
     """The entry of an RPC."""
-    found = [o for path in made["paths"].values() for o in path.values() if o["operationId"] == rpc]
+    found = [o for path in api["paths"].values() for o in path.values() if o["operationId"] == rpc]
     return dict(found[0])
 
 
-def checked(made: dict[str, Any], schema: dict[str, Any], value: Any) -> None:
-    """Checks a value against a schema of the document."""
-    jsonschema.Draft202012Validator(schema | {"components": made["components"]}).validate(value)
+def checked(api: dict[str, Any], schema: dict[str, Any], value: Any) -> None:
+    """Validates a value against a schema of the document."""
+    jsonschema.Draft202012Validator(schema | {"components": api["components"]}).validate(value)
 
 
-def test_a_public_validator_accepts_the_document(made: dict[str, Any]) -> None:
-    OpenAPIV31SpecValidator(made).validate()
+def test_a_public_validator_accepts_the_document(api: dict[str, Any]) -> None:
+    OpenAPIV31SpecValidator(api).validate()
 
 
-def test_every_rpc_in_the_protos_with_a_place_in_http_appears(made: dict[str, Any]) -> None:
+def test_every_rpc_with_an_http_route_appears(api: dict[str, Any]) -> None:
     texts = [path.read_text() for path in PROTOS.glob("*.proto")]
     wanted = [
         (verb, path.replace("=**", ""))
         for text in texts
         for verb, path in re.findall(r'\b(get|post|put|patch|delete): "(/[^"]+)"', text)
     ]
-    served = [(verb, path) for path, item in made["paths"].items() for verb in item]
+    served = [(verb, path) for path, item in api["paths"].items() for verb in item]
     assert sorted(served) == sorted(wanted) != []
 
 
-def test_everything_has_a_description(made: dict[str, Any]) -> None:
-    operations = [o for path in made["paths"].values() for o in path.values()]
-    for entry in (*operations, *made["tags"], *made["components"]["schemas"].values()):
+def test_everything_has_a_description(api: dict[str, Any]) -> None:
+    operations = [o for path in api["paths"].values() for o in path.values()]
+    for entry in (*operations, *api["tags"], *api["components"]["schemas"].values()):
         assert entry["description"], entry
     for entry in operations:
         assert entry["summary"]
@@ -63,19 +63,19 @@ def test_everything_has_a_description(made: dict[str, Any]) -> None:
 
 
 def test_comments_are_those_of_the_protos() -> None:
-    told = comments()
-    assert told["dcp.v1.Job.job_id"] == "The job's id, `job-...`."
-    assert told["dcp.v1.JobService.GetJob"].startswith("Tells a job's state")
-    assert told["dcp.v1.JobState.JOB_STATE_RUNNING"] == "Started; the meter runs."
+    texts = comments()
+    assert texts["dcp.v1.Job.job_id"] == "The job's id, `job-...`."
+    assert texts["dcp.v1.JobService.GetJob"].startswith("Returns a job's state")
+    assert texts["dcp.v1.JobState.JOB_STATE_RUNNING"] == "The job runs, and its time is metered."
 
 
 @pytest.mark.parametrize("binding", BINDINGS, ids=lambda b: b.method.name)
-def test_the_examples_fit_the_schemas(made: dict[str, Any], binding: Binding) -> None:
-    entry = operation(made, binding.method.name)
+def test_the_examples_fit_the_schemas(api: dict[str, Any], binding: Binding) -> None:
+    entry = operation(api, binding.method.name)
     if binding.rule.example_request:
         content = entry["requestBody"]["content"]["application/json"]
         assert content["example"] == orjson.loads(binding.rule.example_request)
-        checked(made, content["schema"], content["example"])
+        checked(api, content["schema"], content["example"])
     contents = entry["responses"][str(binding.success_status)]["content"]
     if binding.rule.raw_body.head_field:
         assert list(contents) == ["*/*"]
@@ -84,21 +84,21 @@ def test_the_examples_fit_the_schemas(made: dict[str, Any], binding: Binding) ->
         assert list(contents) == [media_type]
     else:
         content = contents["application/json"]
-        checked(made, content["schema"], content["example"])
+        checked(api, content["schema"], content["example"])
 
 
-def test_limits_and_required_fields_are_told(made: dict[str, Any]) -> None:
-    schema = operation(made, "SubmitJob")["requestBody"]["content"]["application/json"]["schema"]
+def test_limits_and_required_fields_are_described(api: dict[str, Any]) -> None:
+    schema = operation(api, "SubmitJob")["requestBody"]["content"]["application/json"]["schema"]
     assert schema["required"] == ["job_type", "duration_minutes"]
     assert schema["additionalProperties"] is False
     assert (schema["properties"]["priority"]["minimum"], schema["properties"]["priority"]["maximum"]) == (
         0,
         10,
     )
-    command = made["components"]["schemas"]["ContainerSpec"]["properties"]["command"]
+    command = api["components"]["schemas"]["ContainerSpec"]["properties"]["command"]
     assert (command["maxItems"], command["items"]["maxLength"]) == (256, 8192)
     with pytest.raises(jsonschema.ValidationError):
-        checked(made, schema, {"job_type": "training", "duration_minutes": 3, "nonsense": 1})
+        checked(api, schema, {"job_type": "training", "duration_minutes": 3, "nonsense": 1})
 
 
 INFERENCE = {"job_type": "llm-inference", "duration_minutes": 3}
@@ -128,32 +128,32 @@ TURNS = [{"role": "user", "content": "Hello"}]
         ({**INFERENCE, "params": {"model": "m", "messages": [{**TURNS[0], "role": "wizard"}]}}, False),
     ],
 )
-def test_null_and_what_holds_between_fields_are_told(
-    made: dict[str, Any], body: dict[str, Any], fits: bool
+def test_null_and_conditions_between_fields_are_described(
+    api: dict[str, Any], body: dict[str, Any], fits: bool
 ) -> None:
-    schema = operation(made, "SubmitJob")["requestBody"]["content"]["application/json"]["schema"]
+    schema = operation(api, "SubmitJob")["requestBody"]["content"]["application/json"]["schema"]
     if fits:
-        checked(made, schema, body)
+        checked(api, schema, body)
     else:
         with pytest.raises(jsonschema.ValidationError):
-            checked(made, schema, body)
+            checked(api, schema, body)
 
 
-def test_answers_are_never_null(made: dict[str, Any]) -> None:
-    properties = made["components"]["schemas"]["Job"]["properties"]
+def test_response_fields_are_never_null(api: dict[str, Any]) -> None:
+    properties = api["components"]["schemas"]["Job"]["properties"]
     assert all("null" not in str(schema.get("type", "")) for schema in properties.values())
 
 
-def test_a_body_is_required_where_a_field_in_it_is(made: dict[str, Any]) -> None:
-    assert operation(made, "SubmitJob")["requestBody"]["required"] is True
-    assert operation(made, "RotateRenterKey")["requestBody"]["required"] is False
+def test_a_body_is_required_if_a_field_in_it_is(api: dict[str, Any]) -> None:
+    assert operation(api, "SubmitJob")["requestBody"]["required"] is True
+    assert operation(api, "RotateRenterKey")["requestBody"]["required"] is False
 
 
-def test_a_parameter_names_the_one_that_it_needs(made: dict[str, Any]) -> None:
+def test_a_parameter_names_the_parameter_that_it_needs(api: dict[str, Any]) -> None:
     needs = {
-        one["name"]: one["x-needs"]
-        for one in operation(made, "ListAuditEntries")["parameters"]
-        if "x-needs" in one
+        parameter["name"]: parameter["x-needs"]
+        for parameter in operation(api, "ListAuditEntries")["parameters"]
+        if "x-needs" in parameter
     }
     assert needs == {"object_id": ["object"]}
 
@@ -168,36 +168,36 @@ def test_a_parameter_names_the_one_that_it_needs(made: dict[str, Any]) -> None:
             "of the scopes `billing`, `read`.",
             "النطاقات `billing`, `read`.",
         ),
-        ("CreateKey", [], "the main key alone may ask.", "إلا المفتاح الرئيسي."),
+        ("CreateKey", [], "only the main key may call this.", "إلا المفتاح الرئيسي."),
         ("GetDashboard", None, "", ""),
     ],
 )
-def test_each_rpc_tells_which_scope_a_sub_key_needs(
-    made: dict[str, Any], rpc: str, scopes: list[str] | None, english: str, arabic: str
+def test_each_rpc_describes_the_scope_that_a_sub_key_needs(
+    api: dict[str, Any], rpc: str, scopes: list[str] | None, english: str, arabic: str
 ) -> None:
-    told = operation(made, rpc)
-    assert told.get("x-scopes") == scopes
-    assert told["description"].endswith(english)
+    described = operation(api, rpc)
+    assert described.get("x-scopes") == scopes
+    assert described["description"].endswith(english)
     assert operation(document(discover(), ARABIC), rpc)["description"].endswith(arabic)
-    assert ("needs" in told["description"].split("\n")[-1]) is bool(scopes)
+    assert ("needs" in described["description"].split("\n")[-1]) is bool(scopes)
 
 
-def test_messages_of_daemons_are_open_and_answers_too(made: dict[str, Any]) -> None:
-    schemas = made["components"]["schemas"]
+def test_messages_of_daemons_and_responses_allow_unknown_fields(api: dict[str, Any]) -> None:
+    schemas = api["components"]["schemas"]
     assert "additionalProperties" not in schemas["GpuStatus"]
     assert "additionalProperties" not in schemas["Job"]
 
 
-def test_header_fields_are_parameters_and_not_in_the_body(made: dict[str, Any]) -> None:
-    submit = operation(made, "SubmitJob")
+def test_header_fields_are_parameters_and_not_in_the_body(api: dict[str, Any]) -> None:
+    submit = operation(api, "SubmitJob")
     assert [(p["name"], p["in"]) for p in submit["parameters"]] == [("Idempotency-Key", "header")]
     assert (
         "idempotency_key" not in submit["requestBody"]["content"]["application/json"]["schema"]["properties"]
     )
 
 
-def test_all_statuses_of_an_output_are_told(made: dict[str, Any]) -> None:
-    responses = operation(made, "GetJobOutput")["responses"]
+def test_all_statuses_of_an_output_are_described(api: dict[str, Any]) -> None:
+    responses = operation(api, "GetJobOutput")["responses"]
     assert {"200", "202", "204", "400", "401", "403", "404", "410", "429", "500", "503", "504"} == set(
         responses
     )
@@ -206,22 +206,22 @@ def test_all_statuses_of_an_output_are_told(made: dict[str, Any]) -> None:
     assert "Retry-After" in responses["503"]["headers"]
 
 
-def test_security_follows_the_roles(made: dict[str, Any]) -> None:
-    assert operation(made, "RegisterRenter")["security"] == [{}]
-    assert {"adminToken": []} in operation(made, "GetDashboard")["security"]
-    schemes = made["components"]["securitySchemes"]
-    for path in made["paths"].values():
+def test_security_follows_the_roles(api: dict[str, Any]) -> None:
+    assert operation(api, "RegisterRenter")["security"] == [{}]
+    assert {"adminToken": []} in operation(api, "GetDashboard")["security"]
+    schemes = api["components"]["securitySchemes"]
+    for path in api["paths"].values():
         for entry in path.values():
             assert {name for choice in entry["security"] for name in choice} <= schemes.keys()
 
 
-def test_errors_have_every_code(made: dict[str, Any]) -> None:
-    error = made["components"]["schemas"]["Error"]
+def test_errors_have_every_code(api: dict[str, Any]) -> None:
+    error = api["components"]["schemas"]["Error"]
     assert error["properties"]["code"]["enum"] == list(CODES)
-    checked(made, error, {"error": "x", "code": "INSUFFICIENT_BALANCE", "shortfall_halala": 3})
+    checked(api, error, {"error": "x", "code": "INSUFFICIENT_BALANCE", "shortfall_halala": 3})
 
 
-async def test_the_document_is_served_once_and_then_by_etag(gateway: httpx.AsyncClient) -> None:
+async def test_the_document_is_served_once_and_then_revalidated_by_etag(gateway: httpx.AsyncClient) -> None:
     first = await gateway.get("/openapi.json")
     assert (first.status_code, first.json()) == (200, document(discover()))
     for known in (first.headers["etag"], f'"old", W/{first.headers["etag"]}', "*"):

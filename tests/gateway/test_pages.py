@@ -1,4 +1,4 @@
-"""The pages: drawn from the protos, in two languages, with nothing from elsewhere."""
+"""The pages: generated from the protos, in two languages, without resources from other hosts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOCALES = WEB.parent / "locales"
 
 
 class Heard(dict[str, str]):
-    """A catalogue that remembers what was looked up in it."""
+    """A catalogue that records the texts that were looked up."""
 
     def __init__(self, texts: Mapping[str, str]) -> None:
         super().__init__(texts)
@@ -38,12 +38,12 @@ class Heard(dict[str, str]):
 
 
 def placeholders(text: str) -> list[str]:
-    """What is filled in."""
+    """The placeholders of a text."""
     return sorted(re.findall(r"\{\w+\}", text))
 
 
 def words_of_templates() -> set[str]:
-    """Every text that a template says."""
+    """All translatable texts of the templates."""
     found: set[str] = set()
     for path in (WEB / "templates").glob("*.html"):
         found |= set(re.findall(r'_\("([^"]+)"', path.read_text()))
@@ -51,11 +51,11 @@ def words_of_templates() -> set[str]:
 
 
 def words_of_scripts() -> set[str]:
-    """Every text that a script says."""
+    """All translatable texts of the scripts."""
     found: set[str] = set()
     for path in (WEB / "static").glob("*.js"):
-        said = re.findall(r'\b(?:t|mark)\(\s*("(?:[^"\\]|\\.)*")', path.read_text())
-        found |= {json.loads(text) for text in said}
+        literals = re.findall(r'\b(?:t|mark)\(\s*("(?:[^"\\]|\\.)*")', path.read_text())
+        found |= {json.loads(text) for text in literals}
     return found
 
 
@@ -102,7 +102,7 @@ def test_reference_lists_who_may_call_and_what_fields_mean() -> None:
     assert "INSUFFICIENT_BALANCE" in [code for error in submit.errors for code in error.codes]
 
 
-def test_groups_stand_in_the_order_of_their_positions() -> None:
+def test_groups_are_in_the_order_of_their_positions() -> None:
     services = {b.method.containing_service.full_name: b.method.containing_service for b in BINDINGS}
     rules = [s.GetOptions().Extensions[options_pb2.service] for s in services.values()]
     wanted = [rule.title.en for rule in sorted(rules, key=lambda rule: rule.position)]
@@ -156,7 +156,7 @@ def test_translations_are_arabic_and_keep_what_is_filled_in(path: Path) -> None:
         ("/?lang=ar", {}, "ar"),
     ],
 )
-async def test_language_is_that_of_the_address_the_memory_or_the_browser(
+async def test_language_is_that_of_the_query_the_cookie_or_the_browser(
     gateway: httpx.AsyncClient, address: str, headers: dict[str, str], code: str
 ) -> None:
     answer = await gateway.get(address, headers=headers)
@@ -164,12 +164,12 @@ async def test_language_is_that_of_the_address_the_memory_or_the_browser(
     assert "cookie" in answer.headers["vary"]
 
 
-async def test_only_an_asked_language_is_remembered(gateway: httpx.AsyncClient) -> None:
+async def test_only_a_requested_language_is_remembered(gateway: httpx.AsyncClient) -> None:
     assert (await gateway.get("/docs?lang=ar")).headers["set-cookie"].startswith("lang=ar; Path=/; Max-Age=")
     assert "set-cookie" not in (await gateway.get("/docs?lang=xx")).headers
 
 
-async def test_openapi_tells_its_texts_in_the_asked_language(gateway: httpx.AsyncClient) -> None:
+async def test_openapi_has_its_texts_in_the_requested_language(gateway: httpx.AsyncClient) -> None:
     english, arabic = [(await gateway.get(f"/openapi.json?lang={code}")).json() for code in ("en", "ar")]
     submit = "/api/jobs/submit"
     assert english["paths"].keys() == arabic["paths"].keys()
@@ -181,7 +181,7 @@ async def test_openapi_tells_its_texts_in_the_asked_language(gateway: httpx.Asyn
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/docs?lang=ar"])
-async def test_pages_load_nothing_from_elsewhere_and_nothing_inline(
+async def test_pages_load_nothing_from_other_hosts_and_nothing_inline(
     gateway: httpx.AsyncClient, path: str
 ) -> None:
     answer = await gateway.get(path)
@@ -204,7 +204,7 @@ def test_markup_in_a_comment_stays_text() -> None:
     assert "href" not in markdown("[x](javascript:alert(1))")
 
 
-async def test_scripts_never_make_markup_or_outlive_the_tab(gateway: httpx.AsyncClient) -> None:
+async def test_scripts_never_create_markup_or_store_beyond_the_tab(gateway: httpx.AsyncClient) -> None:
     for path in (WEB / "static").glob("*.js"):
         text = path.read_text()
         assert not re.search(
@@ -217,7 +217,7 @@ async def test_scripts_never_make_markup_or_outlive_the_tab(gateway: httpx.Async
 # --- files ---
 
 
-async def test_files_keep_forever_at_an_address_that_changes_with_them(gateway: httpx.AsyncClient) -> None:
+async def test_files_never_expire_at_an_address_that_changes_with_them(gateway: httpx.AsyncClient) -> None:
     page = (await gateway.get("/docs")).text
     address = re.search(r"/static/[0-9a-f]{16}/site\.css", page)
     assert address

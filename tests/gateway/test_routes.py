@@ -1,4 +1,4 @@
-"""The /api routes: made of descriptors alone, the same under both bases."""
+"""The /api routes: built only from descriptors, and the same under both bases."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SEED_REQUESTS: list[tuple[str, str, str, dict[str, Any] | None]] = [
 
 
 @pytest.mark.parametrize(("rpc", "verb", "path", "body"), SEED_REQUESTS)
-async def test_both_bases_call_the_same_rpc_and_answer_alike(
+async def test_both_bases_call_the_same_rpc_and_give_the_same_response(
     gateway: httpx.AsyncClient,
     server: FakeServer,
     rpc: str,
@@ -91,7 +91,7 @@ async def test_path_query_and_body_fields_reach_the_server(
         ("/api/jobs/job-1?job_id=job-2", "job_id"),
     ],
 )
-async def test_bad_queries_are_refused_by_name(
+async def test_refusal_of_a_bad_query_names_the_field(
     gateway: httpx.AsyncClient, server: FakeServer, url: str, field: str
 ) -> None:
     answer = await gateway.get(url)
@@ -100,12 +100,12 @@ async def test_bad_queries_are_refused_by_name(
 
 
 @pytest.mark.parametrize("renter_id", ["seven", "1.0", "9223372036854775808", "%00"])
-async def test_bad_path_fields_are_refused_by_name(gateway: httpx.AsyncClient, renter_id: str) -> None:
+async def test_refusal_of_a_bad_path_field_names_it(gateway: httpx.AsyncClient, renter_id: str) -> None:
     answer = await gateway.post(f"/api/admin/renters/{renter_id}/credit", json={"amount_halala": 1})
     assert (answer.status_code, answer.json()["field"]) == (400, "renter_id")
 
 
-async def test_a_header_field_comes_from_its_header_and_nowhere_else(
+async def test_a_header_field_comes_only_from_its_header(
     gateway: httpx.AsyncClient, server: FakeServer
 ) -> None:
     await gateway.post("/api/jobs/submit", json={}, headers={"Idempotency-Key": "once"})
@@ -130,7 +130,7 @@ async def test_success_status_comes_from_the_options(gateway: httpx.AsyncClient)
     ("availability", "status"),
     [("NOT_YET", 202), ("READY", 200), ("EMPTY", 204), ("UNSPECIFIED", 200)],
 )
-async def test_a_status_field_decides_the_status(
+async def test_a_status_field_determines_the_status(
     gateway: httpx.AsyncClient, server: FakeServer, availability: str, status: int
 ) -> None:
     value = jobs_pb2.OutputAvailability.Value(f"OUTPUT_AVAILABILITY_{availability}")
@@ -152,7 +152,7 @@ async def test_a_status_field_decides_the_status(
         ("", "*/*", False),
     ],
 )
-async def test_only_images_come_as_raw_bytes_and_only_unless_json_is_asked_for(
+async def test_only_images_are_sent_as_raw_bytes_unless_json_is_accepted(
     gateway: httpx.AsyncClient, server: FakeServer, content_type: str, accept: str, is_raw: bool
 ) -> None:
     server.answers["GetJobOutput"] = lambda _: jobs_pb2.GetJobOutputResponse(
@@ -165,7 +165,7 @@ async def test_only_images_come_as_raw_bytes_and_only_unless_json_is_asked_for(
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_defaults_are_printed_and_integers_are_numbers(
+async def test_defaults_are_written_and_integers_are_numbers(
     gateway: httpx.AsyncClient, server: FakeServer
 ) -> None:
     provider = providers_pb2.Provider(id=2**53 + 1, status=providers_pb2.PROVIDER_STATUS_ONLINE)
@@ -177,7 +177,7 @@ async def test_defaults_are_printed_and_integers_are_numbers(
     assert "gpu_status" not in answer["provider"]
 
 
-async def test_maps_are_printed_in_one_order(gateway: httpx.AsyncClient, server: FakeServer) -> None:
+async def test_maps_are_written_in_a_fixed_order(gateway: httpx.AsyncClient, server: FakeServer) -> None:
     states = {name: index for index, name in enumerate("zyxwvutsrq")}
     server.answers["GetDashboard"] = lambda _: admin_pb2.GetDashboardResponse(jobs_by_state=states)
     answer = (await gateway.get("/api/admin/dashboard")).json()
@@ -219,7 +219,7 @@ async def test_a_strange_request_id_is_replaced(gateway: httpx.AsyncClient, give
 
 async def test_every_call_has_a_deadline(gateway: httpx.AsyncClient, server: FakeServer) -> None:
     await gateway.get("/api/jobs/job-1")
-    # gRPC rounds the time it sends up a little, so the far side may see more than the five seconds.
+    # gRPC rounds the deadline up a little, so the server can see more than five seconds.
     assert 0 < server.calls[0].seconds_left < 6
 
 
@@ -238,7 +238,7 @@ async def test_head_is_answered_like_get(gateway: httpx.AsyncClient, server: Fak
 
 
 def shop_file(**http: Any) -> Any:
-    """A proto that no code knows: package shop, one RPC, with the options of the marketplace."""
+    """A proto that no code knows: package shop with one RPC and the options of the marketplace."""
     name = f"shop{len(http)}{abs(hash(str(sorted(http.items()))))}"
     file = descriptor_pb2.FileDescriptorProto(name=f"{name}.proto", package=name, syntax="proto3")
     file.dependency.extend(["dcp/v1/options.proto", "google/api/annotations.proto"])

@@ -1,4 +1,4 @@
-"""JSON to message and back: nothing is lost, and nothing wrong gets through."""
+"""JSON to message and back: nothing is lost, and nothing invalid gets through."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LENGTHS = st.builds(
 
 
 def scalars(field: FieldDescriptor) -> st.SearchStrategy[Any]:
-    """Any value of one item of the field, as its message class takes it."""
+    """Any value of a single item of the field, as its message class takes it."""
     if field.message_type is not None:
         name = field.message_type.full_name
         well_known = {"google.protobuf.Timestamp": TIMES, "google.protobuf.Duration": LENGTHS}
@@ -63,7 +63,7 @@ def values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
 
 
 def messages(message: Descriptor) -> st.SearchStrategy[dict[str, Any]]:
-    """Fields of any message of the type. An enum without presence is set: unspecified cannot be sent."""
+    """The fields of any message of the type. An enum without presence is always set to a known value."""
     needed = {f.name for f in message.fields if f.enum_type is not None and not f.has_presence}
     every = {f.name: values(f) for f in message.fields}
     chosen = {name: every.pop(name) for name in needed}
@@ -97,7 +97,7 @@ def test_many_messages_survive_the_way_to_json_and_back(message: Descriptor, dat
 
 
 def assert_survives(message: Descriptor, data: st.DataObject) -> None:
-    """A drawn message is the same after the way to JSON and back."""
+    """Asserts that a drawn message is unchanged after its conversion to JSON and back."""
     before = GetMessageClass(message)(**data.draw(messages(message)))
     text = orjson.dumps(message_writer(message)(before))
     assert GetMessageClass(message)(**body_reader(message)(parse_object(text))) == before
@@ -120,14 +120,14 @@ JSON_VALUES = st.recursive(
 
 
 @given(JSON_VALUES)
-def test_whatever_comes_is_read_or_refused(value: Any) -> None:
+def test_any_json_value_is_read_or_refused(value: Any) -> None:
     message = jobs_pb2.SubmitJobRequest
     with suppress(ApiError):
         message(**body_reader(message.DESCRIPTOR)(parse_object(json.dumps(value).encode())))
 
 
 @given(st.binary(max_size=40))
-def test_bytes_that_are_no_json_object_are_refused(body: bytes) -> None:
+def test_bytes_that_are_not_a_json_object_are_refused(body: bytes) -> None:
     with suppress(ApiError):
         assert isinstance(parse_object(body), dict)
 
@@ -194,7 +194,7 @@ def submit(**fields: Any) -> Any:
         ({"container_spec": {"env": ["A"]}}, "INVALID_FIELD", "container_spec.env"),
     ],
 )
-def test_what_is_wrong_is_named(fields: dict[str, Any], code: str, path: str) -> None:
+def test_error_names_the_wrong_field(fields: dict[str, Any], code: str, path: str) -> None:
     with pytest.raises(ApiError) as refused:
         submit(**fields)
     assert (refused.value.code, refused.value.facts["field"]) == (code, path)
@@ -208,7 +208,7 @@ def test_the_error_of_an_enum_lists_what_is_allowed() -> None:
     assert "unspecified" not in refused.value.text
 
 
-def test_an_error_tells_what_came_and_never_quotes_it() -> None:
+def test_error_names_the_type_of_the_value_and_never_quotes_it() -> None:
     with pytest.raises(ApiError) as refused:
         submit(provider_id="dcp-renter-secret")
     assert refused.value.text == "provider_id: expected an integer, got a string."
@@ -226,7 +226,7 @@ def test_an_error_tells_what_came_and_never_quotes_it() -> None:
         ({"job_type": "llm-inference"}, {"job_type": 1}),
     ],
 )
-def test_what_is_tolerated(fields: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_tolerated_inputs(fields: dict[str, Any], expected: dict[str, Any]) -> None:
     assert submit(**fields) == jobs_pb2.SubmitJobRequest(**expected)
 
 
@@ -322,7 +322,7 @@ def test_query_fields_of_maps_and_lists_of_messages_do_not_exist() -> None:
 
 
 def tree_file() -> Any:
-    """A message that holds itself, a choice and a map of messages."""
+    """A proto with a recursive message, a oneof and a map of messages."""
     file = descriptor_pb2.FileDescriptorProto(name="tree.proto", package="tree", syntax="proto3")
     node = file.message_type.add(name="Node")
     node.field.add(name="child", number=1, type=11, label=1, type_name=".tree.Node")
@@ -342,13 +342,13 @@ def tree_file() -> Any:
 NODE: Descriptor = tree_file()
 
 
-def test_a_message_that_holds_itself_is_read_and_written() -> None:
+def test_a_recursive_message_is_read_and_written() -> None:
     value = {"child": {"child": {"left": "a", "named": {}}, "named": {"7": {"named": {}}}}, "named": {}}
     message = GetMessageClass(NODE)(**body_reader(NODE)(value))
     assert message_writer(NODE)(message) == value
 
 
-def test_nesting_beyond_all_measure_is_refused() -> None:
+def test_excessive_nesting_is_refused() -> None:
     deep: dict[str, Any] = {}
     for _ in range(100_000):
         deep = {"child": deep}
@@ -370,6 +370,6 @@ def test_keys_of_maps_are_read_as_their_type() -> None:
     assert refused.value.facts == {"field": "named.seven"}
 
 
-def test_a_struct_is_no_special_case() -> None:
-    """google.protobuf.Struct holds itself through maps and lists: compiling it must end."""
+def test_a_struct_is_not_a_special_case() -> None:
+    """google.protobuf.Struct contains itself through maps and lists, and its compilation must end."""
     assert message_writer(struct_pb2.Struct.DESCRIPTOR)(struct_pb2.Struct()) == {"fields": {}}

@@ -1,7 +1,7 @@
-"""The authorization matrix: every RPC with every role, on its own and on foreign objects, at both edges.
+"""The authorization matrix: every RPC with every role, on own and on foreign objects, over gRPC and HTTP.
 
-It is generated from the descriptors. An RPC whose request names an object that is not in ``OBJECTS``
-turns it red, and so does a place in ``OBJECTS`` that no RPC has any more.
+It is generated from the descriptors. The test fails for an RPC whose request names an object that is not in
+``OBJECTS``, and for an entry in ``OBJECTS`` that no RPC has any more.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from server.domain.keys import Scope
 from server.services.keys import digest, issue
 from server.store import withdrawals
 from server.store.models import ApiKey, Artifact, Job
+from tests.server.rpc.methods import first_answer
 from tests.support.running_server import bearer, read_refusal
 from tests.support.whole_stack import ADMIN_TOKEN, Stack, running_stack
 
@@ -42,7 +43,7 @@ for _binding in bindings(discover()):
 
 JOB, RENTER, PROVIDER, WITHDRAWAL, KEY = "job", "renter", "provider", "withdrawal", "key"
 FREE = "anybody's to name: a filter, a place in a list, or whom to do business with"
-# What the request fields that are called an id name, by RPC and field.
+# The kind of object that each id in a request names, by RPC and field.
 OBJECTS = {
     "JobService.SubmitJob provider_id": FREE,
     "JobService.GetJob job_id": JOB,
@@ -82,9 +83,9 @@ OBJECTS = {
     "AccountService.SuspendRenter renter_id": RENTER,
     "AccountService.UnsuspendRenter renter_id": RENTER,
 }
-# What else a request needs that no example tells: a GET has none.
+# Additional values that a request needs and that no example contains, because a GET has none.
 NEEDED: dict[str, dict[str, str]] = {"ArtifactService.DownloadArtifact": {"name": "file"}}
-# Inside these an id proves nothing, a secret does: tests/server/services/test_sessions tries foreign ones.
+# In these, a secret grants access, not an id; tests/server/services/test_sessions tries foreign secrets.
 PROVEN_BY_SECRET = {"dcp.v1.Lease"}
 
 CREDENTIALS = (
@@ -119,7 +120,7 @@ OF_CREDENTIAL = {
 
 
 def named(name: str) -> list[str]:
-    """The request fields of an RPC that are called an id, as paths."""
+    """The paths of an RPC's request fields whose name says that they are ids."""
     return [f"{name} {path}" for path in _ids(METHODS[name].input_type)]
 
 
@@ -143,27 +144,27 @@ def test_every_object_that_a_request_names_is_in_the_table() -> None:
 
 
 def object_of(name: str) -> tuple[str, str]:
-    """The field and the kind of the owned object that an RPC names; two empty texts without one."""
+    """The field and the kind of the owned object that an RPC names; two empty texts if it names none."""
     owned = [place for place in named(name) if OBJECTS[place] is not FREE]
-    assert len(owned) <= 1, f"{name} names two objects: the matrix has to learn that"
+    assert len(owned) <= 1, f"{name} names two objects: extend the matrix for that"
     return (owned[0].partition(" ")[2], OBJECTS[owned[0]]) if owned else ("", "")
 
 
 @dataclass
 class World:
-    """Parties, their keys, and an object of each kind that belongs to `provider` and `renter`."""
+    """The parties, their keys, and an object of each kind that belongs to `provider` or `renter`."""
 
     stack: Stack
     keys: dict[str, str]
     objects: dict[str, str | int]
 
     async def read(self, work: Callable[[], Any]) -> Any:
-        """A write beside the services."""
+        """Runs a write without the services."""
         return await self.stack.server._database.run(work)
 
 
 async def world(stack: Stack, prefix: str) -> World:
-    """New parties and objects; those of the RPC before may be gone."""
+    """Creates new parties and objects, because the previous RPC may have deleted them."""
     keys, ids = {"admin": ADMIN_TOKEN, "wrong key": "dcp-renter-" + "x" * 43}, {}
     for who in CREDENTIALS:
         kind = who.rpartition(" ")[2]
@@ -211,7 +212,7 @@ async def world(stack: Stack, prefix: str) -> World:
 
 
 def expected(method: MethodDescriptor, credential: str, kind: str) -> str:
-    """What the matrix says: by the roles of the options, and by whose the object is."""
+    """The expected outcome by the roles in the options and the owner of the object."""
     roles = set(method.GetOptions().Extensions[options_pb2.method].roles)
     if options_pb2.ROLE_PUBLIC in roles:
         return ADMITTED
@@ -230,14 +231,14 @@ def expected(method: MethodDescriptor, credential: str, kind: str) -> str:
 
 
 def judged(reason: str) -> str:
-    """What a reason says of authorization; other refusals come after it."""
+    """The outcome of authorization for an error reason; other errors come after authorization."""
     if reason in OF_CREDENTIAL:
         return reason
     return REFUSED if reason == "NOT_OWNER" or reason.endswith("_NOT_FOUND") else ADMITTED
 
 
 def request_of(name: str, objects: dict[str, str | int]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """An RPC's example as JSON, and as the values of its message, with an object of the world's."""
+    """An RPC's example with an object of the world, as JSON and as the values of its message."""
     method = METHODS[name]
     example = method.GetOptions().Extensions[options_pb2.method].example_request
     plain: dict[str, Any] = json.loads(example) if example else {}
@@ -254,7 +255,7 @@ def request_of(name: str, objects: dict[str, str | int]) -> tuple[dict[str, Any]
 
 
 async def by_grpc(there: World, name: str, credential: str) -> str:
-    """The reason of the call's refusal at the server's edge, or ADMITTED."""
+    """The reason for which the server refuses the call, or ADMITTED."""
     method = METHODS[name]
     _, values = request_of(name, there.objects)
     request: Message = GetMessageClass(method.input_type)(**values)
@@ -266,9 +267,7 @@ async def by_grpc(there: World, name: str, credential: str) -> str:
     }
     try:
         if method.client_streaming:
-            stream: Any = there.stack.channel.stream_stream(path, **codecs)(_one(request), metadata=metadata)
-            async for _ in stream:
-                break
+            await first_answer(there.stack.channel.stream_stream(path, **codecs), metadata, request)
         elif method.server_streaming:
             async for _ in there.stack.channel.unary_stream(path, **codecs)(request, metadata=metadata):
                 pass
@@ -284,18 +283,14 @@ async def _nothing() -> AsyncIterator[bytes]:
         yield b""
 
 
-async def _one(request: Message) -> AsyncIterator[Message]:
-    yield request
-
-
 async def by_http(there: World, name: str, credential: str, binding: Binding, base: str) -> str:
-    """The reason of the request's refusal at the gateway's edge, or ADMITTED."""
+    """The reason for which the gateway refuses the request, or ADMITTED."""
     plain, _ = request_of(name, there.objects)
     field, kind = object_of(name)
     path = base + binding.path.removeprefix(BASES[0]).replace(f"{{{field}}}", str(there.objects.get(kind)))
     for other, value in NEEDED.get(name, {}).items():
         path = path.replace(f"{{{other}}}", plain.pop(other) and value)
-    assert "{" not in path, f"{name} has a path field that is no object of the table"
+    assert "{" not in path, f"{name} has a path field that is not an object of the table"
     headers = {"authorization": f"Bearer {there.keys[credential]}"} if credential in there.keys else {}
     where: dict[str, Any] = {"json": plain} if binding.fields_in_body else {"params": plain}
     answer = await there.stack.http.request(binding.verb, path, headers=headers, **where)
@@ -305,12 +300,12 @@ async def by_http(there: World, name: str, credential: str, binding: Binding, ba
     return judged(answer.json()["code"])
 
 
-async def test_every_rpc_admits_its_roles_to_their_own_objects_alone(
+async def test_every_rpc_admits_only_its_roles_and_only_to_their_own_objects(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     wrong: dict[tuple[str, ...], str] = {}
     grpc_cases = http_cases = 0
-    # The objects' rows are written beside the services, a withdrawal without its money among them.
+    # The objects' rows are written without the services, and the withdrawal without its money.
     async with running_stack(tmp_path, prove=False, **UNLIMITED) as stack:
         for number, (name, method) in enumerate(METHODS.items()):
             there = await world(stack, f"w{number}")

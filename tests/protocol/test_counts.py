@@ -1,7 +1,7 @@
-"""What a job, a heartbeat and a Hello cost, counted: no machine is too slow or too busy for it.
+"""Counts the cost of a job, a heartbeat and a Hello, which does not depend on a machine's speed or load.
 
-The programs' own code in one process, real gRPC between them, a real SQLite file and a real journal.
-Every figure is exact, with one job in flight. Later changes lower them; nothing raises them unseen.
+The programs' own code runs in one process, with real gRPC, a real SQLite file and a real journal.
+Every count is exact, with one job in flight. Later changes lower the counts; a test fails if one rises.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from dcp.v1 import gpus_pb2
 
 from daemon.journal.disk import journal_folder
 from daemon.journal.journal import Journal
+from daemon.machine.machine import Machine
 from tests.support.counter import Counter, CountingDisk, relayed
 from tests.support.fake_engine import DEFAULT_MODEL, NoopEngine
 from tests.support.whole_stack import ADMIN, Stack, running_daemon, running_stack
 
 HEARTBEAT = {"> heartbeat": 1, "< heartbeat_ack": 1}
 NOTHING = {"statements": 0, "write transactions": 0, "read transactions": 0, "syncs": 0}
-HEARTBEAT_SECONDS = 11.0  # the interval with the most of its jitter
-HANG_SECONDS = 60.0  # a test that waits this long has failed; nothing is measured by it
+HEARTBEAT_SECONDS = 11.0  # the interval with its greatest jitter
+HANG_SECONDS = 60.0  # how long a test waits before it fails
 
 
 class OneGpu:
@@ -37,7 +38,7 @@ class OneGpu:
         self.reads = 0
 
     def read(self) -> gpus_pb2.GpuStatus:
-        """Always the same."""
+        """Always returns the same report."""
         self.reads += 1
         sample: dict[str, Any] = {
             "gpu_name": "NVIDIA A100-SXM4-80GB",
@@ -53,24 +54,24 @@ class OneGpu:
         )
 
     def close(self) -> None:
-        """Has nothing to give back."""
+        """Does nothing."""
 
 
 @dataclass
 class Market:
-    """A server and a gateway at rest, a renter, a provider, and the counter of all that they do."""
+    """A server and a gateway at rest, a renter, a provider, and the counter of everything that they do."""
 
     stack: Stack
     counter: Counter
     address: str
-    """Where daemons find the server."""
+    """The address at which daemons reach the server."""
     acknowledged: asyncio.Event
     renter: dict[str, str]
     provider_key: str
 
     @contextlib.asynccontextmanager
     async def daemon(self, folder: Path) -> AsyncIterator[Daemon]:
-        """A daemon with its journal in the folder, whose first heartbeat was answered."""
+        """Runs a daemon with its journal in the folder, and waits until its first heartbeat was answered."""
         disk, gpus = CountingDisk(journal_folder(folder), self.counter), OneGpu()
         running = running_daemon(
             self.stack,
@@ -78,7 +79,7 @@ class Market:
             NoopEngine(),
             server=self.address,
             journal=Journal(disk),
-            gpus=gpus,
+            machine=Machine(gpus=gpus, clock=self.stack.clock),
             sample_seconds=0.02,
         )
         async with running:
@@ -90,7 +91,7 @@ class Market:
 
 @dataclass
 class Daemon:
-    """A running daemon that serves a model which says nothing."""
+    """A running daemon that serves a model without output."""
 
     market: Market
     disk: CountingDisk
@@ -108,7 +109,7 @@ class Daemon:
         assert answer.status_code == 204, "it has completed, and wrote nothing"
 
     async def heartbeat(self) -> None:
-        """Lets a heartbeat with a fresh sample pass: when it is answered, nothing before it is under way."""
+        """Waits for the answer to a heartbeat with a new sample: then no earlier message is pending."""
         await within(self._sampled(self.gpus.reads + 2))
         self.market.acknowledged.clear()
         self.market.stack.clock.advance(HEARTBEAT_SECONDS)
@@ -120,13 +121,13 @@ class Daemon:
 
 
 async def within(work: Awaitable[Any]) -> None:
-    """Waits for something that must happen."""
+    """Waits for something that must happen in time."""
     async with asyncio.timeout(HANG_SECONDS):
         await work
 
 
 async def stop_loops() -> None:
-    """Ends the server's loops, which look into the database once a second of real time."""
+    """Ends the server's loops, which query the database once per second of real time."""
     for task in asyncio.all_tasks():
         code = getattr(task.get_coro(), "cr_code", None)
         if code is not None and code.co_filename.endswith("server/loops.py"):
@@ -137,7 +138,7 @@ async def stop_loops() -> None:
 
 @pytest.fixture
 async def market(tmp_path: Path) -> AsyncIterator[Market]:
-    """A market whose loops stand still: what is counted is what was asked for."""
+    """A market without running loops, so that only what the test requests is counted."""
     counter = Counter()
     async with (
         running_stack(tmp_path, counter) as stack,
@@ -153,12 +154,12 @@ async def market(tmp_path: Path) -> AsyncIterator[Market]:
 async def test_job_that_does_nothing(market: Market, tmp_path: Path) -> None:
     counter = market.counter
     async with market.daemon(tmp_path / "daemon") as daemon:
-        await daemon.job()  # the first of all prepares statements
+        await daemon.job()  # the first job prepares statements
         await daemon.heartbeat()
-        await market.stack.get("/api/renters/me", market.renter)  # keys are known for ten seconds
+        await market.stack.get("/api/renters/me", market.renter)  # keys are cached for ten seconds
         counter.clear()
         await daemon.job()
-        await daemon.heartbeat()  # it costs neither the database nor the journal anything, see below
+        await daemon.heartbeat()  # it costs the database and the journal nothing, see below
         assert counter.http == {"POST /api/jobs/submit": 1, "GET /api/jobs/{id}/output": 1}
         assert counter.calls.methods == {"SubmitJob": 1, "GetJobOutput": 1}
         assert counter.messages == HEARTBEAT | {

@@ -1,6 +1,6 @@
-"""A daemon that was cut off comes back with its result when another has done the job: nothing changes.
+"""A disconnected daemon reports its result after another daemon has completed the job: nothing changes.
 
-The programs' own code on clocks that the test moves; tests/e2e/test_kills.py does it with real processes.
+The programs' own code runs on manual clocks; tests/e2e/test_kills.py does the same with real processes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.journal.journal import Journal
+from daemon.machine.machine import Machine
 from scripts.market import UNLIMITED
 from tests.support.fake_engine import DEFAULT_MODEL, ScriptedEngine
 from tests.support.manual_clock import ManualClock
@@ -27,7 +28,7 @@ BODY = {
 
 
 async def until(is_so: Callable[[], bool], *clocks: ManualClock) -> None:
-    """Lets time pass on the clocks until it is so; fails after 30 s of real time."""
+    """Advances the clocks until the condition holds. Fails after 30 s of real time."""
     async with asyncio.timeout(30):
         while not is_so():
             for clock in clocks:
@@ -35,8 +36,8 @@ async def until(is_so: Callable[[], bool], *clocks: ManualClock) -> None:
             await asyncio.sleep(0.02)
 
 
-async def told_about(stack: Stack, job_id: str, renter: dict[str, str]) -> list[Any]:
-    """All that a renter can learn of a job, and the proof of the ledger."""
+async def everything_about(stack: Stack, job_id: str, renter: dict[str, str]) -> list[Any]:
+    """Everything that a renter can read about a job, and the proof of the ledger."""
     paths = [f"/api/jobs/{job_id}{rest}" for rest in ("", "/why", "/output")]
     return [await stack.get(path, renter) for path in paths] + [
         await stack.get("/api/admin/ledger/proof", ADMIN)
@@ -55,7 +56,12 @@ async def test_late_result_of_a_silent_daemon_changes_nothing(tmp_path: Path) ->
             clock, disk, gate = ManualClock(), MemoryDisk(), asyncio.Event()
             engine = ScriptedEngine(("late ", gate, "result"))
             silent = running_daemon(
-                stack, first, engine, server=proxy.address, clock=clock, journal=Journal(disk)
+                stack,
+                first,
+                engine,
+                server=proxy.address,
+                journal=Journal(disk),
+                machine=Machine(clock=clock),
             )
             async with silent:
                 job_id = (await stack.post("/api/jobs/submit", BODY, **renter))["job"]["job_id"]
@@ -66,7 +72,7 @@ async def test_late_result_of_a_silent_daemon_changes_nothing(tmp_path: Path) ->
                     await until(lambda: rescue.jobs == [job_id], stack.clock)
                     job = await stack.until_job(job_id, "completed")
                     assert (job["attempt"], job["provider_id"]) == (2, second_id)
-                    before = await told_about(stack, job_id, renter)
+                    before = await everything_about(stack, job_id, renter)
                     assert before[2]["response"] == "Hello, world"
                     assert before[3]["discrepancies"] == []
                     gate.set()
@@ -74,4 +80,4 @@ async def test_late_result_of_a_silent_daemon_changes_nothing(tmp_path: Path) ->
                     assert disk.names() != [], "its result waits for the server"
                     proxy.switch(Pass())
                     await until(lambda: disk.names() == [], clock)
-                    assert await told_about(stack, job_id, renter) == before
+                    assert await everything_about(stack, job_id, renter) == before

@@ -1,4 +1,4 @@
-"""A limit, from the request to the headers of its refusal: gateway and server together."""
+"""A rate limit through gateway and server, from the request to the headers of the error."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from pathlib import Path
 from tests.support.whole_stack import running_stack
 
 
-async def test_who_asks_too_often_is_told_when_to_come_back_and_is_let_in_then(tmp_path: Path) -> None:
+async def test_caller_over_the_limit_learns_how_long_to_wait_and_then_is_admitted(tmp_path: Path) -> None:
     path = "/api/renters/available-providers"
     async with running_stack(tmp_path, DCP_LIMIT_ADDRESS="4") as stack:
         for _ in range(4):
             assert (await stack.http.get(path)).status_code == 200
         refused = await stack.http.get(path)
         assert refused.status_code == 429
-        told = refused.json()
-        assert (told["code"], told["retry_after_seconds"], told["limit"]) == ("RATE_LIMITED", 15, "address")
+        error = refused.json()
+        assert (error["code"], error["retry_after_seconds"], error["limit"]) == (
+            "RATE_LIMITED",
+            15,
+            "address",
+        )
         assert refused.headers["retry-after"] == "15"
         assert refused.headers["ratelimit"] == '"address";r=0;t=15'
         assert refused.headers["ratelimit-policy"] == '"address";q=4;w=60'

@@ -1,8 +1,8 @@
-"""The server's half of a session in any order of events: what the daemon says, what the store answers,
-what the server pushes, and new streams that keep some of the leases.
+"""The server's half of a session under any order of events: the daemon's messages, the store's answers,
+the server's own messages, and new streams that keep some of the leases.
 
-The model keeps for each lease what the store has. The half must ask for nothing that the store would
-not take, and must let nothing through for a lease that the session does not hold.
+The model records the store's state of each lease. The half must not request anything that the store would
+refuse, and must let nothing through for a lease that the session does not hold.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from server.domain.messages import (
     Started,
     Welcome,
 )
-from server.domain.sessions import Effect, Kept, Reply, ServerSession
+from server.domain.sessions import Breach, Effect, Kept, Reply, ServerSession
 
 LIMIT_BYTES = 40
 JOBS = [0, 1]
@@ -51,23 +51,25 @@ HELLO = Hello("boot", "1", 1, GpuReport(), (), frozenset({JobType.LLM_INFERENCE}
 
 @dataclass
 class Stored:
-    """A lease as the store has it."""
+    """The store's state of a lease."""
 
     ref: LeaseRef
     state: LeaseState = LeaseState.OFFERED
     through: dict[Channel, int] = field(default_factory=lambda: dict.fromkeys(Channel, 0))
     size: dict[Channel, int] = field(default_factory=lambda: dict.fromkeys(Channel, 0))
-    is_told: bool = False
+    is_reported: bool = False
     missed: int = 0
 
 
 class ServerHalf(RuleBasedStateMachine):
-    """One provider's streams, one after the other."""
+    """The consecutive streams of a provider."""
 
     def __init__(self) -> None:
         super().__init__()
         self.epochs = dict.fromkeys(JOBS, 0)
         self.held: dict[int, Stored] = {}
+        self.breached: set[LeaseRef] = set()
+        """Leases that a breach ended on this stream: what follows it there is not answered."""
         self.is_open = False
 
     # --- streams ---
@@ -78,7 +80,7 @@ class ServerHalf(RuleBasedStateMachine):
 
     @rule(lost=st.sampled_from([None, None, None, *JOBS]))
     def stream_breaks_and_another_comes(self, lost: int | None) -> None:
-        """The daemon lists its leases, or does not hold one any more; an offer is never kept."""
+        """The daemon lists its leases, or no longer holds some of them; an offer is never kept."""
         self.open({n: s for n, s in self.held.items() if n != lost and s.state is not LeaseState.OFFERED})
 
     def open(self, kept: dict[int, Stored]) -> None:
@@ -86,6 +88,7 @@ class ServerHalf(RuleBasedStateMachine):
         self.refused(Heartbeat(1, None))
         assert self.half.receive(HELLO) is HELLO
         self.held, self.is_open = kept, True
+        self.breached = set()
         for stored in kept.values():
             stored.missed = 0
         out, log = Channel.OUTPUT, Channel.LOG
@@ -100,7 +103,7 @@ class ServerHalf(RuleBasedStateMachine):
                     s.size[out],
                     s.size[log],
                     LIMIT_BYTES,
-                    s.is_told,
+                    s.is_reported,
                 )
                 for s in kept.values()
             ],
@@ -109,7 +112,7 @@ class ServerHalf(RuleBasedStateMachine):
         assert answers[1:] == [
             LeaseDirective(
                 s.ref,
-                LeaseAction.RESEND if s.is_told else LeaseAction.KEEP,
+                LeaseAction.RESEND if s.is_reported else LeaseAction.KEEP,
                 s.through[Channel.OUTPUT],
                 s.through[Channel.LOG],
             )
@@ -128,7 +131,7 @@ class ServerHalf(RuleBasedStateMachine):
     @precondition(lambda self: self.is_open)
     @rule(number=st.sampled_from(JOBS))
     def job_is_offered(self, number: int) -> None:
-        """The store leases a job once at a time, and in a new epoch each time."""
+        """The store grants one lease of a job at a time, each with a new epoch."""
         if number in self.held:
             return
         self.epochs[number] += 1
@@ -145,7 +148,7 @@ class ServerHalf(RuleBasedStateMachine):
         if (stored := self.held.get(number)) is None:
             self.is_stranger(effect, reply.lease)
         elif stored.state is not LeaseState.OFFERED:
-            assert effect is None, "a repeated answer was carried out again"
+            assert effect is None, "a repeated answer was processed again"
         else:
             assert effect is reply
             self.move(number, LeaseState.ACCEPTED if accepted else None)
@@ -156,7 +159,7 @@ class ServerHalf(RuleBasedStateMachine):
         started = Started(self.ref(number))
         stored = self.held.get(number)
         if stored is not None and stored.state is LeaseState.OFFERED:
-            self.refused(started)
+            self.breaks(number, started)
             return
         effect = self.half.receive(started)
         if stored is None:
@@ -174,7 +177,7 @@ class ServerHalf(RuleBasedStateMachine):
         self.offer_is_answered(number, True)
         self.run_starts(number)
 
-    # --- what it writes, and its end ---
+    # --- its output and its end ---
 
     @precondition(lambda self: self.is_open)
     @rule(
@@ -185,24 +188,22 @@ class ServerHalf(RuleBasedStateMachine):
         is_new=st.booleans(),
     )
     def chunk_comes(self, number: int, stream: Channel, ahead: int, size: int, is_new: bool) -> None:
-        """Mostly the next one; the limit and the line that says that it was cut are all that fits."""
+        """Mostly the next chunk. The total must fit into the output limit plus the truncation marker."""
         if is_new:
             self.run_is_under_way(number)
         stored = self.held.get(number)
         seq = (stored.through[stream] if stored else 0) + (1 if is_new else ahead)
         chunk = Chunk(self.ref(number), stream, seq, b"x" * size * (10 if is_new else 1))
-        if not chunk.data:
-            self.refused(chunk)
-        elif stored is None:
+        if stored is None:
             self.is_stranger(self.half.receive(chunk), chunk.lease)
-        elif not self.may_write(stored, stream) or not 1 <= seq <= stored.through[stream] + 1:
-            self.refused(chunk)
+        elif not (chunk.data and self.may_write(stored, stream) and 1 <= seq <= stored.through[stream] + 1):
+            self.breaks(number, chunk)
         elif seq <= stored.through[stream]:
             assert self.half.receive(chunk) == Reply(self.ack(stored)), (
                 "a repeated chunk is only acknowledged"
             )
         elif stored.size[stream] + len(chunk.data) > LIMIT_BYTES + MARKER_BYTES:
-            self.refused(chunk)
+            self.breaks(number, chunk)
         else:
             assert self.half.receive(chunk) is chunk
             stored.through[stream] = seq
@@ -212,11 +213,11 @@ class ServerHalf(RuleBasedStateMachine):
     @precondition(lambda self: self.is_open)
     @rule(number=st.sampled_from(JOBS), is_complete=st.booleans())
     def result_comes(self, number: int, is_complete: bool) -> None:
-        """Always looked up: results may arrive late. One whose output is not whole leaves the lease."""
+        """A result is always looked up, because it may arrive late. With missing output, the lease stays."""
         finished = Finished(FinishReport(self.ref(number), RunOutcome.SUCCEEDED, 5, 0))
         assert self.half.receive(finished) is finished
         if number in self.held:
-            self.held[number].is_told = True
+            self.held[number].is_reported = True
             if is_complete:
                 self.move(number, None)
 
@@ -236,12 +237,13 @@ class ServerHalf(RuleBasedStateMachine):
     @precondition(lambda self: self.is_open)
     @rule(listed=st.sets(st.sampled_from(JOBS)))
     def heartbeat_lists(self, listed: set[int]) -> None:
-        """What it may not hold it must stop; what two in a row leave out is lost, unless its end was told."""
+        """The daemon must stop leases that it may not hold. A lease that two heartbeats in a row omit is
+        lost, unless its end was reported."""
         beat = Heartbeat(1, None, tuple(self.ref(number) for number in sorted(listed)))
         assert self.half.receive(beat) is beat
         missing = []
         for number, stored in self.held.items():
-            is_expected = stored.state is not LeaseState.OFFERED and not stored.is_told
+            is_expected = stored.state is not LeaseState.OFFERED and not stored.is_reported
             stored.missed = stored.missed + 1 if is_expected and number not in listed else 0
             if stored.missed >= MISSED_HEARTBEATS:
                 missing.append(stored.ref)
@@ -251,15 +253,15 @@ class ServerHalf(RuleBasedStateMachine):
     @precondition(lambda self: self.is_open)
     @rule(number=st.sampled_from(JOBS))
     def job_is_cancelled(self, number: int) -> None:
-        """The daemon is told with the lease's secret; a lease that it does not hold is not its business."""
+        """CancelRun carries the lease's secret, and is not sent for a lease that the daemon does not hold."""
         ref = self.ref(number)
-        told = self.half.push(CancelRun(LeaseRef(ref.job_id, ref.lease_epoch, b"")))
-        assert told == (CancelRun(ref) if number in self.held else None)
+        sent = self.half.push(CancelRun(LeaseRef(ref.job_id, ref.lease_epoch, b"")))
+        assert sent == (CancelRun(ref) if number in self.held else None)
 
     @precondition(lambda self: self.is_open)
-    @rule(number=st.sampled_from(JOBS), is_told=st.booleans())
-    def lease_ends_at_the_store(self, number: int, is_told: bool) -> None:
-        if number in self.held and self.held[number].is_told == is_told:
+    @rule(number=st.sampled_from(JOBS), is_reported=st.booleans())
+    def lease_ends_at_the_store(self, number: int, is_reported: bool) -> None:
+        if number in self.held and self.held[number].is_reported == is_reported:
             self.move(number, None)
 
     @rule()
@@ -270,10 +272,10 @@ class ServerHalf(RuleBasedStateMachine):
     def never_holds_two_leases_of_one_job(self) -> None:
         assert len({stored.ref.job_id for stored in self.held.values()}) == len(self.held)
 
-    # --- help ---
+    # --- helpers ---
 
     def ref(self, number: int) -> LeaseRef:
-        """The job's lease, or the one that it had last."""
+        """The job's lease, or its last one."""
         stored = self.held.get(number)
         return stored.ref if stored else LeaseRef(f"job-{number}", self.epochs[number], bytes([number]) * 16)
 
@@ -284,12 +286,12 @@ class ServerHalf(RuleBasedStateMachine):
         return OutputAck(stored.ref, stored.through[Channel.OUTPUT], stored.through[Channel.LOG])
 
     def may_write(self, stored: Stored, stream: Channel) -> bool:
-        """Log already while it prepares, output once it runs."""
+        """The log may be written from the preparation on, output only while the job runs."""
         may = {LeaseState.RUNNING} if stream is Channel.OUTPUT else {LeaseState.RUNNING, LeaseState.ACCEPTED}
         return stored.state in may
 
     def move(self, number: int, state: LeaseState | None) -> None:
-        """The store did what was asked for; None: the lease is over."""
+        """Records that the store did what was requested; None: the lease has ended."""
         if state is None:
             self.half.dropped(self.held.pop(number).ref)
         else:
@@ -304,8 +306,17 @@ class ServerHalf(RuleBasedStateMachine):
         else:
             raise AssertionError(f"{message} was taken: {effect}")
 
+    def breaks(self, number: int, message: DaemonMessage) -> None:
+        """The lease is over, and only the lease."""
+        effect = self.half.receive(message)
+        assert isinstance(effect, Breach)
+        assert effect.lease == self.ref(number)
+        self.breached.add(effect.lease)
+        self.move(number, None)
+
     def is_stranger(self, effect: Effect, ref: LeaseRef) -> None:
-        assert effect == Reply(LeaseDirective(ref, LeaseAction.STOP_AND_DISCARD))
+        told = Reply(LeaseDirective(ref, LeaseAction.STOP_AND_DISCARD))
+        assert effect == (None if ref in self.breached else told)
 
 
 TestServerHalf = ServerHalf.TestCase

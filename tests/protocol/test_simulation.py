@@ -1,6 +1,6 @@
-"""The simulator of scripts/simulate: it finds nothing in the programs, and it finds what is planted.
+"""The simulator of scripts/simulate finds no violation in the programs, and finds planted faults.
 
-The seed of the long run is a new one each time, and a failure names it.
+The long run uses a new random seed each time, and a failure shows it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LOOKED_AT = 200
 
 @pytest.fixture(autouse=True)
 def silent() -> Iterator[None]:
-    """The programs warn of every fault, and faults are all that happens here."""
+    """Silences the logs: the programs log a warning for every fault, and the simulator injects many."""
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
@@ -42,23 +42,23 @@ def test_nothing_is_lost_and_nothing_runs_or_bills_twice_whatever_happens(schedu
     logging.disable(logging.NOTSET)
     logging.getLogger(__name__).warning("simulated: %s", again)
     assert [(found.index, found.detail) for found in summary.violations] == [], again
-    assert len(summary.faults) >= 20, "kinds of faults are missing, so that they prove nothing"
+    assert len(summary.faults) >= 20, "some kinds of faults did not happen, so the run does not prove enough"
     assert min(summary.faults.values()) > 0
 
 
-def test_digest_is_that_of_the_seed_however_many_work_on_it() -> None:
-    one, again, two = simulate(1, 24), simulate(1, 24), simulate(1, 24, workers=2)
-    assert one.digest == again.digest == two.digest
-    assert one.faults == two.faults
-    assert one.digest != simulate(2, 24).digest
+def test_digest_depends_on_the_seed_and_not_on_the_number_of_workers() -> None:
+    first, again, parallel = simulate(1, 24), simulate(1, 24), simulate(1, 24, workers=2)
+    assert first.digest == again.digest == parallel.digest
+    assert first.faults == parallel.faults
+    assert first.digest != simulate(2, 24).digest
 
 
 def test_same_schedule_leaves_the_same_trace() -> None:
     assert trace(1, 3) == trace(1, 3)
 
 
-def test_planted_fault_is_found_and_its_trace_made_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Whoever names a lease may write about it, however old its session is.
+def test_planted_fault_is_found_and_its_trace_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
+    # With this fault, any session that names a lease may write about it, however old the session is.
     monkeypatch.setattr(leases, "end", lambda *args, **kwargs: True)
     found = first_violation(1)
     actions = shrink(1, found, seconds=20)

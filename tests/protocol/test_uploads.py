@@ -1,4 +1,4 @@
-"""How the daemon sends files, against the real server: what comes through, and each way that it fails."""
+"""The daemon's uploads of files to the real server: success, and each kind of failure."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from pathlib import Path
 import pytest
 from dcp.v1 import sessions_pb2
 
-from daemon.link import Link, Server
+from daemon.link import Link, ServerAddress
 from daemon.work.artifacts import (
     LeaseGoneError,
     UploadBrokenError,
     UploadDamagedError,
     UploadRefusedError,
-    measure,
 )
 from tests.support.fake_engine import DEFAULT_MODEL, ScriptedEngine
+from tests.support.file_daemon import measure
 from tests.support.whole_stack import ADMIN, Stack, running_daemon, running_stack
 
 LIMIT_BYTES = 300_000
 
 
 class _Engine(ScriptedEngine):
-    """Runs until the test lets it end, and knows its lease."""
+    """Runs until the test ends it, and records its lease."""
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()
@@ -41,7 +41,7 @@ class _Engine(ScriptedEngine):
 
 @asynccontextmanager
 async def running_job(folder: Path) -> AsyncIterator[tuple[Stack, Link, _Engine, str]]:
-    """A market, the link of a daemon that runs a job, its engine, and the job's id."""
+    """A market, the link of a daemon that runs a job, the daemon's engine, and the job's id."""
     async with running_stack(folder, DCP_MAX_ARTIFACT_BYTES=str(LIMIT_BYTES)) as stack:
         _, key = await stack.register("provider", "p@example.com")
         renter_id, renter_key = await stack.register("renter", "r@example.com")
@@ -56,10 +56,10 @@ async def running_job(folder: Path) -> AsyncIterator[tuple[Stack, Link, _Engine,
             answer = await stack.post("/api/jobs/submit", job, **{"x-renter-key": renter_key})
             job_id = answer["job"]["job_id"]
             await stack.until_job(job_id, "running")
-            yield stack, Link(Server(stack.server.address), key), engine, job_id
+            yield stack, Link(ServerAddress(stack.server.address), key), engine, job_id
 
 
-async def test_file_goes_once_and_comes_back_when_the_job_has_ended(tmp_path: Path) -> None:
+async def test_file_is_uploaded_once_and_can_be_downloaded_when_the_job_has_ended(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(os.urandom(LIMIT_BYTES))
     async with running_job(tmp_path) as (stack, link, engine, job_id):
@@ -76,7 +76,7 @@ async def test_file_goes_once_and_comes_back_when_the_job_has_ended(tmp_path: Pa
             await link.upload(engine.lease, measure("late", file))
 
 
-async def test_what_cannot_be_better_the_next_time_is_told_apart(tmp_path: Path) -> None:
+async def test_failures_that_a_repetition_cannot_mend_are_distinguished(tmp_path: Path) -> None:
     file, link_to_it = tmp_path / "file", tmp_path / "link"
     file.write_bytes(b"content")
     link_to_it.symlink_to(file)
@@ -90,7 +90,9 @@ async def test_what_cannot_be_better_the_next_time_is_told_apart(tmp_path: Path)
             await link.upload(engine.lease, replace(artifact, size_bytes=LIMIT_BYTES + 1))
         assert caught.value.too_large
         with pytest.raises(UploadRefusedError):
-            await Link(Server(stack.server.address), "dcp-provider-unknown").upload(engine.lease, artifact)
+            await Link(ServerAddress(stack.server.address), "dcp-provider-unknown").upload(
+                engine.lease, artifact
+            )
         forged = sessions_pb2.Lease(job_id=engine.lease.job_id, lease_epoch=1, lease_secret=b"x" * 16)
         with pytest.raises(LeaseGoneError):
             await link.upload(forged, artifact)
@@ -98,4 +100,4 @@ async def test_what_cannot_be_better_the_next_time_is_told_apart(tmp_path: Path)
         with pytest.raises(UploadDamagedError):
             await link.upload(engine.lease, artifact)
         with pytest.raises(UploadBrokenError):
-            await Link(Server("127.0.0.1:1"), "dcp-provider-any").upload(engine.lease, artifact)
+            await Link(ServerAddress("127.0.0.1:1"), "dcp-provider-any").upload(engine.lease, artifact)

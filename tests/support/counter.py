@@ -1,6 +1,6 @@
-"""Counts what the programs do: SQL, commits, calls and messages. Knows no job.
+"""Counts what the programs do: SQL statements, commits, calls and messages. It does not know jobs.
 
-It listens where real code can be listened to: SQLite's trace, its write-ahead log, a gRPC interceptor,
+It observes the real code from outside: SQLite's trace, its write-ahead log, a gRPC interceptor,
 an ASGI application around the gateway's, a relay between daemon and server, the journal's disk.
 """
 
@@ -30,7 +30,7 @@ AsgiApp = Callable[
 
 
 class Counter:
-    """What was done since the last ``clear``."""
+    """The counts since the last ``clear``."""
 
     def __init__(self) -> None:
         self.calls = _Calls()
@@ -45,14 +45,14 @@ class Counter:
         self._commits_before = 0
 
     def clear(self) -> None:
-        """Begins to count anew."""
+        """Sets all counts to zero."""
         for counted in (self.calls.methods, self.messages, self.bytes, self.http, self._sql):
             counted.clear()
         self.journal_syncs = 0
         self._commits_before = committed(self._wal)
 
     def watch_database(self, database: Any) -> None:
-        """Counts the statements of every connection that this SQLite database opens from now on."""
+        """Counts the statements of all connections that this SQLite database opens from now on."""
         counter = self
 
         class Traced(sqlite3.Connection):
@@ -64,7 +64,7 @@ class Counter:
         self._wal = Path(f"{database.database}-wal")
 
     def requests(self, app: AsgiApp) -> AsgiApp:
-        """The application, with its requests counted."""
+        """Wraps the application so that its requests are counted."""
 
         async def counted(scope: AsgiMessage, receive: Any, send: Any) -> None:
             if scope["type"] == "http":
@@ -74,7 +74,7 @@ class Counter:
         return counted
 
     def database(self) -> dict[str, int]:
-        """What was done in the database; ``statements`` has those that begin and end transactions, too.
+        """The counts of the database; ``statements`` includes those that begin and end transactions.
 
         ``syncs``: commits that reached the disk, each with one sync of the write-ahead log.
         """
@@ -93,14 +93,14 @@ class Counter:
             await asyncio.sleep(0.01)
 
     def _own_sql(self) -> list[str]:
-        # SQLite traces the statements of a trigger as comments. Pragmas are of a thread's first connection.
+        # SQLite traces a trigger's statements as comments. Pragmas belong to a thread's first connection.
         return [sql for sql in list(self._sql) if not sql.startswith(("--", "PRAGMA"))]
 
 
 def committed(wal: Path) -> int:
-    """The transactions in SQLite's write-ahead log, by its file format: frames that end a commit.
+    """The number of transactions in SQLite's write-ahead log: its frames that end a commit.
 
-    See https://www.sqlite.org/fileformat2.html#walformat. Zero where there is no such file.
+    See https://www.sqlite.org/fileformat2.html#walformat. 0 if the file does not exist.
     """
     data = wal.read_bytes() if wal.is_file() else b""
     if not data:
@@ -110,7 +110,7 @@ def committed(wal: Path) -> int:
     for start in range(32, len(data) - 24 - page_size + 1, 24 + page_size):
         pages_after, frame_salts = data[start + 4 : start + 8], data[start + 8 : start + 16]
         if frame_salts != salts:
-            break  # left of before the log was begun anew
+            break  # left over from before the log was restarted
         commits += pages_after != bytes(4)
     return commits
 
@@ -122,7 +122,7 @@ class _Calls(grpc.aio.UnaryUnaryClientInterceptor):
         self.methods: collections.Counter[str] = collections.Counter()
 
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        """Counts one."""
+        """Counts a call."""
         method = client_call_details.method
         name = method.decode() if isinstance(method, bytes) else method
         self.methods[name.rpartition("/")[2]] += 1
@@ -130,9 +130,9 @@ class _Calls(grpc.aio.UnaryUnaryClientInterceptor):
 
 
 class CountingDisk(FileDisk):
-    """The journal's folder, with its syncs counted.
+    """The journal's folder. It counts its syncs.
 
-    ``forgotten`` is set when files were deleted and the folder was synced after it.
+    ``forgotten`` is set when the folder is synced after files were deleted.
     """
 
     def __init__(self, folder: Path, counter: Counter) -> None:
@@ -162,7 +162,7 @@ class CountingDisk(FileDisk):
 
 
 class _Relay(grpc.GenericRpcHandler):
-    """Passes the stream of a daemon on to the server, and back, message by message."""
+    """Relays a daemon's stream to the server and back, message by message."""
 
     def __init__(self, channel: grpc.aio.Channel, counter: Counter) -> None:
         self._connect: Any = channel.stream_stream(CONNECT)
@@ -171,7 +171,7 @@ class _Relay(grpc.GenericRpcHandler):
         """Set when the server has answered a heartbeat."""
 
     def service(self, details: Any) -> Any:
-        """The one method that it passes on."""
+        """The only method that it relays."""
         return grpc.stream_stream_rpc_method_handler(self._pass) if details.method == CONNECT else None
 
     async def _pass(self, requests: AsyncIterator[bytes], context: Any) -> None:
@@ -202,9 +202,9 @@ class _Relay(grpc.GenericRpcHandler):
 
 @contextlib.asynccontextmanager
 async def relayed(address: str, counter: Counter) -> AsyncIterator[tuple[str, asyncio.Event]]:
-    """An address where a daemon finds the server at ``address``, with its messages counted.
+    """Runs a relay to the server at ``address`` that counts messages; yields the relay's address.
 
-    The event is set by the answer to each heartbeat.
+    The answer to each heartbeat sets the event.
     """
     async with grpc.aio.insecure_channel(address) as channel:
         relay = _Relay(channel, counter)

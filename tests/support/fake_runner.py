@@ -11,9 +11,9 @@ from daemon.work.artifacts import Artifact
 
 
 class ScriptedRunner(Runner):
-    """Yields the pieces of its script for every container job; an error in it is raised.
+    """Yields the pieces of its script for every container job, and raises an error in the script.
 
-    ``swept``: how often it was asked to remove what nobody knows.
+    ``swept``: how often it was asked to remove unknown containers.
     """
 
     def __init__(self, *script: Piece | RunnerError) -> None:
@@ -21,7 +21,7 @@ class ScriptedRunner(Runner):
         self.swept = 0
 
     def job_types(self) -> Sequence[jobs_pb2.JobType.ValueType]:
-        """Containers alone."""
+        """Only containers."""
         return (jobs_pb2.JOB_TYPE_CUSTOM_CONTAINER,)
 
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
@@ -35,15 +35,15 @@ class ScriptedRunner(Runner):
             yield piece
 
     async def sweep(self) -> None:
-        """Notes that it was asked."""
+        """Records the call."""
         self.swept += 1
 
     async def close(self) -> None:
-        """Has nothing to end."""
+        """Does nothing."""
 
 
 class MemorySink:
-    """Keeps what is handed over, or fails with an error."""
+    """Stores the files that it gets in memory, or raises an error."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error

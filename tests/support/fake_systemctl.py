@@ -1,7 +1,7 @@
-"""A systemctl for one unit, without systemd: starts and ends what the unit and its drop-in say.
+"""A systemctl for a single unit, without systemd: it starts and stops the unit's command.
 
 Run as a program with DCP_FAKE_UNIT, a folder that holds `command` (the unit's ExecStart), `pid`, `log`.
-The drop-in is read only at daemon-reload, as systemd does.
+Like systemd, it reads the drop-in only at daemon-reload.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PID, LOADED = FOLDER / "pid", FOLDER / "loaded"
 
 
 def main() -> int:
-    """Does one of systemctl's verbs."""
+    """Runs one of systemctl's commands."""
     verb = sys.argv[1]
     with (FOLDER / "log").open("a") as log:
         log.write(" ".join(sys.argv[1:]) + "\n")
@@ -48,7 +48,7 @@ def _start() -> None:
 
 
 def _runs() -> bool:
-    # A child of a systemctl that ended is nobody's zombie: whoever adopts it reaps it.
+    # This process ends before its child, so the child is adopted and reaped by another process.
     try:
         state = Path(f"/proc/{int(PID.read_text())}/stat").read_text().rpartition(")")[2].split()[0]
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""The daemon with an engine that leaves files: everything of it is real but what writes them.
+"""The real daemon with an engine that leaves files instead of running a model.
 
-Run as a program, with the settings of ``dcp-daemon``. A job's prompt names the files and their sizes, made
-by ``order``; the test knows their bytes by ``content``.
+Run as a program, with the settings of ``dcp-daemon``. A job's prompt names the files and their sizes; it is
+built by ``order``; ``content`` gives a test the bytes of a file.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from random import SystemRandom
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.app import Daemon
+from daemon.app import Daemon, Options
 from daemon.config import config
 from daemon.engines import Engine, EngineError
 from daemon.journal.disk import FileDisk, journal_folder
 from daemon.journal.journal import Journal
-from daemon.link import Link, Server
+from daemon.link import Link, ServerAddress
 from daemon.protocol.effects import EndReason
-from daemon.work.artifacts import Artifact, ArtifactSink, Uploader, measure
+from daemon.work.artifacts import Artifact, ArtifactSink, Uploader
 from tests.support.scripted_daemon import MODEL, _say_ready
 
 BLOCK_BYTES = 1 << 20
 
 
 def order(**kib: int) -> str:
-    """A prompt that asks for files of so many KiB; ``__`` in a name stands for a slash."""
+    """A prompt that requests files of the given sizes in KiB; ``__`` in a name stands for a slash."""
     return " ".join(f"{name.replace('__', '/')}:{size}" for name, size in kib.items())
 
 
 def content(name: str, kib: int) -> Iterator[bytes]:
-    """The bytes of such a file, a piece at a time."""
+    """The bytes of such a file, in pieces."""
     left = kib * 1024
     for number in itertools.count():
         if left <= 0:
@@ -47,25 +47,31 @@ def content(name: str, kib: int) -> Iterator[bytes]:
         left -= len(block)
 
 
+def measure(name: str, path: Path) -> Artifact:
+    """A file as an artifact."""
+    data = path.read_bytes()
+    return Artifact(name, path, len(data), hashlib.sha256(data).digest())
+
+
 class FileEngine(Engine):
-    """Leaves the files that each prompt asks for, and sees them off."""
+    """Writes the files that each prompt requests, and uploads them."""
 
     def __init__(self, folder: Path, sink: ArtifactSink) -> None:
         self._folder = folder
         self._sink = sink
 
     def models(self) -> Sequence[sessions_pb2.ServedModel]:
-        """One that is no model."""
+        """A single model, which does not exist."""
         return [sessions_pb2.ServedModel(name=MODEL, context_tokens=2048, warm=True)]
 
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
         """Is always ready."""
 
     async def self_test(self) -> None:
-        """Proves nothing: whatever it is asked for, it needs a lease to hand it over."""
+        """Always passes: it needs a lease to upload a file, so there is nothing to test."""
 
     async def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[str | jobs_pb2.Usage, None]:
-        """Writes the files, says so, and waits until they are with the server."""
+        """Writes the files, reports them as output, and waits until the server has them."""
         folder = self._folder / f"{offer.lease.job_id}-{offer.lease.lease_epoch}"
         artifacts = await asyncio.to_thread(self._write, folder, offer.params.prompt)
         yield "written "
@@ -77,36 +83,37 @@ class FileEngine(Engine):
         yield jobs_pb2.Usage()
 
     def _write(self, folder: Path, wanted: str) -> list[Artifact]:
-        made = []
+        files = []
         for item in wanted.split():
             name, _, kib = item.rpartition(":")
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
                 file.writelines(content(name, int(kib)))
-            made.append(measure(name, path))
-        return made
+            files.append(measure(name, path))
+        return files
 
     async def close(self) -> None:
-        """Has nothing to end."""
+        """Does nothing."""
 
 
 async def _serve(settings: config.Config) -> EndReason:
     assert settings.provider_key is not None
-    link = Link(Server(settings.server), settings.provider_key)
+    server = ServerAddress(settings.server)
+    link = Link(server, settings.provider_key)
     daemon = Daemon(
-        server=settings.server,
-        key=settings.provider_key,
-        engines=[FileEngine(settings.state_dir / "output", Uploader(link.upload, SystemRandom()))],
-        journal=Journal(FileDisk(journal_folder(settings.state_dir))),
-        on_ready=_say_ready,
+        server,
+        settings.provider_key,
+        [FileEngine(settings.state_dir / "output", Uploader(link.upload, SystemRandom()))],
+        Journal(FileDisk(journal_folder(settings.state_dir))),
+        options=Options(on_ready=_say_ready),
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, daemon.drain)
     return await daemon.run()
 
 
 def main() -> None:
-    """Serves until SIGTERM; exit status 0 after a drain."""
+    """Serves until SIGTERM. Returns exit status 0 after a drain."""
     settings = config.from_env(os.environ)
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
     if asyncio.run(_serve(settings)) is not EndReason.DRAINED:

@@ -1,6 +1,6 @@
-"""A fake of the server for the gateway's tests: real gRPC on a free port, answers that a test sets.
+"""A fake server for the gateway's tests: real gRPC on a free port, with responses that a test sets.
 
-It checks nothing by itself; what arrived is kept in ``calls``.
+It checks nothing by itself; ``calls`` has the calls that arrived.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DETAILS_KEY = "grpc-status-details-bin"
 
 @dataclass
 class Call:
-    """One call that arrived."""
+    """A call that arrived."""
 
     rpc: str
     request: Any
@@ -32,7 +32,7 @@ class Call:
 
 
 class Refusal(Exception):  # noqa: N818
-    """Makes the fake answer with an error, with a reason of ours or without."""
+    """An error that the fake responds with, with or without a reason of the marketplace."""
 
     def __init__(
         self, code: grpc.StatusCode, text: str = "", reason: str = "", domain: str = "dcp.v1", **facts: Any
@@ -49,14 +49,14 @@ class Refusal(Exception):  # noqa: N818
 
 @dataclass
 class FakeServer:
-    """Answers by RPC name; an RPC without an answer gives an empty message."""
+    """The responses by RPC name; an RPC without one responds with an empty message."""
 
     address: str = ""
     calls: list[Call] = field(default_factory=list)
     answers: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
 
     def refuse(self, rpc: str, refusal: Refusal) -> None:
-        """Lets the RPC fail."""
+        """Makes the RPC fail."""
 
         def answer(_: Any) -> Any:
             raise refusal
@@ -64,7 +64,7 @@ class FakeServer:
         self.answers[rpc] = answer
 
     def handler(self, files: list[FileDescriptor]) -> grpc.GenericRpcHandler:
-        """Serves every RPC of the files that has a place in HTTP."""
+        """Serves every RPC in the files that has an HTTP route."""
         methods = {
             f"/{b.method.containing_service.full_name}/{b.method.name}": self._method(b.method)
             for b in bindings(files)
@@ -89,7 +89,7 @@ class FakeServer:
                 await context.abort(refusal.code, refusal.text, refusal.metadata)
 
         async def stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            """The answer is a list of messages, or an async iterator of them."""
+            """The response is a list or an async iterator of messages."""
             metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
             self.calls.append(Call(method.name, request, metadata, 0.0))
             try:
@@ -119,7 +119,7 @@ async def _each(messages: Iterable[Any]) -> AsyncIterator[Any]:
 
 @asynccontextmanager
 async def running(files: list[FileDescriptor] | None = None) -> AsyncIterator[FakeServer]:
-    """A fake that serves on 127.0.0.1 until the block ends."""
+    """Runs the fake on 127.0.0.1 until the block ends."""
     fake = FakeServer()
     server = grpc.aio.server()
     server.add_generic_rpc_handlers([fake.handler(discover() if files is None else files)])

@@ -1,6 +1,6 @@
-"""Proofs of two lengths, and the files that take long.
+"""Tests of two lengths, and the test files that take the longest.
 
-The short form of a proof is always run, the full one with ``scripts/test --all``.
+The short form of a test always runs, the full form with ``scripts/test --all``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-# The longest first: two workers that begin with them end together. Below tests/.
+# Paths below tests/, the longest first: two workers that begin with them end at about the same time.
 LONG_FILES = (
     "architecture/test_tools.py",
     "daemon/runners/containers/test_container.py",
@@ -28,7 +28,7 @@ LONG_FILES = (
 
 
 def lengths(name: str, *, short: Any, full: Any) -> pytest.MarkDecorator:
-    """Gives a test the argument ``name``: the value ``short``, and ``full`` in a test that is marked slow."""
+    """Runs a test with ``name`` set to ``short``, and again, marked slow, with ``name`` set to ``full``."""
     return pytest.mark.parametrize(
         name, [pytest.param(short, id="short"), pytest.param(full, id="full", marks=pytest.mark.slow)]
     )

@@ -1,4 +1,4 @@
-"""A clock that stands until a test moves it."""
+"""A clock that moves only when a test advances it."""
 
 
 class ManualClock:
@@ -9,7 +9,7 @@ class ManualClock:
         self._now = now
 
     def monotonic(self) -> float:
-        """Seconds since some fixed point."""
+        """Seconds since a fixed point in time."""
         return self._monotonic
 
     def now(self) -> float:
@@ -17,7 +17,7 @@ class ManualClock:
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Lets time pass, on both scales."""
+        """Advances both times."""
         assert seconds >= 0
         self._monotonic += seconds
         self._now += seconds

@@ -1,4 +1,4 @@
-"""A disk for the journal that forgets, at a crash, what was not synced, and that can be full."""
+"""A disk for the journal, in memory. A crash loses what was not synced, and the disk can be full."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from random import Random
 class MemoryDisk:
     """Has the shape of `daemon.journal.disk.Disk`; deterministic.
 
-    `is_full`: nothing can be added. `free`: what it says it has left. `fails_to_sync`: a sync fails.
+    `is_full`: appends fail. `free`: the free bytes that it reports. `fails_to_sync`: syncs fail.
     """
 
     def __init__(self) -> None:
@@ -22,15 +22,15 @@ class MemoryDisk:
         self._synced: dict[str, bytes] = {}
 
     def names(self) -> list[str]:
-        """The files that there are."""
+        """The names of the files."""
         return sorted(self._files)
 
     def read(self, name: str) -> bytes:
-        """A file's content, synced or not."""
+        """A file's content, whether synced or not."""
         return bytes(self._files[name])
 
     def append(self, name: str, data: bytes) -> None:
-        """Adds to a file's end; a full disk takes a part before it says so."""
+        """Appends to a file; a full disk stores a part before it fails."""
         file = self._files.setdefault(name, bytearray())
         if self.is_full:
             file += data[: len(data) // 2]
@@ -38,11 +38,11 @@ class MemoryDisk:
         file += data
 
     def truncate(self, name: str, size: int) -> None:
-        """Cuts a file."""
+        """Truncates a file."""
         del self._files[name][size:]
 
     def sync(self, name: str) -> None:
-        """Makes a file's content durable, once the folder has it."""
+        """Makes a file's content durable if its folder entry is durable."""
         if self.fails_to_sync:
             raise OSError(errno.EIO, "Input/output error")
         self.syncs += 1
@@ -51,12 +51,12 @@ class MemoryDisk:
             self._durable[name] = self._synced[name]
 
     def sync_folder(self) -> None:
-        """Makes durable which files there are."""
+        """Makes the folder's entries durable."""
         self.syncs += 1
         self._durable = {name: self._synced.get(name, b"") for name in self._files}
 
     def replace(self, name: str, data: bytes) -> None:
-        """Gives a file new content, durably, whole or not at all."""
+        """Replaces a file's content atomically and durably."""
         if self.is_full:
             raise OSError(errno.ENOSPC, "No space left on device")
         self._files[name] = bytearray(data)
@@ -68,11 +68,11 @@ class MemoryDisk:
         self._synced.pop(name, None)
 
     def free_bytes(self) -> int:
-        """What was set, or nothing."""
+        """The value that was set, or 0 if the disk is full."""
         return 0 if self.is_full else self.free
 
     def crash(self, rng: Random) -> None:
-        """The power goes: of what was not synced, a part of any length may have reached the disk."""
+        """Simulates a power cut: any prefix of the data that was not synced may have reached the disk."""
         for name, content in self._durable.items():
             written = bytes(self._files.get(name, b""))
             more = written[len(content) :] if written.startswith(content) else b""

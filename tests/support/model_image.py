@@ -1,6 +1,6 @@
-"""An image whose OpenAI server listens on a Unix socket, made of this machine's Python and xllamacpp.
+"""Builds an image with an OpenAI server on a Unix socket from this machine's Python and xllamacpp.
 
-It stands in for vLLM's, which needs a GPU: same way in, same way out, a real model. No registry is asked.
+It replaces vLLM's image, which needs a GPU, with the same interface and a real model. It needs no registry.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LIBRARY = re.compile(r"(/\S+) \(0x")
 _PREFIX = Path("/opt/python")
 _WITHOUT = ("site-packages", "test", "__pycache__", "idlelib", "ensurepip", "config-")
 
-# It ends with 3 where it can write beside its model or into its image, so that no test passes then.
+# It exits with 3 if it can write next to its model or into its image, so that the tests fail then.
 _SERVE = """
 import sys, threading, xllamacpp
 model, socket, name, slots = sys.argv[1:]
@@ -47,11 +47,11 @@ threading.Event().wait()
 
 
 def add_model_image(engine: PrivateEngine) -> str:
-    """Makes the image; returns its name."""
+    """Builds the image; returns its name."""
     entry = '["/opt/python/bin/python", "-S", "/serve.py"]'
     command = ["docker", "-H", f"unix://{engine.socket}", "import"]
     command += ["--change", f"ENTRYPOINT {entry}"]
-    # One by one: Podman takes all that follows for one value.
+    # One flag at a time: Podman reads everything that follows as a single value.
     for setting in ("PYTHONHOME=/opt/python", "PYTHONPATH=/opt/packages", "PYTHONDONTWRITEBYTECODE=1"):
         command += ["--change", f"ENV {setting}"]
     with subprocess.Popen(
@@ -94,6 +94,6 @@ def _add(tar: tarfile.TarFile, source: Path, target: Path) -> None:
 
 
 def _libraries(natives: list[Path]) -> set[Path]:
-    """What the loader would load for these, and itself."""
+    """The loader, and the libraries that it loads for these files."""
     done = subprocess.run(["ldd", *map(str, natives)], check=False, capture_output=True, text=True)
     return {Path(found) for found in _LIBRARY.findall(done.stdout) if Path(found).exists()}

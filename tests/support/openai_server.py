@@ -17,11 +17,11 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"
 
 Step = bytes | float
-"""Bytes to send as they are, or seconds to wait."""
+"""Bytes to send unchanged, or seconds to wait."""
 
 
 def event(**fields: Any) -> bytes:
-    """One event of a stream."""
+    """An event of a stream."""
     return f"data: {json.dumps(fields)}\n\n".encode()
 
 
@@ -37,7 +37,7 @@ DONE = b"data: [DONE]\n\n"
 
 @dataclass
 class Script:
-    """What the server does; a test changes it while it serves."""
+    """The server's behaviour. A test can change it while the server runs."""
 
     models: list[dict[str, Any]] = field(default_factory=lambda: [{"id": "served-model"}])
     answers: Sequence[Step] = (word("Hello"), word(" world"), END, COUNTS, DONE)
@@ -47,7 +47,7 @@ class Script:
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     stopped: list[bool] = field(default_factory=list)
-    """One for each stream whose reader went away before its end."""
+    """An entry for each stream whose reader disconnected before its end."""
 
 
 def _app(script: Script) -> FastAPI:

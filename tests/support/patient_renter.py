@@ -1,6 +1,6 @@
-"""A renter who asks again when an answer is lost, and an auditor of the whole market's books.
+"""A renter that repeats requests whose response was lost, and a check of the whole market's ledger.
 
-Both see the market through its public API alone.
+Both use only the public API of the market.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ T = TypeVar("T")
 FINAL = frozenset({"completed", "failed", "cancelled"})
 WAIT_SECONDS = 120.0
 POLL_SECONDS = 0.02
-# Answers that say "ask again"; any other 5xx is a fault.
+# Statuses that mean "repeat the request"; any other 5xx is a fault.
 _AGAIN = frozenset({429, 503, 504})
 
 
 class NeverError(AssertionError):
-    """What was waited for did not come."""
+    """The expected result did not arrive in time."""
 
 
 def eventually(what: str, look: Callable[[], T | None], seconds: float = WAIT_SECONDS) -> T:
-    """Looks until there is something to return. Raises NeverError."""
+    """Calls ``look`` until it returns something. Raises NeverError."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := look():
@@ -38,7 +38,7 @@ def eventually(what: str, look: Callable[[], T | None], seconds: float = WAIT_SE
 
 
 class Renter:
-    """One renter with money."""
+    """A renter with money."""
 
     def __init__(self, market: Market, email: str, credit_halala: int) -> None:
         self._market = market
@@ -47,11 +47,11 @@ class Renter:
         self._headers = {"x-renter-key": key}
 
     def ask_once(self, method: str, path: str, body: object = None, **headers: str) -> httpx.Response:
-        """One request, whatever becomes of it."""
+        """Sends a request once; it can fail."""
         return self._market.http.request(method, path, json=body, headers={**self._headers, **headers})
 
     def ask(self, method: str, path: str, body: object = None, **headers: str) -> httpx.Response:
-        """The same request until it is answered."""
+        """Repeats a request until it gets a response."""
 
         def answer() -> httpx.Response | None:
             try:
@@ -77,7 +77,7 @@ class Renter:
         return answer
 
     def attempts(self, job_id: str) -> list[dict[str, Any]]:
-        """Every lease of the job."""
+        """All leases of the job."""
         answer: list[dict[str, Any]] = self.ask("GET", f"/api/jobs/{job_id}/why").json()["attempts"]
         return answer
 
@@ -88,7 +88,7 @@ class Renter:
         return str(response.json()["response"])
 
     def until(self, job_id: str, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The job, as soon as it is so."""
+        """Waits until the condition holds for the job; returns the job."""
 
         def look() -> dict[str, Any] | None:
             job = self.job(job_id)
@@ -100,29 +100,29 @@ class Renter:
             raise NeverError(f"stayed {self.job(job_id)}") from None
 
     def until_it_writes(self, job_id: str) -> dict[str, Any]:
-        """The job when some of its output has arrived and it runs still."""
+        """Waits until some output has arrived while the job still runs; returns the job."""
         job = self.until(job_id, lambda job: job["output_bytes"] > 0 or job["status"] in FINAL)
         assert job["status"] == "running", job
         return job
 
     def until_final(self, job_id: str) -> dict[str, Any]:
-        """The job when it has ended."""
+        """Waits until the job has ended; returns it."""
         return self.until(job_id, lambda job: job["status"] in FINAL)
 
     def wallet(self) -> tuple[int, int]:
-        """What can be spent, and what is held."""
+        """The balance and the sum of open holds, in halala."""
         renter = self.ask("GET", "/api/renters/me").json()["renter"]
         return renter["balance_halala"], renter["held_halala"]
 
 
 def request(model: str, prompt: str, **changes: Any) -> dict[str, Any]:
-    """The body of a submit: a minute of inference, or what the changes make of it."""
+    """The body of a submit: a minute of inference, with changes."""
     params = {"model": model, "prompt": prompt, "temperature": 0, **changes.pop("params", {})}
     return {"job_type": "llm-inference", "duration_minutes": 3, "params": params, **changes}
 
 
 def assert_books(market: Market, renter: Renter, job_ids: list[str], provider_keys: list[str]) -> None:
-    """Every job of this only renter is final and billed once; every halala is where it belongs."""
+    """Asserts that all jobs of the only renter are final and billed once, and that the ledger balances."""
     jobs = [renter.job(job_id) for job_id in job_ids]
     for job in jobs:
         _assert_bill(job)
@@ -135,8 +135,8 @@ def assert_books(market: Market, renter: Renter, job_ids: list[str], provider_ke
         earned += earnings["claimable_halala"]
     assert earned == sum(bill["provider_halala"] for bill in bills)
     stats = market.get("/api/admin/dashboard", **{"x-admin-token": market.admin_token})["stats"]
-    told = (stats["total_jobs"], stats["active_jobs"], stats["charged_halala"], stats["held_halala"])
-    assert told == (len(set(job_ids)), 0, charged, 0)
+    counted = (stats["total_jobs"], stats["active_jobs"], stats["charged_halala"], stats["held_halala"])
+    assert counted == (len(set(job_ids)), 0, charged, 0)
     proof = market.prove_ledger()
     assert proof["balanced"] is True
     assert proof["discrepancies"] == []

@@ -1,7 +1,7 @@
-"""A real Docker Engine or Podman of the tests' own: its socket, images and containers end with the tests.
+"""Runs a real Docker Engine or Podman for the tests. Its socket, images and containers end with them.
 
 It needs root and the Debian packages docker.io, podman and busybox-static, which
-``scripts/setup --engine`` installs. Its image is made of busybox: no registry is asked.
+``scripts/setup --engine`` installs. Its image is built from busybox without a registry.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from daemon.runners.containers.docker import Docker, EngineFacts
 IMAGE = "docker.io/library/busybox:test"
 START_SECONDS = 20.0
 PR_SET_PDEATHSIG = 1
-# Where --gpus asks for NVIDIA's hook: a stub that does nothing stands in for it.
+# --gpus calls NVIDIA's hook; a stub that does nothing replaces it.
 HOOK = "nvidia-container-runtime-hook"
 
 
@@ -37,7 +37,7 @@ PROGRAMS = {
 }
 
 
-# Without systemd, and with no network to set up.
+# Without systemd and without network setup.
 PODMAN_SETTINGS = """
 [engine]
 cgroup_manager = "cgroupfs"
@@ -49,7 +49,7 @@ netns = "none"
 
 
 def missing(kind: str = "docker") -> str:
-    """Why no engine of a kind can be started here; empty when one can."""
+    """Why an engine of this kind cannot be started here; empty if it can."""
     if os.geteuid() != 0:
         return "a private container engine needs root"
     programs = PROGRAMS[kind]
@@ -66,46 +66,46 @@ class PrivateEngine:
     process: subprocess.Popen[bytes]
 
     def docker(self, *arguments: str) -> str:
-        """What the engine's own command prints: a second look at what is there."""
+        """The output of the engine's own command, to check independently of our code."""
         command = ["docker", "-H", f"unix://{self.socket}", *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     def log_bytes(self) -> int:
-        """How much disk the logs of all containers take."""
+        """The disk space that the logs of all containers use, in bytes."""
         logs = ("containers/*/local-logs/*", "overlay-containers/*/userdata/ctr.log*")
         found = [path for pattern in logs for path in self.socket.parent.glob(f"data/{pattern}")]
         return sum(path.stat().st_size for path in found if path.exists())
 
     def left(self) -> list[str]:
-        """Every container and volume that there is."""
+        """All containers and volumes."""
         containers = self.docker("ps", "--all", "--format", "{{.Names}}").split()
         return sorted(containers + self.docker("volume", "ls", "--quiet").split())
 
     def prove_empty(self) -> None:
-        """Fails the test that left something, and removes it: the next one shall not meet it."""
+        """Fails the test if it left something, and removes it, so that the next test starts clean."""
         if left := self.left():
             self.clear()
         assert left == [], f"left: {', '.join(left)}"
 
     def clear(self) -> None:
-        """Removes every container and volume."""
+        """Removes all containers and volumes."""
         for kind in ("container", "volume"):
             shown = "{{.Names}}" if kind == "container" else "{{.Name}}"
             listed = ["--all"] if kind == "container" else []
-            # One by one: Podman removes no keeper before its job.
+            # One at a time: Podman does not remove a keeper before its job.
             for name in sorted(self.docker(kind, "ls", *listed, "--format", shown).split()):
                 self.docker(kind, "rm", "--force", name)
 
 
 @contextlib.contextmanager
 def running_engine(kind: str = "docker", *, has_gpus: bool = True) -> Iterator[PrivateEngine]:
-    """Starts an engine, gives it the image, and ends it with all that it runs.
+    """Starts an engine with the image, and stops it with all its containers at the end.
 
-    ``kind``: `docker` or `podman`, which speaks the Docker Engine API, too.
+    ``kind``: `docker`, or `podman`, which also serves the Docker Engine API.
 
-    ``has_gpus``: it finds the stub of NVIDIA's hook, and hands GPUs out that are not there.
+    ``has_gpus``: whether it finds the stub of NVIDIA's hook and so offers GPUs that do not exist.
     """
-    # Not below pytest's folder: the path of a socket may have 107 characters.
+    # Not in pytest's folder: the path of a socket can have at most 107 characters.
     with tempfile.TemporaryDirectory(prefix="dcp-engine-") as name:
         folder = Path(name)
         process = _start_docker(folder, has_gpus) if kind == "docker" else _start_podman(folder)
@@ -121,14 +121,14 @@ def running_engine(kind: str = "docker", *, has_gpus: bool = True) -> Iterator[P
 
 
 def add_image(engine: PrivateEngine, name: str, *changes: str) -> None:
-    """Makes an image of busybox; ``changes``: Dockerfile instructions."""
+    """Builds an image from busybox; ``changes``: Dockerfile instructions."""
     options = [part for change in changes for part in ("--change", change)]
     command = ["docker", "-H", f"unix://{engine.socket}", "import", *options, "-", name]
     subprocess.run(command, check=True, capture_output=True, input=root_filesystem())
 
 
 def root_filesystem() -> bytes:
-    """A tar of a root file system with busybox alone; ``/open`` is a folder that anybody may write in."""
+    """A tar of a root file system with only busybox; any user may write in its folder ``/open``."""
     busybox = Path(str(shutil.which("busybox")))
     names = subprocess.run([busybox, "--list"], check=True, capture_output=True, text=True).stdout.split()
     buffer = io.BytesIO()
@@ -168,7 +168,7 @@ def _start_docker(folder: Path, has_gpus: bool) -> subprocess.Popen[bytes]:
 
 def _start_podman(folder: Path) -> subprocess.Popen[bytes]:
     (folder / "containers.conf").write_text(PODMAN_SETTINGS)
-    # All that Podman mounts and keeps below /run is in a mount namespace of its own, and goes with it.
+    # Podman's mounts and its files in /run are in a separate mount namespace, and vanish with it.
     script = 'mount -t tmpfs tmpfs /run && exec "$0" "$@"'
     command = ["unshare", "--mount", "--propagation=private", "sh", "-c", script]
     command += ["podman", "--storage-driver=overlay", "--root", str(folder / "data")]
@@ -191,13 +191,13 @@ def _spawn(command: Sequence[str], folder: Path, environment: Mapping[str, str])
             stdout=log,
             stderr=log,
             env={**environment, "HOME": str(folder)},
-            cwd=folder,  # Podman's monitors leave a file there when memory ran out
+            cwd=folder,  # Podman's monitors leave a file there after an out-of-memory kill
             preexec_fn=_end_with_the_tests,
         )
 
 
 def _end_with_the_tests() -> None:
-    """Tests that are killed take their engine with them."""
+    """Ends the engine if the tests' process is killed."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

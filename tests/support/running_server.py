@@ -1,4 +1,4 @@
-"""A whole server for tests: real gRPC on a free port, a real database, a clock that a test moves."""
+"""Runs a whole server for tests: real gRPC on a free port, a real database, and a manual clock."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ from tests.support.manual_clock import ManualClock
 T = TypeVar("T")
 ADMIN_TOKEN = "admin-token-of-the-tests"
 MODEL = "test/model"
-HANG_SECONDS = 20  # a test that waits this long has failed; nothing is measured by it
+HANG_SECONDS = 20  # how long a test waits before it fails
 
 Metadata = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """An error as a client reads it."""
+    """An error as a client sees it."""
 
     code: grpc.StatusCode
     reason: str
@@ -75,7 +75,7 @@ class Party:
 
     @property
     def metadata(self) -> Metadata:
-        """Its credential."""
+        """The metadata with its credential."""
         return bearer(self.key)
 
 
@@ -85,7 +85,7 @@ def bearer(key: str) -> Metadata:
 
 
 def read_refusal(error: grpc.aio.AioRpcError) -> Refusal:
-    """Takes an error apart: every error of ours has exactly one ErrorInfo."""
+    """Parses an error, which must have exactly one ErrorInfo."""
     status = rpc_status.from_call(error)
     assert status is not None, f"an error without details: {error}"
     info, facts = error_details_pb2.ErrorInfo(), errors_pb2.ErrorFacts()
@@ -97,41 +97,41 @@ def read_refusal(error: grpc.aio.AioRpcError) -> Refusal:
 
 
 async def refusal(call: Awaitable[Any]) -> Refusal:
-    """The error that a call ends with; the test fails when it succeeds."""
+    """The error of a call. The test fails if the call succeeds."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return read_refusal(caught.value)
 
 
 class Daemon:
-    """A daemon's stream as a test drives it: says what the test says, and nothing by itself."""
+    """A daemon's stream under the control of a test: it sends nothing by itself."""
 
     def __init__(self, call: Any) -> None:
         self._call = call
         self._boot_id = secrets.token_hex(8)
         self._heartbeats = 0
         self.held: list[sessions_pb2.Lease] = []
-        """What its heartbeats list: accepted, and no result told."""
+        """The leases that its heartbeats list: accepted, and without a reported result."""
 
     async def say(self, **kind: Any) -> None:
-        """Sends one message."""
+        """Sends a message."""
         await self._call.write(sessions_pb2.DaemonMessage(**kind))
 
     async def hear(self) -> sessions_pb2.ServerMessage | None:
-        """The next message; None at the end of the stream. Raises AioRpcError for one that failed."""
+        """The next message; None at the end of the stream. Raises AioRpcError if the stream failed."""
         async with asyncio.timeout(HANG_SECONDS):
             message = await self._call.read()
         return None if message is grpc.aio.EOF else message
 
     async def expect(self, kind: str) -> Any:
-        """The next message, which must be of this kind."""
+        """The next message, which must have this kind."""
         message = await self.hear()
         assert message is not None, f"the stream ended before {kind}"
         assert message.WhichOneof("kind") == kind, message
         return getattr(message, kind)
 
     async def hello(self, **changes: Any) -> Any:
-        """Opens the session; returns Welcome."""
+        """Opens the session with Hello; returns Welcome."""
         values: dict[str, Any] = {
             "boot_id": self._boot_id,
             "protocol_version": 1,
@@ -144,18 +144,18 @@ class Daemon:
         return await self.expect("welcome")
 
     async def heartbeat(self, **fields: Any) -> None:
-        """Beats, and takes the acknowledgement: nothing else has come before it."""
+        """Sends a heartbeat and reads the acknowledgement, which must be the next message."""
         self._heartbeats += 1
         values = {"held_leases": self.held} | fields
         await self.say(heartbeat=sessions_pb2.SessionHeartbeat(sequence=self._heartbeats, **values))
         assert (await self.expect("heartbeat_ack")).sequence == self._heartbeats
 
     async def heard_nothing(self) -> None:
-        """Proves that no message is under way: the answer to a heartbeat is the next one."""
+        """Asserts that no message is pending: the next one is the answer to a heartbeat."""
         await self.heartbeat()
 
     async def accept(self, lease: sessions_pb2.Lease) -> None:
-        """Takes an offer."""
+        """Accepts an offer."""
         self.held.append(lease)
         await self.say(offer_reply=sessions_pb2.OfferReply(lease=lease, accepted=True))
 
@@ -164,12 +164,12 @@ class Daemon:
         await self.say(offer_reply=sessions_pb2.OfferReply(lease=lease, refusal="no disk"))
 
     async def start(self, lease: sessions_pb2.Lease) -> None:
-        """Takes an offer and starts the run."""
+        """Accepts an offer and starts the run."""
         await self.accept(lease)
         await self.say(job_started=sessions_pb2.JobStarted(lease=lease))
 
     async def output(self, lease: sessions_pb2.Lease, seq: int, data: bytes) -> Any:
-        """Sends a piece of output; returns the acknowledgement."""
+        """Sends an output chunk; returns the acknowledgement."""
         await self.say(output_chunk=sessions_pb2.OutputChunk(lease=lease, seq=seq, data=data))
         return await self.expect("output_ack")
 
@@ -194,13 +194,13 @@ class Daemon:
         await self.say(job_finished=report)
 
     async def finished(self, lease: sessions_pb2.Lease, **fields: Any) -> int:
-        """Reports the end of a run; returns what the server made of it."""
+        """Reports the end of a run; returns the server's answer."""
         await self.finish(lease, **fields)
         disposition: int = (await self.expect("result_ack")).disposition
         return disposition
 
     async def ended(self) -> Refusal | None:
-        """Waits for the end of the stream: the error it ended with, None for a good end."""
+        """Waits for the end of the stream; returns its error, or None."""
         try:
             message = await self.hear()
         except grpc.aio.AioRpcError as error:
@@ -211,12 +211,12 @@ class Daemon:
         return None
 
     def cut(self) -> None:
-        """The connection breaks."""
+        """Breaks the connection."""
         self._call.cancel()
 
 
 class Market:
-    """A running server and everything that a test needs to drive it."""
+    """A running server with everything that a test needs to control it."""
 
     def __init__(self, server: Server, clock: ManualClock, channel: grpc.aio.Channel) -> None:
         self.server = server
@@ -251,7 +251,7 @@ class Market:
             await self.server.stop()
 
     async def sql(self, work: Callable[[], T]) -> T:
-        """One write transaction beside the services: for states that no use case can make yet."""
+        """Runs a write transaction without the services, for states that no use case can produce."""
         return await self.server._database.run(work)
 
     async def set_provider(self, provider: Party, **values: Any) -> None:
@@ -263,44 +263,44 @@ class Market:
         await self.sql(lambda: Renter.update(**values).where(Renter.id == renter.id).execute())
 
     async def tick(self) -> None:
-        """Each duty of the market's loop once, now. Raises what the first of those that failed raised."""
+        """Runs each duty of the market's loop once, now. Raises the error of the first duty that failed."""
         for error in await self.server.loops[0].tick():
             raise error
 
     async def later(self, seconds: float) -> None:
-        """Lets time pass and sweeps."""
+        """Advances the clock and runs each duty of the market's loop once."""
         self.clock.advance(seconds)
         await self.tick()
 
     async def provider(self) -> Party:
-        """A new provider."""
+        """Registers a new provider."""
         self._parties += 1
-        made = await self.provider_service.RegisterProvider(
+        registered = await self.provider_service.RegisterProvider(
             providers_pb2.RegisterProviderRequest(name="P", email=f"p{self._parties}@example.com")
         )
-        return Party(made.provider_id, made.api_key)
+        return Party(registered.provider_id, registered.api_key)
 
     async def renter(self, halala: int = 5000) -> Party:
-        """A new renter with money."""
+        """Registers a new renter with money."""
         self._parties += 1
-        made = await self.renter_service.RegisterRenter(
+        registered = await self.renter_service.RegisterRenter(
             renters_pb2.RegisterRenterRequest(name="R", email=f"r{self._parties}@example.com")
         )
         if halala:
             await self.ledger_service.CreditRenter(
-                ledger_pb2.CreditRenterRequest(renter_id=made.renter_id, amount_halala=halala),
+                ledger_pb2.CreditRenterRequest(renter_id=registered.renter_id, amount_halala=halala),
                 metadata=self.admin_metadata,
             )
-        return Party(made.renter_id, made.api_key)
+        return Party(registered.renter_id, registered.api_key)
 
     def connect(self, provider: Party) -> Daemon:
-        """A stream without its Hello."""
+        """Opens a stream without sending Hello."""
         call = self.session_service.Connect(metadata=provider.metadata)
         self._streams.append(call)
         return Daemon(call)
 
     async def daemon(self, provider: Party, **hello: Any) -> Daemon:
-        """A daemon with a session."""
+        """Connects a daemon with a session."""
         daemon = self.connect(provider)
         await daemon.hello(**hello)
         return daemon
@@ -308,7 +308,7 @@ class Market:
     async def submit(
         self, renter: Party, provider: Party | None = None, *, key: str = "", **changes: Any
     ) -> jobs_pb2.Job:
-        """Submits three minutes of inference, or what the changes make of it."""
+        """Submits three minutes of inference, with changes."""
         values: dict[str, Any] = {
             "job_type": jobs_pb2.JOB_TYPE_LLM_INFERENCE,
             "duration_minutes": 3,
@@ -323,12 +323,12 @@ class Market:
         return (await self.job_service.SubmitJob(request, metadata=renter.metadata)).job
 
     async def job(self, job: jobs_pb2.Job) -> jobs_pb2.Job:
-        """The job as it is now, by the operator's eyes."""
+        """The current job, as an operator sees it."""
         request = jobs_pb2.GetJobRequest(job_id=job.job_id)
         return (await self.job_service.GetJob(request, metadata=self.admin_metadata)).job
 
     async def why(self, job: jobs_pb2.Job, who: Party | None = None) -> jobs_pb2.ExplainJobResponse:
-        """Why the job waits or failed; by the operator's eyes if nobody asks."""
+        """Why the job waits or failed, as the caller sees it; the default caller is an operator."""
         request = jobs_pb2.ExplainJobRequest(job_id=job.job_id)
         metadata = who.metadata if who is not None else self.admin_metadata
         return await self.job_service.ExplainJob(request, metadata=metadata)
@@ -344,14 +344,14 @@ class Market:
         return (await self.job_service.CancelJob(request, metadata=who.metadata)).job
 
     async def wallet(self, renter: Party) -> tuple[int, int]:
-        """What a renter can spend, and what is held."""
+        """A renter's balance and the sum of its open holds, in halala."""
         answer = await self.renter_service.GetOwnRenter(
             renters_pb2.GetOwnRenterRequest(), metadata=renter.metadata
         )
         return answer.renter.balance_halala, answer.renter.held_halala
 
     async def earned(self, provider: Party) -> int:
-        """What a provider can withdraw."""
+        """The amount that a provider can withdraw, in halala."""
         answer = await self.provider_service.GetOwnProvider(
             providers_pb2.GetOwnProviderRequest(), metadata=provider.metadata
         )
@@ -360,7 +360,7 @@ class Market:
     async def running_job(
         self, renter: Party, provider: Party, daemon: Daemon, *, output: bytes = b"", **changes: Any
     ) -> tuple[jobs_pb2.Job, sessions_pb2.Lease]:
-        """A job that its daemon has started, and its lease. Without output an inference is not charged."""
+        """A job that its daemon has started, with its lease. An inference without output is not charged."""
         job = await self.submit(renter, provider, **changes)
         lease = (await daemon.expect("job_offer")).lease
         await daemon.start(lease)
@@ -370,14 +370,14 @@ class Market:
         return job, lease
 
     async def assert_money_adds_up(self) -> None:
-        """The ledger's own proof finds nothing wrong."""
+        """Asserts that the ledger's proof finds no discrepancy."""
         proof = await self.ledger_service.ProveLedger(
             ledger_pb2.ProveLedgerRequest(), metadata=self.admin_metadata
         )
         assert (proof.balanced, list(proof.discrepancies)) == (True, [])
 
     def cut_streams(self) -> None:
-        """Every connection breaks."""
+        """Breaks all connections."""
         for call in self._streams:
             call.cancel()
 
@@ -398,7 +398,7 @@ async def running(
     artifact_limits: ArtifactLimits | None = None,
     newest_daemon: str = CURRENT,
 ) -> AsyncIterator[Market]:
-    """A server on 127.0.0.1 until the block ends; without limits, as the clock fills no bucket by itself."""
+    """Runs a server on 127.0.0.1 until the block ends. It has no rate limits, as the clock stands still."""
     config = Config(
         url,
         "127.0.0.1:0",

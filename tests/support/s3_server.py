@@ -1,4 +1,4 @@
-"""A real S3-compatible server on this machine: moto's, as a process of its own."""
+"""Runs moto's S3-compatible server on this machine, in a separate process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class S3Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that an S3 client reads."""
+        """The environment variables for an S3 client."""
         return {
             "AWS_ENDPOINT": self.url,
             "AWS_ALLOW_HTTP": "true",
@@ -31,24 +31,24 @@ class S3Server:
         }
 
     def empty(self) -> None:
-        """Forgets everything, and makes the bucket anew."""
+        """Deletes everything and creates the bucket again."""
         httpx.post(f"{self.url}/moto-api/reset", trust_env=False).raise_for_status()
         httpx.put(f"{self.url}/{BUCKET}", trust_env=False).raise_for_status()
 
     def keys(self) -> list[str]:
-        """The objects that there are."""
+        """The keys of all objects."""
         answer = httpx.get(f"{self.url}/{BUCKET}", params={"list-type": "2"}, trust_env=False)
         return re.findall(r"<Key>([^<]*)</Key>", answer.raise_for_status().text)
 
     def unfinished(self) -> int:
-        """How many uploads in parts were begun and neither ended nor given up."""
+        """How many multipart uploads were started and neither completed nor aborted."""
         answer = httpx.get(f"{self.url}/{BUCKET}?uploads", trust_env=False)
         return answer.raise_for_status().text.count("<UploadId>")
 
 
 @contextmanager
 def running_s3() -> Iterator[S3Server]:
-    """A server on 127.0.0.1, ended with the block."""
+    """Runs the server on 127.0.0.1 until the block ends."""
     command = (sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0")
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:

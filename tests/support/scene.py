@@ -1,4 +1,4 @@
-"""A market of real processes to kill: daemons behind proxies, a renter, and the books to check at the end."""
+"""A market of real processes to kill: daemons behind proxies, a renter, and a check of the ledger."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STORY_TOKENS = 24
 
 
 class Scene:
-    """A market, a renter, and daemons that reach the server through proxies of their own."""
+    """A market, a renter, and daemons that each reach the server through a proxy."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.market = Market(folder, admin_token=ADMIN_TOKEN)
@@ -61,7 +61,7 @@ class Scene:
         return provider_id
 
     def state_dir(self, number: int) -> Path:
-        """Where the daemon that was started as number so and so keeps its journal."""
+        """The folder of a daemon's journal, by the number of its start."""
         return self.market.folder / f"daemon-{number}"
 
     def story(self, **changes: Any) -> str:
@@ -79,16 +79,16 @@ class Scene:
         return job_id
 
     def lines(self, pattern: str) -> list[re.Match[str]]:
-        """What the daemons logged that matches."""
+        """The lines of the daemons' logs that match."""
         log = (self.market.folder / "dcp-daemon.log").read_text()
         return list(re.finditer(pattern, log))
 
     def until_logged(self, pattern: str, times: int = 1) -> None:
-        """Waits until the daemons have logged it so often."""
+        """Waits until the daemons have logged matching lines the given number of times."""
         eventually(f"{times} times {pattern!r} in the log", lambda: len(self.lines(pattern)) >= times)
 
     def assert_whole(self, job_id: str, output: str, *, attempt: int) -> dict[str, Any]:
-        """The job completed in this attempt, wrote this, and is billed for that attempt's run."""
+        """Asserts that the job completed in this attempt with this output and is billed for that run."""
         job = self.renter.until_final(job_id)
         assert (job["status"], job["attempt"]) == ("completed", attempt), job
         assert self.renter.output(job_id) == output
@@ -96,7 +96,7 @@ class Scene:
         return job
 
     def assert_billed_for_its_run(self, job: dict[str, Any]) -> None:
-        """Billed is the least of the daemon's own clock and the server's, from start to end of the run."""
+        """Asserts that the billed time is the lesser of the daemon's and the server's measured time."""
         (finished,) = self.lines(
             rf"job finished outcome=\S+ run_ms=(\d+) job_id={job['job_id']} attempt={job['attempt']} "
         )
@@ -106,20 +106,20 @@ class Scene:
         assert billed_ms > 0
 
     def assert_books(self) -> None:
-        """Every job is billed once, and every halala is where it belongs."""
+        """Asserts that every job is billed once and the ledger balances."""
         assert_books(self.market, self.renter, self._job_ids, self._keys)
 
 
 @contextmanager
 def played(folder: Path) -> Iterator[Scene]:
-    """A scene that ends with all its processes, whatever happened in it."""
+    """Runs a scene, and ends all its processes whatever happened in it."""
     with ExitStack() as stack:
         yield Scene(folder, stack)
     eventually("the end of every process", lambda: not _processes_of(folder), seconds=10)
 
 
 def _processes_of(folder: Path) -> list[int]:
-    """The processes that were started for a folder, and those that these started."""
+    """The processes that were started for a folder, and their descendants."""
     found = []
     for process in psutil.process_iter():
         try:

@@ -1,7 +1,7 @@
-"""The daemon with an engine that plays a script: everything of it is real but the model, NVML included.
+"""The real daemon, including NVML, with an engine that plays a script instead of running a model.
 
-Run as a program, with the settings of ``dcp-daemon``. A job's prompt is its script, made by
-``script``: so many words with such a pause before each. The test knows the answer by ``answer_to``.
+Run as a program, with the settings of ``dcp-daemon``. A job's prompt is its script, built by
+``script``: a number of words with a pause before each. ``answer_to`` gives a test the expected answer.
 """
 
 from __future__ import annotations
@@ -15,40 +15,42 @@ from collections.abc import AsyncGenerator, Sequence
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.app import Daemon
+from daemon.app import Daemon, Options
 from daemon.config import config
 from daemon.engines import Engine
 from daemon.journal.disk import FileDisk, journal_folder
 from daemon.journal.journal import Journal
-from daemon.machine.gpus.detect import detect
+from daemon.link import ServerAddress
+from daemon.machine.gpus.nvml import detect
+from daemon.machine.machine import Machine
 from daemon.protocol.effects import EndReason
 
 MODEL = "test/script"
 
 
 def script(name: str, words: int, pause_seconds: float) -> str:
-    """A prompt that asks for ``words`` words with a pause before each; ``name`` goes into every word."""
+    """A prompt that requests ``words`` words with a pause before each; each word contains ``name``."""
     return f"{name} {words} {pause_seconds}"
 
 
 def answer_to(prompt: str) -> str:
-    """The whole answer to such a prompt."""
+    """The complete answer to such a prompt."""
     name, words, _ = prompt.split()
     return "".join(f"{name}-{number} " for number in range(int(words)))
 
 
 class ScriptEngine(Engine):
-    """Plays each prompt."""
+    """Plays the script in each prompt."""
 
     def models(self) -> Sequence[sessions_pb2.ServedModel]:
-        """One that is no model."""
+        """A single model, which does not exist."""
         return [sessions_pb2.ServedModel(name=MODEL, context_tokens=2048, warm=True)]
 
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
         """Is always ready."""
 
     async def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[str | jobs_pb2.Usage, None]:
-        """Word by word."""
+        """Yields the answer word by word."""
         words = answer_to(offer.params.prompt).split(" ")[:-1]
         for word in words:
             await asyncio.sleep(float(offer.params.prompt.split()[2]))
@@ -56,21 +58,21 @@ class ScriptEngine(Engine):
         yield jobs_pb2.Usage(prompt_tokens=1, completion_tokens=len(words))
 
     async def self_test(self) -> None:
-        """Always passes: there is no model that could fail."""
+        """Always passes, because there is no model that can fail."""
 
     async def close(self) -> None:
-        """Has nothing to end."""
+        """Does nothing."""
 
 
 async def _serve(settings: config.Config) -> EndReason:
     assert settings.provider_key is not None
     daemon = Daemon(
-        server=settings.server,
-        key=settings.provider_key,
-        engines=[ScriptEngine()],
-        gpus=detect(),
-        journal=Journal(FileDisk(journal_folder(settings.state_dir))),
-        on_ready=_say_ready,
+        ServerAddress(settings.server),
+        settings.provider_key,
+        [ScriptEngine()],
+        Journal(FileDisk(journal_folder(settings.state_dir))),
+        Machine(gpus=detect()),
+        options=Options(on_ready=_say_ready),
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, daemon.drain)
     return await daemon.run()
@@ -82,7 +84,7 @@ def _say_ready(provider_id: int) -> None:
 
 
 def main() -> None:
-    """Serves until SIGTERM; exit status 0 after a drain."""
+    """Serves until SIGTERM. Returns exit status 0 after a drain."""
     settings = config.from_env(os.environ)
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
     if asyncio.run(_serve(settings)) is not EndReason.DRAINED:

@@ -1,7 +1,7 @@
-"""Stand-ins for released daemons: tiny wheels whose `dcp-daemon` answers on the local socket and no more.
+"""Stand-ins for released daemons: tiny wheels whose `dcp-daemon` only answers on the local socket.
 
-What updates them is the real thing: pip, virtual environments, signatures, processes. How a stand-in
-behaves is baked into its version.
+The update itself is real: pip, virtual environments, signatures and processes. The behaviour of a stand-in
+is fixed in its wheel.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ def main():
 
 
 def source(version: str, behaviour: str = "ready") -> str:
-    """The stand-in's module.
+    """The source of the stand-in's module.
 
-    `behaviour`: `ready`; `offline`: never gets a session; `waits` for a file `go`; `silent`: does not
-    answer; `stubborn`: nor does it end when asked; `exits` at once.
+    `behaviour`: `ready`; `offline`: never gets a session; `waits`: for a file `go`; `silent`: does not
+    answer; `stubborn`: does not answer and ignores SIGTERM; `exits`: ends at once.
     """
     return _SOURCE.format(version=version, behaviour=behaviour)
 
 
 def wheel(version: str, behaviour: str = "ready") -> tuple[str, bytes]:
-    """A wheel's file name and content."""
+    """The file name and the content of a wheel."""
     info = f"dcp_marketplace-{version}.dist-info"
     files = {
         "dcp_standin.py": source(version, behaviour),
@@ -75,11 +75,11 @@ def wheel(version: str, behaviour: str = "ready") -> tuple[str, bytes]:
     return f"dcp_marketplace-{version}-py3-none-any.whl", out.getvalue()
 
 
-def place(root: Path, version: str, behaviour: str = "ready", told: str = "") -> None:
-    """Puts a stand-in where an installed version would be, without pip; `told`: the version that it says."""
+def place(root: Path, version: str, behaviour: str = "ready", reported: str = "") -> None:
+    """Installs a stand-in without pip; `reported`: the version that it reports."""
     program = root / "versions" / version / "bin" / "dcp-daemon"
     program.parent.mkdir(parents=True)
-    program.write_text(f"#!{sys.executable}\n{source(told or version, behaviour)}\nsys.exit(main())\n")
+    program.write_text(f"#!{sys.executable}\n{source(reported or version, behaviour)}\nsys.exit(main())\n")
     program.chmod(0o755)
     (root / "versions" / version / ".complete").touch()
 

@@ -1,6 +1,6 @@
-"""A TCP proxy on 127.0.0.1 that misbehaves as networks do; how is switched while it runs.
+"""A TCP proxy on 127.0.0.1 that can simulate faults of a network, switched while it runs.
 
-It knows no protocol. It runs in a thread of its own, so that a test may block.
+It knows no protocol. It runs in a separate thread, so that a test may block.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ _RST_AT_CLOSE = struct.pack("ii", 1, 0)
 
 @dataclass(frozen=True)
 class Pass:
-    """Everything goes through."""
+    """Forwards all bytes."""
 
 
 @dataclass(frozen=True)
 class Delay:
-    """Everything arrives late, in order."""
+    """Forwards all bytes late, in order."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class BlackHole:
-    """Connections are taken and what they carry is swallowed, without a word.
+    """Accepts connections and drops their bytes silently.
 
-    ``answers_only``: what clients say still arrives. A connection that lost bytes in the hole is
-    reset when the mode changes: it cannot go on without them.
+    ``answers_only``: bytes from clients are still forwarded. A connection that lost bytes is
+    reset when the mode changes, because it cannot continue without them.
     """
 
     answers_only: bool = False
@@ -47,12 +47,12 @@ class BlackHole:
 
 @dataclass(frozen=True)
 class Reset:
-    """Every connection, old or new, is reset."""
+    """Resets every connection, old or new."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Everything goes through in segments of 1 to ``most_bytes``, with pauses between them."""
+    """Forwards all bytes in segments of 1 to ``most_bytes``, with pauses between them."""
 
     most_bytes: int
     pause_seconds: float = 0.001
@@ -62,10 +62,10 @@ Mode = Pass | Delay | BlackHole | Reset | Slice
 
 
 class TcpProxy:
-    """One listening port that leads to ``target``, a host:port; ``address`` is the proxy's own."""
+    """A listening port that forwards to ``target``, a host:port; ``address`` is the proxy's own."""
 
     def __init__(self, target: str, seed: int = 0) -> None:
-        """``seed``: of the sizes of segments."""
+        """``seed``: the seed of the sizes of segments."""
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
         self._rng = Random(seed)
@@ -89,7 +89,7 @@ class TcpProxy:
         self._loop.close()
 
     def switch(self, mode: Mode) -> None:
-        """From now on, for old connections and new ones."""
+        """Switches the mode for old and new connections."""
         self._run(self._switch(mode))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -121,7 +121,7 @@ class TcpProxy:
         try:
             await self._carry(link, reader, writer)
         except* (OSError, asyncio.CancelledError):
-            pass  # the connection is over, by a peer's doing or by our own
+            pass  # a peer or the proxy has ended the connection
         finally:
             link.abort()
             self._links.discard(link)
@@ -139,7 +139,7 @@ class TcpProxy:
             group.create_task(self._pump(link, target_reader, writer, is_answer=True))
 
     async def _swallow(self, link: _Link, reader: asyncio.StreamReader) -> None:
-        """A connection that began in the hole ends with it, if its client does not end it before."""
+        """Keeps a connection that began in the hole until the mode changes or its client ends it."""
         link.has_lost = True
         while await reader.read(READ_BYTES):
             pass
@@ -176,7 +176,7 @@ class TcpProxy:
 
 
 class _Link:
-    """One connection from a client, and the one to the target that belongs to it."""
+    """A connection from a client and its connection to the target."""
 
     def __init__(self, task: asyncio.Task[Any], client: asyncio.StreamWriter) -> None:
         self.task = task

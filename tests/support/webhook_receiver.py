@@ -1,4 +1,4 @@
-"""A real HTTP server for tests of webhooks: it keeps what it gets and answers what the test says."""
+"""A real HTTP server for tests of webhooks: it records requests and answers as a test sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Received:
-    """One request, its body byte for byte; header names in small letters."""
+    """A request with its body byte for byte; header names are in lower case."""
 
     path: str
     headers: dict[str, str]
@@ -20,10 +20,10 @@ class Received:
 
 @dataclass
 class Receiver:
-    """A server on 127.0.0.1. Each request takes the next of ``answers``; the last is for all that follow."""
+    """A server on 127.0.0.1. Each request gets the next of ``answers``; the last one is repeated."""
 
     answers: list[int | None] = field(default_factory=lambda: [200])
-    """HTTP statuses; None never answers."""
+    """HTTP statuses; None gives no answer."""
     location: str = ""
     received: list[Received] = field(default_factory=list)
     connections: int = 0
@@ -34,16 +34,16 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL of the server."""
         return f"http://127.0.0.1:{self.port}/events"
 
     def hang_up(self) -> None:
-        """Closes the connections that get no answer, so that nobody waits for their time to be over."""
+        """Closes the connections that get no answer, so that their clients need not wait for a timeout."""
         for writer in self.hung:
             writer.close()
 
     async def until_received(self, count: int) -> list[Received]:
-        """All requests, once there are so many; a test that waits for 20 s has failed."""
+        """Waits until this many requests have arrived; returns all. The test fails after 20 s."""
         async with asyncio.timeout(20):
             while len(self.received) < count:
                 self.news.clear()
@@ -51,7 +51,7 @@ class Receiver:
         return self.received
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection."""
+        """Serves a connection."""
         self.connections += 1
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -63,10 +63,10 @@ class Receiver:
             status = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
             if status is None:
                 self.hung.add(writer)
-                await reader.read()  # until the other side gives up
+                await reader.read()  # until the client gives up
                 return
             where = f"location: {self.location}\r\n" if self.location else ""
-            writer.write(f"HTTP/1.1 {status} Told\r\n{where}content-length: 0\r\n\r\n".encode())
+            writer.write(f"HTTP/1.1 {status} Answer\r\n{where}content-length: 0\r\n\r\n".encode())
             await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
@@ -76,7 +76,7 @@ class Receiver:
 
 @contextlib.asynccontextmanager
 async def receiving(*answers: int | None, tls: ssl.SSLContext | None = None) -> AsyncIterator[Receiver]:
-    """A receiver that answers so, 200 unless said."""
+    """Runs a receiver that answers with these statuses; the default is 200."""
     receiver = Receiver(list(answers) or [200])
     server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0, ssl=tls)
     receiver.port = server.sockets[0].getsockname()[1]

@@ -1,4 +1,4 @@
-"""A renter with rows in every table that can have some of a renter, each text of its own marked."""
+"""A renter with rows in every table that can hold rows of a renter. Each of its texts has a marker."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ MARKERS = (
 
 @dataclass
 class Whole:
-    """The renter, who ran its jobs, and what they were."""
+    """The renter, the provider that ran its jobs, and the jobs."""
 
     renter: Party
     provider: Party
@@ -62,12 +62,12 @@ class Whole:
 
 @contextlib.asynccontextmanager
 async def whole_renter(market: Market) -> Any:
-    """The renter in a market with sandbox top-up and private webhooks; its jobs have all ended."""
+    """Creates the renter in a market with sandbox top-up and private webhooks. All its jobs have ended."""
     request = renters_pb2.RegisterRenterRequest(
         name=NAME, email=EMAIL, organization=ORGANIZATION, phone=PHONE
     )
-    made = await market.renter_service.RegisterRenter(request)
-    renter = Party(made.renter_id, made.api_key)
+    registered = await market.renter_service.RegisterRenter(request)
+    renter = Party(registered.renter_id, registered.api_key)
     top_up = renters_pb2.TopUpOwnWalletRequest(amount_halala=5000, idempotency_key=TOP_UP_KEY)
     await market.renter_service.TopUpOwnWallet(top_up, metadata=renter.metadata)
     key_request = keys_pb2.CreateKeyRequest(name=KEY_NAME, scopes=[options_pb2.SCOPE_READ])
@@ -99,7 +99,7 @@ async def _failed(market: Market, renter: Party, provider: Party, daemon: Daemon
 
 
 async def _completed(market: Market, renter: Party, provider: Party, daemon: Daemon) -> jobs_pb2.Job:
-    """A job whose first attempt was given back, after it had written something and left a file."""
+    """A job whose first attempt was released after it had written output and left a file."""
     job, lease = await market.running_job(
         renter,
         params=jobs_pb2.JobParams(model=MODEL, prompt=PROMPT, max_tokens=7),
@@ -135,7 +135,7 @@ async def _completed(market: Market, renter: Party, provider: Party, daemon: Dae
 async def send_file(
     market: Market, provider: Party, lease: sessions_pb2.Lease, name: str, content: bytes
 ) -> None:
-    """Sends a file of a run, as its daemon does."""
+    """Uploads a file of a run, as its daemon does."""
     request = artifacts_pb2.UploadArtifactRequest
     head = artifacts_pb2.ArtifactHeader(
         lease=lease, name=name, size_bytes=len(content), sha256=hashlib.sha256(content).digest()
@@ -147,7 +147,7 @@ async def send_file(
 
 
 async def export(market: Market, renter: Party, **fields: Any) -> list[privacy_pb2.ExportOwnDataResponse]:
-    """Every page of a renter's export, as a script asks for them."""
+    """All pages of a renter's export, fetched the way a script does."""
     pages = []
     place = ""
     while True:
@@ -167,7 +167,7 @@ async def delete(
 
 
 async def whole_database(market: Market) -> dict[str, str]:
-    """Every column of every table as one text, in small letters, by its name."""
+    """The content of every column of every table as a single lower-case text, by the column's name."""
 
     def read() -> dict[str, str]:
         found: dict[str, str] = {}
@@ -188,5 +188,5 @@ def _text(value: Any) -> str:
 
 
 def places_of(marker: str, database: dict[str, str]) -> list[str]:
-    """The columns that hold a marked text, as it is or as JSON escapes it."""
+    """The columns that contain a marker, either plain or as JSON escapes it."""
     return [place for place, text in database.items() if marker.casefold() in text]

@@ -1,7 +1,7 @@
-"""Server, gateway and daemon in one process and on one clock that stands until a test moves it.
+"""Runs server, gateway and daemon in one process on a shared clock that only a test advances.
 
-The programs' own code and real gRPC between them; only the clock, the engine and the HTTP socket
-are not the real ones.
+They are the programs' own code with real gRPC between them; only the clock, the engine and the HTTP socket
+are replaced.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from typing import Any
 import grpc
 import httpx
 
-from daemon.app import Daemon
+from daemon.app import Daemon, Options
 from daemon.journal.journal import Journal
+from daemon.link import ServerAddress
+from daemon.machine.machine import Machine
+from daemon.runners import Runner
 from gateway.app import CHANNEL_OPTIONS, build_app
 from server.app import Server
 from server.config import Config
 from tests.support import databases
 from tests.support.counter import Counter
-from tests.support.fake_engine import ScriptedEngine
 from tests.support.manual_clock import ManualClock
 from tests.support.memory_disk import MemoryDisk
 
@@ -33,7 +35,7 @@ ADMIN = {"x-admin-token": ADMIN_TOKEN}
 
 @dataclass
 class Stack:
-    """A running market; ``http`` speaks to the gateway."""
+    """A running market; ``http`` is a client of the gateway."""
 
     clock: ManualClock
     server: Server
@@ -41,26 +43,26 @@ class Stack:
     channel: grpc.aio.Channel
 
     async def register(self, kind: str, email: str) -> tuple[int, str]:
-        """A new provider's or renter's id and key."""
+        """Registers a provider or renter; returns its id and key."""
         answer = await self.post(f"/api/{kind}s/register", {"name": kind, "email": email})
         return answer[f"{kind}_id"], answer["api_key"]
 
     async def post(self, path: str, body: object, **headers: str) -> dict[str, Any]:
-        """The JSON answer to a POST that succeeds."""
+        """The JSON response to a POST, which must succeed."""
         response = await self.http.post(path, json=body, headers=headers)
         assert response.is_success, response.text
         answer: dict[str, Any] = response.json()
         return answer
 
     async def get(self, path: str, headers: dict[str, str]) -> dict[str, Any]:
-        """The JSON answer to a GET that succeeds."""
+        """The JSON response to a GET, which must succeed."""
         response = await self.http.get(path, headers=headers)
         assert response.is_success, response.text
         answer: dict[str, Any] = response.json()
         return answer
 
     async def until_job(self, job_id: str, *statuses: str) -> dict[str, Any]:
-        """The job, once it has one of the statuses; fails after 10 s of real time."""
+        """Waits until the job has one of the statuses; returns the job. Fails after 10 s of real time."""
         async with asyncio.timeout(10):
             while True:
                 job = (await self.get(f"/api/jobs/{job_id}", ADMIN))["job"]
@@ -73,12 +75,12 @@ class Stack:
 async def running_stack(
     folder: Path, counter: Counter | None = None, /, *, prove: bool = True, **settings: str
 ) -> AsyncIterator[Stack]:
-    """Server and gateway on a SQLite file in ``folder``, with more settings of the server's.
+    """Runs server and gateway on a SQLite file in ``folder``, with additional settings of the server.
 
-    The ledger is proved at the end, unless the test itself puts rows beside the services.
-    ``counter``: counts what the server and the gateway do.
+    The ledger is checked at the end, unless the test itself writes rows without the services.
+    ``counter``: counts the work of the server and the gateway.
     """
-    counter = counter or Counter()
+    counted, counter = counter is not None, counter or Counter()
     clock = ManualClock()
     config = Config.from_env(
         {
@@ -90,7 +92,8 @@ async def running_stack(
         }
     )
     server = Server(config, clock)
-    counter.watch_database(server._database.peewee)
+    if counted:
+        counter.watch_database(server._database.peewee)
     await server.start()
     try:
         async with grpc.aio.insecure_channel(
@@ -107,20 +110,27 @@ async def running_stack(
 
 @contextlib.asynccontextmanager
 async def running_daemon(
-    stack: Stack, key: str, engine: ScriptedEngine, **changes: Any
+    stack: Stack,
+    key: str,
+    engine: Runner,
+    *,
+    server: str = "",
+    journal: Journal | None = None,
+    machine: Machine | None = None,
+    sample_seconds: float = 5.0,
 ) -> AsyncIterator[Daemon]:
-    """A daemon with the engine, once it has its session; ``changes``: other arguments of `Daemon`."""
+    """A daemon with the engine, once it has its session; `server`: its address, if not the stack's."""
     ready = asyncio.Event()
-    arguments: dict[str, Any] = {
-        "server": stack.server.address,
-        "key": key,
-        "engines": [engine],
-        "journal": Journal(MemoryDisk()),
-        "clock": stack.clock,
-        "on_ready": lambda provider_id: ready.set(),
-        "tick_seconds": 0.01,
-    }
-    daemon = Daemon(**(arguments | changes))
+    daemon = Daemon(
+        ServerAddress(server or stack.server.address),
+        key,
+        [engine],
+        journal or Journal(MemoryDisk()),
+        machine or Machine(clock=stack.clock),
+        options=Options(
+            on_ready=lambda provider_id: ready.set(), tick_seconds=0.01, sample_seconds=sample_seconds
+        ),
+    )
     running = asyncio.create_task(daemon.run())
     try:
         async with asyncio.timeout(10):

@@ -1,4 +1,4 @@
-// Trying out: one form for every endpoint of the OpenAPI document, sent from this page's own origin.
+// The form for trying out endpoints of the OpenAPI document. It sends requests to this page's own origin.
 import { byId, copy, make } from "./elements.js";
 import { parse } from "./json.js";
 import { check, resolved } from "./schema.js";
@@ -34,7 +34,7 @@ class Console {
   constructor(api) {
     this.schemas = api.components.schemas;
     this.paths = api.paths;
-    this.remembered = {}; // ids that answers gave, by field name: the next form starts with them
+    this.remembered = {}; // ids from responses by field name: the next form starts with them
     this.drafts = new Map();
     this.form = byId("request");
     this.body = byId("body");
@@ -58,7 +58,7 @@ class Console {
     this.choose(byId("endpoint").value);
   }
 
-  // --- keys: in the tab's own storage, and nowhere else ---
+  // --- keys: kept only in the tab's own storage ---
 
   startKeys() {
     for (const input of document.querySelectorAll("#keys input")) {
@@ -127,7 +127,7 @@ class Console {
     const names = this.roles.map((role) => t(ROLES[role].label));
     const missing = this.roles.length && !this.key(this.role);
     byId("auth").textContent = names.length ? names.join(` ${t("or")} `) : t("None");
-    if (missing) byId("auth").textContent += ` (${t("fill it in under Keys")})`;
+    if (missing) byId("auth").textContent += ` (${t("enter it under Keys")})`;
     const set = Object.keys(ROLES).filter((role) => this.key(role));
     byId("keys-set").textContent = set.length ? set.map((role) => `${t(ROLES[role].label)} ✓`).join(", ") : t("none yet");
     if (missing) byId("keys").open = true;
@@ -151,7 +151,7 @@ class Console {
   }
 
   parameterProblem(parameter, text) {
-    if (!text) return parameter.required ? t("Fill this in.") : "";
+    if (!text) return parameter.required ? t("This field is required.") : "";
     const schema = resolved(parameter.schema, this.schemas);
     let value = text;
     if (schema.type === "integer" || schema.type === "number") value = /^-?\d+(\.\d+)?$/.test(text) ? Number(text) : text;
@@ -217,7 +217,7 @@ class Console {
     const parts = [];
     let at = 0;
     for (const { start, end } of [...problems].sort((a, b) => a.start - b.start)) {
-      if (start < at || end - start > 400) continue; // it contains others: they are marked
+      if (start < at || end - start > 400) continue; // it contains other problems, which are marked
       parts.push(text.slice(at, start), make("mark", {}, text.slice(start, end)));
       at = end;
     }
@@ -235,7 +235,7 @@ class Console {
       const problem = this.parameterProblem(parameter, value);
       showWrong(input, problem);
       if (problem) wrong ??= input;
-      if (problem && parameter.in === "path" && !value) return input.focus(), false; // there is no such address
+      if (problem && parameter.in === "path" && !value) return input.focus(), false; // without the value there is no address
     }
     const confirmed = this.confirmed;
     if (this.checkBody().length) wrong ??= document.querySelector("#problems button");
@@ -314,17 +314,17 @@ class Console {
     for (const id of ["explained", "take", "headers-field"]) byId(id).hidden = true;
     byId("payload").replaceChildren();
     const seconds = make("span", { "aria-hidden": "true" });
-    byId("status").replaceChildren(make("span", { class: "spinner", "aria-hidden": "true" }), t("Waiting for the answer…"), " ", seconds);
+    byId("status").replaceChildren(make("span", { class: "spinner", "aria-hidden": "true" }), t("Waiting for the response…"), " ", seconds);
     const started = performance.now();
     return setInterval(() => (seconds.textContent = `${number((performance.now() - started) / 1000, { minimumFractionDigits: 1, maximumFractionDigits: 1 })} s`), 100);
   }
 
   showFailure(signal) {
     const texts = {
-      stopped: t("You stopped waiting. What was asked may have happened all the same."),
-      timeout: t("No answer within {seconds} seconds. What was asked may have happened.", { seconds: TIMEOUT_SECONDS }),
+      stopped: t("You stopped waiting. The request may still take effect."),
+      timeout: t("No response within {seconds} seconds. The request may have taken effect.", { seconds: TIMEOUT_SECONDS }),
     };
-    byId("status").textContent = t("No answer.");
+    byId("status").textContent = t("No response.");
     this.explain(
       texts[signal.aborted ? signal.reason : ""] ??
         t("Network failure: the marketplace could not be reached. Check your connection and whether the gateway runs, then send again."),
@@ -351,7 +351,7 @@ class Console {
     try {
       value = JSON.parse(text);
     } catch {
-      // not JSON: shown as it came
+      // not JSON: shown unchanged
     }
     const pretty = value === undefined ? text : JSON.stringify(value, null, 2);
     byId("payload").textContent = pretty.slice(0, SHOWN_CHARACTERS) || t("(no body)");
@@ -382,14 +382,14 @@ class Console {
     const label = this.roles.length ? t(ROLES[this.role].label) : "";
     if (status === 401 && label) {
       return this.key(this.role)
-        ? t("Not let in (401): the {key} was refused. Check it under Keys.", { key: label })
-        : t("Not let in (401): this endpoint needs a {key}. Fill it in under Keys.", { key: label });
+        ? t("Unauthorized (401): the {key} was refused. Check it under Keys.", { key: label })
+        : t("Unauthorized (401): this endpoint needs a {key}. Enter it under Keys.", { key: label });
     }
     if (status === 429) {
       return t("Too many requests (429). Wait {seconds} s, then send again.", { seconds: headers.get("retry-after") ?? "1" });
     }
     if (status === 202) return t("Not ready yet (202): send again in a moment.");
-    if (status >= 500) return t("The marketplace has a fault or is busy ({status}); it is not your request. Try again in a moment.", { status });
+    if (status >= 500) return t("The marketplace has a fault or is busy ({status}); your request is not the cause. Try again in a moment.", { status });
     return status >= 400 && value?.error ? value.error : "";
   }
 
@@ -401,7 +401,7 @@ class Console {
     const button = make("button", { type: "button", class: "primary" }, t("Use as {key}", { key: t(ROLES[role].label) }));
     button.addEventListener("click", () => {
       this.setKey(role, key);
-      byId("take").replaceChildren(t("Taken over. This key is shown only once: keep a copy if you need it later."));
+      byId("take").replaceChildren(t("The key is saved for this tab. It is shown only once: keep a copy if you need it later."));
     });
     byId("take").replaceChildren(button);
   }
@@ -436,6 +436,6 @@ function keepInTab(name, value) {
   try {
     sessionStorage.setItem(name, value);
   } catch {
-    // it lasts as long as the page, then
+    // storage is not available: the value lasts until the page is closed
   }
 }

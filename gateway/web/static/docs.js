@@ -1,4 +1,4 @@
-// The reference: search, places, and the parts that need JavaScript switched on.
+// The reference page: search, the current place in the contents, and the parts that need JavaScript.
 import { startConsole } from "./console.js";
 import { addCopyButtons, byId, showOrigin } from "./elements.js";
 import { t } from "./texts.js";
@@ -45,7 +45,7 @@ function startSearch() {
       group.hidden = !group.querySelector("article:not([hidden]), li:not([hidden])");
     }
     if (words.length) list.open = true;
-    byId("found").textContent = !words.length ? "" : found ? t("{found} of {all} endpoints", { found, all: articles.length }) : t("No endpoint has this.");
+    byId("found").textContent = !words.length ? "" : found ? t("{found} of {all} endpoints", { found, all: articles.length }) : t("No endpoint matches.");
   });
   field.addEventListener("keydown", (event) => {
     if (event.key === "Escape") {

@@ -1,4 +1,4 @@
-// Small helpers around the page. What comes from a server becomes text here, never markup.
+// Small helpers for the pages. Data from a server becomes text here, never markup.
 
 /** A new element with attributes, and children that are elements or text. */
 export function make(tag, attributes = {}, ...children) {
@@ -25,7 +25,7 @@ export async function copy(text, button, done, failed) {
     await navigator.clipboard.writeText(text);
     button.textContent = done;
   } catch {
-    button.textContent = failed; // no permission, or a page without TLS
+    button.textContent = failed; // the browser gave no permission, or the page has no TLS
   }
   setTimeout(() => (button.textContent = before), 1600);
 }

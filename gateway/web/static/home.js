@@ -1,4 +1,4 @@
-// The first page: who is live now, from the public route, asked again while somebody looks.
+// The home page: lists the live providers from the public route, and refreshes while the page is visible.
 import { addCopyButtons, byId, make, showOrigin } from "./elements.js";
 import { number, t } from "./texts.js";
 
@@ -19,7 +19,7 @@ async function refresh() {
     if (!answer.ok) throw new Error(String(answer.status));
     show(await answer.json());
   } catch {
-    count.textContent = t("The list cannot be read now; it is tried again by itself.");
+    count.textContent = t("The list cannot be loaded now; the page tries again automatically.");
   }
   if (!document.hidden) timer = setTimeout(refresh, SECONDS_BETWEEN * 1000);
 }
@@ -27,7 +27,7 @@ async function refresh() {
 function show({ providers, total }) {
   count.textContent = total
     ? t("{count} live now", { count: number(total) })
-    : t("Nobody is live at this moment.");
+    : t("No provider is live at the moment.");
   list.replaceChildren(...providers.map(card));
   const model = providers.flatMap((provider) => provider.models)[0];
   if (model) for (const place of document.querySelectorAll(".model")) place.textContent = model;
@@ -44,7 +44,7 @@ function card(provider) {
     make("p", {}, provider.accepting_jobs ? t("takes jobs") : t("takes no jobs now")),
   ];
   if (provider.models.length) lines.push(make("p", {}, make("bdi", { dir: "ltr" }, provider.models.slice(0, 3).join(", "))));
-  if (rate) lines.push(make("p", { class: "rate" }, t("{rate} halala a minute for language models", { rate: number(rate) })));
+  if (rate) lines.push(make("p", { class: "rate" }, t("{rate} halala per minute for language models", { rate: number(rate) })));
   return make("li", {}, ...lines);
 }
 

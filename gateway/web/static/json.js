@@ -1,4 +1,4 @@
-// JSON with positions: what JSON.parse cannot tell, where in the text each value stands.
+// A JSON parser that records the position of each value in the text, which JSON.parse does not.
 // A problem is {text, values, start, end}; `text` is a key of the translations.
 
 import { mark } from "./texts.js";
@@ -34,7 +34,7 @@ export function parse(source) {
     const start = at;
     at += 1;
     while (at < source.length && source[at] !== '"') {
-      if (source[at] < " ") fail(mark("A line ends inside a text: close it with a quote, or write \\n."), {}, start, at);
+      if (source[at] < " ") fail(mark("A text contains a line break: close it with a quote, or write \\n."), {}, start, at);
       at += source[at] === "\\" ? 2 : 1;
     }
     if (at >= source.length) fail(mark("This text is not closed with a quote."), {}, start, source.length);
@@ -58,7 +58,7 @@ export function parse(source) {
       const name = string();
       const inner = path ? `${path}.${name}` : name;
       if (Object.hasOwn(result, name)) {
-        problems.push({ path: inner, text: mark("This field is there twice."), values: {}, start, end: at });
+        problems.push({ path: inner, text: mark("This field occurs twice."), values: {}, start, end: at });
       }
       expect(":", mark("Expected {sign} after the field name."));
       Object.defineProperty(result, name, { value: value(inner, depth), enumerable: true, configurable: true, writable: true });
@@ -95,7 +95,7 @@ export function parse(source) {
     const start = at;
     if (!/^(true|false|null|-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?)$/.test(word)) {
       if (at >= source.length) fail(mark("The JSON ends too early; a value is missing."));
-      fail(mark("This is no JSON value: a text needs double quotes."), {}, start, start + word.length);
+      fail(mark("This is not a JSON value: a text needs double quotes."), {}, start, start + word.length);
     }
     at += word.length;
     return JSON.parse(word);
@@ -117,7 +117,7 @@ export function parse(source) {
   try {
     const result = value("");
     space();
-    if (at < source.length) fail(mark("Something follows after the end of the JSON."), {}, at, source.length);
+    if (at < source.length) fail(mark("There is text after the end of the JSON."), {}, at, source.length);
     return { value: result, spans, problems };
   } catch (error) {
     if (!(error instanceof Wrong)) throw error;

@@ -1,5 +1,5 @@
-// Checks a value against the part of JSON Schema that our OpenAPI document uses.
-// A problem is {path, text, values, name}; `name` tells that the field's name is what is wrong.
+// Checks a value against the subset of JSON Schema that our OpenAPI document uses.
+// A problem is {path, text, values, name}; `name` is true if the field's name is wrong, not its value.
 
 import { mark } from "./texts.js";
 
@@ -34,7 +34,7 @@ const EXPECTED = {
 
 function* problems(value, reference, schemas, path) {
   const schema = resolved(reference, schemas);
-  if (value === null) return; // the servers take null as left out
+  if (value === null) return; // the server treats null as a missing field
   if (schema.type && !KINDS[schema.type](value)) {
     yield { path, text: EXPECTED[schema.type], values: {} };
     return;
@@ -56,7 +56,7 @@ function* ofObject(value, schema, schemas, path) {
     const place = path ? `${path}.${name}` : name;
     if (Object.hasOwn(known, name)) yield* problems(inner, known[name], schemas, place);
     else if (schema.additionalProperties === false) {
-      yield { path: place, name: true, text: mark("There is no such field; known are {names}."), values: { names: Object.keys(known).join(", ") } };
+      yield { path: place, name: true, text: mark("There is no such field; the known fields are {names}."), values: { names: Object.keys(known).join(", ") } };
     } else if (typeof schema.additionalProperties === "object") {
       yield* problems(inner, schema.additionalProperties, schemas, place);
     }

@@ -1,4 +1,4 @@
-// The words of the scripts. English is the key; another language is a file beside this one.
+// The texts of the scripts. The English text is the key; each other language has a file in this folder.
 const language = document.documentElement.lang;
 
 async function translations() {
@@ -7,7 +7,7 @@ async function translations() {
     const answer = await fetch(new URL(`texts.${language}.json`, import.meta.url));
     return answer.ok ? await answer.json() : {};
   } catch {
-    return {}; // English is better than no page
+    return {}; // without translations the page is shown in English
   }
 }
 

@@ -1,4 +1,4 @@
-// Light or dark as chosen before, else as the system says. It runs before the page is drawn.
+// Applies the theme chosen earlier, or else the system's. It runs before the page is drawn.
 const root = document.documentElement;
 const system = matchMedia("(prefers-color-scheme: dark)");
 
@@ -6,7 +6,7 @@ function remembered() {
   try {
     return localStorage.getItem("theme");
   } catch {
-    return null; // storage may be switched off: the system decides
+    return null; // storage can be disabled: the system's theme applies
   }
 }
 
@@ -24,7 +24,7 @@ addEventListener("DOMContentLoaded", () => {
     try {
       localStorage.setItem("theme", root.dataset.theme);
     } catch {
-      // it lasts as long as the page, then
+      // storage is not available: the choice lasts until the page is closed
     }
   });
   for (const link of document.querySelectorAll("[data-keep-place]")) {

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AccountServiceStub:
-    """Who may take part in the marketplace. Every decision is in the audit log.
+    """Decides which accounts may take part in the marketplace. Every decision is recorded in the audit log.
     """
 
     def __init__(self, channel):
@@ -63,40 +63,40 @@ class AccountServiceStub:
 
 
 class AccountServiceServicer:
-    """Who may take part in the marketplace. Every decision is in the audit log.
+    """Decides which accounts may take part in the marketplace. Every decision is recorded in the audit log.
     """
 
     def SuspendProvider(self, request, context):
-        """Shuts a provider out. It is offered no more jobs, offers that it has not accepted are taken
-        back, and a job that runs finishes and is paid; then its daemon's session ends.
+        """Suspends a provider. It is offered no more jobs, and offers that it has not accepted are revoked. Jobs
+        that already run finish and are paid; then the session of its daemon ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnsuspendProvider(self, request, context):
-        """Lets a suspended provider in again. It needs no other approval.
+        """Ends a provider's suspension. The provider needs no further approval.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ApproveProvider(self, request, context):
-        """Lets a new provider in, where the marketplace asks for approval.
+        """Approves a new provider, on a marketplace where providers need approval.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SuspendRenter(self, request, context):
-        """Keeps a renter from submitting jobs. Those that it has submitted go on.
+        """Suspends a renter: it cannot submit jobs. Jobs that it already submitted continue.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnsuspendRenter(self, request, context):
-        """Lets a suspended renter submit jobs again.
+        """Ends a renter's suspension: it can submit jobs again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,7 +139,7 @@ def add_AccountServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccountService:
-    """Who may take part in the marketplace. Every decision is in the audit log.
+    """Decides which accounts may take part in the marketplace. Every decision is recorded in the audit log.
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AdminServiceStub:
-    """Metrics and requests that an operator looks after.
+    """The dashboard, the withdrawal requests and the audit log, for operators.
     """
 
     def __init__(self, channel):
@@ -53,25 +53,26 @@ class AdminServiceStub:
 
 
 class AdminServiceServicer:
-    """Metrics and requests that an operator looks after.
+    """The dashboard, the withdrawal requests and the audit log, for operators.
     """
 
     def GetDashboard(self, request, context):
-        """Counts and sums of the whole marketplace.
+        """Returns counts and sums over the whole marketplace.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListWithdrawals(self, request, context):
-        """The providers' withdrawal requests, newest first.
+        """Lists the providers' withdrawal requests, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAuditEntries(self, request, context):
-        """What operators did, newest first. An entry is written with its effect or not at all, and never changes.
+        """Lists what operators did, newest first. An entry is written in the same transaction as the change it
+        records, and it never changes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,7 +105,7 @@ def add_AdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdminService:
-    """Metrics and requests that an operator looks after.
+    """The dashboard, the withdrawal requests and the audit log, for operators.
     """
 
     @staticmethod

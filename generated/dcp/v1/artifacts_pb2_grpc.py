@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ArtifactServiceStub:
-    """Takes the files of a run from its daemon and hands them out.
+    """Stores the files that a daemon uploads for its runs, and serves them for download.
     """
 
     def __init__(self, channel):
@@ -53,15 +53,15 @@ class ArtifactServiceStub:
 
 
 class ArtifactServiceServicer:
-    """Takes the files of a run from its daemon and hands them out.
+    """Stores the files that a daemon uploads for its runs, and serves them for download.
     """
 
     def UploadArtifact(self, request_iterator, context):
-        """Takes one file of a run, while its lease is held.
+        """Uploads one file of a run. The daemon must hold the run's lease.
 
-        The daemon sends the header and waits: for SEND, after which it sends the bytes
-        in pieces, ends its side and waits for STORED; or for ALREADY. The whole file is
-        stored or nothing of it.
+        The daemon sends the header and waits for the answer. If it is SEND, the daemon sends the bytes in
+        chunks, closes its side of the stream and waits for STORED. If it is ALREADY, nothing is left to do. The
+        server stores the whole file or nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,18 +70,19 @@ class ArtifactServiceServicer:
     def ListArtifacts(self, request, context):
         """Lists the files that the job left in `/output`.
 
-        They are there when the job has ended, however it ended: those of the attempt
-        that ended it. What attempts left that were lost or given back is deleted.
+        The list is filled when the job has ended, whatever the outcome, with the files of its final attempt.
+        Files of attempts that were lost or released are deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DownloadArtifact(self, request, context):
-        """Hands out one file of a job, or a part of it.
+        """Downloads one file of a job, or a byte range of it.
 
-        `Range: bytes=1048576-` goes on with a download that was cut: the answer is
-        206 then. With `If-Range` and the `ETag` of the first answer the parts are of one file.
+        To resume an interrupted download, send `Range: bytes=1048576-` with the number of bytes already
+        received; the response status is then 206. Send the `ETag` of the first response as `If-Range` too: it
+        guarantees that all ranges come from the same version of the file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,7 +115,7 @@ def add_ArtifactServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ArtifactService:
-    """Takes the files of a run from its daemon and hands them out.
+    """Stores the files that a daemon uploads for its runs, and serves them for download.
     """
 
     @staticmethod

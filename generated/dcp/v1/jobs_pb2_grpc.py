@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class JobServiceStub:
-    """Submits jobs, tells their state, hands out their output.
+    """Submits jobs, reports their state, and returns their output and log.
     """
 
     def __init__(self, channel):
@@ -78,85 +78,85 @@ class JobServiceStub:
 
 
 class JobServiceServicer:
-    """Submits jobs, tells their state, hands out their output.
+    """Submits jobs, reports their state, and returns their output and log.
     """
 
     def SubmitJob(self, request, context):
-        """Submits a job and holds its greatest possible cost in the renter's wallet, both in one transaction.
+        """Submits a job and holds its greatest possible charge in the renter's wallet, both in one transaction.
 
-        The hold is the rate of the job type times the duration, rounded up. When
-        the job ends, the time that it ran is charged and the rest returns.
-        Repeat a request whose answer was lost with the same `Idempotency-Key`: the
-        same key with the same body gives the first job again.
+        The hold is the rate of the job type times the duration, rounded up. When the job ends, the renter is
+        charged for the time that it ran, and the rest of the hold returns. If the response is lost, repeat the
+        request with the same `Idempotency-Key`: the same key with the same body returns the first job again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetJob(self, request, context):
-        """Tells a job's state, times and cost to its renter, its provider or an operator.
+        """Returns a job's state, times and charge to its renter, its provider or an operator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetJobOutput(self, request, context):
-        """Hands out a job's output and its bill.
+        """Returns a job's output and its bill.
 
-        202 until the job has ended; 200 with the output; 204 when it completed
-        without output; 410 when it failed or was cancelled, with the reason and
-        what was refunded. A container's output is its standard output. An image comes as raw bytes unless the request accepts
-        `application/json`.
+        The status is 202 until the job has ended, 200 with the output, 204 if the job completed without output,
+        and 410 with the reason and the refund if it failed or was cancelled. A container's output is its
+        standard output. An image is sent as raw bytes unless the request accepts `application/json`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetJobLogs(self, request, context):
-        """Hands out what a job logged so far, while it runs and after it ended, however it ended.
+        """Returns the log that a job has written so far, while it runs and after it has ended, whatever the
+        outcome.
 
-        A container's log is its standard output and its standard error, in the
-        order in which they came; its standard output is its output, too. The log of
-        the newest attempt alone is kept, and its first MiB.
+        A container's log is its standard output and its standard error in the order in which they were written;
+        the standard output is also the job's output. Only the log of the newest attempt is kept, and of that the
+        first MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExplainJob(self, request, context):
-        """Tells in words and codes why a job waits, runs or failed.
+        """Explains in sentences and codes why a job waits, runs or failed.
 
-        For a queued job every provider that was considered is listed with what
-        keeps it from running the job, the one that can soonest first. Every attempt
-        that was made is listed with how it ended.
+        For a queued job, the response lists each provider that was considered with the obstacle that keeps it
+        from running the job, sorted by how soon the provider could run it. It also lists every attempt with its
+        outcome.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
-        """Ends a job on its renter's wish.
+        """Cancels a job at the request of its renter or an operator.
 
-        A job that does not run yet ends at once and its hold returns whole. For a
-        running one the daemon is told to stop: the state changes when it has, and
-        the time that it ran is charged.
+        A job that has not started ends at once, and its whole hold returns. For a running job, the server asks
+        the daemon to stop it: the state changes when the daemon has stopped it, and the renter is charged for
+        the time that it ran.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListOwnJobs(self, request, context):
-        """The renter's own jobs, newest first.
+        """Lists the renter's own jobs, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListProviderJobs(self, request, context):
-        """The jobs that name the provider and wait for it, that it runs, or that it ran last, newest first.
+        """Lists the jobs that name this provider and wait for it, that it runs, and that it was the last to run,
+        newest first.
 
-        They show what GetJob shows. A job whose attempt was lost or given back is
-        not listed any more once it waits for any provider or another one has it.
+        Each job has the same fields as in GetJob. A job whose attempt on this provider was lost or released
+        leaves the list when it waits for any provider or when another provider has it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -214,7 +214,7 @@ def add_JobServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class JobService:
-    """Submits jobs, tells their state, hands out their output.
+    """Submits jobs, reports their state, and returns their output and log.
     """
 
     @staticmethod

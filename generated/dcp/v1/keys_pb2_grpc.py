@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class KeyServiceStub:
-    """A renter makes sub-keys for programs that are to do one thing alone; renters and providers replace their main keys.
+    """A renter creates sub-keys for programs that need only some of its rights. Renters and providers replace
+    their main keys.
     """
 
     def __init__(self, channel):
@@ -63,43 +64,47 @@ class KeyServiceStub:
 
 
 class KeyServiceServicer:
-    """A renter makes sub-keys for programs that are to do one thing alone; renters and providers replace their main keys.
+    """A renter creates sub-keys for programs that need only some of its rights. Renters and providers replace
+    their main keys.
     """
 
     def CreateKey(self, request, context):
-        """Makes a sub-key that may be used for the named scopes alone. It can never make or revoke keys,
-        nor do anything else that is the main key's. The key is shown once: only its SHA-256 is kept.
+        """Creates a sub-key that can be used only for the given scopes. A sub-key can never create or revoke keys,
+        nor call any other route that needs the main key. The key is shown once: the server stores only its
+        SHA-256.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListKeys(self, request, context):
-        """The account's keys, newest first, also those that are over. What is a secret of them is not kept.
+        """Lists the account's keys, newest first, including expired and revoked ones. The keys themselves are not
+        stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeKey(self, request, context):
-        """Ends a sub-key, or the grace of a main key that was replaced. Revoking again changes nothing.
-        The main key itself is replaced, never revoked.
+        """Revokes a sub-key, or ends the grace period of a main key that was replaced. Revoking a key again changes
+        nothing. The current main key can only be replaced, not revoked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateRenterKey(self, request, context):
-        """Replaces the renter's main key. The new one is shown once; the one before works until the grace
-        is over. When a key has leaked, ask for a grace of 0. Sub-keys stay.
+        """Replaces the renter's main key. The new key is shown once; the previous key works until its grace period
+        ends. If a key has leaked, set `grace_seconds` to 0. Sub-keys stay valid.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateProviderKey(self, request, context):
-        """Replaces the provider's key. The new one is shown once; the one before works until the grace is
-        over. An open stream of the daemon goes on during the grace and ends within five minutes after it.
+        """Replaces the provider's key. The new key is shown once; the previous key works until its grace period
+        ends. A session that the daemon opened with the previous key continues during the grace period and ends
+        within five minutes after it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,7 +147,8 @@ def add_KeyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class KeyService:
-    """A renter makes sub-keys for programs that are to do one thing alone; renters and providers replace their main keys.
+    """A renter creates sub-keys for programs that need only some of its rights. Renters and providers replace
+    their main keys.
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class LedgerServiceStub:
-    """Money as operators move and audit it.
+    """Credits wallets and proves the ledger, for operators.
     """
 
     def __init__(self, channel):
@@ -48,18 +48,19 @@ class LedgerServiceStub:
 
 
 class LedgerServiceServicer:
-    """Money as operators move and audit it.
+    """Credits wallets and proves the ledger, for operators.
     """
 
     def CreditRenter(self, request, context):
-        """Credits a renter's wallet, after the operator has received the money.
+        """Credits a renter's wallet. An operator calls it after receiving the renter's money.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ProveLedger(self, request, context):
-        """Replays every transfer and compares the result with the stored balances and the open holds.
+        """Replays every transfer and compares the result with the stored balances, the open holds and the open
+        withdrawal requests.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +88,7 @@ def add_LedgerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LedgerService:
-    """Money as operators move and audit it.
+    """Credits wallets and proves the ledger, for operators.
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class MetricServiceStub:
-    """Curves of what heartbeats told of GPUs, by stream or POST.
+    """Returns time series of the GPU samples that heartbeats carried, by stream or POST.
     """
 
     def __init__(self, channel):
@@ -48,22 +48,22 @@ class MetricServiceStub:
 
 
 class MetricServiceServicer:
-    """Curves of what heartbeats told of GPUs, by stream or POST.
+    """Returns time series of the GPU samples that heartbeats carried, by stream or POST.
     """
 
     def GetOwnMetrics(self, request, context):
-        """How busy, full, hot and hungry the provider's own GPUs were, GPU by GPU.
+        """Returns the utilization, memory use, temperature and power draw of each of the provider's own GPUs over
+        time.
 
-        The server's clock counts: a sample belongs to the moment at which it was
-        heard. Samples of up to a minute (a day and a week: of 12 minutes) are lost
-        when a server is killed.
+        A sample has the time at which the server received it, by the server's clock. If a server is killed, the
+        samples of up to the last minute are lost (for the ranges `24h` and `7d`: of up to the last 12 minutes).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetProviderMetrics(self, request, context):
-        """The same of any provider, for operators.
+        """Returns the same time series for any provider, for operators.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,7 +91,7 @@ def add_MetricServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MetricService:
-    """Curves of what heartbeats told of GPUs, by stream or POST.
+    """Returns time series of the GPU samples that heartbeats carried, by stream or POST.
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class OperationServiceStub:
-    """The lists of the whole marketplace, the queue and the rate card, for operators.
+    """The marketplace's lists, its queue and its rate card, for operators.
     """
 
     def __init__(self, channel):
@@ -68,49 +68,49 @@ class OperationServiceStub:
 
 
 class OperationServiceServicer:
-    """The lists of the whole marketplace, the queue and the rate card, for operators.
+    """The marketplace's lists, its queue and its rate card, for operators.
     """
 
     def ListProviders(self, request, context):
-        """All providers, newest first, or those that a text finds.
+        """Lists all providers, or those that match a search text, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRenters(self, request, context):
-        """All renters, newest first, or those that a text finds.
+        """Lists all renters, or those that match a search text, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListJobs(self, request, context):
-        """All jobs, newest first, or those in one state, of one party, or with an id that begins so.
+        """Lists all jobs, or those with a given state, renter, provider or beginning of the id, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RequeueJob(self, request, context):
-        """Takes a job back from its provider. It waits again with its hold and its
-        place by age, and nothing is charged for the attempt; the daemon is told to
-        stop, and a result that comes late changes nothing.
+        """Revokes a job's lease and returns the job to the queue. The job keeps its hold and its place by age, and
+        the attempt is not charged. The server asks the daemon to stop the run; a result that arrives later
+        changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRates(self, request, context):
-        """The rate card: what new jobs are quoted, and what the public list shows.
+        """Returns the rate card: the rates that new jobs are quoted and that the public list shows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ChangeRate(self, request, context):
-        """Changes the rate of one job type for jobs that are submitted from now on.
-        Jobs that were submitted before keep the rate that they were quoted.
+        """Changes the rate of one job type for jobs submitted from now on. Jobs submitted earlier keep the rate
+        that they were quoted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,7 +158,7 @@ def add_OperationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class OperationService:
-    """The lists of the whole marketplace, the queue and the rate card, for operators.
+    """The marketplace's lists, its queue and its rate card, for operators.
     """
 
     @staticmethod

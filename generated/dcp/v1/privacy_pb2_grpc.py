@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class PrivacyServiceStub:
-    """A renter's right to its own data: a copy of all of it, and its end.
+    """Exports and deletes a renter's own data.
     """
 
     def __init__(self, channel):
@@ -48,29 +48,31 @@ class PrivacyServiceStub:
 
 
 class PrivacyServiceServicer:
-    """A renter's right to its own data: a copy of all of it, and its end.
+    """Exports and deletes a renter's own data.
     """
 
     def ExportOwnData(self, request, context):
-        """Everything that is kept about the renter, page by page: profile, keys, webhook with its deliveries,
-        jobs with what was asked, attempts with all that they wrote, and the statement. Files are listed: their
-        bytes come by `/api/jobs/{job_id}/artifacts/{name}`.
+        """Exports everything that is stored about the renter, page by page: the profile, the keys, the webhook with
+        its deliveries, the jobs with their parameters, the attempts with everything that they wrote, and the
+        statement. Files are only listed: download them from `/api/jobs/{job_id}/artifacts/{name}`.
 
-        A page holds at most 200 rows and about 2 MiB; a small account is one page. Ask with `next_page` as
-        `page` until an answer has none. The secrets of keys and of the webhook are left out.
+        A page holds at most 200 rows and about 2 MiB; a small account fits on one page. Pass `next_page` as
+        `page` until a response has no `next_page`. The secrets of the keys and of the webhook are not exported.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteOwnAccount(self, request, context):
-        """Deletes the caller's account for good: its keys, webhook, name and addresses, and what it wrote in jobs
-        and got as output, log and files. What moved money stays, without a name.
+        """Deletes the caller's account permanently: its keys, webhook, name and addresses, the contents of its
+        jobs, and their output, logs and files. The records of money remain, without a name.
 
-        It is refused, and nothing changes, while a job has not ended, or while the wallet holds money that was
-        not given up by its exact amount. Every key ends with it: a repetition is answered with 401. The address
-        is free for a new account at once; of more than 200 jobs the texts, outputs, logs and files are shut at once and
-        erased within minutes, as the bytes of files always are. Export first: nobody can bring anything back.
+        The request is refused, and nothing changes, while a job has not ended, or while the wallet holds money
+        and the request does not give up exactly that amount. All keys of the account stop working, so a repeated
+        request gets status 401. The e-mail address can be used for a new account at once. If the account has
+        more than 200 jobs, their texts, outputs and logs become inaccessible at once and are erased within
+        minutes; the bytes of files are always erased within minutes. Export your data first: a deletion cannot
+        be undone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,7 +100,7 @@ def add_PrivacyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PrivacyService:
-    """A renter's right to its own data: a copy of all of it, and its end.
+    """Exports and deletes a renter's own data.
     """
 
     @staticmethod

@@ -72,52 +72,52 @@ class ProviderServiceServicer:
     """
 
     def RegisterProvider(self, request, context):
-        """Registers a provider and returns its key. The key is shown once: only its SHA-256 is kept.
+        """Registers a provider and returns its key. The key is shown once: the server stores only its SHA-256.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetOwnProvider(self, request, context):
-        """The provider's own profile: state, jobs, earnings, last heartbeat and GPU figures.
+        """Returns the provider's own profile: its status, jobs, earnings, last heartbeat and GPU figures.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Heartbeat(self, request, context):
-        """A heartbeat by POST, for daemons that cannot hold a stream. It changes the
-        same record as one on the stream, but jobs are offered on a stream only.
+        """Records a heartbeat by POST, for daemons that cannot hold a stream. It has the same effect as a heartbeat
+        on a stream, but jobs are offered only on a stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PauseOwnProvider(self, request, context):
-        """The provider takes no jobs for now; those that it runs finish. Pausing again changes nothing.
+        """Pauses the provider: it takes no new jobs, and the jobs that it runs finish. Pausing it again changes
+        nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResumeOwnProvider(self, request, context):
-        """The provider takes jobs again after a pause.
+        """Ends the pause: the provider takes jobs again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListProviderHistory(self, request, context):
-        """Every attempt of a provider that has ended, newest first, without what was asked or for whom.
+        """Lists all ended attempts of a provider, newest first, without the renters and the contents of the jobs.
 
-        From it anybody can recompute the provider's `reliability`: of its newest 50
-        attempts in this list, those with `counts` `for`, divided by those with `for`
-        or `against`; 1 when there is none of either. An attempt is a job that the
-        daemon accepted. It counts for the provider when it `succeeded`; against it
-        when it was `lost` or `released`, or `failed` with ENGINE_FAILED,
-        MODEL_NOT_SERVED, PROVIDER_LOST or PROVIDER_DRAINED; neither way when it was
-        `cancelled` or `revoked`, or `failed` with any other reason, such as
-        DURATION_LIMIT: these are the renter's or an operator's doing.
+        Anyone can recompute the provider's `reliability` from this list. Among the newest 50 attempts, it is the
+        number whose `counts` is `for`, divided by the number whose `counts` is `for` or `against`; it is 1 if
+        there are none of either. An attempt is a job that the daemon accepted. An attempt counts for the
+        provider if it `succeeded`. It counts against the provider if it was `lost` or `released`, or `failed`
+        with ENGINE_FAILED, MODEL_NOT_SERVED, PROVIDER_LOST or PROVIDER_DRAINED. It counts neither way if it was
+        `cancelled` or `revoked`, or `failed` with any other reason, such as DURATION_LIMIT, because then the
+        renter or an operator caused its end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RenterServiceStub:
-    """Registration and self-service of renters, and the market that they choose from.
+    """Registration and self-service of renters, and the public list of providers.
     """
 
     def __init__(self, channel):
@@ -58,32 +58,33 @@ class RenterServiceStub:
 
 
 class RenterServiceServicer:
-    """Registration and self-service of renters, and the market that they choose from.
+    """Registration and self-service of renters, and the public list of providers.
     """
 
     def RegisterRenter(self, request, context):
-        """Registers a renter and returns its key. The key is shown once: only its SHA-256 is kept.
+        """Registers a renter and returns its key. The key is shown once: the server stores only its SHA-256.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetOwnRenter(self, request, context):
-        """The renter's own profile, wallet and newest jobs.
+        """Returns the renter's own profile, wallet and newest jobs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAvailableProviders(self, request, context):
-        """The providers that are live now, with their GPUs, models and rates.
+        """Lists the providers that are live now, with their GPUs, models and rates.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TopUpOwnWallet(self, request, context):
-        """Puts play money into the caller's own wallet, where the operator switched that on.
+        """Puts play money into the caller's own wallet. It works only on a marketplace where the operator has
+        enabled it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,7 +122,7 @@ def add_RenterServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RenterService:
-    """Registration and self-service of renters, and the market that they choose from.
+    """Registration and self-service of renters, and the public list of providers.
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class SessionServiceStub:
-    """The daemons' door.
+    """Holds the sessions of daemons.
     """
 
     def __init__(self, channel):
@@ -43,7 +43,7 @@ class SessionServiceStub:
 
 
 class SessionServiceServicer:
-    """The daemons' door.
+    """Holds the sessions of daemons.
     """
 
     def Connect(self, request_iterator, context):
@@ -74,7 +74,7 @@ def add_SessionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SessionService:
-    """The daemons' door.
+    """Holds the sessions of daemons.
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class StatementServiceStub:
-    """What happened to a renter's wallet and what a provider earned, read from the ledger itself.
+    """Statements of a renter's wallet and of a provider's earnings, read from the ledger.
     """
 
     def __init__(self, channel):
@@ -58,44 +58,42 @@ class StatementServiceStub:
 
 
 class StatementServiceServicer:
-    """What happened to a renter's wallet and what a provider earned, read from the ledger itself.
+    """Statements of a renter's wallet and of a provider's earnings, read from the ledger.
     """
 
     def ListOwnLedger(self, request, context):
-        """Everything that changed what the renter can spend, newest first.
+        """Lists every change of the renter's balance, newest first.
 
-        A job appears with its hold and with what returned of it; the difference
-        is what the job was charged. Lines never change: only the charge is added
-        to a hold when its job ends.
+        A job appears with its hold and with its refund; the difference is its charge. A line never changes, with
+        one exception: when a job ends, its charge is added to the line of its hold.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetOwnLedgerCsv(self, request, context):
-        """The same lines as a CSV file (RFC 4180, UTF-8) with a line of names first, newest first.
+        """Returns the same lines as a CSV file (RFC 4180, UTF-8) with a header line, newest first.
 
-        For more than one file's lines, go on with the `id` of the last line as
-        `before_id`. A text that a spreadsheet would take for a formula begins with
-        an apostrophe.
+        If one file does not hold all lines, request the next one with the `id` of the last line as `before_id`.
+        A text that a spreadsheet would treat as a formula is prefixed with an apostrophe.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetOwnSpending(self, request, context):
-        """What ended jobs were charged, by day and by job type.
+        """Returns the charges of ended jobs, by day and by job type.
 
-        Days are days of UTC. A charge counts on the day on which its job ended.
+        Days are UTC days. A charge counts on the day on which its job ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetOwnEarnings(self, request, context):
-        """What the provider was paid out for ended jobs, by day and by job type.
+        """Returns the provider's payouts for ended jobs, by day and by job type.
 
-        Days are days of UTC. A payout counts on the day on which its job ended.
+        Days are UTC days. A payout counts on the day on which its job ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,7 +131,7 @@ def add_StatementServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class StatementService:
-    """What happened to a renter's wallet and what a provider earned, read from the ledger itself.
+    """Statements of a renter's wallet and of a provider's earnings, read from the ledger.
     """
 
     @staticmethod

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class TermsServiceStub:
-    """A provider's own rates and settings. They hold for jobs to come: what is queued for
-    the provider, held or running keeps its rate, and a run that began goes on.
+    """A provider's own rates and settings. They apply to future jobs: a job that was submitted earlier keeps its
+    rate, and a run that has started continues.
     """
 
     def __init__(self, channel):
@@ -59,40 +59,39 @@ class TermsServiceStub:
 
 
 class TermsServiceServicer:
-    """A provider's own rates and settings. They hold for jobs to come: what is queued for
-    the provider, held or running keeps its rate, and a run that began goes on.
+    """A provider's own rates and settings. They apply to future jobs: a job that was submitted earlier keeps its
+    rate, and a run that has started continues.
     """
 
     def SetOwnRate(self, request, context):
-        """Sets the own rate of one job type, or goes back to the platform's.
+        """Sets the provider's own rate for one job type, or returns to the platform's rate.
 
-        A job that names the provider is quoted this rate, and it is frozen at the
-        submit. A job that names no provider is quoted the platform's rate and goes
-        to providers that ask for no more. The rate must be from 50 % to 300 % of the
-        platform's when it is set; when the platform's changes later, an own rate
-        stays as it is.
+        A job that names the provider is quoted this rate, which is fixed for the job when it is submitted. A job
+        that names no provider is quoted the platform's rate and is offered only to providers whose rate is not
+        higher. An own rate must be from 50 % to 300 % of the platform's rate when it is set; it does not change
+        when the platform's rate changes later.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListOwnRates(self, request, context):
-        """What the provider asks for each job type, and between which bounds it may choose.
+        """Lists the provider's rate for each job type, with the bounds for an own rate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetOwnSettings(self, request, context):
-        """Sets when and how far the machine takes jobs. What is left out has no limit: the
-        body is the whole of the settings.
+        """Sets the hours, the GPU temperature and the GPU memory for jobs on the provider's machine. The request
+        replaces all settings: a field that is left out means no limit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetOwnSettings(self, request, context):
-        """When and how far the machine takes jobs.
+        """Returns the hours, the GPU temperature and the GPU memory for jobs on the provider's machine.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,8 +129,8 @@ def add_TermsServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TermsService:
-    """A provider's own rates and settings. They hold for jobs to come: what is queued for
-    the provider, held or running keeps its rate, and a run that began goes on.
+    """A provider's own rates and settings. They apply to future jobs: a job that was submitted earlier keeps its
+    rate, and a run that has started continues.
     """
 
     @staticmethod

@@ -26,9 +26,10 @@ if _version_not_supported:
 
 
 class WebhookServiceStub:
-    """A renter names one address; events are sent to it by POST until it answers with a 2xx, for two hours.
-    The header `DCP-Signature` is `v1=` and the HMAC-SHA256, in hex, of `DCP-Timestamp`, a dot and the raw
-    body, with the secret; `DCP-Event-Id` stays the same in every attempt, and `DCP-Attempt` counts them.
+    """A renter sets one address. Each event is sent to it by POST and repeated until the address answers with a
+    2xx status, for at most two hours. The header `DCP-Signature` is `v1=` followed by an HMAC-SHA256 in
+    hexadecimal, computed with the secret over `DCP-Timestamp`, a dot and the raw body. `DCP-Event-Id` is the
+    same in every attempt, and `DCP-Attempt` counts the attempts.
     """
 
     def __init__(self, channel):
@@ -70,49 +71,50 @@ class WebhookServiceStub:
 
 
 class WebhookServiceServicer:
-    """A renter names one address; events are sent to it by POST until it answers with a 2xx, for two hours.
-    The header `DCP-Signature` is `v1=` and the HMAC-SHA256, in hex, of `DCP-Timestamp`, a dot and the raw
-    body, with the secret; `DCP-Event-Id` stays the same in every attempt, and `DCP-Attempt` counts them.
+    """A renter sets one address. Each event is sent to it by POST and repeated until the address answers with a
+    2xx status, for at most two hours. The header `DCP-Signature` is `v1=` followed by an HMAC-SHA256 in
+    hexadecimal, computed with the secret over `DCP-Timestamp`, a dot and the raw body. `DCP-Event-Id` is the
+    same in every attempt, and `DCP-Attempt` counts the attempts.
     """
 
     def SetWebhook(self, request, context):
-        """Sets the address, or changes it. The first time a secret is made and shown, this once; a changed
-        address keeps its secret. Private addresses are refused, here or when they are connected to.
+        """Sets or changes the address. The first call creates a secret and returns it once; changing the address
+        keeps the secret. Private addresses are refused, either by this call or when an event is sent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetWebhook(self, request, context):
-        """The address, without its secret. Nothing when none is set.
+        """Returns the address without its secret, or nothing if no address is set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveWebhook(self, request, context):
-        """Removes the address with its secret. Events that wait are sent no more.
+        """Removes the address and its secret. Events that have not been delivered are no longer sent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateWebhookSecret(self, request, context):
-        """Makes a new secret, shown this once. Every attempt from now on is signed with it.
+        """Creates a new secret and returns it once. Every attempt from now on is signed with it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TestWebhook(self, request, context):
-        """Sends an event that means nothing. What came of it is in the list of deliveries.
+        """Sends a test event. The list of deliveries shows its outcome.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListWebhookDeliveries(self, request, context):
-        """What was sent and what came of it, newest first. The 1,000 newest that have ended are kept.
+        """Lists the deliveries with their outcomes, newest first. Only the newest 1,000 ended deliveries are kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,9 +162,10 @@ def add_WebhookServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WebhookService:
-    """A renter names one address; events are sent to it by POST until it answers with a 2xx, for two hours.
-    The header `DCP-Signature` is `v1=` and the HMAC-SHA256, in hex, of `DCP-Timestamp`, a dot and the raw
-    body, with the secret; `DCP-Event-Id` stays the same in every attempt, and `DCP-Attempt` counts them.
+    """A renter sets one address. Each event is sent to it by POST and repeated until the address answers with a
+    2xx status, for at most two hours. The header `DCP-Signature` is `v1=` followed by an HMAC-SHA256 in
+    hexadecimal, computed with the secret over `DCP-Timestamp`, a dot and the raw body. `DCP-Event-Id` is the
+    same in every attempt, and `DCP-Attempt` counts the attempts.
     """
 
     @staticmethod

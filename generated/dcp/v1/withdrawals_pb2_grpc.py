@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class WithdrawalServiceStub:
-    """A provider asks for its earnings; an operator orders the bank transfer and notes how it ended.
+    """A provider requests a withdrawal; an operator orders the bank transfer and records its outcome.
     """
 
     def __init__(self, channel):
@@ -68,48 +68,48 @@ class WithdrawalServiceStub:
 
 
 class WithdrawalServiceServicer:
-    """A provider asks for its earnings; an operator orders the bank transfer and notes how it ended.
+    """A provider requests a withdrawal; an operator orders the bank transfer and records its outcome.
     """
 
     def RequestWithdrawal(self, request, context):
-        """Asks for earnings to be paid to a bank account. The amount leaves what can
-        be withdrawn at once, and returns if an operator refuses the request. A
-        provider has one open request at a time.
+        """Requests the payment of earnings to a bank account. The amount is reserved at once, and returns if an
+        operator rejects the request. A provider can have one open request at a time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListOwnWithdrawals(self, request, context):
-        """The provider's own requests, newest first.
+        """Lists the provider's own withdrawal requests, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetWithdrawal(self, request, context):
-        """One request with the whole IBAN, which an operator needs to pay it. No other answer holds it.
+        """Returns one withdrawal request with the full IBAN, which the operator needs to pay it. No other response
+        contains the full IBAN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ProcessWithdrawal(self, request, context):
-        """An operator has ordered the bank transfer of a request that waited.
+        """Records that the operator has ordered the bank transfer of a pending request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PayWithdrawal(self, request, context):
-        """The money of a request that was ordered has left.
+        """Records that the bank transfer of an ordered request was made.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RejectWithdrawal(self, request, context):
-        """Refuses a request that is not paid; the money can be withdrawn again.
+        """Rejects a request that is not paid yet; the money can be withdrawn again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,7 +157,7 @@ def add_WithdrawalServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WithdrawalService:
-    """A provider asks for its earnings; an operator orders the bank transfer and notes how it ended.
+    """A provider requests a withdrawal; an operator orders the bank transfer and records its outcome.
     """
 
     @staticmethod

@@ -53,13 +53,13 @@ def test_key_is_never_made_over_another_or_inside_the_repository(tmp_path: Path)
     assert key.read_text() == "old"
     inside = publish(ROOT / "release.key", "--new-key")
     assert inside.returncode == 2
-    assert "keep the key elsewhere" in inside.stderr
+    assert "choose a path outside it" in inside.stderr
     assert not (ROOT / "release.key").exists()
 
 
 @pytest.mark.parametrize(
     ("content", "mode", "message"),
-    [("x", 0o600, "is no private key"), ("A" * 43 + "=", 0o644, "can be read by other users")],
+    [("x", 0o600, "is not a private key"), ("A" * 43 + "=", 0o644, "can be read by other users")],
 )
 def test_key_that_cannot_be_used_is_refused(tmp_path: Path, content: str, mode: int, message: str) -> None:
     key = tmp_path / "release.key"
@@ -119,10 +119,10 @@ def test_removal_keeps_the_key_and_the_settings() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--nonsense",), "unknown: --nonsense"),
-        (("--user", "x; reboot"), "is no name of a system user"),
+        (("--nonsense",), "unknown option --nonsense"),
+        (("--user", "x; reboot"), "is not a valid name of a system user"),
         (("--wheel", "/nowhere.whl"), "is not a file"),
-        (("--wheel", str(ROOT / "LICENSE")), "is no wheel of dcp-marketplace"),
+        (("--wheel", str(ROOT / "LICENSE")), "is not a wheel of dcp-marketplace"),
     ],
 )
 def test_installer_refuses_what_it_does_not_know(arguments: tuple[str, ...], message: str) -> None:

@@ -10,7 +10,7 @@
  *                                      counted, so that a longer script has new ones
  *
  * An underscore in NAME is a space. Figures are 0 by default, and what GPUs without ECC
- * cannot tell is NotSupported unless the script has a figure. Compiled with -DWITHOUT_POWER
+ * does not know is NotSupported unless the script has a value. Compiled with -DWITHOUT_POWER
  * it lacks nvmlDeviceGetPowerUsage, with -DOLD_DRIVER what drivers before 535 and older lack.
  */
 #include <stdio.h>
@@ -37,10 +37,10 @@ typedef struct { unsigned long long total, free, used; } memory_t;
 typedef struct { unsigned gpu, memory; } utilization_t;
 
 static int initialized;
-/* By index, whose events are told; a GPU that is lost loses that, too. */
+/* By index: whether a GPU's events are watched. A lost GPU is not watched any more. */
 static unsigned watched;
 
-/* Finds device `index`; returns how many there are. */
+/* Finds device `index`; returns the number of devices. */
 static int find_device(int index, device_t *found) {
   char line[512];
   int count = 0;
@@ -73,7 +73,7 @@ static int scripted(const char *function, int index) {
   return result;
 }
 
-/* A figure of the script; the last line counts. Returns whether there is one. */
+/* Reads a value of the script, from its last line with that name. Returns whether there is such a line. */
 static int figure(const char *wanted, int index, unsigned long long *value) {
   char line[512], name[128];
   int at, found = 0;

@@ -1,8 +1,8 @@
 """Reads the GPUs through the daemon's own code, for the tests with the stub.
 
-Each argument is a script; each gives one line of JSON: the status, what was
+Each argument is a script and produces a line of JSON: the status, what was
 detected, and how many warnings there have been. In a script `SELF`, `CHILD` and `PARENT`
-stand for the ids of this process, of a child of it and of the one that started it.
+stand for the ids of this process, of its child and of its parent.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from google.protobuf.json_format import MessageToDict
 
-from daemon.machine.gpus.detect import detect
+from daemon.machine.gpus.nvml import detect
 
 
 class Counter(logging.Handler):
@@ -23,12 +23,12 @@ class Counter(logging.Handler):
     count = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One more."""
+        """Counts a warning."""
         self.count += record.levelno >= logging.WARNING
 
 
 def main() -> None:
-    """Reads once per script."""
+    """Reads the GPUs once per script."""
     counter = Counter()
     logging.getLogger().addHandler(counter)
     script = Path(os.environ["NVML_STUB_SCRIPT"])

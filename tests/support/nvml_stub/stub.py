@@ -1,4 +1,4 @@
-"""Builds the stub and runs code against it, in a process that has it from the start."""
+"""Builds the stub and runs code against it, in a process that is started with it."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Machine:
     script: Path
 
     path: str = os.environ.get("PATH", "")
-    """Where programs are looked for."""
+    """The PATH of the process."""
 
     def environment(self) -> dict[str, str]:
-        """What a process needs in its environment to see the GPUs."""
+        """The environment variables with which a process sees the GPUs."""
         return os.environ | {
             "PATH": self.path,
             "LD_LIBRARY_PATH": str(self.library),
@@ -47,7 +47,7 @@ class Machine:
         }
 
     def run(self, *stages: str) -> list[dict[str, Any]]:
-        """Reads the GPUs once per stage, the script replaced before each; see `reader.py`."""
+        """Reads the GPUs once per stage, after replacing the script; see `reader.py`."""
         done = subprocess.run(
             [sys.executable, "-m", "tests.support.nvml_stub.reader", *stages],
             env=self.environment(),
