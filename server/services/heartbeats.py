@@ -1,8 +1,7 @@
 """Heartbeats, by stream and by POST: noted in memory, written in batches, judged.
 
-A heartbeat never costs a write of its own: the last one of each provider waits here, and ``write_all``
-writes all that are new in one transaction a second. What a heartbeat means for a session's leases is in
-server.services.sessions.
+No heartbeat has a write of its own: the newest of each provider waits here, and ``write_all`` writes them
+in one transaction a second. How a heartbeat affects a session's leases is in server.services.sessions.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from server.store.sessions import Beat
 
 
 class Heartbeats:
-    """The heartbeats of all providers; one per server."""
+    """The heartbeats of all providers of this server."""
 
     def __init__(
         self,
@@ -41,20 +40,20 @@ class Heartbeats:
         self._honesty = Honesty(database, fleet, clock)
         self._unwritten: dict[int, Beat] = {}
         self.store_is_up = True
-        """The last batch of heartbeats was written. While it is not, no renewal is acknowledged."""
+        """Whether the last batch of heartbeats was written. Renewals are acknowledged only then."""
 
     async def post(self, provider_id: int, report: GpuReport) -> ProviderStatus:
-        """A heartbeat by POST. Raises PROVIDER_SUSPENDED, PROVIDER_NOT_APPROVED."""
+        """Records a heartbeat by POST. Raises PROVIDER_SUSPENDED, PROVIDER_NOT_APPROVED."""
         provider = await self._database.read(lambda: existing(provider_id))
         refuse_shut_out(provider.state)
         await self.record(provider_id, report, renews=False)
         return status(provider.state, True, provider.draining)
 
     async def record(self, provider_id: int, report: GpuReport | None, *, renews: bool) -> None:
-        """Notes a heartbeat, by stream or POST alike; only one by stream ``renews`` the leases.
+        """Records a heartbeat by stream or by POST; only a heartbeat by stream ``renews`` the leases.
 
-        It is written with the next batch. Only the heartbeat that makes a provider live again is written
-        at once, so that everybody sees it come.
+        It is written with the next batch. A heartbeat that brings a provider back is written at once, so
+        that every server sees the provider as live.
         """
         now_ms = ms(self._clock)
         was_live = is_live(self._fleet.last_heartbeat_ms(provider_id, None), now_ms)
@@ -70,11 +69,11 @@ class Heartbeats:
             await self._honesty.reported(provider_id, report)
 
     def refresh_hindrances(self, presence: Presence, report: GpuReport) -> None:
-        """Finds what keeps jobs away from a session, by its self-tests and this report."""
+        """Computes what keeps jobs away from a session, by its self-tests and this report."""
         presence.hindrances = hindrances(report, presence.self_tests, self._minimums)
 
     async def write_all(self) -> None:
-        """Writes all heartbeats that wait, in one transaction; keeps them when that fails."""
+        """Writes all waiting heartbeats in one transaction; keeps them if that fails."""
         beats, self._unwritten = self._unwritten, {}
         if not beats:
             return
@@ -87,7 +86,7 @@ class Heartbeats:
             raise
 
     def _keep(self, beat: Beat) -> None:
-        """Keeps a heartbeat for the next batch, with what an earlier one reported and it does not."""
+        """Keeps a heartbeat for the next batch; takes what it lacks from an earlier one that waits."""
         if waiting := self._unwritten.get(beat.provider_id):
             beat = replace(
                 beat,

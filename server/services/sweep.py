@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 
 from server.clock import Clock, ms
+from server.domain.errors import DomainError, Reason
 from server.domain.jobs import LOST_AFTER_SECONDS
 from server.domain.leases import (
     OFFER_SECONDS,
@@ -43,11 +44,27 @@ class Sweep:
         self._fleet = fleet
         self._heartbeats = heartbeats
         self._clock = clock
-        self._started_ms = ms(clock)
+        self._hearing_since_ms: int | None = ms(clock)
+        """Since when this server can receive and store heartbeats; None while it cannot."""
 
     async def tick(self) -> None:
-        """Ends the leases and jobs that are due, notifies the daemons, and offers jobs to the freed slots."""
-        now_ms = ms(self._clock)
+        """Ends the leases and jobs that are due, notifies the daemons, and offers jobs to the freed slots.
+
+        Raises STORE_UNAVAILABLE while the database cannot be reached.
+        """
+        try:
+            await self._tick(ms(self._clock))
+        except DomainError as error:
+            if error.reason is Reason.STORE_UNAVAILABLE:
+                self._hearing_since_ms = None
+            raise
+
+    async def _tick(self, now_ms: int) -> None:
+        if not self._heartbeats.store_is_up:
+            self._hearing_since_ms = None
+        elif self._hearing_since_ms is None:
+            await self._database.read(lambda: None)
+            self._hearing_since_ms = now_ms
         self._fleet.forget_before(now_ms - _ms(LOST_AFTER_SECONDS))
         if await self._database.read(lambda: self._is_due(now_ms)):
             for lease in await self._database.run(lambda: self._apply(now_ms)):
@@ -76,8 +93,9 @@ class Sweep:
             give_up(lease, now_ms, "its provider went silent", renewed_ms=renewed_ms)
             ended.append(lease)
         for lease in leases.preparing_since(now_ms - _ms(PREPARE_SECONDS), BATCH):
-            give_up(lease, now_ms, "its provider did not start it")
-            ended.append(lease)
+            if self._is_settled_in(lease.provider_id, now_ms):
+                give_up(lease, now_ms, "its provider did not start it")
+                ended.append(lease)
         for job_id, provider_id in jobs.running_past(now_ms, _ms(OVERRUN_GRACE_SECONDS), BATCH):
             if self._is_settled_in(provider_id, now_ms) and (over := end_overrun(job_id, now_ms)):
                 ended.append(over)
@@ -102,12 +120,12 @@ class Sweep:
     def _silent(self, now_ms: int, limit: int) -> list[tuple[Lease, int]]:
         """The leases that were not renewed for their ``lost_after``, each with its last renewal.
 
-        Silence counts only while this server could receive and write heartbeats: no lease is lost before the
-        server has been up for that period, nor while received heartbeats cannot be written.
+        Silence counts only while this server can receive and store heartbeats: no lease is lost before the
+        server and its database have been up for that period.
         """
-        if not self._heartbeats.store_is_up:
+        if self._hearing_since_ms is None:
             return []
-        return leases.of_silent(now_ms, now_ms - self._started_ms, limit)
+        return leases.of_silent(now_ms, now_ms - self._hearing_since_ms, limit)
 
 
 def _ms(seconds: float) -> int:
