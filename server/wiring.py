@@ -1,6 +1,6 @@
-"""Wires the use cases to one database, clock and configuration: each service is built here, and nowhere else.
+"""Builds every service, with one database, clock and configuration. Services are built only here.
 
-It knows no gRPC: server.app gives the services to their servicers.
+It does not know gRPC: server.app passes the services to their servicers.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ from server.blobs.files import FileBlobs
 
 
 def open_blobs(url: str) -> Blobs:
-    """The store at ``file:FOLDER`` or ``s3://BUCKET/PREFIX``. Nothing is asked of it before its first use."""
+    """The store at ``file:FOLDER`` or ``s3://BUCKET/PREFIX``. It is not contacted before its first use."""
     kind, _, place = url.partition(":")
     if kind == "file":
-        # file:///folder and file:/folder are the same place; file:folder lies where the server runs.
+        # file:///folder and file:/folder are the same; file:folder is relative to the working directory.
         return FileBlobs(Path(place.removeprefix("//")))
     from server.blobs.s3 import S3Blobs
 

@@ -1,4 +1,4 @@
-"""CSV for spreadsheets: what renters wrote never becomes a formula there."""
+"""CSV for spreadsheets, in which no text of a renter becomes a formula."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
-# With one of these a cell is a formula to some spreadsheet, or is cut where one begins (OWASP, CSV
-# injection); the last four are the full-width forms that some programs read alike.
+# A cell that begins with one of these is a formula in some spreadsheet, or is split so that one begins
+# (OWASP, CSV injection). The last four are full-width forms that some programs treat in the same way.
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 
 Cell = str | int | None
 
 
 def csv_text(names: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
-    """A CSV file (RFC 4180). Numbers stay numbers, None is empty, no text begins a formula."""
+    """A CSV file (RFC 4180). Numbers stay numbers, None becomes an empty cell, no text begins a formula."""
     file = io.StringIO(newline="")
     writer = csv.writer(file)
     writer.writerow(names)

@@ -1,4 +1,4 @@
-"""Who acts for the marketplace in a call, as the audit log names it."""
+"""The operator behind a call, as the audit log names it."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from server.services.operators.audit import Operator
 
 
 def operator(context: Context) -> Operator:
-    """The operator behind the present call. Only inside a method that admits operators."""
+    """The operator behind the current call. Use it only in methods that admit operators."""
     return Operator(caller().role, request_id(context))

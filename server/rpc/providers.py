@@ -35,7 +35,7 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
     async def RegisterProvider(
         self, request: pb.RegisterProviderRequest, context: Context
     ) -> pb.RegisterProviderResponse:
-        made = await self._providers.register(
+        registration = await self._providers.register(
             name=request.name.strip(),
             email=request.email,
             email_key=email_key(request.email),
@@ -43,7 +43,9 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
             os=request.os,
             phone=request.phone,
         )
-        return pb.RegisterProviderResponse(success=True, provider_id=made.id, api_key=made.api_key)
+        return pb.RegisterProviderResponse(
+            success=True, provider_id=registration.id, api_key=registration.api_key
+        )
 
     async def GetOwnProvider(
         self, request: pb.GetOwnProviderRequest, context: Context
@@ -108,13 +110,13 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
             request.provider_id, _place(request.before), request.page_size or DEFAULT_PAGE_SIZE
         )
         return pb.ListProviderHistoryResponse(
-            attempts=[convert.past_attempt(one) for one in found],
+            attempts=[convert.past_attempt(attempt) for attempt in found],
             next_before=f"{last[0]}-{last[1]}" if last is not None else None,
         )
 
 
 def _place(before: str) -> tuple[int, int] | None:
-    """A place in the history: the end of an attempt and its number. Raises INVALID_FIELD."""
+    """A position in the history: the end of an attempt and its number. Raises PAGE_NOT_FOUND."""
     if not before:
         return None
     if (found := _PLACE.fullmatch(before)) is None:

@@ -26,14 +26,16 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
     async def RegisterRenter(
         self, request: pb.RegisterRenterRequest, context: Context
     ) -> pb.RegisterRenterResponse:
-        made = await self._renters.register(
+        registration = await self._renters.register(
             name=request.name.strip(),
             email=request.email,
             email_key=email_key(request.email),
             organization=request.organization,
             phone=request.phone,
         )
-        return pb.RegisterRenterResponse(success=True, renter_id=made.id, api_key=made.api_key)
+        return pb.RegisterRenterResponse(
+            success=True, renter_id=registration.id, api_key=registration.api_key
+        )
 
     async def GetOwnRenter(
         self, request: pb.GetOwnRenterRequest, context: Context
@@ -92,7 +94,7 @@ def _available(offering: Offering) -> pb.AvailableProvider:
     return pb.AvailableProvider(
         id=row.id,
         gpu_model=row.gpu_model,
-        is_live=True,  # the list holds live providers alone
+        is_live=True,  # the list has only live providers
         name=row.name,
         status=convert.provider_status(status),
         gpu_vram_mib=row.gpu_vram_mib or None,

@@ -48,7 +48,7 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
             caller().id, request.before_id or None, request.page_size or DEFAULT_PAGE_SIZE
         )
         return pb.ListOwnLedgerResponse(
-            lines=[line(one) for one in page.rows], next_before_id=page.next_before_id
+            lines=[line(row) for row in page.rows], next_before_id=page.next_before_id
         )
 
     async def GetOwnLedgerCsv(
@@ -57,7 +57,7 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
         page = await self._statements.lines(
             caller().id, request.before_id or None, request.max_lines or CSV_LINES
         )
-        return pb.GetOwnLedgerCsvResponse(csv=csv_text(_CSV_NAMES, [_cells(one) for one in page.rows]))
+        return pb.GetOwnLedgerCsvResponse(csv=csv_text(_CSV_NAMES, [_cells(row) for row in page.rows]))
 
     async def GetOwnSpending(
         self, request: pb.GetOwnSpendingRequest, context: Context
@@ -68,11 +68,11 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
             days=[
                 pb.DaySpending(
                     date=_date(day),
-                    spent_halala=one.total_halala,
-                    jobs=one.jobs,
-                    by_job_type=_by_name(one),
+                    spent_halala=money.total_halala,
+                    jobs=money.jobs,
+                    by_job_type=_by_name(money),
                 )
-                for day, one in days.items()
+                for day, money in days.items()
             ],
             spent_halala=whole.total_halala,
             jobs=whole.jobs,
@@ -88,11 +88,11 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
             days=[
                 pb.DayEarnings(
                     date=_date(day),
-                    earned_halala=one.total_halala,
-                    jobs=one.jobs,
-                    by_job_type=_by_name(one),
+                    earned_halala=money.total_halala,
+                    jobs=money.jobs,
+                    by_job_type=_by_name(money),
                 )
-                for day, one in days.items()
+                for day, money in days.items()
             ],
             earned_halala=whole.total_halala,
             jobs=whole.jobs,
@@ -100,35 +100,35 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
         )
 
 
-def line(one: Line) -> pb.LedgerLine:
+def line(row: Line) -> pb.LedgerLine:
     """A line of the statement as its renter sees it."""
     return pb.LedgerLine(
-        id=one.id,
-        time=convert.timestamp(one.at_ms),
-        kind=_KINDS[one.kind],
-        amount_halala=one.amount_halala,
-        balance_halala=one.balance_halala,
-        charged_halala=one.charged_halala,
-        job_id=one.job_id,
-        job_type=one.job_type,
-        model=one.model,
-        description=one.description,
+        id=row.id,
+        time=convert.timestamp(row.at_ms),
+        kind=_KINDS[row.kind],
+        amount_halala=row.amount_halala,
+        balance_halala=row.balance_halala,
+        charged_halala=row.charged_halala,
+        job_id=row.job_id,
+        job_type=row.job_type,
+        model=row.model,
+        description=row.description,
     )
 
 
-def _cells(one: Line) -> list[Cell]:
-    time = datetime.fromtimestamp(one.at_ms // 1000, UTC).replace(microsecond=one.at_ms % 1000 * 1000)
+def _cells(row: Line) -> list[Cell]:
+    time = datetime.fromtimestamp(row.at_ms // 1000, UTC).replace(microsecond=row.at_ms % 1000 * 1000)
     return [
-        one.id,
+        row.id,
         time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        one.kind.value,
-        one.amount_halala,
-        one.balance_halala,
-        one.charged_halala,
-        one.job_id,
-        one.job_type,
-        one.model,
-        one.description,
+        row.kind.value,
+        row.amount_halala,
+        row.balance_halala,
+        row.charged_halala,
+        row.job_id,
+        row.job_type,
+        row.model,
+        row.description,
     ]
 
 
@@ -142,7 +142,7 @@ def _by_name(money: JobMoney) -> dict[str, int]:
 
 def _together(days: Iterable[JobMoney]) -> JobMoney:
     whole = JobMoney()
-    for one in days:
-        whole.jobs += one.jobs
-        whole.by_job_type += one.by_job_type
+    for money in days:
+        whole.jobs += money.jobs
+        whole.by_job_type += money.by_job_type
     return whole

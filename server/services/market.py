@@ -13,7 +13,7 @@ from server.domain.reliability import TrackRecord
 from server.domain.terms import Terms
 from server.services.fleet import Fleet
 from server.services.providers import Providers, existing
-from server.services.terms import closure_of
+from server.services.terms import terms_obstacle
 from server.store import providers, rates, reliability, terms
 from server.store.database import Database
 from server.store.providers import ProviderRow
@@ -105,7 +105,7 @@ class Market:
         known: TrackRecord,
         now_ms: int,
     ) -> Offering:
-        closed, _ = closure_of(row, own.settings, self._fleet, now_ms)
+        closed, _ = terms_obstacle(row, own.settings, self._fleet, now_ms)
         opens = own.settings.opens(now_ms)
         presence = self._fleet.get(row.id)
         return Offering(

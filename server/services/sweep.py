@@ -1,7 +1,7 @@
-"""The rules of time for jobs: offers expire, silent daemons lose their leases, overruns are ended.
+"""The time limits of jobs: offers expire, silent daemons lose their leases, overruns are ended.
 
-This module finds what is due; how it ends is in server.services.endings. ``tick`` does it once; the loop that
-calls it each second is in server.loops.
+This module finds the leases and jobs that are due; server.services.endings ends them. The loop that calls
+``tick`` each second is in server.loops.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BATCH = 500
 
 
 class Sweep:
-    """The rules of time, applied once a second."""
+    """Applies the time limits of jobs, once a second."""
 
     def __init__(
         self, database: Database, dispatch: Dispatch, fleet: Fleet, heartbeats: Heartbeats, clock: Clock
@@ -48,7 +48,7 @@ class Sweep:
         """Since when daemons could reach this server and it could store what they said; None: not now."""
 
     async def tick(self) -> None:
-        """Ends what time has ended, tells the daemons, and offers what their free slots can take.
+        """Ends the leases and jobs that are due, notifies the daemons, and offers jobs to the freed slots.
 
         Raises STORE_UNAVAILABLE while the database cannot be reached.
         """
@@ -73,7 +73,7 @@ class Sweep:
                 await self._dispatch.lease_ended(lease.provider_id)
 
     def _is_due(self, now_ms: int) -> bool:
-        """A look before the write, so that an idle market writes nothing."""
+        """Whether anything is due. Reads before any write, so that an idle market writes nothing."""
         return bool(
             leases.offers_before(now_ms - _ms(OFFER_SECONDS), 1)
             or self._silent(now_ms, 1)
@@ -84,10 +84,10 @@ class Sweep:
         )
 
     def _apply(self, now_ms: int) -> list[Lease]:
-        """Returns the leases that it ended; their daemons, where connected, are to stop."""
+        """Ends what is due; returns the ended leases, whose daemons must stop their runs."""
         ended = []
         for lease in leases.offers_before(now_ms - _ms(OFFER_SECONDS), BATCH):
-            give_up(lease, now_ms, "nobody answered the offer", LeaseOutcome.EXPIRED)
+            give_up(lease, now_ms, "its provider did not answer the offer", LeaseOutcome.EXPIRED)
             ended.append(lease)
         for lease, renewed_ms in self._silent(now_ms, BATCH):
             give_up(lease, now_ms, "its provider went silent", renewed_ms=renewed_ms)
@@ -105,9 +105,9 @@ class Sweep:
         return ended
 
     def _is_settled_in(self, provider_id: int, now_ms: int) -> bool:
-        """The daemon is live in a session that is old enough for its results to have arrived.
+        """Whether the daemon is live in a session that is old enough for its results to have arrived.
 
-        Of any other, what it did is not known yet: it comes back with its results, or it is lost.
+        For any other daemon the outcome is still unknown: it reconnects with its results, or it is lost.
         """
         presence = self._fleet.get(provider_id)
         last_ms = self._fleet.last_heartbeat_ms(provider_id, None)
@@ -118,7 +118,7 @@ class Sweep:
         )
 
     def _silent(self, now_ms: int, limit: int) -> list[tuple[Lease, int]]:
-        """The leases that were not renewed for their lost period, each with its last renewal.
+        """The leases that were not renewed for their ``lost_after``, each with its last renewal.
 
         Silence counts only while this server can hear daemons and write what they say: no lease is lost
         before the server has been up, and its database too, for the lost period.

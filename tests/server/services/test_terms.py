@@ -152,8 +152,8 @@ async def test_job_that_names_nobody_goes_to_who_asks_no_more_than_the_card(any_
     assert (job.status, job.rate_halala_per_minute) == (jobs_pb2.JOB_STATE_QUEUED, 150)
     assert await obstacle(market, job, dear) == (
         "RATE_ABOVE_QUOTE",
-        "It asks for 151 halala per minute and the job was quoted 150; "
-        "a job that names it is quoted its rate.",
+        "It charges 151 halala per minute and the job was quoted 150; "
+        "name it in provider_id to be quoted its rate.",
     )
     await market.tick()
     await first.heard_nothing()
@@ -344,7 +344,7 @@ async def test_memory_that_the_owner_keeps_is_not_for_jobs(any_market: Market) -
     job = await market.submit(renter, **wanted)
     assert await obstacle(market, job, provider) == (
         "VRAM_RESERVED",
-        "Its owner keeps 8192 of its 24576 MiB of GPU memory and the job asks for 17408.",
+        "Its owner reserves 8192 of its 24576 MiB of GPU memory and the job asks for 17408 MiB.",
     )
     await daemon.heard_nothing()
     shown = await listed(market, provider, min_vram_gb=16)
