@@ -58,7 +58,7 @@ async def test_duty_that_raises_stops_no_other_and_is_counted_and_logged(
     assert loop.failures == {"broken": 3, "unlucky": 3}
     assert caplog.messages[-2:] == [
         "a duty failed duty=broken failures=3",
-        "a duty was put off duty=unlucky failures=3 reason=STORE_UNAVAILABLE",
+        "postponed a duty duty=unlucky failures=3 reason=STORE_UNAVAILABLE",
     ]
     assert "ValueError: a fault" in caplog.text
 
