@@ -45,7 +45,7 @@ class Sweep:
         self._heartbeats = heartbeats
         self._clock = clock
         self._hearing_since_ms: int | None = ms(clock)
-        """Since when daemons could reach this server and it could store what they said; None: not now."""
+        """Since when this server can receive and store heartbeats; None while it cannot."""
 
     async def tick(self) -> None:
         """Ends the leases and jobs that are due, notifies the daemons, and offers jobs to the freed slots.
@@ -120,8 +120,8 @@ class Sweep:
     def _silent(self, now_ms: int, limit: int) -> list[tuple[Lease, int]]:
         """The leases that were not renewed for their ``lost_after``, each with its last renewal.
 
-        Silence counts only while this server can hear daemons and write what they say: no lease is lost
-        before the server has been up, and its database too, for the lost period.
+        Silence counts only while this server can receive and store heartbeats: no lease is lost before the
+        server and its database have been up for that period.
         """
         if self._hearing_since_ms is None:
             return []
