@@ -14,7 +14,6 @@ from server.rpc.operators import operator
 from server.services.jobs import Jobs, Output
 from server.services.keys import ADMIN
 
-DEFAULT_PAGE_SIZE = 50
 DEFAULT_CONTENT_TYPE = "text/plain; charset=utf-8"
 
 
@@ -71,7 +70,7 @@ def _page(
     request: pb.ListOwnJobsRequest | pb.ListProviderJobsRequest,
 ) -> tuple[JobState | None, str | None, int]:
     state = convert.job_state(request.status) if request.HasField("status") else None
-    return state, request.before_job_id or None, request.page_size or DEFAULT_PAGE_SIZE
+    return state, request.before_job_id or None, request.page_size
 
 
 def _output(output: Output) -> pb.GetJobOutputResponse:

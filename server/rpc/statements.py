@@ -17,9 +17,6 @@ from server.rpc.enums import enum_map
 from server.rpc.interceptors import caller
 from server.services.statements import Statements
 
-DEFAULT_PAGE_SIZE = 50
-CSV_LINES = 10_000
-DEFAULT_DAYS = 30
 _FIRST_DAY = date(1970, 1, 1)
 _CSV_NAMES = (
     "id",
@@ -44,9 +41,7 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
     async def ListOwnLedger(
         self, request: pb.ListOwnLedgerRequest, context: Context
     ) -> pb.ListOwnLedgerResponse:
-        page = await self._statements.lines(
-            caller().id, request.before_id or None, request.page_size or DEFAULT_PAGE_SIZE
-        )
+        page = await self._statements.lines(caller().id, request.before_id or None, request.page_size)
         return pb.ListOwnLedgerResponse(
             lines=[line(one) for one in page.rows], next_before_id=page.next_before_id
         )
@@ -54,15 +49,13 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
     async def GetOwnLedgerCsv(
         self, request: pb.GetOwnLedgerCsvRequest, context: Context
     ) -> pb.GetOwnLedgerCsvResponse:
-        page = await self._statements.lines(
-            caller().id, request.before_id or None, request.max_lines or CSV_LINES
-        )
+        page = await self._statements.lines(caller().id, request.before_id or None, request.max_lines)
         return pb.GetOwnLedgerCsvResponse(csv=csv_text(_CSV_NAMES, [_cells(one) for one in page.rows]))
 
     async def GetOwnSpending(
         self, request: pb.GetOwnSpendingRequest, context: Context
     ) -> pb.GetOwnSpendingResponse:
-        days = await self._statements.spending(caller().id, request.days or DEFAULT_DAYS)
+        days = await self._statements.spending(caller().id, request.days)
         whole = _together(days.values())
         return pb.GetOwnSpendingResponse(
             days=[
@@ -82,7 +75,7 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
     async def GetOwnEarnings(
         self, request: pb.GetOwnEarningsRequest, context: Context
     ) -> pb.GetOwnEarningsResponse:
-        days = await self._statements.earnings(caller().id, request.days or DEFAULT_DAYS)
+        days = await self._statements.earnings(caller().id, request.days)
         whole = _together(days.values())
         return pb.GetOwnEarningsResponse(
             days=[

@@ -1,7 +1,8 @@
 """Enforces the declared limits: the options ``(dcp.v1.field)`` of a request's fields, then `relations`.
 
 The limits of each message type are compiled once; a request is checked before its method sees it,
-whoever sent it. Raises INVALID_FIELD with the path of the first field at fault.
+whoever sent it; then its declared defaults are filled in, so no method needs to know them.
+Raises INVALID_FIELD with the path of the first field at fault.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from server.rpc.relations import is_present
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _SAUDI_IBAN = re.compile(r"SA[0-9]{22}")
+_FLOATS = (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT)
 # Checks one value at one path.
 Check = Callable[[Any, str], None]
 
 
 def validate(request: Message) -> None:
-    """Checks a request against every limit that its fields declare."""
+    """Checks a request against every limit that its fields declare, then fills in their defaults."""
     _check_message(request, "")
 
 
@@ -54,12 +56,13 @@ class _Limits:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The fields of one message: those that must be there, the limits of each by its number, and
-    what holds between them."""
+    """The fields of one message: those that must be there, the limits of each by its number,
+    what holds between them, and the defaults of those that may be left out."""
 
     required: tuple[_Limits, ...]
     limits: dict[int, _Limits]
     relations: tuple[relations.Check, ...] = ()
+    defaults: tuple[tuple[str, float], ...] = ()
 
 
 def _check_message(message: Message, path: str) -> None:
@@ -72,6 +75,9 @@ def _check_message(message: Message, path: str) -> None:
             _check_field(value, found, found.rule.header or f"{path}{found.name}")
     for check in plan.relations:
         check(message, path)
+    for name, default in plan.defaults:
+        if not message.HasField(name):
+            setattr(message, name, default)
 
 
 def _check_field(value: Any, limits: _Limits, name: str) -> None:
@@ -110,7 +116,14 @@ def _plan(descriptor: Descriptor) -> _Plan:
     limits = [_limits(field) for field in descriptor.fields]
     useful = {one.field.number: one for one in limits if one.checks or one.is_message or one.max_items}
     required = tuple(one for one in limits if one.rule.required)
-    return _Plan(required, useful, relations.relation_checks(descriptor))
+    defaults = tuple((one.name, _default(one)) for one in limits if one.rule.HasField("default"))
+    return _Plan(required, useful, relations.relation_checks(descriptor), defaults)
+
+
+def _default(limits: _Limits) -> float:
+    """The default in the type of its field: the option holds a double, and an integer field refuses one."""
+    is_float = limits.field.type in _FLOATS
+    return limits.rule.default if is_float else int(limits.rule.default)
 
 
 def _limits(field: FieldDescriptor) -> _Limits:
@@ -132,7 +145,7 @@ def _limits(field: FieldDescriptor) -> _Limits:
 
 def _checks(field: FieldDescriptor, rule: options_pb2.FieldRule) -> tuple[Check, ...]:
     checks: list[Check] = []
-    if field.type in (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT):
+    if field.type in _FLOATS:
         checks.append(_finite)
     if rule.HasField("minimum"):
         checks.append(functools.partial(_minimum, rule.minimum, rule.unit))

@@ -15,7 +15,6 @@ from server.rpc.repeats import once
 from server.rpc.validate import compact_iban
 from server.services.withdrawals import Withdrawals
 
-DEFAULT_PAGE_SIZE = 50
 _STATUSES = enum_map(WithdrawalState, admin_pb2.WithdrawalStatus)
 
 
@@ -38,9 +37,7 @@ class WithdrawalServicer(withdrawals_pb2_grpc.WithdrawalServiceServicer):
     async def ListOwnWithdrawals(
         self, request: pb.ListOwnWithdrawalsRequest, context: Context
     ) -> pb.ListOwnWithdrawalsResponse:
-        page = await self._withdrawals.own(
-            caller().id, request.before_id or None, request.page_size or DEFAULT_PAGE_SIZE
-        )
+        page = await self._withdrawals.own(caller().id, request.before_id or None, request.page_size)
         return pb.ListOwnWithdrawalsResponse(
             withdrawals=[message(one) for one in page.rows], next_before_id=page.next_before_id
         )
