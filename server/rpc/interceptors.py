@@ -22,6 +22,7 @@ from server.rpc.errors import to_status
 from server.rpc.limits import RateLimits
 from server.rpc.validate import validate
 from server.services.keys import ADMIN, Caller, Credentials
+from server.services.operators.audit import Operator
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,11 @@ Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 def caller() -> Caller:
     """Who makes the present call. Only inside a method whose roles are not public."""
     return _caller.get()
+
+
+def operator(context: Context) -> Operator:
+    """The operator behind the present call. Only inside a method that admits operators."""
+    return Operator(caller().role, request_id(context))
 
 
 class Authentication(grpc.aio.ServerInterceptor):

@@ -9,8 +9,7 @@ from server.domain.errors import invalid_field
 from server.domain.jobs import FINAL, JobState
 from server.rpc import convert
 from server.rpc.context import Context
-from server.rpc.interceptors import caller
-from server.rpc.operators import operator
+from server.rpc.interceptors import caller, operator
 from server.services.jobs import Jobs, Output
 from server.services.keys import ADMIN
 

@@ -10,7 +10,7 @@ from server.domain.jobs import JobType
 from server.domain.providers import AccountState
 from server.rpc import convert
 from server.rpc.context import Context
-from server.rpc.operators import operator
+from server.rpc.interceptors import operator
 from server.rpc.repeats import once
 from server.services.operators.operations import ListedProvider, ListedRenter, Operations
 

@@ -1,8 +1,10 @@
-"""StatementService at the wire."""
+"""StatementService at the wire, and its CSV file, in which no text of a renter becomes a formula."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import csv
+import io
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 
 from dcp.v1 import statements_pb2 as pb
@@ -12,11 +14,13 @@ from server.domain.ledger import TransferKind
 from server.domain.statements import JobMoney, Line
 from server.rpc import convert
 from server.rpc.context import Context
-from server.rpc.csv_text import Cell, csv_text
 from server.rpc.enums import enum_map
 from server.rpc.interceptors import caller
 from server.services.statements import Statements
 
+# A cell that begins with one of these is a formula to some spreadsheets, or is cut where one begins (OWASP,
+# CSV injection); the last four are the full-width forms that some programs read alike.
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 _FIRST_DAY = date(1970, 1, 1)
 _CSV_NAMES = (
     "id",
@@ -32,6 +36,7 @@ _CSV_NAMES = (
 )
 
 _KINDS = enum_map(TransferKind, pb.TransferKind)
+Cell = str | int | None
 
 
 class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
@@ -107,6 +112,19 @@ def line(one: Line) -> pb.LedgerLine:
         model=one.model,
         description=one.description,
     )
+
+
+def csv_text(names: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
+    """A CSV file (RFC 4180). Numbers stay numbers, None is empty, and no text begins a formula."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(names)
+    writer.writerows([_defused(cell) for cell in row] for row in rows)
+    return file.getvalue()
+
+
+def _defused(cell: Cell) -> Cell:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
 def _cells(one: Line) -> list[Cell]:

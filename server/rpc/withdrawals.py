@@ -9,8 +9,7 @@ from server.domain.withdrawals import Withdrawal, WithdrawalAction, WithdrawalSt
 from server.rpc import convert
 from server.rpc.context import Context
 from server.rpc.enums import enum_map
-from server.rpc.interceptors import caller
-from server.rpc.operators import operator
+from server.rpc.interceptors import caller, operator
 from server.rpc.repeats import once
 from server.rpc.validate import compact_iban
 from server.services.withdrawals import Withdrawals
