@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from daemon.app import Daemon
+from daemon.app import Daemon, Options
 from daemon.cli import arguments as command_line
 from daemon.cli import control, doctor, logs, registration, status
 from daemon.config.config import Config, ConfigError, config_path, load
@@ -27,9 +27,10 @@ from daemon.engines.build import attached_engines, container_engines, model_engi
 from daemon.engines.warm import WarmModels
 from daemon.journal.disk import FileDisk, JournalError, journal_folder
 from daemon.journal.journal import Journal
-from daemon.link import KeyRefusedError, RegistrationError
-from daemon.machine.gpus.detect import detect
+from daemon.link import KeyRefusedError, RegistrationError, ServerAddress
+from daemon.machine.gpus.nvml import detect
 from daemon.machine.health import Health
+from daemon.machine.machine import Machine
 from daemon.protocol.effects import EndReason
 from daemon.runners.choose import runner_of
 from daemon.runners.process import ProcessRunner
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _COMMANDS[arguments.command](arguments)
     except _FAULTS as error:
-        logs.tell_fault(f"dcp-daemon: {error}", os.environ, sys.stderr)
+        logs.report_fault(f"dcp-daemon: {error}", os.environ, sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -132,24 +133,18 @@ def _configured(arguments: argparse.Namespace) -> Config:
 
 async def _serve(config: Config, arguments: argparse.Namespace) -> int:
     key = _key(config)
-    allow_process_runner = arguments.allow_process_runner
-    can_serve = config.models or config.engine_models or config.attached_url
-    if not (can_serve or config.containers.images or allow_process_runner):
-        raise ConfigError(
-            f"nothing to run: no model to serve ({doctor.model_remedy()}) "
-            "and no image allowed (set DCP_CONTAINER_IMAGES)"
-        )
+    _check_serves(config, arguments.allow_process_runner)
     # Its lock says that no other daemon uses this state folder.
     disk = FileDisk(journal_folder(config.state_dir))
     manager, health = Manager(os.environ), Health()
+    warm = WarmModels()
     runner = await runner_of(
         config.containers,
         config.container_socket,
         config.state_dir,
         health.healthy_gpus,
-        allow_process_runner=allow_process_runner,
+        allow_process_runner=arguments.allow_process_runner,
     )
-    warm = WarmModels()
     others = [
         *container_engines(config, warm, health.healthy_gpus),
         *attached_engines(config),
@@ -158,30 +153,26 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
     gpus = detect(lambda: [pid for other in others for pid in other.pids()])
     if gpus.reason:
         logger.warning("no GPU telemetry reason=%r", gpus.reason)
-    reloader = Reloader(
-        config,
-        lambda model: model_engine(config, model, warm),
-        others,
-    )
+    reloader = Reloader(config, lambda model: model_engine(config, model, warm), others)
     daemon = Daemon(
-        server=config.server,
-        key=key,
-        engines=reloader.engines,
-        journal=Journal(disk),
-        gpus=gpus,
-        health=health,
-        tls_ca=config.tls_ca,
-        on_ready=lambda provider_id: _say_ready(config.server, provider_id, manager),
-        on_sample=warm.sampled,
-        runs_plain_processes=isinstance(runner, ProcessRunner),
-        rules=config.rules,
+        ServerAddress(config.server, config.tls_ca),
+        key,
+        reloader.engines,
+        Journal(disk),
+        Machine(gpus=gpus, health=health),
+        config.rules,
+        Options(
+            on_ready=lambda provider_id: _say_ready(config.server, provider_id, manager),
+            on_sample=warm.sampled,
+            runs_plain_processes=isinstance(runner, ProcessRunner),
+        ),
     )
     _drain_on_signals(daemon, manager)
     _reload_on_hangup(daemon, reloader, manager, lambda: load(os.environ, arguments.config))
     alive = asyncio.create_task(manager.keep_alive())
     try:
         async with control.serve(config.state_dir, _answers(daemon)):
-            manager.tell("READY=1", f"STATUS=connecting to {config.server}")
+            manager.notify("READY=1", f"STATUS=connecting to {config.server}")
             reason = await daemon.run()
     except KeyRefusedError as error:
         raise KeyRefusedError(
@@ -193,6 +184,15 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
     return _exit_status(reason)
 
 
+def _check_serves(config: Config, allow_process_runner: bool) -> None:
+    can_serve = config.models or config.engine_models or config.attached_url
+    if not (can_serve or config.containers.images or allow_process_runner):
+        raise ConfigError(
+            f"nothing to run: no model to serve ({doctor.model_remedy()}) "
+            "and no image allowed (set DCP_CONTAINER_IMAGES)"
+        )
+
+
 def _answers(daemon: Daemon) -> dict[str, Callable[[], dict[str, Any]]]:
     return {"status": daemon.state}
 
@@ -202,7 +202,7 @@ def _key(config: Config) -> str:
 
 
 def _say_ready(server: str, provider_id: int, manager: Manager) -> None:
-    manager.tell(f"STATUS=session with {server} as provider {provider_id}")
+    manager.notify(f"STATUS=session with {server} as provider {provider_id}")
     print(f"ready session with {server} as provider {provider_id}", flush=True)
 
 
@@ -213,10 +213,10 @@ def _drain_on_signals(daemon: Daemon, manager: Manager) -> None:
     def on_signal(number: int) -> None:
         seen.append(number)
         if len(seen) > 1:
-            # Children see the end of their stdin and follow; the journal tells
+            # Children see the end of their stdin and follow; the journal shows
             # the next start what was not acknowledged.
             os._exit(128 + number)
-        manager.tell("STOPPING=1", "STATUS=draining")
+        manager.notify("STOPPING=1", "STATUS=draining")
         daemon.drain()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -235,7 +235,7 @@ def _reload_on_hangup(
             return
         # A reload takes milliseconds, all in this call: to the manager it is one step.
         reloader.reload(daemon, read)
-        manager.tell("READY=1")
+        manager.notify("READY=1")
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, on_hangup)
 
@@ -243,7 +243,7 @@ def _reload_on_hangup(
 def _exit_status(reason: EndReason) -> int:
     if reason is EndReason.DRAINED:
         return 0
-    logs.tell_fault(
+    logs.report_fault(
         "dcp-daemon: another daemon with the same key took over; stop one of the two, "
         "or register each machine as a provider of its own",
         os.environ,

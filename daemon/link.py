@@ -1,7 +1,7 @@
 """The daemon's only knowledge of gRPC: one stream to the server, uploads beside it, and registration.
 
 It must not know what the messages mean. A stream that ends, however it ends, is
-told as an end; the session decides what follows.
+reported as an end; the session decides what follows.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 
 from daemon.config.config import is_loopback
+from daemon.machine.clock import Clock
+from daemon.protocol.events import Connected, Disconnected, Received, StreamEvent
 from daemon.work.artifacts import (
     READ_BYTES,
     Artifact,
@@ -68,7 +70,7 @@ _Stream = aio.StreamStreamCall[sessions_pb2.DaemonMessage, sessions_pb2.ServerMe
 
 
 @dataclass(frozen=True)
-class Server:
+class ServerAddress:
     """Where the server is and how it is trusted."""
 
     address: str
@@ -103,9 +105,9 @@ class Probe:
     round_trip_ms: float = 0.0
     """Of a question on a connection that was there already."""
     date: datetime | None = None
-    """The server's time of day, to the second; None: it did not tell."""
+    """The server's time of day, to the second; None: unknown."""
     newest_daemon: str = ""
-    """The version of the newest daemon; empty: it did not tell."""
+    """The version of the newest daemon; empty: unknown."""
 
 
 class Stream:
@@ -144,7 +146,7 @@ class Stream:
         except aio.AioRpcError as error:
             raise _link_error(error) from None
         except asyncio.CancelledError:
-            # grpc tells our own cancelling of the call like that of the task.
+            # grpc reports our own cancelling of the call like that of the task.
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
@@ -165,7 +167,7 @@ class Stream:
 class Link:
     """The way to one server with one key."""
 
-    def __init__(self, server: Server, key: str) -> None:
+    def __init__(self, server: ServerAddress, key: str) -> None:
         self._server = server
         self._key = key
 
@@ -197,6 +199,65 @@ class Link:
                 call.cancel()
 
 
+class Line:
+    """The stream that the daemon has at present, and when the next is opened."""
+
+    def __init__(self, link: Link, clock: Clock, handle: Callable[[StreamEvent], None]) -> None:
+        """`handle` is called on the event loop with whatever happens on the stream."""
+        self._link = link
+        self._clock = clock
+        self._handle = handle
+        self._stream: Stream | None = None
+        self._connect_at = 0.0
+        self._may_connect = asyncio.Event()
+        self._is_over = False
+
+    async def keep_open(self) -> None:
+        """Connects again and again, when it is time, until `end`. Raises KeyRefusedError."""
+        while not self._is_over:
+            await self._connect()
+            self._may_connect.clear()
+            await self._may_connect.wait()
+
+    def tick(self) -> None:
+        """Time has passed: it may be time to connect."""
+        if self._is_over or self._clock.monotonic() >= self._connect_at:
+            self._may_connect.set()
+
+    def send(self, message: sessions_pb2.DaemonMessage) -> None:
+        """Sends a message on the present stream; without one it is dropped."""
+        if self._stream is not None:
+            self._stream.send(message)
+
+    def connect_after(self, seconds: float) -> None:
+        """Finishes the present stream and connects again after a delay."""
+        self._connect_at = self._clock.monotonic() + seconds
+        logger.info("connecting again seconds=%.1f", seconds)
+        self._finish()
+
+    def end(self) -> None:
+        """Finishes the present stream for good."""
+        self._is_over = True
+        self._finish()
+
+    async def _connect(self) -> None:
+        try:
+            async with self._link.open() as stream:
+                self._stream = stream
+                self._handle(Connected())
+                await stream.converse(lambda message: self._handle(Received(message)))
+        except LinkBrokenError as error:
+            logger.warning("lost the server error=%s", error)
+        finally:
+            self._stream = None
+        self._handle(Disconnected())
+
+    def _finish(self) -> None:
+        if self._stream is not None:
+            self._stream.finish()
+            self._stream = None
+
+
 _Upload = aio.StreamStreamCall[artifacts_pb2.UploadArtifactRequest, artifacts_pb2.UploadArtifactResponse]
 
 
@@ -205,7 +266,7 @@ async def _send_file(call: _Upload, lease: sessions_pb2.Lease, artifact: Artifac
         lease=lease, name=artifact.name, size_bytes=artifact.size_bytes, sha256=artifact.sha256
     )
     await _step(call.write(artifacts_pb2.UploadArtifactRequest(header=header)))
-    # What is refused, or there already, is told before its bytes are on the way.
+    # The server answers before any bytes are sent when it refuses the file or has it already.
     if await _disposition(call) != artifacts_pb2.UPLOAD_DISPOSITION_SEND:
         return
     with await asyncio.to_thread(open_plain, artifact.path) as file:
@@ -252,7 +313,7 @@ def _upload_error(error: aio.AioRpcError) -> Exception:
 
 
 async def register(
-    server: Server, request: providers_pb2.RegisterProviderRequest
+    server: ServerAddress, request: providers_pb2.RegisterProviderRequest
 ) -> providers_pb2.RegisterProviderResponse:
     """Registers a provider. Raises RegistrationError with a text for a person."""
     async with _channel(server) as channel:
@@ -265,7 +326,7 @@ async def register(
 
 
 async def own_provider(
-    server: Server, key: str, timeout_seconds: float = UNARY_DEADLINE_SECONDS
+    server: ServerAddress, key: str, timeout_seconds: float = UNARY_DEADLINE_SECONDS
 ) -> providers_pb2.GetOwnProviderResponse:
     """The provider as the server sees it. Raises KeyRefusedError or LinkBrokenError."""
     async with _channel(server) as channel:
@@ -279,7 +340,7 @@ async def own_provider(
             raise _link_error(error) from None
 
 
-async def probe(server: Server, timeout_seconds: float = 5.0) -> Probe:
+async def probe(server: ServerAddress, timeout_seconds: float = 5.0) -> Probe:
     """Whether a gRPC server answers there, how fast, and what time it is at its place."""
     async with _channel(server) as channel:
         # By its bytes, not by its stub: the daemon is installed without grpc's
@@ -296,13 +357,13 @@ async def probe(server: Server, timeout_seconds: float = 5.0) -> Probe:
             call = check(b"", timeout=timeout_seconds)
             answer = await call
             round_trip_ms = (time.monotonic() - asked_at) * 1000
-            told = dict(await call.trailing_metadata() or ())
+            metadata = dict(await call.trailing_metadata() or ())
         except aio.AioRpcError as error:
             answered = error.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAUTHENTICATED)
             return Probe("" if answered else _text(error))
         problem = "" if answer == b"\x08\x01" else "the server answers that it is not serving"
-        newest = str(told.get("dcp-newest-daemon", ""))
-        return Probe(problem, round_trip_ms, _date(told.get("date", "")), newest)
+        newest = str(metadata.get("dcp-newest-daemon", ""))
+        return Probe(problem, round_trip_ms, _date(metadata.get("date", "")), newest)
 
 
 def _date(text: str | bytes) -> datetime | None:
@@ -312,7 +373,7 @@ def _date(text: str | bytes) -> datetime | None:
         return None
 
 
-def _channel(server: Server) -> aio.Channel:
+def _channel(server: ServerAddress) -> aio.Channel:
     options = list(_OPTIONS)
     if is_loopback(server.address):
         # A proxy of the environment has no business on this machine's loopback.

@@ -12,9 +12,10 @@ import signal
 import sys
 from pathlib import Path
 
-from daemon.app import Daemon
+from daemon.app import Daemon, Options
 from daemon.journal.disk import FileDisk
 from daemon.journal.journal import Journal
+from daemon.link import ServerAddress
 from scripts.bench_engine import NoopEngine
 from scripts.bench_market import MODEL
 
@@ -22,11 +23,11 @@ from scripts.bench_market import MODEL
 async def serve(server: str, starts: Path, slots: int) -> None:
     """Runs until SIGTERM."""
     daemon = Daemon(
-        server=server,
-        key=os.environ["DCP_PROVIDER_KEY"],
-        engines=[NoopEngine(MODEL, starts, slots)],
-        journal=Journal(FileDisk(starts.with_name("journal"))),
-        on_ready=lambda provider_id: print("ready", provider_id, flush=True),
+        ServerAddress(server),
+        os.environ["DCP_PROVIDER_KEY"],
+        [NoopEngine(MODEL, starts, slots)],
+        Journal(FileDisk(starts.with_name("journal"))),
+        options=Options(on_ready=lambda provider_id: print("ready", provider_id, flush=True)),
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, daemon.drain)
     await daemon.run()

@@ -1,4 +1,4 @@
-"""``dcp-server``: reads the settings, serves until SIGTERM, drains, exits."""
+"""``dcp-server``: reads the settings, serves until SIGTERM or SIGINT, drains, exits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def main() -> int:
         logging.basicConfig(
             level=config.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
         )
-        # peewee logs statements with their values at debug: prompts and names are nobody's to read.
+        # At debug, peewee logs statements with their values, which include prompts and names.
         logging.getLogger("peewee").setLevel(logging.INFO)
         uvloop.run(_serve(config))
     except ConfigError as error:

@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 STOP_GRACE_SECONDS = 5.0
-# Each of these was an outage of somebody's: see docs/internals.md, "gRPC settings".
+# Each of these prevents a known outage: see docs/internals.md, "gRPC settings".
 GRPC_OPTIONS = (
     ("grpc.so_reuseport", 0),
     ("grpc.server.max_pending_requests", 20_000),
@@ -55,7 +55,7 @@ GRPC_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.bdp_probe", 0),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # An output of bytes that are no UTF-8 triples when they are replaced.
+    # An output that is not UTF-8 can triple in size, since each invalid byte is replaced by three.
     ("grpc.max_send_message_length", 4 * MAX_MESSAGE_BYTES),
     ("grpc.max_metadata_size", 16 * 1024),
     ("grpc.max_concurrent_streams", 10_000),
@@ -63,7 +63,7 @@ GRPC_OPTIONS = (
 
 
 def servicers(services: Services, config: Config) -> tuple[object, ...]:
-    """Every service of dcp.v1. A new one is one more line here."""
+    """Every service of dcp.v1 except sessions. Add a new service here."""
     newest = config.newest_daemon
     return (
         AccountServicer(services.accounts),
@@ -92,7 +92,7 @@ def register(servicer: object, server: grpc.aio.Server) -> str:
 
 
 class Server:
-    """One running server. ``start``, then ``stop``; ``address`` is known in between."""
+    """One running server. Call ``start``, then ``stop``; ``address`` is known in between."""
 
     def __init__(self, config: Config, clock: Clock | None = None) -> None:
         self._config = config
@@ -102,18 +102,18 @@ class Server:
         self.address = ""
 
     async def start(self) -> None:
-        """Migrates, listens, serves. Raises ConfigError or DatabaseUrlError."""
+        """Migrates the database, listens and serves. Raises ConfigError or DatabaseUrlError."""
         _check_free(self._config.listen)
         await asyncio.to_thread(self._database.start)
         await self._database.run(sessions.end_all)
         self.services = Services(self._database, self._clock, self._config)
         self.loops = server_loops(self.services)
-        door = Authentication(
+        authentication = Authentication(
             self.services.keys,
             RateLimits(self._config.limits, self._clock),
             Addresses(self._config.trusted_proxies),
         )
-        self._grpc = grpc.aio.server(interceptors=[door], options=GRPC_OPTIONS)
+        self._grpc = grpc.aio.server(interceptors=[authentication], options=GRPC_OPTIONS)
         self._register()
         self.address = self._listen()
         await self._grpc.start()
@@ -121,7 +121,7 @@ class Server:
         self._tasks = [asyncio.create_task(loop.run()) for loop in self.loops]
 
     async def stop(self) -> None:
-        """Drains: daemons are sent away with jitter, calls finish, waiting heartbeats are written."""
+        """Drains: asks daemons to reconnect later, lets calls finish, writes waiting heartbeats."""
         await self._health.enter_graceful_shutdown()
         for loop in self._tasks:
             loop.cancel()
@@ -141,7 +141,7 @@ class Server:
         self._sessions = SessionServicer(self.services.sessions)
         self._health = DatedHealth(self._config.newest_daemon)
         ours = (*servicers(self.services, self._config), self._sessions)
-        self._names = tuple(register(one, self._grpc) for one in ours)
+        self._names = tuple(register(servicer, self._grpc) for servicer in ours)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         names = (
             *self._names,
@@ -168,13 +168,13 @@ class Server:
         return f"{host}:{bound}"
 
     async def _set_serving(self) -> None:
-        """Tells health checks that the server and each service serve."""
+        """Sets the health of the server and of each service to serving."""
         for name in ("", *self._names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
 
 def _check_free(listen: str) -> None:
-    """Says in one line, before anything is touched, what gRPC would say in many. Raises ConfigError."""
+    """Raises ConfigError, in one line and before anything is changed, if the port cannot be bound."""
     host, _, port = listen.rpartition(":")
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     with socket.socket(family) as probe:

@@ -1,4 +1,4 @@
-"""The server's clock: the one place that reads it, so that tests can hand in another."""
+"""The server's clock. Only this module reads the system's time, so that tests can pass another clock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Wall time in seconds since 1970; what services measure and store."""
+    """Wall time in seconds since 1970, which services measure and store."""
 
     def now(self) -> float:
         """The time now."""
@@ -15,9 +15,9 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's time at the start of the program, and from then on its monotonic clock.
+    """The machine's time at the start of the program, advanced by its monotonic clock.
 
-    A step of the wall clock, back or forward, must neither bill nor lose a lease.
+    A step of the wall clock, back or forward, must not change a bill or lose a lease.
     """
 
     def __init__(self) -> None:

@@ -26,11 +26,11 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class ConfigError(ValueError):
-    """A setting cannot be used; one line that names it and the remedy."""
+    """A setting is invalid; the message is one line with its name and the remedy."""
 
 
 class Variable(NamedTuple):
-    """One environment variable, as help and docs/reference print it."""
+    """One environment variable, as ``--help`` and docs/reference print it."""
 
     name: str
     default: str
@@ -39,27 +39,33 @@ class Variable(NamedTuple):
 
 # The variables of limits, with the fields of Limits that they set.
 _LIMITS = {
-    "DCP_LIMIT_KEY": ("key_per_minute", "Calls a minute by one account, with all its keys"),
+    "DCP_LIMIT_KEY": ("key_per_minute", "Most calls per minute by one account, with all its keys"),
     "DCP_LIMIT_ADDRESS": (
         "address_per_minute",
-        "Calls a minute from one address (IPv6: one /64), without its daemons'",
+        "Most calls per minute from one address (IPv6: one /64), not counting daemons' calls",
     ),
-    "DCP_LIMIT_REGISTRATIONS": ("registrations_per_minute", "New accounts a minute from one address"),
-    "DCP_LIMIT_FAILED_KEYS": ("failed_keys_per_minute", "Unknown keys a minute from one address"),
-    "DCP_MAX_OPEN_JOBS": ("open_jobs", "Jobs of one renter that have not ended"),
-    "DCP_MAX_STREAMS": ("streams", "Streams of one provider that are open at once"),
+    "DCP_LIMIT_REGISTRATIONS": (
+        "registrations_per_minute",
+        "Most new accounts per minute from one address",
+    ),
+    "DCP_LIMIT_FAILED_KEYS": ("failed_keys_per_minute", "Most unknown keys per minute from one address"),
+    "DCP_MAX_OPEN_JOBS": ("open_jobs", "Most jobs of one renter that have not ended"),
+    "DCP_MAX_STREAMS": ("streams", "Most open streams of one provider"),
 }
 MAX_LIMIT = 1_000_000
-# The variables of the oldest versions, with the fields of Minimums that they set.
+# The variables of the oldest accepted versions, with the fields of Minimums that they set.
 _MINIMUMS = {
-    "DCP_MIN_DRIVER_VERSION": ("driver", "NVIDIA driver that gets jobs"),
-    "DCP_MIN_TOOLKIT_VERSION": ("toolkit", "NVIDIA Container Toolkit that gets jobs in containers"),
-    "DCP_MIN_DAEMON_VERSION": ("daemon", "daemon that gets jobs"),
+    "DCP_MIN_DRIVER_VERSION": ("driver", "NVIDIA driver of providers that get jobs"),
+    "DCP_MIN_TOOLKIT_VERSION": (
+        "toolkit",
+        "NVIDIA Container Toolkit of providers that get jobs in containers",
+    ),
+    "DCP_MIN_DAEMON_VERSION": ("daemon", "daemon version of providers that get jobs"),
 }
-# The first branch with CUDA 12, which models of today need; older ones NVIDIA no longer maintains.
+# The first branch with CUDA 12, which current models need; NVIDIA no longer maintains older ones.
 MINIMUMS = Minimums(driver="525.60.13")
 DEFAULT_BLOB_STORE = "file:dcp-artifacts"
-# The variables of artifacts: the fields of ArtifactLimits that they set, and the range of each.
+# The variables of artifacts: the fields of ArtifactLimits that they set, their ranges and meanings.
 _ARTIFACTS = {
     "DCP_MAX_ARTIFACT_BYTES": ("file_bytes", 1, 1 << 40, "Most bytes of one file of a job."),
     "DCP_MAX_ARTIFACTS_BYTES": ("job_bytes", 1, 1 << 42, "Most bytes of all files of a job."),
@@ -83,12 +89,12 @@ VARIABLES = (
     Variable(
         "DCP_WEBHOOKS_ALLOW_PRIVATE",
         "false",
-        "true: webhooks may use http and private addresses. Only for development.",
+        "Only for development. true: webhooks may use http and private addresses.",
     ),
     Variable(
         "DCP_MAX_OUTPUT_BYTES",
         str(MAX_OUTPUT_BYTES),
-        "Most bytes that are kept of a job's output, and of its log; cut text is marked.",
+        "Most bytes that are kept of a job's output, and of its log; truncated text is marked.",
     ),
     Variable(
         "DCP_BLOB_STORE",
@@ -100,7 +106,7 @@ VARIABLES = (
         for name, (field, _, _, meaning) in _ARTIFACTS.items()
     ),
     *(
-        Variable(name, str(getattr(Limits(), field)), f"{meaning}; 0: any number.")
+        Variable(name, str(getattr(Limits(), field)), f"{meaning}; 0: no limit.")
         for name, (field, meaning) in _LIMITS.items()
     ),
     Variable(
@@ -113,9 +119,9 @@ VARIABLES = (
         Variable(
             name,
             str(getattr(MINIMUMS, field)),
-            f"The oldest {what}; 0{'' if getattr(MINIMUMS, field) else ' or unset'}: any.",
+            f"The oldest {meaning}; 0{'' if getattr(MINIMUMS, field) else ' or unset'}: any.",
         )
-        for name, (field, what) in _MINIMUMS.items()
+        for name, (field, meaning) in _MINIMUMS.items()
     ),
     Variable(
         "DCP_NEWEST_DAEMON",
@@ -129,44 +135,44 @@ VARIABLES = (
     ),
 )
 MIN_TOKEN_LENGTH = 8
-# The largest output must fit into one answer, even if its bytes are no UTF-8 and each becomes three.
+# The largest output must fit into one answer, even if it is not UTF-8 and each byte becomes three.
 OUTPUT_BYTES_RANGE = (1024, 5 * 1024 * 1024)
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What the server was told."""
+    """The server's settings, read and checked."""
 
     database_url: str
     """Where the data is: a SQLite file or a PostgreSQL database."""
     listen: str
-    """Host and port for gRPC; port 0 takes a free one."""
+    """Host and port for gRPC; port 0 takes a free port."""
     admin_token: str | None
     """The operator's token; None: admin routes answer 503."""
     sandbox_topup: bool
     """Renters may top up their own wallets with play money."""
     tls: tuple[bytes, bytes] | None
-    """Private key and certificate chain, PEM; None: plain."""
+    """Private key and certificate chain, PEM; None: plain text."""
     log_level: str
-    """Of the standard logging levels, in capitals."""
+    """A standard logging level, in capitals."""
     max_output_bytes: int = MAX_OUTPUT_BYTES
-    """The most that is kept of an attempt's output, and of its log, in bytes."""
+    """The most bytes that are kept of an attempt's output, and of its log."""
     limits: Limits = field(default_factory=Limits)
-    """How much each caller may ask for."""
+    """Limits of calls, open jobs and streams."""
     trusted_proxies: tuple[Network, ...] = ()
-    """Whose word is taken for where a call comes from, beside this machine's own."""
+    """Networks of gateways whose X-Forwarded-For is believed, in addition to this machine."""
     provider_approval: bool = False
     """New providers wait for an operator's approval."""
     webhooks_allow_private: bool = False
-    """Renters' events may go to http and private addresses: for development alone."""
+    """Renters' webhooks may use http and private addresses; only for development."""
     minimums: Minimums = MINIMUMS
-    """The oldest software of providers that gets jobs."""
+    """The oldest software of providers that get jobs."""
     blob_store: str = DEFAULT_BLOB_STORE
-    """Where the files of jobs lie: file:FOLDER or s3://BUCKET/PREFIX."""
+    """Where the files of jobs are stored: file:FOLDER or s3://BUCKET/PREFIX."""
     artifact_limits: ArtifactLimits = field(default_factory=ArtifactLimits)
-    """How much is kept of a job's files, and how long."""
+    """How many files and bytes of a job are kept, and how long."""
     newest_daemon: str = CURRENT
-    """The version of daemons that older ones are told of."""
+    """The newest daemon's version; older daemons report that an update exists."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
@@ -203,11 +209,11 @@ class Config:
 
 
 def _refuse_unknown(environ: Mapping[str, str]) -> None:
-    # What the other programs know may be there too: they are often started from one file.
+    # Settings of the other programs are allowed, since one file often configures all of them.
     for name in sorted(environ):
         if name.startswith("DCP_") and name not in SETTINGS:
             close = difflib.get_close_matches(name, SETTINGS, 1)
-            remedy = f"did you mean {close[0]}?" if close else "see --help for those there are"
+            remedy = f"did you mean {close[0]}?" if close else "see --help for the settings"
             raise ConfigError(f"{name}: no such setting; {remedy}")
 
 
@@ -217,7 +223,7 @@ def _listen(text: str, *, plain: bool) -> str:
         raise ConfigError(f"DCP_GRPC_LISTEN: {text!r} is not HOST:PORT, such as 127.0.0.1:50051")
     if plain and not _is_loopback(host.strip("[]")):
         raise ConfigError(
-            f"DCP_GRPC_LISTEN: {host} is no loopback address; others need DCP_TLS_CERT and DCP_TLS_KEY"
+            f"DCP_GRPC_LISTEN: {host} is not a loopback address; set DCP_TLS_CERT and DCP_TLS_KEY to use it"
         )
     return text
 
@@ -245,14 +251,16 @@ def _boolean(name: str, text: str) -> bool:
 
 def _tls(cert: str, key: str) -> tuple[bytes, bytes] | None:
     if bool(cert) != bool(key):
-        raise ConfigError("DCP_TLS_CERT and DCP_TLS_KEY: set both or none")
+        raise ConfigError("DCP_TLS_CERT and DCP_TLS_KEY: set both or neither")
     if not cert:
         return None
     pair = (_file("DCP_TLS_KEY", key), _file("DCP_TLS_CERT", cert))
     try:
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(cert, key)
     except ssl.SSLError:
-        raise ConfigError("DCP_TLS_CERT and DCP_TLS_KEY: not a certificate in PEM and its key") from None
+        raise ConfigError(
+            "DCP_TLS_CERT and DCP_TLS_KEY: must be a certificate chain and its key, both in PEM"
+        ) from None
     return pair
 
 
@@ -271,14 +279,14 @@ def _output_bytes(text: str) -> int:
         or len(text) > len(str(most))
         or not least <= int(text) <= most
     ):
-        raise ConfigError(f"DCP_MAX_OUTPUT_BYTES: {text!r} is no number of bytes from {least} to {most}")
+        raise ConfigError(f"DCP_MAX_OUTPUT_BYTES: {text!r} is not a number of bytes from {least} to {most}")
     return int(text)
 
 
 def _number(name: str, text: str, least: int, most: int) -> int:
     is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(most))
     if not is_number or not least <= int(text) <= most:
-        raise ConfigError(f"{name}: {text!r} is no number from {least} to {most}")
+        raise ConfigError(f"{name}: {text!r} is not a number from {least} to {most}")
     return int(text)
 
 
@@ -296,13 +304,13 @@ def _blob_store(text: str) -> str:
 
 def _limit(name: str, text: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 7 or int(text) > MAX_LIMIT:
-        raise ConfigError(f"{name}: {text!r} is no number from 0 (any) to {MAX_LIMIT}")
+        raise ConfigError(f"{name}: {text!r} is not a number from 0 (no limit) to {MAX_LIMIT}")
     return int(text)
 
 
 def _version(name: str, text: str) -> str:
     if text and not re.fullmatch(r"\d{1,9}(\.\d{1,9}){0,3}", text):
-        raise ConfigError(f"{name}: {text!r} is no version, such as 525.60.13")
+        raise ConfigError(f"{name}: {text!r} is not a version, such as 525.60.13")
     return text
 
 
@@ -324,5 +332,5 @@ def _newest_daemon(text: str) -> str:
 
 def _log_level(text: str) -> str:
     if text.lower() not in {"debug", "info", "warning", "error"}:
-        raise ConfigError(f"DCP_LOG_LEVEL: {text!r} is none of debug, info, warning, error")
+        raise ConfigError(f"DCP_LOG_LEVEL: {text!r} is not one of debug, info, warning, error")
     return text.upper()

@@ -1,8 +1,8 @@
-"""What the server does without being asked: its duties, as one table, and the loops that carry them out.
+"""The server's periodic duties, as one table, and the loops that run them.
 
-Each duty fails alone: the failure is logged and counted under the name of the duty, and the others go on. The
-duties of one loop run one after the other in the order of the table, since some use what the one before has
-written or read. This module does not know what a duty does.
+A duty that fails does not stop the others: the failure is logged and counted under the duty's name. The
+duties of one loop run one after the other, in the order of the table, since some depend on the one before.
+This module does not know what a duty does.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CLEANING_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Duty:
-    """One row of a loop's table: ``tick`` does what is due now."""
+    """One row of a loop's table: ``tick`` does the work that is due."""
 
     name: str
     tick: Callable[[], Awaitable[None]]
@@ -32,7 +32,7 @@ class Duty:
 
 @dataclass(slots=True)
 class Loop:
-    """Duties that are due once in each period."""
+    """Duties that run once in each period."""
 
     period_seconds: float
     duties: tuple[Duty, ...]
@@ -46,7 +46,7 @@ class Loop:
             await self.tick()
 
     async def tick(self) -> list[Exception]:
-        """Does each duty once, and returns why some failed. They are tried again at the next tick."""
+        """Runs each duty once, and returns the errors of those that failed. The next tick retries them."""
         errors: list[Exception] = []
         for duty in self.duties:
             try:
@@ -60,21 +60,21 @@ class Loop:
     def _log(self, duty: Duty, error: Exception) -> None:
         facts = (duty.name, self.failures[duty.name])
         if isinstance(error, DomainError):
-            log.error("a duty was put off duty=%s failures=%d reason=%s", *facts, error.reason)
+            log.error("postponed a duty duty=%s failures=%d reason=%s", *facts, error.reason)
         else:
             log.error("a duty failed duty=%s failures=%d", *facts, exc_info=error)
 
 
 def server_loops(services: Services) -> tuple[Loop, ...]:
-    """Every duty of a server. The first loop is the market's; what it does not wait for has its own."""
+    """Every duty of a server. Duties that the market must not wait for have their own loops."""
     return (
         Loop(
             PERIOD_SECONDS,
             (
-                Duty("write heartbeats", services.heartbeats.write_all),  # before silence is judged by them
+                Duty("write heartbeats", services.heartbeats.write_all),  # before silence is measured
                 Duty("read provider states", services.providers.read_states),
                 Duty("read terms", services.terms.read_changes),
-                Duty("end what time ends", services.sweep.tick),
+                Duty("end overdue leases and jobs", services.sweep.tick),
                 Duty("offer waiting jobs", services.dispatch.fill_all),
                 Duty("check credentials", services.sessions.check_credentials),
                 Duty("write uses of keys", services.keys.write_uses),

@@ -1,8 +1,8 @@
-"""POST requests to addresses that strangers named: nowhere but the public internet, and never for long.
+"""POST requests to URLs that renters chose: only to the public internet, and with a short time limit.
 
-A name is resolved, every address that it has is looked at, and one of those that were looked at is
-connected to: what the name leads to a moment later does not matter. TLS and the header Host keep
-the name. Redirects are not followed, no proxy of the environment is used, and no body is read.
+A host name is resolved once, every address that it has is checked, and the connection goes to a checked
+address, so that a later change of the name has no effect. TLS and the Host header keep the name. Redirects
+are not followed, proxies from the environment are not used, and the body of the answer is not read.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ TIMEOUT_SECONDS = 10.0
 
 
 class NotPublicError(httpcore.ConnectError):
-    """The name leads to an address that is not public."""
+    """The host name resolves to an address that is not public."""
 
 
 class Outbound:
-    """Sends requests; nothing is shared between two of them."""
+    """Sends requests. Two requests share no connection."""
 
     def __init__(
         self,
@@ -45,17 +45,17 @@ class Outbound:
         return self._trust or ssl.create_default_context(cafile=certifi.where())
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Sends one request; what goes wrong is in the answer, in words that tell nothing of our network."""
+        """Sends one request. The answer describes an error without details of our network."""
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 return _judged(await self._status(url, headers, body))
         except NotPublicError:
-            return Answer(None, "the name of the host leads to an address that is not public")
+            return Answer(None, "the host's name resolves to an address that is not public")
         except (TimeoutError, httpcore.TimeoutException):
             return Answer(None, f"no answer within {self._timeout_seconds:g} s")
         except httpcore.ConnectError as error:
             if _is_of_tls(error):
-                return Answer(None, "the certificate of the host was not accepted")
+                return Answer(None, "the host's certificate was not accepted")
             return Answer(None, "the host cannot be reached")
         except (
             httpcore.NetworkError,
@@ -77,7 +77,7 @@ class Outbound:
 
 
 class _CheckedBackend(httpcore.AsyncNetworkBackend):
-    """Connects to addresses that it has looked at itself."""
+    """Resolves host names itself and connects only to addresses that it has checked."""
 
     def __init__(self, allow_private: bool) -> None:
         self._allow_private = allow_private
@@ -96,21 +96,21 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
                 host.strip("[]"), port, type=socket.SOCK_STREAM
             )
         except (OSError, UnicodeError):
-            raise httpcore.ConnectError("the name is not known") from None
+            raise httpcore.ConnectError("the host's name cannot be resolved") from None
         addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
         if not self._allow_private and not all(is_public(address) for address in addresses):
-            raise NotPublicError("not a public address")
+            raise NotPublicError("the address is not public")
         failed: httpcore.ConnectError | None = None
         for address in addresses:
             try:
                 return await self._backend.connect_tcp(address, port, timeout, local_address, socket_options)
             except httpcore.ConnectError as error:
                 failed = error
-        raise failed or httpcore.ConnectError("the name has no address")
+        raise failed or httpcore.ConnectError("the host's name has no address")
 
 
 def _is_of_tls(error: BaseException | None) -> bool:
-    """Whether the handshake failed; the layers between wrap its error once or twice."""
+    """Whether the TLS handshake failed; the layers in between wrap its error once or twice."""
     return error is not None and (
         isinstance(error, ssl.SSLError) or _is_of_tls(error.__cause__ or error.__context__)
     )
@@ -119,7 +119,6 @@ def _is_of_tls(error: BaseException | None) -> bool:
 def _judged(status_code: int) -> Answer:
     if 200 <= status_code < 300:
         return Answer(status_code)
-    told = (
-        "it redirected, which is not followed" if 300 <= status_code < 400 else "it did not answer with a 2xx"
-    )
-    return Answer(status_code, told)
+    if 300 <= status_code < 400:
+        return Answer(status_code, "the host answered with a redirect, which is not followed")
+    return Answer(status_code, "the host did not answer with a 2xx status")

@@ -1,6 +1,6 @@
-"""Wires the use cases to one database, clock and configuration: each service is built here, and nowhere else.
+"""Builds every service, with one database, clock and configuration. Services are built only here.
 
-It knows no gRPC: server.app gives the services to their servicers.
+It does not know gRPC: server.app passes the services to their servicers.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def open_blobs(url: str) -> Blobs:
     """The store at ``file:FOLDER`` or ``s3://BUCKET/PREFIX``. It is not contacted before its first use."""
     kind, _, place = url.partition(":")
     if kind == "file":
-        # file:///folder and file:/folder are the same place; file:folder is under the working directory.
+        # file:///folder and file:/folder are the same; file:folder is relative to the working directory.
         return FileBlobs(Path(place.removeprefix("//")))
     from server.blobs.s3 import S3Blobs
 

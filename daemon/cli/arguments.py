@@ -14,15 +14,15 @@ _Commands = argparse._SubParsersAction  # argparse has no public name for it
 
 def parser() -> argparse.ArgumentParser:
     """The parser of every command."""
-    made = argparse.ArgumentParser(
+    command_line = argparse.ArgumentParser(
         prog="dcp-daemon",
         description="Offers this machine to the marketplace: holds a session with the server and runs jobs.",
         epilog=_epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--version", action="version", version=daemon_version())
-    made.add_argument("--config", metavar="FILE", help="file of settings, instead of DCP_CONFIG")
-    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    command_line.add_argument("--version", action="version", version=daemon_version())
+    command_line.add_argument("--config", metavar="FILE", help="file of settings, instead of DCP_CONFIG")
+    commands = command_line.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_register(commands)
     run = commands.add_parser(
         "run", help="hold the session and run jobs; SIGTERM drains, SIGHUP reads settings again"
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     _add_status(commands)
     _add_update(commands)
     _add_unit(commands)
-    return made
+    return command_line
 
 
 def _add_register(commands: _Commands[argparse.ArgumentParser]) -> None:
@@ -60,7 +60,8 @@ def _add_process_runner(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--allow-process-runner",
         action="store_true",
-        help="where no images are allowed: run jobs' commands as plain processes, kept from nothing",
+        help="NOT ISOLATED: run jobs' commands as plain processes where no images are allowed; "
+        "jobs can read this machine's files and use its network",
     )
 
 
@@ -88,10 +89,10 @@ def _add_update(commands: _Commands[argparse.ArgumentParser]) -> None:
 
 
 def _add_unit(commands: _Commands[argparse.ArgumentParser]) -> None:
-    made = commands.add_parser("unit", help="print the systemd unit")
-    made.add_argument("--user", default="dcp", help="whom the daemon runs as")
-    made.add_argument("--root", type=Path, default=unit.ROOT, help="folder of the installation")
-    made.add_argument(
+    command_line = commands.add_parser("unit", help="print the systemd unit")
+    command_line.add_argument("--user", default="dcp", help="whom the daemon runs as")
+    command_line.add_argument("--root", type=Path, default=unit.ROOT, help="folder of the installation")
+    command_line.add_argument(
         "--docker", action="store_true", help="let it reach the Docker Engine, which is to be root"
     )
 

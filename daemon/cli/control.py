@@ -78,14 +78,14 @@ class _Door:
         try:
             answer = self._answers[json.loads(line)["do"]]
         except (ValueError, KeyError, TypeError):
-            told = {"error": f"ask for one of {', '.join(self._answers)}"}
+            reply = {"error": f"ask for one of {', '.join(self._answers)}"}
         else:
-            told = answer()
-        return json.dumps(told).encode() + b"\n"
+            reply = answer()
+        return json.dumps(reply).encode() + b"\n"
 
 
 def ask(state_dir: Path, what: str, patience_seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
-    """The running daemon's answer. Raises NotRunningError when there is none, and PermissionError."""
+    """The running daemon's answer. Raises NotRunningError when no daemon runs, and PermissionError."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
         asking.settimeout(patience_seconds)
         try:
@@ -98,7 +98,7 @@ def ask(state_dir: Path, what: str, patience_seconds: float = PATIENCE_SECONDS) 
         except (OSError, ValueError):
             raise NotRunningError(f"no daemon runs on {state_dir}") from None
     if not isinstance(answer, dict):
-        raise NotRunningError(f"what answers on {state_dir} is no daemon")
+        raise NotRunningError(f"what answers on {state_dir} is not a daemon")
     return answer
 
 

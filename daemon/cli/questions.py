@@ -1,4 +1,4 @@
-"""Asks a person in a terminal, tells what is wrong with an answer, and asks again.
+"""Asks a person in a terminal, explains what is wrong with an answer, and asks again.
 
 It must not know what the questions are for.
 """
@@ -12,7 +12,7 @@ Check = Callable[[str], str]
 
 
 class NoAnswerError(Exception):
-    """Nobody is there to answer."""
+    """There is no person to answer."""
 
 
 class Questions:
@@ -41,8 +41,8 @@ class Questions:
 
 
 def missing_flags(flags: Sequence[tuple[str, object]]) -> str:
-    """What to say where nobody can be asked; empty when every flag has a value."""
+    """The message when there is no terminal to ask in; empty when every flag has a value."""
     missing = [flag for flag, value in flags if not value]
     if not missing:
         return ""
-    return f"this is no terminal, so nobody can be asked: give {', '.join(missing)}"
+    return f"this is not a terminal, so no questions can be asked: give {', '.join(missing)}"

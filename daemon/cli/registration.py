@@ -24,15 +24,15 @@ from daemon.config import text as config_text
 from daemon.config.config import Config, ConfigError, config_path, from_env, is_loopback, load
 from daemon.config.identity import Identity, IdentityError, identity_path, save
 from daemon.machine import durable
-from daemon.machine.gpus.detect import detect
-from daemon.machine.gpus.machine import os_info
+from daemon.machine.gpus.none import os_info
+from daemon.machine.gpus.nvml import detect
 
 SYSTEM_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 
 
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> str:
-    """Registers and stores identity and settings; returns what to tell the person.
+    """Registers and stores identity and settings; returns a message for the person.
 
     Raises IdentityError, ConfigError and RegistrationError.
     """
@@ -54,8 +54,8 @@ class _Registration:
 
     def run(self) -> str:
         fields = [("--name", self._given.name), ("--email", self._given.email)]
-        if not self._questions.is_terminal and (told := missing_flags(fields)):
-            raise IdentityError(told)
+        if not self._questions.is_terminal and (answer := missing_flags(fields)):
+            raise IdentityError(answer)
         config = self._settle_config()
         path = identity_path(config.state_dir)
         if path.exists() and not self._given.force:
@@ -66,13 +66,13 @@ class _Registration:
         writes = self._may_write(text)
         identity = self._register(config)
         stored = save(config.state_dir, identity)
-        told = (
+        answer = (
             f"registered provider {identity.provider_id} with {config.server}; its key is stored in {stored}"
         )
         if not writes:
-            return told
+            return answer
         _write(self._path, text)
-        return f"{told}\nits settings are in {self._path}"
+        return f"{answer}\nits settings are in {self._path}"
 
     # --- settings ---
 
@@ -82,15 +82,15 @@ class _Registration:
             self._ask_for_server()
         config = load(self._environ, self._given.config, must_exist=False)
         if self._questions.is_terminal and not config.models:
-            told = self._questions.ask("Model to serve, as public/name=FILE.gguf", self._checks_model)
-            self._environ["DCP_MODELS"] = told
+            answer = self._questions.ask("Model to serve, as public/name=FILE.gguf", self._checks_model)
+            self._environ["DCP_MODELS"] = answer
             config = load(self._environ, self._given.config, must_exist=False)
         return config
 
     def _ask_for_server(self) -> None:
         if not self._environ.get("DCP_SERVER"):
-            told = self._questions.ask("Server, as host:port", self._checks_server, Config.server)
-            self._environ["DCP_SERVER"] = told
+            answer = self._questions.ask("Server, as host:port", self._checks_server, Config.server)
+            self._environ["DCP_SERVER"] = answer
         server = self._environ["DCP_SERVER"]
         if is_loopback(server) or self._environ.get("DCP_TLS_CA") or self._environ.get("DCP_INSECURE"):
             return
@@ -135,7 +135,9 @@ class _Registration:
         try:
             self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"{self._path.parent} cannot be made: {error.strerror}; set --config") from None
+            raise ConfigError(
+                f"{self._path.parent} cannot be created: {error.strerror}; set --config"
+            ) from None
         if not os.access(self._path.parent, os.W_OK):
             raise ConfigError(f"{self._path.parent} cannot be written: set --config, or become its owner")
         return True
@@ -148,7 +150,7 @@ class _Registration:
             gpu_model=self._given.gpu_model or _gpu_model(),
             os=os_info()[:100],
         )
-        server = link.Server(config.server, config.tls_ca)
+        server = link.ServerAddress(config.server, config.tls_ca)
         while True:
             self._fill(request)
             try:
@@ -166,8 +168,8 @@ class _Registration:
         request.name = self._given.name or ask("Name that renters see", _name, request.name or "My node")
         request.email = self._given.email or ask("E-mail address", _email, request.email)
         if self._questions.is_terminal and self._given.phone is None:
-            told = ask("Telephone, such as +966500000000; - for none", _phone, request.phone or "-")
-            request.phone = told.removeprefix("-")
+            answer = ask("Telephone, such as +966500000000; - for none", _phone, request.phone or "-")
+            request.phone = answer.removeprefix("-")
 
 
 def _settings_of(arguments: argparse.Namespace) -> dict[str, str]:
@@ -188,7 +190,7 @@ def _name(text: str) -> str:
 
 def _email(text: str) -> str:
     if not _EMAIL.fullmatch(text) or len(text) > 254:
-        raise ValueError(f"{text!r} is no e-mail address, such as me@example.com")
+        raise ValueError(f"{text!r} is not an e-mail address, such as me@example.com")
     return text
 
 

@@ -1,6 +1,6 @@
-"""What a running daemon tells its owner about itself, as plain data: session, jobs, GPUs.
+"""What a running daemon reports to its owner about itself, as plain data: session, jobs, GPUs.
 
-It must not hold a key, a prompt, an output or a lease's secret: what stands here
+It must not hold a key, a prompt, an output or a lease's secret: everything here
 is printed in terminals.
 """
 
@@ -11,15 +11,15 @@ from typing import Any
 
 from dcp.v1 import gpus_pb2, jobs_pb2
 
-from daemon.protocol.runs import Run
-from daemon.protocol.session import DaemonSession, Link
+from daemon.protocol.session import DaemonSession, LinkState
+from daemon.protocol.transcript import Transcript
 from daemon.service.version import daemon_version
 
 _STATES = {
-    Link.OFFLINE: "offline",
-    Link.GREETING: "connecting",
-    Link.OPEN: "open",
-    Link.ENDED: "ended",
+    LinkState.OFFLINE: "offline",
+    LinkState.GREETING: "connecting",
+    LinkState.OPEN: "open",
+    LinkState.ENDED: "ended",
 }
 _GPU_FIGURES = ("free_vram_mib", "gpu_vram_mib", "memory_used_mb", "gpu_util_pct", "temp_c", "power_w")
 
@@ -34,7 +34,7 @@ def snapshot(
     now: float,
 ) -> dict[str, Any]:
     """The daemon as it is at `now`, a reading of its monotonic clock; `closed`: why it takes no jobs."""
-    is_open = session.link is Link.OPEN and opened_at is not None
+    is_open = session.link is LinkState.OPEN and opened_at is not None
     return {
         "pid": os.getpid(),
         "version": daemon_version(),
@@ -54,7 +54,7 @@ def snapshot(
     }
 
 
-def _job(run: Run, now: float) -> dict[str, Any]:
+def _job(run: Transcript, now: float) -> dict[str, Any]:
     job_type = jobs_pb2.JobType.Name(run.offer.job_type)
     return {
         "job_id": run.lease.job_id,
@@ -68,8 +68,8 @@ def _job(run: Run, now: float) -> dict[str, Any]:
 
 
 def _gpu(gpu: gpus_pb2.GpuDevice) -> dict[str, Any]:
-    told: dict[str, Any] = {"index": gpu.index, "name": gpu.gpu_name}
-    return told | {
+    report: dict[str, Any] = {"index": gpu.index, "name": gpu.gpu_name}
+    return report | {
         name: getattr(gpu, name) if gpu.HasField(name) else None  # type: ignore[arg-type]
         for name in _GPU_FIGURES
     }

@@ -79,14 +79,14 @@ def _ask_daemon(config: Config) -> dict[str, Any]:
             "problem": f"the daemon is not running: {error}; start it with {unit.start_command()}",
         }
     except PermissionError:
-        told = f"{config.state_dir} belongs to another user: ask as that user, or with sudo"
-        return {"daemon": None, "problem": told}
+        text = f"{config.state_dir} belongs to another user: ask as that user, or with sudo"
+        return {"daemon": None, "problem": text}
 
 
 def _ask_server(config: Config) -> dict[str, Any]:
     try:
         key = config.provider_key or identity.load(config.state_dir).api_key
-        server = link.Server(config.server, config.tls_ca)
+        server = link.ServerAddress(config.server, config.tls_ca)
         answer = asyncio.run(link.own_provider(server, key, SERVER_PATIENCE_SECONDS))
     except (identity.IdentityError, link.KeyRefusedError, link.LinkBrokenError) as error:
         return {"address": config.server, "problem": str(error)}
@@ -177,9 +177,9 @@ def _earnings(server: dict[str, Any]) -> RenderableType:
     if server["problem"]:
         return Text(f"server {server['address']}: {server['problem']}", style="yellow")
     table = Table.grid(padding=(0, 2))
-    told = f"sees {printable(server['name'])} (provider {server['provider_id']}) as {server['status']}"
-    told += ", connected" if server["connected"] else ", not connected"
-    table.add_row("server", Text(told))
+    text = f"sees {printable(server['name'])} (provider {server['provider_id']}) as {server['status']}"
+    text += ", connected" if server["connected"] else ", not connected"
+    table.add_row("server", Text(text))
     table.add_row(
         "earned",
         f"today {sar(server['today_halala'])}, in all {sar(server['total_halala'])} "

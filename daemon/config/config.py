@@ -26,7 +26,7 @@ from daemon.config.engine_settings import ModelFile as ModelFile
 from daemon.config.engine_settings import Variable as Variable
 from daemon.config.file import ConfigError as ConfigError
 from daemon.config.file import ConfigFile, key_of, read_file
-from daemon.engines.settings import ServerSettings
+from daemon.engines.container_spec import ServerSettings
 from daemon.machine.policy import Rules, parse_schedule
 from daemon.runners.containers.settings import ContainerSettings
 
@@ -53,7 +53,7 @@ VARIABLES = (
         "DCP_CONTAINER_IMAGES",
         "",
         "Images that jobs may run, separated by commas, such as pytorch/pytorch,ghcr.io/acme/*. "
-        "* stands for anything, a name without a tag for all its tags. Unset: no containers.",
+        "* matches anything, a name without a tag for all its tags. Unset: no containers.",
     ),
     Variable("DCP_CONTAINER_SOCKET", "/var/run/docker.sock", "Socket of the Docker Engine, or of Podman."),
     Variable(
@@ -133,7 +133,7 @@ VARIABLES = (
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that the daemon is told from outside."""
+    """Everything that is configured from outside."""
 
     server: str = "127.0.0.1:50051"
     """Address of the server, host:port."""

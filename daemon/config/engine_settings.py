@@ -14,7 +14,7 @@ from typing import NamedTuple
 import psutil
 
 from daemon.config.file import ConfigError
-from daemon.engines.settings import DEFAULT_ARGUMENTS, ServerSettings
+from daemon.engines.container_spec import DEFAULT_ARGUMENTS, ServerSettings
 from daemon.runners.containers import images
 from daemon.runners.containers.settings import MIB
 

@@ -2,7 +2,7 @@
 
 A key is a variable's name without its prefix, in small letters: `server` is
 DCP_SERVER. The tables [models] and [aliases] are its own. It must not know what
-any setting means; it knows which may stand in a file that others can read.
+any setting means; it knows which are allowed in a file that others can read.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def read_file(path: Path, variables: Collection[str]) -> ConfigFile | None:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     if len(text) > MAX_BYTES:
-        raise ConfigError(f"{path} is larger than {MAX_BYTES >> 10} KiB: it is no file of settings")
+        raise ConfigError(f"{path} is larger than {MAX_BYTES >> 10} KiB: it is not a file of settings")
     return parse(path, text, variables)
 
 
@@ -82,7 +82,7 @@ def parse(path: Path, text: bytes, variables: Collection[str]) -> ConfigFile:
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:
-    # Whoever writes this file says whose releases this machine runs.
+    # Whoever writes this file decides which releases this machine runs.
     if stat.S_IMODE(status.st_mode) & 0o022:
         raise ConfigError(f"{path} can be written by other users: run chmod go-w {path}")
     if status.st_uid not in (0, os.geteuid()):
@@ -94,9 +94,9 @@ def _variable(path: Path, key: str, known: Mapping[str, str]) -> str:
     if name is None:
         close = difflib.get_close_matches(key.lower().removeprefix("dcp_"), [*known, *TABLES], 1)
         meant = f"did you mean {close[0]}?" if close else "see dcp-daemon --help for those there are"
-        raise ConfigError(f"{path}: {key} is no setting; {meant}")
+        raise ConfigError(f"{path}: {key} is not a setting; {meant}")
     if name in NOT_IN_THE_FILE:
-        raise ConfigError(f"{path}: {key} must not stand here; {NOT_IN_THE_FILE[name]}")
+        raise ConfigError(f"{path}: {key} is not allowed here; {NOT_IN_THE_FILE[name]}")
     return name
 
 

@@ -16,7 +16,7 @@ _FILE_NAME = "identity.json"
 
 
 class IdentityError(Exception):
-    """There is no identity that can be used; the text tells the remedy."""
+    """There is no usable identity; the text names the remedy."""
 
 
 @dataclass(frozen=True)

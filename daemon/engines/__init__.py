@@ -36,7 +36,7 @@ class Engine(Runner, Protocol):
     """How long a self-test may take; it loads a model."""
 
     def job_types(self) -> Sequence[jobs_pb2.JobType.ValueType]:
-        """Inference alone."""
+        """Only inference."""
         return (LLM_INFERENCE,)
 
     def models(self) -> Sequence[sessions_pb2.ServedModel]:

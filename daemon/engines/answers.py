@@ -1,7 +1,7 @@
 """Owns one streamed answer of an OpenAI chat server, whoever runs it: the request, its events, the counts.
 
 It must not know how the server was started. Whatever the server does, the answer
-ends: it is whole, or an EngineError says whose fault it was. A server that falls
+ends: it is complete, or an EngineError says who is at fault. A server that falls
 silent or never comes to an end breaks down in the provider's name, not on the
 renter's bill.
 """
@@ -137,7 +137,7 @@ class _Answer:
         if self._finish_reason is None:
             raise chat.engine_failed()
         # The server stops at the end of the context as it does at the wanted
-        # length; only the count tells that the answer was cut short.
+        # length; only the count shows that the answer was cut short.
         was_counted = self._completion_tokens is not None
         if self._finish_reason == "length" and was_counted and self._tokens < self._max_tokens:
             raise chat.prompt_too_long(self._context_tokens)

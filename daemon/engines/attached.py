@@ -50,7 +50,7 @@ class Attachment:
 
 
 class AttachedEngine(Engine):
-    """Answers with a model server that somebody else keeps running."""
+    """Answers with a model server that the provider keeps running."""
 
     name = "attached"
 

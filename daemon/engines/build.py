@@ -1,4 +1,4 @@
-"""Makes the engines that the configuration asks for."""
+"""Creates the engines that the configuration asks for."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from daemon.config.config import Config, ModelFile
 from daemon.engines import Engine
 from daemon.engines.attached import AttachedEngine, Attachment
 from daemon.engines.container import ContainerEngine
-from daemon.engines.container_spec import Order
+from daemon.engines.container_spec import ModelServerSpec
 from daemon.engines.llamacpp import LlamaCppEngine
-from daemon.engines.server_container import Place
+from daemon.engines.server_container import ModelServerHost
 from daemon.engines.warm import WarmModels
 from daemon.runners.choose import owner_of
 
@@ -24,13 +24,13 @@ def model_engine(config: Config, model: ModelFile, warm: WarmModels) -> Engine:
 def container_engines(config: Config, warm: WarmModels, gpus: Callable[[], Sequence[str]]) -> list[Engine]:
     """The engines of the models that are served in containers; `gpus`: those that may be used now."""
     folder = config.state_dir / "engines"
-    place = Place(config.container_socket, owner_of(config.state_dir), folder, gpus)
+    place = ModelServerHost(config.container_socket, owner_of(config.state_dir), folder, gpus)
     return [ContainerEngine(order(config, model), place, warm=warm) for model in config.engine_models]
 
 
-def order(config: Config, model: ModelFile) -> Order:
+def order(config: Config, model: ModelFile) -> ModelServerSpec:
     """How a model is to be served in a container."""
-    return Order(
+    return ModelServerSpec(
         name=model.name,
         path=model.path,
         settings=config.engine,

@@ -73,7 +73,7 @@ async def events(pieces: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]:
 
 
 def refusal(status: int, error: Mapping[str, object], context_tokens: int) -> EngineError:
-    """What a renter is told when the model server answers with an error."""
+    """The message for a renter when the model server answers with an error."""
     if _is_too_long(error):
         return prompt_too_long(context_tokens)
     if 400 <= status < 500 and status not in (401, 403, 404, 408, 429):
@@ -100,7 +100,7 @@ def error_of(body: bytes) -> dict[str, Any]:
 
 
 def prompt_too_long(context_tokens: int) -> EngineError:
-    """Prompt and answer do not fit into the context; 0: nobody knows how long it is."""
+    """Prompt and answer do not fit into the context; 0: its length is unknown."""
     size = f" of {context_tokens} tokens" if context_tokens else ""
     return EngineError(
         jobs_pb2.FAILURE_REASON_PROMPT_TOO_LONG,
@@ -120,12 +120,12 @@ def bad_params(message: str) -> EngineError:
 
 
 def listed(answer: Any) -> dict[str, int]:
-    """The names in an answer to /models, with the length of each context, 0 where it is not told.
+    """The names in an answer to /models, with the length of each context, 0 if it is unknown.
 
     Raises ValueError.
     """
     if not isinstance(answer, dict) or not isinstance(answer.get("data"), list):
-        raise ValueError("the answer is no list of models")
+        raise ValueError("the answer is not a list of models")
     listed = {}
     for entry in answer["data"][:MAX_MODELS]:
         name = entry.get("id") if isinstance(entry, dict) else None

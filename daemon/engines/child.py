@@ -46,11 +46,11 @@ class ModelServer(Server):
         return self._process.returncode is None
 
     async def close(self) -> None:
-        """Ends it: a word, then a signal that cannot be ignored."""
+        """Ends it: asks it to, then sends a signal that cannot be ignored."""
         await self._close(STOP_SECONDS)
 
     async def kill(self) -> None:
-        """Ends it without a word."""
+        """Kills it."""
         await self._close(0.0)
 
     async def _close(self, patience_seconds: float) -> None:

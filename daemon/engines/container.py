@@ -1,6 +1,6 @@
 """The container engine: one model, served by an image of the provider's choice, hardened, without a network.
 
-vLLM's OpenAI server is the image that it is made for; whatever speaks that API on a
+vLLM's OpenAI server is the image that it is written for; whatever speaks that API on a
 Unix socket will do. It must not know the session. A server that misbehaves is
 removed, and the next job gets a new one.
 """
@@ -12,11 +12,11 @@ from collections.abc import Collection
 from dcp.v1 import sessions_pb2
 
 from daemon.engines.answers import Patience
-from daemon.engines.container_spec import Order
+from daemon.engines.container_spec import ModelServerSpec
 from daemon.engines.served import ServedEngine, size_and_more_mib
 from daemon.engines.server_container import (
     START_SECONDS,
-    Place,
+    ModelServerHost,
     ServerContainer,
     start_server_container,
     sweep,
@@ -35,8 +35,8 @@ class ContainerEngine(ServedEngine[ServerContainer]):
 
     def __init__(
         self,
-        order: Order,
-        place: Place,
+        order: ModelServerSpec,
+        place: ModelServerHost,
         *,
         clock: Clock | None = None,
         patience: Patience | None = None,
@@ -60,7 +60,7 @@ class ContainerEngine(ServedEngine[ServerContainer]):
 
     @property
     def context_tokens(self) -> int:
-        """What the server told when it was started last; 0: nothing yet."""
+        """What the server reported when it last started; 0: nothing yet."""
         return self._context_tokens
 
     async def start_server(self) -> ServerContainer:

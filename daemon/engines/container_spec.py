@@ -1,6 +1,6 @@
-"""Owns what the container engine is told to make for a model server: its container and its keeper's.
+"""Owns what the container engine is asked to create for a model server: its container and its keeper's.
 
-Pure. What no container of ours has is withheld by `daemon.runners.containers.spec`.
+Pure. What none of our containers may have is withheld by `daemon.runners.containers.spec`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from daemon.engines.settings import ServerSettings
 from daemon.runners.containers import spec
+from daemon.runners.containers.settings import MIB
 
 OWNER_LABEL = "dcp.engine"
 """Not the label of jobs' containers, which their runner would sweep away."""
@@ -22,9 +22,27 @@ SOCKET = "engine.sock"
 _MODEL = "/model"
 _PIDS = 4096
 
+DEFAULT_ARGUMENTS = "--model {model} --served-model-name {name} --uds {socket}"
+
 
 @dataclass(frozen=True)
-class Order:
+class ServerSettings:
+    """What image serves, and with what of the machine."""
+
+    image: str = ""
+    """The image of the model server, by its full or short name."""
+    arguments: tuple[str, ...] = tuple(DEFAULT_ARGUMENTS.split())
+    """What its entrypoint is given; `{model}`, `{name}`, `{socket}` and `{slots}` are filled in."""
+    memory_bytes: int = 4096 * MIB
+    """All of its memory, /tmp and /dev/shm included; it has no swap."""
+    shm_bytes: int = 1024 * MIB
+    """The size of its /dev/shm."""
+    model_mib: int | None = None
+    """What each model takes of the shorter memory, the machine's or the GPUs'; None: by its files."""
+
+
+@dataclass(frozen=True)
+class ModelServerSpec:
     """One model, and how it is to be served."""
 
     name: str
@@ -88,7 +106,7 @@ def keeper_config(names: ServerNames) -> dict[str, Any]:
 
 
 def server_config(
-    order: Order, names: ServerNames, folder: Path, image: dict[str, Any], gpus: Sequence[str]
+    order: ModelServerSpec, names: ServerNames, folder: Path, image: dict[str, Any], gpus: Sequence[str]
 ) -> dict[str, Any]:
     """The model server's container; `folder` is where it makes its socket."""
     settings = order.settings
@@ -126,7 +144,7 @@ def server_config(
 def _env(gpus: Sequence[str]) -> dict[str, str]:
     return {
         "HOME": "/tmp",  # noqa: S108 - the container's
-        # A user that is a number alone has no name, and some libraries ask for one.
+        # A user given only by number has no name, and some libraries ask for one.
         "USER": "dcp",
         "LOGNAME": "dcp",
         "HF_HUB_OFFLINE": "1",
@@ -148,7 +166,7 @@ def _bind(source: Path, target: str, is_read_only: bool) -> dict[str, Any]:
 
 
 def _filled(text: str, filled: dict[str, str]) -> str:
-    # Not by str.format: arguments may be JSON, whose braces stand for themselves.
+    # Not by str.format: arguments may be JSON, in which braces are literal.
     for placeholder, value in filled.items():
         text = text.replace(placeholder, value)
     return text

@@ -10,11 +10,9 @@ import os
 import secrets
 from pathlib import Path
 
-from daemon.engines.answers import Patience
 from daemon.engines.child import ModelServer, start_model_server
 from daemon.engines.served import ServedEngine, size_and_more_mib
 from daemon.engines.warm import WarmModels
-from daemon.machine.clock import Clock
 
 CONTEXT_TOKENS = 2048
 
@@ -31,18 +29,14 @@ class LlamaCppEngine(ServedEngine[ModelServer]):
         *,
         slots: int = 1,
         context_tokens: int = CONTEXT_TOKENS,
-        clock: Clock | None = None,
-        patience: Patience | None = None,
         warm: WarmModels | None = None,
         watch: bool = False,
     ) -> None:
-        """`slots`: how many jobs at once; `watch`: let the child tell what its slots do, for tests."""
+        """`slots`: how many jobs at once; `watch`: let the child report what its slots do, for tests."""
         super().__init__(
             name,
             slots=slots,
             needed_mib=lambda: size_and_more_mib(path),
-            clock=clock,
-            patience=patience,
             warm=warm,
         )
         self._path = path

@@ -1,4 +1,4 @@
-"""Owns what every engine does whose model server the daemon starts itself, however it is started.
+"""Owns what all engines share that start their model server themselves, however they start it.
 
 One server for one public model: started for the first job, kept warm between jobs,
 unloaded when memory is short, ended when it misbehaves. It must not know how a server
@@ -39,7 +39,7 @@ class Server(ABC):
 
     client: httpx.AsyncClient
     context_tokens: int = 0
-    """The length of its context, where it tells one; 0: it does not."""
+    """The length of its context; 0: it does not report one."""
 
     @property
     @abstractmethod
@@ -62,13 +62,13 @@ class Server(ABC):
 
     @abstractmethod
     async def kill(self) -> None:
-        """Ends it without a word."""
+        """Kills it."""
 
 
 def client_of(
     base_url: str, *, headers: Mapping[str, str] | None = None, socket: str | None = None
 ) -> httpx.AsyncClient:
-    """A client for a model server of ours; `socket`: the path of the Unix socket that it listens on."""
+    """A client for one of our model servers; `socket`: the path of the Unix socket that it listens on."""
     # The server closes a connection after a stream without saying so, and the
     # next request on it would fail.
     limits = httpx.Limits(max_keepalive_connections=0)
@@ -105,8 +105,8 @@ class ServedEngine(Engine, Generic[S]):
         *,
         slots: int,
         needed_mib: Callable[[], int],
-        clock: Clock | None,
-        patience: Patience | None,
+        clock: Clock | None = None,
+        patience: Patience | None = None,
         warm: WarmModels | None,
     ) -> None:
         """`slots`: how many jobs at once; `needed_mib`: what the model takes while it is loaded."""
@@ -128,7 +128,7 @@ class ServedEngine(Engine, Generic[S]):
 
     @property
     def context_tokens(self) -> int:
-        """The length of the model's context; 0: nobody knows."""
+        """The length of the model's context; 0: unknown."""
         return 0
 
     @property

@@ -26,6 +26,7 @@ import httpx
 from daemon.engines import chat
 from daemon.engines import container_spec as spec
 from daemon.engines.answers import bounded
+from daemon.engines.container_spec import ModelServerSpec
 from daemon.engines.served import HEALTH_SECONDS, Server, StartError, client_of, until_healthy
 from daemon.runners.choose import problem
 from daemon.runners.containers import images, keeper
@@ -36,8 +37,8 @@ from daemon.runners.containers.docker import (
     Frame,
     PullTooLargeError,
 )
+from daemon.runners.containers.spec import tar_of
 from daemon.runners.containers.state import pids_of
-from daemon.runners.containers.tar import tar_of
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +49,13 @@ _POLL_SECONDS = 0.2
 
 
 @dataclass
-class Place:
+class ModelServerHost:
     """Where a daemon's model servers are started; all of its engines share it."""
 
     socket: Path
     """The container engine's."""
     owner: str
-    """Tells this daemon's containers from another's."""
+    """Distinguishes this daemon's containers from another's."""
     folder: Path
     """For the sockets of the servers."""
     gpus: Callable[[], Sequence[str]] = tuple
@@ -66,7 +67,9 @@ class Place:
 class ServerContainer(Server):
     """A model server in a container of its own."""
 
-    def __init__(self, names: spec.ServerNames, place: Place, gpus: Sequence[str], socket: str) -> None:
+    def __init__(
+        self, names: spec.ServerNames, place: ModelServerHost, gpus: Sequence[str], socket: str
+    ) -> None:
         self.names = names
         self.gpus = tuple(gpus)
         """What it was given, by UUID."""
@@ -103,7 +106,11 @@ class ServerContainer(Server):
 
 
 async def start_server_container(
-    docker: Docker, place: Place, order: spec.Order, *, start_seconds: float = START_SECONDS
+    docker: Docker,
+    place: ModelServerHost,
+    order: ModelServerSpec,
+    *,
+    start_seconds: float = START_SECONDS,
 ) -> ServerContainer:
     """Starts a model server and waits for its health. Raises StartError."""
     said: deque[str] = deque(maxlen=5)
@@ -120,8 +127,8 @@ async def start_server_container(
     return server
 
 
-async def sweep(docker: Docker, place: Place) -> None:
-    """Removes what servers that nobody has any more have left."""
+async def sweep(docker: Docker, place: ModelServerHost) -> None:
+    """Removes what servers of ended daemons have left."""
     try:
         found = await docker.containers_with(f"{spec.OWNER_LABEL}={place.owner}")
         folders = await asyncio.to_thread(_folders, place.folder)
@@ -135,7 +142,7 @@ async def sweep(docker: Docker, place: Place) -> None:
         logger.warning("what model servers left could not be removed error=%s", error)
 
 
-async def _image(docker: Docker, order: spec.Order) -> dict[str, Any]:
+async def _image(docker: Docker, order: ModelServerSpec) -> dict[str, Any]:
     """The image as the engine knows it, downloaded when it does not yet."""
     name = images.parse(order.settings.image).exact
     found = await docker.inspect_image(name)
@@ -152,9 +159,13 @@ async def _image(docker: Docker, order: spec.Order) -> dict[str, Any]:
 
 
 async def _make(
-    docker: Docker, place: Place, order: spec.Order, image: dict[str, Any], parts: AsyncExitStack
+    docker: Docker,
+    place: ModelServerHost,
+    order: ModelServerSpec,
+    image: dict[str, Any],
+    parts: AsyncExitStack,
 ) -> ServerContainer:
-    """Both containers, neither of them started; whatever is made here goes with `parts`."""
+    """Both containers, neither of them started; `parts` takes ownership of whatever is created here."""
     facts = await docker.facts()
     if why := problem(facts):
         raise StartError(f"the container engine cannot be used: {why}")
@@ -179,7 +190,11 @@ async def _make(
 
 
 async def _start(
-    docker: Docker, server: ServerContainer, order: spec.Order, parts: AsyncExitStack, said: deque[str]
+    docker: Docker,
+    server: ServerContainer,
+    order: ModelServerSpec,
+    parts: AsyncExitStack,
+    said: deque[str],
 ) -> None:
     await parts.enter_async_context(docker.holding_input(server.names.keeper))
     await docker.start(server.names.keeper)
@@ -211,7 +226,7 @@ async def _listen(frames: AsyncGenerator[Frame, None], said: deque[str]) -> None
 
 
 async def _context_tokens(server: ServerContainer, name: str) -> int:
-    """What the server tells of its model's context; 0: nothing."""
+    """The length of its model's context as the server reports it; 0: unknown."""
     try:
         async with server.client.stream("GET", "/v1/models", timeout=HEALTH_SECONDS) as response:
             listed = chat.listed(json.loads(await bounded(response, chat.MAX_LIST_BYTES)))
@@ -221,7 +236,7 @@ async def _context_tokens(server: ServerContainer, name: str) -> int:
 
 
 async def _until_ended(docker: Docker, name: str) -> None:
-    # An engine that does not answer is no server either: the next job finds out.
+    # If the engine does not answer, neither does the server: the next job finds out.
     with contextlib.suppress(DockerUnavailableError, DockerRefusedError):
         await docker.wait(name)
 

@@ -67,7 +67,7 @@ class WarmModels:
 
     @asynccontextmanager
     async def room(self, needed_mib: int) -> AsyncIterator[None]:
-        """Unloads others until so much is free, and waits for those that are busy; then a model may load.
+        """Unloads other models until enough is free, and waits for busy ones; then a model may load.
 
         One loads at a time, or two would count on the same memory. What is needed is an
         estimate: with nothing left to unload, the model may try its luck.

@@ -11,11 +11,13 @@ import tempfile
 from pathlib import Path
 from typing import Protocol
 
+from daemon.machine import durable
+
 MIN_FREE_BYTES = 16 * 1024 * 1024
 
 
 class JournalError(Exception):
-    """The journal cannot be used; the text tells the remedy."""
+    """The journal cannot be used; the text names the remedy."""
 
 
 class Disk(Protocol):
@@ -30,7 +32,7 @@ class Disk(Protocol):
         ...
 
     def append(self, name: str, data: bytes) -> None:
-        """Adds to a file's end; makes the file if there is none. A failure may leave a part of it."""
+        """Appends to a file; creates it if there is none. A failure may leave a part of the data."""
         ...
 
     def truncate(self, name: str, size: int) -> None:
@@ -50,7 +52,7 @@ class Disk(Protocol):
         ...
 
     def delete(self, name: str) -> None:
-        """Removes a file; one that is not there is no error."""
+        """Removes a file; a missing file is not an error."""
         ...
 
     def free_bytes(self) -> int:
@@ -135,11 +137,11 @@ class FileDisk:
 
     def sync(self, name: str) -> None:
         """Makes a file's content durable."""
-        _sync(self._folder / name)
+        durable.sync(self._folder / name)
 
     def sync_folder(self) -> None:
         """Makes durable which files there are."""
-        _sync(self._folder)
+        durable.sync(self._folder)
 
     def replace(self, name: str, data: bytes) -> None:
         """Gives a file new content."""
@@ -174,11 +176,3 @@ class FileDisk:
 def _free_bytes(folder: Path) -> int:
     status = os.statvfs(folder)
     return status.f_bavail * status.f_frsize
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -50,7 +50,7 @@ class Journal:
         self._files: dict[str, _File] = {}
 
     def recover(self) -> list[History]:
-        """What the files tell; torn ends are cut off. Raises JournalError when they cannot be read.
+        """The attempts in the files; torn ends are cut off. Raises JournalError when they cannot be read.
 
         It is durable on return. A file that could not be synced takes no more records, so that its
         run is given back as soon as it has something to save.
@@ -81,7 +81,7 @@ class Journal:
         if any(isinstance(entry, Forget) for entry in entries) and (
             error := _attempt(self._disk.sync_folder)
         ):
-            # What comes back after a crash is told to the server again, which knows it.
+            # What comes back after a crash is reported again to the server, which recognizes it.
             logger.warning("the journal's folder could not be synced error=%s", error)
         for name, numbers in written.items():
             if any(isinstance(record, Stored) for at in numbers for record in _records(entries[at])):
@@ -118,7 +118,7 @@ class Journal:
             self._disk.delete(name)
             return
         if any(isinstance(record, Accepted) for record in entry.records):
-            # Nobody is helped by a job whose output will not fit.
+            # A job is refused if its output will not fit.
             if self._disk.free_bytes() < MIN_FREE_BYTES:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._files[name] = _File(0, is_new=True)
@@ -187,5 +187,5 @@ def _records(entry: Persist | Forget) -> Sequence[object]:
 
 
 def _name(lease: sessions_pb2.Lease) -> str:
-    # A job's id is the server's word: hashed, it can name no other file.
+    # The server chooses a job's id: hashed, it cannot name another file.
     return hashlib.sha256(lease.SerializeToString(deterministic=True)).hexdigest()[:40] + _SUFFIX

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 FLUSH_SECONDS = 5.0
 
 
-class Recorder:
+class JournalWriter:
     """Writes entries in the order in which they come."""
 
     def __init__(self, journal: Journal, on_done: Callable[[Persist, OSError | None], None]) -> None:
@@ -67,6 +67,6 @@ class Recorder:
         try:
             return await loop.run_in_executor(self._thread, self._journal.write, batch)
         except Exception as error:
-            # A fault of ours must not stop the daemon from telling its results.
+            # A bug in the journal must not stop the daemon from reporting its results.
             logger.exception("the journal failed unexpectedly")
             return [OSError(f"{type(error).__name__}")] * len(batch)

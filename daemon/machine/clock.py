@@ -10,7 +10,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What tells how much time has passed."""
+    """Measures how much time has passed."""
 
     def monotonic(self) -> float:
         """Seconds since some fixed point; never goes back."""

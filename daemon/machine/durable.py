@@ -18,7 +18,7 @@ def sync(path: Path) -> None:
 
 def replace(path: Path, text: str, *, mode: int, owner: os.stat_result | None = None) -> None:
     """Gives a file a new text, whole or not at all; `owner`: the status of a file of its future owner."""
-    # mkstemp makes the file with mode 0600, so a secret is never open to others.
+    # mkstemp creates the file with mode 0600, so a secret is never open to others.
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
         if owner is not None:

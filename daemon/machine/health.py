@@ -65,7 +65,7 @@ class Health:
     def must_end(self, uuids: Collection[str] | None) -> bool:
         """Whether a run on these GPUs has lost one of them; None: it may be on any of the machine's.
 
-        A driver that does not answer ends no run: nobody knows of a failure.
+        A driver that does not answer ends no run: no failure is known.
         """
         failed = {gpu.device.uuid for gpu in self._gpus.values() if gpu.fault}
         if uuids is None:
@@ -146,5 +146,5 @@ def _fault(before: gpus_pb2.GpuDevice, now: gpus_pb2.GpuDevice) -> _Fault:
 
 
 def _key(device: gpus_pb2.GpuDevice) -> str:
-    # A driver that tells no UUID leaves only the place.
+    # If the driver reports no UUID, only the GPU's index identifies it.
     return device.uuid or f"index {device.index}"

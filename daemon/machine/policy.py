@@ -76,7 +76,7 @@ def stricter(*all_rules: Rules) -> Rules:
 
 
 def rules_of(settings: terms_pb2.ProviderSettings) -> Rules:
-    """What the owner told the server, which has checked it. Hours of a zone unknown here are its alone."""
+    """The rules that the owner set on the server. Hours in a zone unknown here are left to the server."""
     schedules: tuple[Schedule, ...] = ()
     with contextlib.suppress(KeyError, ValueError, OSError):
         windows = tuple(_window_of(hours) for hours in settings.hours)
@@ -108,7 +108,7 @@ def refusal(
     vram_required_mib: int = 0,
     gpu_count: int = 1,
 ) -> str:
-    """Why no job that needs so much may be taken now, for a person; empty when one may.
+    """Why no job with these needs may be taken now, for a person; empty when one may.
 
     `status` is a reading of the GPUs; None: there is none that is fresh.
     """
@@ -141,7 +141,7 @@ def _too_full(rules: Rules, status: gpus_pb2.GpuStatus | None, required_mib: int
 
 
 def _has_no_gpu(status: gpus_pb2.GpuStatus | None) -> bool:
-    # A machine whose driver is gone tells no count; one without GPUs tells zero.
+    # A machine whose driver is gone reports no count; a machine without GPUs reports zero.
     return status is not None and status.HasField("gpu_count") and status.gpu_count == 0
 
 
@@ -165,7 +165,7 @@ def _window(text: str) -> Window:
 def _days(first: str | None, last: str | None) -> frozenset[int]:
     for day in (first, last):
         if day is not None and day not in DAYS:
-            raise ValueError(f"{day!r} is none of {', '.join(DAYS)}")
+            raise ValueError(f"{day!r} is not one of {', '.join(DAYS)}")
     if first is None:
         return frozenset(range(7))
     start = DAYS.index(first)

@@ -1,1 +1,1 @@
-"""The session protocol, pure: events and messages in, effects out. It must not know gRPC, tasks or files."""
+"""The session protocol, pure: events in, effects out. It must not know gRPC, tasks or files."""

@@ -24,7 +24,7 @@ class Send:
 
 @dataclass(frozen=True)
 class Opened:
-    """The server has welcomed the daemon: tell whoever waits for it."""
+    """The server has welcomed the daemon."""
 
     provider_id: int
     session_epoch: int
@@ -39,7 +39,7 @@ class StartAttempt:
 
 @dataclass(frozen=True)
 class StopAttempt:
-    """End the attempt; `discard`: nobody will ask for its result."""
+    """End the attempt; `discard`: its result is not wanted."""
 
     lease: sessions_pb2.Lease
     discard: bool
@@ -47,10 +47,10 @@ class StopAttempt:
 
 @dataclass(frozen=True)
 class Persist:
-    """Make the records durable, behind all earlier ones of the lease; then call `persisted(number)`.
+    """Make the records durable, after all earlier ones of the lease; then hand in `Persisted(number)`.
 
-    Where that cannot be done: `not_persisted(number)`, and none of the records
-    may be found again. The session sends nothing before it knows.
+    Where that cannot be done, hand in `NotPersisted(number)`, and none of the records may be found
+    again. The session sends nothing before it knows.
     """
 
     number: int
@@ -60,14 +60,14 @@ class Persist:
 
 @dataclass(frozen=True)
 class Forget:
-    """Nobody will ask about the lease again: its records are not needed."""
+    """The server is done with the lease: its records are not needed."""
 
     lease: sessions_pb2.Lease
 
 
 @dataclass(frozen=True)
 class ReconnectAfter:
-    """Close the stream, if there is one, and connect again after so many seconds."""
+    """Close the stream, if there is one, and connect again after a delay."""
 
     seconds: float
 

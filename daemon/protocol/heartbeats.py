@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from random import Random
 
-from daemon.protocol.runs import LeaseKey
+from daemon.protocol.events import LeaseKey
 
 DEFAULT_HEARTBEAT_SECONDS = 10.0
 HEARTBEAT_JITTER = 0.1

@@ -1,8 +1,8 @@
-"""Owns the leases that this daemon has accepted, their runs, and what may be said about them when.
+"""Owns the leases that this daemon has accepted, their transcripts, and what may be sent about them when.
 
-Pure, like the session that drives it. The order that everything here keeps: an
+Pure, like the session that drives it. Everything here keeps one order: an
 acceptance, a start, a piece and a result are saved in the journal before they
-are told, and told again until the server has confirmed them. It must not know
+are sent, and sent again until the server has confirmed them. It must not know
 streams, heartbeats or drains.
 """
 
@@ -16,21 +16,33 @@ from itertools import count
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.protocol.effects import Effect, Forget, Persist, Send, StartAttempt, StopAttempt
+from daemon.protocol.events import (
+    AttemptEvent,
+    AttemptFinished,
+    AttemptStarted,
+    AttemptWorked,
+    AttemptWrote,
+    LeaseKey,
+    Result,
+    failed,
+    lease_key,
+    released,
+)
 from daemon.protocol.pieces import MAX_CHUNK_BYTES
-from daemon.protocol.records import Accepted, Channel, History
-from daemon.protocol.runs import LeaseKey, Result, Run, failed, lease_key, released
+from daemon.protocol.records import Accepted, History
+from daemon.protocol.transcript import Transcript
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_LOST_AFTER_SECONDS = 300.0
 DEFAULT_CHUNK_CREDIT = 16
 LOST_MARGIN_SECONDS = 30.0
-MAX_UNTOLD_RESULTS = 64
+MAX_UNACKNOWLEDGED_RESULTS = 64
 MAX_REMEMBERED_REPLIES = 256
 MAX_REFUSAL_CHARACTERS = 1000
 
 
-class Leases:
+class HeldLeases:
     """What this daemon holds, by lease."""
 
     def __init__(self) -> None:
@@ -40,38 +52,38 @@ class Leases:
         """For offers that do not say it."""
         self.where = ""
         """The session, for the log."""
-        self._runs: dict[LeaseKey, Run] = {}
+        self._transcripts: dict[LeaseKey, Transcript] = {}
         self._replies: OrderedDict[LeaseKey, sessions_pb2.OfferReply | None] = OrderedDict()
         self._numbers = count(1)
         self._saving: dict[int, LeaseKey] = {}
         self._is_journal_well = True
 
     def __len__(self) -> int:
-        return len(self._runs)
+        return len(self._transcripts)
 
     @property
-    def unfinished(self) -> list[Run]:
+    def unfinished(self) -> list[Transcript]:
         """The runs that prepare or run: they take the slots."""
-        return [run for run in self._runs.values() if not run.finished]
+        return [run for run in self._transcripts.values() if not run.finished]
 
     @property
     def held(self) -> list[sessions_pb2.Lease]:
-        """The leases without a result to tell."""
-        return [run.lease for run in self._runs.values() if not run.has_result]
+        """The leases without a result to report."""
+        return [run.lease for run in self._transcripts.values() if not run.has_result]
 
     @property
     def with_result(self) -> list[sessions_pb2.Lease]:
         """The leases whose result waits for its acknowledgement."""
-        return [run.lease for run in self._runs.values() if run.has_result]
+        return [run.lease for run in self._transcripts.values() if run.has_result]
 
     @property
-    def untold(self) -> list[sessions_pb2.Lease]:
+    def unreported(self) -> list[sessions_pb2.Lease]:
         """The leases whose result the present stream has not carried: unlisted, they would be lost."""
-        return [run.lease for run in self._runs.values() if not run.told]
+        return [run.lease for run in self._transcripts.values() if not run.is_reported]
 
     def has_room(self, lease: sessions_pb2.Lease) -> bool:
         """Whether more output can be taken before the server has stored what there is."""
-        run = self._runs.get(lease_key(lease))
+        run = self._transcripts.get(lease_key(lease))
         return run is None or run.finished or run.backlog_bytes < self.credit * MAX_CHUNK_BYTES
 
     # --- offers ---
@@ -82,19 +94,19 @@ class Leases:
         if key in self._replies:
             reply = self._replies[key]
             return [_send_reply(reply)] if reply is not None else []
-        if key in self._runs:
+        if key in self._transcripts:
             return []  # its acceptance is being saved; the answer comes then
         effects = self._discard_older(offer.lease)
         if refusal := refuse() or self._too_much():
             return [*effects, self._refuse(offer.lease, refusal)]
-        self._runs[key] = Run.of(offer, now)
+        self._transcripts[key] = Transcript.of(offer, now)
         return effects
 
     def recover(self, history: History, adopted: bool, now: float) -> None:
         """An attempt of an earlier process; `adopted`: an engine still runs it."""
-        run = Run(history, now)
+        run = Transcript(history, now)
         key = lease_key(run.lease)
-        self._runs[key] = run
+        self._transcripts[key] = run
         self._remember(key, sessions_pb2.OfferReply(lease=run.lease, accepted=True))
         if adopted and not run.finished:
             run.adopt(now)
@@ -104,8 +116,10 @@ class Leases:
         run.pause()
 
     def _too_much(self) -> str:
-        results = len(self._runs) - len(self.unfinished)
-        return "too many results wait for their acknowledgement" if results >= MAX_UNTOLD_RESULTS else ""
+        results = len(self._transcripts) - len(self.unfinished)
+        return (
+            "too many results wait for their acknowledgement" if results >= MAX_UNACKNOWLEDGED_RESULTS else ""
+        )
 
     def _refuse(self, lease: sessions_pb2.Lease, refusal: str) -> Effect:
         refusal = refusal[:MAX_REFUSAL_CHARACTERS]
@@ -123,9 +137,13 @@ class Leases:
         """A newer lease of the same job proves that the older one is over."""
         older = [
             run
-            for run in self._runs.values()
+            for run in self._transcripts.values()
             if run.lease.job_id == lease.job_id and run.lease.lease_epoch < lease.lease_epoch
         ]
+        for key in self._replies:
+            # A late copy of the older offer gets no answer.
+            if key[0] == lease.job_id and key[1] < lease.lease_epoch:
+                self._replies[key] = None
         return [effect for run in older for effect in self._discard(run)]
 
     # --- saving ---
@@ -133,7 +151,7 @@ class Leases:
     def unsaved(self) -> list[Effect]:
         """What is to be saved now."""
         effects: list[Effect] = []
-        for key, run in self._runs.items():
+        for key, run in self._transcripts.items():
             if records := run.take_unsaved(self.credit):
                 number = next(self._numbers)
                 self._saving[number] = key
@@ -164,7 +182,7 @@ class Leases:
         was_at_work = not run.finished
         batch = run.not_saved(_UNSAVEABLE, now)
         if any(isinstance(record, Accepted) for record in batch):
-            del self._runs[lease_key(run.lease)]
+            del self._transcripts[lease_key(run.lease)]
             refusal = f"the provider's disk takes no more: {error}"
             return [Forget(run.lease), self._refuse(run.lease, refusal)]
         if was_at_work and run.finished:
@@ -177,35 +195,27 @@ class Leases:
         for run in self.unfinished:
             run.read_meter(now)
 
-    def _taken_back(self, number: int) -> Run | None:
+    def _taken_back(self, number: int) -> Transcript | None:
         key = self._saving.pop(number, None)
-        return self._runs.get(key) if key is not None else None
+        return self._transcripts.get(key) if key is not None else None
 
-    # --- what the runs do ---
+    # --- events of attempts ---
 
-    def started(self, lease: sessions_pb2.Lease, now: float) -> None:
-        """The run itself has begun."""
-        run = self._runs.get(lease_key(lease))
-        if run is not None and run.start(now):
-            logger.info("job started %s", self._of(run))
-
-    def wrote(self, lease: sessions_pb2.Lease, channel: Channel, data: bytes) -> None:
-        """The run wrote output or log."""
-        run = self._runs.get(lease_key(lease))
-        if run is not None:
-            run.write(channel, data)
-
-    def worked(self, lease: sessions_pb2.Lease, now: float) -> None:
-        """The run's work is over: its meter stands."""
-        run = self._runs.get(lease_key(lease))
-        if run is not None:
-            run.worked(now)
-
-    def ended(self, lease: sessions_pb2.Lease, result: Result, now: float) -> None:
-        """The run has ended by itself."""
-        run = self._runs.get(lease_key(lease))
-        if run is not None:
-            self._finish(run, result, now)
+    def attempt(self, event: AttemptEvent, now: float) -> None:
+        """Something happened to a run; one that is not held any more changes nothing."""
+        run = self._transcripts.get(lease_key(event.lease))
+        if run is None:
+            return
+        match event:
+            case AttemptStarted():
+                if run.start(now):
+                    logger.info("job started %s", self._of(run))
+            case AttemptWrote(_, channel, data):
+                run.write(channel, data)
+            case AttemptWorked():
+                run.worked(now)
+            case AttemptFinished(_, result):
+                self._finish(run, result, now)
 
     def stop_overdue(self, now: float) -> list[Effect]:
         """Ends what has used up its time, and what the server is about to give to others."""
@@ -220,24 +230,24 @@ class Leases:
 
     def gpu_failed(self, lease: sessions_pb2.Lease, now: float) -> list[Effect]:
         """The GPU under a run failed: it is given back."""
-        run = self._runs.get(lease_key(lease))
+        run = self._transcripts.get(lease_key(lease))
         return self._stop(run, _GPU_FAILED, now) if run is not None else []
 
     def release_all(self, now: float) -> list[Effect]:
         """Gives back whatever has not ended."""
         return [effect for run in self.unfinished for effect in self._stop(run, _DRAINED, now)]
 
-    def _patience(self, run: Run) -> float:
+    def _patience(self, run: Transcript) -> float:
         # A run must be over here before the server gives its job to another
         # machine, or two would work on it. The margin is halved away only when
         # the server's own period is shorter than two margins.
         lost_after = run.lost_after_seconds or self.lost_after_seconds
         return max(lost_after - LOST_MARGIN_SECONDS, lost_after / 2)
 
-    def _stop(self, run: Run, result: Result, now: float) -> list[Effect]:
+    def _stop(self, run: Transcript, result: Result, now: float) -> list[Effect]:
         return [StopAttempt(run.lease, discard=False)] if self._finish(run, result, now) else []
 
-    def _finish(self, run: Run, result: Result, now: float) -> bool:
+    def _finish(self, run: Transcript, result: Result, now: float) -> bool:
         if not run.finish(result, now):
             return False
         outcome = sessions_pb2.RunOutcome.Name(result.outcome)
@@ -247,17 +257,17 @@ class Leases:
     # --- what the server says ---
 
     def cancel(self, lease: sessions_pb2.Lease, now: float) -> list[Effect]:
-        """Ends a run on the server's word."""
-        run = self._runs.get(lease_key(lease))
+        """Ends a run that the server cancelled."""
+        run = self._transcripts.get(lease_key(lease))
         if run is None:
             logger.warning("ignored a cancel of a lease not held job_id=%s", lease.job_id)
             return []
         return self._stop(run, _CANCELLED, now)
 
     def direct(self, directive: sessions_pb2.LeaseDirective, renewed_at: float, now: float) -> list[Effect]:
-        """Does what the server says about a lease; its word renews it as of `renewed_at`."""
+        """Follows the server's directive about a lease, which renews it as of `renewed_at`."""
         key = lease_key(directive.lease)
-        run = self._runs.get(key)
+        run = self._transcripts.get(key)
         if directive.action == sessions_pb2.LEASE_ACTION_STOP_AND_DISCARD:
             # A late copy of its offer must not bring it back.
             self._remember(key, None)
@@ -276,66 +286,66 @@ class Leases:
 
     def result_stored(self, ack: sessions_pb2.ResultAck) -> list[Effect]:
         """The server has the result, or does not want it: the lease is done with."""
-        run = self._runs.get(lease_key(ack.lease))
+        run = self._transcripts.get(lease_key(ack.lease))
         if run is None:
             return []
         if not run.has_result or ack.disposition == sessions_pb2.RESULT_DISPOSITION_UNSPECIFIED:
             logger.warning("ignored an acknowledgement without a result %s", self._of(run))
             return []
         logger.info("result acknowledged disposition=%d %s", ack.disposition, self._of(run))
-        del self._runs[lease_key(ack.lease)]
+        del self._transcripts[lease_key(ack.lease)]
         return [Forget(run.lease)]
 
     def output_stored(self, ack: sessions_pb2.OutputAck, now: float) -> None:
         """The server has pieces."""
-        run = self._runs.get(lease_key(ack.lease))
+        run = self._transcripts.get(lease_key(ack.lease))
         if run is not None:
             self._acknowledge(run, ack, now)
 
     def renew(self, keys: Iterable[LeaseKey], at: float) -> None:
         """The server renewed these leases; it did so after `at`."""
         for key in keys:
-            if (run := self._runs.get(key)) is not None:
+            if (run := self._transcripts.get(key)) is not None:
                 run.renewed_at = max(run.renewed_at, at)
 
     def discard_all(self) -> list[Effect]:
-        """Everything is over, and nobody will ask."""
-        return [effect for run in list(self._runs.values()) for effect in self._discard(run)]
+        """Drops every lease; none of their results is wanted."""
+        return [effect for run in list(self._transcripts.values()) for effect in self._discard(run)]
 
-    def _discard(self, run: Run) -> list[Effect]:
+    def _discard(self, run: Transcript) -> list[Effect]:
         logger.info("lease discarded %s", self._of(run))
         key = lease_key(run.lease)
-        del self._runs[key]
+        del self._transcripts[key]
         self._remember(key, None)
         stop: list[Effect] = [] if run.finished else [StopAttempt(run.lease, discard=True)]
         return [*stop, Forget(run.lease)]
 
     def _acknowledge(
-        self, run: Run, ack: sessions_pb2.OutputAck | sessions_pb2.LeaseDirective, now: float
+        self, run: Transcript, ack: sessions_pb2.OutputAck | sessions_pb2.LeaseDirective, now: float
     ) -> None:
         if not run.acknowledge(ack.output_through_seq, ack.log_through_seq, now):
-            logger.warning("the server acknowledged pieces that were never made %s", self._of(run))
+            logger.warning("the server acknowledged pieces that were never saved %s", self._of(run))
 
-    # --- telling ---
+    # --- sending ---
 
     def pause(self) -> list[Effect]:
         """The stream is gone, and with it every offer that it brought and that has no answer yet."""
-        unanswered = [run for run in self._runs.values() if not run.is_accepted]
+        unanswered = [run for run in self._transcripts.values() if not run.is_accepted]
         effects = [effect for run in unanswered for effect in self._discard(run)]
-        for run in self._runs.values():
+        for run in self._transcripts.values():
             run.pause()
         return effects
 
-    def tell_results_again(self, now: float) -> None:
-        """A new stream: every result is told from its beginning; what runs waits for the server's word."""
-        for run in self._runs.values():
+    def report_results_again(self, now: float) -> None:
+        """A new stream: every result is sent from its beginning; runs wait for the server's directive."""
+        for run in self._transcripts.values():
             run.progress_at = now
             if run.has_result:
                 run.rewind()
 
     def rewind_stalled(self, patience_seconds: float, now: float) -> None:
-        """What stayed unanswered on a living stream was lost on the way: tell it again."""
-        for run in self._runs.values():
+        """Sends again what stayed unanswered on a living stream: it was lost on the way."""
+        for run in self._transcripts.values():
             if run.waiting and now - run.progress_at >= patience_seconds:
                 run.progress_at = now
                 run.rewind()
@@ -343,14 +353,14 @@ class Leases:
     def sendable(self, now: float) -> list[Effect]:
         """Everything that may be sent now."""
         effects: list[Effect] = []
-        credit = self.credit - sum(run.in_flight for run in self._runs.values())
-        for run in self._runs.values():
+        credit = self.credit - sum(run.in_flight for run in self._transcripts.values())
+        for run in self._transcripts.values():
             while (message := run.next_message(credit, now)) is not None:
                 effects.append(Send(message))
                 credit -= message.WhichOneof("kind") in ("output_chunk", "log_chunk")
         return effects
 
-    def _of(self, run: Run) -> str:
+    def _of(self, run: Transcript) -> str:
         lease = run.lease
         return f"job_id={lease.job_id} attempt={run.attempt} lease_epoch={lease.lease_epoch} {self.where}"
 

@@ -86,7 +86,7 @@ class Pieces:
             del self._gathered[:MAX_CHUNK_BYTES]
 
     def take_unsaved(self) -> list[tuple[int, bytes]]:
-        """The sealed pieces that nobody has taken to be saved, with their numbers."""
+        """The sealed pieces that were not yet taken to be saved, with their numbers."""
         first = self._taken
         self._taken = self.last
         kept = islice(self._kept, first - self._acknowledged, None)
@@ -110,7 +110,7 @@ class Pieces:
             self._taken = self._saved = seq
 
     def restore_stored(self, through: int, stored_bytes: int) -> None:
-        """The server has the pieces up to `through`, which had so many bytes."""
+        """The server has the pieces up to `through`, which had `stored_bytes` in all."""
         if through > self.last:
             self._kept.clear()
             self._acknowledged = self._sent = self._saved = self._taken = through

@@ -133,7 +133,7 @@ class History:
 
 
 def replay(records: Iterable[Record]) -> History | None:
-    """The attempt that the records tell of; None when they do not begin with its offer."""
+    """The attempt that the records describe; None when they do not begin with its offer."""
     history: History | None = None
     for record in records:
         if history is None:

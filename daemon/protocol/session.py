@@ -1,39 +1,58 @@
-"""The daemon's half of the session protocol: messages, ticks and events in, effects out.
+"""The daemon's half of the session protocol: events in, effects out.
 
 It must not know gRPC, tasks, files or the time of day: `now` is the monotonic
 clock's reading and randomness is an argument, so a test can be its whole world.
 
-    OFFLINE   no stream                    connected -> GREETING
-    GREETING  Hello sent                   Welcome -> OPEN, lost -> OFFLINE
-    OPEN      jobs come, heartbeats go     lost, Reconnect, silence -> OFFLINE
+    OFFLINE   no stream                    Connected -> GREETING
+    GREETING  Hello sent                   Welcome -> OPEN, Disconnected -> OFFLINE
+    OPEN      jobs come, heartbeats go     Disconnected, Reconnect, silence -> OFFLINE
     ENDED     superseded or drained        nothing leaves it
 
-What the state's row in `_HANDLERS` does not have is a peer's mistake or a late
-repetition: it is logged and changes nothing. Whatever happens, it is looked first
-whether a lease has run out: a machine may have slept. Runs live through streams:
-they end by themselves, by the server's word, at their time limit, or when the
+A message that the state's row in `_HANDLERS` does not have is a peer's mistake or
+a late repetition: it is logged and changes nothing. Every event first ends the runs
+whose lease has run out, since the machine may have slept. Runs outlive streams:
+they end by themselves, by order of the server, at their time limit, or when the
 server has been silent for so long that it is about to give their jobs to others.
 
-A `Persist` effect is answered by `persisted` or `not_persisted`, in any time:
-what depends on it is sent then.
+A `Persist` effect is answered by a `Persisted` or a `NotPersisted` event, at any
+time: whatever depends on it is sent then.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
 from random import Random
-from typing import Any, TypeAlias
+from typing import Any
 
-from dcp.v1 import gpus_pb2, honesty_pb2, jobs_pb2, sessions_pb2, terms_pb2
+from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2, terms_pb2
 from google.protobuf.duration_pb2 import Duration
 
 from daemon.protocol.effects import Effect, EndReason, EndSession, Opened, ReconnectAfter, Send
+from daemon.protocol.events import (
+    AttemptFinished,
+    AttemptStarted,
+    AttemptWorked,
+    AttemptWrote,
+    Capacity,
+    Connected,
+    Disconnected,
+    DrainRequested,
+    Event,
+    GpusFailed,
+    GpusSampled,
+    NotPersisted,
+    Persisted,
+    Received,
+    Recovered,
+    Tick,
+    lease_key,
+)
 from daemon.protocol.heartbeats import Heartbeats
-from daemon.protocol.leases import DEFAULT_CHUNK_CREDIT, DEFAULT_LOST_AFTER_SECONDS, Leases
-from daemon.protocol.records import Channel, History
-from daemon.protocol.runs import Result, Run, lease_key
+from daemon.protocol.leases import DEFAULT_CHUNK_CREDIT, DEFAULT_LOST_AFTER_SECONDS, HeldLeases
+from daemon.protocol.transcript import Transcript
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +66,7 @@ FAREWELL_SECONDS = 5.0
 Objection = Callable[[sessions_pb2.JobOffer, Sequence[sessions_pb2.JobOffer]], str]
 
 
-class Link(Enum):
+class LinkState(Enum):
     """Where the session is."""
 
     OFFLINE = auto()
@@ -56,55 +75,54 @@ class Link(Enum):
     ENDED = auto()
 
 
+@dataclass(frozen=True)
+class Introduction:
+    """What Hello says about the daemon's process."""
+
+    boot_id: str
+    daemon_version: str
+    runs_plain_processes: bool = False
+
+
 class DaemonSession:
     """One daemon's session with the server, over any number of streams."""
 
     def __init__(
         self,
-        *,
-        boot_id: str,
-        daemon_version: str,
+        introduction: Introduction,
         rng: Random,
-        slots: int,
-        models: Sequence[sessions_pb2.ServedModel],
-        job_types: Sequence[jobs_pb2.JobType.ValueType],
-        runs_plain_processes: bool = False,
+        capacity: Capacity,
         objection: Objection = lambda offer, others: "",
     ) -> None:
         """`objection` says why an offer cannot be taken beside the unfinished ones; empty when it can."""
-        self.link = Link.OFFLINE
+        self.link = LinkState.OFFLINE
         self.provider_id = 0
         self.session_epoch = 0
         self.settings = terms_pb2.ProviderSettings()
-        """When and how far the owner lets this machine take jobs, as the server last told."""
+        """When and how far the owner lets this machine take jobs, as the server last said."""
         self.newest_daemon = ""
         self.update_available = False
-        self._boot_id = boot_id
-        self._daemon_version = daemon_version
+        self._introduction = introduction
         self._rng = rng
-        self._slots = slots
-        self._models = list(models)
-        self._job_types = list(job_types)
-        self._runs_plain_processes = runs_plain_processes
+        self._capacity = capacity
         self._objection = objection
-        self._told_capacity: _Capacity | None = None
-        self._self_tests: honesty_pb2.SelfTestReport | None = None
+        self._reported_capacity: Capacity | None = None
         self._gpu_status: gpus_pb2.GpuStatus | None = None
         self._gpu_status_is_new = False
-        self._leases = Leases()
+        self._leases = HeldLeases()
         self._failures = 0
         self._drain_until: float | None = None
         self._heartbeats = Heartbeats(rng)
 
     @property
-    def unfinished(self) -> list[Run]:
+    def unfinished(self) -> list[Transcript]:
         """The runs that prepare or run: they take the slots."""
         return self._leases.unfinished
 
     @property
     def models(self) -> Sequence[sessions_pb2.ServedModel]:
         """The models that the server knows of."""
-        return tuple(self._models)
+        return tuple(self._capacity.models)
 
     @property
     def is_draining(self) -> bool:
@@ -115,140 +133,90 @@ class DaemonSession:
         """Whether the run may write on, or must wait until the server has stored more of its output."""
         return self._leases.has_room(lease)
 
-    # --- the stream ---
-
-    def connected(self, now: float) -> list[Effect]:
-        """A stream is open: Hello, and nothing else until Welcome."""
-        if self.link is not Link.OFFLINE:
-            return []
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """What is to be done after an event; `now` is the monotonic clock's reading, in seconds."""
         effects = self._leases.stop_overdue(now)
-        self.link = Link.GREETING
+        effects += self._react(event, now)
+        return self._settled(effects, now)
+
+    def _react(self, event: Event, now: float) -> list[Effect]:
+        match event:
+            case Connected():
+                return self._greet(now)
+            case Disconnected():
+                return self._come_back()
+            case Received(message):
+                return self._received(message, now)
+            case Tick():
+                return self._ticked(now)
+            case DrainRequested():
+                return self._drain(now)
+            case Recovered(history, adopted):
+                self._leases.recover(history, adopted, now)
+            case Persisted(number):
+                return self._if_open(self._leases.persisted(number))
+            case NotPersisted(number, error):
+                return self._if_open(self._leases.not_persisted(number, error, now))
+            case GpusSampled(status):
+                self._gpu_status, self._gpu_status_is_new = status, True
+            case GpusFailed(leases):
+                return [effect for lease in leases for effect in self._leases.gpu_failed(lease, now)]
+            case Capacity():
+                self._capacity = event
+                return self._say_capacity()
+            case AttemptStarted() | AttemptWrote() | AttemptWorked() | AttemptFinished():
+                self._leases.attempt(event, now)
+        return []
+
+    # --- the stream, time and the owner ---
+
+    def _greet(self, now: float) -> list[Effect]:
+        """Says Hello, and nothing else until Welcome."""
+        if self.link is not LinkState.OFFLINE:
+            return []
+        self.link = LinkState.GREETING
         self._heartbeats.greet(now)
         self._gpu_status_is_new = False
-        return self._settled([*effects, Send(sessions_pb2.DaemonMessage(hello=self._hello()))], now)
+        return [Send(sessions_pb2.DaemonMessage(hello=self._hello()))]
 
-    def lost(self, now: float) -> list[Effect]:
-        """The stream died, or never came to be: come back with full jitter."""
-        if self.link not in (Link.GREETING, Link.OPEN):
+    def _come_back(self) -> list[Effect]:
+        """Connects again with full jitter, if there was a stream."""
+        if self.link not in (LinkState.GREETING, LinkState.OPEN):
             return []
         return self._disconnect(self._backoff_seconds())
 
-    def received(self, message: sessions_pb2.ServerMessage, now: float) -> list[Effect]:
-        """The server said something."""
+    def _received(self, message: sessions_pb2.ServerMessage, now: float) -> list[Effect]:
         kind = message.WhichOneof("kind")
         handler = _HANDLERS[self.link].get(kind or "")
         if handler is None:
-            # On a stream that is closing, messages still arrive without fault.
-            level = logging.WARNING if self.link in (Link.GREETING, Link.OPEN) else logging.DEBUG
+            # On a stream that is closing, messages may still arrive.
+            level = logging.WARNING if self.link in (LinkState.GREETING, LinkState.OPEN) else logging.DEBUG
             logger.log(level, "ignored a message out of turn kind=%s state=%s", kind, self.link.name)
             return []
         self._heartbeats.heard(now)
-        effects = self._leases.stop_overdue(now)
-        effects += handler(self, getattr(message, str(kind)), now)
-        return self._settled(effects, now)
+        return handler(self, getattr(message, str(kind)), now)
 
-    def tick(self, now: float) -> list[Effect]:
-        """Time has passed; call it a few times a second, with or without a stream."""
-        effects = self._leases.stop_overdue(now)
-        if self.link in (Link.GREETING, Link.OPEN) and self._heartbeats.is_silent(now):
+    def _ticked(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        if self.link in (LinkState.GREETING, LinkState.OPEN) and self._heartbeats.is_silent(now):
             logger.warning("the server is silent; connecting again %s", self._where())
             effects += self._disconnect(self._backoff_seconds())
-        if self.link is Link.OPEN:
+        if self.link is LinkState.OPEN:
             effects += self._heartbeat(now)
             self._leases.rewind_stalled(RESEND_INTERVALS * self._heartbeats.interval_seconds, now)
-        return self._settled(effects, now)
+        return effects
 
-    # --- what happens on this machine ---
-
-    def recover(self, history: History, adopted: bool, now: float) -> list[Effect]:
-        """The journal tells of an attempt of an earlier process, before the first stream.
-
-        `adopted`: an engine still runs it, and its events will follow. What
-        neither ended nor runs any more is given back.
-        """
-        self._leases.recover(history, adopted, now)
-        return self._settled([], now)
-
-    def persisted(self, number: int, now: float) -> list[Effect]:
-        """The records of the Persist effect with this number are durable."""
-        effects = self._leases.stop_overdue(now)
-        return self._settled(effects + self._if_open(self._leases.persisted(number)), now)
-
-    def not_persisted(self, number: int, error: str, now: float) -> list[Effect]:
-        """They could not be made durable; `error` is for a person."""
-        effects = self._leases.stop_overdue(now)
-        return self._settled(effects + self._if_open(self._leases.not_persisted(number, error, now)), now)
-
-    def sampled(self, status: gpus_pb2.GpuStatus) -> list[Effect]:
-        """A fresh reading of the GPUs; the next heartbeat carries it."""
-        self._gpu_status = status
-        self._gpu_status_is_new = True
-        return []
-
-    def capacity(
-        self,
-        slots: int,
-        models: Sequence[sessions_pb2.ServedModel],
-        job_types: Sequence[jobs_pb2.JobType.ValueType] | None = None,
-        self_tests: honesty_pb2.SelfTestReport | None = None,
-    ) -> list[Effect]:
-        """The daemon can take more or fewer jobs, or serves others; None: as before."""
-        if job_types is not None:
-            self._job_types = list(job_types)
-        self._self_tests = self_tests or self._self_tests
-        self._slots, self._models = slots, list(models)
-        return self._say_capacity()
-
-    def gpus_failed(self, leases: Sequence[sessions_pb2.Lease], now: float) -> list[Effect]:
-        """The GPUs under these runs failed: they are given back, for others to do."""
-        effects = self._leases.stop_overdue(now)
-        for lease in leases:
-            effects += self._leases.gpu_failed(lease, now)
-        return self._settled(effects, now)
-
-    def attempt_started(self, lease: sessions_pb2.Lease, now: float) -> list[Effect]:
-        """The run itself has begun; the meter runs from here."""
-        effects = self._leases.stop_overdue(now)
-        self._leases.started(lease, now)
-        return self._settled(effects, now)
-
-    def attempt_output(self, lease: sessions_pb2.Lease, data: bytes, now: float) -> list[Effect]:
-        """The run wrote output. What is too much of it is dropped, and the output says so at its end."""
-        return self._wrote(lease, Channel.OUTPUT, data, now)
-
-    def attempt_log(self, lease: sessions_pb2.Lease, data: bytes, now: float) -> list[Effect]:
-        """The run wrote log. What is too much of it is dropped."""
-        return self._wrote(lease, Channel.LOG, data, now)
-
-    def attempt_worked(self, lease: sessions_pb2.Lease, now: float) -> list[Effect]:
-        """The run's work is over; what follows until it has finished is not metered."""
-        effects = self._leases.stop_overdue(now)
-        self._leases.worked(lease, now)
-        return self._settled(effects, now)
-
-    def attempt_finished(self, lease: sessions_pb2.Lease, result: Result, now: float) -> list[Effect]:
-        """The run has ended by itself."""
-        effects = self._leases.stop_overdue(now)
-        self._leases.ended(lease, result, now)
-        return self._settled(effects, now)
-
-    def drain(self, now: float) -> list[Effect]:
-        """Finish what runs, for up to 30 s, take no more, then say goodbye."""
-        if self._drain_until is not None or self.link is Link.ENDED:
+    def _drain(self, now: float) -> list[Effect]:
+        if self._drain_until is not None or self.link is LinkState.ENDED:
             return []
         self._drain_until = now + DRAIN_SECONDS
         logger.info("draining runs=%d %s", len(self.unfinished), self._where())
-        return self._settled(self._say_drain(), now)
-
-    def _wrote(self, lease: sessions_pb2.Lease, channel: Channel, data: bytes, now: float) -> list[Effect]:
-        effects = self._leases.stop_overdue(now)
-        self._leases.wrote(lease, channel, data)
-        return self._settled(effects, now)
+        return self._say_drain()
 
     # --- the server's messages ---
 
     def _on_welcome(self, welcome: sessions_pb2.Welcome, now: float) -> list[Effect]:
-        self.link = Link.OPEN
+        self.link = LinkState.OPEN
         self._failures = 0
         self.provider_id, self.session_epoch = welcome.provider_id, welcome.session_epoch
         self.settings = welcome.settings
@@ -258,7 +226,7 @@ class DaemonSession:
         leases.where = self._where()
         leases.lost_after_seconds = _seconds(welcome.lost_after) or DEFAULT_LOST_AFTER_SECONDS
         leases.credit = welcome.chunk_credit if welcome.chunk_credit > 0 else DEFAULT_CHUNK_CREDIT
-        leases.tell_results_again(now)
+        leases.report_results_again(now)
         # What changed since Hello could not be said before Welcome.
         return [Opened(self.provider_id, self.session_epoch), *self._say_capacity(), *self._say_drain()]
 
@@ -299,7 +267,7 @@ class DaemonSession:
             superseded.by_session_epoch,
             self._where(),
         )
-        self.link = Link.ENDED
+        self.link = LinkState.ENDED
         return [*self._leases.discard_all(), EndSession(EndReason.SUPERSEDED)]
 
     def _on_settings_update(self, settings: terms_pb2.ProviderSettings, now: float) -> list[Effect]:
@@ -313,21 +281,21 @@ class DaemonSession:
         """Why the offer cannot be taken, for a person; empty when it can."""
         if self._drain_until is not None:
             return "the daemon is draining"
-        if offer.job_type not in self._job_types:
+        if offer.job_type not in self._capacity.job_types:
             return f"this daemon does not run jobs of type {jobs_pb2.JobType.Name(offer.job_type)}"
         is_inference = offer.job_type == jobs_pb2.JOB_TYPE_LLM_INFERENCE
-        if is_inference and offer.params.model not in [model.name for model in self._models]:
+        if is_inference and offer.params.model not in [model.name for model in self._capacity.models]:
             return f"this daemon does not serve the model {offer.params.model}"
         if _seconds(offer.run_limit) <= 0:
             return "the offer has no run limit"
         if refusal := self._objection(offer, [run.offer for run in self.unfinished]):
             return refusal
-        return "no slot is free" if len(self.unfinished) >= self._slots else ""
+        return "no slot is free" if len(self.unfinished) >= self._capacity.slots else ""
 
     def _heartbeat(self, now: float) -> list[Effect]:
         if not self._heartbeats.due(now):
             return []
-        leases = self._leases.untold
+        leases = self._leases.unreported
         sequence = self._heartbeats.beat([lease_key(lease) for lease in leases], now)
         self._leases.read_meters(now)
         status = self._gpu_status if self._gpu_status_is_new else None
@@ -337,11 +305,11 @@ class DaemonSession:
 
     def _settled(self, effects: list[Effect], now: float) -> list[Effect]:
         """The effects, then what can be saved and sent now, then the end of a drain if it is time."""
-        draining = self._drain_until is not None and self.link is not Link.ENDED
+        draining = self._drain_until is not None and self.link is not LinkState.ENDED
         if self._drain_until is not None and draining and now >= self._drain_until:
             effects = [*effects, *self._leases.release_all(now)]
         effects = [*effects, *self._leases.unsaved()]
-        if self.link is Link.OPEN:
+        if self.link is LinkState.OPEN:
             effects += self._leases.sendable(now)
         if self._drain_until is not None and draining:
             effects += self._farewell(now, self._drain_until + FAREWELL_SECONDS)
@@ -352,7 +320,7 @@ class DaemonSession:
             return []
         goodbye = sessions_pb2.DaemonMessage(goodbye=sessions_pb2.Goodbye(message="drained"))
         effects = self._if_open([Send(goodbye)])
-        self.link = Link.ENDED
+        self.link = LinkState.ENDED
         return [*effects, EndSession(EndReason.DRAINED)]
 
     def _say_drain(self) -> list[Effect]:
@@ -360,42 +328,38 @@ class DaemonSession:
             return []
         return self._if_open([Send(sessions_pb2.DaemonMessage(drain=sessions_pb2.Drain()))])
 
-    @property
-    def _capacity(self) -> _Capacity:
-        return self._slots, self._models, self._job_types, self._self_tests
-
     def _say_capacity(self) -> list[Effect]:
-        if self.link is not Link.OPEN or self._capacity == self._told_capacity:
+        if self.link is not LinkState.OPEN or self._capacity == self._reported_capacity:
             return []
-        self._told_capacity = self._capacity
+        self._reported_capacity = capacity = self._capacity
         update = sessions_pb2.CapacityUpdate(
-            slots=self._slots,
-            models=self._models,
-            job_types=sessions_pb2.OfferedJobTypes(job_types=self._job_types),
-            self_tests=self._self_tests,
+            slots=capacity.slots,
+            models=capacity.models,
+            job_types=sessions_pb2.OfferedJobTypes(job_types=capacity.job_types),
+            self_tests=capacity.self_tests,
         )
         return [Send(sessions_pb2.DaemonMessage(capacity_update=update))]
 
     # --- steps ---
 
     def _hello(self) -> sessions_pb2.Hello:
-        self._told_capacity = self._capacity
+        self._reported_capacity = capacity = self._capacity
         return sessions_pb2.Hello(
-            boot_id=self._boot_id,
-            daemon_version=self._daemon_version,
+            boot_id=self._introduction.boot_id,
+            daemon_version=self._introduction.daemon_version,
             protocol_version=PROTOCOL_VERSION,
             gpu_status=self._gpu_status,
-            models=self._models,
-            job_types=self._job_types,
-            runs_plain_processes=self._runs_plain_processes,
-            slots=self._slots,
+            models=capacity.models,
+            job_types=capacity.job_types,
+            runs_plain_processes=self._introduction.runs_plain_processes,
+            slots=capacity.slots,
             held_leases=self._leases.held,
             unacknowledged_results=self._leases.with_result,
-            self_tests=self._self_tests,
+            self_tests=capacity.self_tests,
         )
 
     def _disconnect(self, delay: float) -> list[Effect]:
-        self.link = Link.OFFLINE
+        self.link = LinkState.OFFLINE
         return [*self._leases.pause(), ReconnectAfter(delay)]
 
     def _backoff_seconds(self) -> float:
@@ -405,7 +369,7 @@ class DaemonSession:
 
     def _if_open(self, effects: list[Effect]) -> list[Effect]:
         """The effects, without messages where there is no welcome to say anything."""
-        if self.link is Link.OPEN:
+        if self.link is LinkState.OPEN:
             return effects
         return [effect for effect in effects if not isinstance(effect, Send)]
 
@@ -413,12 +377,6 @@ class DaemonSession:
         return f"provider_id={self.provider_id} session_epoch={self.session_epoch}"
 
 
-_Capacity: TypeAlias = tuple[
-    int,
-    list[sessions_pb2.ServedModel],
-    list[jobs_pb2.JobType.ValueType],
-    honesty_pb2.SelfTestReport | None,
-]
 _Handler = Callable[[DaemonSession, Any, float], list[Effect]]
 _GREETING: dict[str, _Handler] = {
     "welcome": DaemonSession._on_welcome,
@@ -436,11 +394,11 @@ _OPEN: dict[str, _Handler] = {
     "superseded": DaemonSession._on_superseded,
     "settings_update": DaemonSession._on_settings_update,
 }
-_HANDLERS: dict[Link, dict[str, _Handler]] = {
-    Link.OFFLINE: {},
-    Link.GREETING: _GREETING,
-    Link.OPEN: _OPEN,
-    Link.ENDED: {},
+_HANDLERS: dict[LinkState, dict[str, _Handler]] = {
+    LinkState.OFFLINE: {},
+    LinkState.GREETING: _GREETING,
+    LinkState.OPEN: _OPEN,
+    LinkState.ENDED: {},
 }
 
 

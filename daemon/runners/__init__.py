@@ -32,26 +32,26 @@ class Log:
 
 
 @dataclass(frozen=True)
-class Left:
-    """The work is over and the meter stands; these files are to be handed over now."""
+class WorkDone:
+    """The work is done: the meter stops and these files are uploaded. It may come twice, first empty."""
 
     artifacts: tuple[Artifact, ...] = ()
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An output that is no text: its media type and its bytes."""
+    """An output that is not text: its media type and its bytes."""
 
     content_type: str
     data: bytes
 
 
-Piece = str | bytes | Picture | Log | Left | jobs_pb2.Usage
+Piece = str | bytes | Picture | Log | WorkDone | jobs_pb2.Usage
 """Output as text, bytes or one picture, log, what was left, or what was counted."""
 Pieces = AsyncGenerator[Piece, None]
 
 
-class Written(NamedTuple):
+class ResumeOffsets(NamedTuple):
     """What the journal knows of an earlier daemon's run."""
 
     output_bytes: int
@@ -114,7 +114,7 @@ class Runner(Protocol):
         """The processes of its runs that do not descend from the daemon. Asked from another thread."""
         return ()
 
-    async def adopt(self, offer: sessions_pb2.JobOffer, written: Written) -> Pieces | None:
+    async def adopt(self, offer: sessions_pb2.JobOffer, written: ResumeOffsets) -> Pieces | None:
         """What is left of a run that an earlier daemon began, after what is known of it.
 
         None: it does not run any more, as with every runner whose runs end with the daemon.
@@ -126,7 +126,7 @@ class Runner(Protocol):
         return
 
     async def sweep(self) -> None:
-        """Removes what runs that nobody knows any more have left on this machine."""
+        """Removes what unknown runs have left on this machine."""
         return
 
     async def close(self) -> None:

@@ -48,7 +48,10 @@ async def runner_of(
     folder = state_dir / "artifacts"
     if not settings.images:
         if allow_process_runner:
-            logger.warning("jobs run as plain processes of this machine: nothing is kept from them")
+            logger.warning(
+                "NOT ISOLATED: jobs run as plain processes; "
+                "they can read this machine's files and use its network"
+            )
             return ProcessRunner(settings, folder)
         return None
     docker = Docker(str(socket))

@@ -1,8 +1,8 @@
-"""Becomes a job's command: the program that the process runner starts, in the daemon's stead.
+"""Turns into a job's command: the program that the process runner starts instead of the command itself.
 
 Run by its path: ``launch.py PARENT LARGEST_FILE COMMAND...``. It bounds the files, leaves no core, and has
 the kernel end the command when the daemon ends. In the daemon itself, between fork and exec, that could
-crash: it has threads. Ends with 127 where there is no such command, as shells do.
+crash: it has threads. Ends with 127 if there is no such command, as shells do.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     try:
-        os.execvp(command[0], command)  # noqa: S606 - the job's command, as it stands
+        os.execvp(command[0], command)  # noqa: S606 - the job's command, unchanged
     except OSError as error:
         sys.stderr.write(f"{command[0]}: {error.strerror}\n")
         sys.exit(127)

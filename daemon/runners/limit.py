@@ -1,6 +1,6 @@
-"""Owns how a run ends that uses up its time: shortly before the limit it is asked to end, then made to.
+"""Owns how a run ends that uses up its time: shortly before the limit it is asked to end, then killed.
 
-So its meter stands before the session ends it at the limit itself, and what it
+This stops the meter before the session's own limit fires, and what it
 left can still be handed over. It must not know the container engine.
 """
 
@@ -19,7 +19,7 @@ MADE_SECONDS = 1.0
 
 
 def margins(limit_seconds: float) -> tuple[float, float]:
-    """How long before its limit a run is asked to end, and is made to."""
+    """How long before its limit a run is asked to end, and is killed."""
     asked = min(ASKED_SECONDS, limit_seconds / 10)
     return asked, min(MADE_SECONDS, asked / 2)
 
@@ -32,7 +32,7 @@ class TimeLimit:
         self._limit_seconds = limit_seconds
         self._signal = signal
         self.is_reached = False
-        """The run was asked to end, whatever it made of it."""
+        """The run was asked to end, whether it did or not."""
 
     @staticmethod
     def error() -> RunnerError:
@@ -42,20 +42,20 @@ class TimeLimit:
 
     @asynccontextmanager
     async def kept(self, ran_seconds: float = 0.0) -> AsyncIterator[None]:
-        """Keeps the limit while the block lasts; `ran_seconds`: so long it has run before."""
+        """Keeps the limit while the block lasts; `ran_seconds`: how long it has run before."""
         keeping = asyncio.create_task(self._keep(self._limit_seconds - ran_seconds))
         try:
             yield
         finally:
             keeping.cancel()
-            # An engine that does not answer cannot be told: the session ends the run, then.
+            # An engine that does not answer cannot be asked: the session ends the run then.
             await asyncio.gather(keeping, return_exceptions=True)
 
     async def _keep(self, left_seconds: float) -> None:
-        asked, made = margins(self._limit_seconds)
+        asked, killed = margins(self._limit_seconds)
         await asyncio.sleep(max(0.0, left_seconds - asked))
         self.is_reached = True
         await self._signal("SIGTERM")
         # One that was found past its limit gets the same time to save what it has.
-        await asyncio.sleep(asked - made)
+        await asyncio.sleep(asked - killed)
         await self._signal("SIGKILL")

@@ -1,6 +1,6 @@
 """Owns how the files that a job left become artifacts: which names and kinds are taken, and how many.
 
-What a job left is hostile: its names never name a file of ours, links and devices
+What a job left is hostile: its names never name a file outside its folder, links and devices
 are not taken, and what does not fit its limits is not taken at all. Everything
 here blocks. It must not know containers or processes.
 """
@@ -126,7 +126,7 @@ def from_tar(tar_file: BinaryIO, folder: Path, limit_bytes: int) -> Collected:
                 assert content is not None, "a regular file has content"
                 collector.take(name, member.size, content.read)
             elif not member.isdir():
-                collector.refuse(name, "it is no plain file")
+                collector.refuse(name, "it is not a plain file")
     return collector.collected
 
 
@@ -158,7 +158,7 @@ def _walk(descriptor: int, prefix: str, collector: Collector, depth: int = 0) ->
                 entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=descriptor
             )
         except OSError:
-            collector.refuse(name, "it is no plain file, or cannot be read")
+            collector.refuse(name, "it is not a plain file, or cannot be read")
             continue
         try:
             status = os.fstat(opened)
@@ -168,7 +168,7 @@ def _walk(descriptor: int, prefix: str, collector: Collector, depth: int = 0) ->
                 else:
                     collector.refuse(name, "it lies too deep")
             elif not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-                collector.refuse(name, "it is no plain file")
+                collector.refuse(name, "it is not a plain file")
             else:
                 collector.count(status.st_size)
                 collector.take(name, status.st_size, partial(os.read, opened))

@@ -1,6 +1,6 @@
-"""The process runner: a job's command as a plain process of this machine's, for machines without an engine.
+"""The process runner: a job's command as a plain process, for machines without a container engine.
 
-Nothing is kept from it but the environment: it sees what the daemon's user sees,
+NOT ISOLATED, but for the environment: it sees what the daemon's user sees,
 its files and its network. So it exists only where the owner said so, and every
 log begins with that. The command ends with the daemon; what it started and left
 behind may not. It must not know the session.
@@ -21,8 +21,8 @@ from pathlib import Path
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.protocol.runs import LeaseKey, lease_key
-from daemon.runners import Left, Log, Piece, Pieces, Runner, RunnerError
+from daemon.protocol.events import LeaseKey, lease_key
+from daemon.runners import Log, Piece, Pieces, Runner, RunnerError, WorkDone
 from daemon.runners import output_folder as files
 from daemon.runners.containers import spec
 from daemon.runners.containers.container import JOB_TYPES
@@ -47,7 +47,7 @@ class ProcessRunner(Runner):
     name = "plain processes"
 
     def __init__(self, settings: ContainerSettings, folder: Path) -> None:
-        """`folder`: for the jobs' files; of `settings`, sizes alone can be kept."""
+        """`folder`: for the jobs' files; of `settings`, only sizes can be enforced."""
         self._settings = settings
         self._folder = folder
         self._processes: dict[LeaseKey, asyncio.subprocess.Process] = {}
@@ -57,7 +57,7 @@ class ProcessRunner(Runner):
         return JOB_TYPES
 
     async def self_test(self) -> None:
-        """A command of ours starts as a job's does, and ends with 0. Raises RunnerError."""
+        """A test command starts as a job's does, and ends with 0. Raises RunnerError."""
         folder = self._folder / _SELF_TEST
         try:
             await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
@@ -85,26 +85,26 @@ class ProcessRunner(Runner):
         work, output, given = folder / "work", folder / "output", folder / "input"
         key = lease_key(offer.lease)
         try:
-            for made in (folder, work, output, given):
-                made.mkdir(mode=0o700, parents=True)
+            for created in (folder, work, output, given):
+                created.mkdir(mode=0o700, parents=True)
             for name, text in offer.container_spec.input_files.items():
                 (given / name).write_text(text)
                 (given / name).chmod(0o500)
-            told = {"DCP_OUTPUT_DIR": str(output)}
+            folders = {"DCP_OUTPUT_DIR": str(output)}
             if offer.container_spec.input_files:
-                told["DCP_INPUT_DIR"] = str(given)
-            process = self._processes[key] = await self._start(offer.container_spec, work, told)
+                folders["DCP_INPUT_DIR"] = str(given)
+            process = self._processes[key] = await self._start(offer.container_spec, work, folders)
             limit = TimeLimit(offer.run_limit.ToMilliseconds() / 1000, partial(_signalled, process))
             async with limit.kept():
                 yield Log(_NOTE)
                 async for piece in _written(process):
                     yield piece
                 code = await process.wait()
-            yield Left()
+            yield WorkDone()
             collected = await self._collect(output, folder / "artifacts")
             for note in collected.notes:
                 yield Log(f"[dcp] {note}\n".encode())
-            yield Left(tuple(collected.artifacts))
+            yield WorkDone(tuple(collected.artifacts))
             if limit.is_reached:
                 raise limit.error()
             if code != 0:
@@ -133,10 +133,10 @@ class ProcessRunner(Runner):
             await self._end(key)
 
     async def _start(
-        self, wanted: jobs_pb2.ContainerSpec, work: Path, told: Mapping[str, str]
+        self, wanted: jobs_pb2.ContainerSpec, work: Path, folders: Mapping[str, str]
     ) -> asyncio.subprocess.Process:
         # The daemon's own environment has its key: a job gets none of it.
-        env = {"PATH": PATH, "HOME": str(work), **wanted.env, **told}
+        env = {"PATH": PATH, "HOME": str(work), **wanted.env, **folders}
         launch = (sys.executable, "-I", "-S", _LAUNCH, str(os.getpid()), str(self._settings.output_bytes))
         program = str(work / wanted.command[0]) if "/" in wanted.command[0] else wanted.command[0]
         if shutil.which(program, path=env["PATH"]) is None:
@@ -154,9 +154,8 @@ class ProcessRunner(Runner):
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
-            text = (
-                f"The command could not be started: {getattr(error, 'strerror', None) or 'it is no command'}"
-            )
+            why = getattr(error, "strerror", None) or "it is not a command"
+            text = f"The command could not be started: {why}"
             raise RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_START_FAILED, text) from None
 
     async def _collect(self, output: Path, into: Path) -> files.Collected:
@@ -171,7 +170,7 @@ class ProcessRunner(Runner):
     def _failure(self, code: int) -> RunnerError:
         if code == _KILLED_BY_SIZE:
             most = self._settings.output_bytes // MIB
-            text = f"The job made a file of more than {most} MiB."
+            text = f"The job wrote a file of more than {most} MiB."
             return RunnerError(jobs_pb2.FAILURE_REASON_DISK_LIMIT, text)
         text = f"The job's program ended with exit code {code if code > 0 else 128 - code}."
         return RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_EXIT, text)
@@ -196,7 +195,7 @@ def _lease(key: LeaseKey) -> sessions_pb2.Lease:
 
 
 async def _end_of(process: asyncio.subprocess.Process) -> int:
-    """Waits for a process's end, and ends it where nobody waits any more."""
+    """Waits for a process's end, and kills it when the wait is cancelled."""
     try:
         await process.communicate()
     finally:

@@ -23,7 +23,7 @@ class FetchError(Exception):
 
 
 def fetch(source: str, limit_bytes: int) -> bytes:
-    """The content of a URL or a file of at most so many bytes. Raises FetchError."""
+    """The content of a URL or a file, up to a limit of bytes. Raises FetchError."""
     return _download(source, limit_bytes) if "://" in source else _read(Path(source), limit_bytes)
 
 

@@ -42,7 +42,7 @@ class Installation:
         root = folder.parent.parent
         if folder.parent.name != "versions" or not (root / "current").is_symlink():
             raise InstallationError(
-                f"{folder} was not made by scripts/install-daemon: update it in the way it was installed, "
+                f"{folder} was not created by scripts/install-daemon: update it in the way it was installed, "
                 "or name the installation with --root"
             )
         return cls(root)
@@ -83,7 +83,7 @@ class Installation:
         return (self.folder(version) / _COMPLETE).exists()
 
     def install(self, version: str, wheel_name: str, wheel: bytes, extras: str) -> None:
-        """Makes a version's virtual environment, beside the others. Raises InstallationError."""
+        """Creates a version's virtual environment, beside the others. Raises InstallationError."""
         if self.has(version):
             return
         folder = self.folder(version)

@@ -1,4 +1,4 @@
-"""Tells the service manager how the daemon is: systemd's notification protocol over its socket.
+"""Reports the daemon's state to the service manager: systemd's notification protocol over its socket.
 
 It must not know the daemon. Without a manager that listens it does nothing.
 """
@@ -24,8 +24,8 @@ class Manager:
         self.watchdog_seconds = _watchdog_seconds(environ)
         """How long this process may be silent before it is restarted; 0: as long as it likes."""
 
-    def tell(self, *lines: str) -> None:
-        """Says, for example, READY=1; a manager that is gone, or does not listen for a while, is no error."""
+    def notify(self, *lines: str) -> None:
+        """Says, for example, READY=1; a manager that is gone or does not listen is not an error."""
         if not self._address:
             return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sending:
@@ -37,7 +37,7 @@ class Manager:
     async def keep_alive(self) -> None:
         """Proves for ever that the event loop turns."""
         while self.watchdog_seconds:
-            self.tell("WATCHDOG=1")
+            self.notify("WATCHDOG=1")
             await asyncio.sleep(self.watchdog_seconds / 3)
 
 

@@ -31,7 +31,7 @@ class ReleaseError(Exception):
 
 @dataclass(frozen=True)
 class Release:
-    """A wheel that somebody released."""
+    """A released wheel."""
 
     version: str
     wheel: str
@@ -40,13 +40,13 @@ class Release:
     """Of the wheel, in small hexadecimal digits."""
 
     def signed_bytes(self) -> bytes:
-        """What a signature covers: the purpose, then the fields as JSON in one way alone."""
+        """What a signature covers: the purpose, then the fields as canonical JSON."""
         fields = {"sha256": self.sha256, "version": self.version, "wheel": self.wheel}
         return _PURPOSE + json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
 
 
 def read(manifest: bytes, public_key: bytes) -> Release:
-    """The release that a manifest tells of, once its signature is good. Raises ReleaseError."""
+    """The release that a manifest describes, if its signature is good. Raises ReleaseError."""
     release, signature = _parse(manifest)
     try:
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, release.signed_bytes())
@@ -95,5 +95,7 @@ def _parse(manifest: bytes) -> tuple[Release, bytes]:
     except (ValueError, KeyError, TypeError, binascii.Error):
         is_whole = False
     if not is_whole:
-        raise ReleaseError("what was found is no release: version, wheel, sha256 and signature are expected")
+        raise ReleaseError(
+            "what was found is not a release: version, wheel, sha256 and signature are expected"
+        )
     return release, signature

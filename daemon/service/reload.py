@@ -30,7 +30,7 @@ class Reconfigurable(Protocol):
 
 
 class Reloader:
-    """The settings in force, and the engines that were made by them."""
+    """The settings in force, and the engines that were created from them."""
 
     def __init__(
         self, config: Config, make_engine: Callable[[ModelFile], Runner], others: Sequence[Runner] = ()
@@ -47,12 +47,12 @@ class Reloader:
         return [*self._engines.values(), *self._others]
 
     def reload(self, daemon: Reconfigurable, load: Callable[[], Config]) -> None:
-        """Reads the settings again. Those that cannot be used change nothing and are told in the log."""
+        """Reads the settings again. Unusable settings change nothing and are reported in the log."""
         try:
             config = load()
             self._check(config)
         except ConfigError as error:
-            logger.error("the settings were not reloaded, the old ones stand: %s", error)
+            logger.error("the settings were not reloaded, the old ones stay: %s", error)
             return
         fixed = [name for name in _changed(self._config, config) if name not in LIVE]
         if fixed:

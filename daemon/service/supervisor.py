@@ -211,7 +211,7 @@ class OwnProcess:
 
 
 def _end_process(pid: int, patience_seconds: float) -> None:
-    """Asks a process to drain, waits, and kills it in the end; one that is gone is no error."""
+    """Asks a process to drain, waits, and kills it in the end; a missing process is not an error."""
     try:
         # By descriptor: the number may be another's as soon as the process has ended.
         descriptor = os.pidfd_open(pid)

@@ -1,4 +1,4 @@
-"""Makes the systemd unit from its template. It must not install or start anything."""
+"""Writes the systemd unit from its template. It must not install or start anything."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PATH = re.compile(r"/[A-Za-z0-9_./-]*")
 
 
 class UnitError(Exception):
-    """No unit can be made of what was asked for."""
+    """The arguments cannot be written into a unit."""
 
 
 def render(*, user: str = "dcp", root: Path = ROOT, config: Path = CONFIG, docker: bool = False) -> str:
@@ -24,10 +24,12 @@ def render(*, user: str = "dcp", root: Path = ROOT, config: Path = CONFIG, docke
     `docker`: the daemon may reach the Docker Engine, and whoever can do that can become root.
     """
     if not _WORD.fullmatch(user):
-        raise UnitError(f"--user: {user!r} is no name of a system user")
+        raise UnitError(f"--user: {user!r} is not the name of a system user")
     for path in (root, config):
         if not _PATH.fullmatch(str(path)):
-            raise UnitError(f"{path} must be absolute, of letters, digits, and ._- alone, to stand in a unit")
+            raise UnitError(
+                f"{path} must be absolute, with only letters, digits, and ._-, to be written into a unit"
+            )
     values = {"@ROOT@": str(root), "@CONFIG@": str(config), "@USER@": user, "@GROUPS@": _groups(docker)}
     text = resources.files("daemon.service").joinpath("dcp-daemon.service").read_text(encoding="utf-8")
     for name, value in values.items():

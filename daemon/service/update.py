@@ -53,7 +53,7 @@ def check(config: Config, wish: Wish) -> str:
 
 
 def run(config: Config, wish: Wish, installation: Installation, supervisor: Supervisor) -> str:
-    """Updates, or changes nothing; returns what to tell the person. Raises UpdateError."""
+    """Updates, or changes nothing; returns a message for the person. Raises UpdateError."""
     try:
         found, source = _find(config, wish)
         with installation.locked():
@@ -76,7 +76,7 @@ def _find(config: Config, wish: Wish) -> tuple[Release, str]:
         raise UpdateError("there is nowhere to update from: set DCP_UPDATE_URL, or give --from")
     if config.update_public_key is None:
         raise UpdateError(
-            "DCP_UPDATE_PUBLIC_KEY is not set, so nobody could tell a release from a forgery: "
+            "DCP_UPDATE_PUBLIC_KEY is not set, so a release could not be reported from a forgery: "
             "set it to the key that the marketplace's operator publishes"
         )
     try:
@@ -118,10 +118,12 @@ def _install(installation: Installation, found: Release, source: str) -> None:
         except (fetch.FetchError, release.ReleaseError) as error:
             raise UpdateError(str(error)) from None
         installation.install(found.version, found.wheel, wheel, EXTRAS)
-    told = _version_of(installation.program(found.version))
-    if told != found.version:
+    reported = _version_of(installation.program(found.version))
+    if reported != found.version:
         installation.remove(found.version)
-        raise UpdateError(f"the wheel of {found.version} says that it is {told or 'nothing'}; it was removed")
+        raise UpdateError(
+            f"the wheel of {found.version} says that it is {reported or 'nothing'}; it was removed"
+        )
 
 
 def _version_of(program: Path) -> str:

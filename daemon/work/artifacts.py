@@ -10,7 +10,6 @@ was measured, so it is opened without following one and must be what was measure
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 import stat
@@ -60,7 +59,7 @@ class ArtifactsError(Exception):
 
 
 class LeaseGoneError(Exception):
-    """The server gave the job to somebody else, or it has ended: nobody wants its files."""
+    """The server gave the job to another provider, or it has ended: its files are not wanted."""
 
 
 class UploadRefusedError(Exception):
@@ -140,21 +139,11 @@ def _undelivered(refused: Sequence[tuple[Artifact, UploadRefusedError | None]]) 
     return ArtifactsError(reason, f"/output: {count} could not be kept; {artifact.name}: {first}")
 
 
-def measure(name: str, path: Path) -> Artifact:
-    """A file as it is now. Reads all of it: for a thread. Raises OSError, also for what is no plain file."""
-    digest, size = hashlib.sha256(), 0
-    with open_plain(path) as file:
-        while piece := file.read(READ_BYTES):
-            digest.update(piece)
-            size += len(piece)
-    return Artifact(name, path, size, digest.digest())
-
-
 def open_plain(path: Path) -> BinaryIO:
     """Opens a file that is nothing but one: no link, no pipe, no device. Raises OSError."""
     # Not waiting: a pipe would wait for a writer for ever.
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(f"{path.name} is no plain file")
+        raise OSError(f"{path.name} is not a plain file")
     return os.fdopen(handle, "rb", buffering=0)

@@ -1,7 +1,6 @@
-"""Gives accepted jobs to runners, one task each, and tells what happens to them.
+"""Gives accepted jobs to runners, one task each, and emits what happens to them as events.
 
-It must not know the server or the protocol: a listener hears of starts, output,
-log and ends. Whatever a runner does, its task ends with a result or by being
+It must not know the server or the session. Whatever a runner does, its task ends with a result or by being
 stopped, and never ends the daemon.
 """
 
@@ -13,51 +12,39 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Protocol
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.machine.clock import Clock
-from daemon.protocol.records import MAX_OUTPUT_BYTES
-from daemon.protocol.runs import LeaseKey, Result, failed, lease_key, succeeded
-from daemon.runners import Left, Log, Picture, Pieces, Runner, RunnerError, Written
+from daemon.protocol.events import (
+    AttemptEvent,
+    AttemptFinished,
+    AttemptStarted,
+    AttemptWorked,
+    AttemptWrote,
+    LeaseKey,
+    Result,
+    failed,
+    lease_key,
+    succeeded,
+)
+from daemon.protocol.records import MAX_OUTPUT_BYTES, Channel
+from daemon.runners import Log, Picture, Pieces, ResumeOffsets, Runner, RunnerError, WorkDone
 from daemon.work.artifacts import ArtifactsError, ArtifactSink, LeaseGoneError
-from daemon.work.outputs import FLUSH_SECONDS, Batcher
 
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 1.5
 STOP_SECONDS = 2.0
+# Tokens are gathered so that each does not cost a message: the first piece leaves at once, later ones
+# after this time or at this size.
+FLUSH_SECONDS = 0.05
+FLUSH_BYTES = 16 * 1024
 
 RUNNER_FAILED = failed(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, "The provider's engine broke down.")
 
 
-class Listener(Protocol):
-    """Who hears of attempts; called on the event loop."""
-
-    def started(self, lease: sessions_pb2.Lease) -> None:
-        """The run itself has begun."""
-        ...
-
-    def output(self, lease: sessions_pb2.Lease, data: bytes) -> None:
-        """The run wrote output."""
-        ...
-
-    def log(self, lease: sessions_pb2.Lease, data: bytes) -> None:
-        """The run wrote log."""
-        ...
-
-    def worked(self, lease: sessions_pb2.Lease) -> None:
-        """The work is over: what follows until the end is not metered."""
-        ...
-
-    async def room(self, lease: sessions_pb2.Lease) -> None:
-        """Returns when the run may write on."""
-        ...
-
-    def finished(self, lease: sessions_pb2.Lease, result: Result) -> None:
-        """The run has ended by itself; not called for a stopped one."""
-        ...
+Emit = Callable[[AttemptEvent], None]
 
 
 @dataclass
@@ -73,11 +60,21 @@ class Attempts:
     """The attempts that are at work on this machine."""
 
     def __init__(
-        self, runners: Sequence[Runner], listener: Listener, clock: Clock, sink: ArtifactSink | None = None
+        self,
+        runners: Sequence[Runner],
+        emit: Emit,
+        room: Callable[[sessions_pb2.Lease], Awaitable[None]],
+        clock: Clock,
+        sink: ArtifactSink | None = None,
     ) -> None:
-        """`sink`: where the files go that jobs leave; None: nowhere, and their log says so."""
+        """`emit` is called on the event loop with what happens to attempts; a stopped one does not finish.
+
+        `room` returns when a run may write on. `sink`: where the files go that jobs leave; None: nowhere,
+        and their log says so.
+        """
         self._runners = runners
-        self._listener = listener
+        self._emit = emit
+        self._room = room
         self._sink = sink
         self._clock = clock
         self._attempts: dict[LeaseKey, _Attempt] = {}
@@ -88,7 +85,7 @@ class Attempts:
         runner = self._runner_for(offer)
         self._begin(offer.lease, runner, lambda: self._result(offer, runner))
 
-    async def adopt(self, offer: sessions_pb2.JobOffer, written: Written) -> bool:
+    async def adopt(self, offer: sessions_pb2.JobOffer, written: ResumeOffsets) -> bool:
         """Goes on with what an earlier daemon began and a runner still runs; False: none does."""
         for runner in self._runners:
             try:
@@ -119,7 +116,7 @@ class Attempts:
         ]
 
     def stop(self, lease: sessions_pb2.Lease) -> None:
-        """Ends an attempt without waiting for it; one that has ended is no error.
+        """Ends an attempt without waiting for it; an ended attempt is not an error.
 
         Its runner is asked; what has not ended after a second and a half is killed.
         """
@@ -184,7 +181,7 @@ class Attempts:
             logger.exception("a runner failed unexpectedly job_id=%s", lease.job_id)
             result = RUNNER_FAILED
         image_digest = self._attempts[lease_key(lease)].image_digest
-        self._listener.finished(lease, dataclasses.replace(result, image_digest=image_digest))
+        self._emit(AttemptFinished(lease, dataclasses.replace(result, image_digest=image_digest)))
 
     async def _until_stopped_ones_end(self) -> None:
         # What kills a stubborn attempt may take its model server with it, and
@@ -198,12 +195,12 @@ class Attempts:
             text = f"The model {offer.params.model} is not served here."
             raise RunnerError(jobs_pb2.FAILURE_REASON_MODEL_NOT_SERVED, text)
         await runner.prepare(offer)
-        self._listener.started(offer.lease)
+        self._emit(AttemptStarted(offer.lease))
         return await self._written(offer, runner.run(offer))
 
     async def _written(self, offer: sessions_pb2.JobOffer, pieces: Pieces) -> Result:
         lease = offer.lease
-        writer = _Writer(lease, self._listener, self._clock)
+        writer = _Writer(lease, self._emit, self._clock)
         usage, content_type = jobs_pb2.Usage(), ""
         attempt = self._attempts[lease_key(lease)]
         if attempt.runner is not None:
@@ -213,25 +210,25 @@ class Attempts:
                 async for piece in pieces:
                     match piece:
                         case str() | bytes():
-                            writer.write(piece)
+                            writer.write(Channel.OUTPUT, piece)
                         case Picture():
                             _check_fits(piece, offer.output_limit_bytes or MAX_OUTPUT_BYTES)
                             content_type = piece.content_type
-                            self._listener.output(lease, piece.data)
+                            self._emit(AttemptWrote(lease, Channel.OUTPUT, piece.data))
                         case Log(data):
-                            writer.log(data)
-                        case Left():
-                            self._listener.worked(lease)
+                            writer.write(Channel.LOG, data)
+                        case WorkDone():
+                            self._emit(AttemptWorked(lease))
                             await self._hand_over(lease, piece, writer)
                         case _:
                             usage = piece
-                    await self._listener.room(lease)
+                    await self._room(lease)
         finally:
             # Also on the way to a failure: what was written, was written.
             writer.flush()
         return succeeded(usage, content_type)
 
-    async def _hand_over(self, lease: sessions_pb2.Lease, left: Left, writer: _Writer) -> None:
+    async def _hand_over(self, lease: sessions_pb2.Lease, left: WorkDone, writer: _Writer) -> None:
         if not left.artifacts:
             return
         if self._sink is not None:
@@ -240,16 +237,16 @@ class Attempts:
             except ArtifactsError as error:
                 raise RunnerError(error.reason, error.message) from None
             except LeaseGoneError:
-                # The server says so on the stream, too; nobody hears this result.
+                # The server says so on the stream, too; this result is dropped.
                 raise RunnerError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, "The lease is gone.") from None
             return
         for artifact in left.artifacts:
             note = f"[dcp] not kept: {artifact.name} ({artifact.size_bytes} bytes)\n"
-            writer.log(note.encode())
+            writer.write(Channel.LOG, note.encode())
 
 
 def _check_fits(picture: Picture, limit_bytes: int) -> None:
-    # Text is cut where a job may keep no more; a part of a picture is none.
+    # Text over the limit is truncated; a truncated image would be useless, so it fails.
     if len(picture.data) > limit_bytes:
         raise RunnerError(
             jobs_pb2.FAILURE_REASON_OUTPUT_TOO_LARGE,
@@ -258,41 +255,57 @@ def _check_fits(picture: Picture, limit_bytes: int) -> None:
         )
 
 
-class _Writer:
-    """Passes an attempt's output and log on in batches; a batch never waits for the next piece."""
+class Batcher:
+    """Gathers pieces of text, as UTF-8, and of bytes into chunks."""
 
-    def __init__(self, lease: sessions_pb2.Lease, listener: Listener, clock: Clock) -> None:
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._flushed_at: float | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether something waits to be flushed."""
+        return bool(self._buffer)
+
+    def add(self, piece: str | bytes, now: float) -> bytes:
+        """Takes a piece; returns the chunk that is due now, or nothing."""
+        # A lone surrogate cannot travel as UTF-8, and one must not end a job.
+        self._buffer += piece.encode(errors="replace") if isinstance(piece, str) else piece
+        is_due = self._flushed_at is None or now - self._flushed_at >= FLUSH_SECONDS
+        return self.flush(now) if is_due or len(self._buffer) >= FLUSH_BYTES else b""
+
+    def flush(self, now: float) -> bytes:
+        """Everything that waits, as one chunk."""
+        chunk = bytes(self._buffer)
+        self._buffer.clear()
+        self._flushed_at = now
+        return chunk
+
+
+class _Writer:
+    """Emits an attempt's output and log in batches; a batch never waits for the next piece."""
+
+    def __init__(self, lease: sessions_pb2.Lease, emit: Emit, clock: Clock) -> None:
         self._lease = lease
-        self._listener = listener
+        self._emit = emit
         self._clock = clock
-        self._output = Batcher()
-        self._log = Batcher()
+        self._batchers = {channel: Batcher() for channel in Channel}
         self._timer: asyncio.TimerHandle | None = None
 
-    def write(self, data: str | bytes) -> None:
-        self._emit(self._output.add(data, self._clock.monotonic()))
-        self._flush_soon()
-
-    def log(self, data: bytes) -> None:
-        self._emit_log(self._log.add(data, self._clock.monotonic()))
-        self._flush_soon()
+    def write(self, channel: Channel, data: str | bytes) -> None:
+        batcher = self._batchers[channel]
+        self._emit_chunk(channel, batcher.add(data, self._clock.monotonic()))
+        if batcher.pending and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
 
     def flush(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         now = self._clock.monotonic()
-        self._emit(self._output.flush(now))
-        self._emit_log(self._log.flush(now))
+        for channel, batcher in self._batchers.items():
+            self._emit_chunk(channel, batcher.flush(now))
 
-    def _flush_soon(self) -> None:
-        if (self._output.pending or self._log.pending) and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
-
-    def _emit(self, data: bytes) -> None:
+    def _emit_chunk(self, channel: Channel, data: bytes) -> None:
         if data:
-            self._listener.output(self._lease, data)
-
-    def _emit_log(self, data: bytes) -> None:
-        if data:
-            self._listener.log(self._lease, data)
+            self._emit(AttemptWrote(self._lease, channel, data))

@@ -30,13 +30,13 @@ _BROKE_DOWN = "It broke down in its test."
 _TOO_SLOW = "Its test took too long."
 
 
-class Trial:
+class SelfTestRecord:
     """What is known of one engine: pure, time and randomness are arguments."""
 
     def __init__(self) -> None:
         self.passed = False
         self.is_new = True
-        """Neither a test nor a job has told anything yet."""
+        """Neither a test nor a job has ended yet."""
         self.reason = _NEVER_TESTED
         """Why it did not pass, for a person."""
         self._due_at = float("-inf")
@@ -80,7 +80,7 @@ class SelfTests:
         self._rng = rng
         self._is_busy = is_busy
         self._changed = changed
-        self._trials = {engine: Trial() for engine in engines}
+        self._trials = {engine: SelfTestRecord() for engine in engines}
         self._running: dict[Runner, asyncio.Task[None]] = {}
 
     def use(self, engines: Sequence[Runner]) -> None:
@@ -88,7 +88,7 @@ class SelfTests:
         for engine in self._trials.keys() - set(engines):
             if (task := self._running.get(engine)) is not None:
                 task.cancel()
-        self._trials = {engine: self._trials.get(engine) or Trial() for engine in engines}
+        self._trials = {engine: self._trials.get(engine) or SelfTestRecord() for engine in engines}
 
     @property
     def passed(self) -> list[Runner]:
@@ -96,7 +96,7 @@ class SelfTests:
         return [engine for engine, trial in self._trials.items() if trial.passed]
 
     def report(self) -> honesty_pb2.SelfTestReport:
-        """Every engine's newest test, as the server is told."""
+        """Every engine's newest test, as reported to the server."""
         tests = [
             honesty_pb2.SelfTest(
                 name=engine.name,
@@ -111,7 +111,7 @@ class SelfTests:
         return honesty_pb2.SelfTestReport(tests=tests)
 
     async def settle(self, seconds: float) -> None:
-        """Makes the first tests and waits for them, but not for ever: a large model takes minutes."""
+        """Starts the first tests and waits for them, but not for ever: a large model takes minutes."""
         self.tick()
         if self._running:
             await asyncio.wait(self._running.values(), timeout=seconds)
@@ -157,7 +157,7 @@ class SelfTests:
         if tasks:
             await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
 
-    async def _test(self, engine: Runner, trial: Trial) -> None:
+    async def _test(self, engine: Runner, trial: SelfTestRecord) -> None:
         try:
             async with asyncio.timeout(engine.self_test_seconds):
                 await engine.self_test()
@@ -171,7 +171,7 @@ class SelfTests:
             problem = _BROKE_DOWN
         self._note(trial, problem, engine.name)
 
-    def _note(self, trial: Trial, problem: str, name: str) -> None:
+    def _note(self, trial: SelfTestRecord, problem: str, name: str) -> None:
         before = trial.passed, trial.reason
         if problem:
             trial.fail(problem, self._clock.monotonic(), self._rng)

@@ -8,13 +8,11 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
-from scripts.simulation.machines import Attempt
+from scripts.simulation.machines import Attempt, Machine
 from scripts.simulation.violations import ViolationError
-
-if TYPE_CHECKING:
-    from scripts.simulation.world import World
+from server.domain.ledger import Proof
 
 FINAL = ("completed", "failed", "cancelled")
 LEASED = {"offered": "pending", "accepted": "assigned", "running": "running"}
@@ -69,6 +67,33 @@ class Snapshot:
         return repr((self.jobs, self.leases, self.accounts, len(self.transfers)))
 
 
+class Market(Protocol):
+    """What the checks compare the rows with: what really ran, and what the server has heard of it."""
+
+    now_ms: int
+    output_limit: int
+    machines: list[Machine]
+    attempts: dict[tuple[str, int], Attempt]
+    final: dict[str, Job]
+    """The jobs that have ended, as they were then."""
+    reported: set[tuple[str, int]]
+    """The attempts whose end the server has heard from their daemon."""
+    renewed_ms: dict[int, int]
+    """When it last heard a heartbeat or a Hello of each provider."""
+
+    def was_accepted(self, attempt: Attempt) -> bool:
+        """Whether the server has ever had the daemon's word that it takes this lease."""
+        ...
+
+    def output(self, job_id: str) -> bytes:
+        """What a renter reads."""
+        ...
+
+    def prove(self) -> Proof:
+        """The operator's proof of the ledger."""
+        ...
+
+
 _JOBS = (
     "SELECT j.job_id, j.renter_id, j.state, j.lease_epoch, j.attempt, j.limit_ms, j.billed_ms,"
     " j.charge_halala, j.failure_reason, j.output_truncated, h.state, h.amount_halala, h.charge_halala"
@@ -84,7 +109,7 @@ _TRANSFERS = (
 )
 
 
-def check_rows(snapshot: Snapshot, world: World) -> None:
+def check_rows(snapshot: Snapshot, market: Market) -> None:
     """What the database must say at any moment. Raises ViolationError."""
     _check_ledger(snapshot)
     open_leases = [lease for lease in snapshot.leases if lease.state != "ended"]
@@ -94,16 +119,16 @@ def check_rows(snapshot: Snapshot, world: World) -> None:
         if job.attempt > MAX_ATTEMPTS:
             raise ViolationError("at most five attempts", str(job))
         if job.state in FINAL:
-            _check_final(job, snapshot, world)
+            _check_final(job, snapshot, market)
 
 
-def check_runs(world: World) -> None:
+def check_runs(market: Market) -> None:
     """No two daemons run one job, unless one of them cannot know. Raises ViolationError."""
     running: dict[str, list[str]] = {}
-    for machine in world.machines:
+    for machine in market.machines:
         if machine.is_awake and not (machine.is_late or machine.is_rivalled or machine.is_misknown):
             for attempt in machine.attempts.values():
-                if attempt.is_running and not attempt.is_adopted and world.was_accepted(attempt):
+                if attempt.is_running and not attempt.is_adopted and market.was_accepted(attempt):
                     lease = attempt.lease
                     running.setdefault(lease.job_id, []).append(f"{machine.number}/{lease.lease_epoch}")
     for job_id, runs in running.items():
@@ -111,21 +136,21 @@ def check_runs(world: World) -> None:
             raise ViolationError("no job runs twice at once", f"{job_id} runs as {runs}")
 
 
-def check_end(snapshot: Snapshot, world: World) -> None:
+def check_end(snapshot: Snapshot, market: Market) -> None:
     """What must hold when nothing is under way any more. Raises ViolationError."""
     for job in snapshot.jobs:
         if job.state not in FINAL:
             raise ViolationError("every job ends", str(job))
         if job.state == "completed":
-            _check_output(job, world)
-    for machine in world.machines:
+            _check_output(job, market)
+    for machine in market.machines:
         if machine.session is None:
             continue
         if names := machine.disk.names():
             raise ViolationError("journals forget what is acknowledged", f"{machine.number}: {names}")
         if machine.session.unfinished or machine.attempts:
             raise ViolationError("no daemon runs what the server does not know", f"machine {machine.number}")
-    proof = world.prove()
+    proof = market.prove()
     if proof.discrepancies or proof.postings_sum_halala or proof.open_holds:
         raise ViolationError("the ledger proves itself", repr(proof))
 
@@ -190,8 +215,8 @@ def _check_hold(job: Job) -> None:
         raise ViolationError("charge <= hold", str(job))
 
 
-def _check_final(job: Job, snapshot: Snapshot, world: World) -> None:
-    known = world.final.setdefault(job.job_id, job)
+def _check_final(job: Job, snapshot: Snapshot, market: Market) -> None:
+    known = market.final.setdefault(job.job_id, job)
     if known != job:
         raise ViolationError("final states never change", f"{known} became {job}")
     if known is not job:
@@ -201,29 +226,29 @@ def _check_final(job: Job, snapshot: Snapshot, world: World) -> None:
         raise ViolationError("the bill is what was posted", str(job))
     if billed > job.limit_ms:
         raise ViolationError("billed <= limit", str(job))
-    if billed and billed > (ran := _known_run_ms(job, snapshot, world)):
+    if billed and billed > (ran := _known_run_ms(job, snapshot, market)):
         raise ViolationError("billed <= the real run", f"{job} ran {ran} ms")
 
 
-def _known_run_ms(job: Job, snapshot: Snapshot, world: World) -> int:
+def _known_run_ms(job: Job, snapshot: Snapshot, market: Market) -> int:
     """How long the job really ran; where its daemon has not said that it ended, what the server may think.
 
     That is, by the contract, the time between its receipts of the start and of the last heartbeat: a
     result that is under way for longer than the server waits is not known to it.
     """
     key = job.job_id, job.lease_epoch
-    if key not in world.attempts:
+    if key not in market.attempts:
         return 0
-    if key in world.reported:
-        return world.attempts[key].run_ms(world.now_ms)
+    if key in market.reported:
+        return market.attempts[key].run_ms(market.now_ms)
     lease = next(lease for lease in snapshot.leases if (lease.job_id, lease.lease_epoch) == key)
-    return world.renewed_ms[lease.provider_id] - (lease.started_ms or world.now_ms)
+    return market.renewed_ms[lease.provider_id] - (lease.started_ms or market.now_ms)
 
 
-def _check_output(job: Job, world: World) -> None:
-    attempt = world.attempts[job.job_id, job.lease_epoch]
-    kept, expected = world.output(job.job_id), _expected(attempt, world.output_limit)
-    if kept != expected or bool(job.truncated) != (len(attempt.plan.text) > world.output_limit):
+def _check_output(job: Job, market: Market) -> None:
+    attempt = market.attempts[job.job_id, job.lease_epoch]
+    kept, expected = market.output(job.job_id), _expected(attempt, market.output_limit)
+    if kept != expected or bool(job.truncated) != (len(attempt.plan.text) > market.output_limit):
         raise ViolationError(
             "output is what the run wrote", f"{job} has {len(kept)} bytes instead of {len(expected)}"
         )

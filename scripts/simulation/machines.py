@@ -10,22 +10,20 @@ import contextlib
 from collections import deque
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.journal.journal import Journal
 from daemon.protocol import effects as fx
+from daemon.protocol import events as ev
+from daemon.protocol.events import LeaseKey, Result, failed, lease_key, succeeded
 from daemon.protocol.records import Channel, History
-from daemon.protocol.runs import LeaseKey, Result, failed, lease_key, succeeded
-from daemon.protocol.session import DaemonSession
+from daemon.protocol.session import DaemonSession, Introduction
+from scripts.simulation.inline import Task
 from scripts.simulation.violations import ViolationError
 from server.services.sessions import Session
 from tests.support.memory_disk import MemoryDisk
-
-if TYPE_CHECKING:
-    from scripts.simulation.inline import Task
-    from scripts.simulation.world import World
 
 MODEL = "test/model"
 SLOTS = 2
@@ -161,10 +159,34 @@ class Told:
     through: int = 0
 
 
+class Surroundings(Protocol):
+    """What a machine needs of the world around it."""
+
+    seed: str
+    rng: Random
+    now_ms: int
+
+    def is_greeting(self, provider_id: int) -> bool:
+        """Whether the server is in the middle of a message of a provider."""
+        ...
+
+    def open_wire(self, machine: Machine) -> Wire:
+        """Opens a stream to the server."""
+        ...
+
+    def hang_up(self, wire: Wire) -> None:
+        """Leaves a stream."""
+        ...
+
+    def attempt(self, offer: sessions_pb2.JobOffer) -> Attempt:
+        """Begins a run."""
+        ...
+
+
 class Machine:
     """A place for a daemon: its disk stays, its process comes and goes."""
 
-    def __init__(self, world: World, number: int, provider_id: int) -> None:
+    def __init__(self, world: Surroundings, number: int, provider_id: int) -> None:
         self.number = number
         self.provider_id = provider_id
         self.disk = Disk()
@@ -211,12 +233,9 @@ class Machine:
         self.is_misknown = self.is_late = False
         self.frozen_until_ms = None
         self.session = DaemonSession(
-            boot_id=self.boot_id,
-            daemon_version="1",
-            rng=Random(f"{self._world.seed}/{self.boot_id}"),
-            slots=SLOTS,
-            models=[sessions_pb2.ServedModel(name=MODEL)],
-            job_types=[jobs_pb2.JOB_TYPE_LLM_INFERENCE],
+            Introduction(self.boot_id, "1"),
+            Random(f"{self._world.seed}/{self.boot_id}"),
+            ev.Capacity(SLOTS, [sessions_pb2.ServedModel(name=MODEL)], [jobs_pb2.JOB_TYPE_LLM_INFERENCE]),
         )
         self._journal = Journal(self.disk)
         self.connect_at_ms = self._world.now_ms
@@ -259,7 +278,7 @@ class Machine:
                 self.attempts[key] = attempt
             elif attempt is not None:
                 attempt.ended_ms = self._world.now_ms
-            self.apply(self.session.recover(history, adopted, self.now))
+            self._handle(ev.Recovered(history, adopted))
         for orphan in self.survivors.values():
             orphan.ended_ms = self._world.now_ms
         self.survivors = {}
@@ -288,29 +307,29 @@ class Machine:
     def tick(self) -> None:
         """The process looks at its clock."""
         if self.session is not None and self.is_awake:
-            self.apply(self.session.tick(self.now))
+            self._handle(ev.Tick())
 
     def connect(self) -> None:
         """A stream is opened."""
         if self.session is not None:
             self.wire = self._world.open_wire(self)
-            self.apply(self.session.connected(self.now))
+            self._handle(ev.Connected())
 
     def receive(self, message: sessions_pb2.ServerMessage | None) -> None:
         """The stream brings a message, or its end."""
         if self.session is None:
             return
         if message is not None:
-            self.apply(self.session.received(message, self.now))
+            self._handle(ev.Received(message))
             return
         if self.wire is not None:
             self._world.hang_up(self.wire)
-        self.apply(self.session.lost(self.now))
+        self._handle(ev.Disconnected())
 
     def drain(self) -> None:
         """Its owner ends it in order."""
         if self.session is not None:
-            self.apply(self.session.drain(self.now))
+            self._handle(ev.DrainRequested())
 
     def write_journal(self) -> None:
         """The journal's thread carries out what waits. Raises ProcessDied."""
@@ -332,9 +351,9 @@ class Machine:
                 # What a disk did not take is given back, and told without it.
                 self._cannot_keep(lease_key(entry.lease))
             if error is None:
-                self.apply(self.session.persisted(entry.number, self.now))
+                self._handle(ev.Persisted(entry.number))
             else:
-                self.apply(self.session.not_persisted(entry.number, str(error), self.now))
+                self._handle(ev.NotPersisted(entry.number, str(error)))
 
     def _cannot_keep(self, key: LeaseKey) -> None:
         """The disk failed under this lease: the daemon may forget what it told about it."""
@@ -353,14 +372,14 @@ class Machine:
             return
         if attempt.started_ms is None:
             attempt.started_ms = self._world.now_ms
-            self.apply(self.session.attempt_started(attempt.lease, self.now))
+            self._handle(ev.AttemptStarted(attempt.lease))
         elif attempt.written < len(attempt.plan.text):
             if self.session.has_room(attempt.lease):
-                self.apply(self.session.attempt_output(attempt.lease, attempt.next_piece(), self.now))
+                self._handle(ev.AttemptWrote(attempt.lease, Channel.OUTPUT, attempt.next_piece()))
         else:
             del self.attempts[lease_key(attempt.lease)]
             attempt.ended_ms = self._world.now_ms
-            self.apply(self.session.attempt_finished(attempt.lease, self._result(attempt), self.now))
+            self._handle(ev.AttemptFinished(attempt.lease, self._result(attempt)))
 
     def _result(self, attempt: Attempt) -> Result:
         if attempt.plan.succeeds:
@@ -368,6 +387,10 @@ class Machine:
         return failed(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, "the simulated engine broke down")
 
     # --- the effects ---
+
+    def _handle(self, event: ev.Event) -> None:
+        if self.session is not None:
+            self.apply(self.session.handle(event, self.now))
 
     def apply(self, effects: list[fx.Effect]) -> None:
         """Does what the session asks."""

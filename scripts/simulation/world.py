@@ -18,7 +18,7 @@ from typing import Any
 
 from dcp.v1 import sessions_pb2
 
-from scripts.simulation.checks import Snapshot, check_end, check_rows, check_runs
+from scripts.simulation.checks import Job, Snapshot, check_end, check_rows, check_runs
 from scripts.simulation.inline import InlineDatabase, ServerDied, Side, Task, finish
 from scripts.simulation.machines import MODEL, Attempt, Machine, Plan, ProcessDied, Wire
 from scripts.simulation.violations import ViolationError
@@ -75,7 +75,7 @@ class World:
         self.tasks: list[Task] = []
         self.submitted: dict[int, str] = {}
         self.attempts: dict[tuple[str, int], Attempt] = {}
-        self.final: dict[str, Any] = {}
+        self.final: dict[str, Job] = {}
         self.reported: set[tuple[str, int]] = set()
         """The attempts whose end the server has heard from their daemon."""
         self.renewed_ms: dict[int, int] = {}

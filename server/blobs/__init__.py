@@ -1,7 +1,7 @@
-"""The store of bytes that are too large for the database: a port, and the two ways behind it.
+"""The store of bytes that are too large for the database: an interface with two implementations.
 
-It knows keys and bytes, and nothing of jobs, names or renters: keys are random and made by whoever
-stores, so that no stranger's text becomes a path. A blob is written once, whole or not at all.
+It knows keys and bytes, and must not know jobs, names or renters. The caller of ``put`` creates random keys,
+so that no text of a user becomes a path. A blob is written once, completely or not at all.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Protocol
 
 
 class BlobStoreError(Exception):
-    """The store cannot be used now: full, away, or refusing. Trying again may help."""
+    """The store cannot be used now: it is full, unreachable or refuses. Trying again may help."""
 
 
 class BlobMissingError(Exception):
-    """There is no blob under this key, or not all of it."""
+    """The blob of this key is missing or incomplete."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A blob as a listing tells it."""
+    """An entry in the listing of blobs."""
 
     key: str
     age_seconds: float
@@ -31,9 +31,9 @@ class Blobs(Protocol):
     """A store of blobs."""
 
     async def put(self, key: str, pieces: AsyncIterator[bytes], size_bytes: int) -> None:
-        """Stores what the pieces are together, durably. What they raise is raised, and nothing is kept.
+        """Stores the joined pieces durably. If the pieces raise, the error is raised and nothing is stored.
 
-        ``size_bytes`` is how many bytes are to come. Raises BlobStoreError.
+        ``size_bytes`` is the size of all pieces together. Raises BlobStoreError.
         """
         ...
 
@@ -42,17 +42,17 @@ class Blobs(Protocol):
         ...
 
     async def delete(self, key: str) -> None:
-        """Deletes a blob; one that is not there is no error. Raises BlobStoreError."""
+        """Deletes a blob; does nothing if it does not exist. Raises BlobStoreError."""
         ...
 
     def list(self) -> AsyncIterator[list[Stored]]:
-        """Every blob there is, a page at a time. Raises BlobStoreError."""
+        """Every blob in the store, in pages. Raises BlobStoreError."""
         ...
 
     async def clean(self, age_seconds: float) -> None:
-        """Deletes what writes left that broke off so long ago. Raises BlobStoreError."""
+        """Deletes remains of interrupted writes older than ``age_seconds``. Raises BlobStoreError."""
         ...
 
     async def close(self) -> None:
-        """Lets go of what it holds."""
+        """Releases the store's resources."""
         ...

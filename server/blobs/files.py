@@ -1,7 +1,7 @@
 """Blobs as files in one folder: the default, for a server on one machine.
 
-A file is written under ``tmp``, synced, and renamed to its place, ``ab/cd/KEY``: what has its name is
-whole. All of it happens in threads of its own, never on the event loop.
+A file is written under ``tmp``, synced, and renamed to ``ab/cd/KEY``, so a file under its final name is
+complete. All file operations run in threads of this module, never on the event loop.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PAGE_FOLDERS = 256
 
 
 class FileBlobs:
-    """Blobs in a folder, which is made when the first one comes."""
+    """Blobs in a folder, which is created when the first blob is stored."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
@@ -46,7 +46,7 @@ class FileBlobs:
                 await self._do(partial(writing.write, piece))
             await self._do(lambda: writing.finish(place))
         except BaseException:
-            # Also when the task was cancelled: the thread that writes may still be at it.
+            # In a thread, since after a cancellation another thread may still be writing the file.
             self._threads.submit(writing.discard)
             raise
 
@@ -101,15 +101,15 @@ class FileBlobs:
         except FileNotFoundError as error:
             raise BlobMissingError(str(error)) from error
         except OSError as error:
-            log.error("the folder of artifacts failed error=%s", error)
+            log.error("could not use the folder of artifacts error=%s", error)
             raise BlobStoreError(error.strerror or type(error).__name__) from error
 
 
 class _Writing:
-    """A file that is not whole yet. Its steps may come from different threads, one at a time."""
+    """A file that is being written. Its methods may run in different threads, one at a time."""
 
     def __init__(self, folder: Path) -> None:
-        _make(folder)
+        _create_folder(folder)
         self._path = folder / secrets.token_hex(16)
         self._lock = threading.Lock()
         self._file: BinaryIO | None = open(os.open(self._path, _NEW, 0o600), "wb", buffering=0)  # noqa: SIM115, PTH123
@@ -127,7 +127,7 @@ class _Writing:
             os.fsync(self._file.fileno())
             self._file.close()
             self._file = None
-            _make(place.parent)
+            _create_folder(place.parent)
             self._path.replace(place)
             for folder in (place.parent, place.parent.parent, place.parent.parent.parent):
                 _sync(folder)
@@ -144,7 +144,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 class _Reading:
-    """An open file. Its steps may come from different threads, one at a time."""
+    """An open file. Its methods may run in different threads, one at a time."""
 
     def __init__(self, path: Path, first: int) -> None:
         self._lock = threading.Lock()
@@ -160,10 +160,10 @@ class _Reading:
             self._file.close()
 
 
-def _make(folder: Path) -> None:
-    """Makes a folder and those above it that are missing, each for this user alone."""
+def _create_folder(folder: Path) -> None:
+    """Creates a folder and its missing parents, readable only by this user."""
     if not folder.is_dir():
-        _make(folder.parent)
+        _create_folder(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
 
 

@@ -1,8 +1,8 @@
 """Blobs as objects in a bucket of an S3-compatible store: for servers on several machines.
 
-It is the only place that knows obstore, which is installed with ``[s3]`` and imported when a bucket is
-configured. What S3 keeps of uploads that broke off with the server is for a lifecycle rule of the
-bucket: the protocol of objects does not list it.
+Only this module knows obstore, which is installed with ``[s3]`` and imported when a bucket is configured.
+If the server crashes during an upload, S3 keeps its parts, which no listing of objects shows. A lifecycle
+rule of the bucket must delete them.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class S3Blobs:
     """Blobs in a bucket, below a prefix."""
 
     def __init__(self, bucket: str, prefix: str, **settings: Any) -> None:
-        """Address, region and credentials come from the usual AWS_ variables; ``settings`` go before them."""
+        """Address, region and credentials come from the usual AWS_ variables; ``settings`` override them."""
         self._store = S3Store(bucket, prefix=prefix or None, **settings)
 
     async def put(self, key: str, pieces: AsyncIterator[bytes], size_bytes: int) -> None:
-        """See `Blobs.put`. An object appears when it is whole: its parts are put together at the end."""
+        """See `Blobs.put`. An object appears only when it is complete: its parts are joined at the end."""
         if size_bytes <= PART_BYTES:
             whole = b"".join([piece async for piece in pieces])
             with _translated():
@@ -100,14 +100,14 @@ class S3Blobs:
             ]
 
     async def clean(self, age_seconds: float) -> None:
-        """See `Blobs.clean`: nothing of ours lies about."""
+        """See `Blobs.clean`. Interrupted writes leave no objects here."""
 
     async def close(self) -> None:
         """See `Blobs.close`."""
 
 
 class _Source:
-    """The pieces, and what went wrong with them: obstore tells it in other words."""
+    """The pieces, and the error that they raised, since obstore replaces it by its own."""
 
     def __init__(self, pieces: AsyncIterator[bytes]) -> None:
         self._pieces = pieces
@@ -127,8 +127,8 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise BlobMissingError("there is no such object") from error
+        raise BlobMissingError("the object does not exist") from error
     except (BaseError, OSError) as error:
-        # Its text may quote addresses and headers: the kind alone is logged.
-        log.error("the store of artifacts failed error=%s", type(error).__name__)
+        # Its text may contain addresses and headers, so only its type is logged.
+        log.error("could not use the store of artifacts error=%s", type(error).__name__)
         raise BlobStoreError(type(error).__name__) from error

@@ -1,29 +1,28 @@
-"""What keeps a provider from whole kinds of jobs, whatever they ask for: old software, failed GPUs or tests.
+"""What keeps every job of a kind away from a provider: old software, failed GPUs or failed self-tests.
 
-Pure. A machine without an NVIDIA driver needs none; what a machine with one does not tell is taken to
-be missing where the operator asks for it.
+Pure. The minimums for NVIDIA's software apply only to machines with its driver. There, a version that
+is not reported counts as missing.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from server.domain.honesty import NOT_HEALTHY
+from server.domain.gpus import GpuReport
 from server.domain.jobs import NEED_IMAGE, JobType
 from server.domain.placement import Obstacle
 from server.domain.versions import is_older, parse
 
-# The kinds of job that run in containers, for which a GPU needs the container toolkit.
+# The kinds of job that run in containers, where a GPU needs the container toolkit.
 IN_CONTAINERS = NEED_IMAGE | {JobType.IMAGE_GENERATION, JobType.VLLM_SERVE}
 ALL = frozenset(JobType)
 
 
 @dataclass(frozen=True, slots=True)
 class Minimums:
-    """The oldest versions that an operator admits to jobs; empty: any."""
+    """The oldest versions that an operator admits to jobs; empty for any version."""
 
     driver: str = ""
     toolkit: str = ""
@@ -32,7 +31,7 @@ class Minimums:
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """How one engine or runner of a daemon did in its newest test."""
+    """The result of the newest test of an engine or runner of a daemon."""
 
     name: str
     passed: bool
@@ -45,27 +44,18 @@ class SelfTest:
 
 @dataclass(frozen=True, slots=True)
 class Hindrance:
-    """One thing that keeps jobs of some kinds away, and the same for a person."""
+    """Something that keeps jobs of some kinds away, as a code and as a sentence for a person."""
 
     obstacle: Obstacle
     message: str
     job_types: frozenset[JobType]
 
 
-def hindrances(
-    gpu_status: Mapping[str, Any], tests: Sequence[SelfTest], minimums: Minimums
-) -> tuple[Hindrance, ...]:
+def hindrances(report: GpuReport, tests: Sequence[SelfTest], minimums: Minimums) -> tuple[Hindrance, ...]:
     """Everything that hinders a provider now, by its newest report and self-tests."""
-    found = list(
-        _outdated(
-            str(gpu_status.get("driver_version", "")),
-            str(gpu_status.get("container_toolkit_version", "")),
-            str(gpu_status.get("daemon_version", "")),
-            minimums,
-        )
-    )
-    devices = gpu_status.get("all_gpus", ())
-    if devices and all(device.get("state") in NOT_HEALTHY for device in devices):
+    driver, toolkit = report.driver_version or "", report.container_toolkit_version or ""
+    found = list(_outdated(driver, toolkit, report.daemon_version or "", minimums))
+    if report.all_gpus and not any(gpu.is_healthy for gpu in report.all_gpus):
         found.append(Hindrance(Obstacle.GPUS_FAILED, "None of its GPUs is healthy now.", ALL))
     served = frozenset(kind for test in tests if test.passed for kind in test.job_types)
     for test in tests:
@@ -85,7 +75,7 @@ def by_job_type(found: Iterable[Hindrance]) -> dict[JobType, Obstacle]:
 
 
 def is_pending(tests: Iterable[SelfTest], kind: JobType, model: str | None) -> bool:
-    """Whether a first test is under way that may bring this kind of job and this model."""
+    """Whether a first test is running that, once passed, would add this kind of job and this model."""
     return any(
         test.is_pending and kind in test.job_types and (model is None or model in test.models)
         for test in tests
@@ -93,7 +83,7 @@ def is_pending(tests: Iterable[SelfTest], kind: JobType, model: str | None) -> b
 
 
 def failing_models(tests: Iterable[SelfTest]) -> frozenset[str]:
-    """The models that a passed test would bring."""
+    """The models of the tests that have not passed."""
     return frozenset(model for test in tests if not test.passed for model in test.models)
 
 
@@ -116,7 +106,7 @@ def _outdated(driver: str, toolkit: str, daemon: str, minimums: Minimums) -> tup
 
 
 def is_before(version: str, least: str) -> bool:
-    """Whether a version is older than the least; an unknown one is older than any minimum but 0."""
+    """Whether a version is older than the minimum; an unknown version is older than any minimum but 0."""
     wanted = parse(least)
     if wanted is None or not any(wanted.release):
         return False

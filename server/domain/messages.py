@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
+from server.domain.gpus import GpuReport
 from server.domain.hindrances import SelfTest
 from server.domain.jobs import JobType
 from server.domain.leases import HEARTBEAT_SECONDS, Channel, Disposition, FinishReport, LeaseRef, Offer
@@ -27,7 +28,7 @@ class Hello:
     boot_id: str
     daemon_version: str
     protocol_version: int
-    gpu_status: dict[str, Any]
+    report: GpuReport
     models: tuple[Model, ...]
     job_types: frozenset[JobType]
     slots: int
@@ -41,7 +42,7 @@ class Hello:
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
     sequence: int
-    gpu_status: dict[str, Any] | None
+    report: GpuReport | None
     held: tuple[LeaseRef, ...] = ()
 
 

@@ -1,8 +1,8 @@
 """A machine's GPUs over time: samples added up in buckets, and buckets joined to the points of a series.
 
-Pure arithmetic: the time is an argument, and it is the server's. A bucket keeps of each figure how often it
-was told, its sum and its greatest value, so that buckets can be joined in any order and the average is
-always that of all samples. What a machine cannot tell is in no sum, and is never 0.
+Pure arithmetic: the time is an argument, by the server's clock. A bucket keeps the count, the sum and the
+greatest value of each figure, so that buckets can be joined in any order and the average is always that of
+all samples. A figure that a machine does not report is not counted; it is never 0.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from enum import Enum, StrEnum
 from itertools import islice
 from typing import Any
 
+from server.domain.gpus import Gpu, GpuReport
+
 MAX_GPUS = 64
 FINE_SECONDS = 60
 COARSE_SECONDS = 12 * 60
 KEEP_SECONDS = {FINE_SECONDS: 6 * 3600, COARSE_SECONDS: 7 * 24 * 3600}
 """The widths of the buckets that are stored, and how long each is kept."""
 
-# By its UUID; one that tells none, by its index.
+# Its UUID; without a UUID, its index.
 GpuId = tuple[str, int]
 
 
 class Figure(StrEnum):
-    """What is sampled, by the name that daemons give it."""
+    """What is sampled, by its name in reports."""
 
     UTIL = "gpu_util_pct"
     MEMORY = "memory_used_mb"
@@ -38,7 +40,7 @@ _FIGURES = tuple(Figure)
 
 
 class MetricsRange(Enum):
-    """How far back a series goes, in points of what width, made of which stored buckets; all in seconds."""
+    """How far back a series goes, the width of its points and of the stored buckets used; all in seconds."""
 
     HOUR = (3600, FINE_SECONDS, FINE_SECONDS)
     SIX_HOURS = (6 * 3600, 3 * 60, FINE_SECONDS)
@@ -51,14 +53,14 @@ class MetricsRange(Enum):
         self.stored_seconds = stored_seconds
 
     def first_ms(self, now_ms: int) -> int:
-        """When the first point begins: the last one is that in which ``now_ms`` lies."""
+        """When the first point begins; the last point contains ``now_ms``."""
         last_ms = start_of_bucket(now_ms, self.point_seconds)
         return last_ms - (self.seconds - self.point_seconds) * 1000
 
 
 @dataclass(slots=True)
 class Tally:
-    """One figure of one GPU: how often it was told, the sum and the greatest."""
+    """The samples of a figure of a GPU: their count, sum and greatest value."""
 
     count: int
     total: float
@@ -70,7 +72,7 @@ class Tally:
         return self.total / self.count
 
     def join(self, other: Tally) -> None:
-        """Takes in the samples of another."""
+        """Adds the samples of another tally."""
         self.count += other.count
         self.total += other.total
         self.greatest = max(self.greatest, other.greatest)
@@ -78,14 +80,14 @@ class Tally:
 
 @dataclass(slots=True)
 class GpuTallies:
-    """One GPU in one bucket. Index and name are those that were told last."""
+    """A GPU in a bucket. Index and name are those reported last."""
 
     index: int
     name: str
     figures: dict[Figure, Tally] = field(default_factory=dict)
 
     def join(self, other: GpuTallies) -> None:
-        """Takes in a later or simultaneous one of the same GPU."""
+        """Adds later or simultaneous tallies of the same GPU."""
         self.index, self.name = other.index, other.name or self.name
         for figure, tally in other.figures.items():
             if (known := self.figures.get(figure)) is not None:
@@ -94,13 +96,13 @@ class GpuTallies:
                 self.figures[figure] = Tally(tally.count, tally.total, tally.greatest)
 
 
-# What one machine told in one bucket of time.
+# The samples of a machine in a bucket of time.
 Bucket = dict[GpuId, GpuTallies]
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A GPU from one moment on, for the width of the range's points."""
+    """The figures of a GPU in a span of time as wide as the range's points."""
 
     start_ms: int
     figures: dict[Figure, Tally]
@@ -108,7 +110,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One GPU over time, oldest point first; where nothing was told there is no point."""
+    """A GPU over time, oldest point first; a time without samples has no point."""
 
     uuid: str
     index: int
@@ -118,7 +120,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A bucket of one provider that is over."""
+    """A bucket of a provider that receives no more samples."""
 
     provider_id: int
     width_seconds: int
@@ -127,32 +129,35 @@ class Closed:
 
 
 def start_of_bucket(at_ms: int, width_seconds: int) -> int:
-    """When the bucket of a time begins. Buckets of a width are the same for all machines and servers."""
+    """When the bucket that contains a time begins: the same for all machines and servers."""
     return at_ms - at_ms % (width_seconds * 1000)
 
 
-def sampled(status: dict[str, Any]) -> Bucket:
-    """One report as a bucket: of each GPU in the list, or else of the one that the report's top tells of.
+def sampled(report: GpuReport) -> Bucket:
+    """A report as a bucket.
 
-    A second GPU of the same identity, one above the most, and one without any figure count for nothing.
+    Leaves out a GPU without any figure, a GPU with the identity of an earlier GPU, and those above the limit.
     """
-    told: Bucket = {}
-    for gpu in status.get("all_gpus") or [status]:
-        figures = {
-            figure: Tally(1, float(value), float(value))
-            for figure in _FIGURES
-            if (value := gpu.get(figure)) is not None and math.isfinite(value)
-        }
-        index = int(gpu.get("index", 0))
-        uuid = str(gpu.get("uuid", ""))
-        gpu_id = (uuid, 0 if uuid else index)
-        if figures and gpu_id not in told and len(told) < MAX_GPUS:
-            told[gpu_id] = GpuTallies(index, str(gpu.get("gpu_name", "")), figures)
-    return told
+    sample: Bucket = {}
+    for gpu in report.gpus:
+        figures = _figures(gpu)
+        gpu_id = (gpu.uuid, 0 if gpu.uuid else gpu.index)
+        if figures and gpu_id not in sample and len(sample) < MAX_GPUS:
+            sample[gpu_id] = GpuTallies(gpu.index, gpu.gpu_name or "", figures)
+    return sample
+
+
+def _figures(gpu: Gpu) -> dict[Figure, Tally]:
+    values = (gpu.gpu_util_pct, gpu.memory_used_mb, gpu.temp_c, gpu.power_w)  # in the order of Figure
+    return {
+        figure: Tally(1, float(value), float(value))
+        for figure, value in zip(_FIGURES, values, strict=True)
+        if value is not None and math.isfinite(value)
+    }
 
 
 def join(into: Bucket, other: Bucket) -> None:
-    """Adds a bucket to one that is not later; of a machine that changes its GPUs at will, the first 64."""
+    """Adds a bucket to an earlier or simultaneous bucket; of more than 64 GPUs, the first 64 are kept."""
     for gpu_id, gpu in other.items():
         if (known := into.get(gpu_id)) is not None:
             known.join(gpu)
@@ -164,7 +169,7 @@ def join(into: Bucket, other: Bucket) -> None:
 def series(stored: Iterable[tuple[int, Bucket]], wanted: MetricsRange, now_ms: int) -> list[Series]:
     """The points of a range from stored buckets (start in ms, bucket), in any order; by the GPUs' index.
 
-    Of more than 64 GPUs those that were told of last.
+    Of more than 64 GPUs, those reported last.
     """
     first_ms = wanted.first_ms(now_ms)
     points: dict[int, Bucket] = {}
@@ -183,7 +188,7 @@ def series(stored: Iterable[tuple[int, Bucket]], wanted: MetricsRange, now_ms: i
 
 
 def to_plain(bucket: Bucket) -> list[Any]:
-    """A bucket in lists and numbers, as short as it is stored; sums are rounded to thousandths."""
+    """A bucket in lists and numbers, as it is stored; sums are rounded to thousandths."""
     return [
         [uuid, gpu.index, gpu.name, *(_plain(gpu.figures.get(figure)) for figure in _FIGURES)]
         for (uuid, _), gpu in bucket.items()
@@ -193,8 +198,10 @@ def to_plain(bucket: Bucket) -> list[Any]:
 def from_plain(plain: list[Any]) -> Bucket:
     """A bucket as it was stored."""
     bucket: Bucket = {}
-    for uuid, index, name, *told in plain:
-        figures = {figure: Tally(*one) for figure, one in zip(_FIGURES, told, strict=True) if one is not None}
+    for uuid, index, name, *stored in plain:
+        figures = {
+            figure: Tally(*one) for figure, one in zip(_FIGURES, stored, strict=True) if one is not None
+        }
         bucket[uuid, 0 if uuid else index] = GpuTallies(index, name, figures)
     return bucket
 
@@ -206,10 +213,10 @@ def _plain(tally: Tally | None) -> list[float] | None:
 
 
 class MetricsBuffer:
-    """What is not stored yet: each machine's open buckets, and those that are over and wait.
+    """The buckets that are not stored yet: open ones of each machine, and closed ones that wait.
 
     All machines share the buckets' times, so a width is closed for all of them at once. At most ``most``
-    closed buckets wait; when nothing can be stored for so long, the oldest are given up.
+    closed buckets wait; beyond that, the buckets of the provider that waits longest are dropped.
     """
 
     def __init__(self, most: int) -> None:
@@ -220,15 +227,15 @@ class MetricsBuffer:
         self._count = 0
 
     def record(self, provider_id: int, sample: Bucket, now_ms: int) -> None:
-        """Adds a sample to the buckets of the moment at which it was heard."""
+        """Adds a sample to the buckets of the time at which it arrived."""
         self.close(now_ms)
         for machines in self._open.values():
             join(machines.setdefault(provider_id, {}), sample)
 
     def close(self, now_ms: int, *, also_open: bool = False) -> int:
-        """Ends the buckets that are over, or all of them at the end; returns how many had to be given up.
+        """Closes the buckets whose time has passed, or all of them; returns how many were dropped.
 
-        Time never goes back here: a moment before the open bucket counts for it.
+        Time never goes back here: a time before the open bucket counts as within it.
         """
         for width, machines in self._open.items():
             start_ms = start_of_bucket(now_ms, width)
@@ -248,7 +255,7 @@ class MetricsBuffer:
         return lost
 
     def batch(self, limit: int) -> list[Closed]:
-        """Some of the buckets that wait to be stored. They wait until they are ``stored``."""
+        """Some of the closed buckets. They wait until ``stored`` removes them."""
         waiting = (
             Closed(provider_id, width, start_ms, bucket)
             for provider_id, buckets in self._closed.items()
@@ -257,7 +264,7 @@ class MetricsBuffer:
         return list(islice(waiting, limit))
 
     def stored(self, batch: Iterable[Closed]) -> None:
-        """These are safe, and wait no more."""
+        """Removes buckets that have been stored."""
         for one in batch:
             self._forget(one.provider_id, (one.width_seconds, one.start_ms))
 
@@ -271,7 +278,7 @@ class MetricsBuffer:
         return 1
 
     def unstored(self, provider_id: int, width: int) -> dict[int, Bucket]:
-        """What waits of a machine, by start in ms, and a copy of what is open: it changes further."""
+        """A machine's closed buckets, by start in ms, and a copy of the open bucket: it still changes."""
         buckets = self._closed.get(provider_id, {})
         found = {start_ms: bucket for (of, start_ms), bucket in buckets.items() if of == width}
         if (bucket := self._open[width].get(provider_id)) is not None:

@@ -1,14 +1,17 @@
 """The server's half of the session protocol: pure, one object per stream.
 
 It takes a daemon's message and says what to do about it, and refuses what the protocol does not
-allow at that point. It knows no gRPC, no database and no clock: the service that drives it carries
-out the effects and tells it what the store decided. The rules:
+allow at that point: for the whole session, or for the one lease that the message is about. It knows no
+gRPC, no database and no clock: the service that drives it carries out the effects and tells it what the
+store decided. The rules:
 
 * Hello comes first and once; nothing else is allowed before Welcome.
 * A message about a lease that this session does not hold changes nothing: the daemon is told to
   stop and discard. Only a result is still looked up, because results may arrive late by design.
 * accepted before started, started before output; chunks count from 1 without a gap. An output is at
   most as large as the offer said, and the line that says that it was cut; a log may be as large.
+  A message that breaks this ends its lease and nothing else: a daemon that comes back tells the same
+  again, for example to a database that was restored from a backup, and its other leases must go on.
 * Heartbeats list what the daemon holds: what it may not hold it must stop, and what two in a row leave
   out is lost. A lease whose result was told is waited for.
 """
@@ -51,6 +54,8 @@ from server.domain.messages import (
 )
 
 MAX_SLOTS = 1000
+# How often in a row a result may come without the output that it names.
+MAX_RESENDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +65,17 @@ class Reply:
     message: ServerMessage
 
 
-# What to do about a message: record it (the message itself is the order), or just reply; None is neither.
-Effect: TypeAlias = DaemonMessage | Reply | None
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """An effect: a message about this lease broke the rules. End the lease; the session goes on."""
+
+    lease: LeaseRef
+    detail: str
+
+
+# What to do about a message: record it (the message itself is the order), just reply, or end its lease;
+# None is nothing.
+Effect: TypeAlias = DaemonMessage | Reply | Breach | None
 
 
 class _Phase(Enum):
@@ -82,6 +96,8 @@ class _Held:
     """Its result has come, or is under way, and waits for its output: heartbeats need not list it."""
     missed: int = 0
     """How many heartbeats in a row have not listed it."""
+    resends: int = 0
+    """How often the daemon was asked for missing output since any of it was stored."""
     through: dict[Channel, int] = field(default_factory=lambda: dict.fromkeys(Channel, 0))
     stored_bytes: dict[Channel, int] = field(default_factory=lambda: dict.fromkeys(Channel, 0))
 
@@ -106,11 +122,13 @@ class Kept:
 class ServerSession:
     """One stream's state. ``receive`` first, then carry out what it returned, then tell it the outcome."""
 
-    __slots__ = ("_held", "_phase")
+    __slots__ = ("_breached", "_held", "_phase")
 
     def __init__(self) -> None:
         self._phase = _Phase.AWAITING_HELLO
         self._held: dict[tuple[str, int], _Held] = {}
+        self._breached: frozenset[LeaseRef] = frozenset()
+        """Leases that a breach ended: the daemon may not have read yet that it must stop them."""
 
     @property
     def awaits_hello(self) -> bool:
@@ -131,10 +149,7 @@ class ServerSession:
             case Chunk():
                 return self._chunk(message)
             case Finished():
-                if message.report.run_ms < 0:
-                    raise violation(f"a run time of {message.report.run_ms} ms")
-                if held := self._find(message.report.lease):
-                    held.is_told = True
+                return self._finished(message)
             case Capacity():
                 check_slots(message.slots)
             case Goodbye():
@@ -177,7 +192,16 @@ class ServerSession:
             return None
         held.through[chunk.stream] = chunk.seq
         held.stored_bytes[chunk.stream] += len(chunk.data)
+        held.resends = 0
         return held.ack()
+
+    def may_resend(self, lease: LeaseRef) -> bool:
+        """Whether to ask for missing output again: not when that was asked often and nothing came."""
+        held = self._find(lease)
+        if held is None:
+            return True
+        held.resends += 1
+        return held.resends <= MAX_RESENDS
 
     def reconcile(self, beat: Heartbeat) -> tuple[list[LeaseRef], list[LeaseRef]]:
         """What the daemon lists and may not hold, and what it should hold and has not listed for long."""
@@ -218,34 +242,57 @@ class ServerSession:
     def _offer_reply(self, reply: OfferReply) -> Effect:
         held = self._find(reply.lease)
         if held is None:
-            return stranger(reply.lease)
+            return self._unknown(reply.lease)
         return reply if held.state is LeaseState.OFFERED else None  # a repeated reply says nothing new
 
     def _started(self, started: Started) -> Effect:
         held = self._find(started.lease)
         if held is None:
-            return stranger(started.lease)
+            return self._unknown(started.lease)
         if held.state is LeaseState.OFFERED:
-            raise violation("JobStarted came before the offer was accepted")
+            return self._breach(held, "JobStarted came before the offer was accepted")
         return started if held.state is LeaseState.ACCEPTED else None
 
     def _chunk(self, chunk: Chunk) -> Effect:
-        if not 0 < len(chunk.data) <= MAX_CHUNK_BYTES:
-            raise violation(f"a chunk of {len(chunk.data)} bytes; 1 to {MAX_CHUNK_BYTES} are allowed")
         held = self._find(chunk.lease)
         if held is None:
-            return stranger(chunk.lease)
-        earliest = LeaseState.RUNNING if chunk.stream is Channel.OUTPUT else LeaseState.ACCEPTED
-        if held.state is not LeaseState.RUNNING and held.state is not earliest:
-            raise violation(f"an {chunk.stream} chunk came while the lease was {held.state}")
-        through = held.through[chunk.stream]
-        if chunk.seq > through + 1 or chunk.seq < 1:
-            raise violation(f"{chunk.stream} chunk {chunk.seq} came after {through}")
-        if chunk.seq <= through:
-            return Reply(held.ack())
-        if held.stored_bytes[chunk.stream] + len(chunk.data) > held.limit_bytes + MARKER_BYTES:
-            raise violation(f"more than {held.limit_bytes} bytes of {chunk.stream}")
-        return chunk
+            return self._unknown(chunk.lease)
+        if fault := _fault(chunk, held):
+            return self._breach(held, fault)
+        return chunk if chunk.seq > held.through[chunk.stream] else Reply(held.ack())
+
+    def _finished(self, finished: Finished) -> Effect:
+        held, run_ms = self._find(finished.report.lease), finished.report.run_ms
+        if run_ms < 0:
+            detail = f"a run time of {run_ms} ms"
+            return self._breach(held, detail) if held else self._unknown(finished.report.lease)
+        if held is not None:
+            held.is_told = True
+        return finished
+
+    def _breach(self, held: _Held, detail: str) -> Breach:
+        self._breached |= {held.ref}
+        return Breach(held.ref, detail)
+
+    def _unknown(self, lease: LeaseRef) -> Reply | None:
+        """What to answer about a lease that is not held; what followed a breach was answered with it."""
+        return None if lease in self._breached else stranger(lease)
+
+
+def _fault(chunk: Chunk, held: _Held) -> str:
+    """Why a chunk of a held lease breaks the rules; empty when it does not."""
+    if not 0 < len(chunk.data) <= MAX_CHUNK_BYTES:
+        return f"a chunk of {len(chunk.data)} bytes; 1 to {MAX_CHUNK_BYTES} are allowed"
+    earliest = LeaseState.RUNNING if chunk.stream is Channel.OUTPUT else LeaseState.ACCEPTED
+    if held.state is not LeaseState.RUNNING and held.state is not earliest:
+        return f"{chunk.stream} came while the lease was {held.state}"
+    through = held.through[chunk.stream]
+    if chunk.seq > through + 1 or chunk.seq < 1:
+        return f"{chunk.stream} chunk {chunk.seq} came after {through}"
+    size = held.stored_bytes[chunk.stream] + len(chunk.data)
+    if chunk.seq > through and size > held.limit_bytes + MARKER_BYTES:
+        return f"more than {held.limit_bytes} bytes of {chunk.stream}"
+    return ""
 
 
 def stranger(lease: LeaseRef) -> Reply:

@@ -1,1 +1,1 @@
-"""The gRPC edge: convert, call, map the error. The only code of the server that knows the wire."""
+"""The gRPC edge: converts messages, calls the services, maps errors. Only this package knows the wire."""

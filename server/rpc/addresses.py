@@ -1,6 +1,6 @@
-"""Where a call comes from: the peer's address, or the one that a trusted gateway tells.
+"""The address that a call comes from: the peer's, or the address that a trusted gateway reports.
 
-It counts nothing; ``server.rpc.limits`` does.
+This module counts nothing; ``server.rpc.limits`` does.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ REMEMBERED = 16_384
 
 
 class Addresses:
-    """Tells the address of a call.
+    """Finds the address of a call.
 
-    Anybody can write ``x-forwarded-for``: it is believed only from peers on this machine and from the
-    networks in ``trusted``, which are the gateways'.
+    Any caller can send ``x-forwarded-for``, so it is believed only from peers on this machine and from the
+    networks in ``trusted``, where the gateways are.
     """
 
     def __init__(self, trusted: Sequence[Network] = ()) -> None:
@@ -29,8 +29,9 @@ class Addresses:
         self._read_peer = functools.lru_cache(maxsize=REMEMBERED)(self._read)
 
     def of(self, peer: str, metadata: Iterable[tuple[str, Any]] | None) -> str:
-        """The address that limits count by, of a call from gRPC's ``peer``: one IPv4 address, or an IPv6
-        network of 64 bits, which is what one customer gets.
+        """The address by which the limits count a call from gRPC's ``peer``.
+
+        It is an IPv4 address, or an IPv6 network of 64 bits, since one subscriber gets a whole network.
         """
         address, is_trusted = self._read_peer(peer)
         if is_trusted:
@@ -64,5 +65,5 @@ def _counted(text: str) -> str:
 def _plain(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """An IPv4 address as itself, also where it travels inside an IPv6 one."""
+    """The IPv4 address inside an IPv4-mapped IPv6 address; any other address unchanged."""
     return getattr(address, "ipv4_mapped", None) or address

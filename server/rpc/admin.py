@@ -58,8 +58,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         count = {state: found.totals.get(state, (0, 0))[0] for state in WithdrawalState}
         amount = {state: found.totals.get(state, (0, 0))[1] for state in WithdrawalState}
         return pb.ListWithdrawalsResponse(
-            pending=[message(one) for one in found.pending],
-            all=[message(one) for one in found.page],
+            pending=[message(withdrawal) for withdrawal in found.pending],
+            all=[message(withdrawal) for withdrawal in found.page],
             summary=pb.WithdrawalSummary(
                 pending_count=count[WithdrawalState.PENDING],
                 pending_halala=amount[WithdrawalState.PENDING],

@@ -27,7 +27,7 @@ class ArtifactServicer(artifacts_pb2_grpc.ArtifactServiceServicer):
     ) -> None:
         first = await anext(requests, None)
         if first is None or first.WhichOneof("kind") != "header":
-            raise _violation("an upload begins with its header")
+            raise _violation("the first message of an upload must be its header; send it first")
         validate(first)
         is_new = await self._artifacts.upload(caller().id, _announced(first.header), _data(requests, context))
         disposition = pb.UPLOAD_DISPOSITION_STORED if is_new else pb.UPLOAD_DISPOSITION_ALREADY
@@ -40,7 +40,7 @@ class ArtifactServicer(artifacts_pb2_grpc.ArtifactServiceServicer):
         return pb.ListArtifactsResponse(
             job_id=listing.job.job_id,
             status=convert.state_number(listing.job.state),
-            artifacts=[artifact(one) for one in listing.artifacts],
+            artifacts=[artifact(file) for file in listing.artifacts],
             expires_at=convert.timestamp(listing.expires_ms),
         )
 
@@ -51,7 +51,7 @@ class ArtifactServicer(artifacts_pb2_grpc.ArtifactServiceServicer):
             caller(), request.job_id, request.name, request.range, request.if_range
         )
         async with aclosing(download.pieces) as pieces:
-            # The first bytes before the head: what cannot be read is refused, not begun.
+            # Read the first bytes before sending the head: a file that cannot be read gives an error instead.
             first = await anext(pieces, b"")
             await context.write(pb.DownloadArtifactResponse(head=_head(download)))
             if first:
@@ -61,11 +61,11 @@ class ArtifactServicer(artifacts_pb2_grpc.ArtifactServiceServicer):
 
 
 async def _data(requests: AsyncIterator[pb.UploadArtifactRequest], context: Context) -> AsyncIterator[bytes]:
-    """The pieces behind the header, asked for when the first is wanted. Raises PROTOCOL_VIOLATION."""
+    """The pieces after the header. Asks the daemon for them on the first read. Raises PROTOCOL_VIOLATION."""
     await context.write(pb.UploadArtifactResponse(disposition=pb.UPLOAD_DISPOSITION_SEND))
     async for request in requests:
         if not request.data:
-            raise _violation("after the header come pieces of at least one byte")
+            raise _violation("each message after the header must have at least one byte of data")
         validate(request)
         yield request.data
 
@@ -76,28 +76,28 @@ def _announced(header: pb.ArtifactHeader) -> Announced:
     return Announced(ref, header.name, header.size_bytes, header.sha256)
 
 
-def artifact(one: Artifact) -> pb.Artifact:
-    """What is told of a file."""
+def artifact(file: Artifact) -> pb.Artifact:
+    """A file as callers see it, without its bytes."""
     return pb.Artifact(
-        name=one.name,
-        size_bytes=one.size_bytes,
-        sha256=one.sha256.hex(),
-        content_type=one.content_type,
-        created_at=convert.timestamp(one.created_ms),
+        name=file.name,
+        size_bytes=file.size_bytes,
+        sha256=file.sha256.hex(),
+        content_type=file.content_type,
+        created_at=convert.timestamp(file.created_ms),
     )
 
 
 def _head(download: Download) -> pb.FileHead:
-    one = download.artifact
+    file = download.artifact
     return pb.FileHead(
-        name=one.name,
-        content_type=one.content_type,
-        size_bytes=one.size_bytes,
-        etag=one.etag,
+        name=file.name,
+        content_type=file.content_type,
+        size_bytes=file.size_bytes,
+        etag=file.etag,
         first_byte=download.part.first,
         byte_count=download.part.count,
         partial=download.is_partial,
-        created_at=convert.timestamp(one.created_ms),
+        created_at=convert.timestamp(file.created_ms),
     )
 
 

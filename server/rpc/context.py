@@ -1,4 +1,4 @@
-"""The type of a call's context, as servicers, interceptors and their helpers take it."""
+"""The type of a call's context in servicers, interceptors and their helpers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wire messages to the rules' own types and back. No decisions are made here."""
+"""Converts wire messages to the types of server.domain and back. It decides nothing."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from server.domain.errors import invalid_field
+from server.domain.gpus import GpuReport, from_plain, to_plain
 from server.domain.hindrances import Hindrance
 from server.domain.honesty import SENTENCES, Verdict, VerdictReason
 from server.domain.jobs import (
@@ -48,7 +49,7 @@ _OBSTACLES = enum_map(Obstacle, jobs_pb2.Obstacle)
 _OUTCOMES = enum_map(LeaseOutcome, jobs_pb2.AttemptOutcome)
 _WEIGHTS = enum_map(Weight, providers_pb2.AttemptWeight)
 NOTHING_KNOWN = Prospect()
-# A job that is offered still waits: the offer may be refused, and the deadline goes on.
+# An offered job still waits for its start: the offer may be refused, and the deadline still applies.
 _NOT_STARTED = (JobState.QUEUED, JobState.PENDING)
 _VERDICTS = enum_map(Verdict, honesty_pb2.Verdict)
 _VERDICT_REASONS = enum_map(VerdictReason, honesty_pb2.VerdictReason)
@@ -56,7 +57,7 @@ _STATUSES = enum_map(ProviderStatus, providers_pb2.ProviderStatus)
 
 
 def job_type(number: int) -> JobType | None:
-    """None for one that this server does not know."""
+    """The job type of a wire number; None for a type that this server does not know."""
     return _JOB_TYPES.get(number)
 
 
@@ -77,7 +78,7 @@ def provider_status(status: ProviderStatus) -> providers_pb2.ProviderStatus.Valu
 
 
 def plain(message: Message) -> dict[str, Any]:
-    """A message as plain data, by its own field names; unset fields are left out."""
+    """A message as a dict by field names; unset fields are left out."""
     return dict(MessageToDict(message, preserving_proto_field_name=True, use_integers_for_enums=True))
 
 
@@ -86,22 +87,25 @@ def duration_ms(duration: Duration) -> int:
 
 
 def duration(seconds: float) -> Duration:
-    made = Duration()
-    made.FromMilliseconds(round(seconds * 1000))
-    return made
+    message = Duration()
+    message.FromMilliseconds(round(seconds * 1000))
+    return message
 
 
 def timestamp(at_ms: int | None) -> Timestamp | None:
     if at_ms is None:
         return None
-    made = Timestamp()
-    made.FromMilliseconds(at_ms)
-    return made
+    message = Timestamp()
+    message.FromMilliseconds(at_ms)
+    return message
 
 
-def gpu_status(message: gpus_pb2.GpuStatus) -> dict[str, Any]:
-    """What the store keeps of a report; fields that are not set are left out."""
-    return _set_fields(message)
+def gpu_report(message: gpus_pb2.GpuStatus) -> GpuReport:
+    return from_plain(_set_fields(message))
+
+
+def gpu_status(report: GpuReport) -> gpus_pb2.GpuStatus:
+    return ParseDict(to_plain(report), gpus_pb2.GpuStatus())
 
 
 def _set_fields(message: Message) -> dict[str, Any]:
@@ -114,12 +118,8 @@ def _plain_value(field: FieldDescriptor, value: Any) -> Any:
     return list(value) if field.is_repeated else value
 
 
-def gpu_status_message(data: dict[str, Any]) -> gpus_pb2.GpuStatus:
-    return ParseDict(data, gpus_pb2.GpuStatus(), ignore_unknown_fields=True)
-
-
 def verification(row: ProviderRow) -> honesty_pb2.Verification:
-    """How far a provider is believed, and why no further."""
+    """A provider's verdict, and the findings that led to it."""
     return honesty_pb2.Verification(
         verdict=_VERDICTS[row.verdict],
         findings=[
@@ -146,12 +146,14 @@ def self_tests(row: ProviderRow) -> list[honesty_pb2.SelfTest]:
 
 
 def hindrances(found: Iterable[Hindrance]) -> list[honesty_pb2.Hindrance]:
-    """What keeps jobs away from a provider."""
+    """The reasons that keep jobs of whole types away from a provider."""
     return [
         honesty_pb2.Hindrance(
-            code=_OBSTACLES[one.obstacle], message=one.message, job_types=job_type_numbers(one.job_types)
+            code=_OBSTACLES[hindrance.obstacle],
+            message=hindrance.message,
+            job_types=job_type_numbers(hindrance.job_types),
         )
-        for one in found
+        for hindrance in found
     ]
 
 
@@ -160,7 +162,7 @@ def job_type_numbers(kinds: Iterable[JobType]) -> list[jobs_pb2.JobType.ValueTyp
 
 
 def job_request(request: jobs_pb2.SubmitJobRequest) -> JobRequest:
-    """A submit as the service takes it; the digest tells two bodies under one idempotency key apart."""
+    """A submit as the service takes it; its digest distinguishes two bodies under one idempotency key."""
     digested = jobs_pb2.SubmitJobRequest()
     digested.CopyFrom(request)
     digested.idempotency_key = ""
@@ -177,21 +179,21 @@ def job_request(request: jobs_pb2.SubmitJobRequest) -> JobRequest:
         spec={"container_spec": plain(request.container_spec), "params": _params(request.params)},
         gpu_model=needs.gpu_model.strip() or None,
         min_vram_mib=min_vram or None,
-        priority=_given(request, "priority", 2),
+        priority=_value_or(request, "priority", 2),
         max_cost_halala=request.max_cost_halala if request.HasField("max_cost_halala") else None,
-        start_within_ms=1000 * _given(request, "start_within_seconds", START_WITHIN_SECONDS),
-        lost_after_ms=1000 * _given(request, "lost_after_seconds", LOST_AFTER_SECONDS),
+        start_within_ms=1000 * _value_or(request, "start_within_seconds", START_WITHIN_SECONDS),
+        lost_after_ms=1000 * _value_or(request, "lost_after_seconds", LOST_AFTER_SECONDS),
         idempotency_key=request.idempotency_key or None,
         digest=hashlib.sha256(digested.SerializeToString(deterministic=True)).hexdigest(),
     )
 
 
-def _given(request: jobs_pb2.SubmitJobRequest, field: str, default: int) -> int:
+def _value_or(request: jobs_pb2.SubmitJobRequest, field: str, default: int) -> int:
     return int(getattr(request, field)) if request.HasField(field) else default  # type: ignore[arg-type]
 
 
 def _params(params: jobs_pb2.JobParams) -> dict[str, Any]:
-    """The parameters with the model's name as placement reads it."""
+    """The parameters, with the model's name stripped as placement expects it."""
     data = plain(params)
     if "model" in data:
         data["model"] = data["model"].strip()
@@ -232,36 +234,36 @@ def job(record: Job, prospect: Prospect = NOTHING_KNOWN) -> jobs_pb2.Job:
     return message
 
 
-def explanation(told: Explanation) -> jobs_pb2.ExplainJobResponse:
-    """Why a job is where it is."""
-    job = told.job
+def explanation(found: Explanation) -> jobs_pb2.ExplainJobResponse:
+    """Why a job waits or failed."""
+    job = found.job
     return jobs_pb2.ExplainJobResponse(
         job_id=job.job_id,
         status=_STATES[job.state],
-        code=_CONDITIONS[told.condition],
-        message=told.message,
-        queue_position=told.prospect.position,
-        estimated_start_seconds=_seconds_up(told.prospect.start_in_ms),
-        providers=[_considered(one) for one in told.considered],
-        attempts=[attempt(one) for one in told.attempts],
+        code=_CONDITIONS[found.condition],
+        message=found.message,
+        queue_position=found.prospect.position,
+        estimated_start_seconds=_seconds_up(found.prospect.start_in_ms),
+        providers=[_considered(provider) for provider in found.considered],
+        attempts=[attempt(numbered) for numbered in found.attempts],
         failure_reason=_FAILURES[job.failure_reason] if job.failure_reason is not None else None,
     )
 
 
-def _considered(one: Considered) -> jobs_pb2.ConsideredProvider:
+def _considered(provider: Considered) -> jobs_pb2.ConsideredProvider:
     return jobs_pb2.ConsideredProvider(
-        provider_id=one.provider_id,
-        code=_OBSTACLES[one.obstacle],
-        message=one.message,
-        free_in_seconds=_seconds_up(one.free_in_ms),
+        provider_id=provider.provider_id,
+        code=_OBSTACLES[provider.obstacle],
+        message=provider.message,
+        free_in_seconds=_seconds_up(provider.free_in_ms),
     )
 
 
-def attempt(one: Attempt) -> jobs_pb2.JobAttempt:
+def attempt(numbered: Attempt) -> jobs_pb2.JobAttempt:
     """One lease of a job as its parties see it."""
-    lease = one.lease
+    lease = numbered.lease
     return jobs_pb2.JobAttempt(
-        attempt=one.number,
+        attempt=numbered.number,
         lease_epoch=lease.lease_epoch,
         provider_id=lease.provider_id,
         offered_at=timestamp(lease.offered_ms),
@@ -275,18 +277,18 @@ def attempt(one: Attempt) -> jobs_pb2.JobAttempt:
     )
 
 
-def past_attempt(one: PastAttempt) -> providers_pb2.PastAttempt:
-    """An ended attempt as everybody may see it."""
+def past_attempt(past: PastAttempt) -> providers_pb2.PastAttempt:
+    """An ended attempt as it is public, without its job and renter."""
     return providers_pb2.PastAttempt(
-        number=one.number,
-        job_type=_JOB_TYPE_NUMBERS[one.job_type],
-        outcome=_OUTCOMES[one.outcome],
-        failure_reason=_FAILURES[one.failure_reason] if one.failure_reason is not None else None,
-        counts=_WEIGHTS[weight(one.outcome, one.failure_reason)],
-        accepted_at=timestamp(one.accepted_ms),
-        started_at=timestamp(one.started_ms),
-        ended_at=timestamp(one.ended_ms),
-        run_seconds=one.run_ms / 1000 if one.run_ms is not None else None,
+        number=past.number,
+        job_type=_JOB_TYPE_NUMBERS[past.job_type],
+        outcome=_OUTCOMES[past.outcome],
+        failure_reason=_FAILURES[past.failure_reason] if past.failure_reason is not None else None,
+        counts=_WEIGHTS[weight(past.outcome, past.failure_reason)],
+        accepted_at=timestamp(past.accepted_ms),
+        started_at=timestamp(past.started_ms),
+        ended_at=timestamp(past.ended_ms),
+        run_seconds=past.run_ms / 1000 if past.run_ms is not None else None,
     )
 
 

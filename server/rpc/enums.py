@@ -1,6 +1,6 @@
-"""The maps between the rules' enums and those of the wire: members of both have the same names.
+"""Maps between the enums of server.domain and those of the wire, whose members have the same names.
 
-A member that the wire's enum lacks is an error when the module that asks for the map is imported.
+If the wire's enum lacks a member, importing the module that asks for the map fails.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ZERO = "UNSPECIFIED"
 
 def enum_map(members: type[Member], wire: _EnumTypeWrapper[Number]) -> dict[Member, Number]:
     """The wire's number of each member."""
-    prefix = wire.DESCRIPTOR.values[0].name.removesuffix(_ZERO)  # buf asks every enum to begin with it
+    prefix = wire.DESCRIPTOR.values[0].name.removesuffix(_ZERO)  # buf requires this name for each first value
     return {member: wire.Value(prefix + member.name) for member in members}
 
 

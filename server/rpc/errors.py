@@ -1,6 +1,6 @@
-"""The one way that an error leaves the server: DomainError to google.rpc.Status.
+"""Maps every DomainError to a google.rpc.Status, which is the only form in which errors leave the server.
 
-Codes come from the options of ``ErrorReason``; there is no other table.
+The codes come from the options of ``ErrorReason``; there is no other table.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def code_of(reason: Reason) -> int:
 
 
 def to_status(error: DomainError) -> grpc.Status:
-    """The status with an ErrorInfo and, where there are facts, an ErrorFacts."""
+    """The status with an ErrorInfo and, if the error has facts, an ErrorFacts."""
     status = status_pb2.Status(code=code_of(error.reason), message=error.message)
     info = error_details_pb2.ErrorInfo(
         reason=error.reason.value,
@@ -44,5 +44,5 @@ def to_status(error: DomainError) -> grpc.Status:
         packed = AnyMessage()
         packed.Pack(detail)
         status.details.append(packed)
-    made: grpc.Status = rpc_status.to_status(status)
-    return made
+    result: grpc.Status = rpc_status.to_status(status)
+    return result

@@ -1,4 +1,4 @@
-"""grpc.health.v1 that also tells a daemon's doctor what time it is here and which daemon is the newest."""
+"""grpc.health.v1 that also reports the server's time and the newest daemon, for a daemon's doctor."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ class DatedHealth(health_aio.HealthServicer):  # type: ignore[misc]
 
     async def Check(self, request: Any, context: Context) -> health_pb2.HealthCheckResponse:
         """Whether a service serves."""
-        told = (("date", formatdate(usegmt=True)), ("dcp-newest-daemon", self._newest_daemon))
-        context.set_trailing_metadata(told)
+        metadata = (("date", formatdate(usegmt=True)), ("dcp-newest-daemon", self._newest_daemon))
+        context.set_trailing_metadata(metadata)
         return await super().Check(request, context)

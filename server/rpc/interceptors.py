@@ -1,4 +1,7 @@
-"""The interceptor: who calls, by the proto options; the limits of requests; and errors, in one place."""
+"""The interceptor of every method: identifies the caller, checks roles, scopes and limits, and maps errors.
+
+The rules come from the methods' proto options. It does not know what a method does.
+"""
 
 from __future__ import annotations
 
@@ -40,21 +43,21 @@ Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 
 
 def caller() -> Caller:
-    """Who makes the present call. Only inside a method whose roles are not public."""
+    """The caller of the current method. Use it only in methods that are not public."""
     return _caller.get()
 
 
 def operator(context: Context) -> Operator:
-    """The operator behind the present call. Only inside a method that admits operators."""
+    """The operator behind the current call. Use it only in methods that admit operators."""
     return Operator(caller().role, request_id(context))
 
 
 class Authentication(grpc.aio.ServerInterceptor):
-    """The one door of every method: how often, who calls, the request's limits, and how errors leave.
+    """Wraps every method: rate limits, credentials, the limits of the request's fields, and errors.
 
-    A call is let in when its credential has one of the roles that the method's options name; its
-    request is checked after that, so that a stranger learns nothing. What the method raises becomes
-    a status; a fault of ours is logged under an id and told nothing of.
+    A call is admitted if its credential has one of the roles that the method's options name. Its request is
+    checked only after that, so that unknown callers learn nothing. An exception of the method becomes a
+    status; an unexpected one is logged under an id, and the caller gets only the id.
     """
 
     def __init__(self, keys: Credentials, limits: RateLimits, addresses: Addresses) -> None:
@@ -64,7 +67,7 @@ class Authentication(grpc.aio.ServerInterceptor):
         self._wrapped: dict[str, Any] = {}
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
-        """The method's handler behind the door; wrapped once, when the server first meets it."""
+        """The method's wrapped handler; each method is wrapped once, at its first call."""
         method = str(details.method)
         if method not in self._wrapped:
             handler = await continuation(details)
@@ -85,7 +88,7 @@ class Authentication(grpc.aio.ServerInterceptor):
         return grpc.stream_stream_rpc_method_handler(self.stream(method, handler.stream_stream), **codecs)
 
     def unary(self, method: str, inner: Any) -> Any:
-        """A method with one request, behind the door; a stream of answers it writes by the context."""
+        """Wraps a method with one request; a method with many answers writes them to the context."""
         rule = rule_of(method)
 
         async def call(request: Any, context: Context) -> Any:
@@ -99,7 +102,7 @@ class Authentication(grpc.aio.ServerInterceptor):
         return call
 
     def stream(self, method: str, inner: Any) -> Any:
-        """A method with a stream of requests, behind the door; it checks each request itself."""
+        """Wraps a method with a stream of requests, which validates each request itself."""
         rule = rule_of(method)
 
         async def call(requests: Any, context: Context) -> None:
@@ -138,7 +141,7 @@ class Authentication(grpc.aio.ServerInterceptor):
         _caller.set(found)
 
     async def _identify(self, credential: str, address: str) -> Caller:
-        """The caller. Who guessed too often is not told whether the next guess is right."""
+        """The caller. An address that sent too many unknown keys is refused even if the next key is valid."""
         refusal = self._limits.refusal_of_guesses(address)
         if refusal is not None and not self._keys.remembers(credential):
             raise refusal
@@ -151,13 +154,11 @@ class Authentication(grpc.aio.ServerInterceptor):
 
 
 def _refuse_scope(rule: Rule, found: Caller) -> None:
-    """Raises MAIN_KEY_NEEDED or MISSING_SCOPE for a sub-key that was not made for this."""
+    """Raises MAIN_KEY_NEEDED or MISSING_SCOPE for a sub-key whose scopes do not allow the method."""
     if found.scopes is None or found.scopes & rule.scopes:
         return
     if not rule.scopes:
-        raise DomainError(
-            Reason.MAIN_KEY_NEEDED, "only the account's main key may do this; this is a sub-key"
-        )
+        raise DomainError(Reason.MAIN_KEY_NEEDED, "this needs the account's main key; a sub-key was sent")
     raise DomainError(
         Reason.MISSING_SCOPE,
         f"this needs a key with the scope {_or(rule.scopes)}; this sub-key has {_and(found.scopes)}",
@@ -172,7 +173,7 @@ async def _abort(method: str, error: Exception, context: Context) -> None:
         log.error("a call failed method=%s request_id=%s", method, number, exc_info=error)
         error = DomainError(
             Reason.INTERNAL,
-            "something went wrong on our side; it is logged under the request_id",
+            "the server failed unexpectedly; try again, or report the request_id to the operator",
             request_id=number,
         )
     await context.abort_with_status(to_status(error))
@@ -180,18 +181,18 @@ async def _abort(method: str, error: Exception, context: Context) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a method's options say of who may call it. Without names nobody may."""
+    """Who may call a method, by its options. By default no caller may."""
 
     names: frozenset[str] = frozenset()
-    """The roles, as keys have them."""
+    """The names of the roles that may call it, as in Caller.role."""
     is_public: bool = False
     rate: int = options_pb2.RATE_CLASS_UNSPECIFIED
     scopes: frozenset[Scope] = frozenset()
-    """Any of them lets a sub-key in; without one no sub-key may."""
+    """A sub-key needs any of them; if empty, only main keys may call it."""
 
 
 def rule_of(method: str) -> Rule:
-    """The rule of a method; a method without options is closed."""
+    """The rule of a method; a method without options admits no caller."""
     found = descriptor_pool.Default().FindMethodByName(method.strip("/").replace("/", "."))
     options = found.GetOptions().Extensions[options_pb2.method]
     names = frozenset(_ROLE_NAMES[role] for role in options.roles if role in _ROLE_NAMES)
@@ -200,7 +201,10 @@ def rule_of(method: str) -> Rule:
 
 
 def find_credential(metadata: Any) -> str | None:
-    """The credential of a call: ``authorization: Bearer`` or a role's header; two different are refused."""
+    """The credential of a call, from ``authorization: Bearer`` or a role's header; None without one.
+
+    Raises INVALID_CREDENTIAL, and CONFLICTING_CREDENTIALS for two different ones.
+    """
     found: set[str] = set()
     for key, value in metadata or ():
         if key == "authorization":
@@ -212,13 +216,13 @@ def find_credential(metadata: Any) -> str | None:
             found.add(str(value))
     if len(found) > 1:
         raise DomainError(
-            Reason.CONFLICTING_CREDENTIALS, "two different credentials came in one request; send one"
+            Reason.CONFLICTING_CREDENTIALS, "the request has different credentials; send only one"
         )
     return found.pop() if found else None
 
 
 def request_id(context: Context) -> str:
-    """The id that the caller gave the request, as the gateway does; a new one without."""
+    """The id of the request from its ``x-request-id``, which the gateway sets; a new id without it."""
     for key, value in context.invocation_metadata() or ():
         if key == "x-request-id":
             return str(value)[:64]

@@ -22,7 +22,7 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
 
     async def SubmitJob(self, request: pb.SubmitJobRequest, context: Context) -> pb.SubmitJobResponse:
         if convert.job_type(request.job_type) is None:
-            raise invalid_field("job_type", "is no kind of job that this server knows")
+            raise invalid_field("job_type", "is not a job type that this server knows")
         job = await self._jobs.submit(caller().id, convert.job_request(request))
         return pb.SubmitJobResponse(success=True, job=convert.job(job))
 
@@ -46,14 +46,14 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         return _output(await self._jobs.output(caller(), request.job_id))
 
     async def GetJobLogs(self, request: pb.GetJobLogsRequest, context: Context) -> pb.GetJobLogsResponse:
-        told = await self._jobs.logs(caller(), request.job_id, request.after_seq)
+        found = await self._jobs.logs(caller(), request.job_id, request.after_seq)
         return pb.GetJobLogsResponse(
-            job_id=told.job.job_id,
-            status=convert.state_number(told.job.state),
-            lease_epoch=told.job.lease_epoch,
-            log=told.data.decode("utf-8", errors="replace"),
-            through_seq=told.through_seq,
-            is_complete=told.job.state in FINAL,
+            job_id=found.job.job_id,
+            status=convert.state_number(found.job.state),
+            lease_epoch=found.job.lease_epoch,
+            log=found.data.decode("utf-8", errors="replace"),
+            through_seq=found.through_seq,
+            is_complete=found.job.state in FINAL,
         )
 
     async def ExplainJob(self, request: pb.ExplainJobRequest, context: Context) -> pb.ExplainJobResponse:

@@ -25,14 +25,14 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
         self._ring = ring
 
     async def CreateKey(self, request: pb.CreateKeyRequest, context: Context) -> pb.CreateKeyResponse:
-        made, secret = await self._ring.create(
+        row, secret = await self._ring.create(
             caller().id, request.name.strip(), _scopes(request.scopes), request.expires_in_seconds or None
         )
-        return pb.CreateKeyResponse(success=True, key=key(made), api_key=secret)
+        return pb.CreateKeyResponse(success=True, key=key(row), api_key=secret)
 
     async def ListKeys(self, request: pb.ListKeysRequest, context: Context) -> pb.ListKeysResponse:
         page = await self._ring.own(caller().id, request.before_id or None, request.page_size)
-        return pb.ListKeysResponse(keys=[key(one) for one in page.rows], next_before_id=page.next_before_id)
+        return pb.ListKeysResponse(keys=[key(row) for row in page.rows], next_before_id=page.next_before_id)
 
     async def RevokeKey(self, request: pb.RevokeKeyRequest, context: Context) -> pb.RevokeKeyResponse:
         return pb.RevokeKeyResponse(
@@ -42,21 +42,21 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
     async def RotateRenterKey(
         self, request: pb.RotateRenterKeyRequest, context: Context
     ) -> pb.RotateRenterKeyResponse:
-        made = await self._rotate(request)
+        rotation = await self._rotate(request)
         return pb.RotateRenterKeyResponse(
             success=True,
-            api_key=made.api_key,
-            previous_expires_at=convert.timestamp(made.previous_expires_ms),
+            api_key=rotation.api_key,
+            previous_expires_at=convert.timestamp(rotation.previous_expires_ms),
         )
 
     async def RotateProviderKey(
         self, request: pb.RotateProviderKeyRequest, context: Context
     ) -> pb.RotateProviderKeyResponse:
-        made = await self._rotate(request)
+        rotation = await self._rotate(request)
         return pb.RotateProviderKeyResponse(
             success=True,
-            api_key=made.api_key,
-            previous_expires_at=convert.timestamp(made.previous_expires_ms),
+            api_key=rotation.api_key,
+            previous_expires_at=convert.timestamp(rotation.previous_expires_ms),
         )
 
     async def _rotate(self, request: pb.RotateRenterKeyRequest | pb.RotateProviderKeyRequest) -> Rotation:
@@ -67,7 +67,7 @@ def _scopes(numbers: Any) -> frozenset[Scope]:
     try:
         return frozenset(_SCOPES[number] for number in numbers)
     except KeyError:
-        raise invalid_field("scopes", f"write some of {', '.join(Scope)}") from None
+        raise invalid_field("scopes", f"must be some of: {', '.join(Scope)}") from None
 
 
 def key(row: KeyRow) -> pb.Key:

@@ -1,4 +1,4 @@
-"""How often each may call: the buckets of this process, and the refusal of who asks too often."""
+"""Limits the rate of calls by address and by account, and refuses callers that exceed it."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ class RateLimits:
         self._failed_keys = Buckets(limits.failed_keys_per_minute)
 
     def count_call(self, rate: int, address: str) -> None:
-        """A call arrived, of a method of this rate class. Raises RATE_LIMITED."""
+        """Counts a call of a method of this rate class. Raises RATE_LIMITED."""
         if rate == _DAEMON:
             return
         buckets = self._registrations if rate == _REGISTRATION else self._addresses
         if wait := buckets.take(address, self._clock.now()):
             name = "registration" if rate == _REGISTRATION else "address"
-            raise _refusal(name, "requests came from this address", buckets, wait)
+            raise _refusal(name, "requests from this address", buckets, wait)
 
     def count_caller(self, caller: Caller) -> None:
-        """The call is of this account, whose keys share one bucket. Raises RATE_LIMITED."""
+        """Counts a call of this account, whose keys share one bucket. Raises RATE_LIMITED."""
         if wait := self._accounts.take((caller.role, caller.id), self._clock.now()):
-            raise _refusal("key", "requests came with keys of this account", self._accounts, wait)
+            raise _refusal("key", "requests with keys of this account", self._accounts, wait)
 
     def count_failed_key(self, address: str) -> None:
-        """A credential from this address was not known."""
+        """Counts an unknown credential from this address."""
         self._failed_keys.take(address, self._clock.now())
 
     def refusal_of_guesses(self, address: str) -> DomainError | None:
@@ -48,14 +48,14 @@ class RateLimits:
         wait = self._failed_keys.wait(address, self._clock.now())
         if not wait:
             return None
-        return _refusal("failed-key", "unknown keys came from this address", self._failed_keys, wait)
+        return _refusal("failed-key", "unknown keys from this address", self._failed_keys, wait)
 
 
-def _refusal(name: str, what: str, buckets: Buckets, wait: float) -> DomainError:
+def _refusal(name: str, counted: str, buckets: Buckets, wait: float) -> DomainError:
     seconds = math.ceil(wait)
     return DomainError(
         Reason.RATE_LIMITED,
-        f"more than {buckets.per_minute} {what} within a minute; try again in {seconds} s",
+        f"more than {buckets.per_minute} {counted} arrived within a minute; try again in {seconds} s",
         retry_after_seconds=seconds,
         limit=name,
         limit_per_minute=buckets.per_minute,

@@ -32,18 +32,18 @@ class MetricServicer(metrics_pb2_grpc.MetricServiceServicer):
         return pb.GetOwnMetricsResponse(
             range=_NUMBERS[wanted],
             point_seconds=wanted.point_seconds,
-            gpus=[_series(one) for one in await self._metrics.series(caller().id, wanted)],
+            gpus=[_series(series) for series in await self._metrics.series(caller().id, wanted)],
         )
 
     async def GetProviderMetrics(
         self, request: pb.GetProviderMetricsRequest, context: Context
     ) -> pb.GetProviderMetricsResponse:
         wanted = _range(request)
-        await self._providers.status(request.provider_id)  # or it is not found
+        await self._providers.status(request.provider_id)  # raises PROVIDER_NOT_FOUND
         return pb.GetProviderMetricsResponse(
             range=_NUMBERS[wanted],
             point_seconds=wanted.point_seconds,
-            gpus=[_series(one) for one in await self._metrics.series(request.provider_id, wanted)],
+            gpus=[_series(series) for series in await self._metrics.series(request.provider_id, wanted)],
         )
 
 
@@ -56,17 +56,17 @@ def _range(request: pb.GetOwnMetricsRequest | pb.GetProviderMetricsRequest) -> M
     return wanted
 
 
-def _series(one: Series) -> pb.GpuSeries:
+def _series(series: Series) -> pb.GpuSeries:
     return pb.GpuSeries(
-        uuid=one.uuid or None,
-        index=one.index,
-        gpu_name=one.name or None,
-        points=[_point(point) for point in one.points],
+        uuid=series.uuid or None,
+        index=series.index,
+        gpu_name=series.name or None,
+        points=[_point(point) for point in series.points],
     )
 
 
 def _point(point: Point) -> pb.GpuPoint:
-    """What is not set was never told."""
+    """One point; a figure that was not reported stays unset."""
     message = pb.GpuPoint(at=convert.timestamp(point.start_ms))
     for figure, tally in point.figures.items():
         setattr(message, figure.value, round(tally.average, _DECIMALS))

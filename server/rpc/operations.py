@@ -26,7 +26,7 @@ class OperationServicer(operations_pb2_grpc.OperationServiceServicer):
             request.search.strip(), request.before_id or None, request.page_size
         )
         return pb.ListProvidersResponse(
-            providers=[_provider(one) for one in page.rows], next_before_id=page.next_before_id
+            providers=[_provider(listed) for listed in page.rows], next_before_id=page.next_before_id
         )
 
     async def ListRenters(self, request: pb.ListRentersRequest, context: Context) -> pb.ListRentersResponse:
@@ -34,7 +34,7 @@ class OperationServicer(operations_pb2_grpc.OperationServiceServicer):
             request.search.strip(), request.before_id or None, request.page_size
         )
         return pb.ListRentersResponse(
-            renters=[_renter(one) for one in page.rows], next_before_id=page.next_before_id
+            renters=[_renter(listed) for listed in page.rows], next_before_id=page.next_before_id
         )
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
@@ -62,39 +62,40 @@ class OperationServicer(operations_pb2_grpc.OperationServiceServicer):
     async def ChangeRate(self, request: pb.ChangeRateRequest, context: Context) -> pb.ChangeRateResponse:
         kind = convert.job_type(request.job_type)
         if kind is None:
-            raise invalid_field("job_type", "is no kind of job that this server knows")
-        card = await self._operations.change_rate(operator(context), kind, request.halala_per_minute)
-        return pb.ChangeRateResponse(success=True, rates=_rates(card))
+            raise invalid_field("job_type", "is not a job type that this server knows")
+        rates = await self._operations.change_rate(operator(context), kind, request.halala_per_minute)
+        return pb.ChangeRateResponse(success=True, rates=_rates(rates))
 
 
-def _provider(one: ListedProvider) -> pb.ProviderEntry:
+def _provider(listed: ListedProvider) -> pb.ProviderEntry:
     return pb.ProviderEntry(
-        id=one.row.id,
-        name=one.row.name,
-        email=one.row.email,
-        gpu_model=one.row.gpu_model,
-        status=convert.provider_status(one.status),
-        created_at=convert.timestamp(one.row.created_ms),
-        last_heartbeat_at=convert.timestamp(one.last_heartbeat_ms),
-        verification=convert.verification(one.row),
-        hindrances=convert.hindrances(one.hindrances),
+        id=listed.row.id,
+        name=listed.row.name,
+        email=listed.row.email,
+        gpu_model=listed.row.gpu_model,
+        status=convert.provider_status(listed.status),
+        created_at=convert.timestamp(listed.row.created_ms),
+        last_heartbeat_at=convert.timestamp(listed.last_heartbeat_ms),
+        verification=convert.verification(listed.row),
+        hindrances=convert.hindrances(listed.hindrances),
     )
 
 
-def _renter(one: ListedRenter) -> pb.RenterEntry:
+def _renter(listed: ListedRenter) -> pb.RenterEntry:
     return pb.RenterEntry(
-        id=one.row.id,
-        name=one.row.name,
-        email=one.row.email,
-        organization=one.row.organization,
-        suspended=one.row.state is AccountState.SUSPENDED,
-        deleted=one.row.state is AccountState.DELETED,
-        balance_halala=one.balance_halala,
-        created_at=convert.timestamp(one.row.created_ms),
+        id=listed.row.id,
+        name=listed.row.name,
+        email=listed.row.email,
+        organization=listed.row.organization,
+        suspended=listed.row.state is AccountState.SUSPENDED,
+        deleted=listed.row.state is AccountState.DELETED,
+        balance_halala=listed.balance_halala,
+        created_at=convert.timestamp(listed.row.created_ms),
     )
 
 
-def _rates(card: dict[JobType, int]) -> list[pb.Rate]:
+def _rates(rates: dict[JobType, int]) -> list[pb.Rate]:
     return [
-        pb.Rate(job_type=convert.job_type_number(kind), halala_per_minute=rate) for kind, rate in card.items()
+        pb.Rate(job_type=convert.job_type_number(kind), halala_per_minute=rate)
+        for kind, rate in rates.items()
     ]

@@ -33,13 +33,13 @@ class PrivacyServicer(privacy_pb2_grpc.PrivacyServiceServicer):
         return pb.ExportOwnDataResponse(
             renter=_renter(page),
             webhook=webhook(page.webhook),
-            keys=[key(one) for one in page.keys],
+            keys=[key(row) for row in page.keys],
             deliveries=[
-                pb.ExportedDelivery(delivery=delivery(one), body=one.body) for one in page.deliveries
+                pb.ExportedDelivery(delivery=delivery(sent), body=sent.body) for sent in page.deliveries
             ],
-            jobs=[_job(one) for one in page.jobs],
-            attempts=[_attempt(one) for one in page.attempts],
-            ledger=[line(one) for one in page.ledger],
+            jobs=[_job(asked) for asked in page.jobs],
+            attempts=[_attempt(written) for written in page.attempts],
+            ledger=[line(entry) for entry in page.ledger],
             next_page=page.next_page,
         )
 
@@ -94,7 +94,7 @@ def _attempt(written: WrittenAttempt) -> pb.ExportedAttempt:
     message = pb.ExportedAttempt(
         job_id=lease.job_id,
         attempt=convert.attempt(Attempt(lease.attempt, lease)),
-        artifacts=[artifact(one) for one in written.artifacts],
+        artifacts=[artifact(file) for file in written.artifacts],
     )
     if lease.failure_reason is not None:
         message.failure_reason = convert.failure_reason_number(lease.failure_reason)
@@ -105,7 +105,7 @@ def _attempt(written: WrittenAttempt) -> pb.ExportedAttempt:
 
 
 def _set_written(message: pb.ExportedAttempt, name: str, data: bytes) -> None:
-    """As text where it is one: most is, and people can read it then."""
+    """Stores the data as text if it is UTF-8, so that people can read it; otherwise as bytes."""
     try:
         setattr(message, name, data.decode())
     except UnicodeDecodeError:

@@ -34,7 +34,7 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
     async def RegisterProvider(
         self, request: pb.RegisterProviderRequest, context: Context
     ) -> pb.RegisterProviderResponse:
-        made = await self._providers.register(
+        registration = await self._providers.register(
             name=request.name.strip(),
             email=request.email,
             email_key=email_key(request.email),
@@ -42,7 +42,9 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
             os=request.os,
             phone=request.phone,
         )
-        return pb.RegisterProviderResponse(success=True, provider_id=made.id, api_key=made.api_key)
+        return pb.RegisterProviderResponse(
+            success=True, provider_id=registration.id, api_key=registration.api_key
+        )
 
     async def GetOwnProvider(
         self, request: pb.GetOwnProviderRequest, context: Context
@@ -62,7 +64,7 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
                 created_at=convert.timestamp(row.created_ms),
                 last_heartbeat_at=convert.timestamp(profile.last_heartbeat_ms),
                 connected=row.connected,
-                gpu_status=convert.gpu_status_message(row.gpu_status),
+                gpu_status=convert.gpu_status(row.report),
                 earnings=pb.Earnings(
                     total_halala=profile.earned_halala,
                     claimable_halala=profile.claimable_halala,
@@ -93,7 +95,7 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
         return pb.ResumeOwnProviderResponse(success=True, status=convert.provider_status(status))
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatResponse:
-        status = await self._heartbeats.post(caller().id, convert.gpu_status(request.gpu_status))
+        status = await self._heartbeats.post(caller().id, convert.gpu_report(request.gpu_status))
         return pb.HeartbeatResponse(
             success=True,
             status=convert.provider_status(status),
@@ -107,13 +109,13 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
             request.provider_id, _place(request.before), request.page_size
         )
         return pb.ListProviderHistoryResponse(
-            attempts=[convert.past_attempt(one) for one in found],
+            attempts=[convert.past_attempt(attempt) for attempt in found],
             next_before=f"{last[0]}-{last[1]}" if last is not None else None,
         )
 
 
 def _place(before: str) -> tuple[int, int] | None:
-    """A place in the history: the end of an attempt and its number. Raises INVALID_FIELD."""
+    """A position in the history: the end of an attempt and its number. Raises PAGE_NOT_FOUND."""
     if not before:
         return None
     if (found := _PLACE.fullmatch(before)) is None:

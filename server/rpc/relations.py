@@ -1,7 +1,7 @@
-"""Enforces what holds between the fields of a message: the relations of the option ``(dcp.v1.message)``.
+"""Enforces the relations between the fields of a message, which the option ``(dcp.v1.message)`` declares.
 
 They are compiled once for each message type; `validate` checks them after the limits of the fields.
-Raises INVALID_FIELD with the path of the first field at fault.
+Raises INVALID_FIELD with the path of the first invalid field.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from google.protobuf.message import Message
 
 from server.domain.errors import invalid_field
 
-# Checks a message that stands at a path.
+# Checks a message; the path is the prefix of its fields' names in errors.
 Check = Callable[[Message, str], None]
 _Steps = tuple[FieldDescriptor, ...]
 
 
 def is_present(message: Message, field: FieldDescriptor) -> bool:
-    """Whether a field is there: set, no blank text and no empty list."""
+    """Whether a field is set, and is not a blank text or an empty list."""
     value = getattr(message, field.name)
     if field.is_repeated or not field.has_presence:
         return bool(value.strip() if isinstance(value, str) else value)
@@ -29,7 +29,7 @@ def is_present(message: Message, field: FieldDescriptor) -> bool:
 
 
 def relation_checks(descriptor: Descriptor) -> tuple[Check, ...]:
-    """The checks of all relations of a message type. Raises KeyError where one names no field."""
+    """The checks of all relations of a message type. Raises KeyError if one names an unknown field."""
     rule: options_pb2.MessageRule = descriptor.GetOptions().Extensions[options_pb2.message]
     return tuple(_check(descriptor, relation) for relation in rule.relations)
 
@@ -54,7 +54,7 @@ def _check(descriptor: Descriptor, relation: options_pb2.Relation) -> Check:
         if not found:
             raise invalid_field(names[0], f"one of {', '.join(names)} is required {because}".rstrip())
         if len(found) > 1:
-            raise invalid_field(f"{path}{found[1]}", f"send one of {', '.join(names)}, not more")
+            raise invalid_field(f"{path}{found[1]}", f"send only one of {', '.join(names)}")
 
     return check
 
@@ -66,7 +66,7 @@ def _condition(descriptor: Descriptor, relation: options_pb2.Relation) -> Callab
     if not relation.when_value:
         return lambda message: _is_there(message, steps)
     enum = steps[-1].enum_type
-    assert enum is not None, f"{relation.when_field} is no enum"
+    assert enum is not None, f"{relation.when_field} is not an enum"
     number = enum.values_by_name[relation.when_value].number
     return lambda message: _value(message, steps) == number
 
@@ -74,14 +74,14 @@ def _condition(descriptor: Descriptor, relation: options_pb2.Relation) -> Callab
 def _because(relation: options_pb2.Relation) -> str:
     if not relation.when_field:
         return ""
-    return f"with this {relation.when_field}" if relation.when_value else f"beside {relation.when_field}"
+    return f"with this {relation.when_field}" if relation.when_value else f"with {relation.when_field}"
 
 
 def _steps(descriptor: Descriptor, path: str) -> _Steps:
     steps: list[FieldDescriptor] = []
     inner: Descriptor | None = descriptor
     for name in path.split("."):
-        assert inner is not None, f"{path} leads into no message"
+        assert inner is not None, f"{path} goes through a field that is not a message"
         steps.append(inner.fields_by_name[name])
         inner = steps[-1].message_type
     return tuple(steps)

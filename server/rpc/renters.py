@@ -24,14 +24,16 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
     async def RegisterRenter(
         self, request: pb.RegisterRenterRequest, context: Context
     ) -> pb.RegisterRenterResponse:
-        made = await self._renters.register(
+        registration = await self._renters.register(
             name=request.name.strip(),
             email=request.email,
             email_key=email_key(request.email),
             organization=request.organization,
             phone=request.phone,
         )
-        return pb.RegisterRenterResponse(success=True, renter_id=made.id, api_key=made.api_key)
+        return pb.RegisterRenterResponse(
+            success=True, renter_id=registration.id, api_key=registration.api_key
+        )
 
     async def GetOwnRenter(
         self, request: pb.GetOwnRenterRequest, context: Context
@@ -90,11 +92,11 @@ def _available(offering: Offering) -> pb.AvailableProvider:
     return pb.AvailableProvider(
         id=row.id,
         gpu_model=row.gpu_model,
-        is_live=True,  # the list holds live providers alone
+        is_live=True,  # the list has only live providers
         name=row.name,
         status=convert.provider_status(status),
         gpu_vram_mib=row.gpu_vram_mib or None,
-        gpu_count=row.gpu_status.get("gpu_count"),
+        gpu_count=row.report.gpu_count,
         models=[model.name for model in offering.models],
         accepting_jobs=offering.is_accepting and bool(open_types),
         rates_halala_per_minute={kind.value: rate for kind, rate in offering.rates.items()},

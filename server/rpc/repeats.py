@@ -1,4 +1,4 @@
-"""Idempotency keys at the wire: whose a key is, what its request is told by, and how answers are kept."""
+"""Idempotency keys at the wire: the owner of a key, the digest of its request, the encoding of answers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ M = TypeVar("M", bound=Message)
 
 
 async def once(request: Any, done: Awaitable[T], kind: type[M], answer: Callable[[T], M]) -> M:
-    """Awaits what a use case has ``done`` and makes the answer of it; under a key, the first answer again.
+    """Awaits a use case and builds the ``answer``; a repeated request under its key gets the first answer.
 
-    ``answer`` runs inside the transaction, so it must be made of what was done alone.
+    ``answer`` runs inside the transaction, so it must use only the use case's result.
     """
     if not request.idempotency_key:
         return answer(await done)
@@ -37,6 +37,6 @@ async def once(request: Any, done: Awaitable[T], kind: type[M], answer: Callable
 
 
 def _digest(request: Message) -> bytes:
-    """Tells two requests under one key apart, also those of two methods."""
+    """A digest that distinguishes two requests under one key, including those of two methods."""
     named = f"{request.DESCRIPTOR.full_name} ".encode()
     return hashlib.sha256(named + request.SerializeToString(deterministic=True)).digest()

@@ -41,9 +41,9 @@ log = logging.getLogger(__name__)
 HELLO_TIMEOUT_SECONDS = 10.0
 RECONNECT_AFTER_SECONDS = 0.5
 RECONNECT_JITTER_SECONDS = 5.0
-# Somewhat less than a server sets up in a second, see docs/figures.md.
+# Somewhat less than the sessions that a server opens in a second, see docs/figures.md.
 RECONNECTS_PER_SECOND = 400
-# Lists of up to so many models are kept once for all daemons that serve them; longer ones fill memory.
+# Daemons that serve the same models share one list of at most this length; longer ones would fill memory.
 SHARED_MODELS = 4
 
 _OUTCOMES = member_map(RunOutcome, pb.RunOutcome)
@@ -57,7 +57,7 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
         self._ending: set[asyncio.Task[None]] = set()
 
     async def Connect(self, requests: Any, context: Context) -> None:  # type: ignore[override]
-        """Runs a stream to its end. Raises DomainError where the daemon must be told why."""
+        """Runs a stream to its end. Raises DomainError if the daemon must learn why it ended."""
         provider_id = caller().id
         session = self._sessions.new(provider_id, caller().key_id)
         deadline: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
@@ -69,7 +69,7 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
         try:
             async for message in requests:
                 await session.handle(from_wire(message))
-                del message  # or every idle stream would keep its last one in memory
+                del message  # or every idle stream would keep its last message in memory
                 if deadline is not None:
                     deadline.cancel()
                     deadline = None
@@ -100,17 +100,17 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._ending.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a session's end was not recorded", exc_info=error)
+            log.error("could not record a session's end", exc_info=error)
 
     def send_away(self) -> None:
-        """Tells every stream to connect again, spread over the time that a server needs to take them all."""
+        """Asks every daemon to reconnect, spread over the time that a server needs to accept them all."""
         streams = list(self._sessions.open)
         jitter = max(RECONNECT_JITTER_SECONDS, len(streams) / RECONNECTS_PER_SECOND)
         for session in streams:
             session.push(Reconnect(RECONNECT_AFTER_SECONDS, jitter))
 
     async def drain(self) -> None:
-        """Waits until every stream that has ended is recorded."""
+        """Waits until the end of every ended stream is recorded."""
         while self._ending:
             await asyncio.wait(self._ending)
 
@@ -118,7 +118,7 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
 class _Writer:
     """Writes a session's outbox to its stream, in a task that exists only while there is something to write.
 
-    Thousands of streams are idle at any moment: a task less for each. The end of the outbox ends the reader.
+    This saves a task for each of thousands of idle streams. The end of the outbox ends the reader.
     """
 
     __slots__ = ("_context", "_reader", "_session", "_task")
@@ -129,7 +129,7 @@ class _Writer:
         session.outbox.wake = self._wake
 
     def stop(self) -> None:
-        """The stream is over: nothing more can be written."""
+        """Ends the writing: the stream is over."""
         self._session.outbox.wake = lambda: None
         if self._task is not None:
             self._task.cancel()
@@ -148,18 +148,18 @@ class _Writer:
                     return
                 await self._context.write(to_wire(message))
         except Exception as error:
-            # gRPC says in several ways that the stream is gone. The daemon comes back and is told again.
-            log.debug("a message could not be written error=%r", error)
+            # gRPC has several exceptions for a stream that is gone. The daemon reconnects and gets it again.
+            log.debug("could not write a message error=%r", error)
             self._reader.cancel()
         finally:
             self._task = None
 
 
 def from_wire(message: pb.DaemonMessage) -> messages.DaemonMessage:
-    """A daemon's message as the protocol half takes it. Raises PROTOCOL_VIOLATION or INVALID_FIELD."""
+    """A daemon's message as the domain's type. Raises PROTOCOL_VIOLATION or INVALID_FIELD."""
     kind = message.WhichOneof("kind")
     if kind is None:
-        raise violation("a message of a kind that this server does not know, or an empty one")
+        raise violation("the message is empty, or of a kind that this server does not know")
     body = getattr(message, kind)
     validate(body)
     return _FROM_WIRE[kind](body)
@@ -170,7 +170,7 @@ def _hello(body: pb.Hello) -> messages.Hello:
         boot_id=body.boot_id,
         daemon_version=body.daemon_version,
         protocol_version=body.protocol_version,
-        gpu_status=convert.gpu_status(body.gpu_status),
+        report=convert.gpu_report(body.gpu_status),
         models=_models(body.models),
         job_types=_kinds(body.job_types),
         slots=body.slots,
@@ -203,14 +203,14 @@ def _self_tests(report: honesty_pb2.SelfTestReport) -> tuple[SelfTest, ...]:
 
 
 def _heartbeat(body: pb.SessionHeartbeat) -> messages.Heartbeat:
-    status = convert.gpu_status(body.gpu_status) if body.HasField("gpu_status") else None
-    return messages.Heartbeat(body.sequence, status, _refs(body.held_leases))
+    report = convert.gpu_report(body.gpu_status) if body.HasField("gpu_status") else None
+    return messages.Heartbeat(body.sequence, report, _refs(body.held_leases))
 
 
 def _finished(body: pb.JobFinished) -> messages.Finished:
     outcome = _OUTCOMES.get(body.outcome)
     if outcome is None:
-        raise violation("JobFinished without an outcome")
+        raise violation("JobFinished: has no outcome that this server knows; set outcome")
     return messages.Finished(
         FinishReport(
             lease=_ref(body.lease),
@@ -254,7 +254,7 @@ def _models(models: Iterable[pb.ServedModel]) -> tuple[Model, ...]:
     return _shared_models(served) if len(served) <= SHARED_MODELS else served
 
 
-# One object for equal values: thousands of daemons serve the same.
+# Equal values share one object, since thousands of daemons serve the same.
 
 
 @functools.lru_cache(maxsize=256)
@@ -278,7 +278,7 @@ def _same_tests(tests: tuple[SelfTest, ...]) -> tuple[SelfTest, ...]:
 
 
 def to_wire(message: messages.ServerMessage) -> pb.ServerMessage:
-    """A message of the protocol half as it travels."""
+    """A server's message as its wire message."""
     match message:
         case messages.Welcome():
             return pb.ServerMessage(welcome=_welcome(message))

@@ -18,8 +18,8 @@ from server.rpc.enums import enum_map
 from server.rpc.interceptors import caller
 from server.services.statements import Statements
 
-# A cell that begins with one of these is a formula to some spreadsheets, or is cut where one begins (OWASP,
-# CSV injection); the last four are the full-width forms that some programs read alike.
+# A cell that begins with one of these is a formula in some spreadsheet, or is split so that one begins
+# (OWASP, CSV injection). The last four are full-width forms that some programs treat in the same way.
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 _FIRST_DAY = date(1970, 1, 1)
 _CSV_NAMES = (
@@ -48,14 +48,14 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
     ) -> pb.ListOwnLedgerResponse:
         page = await self._statements.lines(caller().id, request.before_id or None, request.page_size)
         return pb.ListOwnLedgerResponse(
-            lines=[line(one) for one in page.rows], next_before_id=page.next_before_id
+            lines=[line(row) for row in page.rows], next_before_id=page.next_before_id
         )
 
     async def GetOwnLedgerCsv(
         self, request: pb.GetOwnLedgerCsvRequest, context: Context
     ) -> pb.GetOwnLedgerCsvResponse:
         page = await self._statements.lines(caller().id, request.before_id or None, request.max_lines)
-        return pb.GetOwnLedgerCsvResponse(csv=csv_text(_CSV_NAMES, [_cells(one) for one in page.rows]))
+        return pb.GetOwnLedgerCsvResponse(csv=csv_text(_CSV_NAMES, [_cells(row) for row in page.rows]))
 
     async def GetOwnSpending(
         self, request: pb.GetOwnSpendingRequest, context: Context
@@ -66,11 +66,11 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
             days=[
                 pb.DaySpending(
                     date=_date(day),
-                    spent_halala=one.total_halala,
-                    jobs=one.jobs,
-                    by_job_type=_by_name(one),
+                    spent_halala=money.total_halala,
+                    jobs=money.jobs,
+                    by_job_type=_by_name(money),
                 )
-                for day, one in days.items()
+                for day, money in days.items()
             ],
             spent_halala=whole.total_halala,
             jobs=whole.jobs,
@@ -86,11 +86,11 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
             days=[
                 pb.DayEarnings(
                     date=_date(day),
-                    earned_halala=one.total_halala,
-                    jobs=one.jobs,
-                    by_job_type=_by_name(one),
+                    earned_halala=money.total_halala,
+                    jobs=money.jobs,
+                    by_job_type=_by_name(money),
                 )
-                for day, one in days.items()
+                for day, money in days.items()
             ],
             earned_halala=whole.total_halala,
             jobs=whole.jobs,
@@ -98,24 +98,24 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
         )
 
 
-def line(one: Line) -> pb.LedgerLine:
+def line(row: Line) -> pb.LedgerLine:
     """A line of the statement as its renter sees it."""
     return pb.LedgerLine(
-        id=one.id,
-        time=convert.timestamp(one.at_ms),
-        kind=_KINDS[one.kind],
-        amount_halala=one.amount_halala,
-        balance_halala=one.balance_halala,
-        charged_halala=one.charged_halala,
-        job_id=one.job_id,
-        job_type=one.job_type,
-        model=one.model,
-        description=one.description,
+        id=row.id,
+        time=convert.timestamp(row.at_ms),
+        kind=_KINDS[row.kind],
+        amount_halala=row.amount_halala,
+        balance_halala=row.balance_halala,
+        charged_halala=row.charged_halala,
+        job_id=row.job_id,
+        job_type=row.job_type,
+        model=row.model,
+        description=row.description,
     )
 
 
 def csv_text(names: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
-    """A CSV file (RFC 4180). Numbers stay numbers, None is empty, and no text begins a formula."""
+    """A CSV file (RFC 4180). Numbers stay numbers, None becomes an empty cell, no text begins a formula."""
     file = io.StringIO(newline="")
     writer = csv.writer(file)
     writer.writerow(names)
@@ -127,19 +127,19 @@ def _defused(cell: Cell) -> Cell:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
-def _cells(one: Line) -> list[Cell]:
-    time = datetime.fromtimestamp(one.at_ms // 1000, UTC).replace(microsecond=one.at_ms % 1000 * 1000)
+def _cells(row: Line) -> list[Cell]:
+    time = datetime.fromtimestamp(row.at_ms // 1000, UTC).replace(microsecond=row.at_ms % 1000 * 1000)
     return [
-        one.id,
+        row.id,
         time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        one.kind.value,
-        one.amount_halala,
-        one.balance_halala,
-        one.charged_halala,
-        one.job_id,
-        one.job_type,
-        one.model,
-        one.description,
+        row.kind.value,
+        row.amount_halala,
+        row.balance_halala,
+        row.charged_halala,
+        row.job_id,
+        row.job_type,
+        row.model,
+        row.description,
     ]
 
 
@@ -153,7 +153,7 @@ def _by_name(money: JobMoney) -> dict[str, int]:
 
 def _together(days: Iterable[JobMoney]) -> JobMoney:
     whole = JobMoney()
-    for one in days:
-        whole.jobs += one.jobs
-        whole.by_job_type += one.by_job_type
+    for money in days:
+        whole.jobs += money.jobs
+        whole.by_job_type += money.by_job_type
     return whole

@@ -24,10 +24,10 @@ class TermsServicer(terms_pb2_grpc.TermsServiceServicer):
     async def SetOwnRate(self, request: pb.SetOwnRateRequest, context: Context) -> pb.SetOwnRateResponse:
         kind = convert.job_type(request.job_type)
         if kind is None:
-            raise invalid_field("job_type", "is no kind of job that this server knows")
+            raise invalid_field("job_type", "is not a job type that this server knows")
         rate = request.halala_per_minute if request.HasField("halala_per_minute") else None
-        told = await self._terms.set_rate(caller().id, kind, rate)
-        return pb.SetOwnRateResponse(success=True, rates=_rates(told))
+        rates = await self._terms.set_rate(caller().id, kind, rate)
+        return pb.SetOwnRateResponse(success=True, rates=_rates(rates))
 
     async def ListOwnRates(
         self, request: pb.ListOwnRatesRequest, context: Context
@@ -48,15 +48,15 @@ class TermsServicer(terms_pb2_grpc.TermsServiceServicer):
 
 
 def settings_message(settings: Settings) -> pb.ProviderSettings:
-    """The settings as they travel, to owners and to daemons."""
+    """The settings as owners and daemons receive them."""
     return pb.ProviderSettings(
         hours=[
             pb.WeeklyHours(
-                days=[_WEEKDAY_NUMBERS[day] for day in sorted(one.days)],
-                start=time_of_day(one.start_minute),
-                end=time_of_day(one.end_minute),
+                days=[_WEEKDAY_NUMBERS[day] for day in sorted(hours.days)],
+                start=time_of_day(hours.start_minute),
+                end=time_of_day(hours.end_minute),
             )
-            for one in settings.hours
+            for hours in settings.hours
         ],
         timezone=settings.timezone,
         max_temp_c=settings.max_temp_c,
@@ -65,10 +65,10 @@ def settings_message(settings: Settings) -> pb.ProviderSettings:
 
 
 def _settings(request: pb.SetOwnSettingsRequest) -> Settings:
-    """What was asked for. Raises INVALID_FIELD."""
+    """The settings of a request. Raises INVALID_FIELD."""
     hours = tuple(
-        window(_days(one, f"hours[{number}].days"), one.start, one.end)
-        for number, one in enumerate(request.hours)
+        window(_days(weekly, f"hours[{number}].days"), weekly.start, weekly.end)
+        for number, weekly in enumerate(request.hours)
     )
     most = request.max_temp_c if request.HasField("max_temp_c") else None
     return Settings(hours, request.timezone, most, request.vram_reserve_mib)
@@ -81,15 +81,15 @@ def _days(hours: pb.WeeklyHours, path: str) -> list[Weekday]:
     return [_WEEKDAYS[number] for number in hours.days]
 
 
-def _rates(told: list[OwnRate]) -> list[pb.OwnRate]:
+def _rates(rates: list[OwnRate]) -> list[pb.OwnRate]:
     return [
         pb.OwnRate(
-            job_type=convert.job_type_number(one.kind),
-            halala_per_minute=one.rate,
-            own=one.is_own,
-            platform_halala_per_minute=one.card_rate,
-            least_halala_per_minute=one.bounds[0],
-            most_halala_per_minute=one.bounds[1],
+            job_type=convert.job_type_number(rate.kind),
+            halala_per_minute=rate.rate,
+            own=rate.is_own,
+            platform_halala_per_minute=rate.platform_rate,
+            least_halala_per_minute=rate.bounds[0],
+            most_halala_per_minute=rate.bounds[1],
         )
-        for one in told
+        for rate in rates
     ]

@@ -1,8 +1,8 @@
 """Enforces the declared limits: the options ``(dcp.v1.field)`` of a request's fields, then `relations`.
 
-The limits of each message type are compiled once; a request is checked before its method sees it,
-whoever sent it; then its declared defaults are filled in, so no method needs to know them.
-Raises INVALID_FIELD with the path of the first field at fault.
+The limits of each message type are compiled once. Every request is checked before its method runs, and
+the numbers that it does not set then get the defaults of their options.
+Raises INVALID_FIELD with the path of the first invalid field.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def validate(request: Message) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Limits:
-    """What one field may hold, looked up once."""
+    """The limits of one field, compiled once."""
 
     name: str
     field: FieldDescriptor
@@ -56,8 +56,8 @@ class _Limits:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The fields of one message: those that must be there, the limits of each by its number,
-    what holds between them, and the defaults of those that may be left out."""
+    """The checks of one message type (its required fields, the limits by field number, the relations) and
+    the defaults by field name."""
 
     required: tuple[_Limits, ...]
     limits: dict[int, _Limits]
@@ -114,9 +114,9 @@ def _plan(descriptor: Descriptor) -> _Plan:
     if not descriptor.full_name.startswith("dcp.v1."):
         return _Plan((), {})
     limits = [_limits(field) for field in descriptor.fields]
-    useful = {one.field.number: one for one in limits if one.checks or one.is_message or one.max_items}
-    required = tuple(one for one in limits if one.rule.required)
-    defaults = tuple((one.name, _default(one)) for one in limits if one.rule.HasField("default"))
+    useful = {each.field.number: each for each in limits if each.checks or each.is_message or each.max_items}
+    required = tuple(each for each in limits if each.rule.required)
+    defaults = tuple((each.name, _default(each)) for each in limits if each.rule.HasField("default"))
     return _Plan(required, useful, relations.relation_checks(descriptor), defaults)
 
 
@@ -202,7 +202,7 @@ def _email(value: str, name: str) -> None:
     try:
         validate_email(value, check_deliverability=False)
     except EmailNotValidError as error:
-        raise invalid_field(name, f"is no e-mail address: {error}") from None
+        raise invalid_field(name, f"is not an e-mail address: {error}") from None
 
 
 def _phone(value: str, name: str) -> None:
@@ -213,7 +213,7 @@ def _phone(value: str, name: str) -> None:
     except phonenumbers.NumberParseException:
         number = None
     if number is None or not phonenumbers.is_possible_number(number):
-        raise invalid_field(name, "is no telephone number in international form, such as +966500000000")
+        raise invalid_field(name, "is not a telephone number in international form, such as +966500000000")
 
 
 def _iban(value: str, name: str) -> None:
@@ -221,7 +221,7 @@ def _iban(value: str, name: str) -> None:
     if _SAUDI_IBAN.fullmatch(compact) is None:
         raise invalid_field(name, "must be a Saudi IBAN: SA and 22 digits")
     if not iban.is_valid(compact, check_country=False):
-        raise invalid_field(name, "has wrong check digits; look at it again")
+        raise invalid_field(name, "has wrong check digits; check it for typing errors")
 
 
 def _uri(value: str, name: str) -> None:
@@ -230,7 +230,7 @@ def _uri(value: str, name: str) -> None:
     except ValueError:
         host = None
     if not host:
-        raise invalid_field(name, "is no address; write one such as https://renter.example/events")
+        raise invalid_field(name, "is not a URL; send one such as https://renter.example/events")
 
 
 def _image(value: str, name: str) -> None:
@@ -240,7 +240,7 @@ def _image(value: str, name: str) -> None:
 
 def _timezone(value: str, name: str) -> None:
     if value and not is_timezone(value):
-        raise invalid_field(name, "is no IANA time zone; send a name such as Asia/Riyadh")
+        raise invalid_field(name, "is not an IANA time zone; send a name such as Asia/Riyadh")
 
 
 def _time_of_day(last: int, value: str, name: str) -> None:
@@ -254,8 +254,10 @@ def _time_of_day(last: int, value: str, name: str) -> None:
 
 def _file_name(value: str, name: str) -> None:
     if _FILE_NAME.fullmatch(value) is None:
-        told = "must be at most 100 letters, digits, dots, dashes and underscores, and no dot or dash first"
-        raise invalid_field(name, told)
+        rule = (
+            "must be 1 to 100 letters, digits, dots, dashes and underscores, not beginning with a dot or dash"
+        )
+        raise invalid_field(name, rule)
 
 
 def _one_of(values: tuple[str, ...], value: str, name: str) -> None:

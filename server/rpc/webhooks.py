@@ -49,7 +49,7 @@ class WebhookServicer(webhooks_pb2_grpc.WebhookServiceServicer):
     ) -> pb.ListWebhookDeliveriesResponse:
         page = await self._webhooks.deliveries(caller().id, request.before_id or None, request.page_size)
         return pb.ListWebhookDeliveriesResponse(
-            deliveries=[delivery(one) for one in page.rows], next_before_id=page.next_before_id
+            deliveries=[delivery(row) for row in page.rows], next_before_id=page.next_before_id
         )
 
 
@@ -64,16 +64,16 @@ def webhook(found: Webhook | None) -> pb.Webhook | None:
     )
 
 
-def delivery(one: Delivery) -> pb.WebhookDelivery:
+def delivery(row: Delivery) -> pb.WebhookDelivery:
     """A delivery as its renter sees it."""
     return pb.WebhookDelivery(
-        id=one.id,
-        event_id=one.event_id,
-        event=_EVENTS[one.event],
-        status=_STATUSES[one.status],
-        attempts=one.attempts,
-        created_at=convert.timestamp(one.created_ms),
-        last_attempt_at=convert.timestamp(one.last_ms),
-        status_code=one.status_code,
-        error=one.error,
+        id=row.id,
+        event_id=row.event_id,
+        event=_EVENTS[row.event],
+        status=_STATUSES[row.status],
+        attempts=row.attempts,
+        created_at=convert.timestamp(row.created_ms),
+        last_attempt_at=convert.timestamp(row.last_ms),
+        status_code=row.status_code,
+        error=row.error,
     )

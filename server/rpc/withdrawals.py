@@ -28,8 +28,8 @@ class WithdrawalServicer(withdrawals_pb2_grpc.WithdrawalServiceServicer):
             request,
             self._withdrawals.request(caller().id, request.amount_halala, compact_iban(request.iban)),
             pb.RequestWithdrawalResponse,
-            lambda made: pb.RequestWithdrawalResponse(
-                success=True, withdrawal=message(made[0]), claimable_halala=made[1]
+            lambda result: pb.RequestWithdrawalResponse(
+                success=True, withdrawal=message(result[0]), claimable_halala=result[1]
             ),
         )
 
@@ -38,7 +38,7 @@ class WithdrawalServicer(withdrawals_pb2_grpc.WithdrawalServiceServicer):
     ) -> pb.ListOwnWithdrawalsResponse:
         page = await self._withdrawals.own(caller().id, request.before_id or None, request.page_size)
         return pb.ListOwnWithdrawalsResponse(
-            withdrawals=[message(one) for one in page.rows], next_before_id=page.next_before_id
+            withdrawals=[message(withdrawal) for withdrawal in page.rows], next_before_id=page.next_before_id
         )
 
     async def GetWithdrawal(
@@ -88,16 +88,16 @@ class WithdrawalServicer(withdrawals_pb2_grpc.WithdrawalServiceServicer):
         )
 
 
-def message(one: Withdrawal) -> admin_pb2.Withdrawal:
-    """A request as everybody sees it: the IBAN's last four characters alone."""
+def message(withdrawal: Withdrawal) -> admin_pb2.Withdrawal:
+    """A request as providers and operators see it: with only the last four characters of the IBAN."""
     return admin_pb2.Withdrawal(
-        id=one.id,
-        provider_id=one.provider_id,
-        amount_halala=one.amount_halala,
-        status=_STATUSES[one.state],
-        iban_last4=one.iban_last4,
-        created_at=convert.timestamp(one.created_ms),
-        updated_at=convert.timestamp(one.updated_ms),
-        reference=one.reference,
-        reason=one.reason,
+        id=withdrawal.id,
+        provider_id=withdrawal.provider_id,
+        amount_halala=withdrawal.amount_halala,
+        status=_STATUSES[withdrawal.state],
+        iban_last4=withdrawal.iban_last4,
+        created_at=convert.timestamp(withdrawal.created_ms),
+        updated_at=convert.timestamp(withdrawal.updated_ms),
+        reference=withdrawal.reference,
+        reason=withdrawal.reason,
     )

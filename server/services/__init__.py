@@ -1,1 +1,1 @@
-"""Use cases: each public function is one, owns its transaction, and knows nothing of the wire."""
+"""The use cases. Each public function or method owns its transaction, and must not know the wire."""

@@ -1,7 +1,7 @@
-"""Artifacts: takes the files of a run from its daemon, and hands them to whoever may see the job.
+"""Artifacts: stores the files that a run's daemon uploads, and serves them to callers who may see the job.
 
-The row comes first, then the bytes, then the row counts; what breaks off in between is undone here, or
-by `cleaning` after a crash. The lease is looked at before the bytes and again after them.
+An upload inserts the row, stores the bytes, then marks the row as ready. An upload that breaks off in between
+is undone here, or by `cleaning` after a crash. The lease is checked before the bytes and again after them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ RETRY_SECONDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """A file as its daemon announces it."""
+    """What a daemon announces about a file before it sends the bytes."""
 
     lease: LeaseRef
     name: str
@@ -58,7 +58,7 @@ class Announced:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A job and its files; when they are deleted, where there are any."""
+    """A job, its files, and the time of their deletion; None without files."""
 
     job: Job
     artifacts: list[Artifact]
@@ -67,7 +67,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A file, the part of it that follows, and whether that was asked for."""
+    """A file, the part of it that is sent, and whether the request asked for a part."""
 
     artifact: Artifact
     part: Part
@@ -98,10 +98,10 @@ class Artifacts:
         self._undoing: set[asyncio.Task[None]] = set()
 
     async def upload(self, provider_id: int, file: Announced, pieces: AsyncIterator[bytes]) -> bool:
-        """Stores a file of a run whole; False, before any of its bytes, when it was stored before.
+        """Stores a whole file of a run. Returns False, without reading its bytes, if it was stored before.
 
         Raises STALE_LEASE, INVALID_FIELD, ARTIFACT_TOO_LARGE, ARTIFACT_DAMAGED, ARTIFACT_NAME_TAKEN,
-        OVERLOADED, TIMEOUT, STORE_UNAVAILABLE, and what the pieces raise.
+        OVERLOADED, TIMEOUT, STORE_UNAVAILABLE, and any error of ``pieces``.
         """
         if len(file.sha256) != SHA256_BYTES:
             raise invalid_field("header.sha256", f"must have {SHA256_BYTES} bytes")
@@ -115,27 +115,27 @@ class Artifacts:
                 await self._store(key, file, pieces)
                 is_new = await self._database.run(lambda: self._finish(provider_id, file, name, number))
             except BaseException:
-                await self._undone(number, key)
+                await self._undo_shielded(number, key)
                 raise
             if not is_new:
-                await self._undone(number, key)
+                await self._undo_shielded(number, key)
             return is_new
 
     async def list(self, caller: Caller, job_id: str) -> Listing:
-        """The files of a job, for those who may see its output.
+        """The files of a job, for callers who may see its output.
 
         Raises OUTPUT_ERASED, JOB_NOT_FOUND, NOT_OWNER.
         """
         job = await self._jobs.kept(caller, job_id)
         found = await self._database.read(lambda: artifacts.published(job_id)) if job.artifact_count else []
-        published = [one.published_ms for one in found if one.published_ms is not None]
+        published = [artifact.published_ms for artifact in found if artifact.published_ms is not None]
         return Listing(job, found, min(published) + self._limits.keep_ms if published else None)
 
     async def open(self, caller: Caller, job_id: str, name: str, range_: str, if_range: str) -> Download:
-        """One file of a job, or a part of it, whose pieces must be closed.
+        """One file of a job, or a part of it. The caller must close the pieces.
 
-        Raises ARTIFACT_NOT_FOUND, RANGE_NOT_SATISFIABLE, OUTPUT_ERASED, JOB_NOT_FOUND, NOT_OWNER; the pieces
-        OVERLOADED, ARTIFACT_NOT_FOUND and STORE_UNAVAILABLE.
+        Raises ARTIFACT_NOT_FOUND, RANGE_NOT_SATISFIABLE, OUTPUT_ERASED, JOB_NOT_FOUND, NOT_OWNER. Reading the
+        pieces raises OVERLOADED, ARTIFACT_NOT_FOUND and STORE_UNAVAILABLE.
         """
         job = await self._jobs.kept(caller, job_id)
         wanted = artifact_name(name)
@@ -150,17 +150,17 @@ class Artifacts:
         return Download(artifact, read, part is not None, pieces)
 
     async def stop(self) -> None:
-        """Waits for what is being undone, and lets go of the store."""
+        """Waits for the uploads that are being undone, then closes the store."""
         await asyncio.gather(*self._undoing, return_exceptions=True)
         await self._blobs.close()
 
     # --- the transactions of an upload ---
 
     def _begin(self, provider_id: int, file: Announced, name: str, key: str) -> int | None:
-        """Makes the row of a file that is to come; None when the file is there."""
-        _held(provider_id, file.lease)
+        """Inserts the row of a file before its upload and returns its id; None if the file is stored."""
+        _lock_held(provider_id, file.lease)
         ref = file.lease
-        if _is_there(file, name):
+        if _is_stored(file, name):
             return None
         count, total = artifacts.beside(ref.job_id, ref.lease_epoch, name, arriving=True)
         check_room(self._limits, file.size_bytes, count, total)
@@ -170,10 +170,10 @@ class Artifacts:
         )
 
     def _finish(self, provider_id: int, file: Announced, name: str, number: int) -> bool:
-        """Lets a file count whose bytes are stored; False when the same came another way meanwhile."""
-        job = _held(provider_id, file.lease)
+        """Marks a stored file as ready; False if another upload of the same file finished first."""
+        job = _lock_held(provider_id, file.lease)
         ref = file.lease
-        if _is_there(file, name):
+        if _is_stored(file, name):
             return False
         count, total = artifacts.beside(ref.job_id, ref.lease_epoch, name, arriving=False)
         check_room(self._limits, file.size_bytes, count, total)
@@ -188,7 +188,7 @@ class Artifacts:
         )
         return True
 
-    # --- its bytes ---
+    # --- the bytes of a file ---
 
     async def _store(self, key: str, file: Announced, pieces: AsyncIterator[bytes]) -> None:
         checked = _checked(_timely(pieces, self._idle_seconds), file)
@@ -197,7 +197,7 @@ class Artifacts:
                 await self._blobs.put(key, checked, file.size_bytes)
         except TimeoutError:
             raise DomainError(
-                Reason.TIMEOUT, f"nothing came for {self._idle_seconds:.0f} s; send the file again"
+                Reason.TIMEOUT, f"no data arrived for {self._idle_seconds:.0f} s; send the file again"
             ) from None
         except (BlobStoreError, BlobMissingError) as error:
             raise _unavailable() from error
@@ -212,15 +212,16 @@ class Artifacts:
             except BlobMissingError as error:
                 log.error("the bytes of an artifact are gone job_id=%s id=%d", artifact.job_id, artifact.id)
                 raise DomainError(
-                    Reason.ARTIFACT_NOT_FOUND, "the bytes of this file are not in the store any more"
+                    Reason.ARTIFACT_NOT_FOUND,
+                    "the bytes of this file are no longer in the store; submit the job again",
                 ) from error
             except BlobStoreError as error:
                 raise _unavailable() from error
 
-    # --- undoing it ---
+    # --- undoing an upload ---
 
-    async def _undone(self, number: int, key: str) -> None:
-        """Undoes an upload, also when whoever waits for it is gone meanwhile."""
+    async def _undo_shielded(self, number: int, key: str) -> None:
+        """Undoes an upload, even if the call that waits for it is cancelled."""
         undoing = asyncio.create_task(self._undo(number, key))
         self._undoing.add(undoing)
         undoing.add_done_callback(self._undoing.discard)
@@ -228,34 +229,34 @@ class Artifacts:
 
     async def _undo(self, number: int, key: str) -> None:
         try:
-            # One that counts is not undone, whatever the answer to its commit was.
+            # An upload that is ready is not undone, even if its commit was reported as failed.
             if await self._database.run(lambda: artifacts.break_off(number)):
                 await self._blobs.delete(key)
                 await self._database.run(lambda: artifacts.delete([number]))
         except (DomainError, BlobStoreError, BlobMissingError) as error:
-            log.warning("an upload is left to the cleaning id=%d error=%s", number, error)
+            log.warning("left an upload for the cleaning to undo id=%d error=%s", number, error)
 
 
 @contextlib.contextmanager
-def _slot(taken: Counter[T], who: T, most: int, what: str) -> Iterator[None]:
-    """Counts ``who`` as busy with one of at most ``most``. Raises OVERLOADED."""
-    if taken[who] >= most:
+def _slot(taken: Counter[T], owner: T, most: int, kind: str) -> Iterator[None]:
+    """Occupies one of the ``most`` slots of ``owner``. Raises OVERLOADED."""
+    if taken[owner] >= most:
         raise DomainError(
             Reason.OVERLOADED,
-            f"{most} {what} of this account are under way, the most at once; wait until one has ended",
+            f"{most} {kind} of this account are in progress, the most at once; wait until one has ended",
             retry_after_seconds=RETRY_SECONDS,
         )
-    taken[who] += 1
+    taken[owner] += 1
     try:
         yield
     finally:
-        taken[who] -= 1
-        if not taken[who]:
-            del taken[who]
+        taken[owner] -= 1
+        if not taken[owner]:
+            del taken[owner]
 
 
-def _held(provider_id: int, ref: LeaseRef) -> Job:
-    """The job of a lease that its provider holds now, locked. Raises STALE_LEASE."""
+def _lock_held(provider_id: int, ref: LeaseRef) -> Job:
+    """Locks and returns the job of a lease that its provider holds now. Raises STALE_LEASE."""
     job = jobs.lock(ref.job_id)
     lease = leases.get(ref.job_id, ref.lease_epoch)
     if (
@@ -265,16 +266,16 @@ def _held(provider_id: int, ref: LeaseRef) -> Job:
         or lease.provider_id != provider_id
         or lease.state not in LEASE_TRANSITIONS.sources(LeaseEvent.WRITE)
     ):
-        raise DomainError(Reason.STALE_LEASE, "this lease is not held any more; its files are not wanted")
+        raise DomainError(Reason.STALE_LEASE, "this lease is no longer held; its files are not accepted")
     return job
 
 
-def _is_there(file: Announced, name: str) -> bool:
-    """Whether the run has sent this very file. Raises ARTIFACT_NAME_TAKEN for another of its name."""
-    there = artifacts.stored(file.lease.job_id, file.lease.lease_epoch, name)
-    if there is None:
+def _is_stored(file: Announced, name: str) -> bool:
+    """Whether the run has sent this file before. Raises ARTIFACT_NAME_TAKEN for another file of that name."""
+    earlier = artifacts.stored(file.lease.job_id, file.lease.lease_epoch, name)
+    if earlier is None:
         return False
-    if (there.sha256, there.size_bytes) != (file.sha256, file.size_bytes):
+    if (earlier.sha256, earlier.size_bytes) != (file.sha256, file.size_bytes):
         raise DomainError(
             Reason.ARTIFACT_NAME_TAKEN, "the run has sent another file under this name; choose another name"
         )
@@ -282,7 +283,7 @@ def _is_there(file: Announced, name: str) -> bool:
 
 
 async def _timely(pieces: AsyncIterator[bytes], idle_seconds: float) -> AsyncIterator[bytes]:
-    """The pieces, each of which comes in time. Raises TimeoutError."""
+    """Passes the pieces on. Raises TimeoutError if one takes longer than ``idle_seconds``."""
     while True:
         async with asyncio.timeout(idle_seconds):
             try:
@@ -293,12 +294,12 @@ async def _timely(pieces: AsyncIterator[bytes], idle_seconds: float) -> AsyncIte
 
 
 async def _checked(pieces: AsyncIterator[bytes], file: Announced) -> AsyncGenerator[bytes, None]:
-    """The pieces in larger ones, all of them exactly the announced file. Raises ARTIFACT_DAMAGED."""
+    """Joins the pieces to batches and checks size and digest. Raises ARTIFACT_DAMAGED."""
     digest, total = hashlib.sha256(), 0
     async for batch in _batched(pieces):
         total += len(batch)
         if total > file.size_bytes:
-            raise _damaged(f"more than the announced {file.size_bytes} bytes came")
+            raise _damaged(f"more than the announced {file.size_bytes} bytes arrived")
         await asyncio.to_thread(digest.update, batch)
         if total < file.size_bytes:
             yield batch
@@ -308,7 +309,7 @@ async def _checked(pieces: AsyncIterator[bytes], file: Announced) -> AsyncGenera
         else:
             raise _damaged("its SHA-256 is not the announced one")
     if total < file.size_bytes:
-        raise _damaged(f"{total} of the announced {file.size_bytes} bytes came")
+        raise _damaged(f"{total} of the announced {file.size_bytes} bytes arrived")
     if not total and digest.digest() != file.sha256:
         raise _damaged("its SHA-256 is not the announced one")
 
@@ -325,7 +326,7 @@ async def _batched(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 def _damaged(text: str) -> DomainError:
-    return DomainError(Reason.ARTIFACT_DAMAGED, f"{text}; nothing is kept, send the file again")
+    return DomainError(Reason.ARTIFACT_DAMAGED, f"{text}; nothing was stored, send the file again")
 
 
 def _unavailable() -> DomainError:
@@ -336,9 +337,9 @@ def _unavailable() -> DomainError:
 
 def _not_found(job: Job, name: str) -> DomainError:
     if job.state not in FINAL:
-        text = f"job {job.job_id} is {job.state.value}; its files are there when it has ended"
+        text = f"job {job.job_id} is {job.state.value}; ask for its files after it has ended"
     else:
         text = (
-            f"name: job {job.job_id} has no file {name!r}; list those that it has, they are kept for a time"
+            f"name: job {job.job_id} has no file {name!r}; list its files, which are kept for a limited time"
         )
     return DomainError(Reason.ARTIFACT_NOT_FOUND, text, field="name")

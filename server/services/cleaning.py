@@ -1,8 +1,7 @@
-"""What time does to artifacts: uploads that broke off, attempts that were lost, and files too old to keep.
+"""Deletes artifacts of uploads that broke off, of attempts that were lost, and files older than the limit.
 
-A row is marked first, then its bytes are deleted, then the row: after a crash in between, the next tick
-goes on. Bytes without a row, which only a crash at the wrong moment leaves, are found by listing the store
-once a day.
+It marks a row first, then deletes its bytes, then the row, so that the next tick continues after a crash.
+A crash at the wrong moment leaves bytes without a row; listing the store once a day finds them.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from server.store.database import Database
 log = logging.getLogger(__name__)
 
 BATCH = 200
-# Nothing that is younger is taken for lost: an upload may still be at work on it.
+# Younger bytes and rows may belong to an upload that is still in progress.
 LEFT_SECONDS = 2 * UPLOAD_SECONDS
 LOOK_THROUGH_SECONDS = 24 * 3600.0
 
 
 class Cleaning:
-    """The rules of time for artifacts, applied every half minute."""
+    """Applies the time limits of artifacts, every half minute."""
 
     def __init__(self, database: Database, blobs: Blobs, clock: Clock, limits: ArtifactLimits) -> None:
         self._database = database
@@ -36,7 +35,7 @@ class Cleaning:
         self._look_through_at = clock.now()
 
     async def tick(self) -> None:
-        """Deletes a batch of what is not to be kept, and looks through a page of the store."""
+        """Deletes a batch of artifacts that are due, and checks one page of the store for orphaned bytes."""
         now_ms = ms(self._clock)
         uploads_ms, expired_ms = now_ms - int(LEFT_SECONDS * 1000), now_ms - self._keep_ms
         try:
@@ -56,7 +55,7 @@ class Cleaning:
             log.info("deleted artifacts count=%d", len(marked))
 
     async def _look_through(self) -> None:
-        """Deletes what the next page of the store has and no row names; from the first page once a day."""
+        """Deletes the bytes in the next page of the store that no row names; starts over once a day."""
         if self._pages is None:
             if self._clock.now() < self._look_through_at:
                 return
@@ -71,7 +70,7 @@ class Cleaning:
         if page is None:
             self._pages = None
             return
-        old = [one.key for one in page if one.age_seconds > LEFT_SECONDS]
+        old = [blob.key for blob in page if blob.age_seconds > LEFT_SECONDS]
         known = await self._database.read(lambda: artifacts.known(old)) if old else set()
         for key in set(old) - known:
             log.warning("deleted bytes that belong to no artifact")

@@ -1,7 +1,7 @@
-"""Sends what waits in the outboxes of webhooks: at least once, with retries, many renters side by side.
+"""Sends the events in the outboxes of webhooks: at least once, with retries, to many renters concurrently.
 
-A turn is for one renter: it sends what is due, oldest first, and ends at the first failure, so that an
-address that never answers holds up nothing but itself. ``tick`` starts turns and waits for none.
+A turn serves one renter: it sends the events that are due, oldest first, and ends at the first failure, so
+that an address that never answers delays only its own events. ``tick`` starts turns and waits for none.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 MAX_TURNS = 64
 TURN_EVENTS = 10
 TURN_SECONDS = 30
-# A turn that a crash ended is another's after this; longer than a turn with its last attempt can take.
+# Another server may take over a turn after this; it is longer than a turn with its last attempt can take.
 CLAIM_SECONDS = 60
 Post: TypeAlias = Callable[[str, Mapping[str, str], bytes], Awaitable[Answer]]
 
@@ -36,7 +36,7 @@ class Deliveries:
         self._turns: dict[int, asyncio.Task[None]] = {}
 
     async def tick(self) -> None:
-        """Starts a turn for each outbox that is due, as many as may run at once."""
+        """Starts a turn for each outbox that is due; at most ``MAX_TURNS`` run at once."""
         free, now_ms = MAX_TURNS - len(self._turns), ms(self._clock)
         if not free:
             return
@@ -51,11 +51,11 @@ class Deliveries:
             turn.add_done_callback(lambda _, renter_id=renter_id: self._turns.pop(renter_id))  # type: ignore[misc]
 
     async def settled(self) -> None:
-        """Waits until no turn runs."""
+        """Waits until all running turns have ended."""
         await asyncio.gather(*self._turns.values(), return_exceptions=True)
 
     async def stop(self) -> None:
-        """Ends the turns that run. What they had not noted as sent is sent again by the next server."""
+        """Cancels the running turns. The next server repeats the events that were not recorded as sent."""
         for turn in self._turns.values():
             turn.cancel()
         await self.settled()
@@ -69,32 +69,32 @@ class Deliveries:
             log.exception("a turn of webhook deliveries failed renter_id=%d", renter_id)
 
     async def _send_due(self, renter_id: int) -> bool:
-        """Sends what is due until something fails or the turn is long enough; returns whether it failed."""
+        """Sends the due events until one fails or ``TURN_SECONDS`` are over; returns whether one failed."""
         started_ms = ms(self._clock)
         webhook, waiting = await self._database.read(
             lambda: (webhooks.get(renter_id), webhooks.to_send(renter_id, started_ms, TURN_EVENTS))
         )
-        for one in waiting:
+        for delivery in waiting:
             if webhook is None or ms(self._clock) - started_ms > TURN_SECONDS * 1000:
                 return False
-            if not await self._send(webhook, one):
+            if not await self._send(webhook, delivery):
                 return True
         return False
 
-    async def _send(self, webhook: Webhook, one: Delivery) -> bool:
-        body, timestamp = one.body.encode(), str(ms(self._clock) // 1000)
+    async def _send(self, webhook: Webhook, delivery: Delivery) -> bool:
+        body, timestamp = delivery.body.encode(), str(ms(self._clock) // 1000)
         headers = {
             "Content-Type": "application/json",
             "User-Agent": "DCP-Webhooks/1",
-            "DCP-Event": one.event.value,
-            "DCP-Event-Id": one.event_id,
-            "DCP-Attempt": str(one.attempts + 1),
+            "DCP-Event": delivery.event.value,
+            "DCP-Event-Id": delivery.event_id,
+            "DCP-Attempt": str(delivery.attempts + 1),
             "DCP-Timestamp": timestamp,
             "DCP-Signature": sign(webhook.secret, timestamp, body),
         }
         answer = await self._post(webhook.url, headers, body)
         now_ms = ms(self._clock)
-        was_noted = await self._database.run(lambda: webhooks.record(one, answer, now_ms))
-        log.debug("sent an event event_id=%s good=%s", one.event_id, answer.is_good)
-        # Not noted: the webhook was removed, or its renter is gone. What is left of the turn is not sent.
-        return answer.is_good and was_noted
+        was_recorded = await self._database.run(lambda: webhooks.record(delivery, answer, now_ms))
+        log.debug("sent an event event_id=%s good=%s", delivery.event_id, answer.is_good)
+        # Not recorded: the webhook was removed or its renter deleted, so the turn sends nothing more.
+        return answer.is_good and was_recorded

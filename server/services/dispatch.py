@@ -1,7 +1,7 @@
 """Dispatch: gives queued jobs to providers with a session and a free slot, and sends the offers.
 
-``lease_to`` runs inside a transaction; ``deliver`` after its commit. Whatever is lost between the
-two costs a delay, never a job: an offer that nobody answers expires.
+``lease_to`` runs inside a transaction; ``deliver`` after its commit. A crash between the two delays a job
+but never loses it, because an offer without an answer expires.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from server.store.database import Database
 
 log = logging.getLogger(__name__)
 
-# A provider that refused a job, or let its offer expire, is not asked again for it so soon.
+# A provider that refused a job, or let its offer expire, is not offered that job again before this time.
 RETRY_SAME_PROVIDER_SECONDS = 15.0
 SECRET_BYTES = 16
 # Distinct job requirements examined per poll.
@@ -41,7 +41,7 @@ class Dispatch:
         self._max_output_bytes = max_output_bytes
 
     def place(self, wants: Wants) -> Candidate | None:
-        """The live provider with a free slot that suits a job best. On the event loop."""
+        """The most suitable live provider with a free slot. Runs on the event loop."""
         return choose(self._candidates(wants), wants)
 
     def _candidates(self, wants: Wants) -> list[Candidate]:
@@ -50,7 +50,7 @@ class Dispatch:
         return self._fleet.live_candidates(wants.model, now_ms, since_ms, CANDIDATES_LIMIT)
 
     def lease_to(self, provider_id: int) -> list[Offer]:
-        """Leases as many queued jobs to a provider as it has free slots. Inside a transaction."""
+        """Leases queued jobs to a provider, one per free slot. Runs inside a transaction."""
         presence = self._fleet.get(provider_id)
         now_ms = ms(self._clock)
         if presence is None or not self._is_live(provider_id, now_ms):
@@ -74,7 +74,7 @@ class Dispatch:
         return offers
 
     def deliver(self, offers: list[Offer]) -> None:
-        """Sends each offer to the session that it is for. After the commit."""
+        """Sends each offer to its session. Call it after the commit."""
         for offer in offers:
             presence = self._fleet.get(offer.provider_id)
             if presence is None or presence.session_epoch != offer.session_epoch:
@@ -90,7 +90,7 @@ class Dispatch:
             presence.send(JobOffer(offer))
 
     async def fill(self, provider_id: int) -> None:
-        """Offers a provider what waits for it. A look comes first, so that an empty queue writes nothing."""
+        """Offers a provider the jobs that wait for it. Reads first, so that an empty queue writes nothing."""
         presence = self._fleet.get(provider_id)
         if presence is None:
             return
@@ -105,13 +105,13 @@ class Dispatch:
             self.deliver(await self._database.run(lambda: self.lease_to(provider_id)))
 
     async def lease_ended(self, provider_id: int) -> None:
-        """A slot is free again: offers what waits for it, and reads anew how reliable the provider is."""
+        """A slot is free again: offers the next jobs, and reads the provider's reliability anew."""
         if presence := self._fleet.get(provider_id):
             presence.is_reliability_old = True
         await self.fill(provider_id)
 
     async def fill_all(self) -> None:
-        """Offers what waits to whoever can run it: the slow poll that finds what a wake-up missed."""
+        """Offers waiting jobs to providers that can run them: a slow poll that finds what ``fill`` missed."""
         if not self._fleet.all():
             return
         tried: set[int] = set()
@@ -122,7 +122,7 @@ class Dispatch:
                 if provider_id not in tried:
                     tried.add(provider_id)
                     await self.fill(provider_id)
-            await asyncio.sleep(0)  # a long queue must not hold up the loop
+            await asyncio.sleep(0)  # a long queue must not block the event loop
 
     def _able(self, named_id: int | None, wants: Wants) -> list[int]:
         if named_id is None:
@@ -132,7 +132,7 @@ class Dispatch:
         return [named_id] if able else []
 
     def cancel(self, provider_id: int, message: CancelRun) -> None:
-        """Tells a daemon to end a run; nothing happens when it is not connected here."""
+        """Sends a daemon the message that ends a run; does nothing if it is not connected to this server."""
         if presence := self._fleet.get(provider_id):
             presence.send(message)
 
@@ -142,5 +142,5 @@ class Dispatch:
 
 
 def refused_since_ms(now_ms: int) -> int:
-    """A refusal after this time still keeps a job from being offered to the same provider again."""
+    """A provider that refused a job after this time is not offered it again yet."""
     return now_ms - int(RETRY_SAME_PROVIDER_SECONDS * 1000)

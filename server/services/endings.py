@@ -5,15 +5,15 @@ tests/architecture looks for others. A job ends in one of these ways:
 
     the daemon reports a result           record_finish     completed, failed or cancelled; queued if released
     the attempt gives no result           give_up           queued; failed after the last attempt
-    somebody cancels it                   cancel            cancelled, or the daemon is to end the run first
-    an operator puts it back              take_back         queued
+    its renter or an operator cancels it  cancel            cancelled, or the daemon is to end the run first
+    an operator requeues it               take_back         queued
     its provider is suspended             take_back_offers  queued
-    its run goes on beyond its limit      end_overrun       failed, or cancelled if that was asked for
-    nobody starts it before its deadline  end_unstarted     failed
+    its run exceeds its limit             end_overrun       failed, or cancelled if that was requested
+    no provider starts it in time         end_unstarted     failed
 
-A cancel that was asked for turns ``give_up`` into the cancellation that it waited for. Everything here runs
+If a cancel was requested, ``give_up`` cancels the job instead of queueing it again. Everything here runs
 inside a transaction of the caller, who locks the job first where these functions do not. This module does
-not know who may ask for an end, and sends nothing: its callers tell the daemons, after the commit.
+not know who may request an end, and sends nothing: its callers notify the daemons after the commit.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from server.store import artifacts, jobs, leases, ledger
 
 log = logging.getLogger(__name__)
 
-# How far the two clocks may differ on whether a run reached its limit.
+# Tolerated difference between the server's and the daemon's measure of whether a run reached its limit.
 LIMIT_TOLERANCE_MS = 5_000
 OVERRUN_GRACE_MS = int(OVERRUN_GRACE_SECONDS * 1000)
 UPLOAD_GRACE_MS = int(UPLOAD_GRACE_SECONDS * 1000)
-# After these ends the attempt's files are deleted: nobody knows whether they are whole.
+# After these ends the attempt's files are deleted, because they may be incomplete.
 WITHOUT_FILES = (FailureReason.PROVIDER_LOST, FailureReason.PROVIDER_DRAINED)
 
 
@@ -53,10 +53,10 @@ WITHOUT_FILES = (FailureReason.PROVIDER_LOST, FailureReason.PROVIDER_DRAINED)
 
 
 def record_finish(report: FinishReport, provider_id: int, now_ms: int) -> ResultAck | LeaseDirective:
-    """Ends the run's lease and, by how it went, settles its job or queues it again.
+    """Ends the run's lease and, depending on the outcome, settles its job or queues it again.
 
-    The lease's secret proves which run it was. The result may come by any session of the provider: a run
-    has only one, and to refuse it would be to bill the renter without regard to what happened.
+    The lease's secret identifies the run. The result may arrive through any session of the provider: a run
+    has only one result, and refusing it would bill the renter regardless of what happened.
     """
     ref = report.lease
     job = jobs.lock(ref.job_id)
@@ -76,7 +76,7 @@ def record_finish(report: FinishReport, provider_id: int, now_ms: int) -> Result
 
 
 def _release(lease: Lease, report: FinishReport, now_ms: int) -> None:
-    """The daemon gave the attempt back: it drains, or its GPU failed."""
+    """The daemon gave the attempt back, because it drains or its GPU failed."""
     is_fault = report.failure_reason is FailureReason.GPU_FAILED
     detail = "its GPU failed; the daemon gave it back" if is_fault else "the daemon gave it back"
     reason = FailureReason.GPU_FAILED if is_fault else None
@@ -115,8 +115,8 @@ def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int) -> None:
 
 
 def _charged_ms(reason: FailureReason, billed_ms: int, job: Job) -> int:
-    """How much of a failed run its renter pays for."""
-    # A limit that was not reached is no reason to charge, whatever the daemon reports.
+    """How much of a failed run is charged to its renter."""
+    # A limit that was not reached does not justify a charge, whatever the daemon reports.
     at_limit = billed_ms + LIMIT_TOLERANCE_MS >= job.limit_ms
     is_charged = reason in CHARGED and (reason is not FailureReason.DURATION_LIMIT or at_limit)
     return billed_ms if is_charged else 0
@@ -134,12 +134,12 @@ def give_up(
     renewed_ms: int = 0,
     reason: FailureReason | None = None,
 ) -> None:
-    """Ends a lease without a result: its job waits again, or fails when no attempt is left.
+    """Ends a lease without a result: its job is queued again, or fails when no attempt is left.
 
-    An offer that was never accepted was no attempt: its job keeps the time that it had to start. A job
-    whose cancel was asked for is cancelled, at the price of its run until ``renewed_ms``, the last
-    acknowledged heartbeat of a daemon that went silent; by default without a charge. ``reason`` is what
-    ended the attempt, where that is known better than by its outcome.
+    An offer that was never accepted does not count as an attempt: its job keeps its deadline for the start.
+    A job whose cancel was requested is cancelled; its renter pays for the run until ``renewed_ms``, the last
+    acknowledged heartbeat of a daemon that went silent, and by default nothing. ``reason`` is the cause of
+    the end, if more is known than the outcome says.
     """
     job = jobs.lock(lease.job_id)
     if not leases.end(lease, outcome, now_ms, detail=detail, failure_reason=reason):
@@ -158,7 +158,7 @@ def give_up(
 
 
 def _proven_ms(job: Job, renewed_ms: int) -> int:
-    """How long a run of a daemon that went silent is proved to have taken."""
+    """The proven length of a run whose daemon went silent."""
     if job.started_ms is None:
         return 0
     proven = renewed_ms - job.started_ms
@@ -166,7 +166,7 @@ def _proven_ms(job: Job, renewed_ms: int) -> int:
 
 
 def _requeue(job: Job, lease: Lease, now_ms: int) -> None:
-    """The job waits again: after an attempt for the whole time that it may wait for a start."""
+    """Queues the job again. After an attempt, its deadline for the start begins anew."""
     jobs.requeue(job, now_ms + job.start_within_ms if _was_attempt(lease) else job.start_by_ms)
 
 
@@ -175,11 +175,11 @@ def _was_attempt(lease: Lease) -> bool:
     return lease.state is not LeaseState.OFFERED
 
 
-# Somebody decides that it ends.
+# Its renter or an operator decides that it ends.
 
 
 def cancel(job: Job, now_ms: int) -> None:
-    """Ends a job that does not run. A running one is marked, and ends when its daemon reports the end."""
+    """Cancels a job that does not run. A running job is marked; it ends when its daemon reports the end."""
     if job.state is JobState.RUNNING:
         jobs.request_cancel(job, now_ms)
         return
@@ -198,19 +198,19 @@ def take_back(job: Job, detail: str, now_ms: int) -> Lease:
 
 
 def take_back_offers(provider_id: int, now_ms: int) -> None:
-    """Ends the offers that a suspended provider has not accepted; what it accepted goes on."""
+    """Ends the offers that a suspended provider has not accepted; the jobs that it accepted continue."""
     for lease in leases.open_of(provider_id):
         if lease.state is LeaseState.OFFERED:
             give_up(lease, now_ms, "its provider was suspended", LeaseOutcome.EXPIRED)
 
 
-# Its time is over.
+# Its time limit has passed.
 
 
 def end_overrun(job_id: str, now_ms: int) -> Lease | None:
-    """Ends a run that its connected daemon should have ended, at the price of when it should have.
+    """Ends a run that its connected daemon should have ended. The charge covers the time until then.
 
-    None when it does not run any more, or while its files still arrive.
+    Returns None if the run has ended already, or while its files still arrive.
     """
     job = jobs.lock(job_id)
     if job is None or job.state is not JobState.RUNNING or _still_sends(job, now_ms):
@@ -239,7 +239,7 @@ def end_overrun(job_id: str, now_ms: int) -> Lease | None:
 
 
 def _still_sends(job: Job, now_ms: int) -> bool:
-    """Whether the files of a run that is over arrive: they are waited for, for a time, free of charge."""
+    """Whether files of a finished run still arrive. The wait is limited and free of charge."""
     assert job.started_ms is not None
     over_ms = min(job.started_ms + job.limit_ms, job.cancel_requested_ms or now_ms)
     if now_ms - over_ms >= UPLOAD_GRACE_MS:
@@ -248,12 +248,12 @@ def _still_sends(job: Job, now_ms: int) -> bool:
 
 
 def end_unstarted(job_id: str, now_ms: int) -> None:
-    """Fails a job that nobody started in time; the whole hold returns to its renter."""
+    """Fails a job that no provider started in time; the whole hold returns to its renter."""
     job = jobs.lock(job_id)
     if job is None or job.state is not JobState.QUEUED or job.start_by_ms > now_ms:
         return
     within = job.start_within_ms // 1000
-    message = f"no provider started it within {within} s; submit it again, or let it wait longer"
+    message = f"no provider started it within {within} s; submit it again, or raise start_within_seconds"
     _settle_failed(job, FailureReason.START_DEADLINE, message, now_ms)
 
 
@@ -272,10 +272,10 @@ def settle(
     usage: dict[str, Any] | None = None,
     output_truncated: bool = False,
 ) -> bool:
-    """Ends ``job`` as it was read and resolves its hold; False when it has moved on since.
+    """Ends ``job`` as it was read and resolves its hold; False if the job has changed since.
 
-    ``billed_ms`` of 0 voids the hold: the renter gets all of it back. So does an inference that sent no
-    output: whatever ended it, the renter got nothing to pay for.
+    ``billed_ms`` of 0 voids the hold: the renter gets all of it back. An inference without output is never
+    billed, however it ended, because the renter received nothing.
     """
     if job.job_type in INFERENCE and not job.output_bytes:
         billed_ms = 0
@@ -332,7 +332,7 @@ def _settle_failed(job: Job, reason: FailureReason, message: str, now_ms: int, b
 
 
 def _settle_artifacts(job: Job, failure_reason: FailureReason | None, now_ms: int) -> None:
-    """The files of the attempt that ended the job can be downloaded now, unless the attempt was lost."""
+    """Publishes the files of the attempt that ended the job, unless the attempt was lost."""
     if not job.artifact_count:
         return
     if failure_reason in WITHOUT_FILES:

@@ -1,7 +1,7 @@
 """The daemons that are connected to this server, in memory: presence, capacity, and their outboxes.
 
-Nothing here is the truth: a restart loses it all, and the database and the daemons' next Hello bring
-it back. Heartbeats that wait to be written are in server.services.heartbeats.
+Nothing here is authoritative: a restart loses it, and the database and the daemons' next Hello restore
+it. Heartbeats that wait to be written are in server.services.heartbeats.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
+from server.domain.gpus import GpuReport
 from server.domain.hindrances import Hindrance, SelfTest, by_job_type, failing_models
 from server.domain.honesty import Facts
 from server.domain.jobs import JobType
@@ -28,12 +28,12 @@ Outbox = Callable[[ServerMessage], None]
 
 @dataclass(slots=True)
 class Presence:
-    """One connected daemon. ``used_slots`` counts open leases; the store has the true number."""
+    """A connected daemon. ``used_slots`` counts open leases; the number in the store is authoritative."""
 
     provider_id: int
     session_epoch: int
     boot_id: str
-    """The same as long as it is one process of the daemon."""
+    """Stays the same until the daemon's process ends."""
     send: Outbox
     joined_ms: int
     slots: int
@@ -43,35 +43,35 @@ class Presence:
     vram_mib: int = 0
     draining: bool = False
     state: AccountState = AccountState.ACTIVE
-    """As the store had it a moment ago: only an active one takes jobs."""
+    """As last read from the store: only an active provider takes jobs."""
     used_slots: int = field(default=0)
     reliability: float = 1.0
     is_reliability_old: bool = True
-    """An attempt has ended since it was read from the store."""
+    """An attempt has ended since the reliability was read from the store."""
     terms: Terms = NO_TERMS
-    """As the store had them a moment ago."""
+    """As last read from the store."""
     temp_c: float | None = None
-    """Of its hottest GPU, by the last heartbeat that told."""
+    """Of its hottest GPU, by the last heartbeat with a temperature."""
     is_too_hot: bool = False
     _open_in_minute: tuple[int, bool] = (-1, True)
-    """Whether it was within its hours, in the minute that was looked at last: hours change with minutes."""
+    """The last checked minute, and whether it was within the hours: these change only with minutes."""
     self_tests: tuple[SelfTest, ...] = ()
     hindrances: tuple[Hindrance, ...] = ()
-    """What keeps it from whole kinds of jobs, by its newest report and self-tests."""
+    """What keeps every job of a kind away, by its newest report and self-tests."""
     is_suspect: bool = False
     runs_plain_processes: bool = False
-    """It has no containers for jobs that bring their image."""
+    """It runs jobs without the image that they bring."""
 
     def is_open(self, now_ms: int) -> bool:
-        """Whether it is within the hours in which its owner lets it take jobs."""
+        """Whether it is within the hours that its owner set for jobs."""
         minute = now_ms // MS_PER_MINUTE
         if self._open_in_minute[0] != minute:
             self._open_in_minute = (minute, self.terms.settings.is_open(now_ms))
         return self._open_in_minute[1]
 
-    def note_temperature(self, gpu_status: dict[str, Any]) -> None:
+    def note_temperature(self, report: GpuReport) -> None:
         """Takes the temperature of a report that has one."""
-        if (temp_c := hottest_c(gpu_status)) is not None:
+        if (temp_c := report.hottest_c) is not None:
             self.temp_c = temp_c
             self.is_too_hot = self.terms.settings.is_too_hot(self.is_too_hot, temp_c)
 
@@ -87,12 +87,12 @@ class Presence:
 
     @property
     def free_slots(self) -> int:
-        """How many more jobs it takes now."""
+        """How many more jobs it accepts now."""
         takes_none = self.draining or self.state is not AccountState.ACTIVE
         return 0 if takes_none else max(0, self.slots - self.used_slots)
 
     def candidate(self, now_ms: int, terms: Terms | None = None) -> Candidate:
-        """The provider as placement sees it; by the terms that it is known to have, or by newer ones."""
+        """The provider as placement sees it, by its known terms or by newer terms."""
         if terms is None or terms == self.terms:
             terms, is_open, is_too_hot = self.terms, self.is_open(now_ms), self.is_too_hot
         else:
@@ -120,26 +120,26 @@ class Presence:
 
 @dataclass(slots=True)
 class Judged:
-    """What a provider's machine reported when it was last judged, and when it is to be judged again."""
+    """The facts by which a provider was last judged, and when it is due to be judged again."""
 
-    told: Facts
+    facts: Facts
     judged_ms: int
     again_ms: int
     is_suspect: bool = False
 
 
 class Fleet:
-    """All presences of this server, and when each provider's last heartbeat came."""
+    """All presences of this server, and the time of each provider's last heartbeat."""
 
     def __init__(self) -> None:
         self._present: dict[int, Presence] = {}
         self._serving: dict[str, dict[int, Presence]] = {}
         self._last_ms: dict[int, int] = {}
         self.judged: dict[int, Judged] = {}
-        """What was judged of each provider that reports to this server."""
+        """The last judgement of each provider that reports to this server."""
 
     def join(self, presence: Presence) -> Presence | None:
-        """A session opened; returns the older one of the same provider, which is superseded."""
+        """Adds a new session. Returns the superseded session: an older one of the provider, or this one."""
         older = self._present.get(presence.provider_id)
         if older is not None and older.session_epoch > presence.session_epoch:
             return presence
@@ -153,13 +153,13 @@ class Fleet:
         return older
 
     def leave(self, presence: Presence) -> None:
-        """A session ended; a newer one of the same provider stays."""
+        """Removes an ended session; a newer session of the same provider stays."""
         if self._present.get(presence.provider_id) is presence:
             del self._present[presence.provider_id]
             self._unlist(presence)
 
     def serve(self, presence: Presence, models: tuple[Model, ...]) -> None:
-        """The session serves these models from now on."""
+        """Replaces the models that the session serves."""
         self._unlist(presence)
         presence.models = models
         if self._present.get(presence.provider_id) is presence:
@@ -181,19 +181,19 @@ class Fleet:
         return self._present.get(provider_id)
 
     def suspect(self, provider_id: int, is_suspect: bool) -> None:
-        """Whether a provider is suspect, for its session on this server."""
+        """Notes whether a provider is suspect."""
         if judged := self.judged.get(provider_id):
             judged.is_suspect = is_suspect
         if presence := self._present.get(provider_id):
             presence.is_suspect = is_suspect
 
     def set_state(self, provider_id: int, state: AccountState) -> None:
-        """What was decided about a provider, for its session on this server."""
+        """Sets the account's state in a provider's session."""
         if presence := self._present.get(provider_id):
             presence.state = state
 
     def set_states(self, kept_back: Mapping[int, AccountState]) -> None:
-        """The states of all connected providers that are not active; all others are."""
+        """Sets the states of all sessions; providers that are not listed are active."""
         for provider_id, presence in self._present.items():
             presence.state = kept_back.get(provider_id, AccountState.ACTIVE)
 
@@ -207,21 +207,21 @@ class Fleet:
         return list(self._present.values())
 
     def serving(self, model: str | None, limit: int) -> list[Presence]:
-        """Sessions that serve the model, or any without one: the first in the order of joining."""
+        """The first sessions, in the order of joining, that serve the model; all sessions without a model."""
         return list(islice(list(self._serving_or_all(model)), limit))
 
     def _serving_or_all(self, model: str | None) -> Iterable[Presence]:
         return (self._present if model is None else self._serving.get(model, {})).values()
 
     def heartbeat_seconds(self) -> float:
-        """How often each daemon shall beat: 10 s, or longer when that were over 1,000 beats a second."""
+        """The interval of each daemon's heartbeats: 10 s, or longer to keep all under 1,000 a second."""
         return max(HEARTBEAT_SECONDS, len(self._present) / MAX_BEATS_PER_SECOND)
 
     def live_candidates(self, model: str | None, now_ms: int, since_ms: int, limit: int) -> list[Candidate]:
-        """Connected providers with a free slot and a heartbeat after ``since_ms``, that serve the model.
+        """Connected providers with a free slot and a heartbeat after ``since_ms`` that serve the model.
 
-        Those that are closed or too hot now are left out: many of them must not hide the others. The first
-        ``limit`` in the order of joining: placement looks at some of a large fleet, not at all.
+        Leaves out those that are closed or too hot now, so that many of them cannot hide the others. Returns
+        the first ``limit`` in the order of joining: placement examines only a part of a large fleet.
         """
         free = (
             presence.candidate(now_ms)
@@ -233,26 +233,20 @@ class Fleet:
         )
         return list(islice(free, limit))
 
-    def beat(self, provider_id: int, now_ms: int, gpu_status: dict[str, Any] | None) -> None:
-        """Notes when a provider's heartbeat came, and its temperature."""
+    def beat(self, provider_id: int, now_ms: int, report: GpuReport | None) -> None:
+        """Notes the time of a provider's heartbeat, and its temperature."""
         self._last_ms[provider_id] = max(now_ms, self._last_ms.get(provider_id, 0))
-        if gpu_status and (presence := self._present.get(provider_id)):
-            presence.note_temperature(gpu_status)
+        if report and (presence := self._present.get(provider_id)):
+            presence.note_temperature(report)
 
     def last_heartbeat_ms(self, provider_id: int, stored_ms: int | None) -> int | None:
-        """The newest heartbeat known: here, or as stored by another server or before a restart."""
+        """The newest known heartbeat: noted here, or stored by another server or before a restart."""
         here = self._last_ms.get(provider_id)
         return max((t for t in (here, stored_ms) if t is not None), default=None)
 
     def forget_before(self, before_ms: int) -> None:
-        """Drops the times of providers that are long silent, so that memory follows the live fleet."""
+        """Drops providers that are silent since that time, so that memory use follows the live fleet."""
         for provider_id in [p for p, at in self._last_ms.items() if at < before_ms]:
             if provider_id not in self._present:
                 del self._last_ms[provider_id]
                 self.judged.pop(provider_id, None)
-
-
-def hottest_c(gpu_status: dict[str, Any]) -> float | None:
-    """The temperature of the hottest GPU in a report, in degrees Celsius; None when it tells none."""
-    told = [one.get("temp_c") for one in (gpu_status, *gpu_status.get("all_gpus", ()))]
-    return max((float(temp) for temp in told if temp is not None), default=None)

@@ -1,16 +1,15 @@
 """Heartbeats, by stream and by POST: noted in memory, written in batches, judged.
 
-A heartbeat never costs a write of its own: the last one of each provider waits here, and ``write_all``
-writes all that are new in one transaction a second. What a heartbeat means for a session's leases is in
-server.services.sessions.
+No heartbeat has a write of its own: the newest of each provider waits here, and ``write_all`` writes them
+in one transaction a second. How a heartbeat affects a session's leases is in server.services.sessions.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from server.clock import Clock, ms
+from server.domain.gpus import GpuReport
 from server.domain.hindrances import Minimums, hindrances
 from server.domain.providers import ProviderStatus, is_live, status
 from server.services.fleet import Fleet, Presence
@@ -23,7 +22,7 @@ from server.store.sessions import Beat
 
 
 class Heartbeats:
-    """The heartbeats of all providers; one per server."""
+    """The heartbeats of all providers of this server."""
 
     def __init__(
         self,
@@ -41,40 +40,40 @@ class Heartbeats:
         self._honesty = Honesty(database, fleet, clock)
         self._unwritten: dict[int, Beat] = {}
         self.store_is_up = True
-        """The last batch of heartbeats was written. While it is not, no renewal is acknowledged."""
+        """Whether the last batch of heartbeats was written. Renewals are acknowledged only then."""
 
-    async def post(self, provider_id: int, gpu_status: dict[str, Any]) -> ProviderStatus:
-        """A heartbeat by POST. Raises PROVIDER_SUSPENDED, PROVIDER_NOT_APPROVED."""
+    async def post(self, provider_id: int, report: GpuReport) -> ProviderStatus:
+        """Records a heartbeat by POST. Raises PROVIDER_SUSPENDED, PROVIDER_NOT_APPROVED."""
         provider = await self._database.read(lambda: existing(provider_id))
         refuse_shut_out(provider.state)
-        await self.record(provider_id, gpu_status, renews=False)
+        await self.record(provider_id, report, renews=False)
         return status(provider.state, True, provider.draining)
 
-    async def record(self, provider_id: int, gpu_status: dict[str, Any] | None, *, renews: bool) -> None:
-        """Notes a heartbeat, by stream or POST alike; only one by stream ``renews`` the leases.
+    async def record(self, provider_id: int, report: GpuReport | None, *, renews: bool) -> None:
+        """Records a heartbeat by stream or by POST; only a heartbeat by stream ``renews`` the leases.
 
-        It is written with the next batch. Only the heartbeat that makes a provider live again is written
-        at once, so that everybody sees it come.
+        It is written with the next batch. A heartbeat that brings a provider back is written at once, so
+        that every server sees the provider as live.
         """
         now_ms = ms(self._clock)
         was_live = is_live(self._fleet.last_heartbeat_ms(provider_id, None), now_ms)
-        self._fleet.beat(provider_id, now_ms, gpu_status)
-        self._keep(Beat(provider_id, now_ms, gpu_status, now_ms if renews else None))
-        if gpu_status:
-            self._metrics.record(provider_id, gpu_status)
+        self._fleet.beat(provider_id, now_ms, report)
+        self._keep(Beat(provider_id, now_ms, report, now_ms if renews else None))
+        if report:
+            self._metrics.record(provider_id, report)
         if not was_live:
             await self.write_all()
-        if gpu_status:
+        if report:
             if presence := self._fleet.get(provider_id):
-                self.refresh_hindrances(presence, gpu_status)
-            await self._honesty.reported(provider_id, gpu_status)
+                self.refresh_hindrances(presence, report)
+            await self._honesty.reported(provider_id, report)
 
-    def refresh_hindrances(self, presence: Presence, gpu_status: dict[str, Any]) -> None:
-        """Finds what keeps jobs away from a session, by its self-tests and this report."""
-        presence.hindrances = hindrances(gpu_status, presence.self_tests, self._minimums)
+    def refresh_hindrances(self, presence: Presence, report: GpuReport) -> None:
+        """Computes what keeps jobs away from a session, by its self-tests and this report."""
+        presence.hindrances = hindrances(report, presence.self_tests, self._minimums)
 
     async def write_all(self) -> None:
-        """Writes all heartbeats that wait, in one transaction; keeps them when that fails."""
+        """Writes all waiting heartbeats in one transaction; keeps them if that fails."""
         beats, self._unwritten = self._unwritten, {}
         if not beats:
             return
@@ -87,11 +86,11 @@ class Heartbeats:
             raise
 
     def _keep(self, beat: Beat) -> None:
-        """Keeps a heartbeat for the next batch, with what an earlier one reported and it does not."""
+        """Keeps a heartbeat for the next batch; takes what it lacks from an earlier one that waits."""
         if waiting := self._unwritten.get(beat.provider_id):
             beat = replace(
                 beat,
-                gpu_status=waiting.gpu_status if beat.gpu_status is None else beat.gpu_status,
+                report=waiting.report if beat.report is None else beat.report,
                 renewed_ms=waiting.renewed_ms if beat.renewed_ms is None else beat.renewed_ms,
             )
         self._unwritten[beat.provider_id] = beat

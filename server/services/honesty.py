@@ -1,17 +1,17 @@
-"""Judges what providers' machines report: at every change of the facts, and once an hour.
+"""Judges the reports of providers' machines: whenever the facts change, and once an hour.
 
-Reports come with every heartbeat; the facts of the last one wait in memory, so that a heartbeat
-that tells the same costs no query, and only a verdict that changes is written.
+Reports come with every heartbeat. The facts of the last judgement stay in memory, so that a heartbeat
+with the same facts needs no query; only a changed verdict is written.
 """
 
 from __future__ import annotations
 
 import logging
 import statistics
-from typing import Any
 
 from server.clock import Clock, ms
 from server.domain.errors import DomainError
+from server.domain.gpus import GpuReport
 from server.domain.honesty import Facts, History, Judgement, Verdict, VerdictReason, facts, judge
 from server.domain.jobs import Job, JobState
 from server.domain.leases import LIVE_SECONDS
@@ -22,35 +22,35 @@ from server.store.providers import ProviderRow
 
 log = logging.getLogger(__name__)
 
-# Facts that change more often than this are judged no more often: a machine cannot make the store work.
+# The least time between two judgements while the facts change: no machine can keep the store busy.
 LEAST_MS = 60_000
 AGAIN_MS = 3_600_000
-# Somebody else shares a UUID, and may be gone soon.
+# Another provider shares a UUID, and may leave soon.
 AGAIN_SHARED_MS = 600_000
-# So many of the newest jobs are looked at, and so many must have a speed.
+# How many of the newest jobs are read, and how many of these must have a speed.
 RECORD_SIZE, LEAST_SPEEDS = 20, 5
-# A speed needs so much of an answer.
+# The shortest answer from which a speed is computed.
 LEAST_TOKENS = 8
 
 
 class Honesty:
-    """The judge of this server's fleet."""
+    """Judges the providers that report to this server."""
 
     def __init__(self, database: Database, fleet: Fleet, clock: Clock) -> None:
         self._database = database
         self._fleet = fleet
         self._clock = clock
 
-    async def reported(self, provider_id: int, gpu_status: dict[str, Any]) -> None:
-        """A heartbeat, by stream or POST, brought a report. Never raises: it is judged at the next one."""
-        told, now_ms = facts(gpu_status), ms(self._clock)
+    async def reported(self, provider_id: int, report: GpuReport) -> None:
+        """Judges a heartbeat's report, if that is due. Never raises: after a failure, the next is judged."""
+        current, now_ms = facts(report), ms(self._clock)
         before = self._fleet.judged.get(provider_id)
-        if told is None or not _is_due(before, told, now_ms):
+        if current is None or not _is_due(before, current, now_ms):
             return
-        entry = Judged(told, now_ms, now_ms + AGAIN_MS, before is not None and before.is_suspect)
+        entry = Judged(current, now_ms, now_ms + AGAIN_MS, before is not None and before.is_suspect)
         self._fleet.judged[provider_id] = entry
         try:
-            judgement, others = await self._judge(provider_id, told, now_ms)
+            judgement, others = await self._judge(provider_id, current, now_ms)
         except DomainError as error:
             log.warning("a report was not judged provider_id=%d reason=%s", provider_id, error.reason)
             if self._fleet.judged.get(provider_id) is entry:
@@ -65,13 +65,15 @@ class Honesty:
             if other_entry := self._fleet.judged.get(other):
                 other_entry.again_ms = min(other_entry.again_ms, now_ms + AGAIN_SHARED_MS)
 
-    async def _judge(self, provider_id: int, told: Facts, now_ms: int) -> tuple[Judgement, list[int]]:
-        """The verdict, and the other live providers that report the same GPUs; stored where it is new."""
+    async def _judge(self, provider_id: int, current: Facts, now_ms: int) -> tuple[Judgement, list[int]]:
+        """The verdict, and the other live providers that report the same GPUs; stored if it is new."""
 
         def look() -> tuple[bool, Judgement, list[int]]:
-            row, judgement, others, _ = _read(provider_id, told, now_ms)
+            row, judgement, others, _ = _read(provider_id, current, now_ms)
             known = honesty.uuids(provider_id)
-            is_new = not _is_stored(row, judgement) or (bool(told.uuids) and known != frozenset(told.uuids))
+            is_new = not _is_stored(row, judgement) or (
+                bool(current.uuids) and known != frozenset(current.uuids)
+            )
             return (
                 is_new or any(not _is_noted(other) for other in providers.by_ids(others)),
                 judgement,
@@ -81,7 +83,7 @@ class Honesty:
         is_new, judgement, others = await self._database.read(look)
         if not is_new:
             return judgement, others
-        judgement, others = await self._database.run(lambda: _record(provider_id, told, now_ms))
+        judgement, others = await self._database.run(lambda: _record(provider_id, current, now_ms))
         log.info(
             "judged provider_id=%d verdict=%s reasons=%s",
             provider_id,
@@ -91,36 +93,41 @@ class Honesty:
         return judgement, others
 
 
-def _is_due(before: Judged | None, told: Facts, now_ms: int) -> bool:
+def _is_due(before: Judged | None, current: Facts, now_ms: int) -> bool:
     if before is None:
         return True
-    if before.told != told:
+    if before.facts != current:
         return now_ms >= before.judged_ms + LEAST_MS
     return now_ms >= before.again_ms
 
 
-def _read(provider_id: int, told: Facts, now_ms: int) -> tuple[ProviderRow, Judgement, list[int], int | None]:
-    """The row, the verdict, who shares a UUID, and when the set of GPUs changed. Inside a transaction."""
+def _read(
+    provider_id: int, current: Facts, now_ms: int
+) -> tuple[ProviderRow, Judgement, list[int], int | None]:
+    """The row, the verdict, the providers that share a UUID, and when the set of GPUs changed.
+
+    Inside a transaction.
+    """
     row = providers.get(provider_id)
-    assert row is not None, "a key without its provider"
+    assert row is not None, "a key belongs to a provider that does not exist"
     known, changed_ms = honesty.uuids(provider_id), row.gpus_changed_ms
-    if told.uuids and known and known != frozenset(told.uuids):
+    if current.uuids and known and known != frozenset(current.uuids):
         changed_ms = now_ms
-    others = honesty.sharing(provider_id, told.uuids, now_ms - int(LIVE_SECONDS * 1000))
+    others = honesty.sharing(provider_id, current.uuids, now_ms - int(LIVE_SECONDS * 1000))
     history = History(
         row.claimed_gpu,
         changed_ms,
         bool(others),
-        _speed(jobs.newest_of_provider(provider_id, RECORD_SIZE)) if told.gpus else None,
+        _speed(jobs.newest_of_provider(provider_id, RECORD_SIZE)) if current.gpus else None,
     )
-    return row, judge(told, history, now_ms), others, changed_ms
+    return row, judge(current, history, now_ms), others, changed_ms
 
 
-def _record(provider_id: int, told: Facts, now_ms: int) -> tuple[Judgement, list[int]]:
-    """Stores the verdict and the GPUs, and that others share them. Inside a transaction."""
-    row, judgement, others, changed_ms = _read(provider_id, told, now_ms)
-    if told.uuids and honesty.uuids(provider_id) != frozenset(told.uuids):
-        honesty.replace_uuids(provider_id, told.uuids, changed_ms)
+def _record(provider_id: int, current: Facts, now_ms: int) -> tuple[Judgement, list[int]]:
+    """Stores the verdict, the GPUs, and a verdict on each provider that shares them. Inside a transaction."""
+    row, judgement, others, changed_ms = _read(provider_id, current, now_ms)
+    if current.uuids and honesty.uuids(provider_id) != frozenset(current.uuids):
+        honesty.replace_uuids(provider_id, current.uuids, changed_ms)
     if not _is_stored(row, judgement):
         honesty.set_verdict(provider_id, judgement.verdict, judgement.reasons, now_ms)
     for other in providers.by_ids(others):
@@ -139,7 +146,10 @@ def _is_noted(row: ProviderRow) -> bool:
 
 
 def _speed(newest: list[Job]) -> float | None:
-    """The median of tokens per billed second, which is measured by the server's clock at most."""
+    """The median of tokens per billed second; None if too few jobs have a speed.
+
+    Billed time is never longer than the server's clock measured.
+    """
     speeds = []
     for job in newest:
         tokens = int((job.usage or {}).get("completion_tokens", 0))

@@ -1,4 +1,7 @@
-"""Jobs as renters use them: submit, look, fetch the output, cancel."""
+"""Jobs as renters use them: submit, look up, fetch the output, cancel.
+
+How jobs end is in server.services.endings, how they get to providers in server.services.dispatch.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from server.services.fleet import Fleet
 from server.services.keys import ADMIN, PROVIDER, RENTER, Caller
 from server.services.operators.audit import Operator
 from server.services.renters import existing, present
-from server.services.terms import closure_of, closure_words
+from server.services.terms import terms_message, terms_obstacle
 from server.store import jobs, leases, ledger, providers, rates, terms
 from server.store.database import Database
 
@@ -35,7 +38,7 @@ OPEN_JOBS_RETRY_SECONDS = 10
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A job and, when it completed, all that it wrote."""
+    """A job and, if it completed, its whole output."""
 
     job: Job
     data: bytes
@@ -43,7 +46,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class JobLog:
-    """A job and what its newest attempt logged after some piece."""
+    """A job and the log of its newest attempt after a given piece."""
 
     job: Job
     data: bytes
@@ -63,7 +66,7 @@ class Jobs:
         self._max_open_jobs = max_open_jobs
 
     async def submit(self, renter_id: int, request: JobRequest) -> Job:
-        """Holds the greatest cost, stores the job and leases it to a free provider, in one transaction.
+        """Holds the maximum cost, stores the job and leases it to a free provider, in one transaction.
 
         Raises INSUFFICIENT_BALANCE, RENTER_SUSPENDED, RENTER_DELETED, PROVIDER_NOT_FOUND,
         PROVIDER_UNAVAILABLE, MODEL_NOT_SERVED, JOB_TYPE_NOT_SERVED, IDEMPOTENCY_CLASH, RATE_LIMITED.
@@ -74,7 +77,7 @@ class Jobs:
         return job
 
     async def _place(self, request: JobRequest) -> int | None:
-        """Where a job that names no provider goes. What it will be quoted is read where it may matter."""
+        """Chooses the provider of a job that names none. Reads the quote only if it may change the choice."""
         wants = Wants(
             request.job_type, request.model, request.gpu_model, request.min_vram_mib, names_nobody=True
         )
@@ -91,9 +94,9 @@ class Jobs:
     async def own(
         self, renter_id: int, state: JobState | None, before_job_id: str | None, limit: int
     ) -> tuple[list[Job], str | None]:
-        """One page of a renter's jobs, newest first, and the job to ask for the next page with.
+        """One page of a renter's jobs, newest first, and the job after which the next page begins.
 
-        Raises JOB_NOT_FOUND for a job to begin after that is not the renter's.
+        Raises JOB_NOT_FOUND if ``before_job_id`` is not a job of the renter.
         """
         return await self._page(
             lambda before: before.renter_id == renter_id,
@@ -105,9 +108,9 @@ class Jobs:
     async def of_provider(
         self, provider_id: int, state: JobState | None, before_job_id: str | None, limit: int
     ) -> tuple[list[Job], str | None]:
-        """The same of the jobs that a provider has, or had last.
+        """One page of the jobs that a provider has, or had last, and the job that the next page follows.
 
-        Raises JOB_NOT_FOUND for a job to begin after that never was the provider's.
+        Raises JOB_NOT_FOUND if ``before_job_id`` never was a job of the provider.
         """
         return await self._page(
             lambda before: _was_of(before, provider_id),
@@ -123,14 +126,14 @@ class Jobs:
         before_job_id: str | None,
         limit: int,
     ) -> tuple[list[Job], str | None]:
-        """``rows`` asks for one more than ``limit``, to know whether there is another page."""
+        """Reads one page. ``rows`` reads one job more than ``limit``, which shows whether a page follows."""
 
         def read() -> list[Job]:
             before = jobs.get(before_job_id) if before_job_id is not None else None
             if before_job_id is not None and (before is None or not is_own(before)):
                 raise DomainError(
                     Reason.JOB_NOT_FOUND,
-                    "before_job_id: is no job of yours; send what the last page told",
+                    "before_job_id: is not a job of yours; send next_before_job_id of the last page",
                     field="before_job_id",
                 )
             return rows(before)
@@ -139,14 +142,14 @@ class Jobs:
         return found[:limit], found[limit - 1].job_id if len(found) > limit else None
 
     async def prospect(self, job: Job) -> Prospect:
-        """Where a queued job stands and when it may start; nothing for any other job, without a look."""
+        """A queued job's position and estimated start; an empty prospect, without a query, for other jobs."""
         if job.state is not JobState.QUEUED:
             return Prospect()
         now_ms = ms(self._clock)
         return await self._database.read(lambda: place_in_queue(job, self._fleet, now_ms))
 
     async def kept(self, caller: Caller, job_id: str) -> Job:
-        """A job of which what its runs left is still kept. Raises OUTPUT_ERASED, JOB_NOT_FOUND, NOT_OWNER."""
+        """A job whose files were not erased. Raises OUTPUT_ERASED, JOB_NOT_FOUND, NOT_OWNER."""
         return await self._database.read(lambda: _kept(_visible(caller, job_id), "files"))
 
     async def explain(self, caller: Caller, job_id: str) -> Explanation:
@@ -173,7 +176,7 @@ class Jobs:
         return output
 
     async def logs(self, caller: Caller, job_id: str, after_seq: int) -> JobLog:
-        """A job with what it logged after a piece. Raises OUTPUT_ERASED, JOB_NOT_FOUND, NOT_OWNER."""
+        """A job with its log after a given piece. Raises OUTPUT_ERASED, JOB_NOT_FOUND, NOT_OWNER."""
 
         def read() -> JobLog:
             job = _kept(_visible(caller, job_id), "log")
@@ -183,13 +186,13 @@ class Jobs:
         return await self._database.read(read)
 
     async def cancel(self, caller: Caller, job_id: str, operator: Operator | None = None) -> Job:
-        """Ends a job, or asks its daemon to; an operator's doing is noted.
+        """Ends a job, or asks its daemon to end it; an operator's cancel is recorded in the audit log.
 
         Raises JOB_ALREADY_FINAL, JOB_NOT_FOUND, NOT_OWNER.
         """
         job, provider_id = await self._database.run(lambda: self._cancel(caller, job_id, operator))
         if provider_id is not None:
-            # The daemon knows its lease by its secret, which only it and the offer had.
+            # The message needs no secret: the daemon knows the secret of its own lease.
             self._dispatch.cancel(provider_id, CancelRun(LeaseRef(job_id, job.lease_epoch, b"")))
             await self._dispatch.fill(provider_id)
         return job
@@ -230,12 +233,12 @@ class Jobs:
         return job, offers
 
     def _check_open_jobs(self, renter_id: int) -> None:
-        """Raises RATE_LIMITED. The renter's row is locked, so no other submit comes in between."""
+        """Raises RATE_LIMITED. The renter's row is locked, so no other submit can run in between."""
         most = self._max_open_jobs
         if most and ledger.open_holds(renter_id) >= most:
             raise DomainError(
                 Reason.RATE_LIMITED,
-                f"{most} jobs of this account have not ended, the most that it may have at once; "
+                f"{most} jobs of this account have not ended, the most that are allowed at once; "
                 "wait until one ends, or cancel one",
                 retry_after_seconds=OPEN_JOBS_RETRY_SECONDS,
             )
@@ -245,7 +248,7 @@ class Jobs:
         if provider is None:
             raise DomainError(
                 Reason.PROVIDER_NOT_FOUND,
-                f"provider_id: no provider {provider_id}; list those that are live at "
+                f"provider_id: no provider {provider_id}; list the live providers at "
                 "/api/renters/available-providers, or leave provider_id out",
                 field="provider_id",
             )
@@ -263,7 +266,7 @@ class Jobs:
         own = terms.of(provider_id)
         self._check_open(provider, own.settings)
         if is_pending(provider.self_tests, request.job_type, request.model):
-            return  # nobody knows yet whether it serves this; the job waits until it is known
+            return  # its self-test has not ended, so it is not known whether it serves this; the job waits
         self._check_unhindered(provider_id, request.job_type)
         if provider.models_reported:
             _check_serves(provider, request, own.settings.vram_reserve_mib)
@@ -271,19 +274,19 @@ class Jobs:
     def _check_open(self, provider: providers.ProviderRow, settings: Settings) -> None:
         """Raises PROVIDER_UNAVAILABLE outside the owner's hours, and while the GPU is too hot."""
         now_ms = ms(self._clock)
-        what, temp_c = closure_of(provider, settings, self._fleet, now_ms)
-        if what is not Obstacle.NONE:
-            words = closure_words(what, f"provider {provider.id}", settings, temp_c, now_ms)
+        obstacle, temp_c = terms_obstacle(provider, settings, self._fleet, now_ms)
+        if obstacle is not Obstacle.NONE:
+            message = terms_message(obstacle, f"provider {provider.id}", settings, temp_c, now_ms)
             raise DomainError(
                 Reason.PROVIDER_UNAVAILABLE,
-                f"{words}; leave provider_id out and the platform places the job",
+                f"{message}; leave provider_id out and the platform places the job",
                 field="provider_id",
-                status=what.value.lower(),
+                status=obstacle.value.lower(),
                 advice="leave provider_id out",
             )
 
     def _check_unhindered(self, provider_id: int, kind: JobType) -> None:
-        """Raises PROVIDER_UNAVAILABLE while something keeps jobs of this kind away from its session."""
+        """Raises PROVIDER_UNAVAILABLE while a hindrance keeps jobs of this type away from the session."""
         presence = self._fleet.get(provider_id)
         for hindrance in presence.hindrances if presence is not None else ():
             if kind in hindrance.job_types:
@@ -310,17 +313,17 @@ class Jobs:
         after = jobs.get(job_id)
         assert after is not None
         if operator is not None:
-            operator.note("job.cancel", job_id, _told(job), _told(after), now_ms)
+            operator.note("job.cancel", job_id, _audit_facts(job), _audit_facts(after), now_ms)
         return after, None if job.state is JobState.QUEUED else job.provider_id
 
 
-def _told(job: Job) -> dict[str, object]:
-    """What the audit log says of a job."""
+def _audit_facts(job: Job) -> dict[str, object]:
+    """What the audit log records of a job."""
     return {"status": job.state.value, "cancel_requested": job.cancel_requested}
 
 
 def _quoted(request: JobRequest) -> int:
-    """The rate in halala per minute: of the provider that the job names, else of the platform's card."""
+    """The rate in halala per minute: the own rate of the provider that the job names, or the platform's."""
     own = terms.of(request.provider_id).rates if request.provider_id is not None else {}
     return own.get(request.job_type) or rates.of(request.job_type)
 
@@ -342,7 +345,7 @@ def _check_serves(provider: providers.ProviderRow, request: JobRequest, vram_res
         raise invalid_field(
             "gpu_requirements.min_vram_gb",
             f"provider {provider.id} has {vram_mib} MiB of GPU memory for jobs and the job asks for "
-            f"{request.min_vram_mib} (also by container_spec.vram_required_mb)",
+            f"{request.min_vram_mib} MiB here or in container_spec.vram_required_mb; ask for less",
         )
     if request.model is None:
         return
@@ -357,7 +360,7 @@ def _check_serves(provider: providers.ProviderRow, request: JobRequest, vram_res
 
 
 def _was_of(job: Job, provider_id: int) -> bool:
-    """A job of the last page may have gone to another provider since: pages go on all the same."""
+    """Whether the provider has or had the job, so that pages continue after a job that changed providers."""
     return provider_id in (job.provider_id, job.named_provider_id) or leases.was_of(job.job_id, provider_id)
 
 
@@ -376,17 +379,17 @@ def _visible(caller: Caller, job_id: str) -> Job:
     if job is None and jobs.get(job_id) is None:
         raise DomainError(Reason.JOB_NOT_FOUND, f"job_id: no job {job_id!r}", field="job_id")
     if job is None:
-        raise DomainError(Reason.NOT_OWNER, "this job belongs to somebody else")
+        raise DomainError(Reason.NOT_OWNER, "this job belongs to another account; use a key of that account")
     return job
 
 
-def _kept(job: Job, what: str) -> Job:
-    """The job, unless its renter is deleted. Raises OUTPUT_ERASED."""
-    # Asked of the account, not of what is stored: erasing many jobs takes a while.
+def _kept(job: Job, kind: str) -> Job:
+    """The job, unless its renter deleted its account. Raises OUTPUT_ERASED."""
+    # The account's state decides, not the stored bytes: erasing many jobs takes a while.
     if existing(job.renter_id).state is AccountState.DELETED:
         raise DomainError(
             Reason.OUTPUT_ERASED,
-            f"the {what} of job {job.job_id} {'were' if what == 'files' else 'was'} erased "
+            f"the {kind} of job {job.job_id} {'were' if kind == 'files' else 'was'} erased "
             "when its renter deleted its account",
             status=job.state.value,
         )

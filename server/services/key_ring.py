@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """A new main key, which is told this once, and when those before it end."""
+    """A new main key, which is shown only once, and when the previous main keys expire."""
 
     api_key: str
     previous_expires_ms: int
@@ -40,7 +40,7 @@ class KeyRing:
     async def create(
         self, renter_id: int, name: str, scopes: frozenset[Scope], expires_in_seconds: int | None
     ) -> tuple[KeyRow, str]:
-        """A new sub-key, and the key itself, which is told this once.
+        """A new sub-key's row, and the key itself, which is shown only once.
 
         Raises TOO_MANY_KEYS, RENTER_DELETED.
         """
@@ -48,17 +48,17 @@ class KeyRing:
         expires_ms = now_ms + expires_in_seconds * 1000 if expires_in_seconds else None
 
         def create() -> tuple[KeyRow, str]:
-            present(renter_id)  # locked: of two at the limit, one comes first
+            present(renter_id)  # locks the account, so that two calls cannot both pass the limit
             if keys.count_working(RENTER, renter_id, now_ms, main=False) >= MAX_SUB_KEYS:
                 raise _too_many(
-                    f"{MAX_SUB_KEYS} sub-keys of this account work; revoke one that is not needed"
+                    f"this account has {MAX_SUB_KEYS} active sub-keys, the most allowed; revoke one first"
                 )
             key = issue(RENTER, renter_id, now_ms, name=name, scopes=scopes, expires_ms=expires_ms)
             return keys.of_owner(RENTER, renter_id, None, 1)[0], key
 
-        made, key = await self._database.run(create)
-        log.info("made a sub-key renter_id=%d key_id=%d", renter_id, made.id)
-        return made, key
+        row, key = await self._database.run(create)
+        log.info("created a sub-key renter_id=%d key_id=%d", renter_id, row.id)
+        return row, key
 
     async def own(self, renter_id: int, before_id: int | None, limit: int) -> Page[KeyRow]:
         """One page of a renter's keys, newest first."""
@@ -67,7 +67,7 @@ class KeyRing:
         )
 
     async def revoke(self, renter_id: int, key_id: int) -> KeyRow:
-        """Ends a renter's key, here at once and elsewhere within ``CACHE_SECONDS``.
+        """Revokes a renter's key: on this server at once, on others within ``CACHE_SECONDS``.
 
         Raises KEY_NOT_FOUND, and WRONG_STATE for the main key.
         """
@@ -76,11 +76,15 @@ class KeyRing:
         def revoke() -> tuple[KeyRow, bytes]:
             found = keys.get(RENTER, renter_id, key_id)
             if found is None:
-                raise DomainError(Reason.KEY_NOT_FOUND, f"key_id: no key {key_id} of yours", field="key_id")
+                raise DomainError(
+                    Reason.KEY_NOT_FOUND,
+                    f"key_id: this account has no key {key_id}; list its keys",
+                    field="key_id",
+                )
             if found.scopes is None and found.expires_ms is None:
                 raise DomainError(
                     Reason.WRONG_STATE,
-                    "this is the account's main key, without which nobody gets in; rotate it instead",
+                    "this is the account's main key, which cannot be revoked; rotate it instead",
                     status="main",
                 )
             sha256 = keys.revoke(key_id, now_ms)
@@ -94,7 +98,7 @@ class KeyRing:
         return after
 
     async def rotate(self, role: str, owner_id: int, grace_seconds: int) -> Rotation:
-        """Replaces an account's main key; those before it end after the grace.
+        """Replaces an account's main key; the previous ones expire after the grace period.
 
         Raises TOO_MANY_KEYS, RENTER_DELETED.
         """
@@ -107,8 +111,8 @@ class KeyRing:
             retired = keys.retire_main(role, owner_id, expires_ms)
             if keys.count_working(role, owner_id, now_ms, main=True) >= MAX_MAIN_KEYS:
                 raise _too_many(
-                    f"{MAX_MAIN_KEYS} main keys of this account work; wait for the end of a grace, "
-                    "or rotate with grace_seconds 0, which ends them all"
+                    f"this account has {MAX_MAIN_KEYS} active main keys, the most allowed; wait until one "
+                    "expires, or rotate with grace_seconds 0, which ends the previous ones at once"
                 )
             return issue(role, owner_id, now_ms), retired
 

@@ -1,4 +1,4 @@
-"""Keys: made once, recognized by their SHA-256, remembered for a moment to spare a query."""
+"""Keys: issued once, recognized by their SHA-256, cached for a few seconds to save queries."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ ADMIN = "admin"
 CACHE_SECONDS = 10.0
 CACHE_SIZE = 20_000
 USES_PERIOD_SECONDS = 60.0
-# How many uses are remembered until they are written; those beyond are not noted.
+# Keys whose last use is kept until it is written; uses of further keys are not recorded.
 USES_SIZE = 20_000
 USES_BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls: a role, and the id of the account where the role has accounts."""
+    """The caller: a role, and the id of the account if the role has accounts."""
 
     role: str
     id: int = 0
     key_id: int = 0
-    """The key that it came with; 0 for the admin token."""
+    """The presented key; 0 for the admin token."""
     scopes: frozenset[Scope] | None = None
-    """What a sub-key may be used for; None for every other credential."""
+    """The scopes of a sub-key; None for every other credential."""
 
 
 def issue(
@@ -48,19 +48,22 @@ def issue(
     scopes: frozenset[Scope] | None = None,
     expires_ms: int | None = None,
 ) -> str:
-    """Makes a key of 256 random bits and stores what recognizes it. The key itself is kept nowhere."""
+    """Creates a key of 256 random bits and stores its digest. The key itself is stored nowhere."""
     key = f"dcp-{role}-{secrets.token_urlsafe(32)}"
     keys.add(role, owner_id, digest(key), key[-4:], now_ms, name=name, scopes=scopes, expires_ms=expires_ms)
     return key
 
 
 def digest(key: str) -> bytes:
-    """What is stored of a key."""
+    """The SHA-256 by which a stored key is recognized."""
     return hashlib.sha256(key.encode()).digest()
 
 
 class Credentials:
-    """Tells whose a credential is, and notes its use. A revoked key is refused within ``CACHE_SECONDS``."""
+    """Identifies the owner of a credential and records its use.
+
+    A revoked key is refused at the latest after ``CACHE_SECONDS``.
+    """
 
     def __init__(self, database: Database, clock: Clock, admin_token: str | None) -> None:
         self._database = database
@@ -80,28 +83,28 @@ class Credentials:
         if owner is None and credential.startswith(("dcp-provider-", "dcp-renter-")):
             forgotten = self._forgotten
             owner = await self._database.read(lambda: keys.find(presented))
-            # What was read while a key was forgotten may be of before its end.
+            # If a key was forgotten during this read, the row may date from before it ended: do not cache it.
             if owner is not None and forgotten == self._forgotten:
                 self._remember(presented, owner)
         if owner is None or self._is_over(owner):
             raise DomainError(
                 Reason.INVALID_CREDENTIAL,
-                "this key is not known, or no longer; check it, or register for a new one",
+                "this key is unknown or no longer valid; check it, or register for a new one",
             )
         self._note_use(owner)
         return Caller(owner.role, owner.owner_id, owner.key_id, owner.scopes)
 
     def remembers(self, credential: str) -> bool:
-        """Whether the credential was found good a moment ago."""
+        """Whether the credential was identified within the last ``CACHE_SECONDS``."""
         return self._cached(digest(credential)) is not None
 
     def forget(self, sha256: bytes) -> None:
-        """The key with this digest changed: it is looked up again."""
+        """Drops a key that changed from the cache, so that it is looked up again."""
         self._forgotten += 1
         self._cache.pop(sha256, None)
 
     async def write_uses(self, *, now: bool = False) -> None:
-        """Once a minute, or ``now``, writes down when renters' keys were last used; never for each call."""
+        """Stores when renters' keys were last used: once a minute or ``now``, never for each call."""
         if not now and self._clock.now() < self._next_write:
             return
         self._next_write = self._clock.now() + USES_PERIOD_SECONDS
@@ -109,7 +112,7 @@ class Credentials:
         for start in range(0, len(taken), USES_BATCH):
             batch = taken[start : start + USES_BATCH]
             await self._database.run(partial(keys.write_uses, batch))
-            for key_id, at_ms in batch:  # what failed stays, and so does what was used meanwhile
+            for key_id, at_ms in batch:  # after a failure all stay; a key that was used meanwhile stays too
                 if self._uses[key_id] == at_ms:
                     del self._uses[key_id]
 
@@ -121,7 +124,7 @@ class Credentials:
         return owner.expires_ms is not None and owner.expires_ms <= ms(self._clock)
 
     def require_admin_configured(self) -> None:
-        """Raises ADMIN_NOT_CONFIGURED where the server was started without an admin token."""
+        """Raises ADMIN_NOT_CONFIGURED if the server was started without an admin token."""
         if self._admin_digest is None:
             raise DomainError(
                 Reason.ADMIN_NOT_CONFIGURED,

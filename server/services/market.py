@@ -1,4 +1,4 @@
-"""The market that renters see: the live providers with their rates, and what each has done before."""
+"""The market that renters see: the live providers with their rates, and their past attempts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from server.domain.reliability import TrackRecord
 from server.domain.terms import Terms
 from server.services.fleet import Fleet
 from server.services.providers import Providers, existing
-from server.services.terms import closure_of
+from server.services.terms import terms_obstacle
 from server.store import providers, rates, reliability, terms
 from server.store.database import Database
 from server.store.providers import ProviderRow
@@ -27,15 +27,15 @@ class Offering:
     provider: ProviderRow
     models: list[Model]
     rates: dict[JobType, int]
-    """Its own where it has some, else the platform's, in halala per minute."""
+    """In halala per minute: the provider's own rates, else the platform's."""
     record: TrackRecord
     vram_for_jobs_mib: int
     is_accepting: bool
     opens_ms: int | None
-    """When its hours begin, while it is outside them."""
+    """When its hours begin next; None while it is within them."""
     hindrances: tuple[Hindrance, ...]
     runs_plain_processes: bool
-    """A job that brings an image runs without it there, so only one that names the provider does."""
+    """It runs jobs without the image that they bring, so it gets such jobs only if they name it."""
 
 
 class Market:
@@ -57,7 +57,7 @@ class Market:
         page_size: int,
         verified: bool = False,
     ) -> tuple[list[Offering], int]:
-        """One page of the live providers, by id, and how many there are on all pages."""
+        """One page of the live providers, by id, and their number on all pages."""
         now_ms = ms(self._clock)
         since_ms = now_ms - int(LIVE_SECONDS * 1000)
 
@@ -83,7 +83,7 @@ class Market:
     async def history(
         self, provider_id: int, before: tuple[int, int] | None, limit: int
     ) -> tuple[list[PastAttempt], tuple[int, int] | None]:
-        """One page of a provider's ended attempts, newest first, and the end and number to go on with.
+        """One page of ended attempts, newest first, and where the next page begins: an end and a number.
 
         Raises PROVIDER_NOT_FOUND.
         """
@@ -105,7 +105,7 @@ class Market:
         known: TrackRecord,
         now_ms: int,
     ) -> Offering:
-        closed, _ = closure_of(row, own.settings, self._fleet, now_ms)
+        closed, _ = terms_obstacle(row, own.settings, self._fleet, now_ms)
         opens = own.settings.opens(now_ms)
         presence = self._fleet.get(row.id)
         return Offering(

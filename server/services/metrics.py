@@ -1,6 +1,6 @@
-"""GPU metrics: what heartbeats tell is added up in memory, stored in batches, read as series, then forgotten.
+"""GPU metrics: the samples of heartbeats are added up in memory, stored in batches, read as series, deleted.
 
-Nothing of it is the truth about a provider: what a killed server had not stored is a gap in a curve.
+Nothing else depends on them: samples that a killed server had not stored are a gap in a curve.
 """
 
 from __future__ import annotations
@@ -8,20 +8,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from typing import Any
 
 from server.clock import Clock, ms
 from server.domain.errors import DomainError
+from server.domain.gpus import GpuReport
 from server.domain.metrics import KEEP_SECONDS, Bucket, MetricsBuffer, MetricsRange, Series, sampled, series
 from server.store import metrics
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
-# Rows that one transaction writes, and as many that it deletes: 500 a second are those of 27,000 providers.
+# Rows that one transaction writes or deletes at most: 500 a second suffice for 27,000 providers.
 BATCH = 500
 MAX_WAITING = 100_000
 FORGET_EVERY_MS = 60_000
-# A week of 64 GPUs is a second of CPU: whoever asks for many shall not take all readers of the database.
+# Reading a week of 64 GPUs takes a second of CPU: such requests must not occupy all readers of the database.
 MAX_READS = 2
 
 
@@ -36,13 +36,13 @@ class Metrics:
         self._forget_at_ms = 0
         self._reads = asyncio.Semaphore(MAX_READS)
 
-    def record(self, provider_id: int, gpu_status: dict[str, Any]) -> None:
-        """Adds what a heartbeat told, at this moment; no write, whoever beats however often."""
-        if sample := sampled(gpu_status):
+    def record(self, provider_id: int, report: GpuReport) -> None:
+        """Adds the sample of a heartbeat, in memory only, at the current time."""
+        if sample := sampled(report):
             self._buffer.record(provider_id, sample, ms(self._clock))
 
     async def tick(self) -> None:
-        """Stores a batch of what is over and deletes a batch of what is too old."""
+        """Stores a batch of closed buckets and deletes a batch of buckets that are too old."""
         now_ms = ms(self._clock)
         if lost := self._buffer.close(now_ms):
             log.warning("gave up metrics that could not be stored buckets=%d", lost)
@@ -51,7 +51,7 @@ class Metrics:
             self._forget_at_ms = now_ms + FORGET_EVERY_MS
 
     async def store_all(self) -> None:
-        """Stores everything, open buckets too: the server stops."""
+        """Stores everything, also open buckets, when the server stops."""
         self._buffer.close(ms(self._clock), also_open=True)
         try:
             while await self._store():
@@ -69,7 +69,7 @@ class Metrics:
     async def series(self, provider_id: int, wanted: MetricsRange) -> list[Series]:
         """A provider's GPUs over a range of time up to now.
 
-        What another server has not stored yet is missing: at most one stored bucket and its batches.
+        Lacks what another server has not stored yet: its open buckets, and closed ones that wait for a batch.
         """
         async with self._reads:
             now_ms = ms(self._clock)
@@ -83,14 +83,14 @@ class Metrics:
         stored = [
             (start_ms, bucket)
             for writer, start_ms, bucket in rows
-            # It was stored since we looked: it counts once.
+            # Skips a bucket that was stored after ``unstored`` was read: it counts once.
             if writer != self._writer or start_ms not in unstored
         ]
         return series([*stored, *unstored.items()], wanted, now_ms)
 
 
 def _forget(now_ms: int) -> bool:
-    """Whether there may be more."""
+    """Deletes a batch of each width; returns whether more may be left."""
     deleted = [
         metrics.forget_before(width, now_ms - keep * 1000, BATCH) for width, keep in KEEP_SECONDS.items()
     ]

@@ -1,6 +1,6 @@
-"""Events for renters' webhooks, written in the transaction of what they tell of.
+"""Events for renters' webhooks, written in the transaction of the change that they report.
 
-Runs inside its caller's transaction. Who sends them is server.services.deliveries.
+Runs inside its caller's transaction. server.services.deliveries sends the events.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ENDS = {
 def job_ended(
     job: Job, event: JobEvent, bill: Bill, failure_reason: FailureReason | None, now_ms: int
 ) -> None:
-    """Tells the renter's webhook, where there is one, how a job ended; and of the wallet that changed."""
+    """Adds an event about a job's end, and one about the wallet if it fell low, if a webhook is set."""
     webhook = webhooks.lock(job.renter_id)
     if webhook is None:
         return
@@ -44,7 +44,7 @@ def job_ended(
 
 
 def wallet_changed(renter_id: int, now_ms: int) -> None:
-    """Tells the renter's webhook that the wallet fell below its threshold: once for each fall."""
+    """Adds an event when the wallet falls below the webhook's threshold: one event for each fall."""
     webhook = webhooks.lock(renter_id)
     if webhook is None or webhook.balance_low_halala is None:
         return
@@ -59,7 +59,7 @@ def wallet_changed(renter_id: int, now_ms: int) -> None:
 
 
 def add(webhook: Webhook, event: WebhookEvent, data: dict[str, Any], now_ms: int) -> str:
-    """Puts an event into the outbox of a webhook that is locked; returns the event's id."""
+    """Adds an event to the outbox of a locked webhook; returns the event's id."""
     event_id = f"evt-{secrets.token_hex(12)}"
     body = {
         "id": event_id,

@@ -1,4 +1,4 @@
-"""Pages by key: each goes on where the one before ended, whatever was added in between."""
+"""Pages by key: each continues where the previous page ended, even if rows were added in between."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ T = TypeVar("T", bound=_Numbered)
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Rows, newest first, and the id to ask for the next page with; None at the end."""
+    """Rows, newest first, and the ``before_id`` of the next page; None at the end."""
 
     rows: list[T]
     next_before_id: int | None
 
 
 def read_page(query: Callable[..., list[T]], *arguments: Any, limit: int) -> Page[T]:
-    """Asks for one row more than fits, to know whether there is another page."""
+    """Reads one page, and one row more, which shows whether another page follows."""
     rows = query(*arguments, limit + 1)
     more = len(rows) > limit
     return Page(rows[:limit], rows[limit - 1].id if more else None)

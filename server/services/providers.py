@@ -37,7 +37,7 @@ ANY_VERSION = Minimums()
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """A new account's id and its key, which is shown this once."""
+    """A new account's id and its key, which is shown only once."""
 
     id: int
     api_key: str
@@ -128,13 +128,13 @@ class Providers:
         return await self._database.read(read)
 
     async def status(self, provider_id: int) -> ProviderStatus:
-        """What a provider is doing. Raises PROVIDER_NOT_FOUND."""
+        """A provider's current status. Raises PROVIDER_NOT_FOUND."""
         provider = await self._database.read(lambda: existing(provider_id))
         last_ms = self._fleet.last_heartbeat_ms(provider_id, provider.last_heartbeat_ms)
         return self._status(provider, last_ms)
 
     async def pause(self, provider_id: int, decision: AccountDecision) -> ProviderStatus:
-        """Begins or ends a pause, at the owner's wish; returns what the provider is doing then.
+        """Begins or ends a pause at the owner's request; returns the provider's status after that.
 
         Raises PROVIDER_SUSPENDED, PROVIDER_NOT_APPROVED.
         """
@@ -143,29 +143,29 @@ class Providers:
             before = existing(provider_id).state
             refuse_shut_out(before)
             after = next_state(before, decision)
-            assert after is not None, "who is not shut out may pause and resume"
+            assert after is not None, "a provider that is not shut out may pause and resume"
             if not providers.set_state(provider_id, before, after):
-                refuse_shut_out(existing(provider_id).state)  # an operator was faster
+                refuse_shut_out(existing(provider_id).state)  # an operator changed the state meanwhile
             return after
 
         self._fleet.set_state(provider_id, await self._database.run(decide))
         return await self.status(provider_id)
 
     async def read_states(self) -> None:
-        """Learns what was decided elsewhere, or while a session opened, about who is connected here."""
+        """Applies decisions about connected providers that another server stored, or a new session missed."""
         if self._fleet.all():
             self._fleet.set_states(await self._database.read(providers.inactive_connected))
 
     def hindrances(self, provider: ProviderRow) -> tuple[Hindrance, ...]:
-        """What keeps jobs away from a provider, by its newest report and self-tests."""
-        return hindrances(provider.gpu_status, provider.self_tests, self._minimums)
+        """The hindrances of a provider, from its newest report and self-tests."""
+        return hindrances(provider.report, provider.self_tests, self._minimums)
 
     def _status(self, provider: ProviderRow, last_ms: int | None) -> ProviderStatus:
         return status(provider.state, is_live(last_ms, ms(self._clock)), provider.draining)
 
 
 def refuse_shut_out(state: AccountState) -> None:
-    """Raises when an operator keeps the provider out."""
+    """Raises PROVIDER_SUSPENDED or PROVIDER_NOT_APPROVED if an operator does not admit the provider."""
     if state is AccountState.SUSPENDED:
         raise DomainError(Reason.PROVIDER_SUSPENDED, "this provider is suspended; write to the operator")
     if state is AccountState.PENDING_APPROVAL:

@@ -74,14 +74,14 @@ class Renters:
         return await self._database.read(read)
 
     async def credit(self, operator: Operator, renter_id: int, amount_halala: int) -> int:
-        """Credits a wallet on the operator's word; returns what it holds now.
+        """Credits a wallet at an operator's request; returns the new balance.
 
         Raises RENTER_NOT_FOUND, RENTER_DELETED.
         """
         return await self._add(TransferKind.CREDIT, renter_id, amount_halala, operator)
 
     async def top_up(self, renter_id: int, amount_halala: int) -> int:
-        """Play money into the caller's own wallet; returns what it holds now. Raises SANDBOX_OFF."""
+        """Adds play money to the caller's own wallet; returns the new balance. Raises SANDBOX_OFF."""
         if not self._sandbox_topup:
             raise DomainError(
                 Reason.SANDBOX_OFF,
@@ -99,7 +99,7 @@ class Renters:
             wallet = rules.renter(renter_id)
             ledger.apply([Transfer(kind, EXTERNAL, wallet, amount_halala)], now_ms)
             outbox.wallet_changed(renter_id, now_ms)
-            balance = ledger.balance(wallet)  # locked since the transfer: what it was is known from it
+            balance = ledger.balance(wallet)  # locked since the transfer, so the old balance follows from it
             if operator is not None:
                 before, after = {"balance_halala": balance - amount_halala}, {"balance_halala": balance}
                 operator.note("renter.credit", renter_id, before, after, now_ms)
@@ -109,7 +109,7 @@ class Renters:
 
 
 def existing(renter_id: int, *, lock: bool = False) -> RenterRow:
-    """One renter, deleted ones too. Raises RENTER_NOT_FOUND."""
+    """One renter, even if its account is deleted. Raises RENTER_NOT_FOUND."""
     renter = renters.get(renter_id, lock=lock)
     if renter is None:
         raise DomainError(Reason.RENTER_NOT_FOUND, f"renter_id: no renter {renter_id}", field="renter_id")
@@ -117,16 +117,16 @@ def existing(renter_id: int, *, lock: bool = False) -> RenterRow:
 
 
 def present(renter_id: int) -> RenterRow:
-    """One renter whose account is not deleted, and is not until the transaction ends.
+    """One renter whose account is not deleted; locks it, so that it stays so until the transaction ends.
 
-    Whatever adds to an account begins here: it comes before a deletion as a whole, or is refused after
-    it. Raises RENTER_NOT_FOUND, RENTER_DELETED.
+    Every transaction that adds to an account begins here: it is either complete before a deletion, or refused
+    after it. Raises RENTER_NOT_FOUND, RENTER_DELETED.
     """
     renter = existing(renter_id, lock=True)
     if renter.state is AccountState.DELETED:
         raise DomainError(
             Reason.RENTER_DELETED,
-            f"renter {renter_id} deleted its account: nothing can be done to it or by it any more",
+            f"renter {renter_id} deleted its account, which can no longer be used or changed",
             status=renter.state.value,
         )
     return renter

@@ -1,11 +1,11 @@
-"""Requests that are sent twice under one Idempotency-Key: the effect once, the first answer again.
+"""Idempotency: a request that is sent again under its Idempotency-Key gets the first answer, without effect.
 
 The edge opens a ``Request`` around a use case; the use case runs its transaction through ``once``. The
-key, the effect and the answer are then one transaction: a server that dies in between has done nothing,
-and a caller that asks again finds either all of it or none. What is refused does not use its key up.
+key, the effect and the answer are then stored in one transaction: after a crash in between nothing was done,
+and a caller that repeats the request finds either all of it or none. A refused request does not use its key.
 
-Submits have keys of their own, older and kept for good with the job: the same key gives the same job, as
-it is by then (server.services.jobs).
+Submits have their own keys, which are stored with the job for good: the same key returns the same job in its
+current state (server.services.jobs).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ T = TypeVar("T")
 KEEP_MS = 24 * 3600 * 1000
 
 
-class Repeated(Exception):  # noqa: N818  (no error: the answer is ready)
-    """The request was answered before; ``answer`` is that answer, as it was encoded."""
+class Repeated(Exception):  # noqa: N818  (not an error: the answer is ready)
+    """The request was answered before; ``answer`` is that answer, encoded."""
 
     def __init__(self, answer: bytes) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Repeated(Exception):  # noqa: N818  (no error: the answer is ready)
 
 
 class Request:
-    """One request under a key: whose it is, what tells its body from another, and how answers are kept."""
+    """One request under a key: the key's owner, the digest of the request, and how its answer is encoded."""
 
     def __init__(self, owner: str, key: str, digest: bytes, encode: Callable[[Any], bytes]) -> None:
         self.owner = owner
@@ -47,7 +47,7 @@ _present: ContextVar[Request | None] = ContextVar("request_under_a_key", default
 
 @contextmanager
 def keeping(request: Request) -> Iterator[None]:
-    """The present call is this request. Raises AssertionError after a use case that forgot ``once``."""
+    """Sets the current call's request. Raises AssertionError if the use case did not run ``once``."""
     token = _present.set(request)
     try:
         yield
@@ -57,10 +57,10 @@ def keeping(request: Request) -> Iterator[None]:
 
 
 def once(work: Callable[[], T], now_ms: int) -> Callable[[], T]:
-    """``work`` as it is to run in its transaction: under the present request's key, if it has one.
+    """Wraps ``work``, which runs in a transaction, so that it runs only once under the current request's key.
 
-    What it returns is encoded and kept as the answer. It raises Repeated instead of running again, and
-    IDEMPOTENCY_CLASH where the key was used for something else.
+    The return value is encoded and stored as the answer. Raises Repeated instead of running again, and
+    IDEMPOTENCY_CLASH if the key was used for another request.
     """
     request = _present.get()
     if request is None:
@@ -69,7 +69,7 @@ def once(work: Callable[[], T], now_ms: int) -> Callable[[], T]:
 
     def run() -> T:
         while not repeats.claim(request.owner, request.key, request.digest, now_ms):
-            if earlier := repeats.find(request.owner, request.key):  # else its time was just over
+            if earlier := repeats.find(request.owner, request.key):  # None: it has just expired
                 raise _repeated(request, *earlier)
         value = work()
         repeats.remember(request.owner, request.key, request.encode(value))

@@ -1,7 +1,7 @@
-"""Sessions of daemons: drives one protocol half per stream and records what it asks for.
+"""Sessions of daemons: drives the server's side of the protocol for each stream, and stores its effects.
 
 Every write carries the session's epoch, so that an older stream of the same provider changes
-nothing once a newer one has said Hello.
+nothing once a newer one has sent its Hello.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from server.domain.messages import (
     Welcome,
 )
 from server.domain.providers import AccountState
-from server.domain.sessions import Kept, Reply, ServerSession, stranger
+from server.domain.sessions import Breach, Kept, Reply, ServerSession, stranger
 from server.domain.terms import Terms
 from server.domain.versions import is_older
 from server.services.dispatch import Dispatch
@@ -60,11 +60,11 @@ from server.version import CURRENT
 log = logging.getLogger(__name__)
 OUTBOX_SIZE = 1000
 CHECK_SECONDS = 300.0
-# How many keys one query looks up; SQLite takes 32,766 values.
+# Keys that one query looks up; SQLite allows at most 32,766 values.
 CHECK_BATCH = 20_000
 STREAMS_RETRY_SECONDS = 30
 HELLOS_AT_ONCE = 64
-"""How many are handled at once; more wait before any work of the database, so that its queue stays short."""
+"""Hellos handled at once; further ones wait before they use the database, so that its queue stays short."""
 
 
 class Sessions:
@@ -86,7 +86,7 @@ class Sessions:
         self.heartbeats = heartbeats
         self.clock = clock
         self.open: set[Session] = set()
-        """Every stream of this server, also those without a Hello yet."""
+        """Every stream of this server, including those without a Hello yet."""
         self.hellos = asyncio.Semaphore(HELLOS_AT_ONCE)
         self.newest_daemon = newest_daemon
         self._max_streams = max_streams
@@ -96,13 +96,13 @@ class Sessions:
     def new(self, provider_id: int, key_id: int = 0) -> Session:
         """A session for a stream that a provider opened; it exists once its Hello is handled.
 
-        Raises RATE_LIMITED for a provider that has as many streams as it may.
+        Raises RATE_LIMITED if the provider has reached its limit of streams.
         """
         if self._max_streams and self._streams[provider_id] >= self._max_streams:
             raise DomainError(
                 Reason.RATE_LIMITED,
-                f"{self._max_streams} streams of this provider are open, and a daemon needs one; "
-                "end the others, or wait until they are noticed to be gone",
+                f"this provider has {self._max_streams} open streams, the most allowed, and a daemon needs "
+                "one; stop its other daemons, or wait until the server notices that their streams are gone",
                 retry_after_seconds=STREAMS_RETRY_SECONDS,
             )
         self._streams[provider_id] += 1
@@ -111,22 +111,22 @@ class Sessions:
         return session
 
     def forget(self, session: Session) -> None:
-        """The session's stream is over."""
+        """Removes a session whose stream is over."""
         self.open.discard(session)
         self._streams[session.provider_id] -= 1
         if not self._streams[session.provider_id]:
             del self._streams[session.provider_id]
 
     def recheck(self, provider_id: int, state: AccountState) -> None:
-        """What was decided about a provider ends its streams, where it must."""
+        """Ends a provider's streams if its new state does not allow them."""
         for session in list(self.open):
             if session.provider_id == provider_id:
                 session.recheck(state)
 
     async def check_credentials(self) -> None:
-        """Every five minutes ends the streams whose key is over, or whose provider is kept out.
+        """Every five minutes ends the streams whose key has ended, or whose provider is not admitted.
 
-        One query for every ``CHECK_BATCH`` of them.
+        Runs one query for every ``CHECK_BATCH`` streams.
         """
         if self.clock.now() < self._next_check:
             return
@@ -144,7 +144,7 @@ class Sessions:
 
 
 class Outbox:
-    """What waits to be written to one stream: bounded. ``wake`` is called when something does."""
+    """The bounded queue of messages to one stream. It calls ``wake`` when there is something to write."""
 
     __slots__ = ("_is_closed", "_messages", "is_over", "wake")
 
@@ -152,11 +152,11 @@ class Outbox:
         self._messages: list[ServerMessage] = []
         self._is_closed = False
         self.is_over = False
-        """The end was read: nothing comes any more."""
-        self.wake: Callable[[], None] = _nobody
+        """The end was read: no message follows."""
+        self.wake: Callable[[], None] = _wake_no_writer
 
     def put(self, message: ServerMessage) -> bool:
-        """Adds a message; False when it is full. After the close it goes nowhere."""
+        """Adds a message; False if the queue is full. After ``close`` the message is dropped."""
         if len(self._messages) >= OUTBOX_SIZE:
             return False
         if not self._is_closed:
@@ -165,24 +165,24 @@ class Outbox:
         return True
 
     def close(self) -> None:
-        """Ends the stream after what waits."""
+        """Ends the stream after the messages in the queue."""
         self._is_closed = True
         self.wake()
 
     def empty(self) -> bool:
-        """Whether there is nothing to write, not even the end."""
+        """Whether there is nothing to write, not even the end of the stream."""
         return not self._messages and not self._is_closed
 
     def get_nowait(self) -> ServerMessage | None:
-        """The next message; None at the end. Raises IndexError when it is empty."""
+        """The next message; None at the end. Raises IndexError if the queue is empty."""
         if self._is_closed and not self._messages:
             self.is_over = True
             return None
         return self._messages.pop(0)
 
 
-def _nobody() -> None:
-    """Wakes nobody: nothing writes yet."""
+def _wake_no_writer() -> None:
+    """Does nothing: the stream has no writer yet."""
 
 
 class Session:
@@ -203,7 +203,7 @@ class Session:
         self.outbox = Outbox()
         self.key_id = key_id
         self.refusal: DomainError | None = None
-        """Why the stream ends, where its credential was taken back."""
+        """Why the stream ends, if its credential was revoked."""
         self._owner = owner
         self.provider_id = provider_id
         self._protocol = ServerSession()
@@ -222,6 +222,8 @@ class Session:
                 if isinstance(answer, LeaseDirective):
                     self._warn("a message named a lease that the session does not hold", answer.lease)
                 self._send(answer)
+            case Breach(lease, detail):
+                await self._give_up([lease], f"its daemon broke the protocol: {detail}")
             case Hello():
                 async with self._owner.hellos:
                     await self._open(effect)
@@ -240,19 +242,19 @@ class Session:
             case Drain():
                 await self._drain()
             case Goodbye():
-                log.info("said goodbye %s", self._who())
+                log.info("received a goodbye %s", self._who())
                 self.outbox.close()
 
     def expect_hello(self) -> None:
-        """Time is up for the first message: a stream without one ends.
+        """Ends a stream whose first message did not arrive in time.
 
-        A Hello that has arrived counts, however long it waits here: that is no delay of its daemon's.
+        A Hello that has arrived counts as in time, however long it waits here: the daemon did not delay it.
         """
         if self._protocol.awaits_hello:
             self.outbox.close()
 
     async def end(self) -> None:
-        """The stream is over, however it ended. Leases stay: the daemon may come back to them."""
+        """Records the end of the stream. Its leases stay: the daemon may reconnect and continue them."""
         presence, self._presence = self._presence, None
         if presence is not None:
             self._owner.fleet.leave(presence)
@@ -262,9 +264,9 @@ class Session:
         log.info("session ended %s", self._who())
 
     def recheck(self, state: AccountState | None) -> None:
-        """Ends the stream unless its provider, found by its key, may still have one; None: no such key.
+        """Ends the stream unless the provider's state still allows one; None means that its key has ended.
 
-        A provider that is suspended while it runs a job may finish it: its stream ends after that.
+        A provider that is suspended while it runs a job may finish that job; its stream ends after that.
         """
         if state is AccountState.SUSPENDED and self._protocol.is_at_work():
             return
@@ -273,14 +275,14 @@ class Session:
                 raise DomainError(Reason.INVALID_CREDENTIAL, "this key is no longer valid")
             refuse_shut_out(state)
         except DomainError as error:
-            log.warning("took back a session %s reason=%s", self._who(), error.reason)
+            log.warning("revoked a session %s reason=%s", self._who(), error.reason)
             self.refusal = error
             self.outbox.close()
 
     def push(self, message: ServerMessage) -> None:
-        """Sends what the server begins: an offer, a cancel, Superseded, Reconnect.
+        """Sends a message that does not answer one: an offer, a cancel, Superseded, Reconnect.
 
-        A daemon that does not read ends its own stream; whoever pushes is not to suffer for it.
+        If the daemon does not read, its stream ends; the caller gets no error.
         """
         prepared = self._protocol.push(message)
         if prepared is not None:
@@ -292,7 +294,6 @@ class Session:
     async def _open(self, hello: Hello) -> None:
         owner = self._owner
         epoch, kept, known, own_terms = await self._run(lambda: self._record_hello(hello))
-        status = hello.gpu_status
         self._presence = Presence(
             self.provider_id,
             epoch,
@@ -302,16 +303,16 @@ class Session:
             hello.slots,
             hello.job_types,
             hello.models,
-            str(status.get("gpu_name", "")),
-            int(status.get("gpu_vram_mib", 0)),
+            hello.report.gpu_name or "",
+            hello.report.gpu_vram_mib or 0,
             state=known.state,
             terms=own_terms,
             self_tests=hello.self_tests,
             runs_plain_processes=hello.runs_plain_processes,
         )
-        self._presence.note_temperature(status)
-        owner.heartbeats.refresh_hindrances(self._presence, status or known.gpu_status)
-        await owner.heartbeats.record(self.provider_id, status, renews=True)
+        self._presence.note_temperature(hello.report)
+        owner.heartbeats.refresh_hindrances(self._presence, hello.report or known.report)
+        await owner.heartbeats.record(self.provider_id, hello.report, renews=True)
         older = owner.fleet.join(self._presence)
         if older is self._presence:
             raise DomainError(Reason.SESSION_SUPERSEDED, "a newer session of this provider exists")
@@ -329,7 +330,7 @@ class Session:
             self._send(message)
         log.info("session opened %s slots=%d models=%d", self._who(), hello.slots, len(hello.models))
         if hello.runs_plain_processes:
-            log.warning("the daemon runs jobs as plain processes, in no container %s", self._who())
+            log.warning("the daemon runs jobs as plain processes, with no isolation %s", self._who())
         held = {(k.ref.job_id, k.ref.lease_epoch) for k, _ in kept}
         for ref in hello.held:
             if (ref.job_id, ref.lease_epoch) not in held:
@@ -340,14 +341,14 @@ class Session:
         await owner.dispatch.fill(self.provider_id)
 
     def _record_hello(self, hello: Hello) -> tuple[int, list[tuple[Kept, bool]], ProviderRow, Terms]:
-        """Counts the session, then compares what the daemon holds with what is on record."""
+        """Stores the session, then compares the leases that the daemon holds with those on record."""
         provider = providers.get(self.provider_id)
         assert provider is not None, "a key without its provider"
         if not (provider.state is AccountState.SUSPENDED and leases.count_open(self.provider_id)):
             refuse_shut_out(provider.state)
         now_ms = ms(self._owner.clock)
         epoch = sessions.begin(self.provider_id, hello.job_types, now_ms)
-        self._session_epoch = epoch  # ``end`` knows it, should the stream break now
+        self._session_epoch = epoch  # set now, so that ``end`` has it if the stream breaks
         providers.replace_models(self.provider_id, hello.models)
         if hello.self_tests != provider.self_tests:
             providers.set_self_tests(self.provider_id, epoch, hello.self_tests)
@@ -355,7 +356,7 @@ class Session:
         for lease in leases.open_of(self.provider_id):
             named = _find(lease, hello.held) or _find(lease, hello.unacknowledged)
             if named is None or lease.state is LeaseState.OFFERED:
-                give_up(lease, now_ms, "the daemon does not hold it any more")
+                give_up(lease, now_ms, "the daemon no longer holds it")
                 continue
             leases.move_to_session(lease, epoch)
             job = jobs.get(lease.job_id)
@@ -381,8 +382,8 @@ class Session:
     async def _heartbeat(self, beat: Heartbeat) -> None:
         owner, presence = self._owner, self._presence
         if owner.fleet.get(self.provider_id) is not presence:
-            return  # a newer session renews the leases now
-        await owner.heartbeats.record(self.provider_id, beat.gpu_status, renews=True)
+            return  # only the newest session renews the leases
+        await owner.heartbeats.record(self.provider_id, beat.report, renews=True)
         if presence is not None and presence.state is AccountState.SUSPENDED:
             self.recheck(presence.state)
         if owner.heartbeats.store_is_up:
@@ -392,20 +393,20 @@ class Session:
             self._warn("a heartbeat listed a lease that the session does not hold", ref)
             self._send(stranger(ref).message)
         if missing:
-            await self._give_up_missing(missing)
+            await self._give_up(missing, "the daemon no longer holds it")
 
-    async def _give_up_missing(self, refs: list[LeaseRef]) -> None:
-        """The daemon lives and does not list these any more: their attempts are lost."""
+    async def _give_up(self, refs: list[LeaseRef], detail: str) -> None:
+        """Ends leases whose attempts are lost although the daemon is live."""
 
         def give_up_all() -> None:
             for ref in refs:
                 lease = leases.get(ref.job_id, ref.lease_epoch)
                 if lease is not None and lease.session_epoch == self._session_epoch:
-                    give_up(lease, ms(self._owner.clock), "the daemon does not hold it any more")
+                    give_up(lease, ms(self._owner.clock), detail)
 
         await self._run(give_up_all)
         for ref in refs:
-            self._warn("the daemon does not list a lease any more; its attempt is lost", ref)
+            self._warn(f"lost an attempt: {detail}", ref)
             self._protocol.dropped(ref)
             self._send(stranger(ref).message)
         await self._owner.dispatch.lease_ended(self.provider_id)
@@ -422,7 +423,7 @@ class Session:
 
         await self._run(refuse)
         self._protocol.dropped(reply.lease)
-        self._warn(f"refused the offer reason={reply.refusal[:200]!r}", reply.lease)
+        self._warn(f"the daemon refused an offer reason={reply.refusal[:200]!r}", reply.lease)
         await self._owner.dispatch.fill(self.provider_id)
 
     async def _started(self, started: Started) -> None:
@@ -468,6 +469,9 @@ class Session:
     async def _finished(self, report: FinishReport) -> None:
         now_ms = ms(self._owner.clock)
         answer = await self._run(lambda: record_finish(report, self.provider_id, now_ms))
+        if isinstance(answer, LeaseDirective) and not self._protocol.may_resend(report.lease):
+            await self._give_up([report.lease], "its daemon cannot send the output that its result names")
+            return
         self._send(answer)
         if isinstance(answer, ResultAck):
             self._protocol.dropped(report.lease)
@@ -483,7 +487,7 @@ class Session:
 
     async def _capacity(self, capacity: Capacity) -> None:
         presence = self._presence
-        assert presence is not None, "the half lets nothing through before Hello"
+        assert presence is not None, "the protocol lets no message through before the Hello"
         if self._is_news(capacity, presence):
             await self._run(lambda: self._record_capacity(capacity, presence))
             await self._learn(capacity, presence)
@@ -491,7 +495,7 @@ class Session:
         await self._owner.dispatch.fill(self.provider_id)
 
     def _is_news(self, capacity: Capacity, presence: Presence) -> bool:
-        """Whether there is something to store: slots alone are the session's own."""
+        """Whether there is something to store; the number of slots is not stored."""
         return (
             capacity.models != presence.models
             or capacity.job_types not in (None, presence.job_types)
@@ -507,7 +511,7 @@ class Session:
             providers.set_self_tests(self.provider_id, self._session_epoch, capacity.self_tests)
 
     async def _learn(self, capacity: Capacity, presence: Presence) -> None:
-        """What is stored holds for the session's offers from now on."""
+        """Applies the stored capacity to the session's future offers."""
         self._owner.fleet.serve(presence, capacity.models)
         if capacity.job_types is not None:
             presence.job_types = capacity.job_types
@@ -515,13 +519,13 @@ class Session:
             presence.self_tests = capacity.self_tests
             row = await self._owner.database.read(lambda: providers.get(self.provider_id))
             if row is not None:
-                self._owner.heartbeats.refresh_hindrances(presence, row.gpu_status)
+                self._owner.heartbeats.refresh_hindrances(presence, row.report)
 
     async def _drain(self) -> None:
         if self._presence is not None:
             self._presence.draining = True
         await self._run(lambda: sessions.set_draining(self.provider_id, self._session_epoch))
-        log.info("drains %s", self._who())
+        log.info("began to drain %s", self._who())
 
     async def _run(self, work: Callable[[], Any]) -> Any:
         return await self._owner.database.run(work)
@@ -530,15 +534,15 @@ class Session:
         if error.reason is not Reason.STALE_LEASE:
             raise error
         if await self._run(lambda: self._is_elsewhere(ref)):
-            self._warn("a newer session of the provider holds the lease; the daemon is to come back", ref)
+            self._warn("a newer session of the provider holds the lease; asked the daemon to reconnect", ref)
             self.push(Reconnect(0.0, 0.0))
             return
-        self._warn("a message came for a stale lease; nothing changed", ref)
+        self._warn("received a message for a stale lease; nothing changed", ref)
         self._protocol.dropped(ref)
         self._send(stranger(ref).message)
 
     def _is_elsewhere(self, ref: LeaseRef) -> bool:
-        """Whether the daemon's lease goes on, under a session whose Hello came by another stream."""
+        """Whether the daemon's lease continues under a newer session, on another stream."""
         lease = leases.get(ref.job_id, ref.lease_epoch)
         return (
             lease is not None
@@ -550,7 +554,7 @@ class Session:
 
     def _send(self, message: ServerMessage) -> None:
         if not self.outbox.put(message):
-            # The daemon does not read. It finds out about everything again at its next Hello.
+            # The daemon does not read. Its next Hello brings both sides to the same state again.
             self.outbox.close()
             raise DomainError(Reason.OVERLOADED, "the daemon does not read its messages")
 
@@ -562,10 +566,10 @@ class Session:
 
 
 def _farewell(older: Presence, newer: Presence) -> Superseded | Reconnect:
-    """How a session that a newer one replaces is told.
+    """The message to a session that a newer one replaces.
 
-    A Hello of the same process may be an earlier one that came late, by a stream that the process has
-    left. It must not end for that: it comes back with another Hello, which is then the newest.
+    The newer Hello may be a delayed one of the same process, from a stream that the process has left. The
+    process must not end then: it reconnects and sends another Hello, which is the newest.
     """
     if older.boot_id == newer.boot_id:
         return Reconnect(0.0, 0.0)

@@ -1,4 +1,4 @@
-"""A renter's statement and its spending, and what a provider earned day by day."""
+"""A renter's statement and its spending, and a provider's earnings by day."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from server.store.statements import DayRow
 
 
 class Statements:
-    """What happened to a renter's or a provider's money."""
+    """The use cases of statements, for renters and providers."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -26,17 +26,17 @@ class Statements:
         )
 
     async def spending(self, renter_id: int, days: int) -> dict[int, JobMoney]:
-        """What was spent on each of the last days of UTC, by day since 1970, newest first."""
+        """The spending of each of the last ``days`` (UTC), by day since 1970, newest first."""
         return await self._by_day(lambda since: statements.spending(renter_id, since), days)
 
     async def earnings(self, provider_id: int, days: int) -> dict[int, JobMoney]:
-        """What was earned on each of the last days of UTC, by day since 1970, newest first."""
+        """The earnings of each of the last ``days`` (UTC), by day since 1970, newest first."""
         return await self._by_day(lambda since: statements.earnings(provider_id, since), days)
 
     async def _by_day(self, rows: Callable[[int], list[DayRow]], days: int) -> dict[int, JobMoney]:
         today = day_of(ms(self._clock))
         found = {day: JobMoney() for day in range(today, today - days, -1)}
         for day, kind, jobs, amount_halala in await self._database.read(lambda: rows(today - days + 1)):
-            if day in found:  # a replica's clock may be a moment ahead of this one's
+            if day in found:  # another server's clock may be slightly ahead of this one's
                 found[day].add(kind, jobs, amount_halala)
         return found

@@ -1,7 +1,7 @@
-"""The rules of time for jobs: offers expire, silent daemons lose their leases, overruns are ended.
+"""The time limits of jobs: offers expire, silent daemons lose their leases, overruns are ended.
 
-This module finds what is due; how it ends is in server.services.endings. ``tick`` does it once; the loop that
-calls it each second is in server.loops.
+This module finds the leases and jobs that are due; server.services.endings ends them. The loop that calls
+``tick`` each second is in server.loops.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 
 from server.clock import Clock, ms
+from server.domain.errors import DomainError, Reason
 from server.domain.jobs import LOST_AFTER_SECONDS
 from server.domain.leases import (
     OFFER_SECONDS,
@@ -33,7 +34,7 @@ BATCH = 500
 
 
 class Sweep:
-    """The rules of time, applied once a second."""
+    """Applies the time limits of jobs, once a second."""
 
     def __init__(
         self, database: Database, dispatch: Dispatch, fleet: Fleet, heartbeats: Heartbeats, clock: Clock
@@ -43,11 +44,27 @@ class Sweep:
         self._fleet = fleet
         self._heartbeats = heartbeats
         self._clock = clock
-        self._started_ms = ms(clock)
+        self._hearing_since_ms: int | None = ms(clock)
+        """Since when daemons could reach this server and it could store what they said; None: not now."""
 
     async def tick(self) -> None:
-        """Ends what time has ended, tells the daemons, and offers what their free slots can take."""
-        now_ms = ms(self._clock)
+        """Ends the leases and jobs that are due, notifies the daemons, and offers jobs to the freed slots.
+
+        Raises STORE_UNAVAILABLE while the database cannot be reached.
+        """
+        try:
+            await self._tick(ms(self._clock))
+        except DomainError as error:
+            if error.reason is Reason.STORE_UNAVAILABLE:
+                self._hearing_since_ms = None
+            raise
+
+    async def _tick(self, now_ms: int) -> None:
+        if not self._heartbeats.store_is_up:
+            self._hearing_since_ms = None
+        elif self._hearing_since_ms is None:
+            await self._database.read(lambda: None)
+            self._hearing_since_ms = now_ms
         self._fleet.forget_before(now_ms - _ms(LOST_AFTER_SECONDS))
         if await self._database.read(lambda: self._is_due(now_ms)):
             for lease in await self._database.run(lambda: self._apply(now_ms)):
@@ -56,7 +73,7 @@ class Sweep:
                 await self._dispatch.lease_ended(lease.provider_id)
 
     def _is_due(self, now_ms: int) -> bool:
-        """A look before the write, so that an idle market writes nothing."""
+        """Whether anything is due. Reads before any write, so that an idle market writes nothing."""
         return bool(
             leases.offers_before(now_ms - _ms(OFFER_SECONDS), 1)
             or self._silent(now_ms, 1)
@@ -67,17 +84,18 @@ class Sweep:
         )
 
     def _apply(self, now_ms: int) -> list[Lease]:
-        """Returns the leases that it ended; their daemons, where connected, are to stop."""
+        """Ends what is due; returns the ended leases, whose daemons must stop their runs."""
         ended = []
         for lease in leases.offers_before(now_ms - _ms(OFFER_SECONDS), BATCH):
-            give_up(lease, now_ms, "nobody answered the offer", LeaseOutcome.EXPIRED)
+            give_up(lease, now_ms, "its provider did not answer the offer", LeaseOutcome.EXPIRED)
             ended.append(lease)
         for lease, renewed_ms in self._silent(now_ms, BATCH):
             give_up(lease, now_ms, "its provider went silent", renewed_ms=renewed_ms)
             ended.append(lease)
         for lease in leases.preparing_since(now_ms - _ms(PREPARE_SECONDS), BATCH):
-            give_up(lease, now_ms, "its provider did not start it")
-            ended.append(lease)
+            if self._is_settled_in(lease.provider_id, now_ms):
+                give_up(lease, now_ms, "its provider did not start it")
+                ended.append(lease)
         for job_id, provider_id in jobs.running_past(now_ms, _ms(OVERRUN_GRACE_SECONDS), BATCH):
             if self._is_settled_in(provider_id, now_ms) and (over := end_overrun(job_id, now_ms)):
                 ended.append(over)
@@ -87,9 +105,9 @@ class Sweep:
         return ended
 
     def _is_settled_in(self, provider_id: int, now_ms: int) -> bool:
-        """The daemon is live in a session that is old enough for its results to have arrived.
+        """Whether the daemon is live in a session that is old enough for its results to have arrived.
 
-        Of any other, what it did is not known yet: it comes back with its results, or it is lost.
+        For any other daemon the outcome is still unknown: it reconnects with its results, or it is lost.
         """
         presence = self._fleet.get(provider_id)
         last_ms = self._fleet.last_heartbeat_ms(provider_id, None)
@@ -100,14 +118,14 @@ class Sweep:
         )
 
     def _silent(self, now_ms: int, limit: int) -> list[tuple[Lease, int]]:
-        """The leases that were not renewed for their lost period, each with its last renewal.
+        """The leases that were not renewed for their ``lost_after``, each with its last renewal.
 
-        Only what this server was able to hear and to write counts as silence: no lease is lost before the
-        server has been up for the lost period, nor while heartbeats that arrived cannot be written.
+        Silence counts only while this server can hear daemons and write what they say: no lease is lost
+        before the server has been up, and its database too, for the lost period.
         """
-        if not self._heartbeats.store_is_up:
+        if self._hearing_since_ms is None:
             return []
-        return leases.of_silent(now_ms, now_ms - self._started_ms, limit)
+        return leases.of_silent(now_ms, now_ms - self._hearing_since_ms, limit)
 
 
 def _ms(seconds: float) -> int:

@@ -1,7 +1,7 @@
-"""Providers' terms as their owners use them: own rates, and when and how far a machine takes jobs.
+"""Providers' terms as their owners use them: own rates, and hours, temperature and memory for jobs.
 
-What is decided here holds for jobs to come: one that is queued for a provider, held or running keeps the
-rate that it was quoted, and a run that began goes on.
+Changes apply to future jobs only: a job that is already queued, leased or running keeps the rate that it was
+quoted, and a run that has begun continues.
 """
 
 from __future__ import annotations
@@ -14,30 +14,29 @@ from server.domain.jobs import JobType
 from server.domain.placement import Obstacle
 from server.domain.terms import COOL_DEGREES, Settings, Terms, bounds, check_rate, opening_words
 from server.services.dispatch import Dispatch
-from server.services.fleet import Fleet, hottest_c
+from server.services.fleet import Fleet
 from server.store import rates, terms
 from server.store.database import Database
 from server.store.providers import ProviderRow
 
 log = logging.getLogger(__name__)
-# What other servers changed is read again for so long: no clock differs by more, no commit takes longer.
+# Changes of other servers are read again for this long: no clock differs by more, no commit takes longer.
 OVERLAP_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
 class OwnRate:
-    """What a provider asks for a type of job, beside the platform's rate and the bounds of its own. In
-    halala per minute."""
+    """A provider's rate for a job type, beside the platform's rate. In halala per minute."""
 
     kind: JobType
     rate: int
     is_own: bool
-    card_rate: int
+    platform_rate: int
 
     @property
     def bounds(self) -> tuple[int, int]:
-        """The least and the greatest that it may ask for."""
-        return bounds(self.card_rate)
+        """The lowest and the highest rate that the provider may set."""
+        return bounds(self.platform_rate)
 
 
 class OwnTerms:
@@ -51,11 +50,11 @@ class OwnTerms:
         self._read_ms = ms(clock)
 
     async def rates(self, provider_id: int) -> list[OwnRate]:
-        """What a provider asks for each type of job."""
+        """A provider's rate for each job type."""
         return await self._database.read(lambda: _rates(terms.of(provider_id)))
 
     async def set_rate(self, provider_id: int, kind: JobType, rate: int | None) -> list[OwnRate]:
-        """Sets a rate for new jobs, in halala per minute; None goes back to the platform's.
+        """Sets a rate for new jobs, in halala per minute; None restores the platform's rate.
 
         Raises RATE_OUT_OF_BOUNDS.
         """
@@ -70,29 +69,29 @@ class OwnTerms:
             others = {other: own for other, own in before.rates.items() if other is not kind}
             return replace(before, rates=others if rate is None else {**others, kind: rate})
 
-        changed, told = await self._database.run(change)
+        changed, own_rates = await self._database.run(change)
         log.info("set a rate provider_id=%d job_type=%s halala_per_minute=%s", provider_id, kind, rate)
-        await self._agree(provider_id, changed)
-        return told
+        await self._apply(provider_id, changed)
+        return own_rates
 
     async def settings(self, provider_id: int) -> Settings:
-        """When and how far a provider takes jobs."""
+        """A provider's hours, temperature and memory for jobs."""
         return await self._database.read(lambda: terms.of(provider_id).settings)
 
     async def set_settings(self, provider_id: int, settings: Settings) -> Settings:
-        """Sets them, all together; its daemon is told."""
+        """Replaces all settings and notifies the provider's daemon."""
 
         def change() -> Terms:
             return terms.change(provider_id, lambda before: replace(before, settings=settings), now_ms)
 
         now_ms = ms(self._clock)
         changed = await self._database.run(change)
-        log.info("changed its settings provider_id=%d", provider_id)
-        await self._agree(provider_id, changed)
+        log.info("changed a provider's settings provider_id=%d", provider_id)
+        await self._apply(provider_id, changed)
         return changed.settings
 
     async def read_changes(self) -> None:
-        """Learns what was changed at other servers, or while a session opened."""
+        """Applies the changes that other servers stored, or that were stored while a session opened."""
         if not self._fleet.all():
             return
         now_ms = ms(self._clock)
@@ -103,30 +102,30 @@ class OwnTerms:
             self._fleet.apply_terms(provider_id, changed)
         self._read_ms = now_ms
 
-    async def _agree(self, provider_id: int, changed: Terms) -> None:
-        """The session hears of it at once, and what waits may suit the provider now."""
+    async def _apply(self, provider_id: int, changed: Terms) -> None:
+        """Applies new terms to the session, and offers the waiting jobs that now fit."""
         self._fleet.apply_terms(provider_id, changed)
         await self._dispatch.fill(provider_id)
 
 
-def closure_of(
+def terms_obstacle(
     provider: ProviderRow, settings: Settings, fleet: Fleet, now_ms: int
 ) -> tuple[Obstacle, float | None]:
-    """What keeps every job from a provider by its settings, and its temperature.
+    """The obstacle to every job that follows from a provider's settings, and its temperature.
 
-    Of one that is connected to another server the stored report is all that is known.
+    For a provider that is connected to another server, the temperature comes from the stored report.
     """
     presence = fleet.get(provider.id)
-    temp_c = presence.temp_c if presence is not None else hottest_c(provider.gpu_status)
+    temp_c = presence.temp_c if presence is not None else provider.report.hottest_c
     was_too_hot = presence is not None and presence.is_too_hot
     if not settings.is_open(now_ms):
         return Obstacle.OUTSIDE_HOURS, temp_c
     return Obstacle.TOO_HOT if settings.is_too_hot(was_too_hot, temp_c) else Obstacle.NONE, temp_c
 
 
-def closure_words(what: Obstacle, who: str, settings: Settings, temp_c: float | None, now_ms: int) -> str:
-    """Why a provider is closed and when it takes jobs again, for a person."""
-    if what is Obstacle.OUTSIDE_HOURS:
+def terms_message(obstacle: Obstacle, who: str, settings: Settings, temp_c: float | None, now_ms: int) -> str:
+    """Says to people why a provider's terms keep jobs away, and when it takes jobs again."""
+    if obstacle is Obstacle.OUTSIDE_HOURS:
         when = opening_words(settings.opens(now_ms), settings.timezone, now_ms)
         return f"{who} takes jobs again {when}"
     assert settings.max_temp_c is not None
@@ -136,6 +135,6 @@ def closure_words(what: Obstacle, who: str, settings: Settings, temp_c: float | 
 
 def _rates(own: Terms) -> list[OwnRate]:
     return [
-        OwnRate(kind, own.rates.get(kind, card_rate), kind in own.rates, card_rate)
-        for kind, card_rate in rates.card().items()
+        OwnRate(kind, own.rates.get(kind, platform_rate), kind in own.rates, platform_rate)
+        for kind, platform_rate in rates.card().items()
     ]

@@ -1,6 +1,6 @@
-"""What renters do with their webhooks: set, see, remove, test.
+"""The use cases of renters' webhooks: set, read, remove, test.
 
-Events are written by server.services.outbox and sent by server.services.deliveries.
+server.services.outbox writes the events and server.services.deliveries sends them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Webhooks:
     async def put(
         self, renter_id: int, url: str, balance_low_halala: int | None
     ) -> tuple[Webhook, str | None]:
-        """Sets or changes the address; returns it, and the secret if it was made now.
+        """Sets or changes the address; returns the webhook, and the secret if it was created now.
 
         Raises INVALID_FIELD, RENTER_DELETED.
         """
@@ -65,12 +65,12 @@ class Webhooks:
         return await self._database.read(lambda: webhooks.get(renter_id))
 
     async def remove(self, renter_id: int) -> None:
-        """Forgets the webhook; without one nothing happens."""
+        """Removes the webhook; without one it does nothing."""
         await self._database.run(lambda: webhooks.remove(renter_id))
         log.info("removed a webhook renter_id=%d", renter_id)
 
     async def rotate(self, renter_id: int) -> str:
-        """A new secret, which is told this once. Raises WRONG_STATE without a webhook."""
+        """A new secret, which is shown only once. Raises WRONG_STATE without a webhook."""
         secret = _new_secret()
         if not await self._database.run(lambda: webhooks.set_secret(renter_id, secret)):
             raise _none_set()
@@ -78,7 +78,7 @@ class Webhooks:
         return secret
 
     async def test(self, renter_id: int) -> Delivery:
-        """Puts a test into the outbox. Raises WRONG_STATE without a webhook, or while a test waits."""
+        """Adds a test event to the outbox. Raises WRONG_STATE without a webhook, or while a test waits."""
         now_ms = ms(self._clock)
 
         def test() -> Delivery:
@@ -88,7 +88,7 @@ class Webhooks:
             if webhooks.is_waiting(renter_id, WebhookEvent.TEST):
                 raise DomainError(
                     Reason.WRONG_STATE,
-                    "a test is on its way; what comes of it is in the list of deliveries",
+                    "a test is already waiting to be sent; see its result in the list of deliveries",
                     status="waiting",
                 )
             return webhooks.delivery(outbox.add(webhook, WebhookEvent.TEST, {}, now_ms))
@@ -107,4 +107,4 @@ def _new_secret() -> str:
 
 
 def _none_set() -> DomainError:
-    return DomainError(Reason.WRONG_STATE, "no webhook is set; set its address first", status="none")
+    return DomainError(Reason.WRONG_STATE, "this account has no webhook; set its url first", status="none")

@@ -1,4 +1,4 @@
-"""Withdrawals: a provider asks for its earnings, an operator orders, pays or refuses."""
+"""Withdrawals: a provider requests its earnings; an operator processes, pays or rejects the request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PENDING_LIMIT = 200
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """One page of requests, those that wait, and the totals by state (count, halala)."""
+    """The pending requests, one page of all requests, and the totals by state (count, halala)."""
 
     pending: list[Withdrawal]
     page: list[Withdrawal]
@@ -38,7 +38,7 @@ class Withdrawals:
         self._clock = clock
 
     async def request(self, provider_id: int, amount_halala: int, iban: str) -> tuple[Withdrawal, int]:
-        """A new request, and what can still be withdrawn. The amount is reserved at once.
+        """Creates a request and reserves its amount; returns it, and what can still be withdrawn, in halala.
 
         Raises WITHDRAWAL_OPEN, EARNINGS_TOO_LOW, PROVIDER_SUSPENDED, PROVIDER_NOT_APPROVED.
         """
@@ -46,17 +46,17 @@ class Withdrawals:
 
         def reserve() -> tuple[Withdrawal, int]:
             refuse_shut_out(existing(provider_id).state)
-            # The row comes first: of two requests at once, the second waits here and is refused.
-            made = _existing(withdrawals.insert(provider_id, amount_halala, iban, now_ms))
+            # The row comes first: of two concurrent requests, the second waits here and is refused.
+            withdrawal = _existing(withdrawals.insert(provider_id, amount_halala, iban, now_ms))
             own = rules.provider(provider_id)
             if (claimable := ledger.balance(own)) < amount_halala:
                 raise _too_low(claimable, amount_halala)
-            ledger.apply([rules.withdrawal_transfer(made)], now_ms)
-            return made, ledger.balance(own)
+            ledger.apply([rules.withdrawal_transfer(withdrawal)], now_ms)
+            return withdrawal, ledger.balance(own)
 
-        made, claimable = await self._database.run(once(reserve, now_ms))
-        log.info("asked for a withdrawal id=%d provider_id=%d", made.id, provider_id)
-        return made, claimable
+        withdrawal, claimable = await self._database.run(once(reserve, now_ms))
+        log.info("requested a withdrawal id=%d provider_id=%d", withdrawal.id, provider_id)
+        return withdrawal, claimable
 
     async def own(self, provider_id: int, before_id: int | None, limit: int) -> Page[Withdrawal]:
         """One page of a provider's requests, newest first."""
@@ -87,9 +87,9 @@ class Withdrawals:
         reference: str | None = None,
         reason: str | None = None,
     ) -> Withdrawal:
-        """Moves a request on, with its money and its entry in the log.
+        """Applies an operator's action to a request: its state, its money, and an audit entry.
 
-        Raises WITHDRAWAL_NOT_FOUND, and WRONG_STATE for what was done before or cannot be done any more.
+        Raises WITHDRAWAL_NOT_FOUND, and WRONG_STATE if the request's state does not allow the action.
         """
         now_ms = ms(self._clock)
 
@@ -105,7 +105,9 @@ class Withdrawals:
             )
             if state is not WithdrawalState.PROCESSING:
                 ledger.apply([rules.withdrawal_transfer(after)], now_ms)
-            operator.note(f"withdrawal.{action}", withdrawal_id, _told(before), _told(after), now_ms)
+            operator.note(
+                f"withdrawal.{action}", withdrawal_id, _audit_facts(before), _audit_facts(after), now_ms
+            )
             return after
 
         after = await self._database.run(once(move, now_ms))
@@ -113,13 +115,13 @@ class Withdrawals:
         return after
 
 
-def _told(withdrawal: Withdrawal) -> dict[str, object]:
-    """What the log says of a request: what changes, and how much it is about."""
-    told = {"reference": withdrawal.reference, "reason": withdrawal.reason}
+def _audit_facts(withdrawal: Withdrawal) -> dict[str, object]:
+    """What the audit log records of a request: its state, its amount, and the operator's texts."""
+    texts = {"reference": withdrawal.reference, "reason": withdrawal.reason}
     return {
         "status": withdrawal.state.value,
         "amount_halala": withdrawal.amount_halala,
-        **{name: value for name, value in told.items() if value is not None},
+        **{name: value for name, value in texts.items() if value is not None},
     }
 
 
@@ -138,7 +140,7 @@ def _wrong_state(withdrawal: Withdrawal, action: WithdrawalAction) -> DomainErro
     state = withdrawal.state.value
     return DomainError(
         Reason.WRONG_STATE,
-        f"withdrawal {withdrawal.id} is {state}: {action} cannot be done to it; nothing was changed",
+        f"withdrawal {withdrawal.id} is {state}, which does not allow {action}; nothing was changed",
         status=state,
     )
 
@@ -146,7 +148,7 @@ def _wrong_state(withdrawal: Withdrawal, action: WithdrawalAction) -> DomainErro
 def _too_low(claimable: int, required: int) -> DomainError:
     return DomainError(
         Reason.EARNINGS_TOO_LOW,
-        f"amount_halala: {claimable} halala can be withdrawn and you ask for {required}; ask for less",
+        f"amount_halala: {claimable} halala can be withdrawn and the request is for {required}; request less",
         field="amount_halala",
         balance_halala=claimable,
         required_halala=required,

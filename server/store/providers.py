@@ -10,6 +10,7 @@ from typing import Any
 import peewee as pw
 
 from server.domain.errors import DomainError, Reason
+from server.domain.gpus import GpuReport, from_plain
 from server.domain.hindrances import SelfTest
 from server.domain.honesty import Verdict, VerdictReason
 from server.domain.jobs import JobType
@@ -38,7 +39,7 @@ class ProviderRow:
     models_reported: bool
     job_types: frozenset[JobType]
     last_heartbeat_ms: int | None
-    gpu_status: dict[str, Any]
+    report: GpuReport
     created_ms: int
     claimed_gpu: str
     """The GPU model of its registration."""
@@ -258,7 +259,7 @@ def _row(row: Any) -> ProviderRow:
         models_reported=bool(row.models_reported),
         job_types=frozenset(JobType(name) for name in row.job_types.split()),
         last_heartbeat_ms=row.last_heartbeat_ms,
-        gpu_status=json.loads(row.gpu_status),
+        report=from_plain(json.loads(row.gpu_status)),
         created_ms=row.created_ms,
         claimed_gpu=row.claimed_gpu,
         verdict=Verdict(row.verdict),

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import peewee as pw
 
+from server.domain.gpus import GpuReport, to_plain
 from server.domain.jobs import JobType
 from server.store.models import Provider
 from server.store.prepared import PreparedQuery, arg
@@ -19,12 +19,12 @@ from server.store.prepared import PreparedQuery, arg
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """Heartbeats to write down: the last of all, the last on a stream (which alone renews leases), and
-    what the machine said last; None where there was none."""
+    """The newest heartbeat of a provider, its newest heartbeat on a stream (only these renew leases), and
+    its newest report; None where there was none."""
 
     provider_id: int
     at_ms: int
-    gpu_status: dict[str, Any] | None
+    report: GpuReport | None
     renewed_ms: int | None = None
 
 
@@ -79,12 +79,12 @@ def write_beats(beats: Iterable[Beat]) -> None:
     """Writes heartbeats down; an older one than the stored changes nothing."""
     for beat in sorted(beats, key=lambda beat: beat.provider_id):  # one order: no two batches deadlock
         newest = _beat.run(id=beat.provider_id, at_ms=beat.at_ms, renewed_ms=beat.renewed_ms)
-        if newest and beat.gpu_status:
-            _write_gpu_status(beat.provider_id, beat.gpu_status)
+        if newest and beat.report:
+            _write_report(beat.provider_id, beat.report)
 
 
-def _write_gpu_status(provider_id: int, status: dict[str, Any]) -> None:
-    values = {"gpu_status": json.dumps(status)}
-    reported = {"gpu_model": status.get("gpu_name"), "gpu_vram_mib": status.get("gpu_vram_mib")}
-    values.update({name: value for name, value in reported.items() if value})
+def _write_report(provider_id: int, report: GpuReport) -> None:
+    registered = {"gpu_model": report.gpu_name, "gpu_vram_mib": report.gpu_vram_mib}
+    values = {name: value for name, value in registered.items() if value}
+    values["gpu_status"] = json.dumps(to_plain(report))
     Provider.update(**values).where(Provider.id == provider_id).execute()

@@ -15,7 +15,8 @@ import daemon.config.config
 import gateway.config
 import server.config
 from server.domain.errors import Reason
-from server.domain.honesty import NOT_HEALTHY, Verdict, VerdictReason
+from server.domain.gpus import GpuState
+from server.domain.honesty import Verdict, VerdictReason
 from server.domain.jobs import FailureReason, JobState, JobType
 from server.domain.keys import Scope
 from server.domain.leases import Disposition, LeaseOutcome, RunOutcome
@@ -99,7 +100,6 @@ def test_every_reason_has_a_code_and_a_status(value: object) -> None:
 def test_enums_of_the_domain_are_those_of_the_protos() -> None:
     from dcp.v1 import gpus_pb2, honesty_pb2, options_pb2, sessions_pb2, webhooks_pb2
 
-    assert {gpus_pb2.GPU_STATE_FAILED, gpus_pb2.GPU_STATE_UNKNOWN} == NOT_HEALTHY
     for domain, proto, prefix in (
         (JobState, jobs_pb2.JobState, "JOB_STATE_"),
         (JobType, jobs_pb2.JobType, "JOB_TYPE_"),
@@ -118,6 +118,7 @@ def test_enums_of_the_domain_are_those_of_the_protos() -> None:
         (Weekday, terms_pb2.Weekday, "WEEKDAY_"),
         (Weight, providers_pb2.AttemptWeight, "ATTEMPT_WEIGHT_"),
         (Verdict, honesty_pb2.Verdict, "VERDICT_"),
+        (GpuState, gpus_pb2.GpuState, "GPU_STATE_"),
         (VerdictReason, honesty_pb2.VerdictReason, "VERDICT_REASON_"),
     ):
         assert {member.name for member in domain} == names(proto, prefix), prefix

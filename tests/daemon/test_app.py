@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2, terms_pb2
 
-from daemon.app import Daemon
+from daemon.app import Daemon, Options
 from daemon.engines import EngineError
 from daemon.journal.journal import Journal
-from daemon.link import KeyRefusedError
+from daemon.link import KeyRefusedError, ServerAddress
 from daemon.machine.gpus import Gpus
 from daemon.machine.gpus.none import NoGpus
+from daemon.machine.machine import Machine
 from daemon.machine.policy import Rules, parse_schedule
 from daemon.protocol.effects import EndReason
-from daemon.runners import Picture, Piece, Written
+from daemon.runners import Picture, Piece, ResumeOffsets
 from tests.daemon.fake_server import (
     GOOD_KEY,
     Connection,
@@ -57,18 +58,18 @@ class Stack:
         self.clock = ManualClock()
         self.ready: list[int] = []
         self.daemon = Daemon(
-            server=server.address,
-            key=GOOD_KEY,
-            engines=[engine, *others],
-            journal=Journal(self.disk),
-            gpus=gpus or NoGpus(),
-            rules=rules,
-            local_time=lambda: datetime.fromtimestamp(self.clock.now(), UTC),
-            clock=self.clock,
-            rng=Random(1),
-            on_ready=self.ready.append,
-            tick_seconds=0.01,
-            sample_seconds=sample_seconds,
+            ServerAddress(server.address),
+            GOOD_KEY,
+            [engine, *others],
+            Journal(self.disk),
+            Machine(
+                gpus=gpus or NoGpus(),
+                clock=self.clock,
+                local_time=lambda: datetime.fromtimestamp(self.clock.now(), UTC),
+                rng=Random(1),
+            ),
+            rules,
+            Options(on_ready=self.ready.append, tick_seconds=0.01, sample_seconds=sample_seconds),
         )
         self.running = asyncio.create_task(self.daemon.run())
 
@@ -137,7 +138,7 @@ async def test_job_runs_from_offer_to_acknowledged_result() -> None:
 async def test_what_an_earlier_daemon_left_is_removed_before_the_first_session() -> None:
     runner = ScriptedRunner()
     async with fake_server() as server:
-        daemon = Daemon(server=server.address, key=GOOD_KEY, engines=[runner], journal=Journal(MemoryDisk()))
+        daemon = Daemon(ServerAddress(server.address), GOOD_KEY, [runner], Journal(MemoryDisk()))
         running = asyncio.create_task(daemon.run())
         hello = await (await server.connection()).welcome()
         assert list(hello.job_types) == list(runner.job_types())
@@ -331,7 +332,9 @@ async def test_restarted_daemon_tells_the_result_of_the_one_before() -> None:
 class SurvivingEngine(ScriptedEngine):
     """Its runs outlive the daemon, as a container's do: what was not read yet can be read on."""
 
-    async def adopt(self, offer: sessions_pb2.JobOffer, written: Written) -> AsyncGenerator[Piece, None]:
+    async def adopt(
+        self, offer: sessions_pb2.JobOffer, written: ResumeOffsets
+    ) -> AsyncGenerator[Piece, None]:
         self.script = ["".join(str(piece) for piece in self.script)[written.output_bytes :]]
         return self.generate(offer)
 
@@ -398,9 +401,7 @@ async def test_failure_while_preparing_never_starts_the_meter() -> None:
 
 async def test_bad_key_ends_the_daemon() -> None:
     async with fake_server() as server:
-        daemon = Daemon(
-            server=server.address, key="dcp-provider-bad", engines=[], journal=Journal(MemoryDisk())
-        )
+        daemon = Daemon(ServerAddress(server.address), "dcp-provider-bad", [], Journal(MemoryDisk()))
         with pytest.raises(KeyRefusedError, match=r"no such key \(INVALID_CREDENTIAL\)"):
             async with asyncio.timeout(10):
                 await daemon.run()
@@ -474,11 +475,11 @@ async def test_crashing_gpu_reading_ends_nothing() -> None:
 
     async with fake_server() as server:
         daemon = Daemon(
-            server=server.address,
-            key=GOOD_KEY,
-            engines=[],
-            journal=Journal(MemoryDisk()),
-            gpus=Broken(),  # type: ignore[arg-type]
+            ServerAddress(server.address),
+            GOOD_KEY,
+            [],
+            Journal(MemoryDisk()),
+            Machine(gpus=Broken()),  # type: ignore[arg-type]
         )
         running = asyncio.create_task(daemon.run())
         connection = await server.connection()

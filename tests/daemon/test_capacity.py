@@ -121,7 +121,8 @@ async def test_engine_that_breaks_down_in_a_job_is_tested_at_once() -> None:
         connection = await s.server.connection()
         await connection.welcome()
         s.engine.test_error = BROKEN
-        await s.take_job(connection)
+        # The update may come before JobStarted, which waits for the journal.
+        await connection.send(job_offer=offer())
         await update(connection, lambda one: not one.self_tests.tests[0].passed)
         assert s.engine.tests == 2
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.machine.gpus.detect import detect
+from daemon.machine.gpus.nvml import detect
 from scripts.market import Market
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from daemon.machine.gpus.detect import detect
+from daemon.machine.gpus.nvml import detect
 
 pytestmark = pytest.mark.gpu
 

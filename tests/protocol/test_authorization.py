@@ -25,6 +25,7 @@ from server.domain.keys import Scope
 from server.services.keys import digest, issue
 from server.store import withdrawals
 from server.store.models import ApiKey, Artifact, Job
+from tests.server.rpc.methods import first_answer
 from tests.support.running_server import bearer, read_refusal
 from tests.support.whole_stack import ADMIN_TOKEN, Stack, running_stack
 
@@ -266,9 +267,7 @@ async def by_grpc(there: World, name: str, credential: str) -> str:
     }
     try:
         if method.client_streaming:
-            stream: Any = there.stack.channel.stream_stream(path, **codecs)(_one(request), metadata=metadata)
-            async for _ in stream:
-                break
+            await first_answer(there.stack.channel.stream_stream(path, **codecs), metadata, request)
         elif method.server_streaming:
             async for _ in there.stack.channel.unary_stream(path, **codecs)(request, metadata=metadata):
                 pass
@@ -282,10 +281,6 @@ async def by_grpc(there: World, name: str, credential: str) -> str:
 async def _nothing() -> AsyncIterator[bytes]:
     for _ in range(0):
         yield b""
-
-
-async def _one(request: Message) -> AsyncIterator[Message]:
-    yield request
 
 
 async def by_http(there: World, name: str, credential: str, binding: Binding, base: str) -> str:

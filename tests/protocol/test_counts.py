@@ -18,6 +18,7 @@ from dcp.v1 import gpus_pb2
 
 from daemon.journal.disk import journal_folder
 from daemon.journal.journal import Journal
+from daemon.machine.machine import Machine
 from tests.support.counter import Counter, CountingDisk, relayed
 from tests.support.fake_engine import DEFAULT_MODEL, NoopEngine
 from tests.support.whole_stack import ADMIN, Stack, running_daemon, running_stack
@@ -78,7 +79,7 @@ class Market:
             NoopEngine(),
             server=self.address,
             journal=Journal(disk),
-            gpus=gpus,
+            machine=Machine(gpus=gpus, clock=self.stack.clock),
             sample_seconds=0.02,
         )
         async with running:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.journal.journal import Journal
+from daemon.machine.machine import Machine
 from scripts.market import UNLIMITED
 from tests.support.fake_engine import DEFAULT_MODEL, ScriptedEngine
 from tests.support.manual_clock import ManualClock
@@ -55,7 +56,12 @@ async def test_late_result_of_a_silent_daemon_changes_nothing(tmp_path: Path) ->
             clock, disk, gate = ManualClock(), MemoryDisk(), asyncio.Event()
             engine = ScriptedEngine(("late ", gate, "result"))
             silent = running_daemon(
-                stack, first, engine, server=proxy.address, clock=clock, journal=Journal(disk)
+                stack,
+                first,
+                engine,
+                server=proxy.address,
+                journal=Journal(disk),
+                machine=Machine(clock=clock),
             )
             async with silent:
                 job_id = (await stack.post("/api/jobs/submit", BODY, **renter))["job"]["job_id"]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from server.domain.errors import DomainError, Reason
+from server.domain.gpus import GpuReport
 from server.domain.jobs import JobType
 from server.domain.leases import (
     MARKER_BYTES,
@@ -41,11 +42,11 @@ from server.domain.messages import (
     Started,
     Welcome,
 )
-from server.domain.sessions import Effect, Kept, Reply, ServerSession
+from server.domain.sessions import Breach, Effect, Kept, Reply, ServerSession
 
 LIMIT_BYTES = 40
 JOBS = [0, 1]
-HELLO = Hello("boot", "1", 1, {}, (), frozenset({JobType.LLM_INFERENCE}), 2)
+HELLO = Hello("boot", "1", 1, GpuReport(), (), frozenset({JobType.LLM_INFERENCE}), 2)
 
 
 @dataclass
@@ -67,6 +68,8 @@ class ServerHalf(RuleBasedStateMachine):
         super().__init__()
         self.epochs = dict.fromkeys(JOBS, 0)
         self.held: dict[int, Stored] = {}
+        self.breached: set[LeaseRef] = set()
+        """Leases that a breach ended on this stream: what follows it there is not answered."""
         self.is_open = False
 
     # --- streams ---
@@ -85,6 +88,7 @@ class ServerHalf(RuleBasedStateMachine):
         self.refused(Heartbeat(1, None))
         assert self.half.receive(HELLO) is HELLO
         self.held, self.is_open = kept, True
+        self.breached = set()
         for stored in kept.values():
             stored.missed = 0
         out, log = Channel.OUTPUT, Channel.LOG
@@ -155,7 +159,7 @@ class ServerHalf(RuleBasedStateMachine):
         started = Started(self.ref(number))
         stored = self.held.get(number)
         if stored is not None and stored.state is LeaseState.OFFERED:
-            self.refused(started)
+            self.breaks(number, started)
             return
         effect = self.half.receive(started)
         if stored is None:
@@ -190,18 +194,16 @@ class ServerHalf(RuleBasedStateMachine):
         stored = self.held.get(number)
         seq = (stored.through[stream] if stored else 0) + (1 if is_new else ahead)
         chunk = Chunk(self.ref(number), stream, seq, b"x" * size * (10 if is_new else 1))
-        if not chunk.data:
-            self.refused(chunk)
-        elif stored is None:
+        if stored is None:
             self.is_stranger(self.half.receive(chunk), chunk.lease)
-        elif not self.may_write(stored, stream) or not 1 <= seq <= stored.through[stream] + 1:
-            self.refused(chunk)
+        elif not (chunk.data and self.may_write(stored, stream) and 1 <= seq <= stored.through[stream] + 1):
+            self.breaks(number, chunk)
         elif seq <= stored.through[stream]:
             assert self.half.receive(chunk) == Reply(self.ack(stored)), (
                 "a repeated chunk is only acknowledged"
             )
         elif stored.size[stream] + len(chunk.data) > LIMIT_BYTES + MARKER_BYTES:
-            self.refused(chunk)
+            self.breaks(number, chunk)
         else:
             assert self.half.receive(chunk) is chunk
             stored.through[stream] = seq
@@ -304,8 +306,17 @@ class ServerHalf(RuleBasedStateMachine):
         else:
             raise AssertionError(f"{message} was taken: {effect}")
 
+    def breaks(self, number: int, message: DaemonMessage) -> None:
+        """The lease is over, and only the lease."""
+        effect = self.half.receive(message)
+        assert isinstance(effect, Breach)
+        assert effect.lease == self.ref(number)
+        self.breached.add(effect.lease)
+        self.move(number, None)
+
     def is_stranger(self, effect: Effect, ref: LeaseRef) -> None:
-        assert effect == Reply(LeaseDirective(ref, LeaseAction.STOP_AND_DISCARD))
+        told = Reply(LeaseDirective(ref, LeaseAction.STOP_AND_DISCARD))
+        assert effect == (None if ref in self.breached else told)
 
 
 TestServerHalf = ServerHalf.TestCase

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from dcp.v1 import sessions_pb2
 
-from daemon.link import Link, Server
+from daemon.link import Link, ServerAddress
 from daemon.work.artifacts import (
     LeaseGoneError,
     UploadBrokenError,
     UploadDamagedError,
     UploadRefusedError,
-    measure,
 )
 from tests.support.fake_engine import DEFAULT_MODEL, ScriptedEngine
+from tests.support.file_daemon import measure
 from tests.support.whole_stack import ADMIN, Stack, running_daemon, running_stack
 
 LIMIT_BYTES = 300_000
@@ -56,7 +56,7 @@ async def running_job(folder: Path) -> AsyncIterator[tuple[Stack, Link, _Engine,
             answer = await stack.post("/api/jobs/submit", job, **{"x-renter-key": renter_key})
             job_id = answer["job"]["job_id"]
             await stack.until_job(job_id, "running")
-            yield stack, Link(Server(stack.server.address), key), engine, job_id
+            yield stack, Link(ServerAddress(stack.server.address), key), engine, job_id
 
 
 async def test_file_is_uploaded_once_and_can_be_downloaded_when_the_job_has_ended(tmp_path: Path) -> None:
@@ -90,7 +90,9 @@ async def test_failures_that_a_repetition_cannot_mend_are_distinguished(tmp_path
             await link.upload(engine.lease, replace(artifact, size_bytes=LIMIT_BYTES + 1))
         assert caught.value.too_large
         with pytest.raises(UploadRefusedError):
-            await Link(Server(stack.server.address), "dcp-provider-unknown").upload(engine.lease, artifact)
+            await Link(ServerAddress(stack.server.address), "dcp-provider-unknown").upload(
+                engine.lease, artifact
+            )
         forged = sessions_pb2.Lease(job_id=engine.lease.job_id, lease_epoch=1, lease_secret=b"x" * 16)
         with pytest.raises(LeaseGoneError):
             await link.upload(forged, artifact)
@@ -98,4 +100,4 @@ async def test_failures_that_a_repetition_cannot_mend_are_distinguished(tmp_path
         with pytest.raises(UploadDamagedError):
             await link.upload(engine.lease, artifact)
         with pytest.raises(UploadBrokenError):
-            await Link(Server("127.0.0.1:1"), "dcp-provider-any").upload(engine.lease, artifact)
+            await Link(ServerAddress("127.0.0.1:1"), "dcp-provider-any").upload(engine.lease, artifact)

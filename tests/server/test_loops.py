@@ -17,7 +17,7 @@ from tests.support.running_server import Daemon, Market, Party
 
 QUEUED, RUNNING = jobs_pb2.JOB_STATE_QUEUED, jobs_pb2.JOB_STATE_RUNNING
 LOST_SECONDS = 300
-ENDS = "end what time ends"
+ENDS = "end overdue leases and jobs"
 DUTIES = [
     "write heartbeats",
     "read provider states",

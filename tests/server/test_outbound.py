@@ -12,7 +12,7 @@ import trustme
 from server.outbound import Outbound
 from tests.support.webhook_receiver import receiving
 
-NOT_PUBLIC = "the name of the host leads to an address that is not public"
+NOT_PUBLIC = "the host's name resolves to an address that is not public"
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,10 @@ async def test_redirect_is_not_followed() -> None:
     async with receiving(307) as receiver:
         receiver.location = "http://169.254.169.254/latest/meta-data"
         answer = await Outbound(allow_private=True).post(receiver.url, {}, b"{}")
-        assert (answer.status_code, answer.error) == (307, "it redirected, which is not followed")
+        assert (answer.status_code, answer.error) == (
+            307,
+            "the host answered with a redirect, which is not followed",
+        )
         assert receiver.connections == 1
 
 
@@ -101,5 +104,5 @@ async def test_tls_and_host_keep_the_name_though_the_address_is_connected_to() -
         assert named == ["localhost"]
         assert receiver.received[0].headers["host"] == f"localhost:{receiver.port}"
         untrusted = await Outbound(allow_private=True).post(url, {}, b"{}")
-        assert untrusted.error == "the certificate of the host was not accepted"
+        assert untrusted.error == "the host's certificate was not accepted"
         assert len(receiver.received) == 1

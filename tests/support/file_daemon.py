@@ -18,14 +18,14 @@ from random import SystemRandom
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.app import Daemon
+from daemon.app import Daemon, Options
 from daemon.config import config
 from daemon.engines import Engine, EngineError
 from daemon.journal.disk import FileDisk, journal_folder
 from daemon.journal.journal import Journal
-from daemon.link import Link, Server
+from daemon.link import Link, ServerAddress
 from daemon.protocol.effects import EndReason
-from daemon.work.artifacts import Artifact, ArtifactSink, Uploader, measure
+from daemon.work.artifacts import Artifact, ArtifactSink, Uploader
 from tests.support.scripted_daemon import MODEL, _say_ready
 
 BLOCK_BYTES = 1 << 20
@@ -45,6 +45,12 @@ def content(name: str, kib: int) -> Iterator[bytes]:
         block = hashlib.sha256(f"{name} {number}".encode()).digest() * (BLOCK_BYTES // 32)
         yield block[:left]
         left -= len(block)
+
+
+def measure(name: str, path: Path) -> Artifact:
+    """A file as an artifact."""
+    data = path.read_bytes()
+    return Artifact(name, path, len(data), hashlib.sha256(data).digest())
 
 
 class FileEngine(Engine):
@@ -93,13 +99,14 @@ class FileEngine(Engine):
 
 async def _serve(settings: config.Config) -> EndReason:
     assert settings.provider_key is not None
-    link = Link(Server(settings.server), settings.provider_key)
+    server = ServerAddress(settings.server)
+    link = Link(server, settings.provider_key)
     daemon = Daemon(
-        server=settings.server,
-        key=settings.provider_key,
-        engines=[FileEngine(settings.state_dir / "output", Uploader(link.upload, SystemRandom()))],
-        journal=Journal(FileDisk(journal_folder(settings.state_dir))),
-        on_ready=_say_ready,
+        server,
+        settings.provider_key,
+        [FileEngine(settings.state_dir / "output", Uploader(link.upload, SystemRandom()))],
+        Journal(FileDisk(journal_folder(settings.state_dir))),
+        options=Options(on_ready=_say_ready),
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, daemon.drain)
     return await daemon.run()

@@ -15,12 +15,14 @@ from collections.abc import AsyncGenerator, Sequence
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.app import Daemon
+from daemon.app import Daemon, Options
 from daemon.config import config
 from daemon.engines import Engine
 from daemon.journal.disk import FileDisk, journal_folder
 from daemon.journal.journal import Journal
-from daemon.machine.gpus.detect import detect
+from daemon.link import ServerAddress
+from daemon.machine.gpus.nvml import detect
+from daemon.machine.machine import Machine
 from daemon.protocol.effects import EndReason
 
 MODEL = "test/script"
@@ -65,12 +67,12 @@ class ScriptEngine(Engine):
 async def _serve(settings: config.Config) -> EndReason:
     assert settings.provider_key is not None
     daemon = Daemon(
-        server=settings.server,
-        key=settings.provider_key,
-        engines=[ScriptEngine()],
-        gpus=detect(),
-        journal=Journal(FileDisk(journal_folder(settings.state_dir))),
-        on_ready=_say_ready,
+        ServerAddress(settings.server),
+        settings.provider_key,
+        [ScriptEngine()],
+        Journal(FileDisk(journal_folder(settings.state_dir))),
+        Machine(gpus=detect()),
+        options=Options(on_ready=_say_ready),
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, daemon.drain)
     return await daemon.run()

@@ -16,14 +16,16 @@ from typing import Any
 import grpc
 import httpx
 
-from daemon.app import Daemon
+from daemon.app import Daemon, Options
 from daemon.journal.journal import Journal
+from daemon.link import ServerAddress
+from daemon.machine.machine import Machine
+from daemon.runners import Runner
 from gateway.app import CHANNEL_OPTIONS, build_app
 from server.app import Server
 from server.config import Config
 from tests.support import databases
 from tests.support.counter import Counter
-from tests.support.fake_engine import ScriptedEngine
 from tests.support.manual_clock import ManualClock
 from tests.support.memory_disk import MemoryDisk
 
@@ -78,7 +80,7 @@ async def running_stack(
     The ledger is checked at the end, unless the test itself writes rows without the services.
     ``counter``: counts the work of the server and the gateway.
     """
-    counter = counter or Counter()
+    counted, counter = counter is not None, counter or Counter()
     clock = ManualClock()
     config = Config.from_env(
         {
@@ -90,7 +92,8 @@ async def running_stack(
         }
     )
     server = Server(config, clock)
-    counter.watch_database(server._database.peewee)
+    if counted:
+        counter.watch_database(server._database.peewee)
     await server.start()
     try:
         async with grpc.aio.insecure_channel(
@@ -107,20 +110,27 @@ async def running_stack(
 
 @contextlib.asynccontextmanager
 async def running_daemon(
-    stack: Stack, key: str, engine: ScriptedEngine, **changes: Any
+    stack: Stack,
+    key: str,
+    engine: Runner,
+    *,
+    server: str = "",
+    journal: Journal | None = None,
+    machine: Machine | None = None,
+    sample_seconds: float = 5.0,
 ) -> AsyncIterator[Daemon]:
-    """A daemon with the engine, once it has its session; ``changes``: other arguments of `Daemon`."""
+    """A daemon with the engine, once it has its session; `server`: its address, if not the stack's."""
     ready = asyncio.Event()
-    arguments: dict[str, Any] = {
-        "server": stack.server.address,
-        "key": key,
-        "engines": [engine],
-        "journal": Journal(MemoryDisk()),
-        "clock": stack.clock,
-        "on_ready": lambda provider_id: ready.set(),
-        "tick_seconds": 0.01,
-    }
-    daemon = Daemon(**(arguments | changes))
+    daemon = Daemon(
+        ServerAddress(server or stack.server.address),
+        key,
+        [engine],
+        journal or Journal(MemoryDisk()),
+        machine or Machine(clock=stack.clock),
+        options=Options(
+            on_ready=lambda provider_id: ready.set(), tick_seconds=0.01, sample_seconds=sample_seconds
+        ),
+    )
     running = asyncio.create_task(daemon.run())
     try:
         async with asyncio.timeout(10):

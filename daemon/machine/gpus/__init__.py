@@ -1,6 +1,6 @@
 """The gpus port: what a machine says about its GPUs.
 
-It must not know NVML or any other way to ask; `detect` chooses one.
+It must not know NVML or any other way to ask; `nvml.detect` chooses one.
 """
 
 from typing import Protocol
@@ -17,7 +17,7 @@ class Gpus(Protocol):
     """Why there is nothing to read, for a person; empty when there is."""
 
     def read(self) -> gpus_pb2.GpuStatus:
-        """Facts and a fresh sample. What cannot be told is left unset; never raises."""
+        """Facts and a fresh sample. Whatever cannot be read is left unset; never raises."""
         ...
 
     def close(self) -> None:

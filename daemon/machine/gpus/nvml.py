@@ -1,7 +1,7 @@
 """The gpus port through NVIDIA's management library: the only importer of pynvml.
 
 It must not know what the figures are for. NVML fails in three ways, and each
-has its own answer: a figure that a GPU cannot tell is left out, a GPU that is
+has its own answer: a figure that a GPU does not report is left out, a GPU that is
 lost drops out of the report, and a driver that is gone empties the report
 until it is back, and says so. Nothing raises out of `read`: telemetry never ends a daemon.
 """
@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import pynvml
 from dcp.v1 import gpus_pb2
 
-from daemon.machine.gpus.machine import machine_status
+from daemon.machine.gpus import Gpus
+from daemon.machine.gpus.none import NoGpus, machine_status
 from daemon.machine.gpus.processes import OwnPids, is_foreign, no_others
 from daemon.machine.gpus.toolkit import Toolkit
 from daemon.machine.gpus.xids import FATAL_XIDS
@@ -60,7 +61,7 @@ class NvmlUnavailableError(Exception):
 
 
 class NvmlGpus:
-    """The NVIDIA GPUs of this machine. Raises NvmlUnavailableError when made without a driver."""
+    """The NVIDIA GPUs of this machine. Raises NvmlUnavailableError without a driver."""
 
     name = "nvml"
     reason = ""
@@ -93,7 +94,7 @@ class NvmlGpus:
         return status
 
     def close(self) -> None:
-        """Ends NVML; a driver that is gone already is no error."""
+        """Ends NVML; a driver that is gone already is not an error."""
         if self._initialized:
             self._initialized = False
             self._xids.forget()
@@ -178,7 +179,7 @@ class _Xids:
             except pynvml.NVMLError as error:
                 if error.value in _DRIVER_GONE:
                     raise
-                return  # nothing has happened, or a GPU is lost: the readings will tell
+                return  # nothing has happened, or a GPU is lost: the readings will show
             uuid = self._watched.get(_address(event.device))
             if uuid is not None and event.eventData in FATAL_XIDS:
                 self._counts[uuid] += 1
@@ -213,7 +214,7 @@ class _Xids:
 
 
 def _address(handle: _Handle) -> int | None:
-    """What tells two handles apart: pynvml makes a new object for each call."""
+    """The identity of a handle: pynvml creates a new object for each call."""
     return ctypes.cast(handle, ctypes.c_void_p).value
 
 
@@ -273,7 +274,7 @@ def _add_processes(device: gpus_pb2.GpuDevice, handle: _Handle, own_pids: OwnPid
     for process in processes:
         verdict = is_foreign(process.pid, own)
         if verdict is None:
-            return  # one that nobody can place: no figure is better than a wrong one
+            return  # its GPU is unknown: no figure is better than a wrong one
         if verdict:
             foreign.append(process.usedGpuMemory)
     device.foreign_processes = len(foreign)
@@ -286,7 +287,7 @@ def _truth(number: int | None) -> bool | None:
 
 
 def _figure(read: Callable[..., _T], *arguments: object) -> _T | None:
-    """One reading, or None where this GPU or driver cannot tell it."""
+    """One reading, or None if this GPU or driver does not report it."""
     try:
         return read(*arguments)
     except pynvml.NVMLError as error:
@@ -324,3 +325,14 @@ def _copy_first(status: gpus_pb2.GpuStatus) -> None:
     for name in _SHARED:
         if first.HasField(name):  # type: ignore[arg-type]
             setattr(status, name, getattr(first, name))
+
+
+def detect(own_pids: OwnPids = no_others) -> Gpus:
+    """NVML where it answers; otherwise none, with the reason why.
+
+    `own_pids`: the first processes of the daemon's containers, which do not descend from it.
+    """
+    try:
+        return NvmlGpus(own_pids)
+    except NvmlUnavailableError as error:
+        return NoGpus(str(error))

@@ -1,4 +1,4 @@
-"""Owns the question whose a process is: the daemon's own, or somebody else's. It must not know GPUs.
+"""Owns the question of who owns a process: this daemon, or another program. It must not know GPUs.
 
 Only the answer leaves this file: no name, no command and no owner of a foreign process is read.
 """
@@ -19,9 +19,9 @@ def no_others() -> Collection[int]:
 
 
 def is_foreign(pid: int, own_pids: Collection[int]) -> bool | None:
-    """Whether a process descends neither from this one nor from `own_pids`; None when nobody can tell.
+    """Whether a process descends neither from this one nor from `own_pids`; None when that is unknown.
 
-    Nobody can tell of one that has ended, or that lies in another namespace of processes, as the
+    It is unknown of a process that has ended, or that is in another process namespace, as the
     machine's do for a daemon in a container.
     """
     roots = {os.getpid(), *own_pids}

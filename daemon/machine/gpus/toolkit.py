@@ -29,7 +29,7 @@ class Toolkit:
         self._version: str | None = None
 
     def version(self) -> str | None:
-        """Its version, such as `1.14.3`; None where it is missing or does not tell. May block for seconds."""
+        """Its version, such as `1.14.3`; None if it is missing or does not answer. May block for seconds."""
         now = self._monotonic()
         if self._asked_at is None or now - self._asked_at >= ASK_SECONDS:
             self._asked_at = now

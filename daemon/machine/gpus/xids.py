@@ -1,4 +1,4 @@
-"""Owns which Xid errors tell that a GPU itself is at fault. It must not know how they are read.
+"""Owns which Xid errors mean that a GPU itself is at fault. It must not know how they are read.
 
 An Xid is a driver's error report; most are the fault of the program that ran, and the GPU goes on.
 The meanings are those of NVIDIA's "XID Errors" (GPU Deployment and Management documentation); what

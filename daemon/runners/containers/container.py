@@ -22,8 +22,8 @@ from typing import Any
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.protocol.runs import LeaseKey, lease_key
-from daemon.runners import Left, Log, Piece, Pieces, Runner, RunnerError, Written
+from daemon.protocol.events import LeaseKey, lease_key
+from daemon.runners import Log, Piece, Pieces, ResumeOffsets, Runner, RunnerError, WorkDone
 from daemon.runners import output_folder as files
 from daemon.runners.containers import images, keeper, spec
 from daemon.runners.containers.crowd import Crowd
@@ -38,8 +38,8 @@ from daemon.runners.containers.docker import (
     SpoolError,
 )
 from daemon.runners.containers.settings import MIB, ContainerSettings
+from daemon.runners.containers.spec import tar_of
 from daemon.runners.containers.state import pids_of, ran_to, seconds_since_start, was_started
-from daemon.runners.containers.tar import tar_of
 from daemon.runners.limit import TimeLimit
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ JOB_TYPES = (
     jobs_pb2.JOB_TYPE_BENCHMARK,
     jobs_pb2.JOB_TYPE_CUSTOM_CONTAINER,
 )
-# After its time limit a job that its daemon did not end has so long until the kernel ends it.
+# How long after its time limit the kernel ends a job that its daemon did not end.
 KEEPER_GRACE_SECONDS = 120.0
 STOP_SECONDS = 10.0
 COLLECT_SECONDS = 300.0
@@ -62,7 +62,7 @@ _TAR_ROOM_BYTES = 4 * MIB
 
 
 @dataclass
-class _Run:
+class JobContainers:
     """One lease's containers."""
 
     names: spec.Names
@@ -90,7 +90,7 @@ class ContainerRunner(Runner):
         healthy_gpus: Callable[[], Sequence[str]] = tuple,
         keeper_grace_seconds: float = KEEPER_GRACE_SECONDS,
     ) -> None:
-        """`owner`: tells its containers from others'; `folder`: for files that jobs left."""
+        """`owner`: distinguishes its containers from others'; `folder`: for files that jobs left."""
         self._docker = docker
         self._engine = engine
         self._settings = settings
@@ -98,7 +98,7 @@ class ContainerRunner(Runner):
         self._folder = folder
         self._healthy_gpus = healthy_gpus
         self._keeper_grace_seconds = keeper_grace_seconds
-        self._runs: dict[LeaseKey, _Run] = {}
+        self._runs: dict[LeaseKey, JobContainers] = {}
         self._self_test_names = spec.names(sessions_pb2.Lease(job_id="self-test"), owner)
 
     def job_types(self) -> Sequence[jobs_pb2.JobType.ValueType]:
@@ -106,7 +106,7 @@ class ContainerRunner(Runner):
         return JOB_TYPES
 
     async def self_test(self) -> None:
-        """A container of ours starts, ends with 0 and is removed. Raises RunnerError."""
+        """A test container starts, ends with 0 and is removed. Raises RunnerError."""
         names = self._self_test_names
         async with _told():
             try:
@@ -121,7 +121,7 @@ class ContainerRunner(Runner):
             raise RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_START_FAILED, text)
 
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
-        """Has the image, and makes the containers. Raises RunnerError."""
+        """Pulls the image if needed and creates the containers. Raises RunnerError."""
         image = self._allowed(offer.container_spec)
         spec.check_env(offer.container_spec.env)
         spec.check_input(offer.container_spec.input_files)
@@ -141,7 +141,7 @@ class ContainerRunner(Runner):
             except BaseException:
                 await self._remove(run)
                 raise
-        logger.info("container made job_id=%s image=%s digest=%s", offer.lease.job_id, image, facts.digest)
+        logger.info("container created job_id=%s image=%s digest=%s", offer.lease.job_id, image, facts.digest)
 
     async def run(self, offer: sessions_pb2.JobOffer) -> Pieces:
         """Starts the container and passes on what it writes, then what it left. Raises RunnerError."""
@@ -161,8 +161,8 @@ class ContainerRunner(Runner):
         finally:
             await self._finish(run)
 
-    async def adopt(self, offer: sessions_pb2.JobOffer, written: Written) -> Pieces | None:
-        """Goes on with the container of an earlier daemon; None: there is none, or it was cut short."""
+    async def adopt(self, offer: sessions_pb2.JobOffer, written: ResumeOffsets) -> Pieces | None:
+        """Goes on with the container of an earlier daemon; None: there is none, or it was ended early."""
         names = spec.names(offer.lease, self._owner)
         found = await self._docker.inspect(names.job)
         if found is None or not was_started(found["State"]):
@@ -186,7 +186,7 @@ class ContainerRunner(Runner):
         return run.facts.gpus if run is not None else None
 
     def image_digest(self, lease: sessions_pb2.Lease) -> str:
-        """As its registry names it, or, for an image of this machine alone, its engine."""
+        """As its registry names it, or, for an image only on this machine, its engine."""
         run = self._runs.get(lease_key(lease))
         return run.facts.digest if run is not None else ""
 
@@ -224,9 +224,9 @@ class ContainerRunner(Runner):
             logger.warning("could not look for what jobs left error=%s", error)
         await self._docker.close()
 
-    def _run_of(self, lease: sessions_pb2.Lease, names: spec.Names, facts: spec.Facts) -> _Run:
+    def _run_of(self, lease: sessions_pb2.Lease, names: spec.Names, facts: spec.Facts) -> JobContainers:
         signal = partial(self._docker.signal, names.job)
-        return _Run(names, facts, lease, TimeLimit(facts.run_limit_ms / 1000, signal))
+        return JobContainers(names, facts, lease, TimeLimit(facts.run_limit_ms / 1000, signal))
 
     # --- before the start ---
 
@@ -235,7 +235,7 @@ class ContainerRunner(Runner):
             image = images.parse(wanted.image)
         except images.ImageNameError:
             raise spec.bad_params(
-                "container_spec.image is no name of an image, such as python:3.12"
+                "container_spec.image is not the name of an image, such as python:3.12"
             ) from None
         if not images.is_allowed(image, self._settings.images):
             raise RunnerError(
@@ -266,7 +266,7 @@ class ContainerRunner(Runner):
         most = self._settings.image_bytes
         await self._docker.pull(name, most)
         found = await self._docker.inspect_image(name)
-        # Podman may not tell beforehand how much it downloads.
+        # Podman may not report beforehand how much it downloads.
         if found is not None and self._engine.is_podman and int(found.get("Size") or 0) > most:
             await self._docker.remove_image(name)
             raise PullTooLargeError(name)
@@ -282,9 +282,9 @@ class ContainerRunner(Runner):
             raise _no_gpus()
         return tuple(free[:count])
 
-    async def _make(self, run: _Run, offer: sessions_pb2.JobOffer, image: dict[str, Any]) -> None:
+    async def _make(self, run: JobContainers, offer: sessions_pb2.JobOffer, image: dict[str, Any]) -> None:
         names, settings, docker = run.names, self._settings, self._docker
-        await self._remove_all(names)  # whatever a daemon that died left half made
+        await self._remove_all(names)  # whatever a daemon that died left incomplete
         sizes = ((names.output, settings.output_bytes), (names.tmp, settings.tmp_bytes))
         for volume, size in sizes:
             options = spec.volume_options(settings, size, is_program_allowed=volume == names.tmp)
@@ -316,11 +316,11 @@ class ContainerRunner(Runner):
         await self._docker.start(names.keeper)
 
     @asynccontextmanager
-    async def _started(self, run: _Run) -> AsyncIterator[AsyncGenerator[Frame, None]]:
+    async def _started(self, run: JobContainers) -> AsyncIterator[AsyncGenerator[Frame, None]]:
         """Starts the container; what it writes from its first byte on."""
         async with AsyncExitStack() as stack:
             try:
-                # Podman makes the process when it is attached to.
+                # Podman creates the process when it is attached to.
                 frames = await stack.enter_async_context(self._docker.attached(run.names.job))
                 await self._docker.start(run.names.job)
             except DockerRefusedError as error:
@@ -332,7 +332,7 @@ class ContainerRunner(Runner):
 
     # --- while it runs, and after ---
 
-    async def _go_on(self, run: _Run, state: dict[str, Any], written: Written) -> Pieces:
+    async def _go_on(self, run: JobContainers, state: dict[str, Any], written: ResumeOffsets) -> Pieces:
         """What an earlier daemon's container wrote after what is known of it."""
         to_skip = {"log": written.log_bytes, "output": written.output_bytes}
 
@@ -360,21 +360,21 @@ class ContainerRunner(Runner):
         finally:
             await self._finish(run)
 
-    async def _end(self, run: _Run, code: int) -> AsyncGenerator[Piece, None]:
+    async def _end(self, run: JobContainers, code: int) -> AsyncGenerator[Piece, None]:
         """The meter's end, what was left, and why it failed, if it did."""
-        yield Left()
+        yield WorkDone()
         found = await self._docker.inspect(run.names.job)
         state = found["State"] if found is not None else {}
         collected = await self._collect(run)
         for note in collected.notes:
             yield Log(f"[dcp] {note}\n".encode())
-        yield Left(tuple(collected.artifacts))
+        yield WorkDone(tuple(collected.artifacts))
         if code != 0 or run.limit.is_reached:
             raise await self._failure(run, code, state, collected)
         logger.info("container ended job_id=%s exit_code=0", run.lease.job_id)
 
     async def _failure(
-        self, run: _Run, code: int, state: dict[str, Any], collected: files.Collected
+        self, run: JobContainers, code: int, state: dict[str, Any], collected: files.Collected
     ) -> RunnerError:
         settings = self._settings
         logger.info("container ended job_id=%s exit_code=%d", run.lease.job_id, code)
@@ -397,8 +397,8 @@ class ContainerRunner(Runner):
             jobs_pb2.FAILURE_REASON_CONTAINER_EXIT, f"The job's program ended with exit code {code}."
         )
 
-    async def _collect(self, run: _Run) -> files.Collected:
-        """The files in `/output`, as files of ours."""
+    async def _collect(self, run: JobContainers) -> files.Collected:
+        """The files in `/output`, copied to this machine."""
         folder, limit = self._folder / run.names.lease, self._settings.output_bytes
         tar = folder / "output.tar"
         try:
@@ -414,7 +414,7 @@ class ContainerRunner(Runner):
         finally:
             tar.unlink(missing_ok=True)
 
-    async def _used_of_tmp(self, run: _Run) -> int:
+    async def _used_of_tmp(self, run: JobContainers) -> int:
         tar = self._folder / run.names.lease / "tmp.tar"
         try:
             if not await self._archive(run, spec.TMP, tar, self._settings.tmp_bytes):
@@ -425,7 +425,7 @@ class ContainerRunner(Runner):
         finally:
             tar.unlink(missing_ok=True)
 
-    async def _archive(self, run: _Run, path: str, into: Path, limit: int) -> bool:
+    async def _archive(self, run: JobContainers, path: str, into: Path, limit: int) -> bool:
         into.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Each file's head takes half a KiB, twice for long names.
         room = limit + _TAR_ROOM_BYTES + limit // 4
@@ -434,7 +434,7 @@ class ContainerRunner(Runner):
 
     # --- the end ---
 
-    async def _finish(self, run: _Run) -> None:
+    async def _finish(self, run: JobContainers) -> None:
         """Ends the container, by its own good will as long as `kill` does not come, and removes all."""
         try:
             await self._docker.signal(run.names.job, "SIGTERM")
@@ -444,7 +444,7 @@ class ContainerRunner(Runner):
             logger.debug("a container did not end by itself job_id=%s", run.lease.job_id)
         await self._remove(run)
 
-    async def _remove(self, run: _Run) -> None:
+    async def _remove(self, run: JobContainers) -> None:
         await self._remove_all(run.names)
         self._runs.pop(lease_key(run.lease), None)
 
@@ -472,7 +472,7 @@ def _pieces(frame: Frame) -> list[Piece]:
 
 @asynccontextmanager
 async def _told() -> AsyncIterator[None]:
-    """What the engine says, as a renter is told."""
+    """The engine's error, as a message for the renter."""
     try:
         yield
     except (DockerUnavailableError, DockerRefusedError) as error:
@@ -492,9 +492,9 @@ def _disk_limit(message: str) -> RunnerError:
 
 
 def _of_registry(error: DockerRefusedError) -> str:
-    """What a renter may know of it: the engine's own words tell of the provider's network."""
-    told = error.message.lower()
-    if any(word in told for word in ("not found", "unknown", "denied", "does not exist", "unauthorized")):
+    """What a renter may know of it: the engine's own message may reveal the provider's network."""
+    message = error.message.lower()
+    if any(word in message for word in ("not found", "unknown", "denied", "does not exist", "unauthorized")):
         return "its registry has no such image, or does not give it to everybody"
     return "its registry could not be reached"
 
@@ -518,7 +518,7 @@ def _start_failed(error: DockerRefusedError) -> RunnerError:
 
 
 def _digest(image: images.Image, found: dict[str, Any]) -> str:
-    """Which content it is: as the registry names it, or, for an image of this machine alone, the engine."""
+    """Its digest: as the registry names it, or, for an image only on this machine, the engine."""
     digests = [str(digest).partition("@") for digest in found.get("RepoDigests") or ()]
     of_repository = [digest for name, _, digest in digests if image.repository.endswith(name)]
     return image.digest or next(iter(of_repository), str(found["Id"]))

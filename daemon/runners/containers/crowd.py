@@ -1,7 +1,7 @@
 """Notices that a job has as many processes as it may have.
 
 The kernel refuses the next one and counts that in the job's control group, which is gone as soon as the job
-is: so it is looked at meanwhile. Best effort, on this machine alone. It must not know containers.
+is: so it is read while the job runs. Best effort, only on this machine. It must not know containers.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class EngineFacts(NamedTuple):
 
     @property
     def is_podman(self) -> bool:
-        """Podman's socket speaks the Docker Engine API, but for GPUs, and tells of no memory that ran out."""
+        """Podman's socket speaks the Docker Engine API, but for GPUs and for memory that ran out."""
         return "podman" in self.name.lower()
 
 
@@ -158,7 +158,7 @@ class Docker:
             pass
 
     async def create_volume(self, name: str, labels: Mapping[str, str], options: str) -> None:
-        """Makes a volume that lies in memory; `options`: as for mounting a tmpfs."""
+        """Creates a volume in memory; `options`: as for mounting a tmpfs."""
         driver = {"type": "tmpfs", "device": "tmpfs", "o": options}
         with translated():
             async with asyncio.timeout(CALL_SECONDS):
@@ -167,7 +167,7 @@ class Docker:
                 )
 
     async def create(self, name: str, config: Mapping[str, Any]) -> None:
-        """Makes a container. Raises DockerRefusedError."""
+        """Creates a container. Raises DockerRefusedError."""
         with translated():
             async with asyncio.timeout(CALL_SECONDS):
                 await self._docker.containers.create(dict(config), name=name)
@@ -175,7 +175,7 @@ class Docker:
     async def create_from_nothing(
         self, name: str, config: Mapping[str, Any], image: bytes, files: bytes
     ) -> None:
-        """Makes a container of an image of ours, made of a tar where it is not there, and gives it files."""
+        """Creates a container of our own image, which is built from a tar if missing, and gives it files."""
         if await self.inspect_image(str(config["Image"])) is None:
             await self.import_image(image, str(config["Image"]))
         await self.create(name, config)
@@ -205,7 +205,7 @@ class Docker:
                 raise
 
     async def signal(self, name: str, signal: str) -> None:
-        """Sends a signal to a container's first process; to one that has ended is no error."""
+        """Sends a signal to a container's first process; it is not an error if that has ended."""
         with contextlib.suppress(DockerRefusedError), translated():
             async with asyncio.timeout(CALL_SECONDS):
                 await self._container(name).kill(signal=signal)
@@ -217,18 +217,18 @@ class Docker:
         return int(answer["StatusCode"])
 
     async def remove(self, name: str) -> None:
-        """Ends and removes a container; one that is not there is no error."""
+        """Ends and removes a container; a missing container is not an error."""
         with translated():
             try:
                 async with asyncio.timeout(CALL_SECONDS):
                     await self._container(name).delete(force=True, v=True)
             except DockerError as error:
-                # 409: it is being removed by somebody else's order.
+                # 409: it is already being removed.
                 if error.status not in (404, 409):
                     raise
 
     async def remove_volume(self, name: str) -> None:
-        """Removes a volume; one that is not there is no error."""
+        """Removes a volume; a missing volume is not an error."""
         async with self._call(f"volumes/{name}", "DELETE", params={"force": "1"}, ok=(404,)):
             pass
 

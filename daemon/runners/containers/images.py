@@ -21,7 +21,7 @@ _HUB = "docker.io"
 
 
 class ImageNameError(ValueError):
-    """The text is no image's name."""
+    """The text is not the name of an image."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Image:
     repository: str
     """With its registry: `docker.io/library/python`."""
     tag: str
-    """Empty: named by its digest alone."""
+    """Empty: named only by its digest."""
     digest: str
-    """`sha256:...`; empty: named by its tag alone."""
+    """`sha256:...`; empty: named only by its tag."""
 
     @property
     def exact(self) -> str:
@@ -61,7 +61,7 @@ def parse(text: str) -> Image:
 def is_allowed(image: Image, patterns: Sequence[str]) -> bool:
     """Whether one of the provider's patterns covers the image; without patterns, none is.
 
-    `*` stands for anything. A pattern without a tag or a digest covers all of a
+    `*` matches anything. A pattern without a tag or a digest covers all of a
     repository; one with a digest covers that very content.
     """
     return any(_covers(pattern, image) for pattern in patterns)
@@ -76,7 +76,7 @@ def _covers(pattern: str, image: Image) -> bool:
         return False
     if digest:
         return bool(image.digest) and fnmatchcase(image.digest, digest)
-    # An image that is named by its digest alone has no tag that could be looked at.
+    # An image named only by its digest has no tag to compare.
     return not tag or tag == "*" or (bool(image.tag) and fnmatchcase(image.tag, tag))
 
 

@@ -1,4 +1,4 @@
-"""The keeper: a tiny program of ours that runs in a container of its own beside each job's.
+"""The keeper: a tiny program that runs in a container of its own beside each job's.
 
 It owns the job's hard end. The job's container lives in the keeper's process
 namespace, so when the keeper ends, the kernel kills everything in it: neither the
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import struct
 
-from daemon.runners.containers.tar import tar_of
+from daemon.runners.containers.spec import tar_of
 
 PATH = "/keeper"
 _LOADED_AT = 0x400000
@@ -27,9 +27,9 @@ _IGNORE = struct.pack("<4Q", 1, 0, 0, 0)
 
 
 def program(architecture: str, seconds: int | None) -> bytes:
-    """An ELF program that ends after so many seconds; None: when its standard input does.
+    """An ELF program that ends after this time; None: when its standard input ends.
 
-    `architecture`: as the engine tells it. Raises KeyError for an unknown processor.
+    `architecture`: as the engine reports it. Raises KeyError for an unknown processor.
     """
     machine, code = _CODES[architecture]
     size = len(code(0, None if seconds is None else 0))

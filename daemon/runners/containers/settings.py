@@ -14,7 +14,7 @@ class ContainerSettings:
     images: tuple[str, ...] = ()
     """Patterns of the images that may run; empty: none."""
     network: str = "none"
-    """The engine's network that a job is on; `none`: it has its own loopback alone."""
+    """The engine's network that a job is on; `none`: it has only its own loopback."""
     user: str = "65534:65534"
     """Who it runs as: user and group, by number."""
     memory_bytes: int = 4096 * MIB

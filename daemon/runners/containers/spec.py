@@ -1,14 +1,16 @@
-"""Owns what the engine is told to make for a job: its two containers and its two volumes.
+"""Owns what the engine is asked to create for a job: its two containers and its two volumes.
 
-Pure. Whatever a container of ours may not have is withheld here, in one place.
+Pure. Whatever our containers may not have is withheld here, in one place.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
+import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -81,7 +83,7 @@ def names(lease: sessions_pb2.Lease, owner: str) -> Names:
 
 @dataclass(frozen=True)
 class Facts:
-    """What was found out about a job before its container is made; kept in its container's labels."""
+    """What is known about a job before its container is created; kept in its container's labels."""
 
     image: str
     image_id: str
@@ -100,16 +102,16 @@ class Facts:
 
     @classmethod
     def of(cls, labels: Mapping[str, str]) -> Facts:
-        """The facts of a container that was made before. Raises KeyError, ValueError, TypeError."""
-        told = json.loads(labels["dcp.facts"])
-        return cls(**{**told, "gpus": tuple(told["gpus"])})
+        """The facts of an existing container. Raises KeyError, ValueError, TypeError."""
+        facts = json.loads(labels["dcp.facts"])
+        return cls(**{**facts, "gpus": tuple(facts["gpus"])})
 
 
 def check_env(env: Mapping[str, str]) -> None:
     """Raises RunnerError for variables that a job may not set."""
     for name, value in env.items():
         if not _ENV_NAME.fullmatch(name) or "\0" in value:
-            raise bad_params(f"container_spec.env: {name[:100]!r} is no name of a variable")
+            raise bad_params(f"container_spec.env: {name[:100]!r} is not the name of a variable")
         if name.upper().startswith(_OURS):
             raise bad_params(f"container_spec.env: {name[:100]} is the provider's to set; leave it out")
 
@@ -118,7 +120,7 @@ def check_input(files: Mapping[str, str]) -> None:
     """Raises RunnerError for names that could lead out of the folder."""
     for name in files:
         if not _FILE_NAME.fullmatch(name):
-            raise bad_params(f"container_spec.input_files: {name[:100]!r} is no plain name of a file")
+            raise bad_params(f"container_spec.input_files: {name[:100]!r} is not a plain file name")
 
 
 def bad_params(message: str) -> RunnerError:
@@ -127,7 +129,7 @@ def bad_params(message: str) -> RunnerError:
 
 
 def volume_options(settings: ContainerSettings, size: int, *, is_program_allowed: bool) -> str:
-    """How a volume in memory is mounted: the job's own, of a size, and with so many files at most."""
+    """How a volume in memory is mounted: owned by the job, with a limit of bytes and of files."""
     options = [
         f"nr_blocks={-(-size // PAGE_BYTES)}",
         f"nr_inodes={max(1024, size // 16384)}",
@@ -212,7 +214,7 @@ def job_config(
 
 
 def withheld() -> dict[str, Any]:
-    """What no container of ours has. The engine's default seccomp profile stands: nothing unsets it."""
+    """What is withheld from all our containers. The engine's default seccomp profile applies."""
     return {
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges"],
@@ -247,7 +249,7 @@ def _tmpfs(image_volumes: Sequence[str], settings: ContainerSettings) -> dict[st
 
 
 def ulimits(**more: int) -> list[dict[str, Any]]:
-    """What a container's processes may have; ``more``: beside what none of ours exceeds."""
+    """The limits of a container's processes; ``more``: beside those that all our containers have."""
     # Of processes Podman would ask for more than many a machine gives.
     limits = {"nofile": OPEN_FILES, "nproc": USER_PROCESSES, "core": 0, **more}
     return [{"Name": name, "Soft": most, "Hard": most} for name, most in limits.items()]
@@ -261,3 +263,16 @@ def gpu_requests(
         return []
     more = ["graphics", "video"] if job_type == jobs_pb2.JOB_TYPE_RENDERING else []
     return [{"Driver": "", "DeviceIDs": list(gpus), "Capabilities": [_GPU_CAPABILITIES + more]}]
+
+
+def tar_of(files: Mapping[str, bytes]) -> bytes:
+    """These files as a tar: everybody may read and run them."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), 0o555
+            tar.addfile(entry, io.BytesIO(content))
+        end = tar.offset + 2 * tarfile.BLOCKSIZE
+    # Podman stops reading where the tar ends, and does not bear the padding that follows.
+    return buffer.getvalue()[:end]

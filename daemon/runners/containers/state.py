@@ -13,7 +13,7 @@ def was_started(state: Mapping[str, Any]) -> bool:
 
 
 def ran_to(limit_ms: int, state: Mapping[str, Any]) -> bool:
-    """Whether a container that has ended had used up so much time."""
+    """Whether a container that has ended had run that long."""
     try:
         began, ended = (_time(str(state[key])) for key in ("StartedAt", "FinishedAt"))
     except (KeyError, ValueError):

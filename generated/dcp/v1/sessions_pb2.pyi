@@ -535,7 +535,8 @@ Global___JobStarted: _TypeAlias = JobStarted  # noqa: Y015
 @_typing.final
 class OutputChunk(_message.Message):
     """A chunk of a run's output. Chunks are numbered from 1 within an attempt; the server stores each once and in
-    order. A chunk whose number is above the next one is a protocol violation.
+    order. A chunk whose number is above the next one ends its lease: the daemon must stop and discard the run.
+    The session goes on.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

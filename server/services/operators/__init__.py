@@ -1,1 +1,1 @@
-"""What operators see and decide: the dashboard, decisions about accounts, interventions, the audit log."""
+"""The operators' use cases: the dashboard, decisions about accounts, interventions, the audit log."""

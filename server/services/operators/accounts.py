@@ -1,4 +1,4 @@
-"""What operators decide about accounts: who is let in, and who is shut out."""
+"""Operators' decisions about accounts: approving, suspending and unsuspending them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Accounts:
-    """Decisions about accounts; each is noted in the audit log."""
+    """Decisions about accounts; each is recorded in the audit log."""
 
     def __init__(
         self, database: Database, fleet: Fleet, providers: Providers, sessions: Sessions, clock: Clock
@@ -34,10 +34,10 @@ class Accounts:
     async def decide_provider(
         self, operator: Operator, provider_id: int, decision: AccountDecision, reason: str = ""
     ) -> ProviderStatus:
-        """Moves a provider to what the decision makes of it, and returns what it is doing then.
+        """Applies a decision to a provider, and returns its status after that.
 
-        A suspended one loses the offers that it has not accepted. What it has accepted goes on; its
-        session ends after that. Raises PROVIDER_NOT_FOUND, WRONG_STATE.
+        A suspended provider loses the offers that it has not accepted. The jobs that it has accepted
+        continue; its session ends after them. Raises PROVIDER_NOT_FOUND, WRONG_STATE.
         """
         now_ms = ms(self._clock)
 
@@ -61,7 +61,7 @@ class Accounts:
     async def decide_renter(
         self, operator: Operator, renter_id: int, decision: AccountDecision, reason: str = ""
     ) -> AccountState:
-        """Moves a renter to what the decision makes of it; its jobs go on whatever it is.
+        """Applies a decision to a renter, and returns its new state. Its jobs continue in any case.
 
         Raises RENTER_NOT_FOUND, WRONG_STATE.
         """
@@ -89,13 +89,13 @@ def _note(
     reason: str,
     now_ms: int,
 ) -> None:
-    told = {"status": after.value} | ({"reason": reason} if reason else {})
-    operator.note(action, object_id, {"status": before.value}, told, now_ms)
+    after_facts = {"status": after.value} | ({"reason": reason} if reason else {})
+    operator.note(action, object_id, {"status": before.value}, after_facts, now_ms)
 
 
 def _wrong_state(kind: str, object_id: int, state: AccountState, decision: AccountDecision) -> DomainError:
     return DomainError(
         Reason.WRONG_STATE,
-        f"{kind} {object_id} is {state.value}: {decision} cannot be done to it; nothing was changed",
+        f"{kind} {object_id} is {state.value}, which does not allow {decision}; nothing was changed",
         status=state.value,
     )

@@ -1,4 +1,4 @@
-"""What operators did: written down inside the transaction that does it, and read again."""
+"""The audit log of operators' actions: each is recorded inside the transaction of its effect."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from server.store.operators.audit import Entry
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """Who acts for the marketplace, and by which request."""
+    """The operator who acts, and the id of the request."""
 
     name: str
     request_id: str
@@ -26,7 +26,7 @@ class Operator:
         after: Mapping[str, object],
         now_ms: int,
     ) -> None:
-        """Writes an action down. Inside the transaction of its effect."""
+        """Records an action. Call it inside the transaction of its effect."""
         audit.write(
             at_ms=now_ms,
             actor=self.name,
@@ -39,7 +39,7 @@ class Operator:
 
 
 class Audit:
-    """The log, for operators."""
+    """The audit log, as operators read it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -47,7 +47,7 @@ class Audit:
     async def entries(
         self, kind: str | None, object_id: str | None, before_id: int | None, limit: int
     ) -> Page[Entry]:
-        """One page, newest first; of one kind of object, or of one object."""
+        """One page, newest first; optionally of one kind of object, or of one object."""
         return await self._database.read(
             lambda: read_page(audit.entries, kind, object_id, before_id, limit=limit)
         )

@@ -1,4 +1,4 @@
-"""What an operator looks at: the dashboard and the proof of the ledger."""
+"""The operators' dashboard and the proof of the ledger."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Figures:
 
 
 class Dashboard:
-    """Reads what an operator looks at."""
+    """The use cases of the dashboard."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database

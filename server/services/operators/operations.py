@@ -1,4 +1,4 @@
-"""What operators search, put back into the queue, and price."""
+"""Operators' searches of accounts and jobs, requeues of jobs, and changes of the platform's rates."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ListedProvider:
-    """A provider, what it is doing, and when its last heartbeat came."""
+    """A provider, its status, and the time of its last heartbeat."""
 
     row: ProviderRow
     status: ProviderStatus
     last_heartbeat_ms: int | None
     hindrances: tuple[Hindrance, ...]
-    """What keeps jobs away from it."""
+    """What keeps jobs of whole types away from it."""
 
     @property
     def id(self) -> int:
-        """By which the next page begins."""
+        """The id by which pages continue."""
         return self.row.id
 
 
 @dataclass(frozen=True, slots=True)
 class ListedRenter:
-    """A renter, and what it can spend, in halala."""
+    """A renter and its wallet's balance, in halala."""
 
     row: RenterRow
     balance_halala: int
 
     @property
     def id(self) -> int:
-        """By which the next page begins."""
+        """The id by which pages continue."""
         return self.row.id
 
 
 class Operations:
-    """The use cases of operation."""
+    """The use cases of operations."""
 
     def __init__(
         self, database: Database, dispatch: Dispatch, fleet: Fleet, providers: Providers, clock: Clock
@@ -70,7 +70,7 @@ class Operations:
         self._clock = clock
 
     async def providers(self, search: str, before_id: int | None, limit: int) -> Page[ListedProvider]:
-        """One page of the providers that a text finds, newest first."""
+        """One page of the providers that match a search text, newest first."""
 
         def query(search: str, before_id: int | None, limit: int) -> list[ListedProvider]:
             rows = providers.by_ids(operations.provider_ids(search, before_id, limit))
@@ -79,7 +79,7 @@ class Operations:
         return await self._database.read(lambda: read_page(query, search, before_id, limit=limit))
 
     async def renters(self, search: str, before_id: int | None, limit: int) -> Page[ListedRenter]:
-        """One page of the renters that a text finds, newest first."""
+        """One page of the renters that match a search text, newest first."""
 
         def query(search: str, before_id: int | None, limit: int) -> list[ListedRenter]:
             ids = operations.renter_ids(search, before_id, limit)
@@ -99,9 +99,9 @@ class Operations:
         before_job_id: str | None,
         limit: int,
     ) -> tuple[list[Job], str | None]:
-        """One page of all jobs, newest first, and the job to ask for the next page with.
+        """One page of all jobs, newest first, and the job after which the next page begins.
 
-        Raises JOB_NOT_FOUND for a job to begin after that there is not.
+        Raises JOB_NOT_FOUND if ``before_job_id`` is not a job.
         """
 
         def read() -> list[Job]:
@@ -109,7 +109,7 @@ class Operations:
             if before_job_id is not None and before is None:
                 raise DomainError(
                     Reason.JOB_NOT_FOUND,
-                    "before_job_id: is no job; send what the last page told",
+                    "before_job_id: is not a job; send next_before_job_id of the last page",
                     field="before_job_id",
                 )
             return operations.job_page(
@@ -125,9 +125,9 @@ class Operations:
         return found[:limit], found[limit - 1].job_id if len(found) > limit else None
 
     async def requeue(self, operator: Operator, job_id: str, reason: str) -> Job:
-        """Takes a job back from its provider, without a charge; it waits again.
+        """Takes a job back from its provider, without a charge, and queues it again.
 
-        Raises JOB_NOT_FOUND, JOB_ALREADY_FINAL, and WRONG_STATE for a job that waits or is to be cancelled.
+        Raises JOB_NOT_FOUND, JOB_ALREADY_FINAL, and WRONG_STATE if it is queued or its cancel was requested.
         """
         now_ms = ms(self._clock)
         taken_from: list[tuple[int, LeaseRef]] = []
@@ -140,8 +140,8 @@ class Operations:
             lease = endings.take_back(before, reason or "an operator took it back", now_ms)
             after = jobs.get(job_id)
             assert after is not None
-            told: dict[str, object] = {"status": before.state.value, "provider_id": lease.provider_id}
-            operator.note("job.requeue", job_id, told, _told(after, reason), now_ms)
+            facts: dict[str, object] = {"status": before.state.value, "provider_id": lease.provider_id}
+            operator.note("job.requeue", job_id, facts, _facts_after(after, reason), now_ms)
             taken_from[:] = [(lease.provider_id, LeaseRef(job_id, lease.lease_epoch, b""))]
             return after
 
@@ -153,11 +153,11 @@ class Operations:
         return job
 
     async def rates(self) -> dict[JobType, int]:
-        """The rate card, in halala per minute."""
+        """The platform's rates, in halala per minute."""
         return await self._database.read(rates.card)
 
     async def change_rate(self, operator: Operator, kind: JobType, rate: int) -> dict[JobType, int]:
-        """Sets a rate for new jobs and returns the card, in halala per minute."""
+        """Sets a platform's rate for new jobs and returns all of them, in halala per minute."""
         now_ms = ms(self._clock)
 
         def change() -> dict[JobType, int]:
@@ -184,9 +184,9 @@ def _refuse_to_requeue(job: Job) -> None:
             status=state,
         )
     if job.state is JobState.QUEUED or job.cancel_requested:
-        why = "waits already" if job.state is JobState.QUEUED else "is about to be cancelled"
+        why = "is queued already" if job.state is JobState.QUEUED else "is about to be cancelled"
         raise DomainError(Reason.WRONG_STATE, f"job {job.job_id} {why}; nothing was changed", status=state)
 
 
-def _told(after: Job, reason: str) -> dict[str, object]:
+def _facts_after(after: Job, reason: str) -> dict[str, object]:
     return {"status": after.state.value, **({"reason": reason} if reason else {})}

@@ -1,1 +1,1 @@
-"""A renter's right to its own data: the export of all of it, and the deletion of the account."""
+"""A renter's rights over its own data: the export of all of it, and the deletion of the account."""

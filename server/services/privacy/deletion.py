@@ -1,8 +1,8 @@
-"""How a renter deletes its account: at once and as a whole, or not at all.
+"""Deletes a renter's account: completely in one transaction, or not at all.
 
-Money records stay; whatever a person wrote or got goes, the bytes of files soon after by
-server.services.cleaning. Whoever adds to an account locks it first
-(server.services.renters, ``present``), and so does this: nothing lands in what was deleted.
+Money records stay. Everything that the renter wrote or received is erased; server.services.cleaning deletes
+the bytes of files soon after. Every transaction that adds to an account locks it first
+(``present`` in server.services.renters), and so does the deletion, so nothing is added to a deleted account.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SWEEP_RENTERS = 10
 
 
 class Deletion:
-    """The end of an account."""
+    """The use case of deleting an account."""
 
     def __init__(self, database: Database, clock: Clock, known: Credentials) -> None:
         self._database = database
@@ -31,10 +31,10 @@ class Deletion:
         self._known = known
 
     async def delete(self, renter_id: int, email_key: str, forfeit_halala: int) -> int:
-        """Deletes an account whose address is confirmed; returns what it gave up, in halala.
+        """Deletes an account whose e-mail address is confirmed; returns the forfeited balance, in halala.
 
-        The texts of its newest jobs, beyond the first ``erasure.BATCH``, are erased by ``tick``. Raises
-        WRONG_EMAIL, JOBS_OPEN, BALANCE_LEFT, and RENTER_DELETED where it happened before.
+        ``tick`` erases the texts of its newest jobs, those beyond the first ``erasure.BATCH``. Raises
+        WRONG_EMAIL, JOBS_OPEN, BALANCE_LEFT, and RENTER_DELETED if the account was deleted before.
         """
         now_ms = ms(self._clock)
 
@@ -43,7 +43,8 @@ class Deletion:
             if not erasure.has_email(renter_id, email_key):
                 raise DomainError(
                     Reason.WRONG_EMAIL,
-                    "email: is not the address of this account; nothing was changed",
+                    "email: is not this account's address; send the address it was registered with; "
+                    "nothing was changed",
                     field="email",
                 )
             _refuse_open_jobs(renter_id)
@@ -59,29 +60,29 @@ class Deletion:
         return forfeit_halala
 
     async def tick(self) -> None:
-        """Erases a batch of jobs of each account that was deleted and had more than one batch."""
+        """Erases the next batch of jobs of each deleted account that still has some."""
         for renter_id in await self._database.read(lambda: erasure.to_erase(SWEEP_RENTERS)):
             await self._database.run(lambda renter_id=renter_id: _erase_more(renter_id))  # type: ignore[misc]
 
 
 def _erase_more(renter_id: int) -> None:
-    renters.get(renter_id, lock=True)  # of two servers one comes first, and the other goes on after it
+    renters.get(renter_id, lock=True)  # two servers take turns: the second continues after the first
     erasure.erase_jobs(renter_id)
 
 
 def _refuse_open_jobs(renter_id: int) -> None:
-    """A job that has not ended has a hold that is open: one is as good as the other."""
+    """Raises JOBS_OPEN. Every unfinished job has an open hold, so open holds count the unfinished jobs."""
     if open_jobs := ledger.open_holds(renter_id):
         raise DomainError(
             Reason.JOBS_OPEN,
             f"{open_jobs} jobs of this account have not ended; cancel them or wait for their end, "
-            "then delete it; nothing was changed",
+            "then delete the account; nothing was changed",
             open_jobs=open_jobs,
         )
 
 
 def _give_up_wallet(renter_id: int, forfeit_halala: int, now_ms: int) -> None:
-    """Money is given up by its exact amount or not at all: who writes it has seen it."""
+    """Forfeits the balance. The request must name its exact amount, which proves that it was seen."""
     balance = ledger.balance(rules.renter(renter_id))
     if balance != forfeit_halala:
         raise DomainError(

@@ -1,8 +1,8 @@
-"""A renter's own data, all of it, in pages that each stand for themselves.
+"""Exports all of a renter's own data, in pages that can each be read on their own.
 
-The sections follow one another; a page takes rows of as many as fit. A place in between is written as
-``section:where``, where each section knows what comes after that. No page is longer than ``PAGE_SIZE``
-or one row, so that a renter with 100,000 jobs costs many small reads and never a large one.
+The sections follow one another, and a page holds rows of as many sections as fit. A position is written as
+``section:where``, and each section can continue from its ``where``. No page exceeds ``PAGE_SIZE`` unless a
+single row does, so that a renter with 100,000 jobs costs many small reads and never a large one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from server.store.renters import RenterRow
 from server.store.webhooks import Delivery, Webhook
 
 PAGE_SIZE = 2 * 1024 * 1024
-"""Of what people and runs wrote: characters of requests and bytes of outputs."""
+"""The most characters of requests and bytes of outputs and logs on a page."""
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class ExportPage:
 
 
 class Room:
-    """What still fits on a page. Something always does, or the export would never go on."""
+    """The space left on a page. The first row always fits, or the export would never continue."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
@@ -54,25 +54,25 @@ class Room:
         self._is_empty = True
 
     def takes(self, size: int = 0) -> bool:
-        """Whether a row of this size fits; then its room is taken."""
+        """Whether a row of this size fits; if so, its space is taken."""
         if not self._is_empty and (self.rows < 1 or size > self._size):
             return False
         self.rows, self._size, self._is_empty = self.rows - 1, self._size - size, False
         return True
 
 
-# Reads what fits of a section after a place in it, and says where it goes on; None at its end.
+# Reads the rows of a section that fit, from a position; returns them and the next position, None at the end.
 Section: TypeAlias = Callable[[int, str, Room], tuple[list[Any], str | None]]
 
 
 class Export:
-    """Copies of renters' own data."""
+    """The use case of exporting a renter's own data."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def page(self, renter_id: int, place: str, rows: int) -> ExportPage:
-        """One page, from a place that the page before told. Raises PAGE_NOT_FOUND for any other."""
+        """One page, from the ``next_page`` of the page before. Raises PAGE_NOT_FOUND for any other place."""
         return await self._database.read(lambda: _page(renter_id, place, Room(rows)))
 
 
@@ -101,7 +101,7 @@ def _page(renter_id: int, place: str, room: Room) -> ExportPage:
 
 
 def _numbered(query: Callable[[int, int | None, int], list[Any]]) -> Section:
-    """A section of small rows with ids, newest first."""
+    """A section of small rows that are read by id, newest first."""
 
     def read(renter_id: int, where: str, room: Room) -> tuple[list[Any], str | None]:
         limit = room.rows
@@ -115,7 +115,7 @@ def _numbered(query: Callable[[int, int | None, int], list[Any]]) -> Section:
 
 
 def _jobs(renter_id: int, where: str, room: Room) -> tuple[list[AskedJob], str | None]:
-    """Their sizes are read first: prompts may be long."""
+    """Reads the sizes first, because prompts may be long."""
     before = _own_job(renter_id, where) if where else None
     sizes = export.job_sizes(renter_id, before, room.rows + 1)
     fitting = 0

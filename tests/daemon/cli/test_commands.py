@@ -79,7 +79,7 @@ async def test_doctor_refuses_a_broken_file_of_settings(tmp_path: Path) -> None:
     (tmp_path / "c.toml").chmod(0o644)
     code, _, err = await run("--config", str(tmp_path / "c.toml"), "doctor", state=tmp_path)
     assert code == 2
-    assert "servre is no setting; did you mean server?" in err
+    assert "servre is not a setting; did you mean server?" in err
 
 
 # --- status ---
@@ -238,7 +238,7 @@ async def test_manager_that_reads_nothing_stops_nothing(tmp_path: Path) -> None:
             with contextlib.suppress(BlockingIOError):
                 deaf.sendto(b"full", socket.MSG_DONTWAIT, str(tmp_path / "n"))
         async with asyncio.timeout(10):
-            await asyncio.to_thread(manager.tell, "WATCHDOG=1")
+            await asyncio.to_thread(manager.notify, "WATCHDOG=1")
 
 
 # --- reload ---
@@ -274,7 +274,7 @@ async def test_hangup_reads_the_settings_again_and_a_bad_file_changes_nothing(tm
 
             write("servre = 1")
             running.process.send_signal(signal.SIGHUP)
-            await says(running, "the settings were not reloaded, the old ones stand")
+            await says(running, "the settings were not reloaded, the old ones stay")
             write(f'{base}[models]\n"a/two" = "/nowhere.gguf"\n')
             running.process.send_signal(signal.SIGHUP)
             await says(running, "a/two: /nowhere.gguf is not a file")

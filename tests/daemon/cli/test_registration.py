@@ -114,7 +114,7 @@ async def test_flags_write_a_file_that_run_and_doctor_read(tmp_path: Path) -> No
 async def test_without_a_terminal_every_missing_flag_is_named(tmp_path: Path) -> None:
     status, out, err = await run("register", state=tmp_path)
     assert (status, out) == (2, "")
-    assert "no terminal, so nobody can be asked: give --name, --email" in err
+    assert "not a terminal, so no questions can be asked: give --name, --email" in err
     status, _, err = await run("register", "--name", "Node", state=tmp_path)
     assert "give --email" in err
 
@@ -159,7 +159,7 @@ async def test_terminal_asks_for_what_is_missing_and_again_for_what_is_wrong(tmp
         await asked(terminal, server)
         await terminal.answers("Name that renters see [My node]: ", "Riyadh RTX Node")
         await terminal.answers("E-mail address: ", "me")
-        await terminal.sees("'me' is no e-mail address")
+        await terminal.sees("'me' is not an e-mail address")
         await terminal.answers("E-mail address: ", "taken@example.com")
         await terminal.answers("Telephone", "12")
         await terminal.sees("starts with + and the country")

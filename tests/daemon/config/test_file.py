@@ -81,12 +81,12 @@ def test_tables_name_models_and_aliases(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('servre = "x:1"', "servre is no setting; did you mean server"),
-        ('DCP_SERVER = "x:1"', "DCP_SERVER is no setting; did you mean server"),
-        ("[modles]\na = 'b'", "modles is no setting; did you mean models"),
-        ("colour = 1", "colour is no setting; see dcp-daemon --help"),
-        ('provider_key = "dcp-provider-x"', "provider_key must not stand here.*identity file"),
-        ('config = "x"', "config must not stand here"),
+        ('servre = "x:1"', "servre is not a setting; did you mean server"),
+        ('DCP_SERVER = "x:1"', "DCP_SERVER is not a setting; did you mean server"),
+        ("[modles]\na = 'b'", "modles is not a setting; did you mean models"),
+        ("colour = 1", "colour is not a setting; see dcp-daemon --help"),
+        ('provider_key = "dcp-provider-x"', "provider_key is not allowed here.*identity file"),
+        ('config = "x"', "config is not allowed here"),
         ("server = {a = 1}", "server must be a text, a number"),
         ('schedule = ["00:00-12:00,13:00-14:00"]', "schedule must be .* without commas"),
         ("[models]\na = 1", r"a line of \[models\]"),

@@ -17,9 +17,8 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 from daemon.config.config import from_env
 from daemon.engines import EngineError
 from daemon.engines.container import ContainerEngine
-from daemon.engines.container_spec import Order
-from daemon.engines.server_container import Place
-from daemon.engines.settings import ServerSettings
+from daemon.engines.container_spec import ModelServerSpec, ServerSettings
+from daemon.engines.server_container import ModelServerHost
 from daemon.engines.warm import WarmModels
 from daemon.runners.containers.settings import MIB
 from tests.daemon.fake_server import eventually, offer
@@ -41,7 +40,7 @@ class Bench:
 
     def __init__(self, engine: PrivateEngine, image: str, folder: Path) -> None:
         self.engine = engine
-        self.place = Place(engine.socket, "tests", folder / "engines")
+        self.place = ModelServerHost(engine.socket, "tests", folder / "engines")
         self._settings = ServerSettings(image, tuple(ARGUMENTS.split()), 1024 * MIB, 64 * MIB)
         self._made: list[ContainerEngine] = []
 
@@ -49,7 +48,7 @@ class Bench:
         self, name: str = "", *, warm: WarmModels | None = None, start_seconds: float = 120, **settings: Any
     ) -> ContainerEngine:
         """An engine for the model; ``settings``: others than those of the server of the tests."""
-        order = Order(
+        order = ModelServerSpec(
             name=name or _MODELS[0].name,
             path=_MODELS[0].path,
             settings=dataclasses.replace(self._settings, **settings),
@@ -244,17 +243,16 @@ _OWNER = """
 import asyncio, sys
 from pathlib import Path
 from daemon.engines.container import ContainerEngine
-from daemon.engines.container_spec import Order
-from daemon.engines.server_container import Place
-from daemon.engines.settings import ServerSettings
+from daemon.engines.container_spec import ModelServerSpec, ServerSettings
+from daemon.engines.server_container import ModelServerHost
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 socket, folder, image, model, arguments = sys.argv[1:]
 
 async def main():
     settings = ServerSettings(image, tuple(arguments.split()), 1 << 30, 1 << 26)
-    order = Order("m", Path(model), settings, "65534:65534", 1, 1 << 30)
-    engine = ContainerEngine(order, Place(Path(socket), "tests", Path(folder)))
+    order = ModelServerSpec("m", Path(model), settings, "65534:65534", 1, 1 << 30)
+    engine = ContainerEngine(order, ModelServerHost(Path(socket), "tests", Path(folder)))
     await engine.prepare(sessions_pb2.JobOffer(params=jobs_pb2.JobParams(model="m", prompt="hello")))
     print(engine.server.names.server, flush=True)
     await asyncio.sleep(600)

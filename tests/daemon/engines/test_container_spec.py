@@ -10,12 +10,11 @@ import pytest
 
 from daemon.config.config import from_env
 from daemon.engines.build import order
-from daemon.engines.container_spec import Order, ServerNames, server_config
-from daemon.engines.settings import ServerSettings
+from daemon.engines.container_spec import ModelServerSpec, ServerNames, ServerSettings, server_config
 
 
-def made(path: Path, settings: ServerSettings | None = None) -> Order:
-    return Order("acme/llama", path, settings or ServerSettings(), "1000:1000", 8, 1 << 30)
+def made(path: Path, settings: ServerSettings | None = None) -> ModelServerSpec:
+    return ModelServerSpec("acme/llama", path, settings or ServerSettings(), "1000:1000", 8, 1 << 30)
 
 
 def test_vllm_is_told_model_name_and_socket(tmp_path: Path) -> None:

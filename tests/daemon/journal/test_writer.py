@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from daemon.journal.journal import Journal
-from daemon.journal.writer import Recorder
+from daemon.journal.writer import JournalWriter
 from daemon.protocol.effects import Persist
 from daemon.protocol.records import Channel, Chunk, Record, accepted
 from tests.daemon.fake_server import eventually, lease, offer
@@ -33,7 +33,7 @@ class BrokenJournal(Journal):
 
 async def test_what_comes_while_the_disk_syncs_shares_the_next_sync() -> None:
     disk, done = SlowDisk(), list[int]()
-    recorder = Recorder(Journal(disk), lambda entry, error: done.append(entry.number))
+    recorder = JournalWriter(Journal(disk), lambda entry, error: done.append(entry.number))
     records: list[Record] = [accepted(offer()), *(Chunk(Channel.OUTPUT, n, b"x") for n in range(1, 21))]
     for number, record in enumerate(records):
         recorder.put(Persist(number, lease(), (record,)))
@@ -50,7 +50,7 @@ async def test_what_comes_while_the_disk_syncs_shares_the_next_sync() -> None:
 
 async def test_fault_in_the_journal_is_told_as_a_failure() -> None:
     errors: list[OSError | None] = []
-    recorder = Recorder(BrokenJournal(MemoryDisk()), lambda entry, error: errors.append(error))
+    recorder = JournalWriter(BrokenJournal(MemoryDisk()), lambda entry, error: errors.append(error))
     recorder.put(Persist(1, lease(), (accepted(offer()),)))
     await recorder.close()
     assert str(errors[0]) == "RuntimeError"

@@ -12,6 +12,7 @@ from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2, terms_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from daemon.protocol import events as ev
 from daemon.protocol.effects import (
     Effect,
     EndReason,
@@ -24,15 +25,17 @@ from daemon.protocol.effects import (
     StartAttempt,
     StopAttempt,
 )
+from daemon.protocol.events import failed, succeeded
 from daemon.protocol.pieces import MAX_CHUNK_BYTES
-from daemon.protocol.records import MAX_LOG_BYTES, MAX_OUTPUT_BYTES, Finished, Record, replay
-from daemon.protocol.runs import failed, succeeded
-from daemon.protocol.session import DaemonSession, Link
+from daemon.protocol.records import MAX_LOG_BYTES, MAX_OUTPUT_BYTES, Channel, Finished, Record, replay
+from daemon.protocol.session import DaemonSession, Introduction, LinkState
 from tests.daemon.fake_server import lease, offer, seconds
 
 KEEP = sessions_pb2.LEASE_ACTION_KEEP
 RESEND = sessions_pb2.LEASE_ACTION_RESEND
 DISCARD = sessions_pb2.LEASE_ACTION_STOP_AND_DISCARD
+MODELS = [sessions_pb2.ServedModel(name="test/model")]
+JOB_TYPES = [jobs_pb2.JOB_TYPE_LLM_INFERENCE]
 DONE = succeeded(jobs_pb2.Usage(completion_tokens=1))
 
 
@@ -50,12 +53,11 @@ class Bench:
         self.forgotten: list[sessions_pb2.Lease] = []
         self.effects: list[Effect] = []
         self.session = DaemonSession(
-            boot_id="boot",
-            daemon_version="1",
-            rng=rng or Random(7),
-            slots=slots,
-            models=[sessions_pb2.ServedModel(name="test/model")],
-            job_types=[jobs_pb2.JOB_TYPE_LLM_INFERENCE],
+            Introduction("boot", "1"),
+            rng or Random(7),
+            ev.Capacity(
+                slots, [sessions_pb2.ServedModel(name="test/model")], [jobs_pb2.JOB_TYPE_LLM_INFERENCE]
+            ),
         )
 
     def take(self, effects: list[Effect]) -> list[Effect]:
@@ -72,20 +74,23 @@ class Bench:
                     others.append(effect)
         return others if self.disk == "slow" else others + self.save()
 
+    def happen(self, event: ev.Event) -> list[Effect]:
+        return self.take(self.session.handle(event, self.now))
+
     def save(self) -> list[Effect]:
         """What waits is saved, or cannot be."""
         effects: list[Effect] = []
         while self.unsaved:
             entry = self.unsaved.pop(0)
             if self.disk == "full":
-                effects += self.take(self.session.not_persisted(entry.number, "no space left", self.now))
+                effects += self.happen(ev.NotPersisted(entry.number, "no space left"))
             else:
                 self.saved.append(entry)
-                effects += self.take(self.session.persisted(entry.number, self.now))
+                effects += self.happen(ev.Persisted(entry.number))
         return effects
 
     def hear(self, **kind: Any) -> list[Effect]:
-        return self.take(self.session.received(sessions_pb2.ServerMessage(**kind), self.now))
+        return self.happen(ev.Received(sessions_pb2.ServerMessage(**kind)))
 
     def restarted(self, adopted: bool = False) -> Bench:
         """The daemon after a crash, with what it saved."""
@@ -97,7 +102,7 @@ class Bench:
                 by_lease.setdefault(str(entry.lease), []).extend(entry.records)
         for records in by_lease.values():
             if (history := replay(records)) is not None:
-                again.take(again.session.recover(history, adopted, again.now))
+                again.happen(ev.Recovered(history, adopted))
         return again
 
     def link_again(self) -> None:
@@ -108,7 +113,7 @@ class Bench:
         self.direct(KEEP)
 
     def connect(self) -> list[Effect]:
-        return self.take(self.session.connected(self.now))
+        return self.happen(ev.Connected())
 
     def welcome(self, credit: int = 16, lost_after: float = 300.0) -> list[Effect]:
         return self.hear(
@@ -128,17 +133,17 @@ class Bench:
 
     def running(self, **offered: Any) -> Bench:
         self.hear(job_offer=offer(**offered))
-        self.take(self.session.attempt_started(lease(), self.now))
+        self.happen(ev.AttemptStarted(lease()))
         return self
 
     def write(self, data: bytes) -> list[Effect]:
-        return self.take(self.session.attempt_output(lease(), data, self.now))
+        return self.happen(ev.AttemptWrote(lease(), Channel.OUTPUT, data))
 
     def finish(self) -> list[Effect]:
-        return self.take(self.session.attempt_finished(lease(), DONE, self.now))
+        return self.happen(ev.AttemptFinished(lease(), DONE))
 
     def lose(self) -> list[Effect]:
-        return self.take(self.session.lost(self.now))
+        return self.happen(ev.Disconnected())
 
     def direct(self, action: sessions_pb2.LeaseAction.ValueType, through: int = 0) -> list[Effect]:
         return self.hear(
@@ -157,7 +162,7 @@ class Bench:
         end = self.now + duration
         while self.now < end:
             self.now = min(end, self.now + step)
-            ticked = self.take(self.session.tick(self.now))
+            ticked = self.happen(ev.Tick())
             effects += ticked
             for beat in sent(ticked, "heartbeat") if answering else []:
                 effects += self.hear(heartbeat_ack=sessions_pb2.HeartbeatAck(sequence=beat.sequence))
@@ -191,7 +196,7 @@ def test_hello_comes_first_and_nothing_else_before_welcome() -> None:
 
 def test_hello_tells_what_the_daemon_is() -> None:
     bench = Bench()
-    bench.session.sampled(gpus_pb2.GpuStatus(gpu_name="RTX"))
+    bench.session.handle(ev.GpusSampled(gpus_pb2.GpuStatus(gpu_name="RTX")), bench.now)
     (hello,) = sent(bench.connect(), "hello")
     assert (hello.boot_id, hello.protocol_version, hello.slots) == ("boot", 1, 1)
     assert hello.gpu_status.gpu_name == "RTX"
@@ -207,7 +212,7 @@ def test_welcome_that_never_comes_ends_the_stream() -> None:
     bench = Bench()
     bench.connect()
     assert kinds(bench.pass_time(61, answering=False)) == ["ReconnectAfter"]
-    assert bench.session.link is Link.OFFLINE
+    assert bench.session.link is LinkState.OFFLINE
 
 
 def test_settings_are_those_that_the_server_told_last() -> None:
@@ -244,7 +249,7 @@ def test_heartbeats_go_every_interval_with_a_tenth_of_jitter() -> None:
 
 def test_heartbeat_lists_held_leases_and_carries_each_sample_once() -> None:
     bench = Bench().open().running()
-    bench.session.sampled(gpus_pb2.GpuStatus(gpu_name="RTX"))
+    bench.session.handle(ev.GpusSampled(gpus_pb2.GpuStatus(gpu_name="RTX")), bench.now)
     beats = sent(bench.pass_time(25), "heartbeat")
     assert [list(beat.held_leases) for beat in beats] == [[lease()]] * 2
     assert [beat.HasField("gpu_status") for beat in beats] == [True, False]
@@ -285,7 +290,7 @@ def test_repeated_offer_gets_the_same_reply_and_starts_once() -> None:
     bench.hear(job_offer=offer())
     assert kinds(bench.hear(job_offer=offer())) == ["offer_reply"]
     bench.hear(job_offer=offer("job-2"))
-    bench.take(bench.session.attempt_finished(lease(), DONE, bench.now))
+    bench.happen(ev.AttemptFinished(lease(), DONE))
     again = bench.hear(job_offer=offer("job-2"))
     assert sent(again, "offer_reply")[0].refusal == "no slot is free"
     assert sum(isinstance(effect, StartAttempt) for effect in bench.effects) == 1
@@ -415,7 +420,7 @@ def test_log_counts_on_its_own_and_what_is_too_much_is_dropped() -> None:
     bench = Bench().open(credit=1000).running()
     bench.write(b"out")
     for _ in range(20):
-        bench.take(bench.session.attempt_log(lease(), b"l" * 60_000, bench.now))
+        bench.happen(ev.AttemptWrote(lease(), Channel.LOG, b"l" * 60_000))
     assert [chunk.seq for chunk in sent(bench.effects, "log_chunk")] == list(range(1, 19))
     assert sum(len(chunk.data) for chunk in sent(bench.effects, "log_chunk")) == MAX_LOG_BYTES
     assert bench.session.unfinished
@@ -424,14 +429,14 @@ def test_log_counts_on_its_own_and_what_is_too_much_is_dropped() -> None:
 def test_log_that_the_server_has_yet_to_store_holds_the_run_back() -> None:
     bench = Bench().open(credit=2).running()
     assert bench.session.has_room(lease())
-    bench.take(bench.session.attempt_log(lease(), b"l" * 2 * MAX_CHUNK_BYTES, bench.now))
+    bench.happen(ev.AttemptWrote(lease(), Channel.LOG, b"l" * 2 * MAX_CHUNK_BYTES))
     assert not bench.session.has_room(lease())
 
 
 def test_meter_stands_once_the_work_is_over() -> None:
     bench = Bench().open().running()
     bench.now += 20
-    bench.take(bench.session.attempt_worked(lease(), bench.now))
+    bench.happen(ev.AttemptWorked(lease()))
     bench.now += 15  # past the run's limit of 30 s
     finished = sent(bench.finish(), "job_finished")[0]
     assert finished.outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED, "handing files over is not the run's time"
@@ -441,7 +446,7 @@ def test_meter_stands_once_the_work_is_over() -> None:
 def test_failure_message_is_bounded() -> None:
     bench = Bench().open().running()
     result = failed(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, "x" * 5000)
-    effects = bench.take(bench.session.attempt_finished(lease(), result, bench.now))
+    effects = bench.happen(ev.AttemptFinished(lease(), result))
     assert len(sent(effects, "job_finished")[0].failure_message) == 2000
 
 
@@ -466,7 +471,7 @@ def test_cancel_before_the_start_costs_no_time() -> None:
     effects = bench.hear(cancel_run=sessions_pb2.CancelRun(lease=lease()))
     assert kinds(effects) == ["StopAttempt", "job_finished"]
     assert sent(effects, "job_finished")[0].run_time == seconds(0)
-    assert bench.session.attempt_started(lease(), bench.now) == []
+    assert bench.session.handle(ev.AttemptStarted(lease()), bench.now) == []
 
 
 def test_run_limit_stops_the_run_and_caps_its_time() -> None:
@@ -485,9 +490,9 @@ def test_run_limit_stops_the_run_and_caps_its_time() -> None:
 def test_meter_stands_while_the_files_of_a_run_go() -> None:
     bench = Bench().open().running(limit=30)
     bench.now += 20
-    bench.take(bench.session.attempt_worked(lease(), bench.now))
+    bench.happen(ev.AttemptWorked(lease()))
     assert "StopAttempt" not in kinds(bench.pass_time(100))
-    assert bench.take(bench.session.attempt_worked(lease(), bench.now)) == []
+    assert bench.happen(ev.AttemptWorked(lease())) == []
     assert sent(bench.effects, "heartbeat")[-1].held_leases == [lease()]
     (finished,) = sent(bench.finish(), "job_finished")
     assert finished.run_time == seconds(20)
@@ -496,9 +501,9 @@ def test_meter_stands_while_the_files_of_a_run_go() -> None:
 def test_meter_that_stood_is_known_after_a_crash() -> None:
     bench = Bench().open().running(limit=30)
     bench.now += 20
-    bench.take(bench.session.attempt_worked(lease(), bench.now))
+    bench.happen(ev.AttemptWorked(lease()))
     again = bench.restarted(adopted=True)
-    again.take(again.session.attempt_worked(lease(), again.now))
+    again.happen(ev.AttemptWorked(lease()))
     again.open()
     again.direct(KEEP)
     again.now += 100
@@ -523,7 +528,7 @@ def test_message_about_another_lease_changes_nothing() -> None:
     bench = Bench().open().running()
     forged = sessions_pb2.Lease(job_id="job-1", lease_epoch=1, lease_secret=b"guess")
     assert bench.hear(cancel_run=sessions_pb2.CancelRun(lease=forged)) == []
-    assert bench.session.attempt_output(lease(epoch=2), b"x", bench.now) == []
+    assert bench.session.handle(ev.AttemptWrote(lease(epoch=2), Channel.OUTPUT, b"x"), bench.now) == []
     assert len(bench.session.unfinished) == 1
 
 
@@ -607,7 +612,7 @@ def test_nothing_is_told_before_it_is_saved() -> None:
     assert bench.hear(job_offer=offer()) == []
     assert bench.hear(job_offer=offer()) == []
     assert kinds(bench.save()) == ["offer_reply", "StartAttempt"]
-    assert bench.take(bench.session.attempt_started(lease(), bench.now)) == []
+    assert bench.happen(ev.AttemptStarted(lease())) == []
     assert kinds(bench.save()) == ["job_started"]
     assert bench.write(b"one") == []
     assert kinds(bench.save()) == ["output_chunk"]
@@ -884,38 +889,39 @@ def test_superseded_daemon_stops_everything_and_stays_away() -> None:
 def test_capacity_is_told_when_it_changes() -> None:
     bench = Bench().open()
     warm = [sessions_pb2.ServedModel(name="test/model", warm=True)]
-    assert kinds(bench.session.capacity(1, warm)) == ["capacity_update"]
-    assert bench.session.capacity(1, warm) == []
+    capacity = ev.Capacity(1, warm, JOB_TYPES)
+    assert kinds(bench.session.handle(capacity, bench.now)) == ["capacity_update"]
+    assert bench.session.handle(capacity, bench.now) == []
 
 
 def test_capacity_that_changes_between_hello_and_welcome_is_told_after_it() -> None:
     bench = Bench()
-    bench.take(bench.session.connected(bench.now))
-    assert kinds(bench.session.capacity(1, [], [])) == []
+    bench.happen(ev.Connected())
+    assert kinds(bench.session.handle(ev.Capacity(1, [], []), bench.now)) == []
     welcome = sessions_pb2.Welcome(session_epoch=1, provider_id=42, heartbeat_interval=seconds(10))
     assert kinds(bench.hear(welcome=welcome)) == ["Opened", "capacity_update"]
-    bench.take(bench.session.lost(bench.now))
-    bench.take(bench.session.connected(bench.now))
+    bench.happen(ev.Disconnected())
+    bench.happen(ev.Connected())
     assert kinds(bench.hear(welcome=welcome)) == ["Opened"]  # this stream's Hello told it
 
 
 def test_runs_on_gpus_that_failed_are_given_back_and_the_others_are_not() -> None:
     bench = Bench(slots=2).open().running()
-    assert bench.take(bench.session.gpus_failed([lease("other")], bench.now)) == []
-    effects = bench.take(bench.session.gpus_failed([lease()], bench.now))
+    assert bench.happen(ev.GpusFailed([lease("other")])) == []
+    effects = bench.happen(ev.GpusFailed([lease()]))
     assert kinds(effects) == ["StopAttempt", "job_finished"]
-    assert bench.take(bench.session.gpus_failed([lease()], bench.now)) == []
+    assert bench.happen(ev.GpusFailed([lease()])) == []
 
 
 def test_idle_daemon_drains_at_once() -> None:
     bench = Bench().open()
-    effects = bench.session.drain(bench.now)
+    effects = bench.session.handle(ev.DrainRequested(), bench.now)
     assert kinds(effects) == ["drain", "goodbye", "EndSession"]
 
 
 def test_drain_waits_for_the_run_and_its_acknowledgement() -> None:
     bench = Bench().open().running()
-    assert kinds(bench.session.drain(bench.now)) == ["drain"]
+    assert kinds(bench.session.handle(ev.DrainRequested(), bench.now)) == ["drain"]
     assert kinds(bench.finish()) == ["job_finished"]
     effects = bench.hear(
         result_ack=sessions_pb2.ResultAck(lease=lease(), disposition=sessions_pb2.RESULT_DISPOSITION_ACCEPTED)
@@ -925,7 +931,7 @@ def test_drain_waits_for_the_run_and_its_acknowledgement() -> None:
 
 def test_drain_releases_after_half_a_minute_and_leaves_soon_after() -> None:
     bench = Bench().open().running()
-    bench.session.drain(bench.now)
+    bench.session.handle(ev.DrainRequested(), bench.now)
     assert "StopAttempt" not in kinds(bench.pass_time(29))
     effects = bench.pass_time(1)
     (finished,) = sent(effects, "job_finished")
@@ -936,7 +942,7 @@ def test_drain_releases_after_half_a_minute_and_leaves_soon_after() -> None:
 
 def test_drain_is_told_again_after_a_reconnect() -> None:
     bench = Bench().open().running()
-    bench.session.drain(bench.now)
+    bench.session.handle(ev.DrainRequested(), bench.now)
     bench.lose()
     bench.connect()
     assert "drain" in kinds(bench.welcome())
@@ -944,7 +950,7 @@ def test_drain_is_told_again_after_a_reconnect() -> None:
 
 def test_drain_without_a_server_ends_too() -> None:
     bench = Bench()
-    assert kinds(bench.session.drain(bench.now)) == ["EndSession"]
+    assert kinds(bench.session.handle(ev.DrainRequested(), bench.now)) == ["EndSession"]
 
 
 # --- anything at all ---
@@ -1020,16 +1026,16 @@ def _step(bench: Bench, name: str, argument: Any) -> None:
         case "lose":
             bench.lose()
         case "drain":
-            bench.take(session.drain(bench.now))
+            bench.take(session.handle(ev.DrainRequested(), bench.now))
         case "wait":
             bench.now += argument
-            bench.take(session.tick(bench.now))
+            bench.take(session.handle(ev.Tick(), bench.now))
         case "started":
-            bench.take(session.attempt_started(argument, bench.now))
+            bench.take(session.handle(ev.AttemptStarted(argument), bench.now))
         case "finished":
-            bench.take(session.attempt_finished(argument, DONE, bench.now))
+            bench.take(session.handle(ev.AttemptFinished(argument, DONE), bench.now))
         case "output":
-            bench.take(session.attempt_output(argument, b"x", bench.now))
+            bench.take(session.handle(ev.AttemptWrote(argument, Channel.OUTPUT, b"x"), bench.now))
 
 
 @settings(max_examples=300, deadline=None)

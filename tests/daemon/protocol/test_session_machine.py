@@ -16,9 +16,10 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from daemon.journal.journal import Journal
 from daemon.protocol import effects as fx
+from daemon.protocol import events as ev
+from daemon.protocol.events import succeeded
 from daemon.protocol.records import Channel
-from daemon.protocol.runs import succeeded
-from daemon.protocol.session import DaemonSession, Link
+from daemon.protocol.session import DaemonSession, Introduction, LinkState
 from tests.daemon.fake_server import lease, offer, seconds
 from tests.support.memory_disk import MemoryDisk
 
@@ -64,12 +65,11 @@ class Daemon(RuleBasedStateMachine):
         self.waiting: list[fx.Persist | fx.Forget] = []
         self.at_work = {}
         self.session = DaemonSession(
-            boot_id="boot",
-            daemon_version="1",
-            rng=Random(1),
-            slots=SLOTS,
-            models=[sessions_pb2.ServedModel(name="test/model")],
-            job_types=[jobs_pb2.JOB_TYPE_LLM_INFERENCE],
+            Introduction("boot", "1"),
+            Random(1),
+            ev.Capacity(
+                SLOTS, [sessions_pb2.ServedModel(name="test/model")], [jobs_pb2.JOB_TYPE_LLM_INFERENCE]
+            ),
         )
         for history in self.journal.recover():
             known = self.known[key(history.offer.lease)]
@@ -78,7 +78,7 @@ class Daemon(RuleBasedStateMachine):
             assert history.started or not known.is_started, "a start was told that the disk had not"
             if known.result is not None and not known.disk_failed:
                 assert history.finished == known.result, "a result was told that the disk had not"
-            self.do(self.session.recover(history, False, self.now))
+            self.happen(ev.Recovered(history, False))
         found = {key(history.offer.lease) for history in Journal(self.disk).recover()}
         for name, known in self.known.items():
             owed = known.is_accepted and not (known.is_acknowledged or known.is_discarded)
@@ -101,9 +101,12 @@ class Daemon(RuleBasedStateMachine):
                 case fx.Persist() | fx.Forget():
                     self.waiting.append(effect)
 
+    def happen(self, event: ev.Event) -> None:
+        self.do(self.session.handle(event, self.now))
+
     def say(self, **kind: Any) -> None:
         self.said.append(kind)
-        self.do(self.session.received(sessions_pb2.ServerMessage(**kind), self.now))
+        self.happen(ev.Received(sessions_pb2.ServerMessage(**kind)))
 
     def hear(self, message: sessions_pb2.DaemonMessage) -> None:
         kind = message.WhichOneof("kind") or ""
@@ -141,12 +144,12 @@ class Daemon(RuleBasedStateMachine):
 
     # --- the stream ---
 
-    @precondition(lambda self: self.session.link is Link.OFFLINE)
+    @precondition(lambda self: self.session.link is LinkState.OFFLINE)
     @rule()
     def connect(self) -> None:
-        self.do(self.session.connected(self.now))
+        self.happen(ev.Connected())
 
-    @precondition(lambda self: self.session.link is Link.GREETING)
+    @precondition(lambda self: self.session.link is LinkState.GREETING)
     @rule(credit=st.integers(1, 3))
     def welcome(self, credit: int) -> None:
         greeting = sessions_pb2.Welcome(
@@ -155,22 +158,22 @@ class Daemon(RuleBasedStateMachine):
             lost_after=seconds(LOST_AFTER),
             chunk_credit=credit,
         )
-        self.do(self.session.received(sessions_pb2.ServerMessage(welcome=greeting), self.now))
+        self.happen(ev.Received(sessions_pb2.ServerMessage(welcome=greeting)))
 
     @rule()
     def cut(self) -> None:
-        self.do(self.session.lost(self.now))
+        self.happen(ev.Disconnected())
 
     @precondition(lambda self: self.said)
     @rule(data=st.data())
     def repeat(self, data: st.DataObject) -> None:
         """Something that the server said comes again, or late."""
         kind = data.draw(st.sampled_from(self.said))
-        self.do(self.session.received(sessions_pb2.ServerMessage(**kind), self.now))
+        self.happen(ev.Received(sessions_pb2.ServerMessage(**kind)))
 
     # --- the server ---
 
-    @precondition(lambda self: self.session.link is Link.OPEN)
+    @precondition(lambda self: self.session.link is LinkState.OPEN)
     @rule(name=NAMES)
     def offer_job(self, name: str) -> None:
         self.epochs[name] += 1
@@ -182,7 +185,7 @@ class Daemon(RuleBasedStateMachine):
         self.known[key(held)] = Known(held)
         self.say(job_offer=offer(name, self.epochs[name], limit=60))
 
-    @precondition(lambda self: self.session.link is Link.OPEN and self.known)
+    @precondition(lambda self: self.session.link is LinkState.OPEN and self.known)
     @rule(data=st.data(), action=st.integers(1, 3))
     def direct(self, data: st.DataObject, action: Any) -> None:
         known = self.pick(data)
@@ -195,14 +198,14 @@ class Daemon(RuleBasedStateMachine):
             )
         )
 
-    @precondition(lambda self: self.session.link is Link.OPEN and self.known)
+    @precondition(lambda self: self.session.link is LinkState.OPEN and self.known)
     @rule(data=st.data())
     def acknowledge_output(self, data: st.DataObject) -> None:
         known = self.pick(data)
         known.stored = data.draw(st.integers(known.stored, max(known.chunks, default=0)))
         self.say(output_ack=sessions_pb2.OutputAck(lease=known.lease, output_through_seq=known.stored))
 
-    @precondition(lambda self: self.session.link is Link.OPEN and self.known)
+    @precondition(lambda self: self.session.link is LinkState.OPEN and self.known)
     @rule(data=st.data())
     def acknowledge_result(self, data: st.DataObject) -> None:
         known = self.pick(data)
@@ -214,7 +217,7 @@ class Daemon(RuleBasedStateMachine):
                 )
             )
 
-    @precondition(lambda self: self.session.link is Link.OPEN and self.known)
+    @precondition(lambda self: self.session.link is LinkState.OPEN and self.known)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         self.say(cancel_run=sessions_pb2.CancelRun(lease=self.pick(data).lease))
@@ -227,7 +230,7 @@ class Daemon(RuleBasedStateMachine):
     @rule(duration=st.sampled_from([0.1, 1.0, 11.0, 40.0, 71.0]))
     def wait(self, duration: float) -> None:
         self.now += duration
-        self.do(self.session.tick(self.now))
+        self.happen(ev.Tick())
 
     @precondition(lambda self: self.at_work)
     @rule(data=st.data(), what=st.sampled_from(["write", "write", "finish"]))
@@ -236,13 +239,13 @@ class Daemon(RuleBasedStateMachine):
         held = self.known[name].lease
         if not self.at_work[name]:
             self.at_work[name] = True
-            self.do(self.session.attempt_started(held, self.now))
+            self.happen(ev.AttemptStarted(held))
         elif what == "write":
             text = f"{len(self.said)}-{self.now};".encode()
-            self.do(self.session.attempt_output(held, text, self.now))
+            self.happen(ev.AttemptWrote(held, Channel.OUTPUT, text))
         else:
             del self.at_work[name]
-            self.do(self.session.attempt_finished(held, succeeded(jobs_pb2.Usage()), self.now))
+            self.happen(ev.AttemptFinished(held, succeeded(jobs_pb2.Usage())))
 
     @precondition(lambda self: self.waiting)
     @rule()
@@ -255,10 +258,10 @@ class Daemon(RuleBasedStateMachine):
             if isinstance(entry, fx.Forget):
                 known.is_forgotten = True
             elif error is None:
-                self.do(self.session.persisted(entry.number, self.now))
+                self.happen(ev.Persisted(entry.number))
             else:
                 known.disk_failed = True
-                self.do(self.session.not_persisted(entry.number, "full", self.now))
+                self.happen(ev.NotPersisted(entry.number, "full"))
 
     @rule()
     def fill_or_empty_the_disk(self) -> None:
@@ -284,12 +287,12 @@ class Daemon(RuleBasedStateMachine):
         self.disk.is_full = False
         for _ in range(60):
             self.now += 1.0
-            if self.session.link is Link.OFFLINE:
+            if self.session.link is LinkState.OFFLINE:
                 self.connect()
-            if self.session.link is Link.GREETING:
+            if self.session.link is LinkState.GREETING:
                 self.welcome(3)
             for name in list(self.at_work):
-                self.do(self.session.attempt_finished(self.known[name].lease, DONE, self.now))
+                self.happen(ev.AttemptFinished(self.known[name].lease, DONE))
             self.at_work.clear()
             while self.waiting:
                 self.sync()

@@ -14,9 +14,11 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from daemon.protocol import events as ev
 from daemon.protocol.effects import EndSession, Persist, ReconnectAfter, Send, StartAttempt
-from daemon.protocol.runs import Result, succeeded
-from daemon.protocol.session import DaemonSession, Link
+from daemon.protocol.events import Result, succeeded
+from daemon.protocol.records import Channel
+from daemon.protocol.session import DaemonSession, Introduction, LinkState
 from tests.daemon.fake_server import offer, seconds
 
 WORDS = [bytes([65 + number]) * 3 for number in range(12)]
@@ -96,12 +98,9 @@ class Wire:
         self.faults = list(faults)
         self.server = StrictServer()
         self.session = DaemonSession(
-            boot_id="boot",
-            daemon_version="1",
-            rng=Random(seed),
-            slots=1,
-            models=[sessions_pb2.ServedModel(name="test/model")],
-            job_types=[jobs_pb2.JOB_TYPE_LLM_INFERENCE],
+            Introduction("boot", "1"),
+            Random(seed),
+            ev.Capacity(1, [sessions_pb2.ServedModel(name="test/model")], [jobs_pb2.JOB_TYPE_LLM_INFERENCE]),
         )
         self.now = 0.0
         self.connect_at = 0.0
@@ -118,28 +117,31 @@ class Wire:
                 case StartAttempt(work):
                     self.starts.append(work.lease)
                 case Persist(number):
-                    self.do(self.session.persisted(number, self.now))
+                    self.happen(ev.Persisted(number))
                 case ReconnectAfter(delay):
                     self.connect_at = self.now + delay
                     self.up, self.down = [], []
                 case EndSession():
                     raise AssertionError("nobody ended the session")
 
+    def happen(self, event: ev.Event) -> None:
+        self.do(self.session.handle(event, self.now))
+
     def copies(self) -> int:
         fault = self.faults.pop() if self.faults else "deliver"
         if fault == "cut":
             self.up, self.down = [], []
-            self.do(self.session.lost(self.now))
+            self.happen(ev.Disconnected())
             return 0
         return {"deliver": 1, "drop": 0, "repeat": 2}[fault]
 
     def step(self) -> None:
         self.now += 1.0
-        if self.session.link is Link.OFFLINE and self.now >= self.connect_at:
-            self.do(self.session.connected(self.now))
+        if self.session.link is LinkState.OFFLINE and self.now >= self.connect_at:
+            self.happen(ev.Connected())
         self.exchange()
         self.work()
-        self.do(self.session.tick(self.now))
+        self.happen(ev.Tick())
 
     def exchange(self) -> None:
         up, self.up = self.up, []
@@ -148,7 +150,7 @@ class Wire:
                 self.down += [sessions_pb2.ServerMessage(**answer)] * self.copies()
         down, self.down = self.down, []
         for heard in down:
-            self.do(self.session.received(heard, self.now))
+            self.happen(ev.Received(heard))
 
     def work(self) -> None:
         """The engine: one word a second, then the result."""
@@ -156,11 +158,11 @@ class Wire:
             return
         held = self.starts[0]
         if self.written == 0:
-            self.do(self.session.attempt_started(held, self.now))
+            self.happen(ev.AttemptStarted(held))
         if self.written < len(WORDS):
-            self.do(self.session.attempt_output(held, WORDS[self.written], self.now))
+            self.happen(ev.AttemptWrote(held, Channel.OUTPUT, WORDS[self.written]))
         elif self.written == len(WORDS):
-            self.do(self.session.attempt_finished(held, RESULT, self.now))
+            self.happen(ev.AttemptFinished(held, RESULT))
         self.written += 1
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.runners import Left, Log, Pieces, RunnerError, Written
+from daemon.runners import Log, Pieces, ResumeOffsets, RunnerError, WorkDone
 from daemon.runners.containers.container import ContainerRunner
 from daemon.runners.containers.docker import Docker
 from daemon.runners.containers.settings import MIB, ContainerSettings
@@ -73,7 +73,7 @@ async def follow(pieces: Pieces, outcome: Outcome) -> Outcome:
                 match piece:
                     case Log(data):
                         outcome.log += data
-                    case Left(artifacts):
+                    case WorkDone(artifacts):
                         outcome.is_over = True
                         outcome.artifacts += artifacts
                         outcome.files |= {one.name: one.path.read_bytes() for one in artifacts}
@@ -165,5 +165,5 @@ class Bench:
 
     async def adopt(self, offered: sessions_pb2.JobOffer, output: int = 0, log: int = 0) -> Outcome | None:
         """What is left of a run, after so many bytes of its output and its log."""
-        pieces = await self.runner.adopt(offered, Written(output, log))
+        pieces = await self.runner.adopt(offered, ResumeOffsets(output, log))
         return await follow(pieces, Outcome()) if pieces is not None else None

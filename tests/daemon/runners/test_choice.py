@@ -158,8 +158,12 @@ def test_engine_that_cannot_do_it_is_told(changes: dict[str, str], told: str) ->
     assert bool(why) is bool(told)
 
 
-async def test_doctor_says_plainly_that_processes_are_kept_from_nothing(tmp_path: Path) -> None:
+async def test_doctor_and_help_say_plainly_that_processes_are_not_isolated(tmp_path: Path) -> None:
+    _, out, _ = await run("run", "--help", state=tmp_path)
+    assert "NOT ISOLATED" in out
+    assert "jobs can read this machine's files and use its network" in " ".join(out.split())
     _, out, _ = await run("doctor", "--allow-process-runner", state=tmp_path)
-    assert "warn the process runner is allowed" in out
+    assert "warn the process runner is allowed. NOT ISOLATED" in out
+    assert "can read this machine's files and use its network" in out
     _, out, _ = await run("doctor", state=tmp_path)
     assert "ok   containers: none is run" in out

@@ -98,7 +98,7 @@ def test_without_the_service_a_person_starts_the_daemon_by_hand() -> None:
 
 @pytest.mark.parametrize("user", ["a b", "x\nExecStart=/bin/sh", "", "-x", "ROOT"])
 def test_user_cannot_write_lines_of_the_unit(user: str) -> None:
-    with pytest.raises(unit.UnitError, match="no name of a system user"):
+    with pytest.raises(unit.UnitError, match="is not the name of a system user"):
         unit.render(user=user)
 
 
@@ -123,7 +123,7 @@ async def test_manager_hears_that_the_daemon_is_ready_and_alive(
     tmp_path: Path, listening: socket.socket
 ) -> None:
     manager = Manager({"NOTIFY_SOCKET": str(tmp_path / "n"), "WATCHDOG_USEC": "30000"})
-    manager.tell("READY=1", "STATUS=well")
+    manager.notify("READY=1", "STATUS=well")
     assert listening.recv(100) == b"READY=1\nSTATUS=well"
     alive = asyncio.create_task(manager.keep_alive())
     for _ in range(3):
@@ -133,8 +133,8 @@ async def test_manager_hears_that_the_daemon_is_ready_and_alive(
 
 
 def test_manager_that_is_gone_is_no_error(tmp_path: Path) -> None:
-    Manager({"NOTIFY_SOCKET": str(tmp_path / "gone")}).tell("READY=1")
-    Manager({}).tell("READY=1")
+    Manager({"NOTIFY_SOCKET": str(tmp_path / "gone")}).notify("READY=1")
+    Manager({}).notify("READY=1")
 
 
 def test_watchdog_of_another_process_is_not_ours() -> None:
@@ -161,8 +161,8 @@ def test_every_line_in_the_journal_has_its_severity(level: int, prefix: str) -> 
 def test_why_the_program_ends_is_an_error_in_the_journal(tmp_path: Path) -> None:
     with (tmp_path / "stream").open("w+") as stream:
         status = os.fstat(stream.fileno())
-        logs.tell_fault("one\ntwo", {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}, stream)
-        logs.tell_fault("three", {}, stream)
+        logs.report_fault("one\ntwo", {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}, stream)
+        logs.report_fault("three", {}, stream)
         stream.seek(0)
         assert stream.read() == "<3>one\n<3>two\nthree\n"
 

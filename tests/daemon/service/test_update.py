@@ -268,11 +268,11 @@ REFUSALS: dict[str, tuple[Callable[[Machine], Any], str]] = {
     "tampered signature": (tampered_signature, "not signed with this machine's key"),
     "another wheel": (another_wheel_under_the_old_signature, "not signed with this machine's key"),
     "another version": (lambda machine: machine.edit(version="3.0"), "not signed with this machine's key"),
-    "a path": (lambda machine: machine.edit(wheel="../../x.whl"), "what was found is no release"),
-    "a link": (lambda machine: machine.edit(wheel="https://x/y.whl"), "what was found is no release"),
-    "no JSON": (lambda machine: machine.manifest.write_text("{"), "what was found is no release"),
-    "no object": (lambda machine: machine.manifest.write_text("[]"), "what was found is no release"),
-    "a number": (lambda machine: machine.edit(sha256=5), "what was found is no release"),
+    "a path": (lambda machine: machine.edit(wheel="../../x.whl"), "what was found is not a release"),
+    "a link": (lambda machine: machine.edit(wheel="https://x/y.whl"), "what was found is not a release"),
+    "no JSON": (lambda machine: machine.manifest.write_text("{"), "what was found is not a release"),
+    "no object": (lambda machine: machine.manifest.write_text("[]"), "what was found is not a release"),
+    "a number": (lambda machine: machine.edit(sha256=5), "what was found is not a release"),
     "endless": (lambda machine: machine.manifest.write_text(" " * 100_000), "larger than 65536 bytes"),
     "nothing": (lambda machine: machine.manifest.unlink(), "cannot be read: No such file"),
     "no wheel": (lambda machine: next(machine.releases.glob("*.whl")).unlink(), "cannot be read"),
@@ -341,7 +341,7 @@ def test_link_that_a_power_cut_left_behind_is_no_obstacle(machine: Machine) -> N
 
 
 def test_daemon_that_was_installed_in_another_way_is_not_touched() -> None:
-    with pytest.raises(InstallationError, match="was not made by scripts/install-daemon"):
+    with pytest.raises(InstallationError, match="was not created by scripts/install-daemon"):
         Installation.of_this_process()
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.engines import Engine, EngineError
-from daemon.work.selftest import PERIOD_SECONDS, SelfTests, Trial
+from daemon.work.selftest import PERIOD_SECONDS, SelfTestRecord, SelfTests
 from tests.support.fake_engine import ScriptedEngine
 from tests.support.manual_clock import ManualClock
 
@@ -42,7 +42,7 @@ class Bench:
 
 
 def test_failed_trial_is_repeated_after_a_minute_then_ever_later_up_to_an_hour() -> None:
-    trial, rng, now = Trial(), Random(1), 0.0
+    trial, rng, now = SelfTestRecord(), Random(1), 0.0
     delays = []
     for _ in range(9):
         trial.fail("broken", now, rng)
@@ -59,7 +59,7 @@ def test_failed_trial_is_repeated_after_a_minute_then_ever_later_up_to_an_hour()
 
 @given(st.lists(st.sampled_from(["succeed", "fail", "doubt"]), max_size=40), st.integers(0, 2**32))
 def test_trial_is_always_due_again_within_the_hour_and_its_jitter(events: list[str], seed: int) -> None:
-    trial, rng = Trial(), Random(seed)
+    trial, rng = SelfTestRecord(), Random(seed)
     for now, event in enumerate(events):
         if event == "doubt":
             trial.doubt()

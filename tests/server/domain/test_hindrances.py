@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.domain.gpus import GpuReport, from_plain
 from server.domain.hindrances import (
     ALL,
     IN_CONTAINERS,
@@ -46,21 +47,21 @@ FAILED = SelfTest("llamacpp", False, "It answered nothing.", ("n",), INFERENCE)
     ],
 )
 def test_each_hindrance_keeps_its_kinds_of_job_away(changes: dict[str, Any], expected: Any) -> None:
-    found = hindrances(GOOD | changes, (), ASKED)
+    found = hindrances(from_plain(GOOD | changes), (), ASKED)
     assert by_job_type(found) == expected
     assert all(one.message for one in found)
 
 
 def test_nothing_is_asked_for_by_default() -> None:
-    assert hindrances({"driver_version": "1"}, (), Minimums()) == ()
-    assert hindrances({"driver_version": "1"}, (), Minimums(driver="0", toolkit="0", daemon="0")) == ()
+    assert hindrances(GpuReport(driver_version="1"), (), Minimums()) == ()
+    assert hindrances(GpuReport(driver_version="1"), (), Minimums(driver="0", toolkit="0", daemon="0")) == ()
 
 
 def test_failed_self_test_keeps_its_kinds_and_models_away_unless_another_engine_has_them() -> None:
-    (alone,) = hindrances(GOOD, [FAILED], ASKED)
+    (alone,) = hindrances(from_plain(GOOD), [FAILED], ASKED)
     assert (alone.obstacle, alone.job_types) == (Obstacle.SELF_TEST_FAILED, INFERENCE)
     assert "It answered nothing." in alone.message
-    (beside,) = hindrances(GOOD, [PASSED, FAILED], ASKED)
+    (beside,) = hindrances(from_plain(GOOD), [PASSED, FAILED], ASKED)
     assert beside.job_types == frozenset()
     assert failing_models([PASSED, FAILED]) == {"n"}
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.domain.gpus import KNOWN_GPUS, GpuReport, from_plain, known_gpu
 from server.domain.honesty import (
     CONTRADICTIONS,
-    KNOWN_GPUS,
     SENTENCES,
     STABLE_MS,
     History,
@@ -19,7 +19,6 @@ from server.domain.honesty import (
     VerdictReason,
     facts,
     judge,
-    known_gpu,
 )
 
 NOW_MS = 10 * STABLE_MS
@@ -40,11 +39,11 @@ def gpu(uuid: str = "GPU-a", **changes: Any) -> dict[str, Any]:
     return {name: value for name, value in (device | changes).items() if value is not None}
 
 
-def report(*gpus: dict[str, Any], **top: Any) -> dict[str, Any]:
-    return {"gpu_count": len(gpus), "all_gpus": list(gpus), "python_version": "3.11"} | top
+def report(*gpus: dict[str, Any], **top: Any) -> GpuReport:
+    return from_plain({"gpu_count": len(gpus), "all_gpus": list(gpus), "python_version": "3.11"} | top)
 
 
-def judged(status: dict[str, Any], history: History = CLEAN) -> tuple[Verdict, set[VerdictReason]]:
+def judged(status: GpuReport, history: History = CLEAN) -> tuple[Verdict, set[VerdictReason]]:
     told = facts(status)
     assert told is not None
     judgement = judge(told, history, NOW_MS)
@@ -83,7 +82,7 @@ def test_what_drivers_report_of_real_gpus_is_verified(name: str, total_mib: int,
 @pytest.mark.parametrize(
     ("status", "reason"),
     [
-        ({"gpu_count": 0}, VerdictReason.NO_GPU_MEASURED),
+        (GpuReport(gpu_count=0), VerdictReason.NO_GPU_MEASURED),
         (report(gpu(gpu_name=None)), VerdictReason.FIGURES_MISSING),
         (
             report(gpu(gpu_vram_mib=None, free_vram_mib=None, memory_used_mb=None)),
@@ -97,7 +96,7 @@ def test_what_drivers_report_of_real_gpus_is_verified(name: str, total_mib: int,
         (report(gpu(gpu_name="NVIDIA A40-48Q")), VerdictReason.MODEL_NOT_KNOWN),
     ],
 )
-def test_what_cannot_be_compared_is_unverified(status: dict[str, Any], reason: VerdictReason) -> None:
+def test_what_cannot_be_compared_is_unverified(status: GpuReport, reason: VerdictReason) -> None:
     assert judged(status) == (Verdict.UNVERIFIED, {reason})
 
 
@@ -121,7 +120,7 @@ def test_what_cannot_be_compared_is_unverified(status: dict[str, Any], reason: V
     ],
 )
 def test_what_contradicts_itself_or_what_is_known_is_suspect(
-    status: dict[str, Any], reason: VerdictReason
+    status: GpuReport, reason: VerdictReason
 ) -> None:
     assert judged(status) == (Verdict.SUSPECT, {reason})
 
@@ -179,8 +178,10 @@ def test_failed_gpu_tells_who_it_is_and_nothing_more() -> None:
     assert judge(told, CLEAN, NOW_MS).verdict is Verdict.VERIFIED
 
 
-@pytest.mark.parametrize("status", [{}, {"python_version": "3"}, {"driver_lost": True, "all_gpus": [gpu()]}])
-def test_report_that_says_nothing_of_the_gpus_is_not_judged(status: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "status", [GpuReport(), GpuReport(python_version="3"), report(gpu(), driver_lost=True)]
+)
+def test_report_that_says_nothing_of_the_gpus_is_not_judged(status: GpuReport) -> None:
     assert facts(status) is None
 
 
@@ -220,7 +221,7 @@ REPORTS = st.fixed_dictionaries(
 def test_verdict_and_reasons_always_agree(
     status: dict[str, Any], claimed: str, shares: bool, changed_ms: int | None
 ) -> None:
-    told = facts(status)
+    told = facts(from_plain(status))
     if told is None:
         return
     judgement = judge(told, History(claimed, changed_ms, shares), NOW_MS)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.domain import metrics
+from server.domain.gpus import from_plain
 from server.domain.metrics import (
     COARSE_SECONDS,
     FINE_SECONDS,
@@ -38,18 +39,18 @@ heard = st.lists(
 
 
 def bucket(**figures: float) -> Bucket:
-    return metrics.sampled({"gpu_name": "X", **figures})
+    return metrics.sampled(from_plain({"gpu_name": "X", **figures}))
 
 
 def gpus(*devices: dict[str, Any]) -> Bucket:
-    return metrics.sampled({"all_gpus": list(devices)})
+    return metrics.sampled(from_plain({"all_gpus": list(devices)}))
 
 
 def stored_of(told: list[tuple[int, dict[str, Any]]], width: int) -> list[tuple[int, Bucket]]:
     """What a server that hears these in time stores of a width, through the form in which it is stored."""
     buffer, kept = MetricsBuffer(10_000), []
     for before_ms, report in sorted(told, key=lambda one: -one[0]):
-        if sample := metrics.sampled(report):
+        if sample := metrics.sampled(from_plain(report)):
             buffer.record(PROVIDER, sample, NOW_MS - before_ms)
     buffer.close(NOW_MS, also_open=True)
     for one in buffer.batch(10_000):
@@ -88,8 +89,8 @@ def test_buckets_join_in_any_grouping_and_order(samples: list[dict[str, Any]], d
     whole: Bucket = {}
     parts: list[Bucket] = [{}, {}, {}]
     for report in samples:
-        metrics.join(whole, metrics.sampled(report))
-        metrics.join(data.draw(st.sampled_from(parts)), metrics.sampled(report))
+        metrics.join(whole, metrics.sampled(from_plain(report)))
+        metrics.join(data.draw(st.sampled_from(parts)), metrics.sampled(from_plain(report)))
     joined: Bucket = {}
     for part in data.draw(st.permutations(parts)):
         metrics.join(joined, part)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.domain.errors import DomainError, Reason
+from server.domain.gpus import GpuReport
 from server.domain.jobs import JobType
 from server.domain.leases import (
     MARKER_BYTES,
@@ -40,11 +41,12 @@ from server.domain.messages import (
     Superseded,
     Welcome,
 )
-from server.domain.sessions import MAX_SLOTS, Kept, Reply, ServerSession
+from server.domain.sessions import MAX_RESENDS, MAX_SLOTS, Breach, Kept, Reply, ServerSession
 
 LEASE = LeaseRef("job-1", 1, b"s" * 16)
+OTHER = LeaseRef("job-9", 1, b"o" * 16)
 LIMIT_BYTES = 3 * MAX_CHUNK_BYTES
-HELLO = Hello("boot", "0.1.0", 1, {}, (), frozenset(JobType), 1)
+HELLO = Hello("boot", "0.1.0", 1, GpuReport(), (), frozenset(JobType), 1)
 WELCOME = Welcome(1, 42)
 OUT, LOG = Channel.OUTPUT, Channel.LOG
 
@@ -89,6 +91,17 @@ def assert_violation(session: ServerSession, message: DaemonMessage) -> None:
     with pytest.raises(DomainError) as caught:
         session.receive(message)
     assert caught.value.reason is Reason.PROTOCOL_VIOLATION
+
+
+def assert_breach(session: ServerSession, message: DaemonMessage) -> None:
+    """It costs this lease, and no other."""
+    session.push(offer(OTHER))
+    session.advanced(OTHER, LeaseState.RUNNING)
+    effect = session.receive(message)
+    assert isinstance(effect, Breach)
+    assert effect.lease == LEASE
+    session.dropped(LEASE)
+    assert session.receive(chunk(1, lease=OTHER)) == chunk(1, lease=OTHER)
 
 
 NOT_HELLO: list[DaemonMessage] = [
@@ -148,12 +161,30 @@ def test_impossible_number_of_slots_is_a_violation(slots: int) -> None:
         (LeaseState.RUNNING, chunk(0)),
         (LeaseState.RUNNING, chunk(-1)),
         (LeaseState.RUNNING, chunk(2, stream=LOG)),
+        (LeaseState.RUNNING, chunk(1, b"")),
         (LeaseState.RUNNING, chunk(1, b"x" * (MAX_CHUNK_BYTES + 1))),
         (LeaseState.RUNNING, report(run_ms=-1)),
     ],
 )
-def test_message_out_of_order_or_size_is_a_violation(state: LeaseState, message: DaemonMessage) -> None:
-    assert_violation(holding(state), message)
+def test_message_out_of_order_or_size_is_a_breach(state: LeaseState, message: DaemonMessage) -> None:
+    assert_breach(holding(state), message)
+
+
+def test_what_follows_a_breach_on_the_same_stream_is_not_answered() -> None:
+    """The daemon sent it before it could read that it must stop."""
+    session = holding(LeaseState.RUNNING)
+    assert isinstance(session.receive(chunk(2)), Breach)
+    session.dropped(LEASE)
+    assert [session.receive(late) for late in (chunk(3), chunk(4, stream=LOG), Started(LEASE))] == [None] * 3
+    assert session.reconcile(beat(LEASE)) == ([LEASE], [])
+
+
+def test_missing_output_is_asked_for_again_as_long_as_some_of_it_comes() -> None:
+    session = holding(LeaseState.RUNNING)
+    asked = [session.may_resend(LEASE) for _ in range(MAX_RESENDS + 1)]
+    assert asked == [True] * MAX_RESENDS + [False]
+    session.stored(chunk(1))
+    assert session.may_resend(LEASE)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +261,7 @@ def test_output_and_log_count_on_their_own() -> None:
 
 
 @pytest.mark.parametrize("stream", Channel)
-def test_stream_larger_than_allowed_is_a_violation(stream: Channel) -> None:
+def test_stream_larger_than_allowed_is_a_breach(stream: Channel) -> None:
     """What the offer said, and the line that says that it was cut."""
     session = holding(LeaseState.RUNNING)
     sizes = [*[MAX_CHUNK_BYTES] * (LIMIT_BYTES // MAX_CHUNK_BYTES), MARKER_BYTES]
@@ -238,15 +269,16 @@ def test_stream_larger_than_allowed_is_a_violation(stream: Channel) -> None:
         sent = chunk(seq, b"x" * size, stream)
         assert session.receive(sent) is sent
         session.stored(sent)
-    assert_violation(session, chunk(len(sizes) + 1, b"x", stream))
+    assert_breach(session, chunk(len(sizes) + 1, b"x", stream))
 
 
 def test_size_counts_on_across_a_reconnect() -> None:
     session = ServerSession()
     session.receive(replace(HELLO, held=(LEASE,)))
     session.opened(WELCOME, [replace(kept(3), output_bytes=LIMIT_BYTES)])
-    assert_violation(session, chunk(4, b"x" * (MARKER_BYTES + 1)))
-    assert session.receive(chunk(4, b"x" * MARKER_BYTES)) is not None
+    fits = chunk(4, b"x" * MARKER_BYTES)
+    assert session.receive(fits) is fits
+    assert_breach(session, chunk(4, b"x" * (MARKER_BYTES + 1)))
 
 
 def test_dropped_lease_is_unknown() -> None:
@@ -263,7 +295,7 @@ def test_kept_lease_goes_on_where_it_was() -> None:
     assert said == [WELCOME, LeaseDirective(LEASE, LeaseAction.KEEP, 3, 2)]
     assert session.receive(chunk(3)) == Reply(OutputAck(LEASE, 3, 2))
     assert session.receive(chunk(4)) == chunk(4)
-    assert_violation(session, chunk(6))
+    assert_breach(session, chunk(6))
 
 
 def test_kept_lease_with_an_unacknowledged_result_is_told_to_resend() -> None:
@@ -378,6 +410,8 @@ class Driver:
                 self.check_contiguous(stored, ack)
             case Finished(done):
                 self.session.dropped(done.lease)
+            case Breach(lease):
+                self.session.dropped(lease)
 
     def check_contiguous(self, chunk_: Chunk, ack: OutputAck) -> None:
         through = (ack.output_through_seq, ack.log_through_seq)

@@ -59,14 +59,19 @@ async def call(market: Market, method: MethodDescriptor, request: Message, metad
     if not method.client_streaming:
         answer: Any = await market.channel.unary_unary(path, **codecs)(request, metadata=metadata)
         return answer  # type: ignore[no-any-return]
+    return await first_answer(market.channel.stream_stream(path, **codecs), metadata, request)
+
+
+async def first_answer(connect: Any, metadata: Any, request: Message) -> Message:
+    """The first answer of a stream that begins with this message. Raises AioRpcError where it is refused."""
     for _ in range(LOST_WRITES):
         try:
-            return await _converse(market.channel.stream_stream(path, **codecs)(metadata=metadata), request)
+            return await _converse(connect(metadata=metadata), request)
         except grpc.aio.AioRpcError as error:
-            # So tells grpc.aio's client whose write came after the server's end of the stream.
+            # What grpc.aio's client reports if it wrote after the server had ended the stream.
             if error.details() != "Internal error from Core":
                 raise
-    raise AssertionError(f"{path}: every write came too late")
+    raise AssertionError("every write came after the end of its stream")
 
 
 async def _converse(stream: Any, request: Message) -> Message:

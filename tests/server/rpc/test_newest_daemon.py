@@ -50,7 +50,7 @@ async def test_heartbeat_by_post_says_the_same(market: Market, reported: str, is
 
 
 async def test_doctors_question_is_answered_with_the_time_and_the_newest_daemon(market: Market) -> None:
-    probe = await link.probe(link.Server(market.server.address))
+    probe = await link.probe(link.ServerAddress(market.server.address))
     assert (probe.problem, probe.newest_daemon) == ("", "1.4.0")
     assert probe.date is not None
     assert abs(probe.date.timestamp() - time.time()) < 60

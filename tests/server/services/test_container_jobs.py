@@ -68,7 +68,7 @@ def test_charged_reasons_are_those_that_the_protos_tell() -> None:
     told = comments()
     for reason in FailureReason:
         text = next(text for name, text in told.items() if name.endswith(f".FAILURE_REASON_{reason.name}"))
-        assert ("The time run is charged." in text) is (reason in CHARGED), reason
+        assert ("The time that it ran is charged." in text) is (reason in CHARGED), reason
 
 
 async def log_of(

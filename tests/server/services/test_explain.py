@@ -161,7 +161,7 @@ async def test_every_attempt_is_told_with_how_it_ended(any_market: Market) -> No
         (one.attempt, one.lease_epoch, one.provider_id, one.outcome, one.detail) for one in told.attempts
     ] == [
         (1, 1, provider.id, jobs_pb2.ATTEMPT_OUTCOME_REFUSED, "no disk"),
-        (1, 2, provider.id, jobs_pb2.ATTEMPT_OUTCOME_LOST, "the daemon does not hold it any more"),
+        (1, 2, provider.id, jobs_pb2.ATTEMPT_OUTCOME_LOST, "the daemon no longer holds it"),
         (2, 3, provider.id, jobs_pb2.ATTEMPT_OUTCOME_FAILED, "it broke"),
     ]
     last = told.attempts[2]

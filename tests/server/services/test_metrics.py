@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from dcp.v1 import gpus_pb2, metrics_pb2, providers_pb2
 
+from server.domain.gpus import GpuReport
 from server.domain.metrics import COARSE_SECONDS, FINE_SECONDS
 from server.store.models import GpuMetrics, tuples
 from tests.support import running_server
@@ -85,7 +86,7 @@ async def test_every_range_has_a_bounded_number_of_points(
     steps = [600] * (8 * DAY_SECONDS // 600) + [60] * (7 * 60)
     for step in steps:  # eight days with a word every ten minutes, then seven hours with one every minute
         market.clock.advance(step)
-        record(provider.id, {"gpu_name": "X", "temp_c": 50})
+        record(provider.id, GpuReport(gpu_name="X", temp_c=50))
     told = await own(market, provider, range=wanted)
     (gpu,) = told.gpus
     width = told.point_seconds

@@ -13,8 +13,9 @@ import pytest
 from dcp.v1 import gpus_pb2, jobs_pb2, providers_pb2, sessions_pb2
 
 from server.domain.errors import DomainError
+from server.domain.gpus import GpuReport
 from server.domain.jobs import JobType
-from server.domain.leases import Channel, FinishReport, LeaseRef, RunOutcome
+from server.domain.leases import MAX_ATTEMPTS, Channel, FinishReport, LeaseRef, RunOutcome
 from server.domain.messages import (
     Chunk,
     Finished,
@@ -27,6 +28,7 @@ from server.domain.messages import (
     Welcome,
 )
 from server.domain.placement import Model
+from server.domain.sessions import MAX_RESENDS
 from server.services.sessions import HELLOS_AT_ONCE, Outbox, Session
 from server.store import leases
 from server.store.models import Lease, Provider
@@ -39,7 +41,7 @@ RESEND = sessions_pb2.LEASE_ACTION_RESEND
 ACCEPTED = sessions_pb2.RESULT_DISPOSITION_ACCEPTED
 ALREADY = sessions_pb2.RESULT_DISPOSITION_ALREADY
 STALE = sessions_pb2.RESULT_DISPOSITION_STALE
-HELLO = Hello("boot", "1.0", 1, {}, (), frozenset({JobType.LLM_INFERENCE}), 1)
+HELLO = Hello("boot", "1.0", 1, GpuReport(), (), frozenset({JobType.LLM_INFERENCE}), 1)
 
 
 async def test_welcome_says_what_the_daemon_must_know(market: Market) -> None:
@@ -381,19 +383,93 @@ async def test_unacknowledged_result_is_asked_for_again_after_a_reconnect(market
 
 
 @pytest.mark.parametrize("gap", [3, 0, -1])
-async def test_gap_in_the_output_ends_the_stream_but_not_the_job(market: Market, gap: int) -> None:
+async def test_gap_in_the_output_ends_its_lease_and_nothing_else(
+    market: Market, caplog: pytest.LogCaptureFixture, gap: int
+) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider, slots=2)
+    job, lease = await market.running_job(renter, provider, daemon)
+    other, other_lease = await market.running_job(renter, provider, daemon)
+    await daemon.output(lease, 1, b"one")
+    for seq in (gap, 4, 5):
+        await daemon.say(output_chunk=sessions_pb2.OutputChunk(lease=lease, seq=seq, data=b"x"))
+    directive = await daemon.expect("lease_directive")
+    assert (directive.lease, directive.action) == (lease, STOP)
+    daemon.held.remove(lease)
+    again = await daemon.expect("job_offer")
+    assert (again.lease.job_id, again.lease.lease_epoch, again.attempt) == (job.job_id, 2, 2)
+    await daemon.start(again.lease)
+    await daemon.output(again.lease, 1, b"anew")
+    await daemon.finished(again.lease, last_output_seq=1)
+    assert (await market.output(job, renter)).response == "anew"
+    assert await daemon.finished(other_lease) == ACCEPTED
+    assert (await market.job(other)).status == jobs_pb2.JOB_STATE_COMPLETED
+    assert sum("broke the protocol" in record.getMessage() for record in caplog.records) == 1
+    await market.assert_money_adds_up()
+
+
+async def test_restored_database_costs_a_daemon_the_run_that_has_gone_on_and_no_other(market: Market) -> None:
+    """The server acknowledged more than an older copy of its database has, so the daemon cannot send it."""
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider, slots=2)
+    job, lease = await market.running_job(renter, provider, daemon)
+    _, other = await market.running_job(renter, provider, daemon)
+    daemon.cut()
+    again = market.connect(provider)
+    await again.hello(slots=2, held_leases=[lease, other])
+    for _ in range(2):
+        directive = await again.expect("lease_directive")
+        assert (directive.action, directive.output_through_seq) == (KEEP, 0)
+    await again.say(output_chunk=sessions_pb2.OutputChunk(lease=lease, seq=105, data=b"x"))
+    assert (await again.expect("lease_directive")).action == STOP
+    again.held.remove(lease)
+    assert (await again.expect("job_offer")).lease.job_id == job.job_id
+    await again.output(other, 1, b"goes on")
+    assert await again.finished(other, last_output_seq=1) == ACCEPTED
+
+
+async def test_output_of_a_run_whose_start_is_not_on_record_ends_its_lease(market: Market) -> None:
+    """Stored output implies the start, so a daemon does not tell it again to a restored database."""
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job = await market.submit(renter, provider)
+    lease = (await daemon.expect("job_offer")).lease
+    await daemon.accept(lease)
+    await daemon.say(output_chunk=sessions_pb2.OutputChunk(lease=lease, seq=1, data=b"x"))
+    assert (await daemon.expect("lease_directive")).action == STOP
+    assert (await daemon.expect("job_offer")).lease.job_id == job.job_id
+
+
+async def test_result_whose_output_never_comes_ends_its_lease(market: Market) -> None:
+    """A daemon that cannot send it would be asked for it forever."""
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon)
-    await daemon.output(lease, 1, b"one")
-    await daemon.say(output_chunk=sessions_pb2.OutputChunk(lease=lease, seq=gap, data=b"x"))
-    ended = await daemon.ended()
-    assert isinstance(ended, Refusal)
-    assert ended.reason == "PROTOCOL_VIOLATION"
-    assert (await market.job(job)).status == jobs_pb2.JOB_STATE_RUNNING
-    again = market.connect(provider)
-    await again.hello(held_leases=[lease])
-    assert (await again.expect("lease_directive")).output_through_seq == 1
+    for action in [RESEND] * MAX_RESENDS + [STOP]:
+        await daemon.finish(lease, last_output_seq=2)
+        assert (await daemon.expect("lease_directive")).action == action
+    again = await daemon.expect("job_offer")
+    assert (again.lease.job_id, again.attempt) == (job.job_id, 2)
+
+
+async def test_job_whose_attempts_all_break_the_protocol_fails_as_one_whose_attempts_are_lost(
+    market: Market,
+) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job = await market.submit(renter, provider)
+    for _ in range(MAX_ATTEMPTS):
+        lease = (await daemon.expect("job_offer")).lease
+        await daemon.start(lease)
+        await daemon.say(output_chunk=sessions_pb2.OutputChunk(lease=lease, seq=2, data=b"x"))
+        assert (await daemon.expect("lease_directive")).action == STOP
+        daemon.held.clear()
+    await daemon.heard_nothing()
+    ended = await market.job(job)
+    assert ended.status == jobs_pb2.JOB_STATE_FAILED
+    assert ended.failure_reason == jobs_pb2.FAILURE_REASON_PROVIDER_LOST
+    assert await market.wallet(renter) == (5000, 0)
+    await market.assert_money_adds_up()
 
 
 async def test_repeated_chunk_is_acknowledged_and_stored_once(market: Market) -> None:
@@ -588,7 +664,9 @@ async def test_nothing_is_offered_renewed_or_judged_while_the_store_is_gone(mark
 async def stuck_session(market: Market, provider: Party) -> Session:
     """A session whose daemon reads nothing: its outbox is full."""
     session = market.server.services.sessions.new(provider.id)
-    await session.handle(Hello("b", "", 1, {}, (Model(MODEL),), frozenset({JobType.LLM_INFERENCE}), slots=5))
+    await session.handle(
+        Hello("b", "", 1, GpuReport(), (Model(MODEL),), frozenset({JobType.LLM_INFERENCE}), slots=5)
+    )
     while session.outbox.put(HeartbeatAck(0)):
         pass
     return session

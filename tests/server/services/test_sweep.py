@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from functools import partial
 
+import pytest
 from dcp.v1 import gpus_pb2, jobs_pb2, providers_pb2, sessions_pb2
 
-from server.domain.leases import MAX_ATTEMPTS
+from server.domain.errors import DomainError
+from server.domain.leases import MAX_ATTEMPTS, PREPARE_SECONDS
 from server.store.database import Database
 from tests.support import running_server
-from tests.support.databases import connection
+from tests.support.databases import connection, execute
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import MODEL, Daemon, Market, Party
 
-QUEUED, PENDING, RUNNING = (
+QUEUED, PENDING, ASSIGNED, RUNNING = (
     jobs_pb2.JOB_STATE_QUEUED,
     jobs_pb2.JOB_STATE_PENDING,
+    jobs_pb2.JOB_STATE_ASSIGNED,
     jobs_pb2.JOB_STATE_RUNNING,
 )
 STALE = sessions_pb2.RESULT_DISPOSITION_STALE
@@ -506,3 +509,42 @@ async def test_many_jobs_on_many_providers_all_get_out(market: Market) -> None:
         await daemon.expect("job_offer")
     states = {(await market.job(job)).status for job in jobs}
     assert states == {PENDING}
+
+
+async def test_silence_while_the_database_is_down_does_not_count(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter(50_000)
+    daemon = await market.daemon(provider)
+    job, _ = await market.running_job(renter, provider, daemon, duration_minutes=60)
+    await market.tick()
+    rename = partial(execute, market.server._database)
+    await market.sql(lambda: rename("ALTER TABLE provider RENAME TO gone"))
+    daemon.cut()  # it cannot come back before the database does
+    with pytest.raises(DomainError, match="database"):
+        await market.later(10 * LOST_SECONDS)
+    await market.sql(lambda: rename("ALTER TABLE gone RENAME TO provider"))
+    await market.tick()
+    await market.later(LOST_SECONDS - 1)
+    assert (await market.job(job)).status == RUNNING
+    await market.later(1)
+    assert (await market.job(job)).status == QUEUED
+
+
+async def test_preparation_is_ended_only_once_its_daemon_can_have_reported_the_start(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job = await market.submit(renter, provider, lost_after_seconds=3600, start_within_seconds=86_400)
+    lease = (await daemon.expect("job_offer")).lease
+    await daemon.accept(lease)
+    await daemon.heard_nothing()
+    daemon.cut()
+    await market.later(PREPARE_SECONDS + 1)
+    assert (await market.job(job)).status == ASSIGNED
+    again = market.connect(provider)
+    await again.hello(held_leases=[lease])
+    await again.expect("lease_directive")
+    await keep_alive(market, again, 20)
+    assert (await market.job(job)).status == ASSIGNED
+    market.clock.advance(10)
+    await again.heartbeat()
+    await market.tick()
+    assert (await market.job(job)).status in (QUEUED, PENDING)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from dcp.v1 import gpus_pb2, jobs_pb2, operations_pb2, providers_pb2, renters_pb2, sessions_pb2, terms_pb2
 
+from server.domain.gpus import GpuReport
 from server.domain.jobs import JobType
 from server.domain.terms import Settings, Terms, window
 from server.services.fleet import Fleet, Presence
@@ -151,8 +152,8 @@ async def test_job_that_names_nobody_goes_to_who_asks_no_more_than_the_card(any_
     assert (job.status, job.rate_halala_per_minute) == (jobs_pb2.JOB_STATE_QUEUED, 150)
     assert await obstacle(market, job, dear) == (
         "RATE_ABOVE_QUOTE",
-        "It asks for 151 halala per minute and the job was quoted 150; "
-        "a job that names it is quoted its rate.",
+        "It charges 151 halala per minute and the job was quoted 150; "
+        "name it in provider_id to be quoted its rate.",
     )
     await market.tick()
     await first.heard_nothing()
@@ -286,7 +287,7 @@ def test_closed_and_hot_providers_do_not_crowd_out_the_others() -> None:
     for number, settings in enumerate((closed, Settings(max_temp_c=80), Settings()), start=1):
         own = Terms(settings=settings)
         fleet.join(Presence(number, 1, "b", lambda _: None, 0, 1, frozenset(JobType), (), terms=own))
-        fleet.beat(number, NOW_MS, {"temp_c": 81.0})
+        fleet.beat(number, NOW_MS, GpuReport(temp_c=81.0))
     assert [one.provider_id for one in fleet.live_candidates(None, NOW_MS, 0, 1)] == [3]
     later_ms = NOW_MS + 3 * 3_600_000
     assert [one.provider_id for one in fleet.live_candidates(None, later_ms, 0, 1)] == [1]
@@ -343,7 +344,7 @@ async def test_memory_that_the_owner_keeps_is_not_for_jobs(any_market: Market) -
     job = await market.submit(renter, **wanted)
     assert await obstacle(market, job, provider) == (
         "VRAM_RESERVED",
-        "Its owner keeps 8192 of its 24576 MiB of GPU memory and the job asks for 17408.",
+        "Its owner reserves 8192 of its 24576 MiB of GPU memory and the job asks for 17408 MiB.",
     )
     await daemon.heard_nothing()
     shown = await listed(market, provider, min_vram_gb=16)

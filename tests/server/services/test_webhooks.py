@@ -131,7 +131,7 @@ async def test_refused_event_comes_again_the_same_and_counted(any_market: Market
         await deliver(market)
         (noted,) = (await deliveries(market, renter)).deliveries
         assert (noted.status, noted.status_code) == (pb.DELIVERY_STATUS_WAITING, 503)
-        assert noted.error == "it did not answer with a 2xx"
+        assert noted.error == "the host did not answer with a 2xx status"
         await deliver(market, 9)
         assert len(receiver.received) == 1
         await deliver(market, 1)
@@ -373,5 +373,5 @@ async def test_private_address_behind_a_name_is_refused_when_it_is_connected_to(
             await send_test(market, renter)
             await deliver(market)
             (noted,) = (await deliveries(market, renter)).deliveries
-            assert noted.error == "the name of the host leads to an address that is not public"
+            assert noted.error == "the host's name resolves to an address that is not public"
         assert receiver.connections == 0

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from server.domain.errors import DomainError, Reason
+from server.domain.gpus import GpuReport
 from server.domain.metrics import (
     COARSE_SECONDS,
     FINE_SECONDS,
@@ -42,7 +43,7 @@ async def test_what_waits_is_stored_in_batches_and_counts_once_all_the_time(
     clock.advance(COARSE_SECONDS - clock.now() % COARSE_SECONDS)
     for _ in range(241):
         for provider_id in providers:
-            service.record(provider_id, {"temp_c": 1})
+            service.record(provider_id, GpuReport(temp_c=1))
         clock.advance(FINE_SECONDS)
     stored = [0]
     for _ in range(4):
@@ -60,7 +61,7 @@ async def test_two_servers_that_hear_one_daemon_add_up(
     provider_id = await rows.provider()
     servers = Metrics(database, clock), Metrics(database, clock)
     for server, temp_c in zip(servers, (50, 70), strict=True):
-        server.record(provider_id, {"temp_c": temp_c})
+        server.record(provider_id, GpuReport(temp_c=temp_c))
     clock.advance(FINE_SECONDS)
     for server in servers:
         await server.tick()
@@ -91,7 +92,7 @@ async def test_batch_whose_answer_was_lost_is_written_again_and_counts_once(
 ) -> None:
     provider_id = await rows.provider()
     service = Metrics(LosesAnAnswer(database), clock)  # type: ignore[arg-type]
-    service.record(provider_id, {"temp_c": 1})
+    service.record(provider_id, GpuReport(temp_c=1))
     clock.advance(COARSE_SECONDS)
     with pytest.raises(DomainError, match="the answer was lost"):
         await service.tick()
@@ -109,7 +110,7 @@ async def test_old_rows_are_forgotten_in_bounded_batches(
     provider_id = await rows.provider()
     now_ms = round(clock.now() * 1000)
     closed = [
-        Closed(provider_id, width, now_ms - keep * 1000 - past, sampled({"temp_c": 1}))
+        Closed(provider_id, width, now_ms - keep * 1000 - past, sampled(GpuReport(temp_c=1)))
         for width, keep in KEEP_SECONDS.items()
         for past in (-1, 0, *range(1, BATCH + 2))
     ]
@@ -130,7 +131,7 @@ async def test_what_could_not_be_stored_waits_for_the_database(
 ) -> None:
     provider_id = await rows.provider()
     service = Metrics(database, clock)
-    service.record(provider_id, {"temp_c": 1})
+    service.record(provider_id, GpuReport(temp_c=1))
     clock.advance(COARSE_SECONDS)
     await database.run(lambda: execute(database, "ALTER TABLE gpu_metrics RENAME TO away"))
     try:

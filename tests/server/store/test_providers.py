@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from server.domain.gpus import GpuReport
 from server.domain.placement import Model
 from server.store import providers, sessions
 from server.store.database import Database
@@ -48,7 +49,7 @@ async def test_market_list_filters(
     ids = [await rows.provider() for _ in range(4)]
     gpus = [("NVIDIA RTX 4090", 24576), ("NVIDIA H100", 81920), ("NVIDIA RTX 3090", 24576), ("RTX 1", 1)]
     beats = [
-        Beat(provider_id, NOW_MS if n < 3 else NOW_MS - 30_000, {"gpu_name": name, "gpu_vram_mib": vram})
+        Beat(provider_id, NOW_MS if n < 3 else NOW_MS - 30_000, GpuReport(gpu_name=name, gpu_vram_mib=vram))
         for n, (provider_id, (name, vram)) in enumerate(zip(ids, gpus, strict=True))
     ]
     await database.run(lambda: sessions.write_beats(beats))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from server.domain.gpus import GpuReport
 from server.domain.jobs import JobType
 from server.store import providers, sessions
 from server.store.database import Database
@@ -42,16 +43,16 @@ async def test_end_of_an_older_session_changes_nothing(database: Database, rows:
 
 async def test_older_heartbeat_changes_nothing(database: Database, rows: Rows) -> None:
     provider_id = await rows.provider()
-    await database.run(lambda: sessions.write_beats([Beat(provider_id, 200, {"gpu_name": "new"})]))
-    await database.run(lambda: sessions.write_beats([Beat(provider_id, 100, {"gpu_name": "old"})]))
+    await database.run(lambda: sessions.write_beats([Beat(provider_id, 200, GpuReport(gpu_name="new"))]))
+    await database.run(lambda: sessions.write_beats([Beat(provider_id, 100, GpuReport(gpu_name="old"))]))
     row = await provider_row(database, provider_id)
     assert (row.last_heartbeat_ms, row.gpu_model) == (200, "new")
 
 
 async def test_heartbeat_without_a_status_keeps_the_last_one(database: Database, rows: Rows) -> None:
     provider_id = await rows.provider()
-    status = {"gpu_name": "NVIDIA RTX 4090", "gpu_vram_mib": 24576}
-    await database.run(lambda: sessions.write_beats([Beat(provider_id, 100, status)]))
+    report = GpuReport(gpu_name="NVIDIA RTX 4090", gpu_vram_mib=24576)
+    await database.run(lambda: sessions.write_beats([Beat(provider_id, 100, report)]))
     await database.run(lambda: sessions.write_beats([Beat(provider_id, 200, None)]))
     row = await provider_row(database, provider_id)
-    assert (row.last_heartbeat_ms, row.gpu_status, row.gpu_vram_mib) == (200, status, 24576)
+    assert (row.last_heartbeat_ms, row.report, row.gpu_vram_mib) == (200, report, 24576)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from google.protobuf.json_format import MessageToDict
 
-from daemon.machine.gpus.detect import detect
+from daemon.machine.gpus.nvml import detect
 
 
 class Counter(logging.Handler):

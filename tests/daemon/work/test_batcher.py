@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.work.outputs import FLUSH_BYTES, FLUSH_SECONDS, Batcher
+from daemon.work.attempts import FLUSH_BYTES, FLUSH_SECONDS, Batcher
 
 
 def test_first_piece_leaves_at_once_and_the_next_ones_together() -> None:

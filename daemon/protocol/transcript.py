@@ -1,18 +1,18 @@
-"""Owns what one accepted lease has to tell the server, until the server knows it all.
+"""Owns what is sent to the server about one accepted lease, until the server has all of it.
 
-A run is a transcript: JobStarted, the numbered pieces of output and log, then
+A transcript is JobStarted, the numbered pieces of output and log, then
 JobFinished. Nothing of it is sent before it is saved in the journal; it is kept
-until acknowledged and can be rewound, so the same story is told again on a new
+until acknowledged and can be rewound, so that it is repeated unchanged on a new
 stream. It must not know streams, timers or engines.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from dcp.v1 import jobs_pb2, sessions_pb2
+from dcp.v1 import sessions_pb2
 
+from daemon.protocol.events import Result
 from daemon.protocol.pieces import Pieces
 from daemon.protocol.records import (
     Accepted,
@@ -29,13 +29,6 @@ from daemon.protocol.records import (
 
 MAX_MESSAGE_CHARACTERS = 2000
 MAX_DIGEST_CHARACTERS = 200
-
-LeaseKey = tuple[str, int, bytes]
-
-
-def lease_key(lease: sessions_pb2.Lease) -> LeaseKey:
-    """The whole lease as a key: one that differs in any part is another lease."""
-    return lease.job_id, lease.lease_epoch, lease.lease_secret
 
 
 class Phase(Enum):
@@ -62,40 +55,11 @@ NEXT: dict[Phase, dict[Step, Phase]] = {
 }
 
 
-@dataclass(frozen=True)
-class Result:
-    """How an attempt ended."""
-
-    outcome: sessions_pb2.RunOutcome.ValueType
-    failure_reason: jobs_pb2.FailureReason.ValueType = jobs_pb2.FAILURE_REASON_UNSPECIFIED
-    failure_message: str = ""
-    usage: jobs_pb2.Usage = field(default_factory=jobs_pb2.Usage)
-    content_type: str = ""
-    """The media type of the output; empty: text."""
-    image_digest: str = ""
-    """Which content the image's name stood for; empty: no image ran."""
-
-
-def succeeded(usage: jobs_pb2.Usage, content_type: str = "") -> Result:
-    """The result of an attempt that did its work."""
-    return Result(sessions_pb2.RUN_OUTCOME_SUCCEEDED, usage=usage, content_type=content_type)
-
-
-def failed(reason: jobs_pb2.FailureReason.ValueType, message: str) -> Result:
-    """The result of an attempt that could not; `message` is for the renter to read."""
-    return Result(sessions_pb2.RUN_OUTCOME_FAILED, reason, message)
-
-
-def released(reason: jobs_pb2.FailureReason.ValueType, message: str) -> Result:
-    """The result of an attempt that is given back for another provider to do."""
-    return Result(sessions_pb2.RUN_OUTCOME_RELEASED, reason, message)
-
-
-class Run:
+class Transcript:
     """One accepted lease and its transcript."""
 
     def __init__(self, history: History, now: float) -> None:
-        """A run as the journal tells it; `Run.of` makes one that the journal has yet to learn of."""
+        """A run as the journal has it; `Transcript.of` creates one that the journal does not have yet."""
         offer = history.offer
         self.offer = offer
         self.lease = offer.lease
@@ -116,14 +80,14 @@ class Run:
             self.phase = Phase.FINISHED
         self._unsaved: list[Record] = []
         self._saving: tuple[Record, ...] = ()
-        self._told_stored = self._stored()
+        self._saved_stored = self._stored()
         self._is_unsaveable = False
         self._flowing = True
         self._started_sent = False
         self._finished_sent = False
 
     @classmethod
-    def of(cls, offer: sessions_pb2.JobOffer, now: float) -> Run:
+    def of(cls, offer: sessions_pb2.JobOffer, now: float) -> Transcript:
         """A run that begins with this offer."""
         run = cls(History(offer), now)
         run._unsaved.append(accepted(offer))
@@ -152,7 +116,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """It has ended; only saving and telling its result is left."""
+        """It has ended; only its result is left to be saved and sent."""
         return self.phase is Phase.FINISHED
 
     def start(self, now: float) -> bool:
@@ -169,7 +133,7 @@ class Run:
         self._running_since = now
 
     def worked(self, now: float) -> None:
-        """Its work is over and the meter stands, while what it left is handed over."""
+        """Its work is done: stops the meter, while its files are uploaded."""
         if self.phase is Phase.RUNNING and self._running_since is not None:
             self._ran_ms, self._running_since = self.run_ms(now), None
             self._unsaved.append(Reading(self._ran_ms))
@@ -192,7 +156,7 @@ class Run:
         return True
 
     def finish(self, result: Result, now: float) -> bool:
-        """Keeps the result; False when there is one already."""
+        """Stops the meter, ends both channels and keeps the result; False when there is a result already."""
         if not self.take(Step.FINISH):
             return False
         self._ran_ms, self._running_since = self.run_ms(now), None
@@ -238,13 +202,13 @@ class Run:
             return ()
         # What the server has stored is not worth a write of its own.
         stored = self._stored()
-        forgotten = [record for record in stored if record not in self._told_stored]
-        self._unsaved, self._told_stored = [], stored
+        forgotten = [record for record in stored if record not in self._saved_stored]
+        self._unsaved, self._saved_stored = [], stored
         self._saving = (*others, *chunks, *forgotten, *finish)
         return self._saving
 
     def saved(self) -> tuple[Record, ...]:
-        """The batch is safe, and may be told. Returns it."""
+        """The batch is durable and may be sent. Returns it."""
         batch, self._saving = self._saving, ()
         for record in batch:
             match record:
@@ -259,9 +223,9 @@ class Run:
         return batch
 
     def not_saved(self, result: Result, now: float) -> tuple[Record, ...]:
-        """The batch cannot be saved. Unless that is no loss, the run is over, and told as far as it is safe.
+        """Unless only meter readings were lost, ends the run and reports what is already durable.
 
-        Its result is then told unsaved: `result`, or its own when it had not succeeded.
+        Its result is then sent without being saved: `result`, or its own when it had not succeeded.
         """
         batch, self._saving = self._saving, ()
         if all(isinstance(record, Reading | Stored) for record in batch):
@@ -288,15 +252,15 @@ class Run:
             if pieces.acknowledged
         ]
 
-    # --- telling it ---
+    # --- sending it ---
 
     @property
     def has_result(self) -> bool:
-        """Its result may be told."""
+        """Its result may be sent."""
         return self._finish_is_saved
 
     @property
-    def told(self) -> bool:
+    def is_reported(self) -> bool:
         """The present stream has carried JobFinished."""
         return self._finished_sent
 
@@ -332,7 +296,7 @@ class Run:
         self._flowing = True
 
     def rewind(self) -> None:
-        """Tells everything again that is not confirmed."""
+        """Sends everything again that is not confirmed."""
         for pieces in self.channels.values():
             pieces.rewind()
         self._flowing = True
