@@ -411,7 +411,7 @@ def _limits(field: FieldDescriptor, rule: options_pb2.FieldRule) -> Json:
         limits |= NOT_BLANK
     if is_text and rule.HasField("max_length"):
         limits["maxLength"] = rule.max_length
-    for name in ("minimum", "maximum"):
+    for name in ("minimum", "maximum", "default"):
         if rule.HasField(name):
             value = getattr(rule, name)
             limits[name] = int(value) if value.is_integer() else value

@@ -5,7 +5,10 @@ It does not know gRPC: server.app passes the services to their servicers.
 
 from __future__ import annotations
 
-from server.blobs.open import open_blobs
+from pathlib import Path
+
+from server.blobs import Blobs
+from server.blobs.files import FileBlobs
 from server.clock import Clock
 from server.config import Config
 from server.outbound import Outbound
@@ -76,3 +79,15 @@ class Services:
         self.audit = Audit(database)
         self.accounts = Accounts(database, self.fleet, self.providers, self.sessions, clock)
         self.operations = Operations(database, self.dispatch, self.fleet, self.providers, clock)
+
+
+def open_blobs(url: str) -> Blobs:
+    """The store at ``file:FOLDER`` or ``s3://BUCKET/PREFIX``. It is not contacted before its first use."""
+    kind, _, place = url.partition(":")
+    if kind == "file":
+        # file:///folder and file:/folder are the same; file:folder is relative to the working directory.
+        return FileBlobs(Path(place.removeprefix("//")))
+    from server.blobs.s3 import S3Blobs
+
+    bucket, _, prefix = place.removeprefix("//").partition("/")
+    return S3Blobs(bucket, prefix.strip("/"))

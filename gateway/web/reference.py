@@ -267,6 +267,8 @@ class Reference:
         if "enum" in schema and len(schema["enum"]) <= 12:
             texts = [f"`{value}`" for value in schema["enum"] if value is not None]
             yield say("one of {values}", values=", ".join(texts))
+        if "default" in schema:
+            yield say("default: {value}", value=_number(schema["default"]))
 
     def _resolved(self, schema: Json) -> Json:
         name = _named(schema)

@@ -17,5 +17,3 @@ MAX_SUB_KEYS = 100
 """Sub-keys of one renter that work."""
 MAX_MAIN_KEYS = 10
 """Main keys of one account that work: the newest, and those in their grace."""
-DEFAULT_GRACE_SECONDS = 24 * 3600
-"""How long a replaced main key goes on, where its owner does not say."""

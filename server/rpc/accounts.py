@@ -10,7 +10,7 @@ from dcp.v1 import accounts_pb2_grpc
 from server.domain.providers import AccountDecision, AccountState
 from server.rpc import convert
 from server.rpc.context import Context
-from server.rpc.operators import operator
+from server.rpc.interceptors import operator
 from server.services.operators.accounts import Accounts
 
 

@@ -14,8 +14,6 @@ from server.services.operators.dashboard import Dashboard
 from server.services.withdrawals import Withdrawals
 from server.store.operators.audit import Entry
 
-DEFAULT_PAGE_SIZE = 50
-
 
 class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     def __init__(self, dashboard: Dashboard, withdrawals: Withdrawals, audit: Audit) -> None:
@@ -55,7 +53,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     async def ListWithdrawals(
         self, request: pb.ListWithdrawalsRequest, context: Context
     ) -> pb.ListWithdrawalsResponse:
-        page, page_size = request.page or 1, request.page_size or DEFAULT_PAGE_SIZE
+        page, page_size = request.page, request.page_size
         found = await self._withdrawals.overview(page, page_size)
         count = {state: found.totals.get(state, (0, 0))[0] for state in WithdrawalState}
         amount = {state: found.totals.get(state, (0, 0))[1] for state in WithdrawalState}
@@ -80,7 +78,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             request.object or None,
             request.object_id or None,
             request.before_id or None,
-            request.page_size or DEFAULT_PAGE_SIZE,
+            request.page_size,
         )
         return pb.ListAuditEntriesResponse(
             entries=[_entry(entry) for entry in page.rows], next_before_id=page.next_before_id

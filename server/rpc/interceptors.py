@@ -25,6 +25,7 @@ from server.rpc.errors import to_status
 from server.rpc.limits import RateLimits
 from server.rpc.validate import validate
 from server.services.keys import ADMIN, Caller, Credentials
+from server.services.operators.audit import Operator
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,11 @@ Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 def caller() -> Caller:
     """The caller of the current method. Use it only in methods that are not public."""
     return _caller.get()
+
+
+def operator(context: Context) -> Operator:
+    """The operator behind the current call. Use it only in methods that admit operators."""
+    return Operator(caller().role, request_id(context))
 
 
 class Authentication(grpc.aio.ServerInterceptor):

@@ -9,12 +9,10 @@ from server.domain.errors import invalid_field
 from server.domain.jobs import FINAL, JobState
 from server.rpc import convert
 from server.rpc.context import Context
-from server.rpc.interceptors import caller
-from server.rpc.operators import operator
+from server.rpc.interceptors import caller, operator
 from server.services.jobs import Jobs, Output
 from server.services.keys import ADMIN
 
-DEFAULT_PAGE_SIZE = 50
 DEFAULT_CONTENT_TYPE = "text/plain; charset=utf-8"
 
 
@@ -71,7 +69,7 @@ def _page(
     request: pb.ListOwnJobsRequest | pb.ListProviderJobsRequest,
 ) -> tuple[JobState | None, str | None, int]:
     state = convert.job_state(request.status) if request.HasField("status") else None
-    return state, request.before_job_id or None, request.page_size or DEFAULT_PAGE_SIZE
+    return state, request.before_job_id or None, request.page_size
 
 
 def _output(output: Output) -> pb.GetJobOutputResponse:

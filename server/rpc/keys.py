@@ -8,7 +8,7 @@ from dcp.v1 import keys_pb2 as pb
 from dcp.v1 import keys_pb2_grpc, options_pb2
 
 from server.domain.errors import invalid_field
-from server.domain.keys import DEFAULT_GRACE_SECONDS, Scope
+from server.domain.keys import Scope
 from server.rpc import convert
 from server.rpc.context import Context
 from server.rpc.enums import enum_map, member_map
@@ -16,7 +16,6 @@ from server.rpc.interceptors import caller
 from server.services.key_ring import KeyRing, Rotation
 from server.store.keys import KeyRow
 
-DEFAULT_PAGE_SIZE = 50
 _SCOPES = member_map(Scope, options_pb2.Scope)
 _NUMBERS = enum_map(Scope, options_pb2.Scope)
 
@@ -32,9 +31,7 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
         return pb.CreateKeyResponse(success=True, key=key(row), api_key=secret)
 
     async def ListKeys(self, request: pb.ListKeysRequest, context: Context) -> pb.ListKeysResponse:
-        page = await self._ring.own(
-            caller().id, request.before_id or None, request.page_size or DEFAULT_PAGE_SIZE
-        )
+        page = await self._ring.own(caller().id, request.before_id or None, request.page_size)
         return pb.ListKeysResponse(keys=[key(row) for row in page.rows], next_before_id=page.next_before_id)
 
     async def RevokeKey(self, request: pb.RevokeKeyRequest, context: Context) -> pb.RevokeKeyResponse:
@@ -63,8 +60,7 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
         )
 
     async def _rotate(self, request: pb.RotateRenterKeyRequest | pb.RotateProviderKeyRequest) -> Rotation:
-        grace = request.grace_seconds if request.HasField("grace_seconds") else DEFAULT_GRACE_SECONDS
-        return await self._ring.rotate(caller().role, caller().id, grace)
+        return await self._ring.rotate(caller().role, caller().id, request.grace_seconds)
 
 
 def _scopes(numbers: Any) -> frozenset[Scope]:

@@ -6,7 +6,7 @@ from dcp.v1 import ledger_pb2 as pb
 from dcp.v1 import ledger_pb2_grpc
 
 from server.rpc.context import Context
-from server.rpc.operators import operator
+from server.rpc.interceptors import operator
 from server.rpc.repeats import once
 from server.services.operators.dashboard import Dashboard
 from server.services.renters import Renters

@@ -10,11 +10,9 @@ from server.domain.jobs import JobType
 from server.domain.providers import AccountState
 from server.rpc import convert
 from server.rpc.context import Context
-from server.rpc.operators import operator
+from server.rpc.interceptors import operator
 from server.rpc.repeats import once
 from server.services.operators.operations import ListedProvider, ListedRenter, Operations
-
-DEFAULT_PAGE_SIZE = 50
 
 
 class OperationServicer(operations_pb2_grpc.OperationServiceServicer):
@@ -25,7 +23,7 @@ class OperationServicer(operations_pb2_grpc.OperationServiceServicer):
         self, request: pb.ListProvidersRequest, context: Context
     ) -> pb.ListProvidersResponse:
         page = await self._operations.providers(
-            request.search.strip(), request.before_id or None, request.page_size or DEFAULT_PAGE_SIZE
+            request.search.strip(), request.before_id or None, request.page_size
         )
         return pb.ListProvidersResponse(
             providers=[_provider(listed) for listed in page.rows], next_before_id=page.next_before_id
@@ -33,7 +31,7 @@ class OperationServicer(operations_pb2_grpc.OperationServiceServicer):
 
     async def ListRenters(self, request: pb.ListRentersRequest, context: Context) -> pb.ListRentersResponse:
         page = await self._operations.renters(
-            request.search.strip(), request.before_id or None, request.page_size or DEFAULT_PAGE_SIZE
+            request.search.strip(), request.before_id or None, request.page_size
         )
         return pb.ListRentersResponse(
             renters=[_renter(listed) for listed in page.rows], next_before_id=page.next_before_id
@@ -46,7 +44,7 @@ class OperationServicer(operations_pb2_grpc.OperationServiceServicer):
             renter_id=request.renter_id or None,
             provider_id=request.provider_id or None,
             before_job_id=request.before_job_id or None,
-            limit=request.page_size or DEFAULT_PAGE_SIZE,
+            limit=request.page_size,
         )
         return pb.ListJobsResponse(jobs=[convert.job(job) for job in found], next_before_job_id=more)
 

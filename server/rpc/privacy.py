@@ -20,8 +20,6 @@ from server.services.privacy.deletion import Deletion
 from server.services.privacy.export import Export, ExportPage
 from server.store.privacy.export import AskedJob, WrittenAttempt
 
-DEFAULT_PAGE_SIZE = 200
-
 
 class PrivacyServicer(privacy_pb2_grpc.PrivacyServiceServicer):
     def __init__(self, export: Export, deletion: Deletion) -> None:
@@ -31,7 +29,7 @@ class PrivacyServicer(privacy_pb2_grpc.PrivacyServiceServicer):
     async def ExportOwnData(
         self, request: pb.ExportOwnDataRequest, context: Context
     ) -> pb.ExportOwnDataResponse:
-        page = await self._export.page(caller().id, request.page, request.page_size or DEFAULT_PAGE_SIZE)
+        page = await self._export.page(caller().id, request.page, request.page_size)
         return pb.ExportOwnDataResponse(
             renter=_renter(page),
             webhook=webhook(page.webhook),

@@ -19,7 +19,6 @@ from server.services.heartbeats import Heartbeats
 from server.services.market import Market
 from server.services.providers import Providers
 
-DEFAULT_PAGE_SIZE = 50
 _PLACE = re.compile(r"([0-9]{1,16})-([0-9]{1,16})")
 
 
@@ -107,7 +106,7 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
         self, request: pb.ListProviderHistoryRequest, context: Context
     ) -> pb.ListProviderHistoryResponse:
         found, last = await self._market.history(
-            request.provider_id, _place(request.before), request.page_size or DEFAULT_PAGE_SIZE
+            request.provider_id, _place(request.before), request.page_size
         )
         return pb.ListProviderHistoryResponse(
             attempts=[convert.past_attempt(attempt) for attempt in found],

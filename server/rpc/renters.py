@@ -15,8 +15,6 @@ from server.rpc.validate import email_key
 from server.services.market import Market, Offering
 from server.services.renters import Renters
 
-DEFAULT_PAGE_SIZE = 50
-
 
 class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
     def __init__(self, renters: Renters, market: Market) -> None:
@@ -60,7 +58,7 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
     async def ListAvailableProviders(
         self, request: pb.ListAvailableProvidersRequest, context: Context
     ) -> pb.ListAvailableProvidersResponse:
-        page, page_size = request.page or 1, request.page_size or DEFAULT_PAGE_SIZE
+        page, page_size = request.page, request.page_size
         offerings, total = await self._market.available(
             gpu_model=request.gpu_model.strip() or None,
             min_vram_mib=round(request.min_vram_gb * 1024) or None,

@@ -1,8 +1,10 @@
-"""StatementService at the wire."""
+"""StatementService at the wire, and its CSV file, in which no text of a renter becomes a formula."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import csv
+import io
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 
 from dcp.v1 import statements_pb2 as pb
@@ -12,14 +14,13 @@ from server.domain.ledger import TransferKind
 from server.domain.statements import JobMoney, Line
 from server.rpc import convert
 from server.rpc.context import Context
-from server.rpc.csv_text import Cell, csv_text
 from server.rpc.enums import enum_map
 from server.rpc.interceptors import caller
 from server.services.statements import Statements
 
-DEFAULT_PAGE_SIZE = 50
-CSV_LINES = 10_000
-DEFAULT_DAYS = 30
+# A cell that begins with one of these is a formula in some spreadsheet, or is split so that one begins
+# (OWASP, CSV injection). The last four are full-width forms that some programs treat in the same way.
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 _FIRST_DAY = date(1970, 1, 1)
 _CSV_NAMES = (
     "id",
@@ -35,6 +36,7 @@ _CSV_NAMES = (
 )
 
 _KINDS = enum_map(TransferKind, pb.TransferKind)
+Cell = str | int | None
 
 
 class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
@@ -44,9 +46,7 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
     async def ListOwnLedger(
         self, request: pb.ListOwnLedgerRequest, context: Context
     ) -> pb.ListOwnLedgerResponse:
-        page = await self._statements.lines(
-            caller().id, request.before_id or None, request.page_size or DEFAULT_PAGE_SIZE
-        )
+        page = await self._statements.lines(caller().id, request.before_id or None, request.page_size)
         return pb.ListOwnLedgerResponse(
             lines=[line(row) for row in page.rows], next_before_id=page.next_before_id
         )
@@ -54,15 +54,13 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
     async def GetOwnLedgerCsv(
         self, request: pb.GetOwnLedgerCsvRequest, context: Context
     ) -> pb.GetOwnLedgerCsvResponse:
-        page = await self._statements.lines(
-            caller().id, request.before_id or None, request.max_lines or CSV_LINES
-        )
+        page = await self._statements.lines(caller().id, request.before_id or None, request.max_lines)
         return pb.GetOwnLedgerCsvResponse(csv=csv_text(_CSV_NAMES, [_cells(row) for row in page.rows]))
 
     async def GetOwnSpending(
         self, request: pb.GetOwnSpendingRequest, context: Context
     ) -> pb.GetOwnSpendingResponse:
-        days = await self._statements.spending(caller().id, request.days or DEFAULT_DAYS)
+        days = await self._statements.spending(caller().id, request.days)
         whole = _together(days.values())
         return pb.GetOwnSpendingResponse(
             days=[
@@ -82,7 +80,7 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
     async def GetOwnEarnings(
         self, request: pb.GetOwnEarningsRequest, context: Context
     ) -> pb.GetOwnEarningsResponse:
-        days = await self._statements.earnings(caller().id, request.days or DEFAULT_DAYS)
+        days = await self._statements.earnings(caller().id, request.days)
         whole = _together(days.values())
         return pb.GetOwnEarningsResponse(
             days=[
@@ -114,6 +112,19 @@ def line(row: Line) -> pb.LedgerLine:
         model=row.model,
         description=row.description,
     )
+
+
+def csv_text(names: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
+    """A CSV file (RFC 4180). Numbers stay numbers, None becomes an empty cell, no text begins a formula."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(names)
+    writer.writerows([_defused(cell) for cell in row] for row in rows)
+    return file.getvalue()
+
+
+def _defused(cell: Cell) -> Cell:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
 def _cells(row: Line) -> list[Cell]:

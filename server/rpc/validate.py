@@ -1,6 +1,7 @@
 """Enforces the declared limits: the options ``(dcp.v1.field)`` of a request's fields, then `relations`.
 
-The limits of each message type are compiled once. Every request is checked before its method runs.
+The limits of each message type are compiled once. Every request is checked before its method runs, and
+the numbers that it does not set then get the defaults of their options.
 Raises INVALID_FIELD with the path of the first invalid field.
 """
 
@@ -29,12 +30,13 @@ from server.rpc.relations import is_present
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _SAUDI_IBAN = re.compile(r"SA[0-9]{22}")
+_FLOATS = (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT)
 # Checks one value at one path.
 Check = Callable[[Any, str], None]
 
 
 def validate(request: Message) -> None:
-    """Checks a request against every limit that its fields declare."""
+    """Checks a request against every limit that its fields declare, then fills in their defaults."""
     _check_message(request, "")
 
 
@@ -54,11 +56,13 @@ class _Limits:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The checks of one message type: its required fields, the limits by field number, the relations."""
+    """The checks of one message type (its required fields, the limits by field number, the relations) and
+    the defaults by field name."""
 
     required: tuple[_Limits, ...]
     limits: dict[int, _Limits]
     relations: tuple[relations.Check, ...] = ()
+    defaults: tuple[tuple[str, float], ...] = ()
 
 
 def _check_message(message: Message, path: str) -> None:
@@ -71,6 +75,9 @@ def _check_message(message: Message, path: str) -> None:
             _check_field(value, found, found.rule.header or f"{path}{found.name}")
     for check in plan.relations:
         check(message, path)
+    for name, default in plan.defaults:
+        if not message.HasField(name):
+            setattr(message, name, default)
 
 
 def _check_field(value: Any, limits: _Limits, name: str) -> None:
@@ -109,7 +116,14 @@ def _plan(descriptor: Descriptor) -> _Plan:
     limits = [_limits(field) for field in descriptor.fields]
     useful = {each.field.number: each for each in limits if each.checks or each.is_message or each.max_items}
     required = tuple(each for each in limits if each.rule.required)
-    return _Plan(required, useful, relations.relation_checks(descriptor))
+    defaults = tuple((each.name, _default(each)) for each in limits if each.rule.HasField("default"))
+    return _Plan(required, useful, relations.relation_checks(descriptor), defaults)
+
+
+def _default(limits: _Limits) -> float:
+    """The default in the type of its field: the option holds a double, and an integer field refuses one."""
+    is_float = limits.field.type in _FLOATS
+    return limits.rule.default if is_float else int(limits.rule.default)
 
 
 def _limits(field: FieldDescriptor) -> _Limits:
@@ -131,7 +145,7 @@ def _limits(field: FieldDescriptor) -> _Limits:
 
 def _checks(field: FieldDescriptor, rule: options_pb2.FieldRule) -> tuple[Check, ...]:
     checks: list[Check] = []
-    if field.type in (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT):
+    if field.type in _FLOATS:
         checks.append(_finite)
     if rule.HasField("minimum"):
         checks.append(functools.partial(_minimum, rule.minimum, rule.unit))

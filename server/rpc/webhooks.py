@@ -13,7 +13,6 @@ from server.rpc.interceptors import caller
 from server.services.webhooks import Webhooks
 from server.store.webhooks import Delivery, Webhook
 
-DEFAULT_PAGE_SIZE = 50
 _EVENTS = enum_map(WebhookEvent, pb.WebhookEvent)
 _STATUSES = enum_map(DeliveryStatus, pb.DeliveryStatus)
 
@@ -48,9 +47,7 @@ class WebhookServicer(webhooks_pb2_grpc.WebhookServiceServicer):
     async def ListWebhookDeliveries(
         self, request: pb.ListWebhookDeliveriesRequest, context: Context
     ) -> pb.ListWebhookDeliveriesResponse:
-        page = await self._webhooks.deliveries(
-            caller().id, request.before_id or None, request.page_size or DEFAULT_PAGE_SIZE
-        )
+        page = await self._webhooks.deliveries(caller().id, request.before_id or None, request.page_size)
         return pb.ListWebhookDeliveriesResponse(
             deliveries=[delivery(row) for row in page.rows], next_before_id=page.next_before_id
         )

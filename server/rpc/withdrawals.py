@@ -9,13 +9,11 @@ from server.domain.withdrawals import Withdrawal, WithdrawalAction, WithdrawalSt
 from server.rpc import convert
 from server.rpc.context import Context
 from server.rpc.enums import enum_map
-from server.rpc.interceptors import caller
-from server.rpc.operators import operator
+from server.rpc.interceptors import caller, operator
 from server.rpc.repeats import once
 from server.rpc.validate import compact_iban
 from server.services.withdrawals import Withdrawals
 
-DEFAULT_PAGE_SIZE = 50
 _STATUSES = enum_map(WithdrawalState, admin_pb2.WithdrawalStatus)
 
 
@@ -38,9 +36,7 @@ class WithdrawalServicer(withdrawals_pb2_grpc.WithdrawalServiceServicer):
     async def ListOwnWithdrawals(
         self, request: pb.ListOwnWithdrawalsRequest, context: Context
     ) -> pb.ListOwnWithdrawalsResponse:
-        page = await self._withdrawals.own(
-            caller().id, request.before_id or None, request.page_size or DEFAULT_PAGE_SIZE
-        )
+        page = await self._withdrawals.own(caller().id, request.before_id or None, request.page_size)
         return pb.ListOwnWithdrawalsResponse(
             withdrawals=[message(withdrawal) for withdrawal in page.rows], next_before_id=page.next_before_id
         )

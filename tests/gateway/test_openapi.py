@@ -101,6 +101,13 @@ def test_limits_and_required_fields_are_described(api: dict[str, Any]) -> None:
         checked(api, schema, {"job_type": "training", "duration_minutes": 3, "nonsense": 1})
 
 
+def test_defaults_are_described(api: dict[str, Any]) -> None:
+    parameters = {p["name"]: p["schema"] for p in operation(api, "ListOwnJobs")["parameters"]}
+    assert parameters["page_size"]["default"] == 50
+    body = operation(api, "RotateRenterKey")["requestBody"]["content"]["application/json"]["schema"]
+    assert body["properties"]["grace_seconds"]["default"] == 86_400
+
+
 INFERENCE = {"job_type": "llm-inference", "duration_minutes": 3}
 TRAINING = {"job_type": "training", "duration_minutes": 3}
 PROMPT = {"model": "m", "prompt": "Hello"}

@@ -10,8 +10,8 @@ import pytest
 
 from server.blobs import BlobMissingError, Blobs, BlobStoreError
 from server.blobs.files import FileBlobs
-from server.blobs.open import open_blobs
 from server.blobs.s3 import S3Blobs
+from server.wiring import open_blobs
 from tests.support.s3_server import BUCKET, SETTINGS, S3Server, running_s3
 
 KEY = "0123456789abcdef0123456789abcdef"

@@ -292,7 +292,7 @@ class ListWithdrawalsRequest(_message.Message):
     page: _builtins.int
     """The page of `all`, counted from 1."""
     page_size: _builtins.int
-    """How many on a page. Left out: 50."""
+    """The number of entries on a page."""
     def __init__(
         self,
         *,
@@ -442,7 +442,7 @@ class ListAuditEntriesRequest(_message.Message):
     before_id: _builtins.int
     """Only entries older than this id. Default: start at the newest."""
     page_size: _builtins.int
-    """How many on a page. Left out: 50."""
+    """The number of entries on a page."""
     def __init__(
         self,
         *,

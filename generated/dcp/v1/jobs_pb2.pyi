@@ -1552,7 +1552,7 @@ class ListOwnJobsRequest(_message.Message):
     before_job_id: _builtins.str
     """Only jobs older than this job, which must be one of the renter's own. Default: start at the newest."""
     page_size: _builtins.int
-    """How many on a page. Left out: 50."""
+    """The number of entries on a page."""
     def __init__(
         self,
         *,
@@ -1619,7 +1619,7 @@ class ListProviderJobsRequest(_message.Message):
     before_job_id: _builtins.str
     """Only jobs older than this job, which the provider must have or have had. Default: start at the newest."""
     page_size: _builtins.int
-    """How many on a page. Left out: 50."""
+    """The number of entries on a page."""
     def __init__(
         self,
         *,

@@ -161,7 +161,7 @@ class ListKeysRequest(_message.Message):
     before_id: _builtins.int
     """Only keys older than this id. Default: start at the newest."""
     page_size: _builtins.int
-    """How many on a page. Left out: 50."""
+    """The number of entries on a page."""
     def __init__(
         self,
         *,
@@ -271,9 +271,7 @@ class RotateRenterKeyRequest(_message.Message):
 
     GRACE_SECONDS_FIELD_NUMBER: _builtins.int
     grace_seconds: _builtins.int
-    """How long the previous key stays valid, in seconds: at most seven days; 0 ends it at once. Default: 86,400
-    (one day).
-    """
+    """How long the previous key stays valid, in seconds: at most seven days; 0 ends it at once."""
     def __init__(
         self,
         *,
@@ -329,9 +327,7 @@ class RotateProviderKeyRequest(_message.Message):
 
     GRACE_SECONDS_FIELD_NUMBER: _builtins.int
     grace_seconds: _builtins.int
-    """How long the previous key stays valid, in seconds: at most seven days; 0 ends it at once. Default: 86,400
-    (one day).
-    """
+    """How long the previous key stays valid, in seconds: at most seven days; 0 ends it at once."""
     def __init__(
         self,
         *,

@@ -36,7 +36,7 @@ class ListProvidersRequest(_message.Message):
     before_id: _builtins.int
     """Only accounts older than this id. Default: start at the newest."""
     page_size: _builtins.int
-    """How many on a page. Left out: 50."""
+    """The number of entries on a page."""
     def __init__(
         self,
         *,
@@ -165,7 +165,7 @@ class ListRentersRequest(_message.Message):
     before_id: _builtins.int
     """Only accounts older than this id. Default: start at the newest."""
     page_size: _builtins.int
-    """How many on a page. Left out: 50."""
+    """The number of entries on a page."""
     def __init__(
         self,
         *,
@@ -293,7 +293,7 @@ class ListJobsRequest(_message.Message):
     before_job_id: _builtins.str
     """Only jobs older than this job. Default: start at the newest."""
     page_size: _builtins.int
-    """How many on a page. Left out: 50."""
+    """The number of entries on a page."""
     def __init__(
         self,
         *,

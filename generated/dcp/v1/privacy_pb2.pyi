@@ -35,7 +35,7 @@ class ExportOwnDataRequest(_message.Message):
     page: _builtins.str
     """The `next_page` of the previous page. Default: the first page."""
     page_size: _builtins.int
-    """The greatest number of rows on a page. Default: 200."""
+    """The greatest number of rows on a page."""
     def __init__(
         self,
         *,

@@ -517,7 +517,7 @@ class ListProviderHistoryRequest(_message.Message):
     newest.
     """
     page_size: _builtins.int
-    """How many on a page. Left out: 50."""
+    """The number of entries on a page."""
     def __init__(
         self,
         *,

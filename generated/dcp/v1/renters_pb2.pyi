@@ -208,9 +208,9 @@ class ListAvailableProvidersRequest(_message.Message):
     model: _builtins.str
     """The full public name of a model that the provider must serve."""
     page: _builtins.int
-    """The page, counted from 1. Default: 1."""
+    """The page, counted from 1."""
     page_size: _builtins.int
-    """How many on a page. Left out: 50."""
+    """The number of entries on a page."""
     verified: _builtins.bool
     """If true, only verified providers are listed."""
     def __init__(

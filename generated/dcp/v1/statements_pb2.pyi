@@ -87,7 +87,7 @@ class ListOwnLedgerRequest(_message.Message):
     before_id: _builtins.int
     """Only lines older than this id. Default: start at the newest."""
     page_size: _builtins.int
-    """How many on a page. Left out: 50."""
+    """The number of entries on a page."""
     def __init__(
         self,
         *,
@@ -225,7 +225,7 @@ class GetOwnLedgerCsvRequest(_message.Message):
     before_id: _builtins.int
     """Only lines older than this id. Default: start at the newest."""
     max_lines: _builtins.int
-    """The greatest number of lines. Default: 10,000."""
+    """The greatest number of lines."""
     def __init__(
         self,
         *,
@@ -277,7 +277,7 @@ class GetOwnSpendingRequest(_message.Message):
 
     DAYS_FIELD_NUMBER: _builtins.int
     days: _builtins.int
-    """The number of days, including today. Default: 30."""
+    """The number of days, including today."""
     def __init__(
         self,
         *,
@@ -415,7 +415,7 @@ class GetOwnEarningsRequest(_message.Message):
 
     DAYS_FIELD_NUMBER: _builtins.int
     days: _builtins.int
-    """The number of days, including today. Default: 30."""
+    """The number of days, including today."""
     def __init__(
         self,
         *,

@@ -432,7 +432,7 @@ class ListWebhookDeliveriesRequest(_message.Message):
     before_id: _builtins.int
     """Only deliveries older than this id. Default: start at the newest."""
     page_size: _builtins.int
-    """How many on a page. Left out: 50."""
+    """The number of entries on a page."""
     def __init__(
         self,
         *,

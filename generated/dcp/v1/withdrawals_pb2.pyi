@@ -94,7 +94,7 @@ class ListOwnWithdrawalsRequest(_message.Message):
     before_id: _builtins.int
     """Only requests older than this id. Default: start at the newest."""
     page_size: _builtins.int
-    """How many on a page. Left out: 50."""
+    """The number of entries on a page."""
     def __init__(
         self,
         *,

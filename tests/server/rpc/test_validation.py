@@ -345,3 +345,35 @@ async def test_unsound_registration_makes_no_account(market: Market) -> None:
         renters_pb2.RegisterRenterRequest(name="R", email="a@example.com")
     )
     assert Party(made.renter_id, made.api_key).id == 1
+
+
+def test_a_number_that_is_not_set_reads_as_its_default() -> None:
+    request = jobs_pb2.ListOwnJobsRequest()
+    validate(request)
+    assert request.page_size == 50
+    rotation = keys_pb2.RotateRenterKeyRequest()
+    validate(rotation)
+    assert rotation.grace_seconds == 86_400
+
+
+def test_a_number_that_is_set_is_kept_even_if_it_is_0() -> None:
+    request = jobs_pb2.ListOwnJobsRequest(page_size=7)
+    validate(request)
+    assert request.page_size == 7
+    rotation = keys_pb2.RotateRenterKeyRequest(grace_seconds=0)
+    validate(rotation)
+    assert rotation.grace_seconds == 0
+
+
+def test_each_default_is_within_its_limits_and_its_field_knows_whether_it_is_set() -> None:
+    """Without presence a sent 0 could not be told from a missing field."""
+    with_default = [
+        (field, rule)
+        for method in METHODS.values()
+        for field in method.input_type.fields
+        if (rule := methods.field_rule(field)).HasField("default")
+    ]
+    assert len(with_default) >= 21
+    for field, rule in with_default:
+        assert field.has_presence, field.full_name
+        assert rule.minimum <= rule.default <= rule.maximum, field.full_name

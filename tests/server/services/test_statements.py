@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from dcp.v1 import jobs_pb2, providers_pb2, statements_pb2
 
-from server.rpc.csv_text import csv_text
+from server.rpc.statements import csv_text
 from tests.support.running_server import Daemon, Market, Party, refusal
 
 DAY_SECONDS = 24 * 60 * 60
