@@ -50,14 +50,16 @@ async def test_cancel_that_nobody_asked_for_is_not_charged(market: Market) -> No
     assert ended.billing.actual_cost_halala == 0
 
 
-async def test_empty_chunk_ends_the_stream(market: Market) -> None:
+async def test_empty_chunk_ends_its_lease_and_not_the_session(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
-    _, lease = await market.running_job(renter, provider, daemon)
+    job, lease = await market.running_job(renter, provider, daemon)
     await daemon.say(output_chunk=sessions_pb2.OutputChunk(lease=lease, seq=1))
-    ended = await daemon.ended()
-    assert ended is not None
-    assert ended.reason == "PROTOCOL_VIOLATION"
+    directive = await daemon.expect("lease_directive")
+    assert (directive.lease, directive.action) == (lease, sessions_pb2.LEASE_ACTION_STOP_AND_DISCARD)
+    assert (await daemon.expect("job_offer")).lease.lease_epoch == lease.lease_epoch + 1
+    assert (await market.job(job)).attempt == 1
+    await daemon.heard_nothing()
 
 
 async def test_output_that_is_no_utf8_can_be_fetched_whole(market: Market) -> None:
