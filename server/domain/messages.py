@@ -35,7 +35,7 @@ class Hello:
     held: tuple[LeaseRef, ...] = ()
     unacknowledged: tuple[LeaseRef, ...] = ()
     runs_plain_processes: bool = False
-    """Its machine is not kept from the jobs that it runs."""
+    """It runs jobs other than inference as plain processes, with no isolation from its machine."""
     self_tests: tuple[SelfTest, ...] = ()
 
 

@@ -121,9 +121,16 @@ async def test_engine_that_breaks_down_in_a_job_is_tested_at_once() -> None:
         connection = await s.server.connection()
         await connection.welcome()
         s.engine.test_error = BROKEN
-        # The update may come before JobStarted, which waits for the journal.
         await connection.send(job_offer=offer())
-        await update(connection, lambda one: not one.self_tests.tests[0].passed)
+        # The update may come before JobStarted, which waits for the journal.
+        missing, heard = {"offer_reply", "job_started", "failed test"}, []
+        while missing:
+            message = await connection.next()
+            heard.append(message)
+            kind = str(message.WhichOneof("kind"))
+            is_failure = kind == "capacity_update" and not message.capacity_update.self_tests.tests[0].passed
+            missing.discard("failed test" if is_failure else kind)
+        assert all(message.offer_reply.accepted for message in heard if message.HasField("offer_reply"))
         assert s.engine.tests == 2
 
 
