@@ -49,8 +49,9 @@ def content(name: str, kib: int) -> Iterator[bytes]:
 
 def measure(name: str, path: Path) -> Artifact:
     """A file as an artifact."""
-    data = path.read_bytes()
-    return Artifact(name, path, len(data), hashlib.sha256(data).digest())
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").digest()
+    return Artifact(name, path, path.stat().st_size, digest)
 
 
 class FileEngine(Engine):
