@@ -1,8 +1,9 @@
 """Artifacts: the files that a run leaves, their names, their limits, and the parts that readers ask for.
 
-A name comes from a stranger's machine and goes into addresses, lists and folders of other people: it
-is a plain relative path or it is refused. It is compared in Unicode's composed form, so that no two
-names look the same; case stays, as the machines that runs happen on tell it apart.
+A name comes from an untrusted machine and appears in URLs, lists and folders of other people, so only a plain
+relative path is accepted. Names are stored and compared in Unicode's composed form (NFC), so that one
+name is not stored twice in two encodings. Case is kept: most machines that run jobs distinguish it.
+This module does not know where the bytes are stored.
 """
 
 from __future__ import annotations
@@ -20,42 +21,42 @@ MAX_NAME_BYTES = 512
 MAX_PART_BYTES = 255
 MAX_PARTS = 16
 SHA256_BYTES = 32
-# An upload is cut when no byte arrives for IDLE_SECONDS, or after UPLOAD_SECONDS altogether.
+# An upload is ended when no byte arrives for IDLE_SECONDS, or when it has taken UPLOAD_SECONDS in total.
 IDLE_SECONDS = 60.0
 UPLOAD_SECONDS = 6 * 3600.0
-# While its files arrive, a run beyond its limit is not ended for this time, and not charged for it.
+# While a finished run's files arrive, the server waits this long beyond the run's limit, free of charge.
 UPLOAD_GRACE_SECONDS = 3600.0
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 
-# Marks that turn the order of a text around, so that it reads as another one.
-_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# Characters that change the direction of text, so that a name could be displayed as a different name.
+_DIRECTION_MARKS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _UNPRINTABLE = frozenset(("Cc", "Cs", "Zl", "Zp"))
-# The standard library's own table: what the machine knows besides would differ from server to server.
+# Only the standard library's table: the machine's own tables would differ between servers.
 _TYPES = mimetypes.MimeTypes()
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 @dataclass(frozen=True, slots=True)
 class ArtifactLimits:
-    """How much is kept of a job, and how long."""
+    """How many files of a job are kept, how large they may be, and for how long."""
 
     file_bytes: int = 1 << 30
-    """The most bytes of one file."""
+    """At most this many bytes in one file."""
     job_bytes: int = 4 << 30
-    """The most bytes of all files of a job."""
+    """At most this many bytes in all files of a job."""
     count: int = 100
-    """The most files of a job."""
+    """At most this many files of one job."""
     days: int = 30
-    """How long they are kept after the job's end."""
+    """How many days files are kept after the job's end."""
 
     @property
     def keep_ms(self) -> int:
-        """The same in milliseconds."""
+        """``days`` in milliseconds."""
         return self.days * 24 * 3600 * 1000
 
 
 class ArtifactState(StrEnum):
-    """Where a file is in its life."""
+    """The state of a file, from its announcement to its deletion."""
 
     UPLOADING = "uploading"
     """Its bytes may arrive."""
@@ -64,7 +65,7 @@ class ArtifactState(StrEnum):
     PUBLISHED = "published"
     """Its attempt ended the job: it can be downloaded."""
     DOOMED = "doomed"
-    """Its bytes are to be deleted, then its row."""
+    """Its bytes are to be deleted first, then its row."""
 
 
 class ArtifactEvent(StrEnum):
@@ -81,7 +82,7 @@ class ArtifactEvent(StrEnum):
     LEAVE_BEHIND = "leave_behind"
     """Its attempt ended and did not end the job."""
     EXPIRE = "expire"
-    """It was kept as long as files are kept."""
+    """The time for which files are kept has passed."""
     ERASE = "erase"
     """Its renter deleted the account."""
     DELETE = "delete"
@@ -122,24 +123,24 @@ class Artifact:
 
     @property
     def content_type(self) -> str:
-        """Its media type, by its name only: the content is not examined."""
+        """Its media type, derived from its name only; the content is not examined."""
         kind, encoding = _TYPES.guess_type(f"file:{self.name.rpartition('/')[2]}")
         return kind if kind is not None and encoding is None else DEFAULT_CONTENT_TYPE
 
     @property
     def etag(self) -> str:
-        """Its version, as HTTP writes it."""
+        """Its entity tag for HTTP."""
         return f'"{self.sha256.hex()}"'
 
 
 def artifact_name(text: str) -> str:
-    """The name as it is kept: composed. Raises INVALID_FIELD."""
+    """The name as it is stored, in NFC. Raises INVALID_FIELD unless it is a plain relative path."""
     name = unicodedata.normalize("NFC", text)
     if len(name.encode()) > MAX_NAME_BYTES:
         raise _bad_name(f"must have at most {MAX_NAME_BYTES} bytes in UTF-8")
     if "\\" in name:
         raise _bad_name("must not have a backslash")
-    if any(unicodedata.category(one) in _UNPRINTABLE or one in _TURNING for one in name):
+    if any(unicodedata.category(char) in _UNPRINTABLE or char in _DIRECTION_MARKS for char in name):
         raise _bad_name("must not have control characters")
     parts = name.split("/")
     if len(parts) > MAX_PARTS:
@@ -157,7 +158,7 @@ def _bad_name(text: str) -> DomainError:
 
 
 def check_room(limits: ArtifactLimits, size_bytes: int, count: int, total_bytes: int) -> None:
-    """Refuses a file that is too much beside ``count`` others. Raises ARTIFACT_TOO_LARGE."""
+    """Raises ARTIFACT_TOO_LARGE if the file and the job's ``count`` other files exceed the limits."""
     if size_bytes > limits.file_bytes:
         raise _too_large(f"the file has {size_bytes} bytes; at most {limits.file_bytes} are kept of one")
     if count >= limits.count:
@@ -182,9 +183,9 @@ class Part:
 
 
 def asked_part(text: str, size_bytes: int) -> Part | None:
-    """The part that the header ``Range`` asks for; None where the whole file is to come.
+    """The part that the header ``Range`` asks for; None means the whole file.
 
-    Anything but a single range of bytes is ignored, as HTTP says. Raises RANGE_NOT_SATISFIABLE.
+    As HTTP allows, anything except a single range of bytes is ignored. Raises RANGE_NOT_SATISFIABLE.
     """
     found = _RANGE.fullmatch(text.replace(" ", ""))
     if found is None or not any(found.groups()):

@@ -1,7 +1,7 @@
-"""The one error that the rules, the store and the services raise.
+"""The error class that the rules, the store and the services raise.
 
-Owns the names of the reasons; knows nothing of gRPC or HTTP codes. Those stand beside the same
-names in protos/dcp/v1/errors.proto, and a test keeps the two lists equal.
+Owns the names of the reasons; must not know gRPC or HTTP codes. protos/dcp/v1/errors.proto lists
+the codes beside the same names, and a test keeps the two lists equal.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Fact: TypeAlias = str | int
 
 
 class Reason(StrEnum):
-    """Stable causes; the texts are in errors.proto."""
+    """Stable causes of errors; errors.proto describes each of them."""
 
     INVALID_FIELD = "INVALID_FIELD"
     UNKNOWN_FIELD = "UNKNOWN_FIELD"
@@ -77,9 +77,9 @@ class Reason(StrEnum):
 
 
 class DomainError(Exception):
-    """What was asked cannot be done: a stable reason, a sentence for a person, typed facts.
+    """A request cannot be fulfilled: a stable reason, a sentence for a person, and typed facts.
 
-    The facts are fields of ``dcp.v1.ErrorFacts`` by name.
+    Each fact has the name of a field of ``dcp.v1.ErrorFacts``.
     """
 
     def __init__(self, reason: Reason, message: str, /, **facts: Fact) -> None:
@@ -95,7 +95,9 @@ def invalid_field(field: str, message: str) -> DomainError:
 
 
 def no_page(field: str) -> DomainError:
-    """There is no such page."""
+    """The error for a page token that does not belong to this list."""
     return DomainError(
-        Reason.PAGE_NOT_FOUND, f"{field}: is no place in this list; send what the last page told", field=field
+        Reason.PAGE_NOT_FOUND,
+        f"{field}: is not a position in this list; send the value that the previous page returned",
+        field=field,
     )

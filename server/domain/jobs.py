@@ -1,8 +1,9 @@
-"""Jobs: states, the events that move them, and the record that services pass around.
+"""Jobs: their states, the events that change the state, and the record that services pass around.
 
-The rules: a job is queued until a lease is offered (pending), prepared by the daemon that accepted
-(assigned), metered while it runs (running), and ends once (completed, failed, cancelled). What is
-not in the table is refused and changes nothing: the store's guards are made from it.
+A job is queued until its lease is offered (pending), is prepared by the daemon that accepted it
+(assigned), is metered while it runs (running), and ends once (completed, failed or cancelled). An event that
+JOB_TRANSITIONS does not allow changes nothing: the store derives the guards of its writes from that table.
+This module does not know leases, money or the database.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class JobType(StrEnum):
     VLLM_SERVE = "vllm_serve"
 
 
-# The kinds of job that run an image of the renter's.
+# The job types that run a container image that the renter chooses.
 NEED_IMAGE = frozenset({JobType.TRAINING, JobType.RENDERING, JobType.BENCHMARK, JobType.CUSTOM_CONTAINER})
 
 
@@ -72,8 +73,8 @@ class FailureReason(StrEnum):
     GPU_FAILED = "GPU_FAILED"
 
 
-# The renter's own program, or its own limit, ended the run: the time that it ran is charged. For all
-# else that fails, nothing is. The comments of FailureReason in jobs.proto say the same to renters.
+# The renter's own program, or a limit that the renter chose, ended the run: its run time is charged.
+# Other failures are not charged. The comments of FailureReason in jobs.proto say the same to renters.
 CHARGED = frozenset(
     {
         FailureReason.DURATION_LIMIT,
@@ -84,7 +85,7 @@ CHARGED = frozenset(
         FailureReason.OUTPUT_TOO_LARGE,
     }
 )
-# Failures that count against a provider's reliability; the others are the renter's own.
+# Failures that count against a provider's reliability; the others are not the provider's fault.
 PROVIDERS_FAULT = frozenset(
     {
         FailureReason.ENGINE_FAILED,
@@ -95,7 +96,7 @@ PROVIDERS_FAULT = frozenset(
         FailureReason.GPU_FAILED,
     }
 )
-# Jobs whose renter gets nothing but their output: a run without output is not charged, however it ends.
+# Job types whose only result is their output: a run without output is not charged, however it ends.
 INFERENCE = frozenset({JobType.LLM_INFERENCE, JobType.IMAGE_GENERATION, JobType.VLLM_SERVE})
 START_WITHIN_SECONDS = 600
 LOST_AFTER_SECONDS = 300
@@ -129,7 +130,7 @@ JOB_TRANSITIONS: Transitions[JobState, JobEvent] = Transitions(
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What a job came to, in halala. charge + refund = hold; payout + fee = charge."""
+    """What a job cost, in halala. charge + refund = hold; payout + fee = charge."""
 
     hold_halala: int
     charge_halala: int
@@ -141,7 +142,7 @@ class Bill:
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """A submit that passed the edge's checks. ``spec`` is what the daemon gets, as plain data."""
+    """A submitted job whose fields rpc has checked. ``spec`` is what the daemon receives, as plain data."""
 
     job_type: JobType
     duration_ms: int
@@ -197,5 +198,5 @@ class Job:
 
     @property
     def cancel_requested(self) -> bool:
-        """Somebody asked to end it, and its daemon has not yet."""
+        """Whether a cancel was requested and the job has not ended."""
         return self.cancel_requested_ms is not None and self.state not in FINAL

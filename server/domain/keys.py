@@ -1,4 +1,4 @@
-"""What keys may be used for, and how many an account may have."""
+"""The scopes of keys, and how many keys an account may have."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Scope(StrEnum):
-    """What a renter's sub-key may be used for; which method needs which is in the protos."""
+    """A right of a renter's sub-key; the protos say which scope each method needs."""
 
     INFERENCE = "inference"
     BILLING = "billing"
@@ -14,6 +14,6 @@ class Scope(StrEnum):
 
 
 MAX_SUB_KEYS = 100
-"""Sub-keys of one renter that work."""
+"""At most this many valid sub-keys of one renter."""
 MAX_MAIN_KEYS = 10
-"""Main keys of one account that work: the newest, and those in their grace."""
+"""At most this many valid main keys of one account: the newest, and older ones in their grace period."""

@@ -1,8 +1,9 @@
 """Leases: the time-limited right of one session to run one attempt of a job, and the timers.
 
-``lease_epoch`` is the fencing token: one more with every offer of a job. Every write about a lease
-compares job, epoch, secret, provider, session and state; none matching means stale, and nothing
-changes. Which states each event may happen in is LEASE_TRANSITIONS: the store's guards are made from it.
+``lease_epoch`` is the fencing token: it grows by one with every offer of a job. Every write that a daemon
+asks for compares job, epoch, secret, provider, session and state; if no row matches, the lease is stale and
+nothing changes. LEASE_TRANSITIONS says in which states each event may happen; the store derives the guards
+of its writes from it.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from server.domain.transitions import Transitions
 HEARTBEAT_SECONDS = 10.0
 LIVE_SECONDS = 30.0
 OFFER_SECONDS = 10.0
-# The daemon enforces a job's limit; the server does when the daemon has not by this much later.
+# The daemon enforces a job's limit. The server ends the run if the daemon has not done so this much later.
 OVERRUN_GRACE_SECONDS = 30.0
-# A daemon that accepted and does not start: time enough to pull a large image.
+# How long a daemon may prepare a job that it accepted: long enough to pull a large image.
 PREPARE_SECONDS = 900.0
 MAX_ATTEMPTS = 5
 MAX_CHUNK_BYTES = 64 * 1024
-# The default of what is kept of an output, and the room for the line that says that it was cut.
+# The default limit of an output, and the room beyond it for the line that says that it was truncated.
 MAX_OUTPUT_BYTES = 2 * 1024 * 1024
 MARKER_BYTES = 256
-# A lease that this number of heartbeats in a row leave out is not held any more.
+# The daemon no longer holds a lease that this number of consecutive heartbeats do not list.
 MISSED_HEARTBEATS = 2
 CHUNK_CREDIT = 64
 
@@ -45,9 +46,9 @@ class LeaseEvent(StrEnum):
     ACCEPT = "accept"
     START = "start"
     WRITE = "write"
-    """Its run wrote a piece of output or log."""
+    """Its run wrote a chunk of output or log."""
     RESUME = "resume"
-    """A newer session of the same provider goes on with it."""
+    """A newer session of the same provider continues it."""
     END = "end"
 
 
@@ -68,7 +69,7 @@ LEASE_TRANSITIONS: Transitions[LeaseState, LeaseEvent] = Transitions(
 
 
 class LeaseOutcome(StrEnum):
-    """How a lease ended. Refused and expired offers were no attempts."""
+    """How a lease ended. A refused or expired offer was not an attempt."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -81,7 +82,7 @@ class LeaseOutcome(StrEnum):
 
 
 class RunOutcome(StrEnum):
-    """How a run ended, by the daemon's word."""
+    """How a run ended, as its daemon reported it."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -90,14 +91,14 @@ class RunOutcome(StrEnum):
 
 
 class Channel(StrEnum):
-    """What an attempt writes to: each channel numbers its chunks from 1."""
+    """Where an attempt writes its text; the chunks of each channel are numbered from 1."""
 
     OUTPUT = "output"
     LOG = "log"
 
 
 class Disposition(StrEnum):
-    """What became of a reported result."""
+    """How the server treated a reported result."""
 
     ACCEPTED = "accepted"
     ALREADY = "already"
@@ -106,7 +107,7 @@ class Disposition(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LeaseRef:
-    """A lease as a message names it."""
+    """How messages identify a lease."""
 
     job_id: str
     lease_epoch: int
@@ -141,7 +142,7 @@ class Lease:
     output_limit_bytes: int
 
     def matches(self, ref: LeaseRef) -> bool:
-        """Whether ``ref`` is this very lease; the secret is compared in constant time."""
+        """Whether ``ref`` identifies this lease; the secret is compared in constant time."""
         return (
             self.job_id == ref.job_id
             and self.lease_epoch == ref.lease_epoch
@@ -181,7 +182,7 @@ class FinishReport:
 
 
 def secret_digest(secret: bytes) -> bytes:
-    """What is stored of a lease's secret."""
+    """The digest of a lease's secret, which is stored instead of the secret."""
     return hashlib.sha256(secret).digest()
 
 

@@ -1,8 +1,8 @@
 """The ledger's rules: accounts, immutable transfers, holds that resolve once, and the proof.
 
-A transfer moves a positive amount from one account to another, so the postings sum to zero by
-construction. A hold is money in the renter's held account with a row of its own; it resolves once,
-by post (some or all is taken, the rest returns) or by void (all returns).
+A transfer moves a positive amount from one account to another, so the postings always sum to zero.
+A hold is money in the renter's held account, with its own row; it resolves once, by post (some or all is
+taken, the rest returns) or by void (all returns). This module does not know how rows are stored.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from server.domain.withdrawals import Withdrawal, WithdrawalState
 
 
 class AccountKind(StrEnum):
-    # The world outside: money comes from it and leaves to it, so it alone may be negative.
+    # The world outside, which money comes from and leaves to: only its balance may be negative.
     EXTERNAL = "external"
     RENTER = "renter"
     RENTER_HELD = "renter_held"
     PROVIDER = "provider"
     PLATFORM = "platform"
-    # What a provider has asked to withdraw and nobody has paid or refused.
+    # Amounts of withdrawal requests that were neither paid nor rejected yet.
     WITHDRAWAL = "withdrawal"
 
 
@@ -39,7 +39,7 @@ class TransferKind(StrEnum):
     WITHDRAW = "withdraw"
     WITHDRAWAL_PAID = "withdrawal_paid"
     WITHDRAWAL_RETURNED = "withdrawal_returned"
-    # What a renter gave up with its account; the platform's, as nobody else has a claim to it.
+    # The balance that a renter gave up with its account; it goes to the platform.
     FORFEIT = "forfeit"
 
 
@@ -51,7 +51,7 @@ class HoldState(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Account:
-    """The name of an account; ``owner_id`` is 0 where there is one for all."""
+    """Identifies an account; ``owner_id`` is 0 for a kind that has only one account."""
 
     kind: AccountKind
     owner_id: int = 0
@@ -89,12 +89,12 @@ def provider(owner_id: int) -> Account:
 
 
 def reserved(owner_id: int) -> Account:
-    """Where a provider's open withdrawal request keeps its amount."""
+    """The account that holds the amount of a provider's open withdrawal request."""
     return Account(AccountKind.WITHDRAWAL, owner_id)
 
 
 def withdrawal_transfer(request: Withdrawal) -> Transfer:
-    """What a request moves in the state that it has come to; `processing` moves nothing."""
+    """The transfer that belongs to the state of a request. ``PROCESSING`` has none: it raises KeyError."""
     kind, source, target = {
         WithdrawalState.PENDING: (
             TransferKind.WITHDRAW,
@@ -112,29 +112,29 @@ def withdrawal_transfer(request: Withdrawal) -> Transfer:
 
 
 def hold_transfer(renter_id: int, amount_halala: int, job_id: str) -> Transfer:
-    """Reserves a job's greatest cost."""
+    """Reserves the highest possible cost of a job."""
     return Transfer(TransferKind.HOLD, renter(renter_id), held(renter_id), amount_halala, job_id)
 
 
 def forfeit_transfer(renter_id: int, amount_halala: int) -> Transfer:
-    """Gives the rest of a wallet up."""
+    """Gives the balance of a deleted renter's wallet to the platform."""
     return Transfer(TransferKind.FORFEIT, renter(renter_id), PLATFORM, amount_halala)
 
 
 def make_bill(hold_halala: int, rate_halala_per_minute: int, billed: int) -> Bill:
-    """The bill of ``billed`` milliseconds at a rate under a hold; 0 ms is a bill of nothing."""
+    """The bill for ``billed`` milliseconds at a rate, limited by the hold; 0 ms charges nothing."""
     charge = pricing.charge_halala(rate_halala_per_minute, billed, hold_halala)
     payout, fee = pricing.shares(charge)
     return Bill(hold_halala, charge, hold_halala - charge, payout, fee, billed)
 
 
 def settlement(bill: Bill, renter_id: int, provider_id: int | None, job_id: str) -> list[Transfer]:
-    """The transfers that resolve a hold: all of it leaves the held account, nothing else does."""
+    """The transfers that resolve a hold; together they move exactly its amount out of the held account."""
     source = held(renter_id)
     parts = [(TransferKind.REFUND, renter(renter_id), bill.refund_halala)]
     if bill.charge_halala:
         if provider_id is None:
-            raise ValueError("a charge without a provider who earned it")
+            raise ValueError("a job was charged without a provider who earned it")
         parts += [
             (TransferKind.PAYOUT, provider(provider_id), bill.payout_halala),
             (TransferKind.FEE, PLATFORM, bill.fee_halala),
@@ -144,7 +144,7 @@ def settlement(bill: Bill, renter_id: int, provider_id: int | None, job_id: str)
 
 @dataclass(frozen=True, slots=True)
 class StoredHold:
-    """A hold row, with what its job says: whether it ended, and the rate and hold it was frozen at."""
+    """A hold as stored, and whether its job has ended."""
 
     job_id: str
     renter_id: int
@@ -155,7 +155,7 @@ class StoredHold:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """The outcome of a replay; ``discrepancies`` are sentences, none when all agrees."""
+    """The result of a replay; ``discrepancies`` are sentences, and empty if everything agrees."""
 
     transfers: int
     postings_sum_halala: int
@@ -173,7 +173,7 @@ def prove(
     withdrawals: Iterable[Withdrawal] = (),
     deleted_renters: Iterable[int] = (),
 ) -> Proof:
-    """Replays every transfer from nothing and compares with balances, holds, requests and deletions."""
+    """Replays all transfers from empty accounts and compares balances, holds, withdrawals and deletions."""
     replay, requests = _replay(transfers), list(withdrawals)
     hold_faults, held, open_holds = _prove_holds(holds, replay.held)
     open_requests = [request for request in requests if request.state in OPEN_WITHDRAWALS]
@@ -204,12 +204,12 @@ def prove(
 
 @dataclass(slots=True)
 class _Replay:
-    """What all transfers together moved."""
+    """The sums that all transfers produce."""
 
     count: int = 0
     balances: Counter[Account] = field(default_factory=Counter)
     held: Counter[str] = field(default_factory=Counter)
-    """What is left of each job's hold."""
+    """The remaining amount of each job's hold."""
     withdrawn: Counter[tuple[int, TransferKind]] = field(default_factory=Counter)
     forfeits: list[Account] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -234,10 +234,10 @@ def _replay(transfers: Iterable[Transfer]) -> _Replay:
 
 
 def _prove_holds(holds: Iterable[StoredHold], moved: Counter[str]) -> tuple[list[str], Counter[int], int]:
-    """An open hold is whole, a resolved one is empty, and a hold is open as long as its job is.
+    """An open hold has its full amount, a resolved hold has none; a hold is open exactly while its job is.
 
-    Returns what is wrong, the open holds of each renter in halala, and how many are open. ``moved`` is what
-    the transfers left of each job's hold.
+    Returns the discrepancies, the open holds of each renter in halala, and the number of open holds.
+    ``moved`` is what the transfers left of each job's hold.
     """
     wrong: list[str] = []
     held: Counter[int] = Counter()
@@ -259,7 +259,7 @@ def _prove_holds(holds: Iterable[StoredHold], moved: Counter[str]) -> tuple[list
 def _withdrawal_discrepancies(
     requests: Iterable[Withdrawal], withdrawn: Counter[tuple[int, TransferKind]]
 ) -> list[str]:
-    """Each request moved its amount in once, and out once if it ended, the way that it ended."""
+    """Each request reserved its amount once; one that ended was also paid or returned once, by its state."""
     expected: Counter[tuple[int, TransferKind]] = Counter()
     for request in requests:
         expected[request.id, TransferKind.WITHDRAW] = request.amount_halala
@@ -275,7 +275,7 @@ def _withdrawal_discrepancies(
 def _deletion_discrepancies(
     deleted: set[int], forfeits: list[Account], replayed: Counter[Account]
 ) -> list[str]:
-    """A deleted wallet is empty and stays so; who gave its wallet up is deleted, and did it once."""
+    """A deleted renter's wallet is empty; only a deleted renter gave up its wallet, and only once."""
     wrong = [
         f"renter {owner} is deleted and its wallet has {replayed[renter(owner)]} halala"
         for owner in sorted(deleted)
@@ -301,12 +301,12 @@ def _balance_discrepancies(balances: dict[Account, int], replayed: Counter[Accou
 
 
 def _reserve_discrepancies(
-    kind: AccountKind, told: str, replayed: Counter[Account], open_by_owner: Counter[int]
+    kind: AccountKind, template: str, replayed: Counter[Account], open_by_owner: Counter[int]
 ) -> list[str]:
-    """Each account of a kind that reserves money holds exactly what is open of its owner."""
+    """Each account that reserves money contains exactly the sum of its owner's open holds or requests."""
     owners = {account.owner_id for account in replayed if account.kind is kind} | set(open_by_owner)
     return [
-        told.format(owner, replayed[Account(kind, owner)], open_by_owner[owner])
+        template.format(owner, replayed[Account(kind, owner)], open_by_owner[owner])
         for owner in sorted(owners)
         if replayed[Account(kind, owner)] != open_by_owner[owner]
     ]

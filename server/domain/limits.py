@@ -1,4 +1,4 @@
-"""How much somebody may ask for: the figures, and token buckets; the clock is an argument."""
+"""Rate limits: their values, and the token buckets that enforce them. The clock is an argument."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ MAX_BUCKETS = 50_000
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The figures; 0 switches one off."""
+    """The values of the limits; 0 switches a limit off."""
 
     key_per_minute: int = 6000
-    """Calls of one account, by whichever of its keys."""
+    """Calls by one account, with any of its keys."""
     address_per_minute: int = 12000
-    """Calls from one address, without those of daemons."""
+    """Calls from one address; calls by daemons do not count."""
     registrations_per_minute: int = 30
-    """Accounts that one address makes."""
+    """Accounts registered from one address."""
     failed_keys_per_minute: int = 30
-    """Credentials from one address that nobody knows."""
+    """Unknown credentials sent from one address."""
     open_jobs: int = 1000
-    """Jobs of one renter that have not ended."""
+    """Jobs of one renter that have not ended, at most."""
     streams: int = 8
-    """Streams of one provider that are open at once: its session's, and those that are about to take over."""
+    """Open streams of one provider: that of its session, and those that are about to replace it."""
 
 
 OFF = Limits(0, 0, 0, 0, 0, 0)
 
 
 class Buckets:
-    """A token bucket for each holder: full at first, ``per_minute`` tokens large, filled again evenly.
+    """A token bucket for each holder. It starts full with ``per_minute`` tokens and refills evenly.
 
-    At most ``size`` are kept: the one that was asked for longest ago is dropped, which fills it.
-    What is kept of a bucket is when it is full again, in whole nanoseconds: sums of them are exact.
+    At most ``size`` buckets are kept; dropping the least recently used bucket has the effect of refilling it.
+    Each bucket is stored as the time at which it is full again, in whole nanoseconds, so that sums are exact.
     """
 
     __slots__ = ("_full_at", "_size", "_token", "_whole", "per_minute")
@@ -49,7 +49,7 @@ class Buckets:
         self._full_at: OrderedDict[Hashable, int] = OrderedDict()
 
     def take(self, holder: Hashable, now: float) -> float:
-        """Takes a token: 0. Where there is none, nothing changes: the seconds until there is one."""
+        """Takes a token and returns 0; without a token, only returns the seconds until there is one."""
         if not self._token:
             return 0.0
         now_ns = int(now * _SECOND)
@@ -65,7 +65,7 @@ class Buckets:
         return 0.0
 
     def wait(self, holder: Hashable, now: float) -> float:
-        """The seconds until there is a token; 0 when there is one. Takes nothing."""
+        """The seconds until a token is available, 0 if one is; takes nothing."""
         missing = self._full_at.get(holder, 0) + self._token - int(now * _SECOND) - self._whole
         return max(missing, 0) / _SECOND
 

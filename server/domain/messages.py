@@ -1,7 +1,8 @@
-"""The messages of a session, as the server's half of the protocol takes and gives them.
+"""The messages of a session, as the server's half of the protocol receives and sends them.
 
-Only the vocabulary: what may be said when is in server.domain.sessions, and how it travels in
-server.rpc.sessions. Unlike the wire's messages these hold checked types, and hide secrets in ``repr``.
+This module owns only the vocabulary: server.domain.sessions decides when a message is allowed, and
+server.rpc.sessions converts it from and to protobuf. These messages have checked types and hide secrets
+in ``repr``, unlike those of protobuf.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from server.domain.terms import NO_SETTINGS, Settings
 PROTOCOL_VERSION = 1
 
 
-# What a daemon says.
+# Sent by the daemon.
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Hello:
     held: tuple[LeaseRef, ...] = ()
     unacknowledged: tuple[LeaseRef, ...] = ()
     runs_plain_processes: bool = False
-    """It runs jobs other than inference as plain processes, with no isolation from its machine."""
+    """Whether it runs jobs other than inference as plain processes, with no isolation from its machine."""
     self_tests: tuple[SelfTest, ...] = ()
 
 
@@ -76,9 +77,9 @@ class Capacity:
     slots: int
     models: tuple[Model, ...]
     job_types: frozenset[JobType] | None = None
-    """None: those that it said before."""
+    """None: unchanged since the last report."""
     self_tests: tuple[SelfTest, ...] | None = None
-    """None: those that it said before."""
+    """None: unchanged since the last report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ DaemonMessage: TypeAlias = (
     Hello | Heartbeat | OfferReply | Started | Chunk | Finished | Capacity | Drain | Goodbye
 )
 
-# What the server says.
+# Sent by the server.
 
 
 @dataclass(frozen=True, slots=True)

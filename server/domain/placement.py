@@ -1,10 +1,10 @@
-"""Placement: what keeps a provider from running a job, and which one gets a job that names none.
+"""Placement: the obstacles between a job and a provider, and the choice for a job that names no provider.
 
-Deterministic: the same candidates give the same answer. Order: the model is warm, then reliability,
-then the most free slots, then the lowest id. Price is no part of it: a job that names no provider costs
-the same wherever it runs, so whoever asks for less would only buy a better place than its record earned.
-A provider that asks for more than the job was quoted does not get it. Who is suspect comes after
-everybody else.
+The choice is deterministic: the same candidates give the same answer. Suspect providers come last; then
+the order is warm model, reliability, most free slots, lowest id. The price does not matter: a job that names
+no provider costs the same on each of them, so a lower rate would only buy a provider a better place than its
+reliability earned. A provider whose own rate is above the job's quote does not get the job. This module does
+not know the queue or the store.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from enum import StrEnum
 from server.domain.jobs import NEED_IMAGE, JobType
 from server.domain.providers import ProviderStatus
 
-# A rate that no job is quoted.
+# Higher than the quote of any job.
 NEVER = 2**62
 
 
@@ -40,53 +40,53 @@ class Candidate:
     gpu_model: str = ""
     vram_mib: int = 0
     vram_reserve_mib: int = 0
-    """What of its memory its owner keeps: jobs see the rest."""
+    """GPU memory reserved for the owner, in MiB; jobs may use the rest."""
     own_rates: Mapping[JobType, int] = field(default_factory=dict)
-    """In halala per minute, where they differ from the card."""
+    """In halala per minute, only where they differ from the platform's rates."""
     is_open: bool = True
-    """Within the hours in which its owner lets it take jobs."""
+    """Whether it is within the hours in which its owner lets it take jobs."""
     is_too_hot: bool = False
-    """Its GPU is hotter than its owner lets a job start on, or has not cooled down since."""
+    """Whether its GPU exceeded the temperature that its owner allows, and has not cooled down since."""
     reliability: float = 1.0
-    """The part of its past attempts that succeeded, of those that were its to fail."""
+    """The share of its counted attempts that succeeded, as server.domain.reliability defines it."""
     status: ProviderStatus = ProviderStatus.ONLINE
     has_session: bool = True
     has_refused: bool = False
-    """It refused this very job, or let its offer expire, a moment ago."""
+    """Whether it recently refused this job, or let an offer of it expire."""
     hindered: Mapping[JobType, Obstacle] = field(default_factory=dict, hash=False)
-    """What keeps it from whole kinds of jobs, whatever a job asks for."""
+    """The job types that it gets no jobs of, whatever a job asks for, each with the obstacle."""
     failing_models: frozenset[str] = frozenset()
     """The models that it would serve if its self-tests passed."""
     runs_plain_processes: bool = False
-    """It runs commands without their image, in no container: only for jobs that name it."""
+    """Whether it runs commands as plain processes, without a container: only for jobs that name it."""
     is_suspect: bool = False
-    """What its machine reports contradicts itself, its claims or what is known: it gets jobs last."""
+    """Whether its machine's report contradicts itself, its registration or known facts: it gets jobs last."""
 
     @property
     def open_job_types(self) -> frozenset[JobType]:
-        """The kinds of job that nothing hinders."""
+        """Its job types without those that are hindered."""
         return self.job_types.difference(self.hindered)
 
     def least_quote(self, kind: JobType) -> int:
-        """The least rate for which it takes a job that names nobody."""
+        """The lowest quote for which it takes a job that names no provider."""
         return NEVER if self.runs_plain_processes and kind in NEED_IMAGE else self.own_rates.get(kind, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Wants:
-    """What a job needs of its provider."""
+    """What a job requires of its provider."""
 
     job_type: JobType
     model: str | None = None
     gpu_model: str | None = None
     min_vram_mib: int | None = None
     quoted_halala_per_minute: int | None = None
-    """What it was quoted, when it names no provider; one that does was quoted that provider's own rate."""
-    names_nobody: bool = False
+    """The quote of a job that names no provider; None if it names one, which gets its own rate."""
+    names_no_provider: bool = False
 
 
 class Obstacle(StrEnum):
-    """What keeps a provider from running a job now."""
+    """Why a job cannot run on a provider now."""
 
     NONE = "NONE"
     NOT_LIVE = "NOT_LIVE"
@@ -112,7 +112,7 @@ class Obstacle(StrEnum):
     SELF_TEST_FAILED = "SELF_TEST_FAILED"
 
 
-# These pass by themselves: the provider is there and can run the job.
+# These obstacles pass by themselves: the provider is connected and able to run the job.
 PASSING = frozenset({Obstacle.NONE, Obstacle.REFUSED, Obstacle.BUSY})
 _STANDING = {
     ProviderStatus.SUSPENDED: Obstacle.NOT_ADMITTED,
@@ -124,7 +124,7 @@ _STANDING = {
 
 
 def obstacle(candidate: Candidate, wants: Wants) -> Obstacle:
-    """The first thing that keeps a provider from running a job: what lasts longest is told first."""
+    """The first obstacle between a provider and a job; obstacles that last longer are checked first."""
     if candidate.status in _STANDING:
         return _STANDING[candidate.status]
     if not candidate.has_session:
@@ -143,36 +143,36 @@ def obstacle(candidate: Candidate, wants: Wants) -> Obstacle:
     if wants.min_vram_mib is not None and vram_for_jobs_mib(candidate) < wants.min_vram_mib:
         return Obstacle.VRAM_RESERVED
     least, quoted = candidate.least_quote(wants.job_type), wants.quoted_halala_per_minute
-    if least == NEVER and (wants.names_nobody or quoted is not None):
+    if least == NEVER and (wants.names_no_provider or quoted is not None):
         return Obstacle.NO_CONTAINERS
     if quoted is not None and least > quoted:
         return Obstacle.RATE_ABOVE_QUOTE
-    if (closed := closure(candidate)) is not Obstacle.NONE:
-        return closed
+    if (by_owner := owners_obstacle(candidate)) is not Obstacle.NONE:
+        return by_owner
     if candidate.free_slots <= 0:
         return Obstacle.BUSY
     return Obstacle.REFUSED if candidate.has_refused else Obstacle.NONE
 
 
-def closure(candidate: Candidate) -> Obstacle:
-    """What keeps every job from a provider for now, by its owner's settings."""
+def owners_obstacle(candidate: Candidate) -> Obstacle:
+    """The obstacle that the owner's settings put before every job now: hours, then temperature."""
     if not candidate.is_open:
         return Obstacle.OUTSIDE_HOURS
     return Obstacle.TOO_HOT if candidate.is_too_hot else Obstacle.NONE
 
 
 def vram_for_jobs_mib(candidate: Candidate) -> int:
-    """The memory that jobs see."""
+    """The GPU memory that jobs may use: all but what is reserved for the owner."""
     return max(0, candidate.vram_mib - candidate.vram_reserve_mib)
 
 
 def can_run(candidate: Candidate, wants: Wants) -> bool:
-    """Whether the provider is there, serves the type and model and has the GPU that the job asks for."""
+    """Whether the provider is able to run the job, now or as soon as a slot is free."""
     return obstacle(candidate, wants) in PASSING
 
 
 def ranked(candidates: Iterable[Candidate], wants: Wants) -> list[Candidate]:
-    """The providers that can run the job now, the best first."""
+    """The providers that can run the job now, best first."""
 
     def rank(candidate: Candidate) -> tuple[bool, bool, float, int, int]:
         warm = any(model.warm and model.name == wants.model for model in candidate.models)
@@ -188,5 +188,5 @@ def ranked(candidates: Iterable[Candidate], wants: Wants) -> list[Candidate]:
 
 
 def choose(candidates: Iterable[Candidate], wants: Wants) -> Candidate | None:
-    """The best provider with a free slot; None when no one has."""
+    """The best provider that can run the job now; None if no provider can."""
     return next(iter(ranked(candidates, wants)), None)

@@ -1,7 +1,7 @@
-"""The rate card and the three sums made of it: hold, charge, shares.
+"""The platform's rates, and the amounts calculated from them: hold, charge and shares.
 
 One table is the source of quote, public price list and bill (contract, 4). Money is integer
-halala, time is integer milliseconds, and every sum is exact integer arithmetic.
+halala, time is integer milliseconds, and every calculation is exact integer arithmetic.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ MS_PER_MINUTE = 60_000
 
 
 def cost_halala(rate_halala_per_minute: int, time_ms: int) -> int:
-    """The price of a time, rounded up to a whole halala."""
+    """The price of a run time, rounded up to a whole halala."""
     return -(-rate_halala_per_minute * time_ms // MS_PER_MINUTE)
 
 
 def hold_and_limit(
     rate_halala_per_minute: int, duration_ms: int, max_cost_halala: int | None
 ) -> tuple[int, int]:
-    """What to hold, and how long the job may run, in milliseconds, so that it never costs more.
+    """The hold in halala, and the longest run in milliseconds that never costs more than the hold.
 
-    Without ``max_cost_halala`` the hold is the price of the whole duration. With it the run is
-    stopped before it is passed: the longest time whose rounded-up price is still within.
+    The hold is the price of the whole duration, or ``max_cost_halala`` if that is lower: then the limit is
+    the longest time whose rounded-up price does not exceed it.
     """
     hold = cost_halala(rate_halala_per_minute, duration_ms)
     if max_cost_halala is None or hold <= max_cost_halala:
@@ -41,16 +41,16 @@ def hold_and_limit(
 
 
 def billed_ms(daemon_ms: int, server_ms: int, limit_ms: int) -> int:
-    """The time to bill: the least of the daemon's run time, the server's own count and the limit."""
+    """The time to bill: the shortest of the daemon's run time, the server's own measure and the limit."""
     return max(0, min(daemon_ms, server_ms, limit_ms))
 
 
 def charge_halala(rate_halala_per_minute: int, billed: int, hold_halala: int) -> int:
-    """What ``billed`` milliseconds cost: one rounding, up, and never above the hold."""
+    """The price of ``billed`` milliseconds: rounded up once, and at most the hold."""
     return min(hold_halala, cost_halala(rate_halala_per_minute, billed))
 
 
 def shares(charge: int) -> tuple[int, int]:
-    """The provider's and the platform's part of a charge; they sum exactly."""
+    """The provider's and the platform's share of a charge; they sum to it exactly."""
     payout = (charge * PROVIDER_PERCENT + 50) // 100
     return payout, charge - payout

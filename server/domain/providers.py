@@ -1,4 +1,4 @@
-"""Providers: the one rule of liveness and the status that everybody sees (contract, 5)."""
+"""Providers: the only definition of liveness, and the public status (contract, 5)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from server.domain.leases import LIVE_SECONDS
 
 
 class AccountState(StrEnum):
-    """What an operator or the owner decided about an account."""
+    """The state of an account, as an operator or its owner decided it."""
 
     ACTIVE = "active"
     PAUSED = "paused"
     PENDING_APPROVAL = "pending_approval"
     SUSPENDED = "suspended"
-    # Of renters alone, by their own wish, and for good: no decision leads out of it.
+    # Only renters, at their own request, and final: no decision leads out of it.
     DELETED = "deleted"
 
 
 class AccountDecision(StrEnum):
-    """What an operator, or for a pause the owner, can do to an account."""
+    """What an operator can do to an account, and its owner for PAUSE and RESUME."""
 
     SUSPEND = "suspend"
     UNSUSPEND = "unsuspend"
@@ -28,7 +28,8 @@ class AccountDecision(StrEnum):
     RESUME = "resume"
 
 
-# A pause may be asked for twice: its owner wants it so, whatever it was. An operator acts on what it saw.
+# An owner may pause or resume twice: the request names the wanted state. An operator's decision is allowed
+# only in the state that it is meant for.
 _NEXT = {
     (AccountState.ACTIVE, AccountDecision.SUSPEND): AccountState.SUSPENDED,
     (AccountState.PAUSED, AccountDecision.SUSPEND): AccountState.SUSPENDED,
@@ -43,7 +44,7 @@ _NEXT = {
 
 
 def next_state(state: AccountState, decision: AccountDecision) -> AccountState | None:
-    """What the decision makes of an account; None where it is not allowed."""
+    """The state that the decision leads to; None if it is not allowed."""
     return _NEXT.get((state, decision))
 
 
@@ -57,12 +58,12 @@ class ProviderStatus(StrEnum):
 
 
 def is_live(last_heartbeat_ms: int | None, now_ms: int) -> bool:
-    """The last heartbeat, by stream or POST, is younger than 30 s."""
+    """Whether the last heartbeat, by stream or POST, is younger than 30 s."""
     return last_heartbeat_ms is not None and now_ms - last_heartbeat_ms < LIVE_SECONDS * 1000
 
 
 def status(account: AccountState, live: bool, draining: bool) -> ProviderStatus:
-    """What was decided comes before draining, draining before liveness."""
+    """The public status: the account's state comes before draining, and draining before liveness."""
     if account is not AccountState.ACTIVE:
         return ProviderStatus(account.value)
     if draining:

@@ -1,9 +1,7 @@
-"""The queue: where a job stands in it, when it may start, and why it waits.
+"""The queue: a job's position, its estimated start, and why it waits.
 
-Pure; time is in milliseconds from now.
-
-The order is priority, then age. A job competes with those before it that some provider, which could
-run it, could run as well. The estimate lets everything run to its limit, so that it errs on the late side.
+Pure; times are milliseconds from now. The order is priority, then age. Two jobs compete if some provider
+can run both. The estimate assumes that every job runs to its limit, so jobs usually start earlier.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from server.domain.placement import Candidate, Obstacle, Wants, can_run
 
 
 class JobCondition(StrEnum):
-    """Why a job waits or ended, in one word."""
+    """Why a job waits, or how it ended."""
 
     NEXT = "NEXT"
     ALL_BUSY = "ALL_BUSY"
@@ -54,7 +52,7 @@ _AWAY = frozenset(
 
 
 def condition(state: JobState, is_named: bool, obstacles: Collection[Obstacle]) -> JobCondition:
-    """Why a job is where it is; ``obstacles`` are those of the providers that a queued job may go to."""
+    """The condition of a job; ``obstacles`` are those of the providers that a queued job may run on."""
     if state is not JobState.QUEUED:
         return _CONDITIONS[state]
     if Obstacle.NONE in obstacles or Obstacle.REFUSED in obstacles:
@@ -77,13 +75,13 @@ class Waiting:
 
     @property
     def needs(self) -> tuple[int | None, Wants]:
-        """What tells whether two jobs suit the same providers."""
+        """Equal for jobs that the same providers can run."""
         return self.named_provider_id, self.wants
 
 
 @dataclass(frozen=True, slots=True)
 class Occupancy:
-    """A provider that is there, and when each of its slots gets free."""
+    """A connected provider, and when each of its slots becomes free."""
 
     candidate: Candidate
     free_in_ms: tuple[int, ...]
@@ -91,31 +89,32 @@ class Occupancy:
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """Where a queued job stands, from 1, and when it may start; None when nobody can tell."""
+    """A queued job's position, from 1, and its estimated start; None if it cannot be estimated."""
 
     position: int | None = None
     start_in_ms: int | None = None
 
 
 def free_in_ms(slots: int, left_ms: Iterable[int]) -> tuple[int, ...]:
-    """When each of ``slots`` gets free, by what is left of the limits of the open leases."""
+    """When each of ``slots`` becomes free, given the remaining time of each open lease."""
     left = sorted(left_ms)
     return (0,) * (slots - len(left)) + tuple(left[max(0, len(left) - slots) :])
 
 
 def prospect(job: Waiting, before: Sequence[Waiting], present: Iterable[Occupancy]) -> Prospect:
-    """The prospect of a job, with those before it in the queue's order and the providers that are there."""
-    able = [one for one in present if _suits(one.candidate, job)]
+    """A job's prospect, given the jobs ``before`` it in the queue and the providers that are ``present``."""
+    able = [occupancy for occupancy in present if _suits(occupancy.candidate, job)]
     if not able:
         return Prospect(1 + sum(other.needs == job.needs for other in before))
-    slots = [(at, number) for number, one in enumerate(able) for at in one.free_in_ms]
+    slots = [(at, number) for number, occupancy in enumerate(able) for at in occupancy.free_in_ms]
     heapq.heapify(slots)
     takers: dict[object, frozenset[int]] = {}
     position = 1
     for other in before:
         if other.needs not in takers:
-            able_too = (number for number, one in enumerate(able) if _suits(one.candidate, other))
-            takers[other.needs] = frozenset(able_too)
+            takers[other.needs] = frozenset(
+                number for number, occupancy in enumerate(able) if _suits(occupancy.candidate, other)
+            )
         if takers[other.needs]:
             position += 1
             _take(slots, takers[other.needs], other.limit_ms)
@@ -127,7 +126,7 @@ def _suits(candidate: Candidate, job: Waiting) -> bool:
 
 
 def _take(slots: list[tuple[int, int]], takers: frozenset[int], limit_ms: int) -> None:
-    """The first slot that gets free at one of the takers is taken for ``limit_ms``."""
+    """Occupies the first slot that becomes free at one of the takers for ``limit_ms``."""
     skipped = []
     while slots and slots[0][1] not in takers:
         skipped.append(heapq.heappop(slots))

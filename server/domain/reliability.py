@@ -1,6 +1,6 @@
-"""A provider's record: which ended attempts count for it or against it, and the figure made of them.
+"""A provider's reliability: which ended attempts count for or against it, and the share that succeeded.
 
-One definition for placement, for the public list and for whoever recomputes it from the public history.
+Placement, the public list and anyone who recomputes it from the public history use this definition.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from enum import StrEnum
 from server.domain.jobs import PROVIDERS_FAULT, FailureReason
 from server.domain.leases import LeaseOutcome
 
-# How many of a provider's newest attempts make its figure.
+# Reliability is calculated from this number of a provider's newest attempts.
 RECORD_SIZE = 50
-_NOT_RUN_TO_ITS_END = frozenset({LeaseOutcome.LOST, LeaseOutcome.RELEASED})
+_UNFINISHED = frozenset({LeaseOutcome.LOST, LeaseOutcome.RELEASED})
 
 
 class Weight(StrEnum):
@@ -26,33 +26,31 @@ class Weight(StrEnum):
 
 
 def weight(outcome: LeaseOutcome, reason: FailureReason | None) -> Weight:
-    """Success counts for the provider; what was lost, given back or failed by its fault, against it.
+    """Success counts for the provider; attempts that were lost, released or failed by its fault, against it.
 
-    What its renter or an operator ended, and failures that were the job's own, count neither way.
+    Attempts that the renter or an operator ended, and failures that the job caused, do not count.
     """
     if outcome is LeaseOutcome.SUCCEEDED:
         return Weight.FOR
     is_failure = outcome is LeaseOutcome.FAILED and reason in PROVIDERS_FAULT
-    return Weight.AGAINST if is_failure or outcome in _NOT_RUN_TO_ITS_END else Weight.NEITHER
+    return Weight.AGAINST if is_failure or outcome in _UNFINISHED else Weight.NEITHER
 
 
 @dataclass(frozen=True, slots=True)
 class TrackRecord:
-    """How many of the newest attempts count for a provider, and how many in all."""
+    """How many of the newest attempts succeeded, and how many count for or against the provider."""
 
     succeeded: int = 0
     counted: int = 0
 
     @property
     def reliability(self) -> float:
-        """The part that counts for it; 1.0 for one that was never tried: nobody has a reason to distrust it
-        yet.
-        """
+        """The share that succeeded; 1.0 without counted attempts, as there is no reason for distrust yet."""
         return self.succeeded / self.counted if self.counted else 1.0
 
 
 def track_record(newest: Iterable[tuple[LeaseOutcome, FailureReason | None]]) -> TrackRecord:
-    """The record that a provider's newest attempts make."""
+    """The track record of a provider with these newest attempts."""
     weights = [weight(outcome, reason) for outcome, reason in newest]
     succeeded = weights.count(Weight.FOR)
     return TrackRecord(succeeded, succeeded + weights.count(Weight.AGAINST))

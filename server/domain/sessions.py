@@ -1,19 +1,20 @@
 """The server's half of the session protocol: pure, one object per stream.
 
-It takes a daemon's message and says what to do about it, and refuses what the protocol does not
-allow at that point: for the whole session, or for the one lease that the message is about. It knows no
-gRPC, no database and no clock: the service that drives it carries out the effects and tells it what the
-store decided. The rules:
+It receives a daemon's message and returns the effect to carry out. A message that the protocol does not
+allow ends the session, or only the lease that the message is about. This module does not know gRPC, the
+database or a clock: the service that drives it carries out the effects and reports what the store decided.
+The rules:
 
 * Hello comes first and once; nothing else is allowed before Welcome.
-* A message about a lease that this session does not hold changes nothing: the daemon is told to
-  stop and discard. Only a result is still looked up, because results may arrive late by design.
-* accepted before started, started before output; chunks count from 1 without a gap. An output is at
-  most as large as the offer said, and the line that says that it was cut; a log may be as large.
-  A message that breaks this ends its lease and nothing else: a daemon that comes back tells the same
-  again, for example to a database that was restored from a backup, and its other leases must go on.
-* Heartbeats list what the daemon holds: what it may not hold it must stop, and what two in a row leave
-  out is lost. A lease whose result was told is waited for.
+* A message about a lease that this session does not hold changes nothing; the reply is to stop and discard
+  the lease. Only results are looked up in the store, because they may arrive late by design.
+* An offer is accepted before the run starts, and the run starts before its output. Chunks are numbered from
+  1 without gaps. An output, and a log, may have as many bytes as the offer says, plus the line that says that
+  it was truncated. A message that breaks these rules ends its lease and nothing else: a daemon that
+  reconnects repeats its messages, for example to a database that was restored from a backup, and its other
+  leases must continue.
+* Heartbeats list the leases that the daemon holds. It must stop those that it may not hold; a lease that two
+  consecutive heartbeats do not list is lost, unless its result was reported.
 """
 
 from __future__ import annotations
@@ -54,27 +55,27 @@ from server.domain.messages import (
 )
 
 MAX_SLOTS = 1000
-# How often in a row a result may come without the output that it names.
+# How many times in a row a result may arrive before the output that it names.
 MAX_RESENDS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An effect: nothing to record, just say this."""
+    """An effect: record nothing, only send this message."""
 
     message: ServerMessage
 
 
 @dataclass(frozen=True, slots=True)
 class Breach:
-    """An effect: a message about this lease broke the rules. End the lease; the session goes on."""
+    """An effect: a message about this lease broke the rules. End the lease; the session continues."""
 
     lease: LeaseRef
     detail: str
 
 
-# What to do about a message: record it (the message itself is the order), just reply, or end its lease;
-# None is nothing.
+# What to do about a message: record it (the effect is the message itself), only reply, or end its lease;
+# None means nothing.
 Effect: TypeAlias = DaemonMessage | Reply | Breach | None
 
 
@@ -87,17 +88,17 @@ class _Phase(Enum):
 
 @dataclass(slots=True)
 class _Held:
-    """A lease that this session holds, and how far its streams are stored."""
+    """A lease that this session holds, and how much of its channels is stored."""
 
     ref: LeaseRef
     state: LeaseState
     limit_bytes: int
-    is_told: bool = False
-    """Its result has come, or is under way, and waits for its output: heartbeats need not list it."""
+    is_reported: bool = False
+    """Its result arrived, or is on its way, and waits for its output: heartbeats need not list it."""
     missed: int = 0
-    """How many heartbeats in a row have not listed it."""
+    """How many consecutive heartbeats did not list it."""
     resends: int = 0
-    """How often the daemon was asked for missing output since any of it was stored."""
+    """How many times missing output was requested since a chunk was last stored."""
     through: dict[Channel, int] = field(default_factory=lambda: dict.fromkeys(Channel, 0))
     stored_bytes: dict[Channel, int] = field(default_factory=lambda: dict.fromkeys(Channel, 0))
 
@@ -107,7 +108,7 @@ class _Held:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A lease that stands across a reconnect, as the store has it."""
+    """A lease that continues after a reconnect, as stored."""
 
     ref: LeaseRef
     state: LeaseState
@@ -120,7 +121,7 @@ class Kept:
 
 
 class ServerSession:
-    """One stream's state. ``receive`` first, then carry out what it returned, then tell it the outcome."""
+    """The state of one stream. Call ``receive``, carry out its effect, then report the outcome here."""
 
     __slots__ = ("_breached", "_held", "_phase")
 
@@ -128,15 +129,15 @@ class ServerSession:
         self._phase = _Phase.AWAITING_HELLO
         self._held: dict[tuple[str, int], _Held] = {}
         self._breached: frozenset[LeaseRef] = frozenset()
-        """Leases that a breach ended: the daemon may not have read yet that it must stop them."""
+        """Leases that a breach ended; the daemon may not yet have read that it must stop them."""
 
     @property
     def awaits_hello(self) -> bool:
-        """Whether nothing has arrived yet."""
+        """Whether no message has arrived yet."""
         return self._phase is _Phase.AWAITING_HELLO
 
     def receive(self, message: DaemonMessage) -> Effect:
-        """What to do about a message. Raises DomainError(PROTOCOL_VIOLATION): end the stream."""
+        """What to do about a message. Raises PROTOCOL_VIOLATION if the stream must end."""
         if isinstance(message, Hello):
             return self._hello(message)
         if self._phase is not _Phase.OPEN:
@@ -157,11 +158,11 @@ class ServerSession:
         return message
 
     def opened(self, welcome: Welcome, kept: Iterable[Kept]) -> list[ServerMessage]:
-        """The store has recorded the session: what to answer, and which leases go on."""
+        """The store recorded the session: returns Welcome, and a directive for each lease that continues."""
         self._phase = _Phase.OPEN
         out: list[ServerMessage] = [welcome]
         for lease in kept:
-            held = _Held(lease.ref, lease.state, lease.output_limit_bytes, is_told=lease.resend)
+            held = _Held(lease.ref, lease.state, lease.output_limit_bytes, is_reported=lease.resend)
             held.through = {Channel.OUTPUT: lease.output_through_seq, Channel.LOG: lease.log_through_seq}
             held.stored_bytes = {Channel.OUTPUT: lease.output_bytes, Channel.LOG: lease.log_bytes}
             self._held[_key(lease.ref)] = held
@@ -170,7 +171,10 @@ class ServerSession:
         return out
 
     def push(self, message: ServerMessage) -> ServerMessage | None:
-        """What to send when the server begins: an offer becomes a held lease, a cancel gets its secret."""
+        """What to send for a message that the server initiates.
+
+        An offer becomes a held lease; a cancel gets the lease's secret, or None if the lease is not held.
+        """
         match message:
             case JobOffer(offer):
                 held = _Held(offer.lease, LeaseState.OFFERED, offer.output_limit_bytes)
@@ -181,12 +185,12 @@ class ServerSession:
         return message
 
     def advanced(self, lease: LeaseRef, state: LeaseState) -> None:
-        """The store recorded that the lease is accepted or running now."""
+        """The store recorded that the lease is now accepted or running."""
         if held := self._find(lease):
             held.state = state
 
     def stored(self, chunk: Chunk) -> OutputAck | None:
-        """The store has the chunk: the acknowledgement to send."""
+        """The store has the chunk: returns the acknowledgement to send."""
         held = self._find(chunk.lease)
         if held is None:
             return None
@@ -196,7 +200,7 @@ class ServerSession:
         return held.ack()
 
     def may_resend(self, lease: LeaseRef) -> bool:
-        """Whether to ask for missing output again: not when that was asked often and nothing came."""
+        """Whether to request missing output again; False after MAX_RESENDS requests without a new chunk."""
         held = self._find(lease)
         if held is None:
             return True
@@ -204,13 +208,13 @@ class ServerSession:
         return held.resends <= MAX_RESENDS
 
     def reconcile(self, beat: Heartbeat) -> tuple[list[LeaseRef], list[LeaseRef]]:
-        """What the daemon lists and may not hold, and what it should hold and has not listed for long."""
+        """The listed leases that the daemon may not hold, and the held ones that it has stopped listing."""
         if not self._held and not beat.held:
             return [], []
         unknown = [ref for ref in beat.held if self._find(ref) is None]
         listed = {_key(ref) for ref in beat.held}
         for key, held in self._held.items():
-            is_expected = held.state is not LeaseState.OFFERED and not held.is_told
+            is_expected = held.state is not LeaseState.OFFERED and not held.is_reported
             held.missed = held.missed + 1 if is_expected and key not in listed else 0
         missing = [held.ref for held in self._held.values() if held.missed >= MISSED_HEARTBEATS]
         return unknown, missing
@@ -220,7 +224,7 @@ class ServerSession:
         return any(held.state is not LeaseState.OFFERED for held in self._held.values())
 
     def dropped(self, lease: LeaseRef) -> None:
-        """The lease ended, or the store says that it is not ours: forget it."""
+        """The lease ended, or does not belong to this session: forgets it."""
         if self._find(lease) is not None:
             del self._held[_key(lease)]
 
@@ -232,9 +236,7 @@ class ServerSession:
         if self._phase is not _Phase.AWAITING_HELLO:
             raise violation("a second Hello on one stream")
         if hello.protocol_version != PROTOCOL_VERSION:
-            raise violation(
-                f"protocol version {hello.protocol_version} is not spoken here; update the daemon"
-            )
+            raise violation(f"protocol version {hello.protocol_version} is not supported; update the daemon")
         check_slots(hello.slots)
         self._phase = _Phase.OPENING
         return hello
@@ -243,7 +245,7 @@ class ServerSession:
         held = self._find(reply.lease)
         if held is None:
             return self._unknown(reply.lease)
-        return reply if held.state is LeaseState.OFFERED else None  # a repeated reply says nothing new
+        return reply if held.state is LeaseState.OFFERED else None  # a repeated reply changes nothing
 
     def _started(self, started: Started) -> Effect:
         held = self._find(started.lease)
@@ -267,7 +269,7 @@ class ServerSession:
             detail = f"a run time of {run_ms} ms"
             return self._breach(held, detail) if held else self._unknown(finished.report.lease)
         if held is not None:
-            held.is_told = True
+            held.is_reported = True
         return finished
 
     def _breach(self, held: _Held, detail: str) -> Breach:
@@ -275,12 +277,12 @@ class ServerSession:
         return Breach(held.ref, detail)
 
     def _unknown(self, lease: LeaseRef) -> Reply | None:
-        """What to answer about a lease that is not held; what followed a breach was answered with it."""
+        """The reply about a lease that is not held; None after a breach, which was answered already."""
         return None if lease in self._breached else stranger(lease)
 
 
 def _fault(chunk: Chunk, held: _Held) -> str:
-    """Why a chunk of a held lease breaks the rules; empty when it does not."""
+    """Why a chunk of a held lease breaks the rules; empty if it does not."""
     if not 0 < len(chunk.data) <= MAX_CHUNK_BYTES:
         return f"a chunk of {len(chunk.data)} bytes; 1 to {MAX_CHUNK_BYTES} are allowed"
     earliest = LeaseState.RUNNING if chunk.stream is Channel.OUTPUT else LeaseState.ACCEPTED
@@ -296,7 +298,7 @@ def _fault(chunk: Chunk, held: _Held) -> str:
 
 
 def stranger(lease: LeaseRef) -> Reply:
-    """What a daemon is told about a lease that it may not hold."""
+    """The reply about a lease that the daemon may not hold."""
     return Reply(LeaseDirective(lease, LeaseAction.STOP_AND_DISCARD))
 
 
@@ -306,7 +308,7 @@ def violation(message: str) -> DomainError:
 
 
 def check_slots(slots: int) -> None:
-    """Refuses a capacity that no machine has."""
+    """Raises PROTOCOL_VIOLATION unless ``slots`` is a possible capacity."""
     if not 0 <= slots <= MAX_SLOTS:
         raise violation(f"{slots} slots; 0 to {MAX_SLOTS} are allowed")
 

@@ -1,4 +1,4 @@
-"""Statements as plain values: the lines of a renter's wallet, and what jobs moved day by day.
+"""Statements as plain values: the lines of a renter's wallet, and the money of jobs by day.
 
 Money is in halala. Days and weeks are those of UTC; a week begins on Monday, as in ISO 8601.
 """
@@ -14,7 +14,7 @@ from server.domain.ledger import TransferKind
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One change of what a renter can spend; ``charged_halala`` is told of a hold that was resolved."""
+    """One change of a renter's balance; ``charged_halala`` is set on the line of a hold that was resolved."""
 
     id: int
     at_ms: int
@@ -28,20 +28,20 @@ class Line:
 
     @property
     def description(self) -> str:
-        """What happened, for a person."""
+        """The line's description, for a person."""
         if self.job_type is None:
-            return _TOLD.get(self.kind, self.kind.value)
-        return _TOLD_OF_JOB.get(self.kind, "{kind} of a {job_type} job").format(
+            return _DESCRIPTIONS.get(self.kind, self.kind.value)
+        return _JOB_DESCRIPTIONS.get(self.kind, "{kind} of a {job_type} job").format(
             kind=self.kind.value, job_type=self.job_type.value
         )
 
 
-_TOLD = {
+_DESCRIPTIONS = {
     TransferKind.CREDIT: "credited by the operator",
     TransferKind.TOPUP: "topped up with play money",
     TransferKind.FORFEIT: "given up with the account",
 }
-_TOLD_OF_JOB = {
+_JOB_DESCRIPTIONS = {
     TransferKind.HOLD: "held for a {job_type} job",
     TransferKind.REFUND: "returned from the hold of a {job_type} job",
 }
@@ -51,18 +51,18 @@ DAY_MS = 24 * 60 * 60 * 1000
 
 
 def day_of(at_ms: int) -> int:
-    """The day since 1970 in which a time lies."""
+    """The number of the day that contains a time, counted from 0 on 1 January 1970."""
     return at_ms // DAY_MS
 
 
 def first_day_of_week(day: int) -> int:
-    """The Monday of a day's week; the first day of 1970 was a Thursday."""
+    """The Monday of a day's week; day 0 was a Thursday."""
     return day - (day + 3) % 7
 
 
 @dataclass(slots=True)
 class JobMoney:
-    """What a number of jobs moved together: what their renter was charged, or what their provider earned."""
+    """The number of some jobs, and what their renter was charged or their provider earned, by job type."""
 
     jobs: int = 0
     by_job_type: Counter[JobType] = field(default_factory=Counter)
@@ -73,6 +73,6 @@ class JobMoney:
         return self.by_job_type.total()
 
     def add(self, kind: JobType, jobs: int, amount_halala: int) -> None:
-        """Counts jobs of one type."""
+        """Adds jobs of one type and their amount."""
         self.jobs += jobs
         self.by_job_type[kind] += amount_halala

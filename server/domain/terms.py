@@ -1,8 +1,8 @@
-"""A provider's terms: its own rates, and when and how far its machine takes jobs.
+"""A provider's terms: its own rates, and its settings for hours, temperature and memory.
 
-Pure: the moment is an argument. Hours are what the clock on the wall of the provider's time zone shows:
-an hour that a change to summer time leaves out is not there on that day, and one that comes twice counts
-twice. Bounds of rates hold when a rate is set; a later change of the rate card leaves own rates alone.
+Pure: the time is an argument. Hours are local times of the provider's time zone: an hour that a change to
+summer time skips does not exist on that day, and an hour that occurs twice counts twice. The bounds of own
+rates are checked when a rate is set; a later change of the platform's rates does not change own rates.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from zoneinfo import ZoneInfo, available_timezones
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import JobType
 
-# An own rate, in percent of the rate card's.
+# The bounds of an own rate, in percent of the platform's rate.
 LEAST_PERCENT = 50
 MOST_PERCENT = 300
-# A GPU that was too hot takes jobs again when it is so much cooler than its limit.
+# A GPU that was too hot takes jobs again when it is this many degrees below its limit.
 COOL_DEGREES = 5
 DAY_MINUTES = 24 * 60
-# How far ahead an opening is looked for: every weekday once, and a change of the clocks.
+# How many days ahead the next opening is searched: every weekday once, and a change of the clocks.
 HORIZON_DAYS = 8
 
 
@@ -41,14 +41,14 @@ class Weekday(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Hours that begin on each of these days; an end that is not after the start is on the day after."""
+    """Hours that begin on each of these days; an end that is not after the start is on the next day."""
 
     days: frozenset[Weekday]
     start_minute: int
     end_minute: int
 
     def holds(self, weekday: int, minute: int) -> bool:
-        """Whether the wall clock stands within the hours."""
+        """Whether a local time is within the hours."""
         if self.start_minute < self.end_minute:
             return weekday in self.days and self.start_minute <= minute < self.end_minute
         began_today = weekday in self.days and minute >= self.start_minute
@@ -57,17 +57,17 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the owner of a machine lets it do; the default is no limit at all."""
+    """When and under which conditions the owner lets a machine take jobs; by default without restriction."""
 
     hours: tuple[Window, ...] = ()
-    """Empty: always."""
+    """Empty means always."""
     timezone: str = ""
-    """The IANA name of the zone of the hours."""
+    """The time zone of the hours, as an IANA name."""
     max_temp_c: int | None = None
     vram_reserve_mib: int = 0
 
     def is_open(self, at_ms: int) -> bool:
-        """Whether jobs are taken at a time (ms since 1970)."""
+        """Whether the machine takes jobs at a time (ms since 1970)."""
         return not self.hours or self._is_open(datetime.fromtimestamp(at_ms / 1000, ZoneInfo(self.timezone)))
 
     def _is_open(self, local: datetime) -> bool:
@@ -75,7 +75,7 @@ class Settings:
         return any(window.holds(local.weekday(), minute) for window in self.hours)
 
     def opens(self, at_ms: int) -> datetime | None:
-        """When jobs are taken again, by the zone's own clock; None while they are, or when they never are."""
+        """When the machine takes jobs again, in its zone's local time; None if it does now, or never does."""
         if self.is_open(at_ms):
             return None
         zone = ZoneInfo(self.timezone)
@@ -84,7 +84,7 @@ class Settings:
         return next((m.astimezone(zone) for m in later if self._is_open(m.astimezone(zone))), None)
 
     def _changes(self, now: datetime, zone: ZoneInfo) -> set[datetime]:
-        """Every moment at which the hours may begin: their starts, and the changes of the clocks."""
+        """All times at which the hours may begin: their starts, and the changes of the clocks."""
         today = now.astimezone(zone).date()
         days = [today + timedelta(days=number) for number in range(HORIZON_DAYS + 1)]
         found = {
@@ -99,7 +99,7 @@ class Settings:
         return found
 
     def is_too_hot(self, was_too_hot: bool, temp_c: float | None) -> bool:
-        """Whether the GPU is too hot for another job; one that was has to cool down by 5 degrees first."""
+        """Whether the GPU is too hot for another job; it then has to cool to 5 degrees below the limit."""
         if self.max_temp_c is None or temp_c is None:
             return False
         return temp_c > self.max_temp_c - (COOL_DEGREES if was_too_hot else 0)
@@ -110,7 +110,7 @@ NO_SETTINGS = Settings()
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The rates of a provider that differ from the card, in halala per minute, and its settings."""
+    """A provider's own rates, in halala per minute, and its settings."""
 
     rates: Mapping[JobType, int] = field(default_factory=dict)
     settings: Settings = NO_SETTINGS
@@ -120,7 +120,7 @@ NO_TERMS = Terms()
 
 
 def opening_words(opens: datetime | None, timezone: str, at_ms: int) -> str:
-    """When jobs are taken again, for a person: `at 08:00 Asia/Riyadh`, with the day when it is not today."""
+    """The next opening, for a person: `at 08:00 Asia/Riyadh`, with the weekday if it is not today."""
     if opens is None:
         return f"within its hours, {timezone}"
     same_day = opens.date() == datetime.fromtimestamp(at_ms / 1000, opens.tzinfo).date()
@@ -129,13 +129,13 @@ def opening_words(opens: datetime | None, timezone: str, at_ms: int) -> str:
 
 
 def bounds(card_halala_per_minute: int) -> tuple[int, int]:
-    """The least and the greatest own rate for one of the card's, whole halala within the percentages."""
+    """The lowest and highest own rate for a rate of the platform, in whole halala within the percentages."""
     least = -(-card_halala_per_minute * LEAST_PERCENT // 100)
     return least, card_halala_per_minute * MOST_PERCENT // 100
 
 
 def check_rate(kind: JobType, halala_per_minute: int, card_halala_per_minute: int) -> None:
-    """Raises RATE_OUT_OF_BOUNDS with the bounds."""
+    """Raises RATE_OUT_OF_BOUNDS, with the bounds, if an own rate is outside them."""
     least, most = bounds(card_halala_per_minute)
     if not least <= halala_per_minute <= most:
         raise DomainError(
@@ -147,17 +147,17 @@ def check_rate(kind: JobType, halala_per_minute: int, card_halala_per_minute: in
 
 
 def is_timezone(name: str) -> bool:
-    """Whether it is the name of an IANA time zone."""
+    """Whether ``name`` is an IANA time zone."""
     return name in _zones()
 
 
 def window(days: Iterable[Weekday], start: str, end: str) -> Window:
-    """Hours from two times of day, on these days or, without any, on every one. Raises ValueError."""
+    """Hours between two times of day, on ``days`` or, if empty, on every day. Raises ValueError."""
     return Window(frozenset(days) or frozenset(Weekday), minute_of(start), minute_of(end))
 
 
 def time_of_day(minute: int) -> str:
-    """A minute of the day as it is written: `08:00`."""
+    """A minute of the day as text, such as `08:00`."""
     return f"{minute // 60:02}:{minute % 60:02}"
 
 
@@ -182,8 +182,8 @@ def _on(day: date, minute: int, zone: ZoneInfo, fold: int = 0) -> datetime:
 
 
 def _change_of_clocks(day: date, zone: ZoneInfo) -> datetime | None:
-    """The minute of a day from which on the zone's clocks differ from UTC by something else."""
-    low, high = (_on(one, 0, zone).astimezone(UTC) for one in (day, day + timedelta(days=1)))
+    """When the zone's offset from UTC changes on a day, to the minute; None if it does not."""
+    low, high = (_on(date_, 0, zone).astimezone(UTC) for date_ in (day, day + timedelta(days=1)))
     before = low.astimezone(zone).utcoffset()
     if high.astimezone(zone).utcoffset() == before:
         return None

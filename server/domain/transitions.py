@@ -1,8 +1,8 @@
-"""Transition tables: which event moves a noun from which state to which.
+"""Transition tables: which event changes which state into which.
 
-What is not in a table does not happen. Jobs, leases and artifacts have one table each, beside their states.
-The guards and the new states of all writes are made from it by server.store.states, so a row that is removed
-is a write that no longer happens. This module knows no noun.
+A transition that is not in a table does not happen. Jobs, leases and artifacts have one table each, beside
+their states. server.store.states derives the guards and the new states of all writes from these tables, so
+removing a row from a table removes that write. This module does not know jobs, leases or artifacts.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ Event = TypeVar("Event", bound=StrEnum)
 
 
 class Transitions(Generic[State, Event]):
-    """One noun's table. None as a source means not stored yet; None as a target, not stored any more."""
+    """One transition table. As a source, None means not stored yet; as a target, no longer stored."""
 
     def __init__(self, rows: dict[tuple[State | None, Event], State | None]) -> None:
         self.rows = rows
 
     def next_state(self, state: State, event: Event) -> State | None:
-        """Where ``event`` leads from ``state``; None where it may not happen."""
+        """The state that ``event`` leads to from ``state``; None if it is not allowed."""
         return self.rows.get((state, event))
 
     def sources(self, event: Event) -> list[State]:
@@ -29,7 +29,7 @@ class Transitions(Generic[State, Event]):
         return [state for state, known in self.rows if known is event and state is not None]
 
     def moves(self, event: Event) -> dict[State | None, list[State]]:
-        """Where ``event`` leads, each time with the states that it leads there from."""
+        """The states that ``event`` leads to, each with the states that it leads there from."""
         found: dict[State | None, list[State]] = {}
         for (state, known), target in self.rows.items():
             if known is event and state is not None:
@@ -37,12 +37,12 @@ class Transitions(Generic[State, Event]):
         return found
 
     def target(self, event: Event) -> State | None:
-        """Where ``event`` leads; for events that lead to the same state from everywhere."""
+        """The state that ``event`` leads to, for events with only one target."""
         (target,) = self.moves(event) or (None,)
         return target
 
     def first(self, event: Event) -> State:
-        """The state of what ``event`` creates. Raises LookupError where the table lets it create nothing."""
+        """The first state of a row that ``event`` creates. Raises LookupError if it creates none."""
         state = self.rows.get((None, event))
         if state is None:
             raise LookupError(f"{event} creates nothing")

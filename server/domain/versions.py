@@ -1,6 +1,6 @@
-"""Compares versions as PEP 440 orders them. It must not know whose they are, nor what follows.
+"""Compares versions in the order of PEP 440. It must not know what has the version, or what to do about it.
 
-`packaging` is the one library in the domain: it is as pure as the standard library.
+`packaging` is the only library in the domain: it does no input or output.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ _LEADING_NUMBERS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}")
 
 
 def parse(text: str) -> Version | None:
-    """The version that a text is; None for one that does not begin with a number.
+    """The version in a text; None if the text does not begin with a number.
 
-    Drivers and toolkits need not follow PEP 440: of a text that it does not accept, such as
-    `550.54.15-open`, the leading numbers count.
+    Versions of drivers and toolkits need not follow PEP 440: if it does not accept a text, such as
+    `550.54.15-open`, the leading numbers are used.
     """
     numbers = _LEADING_NUMBERS.match(text)
     if numbers is None:

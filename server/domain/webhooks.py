@@ -12,19 +12,19 @@ from urllib.parse import urlsplit
 from server.domain.errors import invalid_field
 
 GIVE_UP_SECONDS = 2 * 3600
-"""How long after the event it is sent again."""
+"""An event is sent again for this long after it happened."""
 RETRY_SECONDS = (10, 30, 60, 120, 300, 600, 1200)
-"""How long after each attempt the next one follows; the last figure again and again."""
+"""The delay after each attempt until the next; the last value repeats."""
 PAUSE_SECONDS = 10
-"""How long an address that failed is left alone, whatever waits for it."""
-# What carries an IPv4 address in an IPv6 one: a way into the private networks of a translator.
+"""After a failed attempt, nothing is sent to that address for this long."""
+# IPv6 ranges that contain an IPv4 address: a translator could lead them into a private network.
 _TRANSLATED = tuple(
     ipaddress.IPv6Network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")
 )
 
 
 class WebhookEvent(StrEnum):
-    """What an event tells of."""
+    """The kinds of events."""
 
     JOB_COMPLETED = "job.completed"
     JOB_FAILED = "job.failed"
@@ -34,7 +34,7 @@ class WebhookEvent(StrEnum):
 
 
 class DeliveryStatus(StrEnum):
-    """Where a delivery stands."""
+    """The state of a delivery."""
 
     WAITING = "waiting"
     DELIVERED = "delivered"
@@ -43,39 +43,39 @@ class DeliveryStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of one attempt: the HTTP status where there was one, and what was wrong."""
+    """The result of one attempt: the HTTP status, if there was an answer, and the error."""
 
     status_code: int | None
     error: str | None = None
 
     @property
     def is_good(self) -> bool:
-        """The address took the event."""
+        """Whether the receiver accepted the event."""
         return self.error is None
 
 
 def sign(secret: str, timestamp: str, body: bytes) -> str:
-    """The header ``DCP-Signature``: over the time and the raw body, so that neither can be replaced."""
+    """The header ``DCP-Signature``; it covers the time and the raw body, so neither can be changed."""
     return "v1=" + hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
 
 
 def next_attempt_ms(created_ms: int, attempts: int, now_ms: int) -> int | None:
-    """When an event that was sent ``attempts`` times is sent again; None: never."""
+    """When an event that was sent ``attempts`` times is sent again; None means never."""
     after = now_ms + RETRY_SECONDS[min(attempts, len(RETRY_SECONDS)) - 1] * 1000
     return after if after <= created_ms + GIVE_UP_SECONDS * 1000 else None
 
 
 def check_url(url: str, *, allow_private: bool) -> None:
-    """Refuses what can never be an address for events. Raises INVALID_FIELD.
+    """Raises INVALID_FIELD if events can never be sent to this URL.
 
-    A name may lead to a private address at any time: that is looked at when it is connected to.
+    A name may resolve to a private address later, so addresses are checked again when the server connects.
     """
     schemes = ("https", "http") if allow_private else ("https",)
     try:
         parts = urlsplit(url)
         port, host = parts.port, parts.hostname
     except ValueError:
-        raise invalid_field("url", "is no address; write one such as https://renter.example/events") from None
+        raise invalid_field("url", "is not a URL; write one such as https://renter.example/events") from None
     if parts.scheme not in schemes or not host or port == 0:
         raise invalid_field("url", f"write an address that begins with {schemes[0]}:// and names a host")
     if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
@@ -85,12 +85,17 @@ def check_url(url: str, *, allow_private: bool) -> None:
     if parts.username is not None or parts.password is not None or parts.fragment:
         raise invalid_field("url", "write it without a user name, a password and a fragment")
     if not allow_private and _is_private_literal(host):
-        raise invalid_field("url", "this address is not a public one; events are sent to public ones alone")
+        raise invalid_field(
+            "url", "is not a public address; write one that is reachable from the public internet"
+        )
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the public internet: not private, loopback, link-local, of
-    metadata, multicast, nor such an IPv4 address in the clothes of IPv6."""
+    """Whether an IP address belongs to the public internet.
+
+    Private, loopback, link-local, metadata and multicast addresses do not, nor do IPv6 addresses that contain
+    such an IPv4 address.
+    """
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.ipv4_mapped is not None:

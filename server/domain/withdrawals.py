@@ -1,9 +1,9 @@
-"""A withdrawal's life: what an operator may do to it in which state (contract, 4).
+"""The states of a withdrawal request, and what an operator may do in each (contract, 4).
 
     pending --process--> processing --pay--> paid
     pending, processing --reject--> rejected
 
-Open ones keep their amount reserved; ``paid`` and ``rejected`` are final.
+The amount of an open request is reserved; ``paid`` and ``rejected`` are final.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _NEXT = {
 
 
 def next_state(state: WithdrawalState, action: WithdrawalAction) -> WithdrawalState | None:
-    """Where the action leads; None where it is not allowed."""
+    """The state that the action leads to; None if it is not allowed."""
     return _NEXT.get((state, action))
 
 
 @dataclass(frozen=True, slots=True)
 class Withdrawal:
-    """A request as stored. ``iban`` is the whole one: only an operator who pays may see it."""
+    """A request as stored. ``iban`` is complete: only an operator who pays may see it."""
 
     id: int
     provider_id: int
@@ -58,5 +58,5 @@ class Withdrawal:
 
     @property
     def iban_last4(self) -> str:
-        """What everybody but the operator sees of the IBAN."""
+        """The last 4 characters of the IBAN, which may be shown to others than the operator."""
         return self.iban[-4:]

@@ -79,7 +79,7 @@ class Jobs:
     async def _place(self, request: JobRequest) -> int | None:
         """Chooses the provider of a job that names none. Reads the quote only if it may change the choice."""
         wants = Wants(
-            request.job_type, request.model, request.gpu_model, request.min_vram_mib, names_nobody=True
+            request.job_type, request.model, request.gpu_model, request.min_vram_mib, names_no_provider=True
         )
         best = self._dispatch.place(wants)
         if best is not None and request.job_type in best.own_rates:

@@ -1,1 +1,1 @@
-"""The only code that knows peewee. Functions here run inside a transaction that a service opened."""
+"""The only code that uses peewee. Functions here run inside a transaction that a service opened."""

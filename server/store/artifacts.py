@@ -1,8 +1,8 @@
-"""Artifacts as rows. Their bytes lie elsewhere, under ``blob_key``; the rows say whether they count.
+"""Artifacts as rows. Their bytes are stored elsewhere, under ``blob_key``, which this module does not read.
 
-A row is inserted before its bytes are stored and deleted after them, so that whatever is stored has a row
-that says what to do with it: a crash leaves nothing that the cleaning does not find. Each change of a state
-is guarded by ARTIFACT_TRANSITIONS.
+A row is inserted before its bytes are stored and deleted after them, so all stored bytes have a row: the
+cleaning finds everything that a crash leaves behind. Each change of a state is guarded by
+ARTIFACT_TRANSITIONS.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from server.store import states
 def announce(
     job_id: str, lease_epoch: int, name: str, size_bytes: int, sha256: bytes, blob_key: str, now_ms: int
 ) -> int:
-    """A file whose bytes are about to arrive; returns its id."""
+    """Inserts a file whose bytes are about to arrive; returns its id."""
     artifact_id: Any = db.Artifact.insert(
         job_id=job_id,
         lease_epoch=lease_epoch,
@@ -35,7 +35,7 @@ def announce(
 
 
 def stored(job_id: str, lease_epoch: int, name: str) -> Artifact | None:
-    """The file of a run under a name, once it is stored."""
+    """The stored file of a run with this name; None before all its bytes have arrived."""
     query = _of_lease(job_id, lease_epoch).where(
         db.Artifact.name == name, _is_in(ArtifactState.READY, ArtifactState.PUBLISHED)
     )
@@ -43,9 +43,9 @@ def stored(job_id: str, lease_epoch: int, name: str) -> Artifact | None:
 
 
 def beside(job_id: str, lease_epoch: int, name: str, *, arriving: bool) -> tuple[int, int]:
-    """How many files a run has left under other names, and their bytes; with those that arrive now, or not.
+    """The number of a run's files with other names, and their bytes; ``arriving`` includes current uploads.
 
-    A name that arrives twice counts once, with the larger of the two.
+    A name that is uploaded twice counts once, with the larger size.
     """
     ready = _is_in(ArtifactState.READY)
     counted = ready | _is_in(ArtifactState.UPLOADING) if arriving else ready
@@ -56,7 +56,7 @@ def beside(job_id: str, lease_epoch: int, name: str, *, arriving: bool) -> tuple
 
 
 def make_ready(artifact_id: int, job: Job, size_bytes: int, now_ms: int) -> bool:
-    """The bytes are stored: the file counts, once; False when it was given up meanwhile."""
+    """Marks a file as stored and adds it to the job's totals; False if its upload was ended before."""
     is_stored = _move(ArtifactEvent.STORE, db.Artifact.id == artifact_id, created_ms=now_ms)
     if is_stored:
         db.Job.update(
@@ -66,18 +66,18 @@ def make_ready(artifact_id: int, job: Job, size_bytes: int, now_ms: int) -> bool
 
 
 def break_off(artifact_id: int) -> bool:
-    """An upload failed: its bytes are to be deleted. False when it counts, or has no row any more."""
+    """Marks a failed upload as to be deleted; False if the file is stored or has no row any more."""
     return bool(_move(ArtifactEvent.BREAK_OFF, db.Artifact.id == artifact_id))
 
 
 def publish(job: Job, now_ms: int) -> None:
-    """The attempt ended the job: its files can be downloaded."""
+    """Publishes the files of the attempt that ended the job: they can be downloaded."""
     of_attempt = (db.Artifact.job_id == job.job_id) & (db.Artifact.lease_epoch == job.lease_epoch)
     _move(ArtifactEvent.PUBLISH, of_attempt, published_ms=now_ms)
 
 
 def clear_totals(job: Job) -> None:
-    """The attempt was lost: its files do not count for the job any more; the cleaning deletes them."""
+    """Removes the files of a lost attempt from the job's totals; the cleaning deletes them."""
     db.Job.update(artifact_count=0, artifact_bytes=0).where(db.Job.job_id == job.job_id).execute()
 
 
@@ -88,13 +88,13 @@ def published(job_id: str) -> list[Artifact]:
 
 
 def published_of(job_id: str, lease_epoch: int) -> list[Artifact]:
-    """The files of a lease's run that can be downloaded, by name."""
+    """The files of one run that can be downloaded, by name."""
     query = _of_lease(job_id, lease_epoch).where(_is_in(ArtifactState.PUBLISHED))
     return [_artifact(row) for row in query.order_by(db.Artifact.name)]
 
 
 def published_one(job_id: str, name: str) -> Artifact | None:
-    """One of them, by name."""
+    """A job's file that can be downloaded, by its name."""
     query = db.Artifact.select().where(
         db.Artifact.job_id == job_id, _is_in(ArtifactState.PUBLISHED), db.Artifact.name == name
     )
@@ -102,14 +102,14 @@ def published_one(job_id: str, name: str) -> Artifact | None:
 
 
 def is_arriving(job_id: str, lease_epoch: int, lately_ms: int) -> bool:
-    """Whether a file of a run arrives now, or has arrived after a time."""
+    """Whether a file of a run is being uploaded, or was stored after ``lately_ms``."""
     query = _of_lease(job_id, lease_epoch).where(
         _is_in(ArtifactState.UPLOADING) | (_is_in(ArtifactState.READY) & (db.Artifact.created_ms > lately_ms))
     )
     return bool(query.exists())
 
 
-# What time does to them.
+# Cleaning, which runs periodically.
 
 
 def break_off_uploads(before_ms: int, limit: int) -> int:
@@ -135,7 +135,7 @@ def leave_behind(limit: int) -> int:
 
 
 def expire(before_ms: int, limit: int) -> int:
-    """Marks the files of jobs that ended before a time as to be deleted; returns of how many jobs."""
+    """Marks the files of jobs that ended before a time as to be deleted; returns the number of jobs."""
     old = (
         db.Artifact.select(db.Artifact.job_id)
         .where(_is_in(ArtifactState.PUBLISHED), db.Artifact.published_ms < before_ms)
@@ -148,7 +148,7 @@ def expire(before_ms: int, limit: int) -> int:
 
 
 def erase(jobs: Any) -> None:
-    """Blanks the files of ended jobs, a query of their ids, and marks the stored ones as to be deleted."""
+    """Erases the names of the files of ``jobs``, a query of ids, and marks stored files as to be deleted."""
     _move(ArtifactEvent.ERASE, db.Artifact.job_id.in_(jobs), name="", size_bytes=0, sha256=b"")
 
 
@@ -167,13 +167,13 @@ def delete(artifact_ids: Collection[int]) -> None:
 
 
 def known(blob_keys: Collection[str]) -> set[str]:
-    """Which of the keys some row names."""
+    """Those of the keys that have a row."""
     query = db.Artifact.select(db.Artifact.blob_key).where(db.Artifact.blob_key.in_(list(blob_keys)))
     return {key for (key,) in db.tuples(query)}
 
 
 def is_anything_due(upload_before_ms: int, expired_before_ms: int) -> bool:
-    """A look before the write, so that an idle market writes nothing."""
+    """Whether the cleaning has work; it is asked first, so that an idle market writes nothing."""
     artifact = db.Artifact
     waiting = artifact.select(artifact.id).where(
         _is_in(ArtifactState.DOOMED)
@@ -187,7 +187,7 @@ def is_anything_due(upload_before_ms: int, expired_before_ms: int) -> bool:
 
 
 def _move(event: ArtifactEvent, which: Any, **changes: Any) -> int:
-    """What ``event`` does to those of the files that it may happen to; returns to how many it did."""
+    """Applies ``event`` to those of the files whose state allows it; returns the number of files."""
     return sum(
         db.Artifact.update(state=target, **changes).where(which, guard).execute()
         for target, guard in states.moves(db.Artifact.state, ARTIFACT_TRANSITIONS, event)

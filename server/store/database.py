@@ -1,8 +1,8 @@
-"""The database: connections, threads and transactions. Knows no table.
+"""The database: connections, threads and transactions. This module does not know the tables.
 
-``await database.run(fn)`` runs ``fn`` in one write transaction in a worker thread and returns its
-value after the commit; ``await database.read(fn)`` in a read transaction. Nothing is ever queried
-on the event loop. SQLite has one writer thread that runs the waiting closures as savepoints of one
+``await database.run(work)`` runs ``work`` in a write transaction in a worker thread and returns its
+value after the commit; ``await database.read(work)`` uses a read transaction. No query runs on the event
+loop. SQLite has one writer thread that runs the waiting functions as savepoints of one
 ``BEGIN IMMEDIATE``, so that they share one fsync (group commit); PostgreSQL has a pool of threads,
 each with its own connection.
 """
@@ -40,11 +40,11 @@ _RETRYABLE = (pg_errors.SerializationFailure, pg_errors.DeadlockDetected)
 
 
 class DatabaseUrlError(ValueError):
-    """The database URL cannot be used; the text says why and what to write."""
+    """The database URL cannot be used; the message says why, and what to write instead."""
 
 
 class Database:
-    """One open database. ``start`` it once, ``stop`` it once; only one may be open in a process."""
+    """One database. Call ``start`` and ``stop`` once each; a process may have only one open."""
 
     def __init__(self, url: str) -> None:
         self.peewee = _connect(url)
@@ -55,13 +55,13 @@ class Database:
         self._writer: _GroupWriter | None = None
 
     def start(self) -> None:
-        """Connects and migrates. Raises DatabaseUrlError when the database is newer than the program."""
+        """Connects and migrates. Raises DatabaseUrlError if the database cannot be opened, or is too new."""
         for model in MODELS:
             model.bind(self.peewee, bind_refs=False, bind_backrefs=False)
         try:
             migrate(self.peewee)
         except peewee.PeeweeException as error:
-            # The driver's text may quote the address; a password never stands in it.
+            # The driver's text may quote the host, but never a password.
             text = " ".join(str(error).split())
             raise DatabaseUrlError(f"the database cannot be opened: {text}") from None
         finally:
@@ -71,32 +71,32 @@ class Database:
             self._writer.start()
 
     def stop(self) -> None:
-        """Finishes what was accepted, then closes every connection."""
+        """Completes the accepted transactions, then closes all connections."""
         if self._writer is not None:
             self._writer.stop()
-        # Connections belong to threads: every thread closes its own, and waits so that none does it twice.
-        everyone = threading.Barrier(self._readers._max_workers)
-        for _ in range(everyone.parties):
-            self._readers.submit(self._close_one, everyone)
+        # Each thread closes its own connection. The barrier stops a thread from taking a second task.
+        barrier = threading.Barrier(self._readers._max_workers)
+        for _ in range(barrier.parties):
+            self._readers.submit(self._close_own, barrier)
         self._readers.shutdown(wait=True)
         self.peewee.close()
 
-    def _close_one(self, everyone: threading.Barrier) -> None:
+    def _close_own(self, barrier: threading.Barrier) -> None:
         self.peewee.close()
-        everyone.wait()
+        barrier.wait()
 
     async def run(self, work: Callable[[], T]) -> T:
-        """One write transaction. What ``work`` raises undoes it alone, and is raised here."""
+        """Runs one write transaction. An exception in ``work`` undoes only this one, and is raised here."""
         if self._writer is not None:
             return await asyncio.wrap_future(self._writer.submit(work))
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._transact, work)
 
     async def read(self, work: Callable[[], T]) -> T:
-        """One read transaction: every query in ``work`` sees the same state."""
+        """Runs one read transaction: all queries in ``work`` see the same state."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._snapshot, work)
 
     def _snapshot(self, work: Callable[[], T]) -> T:
-        # A SQLite transaction is a snapshot by itself; a PostgreSQL one only if it says so.
+        # A SQLite transaction is always a snapshot; PostgreSQL needs this isolation level.
         isolation = () if self._is_sqlite else ("REPEATABLE READ",)
         try:
             return self._atomic(work, *isolation)
@@ -104,13 +104,13 @@ class Database:
             raise self._unavailable(error) from error
 
     def _transact(self, work: Callable[[], T]) -> T:
-        for left in reversed(range(POSTGRES_TRIES)):
+        for tries_left in reversed(range(POSTGRES_TRIES)):
             try:
                 return self._atomic(work)
             except peewee.OperationalError as error:
-                if not left or not isinstance(getattr(error, "orig", None), _RETRYABLE):
+                if not tries_left or not isinstance(getattr(error, "orig", None), _RETRYABLE):
                     raise self._unavailable(error) from error
-                time.sleep(0.01 * (POSTGRES_TRIES - left))
+                time.sleep(0.01 * (POSTGRES_TRIES - tries_left))
             except peewee.InterfaceError as error:
                 raise self._unavailable(error) from error
         raise AssertionError("unreachable")
@@ -129,7 +129,7 @@ class Database:
 
 
 class _GroupWriter(threading.Thread):
-    """SQLite's one writer: a group of closures, one transaction, one fsync."""
+    """SQLite's only writer: it runs a group of functions in one transaction with one fsync."""
 
     def __init__(self, database: peewee.Database) -> None:
         super().__init__(name="db-writer", daemon=True)
@@ -177,7 +177,7 @@ class _GroupWriter(threading.Thread):
         return group, False
 
     def _commit(self, group: list[tuple[Callable[[], Any], Future[Any]]]) -> None:
-        """Runs a group; nobody hears of success before the commit is durable."""
+        """Runs a group. Callers get their results only after the commit is durable."""
         outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
         try:
             self._database.execute_sql("BEGIN IMMEDIATE")
@@ -200,7 +200,7 @@ class _GroupWriter(threading.Thread):
         try:
             value = work()
         except (peewee.OperationalError, peewee.InterfaceError):
-            raise  # the connection or the disk is at fault: the whole group fails
+            raise  # a fault of the connection or the disk: the whole group fails
         except Exception as error:
             self._database.execute_sql("ROLLBACK TO work")
             self._database.execute_sql("RELEASE work")
@@ -218,7 +218,7 @@ class _GroupWriter(threading.Thread):
 
 def _resolve(future: Future[Any], value: Any, raised: BaseException | None) -> None:
     if not future.set_running_or_notify_cancel():
-        return  # the caller went away; the write stands
+        return  # the caller was cancelled; the write remains
     if raised is not None:
         future.set_exception(raised)
     else:
@@ -226,7 +226,7 @@ def _resolve(future: Future[Any], value: Any, raised: BaseException | None) -> N
 
 
 def migrate(database: peewee.Database) -> None:
-    """Brings the schema up to this program's. Raises DatabaseUrlError when it is newer already."""
+    """Migrates the schema to this program's version. Raises DatabaseUrlError if the schema is newer."""
     database.connect(reuse_if_open=True)
     runner = Runner(database, str(Path(__file__).parent / "migrations"))
     unknown = [migration.name for migration in runner.status() if migration.path is None]
@@ -243,14 +243,15 @@ def _connect(url: str) -> peewee.Database:
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise DatabaseUrlError(f"it is no URL: {error}") from None
+        raise DatabaseUrlError(
+            f"is not a URL ({error}); write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
+        ) from None
     scheme = parts.scheme
     if scheme == "sqlite":
         return _sqlite(url.removeprefix("sqlite:///") if url.startswith("sqlite:///") else "")
     if scheme in {"postgresql", "postgres"}:
-        if (
-            parts.netloc.count("@") > 1
-        ):  # the driver would take a piece of the password for the host, and say it
+        # The driver would take a part of the password for the host, and show it in an error.
+        if parts.netloc.count("@") > 1:
             raise DatabaseUrlError("write an @ in the user's name or password as %40")
         address = "postgresql" + url[len(scheme) :]
         return Psycopg3Database(address, connect_timeout=10)
@@ -262,15 +263,15 @@ def _connect(url: str) -> peewee.Database:
 
 def _sqlite(path: str) -> peewee.Database:
     if not path or path == ":memory:":
-        raise DatabaseUrlError("a SQLite URL is sqlite:/// and the path of a file")
+        raise DatabaseUrlError("write a SQLite URL as sqlite:/// and the path of a file")
     if not Path(path).absolute().parent.is_dir():
-        raise DatabaseUrlError(f"the folder of {path} does not exist; make it first")
+        raise DatabaseUrlError(f"the folder of {path} does not exist; create it first")
     pragmas = {
         "journal_mode": "wal",
         "synchronous": "full",
         "foreign_keys": 1,
         "busy_timeout": 5000,
-        # In KiB, of each connection; the operating system caches the file for all of them.
+        # 2048 KiB for each connection; the operating system also caches the file for all connections.
         "cache_size": -2048,
     }
     return peewee.SqliteDatabase(path, pragmas=pragmas)

@@ -1,7 +1,8 @@
-"""Jobs as rows: what was asked, where it is in its life, the queue, and the end.
+"""Jobs as rows: the request, the state, the queue, and the end.
 
-Every change of a job's state is a compare-and-set on its lease epoch and its state, by JOB_TRANSITIONS: False
-means that it moved on meanwhile. The moves that a daemon's word makes stand with their leases, in leases.py.
+Every change of a job's state is a compare-and-set on its lease epoch and on the states that JOB_TRANSITIONS
+allows; False means that the job has changed since it was read. The changes that a daemon causes are in
+leases.py, with those of the lease.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from server.domain.jobs import (
     JobType,
 )
 from server.domain.leases import LeaseOutcome
-from server.domain.placement import Candidate, Obstacle, Wants, closure, vram_for_jobs_mib
+from server.domain.placement import Candidate, Obstacle, Wants, owners_obstacle, vram_for_jobs_mib
 from server.domain.pricing import shares
 from server.domain.queue import Waiting
 from server.store import models as db
@@ -118,7 +119,7 @@ _finish = PreparedQuery(
 )
 
 
-# The columns of Wants. What a job was quoted matters where it names no provider.
+# The columns of Wants. The quote matters only if the job names no provider.
 _QUOTED = pw.Case(None, [(db.Job.named_provider_id.is_null(), db.Job.rate_halala_per_minute)])
 _NEEDS = (db.Job.job_type, db.Job.model, db.Job.gpu_model, db.Job.min_vram_mib, _QUOTED)
 
@@ -133,7 +134,7 @@ def insert(
     limit_ms: int,
     now_ms: int,
 ) -> None:
-    """A new job, queued."""
+    """Inserts a new job in the first state of JOB_TRANSITIONS."""
     _insert.run(
         job_id=job_id,
         renter_id=renter_id,
@@ -165,25 +166,25 @@ def get(job_id: str) -> Job | None:
 
 
 def get_of_renter(job_id: str, renter_id: int) -> Job | None:
-    """One job, by id, if it is this renter's."""
+    """One job, by id, if it belongs to this renter."""
     row = _get_of_renter.one(job_id=job_id, renter_id=renter_id)
     return _job(row) if row is not None else None
 
 
 def get_of_provider(job_id: str, provider_id: int) -> Job | None:
-    """One job, by id, if it is this provider's."""
+    """One job, by id, if this provider runs it or ran it last."""
     row = _get_of_provider.one(job_id=job_id, provider_id=provider_id)
     return _job(row) if row is not None else None
 
 
 def lock(job_id: str) -> Job | None:
-    """One job, by id, locked until the transaction ends: whatever ends a job begins here."""
+    """One job, by id, locked until the transaction ends; every end of a job begins with this lock."""
     row = _get_locked.one(job_id=job_id)
     return _job(row) if row is not None else None
 
 
 def by_idempotency_key(renter_id: int, key: str) -> Job | None:
-    """The job that a renter submitted under a key."""
+    """The job that a renter submitted with an idempotency key."""
     row = _by_idempotency_key.one(renter_id=renter_id, key=key)
     return _job(row) if row is not None else None
 
@@ -199,12 +200,12 @@ def newest_of_provider(provider_id: int, limit: int) -> list[Job]:
 
 
 def page_of_renter(renter_id: int, state: JobState | None, before: Job | None, limit: int) -> list[Job]:
-    """A renter's jobs, newest first: in one state, older than one that is known."""
+    """A renter's jobs, newest first; optionally only of one state, or older than ``before``."""
     return _page(db.Job.renter_id == renter_id, state, before, limit)
 
 
 def page_of_provider(provider_id: int, state: JobState | None, before: Job | None, limit: int) -> list[Job]:
-    """The jobs that a provider has, or had last, newest first: in one state, older than one that is known."""
+    """Jobs that a provider has or had last, newest first; optionally by state, or older than ``before``."""
     return _page(db.Job.provider_id == provider_id, state, before, limit)
 
 
@@ -216,9 +217,9 @@ def _page(whose: Any, state: JobState | None, before: Job | None, limit: int) ->
 
 
 def newest_page(query: Any, before: Job | None, limit: int) -> list[Job]:
-    """The jobs of a query, newest first, older than one that is known."""
+    """The jobs of a query, newest first, and older than ``before`` if it is given."""
     if before is not None:
-        # The first condition alone lets an index begin at the page.
+        # The redundant first condition lets the database start at this page in the index.
         older = (db.Job.created_ms < before.created_ms) | (db.Job.job_id < before.job_id)
         query = query.where(db.Job.created_ms <= before.created_ms, older)
     newest = query.order_by(db.Job.created_ms.desc(), db.Job.job_id.desc()).limit(limit)
@@ -231,7 +232,7 @@ def count_of_renter(renter_id: int) -> int:
 
 
 def count_ended_of_provider(provider_id: int) -> int:
-    """How many jobs a provider has run to an end, whatever the end."""
+    """How many runs of a provider have ended with a result: success, failure or cancellation."""
     worked = (LeaseOutcome.SUCCEEDED, LeaseOutcome.FAILED, LeaseOutcome.CANCELLED)
     query = db.Lease.select().where(
         db.Lease.provider_id == provider_id,
@@ -249,14 +250,14 @@ def count_by_state() -> dict[JobState, int]:
 
 
 def next_queued(candidate: Candidate, limit: int, now_ms: int, refused_since_ms: int) -> list[Job]:
-    """The queued jobs that a provider can run: they name it or no provider; by priority, then age.
+    """The queued jobs that a provider can run, by priority, then age: they name it, or no provider.
 
-    Of those that name no provider, it gets what was quoted its own rate at least. A job whose offer this same
-    provider refused or let expire after ``refused_since_ms`` is left for later, and one whose time to
-    start is over for the sweep.
+    A job that names no provider is included if its quote is at least the provider's own rate. Jobs whose
+    offer this provider refused or let expire after ``refused_since_ms`` are left out, and so are jobs past
+    their deadline for the start, which the sweep ends.
     """
     kinds, models = sorted(candidate.open_job_types), [model.name for model in candidate.models]
-    if not kinds or closure(candidate) is not Obstacle.NONE:
+    if not kinds or owners_obstacle(candidate) is not Obstacle.NONE:
         return []
     rows = _next_queued(len(kinds), len(models)).all(
         provider_id=candidate.provider_id,
@@ -274,7 +275,7 @@ def next_queued(candidate: Candidate, limit: int, now_ms: int, refused_since_ms:
 
 @functools.lru_cache(maxsize=64)
 def _next_queued(kinds: int, models: int) -> PreparedRows:
-    """The statement for a provider that runs this number of kinds of job and of models."""
+    """The query for a provider with this number of job types and of models."""
     job = db.Job
 
     def where(rows: Any) -> Any:
@@ -308,7 +309,7 @@ def _contains(text: Any, part: pw.Field) -> Any:
 
 
 def running_past(now_ms: int, grace_ms: int, limit: int) -> list[tuple[str, int]]:
-    """Running jobs, with their providers, past their limit or a wish to cancel by more than the grace."""
+    """Running jobs, with their providers, that exceed their limit or a requested cancel by over the grace."""
     job = db.Job
     over = (job.started_ms + job.limit_ms + grace_ms < now_ms) | (job.cancel_requested_ms + grace_ms < now_ms)
     query = job.select(job.job_id, job.provider_id).where(states.is_in(job.state, JobState.RUNNING), over)
@@ -316,7 +317,7 @@ def running_past(now_ms: int, grace_ms: int, limit: int) -> list[tuple[str, int]
 
 
 def queued_wants(limit: int) -> list[tuple[int | None, Wants]]:
-    """The different needs of the jobs that wait, each with the provider that it names, in their order."""
+    """The distinct needs of queued jobs, each with the provider that it names, in the queue's order."""
     job = db.Job
     needs = (job.named_provider_id, *_NEEDS)
     query = (
@@ -330,13 +331,13 @@ def queued_wants(limit: int) -> list[tuple[int | None, Wants]]:
 
 
 def wants(job_id: str) -> Wants:
-    """What a job needs of its provider."""
+    """What a job requires of its provider."""
     ((kind, *rest),) = db.tuples(db.Job.select(*_NEEDS).where(db.Job.job_id == job_id))
     return Wants(JobType(kind), *rest)
 
 
 def queue_through(job_id: str, limit: int) -> tuple[Waiting, list[Waiting]] | None:
-    """A job that waits, and those before it in the queue; None when it is not among the first ``limit``."""
+    """A queued job, and those before it in the queue; None if it is not among the first ``limit``."""
     job = db.Job
     columns = (job.job_id, job.named_provider_id, job.limit_ms, *_NEEDS)
     query = job.select(*columns).where(states.is_in(job.state, JobState.QUEUED))
@@ -352,12 +353,12 @@ def queue_through(job_id: str, limit: int) -> tuple[Waiting, list[Waiting]] | No
 
 
 def has_queued() -> bool:
-    """Whether any job waits."""
+    """Whether any job is queued."""
     return _any_queued.one() is not None
 
 
 def unstarted(now_ms: int, limit: int) -> list[str]:
-    """Jobs that wait though their time to start is over."""
+    """Queued jobs whose deadline for the start has passed."""
     query = db.Job.select(db.Job.job_id).where(
         states.is_in(db.Job.state, JobState.QUEUED), db.Job.start_by_ms <= now_ms
     )
@@ -365,7 +366,7 @@ def unstarted(now_ms: int, limit: int) -> list[str]:
 
 
 def requeue(job: Job, start_by_ms: int) -> bool:
-    """The attempt is over and the job waits again; what the attempt wrote no longer counts."""
+    """Queues a job again after its attempt; the attempt's output and files no longer count."""
     changed = (
         db.Job.update(
             state=states.after(JOB_TRANSITIONS, JobEvent.REQUEUE),
@@ -394,7 +395,7 @@ def finish(
     usage: dict[str, Any] | None = None,
     output_truncated: bool = False,
 ) -> bool:
-    """Ends a job once; False when it is not in the state and epoch that ``job`` was read in."""
+    """Ends a job once; False if its state or lease epoch has changed since ``job`` was read."""
     state = JOB_TRANSITIONS.next_state(job.state, event)
     if state not in FINAL:
         return False
@@ -416,7 +417,7 @@ def finish(
 
 
 def request_cancel(job: Job, now_ms: int) -> bool:
-    """Notes when a running job was asked to end; the first time counts."""
+    """Records when the cancel of a running job was first requested."""
     changed = (
         db.Job.update(cancel_requested_ms=pw.fn.COALESCE(db.Job.cancel_requested_ms, now_ms))
         .where(_guard(job, JobEvent.REQUEST_CANCEL))
@@ -426,7 +427,7 @@ def request_cancel(job: Job, now_ms: int) -> bool:
 
 
 def _guard(job: Job, event: JobEvent) -> Any:
-    """The job has not moved on since it was read, and ``event`` may happen to it."""
+    """The guard of a write: the job has no newer lease, and its state allows ``event``."""
     return (
         (db.Job.job_id == job.job_id)
         & (db.Job.lease_epoch == job.lease_epoch)

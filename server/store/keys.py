@@ -1,4 +1,4 @@
-"""API keys, as rows: what recognizes a key again, and what its owner sees of it.
+"""API keys as rows: the digest that identifies a key, and what its owner sees of it.
 
 Every function runs inside its caller's transaction.
 """
@@ -17,7 +17,7 @@ from server.store.prepared import PreparedQuery, arg, locking
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """A key, without what is secret of it. ``scopes`` is None for a main key."""
+    """A key without its secret. ``scopes`` is None for a main key."""
 
     id: int
     name: str
@@ -31,7 +31,7 @@ class KeyRow:
 
 @dataclass(frozen=True, slots=True)
 class KeyOwner:
-    """Whose a key is, and what it may be used for until when; None: for everything, and for ever."""
+    """The owner of a key, its scopes and its end; None means all scopes, or no end."""
 
     role: str
     owner_id: int
@@ -48,13 +48,13 @@ _find_key = PreparedQuery(
 
 
 def get(role: str, owner_id: int, key_id: int) -> KeyRow | None:
-    """One key of this owner's."""
+    """One key of this owner."""
     row = ApiKey.select().where(_own(role, owner_id), ApiKey.id == key_id).first()
     return _key(row) if row is not None else None
 
 
 def of_owner(role: str, owner_id: int, before_id: int | None, limit: int) -> list[KeyRow]:
-    """An owner's keys, newest first, older than one that is known."""
+    """An owner's keys, newest first; optionally only those before an id."""
     query = ApiKey.select().where(_own(role, owner_id))
     if before_id is not None:
         query = query.where(ApiKey.id < before_id)
@@ -62,15 +62,15 @@ def of_owner(role: str, owner_id: int, before_id: int | None, limit: int) -> lis
 
 
 def revoke(key_id: int, now_ms: int) -> bytes:
-    """Ends a key, unless that happened before; returns its digest."""
+    """Revokes a key, if it was not revoked before; returns its digest."""
     ApiKey.update(revoked_ms=now_ms).where(ApiKey.id == key_id, ApiKey.revoked_ms.is_null()).execute()
     return bytes(ApiKey.select(ApiKey.sha256).where(ApiKey.id == key_id).scalar())
 
 
 def retire_main(role: str, owner_id: int, expires_ms: int) -> list[bytes]:
-    """Lets an owner's main keys end by then at the latest; returns the digests of those that do now.
+    """Makes an owner's main keys expire by ``expires_ms``; returns the digests of those that this changed.
 
-    They are locked first: of two rotations at once, the second retires the key that the first made.
+    The keys are locked first: of two concurrent rotations, the second retires the key that the first created.
     """
     main = _own(role, owner_id) & ApiKey.scopes.is_null() & ApiKey.revoked_ms.is_null()
     locking(ApiKey.select(ApiKey.id).where(main).order_by(ApiKey.id)).execute()
@@ -81,14 +81,14 @@ def retire_main(role: str, owner_id: int, expires_ms: int) -> list[bytes]:
 
 
 def count_working(role: str, owner_id: int, now_ms: int, *, main: bool) -> int:
-    """How many of an owner's main keys, or of its sub-keys, still work."""
+    """The number of an owner's valid main keys, or of its valid sub-keys."""
     works = ApiKey.revoked_ms.is_null() & (ApiKey.expires_ms.is_null() | (ApiKey.expires_ms > now_ms))
     return int(ApiKey.select().where(_own(role, owner_id), ApiKey.scopes.is_null(main), works).count())
 
 
 def write_uses(uses: Iterable[tuple[int, int]]) -> None:
-    """Notes when keys were last used, by their ids; an older time than the stored changes nothing."""
-    for key_id, at_ms in sorted(uses):  # one order: no two batches deadlock
+    """Records when keys were last used, by id; a time older than the stored one changes nothing."""
+    for key_id, at_ms in sorted(uses):  # sorted, so that two batches cannot deadlock
         newer = ApiKey.last_used_ms.is_null() | (ApiKey.last_used_ms < at_ms)
         ApiKey.update(last_used_ms=at_ms).where(ApiKey.id == key_id, newer).execute()
 
@@ -104,7 +104,7 @@ def add(
     scopes: frozenset[Scope] | None = None,
     expires_ms: int | None = None,
 ) -> None:
-    """Keeps what is needed to recognize a key again; without scopes it is a main key."""
+    """Inserts a key, as its digest and last 4 characters; without scopes it is a main key."""
     ApiKey.insert(
         role=role,
         owner_id=owner_id,
@@ -118,7 +118,7 @@ def add(
 
 
 def find(sha256: bytes) -> KeyOwner | None:
-    """The owner of a key that was not revoked. It may have expired."""
+    """The owner of a key that was not revoked; the caller checks whether it has expired."""
     row = _find_key.one(sha256=sha256)
     if row is None:
         return None
@@ -128,7 +128,7 @@ def find(sha256: bytes) -> KeyOwner | None:
 
 
 def admitted_providers(key_ids: Sequence[int], now_ms: int) -> dict[int, AccountState]:
-    """The state of the provider behind each of these keys; one that is over is left out."""
+    """The state of the provider of each of these keys; revoked and expired keys are left out."""
     query = (
         ApiKey.select(ApiKey.id, Provider.state)
         .join(Provider, on=ApiKey.owner_id == Provider.id)

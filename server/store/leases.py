@@ -1,7 +1,8 @@
-"""Leases as rows, and what their runs write.
+"""Leases as rows, and the output and logs of their runs.
 
 Every write that a daemon asks for is a compare-and-set on job, lease epoch, secret, provider, session and
-state, by LEASE_TRANSITIONS. It returns False when no row matched: stale, and nothing changed.
+on the states that LEASE_TRANSITIONS allows. It returns False if no row matched: the lease is stale, and
+nothing changed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from server.store.prepared import PreparedQuery, PreparedRows, arg, bound
 
 
 def _held(event: LeaseEvent) -> Any:
-    """The guard of a write that a daemon asked for: its lease, of this session, and in a right state."""
+    """The guard of a write that a daemon asked for: this session has the lease, and its state allows it."""
     lease = db.Lease
     return (
         (lease.job_id == arg("job_id"))
@@ -43,7 +44,7 @@ def _held(event: LeaseEvent) -> Any:
 
 
 def _leased(event: JobEvent) -> Any:
-    """The guard of a job's move: it is leased in this epoch, and ``event`` may happen to it."""
+    """The guard of a job's change: its lease has this epoch, and its state allows ``event``."""
     job = db.Job
     return (
         (job.job_id == arg("job_id"))
@@ -174,7 +175,7 @@ _read_stream = PreparedQuery(
 )
 
 
-# After these ends the same provider is not asked again so soon.
+# After these outcomes the job is not offered to the same provider again for a while.
 NOT_TAKEN = (LeaseOutcome.REFUSED.value, LeaseOutcome.EXPIRED.value, LeaseOutcome.REVOKED.value)
 
 
@@ -194,7 +195,7 @@ def count_open(provider_id: int) -> int:
 def offer(
     job: Job, provider_id: int, session_epoch: int, secret: bytes, now_ms: int, output_limit_bytes: int
 ) -> Offer | None:
-    """Leases a queued job to a session and returns the offer; None when it is not queued any more."""
+    """Leases a queued job to a session and returns the offer; None if it is not queued any more."""
     epoch = job.lease_epoch + 1
     if _pend.run(job_id=job.job_id, provider_id=provider_id, epoch=epoch, before=job.lease_epoch) != 1:
         return None
@@ -236,13 +237,13 @@ def was_of(job_id: str, provider_id: int) -> bool:
 
 
 def accept(ref: LeaseRef, provider_id: int, session_epoch: int, now_ms: int) -> bool:
-    """The daemon takes the offer: the job is assigned and its attempt counts."""
+    """The daemon accepted the offer: the job is assigned, and the attempt counts."""
     moved = _accept_lease.run(**_key(ref, provider_id, session_epoch), now_ms=now_ms)
     return bool(moved and _accept_job.run(job_id=ref.job_id, lease_epoch=ref.lease_epoch))
 
 
 def start(ref: LeaseRef, provider_id: int, session_epoch: int, now_ms: int) -> bool:
-    """The run has started: the meter runs from ``now_ms``."""
+    """The run started: it is metered from ``now_ms``."""
     moved = _start_lease.run(**_key(ref, provider_id, session_epoch), now_ms=now_ms)
     return bool(moved and _start_job.run(job_id=ref.job_id, lease_epoch=ref.lease_epoch, now_ms=now_ms))
 
@@ -250,7 +251,7 @@ def start(ref: LeaseRef, provider_id: int, session_epoch: int, now_ms: int) -> b
 def store_chunk(
     ref: LeaseRef, provider_id: int, session_epoch: int, stream: Channel, seq: int, data: bytes
 ) -> bool:
-    """Stores the next chunk of a stream; False when the lease is stale or the number is not the next."""
+    """Stores the next chunk of a channel; False if the lease is stale or ``seq`` is not the next number."""
     key = _key(ref, provider_id, session_epoch)
     if _advance_stream[stream].run(**key, seq=seq, before=seq - 1) != 1:
         return False
@@ -270,7 +271,7 @@ def end(
     run_ms: int | None = None,
     image_digest: str = "",
 ) -> bool:
-    """Ends a lease once; False when it had ended. ``detail`` is for a person."""
+    """Ends a lease once; False if it has ended or moved to another session. ``detail`` is for a person."""
     changed = _end_lease.run(
         job_id=lease.job_id,
         lease_epoch=lease.lease_epoch,
@@ -286,7 +287,7 @@ def end(
 
 
 def move_to_session(lease: Lease, session_epoch: int) -> None:
-    """The lease goes on under a newer session of the same provider."""
+    """Moves a lease to a newer session of the same provider."""
     db.Lease.update(session_epoch=session_epoch).where(
         db.Lease.job_id == lease.job_id,
         db.Lease.lease_epoch == lease.lease_epoch,
@@ -303,10 +304,10 @@ def offers_before(before_ms: int, limit: int) -> list[Lease]:
 
 
 def of_silent(now_ms: int, awake_ms: int, limit: int) -> list[tuple[Lease, int]]:
-    """Leases that were not renewed for the lost period of their job, each with its last renewal.
+    """Leases that were not renewed within their job's ``lost_after_ms``, each with its last renewal.
 
-    None whose lost period is longer than ``awake_ms``, the time since the server's start: before
-    that the server itself was silent.
+    Leases with a longer ``lost_after_ms`` than ``awake_ms``, the time since the server started, are left out:
+    before its start, the server could not receive heartbeats.
     """
     renewed_ms = pw.fn.COALESCE(db.Provider.renewed_ms, 0)
     query = (
@@ -334,14 +335,14 @@ def preparing_since(before_ms: int, limit: int) -> list[Lease]:
 
 
 def of_job(job_id: str, limit: int) -> list[Lease]:
-    """Every lease of a job, the first offer first; of more than ``limit`` the newest."""
+    """The leases of a job, at most the newest ``limit``, oldest first."""
     query = db.Lease.select().where(db.Lease.job_id == job_id)
     newest = query.order_by(db.Lease.lease_epoch.desc()).limit(limit)
     return [_lease(row) for row in newest][::-1]
 
 
 def time_left(provider_ids: Sequence[int], now_ms: int) -> dict[int, list[int]]:
-    """What is left of the limits of each provider's open leases, in ms; all of it before the start."""
+    """The remaining time of each provider's open leases, in ms; the full limit before the start."""
     query = (
         db.Lease.select(db.Lease.provider_id, db.Lease.started_ms, db.Job.limit_ms)
         .join(db.Job, on=(db.Job.job_id == db.Lease.job_id))
@@ -363,13 +364,13 @@ def refused_by(job_id: str, since_ms: int) -> set[int]:
 
 
 def read_stream(job_id: str, lease_epoch: int, stream: Channel) -> bytes:
-    """Everything that one attempt wrote to a stream, in order."""
+    """Everything that one attempt wrote to a channel, in order."""
     rows = _read_stream.all(job_id=job_id, lease_epoch=lease_epoch, stream=stream.value)
     return b"".join(bytes(data) for (data,) in rows)
 
 
 def read_after(job_id: str, lease_epoch: int, stream: Channel, after_seq: int) -> tuple[bytes, int]:
-    """What one attempt wrote to a stream after a piece, and the number of the last piece that there is."""
+    """What one attempt wrote to a channel after a chunk, and the number of the last stored chunk."""
     query = db.Chunk.select(db.Chunk.seq, db.Chunk.data).where(
         db.Chunk.job_id == job_id,
         db.Chunk.lease_epoch == lease_epoch,
@@ -381,7 +382,7 @@ def read_after(job_id: str, lease_epoch: int, stream: Channel, after_seq: int) -
 
 
 def stream_bytes(job_id: str, lease_epoch: int, stream: Channel) -> int:
-    """How many bytes of a stream are stored."""
+    """How many bytes of a channel are stored."""
     query = db.Chunk.select(pw.fn.SUM(pw.fn.LENGTH(db.Chunk.data))).where(
         db.Chunk.job_id == job_id, db.Chunk.lease_epoch == lease_epoch, db.Chunk.stream == stream.value
     )
@@ -389,7 +390,7 @@ def stream_bytes(job_id: str, lease_epoch: int, stream: Channel) -> int:
 
 
 def _key(ref: LeaseRef, provider_id: int, session_epoch: int) -> dict[str, Any]:
-    """The whole of a lease, as the guards of ``_held`` name it."""
+    """The arguments of ``_held`` that identify a lease."""
     return {
         "job_id": ref.job_id,
         "lease_epoch": ref.lease_epoch,

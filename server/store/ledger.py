@@ -1,4 +1,4 @@
-"""The ledger's rows. Balances change only here, and only with a transfer beside them."""
+"""The ledger's rows. Balances change only here, and only together with a transfer."""
 
 from __future__ import annotations
 
@@ -83,19 +83,19 @@ _open_holds = PreparedQuery(
 
 
 def balance(account: ledger.Account) -> int:
-    """What an account holds, in halala; 0 for one that was never moved."""
+    """The balance of an account, in halala; 0 if it never had a transfer."""
     return int(_balance.value(kind=account.kind.value, owner_id=account.owner_id) or 0)
 
 
 def total(kind: AccountKind) -> int:
-    """What all accounts of a kind hold together, in halala."""
+    """The sum of the balances of all accounts of a kind, in halala."""
     return int(
         Account.select(pw.fn.SUM(Account.balance_halala)).where(Account.kind == kind.value).scalar() or 0
     )
 
 
 def turnover(kind: TransferKind, credit: ledger.Account | None = None, since_ms: int = 0) -> int:
-    """What all transfers of a kind moved since a time, in halala; with ``credit``, those to that account."""
+    """The sum of all transfers of a kind since a time, in halala; optionally only those to ``credit``."""
     query = Transfer.select(pw.fn.SUM(Transfer.amount_halala)).where(
         of_kind(kind), Transfer.created_ms >= since_ms
     )
@@ -108,25 +108,25 @@ def turnover(kind: TransferKind, credit: ledger.Account | None = None, since_ms:
 
 
 def of_kind(kind: TransferKind) -> Any:
-    """The transfers of a kind, in words: as a parameter it would hide the partial index transfer_payout."""
+    """The condition for a kind, as SQL text: with a parameter, the index transfer_payout is not used."""
     return Transfer.kind == pw.SQL(f"'{kind.value}'")
 
 
 def spent(renter_id: int) -> int:
-    """What a renter's ended jobs were charged, in halala."""
+    """The sum of the charges of a renter's ended jobs, in halala."""
     return int(_spent.value(renter_id=renter_id) or 0)
 
 
 def open_holds(renter_id: int) -> int:
-    """How many of a renter's holds are open: one for each job that has not ended."""
+    """How many of a renter's holds are open: every unfinished job has one."""
     return int(_open_holds.value(renter_id=renter_id))
 
 
 def apply(transfers: Iterable[ledger.Transfer], now_ms: int) -> None:
     """Records transfers and moves the balances, in order.
 
-    Raises INSUFFICIENT_BALANCE when an account that must not go negative would, and
-    AMOUNT_TOO_LARGE when one would hold more than the ledger can.
+    Raises INSUFFICIENT_BALANCE if an account would become negative that must not, and
+    AMOUNT_TOO_LARGE if a balance would exceed the ledger's maximum.
     """
     transfers = list(transfers)
     _lock({account for transfer in transfers for account in (transfer.debit, transfer.credit)})
@@ -145,13 +145,13 @@ def apply(transfers: Iterable[ledger.Transfer], now_ms: int) -> None:
 
 
 def open_hold(job_id: str, renter_id: int, amount_halala: int, now_ms: int) -> None:
-    """Holds a job's greatest cost. Raises INSUFFICIENT_BALANCE with the facts."""
+    """Holds the highest possible cost of a job. Raises INSUFFICIENT_BALANCE with the facts."""
     apply([ledger.hold_transfer(renter_id, amount_halala, job_id)], now_ms)
     _insert_hold.run(job_id=job_id, renter_id=renter_id, amount_halala=amount_halala, created_ms=now_ms)
 
 
 def resolve_hold(job_id: str, charge_halala: int, now_ms: int) -> None:
-    """Posts a hold, or voids it when nothing is charged. Raises HOLD_ALREADY_RESOLVED the second time."""
+    """Posts a hold, or voids it if nothing is charged. Raises HOLD_ALREADY_RESOLVED if it is not open."""
     state = HoldState.POSTED if charge_halala else HoldState.VOIDED
     changed = _resolve_hold.run(
         state=states.stored(state), charge_halala=charge_halala, resolved_ms=now_ms, job_id=job_id
@@ -197,7 +197,7 @@ def prove() -> ledger.Proof:
 
 
 def account_id(account: ledger.Account) -> int | None:
-    """The row of an account; None for one that was never moved."""
+    """The id of an account's row; None if it never had a transfer."""
     found = _find.value(kind=account.kind.value, owner_id=account.owner_id)
     return int(found) if found is not None else None
 
@@ -212,7 +212,7 @@ def _ensure(account: ledger.Account) -> int:
 
 
 def _lock(accounts: Iterable[ledger.Account]) -> None:
-    """Locks accounts in one order: a hold and a settlement of one wallet would deadlock otherwise."""
+    """Locks accounts in sorted order; otherwise a hold and a settlement of one wallet could deadlock."""
     ids = [_ensure(account) for account in sorted(accounts)]
     if Account._meta.database.for_update:
         query = Account.select(Account.id).where(Account.id.in_(ids)).order_by(Account.id)

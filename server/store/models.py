@@ -1,4 +1,4 @@
-"""The tables as peewee models. The numbered migrations create the schema; a test compares both.
+"""The tables as peewee models. The numbered migrations create the schema; a test compares the two.
 
 Times are milliseconds since 1970, money is halala; both are 64-bit integers.
 """
@@ -12,7 +12,7 @@ import peewee as pw
 
 
 class Table(pw.Model):
-    """What every table derives from: MODELS finds them by it."""
+    """The base class of all tables; MODELS lists its subclasses."""
 
 
 class Provider(Table):
@@ -344,6 +344,6 @@ MODELS: tuple[type[Table], ...] = tuple(Table.__subclasses__())
 
 
 def tuples(query: Any) -> Iterable[tuple[Any, ...]]:
-    """The rows of a query as tuples, one at a time; peewee's own types lose their form."""
+    """The rows of a query as tuples, one at a time, with a type that peewee does not declare."""
     rows: Iterable[tuple[Any, ...]] = query.tuples().iterator()
     return rows

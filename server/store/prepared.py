@@ -1,7 +1,7 @@
-"""Queries that are built once: peewee writes the SQL, and from then on only values are bound.
+"""Queries that are built once: peewee generates the SQL at the first use; later only values are bound.
 
-Building a query takes peewee ten times as long as SQLite takes to run it, so the queries that run for
-every job or heartbeat are prepared here. A prepared query is written as an ordinary peewee query in
+peewee needs ten times as long to build a query as SQLite needs to run it, so the queries that run for
+every job or heartbeat are prepared. A prepared query is written as an ordinary peewee query in
 which ``arg("name")`` stands for each value:
 
     _find = PreparedQuery(lambda: Renter.select(Renter.id).where(Renter.id == arg("id")))
@@ -20,7 +20,7 @@ from server.store.models import Job
 
 
 class _Arg:
-    """The placeholder of a value, by name."""
+    """The placeholder of a named value."""
 
     __slots__ = ("name",)
 
@@ -29,12 +29,12 @@ class _Arg:
 
 
 def arg(name: str) -> Any:
-    """The placeholder of a value. The value is bound unchanged: no field converts it."""
+    """The placeholder of a named value, which is bound unchanged: no field converts it."""
     return pw.Value(_Arg(name), converter=False)
 
 
 class PreparedQuery:
-    """One query, prepared at its first use for the database that its models are bound to."""
+    """One query, prepared at its first use for the database to which its models are bound."""
 
     __slots__ = ("_build", "_database", "_parameters", "_sql")
 
@@ -62,7 +62,7 @@ class PreparedQuery:
         return row[0] if row else None
 
     def _execute(self, values: dict[str, Any]) -> Any:
-        database = Job._meta.database  # every model is bound to the same one
+        database = Job._meta.database  # every model is bound to the same database
         if self._database is not database:
             self._sql, self._parameters = self._build().sql()
             self._database = database
@@ -79,7 +79,7 @@ class PreparedRows:
         self._query = PreparedQuery(lambda: where(model.select()))
 
     def one(self, **values: Any) -> Any:
-        """The first row; None when there is none."""
+        """The first row; None if there is none."""
         row = self._query.one(**values)
         return self._row(*row) if row is not None else None
 
@@ -89,12 +89,12 @@ class PreparedRows:
 
 
 def locking(query: Any, how: str = "FOR UPDATE") -> Any:
-    """The query with a row lock, where the database has them; SQLite has one writer anyway."""
+    """The query with a row lock. SQLite does not have row locks, and needs none: it has one writer."""
     return query.for_update(how) if Job._meta.database.for_update else query
 
 
 def bound(model: type[pw.Model], *names: str, **fixed: Any) -> dict[Any, Any]:
-    """Columns with placeholders of their values, or with fixed values, for an INSERT or UPDATE."""
+    """The columns of an INSERT or UPDATE: ``names`` with placeholders, ``fixed`` with their values."""
     return {
         **{getattr(model, name): arg(name) for name in names},
         **{getattr(model, name): value for name, value in fixed.items()},

@@ -42,13 +42,13 @@ class ProviderRow:
     report: GpuReport
     created_ms: int
     claimed_gpu: str
-    """The GPU model of its registration."""
+    """The GPU model that the provider named when it registered."""
     verdict: Verdict
     verdict_reasons: tuple[VerdictReason, ...]
     verdict_ms: int | None
     """When the verdict last changed."""
     gpus_changed_ms: int | None
-    """When its set of GPUs became another."""
+    """When its set of GPUs last changed."""
     self_tests: tuple[SelfTest, ...]
 
 
@@ -83,7 +83,7 @@ def create(
     now_ms: int,
     state: AccountState = AccountState.ACTIVE,
 ) -> int:
-    """A new provider's id. Raises EMAIL_TAKEN."""
+    """Inserts a provider and returns its id. Raises EMAIL_TAKEN."""
     return insert_account(
         Provider,
         state=states.stored(state),
@@ -122,7 +122,7 @@ def by_ids(provider_ids: Sequence[int]) -> list[ProviderRow]:
 
 
 def lately_seen(limit: int) -> list[int]:
-    """The providers whose last heartbeat is the newest."""
+    """The ids of the providers with the newest heartbeats."""
     query = Provider.select(Provider.id).where(Provider.last_heartbeat_ms.is_null(False))
     newest = query.order_by(Provider.last_heartbeat_ms.desc(), Provider.id).limit(limit)
     return [int(provider_id) for (provider_id,) in tuples(newest)]
@@ -138,18 +138,18 @@ def live(
     limit: int,
     verified: bool = False,
 ) -> tuple[list[ProviderRow], int]:
-    """Active providers with a heartbeat after ``since_ms`` that pass the filters: a page, and the count."""
+    """Active providers with a heartbeat after ``since_ms`` that match the filters: a page, and the count."""
     query = Provider.select().where(
         Provider.last_heartbeat_ms > since_ms, states.is_in(Provider.state, AccountState.ACTIVE)
     )
     if gpu_model:
         query = query.where(Provider.gpu_model.contains(gpu_model))
     if min_vram_mib:
-        # What its owner keeps is not for jobs; without terms it keeps nothing.
-        kept = ProviderTerms.select(ProviderTerms.vram_reserve_mib).where(
+        # Memory reserved for the owner is not available to jobs; without terms, none is reserved.
+        reserved = ProviderTerms.select(ProviderTerms.vram_reserve_mib).where(
             ProviderTerms.provider_id == Provider.id
         )
-        query = query.where(Provider.gpu_vram_mib - pw.fn.COALESCE(kept, 0) >= min_vram_mib)
+        query = query.where(Provider.gpu_vram_mib - pw.fn.COALESCE(reserved, 0) >= min_vram_mib)
     if model:
         serving = ProviderModel.select(ProviderModel.provider_id).where(ProviderModel.name == model)
         query = query.where(Provider.id.in_(serving))
@@ -160,7 +160,10 @@ def live(
 
 
 def lock(provider_id: int) -> int | None:
-    """The provider's session epoch; nobody else leases to it until the transaction ends."""
+    """Locks a provider that may get jobs and returns its session epoch, or None.
+
+    No other transaction can lease a job to it until this one ends.
+    """
     epoch = _lock.value(provider_id=provider_id)
     return int(epoch) if epoch is not None else None
 
@@ -182,13 +185,13 @@ def models_of(provider_ids: Sequence[int]) -> dict[int, list[Model]]:
 
 
 def set_state(provider_id: int, before: AccountState, after: AccountState) -> bool:
-    """Moves a provider on; False when it is not in the state that it was read in."""
+    """Changes a provider's state; False if it is not in the state ``before``."""
     query = Provider.update(state=states.stored(after))
     return bool(query.where(Provider.id == provider_id, states.is_in(Provider.state, before)).execute())
 
 
 def inactive_connected() -> dict[int, AccountState]:
-    """The connected providers that are not active, with what they are."""
+    """The connected providers that are not active, with their states."""
     query = Provider.select(Provider.id, Provider.state).where(
         Provider.connected, states.is_not(Provider.state, AccountState.ACTIVE)
     )
@@ -196,7 +199,7 @@ def inactive_connected() -> dict[int, AccountState]:
 
 
 def replace_models(provider_id: int, models: Iterable[Model]) -> None:
-    """From now on the provider serves these."""
+    """Replaces the models that a provider serves."""
     ProviderModel.delete().where(ProviderModel.provider_id == provider_id).execute()
     rows = {
         m.name: {
@@ -213,16 +216,16 @@ def replace_models(provider_id: int, models: Iterable[Model]) -> None:
 
 
 def set_job_types(provider_id: int, session_epoch: int, job_types: Iterable[JobType]) -> None:
-    """The daemon of this session runs these kinds of job from now on."""
+    """Sets the job types that the daemon of this session runs."""
     Provider.update(job_types=" ".join(sorted(job_types))).where(
         Provider.id == provider_id, Provider.session_epoch == session_epoch
     ).execute()
 
 
 def set_self_tests(provider_id: int, session_epoch: int, tests: Iterable[SelfTest]) -> None:
-    """The newest self-tests of the daemon of this session."""
-    told = json.dumps([_self_test_data(test) for test in tests])
-    Provider.update(self_tests=told).where(
+    """Sets the newest self-tests of the daemon of this session."""
+    self_tests = json.dumps([_self_test_data(test) for test in tests])
+    Provider.update(self_tests=self_tests).where(
         Provider.id == provider_id, Provider.session_epoch == session_epoch
     ).execute()
 
@@ -233,12 +236,18 @@ def _self_test_data(test: SelfTest) -> dict[str, Any]:
 
 def _self_test(data: dict[str, Any]) -> SelfTest:
     kinds = frozenset(JobType(kind) for kind in data["job_types"])
-    told = data["name"], data["passed"], data["reason"], tuple(data["models"]), kinds
-    return SelfTest(*told, is_pending=data["is_pending"])
+    return SelfTest(
+        data["name"],
+        data["passed"],
+        data["reason"],
+        tuple(data["models"]),
+        kinds,
+        is_pending=data["is_pending"],
+    )
 
 
 def count(since_ms: int) -> tuple[int, int]:
-    """All providers, and those with a heartbeat after ``since_ms``."""
+    """The number of all providers, and of those with a heartbeat after ``since_ms``."""
     live = Provider.select().where(Provider.last_heartbeat_ms > since_ms).count()
     return Provider.select().count(), live
 

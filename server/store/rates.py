@@ -1,4 +1,4 @@
-"""The rate card, as rows: what operators changed. Without a row, a rate is as it was at first."""
+"""The platform's rates as rows: those that operators changed. Without a row, a rate has its initial value."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def card() -> dict[JobType, int]:
 
 
 def change(kind: JobType, halala_per_minute: int) -> int:
-    """Sets a rate and returns what it was; who changes it at the same time waits."""
+    """Sets a rate and returns the previous one; concurrent changes of it wait for this transaction."""
     JobRate.insert(
         job_type=kind.value, halala_per_minute=RATE_HALALA_PER_MINUTE[kind]
     ).on_conflict_ignore().execute()

@@ -1,6 +1,6 @@
-"""The public history of a provider, as rows: its ended attempts, newest first, and the record they make.
+"""The public history of a provider as rows: its ended attempts, newest first, and its track record.
 
-An attempt stands where its end and its public number put it. The number says nothing of the job.
+Attempts are ordered by their end, then by their public number, which reveals nothing about the job.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from server.store import models as db
 from server.store import states
 from server.store.prepared import PreparedQuery, arg
 
-# The words of the partial index lease_record: as parameters they would hide it from PostgreSQL.
+# The condition of the partial index lease_record; PostgreSQL would not use the index with parameters.
 _ENDED_ATTEMPT = f"state = {states.literal(LeaseState.ENDED)} AND attempt > 0"
 _newest = PreparedQuery(
     lambda: (
@@ -28,7 +28,7 @@ _newest = PreparedQuery(
         .limit(arg("limit"))
     )
 )
-# The same for one of many providers.
+# The same query for one provider, as a part of a UNION over several.
 _ARM = (
     "SELECT * FROM (SELECT provider_id, outcome, failure_reason FROM lease "  # noqa: S608  (ids are integers)
     f"WHERE provider_id = {{provider_id}} AND {_ENDED_ATTEMPT} "
@@ -38,7 +38,7 @@ _ARM = (
 
 @dataclass(frozen=True, slots=True)
 class PastAttempt:
-    """An attempt that has ended, as everybody may see it. Times in ms since 1970."""
+    """An ended attempt, with its public fields only. Times are in ms since 1970."""
 
     number: int
     job_type: JobType
@@ -51,23 +51,23 @@ class PastAttempt:
 
 
 def track_record(provider_id: int, size: int = RECORD_SIZE) -> TrackRecord:
-    """The record that the newest ``size`` attempts of a provider make."""
+    """The track record of a provider over its newest ``size`` attempts."""
     rows = _newest.all(provider_id=provider_id, limit=size)
     return rules.track_record((LeaseOutcome(outcome), _reason(reason)) for outcome, reason in rows)
 
 
 def track_records(provider_ids: Sequence[int]) -> dict[int, TrackRecord]:
-    """The record of each of these providers, at most a page of them, in one query."""
-    newest: dict[int, list[tuple[LeaseOutcome, FailureReason | None]]] = {one: [] for one in provider_ids}
+    """The track record of each of these providers, in one query; at most a page of providers."""
+    newest: dict[int, list[tuple[LeaseOutcome, FailureReason | None]]] = {id_: [] for id_ in provider_ids}
     if newest:
-        arms = (_ARM.format(provider_id=int(one), size=RECORD_SIZE) for one in newest)
+        arms = (_ARM.format(provider_id=int(id_), size=RECORD_SIZE) for id_ in newest)
         for provider_id, outcome, reason in db.Lease._meta.database.execute_sql(" UNION ALL ".join(arms)):
             newest[provider_id].append((LeaseOutcome(outcome), _reason(reason)))
     return {provider_id: rules.track_record(attempts) for provider_id, attempts in newest.items()}
 
 
 def page(provider_id: int, before: tuple[int, int] | None, limit: int) -> list[PastAttempt]:
-    """The attempts of a provider, newest first: older than the one with this end and number."""
+    """The attempts of a provider, newest first, and older than ``before``, an attempt's end and number."""
     lease = db.Lease
     kind = db.Job.select(db.Job.job_type).where(db.Job.job_id == lease.job_id)
     query = lease.select(
@@ -81,7 +81,7 @@ def page(provider_id: int, before: tuple[int, int] | None, limit: int) -> list[P
         lease.run_ms,
     ).where(lease.provider_id == provider_id, pw.SQL(_ENDED_ATTEMPT))
     if before is not None:
-        # Compared as a pair, which both databases look up in the index as one.
+        # Compared as a pair, so that both databases find the position in the index.
         query = query.where(pw.Tuple(lease.ended_ms, lease.number) < pw.Tuple(*before))
     newest = query.order_by(lease.ended_ms.desc(), lease.number.desc()).limit(limit)
     return [

@@ -27,12 +27,12 @@ class RenterRow:
 
 
 _get = PreparedRows(Renter, lambda rows: rows.where(Renter.id == arg("id")))
-# NO KEY: what refers to the renter is stored in the same transaction, and must not wait for itself.
+# NO KEY, because a plain UPDATE lock would block inserts of rows that refer to the renter.
 _lock = PreparedRows(Renter, lambda rows: locking(rows.where(Renter.id == arg("id")), "FOR NO KEY UPDATE"))
 
 
 def create(*, name: str, email: str, email_key: str, organization: str, phone: str, now_ms: int) -> int:
-    """A new renter's id. Raises EMAIL_TAKEN."""
+    """Inserts a renter and returns its id. Raises EMAIL_TAKEN."""
     return insert_account(
         Renter,
         name=name,
@@ -45,7 +45,7 @@ def create(*, name: str, email: str, email_key: str, organization: str, phone: s
 
 
 def get(renter_id: int, *, lock: bool = False) -> RenterRow | None:
-    """One renter, by id; with ``lock`` nobody else submits for it until the transaction ends."""
+    """One renter, by id; with ``lock``, no other transaction submits a job of it until this one ends."""
     row = (_lock if lock else _get).one(id=renter_id)
     return _row(row) if row is not None else None
 
@@ -57,13 +57,13 @@ def by_ids(renter_ids: Sequence[int]) -> list[RenterRow]:
 
 
 def set_state(renter_id: int, before: AccountState, after: AccountState) -> bool:
-    """Moves a renter on; False when it is not in the state that it was read in."""
+    """Changes a renter's state; False if it is not in the state ``before``."""
     query = Renter.update(state=states.stored(after))
     return bool(query.where(Renter.id == renter_id, states.is_in(Renter.state, before)).execute())
 
 
 def count() -> int:
-    """All renters."""
+    """The number of all renters."""
     return int(Renter.select().count())
 
 

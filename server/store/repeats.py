@@ -1,6 +1,6 @@
-"""Idempotency keys with the answers that were given under them, as rows.
+"""Idempotency keys as rows, with the answers to their requests.
 
-A row is written in the transaction of the effect that it remembers, so that there is both or neither.
+A row is written in the transaction of the request's effect, so that both exist or neither.
 """
 
 from __future__ import annotations
@@ -9,31 +9,31 @@ from server.store.models import Repeat
 
 
 def claim(owner: str, key: str, digest: bytes, now_ms: int) -> bool:
-    """Takes a key for the present transaction; False when it was used before.
+    """Claims a key for the current transaction; False if it was used before.
 
-    Of two at once, PostgreSQL lets the second wait here until the first has committed or failed; SQLite
-    has one writer anyway.
+    If two transactions claim a key, PostgreSQL lets the second wait here until the first has committed or
+    failed; SQLite has only one writer.
     """
     row = Repeat.insert(owner=owner, key=key, digest=digest, created_ms=now_ms).on_conflict_ignore()
     return bool(row.as_rowcount().execute())
 
 
 def find(owner: str, key: str) -> tuple[bytes, bytes] | None:
-    """What was asked under a key that is taken, as its digest, and what was answered."""
+    """The digest of the request that used a key, and its answer; None if the key is unused."""
     row = Repeat.select().where(Repeat.owner == owner, Repeat.key == key).first()
     return (bytes(row.digest), bytes(row.answer)) if row is not None else None
 
 
 def remember(owner: str, key: str, answer: bytes) -> None:
-    """The answer of the present transaction, under the key that it has claimed."""
+    """Stores the answer of the current transaction, for the key that it claimed."""
     Repeat.update(answer=answer).where(Repeat.owner == owner, Repeat.key == key).execute()
 
 
 def any_before(before_ms: int) -> bool:
-    """Whether there are keys from before a time."""
+    """Whether there are keys older than a time."""
     return bool(Repeat.select().where(Repeat.created_ms < before_ms).exists())
 
 
 def forget_before(before_ms: int) -> None:
-    """Drops the keys from before a time."""
+    """Deletes the keys older than a time."""
     Repeat.delete().where(Repeat.created_ms < before_ms).execute()

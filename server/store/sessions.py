@@ -1,6 +1,6 @@
-"""Sessions and heartbeats of providers, as columns of the provider. Runs inside its caller's transaction.
+"""Sessions and heartbeats, as columns of the provider. Runs inside its caller's transaction.
 
-Only the newest session of a provider may write: every write names its session epoch.
+Only the newest session of a provider may write: its writes compare the session epoch.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from server.store.prepared import PreparedQuery, arg
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """The newest heartbeat of a provider, its newest heartbeat on a stream (only these renew leases), and
-    its newest report; None where there was none."""
+    """The newest heartbeat of a provider, by stream or POST, and its newest report, if it sent one.
+
+    ``renewed_ms`` is the newest heartbeat on a stream, if there was one: only these renew leases.
+    """
 
     provider_id: int
     at_ms: int
@@ -42,9 +44,9 @@ _beat = PreparedQuery(
 
 
 def begin(provider_id: int, job_types: Iterable[JobType], now_ms: int) -> int:
-    """Counts a new session and returns its epoch; the older one's writes match no row from here on.
+    """Begins a new session and returns its epoch; writes of older sessions match no row from now on.
 
-    It renews the leases that it keeps in the same transaction: nobody may judge them lost in between.
+    The same write renews the leases that the session keeps, so that they are not declared lost in between.
     """
     Provider.update(
         session_epoch=Provider.session_epoch + 1,
@@ -57,27 +59,29 @@ def begin(provider_id: int, job_types: Iterable[JobType], now_ms: int) -> int:
 
 
 def end(provider_id: int, session_epoch: int) -> None:
-    """The session ended; nothing happens when a newer one exists."""
+    """Ends a session; does nothing if a newer one exists."""
     Provider.update(connected=False, draining=False).where(
         Provider.id == provider_id, Provider.session_epoch == session_epoch
     ).execute()
 
 
 def set_draining(provider_id: int, session_epoch: int) -> None:
-    """The daemon of this session takes no more jobs."""
+    """Marks the session as draining: its daemon takes no more jobs."""
     Provider.update(draining=True).where(
         Provider.id == provider_id, Provider.session_epoch == session_epoch
     ).execute()
 
 
 def end_all() -> None:
-    """At server start no daemon is connected."""
+    """Ends all sessions: when the server starts, no daemon is connected."""
     Provider.update(connected=False, draining=False).where(Provider.connected | Provider.draining).execute()
 
 
 def write_beats(beats: Iterable[Beat]) -> None:
-    """Writes heartbeats down; an older one than the stored changes nothing."""
-    for beat in sorted(beats, key=lambda beat: beat.provider_id):  # one order: no two batches deadlock
+    """Writes heartbeats; one that is older than the stored one changes nothing."""
+    for beat in sorted(
+        beats, key=lambda beat: beat.provider_id
+    ):  # sorted, so that two batches cannot deadlock
         newest = _beat.run(id=beat.provider_id, at_ms=beat.at_ms, renewed_ms=beat.renewed_ms)
         if newest and beat.report:
             _write_report(beat.provider_id, beat.report)

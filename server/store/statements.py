@@ -1,4 +1,4 @@
-"""Statements, read from the transfers themselves. Runs inside its caller's transaction."""
+"""Statements, calculated from the transfers. Runs inside its caller's transaction."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from server.domain.statements import DAY_MS, Line
 from server.store.ledger import account_id, of_kind
 from server.store.models import Hold, Job, Transfer, tuples
 
-# A day since 1970 in UTC, a job type, how many jobs of it, and what they moved in halala.
+# A day in UTC, counted from 1970; a job type; the number of its jobs; and their sum in halala.
 DayRow = tuple[int, JobType, int, int]
-# Written into the SQL: PostgreSQL takes two parameters of one value for different expressions.
+# SQL text instead of a parameter: PostgreSQL treats two parameters with one value as different expressions.
 _DAY = Transfer.created_ms / pw.SQL(str(DAY_MS))
 
 
 def lines(renter_id: int, before_id: int | None, limit: int) -> list[Line]:
-    """The changes of what a renter can spend, newest first, older than one that is known."""
+    """The changes of a renter's balance, newest first; optionally only those before an id."""
     wallet = account_id(rules.renter(renter_id))
     if wallet is None:
         return []
@@ -52,7 +52,7 @@ def lines(renter_id: int, before_id: int | None, limit: int) -> list[Line]:
 
 
 def spending(renter_id: int, since_day: int) -> list[DayRow]:
-    """What a renter was charged, from a day on."""
+    """What a renter was charged by day and job type, from ``since_day`` on."""
     held = account_id(rules.held(renter_id))
     if held is None:
         return []
@@ -61,7 +61,7 @@ def spending(renter_id: int, since_day: int) -> list[DayRow]:
 
 
 def earnings(provider_id: int, since_day: int) -> list[DayRow]:
-    """What a provider was paid out for jobs, from a day on."""
+    """What a provider earned by day and job type, from ``since_day`` on."""
     own = account_id(rules.provider(provider_id))
     if own is None:
         return []
@@ -92,10 +92,10 @@ def _hold_of_line() -> Any:
 
 
 def _with_balances(rows: list[tuple[Any, ...]], balance_halala: int) -> list[Line]:
-    """The rows as lines; ``balance_halala`` is that after the first, which is the newest."""
-    made = []
+    """The rows as lines; ``balance_halala`` is the balance after the first row, which is the newest."""
+    lines_ = []
     for line_id, at_ms, kind, amount, job_id, charged, job_type, model in rows:
-        made.append(
+        lines_.append(
             Line(
                 int(line_id),
                 int(at_ms),
@@ -109,4 +109,4 @@ def _with_balances(rows: list[tuple[Any, ...]], balance_halala: int) -> list[Lin
             )
         )
         balance_halala -= int(amount)
-    return made
+    return lines_

@@ -1,7 +1,7 @@
-"""States in SQL. Writes are guarded, and set the new state, by the transition tables of server.domain.
+"""States in SQL: the guard and the new state of a write, derived from the transition tables of server.domain.
 
-This is the only module of the store that turns a state into the text of a column. It knows no table and no
-noun: its callers hand in the column and the transition table.
+This is the only module of the store that converts a state into the text of a column. It must not know the
+tables of the database: callers pass the column and the transition table.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from server.domain.transitions import Event, State, Transitions
 
 
 def may(column: Any, table: Transitions[State, Event], event: Event) -> Any:
-    """The guard of a write: the row is in a state in which ``event`` may happen; false if there is none."""
+    """The guard of a write: the row is in a state that allows ``event``; always false if no state does."""
     return column.in_([state.value for state in table.sources(event)])
 
 
 def after(table: Transitions[State, Event], event: Event) -> str | None:
-    """The state that ``event`` leads to, for the SET of a write; None where its guard is always false."""
+    """The state that ``event`` leads to, for the SET of a write; None if its guard is always false."""
     target = table.target(event)
     return target.value if target is not None else None
 
 
 def moves(column: Any, table: Transitions[State, Event], event: Event) -> list[tuple[str, Any]]:
-    """Each state that ``event`` leads to, with the guard of the writes that lead there."""
+    """Each state that ``event`` leads to, with the guard of the write that leads there."""
     return [
         (target.value, column.in_([state.value for state in sources]))
         for target, sources in table.moves(event).items()
@@ -33,27 +33,27 @@ def moves(column: Any, table: Transitions[State, Event], event: Event) -> list[t
 
 
 def first(table: Transitions[State, Event], event: Event) -> str:
-    """The state of the row that ``event`` inserts. Raises LookupError where the table has no such row."""
+    """The state of the row that ``event`` inserts. Raises LookupError if ``event`` does not create a row."""
     return table.first(event).value
 
 
 def stored(state: StrEnum) -> str:
-    """A state that was decided at run time, as its column has it."""
+    """The text of a state that the caller decided at run time."""
     return state.value
 
 
 def literal(state: StrEnum) -> str:
-    """For what is read by SQL that is written as text."""
+    """A state as a literal, for SELECTs that are written as SQL text."""
     return f"'{state.value}'"
 
 
 def is_in(column: Any, *states: StrEnum) -> Any:
-    """For what is read: the row is in one of these states."""
+    """A condition for SELECTs: the row is in one of these states."""
     if len(states) == 1:
         return column == states[0].value
     return column.in_([state.value for state in states])
 
 
 def is_not(column: Any, state: StrEnum) -> Any:
-    """For what is read: the row is in another state."""
+    """A condition for SELECTs: the row is in another state."""
     return column != state.value

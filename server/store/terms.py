@@ -1,4 +1,4 @@
-"""Providers' terms, as rows: own rates and settings. Without a row, a provider has none."""
+"""Providers' terms as rows: own rates and settings. A provider without a row has neither."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from server.store.models import ProviderTerms
 from server.store.prepared import PreparedRows, arg, locking
 
 _get = PreparedRows(ProviderTerms, lambda rows: rows.where(ProviderTerms.provider_id == arg("provider_id")))
-# One query a second reads what others changed; more than so many at once are read with the next.
+# Each query for the terms that other servers changed reads at most this many, the newest first.
 CHANGES_LIMIT = 10_000
 
 
@@ -36,7 +36,7 @@ def changed_since(since_ms: int) -> dict[int, Terms]:
 
 
 def change(provider_id: int, alter: Callable[[Terms], Terms], now_ms: int) -> Terms:
-    """Alters the terms of a provider and returns them; who alters them at the same time waits."""
+    """Changes the terms of a provider and returns them; concurrent changes wait for this transaction."""
     ProviderTerms.insert(
         provider_id=provider_id, **_columns(NO_TERMS), changed_ms=now_ms
     ).on_conflict_ignore().execute()
@@ -50,7 +50,7 @@ def change(provider_id: int, alter: Callable[[Terms], Terms], now_ms: int) -> Te
 
 def _columns(terms: Terms) -> dict[str, Any]:
     settings = terms.settings
-    hours = [[sorted(one.days), one.start_minute, one.end_minute] for one in settings.hours]
+    hours = [[sorted(window.days), window.start_minute, window.end_minute] for window in settings.hours]
     return {
         "rates": json.dumps({kind.value: rate for kind, rate in terms.rates.items()}),
         "hours": json.dumps(hours),

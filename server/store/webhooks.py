@@ -1,7 +1,7 @@
 """Webhooks and their outbox, as rows. Every function runs inside its caller's transaction.
 
-``due_ms`` of a webhook is when something of its outbox may be sent; whoever changes the outbox has
-locked the webhook before, so that it is never too late.
+``due_ms`` of a webhook is the earliest time at which an event of its outbox may be sent. It is never too
+late, because every function that changes the outbox locks the webhook first.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from server.store import models as db
 from server.store.prepared import PreparedRows, arg, locking
 
 KEPT_DELIVERIES = 1000
-"""How many deliveries of a renter that have ended are kept."""
+"""How many ended deliveries of a renter are kept."""
 _WAITING = DeliveryStatus.WAITING.value
 
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """Where a renter's events go. ``secret`` signs them, so it is kept as it is."""
+    """The address for a renter's events. ``secret`` signs them, so it is stored in plain text."""
 
     renter_id: int
     url: str
@@ -35,7 +35,7 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One event on its way; ``body`` is what is sent, byte for byte, in every attempt."""
+    """One event and the state of its delivery; every attempt sends exactly ``body``."""
 
     id: int
     renter_id: int
@@ -60,7 +60,7 @@ def get(renter_id: int) -> Webhook | None:
 
 
 def lock(renter_id: int) -> Webhook | None:
-    """A renter's webhook, which nobody else changes until the transaction ends."""
+    """A renter's webhook, locked until the transaction ends."""
     row = _lock.one(id=renter_id)
     return _webhook(row) if row is not None else None
 
@@ -74,12 +74,12 @@ def put(
     balance_is_low: bool,
     now_ms: int,
 ) -> bool:
-    """Sets the webhook, or changes all of it but its secret; returns whether it is a new one."""
+    """Creates the webhook, or changes everything except its secret; returns whether it was created."""
     values = {"url": url, "balance_low_halala": balance_low_halala, "balance_is_low": balance_is_low}
     if db.Webhook.update(**values).where(db.Webhook.renter_id == renter_id).execute():
         return False
     row = db.Webhook.insert(renter_id=renter_id, secret=secret, created_ms=now_ms, **values)
-    row.on_conflict_ignore().execute()  # of two that set the first at once, one made it
+    row.on_conflict_ignore().execute()  # of two concurrent inserts, only one creates the row
     return bool(db.Webhook.get_by_id(renter_id).secret == secret)
 
 
@@ -89,12 +89,12 @@ def set_secret(renter_id: int, secret: str) -> bool:
 
 
 def set_balance_is_low(renter_id: int, is_low: bool) -> None:
-    """Remembers on which side of the threshold the wallet is."""
+    """Stores whether the wallet is below its threshold."""
     db.Webhook.update(balance_is_low=is_low).where(db.Webhook.renter_id == renter_id).execute()
 
 
 def remove(renter_id: int) -> None:
-    """Forgets the webhook; what waits in its outbox is given up."""
+    """Deletes the webhook; deliveries that wait in its outbox fail."""
     lock(renter_id)
     db.Webhook.delete().where(db.Webhook.renter_id == renter_id).execute()
     db.WebhookDelivery.update(status=DeliveryStatus.FAILED.value, error="the webhook was removed").where(
@@ -112,7 +112,7 @@ def add(webhook: Webhook, event: WebhookEvent, event_id: str, body: str, now_ms:
         created_ms=now_ms,
         next_ms=now_ms,
     ).execute()
-    # What is due already failed a moment ago, or waits a long time: the address is not tried without a pause.
+    # An event that is due already may just have failed, so the address is not tried again without a pause.
     due_ms = now_ms if webhook.due_ms is None else min(webhook.due_ms, now_ms + PAUSE_SECONDS * 1000)
     db.Webhook.update(due_ms=due_ms).where(db.Webhook.renter_id == webhook.renter_id).execute()
 
@@ -123,12 +123,12 @@ def is_waiting(renter_id: int, event: WebhookEvent) -> bool:
 
 
 def delivery(event_id: str) -> Delivery:
-    """One delivery that exists."""
+    """The delivery of an event; it must exist."""
     return _delivery(db.WebhookDelivery.get(db.WebhookDelivery.event_id == event_id))
 
 
 def deliveries(renter_id: int, before_id: int | None, limit: int) -> list[Delivery]:
-    """A renter's deliveries, newest first, older than one that is known."""
+    """A renter's deliveries, newest first; optionally only those before an id."""
     query = db.WebhookDelivery.select().where(db.WebhookDelivery.renter_id == renter_id)
     if before_id is not None:
         query = query.where(db.WebhookDelivery.id < before_id)
@@ -136,7 +136,7 @@ def deliveries(renter_id: int, before_id: int | None, limit: int) -> list[Delive
 
 
 def due(now_ms: int, limit: int) -> list[int]:
-    """The renters whose outboxes are due and claimed by nobody, the longest waiting first."""
+    """The renters whose outboxes are due and not claimed, the longest waiting first."""
     query = (
         db.Webhook.select(db.Webhook.renter_id)
         .where(db.Webhook.due_ms <= now_ms, db.Webhook.claimed_until_ms <= now_ms)
@@ -147,7 +147,7 @@ def due(now_ms: int, limit: int) -> list[int]:
 
 
 def claim(renter_ids: list[int], now_ms: int, until_ms: int) -> list[int]:
-    """Takes outboxes for one sender, until then; returns those that nobody else was faster to take."""
+    """Claims outboxes for one sender until ``until_ms``; returns those that were not claimed already."""
     query = db.Webhook.update(claimed_until_ms=until_ms)
     return [
         renter_id
@@ -157,18 +157,18 @@ def claim(renter_ids: list[int], now_ms: int, until_ms: int) -> list[int]:
 
 
 def to_send(renter_id: int, now_ms: int, limit: int) -> list[Delivery]:
-    """What of a renter's outbox is due, oldest first."""
+    """The due deliveries of a renter's outbox, oldest first."""
     query = _waiting(renter_id).where(db.WebhookDelivery.next_ms <= now_ms)
     return [_delivery(row) for row in query.order_by(db.WebhookDelivery.next_ms).limit(limit)]
 
 
 def record(sent: Delivery, answer: Answer, now_ms: int) -> bool:
-    """Notes an attempt; False when the delivery ended, was sent by another or was erased in between."""
+    """Records an attempt; False if the delivery has ended, was sent by another sender, or was erased."""
     next_ms = None if answer.is_good else next_attempt_ms(sent.created_ms, sent.attempts + 1, now_ms)
     status = DeliveryStatus.DELIVERED if answer.is_good else DeliveryStatus.WAITING
     if not answer.is_good and next_ms is None:
         status = DeliveryStatus.FAILED
-    noted = db.WebhookDelivery.update(
+    recorded = db.WebhookDelivery.update(
         attempts=sent.attempts + 1,
         last_ms=now_ms,
         next_ms=next_ms or now_ms,
@@ -180,11 +180,11 @@ def record(sent: Delivery, answer: Answer, now_ms: int) -> bool:
         db.WebhookDelivery.status == _WAITING,
         db.WebhookDelivery.attempts == sent.attempts,
     )
-    return bool(noted.execute())
+    return bool(recorded.execute())
 
 
 def release(renter_id: int, now_ms: int, *, failed: bool) -> None:
-    """Gives an outbox back and notes when it is due again; drops old deliveries that have ended."""
+    """Releases a claimed outbox, stores when it is due again, and deletes old ended deliveries."""
     lock(renter_id)
     next_ms = _waiting(renter_id).select(pw.fn.MIN(db.WebhookDelivery.next_ms)).scalar()
     if next_ms is not None and failed:

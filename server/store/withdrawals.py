@@ -14,7 +14,7 @@ from server.store import states
 
 
 def insert(provider_id: int, amount_halala: int, iban: str, now_ms: int) -> int:
-    """A new pending request's id. Raises WITHDRAWAL_OPEN while an earlier one has not ended."""
+    """Inserts a pending request and returns its id. Raises WITHDRAWAL_OPEN while an earlier one is open."""
     try:
         row = db.Withdrawal.insert(
             provider_id=provider_id,
@@ -41,7 +41,7 @@ def get(withdrawal_id: int) -> Withdrawal | None:
 def move(
     withdrawal: Withdrawal, state: WithdrawalState, now_ms: int, *, reference: str | None, reason: str | None
 ) -> bool:
-    """Moves a request on; False when it is not in the state that it was read in."""
+    """Changes a request's state; False if it has changed since ``withdrawal`` was read."""
     query = db.Withdrawal.update(
         state=states.stored(state), updated_ms=now_ms, reference=reference, reason=reason
     ).where(db.Withdrawal.id == withdrawal.id, states.is_in(db.Withdrawal.state, withdrawal.state))
@@ -57,13 +57,13 @@ def of_provider(provider_id: int, before_id: int | None, limit: int) -> list[Wit
 
 
 def pending(limit: int) -> list[Withdrawal]:
-    """Those that wait for an operator, oldest first."""
+    """The pending requests, which wait for an operator, oldest first."""
     query = db.Withdrawal.select().where(states.is_in(db.Withdrawal.state, WithdrawalState.PENDING))
     return [_withdrawal(row) for row in query.order_by(db.Withdrawal.id).limit(limit)]
 
 
 def page(offset: int, limit: int) -> list[Withdrawal]:
-    """One page of all, newest first."""
+    """One page of all requests, newest first."""
     query = db.Withdrawal.select().order_by(db.Withdrawal.id.desc())
     return [_withdrawal(row) for row in query.offset(offset).limit(limit)]
 
@@ -74,7 +74,7 @@ def all_requests() -> Iterator[Withdrawal]:
 
 
 def totals() -> dict[WithdrawalState, tuple[int, int]]:
-    """How many there are and what they sum to, in halala, by state."""
+    """The number of requests and their sum in halala, by state."""
     query = db.Withdrawal.select(
         db.Withdrawal.state, pw.fn.COUNT(db.Withdrawal.id), pw.fn.SUM(db.Withdrawal.amount_halala)
     ).group_by(db.Withdrawal.state)

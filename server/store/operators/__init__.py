@@ -1,1 +1,1 @@
-"""Rows that only operators read: the audit log, and the lists over all accounts."""
+"""Rows that only operators read: the audit log, and the lists of all accounts."""

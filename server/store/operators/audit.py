@@ -1,4 +1,4 @@
-"""The audit log, as rows: written in the transaction of what they tell of, never changed."""
+"""The audit log as rows. An entry is written in the transaction of the action, and never changed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from server.store.models import AuditEntry
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing that an operator did. ``before`` and ``after`` are JSON objects of what changed."""
+    """One action of an operator. ``before`` and ``after`` are JSON objects of the changed values."""
 
     id: int
     at_ms: int
@@ -34,7 +34,7 @@ def write(
     after: Mapping[str, object],
     request_id: str,
 ) -> None:
-    """Notes an action; its name begins with the kind of its object, as in ``withdrawal.pay``."""
+    """Records an action; its name begins with the kind of its object, as in ``withdrawal.pay``."""
     AuditEntry.insert(
         at_ms=at_ms,
         actor=actor,
@@ -48,7 +48,7 @@ def write(
 
 
 def entries(kind: str | None, object_id: str | None, before_id: int | None, limit: int) -> list[Entry]:
-    """One page, newest first; of one kind of object, or of one object."""
+    """One page of entries, newest first; optionally of one kind of object, or of one object."""
     query = AuditEntry.select()
     if kind is not None:
         query = query.where(AuditEntry.object == kind)

@@ -11,25 +11,25 @@ from server.domain.ledger import AccountKind
 from server.store import jobs, states
 from server.store import models as db
 
-# The words of the partial index job_open, without which a search for the few open jobs reads all.
+# The condition of the partial index job_open, so that a search for open jobs does not read all jobs.
 _OPEN = pw.SQL("state IN ('queued', 'pending', 'assigned', 'running')")
 
 
 def provider_ids(search: str, before_id: int | None, limit: int) -> list[int]:
-    """The providers that a text finds."""
+    """The ids of providers that match a search text."""
     return [int(row.id) for row in _accounts(db.Provider, search, before_id, limit)]
 
 
 def renter_ids(search: str, before_id: int | None, limit: int) -> list[int]:
-    """The renters that a text finds."""
+    """The ids of renters that match a search text."""
     return [int(row.id) for row in _accounts(db.Renter, search, before_id, limit)]
 
 
 def _accounts(model: Any, search: str, before_id: int | None, limit: int) -> Any:
-    """By part of the name or the address, whatever its case, or by the beginning of the id."""
+    """Matches a part of the name or email, in any case, or the beginning of the id."""
     query = model.select(model.id)
     if search:
-        # peewee escapes what LIKE would take for a wildcard.
+        # peewee escapes the wildcards of LIKE.
         found = model.name.contains(search) | model.email.contains(search)
         query = query.where(found | model.id.cast("TEXT").startswith(search))
     if before_id is not None:
@@ -38,7 +38,7 @@ def _accounts(model: Any, search: str, before_id: int | None, limit: int) -> Any
 
 
 def wallets(renter_ids: list[int]) -> dict[int, int]:
-    """What each of these renters can spend, in halala; one that never had anything is left out."""
+    """The balance of each of these renters, in halala; renters without any transfer are left out."""
     query = db.Account.select(db.Account.owner_id, db.Account.balance_halala).where(
         db.Account.kind == AccountKind.RENTER.value, db.Account.owner_id.in_(renter_ids)
     )
@@ -54,7 +54,7 @@ def job_page(
     before: Job | None,
     limit: int,
 ) -> list[Job]:
-    """Jobs of one state, renter or provider, or with an id that begins so."""
+    """Jobs, newest first; optionally of one state, renter or provider, or whose id begins with ``search``."""
     query = db.Job.select()
     if state is not None:
         query = query.where(states.is_in(db.Job.state, state))
@@ -70,7 +70,7 @@ def job_page(
 
 
 def gpus(live_since_ms: int, limit: int) -> list[tuple[str, int, int]]:
-    """Each GPU model, how many providers have it, and how many of them are live; the most frequent."""
+    """GPU models, most frequent first: name, number of providers, and number of live ones."""
     count = pw.fn.COUNT(db.Provider.id)
     live = pw.fn.SUM(pw.Case(None, [(db.Provider.last_heartbeat_ms > live_since_ms, 1)], 0))
     query = (
@@ -89,4 +89,4 @@ def signups(limit: int) -> list[tuple[str, int, str, int]]:
         for role, model in (("provider", db.Provider), ("renter", db.Renter))
         for row in model.select(model.id, model.name, model.created_ms).order_by(model.id.desc()).limit(limit)
     ]
-    return sorted(found, key=lambda one: one[3], reverse=True)[:limit]
+    return sorted(found, key=lambda signup: signup[3], reverse=True)[:limit]

@@ -1,4 +1,4 @@
-"""What is left of a renter that deleted its account, as rows: money, without a person.
+"""The erasure of a renter that deleted its account, as rows: records of money stay, personal data goes.
 
 Every column that holds the id of an account or of a job is named here: in ``ERASED`` or
 ``ERASED_WITH_JOBS`` with the query that erases, or in ``KEPT_WITH_REASON``. A test compares these names
@@ -14,7 +14,7 @@ from server.domain.providers import AccountState
 from server.store import artifacts, states
 from server.store.models import ApiKey, Chunk, Job, Lease, Renter, Repeat, Webhook, WebhookDelivery, tuples
 
-# Rows that go with the account, by the column that names the renter.
+# Rows that are deleted with the account, by the column with the id of the renter.
 ERASED: dict[str, Callable[[int], Any]] = {
     "api_key.owner_id": lambda renter_id: _keys(renter_id, ApiKey.delete()),
     "webhook.renter_id": lambda renter_id: Webhook.delete().where(Webhook.renter_id == renter_id),
@@ -23,18 +23,18 @@ ERASED: dict[str, Callable[[int], Any]] = {
     ),
     "repeat.owner": lambda renter_id: Repeat.delete().where(Repeat.owner == f"renter {renter_id}"),
 }
-# What goes with the renter's jobs, by the column that names the job: these take a query of jobs' ids.
+# Rows that are erased with the renter's jobs, by the column with the job id.
 ERASED_WITH_JOBS: dict[str, Callable[[Any], Any]] = {
     "chunk.job_id": lambda jobs: Chunk.delete().where(Chunk.job_id.in_(jobs)),
     "lease.job_id": lambda jobs: Lease.update(detail="", image_digest="").where(Lease.job_id.in_(jobs)),
 }
-_MONEY = "a record of money, which holds no text of a person"
-_PROVIDER = "a provider's account, which renters' deletions leave alone"
+_MONEY = "a record of money, which contains no personal text"
+_PROVIDER = "a provider's account, which the deletion of a renter does not change"
 KEPT_WITH_REASON: dict[str, str] = {
     "account.owner_id": _MONEY,
     "artifact.job_id": "artifacts.erase empties the row, and the row goes when its bytes are deleted",
     "audit_entry.object": "a kind of object, not an id",
-    "audit_entry.object_id": "what operators did stays provable; it holds ids, states, reasons",
+    "audit_entry.object_id": "operators' actions stay provable; entries contain ids, states and reasons",
     "gpu_metrics.provider_id": _PROVIDER,
     "hold.job_id": _MONEY,
     "hold.renter_id": _MONEY,
@@ -51,26 +51,26 @@ KEPT_WITH_REASON: dict[str, str] = {
     "transfer.job_id": _MONEY,
     "withdrawal.provider_id": _PROVIDER,
 }
-NOBODY = "deleted renter"
+DELETED_NAME = "deleted renter"
 BATCH = 200
-"""How many jobs are erased in one transaction: all that they wrote goes with them."""
+"""How many jobs are erased in one transaction, together with all their output."""
 
 
 def has_email(renter_id: int, email_key: str) -> bool:
-    """Whether an address, in the form by which addresses are compared, is the renter's."""
+    """Whether ``email_key``, the comparable form of an email address, belongs to the renter."""
     query = Renter.select().where(Renter.id == renter_id, Renter.email_key == email_key)
     return bool(query.exists())
 
 
 def erase_account(renter_id: int) -> list[bytes]:
-    """Erases all but jobs and money, and marks the jobs as to be erased; returns the digests of its keys."""
+    """Erases the account except jobs and money, and marks the jobs for erasure; returns its keys' digests."""
     digests = [bytes(sha256) for (sha256,) in tuples(_keys(renter_id, ApiKey.select(ApiKey.sha256)))]
     for erase in ERASED.values():
         erase(renter_id).execute()
     Renter.update(
-        name=NOBODY,
+        name=DELETED_NAME,
         email="",
-        email_key=f"deleted {renter_id}",  # no address is written so: the renter's own is free again
+        email_key=f"deleted {renter_id}",  # frees the renter's own address
         organization="",
         phone="",
         state=states.stored(AccountState.DELETED),
@@ -84,15 +84,15 @@ def _keys(renter_id: int, query: Any) -> Any:
 
 
 def to_erase(limit: int) -> list[int]:
-    """The renters whose jobs are still to be erased."""
+    """Deleted renters whose jobs are not all erased yet."""
     query = Renter.select(Renter.id).where(Renter.erase_from_ms.is_null(False)).order_by(Renter.id)
     return [int(renter_id) for (renter_id,) in tuples(query.limit(limit))]
 
 
 def erase_jobs(renter_id: int) -> None:
-    """Erases what people wrote in the next jobs of a deleted renter, the oldest first.
+    """Erases the texts in the next BATCH jobs of a deleted renter, oldest first.
 
-    What the bill says stays, and so does what the provider did: times, type, model, size and reasons.
+    The bill stays, and so do the facts of the run: times, type, model, size and reasons.
     """
     from_ms = Renter.select(Renter.erase_from_ms).where(Renter.id == renter_id).scalar()
     if from_ms is None:

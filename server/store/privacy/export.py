@@ -1,4 +1,4 @@
-"""What the lists of a renter's own data need beyond the other tables' functions, as rows.
+"""Rows for the export of a renter's data that the other modules of the store do not provide.
 
 Every function runs inside its caller's transaction.
 """
@@ -17,12 +17,12 @@ from server.store.models import Job, tuples
 from server.store.models import Lease as LeaseRow
 
 _ARTIFACT_BYTES = 250
-"""What is told of a file beside its name takes about so much."""
+"""About this many bytes describe a file in the export, besides its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class AskedJob:
-    """A job with what is kept of its request beside it."""
+    """A job, and the fields of its request that ``Job`` does not have."""
 
     job: JobRecord
     gpu_model: str | None
@@ -32,7 +32,7 @@ class AskedJob:
 
 @dataclass(frozen=True, slots=True)
 class WrittenAttempt:
-    """A lease with all that its run wrote, and what is told of the files that it left."""
+    """A lease with the whole output and log of its run, and the list of its files."""
 
     lease: Lease
     output: bytes
@@ -41,7 +41,7 @@ class WrittenAttempt:
 
 
 def job_sizes(renter_id: int, before: JobRecord | None, limit: int) -> list[int]:
-    """How long what was asked is, of each of a renter's jobs, newest first."""
+    """The length of the stored request of each of a renter's jobs, newest first."""
     query = Job.select(pw.fn.LENGTH(Job.spec)).where(Job.renter_id == renter_id)
     if before is not None:
         query = query.where(_older(before))
@@ -50,7 +50,7 @@ def job_sizes(renter_id: int, before: JobRecord | None, limit: int) -> list[int]
 
 
 def asked_jobs(renter_id: int, before: JobRecord | None, limit: int) -> list[AskedJob]:
-    """A renter's jobs, newest first, older than one that is known."""
+    """A renter's jobs, newest first, and older than ``before`` if it is given."""
     found = jobs.page_of_renter(renter_id, None, before, limit)
     query = Job.select(Job.job_id, Job.gpu_model, Job.min_vram_mib, Job.idempotency_key)
     rest = {row[0]: row[1:] for row in tuples(query.where(Job.job_id.in_([job.job_id for job in found])))}
@@ -58,9 +58,9 @@ def asked_jobs(renter_id: int, before: JobRecord | None, limit: int) -> list[Ask
 
 
 def leases_after(renter_id: int, job: JobRecord | None, lease_epoch: int, limit: int) -> list[Lease]:
-    """The leases of a renter's jobs, the newest job's first, of each the oldest lease first.
+    """The leases of a renter's jobs: newest job first, and for each job oldest lease first.
 
-    They go on after the lease ``lease_epoch`` of ``job``.
+    The list begins after the lease ``lease_epoch`` of ``job``.
     """
     query = (
         LeaseRow.select(LeaseRow.job_id, LeaseRow.lease_epoch)
@@ -69,7 +69,7 @@ def leases_after(renter_id: int, job: JobRecord | None, lease_epoch: int, limit:
     )
     if job is not None:
         same = (Job.job_id == job.job_id) & (LeaseRow.lease_epoch > lease_epoch)
-        # The first condition is what the index is entered by.
+        # The redundant first condition lets the database start at this page in the index.
         query = query.where(Job.created_ms <= job.created_ms, _older(job) | same)
     ordered = query.order_by(Job.created_ms.desc(), Job.job_id.desc(), LeaseRow.lease_epoch).limit(limit)
     found = (leases.get(job_id, epoch) for job_id, epoch in list(tuples(ordered)))
@@ -77,14 +77,14 @@ def leases_after(renter_id: int, job: JobRecord | None, lease_epoch: int, limit:
 
 
 def written_bytes(lease: Lease) -> int:
-    """How much is stored of what a lease's run wrote, and how long the list of its files is."""
+    """The stored bytes of a run's output and log, plus the length of its list of files."""
     streams = sum(leases.stream_bytes(lease.job_id, lease.lease_epoch, stream) for stream in _streams(lease))
     files = artifacts.published_of(lease.job_id, lease.lease_epoch)
-    return streams + sum(len(one.name.encode()) + _ARTIFACT_BYTES for one in files)
+    return streams + sum(len(file.name.encode()) + _ARTIFACT_BYTES for file in files)
 
 
 def with_what_it_wrote(lease: Lease) -> WrittenAttempt:
-    """A lease and its streams."""
+    """A lease with its output, its log and its list of files."""
     found = {
         stream: leases.read_stream(lease.job_id, lease.lease_epoch, stream) for stream in _streams(lease)
     }
@@ -93,7 +93,7 @@ def with_what_it_wrote(lease: Lease) -> WrittenAttempt:
 
 
 def _streams(lease: Lease) -> list[Channel]:
-    """The streams that were begun: most leases that end early began none."""
+    """The channels that have chunks: most leases that end early have none."""
     begun = ((Channel.OUTPUT, lease.output_through_seq), (Channel.LOG, lease.log_through_seq))
     return [stream for stream, through_seq in begun if through_seq]
 
