@@ -1,7 +1,7 @@
-"""``scripts/bench``: measures the three programs as real processes, beside their goals.
+"""``scripts/bench``: measures the three programs as real processes and compares the figures with their goals.
 
-Figures are information: they depend on the machine and on what else it does. The exit status is 0
-however they turn out, and 1 when something could not be measured.
+Figures depend on the machine and its other load, so a missed goal does not fail the command. The exit status
+is 1 only if something could not be measured.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ parts:
   fleet     thousands of daemon connections: set-up rate, server memory, CPU of heartbeats
   pages     first load of / and /docs in Chromium: bytes transferred, seconds until usable
 
-"mark" is the first mark of a figure, "goal" what the project aims at. All traffic stays on
-127.0.0.1, all data in a temporary folder. Ctrl-C ends everything that was started.
+"mark" is the minimum that a figure should reach, "goal" what the project aims at. All traffic stays
+on 127.0.0.1, all data in a temporary folder. Ctrl-C ends all started processes.
 
 examples:
-  scripts/bench                                  all of them, about four minutes
+  scripts/bench                                  all parts, about four minutes
   scripts/bench gateway --seconds 5 --rounds 3
   scripts/bench fleet --daemons 1000 --hold 10 --json fleet.json
-  scripts/bench --record                         and replace those of docs/figures.md
+  scripts/bench --record                         and replace the figures in docs/figures.md
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the wanted parts, prints the table, writes the file."""
+    """Runs the chosen parts, prints their tables and writes the files. Returns the exit status."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     runs: dict[str, Callable[[], list[Figure]]] = {
@@ -65,11 +65,11 @@ def main(arguments: list[str] | None = None) -> int:
             say(f"{part}: {error}")
             failed = True
         except KeyboardInterrupt:
-            say("interrupted; everything that was started has been ended")
+            say("interrupted; all started processes were ended")
             return 130
     for part, figures in measured.items():
         print(f"\n{table(part, figures)}")
-    print(f"\non {_machine()}; the figures are those of this run and of whatever else ran beside it")
+    print(f"\nmeasured on {_machine()}; other load on the machine during this run changes the figures")
     if options.json is not None:
         _write(options.json, measured)
     if options.record:
@@ -85,27 +85,32 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("part", nargs="?", choices=PARTS, help="what to measure (default: all)")
-    parser.add_argument("--json", type=_file, metavar="FILE", help="write the figures there, too")
-    parser.add_argument("--record", action="store_true", help="write them into docs/figures.md, too")
+    parser.add_argument("--json", type=_file, metavar="FILE", help="also write the figures to FILE, as JSON")
+    parser.add_argument("--record", action="store_true", help="also write the figures to docs/figures.md")
     number, duration = _from(1), _positive
-    add = parser.add_argument_group("how much").add_argument
-    add("--seconds", type=duration, default=6.0, help="gateway: of each round (default: %(default)s)")
-    add("--rounds", type=number, default=2, help="gateway: of each peer, in turns (default: %(default)s)")
-    add("--connections", type=number, default=32, help="gateway: at once (default: %(default)s)")
-    add("--jobs", type=number, default=300, help="dispatch: at rest, and again in flight (%(default)s)")
-    add("--daemons", type=number, default=5000, help="fleet: connections (default: %(default)s)")
+    add = parser.add_argument_group("amounts").add_argument
+    add("--seconds", type=duration, default=6.0, help="gateway: seconds per round (default: %(default)s)")
+    add("--rounds", type=number, default=2, help="gateway: rounds per peer (default: %(default)s)")
+    add("--connections", type=number, default=32, help="gateway: open connections (default: %(default)s)")
+    add("--jobs", type=number, default=300, help="dispatch: jobs in each phase (default: %(default)s)")
+    add("--daemons", type=number, default=5000, help="fleet: connected daemons (default: %(default)s)")
     add("--hold", type=duration, default=30.0, help="fleet: seconds of heartbeats (default: %(default)s)")
-    add("--load-processes", type=number, default=1, help="fleet: that hold them (default: %(default)s)")
-    add("--at-once", type=number, default=256, help="fleet: connecting at the same time (%(default)s)")
-    add("--fleet-jobs", type=_from(0), default=100, help="fleet: jobs among it; 0: none (%(default)s)")
-    add("--loads", type=number, default=10, help="pages: loads of each (default: %(default)s)")
+    add(
+        "--load-processes",
+        type=number,
+        default=1,
+        help="fleet: processes with daemons (default: %(default)s)",
+    )
+    add("--at-once", type=number, default=256, help="fleet: concurrent connects (default: %(default)s)")
+    add("--fleet-jobs", type=_from(0), default=100, help="fleet: jobs, 0 for none (default: %(default)s)")
+    add("--loads", type=number, default=10, help="pages: loads of each page (default: %(default)s)")
     return parser
 
 
 def _from(least: int) -> Callable[[str], int]:
     def integer(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
         return int(text)
 
     return integer
@@ -117,14 +122,14 @@ def _positive(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds up to an hour")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0 and up to 3600")
     return value
 
 
 def _file(text: str) -> Path:
     path = Path(text)
     if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"the folder of {text!r} does not exist")
+        raise argparse.ArgumentTypeError(f"the folder of {text!r} does not exist; create it first")
     return path
 
 

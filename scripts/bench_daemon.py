@@ -1,6 +1,6 @@
 """A real daemon with a no-op engine: ``python -m scripts.bench_daemon SERVER FILE SLOTS``.
 
-Started by the benchmarks. The provider's key comes in DCP_PROVIDER_KEY; FILE gets the starts.
+The benchmarks start it. DCP_PROVIDER_KEY is the provider's key; the start times of jobs are written to FILE.
 """
 
 from __future__ import annotations

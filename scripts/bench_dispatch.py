@@ -1,7 +1,7 @@
-"""From a JSON submit to the daemon's start, and to the result read back, with a no-op engine.
+"""Measures the time from a JSON submit to the daemon's start and to the result read back.
 
-Server, gateway and daemon are real processes; jobs are durable and carry their hold. The start is
-noted by the engine on CLOCK_MONOTONIC, which all processes of a Linux machine share.
+Server, gateway and daemon are real processes, the engine does nothing, and jobs are durable and have holds.
+The engine records the start with CLOCK_MONOTONIC, which all processes of a Linux machine share.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ IN_FLIGHT = 16
 JOB_SECONDS = 30.0
 REST_SECONDS = 0.02
 WARM_UP_JOBS = 20
-# Reading back polls as fast as it can at rest. With many in flight the polls would be the load that
-# is measured, so that each wait is twice the last one.
+# At rest, results are polled as fast as possible. With many jobs in flight the polls would become the
+# measured load, so each wait is twice the previous one.
 POLL_SECONDS = 0.001
 POLL_BUSY_SECONDS = 0.005
 LONGEST_POLL_SECONDS = 0.08
@@ -39,7 +39,7 @@ JOB = json.dumps(
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """One job; times by the monotonic clock, in seconds."""
+    """The times of one job, by the monotonic clock, in seconds."""
 
     job_id: str
     sent: float
@@ -49,7 +49,7 @@ class Ran:
 
 
 def run(job_count: int) -> list[Figure]:
-    """Measures, and returns the figures. Raises BenchError."""
+    """Runs the measurement and returns its figures. Raises BenchError."""
     with open_market() as market:
         market.start_gateway()
         return asyncio.run(_run(market, job_count))
@@ -81,7 +81,7 @@ async def _run(market: Market, job_count: int) -> list[Figure]:
 
 
 async def at_rest(market: Market, key: str, count: int) -> list[Ran]:
-    """Jobs one after the other, with a rest between."""
+    """Runs jobs one after the other, with a pause between them."""
     ran = []
     async with aiohttp.ClientSession(f"http://{market.gateway_address}") as client:
         for _ in range(count):
@@ -91,11 +91,11 @@ async def at_rest(market: Market, key: str, count: int) -> list[Ran]:
 
 
 def to_started(market: Market, ran: list[Ran]) -> list[float]:
-    """Seconds from the POST to the start at the daemon. Raises BenchError for a job that never started."""
+    """Seconds from each POST to the start at the daemon. Raises BenchError if a job did not start."""
     begun = read_starts(market.starts)
     missing = [job.job_id for job in ran if job.job_id not in begun]
     if missing:
-        raise BenchError(f"the daemon never began {missing[0]} and {len(missing) - 1} others")
+        raise BenchError(f"the daemon did not start {missing[0]} and {len(missing) - 1} other jobs")
     return [begun[job.job_id] - job.sent for job in ran]
 
 
@@ -156,7 +156,7 @@ async def _answer(request: AbstractAsyncContextManager[aiohttp.ClientResponse]) 
 
 
 async def _check(market: Market, job_count: int) -> None:
-    """All jobs completed and every halala is accounted for, or the figures mean nothing."""
+    """Raises BenchError unless all jobs completed and the ledger balances: else the figures are void."""
     proof = await market.proof()
     if not proof["balanced"] or proof["open_holds"]:
         raise BenchError(f"the ledger does not balance: {proof}")

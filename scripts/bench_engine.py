@@ -1,4 +1,4 @@
-"""An engine that does nothing: what is measured with it is everything around a run."""
+"""An engine that does nothing, so that a benchmark measures everything except the run itself."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from daemon.engines import Engine
 
 
 class NoopEngine(Engine):
-    """Answers every job with one piece of text, at once.
+    """Answers every job at once with one piece of text.
 
-    It notes in a file when it began which job: a line with the job's id and the monotonic clock in
-    seconds, which on Linux is one clock for all processes of the machine.
+    For each job it writes a line to a file: the job's id, and its start in seconds by the monotonic clock,
+    which all processes of a Linux machine share.
     """
 
     def __init__(self, model: str, starts: Path, slots: int) -> None:
@@ -26,24 +26,24 @@ class NoopEngine(Engine):
 
     @property
     def slots(self) -> int:
-        """As many as the benchmark asks for."""
+        """The number of slots that the benchmark chose."""
         return self._slots
 
     def models(self) -> Sequence[sessions_pb2.ServedModel]:
-        """The one model."""
+        """The only model."""
         return [sessions_pb2.ServedModel(name=self._model, context_tokens=2048, warm=True)]
 
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
-        """There is nothing to prepare."""
+        """Does nothing: the engine needs no preparation."""
 
     async def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[str | jobs_pb2.Usage, None]:
-        """One piece, and the usage."""
+        """Yields one piece of text, and the usage."""
         os.write(self._starts, f"{offer.lease.job_id} {time.monotonic():.7f}\n".encode())
         yield "done"
         yield jobs_pb2.Usage(prompt_tokens=1, completion_tokens=1)
 
     async def self_test(self) -> None:
-        """Passes, and is not measured."""
+        """Always passes."""
 
     async def close(self) -> None:
         """Closes the file."""
@@ -51,7 +51,7 @@ class NoopEngine(Engine):
 
 
 def read_starts(path: Path) -> dict[str, float]:
-    """When each job was begun, by the monotonic clock; the first time counts."""
+    """The first start of each job, in seconds by the monotonic clock."""
     begun: dict[str, float] = {}
     for line in path.read_text().splitlines():
         job_id, _, at = line.partition(" ")

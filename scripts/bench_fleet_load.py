@@ -1,9 +1,9 @@
 """Many daemons from one process: ``python -m scripts.bench_fleet_load SERVER KEYS_FILE AT_ONCE``.
 
-Each daemon has a connection and a stream of its own, says Hello, and beats by the interval that the
-server gave. Prints ``open JSON`` when all are there; ``count JSON`` at every SIGUSR1, over the time
-since the last one; and at SIGTERM stops beating, waits for the acknowledgements under way, and
-prints ``end JSON``.
+Each daemon has its own connection and stream, sends Hello, and sends heartbeats at the interval that the
+server chose. The process prints ``open JSON`` when all daemons are connected, and ``count JSON`` at every
+SIGUSR1, for the time since the previous count. At SIGTERM it stops the heartbeats, waits for outstanding
+acknowledgements, and prints ``end JSON``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MODEL = "bench/idle"
 WELCOME_SECONDS = 60.0
 LAST_ACKS_SECONDS = 5.0
 BEAT_JITTER = 0.1
-# As the real daemon's link sets them; the local pool is what gives each daemon its own connection.
+# The options of the real daemon's link, plus the local pool, which gives each daemon its own connection.
 OPTIONS = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
@@ -45,7 +45,7 @@ Call: TypeAlias = grpc.aio.StreamStreamCall[sessions_pb2.DaemonMessage, sessions
 
 
 class Fleet:
-    """All daemons of this process, and what they counted."""
+    """All daemons of this process, and their counters."""
 
     def __init__(self, server: str, keys: list[str], at_once: int) -> None:
         self._server = server
@@ -61,7 +61,7 @@ class Fleet:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
-        """Connects every daemon and tells how that went."""
+        """Connects all daemons and prints the result."""
         begun = time.monotonic()
         opened = [asyncio.Event() for _ in self._keys]
         self._tasks = [
@@ -69,32 +69,32 @@ class Fleet:
             for key, event in zip(self._keys, opened, strict=True)
         ]
         await asyncio.gather(*(event.wait() for event in opened))
-        self._tell(
+        self._print(
             "open", begun=begun, done=time.monotonic(), opened=len(self._setups), failed=self._failed,
             setup_p50=percentile(self._setups, 50), setup_p99=percentile(self._setups, 99),
         )  # fmt: skip
 
     def count(self) -> None:
-        """Tells what happened since the last count."""
+        """Prints the counters since the previous count."""
         sent, acked, ended = self._counted
         self._counted = (self._sent, self._acked, self._ended)
-        self._tell(
+        self._print(
             "count", sent=self._sent - sent, acked=self._acked - acked, ended=self._ended - ended,
             ack_p50=percentile(self._round_trips, 50), ack_p99=percentile(self._round_trips, 99),
         )  # fmt: skip
         self._round_trips.clear()
 
     async def stop(self) -> None:
-        """Sends no more, waits for what is under way, tells the totals."""
+        """Stops the heartbeats, waits for outstanding acknowledgements, and prints the totals."""
         self._stopping = True
-        self._look()
+        self._check_all_acked()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_ACKS_SECONDS):
                 await self._all_acked.wait()
-        self._tell("end", sent=self._sent, acked=self._acked, ended=self._ended, strays=self._strays)
+        self._print("end", sent=self._sent, acked=self._acked, ended=self._ended, strays=self._strays)
 
     async def _daemon(self, key: str, opened: asyncio.Event) -> None:
-        """One daemon, from Hello until its stream ends."""
+        """Runs one daemon, from Hello until its stream ends."""
         uuid = f"GPU-{os.urandom(8).hex()}"
         try:
             async with grpc.aio.insecure_channel(self._server, options=OPTIONS) as channel:
@@ -124,7 +124,7 @@ class Fleet:
     ) -> tuple[Call, sessions_pb2.Welcome]:
         """Opens the stream and waits for its Welcome.
 
-        The stream opens only when its turn has come: the server ends one whose Hello is late.
+        Waits for its turn before it opens the stream, because the server ends streams whose Hello is late.
         """
         async with self._connecting, asyncio.timeout(WELCOME_SECONDS):
             begun = time.monotonic()
@@ -162,13 +162,13 @@ class Fleet:
             return
         self._acked += 1
         self._round_trips.append(time.monotonic() - sent)
-        self._look()
+        self._check_all_acked()
 
-    def _look(self) -> None:
+    def _check_all_acked(self) -> None:
         if self._stopping and self._acked == self._sent:
             self._all_acked.set()
 
-    def _tell(self, kind: str, **facts: float) -> None:
+    def _print(self, kind: str, **facts: float) -> None:
         print(kind, orjson.dumps(facts).decode(), flush=True)
 
 
@@ -185,7 +185,7 @@ def _hello(uuid: str) -> sessions_pb2.Hello:
 
 
 def _gpu_status(uuid: str) -> gpus_pb2.GpuStatus:
-    """What a machine with one GPU reports; no two have the same one."""
+    """The report of a machine with one GPU, whose UUID is unique."""
     figures = {"gpu_vram_mib": 24564, "free_vram_mib": 20000, "memory_used_mb": 4564}
     sample = {"gpu_util_pct": 42.0, "temp_c": 61.0, "power_w": 220.5}
     name = "NVIDIA RTX 4090"
@@ -207,7 +207,7 @@ async def serve(server: str, keys: list[str], at_once: int) -> None:
     await fleet.open()
     await stop.wait()
     await fleet.stop()
-    # Thousands of polite ends would only take time: the server sees a crash of all of them.
+    # Closing thousands of streams in order would take long; to the server this looks like a crash.
     os._exit(0)
 
 

@@ -1,6 +1,6 @@
-"""The gateway beside Envoy: requests per second and CPU of one read and one write route.
+"""Compares the gateway with Envoy: requests per second and CPU of one read and one write route.
 
-Both stand before the same server and take turns in one run; the load client is another process.
+Both are in front of the same server and are measured in turns; a separate process sends the load.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ WARM_UP_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route that is measured."""
+    """A measured route."""
 
     name: str
     method: str
@@ -35,7 +35,7 @@ ROUTES = (
 
 @dataclass
 class Peer:
-    """One of the two that stand before the server, and what was measured of it."""
+    """The gateway or Envoy, and its measurements."""
 
     name: str
     program: Program
@@ -47,7 +47,7 @@ class Peer:
 
     @property
     def requests(self) -> int:
-        """All requests that were answered."""
+        """The number of answered requests."""
         return sum(r.requests for r in self.rounds)
 
     @property
@@ -62,7 +62,7 @@ class Peer:
 
 
 def run(seconds: float, rounds: int, connections: int) -> list[Figure]:
-    """Measures, and returns the figures. Raises BenchError."""
+    """Runs the measurement and returns its figures. Raises BenchError."""
     bench_load.find_wrk()
     with open_market() as market:
         market.start_gateway()
@@ -82,7 +82,7 @@ def _envoy(market: Market) -> tuple[Program, str] | None:
     try:
         return bench_envoy.start(market.programs, bench_envoy.install(), market.server_address)
     except BenchError as error:
-        say(f"the comparison with Envoy is left out: {error}")
+        say(f"skipped the comparison with Envoy: {error}")
         return None
 
 

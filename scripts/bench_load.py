@@ -1,4 +1,4 @@
-"""Load on an HTTP address by wrk, in a process of its own: rate, latencies, and the CPU that wrk used."""
+"""Puts load on an HTTP address with wrk, in its own process: rate, latencies, and the CPU that wrk used."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MISSING = (
     "wrk, which sends the load, is not installed: run scripts/setup --bench, or sudo apt-get install wrk"
 )
 
-# wrk reports latencies in microseconds, and counts as errors of status what is neither 2xx nor 3xx.
+# wrk reports latencies in microseconds, and counts answers other than 2xx and 3xx as status errors.
 _SCRIPT = """
 wrk.method = %(method)s
 wrk.body = %(body)s
@@ -33,7 +33,7 @@ end
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One request, repeated on each of the connections for some seconds."""
+    """One request, and for how long and on how many connections it is repeated."""
 
     address: str
     method: str
@@ -46,7 +46,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What came of it. ``errors`` counts answers that were not 2xx or 3xx, and broken connections."""
+    """The result. ``errors`` counts answers other than 2xx and 3xx, timeouts and broken connections."""
 
     requests: int
     errors: int
@@ -57,7 +57,7 @@ class Loaded:
 
 
 def find_wrk() -> str:
-    """The path of wrk. Raises BenchError with the way to install it."""
+    """The path of wrk. Raises BenchError, with how to install it, if there is none."""
     wrk = shutil.which("wrk")
     if wrk is None:
         raise BenchError(_MISSING)
@@ -65,7 +65,7 @@ def find_wrk() -> str:
 
 
 def run(load: Load, folder: Path) -> Loaded:
-    """Puts the load on the address. Raises BenchError."""
+    """Runs wrk and returns its result. Raises BenchError."""
     script = folder / "load.lua"
     script.write_text(_script(load))
     command = [
@@ -81,7 +81,7 @@ def run(load: Load, folder: Path) -> Loaded:
     except subprocess.CalledProcessError as error:
         raise BenchError(f"wrk failed: {(error.stderr or error.stdout)[-500:]}") from None
     except subprocess.TimeoutExpired:
-        raise BenchError("wrk did not end") from None
+        raise BenchError(f"wrk did not end within {load.seconds + GRACE_SECONDS:.0f} s") from None
     used = _children_cpu_seconds() - before
     return Loaded(**json.loads(done.stdout.splitlines()[-1]), client_cpu_seconds=used)
 
@@ -96,11 +96,11 @@ def _script(load: Load) -> str:
 
 
 def _lua(text: str) -> str:
-    """A Lua string; our texts are plain ASCII, whose JSON form Lua reads alike."""
+    """A Lua string. Our texts are ASCII, and for those Lua accepts the JSON form."""
     return json.dumps(text)
 
 
 def _children_cpu_seconds() -> float:
-    """Of the children that have ended and were waited for: during a run only wrk does."""
+    """CPU time of ended child processes; only wrk ends during a run."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

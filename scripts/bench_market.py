@@ -29,7 +29,7 @@ class Renter:
 
 
 class Market:
-    """A server and, from ``start_gateway`` on, a gateway; all traffic stays on 127.0.0.1."""
+    """A server and, after ``start_gateway``, a gateway; all traffic stays on 127.0.0.1."""
 
     def __init__(self, programs: Programs) -> None:
         self.programs = programs
@@ -50,7 +50,7 @@ class Market:
         self.server_address = self.server.wait_for(r"^ready (\S+)$")
 
     def start_gateway(self) -> Program:
-        """Starts the gateway; its address is ``gateway_address`` then."""
+        """Starts the gateway and sets ``gateway_address``."""
         self.gateway = self.programs.start(
             "dcp-gateway",
             [BIN / "dcp-gateway"],
@@ -64,7 +64,7 @@ class Market:
         return self.gateway
 
     async def start_daemon(self) -> Program:
-        """Starts a daemon with a no-op engine; ``starts`` is the file that it writes."""
+        """Starts a daemon with a no-op engine, which writes the file ``starts``."""
         registered = await self.call(
             "POST", "/api/providers/register", {"name": "Bench node", "email": "bench-node@example.com"}
         )
@@ -78,7 +78,7 @@ class Market:
 
     @property
     def starts(self) -> Path:
-        """Where the daemon notes when it started which job."""
+        """The file to which the daemon writes the start of each job."""
         return self.folder / "starts"
 
     async def new_renter(self, balance_halala: int = 1_000_000_000) -> Renter:
@@ -102,7 +102,7 @@ class Market:
     async def call(
         self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
     ) -> dict[str, Any]:
-        """One JSON request through the gateway. Raises BenchError for any answer but a 2xx."""
+        """Sends one JSON request through the gateway. Raises BenchError unless the answer is 2xx."""
         async with (
             aiohttp.ClientSession(f"http://{self.gateway_address}") as client,
             client.request(method, path, json=body, headers=headers) as response,
@@ -115,7 +115,7 @@ class Market:
 
 @contextlib.contextmanager
 def open_market() -> Iterator[Market]:
-    """A fresh marketplace with an empty database, ended and removed in any case."""
+    """A new marketplace with an empty database; its processes and files are always removed."""
     with (
         tempfile.TemporaryDirectory(prefix="dcp-bench-") as folder,
         Programs(Path(folder)) as programs,

@@ -1,6 +1,6 @@
-"""The page of figures, docs/figures.md: a section for each part of the bench, replaced when it is measured.
+"""The page docs/figures.md: one section for each part of the bench, replaced when that part is measured.
 
-It knows texts only: no program and no clock.
+This module only edits text; it must not know the programs or a clock.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from scripts.bench_figures import Figure, row
 
 
 def updated(page: str, measured: Mapping[str, Sequence[Figure]], date: str, machine: str) -> str:
-    """The page with the sections of the measured parts written anew; all else stays."""
+    """The page with new sections for the measured parts; the rest is unchanged."""
     for part, figures in measured.items():
         section = f"## {part}\n\n{date}, on {machine}.\n\n{_table(figures)}\n"
         found = re.search(rf"^## {re.escape(part)}\n.*?(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
         if found is None:
-            raise ValueError(f"the page has no section '## {part}'")
+            raise ValueError(f"docs/figures.md has no section '## {part}'; add the heading")
         page = f"{page[: found.start()]}{section}\n{page[found.end() :]}"
     return page.rstrip("\n") + "\n"
 

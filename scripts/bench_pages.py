@@ -1,6 +1,6 @@
-"""Measures the first load of both pages in Chromium: bytes on the wire, and seconds until it can be used.
+"""Measures the first load of both pages in Chromium: bytes transferred, and seconds until the page is usable.
 
-A market of its own serves them; each load is a fresh browser context, with nothing cached.
+A separate market serves the pages; each load uses a new browser context with an empty cache.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_SECONDS = Target(1.0)
 
 
 def run(loads: int) -> list[Figure]:
-    """The figures of ``loads`` first loads of each page."""
+    """Loads each page ``loads`` times for the first time and returns the figures."""
     figures = []
     with (
         tempfile.TemporaryDirectory() as data,
@@ -42,7 +42,7 @@ def run(loads: int) -> list[Figure]:
 
 
 def _load(browser: Browser, url: str, ready: str) -> tuple[float, int]:
-    """Seconds until the page can be used, and the bytes that came."""
+    """Seconds until the page is usable, and the bytes transferred."""
     context = browser.new_context()
     try:
         tab = context.new_page()

@@ -1,7 +1,7 @@
-"""The benchmarks' processes: starts the programs as they are installed, and always ends them.
+"""The benchmarks' processes: starts the installed programs, and always ends them.
 
-Every process gets an environment of its own and writes into files of a temporary folder; CPU
-seconds and resident memory are read from the system.
+Every process gets its own environment and writes to files in a temporary folder. CPU seconds and resident
+memory are read from the operating system.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ TERMINATE_SECONDS = 10.0
 
 
 class BenchError(Exception):
-    """A benchmark cannot go on; the text is for a person."""
+    """A benchmark cannot continue; the message is for a person."""
 
 
 def say(text: str) -> None:
-    """A line about the progress."""
+    """Prints a line of progress to stderr."""
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
 def raise_open_files() -> int:
-    """Lifts the soft limit of open files to the hard one, for this process and those it starts."""
+    """Raises the soft limit of open files to the hard limit, for this process and its children."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     say(f"open files: soft limit {soft:,} raised to the hard limit {hard:,}")
@@ -45,7 +45,7 @@ def raise_open_files() -> int:
 
 
 class Program:
-    """One running process of ours."""
+    """One process that the benchmark started."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], output: Path, errors: Path) -> None:
         self.name = name
@@ -56,17 +56,17 @@ class Program:
 
     @property
     def cpu_seconds(self) -> float:
-        """User and system time used so far."""
+        """The user and system time that it has used."""
         times = self._system.cpu_times()
         return float(times.user + times.system)
 
     @property
     def rss_bytes(self) -> int:
-        """Resident memory now."""
+        """Its current resident memory."""
         return int(self._system.memory_info().rss)
 
     def wait_for(self, pattern: str, timeout_seconds: float = READY_SECONDS) -> str:
-        """The first group of the pattern, once a line of the program's output has it. Raises BenchError."""
+        """Waits until the output matches the pattern; returns its first group. Raises BenchError."""
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline:
             ended = self._process.poll() is not None
@@ -75,24 +75,24 @@ class Program:
             if ended:
                 break
             time.sleep(0.02)
-        raise BenchError(f"{self.name} did not say {pattern!r}:\n{self.last_words()}")
+        raise BenchError(f"{self.name} did not print {pattern!r}:\n{self.last_words()}")
 
     def send(self, number: signal.Signals) -> None:
         """Sends a signal."""
         self._process.send_signal(number)
 
     def check_running(self) -> None:
-        """Raises BenchError when the program has ended by itself."""
+        """Raises BenchError if the program has ended."""
         if self._process.poll() is not None:
             raise BenchError(f"{self.name} ended with {self._process.returncode}:\n{self.last_words()}")
 
     def last_words(self) -> str:
-        """The end of what it wrote."""
+        """The last 20 lines of its output."""
         text = self._output.read_text(errors="replace") + self._errors.read_text(errors="replace")
         return "\n".join(text.splitlines()[-20:]) or "(it wrote nothing)"
 
     def end(self) -> None:
-        """SIGTERM, and SIGKILL when that is not heard."""
+        """Ends it with SIGTERM, and with SIGKILL if it does not end in time."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
@@ -105,7 +105,7 @@ class Program:
 
 @dataclass
 class Programs:
-    """All processes of one benchmark; leaving the context ends them, the last one first."""
+    """All processes of one benchmark; leaving the context ends them in reverse order."""
 
     folder: Path
     _running: list[Program] = field(default_factory=list)
@@ -120,7 +120,7 @@ class Programs:
             program.end()
 
     def start(self, name: str, command: Sequence[str | Path], variables: Mapping[str, str]) -> Program:
-        """Starts a program. A session of its own keeps the terminal's Ctrl-C from reaching it first."""
+        """Starts a program in its own session, so that Ctrl-C in the terminal does not end it first."""
         output, errors = self.folder / f"{name}.out", self.folder / f"{name}.err"
         with output.open("wb") as out, errors.open("wb") as err:
             process = subprocess.Popen(
@@ -138,6 +138,6 @@ class Programs:
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment without settings of ours, and the given ones."""
+    """This process's environment without its DCP settings, plus ``variables``."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("DCP_")}
     return own | {"PYTHONUNBUFFERED": "1", "NO_PROXY": "127.0.0.1"} | dict(variables)

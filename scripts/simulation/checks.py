@@ -1,6 +1,6 @@
-"""What must hold after every step, and at the end.
+"""The invariants that are checked after every step, and those that are checked at the end.
 
-Reads the database by SQL of its own: a fault of the store's queries must not hide from its own check.
+The checks have their own SQL: a fault in the queries of the store must not hide itself.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Lease(NamedTuple):
 
 
 class Snapshot:
-    """The rows that the checks look at."""
+    """The rows that the checks examine."""
 
     def __init__(self, raw: sqlite3.Connection) -> None:
         self.jobs = [Job(*row) for row in raw.execute(_JOBS)]
@@ -63,30 +63,30 @@ class Snapshot:
         self.transfers: list[tuple[str, int, int, int, str | None]] = list(raw.execute(_TRANSFERS))
 
     def key(self) -> str:
-        """All of it, for the digest."""
+        """All rows as text, for the digest."""
         return repr((self.jobs, self.leases, self.accounts, len(self.transfers)))
 
 
 class Market(Protocol):
-    """What the checks compare the rows with: what really ran, and what the server has heard of it."""
+    """What the checks compare the rows with: what actually ran, and what the server received about it."""
 
     now_ms: int
     output_limit: int
     machines: list[Machine]
     attempts: dict[tuple[str, int], Attempt]
     final: dict[str, Job]
-    """The jobs that have ended, as they were then."""
+    """The jobs that have ended, as they were at their end."""
     reported: set[tuple[str, int]]
-    """The attempts whose end the server has heard from their daemon."""
+    """The attempts whose result the server has received."""
     renewed_ms: dict[int, int]
-    """When it last heard a heartbeat or a Hello of each provider."""
+    """When the server last received a heartbeat or a Hello of each provider."""
 
     def was_accepted(self, attempt: Attempt) -> bool:
-        """Whether the server has ever had the daemon's word that it takes this lease."""
+        """Whether the server has recorded that the daemon accepted this lease."""
         ...
 
     def output(self, job_id: str) -> bytes:
-        """What a renter reads."""
+        """The job's output, as its renter reads it."""
         ...
 
     def prove(self) -> Proof:
@@ -110,7 +110,7 @@ _TRANSFERS = (
 
 
 def check_rows(snapshot: Snapshot, market: Market) -> None:
-    """What the database must say at any moment. Raises ViolationError."""
+    """Checks the invariants of the database. Raises ViolationError."""
     _check_ledger(snapshot)
     open_leases = [lease for lease in snapshot.leases if lease.state != "ended"]
     _check_leases(snapshot, open_leases)
@@ -123,7 +123,7 @@ def check_rows(snapshot: Snapshot, market: Market) -> None:
 
 
 def check_runs(market: Market) -> None:
-    """No two daemons run one job, unless one of them cannot know. Raises ViolationError."""
+    """No two daemons run one job, unless one could not yet know that it lost it. Raises ViolationError."""
     running: dict[str, list[str]] = {}
     for machine in market.machines:
         if machine.is_awake and not (machine.is_late or machine.is_rivalled or machine.is_misknown):
@@ -137,7 +137,7 @@ def check_runs(market: Market) -> None:
 
 
 def check_end(snapshot: Snapshot, market: Market) -> None:
-    """What must hold when nothing is under way any more. Raises ViolationError."""
+    """Checks what must hold when all messages have arrived and all jobs ended. Raises ViolationError."""
     for job in snapshot.jobs:
         if job.state not in FINAL:
             raise ViolationError("every job ends", str(job))
@@ -181,7 +181,7 @@ def _check_ledger(snapshot: Snapshot) -> None:
 
 
 def _check_moved(job: Job, by_job: Counter[tuple[str | None, str]]) -> None:
-    """What left the hold: nothing while it is open, all of it once when it is resolved."""
+    """Nothing leaves an open hold, and a resolved hold is paid out in full, once."""
     charge, refund = (job.hold_charge or 0), job.hold_amount - (job.hold_charge or 0)
     if job.hold_state == "open":
         charge = refund = 0
@@ -231,10 +231,10 @@ def _check_final(job: Job, snapshot: Snapshot, market: Market) -> None:
 
 
 def _known_run_ms(job: Job, snapshot: Snapshot, market: Market) -> int:
-    """How long the job really ran; where its daemon has not said that it ended, what the server may think.
+    """How long the job actually ran, or, if its result did not arrive, how long the server may assume it did.
 
-    That is, by the contract, the time between its receipts of the start and of the last heartbeat: a
-    result that is under way for longer than the server waits is not known to it.
+    By the contract, the server may assume the time from the recorded start to the last heartbeat: it cannot
+    know a result that takes longer to arrive than the server waits.
     """
     key = job.job_id, job.lease_epoch
     if key not in market.attempts:

@@ -1,7 +1,7 @@
 """The server's database without threads, and its coroutines without an event loop.
 
-A coroutine of the server stops on both sides of every commit; what happens to it there (it goes on,
-others go on before it, the server dies) is for the scheduler to say.
+A coroutine of the server stops before and after every commit. The scheduler decides what happens then: it
+continues, others continue before it, or the server dies.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ T = TypeVar("T")
 
 
 class Side(Enum):
-    """Where a coroutine stands beside a commit."""
+    """Whether a coroutine has stopped before or after a commit."""
 
     BEFORE = "before"
     AFTER = "after"
 
 
 class ServerDied(BaseException):
-    """The server's process is gone, on this side of a commit. Nothing of its code catches it."""
+    """The server's process died on this side of a commit. The server's code does not catch this."""
 
     def __init__(self, side: Side) -> None:
         super().__init__(side)
@@ -40,7 +40,7 @@ class ServerDied(BaseException):
 
 
 class InlineDatabase(Database):
-    """One SQLite in memory; a transaction is run where it is asked for."""
+    """A SQLite database in memory; each transaction runs at once, in the thread of its caller."""
 
     def __init__(self) -> None:
         self.peewee = peewee.SqliteDatabase(":memory:", pragmas={"foreign_keys": 1})
@@ -51,7 +51,7 @@ class InlineDatabase(Database):
         self.raw: sqlite3.Connection = raw.connection()
         self.is_down = False
         self.dies: Side | None = None
-        """The server's process dies at the next commit, on this side of it."""
+        """If set, the server's process dies at its next commit, on this side of it."""
 
     async def run(self, work: Callable[[], T]) -> T:
         """One write transaction."""
@@ -108,7 +108,7 @@ class Task:
         self._on_end = on_end
 
     def go_on(self, stops: int | None) -> bool:
-        """Runs to its end, or until it has come to so many stops; True at the end. Raises ServerDied."""
+        """Runs to its end, or past `stops` stops; True at the end. Raises ServerDied."""
         error: Exception | None = None
         try:
             while True:
@@ -125,7 +125,7 @@ class Task:
         return True
 
     def abandon(self) -> None:
-        """Nobody waits for it any more: a write that was asked for is carried out, and nothing behind it."""
+        """Its caller no longer waits: a write that it has requested is carried out, and nothing after it."""
         if self.side is Side.BEFORE:
             try:
                 self.side = self._work.send(None)
@@ -134,7 +134,7 @@ class Task:
         self.kill()
 
     def kill(self) -> None:
-        """It ends where it stands."""
+        """Ends it at its current stop."""
         self._work.close()
 
 
@@ -150,7 +150,7 @@ def finish(work: Coroutine[Any, Any, T]) -> T:
 
 @contextmanager
 def seeded_secrets(rng: Random) -> Iterator[None]:
-    """Ids and secrets come from a seed, so that a schedule is the same each time."""
+    """Draws ids and secrets from a seed, so that a schedule is the same each time."""
     token_hex, token_bytes = secrets.token_hex, secrets.token_bytes
     secrets.token_hex = lambda nbytes=None: rng.randbytes(nbytes or 32).hex()
     secrets.token_bytes = lambda nbytes=None: rng.randbytes(nbytes or 32)

@@ -1,7 +1,7 @@
 """Providers' machines: the daemon's real session and journal, an engine that follows a plan, and a disk.
 
-What `daemon/app.py` does with the session's effects is done here without tasks and threads: the journal
-is written when the scheduler says so, and may be cut short by the end of the process.
+This module carries out the session's effects, as `daemon/app.py` does, but without tasks and threads: the
+journal is written when the scheduler decides, and the end of the process may interrupt a write.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ SLOTS = 2
 
 
 class ProcessDied(BaseException):
-    """The daemon's process is gone in the middle of its work with the disk."""
+    """The daemon's process died during an operation of its disk."""
 
 
 class Disk(MemoryDisk):
-    """A disk that can end its process after so many operations."""
+    """A disk that can end its process after a number of operations."""
 
     dies_in: int | None = None
 
@@ -65,7 +65,7 @@ class Disk(MemoryDisk):
 
 @dataclass
 class Wire:
-    """One stream: two queues of messages, each in order; None is the end. Nothing crosses a dead one."""
+    """One stream: two ordered queues of messages; None is the end. A dead stream carries nothing."""
 
     number: int
     machine: Machine
@@ -75,24 +75,24 @@ class Wire:
     session: Session | None = None
     task: Task | None = None
     is_open_up: bool = True
-    """The daemon uses it."""
+    """The daemon has not left it."""
     is_open_down: bool = True
     """The server has not ended it."""
     dead_since_ms: int | None = None
 
     def put_up(self, message: sessions_pb2.DaemonMessage | None) -> None:
-        """The daemon writes."""
+        """Queues a message of the daemon."""
         if self.dead_since_ms is None and self.is_open_down:
             self.up.append(message)
 
     def put_down(self, message: sessions_pb2.ServerMessage | None) -> None:
-        """The server writes."""
+        """Queues a message of the server."""
         if self.dead_since_ms is None and self.is_open_up:
             self.down.append(message)
 
 
 class Plan:
-    """What one attempt of a job does, by the seed: when it starts, writes and ends, and how."""
+    """What one attempt of a job does, chosen by the seed: when it starts, writes and ends, and how."""
 
     def __init__(self, rng: Random, limit_ms: int) -> None:
         self.prepare_ms = rng.choice([0, 50, 2_000])
@@ -114,7 +114,7 @@ class Plan:
 
 
 class Attempt:
-    """One run in an engine. Times are those of the world, in ms."""
+    """One run in an engine. Times are in ms by the world's clock."""
 
     def __init__(self, offer: sessions_pb2.JobOffer, plan: Plan, now_ms: int) -> None:
         self.lease = offer.lease
@@ -127,32 +127,32 @@ class Attempt:
 
     @property
     def is_running(self) -> bool:
-        """It has started and not ended."""
+        """Whether it has started and not ended."""
         return self.started_ms is not None and self.ended_ms is None
 
     def due_ms(self) -> int:
-        """When the next thing happens."""
+        """When its next event is due: its start, its next write or its end."""
         if self.started_ms is None:
             return self.begun_ms + self.plan.prepare_ms
         at = next((at for at, through in self.plan.writes if through > self.written), self.plan.run_ms)
         return self.started_ms + at
 
     def next_piece(self) -> bytes:
-        """What it writes next; nothing when it is at its end."""
+        """The next piece of its output; empty at its end."""
         through = next((t for _, t in self.plan.writes if t > self.written), self.written)
         piece, self.written = self.plan.text[self.written : through], through
         return piece
 
     def run_ms(self, now_ms: int) -> int:
-        """How long it has really run."""
+        """How long it has actually run."""
         if self.started_ms is None:
             return 0
         return (now_ms if self.ended_ms is None else self.ended_ms) - self.started_ms
 
 
 @dataclass
-class Told:
-    """What a daemon has said about a lease that it may not have forgotten."""
+class Reported:
+    """What a daemon has reported about a lease, and must still know after a restart."""
 
     started: bool = False
     finished: bool = False
@@ -160,14 +160,14 @@ class Told:
 
 
 class Surroundings(Protocol):
-    """What a machine needs of the world around it."""
+    """What a machine uses of the world."""
 
     seed: str
     rng: Random
     now_ms: int
 
     def is_greeting(self, provider_id: int) -> bool:
-        """Whether the server is in the middle of a message of a provider."""
+        """Whether the server is handling a message of a provider."""
         ...
 
     def open_wire(self, machine: Machine) -> Wire:
@@ -184,7 +184,7 @@ class Surroundings(Protocol):
 
 
 class Machine:
-    """A place for a daemon: its disk stays, its process comes and goes."""
+    """A provider's machine: its disk remains, while daemons start and end on it."""
 
     def __init__(self, world: Surroundings, number: int, provider_id: int) -> None:
         self.number = number
@@ -200,35 +200,35 @@ class Machine:
         self.started_ms = -1
         self.frozen_until_ms: int | None = None
         self.is_late = False
-        """Time has passed that its process has not seen yet."""
+        """Time has passed since its process last looked at its clock."""
         self.is_rivalled = False
-        """Another daemon with the same key has said Hello: its runs end when it hears of that."""
+        """Another daemon with the same key has sent Hello; these runs end when this daemon is superseded."""
         self.streams = 0
         self.is_misknown = False
-        """The newest Hello that the server has of it is an old one."""
+        """The last Hello that the server received came late, by a stream that the daemon has left."""
         self._world = world
-        self._told: dict[LeaseKey, Told] = {}
-        self._untellable: set[LeaseKey] = set()
+        self._reported: dict[LeaseKey, Reported] = {}
+        self._unkept: set[LeaseKey] = set()
         self._starts = 0
         self._journal = Journal(self.disk)
 
     @property
     def is_awake(self) -> bool:
-        """There is a process, and it is not stopped."""
+        """Whether its process lives and is not frozen."""
         return self.session is not None and self.frozen_until_ms is None
 
     @property
     def boot_id(self) -> str:
-        """Of its present process, or of its last."""
+        """The boot id of its current process, or of the last one."""
         return f"{self.number}/{self._starts}"
 
     # --- the process ---
 
     def start(self) -> None:
-        """A process begins, and reads what an earlier one left on the disk."""
+        """Starts a process, which recovers the journal of an earlier one."""
         self._starts += 1
         self.started_ms = self._world.now_ms
-        # The server may be about to greet its predecessor.
+        # The server may be handling the Hello of the other daemon.
         self.is_rivalled = self._world.is_greeting(self.provider_id)
         self.is_misknown = self.is_late = False
         self.frozen_until_ms = None
@@ -245,7 +245,7 @@ class Machine:
             self.die(lose_unsynced=False)
 
     def die(self, *, lose_unsynced: bool, survive: bool = False) -> None:
-        """The process is gone. With `survive` its runs go on, as containers do."""
+        """Ends the process at once. With `survive`, its runs continue, as containers do."""
         if lose_unsynced:
             self.disk.crash(self._world.rng)
         for key, attempt in self.attempts.items():
@@ -265,7 +265,7 @@ class Machine:
         histories = self._journal.recover()
         self._check_memory({lease_key(history.offer.lease): history for history in histories})
         if self.disk.fails_to_sync:
-            # What an earlier process wrote and did not sync is told without being safe.
+            # What an earlier process wrote and did not sync is reported without being durable.
             for history in histories:
                 self._cannot_keep(lease_key(history.offer.lease))
         for history in histories:
@@ -286,18 +286,19 @@ class Machine:
         self.tell_written()
 
     def _check_memory(self, histories: dict[LeaseKey, History]) -> None:
-        """Whatever a daemon has told about a lease, it knows when it comes back."""
-        for key, told in self._told.items():
+        """A restarted daemon must know everything that it reported about its leases."""
+        for key, reported in self._reported.items():
             history = histories.get(key)
             knows = history is not None and (
-                history.channels[Channel.OUTPUT].last >= told.through
-                and (history.started or not told.started)
-                and (history.finished is not None or not told.finished)
+                history.channels[Channel.OUTPUT].last >= reported.through
+                and (history.started or not reported.started)
+                and (history.finished is not None or not reported.finished)
             )
             if not knows:
-                raise ViolationError("a daemon remembers what it told", f"{self.number}: {key[:2]} {told}")
+                detail = f"{self.number}: {key[:2]} {reported}"
+                raise ViolationError("a daemon remembers what it told", detail)
 
-    # --- what happens to it ---
+    # --- events ---
 
     @property
     def now(self) -> float:
@@ -305,18 +306,18 @@ class Machine:
         return self._world.now_ms / 1000
 
     def tick(self) -> None:
-        """The process looks at its clock."""
+        """The process handles a tick of its clock."""
         if self.session is not None and self.is_awake:
             self._handle(ev.Tick())
 
     def connect(self) -> None:
-        """A stream is opened."""
+        """The process opens a stream."""
         if self.session is not None:
             self.wire = self._world.open_wire(self)
             self._handle(ev.Connected())
 
     def receive(self, message: sessions_pb2.ServerMessage | None) -> None:
-        """The stream brings a message, or its end."""
+        """The process reads a message, or the end of the stream."""
         if self.session is None:
             return
         if message is not None:
@@ -327,12 +328,12 @@ class Machine:
         self._handle(ev.Disconnected())
 
     def drain(self) -> None:
-        """Its owner ends it in order."""
+        """The owner asks the daemon to drain."""
         if self.session is not None:
             self._handle(ev.DrainRequested())
 
     def write_journal(self) -> None:
-        """The journal's thread carries out what waits. Raises ProcessDied."""
+        """Carries out the waiting writes, as the journal's thread does. Raises ProcessDied."""
         batch, self.waiting = self.waiting, []
         errors = self._journal.write(batch)
         self.written += [
@@ -342,13 +343,13 @@ class Machine:
         ]
 
     def tell_written(self) -> None:
-        """The session hears what the journal's thread did."""
+        """Reports the results of the journal's thread to the session."""
         done, self.written = self.written, []
         for entry, error in done:
             if self.session is None:
                 return
             if error is not None:
-                # What a disk did not take is given back, and told without it.
+                # The daemon releases a lease whose record was not written, and reports that without a record.
                 self._cannot_keep(lease_key(entry.lease))
             if error is None:
                 self._handle(ev.Persisted(entry.number))
@@ -356,17 +357,17 @@ class Machine:
                 self._handle(ev.NotPersisted(entry.number, str(error)))
 
     def _cannot_keep(self, key: LeaseKey) -> None:
-        """The disk failed under this lease: the daemon may forget what it told about it."""
-        self._told.pop(key, None)
-        self._untellable.add(key)
+        """The disk failed for this lease, so the daemon may forget what it reported about it."""
+        self._reported.pop(key, None)
+        self._unkept.add(key)
 
     def next_event(self) -> Attempt | None:
-        """The attempt that something happens to next, if it is time for that."""
+        """The attempt with the earliest due event; None if no event is due."""
         due = [a for a in self.attempts.values() if a.due_ms() <= self._world.now_ms]
         return min(due, key=Attempt.due_ms) if due else None
 
     def engine_step(self) -> None:
-        """An engine gets a little further with one attempt."""
+        """An engine does the next step of one attempt: it starts, writes or ends."""
         attempt = self.next_event()
         if attempt is None or self.session is None:
             return
@@ -393,7 +394,7 @@ class Machine:
             self.apply(self.session.handle(event, self.now))
 
     def apply(self, effects: list[fx.Effect]) -> None:
-        """Does what the session asks."""
+        """Carries out the effects of the session."""
         self.is_late = False
         for effect in effects:
             self._do(effect)
@@ -411,7 +412,7 @@ class Machine:
                     attempt.ended_ms = self._world.now_ms
             case fx.Persist() | fx.Forget():
                 if isinstance(effect, fx.Forget):
-                    self._told.pop(lease_key(effect.lease), None)
+                    self._reported.pop(lease_key(effect.lease), None)
                 self.waiting.append(effect)
             case fx.ReconnectAfter(seconds):
                 self.connect_at_ms = self._world.now_ms + round(seconds * 1000)
@@ -428,13 +429,13 @@ class Machine:
             return
         body = getattr(message, kind)
         key = lease_key(body.lease)
-        if key in self._untellable or (kind == "offer_reply" and not body.accepted):
+        if key in self._unkept or (kind == "offer_reply" and not body.accepted):
             return
-        told = self._told.setdefault(key, Told())
-        told.started |= kind == "job_started"
-        told.finished |= kind == "job_finished"
+        reported = self._reported.setdefault(key, Reported())
+        reported.started |= kind == "job_started"
+        reported.finished |= kind == "job_finished"
         if kind == "output_chunk":
-            told.through = max(told.through, body.seq)
+            reported.through = max(reported.through, body.seq)
 
     def _begin(self, offer: sessions_pb2.JobOffer) -> None:
         attempt = self._world.attempt(offer)

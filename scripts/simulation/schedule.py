@@ -1,4 +1,4 @@
-"""One schedule: what happens next, chosen by a seed; and the same again from the list of what happened."""
+"""One schedule: its actions are chosen by a seed, or replayed from a list of actions."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from scripts.simulation.world import Action, World, template
 
 MIN_STEPS = 150
 MAX_STEPS = 600
-# So often, out of 1,000 steps, that a fault is thought of; a schedule draws one of these for itself.
+# How often, in 1,000 steps, a fault is considered; each schedule draws one of these rates.
 FAULT_RATES = (20, 60, 120, 200)
 
 
 @dataclass
 class Outcome:
-    """What became of a schedule."""
+    """The result of a schedule."""
 
     index: int
     digest: str
     steps: int
     faults: Counter[str]
     actions: list[Action] = field(default_factory=list)
-    """Of a schedule that violates something: what happened, until then."""
+    """The actions up to the violation; empty without a violation."""
     invariant: str = ""
     detail: str = ""
     at_end: bool = False
-    """It was found when the faults were over."""
+    """Whether the violation was found after all faults had ended."""
 
 
 def run(seed: int, index: int, log: Callable[[str], None] | None = None) -> Outcome:
@@ -50,7 +50,7 @@ def replay(
     *,
     with_end: bool,
 ) -> Outcome:
-    """Runs these actions in the world of a schedule; those that cannot happen are left out."""
+    """Runs these actions in the world of a schedule; actions that cannot happen are skipped."""
     following = iter(actions)
     return _run(seed, index, lambda world: next(following, None), log, with_end=with_end)
 
@@ -91,7 +91,7 @@ def _run(
 
 @functools.cache
 def _database() -> tuple[InlineDatabase, sqlite3.Connection]:
-    """The process's one database, and what it is at the beginning of each schedule."""
+    """The only database of this process, and a copy of its state at the beginning of each schedule."""
     database = InlineDatabase()
     with seeded_secrets(Random("template")):
         template(database)
@@ -101,13 +101,13 @@ def _database() -> tuple[InlineDatabase, sqlite3.Connection]:
 
 
 class _Chooser:
-    """Draws the next action: mostly what moves things on, sometimes a fault."""
+    """Draws the next action: mostly one that makes progress, sometimes a fault."""
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
         self._left = rng.randint(MIN_STEPS, MAX_STEPS)
         self._fault_rate = rng.choice(FAULT_RATES) / 1000
-        # Some schedules see few kinds of faults, and those often.
+        # Some schedules have only a few kinds of faults, so that each occurs often.
         self._faults = rng.sample(_FAULTS, rng.randint(1, len(_FAULTS)))
         self._interleaves = rng.choice([0.0, 0.1, 0.4])
         self._is_hasty = rng.random() < 0.5
@@ -129,7 +129,7 @@ class _Chooser:
         return self._rng.randint(0, 2) if self._rng.random() < self._interleaves else -1
 
     def _moves(self, world: World) -> list[Action]:
-        """What can happen without time."""
+        """The actions that can happen without time passing."""
         moves: list[Action] = [("task", at, self._stops()) for at in range(len(world.tasks))]
         if world.services is None and not world.database.is_down:
             moves += [("restart",)]
@@ -148,7 +148,7 @@ class _Chooser:
         return moves
 
     def _other(self, world: World, *, is_idle: bool) -> Action:
-        """Time, the server's loop, the renters."""
+        """Time passes, the server's loop runs, or a renter submits."""
         rng = self._rng
         what = rng.random()
         if what < 0.25:
@@ -166,7 +166,7 @@ class _Chooser:
 def _machine_moves(machine: Machine, world: World) -> list[Action]:
     number = machine.number
     if machine.session is None:
-        # The second place of a provider stays empty, but for a fault.
+        # The second machine of a provider stays empty, except by a fault.
         is_needed = number % 2 == 0 and world.machines[number + 1].session is None
         return [("start", number)] if is_needed else []
     if machine.frozen_until_ms is not None:
@@ -184,7 +184,7 @@ def _machine_moves(machine: Machine, world: World) -> list[Action]:
 
 
 def _to_a_deadline(rng: Random, world: World) -> Action:
-    """To the very moment at which somebody's time is over, or one millisecond beside it."""
+    """Time passes to a deadline of a job or lease, or to one millisecond before or after it."""
     sql = (
         "SELECT start_by_ms FROM job WHERE state IN ('queued', 'pending')"
         " UNION SELECT started_ms + limit_ms FROM job WHERE state = 'running'"
@@ -195,7 +195,7 @@ def _to_a_deadline(rng: Random, world: World) -> Action:
     return ("advance", rng.choice(near) + rng.randint(-1, 1)) if near else ("advance", 1_000)
 
 
-# --- faults: each draws an action, or none where it makes no sense now ---
+# --- faults: each draws an action, or None if the fault makes no sense now ---
 
 _Fault = Callable[[Random, World], Action | None]
 
@@ -262,7 +262,7 @@ def _jump(rng: Random, world: World) -> Action | None:
 
 
 def _cancel(rng: Random, world: World) -> Action | None:
-    """Mostly of a job that runs, and often while its result or the answer to it is under way."""
+    """Cancels mostly running jobs, and often while a result or its acknowledgement is under way."""
     jobs = world.snapshot.jobs
     running = [number for number, job in enumerate(jobs) if job.state == "running"]
     if not running or (rng.random() < 0.7 and not _is_ending(world)):

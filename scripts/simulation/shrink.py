@@ -1,4 +1,4 @@
-"""Makes the trace of a violation short: leaves out what it does not need, for a limited time."""
+"""Shortens the trace of a violation: leaves out actions that it does not need, for a limited time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SHRINK_SECONDS = 30.0
 
 
 def shrink(seed: int, found: Outcome, seconds: float = SHRINK_SECONDS) -> list[Action]:
-    """The fewest actions found in the time that still violate the same invariant."""
+    """The shortest list of actions found in this time that still violates the same invariant."""
     until = time.monotonic() + seconds
     actions = _fitting(seed, found, found.actions)
     size = max(1, len(actions) // 2)
@@ -23,25 +23,25 @@ def shrink(seed: int, found: Outcome, seconds: float = SHRINK_SECONDS) -> list[A
         elif size == 1:
             break
         size = max(1, min(size // 2, len(actions) // 2))
-    together = _with_time_together(actions)
-    return together if _violates(seed, found, together) else actions
+    merged = _with_merged_time(actions)
+    return merged if _violates(seed, found, merged) else actions
 
 
-def _with_time_together(actions: Sequence[Action]) -> list[Action]:
-    """The same, with what passes of time between two events in one piece."""
-    together: list[Action] = []
+def _with_merged_time(actions: Sequence[Action]) -> list[Action]:
+    """The actions, with consecutive steps of time joined into one."""
+    merged: list[Action] = []
     for action in actions:
-        if together and action[0] == together[-1][0] == "advance":
-            together[-1] = ("advance", int(together[-1][1]) + int(action[1]))
+        if merged and action[0] == merged[-1][0] == "advance":
+            merged[-1] = ("advance", int(merged[-1][1]) + int(action[1]))
         else:
-            together.append(action)
-    return together
+            merged.append(action)
+    return merged
 
 
 def _without_a_chunk(
     seed: int, found: Outcome, actions: list[Action], size: int, until: float
 ) -> list[Action]:
-    """The actions without every chunk of this size that can be spared, from the end on."""
+    """The actions without the chunks of this size that the violation does not need, tried from the end."""
     at = len(actions) - size
     while at > -size and time.monotonic() < until:
         shorter = actions[: max(0, at)] + actions[at + size :]
@@ -52,7 +52,7 @@ def _without_a_chunk(
 
 
 def _fitting(seed: int, found: Outcome, actions: Sequence[Action]) -> list[Action]:
-    """The actions as a list; a violation that does not come again was none of the schedule's."""
+    """The actions as a list. Raises RuntimeError if they do not violate the invariant again."""
     if not _violates(seed, found, actions):
         raise RuntimeError(f"schedule {found.index} of seed {seed} is not deterministic")
     return list(actions)

@@ -1,10 +1,10 @@
-"""What the simulator looks for."""
+"""The error that a violated invariant raises."""
 
 from __future__ import annotations
 
 
 class ViolationError(Exception):
-    """Something that must always hold does not. `invariant` names it; the text says where."""
+    """An invariant is violated. `invariant` is its name; the message says where."""
 
     def __init__(self, invariant: str, detail: str) -> None:
         super().__init__(f"{invariant}: {detail}")

@@ -1,10 +1,11 @@
 """The simulated market: one server, a database that outlives it, machines, streams and a virtual clock.
 
-An action is a name and numbers; `World.act` carries it out, or says that it cannot happen now. The
-same actions after the same seed give the same states, and one left out leaves the others' meaning.
+An action is a name and numbers; `World.act` carries it out, or returns False if it cannot happen now. The
+same seed and actions always give the same states, and leaving out one action does not change the meaning of
+the others.
 
-Messages of one stream keep their order, as gRPC promises; those of two streams are in no order at all,
-and a stream that the daemon has left may still bring what it wrote.
+Messages of one stream arrive in order, as gRPC guarantees; there is no order between two streams. Messages
+may still arrive from a stream that the daemon has left.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ Action = tuple[str | int, ...]
 
 EPOCH_MS = 1_800_000_000_000
 TICK_MS = 2_000
-# A peer that does not answer is given up by the transport's keepalive: 30 s, and 10 s for the answer.
+# When the transport's keepalive gives up a silent peer: 30 s until the ping, and 10 s for the answer.
 KEEPALIVE_MS = 40_000
 OPERATOR = Caller(ADMIN)
 PROVIDERS = 3
 RENTERS = 2
-# What a renter may be told; anything else is a fault of the server.
+# The errors that a renter may get; any other error is a fault of the server.
 REFUSALS = {
     Reason.INSUFFICIENT_BALANCE,
     Reason.PROVIDER_UNAVAILABLE,
@@ -53,12 +54,12 @@ REFUSALS = {
     Reason.JOB_ALREADY_FINAL,
     Reason.STORE_UNAVAILABLE,
 }
-# Why the server may end a stream of a daemon that keeps the protocol.
+# Why the server may end the stream of a daemon that follows the protocol.
 STREAM_ENDS = {Reason.STORE_UNAVAILABLE, Reason.SESSION_SUPERSEDED, Reason.OVERLOADED}
 
 
 class World:
-    """Everything that there is in one schedule."""
+    """The complete state of one schedule."""
 
     def __init__(self, database: InlineDatabase, seed: str) -> None:
         self.seed = seed
@@ -69,7 +70,7 @@ class World:
         self.output_limit = setup.choice([1_500, 100_000])
         self.requests = [_request(setup, number) for number in range(setup.randint(1, 5))]
         self.balances = [setup.choice([300, 1_000, 5_000]) for _ in range(RENTERS)]
-        # Two places for each provider: the second is for a daemon that was started by mistake.
+        # Two machines for each provider; the second is for a daemon that is started by mistake.
         self.machines = [Machine(self, n, n // 2 + 1) for n in range(2 * setup.randint(1, PROVIDERS))]
         self.wires: list[Wire] = []
         self.tasks: list[Task] = []
@@ -77,9 +78,9 @@ class World:
         self.attempts: dict[tuple[str, int], Attempt] = {}
         self.final: dict[str, Job] = {}
         self.reported: set[tuple[str, int]] = set()
-        """The attempts whose end the server has heard from their daemon."""
+        """The attempts whose result the server has received."""
         self.renewed_ms: dict[int, int] = {}
-        """When it last heard a heartbeat or a Hello of each provider."""
+        """When the server last received a heartbeat or a Hello of each provider."""
         self.faults: Counter[str] = Counter()
         self.steps = 0
         self.services: Services | None = None
@@ -89,7 +90,7 @@ class World:
         self._changes = -1
         self.log: Callable[[str], None] | None = None
 
-    # --- clocks, as both programs take them ---
+    # --- the clock of both programs ---
 
     def now(self) -> float:
         """Seconds since 1970."""
@@ -99,11 +100,11 @@ class World:
 
     @property
     def digest(self) -> str:
-        """Of all actions and states so far."""
+        """The digest of all actions and states so far."""
         return self._digest.hexdigest()
 
     def begin(self) -> None:
-        """The server starts, wallets are filled, the first daemon of each provider starts."""
+        """Starts the server, fills the wallets, and starts the first daemon of each provider."""
         self.start_server()
         assert self.services is not None
         for renter_id, amount in enumerate(self.balances, 1):
@@ -113,7 +114,7 @@ class World:
         self._check()
 
     def act(self, action: Action) -> bool:
-        """Carries out one action and checks everything; False when it cannot happen now."""
+        """Carries out one action and checks the invariants; False if it cannot happen now."""
         name, *rest = action
         before = self.now_ms
         try:
@@ -131,12 +132,12 @@ class World:
         return True
 
     def fault(self, kind: str) -> bool:
-        """Counts one; faults of the end, when all are over, are none."""
+        """Counts a fault and returns True, as the action of a fault does."""
         self.faults[kind] += 1
         return True
 
     def end(self) -> None:
-        """The faults are over: everything comes to its end, in good order, and is checked."""
+        """Ends all faults, lets every job end, and checks the result."""
         self._mend()
         for _ in range(1_000):
             self._calm()
@@ -148,7 +149,7 @@ class World:
         check_end(self.snapshot, self)
 
     def close(self) -> None:
-        """Nothing of it goes on."""
+        """Ends all coroutines of the server."""
         for task in self.tasks:
             task.kill()
 
@@ -168,7 +169,7 @@ class World:
         self._revive()
 
     def _revive(self) -> None:
-        """Every provider has a daemon: where none lives, the one that was started last comes back."""
+        """Starts a daemon for every provider that has none: the one that was started last."""
         for first in range(0, len(self.machines), 2):
             pair = self.machines[first : first + 2]
             if all(machine.session is None for machine in pair):
@@ -176,7 +177,7 @@ class World:
                 self.act(("start", newest.number))
 
     def _calm(self) -> None:
-        """Everything that can happen without time happens."""
+        """Carries out actions until only the passing of time can change anything."""
         moved = True
         while moved:
             moved = False
@@ -210,7 +211,7 @@ class World:
     # --- for the checks ---
 
     def was_accepted(self, attempt: Attempt) -> bool:
-        """Whether the server has ever had the daemon's word that it takes this lease."""
+        """Whether the server has recorded that the daemon accepted this lease."""
         lease = attempt.lease
         return any(
             row.job_id == lease.job_id and row.lease_epoch == lease.lease_epoch and row.accepted_ms
@@ -218,7 +219,7 @@ class World:
         )
 
     def output(self, job_id: str) -> bytes:
-        """What a renter reads."""
+        """The job's output, as its renter reads it."""
         assert self.services is not None
         return finish(self.services.jobs.output(OPERATOR, job_id)).data
 
@@ -230,7 +231,7 @@ class World:
     # --- the server ---
 
     def start_server(self) -> None:
-        """A process of the server begins; it knows what the database knows."""
+        """Starts a server process, whose only knowledge is the database."""
         self.database.commit(sessions.end_all)
         self.services = Services(self.database, self, config(self.output_limit))
         self.loops = server_loops(self.services)
@@ -238,14 +239,14 @@ class World:
     def spawn(
         self, work: Coroutine[Any, Any, Any], stops: int, on_end: Callable[[Exception | None], None]
     ) -> Task:
-        """Runs a coroutine of the server to its end, or to its stop number `stops`; -1: to the end."""
+        """Runs a coroutine of the server to its end, or past `stops` stops; -1 means to its end."""
         task = Task(work, on_end)
         self.tasks.append(task)
         self.go_on(task, stops)
         return task
 
     def go_on(self, task: Task, stops: int) -> None:
-        """Runs one on."""
+        """Continues a coroutine of the server, as `spawn` does."""
         try:
             if task.go_on(stops if stops >= 0 else None) and task in self.tasks:
                 self.tasks.remove(task)
@@ -258,7 +259,7 @@ class World:
         self.kill_server()
 
     def kill_server(self) -> None:
-        """The server's process is gone with its memory."""
+        """Ends the server's process; its memory is lost."""
         self.database.dies = None
         tasks, self.tasks = self.tasks, []
         for task in tasks:
@@ -280,7 +281,7 @@ class World:
                     wire.put_down(to_wire(message))
 
     def end_by_server(self, wire: Wire, stops: int = -1) -> None:
-        """The server's side of a stream ends, for whatever cause."""
+        """Ends the server's side of a stream, for any cause."""
         if not wire.is_open_down:
             return
         session, task = wire.session, wire.task
@@ -313,7 +314,7 @@ class World:
         self.end_by_server(wire)
 
     def _may_end(self, error: DomainError) -> bool:
-        # A message that was delivered twice may be one that is allowed once: a Hello.
+        # A message that was delivered twice may be a Hello, which is allowed only once.
         return error.reason in STREAM_ENDS or self.faults["message doubled"] > 0
 
     def _answered(self, error: Exception | None) -> None:
@@ -327,7 +328,7 @@ class World:
     # --- the streams ---
 
     def open_wire(self, machine: Machine) -> Wire:
-        """A daemon opens a stream, which may lead nowhere."""
+        """Opens a stream for a daemon; if there is no server, the stream ends at once."""
         machine.streams += 1
         hello_by_ms = self.now_ms + round(HELLO_TIMEOUT_SECONDS * 1000)
         wire = Wire(machine.number * 1_000 + machine.streams, machine, hello_by_ms)
@@ -337,7 +338,7 @@ class World:
         return wire
 
     def hang_up(self, wire: Wire) -> None:
-        """The daemon leaves a stream: what it wrote may still arrive, what it did not read is lost."""
+        """The daemon leaves a stream: its messages may still arrive, and unread messages to it are lost."""
         if wire.machine.wire is wire:
             wire.machine.wire = None
         wire.put_up(None)
@@ -358,13 +359,13 @@ class World:
         return next((wire for wire in self.wires if wire.number == number), None)
 
     def is_greeting(self, provider_id: int) -> bool:
-        """Whether the server is in the middle of a message of a provider."""
+        """Whether the server is handling a message of a provider."""
         return any(wire.task is not None and wire.machine.provider_id == provider_id for wire in self.wires)
 
     # --- the engines ---
 
     def attempt(self, offer: sessions_pb2.JobOffer) -> Attempt:
-        """A daemon begins a run."""
+        """Begins a run of a daemon."""
         key = offer.lease.job_id, offer.lease.lease_epoch
         if key in self.attempts:
             raise ViolationError("one lease is run once", f"{key}")
@@ -376,7 +377,7 @@ class World:
     # --- the actions ---
 
     def _advance(self, ms: int) -> bool:
-        """Time passes, and every process that is awake sees it pass."""
+        """Time passes, and every process that is awake notices it."""
         until = self.now_ms + ms
         while self.now_ms < until:
             self.now_ms = min(until, self.now_ms + TICK_MS)
@@ -403,7 +404,7 @@ class World:
         self._write_outboxes()
 
     def _jump(self, ms: int) -> bool:
-        """The whole world stands still while time passes: every process wakes late."""
+        """Time passes while the whole world is stopped, so every process notices it late."""
         self.now_ms += ms
         for machine in self.machines:
             machine.is_late = True
@@ -433,7 +434,7 @@ class World:
             self.end_by_server(wire, stops)
             return
         if wire.session is None:
-            # The providers were the first to register: their keys have their numbers.
+            # The providers registered first, so their key ids equal their own ids.
             wire.session = self.services.sessions.new(wire.machine.provider_id, wire.machine.provider_id)
         self._heard(wire, message)
         work = self._handle(wire, from_wire(message))
@@ -445,12 +446,12 @@ class World:
         await wire.session.handle(message)
 
     def _heard(self, wire: Wire, message: sessions_pb2.DaemonMessage) -> None:
-        """What the checks know of what the server was told."""
+        """Notes what the server receives, for the checks."""
         machine = wire.machine
         match message.WhichOneof("kind"):
             case "hello":
                 self.renewed_ms[machine.provider_id] = self.now_ms
-                # One that comes late, by a stream that the daemon has left, does not list its newest runs.
+                # A late Hello, by a stream that the daemon has left, does not list its newest runs.
                 machine.is_misknown = machine.wire is not wire
                 self._greeted(machine, message.hello.boot_id)
             case "heartbeat":
@@ -460,7 +461,7 @@ class World:
                 self.reported.add((lease.job_id, lease.lease_epoch))
 
     def _greeted(self, machine: Machine, boot_id: str) -> None:
-        """Whoever is not the process that said Hello is superseded by it, were it dead by now."""
+        """A Hello supersedes all other processes of its provider, even if its own process has died."""
         for other in self.machines:
             if other.provider_id == machine.provider_id and other.boot_id != boot_id:
                 other.is_rivalled = True
@@ -494,7 +495,7 @@ class World:
         return True
 
     async def _duties(self) -> None:
-        """Each duty of the market's loop once; those that failed, other than for the database, are told."""
+        """Runs each duty of the market's loop once. A failure is a violation unless the database was down."""
         for error in await self.loops[0].tick():
             self._background_ended("a duty", error)
 
@@ -558,7 +559,7 @@ class World:
     # --- the faults ---
 
     def _cut(self, number: int, by_daemon: int, loses: int) -> bool:
-        """The transport breaks: one side learns it now, the other when it has read what is under way."""
+        """The transport breaks: one side notices it now, the other after reading the messages under way."""
         wire = self._wire(number)
         if wire is None or not wire.is_open_up or not wire.is_open_down:
             return False
@@ -635,7 +636,7 @@ class World:
         return self.fault("journal's disk failed to sync") if is_broken else True
 
     def _crash(self, when: int) -> bool:
-        """The server dies: now, or before (1) or after (2) its next commit."""
+        """The server dies: now (0), or before (1) or after (2) its next commit."""
         if self.services is None:
             return False
         if when:
@@ -712,12 +713,12 @@ def _request(rng: Random, number: int) -> JobRequest:
 
 
 def config(output_limit: int = MAX_OUTPUT_BYTES) -> Config:
-    """A server's settings: no limits on calls, and renters who credit themselves."""
+    """A server's settings: no rate limits, and renters may credit themselves."""
     return Config("", "", None, True, None, "INFO", max_output_bytes=output_limit, limits=OFF)
 
 
 def template(database: InlineDatabase) -> None:
-    """Puts the accounts of providers and renters in."""
+    """Registers the accounts of providers and renters, which all schedules share."""
     services = Services(database, World(database, "template"), config())
     for n in range(1, PROVIDERS + 1):
         email = f"p{n}@example.com"
