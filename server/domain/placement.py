@@ -155,10 +155,15 @@ def obstacle(candidate: Candidate, wants: Wants) -> Obstacle:
 
 
 def owners_obstacle(candidate: Candidate) -> Obstacle:
-    """The obstacle that the owner's settings put before every job now: hours, then temperature."""
-    if not candidate.is_open:
+    """The obstacle that the owner's settings put before every job of this provider now."""
+    return settings_obstacle(is_open=candidate.is_open, is_too_hot=candidate.is_too_hot)
+
+
+def settings_obstacle(*, is_open: bool, is_too_hot: bool) -> Obstacle:
+    """The obstacle that follows from an owner's settings: hours, then temperature."""
+    if not is_open:
         return Obstacle.OUTSIDE_HOURS
-    return Obstacle.TOO_HOT if candidate.is_too_hot else Obstacle.NONE
+    return Obstacle.TOO_HOT if is_too_hot else Obstacle.NONE
 
 
 def vram_for_jobs_mib(candidate: Candidate) -> int:

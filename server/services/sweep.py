@@ -63,7 +63,6 @@ class Sweep:
         if not self._heartbeats.store_is_up:
             self._hearing_since_ms = None
         elif self._hearing_since_ms is None:
-            await self._database.read(lambda: None)
             self._hearing_since_ms = now_ms
         self._fleet.forget_before(now_ms - _ms(LOST_AFTER_SECONDS))
         if await self._database.read(lambda: self._is_due(now_ms)):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from server.clock import Clock, ms
 from server.domain.jobs import JobType
-from server.domain.placement import Obstacle
+from server.domain.placement import Obstacle, settings_obstacle
 from server.domain.terms import COOL_DEGREES, Settings, Terms, bounds, check_rate, opening_words
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet
@@ -118,9 +118,8 @@ def terms_obstacle(
     presence = fleet.get(provider.id)
     temp_c = presence.temp_c if presence is not None else provider.report.hottest_c
     was_too_hot = presence is not None and presence.is_too_hot
-    if not settings.is_open(now_ms):
-        return Obstacle.OUTSIDE_HOURS, temp_c
-    return Obstacle.TOO_HOT if settings.is_too_hot(was_too_hot, temp_c) else Obstacle.NONE, temp_c
+    is_too_hot = settings.is_too_hot(was_too_hot, temp_c)
+    return settings_obstacle(is_open=settings.is_open(now_ms), is_too_hot=is_too_hot), temp_c
 
 
 def terms_message(obstacle: Obstacle, who: str, settings: Settings, temp_c: float | None, now_ms: int) -> str:

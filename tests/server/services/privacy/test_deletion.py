@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -56,32 +56,6 @@ from tests.support.whole_renter import (
 )
 
 LEFT = 5000 - 188
-
-
-@pytest.fixture
-async def any_market(database_url: str, clock: ManualClock, tmp_path: Path) -> AsyncIterator[Market]:
-    """A running server on each kind of database, where renters fill their wallets and have webhooks."""
-    async with running_server.running(
-        database_url,
-        clock,
-        webhooks_allow_private=True,
-        sandbox_topup=True,
-        blob_store=f"file:{tmp_path / 'blobs'}",
-    ) as market:
-        yield market
-
-
-@pytest.fixture
-async def market(sqlite_url: str, clock: ManualClock, tmp_path: Path) -> AsyncIterator[Market]:
-    """The same on SQLite."""
-    async with running_server.running(
-        sqlite_url,
-        clock,
-        webhooks_allow_private=True,
-        sandbox_topup=True,
-        blob_store=f"file:{tmp_path / 'blobs'}",
-    ) as market:
-        yield market
 
 
 async def register(market: Market, email: str, name: str = "R") -> Party:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +12,6 @@ from google.protobuf.json_format import MessageToDict
 
 from server.services.privacy.export import PAGE_SIZE
 from server.store.models import MODELS, Chunk, Job, Lease, Renter, Webhook
-from tests.support import running_server
-from tests.support.manual_clock import ManualClock
 from tests.support.running_server import MODEL, Market, Party, refusal
 from tests.support.whole_renter import (
     FILE,
@@ -176,32 +172,6 @@ OF_OTHERS = {
     *("provider", "provider_gpu", "provider_model", "provider_terms", "gpu_metrics", "withdrawal"),
     *("audit_entry", "job_rate"),
 }
-
-
-@pytest.fixture
-async def any_market(database_url: str, clock: ManualClock, tmp_path: Path) -> AsyncIterator[Market]:
-    """A running server on each kind of database, where renters fill their wallets and have webhooks."""
-    async with running_server.running(
-        database_url,
-        clock,
-        webhooks_allow_private=True,
-        sandbox_topup=True,
-        blob_store=f"file:{tmp_path / 'blobs'}",
-    ) as market:
-        yield market
-
-
-@pytest.fixture
-async def market(sqlite_url: str, clock: ManualClock, tmp_path: Path) -> AsyncIterator[Market]:
-    """The same on SQLite."""
-    async with running_server.running(
-        sqlite_url,
-        clock,
-        webhooks_allow_private=True,
-        sandbox_topup=True,
-        blob_store=f"file:{tmp_path / 'blobs'}",
-    ) as market:
-        yield market
 
 
 def found_at(message: dict[str, Any], path: str) -> list[Any]:
