@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from itertools import count
 
 from dcp.v1 import jobs_pb2, sessions_pb2
+from google.protobuf.duration_pb2 import Duration
 
 from daemon.protocol.effects import Effect, Forget, Persist, Send, StartAttempt, StopAttempt
 from daemon.protocol.events import (
@@ -75,6 +76,11 @@ class HeldLeases:
     def with_result(self) -> list[sessions_pb2.Lease]:
         """The leases whose result waits for its acknowledgement."""
         return [run.lease for run in self._transcripts.values() if run.has_result]
+
+    @property
+    def run_times(self) -> list[Duration]:
+        """How long the runs of `with_result` took, in the same order."""
+        return [run.run_time for run in self._transcripts.values() if run.has_result]
 
     @property
     def unreported(self) -> list[sessions_pb2.Lease]:

@@ -355,6 +355,7 @@ class DaemonSession:
             slots=capacity.slots,
             held_leases=self._leases.held,
             unacknowledged_results=self._leases.with_result,
+            unacknowledged_run_times=self._leases.run_times,
             self_tests=capacity.self_tests,
         )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from enum import Enum, auto
 
 from dcp.v1 import sessions_pb2
+from google.protobuf.duration_pb2 import Duration
 
 from daemon.protocol.events import Result
 from daemon.protocol.pieces import Pieces
@@ -137,6 +138,12 @@ class Transcript:
         if self.phase is Phase.RUNNING and self._running_since is not None:
             self._ran_ms, self._running_since = self.run_ms(now), None
             self._unsaved.append(Reading(self._ran_ms))
+
+    @property
+    def run_time(self) -> Duration:
+        """How long the run took, by its result."""
+        assert self._finished is not None, "it has a result"
+        return self._finished.run_time
 
     def run_ms(self, now: float) -> int:
         """How long it has run: 0 before the start, never above the limit."""

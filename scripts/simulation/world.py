@@ -266,6 +266,8 @@ class World:
             task.kill()
         self.services = None
         self.server_frozen_until_ms = None
+        # What it received and did not store is lost; a daemon that comes back tells it again.
+        self.reported.clear()
         for wire in list(self.wires):
             wire.session = wire.task = None
             self._close_down(wire)
@@ -454,6 +456,7 @@ class World:
                 # A late Hello, by a stream that the daemon has left, does not list its newest runs.
                 machine.is_misknown = machine.wire is not wire
                 self._greeted(machine, message.hello.boot_id)
+                self.reported.update((x.job_id, x.lease_epoch) for x in message.hello.unacknowledged_results)
             case "heartbeat":
                 self.renewed_ms[machine.provider_id] = self.now_ms
             case "job_finished":

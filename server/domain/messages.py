@@ -35,6 +35,8 @@ class Hello:
     slots: int
     held: tuple[LeaseRef, ...] = ()
     unacknowledged: tuple[LeaseRef, ...] = ()
+    run_ms: tuple[int, ...] = ()
+    """How long the runs of ``unacknowledged`` took, in the same order; empty if the daemon does not say."""
     runs_plain_processes: bool = False
     """Whether it runs jobs other than inference as plain processes, with no isolation from its machine."""
     self_tests: tuple[SelfTest, ...] = ()

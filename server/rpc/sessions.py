@@ -176,6 +176,7 @@ def _hello(body: pb.Hello) -> messages.Hello:
         slots=body.slots,
         held=_refs(body.held_leases),
         unacknowledged=_refs(body.unacknowledged_results),
+        run_ms=tuple(convert.duration_ms(run_time) for run_time in body.unacknowledged_run_times),
         runs_plain_processes=body.runs_plain_processes,
         self_tests=_self_tests(body.self_tests),
     )

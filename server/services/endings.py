@@ -148,7 +148,7 @@ def give_up(
         return
     if job.cancel_requested:
         message = "cancelled; its provider went silent before it answered"
-        _settle_cancelled(job, message, now_ms, _proven_ms(job, renewed_ms))
+        _settle_cancelled(job, message, now_ms, _proven_ms(job, lease, renewed_ms))
     elif _was_attempt(lease) and job.attempt >= MAX_ATTEMPTS:
         is_released = outcome is LeaseOutcome.RELEASED
         usual = FailureReason.PROVIDER_DRAINED if is_released else FailureReason.PROVIDER_LOST
@@ -157,12 +157,15 @@ def give_up(
         _requeue(job, lease, now_ms)
 
 
-def _proven_ms(job: Job, renewed_ms: int) -> int:
-    """The proven length of a run whose daemon went silent."""
+def _proven_ms(job: Job, lease: Lease, renewed_ms: int) -> int:
+    """The proven length of a run whose daemon went silent.
+
+    If a Hello said that the run had ended and how long it took, later heartbeats prove no more than that.
+    """
     if job.started_ms is None:
         return 0
-    proven = renewed_ms - job.started_ms
-    return pricing.billed_ms(proven, proven, job.limit_ms)
+    server_ms = renewed_ms - job.started_ms
+    return pricing.billed_ms(server_ms if lease.run_ms is None else lease.run_ms, server_ms, job.limit_ms)
 
 
 def _requeue(job: Job, lease: Lease, now_ms: int) -> None:

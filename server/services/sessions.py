@@ -43,6 +43,7 @@ from server.domain.messages import (
     Superseded,
     Welcome,
 )
+from server.domain.pricing import billed_ms
 from server.domain.providers import AccountState
 from server.domain.sessions import Breach, Kept, Reply, ServerSession, stranger
 from server.domain.terms import Terms
@@ -352,16 +353,19 @@ class Session:
         providers.replace_models(self.provider_id, hello.models)
         if hello.self_tests != provider.self_tests:
             providers.set_self_tests(self.provider_id, epoch, hello.self_tests)
+        ended = dict(zip(hello.unacknowledged, hello.run_ms, strict=False))
         kept = []
         for lease in leases.open_of(self.provider_id):
             named = _find(lease, hello.held) or _find(lease, hello.unacknowledged)
             if named is None or lease.state is LeaseState.OFFERED:
                 give_up(lease, now_ms, "the daemon no longer holds it")
                 continue
-            leases.move_to_session(lease, epoch)
+            resend = named in hello.unacknowledged
             job = jobs.get(lease.job_id)
             assert job is not None
-            resend = named in hello.unacknowledged
+            told_ms = ended.get(named)
+            run_ms = None if told_ms is None else billed_ms(told_ms, told_ms, job.limit_ms)
+            leases.move_to_session(lease, epoch, run_ms)
             kept.append(
                 (
                     Kept(

@@ -377,6 +377,7 @@ class Hello(_message.Message):
     SLOTS_FIELD_NUMBER: _builtins.int
     HELD_LEASES_FIELD_NUMBER: _builtins.int
     UNACKNOWLEDGED_RESULTS_FIELD_NUMBER: _builtins.int
+    UNACKNOWLEDGED_RUN_TIMES_FIELD_NUMBER: _builtins.int
     RUNS_PLAIN_PROCESSES_FIELD_NUMBER: _builtins.int
     SELF_TESTS_FIELD_NUMBER: _builtins.int
     boot_id: _builtins.str
@@ -412,6 +413,12 @@ class Hello(_message.Message):
         """The leases whose JobFinished the server has not acknowledged yet."""
 
     @_builtins.property
+    def unacknowledged_run_times(self) -> _containers.RepeatedCompositeFieldContainer[_duration_pb2.Duration]:
+        """How long the run of each lease in `unacknowledged_results` took, in the same order. If the result then
+        never arrives, this limits what the renter of a cancelled job pays.
+        """
+
+    @_builtins.property
     def self_tests(self) -> _honesty_pb2.SelfTestReport:
         """The self-tests of the daemon's engines and runners. Jobs for the models and job types of an engine or
         runner that did not pass are not offered.
@@ -429,12 +436,13 @@ class Hello(_message.Message):
         slots: _builtins.int = ...,
         held_leases: _abc.Iterable[Global___Lease] | None = ...,
         unacknowledged_results: _abc.Iterable[Global___Lease] | None = ...,
+        unacknowledged_run_times: _abc.Iterable[_duration_pb2.Duration] | None = ...,
         runs_plain_processes: _builtins.bool = ...,
         self_tests: _honesty_pb2.SelfTestReport | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["gpu_status", b"gpu_status", "self_tests", b"self_tests"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "daemon_version", b"daemon_version", "gpu_status", b"gpu_status", "held_leases", b"held_leases", "job_types", b"job_types", "models", b"models", "protocol_version", b"protocol_version", "runs_plain_processes", b"runs_plain_processes", "self_tests", b"self_tests", "slots", b"slots", "unacknowledged_results", b"unacknowledged_results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "daemon_version", b"daemon_version", "gpu_status", b"gpu_status", "held_leases", b"held_leases", "job_types", b"job_types", "models", b"models", "protocol_version", b"protocol_version", "runs_plain_processes", b"runs_plain_processes", "self_tests", b"self_tests", "slots", b"slots", "unacknowledged_results", b"unacknowledged_results", "unacknowledged_run_times", b"unacknowledged_run_times"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 from dcp.v1 import gpus_pb2, jobs_pb2, providers_pb2, sessions_pb2
+from google.protobuf.duration_pb2 import Duration
 
 from server.domain.errors import DomainError
 from server.domain.leases import MAX_ATTEMPTS, PREPARE_SECONDS
@@ -426,6 +427,27 @@ async def test_result_of_a_daemon_that_comes_back_after_the_limit_is_taken(marke
     ended = await market.job(job)
     assert ended.status == jobs_pb2.JOB_STATE_COMPLETED
     assert ended.billing.actual_cost_halala == 188
+
+
+@pytest.mark.parametrize(("told_seconds", "charge"), [([25], 63), ([], 450), ([9999], 450), ([-5], 0)])
+async def test_heartbeats_after_the_end_of_a_run_are_not_billed_if_its_result_is_lost(
+    market: Market, told_seconds: list[int], charge: int
+) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
+    daemon.cut()
+    await market.cancel(job, renter)
+    await market.later(220)
+    times = [Duration(seconds=seconds) for seconds in told_seconds]
+    again = await market.daemon(provider, unacknowledged_results=[lease], unacknowledged_run_times=times)
+    assert (await again.expect("lease_directive")).action == sessions_pb2.LEASE_ACTION_RESEND
+    again.cut()
+    await market.later(LOST_SECONDS + 10)
+    ended = await market.job(job)
+    assert ended.status == jobs_pb2.JOB_STATE_CANCELLED
+    assert ended.billing.actual_cost_halala == charge
+    await market.assert_money_adds_up()
 
 
 async def test_cancel_that_a_living_daemon_ignores_is_billed_to_the_wish(market: Market) -> None:
