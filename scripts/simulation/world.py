@@ -266,7 +266,7 @@ class World:
             task.kill()
         self.services = None
         self.server_frozen_until_ms = None
-        # What it received and did not store is lost; a daemon that comes back tells it again.
+        # What it received and did not store is lost; a daemon that comes back reports it again.
         self.reported.clear()
         for wire in list(self.wires):
             wire.session = wire.task = None

@@ -363,8 +363,8 @@ class Session:
             resend = named in hello.unacknowledged
             job = jobs.get(lease.job_id)
             assert job is not None
-            told_ms = ended.get(named)
-            run_ms = None if told_ms is None else billed_ms(told_ms, told_ms, job.limit_ms)
+            reported_ms = ended.get(named)
+            run_ms = None if reported_ms is None else billed_ms(reported_ms, reported_ms, job.limit_ms)
             leases.move_to_session(lease, epoch, run_ms)
             kept.append(
                 (

@@ -718,6 +718,7 @@ def test_result_of_an_earlier_process_is_told_until_acknowledged() -> None:
     again = bench.restarted()
     (hello,) = sent(again.connect(), "hello")
     assert list(hello.unacknowledged_results) == [lease()]
+    assert list(hello.unacknowledged_run_times) == [seconds(3)]
     effects = again.welcome()
     assert kinds(effects) == ["Opened", "job_started", "output_chunk", "job_finished"]
     assert sent(effects, "job_finished") == sent(bench.effects, "job_finished")

@@ -429,9 +429,9 @@ async def test_result_of_a_daemon_that_comes_back_after_the_limit_is_taken(marke
     assert ended.billing.actual_cost_halala == 188
 
 
-@pytest.mark.parametrize(("told_seconds", "charge"), [([25], 63), ([], 450), ([9999], 450), ([-5], 0)])
+@pytest.mark.parametrize(("reported_seconds", "charge"), [([25], 63), ([], 450), ([9999], 450), ([-5], 0)])
 async def test_heartbeats_after_the_end_of_a_run_are_not_billed_if_its_result_is_lost(
-    market: Market, told_seconds: list[int], charge: int
+    market: Market, reported_seconds: list[int], charge: int
 ) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
@@ -439,7 +439,7 @@ async def test_heartbeats_after_the_end_of_a_run_are_not_billed_if_its_result_is
     daemon.cut()
     await market.cancel(job, renter)
     await market.later(220)
-    times = [Duration(seconds=seconds) for seconds in told_seconds]
+    times = [Duration(seconds=seconds) for seconds in reported_seconds]
     again = await market.daemon(provider, unacknowledged_results=[lease], unacknowledged_run_times=times)
     assert (await again.expect("lease_directive")).action == sessions_pb2.LEASE_ACTION_RESEND
     again.cut()
