@@ -77,7 +77,7 @@ class Market(Protocol):
     final: dict[str, Job]
     """The jobs that have ended, as they were at their end."""
     reported: set[tuple[str, int]]
-    """The attempts whose result the server has received."""
+    """The attempts whose run time the server knows: it stored it, or is handling the message."""
     renewed_ms: dict[int, int]
     """When the server last received a heartbeat or a Hello of each provider."""
 

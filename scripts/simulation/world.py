@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from random import Random
 from typing import Any
@@ -78,7 +78,9 @@ class World:
         self.attempts: dict[tuple[str, int], Attempt] = {}
         self.final: dict[str, Job] = {}
         self.reported: set[tuple[str, int]] = set()
-        """The attempts whose result the server has received."""
+        """The attempts whose run time the server knows: it stored it, or is handling the message."""
+        self.stored: set[tuple[str, int]] = set()
+        self.forgotten: set[tuple[str, int]] = set()
         self.renewed_ms: dict[int, int] = {}
         """When the server last received a heartbeat or a Hello of each provider."""
         self.faults: Counter[str] = Counter()
@@ -207,6 +209,8 @@ class World:
             self._digest.update(self.snapshot.key().encode())
             check_rows(self.snapshot, self)
         check_runs(self)
+        self.reported -= self.forgotten - self.stored
+        self.forgotten.clear()
 
     # --- for the checks ---
 
@@ -266,9 +270,8 @@ class World:
             task.kill()
         self.services = None
         self.server_frozen_until_ms = None
-        # What it received and did not store is lost; a daemon that comes back reports it again.
-        self.reported.clear()
         for wire in list(self.wires):
+            self._forget_reports(wire)
             wire.session = wire.task = None
             self._close_down(wire)
 
@@ -286,6 +289,7 @@ class World:
         """Ends the server's side of a stream, for any cause."""
         if not wire.is_open_down:
             return
+        self._forget_reports(wire)
         session, task = wire.session, wire.task
         wire.session = wire.task = None
         self._close_down(wire)
@@ -310,6 +314,8 @@ class World:
     def _handled(self, wire: Wire, error: Exception | None) -> None:
         wire.task = None
         if error is None:
+            self.stored |= wire.reports
+            wire.reports = set()
             return
         if not isinstance(error, DomainError) or not self._may_end(error):
             raise ViolationError("no part of the programs fails", repr(error)) from error
@@ -456,12 +462,20 @@ class World:
                 # A late Hello, by a stream that the daemon has left, does not list its newest runs.
                 machine.is_misknown = machine.wire is not wire
                 self._greeted(machine, message.hello.boot_id)
-                self.reported.update((x.job_id, x.lease_epoch) for x in message.hello.unacknowledged_results)
+                self._report(wire, message.hello.unacknowledged_results)
             case "heartbeat":
                 self.renewed_ms[machine.provider_id] = self.now_ms
             case "job_finished":
-                lease = message.job_finished.lease
-                self.reported.add((lease.job_id, lease.lease_epoch))
+                self._report(wire, [message.job_finished.lease])
+
+    def _report(self, wire: Wire, leases: Iterable[sessions_pb2.Lease]) -> None:
+        wire.reports = {(lease.job_id, lease.lease_epoch) for lease in leases}
+        self.reported |= wire.reports
+
+    def _forget_reports(self, wire: Wire) -> None:
+        """The message that the server was handling may not be stored: only the next check counts it."""
+        self.forgotten |= wire.reports
+        wire.reports = set()
 
     def _greeted(self, machine: Machine, boot_id: str) -> None:
         """A Hello supersedes all other processes of its provider, even if its own process has died."""

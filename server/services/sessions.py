@@ -43,13 +43,12 @@ from server.domain.messages import (
     Superseded,
     Welcome,
 )
-from server.domain.pricing import billed_ms
 from server.domain.providers import AccountState
 from server.domain.sessions import Breach, Kept, Reply, ServerSession, stranger
 from server.domain.terms import Terms
 from server.domain.versions import is_older
 from server.services.dispatch import Dispatch
-from server.services.endings import give_up, record_finish
+from server.services.endings import give_up, note_run, record_finish
 from server.services.fleet import Fleet, Presence
 from server.services.heartbeats import Heartbeats
 from server.services.providers import refuse_shut_out
@@ -363,9 +362,9 @@ class Session:
             resend = named in hello.unacknowledged
             job = jobs.get(lease.job_id)
             assert job is not None
-            reported_ms = ended.get(named)
-            run_ms = None if reported_ms is None else billed_ms(reported_ms, reported_ms, job.limit_ms)
-            leases.move_to_session(lease, epoch, run_ms)
+            leases.move_to_session(lease, epoch)
+            if named in ended:
+                note_run(job, lease, ended[named])
             kept.append(
                 (
                     Kept(
