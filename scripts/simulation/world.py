@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from random import Random
 from typing import Any
@@ -78,9 +78,7 @@ class World:
         self.attempts: dict[tuple[str, int], Attempt] = {}
         self.final: dict[str, Job] = {}
         self.reported: set[tuple[str, int]] = set()
-        """The attempts whose run time the server knows: it stored it, or is handling the message."""
-        self.stored: set[tuple[str, int]] = set()
-        self.forgotten: set[tuple[str, int]] = set()
+        """The attempts whose run time, as the daemon reported it, the server has stored."""
         self.renewed_ms: dict[int, int] = {}
         """When the server last received a heartbeat or a Hello of each provider."""
         self.faults: Counter[str] = Counter()
@@ -209,8 +207,6 @@ class World:
             self._digest.update(self.snapshot.key().encode())
             check_rows(self.snapshot, self)
         check_runs(self)
-        self.reported -= self.forgotten - self.stored
-        self.forgotten.clear()
 
     # --- for the checks ---
 
@@ -271,7 +267,7 @@ class World:
         self.services = None
         self.server_frozen_until_ms = None
         for wire in list(self.wires):
-            self._forget_reports(wire)
+            wire.reports = set()
             wire.session = wire.task = None
             self._close_down(wire)
 
@@ -289,7 +285,7 @@ class World:
         """Ends the server's side of a stream, for any cause."""
         if not wire.is_open_down:
             return
-        self._forget_reports(wire)
+        wire.reports = set()
         session, task = wire.session, wire.task
         wire.session = wire.task = None
         self._close_down(wire)
@@ -314,7 +310,7 @@ class World:
     def _handled(self, wire: Wire, error: Exception | None) -> None:
         wire.task = None
         if error is None:
-            self.stored |= wire.reports
+            self.reported |= wire.reports
             wire.reports = set()
             return
         if not isinstance(error, DomainError) or not self._may_end(error):
@@ -462,20 +458,13 @@ class World:
                 # A late Hello, by a stream that the daemon has left, does not list its newest runs.
                 machine.is_misknown = machine.wire is not wire
                 self._greeted(machine, message.hello.boot_id)
-                self._report(wire, message.hello.unacknowledged_results)
+                ended = message.hello.unacknowledged_results
+                wire.reports = {(lease.job_id, lease.lease_epoch) for lease in ended}
             case "heartbeat":
                 self.renewed_ms[machine.provider_id] = self.now_ms
             case "job_finished":
-                self._report(wire, [message.job_finished.lease])
-
-    def _report(self, wire: Wire, leases: Iterable[sessions_pb2.Lease]) -> None:
-        wire.reports = {(lease.job_id, lease.lease_epoch) for lease in leases}
-        self.reported |= wire.reports
-
-    def _forget_reports(self, wire: Wire) -> None:
-        """The message that the server was handling may not be stored: only the next check counts it."""
-        self.forgotten |= wire.reports
-        wire.reports = set()
+                lease = message.job_finished.lease
+                wire.reports = {(lease.job_id, lease.lease_epoch)}
 
     def _greeted(self, machine: Machine, boot_id: str) -> None:
         """A Hello supersedes all other processes of its provider, even if its own process has died."""
