@@ -41,6 +41,20 @@ def test_rpc_without_a_route_is_a_stream(name: str) -> None:
     assert METHODS[name].client_streaming
 
 
+PAGED = [name for name, method in METHODS.items() if "page_size" in method.input_type.fields_by_name]
+
+
+@pytest.mark.parametrize("name", PAGED)
+def test_every_list_is_walked_by_cursor(name: str) -> None:
+    request, response = METHODS[name].input_type, METHODS[name].output_type
+    cursors = [field for field in response.fields if field.name.startswith("next_")]
+    assert len(cursors) == 1
+    cursor = request.fields_by_name[cursors[0].name.removeprefix("next_")]
+    assert cursor.type == cursors[0].type
+    numbered = request.fields_by_name.get("page")
+    assert numbered is None or numbered is cursor or numbered.GetOptions().deprecated
+
+
 def wire_names(data: Any, message: Any) -> Any:
     """JSON as people write it, with the enum names that protobuf's own parser takes."""
     fields = {field.name: field for field in message.fields}

@@ -236,7 +236,7 @@ async def test_whole_iban_is_shown_to_the_operator_alone_and_never_logged(
 def _stored() -> Any:
     from server.store import withdrawals
 
-    return withdrawals.page(0, 1)
+    return withdrawals.page(None, 0, 1)
 
 
 async def test_many_requests_at_once_make_one(any_market: Market) -> None:
