@@ -291,7 +291,7 @@ class World:
         self._close_down(wire)
         if session is not None:
             assert self.services is not None
-            self.services.sessions.forget(session)
+            self.services.streams.forget(session)
         if task is not None and task in self.tasks:
             self.tasks.remove(task)
             try:
@@ -437,7 +437,7 @@ class World:
             return
         if wire.session is None:
             # The providers registered first, so their key ids equal their own ids.
-            wire.session = self.services.sessions.new(wire.machine.provider_id, wire.machine.provider_id)
+            wire.session = self.services.streams.new(wire.machine.provider_id, wire.machine.provider_id)
         self._heard(wire, message)
         work = self._handle(wire, from_wire(message))
         task = self.spawn(work, stops, partial(self._handled, wire))
