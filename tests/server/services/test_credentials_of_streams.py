@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from server.services.keys import digest
-from server.services.sessions import CHECK_SECONDS
+from server.services.streams import CHECK_SECONDS
 from server.store.models import ApiKey
 from tests.support.running_server import Market, Party
 
@@ -63,8 +63,8 @@ async def test_streams_are_checked_again_and_again(market: Market) -> None:
 async def test_stream_without_a_hello_is_checked_too(market: Market) -> None:
     provider = await market.provider()
     silent = market.connect(provider)
-    while not market.server.services.sessions.open:
-        await market.server.services.sessions.database.read(lambda: None)
+    while not market.server.services.streams.open:
+        await market.sql(lambda: None)
     await revoke(market, provider)
     await market.later(CHECK_SECONDS)
     refused = await silent.ended()

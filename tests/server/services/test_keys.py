@@ -13,7 +13,7 @@ from dcp.v1 import keys_pb2 as pb
 
 from server.domain.keys import MAX_MAIN_KEYS, MAX_SUB_KEYS
 from server.services.keys import USES_PERIOD_SECONDS, digest
-from server.services.sessions import CHECK_SECONDS
+from server.services.streams import CHECK_SECONDS
 from tests.support.running_server import Market, Party, bearer, read_refusal, refusal
 
 READ, BILLING, INFERENCE = options_pb2.SCOPE_READ, options_pb2.SCOPE_BILLING, options_pb2.SCOPE_INFERENCE

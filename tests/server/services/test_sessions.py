@@ -29,7 +29,8 @@ from server.domain.messages import (
 )
 from server.domain.placement import Model
 from server.domain.sessions import MAX_RESENDS
-from server.services.sessions import HELLOS_AT_ONCE, Outbox, Session
+from server.services.sessions import HELLOS_AT_ONCE, Session
+from server.services.stream_outbox import Outbox
 from server.store import leases
 from server.store.models import Lease, Provider
 from tests.support.databases import execute
@@ -75,7 +76,7 @@ async def test_stream_that_does_not_begin_with_a_good_hello_ends(
 
 
 async def test_stream_that_says_nothing_ends_when_its_time_is_up(market: Market) -> None:
-    session = market.server.services.sessions.new(1)
+    session = market.server.services.streams.new(1)
     session.expect_hello()
     assert session.outbox.get_nowait() is None
 
@@ -108,7 +109,7 @@ async def heard(session: Session) -> ServerMessage | None:
 
 
 async def test_hello_that_arrived_in_time_may_wait_for_the_server(market: Market) -> None:
-    session = market.server.services.sessions.new((await market.provider()).id)
+    session = market.server.services.streams.new((await market.provider()).id)
     with blocked_writes(market):
         opening = asyncio.create_task(session.handle(HELLO))
         await asyncio.sleep(0)
@@ -118,9 +119,9 @@ async def test_hello_that_arrived_in_time_may_wait_for_the_server(market: Market
 
 
 async def test_hellos_of_a_fleet_do_not_fill_the_databases_queue(market: Market) -> None:
-    sessions = market.server.services.sessions
+    streams = market.server.services.streams
     providers = [await market.provider() for _ in range(HELLOS_AT_ONCE + 10)]
-    fleet = [sessions.new(provider.id) for provider in providers]
+    fleet = [streams.new(provider.id) for provider in providers]
     gone = fleet[-1]
     with blocked_writes(market):
         opening = [asyncio.create_task(session.handle(HELLO)) for session in fleet]
@@ -663,7 +664,7 @@ async def test_nothing_is_offered_renewed_or_judged_while_the_store_is_gone(mark
 
 async def stuck_session(market: Market, provider: Party) -> Session:
     """A session whose daemon reads nothing: its outbox is full."""
-    session = market.server.services.sessions.new(provider.id)
+    session = market.server.services.streams.new(provider.id)
     await session.handle(
         Hello("b", "", 1, GpuReport(), (Model(MODEL),), frozenset({JobType.LLM_INFERENCE}), slots=5)
     )
