@@ -1,7 +1,7 @@
 """Which module may use which library: one table, applied to every file of the three programs.
 
-A module that the table does not name may use nothing but the standard library and its own program, so a
-new one is born with no permissions. Layers and independence of our own modules are in pyproject.toml.
+A module that is not in the table may use only the standard library and its own program, so a new module
+starts without permissions. The layers and the independence of our own modules are in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import pytest
 
 from tests.architecture.tools import PROGRAMS, module_name, sources
 
-# Library, or part of one -> the modules and packages that may use it. The longest name counts.
+# A library, or a part of it -> the modules and packages that may use it. The longest matching name counts.
 ALLOWED: dict[str, tuple[str, ...]] = {
-    # The wire
+    # The protocols
     "dcp": (
         "server.rpc",
         "gateway",
@@ -45,7 +45,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "grpc_health": ("server.app", "server.rpc.health"),
     "grpc_reflection": ("server.app",),
     "grpc_status": ("server.rpc.errors", "gateway.errors"),
-    # Pure, so that the domain may use it; the domain is standard library otherwise.
+    # Without I/O, so the domain may use it; otherwise the domain uses only the standard library.
     "packaging": ("server.domain.versions", "server.config", "daemon.service.version"),
     # The server
     "certifi": ("server.outbound",),
@@ -75,7 +75,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pynvml": ("daemon.machine.gpus.nvml",),
     "rich": ("daemon.cli.status",),
     "xllamacpp": ("daemon.engines.llamacpp_child",),
-    # All else in the daemon works without a connection, so it reaches the link neither itself nor by others.
+    # The rest of the daemon works without a connection: it imports the link neither directly nor indirectly.
     "daemon.link": (
         "daemon.__main__",
         "daemon.app",
@@ -87,7 +87,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "daemon.cli.doctor": ("daemon.__main__",),
     "daemon.cli.registration": ("daemon.__main__",),
     "daemon.cli.status": ("daemon.__main__",),
-    # The environment: settings are read once, at the start, and handed down.
+    # The environment: settings are read once, at the start, and passed down.
     "os.environ": ("server.__main__", "gateway.__main__", "daemon.__main__"),
     "os.environb": (),
     "os.getenv": (),
@@ -95,7 +95,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 
 
-# Names that need no row.
+# Names that are allowed everywhere.
 FREE = {*sys.stdlib_module_names, *PROGRAMS}
 
 
@@ -104,7 +104,7 @@ def is_within(name: str, whole: str) -> bool:
 
 
 def names_used(source: str) -> Iterator[str]:
-    """Everything that is imported, wherever in the source, and what is read from imported modules."""
+    """The names of all imports anywhere in the source, and of attributes of imported modules."""
     nodes = list(ast.walk(ast.parse(source)))
     bound = {"__import__": "importlib.import_module"}
     for node in nodes:
@@ -133,7 +133,7 @@ def dotted_name(node: ast.expr, bound: dict[str, str]) -> str | None:
 
 
 def dynamic_import(call: ast.Call) -> str:
-    """What is imported by name at run time; of a text that is put together, its beginning."""
+    """The module that is imported by name at run time; the first part if the name is composed."""
     argument = [*call.args, *(keyword.value for keyword in call.keywords)][0]
     beginning = argument.values[0] if isinstance(argument, ast.JoinedStr) else argument
     return str(beginning.value).rstrip(".") if isinstance(beginning, ast.Constant) else "(computed name)"
@@ -191,7 +191,7 @@ def test_every_permission_is_used() -> None:
         ("gateway.config", "from os import environb"),
     ],
 )
-def test_a_violation_is_found(module: str, source: str) -> None:
+def test_forbidden_use_of_a_library_is_found(module: str, source: str) -> None:
     assert len(violations(module, source)) == 1
 
 
@@ -205,5 +205,5 @@ def test_a_violation_is_found(module: str, source: str) -> None:
         ("gateway.app", "from gateway import config\nfrom . import routes"),
     ],
 )
-def test_what_is_allowed_passes(module: str, source: str) -> None:
+def test_allowed_use_of_a_library_passes(module: str, source: str) -> None:
     assert violations(module, source) == set()
