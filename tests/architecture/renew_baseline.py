@@ -14,10 +14,10 @@ from tests.architecture.test_protos import BASELINE, buf, workspace
 def main() -> None:
     """Builds the image of the current protos."""
     with tempfile.TemporaryDirectory() as scratch:
-        status, said = buf(
+        status, output = buf(
             workspace(Path(scratch)), "build", "protos", "--exclude-source-info", "-o", BASELINE
         )
-    assert status == 0, said
+    assert status == 0, output
 
 
 if __name__ == "__main__":

@@ -491,7 +491,7 @@ async def test_failing_gpu_reading_does_not_end_the_daemon() -> None:
 IMAGE = jobs_pb2.JOB_TYPE_IMAGE_GENERATION
 
 
-async def test_image_arrives_complete_with_its_media_type() -> None:
+async def test_picture_arrives_complete_with_its_media_type() -> None:
     picture = Picture("image/png", b"\x89PNG" + bytes(100_000))
     async with stack(ScriptedEngine([picture], job_types=[IMAGE])) as s:
         connection = await s.server.connection()
@@ -502,7 +502,7 @@ async def test_image_arrives_complete_with_its_media_type() -> None:
         assert finished.content_type == "image/png"
 
 
-async def test_image_over_the_output_limit_fails_the_job_instead_of_being_truncated() -> None:
+async def test_picture_over_the_output_limit_fails_the_job_instead_of_being_truncated() -> None:
     picture = Picture("image/png", bytes(1001))
     async with stack(ScriptedEngine([picture], job_types=[IMAGE])) as s:
         connection = await s.server.connection()

@@ -49,12 +49,12 @@ class BoundEngine(ScriptedEngine):
 
 
 async def update(
-    connection: Connection, wanted: Callable[[sessions_pb2.CapacityUpdate], bool]
+    connection: Connection, is_wanted: Callable[[sessions_pb2.CapacityUpdate], bool]
 ) -> sessions_pb2.CapacityUpdate:
     """The first capacity update that meets the condition."""
     while True:
         found: sessions_pb2.CapacityUpdate = await connection.expect_anyway("capacity_update")
-        if wanted(found):
+        if is_wanted(found):
             return found
 
 
@@ -123,14 +123,14 @@ async def test_engine_that_fails_in_a_job_is_tested_at_once() -> None:
         s.engine.test_error = BROKEN
         await connection.send(job_offer=offer())
         # The update may come before JobStarted, which waits for the journal.
-        missing, heard = {"offer_reply", "job_started", "failed test"}, []
+        missing, messages = {"offer_reply", "job_started", "failed test"}, []
         while missing:
             message = await connection.next()
-            heard.append(message)
+            messages.append(message)
             kind = str(message.WhichOneof("kind"))
             is_failure = kind == "capacity_update" and not message.capacity_update.self_tests.tests[0].passed
             missing.discard("failed test" if is_failure else kind)
-        assert all(message.offer_reply.accepted for message in heard if message.HasField("offer_reply"))
+        assert all(message.offer_reply.accepted for message in messages if message.HasField("offer_reply"))
         assert s.engine.tests == 2
 
 

@@ -38,19 +38,19 @@ async def test_name_is_resolved_once_and_the_checked_address_is_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A name that resolves to another address the second time cannot bypass the check."""
-    asked: list[str] = []
+    looked_up: list[str] = []
     real = socket.getaddrinfo
 
     def lookup(host: str | bytes, port: int, *rest: int, **more: int) -> object:
-        asked.append(host.decode() if isinstance(host, bytes) else host)
-        leads_to = "127.0.0.1" if asked.count("renter.example") == 1 else "127.0.0.2"
+        looked_up.append(host.decode() if isinstance(host, bytes) else host)
+        leads_to = "127.0.0.1" if looked_up.count("renter.example") == 1 else "127.0.0.2"
         return real(leads_to, port, *rest, **more)
 
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
     async with receiving() as receiver:
         answer = await Outbound(allow_private=True).post(f"http://renter.example:{receiver.port}/", {}, b"{}")
         assert answer.is_good
-        assert asked.count("renter.example") == 1
+        assert looked_up.count("renter.example") == 1
         assert receiver.received[0].headers["host"] == f"renter.example:{receiver.port}"
 
 

@@ -195,18 +195,18 @@ async def test_status_in_a_terminal_is_refreshed_until_it_is_stopped(tmp_path: P
 async def test_service_manager_is_notified_of_every_step(tmp_path: Path) -> None:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     listening.bind(str(tmp_path / "n"))
-    said: list[str] = []
+    notifications: list[str] = []
 
     def listen() -> None:
         while text := listening.recv(1000).decode():
-            said.append(text)
+            notifications.append(text)
 
-    async def heard(text: str) -> None:
+    async def wait_for(text: str) -> None:
         """Waits for this text after the texts that were received before."""
         async with asyncio.timeout(30):
-            while not any(text in line for line in said):
+            while not any(text in line for line in notifications):
                 await asyncio.sleep(0.01)
-        del said[: next(number for number, line in enumerate(said) if text in line) + 1]
+        del notifications[: next(number for number, line in enumerate(notifications) if text in line) + 1]
 
     # If the manager did not read, WATCHDOG=1 messages would fill its socket.
     listener = threading.Thread(target=listen)
@@ -216,13 +216,13 @@ async def test_service_manager_is_notified_of_every_step(tmp_path: Path) -> None
         environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY}
         environ |= {"NOTIFY_SOCKET": str(tmp_path / "n"), "WATCHDOG_USEC": "300000"}
         async with command("run", state=tmp_path, **environ) as running:
-            await heard(f"READY=1\nSTATUS=connecting to {server.address}")
+            await wait_for(f"READY=1\nSTATUS=connecting to {server.address}")
             await (await server.connection()).welcome()
-            await heard(f"STATUS=session with {server.address} as provider 42")
+            await wait_for(f"STATUS=session with {server.address} as provider 42")
             for _ in range(2):
-                await heard("WATCHDOG=1")
+                await wait_for("WATCHDOG=1")
             running.process.send_signal(signal.SIGTERM)
-            await heard("STOPPING=1")
+            await wait_for("STOPPING=1")
             assert (await running.end())[0] == 0
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ending:
         ending.sendto(b"", str(tmp_path / "n"))

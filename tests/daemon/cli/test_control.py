@@ -15,8 +15,8 @@ from daemon.cli import control
 ANSWERS = {"status": lambda: {"is": "well"}}
 
 
-async def ask(folder: Path, what: str = "status") -> dict[str, Any]:
-    return await asyncio.to_thread(control.ask, folder, what)
+async def ask(folder: Path, question: str = "status") -> dict[str, Any]:
+    return await asyncio.to_thread(control.ask, folder, question)
 
 
 async def test_question_is_answered_and_only_the_owner_may_use_the_socket(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def job(model: str = "served-model", prompt: str = "hi", **fields: Any) -> sessi
     return offer(params=params)
 
 
-def image_job(**fields: Any) -> sessions_pb2.JobOffer:
+def picture_job(**fields: Any) -> sessions_pb2.JobOffer:
     params = jobs_pb2.JobParams(model="served-model", **({"prompt": "a cat"} | fields))
     return offer(params=params, job_type=IMAGE)
 
@@ -184,12 +184,12 @@ async def test_model_list_of_a_hostile_server_is_limited_and_its_names_are_check
     assert all(name.startswith("m") for name in served)
 
 
-async def test_image_has_its_media_type() -> None:
+async def test_picture_has_its_media_type() -> None:
     script = Script()
     async with attached(script, image_models=frozenset({"served-model"})) as engine:
         assert list(engine.models()[0].job_types) == [IMAGE]
         assert IMAGE in engine.job_types()
-        pieces, _ = await run(engine, image_job(image_size="64x64"))
+        pieces, _ = await run(engine, picture_job(image_size="64x64"))
     assert pieces == [Picture("image/png", PNG)]
     asked = script.requests[0]
     assert (asked["prompt"], asked["n"], asked["size"]) == ("a cat", 1, "64x64")
@@ -206,19 +206,19 @@ async def test_image_has_its_media_type() -> None:
         {"data": [{"b64_json": base64.b64encode(b"<script>").decode()}]},
     ],
 )
-async def test_answer_that_is_not_an_image_is_the_providers_fault(image: Any) -> None:
+async def test_answer_that_is_not_a_picture_is_the_providers_fault(image: Any) -> None:
     async with attached(Script(image=image), image_models=frozenset({"served-model"})) as engine:
         with pytest.raises(EngineError) as caught:
-            await run(engine, image_job())
+            await run(engine, picture_job())
     assert caught.value.reason == ENGINE_FAILED
 
 
 @pytest.mark.parametrize("fields", [{"prompt": " "}, {"image_size": "huge"}, {"image_size": "0x10"}])
-async def test_bad_image_parameters_are_refused_before_the_server_is_called(fields: dict[str, Any]) -> None:
+async def test_bad_picture_parameters_are_refused_before_the_server_is_called(fields: dict[str, Any]) -> None:
     script = Script()
     async with attached(script, image_models=frozenset({"served-model"})) as engine:
         with pytest.raises(EngineError) as caught:
-            await run(engine, image_job(**fields))
+            await run(engine, picture_job(**fields))
     assert caught.value.reason == BAD_PARAMS
     assert script.requests == []
 

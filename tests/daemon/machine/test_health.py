@@ -86,9 +86,9 @@ def test_errors_from_before_the_daemon_started_are_not_a_fault() -> None:
 
 
 def test_error_count_that_was_missing_for_a_while_is_not_a_new_error() -> None:
-    untold = gpu("a")
-    untold.ClearField("ecc_volatile_uncorrected")
-    assert observed(status(gpu("a")), status(untold), status(gpu("a"))).healthy_gpus() == ["a"]
+    without_count = gpu("a")
+    without_count.ClearField("ecc_volatile_uncorrected")
+    assert observed(status(gpu("a")), status(without_count), status(gpu("a"))).healthy_gpus() == ["a"]
 
 
 def test_lost_gpu_recovers_after_enough_consecutive_good_samples() -> None:

@@ -56,7 +56,7 @@ class Daemon(RuleBasedStateMachine):
         self.known: dict[str, Reported] = {}
         self.begun: list[str] = []
         self.at_work: dict[str, bool] = {}
-        self.said: list[dict[str, Any]] = []
+        self.sent_by_server: list[dict[str, Any]] = []
         self.epochs = {"job-1": 0, "job-2": 0}
         self.start_process()
 
@@ -107,7 +107,7 @@ class Daemon(RuleBasedStateMachine):
         self.do(self.session.handle(event, self.now))
 
     def say(self, **kind: Any) -> None:
-        self.said.append(kind)
+        self.sent_by_server.append(kind)
         self.happen(ev.Received(sessions_pb2.ServerMessage(**kind)))
 
     def hear(self, message: sessions_pb2.DaemonMessage) -> None:
@@ -166,11 +166,11 @@ class Daemon(RuleBasedStateMachine):
     def cut(self) -> None:
         self.happen(ev.Disconnected())
 
-    @precondition(lambda self: self.said)
+    @precondition(lambda self: self.sent_by_server)
     @rule(data=st.data())
     def repeat(self, data: st.DataObject) -> None:
         """Delivers an earlier message of the server again, or late."""
-        kind = data.draw(st.sampled_from(self.said))
+        kind = data.draw(st.sampled_from(self.sent_by_server))
         self.happen(ev.Received(sessions_pb2.ServerMessage(**kind)))
 
     # --- the server ---
@@ -235,15 +235,15 @@ class Daemon(RuleBasedStateMachine):
         self.happen(ev.Tick())
 
     @precondition(lambda self: self.at_work)
-    @rule(data=st.data(), what=st.sampled_from(["write", "write", "finish"]))
-    def work(self, data: st.DataObject, what: str) -> None:
+    @rule(data=st.data(), step=st.sampled_from(["write", "write", "finish"]))
+    def work(self, data: st.DataObject, step: str) -> None:
         name = data.draw(st.sampled_from(sorted(self.at_work)))
         held = self.known[name].lease
         if not self.at_work[name]:
             self.at_work[name] = True
             self.happen(ev.AttemptStarted(held))
-        elif what == "write":
-            text = f"{len(self.said)}-{self.now};".encode()
+        elif step == "write":
+            text = f"{len(self.sent_by_server)}-{self.now};".encode()
             self.happen(ev.AttemptWrote(held, Channel.OUTPUT, text))
         else:
             del self.at_work[name]
@@ -281,7 +281,7 @@ class Daemon(RuleBasedStateMachine):
         for known in self.known.values():
             # Leases that the crash kept from being forgotten are reported again, and discarded again.
             known.is_discarded = known.is_discarded and known.is_forgotten
-        self.said.clear()  # they were on a stream that has ended
+        self.sent_by_server.clear()  # they were on a stream that has ended
         self.start_process()
 
     def teardown(self) -> None:

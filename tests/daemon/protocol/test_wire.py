@@ -1,8 +1,7 @@
 """The daemon's session against a small strict server, connected by a network that fails.
 
-The wire drops, repeats and delays messages and is cut; the server keeps the
-rules of the proto. Whatever the wire does, each job starts once, its output
-arrives whole and in order, and its result arrives exactly as it was.
+The network loses, repeats and delays messages, and breaks; the server follows the rules of the proto.
+Nevertheless each job starts once, its output arrives complete and in order, and its result unchanged.
 """
 
 from __future__ import annotations
@@ -149,8 +148,8 @@ class Wire:
             for answer in self.server.answer(message):
                 self.down += [sessions_pb2.ServerMessage(**answer)] * self.copies()
         down, self.down = self.down, []
-        for heard in down:
-            self.happen(ev.Received(heard))
+        for message in down:
+            self.happen(ev.Received(message))
 
     def work(self) -> None:
         """Plays the engine: a word per second, then the result."""

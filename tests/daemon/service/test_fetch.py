@@ -16,16 +16,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Sends the answer."""
-        what, _, rest = self.path[1:].partition("/")
-        if what == "to":
+        action, _, rest = self.path[1:].partition("/")
+        if action == "to":
             self.send_response(302)
             self.send_header("Location", rest)
             self.end_headers()
-        elif what == "bytes":
+        elif action == "bytes":
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"x" * int(rest))
-        elif what == "loop":
+        elif action == "loop":
             self.send_response(302)
             self.send_header("Location", "/loop")
             self.end_headers()

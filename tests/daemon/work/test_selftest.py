@@ -41,35 +41,35 @@ class Bench:
         return [test.passed for test in self.tests.report().tests]
 
 
-def test_failed_test_is_repeated_after_a_minute_then_later_and_later_up_to_an_hour() -> None:
-    trial, rng, now = SelfTestRecord(), Random(1), 0.0
+def test_failed_self_test_is_repeated_after_a_minute_then_later_and_later_up_to_an_hour() -> None:
+    record, rng, now = SelfTestRecord(), Random(1), 0.0
     delays = []
     for _ in range(9):
-        trial.fail("broken", now, rng)
+        record.fail("broken", now, rng)
         began = now
-        while not trial.is_due(now):
+        while not record.is_due(now):
             now += 1
         delays.append(now - began)
     for delay, most in zip(delays, [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600], strict=True):
         assert most * 0.89 <= delay <= most + 1
-    trial.succeed(now, rng)
-    trial.fail("broken", now, rng)
-    assert trial.is_due(now + 61)
+    record.succeed(now, rng)
+    record.fail("broken", now, rng)
+    assert record.is_due(now + 61)
 
 
 @given(st.lists(st.sampled_from(["succeed", "fail", "doubt"]), max_size=40), st.integers(0, 2**32))
-def test_test_is_always_due_again_within_an_hour_plus_jitter(events: list[str], seed: int) -> None:
-    trial, rng = SelfTestRecord(), Random(seed)
+def test_self_test_is_always_due_again_within_an_hour_plus_jitter(events: list[str], seed: int) -> None:
+    record, rng = SelfTestRecord(), Random(seed)
     for now, event in enumerate(events):
         if event == "doubt":
-            trial.doubt()
+            record.doubt()
         elif event == "succeed":
-            trial.succeed(now, rng)
+            record.succeed(now, rng)
         else:
-            trial.fail("x" * 1000, now, rng)
-        assert trial.is_due(now + PERIOD_SECONDS * 1.1 + 1)
-        assert trial.passed == (trial.reason == "")
-        assert len(trial.reason) <= 500
+            record.fail("x" * 1000, now, rng)
+        assert record.is_due(now + PERIOD_SECONDS * 1.1 + 1)
+        assert record.passed == (record.reason == "")
+        assert len(record.reason) <= 500
 
 
 async def test_engine_is_not_offered_before_its_first_test_has_ended() -> None:
@@ -147,7 +147,7 @@ async def test_only_a_failure_of_the_engine_triggers_a_test(
     assert engine.tests == tests
 
 
-async def test_test_that_hangs_fails_after_its_time_limit() -> None:
+async def test_self_test_that_hangs_fails_after_its_time_limit() -> None:
     engine = ScriptedEngine()
     engine.test_gate, engine.self_test_seconds = asyncio.Event(), 0.01
     bench = Bench(engine)
@@ -156,7 +156,7 @@ async def test_test_that_hangs_fails_after_its_time_limit() -> None:
 
 
 @pytest.mark.parametrize("error", [FAILED, RuntimeError("/home/secret"), TimeoutError()])
-async def test_failed_test_has_a_reason_without_details_of_the_machine(error: Exception) -> None:
+async def test_failed_self_test_has_a_reason_without_details_of_the_machine(error: Exception) -> None:
     engine = ScriptedEngine()
     engine.test_error = error
     bench = Bench(engine)

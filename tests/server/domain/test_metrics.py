@@ -60,17 +60,17 @@ def stored_buckets(reports: list[tuple[int, dict[str, Any]]], width: int) -> lis
     return kept
 
 
-@pytest.mark.parametrize("wanted", MetricsRange)
+@pytest.mark.parametrize("metrics_range", MetricsRange)
 @given(reports=aged_reports)
 def test_each_point_of_a_series_has_the_average_and_maximum_of_its_samples(
-    wanted: MetricsRange, reports: list[tuple[int, dict[str, Any]]]
+    metrics_range: MetricsRange, reports: list[tuple[int, dict[str, Any]]]
 ) -> None:
-    series = metrics.series(stored_buckets(reports, wanted.stored_seconds), wanted, NOW_MS)
+    series = metrics.series(stored_buckets(reports, metrics_range.stored_seconds), metrics_range, NOW_MS)
     expected: dict[int, dict[Figure, list[float]]] = {}
     for age_ms, report in reports:
-        start_ms = metrics.start_of_bucket(NOW_MS - age_ms, wanted.point_seconds)
+        start_ms = metrics.start_of_bucket(NOW_MS - age_ms, metrics_range.point_seconds)
         for figure in Figure:
-            if start_ms >= wanted.first_ms(NOW_MS) and figure.value in report:
+            if start_ms >= metrics_range.first_ms(NOW_MS) and figure.value in report:
                 expected.setdefault(start_ms, {}).setdefault(figure, []).append(report[figure.value])
     points = {point.start_ms: point.figures for gpu in series for point in gpu.points}
     assert points.keys() == expected.keys()
@@ -105,11 +105,13 @@ def test_buckets_can_be_joined_in_any_grouping_and_order(
 
 
 def test_ranges_consist_of_whole_buckets_that_are_still_stored() -> None:
-    for wanted in MetricsRange:
-        assert wanted.point_seconds % wanted.stored_seconds == 0
-        assert wanted.seconds // wanted.point_seconds <= 120
+    for metrics_range in MetricsRange:
+        assert metrics_range.point_seconds % metrics_range.stored_seconds == 0
+        assert metrics_range.seconds // metrics_range.point_seconds <= 120
         for now_ms in (NOW_MS, NOW_MS - NOW_MS % (7 * 720_000), NOW_MS - NOW_MS % 720_000 - 1):
-            assert wanted.first_ms(now_ms) >= now_ms - KEEP_SECONDS[wanted.stored_seconds] * 1000
+            assert (
+                metrics_range.first_ms(now_ms) >= now_ms - KEEP_SECONDS[metrics_range.stored_seconds] * 1000
+            )
 
 
 def test_missing_figure_is_left_out_and_not_counted_as_zero() -> None:

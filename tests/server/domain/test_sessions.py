@@ -293,8 +293,8 @@ def test_dropped_lease_is_unknown() -> None:
 def test_kept_lease_continues_at_its_last_chunk() -> None:
     session = ServerSession()
     session.receive(replace(HELLO, held=(LEASE,)))
-    said = session.opened(WELCOME, [kept(3, 2)])
-    assert said == [WELCOME, LeaseDirective(LEASE, LeaseAction.KEEP, 3, 2)]
+    messages = session.opened(WELCOME, [kept(3, 2)])
+    assert messages == [WELCOME, LeaseDirective(LEASE, LeaseAction.KEEP, 3, 2)]
     assert session.receive(chunk(3)) == Reply(OutputAck(LEASE, 3, 2))
     assert session.receive(chunk(4)) == chunk(4)
     assert_breach(session, chunk(6))
@@ -303,8 +303,8 @@ def test_kept_lease_continues_at_its_last_chunk() -> None:
 def test_kept_lease_with_an_unacknowledged_result_gets_resend() -> None:
     session = ServerSession()
     session.receive(replace(HELLO, unacknowledged=(LEASE,)))
-    said = session.opened(WELCOME, [kept(3, 0, resend=True)])
-    assert said[1] == LeaseDirective(LEASE, LeaseAction.RESEND, 3, 0)
+    messages = session.opened(WELCOME, [kept(3, 0, resend=True)])
+    assert messages[1] == LeaseDirective(LEASE, LeaseAction.RESEND, 3, 0)
 
 
 def test_cancel_carries_the_secret_that_the_daemon_knows() -> None:

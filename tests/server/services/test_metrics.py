@@ -70,7 +70,7 @@ async def test_heartbeats_by_stream_and_post_give_one_curve(any_market: Market) 
 
 
 @pytest.mark.parametrize(
-    ("wanted", "points"),
+    ("metrics_range", "points"),
     [
         (metrics_pb2.METRICS_RANGE_HOUR, 60),
         (metrics_pb2.METRICS_RANGE_SIX_HOURS, 120),
@@ -79,7 +79,7 @@ async def test_heartbeats_by_stream_and_post_give_one_curve(any_market: Market) 
     ],
 )
 async def test_every_range_has_a_maximum_number_of_points(
-    market: Market, wanted: metrics_pb2.MetricsRange, points: int
+    market: Market, metrics_range: metrics_pb2.MetricsRange, points: int
 ) -> None:
     provider = await market.provider()
     record = market.server.services.metrics.record
@@ -89,7 +89,7 @@ async def test_every_range_has_a_maximum_number_of_points(
     ) in steps:  # eight days with a sample every ten minutes, then seven hours with a sample every minute
         market.clock.advance(step)
         record(provider.id, GpuReport(gpu_name="X", temp_c=50))
-    curves = await own_metrics(market, provider, range=wanted)
+    curves = await own_metrics(market, provider, range=metrics_range)
     (gpu,) = curves.gpus
     width = curves.point_seconds
     last = round(market.clock.now()) // width * width

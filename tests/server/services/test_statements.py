@@ -17,13 +17,13 @@ DAY_SECONDS = 24 * 60 * 60
 EVERY_TYPE = [jobs_pb2.JOB_TYPE_LLM_INFERENCE, jobs_pb2.JOB_TYPE_TRAINING]
 
 
-async def statement(market: Market, renter: Party, **which: Any) -> statements_pb2.ListOwnLedgerResponse:
-    request = statements_pb2.ListOwnLedgerRequest(**which)
+async def statement(market: Market, renter: Party, **filters: Any) -> statements_pb2.ListOwnLedgerResponse:
+    request = statements_pb2.ListOwnLedgerRequest(**filters)
     return await market.statement_service.ListOwnLedger(request, metadata=renter.metadata)
 
 
-async def statement_rows(market: Market, renter: Party, **which: Any) -> list[dict[str, str]]:
-    request = statements_pb2.GetOwnLedgerCsvRequest(**which)
+async def statement_rows(market: Market, renter: Party, **filters: Any) -> list[dict[str, str]]:
+    request = statements_pb2.GetOwnLedgerCsvRequest(**filters)
     answer = await market.statement_service.GetOwnLedgerCsv(request, metadata=renter.metadata)
     return list(csv.DictReader(io.StringIO(answer.csv, newline="")))
 

@@ -339,11 +339,11 @@ async def test_reserved_memory_is_not_given_to_jobs(any_market: Market) -> None:
     daemon = await market.daemon(provider, gpu_status=gpu, slots=3)
     await set_settings(market, provider, vram_reserve_mib=8192)
     await daemon.expect("settings_update")
-    wanted: dict[str, Any] = {"gpu_requirements": jobs_pb2.GpuRequirements(min_vram_gb=17)}
-    refused = await refusal(market.submit(renter, provider, **wanted))
+    requirements: dict[str, Any] = {"gpu_requirements": jobs_pb2.GpuRequirements(min_vram_gb=17)}
+    refused = await refusal(market.submit(renter, provider, **requirements))
     assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "gpu_requirements.min_vram_gb")
     assert "16384 MiB of GPU memory for jobs" in refused.message
-    job = await market.submit(renter, **wanted)
+    job = await market.submit(renter, **requirements)
     assert await obstacle(market, job, provider) == (
         "VRAM_RESERVED",
         "Its owner reserves 8192 of its 24576 MiB of GPU memory and the job asks for 17408 MiB.",

@@ -75,8 +75,8 @@ def kinds(receiver: Receiver) -> list[str]:
 
 def assert_signed(event: Received, secret: str) -> None:
     signed = event.headers["dcp-timestamp"].encode() + b"." + event.body
-    wanted = hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()
-    assert event.headers["dcp-signature"] == f"v1={wanted}"
+    expected = hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()
+    assert event.headers["dcp-signature"] == f"v1={expected}"
 
 
 async def test_completed_job_sends_one_signed_event(any_market: Market) -> None:

@@ -63,9 +63,8 @@ async def test_batches_erase_every_job_once_oldest_first(
     await insert_jobs(database, renter_id, provider_id, times)
     await insert_jobs(database, other_id, provider_id, [1, 2])
     await database.run(lambda: erasure.erase_jobs(renter_id))
-    assert (
-        await database.read(count_texts) == (len(times) + 2,) * 3
-    )  # nothing of an existing account is erased
+    # Nothing of an existing account is erased.
+    assert await database.read(count_texts) == (len(times) + 2,) * 3
     await database.run(lambda: erasure.erase_account(renter_id))
     for count in counts:
         await database.run(lambda: erasure.erase_jobs(renter_id))

@@ -396,14 +396,14 @@ async def test_final_state_never_changes(
 ) -> None:
     provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
     await rows.leased(provider_id, job_id, LeaseState.RUNNING)
-    as_read = await rows.get(job_id)
+    earlier_reading = await rows.get(job_id)
     bill = make_bill(100, 100, 30_000)
-    assert await database.run(lambda: jobs.finish(as_read, event, bill, NOW_MS))
+    assert await database.run(lambda: jobs.finish(earlier_reading, event, bill, NOW_MS))
     ended = await rows.get(job_id)
     if later is JobEvent.REQUEUE:
-        assert not await database.run(lambda: jobs.requeue(as_read, NOW_MS))
+        assert not await database.run(lambda: jobs.requeue(earlier_reading, NOW_MS))
     else:
-        assert not await database.run(lambda: jobs.finish(as_read, later, bill, NOW_MS + 1))
+        assert not await database.run(lambda: jobs.finish(earlier_reading, later, bill, NOW_MS + 1))
         assert not await database.run(lambda: jobs.finish(ended, later, bill, NOW_MS + 1))
     assert await rows.get(job_id) == ended
 
@@ -412,13 +412,13 @@ async def test_outdated_reading_of_a_job_cannot_finish_it(database: Database, ro
     """The job was read under lease 1, then requeued and leased again."""
     provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
     ref = await rows.leased(provider_id, job_id, LeaseState.RUNNING)
-    as_read, lease = await rows.get(job_id), await rows.lease(ref)
+    earlier_reading, lease = await rows.get(job_id), await rows.lease(ref)
     await database.run(lambda: leases.end(lease, LeaseOutcome.LOST, NOW_MS))
-    assert await database.run(lambda: jobs.requeue(as_read, NOW_MS))
+    assert await database.run(lambda: jobs.requeue(earlier_reading, NOW_MS))
     await rows.leased(provider_id, job_id, LeaseState.RUNNING)
     now = await rows.get(job_id)
     assert not await database.run(
-        lambda: jobs.finish(as_read, JobEvent.COMPLETE, make_bill(100, 100, 1), NOW_MS)
+        lambda: jobs.finish(earlier_reading, JobEvent.COMPLETE, make_bill(100, 100, 1), NOW_MS)
     )
     assert await rows.get(job_id) == now
     assert (now.state, now.lease_epoch, now.attempt) == (JobState.RUNNING, 2, 2)

@@ -52,13 +52,8 @@ async def test_buckets_are_stored_in_batches_and_never_counted_twice(
             assert sum(samples(curve)) == 241
         await service.tick()
         stored.append(await count(database))
-    assert stored == [
-        0,
-        BATCH,
-        783,
-        783,
-        783,
-    ]  # of each provider: 241 fine buckets and 20 closed coarse buckets
+    # Of each of three providers: 241 fine buckets and 20 closed coarse buckets.
+    assert stored == [0, BATCH, 783, 783, 783]
 
 
 async def test_samples_of_a_daemon_at_two_servers_add_up(
@@ -104,8 +99,8 @@ async def test_batch_whose_answer_was_lost_is_written_again_and_counted_once(
         await service.tick()
     for _ in range(2):  # stored but still waiting, then stored again
         assert await count(database) == 2
-        for wanted in (MetricsRange.HOUR, MetricsRange.DAY):
-            (curve,) = await service.series(provider_id, wanted)
+        for metrics_range in (MetricsRange.HOUR, MetricsRange.DAY):
+            (curve,) = await service.series(provider_id, metrics_range)
             assert samples(curve) == [1]
         await service.tick()
 

@@ -176,9 +176,8 @@ def schema(database: Any) -> tuple[set[Any], set[Any]]:
             columns.add((table, column.name, kind_of(column.data_type), is_null, column.primary_key))
         key = database.get_primary_keys(table)
         listed = {(table, *index.columns, index.unique) for index in database.get_indexes(table)}
-        indexes |= listed - {
-            (table, *key, True)
-        }  # SQLite does not list the primary key's index for every table
+        # SQLite does not list the primary key's index for every table.
+        indexes |= listed - {(table, *key, True)}
     return columns, indexes
 
 

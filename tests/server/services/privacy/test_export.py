@@ -255,9 +255,8 @@ async def test_pages_have_no_gap_and_no_duplicate(any_market: Market, rows: int)
     market = any_market
     async with whole_renter(market) as whole:
         await export(market, whole.renter)
-        await market.server.services.keys.write_uses(
-            now=True
-        )  # later uses do not change them: the clock stands still
+        # Later uses do not change the times of use: the clock stands still.
+        await market.server.services.keys.write_uses(now=True)
         (whole_page,) = await export(market, whole.renter)
         pages = await export(market, whole.renter, page_size=rows)
         assert all(sum(len(getattr(page, name)) for name in LISTS) <= rows for page in pages)
