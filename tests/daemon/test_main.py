@@ -69,7 +69,7 @@ async def run(*arguments: str, state: Path, **environ: str) -> tuple[int, str, s
         return await running.end()
 
 
-async def registered(server: FakeServer, state: Path, *more: str) -> tuple[int, str, str]:
+async def register(server: FakeServer, state: Path, *more: str) -> tuple[int, str, str]:
     fields = ("--name", "Node", "--email", "me@example.com", "--gpu-model", "RTX 4090", *more)
     return await run("register", *fields, state=state, DCP_SERVER=server.address)
 
@@ -83,7 +83,7 @@ async def test_help_explains_every_variable(tmp_path: Path) -> None:
 
 async def test_register_stores_the_key_and_never_prints_it(tmp_path: Path) -> None:
     async with fake_server() as server:
-        status, out, err = await registered(server, tmp_path)
+        status, out, err = await register(server, tmp_path)
         assert (status, err) == (0, "")
         path = tmp_path / "dcp" / "identity.json"
         settings = tmp_path / ".config" / "dcp-daemon" / "config.toml"
@@ -96,10 +96,10 @@ async def test_register_stores_the_key_and_never_prints_it(tmp_path: Path) -> No
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert server.registrations[0].gpu_model == "RTX 4090"
         assert server.registrations[0].os
-        status, _, err = await registered(server, tmp_path)
+        status, _, err = await register(server, tmp_path)
         assert status == 2
         assert "--force" in err
-        assert (await registered(server, tmp_path, "--force"))[0] == 0
+        assert (await register(server, tmp_path, "--force"))[0] == 0
         assert len(server.registrations) == 2
 
 
@@ -203,7 +203,7 @@ async def test_doctor_says_what_to_fix(tmp_path: Path) -> None:
 @needs_model
 async def test_doctor_finds_no_fault_on_a_working_machine(tmp_path: Path) -> None:
     async with fake_server() as server:
-        await registered(server, tmp_path)
+        await register(server, tmp_path)
         status, out, err = await run("doctor", state=tmp_path, DCP_SERVER=server.address)
     assert status == 0, out + err
     assert f"ok   server {server.address} answers in " in out

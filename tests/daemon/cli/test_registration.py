@@ -148,7 +148,7 @@ async def test_nothing_is_registered_if_the_settings_cannot_be_written(tmp_path:
     assert "Traceback" not in err
 
 
-async def asked(terminal: Terminal, server: FakeServer) -> None:
+async def answer_server_question(terminal: Terminal, server: FakeServer) -> None:
     await terminal.answers("Server, as host:port [127.0.0.1:50051]: ", "nonsense")
     await terminal.sees("DCP_SERVER must be host:port")
     await terminal.answers("Server, as host:port", server.address)
@@ -156,7 +156,7 @@ async def asked(terminal: Terminal, server: FakeServer) -> None:
 
 async def test_terminal_asks_for_missing_values_and_again_after_wrong_ones(tmp_path: Path) -> None:
     async with fake_server() as server, Terminal("register", state=tmp_path) as terminal:
-        await asked(terminal, server)
+        await answer_server_question(terminal, server)
         await terminal.answers("Name that renters see [My node]: ", "Riyadh RTX Node")
         await terminal.answers("E-mail address: ", "me")
         await terminal.sees("'me' is not an e-mail address")
