@@ -148,8 +148,8 @@ class Wire:
             for answer in self.server.answer(message):
                 self.down += [sessions_pb2.ServerMessage(**answer)] * self.copies()
         down, self.down = self.down, []
-        for message in down:
-            self.happen(ev.Received(message))
+        for reply in down:
+            self.happen(ev.Received(reply))
 
     def work(self) -> None:
         """Plays the engine: a word per second, then the result."""
