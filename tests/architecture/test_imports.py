@@ -1,8 +1,8 @@
 """Which module may use which library, or room of the daemon: one table, applied to every file.
 
-A module that the table does not name may use nothing but the standard library and its own program, or its own
-room of the daemon, so a new one is born with no permissions. The server's layers and the independence of the
-programs are in pyproject.toml.
+A module that is not in the table may use only the standard library and its own program, or its own room of the
+daemon, so a new module starts without permissions. The server's layers and the independence of the programs are
+in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import pytest
 
 from tests.architecture.tools import PROGRAMS, module_name, sources
 
-# Library, or part of one -> the modules and packages that may use it. The longest name counts.
+# A library, or a part of it -> the modules and packages that may use it. The longest matching name counts.
 ALLOWED: dict[str, tuple[str, ...]] = {
-    # The wire
+    # The protocols
     "dcp": (
         "server.rpc",
         "gateway",
@@ -46,7 +46,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "grpc_health": ("server.app", "server.rpc.health"),
     "grpc_reflection": ("server.app",),
     "grpc_status": ("server.rpc.errors", "gateway.errors"),
-    # Pure, so that the domain may use it; the domain is standard library otherwise.
+    # Without I/O, so the domain may use it; otherwise the domain uses only the standard library.
     "packaging": ("server.domain.versions", "server.config", "daemon.service.version"),
     # The server
     "certifi": ("server.outbound",),
@@ -76,9 +76,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pynvml": ("daemon.machine.gpus.nvml",),
     "rich": ("daemon.cli.status",),
     "xllamacpp": ("daemon.engines.llamacpp_child",),
-    # The daemon's rooms -> who else may use them. A row for a part of a room names the room itself, where it
-    # may.
-    # All else in the daemon works without a connection, so it reaches the link neither itself nor by others.
+    # The daemon's rooms -> who else may use them. A row for a part of a room names the room itself, if it may.
+    # The rest of the daemon works without a connection: it imports the link neither directly nor indirectly.
     "daemon.link": (
         "daemon.__main__",
         "daemon.app",
@@ -137,7 +136,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "daemon.link",
         "daemon.service",
     ),
-    # The environment: settings are read once, at the start, and handed down.
+    # The environment: settings are read once, at the start, and passed down.
     "os.environ": ("server.__main__", "gateway.__main__", "daemon.__main__"),
     "os.environb": (),
     "os.getenv": (),
@@ -145,7 +144,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 
 
-# Names that need no row.
+# Names that are allowed everywhere.
 FREE = {*sys.stdlib_module_names, *PROGRAMS}
 
 
@@ -154,7 +153,7 @@ def is_within(name: str, whole: str) -> bool:
 
 
 def names_used(source: str) -> Iterator[str]:
-    """Everything that is imported, wherever in the source, and what is read from imported modules."""
+    """The names of all imports anywhere in the source, and of attributes of imported modules."""
     nodes = list(ast.walk(ast.parse(source)))
     bound = {"__import__": "importlib.import_module"}
     for node in nodes:
@@ -183,7 +182,7 @@ def dotted_name(node: ast.expr, bound: dict[str, str]) -> str | None:
 
 
 def dynamic_import(call: ast.Call) -> str:
-    """What is imported by name at run time; of a text that is put together, its beginning."""
+    """The module that is imported by name at run time; the first part if the name is composed."""
     argument = [*call.args, *(keyword.value for keyword in call.keywords)][0]
     beginning = argument.values[0] if isinstance(argument, ast.JoinedStr) else argument
     return str(beginning.value).rstrip(".") if isinstance(beginning, ast.Constant) else "(computed name)"
@@ -251,7 +250,7 @@ def test_every_permission_is_used() -> None:
         ("gateway.config", "from os import environb"),
     ],
 )
-def test_a_violation_is_found(module: str, source: str) -> None:
+def test_forbidden_use_of_a_library_is_found(module: str, source: str) -> None:
     assert len(violations(module, source)) == 1
 
 
@@ -267,5 +266,5 @@ def test_a_violation_is_found(module: str, source: str) -> None:
         ("gateway.app", "from gateway import config\nfrom . import routes"),
     ],
 )
-def test_what_is_allowed_passes(module: str, source: str) -> None:
+def test_allowed_use_of_a_library_passes(module: str, source: str) -> None:
     assert violations(module, source) == set()

@@ -1,4 +1,4 @@
-"""Providers: the models that they serve, and the list of the market."""
+"""Providers: the models that they serve, and the public list."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_models_are_replaced_as_a_whole(database: Database, rows: Rows) ->
         ({"limit": 1}, [1]),
     ],
 )
-async def test_market_list_filters(
+async def test_public_list_is_filtered(
     database: Database, rows: Rows, filters: dict[str, int | str], found: list[int]
 ) -> None:
     ids = [await rows.provider() for _ in range(4)]
