@@ -1,8 +1,8 @@
 """Which module may use which library, or room of the daemon: one table, applied to every file.
 
-A module that is not in the table may use only the standard library and its own program, or its own room of the
-daemon, so a new module starts without permissions. The server's layers and the independence of the programs are
-in pyproject.toml.
+A module that is not in the table may use only the standard library and its own program, or its own room of
+the daemon, so a new module starts without permissions. The server's layers and the independence of the
+programs are in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pynvml": ("daemon.machine.gpus.nvml",),
     "rich": ("daemon.cli.status",),
     "xllamacpp": ("daemon.engines.llamacpp_child",),
-    # The daemon's rooms -> who else may use them. A row for a part of a room names the room itself, if it may.
+    # The daemon's rooms -> who else may use them. A row for a part of a room names the room itself if it may.
     # The rest of the daemon works without a connection: it imports the link neither directly nor indirectly.
     "daemon.link": (
         "daemon.__main__",
