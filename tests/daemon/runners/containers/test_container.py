@@ -163,12 +163,10 @@ async def test_job_has_no_network(bench: Bench) -> None:
     assert b"eth" not in outcome.output
 
 
-@pytest.mark.parametrize(
-    "path", ["/x", "/open/x", "/etc/x", "/output/../x", "/bin/busybox", "/proc/sys/kernel/x", "/sys/x"]
-)
-async def test_job_can_write_only_to_its_own_folders(bench: Bench, path: str) -> None:
-    outcome = await bench.run(shell(f"echo x > {path}"))
-    assert outcome.reason == "CONTAINER_EXIT"
+async def test_job_can_write_only_to_its_own_folders(bench: Bench) -> None:
+    paths = "/x /open/x /etc/x /output/../x /bin/busybox /proc/sys/kernel/x /sys/x /output/x"
+    outcome = await bench.run(shell(f"for path in {paths}; do (echo x > $path) && echo $path; done; exit 0"))
+    assert (outcome.reason, outcome.output) == ("", b"/output/x\n")
 
 
 async def test_names_and_links_that_lead_out_of_output_are_not_kept(bench: Bench) -> None:
