@@ -16,7 +16,8 @@ from starlette.responses import JSONResponse, Response
 
 from gateway.config import Config
 from gateway.edge import Edge, refuse_unrouted
-from gateway.routes import DEADLINE_SECONDS, api_routes, discover
+from gateway.limits import DEADLINE_SECONDS
+from gateway.routes import api_routes, discover
 from gateway.web.pages import page_routes
 
 # Requests wait for the server, so the gateway reconnects fast after a restart of it; gateways are few,

@@ -11,18 +11,17 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from dcp.settings import SETTINGS
 from packaging.version import Version
 
+from common.addresses import Network
 from server.domain.artifacts import ArtifactLimits
 from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import Limits
 from server.version import CURRENT
-
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class ConfigError(ValueError):

@@ -209,7 +209,7 @@ async def run(
     app: Any, *received: Message, headers: list[tuple[bytes, bytes]] | None = None
 ) -> list[Message]:
     """The messages that the edge around the app sends when only these messages arrive."""
-    waiting = list(received)
+    waiting = list(received) or [{"type": "http.request", "body": b"", "more_body": False}]
     sent: list[Message] = []
 
     async def receive() -> Message:
