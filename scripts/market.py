@@ -172,9 +172,18 @@ class Market:
     http: httpx.Client = field(default_factory=httpx.Client)
 
     def start(self) -> Market:
-        """Starts the server and the gateway, and waits until both serve."""
+        """Starts the server and the gateway, and waits until requests can be carried out."""
         self.start_gateway(self.start_server().address)
+        self.wait_ready()
         return self
+
+    def wait_ready(self) -> None:
+        """Waits until the gateway reaches the server and its database. Raises NotReadyError."""
+        deadline = time.monotonic() + READY_SECONDS
+        while (answer := self.http.get("/readyz")).status_code != 200:
+            if time.monotonic() > deadline:
+                raise NotReadyError(f"dcp-gateway did not become ready: {answer.text}")
+            time.sleep(0.1)
 
     def start_server(self) -> Program:
         """Starts the server. A restart of it keeps the port and the database."""

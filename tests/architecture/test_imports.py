@@ -42,7 +42,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "google.rpc": ("server.rpc.errors", "gateway.errors", "daemon.link"),
     "grpc": ("server.app", "server.rpc", "gateway", "daemon.link"),
-    "grpc_health": ("server.app", "server.rpc.health"),
+    "grpc_health": ("server.app", "server.rpc.health", "gateway.readiness"),
     "grpc_reflection": ("server.app",),
     "grpc_status": ("server.rpc.errors", "gateway.errors"),
     # Pure, so that the domain may use it; the domain is standard library otherwise.

@@ -16,7 +16,7 @@ from scripts.market import Market, Program
 
 BIN = Path(sys.executable).parent
 PROGRAMS = ("dcp-server", "dcp-gateway", "dcp-daemon run")
-ADMIN_TOKEN = "operator-token-of-the-tests"
+ADMIN_TOKEN = "operator-token-of-all-of-the-tests"
 
 pytestmark = pytest.mark.e2e
 
