@@ -107,11 +107,9 @@ class Server:
         await asyncio.to_thread(self._database.start)
         await self._database.run(sessions.end_all)
         self.services = Services(self._database, self._clock, self._config)
-        authentication = Authentication(
-            self.services.keys,
-            RateLimits(self._config.limits, self._clock),
-            Addresses(self._config.trusted_proxies),
-        )
+        self._limits = RateLimits(self._config.limits, self._clock)
+        addresses = Addresses(self._config.trusted_proxies)
+        authentication = Authentication(self.services.keys, self._limits, addresses)
         self._grpc = grpc.aio.server(interceptors=[authentication], options=GRPC_OPTIONS)
         self._register()
         self.address = self._listen()
@@ -140,7 +138,7 @@ class Server:
         await asyncio.to_thread(self._database.stop)
 
     def _register(self) -> None:
-        self._sessions = SessionServicer(self.services.sessions)
+        self._sessions = SessionServicer(self.services.sessions, self._limits)
         ours = (*servicers(self.services, self._config), self._sessions)
         self._names = tuple(register(servicer, self._grpc) for servicer in ours)
         self._health = ServerHealth(self._names, self._database.probe, self._config.newest_daemon)
