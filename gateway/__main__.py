@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Handles --help and --version; all settings come from environment variables."""
-    lines = [f"  {v.name:<19} {v.meaning} (default: {v.default or 'none'})" for v in VARIABLES]
+    lines = [f"  {v.name:<27} {v.meaning} (default: {v.default or 'none'})" for v in VARIABLES]
     parser = argparse.ArgumentParser(
         prog="dcp-gateway",
         description="Serves the marketplace's JSON API over HTTP and calls the server over gRPC.",

@@ -162,6 +162,8 @@ class Market:
     admin_token: str
     settings: Mapping[str, str] = field(default_factory=dict)
     """Additional DCP_ settings for the server."""
+    gateway_settings: Mapping[str, str] = field(default_factory=dict)
+    """Additional DCP_ settings for the gateway."""
     http_listen: str = "127.0.0.1:0"
     grpc_listen: str = "127.0.0.1:0"
     programs: list[Program] = field(default_factory=list)
@@ -206,7 +208,7 @@ class Market:
         """Starts the gateway for the server at an address. A restart of it keeps the port."""
         gateway = Program(
             "dcp-gateway",
-            env={"DCP_HTTP_LISTEN": self.http_listen, "DCP_SERVER": server},
+            env={"DCP_HTTP_LISTEN": self.http_listen, "DCP_SERVER": server, **self.gateway_settings},
             folder=self.folder,
         )
         self.programs.append(gateway)
