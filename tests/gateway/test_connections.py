@@ -11,8 +11,10 @@ import orjson
 import pytest
 import uvloop
 from dcp.v1 import jobs_pb2
+from starlette.types import Receive, Scope, Send
 
 from gateway import limits
+from gateway.connections import Door, http_settings
 from tests.support import gateway_server, http_gateway
 from tests.support.gateway_server import FakeServer
 from tests.support.http_gateway import Client, Gateway
@@ -124,7 +126,6 @@ BODY = b"15\r\n" + b'{"amount_halala": 5 }' + b"\r\n0\r\n\r\n"
         TOPUP + b"transfer-encoding: chunked\r\n\r\n-2\r\n{}\r\n0\r\n\r\n",
         TOPUP + b"transfer-encoding: chunked\r\n\r\n" + b"f" * 21 + b"\r\n{}\r\n0\r\n\r\n",
         TOPUP + b"transfer-encoding: chunked\r\n\r\n1\r\n{}\r\n0\r\n\r\n",
-        b"DELETE /api/renters/me/keys/1 HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n",
         b"GET /api/jobs/job-1 HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n",
     ],
 )
@@ -135,11 +136,21 @@ async def test_request_that_can_be_read_in_two_ways_is_refused_and_never_run(
     assert gateway.server.calls == []
 
 
+async def test_request_runs_only_when_all_of_it_has_arrived(gateway: Gateway) -> None:
+    client = await gateway.connect()
+    await client.send(JOB[:-2] + b"transfer-encoding: chunked\r\n\r\n")
+    await asyncio.sleep(0.1)
+    await client.send(b"xyz\r\n")
+    assert refusal(await client.rest()) == (400, "INVALID_FIELD")
+    assert gateway.server.calls == []
+    client.close()
+
+
 @pytest.mark.parametrize("split", range(1, 5))
 async def test_fold_is_found_wherever_the_bytes_are_split(gateway: Gateway, split: int) -> None:
     fold = b"b\r\n c\r\n\r\n"
     client = await gateway.connect()
-    await client.send(b"GET /healthz HTTP/1.1\r\na: " + fold[:split])
+    await client.send(b"GET /healthz HTTP/1.1\r\nhost: x\r\na: " + fold[:split])
     await asyncio.sleep(0.02)
     await client.send(fold[split:] + LAST)
     assert refusal(await client.rest()) == (400, "INVALID_FIELD")
@@ -244,7 +255,11 @@ async def test_slow_honest_upload_is_carried_out(gateway: Gateway) -> None:
 
 
 def test_idle_connections_outlast_pools_of_sixty_seconds() -> None:
-    assert limits.KEEP_ALIVE_SECONDS > 60
+    assert http_settings(read_nothing, Door()).timeout_keep_alive > 60
+
+
+async def read_nothing(_: Scope, __: Receive, ___: Send) -> None:
+    """An application."""
 
 
 async def test_idle_connection_is_kept_and_then_closed(
