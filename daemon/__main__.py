@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from common.files import raise_file_limit
 from daemon.app import Daemon, Options
 from daemon.cli import arguments as command_line
 from daemon.cli import control, doctor, logs, registration, status
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Nothing that this process makes is for other users of the machine.
     os.umask(0o077)
     arguments = command_line.parser().parse_args(argv)
+    raise_file_limit()
     try:
         return _COMMANDS[arguments.command](arguments)
     except _FAULTS as error:

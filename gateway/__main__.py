@@ -19,18 +19,28 @@ from importlib import metadata
 import uvicorn
 import uvloop
 
+from common.files import raise_file_limit
 from gateway.app import build_app, open_channel
 from gateway.config import VARIABLES, Address, Config, ConfigError
+from gateway.connections import Door, http_settings
+from gateway.limits import SPARE_FILES
 
-DRAIN_SECONDS = 10
+log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
     """uvicorn that prints its address when it is ready, and exits with 0 after a stop signal."""
 
-    def __init__(self, config: uvicorn.Config, address: Address) -> None:
+    def __init__(self, config: uvicorn.Config, door: Door, address: Address) -> None:
         super().__init__(config)
+        self._door = door
         self._address = address
+
+    async def on_tick(self, counter: int) -> bool:
+        """Looks at the connections once a second; uvicorn calls this ten times as often."""
+        if counter % 10 == 0:
+            self._door.sweep()
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Starts to serve, then prints `ready` and the address."""
@@ -65,26 +75,18 @@ def listen(address: Address) -> socket.socket:
     return listener
 
 
-async def serve(config: Config, listener: socket.socket) -> None:
+async def serve(config: Config, listener: socket.socket, most_files: int) -> None:
     """Serves on the socket until SIGTERM or SIGINT arrives, then lets running requests finish."""
     address = Address(config.listen.host, listener.getsockname()[1])
     channel = open_channel(config)
     try:
-        settings = uvicorn.Config(
-            build_app(channel),
-            # httptools loses the body of a request that offers an upgrade, and reads its bytes as a request.
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            # uvicorn's defaults would trust every process on this machine and an environment variable.
-            proxy_headers=bool(config.trusted_proxies),
-            forwarded_allow_ips=list(config.trusted_proxies),
-            timeout_graceful_shutdown=DRAIN_SECONDS,
+        door = Door(
+            min(config.max_connections, most_files - SPARE_FILES),
+            config.max_address_connections,
+            config.trusted_proxies,
         )
-        await Server(settings, address).serve(sockets=[listener])
+        server = Server(http_settings(build_app(channel), door), door, address)
+        await server.serve(sockets=[listener])
     finally:
         await channel.close()
 
@@ -101,14 +103,20 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(
         level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
+    if not config.listen.is_loopback:
+        log.warning(
+            "DCP_HTTP_LISTEN=%s serves plain HTTP and DCP_INSECURE=true allows it: keys travel unencrypted "
+            "unless a proxy that serves HTTPS stands in front",
+            config.listen,
+        )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(config, listener))
+        runner.run(serve(config, listener, raise_file_limit()))
     return 0
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Handles --help and --version; all settings come from environment variables."""
-    lines = [f"  {v.name:<19} {v.meaning} (default: {v.default or 'none'})" for v in VARIABLES]
+    lines = [f"  {v.name:<27} {v.meaning} (default: {v.default or 'none'})" for v in VARIABLES]
     parser = argparse.ArgumentParser(
         prog="dcp-gateway",
         description="Serves the marketplace's JSON API over HTTP and calls the server over gRPC.",

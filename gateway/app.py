@@ -11,12 +11,12 @@ import grpc
 from fastapi import FastAPI
 from google.protobuf.descriptor import FileDescriptor
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 
 from gateway.config import Config
 from gateway.edge import Edge, refuse_unrouted
-from gateway.routes import DEADLINE_SECONDS, api_routes, discover
+from gateway.limits import DEADLINE_SECONDS
+from gateway.readiness import Readiness, healthz
+from gateway.routes import api_routes, discover
 from gateway.web.pages import page_routes
 
 # Requests wait for the server, so the gateway reconnects fast after a restart of it; gateways are few,
@@ -60,9 +60,5 @@ def build_app(
     app.router.routes.extend(api_routes(channel, files, deadline_seconds))
     app.router.routes.extend(page_routes(files))
     app.add_route("/healthz", healthz)
+    app.add_route("/readyz", Readiness(channel).readyz)
     return app
-
-
-async def healthz(_: Request) -> Response:
-    """Reports that this process serves. It does not check the server."""
-    return JSONResponse({"status": "ok"})

@@ -15,6 +15,10 @@ from typing import NamedTuple
 
 from dcp.settings import SETTINGS
 
+from common.addresses import Network
+from gateway.limits import MAX_ADDRESS_CONNECTIONS, MAX_CONNECTIONS
+
+MOST_CONNECTIONS = 1_000_000
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -28,7 +32,10 @@ class Variable(NamedTuple):
 
 VARIABLES = (
     Variable(
-        "DCP_HTTP_LISTEN", "127.0.0.1:8080", "Where HTTP listens, host:port; port 0 selects a free port."
+        "DCP_HTTP_LISTEN",
+        "127.0.0.1:8080",
+        "Where HTTP listens, host:port; port 0 selects a free port. Other than loopback addresses: "
+        "only with DCP_INSECURE=true.",
     ),
     Variable("DCP_SERVER", "127.0.0.1:50051", "Address of the server's gRPC, host:port."),
     Variable(
@@ -40,13 +47,24 @@ VARIABLES = (
     Variable(
         "DCP_INSECURE",
         "false",
-        "true: keys travel to another host in plain text. Only for networks that you trust.",
+        "true: keys travel between hosts in plain text, to the server and from HTTP clients. "
+        "Only for networks that you trust.",
     ),
     Variable(
         "DCP_TRUSTED_PROXIES",
         "",
         "Addresses and networks of the proxies before the gateway, separated by commas; "
         "their X-Forwarded-For is believed.",
+    ),
+    Variable(
+        "DCP_MAX_CONNECTIONS",
+        str(MAX_CONNECTIONS),
+        "Most HTTP connections in all. The system's limit of open files can allow fewer.",
+    ),
+    Variable(
+        "DCP_MAX_ADDRESS_CONNECTIONS",
+        str(MAX_ADDRESS_CONNECTIONS),
+        "Most HTTP connections from one address (IPv6: one /64), except from trusted proxies.",
     ),
     Variable(
         "DCP_LOG_LEVEL", "info", "Least severe messages that are logged: debug, info, warning or error."
@@ -90,13 +108,19 @@ class Config:
     """The CA certificates that verify the server's certificate. DCP_TLS_CA, default none: no TLS."""
 
     insecure: bool = False
-    """Whether a server on another machine may be called without TLS. DCP_INSECURE, default false."""
+    """Whether keys may travel between machines without TLS. DCP_INSECURE, default false."""
 
     log_level: str = "info"
     """The lowest level that is logged. DCP_LOG_LEVEL, default info."""
 
-    trusted_proxies: tuple[str, ...] = ()
+    trusted_proxies: tuple[Network, ...] = ()
     """Networks of proxies whose X-Forwarded-For is trusted. DCP_TRUSTED_PROXIES, default none."""
+
+    max_connections: int = MAX_CONNECTIONS
+    """Most HTTP connections in all. DCP_MAX_CONNECTIONS, default 10,000."""
+
+    max_address_connections: int = MAX_ADDRESS_CONNECTIONS
+    """Most HTTP connections from one address. DCP_MAX_ADDRESS_CONNECTIONS, default 256."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
@@ -110,7 +134,17 @@ class Config:
             insecure=_choice("DCP_INSECURE", given["DCP_INSECURE"], ("true", "false")) == "true",
             log_level=_choice("DCP_LOG_LEVEL", given["DCP_LOG_LEVEL"].lower(), LOG_LEVELS),
             trusted_proxies=_networks("DCP_TRUSTED_PROXIES", given["DCP_TRUSTED_PROXIES"]),
+            max_connections=_count("DCP_MAX_CONNECTIONS", given["DCP_MAX_CONNECTIONS"]),
+            max_address_connections=_count(
+                "DCP_MAX_ADDRESS_CONNECTIONS", given["DCP_MAX_ADDRESS_CONNECTIONS"]
+            ),
         )
+        if not (config.insecure or config.listen.is_loopback):
+            raise ConfigError(
+                f"DCP_HTTP_LISTEN={config.listen} is not a loopback address and keys would travel "
+                "unencrypted: listen on 127.0.0.1 behind a proxy on this machine that serves HTTPS, "
+                "or, on a network that you trust, set DCP_INSECURE=true"
+            )
         if not (config.tls_ca or config.insecure or config.server.is_loopback):
             raise ConfigError(
                 f"DCP_SERVER={config.server} is another machine and keys would be sent unencrypted: "
@@ -146,9 +180,16 @@ def _choice(name: str, text: str, allowed: tuple[str, ...]) -> str:
     return text
 
 
-def _networks(name: str, text: str) -> tuple[str, ...]:
+def _count(name: str, text: str) -> int:
+    is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(MOST_CONNECTIONS))
+    if not is_number or not 1 <= int(text) <= MOST_CONNECTIONS:
+        raise ConfigError(f"{name}={text!r} is not a number from 1 to {MOST_CONNECTIONS}")
+    return int(text)
+
+
+def _networks(name: str, text: str) -> tuple[Network, ...]:
     try:
-        return tuple(str(ipaddress.ip_network(part.strip())) for part in text.split(",") if part.strip())
+        return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
     except ValueError as error:
         raise ConfigError(f"{name}: {error}: write networks such as 10.1.2.3,10.8.0.0/16") from None
 

@@ -9,18 +9,19 @@ import logging
 import re
 import secrets
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from common import addresses
+from common.addresses import Address, Network
 from gateway.errors import ApiError
+from gateway.limits import MAX_BODY_BYTES, MAX_HEAD_BYTES, MAX_HEADERS
 
 log = logging.getLogger(__name__)
-
-MAX_BODY_BYTES = 1 << 20
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
@@ -49,12 +50,14 @@ class Edge:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = _dressed(message.get("headers", ()), request_id)
+                message["headers"] = dressed(message.get("headers", ()), request_id, scope.get("scheme"))
             await send(message)
 
         try:
-            announced = _announced_length(scope["headers"])
-            await self._app(scope, _checked(receive, announced), send_dressed)
+            _check_head(scope)
+            # Nothing is carried out before the whole request has arrived, also where no body is expected.
+            body = await read_body(_checked(receive, _announced_length(scope["headers"])))
+            await self._app(scope, _replayed(body, receive), send_dressed)
         except ClientGoneError:
             log.debug("client hung up: request_id=%s", request_id)
         except Exception as fault:
@@ -64,6 +67,36 @@ class Edge:
             if started:
                 raise
             await respond(send_dressed, error.status, error.body(request_id), error.headers)
+
+
+class Forwarded:
+    """Takes the client's address and scheme from the headers of trusted proxies."""
+
+    def __init__(self, app: ASGIApp, trusted: Sequence[Network]) -> None:
+        self._app = app
+        self._trusted = trusted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the exchange on."""
+        if scope["type"] == "http" and scope.get("client"):
+            self._read(scope)
+        await self._app(scope, receive, send)
+
+    def _read(self, scope: Scope) -> None:
+        peer = addresses.parse(scope["client"][0])
+        if peer is None or not self._is_trusted(peer):
+            return
+        found: dict[bytes, list[str]] = {b"x-forwarded-for": [], b"x-forwarded-proto": []}
+        for name, value in scope["headers"]:
+            if name in found:
+                found[name].append(value.decode("latin-1"))
+        client = addresses.client(peer, ",".join(found[b"x-forwarded-for"]), self._is_trusted)
+        scope["client"] = (str(client), 0)
+        if found[b"x-forwarded-proto"] in (["http"], ["https"]):
+            scope["scheme"] = found[b"x-forwarded-proto"][0]
+
+    def _is_trusted(self, address: Address) -> bool:
+        return addresses.is_within(address, self._trusted)
 
 
 async def respond(
@@ -116,12 +149,24 @@ def _request_id(headers: RawHeaders) -> str:
     return secrets.token_hex(8)
 
 
-def _dressed(headers: RawHeaders, request_id: str) -> list[tuple[bytes, bytes]]:
+def dressed(headers: RawHeaders, request_id: str, scheme: str | None = None) -> list[tuple[bytes, bytes]]:
+    """The headers of a response with those that every response has."""
     dressed = list(headers)
     dressed += [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
+    if scheme == "https":
+        dressed.append((b"strict-transport-security", b"max-age=31536000"))
     if not any(name.lower() == b"cache-control" for name, _ in dressed):
         dressed.append((b"cache-control", b"no-store"))
     return dressed
+
+
+def _check_head(scope: Scope) -> None:
+    """Raises HEAD_TOO_LARGE. `connections` refuses larger heads before they are complete."""
+    headers = scope["headers"]
+    size = len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"")
+    size += sum(len(name) + len(value) + 4 for name, value in headers)
+    if size > MAX_HEAD_BYTES or len(headers) > MAX_HEADERS:
+        raise head_too_large()
 
 
 def _announced_length(headers: RawHeaders) -> int | None:
@@ -156,8 +201,32 @@ def _checked(receive: Receive, announced: int | None) -> Receive:
     return receive_checked
 
 
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """A ``receive`` that returns the body, which was read already, and then what comes after it."""
+    is_read = False
+
+    async def receive_replayed() -> Message:
+        nonlocal is_read
+        if is_read:
+            return await receive()
+        is_read = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive_replayed
+
+
+def head_too_large() -> ApiError:
+    """The error for a request with too many or too large headers, or a too long address."""
+    text = (
+        f"The request line and the headers may have at most {MAX_HEAD_BYTES} bytes (64 KiB) "
+        f"and {MAX_HEADERS} headers."
+    )
+    return ApiError("HEAD_TOO_LARGE", text, headers=[("connection", "close")])
+
+
 def _too_large() -> ApiError:
-    return ApiError("BODY_TOO_LARGE", f"The body is larger than {MAX_BODY_BYTES} bytes (1 MiB).")
+    text = f"The body is larger than {MAX_BODY_BYTES} bytes (1 MiB)."
+    return ApiError("BODY_TOO_LARGE", text, headers=[("connection", "close")])
 
 
 def _too_short(received: int, announced: int) -> ApiError:

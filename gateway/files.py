@@ -18,9 +18,7 @@ from dcp.v1 import artifacts_pb2, options_pb2
 from starlette.types import Receive, Scope, Send
 
 from gateway.errors import ApiError
-
-STALLED_SECONDS = 60.0
-"""How long the server may send nothing, or the client may read nothing, before the relay stops."""
+from gateway.limits import STALLED_SECONDS
 
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][\w.+-]{0,100}/[A-Za-z0-9][\w.+-]{0,100}", re.ASCII)
 _UNSAFE_IN_NAME = re.compile(r"[^A-Za-z0-9._ ()+=@~-]")

@@ -29,6 +29,7 @@ from gateway import credentials, errors
 from gateway.edge import method_not_allowed, read_body, respond
 from gateway.errors import ApiError
 from gateway.files import FileRelay
+from gateway.limits import DEADLINE_SECONDS, MAX_QUERY_FIELDS
 from gateway.transcode import body_reader, message_writer, parse_object, query_reader, single_text_reader
 
 log = logging.getLogger(__name__)
@@ -36,9 +37,6 @@ log = logging.getLogger(__name__)
 BASES = ("/api", "/api/dc1")
 """Every route exists under both; the second is for browsers on the same origin."""
 
-DEADLINE_SECONDS = 10.0
-
-_MAX_QUERY_FIELDS = 100
 _VERBS = ("get", "post", "put", "patch", "delete")
 # A field in a path; with **, its value may contain slashes.
 _PATH_FIELD = re.compile(r"\{(\w+)(=\*\*)?\}")
@@ -352,9 +350,9 @@ def _parse_query(raw: bytes) -> dict[str, list[str]]:
     if not raw:
         return query
     try:
-        pairs = parse_qsl(raw.decode(), True, errors="strict", max_num_fields=_MAX_QUERY_FIELDS)
+        pairs = parse_qsl(raw.decode(), True, errors="strict", max_num_fields=MAX_QUERY_FIELDS)
     except ValueError:
-        text = f"The query is not valid UTF-8 or has more than {_MAX_QUERY_FIELDS} fields."
+        text = f"The query is not valid UTF-8 or has more than {MAX_QUERY_FIELDS} fields."
         raise ApiError("INVALID_FIELD", text, field="query") from None
     for name, text in pairs:
         query.setdefault(name, []).append(text)

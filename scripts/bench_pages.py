@@ -26,7 +26,7 @@ def run(loads: int) -> list[Figure]:
     figures = []
     with (
         tempfile.TemporaryDirectory() as data,
-        Market(Path(data), admin_token="bench-only") as market,
+        Market(Path(data), admin_token="operator-token-of-benchmarks-only") as market,
         running_browser() as browser,
     ):
         for path, ready in READY.items():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -20,6 +19,8 @@ from types import TracebackType
 from typing import Self
 
 import psutil
+
+from common.files import raise_file_limit
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv" / "bin"
@@ -38,10 +39,9 @@ def say(text: str) -> None:
 
 def raise_open_files() -> int:
     """Raises the soft limit of open files to the hard limit, for this process and its children."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    say(f"open files: soft limit {soft:,} raised to the hard limit {hard:,}")
-    return hard
+    most = raise_file_limit()
+    say(f"open files: the limit is {most:,}")
+    return most
 
 
 class Program:

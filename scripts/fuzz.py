@@ -20,7 +20,7 @@ from pathlib import Path
 
 from scripts.market import UNLIMITED, Market
 
-ADMIN_TOKEN = "fuzz-operator-token"
+ADMIN_TOKEN = "operator-token-of-the-fuzzing-alone"
 # Valid data can be refused because of a state, such as an unknown id, but never with a 400. Invalid data is
 # never accepted. A second credential and U+0000, which the document's introduction forbids, are not drawn:
 # the gateway would refuse them before anything else is checked.

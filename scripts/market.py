@@ -162,6 +162,8 @@ class Market:
     admin_token: str
     settings: Mapping[str, str] = field(default_factory=dict)
     """Additional DCP_ settings for the server."""
+    gateway_settings: Mapping[str, str] = field(default_factory=dict)
+    """Additional DCP_ settings for the gateway."""
     http_listen: str = "127.0.0.1:0"
     grpc_listen: str = "127.0.0.1:0"
     programs: list[Program] = field(default_factory=list)
@@ -172,9 +174,18 @@ class Market:
     http: httpx.Client = field(default_factory=httpx.Client)
 
     def start(self) -> Market:
-        """Starts the server and the gateway, and waits until both serve."""
+        """Starts the server and the gateway, and waits until requests can be carried out."""
         self.start_gateway(self.start_server().address)
+        self.wait_ready()
         return self
+
+    def wait_ready(self) -> None:
+        """Waits until the gateway reaches the server and its database. Raises NotReadyError."""
+        deadline = time.monotonic() + READY_SECONDS
+        while (answer := self.http.get("/readyz")).status_code != 200:
+            if time.monotonic() > deadline:
+                raise NotReadyError(f"dcp-gateway did not become ready: {answer.text}")
+            time.sleep(0.1)
 
     def start_server(self) -> Program:
         """Starts the server. A restart of it keeps the port and the database."""
@@ -197,7 +208,7 @@ class Market:
         """Starts the gateway for the server at an address. A restart of it keeps the port."""
         gateway = Program(
             "dcp-gateway",
-            env={"DCP_HTTP_LISTEN": self.http_listen, "DCP_SERVER": server},
+            env={"DCP_HTTP_LISTEN": self.http_listen, "DCP_SERVER": server, **self.gateway_settings},
             folder=self.folder,
         )
         self.programs.append(gateway)

@@ -29,7 +29,7 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as data,
-        Market(Path(data), admin_token="screenshots-only") as market,
+        Market(Path(data), admin_token="operator-token-of-screenshots-only") as market,
         running_browser() as browser,
     ):
         market.add_daemon(market.register_provider("Riyadh RTX Node", "provider@example.com")[1])

@@ -31,6 +31,7 @@ def main() -> int:
             folder,
             admin_token=_secret(folder / "admin-token"),
             settings={"DCP_SANDBOX_TOPUP": "true"},
+            gateway_settings={"DCP_INSECURE": "true" if options.insecure else "false"},
             http_listen=options.http,
             grpc_listen=options.grpc,
         ) as market:
@@ -85,6 +86,11 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--grpc", default="127.0.0.1:50051", help="where the server listens (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--insecure",
+        action="store_true",
+        help="keys may travel in plain HTTP to other machines, if --http is not a loopback address",
     )
     parser.add_argument("--data", default=str(ROOT / ".dcp"), help="folder for the data (default: .dcp)")
     return parser.parse_args()

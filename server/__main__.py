@@ -11,6 +11,7 @@ import sys
 
 import uvloop
 
+from common.files import raise_file_limit
 from server.app import Server
 from server.config import VARIABLES, Config, ConfigError
 from server.store.database import DatabaseUrlError
@@ -20,6 +21,7 @@ from server.version import CURRENT
 def main() -> int:
     """The console command. Exit status 0 after a drain, 2 on a bad setting."""
     _parser().parse_args()
+    raise_file_limit()
     try:
         config = Config.from_env(os.environ)
         logging.basicConfig(

@@ -15,12 +15,12 @@ from grpc_reflection.v1alpha import reflection
 
 from server.clock import Clock, SystemClock
 from server.config import Config, ConfigError
-from server.loops import server_loops
+from server.loops import PERIOD_SECONDS, Duty, Loop, server_loops
 from server.rpc.accounts import AccountServicer
 from server.rpc.addresses import Addresses
 from server.rpc.admin import AdminServicer
 from server.rpc.artifacts import ArtifactServicer
-from server.rpc.health import DatedHealth
+from server.rpc.health import ServerHealth
 from server.rpc.interceptors import Authentication
 from server.rpc.jobs import JobServicer
 from server.rpc.keys import KeyServicer
@@ -107,17 +107,17 @@ class Server:
         await asyncio.to_thread(self._database.start)
         await self._database.run(sessions.end_all)
         self.services = Services(self._database, self._clock, self._config)
-        self.loops = server_loops(self.services)
-        authentication = Authentication(
-            self.services.keys,
-            RateLimits(self._config.limits, self._clock),
-            Addresses(self._config.trusted_proxies),
-        )
+        self._limits = RateLimits(self._config.limits, self._clock)
+        addresses = Addresses(self._config.trusted_proxies)
+        authentication = Authentication(self.services.keys, self._limits, addresses)
         self._grpc = grpc.aio.server(interceptors=[authentication], options=GRPC_OPTIONS)
         self._register()
         self.address = self._listen()
         await self._grpc.start()
-        await self._set_serving()
+        await self._health.tick()
+        # A loop of its own, since a dead database holds up those that use it.
+        health = Loop(PERIOD_SECONDS, (Duty("report health", self._health.tick),))
+        self.loops = (*server_loops(self.services), health)
         self._tasks = [asyncio.create_task(loop.run()) for loop in self.loops]
 
     async def stop(self) -> None:
@@ -138,10 +138,10 @@ class Server:
         await asyncio.to_thread(self._database.stop)
 
     def _register(self) -> None:
-        self._sessions = SessionServicer(self.services.streams)
-        self._health = DatedHealth(self._config.newest_daemon)
+        self._sessions = SessionServicer(self.services.streams, self._limits)
         ours = (*servicers(self.services, self._config), self._sessions)
         self._names = tuple(register(servicer, self._grpc) for servicer in ours)
+        self._health = ServerHealth(self._names, self._database.probe, self._config.newest_daemon)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         names = (
             *self._names,
@@ -166,11 +166,6 @@ class Server:
             )
             raise ConfigError(f"DCP_GRPC_LISTEN: cannot listen on {host}:{port}; {hint}")
         return f"{host}:{bound}"
-
-    async def _set_serving(self) -> None:
-        """Sets the health of the server and of each service to serving."""
-        for name in ("", *self._names):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
 
 def _check_free(listen: str) -> None:

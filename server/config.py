@@ -11,18 +11,17 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from dcp.settings import SETTINGS
 from packaging.version import Version
 
+from common.addresses import Network
 from server.domain.artifacts import ArtifactLimits
 from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import Limits
 from server.version import CURRENT
-
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class ConfigError(ValueError):
@@ -81,7 +80,9 @@ VARIABLES = (
     Variable(
         "DCP_GRPC_LISTEN", "127.0.0.1:50051", "Where gRPC listens, host:port; port 0 takes a free port."
     ),
-    Variable("DCP_ADMIN_TOKEN", "", "The operator's token. Unset: admin routes answer 503."),
+    Variable(
+        "DCP_ADMIN_TOKEN", "", "The operator's token, at least 32 characters. Unset: admin routes answer 503."
+    ),
     Variable(
         "DCP_PROVIDER_APPROVAL", "false", "true: a new provider gets no jobs until an operator approves it."
     ),
@@ -134,7 +135,8 @@ VARIABLES = (
         "DCP_LOG_LEVEL", "info", "Least severe messages that are logged: debug, info, warning or error."
     ),
 )
-MIN_TOKEN_LENGTH = 8
+# Whoever guesses the token owns the market: 32 characters of token_urlsafe(24) are 192 bits.
+MIN_TOKEN_LENGTH = 32
 # The largest output must fit into one answer, even if it is not UTF-8 and each byte becomes three.
 OUTPUT_BYTES_RANGE = (1024, 5 * 1024 * 1024)
 
@@ -238,7 +240,8 @@ def _is_loopback(host: str) -> bool:
 def _token(text: str) -> str | None:
     if text and (len(text) < MIN_TOKEN_LENGTH or not text.isascii() or not text.isprintable() or " " in text):
         raise ConfigError(
-            f"DCP_ADMIN_TOKEN: use at least {MIN_TOKEN_LENGTH} printable ASCII characters, no spaces"
+            f"DCP_ADMIN_TOKEN: use at least {MIN_TOKEN_LENGTH} printable ASCII characters without spaces; "
+            "this prints a good one: python3 -c 'import secrets; print(secrets.token_urlsafe(24))'"
         )
     return text or None
 

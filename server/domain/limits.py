@@ -9,6 +9,8 @@ from dataclasses import dataclass
 WINDOW_SECONDS = 60
 _SECOND = 1_000_000_000
 MAX_BUCKETS = 50_000
+MAX_OPEN_STREAMS = 1000
+"""Open streams without a credential, from all addresses together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +29,24 @@ class Limits:
     """Jobs of one renter that have not ended, at most."""
     streams: int = 8
     """Open streams of one provider: that of its session, and those that are about to replace it."""
+    open_streams: int = 16
+    """Open streams without a credential (of health and reflection) from one address."""
+    messages_per_minute: int = 60_000
+    """Messages of one provider's sessions; further ones are read later. A job takes its daemon at least four,
+    so this is 250 jobs a second, more than a server handles. Two seconds' worth may come at once: the results
+    of a thousand slots after an outage, with what belongs to them."""
+
+    @property
+    def messages_at_once(self) -> int:
+        """How many messages a provider may send without a pause."""
+        return self.messages_per_minute // 30
 
 
-OFF = Limits(0, 0, 0, 0, 0, 0)
+OFF = Limits(0, 0, 0, 0, 0, 0, 0, 0)
 
 
 class Buckets:
-    """A token bucket for each holder. It starts full with ``per_minute`` tokens and refills evenly.
+    """A token bucket for each holder, of ``burst`` or ``per_minute``. It starts full and refills evenly.
 
     At most ``size`` buckets are kept; dropping the least recently used bucket has the effect of refilling it.
     Each bucket is stored as the time at which it is full again, in whole nanoseconds, so that sums are exact.
@@ -41,10 +54,10 @@ class Buckets:
 
     __slots__ = ("_full_at", "_size", "_token", "_whole", "per_minute")
 
-    def __init__(self, per_minute: int, size: int = MAX_BUCKETS) -> None:
+    def __init__(self, per_minute: int, size: int = MAX_BUCKETS, burst: int = 0) -> None:
         self.per_minute = per_minute
         self._token = WINDOW_SECONDS * _SECOND // per_minute if per_minute else 0
-        self._whole = self._token * per_minute
+        self._whole = self._token * (burst or per_minute)
         self._size = size
         self._full_at: OrderedDict[Hashable, int] = OrderedDict()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -71,9 +71,10 @@ class Authentication(grpc.aio.ServerInterceptor):
         method = str(details.method)
         if method not in self._wrapped:
             handler = await continuation(details)
-            if handler is None or method.startswith(_OPEN_SERVICES):
+            if handler is None:
                 return handler
-            self._wrapped[method] = self._wrap(method, handler)
+            wrap = self._wrap_open if method.startswith(_OPEN_SERVICES) else self._wrap
+            self._wrapped[method] = wrap(method, handler)
         return self._wrapped[method]
 
     def _wrap(self, method: str, handler: Any) -> Any:
@@ -86,6 +87,46 @@ class Authentication(grpc.aio.ServerInterceptor):
         if handler.unary_stream:
             return grpc.unary_stream_rpc_method_handler(self.unary(method, handler.unary_stream), **codecs)
         return grpc.stream_stream_rpc_method_handler(self.stream(method, handler.stream_stream), **codecs)
+
+    def _wrap_open(self, method: str, handler: Any) -> Any:
+        """Wraps a method of health or reflection, which needs no credential but passes the same limits."""
+        codecs = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.unary_unary:
+            return grpc.unary_unary_rpc_method_handler(self._open(method, handler.unary_unary), **codecs)
+
+        async def watch(request: Any, context: Context) -> None:
+            with self._limits.open_stream(self._address(context)):
+                await handler.unary_stream(request, context)
+
+        async def reflect(requests: Any, context: Context) -> None:
+            with self._limits.open_stream(self._address(context)):
+                async for answer in handler.stream_stream(self._counted(requests, context), context):
+                    await context.write(answer)
+
+        if handler.unary_stream:
+            return grpc.unary_stream_rpc_method_handler(self._open(method, watch), **codecs)
+        return grpc.stream_stream_rpc_method_handler(self._open(method, reflect), **codecs)
+
+    def _open(self, method: str, inner: Any) -> Any:
+        async def call(request: Any, context: Context) -> Any:
+            try:
+                self._limits.count_call(options_pb2.RATE_CLASS_UNSPECIFIED, self._address(context))
+                return await inner(request, context)
+            except Exception as error:
+                await _abort(method, error, context)
+
+        return call
+
+    async def _counted(self, requests: Any, context: Context) -> AsyncIterator[Any]:
+        async for request in requests:
+            self._limits.count_call(options_pb2.RATE_CLASS_UNSPECIFIED, self._address(context))
+            yield request
+
+    def _address(self, context: Context) -> str:
+        return self._addresses.of(context.peer(), context.invocation_metadata())
 
     def unary(self, method: str, inner: Any) -> Any:
         """Wraps a method with one request; a method with many answers writes them to the context."""
@@ -116,7 +157,7 @@ class Authentication(grpc.aio.ServerInterceptor):
 
     async def _admit(self, rule: Rule, context: Context) -> None:
         metadata = context.invocation_metadata()
-        address = self._addresses.of(context.peer(), metadata)
+        address = self._address(context)
         self._limits.count_call(rule.rate, address)
         if rule.is_public:
             return

@@ -33,6 +33,7 @@ from server.rpc import convert
 from server.rpc.context import Context
 from server.rpc.enums import enum_map, member_map
 from server.rpc.interceptors import caller
+from server.rpc.limits import RateLimits
 from server.rpc.terms import settings_message
 from server.rpc.validate import validate
 from server.services.sessions import Session
@@ -53,8 +54,9 @@ _DISPOSITIONS = enum_map(Disposition, pb.ResultDisposition)
 
 
 class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
-    def __init__(self, streams: Streams) -> None:
+    def __init__(self, streams: Streams, limits: RateLimits) -> None:
         self._streams = streams
+        self._limits = limits
         self._ending: set[asyncio.Task[None]] = set()
 
     async def Connect(self, requests: Any, context: Context) -> None:  # type: ignore[override]
@@ -69,6 +71,7 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
         writer = _Writer(session, context, reader)
         try:
             async for message in requests:
+                await self._limits.pass_message(provider_id)
                 await session.handle(from_wire(message))
                 del message  # or every idle stream would keep its last message in memory
                 if deadline is not None:

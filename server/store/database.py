@@ -95,6 +95,10 @@ class Database:
         """Runs one read transaction: all queries in ``work`` see the same state."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._snapshot, work)
 
+    async def probe(self) -> None:
+        """Raises DomainError if the database cannot begin to write or cannot read now."""
+        await self.run(lambda: self.peewee.execute_sql("SELECT name FROM schema_migration LIMIT 1"))
+
     def _snapshot(self, work: Callable[[], T]) -> T:
         # A SQLite transaction is always a snapshot; PostgreSQL needs this isolation level.
         isolation = () if self._is_sqlite else ("REPEATABLE READ",)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.architecture.tools import PROGRAMS, module_name, sources
+from tests.architecture.tools import PRODUCT, module_name, sources
 
 # A library, or a part of it -> the modules and packages that may use it. The longest matching name counts.
 ALLOWED: dict[str, tuple[str, ...]] = {
@@ -43,7 +43,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "google.rpc": ("server.rpc.errors", "gateway.errors", "daemon.link"),
     "grpc": ("server.app", "server.rpc", "gateway", "daemon.link"),
-    "grpc_health": ("server.app", "server.rpc.health"),
+    "grpc_health": ("server.app", "server.rpc.health", "gateway.readiness"),
     "grpc_reflection": ("server.app",),
     "grpc_status": ("server.rpc.errors", "gateway.errors"),
     # Without I/O, so the domain may use it; otherwise the domain uses only the standard library.
@@ -65,7 +65,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "markupsafe": ("gateway.web.reference",),
     "orjson": ("gateway",),
     "starlette": ("gateway",),
-    "uvicorn": ("gateway.__main__",),
+    "h11": ("gateway.connections",),
+    "uvicorn": ("gateway.__main__", "gateway.connections"),
     "uvloop": ("server.__main__", "gateway.__main__"),
     # The daemon
     "aiodocker": ("daemon.runners.containers.docker",),
@@ -145,7 +146,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 
 
 # Names that are allowed everywhere.
-FREE = {*sys.stdlib_module_names, *PROGRAMS}
+FREE = {*sys.stdlib_module_names, *PRODUCT}
 
 
 def is_within(name: str, whole: str) -> bool:
@@ -200,7 +201,7 @@ def violations(module: str, source: str) -> set[str]:
 
 
 def test_libraries_are_used_only_where_the_table_allows() -> None:
-    found = [violations(module_name(path), path.read_text()) for path in sources(*PROGRAMS)]
+    found = [violations(module_name(path), path.read_text()) for path in sources(*PRODUCT)]
     assert sorted(set().union(*found)) == []
 
 
@@ -210,7 +211,7 @@ def test_every_room_of_the_daemon_has_a_row() -> None:
 
 
 def test_every_permission_is_used() -> None:
-    used = {path: set(names_used(path.read_text())) for path in sources(*PROGRAMS)}
+    used = {path: set(names_used(path.read_text())) for path in sources(*PRODUCT)}
     unused = [
         f"{row}: {place}"
         for row, places in ALLOWED.items()

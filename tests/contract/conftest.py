@@ -10,7 +10,7 @@ import pytest
 
 from scripts.market import UNLIMITED, Market
 
-ADMIN_TOKEN = "operator-token-of-the-tests"
+ADMIN_TOKEN = "operator-token-of-all-of-the-tests"
 _numbers = itertools.count(1)
 
 

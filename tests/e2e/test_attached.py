@@ -45,7 +45,7 @@ def model_server(script: Script) -> Iterator[str]:
 def test_attached_server_answers_with_text_and_with_an_image(
     tmp_path: Path, script: Script, model_server: str
 ) -> None:
-    with Market(tmp_path, "operator-token-of-the-tests", UNLIMITED) as market:
+    with Market(tmp_path, "operator-token-of-all-of-the-tests", UNLIMITED) as market:
         _, provider = market.register_provider("Node", "p@example.com")
         market.add_daemon(
             provider,

@@ -46,7 +46,7 @@ def scene(
     tmp_path_factory: pytest.TempPathFactory, engine: PrivateEngine, model_server_image: str
 ) -> Iterator[Scene]:
     folder = tmp_path_factory.mktemp("container-engine")
-    with Market(folder, "operator-token-of-the-tests", UNLIMITED) as market:
+    with Market(folder, "operator-token-of-all-of-the-tests", UNLIMITED) as market:
         _, provider = market.register_provider("Container node", "p@example.com")
         daemon = market.add_daemon(
             provider,

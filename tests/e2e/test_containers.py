@@ -63,7 +63,7 @@ class Scene:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory, docker_engine: PrivateEngine) -> Iterator[Scene]:
     folder = tmp_path_factory.mktemp("containers")
-    with Market(folder, admin_token="operator-token-of-the-tests", settings=UNLIMITED) as market:
+    with Market(folder, admin_token="operator-token-of-all-of-the-tests", settings=UNLIMITED) as market:
         _, provider_key = market.register_provider("Container node", "p@example.com")
         renter_id, key = market.register_renter("Acme AI", "r@example.com")
         market.credit(renter_id, 5000)

@@ -9,7 +9,7 @@ import pytest
 
 from scripts.market import Market, UnbalancedError
 
-ADMIN_TOKEN = "operator-token-of-the-tests"
+ADMIN_TOKEN = "operator-token-of-all-of-the-tests"
 
 
 @pytest.mark.e2e

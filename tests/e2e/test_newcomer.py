@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 REFERENCE = ROOT / "docs" / "reference"
 BIN = Path(sys.executable).parent
-ADMIN_TOKEN = "operator-token-of-the-tests"
+ADMIN_TOKEN = "operator-token-of-all-of-the-tests"
 
 pytestmark = pytest.mark.e2e
 

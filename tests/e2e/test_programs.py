@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import sqlite3
@@ -12,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from common.files import MOST_FILES
 from scripts.market import Market, Program
 
 BIN = Path(sys.executable).parent
 PROGRAMS = ("dcp-server", "dcp-gateway", "dcp-daemon run")
-ADMIN_TOKEN = "operator-token-of-the-tests"
+ADMIN_TOKEN = "operator-token-of-all-of-the-tests"
 
 pytestmark = pytest.mark.e2e
 
@@ -62,6 +64,7 @@ def test_unknown_setting_is_refused(command: str, tmp_path: Path) -> None:
         ("dcp-server", "DCP_TLS_CERT", "only-one-of-two"),
         ("dcp-server", "DCP_ADMIN_TOKEN", "short"),
         ("dcp-gateway", "DCP_HTTP_LISTEN", "nowhere"),
+        ("dcp-gateway", "DCP_HTTP_LISTEN", "0.0.0.0:0"),
         ("dcp-gateway", "DCP_SERVER", "market.example.com:50051"),
         ("dcp-server", "DCP_DATABASE_URL", "postgresql://[x"),
         ("dcp-server", "DCP_DATABASE_URL", "postgresql://u:a@secret-word@127.0.0.1:1/none"),
@@ -122,6 +125,20 @@ def test_programs_drain_and_exit_0(number: signal.Signals, tmp_path: Path) -> No
         market.add_daemon(key)
         server, gateway, daemon = market.programs
         assert [program.stop(number) for program in (daemon, gateway, server)] == [0, 0, 0]
+
+
+def test_programs_raise_their_limit_of_open_files(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    try:
+        with Market(tmp_path, admin_token=ADMIN_TOKEN) as market:
+            _, key = market.register_provider("Node", "p@example.com")
+            market.add_daemon(key)
+            for program in market.programs:
+                raised, _ = resource.prlimit(program.process.pid, resource.RLIMIT_NOFILE)
+                assert raised == min(hard, MOST_FILES), program.name
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_server_stops_while_a_daemon_is_connected(tmp_path: Path) -> None:

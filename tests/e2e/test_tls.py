@@ -10,7 +10,7 @@ import trustme
 
 from scripts.market import Program
 
-ADMIN_TOKEN = "operator-token-of-the-tests"
+ADMIN_TOKEN = "operator-token-of-all-of-the-tests"
 
 pytestmark = pytest.mark.e2e
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 
 import certifi
@@ -31,11 +32,17 @@ def test_variables_are_read() -> None:
             "DCP_LOG_LEVEL": "debug",
             "DCP_ADMIN_TOKEN": "of another program",
             "DCP_TRUSTED_PROXIES": "10.1.2.3, 2001:db8::/32",
+            "DCP_MAX_CONNECTIONS": "1000",
+            "DCP_MAX_ADDRESS_CONNECTIONS": "1",
             "PATH": "x",
         }
     )
-    proxies = ("10.1.2.3/32", "2001:db8::/32")
-    assert config == Config(Address("::1", 0), Address("server.example", 443), ca, False, "debug", proxies)
+    proxies = (ipaddress.ip_network("10.1.2.3"), ipaddress.ip_network("2001:db8::/32"))
+    assert config == Config(
+        *(Address("::1", 0), Address("server.example", 443), ca, False, "debug", proxies),
+        max_connections=1000,
+        max_address_connections=1,
+    )
     assert str(config.listen) == "[::1]:0"
 
 
@@ -55,6 +62,11 @@ def test_variables_are_read() -> None:
         ("DCP_TLS_CA", "/"),
         ("DCP_INSECURE", "yes"),
         ("DCP_LOG_LEVEL", "loud"),
+        ("DCP_MAX_CONNECTIONS", "0"),
+        ("DCP_MAX_CONNECTIONS", "9" * 5000),
+        ("DCP_MAX_ADDRESS_CONNECTIONS", "٣"),
+        ("DCP_MAX_ADDRESS_CONNECTIONS", "many"),
+        ("DCP_TRUSTED_PROXIES", "10.8.0.1/16"),
         ("DCP_SEVER", "127.0.0.1:1"),
     ],
 )
@@ -81,3 +93,11 @@ def test_keys_are_not_sent_unencrypted_unless_that_is_set(server: str) -> None:
 @pytest.mark.parametrize("server", ["127.0.0.1:1", "127.8.8.8:1", "localhost:1", "[::1]:1"])
 def test_this_machine_needs_no_tls(server: str) -> None:
     assert str(Config.from_env({"DCP_SERVER": server}).server) == server
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:8080", "[::]:8080", "10.0.0.7:80", "gateway.example:80"])
+def test_plain_http_is_served_to_other_machines_only_if_that_is_set(listen: str) -> None:
+    with pytest.raises(ConfigError, match=r"DCP_HTTP_LISTEN=.*proxy.*HTTPS.*DCP_INSECURE=true") as refused:
+        Config.from_env({"DCP_HTTP_LISTEN": listen})
+    assert "\n" not in str(refused.value)
+    assert Config.from_env({"DCP_HTTP_LISTEN": listen, "DCP_INSECURE": "true"}).insecure

@@ -17,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from gateway import edge
 from gateway.app import build_app
 from gateway.errors import BY_CODE, CODES, STATUS_BY_REASON, ApiError
+from gateway.limits import MAX_BODY_BYTES
 from tests.support.gateway_server import DETAILS_KEY, FakeServer, Refusal
 
 REASONS = [v.name.removeprefix("ERROR_REASON_") for v in errors_pb2.ErrorReason.DESCRIPTOR.values if v.number]
@@ -170,7 +171,7 @@ async def test_error_for_a_wrong_method_lists_the_right_ones(
     assert ", ".join(sorted(answer.headers["allow"].split(", "))) == allow
 
 
-LIMIT = edge.MAX_BODY_BYTES
+LIMIT = MAX_BODY_BYTES
 
 
 def padded(size: int) -> bytes:
@@ -209,7 +210,7 @@ async def run(
     app: Any, *received: Message, headers: list[tuple[bytes, bytes]] | None = None
 ) -> list[Message]:
     """The messages that the edge around the app sends when only these messages arrive."""
-    waiting = list(received)
+    waiting = list(received) or [{"type": "http.request", "body": b"", "more_body": False}]
     sent: list[Message] = []
 
     async def receive() -> Message:

@@ -172,3 +172,44 @@ def test_help_lists_the_variables() -> None:
         [*COMMAND, "--help"], env=environment(), capture_output=True, text=True, timeout=60, check=True
     )
     assert all(variable.name in ended.stdout for variable in VARIABLES)
+
+
+async def test_plain_http_to_other_machines_is_served_with_a_warning(server: FakeServer) -> None:
+    settings = environment(DCP_HTTP_LISTEN="0.0.0.0:0", DCP_INSECURE="true", DCP_SERVER=server.address)
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    warning = (await process.stderr.readline()).decode()
+    assert (await process.stdout.readline()).startswith(b"ready ")
+    process.terminate()
+    await process.communicate()
+    for word in ("WARNING", "DCP_HTTP_LISTEN=0.0.0.0:0", "HTTPS", "DCP_INSECURE"):
+        assert word in warning
+
+
+def files_of(soft: int) -> str:
+    """A command that runs another one with this soft limit of open files."""
+    return f"import os, resource, sys; hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]; \
+resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, hard)); os.execv(sys.executable, sys.argv[1:])"
+
+
+async def test_more_connections_than_the_usual_limit_of_open_files_are_served(server: FakeServer) -> None:
+    """The soft limit is raised at the start: here it would be full at 64 files."""
+    settings = environment(DCP_HTTP_LISTEN="127.0.0.1:0", DCP_SERVER=server.address)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", files_of(64), *COMMAND), env=settings, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    base = (await process.stdout.readline()).decode().strip().removeprefix("ready ")
+    host, _, port = base.removeprefix("http://").rpartition(":")
+    streams = [await asyncio.open_connection(host, int(port)) for _ in range(100)]
+    for _, writer in streams:
+        writer.write(LAST)
+    answers = [await asyncio.wait_for(reader.read(), 10) for reader, _ in streams]
+    assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in answers)
+    for _, writer in streams:
+        writer.close()
+    process.terminate()
+    await process.communicate()

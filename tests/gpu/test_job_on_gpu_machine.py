@@ -30,7 +30,7 @@ def gpu_name() -> str:
 
 
 def test_market_shows_the_real_gpu(gpu_name: str, tmp_path: Path) -> None:
-    with Market(tmp_path, admin_token="operator-token-of-the-tests") as market:
+    with Market(tmp_path, admin_token="operator-token-of-all-of-the-tests") as market:
         provider_id, key = market.register_provider("GPU node", "gpu@example.com")
         market.add_daemon(key)
         (listed,) = market.get("/api/renters/available-providers")["providers"]

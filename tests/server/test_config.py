@@ -31,7 +31,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         {
             "DCP_DATABASE_URL": "postgresql://u@h/n",
             "DCP_GRPC_LISTEN": "0.0.0.0:1",
-            "DCP_ADMIN_TOKEN": "12345678",
+            "DCP_ADMIN_TOKEN": "0123456789abcdef0123456789abcdef",
             "DCP_SANDBOX_TOPUP": "true",
             "DCP_TLS_CERT": str(tmp_path / "cert"),
             "DCP_TLS_KEY": str(tmp_path / "key"),
@@ -47,7 +47,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         }
     )
     assert config == Config(
-        *("postgresql://u@h/n", "0.0.0.0:1", "12345678", True, (key, cert), "DEBUG", 1024),
+        *("postgresql://u@h/n", "0.0.0.0:1", "0123456789abcdef" * 2, True, (key, cert), "DEBUG", 1024),
         Limits(1, 2, 3, 0, 5, 1_000_000),
         tuple(ipaddress.ip_network(text) for text in ("10.1.2.3", "10.8.0.0/16", "2001:db8::/32")),
     )
@@ -79,9 +79,10 @@ def test_loopback_needs_no_tls(listen: str) -> None:
         ({"DCP_GRPC_LISTEN": "0.0.0.0:50051"}, "DCP_GRPC_LISTEN"),
         ({"DCP_GRPC_LISTEN": "[::]:50051"}, "DCP_GRPC_LISTEN"),
         ({"DCP_GRPC_LISTEN": "example.com:50051"}, "DCP_GRPC_LISTEN"),
-        ({"DCP_ADMIN_TOKEN": "short"}, "DCP_ADMIN_TOKEN"),
-        ({"DCP_ADMIN_TOKEN": "pässwörtchen"}, "DCP_ADMIN_TOKEN"),
-        ({"DCP_ADMIN_TOKEN": "with\nnewline"}, "DCP_ADMIN_TOKEN"),
+        ({"DCP_ADMIN_TOKEN": "short"}, "DCP_ADMIN_TOKEN: .*at least 32 .*token_urlsafe"),
+        ({"DCP_ADMIN_TOKEN": "x" * 31}, "DCP_ADMIN_TOKEN"),
+        ({"DCP_ADMIN_TOKEN": "pässwörtchen" * 3}, "DCP_ADMIN_TOKEN"),
+        ({"DCP_ADMIN_TOKEN": "with\nnewline" * 3}, "DCP_ADMIN_TOKEN"),
         ({"DCP_SANDBOX_TOPUP": "yes"}, "DCP_SANDBOX_TOPUP"),
         ({"DCP_SANDBOX_TOPUP": "TRUE"}, "DCP_SANDBOX_TOPUP"),
         ({"DCP_LOG_LEVEL": "loud"}, "DCP_LOG_LEVEL"),

@@ -66,7 +66,11 @@ async def test_duty_that_raises_is_counted_and_logged_and_stops_no_other(
 async def test_server_runs_every_duty_once(market: Market) -> None:
     loops = market.server.loops
     assert [duty.name for duty in loops[0].duties] == DUTIES
-    assert [duty.name for loop in loops[1:] for duty in loop.duties] == ["send webhooks", "clean artifacts"]
+    assert [duty.name for loop in loops[1:] for duty in loop.duties] == [
+        "send webhooks",
+        "clean artifacts",
+        "report health",
+    ]
 
 
 @pytest.mark.parametrize("name", [name for name in DUTIES if name != ENDS])

@@ -49,7 +49,7 @@ from server.version import CURRENT
 from tests.support.manual_clock import ManualClock
 
 T = TypeVar("T")
-ADMIN_TOKEN = "admin-token-of-the-tests"
+ADMIN_TOKEN = "admin-token-of-the-tests-0123456789"
 MODEL = "test/model"
 HANG_SECONDS = 20  # how long a test waits before it fails
 

@@ -18,7 +18,7 @@ from tests.support import scripted_daemon
 from tests.support.patient_renter import Renter, assert_books, eventually
 from tests.support.tcp_proxy import TcpProxy
 
-ADMIN_TOKEN = "operator-token-of-the-tests"
+ADMIN_TOKEN = "operator-token-of-all-of-the-tests"
 SCRIPTED = (sys.executable, "-m", "tests.support.scripted_daemon")
 STORY = "Tell a long story about a river."
 STORY_TOKENS = 24

@@ -29,7 +29,7 @@ from tests.support.counter import Counter
 from tests.support.manual_clock import ManualClock
 from tests.support.memory_disk import MemoryDisk
 
-ADMIN_TOKEN = "operator-token-of-the-tests"
+ADMIN_TOKEN = "operator-token-of-all-of-the-tests"
 ADMIN = {"x-admin-token": ADMIN_TOKEN}
 
 

@@ -162,6 +162,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The run has already sent a different file under this name."""
     ERROR_REASON_RANGE_NOT_SATISFIABLE: _ErrorReason.ValueType  # 94
     """The range begins beyond the end of the file; `size_bytes` is the size of the file."""
+    ERROR_REASON_HEAD_TOO_LARGE: _ErrorReason.ValueType  # 100
+    """The request line and the headers are larger than 64 KiB, or there are more than 100 headers. The
+    connection was closed.
+    """
+    ERROR_REASON_REQUEST_TOO_SLOW: _ErrorReason.ValueType  # 101
+    """The request arrived too slowly. It was not carried out, and the connection was closed: send it again."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The stable causes of errors. The names are part of the contract: new ones may be added, but a name is never
@@ -298,6 +304,12 @@ ERROR_REASON_ARTIFACT_NAME_TAKEN: ErrorReason.ValueType  # 93
 """The run has already sent a different file under this name."""
 ERROR_REASON_RANGE_NOT_SATISFIABLE: ErrorReason.ValueType  # 94
 """The range begins beyond the end of the file; `size_bytes` is the size of the file."""
+ERROR_REASON_HEAD_TOO_LARGE: ErrorReason.ValueType  # 100
+"""The request line and the headers are larger than 64 KiB, or there are more than 100 headers. The
+connection was closed.
+"""
+ERROR_REASON_REQUEST_TOO_SLOW: ErrorReason.ValueType  # 101
+"""The request arrived too slowly. It was not carried out, and the connection was closed: send it again."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -8,9 +8,13 @@ from typing import Any
 
 import grpc
 import pytest
-from dcp.v1 import jobs_pb2, options_pb2, providers_pb2, renters_pb2
+from dcp.v1 import jobs_pb2, options_pb2, providers_pb2, renters_pb2, sessions_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+import server.rpc.limits
 from server.domain.limits import OFF, Limits
+from server.domain.sessions import MAX_SLOTS
 from server.rpc.addresses import Addresses
 from tests.server.rpc import methods
 from tests.server.rpc.methods import METHODS
@@ -174,6 +178,105 @@ async def test_without_limits_nothing_is_counted(sqlite_url: str, clock: ManualC
             await call_without_key(market, HOME)
 
 
+# Streams that need no key, and messages of sessions.
+
+HEALTH = health_pb2.HealthCheckRequest()
+LIST = reflection_pb2.ServerReflectionRequest(list_services="")
+
+
+def watch(market: Market, address: Metadata) -> Any:
+    """A stream of the server's health."""
+    return health_pb2_grpc.HealthStub(market.channel).Watch(HEALTH, metadata=address)
+
+
+async def until_watching(market: Market, address: Metadata) -> Any:
+    """A stream of the server's health, as soon as the server has noticed that another one ended."""
+    for _ in range(500):
+        call = watch(market, address)
+        try:
+            await call.read()
+        except grpc.aio.AioRpcError:
+            await asyncio.sleep(0.01)
+            continue
+        return call
+    raise AssertionError("the server did not notice that a stream was gone")
+
+
+async def test_streams_without_a_key_are_few_on_any_connection(sqlite_url: str, clock: ManualClock) -> None:
+    async with limited(sqlite_url, clock, open_streams=3) as market:
+        calls = [watch(market, HOME) for _ in range(3)]
+        for call in calls:
+            assert (await call.read()).status == health_pb2.HealthCheckResponse.SERVING
+        for refused in [await refusal(watch(market, HOME).read()) for _ in range(20)]:
+            assert (refused.reason, refused.facts.retry_after_seconds) == ("RATE_LIMITED", 30)
+        stub = reflection_pb2_grpc.ServerReflectionStub(market.channel)
+        reflecting = stub.ServerReflectionInfo(iter([LIST]), metadata=HOME)
+        assert (await refusal(reflecting.read())).reason == "RATE_LIMITED"
+        other = watch(market, ELSEWHERE)
+        await other.read()
+        calls.pop().cancel()
+        calls.append(await until_watching(market, HOME))
+        for call in (*calls, other):
+            call.cancel()
+
+
+async def test_streams_without_a_key_are_bounded_in_all(
+    sqlite_url: str, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.rpc.limits, "MAX_OPEN_STREAMS", 4)
+    async with limited(sqlite_url, clock, open_streams=2) as market:
+        calls = [watch(market, (("x-forwarded-for", f"192.0.2.{number // 2}"),)) for number in range(4)]
+        for call in calls:
+            await call.read()
+        assert (await refusal(watch(market, ELSEWHERE).read())).reason == "RATE_LIMITED"
+        for call in calls:
+            call.cancel()
+
+
+async def test_health_and_reflection_count_as_calls_of_their_address(
+    sqlite_url: str, clock: ManualClock
+) -> None:
+    async with limited(sqlite_url, clock, address_per_minute=4) as market:
+        await health_pb2_grpc.HealthStub(market.channel).Check(HEALTH, metadata=HOME)
+        stub = reflection_pb2_grpc.ServerReflectionStub(market.channel)
+        reflecting = stub.ServerReflectionInfo(metadata=HOME)
+        for _ in range(2):
+            await reflecting.write(LIST)
+            await reflecting.read()
+        await reflecting.write(LIST)
+        assert limit_facts(await refusal(reflecting.read()))[1] == "address"
+        check = health_pb2_grpc.HealthStub(market.channel).Check(HEALTH, metadata=HOME)
+        assert limit_facts(await refusal(check))[1] == "address"
+        await health_pb2_grpc.HealthStub(market.channel).Check(HEALTH, metadata=ELSEWHERE)
+
+
+async def test_flood_of_messages_waits_and_is_not_an_error(sqlite_url: str, clock: ManualClock) -> None:
+    """20 messages a second, 40 at once. The clock stands still, so that no more are handled."""
+    async with limited(sqlite_url, clock, messages_per_minute=1200) as market:
+        provider, other = await market.provider(), await market.provider()
+        flood, calm = await market.daemon(provider), await market.daemon(other)
+        for _ in range(39):
+            await flood.heartbeat()
+        for sequence in range(40, 45):
+            await flood.say(heartbeat=sessions_pb2.SessionHeartbeat(sequence=sequence))
+        answer = asyncio.ensure_future(flood.expect("heartbeat_ack"))
+        for _ in range(10):
+            await calm.heartbeat()
+        done, _ = await asyncio.wait({answer}, timeout=0.3)
+        assert not done
+        clock.advance(0.06)
+        assert (await answer).sequence == 40
+        clock.advance(1)
+        for sequence in range(41, 45):
+            assert (await flood.expect("heartbeat_ack")).sequence == sequence
+
+
+def test_honest_daemon_is_far_below_the_rate_of_messages() -> None:
+    limits = Limits()
+    assert limits.messages_per_minute >= 60 * 4 * 134  # four a job, at the jobs a second of docs/figures.md
+    assert limits.messages_at_once >= 2 * MAX_SLOTS  # output and result of each slot after an outage
+
+
 # The address of a caller.
 
 PROXIES = (ipaddress.ip_network("10.8.0.0/16"), ipaddress.ip_network("2001:db8:1::/48"))
@@ -197,7 +300,21 @@ PROXIES = (ipaddress.ip_network("10.8.0.0/16"), ipaddress.ip_network("2001:db8:1
         ("ipv4:127.0.0.1:1", "203.0.113.9, 192.0.2.1", "192.0.2.1"),
         ("ipv4:127.0.0.1:1", "2001:db8::5:6:7:8", "2001:db8::/64"),
         ("ipv6:%5B2001:db8::5:6:7:8%5D:1", None, "2001:db8::/64"),
-        ("ipv4:127.0.0.1:1", "x" * 1000, "x" * 64),
+        ("ipv4:127.0.0.1:1", "203.0.113.9, 10.8.0.1", "203.0.113.9"),
+        ("ipv4:127.0.0.1:1", "192.0.2.1:4711", "192.0.2.1"),
+        ("ipv4:127.0.0.1:1", "[2001:db8::5:6:7:8]:4711", "2001:db8::/64"),
+        ("ipv4:127.0.0.1:1", "[2001:db8::5]", "2001:db8::/64"),
+        ("ipv4:127.0.0.1:1", "fe80::7%eth0", "fe80::/64"),
+        ("ipv4:127.0.0.1:1", "::ffff:192.0.2.1", "192.0.2.1"),
+        # What is not an address is the peer's.
+        ("ipv4:127.0.0.1:1", "x" * 1000, "127.0.0.1"),
+        ("ipv4:127.0.0.1:1", "unknown7", "127.0.0.1"),
+        ("ipv4:127.0.0.1:1", "192.0.2.1, unknown", "127.0.0.1"),
+        ("ipv4:127.0.0.1:1", "192.0.2.1%eth0", "127.0.0.1"),
+        ("ipv4:127.0.0.1:1", "", "127.0.0.1"),
+        ("ipv4:127.0.0.1:1", ", ".join(["10.8.0.1"] * 100), "127.0.0.1"),
+        ("ipv4:10.8.9.9:1", "_hidden", "10.8.9.9"),
+        ("unix:/run/dcp", "unknown", "unix:/run/dcp"),
     ],
 )
 def test_address_is_the_peers_unless_a_trusted_proxy_forwards_another(
