@@ -1,4 +1,4 @@
-"""Owns what all HTTP exchanges share: request id, body limit, common headers, errors as responses.
+"""Owns what all HTTP exchanges share: request id, common headers, errors as responses.
 
 It knows no route, message or credential, and never logs a request's content.
 """
@@ -19,8 +19,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.errors import ApiError
 
 log = logging.getLogger(__name__)
-
-MAX_BODY_BYTES = 1 << 20
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
@@ -53,8 +51,7 @@ class Edge:
             await send(message)
 
         try:
-            announced = _announced_length(scope["headers"])
-            await self._app(scope, _checked(receive, announced), send_dressed)
+            await self._app(scope, receive, send_dressed)
         except ClientGoneError:
             log.debug("client hung up: request_id=%s", request_id)
         except Exception as fault:
@@ -79,18 +76,6 @@ async def respond(
         raw += [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body})
-
-
-async def read_body(receive: Receive) -> bytes:
-    """Returns the whole body, at most MAX_BODY_BYTES. Raises ApiError or ClientGoneError."""
-    chunks = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        chunks.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(chunks)
 
 
 async def refuse_unrouted(request: Request, error: Exception) -> NoReturn:
@@ -122,49 +107,6 @@ def _dressed(headers: RawHeaders, request_id: str) -> list[tuple[bytes, bytes]]:
     if not any(name.lower() == b"cache-control" for name, _ in dressed):
         dressed.append((b"cache-control", b"no-store"))
     return dressed
-
-
-def _announced_length(headers: RawHeaders) -> int | None:
-    """Returns the announced length of the body in bytes, or None. Raises BODY_TOO_LARGE."""
-    for name, value in headers:
-        if name == b"content-length":
-            if len(value) > 18 or int(value) > MAX_BODY_BYTES:
-                raise _too_large()
-            return int(value)
-    return None
-
-
-def _checked(receive: Receive, announced: int | None) -> Receive:
-    """A ``receive`` that refuses a body that gets too large or ends before its announced length.
-
-    A body that the HTTP layer lost must not run as an empty one. Its bytes can still be on the
-    connection, where they would be read as the next request, so the connection is closed.
-    """
-    received = 0
-
-    async def receive_checked() -> Message:
-        nonlocal received
-        message = await receive()
-        received += len(message.get("body", b""))
-        if received > MAX_BODY_BYTES:
-            raise _too_large()
-        is_end = message["type"] == "http.request" and not message.get("more_body", False)
-        if is_end and announced is not None and received < announced:
-            raise _too_short(received, announced)
-        return message
-
-    return receive_checked
-
-
-def _too_large() -> ApiError:
-    return ApiError("BODY_TOO_LARGE", f"The body is larger than {MAX_BODY_BYTES} bytes (1 MiB).")
-
-
-def _too_short(received: int, announced: int) -> ApiError:
-    text = (
-        f"The body ended after {received} of the {announced} bytes that Content-Length announced; send all."
-    )
-    return ApiError("MALFORMED_JSON", text, headers=[("connection", "close")])
 
 
 def _log_fault(fault: Exception, scope: Any) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-import orjson
 from dcp.v1 import options_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
@@ -30,17 +29,6 @@ Values = dict[str, Any]
 """Fields of a message by name, as keyword arguments of its class."""
 
 _LONGEST_NAME_SHOWN = 100
-
-
-def parse_object(body: bytes) -> Values:
-    """Parses the body as a JSON object; an empty body is an empty object. Raises ApiError."""
-    try:
-        value = orjson.loads(body) if body else {}
-    except orjson.JSONDecodeError as error:
-        raise ApiError("MALFORMED_JSON", f"The body is not JSON: {error.msg}.") from None
-    if type(value) is not dict:
-        raise ApiError("MALFORMED_JSON", "The body must be a JSON object.")
-    return value
 
 
 def body_reader(message: Descriptor, without: Collection[str] = ()) -> Callable[[Values], Values]:
