@@ -243,3 +243,13 @@ async def test_submit_that_was_refused_does_not_use_its_key_up(market: Market) -
         metadata=market.admin_metadata,
     )
     assert (await market.submit(renter, key="k")).status == QUEUED
+
+
+async def test_a_prompt_of_a_million_characters_of_four_bytes_goes_through_both_databases(
+    any_market: Market,
+) -> None:
+    provider, renter = await any_market.provider(), await any_market.renter()
+    daemon = await any_market.daemon(provider)
+    prompt = "\N{GRINNING FACE}" * 1_000_000
+    await any_market.submit(renter, provider, params=jobs_pb2.JobParams(model=MODEL, prompt=prompt))
+    assert (await daemon.expect("job_offer")).params.prompt == prompt
