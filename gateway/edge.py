@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import ApiError
+from gateway.nearest import nearest_path
 
 log = logging.getLogger(__name__)
 
@@ -82,10 +83,17 @@ async def refuse_unrouted(request: Request, error: Exception) -> NoReturn:
     """Turns the router's 404 and 405 into errors of the API."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status == 404:
-        raise ApiError("ROUTE_NOT_FOUND", "No route has this path; see /openapi.json.")
+        raise ApiError("ROUTE_NOT_FOUND", f"No route has this path; {_meant(request)}see /openapi.json.")
     if status == 405:
         raise method_not_allowed((getattr(error, "headers", None) or {}).get("Allow", ""))
     raise error
+
+
+def _meant(request: Request) -> str:
+    """The question whether another path was meant; empty if none is close."""
+    paths = [getattr(route, "path", "").replace(":path}", "}") for route in request.app.router.routes]
+    close = nearest_path(request.scope["path"], paths)
+    return f"did you mean {close}? Otherwise " if close else ""
 
 
 def method_not_allowed(allow: str) -> ApiError:

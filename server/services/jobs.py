@@ -17,6 +17,7 @@ from server.domain.hindrances import is_pending
 from server.domain.jobs import FINAL, FailureReason, Job, JobRequest, JobState, JobType
 from server.domain.leases import Channel, LeaseRef, Offer
 from server.domain.messages import CancelRun
+from server.domain.nearest import did_you_mean
 from server.domain.placement import Obstacle, Wants
 from server.domain.providers import AccountState, ProviderStatus, is_live, status
 from server.domain.queue import Prospect
@@ -352,10 +353,10 @@ def _check_serves(provider: providers.ProviderRow, request: JobRequest, vram_res
         return
     served = [model.name for model in providers.models_of([provider.id])[provider.id]]
     if request.model not in served:
+        meant = did_you_mean(request.model, served, "choose one of these, or leave provider_id out")
         raise DomainError(
             Reason.MODEL_NOT_SERVED,
-            f"params.model: provider {provider.id} serves {', '.join(served[:20]) or 'no model'}; "
-            "choose one of these, or leave provider_id out",
+            f"params.model: provider {provider.id} serves {', '.join(served[:20]) or 'no model'}; {meant}",
             field="params.model",
         )
 

@@ -324,3 +324,24 @@ async def test_a_new_rpc_gets_its_route_and_its_entry_without_code() -> None:
 def test_a_binding_that_cannot_be_served_is_refused_at_start(http: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="Buy: this gateway cannot serve"):
         list(bindings([shop_file(**http)]))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *((text, True) for text in ("true", "True", "TRUE", "t", "T", "1")),
+        *((text, False) for text in ("false", "False", "FALSE", "f", "F", "0")),
+    ],
+)
+async def test_a_boolean_of_a_query_is_read_as_grpc_gateway_reads_it(
+    gateway: httpx.AsyncClient, server: FakeServer, text: str, value: bool
+) -> None:
+    """Python's `params={"verified": True}` is sent as `True`."""
+    assert (await gateway.get(f"/api/jobs/job-1/output?partial={text}")).is_success
+    assert server.calls[0].request.partial is value
+
+
+@pytest.mark.parametrize("text", ["", "yes", "on", "2", " true", "\u0661"])
+async def test_another_text_is_not_a_boolean(gateway: httpx.AsyncClient, text: str) -> None:
+    answer = await gateway.get("/api/jobs/job-1/output", params={"partial": text})
+    assert (answer.status_code, answer.json()["field"]) == (400, "partial")

@@ -253,3 +253,12 @@ async def test_a_prompt_of_a_million_characters_of_four_bytes_goes_through_both_
     prompt = "\N{GRINNING FACE}" * 1_000_000
     await any_market.submit(renter, provider, params=jobs_pb2.JobParams(model=MODEL, prompt=prompt))
     assert (await daemon.expect("job_offer")).params.prompt == prompt
+
+
+async def test_a_misspelt_model_is_refused_with_the_nearest_that_the_provider_serves(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    await market.daemon(provider)
+    params = jobs_pb2.JobParams(model="Test/Modle", prompt="Say hello.")
+    refused = await refusal(market.submit(renter, provider, params=params))
+    assert refused.reason == "MODEL_NOT_SERVED"
+    assert refused.message.endswith(f"serves {MODEL}; did you mean {MODEL}?")
