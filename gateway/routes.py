@@ -346,8 +346,8 @@ class _Answer:
             headers = [("content-disposition", "inline")]
             await respond(send, status, getattr(answer, self._raw.data_field), headers, image_type)
         else:
-            headers = _ASK_AGAIN if status == 202 and self._statuses else ()
-            await respond(send, status, orjson.dumps(self._write(answer)), headers)
+            again = _ASK_AGAIN if status == 202 and self._statuses else ()
+            await respond(send, status, orjson.dumps(self._write(answer)), again)
 
     def _image_type(self, answer: Any) -> str:
         """The media type of the response's image, or an empty text. Anything else is sent as JSON:
