@@ -283,7 +283,7 @@ def _named(schema: Json) -> str:
 
 def _values(schema: Json) -> list[str | None]:
     """The values that an enum has now; empty for another schema."""
-    return list(schema.get("enum", schema.get("x-extensible-enum", ())))
+    return list(schema.get("enum") or schema.get("x-extensible-enum") or ())
 
 
 def _plain_type(schema: Json) -> str:

@@ -87,7 +87,7 @@ async def test_a_large_body_of_more_values_than_fields_allow_is_refused_before_i
 
 def longest(message: Descriptor, without: frozenset[str] = frozenset()) -> Any:
     """A value of the message in which every field has the length that its limits allow."""
-    values = {}
+    values: dict[str, Any] = {}
     for field in message.fields:
         if field.name in without:
             continue
