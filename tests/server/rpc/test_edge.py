@@ -70,7 +70,7 @@ async def test_message_over_the_size_limit_is_refused(market: Market) -> None:
         await market.submit(
             renter,
             params=jobs_pb2.JobParams(
-                model="m", messages=[jobs_pb2.ChatMessage(role="user", content="x" * 5_000_000)]
+                model="m", messages=[jobs_pb2.ChatMessage(role="user", content="x" * (MAX_MESSAGE_BYTES + 1))]
             ),
         )
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
