@@ -200,7 +200,8 @@ class _Document:
 
     def _parameter(self, place: str, name: str, field: FieldDescriptor) -> Json:
         schema = self._field(field, in_request=True)
-        return {
+        old = {"deprecated": True} if field.GetOptions().deprecated else {}
+        return old | {
             "name": name,
             "in": place,
             "required": place == "path" or field_rule(field).required,

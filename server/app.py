@@ -139,7 +139,7 @@ class Server:
         await asyncio.to_thread(self._database.stop)
 
     def _register(self) -> None:
-        self._sessions = SessionServicer(self.services.sessions)
+        self._sessions = SessionServicer(self.services.streams)
         self._health = DatedHealth(self._config.newest_daemon)
         ours = (*servicers(self.services, self._config), self._sessions)
         self._names = tuple(register(servicer, self._grpc) for servicer in ours)

@@ -31,8 +31,9 @@ from server.services.privacy.deletion import Deletion
 from server.services.privacy.export import Export
 from server.services.providers import Providers
 from server.services.renters import Renters
-from server.services.sessions import Sessions
+from server.services.sessions import Shared
 from server.services.statements import Statements
+from server.services.streams import Streams
 from server.services.sweep import Sweep
 from server.services.terms import OwnTerms
 from server.services.webhooks import Webhooks
@@ -52,15 +53,8 @@ class Services:
         self.providers = Providers(database, self.fleet, clock, config.provider_approval, config.minimums)
         self.heartbeats = Heartbeats(database, self.fleet, self.metrics, clock, config.minimums)
         self.market = Market(database, self.fleet, self.providers, clock)
-        self.sessions = Sessions(
-            database,
-            self.dispatch,
-            self.fleet,
-            self.heartbeats,
-            clock,
-            config.limits.streams,
-            config.newest_daemon,
-        )
+        shared = Shared(database, self.dispatch, self.fleet, self.heartbeats, clock, config.newest_daemon)
+        self.streams = Streams(shared, config.limits.streams)
         self.keys = Credentials(database, clock, config.admin_token)
         self.key_ring = KeyRing(database, clock, self.keys)
         self.terms = OwnTerms(database, self.fleet, self.dispatch, clock)
@@ -77,7 +71,7 @@ class Services:
         self.statements = Statements(database, clock)
         self.dashboard = Dashboard(database, clock)
         self.audit = Audit(database)
-        self.accounts = Accounts(database, self.fleet, self.providers, self.sessions, clock)
+        self.accounts = Accounts(database, self.fleet, self.providers, self.streams, clock)
         self.operations = Operations(database, self.dispatch, self.fleet, self.providers, clock)
 
 

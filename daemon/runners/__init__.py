@@ -14,6 +14,14 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.work.artifacts import Artifact
 
+COMMAND_JOB_TYPES = (
+    jobs_pb2.JOB_TYPE_TRAINING,
+    jobs_pb2.JOB_TYPE_RENDERING,
+    jobs_pb2.JOB_TYPE_BENCHMARK,
+    jobs_pb2.JOB_TYPE_CUSTOM_CONTAINER,
+)
+"""The types of job that are a command, which any runner of commands runs."""
+
 
 class RunnerError(Exception):
     """A job could not be done; `message` is for the renter: no paths, keys or prompts."""

@@ -22,10 +22,9 @@ from pathlib import Path
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.protocol.events import LeaseKey, lease_key
-from daemon.runners import Log, Piece, Pieces, Runner, RunnerError, WorkDone
+from daemon.runners import COMMAND_JOB_TYPES, Log, Piece, Pieces, Runner, RunnerError, WorkDone
 from daemon.runners import output_folder as files
 from daemon.runners.containers import spec
-from daemon.runners.containers.container import JOB_TYPES
 from daemon.runners.containers.settings import MIB, ContainerSettings
 from daemon.runners.limit import TimeLimit
 
@@ -54,7 +53,7 @@ class ProcessRunner(Runner):
 
     def job_types(self) -> Sequence[jobs_pb2.JobType.ValueType]:
         """Whatever is a command."""
-        return JOB_TYPES
+        return COMMAND_JOB_TYPES
 
     async def self_test(self) -> None:
         """A test command starts as a job's does, and ends with 0. Raises RunnerError."""

@@ -46,6 +46,8 @@ class Lease(NamedTuple):
     session_epoch: int
     state: str
     outcome: str | None
+    is_ended_by_server: int
+    """Whether the server ended it without its daemon's result: it was lost, or its run took too long."""
     accepted_ms: int | None
     started_ms: int | None
     output_through_seq: int
@@ -77,7 +79,7 @@ class Market(Protocol):
     final: dict[str, Job]
     """The jobs that have ended, as they were at their end."""
     reported: set[tuple[str, int]]
-    """The attempts whose result the server has received."""
+    """The attempts whose run time, as the daemon reported it, the server has stored."""
     renewed_ms: dict[int, int]
     """When the server last received a heartbeat or a Hello of each provider."""
 
@@ -100,7 +102,8 @@ _JOBS = (
     " FROM job j LEFT JOIN hold h ON h.job_id = j.job_id ORDER BY j.rowid"
 )
 _LEASES = (
-    "SELECT job_id, lease_epoch, provider_id, session_epoch, state, outcome, accepted_ms, started_ms,"
+    "SELECT job_id, lease_epoch, provider_id, session_epoch, state, outcome,"
+    " outcome = 'lost' OR detail LIKE '%ended by the server', accepted_ms, started_ms,"
     " output_through_seq FROM lease ORDER BY rowid"
 )
 _ACCOUNTS = "SELECT id, kind, owner_id, balance_halala FROM account ORDER BY id"
@@ -239,9 +242,9 @@ def _known_run_ms(job: Job, snapshot: Snapshot, market: Market) -> int:
     key = job.job_id, job.lease_epoch
     if key not in market.attempts:
         return 0
-    if key in market.reported:
-        return market.attempts[key].run_ms(market.now_ms)
     lease = next(lease for lease in snapshot.leases if (lease.job_id, lease.lease_epoch) == key)
+    if not lease.is_ended_by_server or key in market.reported:
+        return market.attempts[key].run_ms(market.now_ms)
     return market.renewed_ms[lease.provider_id] - (lease.started_ms or market.now_ms)
 
 

@@ -74,6 +74,8 @@ class Wire:
     down: deque[sessions_pb2.ServerMessage | None] = field(default_factory=deque)
     session: Session | None = None
     task: Task | None = None
+    reports: set[tuple[str, int]] = field(default_factory=set)
+    """The attempts whose result or run time is in the message that the server is handling."""
     is_open_up: bool = True
     """The daemon has not left it."""
     is_open_down: bool = True

@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from scripts.simulation.actions import Action, act, end
 from scripts.simulation.inline import InlineDatabase, seeded_secrets
 from scripts.simulation.machines import Machine, Wire
 from scripts.simulation.violations import ViolationError
-from scripts.simulation.world import Action, World, template
+from scripts.simulation.world import World, template
 
 MIN_STEPS = 150
 MAX_STEPS = 600
@@ -75,10 +76,10 @@ def _run(
             world.begin()
             while (action := choose(world)) is not None:
                 actions.append(action)
-                world.act(action)
+                act(world, action)
             at_end = True
             if with_end:
-                world.end()
+                end(world)
         except ViolationError as found:
             text = str(found)
             return Outcome(

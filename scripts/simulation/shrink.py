@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from scripts.simulation.actions import Action
 from scripts.simulation.schedule import Outcome, replay
-from scripts.simulation.world import Action
 
 SHRINK_SECONDS = 30.0
 

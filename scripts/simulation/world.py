@@ -1,9 +1,5 @@
 """The simulated market: one server, a database that outlives it, machines, streams and a virtual clock.
 
-An action is a name and numbers; `World.act` carries it out, or returns False if it cannot happen now. The
-same seed and actions always give the same states, and leaving out one action does not change the meaning of
-the others.
-
 Messages of one stream arrive in order, as gRPC guarantees; there is no order between two streams. Messages
 may still arrive from a stream that the daemon has left.
 """
@@ -19,9 +15,9 @@ from typing import Any
 
 from dcp.v1 import sessions_pb2
 
-from scripts.simulation.checks import Job, Snapshot, check_end, check_rows, check_runs
-from scripts.simulation.inline import InlineDatabase, ServerDied, Side, Task, finish
-from scripts.simulation.machines import MODEL, Attempt, Machine, Plan, ProcessDied, Wire
+from scripts.simulation.checks import Job, Snapshot, check_rows, check_runs
+from scripts.simulation.inline import InlineDatabase, ServerDied, Task, finish
+from scripts.simulation.machines import MODEL, Attempt, Machine, Plan, Wire
 from scripts.simulation.violations import ViolationError
 from server.config import Config
 from server.domain.errors import DomainError, Reason
@@ -36,24 +32,12 @@ from server.services.keys import ADMIN, Caller
 from server.store import sessions
 from server.wiring import Services
 
-Action = tuple[str | int, ...]
-
 EPOCH_MS = 1_800_000_000_000
-TICK_MS = 2_000
 # When the transport's keepalive gives up a silent peer: 30 s until the ping, and 10 s for the answer.
 KEEPALIVE_MS = 40_000
 OPERATOR = Caller(ADMIN)
 PROVIDERS = 3
 RENTERS = 2
-# The errors that a renter may get; any other error is a fault of the server.
-REFUSALS = {
-    Reason.INSUFFICIENT_BALANCE,
-    Reason.PROVIDER_UNAVAILABLE,
-    Reason.MODEL_NOT_SERVED,
-    Reason.JOB_TYPE_NOT_SERVED,
-    Reason.JOB_ALREADY_FINAL,
-    Reason.STORE_UNAVAILABLE,
-}
 # Why the server may end the stream of a daemon that follows the protocol.
 STREAM_ENDS = {Reason.STORE_UNAVAILABLE, Reason.SESSION_SUPERSEDED, Reason.OVERLOADED}
 
@@ -78,7 +62,7 @@ class World:
         self.attempts: dict[tuple[str, int], Attempt] = {}
         self.final: dict[str, Job] = {}
         self.reported: set[tuple[str, int]] = set()
-        """The attempts whose result the server has received."""
+        """The attempts whose run time, as the daemon reported it, the server has stored."""
         self.renewed_ms: dict[int, int] = {}
         """When the server last received a heartbeat or a Hello of each provider."""
         self.faults: Counter[str] = Counter()
@@ -113,92 +97,23 @@ class World:
             machine.start()
         self._check()
 
-    def act(self, action: Action) -> bool:
-        """Carries out one action and checks the invariants; False if it cannot happen now."""
-        name, *rest = action
-        before = self.now_ms
-        try:
-            if not _ACTIONS[str(name)](self, *rest):
-                return False
-        except ViolationError:
-            raise
-        except Exception as error:
-            raise ViolationError("no part of the programs fails", repr(error)) from error
+    def record(self, action: tuple[str | int, ...], began_ms: int) -> None:
+        """Adds an action that took place to the digest and the log, and checks the invariants."""
         self.steps += 1
         self._digest.update(repr(action).encode())
         if self.log is not None:
-            self.log(f"{(before - EPOCH_MS) / 1000:9.3f} s  {' '.join(map(str, action))}")
+            self.log(f"{(began_ms - EPOCH_MS) / 1000:9.3f} s  {' '.join(map(str, action))}")
         self._check()
-        return True
 
     def fault(self, kind: str) -> bool:
         """Counts a fault and returns True, as the action of a fault does."""
         self.faults[kind] += 1
         return True
 
-    def end(self) -> None:
-        """Ends all faults, lets every job end, and checks the result."""
-        self._mend()
-        for _ in range(1_000):
-            self._calm()
-            if self._is_over():
-                break
-            busy = any(machine.attempts for machine in self.machines)
-            self.act(("advance", 3_000 if busy else 9_000))
-            self.act(("sweep", -1))
-        check_end(self.snapshot, self)
-
     def close(self) -> None:
         """Ends all coroutines of the server."""
         for task in self.tasks:
             task.kill()
-
-    def _mend(self) -> None:
-        self.database.is_down, self.database.dies = False, None
-        self.server_frozen_until_ms = None
-        if self.services is None:
-            self.start_server()
-        for wire in self.wires:
-            if wire.dead_since_ms is not None:
-                wire.dead_since_ms = self.now_ms - KEEPALIVE_MS
-        for machine in self.machines:
-            machine.disk.is_full, machine.disk.fails_to_sync, machine.disk.dies_in = False, False, None
-            machine.frozen_until_ms = None
-        for number in range(len(self.requests)):
-            self.act(("submit", number, -1))
-        self._revive()
-
-    def _revive(self) -> None:
-        """Starts a daemon for every provider that has none: the one that was started last."""
-        for first in range(0, len(self.machines), 2):
-            pair = self.machines[first : first + 2]
-            if all(machine.session is None for machine in pair):
-                newest = max(pair, key=lambda machine: machine.started_ms)
-                self.act(("start", newest.number))
-
-    def _calm(self) -> None:
-        """Carries out actions until only the passing of time can change anything."""
-        moved = True
-        while moved:
-            moved = False
-            while self.tasks:
-                moved |= self.act(("task", 0, -1))
-            for machine in list(self.machines):
-                moved |= self.act(("journal", machine.number))
-                moved |= self.act(("engine", machine.number))
-                moved |= self.act(("connect", machine.number))
-            for wire in list(self.wires):
-                moved |= self.act(("up", wire.number, -1))
-                moved |= self.act(("down", wire.number))
-        self._revive()
-
-    def _is_over(self) -> bool:
-        jobs = self.snapshot.jobs
-        idle = all(
-            machine.session is None or (not machine.attempts and not machine.disk.names())
-            for machine in self.machines
-        )
-        return idle and all(job.job_id in self.final for job in jobs) and len(jobs) == len(self.submitted)
 
     def _check(self) -> None:
         if self.database.raw.total_changes != self._changes:
@@ -266,9 +181,8 @@ class World:
             task.kill()
         self.services = None
         self.server_frozen_until_ms = None
-        # What it received and did not store is lost; a daemon that comes back reports it again.
-        self.reported.clear()
         for wire in list(self.wires):
+            wire.reports = set()
             wire.session = wire.task = None
             self._close_down(wire)
 
@@ -286,12 +200,13 @@ class World:
         """Ends the server's side of a stream, for any cause."""
         if not wire.is_open_down:
             return
+        wire.reports = set()
         session, task = wire.session, wire.task
         wire.session = wire.task = None
         self._close_down(wire)
         if session is not None:
             assert self.services is not None
-            self.services.sessions.forget(session)
+            self.services.streams.forget(session)
         if task is not None and task in self.tasks:
             self.tasks.remove(task)
             try:
@@ -300,9 +215,10 @@ class World:
                 self._killed(death)
                 return
         if session is not None:
-            self.spawn(session.end(), stops, partial(self._background_ended, "a session's end"))
+            self.spawn(session.end(), stops, partial(self.background_ended, "a session's end"))
 
-    def _background_ended(self, what: str, error: Exception | None) -> None:
+    def background_ended(self, what: str, error: Exception | None) -> None:
+        """Raises if work of the server failed, unless the database was down."""
         if error is None or (isinstance(error, DomainError) and error.reason is Reason.STORE_UNAVAILABLE):
             return
         raise ViolationError("no part of the programs fails", f"{what}: {error!r}") from error
@@ -310,6 +226,8 @@ class World:
     def _handled(self, wire: Wire, error: Exception | None) -> None:
         wire.task = None
         if error is None:
+            self.reported |= wire.reports
+            wire.reports = set()
             return
         if not isinstance(error, DomainError) or not self._may_end(error):
             raise ViolationError("no part of the programs fails", repr(error)) from error
@@ -319,12 +237,9 @@ class World:
         # A message that was delivered twice may be a Hello, which is allowed only once.
         return error.reason in STREAM_ENDS or self.faults["message doubled"] > 0
 
-    def _answered(self, error: Exception | None) -> None:
-        if error is not None and not (isinstance(error, DomainError) and error.reason in REFUSALS):
-            raise ViolationError("no part of the programs fails", repr(error)) from error
-
     @property
-    def _is_serving(self) -> bool:
+    def is_serving(self) -> bool:
+        """Whether the server runs and is not frozen."""
         return self.services is not None and self.server_frozen_until_ms is None
 
     # --- the streams ---
@@ -357,87 +272,27 @@ class World:
     def _sweep_wires(self) -> None:
         self.wires = [wire for wire in self.wires if wire.is_open_up or wire.is_open_down]
 
-    def _wire(self, number: int) -> Wire | None:
+    def wire(self, number: int) -> Wire | None:
+        """The stream with this number, while one of its sides is open."""
         return next((wire for wire in self.wires if wire.number == number), None)
 
     def is_greeting(self, provider_id: int) -> bool:
         """Whether the server is handling a message of a provider."""
         return any(wire.task is not None and wire.machine.provider_id == provider_id for wire in self.wires)
 
-    # --- the engines ---
+    def can_take(self, wire: Wire) -> bool:
+        """Whether the server can handle a message of this stream now."""
+        return bool(wire.up) and wire.is_open_down and self.is_serving and wire.task is None
 
-    def attempt(self, offer: sessions_pb2.JobOffer) -> Attempt:
-        """Begins a run of a daemon."""
-        key = offer.lease.job_id, offer.lease.lease_epoch
-        if key in self.attempts:
-            raise ViolationError("one lease is run once", f"{key}")
-        number = offer.params.prompt
-        plan = Plan(Random(f"{self.seed}/{number}/{key[1]}"), offer.run_limit.ToMilliseconds())
-        self.attempts[key] = Attempt(offer, plan, self.now_ms)
-        return self.attempts[key]
-
-    # --- the actions ---
-
-    def _advance(self, ms: int) -> bool:
-        """Time passes, and every process that is awake notices it."""
-        until = self.now_ms + ms
-        while self.now_ms < until:
-            self.now_ms = min(until, self.now_ms + TICK_MS)
-            self._wake()
-            self._time_out_streams()
-            for machine in self.machines:
-                machine.tick()
-        return True
-
-    def _wake(self) -> None:
-        for machine in self.machines:
-            if machine.frozen_until_ms is not None and machine.frozen_until_ms <= self.now_ms:
-                machine.frozen_until_ms = None
-        if self.server_frozen_until_ms is not None and self.server_frozen_until_ms <= self.now_ms:
-            self.server_frozen_until_ms = None
-
-    def _time_out_streams(self) -> None:
-        for wire in list(self.wires):
-            if wire.dead_since_ms is not None and self.now_ms - wire.dead_since_ms >= KEEPALIVE_MS:
-                if self._is_serving:
-                    self.end_by_server(wire)
-            elif self._is_serving and wire.session is not None and self.now_ms >= wire.hello_by_ms:
-                wire.session.expect_hello()
-        self._write_outboxes()
-
-    def _jump(self, ms: int) -> bool:
-        """Time passes while the whole world is stopped, so every process notices it late."""
-        self.now_ms += ms
-        for machine in self.machines:
-            machine.is_late = True
-        return self.fault("clock jumped")
-
-    def _up(self, number: int, stops: int) -> bool:
-        wire = self._wire(number)
-        if wire is None or not self._can_take(wire):
-            return False
-        self._take(wire, wire.up.popleft(), stops)
-        return True
-
-    def _up_twice(self, number: int, stops: int) -> bool:
-        wire = self._wire(number)
-        if wire is None or not self._can_take(wire) or wire.up[0] is None:
-            return False
-        self.fault("message doubled")
-        self._take(wire, wire.up[0], stops)
-        return True
-
-    def _can_take(self, wire: Wire) -> bool:
-        return bool(wire.up) and wire.is_open_down and self._is_serving and wire.task is None
-
-    def _take(self, wire: Wire, message: sessions_pb2.DaemonMessage | None, stops: int) -> None:
+    def take(self, wire: Wire, message: sessions_pb2.DaemonMessage | None, stops: int) -> None:
+        """The server handles a message, or the end, of a stream."""
         assert self.services is not None
         if message is None:
             self.end_by_server(wire, stops)
             return
         if wire.session is None:
             # The providers registered first, so their key ids equal their own ids.
-            wire.session = self.services.sessions.new(wire.machine.provider_id, wire.machine.provider_id)
+            wire.session = self.services.streams.new(wire.machine.provider_id, wire.machine.provider_id)
         self._heard(wire, message)
         work = self._handle(wire, from_wire(message))
         task = self.spawn(work, stops, partial(self._handled, wire))
@@ -456,12 +311,13 @@ class World:
                 # A late Hello, by a stream that the daemon has left, does not list its newest runs.
                 machine.is_misknown = machine.wire is not wire
                 self._greeted(machine, message.hello.boot_id)
-                self.reported.update((x.job_id, x.lease_epoch) for x in message.hello.unacknowledged_results)
+                ended = message.hello.unacknowledged_results
+                wire.reports = {(lease.job_id, lease.lease_epoch) for lease in ended}
             case "heartbeat":
                 self.renewed_ms[machine.provider_id] = self.now_ms
             case "job_finished":
                 lease = message.job_finished.lease
-                self.reported.add((lease.job_id, lease.lease_epoch))
+                wire.reports = {(lease.job_id, lease.lease_epoch)}
 
     def _greeted(self, machine: Machine, boot_id: str) -> None:
         """A Hello supersedes all other processes of its provider, even if its own process has died."""
@@ -469,234 +325,35 @@ class World:
             if other.provider_id == machine.provider_id and other.boot_id != boot_id:
                 other.is_rivalled = True
 
-    def _down(self, number: int) -> bool:
-        wire = self._wire(number)
-        if wire is None or not wire.down or not wire.machine.is_awake:
-            return False
-        wire.machine.receive(wire.down.popleft())
-        return True
+    def wake(self) -> None:
+        """Ends the freezes whose time is over."""
+        for machine in self.machines:
+            if machine.frozen_until_ms is not None and machine.frozen_until_ms <= self.now_ms:
+                machine.frozen_until_ms = None
+        if self.server_frozen_until_ms is not None and self.server_frozen_until_ms <= self.now_ms:
+            self.server_frozen_until_ms = None
 
-    def _down_twice(self, number: int) -> bool:
-        wire = self._wire(number)
-        if wire is None or not wire.down or not wire.machine.is_awake or wire.down[0] is None:
-            return False
-        self.fault("message doubled")
-        wire.machine.receive(wire.down[0])
-        return True
+    def time_out_streams(self) -> None:
+        """Ends the streams whose peer is silent, or whose Hello is late."""
+        for wire in list(self.wires):
+            if wire.dead_since_ms is not None and self.now_ms - wire.dead_since_ms >= KEEPALIVE_MS:
+                if self.is_serving:
+                    self.end_by_server(wire)
+            elif self.is_serving and wire.session is not None and self.now_ms >= wire.hello_by_ms:
+                wire.session.expect_hello()
+        self._write_outboxes()
 
-    def _task(self, at: int, stops: int) -> bool:
-        if not self.tasks or not self._is_serving:
-            return False
-        self.go_on(self.tasks[at % len(self.tasks)], stops)
-        return True
+    # --- the engines ---
 
-    def _sweep(self, stops: int) -> bool:
-        if not self._is_serving:
-            return False
-        assert self.services is not None
-        self.spawn(self._duties(), stops, partial(self._background_ended, "a sweep"))
-        return True
-
-    async def _duties(self) -> None:
-        """Runs each duty of the market's loop once. A failure is a violation unless the database was down."""
-        for error in await self.loops[0].tick():
-            self._background_ended("a duty", error)
-
-    def _submit(self, number: int, stops: int) -> bool:
-        if not self._is_serving or number in self.submitted or number >= len(self.requests):
-            return False
-        self.spawn(self._submitting(number), stops, self._answered)
-        return True
-
-    async def _submitting(self, number: int) -> None:
-        assert self.services is not None
-        job = await self.services.jobs.submit(number % RENTERS + 1, self.requests[number])
-        self.submitted[number] = job.job_id
-
-    def _cancel(self, number: int, stops: int) -> bool:
-        job = self.snapshot.jobs[number] if number < len(self.snapshot.jobs) else None
-        if job is None or not self._is_serving or job.job_id in self.final:
-            return False
-        assert self.services is not None
-        self.spawn(self.services.jobs.cancel(OPERATOR, job.job_id), stops, self._answered)
-        return self.fault("job cancelled")
-
-    def _journal(self, number: int) -> bool:
-        return self._write_journal(number) and (self._tell_written(number) or True)
-
-    def _write_journal(self, number: int) -> bool:
-        machine = self.machines[number % len(self.machines)]
-        if not machine.is_awake or not (machine.waiting or machine.written):
-            return False
-        if machine.disk.is_full and machine.waiting:
-            self.fault("journal's disk full")
-        try:
-            machine.write_journal()
-        except ProcessDied:
-            self.fault("daemon killed in a journal write")
-            machine.die(lose_unsynced=True)
-        return True
-
-    def _tell_written(self, number: int) -> bool:
-        machine = self.machines[number % len(self.machines)]
-        if not machine.is_awake or not machine.written:
-            return False
-        machine.tell_written()
-        return True
-
-    def _engine(self, number: int) -> bool:
-        machine = self.machines[number % len(self.machines)]
-        if not machine.is_awake or machine.next_event() is None:
-            return False
-        machine.engine_step()
-        return True
-
-    def _connect(self, number: int) -> bool:
-        machine = self.machines[number % len(self.machines)]
-        is_due = machine.wire is None and self.now_ms >= machine.connect_at_ms
-        if not machine.is_awake or not is_due:
-            return False
-        machine.connect()
-        return True
-
-    # --- the faults ---
-
-    def _cut(self, number: int, by_daemon: int, loses: int) -> bool:
-        """The transport breaks: one side notices it now, the other after reading the messages under way."""
-        wire = self._wire(number)
-        if wire is None or not wire.is_open_up or not wire.is_open_down:
-            return False
-        lost = len(wire.up) + len(wire.down)
-        if loses:
-            wire.up.clear()
-            wire.down.clear()
-            self.faults["message lost with a cut"] += lost
-        if by_daemon and wire.machine.is_awake:
-            wire.machine.receive(None)
-            return self.fault("stream cut at the daemon")
-        self.end_by_server(wire)
-        return self.fault("stream cut at the server")
-
-    def _black_hole(self, number: int) -> bool:
-        wire = self._wire(number)
-        if wire is None or wire.dead_since_ms is not None:
-            return False
-        wire.dead_since_ms = self.now_ms
-        self.faults["message lost with a cut"] += len(wire.up) + len(wire.down)
-        wire.up.clear()
-        wire.down.clear()
-        return self.fault("stream became a black hole")
-
-    def _kill(self, number: int, loses: int, survive: int) -> bool:
-        machine = self.machines[number % len(self.machines)]
-        if machine.session is None:
-            return False
-        machine.die(lose_unsynced=bool(loses), survive=bool(survive) and not loses)
-        return self.fault("machine lost its power" if loses else "daemon killed")
-
-    def _kill_writing(self, number: int, operations: int) -> bool:
-        machine = self.machines[number % len(self.machines)]
-        if not machine.is_awake:
-            return False
-        machine.disk.dies_in = operations
-        return True
-
-    def _start(self, number: int) -> bool:
-        machine = self.machines[number % len(self.machines)]
-        if machine.session is not None:
-            return False
-        rival = self.machines[machine.number ^ 1]
-        machine.start()
-        return self.fault("second daemon with one key") if rival.session is not None else True
-
-    def _freeze(self, number: int, ms: int) -> bool:
-        machine = self.machines[number % len(self.machines)]
-        if not machine.is_awake:
-            return False
-        machine.frozen_until_ms = self.now_ms + ms
-        machine.is_late = True
-        return self.fault("daemon frozen")
-
-    def _drain(self, number: int) -> bool:
-        machine = self.machines[number % len(self.machines)]
-        if not machine.is_awake:
-            return False
-        machine.drain()
-        return self.fault("daemon drained")
-
-    def _fill(self, number: int, is_full: int) -> bool:
-        disk = self.machines[number % len(self.machines)].disk
-        if disk.is_full == bool(is_full):
-            return False
-        disk.is_full = bool(is_full)
-        return True
-
-    def _break_sync(self, number: int, is_broken: int) -> bool:
-        disk = self.machines[number % len(self.machines)].disk
-        if disk.fails_to_sync == bool(is_broken):
-            return False
-        disk.fails_to_sync = bool(is_broken)
-        return self.fault("journal's disk failed to sync") if is_broken else True
-
-    def _crash(self, when: int) -> bool:
-        """The server dies: now (0), or before (1) or after (2) its next commit."""
-        if self.services is None:
-            return False
-        if when:
-            self.database.dies = Side.BEFORE if when == 1 else Side.AFTER
-            return True
-        self.kill_server()
-        return self.fault("server killed between commits")
-
-    def _restart(self) -> bool:
-        if self.services is not None or self.database.is_down:
-            return False
-        self.start_server()
-        return True
-
-    def _freeze_server(self, ms: int) -> bool:
-        if not self._is_serving:
-            return False
-        self.server_frozen_until_ms = self.now_ms + ms
-        return self.fault("server frozen")
-
-    def _database(self, is_down: int) -> bool:
-        if self.database.is_down == bool(is_down):
-            return False
-        self.database.is_down = bool(is_down)
-        return self.fault("database down") if is_down else True
-
-
-_ACTIONS: dict[str, Callable[..., bool]] = {
-    "advance": World._advance,
-    "jump": World._jump,
-    "up": World._up,
-    "up-twice": World._up_twice,
-    "down": World._down,
-    "down-twice": World._down_twice,
-    "task": World._task,
-    "sweep": World._sweep,
-    "submit": World._submit,
-    "cancel": World._cancel,
-    "journal": World._journal,
-    "write-journal": World._write_journal,
-    "tell-written": World._tell_written,
-    "engine": World._engine,
-    "connect": World._connect,
-    "cut": World._cut,
-    "black-hole": World._black_hole,
-    "kill": World._kill,
-    "kill-writing": World._kill_writing,
-    "start": World._start,
-    "freeze": World._freeze,
-    "drain": World._drain,
-    "fill-disk": World._fill,
-    "break-sync": World._break_sync,
-    "crash": World._crash,
-    "restart": World._restart,
-    "freeze-server": World._freeze_server,
-    "database-down": World._database,
-}
+    def attempt(self, offer: sessions_pb2.JobOffer) -> Attempt:
+        """Begins a run of a daemon."""
+        key = offer.lease.job_id, offer.lease.lease_epoch
+        if key in self.attempts:
+            raise ViolationError("one lease is run once", f"{key}")
+        number = offer.params.prompt
+        plan = Plan(Random(f"{self.seed}/{number}/{key[1]}"), offer.run_limit.ToMilliseconds())
+        self.attempts[key] = Attempt(offer, plan, self.now_ms)
+        return self.attempts[key]
 
 
 def _request(rng: Random, number: int) -> JobRequest:

@@ -136,7 +136,7 @@ class Lease:
     failure_reason: FailureReason | None
     detail: str
     run_ms: int | None
-    """The run's length: as billed, or, of an open lease, as its daemon reported it in a Hello."""
+    """The run's length: as billed, or, of an open lease, as its daemon reported it so far."""
     image_digest: str
     output_through_seq: int
     log_through_seq: int

@@ -54,12 +54,13 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.ListWithdrawalsRequest, context: Context
     ) -> pb.ListWithdrawalsResponse:
         page, page_size = request.page, request.page_size
-        found = await self._withdrawals.overview(page, page_size)
+        found = await self._withdrawals.overview(request.before_id or None, page, page_size)
         count = {state: found.totals.get(state, (0, 0))[0] for state in WithdrawalState}
         amount = {state: found.totals.get(state, (0, 0))[1] for state in WithdrawalState}
         return pb.ListWithdrawalsResponse(
             pending=[message(withdrawal) for withdrawal in found.pending],
-            all=[message(withdrawal) for withdrawal in found.page],
+            all=[message(withdrawal) for withdrawal in found.page.rows],
+            next_before_id=found.page.next_id,
             summary=pb.WithdrawalSummary(
                 pending_count=count[WithdrawalState.PENDING],
                 pending_halala=amount[WithdrawalState.PENDING],
@@ -81,7 +82,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             request.page_size,
         )
         return pb.ListAuditEntriesResponse(
-            entries=[_entry(entry) for entry in page.rows], next_before_id=page.next_before_id
+            entries=[_entry(entry) for entry in page.rows], next_before_id=page.next_id
         )
 
 

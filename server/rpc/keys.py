@@ -32,7 +32,7 @@ class KeyServicer(keys_pb2_grpc.KeyServiceServicer):
 
     async def ListKeys(self, request: pb.ListKeysRequest, context: Context) -> pb.ListKeysResponse:
         page = await self._ring.own(caller().id, request.before_id or None, request.page_size)
-        return pb.ListKeysResponse(keys=[key(row) for row in page.rows], next_before_id=page.next_before_id)
+        return pb.ListKeysResponse(keys=[key(row) for row in page.rows], next_before_id=page.next_id)
 
     async def RevokeKey(self, request: pb.RevokeKeyRequest, context: Context) -> pb.RevokeKeyResponse:
         return pb.RevokeKeyResponse(

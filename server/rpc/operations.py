@@ -26,7 +26,7 @@ class OperationServicer(operations_pb2_grpc.OperationServiceServicer):
             request.search.strip(), request.before_id or None, request.page_size
         )
         return pb.ListProvidersResponse(
-            providers=[_provider(listed) for listed in page.rows], next_before_id=page.next_before_id
+            providers=[_provider(listed) for listed in page.rows], next_before_id=page.next_id
         )
 
     async def ListRenters(self, request: pb.ListRentersRequest, context: Context) -> pb.ListRentersResponse:
@@ -34,7 +34,7 @@ class OperationServicer(operations_pb2_grpc.OperationServiceServicer):
             request.search.strip(), request.before_id or None, request.page_size
         )
         return pb.ListRentersResponse(
-            renters=[_renter(listed) for listed in page.rows], next_before_id=page.next_before_id
+            renters=[_renter(listed) for listed in page.rows], next_before_id=page.next_id
         )
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:

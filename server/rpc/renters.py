@@ -59,16 +59,18 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
         self, request: pb.ListAvailableProvidersRequest, context: Context
     ) -> pb.ListAvailableProvidersResponse:
         page, page_size = request.page, request.page_size
-        offerings, total = await self._market.available(
+        found, total = await self._market.available(
             gpu_model=request.gpu_model.strip() or None,
             min_vram_mib=round(request.min_vram_gb * 1024) or None,
             model=request.model.strip() or None,
+            after_id=request.after_id,
             page=page,
             page_size=page_size,
             verified=request.verified,
         )
         return pb.ListAvailableProvidersResponse(
-            providers=[_available(offering) for offering in offerings],
+            providers=[_available(offering) for offering in found.rows],
+            next_after_id=found.next_id,
             total=total,
             page=page,
             page_size=page_size,

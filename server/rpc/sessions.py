@@ -35,7 +35,8 @@ from server.rpc.enums import enum_map, member_map
 from server.rpc.interceptors import caller
 from server.rpc.terms import settings_message
 from server.rpc.validate import validate
-from server.services.sessions import Session, Sessions
+from server.services.sessions import Session
+from server.services.streams import Streams
 
 log = logging.getLogger(__name__)
 HELLO_TIMEOUT_SECONDS = 10.0
@@ -52,14 +53,14 @@ _DISPOSITIONS = enum_map(Disposition, pb.ResultDisposition)
 
 
 class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
-    def __init__(self, sessions: Sessions) -> None:
-        self._sessions = sessions
+    def __init__(self, streams: Streams) -> None:
+        self._streams = streams
         self._ending: set[asyncio.Task[None]] = set()
 
     async def Connect(self, requests: Any, context: Context) -> None:  # type: ignore[override]
         """Runs a stream to its end. Raises DomainError if the daemon must learn why it ended."""
         provider_id = caller().id
-        session = self._sessions.new(provider_id, caller().key_id)
+        session = self._streams.new(provider_id, caller().key_id)
         deadline: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
             HELLO_TIMEOUT_SECONDS, session.expect_hello
         )
@@ -91,7 +92,7 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
             self._end(session)
 
     def _end(self, session: Session) -> None:
-        self._sessions.forget(session)
+        self._streams.forget(session)
         # A task of its own: the stream's own task may be cancelled at any moment.
         task = asyncio.create_task(session.end())
         self._ending.add(task)
@@ -104,7 +105,7 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
 
     def send_away(self) -> None:
         """Asks every daemon to reconnect, spread over the time that a server needs to accept them all."""
-        streams = list(self._sessions.open)
+        streams = list(self._streams.open)
         jitter = max(RECONNECT_JITTER_SECONDS, len(streams) / RECONNECTS_PER_SECOND)
         for session in streams:
             session.push(Reconnect(RECONNECT_AFTER_SECONDS, jitter))

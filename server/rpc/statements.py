@@ -47,9 +47,7 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
         self, request: pb.ListOwnLedgerRequest, context: Context
     ) -> pb.ListOwnLedgerResponse:
         page = await self._statements.lines(caller().id, request.before_id or None, request.page_size)
-        return pb.ListOwnLedgerResponse(
-            lines=[line(row) for row in page.rows], next_before_id=page.next_before_id
-        )
+        return pb.ListOwnLedgerResponse(lines=[line(row) for row in page.rows], next_before_id=page.next_id)
 
     async def GetOwnLedgerCsv(
         self, request: pb.GetOwnLedgerCsvRequest, context: Context

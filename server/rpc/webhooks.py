@@ -49,7 +49,7 @@ class WebhookServicer(webhooks_pb2_grpc.WebhookServiceServicer):
     ) -> pb.ListWebhookDeliveriesResponse:
         page = await self._webhooks.deliveries(caller().id, request.before_id or None, request.page_size)
         return pb.ListWebhookDeliveriesResponse(
-            deliveries=[delivery(row) for row in page.rows], next_before_id=page.next_before_id
+            deliveries=[delivery(row) for row in page.rows], next_before_id=page.next_id
         )
 
 

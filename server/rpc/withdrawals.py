@@ -38,7 +38,7 @@ class WithdrawalServicer(withdrawals_pb2_grpc.WithdrawalServiceServicer):
     ) -> pb.ListOwnWithdrawalsResponse:
         page = await self._withdrawals.own(caller().id, request.before_id or None, request.page_size)
         return pb.ListOwnWithdrawalsResponse(
-            withdrawals=[message(withdrawal) for withdrawal in page.rows], next_before_id=page.next_before_id
+            withdrawals=[message(withdrawal) for withdrawal in page.rows], next_before_id=page.next_id
         )
 
     async def GetWithdrawal(

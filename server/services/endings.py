@@ -67,12 +67,21 @@ def record_finish(report: FinishReport, provider_id: int, now_ms: int) -> Result
         same = lease.outcome is not None and lease.outcome.value == report.outcome.value
         return ResultAck(ref, Disposition.ALREADY if same else Disposition.STALE)
     if report.last_output_seq > lease.output_through_seq:
+        note_run(job, lease, report.run_ms)
         return LeaseDirective(ref, LeaseAction.RESEND, lease.output_through_seq, lease.log_through_seq)
     if report.outcome is RunOutcome.RELEASED:
         _release(lease, report, now_ms)
     else:
         _end_run(job, lease, report, now_ms)
     return ResultAck(ref, Disposition.ACCEPTED)
+
+
+def note_run(job: Job, lease: Lease, run_ms: int) -> None:
+    """Stores how long an ended run took by its daemon's word, while its result has not fully arrived.
+
+    If it never does, a cancelled job is billed no longer than that: see ``give_up``.
+    """
+    leases.note_run_ms(lease, pricing.billed_ms(run_ms, run_ms, job.limit_ms))
 
 
 def _release(lease: Lease, report: FinishReport, now_ms: int) -> None:
@@ -160,7 +169,7 @@ def give_up(
 def _proven_ms(job: Job, lease: Lease, renewed_ms: int) -> int:
     """The proven length of a run whose daemon went silent.
 
-    If a Hello said that the run had ended and how long it took, later heartbeats prove no more than that.
+    If its daemon said that the run had ended and how long it took, later heartbeats prove no more than that.
     """
     if job.started_ms is None:
         return 0

@@ -12,6 +12,7 @@ from server.domain.placement import Model, Obstacle
 from server.domain.reliability import TrackRecord
 from server.domain.terms import Terms
 from server.services.fleet import Fleet
+from server.services.pages import Page, first_page
 from server.services.providers import Providers, existing
 from server.services.terms import terms_obstacle
 from server.store import providers, rates, reliability, terms
@@ -53,30 +54,35 @@ class Market:
         gpu_model: str | None,
         min_vram_mib: int | None,
         model: str | None,
+        after_id: int,
         page: int,
         page_size: int,
         verified: bool = False,
-    ) -> tuple[list[Offering], int]:
-        """One page of the live providers, by id, and their number on all pages."""
+    ) -> tuple[Page[Offering], int]:
+        """One page of the live providers, by id, with the filters, and their number on all pages."""
         now_ms = ms(self._clock)
         since_ms = now_ms - int(LIVE_SECONDS * 1000)
 
-        def read() -> tuple[list[Offering], int]:
+        def read() -> tuple[Page[Offering], int]:
             rows, total = providers.live(
                 since_ms=since_ms,
                 gpu_model=gpu_model,
                 min_vram_mib=min_vram_mib,
                 model=model,
+                after_id=after_id,
                 offset=(page - 1) * page_size,
-                limit=page_size,
+                limit=page_size + 1,
                 verified=verified,
             )
-            ids = [row.id for row in rows]
-            models, own = (providers.models_of(ids), terms.of_all(ids)) if rows else ({}, {})
+            listed = first_page(rows, page_size)
+            ids = [row.id for row in listed.rows]
+            models, own = (providers.models_of(ids), terms.of_all(ids)) if ids else ({}, {})
             card, known = rates.card(), reliability.track_records(ids)
-            return [
-                self._offering(row, models[row.id], own[row.id], card, known[row.id], now_ms) for row in rows
-            ], total
+            offerings = [
+                self._offering(row, models[row.id], own[row.id], card, known[row.id], now_ms)
+                for row in listed.rows
+            ]
+            return Page(offerings, listed.next_id), total
 
         return await self._database.read(read)
 

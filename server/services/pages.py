@@ -12,19 +12,24 @@ class _Numbered(Protocol):
     def id(self) -> int: ...
 
 
-T = TypeVar("T", bound=_Numbered)
+T = TypeVar("T")
+N = TypeVar("N", bound=_Numbered)
 
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Rows, newest first, and the ``before_id`` of the next page; None at the end."""
+    """Rows in the order of their ids, and the id with which the next page continues; None at the end."""
 
     rows: list[T]
-    next_before_id: int | None
+    next_id: int | None
 
 
-def read_page(query: Callable[..., list[T]], *arguments: Any, limit: int) -> Page[T]:
+def read_page(query: Callable[..., list[N]], *arguments: Any, limit: int) -> Page[N]:
     """Reads one page, and one row more, which shows whether another page follows."""
-    rows = query(*arguments, limit + 1)
+    return first_page(query(*arguments, limit + 1), limit)
+
+
+def first_page(rows: list[N], limit: int) -> Page[N]:
+    """The page of rows that were read with one row more."""
     more = len(rows) > limit
     return Page(rows[:limit], rows[limit - 1].id if more else None)

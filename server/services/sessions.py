@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from server.clock import Clock, ms
@@ -43,169 +43,59 @@ from server.domain.messages import (
     Superseded,
     Welcome,
 )
-from server.domain.pricing import billed_ms
 from server.domain.providers import AccountState
 from server.domain.sessions import Breach, Kept, Reply, ServerSession, stranger
 from server.domain.terms import Terms
 from server.domain.versions import is_older
 from server.services.dispatch import Dispatch
-from server.services.endings import give_up, record_finish
+from server.services.endings import give_up, note_run, record_finish
 from server.services.fleet import Fleet, Presence
 from server.services.heartbeats import Heartbeats
 from server.services.providers import refuse_shut_out
-from server.store import jobs, keys, leases, providers, sessions, terms
+from server.services.stream_outbox import Outbox
+from server.store import jobs, leases, providers, sessions, terms
 from server.store.database import Database
 from server.store.providers import ProviderRow
 from server.version import CURRENT
 
 log = logging.getLogger(__name__)
-OUTBOX_SIZE = 1000
-CHECK_SECONDS = 300.0
-# Keys that one query looks up; SQLite allows at most 32,766 values.
-CHECK_BATCH = 20_000
-STREAMS_RETRY_SECONDS = 30
 HELLOS_AT_ONCE = 64
 """Hellos handled at once; further ones wait before they use the database, so that its queue stays short."""
 
 
-class Sessions:
-    """Opens sessions; one per server."""
+@dataclass(frozen=True)
+class Shared:
+    """What all sessions of a server use."""
 
-    def __init__(
-        self,
-        database: Database,
-        dispatch: Dispatch,
-        fleet: Fleet,
-        heartbeats: Heartbeats,
-        clock: Clock,
-        max_streams: int = 0,
-        newest_daemon: str = CURRENT,
-    ) -> None:
-        self.database = database
-        self.dispatch = dispatch
-        self.fleet = fleet
-        self.heartbeats = heartbeats
-        self.clock = clock
-        self.open: set[Session] = set()
-        """Every stream of this server, including those without a Hello yet."""
-        self.hellos = asyncio.Semaphore(HELLOS_AT_ONCE)
-        self.newest_daemon = newest_daemon
-        self._max_streams = max_streams
-        self._streams: Counter[int] = Counter()
-        self._next_check = clock.now() + CHECK_SECONDS
-
-    def new(self, provider_id: int, key_id: int = 0) -> Session:
-        """A session for a stream that a provider opened; it exists once its Hello is handled.
-
-        Raises RATE_LIMITED if the provider has reached its limit of streams.
-        """
-        if self._max_streams and self._streams[provider_id] >= self._max_streams:
-            raise DomainError(
-                Reason.RATE_LIMITED,
-                f"this provider has {self._max_streams} open streams, the most allowed, and a daemon needs "
-                "one; stop its other daemons, or wait until the server notices that their streams are gone",
-                retry_after_seconds=STREAMS_RETRY_SECONDS,
-            )
-        self._streams[provider_id] += 1
-        session = Session(self, provider_id, key_id)
-        self.open.add(session)
-        return session
-
-    def forget(self, session: Session) -> None:
-        """Removes a session whose stream is over."""
-        self.open.discard(session)
-        self._streams[session.provider_id] -= 1
-        if not self._streams[session.provider_id]:
-            del self._streams[session.provider_id]
-
-    def recheck(self, provider_id: int, state: AccountState) -> None:
-        """Ends a provider's streams if its new state does not allow them."""
-        for session in list(self.open):
-            if session.provider_id == provider_id:
-                session.recheck(state)
-
-    async def check_credentials(self) -> None:
-        """Every five minutes ends the streams whose key has ended, or whose provider is not admitted.
-
-        Runs one query for every ``CHECK_BATCH`` streams.
-        """
-        if self.clock.now() < self._next_check:
-            return
-        self._next_check = self.clock.now() + CHECK_SECONDS
-        sessions = list(self.open)
-        for start in range(0, len(sessions), CHECK_BATCH):
-            await self._check(sessions[start : start + CHECK_BATCH])
-
-    async def _check(self, sessions: list[Session]) -> None:
-        key_ids = [session.key_id for session in sessions]
-        now_ms = ms(self.clock)
-        admitted = await self.database.read(lambda: keys.admitted_providers(key_ids, now_ms))
-        for session in sessions:
-            session.recheck(admitted.get(session.key_id))
-
-
-class Outbox:
-    """The bounded queue of messages to one stream. It calls ``wake`` when there is something to write."""
-
-    __slots__ = ("_is_closed", "_messages", "is_over", "wake")
-
-    def __init__(self) -> None:
-        self._messages: list[ServerMessage] = []
-        self._is_closed = False
-        self.is_over = False
-        """The end was read: no message follows."""
-        self.wake: Callable[[], None] = _wake_no_writer
-
-    def put(self, message: ServerMessage) -> bool:
-        """Adds a message; False if the queue is full. After ``close`` the message is dropped."""
-        if len(self._messages) >= OUTBOX_SIZE:
-            return False
-        if not self._is_closed:
-            self._messages.append(message)
-            self.wake()
-        return True
-
-    def close(self) -> None:
-        """Ends the stream after the messages in the queue."""
-        self._is_closed = True
-        self.wake()
-
-    def empty(self) -> bool:
-        """Whether there is nothing to write, not even the end of the stream."""
-        return not self._messages and not self._is_closed
-
-    def get_nowait(self) -> ServerMessage | None:
-        """The next message; None at the end. Raises IndexError if the queue is empty."""
-        if self._is_closed and not self._messages:
-            self.is_over = True
-            return None
-        return self._messages.pop(0)
-
-
-def _wake_no_writer() -> None:
-    """Does nothing: the stream has no writer yet."""
+    database: Database
+    dispatch: Dispatch
+    fleet: Fleet
+    heartbeats: Heartbeats
+    clock: Clock
+    newest_daemon: str = CURRENT
+    hellos: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(HELLOS_AT_ONCE))
 
 
 class Session:
     """One stream: messages in by ``handle``, messages out through ``outbox``."""
 
     __slots__ = (
-        "_owner",
         "_presence",
         "_protocol",
         "_session_epoch",
+        "_shared",
         "key_id",
         "outbox",
         "provider_id",
         "refusal",
     )
 
-    def __init__(self, owner: Sessions, provider_id: int, key_id: int) -> None:
+    def __init__(self, shared: Shared, provider_id: int, key_id: int) -> None:
         self.outbox = Outbox()
         self.key_id = key_id
         self.refusal: DomainError | None = None
         """Why the stream ends, if its credential was revoked."""
-        self._owner = owner
+        self._shared = shared
         self.provider_id = provider_id
         self._protocol = ServerSession()
         self._presence: Presence | None = None
@@ -226,7 +116,7 @@ class Session:
             case Breach(lease, detail):
                 await self._give_up([lease], f"its daemon broke the protocol: {detail}")
             case Hello():
-                async with self._owner.hellos:
+                async with self._shared.hellos:
                     await self._open(effect)
             case Heartbeat():
                 await self._heartbeat(effect)
@@ -258,7 +148,7 @@ class Session:
         """Records the end of the stream. Its leases stay: the daemon may reconnect and continue them."""
         presence, self._presence = self._presence, None
         if presence is not None:
-            self._owner.fleet.leave(presence)
+            self._shared.fleet.leave(presence)
         if not self._session_epoch:
             return
         await self._run(lambda: sessions.end(self.provider_id, self._session_epoch))
@@ -293,14 +183,14 @@ class Session:
             self.outbox.close()
 
     async def _open(self, hello: Hello) -> None:
-        owner = self._owner
+        shared = self._shared
         epoch, kept, known, own_terms = await self._run(lambda: self._record_hello(hello))
         self._presence = Presence(
             self.provider_id,
             epoch,
             hello.boot_id,
             self.push,
-            ms(owner.clock),
+            ms(shared.clock),
             hello.slots,
             hello.job_types,
             hello.models,
@@ -312,9 +202,9 @@ class Session:
             runs_plain_processes=hello.runs_plain_processes,
         )
         self._presence.note_temperature(hello.report)
-        owner.heartbeats.refresh_hindrances(self._presence, hello.report or known.report)
-        await owner.heartbeats.record(self.provider_id, hello.report, renews=True)
-        older = owner.fleet.join(self._presence)
+        shared.heartbeats.refresh_hindrances(self._presence, hello.report or known.report)
+        await shared.heartbeats.record(self.provider_id, hello.report, renews=True)
+        older = shared.fleet.join(self._presence)
         if older is self._presence:
             raise DomainError(Reason.SESSION_SUPERSEDED, "a newer session of this provider exists")
         if older is not None:
@@ -322,10 +212,10 @@ class Session:
         welcome = Welcome(
             epoch,
             self.provider_id,
-            owner.fleet.heartbeat_seconds(),
+            shared.fleet.heartbeat_seconds(),
             own_terms.settings,
-            newest_daemon=owner.newest_daemon,
-            update_available=is_older(hello.daemon_version, owner.newest_daemon),
+            newest_daemon=shared.newest_daemon,
+            update_available=is_older(hello.daemon_version, shared.newest_daemon),
         )
         for message in self._protocol.opened(welcome, [k for k, _ in kept]):
             self._send(message)
@@ -339,7 +229,7 @@ class Session:
         for lease, cancel in kept:
             if cancel:
                 self.push(CancelRun(lease.ref))
-        await owner.dispatch.fill(self.provider_id)
+        await shared.dispatch.fill(self.provider_id)
 
     def _record_hello(self, hello: Hello) -> tuple[int, list[tuple[Kept, bool]], ProviderRow, Terms]:
         """Stores the session, then compares the leases that the daemon holds with those on record."""
@@ -347,7 +237,7 @@ class Session:
         assert provider is not None, "a key without its provider"
         if not (provider.state is AccountState.SUSPENDED and leases.count_open(self.provider_id)):
             refuse_shut_out(provider.state)
-        now_ms = ms(self._owner.clock)
+        now_ms = ms(self._shared.clock)
         epoch = sessions.begin(self.provider_id, hello.job_types, now_ms)
         self._session_epoch = epoch  # set now, so that ``end`` has it if the stream breaks
         providers.replace_models(self.provider_id, hello.models)
@@ -363,9 +253,9 @@ class Session:
             resend = named in hello.unacknowledged
             job = jobs.get(lease.job_id)
             assert job is not None
-            reported_ms = ended.get(named)
-            run_ms = None if reported_ms is None else billed_ms(reported_ms, reported_ms, job.limit_ms)
-            leases.move_to_session(lease, epoch, run_ms)
+            leases.move_to_session(lease, epoch)
+            if named in ended:
+                note_run(job, lease, ended[named])
             kept.append(
                 (
                     Kept(
@@ -384,13 +274,13 @@ class Session:
         return epoch, kept, provider, terms.of(self.provider_id)
 
     async def _heartbeat(self, beat: Heartbeat) -> None:
-        owner, presence = self._owner, self._presence
-        if owner.fleet.get(self.provider_id) is not presence:
+        shared, presence = self._shared, self._presence
+        if shared.fleet.get(self.provider_id) is not presence:
             return  # only the newest session renews the leases
-        await owner.heartbeats.record(self.provider_id, beat.report, renews=True)
+        await shared.heartbeats.record(self.provider_id, beat.report, renews=True)
         if presence is not None and presence.state is AccountState.SUSPENDED:
             self.recheck(presence.state)
-        if owner.heartbeats.store_is_up:
+        if shared.heartbeats.store_is_up:
             self._send(HeartbeatAck(beat.sequence))
         unknown, missing = self._protocol.reconcile(beat)
         for ref in unknown:
@@ -406,14 +296,14 @@ class Session:
             for ref in refs:
                 lease = leases.get(ref.job_id, ref.lease_epoch)
                 if lease is not None and lease.session_epoch == self._session_epoch:
-                    give_up(lease, ms(self._owner.clock), detail)
+                    give_up(lease, ms(self._shared.clock), detail)
 
         await self._run(give_up_all)
         for ref in refs:
             self._warn(f"lost an attempt: {detail}", ref)
             self._protocol.dropped(ref)
             self._send(stranger(ref).message)
-        await self._owner.dispatch.lease_ended(self.provider_id)
+        await self._shared.dispatch.lease_ended(self.provider_id)
 
     async def _offer_reply(self, reply: OfferReply) -> None:
         if reply.accepted:
@@ -423,12 +313,12 @@ class Session:
         def refuse() -> None:
             lease = leases.get(reply.lease.job_id, reply.lease.lease_epoch)
             if lease is not None and lease.matches(reply.lease):
-                give_up(lease, ms(self._owner.clock), reply.refusal[:200], LeaseOutcome.REFUSED)
+                give_up(lease, ms(self._shared.clock), reply.refusal[:200], LeaseOutcome.REFUSED)
 
         await self._run(refuse)
         self._protocol.dropped(reply.lease)
         self._warn(f"the daemon refused an offer reason={reply.refusal[:200]!r}", reply.lease)
-        await self._owner.dispatch.fill(self.provider_id)
+        await self._shared.dispatch.fill(self.provider_id)
 
     async def _started(self, started: Started) -> None:
         await self._advance(started.lease, LeaseState.RUNNING, leases.start)
@@ -436,7 +326,7 @@ class Session:
     async def _advance(
         self, ref: LeaseRef, state: LeaseState, move: Callable[[LeaseRef, int, int, int], bool]
     ) -> None:
-        now_ms = ms(self._owner.clock)
+        now_ms = ms(self._shared.clock)
 
         def record() -> None:
             if not move(ref, self.provider_id, self._session_epoch, now_ms):
@@ -471,7 +361,7 @@ class Session:
             self._send(answer)
 
     async def _finished(self, report: FinishReport) -> None:
-        now_ms = ms(self._owner.clock)
+        now_ms = ms(self._shared.clock)
         answer = await self._run(lambda: record_finish(report, self.provider_id, now_ms))
         if isinstance(answer, LeaseDirective) and not self._protocol.may_resend(report.lease):
             await self._give_up([report.lease], "its daemon cannot send the output that its result names")
@@ -487,7 +377,7 @@ class Session:
                 report.outcome,
                 self._who(),
             )
-            await self._owner.dispatch.lease_ended(self.provider_id)
+            await self._shared.dispatch.lease_ended(self.provider_id)
 
     async def _capacity(self, capacity: Capacity) -> None:
         presence = self._presence
@@ -496,7 +386,7 @@ class Session:
             await self._run(lambda: self._record_capacity(capacity, presence))
             await self._learn(capacity, presence)
         presence.slots = capacity.slots
-        await self._owner.dispatch.fill(self.provider_id)
+        await self._shared.dispatch.fill(self.provider_id)
 
     def _is_news(self, capacity: Capacity, presence: Presence) -> bool:
         """Whether there is something to store; the number of slots is not stored."""
@@ -516,14 +406,14 @@ class Session:
 
     async def _learn(self, capacity: Capacity, presence: Presence) -> None:
         """Applies the stored capacity to the session's future offers."""
-        self._owner.fleet.serve(presence, capacity.models)
+        self._shared.fleet.serve(presence, capacity.models)
         if capacity.job_types is not None:
             presence.job_types = capacity.job_types
         if capacity.self_tests is not None and capacity.self_tests != presence.self_tests:
             presence.self_tests = capacity.self_tests
-            row = await self._owner.database.read(lambda: providers.get(self.provider_id))
+            row = await self._shared.database.read(lambda: providers.get(self.provider_id))
             if row is not None:
-                self._owner.heartbeats.refresh_hindrances(presence, row.report)
+                self._shared.heartbeats.refresh_hindrances(presence, row.report)
 
     async def _drain(self) -> None:
         if self._presence is not None:
@@ -532,7 +422,7 @@ class Session:
         log.info("began to drain %s", self._who())
 
     async def _run(self, work: Callable[[], Any]) -> Any:
-        return await self._owner.database.run(work)
+        return await self._shared.database.run(work)
 
     async def _stale(self, error: DomainError, ref: LeaseRef) -> None:
         if error.reason is not Reason.STALE_LEASE:

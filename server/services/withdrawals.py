@@ -26,7 +26,7 @@ class Overview:
     """The pending requests, one page of all requests, and the totals by state (count, halala)."""
 
     pending: list[Withdrawal]
-    page: list[Withdrawal]
+    page: Page[Withdrawal]
     totals: dict[WithdrawalState, tuple[int, int]]
 
 
@@ -68,12 +68,12 @@ class Withdrawals:
         """One request, for an operator. Raises WITHDRAWAL_NOT_FOUND."""
         return await self._database.read(lambda: _existing(withdrawal_id))
 
-    async def overview(self, page: int, page_size: int) -> Overview:
+    async def overview(self, before_id: int | None, page: int, page_size: int) -> Overview:
         """All requests, for an operator."""
         return await self._database.read(
             lambda: Overview(
                 withdrawals.pending(PENDING_LIMIT),
-                withdrawals.page((page - 1) * page_size, page_size),
+                read_page(withdrawals.page, before_id, (page - 1) * page_size, limit=page_size),
                 withdrawals.totals(),
             )
         )

@@ -286,15 +286,21 @@ def end(
     return bool(changed)
 
 
-def move_to_session(lease: Lease, session_epoch: int, run_ms: int | None = None) -> None:
-    """Moves a lease to a newer session of the same provider.
-
-    ``run_ms``: how long its run took, if the daemon says that it has ended; kept in case its result is lost.
-    """
-    db.Lease.update(session_epoch=session_epoch, run_ms=pw.fn.COALESCE(run_ms, db.Lease.run_ms)).where(
+def move_to_session(lease: Lease, session_epoch: int) -> None:
+    """Moves a lease to a newer session of the same provider."""
+    db.Lease.update(session_epoch=session_epoch).where(
         db.Lease.job_id == lease.job_id,
         db.Lease.lease_epoch == lease.lease_epoch,
         states.may(db.Lease.state, LEASE_TRANSITIONS, LeaseEvent.RESUME),
+    ).execute()
+
+
+def note_run_ms(lease: Lease, run_ms: int) -> None:
+    """Stores how long the lease's run took, in case its result never arrives. The lease stays open."""
+    db.Lease.update(run_ms=run_ms).where(
+        db.Lease.job_id == lease.job_id,
+        db.Lease.lease_epoch == lease.lease_epoch,
+        states.is_not(db.Lease.state, LeaseState.ENDED),
     ).execute()
 
 

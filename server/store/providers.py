@@ -134,11 +134,12 @@ def live(
     gpu_model: str | None,
     min_vram_mib: int | None,
     model: str | None,
-    offset: int,
+    after_id: int = 0,
+    offset: int = 0,
     limit: int,
     verified: bool = False,
 ) -> tuple[list[ProviderRow], int]:
-    """Active providers with a heartbeat after ``since_ms`` that match the filters: a page, and the count."""
+    """Active providers with a heartbeat after ``since_ms`` that match the filters: a page, and the total."""
     query = Provider.select().where(
         Provider.last_heartbeat_ms > since_ms, states.is_in(Provider.state, AccountState.ACTIVE)
     )
@@ -155,7 +156,7 @@ def live(
         query = query.where(Provider.id.in_(serving))
     if verified:
         query = query.where(Provider.verdict == Verdict.VERIFIED.value)
-    page = query.order_by(Provider.id).offset(offset).limit(limit)
+    page = query.where(Provider.id > after_id).order_by(Provider.id).offset(offset).limit(limit)
     return [_row(row) for row in page], query.count()
 
 

@@ -62,10 +62,13 @@ def pending(limit: int) -> list[Withdrawal]:
     return [_withdrawal(row) for row in query.order_by(db.Withdrawal.id).limit(limit)]
 
 
-def page(offset: int, limit: int) -> list[Withdrawal]:
-    """One page of all requests, newest first."""
-    query = db.Withdrawal.select().order_by(db.Withdrawal.id.desc())
-    return [_withdrawal(row) for row in query.offset(offset).limit(limit)]
+def page(before_id: int | None, offset: int, limit: int) -> list[Withdrawal]:
+    """One page of all requests, newest first, older than one that is known."""
+    query = db.Withdrawal.select()
+    if before_id is not None:
+        query = query.where(db.Withdrawal.id < before_id)
+    newest = query.order_by(db.Withdrawal.id.desc())
+    return [_withdrawal(row) for row in newest.offset(offset).limit(limit)]
 
 
 def all_requests() -> Iterator[Withdrawal]:

@@ -1,4 +1,4 @@
-"""Writes the baseline that the test for breaking changes compares with. To be run at a release.
+"""Writes the baseline for the test of breaking changes. Run it at a release.
 
 .venv/bin/python -m tests.architecture.renew_baseline
 """
@@ -12,12 +12,12 @@ from tests.architecture.test_protos import BASELINE, buf, workspace
 
 
 def main() -> None:
-    """Builds the image of the protos as they are now."""
+    """Builds the image of the current protos."""
     with tempfile.TemporaryDirectory() as scratch:
-        status, said = buf(
+        status, output = buf(
             workspace(Path(scratch)), "build", "protos", "--exclude-source-info", "-o", BASELINE
         )
-    assert status == 0, said
+    assert status == 0, output
 
 
 if __name__ == "__main__":

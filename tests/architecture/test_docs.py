@@ -1,4 +1,4 @@
-"""The texts: short where people begin, no link that leads nowhere, nothing named that does not exist."""
+"""The documentation: entry pages are short, links work, and every named file, module and script exists."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests.architecture.tools import ROOT, run, tracked_files
 
 DOCS = sorted(path for path in tracked_files() if path.suffix == ".md")
 NAMES = [str(path.relative_to(ROOT)) for path in DOCS]
-# The changelog speaks of what was; it is not corrected afterwards.
+# The changelog describes the past and is not corrected later.
 PRESENT = [name for name in NAMES if name != "CHANGELOG.md"]
 MOST_LINES = {"README.md": 150, "ARCHITECTURE.md": 150, "docs/wording.md": 60}
-# A path in backticks, as it stands in the repository; X and N stand for any name.
+# A path in backticks, relative to the repository; X and N are placeholders.
 PATH = re.compile(
     r"`((?:server|gateway|daemon|protos|generated|scripts|tests|docs)/[\w./-]*\w/?)(?: [^`]*)?`"
 )
@@ -24,18 +24,18 @@ MODULE = re.compile(r"python -m ([\w.]+)")
 COMMAND = re.compile(r"(?<![\w/.-])(scripts/[\w-]+)(?![\w./-])")
 
 
-def fenced_out(text: str) -> str:
+def without_code_blocks(text: str) -> str:
     """The text without its blocks of code."""
     return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def links(text: str) -> list[str]:
-    return re.findall(r"\[[^\]]*\]\(([^)\s]+)\)", fenced_out(text))
+    return re.findall(r"\[[^\]]*\]\(([^)\s]+)\)", without_code_blocks(text))
 
 
 def anchors(path: Path) -> set[str]:
-    """The names by which headings are linked, as GitHub forms them."""
-    headings = re.findall(r"^#+ (.+)$", fenced_out(path.read_text()), re.MULTILINE)
+    """The anchors of the headings, as GitHub forms them."""
+    headings = re.findall(r"^#+ (.+)$", without_code_blocks(path.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
@@ -59,21 +59,21 @@ def missing_names(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", MOST_LINES)
-def test_first_texts_are_short(name: str) -> None:
+def test_entry_pages_are_short(name: str) -> None:
     assert len((ROOT / name).read_text().splitlines()) <= MOST_LINES[name]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_links_lead_somewhere(name: str) -> None:
+def test_links_work(name: str) -> None:
     assert broken_links(ROOT / name, (ROOT / name).read_text()) == []
 
 
 @pytest.mark.parametrize("name", PRESENT)
-def test_what_is_named_exists(name: str) -> None:
+def test_named_files_modules_and_scripts_exist(name: str) -> None:
     assert missing_names((ROOT / name).read_text()) == []
 
 
-def test_pages_are_linked_from_where_people_begin() -> None:
+def test_every_page_is_linked_from_the_readme_or_the_architecture() -> None:
     linked = {
         (ROOT / link.partition("#")[0]).resolve()
         for name in ("README.md", "ARCHITECTURE.md")
@@ -82,7 +82,7 @@ def test_pages_are_linked_from_where_people_begin() -> None:
     assert [name for name in NAMES if name.startswith("docs/") and ROOT / name not in linked] == []
 
 
-def test_decisions_are_dated_and_the_newest_stand_last() -> None:
+def test_decisions_are_dated_and_sorted_by_date() -> None:
     for path in sorted((ROOT / "docs/decisions").glob("*.md")):
         entries = path.read_text().split("\n\n")[2:]
         dates = [re.match(r"(\d{4}-\d{2}-\d{2}) · \*\*", entry) for entry in entries]
@@ -95,26 +95,26 @@ def test_decisions_are_dated_and_the_newest_stand_last() -> None:
     "text",
     ["[x](docs/no-such.md)", "[x](docs/renters.md#no-such-heading)", "[x](#no-such-heading)"],
 )
-def test_look_for_links_can_fail(text: str) -> None:
+def test_broken_link_is_found(text: str) -> None:
     assert broken_links(ROOT / "README.md", text) == links(text) != []
 
 
 @pytest.mark.parametrize(
     "text", ["`server/no_such.py`", "python -m scripts.no_such", "run scripts/no-such now"]
 )
-def test_look_for_names_can_fail(text: str) -> None:
+def test_missing_name_is_found(text: str) -> None:
     assert len(missing_names(text)) == 1
 
 
-def test_commands_answer_when_they_are_asked_for_help() -> None:
-    """What a program is called in the texts is what starts it."""
+def test_every_program_starts_under_its_documented_name() -> None:
+    """The documentation calls the programs dcp-server, dcp-gateway and dcp-daemon."""
     for module in ("server", "gateway", "daemon"):
         done = run("python", "-m", module, "--help")
         assert done.returncode == 0, done.stderr
         assert f"dcp-{module}" in done.stdout
 
 
-def test_recorded_figures_replace_their_own_part_alone() -> None:
+def test_recorded_figures_replace_only_their_own_part() -> None:
     page = "# Figures\n\n## gateway\n\nold\n\n## pages\n\nkept\n"
     figures = [Figure("first load", 1.5, "s", Target(3))]
     written = bench_page.updated(page, {"gateway": figures}, "2026-11-26", "2 cores")

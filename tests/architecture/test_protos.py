@@ -1,4 +1,4 @@
-"""The protos as documentation and as a contract: options, examples, lint, and no breaking change."""
+"""The protos as documentation and as a contract: options, examples, lint, and breaking changes."""
 
 from __future__ import annotations
 
@@ -41,8 +41,22 @@ def test_rpc_without_a_route_is_a_stream(name: str) -> None:
     assert METHODS[name].client_streaming
 
 
+PAGED = [name for name, method in METHODS.items() if "page_size" in method.input_type.fields_by_name]
+
+
+@pytest.mark.parametrize("name", PAGED)
+def test_every_list_is_walked_by_cursor(name: str) -> None:
+    request, response = METHODS[name].input_type, METHODS[name].output_type
+    cursors = [field for field in response.fields if field.name.startswith("next_")]
+    assert len(cursors) == 1
+    cursor = request.fields_by_name[cursors[0].name.removeprefix("next_")]
+    assert cursor.type == cursors[0].type
+    numbered = request.fields_by_name.get("page")
+    assert numbered is None or numbered is cursor or numbered.GetOptions().deprecated
+
+
 def wire_names(data: Any, message: Any) -> Any:
-    """JSON as people write it, with the enum names that protobuf's own parser takes."""
+    """The API's JSON with the enum names that protobuf's own parser expects."""
     fields = {field.name: field for field in message.fields}
     out = {}
     for key, value in data.items():
@@ -70,7 +84,7 @@ def _wire(value: Any, field: FieldDescriptor) -> Any:
 
 
 @pytest.mark.parametrize("name", HTTP)
-def test_example_of_the_request_is_what_the_rpc_accepts(name: str) -> None:
+def test_example_of_a_request_is_a_valid_request(name: str) -> None:
     method = HTTP[name]
     text = rule(method).example_request
     http = method.GetOptions().Extensions[annotations_pb2.http]
@@ -86,7 +100,7 @@ def test_example_of_the_request_is_what_the_rpc_accepts(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", HTTP)
-def test_example_of_the_answer_is_what_the_rpc_says(name: str) -> None:
+def test_example_of_a_response_is_a_valid_response(name: str) -> None:
     method = HTTP[name]
     data = json.loads(rule(method).example_response)
     ParseDict(wire_names(data, method.output_type), GetMessageClass(method.output_type)())
@@ -103,8 +117,8 @@ def test_route_is_under_api_and_its_path_names_fields(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", HTTP)
-def test_every_post_says_what_becomes_of_a_request_that_is_sent_twice(name: str) -> None:
-    """By a key that its request carries, or by its nature: nobody may forget to think of it."""
+def test_every_post_declares_how_a_repeated_request_is_handled(name: str) -> None:
+    """A new POST must declare it: by an Idempotency-Key, or by the nature of the method."""
     method, options = HTTP[name], rule(HTTP[name])
     http = method.GetOptions().Extensions[annotations_pb2.http]
     assert bool(http.post) == (options.repeat != options_pb2.REPEAT_UNSPECIFIED)
@@ -114,7 +128,7 @@ def test_every_post_says_what_becomes_of_a_request_that_is_sent_twice(name: str)
     assert clashes == (options.repeat == options_pb2.REPEAT_KEYED)
 
 
-def test_no_two_rpcs_have_one_route() -> None:
+def test_every_rpc_has_its_own_route() -> None:
     routes = []
     for method in HTTP.values():
         http = method.GetOptions().Extensions[annotations_pb2.http]
@@ -122,22 +136,22 @@ def test_no_two_rpcs_have_one_route() -> None:
     assert len(set(routes)) == len(routes)
 
 
-def messages(message: Any, seen: dict[str, Any]) -> None:
-    """Collects a message and all within it."""
-    if message.full_name in seen or not message.full_name.startswith("dcp.v1."):
+def collect_messages(message: Any, collected: dict[str, Any]) -> None:
+    """Collects a message and all messages within it."""
+    if message.full_name in collected or not message.full_name.startswith("dcp.v1."):
         return
-    seen[message.full_name] = message
+    collected[message.full_name] = message
     for field in message.fields:
         if field.message_type is not None:
-            messages(field.message_type, seen)
+            collect_messages(field.message_type, collected)
 
 
-def test_everything_repeated_or_text_in_a_request_has_a_limit() -> None:
-    seen: dict[str, Any] = {}
+def test_every_repeated_field_and_text_of_a_request_has_a_limit() -> None:
+    collected: dict[str, Any] = {}
     for method in METHODS.values():
-        messages(method.input_type, seen)
+        collect_messages(method.input_type, collected)
     unlimited = []
-    for message in seen.values():
+    for message in collected.values():
         if message.GetOptions().map_entry:
             continue
         for field in message.fields:
@@ -149,7 +163,7 @@ def test_everything_repeated_or_text_in_a_request_has_a_limit() -> None:
     assert unlimited == []
 
 
-# buf, offline: the protos and what they import of googleapis, as two modules of one workspace.
+# buf, offline: our protos and the files that they import from googleapis, as two modules of a workspace.
 
 
 def workspace(folder: Path) -> Path:
@@ -187,7 +201,7 @@ def test_protos_are_formatted(protos: Path) -> None:
 
 
 def test_no_breaking_change_since_the_baseline(protos: Path) -> None:
-    """Old clients and daemons must go on working with what the protos say now.
+    """Old clients and daemons must work with the current protos.
 
     The baseline is the image of the protos at the last release. To renew it, at a release and
     never to silence this test, run ``python -m tests.architecture.renew_baseline``.
@@ -196,7 +210,7 @@ def test_no_breaking_change_since_the_baseline(protos: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         ("int64 postings_sum_halala = 3;", "int64 postings_sum_halala = 30;", "postings_sum_halala"),
         ("int64 postings_sum_halala = 3;", "string postings_sum_halala = 3;", "changed type"),
@@ -204,21 +218,21 @@ def test_no_breaking_change_since_the_baseline(protos: Path) -> None:
     ],
     ids=["renumbered", "another type", "renamed"],
 )
-def test_check_for_breaking_changes_can_fail(protos: Path, old: str, new: str, told: str) -> None:
+def test_check_for_breaking_changes_can_fail(protos: Path, old: str, new: str, message: str) -> None:
     proto = protos / "protos/dcp/v1/ledger.proto"
     assert old in proto.read_text()
     proto.write_text(proto.read_text().replace(old, new))
-    status, said = buf(protos, "breaking", "protos", "--against", BASELINE)
+    status, output = buf(protos, "breaking", "protos", "--against", BASELINE)
     assert status == 100
-    assert told in said
+    assert message in output
 
 
 def test_lint_can_fail(protos: Path) -> None:
     proto = protos / "protos/dcp/v1/ledger.proto"
     proto.write_text(proto.read_text().replace("// The number of transfers in the ledger.\n", ""))
-    status, said = buf(protos, "lint")
+    status, output = buf(protos, "lint")
     assert status == 100
-    assert "transfers" in said
+    assert "transfers" in output
 
 
 def test_baseline_is_an_image_of_the_same_package() -> None:
@@ -229,7 +243,7 @@ def test_baseline_is_an_image_of_the_same_package() -> None:
     assert described >= {"dcp/v1/jobs.proto", "dcp/v1/sessions.proto"}
 
 
-def test_methods_are_all_there() -> None:
-    """The other tests are generated from this list: it must not go empty unseen."""
+def test_list_of_methods_is_complete() -> None:
+    """The other tests are generated from this list, so it must not become empty unnoticed."""
     assert len(HTTP) >= 15
     assert all(isinstance(method, MethodDescriptor) for method in METHODS.values())

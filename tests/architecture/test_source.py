@@ -1,4 +1,4 @@
-"""Rules about the source that no tool knows."""
+"""Rules about the source that no tool checks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def imports(path: Path) -> Iterator[str]:
             yield node.module
 
 
-def test_nobody_imports_generated_by_its_folder() -> None:
+def test_generated_code_is_imported_by_its_package() -> None:
     bad = [
         str(path.relative_to(ROOT))
         for path in sources(*PROGRAMS, "scripts", "tests", "generated")
@@ -49,7 +49,7 @@ def test_nobody_imports_generated_by_its_folder() -> None:
     assert bad == []
 
 
-def test_every_module_says_what_it_is() -> None:
+def test_every_module_has_a_docstring() -> None:
     bad = [
         str(path.relative_to(ROOT))
         for path in sources(*PROGRAMS, "scripts", "tests")
@@ -63,10 +63,10 @@ def test_generated_code_says_that_it_is() -> None:
         assert "Generated from protos/" in path.read_text() or "DO NOT EDIT" in path.read_text(), path
 
 
-# The three programs are often started from one file, so each must know the names of all variables.
+# The three programs are often started with one file of variables, so each must know all names.
 
 
-def test_shared_list_of_settings_is_that_of_the_three_programs() -> None:
+def test_shared_list_of_settings_matches_the_three_programs() -> None:
     own = {
         variable.name
         for config in (server.config, gateway.config, daemon.config.config)
@@ -75,7 +75,7 @@ def test_shared_list_of_settings_is_that_of_the_three_programs() -> None:
     assert own == SETTINGS
 
 
-# Names that stand in the domain and in the protos.
+# Names that are both in the domain and in the protos.
 
 
 def names(enum: object, prefix: str) -> set[str]:
@@ -83,7 +83,7 @@ def names(enum: object, prefix: str) -> set[str]:
     return {name.removeprefix(prefix) for name in values if not name.endswith("_UNSPECIFIED")}
 
 
-def test_reasons_of_the_domain_are_those_of_the_protos() -> None:
+def test_reasons_of_domain_and_protos_are_the_same() -> None:
     assert {reason.value for reason in Reason} == names(errors_pb2.ErrorReason, "ERROR_REASON_")
     assert all(reason.name == reason.value for reason in Reason)
 
@@ -97,7 +97,7 @@ def test_every_reason_has_a_code_and_a_status(value: object) -> None:
     assert 400 <= rule.http_status <= 599
 
 
-def test_enums_of_the_domain_are_those_of_the_protos() -> None:
+def test_enums_of_domain_and_protos_are_the_same() -> None:
     from dcp.v1 import gpus_pb2, honesty_pb2, options_pb2, sessions_pb2, webhooks_pb2
 
     for domain, proto, prefix in (
@@ -124,13 +124,13 @@ def test_enums_of_the_domain_are_those_of_the_protos() -> None:
         assert {member.name for member in domain} == names(proto, prefix), prefix
 
 
-def test_json_names_of_the_enums_are_the_values_of_the_domain() -> None:
+def test_json_names_of_enums_are_the_values_of_the_domain() -> None:
     from dcp.v1 import options_pb2
 
     for value in jobs_pb2.JobType.DESCRIPTOR.values[1:]:
-        told = value.GetOptions().Extensions[options_pb2.value].json
+        json_name = value.GetOptions().Extensions[options_pb2.value].json
         assert JobType[value.name.removeprefix("JOB_TYPE_")].value == (
-            told or value.name.removeprefix("JOB_TYPE_").lower()
+            json_name or value.name.removeprefix("JOB_TYPE_").lower()
         )
 
 
@@ -146,21 +146,21 @@ FORBIDDEN = {
 }
 
 
-@pytest.mark.parametrize("what", FORBIDDEN)
-def test_repository_holds_nothing_of_one_machine(what: str) -> None:
+@pytest.mark.parametrize("kind", FORBIDDEN)
+def test_repository_contains_nothing_private_or_specific_to_a_machine(kind: str) -> None:
     bad = []
     for path in tracked_files():
         if path == Path(__file__).resolve():
             continue
         text = path.read_bytes().decode(errors="replace")
-        bad += [f"{path.relative_to(ROOT)}: {match.group()}" for match in FORBIDDEN[what].finditer(text)]
+        bad += [f"{path.relative_to(ROOT)}: {match.group()}" for match in FORBIDDEN[kind].finditer(text)]
     assert bad == []
 
 
-def test_nothing_large_is_in_the_repository() -> None:
+def test_repository_contains_no_large_file() -> None:
     large = {str(path.relative_to(ROOT)) for path in tracked_files() if path.stat().st_size > 1_000_000}
     assert large == set()
 
 
-def test_files_that_begin_a_run_are_there() -> None:
+def test_files_that_are_run_first_exist() -> None:
     assert [name for name in LONG_FILES if not (ROOT / "tests" / name).is_file()] == []

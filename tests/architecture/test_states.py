@@ -1,4 +1,4 @@
-"""Who ends jobs and leases, who writes states, how much a constructor takes: for every file of the server."""
+"""Rules for every file of the server: where jobs and leases end, who writes states, and long constructors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.architecture.tools import ROOT
 
 ENDINGS = "server/services/endings.py"
-# What ends a lease or a job, puts a job back into the queue, or moves the money of its end.
+# The functions that end a lease or a job, requeue a job, or settle its money.
 ENDERS = {
     "server.store.leases.end",
     "server.store.jobs.finish",
@@ -18,7 +18,7 @@ ENDERS = {
     "server.store.ledger.resolve_hold",
     "server.services.endings.settle",
 }
-# The states whose transitions are tables, and the helpers of server/store that may name one: they only read.
+# States with a transition table, and the helpers of server/store that may name a state: they only read.
 TABLED = {"JobState", "LeaseState", "ArtifactState"}
 READERS = {"states.is_in", "states.is_not", "states.literal", "_is_in"}
 MAX_ARGUMENTS = 7
@@ -29,7 +29,7 @@ def files(folder: str) -> dict[str, str]:
 
 
 def imported(tree: ast.AST) -> dict[str, str]:
-    """What each imported name stands for."""
+    """The full name of each imported name."""
     names: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -50,7 +50,7 @@ def mentions(source: str) -> Iterator[str]:
 
 
 def states_by_hand(source: str) -> list[str]:
-    """Where a state is turned into its value, or a tabled state is named other than to read."""
+    """The places that turn a state into its value, or name a tabled state other than to read it."""
     tree = ast.parse(source)
     read = {
         id(argument)
@@ -73,13 +73,13 @@ def constructors(source: str) -> Iterator[tuple[str, int]]:
     """Each constructor with the number of its arguments, without self."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ClassDef):
-            for one in node.body:
-                if isinstance(one, ast.FunctionDef) and one.name == "__init__":
-                    arguments = (*one.args.posonlyargs, *one.args.args, *one.args.kwonlyargs)
+            for item in node.body:
+                if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+                    arguments = (*item.args.posonlyargs, *item.args.args, *item.args.kwonlyargs)
                     yield node.name, len(arguments) - 1
 
 
-def test_leases_and_jobs_end_in_one_module_only() -> None:
+def test_leases_and_jobs_end_in_only_one_module() -> None:
     found = {path: ENDERS & set(mentions(source)) for path, source in files("server").items()}
     assert found.pop(ENDINGS) >= ENDERS - {"server.services.endings.settle"}
     assert {path: names for path, names in found.items() if names} == {}
@@ -96,7 +96,7 @@ def test_leases_and_jobs_end_in_one_module_only() -> None:
         "from server.services import endings\nendings.settle(job)",
     ],
 )
-def test_look_for_ends_can_fail(source: str) -> None:
+def test_call_that_ends_a_job_elsewhere_is_found(source: str) -> None:
     assert ENDERS & set(mentions(source))
 
 
@@ -116,11 +116,11 @@ def test_no_state_is_written_by_hand_in_the_store() -> None:
         "query.where(Provider.state == state.value)",
     ],
 )
-def test_look_for_states_can_fail(source: str) -> None:
+def test_state_written_by_hand_is_found(source: str) -> None:
     assert states_by_hand(source)
 
 
-def test_constructors_of_the_server_take_few_arguments() -> None:
+def test_constructors_of_the_server_take_at_most_seven_arguments() -> None:
     found = [
         (path, name, count)
         for path, source in files("server").items()
@@ -130,5 +130,5 @@ def test_constructors_of_the_server_take_few_arguments() -> None:
     assert found == []
 
 
-def test_look_for_long_constructors_can_fail() -> None:
+def test_arguments_of_a_constructor_are_counted() -> None:
     assert list(constructors("class A:\n def __init__(self, a, b, /, c, *, d): pass")) == [("A", 4)]

@@ -1,4 +1,4 @@
-"""What CI would say: layers, lint, format, types, generated code."""
+"""The tools of CI: layers, lint, format, types, generated code."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def test_files_are_formatted() -> None:
     assert_passes("ruff", "format", "--check", ".")
 
 
-def test_types_hold() -> None:
+def test_types_are_correct() -> None:
     assert_passes("mypy")
 
 
-def test_generated_code_is_what_the_protos_say() -> None:
+def test_generated_code_is_up_to_date() -> None:
     assert_passes("python", "-m", "scripts.generate", "--check")
 
 
-def test_check_of_generated_code_can_fail(tmp_path: Path) -> None:
-    """On a copy: a proto that was changed without generating is found."""
+def test_outdated_generated_code_is_found(tmp_path: Path) -> None:
+    """Changes a proto in a copy, without generating the code again."""
     import shutil
 
     for name in ("protos", "generated", "scripts"):
@@ -40,8 +40,8 @@ def test_check_of_generated_code_can_fail(tmp_path: Path) -> None:
     assert "ledger_pb2.py" in done.stderr
 
 
-def test_check_of_the_reference_can_fail(tmp_path: Path) -> None:
-    """On a copy: a page that was edited by hand, and one that is missing, are found."""
+def test_edited_or_missing_reference_page_is_found(tmp_path: Path) -> None:
+    """Edits a page in a copy by hand, and deletes another page."""
     import shutil
 
     for name in ("protos", "generated", "scripts", "docs"):

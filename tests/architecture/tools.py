@@ -1,4 +1,4 @@
-"""Runs the project's tools, as a developer would, on the repository."""
+"""Runs the project's tools on the repository, as a developer would."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PROGRAMS = ("server", "gateway", "daemon")
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Runs a program of the virtual environment, or Python itself; output and exit status come back."""
+    """Runs a program of the virtual environment, or Python itself; returns its output and exit status."""
     program, *arguments = command
     found = BIN / program
     return subprocess.run(
@@ -21,7 +21,7 @@ def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[s
 
 
 def assert_passes(*command: str | Path, cwd: Path = ROOT) -> None:
-    """The program must end well; what it said is shown where it did not."""
+    """Asserts that the program succeeds; shows its output if it fails."""
     done = run(*command, cwd=cwd)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
@@ -32,7 +32,7 @@ def sources(*folders: str) -> list[Path]:
 
 
 def module_name(path: Path) -> str:
-    """The name that a file is imported by; a package's is that of its folder."""
+    """The name under which a file is imported; for a package, the name of its folder."""
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 

@@ -12,7 +12,7 @@ from tests.support.whole_stack import ADMIN, Stack, running_stack
 IBAN = "SA0380000000608010167519"
 
 
-async def rich_provider(stack: Stack) -> dict[str, str]:
+async def provider_with_earnings(stack: Stack) -> dict[str, str]:
     """A provider with earnings; returns its credential."""
     number, key = await stack.register("provider", "p@example.com")
     transfer = Transfer(TransferKind.PAYOUT, EXTERNAL, rules.provider(number), 5000)
@@ -22,7 +22,7 @@ async def rich_provider(stack: Stack) -> dict[str, str]:
 
 async def test_withdrawal_from_the_request_to_the_bank(tmp_path: Path) -> None:
     async with running_stack(tmp_path) as stack:
-        provider = await rich_provider(stack)
+        provider = await provider_with_earnings(stack)
         body = {"amount_halala": 2000, "iban": IBAN}
         requested = await stack.http.post("/api/providers/withdrawals", json=body, headers=provider)
         assert requested.status_code == 201
@@ -58,9 +58,9 @@ async def test_withdrawal_from_the_request_to_the_bank(tmp_path: Path) -> None:
         assert (proof["balanced"], proof["open_withdrawals"]) == (True, 0)
 
 
-async def test_more_than_was_earned_is_refused_with_the_facts(tmp_path: Path) -> None:
+async def test_request_over_the_earnings_is_refused_with_the_amounts(tmp_path: Path) -> None:
     async with running_stack(tmp_path) as stack:
-        provider = await rich_provider(stack)
+        provider = await provider_with_earnings(stack)
         body = {"amount_halala": 5001, "iban": IBAN}
         refused = await stack.http.post("/api/providers/withdrawals", json=body, headers=provider)
         assert refused.status_code == 409

@@ -27,11 +27,11 @@ class Connection:
         self.cut = asyncio.Event()
 
     async def send(self, **kind: Any) -> None:
-        """Says one thing to the daemon."""
+        """Sends a message to the daemon."""
         await self._context.write(sessions_pb2.ServerMessage(**kind))
 
     async def expect(self, kind: str) -> Any:
-        """The next message of this kind; heartbeats and capacity updates are passed over."""
+        """The next message of this kind; skips heartbeats and capacity updates."""
         async with asyncio.timeout(10):
             while True:
                 message = await self._inbox.get()
@@ -55,7 +55,7 @@ class Connection:
         return getattr(message, kind)
 
     async def transcript(self) -> tuple[list[tuple[int, bytes]], sessions_pb2.JobFinished]:
-        """The chunks of output up to a result, with their numbers, and the result."""
+        """The numbered chunks of output up to a result, and the result."""
         chunks = []
         while (message := await self.next()).WhichOneof("kind") != "job_finished":
             if message.WhichOneof("kind") == "output_chunk":
@@ -65,7 +65,7 @@ class Connection:
     async def welcome(
         self, *, heartbeat_seconds: float = 10.0, credit: int = 16, newest_daemon: str = ""
     ) -> sessions_pb2.Hello:
-        """Takes Hello and answers it; with `newest_daemon`: the daemon is told to be older than that."""
+        """Receives Hello and answers it; `newest_daemon` tells the daemon that it is outdated."""
         hello: sessions_pb2.Hello = await self.expect("hello")
         await self.send(
             welcome=sessions_pb2.Welcome(
@@ -88,7 +88,7 @@ class Connection:
 
 
 class FakeServer(SessionServiceServicer, ProviderServiceServicer):
-    """Takes daemons with the good key; each stream is handed to the test."""
+    """Accepts daemons with the good key; passes each stream to the test."""
 
     def __init__(self) -> None:
         self.connections: asyncio.Queue[Connection] = asyncio.Queue()
@@ -96,7 +96,7 @@ class FakeServer(SessionServiceServicer, ProviderServiceServicer):
         self.address = ""
 
     async def Connect(self, requests: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
-        """Holds the stream until the daemon or the test ends it."""
+        """Keeps the stream open until the daemon or the test ends it."""
         if ("authorization", f"Bearer {GOOD_KEY}") not in context.invocation_metadata():
             await refuse(context, code_pb2.UNAUTHENTICATED, "no such key", "INVALID_CREDENTIAL")
         connection = Connection(context)
@@ -113,7 +113,7 @@ class FakeServer(SessionServiceServicer, ProviderServiceServicer):
     async def RegisterProvider(  # noqa: N802
         self, request: providers_pb2.RegisterProviderRequest, context: Any
     ) -> providers_pb2.RegisterProviderResponse:
-        """Registers everybody but taken@example.com."""
+        """Registers everybody except taken@example.com."""
         if request.email == "taken@example.com":
             await refuse(context, code_pb2.ALREADY_EXISTS, "this e-mail address is taken", "EMAIL_TAKEN")
         self.registrations.append(request)
@@ -134,19 +134,19 @@ class FakeServer(SessionServiceServicer, ProviderServiceServicer):
         )
 
     async def PauseOwnProvider(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Not for daemons."""
+        """Not used by daemons."""
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
 
     async def ResumeOwnProvider(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Not for daemons."""
+        """Not used by daemons."""
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
 
     async def ListProviderHistory(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Not for daemons."""
+        """Not used by daemons."""
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
 
     async def Heartbeat(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Not for daemons that hold a stream."""
+        """Not used by daemons that have a stream."""
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
 
     async def connection(self) -> Connection:
@@ -156,7 +156,7 @@ class FakeServer(SessionServiceServicer, ProviderServiceServicer):
 
 
 async def refuse(context: Any, code: int, message: str, reason: str) -> None:
-    """Ends a call as our servers do: a google.rpc.Status with one ErrorInfo."""
+    """Ends a call as the real server does: with a google.rpc.Status and one ErrorInfo."""
     status = status_pb2.Status(code=code, message=message)
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain="dcp.v1"))
     context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
@@ -180,14 +180,14 @@ async def fake_server() -> AsyncIterator[FakeServer]:
 
 
 def seconds(value: float) -> Duration:
-    """A duration of so many seconds."""
+    """A duration in seconds."""
     duration = Duration()
     duration.FromMilliseconds(round(value * 1000))
     return duration
 
 
 def lease(job_id: str = "job-1", epoch: int = 1) -> sessions_pb2.Lease:
-    """A lease as a server makes them."""
+    """A lease as a server creates it."""
     return sessions_pb2.Lease(job_id=job_id, lease_epoch=epoch, lease_secret=b"s" * 16)
 
 
@@ -208,7 +208,7 @@ def offer(job_id: str = "job-1", epoch: int = 1, **fields: Any) -> sessions_pb2.
 
 
 async def eventually(holds: Callable[[], bool | Awaitable[bool]], timeout_seconds: float = 10.0) -> None:
-    """Waits until something holds; fails when it does not in time."""
+    """Waits until the condition holds; fails if it does not in time."""
     async with asyncio.timeout(timeout_seconds):
         while True:
             answer = holds()

@@ -74,13 +74,13 @@ class Stack:
         self.running = asyncio.create_task(self.daemon.run())
 
     async def take_job(self, connection: Connection, **fields: Any) -> None:
-        """Offers job-1 and sees it accepted and started."""
+        """Offers job-1 and waits until it is accepted and started."""
         await connection.send(job_offer=offer(**fields))
         assert (await connection.expect("offer_reply")).accepted
         assert (await connection.expect("job_started")).lease == lease()
 
     async def let_reconnect(self) -> Connection:
-        """Moves the clock past every backoff until the daemon is back."""
+        """Moves the clock past every backoff until the daemon reconnects."""
         waiting = asyncio.create_task(self.server.connection())
         while not waiting.done():
             self.clock.advance(1.0)
@@ -88,7 +88,7 @@ class Stack:
         return await waiting
 
     async def ended(self) -> EndReason:
-        """Why the daemon ended."""
+        """Waits until the daemon ends; returns its reason."""
         async with asyncio.timeout(10):
             return await self.running
 
@@ -135,7 +135,7 @@ async def test_job_runs_from_offer_to_acknowledged_result() -> None:
         assert s.ready == [42]
 
 
-async def test_what_an_earlier_daemon_left_is_removed_before_the_first_session() -> None:
+async def test_remains_of_an_earlier_daemon_are_removed_before_the_first_session() -> None:
     runner = ScriptedRunner()
     async with fake_server() as server:
         daemon = Daemon(ServerAddress(server.address), GOOD_KEY, [runner], Journal(MemoryDisk()))
@@ -156,7 +156,7 @@ async def test_output_does_not_wait_for_a_stalled_engine() -> None:
         assert (await connection.expect("output_chunk")).data == b"two"
 
 
-async def test_cut_stream_resends_what_was_not_acknowledged() -> None:
+async def test_unacknowledged_output_is_sent_again_after_a_cut_stream() -> None:
     gate = asyncio.Event()
     async with stack(ScriptedEngine(["one", gate, "two"])) as s:
         connection = await s.server.connection()
@@ -197,7 +197,7 @@ async def test_cancel_stops_the_engine_and_reports_the_time() -> None:
         await eventually(lambda: s.engine.cancelled == ["job-1"])
 
 
-async def test_run_limit_is_kept_by_the_daemon() -> None:
+async def test_daemon_stops_a_run_at_its_limit() -> None:
     async with stack(ScriptedEngine(["one", asyncio.Event()])) as s:
         connection = await s.server.connection()
         await connection.welcome()
@@ -213,7 +213,7 @@ async def test_run_limit_is_kept_by_the_daemon() -> None:
 
 
 class StubbornEngine(ScriptedEngine):
-    """Does not stop when asked, only when killed."""
+    """An engine that stops only when it is killed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -229,7 +229,7 @@ class StubbornEngine(ScriptedEngine):
         self.killed.set()
 
 
-async def test_engine_that_does_not_stop_is_killed_and_the_next_job_waits_for_that() -> None:
+async def test_engine_that_does_not_stop_is_killed_before_the_next_job_starts() -> None:
     engine = StubbornEngine()
     async with stack(engine) as s:
         connection = await s.server.connection()
@@ -263,7 +263,7 @@ async def test_cancel_reaches_a_job_that_is_being_prepared() -> None:
         await connection.expect("job_started")
 
 
-async def test_engine_waits_while_the_server_stores_nothing() -> None:
+async def test_engine_waits_while_the_server_acknowledges_nothing() -> None:
     pieces = ["x" * 65536] * 20
     async with stack(ScriptedEngine(pieces)) as s:
         connection = await s.server.connection()
@@ -278,7 +278,7 @@ async def test_engine_waits_while_the_server_stores_nothing() -> None:
         assert (await connection.expect("job_finished")).last_output_seq == 20
 
 
-async def test_full_disk_refuses_jobs_and_ends_what_runs_until_there_is_room() -> None:
+async def test_full_disk_ends_running_jobs_and_refuses_offers_until_it_has_space() -> None:
     gate = asyncio.Event()
     async with stack(ScriptedEngine(["one", gate, "two"])) as s:
         connection = await s.server.connection()
@@ -305,7 +305,7 @@ async def test_full_disk_refuses_jobs_and_ends_what_runs_until_there_is_room() -
         assert (await connection.expect("job_started")).lease == lease("job-3")
 
 
-async def test_restarted_daemon_tells_the_result_of_the_one_before() -> None:
+async def test_restarted_daemon_reports_the_result_of_its_predecessor() -> None:
     disk = MemoryDisk()
     async with stack(ScriptedEngine(), disk) as s:
         connection = await s.server.connection()
@@ -330,7 +330,7 @@ async def test_restarted_daemon_tells_the_result_of_the_one_before() -> None:
 
 
 class SurvivingEngine(ScriptedEngine):
-    """Its runs outlive the daemon, as a container's do: what was not read yet can be read on."""
+    """An engine whose runs outlive the daemon, as containers do, and can be read on."""
 
     async def adopt(
         self, offer: sessions_pb2.JobOffer, written: ResumeOffsets
@@ -339,7 +339,7 @@ class SurvivingEngine(ScriptedEngine):
         return self.generate(offer)
 
 
-async def test_restarted_daemon_adopts_what_still_runs() -> None:
+async def test_restarted_daemon_adopts_running_jobs() -> None:
     disk = MemoryDisk()
     async with stack(ScriptedEngine(["Hello", asyncio.Event()]), disk) as s:
         connection = await s.server.connection()
@@ -366,7 +366,7 @@ async def test_restarted_daemon_adopts_what_still_runs() -> None:
         (RuntimeError("secret path"), jobs_pb2.FAILURE_REASON_ENGINE_FAILED),
     ],
 )
-async def test_failing_engine_ends_the_job_and_not_the_daemon(
+async def test_failing_engine_ends_only_its_job(
     error: Exception, reason: jobs_pb2.FailureReason.ValueType
 ) -> None:
     async with stack(ScriptedEngine(["one", error])) as s:
@@ -468,7 +468,7 @@ async def test_reconnect_request_is_followed_after_its_time() -> None:
         assert 60 <= s.clock.monotonic() - began <= 70
 
 
-async def test_crashing_gpu_reading_ends_nothing() -> None:
+async def test_failing_gpu_reading_does_not_end_the_daemon() -> None:
     class Broken(NoGpus):
         def read(self) -> object:  # type: ignore[override]
             raise RuntimeError("driver")
@@ -491,7 +491,7 @@ async def test_crashing_gpu_reading_ends_nothing() -> None:
 IMAGE = jobs_pb2.JOB_TYPE_IMAGE_GENERATION
 
 
-async def test_picture_arrives_whole_and_with_its_media_type() -> None:
+async def test_picture_arrives_complete_with_its_media_type() -> None:
     picture = Picture("image/png", b"\x89PNG" + bytes(100_000))
     async with stack(ScriptedEngine([picture], job_types=[IMAGE])) as s:
         connection = await s.server.connection()
@@ -502,7 +502,7 @@ async def test_picture_arrives_whole_and_with_its_media_type() -> None:
         assert finished.content_type == "image/png"
 
 
-async def test_picture_that_a_job_may_not_keep_fails_instead_of_being_cut() -> None:
+async def test_picture_over_the_output_limit_fails_the_job_instead_of_being_truncated() -> None:
     picture = Picture("image/png", bytes(1001))
     async with stack(ScriptedEngine([picture], job_types=[IMAGE])) as s:
         connection = await s.server.connection()
@@ -513,7 +513,7 @@ async def test_picture_that_a_job_may_not_keep_fails_instead_of_being_cut() -> N
         assert finished.failure_reason == jobs_pb2.FAILURE_REASON_OUTPUT_TOO_LARGE
 
 
-async def test_engines_take_as_many_jobs_at_once_as_they_have_slots() -> None:
+async def test_engine_runs_as_many_jobs_at_once_as_it_has_slots() -> None:
     gate = asyncio.Event()
     small = ScriptedEngine([gate, "small"], model="small")
     async with stack(ScriptedEngine([gate, "big"], slots=2), others=[small]) as s:
@@ -533,7 +533,7 @@ async def test_engines_take_as_many_jobs_at_once_as_they_have_slots() -> None:
         gate.set()
 
 
-async def test_job_of_a_kind_that_the_model_does_not_answer_is_refused() -> None:
+async def test_job_type_that_the_model_does_not_serve_is_refused() -> None:
     drawing = ScriptedEngine(model="draws", job_types=[IMAGE])
     async with stack(ScriptedEngine(), others=[drawing]) as s:
         connection = await s.server.connection()
@@ -543,7 +543,7 @@ async def test_job_of_a_kind_that_the_model_does_not_answer_is_refused() -> None
         assert reply.refusal == "nothing here runs such a job for the model test/model"
 
 
-async def test_model_that_appears_later_is_told_to_the_server() -> None:
+async def test_model_that_appears_later_is_reported_to_the_server() -> None:
     class Late(ScriptedEngine):
         looked = 0
 
@@ -562,7 +562,7 @@ async def test_model_that_appears_later_is_told_to_the_server() -> None:
         assert [model.name for model in update.models] == ["test/model"]
 
 
-# The provider's own rules, and settings that change.
+# The provider's own rules, and changes of settings.
 
 
 class HotGpu:
@@ -573,26 +573,26 @@ class HotGpu:
     temp_c = 90.0
 
     def read(self) -> gpus_pb2.GpuStatus:
-        """The GPU as the test wants it."""
+        """The GPU with the temperature of the test."""
         gpu = gpus_pb2.GpuDevice(index=0, gpu_name="Test GPU", temp_c=self.temp_c)
         return gpus_pb2.GpuStatus(gpu_count=1, all_gpus=[gpu])
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Has nothing to close."""
 
 
-async def test_rule_refuses_an_offer_that_the_server_should_not_have_made() -> None:
+async def test_offer_against_a_rule_is_refused_with_the_reason() -> None:
     async with stack(ScriptedEngine(), rules=Rules(max_temp_c=80), gpus=HotGpu()) as s:
         connection = await s.server.connection()
         hello = await connection.welcome()
-        assert hello.slots == 0  # so a server that listens makes none
+        assert hello.slots == 0  # so a correct server sends no offer
         assert s.daemon.state()["takes_no_jobs"] == "GPU 0 has 90 °C; this provider's cap is 80"
         await connection.send(job_offer=offer())
         reply = await connection.expect("offer_reply")
         assert (reply.accepted, reply.refusal) == (False, "GPU 0 has 90 °C; this provider's cap is 80")
 
 
-async def test_schedule_is_kept_by_the_daemons_own_clock() -> None:
+async def test_schedule_follows_the_daemons_own_clock() -> None:
     opens = datetime.fromtimestamp(1_800_000_000.0, UTC).hour
     schedule = parse_schedule(f"{opens:02d}:00-{opens + 1:02d}:00", UTC)
     async with stack(ScriptedEngine(), rules=Rules(schedules=(schedule,))) as s:
@@ -606,7 +606,7 @@ async def test_schedule_is_kept_by_the_daemons_own_clock() -> None:
         assert reply.refusal == "it is outside the hours in which this provider takes jobs"
 
 
-async def test_changed_rules_hold_from_then_on_and_are_told() -> None:
+async def test_changed_rules_take_effect_and_are_reported() -> None:
     engine = ScriptedEngine()
     async with stack(engine, gpus=HotGpu()) as s:
         connection = await s.server.connection()
@@ -618,8 +618,8 @@ async def test_changed_rules_hold_from_then_on_and_are_told() -> None:
         assert (await connection.expect_anyway("capacity_update")).slots == 1
 
 
-async def test_settings_on_the_server_are_kept_at_once_and_told() -> None:
-    """Nothing else makes the daemon look at them: its GPUs are not read again in this test."""
+async def test_settings_from_the_server_take_effect_at_once_and_are_reported() -> None:
+    """Not only with the next reading of the GPUs: no such reading happens in this test."""
     now = datetime.fromtimestamp(1_800_000_000.0, UTC)
     past = terms_pb2.WeeklyHours(
         start=f"{(now - timedelta(hours=2)):%H:%M}", end=f"{(now - timedelta(hours=1)):%H:%M}"
@@ -642,15 +642,15 @@ async def test_settings_on_the_server_are_kept_at_once_and_told() -> None:
         assert (await connection.expect("offer_reply")).accepted
 
 
-async def test_models_change_while_a_job_runs_on() -> None:
+async def test_models_can_change_while_a_job_runs() -> None:
     gate = asyncio.Event()
-    leaving, coming = ScriptedEngine(["Hello", gate, ", world"]), ScriptedEngine(model="test/other")
-    async with stack(leaving) as s:
+    old_engine, new_engine = ScriptedEngine(["Hello", gate, ", world"]), ScriptedEngine(model="test/other")
+    async with stack(old_engine) as s:
         connection = await s.server.connection()
         await connection.welcome()
         await s.take_job(connection)
-        s.daemon.reconfigure([coming], Rules())
-        # At first nothing is offered: the new engine has yet to pass its self-test.
+        s.daemon.reconfigure([new_engine], Rules())
+        # At first no model is offered: the new engine has yet to pass its self-test.
         while [model.name for model in (await connection.expect_anyway("capacity_update")).models] != [
             "test/other"
         ]:
@@ -658,18 +658,18 @@ async def test_models_change_while_a_job_runs_on() -> None:
         await connection.send(job_offer=offer("job-2"))
         reply = await connection.expect_anyway("offer_reply")
         assert "does not serve the model test/model" in reply.refusal
-        assert not leaving.closed
+        assert not old_engine.closed
         gate.set()
         finished = await connection.expect_anyway("job_finished")
         assert finished.outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED
-        await eventually(lambda: leaving.closed)
-        assert not coming.closed
+        await eventually(lambda: old_engine.closed)
+        assert not new_engine.closed
 
 
-async def test_job_that_was_accepted_before_its_model_left_is_still_run() -> None:
+async def test_job_that_was_accepted_before_its_model_was_removed_still_runs() -> None:
     prepare = asyncio.Event()
-    leaving = ScriptedEngine(prepare_gate=prepare)
-    async with stack(leaving) as s:
+    old_engine = ScriptedEngine(prepare_gate=prepare)
+    async with stack(old_engine) as s:
         connection = await s.server.connection()
         await connection.welcome()
         await connection.send(job_offer=offer())
@@ -680,7 +680,7 @@ async def test_job_that_was_accepted_before_its_model_left_is_still_run() -> Non
         assert finished.outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED
 
 
-async def test_state_tells_session_jobs_and_gpus_without_secrets() -> None:
+async def test_state_shows_session_jobs_and_gpus_without_secrets() -> None:
     async with stack(ScriptedEngine(["Hello", asyncio.Event()]), gpus=HotGpu()) as s:
         connection = await s.server.connection()
         await connection.welcome(newest_daemon="999.0")
@@ -705,7 +705,7 @@ async def test_state_tells_session_jobs_and_gpus_without_secrets() -> None:
         assert secret not in str(state)
 
 
-async def test_newer_daemon_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+async def test_newer_daemon_version_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async with stack(ScriptedEngine()) as s:
         await (await s.server.connection()).welcome(newest_daemon="999.0")
         await eventually(lambda: s.ready == [42])

@@ -1,4 +1,4 @@
-"""What the daemon offers: only what passed its self-test, on GPUs that are healthy."""
+"""The daemon's offered capacity: only engines that passed their self-test, only healthy GPUs."""
 
 from __future__ import annotations
 
@@ -17,48 +17,48 @@ BROKEN = EngineError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, "The model answered 
 DRIVER_LOST = gpus_pb2.GpuStatus(driver_lost=True)
 
 
-def two(**of_a: int) -> gpus_pb2.GpuStatus:
-    """Two GPUs, the first of which has these figures."""
-    first = gpus_pb2.GpuDevice(index=0, uuid="a", **of_a)  # type: ignore[arg-type]
+def two_gpus(**first_gpu: int) -> gpus_pb2.GpuStatus:
+    """Two GPUs; the first has these figures."""
+    first = gpus_pb2.GpuDevice(index=0, uuid="a", **first_gpu)  # type: ignore[arg-type]
     return gpus_pb2.GpuStatus(all_gpus=[first, gpus_pb2.GpuDevice(index=1, uuid="b")], gpu_count=2)
 
 
 class ScriptedGpus:
-    """Says what the test says."""
+    """GPUs whose status the test sets."""
 
     name = "scripted"
     reason = ""
 
     def __init__(self) -> None:
-        self.status = two()
+        self.status = two_gpus()
 
     def read(self) -> gpus_pb2.GpuStatus:
-        """The status of now."""
+        """The current status."""
         return self.status
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Has nothing to close."""
 
 
 class BoundEngine(ScriptedEngine):
-    """Knows on which GPU each of its runs is."""
+    """An engine that knows the GPU of each of its runs."""
 
     def gpus(self, lease: sessions_pb2.Lease) -> Collection[str]:
-        """Jobs of an even number are on the second."""
+        """Jobs with an even number run on the second GPU."""
         return ["b" if lease.job_id in ("job-2", "job-4") else "a"]
 
 
 async def update(
-    connection: Connection, wanted: Callable[[sessions_pb2.CapacityUpdate], bool]
+    connection: Connection, is_wanted: Callable[[sessions_pb2.CapacityUpdate], bool]
 ) -> sessions_pb2.CapacityUpdate:
-    """The first capacity update that is as wanted."""
+    """The first capacity update that meets the condition."""
     while True:
         found: sessions_pb2.CapacityUpdate = await connection.expect_anyway("capacity_update")
-        if wanted(found):
+        if is_wanted(found):
             return found
 
 
-async def test_engine_is_offered_with_its_passed_test_from_the_first_hello_on() -> None:
+async def test_engine_that_passed_its_test_is_offered_in_the_first_hello() -> None:
     async with stack(ScriptedEngine()) as s:
         hello = await (await s.server.connection()).welcome()
         (test,) = hello.self_tests.tests
@@ -67,7 +67,7 @@ async def test_engine_is_offered_with_its_passed_test_from_the_first_hello_on() 
         assert s.engine.tests == 1
 
 
-async def test_slow_first_test_keeps_nobody_from_connecting_and_ready_is_said_after_it() -> None:
+async def test_daemon_connects_during_a_slow_first_test_and_is_ready_after_it() -> None:
     engine = ScriptedEngine()
     engine.test_gate = asyncio.Event()
     async with stack(engine) as s:
@@ -76,12 +76,12 @@ async def test_slow_first_test_keeps_nobody_from_connecting_and_ready_is_said_af
         (test,) = hello.self_tests.tests
         assert (test.passed, test.pending, list(hello.models)) == (False, True, [])
         engine.test_gate.set()
-        passed = await update(connection, lambda one: one.self_tests.tests[0].passed)
+        passed = await update(connection, lambda update: update.self_tests.tests[0].passed)
         assert not passed.self_tests.tests[0].pending
         await eventually(lambda: s.ready == [42])
 
 
-async def test_failed_engine_offers_nothing_and_is_tried_again_until_it_passes() -> None:
+async def test_failed_engine_is_not_offered_and_tested_again_until_it_passes() -> None:
     engine = ScriptedEngine()
     engine.test_error = BROKEN
     async with stack(engine) as s:
@@ -94,7 +94,7 @@ async def test_failed_engine_offers_nothing_and_is_tried_again_until_it_passes()
         assert not (await connection.expect("offer_reply")).accepted
         engine.test_error = None
         s.clock.advance(60)
-        passed = await update(connection, lambda one: one.self_tests.tests[0].passed)
+        passed = await update(connection, lambda update: update.self_tests.tests[0].passed)
         assert ([model.name for model in passed.models], list(passed.job_types.job_types)) == (
             [DEFAULT_MODEL],
             [INFERENCE],
@@ -103,38 +103,38 @@ async def test_failed_engine_offers_nothing_and_is_tried_again_until_it_passes()
         assert (await connection.expect("offer_reply")).accepted
 
 
-async def test_hourly_test_that_fails_takes_the_offer_back() -> None:
+async def test_failed_hourly_test_withdraws_the_engine() -> None:
     async with stack(ScriptedEngine()) as s:
         connection = await s.server.connection()
         await connection.welcome()
         await eventually(lambda: s.ready == [42])
         s.engine.test_error = RuntimeError("secret path")
         s.clock.advance(2 * 3600)
-        failed = await update(connection, lambda one: not one.self_tests.tests[0].passed)
+        failed = await update(connection, lambda update: not update.self_tests.tests[0].passed)
         assert failed.HasField("job_types")
         assert (list(failed.models), list(failed.job_types.job_types)) == ([], [])
         assert "secret" not in failed.self_tests.tests[0].reason
 
 
-async def test_engine_that_breaks_down_in_a_job_is_tested_at_once() -> None:
+async def test_engine_that_fails_in_a_job_is_tested_at_once() -> None:
     async with stack(ScriptedEngine([RuntimeError("driver")])) as s:
         connection = await s.server.connection()
         await connection.welcome()
         s.engine.test_error = BROKEN
         await connection.send(job_offer=offer())
         # The update may come before JobStarted, which waits for the journal.
-        missing, heard = {"offer_reply", "job_started", "failed test"}, []
+        missing, messages = {"offer_reply", "job_started", "failed test"}, []
         while missing:
             message = await connection.next()
-            heard.append(message)
+            messages.append(message)
             kind = str(message.WhichOneof("kind"))
             is_failure = kind == "capacity_update" and not message.capacity_update.self_tests.tests[0].passed
             missing.discard("failed test" if is_failure else kind)
-        assert all(message.offer_reply.accepted for message in heard if message.HasField("offer_reply"))
+        assert all(message.offer_reply.accepted for message in messages if message.HasField("offer_reply"))
         assert s.engine.tests == 2
 
 
-async def test_job_that_succeeds_is_as_good_as_a_test() -> None:
+async def test_successful_job_counts_as_a_passed_test() -> None:
     async with stack(ScriptedEngine()) as s:
         connection = await s.server.connection()
         await connection.welcome()
@@ -148,7 +148,7 @@ async def test_job_that_succeeds_is_as_good_as_a_test() -> None:
         await eventually(lambda: s.engine.tests == 2)
 
 
-async def test_gpu_that_fails_gives_back_its_run_and_the_others_go_on() -> None:
+async def test_failed_gpu_releases_its_run_and_the_other_runs_continue() -> None:
     gpus, gate = ScriptedGpus(), asyncio.Event()
     async with stack(BoundEngine([gate, "done"], slots=4), gpus=gpus) as s:
         connection = await s.server.connection()
@@ -156,8 +156,8 @@ async def test_gpu_that_fails_gives_back_its_run_and_the_others_go_on() -> None:
         for job_id in ("job-1", "job-2"):
             await connection.send(job_offer=offer(job_id))
             await connection.expect_anyway("job_started")
-        gpus.status = two(xid_count=1, last_xid=79)
-        assert (await update(connection, lambda one: one.slots != 4)).slots == 2
+        gpus.status = two_gpus(xid_count=1, last_xid=79)
+        assert (await update(connection, lambda update: update.slots != 4)).slots == 2
         finished = await connection.expect("job_finished")
         assert finished.lease == lease("job-1")
         assert finished.outcome == sessions_pb2.RUN_OUTCOME_RELEASED
@@ -174,13 +174,13 @@ async def test_gpu_that_fails_gives_back_its_run_and_the_others_go_on() -> None:
         ]
 
 
-async def test_run_that_may_be_on_any_gpu_is_given_back_with_the_last_of_them() -> None:
+async def test_run_that_may_use_any_gpu_is_released_when_the_last_gpu_fails() -> None:
     gpus = ScriptedGpus()
     async with stack(ScriptedEngine([asyncio.Event()]), gpus=gpus) as s:
         connection = await s.server.connection()
         await connection.welcome()
         await s.take_job(connection)
-        gpus.status = two(row_remap_failed=1)
+        gpus.status = two_gpus(row_remap_failed=1)
         await asyncio.sleep(0.1)
         assert s.engine.cancelled == []
         gpus.status = gpus_pb2.GpuStatus(gpu_count=0)
@@ -190,19 +190,19 @@ async def test_run_that_may_be_on_any_gpu_is_given_back_with_the_last_of_them() 
         assert not (await connection.expect("offer_reply")).accepted
 
 
-async def test_driver_that_goes_away_ends_no_run_and_takes_no_new_one_until_it_is_back() -> None:
+async def test_lost_driver_ends_no_run_and_stops_new_jobs_until_it_returns() -> None:
     gpus, gate = ScriptedGpus(), asyncio.Event()
     async with stack(ScriptedEngine([gate, "done"]), gpus=gpus) as s:
         connection = await s.server.connection()
         await connection.welcome()
         await s.take_job(connection)
         gpus.status = DRIVER_LOST
-        assert (await update(connection, lambda one: one.slots == 0)).models
+        assert (await update(connection, lambda update: update.slots == 0)).models
         gate.set()
         assert (await connection.transcript())[1].outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED
         await connection.send(job_offer=offer("job-2"))
         assert not (await connection.expect("offer_reply")).accepted
-        gpus.status = two()
-        assert (await update(connection, lambda one: one.slots != 0)).slots == 1
+        gpus.status = two_gpus()
+        assert (await update(connection, lambda update: update.slots != 0)).slots == 1
         await connection.send(job_offer=offer("job-3"))
         assert (await connection.expect("offer_reply")).accepted

@@ -37,7 +37,7 @@ class Command:
             return (await self.process.stdout.readline()).decode().strip()
 
     async def end(self) -> tuple[int, str, str]:
-        """Its exit status, and what is left of its output and its errors."""
+        """Its exit status, and the rest of its output and its errors."""
         async with asyncio.timeout(30):
             out, err = await self.process.communicate()
         assert self.process.returncode is not None
@@ -69,12 +69,12 @@ async def run(*arguments: str, state: Path, **environ: str) -> tuple[int, str, s
         return await running.end()
 
 
-async def registered(server: FakeServer, state: Path, *more: str) -> tuple[int, str, str]:
+async def register(server: FakeServer, state: Path, *more: str) -> tuple[int, str, str]:
     fields = ("--name", "Node", "--email", "me@example.com", "--gpu-model", "RTX 4090", *more)
     return await run("register", *fields, state=state, DCP_SERVER=server.address)
 
 
-async def test_help_teaches_every_variable(tmp_path: Path) -> None:
+async def test_help_explains_every_variable(tmp_path: Path) -> None:
     status, out, _ = await run("--help", state=tmp_path)
     assert status == 0
     assert all(variable.name in out for variable in VARIABLES)
@@ -83,7 +83,7 @@ async def test_help_teaches_every_variable(tmp_path: Path) -> None:
 
 async def test_register_stores_the_key_and_never_prints_it(tmp_path: Path) -> None:
     async with fake_server() as server:
-        status, out, err = await registered(server, tmp_path)
+        status, out, err = await register(server, tmp_path)
         assert (status, err) == (0, "")
         path = tmp_path / "dcp" / "identity.json"
         settings = tmp_path / ".config" / "dcp-daemon" / "config.toml"
@@ -96,14 +96,14 @@ async def test_register_stores_the_key_and_never_prints_it(tmp_path: Path) -> No
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert server.registrations[0].gpu_model == "RTX 4090"
         assert server.registrations[0].os
-        status, _, err = await registered(server, tmp_path)
+        status, _, err = await register(server, tmp_path)
         assert status == 2
         assert "--force" in err
-        assert (await registered(server, tmp_path, "--force"))[0] == 0
+        assert (await register(server, tmp_path, "--force"))[0] == 0
         assert len(server.registrations) == 2
 
 
-async def test_refused_registration_is_told_in_the_server_s_words(tmp_path: Path) -> None:
+async def test_refused_registration_shows_the_servers_message(tmp_path: Path) -> None:
     async with fake_server() as server:
         fields = ("register", "--name", "Node", "--email", "taken@example.com")
         status, _, err = await run(*fields, state=tmp_path, DCP_SERVER=server.address)
@@ -120,7 +120,7 @@ async def test_refused_registration_is_told_in_the_server_s_words(tmp_path: Path
         ({"DCP_PROVIDER_KEY": "k", "DCP_SERVER": "example.com:1"}, "plain text"),
     ],
 )
-async def test_wrong_set_up_is_one_line_and_status_2(
+async def test_bad_settings_end_with_one_line_and_status_2(
     tmp_path: Path, environ: dict[str, str], message: str
 ) -> None:
     status, out, err = await run("run", state=tmp_path, **environ)
@@ -130,7 +130,7 @@ async def test_wrong_set_up_is_one_line_and_status_2(
 
 
 @needs_model
-async def test_bad_key_is_status_2_with_the_remedy(tmp_path: Path) -> None:
+async def test_bad_key_ends_with_status_2_and_names_the_remedy(tmp_path: Path) -> None:
     async with fake_server() as server:
         status, _, err = await run(
             "run", state=tmp_path, DCP_SERVER=server.address, DCP_PROVIDER_KEY="dcp-provider-bad"
@@ -191,7 +191,7 @@ async def test_second_signal_ends_at_once(tmp_path: Path) -> None:
             assert (await running.end())[0] == 128 + signal.SIGINT
 
 
-async def test_doctor_says_what_to_mend(tmp_path: Path) -> None:
+async def test_doctor_says_what_to_fix(tmp_path: Path) -> None:
     status, out, _ = await run("doctor", state=tmp_path, DCP_SERVER="127.0.0.1:1", DCP_MODELS="a/b=/no.gguf")
     assert status == 1
     assert "ok   Python 3." in out
@@ -201,9 +201,9 @@ async def test_doctor_says_what_to_mend(tmp_path: Path) -> None:
 
 
 @needs_model
-async def test_doctor_is_content_with_a_sound_machine(tmp_path: Path) -> None:
+async def test_doctor_finds_no_fault_on_a_working_machine(tmp_path: Path) -> None:
     async with fake_server() as server:
-        await registered(server, tmp_path)
+        await register(server, tmp_path)
         status, out, err = await run("doctor", state=tmp_path, DCP_SERVER=server.address)
     assert status == 0, out + err
     assert f"ok   server {server.address} answers in " in out
@@ -232,7 +232,7 @@ async def test_second_daemon_on_one_state_folder_is_refused(tmp_path: Path) -> N
 
 @needs_model
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-async def test_daemon_that_died_gives_its_job_back_at_the_next_start(
+async def test_daemon_that_died_releases_its_job_at_the_next_start(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     async with fake_server() as server:
@@ -266,7 +266,7 @@ async def test_daemon_that_died_gives_its_job_back_at_the_next_start(
             await eventually(lambda: [path.name for path in folder.iterdir()] == ["lock"])
 
 
-async def test_doctor_refuses_a_second_owner_of_the_name_daemon(tmp_path: Path) -> None:
+async def test_doctor_fails_if_another_package_is_named_daemon(tmp_path: Path) -> None:
     other = tmp_path / "python_daemon-3.0.dist-info"
     other.mkdir()
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: python-daemon\nVersion: 3.0\n")

@@ -10,8 +10,8 @@ import pytest
 from scripts.fuzz import Length, fuzz_all
 from tests.support.lengths import lengths
 
-# The routes whose bodies have most fields and limits.
-RICHEST = "/(jobs/submit|renters/keys|renters/webhook|renters/register)$"
+# The routes whose bodies have most fields and limits: one of a renter, and one that is open to all.
+RICHEST = "/(jobs/submit|renters/register)$"
 
 
 @pytest.mark.e2e
@@ -26,4 +26,4 @@ def test_no_request_gets_a_response_that_the_document_does_not_describe(
     cases, failed = fuzz_all(tmp_path, length, seed=1)
     record_property("schemathesis, cases with three keys", cases)
     assert failed == {}
-    assert cases >= 300
+    assert cases >= 800

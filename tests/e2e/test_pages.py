@@ -332,10 +332,11 @@ class Look:
 LOOKS = [
     Look(*values) for values in product(["/", "/docs"], ["en", "ar"], ["light", "dark"], ["phone", "desktop"])
 ]
-# Removes all but a few of the many similar endpoints and objects. Those that stay have every kind of content,
-# so axe's findings about them apply to the others.
+# Removes all but a few of the many similar endpoints and objects. Those that stay have every kind of content
+# and every colour, so axe's findings about them apply to the others.
 SHORTEN = """() => {
-    const many = document.querySelectorAll('article:not(#submit-job), .objects details:nth-of-type(n + 4)');
+    const articles = 'article:not(#submit-job, #get-own-renter)';
+    const many = document.querySelectorAll(`${articles}, .objects details:nth-of-type(n + 4)`);
     many.forEach((part) => part.remove());
     return many.length;
 }"""
@@ -344,10 +345,10 @@ SHORTEN = """() => {
 def is_short(look: Look) -> bool:
     """Whether axe checks the whole page in the plain run.
 
-    The reference is 80,000 px high, so the plain run checks it in one language and width, in both themes;
-    --all checks the rest.
+    The reference is 80,000 px high, so the plain run checks it in one language, theme and width; --all checks
+    the rest.
     """
-    return look.address == "/" or (look.language, look.width) == ("en", "phone")
+    return look.address == "/" or (look.language, look.theme, look.width) == ("en", "light", "phone")
 
 
 def show(page: Page, look: Look) -> None:

@@ -44,13 +44,13 @@ def test_a_public_validator_accepts_the_document(api: dict[str, Any]) -> None:
 
 def test_every_rpc_with_an_http_route_appears(api: dict[str, Any]) -> None:
     texts = [path.read_text() for path in PROTOS.glob("*.proto")]
-    wanted = [
+    declared = [
         (verb, path.replace("=**", ""))
         for text in texts
         for verb, path in re.findall(r'\b(get|post|put|patch|delete): "(/[^"]+)"', text)
     ]
     served = [(verb, path) for path, item in api["paths"].items() for verb in item]
-    assert sorted(served) == sorted(wanted) != []
+    assert sorted(served) == sorted(declared) != []
 
 
 def test_everything_has_a_description(api: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ WEB = Path(__file__).parents[2] / "gateway" / "web"
 LOCALES = WEB.parent / "locales"
 
 
-class Heard(dict[str, str]):
+class RecordingCatalogue(dict[str, str]):
     """A catalogue that records the texts that were looked up."""
 
     def __init__(self, texts: Mapping[str, str]) -> None:
@@ -107,8 +107,8 @@ def test_reference_lists_who_may_call_and_what_fields_mean() -> None:
 def test_groups_are_in_the_order_of_their_positions() -> None:
     services = {b.method.containing_service.full_name: b.method.containing_service for b in BINDINGS}
     rules = [s.GetOptions().Extensions[options_pb2.service] for s in services.values()]
-    wanted = [rule.title.en for rule in sorted(rules, key=lambda rule: rule.position)]
-    assert [group.title for group in Reference(document(discover()), ENGLISH).groups] == wanted
+    expected = [rule.title.en for rule in sorted(rules, key=lambda rule: rule.position)]
+    assert [group.title for group in Reference(document(discover()), ENGLISH).groups] == expected
 
 
 def test_samples_are_code_that_compiles() -> None:
@@ -122,13 +122,13 @@ def test_samples_are_code_that_compiles() -> None:
 
 
 def test_every_text_is_translated_and_no_translation_is_left_over() -> None:
-    heard = Heard(ARABIC.texts)
-    language = Language("ar", "", "rtl", heard)
+    lookups = RecordingCatalogue(ARABIC.texts)
+    language = Language("ar", "", "rtl", lookups)
     Reference(document(discover(), language), language)
     drawn = (WEB / "reference.py").read_text()
-    wanted = heard.asked - {""} | words_of_templates() | {"path", "query", "header"}
-    assert sorted(wanted - ARABIC.texts.keys()) == []
-    left_over = {text for text in ARABIC.texts.keys() - wanted if f'"{text}"' not in drawn}
+    needed = lookups.asked - {""} | words_of_templates() | {"path", "query", "header"}
+    assert sorted(needed - ARABIC.texts.keys()) == []
+    left_over = {text for text in ARABIC.texts.keys() - needed if f'"{text}"' not in drawn}
     in_template_tables = {t for t in left_over if any(t in p.read_text() for p in WEB.rglob("*.html"))}
     assert sorted(left_over - in_template_tables) == []
 

@@ -312,17 +312,17 @@ async def test_every_rpc_admits_only_its_roles_and_only_to_their_own_objects(
             _, kind = object_of(name)
             for credential in CREDENTIALS:
                 want = expected(method, credential, kind)
-                whose = ("foreign" if credential.startswith("foreign") else "own") if kind else "none"
+                owner = ("foreign" if credential.startswith("foreign") else "own") if kind else "none"
                 got = await by_grpc(there, name, credential)
                 grpc_cases += 1
                 if got != want:
-                    wrong["grpc", name, credential, whose] = f"{got}, not {want}"
+                    wrong["grpc", name, credential, owner] = f"{got}, not {want}"
                 for binding in BINDINGS.get(name, []):
                     for base in BASES:
                         got = await by_http(there, name, credential, binding, base)
                         http_cases += 1
                         if got != want:
-                            wrong[base, name, credential, whose] = f"{got}, not {want}"
+                            wrong[base, name, credential, owner] = f"{got}, not {want}"
     assert wrong == {}
     places = sum(len(found) for found in BINDINGS.values())
     assert grpc_cases == len(METHODS) * len(CREDENTIALS) >= 17 * len(CREDENTIALS)

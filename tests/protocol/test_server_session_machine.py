@@ -1,4 +1,4 @@
-"""The server's half of a session under any order of events: the daemon's messages, the store's answers,
+"""The server's side of a session under any order of events: the daemon's messages, the store's answers,
 the server's own messages, and new streams that keep some of the leases.
 
 The model records the store's state of each lease. The half must not request anything that the store would
@@ -69,7 +69,7 @@ class ServerHalf(RuleBasedStateMachine):
         self.epochs = dict.fromkeys(JOBS, 0)
         self.held: dict[int, Stored] = {}
         self.breached: set[LeaseRef] = set()
-        """Leases that a breach ended on this stream: what follows it there is not answered."""
+        """Leases that a breach ended on this stream: later messages about them are not answered."""
         self.is_open = False
 
     # --- streams ---
@@ -315,8 +315,8 @@ class ServerHalf(RuleBasedStateMachine):
         self.move(number, None)
 
     def is_stranger(self, effect: Effect, ref: LeaseRef) -> None:
-        told = Reply(LeaseDirective(ref, LeaseAction.STOP_AND_DISCARD))
-        assert effect == (None if ref in self.breached else told)
+        directive = Reply(LeaseDirective(ref, LeaseAction.STOP_AND_DISCARD))
+        assert effect == (None if ref in self.breached else directive)
 
 
 TestServerHalf = ServerHalf.TestCase

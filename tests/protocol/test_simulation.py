@@ -28,6 +28,8 @@ VIOLATED = {
     (2198, 731): "a lease's file that a killed daemon had not synced was read and then lost",
     (31004, 44): "the same, of a lease that was cancelled before it started",
     (4050479253, 39): "heartbeats after the end of a run, whose result was lost, counted as time of the run",
+    (1688471029, 885): "the checks counted a result as known that the server had received and not stored",
+    (135862718, 588): "the same, of a result that was being handled when its lease was lost",
     (31005, 366): "a result that came while the database was down was not waited for when it was back",
 }
 LOOKED_AT = 200
@@ -65,10 +67,11 @@ def test_schedule_that_once_violated_is_clean(seed: int, index: int) -> None:
 
 
 def test_digest_depends_on_the_seed_and_not_on_the_number_of_workers() -> None:
-    first, again, parallel = simulate(1, 24), simulate(1, 24), simulate(1, 24, workers=2)
+    # A worker takes eight schedules at a time, so sixteen are the fewest that two workers share.
+    first, again, parallel = simulate(1, 16), simulate(1, 16), simulate(1, 16, workers=2)
     assert first.digest == again.digest == parallel.digest
     assert first.faults == parallel.faults
-    assert first.digest != simulate(2, 24).digest
+    assert simulate(1, 1).digest != simulate(2, 1).digest
 
 
 def test_same_schedule_leaves_the_same_trace() -> None:

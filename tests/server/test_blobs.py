@@ -1,4 +1,4 @@
-"""The store of blobs, as a folder and as a bucket of a real S3-compatible server: one contract."""
+"""The blob store as a folder and as a bucket of a real S3-compatible server: both pass the same tests."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def bucket(url: str, **more: object) -> S3Blobs:
 
 @pytest.fixture(params=["folder", "bucket"])
 async def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Blobs]:
-    made: Blobs
+    opened: Blobs
     if request.param == "folder":
-        made = FileBlobs(tmp_path / "blobs")
+        opened = FileBlobs(tmp_path / "blobs")
     else:
         server: S3Server = request.getfixturevalue("s3_server")
         server.empty()
-        made = bucket(server.url)
-    yield made
-    await made.close()
+        opened = bucket(server.url)
+    yield opened
+    await opened.close()
 
 
 async def pieces(content: bytes, fails: bool = False) -> AsyncIterator[bytes]:
@@ -53,11 +53,11 @@ async def read(blobs: Blobs, key: str, first: int, count: int) -> bytes:
 
 
 async def keys(blobs: Blobs) -> list[str]:
-    return sorted([one.key async for page in blobs.list() for one in page])
+    return sorted([blob.key async for page in blobs.list() for blob in page])
 
 
 @pytest.mark.parametrize("size", [0, 1, 3 * MIB, 20 * MIB + 7])
-async def test_what_was_stored_is_read_again_whole_and_in_parts(blobs: Blobs, size: int) -> None:
+async def test_stored_blob_is_read_back_whole_and_in_parts(blobs: Blobs, size: int) -> None:
     content = os.urandom(size)
     await blobs.put(KEY, pieces(content), size)
     assert await read(blobs, KEY, 0, size) == content
@@ -67,13 +67,13 @@ async def test_what_was_stored_is_read_again_whole_and_in_parts(blobs: Blobs, si
     assert await keys(blobs) == [KEY]
 
 
-async def test_large_blob_never_lies_in_memory_as_a_whole(blobs: Blobs) -> None:
+async def test_large_blob_is_read_in_small_pieces(blobs: Blobs) -> None:
     await blobs.put(KEY, pieces(bytes(20 * MIB)), 20 * MIB)
     assert max([len(piece) async for piece in blobs.read(KEY, 0, 20 * MIB)]) <= MIB
 
 
 @pytest.mark.parametrize("size", [MIB, 20 * MIB])
-async def test_source_that_breaks_off_leaves_nothing(
+async def test_source_that_fails_stores_nothing(
     blobs: Blobs, size: int, request: pytest.FixtureRequest
 ) -> None:
     with pytest.raises(LookupError, match="the source broke off"):
@@ -95,20 +95,20 @@ async def test_deleted_blob_is_gone_and_can_be_deleted_again(blobs: Blobs) -> No
         await read(blobs, KEY, 0, 1)
 
 
-async def test_blob_that_is_shorter_than_it_should_be_is_told(blobs: Blobs) -> None:
+async def test_reading_beyond_the_end_of_a_blob_is_an_error(blobs: Blobs) -> None:
     await blobs.put(KEY, pieces(bytes(10)), 10)
     with pytest.raises(BlobMissingError):
         await read(blobs, KEY, 5, 6)
 
 
-async def test_listing_tells_how_old_a_blob_is(blobs: Blobs) -> None:
+async def test_list_shows_the_age_of_a_blob(blobs: Blobs) -> None:
     assert await keys(blobs) == []
     await blobs.put(KEY, pieces(b"x"), 1)
-    ((one,),) = [page async for page in blobs.list()]
-    assert -5 < one.age_seconds < 60
+    ((blob,),) = [page async for page in blobs.list()]
+    assert -5 < blob.age_seconds < 60
 
 
-async def test_unfinished_files_are_deleted_when_they_are_old(tmp_path: Path) -> None:
+async def test_cleaning_deletes_old_unfinished_files(tmp_path: Path) -> None:
     blobs = FileBlobs(tmp_path)
     await blobs.clean(60)
     await blobs.put(KEY, pieces(b"x"), 1)
@@ -122,8 +122,8 @@ async def test_unfinished_files_are_deleted_when_they_are_old(tmp_path: Path) ->
     await blobs.close()
 
 
-async def test_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
-    """The kernel's own refusal: a file may not grow beyond this process's limit."""
+async def test_full_disk_is_an_error_and_stores_nothing(tmp_path: Path) -> None:
+    """The kernel refuses the write: the file may not exceed this process's size limit."""
     import resource
     import signal
 
@@ -141,7 +141,7 @@ async def test_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     assert [path for _, _, names in os.walk(tmp_path) for path in names] == []
 
 
-async def test_bucket_that_is_away_is_told() -> None:
+async def test_unreachable_bucket_is_an_error() -> None:
     blobs = bucket("http://127.0.0.1:1", retry_config={"max_retries": 0})
     for work in (
         blobs.put(KEY, pieces(b"x"), 1),
@@ -154,7 +154,7 @@ async def test_bucket_that_is_away_is_told() -> None:
             await work
 
 
-async def test_setting_names_the_store(
+async def test_store_is_opened_by_its_url(
     tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for url in (f"file:{tmp_path}/a", f"file://{tmp_path}/b"):

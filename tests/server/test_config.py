@@ -1,4 +1,4 @@
-"""The server's settings: every bad value is one clear line that names the variable."""
+"""The server's settings: every bad value is refused in one line that names the variable."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def test_nothing_set_gives_the_defaults() -> None:
     assert Config.from_env({"PATH": "/bin"}) == DEFAULTS
 
 
-def test_empty_is_unset() -> None:
+def test_empty_variable_is_unset() -> None:
     assert Config.from_env({variable.name: "" for variable in VARIABLES}) == DEFAULTS
 
 
-def test_everything_set_is_taken(tmp_path: Path) -> None:
+def test_every_variable_is_read(tmp_path: Path) -> None:
     issued = trustme.CA().issue_cert("localhost")
     cert, key = issued.cert_chain_pems[0].bytes(), issued.private_key_pem.bytes()
     (tmp_path / "cert").write_bytes(cert)
@@ -97,7 +97,9 @@ def test_loopback_needs_no_tls(listen: str) -> None:
         ({"DCP_GRPC_LISTN": "127.0.0.1:1"}, "DCP_GRPC_LISTN: no such setting; did you mean DCP_GRPC_LISTEN?"),
     ],
 )
-def test_bad_value_is_one_line_that_names_the_variable(environ: dict[str, str], named: str) -> None:
+def test_bad_value_is_refused_in_one_line_that_names_the_variable(
+    environ: dict[str, str], named: str
+) -> None:
     with pytest.raises(ConfigError, match=named) as caught:
         Config.from_env(environ)
     assert "\n" not in str(caught.value)

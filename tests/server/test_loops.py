@@ -1,4 +1,4 @@
-"""Duties fail alone: one that raises is logged and counted, and the others are done all the same."""
+"""Duties fail independently: a duty that raises is logged and counted, and the others still run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DUTIES = [
 
 
 class Counted:
-    """A duty that counts its ticks, and raises what it is told to."""
+    """A duty that counts its ticks, and raises the given error."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.ticks = 0
@@ -44,7 +44,7 @@ class Counted:
             raise self._error
 
 
-async def test_duty_that_raises_stops_no_other_and_is_counted_and_logged(
+async def test_duty_that_raises_is_counted_and_logged_and_stops_no_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     broken, unlucky = Counted(ValueError("a fault")), Counted(DomainError(Reason.STORE_UNAVAILABLE, "no"))
@@ -63,7 +63,7 @@ async def test_duty_that_raises_stops_no_other_and_is_counted_and_logged(
     assert "ValueError: a fault" in caplog.text
 
 
-async def test_table_of_a_server_has_every_duty_once(market: Market) -> None:
+async def test_server_runs_every_duty_once(market: Market) -> None:
     loops = market.server.loops
     assert [duty.name for duty in loops[0].duties] == DUTIES
     assert [duty.name for loop in loops[1:] for duty in loop.duties] == ["send webhooks", "clean artifacts"]
@@ -82,19 +82,19 @@ async def test_offer_expires_whichever_other_duty_fails(market: Market, name: st
     market.clock.advance(11)
     await loop.tick()
     assert (await market.job(job)).status == QUEUED
-    assert broken.ticks >= 1  # the server's own loop ticks as well, in real time
+    assert broken.ticks >= 1  # the server's own loop also ticks, in real time
     assert set(loop.failures) == {name}
 
 
-# A fault of one duty only, in the database itself.
+# A fault in the database that affects only one duty.
 UNWRITABLE = (
     "CREATE TRIGGER unwritable BEFORE UPDATE OF renewed_ms ON provider "
     "BEGIN SELECT RAISE(ABORT, 'a row that cannot be written'); END"
 )
 
 
-async def beat_unanswered(market: Market, provider: Party, daemon: Daemon) -> None:
-    """A heartbeat that arrives and is not acknowledged."""
+async def send_heartbeat_without_acknowledgement(market: Market, provider: Party, daemon: Daemon) -> None:
+    """Sends a heartbeat that arrives and is not acknowledged."""
     await daemon.say(heartbeat=sessions_pb2.SessionHeartbeat(sequence=1000, held_leases=daemon.held))
     fleet, now_ms = market.server.services.fleet, ms(market.clock)
     async with asyncio.timeout(10):
@@ -102,8 +102,8 @@ async def beat_unanswered(market: Market, provider: Party, daemon: Daemon) -> No
             await asyncio.sleep(0.002)
 
 
-async def test_nobody_is_silent_while_heartbeats_cannot_be_written(market: Market) -> None:
-    """What the server heard and could not write is no silence; other rules of time go on meanwhile."""
+async def test_daemon_is_not_lost_while_its_heartbeats_cannot_be_written(market: Market) -> None:
+    """A heartbeat that arrived but could not be written counts; deadlines and limits still apply."""
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider, slots=2)
     for _ in range(LOST_SECONDS // 10):
@@ -118,7 +118,7 @@ async def test_nobody_is_silent_while_heartbeats_cannot_be_written(market: Marke
     await market.sql(lambda: Provider._meta.database.execute_sql(UNWRITABLE))
     for _ in range(LOST_SECONDS // 10 + 1):
         market.clock.advance(10)
-        await beat_unanswered(market, provider, daemon)
+        await send_heartbeat_without_acknowledgement(market, provider, daemon)
         await loop.tick()
     assert set(loop.failures) == {"write heartbeats"}
     assert (await market.job(job)).status == RUNNING

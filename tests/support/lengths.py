@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-# Paths below tests/, the longest first: two workers that begin with them end at about the same time.
+# Paths below tests/, the longest first: workers that begin with them end at about the same time.
 LONG_FILES = (
     "architecture/test_tools.py",
     "daemon/runners/containers/test_container.py",

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from daemon.runners.containers.docker import Docker, EngineFacts
 
 IMAGE = "docker.io/library/busybox:test"
@@ -77,9 +79,15 @@ class PrivateEngine:
         return sum(path.stat().st_size for path in found if path.exists())
 
     def left(self) -> list[str]:
-        """All containers and volumes."""
-        containers = self.docker("ps", "--all", "--format", "{{.Names}}").split()
-        return sorted(containers + self.docker("volume", "ls", "--quiet").split())
+        """All containers and volumes, as the engine tells them: its command would take ten times as long."""
+        transport = httpx.HTTPTransport(verify=False, uds=str(self.socket))
+        with httpx.Client(
+            transport=transport, base_url="http://engine", timeout=60, trust_env=False
+        ) as client:
+            containers = client.get("/containers/json", params={"all": True}).raise_for_status().json()
+            volumes = client.get("/volumes").raise_for_status().json()["Volumes"] or []
+        names = [name.removeprefix("/") for container in containers for name in container["Names"]]
+        return sorted(names + [volume["Name"] for volume in volumes])
 
     def prove_empty(self) -> None:
         """Fails the test if it left something, and removes it, so that the next test starts clean."""

@@ -10,9 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import re
-import shutil
-import tarfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -23,9 +20,9 @@ from typing import Any
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.protocol.events import LeaseKey, lease_key
-from daemon.runners import Log, Piece, Pieces, ResumeOffsets, Runner, RunnerError, WorkDone
+from daemon.runners import COMMAND_JOB_TYPES, Log, Piece, Pieces, ResumeOffsets, Runner, RunnerError, WorkDone
 from daemon.runners import output_folder as files
-from daemon.runners.containers import images, keeper, spec
+from daemon.runners.containers import keeper, spec
 from daemon.runners.containers.crowd import Crowd
 from daemon.runners.containers.docker import (
     STDOUT,
@@ -34,9 +31,10 @@ from daemon.runners.containers.docker import (
     DockerUnavailableError,
     EngineFacts,
     Frame,
-    PullTooLargeError,
-    SpoolError,
 )
+from daemon.runners.containers.failures import disk_limit, no_gpus, reported, start_failed
+from daemon.runners.containers.image_store import ImageStore, digest_of
+from daemon.runners.containers.job_files import JobFiles
 from daemon.runners.containers.settings import MIB, ContainerSettings
 from daemon.runners.containers.spec import tar_of
 from daemon.runners.containers.state import pids_of, ran_to, seconds_since_start, was_started
@@ -44,21 +42,13 @@ from daemon.runners.limit import TimeLimit
 
 logger = logging.getLogger(__name__)
 
-JOB_TYPES = (
-    jobs_pb2.JOB_TYPE_TRAINING,
-    jobs_pb2.JOB_TYPE_RENDERING,
-    jobs_pb2.JOB_TYPE_BENCHMARK,
-    jobs_pb2.JOB_TYPE_CUSTOM_CONTAINER,
-)
 # How long after its time limit the kernel ends a job that its daemon did not end.
 KEEPER_GRACE_SECONDS = 120.0
 STOP_SECONDS = 10.0
-COLLECT_SECONDS = 300.0
 _KILLED = 128 + 9  # SIGKILL
 _KILLED_BY_SIZE = 128 + 25  # SIGXFSZ: a file was to grow beyond what files may have
 # A file takes whole pages.
 _INPUT_ROOM_BYTES = 64 * spec.PAGE_BYTES
-_TAR_ROOM_BYTES = 4 * MIB
 
 
 @dataclass
@@ -95,7 +85,8 @@ class ContainerRunner(Runner):
         self._engine = engine
         self._settings = settings
         self._owner = owner
-        self._folder = folder
+        self._images = ImageStore(docker, engine, settings)
+        self._files = JobFiles(docker, settings, folder)
         self._healthy_gpus = healthy_gpus
         self._keeper_grace_seconds = keeper_grace_seconds
         self._runs: dict[LeaseKey, JobContainers] = {}
@@ -103,17 +94,17 @@ class ContainerRunner(Runner):
 
     def job_types(self) -> Sequence[jobs_pb2.JobType.ValueType]:
         """Whatever is an image and a command."""
-        return JOB_TYPES
+        return COMMAND_JOB_TYPES
 
     async def self_test(self) -> None:
         """A test container starts, ends with 0 and is removed. Raises RunnerError."""
         names = self._self_test_names
-        async with _told():
+        async with reported():
             try:
                 await self._make_keeper(names, 0)
                 code = await self._docker.wait(names.keeper)
             except DockerRefusedError as error:
-                raise _start_failed(error) from None
+                raise start_failed(error) from None
             finally:
                 await self._remove_all(names)
         if code != 0:
@@ -122,15 +113,15 @@ class ContainerRunner(Runner):
 
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
         """Pulls the image if needed and creates the containers. Raises RunnerError."""
-        image = self._allowed(offer.container_spec)
+        image = self._images.allowed(offer.container_spec)
         spec.check_env(offer.container_spec.env)
         spec.check_input(offer.container_spec.input_files)
-        async with _told():
-            found = await self._image(image)
+        async with reported():
+            found = await self._images.get(image)
             facts = spec.Facts(
                 image=str(image),
                 image_id=str(found["Id"]),
-                digest=_digest(image, found),
+                digest=digest_of(image, found),
                 gpus=self._take_gpus(offer.container_spec),
                 run_limit_ms=offer.run_limit.ToMilliseconds(),
             )
@@ -147,7 +138,7 @@ class ContainerRunner(Runner):
         """Starts the container and passes on what it writes, then what it left. Raises RunnerError."""
         run = self._runs[lease_key(offer.lease)]
         try:
-            async with _told():
+            async with reported():
                 async with run.limit.kept():
                     async with self._started(run) as frames, run.crowd.watched(next(iter(run.pids), None)):
                         yield Log(run.facts.note)
@@ -207,7 +198,7 @@ class ContainerRunner(Runner):
         volumes = await self._docker.volumes_with(label)
         left = {str(found["Labels"].get(spec.LEASE_LABEL, "")) for found in containers}
         left |= {name.removeprefix("dcp-").partition("-")[0] for name in volumes}
-        left |= await asyncio.to_thread(_folders, self._folder)
+        left |= await self._files.leases()
         # What began while the engine was asked is known by now.
         known = {run.names.lease for run in self._runs.values()} | {self._self_test_names.lease}
         for lease in sorted(left - known):
@@ -230,48 +221,6 @@ class ContainerRunner(Runner):
 
     # --- before the start ---
 
-    def _allowed(self, wanted: jobs_pb2.ContainerSpec) -> images.Image:
-        try:
-            image = images.parse(wanted.image)
-        except images.ImageNameError:
-            raise spec.bad_params(
-                "container_spec.image is not the name of an image, such as python:3.12"
-            ) from None
-        if not images.is_allowed(image, self._settings.images):
-            raise RunnerError(
-                jobs_pb2.FAILURE_REASON_IMAGE_NOT_ALLOWED,
-                f"This provider does not allow the image {image}: choose another image or provider.",
-            )
-        return image
-
-    async def _image(self, image: images.Image) -> dict[str, Any]:
-        """The image as the engine knows it, downloaded when it does not yet."""
-        name = image.exact
-        found = await self._docker.inspect_image(name)
-        if found is None:
-            try:
-                found = await self._pulled(name)
-            except PullTooLargeError:
-                most = self._settings.image_bytes // MIB
-                raise _pull_failed(f"The image {image} is larger than this provider's {most} MiB.") from None
-            except DockerRefusedError as error:
-                logger.warning("an image could not be pulled image=%s error=%s", image, error.message)
-                raise _pull_failed(f"The image {image} could not be pulled: {_of_registry(error)}.") from None
-        if found is None:
-            raise _pull_failed(f"The image {image} was pulled and is not there.")
-        return found
-
-    async def _pulled(self, name: str) -> dict[str, Any] | None:
-        """Downloads an image. Raises PullTooLargeError, DockerRefusedError."""
-        most = self._settings.image_bytes
-        await self._docker.pull(name, most)
-        found = await self._docker.inspect_image(name)
-        # Podman may not report beforehand how much it downloads.
-        if found is not None and self._engine.is_podman and int(found.get("Size") or 0) > most:
-            await self._docker.remove_image(name)
-            raise PullTooLargeError(name)
-        return found
-
     def _take_gpus(self, wanted: jobs_pb2.ContainerSpec) -> tuple[str, ...]:
         taken = {gpu for run in self._runs.values() for gpu in run.facts.gpus}
         free = [gpu for gpu in self._healthy_gpus() if gpu and gpu not in taken]
@@ -279,7 +228,7 @@ class ContainerRunner(Runner):
         if count > len(free):
             raise spec.bad_params(f"container_spec.gpu_count: this provider has {len(free)} GPUs free.")
         if count and self._engine.is_podman:
-            raise _no_gpus()
+            raise no_gpus()
         return tuple(free[:count])
 
     async def _make(self, run: JobContainers, offer: sessions_pb2.JobOffer, image: dict[str, Any]) -> None:
@@ -306,7 +255,7 @@ class ContainerRunner(Runner):
         try:
             await docker.create(names.job, config)
         except DockerRefusedError as error:
-            raise _start_failed(error) from None
+            raise start_failed(error) from None
 
     async def _make_keeper(self, names: spec.Names, seconds: int, *, has_input: bool = False) -> None:
         tar = keeper.archive(self._engine.architecture, seconds)
@@ -324,7 +273,7 @@ class ContainerRunner(Runner):
                 frames = await stack.enter_async_context(self._docker.attached(run.names.job))
                 await self._docker.start(run.names.job)
             except DockerRefusedError as error:
-                raise _start_failed(error) from None
+                raise start_failed(error) from None
             # What a job's program leaves behind becomes the keeper's.
             names = (run.names.job, run.names.keeper)
             run.pids = pids_of(*[await self._docker.inspect(name) for name in names])
@@ -342,7 +291,7 @@ class ContainerRunner(Runner):
             return data[skipped:]
 
         try:
-            async with _told():
+            async with reported():
                 if note := rest("log", run.facts.note):
                     yield Log(note)
                 pid = state.get("Pid") if state.get("Running") else None
@@ -365,7 +314,7 @@ class ContainerRunner(Runner):
         yield WorkDone()
         found = await self._docker.inspect(run.names.job)
         state = found["State"] if found is not None else {}
-        collected = await self._collect(run)
+        collected = await self._files.collect(run.names, run.lease.job_id)
         for note in collected.notes:
             yield Log(f"[dcp] {note}\n".encode())
         yield WorkDone(tuple(collected.artifacts))
@@ -387,50 +336,15 @@ class ContainerRunner(Runner):
             text = f"The job's program was killed, as the kernel does to one that uses {memory}"
             return RunnerError(jobs_pb2.FAILURE_REASON_OUT_OF_MEMORY, text)
         if code == _KILLED_BY_SIZE or _is_full(collected.used_bytes, settings.output_bytes):
-            return _disk_limit(f"The job filled /output: it may have {settings.output_bytes // MIB} MiB.")
-        if _is_full(await self._used_of_tmp(run), settings.tmp_bytes):
-            return _disk_limit(f"The job filled /tmp: it may have {settings.tmp_bytes // MIB} MiB.")
+            return disk_limit(f"The job filled /output: it may have {settings.output_bytes // MIB} MiB.")
+        if _is_full(await self._files.used_of_tmp(run.names), settings.tmp_bytes):
+            return disk_limit(f"The job filled /tmp: it may have {settings.tmp_bytes // MIB} MiB.")
         if run.crowd.was_full:
             text = f"The job had all {settings.pids} processes and threads that it may have, and wanted more."
             return RunnerError(jobs_pb2.FAILURE_REASON_PROCESS_LIMIT, text)
         return RunnerError(
             jobs_pb2.FAILURE_REASON_CONTAINER_EXIT, f"The job's program ended with exit code {code}."
         )
-
-    async def _collect(self, run: JobContainers) -> files.Collected:
-        """The files in `/output`, copied to this machine."""
-        folder, limit = self._folder / run.names.lease, self._settings.output_bytes
-        tar = folder / "output.tar"
-        try:
-            if not await self._archive(run, spec.OUTPUT, tar, limit):
-                raise _disk_limit(f"The job's files in /output are more than {limit // MIB} MiB.")
-            return await asyncio.to_thread(_from_tar, tar, folder / "files", limit)
-        except files.TooMuchError as error:
-            raise _disk_limit(f"Nothing was kept: {error}.") from None
-        except (SpoolError, OSError, tarfile.TarError) as error:
-            logger.warning("a job's files could not be kept job_id=%s error=%s", run.lease.job_id, error)
-            text = "The provider could not keep the job's files."
-            raise RunnerError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, text) from None
-        finally:
-            tar.unlink(missing_ok=True)
-
-    async def _used_of_tmp(self, run: JobContainers) -> int:
-        tar = self._folder / run.names.lease / "tmp.tar"
-        try:
-            if not await self._archive(run, spec.TMP, tar, self._settings.tmp_bytes):
-                return self._settings.tmp_bytes
-            return await asyncio.to_thread(_used, tar)
-        except (SpoolError, OSError, tarfile.TarError):
-            return 0
-        finally:
-            tar.unlink(missing_ok=True)
-
-    async def _archive(self, run: JobContainers, path: str, into: Path, limit: int) -> bool:
-        into.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Each file's head takes half a KiB, twice for long names.
-        room = limit + _TAR_ROOM_BYTES + limit // 4
-        async with asyncio.timeout(COLLECT_SECONDS):
-            return await self._docker.archive(run.names.keeper, path, into, room)
 
     # --- the end ---
 
@@ -462,66 +376,12 @@ class ContainerRunner(Runner):
                 await remove(name)
             except (DockerUnavailableError, DockerRefusedError) as error:
                 logger.warning("could not remove what a job left lease=%s error=%s", names.lease, error)
-        await asyncio.to_thread(shutil.rmtree, self._folder / names.lease, ignore_errors=True)
+        await self._files.remove(names)
 
 
 def _pieces(frame: Frame) -> list[Piece]:
     """Standard output is the job's output, and its log with standard error."""
     return [Log(frame.data), frame.data] if frame.stream == STDOUT else [Log(frame.data)]
-
-
-@asynccontextmanager
-async def _told() -> AsyncIterator[None]:
-    """The engine's error, as a message for the renter."""
-    try:
-        yield
-    except (DockerUnavailableError, DockerRefusedError) as error:
-        logger.warning("the container engine failed error=%s", error)
-        raise RunnerError(
-            jobs_pb2.FAILURE_REASON_CONTAINER_ENGINE_UNAVAILABLE,
-            "The provider's container engine does not answer as it should.",
-        ) from None
-
-
-def _pull_failed(message: str) -> RunnerError:
-    return RunnerError(jobs_pb2.FAILURE_REASON_IMAGE_PULL_FAILED, message)
-
-
-def _disk_limit(message: str) -> RunnerError:
-    return RunnerError(jobs_pb2.FAILURE_REASON_DISK_LIMIT, message)
-
-
-def _of_registry(error: DockerRefusedError) -> str:
-    """What a renter may know of it: the engine's own message may reveal the provider's network."""
-    message = error.message.lower()
-    if any(word in message for word in ("not found", "unknown", "denied", "does not exist", "unauthorized")):
-        return "its registry has no such image, or does not give it to everybody"
-    return "its registry could not be reached"
-
-
-def _no_gpus() -> RunnerError:
-    """NVIDIA's container toolkit is missing, or the engine is Podman: not the renter's fault."""
-    text = "The provider's container engine cannot hand out its GPUs."
-    return RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_ENGINE_UNAVAILABLE, text)
-
-
-def _start_failed(error: DockerRefusedError) -> RunnerError:
-    """Of the engine's words only those about the command: others name the provider's folders."""
-    logger.warning("a container could not be started error=%s", error.message)
-    if "device driver" in error.message:
-        return _no_gpus()
-    about = re.search(r'exec: ("[^"]{0,200}": [a-zA-Z $]{0,100})', error.message)
-    why = about[1] if about is not None else "the engine refused its command or its image"
-    return RunnerError(
-        jobs_pb2.FAILURE_REASON_CONTAINER_START_FAILED, f"The container could not be started: {why}."
-    )
-
-
-def _digest(image: images.Image, found: dict[str, Any]) -> str:
-    """Its digest: as the registry names it, or, for an image only on this machine, the engine."""
-    digests = [str(digest).partition("@") for digest in found.get("RepoDigests") or ()]
-    of_repository = [digest for name, _, digest in digests if image.repository.endswith(name)]
-    return image.digest or next(iter(of_repository), str(found["Id"]))
 
 
 def _kept_on(limit: TimeLimit, state: dict[str, Any]) -> AbstractAsyncContextManager[None]:
@@ -533,17 +393,3 @@ def _kept_on(limit: TimeLimit, state: dict[str, Any]) -> AbstractAsyncContextMan
 
 def _is_full(used: int, size: int) -> bool:
     return used >= size - 16 * 4096
-
-
-def _folders(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-
-
-def _from_tar(tar: Path, folder: Path, limit: int) -> files.Collected:
-    with tar.open("rb") as file:
-        return files.from_tar(file, folder, limit)
-
-
-def _used(tar: Path) -> int:
-    with tar.open("rb") as file:
-        return files.used_in_tar(file)

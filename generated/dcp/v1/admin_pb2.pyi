@@ -18,6 +18,11 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
+
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class _WithdrawalStatus:
@@ -287,26 +292,46 @@ class ListWithdrawalsRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    BEFORE_ID_FIELD_NUMBER: _builtins.int
     PAGE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
-    page: _builtins.int
-    """The page of `all`, counted from 1."""
+    before_id: _builtins.int
+    """Only requests in `all` that are older than this id. Default: start at the newest."""
+    @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def page(self) -> _builtins.int:
+        """The page of `all` after `before_id`, counted from 1. Use `before_id` instead: numbered pages repeat entries while
+        requests arrive.
+        """
+
+    @page.setter
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def page(self, value: _builtins.int) -> None:
+        """The page of `all` after `before_id`, counted from 1. Use `before_id` instead: numbered pages repeat entries while
+        requests arrive.
+        """
+
     page_size: _builtins.int
     """The number of entries on a page."""
     def __init__(
         self,
         *,
+        before_id: _builtins.int | None = ...,
         page: _builtins.int | None = ...,
         page_size: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_page", b"_page", "_page_size", b"_page_size", "page", b"page", "page_size", b"page_size"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_before_id", b"_before_id", "_page", b"_page", "_page_size", b"_page_size", "before_id", b"before_id", "page", b"page", "page_size", b"page_size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page", b"_page", "_page_size", b"_page_size", "page", b"page", "page_size", b"page_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_before_id", b"_before_id", "_page", b"_page", "_page_size", b"_page_size", "before_id", b"before_id", "page", b"page", "page_size", b"page_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__before_id: _TypeAlias = _typing.Literal["before_id"]  # noqa: Y015
+    _WhichOneofArgType__before_id: _TypeAlias = _typing.Literal["_before_id", b"_before_id"]  # noqa: Y015
     _WhichOneofReturnType__page: _TypeAlias = _typing.Literal["page"]  # noqa: Y015
     _WhichOneofArgType__page: _TypeAlias = _typing.Literal["_page", b"_page"]  # noqa: Y015
     _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
     _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__before_id) -> _WhichOneofReturnType__before_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__page) -> _WhichOneofReturnType__page | None: ...
     @_typing.overload
@@ -324,6 +349,9 @@ class ListWithdrawalsResponse(_message.Message):
     ALL_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     PAGINATION_FIELD_NUMBER: _builtins.int
+    NEXT_BEFORE_ID_FIELD_NUMBER: _builtins.int
+    next_before_id: _builtins.int
+    """Pass it as `before_id` to get the next page of `all`. Absent on the last page."""
     @_builtins.property
     def pending(self) -> _containers.RepeatedCompositeFieldContainer[Global___Withdrawal]:
         """The requests that wait for an operator, oldest first; at most 200."""
@@ -347,12 +375,15 @@ class ListWithdrawalsResponse(_message.Message):
         all: _abc.Iterable[Global___Withdrawal] | None = ...,
         summary: Global___WithdrawalSummary | None = ...,
         pagination: Global___Pagination | None = ...,
+        next_before_id: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["pagination", b"pagination", "summary", b"summary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_before_id", b"_next_before_id", "next_before_id", b"next_before_id", "pagination", b"pagination", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "pagination", b"pagination", "pending", b"pending", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_before_id", b"_next_before_id", "all", b"all", "next_before_id", b"next_before_id", "pagination", b"pagination", "pending", b"pending", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__next_before_id: _TypeAlias = _typing.Literal["next_before_id"]  # noqa: Y015
+    _WhichOneofArgType__next_before_id: _TypeAlias = _typing.Literal["_next_before_id", b"_next_before_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_before_id) -> _WhichOneofReturnType__next_before_id | None: ...
 
 Global___ListWithdrawalsResponse: _TypeAlias = ListWithdrawalsResponse  # noqa: Y015
 

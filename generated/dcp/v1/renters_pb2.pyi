@@ -20,6 +20,11 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
+
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
@@ -198,6 +203,7 @@ class ListAvailableProvidersRequest(_message.Message):
     GPU_MODEL_FIELD_NUMBER: _builtins.int
     MIN_VRAM_GB_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    AFTER_ID_FIELD_NUMBER: _builtins.int
     PAGE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     VERIFIED_FIELD_NUMBER: _builtins.int
@@ -207,8 +213,22 @@ class ListAvailableProvidersRequest(_message.Message):
     """The least memory of the first GPU that is available to jobs, in GB (1,024 MiB)."""
     model: _builtins.str
     """The full public name of a model that the provider must serve."""
-    page: _builtins.int
-    """The page, counted from 1."""
+    after_id: _builtins.int
+    """Only providers with a greater id. Default: start at the lowest."""
+    @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def page(self) -> _builtins.int:
+        """The page after `after_id`, counted from 1. Use `after_id` instead: numbered pages repeat and skip entries while
+        providers come and go.
+        """
+
+    @page.setter
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def page(self, value: _builtins.int) -> None:
+        """The page after `after_id`, counted from 1. Use `after_id` instead: numbered pages repeat and skip entries while
+        providers come and go.
+        """
+
     page_size: _builtins.int
     """The number of entries on a page."""
     verified: _builtins.bool
@@ -219,20 +239,25 @@ class ListAvailableProvidersRequest(_message.Message):
         gpu_model: _builtins.str = ...,
         min_vram_gb: _builtins.float | None = ...,
         model: _builtins.str = ...,
+        after_id: _builtins.int | None = ...,
         page: _builtins.int | None = ...,
         page_size: _builtins.int | None = ...,
         verified: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_vram_gb", b"_min_vram_gb", "_page", b"_page", "_page_size", b"_page_size", "min_vram_gb", b"min_vram_gb", "page", b"page", "page_size", b"page_size"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after_id", b"_after_id", "_min_vram_gb", b"_min_vram_gb", "_page", b"_page", "_page_size", b"_page_size", "after_id", b"after_id", "min_vram_gb", b"min_vram_gb", "page", b"page", "page_size", b"page_size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_vram_gb", b"_min_vram_gb", "_page", b"_page", "_page_size", b"_page_size", "gpu_model", b"gpu_model", "min_vram_gb", b"min_vram_gb", "model", b"model", "page", b"page", "page_size", b"page_size", "verified", b"verified"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_id", b"_after_id", "_min_vram_gb", b"_min_vram_gb", "_page", b"_page", "_page_size", b"_page_size", "after_id", b"after_id", "gpu_model", b"gpu_model", "min_vram_gb", b"min_vram_gb", "model", b"model", "page", b"page", "page_size", b"page_size", "verified", b"verified"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__after_id: _TypeAlias = _typing.Literal["after_id"]  # noqa: Y015
+    _WhichOneofArgType__after_id: _TypeAlias = _typing.Literal["_after_id", b"_after_id"]  # noqa: Y015
     _WhichOneofReturnType__min_vram_gb: _TypeAlias = _typing.Literal["min_vram_gb"]  # noqa: Y015
     _WhichOneofArgType__min_vram_gb: _TypeAlias = _typing.Literal["_min_vram_gb", b"_min_vram_gb"]  # noqa: Y015
     _WhichOneofReturnType__page: _TypeAlias = _typing.Literal["page"]  # noqa: Y015
     _WhichOneofArgType__page: _TypeAlias = _typing.Literal["_page", b"_page"]  # noqa: Y015
     _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
     _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__after_id) -> _WhichOneofReturnType__after_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_vram_gb) -> _WhichOneofReturnType__min_vram_gb | None: ...
     @_typing.overload
@@ -252,12 +277,15 @@ class ListAvailableProvidersResponse(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     PAGE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    NEXT_AFTER_ID_FIELD_NUMBER: _builtins.int
     total: _builtins.int
     """The number of entries on all pages."""
     page: _builtins.int
     """This page's number."""
     page_size: _builtins.int
     """The number of entries on a full page."""
+    next_after_id: _builtins.int
+    """Pass it as `after_id` to get the next page. Absent on the last page."""
     @_builtins.property
     def providers(self) -> _containers.RepeatedCompositeFieldContainer[Global___AvailableProvider]:
         """One page of providers, sorted by id."""
@@ -269,12 +297,15 @@ class ListAvailableProvidersResponse(_message.Message):
         total: _builtins.int = ...,
         page: _builtins.int = ...,
         page_size: _builtins.int = ...,
+        next_after_id: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_after_id", b"_next_after_id", "next_after_id", b"next_after_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page", b"page", "page_size", b"page_size", "providers", b"providers", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_after_id", b"_next_after_id", "next_after_id", b"next_after_id", "page", b"page", "page_size", b"page_size", "providers", b"providers", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__next_after_id: _TypeAlias = _typing.Literal["next_after_id"]  # noqa: Y015
+    _WhichOneofArgType__next_after_id: _TypeAlias = _typing.Literal["_next_after_id", b"_next_after_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_after_id) -> _WhichOneofReturnType__next_after_id | None: ...
 
 Global___ListAvailableProvidersResponse: _TypeAlias = ListAvailableProvidersResponse  # noqa: Y015
 

@@ -12,7 +12,7 @@ from server.services.fleet import Fleet
 from server.services.operators.audit import Operator
 from server.services.providers import Providers, existing
 from server.services.renters import existing as existing_renter
-from server.services.sessions import Sessions
+from server.services.streams import Streams
 from server.store import providers, renters
 from server.store.database import Database
 
@@ -23,12 +23,12 @@ class Accounts:
     """Decisions about accounts; each is recorded in the audit log."""
 
     def __init__(
-        self, database: Database, fleet: Fleet, providers: Providers, sessions: Sessions, clock: Clock
+        self, database: Database, fleet: Fleet, providers: Providers, streams: Streams, clock: Clock
     ) -> None:
         self._database = database
         self._fleet = fleet
         self._providers = providers
-        self._sessions = sessions
+        self._streams = streams
         self._clock = clock
 
     async def decide_provider(
@@ -54,7 +54,7 @@ class Accounts:
         state = await self._database.run(decide)
         self._fleet.set_state(provider_id, state)
         if state is AccountState.SUSPENDED:
-            self._sessions.recheck(provider_id, state)
+            self._streams.recheck(provider_id, state)
         log.info("provider %s provider_id=%d", state, provider_id)
         return await self._providers.status(provider_id)
 

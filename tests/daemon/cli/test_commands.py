@@ -1,4 +1,4 @@
-"""dcp-daemon doctor, status and reload, as real processes; what they say, without."""
+"""dcp-daemon doctor, status and reload: as real processes, and their output by direct calls."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
         (-90, Level.WARN, "90 s behind the server's"),
     ],
 )
-def test_clock_is_compared_with_the_servers(skew_seconds: int, level: Level, text: str) -> None:
+def test_doctor_compares_the_clock_with_the_servers(skew_seconds: int, level: Level, text: str) -> None:
     finding = doctor.clock(NOW, NOW + timedelta(seconds=skew_seconds))
     assert finding.level is level
     assert text in finding.text
     assert (level is Level.OK) or "timedatectl" in finding.text
 
 
-def test_server_that_tells_no_time_is_no_clock() -> None:
+def test_doctor_warns_if_the_server_sends_no_time() -> None:
     assert doctor.clock(None, NOW).level is Level.WARN
 
 
-async def test_doctor_tells_programs_the_same(tmp_path: Path) -> None:
+async def test_doctor_reports_the_same_as_json(tmp_path: Path) -> None:
     code, out, _ = await run(
         "doctor", "--json", state=tmp_path, DCP_SERVER="127.0.0.1:1", DCP_MODELS="a/b=/no.gguf"
     )
@@ -64,7 +64,7 @@ async def test_doctor_tells_programs_the_same(tmp_path: Path) -> None:
     assert any("free at" in finding["text"] for finding in found)
 
 
-async def test_doctor_finds_a_key_that_the_server_does_not_know(tmp_path: Path) -> None:
+async def test_doctor_reports_a_key_that_the_server_does_not_know(tmp_path: Path) -> None:
     async with fake_server() as server:
         code, out, _ = await run(
             "doctor", state=tmp_path, DCP_SERVER=server.address, DCP_PROVIDER_KEY="dcp-provider-bad"
@@ -74,7 +74,7 @@ async def test_doctor_finds_a_key_that_the_server_does_not_know(tmp_path: Path) 
     assert "dcp-provider-bad" not in out
 
 
-async def test_doctor_refuses_a_broken_file_of_settings(tmp_path: Path) -> None:
+async def test_doctor_refuses_a_broken_settings_file(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text("servre = 1")
     (tmp_path / "c.toml").chmod(0o644)
     code, _, err = await run("--config", str(tmp_path / "c.toml"), "doctor", state=tmp_path)
@@ -85,7 +85,7 @@ async def test_doctor_refuses_a_broken_file_of_settings(tmp_path: Path) -> None:
 # --- status ---
 
 
-def test_earnings_are_those_that_the_server_tells() -> None:
+def test_status_shows_the_earnings_from_the_server() -> None:
     own = providers_pb2.Provider(id=42, name="Node")
     own.earnings.MergeFrom(providers_pb2.Earnings(today_halala=282, total_halala=999, claimable_halala=300))
     view = status.provider_view(providers_pb2.GetOwnProviderResponse(provider=own))
@@ -93,11 +93,11 @@ def test_earnings_are_those_that_the_server_tells() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(7.9, "7 s"), (185, "3 min 05 s"), (3725, "1 h 02 min")])
-def test_spans_are_for_people(seconds: float, text: str) -> None:
+def test_durations_are_shown_in_readable_units(seconds: float, text: str) -> None:
     assert status.span(seconds) == text
 
 
-def test_nothing_that_renters_choose_moves_the_terminal() -> None:
+def test_text_from_renters_cannot_control_the_terminal() -> None:
     daemon = {
         "version": "1",
         "pid": 1,
@@ -131,7 +131,7 @@ def test_nothing_that_renters_choose_moves_the_terminal() -> None:
     assert "?[2J[red]evil" in out.getvalue()
 
 
-async def test_status_without_a_daemon_says_so_and_shows_the_servers_view(tmp_path: Path) -> None:
+async def test_status_without_a_daemon_shows_what_the_server_knows(tmp_path: Path) -> None:
     async with fake_server() as server:
         environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY}
         code, out, _ = await run("status", state=tmp_path, **environ)
@@ -145,14 +145,14 @@ async def test_status_without_a_daemon_says_so_and_shows_the_servers_view(tmp_pa
     assert (code, view["daemon"], view["server"]["claimable_halala"]) == (1, None, 141)
 
 
-async def test_status_without_anything_is_no_traceback(tmp_path: Path) -> None:
+async def test_status_without_daemon_and_server_shows_no_traceback(tmp_path: Path) -> None:
     code, out, err = await run("status", "--once", state=tmp_path, DCP_SERVER="127.0.0.1:1")
     assert code == 1
     assert "this machine is not registered" in " ".join(out.split())
     assert "Traceback" not in err
 
 
-async def asked(state: Path, **environ: str) -> dict[str, Any]:
+async def status_as_json(state: Path, **environ: str) -> dict[str, Any]:
     code, out, err = await run("status", "--json", state=state, **environ)
     assert code == 0, err
     view: dict[str, Any] = json.loads(out)["daemon"]
@@ -166,7 +166,7 @@ async def test_status_shows_the_running_daemon(tmp_path: Path) -> None:
         async with command("run", state=tmp_path, **environ) as running:
             await (await server.connection()).welcome(newest_daemon="999.0")
             await running.line()
-            view = await asked(tmp_path, **environ)
+            view = await status_as_json(tmp_path, **environ)
             assert view["session"]["state"] == "open"
             assert view["session"]["session_epoch"] == 1
             assert view["pid"] == running.process.pid
@@ -180,7 +180,7 @@ async def test_status_shows_the_running_daemon(tmp_path: Path) -> None:
         assert not socket_path(tmp_path / "dcp").exists()
 
 
-async def test_status_in_a_terminal_goes_on_until_it_is_stopped(tmp_path: Path) -> None:
+async def test_status_in_a_terminal_is_refreshed_until_it_is_stopped(tmp_path: Path) -> None:
     async with Terminal("status", state=tmp_path, DCP_SERVER="127.0.0.1:1", TERM="xterm") as terminal:
         for _ in range(3):
             await terminal.sees("the daemon is not running")
@@ -192,23 +192,23 @@ async def test_status_in_a_terminal_goes_on_until_it_is_stopped(tmp_path: Path) 
 
 
 @needs_model
-async def test_service_manager_hears_of_every_step(tmp_path: Path) -> None:
+async def test_service_manager_is_notified_of_every_step(tmp_path: Path) -> None:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     listening.bind(str(tmp_path / "n"))
-    said: list[str] = []
+    notifications: list[str] = []
 
     def listen() -> None:
         while text := listening.recv(1000).decode():
-            said.append(text)
+            notifications.append(text)
 
-    async def heard(text: str) -> None:
-        """Waits until it was said after what was heard before."""
+    async def wait_for(text: str) -> None:
+        """Waits for this text after the texts that were received before."""
         async with asyncio.timeout(30):
-            while not any(text in line for line in said):
+            while not any(text in line for line in notifications):
                 await asyncio.sleep(0.01)
-        del said[: next(number for number, line in enumerate(said) if text in line) + 1]
+        del notifications[: next(number for number, line in enumerate(notifications) if text in line) + 1]
 
-    # A manager that did not read would have its socket full of WATCHDOG=1.
+    # If the manager did not read, WATCHDOG=1 messages would fill its socket.
     listener = threading.Thread(target=listen)
     listener.start()
 
@@ -216,13 +216,13 @@ async def test_service_manager_hears_of_every_step(tmp_path: Path) -> None:
         environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY}
         environ |= {"NOTIFY_SOCKET": str(tmp_path / "n"), "WATCHDOG_USEC": "300000"}
         async with command("run", state=tmp_path, **environ) as running:
-            await heard(f"READY=1\nSTATUS=connecting to {server.address}")
+            await wait_for(f"READY=1\nSTATUS=connecting to {server.address}")
             await (await server.connection()).welcome()
-            await heard(f"STATUS=session with {server.address} as provider 42")
+            await wait_for(f"STATUS=session with {server.address} as provider 42")
             for _ in range(2):
-                await heard("WATCHDOG=1")
+                await wait_for("WATCHDOG=1")
             running.process.send_signal(signal.SIGTERM)
-            await heard("STOPPING=1")
+            await wait_for("STOPPING=1")
             assert (await running.end())[0] == 0
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ending:
         ending.sendto(b"", str(tmp_path / "n"))
@@ -230,7 +230,7 @@ async def test_service_manager_hears_of_every_step(tmp_path: Path) -> None:
     listening.close()
 
 
-async def test_manager_that_reads_nothing_stops_nothing(tmp_path: Path) -> None:
+async def test_daemon_runs_on_if_the_manager_reads_nothing(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
         deaf.bind(str(tmp_path / "n"))
         manager = Manager({"NOTIFY_SOCKET": str(tmp_path / "n")})
@@ -245,7 +245,7 @@ async def test_manager_that_reads_nothing_stops_nothing(tmp_path: Path) -> None:
 
 
 async def says(running: Command, text: str) -> None:
-    """Waits for a line of its log."""
+    """Waits for this text in its log."""
     assert running.process.stderr is not None
     async with asyncio.timeout(30):
         while text not in (line := (await running.process.stderr.readline()).decode()):
@@ -253,7 +253,7 @@ async def says(running: Command, text: str) -> None:
 
 
 @needs_model
-async def test_hangup_reads_the_settings_again_and_a_bad_file_changes_nothing(tmp_path: Path) -> None:
+async def test_hangup_reloads_the_settings_and_a_bad_file_changes_nothing(tmp_path: Path) -> None:
     model = from_env({}).models[0].path
     file = tmp_path / "c.toml"
 
@@ -284,7 +284,7 @@ async def test_hangup_reads_the_settings_again_and_a_bad_file_changes_nothing(tm
             await says(running, "settings reloaded models=1")
             while [served.name for served in offered.models] != ["a/two"]:
                 offered = await connection.expect_anyway("capacity_update")
-            view = await asked(tmp_path, **environ)
+            view = await status_as_json(tmp_path, **environ)
             assert [served["name"] for served in view["models"]] == ["a/two"]
             running.process.send_signal(signal.SIGTERM)
             assert (await running.end())[0] == 0

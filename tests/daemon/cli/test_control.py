@@ -1,4 +1,4 @@
-"""The daemon's local socket: who may ask, what is answered, and that nobody can block it."""
+"""The daemon's local socket: who may ask, what it answers, and that no caller can block it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from daemon.cli import control
 ANSWERS = {"status": lambda: {"is": "well"}}
 
 
-async def ask(folder: Path, what: str = "status") -> dict[str, Any]:
-    return await asyncio.to_thread(control.ask, folder, what)
+async def ask(folder: Path, question: str = "status") -> dict[str, Any]:
+    return await asyncio.to_thread(control.ask, folder, question)
 
 
-async def test_question_is_answered_and_the_socket_is_its_owners(tmp_path: Path) -> None:
+async def test_question_is_answered_and_only_the_owner_may_use_the_socket(tmp_path: Path) -> None:
     async with control.serve(tmp_path, ANSWERS):
         assert await ask(tmp_path) == {"is": "well"}
         mode = control.socket_path(tmp_path).stat().st_mode
@@ -28,20 +28,20 @@ async def test_question_is_answered_and_the_socket_is_its_owners(tmp_path: Path)
     assert not control.socket_path(tmp_path).exists()
 
 
-async def test_folder_with_a_long_name_has_a_socket_too(tmp_path: Path) -> None:
+async def test_folder_with_a_long_name_can_have_a_socket(tmp_path: Path) -> None:
     folder = tmp_path / ("x" * 120) / ("y" * 120)
     folder.mkdir(parents=True)
     async with control.serve(folder, ANSWERS):
         assert await ask(folder) == {"is": "well"}
 
 
-async def test_nobody_answers_where_no_daemon_runs(tmp_path: Path) -> None:
+async def test_question_without_a_running_daemon_is_an_error(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(control.NotRunningError, match="no daemon runs on"):
             await ask(folder)
 
 
-async def test_socket_of_a_daemon_that_was_killed_is_replaced(tmp_path: Path) -> None:
+async def test_socket_of_a_killed_daemon_is_replaced(tmp_path: Path) -> None:
     dead = socket.socket(socket.AF_UNIX)
     dead.bind(str(control.socket_path(tmp_path)))
     dead.close()
@@ -51,7 +51,7 @@ async def test_socket_of_a_daemon_that_was_killed_is_replaced(tmp_path: Path) ->
         assert await ask(tmp_path) == {"is": "well"}
 
 
-async def test_unknown_questions_and_noise_are_refused(tmp_path: Path) -> None:
+async def test_unknown_questions_and_malformed_input_are_refused(tmp_path: Path) -> None:
     async with control.serve(tmp_path, ANSWERS):
         assert await ask(tmp_path, "explode") == {"error": "ask for one of status"}
         for noise in (b"\xff\n", b"[]\n", b'{"do": []}\n', b"x" * 5000 + b"\n", b""):
@@ -64,13 +64,13 @@ async def test_unknown_questions_and_noise_are_refused(tmp_path: Path) -> None:
         assert await ask(tmp_path) == {"is": "well"}
 
 
-async def test_callers_that_say_nothing_do_not_keep_the_next_out_for_ever(tmp_path: Path) -> None:
+async def test_silent_callers_do_not_block_the_next_for_ever(tmp_path: Path) -> None:
     async with control.serve(tmp_path, ANSWERS):
         silent = [
             await asyncio.open_unix_connection(control.socket_path(tmp_path))
             for _ in range(control.MAX_CALLERS)
         ]
-        # One more than may wait is sent away at once, not queued behind them.
+        # A caller over the limit is refused at once instead of queued.
         with pytest.raises(control.NotRunningError):
             await ask(tmp_path)
         for _, writer in silent:

@@ -1,4 +1,4 @@
-"""dcp-daemon register: by flags, and by questions in a real terminal."""
+"""dcp-daemon register: with flags, and with questions in a real terminal."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ FLAGS = ("--name", "Node", "--email", "me@example.com", "--gpu-model", "RTX 4090
 
 
 def settings(state: Path) -> dict[str, Any]:
-    """What the file of settings says."""
+    """The contents of the settings file."""
     return tomllib.loads((state / ".config" / "dcp-daemon" / "config.toml").read_text())
 
 
 class Terminal:
-    """A command in a terminal of its own: what it shows, and a person who types."""
+    """A command in its own terminal, and a person who reads and types."""
 
     def __init__(self, *arguments: str, state: Path, **environ: str) -> None:
         self._arguments = arguments
@@ -62,18 +62,18 @@ class Terminal:
         self.close()
 
     def close(self) -> None:
-        """The terminal goes away."""
+        """Closes the terminal."""
         if self._own >= 0:
             os.close(self._own)
             self._own = -1
 
     async def sees(self, text: str) -> None:
-        """Waits until this is shown, after what was seen before."""
+        """Waits until this text is shown after the texts that were seen before."""
         async with asyncio.timeout(30):
             while text not in self.shown:
                 try:
                     more = await asyncio.to_thread(os.read, self._own, 4096)
-                except OSError:  # the other side of a terminal that is closed
+                except OSError:  # the command has closed its side of the terminal
                     more = b""
                 assert more, f"it ended without {text!r}: {self.shown}"
                 self.shown += more.decode()
@@ -84,7 +84,7 @@ class Terminal:
         os.write(self._own, text.encode() + b"\n")
 
     async def answers(self, question: str, text: str) -> None:
-        """Sees a question and answers it."""
+        """Waits for a question and answers it."""
         await self.sees(question)
         await self.types(text)
 
@@ -119,7 +119,7 @@ async def test_without_a_terminal_every_missing_flag_is_named(tmp_path: Path) ->
     assert "give --email" in err
 
 
-async def test_other_settings_are_replaced_by_force_alone(tmp_path: Path) -> None:
+async def test_other_settings_are_replaced_only_with_force(tmp_path: Path) -> None:
     folder = tmp_path / ".config" / "dcp-daemon"
     folder.mkdir(parents=True)
     mine = '# mine\nserver = "127.0.0.1:1"\nmax_temp_c = 80\n'
@@ -138,7 +138,7 @@ async def test_other_settings_are_replaced_by_force_alone(tmp_path: Path) -> Non
     assert (folder / "config.toml.old").read_text() == mine
 
 
-async def test_nothing_is_registered_where_the_settings_cannot_be_written(tmp_path: Path) -> None:
+async def test_nothing_is_registered_if_the_settings_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     async with fake_server() as server:
         place = ("--config", str(tmp_path / "file" / "config.toml"))
@@ -148,15 +148,15 @@ async def test_nothing_is_registered_where_the_settings_cannot_be_written(tmp_pa
     assert "Traceback" not in err
 
 
-async def asked(terminal: Terminal, server: FakeServer) -> None:
+async def answer_server_question(terminal: Terminal, server: FakeServer) -> None:
     await terminal.answers("Server, as host:port [127.0.0.1:50051]: ", "nonsense")
     await terminal.sees("DCP_SERVER must be host:port")
     await terminal.answers("Server, as host:port", server.address)
 
 
-async def test_terminal_asks_for_what_is_missing_and_again_for_what_is_wrong(tmp_path: Path) -> None:
+async def test_terminal_asks_for_missing_values_and_again_after_wrong_ones(tmp_path: Path) -> None:
     async with fake_server() as server, Terminal("register", state=tmp_path) as terminal:
-        await asked(terminal, server)
+        await answer_server_question(terminal, server)
         await terminal.answers("Name that renters see [My node]: ", "Riyadh RTX Node")
         await terminal.answers("E-mail address: ", "me")
         await terminal.sees("'me' is not an e-mail address")
@@ -180,7 +180,9 @@ async def test_terminal_asks_for_what_is_missing_and_again_for_what_is_wrong(tmp
     assert json.loads((tmp_path / "dcp" / "identity.json").read_text())["api_key"] == GOOD_KEY
 
 
-async def test_another_machine_is_asked_for_with_its_authorities(tmp_path: Path) -> None:
+async def test_server_on_another_machine_is_asked_for_with_its_certificate_authorities(
+    tmp_path: Path,
+) -> None:
     async with Terminal("register", state=tmp_path) as terminal:
         await terminal.answers("Server, as host:port", "market.example.com:50051")
         await terminal.answers("File of the certificate authorities", str(tmp_path / "nowhere.pem"))
@@ -205,7 +207,7 @@ async def test_terminal_asks_before_settings_are_replaced(
     assert settings(tmp_path)["log_level"] == "debug"
 
 
-async def test_input_that_ends_registers_nothing(tmp_path: Path) -> None:
+async def test_end_of_input_registers_nothing(tmp_path: Path) -> None:
     async with fake_server() as server:
         async with Terminal("register", "--server", server.address, state=tmp_path) as terminal:
             await terminal.sees("Name that renters see")

@@ -1,4 +1,4 @@
-"""The daemon's configuration."""
+"""The daemon's settings from environment variables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dcp.settings import SETTINGS
 from daemon.config.config import BUNDLED_MODEL, VARIABLES, ConfigError, from_env, is_loopback
 
 
-def test_defaults() -> None:
+def test_defaults_without_variables() -> None:
     config = from_env({"HOME": "/home/p"})
     assert config.server == "127.0.0.1:50051"
     assert config.state_dir == Path("/home/p/.local/state/dcp-daemon")
@@ -20,15 +20,15 @@ def test_defaults() -> None:
     assert config.models[0].path.suffix == ".gguf"
 
 
-def test_empty_means_unset() -> None:
+def test_empty_variable_is_unset() -> None:
     assert from_env(dict.fromkeys(SETTINGS, "")) == from_env({})
 
 
-def test_what_the_other_programs_know_is_no_mistake() -> None:
+def test_variables_of_the_other_programs_are_accepted() -> None:
     from_env({"DCP_DATABASE_URL": "sqlite:///x", "DCP_HTTP_LISTEN": ":8080", "PATH": "/bin"})
 
 
-def test_containers_are_granted_what_is_set() -> None:
+def test_container_limits_are_read() -> None:
     assert from_env({}).containers.images == ()
     settings = {
         "DCP_CONTAINER_IMAGES": "busybox, ghcr.io/acme/*,",
@@ -43,12 +43,12 @@ def test_containers_are_granted_what_is_set() -> None:
     assert (containers.user_id, containers.group_id, containers.network) == (1000, 1001, "bridge")
 
 
-def test_models_are_named_with_their_files() -> None:
+def test_models_are_read_with_their_files() -> None:
     models = from_env({"DCP_MODELS": "a/b=/m/b.gguf, c=d=e.gguf"}).models
     assert [(model.name, model.path.name) for model in models] == [("a/b", "b.gguf"), ("c", "d=e.gguf")]
 
 
-def test_models_are_served_in_containers_as_is_set() -> None:
+def test_settings_of_model_servers_in_containers_are_read() -> None:
     assert from_env({}).engine_models == ()
     settings = {
         "DCP_ENGINE_MODELS": "a/b=/m/b, c=/m/c.gguf",
@@ -105,13 +105,15 @@ def test_models_are_served_in_containers_as_is_set() -> None:
         ({"DCP_LOG_LEVEL": "loud"}, "debug, info"),
     ],
 )
-def test_wrong_settings_are_refused_by_name(environ: dict[str, str], message: str) -> None:
+def test_bad_setting_is_refused_with_its_name(environ: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         from_env(environ)
 
 
 @pytest.mark.parametrize("trust", [{"DCP_TLS_CA": certifi.where()}, {"DCP_INSECURE": "true"}])
-def test_another_machine_needs_a_word_about_trust(trust: dict[str, str]) -> None:
+def test_server_on_another_machine_is_accepted_with_tls_or_an_explicit_exception(
+    trust: dict[str, str],
+) -> None:
     assert from_env({"DCP_SERVER": "example.com:443", **trust}).server == "example.com:443"
 
 
@@ -125,7 +127,7 @@ def test_another_machine_needs_a_word_about_trust(trust: dict[str, str]) -> None
         ("localhost.evil.com:1", False),
     ],
 )
-def test_loopback(server: str, is_local: bool) -> None:
+def test_loopback_addresses_are_local(server: str, is_local: bool) -> None:
     assert is_loopback(server) is is_local
 
 

@@ -1,4 +1,4 @@
-"""The daemon's file of settings, and the environment over it."""
+"""The daemon's settings file, which environment variables override."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def loaded(folder: Path, text: str, **environ: str) -> Config:
     return load({"HOME": str(folder), **environ}, str(write(folder, text)))
 
 
-def test_file_sets_what_the_environment_does_not(tmp_path: Path) -> None:
+def test_environment_overrides_the_file(tmp_path: Path) -> None:
     text = 'server = "127.0.0.1:7"\nlog_level = "debug"\nmax_temp_c = 80\n'
     config = loaded(tmp_path, text, DCP_LOG_LEVEL="error")
     assert (config.server, config.log_level, config.rules.max_temp_c) == ("127.0.0.1:7", "error", 80)
     assert config.path == tmp_path / "config.toml"
 
 
-def test_usual_place_is_read_and_may_be_empty(tmp_path: Path) -> None:
+def test_default_path_is_read_and_may_be_missing(tmp_path: Path) -> None:
     assert load({"HOME": str(tmp_path)}).path is None
     folder = tmp_path / ".config" / "dcp-daemon"
     folder.mkdir(parents=True)
@@ -99,12 +99,12 @@ def test_tables_name_models_and_aliases(tmp_path: Path) -> None:
         ('update_public_key = "c2hvcnQ="', "must be 32 bytes in Base64"),
     ],
 )
-def test_wrong_files_are_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
+def test_bad_file_is_refused_with_its_path(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         loaded(tmp_path, text)
 
 
-def test_refused_key_is_not_repeated(tmp_path: Path) -> None:
+def test_error_does_not_repeat_a_refused_key(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         loaded(tmp_path, 'provider_key = "dcp-provider-secret"')
     assert "secret" not in str(caught.value)
@@ -144,7 +144,7 @@ def test_every_setting_of_the_reference_can_stand_in_the_file(tmp_path: Path) ->
     assert config.update_public_key == b"k" * 32
 
 
-def test_written_file_says_the_same_again(tmp_path: Path) -> None:
+def test_written_file_reads_back_the_same_settings(tmp_path: Path) -> None:
     text = (
         'schedule = ["Sat 00:00-24:00"]\nmax_temp_c = 80\n[aliases]\n"x" = "y"\n[models]\n"old" = "/o.gguf"\n'
     )

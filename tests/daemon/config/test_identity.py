@@ -17,7 +17,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_what_is_saved_is_loaded_and_private(tmp_path: Path) -> None:
+def test_saved_identity_is_loaded_and_private(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "state"
     path = save(folder, IDENTITY)
     assert load(folder) == IDENTITY
@@ -25,7 +25,7 @@ def test_what_is_saved_is_loaded_and_private(tmp_path: Path) -> None:
     assert mode(folder) == 0o700
 
 
-def test_saving_again_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
+def test_saving_again_replaces_the_file_and_leaves_no_other(tmp_path: Path) -> None:
     save(tmp_path, IDENTITY)
     save(tmp_path, Identity(43, "other", "x:1"))
     assert load(tmp_path).provider_id == 43
@@ -39,7 +39,7 @@ def test_file_open_to_others_is_refused_with_the_remedy(tmp_path: Path, open_mod
         load(tmp_path)
 
 
-def test_missing_file_tells_to_register(tmp_path: Path) -> None:
+def test_missing_file_names_the_register_command(tmp_path: Path) -> None:
     with pytest.raises(IdentityError, match="dcp-daemon register"):
         load(tmp_path / "none")
 
@@ -59,7 +59,7 @@ def test_key_is_not_in_the_repr() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make folders of other users")
-def test_root_registers_for_whoever_owns_the_folder(tmp_path: Path) -> None:
+def test_root_saves_the_file_for_the_owner_of_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "dcp"
     folder.mkdir()
     os.chown(folder, 65534, 65534)

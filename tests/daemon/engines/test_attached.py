@@ -1,4 +1,4 @@
-"""The attached engine against real HTTP servers: one with the real model, and one that misbehaves as told."""
+"""The attached engine against real HTTP servers: one with the real model, and one that misbehaves."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def test_answer_and_counts_come_from_the_server() -> None:
     assert script.requests[0]["model"] == "served-model"
 
 
-async def test_alias_is_offered_and_the_servers_own_name_is_asked_for() -> None:
+async def test_alias_is_offered_and_the_servers_own_model_name_is_requested() -> None:
     script = Script(models=[{"id": "served-model", "max_model_len": 4096}, {"id": "other"}])
     async with attached(script, aliases={"public/name": "served-model", "gone/model": "not-there"}) as engine:
         assert [(m.name, m.context_tokens) for m in engine.models()] == [("public/name", 4096), ("other", 0)]
@@ -80,14 +80,14 @@ async def test_alias_is_offered_and_the_servers_own_name_is_asked_for() -> None:
     assert script.requests[0]["model"] == "served-model"
 
 
-async def test_key_is_sent_as_bearer_token_and_shown_nowhere() -> None:
+async def test_key_is_sent_as_bearer_token_and_never_shown() -> None:
     script = Script()
     async with attached(script, api_key="sk-of-the-provider"):
         assert "sk-of" not in repr(Attachment("http://x", api_key="sk-of-the-provider"))
     assert script.headers[0]["authorization"] == "Bearer sk-of-the-provider"
 
 
-async def test_counts_of_a_server_that_counts_nothing_are_its_pieces() -> None:
+async def test_pieces_are_counted_if_the_server_reports_no_usage() -> None:
     async with attached(Script(answers=(word("a"), word("b"), END, DONE))) as engine:
         _, usage = await run(engine, job())
     assert usage.completion_tokens == 2
@@ -107,7 +107,7 @@ async def test_counts_of_a_server_that_counts_nothing_are_its_pieces() -> None:
         pytest.param((word("Hel"), event(error={"message": "out of memory"})), id="an error in the stream"),
     ],
 )
-async def test_server_that_breaks_down_is_the_providers_fault_and_the_next_job_runs(
+async def test_failing_server_is_the_providers_fault_and_the_next_job_runs(
     answers: tuple[Any, ...],
 ) -> None:
     script = Script(answers=answers)
@@ -120,7 +120,7 @@ async def test_server_that_breaks_down_is_the_providers_fault_and_the_next_job_r
         assert pieces == ["well"]
 
 
-async def test_slow_server_is_waited_for_as_long_as_it_speaks() -> None:
+async def test_slow_server_is_waited_for_while_it_sends() -> None:
     steps = [step for text in "abcd" for step in (word(text), 0.1)]
     async with attached(Script(answers=(*steps, END, COUNTS)), Patience(5.0, 5.0)) as engine:
         pieces, _ = await run(engine, job())
@@ -141,7 +141,7 @@ async def test_slow_server_is_waited_for_as_long_as_it_speaks() -> None:
         (500, {}, ENGINE_FAILED),
     ],
 )
-async def test_refusals_tell_whose_fault_it_is(
+async def test_refusals_are_mapped_to_the_party_at_fault(
     status: int, error: dict[str, Any], reason: jobs_pb2.FailureReason.ValueType
 ) -> None:
     script = Script()
@@ -163,7 +163,7 @@ async def test_closing_the_generator_ends_the_request() -> None:
         await eventually(lambda: script.stopped == [True])
 
 
-async def test_models_go_when_the_server_is_gone_twice_and_come_back_with_it() -> None:
+async def test_models_are_removed_after_two_failed_checks_and_return_with_the_server() -> None:
     script = Script()
     async with attached(script) as engine:
         script.status = 503
@@ -176,7 +176,7 @@ async def test_models_go_when_the_server_is_gone_twice_and_come_back_with_it() -
         assert len(engine.models()) == 1
 
 
-async def test_list_of_a_hostile_server_is_bounded_and_its_names_are_checked() -> None:
+async def test_model_list_of_a_hostile_server_is_limited_and_its_names_are_checked() -> None:
     names: list[Any] = ["a b", "", "x" * 301, 7, None, "tab\t", *[f"m{n}" for n in range(1000)]]
     async with attached(Script(models=[{"id": name} for name in names])) as engine:
         served = [model.name for model in engine.models()]
@@ -184,7 +184,7 @@ async def test_list_of_a_hostile_server_is_bounded_and_its_names_are_checked() -
     assert all(name.startswith("m") for name in served)
 
 
-async def test_picture_comes_with_its_media_type() -> None:
+async def test_picture_has_its_media_type() -> None:
     script = Script()
     async with attached(script, image_models=frozenset({"served-model"})) as engine:
         assert list(engine.models()[0].job_types) == [IMAGE]
@@ -206,7 +206,7 @@ async def test_picture_comes_with_its_media_type() -> None:
         {"data": [{"b64_json": base64.b64encode(b"<script>").decode()}]},
     ],
 )
-async def test_what_is_no_picture_is_the_providers_fault(image: Any) -> None:
+async def test_answer_that_is_not_a_picture_is_the_providers_fault(image: Any) -> None:
     async with attached(Script(image=image), image_models=frozenset({"served-model"})) as engine:
         with pytest.raises(EngineError) as caught:
             await run(engine, picture_job())
@@ -214,7 +214,7 @@ async def test_what_is_no_picture_is_the_providers_fault(image: Any) -> None:
 
 
 @pytest.mark.parametrize("fields", [{"prompt": " "}, {"image_size": "huge"}, {"image_size": "0x10"}])
-async def test_bad_picture_parameters_are_refused_before_the_server_is_asked(fields: dict[str, Any]) -> None:
+async def test_bad_picture_parameters_are_refused_before_the_server_is_called(fields: dict[str, Any]) -> None:
     script = Script()
     async with attached(script, image_models=frozenset({"served-model"})) as engine:
         with pytest.raises(EngineError) as caught:

@@ -18,13 +18,13 @@ async def pieces_of(data: bytes, size: int) -> AsyncIterator[bytes]:
 
 
 @given(size=st.integers(1, 40))
-async def test_events_survive_any_split_and_unicode_line_separators(size: int) -> None:
+async def test_events_are_parsed_despite_any_split_and_unicode_line_separators(size: int) -> None:
     text = 'data: {"a": "x\u2028y\u0085z"}\n\ndata: {"b": 1}\r\n\nerror: {"code": 500}\n\ndata: [DONE]\n\n'
     events = [event async for event in chat.events(pieces_of(text.encode(), size))]
     assert events == [{"a": "x\u2028y\u0085z"}, {"b": 1}, {"error": {"code": 500}}]
 
 
-def test_defaults_are_left_to_the_model_server_but_for_the_length() -> None:
+def test_only_the_default_length_is_sent_to_the_model_server() -> None:
     body = chat.request_body(jobs_pb2.JobParams(model="m", prompt="hi"))
     assert body["max_tokens"] == 256
     assert "temperature" not in body
@@ -50,7 +50,7 @@ def test_zero_temperature_is_passed_on() -> None:
         (503, b'{"error": "loading"}', jobs_pb2.FAILURE_REASON_ENGINE_FAILED),
     ],
 )
-def test_refusals_tell_whose_fault_it_is(
+def test_refusals_are_mapped_to_the_party_at_fault(
     status: int, body: bytes, reason: jobs_pb2.FailureReason.ValueType
 ) -> None:
     assert chat.refusal(status, chat.error_of(body), 2048).reason == reason

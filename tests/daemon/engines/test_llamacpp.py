@@ -30,9 +30,9 @@ pytestmark = [
 
 @pytest.fixture
 async def engine() -> AsyncIterator[LlamaCppEngine]:
-    made = LlamaCppEngine(_MODELS[0].name, _MODELS[0].path, watch=True)
-    yield made
-    await made.close()
+    engine = LlamaCppEngine(_MODELS[0].name, _MODELS[0].path, watch=True)
+    yield engine
+    await engine.close()
 
 
 def job(**params: object) -> sessions_pb2.JobOffer:
@@ -76,7 +76,7 @@ async def test_same_prompt_streams_the_same_answer_from_a_warm_child(engine: Lla
     assert usage.tokens_per_second > 1
 
 
-async def test_conversation_is_understood(engine: LlamaCppEngine) -> None:
+async def test_conversation_is_answered(engine: LlamaCppEngine) -> None:
     messages = [
         jobs_pb2.ChatMessage(role="system", content="Answer in one word."),
         jobs_pb2.ChatMessage(role="user", content="Say hello."),
@@ -93,7 +93,7 @@ async def test_too_long_prompt_is_an_error_that_names_the_remedy(engine: LlamaCp
     assert await is_idle(engine)
 
 
-async def test_answer_that_the_context_cuts_short_is_an_error() -> None:
+async def test_answer_truncated_by_the_context_is_an_error() -> None:
     engine = LlamaCppEngine(_MODELS[0].name, _MODELS[0].path, context_tokens=256)
     with pytest.raises(EngineError) as caught:
         await answer(engine, job(prompt="Write a very long story about the sea.", max_tokens=1000))
@@ -154,7 +154,7 @@ async def test_child_that_died_between_jobs_is_replaced(engine: LlamaCppEngine) 
     assert pieces
 
 
-async def test_file_that_is_no_model_fails_the_job(tmp_path: Path) -> None:
+async def test_file_that_is_not_a_model_fails_the_job(tmp_path: Path) -> None:
     path = tmp_path / "broken.gguf"
     path.write_bytes(b"this is not a model")
     engine = LlamaCppEngine("broken", path)
@@ -172,7 +172,7 @@ async def test_close_ends_the_child(engine: LlamaCppEngine) -> None:
     assert not psutil.pid_exists(pid)
 
 
-async def test_key_is_not_on_the_child_s_command_line(engine: LlamaCppEngine) -> None:
+async def test_key_is_not_on_the_childs_command_line(engine: LlamaCppEngine) -> None:
     await engine.prepare(job(prompt="Say hello."))
     assert engine.server is not None
     key = engine.server.client.headers["Authorization"].removeprefix("Bearer ")
@@ -225,7 +225,7 @@ async def test_cancelled_start_leaves_no_child(engine: LlamaCppEngine) -> None:
     assert {child.pid for child in psutil.Process().children()} == before
 
 
-async def test_child_that_ignores_everything_is_killed_and_the_next_job_gets_a_new_one(
+async def test_child_that_ignores_everything_is_killed_and_replaced(
     engine: LlamaCppEngine,
 ) -> None:
     work = job(prompt="Tell me a story.", max_tokens=1000)

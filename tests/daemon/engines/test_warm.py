@@ -1,4 +1,4 @@
-"""Which models stay loaded when memory is short."""
+"""Warm models: which model is unloaded when memory is short."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ class Model:
         memory.models.append(self)
 
     async def unload(self) -> None:
-        """Gives it back."""
+        """Frees its memory."""
         assert not self.is_busy
         self.is_loaded = False
 
 
 class Memory:
-    """1,000 MiB, of which each loaded model takes 400."""
+    """A memory of 1,000 MiB; each loaded model takes 400."""
 
     def __init__(self) -> None:
         self.models: list[Model] = []
 
     def free_mib(self) -> int:
-        """What is left."""
+        """The free memory."""
         return 1000 - MIB_EACH * sum(model.is_loaded for model in self.models)
 
 
@@ -74,7 +74,7 @@ async def test_least_recently_used_model_makes_room_first(memory: Memory) -> Non
     assert (old.is_loaded, recent.is_loaded) == (False, True)
 
 
-async def test_busy_model_is_waited_for_and_not_unloaded_before(memory: Memory) -> None:
+async def test_busy_model_is_unloaded_only_when_it_becomes_idle(memory: Memory) -> None:
     busy = Model(memory, 1.0, busy=True)
     warm = warm_models(memory)
     making = asyncio.create_task(make_room(warm, 900))
@@ -86,19 +86,19 @@ async def test_busy_model_is_waited_for_and_not_unloaded_before(memory: Memory) 
     assert not busy.is_loaded
 
 
-async def test_idle_model_goes_before_a_busy_one_is_waited_for(memory: Memory) -> None:
+async def test_idle_model_is_unloaded_without_waiting_for_a_busy_model(memory: Memory) -> None:
     busy, idle = Model(memory, 1.0, busy=True), Model(memory, 2.0)
     await make_room(warm_models(memory), 500)
     assert (busy.is_loaded, idle.is_loaded) == (True, False)
 
 
-async def test_model_that_can_never_fit_may_try(memory: Memory) -> None:
+async def test_model_that_can_never_fit_may_load_once_all_others_are_unloaded(memory: Memory) -> None:
     model = Model(memory, 1.0)
     await make_room(warm_models(memory), 100_000)
     assert not model.is_loaded
 
 
-async def test_memory_of_the_gpus_counts_where_it_is_the_shorter_one(memory: Memory) -> None:
+async def test_gpu_memory_counts_where_it_is_the_scarcer_one(memory: Memory) -> None:
     warm = WarmModels()
     model = Model(memory, 1.0)
     warm.add(model)

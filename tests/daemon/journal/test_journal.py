@@ -1,4 +1,4 @@
-"""The journal: what is durable survives a crash, what is torn costs only itself."""
+"""The journal: durable records survive a crash, and a torn record affects only itself."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def persist(*records: Record, job_id: str = "job-1") -> Persist:
     return Persist(1, lease(job_id), records)
 
 
-def again(disk: MemoryDisk) -> list[History]:
-    """What a daemon finds that starts on the disk."""
+def recovered(disk: MemoryDisk) -> list[History]:
+    """The histories that a daemon finds when it starts on this disk."""
     return Journal(disk).recover()
 
 
@@ -57,11 +57,11 @@ def chunks(history: History) -> list[tuple[int, bytes]]:
     return history.channels[Channel.OUTPUT].kept()
 
 
-def test_story_is_found_again() -> None:
+def test_history_of_an_attempt_is_recovered() -> None:
     disk = MemoryDisk()
     assert Journal(disk).write([persist(record) for record in STORY]) == [None] * len(STORY)
     disk.crash(Random(1))
-    (history,) = again(disk)
+    (history,) = recovered(disk)
     assert history.offer.lease == lease()
     assert (history.started, history.run_ms) == (True, 1500)
     assert chunks(history) == [(2, b"two")]
@@ -90,17 +90,17 @@ def test_several_chunks_share_one_sync() -> None:
     assert disk.syncs - before == 1
 
 
-def test_forgotten_attempt_is_not_found_again() -> None:
+def test_forgotten_attempt_is_not_recovered() -> None:
     disk = MemoryDisk()
     journal = Journal(disk)
     journal.write([persist(*STORY), persist(accepted(offer("job-2")), job_id="job-2")])
     assert journal.write([Forget(lease())]) == [None]
     disk.crash(Random(1))
-    assert [history.offer.lease.job_id for history in again(disk)] == ["job-2"]
+    assert [history.offer.lease.job_id for history in recovered(disk)] == ["job-2"]
 
 
 @pytest.mark.parametrize("cut", range(1, 40))
-def test_torn_record_costs_only_itself(cut: int) -> None:
+def test_torn_record_is_the_only_one_lost(cut: int) -> None:
     whole = encode(STORY[:-1])
     torn = whole + encode([FINISHED])[:-cut]
     disk = MemoryDisk()
@@ -113,11 +113,11 @@ def test_torn_record_costs_only_itself(cut: int) -> None:
     assert history.finished is None
     assert chunks(history) == [(2, b"two")]
     assert restarted.write([persist(Chunk(Channel.OUTPUT, 3, b"three"))]) == [None]
-    assert chunks(again(disk)[0]) == [(2, b"two"), (3, b"three")]
+    assert chunks(recovered(disk)[0]) == [(2, b"two"), (3, b"three")]
 
 
 @given(st.integers(0, len(encode(STORY)) - 1), st.integers(0, 7))
-def test_flipped_bit_is_never_taken_for_a_record(at: int, bit: int) -> None:
+def test_record_with_a_flipped_bit_is_never_recovered(at: int, bit: int) -> None:
     data = bytearray(encode(STORY))
     data[at] ^= 1 << bit
     records, size = decode(bytes(data))
@@ -125,12 +125,12 @@ def test_flipped_bit_is_never_taken_for_a_record(at: int, bit: int) -> None:
     assert records == STORY[: len(records)]
 
 
-def test_file_that_grew_without_its_content_is_cut() -> None:
+def test_file_that_grew_without_its_content_is_truncated() -> None:
     data = encode(STORY) + bytes(100)
     assert decode(data) == (STORY, len(encode(STORY)))
 
 
-def test_full_disk_is_told_and_leaves_no_torn_record() -> None:
+def test_full_disk_is_reported_and_leaves_no_torn_record() -> None:
     disk = MemoryDisk()
     journal = Journal(disk)
     journal.write([persist(accepted(offer()), Started())])
@@ -139,7 +139,7 @@ def test_full_disk_is_told_and_leaves_no_torn_record() -> None:
     assert error is not None
     disk.is_full = False
     assert journal.write([persist(Chunk(Channel.OUTPUT, 1, b"kept"))]) == [None]
-    assert chunks(again(disk)[0]) == [(1, b"kept")]
+    assert chunks(recovered(disk)[0]) == [(1, b"kept")]
 
 
 def test_full_disk_takes_no_new_attempt() -> None:
@@ -149,10 +149,10 @@ def test_full_disk_takes_no_new_attempt() -> None:
     assert error is not None
     assert "No space" in str(error)
     disk.is_full = False
-    assert again(disk) == []
+    assert recovered(disk) == []
 
 
-def test_disk_that_is_nearly_full_takes_no_new_attempt_and_goes_on_with_the_old() -> None:
+def test_nearly_full_disk_takes_no_new_attempt_and_continues_the_old() -> None:
     disk = MemoryDisk()
     journal = Journal(disk)
     journal.write([persist(accepted(offer()))])
@@ -160,10 +160,10 @@ def test_disk_that_is_nearly_full_takes_no_new_attempt_and_goes_on_with_the_old(
     refused, went_on = journal.write([persist(accepted(offer("job-2")), job_id="job-2"), persist(Started())])
     assert refused is not None
     assert went_on is None
-    assert len(again(disk)) == 1
+    assert len(recovered(disk)) == 1
 
 
-def test_failure_of_one_attempt_is_not_another_s() -> None:
+def test_failure_of_an_attempt_does_not_affect_another() -> None:
     disk = MemoryDisk()
     journal = Journal(disk)
     journal.write([persist(accepted(offer()))])
@@ -172,25 +172,25 @@ def test_failure_of_one_attempt_is_not_another_s() -> None:
     assert errors[1] is not None
 
 
-def test_sync_that_fails_is_told_and_undone() -> None:
+def test_failed_sync_is_reported_and_undone() -> None:
     disk = MemoryDisk()
     journal = Journal(disk)
     journal.write([persist(accepted(offer()))])
     disk.fails_to_sync = True
     assert journal.write([persist(Started())]) != [None]
     disk.fails_to_sync = False
-    assert not again(disk)[0].started
+    assert not recovered(disk)[0].started
 
 
-def test_what_an_earlier_process_wrote_and_did_not_sync_is_durable_once_it_is_read() -> None:
+def test_unsynced_records_of_an_earlier_process_are_synced_at_recovery() -> None:
     disk = MemoryDisk()
     disk.append("killed-before-its-sync.attempt", encode(STORY))
-    assert again(disk)[0].finished == FINISHED.message
+    assert recovered(disk)[0].finished == FINISHED.message
     disk.crash(Random(1))
-    assert again(disk)[0].finished == FINISHED.message
+    assert recovered(disk)[0].finished == FINISHED.message
 
 
-def test_what_cannot_be_synced_when_it_is_read_takes_no_more_records() -> None:
+def test_attempt_that_cannot_be_synced_at_recovery_takes_no_more_records() -> None:
     disk = MemoryDisk()
     Journal(disk).write([persist(accepted(offer()))])
     disk.fails_to_sync = True
@@ -220,7 +220,7 @@ def test_acknowledged_chunks_are_forgotten_and_the_file_stays_small(tmp_path: Pa
 
 
 @given(st.lists(st.sampled_from(STORY[1:]), max_size=12))
-def test_fewest_records_add_up_to_the_same(records: list[Record]) -> None:
+def test_compacted_records_give_the_same_history(records: list[Record]) -> None:
     history = replay([STORY[0], *records])
     assert history is not None
     once = history.records()
@@ -229,7 +229,7 @@ def test_fewest_records_add_up_to_the_same(records: list[Record]) -> None:
     assert shorter.records() == once
 
 
-def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
+def test_files_can_be_read_only_by_their_owner(tmp_path: Path) -> None:
     disk = FileDisk(tmp_path / "journal")
     Journal(disk).write([persist(*STORY)])
     assert stat.S_IMODE((tmp_path / "journal").stat().st_mode) == 0o700
@@ -245,13 +245,13 @@ def test_two_daemons_cannot_share_a_folder(tmp_path: Path) -> None:
     FileDisk(tmp_path).close()
 
 
-def test_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalError, match="cannot be used"):
         FileDisk(tmp_path / "file" / "journal")
 
 
-def test_strange_files_are_removed(tmp_path: Path) -> None:
+def test_unknown_files_are_removed(tmp_path: Path) -> None:
     disk = FileDisk(tmp_path)
     Journal(disk).write([persist(*STORY)])
     (tmp_path / "left-over.attempt.new").write_bytes(b"half")
@@ -260,8 +260,10 @@ def test_strange_files_are_removed(tmp_path: Path) -> None:
     assert len(disk.names()) == 1
 
 
-def test_what_is_synced_has_reached_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a real file, the kernel is asked for it: only a machine that loses its power would show the rest."""
+def test_sync_asks_the_kernel_to_write_the_file_and_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a real file, only the call of fsync can be tested; the rest would need a power failure."""
     asked = []
 
     def fsync(descriptor: int) -> None:
@@ -280,7 +282,7 @@ def test_what_is_synced_has_reached_the_disk(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make folders of other users")
-def test_root_keeps_out_of_a_folder_of_the_services_user(tmp_path: Path) -> None:
+def test_root_refuses_a_folder_of_the_services_user(tmp_path: Path) -> None:
     state = tmp_path / "dcp"
     state.mkdir()
     os.chown(state, 65534, 65534)

@@ -1,4 +1,4 @@
-"""The recorder: off the event loop, in order, several entries to one sync."""
+"""The journal's writer: works off the event loop, in order, with one sync for several entries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.memory_disk import MemoryDisk
 
 
 class SlowDisk(MemoryDisk):
-    """Syncs when it is let."""
+    """A disk whose syncs wait until the test allows them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,13 +25,13 @@ class SlowDisk(MemoryDisk):
 
 
 class BrokenJournal(Journal):
-    """Has a fault of ours."""
+    """A journal with a bug."""
 
     def write(self, entries: object) -> list[OSError | None]:
         raise RuntimeError("a fault")
 
 
-async def test_what_comes_while_the_disk_syncs_shares_the_next_sync() -> None:
+async def test_entries_that_arrive_during_a_sync_share_the_next_sync() -> None:
     disk, done = SlowDisk(), list[int]()
     recorder = JournalWriter(Journal(disk), lambda entry, error: done.append(entry.number))
     records: list[Record] = [accepted(offer()), *(Chunk(Channel.OUTPUT, n, b"x") for n in range(1, 21))]
@@ -43,12 +43,12 @@ async def test_what_comes_while_the_disk_syncs_shares_the_next_sync() -> None:
     assert done == []
     disk.may_sync.set()
     await eventually(lambda: done == list(range(23)))
-    # Two batches, and the folder once for the new file.
+    # Two batches, and one sync of the folder for the new file.
     assert disk.syncs == 3
     await recorder.close()
 
 
-async def test_fault_in_the_journal_is_told_as_a_failure() -> None:
+async def test_bug_in_the_journal_is_reported_as_a_failure() -> None:
     errors: list[OSError | None] = []
     recorder = JournalWriter(BrokenJournal(MemoryDisk()), lambda entry, error: errors.append(error))
     recorder.put(Persist(1, lease(), (accepted(offer()),)))

@@ -1,4 +1,4 @@
-"""Files are replaced whole or not at all."""
+"""Files are replaced completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from daemon.machine import durable
 
 
-def test_file_gets_its_text_and_its_mode(tmp_path: Path) -> None:
+def test_file_is_written_with_its_text_and_mode(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
     durable.replace(path, "new", mode=0o640, owner=tmp_path.stat())
@@ -19,7 +19,7 @@ def test_file_gets_its_text_and_its_mode(tmp_path: Path) -> None:
     assert path.stat().st_uid == os.geteuid()
 
 
-def test_failure_leaves_the_old_text_and_nothing_else(tmp_path: Path) -> None:
+def test_failed_write_leaves_only_the_old_text(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
     with pytest.raises(UnicodeEncodeError):

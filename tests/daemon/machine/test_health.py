@@ -1,4 +1,4 @@
-"""Which GPUs may be given work: every fault, what it costs, and the ways back."""
+"""Which GPUs may get jobs: every fault, its effect, and how a GPU recovers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("sample", "fault"), FAULTS)
-def test_gpu_that_fails_drains_alone(sample: gpus_pb2.GpuStatus, fault: int) -> None:
+def test_failed_gpu_is_the_only_one_without_jobs(sample: gpus_pb2.GpuStatus, fault: int) -> None:
     health = observed(BOTH)
     assert states(health.observe(sample)) == {"a": (FAILED, fault), "b": (HEALTHY, 0)}
     assert health.healthy_gpus() == ["b"]
@@ -65,19 +65,19 @@ def test_gpu_that_fails_drains_alone(sample: gpus_pb2.GpuStatus, fault: int) -> 
 
 
 @pytest.mark.parametrize(("sample", "fault"), FAULTS)
-def test_machine_without_a_healthy_gpu_takes_none(sample: gpus_pb2.GpuStatus, fault: int) -> None:
+def test_machine_without_a_healthy_gpu_has_no_slots(sample: gpus_pb2.GpuStatus, fault: int) -> None:
     alone = gpus_pb2.GpuStatus(all_gpus=[device for device in sample.all_gpus if device.uuid == "a"])
     health = observed(status(gpu("a")), alone)
     assert (health.healthy_gpus(), health.slots(3)) == ([], 0)
     assert health.must_end(None)
 
 
-def test_lost_gpu_keeps_its_identity_and_none_of_its_figures() -> None:
+def test_lost_gpu_keeps_its_identity_but_not_its_figures() -> None:
     (lost,) = [device for device in observed(BOTH).observe(status(gpu("b"))).all_gpus if device.uuid == "a"]
     assert (lost.index, lost.gpu_name, lost.HasField("temp_c")) == (0, "A100", False)
 
 
-def test_errors_of_before_the_daemon_are_no_fault() -> None:
+def test_errors_from_before_the_daemon_started_are_not_a_fault() -> None:
     health = observed(
         status(gpu("a", ecc_volatile_uncorrected=9, xid_count=0)),
         status(gpu("a", ecc_volatile_uncorrected=9)),
@@ -85,13 +85,13 @@ def test_errors_of_before_the_daemon_are_no_fault() -> None:
     assert health.healthy_gpus() == ["a"]
 
 
-def test_error_count_that_could_not_be_told_for_a_while_is_no_new_error() -> None:
-    untold = gpu("a")
-    untold.ClearField("ecc_volatile_uncorrected")
-    assert observed(status(gpu("a")), status(untold), status(gpu("a"))).healthy_gpus() == ["a"]
+def test_error_count_that_was_missing_for_a_while_is_not_a_new_error() -> None:
+    without_count = gpu("a")
+    without_count.ClearField("ecc_volatile_uncorrected")
+    assert observed(status(gpu("a")), status(without_count), status(gpu("a"))).healthy_gpus() == ["a"]
 
 
-def test_lost_gpu_comes_back_after_enough_good_samples_in_a_row() -> None:
+def test_lost_gpu_recovers_after_enough_consecutive_good_samples() -> None:
     health = observed(BOTH, status(gpu("b")), *[BOTH] * (GOOD_SAMPLES - 1), status(gpu("b")))
     for _ in range(GOOD_SAMPLES - 1):
         health.observe(BOTH)
@@ -109,7 +109,7 @@ def test_lost_gpu_comes_back_after_enough_good_samples_in_a_row() -> None:
     ],
 )
 @pytest.mark.parametrize("reset", ["none", "gpu", "driver"])
-def test_faulty_gpu_comes_back_only_after_a_reset(
+def test_faulty_gpu_recovers_only_after_a_reset(
     sample: gpus_pb2.GpuStatus, after: gpus_pb2.GpuDevice, reset: str
 ) -> None:
     health = observed(BOTH, sample, *[status(after, gpu("b"))] * GOOD_SAMPLES)
@@ -121,19 +121,19 @@ def test_faulty_gpu_comes_back_only_after_a_reset(
     assert health.healthy_gpus() == (["b"] if reset == "none" else ["a", "b"])
 
 
-def test_count_of_errors_that_begins_anew_proves_a_reset() -> None:
+def test_error_count_that_restarts_proves_a_reset() -> None:
     health = observed(BOTH, MEMORY_ERROR)
     for _ in range(GOOD_SAMPLES):
         health.observe(status(gpu("a", ecc_volatile_uncorrected=0), gpu("b")))
     assert health.healthy_gpus() == ["a", "b"]
 
 
-def test_broken_row_stays_a_fault_as_long_as_it_is_told() -> None:
+def test_broken_memory_row_is_a_fault_while_it_is_reported() -> None:
     health = observed(BOTH, BROKEN_ROW, DRIVER_LOST, *[BROKEN_ROW] * 2 * GOOD_SAMPLES)
     assert health.healthy_gpus() == ["b"]
 
 
-def test_driver_that_is_gone_means_no_new_work_and_ends_nothing() -> None:
+def test_lost_driver_stops_new_jobs_and_ends_no_running_job() -> None:
     health = observed(BOTH)
     unknown = (UNKNOWN, gpus_pb2.GPU_FAULT_DRIVER_LOST)
     assert states(health.observe(DRIVER_LOST)) == {"a": unknown, "b": unknown}
@@ -154,18 +154,18 @@ def test_machine_that_never_had_a_gpu_keeps_its_slots() -> None:
         st.lists(
             st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.integers(0, 3), st.booleans()),
             max_size=3,
-            unique_by=lambda one: one[0],
+            unique_by=lambda figures: figures[0],
         )
         | st.none(),
         max_size=30,
     ),
     st.integers(0, 8),
 )
-def test_whatever_is_sampled_the_states_and_the_slots_agree(
+def test_states_and_slots_agree_for_any_samples(
     samples: list[list[tuple[str, int, int, bool]] | None], whole: int
 ) -> None:
     health = Health()
-    seen: set[str] = set()
+    uuids: set[str] = set()
     for sample in samples:
         taken = (
             DRIVER_LOST
@@ -177,9 +177,9 @@ def test_whatever_is_sampled_the_states_and_the_slots_agree(
                 )
             )
         )
-        told = states(health.observe(taken))
-        seen |= {device.uuid for device in taken.all_gpus}
-        assert told.keys() == seen
-        assert health.healthy_gpus() == sorted(u for u, (state, _) in told.items() if state == HEALTHY)
+        reported = states(health.observe(taken))
+        uuids |= {device.uuid for device in taken.all_gpus}
+        assert reported.keys() == uuids
+        assert health.healthy_gpus() == sorted(u for u, (state, _) in reported.items() if state == HEALTHY)
         assert 0 <= health.slots(whole) <= whole
-        assert (health.slots(whole) == 0) == (whole == 0 or (bool(seen) and not health.healthy_gpus()))
+        assert (health.slots(whole) == 0) == (whole == 0 or (bool(uuids) and not health.healthy_gpus()))

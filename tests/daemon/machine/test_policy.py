@@ -1,4 +1,4 @@
-"""The provider's own rules: windows of the week, heat, memory that stays free."""
+"""The provider's own rules: weekly hours, temperature, reserved memory."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def status(*gpus: gpus_pb2.GpuDevice) -> gpus_pb2.GpuStatus:
 
 
 @given(windows, moments)
-def test_window_is_open_in_the_minutes_that_follow_its_starts(window: Window, moment: datetime) -> None:
-    """Told in another way: by walking from each start of the week, for as long as the window lasts."""
+def test_window_is_open_for_its_length_after_each_start(window: Window, moment: datetime) -> None:
+    """The expected value is computed from each start of the week and the window's length."""
     length = (window.end - window.start) % MINUTES or MINUTES
     now = moment.weekday() * MINUTES + moment.hour * 60 + moment.minute
     expected = any((now - (day * MINUTES + window.start)) % (7 * MINUTES) < length for day in window.days)
@@ -58,21 +58,21 @@ def test_window_is_open_in_the_minutes_that_follow_its_starts(window: Window, mo
 
 
 @given(windows, moments, st.integers(-14, 14))
-def test_schedule_follows_the_clocks_of_its_place(window: Window, moment: datetime, hours: int) -> None:
+def test_schedule_follows_local_time(window: Window, moment: datetime, hours: int) -> None:
     from datetime import timezone
 
-    there = timezone(timedelta(hours=hours))
-    local = moment.replace(tzinfo=there)
-    assert Schedule((window,), there).is_open(local.astimezone(UTC)) is window.contains(local)
+    zone = timezone(timedelta(hours=hours))
+    local = moment.replace(tzinfo=zone)
+    assert Schedule((window,), zone).is_open(local.astimezone(UTC)) is window.contains(local)
 
 
 @given(st.lists(windows, min_size=1), st.lists(windows, min_size=1), moments)
-def test_stricter_is_open_only_when_both_are(
+def test_stricter_rules_are_open_only_when_both_are(
     mine: list[Window], theirs: list[Window], moment: datetime
 ) -> None:
-    one, other = (Rules(schedules=(Schedule(tuple(some)),)) for some in (mine, theirs))
-    both = not refusal(one, None, moment) and not refusal(other, None, moment)
-    assert (not refusal(stricter(one, other), None, moment)) is both
+    own, other = (Rules(schedules=(Schedule(tuple(windows)),)) for windows in (mine, theirs))
+    both = not refusal(own, None, moment) and not refusal(other, None, moment)
+    assert (not refusal(stricter(own, other), None, moment)) is both
 
 
 @given(
@@ -83,16 +83,16 @@ def test_stricter_is_open_only_when_both_are(
     st.floats(20, 130),
     st.integers(0, 90_000),
 )
-def test_what_the_stricter_takes_each_takes(
+def test_stricter_rules_accept_only_what_both_accept(
     cap: float | None, other_cap: float | None, reserve: int, other_reserve: int, temp: float, free: int
 ) -> None:
-    one, other = Rules(cap, reserve), Rules(other_cap, other_reserve)
+    own, other = Rules(cap, reserve), Rules(other_cap, other_reserve)
     reading = status(gpu(temp_c=temp, free_vram_mib=free))
-    refused = [bool(refusal(rules, reading, NOON)) for rules in (one, other)]
-    assert bool(refusal(stricter(one, other), reading, NOON)) is any(refused)
+    refused = [bool(refusal(rules, reading, NOON)) for rules in (own, other)]
+    assert bool(refusal(stricter(own, other), reading, NOON)) is any(refused)
 
 
-def test_nothing_set_takes_everything() -> None:
+def test_without_rules_every_job_is_accepted() -> None:
     for reading in (None, status(), status(gpu(temp_c=110, free_vram_mib=0))):
         assert refusal(Rules(), reading, NOON) == ""
     assert stricter() == Rules()
@@ -103,8 +103,8 @@ def test_nothing_set_takes_everything() -> None:
     [
         ("Mon-Fri 20:00-08:00", 0, 19, False),
         ("Mon-Fri 20:00-08:00", 0, 20, True),
-        ("Mon-Fri 20:00-08:00", 0, 7, False),  # Sunday's evening is not in it
-        ("Mon-Fri 20:00-08:00", 5, 7, True),  # Friday's evening goes on into Saturday
+        ("Mon-Fri 20:00-08:00", 0, 7, False),  # Sunday evening does not belong to it
+        ("Mon-Fri 20:00-08:00", 5, 7, True),  # Friday evening continues into Saturday
         ("Mon-Fri 20:00-08:00", 5, 8, False),
         ("Sat-Mon 00:00-24:00", 6, 23, True),
         ("Sat-Mon 00:00-24:00", 1, 0, False),
@@ -113,7 +113,7 @@ def test_nothing_set_takes_everything() -> None:
         ("mon 00:00-01:00, tue 00:00-01:00", 1, 0, True),
     ],
 )
-def test_written_windows(text: str, day: int, hour: int, is_open: bool) -> None:
+def test_windows_are_parsed(text: str, day: int, hour: int, is_open: bool) -> None:
     schedule = parse_schedule(text, UTC)
     assert schedule.is_open(MONDAY + timedelta(days=day, hours=hour)) is is_open
 
@@ -136,7 +136,7 @@ def test_zone_moves_the_window() -> None:
         "08:00-25:00",
     ],
 )
-def test_windows_that_mean_nothing_are_refused(text: str) -> None:
+def test_malformed_window_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_schedule(text, UTC)
 
@@ -148,18 +148,18 @@ def test_hottest_gpu_decides() -> None:
     assert refusal(rules, status(gpu(temp_c=60), gpu(1, temp_c=81)), NOON).startswith("GPU 1 has 81 °C")
 
 
-def test_rule_that_cannot_be_judged_keeps_jobs_out() -> None:
-    unknown = gpus_pb2.GpuStatus()  # a driver that is gone tells not even a count
+def test_rule_that_cannot_be_checked_refuses_jobs() -> None:
+    unknown = gpus_pb2.GpuStatus()  # a lost driver does not even report a count
     for reading in (None, unknown, status(gpu())):
         assert "cannot be read" in refusal(Rules(max_temp_c=80), reading, NOON)
         assert "must be free" in refusal(Rules(vram_reserve_mib=1), reading, NOON)
 
 
-def test_machine_without_gpus_has_none_to_spare() -> None:
+def test_machine_without_gpus_cannot_meet_a_memory_reserve() -> None:
     assert refusal(Rules(max_temp_c=80, vram_reserve_mib=1024), status(), NOON) == ""
 
 
-def test_reserve_stays_free_on_each_gpu_that_the_job_wants() -> None:
+def test_reserve_stays_free_on_each_gpu_of_the_job() -> None:
     rules = Rules(vram_reserve_mib=2000)
     reading = status(gpu(free_vram_mib=8000), gpu(1, free_vram_mib=5000))
     assert refusal(rules, reading, NOON, vram_required_mib=6000) == ""
@@ -168,21 +168,21 @@ def test_reserve_stays_free_on_each_gpu_that_the_job_wants() -> None:
     assert refusal(rules, reading, NOON, vram_required_mib=3001, gpu_count=2) != ""
 
 
-# --- what the owner told the server: both must judge alike ---
+# --- settings that the owner stored at the server: daemon and server must agree ---
 
 ZONES = ("UTC", "Asia/Riyadh", "Europe/Berlin", "America/St_Johns", "Pacific/Chatham")
-# A week with a change of the clocks in Berlin: they go back on Sunday, 2026-10-25.
+# A week in which Berlin's clocks change: they go back on Sunday, 2026-10-25.
 CHANGE = datetime(2026, 10, 22, tzinfo=UTC)
 
 
 def hours(days: str, start: str, end: str) -> Settings:
-    """What an owner sends: days by their first letters, none for all."""
+    """Settings with hours on these days, by their first three letters; no day means every day."""
     names = [day for day in Weekday if day.name.lower()[:3] in days.split()]
     return Settings((server_window(names, start, end),), "UTC")
 
 
 def takes_jobs(settings: Settings, moment: datetime) -> bool:
-    """What the daemon makes of the settings as they travel."""
+    """Whether the daemon accepts jobs under these settings, as received in a message."""
     return refusal(rules_of(settings_message(settings)), status(), moment) == ""
 
 
@@ -199,7 +199,7 @@ def takes_jobs(settings: Settings, moment: datetime) -> bool:
         (hours("mon", "00:01", "00:00"), range(1, 24)),
     ],
 )
-def test_hours_of_the_server_are_kept_here(settings: Settings, is_open_at: Sequence[int]) -> None:
+def test_daemon_applies_the_hours_from_the_server(settings: Settings, is_open_at: Sequence[int]) -> None:
     moments = [MONDAY + timedelta(hours=hour) for hour in range(7 * 24)]
     assert [n for n, moment in enumerate(moments) if takes_jobs(settings, moment)] == list(is_open_at)
 
@@ -228,19 +228,19 @@ def test_daemon_and_server_are_open_at_the_same_moments(windows: list[Any], zone
 def test_daemon_and_server_call_the_same_gpu_too_hot(cap: int | None, temp_c: float) -> None:
     settings = Settings(max_temp_c=cap)
     reading = status(gpu(temp_c=temp_c))
-    told = reading.all_gpus[0].temp_c  # as it travels
+    received_c = reading.all_gpus[0].temp_c  # rounded as in the message
     is_refused = refusal(rules_of(settings_message(settings)), reading, NOON) != ""
-    assert is_refused is settings.is_too_hot(False, told)
+    assert is_refused is settings.is_too_hot(False, received_c)
 
 
-def test_memory_reserve_of_the_server_is_kept_here() -> None:
+def test_daemon_applies_the_memory_reserve_from_the_server() -> None:
     rules = rules_of(settings_message(Settings(vram_reserve_mib=4096)))
     assert rules == Rules(vram_reserve_mib=4096)
     assert refusal(rules, status(gpu(free_vram_mib=4095)), NOON) != ""
 
 
-def test_hours_of_a_zone_that_is_unknown_here_are_the_servers_alone() -> None:
-    told = terms_pb2.ProviderSettings(
+def test_daemon_leaves_hours_in_an_unknown_zone_to_the_server() -> None:
+    received = terms_pb2.ProviderSettings(
         hours=[terms_pb2.WeeklyHours(start="00:00", end="00:01")], timezone="Mars/Olympus", max_temp_c=70
     )
-    assert rules_of(told) == Rules(max_temp_c=70)
+    assert rules_of(received) == Rules(max_temp_c=70)

@@ -1,4 +1,4 @@
-"""The daemon's half of the session protocol, without any I/O: messages in, effects out."""
+"""The daemon's side of the session protocol, without any I/O: messages in, effects out."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ DONE = succeeded(jobs_pb2.Usage(completion_tokens=1))
 
 
 class Bench:
-    """A session, its clock, everything that it asked for, and a journal that saves at once.
+    """A session with its clock, its effects so far, and a journal that saves at once.
 
-    `disk`: "well", "slow" (what is to be saved waits in `unsaved`) or "full".
+    `disk`: "well", "slow" (unsaved records wait in `unsaved`) or "full".
     """
 
     def __init__(self, slots: int = 1, rng: Random | None = None) -> None:
@@ -61,7 +61,7 @@ class Bench:
         )
 
     def take(self, effects: list[Effect]) -> list[Effect]:
-        """Carries the journal's effects out; returns the others, with what followed."""
+        """Carries out the journal's effects; returns the other effects, with those that followed."""
         others: list[Effect] = []
         for effect in effects:
             match effect:
@@ -78,7 +78,7 @@ class Bench:
         return self.take(self.session.handle(event, self.now))
 
     def save(self) -> list[Effect]:
-        """What waits is saved, or cannot be."""
+        """Saves the waiting records, or fails to."""
         effects: list[Effect] = []
         while self.unsaved:
             entry = self.unsaved.pop(0)
@@ -93,7 +93,7 @@ class Bench:
         return self.happen(ev.Received(sessions_pb2.ServerMessage(**kind)))
 
     def restarted(self, adopted: bool = False) -> Bench:
-        """The daemon after a crash, with what it saved."""
+        """The daemon after a crash, with the records that it had saved."""
         again = Bench()
         again.now = self.now
         by_lease: dict[str, list[Record]] = {}
@@ -106,7 +106,7 @@ class Bench:
         return again
 
     def link_again(self) -> None:
-        """A new stream, on which the server keeps everything."""
+        """Opens a new stream on which the server keeps every lease."""
         self.lose()
         self.connect()
         self.welcome()
@@ -157,7 +157,7 @@ class Bench:
             self.hear(heartbeat_ack=sessions_pb2.HeartbeatAck(sequence=message.sequence))
 
     def pass_time(self, duration: float, answering: bool = True, step: float = 1.0) -> list[Effect]:
-        """Lets time pass in steps, the server answering heartbeats or not."""
+        """Advances the clock in steps; the server answers heartbeats or does not."""
         effects: list[Effect] = []
         end = self.now + duration
         while self.now < end:
@@ -176,7 +176,7 @@ def sent(effects: list[Effect], kind: str) -> list[Any]:
 
 
 def kinds(effects: list[Effect]) -> list[str]:
-    """What the effects are, messages by their kind."""
+    """The names of the effects, and of messages their kind."""
     return [
         effect.message.WhichOneof("kind") or "" if isinstance(effect, Send) else type(effect).__name__
         for effect in effects
@@ -194,7 +194,7 @@ def test_hello_comes_first_and_nothing_else_before_welcome() -> None:
     assert bench.welcome() == [Opened(42, 3)]
 
 
-def test_hello_tells_what_the_daemon_is() -> None:
+def test_hello_describes_the_daemon() -> None:
     bench = Bench()
     bench.session.handle(ev.GpusSampled(gpus_pb2.GpuStatus(gpu_name="RTX")), bench.now)
     (hello,) = sent(bench.connect(), "hello")
@@ -208,18 +208,18 @@ def test_second_welcome_changes_nothing() -> None:
     assert bench.welcome() == []
 
 
-def test_welcome_that_never_comes_ends_the_stream() -> None:
+def test_missing_welcome_ends_the_stream() -> None:
     bench = Bench()
     bench.connect()
     assert kinds(bench.pass_time(61, answering=False)) == ["ReconnectAfter"]
     assert bench.session.link is LinkState.OFFLINE
 
 
-def test_settings_are_those_that_the_server_told_last() -> None:
+def test_newest_settings_from_the_server_count() -> None:
     bench = Bench()
     bench.connect()
     cool, cooler = (terms_pb2.ProviderSettings(max_temp_c=most) for most in (80, 70))
-    assert bench.hear(settings_update=cooler) == []  # out of turn: before Welcome
+    assert bench.hear(settings_update=cooler) == []  # ignored before Welcome
     assert bench.session.settings == terms_pb2.ProviderSettings()
     bench.hear(welcome=sessions_pb2.Welcome(session_epoch=3, settings=cool))
     assert bench.session.settings == cool
@@ -228,14 +228,14 @@ def test_settings_are_those_that_the_server_told_last() -> None:
     bench.lose()
     assert bench.session.settings == cooler
     bench.connect()
-    bench.welcome()  # by a server that knows of none
+    bench.welcome()  # from a server without such settings
     assert bench.session.settings == terms_pb2.ProviderSettings()
 
 
 # --- heartbeats ---
 
 
-def test_heartbeats_go_every_interval_with_a_tenth_of_jitter() -> None:
+def test_heartbeats_are_sent_every_interval_with_ten_percent_jitter() -> None:
     bench = Bench().open()
     times = []
     for _ in range(1000):
@@ -264,13 +264,13 @@ def test_result_that_waits_for_credit_keeps_its_lease_listed() -> None:
     assert list(beat.held_leases) == [lease()]
 
 
-def test_server_that_answers_no_heartbeat_is_left() -> None:
+def test_stream_without_heartbeat_answers_is_closed() -> None:
     bench = Bench().open()
     effects = bench.pass_time(80, answering=False)
     assert kinds(effects)[-1] == "ReconnectAfter"
 
 
-def test_clock_that_jumps_does_not_make_a_server_silent() -> None:
+def test_jump_of_the_clock_does_not_close_the_stream() -> None:
     bench = Bench().open()
     assert kinds(bench.pass_time(500, step=500)) == ["heartbeat"]
 
@@ -337,7 +337,7 @@ def test_offer_without_a_lease_is_ignored() -> None:
 # --- output and results ---
 
 
-def test_run_is_told_in_order_and_forgotten_when_acknowledged() -> None:
+def test_run_is_reported_in_order_and_forgotten_when_acknowledged() -> None:
     bench = Bench().open().running()
     bench.write(b"one")
     bench.write(b"two")
@@ -364,7 +364,7 @@ def test_output_is_split_at_64_kib() -> None:
     assert [len(chunk.data) for chunk in chunks] == [65536, 65536, 22528]
 
 
-def test_credit_bounds_what_is_under_way_and_the_result_comes_last() -> None:
+def test_credit_limits_unacknowledged_chunks_and_the_result_comes_last() -> None:
     bench = Bench().open(credit=2).running()
     for letter in (b"a", b"b", b"c"):
         bench.write(letter)
@@ -380,7 +380,7 @@ def text_of(effects: list[Effect]) -> bytes:
     return b"".join(chunk.data for chunk in sent(effects, "output_chunk"))
 
 
-def test_too_much_output_is_cut_and_the_run_goes_on() -> None:
+def test_output_over_the_limit_is_truncated_and_the_run_continues() -> None:
     bench = Bench().open(credit=1000).running()
     bench.write(b"x" * MAX_OUTPUT_BYTES)
     assert bench.write(b"y" * 12_000) == []
@@ -395,7 +395,7 @@ def test_too_much_output_is_cut_and_the_run_goes_on() -> None:
     assert finished.last_output_seq == len(sent(bench.effects, "output_chunk"))
 
 
-def test_output_of_exactly_the_limit_is_whole() -> None:
+def test_output_of_exactly_the_limit_is_complete() -> None:
     bench = Bench().open().running(output_limit_bytes=10)
     bench.write(b"0123456789")
     bench.finish()
@@ -404,7 +404,7 @@ def test_output_of_exactly_the_limit_is_whole() -> None:
 
 
 @pytest.mark.parametrize("limit", range(1, 14))
-def test_output_is_cut_between_characters(limit: int) -> None:
+def test_output_is_truncated_between_characters(limit: int) -> None:
     bench = Bench().open().running(output_limit_bytes=limit)
     whole = "aé→😀ab"
     bench.write(whole.encode())
@@ -416,7 +416,7 @@ def test_output_is_cut_between_characters(limit: int) -> None:
     assert marker == ("" if not missing else f"[output truncated: {missing} bytes not kept]\n")
 
 
-def test_log_counts_on_its_own_and_what_is_too_much_is_dropped() -> None:
+def test_log_is_numbered_separately_and_dropped_over_its_limit() -> None:
     bench = Bench().open(credit=1000).running()
     bench.write(b"out")
     for _ in range(20):
@@ -426,14 +426,14 @@ def test_log_counts_on_its_own_and_what_is_too_much_is_dropped() -> None:
     assert bench.session.unfinished
 
 
-def test_log_that_the_server_has_yet_to_store_holds_the_run_back() -> None:
+def test_run_waits_while_its_log_is_unacknowledged() -> None:
     bench = Bench().open(credit=2).running()
     assert bench.session.has_room(lease())
     bench.happen(ev.AttemptWrote(lease(), Channel.LOG, b"l" * 2 * MAX_CHUNK_BYTES))
     assert not bench.session.has_room(lease())
 
 
-def test_meter_stands_once_the_work_is_over() -> None:
+def test_meter_stops_when_the_work_is_done() -> None:
     bench = Bench().open().running()
     bench.now += 20
     bench.happen(ev.AttemptWorked(lease()))
@@ -443,14 +443,14 @@ def test_meter_stands_once_the_work_is_over() -> None:
     assert finished.run_time == seconds(20)
 
 
-def test_failure_message_is_bounded() -> None:
+def test_failure_message_has_a_maximum_length() -> None:
     bench = Bench().open().running()
     result = failed(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, "x" * 5000)
     effects = bench.happen(ev.AttemptFinished(lease(), result))
     assert len(sent(effects, "job_finished")[0].failure_message) == 2000
 
 
-# --- ends by the server's word or the clock ---
+# --- ends by a message of the server or by the clock ---
 
 
 def test_cancel_stops_a_run_and_reports_its_time() -> None:
@@ -487,7 +487,7 @@ def test_run_limit_stops_the_run_and_caps_its_time() -> None:
     assert finished.run_time == seconds(30)
 
 
-def test_meter_stands_while_the_files_of_a_run_go() -> None:
+def test_meter_is_stopped_while_the_files_are_uploaded() -> None:
     bench = Bench().open().running(limit=30)
     bench.now += 20
     bench.happen(ev.AttemptWorked(lease()))
@@ -498,7 +498,7 @@ def test_meter_stands_while_the_files_of_a_run_go() -> None:
     assert finished.run_time == seconds(20)
 
 
-def test_meter_that_stood_is_known_after_a_crash() -> None:
+def test_stopped_meter_is_recovered_after_a_crash() -> None:
     bench = Bench().open().running(limit=30)
     bench.now += 20
     bench.happen(ev.AttemptWorked(lease()))
@@ -511,7 +511,7 @@ def test_meter_that_stood_is_known_after_a_crash() -> None:
     assert finished.run_time == seconds(20)
 
 
-def test_preparing_does_not_use_up_the_run_limit() -> None:
+def test_preparation_does_not_count_towards_the_run_limit() -> None:
     bench = Bench().open()
     bench.hear(job_offer=offer(limit=30))
     assert "StopAttempt" not in kinds(bench.pass_time(100))
@@ -533,7 +533,9 @@ def test_message_about_another_lease_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(("lost_after", "patience"), [(300.0, 270.0), (600.0, 570.0), (40.0, 20.0)])
-def test_unrenewed_run_is_stopped_before_the_server_gives_it_away(lost_after: float, patience: float) -> None:
+def test_unrenewed_run_is_stopped_before_the_server_offers_it_again(
+    lost_after: float, patience: float
+) -> None:
     bench = Bench().open(lost_after=lost_after).running(limit=86400)
     bench.lose()
     assert "StopAttempt" not in kinds(bench.pass_time(patience - 1))
@@ -543,7 +545,7 @@ def test_unrenewed_run_is_stopped_before_the_server_gives_it_away(lost_after: fl
     assert finished.outcome == sessions_pb2.RUN_OUTCOME_RELEASED
 
 
-def test_only_acknowledged_heartbeats_renew_and_count_from_their_departure() -> None:
+def test_only_acknowledged_heartbeats_renew_from_when_they_were_sent() -> None:
     bench = Bench().open().running(limit=86400)
     bench.pass_time(100)
     acknowledged_at = bench.now
@@ -557,7 +559,7 @@ def test_only_acknowledged_heartbeats_renew_and_count_from_their_departure() -> 
     assert bench.now - acknowledged_at <= 275
 
 
-def test_late_acknowledgement_renews_from_when_its_heartbeat_left() -> None:
+def test_late_acknowledgement_renews_from_when_its_heartbeat_was_sent() -> None:
     bench = Bench().open(lost_after=100).running(limit=86400)
     (beat,) = sent(bench.pass_time(12, answering=False), "heartbeat")
     left_at = bench.now
@@ -568,7 +570,7 @@ def test_late_acknowledgement_renews_from_when_its_heartbeat_left() -> None:
     assert not bench.session.unfinished
 
 
-def test_lost_period_is_the_job_s_own() -> None:
+def test_each_job_has_its_own_lost_period() -> None:
     bench = Bench(slots=2).open(lost_after=300).running(limit=86400, lost_after=60)
     bench.hear(job_offer=offer("job-2", limit=86400))
     bench.lose()
@@ -578,12 +580,12 @@ def test_lost_period_is_the_job_s_own() -> None:
     assert [run.lease.job_id for run in bench.session.unfinished] == ["job-2"]
 
 
-@pytest.mark.parametrize("what", ["output", "finished", "offer", "connect", "persisted"])
-def test_woken_daemon_stops_a_lease_that_ran_out_before_it_says_anything(what: str) -> None:
+@pytest.mark.parametrize("event", ["output", "finished", "offer", "connect", "persisted"])
+def test_resumed_daemon_stops_an_expired_lease_before_it_sends_anything(event: str) -> None:
     bench = Bench(slots=2).open(lost_after=100).running(limit=86400)
-    if what == "connect":
+    if event == "connect":
         bench.lose()
-    if what == "persisted":
+    if event == "persisted":
         bench.disk = "slow"
         bench.write(b"before the sleep")
     bench.now += 71
@@ -595,7 +597,7 @@ def test_woken_daemon_stops_a_lease_that_ran_out_before_it_says_anything(what: s
         "connect": bench.connect,
         "persisted": bench.save,
     }
-    effects = actions[what]()
+    effects = actions[event]()
     assert effects[0] == StopAttempt(lease(), discard=False)
     bench.link_again()
     results = {finished.outcome for finished in sent(bench.effects, "job_finished")}
@@ -606,7 +608,7 @@ def test_woken_daemon_stops_a_lease_that_ran_out_before_it_says_anything(what: s
 # --- the journal ---
 
 
-def test_nothing_is_told_before_it_is_saved() -> None:
+def test_nothing_is_reported_before_it_is_saved() -> None:
     bench = Bench().open()
     bench.disk = "slow"
     assert bench.hear(job_offer=offer()) == []
@@ -625,7 +627,7 @@ def test_nothing_is_told_before_it_is_saved() -> None:
     assert kinds(bench.save()) == ["job_finished"]
 
 
-def test_offer_that_is_still_being_saved_ends_with_its_stream() -> None:
+def test_offer_that_is_not_saved_yet_ends_with_its_stream() -> None:
     bench = Bench().open()
     bench.disk = "slow"
     bench.hear(job_offer=offer())
@@ -636,7 +638,7 @@ def test_offer_that_is_still_being_saved_ends_with_its_stream() -> None:
     assert not sent(bench.connect(), "hello")[0].held_leases
 
 
-def test_output_that_comes_while_the_journal_saves_shares_the_next_sync() -> None:
+def test_output_that_arrives_while_the_journal_saves_shares_the_next_sync() -> None:
     bench = Bench().open().running()
     bench.disk = "slow"
     for letter in (b"a", b"b", b"c"):
@@ -657,7 +659,7 @@ def test_offer_that_cannot_be_saved_is_refused_with_the_reason() -> None:
     assert kinds(bench.hear(job_offer=offer(epoch=2))) == ["offer_reply", "StartAttempt"]
 
 
-def test_run_whose_output_cannot_be_saved_is_given_back() -> None:
+def test_run_whose_output_cannot_be_saved_is_released() -> None:
     bench = Bench().open().running()
     bench.write(b"saved")
     bench.disk = "full"
@@ -673,7 +675,7 @@ def test_run_whose_output_cannot_be_saved_is_given_back() -> None:
     assert kinds(bench.hear(job_offer=offer("job-2"))) == ["offer_reply", "StartAttempt"]
 
 
-def test_result_that_cannot_be_saved_is_given_back_and_repeated() -> None:
+def test_run_whose_result_cannot_be_saved_is_released_on_every_stream() -> None:
     bench = Bench().open().running()
     bench.write(b"saved")
     bench.disk = "full"
@@ -685,7 +687,7 @@ def test_result_that_cannot_be_saved_is_given_back_and_repeated() -> None:
     assert sent(bench.welcome(), "job_finished") == [finished]
 
 
-def test_reading_of_the_meter_that_cannot_be_saved_stops_nothing() -> None:
+def test_run_continues_if_a_meter_reading_cannot_be_saved() -> None:
     bench = Bench().open().running()
     bench.disk = "full"
     bench.pass_time(25)
@@ -700,7 +702,7 @@ def test_writer_waits_when_the_window_is_full() -> None:
     assert bench.session.has_room(lease())
 
 
-def test_ended_run_makes_nobody_wait() -> None:
+def test_writer_of_an_ended_run_does_not_wait() -> None:
     bench = Bench().open(credit=1).running()
     bench.write(b"x" * 2 * 65536)
     bench.hear(cancel_run=sessions_pb2.CancelRun(lease=lease()))
@@ -710,7 +712,7 @@ def test_ended_run_makes_nobody_wait() -> None:
 # --- restarting ---
 
 
-def test_result_of_an_earlier_process_is_told_until_acknowledged() -> None:
+def test_result_of_an_earlier_process_is_reported_until_acknowledged() -> None:
     bench = Bench().open().running()
     bench.write(b"one")
     bench.now += 3
@@ -730,7 +732,7 @@ def test_result_of_an_earlier_process_is_told_until_acknowledged() -> None:
     assert again.forgotten == [lease()]
 
 
-def test_run_of_an_earlier_process_is_given_back_with_its_last_reading() -> None:
+def test_run_of_an_earlier_process_is_released_with_its_last_meter_reading() -> None:
     bench = Bench().open().running(limit=86400)
     bench.write(b"one")
     bench.pass_time(25)
@@ -744,7 +746,7 @@ def test_run_of_an_earlier_process_is_given_back_with_its_last_reading() -> None
     assert len(sent(again.welcome(), "job_finished")) == 1
 
 
-def test_adopted_run_goes_on_and_its_chunks_are_numbered_on() -> None:
+def test_adopted_run_continues_with_the_next_chunk_number() -> None:
     bench = Bench().open().running(limit=30)
     bench.write(b"one")
     bench.write(b"two")
@@ -762,14 +764,14 @@ def test_adopted_run_goes_on_and_its_chunks_are_numbered_on() -> None:
     assert finished.run_time == seconds(30)
 
 
-def test_discarded_lease_is_forgotten_and_its_offer_not_taken_again() -> None:
+def test_discarded_lease_is_forgotten_and_its_repeated_offer_ignored() -> None:
     bench = Bench().open().running()
     bench.direct(DISCARD)
     assert bench.forgotten == [lease()]
     assert bench.hear(job_offer=offer()) == []
 
 
-def test_lease_that_a_newer_one_ended_is_not_answered_for_again() -> None:
+def test_repeated_offer_of_a_lease_that_a_newer_lease_ended_is_ignored() -> None:
     bench = Bench().open().running()
     bench.hear(job_offer=offer(epoch=2))
     assert bench.hear(job_offer=offer()) == []
@@ -778,7 +780,7 @@ def test_lease_that_a_newer_one_ended_is_not_answered_for_again() -> None:
 # --- reconnecting ---
 
 
-def test_backoff_has_full_jitter_grows_to_a_minute_and_starts_anew_after_welcome() -> None:
+def test_backoff_has_full_jitter_grows_to_a_minute_and_restarts_after_welcome() -> None:
     class Highest(Random):
         def uniform(self, a: float, b: float) -> float:
             return b
@@ -793,7 +795,7 @@ def test_backoff_has_full_jitter_grows_to_a_minute_and_starts_anew_after_welcome
     assert bench.lose() == [ReconnectAfter(1)]
 
 
-def test_jitter_is_full() -> None:
+def test_backoff_jitter_covers_the_whole_range() -> None:
     delays = []
     for seed in range(200):
         bench = Bench(rng=Random(seed))
@@ -803,13 +805,13 @@ def test_jitter_is_full() -> None:
     assert 0.9 < max(delays) <= 1
 
 
-def test_stream_that_dies_twice_is_one_loss() -> None:
+def test_second_loss_of_the_same_stream_is_ignored() -> None:
     bench = Bench().open()
     bench.lose()
     assert bench.lose() == []
 
 
-def test_run_goes_on_without_a_stream_and_waits_for_keep() -> None:
+def test_run_continues_without_a_stream_and_reports_after_keep() -> None:
     bench = Bench().open().running()
     bench.write(b"one")
     bench.write(b"two")
@@ -822,7 +824,7 @@ def test_run_goes_on_without_a_stream_and_waits_for_keep() -> None:
     assert [(chunk.seq, chunk.data) for chunk in chunks] == [(2, b"two"), (3, b"three")]
 
 
-def test_start_that_may_have_been_lost_is_told_again() -> None:
+def test_unacknowledged_start_is_reported_again() -> None:
     bench = Bench().open().running()
     bench.lose()
     bench.connect()
@@ -842,7 +844,7 @@ def test_result_is_repeated_on_every_stream_until_acknowledged() -> None:
         assert kinds(bench.welcome()) == ["Opened", "job_started", "output_chunk", "job_finished"]
 
 
-def test_resend_tells_everything_after_the_stored_part() -> None:
+def test_resend_reports_everything_after_the_stored_part() -> None:
     bench = Bench().open().running()
     for letter in (b"a", b"b", b"c"):
         bench.write(letter)
@@ -852,7 +854,7 @@ def test_resend_tells_everything_after_the_stored_part() -> None:
     assert [chunk.seq for chunk in sent(effects, "output_chunk")] == [2, 3]
 
 
-def test_what_stays_unanswered_on_a_living_stream_is_told_again() -> None:
+def test_unacknowledged_messages_are_repeated_on_the_same_stream() -> None:
     bench = Bench().open().running()
     bench.write(b"one")
     bench.finish()
@@ -861,14 +863,14 @@ def test_what_stays_unanswered_on_a_living_stream_is_told_again() -> None:
     assert len(sent(again, "job_finished")) == 1
 
 
-def test_acknowledgement_of_chunks_never_made_changes_nothing() -> None:
+def test_acknowledgement_of_unsent_chunks_changes_nothing() -> None:
     bench = Bench().open().running()
     bench.write(b"one")
     bench.hear(output_ack=sessions_pb2.OutputAck(lease=lease(), output_through_seq=7))
     assert sent(bench.write(b"two"), "output_chunk")[0].seq == 2
 
 
-def test_reconnect_waits_as_told() -> None:
+def test_reconnect_waits_as_the_server_asked() -> None:
     bench = Bench().open()
     (effect,) = bench.hear(reconnect=sessions_pb2.Reconnect(after=seconds(5), jitter=seconds(2)))
     assert isinstance(effect, ReconnectAfter)
@@ -876,7 +878,7 @@ def test_reconnect_waits_as_told() -> None:
     assert bench.lose() == []
 
 
-def test_superseded_daemon_stops_everything_and_stays_away() -> None:
+def test_superseded_daemon_stops_everything_and_does_not_reconnect() -> None:
     bench = Bench().open().running()
     effects = bench.hear(superseded=sessions_pb2.Superseded(by_session_epoch=4))
     assert effects == [StopAttempt(lease(), discard=True), EndSession(EndReason.SUPERSEDED)]
@@ -887,7 +889,7 @@ def test_superseded_daemon_stops_everything_and_stays_away() -> None:
 # --- capacity and drain ---
 
 
-def test_capacity_is_told_when_it_changes() -> None:
+def test_capacity_is_reported_when_it_changes() -> None:
     bench = Bench().open()
     warm = [sessions_pb2.ServedModel(name="test/model", warm=True)]
     capacity = ev.Capacity(1, warm, JOB_TYPES)
@@ -895,7 +897,7 @@ def test_capacity_is_told_when_it_changes() -> None:
     assert bench.session.handle(capacity, bench.now) == []
 
 
-def test_capacity_that_changes_between_hello_and_welcome_is_told_after_it() -> None:
+def test_capacity_that_changes_between_hello_and_welcome_is_reported_after_welcome() -> None:
     bench = Bench()
     bench.happen(ev.Connected())
     assert kinds(bench.session.handle(ev.Capacity(1, [], []), bench.now)) == []
@@ -903,10 +905,10 @@ def test_capacity_that_changes_between_hello_and_welcome_is_told_after_it() -> N
     assert kinds(bench.hear(welcome=welcome)) == ["Opened", "capacity_update"]
     bench.happen(ev.Disconnected())
     bench.happen(ev.Connected())
-    assert kinds(bench.hear(welcome=welcome)) == ["Opened"]  # this stream's Hello told it
+    assert kinds(bench.hear(welcome=welcome)) == ["Opened"]  # this stream's Hello has reported it
 
 
-def test_runs_on_gpus_that_failed_are_given_back_and_the_others_are_not() -> None:
+def test_only_runs_on_failed_gpus_are_released() -> None:
     bench = Bench(slots=2).open().running()
     assert bench.happen(ev.GpusFailed([lease("other")])) == []
     effects = bench.happen(ev.GpusFailed([lease()]))
@@ -920,7 +922,7 @@ def test_idle_daemon_drains_at_once() -> None:
     assert kinds(effects) == ["drain", "goodbye", "EndSession"]
 
 
-def test_drain_waits_for_the_run_and_its_acknowledgement() -> None:
+def test_drain_waits_for_the_run_and_the_acknowledgement_of_its_result() -> None:
     bench = Bench().open().running()
     assert kinds(bench.session.handle(ev.DrainRequested(), bench.now)) == ["drain"]
     assert kinds(bench.finish()) == ["job_finished"]
@@ -930,7 +932,7 @@ def test_drain_waits_for_the_run_and_its_acknowledgement() -> None:
     assert kinds(effects) == ["goodbye", "EndSession"]
 
 
-def test_drain_releases_after_half_a_minute_and_leaves_soon_after() -> None:
+def test_drain_releases_runs_after_half_a_minute_and_then_ends() -> None:
     bench = Bench().open().running()
     bench.session.handle(ev.DrainRequested(), bench.now)
     assert "StopAttempt" not in kinds(bench.pass_time(29))
@@ -941,7 +943,7 @@ def test_drain_releases_after_half_a_minute_and_leaves_soon_after() -> None:
     assert kinds(bench.pass_time(5))[-2:] == ["goodbye", "EndSession"]
 
 
-def test_drain_is_told_again_after_a_reconnect() -> None:
+def test_drain_is_reported_again_after_a_reconnect() -> None:
     bench = Bench().open().running()
     bench.session.handle(ev.DrainRequested(), bench.now)
     bench.lose()
@@ -949,12 +951,12 @@ def test_drain_is_told_again_after_a_reconnect() -> None:
     assert "drain" in kinds(bench.welcome())
 
 
-def test_drain_without_a_server_ends_too() -> None:
+def test_drain_ends_without_a_server() -> None:
     bench = Bench()
     assert kinds(bench.session.handle(ev.DrainRequested(), bench.now)) == ["EndSession"]
 
 
-# --- anything at all ---
+# --- any sequence of events ---
 
 _LEASES = st.builds(
     sessions_pb2.Lease,
@@ -1041,7 +1043,7 @@ def _step(bench: Bench, name: str, argument: Any) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(_STEPS, max_size=40))
-def test_nothing_that_is_said_or_happens_breaks_the_session(steps: list[tuple[str, Any]]) -> None:
+def test_no_sequence_of_messages_and_events_breaks_the_session(steps: list[tuple[str, Any]]) -> None:
     bench = Bench(slots=2)
     for name, argument in [("connect", None), ("hear", {"welcome": sessions_pb2.Welcome()}), *steps]:
         _step(bench, name, argument)

@@ -1,7 +1,7 @@
-"""The daemon's half with its real journal, in any order of events: lost, doubled and late messages,
+"""The daemon's side with its real journal, in any order of events: lost, repeated and late messages,
 new streams, a slow or full disk, and restarts of the daemon after a power cut.
 
-The server here keeps what it was told and checks each message as it arrives.
+The server of this test keeps what was reported and checks each message as it arrives.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ LOST_AFTER = 100.0
 NAMES = st.sampled_from(["job-1", "job-2"])
 
 
-class Known:
-    """What the server has been told about one lease."""
+class Reported:
+    """What the daemon has reported to the server about one lease."""
 
     def __init__(self, held: sessions_pb2.Lease) -> None:
         self.lease = held
@@ -40,23 +40,23 @@ class Known:
         self.is_discarded = False
         self.is_acknowledged = False
         self.is_forgotten = False
-        """The daemon's disk durably has nothing of it."""
+        """The daemon's disk has durably removed it."""
         self.disk_failed = False
         self.result: sessions_pb2.JobFinished | None = None
 
 
 class Daemon(RuleBasedStateMachine):
-    """One daemon, its disk, its engine and its server."""
+    """A daemon with its disk, its engine and its server."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
         self.rng = Random(1)
         self.disk = MemoryDisk()
-        self.known: dict[str, Known] = {}
+        self.known: dict[str, Reported] = {}
         self.begun: list[str] = []
         self.at_work: dict[str, bool] = {}
-        self.said: list[dict[str, Any]] = []
+        self.sent_by_server: list[dict[str, Any]] = []
         self.epochs = {"job-1": 0, "job-2": 0}
         self.start_process()
 
@@ -73,16 +73,18 @@ class Daemon(RuleBasedStateMachine):
         )
         for history in self.journal.recover():
             known = self.known[key(history.offer.lease)]
-            told = max(known.chunks, default=0)
-            assert history.channels[Channel.OUTPUT].last >= told, "a chunk was told that the disk had not"
-            assert history.started or not known.is_started, "a start was told that the disk had not"
+            reported_chunk = max(known.chunks, default=0)
+            assert history.channels[Channel.OUTPUT].last >= reported_chunk, (
+                "a chunk was reported that the disk did not have"
+            )
+            assert history.started or not known.is_started, "a start was reported that the disk did not have"
             if known.result is not None and not known.disk_failed:
-                assert history.finished == known.result, "a result was told that the disk had not"
+                assert history.finished == known.result, "a result was reported that the disk did not have"
             self.happen(ev.Recovered(history, False))
         found = {key(history.offer.lease) for history in Journal(self.disk).recover()}
         for name, known in self.known.items():
             owed = known.is_accepted and not (known.is_acknowledged or known.is_discarded)
-            assert not owed or name in found, "an offer was accepted that the disk had not"
+            assert not owed or name in found, "an offer was accepted that the disk did not have"
 
     # --- the surroundings ---
 
@@ -92,7 +94,7 @@ class Daemon(RuleBasedStateMachine):
                 case fx.Send(message):
                     self.hear(message)
                 case fx.StartAttempt(work):
-                    assert key(work.lease) not in self.begun, "one lease was run twice"
+                    assert key(work.lease) not in self.begun, "a lease was run twice"
                     self.begun.append(key(work.lease))
                     self.at_work[key(work.lease)] = False
                     assert len(self.at_work) <= SLOTS
@@ -105,7 +107,7 @@ class Daemon(RuleBasedStateMachine):
         self.do(self.session.handle(event, self.now))
 
     def say(self, **kind: Any) -> None:
-        self.said.append(kind)
+        self.sent_by_server.append(kind)
         self.happen(ev.Received(sessions_pb2.ServerMessage(**kind)))
 
     def hear(self, message: sessions_pb2.DaemonMessage) -> None:
@@ -121,20 +123,20 @@ class Daemon(RuleBasedStateMachine):
         assert not known.is_discarded, f"{kind} of a lease that was to be discarded"
         getattr(self, f"hear_{kind}")(known, body)
 
-    def hear_offer_reply(self, known: Known, reply: sessions_pb2.OfferReply) -> None:
+    def hear_offer_reply(self, known: Reported, reply: sessions_pb2.OfferReply) -> None:
         known.is_accepted = known.is_accepted or reply.accepted
 
-    def hear_job_started(self, known: Known, started: sessions_pb2.JobStarted) -> None:
+    def hear_job_started(self, known: Reported, started: sessions_pb2.JobStarted) -> None:
         assert known.is_accepted
         known.is_started = True
 
-    def hear_output_chunk(self, known: Known, chunk: sessions_pb2.OutputChunk) -> None:
+    def hear_output_chunk(self, known: Reported, chunk: sessions_pb2.OutputChunk) -> None:
         assert known.is_started
         assert 1 <= chunk.seq <= max(known.chunks, default=0) + 1, "a gap"
         assert known.chunks.setdefault(chunk.seq, chunk.data) == chunk.data, "a number was used twice"
 
-    def hear_job_finished(self, known: Known, finished: sessions_pb2.JobFinished) -> None:
-        # A lease may be given back whose acceptance was saved and not told; no other result comes of it.
+    def hear_job_finished(self, known: Reported, finished: sessions_pb2.JobFinished) -> None:
+        # A lease whose acceptance was saved but not reported may only be released.
         assert known.is_accepted or finished.outcome == sessions_pb2.RUN_OUTCOME_RELEASED
         assert finished.last_output_seq <= max([known.stored, *known.chunks])
         assert finished.run_time.ToTimedelta().total_seconds() <= 60
@@ -164,11 +166,11 @@ class Daemon(RuleBasedStateMachine):
     def cut(self) -> None:
         self.happen(ev.Disconnected())
 
-    @precondition(lambda self: self.said)
+    @precondition(lambda self: self.sent_by_server)
     @rule(data=st.data())
     def repeat(self, data: st.DataObject) -> None:
-        """Something that the server said comes again, or late."""
-        kind = data.draw(st.sampled_from(self.said))
+        """Delivers an earlier message of the server again, or late."""
+        kind = data.draw(st.sampled_from(self.sent_by_server))
         self.happen(ev.Received(sessions_pb2.ServerMessage(**kind)))
 
     # --- the server ---
@@ -179,10 +181,10 @@ class Daemon(RuleBasedStateMachine):
         self.epochs[name] += 1
         held = lease(name, self.epochs[name])
         for known in self.known.values():
-            # A newer lease is offered only when the older is over.
+            # A newer lease is offered only after the older lease has ended.
             if known.lease.job_id == name and known.is_accepted:
                 known.is_discarded = True
-        self.known[key(held)] = Known(held)
+        self.known[key(held)] = Reported(held)
         self.say(job_offer=offer(name, self.epochs[name], limit=60))
 
     @precondition(lambda self: self.session.link is LinkState.OPEN and self.known)
@@ -222,7 +224,7 @@ class Daemon(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         self.say(cancel_run=sessions_pb2.CancelRun(lease=self.pick(data).lease))
 
-    def pick(self, data: st.DataObject) -> Known:
+    def pick(self, data: st.DataObject) -> Reported:
         return self.known[data.draw(st.sampled_from(sorted(self.known)))]
 
     # --- the machine ---
@@ -233,15 +235,15 @@ class Daemon(RuleBasedStateMachine):
         self.happen(ev.Tick())
 
     @precondition(lambda self: self.at_work)
-    @rule(data=st.data(), what=st.sampled_from(["write", "write", "finish"]))
-    def work(self, data: st.DataObject, what: str) -> None:
+    @rule(data=st.data(), step=st.sampled_from(["write", "write", "finish"]))
+    def work(self, data: st.DataObject, step: str) -> None:
         name = data.draw(st.sampled_from(sorted(self.at_work)))
         held = self.known[name].lease
         if not self.at_work[name]:
             self.at_work[name] = True
             self.happen(ev.AttemptStarted(held))
-        elif what == "write":
-            text = f"{len(self.said)}-{self.now};".encode()
+        elif step == "write":
+            text = f"{len(self.sent_by_server)}-{self.now};".encode()
             self.happen(ev.AttemptWrote(held, Channel.OUTPUT, text))
         else:
             del self.at_work[name]
@@ -250,7 +252,7 @@ class Daemon(RuleBasedStateMachine):
     @precondition(lambda self: self.waiting)
     @rule()
     def sync(self) -> None:
-        """The disk has done what it was asked."""
+        """The disk completes the waiting writes."""
         batch, self.waiting = self.waiting, []
         errors = self.journal.write(batch)
         for entry, error in zip(batch, errors, strict=True):
@@ -269,7 +271,7 @@ class Daemon(RuleBasedStateMachine):
 
     @rule(seed=st.integers(0, 100))
     def crash(self, seed: int) -> None:
-        """The power goes, whatever was being written."""
+        """The power fails, whatever is being written."""
         if seed % 2 and self.waiting:
             self.journal.write(self.waiting)
             for entry in self.waiting:
@@ -277,13 +279,13 @@ class Daemon(RuleBasedStateMachine):
                 known.is_forgotten = known.is_forgotten or isinstance(entry, fx.Forget)
         self.disk.crash(Random(seed))
         for known in self.known.values():
-            # What the crash kept from being forgotten is told again, and discarded again.
+            # Leases that the crash kept from being forgotten are reported again, and discarded again.
             known.is_discarded = known.is_discarded and known.is_forgotten
-        self.said.clear()  # they were on a stream that is gone
+        self.sent_by_server.clear()  # they were on a stream that has ended
         self.start_process()
 
     def teardown(self) -> None:
-        """In the end, on a good stream, everything that was accepted is answered for."""
+        """In the end, on a working stream, every accepted lease gets a result."""
         self.disk.is_full = False
         for _ in range(60):
             self.now += 1.0

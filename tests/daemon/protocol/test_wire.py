@@ -1,8 +1,7 @@
-"""The daemon's session against a small strict server, joined by a wire that fails.
+"""The daemon's session against a small strict server, connected by a network that fails.
 
-The wire drops, repeats and delays messages and is cut; the server keeps the
-rules of the proto. Whatever the wire does, each job starts once, its output
-arrives whole and in order, and its result arrives exactly as it was.
+The network loses, repeats and delays messages, and breaks; the server follows the rules of the proto.
+Nevertheless each job starts once, its output arrives complete and in order, and its result unchanged.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ RESULT: Result = succeeded(jobs_pb2.Usage(completion_tokens=12))
 
 
 class StrictServer:
-    """One job, offered until accepted; stores each chunk once and in order."""
+    """A server with one job: offers it until accepted, and stores each chunk once and in order."""
 
     def __init__(self) -> None:
         self.stored: list[bytes] = []
@@ -72,8 +71,8 @@ class StrictServer:
         return []
 
     def on_output_chunk(self, chunk: sessions_pb2.OutputChunk) -> list[dict[str, Any]]:
-        # On a wire that drops, a gap is the wire's fault: it is not stored, and
-        # neither is the output of a run that has not started yet.
+        # On a network that loses messages a gap is not the daemon's fault: the chunk is not stored,
+        # nor is the output of a run that has not started yet.
         if self.started and chunk.seq == len(self.stored) + 1:
             self.stored.append(chunk.data)
         ack = sessions_pb2.OutputAck(lease=chunk.lease, output_through_seq=len(self.stored))
@@ -92,7 +91,7 @@ class StrictServer:
 
 
 class Wire:
-    """Joins the two halves; `faults` says what happens to each message in turn."""
+    """Connects both sides; `faults` lists what happens to each message in turn."""
 
     def __init__(self, faults: list[str], seed: int) -> None:
         self.faults = list(faults)
@@ -149,11 +148,11 @@ class Wire:
             for answer in self.server.answer(message):
                 self.down += [sessions_pb2.ServerMessage(**answer)] * self.copies()
         down, self.down = self.down, []
-        for heard in down:
-            self.happen(ev.Received(heard))
+        for reply in down:
+            self.happen(ev.Received(reply))
 
     def work(self) -> None:
-        """The engine: one word a second, then the result."""
+        """Plays the engine: a word per second, then the result."""
         if not self.starts:
             return
         held = self.starts[0]
@@ -171,7 +170,7 @@ class Wire:
     faults=st.lists(st.sampled_from(["deliver", "deliver", "drop", "repeat", "cut"]), max_size=80),
     seed=st.integers(0, 1000),
 )
-def test_any_faults_of_the_wire_leave_one_whole_run(faults: list[str], seed: int) -> None:
+def test_faults_of_the_network_leave_one_complete_run(faults: list[str], seed: int) -> None:
     wire = Wire(faults, seed)
     for _ in range(5000):
         wire.step()

@@ -1,4 +1,4 @@
-"""Runs offers on a container runner as the daemon does, and keeps what came of them."""
+"""Runs offers on a container runner as the daemon does, and records the outcome."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ SETTINGS = ContainerSettings(
 
 
 def offer(*command: str, seconds: float = 60, job_id: str = "job-1", **spec: Any) -> sessions_pb2.JobOffer:
-    """An offer to run a command; ``spec``: more of its container_spec."""
+    """An offer to run a command; ``spec`` has further fields of its container_spec."""
     lease = sessions_pb2.Lease(job_id=job_id, lease_epoch=1, lease_secret=b"s" * 16)
     container_spec = jobs_pb2.ContainerSpec(**{"image": IMAGE, "command": command, **spec})
-    made = sessions_pb2.JobOffer(
+    job_offer = sessions_pb2.JobOffer(
         lease=lease, attempt=1, job_type=jobs_pb2.JOB_TYPE_CUSTOM_CONTAINER, container_spec=container_spec
     )
-    made.run_limit.FromMilliseconds(round(seconds * 1000))
-    return made
+    job_offer.run_limit.FromMilliseconds(round(seconds * 1000))
+    return job_offer
 
 
 def shell(script: str, **more: Any) -> sessions_pb2.JobOffer:
@@ -47,7 +47,7 @@ def shell(script: str, **more: Any) -> sessions_pb2.JobOffer:
 
 @dataclasses.dataclass
 class Outcome:
-    """What came of a run."""
+    """The outcome of a run."""
 
     log: bytes = b""
     output: bytes = b""
@@ -55,11 +55,11 @@ class Outcome:
     artifacts: list[Artifact] = dataclasses.field(default_factory=list)
     error: RunnerError | None = None
     is_over: bool = False
-    """The meter was told to stand."""
+    """The meter was stopped."""
 
     @property
     def reason(self) -> str:
-        """Why it failed; empty: it did not."""
+        """The failure's reason; empty if the run succeeded."""
         if self.error is None:
             return ""
         return jobs_pb2.FailureReason.Name(self.error.reason).removeprefix("FAILURE_REASON_")
@@ -76,7 +76,7 @@ async def follow(pieces: Pieces, outcome: Outcome) -> Outcome:
                     case WorkDone(artifacts):
                         outcome.is_over = True
                         outcome.artifacts += artifacts
-                        outcome.files |= {one.name: one.path.read_bytes() for one in artifacts}
+                        outcome.files |= {file.name: file.path.read_bytes() for file in artifacts}
                     case bytes():
                         outcome.output += piece
                     case _:
@@ -87,14 +87,14 @@ async def follow(pieces: Pieces, outcome: Outcome) -> Outcome:
 
 
 async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Waits for the condition; fails after so many seconds."""
+    """Waits for the condition; fails after this many seconds."""
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.02)
 
 
 class MortalDocker(Docker):
-    """An engine's client whose daemon can die: it ends nothing any more, as a dead one does not."""
+    """An engine's client whose daemon can die: after that it ends no container any more."""
 
     is_dead = False
 
@@ -123,7 +123,7 @@ class Bench:
         keeper_grace_seconds: float = 60.0,
         **settings: Any,
     ) -> ContainerRunner:
-        """A runner as a daemon that starts has it."""
+        """A runner as a starting daemon creates it."""
         self.docker = MortalDocker(str(self.engine.socket))
         return ContainerRunner(
             self.docker,
@@ -136,17 +136,17 @@ class Bench:
         )
 
     def restrict(self, **settings: Any) -> None:
-        """Other settings than those of ``SETTINGS``."""
+        """Replaces some of ``SETTINGS``."""
         self.runner = self.new_runner(**settings)
 
     def abandon(self, pieces: Pieces) -> None:
-        """The daemon dies: nothing of its runner happens any more, and another one begins."""
+        """The daemon dies: its runner does nothing more, and a new runner starts."""
         self.docker.is_dead = True
         self._abandoned.append((self.runner, pieces, self.docker))
         self.runner = self.new_runner()
 
     async def close(self) -> None:
-        """Ends the runner, and lets go of the engine where others had."""
+        """Closes all runners and their connections to the engine."""
         await self.runner.close()
         for runner, pieces, docker in self._abandoned:
             docker.is_dead = False
@@ -164,6 +164,6 @@ class Bench:
         return await follow(self.runner.run(offered), outcome)
 
     async def adopt(self, offered: sessions_pb2.JobOffer, output: int = 0, log: int = 0) -> Outcome | None:
-        """What is left of a run, after so many bytes of its output and its log."""
+        """Adopts a run and reads the rest, after these many bytes of its output and its log."""
         pieces = await self.runner.adopt(offered, ResumeOffsets(output, log))
         return await follow(pieces, Outcome()) if pieces is not None else None

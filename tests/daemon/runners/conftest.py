@@ -1,4 +1,4 @@
-"""A container runner on the private engine, and a look at what each test leaves."""
+"""A container runner on the private engine, with a check of what each test leaves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.private_engine import PrivateEngine
 
 @pytest.fixture(params=private_engine.PROGRAMS)
 def engine(request: pytest.FixtureRequest) -> Iterator[PrivateEngine]:
-    """A real container engine, of each kind, on which a test leaves nothing."""
+    """A real container engine of each kind, on which a test leaves nothing."""
     running: PrivateEngine = request.getfixturevalue(f"{request.param}_engine")
     yield running
     running.prove_empty()
@@ -22,7 +22,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[PrivateEngine]:
 
 @pytest.fixture
 def engine_without_gpus() -> Iterator[PrivateEngine]:
-    """An engine of a machine on which NVIDIA's container toolkit is not installed."""
+    """An engine on a machine without NVIDIA's container toolkit."""
     if why := private_engine.missing():
         pytest.skip(why)
     with private_engine.running_engine(has_gpus=False) as running:
@@ -31,7 +31,7 @@ def engine_without_gpus() -> Iterator[PrivateEngine]:
 
 @pytest.fixture
 async def bench(engine: PrivateEngine, tmp_path: Path) -> AsyncIterator[Bench]:
-    """A runner on the engine; whatever a test leaves is an error of its own."""
+    """A runner on the engine; fails a test that leaves anything behind."""
     running = Bench(engine, tmp_path)
     yield running
     left = engine.left()

@@ -1,4 +1,4 @@
-"""What a daemon's program makes of the machine: containers, plain processes, or neither; and what it says."""
+"""Which runners a daemon uses on a machine (containers, plain processes or neither), and what it reports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NO_SOCKET = "/nowhere/docker.sock"
 
 
 async def hello_of(tmp_path: Path, *arguments: str, **environ: str) -> sessions_pb2.Hello:
-    """What the program says first. The model of these tests does not exist, so inference is not offered."""
+    """The program's Hello. The model of these tests does not exist, so inference is not offered."""
     async with fake_server() as server:
         known = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY}
         async with command("run", *arguments, state=tmp_path, **known, **environ):
@@ -33,13 +33,13 @@ async def test_without_allowed_images_no_container_is_offered(tmp_path: Path) ->
     assert (list(hello.job_types), hello.runs_plain_processes) == ([], False)
 
 
-async def test_without_an_engine_the_daemon_lives_and_offers_no_container(tmp_path: Path) -> None:
+async def test_without_an_engine_the_daemon_runs_and_offers_no_container(tmp_path: Path) -> None:
     settings = {"DCP_CONTAINER_IMAGES": "*", "DCP_CONTAINER_SOCKET": NO_SOCKET}
     hello = await hello_of(tmp_path, DCP_MODELS="a/b=/m.gguf", **settings)
     assert list(hello.job_types) == []
 
 
-async def test_plain_processes_are_run_where_they_are_allowed_and_the_server_is_told(tmp_path: Path) -> None:
+async def test_plain_processes_are_run_if_allowed_and_reported_to_the_server(tmp_path: Path) -> None:
     async with fake_server() as server:
         environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY, "DCP_MODELS": "a/b=/m.gguf"}
         async with command("run", "--allow-process-runner", state=tmp_path, **environ):
@@ -60,14 +60,14 @@ async def test_plain_processes_are_run_where_they_are_allowed_and_the_server_is_
             assert data == b"hello\n"
 
 
-async def test_allowed_images_win_over_plain_processes(tmp_path: Path) -> None:
+async def test_allowed_images_take_precedence_over_plain_processes(tmp_path: Path) -> None:
     settings = {"DCP_CONTAINER_IMAGES": "busybox", "DCP_CONTAINER_SOCKET": NO_SOCKET}
     hello = await hello_of(tmp_path, "--allow-process-runner", DCP_MODELS="a/b=/m.gguf", **settings)
     assert (list(hello.job_types), hello.runs_plain_processes) == ([], False)
 
 
 @pytest.mark.engine
-async def test_engine_is_found_and_its_types_offered(tmp_path: Path, engine: PrivateEngine) -> None:
+async def test_engine_is_found_and_its_job_types_are_offered(tmp_path: Path, engine: PrivateEngine) -> None:
     settings = {"DCP_CONTAINER_IMAGES": "busybox", "DCP_CONTAINER_SOCKET": str(engine.socket)}
     hello = await hello_of(tmp_path, DCP_MODELS="a/b=/m.gguf", **settings)
     assert {CUSTOM, jobs_pb2.JOB_TYPE_TRAINING} < set(hello.job_types)
@@ -75,9 +75,7 @@ async def test_engine_is_found_and_its_types_offered(tmp_path: Path, engine: Pri
 
 
 @pytest.mark.engine
-async def test_engine_that_goes_away_fails_the_job_and_not_the_daemon(
-    tmp_path: Path, engine: PrivateEngine
-) -> None:
+async def test_engine_that_disappears_fails_only_the_job(tmp_path: Path, engine: PrivateEngine) -> None:
     socket = tmp_path / "engine.sock"
     socket.symlink_to(engine.socket)
     async with fake_server() as server:
@@ -94,8 +92,8 @@ async def test_engine_that_goes_away_fails_the_job_and_not_the_daemon(
                 await connection.send(job_offer=offered(epoch=epoch, job_type=CUSTOM, container_spec=spec))
                 while (message := await connection.next()).WhichOneof("kind") != "job_finished":
                     pass
-                told = jobs_pb2.FailureReason.Name(message.job_finished.failure_reason)
-                assert told == f"FAILURE_REASON_{reason}"
+                reported = jobs_pb2.FailureReason.Name(message.job_finished.failure_reason)
+                assert reported == f"FAILURE_REASON_{reason}"
                 await connection.send(
                     result_ack=sessions_pb2.ResultAck(
                         lease=lease(epoch=epoch), disposition=sessions_pb2.RESULT_DISPOSITION_ACCEPTED
@@ -106,7 +104,7 @@ async def test_engine_that_goes_away_fails_the_job_and_not_the_daemon(
 
 
 @pytest.mark.engine
-async def test_doctor_tells_the_engine(tmp_path: Path, engine: PrivateEngine) -> None:
+async def test_doctor_describes_the_engine(tmp_path: Path, engine: PrivateEngine) -> None:
     settings = {"DCP_CONTAINER_SOCKET": str(engine.socket), "DCP_CONTAINER_NETWORK": "bridge"}
     _, out, _ = await run("doctor", state=tmp_path, DCP_CONTAINER_IMAGES="busybox,*", **settings)
     name = f"Podman {engine.facts.version}" if engine.facts.is_podman else engine.facts.version
@@ -117,7 +115,7 @@ async def test_doctor_tells_the_engine(tmp_path: Path, engine: PrivateEngine) ->
 
 
 @pytest.mark.engine
-async def test_doctor_tells_what_a_model_server_in_a_container_lacks(
+async def test_doctor_reports_what_a_model_server_in_a_container_lacks(
     tmp_path: Path, engine: PrivateEngine
 ) -> None:
     hidden = tmp_path / "hidden.gguf"
@@ -139,7 +137,7 @@ async def test_doctor_tells_what_a_model_server_in_a_container_lacks(
     assert f"fail engine container: {NO_SOCKET}" in out
 
 
-async def test_doctor_tells_what_is_missing(tmp_path: Path) -> None:
+async def test_doctor_reports_a_missing_engine(tmp_path: Path) -> None:
     settings = {"DCP_CONTAINER_IMAGES": "busybox", "DCP_CONTAINER_SOCKET": NO_SOCKET}
     status, out, _ = await run("doctor", state=tmp_path, **settings)
     assert status == 1
@@ -148,14 +146,14 @@ async def test_doctor_tells_what_is_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [({"architecture": "riscv64"}, "riscv64"), ({"name": "Podman Engine"}, ""), ({}, "")],
 )
-def test_engine_that_cannot_do_it_is_told(changes: dict[str, str], told: str) -> None:
+def test_unsuitable_engine_is_reported_with_the_reason(changes: dict[str, str], expected: str) -> None:
     sound = EngineFacts("Engine", "20.10.24", "x86_64", ("local",), ("name=seccomp,profile=default",))
-    why = problem(sound._replace(**changes))  # type: ignore[arg-type]
-    assert told in why
-    assert bool(why) is bool(told)
+    reason = problem(sound._replace(**changes))  # type: ignore[arg-type]
+    assert expected in reason
+    assert bool(reason) is bool(expected)
 
 
 async def test_doctor_and_help_say_plainly_that_processes_are_not_isolated(tmp_path: Path) -> None:

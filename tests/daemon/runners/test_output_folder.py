@@ -1,4 +1,4 @@
-"""What a job left, as a tar or as a folder: what is taken of it, and what never is."""
+"""A job's output as a tar or as a folder: which files are kept, and which never are."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from daemon.runners.output_folder import (
 
 
 def tar_of(*entries: tuple[str, Any]) -> io.BytesIO:
-    """A tar: a name with bytes is a file, one with a dict an entry with these fields."""
+    """A tar; bytes become a file, and a dict becomes an entry with these fields."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, content in entries:
@@ -41,7 +41,7 @@ def tar_of(*entries: tuple[str, Any]) -> io.BytesIO:
 
 
 def names(collected: Collected) -> dict[str, bytes]:
-    return {one.name: one.path.read_bytes() for one in collected.artifacts}
+    return {file.name: file.path.read_bytes() for file in collected.artifacts}
 
 
 def test_files_of_a_tar_are_copied_with_their_digests(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_files_of_a_tar_are_copied_with_their_digests(tmp_path: Path) -> None:
         *("/".join("d" * 17), "/".join(["x" * 200] * 6), "bad\udcff"),
     ],
 )
-def test_name_that_is_no_good_is_not_taken(tmp_path: Path, name: str) -> None:
+def test_unsafe_name_is_not_kept(tmp_path: Path, name: str) -> None:
     assert name_problem(name)
     collected = from_tar(tar_of(("output/" + name, b"evil"), ("output/good", b"ok")), tmp_path / "into", 100)
     assert names(collected) == {"good": b"ok"}
@@ -83,14 +83,14 @@ def test_name_that_is_no_good_is_not_taken(tmp_path: Path, name: str) -> None:
         {"type": tarfile.FIFOTYPE},
     ],
 )
-def test_links_and_devices_are_not_taken(tmp_path: Path, fields: dict[str, Any]) -> None:
+def test_links_and_devices_are_not_kept(tmp_path: Path, fields: dict[str, Any]) -> None:
     tar = tar_of(("output/good", b"ok"), ("output/odd", fields))
     collected = from_tar(tar, tmp_path / "into", 100)
     assert names(collected) == {"good": b"ok"}
     assert "'odd'" in collected.notes[0]
 
 
-def test_files_that_are_too_much_are_not_taken_at_all(tmp_path: Path) -> None:
+def test_files_over_the_limit_are_not_kept_at_all(tmp_path: Path) -> None:
     with pytest.raises(TooMuchError, match="more than 10 bytes"):
         from_tar(tar_of(("output/a", b"123456"), ("output/b", b"123456")), tmp_path / "into", 10)
     many = [(f"output/{number}", b"") for number in range(MAX_FILES + 1)]
@@ -98,12 +98,12 @@ def test_files_that_are_too_much_are_not_taken_at_all(tmp_path: Path) -> None:
         from_tar(tar_of(*many), tmp_path / "into", 10)
 
 
-def test_notes_are_bounded(tmp_path: Path) -> None:
+def test_number_of_notes_is_limited(tmp_path: Path) -> None:
     odd = [(f"output/{number}", {"type": tarfile.FIFOTYPE}) for number in range(500)]
     assert len(from_tar(tar_of(*odd), tmp_path / "into", 10).notes) == 20
 
 
-def test_tar_that_is_cut_off_is_an_error(tmp_path: Path) -> None:
+def test_truncated_tar_is_an_error(tmp_path: Path) -> None:
     cut = tar_of(("output/a", b"x" * 5000)).getvalue()[:2000]
     with pytest.raises(tarfile.TarError):
         from_tar(io.BytesIO(cut), tmp_path / "into", 100_000)
@@ -113,7 +113,7 @@ def test_space_is_counted_in_whole_pages() -> None:
     assert used_in_tar(tar_of(("tmp/a", b"x"), ("tmp/b", b"x" * 5000))) == 3 * 4096
 
 
-def test_folder_is_read_without_following_anything(tmp_path: Path) -> None:
+def test_folder_is_read_without_following_links(tmp_path: Path) -> None:
     output = tmp_path / "output"
     (output / "d").mkdir(parents=True)
     (output / "d" / "good").write_bytes(b"ok")
@@ -130,7 +130,7 @@ def test_folder_is_read_without_following_anything(tmp_path: Path) -> None:
     assert len(collected.notes) == 5
 
 
-def test_output_that_was_made_a_link_is_refused(tmp_path: Path) -> None:
+def test_output_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "output").symlink_to("/etc")
     with pytest.raises(OSError, match="output"):
         from_folder(tmp_path / "output", tmp_path / "into", 100)

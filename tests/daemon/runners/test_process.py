@@ -1,4 +1,4 @@
-"""Jobs as plain processes: what they give, and how those that misbehave end."""
+"""Jobs as plain processes: their results, and how misbehaving jobs end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def outcome_of(runner: ProcessRunner, script: str, **env: str) -> Outcome:
     return await follow(runner.run(offered), Outcome())
 
 
-async def test_output_log_and_files_come_back_and_nothing_stays(
+async def test_output_log_and_files_are_returned_and_nothing_stays(
     runner: ProcessRunner, tmp_path: Path
 ) -> None:
     script = "echo out; sleep 0.2; echo err >&2; cd $DCP_OUTPUT_DIR; echo $WORD > a; ln -s /etc/passwd l"
@@ -39,14 +39,14 @@ async def test_output_log_and_files_come_back_and_nothing_stays(
     assert list((tmp_path / "artifacts").iterdir()) == []
 
 
-async def test_input_files_are_there(runner: ProcessRunner) -> None:
+async def test_job_can_read_its_input_files(runner: ProcessRunner) -> None:
     offered = shell("cat $DCP_INPUT_DIR/a", input_files={"a": "given"})
     assert (await follow(runner.run(offered), Outcome())).output == b"given"
     with pytest.raises(RunnerError, match="input_files"):
         await runner.prepare(shell("true", input_files={"../a": "x"}))
 
 
-async def test_environment_of_the_daemon_is_not_the_jobs(
+async def test_job_does_not_see_the_daemons_environment(
     runner: ProcessRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DCP_PROVIDER_KEY", "dcp-provider-secret")
@@ -58,7 +58,7 @@ async def test_self_test_starts_a_command_and_leaves_nothing(runner: ProcessRunn
     assert list((tmp_path / "artifacts").iterdir()) == []
 
 
-async def test_self_test_tells_that_nothing_can_be_written(tmp_path: Path) -> None:
+async def test_self_test_reports_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "artifacts").write_text("no folder")
     with pytest.raises(RunnerError, match="cannot be used: Not a directory"):
         await ProcessRunner(ContainerSettings(), tmp_path / "artifacts").self_test()
@@ -78,7 +78,7 @@ async def test_failure_has_its_reason(runner: ProcessRunner, script: str, reason
     assert (await outcome_of(runner, script)).reason == reason
 
 
-async def test_command_that_is_not_there_cannot_be_started(runner: ProcessRunner) -> None:
+async def test_missing_command_cannot_be_started(runner: ProcessRunner) -> None:
     outcome = await follow(runner.run(offer("/no/such/program")), Outcome())
     assert outcome.reason == "CONTAINER_START_FAILED"
 
@@ -97,7 +97,9 @@ async def test_process_that_ignores_a_term_signal_is_killed(runner: ProcessRunne
 
 
 @pytest.mark.parametrize("on_term", ["echo saved > $DCP_OUTPUT_DIR/checkpoint; exit 0", ""])
-async def test_files_of_a_process_that_meets_its_limit_come_back(runner: ProcessRunner, on_term: str) -> None:
+async def test_files_of_a_process_that_reaches_its_limit_are_kept(
+    runner: ProcessRunner, on_term: str
+) -> None:
     script = f"trap '{on_term}' TERM; echo 1 > $DCP_OUTPUT_DIR/epoch; while true; do sleep 0.1; done"
     outcome = await follow(runner.run(shell(script, seconds=2)), Outcome())
     expected = {"epoch": b"1\n"} | ({"checkpoint": b"saved\n"} if on_term else {})
@@ -105,12 +107,12 @@ async def test_files_of_a_process_that_meets_its_limit_come_back(runner: Process
     assert outcome.is_over
 
 
-async def test_process_left_behind_does_not_hold_the_job(runner: ProcessRunner) -> None:
+async def test_process_left_behind_does_not_delay_the_end_of_the_job(runner: ProcessRunner) -> None:
     async with asyncio.timeout(20):
         assert (await outcome_of(runner, "sleep 600 & echo done")).output == b"done\n"
 
 
-async def test_much_output_is_read_to_its_end(runner: ProcessRunner) -> None:
+async def test_large_output_is_read_to_its_end(runner: ProcessRunner) -> None:
     offered = offer(sys.executable, "-c", "print('x' * 30_000_000)")
     read = 0
     async with aclosing(runner.run(offered)) as pieces:
@@ -119,6 +121,6 @@ async def test_much_output_is_read_to_its_end(runner: ProcessRunner) -> None:
     assert read > 30_000_000
 
 
-def test_job_types_are_those_of_containers(runner: ProcessRunner) -> None:
+def test_job_types_are_the_same_as_for_containers(runner: ProcessRunner) -> None:
     assert jobs_pb2.JOB_TYPE_CUSTOM_CONTAINER in runner.job_types()
     assert jobs_pb2.JOB_TYPE_LLM_INFERENCE not in runner.job_types()

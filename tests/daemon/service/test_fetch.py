@@ -1,4 +1,4 @@
-"""Fetching a release: bounded, and encrypted to its end."""
+"""Fetching a release: limited in size, and encrypted through every redirection."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from daemon.service.fetch import MAX_REDIRECTS, FetchError, beside, fetch
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers by the path: a redirection to what it names, or so many bytes."""
+    """Answers by the path: a redirection to a target, or a number of bytes."""
 
     def do_GET(self) -> None:
-        """One answer."""
-        what, _, rest = self.path[1:].partition("/")
-        if what == "to":
+        """Sends the answer."""
+        action, _, rest = self.path[1:].partition("/")
+        if action == "to":
             self.send_response(302)
             self.send_header("Location", rest)
             self.end_headers()
-        elif what == "bytes":
+        elif action == "bytes":
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"x" * int(rest))
-        elif what == "loop":
+        elif action == "loop":
             self.send_response(302)
             self.send_header("Location", "/loop")
             self.end_headers()
@@ -33,7 +33,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(404)
 
     def log_message(self, *arguments: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 @pytest.fixture
@@ -64,16 +64,16 @@ def test_file_is_fetched_through_redirections(site: str) -> None:
         ("/to/file:///etc/passwd", "file:///etc/passwd is not https"),
     ],
 )
-def test_what_is_too_much_or_leads_astray_is_refused(site: str, path: str, message: str) -> None:
+def test_oversized_file_or_unsafe_redirection_is_refused(site: str, path: str, message: str) -> None:
     with pytest.raises(FetchError, match=message):
         fetch(f"{site}{path}", 100)
 
 
-def test_place_that_nobody_serves_is_named(site: str) -> None:
+def test_unreachable_address_is_named(site: str) -> None:
     with pytest.raises(FetchError, match="cannot be fetched"):
         fetch("http://127.0.0.1:1/release.json", 100)
 
 
-def test_wheel_lies_beside_the_manifest() -> None:
+def test_wheel_is_fetched_from_beside_the_manifest() -> None:
     assert beside("https://x.example/a/release.json", "b.whl") == "https://x.example/a/b.whl"
     assert beside("/srv/releases/release.json", "b.whl") == "/srv/releases/b.whl"

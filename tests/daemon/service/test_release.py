@@ -1,4 +1,4 @@
-"""What goes out to providers: signed releases, and the script that installs the service."""
+"""Signed releases, and the script that installs the service."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def publish(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_release_is_made_with_a_key_of_its_own_and_believed_with_its_other_half(tmp_path: Path) -> None:
+def test_release_is_signed_with_the_private_key_and_verified_with_the_public_key(tmp_path: Path) -> None:
     key = tmp_path / "release.key"
-    made = publish(key, "--new-key")
-    assert made.returncode == 0, made.stderr
+    created = publish(key, "--new-key")
+    assert created.returncode == 0, created.stderr
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
-    name, _, public = made.stdout.strip().partition("=")
+    name, _, public = created.stdout.strip().partition("=")
     assert name == "DCP_UPDATE_PUBLIC_KEY"
     wheel_name, content = standin_daemon.wheel("2.0")
     (tmp_path / wheel_name).write_bytes(content)
@@ -41,12 +41,14 @@ def test_release_is_made_with_a_key_of_its_own_and_believed_with_its_other_half(
     assert key.read_text().strip() not in manifest.decode()
 
 
-def test_signature_covers_every_field_in_one_way_alone() -> None:
-    one = release.Release("2.0", "a.whl", "0" * 64).signed_bytes()
-    assert one == (b'dcp-daemon release 1\n{"sha256":"' + b"0" * 64 + b'","version":"2.0","wheel":"a.whl"}')
+def test_signature_covers_every_field_in_a_fixed_format() -> None:
+    signed = release.Release("2.0", "a.whl", "0" * 64).signed_bytes()
+    assert signed == (
+        b'dcp-daemon release 1\n{"sha256":"' + b"0" * 64 + b'","version":"2.0","wheel":"a.whl"}'
+    )
 
 
-def test_key_is_never_made_over_another_or_inside_the_repository(tmp_path: Path) -> None:
+def test_new_key_never_replaces_another_and_is_never_inside_the_repository(tmp_path: Path) -> None:
     key = tmp_path / "release.key"
     key.write_text("old")
     assert publish(key, "--new-key").returncode == 2
@@ -73,7 +75,7 @@ def test_key_that_cannot_be_used_is_refused(tmp_path: Path, content: str, mode: 
     assert not (tmp_path / "out").exists()
 
 
-def test_wheel_that_no_daemon_would_take_is_not_signed(tmp_path: Path) -> None:
+def test_wheel_that_no_daemon_would_accept_is_not_signed(tmp_path: Path) -> None:
     with pytest.raises(release.ReleaseError):
         release.write("../2.0", "a.whl", b"", bytes(32))
     with pytest.raises(release.ReleaseError):
@@ -89,7 +91,7 @@ def install(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_dry_run_shows_every_step_and_does_none() -> None:
+def test_dry_run_shows_every_step_without_doing_it() -> None:
     before = {path: path.exists() for path in map(Path, ("/opt/dcp-daemon", "/etc/dcp-daemon"))}
     done = install("--dry-run", "--user", "gpu", "--docker")
     assert done.returncode == 0, done.stderr
@@ -125,24 +127,24 @@ def test_removal_keeps_the_key_and_the_settings() -> None:
         (("--wheel", str(ROOT / "LICENSE")), "is not a wheel of dcp-marketplace"),
     ],
 )
-def test_installer_refuses_what_it_does_not_know(arguments: tuple[str, ...], message: str) -> None:
+def test_installer_refuses_unknown_arguments(arguments: tuple[str, ...], message: str) -> None:
     done = install("--dry-run", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
 
 
-def test_installer_says_how_it_is_used() -> None:
+def test_installer_explains_its_usage() -> None:
     done = install("--help")
     assert done.returncode == 0
     assert "--dry-run" in done.stdout
     assert "set -euo" not in done.stdout
 
 
-def test_scripts_can_be_started() -> None:
+def test_scripts_are_executable() -> None:
     for name in ("install-daemon", "release", "try-install"):
         assert os.access(ROOT / "scripts" / name, os.X_OK)
 
 
-def test_manifest_is_what_the_documentation_says() -> None:
+def test_manifest_matches_the_documentation() -> None:
     fields = json.loads(release.write("2.0", "a.whl", b"wheel", bytes(32)))
     assert set(fields) == {"version", "wheel", "sha256", "signature"}

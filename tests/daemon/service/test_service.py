@@ -1,4 +1,4 @@
-"""The daemon as a service of systemd: its unit, its notifications, its lines in the journal."""
+"""The daemon as a systemd service: its unit, its notifications, its lines in systemd's journal."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def unit_file(folder: Path, text: str) -> Path:
     return path
 
 
-def with_a_program(folder: Path) -> Path:
-    """The root of an installation with something to start."""
+def installation_root(folder: Path) -> Path:
+    """The root of an installation with an empty program."""
     program = folder / "root" / "current" / "bin" / "dcp-daemon"
     program.parent.mkdir(parents=True)
     program.write_text("#!/bin/sh\n")
@@ -48,23 +48,23 @@ def with_a_program(folder: Path) -> Path:
 @needs_systemd
 @pytest.mark.parametrize("docker", [False, True])
 def test_unit_passes_systemds_own_check(tmp_path: Path, docker: bool) -> None:
-    text = unit.render(root=with_a_program(tmp_path), docker=docker)
+    text = unit.render(root=installation_root(tmp_path), docker=docker)
     assert analyze("verify", unit_file(tmp_path, text)) == (0, "")
 
 
 @needs_systemd
 def test_check_of_the_unit_can_fail(tmp_path: Path) -> None:
-    text = unit.render(root=with_a_program(tmp_path)).replace("TimeoutStopSec=60", "TimeoutStopSec=soon")
+    text = unit.render(root=installation_root(tmp_path)).replace("TimeoutStopSec=60", "TimeoutStopSec=soon")
     assert "Failed to parse time value" in analyze("verify", unit_file(tmp_path, text))[1]
 
 
 @needs_systemd
-def test_unit_leaves_little_exposed(tmp_path: Path) -> None:
-    path = unit_file(tmp_path, unit.render(root=with_a_program(tmp_path)))
-    said = analyze("security", "--offline=true", "--threshold=25", path)
-    if "Unknown" in said[1] or "unrecognized" in said[1]:
+def test_unit_has_a_low_exposure_score(tmp_path: Path) -> None:
+    path = unit_file(tmp_path, unit.render(root=installation_root(tmp_path)))
+    result = analyze("security", "--offline=true", "--threshold=25", path)
+    if "Unknown" in result[1] or "unrecognized" in result[1]:
         pytest.skip("this systemd judges no unit offline")
-    assert said[0] == 0, said[1][-300:]
+    assert result[0] == 0, result[1][-300:]
 
 
 def setting(name: str) -> str:
@@ -78,32 +78,32 @@ def test_drain_ends_before_systemd_kills() -> None:
     assert LOST_MARGIN_SECONDS > 0
 
 
-def test_reload_is_the_signal_that_the_daemon_hears() -> None:
+def test_reload_sends_the_signal_that_the_daemon_handles() -> None:
     assert setting("ExecReload") == '/bin/sh -c "kill -HUP $MAINPID"'
 
 
-def test_wrong_setting_is_not_started_again_and_again() -> None:
+def test_daemon_with_a_bad_setting_is_not_restarted() -> None:
     assert setting("RestartPreventExitStatus") == "2"
 
 
-def test_docker_is_opted_into() -> None:
+def test_docker_group_is_optional() -> None:
     assert "\nSupplementaryGroups=" not in unit.render()
     assert "\nSupplementaryGroups=docker\n" in unit.render(docker=True)
 
 
 @pytest.mark.skipif(unit.is_installed(), reason="this machine has the service")
-def test_without_the_service_a_person_starts_the_daemon_by_hand() -> None:
+def test_without_the_service_the_daemon_is_started_by_hand() -> None:
     assert unit.start_command() == "dcp-daemon run"
 
 
 @pytest.mark.parametrize("user", ["a b", "x\nExecStart=/bin/sh", "", "-x", "ROOT"])
-def test_user_cannot_write_lines_of_the_unit(user: str) -> None:
+def test_user_name_cannot_add_lines_to_the_unit(user: str) -> None:
     with pytest.raises(unit.UnitError, match="is not the name of a system user"):
         unit.render(user=user)
 
 
 @pytest.mark.parametrize("root", ["relative", "/a b", "/a\nb", "/%n"])
-def test_folder_cannot_write_lines_of_the_unit(root: str) -> None:
+def test_folder_name_cannot_add_lines_to_the_unit(root: str) -> None:
     with pytest.raises(unit.UnitError, match="absolute"):
         unit.render(root=Path(root))
 
@@ -113,13 +113,13 @@ def test_folder_cannot_write_lines_of_the_unit(root: str) -> None:
 
 @pytest.fixture
 def listening(tmp_path: Path) -> socket.socket:
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    made.bind(str(tmp_path / "n"))
-    made.settimeout(10)
-    return made
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listener.bind(str(tmp_path / "n"))
+    listener.settimeout(10)
+    return listener
 
 
-async def test_manager_hears_that_the_daemon_is_ready_and_alive(
+async def test_manager_is_notified_that_the_daemon_is_ready_and_alive(
     tmp_path: Path, listening: socket.socket
 ) -> None:
     manager = Manager({"NOTIFY_SOCKET": str(tmp_path / "n"), "WATCHDOG_USEC": "30000"})
@@ -132,12 +132,12 @@ async def test_manager_hears_that_the_daemon_is_ready_and_alive(
     listening.close()
 
 
-def test_manager_that_is_gone_is_no_error(tmp_path: Path) -> None:
+def test_missing_manager_is_not_an_error(tmp_path: Path) -> None:
     Manager({"NOTIFY_SOCKET": str(tmp_path / "gone")}).notify("READY=1")
     Manager({}).notify("READY=1")
 
 
-def test_watchdog_of_another_process_is_not_ours() -> None:
+def test_watchdog_of_another_process_is_ignored() -> None:
     assert Manager({"WATCHDOG_USEC": "5000000", "WATCHDOG_PID": "1"}).watchdog_seconds == 0
     assert Manager({"WATCHDOG_USEC": "5000000", "WATCHDOG_PID": str(os.getpid())}).watchdog_seconds == 5
 
@@ -158,7 +158,7 @@ def test_every_line_in_the_journal_has_its_severity(level: int, prefix: str) -> 
     assert formatter.format(record(level, "one\ntwo")) == f"{prefix}daemon.app one\n{prefix}two"
 
 
-def test_why_the_program_ends_is_an_error_in_the_journal(tmp_path: Path) -> None:
+def test_reason_of_the_programs_end_is_an_error_in_the_journal(tmp_path: Path) -> None:
     with (tmp_path / "stream").open("w+") as stream:
         status = os.fstat(stream.fileno())
         logs.report_fault("one\ntwo", {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}, stream)
@@ -167,7 +167,7 @@ def test_why_the_program_ends_is_an_error_in_the_journal(tmp_path: Path) -> None
         assert stream.read() == "<3>one\n<3>two\nthree\n"
 
 
-def test_only_the_stream_that_systemd_made_leads_to_the_journal(tmp_path: Path) -> None:
+def test_only_the_stream_from_systemd_gets_severity_prefixes(tmp_path: Path) -> None:
     with (tmp_path / "stream").open("w") as stream, (tmp_path / "other").open("w") as other:
         status = os.fstat(stream.fileno())
         environ = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}

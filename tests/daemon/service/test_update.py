@@ -1,4 +1,4 @@
-"""dcp-daemon update: what is installed, what is refused, and what runs when it goes wrong."""
+"""dcp-daemon update: what is installed, what is refused, and what runs after a failure."""
 
 from __future__ import annotations
 
@@ -58,17 +58,17 @@ class Machine:
         self.manifest.write_bytes(release.write(version, name, content, PRIVATE))
 
     def release_placed(self, version: str, behaviour: str = "ready") -> None:
-        """Publishes a release that an update has installed already, so that only the trial is left."""
+        """Publishes a release that is already installed, so that only its trial is left."""
         self.release(version, behaviour)
         standin_daemon.place(self.root, version, behaviour)
 
     def start_old(self) -> None:
-        """A daemon of version 1.0 runs."""
+        """Starts a daemon of version 1.0."""
         self.own.try_version(self.installation.current / "bin" / "dcp-daemon")
         self.wait_for("1.0")
 
     def wait_for(self, version: str) -> int:
-        """Waits until that version answers; its process."""
+        """Waits until this version answers; returns its process id."""
         assert update.wait_ready(self.state, version, SOON, lambda: False) == ""
         return int(control.ask(self.state, "status")["pid"])
 
@@ -87,7 +87,7 @@ class Machine:
         return file.read_text().split() if file.exists() else []
 
     def stop(self) -> None:
-        """Ends what still runs, also a trial that its updater left behind and that answers nobody."""
+        """Ends all processes, also a trial that its updater left behind and that does not answer."""
         self.own.stop()
         for process in psutil.process_iter(["cmdline"]):
             if any(part.startswith(str(self.root)) for part in process.info["cmdline"] or ()):
@@ -97,16 +97,16 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    made = Machine(tmp_path)
-    monkeypatch.setenv("DCP_STATE_DIR", str(made.state))
-    yield made
-    made.stop()
+    machine = Machine(tmp_path)
+    monkeypatch.setenv("DCP_STATE_DIR", str(machine.state))
+    yield machine
+    machine.stop()
 
 
 # --- with real pip and virtual environments ---
 
 
-def test_update_installs_what_was_signed_and_the_new_daemon_runs(machine: Machine) -> None:
+def test_update_installs_a_signed_release_and_runs_the_new_daemon(machine: Machine) -> None:
     machine.start_old()
     machine.release("2.0")
     assert machine.update() == "updated from 1.0 to 2.0, which runs now"
@@ -114,11 +114,11 @@ def test_update_installs_what_was_signed_and_the_new_daemon_runs(machine: Machin
     machine.wait_for("2.0")
     assert machine.starts == ["1.0", "2.0"]
     assert (machine.root / "versions" / "2.0" / "pyvenv.cfg").exists()
-    assert machine.installation.has("1.0")  # one to go back to
+    assert machine.installation.has("1.0")  # the version to go back to
     assert machine.update() == "2.0 is installed already"
 
 
-def test_wheel_that_is_another_version_inside_is_removed(machine: Machine) -> None:
+def test_wheel_that_contains_another_version_is_removed(machine: Machine) -> None:
     machine.release("2.0")
     standin_daemon.place(machine.root, "2.0", reported="6.6.6")
     with pytest.raises(UpdateError, match=r"says that it is 6\.6\.6; it was removed"):
@@ -128,7 +128,7 @@ def test_wheel_that_is_another_version_inside_is_removed(machine: Machine) -> No
 
 
 def command(machine: Machine) -> subprocess.Popen[bytes]:
-    """The updater as a process of its own."""
+    """The updater as a separate process."""
     environ = {
         "PATH": os.environ["PATH"],
         "HOME": str(machine.state),
@@ -140,8 +140,8 @@ def command(machine: Machine) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environ, start_new_session=True)
 
 
-async def test_updater_that_dies_at_any_step_leaves_a_version_that_works(machine: Machine) -> None:
-    """Killed with all its children, as by a power cut; but for the daemon, which a cut would start anew."""
+async def test_updater_that_dies_at_any_step_leaves_a_working_version(machine: Machine) -> None:
+    """Kills the updater and its children, as a power cut would, but not the daemon, which would restart."""
     machine.start_old()
     machine.release("2.0", "waits")
     folder = machine.installation.folder("2.0")
@@ -183,7 +183,7 @@ def works(version: Path) -> bool:
         ("exits", "it ended by itself"),
     ],
 )
-def test_version_that_does_not_get_ready_is_gone_and_the_old_one_runs(
+def test_version_that_does_not_become_ready_is_removed_and_the_old_version_runs(
     machine: Machine, behaviour: str, why: str
 ) -> None:
     machine.start_old()
@@ -196,7 +196,7 @@ def test_version_that_does_not_get_ready_is_gone_and_the_old_one_runs(
     assert not machine.installation.folder("2.0").exists()
 
 
-def test_version_that_does_not_end_when_asked_is_killed(machine: Machine) -> None:
+def test_trial_that_does_not_end_when_asked_is_killed(machine: Machine) -> None:
     program = machine.installation.current / "bin" / "dcp-daemon"
     machine.own = OwnProcess(machine.state, program, [], stop_seconds=0.5)
     machine.start_old()
@@ -206,7 +206,7 @@ def test_version_that_does_not_end_when_asked_is_killed(machine: Machine) -> Non
     machine.wait_for("1.0")
 
 
-def test_where_no_daemon_ran_none_runs_afterwards(machine: Machine) -> None:
+def test_update_without_a_running_daemon_starts_none(machine: Machine) -> None:
     machine.release_placed("2.0")
     assert "no daemon ran before, so none runs now" in machine.update()
     assert machine.installation.current_version == "2.0"
@@ -219,7 +219,7 @@ def test_where_no_daemon_ran_none_runs_afterwards(machine: Machine) -> None:
         control.ask(machine.state, "status")
 
 
-def test_only_the_current_version_and_the_one_before_are_kept(machine: Machine) -> None:
+def test_only_the_current_and_the_previous_version_are_kept(machine: Machine) -> None:
     for version in ("2.0", "3.0"):
         machine.release_placed(version)
         machine.update()
@@ -279,10 +279,10 @@ REFUSALS: dict[str, tuple[Callable[[Machine], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", REFUSALS)
-def test_release_that_cannot_be_believed_changes_nothing(machine: Machine, what: str) -> None:
+@pytest.mark.parametrize("fault", REFUSALS)
+def test_release_that_cannot_be_verified_changes_nothing(machine: Machine, fault: str) -> None:
     machine.release("2.0")
-    spoil, message = REFUSALS[what]
+    spoil, message = REFUSALS[fault]
     spoil(machine)
     with pytest.raises(UpdateError, match=message):
         machine.update()
@@ -291,7 +291,7 @@ def test_release_that_cannot_be_believed_changes_nothing(machine: Machine, what:
     assert machine.starts == []
 
 
-def test_older_release_is_taken_on_demand_alone(machine: Machine) -> None:
+def test_older_release_is_installed_only_on_demand(machine: Machine) -> None:
     machine.release_placed("0.9")
     with pytest.raises(UpdateError, match=r"0\.9 is older than 1\.0: --allow-downgrade"):
         machine.update()
@@ -299,13 +299,13 @@ def test_older_release_is_taken_on_demand_alone(machine: Machine) -> None:
     assert "updated from 1.0 to 0.9" in machine.update(allow_downgrade=True)
 
 
-def test_second_update_waits_for_nobody(machine: Machine) -> None:
+def test_second_simultaneous_update_is_refused(machine: Machine) -> None:
     machine.release_placed("2.0")
     with machine.installation.locked(), pytest.raises(UpdateError, match="another update is at work"):
         machine.update()
 
 
-def test_check_changes_nothing(machine: Machine) -> None:
+def test_check_for_updates_changes_nothing(machine: Machine) -> None:
     machine.release("999.0")
     assert "999.0 is newer" in update.check(machine.config, Wish())
     machine.release("0.0.1")
@@ -333,14 +333,14 @@ def test_unfinished_version_never_becomes_current(machine: Machine) -> None:
     assert machine.installation.current_version == "1.0"
 
 
-def test_link_that_a_power_cut_left_behind_is_no_obstacle(machine: Machine) -> None:
+def test_link_left_by_a_power_cut_does_not_prevent_an_update(machine: Machine) -> None:
     standin_daemon.place(machine.root, "2.0")
     (machine.root / "current.new").symlink_to("nowhere")
     machine.installation.switch("2.0")
     assert machine.installation.current_version == "2.0"
 
 
-def test_daemon_that_was_installed_in_another_way_is_not_touched() -> None:
+def test_daemon_that_was_installed_in_another_way_is_not_updated() -> None:
     with pytest.raises(InstallationError, match="was not created by scripts/install-daemon"):
         Installation.of_this_process()
 
@@ -350,7 +350,7 @@ def test_daemon_that_was_installed_in_another_way_is_not_touched() -> None:
 
 @pytest.fixture
 def service(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Systemd]:
-    """The unit of this machine, under a systemctl that starts and ends processes."""
+    """This machine's unit, with a fake systemctl that starts and ends processes."""
     folder = tmp_path / "unit"
     folder.mkdir()
     (folder / "command").write_text(f"{machine.installation.current}/bin/dcp-daemon run")
@@ -370,10 +370,10 @@ def test_service_tries_the_new_version_and_keeps_its_process(
     machine.wait_for("1.0")
     machine.release_placed("2.0")
     wish = Wish(ready_seconds=SOON)
-    told = update.run(machine.config, wish, machine.installation, service)
-    assert told == "updated from 1.0 to 2.0, which runs now"
+    message = update.run(machine.config, wish, machine.installation, service)
+    assert message == "updated from 1.0 to 2.0, which runs now"
     machine.wait_for("2.0")
-    # The trial's own process serves on: one interruption, not two.
+    # The trial's process keeps running: one interruption instead of two.
     assert machine.starts == ["1.0", "2.0"]
     assert not (tmp_path / "unit" / "dcp-daemon.service.d" / "trial.conf").exists()
     assert (tmp_path / "unit" / "log").read_text().split("\n")[-2] == "daemon-reload"
@@ -390,6 +390,6 @@ def test_service_goes_back_to_the_old_version(machine: Machine, service: Systemd
     assert not (tmp_path / "unit" / "dcp-daemon.service.d" / "trial.conf").exists()
 
 
-def test_trial_of_a_service_is_forgotten_by_a_restart_of_the_machine() -> None:
-    """What is below /run is gone then, and the unit's own command leads to what is current."""
+def test_trial_of_a_service_does_not_survive_a_restart_of_the_machine() -> None:
+    """The trial's files are below /run, and the unit's own command starts the current version."""
     assert Systemd([]).drop_in == Path("/run/systemd/system/dcp-daemon.service.d/trial.conf")

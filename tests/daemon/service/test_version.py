@@ -1,4 +1,4 @@
-"""Which of two versions is older, as a daemon sees it."""
+"""Comparison of two versions of the daemon."""
 
 from __future__ import annotations
 

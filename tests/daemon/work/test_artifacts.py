@@ -1,4 +1,4 @@
-"""The uploader: what goes when, what is tried again, and what ends it; and files that are none."""
+"""The uploader: order, retries and ends of uploads; and paths that are not plain files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.daemon.fake_server import lease
 
 
 class Server:
-    """Takes files as its script says: for each name the errors that come before it is taken."""
+    """A sink that raises the scripted errors for each name before it accepts the file."""
 
     def __init__(self, **script: list[Exception]) -> None:
         self.script = script
@@ -59,7 +59,7 @@ def files(*names: str) -> list[Artifact]:
     return [Artifact(name, Path("/nowhere") / name, 1, b"x" * 32) for name in names]
 
 
-async def test_all_files_go_two_at_a_time() -> None:
+async def test_files_are_uploaded_two_at_a_time() -> None:
     server = Server()
     await server.uploader().upload(lease(), files(*"abcdefgh"))
     assert sorted(server.taken) == list("abcdefgh")
@@ -67,7 +67,7 @@ async def test_all_files_go_two_at_a_time() -> None:
     await server.uploader().upload(lease(), [])
 
 
-async def test_upload_that_breaks_off_is_tried_again_with_full_jitter() -> None:
+async def test_interrupted_upload_is_repeated_with_full_jitter() -> None:
     server = Server(a=[UploadBrokenError("x")] * 9)
     await server.uploader().upload(lease(), files("a", "b"))
     assert (sorted(server.taken), server.tries["a"]) == (["a", "b"], 10)
@@ -76,7 +76,7 @@ async def test_upload_that_breaks_off_is_tried_again_with_full_jitter() -> None:
     assert len(set(server.slept)) == 9
 
 
-async def test_refused_file_does_not_keep_the_others_from_going() -> None:
+async def test_refused_file_does_not_stop_the_others() -> None:
     server = Server(a=[UploadRefusedError("too big", too_large=True)], c=[UploadRefusedError("bad name")])
     with pytest.raises(ArtifactsError) as caught:
         await server.uploader().upload(lease(), files("a", "b", "c"))
@@ -85,14 +85,14 @@ async def test_refused_file_does_not_keep_the_others_from_going() -> None:
     assert caught.value.message == "/output: 2 files could not be kept; a: too big"
 
 
-async def test_file_that_changes_while_it_is_sent_is_given_up() -> None:
+async def test_file_that_changes_during_its_upload_is_given_up() -> None:
     server = Server(a=[UploadDamagedError("x")] * 9)
     with pytest.raises(ArtifactsError, match="a file could not be kept; a: it changed") as caught:
         await server.uploader().upload(lease(), files("a"))
     assert (server.tries["a"], caught.value.reason) == (3, jobs_pb2.FAILURE_REASON_ENGINE_FAILED)
 
 
-async def test_lease_that_is_gone_ends_them_all() -> None:
+async def test_ended_lease_ends_all_uploads() -> None:
     server = Server(a=[LeaseGoneError("stale")], b=[UploadBrokenError("x")] * 1000)
     with pytest.raises(LeaseGoneError):
         await server.uploader().upload(lease(), files("a", "b"))

@@ -1,4 +1,4 @@
-"""Attempts on runners: which one gets a job, and what becomes of what it yields."""
+"""Attempts: which runner gets a job, and what happens to its output, log and files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.fake_runner import MemorySink, ScriptedRunner
 CUSTOM = jobs_pb2.JOB_TYPE_CUSTOM_CONTAINER
 
 
-class Heard:
+class RecordedEvents:
     """The events of one attempt."""
 
     def __init__(self) -> None:
@@ -50,49 +50,53 @@ async def has_room(lease: sessions_pb2.Lease) -> None:
 
 async def run(
     *runners: Runner, sink: ArtifactSink | None = None, job_type: int = CUSTOM
-) -> tuple[Heard, Result]:
-    heard = Heard()
-    attempts = Attempts(runners, heard, has_room, SystemClock(), sink)
+) -> tuple[RecordedEvents, Result]:
+    recorded = RecordedEvents()
+    attempts = Attempts(runners, recorded, has_room, SystemClock(), sink)
     attempts.start(offer(job_type=job_type))
     async with asyncio.timeout(10):
-        return heard, await heard.result
+        return recorded, await recorded.result
 
 
 @pytest.fixture
-def left(tmp_path: Path) -> WorkDone:
+def work_with_file(tmp_path: Path) -> WorkDone:
     (tmp_path / "0000").write_bytes(b"content")
     return WorkDone((Artifact("a/b.txt", tmp_path / "0000", 7, bytes(32)),))
 
 
 async def test_job_goes_to_the_runner_of_its_type() -> None:
     engine, runner = ScriptedEngine(["text"]), ScriptedRunner(b"bytes")
-    heard, _ = await run(engine, runner)
-    assert heard.output_data == b"bytes"
-    heard, _ = await run(engine, runner, job_type=jobs_pb2.JOB_TYPE_LLM_INFERENCE)
-    assert heard.output_data == b"text"
+    recorded, _ = await run(engine, runner)
+    assert recorded.output_data == b"bytes"
+    recorded, _ = await run(engine, runner, job_type=jobs_pb2.JOB_TYPE_LLM_INFERENCE)
+    assert recorded.output_data == b"text"
 
 
-async def test_log_and_output_travel_apart_and_the_meter_stops_before_the_hand_over(left: WorkDone) -> None:
+async def test_log_and_output_are_separate_and_the_meter_stops_before_files_are_handed_over(
+    work_with_file: WorkDone,
+) -> None:
     sink = MemorySink()
-    heard, result = await run(
-        ScriptedRunner(Log(b"one\n"), b"out", Log(b"two\n"), WorkDone(), left), sink=sink
+    recorded, result = await run(
+        ScriptedRunner(Log(b"one\n"), b"out", Log(b"two\n"), WorkDone(), work_with_file), sink=sink
     )
-    assert (heard.output_data, heard.log_data) == (b"out", b"one\ntwo\n")
-    assert heard.events == ["started", "worked", "worked"]
+    assert (recorded.output_data, recorded.log_data) == (b"out", b"one\ntwo\n")
+    assert recorded.events == ["started", "worked", "worked"]
     assert sink.files == {"job-1": {"a/b.txt": b"content"}}
     assert result.outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED
 
 
-async def test_files_that_nobody_takes_are_named_in_the_log(left: WorkDone) -> None:
-    heard, result = await run(ScriptedRunner(left))
-    assert heard.log_data == b"[dcp] not kept: a/b.txt (7 bytes)\n"
+async def test_files_without_a_sink_are_named_in_the_log(work_with_file: WorkDone) -> None:
+    recorded, result = await run(ScriptedRunner(work_with_file))
+    assert recorded.log_data == b"[dcp] not kept: a/b.txt (7 bytes)\n"
     assert result.outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED
 
 
-async def test_files_of_a_job_that_failed_are_handed_over_before_it_is_told(left: WorkDone) -> None:
+async def test_files_of_a_failed_job_are_handed_over_before_the_failure_is_reported(
+    work_with_file: WorkDone,
+) -> None:
     error = RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_EXIT, "exit code 3")
     sink = MemorySink()
-    _, result = await run(ScriptedRunner(left, error), sink=sink)
+    _, result = await run(ScriptedRunner(work_with_file, error), sink=sink)
     assert sink.files == {"job-1": {"a/b.txt": b"content"}}
     assert result.failure_reason == jobs_pb2.FAILURE_REASON_CONTAINER_EXIT
 
@@ -105,12 +109,12 @@ async def test_files_of_a_job_that_failed_are_handed_over_before_it_is_told(left
     ],
 )
 async def test_job_fails_when_its_files_cannot_be_handed_over(
-    left: WorkDone, error: Exception, reason: int
+    work_with_file: WorkDone, error: Exception, reason: int
 ) -> None:
-    _, result = await run(ScriptedRunner(left), sink=MemorySink(error))
+    _, result = await run(ScriptedRunner(work_with_file), sink=MemorySink(error))
     assert (result.outcome, result.failure_reason) == (sessions_pb2.RUN_OUTCOME_FAILED, reason)
 
 
-async def test_job_that_no_runner_takes_fails() -> None:
+async def test_job_without_a_runner_fails() -> None:
     _, result = await run(ScriptedEngine(["text"]))
     assert result.failure_reason == jobs_pb2.FAILURE_REASON_MODEL_NOT_SERVED

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from daemon.work.attempts import FLUSH_BYTES, FLUSH_SECONDS, Batcher
 
 
-def test_first_piece_leaves_at_once_and_the_next_ones_together() -> None:
+def test_first_piece_is_sent_at_once_and_the_next_pieces_together() -> None:
     batcher = Batcher()
     assert batcher.add("a", 0.0) == b"a"
     assert batcher.add("b", 0.01) == b""
@@ -18,13 +18,13 @@ def test_first_piece_leaves_at_once_and_the_next_ones_together() -> None:
     assert not batcher.pending
 
 
-def test_much_output_does_not_wait() -> None:
+def test_large_output_is_sent_without_waiting() -> None:
     batcher = Batcher()
     batcher.add("a", 0.0)
     assert len(batcher.add("b" * FLUSH_BYTES, 0.0)) == FLUSH_BYTES
 
 
-def test_half_a_character_does_not_end_a_job() -> None:
+def test_incomplete_character_does_not_fail_a_job() -> None:
     assert Batcher().add("a\ud800b", 0.0) == b"a?b"
 
 

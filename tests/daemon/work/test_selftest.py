@@ -1,4 +1,4 @@
-"""When engines are tested, and what becomes of their verdicts."""
+"""Self-tests: when engines are tested, and the effect of the results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SUCCEEDED = (sessions_pb2.RUN_OUTCOME_SUCCEEDED, jobs_pb2.FAILURE_REASON_UNSPECI
 
 
 class Bench:
-    """Self-tests of scripted engines, and how often they told of news."""
+    """Self-tests of scripted engines, with a count of the reported changes."""
 
     def __init__(self, *engines: Engine) -> None:
         self.clock = ManualClock()
@@ -35,44 +35,44 @@ class Bench:
         self.news += 1
 
     async def settled(self) -> list[bool]:
-        """Who passed, after the tests that are due."""
+        """Runs the tests that are due; returns which engines passed."""
         await self.tests.settle(5)
         await asyncio.sleep(0)
         return [test.passed for test in self.tests.report().tests]
 
 
-def test_failed_trial_is_repeated_after_a_minute_then_ever_later_up_to_an_hour() -> None:
-    trial, rng, now = SelfTestRecord(), Random(1), 0.0
+def test_failed_self_test_is_repeated_after_a_minute_then_later_and_later_up_to_an_hour() -> None:
+    record, rng, now = SelfTestRecord(), Random(1), 0.0
     delays = []
     for _ in range(9):
-        trial.fail("broken", now, rng)
+        record.fail("broken", now, rng)
         began = now
-        while not trial.is_due(now):
+        while not record.is_due(now):
             now += 1
         delays.append(now - began)
     for delay, most in zip(delays, [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600], strict=True):
         assert most * 0.89 <= delay <= most + 1
-    trial.succeed(now, rng)
-    trial.fail("broken", now, rng)
-    assert trial.is_due(now + 61)
+    record.succeed(now, rng)
+    record.fail("broken", now, rng)
+    assert record.is_due(now + 61)
 
 
 @given(st.lists(st.sampled_from(["succeed", "fail", "doubt"]), max_size=40), st.integers(0, 2**32))
-def test_trial_is_always_due_again_within_the_hour_and_its_jitter(events: list[str], seed: int) -> None:
-    trial, rng = SelfTestRecord(), Random(seed)
+def test_self_test_is_always_due_again_within_an_hour_plus_jitter(events: list[str], seed: int) -> None:
+    record, rng = SelfTestRecord(), Random(seed)
     for now, event in enumerate(events):
         if event == "doubt":
-            trial.doubt()
+            record.doubt()
         elif event == "succeed":
-            trial.succeed(now, rng)
+            record.succeed(now, rng)
         else:
-            trial.fail("x" * 1000, now, rng)
-        assert trial.is_due(now + PERIOD_SECONDS * 1.1 + 1)
-        assert trial.passed == (trial.reason == "")
-        assert len(trial.reason) <= 500
+            record.fail("x" * 1000, now, rng)
+        assert record.is_due(now + PERIOD_SECONDS * 1.1 + 1)
+        assert record.passed == (record.reason == "")
+        assert len(record.reason) <= 500
 
 
-async def test_nothing_is_offered_before_its_first_test_has_ended() -> None:
+async def test_engine_is_not_offered_before_its_first_test_has_ended() -> None:
     quick, slow = ScriptedEngine(), ScriptedEngine(model="slow")
     slow.test_gate = asyncio.Event()
     bench = Bench(quick, slow)
@@ -109,7 +109,7 @@ async def test_first_test_does_not_wait_for_a_run_of_an_earlier_daemon() -> None
     assert await bench.settled() == [True]
 
 
-async def test_job_interrupts_a_test_and_stands_for_it() -> None:
+async def test_job_interrupts_a_test_and_replaces_it() -> None:
     engine = ScriptedEngine()
     bench = Bench(engine)
     await bench.settled()
@@ -119,7 +119,7 @@ async def test_job_interrupts_a_test_and_stands_for_it() -> None:
     await asyncio.sleep(0.01)
     bench.tests.job_began(engine)
     bench.busy.add(engine)
-    engine.test_error = FAILED  # so would the job's own load have it end
+    engine.test_error = FAILED  # as the load of the job might make it end
     engine.test_gate.set()
     assert await bench.settled() == [True]
     bench.busy.clear()
@@ -136,7 +136,7 @@ async def test_job_interrupts_a_test_and_stands_for_it() -> None:
         (jobs_pb2.FAILURE_REASON_PROMPT_TOO_LONG, 1),
     ],
 )
-async def test_only_a_failure_of_the_engine_has_it_tested(
+async def test_only_a_failure_of_the_engine_triggers_a_test(
     reason: jobs_pb2.FailureReason.ValueType, tests: int
 ) -> None:
     engine = ScriptedEngine()
@@ -147,7 +147,7 @@ async def test_only_a_failure_of_the_engine_has_it_tested(
     assert engine.tests == tests
 
 
-async def test_test_that_hangs_fails_by_its_time() -> None:
+async def test_self_test_that_hangs_fails_after_its_time_limit() -> None:
     engine = ScriptedEngine()
     engine.test_gate, engine.self_test_seconds = asyncio.Event(), 0.01
     bench = Bench(engine)
@@ -156,7 +156,7 @@ async def test_test_that_hangs_fails_by_its_time() -> None:
 
 
 @pytest.mark.parametrize("error", [FAILED, RuntimeError("/home/secret"), TimeoutError()])
-async def test_failed_test_tells_why_and_nothing_of_the_machine(error: Exception) -> None:
+async def test_failed_self_test_has_a_reason_without_details_of_the_machine(error: Exception) -> None:
     engine = ScriptedEngine()
     engine.test_error = error
     bench = Bench(engine)
@@ -167,7 +167,7 @@ async def test_failed_test_tells_why_and_nothing_of_the_machine(error: Exception
 
 
 class Plain(Engine):
-    """Takes the port's own self-test."""
+    """An engine with the default self-test."""
 
     def __init__(self, pieces: Sequence[str | jobs_pb2.Usage]) -> None:
         self.pieces = pieces

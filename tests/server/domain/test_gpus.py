@@ -1,4 +1,4 @@
-"""Reports of GPUs: no figure is invented or lost, and the rows of every release are read."""
+"""GPU reports: no figure is invented or lost, and the rows of every release can be read."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from server.rpc import convert
 
 
 def messages(message: type[Message], **items: st.SearchStrategy[Message]) -> st.SearchStrategy[Message]:
-    """Messages with any of their fields set, to the values that mean something else when unset too."""
+    """Messages with any of their fields set, also to values that differ in meaning from an unset field."""
     values: dict[str, st.SearchStrategy[object]] = {}
     for field in message.DESCRIPTOR.fields:
         if field.message_type is None:
             kind = field.cpp_type
             text, number = st.sampled_from(["", "8.9"]), st.integers(0, 9)
-            one = text if kind == field.CPPTYPE_STRING else number
-            one = st.booleans() if kind == field.CPPTYPE_BOOL else one
-            values[field.name] = st.lists(number, max_size=3) if field.is_repeated else one
+            value = text if kind == field.CPPTYPE_STRING else number
+            value = st.booleans() if kind == field.CPPTYPE_BOOL else value
+            values[field.name] = st.lists(number, max_size=3) if field.is_repeated else value
     values |= {name: st.lists(item, max_size=3) for name, item in items.items()}
     return st.fixed_dictionaries({}, optional=values).map(lambda given: message(**given))
 
@@ -45,7 +45,7 @@ def test_fields_are_those_of_the_messages() -> None:
 
 
 @pytest.mark.parametrize("state", GpuState)
-def test_states_have_the_numbers_of_the_wire(state: GpuState) -> None:
+def test_states_have_the_numbers_of_the_proto(state: GpuState) -> None:
     number = gpus_pb2.GpuState.Value(f"GPU_STATE_{state.name}")
     assert to_plain(GpuReport(all_gpus=(Gpu(state=state),))) == {"all_gpus": [{"state": number}]}
 
@@ -58,7 +58,7 @@ def test_only_a_gpu_that_failed_or_is_unknown_is_not_healthy(state: int | None, 
     assert gpu.is_healthy is is_healthy
 
 
-def test_row_of_another_release_is_read_without_the_fields_that_it_alone_has() -> None:
+def test_row_of_another_release_is_read_without_its_unknown_fields() -> None:
     row = {"gpu_name": "L4", "of_a_newer": 1, "all_gpus": [{"uuid": "a", "state": 2, "of_a_newer": [1]}]}
     assert from_plain(row) == GpuReport(gpu_name="L4", all_gpus=(Gpu(uuid="a", state=GpuState.FAILED),))
 

@@ -1,4 +1,4 @@
-"""What keeps a provider from whole kinds of jobs."""
+"""Hindrances: why a provider gets no jobs of whole kinds."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ FAILED = SelfTest("llamacpp", False, "It answered nothing.", ("n",), INFERENCE)
         ({"all_gpus": [{"state": 2}, {"state": 3}]}, dict.fromkeys(ALL, Obstacle.GPUS_FAILED)),
     ],
 )
-def test_each_hindrance_keeps_its_kinds_of_job_away(changes: dict[str, Any], expected: Any) -> None:
+def test_each_hindrance_blocks_its_kinds_of_jobs(changes: dict[str, Any], expected: Any) -> None:
     found = hindrances(from_plain(GOOD | changes), (), ASKED)
     assert by_job_type(found) == expected
-    assert all(one.message for one in found)
+    assert all(hindrance.message for hindrance in found)
 
 
-def test_nothing_is_asked_for_by_default() -> None:
+def test_default_minimums_hinder_no_provider() -> None:
     assert hindrances(GpuReport(driver_version="1"), (), Minimums()) == ()
     assert hindrances(GpuReport(driver_version="1"), (), Minimums(driver="0", toolkit="0", daemon="0")) == ()
 
 
-def test_failed_self_test_keeps_its_kinds_and_models_away_unless_another_engine_has_them() -> None:
+def test_failed_self_test_blocks_its_job_types_and_models_unless_another_engine_offers_them() -> None:
     (alone,) = hindrances(from_plain(GOOD), [FAILED], ASKED)
     assert (alone.obstacle, alone.job_types) == (Obstacle.SELF_TEST_FAILED, INFERENCE)
     assert "It answered nothing." in alone.message
@@ -81,7 +81,7 @@ def test_failed_self_test_keeps_its_kinds_and_models_away_unless_another_engine_
         ("1.4.0", "1.4.0rc1", False),
         ("", "0.0", False),
         ("1.14.0-rc.1", "1.14.0", True),
-        # Not versions by PEP 440: their leading numbers count.
+        # Not PEP 440 versions: only their leading numbers count.
         ("550.54.15-open", "550.54.15", False),
         ("550.54.15-open", "550.54.16", True),
         ("9" * 5000, "1", False),
@@ -95,7 +95,7 @@ VERSIONS = st.lists(st.integers(0, 999), min_size=1, max_size=4).map(lambda part
 
 
 @given(VERSIONS | st.text(max_size=20), VERSIONS)
-def test_version_is_before_the_least_or_the_least_is_not_after_it(version: str, least: str) -> None:
+def test_comparison_of_versions_is_consistent_in_both_directions(version: str, least: str) -> None:
     assert not (is_before(version, least) and is_before(least, version))
     assert not is_before(least, least)
 
@@ -104,5 +104,5 @@ NUMBERS = st.lists(st.integers(0, 999), min_size=4, max_size=4)
 
 
 @given(NUMBERS, NUMBERS)
-def test_versions_of_equal_length_are_ordered_as_their_numbers(version: list[int], least: list[int]) -> None:
+def test_versions_of_equal_length_are_ordered_by_their_numbers(version: list[int], least: list[int]) -> None:
     assert is_before(".".join(map(str, version)), ".".join(map(str, least))) is (version < least)

@@ -1,4 +1,4 @@
-"""How far a machine's word about its GPUs is believed."""
+"""Verdicts: how far a machine's report about its GPUs is believed."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def report(*gpus: dict[str, Any], **top: Any) -> GpuReport:
     return from_plain({"gpu_count": len(gpus), "all_gpus": list(gpus), "python_version": "3.11"} | top)
 
 
-def judged(status: GpuReport, history: History = CLEAN) -> tuple[Verdict, set[VerdictReason]]:
-    told = facts(status)
-    assert told is not None
-    judgement = judge(told, history, NOW_MS)
+def judge_report(status: GpuReport, history: History = CLEAN) -> tuple[Verdict, set[VerdictReason]]:
+    reported = facts(status)
+    assert reported is not None
+    judgement = judge(reported, history, NOW_MS)
     return judgement.verdict, set(judgement.reasons)
 
 
@@ -73,10 +73,10 @@ def judged(status: GpuReport, history: History = CLEAN) -> tuple[Verdict, set[Ve
         ("NVIDIA GeForce RTX 3090", 24268, "8.6"),
     ],
 )
-def test_what_drivers_report_of_real_gpus_is_verified(name: str, total_mib: int, capability: str) -> None:
+def test_report_of_a_real_gpu_is_verified(name: str, total_mib: int, capability: str) -> None:
     figures: dict[str, Any] = {"gpu_name": name, "gpu_vram_mib": total_mib, "compute_capability": capability}
     device = gpu(**figures, free_vram_mib=total_mib - 500, memory_used_mb=500)
-    assert judged(report(device), History(claimed_gpu=name)) == (Verdict.VERIFIED, set())
+    assert judge_report(report(device), History(claimed_gpu=name)) == (Verdict.VERIFIED, set())
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,8 @@ def test_what_drivers_report_of_real_gpus_is_verified(name: str, total_mib: int,
         (report(gpu(gpu_name="NVIDIA A40-48Q")), VerdictReason.MODEL_NOT_KNOWN),
     ],
 )
-def test_what_cannot_be_compared_is_unverified(status: GpuReport, reason: VerdictReason) -> None:
-    assert judged(status) == (Verdict.UNVERIFIED, {reason})
+def test_report_that_cannot_be_compared_is_unverified(status: GpuReport, reason: VerdictReason) -> None:
+    assert judge_report(status) == (Verdict.UNVERIFIED, {reason})
 
 
 @pytest.mark.parametrize(
@@ -119,10 +119,8 @@ def test_what_cannot_be_compared_is_unverified(status: GpuReport, reason: Verdic
         (report(gpu(), gpu("GPU-b", compute_capability="8.6")), VerdictReason.CAPABILITY_MISMATCH),
     ],
 )
-def test_what_contradicts_itself_or_what_is_known_is_suspect(
-    status: GpuReport, reason: VerdictReason
-) -> None:
-    assert judged(status) == (Verdict.SUSPECT, {reason})
+def test_contradictory_or_impossible_report_is_suspect(status: GpuReport, reason: VerdictReason) -> None:
+    assert judge_report(status) == (Verdict.SUSPECT, {reason})
 
 
 @pytest.mark.parametrize(
@@ -138,23 +136,23 @@ def test_what_contradicts_itself_or_what_is_known_is_suspect(
         ("NVIDIA H100", Verdict.SUSPECT),
     ],
 )
-def test_claim_is_compared_where_both_are_known(claimed: str, verdict: Verdict) -> None:
-    assert judged(report(gpu()), History(claimed_gpu=claimed))[0] is verdict
+def test_claimed_gpu_is_compared_if_both_models_are_known(claimed: str, verdict: Verdict) -> None:
+    assert judge_report(report(gpu()), History(claimed_gpu=claimed))[0] is verdict
 
 
-def test_claim_of_one_gpu_of_several_is_true() -> None:
+def test_claim_may_name_one_of_several_gpus() -> None:
     other = gpu("GPU-b", gpu_name="NVIDIA GeForce RTX 3090", gpu_vram_mib=24576, compute_capability="8.6")
-    assert judged(report(other, gpu()), History(claimed_gpu="RTX 4090"))[0] is Verdict.VERIFIED
+    assert judge_report(report(other, gpu()), History(claimed_gpu="RTX 4090"))[0] is Verdict.VERIFIED
 
 
 def test_changed_gpus_are_unverified_for_a_day() -> None:
     changed = History(changed_ms=NOW_MS - STABLE_MS + 1)
-    told = facts(report(gpu()))
-    assert told is not None
-    judgement = judge(told, changed, NOW_MS)
+    reported = facts(report(gpu()))
+    assert reported is not None
+    judgement = judge(reported, changed, NOW_MS)
     assert (judgement.verdict, judgement.reasons) == (Verdict.UNVERIFIED, (VerdictReason.GPUS_CHANGED,))
     assert judgement.until_ms == NOW_MS + 1
-    assert judge(told, changed, NOW_MS + 1).verdict is Verdict.VERIFIED
+    assert judge(reported, changed, NOW_MS + 1).verdict is Verdict.VERIFIED
 
 
 @pytest.mark.parametrize(
@@ -165,23 +163,23 @@ def test_changed_gpus_are_unverified_for_a_day() -> None:
         (History(tokens_per_second=3.0), (Verdict.VERIFIED, set())),
     ],
 )
-def test_what_the_server_itself_measured_counts(history: History, expected: object) -> None:
-    assert judged(report(gpu()), history) == expected
+def test_measurements_of_the_server_decide_the_verdict(history: History, expected: object) -> None:
+    assert judge_report(report(gpu()), history) == expected
 
 
-def test_failed_gpu_tells_who_it_is_and_nothing_more() -> None:
+def test_failed_gpu_without_figures_stays_the_same_gpu() -> None:
     lost = {"index": 1, "uuid": "GPU-b", "gpu_name": "NVIDIA GeForce RTX 4090", "state": 2, "state_reason": 1}
-    told, before = facts(report(gpu(), lost)), facts(report(gpu(), gpu("GPU-b")))
-    assert told is not None
+    reported, before = facts(report(gpu(), lost)), facts(report(gpu(), gpu("GPU-b")))
+    assert reported is not None
     assert before is not None
-    assert told.uuids == before.uuids
-    assert judge(told, CLEAN, NOW_MS).verdict is Verdict.VERIFIED
+    assert reported.uuids == before.uuids
+    assert judge(reported, CLEAN, NOW_MS).verdict is Verdict.VERIFIED
 
 
 @pytest.mark.parametrize(
     "status", [GpuReport(), GpuReport(python_version="3"), report(gpu(), driver_lost=True)]
 )
-def test_report_that_says_nothing_of_the_gpus_is_not_judged(status: GpuReport) -> None:
+def test_report_without_gpus_is_not_judged(status: GpuReport) -> None:
     assert facts(status) is None
 
 
@@ -221,17 +219,17 @@ REPORTS = st.fixed_dictionaries(
 def test_verdict_and_reasons_always_agree(
     status: dict[str, Any], claimed: str, shares: bool, changed_ms: int | None
 ) -> None:
-    told = facts(from_plain(status))
-    if told is None:
+    reported = facts(from_plain(status))
+    if reported is None:
         return
-    judgement = judge(told, History(claimed, changed_ms, shares), NOW_MS)
+    judgement = judge(reported, History(claimed, changed_ms, shares), NOW_MS)
     suspect = not CONTRADICTIONS.isdisjoint(judgement.reasons)
     assert (judgement.verdict is Verdict.SUSPECT) == suspect
     assert (judgement.verdict is Verdict.VERIFIED) == (judgement.reasons == ())
-    assert judge(told, replace(CLEAN, shares_uuid=True), NOW_MS).verdict is Verdict.SUSPECT
+    assert judge(reported, replace(CLEAN, shares_uuid=True), NOW_MS).verdict is Verdict.SUSPECT
 
 
-def test_every_reason_has_its_sentence_and_every_known_gpu_is_found_by_its_name() -> None:
+def test_every_reason_has_a_sentence_and_every_known_gpu_is_found_by_its_name() -> None:
     assert SENTENCES.keys() == set(VerdictReason)
     for known in KNOWN_GPUS:
         assert known_gpu(" ".join(known.words)) == known

@@ -1,4 +1,4 @@
-"""The job's state machine, as one table: what is not in it is refused."""
+"""The job's state machine as a table: an event that is not in it is refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from server.domain.jobs import FINAL, JOB_TRANSITIONS, OPEN, JobEvent, JobState
 
-# Written out by hand from the contract, 3; a dot is "refused".
+# Copied by hand from section 3 of the contract; a dot means "refused".
 #         submit offer    accept    start    request_cancel requeue complete   fail    cancel
 EXPECTED = """
 queued       .   pending  .         .        .              .       .          failed  cancelled
@@ -27,7 +27,7 @@ TABLE = {
 }
 
 
-def test_table_has_every_pair() -> None:
+def test_table_has_every_state_and_event() -> None:
     assert set(TABLE) == set(itertools.product(JobState, JobEvent))
 
 
@@ -37,20 +37,20 @@ def test_event_moves_a_job_as_the_contract_says(state: JobState, event: JobEvent
 
 
 @pytest.mark.parametrize("event", JobEvent)
-def test_guards_of_writes_are_the_states_that_the_event_may_happen_in(event: JobEvent) -> None:
+def test_write_is_guarded_by_the_states_that_allow_its_event(event: JobEvent) -> None:
     assert set(JOB_TRANSITIONS.sources(event)) == {
         s for (s, e), target in TABLE.items() if e is event and target
     }
 
 
-def test_final_states_are_those_that_nothing_leaves() -> None:
+def test_final_states_are_those_that_no_event_leaves() -> None:
     stuck = {state for state in JobState if not any(TABLE[state, event] for event in JobEvent)}
     assert stuck == FINAL
     assert set(JobState) == FINAL | OPEN
     assert not FINAL & OPEN
 
 
-def test_cancel_reaches_every_open_state() -> None:
+def test_every_open_state_can_be_cancelled() -> None:
     assert {state for state in JobState if JOB_TRANSITIONS.next_state(state, JobEvent.CANCEL)} == OPEN
 
 

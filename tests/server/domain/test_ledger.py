@@ -1,4 +1,4 @@
-"""The ledger's rules: whatever happens the proof is clean, and whatever is tampered with shows."""
+"""The ledger's rules: every valid history is proven clean, and every tampering is found."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Book:
             self.apply(ledger.withdrawal_transfer(request))
 
     def delete(self, renter_id: int) -> None:
-        """As the service does: no hold is open, and the rest is given up."""
+        """As the service does: no hold is open, and the balance is forfeited."""
         rest = self.balances[ledger.renter(renter_id)]
         if renter_id in self.deleted or self.balances[ledger.held(renter_id)]:
             return
@@ -118,7 +118,7 @@ DELETIONS = st.tuples(st.just(Book.delete), PARTIES)
 
 
 @given(st.lists(CREDITS | HOLDS | SETTLEMENTS | WITHDRAWALS | WITHDRAWAL_ENDS | DELETIONS, max_size=60))
-def test_any_history_proves_clean(history: list[tuple[Callable[..., None], int]]) -> None:
+def test_any_valid_history_is_proven_clean(history: list[tuple[Callable[..., None], int]]) -> None:
     book = Book()
     for step, *arguments in history:
         step(book, *arguments)
@@ -131,15 +131,15 @@ def test_any_history_proves_clean(history: list[tuple[Callable[..., None], int]]
         len(open_holds),
         sum(hold.amount_halala for hold in open_holds),
     )
-    open_withdrawals = [one for one in book.withdrawals.values() if one.state in OPEN]
+    open_withdrawals = [withdrawal for withdrawal in book.withdrawals.values() if withdrawal.state in OPEN]
     assert (proof.open_withdrawals, proof.open_withdrawals_halala) == (
         len(open_withdrawals),
-        sum(one.amount_halala for one in open_withdrawals),
+        sum(withdrawal.amount_halala for withdrawal in open_withdrawals),
     )
 
 
 def sample() -> Book:
-    """One hold posted, one voided, one open; one withdrawal paid, one rejected, one open; one deletion."""
+    """A posted, a voided and an open hold; a paid, a rejected and an open withdrawal; a deletion."""
     book = Book()
     book.credit(3, 42)
     book.delete(3)
@@ -184,7 +184,7 @@ def change_amount(index: int, change: int) -> Callable[[Book], None]:
     return tamper
 
 
-def give_up_again(book: Book) -> None:
+def forfeit_again(book: Book) -> None:
     book.apply(Transfer(TransferKind.CREDIT, EXTERNAL, ledger.renter(3), 5))
     book.apply(ledger.forfeit_transfer(3, 5))
 
@@ -220,7 +220,7 @@ TAMPERINGS: dict[str, Callable[[Book], None]] = {
     "credit to a deleted wallet": lambda book: book.apply(
         Transfer(TransferKind.CREDIT, EXTERNAL, ledger.renter(3), 5)
     ),
-    "wallet given up twice": give_up_again,
+    "wallet given up twice": forfeit_again,
     "forfeit of a provider": lambda book: book.apply(
         Transfer(TransferKind.FORFEIT, ledger.provider(7), ledger.PLATFORM, 1)
     ),
@@ -233,14 +233,14 @@ def test_sample_is_clean() -> None:
 
 
 @pytest.mark.parametrize("tampering", TAMPERINGS)
-def test_tampering_shows(tampering: str) -> None:
+def test_tampering_is_found(tampering: str) -> None:
     book = sample()
     TAMPERINGS[tampering](book)
     assert book.proof().discrepancies
 
 
-def test_amounts_swapped_between_two_holds_show() -> None:
-    """The renter's sum still agrees, so only the replay of each hold can tell."""
+def test_amounts_swapped_between_two_holds_are_found() -> None:
+    """The renter's sum still agrees, so only the replay of each hold finds it."""
     book = Book()
     book.credit(1, 1000)
     book.hold(1, 100)
@@ -253,13 +253,13 @@ def test_amounts_swapped_between_two_holds_show() -> None:
     )
 
 
-def test_negative_account_shows_even_when_stored_so() -> None:
+def test_negative_balance_is_found_even_if_the_stored_balance_agrees() -> None:
     book = Book()
     book.apply(Transfer(TransferKind.CREDIT, ledger.provider(1), ledger.renter(1), 5))
     assert any("negative" in sentence for sentence in book.proof().discrepancies)
 
 
-def test_only_the_outside_may_be_negative() -> None:
+def test_only_the_external_account_may_be_negative() -> None:
     book = Book()
     book.credit(1, 5)
     assert book.balances[Account(AccountKind.EXTERNAL)] == -5

@@ -1,4 +1,4 @@
-"""Token buckets: what they let through, when they fill, and that they are bounded."""
+"""Token buckets: what they admit, when they fill, and how many are kept."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ NOW = 1_800_000_000.0
 
 
 def taken(buckets: Buckets, holder: str, now: float, tries: int) -> int:
-    """How many of so many tries at one moment got a token."""
+    """How many of these simultaneous tries got a token."""
     return sum(buckets.take(holder, now) == 0 for _ in range(tries))
 
 
 @given(st.integers(1, 20_000))
-def test_full_bucket_gives_its_figure_and_no_more(per_minute: int) -> None:
+def test_full_bucket_gives_exactly_its_limit(per_minute: int) -> None:
     assert taken(Buckets(per_minute), "a", NOW, per_minute + 5) == per_minute
 
 
-def test_bucket_fills_evenly_and_no_further_than_full() -> None:
+def test_bucket_fills_evenly_up_to_its_limit() -> None:
     buckets = Buckets(60)
     assert taken(buckets, "a", NOW, 100) == 60
     assert taken(buckets, "a", NOW + 10, 100) == 10
     assert taken(buckets, "a", NOW + 10_000, 100) == 60
 
 
-def test_refusal_tells_when_there_is_a_token_and_takes_none() -> None:
+def test_refusal_gives_the_waiting_time_and_takes_no_token() -> None:
     buckets = Buckets(6)
     taken(buckets, "a", NOW, 6)
     assert round(buckets.take("a", NOW), 6) == 10
@@ -35,29 +35,29 @@ def test_refusal_tells_when_there_is_a_token_and_takes_none() -> None:
     assert buckets.take("a", NOW + 10) == 0
 
 
-def test_looking_takes_nothing() -> None:
+def test_peek_takes_no_token() -> None:
     buckets = Buckets(1)
     assert [buckets.wait("a", NOW) for _ in range(3)] == [0, 0, 0]
     assert buckets.take("a", NOW) == 0
     assert buckets.wait("a", NOW) > 0
 
 
-def test_holders_do_not_touch_each_other() -> None:
+def test_holders_have_separate_buckets() -> None:
     buckets = Buckets(3)
     assert (taken(buckets, "a", NOW, 9), taken(buckets, "b", NOW, 2)) == (3, 2)
 
 
-def test_zero_is_no_limit_and_costs_no_memory() -> None:
+def test_zero_means_no_limit_and_keeps_no_bucket() -> None:
     buckets = Buckets(0)
     assert taken(buckets, "a", NOW, 1000) == 1000
     assert (buckets.wait("a", NOW), len(buckets)) == (0, 0)
 
 
-def test_number_of_buckets_is_bounded_and_the_longest_unused_goes() -> None:
+def test_number_of_buckets_is_limited_and_the_longest_unused_is_dropped() -> None:
     buckets = Buckets(1, size=10)
     for number in range(10):
         buckets.take(number, NOW)
-    assert buckets.take(0, NOW) > 0  # who is refused is not forgotten for it
+    assert buckets.take(0, NOW) > 0  # a refused holder is still remembered
     buckets.take("new", NOW)
     assert len(buckets) == 10
     assert buckets.take(0, NOW) > 0
@@ -65,8 +65,8 @@ def test_number_of_buckets_is_bounded_and_the_longest_unused_goes() -> None:
 
 
 @given(st.lists(st.floats(0, 90), max_size=60), st.integers(1, 30))
-def test_no_window_lets_through_more_than_twice_the_figure(pauses: list[float], per_minute: int) -> None:
-    """A full bucket and a minute's filling: the most that any minute can see."""
+def test_no_minute_admits_more_than_twice_the_limit(pauses: list[float], per_minute: int) -> None:
+    """The maximum of a minute is a full bucket plus what fills in that minute."""
     buckets, now, passed = Buckets(per_minute), NOW, []
     for pause in pauses:
         now += pause / 10

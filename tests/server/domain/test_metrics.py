@@ -1,4 +1,4 @@
-"""Metrics as pure arithmetic: however samples are cut into buckets and joined, the figures are theirs."""
+"""Metrics as pure arithmetic: the figures do not depend on how samples are cut into buckets and joined."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ reports = st.fixed_dictionaries(
     {"gpu_name": st.just("X")},
     optional={figure.value: values for figure in Figure},
 )
-# When each report was heard, in milliseconds before now.
-heard = st.lists(
+# Reports, each with its age in milliseconds.
+aged_reports = st.lists(
     st.tuples(st.integers(min_value=0, max_value=WEEK_SECONDS * 1000), reports), min_size=1, max_size=60
 )
 
@@ -46,33 +46,33 @@ def gpus(*devices: dict[str, Any]) -> Bucket:
     return metrics.sampled(from_plain({"all_gpus": list(devices)}))
 
 
-def stored_of(told: list[tuple[int, dict[str, Any]]], width: int) -> list[tuple[int, Bucket]]:
-    """What a server that hears these in time stores of a width, through the form in which it is stored."""
+def stored_buckets(reports: list[tuple[int, dict[str, Any]]], width: int) -> list[tuple[int, Bucket]]:
+    """The buckets of this width that a server stores after these reports, read back from storage."""
     buffer, kept = MetricsBuffer(10_000), []
-    for before_ms, report in sorted(told, key=lambda one: -one[0]):
+    for age_ms, report in sorted(reports, key=lambda aged: -aged[0]):
         if sample := metrics.sampled(from_plain(report)):
-            buffer.record(PROVIDER, sample, NOW_MS - before_ms)
+            buffer.record(PROVIDER, sample, NOW_MS - age_ms)
     buffer.close(NOW_MS, also_open=True)
-    for one in buffer.batch(10_000):
-        if one.width_seconds == width:
-            plain = json.loads(json.dumps(metrics.to_plain(one.bucket)))
-            kept.append((one.start_ms, metrics.from_plain(plain)))
+    for row in buffer.batch(10_000):
+        if row.width_seconds == width:
+            plain = json.loads(json.dumps(metrics.to_plain(row.bucket)))
+            kept.append((row.start_ms, metrics.from_plain(plain)))
     return kept
 
 
-@pytest.mark.parametrize("wanted", MetricsRange)
-@given(told=heard)
-def test_series_has_the_average_and_the_greatest_of_all_samples_of_each_point(
-    wanted: MetricsRange, told: list[tuple[int, dict[str, Any]]]
+@pytest.mark.parametrize("metrics_range", MetricsRange)
+@given(reports=aged_reports)
+def test_each_point_of_a_series_has_the_average_and_maximum_of_its_samples(
+    metrics_range: MetricsRange, reports: list[tuple[int, dict[str, Any]]]
 ) -> None:
-    series = metrics.series(stored_of(told, wanted.stored_seconds), wanted, NOW_MS)
+    series = metrics.series(stored_buckets(reports, metrics_range.stored_seconds), metrics_range, NOW_MS)
     expected: dict[int, dict[Figure, list[float]]] = {}
-    for before_ms, report in told:
-        start_ms = metrics.start_of_bucket(NOW_MS - before_ms, wanted.point_seconds)
+    for age_ms, report in reports:
+        start_ms = metrics.start_of_bucket(NOW_MS - age_ms, metrics_range.point_seconds)
         for figure in Figure:
-            if start_ms >= wanted.first_ms(NOW_MS) and figure.value in report:
+            if start_ms >= metrics_range.first_ms(NOW_MS) and figure.value in report:
                 expected.setdefault(start_ms, {}).setdefault(figure, []).append(report[figure.value])
-    points = {point.start_ms: point.figures for one in series for point in one.points}
+    points = {point.start_ms: point.figures for gpu in series for point in gpu.points}
     assert points.keys() == expected.keys()
     assert len(points) <= 120
     for start_ms, figures in expected.items():
@@ -85,7 +85,9 @@ def test_series_has_the_average_and_the_greatest_of_all_samples_of_each_point(
 
 
 @given(samples=st.lists(reports, min_size=1), data=st.data())
-def test_buckets_join_in_any_grouping_and_order(samples: list[dict[str, Any]], data: st.DataObject) -> None:
+def test_buckets_can_be_joined_in_any_grouping_and_order(
+    samples: list[dict[str, Any]], data: st.DataObject
+) -> None:
     whole: Bucket = {}
     parts: list[Bucket] = [{}, {}, {}]
     for report in samples:
@@ -102,43 +104,47 @@ def test_buckets_join_in_any_grouping_and_order(samples: list[dict[str, Any]], d
             assert math.isclose(other.total, tally.total, rel_tol=1e-9, abs_tol=1e-6)
 
 
-def test_ranges_are_made_of_whole_buckets_and_ask_for_nothing_that_is_forgotten() -> None:
-    for wanted in MetricsRange:
-        assert wanted.point_seconds % wanted.stored_seconds == 0
-        assert wanted.seconds // wanted.point_seconds <= 120
+def test_ranges_consist_of_whole_buckets_that_are_still_stored() -> None:
+    for metrics_range in MetricsRange:
+        assert metrics_range.point_seconds % metrics_range.stored_seconds == 0
+        assert metrics_range.seconds // metrics_range.point_seconds <= 120
         for now_ms in (NOW_MS, NOW_MS - NOW_MS % (7 * 720_000), NOW_MS - NOW_MS % 720_000 - 1):
-            assert wanted.first_ms(now_ms) >= now_ms - KEEP_SECONDS[wanted.stored_seconds] * 1000
+            assert (
+                metrics_range.first_ms(now_ms) >= now_ms - KEEP_SECONDS[metrics_range.stored_seconds] * 1000
+            )
 
 
-def test_what_the_machine_cannot_tell_is_left_out_and_is_no_zero() -> None:
-    told = bucket(temp_c=60)
-    metrics.join(told, bucket(gpu_util_pct=0))
-    metrics.join(told, bucket(gpu_util_pct=50, temp_c=70))
-    (gpu,) = told.values()
+def test_missing_figure_is_left_out_and_not_counted_as_zero() -> None:
+    joined = bucket(temp_c=60)
+    metrics.join(joined, bucket(gpu_util_pct=0))
+    metrics.join(joined, bucket(gpu_util_pct=50, temp_c=70))
+    (gpu,) = joined.values()
     assert gpu.figures == {Figure.TEMPERATURE: Tally(2, 130, 70), Figure.UTIL: Tally(2, 50, 50)}
     assert bucket() == {}
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_no_number_counts_for_nothing(value: float) -> None:
+def test_value_that_is_not_a_finite_number_is_ignored(value: float) -> None:
     assert bucket(temp_c=value) == {}
     assert list(bucket(temp_c=value, power_w=5)["", 0].figures) == [Figure.POWER]
 
 
-def test_gpu_is_known_by_its_uuid_or_else_by_its_index() -> None:
-    told = gpus({"uuid": "a", "temp_c": 1}, {"uuid": "b", "index": 1, "temp_c": 2}, {"index": 2, "temp_c": 3})
-    metrics.join(told, gpus({"uuid": "b", "temp_c": 4, "gpu_name": "B"}, {"uuid": "c", "temp_c": 5}))
-    assert set(told) == {("a", 0), ("b", 0), ("", 2), ("c", 0)}
-    assert (told["b", 0].index, told["b", 0].name) == (0, "B")
-    assert told["b", 0].figures[Figure.TEMPERATURE] == Tally(2, 6, 4)
+def test_gpu_is_identified_by_its_uuid_or_else_by_its_index() -> None:
+    joined = gpus(
+        {"uuid": "a", "temp_c": 1}, {"uuid": "b", "index": 1, "temp_c": 2}, {"index": 2, "temp_c": 3}
+    )
+    metrics.join(joined, gpus({"uuid": "b", "temp_c": 4, "gpu_name": "B"}, {"uuid": "c", "temp_c": 5}))
+    assert set(joined) == {("a", 0), ("b", 0), ("", 2), ("c", 0)}
+    assert (joined["b", 0].index, joined["b", 0].name) == (0, "B")
+    assert joined["b", 0].figures[Figure.TEMPERATURE] == Tally(2, 6, 4)
 
 
-def test_second_gpu_of_one_identity_in_a_report_counts_for_nothing() -> None:
-    told = gpus({"uuid": "a", "temp_c": 1}, {"uuid": "a", "index": 1, "temp_c": 9})
-    assert told["a", 0].figures[Figure.TEMPERATURE] == Tally(1, 1, 1)
+def test_second_gpu_with_the_same_identity_in_a_report_is_ignored() -> None:
+    joined = gpus({"uuid": "a", "temp_c": 1}, {"uuid": "a", "index": 1, "temp_c": 9})
+    assert joined["a", 0].figures[Figure.TEMPERATURE] == Tally(1, 1, 1)
 
 
-def test_machine_that_invents_gpus_fills_a_bucket_with_64_at_most() -> None:
+def test_machine_that_invents_gpus_gets_at_most_64_in_a_bucket() -> None:
     buffer = MetricsBuffer(10)
     for number in range(3 * MAX_GPUS):
         buffer.record(PROVIDER, gpus({"uuid": f"gpu-{number}", "temp_c": 1}), NOW_MS)
@@ -150,11 +156,11 @@ def test_machine_that_invents_gpus_fills_a_bucket_with_64_at_most() -> None:
         for age in range(3)
     ]
     found = metrics.series(stored, MetricsRange.HOUR, NOW_MS)
-    assert {one.uuid.partition("-")[0] for one in found} == {"0"}
+    assert {gpu.uuid.partition("-")[0] for gpu in found} == {"0"}
     assert len(found) == MAX_GPUS
 
 
-def test_series_is_by_index_oldest_point_first_with_gaps_and_without_the_future() -> None:
+def test_series_are_sorted_by_index_and_time_and_leave_out_the_future() -> None:
     minute_ms = FINE_SECONDS * 1000
     start_ms = metrics.start_of_bucket(NOW_MS, FINE_SECONDS)
     stored = [
@@ -171,38 +177,38 @@ def test_series_is_by_index_oldest_point_first_with_gaps_and_without_the_future(
     ]
 
 
-def test_bucket_is_closed_when_its_time_is_over_and_never_opened_again() -> None:
+def test_closed_bucket_is_never_opened_again() -> None:
     buffer = MetricsBuffer(10)
     start_ms = metrics.start_of_bucket(NOW_MS, COARSE_SECONDS)
     buffer.record(PROVIDER, bucket(temp_c=1), start_ms + 59_999)
     assert buffer.batch(9) == []
     buffer.record(PROVIDER, bucket(temp_c=5), start_ms + 60_000)
-    buffer.record(PROVIDER, bucket(temp_c=6), start_ms + 59_000)  # time does not go back here
+    buffer.record(PROVIDER, bucket(temp_c=6), start_ms + 59_000)  # a late sample counts in the open bucket
     (closed,) = buffer.batch(9)
     assert (closed.width_seconds, closed.start_ms) == (FINE_SECONDS, start_ms)
     assert closed.bucket["", 0].figures[Figure.TEMPERATURE] == Tally(1, 1, 1)
     buffer.stored([closed])
-    buffer.stored([closed])  # told twice
+    buffer.stored([closed])  # reported twice
     assert buffer.batch(9) == []
     buffer.close(start_ms + COARSE_SECONDS * 1000)
-    assert {(one.width_seconds, one.start_ms) for one in buffer.batch(9)} == {
+    assert {(row.width_seconds, row.start_ms) for row in buffer.batch(9)} == {
         (FINE_SECONDS, start_ms + 60_000),
         (COARSE_SECONDS, start_ms),
     }
     assert buffer.unstored(PROVIDER, COARSE_SECONDS)[start_ms]["", 0].figures[Figure.TEMPERATURE].count == 3
 
 
-def test_what_waits_to_be_stored_is_bounded_and_the_oldest_goes_first() -> None:
+def test_full_buffer_drops_its_oldest_buckets() -> None:
     buffer = MetricsBuffer(3)
     lost = 0
     for minute in range(10):
         buffer.record(PROVIDER, bucket(temp_c=minute), minute * 60_000)
         lost += buffer.close((minute + 1) * 60_000)
-    waiting = [one.start_ms // 60_000 for one in buffer.batch(99)]
+    waiting = [row.start_ms // 60_000 for row in buffer.batch(99)]
     assert (waiting, lost) == ([7, 8, 9], 7)
 
 
-def test_what_is_told_of_an_open_bucket_is_a_copy() -> None:
+def test_open_bucket_is_returned_as_a_copy() -> None:
     buffer = MetricsBuffer(3)
     buffer.record(PROVIDER, bucket(temp_c=1), NOW_MS)
     (copied,) = buffer.unstored(PROVIDER, FINE_SECONDS).values()

@@ -1,4 +1,4 @@
-"""Placement: the same candidates give the same answer, whatever their order."""
+"""Placement: the choice depends on the candidates and not on their order."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_provider_can_run_what_it_serves(wants: Wants, able: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("candidate", "wants", "told"),
+    ("candidate", "wants", "expected"),
     [
         (ABLE, WANTS, Obstacle.NONE),
         (replace(ABLE, status=ProviderStatus.OFFLINE), WANTS, Obstacle.NOT_LIVE),
@@ -86,12 +86,12 @@ def test_provider_can_run_what_it_serves(wants: Wants, able: bool) -> None:
         (replace(ABLE, is_open=False, own_rates=ASKS_120), QUOTED_119, Obstacle.RATE_ABOVE_QUOTE),
     ],
 )
-def test_obstacle_is_named_and_only_passing_ones_let_it_run(
-    candidate: Candidate, wants: Wants, told: Obstacle
+def test_each_candidate_has_its_obstacle_and_only_temporary_obstacles_allow_the_job(
+    candidate: Candidate, wants: Wants, expected: Obstacle
 ) -> None:
-    assert obstacle(candidate, wants) is told
-    assert can_run(candidate, wants) is (told in {Obstacle.NONE, Obstacle.BUSY, Obstacle.REFUSED})
-    assert (choose([candidate], wants) is candidate) is (told is Obstacle.NONE)
+    assert obstacle(candidate, wants) is expected
+    assert can_run(candidate, wants) is (expected in {Obstacle.NONE, Obstacle.BUSY, Obstacle.REFUSED})
+    assert (choose([candidate], wants) is candidate) is (expected is Obstacle.NONE)
 
 
 WARM = (Model("m", warm=True),)
@@ -113,7 +113,7 @@ WARM = (Model("m", warm=True),)
         ([replace(ABLE, is_suspect=True)], 5),
     ],
 )
-def test_unsuspected_then_warm_then_reliable_then_free_then_lowest_id_is_chosen(
+def test_choice_prefers_unsuspected_then_warm_then_reliable_then_free_then_lowest_id(
     candidates: list[Candidate], best: int | None
 ) -> None:
     chosen = choose(candidates, WANTS)
@@ -140,14 +140,16 @@ def test_order_of_the_candidates_does_not_matter(candidates: list[Candidate], ra
 
 
 @given(CANDIDATES)
-def test_chosen_one_can_run_it_and_somebody_is_chosen_when_anybody_can(candidates: list[Candidate]) -> None:
+def test_a_provider_is_chosen_if_and_only_if_some_provider_can_run_the_job(
+    candidates: list[Candidate],
+) -> None:
     chosen = choose(candidates, WANTS)
     able = [c for c in candidates if c.free_slots and can_run(c, WANTS)]
     assert (chosen in able) if able else (chosen is None)
 
 
 @given(CANDIDATES)
-def test_ranking_holds_everybody_who_can_run_it_and_begins_with_the_chosen(
+def test_ranking_has_every_provider_that_can_run_the_job_and_begins_with_the_choice(
     candidates: list[Candidate],
 ) -> None:
     order = ranked(candidates, WANTS)

@@ -1,4 +1,4 @@
-"""Prices: the contract's example, and what must hold for every rate, time and limit."""
+"""Prices: the contract's example, and invariants for every rate, time and limit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_example_of_the_contract() -> None:
     assert (bill.payout_halala, bill.fee_halala) == (141, 47)
 
 
-def test_rate_card_is_the_contracts() -> None:
+def test_default_rates_are_those_of_the_contract() -> None:
     assert {kind.value: rate for kind, rate in pricing.RATE_HALALA_PER_MINUTE.items()} == {
         "llm-inference": 150,
         "image_generation": 200,
@@ -83,7 +83,7 @@ def test_max_cost_is_never_exceeded_even_by_a_run_to_the_limit(
     hold, limit_ms = pricing.hold_and_limit(rate, duration_ms, max_cost)
     assert hold > 0
     assert 0 <= limit_ms <= duration_ms
-    # Before the cap of the hold: the time limit alone keeps the price within.
+    # Without the cap by the hold: the time limit is enough to keep the price below the maximum.
     assert pricing.cost_halala(rate, limit_ms) <= hold
     if max_cost is not None:
         assert hold <= max_cost
@@ -97,13 +97,13 @@ def test_limit_under_a_max_cost_is_the_longest_possible(rate: int, duration_ms: 
 
 
 @given(RATES, st.integers(1, 10**9), TIMES_MS, TIMES_MS)
-def test_charge_never_falls_with_time(rate: int, hold: int, one_ms: int, other_ms: int) -> None:
+def test_charge_never_decreases_with_time(rate: int, hold: int, one_ms: int, other_ms: int) -> None:
     less, more = sorted((one_ms, other_ms))
     assert pricing.charge_halala(rate, less, hold) <= pricing.charge_halala(rate, more, hold)
 
 
 @given(st.integers(0, 10**15))
-def test_shares_are_three_quarters_and_the_rest(charge: int) -> None:
+def test_provider_gets_three_quarters_and_the_platform_the_rest(charge: int) -> None:
     payout, fee = pricing.shares(charge)
     assert payout + fee == charge
     assert abs(payout * 4 - charge * 3) <= 2

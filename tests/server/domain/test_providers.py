@@ -1,4 +1,4 @@
-"""Liveness and status: one rule, as tables."""
+"""Liveness and status of providers, as tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ NOW = 1_800_000_000_000
     ("last_heartbeat_ms", "live"),
     [(None, False), (NOW, True), (NOW - 29_999, True), (NOW - 30_000, False), (0, False), (NOW + 5, True)],
 )
-def test_live_is_a_heartbeat_younger_than_thirty_seconds(last_heartbeat_ms: int | None, live: bool) -> None:
+def test_provider_is_live_for_thirty_seconds_after_a_heartbeat(
+    last_heartbeat_ms: int | None, live: bool
+) -> None:
     assert is_live(last_heartbeat_ms, NOW) is live
 
 
@@ -34,14 +36,14 @@ STATUS = {
 
 @pytest.mark.parametrize(
     ("account", "live", "draining"),
-    # Renters alone delete their accounts.
+    # Only renters delete their accounts.
     list(
         itertools.product(
             [s for s in AccountState if s is not AccountState.DELETED], [True, False], [True, False]
         )
     ),
 )
-def test_what_was_decided_comes_before_draining_and_that_before_liveness(
+def test_account_state_takes_precedence_over_draining_and_draining_over_liveness(
     account: AccountState, live: bool, draining: bool
 ) -> None:
     assert status(account, live, draining) is STATUS[account, live, draining]

@@ -1,4 +1,4 @@
-"""The queue: a job's place, its estimate, and why it waits."""
+"""The queue: a job's place, its estimate, and the condition that it waits for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS = frozenset({JobType.LLM_INFERENCE})
 
 
 def provider(provider_id: int, *free: int, models: str = "m") -> Occupancy:
-    """A provider that serves models of one letter each, whose slots get free then."""
+    """A provider whose slots become free at these times, and whose models have one-letter names."""
     served = tuple(Model(name) for name in models)
     return Occupancy(Candidate(provider_id, sum(at == 0 for at in free), KINDS, served), free)
 
@@ -38,16 +38,18 @@ def waiting(limit_ms: int = 60, model: str = "m", named: int | None = None) -> W
         (2, [], (0, 0)),
         (2, [70], (0, 70)),
         (2, [90, 70], (70, 90)),
-        (1, [70, 90], (90,)),  # it takes fewer than it runs: both must end
+        (1, [70, 90], (90,)),  # fewer slots than running jobs: both must end
         (0, [70], ()),
     ],
 )
-def test_slots_get_free_by_what_is_left_of_the_runs(slots: int, left: list[int], free: object) -> None:
+def test_slots_become_free_after_the_remaining_time_of_the_runs(
+    slots: int, left: list[int], free: object
+) -> None:
     assert free_in_ms(slots, left) == free
 
 
 @pytest.mark.parametrize(
-    ("before", "present", "told"),
+    ("before", "present", "expected"),
     [
         ([], [], Prospect(1, None)),
         ([waiting(), waiting(model="x")], [], Prospect(2, None)),
@@ -64,11 +66,13 @@ def test_slots_get_free_by_what_is_left_of_the_runs(slots: int, left: list[int],
         ([waiting(60, named=3)], [provider(1, 70)], Prospect(1, 70)),
     ],
 )
-def test_place_and_estimate(before: list[Waiting], present: list[Occupancy], told: Prospect) -> None:
-    assert prospect(waiting(), before, present) == told
+def test_place_and_estimate_of_a_job(
+    before: list[Waiting], present: list[Occupancy], expected: Prospect
+) -> None:
+    assert prospect(waiting(), before, present) == expected
 
 
-def test_job_that_names_a_provider_waits_for_that_one() -> None:
+def test_job_that_names_a_provider_waits_only_for_it() -> None:
     job = waiting(named=2)
     assert prospect(job, [], [provider(1, 0), provider(2, 70)]) == Prospect(1, 70)
 
@@ -85,7 +89,7 @@ PRESENT = st.lists(
 
 
 @given(JOBS, PRESENT, st.integers(1, 100))
-def test_one_more_job_before_it_never_brings_a_job_forward(
+def test_another_job_before_it_never_makes_a_job_start_earlier(
     before: list[Waiting], present: list[tuple[list[int], str]], limit_ms: int
 ) -> None:
     servers = [provider(number, *free, models=models) for number, (free, models) in enumerate(present)]
@@ -97,7 +101,7 @@ def test_one_more_job_before_it_never_brings_a_job_forward(
 
 
 @pytest.mark.parametrize(
-    ("is_named", "obstacles", "told"),
+    ("is_named", "obstacles", "expected"),
     [
         (False, {Obstacle.NONE, Obstacle.BUSY}, JobCondition.NEXT),
         (False, {Obstacle.REFUSED, Obstacle.BUSY}, JobCondition.NEXT),
@@ -114,11 +118,13 @@ def test_one_more_job_before_it_never_brings_a_job_forward(
         (True, {Obstacle.MODEL_NOT_SERVED}, JobCondition.NO_PROVIDER),
     ],
 )
-def test_condition_of_a_queued_job(is_named: bool, obstacles: set[Obstacle], told: JobCondition) -> None:
-    assert condition(JobState.QUEUED, is_named, obstacles) is told
+def test_condition_of_a_queued_job_follows_from_the_obstacles(
+    is_named: bool, obstacles: set[Obstacle], expected: JobCondition
+) -> None:
+    assert condition(JobState.QUEUED, is_named, obstacles) is expected
 
 
-def test_every_state_has_its_condition() -> None:
+def test_every_state_has_a_condition() -> None:
     assert {condition(state, False, {Obstacle.NONE}) for state in JobState} == {
         JobCondition.NEXT,
         JobCondition.STARTING,

@@ -1,4 +1,4 @@
-"""The server's half of the session protocol, without a wire: what it allows, and what ends a stream."""
+"""The server's side of the session protocol, without a network: what it allows and what ends a stream."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def opened() -> ServerSession:
     return session
 
 
-def holding(state: LeaseState) -> ServerSession:
-    """A session with one lease that has come as far as ``state``."""
+def session_with_lease(state: LeaseState) -> ServerSession:
+    """A session with one lease in this state."""
     session = opened()
     session.push(offer())
     if state is not LeaseState.OFFERED:
@@ -94,7 +94,7 @@ def assert_violation(session: ServerSession, message: DaemonMessage) -> None:
 
 
 def assert_breach(session: ServerSession, message: DaemonMessage) -> None:
-    """It costs this lease, and no other."""
+    """The message ends this lease and no other."""
     session.push(offer(OTHER))
     session.advanced(OTHER, LeaseState.RUNNING)
     effect = session.receive(message)
@@ -117,19 +117,19 @@ NOT_HELLO: list[DaemonMessage] = [
 
 
 @pytest.mark.parametrize("message", NOT_HELLO, ids=lambda m: type(m).__name__)
-def test_nothing_comes_before_hello(message: DaemonMessage) -> None:
+def test_message_before_hello_is_a_violation(message: DaemonMessage) -> None:
     assert_violation(ServerSession(), message)
 
 
 @pytest.mark.parametrize("message", NOT_HELLO, ids=lambda m: type(m).__name__)
-def test_nothing_comes_between_hello_and_welcome(message: DaemonMessage) -> None:
+def test_message_between_hello_and_welcome_is_a_violation(message: DaemonMessage) -> None:
     session = ServerSession()
     assert session.receive(HELLO) is HELLO
     assert_violation(session, message)
 
 
 @pytest.mark.parametrize("message", [HELLO, *NOT_HELLO], ids=lambda m: type(m).__name__)
-def test_nothing_comes_after_goodbye(message: DaemonMessage) -> None:
+def test_message_after_goodbye_is_a_violation(message: DaemonMessage) -> None:
     session = opened()
     session.receive(Goodbye())
     assert_violation(session, message)
@@ -166,21 +166,23 @@ def test_impossible_number_of_slots_is_a_violation(slots: int) -> None:
         (LeaseState.RUNNING, report(run_ms=-1)),
     ],
 )
-def test_message_out_of_order_or_size_is_a_breach(state: LeaseState, message: DaemonMessage) -> None:
-    assert_breach(holding(state), message)
+def test_message_in_the_wrong_order_or_too_large_is_a_breach(
+    state: LeaseState, message: DaemonMessage
+) -> None:
+    assert_breach(session_with_lease(state), message)
 
 
-def test_what_follows_a_breach_on_the_same_stream_is_not_answered() -> None:
-    """The daemon sent it before it could read that it must stop."""
-    session = holding(LeaseState.RUNNING)
+def test_messages_about_a_lease_after_its_breach_are_not_answered() -> None:
+    """The daemon sent them before it could read the directive to stop."""
+    session = session_with_lease(LeaseState.RUNNING)
     assert isinstance(session.receive(chunk(2)), Breach)
     session.dropped(LEASE)
     assert [session.receive(late) for late in (chunk(3), chunk(4, stream=LOG), Started(LEASE))] == [None] * 3
     assert session.reconcile(beat(LEASE)) == ([LEASE], [])
 
 
-def test_missing_output_is_asked_for_again_as_long_as_some_of_it_comes() -> None:
-    session = holding(LeaseState.RUNNING)
+def test_missing_output_is_requested_again_while_some_of_it_arrives() -> None:
+    session = session_with_lease(LeaseState.RUNNING)
     asked = [session.may_resend(LEASE) for _ in range(MAX_RESENDS + 1)]
     assert asked == [True] * MAX_RESENDS + [False]
     session.stored(chunk(1))
@@ -201,8 +203,8 @@ def test_missing_output_is_asked_for_again_as_long_as_some_of_it_comes() -> None
         (LeaseState.RUNNING, report()),
     ],
 )
-def test_message_in_order_is_to_be_recorded(state: LeaseState, message: DaemonMessage) -> None:
-    assert holding(state).receive(message) is message
+def test_message_in_order_is_recorded(state: LeaseState, message: DaemonMessage) -> None:
+    assert session_with_lease(state).receive(message) is message
 
 
 @pytest.mark.parametrize(
@@ -213,8 +215,8 @@ def test_message_in_order_is_to_be_recorded(state: LeaseState, message: DaemonMe
         (LeaseState.RUNNING, Started(LEASE)),
     ],
 )
-def test_repeated_message_says_nothing_new(state: LeaseState, message: DaemonMessage) -> None:
-    assert holding(state).receive(message) is None
+def test_repeated_message_is_not_recorded_again(state: LeaseState, message: DaemonMessage) -> None:
+    assert session_with_lease(state).receive(message) is None
 
 
 STRANGE = [
@@ -227,15 +229,15 @@ STRANGE = [
 
 @pytest.mark.parametrize("lease", STRANGE)
 @pytest.mark.parametrize("kind", ["reply", "started", "output", "log"])
-def test_message_about_an_unknown_lease_is_told_to_stop_and_discard(lease: LeaseRef, kind: str) -> None:
+def test_message_about_an_unknown_lease_gets_stop_and_discard(lease: LeaseRef, kind: str) -> None:
     message: DaemonMessage = {
         "reply": OfferReply(lease, accepted=True),
         "started": Started(lease),
         "output": chunk(1, lease=lease),
         "log": chunk(1, stream=LOG, lease=lease),
     }[kind]  # type: ignore[assignment]
-    told = Reply(LeaseDirective(lease, LeaseAction.STOP_AND_DISCARD))
-    assert holding(LeaseState.RUNNING).receive(message) == told
+    expected = Reply(LeaseDirective(lease, LeaseAction.STOP_AND_DISCARD))
+    assert session_with_lease(LeaseState.RUNNING).receive(message) == expected
 
 
 def test_result_of_an_unknown_lease_is_looked_up_in_the_store() -> None:
@@ -244,7 +246,7 @@ def test_result_of_an_unknown_lease_is_looked_up_in_the_store() -> None:
 
 
 def test_duplicate_chunk_is_acknowledged_again() -> None:
-    session = holding(LeaseState.RUNNING)
+    session = session_with_lease(LeaseState.RUNNING)
     for seq in (1, 2, 3):
         sent = chunk(seq)
         assert session.receive(sent) is sent
@@ -253,8 +255,8 @@ def test_duplicate_chunk_is_acknowledged_again() -> None:
         assert session.receive(chunk(seq)) == Reply(OutputAck(LEASE, 3, 0))
 
 
-def test_output_and_log_count_on_their_own() -> None:
-    session = holding(LeaseState.RUNNING)
+def test_output_and_log_are_numbered_separately() -> None:
+    session = session_with_lease(LeaseState.RUNNING)
     assert session.stored(chunk(1)) == OutputAck(LEASE, 1, 0)
     assert session.stored(chunk(1, stream=LOG)) == OutputAck(LEASE, 1, 1)
     assert session.stored(chunk(2, stream=LOG)) == OutputAck(LEASE, 1, 2)
@@ -262,8 +264,8 @@ def test_output_and_log_count_on_their_own() -> None:
 
 @pytest.mark.parametrize("stream", Channel)
 def test_stream_larger_than_allowed_is_a_breach(stream: Channel) -> None:
-    """What the offer said, and the line that says that it was cut."""
-    session = holding(LeaseState.RUNNING)
+    """The limit is the offer's plus the line that marks truncated output."""
+    session = session_with_lease(LeaseState.RUNNING)
     sizes = [*[MAX_CHUNK_BYTES] * (LIMIT_BYTES // MAX_CHUNK_BYTES), MARKER_BYTES]
     for seq, size in enumerate(sizes, 1):
         sent = chunk(seq, b"x" * size, stream)
@@ -272,7 +274,7 @@ def test_stream_larger_than_allowed_is_a_breach(stream: Channel) -> None:
     assert_breach(session, chunk(len(sizes) + 1, b"x", stream))
 
 
-def test_size_counts_on_across_a_reconnect() -> None:
+def test_size_limit_includes_what_was_stored_before_a_reconnect() -> None:
     session = ServerSession()
     session.receive(replace(HELLO, held=(LEASE,)))
     session.opened(WELCOME, [replace(kept(3), output_bytes=LIMIT_BYTES)])
@@ -282,36 +284,36 @@ def test_size_counts_on_across_a_reconnect() -> None:
 
 
 def test_dropped_lease_is_unknown() -> None:
-    session = holding(LeaseState.RUNNING)
+    session = session_with_lease(LeaseState.RUNNING)
     session.dropped(LEASE)
     assert isinstance(session.receive(chunk(1)), Reply)
     assert session.stored(chunk(1)) is None
 
 
-def test_kept_lease_goes_on_where_it_was() -> None:
+def test_kept_lease_continues_at_its_last_chunk() -> None:
     session = ServerSession()
     session.receive(replace(HELLO, held=(LEASE,)))
-    said = session.opened(WELCOME, [kept(3, 2)])
-    assert said == [WELCOME, LeaseDirective(LEASE, LeaseAction.KEEP, 3, 2)]
+    messages = session.opened(WELCOME, [kept(3, 2)])
+    assert messages == [WELCOME, LeaseDirective(LEASE, LeaseAction.KEEP, 3, 2)]
     assert session.receive(chunk(3)) == Reply(OutputAck(LEASE, 3, 2))
     assert session.receive(chunk(4)) == chunk(4)
     assert_breach(session, chunk(6))
 
 
-def test_kept_lease_with_an_unacknowledged_result_is_told_to_resend() -> None:
+def test_kept_lease_with_an_unacknowledged_result_gets_resend() -> None:
     session = ServerSession()
     session.receive(replace(HELLO, unacknowledged=(LEASE,)))
-    said = session.opened(WELCOME, [kept(3, 0, resend=True)])
-    assert said[1] == LeaseDirective(LEASE, LeaseAction.RESEND, 3, 0)
+    messages = session.opened(WELCOME, [kept(3, 0, resend=True)])
+    assert messages[1] == LeaseDirective(LEASE, LeaseAction.RESEND, 3, 0)
 
 
 def test_cancel_carries_the_secret_that_the_daemon_knows() -> None:
     bare = CancelRun(replace(LEASE, secret=b""))
-    assert holding(LeaseState.RUNNING).push(bare) == CancelRun(LEASE)
+    assert session_with_lease(LeaseState.RUNNING).push(bare) == CancelRun(LEASE)
     assert opened().push(bare) is None
 
 
-# What heartbeats list.
+# Leases that heartbeats list.
 
 
 def beat(*held: LeaseRef) -> Heartbeat:
@@ -319,14 +321,14 @@ def beat(*held: LeaseRef) -> Heartbeat:
 
 
 @pytest.mark.parametrize("lease", STRANGE)
-def test_lease_that_a_heartbeat_lists_and_the_session_does_not_hold_is_named(lease: LeaseRef) -> None:
-    assert holding(LeaseState.RUNNING).reconcile(beat(LEASE, lease)) == ([lease], [])
+def test_listed_lease_that_the_session_does_not_hold_is_returned(lease: LeaseRef) -> None:
+    assert session_with_lease(LeaseState.RUNNING).reconcile(beat(LEASE, lease)) == ([lease], [])
     assert opened().reconcile(beat(lease)) == ([lease], [])
 
 
 @pytest.mark.parametrize("state", [LeaseState.ACCEPTED, LeaseState.RUNNING])
-def test_lease_that_heartbeats_in_a_row_leave_out_is_missing(state: LeaseState) -> None:
-    session = holding(state)
+def test_lease_left_out_of_consecutive_heartbeats_is_missing(state: LeaseState) -> None:
+    session = session_with_lease(state)
     for _ in range(2):
         for _ in range(MISSED_HEARTBEATS - 1):
             assert session.reconcile(beat()) == ([], [])
@@ -336,21 +338,21 @@ def test_lease_that_heartbeats_in_a_row_leave_out_is_missing(state: LeaseState) 
     assert session.reconcile(beat()) == ([], [LEASE])
 
 
-def test_heartbeats_before_the_acceptance_miss_nothing() -> None:
-    session = holding(LeaseState.OFFERED)
+def test_offered_lease_is_not_missing_before_its_acceptance() -> None:
+    session = session_with_lease(LeaseState.OFFERED)
     for _ in range(MISSED_HEARTBEATS):
         assert session.reconcile(beat()) == ([], [])
     session.advanced(LEASE, LeaseState.ACCEPTED)
     assert session.reconcile(beat()) == ([], [])
 
 
-def test_lease_whose_result_is_under_way_need_not_be_listed() -> None:
-    told = holding(LeaseState.RUNNING)
-    told.receive(report())
+def test_lease_with_a_reported_result_need_not_be_listed() -> None:
+    reported = session_with_lease(LeaseState.RUNNING)
+    reported.receive(report())
     resending = ServerSession()
     resending.receive(replace(HELLO, unacknowledged=(LEASE,)))
     resending.opened(WELCOME, [kept(resend=True)])
-    for session in (told, resending):
+    for session in (reported, resending):
         for _ in range(2 * MISSED_HEARTBEATS):
             assert session.reconcile(beat()) == ([], [])
 
@@ -389,7 +391,7 @@ BOTH_STREAMS = (OUT, LOG)
 
 @dataclass
 class Driver:
-    """What the service does with effects, over a store that agrees with everything."""
+    """Applies the session's effects as the service does, with a store that accepts everything."""
 
     session: ServerSession = field(default_factory=ServerSession)
     acked: dict[tuple[LeaseRef, Channel], int] = field(default_factory=dict)
@@ -432,7 +434,7 @@ def test_any_sequence_is_accepted_or_a_violation(sequence: list[object], greet: 
             driver.session.advanced(lease, LeaseState.RUNNING)
     for message in sequence:
         if isinstance(message, JobOffer):
-            # The store gives a lease out once; a second push of the same is not possible.
+            # The store creates a lease once, so the same lease cannot be pushed twice.
             if not greet:
                 driver.session.push(message)
                 driver.acked = {key: n for key, n in driver.acked.items() if key[0] != message.offer.lease}

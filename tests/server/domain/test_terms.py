@@ -1,4 +1,4 @@
-"""A provider's terms: hours by the clock on the wall, heat with a memory, bounds of rates."""
+"""A provider's terms: hours by local time, temperature with hysteresis, bounds of own rates."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ MINUTE_MS = 60_000
 NIGHT = window([Weekday.FRIDAY], "22:00", "06:00")
 
 
-def at(zone: str, text: str, fold: int = 0) -> int:
-    """A time of a zone's clock, as ms since 1970."""
+def local_ms(zone: str, text: str, fold: int = 0) -> int:
+    """A local time in this zone, as milliseconds since 1970."""
     return round(datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone), fold=fold).timestamp() * 1000)
 
 
@@ -43,7 +43,7 @@ def at(zone: str, text: str, fold: int = 0) -> int:
         ((NIGHT,), "Asia/Riyadh", "2026-01-02T22:00", True),
         ((NIGHT,), "Asia/Riyadh", "2026-01-03T05:59", True),
         ((NIGHT,), "Asia/Riyadh", "2026-01-03T06:00", False),
-        ((NIGHT,), "Asia/Riyadh", "2026-01-02T03:00", False),  # that night began on a Thursday
+        ((NIGHT,), "Asia/Riyadh", "2026-01-02T03:00", False),  # this night began on a Thursday
         ((window([Weekday.SUNDAY], "23:00", "01:00"),), "UTC", "2026-01-05T00:30", True),  # week wrap
         ((window([], "00:00", "24:00"),), "UTC", "2026-01-04T23:59", True),
         ((window([Weekday.SATURDAY], "00:00", "24:00"),), "UTC", "2026-01-04T00:00", False),
@@ -52,46 +52,48 @@ def at(zone: str, text: str, fold: int = 0) -> int:
         ((window([], "09:00", "10:00"), NIGHT), "UTC", "2026-01-05T09:30", True),
     ],
 )
-def test_hours_are_those_of_the_clock_on_the_wall(
-    hours: tuple[Window, ...], zone: str, text: str, is_open: bool
-) -> None:
-    assert Settings(hours, zone).is_open(at(zone or "UTC", text)) is is_open
+def test_hours_follow_local_time(hours: tuple[Window, ...], zone: str, text: str, is_open: bool) -> None:
+    assert Settings(hours, zone).is_open(local_ms(zone or "UTC", text)) is is_open
 
 
 @pytest.mark.parametrize(
-    ("hours", "zone", "now", "told"),
+    ("hours", "zone", "now", "words"),
     [
         (("08:00", "17:00"), "Asia/Riyadh", "2026-01-02T07:00", "at 08:00 Asia/Riyadh"),
         (("08:00", "17:00"), "Asia/Riyadh", "2026-01-02T17:00", "on Saturday at 08:00 Asia/Riyadh"),
-        # Berlin's clocks leave out 02:00 to 03:00 on 2026-03-29: what would begin then begins at 03:00.
+        # Berlin's clocks leave out 02:00 to 03:00 on 2026-03-29: hours that would begin then begin at 03:00.
         (("02:30", "05:00"), "Europe/Berlin", "2026-03-29T01:00", "at 03:00 Europe/Berlin"),
         # They show 02:00 to 03:00 twice on 2026-10-25: hours from 02:30 begin twice.
         (("02:30", "03:00"), "Europe/Berlin", "2026-10-25T01:00", "at 02:30 Europe/Berlin"),
     ],
 )
-def test_opening_is_told_for_a_person(hours: tuple[str, str], zone: str, now: str, told: str) -> None:
-    one = Settings((window([], *hours),), zone)
-    now_ms = at(zone, now)
-    assert opening_words(one.opens(now_ms), zone, now_ms) == told
+def test_next_opening_is_described_in_words(hours: tuple[str, str], zone: str, now: str, words: str) -> None:
+    schedule = Settings((window([], *hours),), zone)
+    now_ms = local_ms(zone, now)
+    assert opening_words(schedule.opens(now_ms), zone, now_ms) == words
 
 
-def test_hours_of_an_hour_that_comes_twice_begin_twice() -> None:
-    one = Settings((window([], "02:30", "02:45"),), "Europe/Berlin")
-    first, second = (at("Europe/Berlin", "2026-10-25T02:30", fold) for fold in (0, 1))
+def test_hours_within_a_repeated_clock_hour_begin_twice() -> None:
+    schedule = Settings((window([], "02:30", "02:45"),), "Europe/Berlin")
+    first, second = (local_ms("Europe/Berlin", "2026-10-25T02:30", fold) for fold in (0, 1))
     assert second - first == 60 * MINUTE_MS
     between = first + 20 * MINUTE_MS
-    assert (one.is_open(first), one.is_open(between), one.is_open(second)) == (True, False, True)
-    opens = one.opens(between)
+    assert (schedule.is_open(first), schedule.is_open(between), schedule.is_open(second)) == (
+        True,
+        False,
+        True,
+    )
+    opens = schedule.opens(between)
     assert opens is not None
     assert round(opens.timestamp() * 1000) == second
 
 
-def test_hours_that_never_come_have_no_opening() -> None:
-    """Every Sunday night of the next eight days, at minutes that the change of the clocks leaves out."""
-    one = Settings((window([Weekday.SUNDAY], "02:00", "02:30"),), "Europe/Berlin")
-    opens = one.opens(at("Europe/Berlin", "2026-03-22T12:00"))
+def test_hours_within_a_skipped_clock_hour_have_no_opening() -> None:
+    """The only Sunday within the next eight days is the one on which the clocks skip these minutes."""
+    schedule = Settings((window([Weekday.SUNDAY], "02:00", "02:30"),), "Europe/Berlin")
+    opens = schedule.opens(local_ms("Europe/Berlin", "2026-03-22T12:00"))
     assert opens is None
-    assert opening_words(None, one.timezone, 0) == "within its hours, Europe/Berlin"
+    assert opening_words(None, schedule.timezone, 0) == "within its hours, Europe/Berlin"
 
 
 ZONES = ["UTC", "Asia/Riyadh", "Europe/Berlin", "America/New_York", "Africa/Cairo", "Australia/Lord_Howe"]
@@ -102,7 +104,7 @@ WINDOWS = st.builds(
     MINUTES,
     st.integers(1, DAY_MINUTES - 1),
 )
-# Around the changes of clocks of 2026, and days without one.
+# Around the clock changes of 2026, and days without a change.
 MOMENTS = st.builds(
     lambda day, minutes: round((day + timedelta(minutes=minutes)).timestamp() * 1000),
     st.sampled_from(
@@ -127,15 +129,15 @@ MOMENTS = st.builds(
 
 @settings(max_examples=40)
 @given(st.lists(WINDOWS, min_size=1, max_size=3), st.sampled_from(ZONES), MOMENTS)
-def test_opening_is_the_first_minute_that_is_open(hours: list[Window], zone: str, now_ms: int) -> None:
-    """Whatever the clocks do: the same as by looking at every minute."""
-    one = Settings(tuple(hours), zone)
-    opens = one.opens(now_ms)
-    if one.is_open(now_ms):
+def test_next_opening_is_the_first_open_minute(hours: list[Window], zone: str, now_ms: int) -> None:
+    """Also across clock changes: the result is that of a search minute by minute."""
+    schedule = Settings(tuple(hours), zone)
+    opens = schedule.opens(now_ms)
+    if schedule.is_open(now_ms):
         assert opens is None
         return
     later = range(now_ms + MINUTE_MS, now_ms + (HORIZON_DAYS - 1) * DAY_MINUTES * MINUTE_MS, MINUTE_MS)
-    first = next((minute for minute in later if one.is_open(minute)), None)
+    first = next((minute for minute in later if schedule.is_open(minute)), None)
     assert opens is not None or first is None
     if first is not None:
         assert opens is not None
@@ -143,11 +145,11 @@ def test_opening_is_the_first_minute_that_is_open(hours: list[Window], zone: str
 
 
 @given(st.lists(WINDOWS, min_size=1, max_size=3), st.integers(0, 7 * DAY_MINUTES - 1), st.integers(1, 4))
-def test_hours_come_again_every_week(hours: list[Window], minute: int, weeks: int) -> None:
-    """Where clocks do not change, and whichever day the window began."""
-    one = Settings(tuple(hours), "Asia/Riyadh")
-    now_ms = at("Asia/Riyadh", "2026-01-05T00:00") + minute * MINUTE_MS
-    assert one.is_open(now_ms) is one.is_open(now_ms + weeks * 7 * DAY_MINUTES * MINUTE_MS)
+def test_hours_repeat_every_week(hours: list[Window], minute: int, weeks: int) -> None:
+    """In a zone without clock changes, whichever day the window began."""
+    schedule = Settings(tuple(hours), "Asia/Riyadh")
+    now_ms = local_ms("Asia/Riyadh", "2026-01-05T00:00") + minute * MINUTE_MS
+    assert schedule.is_open(now_ms) is schedule.is_open(now_ms + weeks * 7 * DAY_MINUTES * MINUTE_MS)
     weekday, of_day = divmod(minute, DAY_MINUTES)
     expected = False
     for window_ in hours:
@@ -155,16 +157,16 @@ def test_hours_come_again_every_week(hours: list[Window], minute: int, weeks: in
         starts = [day * DAY_MINUTES + window_.start_minute for day in window_.days]
         now = weekday * DAY_MINUTES + of_day
         expected |= any((now - start) % (7 * DAY_MINUTES) < length for start in starts)
-    assert one.is_open(now_ms) is expected
+    assert schedule.is_open(now_ms) is expected
 
 
 @given(MINUTES)
-def test_time_of_day_is_read_as_it_is_written(minute: int) -> None:
+def test_time_of_day_is_read_back_as_written(minute: int) -> None:
     assert window([], time_of_day(minute), "24:00").start_minute == minute
 
 
 @pytest.mark.parametrize("name", ["Mars/Base", "../etc/passwd", "Asia", "localtime", "asia/riyadh", "+03:00"])
-def test_what_is_no_time_zone_is_refused(name: str) -> None:
+def test_text_that_is_not_a_time_zone_is_refused(name: str) -> None:
     assert not is_timezone(name)
     assert is_timezone("Asia/Riyadh")
 
@@ -179,19 +181,21 @@ def test_what_is_no_time_zone_is_refused(name: str) -> None:
     ],
 )
 def test_hot_gpu_has_to_cool_down_by_five_degrees(readings: list[float | None], too_hot: list[bool]) -> None:
-    limited, is_too_hot, told = Settings(max_temp_c=80), False, []
+    limited, is_too_hot, states = Settings(max_temp_c=80), False, []
     for reading in readings:
         is_too_hot = limited.is_too_hot(is_too_hot, reading)
-        told.append(is_too_hot)
-    assert told == too_hot
+        states.append(is_too_hot)
+    assert states == too_hot
     assert not Settings().is_too_hot(True, 120)
 
 
-@pytest.mark.parametrize(("card", "least", "most"), [(150, 75, 450), (101, 51, 303), (1, 1, 3)])
-def test_own_rates_are_within_half_and_three_times_of_the_card(card: int, least: int, most: int) -> None:
-    assert bounds(card) == (least, most)
+@pytest.mark.parametrize(("platform_rate", "least", "most"), [(150, 75, 450), (101, 51, 303), (1, 1, 3)])
+def test_own_rates_are_between_half_and_three_times_the_platforms_rate(
+    platform_rate: int, least: int, most: int
+) -> None:
+    assert bounds(platform_rate) == (least, most)
     for rate in (least, most):
-        check_rate(JobType.TRAINING, rate, card)
+        check_rate(JobType.TRAINING, rate, platform_rate)
     for rate in (least - 1, most + 1):
         with pytest.raises(DomainError, match=rf"from {least} to {most} .* training|training .*{least}"):
-            check_rate(JobType.TRAINING, rate, card)
+            check_rate(JobType.TRAINING, rate, platform_rate)

@@ -23,14 +23,14 @@ def test_public_addresses_are_public(address: str) -> None:
         *("64:ff9b::7f00:1", "64:ff9b:1::a00:1", "2002:7f00:1::", "2001:0:7f00:1::", "2001:db8::1"),
     ],
 )
-def test_other_addresses_are_not(address: str) -> None:
+def test_other_addresses_are_not_public(address: str) -> None:
     assert not is_public(address)
 
 
 @pytest.mark.parametrize(
     "url", ["https://renter.example/e", "https://renter.example:8443/e?a=1", "https://1.1.1.1/"]
 )
-def test_address_of_the_internet_is_taken(url: str) -> None:
+def test_public_https_url_is_accepted(url: str) -> None:
     check_url(url, allow_private=False)
 
 
@@ -50,13 +50,13 @@ def test_address_of_the_internet_is_taken(url: str) -> None:
         *("https://169.254.169.254/latest/meta-data", "https://localhost/", "https://a.localhost/"),
     ],
 )
-def test_other_addresses_are_refused_by_the_field(url: str) -> None:
+def test_other_urls_are_refused_with_the_field(url: str) -> None:
     with pytest.raises(DomainError) as caught:
         check_url(url, allow_private=False)
     assert (caught.value.reason, caught.value.facts["field"]) == ("INVALID_FIELD", "url")
 
 
-def test_development_takes_private_addresses_over_http() -> None:
+def test_development_setting_accepts_private_addresses_over_http() -> None:
     check_url("http://127.0.0.1:9000/events", allow_private=True)
     with pytest.raises(DomainError):
         check_url("ftp://127.0.0.1/", allow_private=True)
@@ -70,7 +70,7 @@ def test_signature_is_the_hmac_of_the_time_and_the_body() -> None:
     )
 
 
-def test_attempts_come_less_and_less_often_and_end_after_two_hours() -> None:
+def test_attempts_become_rarer_and_end_after_two_hours() -> None:
     now_ms, attempts, waits = 0, 0, []
     while True:
         attempts += 1

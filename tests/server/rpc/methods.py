@@ -15,7 +15,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from tests.support.running_server import Market, Metadata
 
-# How often a stream is asked whose write came too late.
+# How often a call is repeated whose write came after the server had ended the stream.
 LOST_WRITES = 5
 FILES = [
     importlib.import_module(f"dcp.v1.{module.name}")
@@ -43,12 +43,12 @@ def field_rule(field: Any) -> options_pb2.FieldRule:
 
 def empty(method: MethodDescriptor) -> Message:
     """An empty request."""
-    made: Message = GetMessageClass(method.input_type)()
-    return made
+    request: Message = GetMessageClass(method.input_type)()
+    return request
 
 
 async def call(market: Market, method: MethodDescriptor, request: Message, metadata: Metadata) -> Message:
-    """Calls any RPC; of a stream, the request is the only message and the first answer is returned."""
+    """Calls any RPC. For a stream, sends the request as the only message and returns the first answer."""
     path = f"/{method.containing_service.full_name}/{method.name}"
     codecs: dict[str, Any] = {
         "request_serializer": lambda message: message.SerializeToString(),
@@ -63,12 +63,12 @@ async def call(market: Market, method: MethodDescriptor, request: Message, metad
 
 
 async def first_answer(connect: Any, metadata: Any, request: Message) -> Message:
-    """The first answer of a stream that begins with this message. Raises AioRpcError where it is refused."""
+    """The first answer of a stream that begins with this message. Raises AioRpcError if it is refused."""
     for _ in range(LOST_WRITES):
         try:
             return await _converse(connect(metadata=metadata), request)
         except grpc.aio.AioRpcError as error:
-            # What grpc.aio's client reports if it wrote after the server had ended the stream.
+            # The error of grpc.aio's client if it wrote after the server had ended the stream.
             if error.details() != "Internal error from Core":
                 raise
     raise AssertionError("every write came after the end of its stream")

@@ -1,4 +1,4 @@
-"""Who may call what: every RPC of the protos with every kind of credential."""
+"""Authorization: every RPC of the protos with every kind of credential."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ADMITTED = "admitted"
 
 
 def expected(roles: set[int], credential: str, configured: bool) -> str:
-    """The reason by which the credential is refused, or ADMITTED."""
+    """The reason for which the credential is refused, or ADMITTED."""
     if options_pb2.ROLE_PUBLIC in roles:
         return ADMITTED
     if roles == {options_pb2.ROLE_ADMIN} and not configured:
@@ -68,7 +68,7 @@ async def credentials(market: Market) -> dict[str, Metadata]:
 
 
 async def outcome(market: Market, name: str, metadata: Metadata) -> str:
-    """The reason of a refusal by credential, or ADMITTED: an empty request may fail for others."""
+    """The reason if the credential is refused, else ADMITTED: an empty request may fail for other reasons."""
     try:
         await methods.call(market, METHODS[name], methods.empty(METHODS[name]), metadata)
     except grpc.aio.AioRpcError as error:
@@ -81,9 +81,7 @@ async def outcome(market: Market, name: str, metadata: Metadata) -> str:
 
 
 @pytest.mark.parametrize("configured", [True, False], ids=["admin configured", "admin not configured"])
-async def test_every_rpc_admits_its_roles_alone(
-    sqlite_url: str, clock: ManualClock, configured: bool
-) -> None:
+async def test_every_rpc_admits_only_its_roles(sqlite_url: str, clock: ManualClock, configured: bool) -> None:
     token = ADMIN_TOKEN if configured else None
     async with running_server.running(sqlite_url, clock, admin_token=token) as market:
         metadata = await credentials(market)
@@ -97,8 +95,8 @@ async def test_every_rpc_admits_its_roles_alone(
     assert len(METHODS) >= 16
 
 
-async def test_stranger_learns_nothing_of_the_limits(market: Market) -> None:
-    """The credential is checked before the request."""
+async def test_credential_is_checked_before_the_limits_of_a_request(market: Market) -> None:
+    """A caller without credentials does not learn the limits of the fields."""
     refused = await running_server.refusal(
         methods.call(
             market, METHODS["JobService.SubmitJob"], methods.empty(METHODS["JobService.SubmitJob"]), ()
@@ -108,7 +106,7 @@ async def test_stranger_learns_nothing_of_the_limits(market: Market) -> None:
 
 
 class Context:
-    """What the interceptor asks of a call."""
+    """The part of a call that the interceptor uses."""
 
     def __init__(self, metadata: Metadata) -> None:
         self._metadata = metadata
@@ -122,7 +120,7 @@ class Context:
 
 @pytest.mark.parametrize("credential", CREDENTIALS)
 async def test_rpc_without_roles_admits_nobody(market: Market, credential: str) -> None:
-    """An RPC whose options were forgotten is closed, not open."""
+    """An RPC whose options were forgotten is closed to everybody."""
     metadata = (await credentials(market))[credential]
     admission = Authentication(market.server.services.keys, RateLimits(OFF, market.clock), Addresses())
     with pytest.raises(DomainError) as caught:
@@ -130,7 +128,7 @@ async def test_rpc_without_roles_admits_nobody(market: Market, credential: str) 
     assert caught.value.reason.value in CODES
 
 
-async def test_admin_without_a_token_on_the_server_is_told_when_to_come_back(
+async def test_admin_call_to_a_server_without_a_token_is_refused_with_a_retry_time(
     sqlite_url: str, clock: ManualClock
 ) -> None:
     async with running_server.running(sqlite_url, clock, admin_token=None) as market:
@@ -153,7 +151,7 @@ async def test_key_is_refused_soon_after_it_was_revoked(market: Market) -> None:
     assert (await running_server.refusal(market.wallet(renter))).reason == "INVALID_CREDENTIAL"
 
 
-async def test_keys_are_long_different_and_stored_nowhere(market: Market, sqlite_url: str) -> None:
+async def test_keys_are_long_and_different_and_not_stored(market: Market, sqlite_url: str) -> None:
     from pathlib import Path
 
     parties = [await market.renter(0), await market.renter(0), await market.provider()]

@@ -1,4 +1,4 @@
-"""The edge itself: errors that tell nothing, health, reflection, and a stop that says goodbye."""
+"""The edge: internal errors without details, health, reflection, and an orderly stop."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ from tests.support.manual_clock import ManualClock
 from tests.support.running_server import ADMIN_TOKEN, HANG_SECONDS, Market, refusal
 
 
-async def test_fault_of_ours_tells_nothing_but_an_id(
-    market: Market, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_internal_error_shows_only_an_id(market: Market, caplog: pytest.LogCaptureFixture) -> None:
     provider = await market.provider()
     await market.set_provider(provider, gpu_status="{secret-in-the-row")
     with caplog.at_level(logging.ERROR):
@@ -43,7 +41,7 @@ async def test_fault_of_ours_tells_nothing_but_an_id(
     assert provider.key not in caplog.text
 
 
-async def test_database_that_is_gone_is_store_unavailable(
+async def test_missing_database_is_store_unavailable(
     market: Market, caplog: pytest.LogCaptureFixture
 ) -> None:
     renter = await market.renter()
@@ -93,7 +91,7 @@ async def test_reflection_lists_every_service_of_the_protos(market: Market) -> N
     assert {name for name in listed if name.startswith("dcp.")} == set(SERVICES)
 
 
-async def test_stop_sends_daemons_away_with_reconnect(market: Market) -> None:
+async def test_stop_asks_daemons_to_reconnect(market: Market) -> None:
     provider = await market.provider()
     daemon = await market.daemon(provider)
     stopping = asyncio.create_task(market.stop())
@@ -107,11 +105,11 @@ async def test_stop_sends_daemons_away_with_reconnect(market: Market) -> None:
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_stop_tells_every_stream_and_ends_though_they_stay_open(market: Market) -> None:
-    """No daemon hangs up, one never said Hello, one does not read: the server ends all the same."""
+async def test_stop_notifies_every_stream_and_ends_although_they_stay_open(market: Market) -> None:
+    """No daemon hangs up, one sent no Hello, and one does not read; the server ends nevertheless."""
     daemons = [await market.daemon(await market.provider()) for _ in range(20)]
     daemons.append(market.connect(await market.provider()))
-    await market.connect(await market.provider()).say(**hello_of_one_who_never_reads())
+    await market.connect(await market.provider()).say(**hello_of_daemon_that_never_reads())
     async with asyncio.timeout(HANG_SECONDS):
         await market.stop()
     for daemon in daemons:
@@ -119,7 +117,7 @@ async def test_stop_tells_every_stream_and_ends_though_they_stay_open(market: Ma
         assert await daemon.ended() is None
 
 
-def hello_of_one_who_never_reads() -> dict[str, Any]:
+def hello_of_daemon_that_never_reads() -> dict[str, Any]:
     return {"hello": sessions_pb2.Hello(boot_id="b", protocol_version=1)}
 
 
@@ -138,7 +136,7 @@ async def test_accepted_job_and_session_survive_a_restart(sqlite_url: str, clock
         assert await market.wallet(renter) == (5000 - 188, 0)
 
 
-async def test_port_in_use_is_told_by_the_variable(market: Market, sqlite_url: str) -> None:
+async def test_port_in_use_is_reported_with_the_variable(market: Market, sqlite_url: str) -> None:
     config = Config(f"{sqlite_url}2", market.server.address, ADMIN_TOKEN, False, None, "INFO")
     second = Server(config)
     with pytest.raises(ConfigError, match="DCP_GRPC_LISTEN: cannot listen"):
@@ -146,7 +144,7 @@ async def test_port_in_use_is_told_by_the_variable(market: Market, sqlite_url: s
     second._database.stop()
 
 
-async def test_address_is_taken_once_in_any_case_and_form(market: Market) -> None:
+async def test_address_can_be_registered_once_in_any_case_and_form(market: Market) -> None:
     for email, reason in (
         ("Some.One@Example.com", None),
         ("some.one@example.COM", "EMAIL_TAKEN"),

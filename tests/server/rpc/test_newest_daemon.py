@@ -1,4 +1,4 @@
-"""The server tells daemons which version is the newest, and what time it is."""
+"""The server reports the newest version of the daemon and its own time."""
 
 from __future__ import annotations
 
@@ -33,23 +33,25 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("reported", "is_told"), CASES)
-async def test_session_says_when_a_newer_daemon_exists(market: Market, reported: str, is_told: bool) -> None:
+@pytest.mark.parametrize(("reported", "is_reported"), CASES)
+async def test_session_reports_a_newer_daemon(market: Market, reported: str, is_reported: bool) -> None:
     welcome = await market.connect(await market.provider()).hello(daemon_version=reported)
-    assert (welcome.newest_daemon, welcome.update_available) == ("1.4.0", is_told)
+    assert (welcome.newest_daemon, welcome.update_available) == ("1.4.0", is_reported)
 
 
-@pytest.mark.parametrize(("reported", "is_told"), CASES)
-async def test_heartbeat_by_post_says_the_same(market: Market, reported: str, is_told: bool) -> None:
+@pytest.mark.parametrize(("reported", "is_reported"), CASES)
+async def test_heartbeat_by_post_reports_a_newer_daemon(
+    market: Market, reported: str, is_reported: bool
+) -> None:
     provider = await market.provider()
     answer = await market.provider_service.Heartbeat(
         providers_pb2.HeartbeatRequest(gpu_status=gpus_pb2.GpuStatus(daemon_version=reported)),
         metadata=provider.metadata,
     )
-    assert answer.update_available is is_told
+    assert answer.update_available is is_reported
 
 
-async def test_doctors_question_is_answered_with_the_time_and_the_newest_daemon(market: Market) -> None:
+async def test_doctor_gets_the_time_and_the_newest_daemon(market: Market) -> None:
     probe = await link.probe(link.ServerAddress(market.server.address))
     assert (probe.problem, probe.newest_daemon) == ("", "1.4.0")
     assert probe.date is not None
@@ -57,6 +59,6 @@ async def test_doctors_question_is_answered_with_the_time_and_the_newest_daemon(
     assert probe.round_trip_ms > 0
 
 
-def test_newest_is_the_servers_own_version_unless_it_is_told() -> None:
+def test_newest_daemon_is_the_servers_own_version_unless_configured() -> None:
     assert not is_older(CURRENT, CURRENT)
     assert is_older("0.0.0.1", CURRENT)

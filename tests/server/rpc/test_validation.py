@@ -1,4 +1,4 @@
-"""The declared limits: cases generated from the protos, each refused with the field that is at fault."""
+"""The limits declared in the protos: each generated violation is refused with the field at fault."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ NUMBERS = {
 TIMES = {options_pb2.FORMAT_TIME_OF_DAY, options_pb2.FORMAT_END_OF_HOURS}
 
 
-def good(method: str) -> Message:
-    """A request that passes."""
-    made = {
+def valid_request(method: str) -> Message:
+    """A request that breaks no limit."""
+    prepared = {
         "ProviderService.RegisterProvider": providers_pb2.RegisterProviderRequest(
             name="P", email="p@example.com"
         ),
@@ -76,7 +76,7 @@ def good(method: str) -> Message:
         "PrivacyService.DeleteOwnAccount": privacy_pb2.DeleteOwnAccountRequest(email="r@example.com"),
         "KeyService.CreateKey": keys_pb2.CreateKeyRequest(name="K", scopes=[options_pb2.SCOPE_READ]),
     }.get(method)
-    request = made or methods.empty(METHODS[method])
+    request = prepared or methods.empty(METHODS[method])
     for field in request.DESCRIPTOR.fields:
         if methods.field_rule(field).required and field.message_type is not None:
             getattr(request, field.name).SetInParent()
@@ -87,23 +87,25 @@ def good(method: str) -> Message:
 
 
 def cases(method: str, descriptor: MethodDescriptor) -> Iterator[Case]:
-    yield from _cases_of(method, descriptor.input_type, "", lambda request: request)
+    yield from _cases_of_message(method, descriptor.input_type, "", lambda request: request)
 
 
-def _cases_of(method: str, message: Any, path: str, find: Callable[[Message], Any]) -> Iterator[Case]:
+def _cases_of_message(method: str, message: Any, path: str, find: Callable[[Message], Any]) -> Iterator[Case]:
     for field in message.fields:
         rule = methods.field_rule(field)
-        told = rule.header or path + field.name
+        name = rule.header or path + field.name
         is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
         if field.is_repeated:
-            yield from _repeated(method, field, rule, told, find, is_map)
+            yield from _repeated(method, field, rule, name, find, is_map)
         elif field.message_type is not None:
-            yield from _cases_of(method, field.message_type, f"{told}.", partial(_inner, field.name, find))
+            yield from _cases_of_message(
+                method, field.message_type, f"{name}.", partial(_inner, field.name, find)
+            )
         else:
             for fault, value in _faults(field, rule):
-                yield Case(method, told, fault, partial(_set, field.name, value, find))
+                yield Case(method, name, fault, partial(_set, field.name, value, find))
             if rule.required:
-                yield Case(method, told, "missing", partial(_clear, field.name, find))
+                yield Case(method, name, "missing", partial(_clear, field.name, find))
 
 
 def _inner(name: str, find: Callable[[Message], Any], request: Message) -> Any:
@@ -122,43 +124,43 @@ def _repeated(
     method: str,
     field: Any,
     rule: options_pb2.FieldRule,
-    told: str,
+    place: str,
     find: Callable[[Message], Any],
     is_map: bool,
 ) -> Iterator[Case]:
-    name = field.name
+    attribute = field.name
     if is_map:
 
         def fill(request: Message, count: int = rule.max_items + 1) -> None:
             for n in range(count):
-                getattr(find(request), name)[str(n)] = "x"
+                getattr(find(request), attribute)[str(n)] = "x"
 
         def lengthen(request: Message) -> None:
-            getattr(find(request), name)["K"] = "x" * (rule.max_length + 1)
+            getattr(find(request), attribute)["K"] = "x" * (rule.max_length + 1)
 
-        yield Case(method, told, "too many", fill)
-        yield Case(method, f"{told}.K", "item too long", lengthen)
+        yield Case(method, place, "too many", fill)
+        yield Case(method, f"{place}.K", "item too long", lengthen)
         return
 
     def overfill(request: Message) -> None:
-        items = getattr(find(request), name)
+        items = getattr(find(request), attribute)
         for _ in range(rule.max_items + 1):
             items.add() if field.message_type is not None else items.append(
                 "x" if field.enum_type is None else 1
             )
 
-    assert rule.HasField("max_items"), f"{told} has no limit"
-    yield Case(method, told, "too many", overfill)
+    assert rule.HasField("max_items"), f"{place} has no limit"
+    yield Case(method, place, "too many", overfill)
     if field.message_type is not None:
-        yield from _cases_of(
-            method, field.message_type, f"{told}[0].", lambda r: _first(getattr(find(r), name))
+        yield from _cases_of_message(
+            method, field.message_type, f"{place}[0].", lambda r: _first(getattr(find(r), attribute))
         )
     elif rule.HasField("max_length"):
         yield Case(
             method,
-            f"{told}[1]",
+            f"{place}[1]",
             "item too long",
-            lambda r: getattr(find(r), name).extend(["x", "x" * (rule.max_length + 1)]),
+            lambda r: getattr(find(r), attribute).extend(["x", "x" * (rule.max_length + 1)]),
         )
 
 
@@ -211,24 +213,24 @@ async def test_every_declared_limit_is_enforced(market: Market) -> None:
     wrong: list[tuple[object, ...]] = []
     for case in CASES:
         method = METHODS[case.method]
-        request = good(case.method)
+        request = valid_request(case.method)
         case.spoil(request)
         try:
             await methods.call(market, method, request, roles[methods.rule(method).roles[0]])
         except grpc.aio.AioRpcError as error:
             refused = read_refusal(error)
-            told = (refused.code, refused.reason, refused.facts.field)
-            if told == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", case.field):
+            answer = (refused.code, refused.reason, refused.facts.field)
+            if answer == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", case.field):
                 assert refused.message.startswith(f"{case.field}: ")
                 continue
-            wrong.append((case.method, case.field, case.fault, told))
+            wrong.append((case.method, case.field, case.fault, answer))
         else:
             wrong.append((case.method, case.field, case.fault, "accepted"))
     assert wrong == []
 
 
-def test_generated_cases_are_many() -> None:
-    """The generator has not gone blind: each kind of fault occurs."""
+def test_generator_yields_every_kind_of_violation() -> None:
+    """Guards the generator: without cases the test above would pass for nothing."""
     assert len(CASES) > 120
     assert {case.fault for case in CASES} == {
         *("missing", "blank", "below", "above", "too long", "too many", "item too long", "nul"),
@@ -239,10 +241,10 @@ def test_generated_cases_are_many() -> None:
 
 @pytest.mark.parametrize("name", [name for name in UNARY if METHODS[name].input_type.fields])
 def test_request_without_a_fault_passes(name: str) -> None:
-    validate(good(name))
+    validate(valid_request(name))
 
 
-def on_the_limits() -> Iterator[Message]:
+def requests_on_the_limits() -> Iterator[Message]:
     yield jobs_pb2.SubmitJobRequest(job_type=jobs_pb2.JOB_TYPE_VLLM_SERVE, duration_minutes=0.1, priority=0)
     yield jobs_pb2.SubmitJobRequest(
         job_type=jobs_pb2.JOB_TYPE_VLLM_SERVE, duration_minutes=1440, priority=10, max_cost_halala=10**12
@@ -251,7 +253,7 @@ def on_the_limits() -> Iterator[Message]:
     yield gpus_pb2.GpuStatus(gpu_util_pct=100, temp_c=-100, all_gpus=[gpus_pb2.GpuDevice()] * 64)
 
 
-@pytest.mark.parametrize("request_", list(on_the_limits()))
+@pytest.mark.parametrize("request_", list(requests_on_the_limits()))
 def test_limits_are_inclusive(request_: Message) -> None:
     validate(request_)
 
@@ -318,7 +320,7 @@ CHAT = jobs_pb2.ChatMessage
         ),
     ],
 )
-async def test_inference_needs_a_model_and_something_to_answer(
+async def test_inference_needs_a_model_and_a_prompt(
     market: Market, changes: dict[str, Any], field: str
 ) -> None:
     renter = await market.renter()
@@ -327,7 +329,7 @@ async def test_inference_needs_a_model_and_something_to_answer(
     assert await market.wallet(renter) == (5000, 0)
 
 
-async def test_violation_in_a_heartbeat_on_the_stream_ends_it(market: Market) -> None:
+async def test_violation_in_a_heartbeat_ends_the_stream(market: Market) -> None:
     daemon = await market.daemon(await market.provider())
     await daemon.say(heartbeat={"sequence": 1, "gpu_status": gpus_pb2.GpuStatus(gpu_util_pct=101)})
     ended = await daemon.ended()
@@ -335,16 +337,16 @@ async def test_violation_in_a_heartbeat_on_the_stream_ends_it(market: Market) ->
     assert (ended.reason, ended.facts.field) == ("INVALID_FIELD", "gpu_status.gpu_util_pct")
 
 
-async def test_unsound_registration_makes_no_account(market: Market) -> None:
+async def test_refused_registration_creates_no_account(market: Market) -> None:
     await refusal(
         market.renter_service.RegisterRenter(
             renters_pb2.RegisterRenterRequest(name="R", email="a@example.com", phone="x")
         )
     )
-    made = await market.renter_service.RegisterRenter(
+    registered = await market.renter_service.RegisterRenter(
         renters_pb2.RegisterRenterRequest(name="R", email="a@example.com")
     )
-    assert Party(made.renter_id, made.api_key).id == 1
+    assert Party(registered.renter_id, registered.api_key).id == 1
 
 
 def test_a_number_that_is_not_set_reads_as_its_default() -> None:
@@ -365,8 +367,8 @@ def test_a_number_that_is_set_is_kept_even_if_it_is_0() -> None:
     assert rotation.grace_seconds == 0
 
 
-def test_each_default_is_within_its_limits_and_its_field_knows_whether_it_is_set() -> None:
-    """Without presence a sent 0 could not be told from a missing field."""
+def test_each_default_is_within_its_limits_and_its_field_has_presence() -> None:
+    """Without presence a sent 0 could not be distinguished from a missing field."""
     with_default = [
         (field, rule)
         for method in METHODS.values()

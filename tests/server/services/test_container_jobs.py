@@ -1,4 +1,4 @@
-"""Jobs that run an image: what a submit needs, which ends are charged, and who reads the log."""
+"""Container jobs: what a submit needs, which failures are charged, and who may read the log."""
 
 from __future__ import annotations
 
@@ -36,13 +36,15 @@ async def running_container(
 
 @pytest.mark.parametrize("job_type", IMAGE_TYPES)
 @pytest.mark.parametrize("image", ["", "  ", "no such thing", "-v", "a\nb", "../x"])
-async def test_job_that_runs_an_image_names_one(market: Market, job_type: int, image: str) -> None:
+async def test_container_job_without_a_valid_image_is_refused(
+    market: Market, job_type: int, image: str
+) -> None:
     spec = jobs_pb2.ContainerSpec(image=image)
     refused = await refusal(market.submit(await market.renter(), job_type=job_type, container_spec=spec))
     assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "container_spec.image")
 
 
-async def test_inference_needs_no_image_whatever_its_image_type(market: Market) -> None:
+async def test_inference_needs_no_image(market: Market) -> None:
     spec = jobs_pb2.ContainerSpec(image_type="vllm-serve")
     assert (await market.submit(await market.renter(), container_spec=spec)).job_id
 
@@ -50,7 +52,9 @@ async def test_inference_needs_no_image_whatever_its_image_type(market: Market) 
 @pytest.mark.parametrize(
     "reason", [reason for reason in FailureReason if reason is not FailureReason.CANCELLED]
 )
-async def test_renter_pays_for_its_own_programs_failures_alone(market: Market, reason: FailureReason) -> None:
+async def test_renter_pays_only_for_failures_of_its_own_program(
+    market: Market, reason: FailureReason
+) -> None:
     provider, renter = await market.provider(), await market.renter()
     job, daemon, lease = await running_container(market, renter, provider)
     limit = 180 if reason is FailureReason.DURATION_LIMIT else 60
@@ -64,46 +68,48 @@ async def test_renter_pays_for_its_own_programs_failures_alone(market: Market, r
     await market.assert_money_adds_up()
 
 
-def test_charged_reasons_are_those_that_the_protos_tell() -> None:
-    told = comments()
+def test_charged_reasons_are_those_that_the_protos_describe_as_charged() -> None:
+    descriptions = comments()
     for reason in FailureReason:
-        text = next(text for name, text in told.items() if name.endswith(f".FAILURE_REASON_{reason.name}"))
+        text = next(
+            text for name, text in descriptions.items() if name.endswith(f".FAILURE_REASON_{reason.name}")
+        )
         assert ("The time that it ran is charged." in " ".join(text.split())) is (reason in CHARGED), reason
 
 
-async def log_of(
+async def read_log(
     market: Market, job: jobs_pb2.Job, who: Party, after: int = 0
 ) -> jobs_pb2.GetJobLogsResponse:
     request = jobs_pb2.GetJobLogsRequest(job_id=job.job_id, after_seq=after)
     return await market.job_service.GetJobLogs(request, metadata=who.metadata)
 
 
-async def test_log_is_there_while_the_job_runs_and_after_it_failed(any_market: Market) -> None:
+async def test_log_can_be_read_while_the_job_runs_and_after_it_failed(any_market: Market) -> None:
     market = any_market
     provider, renter = await market.provider(), await market.renter()
     job, daemon, lease = await running_container(market, renter, provider)
     for seq, data in ((1, b"one\n"), (2, b"caf\xc3"), (3, b"\xa9 \xff\n")):
         await daemon.say(log_chunk=sessions_pb2.LogChunk(lease=lease, seq=seq, data=data))
         assert (await daemon.expect("output_ack")).log_through_seq == seq
-    told = await log_of(market, job, renter)
-    assert (told.log, told.through_seq, told.is_complete) == ("one\ncafé \ufffd\n", 3, False)
+    log = await read_log(market, job, renter)
+    assert (log.log, log.through_seq, log.is_complete) == ("one\ncafé \ufffd\n", 3, False)
     exit_code = jobs_pb2.FAILURE_REASON_CONTAINER_EXIT
     await daemon.finished(lease, outcome=FAILED, failure_reason=exit_code, failure_message="exit code 1")
     for who in (renter, provider):
-        told = await log_of(market, job, who, after=1)
-        assert (told.log, told.through_seq, told.is_complete) == ("café \ufffd\n", 3, True)
-    nothing = await log_of(market, job, renter, after=3)
+        log = await read_log(market, job, who, after=1)
+        assert (log.log, log.through_seq, log.is_complete) == ("café \ufffd\n", 3, True)
+    nothing = await read_log(market, job, renter, after=3)
     assert (nothing.log, nothing.through_seq) == ("", 3)
 
 
-async def test_log_is_its_parties_alone(market: Market) -> None:
+async def test_only_the_parties_of_a_job_may_read_its_log(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     job, _, _ = await running_container(market, renter, provider)
     for stranger in (await market.provider(), await market.renter(0)):
-        assert (await refusal(log_of(market, job, stranger))).reason == "NOT_OWNER"
+        assert (await refusal(read_log(market, job, stranger))).reason == "NOT_OWNER"
 
 
-async def test_log_of_a_job_that_runs_anew_begins_anew(market: Market) -> None:
+async def test_next_attempt_begins_a_new_log(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     job, daemon, lease = await running_container(market, renter, provider)
     await daemon.say(log_chunk=sessions_pb2.LogChunk(lease=lease, seq=1, data=b"first try\n"))
@@ -111,5 +117,5 @@ async def test_log_of_a_job_that_runs_anew_begins_anew(market: Market) -> None:
     await daemon.finished(lease, outcome=sessions_pb2.RUN_OUTCOME_RELEASED)
     again = (await daemon.expect("job_offer")).lease
     await daemon.start(again)
-    told = await log_of(market, job, renter)
-    assert (told.log, told.lease_epoch) == ("", 2)
+    log = await read_log(market, job, renter)
+    assert (log.log, log.lease_epoch) == ("", 2)

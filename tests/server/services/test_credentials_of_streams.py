@@ -1,4 +1,4 @@
-"""Credentials of open streams: looked at again every five minutes, all in one query."""
+"""Credentials of open streams: checked again every five minutes, all in one query."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import grpc
 import pytest
 
 from server.services.keys import digest
-from server.services.sessions import CHECK_SECONDS
+from server.services.streams import CHECK_SECONDS
 from server.store.models import ApiKey
 from tests.support.running_server import Market, Party
 
 
 async def revoke(market: Market, party: Party) -> None:
-    """Takes a key back."""
+    """Revokes the account's key."""
     own = ApiKey.sha256 == digest(party.key)
     await market.sql(lambda: ApiKey.update(revoked_ms=1).where(own).execute())
 
@@ -37,7 +37,9 @@ async def test_stream_with_a_revoked_key_ends_within_five_minutes(any_market: Ma
     ("state", "reason"),
     [("suspended", "PROVIDER_SUSPENDED"), ("pending_approval", "PROVIDER_NOT_APPROVED")],
 )
-async def test_stream_of_a_provider_that_is_kept_out_ends(market: Market, state: str, reason: str) -> None:
+async def test_stream_of_a_suspended_or_unapproved_provider_ends(
+    market: Market, state: str, reason: str
+) -> None:
     provider = await market.provider()
     daemon = await market.daemon(provider)
     await market.set_provider(provider, state=state)
@@ -47,7 +49,7 @@ async def test_stream_of_a_provider_that_is_kept_out_ends(market: Market, state:
     assert (refused.code, refused.reason) == (grpc.StatusCode.PERMISSION_DENIED, reason)
 
 
-async def test_streams_are_checked_again_and_again(market: Market) -> None:
+async def test_streams_are_checked_repeatedly(market: Market) -> None:
     provider = await market.provider()
     daemon = await market.daemon(provider)
     for _ in range(3):
@@ -60,11 +62,11 @@ async def test_streams_are_checked_again_and_again(market: Market) -> None:
     assert refused.reason == "INVALID_CREDENTIAL"
 
 
-async def test_stream_without_a_hello_is_checked_too(market: Market) -> None:
+async def test_stream_without_a_hello_is_also_checked(market: Market) -> None:
     provider = await market.provider()
     silent = market.connect(provider)
-    while not market.server.services.sessions.open:
-        await market.server.services.sessions.database.read(lambda: None)
+    while not market.server.services.streams.open:
+        await market.sql(lambda: None)
     await revoke(market, provider)
     await market.later(CHECK_SECONDS)
     refused = await silent.ended()

@@ -1,4 +1,4 @@
-"""What a careless or hostile party says costs the others nothing: each case was a fault once."""
+"""Careless and hostile messages cost the other parties nothing. Each case was once a bug."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_limit_that_was_not_reached_is_not_charged(market: Market) -> None
     assert await market.earned(provider) == 0
 
 
-async def test_cancel_that_nobody_asked_for_is_not_charged(market: Market) -> None:
+async def test_cancel_without_a_request_is_not_charged(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon)
@@ -50,7 +50,7 @@ async def test_cancel_that_nobody_asked_for_is_not_charged(market: Market) -> No
     assert ended.billing.actual_cost_halala == 0
 
 
-async def test_empty_chunk_ends_its_lease_and_not_the_session(market: Market) -> None:
+async def test_empty_chunk_ends_only_its_lease(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon)
@@ -62,7 +62,7 @@ async def test_empty_chunk_ends_its_lease_and_not_the_session(market: Market) ->
     await daemon.heard_nothing()
 
 
-async def test_output_that_is_no_utf8_can_be_fetched_whole(market: Market) -> None:
+async def test_output_that_is_not_utf8_can_be_fetched_in_full(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon)
@@ -73,7 +73,7 @@ async def test_output_that_is_no_utf8_can_be_fetched_whole(market: Market) -> No
     assert len(output.response) == 32 * 65536
 
 
-async def test_model_with_blanks_around_it_is_offered_without_them(market: Market) -> None:
+async def test_blanks_around_a_model_name_are_removed(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     await market.submit(renter, provider, params=jobs_pb2.JobParams(model=f" {MODEL}\n", prompt="hi"))
@@ -88,7 +88,7 @@ async def test_model_with_blanks_around_it_is_offered_without_them(market: Marke
         ("gpu_requirements.gpu_model", {"gpu_requirements": jobs_pb2.GpuRequirements(gpu_model="H100")}),
     ],
 )
-async def test_need_that_the_named_provider_cannot_meet_is_told(
+async def test_requirement_that_the_named_provider_cannot_meet_is_refused(
     market: Market, field: str, wants: dict[str, Any]
 ) -> None:
     provider, renter = await market.provider(), await market.renter()
@@ -98,7 +98,7 @@ async def test_need_that_the_named_provider_cannot_meet_is_told(
     assert await market.wallet(renter) == (5000, 0)
 
 
-async def test_environment_with_a_nul_is_refused(market: Market) -> None:
+async def test_environment_with_a_nul_character_is_refused(market: Market) -> None:
     renter = await market.renter()
     for env in ({"A": "x\0"}, {"A\0": "x"}, {"A" * 9000: "x"}):
         refused = await refusal(market.submit(renter, container_spec=jobs_pb2.ContainerSpec(env=env)))
@@ -106,7 +106,7 @@ async def test_environment_with_a_nul_is_refused(market: Market) -> None:
         assert refused.facts.field.startswith("container_spec.env")
 
 
-async def test_job_that_a_provider_never_ran_is_none_of_its_jobs(market: Market) -> None:
+async def test_provider_does_not_see_a_job_that_it_never_ran(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider, slots=0)
     job = await market.submit(renter, provider)
@@ -118,7 +118,7 @@ async def test_job_that_a_provider_never_ran_is_none_of_its_jobs(market: Market)
     assert me.provider.total_jobs == 0
 
 
-async def test_offer_lost_with_its_stream_is_made_again_at_once(market: Market) -> None:
+async def test_offer_lost_with_its_stream_is_repeated_at_once(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job = await market.submit(renter, provider)

@@ -1,7 +1,7 @@
 """Everything that ends a job, at once on the same jobs, on a real PostgreSQL: each job ends once.
 
-The eight threads of the database run whole transactions side by side; what each meets is decided by
-PostgreSQL. The seed decides what is started, not how it interleaves.
+The eight threads of the database run whole transactions in parallel; PostgreSQL decides how they
+interleave. The seed decides only what is started.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ SECONDS = 20
 
 
 async def jobs_in_every_state(market: Market, renter: Party, provider: Party, daemon: Daemon) -> list[str]:
-    """Jobs that wait for nobody, are offered, prepared and run, of each kind as many."""
-    made = []
+    """Equally many jobs that are queued, offered, accepted and running."""
+    submitted = []
     for number in range(JOBS):
         if number % 4 == 0:
-            nobody = jobs_pb2.JobParams(model="served by nobody", prompt="x")
-            made.append(await market.submit(renter, params=nobody, start_within_seconds=SECONDS))
+            unserved = jobs_pb2.JobParams(model="served by nobody", prompt="x")
+            submitted.append(await market.submit(renter, params=unserved, start_within_seconds=SECONDS))
             continue
-        made.append(await market.submit(renter, provider))
+        submitted.append(await market.submit(renter, provider))
         lease = (await daemon.expect("job_offer")).lease
         if number % 4 == 2:
             await daemon.accept(lease)
         elif number % 4 == 3:
             await daemon.start(lease)
     await daemon.heartbeat()
-    return [job.job_id for job in made]
+    return [job.job_id for job in submitted]
 
 
 class Race:
-    """What may happen to one job, each as its own transaction."""
+    """The events that may end a job, each as its own transaction."""
 
     def __init__(self, market: Market, provider: Party, job_id: str, secret: bytes) -> None:
         self.market, self.provider, self.job_id, self.secret = market, provider, job_id, secret
@@ -88,7 +88,9 @@ class Race:
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
-async def test_job_ends_once_whatever_meets_on_it(postgres: Postgres, clock: ManualClock, seed: int) -> None:
+async def test_job_ends_once_when_several_events_end_it_at_once(
+    postgres: Postgres, clock: ManualClock, seed: int
+) -> None:
     rng = Random(seed)
     async with running_server.running(postgres.empty_database(), clock) as market:
         provider, renter = await market.provider(), await market.renter(450 * JOBS)
@@ -98,7 +100,7 @@ async def test_job_ends_once_whatever_meets_on_it(postgres: Postgres, clock: Man
         (session,) = market.server.services.fleet.all()
         held = session.send.__self__._protocol._held  # type: ignore[attr-defined]
         secrets = {job_id: lease.ref.secret for (job_id, _), lease in held.items()}
-        session.slots = 0  # what is queued again stays so: the race is about ends
+        session.slots = 0  # no new offers: the race is about ends
         clock.advance(SECONDS)
         races = [Race(market, provider, job_id, secrets.get(job_id, b"")) for job_id in job_ids]
         rng.shuffle(races)
@@ -115,7 +117,7 @@ async def test_job_ends_once_whatever_meets_on_it(postgres: Postgres, clock: Man
                 assert job is not None
                 succeeded = lease is not None and lease.outcome is LeaseOutcome.SUCCEEDED
                 assert succeeded == (race.disposition is Disposition.ACCEPTED), (
-                    "the daemon was told otherwise"
+                    "the daemon received the other answer"
                 )
                 kinds = [row.kind for row in Transfer.select().where(Transfer.job_id == job_id)]
                 assert len(kinds) == len(set(kinds)), f"{job_id} moved money twice: {kinds}"
@@ -126,7 +128,7 @@ async def test_job_ends_once_whatever_meets_on_it(postgres: Postgres, clock: Man
             return found
 
         ended = await market.server._database.read(read)
-        # Each job was cancelled, so each has ended: a wish that a requeue forgot would show here.
+        # Each job was cancelled, so each has ended; a requeue that lost a cancel would show here.
         assert {state for state, _, _ in ended} <= FINAL
         assert {hold for _, hold, _ in ended} <= {"posted", "voided"}
         assert all((hold == "posted") == (charge > 0) for _, hold, charge in ended)
@@ -138,21 +140,21 @@ async def test_job_ends_once_whatever_meets_on_it(postgres: Postgres, clock: Man
         assert balance == 450 * JOBS - sum(charge for _, _, charge in ended)
 
 
-async def test_job_is_settled_once_by_whoever_read_it_before(any_market: Market) -> None:
-    """Two who read the same running job cannot both end it, whatever let them both read it."""
+async def test_two_callers_that_read_the_same_job_settle_it_once(any_market: Market) -> None:
+    """Two callers that read the same running job cannot both end it, even if no lock separates them."""
     market = any_market
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
-    submitted, _ = await market.running_job(renter, provider, daemon)
+    running, _ = await market.running_job(renter, provider, daemon)
     market.clock.advance(SECONDS)
 
     def settle_twice() -> tuple[bool, bool]:
-        job = jobs.get(submitted.job_id)
+        job = jobs.get(running.job_id)
         assert job is not None
         done = ms(market.clock)
         first = settle(job, JobEvent.COMPLETE, done, billed_ms=1000)
         return first, settle(job, JobEvent.FAIL, done, failure_reason=FailureReason.ENGINE_FAILED)
 
     assert await market.server._database.run(settle_twice) == (True, False)
-    assert (await market.job(submitted)).status == jobs_pb2.JOB_STATE_COMPLETED
+    assert (await market.job(running)).status == jobs_pb2.JOB_STATE_COMPLETED
     await market.assert_money_adds_up()

@@ -1,4 +1,4 @@
-"""The lists of jobs that a renter and a provider have: their own alone, in pages, by state."""
+"""The job lists of renters and providers: only their own jobs, in pages, by state."""
 
 from __future__ import annotations
 
@@ -10,77 +10,83 @@ from dcp.v1 import jobs_pb2
 from tests.support.running_server import Market, Party, refusal
 
 
-async def own(market: Market, renter: Party, **which: Any) -> jobs_pb2.ListOwnJobsResponse:
-    request = jobs_pb2.ListOwnJobsRequest(**which)
+async def list_own(market: Market, renter: Party, **filters: Any) -> jobs_pb2.ListOwnJobsResponse:
+    request = jobs_pb2.ListOwnJobsRequest(**filters)
     return await market.job_service.ListOwnJobs(request, metadata=renter.metadata)
 
 
-@pytest.mark.parametrize("apart", [0.0, 1.0], ids=["in one millisecond", "one after another"])
-async def test_own_jobs_come_in_pages_newest_first(any_market: Market, apart: float) -> None:
+@pytest.mark.parametrize("seconds_apart", [0.0, 1.0], ids=["in one millisecond", "one after another"])
+async def test_own_jobs_come_in_pages_newest_first(any_market: Market, seconds_apart: float) -> None:
     market = any_market
     renter, other = await market.renter(), await market.renter()
-    made = []
+    submitted = []
     for _ in range(5):
-        made.append((await market.submit(renter)).job_id)
+        submitted.append((await market.submit(renter)).job_id)
         await market.submit(other)
-        market.clock.advance(apart)
+        market.clock.advance(seconds_apart)
     seen: list[str] = []
-    page = await own(market, renter, page_size=2)
+    page = await list_own(market, renter, page_size=2)
     while True:
         seen += [job.job_id for job in page.jobs]
         if not page.HasField("next_before_job_id"):
             break
-        page = await own(market, renter, page_size=2, before_job_id=page.next_before_job_id)
-    assert sorted(seen) == sorted(made)
-    assert seen == (made[::-1] if apart else sorted(made, reverse=True))
-    assert not (await own(market, renter, page_size=5)).HasField("next_before_job_id")
+        page = await list_own(market, renter, page_size=2, before_job_id=page.next_before_job_id)
+    assert sorted(seen) == sorted(submitted)
+    assert seen == (submitted[::-1] if seconds_apart else sorted(submitted, reverse=True))
+    assert not (await list_own(market, renter, page_size=5)).HasField("next_before_job_id")
 
 
-async def test_state_picks_the_jobs_that_are_in_it(market: Market) -> None:
+async def test_status_filter_lists_only_the_jobs_in_that_state(market: Market) -> None:
     renter = await market.renter()
-    gone, waiting = await market.submit(renter), await market.submit(renter)
-    await market.cancel(gone, renter)
-    for state, job in ((jobs_pb2.JOB_STATE_CANCELLED, gone), (jobs_pb2.JOB_STATE_QUEUED, waiting)):
-        assert [one.job_id for one in (await own(market, renter, status=state)).jobs] == [job.job_id]
-    assert not (await own(market, renter, status=jobs_pb2.JOB_STATE_RUNNING)).jobs
-    refused = await refusal(own(market, renter, status=jobs_pb2.JOB_STATE_UNSPECIFIED))
+    cancelled, waiting = await market.submit(renter), await market.submit(renter)
+    await market.cancel(cancelled, renter)
+    for state, job in ((jobs_pb2.JOB_STATE_CANCELLED, cancelled), (jobs_pb2.JOB_STATE_QUEUED, waiting)):
+        assert [listed.job_id for listed in (await list_own(market, renter, status=state)).jobs] == [
+            job.job_id
+        ]
+    assert not (await list_own(market, renter, status=jobs_pb2.JOB_STATE_RUNNING)).jobs
+    refused = await refusal(list_own(market, renter, status=jobs_pb2.JOB_STATE_UNSPECIFIED))
     assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "status")
 
 
-async def test_page_never_begins_after_somebody_elses_job(market: Market) -> None:
+async def test_page_after_a_job_of_another_renter_is_refused(market: Market) -> None:
     renter, other = await market.renter(), await market.renter()
     foreign = await market.submit(other)
     for job_id in (foreign.job_id, "job-nowhere"):
-        refused = await refusal(own(market, renter, before_job_id=job_id))
+        refused = await refusal(list_own(market, renter, before_job_id=job_id))
         assert (refused.reason, refused.facts.field) == ("JOB_NOT_FOUND", "before_job_id")
 
 
-async def of_provider(market: Market, provider: Party, **which: Any) -> jobs_pb2.ListProviderJobsResponse:
-    request = jobs_pb2.ListProviderJobsRequest(**which)
+async def list_of_provider(
+    market: Market, provider: Party, **filters: Any
+) -> jobs_pb2.ListProviderJobsResponse:
+    request = jobs_pb2.ListProviderJobsRequest(**filters)
     return await market.job_service.ListProviderJobs(request, metadata=provider.metadata)
 
 
-@pytest.mark.parametrize("apart", [0.0, 1.0], ids=["in one millisecond", "one after another"])
-async def test_jobs_of_a_provider_come_in_pages_newest_first(any_market: Market, apart: float) -> None:
+@pytest.mark.parametrize("seconds_apart", [0.0, 1.0], ids=["in one millisecond", "one after another"])
+async def test_jobs_of_a_provider_come_in_pages_newest_first(
+    any_market: Market, seconds_apart: float
+) -> None:
     market = any_market
     renter, provider, other = await market.renter(), await market.provider(), await market.provider()
     await market.daemon(provider), await market.daemon(other)
-    made = []
+    submitted = []
     for _ in range(5):
-        made.append((await market.submit(renter, provider)).job_id)
+        submitted.append((await market.submit(renter, provider)).job_id)
         await market.submit(renter, other)
-        market.clock.advance(apart)
+        market.clock.advance(seconds_apart)
     seen: list[str] = []
-    page = await of_provider(market, provider, page_size=2)
+    page = await list_of_provider(market, provider, page_size=2)
     while True:
         seen += [job.job_id for job in page.jobs]
         if not page.HasField("next_before_job_id"):
             break
-        page = await of_provider(market, provider, page_size=2, before_job_id=page.next_before_job_id)
-    assert seen == (made[::-1] if apart else sorted(made, reverse=True))
+        page = await list_of_provider(market, provider, page_size=2, before_job_id=page.next_before_job_id)
+    assert seen == (submitted[::-1] if seconds_apart else sorted(submitted, reverse=True))
 
 
-async def test_provider_sees_of_its_jobs_what_get_job_shows_it(any_market: Market) -> None:
+async def test_list_of_a_provider_shows_what_get_job_shows(any_market: Market) -> None:
     market = any_market
     renter, provider = await market.renter(), await market.provider()
     daemon = await market.daemon(provider)
@@ -90,11 +96,11 @@ async def test_provider_sees_of_its_jobs_what_get_job_shows_it(any_market: Marke
     for state, job in ((jobs_pb2.JOB_STATE_COMPLETED, done), (jobs_pb2.JOB_STATE_RUNNING, running)):
         request = jobs_pb2.GetJobRequest(job_id=job.job_id)
         shown = (await market.job_service.GetJob(request, metadata=provider.metadata)).job
-        assert list((await of_provider(market, provider, status=state)).jobs) == [shown]
-    assert not (await of_provider(market, provider, status=jobs_pb2.JOB_STATE_FAILED)).jobs
+        assert list((await list_of_provider(market, provider, status=state)).jobs) == [shown]
+    assert not (await list_of_provider(market, provider, status=jobs_pb2.JOB_STATE_FAILED)).jobs
 
 
-async def test_pages_of_a_provider_go_on_after_a_job_that_it_lost(market: Market) -> None:
+async def test_page_may_begin_after_a_job_that_the_provider_refused(market: Market) -> None:
     renter, provider, other = await market.renter(), await market.provider(), await market.provider()
     daemon = await market.daemon(provider)
     kept, lease = await market.running_job(renter, provider, daemon)
@@ -103,9 +109,9 @@ async def test_pages_of_a_provider_go_on_after_a_job_that_it_lost(market: Market
     lost = await market.submit(renter)
     await daemon.refuse((await daemon.expect("job_offer")).lease)
     await daemon.heard_nothing()
-    assert [job.job_id for job in (await of_provider(market, provider)).jobs] == [kept.job_id]
-    page = await of_provider(market, provider, before_job_id=lost.job_id)
+    assert [job.job_id for job in (await list_of_provider(market, provider)).jobs] == [kept.job_id]
+    page = await list_of_provider(market, provider, before_job_id=lost.job_id)
     assert [job.job_id for job in page.jobs] == [kept.job_id]
-    for job_id in (lost.job_id, "job-nowhere"):  # it never was the other's
-        refused = await refusal(of_provider(market, other, before_job_id=job_id))
+    for job_id in (lost.job_id, "job-nowhere"):  # the other provider never had this job
+        refused = await refusal(list_of_provider(market, other, before_job_id=job_id))
         assert (refused.reason, refused.facts.field) == ("JOB_NOT_FOUND", "before_job_id")

@@ -1,4 +1,4 @@
-"""Sub-keys and rotation through the whole server: what each key opens, and for how long."""
+"""Sub-keys and rotation through the whole server: what each key may do, and for how long."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dcp.v1 import keys_pb2 as pb
 
 from server.domain.keys import MAX_MAIN_KEYS, MAX_SUB_KEYS
 from server.services.keys import USES_PERIOD_SECONDS, digest
-from server.services.sessions import CHECK_SECONDS
+from server.services.streams import CHECK_SECONDS
 from tests.support.running_server import Market, Party, bearer, read_refusal, refusal
 
 READ, BILLING, INFERENCE = options_pb2.SCOPE_READ, options_pb2.SCOPE_BILLING, options_pb2.SCOPE_INFERENCE
-DAY = 24 * 3600
+DAY_SECONDS = 24 * 3600
 
 
 async def create(market: Market, renter: Party, *scopes: Any, **fields: Any) -> pb.CreateKeyResponse:
@@ -26,11 +26,11 @@ async def create(market: Market, renter: Party, *scopes: Any, **fields: Any) -> 
 
 
 async def sub_key(market: Market, renter: Party, *scopes: Any, **fields: Any) -> Party:
-    """A sub-key of the renter, as a party of its own."""
+    """The renter's account with a new sub-key."""
     return Party(renter.id, (await create(market, renter, *scopes, **fields)).api_key)
 
 
-async def listed(market: Market, renter: Party, **fields: Any) -> pb.ListKeysResponse:
+async def list_keys(market: Market, renter: Party, **fields: Any) -> pb.ListKeysResponse:
     return await market.key_service.ListKeys(pb.ListKeysRequest(**fields), metadata=renter.metadata)
 
 
@@ -40,27 +40,27 @@ async def revoke(market: Market, renter: Party, key_id: int) -> pb.RevokeKeyResp
 
 async def rotate(market: Market, renter: Party, **fields: Any) -> Party:
     request = pb.RotateRenterKeyRequest(**fields)
-    made = await market.key_service.RotateRenterKey(request, metadata=renter.metadata)
-    return Party(renter.id, made.api_key)
+    response = await market.key_service.RotateRenterKey(request, metadata=renter.metadata)
+    return Party(renter.id, response.api_key)
 
 
 async def rotate_provider(market: Market, provider: Party, **fields: Any) -> Party:
     request = pb.RotateProviderKeyRequest(**fields)
-    made = await market.key_service.RotateProviderKey(request, metadata=provider.metadata)
-    return Party(provider.id, made.api_key)
+    response = await market.key_service.RotateProviderKey(request, metadata=provider.metadata)
+    return Party(provider.id, response.api_key)
 
 
-async def test_sub_key_does_what_its_scopes_allow_and_nothing_else(any_market: Market) -> None:
+async def test_sub_key_may_do_only_what_its_scopes_allow(any_market: Market) -> None:
     market = any_market
     renter = await market.renter()
-    worker = await sub_key(market, renter, INFERENCE)
-    job = await market.submit(worker)
-    seen = await market.job_service.GetJob(
-        jobs_pb2.GetJobRequest(job_id=job.job_id), metadata=worker.metadata
+    submitter = await sub_key(market, renter, INFERENCE)
+    job = await market.submit(submitter)
+    shown = await market.job_service.GetJob(
+        jobs_pb2.GetJobRequest(job_id=job.job_id), metadata=submitter.metadata
     )
-    assert seen.job.job_id == job.job_id
+    assert shown.job.job_id == job.job_id
     refused = await refusal(
-        market.job_service.ListOwnJobs(jobs_pb2.ListOwnJobsRequest(), metadata=worker.metadata)
+        market.job_service.ListOwnJobs(jobs_pb2.ListOwnJobsRequest(), metadata=submitter.metadata)
     )
     assert (refused.code, refused.reason) == (grpc.StatusCode.PERMISSION_DENIED, "MISSING_SCOPE")
     assert refused.message == "this needs a key with the scope read; this sub-key has inference"
@@ -73,32 +73,32 @@ async def test_sub_key_does_what_its_scopes_allow_and_nothing_else(any_market: M
 async def test_sub_key_never_manages_keys(market: Market) -> None:
     renter = await market.renter()
     all_scopes = await create(market, renter, READ, BILLING, INFERENCE)
-    most = Party(renter.id, all_scopes.api_key)
+    sub_key_with_all_scopes = Party(renter.id, all_scopes.api_key)
     for attempt in (
-        create(market, most, READ),
-        listed(market, most),
-        revoke(market, most, all_scopes.key.id),
-        rotate(market, most),
+        create(market, sub_key_with_all_scopes, READ),
+        list_keys(market, sub_key_with_all_scopes),
+        revoke(market, sub_key_with_all_scopes, all_scopes.key.id),
+        rotate(market, sub_key_with_all_scopes),
     ):
         refused = await refusal(attempt)
         assert (refused.code, refused.reason) == (grpc.StatusCode.PERMISSION_DENIED, "MAIN_KEY_NEEDED")
-    assert len((await listed(market, renter)).keys) == 2
+    assert len((await list_keys(market, renter)).keys) == 2
 
 
-async def test_list_shows_what_a_key_is_and_never_the_key(any_market: Market) -> None:
+async def test_list_describes_each_key_and_never_shows_it(any_market: Market) -> None:
     market = any_market
     renter = await market.renter()
-    made = await create(market, renter, READ, INFERENCE, name="  Nightly  ", expires_in_seconds=60)
-    newest, main = (await listed(market, renter)).keys
-    assert newest == made.key
+    created = await create(market, renter, READ, INFERENCE, name="  Nightly  ", expires_in_seconds=60)
+    newest, main = (await list_keys(market, renter)).keys
+    assert newest == created.key
     assert (newest.name, list(newest.scopes), newest.main) == ("Nightly", [INFERENCE, READ], False)
-    assert newest.last4 == made.api_key[-4:]
+    assert newest.last4 == created.api_key[-4:]
     assert newest.expires_at.seconds - newest.created_at.seconds == 60
     assert not newest.HasField("revoked_at")
     assert (main.main, list(main.scopes), main.last4) == (True, [], renter.key[-4:])
-    assert made.api_key not in str(await listed(market, renter))
-    page = await listed(market, renter, page_size=1)
-    rest = await listed(market, renter, page_size=1, before_id=page.next_before_id)
+    assert created.api_key not in str(await list_keys(market, renter))
+    page = await list_keys(market, renter, page_size=1)
+    rest = await list_keys(market, renter, page_size=1, before_id=page.next_before_id)
     assert [key.id for key in (*page.keys, *rest.keys)] == [newest.id, main.id]
     assert not rest.HasField("next_before_id")
 
@@ -106,35 +106,37 @@ async def test_list_shows_what_a_key_is_and_never_the_key(any_market: Market) ->
 async def test_revoked_key_is_refused_at_once(any_market: Market) -> None:
     market = any_market
     renter = await market.renter()
-    made = await create(market, renter, READ)
-    reader = Party(renter.id, made.api_key)
-    await market.wallet(reader)  # it is remembered now
-    gone = await revoke(market, renter, made.key.id)
-    assert gone.key.HasField("revoked_at")
+    created = await create(market, renter, READ)
+    reader = Party(renter.id, created.api_key)
+    await market.wallet(reader)  # the server has cached the key now
+    revoked = await revoke(market, renter, created.key.id)
+    assert revoked.key.HasField("revoked_at")
     assert (await refusal(market.wallet(reader))).reason == "INVALID_CREDENTIAL"
     market.clock.advance(5)
-    assert (await revoke(market, renter, made.key.id)).key == gone.key
+    assert (await revoke(market, renter, created.key.id)).key == revoked.key
 
 
-async def test_foreign_keys_do_not_exist(market: Market) -> None:
+async def test_key_of_another_account_is_not_found(market: Market) -> None:
     renter, stranger = await market.renter(), await market.renter()
-    made = await create(market, renter, READ)
-    refused = await refusal(revoke(market, stranger, made.key.id))
+    created = await create(market, renter, READ)
+    refused = await refusal(revoke(market, stranger, created.key.id))
     assert (refused.code, refused.reason) == (grpc.StatusCode.NOT_FOUND, "KEY_NOT_FOUND")
-    await market.wallet(Party(renter.id, made.api_key))
-    assert made.key.id not in [key.id for key in (await listed(market, stranger)).keys]
+    await market.wallet(Party(renter.id, created.api_key))
+    assert created.key.id not in [key.id for key in (await list_keys(market, stranger)).keys]
 
 
-async def test_main_key_is_not_revoked(market: Market) -> None:
+async def test_current_main_key_cannot_be_revoked(market: Market) -> None:
     renter = await market.renter()
-    (main,) = (await listed(market, renter)).keys
+    (main,) = (await list_keys(market, renter)).keys
     assert (await refusal(revoke(market, renter, main.id))).reason == "WRONG_STATE"
     await rotate(market, renter)
-    assert (await revoke(market, renter, main.id)).key.main  # its grace may be cut short
+    assert (
+        await revoke(market, renter, main.id)
+    ).key.main  # a replaced key may be revoked within its grace period
     assert (await refusal(market.wallet(renter))).reason == "INVALID_CREDENTIAL"
 
 
-async def test_sub_key_ends_when_it_was_told_to(market: Market) -> None:
+async def test_sub_key_expires(market: Market) -> None:
     renter = await market.renter()
     reader = await sub_key(market, renter, READ, expires_in_seconds=60)
     market.clock.advance(59)
@@ -162,22 +164,23 @@ async def test_bad_sub_key_is_refused(market: Market, fields: dict[str, Any], at
     assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", at_fault)
 
 
-async def test_account_has_a_bounded_number_of_keys(market: Market) -> None:
+async def test_account_has_a_maximum_number_of_keys(market: Market) -> None:
     renter = await market.renter()
-    made = [await create(market, renter, READ) for _ in range(MAX_SUB_KEYS)]
+    sub_keys = [await create(market, renter, READ) for _ in range(MAX_SUB_KEYS)]
     assert (await refusal(create(market, renter, READ))).reason == "TOO_MANY_KEYS"
-    await revoke(market, renter, made[0].key.id)
+    await revoke(market, renter, sub_keys[0].key.id)
     await create(market, renter, READ)
     for _ in range(MAX_MAIN_KEYS - 1):
         await rotate(market, renter)
     assert (await refusal(rotate(market, renter))).reason == "TOO_MANY_KEYS"
     newest = await rotate(market, renter, grace_seconds=0)
     assert (
-        len([key for key in (await listed(market, newest, page_size=200)).keys if key.main]) > MAX_MAIN_KEYS
+        len([key for key in (await list_keys(market, newest, page_size=200)).keys if key.main])
+        > MAX_MAIN_KEYS
     )
 
 
-async def test_replaced_key_works_until_its_grace_is_over(any_market: Market) -> None:
+async def test_replaced_key_works_until_its_grace_period_ends(any_market: Market) -> None:
     market = any_market
     old = await market.renter()
     reader = await sub_key(market, old, READ)
@@ -191,11 +194,11 @@ async def test_replaced_key_works_until_its_grace_is_over(any_market: Market) ->
         await market.wallet(key)
 
 
-async def test_grace_is_a_day_unless_said_and_zero_ends_the_key_at_once(market: Market) -> None:
+async def test_grace_period_is_a_day_by_default_and_zero_ends_the_key_at_once(market: Market) -> None:
     first = await market.renter()
-    await market.wallet(first)  # it is remembered now
+    await market.wallet(first)  # the server has cached the key now
     second = await rotate(market, first)
-    market.clock.advance(DAY - 1)
+    market.clock.advance(DAY_SECONDS - 1)
     await market.wallet(first)
     third = await rotate(market, second, grace_seconds=0)
     for key in (first, second):
@@ -203,7 +206,7 @@ async def test_grace_is_a_day_unless_said_and_zero_ends_the_key_at_once(market: 
     await market.wallet(third)
 
 
-async def test_later_rotation_never_lengthens_an_earlier_grace(market: Market) -> None:
+async def test_later_rotation_does_not_extend_an_earlier_grace_period(market: Market) -> None:
     first = await market.renter()
     second = await rotate(market, first, grace_seconds=10)
     await rotate(market, second, grace_seconds=1000)
@@ -212,30 +215,30 @@ async def test_later_rotation_never_lengthens_an_earlier_grace(market: Market) -
     await market.wallet(second)
 
 
-async def test_of_rotations_at_once_one_key_is_left(any_market: Market) -> None:
+async def test_simultaneous_rotations_leave_one_valid_key(any_market: Market) -> None:
     market = any_market
     old = await market.renter()
-    made = await asyncio.gather(*(rotate(market, old, grace_seconds=60) for _ in range(5)))
+    rotated = await asyncio.gather(*(rotate(market, old, grace_seconds=60) for _ in range(5)))
     market.clock.advance(60)
-    outcomes = await asyncio.gather(*(market.wallet(key) for key in (old, *made)), return_exceptions=True)
-    refused = [one for one in outcomes if isinstance(one, grpc.aio.AioRpcError)]
-    assert [read_refusal(one).reason for one in refused] == ["INVALID_CREDENTIAL"] * len(made)
+    outcomes = await asyncio.gather(*(market.wallet(key) for key in (old, *rotated)), return_exceptions=True)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)]
+    assert [read_refusal(error).reason for error in refused] == ["INVALID_CREDENTIAL"] * len(rotated)
 
 
-async def test_grace_longer_than_seven_days_is_refused(market: Market) -> None:
-    for seconds in (-1, 7 * DAY + 1):
+async def test_grace_period_longer_than_seven_days_is_refused(market: Market) -> None:
+    for seconds in (-1, 7 * DAY_SECONDS + 1):
         refused = await refusal(rotate(market, await market.renter(), grace_seconds=seconds))
         assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "grace_seconds")
 
 
-async def test_stream_goes_on_through_the_grace_of_its_key_and_ends_after_it(any_market: Market) -> None:
-    """The daemon finishes what it runs, and comes back with the new key."""
+async def test_stream_continues_through_the_grace_period_of_its_key_and_then_ends(any_market: Market) -> None:
+    """The daemon keeps its running job and reconnects with the new key."""
     market = any_market
     old, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(old)
     job, lease = await market.running_job(renter, old, daemon)
     new = await rotate_provider(market, old, grace_seconds=int(CHECK_SECONDS) + 50)
-    for _ in range(2):  # each beats, and the second comes while the grace still lasts
+    for _ in range(2):  # both heartbeats come within the grace period
         await market.later(CHECK_SECONDS / 2)
         await daemon.heartbeat()
     await market.later(CHECK_SECONDS)
@@ -251,13 +254,13 @@ async def test_stream_goes_on_through_the_grace_of_its_key_and_ends_after_it(any
     assert (await market.job(job)).status == jobs_pb2.JOB_STATE_RUNNING
 
 
-async def test_last_use_is_written_once_a_minute_and_not_by_the_call(
+async def test_last_use_of_a_key_is_written_once_a_minute_and_not_by_the_call(
     any_market: Market, caplog: pytest.LogCaptureFixture
 ) -> None:
     market = any_market
     renter = await market.renter()
     reader = await sub_key(market, renter, READ)
-    await market.later(USES_PERIOD_SECONDS)  # what came before is written
+    await market.later(USES_PERIOD_SECONDS)  # earlier uses are written
     with caplog.at_level(logging.DEBUG, "peewee"):
         for _ in range(3):
             await market.wallet(reader)
@@ -269,35 +272,35 @@ async def test_last_use_is_written_once_a_minute_and_not_by_the_call(
         await market.later(USES_PERIOD_SECONDS)
     written = [r for r in caplog.records if "last_used_ms" in r.getMessage() and "UPDATE" in r.getMessage()]
     assert len(written) == 1
-    newest = (await listed(market, renter)).keys[0]
+    newest = (await list_keys(market, renter)).keys[0]
     assert newest.last_used_at.seconds == int(used_at)
 
 
-async def test_suspended_account_keeps_its_sub_keys_but_not_its_rights(market: Market) -> None:
+async def test_sub_key_of_a_suspended_account_cannot_submit(market: Market) -> None:
     renter = await market.renter()
-    worker = await sub_key(market, renter, INFERENCE)
+    submitter = await sub_key(market, renter, INFERENCE)
     await market.set_renter(renter, state="suspended")
-    assert (await refusal(market.submit(worker))).reason == "RENTER_SUSPENDED"
+    assert (await refusal(market.submit(submitter))).reason == "RENTER_SUSPENDED"
 
 
-async def test_sub_key_opens_no_other_role(market: Market) -> None:
-    worker = await sub_key(market, await market.renter(), READ, BILLING, INFERENCE)
-    credit = ledger_pb2.CreditRenterRequest(renter_id=worker.id, amount_halala=1)
+async def test_sub_key_has_only_the_role_of_its_account(market: Market) -> None:
+    submitter = await sub_key(market, await market.renter(), READ, BILLING, INFERENCE)
+    credit = ledger_pb2.CreditRenterRequest(renter_id=submitter.id, amount_halala=1)
     for call in (
-        market.ledger_service.CreditRenter(credit, metadata=worker.metadata),
-        rotate_provider(market, worker),
+        market.ledger_service.CreditRenter(credit, metadata=submitter.metadata),
+        rotate_provider(market, submitter),
     ):
         assert (await refusal(call)).reason == "WRONG_ROLE"
 
 
 async def test_public_calls_need_no_scope(market: Market) -> None:
-    worker = await sub_key(market, await market.renter(), BILLING)
+    submitter = await sub_key(market, await market.renter(), BILLING)
     request = renters_pb2.ListAvailableProvidersRequest()
-    answer = await market.renter_service.ListAvailableProviders(request, metadata=bearer(worker.key))
+    answer = await market.renter_service.ListAvailableProviders(request, metadata=bearer(submitter.key))
     assert answer.total == 0
 
 
-async def test_key_that_ends_while_it_is_looked_up_is_not_remembered(market: Market) -> None:
+async def test_key_that_is_revoked_during_its_lookup_is_not_cached(market: Market) -> None:
     renter, known = await market.renter(), market.server.services.keys
     looking = asyncio.create_task(known.identify(renter.key))
     await asyncio.sleep(0)  # the query is under way, and its answer waits for this loop

@@ -1,4 +1,4 @@
-"""Money through the whole server: the example of the contract, and every end that a job can have."""
+"""Money through the whole server: the contract's example, and every way in which a job can end."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def test_example_of_the_contract(any_market: Market) -> None:
     ("daemon_seconds", "server_seconds", "billed"),
     [(60, 75, 60), (75, 60, 60), (1e9, 10_000, 180), (0, 75, 0), (75, 75, 75)],
 )
-async def test_bill_is_for_the_least_of_daemon_server_and_limit(
+async def test_bill_is_for_the_least_of_the_daemons_time_the_servers_time_and_the_limit(
     market: Market, daemon_seconds: float, server_seconds: float, billed: float
 ) -> None:
     provider, renter = await market.provider(), await market.renter()
@@ -78,7 +78,7 @@ async def test_max_cost_is_never_exceeded(market: Market) -> None:
 
 
 @pytest.mark.parametrize("slower", [False, True])
-async def test_job_with_a_failure_of_the_provider_costs_nothing(market: Market, slower: bool) -> None:
+async def test_job_that_fails_by_the_providers_fault_costs_nothing(market: Market, slower: bool) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon)
@@ -97,7 +97,7 @@ async def test_job_with_a_failure_of_the_provider_costs_nothing(market: Market, 
     await market.assert_money_adds_up()
 
 
-async def test_job_stopped_by_its_own_limit_is_charged(market: Market) -> None:
+async def test_job_stopped_at_its_limit_is_charged(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
@@ -113,7 +113,7 @@ async def test_job_stopped_by_its_own_limit_is_charged(market: Market) -> None:
     await market.assert_money_adds_up()
 
 
-async def test_daemon_that_cancels_by_itself_earns_nothing(market: Market) -> None:
+async def test_cancel_that_only_the_daemon_wanted_earns_nothing(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon)
@@ -126,7 +126,7 @@ async def test_daemon_that_cancels_by_itself_earns_nothing(market: Market) -> No
 
 
 async def test_second_job_is_placed_after_the_first_has_ended(market: Market) -> None:
-    """The one slot is free again, for a job that names no provider too."""
+    """The only slot is free again, also for a job that names no provider."""
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     _, lease = await market.running_job(renter, provider, daemon)
@@ -181,8 +181,8 @@ async def overrun(market: Market, daemon: Daemon, renter: Party, job: Job, lease
 ENDS = [succeed, reach_its_limit, be_cancelled, be_cancelled_and_fall_silent, overrun]
 
 
-async def ended(market: Market, job_type: int, end: Any, output: bytes) -> jobs_pb2.Job:
-    """A job of this kind that ran for a minute, wrote this, and then ended this way."""
+async def job_ended_by(market: Market, job_type: int, end: Any, output: bytes) -> jobs_pb2.Job:
+    """A job of this type that ran for a minute, wrote this output, and then ended this way."""
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider, job_types=[job_type])
     job, lease = await market.running_job(renter, provider, daemon, job_type=job_type, output=output)
@@ -197,7 +197,7 @@ async def ended(market: Market, job_type: int, end: Any, output: bytes) -> jobs_
 async def test_inference_that_sent_no_output_is_not_charged_however_it_ends(
     market: Market, job_type: int, end: Any
 ) -> None:
-    silent = await ended(market, job_type, end, b"")
+    silent = await job_ended_by(market, job_type, end, b"")
     assert silent.ended_at.seconds
     assert silent.billing.actual_cost_halala == 0
     assert silent.billing.refund_halala == silent.billing.hold_halala
@@ -208,7 +208,7 @@ async def test_inference_that_sent_no_output_is_not_charged_however_it_ends(
     ("job_type", "output"),
     [*((kind, b"Hello.") for kind in INFERENCE), (jobs_pb2.JOB_TYPE_CUSTOM_CONTAINER, b"")],
 )
-async def test_run_that_gave_what_it_should_is_charged_however_it_ends(
+async def test_run_with_its_result_is_charged_however_it_ends(
     market: Market, job_type: int, output: bytes, end: Any
 ) -> None:
-    assert (await ended(market, job_type, end, output)).billing.actual_cost_halala > 0
+    assert (await job_ended_by(market, job_type, end, output)).billing.actual_cost_halala > 0

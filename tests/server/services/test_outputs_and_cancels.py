@@ -1,4 +1,4 @@
-"""What a renter gets of a job in each state, who may look, and cancelling in each state."""
+"""Outputs and cancels in each state of a job, and who may see a job."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOT_YET = jobs_pb2.OUTPUT_AVAILABILITY_NOT_YET
 
 
 async def job_in(state: str, market: Market, renter: Party, provider: Party, daemon: Daemon) -> jobs_pb2.Job:
-    """A job that has come as far as ``state``."""
+    """A job in this state."""
     if state == "queued":
         return await market.submit(renter, params=jobs_pb2.JobParams(model="served by nobody", prompt="x"))
     job = await market.submit(renter, provider)
@@ -39,7 +39,7 @@ async def job_in(state: str, market: Market, renter: Party, provider: Party, dae
 
 
 @pytest.mark.parametrize("state", ["queued", "pending", "assigned", "running"])
-async def test_output_is_not_there_yet(market: Market, state: str) -> None:
+async def test_output_of_an_unfinished_job_is_not_ready(market: Market, state: str) -> None:
     provider, renter = await market.provider(), await market.renter()
     job = await job_in(state, market, renter, provider, await market.daemon(provider))
     output = await market.output(job, renter)
@@ -73,7 +73,7 @@ async def test_text_is_joined_across_chunks_that_split_a_character(market: Marke
     assert output.content_type == "text/plain; charset=utf-8"
 
 
-async def test_image_comes_as_bytes(market: Market) -> None:
+async def test_image_is_returned_as_bytes(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon)
@@ -89,7 +89,7 @@ async def test_job_that_wrote_nothing_has_an_empty_output(market: Market) -> Non
     assert (await market.output(job, renter)).availability == jobs_pb2.OUTPUT_AVAILABILITY_EMPTY
 
 
-async def test_output_of_a_failed_job_is_gone_with_reason_and_refund(market: Market) -> None:
+async def test_output_of_a_failed_job_is_refused_with_reason_and_refund(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     job = await job_in("failed", market, renter, provider, await market.daemon(provider))
     refused = await refusal(market.output(job, renter))
@@ -100,7 +100,7 @@ async def test_output_of_a_failed_job_is_gone_with_reason_and_refund(market: Mar
     assert "the engine broke" in refused.message
 
 
-async def test_only_its_parties_and_the_operator_see_a_job(market: Market) -> None:
+async def test_only_the_parties_of_a_job_and_the_operator_see_it(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     job = await job_in("completed", market, renter, provider, await market.daemon(provider))
     strangers = [await market.provider(), await market.renter(0)]
@@ -122,7 +122,7 @@ async def test_unknown_job_is_not_found(market: Market) -> None:
 
 
 @pytest.mark.parametrize("state", ["queued", "pending", "assigned"])
-async def test_job_that_does_not_run_is_cancelled_at_once(market: Market, state: str) -> None:
+async def test_job_that_is_not_running_is_cancelled_at_once(market: Market, state: str) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job = await job_in(state, market, renter, provider, daemon)
@@ -138,7 +138,7 @@ async def test_job_that_does_not_run_is_cancelled_at_once(market: Market, state:
 
 
 @pytest.mark.parametrize("by_operator", [False, True])
-async def test_running_job_is_cancelled_when_its_daemon_has_stopped_it(
+async def test_running_job_is_cancelled_once_its_daemon_has_stopped_it(
     market: Market, by_operator: bool
 ) -> None:
     provider, renter = await market.provider(), await market.renter()
@@ -157,7 +157,7 @@ async def test_running_job_is_cancelled_when_its_daemon_has_stopped_it(
     await market.assert_money_adds_up()
 
 
-async def test_job_that_completes_before_the_cancel_arrives_is_completed(market: Market) -> None:
+async def test_job_that_completes_before_the_cancel_arrives_stays_completed(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon)
@@ -181,7 +181,7 @@ async def test_ended_job_cannot_be_cancelled(market: Market, state: str) -> None
     assert await market.job(job) == before
 
 
-async def test_cancel_after_reconnect_is_told_again(market: Market) -> None:
+async def test_cancel_is_sent_again_after_a_reconnect(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon)
@@ -193,11 +193,11 @@ async def test_cancel_after_reconnect_is_told_again(market: Market) -> None:
     assert (await again.expect("cancel_run")).lease == lease
 
 
-# Outputs that are cut.
+# Truncated outputs.
 
 
 @pytest.mark.parametrize("truncated", [False, True])
-async def test_output_that_was_cut_says_so(market: Market, truncated: bool) -> None:
+async def test_truncated_output_is_marked(market: Market, truncated: bool) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon)
@@ -207,7 +207,7 @@ async def test_output_that_was_cut_says_so(market: Market, truncated: bool) -> N
     assert (output.response, output.truncated) == ("text", truncated)
 
 
-async def test_limit_of_output_is_offered_and_kept_even_if_a_hostile_daemon_sends_more(
+async def test_output_limit_is_in_the_offer_and_enforced_against_a_hostile_daemon(
     sqlite_url: str, clock: ManualClock
 ) -> None:
     async with running_server.running(sqlite_url, clock, max_output_bytes=2000) as market:
@@ -218,12 +218,12 @@ async def test_limit_of_output_is_offered_and_kept_even_if_a_hostile_daemon_send
         assert offer.output_limit_bytes == 2000
         await daemon.start(offer.lease)
         await daemon.output(offer.lease, 1, b"x" * (2000 + MARKER_BYTES))
-    # The limit is that of the offer: a restart with another setting does not move it.
+    # The offer fixes the limit: a restart with another setting does not change it.
     async with running_server.running(sqlite_url, clock, max_output_bytes=5000) as market:
         daemon = market.connect(provider)
         await daemon.hello(held_leases=[offer.lease])
         await daemon.expect("lease_directive")
         await daemon.say(output_chunk=sessions_pb2.OutputChunk(lease=offer.lease, seq=2, data=b"y"))
         assert (await daemon.expect("lease_directive")).action == STOP
-        # The attempt is lost, and with it what it wrote.
+        # The attempt is lost, and its output is discarded.
         assert (await market.job(job)).output_bytes == 0

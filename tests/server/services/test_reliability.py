@@ -1,4 +1,4 @@
-"""The public history of a provider, and that its reliability can be recomputed from it by anybody."""
+"""A provider's public history, from which anybody can recompute its reliability."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.server.store.rows import NOW_MS, Rows
 from tests.support.running_server import Market, Party, refusal
 
 SUCCEEDED, FAILED = jobs_pb2.ATTEMPT_OUTCOME_SUCCEEDED, jobs_pb2.ATTEMPT_OUTCOME_FAILED
-# As docs/renters.md and the proto define it, written down once more: what fails by the provider's fault.
+# The failures that are the provider's fault, as docs/renters.md and the proto define them.
 FAULTS = {
     jobs_pb2.FAILURE_REASON_ENGINE_FAILED,
     jobs_pb2.FAILURE_REASON_MODEL_NOT_SERVED,
@@ -50,63 +50,63 @@ async def history(market: Market, provider: Party, page_size: int = 200) -> list
 
 
 def recomputed(attempts: list[providers_pb2.PastAttempt]) -> tuple[float, int]:
-    """The figure by its definition alone, and how many attempts it counts."""
+    """The reliability by its definition, and the number of attempts that it counts."""
     newest = attempts[:50]
-    good = sum(one.outcome == SUCCEEDED for one in newest)
+    good = sum(attempt.outcome == SUCCEEDED for attempt in newest)
     bad = sum(
-        one.outcome in UNFINISHED or (one.outcome == FAILED and one.failure_reason in FAULTS)
-        for one in newest
+        attempt.outcome in UNFINISHED or (attempt.outcome == FAILED and attempt.failure_reason in FAULTS)
+        for attempt in newest
     )
     return (good / (good + bad) if good + bad else 1.0), good + bad
 
 
 async def shown(market: Market, provider: Party) -> list[tuple[float, int]]:
-    """The figure in the public list and in the provider's own profile."""
+    """The reliability in the public list and in the provider's own profile."""
     await market.daemon(provider)
     request = renters_pb2.ListAvailableProvidersRequest()
     listed = (await market.renter_service.ListAvailableProviders(request)).providers
-    me = await market.provider_service.GetOwnProvider(
+    own = await market.provider_service.GetOwnProvider(
         providers_pb2.GetOwnProviderRequest(), metadata=provider.metadata
     )
-    found: list[Any] = [*(one for one in listed if one.id == provider.id), me.provider]
-    return [(one.reliability, one.reliability_attempts) for one in found]
+    found: list[Any] = [*(entry for entry in listed if entry.id == provider.id), own.provider]
+    return [(entry.reliability, entry.reliability_attempts) for entry in found]
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_figure_is_the_one_that_the_public_history_gives(any_market: Market, seed: int) -> None:
+async def test_reliability_can_be_recomputed_from_the_public_history(any_market: Market, seed: int) -> None:
     market, rng = any_market, Random(seed)
     rows = Rows(market.server._database)
     renter_id = await rows.renter()
     provider, other = await market.provider(), await market.provider()
     expected = []
     for number in range(rng.choice([0, 3, 49, 50, 51, 90])):
-        whose = other if rng.random() < 0.1 else provider
+        owner = other if rng.random() < 0.1 else provider
         was_attempt = rng.random() < 0.9
         state = LeaseState.RUNNING if was_attempt else LeaseState.OFFERED
-        ref = await rows.leased(whose.id, await rows.job(renter_id), state, rng.randbytes(16))
+        ref = await rows.leased(owner.id, await rows.job(renter_id), state, rng.randbytes(16))
         outcome = rng.choice([*LeaseOutcome, LeaseOutcome.SUCCEEDED, LeaseOutcome.FAILED])
         reason = rng.choice([None, *FailureReason]) if outcome is LeaseOutcome.FAILED else None
         at_ms = NOW_MS + number // 7  # some end at the same moment
         lease = await rows.lease(ref)
         await market.sql(partial(leases.end, lease, outcome, at_ms, failure_reason=reason, run_ms=number))
-        if whose is provider and was_attempt:
+        if owner is provider and was_attempt:
             expected.append((at_ms, number))
     attempts = await history(market, provider, rng.choice([1, 7, 50, 200]))
-    ended = [(one.ended_at.ToMilliseconds(), round(one.run_seconds * 1000)) for one in attempts]
+    ended = [(attempt.ended_at.ToMilliseconds(), round(attempt.run_seconds * 1000)) for attempt in attempts]
     assert sorted(ended) == expected
     assert attempts == await history(market, provider)
-    order = [(one.ended_at.ToMilliseconds(), one.number) for one in attempts]
+    order = [(attempt.ended_at.ToMilliseconds(), attempt.number) for attempt in attempts]
     assert order == sorted(order, reverse=True)
-    assert len({one.number for one in attempts}) == len(attempts)
-    figure = recomputed(attempts)
-    assert await shown(market, provider) == [figure, figure]
-    counted = [one.counts for one in attempts[:50] if one.counts != NEITHER]
-    assert figure[1] == len(counted)
+    assert len({attempt.number for attempt in attempts}) == len(attempts)
+    expected_reliability = recomputed(attempts)
+    assert await shown(market, provider) == [expected_reliability, expected_reliability]
+    counted = [attempt.counts for attempt in attempts[:50] if attempt.counts != NEITHER]
+    assert expected_reliability[1] == len(counted)
     if counted:
-        assert figure[0] == counted.count(FOR) / len(counted)
+        assert expected_reliability[0] == counted.count(FOR) / len(counted)
 
 
-async def test_renters_cancel_and_the_jobs_own_limit_do_not_count(any_market: Market) -> None:
+async def test_cancels_and_duration_limits_do_not_change_reliability(any_market: Market) -> None:
     market = any_market
     provider, renter = await market.provider(), await market.renter(100_000)
     daemon = await market.daemon(provider)
@@ -116,7 +116,7 @@ async def test_renters_cancel_and_the_jobs_own_limit_do_not_count(any_market: Ma
     job, lease = await market.running_job(renter, provider, daemon)
     await market.cancel(job, renter)
     await daemon.expect("cancel_run")
-    market.clock.advance(1)  # of two ends in one millisecond, the numbers decide
+    market.clock.advance(1)  # attempts that end in the same millisecond are ordered by number
     await daemon.finished(lease, outcome=sessions_pb2.RUN_OUTCOME_CANCELLED)
     _, lease = await market.running_job(renter, provider, daemon)
     market.clock.advance(180)
@@ -127,7 +127,7 @@ async def test_renters_cancel_and_the_jobs_own_limit_do_not_count(any_market: Ma
     market.clock.advance(1)
     await daemon.finished(lease, failure_reason=jobs_pb2.FAILURE_REASON_ENGINE_FAILED, **failed)
     attempts = await history(market, provider)
-    assert [one.counts for one in attempts] == [AGAINST, NEITHER, NEITHER, FOR]
+    assert [attempt.counts for attempt in attempts] == [AGAINST, NEITHER, NEITHER, FOR]
     assert attempts[1].failure_reason == jobs_pb2.FAILURE_REASON_DURATION_LIMIT
     first = attempts[3]
     assert (first.outcome, first.job_type, first.run_seconds) == (
@@ -139,7 +139,7 @@ async def test_renters_cancel_and_the_jobs_own_limit_do_not_count(any_market: Ma
     assert await shown(market, provider) == [(0.5, 2)] * 2
 
 
-async def test_run_that_the_server_ended_at_its_limit_counts_neither_way(market: Market) -> None:
+async def test_run_that_the_server_ended_at_its_limit_does_not_change_reliability(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter(100_000)
     daemon = await market.daemon(provider)
     await market.running_job(renter, provider, daemon)
@@ -156,7 +156,7 @@ async def test_run_that_the_server_ended_at_its_limit_counts_neither_way(market:
     )
 
 
-async def test_history_tells_nothing_of_jobs_and_renters(market: Market) -> None:
+async def test_history_shows_no_job_and_no_renter(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon)
@@ -171,14 +171,14 @@ async def test_history_tells_nothing_of_jobs_and_renters(market: Market) -> None
 
 
 @pytest.mark.parametrize("before", ["x", "1", "1-", "-1-2", "1-2-3", "99999999999999999-1"])
-async def test_place_that_no_page_told_is_refused(market: Market, before: str) -> None:
+async def test_position_that_no_page_named_is_refused(market: Market, before: str) -> None:
     provider = await market.provider()
     request = providers_pb2.ListProviderHistoryRequest(provider_id=provider.id, before=before)
     refused = await refusal(market.provider_service.ListProviderHistory(request))
     assert (refused.reason, refused.facts.field) == ("PAGE_NOT_FOUND", "before")
 
 
-async def test_provider_that_there_is_not_has_no_history(market: Market) -> None:
+async def test_history_of_an_unknown_provider_is_refused(market: Market) -> None:
     request = providers_pb2.ListProviderHistoryRequest(provider_id=999)
     refused = await refusal(market.provider_service.ListProviderHistory(request))
     assert refused.reason == "PROVIDER_NOT_FOUND"

@@ -1,6 +1,6 @@
-"""Requests that are sent twice under one Idempotency-Key: one effect, and the first answer again.
+"""Requests sent twice under one Idempotency-Key have one effect and get the first answer again.
 
-The methods come from the descriptors: one that takes a key and has no scene here turns this red.
+The methods come from the descriptors: a method that takes a key and has no scene here fails a test.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from server.domain.withdrawals import WithdrawalAction
 from server.services.operators.audit import Operator
 from server.store.models import AuditEntry, Job, Repeat, Transfer
 from tests.server.rpc.methods import METHODS, call, rule
-from tests.server.services.test_withdrawals import IBAN, ask, process, rich_provider
+from tests.server.services.test_withdrawals import IBAN, process, provider_with_earnings, request_withdrawal
 from tests.support import running_server
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import MODEL, Market, Metadata, read_refusal, refusal
@@ -32,7 +32,7 @@ KEYED = [name for name, method in METHODS.items() if rule(method).repeat == opti
 
 @dataclass
 class Scene:
-    """A request that may be made, who makes it, and one with another body."""
+    """A valid request, its caller's metadata, and the same request with another body."""
 
     request: Any
     metadata: Metadata
@@ -41,45 +41,49 @@ class Scene:
 
 async def top_up(market: Market) -> Scene:
     renter = await market.renter()
-    ask_for = renters_pb2.TopUpOwnWalletRequest
-    return Scene(ask_for(amount_halala=500), renter.metadata, ask_for(amount_halala=501))
+    request_of = renters_pb2.TopUpOwnWalletRequest
+    return Scene(request_of(amount_halala=500), renter.metadata, request_of(amount_halala=501))
 
 
 async def credit(market: Market) -> Scene:
     renter = await market.renter()
-    ask_for = ledger_pb2.CreditRenterRequest
+    request_of = ledger_pb2.CreditRenterRequest
     return Scene(
-        ask_for(renter_id=renter.id, amount_halala=500),
+        request_of(renter_id=renter.id, amount_halala=500),
         market.admin_metadata,
-        ask_for(renter_id=renter.id, amount_halala=501),
+        request_of(renter_id=renter.id, amount_halala=501),
     )
 
 
 async def submit(market: Market) -> Scene:
     renter = await market.renter()
 
-    def ask_for(minutes: float) -> jobs_pb2.SubmitJobRequest:
+    def request_for(minutes: float) -> jobs_pb2.SubmitJobRequest:
         return jobs_pb2.SubmitJobRequest(
             job_type=jobs_pb2.JOB_TYPE_LLM_INFERENCE,
             duration_minutes=minutes,
             params=jobs_pb2.JobParams(model=MODEL, prompt="Say hello."),
         )
 
-    return Scene(ask_for(3), renter.metadata, ask_for(4))
+    return Scene(request_for(3), renter.metadata, request_for(4))
 
 
 async def withdraw(market: Market) -> Scene:
-    provider = await rich_provider(market)
-    ask_for = withdrawals_pb2.RequestWithdrawalRequest
+    provider = await provider_with_earnings(market)
+    request_of = withdrawals_pb2.RequestWithdrawalRequest
     return Scene(
-        ask_for(amount_halala=2000, iban=IBAN), provider.metadata, ask_for(amount_halala=2001, iban=IBAN)
+        request_of(amount_halala=2000, iban=IBAN),
+        provider.metadata,
+        request_of(amount_halala=2001, iban=IBAN),
     )
 
 
-def act(kind: type[Message], action: WithdrawalAction, **fields: str) -> Callable[[Market], Awaitable[Scene]]:
+def act_on_withdrawal(
+    kind: type[Message], action: WithdrawalAction, **fields: str
+) -> Callable[[Market], Awaitable[Scene]]:
     async def scene(market: Market) -> Scene:
-        provider = await rich_provider(market)
-        number = (await ask(market, provider)).withdrawal.id
+        provider = await provider_with_earnings(market)
+        number = (await request_withdrawal(market, provider)).withdrawal.id
         if action is WithdrawalAction.PAY:
             await process(market, number)
         request = kind(withdrawal_id=number, **fields)
@@ -92,9 +96,9 @@ async def requeue(market: Market) -> Scene:
     renter, provider = await market.renter(), await market.provider()
     daemon = await market.daemon(provider)
     job, _ = await market.running_job(renter, provider, daemon)
-    ask_for = operations_pb2.RequeueJobRequest
+    request_of = operations_pb2.RequeueJobRequest
     return Scene(
-        ask_for(job_id=job.job_id), market.admin_metadata, ask_for(job_id=job.job_id, reason="another")
+        request_of(job_id=job.job_id), market.admin_metadata, request_of(job_id=job.job_id, reason="another")
     )
 
 
@@ -104,13 +108,13 @@ SCENES: dict[str, Callable[[Market], Awaitable[Scene]]] = {
     "JobService.SubmitJob": submit,
     "OperationService.RequeueJob": requeue,
     "WithdrawalService.RequestWithdrawal": withdraw,
-    "WithdrawalService.ProcessWithdrawal": act(
+    "WithdrawalService.ProcessWithdrawal": act_on_withdrawal(
         withdrawals_pb2.ProcessWithdrawalRequest, WithdrawalAction.PROCESS
     ),
-    "WithdrawalService.PayWithdrawal": act(
+    "WithdrawalService.PayWithdrawal": act_on_withdrawal(
         withdrawals_pb2.PayWithdrawalRequest, WithdrawalAction.PAY, reference="SARIE-7"
     ),
-    "WithdrawalService.RejectWithdrawal": act(
+    "WithdrawalService.RejectWithdrawal": act_on_withdrawal(
         withdrawals_pb2.RejectWithdrawalRequest, WithdrawalAction.REJECT, reason="no such account"
     ),
 }
@@ -131,7 +135,7 @@ async def send(market: Market, name: str, scene: Scene, key: str, other: bool = 
 
 
 async def effects(market: Market) -> list[int]:
-    """How much has happened: transfers, jobs, and what operators did."""
+    """The numbers of transfers, jobs and audit entries."""
     return await market.sql(lambda: [table.select().count() for table in (Transfer, Job, AuditEntry)])
 
 
@@ -140,35 +144,37 @@ def test_every_method_that_takes_a_key_has_a_scene() -> None:
 
 
 @pytest.mark.parametrize("name", KEYED)
-async def test_same_key_and_body_give_the_first_answer_and_nothing_happens_twice(
-    any_market: Market, name: str
-) -> None:
+async def test_same_key_and_body_give_the_first_answer_with_one_effect(any_market: Market, name: str) -> None:
     market = any_market
     scene = await SCENES[name](market)
     before = await effects(market)
     first = await send(market, name, scene, "k")
-    once = await effects(market)
-    assert once != before
+    after_first = await effects(market)
+    assert after_first != before
     assert await send(market, name, scene, "k") == first
-    assert await effects(market) == once
+    assert await effects(market) == after_first
     await market.assert_money_adds_up()
 
 
 @pytest.mark.parametrize("name", KEYED)
-async def test_same_key_with_another_body_clashes_and_changes_nothing(any_market: Market, name: str) -> None:
+async def test_same_key_with_another_body_is_refused_and_changes_nothing(
+    any_market: Market, name: str
+) -> None:
     market = any_market
     scene = await SCENES[name](market)
     await send(market, name, scene, "k")
-    once = await effects(market)
+    after_first = await effects(market)
     refused = await refusal(send(market, name, scene, "k", other=True))
     assert (refused.code, refused.reason) == (grpc.StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_CLASH")
     assert refused.facts.field == "Idempotency-Key"
-    assert await effects(market) == once
+    assert await effects(market) == after_first
 
 
 @pytest.mark.parametrize("name", KEYED)
-async def test_many_at_once_are_one_and_all_get_its_answer(any_market: Market, name: str) -> None:
-    """More than there are threads to the database: those that wait must not keep the first from its end."""
+async def test_simultaneous_repeats_have_one_effect_and_get_the_same_answer(
+    any_market: Market, name: str
+) -> None:
+    """More requests than database threads: the waiting requests must not block the first."""
     market = any_market
     scene, same = await SCENES[name](market), await SCENES[name](market)
     start = await effects(market)
@@ -176,20 +182,20 @@ async def test_many_at_once_are_one_and_all_get_its_answer(any_market: Market, n
     before = await effects(market)
     answers = await asyncio.gather(*(send(market, name, scene, "k") for _ in range(20)))
     assert all(answer == answers[0] for answer in answers)
-    of_many = [now - then for now, then in zip(await effects(market), before, strict=True)]
-    assert of_many == [now - then for now, then in zip(before, start, strict=True)]
+    effects_of_repeats = [now - then for now, then in zip(await effects(market), before, strict=True)]
+    assert effects_of_repeats == [now - then for now, then in zip(before, start, strict=True)]
     await market.assert_money_adds_up()
 
 
-async def test_key_outlives_a_restart(database_url: str, clock: ManualClock) -> None:
+async def test_key_survives_a_restart(database_url: str, clock: ManualClock) -> None:
     name = "LedgerService.CreditRenter"
     async with running_server.running(database_url, clock) as market:
         scene = await credit(market)
         first = await send(market, name, scene, "k")
     async with running_server.running(database_url, clock) as market:
-        once = await effects(market)
+        after_first = await effects(market)
         assert await send(market, name, scene, "k") == first
-        assert await effects(market) == once
+        assert await effects(market) == after_first
 
 
 async def test_key_is_kept_for_a_day(any_market: Market) -> None:
@@ -206,15 +212,19 @@ async def test_key_is_kept_for_a_day(any_market: Market) -> None:
 
 async def test_key_belongs_to_its_account(any_market: Market) -> None:
     market = any_market
-    name, one, two = "RenterService.TopUpOwnWallet", await top_up(any_market), await top_up(any_market)
+    name, scene, scene_of_another = (
+        "RenterService.TopUpOwnWallet",
+        await top_up(any_market),
+        await top_up(any_market),
+    )
     before = await effects(market)
-    await send(market, name, one, "k")
-    await send(market, name, two, "k", other=True)
+    await send(market, name, scene, "k")
+    await send(market, name, scene_of_another, "k", other=True)
     assert (await effects(market))[0] == before[0] + 2
 
 
-async def test_key_of_one_method_clashes_at_another(any_market: Market) -> None:
-    """A payment and a refusal may look alike on the wire: the same id, and the same text beside it."""
+async def test_key_used_for_another_method_is_refused(any_market: Market) -> None:
+    """A payment and a rejection may have the same bytes on the wire: an id and a text."""
     market = any_market
     name = "WithdrawalService.PayWithdrawal"
     paid = await SCENES[name](market)
@@ -226,19 +236,19 @@ async def test_key_of_one_method_clashes_at_another(any_market: Market) -> None:
     assert refused.reason == "IDEMPOTENCY_CLASH"
 
 
-async def test_request_that_was_refused_does_not_use_its_key_up(any_market: Market) -> None:
+async def test_refused_request_does_not_use_up_its_key(any_market: Market) -> None:
     market = any_market
-    provider = await rich_provider(market, 1000)
+    provider = await provider_with_earnings(market, 1000)
     name = "WithdrawalService.RequestWithdrawal"
-    wanted = withdrawals_pb2.RequestWithdrawalRequest(amount_halala=2000, iban=IBAN)
-    scene = Scene(wanted, provider.metadata, None)
+    too_large = withdrawals_pb2.RequestWithdrawalRequest(amount_halala=2000, iban=IBAN)
+    scene = Scene(too_large, provider.metadata, None)
     assert (await refusal(send(market, name, scene, "k"))).reason == "EARNINGS_TOO_LOW"
     smaller = withdrawals_pb2.RequestWithdrawalRequest(amount_halala=1000, iban=IBAN)
     await send(market, name, Scene(smaller, provider.metadata, None), "k")
     assert await market.earned(provider) == 0
 
 
-async def test_without_a_key_every_request_counts(any_market: Market) -> None:
+async def test_request_without_a_key_always_takes_effect(any_market: Market) -> None:
     market = any_market
     scene = await credit(market)
     for _ in range(2):
@@ -246,7 +256,9 @@ async def test_without_a_key_every_request_counts(any_market: Market) -> None:
     assert last.balance_halala == 6000  # type: ignore[attr-defined]
 
 
-async def test_different_bodies_at_once_under_one_key_are_one_effect(any_market: Market) -> None:
+async def test_simultaneous_requests_with_different_bodies_under_one_key_have_one_effect(
+    any_market: Market,
+) -> None:
     market = any_market
     scene = await credit(market)
     before = await effects(market)
@@ -254,13 +266,15 @@ async def test_different_bodies_at_once_under_one_key_are_one_effect(any_market:
         *(send(market, "LedgerService.CreditRenter", scene, "k", other=n % 2 == 0) for n in range(20)),
         return_exceptions=True,
     )
-    refused = [read_refusal(one).reason for one in outcomes if isinstance(one, grpc.aio.AioRpcError)]
+    refused = [
+        read_refusal(outcome).reason for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)
+    ]
     assert refused == ["IDEMPOTENCY_CLASH"] * 10
     assert (await effects(market))[0] == before[0] + 1
 
 
-# A server that dies after the effect and before the commit.
-KILLED = """
+# A server process that dies after the effect and before the commit.
+DYING_SERVER = """
 import asyncio, os, sys
 from server.clock import SystemClock
 from server.services.operators.audit import Operator
@@ -282,13 +296,13 @@ asyncio.run(main())
 """
 
 
-async def test_server_that_dies_before_the_commit_has_done_nothing(
+async def test_server_that_dies_before_the_commit_leaves_no_effect(
     any_market: Market, database_url: str
 ) -> None:
     market = any_market
     scene = await credit(market)
     before = await effects(market)
-    command = [sys.executable, "-c", KILLED, database_url, str(scene.request.renter_id)]
+    command = [sys.executable, "-c", DYING_SERVER, database_url, str(scene.request.renter_id)]
     died = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
     assert (died.returncode, died.stdout) == (9, "credited 5500\n"), died.stderr
     assert await effects(market) == before
@@ -297,7 +311,7 @@ async def test_server_that_dies_before_the_commit_has_done_nothing(
     await market.assert_money_adds_up()
 
 
-async def test_answer_that_is_kept_tells_no_iban(any_market: Market) -> None:
+async def test_stored_answer_contains_no_full_iban(any_market: Market) -> None:
     market = any_market
     scene = await withdraw(market)
     await send(market, "WithdrawalService.RequestWithdrawal", scene, "k")
@@ -307,8 +321,8 @@ async def test_answer_that_is_kept_tells_no_iban(any_market: Market) -> None:
     assert b"7519" in bytes(kept[0] or b"")
 
 
-async def test_use_case_that_forgets_its_key_is_found_out(any_market: Market) -> None:
-    """The guard behind the list of methods: an answer that was not kept is a fault of ours, and loud."""
+async def test_use_case_that_does_not_store_its_answer_raises(any_market: Market) -> None:
+    """Guards against a method that takes a key without storing its answer."""
     from server.services.repeats import Request, keeping
 
     request = Request("admin 0", "k", b"", bytes)

@@ -1,4 +1,4 @@
-"""Sessions over real gRPC: reconnecting, superseding, stale words, repeated words, foreign leases."""
+"""Sessions over real gRPC: reconnects, superseded sessions, stale and repeated messages, foreign leases."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from server.domain.messages import (
 )
 from server.domain.placement import Model
 from server.domain.sessions import MAX_RESENDS
-from server.services.sessions import HELLOS_AT_ONCE, Outbox, Session
+from server.services.sessions import HELLOS_AT_ONCE, Session
+from server.services.stream_outbox import Outbox
 from server.store import leases
 from server.store.models import Lease, Provider
 from tests.support.databases import execute
@@ -64,7 +65,7 @@ async def test_welcome_says_what_the_daemon_must_know(market: Market) -> None:
         {},
     ],
 )
-async def test_stream_that_does_not_begin_with_a_good_hello_ends(
+async def test_stream_that_does_not_begin_with_a_valid_hello_ends(
     market: Market, first: dict[str, object]
 ) -> None:
     daemon = market.connect(await market.provider())
@@ -74,13 +75,13 @@ async def test_stream_that_does_not_begin_with_a_good_hello_ends(
     assert (ended.code, ended.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "PROTOCOL_VIOLATION")
 
 
-async def test_stream_that_says_nothing_ends_when_its_time_is_up(market: Market) -> None:
-    session = market.server.services.sessions.new(1)
+async def test_stream_without_a_hello_ends_after_its_time_limit(market: Market) -> None:
+    session = market.server.services.streams.new(1)
     session.expect_hello()
     assert session.outbox.get_nowait() is None
 
 
-async def test_stream_with_a_session_is_not_ended_by_the_wait_for_hello(market: Market) -> None:
+async def test_stream_with_a_session_is_not_ended_by_the_time_limit_for_hello(market: Market) -> None:
     daemon = await market.daemon(await market.provider())
     (presence,) = market.server.services.fleet.all()
     presence.send.__self__.expect_hello()  # type: ignore[attr-defined]
@@ -89,7 +90,7 @@ async def test_stream_with_a_session_is_not_ended_by_the_wait_for_hello(market: 
 
 @contextmanager
 def blocked_writes(market: Market) -> Iterator[None]:
-    """No write of the database goes on until the block ends."""
+    """Blocks all writes of the database until the block ends."""
     go_on = threading.Event()
     blocked = asyncio.ensure_future(market.sql(go_on.wait))
     try:
@@ -99,7 +100,7 @@ def blocked_writes(market: Market) -> Iterator[None]:
         assert not blocked.cancelled()
 
 
-async def heard(session: Session) -> ServerMessage | None:
+async def next_message(session: Session) -> ServerMessage | None:
     """The next message of a session that no stream reads."""
     async with asyncio.timeout(HANG_SECONDS):
         while session.outbox.empty():
@@ -107,33 +108,33 @@ async def heard(session: Session) -> ServerMessage | None:
     return session.outbox.get_nowait()
 
 
-async def test_hello_that_arrived_in_time_may_wait_for_the_server(market: Market) -> None:
-    session = market.server.services.sessions.new((await market.provider()).id)
+async def test_hello_in_time_may_wait_for_the_server(market: Market) -> None:
+    session = market.server.services.streams.new((await market.provider()).id)
     with blocked_writes(market):
         opening = asyncio.create_task(session.handle(HELLO))
         await asyncio.sleep(0)
         session.expect_hello()
     await opening
-    assert isinstance(await heard(session), Welcome)
+    assert isinstance(await next_message(session), Welcome)
 
 
 async def test_hellos_of_a_fleet_do_not_fill_the_databases_queue(market: Market) -> None:
-    sessions = market.server.services.sessions
+    streams = market.server.services.streams
     providers = [await market.provider() for _ in range(HELLOS_AT_ONCE + 10)]
-    fleet = [sessions.new(provider.id) for provider in providers]
-    gone = fleet[-1]
+    fleet = [streams.new(provider.id) for provider in providers]
+    broken = fleet[-1]
     with blocked_writes(market):
         opening = [asyncio.create_task(session.handle(HELLO)) for session in fleet]
         await asyncio.sleep(0.05)
         writer = market.server._database._writer
         assert writer is not None
         assert writer._queue.qsize() <= HELLOS_AT_ONCE
-        opening[-1].cancel()  # its stream broke while it waited: nothing is done for it
+        opening[-1].cancel()  # its stream broke while it waited: the server opens no session for it
     await asyncio.gather(*opening, return_exceptions=True)
     for session in fleet[:-1]:
-        assert isinstance(await heard(session), Welcome)
-    assert gone.outbox.empty()
-    epoch = await market.sql(lambda: Provider.get_by_id(gone.provider_id).session_epoch)
+        assert isinstance(await next_message(session), Welcome)
+    assert broken.outbox.empty()
+    epoch = await market.sql(lambda: Provider.get_by_id(broken.provider_id).session_epoch)
     assert epoch == 0
 
 
@@ -148,7 +149,9 @@ async def test_goodbye_ends_the_session(market: Market) -> None:
     ("state", "reason"),
     [("suspended", "PROVIDER_SUSPENDED"), ("pending_approval", "PROVIDER_NOT_APPROVED")],
 )
-async def test_provider_that_is_kept_out_gets_no_session(market: Market, state: str, reason: str) -> None:
+async def test_suspended_or_unapproved_provider_gets_no_session(
+    market: Market, state: str, reason: str
+) -> None:
     provider = await market.provider()
     await market.set_provider(provider, state=state)
     daemon = market.connect(provider)
@@ -172,8 +175,8 @@ async def test_newer_session_supersedes_the_older(market: Market) -> None:
     await newer.expect("job_offer")
 
 
-async def test_late_hello_of_the_same_process_does_not_end_it(market: Market) -> None:
-    """It came by a stream that the process had left; the process is asked for another Hello instead."""
+async def test_late_hello_of_the_same_process_asks_it_to_reconnect(market: Market) -> None:
+    """The Hello came by a stream that the process had left, so the process is not superseded."""
     provider, renter = await market.provider(), await market.renter()
     living = await market.daemon(provider, boot_id="one")
     late = await market.daemon(provider, boot_id="one")
@@ -201,7 +204,7 @@ async def test_end_of_the_older_stream_leaves_the_newer_session_open(market: Mar
 
 
 async def test_messages_of_a_superseded_session_change_nothing(market: Market) -> None:
-    """The older half lives on in memory; what it says of the run is fenced off by the session's epoch."""
+    """The older session still exists in memory; its messages are refused by their session epoch."""
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job = await market.submit(renter, provider)
@@ -223,8 +226,8 @@ async def test_messages_of_a_superseded_session_change_nothing(market: Market) -
     assert (await market.job(job)).status == jobs_pb2.JOB_STATE_RUNNING
 
 
-async def test_a_session_whose_run_went_to_a_newer_one_is_asked_to_come_back(market: Market) -> None:
-    """Its run is healthy: to call it stale would have it thrown away."""
+async def test_older_session_of_a_moved_run_is_asked_to_reconnect(market: Market) -> None:
+    """Its run is healthy: if the server called it stale, the daemon would discard it."""
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon)
@@ -242,8 +245,8 @@ async def test_a_session_whose_run_went_to_a_newer_one_is_asked_to_come_back(mar
     assert (await market.job(job)).status == jobs_pb2.JOB_STATE_RUNNING
 
 
-async def test_a_result_counts_by_whichever_session_it_comes(market: Market) -> None:
-    """A run has one result, and its secret proves it: a newer session's existence does not undo it."""
+async def test_result_counts_whichever_session_sends_it(market: Market) -> None:
+    """A run has one result, and the lease's secret proves it, also after a newer session has opened."""
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon)
@@ -281,7 +284,7 @@ async def test_reconnect_keeps_the_run_and_bills_it_once(any_market: Market) -> 
     await market.assert_money_adds_up()
 
 
-async def test_lease_that_the_daemon_does_not_list_is_lost_and_the_job_waits_again(market: Market) -> None:
+async def test_lease_missing_from_the_hello_is_lost_and_the_job_is_queued_again(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon)
@@ -294,7 +297,7 @@ async def test_lease_that_the_daemon_does_not_list_is_lost_and_the_job_waits_aga
     assert (await market.job(job)).status == jobs_pb2.JOB_STATE_PENDING
 
 
-async def test_lease_that_is_not_on_record_is_stopped_and_discarded(market: Market) -> None:
+async def test_unknown_lease_in_the_hello_is_stopped_and_discarded(market: Market) -> None:
     provider = await market.provider()
     daemon = market.connect(provider)
     unknown = sessions_pb2.Lease(job_id="job-unknown", lease_epoch=3, lease_secret=b"s")
@@ -303,7 +306,7 @@ async def test_lease_that_is_not_on_record_is_stopped_and_discarded(market: Mark
     assert (directive.action, directive.lease) == (STOP, unknown)
 
 
-async def test_foreign_lease_is_refused_and_the_market_goes_on(market: Market) -> None:
+async def test_lease_of_another_provider_is_refused_and_its_run_continues(market: Market) -> None:
     owner, thief, renter = await market.provider(), await market.provider(), await market.renter()
     daemon = await market.daemon(owner)
     job, lease = await market.running_job(renter, owner, daemon)
@@ -328,7 +331,7 @@ async def test_foreign_lease_is_refused_and_the_market_goes_on(market: Market) -
     assert await market.earned(thief) == 0
 
 
-async def test_repeated_finish_is_already_recorded(market: Market) -> None:
+async def test_repeated_result_is_acknowledged_as_already_recorded(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
@@ -346,7 +349,7 @@ async def test_repeated_finish_is_already_recorded(market: Market) -> None:
     await market.assert_money_adds_up()
 
 
-async def test_other_outcome_after_the_end_is_stale(market: Market) -> None:
+async def test_different_outcome_after_the_end_is_stale(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon)
@@ -356,7 +359,7 @@ async def test_other_outcome_after_the_end_is_stale(market: Market) -> None:
     assert await market.job(job) == ended
 
 
-async def test_finish_with_missing_output_asks_for_it(market: Market) -> None:
+async def test_result_with_missing_output_asks_for_the_output(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon)
@@ -383,7 +386,7 @@ async def test_unacknowledged_result_is_asked_for_again_after_a_reconnect(market
 
 
 @pytest.mark.parametrize("gap", [3, 0, -1])
-async def test_gap_in_the_output_ends_its_lease_and_nothing_else(
+async def test_gap_in_the_output_ends_only_its_lease(
     market: Market, caplog: pytest.LogCaptureFixture, gap: int
 ) -> None:
     provider, renter = await market.provider(), await market.renter()
@@ -408,8 +411,8 @@ async def test_gap_in_the_output_ends_its_lease_and_nothing_else(
     await market.assert_money_adds_up()
 
 
-async def test_restored_database_costs_a_daemon_the_run_that_has_gone_on_and_no_other(market: Market) -> None:
-    """The server acknowledged more than an older copy of its database has, so the daemon cannot send it."""
+async def test_after_a_database_restore_only_the_run_with_lost_output_ends(market: Market) -> None:
+    """The server had acknowledged output that the restored copy lacks, so the daemon cannot send it again."""
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider, slots=2)
     job, lease = await market.running_job(renter, provider, daemon)
@@ -428,8 +431,8 @@ async def test_restored_database_costs_a_daemon_the_run_that_has_gone_on_and_no_
     assert await again.finished(other, last_output_seq=1) == ACCEPTED
 
 
-async def test_output_of_a_run_whose_start_is_not_on_record_ends_its_lease(market: Market) -> None:
-    """Stored output implies the start, so a daemon does not tell it again to a restored database."""
+async def test_output_without_a_recorded_start_ends_its_lease(market: Market) -> None:
+    """A daemon does not repeat a start whose output was acknowledged, so a restored database lacks it."""
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job = await market.submit(renter, provider)
@@ -440,8 +443,8 @@ async def test_output_of_a_run_whose_start_is_not_on_record_ends_its_lease(marke
     assert (await daemon.expect("job_offer")).lease.job_id == job.job_id
 
 
-async def test_result_whose_output_never_comes_ends_its_lease(market: Market) -> None:
-    """A daemon that cannot send it would be asked for it forever."""
+async def test_result_whose_output_never_arrives_ends_its_lease(market: Market) -> None:
+    """The server does not ask forever for output that a daemon cannot send."""
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon)
@@ -452,7 +455,7 @@ async def test_result_whose_output_never_comes_ends_its_lease(market: Market) ->
     assert (again.lease.job_id, again.attempt) == (job.job_id, 2)
 
 
-async def test_job_whose_attempts_all_break_the_protocol_fails_as_one_whose_attempts_are_lost(
+async def test_job_whose_attempts_all_break_the_protocol_fails_as_lost(
     market: Market,
 ) -> None:
     provider, renter = await market.provider(), await market.renter()
@@ -482,7 +485,7 @@ async def test_repeated_chunk_is_acknowledged_and_stored_once(market: Market) ->
     assert (await market.output(job, renter)).response == "onetwo"
 
 
-async def test_message_for_a_job_that_was_cancelled_meanwhile_is_stale(market: Market) -> None:
+async def test_message_for_a_cancelled_job_is_stale(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job = await market.submit(renter, provider)
@@ -494,7 +497,7 @@ async def test_message_for_a_job_that_was_cancelled_meanwhile_is_stale(market: M
     assert (await market.job(job)).status == jobs_pb2.JOB_STATE_CANCELLED
 
 
-async def test_released_run_goes_elsewhere_without_a_charge(market: Market) -> None:
+async def test_released_run_is_queued_again_without_a_charge(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon)
@@ -509,10 +512,10 @@ async def test_released_run_goes_elsewhere_without_a_charge(market: Market) -> N
     await second.heard_nothing()  # the job names the first provider and waits for it
 
 
-# What heartbeats list.
+# Leases that heartbeats list.
 
 
-async def test_lease_in_a_heartbeat_that_is_not_on_record_is_stopped_and_discarded(market: Market) -> None:
+async def test_unknown_lease_in_a_heartbeat_is_stopped_and_discarded(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon)
@@ -526,8 +529,8 @@ async def test_lease_in_a_heartbeat_that_is_not_on_record_is_stopped_and_discard
     assert (await market.job(job)).status == jobs_pb2.JOB_STATE_RUNNING
 
 
-async def test_secret_that_is_not_the_leases_moves_nothing(any_market: Market) -> None:
-    """Job ids and epochs can be guessed: they prove nothing. The store asks again, after the session."""
+async def test_wrong_lease_secret_changes_nothing(any_market: Market) -> None:
+    """Job ids and epochs can be guessed. The store checks the secret again, after the session."""
     market = any_market
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
@@ -547,8 +550,8 @@ async def test_secret_that_is_not_the_leases_moves_nothing(any_market: Market) -
     assert (await market.output(job, renter)).response == "real"
 
 
-async def test_store_takes_each_chunk_once_and_in_turn(any_market: Market) -> None:
-    """Whatever a session believes: two sessions of a daemon may both be at work for a moment."""
+async def test_store_takes_each_chunk_once_and_in_order(any_market: Market) -> None:
+    """The store checks it itself: two sessions of a daemon may both write for a moment."""
     market = any_market
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
@@ -567,7 +570,7 @@ async def test_store_takes_each_chunk_once_and_in_turn(any_market: Market) -> No
 
 
 @pytest.mark.parametrize("started", [False, True])
-async def test_lease_that_two_heartbeats_leave_out_is_lost_and_the_job_waits_again(
+async def test_lease_missing_from_two_heartbeats_is_lost_and_the_job_is_queued_again(
     any_market: Market, started: bool
 ) -> None:
     market = any_market
@@ -590,19 +593,19 @@ async def test_lease_that_two_heartbeats_leave_out_is_lost_and_the_job_waits_aga
     await market.assert_money_adds_up()
 
 
-async def test_heartbeats_of_agreeing_halves_cost_no_query(market: Market) -> None:
+async def test_heartbeats_that_agree_with_the_session_cost_no_query(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     await market.running_job(renter, provider, daemon)
     await market.tick()
-    await market.sql(lambda: Lease.update(state="ended").execute())  # nobody looks, so nobody sees it
+    await market.sql(lambda: Lease.update(state="ended").execute())  # a query would notice this
     for _ in range(3):
         await daemon.heartbeat()
     await daemon.heard_nothing()
 
 
-async def test_result_whose_output_is_still_missing_is_not_given_up(market: Market) -> None:
-    """The daemon has told the result and lists the lease no more while it sends the output again."""
+async def test_result_that_waits_for_output_keeps_its_lease(market: Market) -> None:
+    """A daemon that has reported the result stops listing the lease while it sends the output again."""
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon)
@@ -630,10 +633,12 @@ async def test_heartbeat_of_a_superseded_session_renews_nothing(market: Market) 
     assert await market.sql(lambda: Provider.get_by_id(provider.id).renewed_ms) == before
 
 
-# The store is gone.
+# The store is unavailable.
 
 
-async def test_nothing_is_offered_renewed_or_judged_while_the_store_is_gone(market: Market) -> None:
+async def test_without_the_store_no_job_is_offered_no_lease_renewed_and_no_daemon_lost(
+    market: Market,
+) -> None:
     provider, renter = await market.provider(), await market.renter(50_000)
     daemon = await market.daemon(provider, slots=2)
     job, _ = await market.running_job(renter, provider, daemon, duration_minutes=60)
@@ -645,11 +650,11 @@ async def test_nothing_is_offered_renewed_or_judged_while_the_store_is_gone(mark
     with pytest.raises(DomainError, match="database"):
         await market.tick()
     assert (await refusal(market.submit(renter))).reason == "STORE_UNAVAILABLE"
-    for sequence in range(100, 140):  # the daemon beats on for longer than the lost period, unheard
+    for sequence in range(100, 140):  # heartbeats go on for longer than the lost period
         market.clock.advance(10)
         await daemon.say(heartbeat=sessions_pb2.SessionHeartbeat(sequence=sequence, held_leases=daemon.held))
         await daemon.say(job_started=sessions_pb2.JobStarted())
-        await daemon.expect("lease_directive")  # and no acknowledgement before it
+        await daemon.expect("lease_directive")  # no acknowledgement came before it
         with pytest.raises(DomainError, match="database"):
             await market.tick()
     await market.sql(lambda: rename("ALTER TABLE gone RENAME TO provider"))
@@ -663,7 +668,7 @@ async def test_nothing_is_offered_renewed_or_judged_while_the_store_is_gone(mark
 
 async def stuck_session(market: Market, provider: Party) -> Session:
     """A session whose daemon reads nothing: its outbox is full."""
-    session = market.server.services.sessions.new(provider.id)
+    session = market.server.services.streams.new(provider.id)
     await session.handle(
         Hello("b", "", 1, GpuReport(), (Model(MODEL),), frozenset({JobType.LLM_INFERENCE}), slots=5)
     )
@@ -691,7 +696,7 @@ async def test_stuck_daemon_does_not_harm_the_renter(market: Market) -> None:
     assert session.outbox.is_over  # its stream ends
 
 
-async def test_heartbeat_by_stream_and_by_post_change_the_same_record(market: Market) -> None:
+async def test_heartbeats_by_stream_and_by_post_change_the_same_record(market: Market) -> None:
     provider = await market.provider()
     daemon = await market.daemon(provider)
     await daemon.heartbeat(gpu_status={"gpu_name": "by stream", "gpu_vram_mib": 2**40 // 2**20})

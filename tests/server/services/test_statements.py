@@ -1,4 +1,4 @@
-"""Statements, spending and earnings: every line, both forms, and sums that are the ledger's."""
+"""Statements, spending and earnings: every line, as JSON and as CSV, and sums that match the ledger."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ DAY_SECONDS = 24 * 60 * 60
 EVERY_TYPE = [jobs_pb2.JOB_TYPE_LLM_INFERENCE, jobs_pb2.JOB_TYPE_TRAINING]
 
 
-async def lines(market: Market, renter: Party, **which: Any) -> statements_pb2.ListOwnLedgerResponse:
-    request = statements_pb2.ListOwnLedgerRequest(**which)
+async def statement(market: Market, renter: Party, **filters: Any) -> statements_pb2.ListOwnLedgerResponse:
+    request = statements_pb2.ListOwnLedgerRequest(**filters)
     return await market.statement_service.ListOwnLedger(request, metadata=renter.metadata)
 
 
-async def table(market: Market, renter: Party, **which: Any) -> list[dict[str, str]]:
-    request = statements_pb2.GetOwnLedgerCsvRequest(**which)
+async def statement_rows(market: Market, renter: Party, **filters: Any) -> list[dict[str, str]]:
+    request = statements_pb2.GetOwnLedgerCsvRequest(**filters)
     answer = await market.statement_service.GetOwnLedgerCsv(request, metadata=renter.metadata)
     return list(csv.DictReader(io.StringIO(answer.csv, newline="")))
 
@@ -39,19 +39,19 @@ async def earnings(market: Market, provider: Party, days: int) -> statements_pb2
 
 
 async def earned(market: Market, provider: Party) -> tuple[int, int, int, int]:
-    """What the profile tells: ever, this week, today, and what can be withdrawn."""
+    """The profile's earnings: in all, this week, today, and the part that can be withdrawn."""
     answer = await market.provider_service.GetOwnProvider(
         providers_pb2.GetOwnProviderRequest(), metadata=provider.metadata
     )
-    told = answer.provider.earnings
-    return told.total_halala, told.this_week_halala, told.today_halala, told.claimable_halala
+    shown = answer.provider.earnings
+    return shown.total_halala, shown.this_week_halala, shown.today_halala, shown.claimable_halala
 
 
-async def run(
+async def charged_job(
     market: Market, renter: Party, provider: Party, daemon: Daemon, seconds: float, **changes: Any
 ) -> jobs_pb2.Job:
-    """A job that ran so long and was charged for it."""
-    await daemon.heartbeat()  # live, however far the clock went
+    """A job that ran for these seconds and was charged for them."""
+    await daemon.heartbeat()  # keeps the provider live after the clock moved
     job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.", **changes)
     market.clock.advance(seconds)
     await daemon.finished(lease, seconds=seconds)
@@ -64,17 +64,17 @@ async def parties(market: Market) -> tuple[Party, Party, Daemon]:
     return await market.renter(5000), provider, daemon
 
 
-async def test_statement_tells_every_change_of_the_wallet_and_the_balance_after_it(
+async def test_statement_lists_every_change_of_the_wallet_with_the_balance_after_it(
     any_market: Market,
 ) -> None:
     market = any_market
     renter, provider, daemon = await parties(market)
     await market.renter(700)
-    job = await run(market, renter, provider, daemon, 75)
+    job = await charged_job(market, renter, provider, daemon, 75)
     cancelled = await market.submit(renter)
     await market.cancel(cancelled, renter)
     waiting = await market.submit(renter)
-    told = [
+    shown = [
         (
             statements_pb2.TransferKind.Name(line.kind).removeprefix("TRANSFER_KIND_"),
             line.amount_halala,
@@ -82,9 +82,9 @@ async def test_statement_tells_every_change_of_the_wallet_and_the_balance_after_
             line.charged_halala if line.HasField("charged_halala") else None,
             line.job_id,
         )
-        for line in (await lines(market, renter)).lines
+        for line in (await statement(market, renter)).lines
     ]
-    assert told == [
+    assert shown == [
         ("HOLD", -450, 4362, None, waiting.job_id),
         ("REFUND", 450, 4812, None, cancelled.job_id),
         ("HOLD", -450, 4362, 0, cancelled.job_id),
@@ -92,44 +92,44 @@ async def test_statement_tells_every_change_of_the_wallet_and_the_balance_after_
         ("HOLD", -450, 4550, 188, job.job_id),
         ("CREDIT", 5000, 5000, None, ""),
     ]
-    assert (await market.wallet(renter))[0] == told[0][2]
-    newest = (await lines(market, renter)).lines[0]
+    assert (await market.wallet(renter))[0] == shown[0][2]
+    newest = (await statement(market, renter)).lines[0]
     assert (newest.job_type, newest.model) == ("llm-inference", "test/model")
     assert newest.description == "held for a llm-inference job"
     assert newest.time.ToMilliseconds() == round(market.clock.now() * 1000)
 
 
-async def test_pages_of_the_statement_join_without_gap_or_double(any_market: Market) -> None:
+async def test_pages_of_the_statement_have_no_gap_and_no_duplicate(any_market: Market) -> None:
     market = any_market
     renter = await market.renter()
     for _ in range(3):
         await market.submit(renter)
-    whole = list((await lines(market, renter)).lines)
+    whole = list((await statement(market, renter)).lines)
     seen: list[statements_pb2.LedgerLine] = []
-    page = await lines(market, renter, page_size=2)
-    await market.submit(renter)  # newer than every page that is asked for now
+    page = await statement(market, renter, page_size=2)
+    await market.submit(renter)  # newer than every page that is fetched from here on
     while True:
         seen += page.lines
         if not page.HasField("next_before_id"):
             break
-        page = await lines(market, renter, page_size=2, before_id=page.next_before_id)
+        page = await statement(market, renter, page_size=2, before_id=page.next_before_id)
     assert seen == whole
     assert len(whole) == 4
 
 
 async def test_statement_of_a_renter_without_money_is_empty(market: Market) -> None:
     renter = await market.renter(0)
-    assert not (await lines(market, renter)).lines
-    assert await table(market, renter) == []
+    assert not (await statement(market, renter)).lines
+    assert await statement_rows(market, renter) == []
     assert (await spending(market, renter, 1)).spent_halala == 0
 
 
-async def test_csv_has_the_same_lines(any_market: Market) -> None:
+async def test_csv_has_the_same_lines_as_the_statement(any_market: Market) -> None:
     market = any_market
     renter, provider, daemon = await parties(market)
-    await run(market, renter, provider, daemon, 75.5)
-    rows = await table(market, renter)
-    for row, line in zip(rows, (await lines(market, renter)).lines, strict=True):
+    await charged_job(market, renter, provider, daemon, 75.5)
+    rows = await statement_rows(market, renter)
+    for row, line in zip(rows, (await statement(market, renter)).lines, strict=True):
         assert int(row["id"]) == line.id
         assert int(row["amount_halala"]) == line.amount_halala
         assert int(row["balance_halala"]) == line.balance_halala
@@ -137,106 +137,108 @@ async def test_csv_has_the_same_lines(any_market: Market) -> None:
         assert (row["job_id"], row["job_type"], row["model"]) == (line.job_id, line.job_type, line.model)
         at = datetime.fromisoformat(row["time"])
         assert (at.utcoffset(), at) == (UTC.utcoffset(None), line.time.ToDatetime(UTC))
-    older = await table(market, renter, before_id=int(rows[0]["id"]), max_lines=1)
+    older = await statement_rows(market, renter, before_id=int(rows[0]["id"]), max_lines=1)
     assert older == [rows[1]]
 
 
 @pytest.mark.parametrize("model", ["=HYPERLINK(1)", "+1", "-1", "@SUM(1)", "\uff1d1"])
-async def test_model_that_a_spreadsheet_would_run_is_defused_in_csv(market: Market, model: str) -> None:
+async def test_model_that_a_spreadsheet_would_evaluate_is_escaped_in_the_csv(
+    market: Market, model: str
+) -> None:
     renter = await market.renter()
     await market.submit(renter, params=jobs_pb2.JobParams(model=model, prompt="x"))
-    held, credited = await table(market, renter)
+    held, credited = await statement_rows(market, renter)
     assert held["model"] == f"'{model}"
     assert (held["amount_halala"], credited["amount_halala"]) == ("-450", "5000")
-    assert (await lines(market, renter)).lines[0].model == model
+    assert (await statement(market, renter)).lines[0].model == model
 
 
 @pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"])
-def test_no_text_of_a_csv_begins_a_formula(first: str) -> None:
+def test_text_in_a_csv_never_begins_a_formula(first: str) -> None:
     texts = [f"{first}1", "محمد", "a,b", 'say "x"', "two\r\nlines", "\U0001f680", ""]
-    text = csv_text(["name", "amount"], [(one, -5) for one in texts])
+    text = csv_text(["name", "amount"], [(field, -5) for field in texts])
     rows = list(csv.reader(io.StringIO(text, newline="")))
-    assert rows == [["name", "amount"], [f"'{first}1", "-5"], *([one, "-5"] for one in texts[1:])]
+    assert rows == [["name", "amount"], [f"'{first}1", "-5"], *([field, "-5"] for field in texts[1:])]
 
 
-async def test_spending_by_day_and_type_sums_to_what_the_wallet_spent(any_market: Market) -> None:
+async def test_spending_by_day_and_type_adds_up_to_what_the_wallet_spent(any_market: Market) -> None:
     market = any_market
     renter, provider, daemon = await parties(market)
     other = await market.renter()
     market.clock.advance(DAY_SECONDS - market.clock.now() % DAY_SECONDS)  # midnight in UTC
     first = market.clock.now()
-    await run(market, renter, provider, daemon, 75)
-    await run(market, other, provider, daemon, 75)
-    await run(market, renter, provider, daemon, 60, job_type=jobs_pb2.JOB_TYPE_TRAINING)
+    await charged_job(market, renter, provider, daemon, 75)
+    await charged_job(market, other, provider, daemon, 75)
+    await charged_job(market, renter, provider, daemon, 60, job_type=jobs_pb2.JOB_TYPE_TRAINING)
     market.clock.advance(first + DAY_SECONDS - 0.001 - 30 - market.clock.now())
-    await run(market, renter, provider, daemon, 30)  # ends in the last millisecond of its day
+    await charged_job(market, renter, provider, daemon, 30)  # ends in the last millisecond of its day
     market.clock.advance(0.001)
-    await run(market, renter, provider, daemon, 45)
+    await charged_job(market, renter, provider, daemon, 45)
     await market.cancel(await market.submit(renter), renter)
 
-    told = await spending(market, renter, 3)
+    report = await spending(market, renter, 3)
     today = datetime.fromtimestamp(market.clock.now(), UTC).date()
-    assert told.days[0].date == today.isoformat()
-    assert [(day.spent_halala, day.jobs) for day in told.days] == [(113, 1), (188 + 75 + 250, 3), (0, 0)]
-    assert told.days[1].by_job_type == {"llm-inference": 263, "training": 250}
-    assert told.by_job_type == {"llm-inference": 376, "training": 250}
-    assert (told.spent_halala, told.jobs) == (626, 4)
+    assert report.days[0].date == today.isoformat()
+    assert [(day.spent_halala, day.jobs) for day in report.days] == [(113, 1), (188 + 75 + 250, 3), (0, 0)]
+    assert report.days[1].by_job_type == {"llm-inference": 263, "training": 250}
+    assert report.by_job_type == {"llm-inference": 376, "training": 250}
+    assert (report.spent_halala, report.jobs) == (626, 4)
     profile = await market.server.services.renters.profile(renter.id)
-    assert profile.spent_halala == told.spent_halala
-    assert sum(line.charged_halala for line in (await lines(market, renter)).lines) == told.spent_halala
+    assert profile.spent_halala == report.spent_halala
+    assert sum(line.charged_halala for line in (await statement(market, renter)).lines) == report.spent_halala
     assert (await spending(market, renter, 1)).spent_halala == 113
     await market.assert_money_adds_up()
 
 
-async def test_earnings_by_day_and_type_are_the_providers_own_payouts(any_market: Market) -> None:
+async def test_earnings_by_day_and_type_add_up_to_the_providers_payouts(any_market: Market) -> None:
     market = any_market
     renter, provider, daemon = await parties(market)
     rival = await market.provider()
     rivals_daemon = await market.daemon(rival, job_types=EVERY_TYPE)
     market.clock.advance(DAY_SECONDS - market.clock.now() % DAY_SECONDS)
-    await run(market, renter, provider, daemon, 75)  # 188 halala, of which 141 are the provider's
-    await run(market, renter, rival, rivals_daemon, 75)
-    await run(market, renter, provider, daemon, 60, job_type=jobs_pb2.JOB_TYPE_TRAINING)
+    await charged_job(market, renter, provider, daemon, 75)  # 188 halala, of which 141 are the provider's
+    await charged_job(market, renter, rival, rivals_daemon, 75)
+    await charged_job(market, renter, provider, daemon, 60, job_type=jobs_pb2.JOB_TYPE_TRAINING)
     market.clock.advance(DAY_SECONDS)
-    await run(market, renter, provider, daemon, 45)
+    await charged_job(market, renter, provider, daemon, 45)
     await daemon.heartbeat()
     await market.cancel(await market.submit(renter, provider), renter)
 
-    told = await earnings(market, provider, 3)
+    report = await earnings(market, provider, 3)
     today = datetime.fromtimestamp(market.clock.now(), UTC).date()
-    assert told.days[0].date == today.isoformat()
-    assert [(day.earned_halala, day.jobs) for day in told.days] == [(85, 1), (141 + 188, 2), (0, 0)]
-    assert told.days[1].by_job_type == {"llm-inference": 141, "training": 188}
-    assert told.by_job_type == {"llm-inference": 226, "training": 188}
-    assert (told.earned_halala, told.jobs) == (414, 3)
+    assert report.days[0].date == today.isoformat()
+    assert [(day.earned_halala, day.jobs) for day in report.days] == [(85, 1), (141 + 188, 2), (0, 0)]
+    assert report.days[1].by_job_type == {"llm-inference": 141, "training": 188}
+    assert report.by_job_type == {"llm-inference": 226, "training": 188}
+    assert (report.earned_halala, report.jobs) == (414, 3)
     assert (await earnings(market, rival, 3)).earned_halala == 141
     assert (await earned(market, provider))[0] == 414
     assert (await earnings(market, await market.provider(), 30)).earned_halala == 0
 
 
-async def test_week_of_the_earnings_begins_on_monday_and_the_day_at_midnight(any_market: Market) -> None:
+async def test_earnings_week_begins_on_monday_and_the_day_at_midnight(any_market: Market) -> None:
     market = any_market
     renter, provider, daemon = await parties(market)
     now = datetime.fromtimestamp(market.clock.now(), UTC)
     to_monday = (7 - now.weekday()) * DAY_SECONDS - market.clock.now() % DAY_SECONDS
     market.clock.advance(to_monday - 0.001 - 60)
-    await run(market, renter, provider, daemon, 60)  # ends in the last millisecond of Sunday
+    await charged_job(market, renter, provider, daemon, 60)  # ends in the last millisecond of Sunday
     assert await earned(market, provider) == (113, 113, 113, 113)
     market.clock.advance(0.001)
     assert await earned(market, provider) == (113, 0, 0, 113)
-    await run(market, renter, provider, daemon, 60)
+    await charged_job(market, renter, provider, daemon, 60)
     market.clock.advance(DAY_SECONDS)
-    await run(market, renter, provider, daemon, 30)
+    await charged_job(market, renter, provider, daemon, 30)
     assert await earned(market, provider) == (282, 169, 56, 282)
     market.clock.advance(5 * DAY_SECONDS)  # Sunday
     assert await earned(market, provider) == (282, 169, 0, 282)
 
 
 @pytest.mark.parametrize("days", [0, 367, -1])
-async def test_spending_and_earnings_go_back_a_year_at_most(market: Market, days: int) -> None:
-    for asked in (
+async def test_spending_and_earnings_go_back_at_most_a_year(market: Market, days: int) -> None:
+    for report in (
         spending(market, await market.renter(), days),
         earnings(market, await market.provider(), days),
     ):
-        refused = await refusal(asked)
+        refused = await refusal(report)
         assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "days")

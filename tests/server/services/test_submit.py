@@ -1,4 +1,4 @@
-"""Submitting: what is refused and why, where a job goes, and that a repeated request is harmless."""
+"""Submits: what is refused and why, which provider gets the job, and that repeats are harmless."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.support.running_server import MODEL, Market, Party, refusal
 QUEUED, PENDING = jobs_pb2.JOB_STATE_QUEUED, jobs_pb2.JOB_STATE_PENDING
 
 
-async def beat_by_post(market: Market, provider: Party) -> None:
+async def post_heartbeat(market: Market, provider: Party) -> None:
     await market.provider_service.Heartbeat(
         providers_pb2.HeartbeatRequest(gpu_status=gpus_pb2.GpuStatus(gpu_name="RTX 4090")),
         metadata=provider.metadata,
     )
 
 
-async def test_empty_wallet_is_told_what_is_missing(market: Market) -> None:
+async def test_submit_without_money_is_refused_with_the_shortfall(market: Market) -> None:
     renter = await market.renter(100)
     refused = await refusal(market.submit(renter))
     assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "INSUFFICIENT_BALANCE")
@@ -62,12 +62,12 @@ async def test_unknown_provider_is_not_found(market: Market) -> None:
         ({"draining": True}, "draining"),
     ],
 )
-async def test_named_provider_that_takes_no_jobs_is_told_with_its_status(
+async def test_named_provider_that_takes_no_jobs_is_refused_with_its_status(
     market: Market, state: dict[str, Any], status: str
 ) -> None:
     provider, renter = await market.provider(), await market.renter()
     if state:
-        await beat_by_post(market, provider)
+        await post_heartbeat(market, provider)
         await market.set_provider(provider, **state)
     refused = await refusal(market.submit(renter, provider))
     assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "PROVIDER_UNAVAILABLE")
@@ -107,7 +107,7 @@ async def test_job_type_that_the_provider_does_not_run_is_refused(market: Market
 
 async def test_job_for_a_provider_that_heartbeats_by_post_only_is_queued(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
-    await beat_by_post(market, provider)
+    await post_heartbeat(market, provider)
     job = await market.submit(renter, provider)
     assert (job.status, job.provider_id) == (QUEUED, provider.id)
     daemon = await market.daemon(provider)
@@ -115,7 +115,7 @@ async def test_job_for_a_provider_that_heartbeats_by_post_only_is_queued(market:
     assert offer.lease.job_id == job.job_id
 
 
-async def test_job_without_a_provider_waits_and_goes_to_the_first_that_can(market: Market) -> None:
+async def test_job_without_a_provider_waits_for_the_first_provider_that_can_run_it(market: Market) -> None:
     renter = await market.renter()
     job = await market.submit(renter)
     assert job.status == QUEUED
@@ -129,7 +129,7 @@ async def test_job_without_a_provider_waits_and_goes_to_the_first_that_can(marke
     await other.heard_nothing()
 
 
-async def test_offer_says_all_that_was_asked(market: Market) -> None:
+async def test_offer_contains_the_whole_request(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     params = jobs_pb2.JobParams(
@@ -171,7 +171,7 @@ async def test_higher_priority_is_offered_first(market: Market) -> None:
     assert offered == [jobs[9].job_id, jobs[5].job_id, jobs[1].job_id]
 
 
-async def test_capacity_update_brings_what_waits(market: Market) -> None:
+async def test_capacity_update_brings_waiting_jobs(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider, slots=0, models=[])
     job = await market.submit(renter)
@@ -195,7 +195,7 @@ async def test_draining_daemon_gets_no_more_jobs(market: Market) -> None:
 # Idempotency.
 
 
-async def test_same_key_and_body_give_the_first_job_again(market: Market) -> None:
+async def test_same_key_and_body_return_the_first_job(market: Market) -> None:
     renter = await market.renter()
     first = await market.submit(renter, key="k")
     again = await market.submit(renter, key="k")
@@ -203,7 +203,7 @@ async def test_same_key_and_body_give_the_first_job_again(market: Market) -> Non
     assert await market.wallet(renter) == (4550, 450)
 
 
-async def test_same_key_gives_the_first_job_again_after_it_ended_and_the_money_is_gone(
+async def test_same_key_returns_the_first_job_after_it_ended_and_the_wallet_is_empty(
     market: Market,
 ) -> None:
     renter = await market.renter(450)
@@ -214,7 +214,7 @@ async def test_same_key_gives_the_first_job_again_after_it_ended_and_the_money_i
     assert (await market.submit(renter, key="k")).status == jobs_pb2.JOB_STATE_CANCELLED
 
 
-async def test_same_key_with_another_body_clashes(market: Market) -> None:
+async def test_same_key_with_another_body_is_refused(market: Market) -> None:
     renter = await market.renter()
     await market.submit(renter, key="k")
     refused = await refusal(market.submit(renter, key="k", duration_minutes=4))
@@ -222,7 +222,7 @@ async def test_same_key_with_another_body_clashes(market: Market) -> None:
     assert await market.wallet(renter) == (4550, 450)
 
 
-async def test_concurrent_submits_with_one_key_are_one_job(any_market: Market) -> None:
+async def test_simultaneous_submits_with_one_key_create_one_job(any_market: Market) -> None:
     renter = await any_market.renter()
     jobs = await asyncio.gather(*(any_market.submit(renter, key="k") for _ in range(10)))
     assert len({job.job_id for job in jobs}) == 1
@@ -230,12 +230,12 @@ async def test_concurrent_submits_with_one_key_are_one_job(any_market: Market) -
 
 
 async def test_key_belongs_to_its_renter(market: Market) -> None:
-    one, two = await market.renter(), await market.renter()
-    first, second = await market.submit(one, key="k"), await market.submit(two, key="k")
+    renter, other = await market.renter(), await market.renter()
+    first, second = await market.submit(renter, key="k"), await market.submit(other, key="k")
     assert first.job_id != second.job_id
 
 
-async def test_submit_that_was_refused_does_not_use_its_key_up(market: Market) -> None:
+async def test_refused_submit_does_not_use_up_its_key(market: Market) -> None:
     renter = await market.renter(0)
     assert (await refusal(market.submit(renter, key="k"))).reason == "INSUFFICIENT_BALANCE"
     await market.ledger_service.CreditRenter(

@@ -1,4 +1,4 @@
-"""What time does: offers expire, silent providers lose their jobs, overruns are ended by the server."""
+"""The sweep: offers expire, silent providers lose their jobs, and the server ends overruns."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ LOST_SECONDS = 300
 
 
 async def keep_alive(market: Market, daemon: Daemon, seconds: float) -> None:
-    """Time passes with a heartbeat every ten seconds and a sweep after each."""
+    """Advances the clock, with a heartbeat and a sweep every ten seconds."""
     for _ in range(round(seconds / 10)):
         market.clock.advance(10)
         await daemon.heartbeat()
         await market.tick()
 
 
-async def test_refused_offer_is_queued_and_no_attempt(market: Market) -> None:
+async def test_refused_offer_requeues_the_job_and_counts_no_attempt(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job = await market.submit(renter, provider)
@@ -47,16 +47,16 @@ async def test_refused_offer_is_queued_and_no_attempt(market: Market) -> None:
 
 async def test_refused_job_is_offered_to_another_provider(market: Market) -> None:
     first, second = await market.provider(), await market.provider()
-    one, two = await market.daemon(first), await market.daemon(second)
+    first_daemon, second_daemon = await market.daemon(first), await market.daemon(second)
     job = await market.submit(await market.renter())
-    await one.refuse((await one.expect("job_offer")).lease)
-    await one.heard_nothing()
+    await first_daemon.refuse((await first_daemon.expect("job_offer")).lease)
+    await first_daemon.heard_nothing()
     await market.tick()
-    offer = await two.expect("job_offer")
+    offer = await second_daemon.expect("job_offer")
     assert (offer.lease.job_id, offer.lease.lease_epoch, offer.attempt) == (job.job_id, 2, 1)
 
 
-async def test_refused_job_comes_back_to_the_same_provider_after_a_while(market: Market) -> None:
+async def test_refused_job_is_offered_to_the_same_provider_again_after_a_while(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     await market.submit(renter, provider)
@@ -70,7 +70,7 @@ async def test_refused_job_comes_back_to_the_same_provider_after_a_while(market:
     assert (await daemon.expect("job_offer")).lease.lease_epoch == 2
 
 
-async def test_unanswered_offer_expires_and_is_no_attempt(market: Market) -> None:
+async def test_unanswered_offer_expires_and_counts_no_attempt(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job = await market.submit(renter, provider)
@@ -110,7 +110,7 @@ async def test_silent_provider_loses_its_job_after_five_minutes(any_market: Mark
     provider, other = await market.provider(), await market.provider()
     renter = await market.renter()
     second = await market.daemon(other, models=[])
-    await keep_alive(market, second, LOST_SECONDS)  # the server has been up long enough to judge
+    await keep_alive(market, second, LOST_SECONDS)  # the server has run long enough to declare a daemon lost
     daemon = await market.daemon(provider)
     job = await market.submit(renter, duration_minutes=30)
     lease = (await daemon.expect("job_offer")).lease
@@ -137,14 +137,16 @@ async def test_silent_provider_loses_its_job_after_five_minutes(any_market: Mark
 
 
 async def late_finish(market: Market, provider: Party, lease: sessions_pb2.Lease) -> int:
-    """The lost daemon comes back and reports the result of its old lease."""
+    """Reconnects the lost daemon and reports the result of its old lease."""
     daemon = market.connect(provider)
     await daemon.hello(held_leases=[lease], slots=0)
     assert (await daemon.expect("lease_directive")).action == sessions_pb2.LEASE_ACTION_STOP_AND_DISCARD
     return await daemon.finished(lease, seconds=60)
 
 
-async def test_no_lost_verdict_within_five_minutes_of_a_start(sqlite_url: str, clock: ManualClock) -> None:
+async def test_no_daemon_is_lost_within_five_minutes_of_a_server_start(
+    sqlite_url: str, clock: ManualClock
+) -> None:
     """The daemons could not heartbeat to a server that was down."""
     async with running_server.running(sqlite_url, clock) as market:
         provider, renter = await market.provider(), await market.renter()
@@ -159,8 +161,8 @@ async def test_no_lost_verdict_within_five_minutes_of_a_start(sqlite_url: str, c
         assert (await market.job(job)).status == QUEUED
 
 
-async def test_lost_period_is_the_jobs_own(any_market: Market) -> None:
-    """Two jobs of one silent daemon: each waits again when its own period is over."""
+async def test_each_job_has_its_own_lost_period(any_market: Market) -> None:
+    """Two jobs of one silent daemon: each is queued again when its own period ends."""
     market = any_market
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider, slots=2)
@@ -185,7 +187,7 @@ async def test_lost_period_is_the_jobs_own(any_market: Market) -> None:
     assert (await market.job(jobs[3600])).status == QUEUED
 
 
-async def test_no_lost_verdict_within_the_jobs_own_period_of_a_start(
+async def test_no_job_is_lost_within_its_own_period_of_a_server_start(
     sqlite_url: str, clock: ManualClock
 ) -> None:
     async with running_server.running(sqlite_url, clock) as market:
@@ -209,7 +211,7 @@ async def test_no_lost_verdict_within_the_jobs_own_period_of_a_start(
 
 
 async def test_heartbeats_by_post_renew_no_lease(market: Market) -> None:
-    """They say that the machine lives, not that its daemon runs the job."""
+    """They show that the machine is live, not that its daemon runs the job."""
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     await keep_alive(market, daemon, LOST_SECONDS)
@@ -224,8 +226,8 @@ async def test_heartbeats_by_post_renew_no_lease(market: Market) -> None:
     assert (await market.job(job)).status == QUEUED
 
 
-async def test_daemon_that_comes_back_at_the_last_moment_keeps_its_job(market: Market) -> None:
-    """The Hello itself renews: a sweep between it and the next heartbeat judges nobody."""
+async def test_daemon_that_reconnects_before_the_sweep_keeps_its_job(market: Market) -> None:
+    """The Hello renews the lease, so a sweep before the next heartbeat does not end it."""
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     await keep_alive(market, daemon, LOST_SECONDS)
@@ -271,7 +273,7 @@ async def test_default_deadline_to_start_is_ten_minutes(market: Market) -> None:
     assert (await market.job(job)).failure_reason == jobs_pb2.FAILURE_REASON_START_DEADLINE
 
 
-async def test_deadline_to_start_spares_what_a_daemon_has(market: Market) -> None:
+async def test_deadline_to_start_does_not_end_offered_accepted_or_running_jobs(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider, slots=3)
     leases = []
@@ -284,13 +286,13 @@ async def test_deadline_to_start_spares_what_a_daemon_has(market: Market) -> Non
     await market.later(10)
     states = [(await market.job(job)).status for job in jobs]
     assert states == [PENDING, jobs_pb2.JOB_STATE_ASSIGNED, RUNNING]
-    await daemon.refuse(leases[0])  # the offer was no start: the time goes on, and is over
+    await daemon.refuse(leases[0])  # an offer is not a start: the deadline has passed meanwhile
     await daemon.heard_nothing()
     await market.tick()
     assert (await market.job(jobs[0])).failure_reason == jobs_pb2.FAILURE_REASON_START_DEADLINE
 
 
-async def test_lost_attempt_gives_the_whole_time_to_start_again(market: Market) -> None:
+async def test_lost_attempt_gives_the_full_time_to_start_again(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, _ = await market.running_job(renter, provider, daemon, start_within_seconds=60)
@@ -308,7 +310,7 @@ async def test_lost_attempt_gives_the_whole_time_to_start_again(market: Market) 
     assert (await market.job(job)).failure_reason == jobs_pb2.FAILURE_REASON_START_DEADLINE
 
 
-async def test_job_whose_time_is_over_is_not_offered_before_the_sweep_sees_it(market: Market) -> None:
+async def test_job_past_its_deadline_is_not_offered_even_before_the_sweep(market: Market) -> None:
     job = await market.submit(await market.renter(), start_within_seconds=10)
     market.clock.advance(10)
     daemon = await market.daemon(await market.provider())
@@ -316,8 +318,8 @@ async def test_job_whose_time_is_over_is_not_offered_before_the_sweep_sees_it(ma
     assert (await market.job(job)).status == QUEUED
 
 
-async def test_requeued_job_keeps_its_place(market: Market) -> None:
-    """Age counts from the submit: what was lost comes before what was submitted later."""
+async def test_requeued_job_keeps_its_place_in_the_queue(market: Market) -> None:
+    """Age counts from the submit: a lost job comes before jobs that were submitted later."""
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, _ = await market.running_job(renter, provider, daemon)
@@ -329,10 +331,10 @@ async def test_requeued_job_keeps_its_place(market: Market) -> None:
     assert (offer.lease.job_id, offer.lease.lease_epoch) == (job.job_id, 2)
 
 
-# Cancels that nobody answers.
+# Cancels without an answer from the daemon.
 
 
-async def test_cancelled_run_of_a_silent_daemon_is_charged_to_its_last_heartbeat(market: Market) -> None:
+async def test_cancelled_run_of_a_silent_daemon_is_charged_until_its_last_heartbeat(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     await keep_alive(market, daemon, LOST_SECONDS)
@@ -349,7 +351,7 @@ async def test_cancelled_run_of_a_silent_daemon_is_charged_to_its_last_heartbeat
     await market.assert_money_adds_up()
 
 
-async def test_cancelled_run_of_a_silent_daemon_is_charged_to_its_limit_at_most(market: Market) -> None:
+async def test_cancelled_run_of_a_silent_daemon_is_charged_at_most_its_limit(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     await keep_alive(market, daemon, LOST_SECONDS)
@@ -368,7 +370,7 @@ async def test_cancelled_run_of_a_silent_daemon_is_charged_to_its_limit_at_most(
     assert (ended.billing.billed_seconds, ended.billing.actual_cost_halala) == (40, 100)
 
 
-async def test_lost_run_that_nobody_cancelled_is_not_charged(market: Market) -> None:
+async def test_lost_run_without_a_cancel_is_not_charged(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     await keep_alive(market, daemon, LOST_SECONDS)
@@ -381,7 +383,7 @@ async def test_lost_run_that_nobody_cancelled_is_not_charged(market: Market) -> 
     assert await market.wallet(renter) == (500, 4500)
 
 
-async def test_overrun_of_a_living_daemon_is_ended_at_the_price_of_the_hold(market: Market) -> None:
+async def test_overrun_of_a_live_daemon_is_ended_and_charged_the_hold(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
@@ -414,7 +416,7 @@ async def test_run_of_a_silent_daemon_is_never_charged_as_an_overrun(market: Mar
     assert await market.wallet(renter) == (4550, 450)
 
 
-async def test_result_of_a_daemon_that_comes_back_after_the_limit_is_taken(market: Market) -> None:
+async def test_result_of_a_daemon_that_reconnects_after_the_limit_is_accepted(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
@@ -450,7 +452,7 @@ async def test_heartbeats_after_the_end_of_a_run_are_not_billed_if_its_result_is
     await market.assert_money_adds_up()
 
 
-async def test_cancel_that_a_living_daemon_ignores_is_billed_to_the_wish(market: Market) -> None:
+async def test_cancel_that_a_live_daemon_ignores_is_charged_until_the_request(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
@@ -466,13 +468,13 @@ async def test_cancel_that_a_living_daemon_ignores_is_billed_to_the_wish(market:
     await market.assert_money_adds_up()
 
 
-async def test_attempt_that_never_starts_is_given_up(market: Market) -> None:
+async def test_accepted_attempt_that_never_starts_is_ended(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job = await market.submit(renter, provider)
     offer = await daemon.expect("job_offer")
     await daemon.accept(offer.lease)
-    await daemon.heartbeat()  # its answer: the acceptance is recorded, too
+    await daemon.heartbeat()  # its acknowledgement shows that the acceptance is recorded
     await keep_alive(market, daemon, 900)
     assert (await market.job(job)).status == jobs_pb2.JOB_STATE_ASSIGNED
     await keep_alive(market, daemon, 10)
@@ -483,7 +485,7 @@ async def test_last_attempt_lost_fails_the_job_with_a_full_refund(market: Market
     provider, renter = await market.provider(), await market.renter()
     job = await market.submit(renter)
     for attempt in range(1, MAX_ATTEMPTS + 1):
-        daemon = await market.daemon(provider)  # it lists no lease: the one before is lost
+        daemon = await market.daemon(provider)  # it lists no lease, so the previous attempt is lost
         offer = await daemon.expect("job_offer")
         assert offer.attempt == attempt
         await daemon.start(offer.lease)
@@ -503,12 +505,12 @@ async def test_last_attempt_lost_fails_the_job_with_a_full_refund(market: Market
 
 
 def total_changes(database: Database) -> int:
-    """How many rows this connection has changed."""
+    """The number of rows that this connection has changed."""
     return int(connection(database).total_changes)
 
 
-async def test_idle_market_writes_nothing(market: Market) -> None:
-    """A sweep without anything due takes no write transaction: the database stays as it is."""
+async def test_sweep_of_an_idle_market_writes_nothing(market: Market) -> None:
+    """A sweep with nothing due opens no write transaction."""
     daemon = await market.daemon(await market.provider())
     await daemon.heartbeat()
     await market.tick()
@@ -519,8 +521,8 @@ async def test_idle_market_writes_nothing(market: Market) -> None:
     assert await market.sql(changes) == before
 
 
-async def test_many_jobs_on_many_providers_all_get_out(market: Market) -> None:
-    """Jobs that wait, of one kind, fill every free provider within a few sweeps."""
+async def test_many_queued_jobs_fill_every_free_provider(market: Market) -> None:
+    """Queued jobs with equal requirements are spread over all free providers."""
     renter = await market.renter(50_000)
     jobs = [await market.submit(renter, duration_minutes=1) for _ in range(12)]
     daemons = [await market.daemon(await market.provider(), slots=0) for _ in range(6)]
@@ -533,7 +535,7 @@ async def test_many_jobs_on_many_providers_all_get_out(market: Market) -> None:
     assert states == {PENDING}
 
 
-async def test_silence_while_the_database_is_down_does_not_count(market: Market) -> None:
+async def test_silence_during_a_database_outage_does_not_count(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter(50_000)
     daemon = await market.daemon(provider)
     job, _ = await market.running_job(renter, provider, daemon, duration_minutes=60)
@@ -551,7 +553,7 @@ async def test_silence_while_the_database_is_down_does_not_count(market: Market)
     assert (await market.job(job)).status == QUEUED
 
 
-async def test_preparation_is_ended_only_once_its_daemon_can_have_reported_the_start(market: Market) -> None:
+async def test_preparation_is_ended_only_after_its_daemon_could_report_the_start(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job = await market.submit(renter, provider, lost_after_seconds=3600, start_within_seconds=86_400)

@@ -1,4 +1,4 @@
-"""What a provider decides about its machine: own rates, hours, heat, memory; and who is told of it."""
+"""A provider's terms: own rates, hours, temperature and memory, and who sees them."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ NOW_MS = 1_800_000_000_000
 OFFICE = terms_pb2.WeeklyHours(start="14:00", end="22:00")
 
 
-def timed(start: str, end: str) -> dict[str, Any]:
+def settings_with_hours(start: str, end: str) -> dict[str, Any]:
     """Settings with hours between two times of day."""
     return {"timezone": "UTC", "hours": [terms_pb2.WeeklyHours(start=start, end=end)]}
 
 
-async def ask_rate(market: Market, provider: Party, rate: int | None, kind: int = INFERENCE) -> Any:
-    """Sets an own rate; None goes back to the platform's."""
+async def set_own_rate(market: Market, provider: Party, rate: int | None, kind: int = INFERENCE) -> Any:
+    """Sets an own rate; None returns to the platform's rate."""
     given: dict[str, Any] = {"platform_rate": True} if rate is None else {"halala_per_minute": rate}
     request = terms_pb2.SetOwnRateRequest(job_type=kind, **given)  # type: ignore[arg-type]
     return await market.terms_service.SetOwnRate(request, metadata=provider.metadata)
 
 
-async def settle_on(
+async def set_settings(
     market: Market, provider: Party, hours: Sequence[terms_pb2.WeeklyHours] = (), **limits: Any
 ) -> terms_pb2.ProviderSettings:
-    """Sets the settings; hours are Riyadh's."""
+    """Replaces the settings; the hours are in Riyadh's time."""
     request = terms_pb2.SetOwnSettingsRequest(hours=hours, timezone="Asia/Riyadh" if hours else "", **limits)
     return (await market.terms_service.SetOwnSettings(request, metadata=provider.metadata)).settings
 
@@ -46,29 +46,29 @@ async def listed(market: Market, provider: Party, **filters: Any) -> renters_pb2
     """The provider in the public list."""
     request = renters_pb2.ListAvailableProvidersRequest(**filters)
     found = (await market.renter_service.ListAvailableProviders(request)).providers
-    return next((one for one in found if one.id == provider.id), None)
+    return next((entry for entry in found if entry.id == provider.id), None)
 
 
 async def is_accepting(market: Market, provider: Party) -> bool:
-    """Whether the public list says that jobs are offered to it."""
-    one = await listed(market, provider)
-    assert one is not None
-    return one.accepting_jobs
+    """Whether the public list shows the provider as accepting jobs."""
+    entry = await listed(market, provider)
+    assert entry is not None
+    return entry.accepting_jobs
 
 
-async def change_card(market: Market, rate: int) -> None:
-    """An operator changes the platform's rate of inference."""
+async def change_platform_rate(market: Market, rate: int) -> None:
+    """An operator changes the platform's rate for inference."""
     request = operations_pb2.ChangeRateRequest(job_type=INFERENCE, halala_per_minute=rate)
     await market.operation_service.ChangeRate(request, metadata=market.admin_metadata)
 
 
 async def obstacle(market: Market, job: jobs_pb2.Job, provider: Party) -> tuple[str, str]:
-    """What ``why`` says of a provider."""
-    told = {one.provider_id: one for one in (await market.why(job)).providers}[provider.id]
-    return jobs_pb2.Obstacle.Name(told.code).removeprefix("OBSTACLE_"), told.message
+    """A provider's obstacle and message in the job's explanation."""
+    (listed,) = [entry for entry in (await market.why(job)).providers if entry.provider_id == provider.id]
+    return jobs_pb2.Obstacle.Name(listed.code).removeprefix("OBSTACLE_"), listed.message
 
 
-async def beat(daemon: Daemon, temp_c: float) -> None:
+async def heartbeat_at(daemon: Daemon, temp_c: float) -> None:
     """A heartbeat with the temperature of the hotter of two GPUs."""
     hot = gpus_pb2.GpuDevice(index=1, temp_c=temp_c)
     status = gpus_pb2.GpuStatus(gpu_name="RTX 4090", gpu_vram_mib=24576, temp_c=30, all_gpus=[hot])
@@ -82,11 +82,11 @@ async def test_job_that_names_the_provider_costs_its_own_rate(any_market: Market
     market = any_market
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
-    told = await ask_rate(market, provider, 121)
-    own = {one.job_type: one for one in told.rates}[INFERENCE]
+    answer = await set_own_rate(market, provider, 121)
+    own = {rate.job_type: rate for rate in answer.rates}[INFERENCE]
     assert (own.halala_per_minute, own.own, own.platform_halala_per_minute) == (121, True, 150)
     assert (own.least_halala_per_minute, own.most_halala_per_minute) == (75, 450)
-    assert [one.own for one in told.rates].count(True) == 1
+    assert [rate.own for rate in answer.rates].count(True) == 1
     shown = await listed(market, provider)
     assert shown is not None
     assert shown.rates_halala_per_minute["llm-inference"] == 121
@@ -96,7 +96,7 @@ async def test_job_that_names_the_provider_costs_its_own_rate(any_market: Market
     assert await market.wallet(renter) == (5000 - 363, 363)
     market.clock.advance(75)
     await daemon.finished(lease, seconds=75)
-    assert (await market.job(job)).billing.actual_cost_halala == 152  # 151.25, up
+    assert (await market.job(job)).billing.actual_cost_halala == 152  # 151.25, rounded up
     assert await market.earned(provider) == 114
     await market.assert_money_adds_up()
 
@@ -104,11 +104,11 @@ async def test_job_that_names_the_provider_costs_its_own_rate(any_market: Market
 @pytest.mark.parametrize("rate", [74, 451])
 async def test_rate_out_of_bounds_is_refused_with_the_bounds(market: Market, rate: int) -> None:
     provider = await market.provider()
-    refused = await refusal(ask_rate(market, provider, rate))
+    refused = await refusal(set_own_rate(market, provider, rate))
     assert (refused.reason, refused.facts.field) == ("RATE_OUT_OF_BOUNDS", "halala_per_minute")
     assert "from 75 to 450 halala per minute" in refused.message
-    for fine in (75, 450):
-        await ask_rate(market, provider, fine)
+    for accepted in (75, 450):
+        await set_own_rate(market, provider, accepted)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ async def test_rate_out_of_bounds_is_refused_with_the_bounds(market: Market, rat
         ({"halala_per_minute": 150, "platform_rate": True}, "platform_rate"),
     ],
 )
-async def test_rate_and_the_platforms_exclude_each_other(
+async def test_request_gives_either_an_own_rate_or_the_platforms(
     market: Market, given: dict[str, Any], field: str
 ) -> None:
     request = terms_pb2.SetOwnRateRequest(job_type=INFERENCE, **given)
@@ -128,25 +128,27 @@ async def test_rate_and_the_platforms_exclude_each_other(
     assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", field)
 
 
-async def test_going_back_to_the_platforms_rate_follows_the_card(market: Market) -> None:
+async def test_provider_without_an_own_rate_follows_the_platforms_rate(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     await market.daemon(provider)
-    await ask_rate(market, provider, 300)
-    await ask_rate(market, provider, 260, jobs_pb2.JOB_TYPE_TRAINING)
-    await ask_rate(market, provider, None)
-    await change_card(market, 160)
+    await set_own_rate(market, provider, 300)
+    await set_own_rate(market, provider, 260, jobs_pb2.JOB_TYPE_TRAINING)
+    await set_own_rate(market, provider, None)
+    await change_platform_rate(market, 160)
     request = terms_pb2.ListOwnRatesRequest()
-    told = await market.terms_service.ListOwnRates(request, metadata=provider.metadata)
-    now = {one.job_type: (one.halala_per_minute, one.own) for one in told.rates}
+    answer = await market.terms_service.ListOwnRates(request, metadata=provider.metadata)
+    now = {rate.job_type: (rate.halala_per_minute, rate.own) for rate in answer.rates}
     assert (now[INFERENCE], now[jobs_pb2.JOB_TYPE_TRAINING]) == ((160, False), (260, True))
     assert (await market.submit(renter, provider)).rate_halala_per_minute == 160
 
 
-async def test_job_that_names_nobody_goes_to_who_asks_no_more_than_the_card(any_market: Market) -> None:
+async def test_job_without_a_provider_goes_to_a_provider_that_asks_at_most_the_platforms_rate(
+    any_market: Market,
+) -> None:
     market = any_market
     dear, fair = await market.provider(), await market.provider()
     first = await market.daemon(dear, slots=5)
-    await ask_rate(market, dear, 151)
+    await set_own_rate(market, dear, 151)
     renter = await market.renter()
     job = await market.submit(renter)
     assert (job.status, job.rate_halala_per_minute) == (jobs_pb2.JOB_STATE_QUEUED, 150)
@@ -158,7 +160,7 @@ async def test_job_that_names_nobody_goes_to_who_asks_no_more_than_the_card(any_
     await market.tick()
     await first.heard_nothing()
     second = await market.daemon(fair, slots=5)
-    await ask_rate(market, fair, 80)
+    await set_own_rate(market, fair, 80)
     assert (await second.expect("job_offer")).lease.job_id == job.job_id
     assert (await market.submit(renter)).rate_halala_per_minute == 150
     await second.expect("job_offer")
@@ -167,31 +169,31 @@ async def test_job_that_names_nobody_goes_to_who_asks_no_more_than_the_card(any_
     assert waiting.provider_id == fair.id
 
 
-async def test_lowering_the_rate_brings_what_waits_at_once(market: Market) -> None:
+async def test_lowering_the_rate_brings_waiting_jobs_at_once(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
-    await ask_rate(market, provider, 400)
+    await set_own_rate(market, provider, 400)
     job = await market.submit(renter)
     await daemon.heard_nothing()
-    await ask_rate(market, provider, 150)
+    await set_own_rate(market, provider, 150)
     assert (await daemon.expect("job_offer")).lease.job_id == job.job_id
 
 
-async def test_changed_rate_touches_no_job_that_was_submitted(market: Market) -> None:
+async def test_changed_rate_leaves_submitted_jobs_at_their_quote(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter(10_000)
     daemon = await market.daemon(provider)
-    await ask_rate(market, provider, 100)
+    await set_own_rate(market, provider, 100)
     running, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
     queued = await market.submit(renter, provider)
     held = await market.wallet(renter)
-    await ask_rate(market, provider, 400)
+    await set_own_rate(market, provider, 400)
     assert await market.wallet(renter) == held
     market.clock.advance(60)
     await daemon.heartbeat()
     await daemon.finished(lease, seconds=60)
     assert (await market.job(running)).billing.actual_cost_halala == 100
     lease = (await daemon.expect("job_offer")).lease
-    assert lease.job_id == queued.job_id  # though it asks for more by now: that was its quote
+    assert lease.job_id == queued.job_id  # the job keeps its quote, although the rate is higher now
     await daemon.start(lease)
     await daemon.output(lease, 1, b"Hello.")
     market.clock.advance(60)
@@ -200,26 +202,26 @@ async def test_changed_rate_touches_no_job_that_was_submitted(market: Market) ->
     await market.assert_money_adds_up()
 
 
-async def test_card_that_rises_keeps_no_queued_job_from_those_without_own_rates(market: Market) -> None:
+async def test_queued_job_is_still_offered_after_the_platforms_rate_rises(market: Market) -> None:
     renter = await market.renter()
     job = await market.submit(renter)
-    await change_card(market, 500)
+    await change_platform_rate(market, 500)
     daemon = await market.daemon(await market.provider())
     assert (await daemon.expect("job_offer")).lease.job_id == job.job_id
     assert (await market.job(job)).rate_halala_per_minute == 150
 
 
-async def test_own_rate_stays_when_the_card_leaves_its_bounds(market: Market) -> None:
+async def test_own_rate_outside_new_bounds_stays_until_it_is_set_again(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     await market.daemon(provider)
-    await ask_rate(market, provider, 450)
-    await change_card(market, 60)
+    await set_own_rate(market, provider, 450)
+    await change_platform_rate(market, 60)
     assert (await market.submit(renter, provider)).rate_halala_per_minute == 450
-    assert (await refusal(ask_rate(market, provider, 450))).reason == "RATE_OUT_OF_BOUNDS"
+    assert (await refusal(set_own_rate(market, provider, 450))).reason == "RATE_OUT_OF_BOUNDS"
 
 
-async def test_rate_that_another_server_took_counts_with_the_next_offer(any_market: Market) -> None:
-    """Before this server has read it: nobody is given a job below what it asks."""
+async def test_rate_set_at_another_server_counts_from_the_next_offer(any_market: Market) -> None:
+    """Even before this server has read it: no provider is offered a job below its rate."""
     market = any_market
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
@@ -229,7 +231,7 @@ async def test_rate_that_another_server_took_counts_with_the_next_offer(any_mark
     job = await market.submit(renter)
     assert job.status == jobs_pb2.JOB_STATE_QUEUED
     await daemon.heard_nothing()
-    assert (await obstacle(market, job, provider))[0] == "NONE"  # as it was known a moment ago
+    assert (await obstacle(market, job, provider))[0] == "NONE"  # this server has not read the new rate yet
     await market.tick()
     assert (await obstacle(market, job, provider))[0] == "RATE_ABOVE_QUOTE"
 
@@ -237,12 +239,12 @@ async def test_rate_that_another_server_took_counts_with_the_next_offer(any_mark
 # Hours.
 
 
-async def test_outside_its_hours_a_provider_takes_no_new_job(any_market: Market) -> None:
+async def test_provider_outside_its_hours_gets_no_new_job(any_market: Market) -> None:
     market = any_market
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider, slots=2)
     _, lease = await market.running_job(renter, provider, daemon)
-    await settle_on(market, provider, [OFFICE])
+    await set_settings(market, provider, [OFFICE])
     await daemon.expect("settings_update")
     refused = await refusal(market.submit(renter, provider))
     assert (refused.reason, refused.facts.status) == ("PROVIDER_UNAVAILABLE", "outside_hours")
@@ -257,7 +259,7 @@ async def test_outside_its_hours_a_provider_takes_no_new_job(any_market: Market)
         "OUTSIDE_HOURS",
         "It takes jobs again at 14:00 Asia/Riyadh.",
     )
-    assert await daemon.finished(lease) == sessions_pb2.RESULT_DISPOSITION_ACCEPTED  # it went on
+    assert await daemon.finished(lease) == sessions_pb2.RESULT_DISPOSITION_ACCEPTED  # the running job went on
     await daemon.heard_nothing()
     market.clock.advance(3 * 3600)
     await daemon.heartbeat()
@@ -268,80 +270,80 @@ async def test_outside_its_hours_a_provider_takes_no_new_job(any_market: Market)
     assert (shown.accepting_jobs, shown.HasField("opens_at")) == (True, False)
 
 
-async def test_job_that_waits_for_its_provider_when_the_hours_end_is_told_so(market: Market) -> None:
+async def test_job_that_waits_for_a_provider_whose_hours_ended_says_so(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     await market.running_job(renter, provider, daemon)
     job = await market.submit(renter, provider)
-    await settle_on(market, provider, [terms_pb2.WeeklyHours(start="14:00", end="11:00")])
-    told = await market.why(job)
-    assert jobs_pb2.JobCondition.Name(told.code) == "JOB_CONDITION_PROVIDER_AWAY"
-    assert "leave provider_id out" in told.message
-    assert not told.HasField("estimated_start_seconds")
+    await set_settings(market, provider, [terms_pb2.WeeklyHours(start="14:00", end="11:00")])
+    explanation = await market.why(job)
+    assert jobs_pb2.JobCondition.Name(explanation.code) == "JOB_CONDITION_PROVIDER_AWAY"
+    assert "leave provider_id out" in explanation.message
+    assert not explanation.HasField("estimated_start_seconds")
 
 
 def test_closed_and_hot_providers_do_not_crowd_out_the_others() -> None:
-    """Placement looks at some of a large fleet: those that take nothing now are none of them."""
+    """Placement looks at some providers of a large fleet, and only at those that take jobs now."""
     fleet = Fleet()
     closed = Settings((window([], "14:00", "22:00"),), "Asia/Riyadh")
     for number, settings in enumerate((closed, Settings(max_temp_c=80), Settings()), start=1):
         own = Terms(settings=settings)
         fleet.join(Presence(number, 1, "b", lambda _: None, 0, 1, frozenset(JobType), (), terms=own))
         fleet.beat(number, NOW_MS, GpuReport(temp_c=81.0))
-    assert [one.provider_id for one in fleet.live_candidates(None, NOW_MS, 0, 1)] == [3]
+    assert [candidate.provider_id for candidate in fleet.live_candidates(None, NOW_MS, 0, 1)] == [3]
     later_ms = NOW_MS + 3 * 3_600_000
-    assert [one.provider_id for one in fleet.live_candidates(None, later_ms, 0, 1)] == [1]
+    assert [candidate.provider_id for candidate in fleet.live_candidates(None, later_ms, 0, 1)] == [1]
 
 
-# Heat and memory.
+# Temperature and memory.
 
 
-async def test_hot_gpu_takes_no_new_job_until_it_is_five_degrees_cooler(any_market: Market) -> None:
+async def test_hot_gpu_gets_no_new_job_until_it_is_five_degrees_cooler(any_market: Market) -> None:
     market = any_market
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider, slots=3)
-    await settle_on(market, provider, max_temp_c=80)
+    await set_settings(market, provider, max_temp_c=80)
     await daemon.expect("settings_update")
-    await beat(daemon, 80)
+    await heartbeat_at(daemon, 80)
     await market.submit(renter, provider)
     await daemon.expect("job_offer")
-    await beat(daemon, 83)
+    await heartbeat_at(daemon, 83)
     refused = await refusal(market.submit(renter, provider))
     assert (refused.reason, refused.facts.status) == ("PROVIDER_UNAVAILABLE", "too_hot")
     assert "83 °C" in refused.message
     assert "75 °C or less" in refused.message
     job = await market.submit(renter)
     assert (await obstacle(market, job, provider))[0] == "TOO_HOT"
-    await beat(daemon, 76)
+    await heartbeat_at(daemon, 76)
     await market.tick()
     assert not await is_accepting(market, provider)
     await daemon.heard_nothing()
-    await beat(daemon, 75)
+    await heartbeat_at(daemon, 75)
     assert await is_accepting(market, provider)
     await market.tick()
     assert (await daemon.expect("job_offer")).lease.job_id == job.job_id
 
 
-async def test_gpu_that_was_hot_is_so_for_the_next_session_too(market: Market) -> None:
+async def test_gpu_that_was_too_hot_stays_so_in_the_next_session(market: Market) -> None:
     provider = await market.provider()
-    await settle_on(market, provider, max_temp_c=80)
-    await beat(await market.daemon(provider), 90)
+    await set_settings(market, provider, max_temp_c=80)
+    await heartbeat_at(await market.daemon(provider), 90)
     await market.daemon(provider, gpu_status=gpus_pb2.GpuStatus(temp_c=78))
     assert not await is_accepting(market, provider)
 
 
-async def test_memory_that_the_owner_keeps_is_not_for_jobs(any_market: Market) -> None:
+async def test_reserved_memory_is_not_given_to_jobs(any_market: Market) -> None:
     market = any_market
     provider, renter = await market.provider(), await market.renter()
     gpu = gpus_pb2.GpuStatus(gpu_name="RTX 4090", gpu_vram_mib=24576)
     daemon = await market.daemon(provider, gpu_status=gpu, slots=3)
-    await settle_on(market, provider, vram_reserve_mib=8192)
+    await set_settings(market, provider, vram_reserve_mib=8192)
     await daemon.expect("settings_update")
-    wanted: dict[str, Any] = {"gpu_requirements": jobs_pb2.GpuRequirements(min_vram_gb=17)}
-    refused = await refusal(market.submit(renter, provider, **wanted))
+    requirements: dict[str, Any] = {"gpu_requirements": jobs_pb2.GpuRequirements(min_vram_gb=17)}
+    refused = await refusal(market.submit(renter, provider, **requirements))
     assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "gpu_requirements.min_vram_gb")
     assert "16384 MiB of GPU memory for jobs" in refused.message
-    job = await market.submit(renter, **wanted)
+    job = await market.submit(renter, **requirements)
     assert await obstacle(market, job, provider) == (
         "VRAM_RESERVED",
         "Its owner reserves 8192 of its 24576 MiB of GPU memory and the job asks for 17408 MiB.",
@@ -351,29 +353,29 @@ async def test_memory_that_the_owner_keeps_is_not_for_jobs(any_market: Market) -
     assert shown is not None
     assert (shown.gpu_vram_mib, shown.vram_for_jobs_mib) == (24576, 16384)
     assert await listed(market, provider, min_vram_gb=17) is None
-    await settle_on(market, provider)
+    await set_settings(market, provider)
     assert (await daemon.expect("settings_update")).vram_reserve_mib == 0
     assert (await daemon.expect("job_offer")).lease.job_id == job.job_id
 
 
-# Settings as they are set, kept and told.
+# Settings: how they are set, stored and sent to the daemon.
 
 
-async def test_settings_are_the_whole_body_and_read_as_they_were_set(any_market: Market) -> None:
+async def test_settings_are_replaced_as_a_whole_and_read_back_unchanged(any_market: Market) -> None:
     market = any_market
     provider = await market.provider()
     days = [terms_pb2.WEEKDAY_FRIDAY, terms_pb2.WEEKDAY_SUNDAY]
     hours = [terms_pb2.WeeklyHours(days=days, start="22:00", end="06:30"), OFFICE]
-    told = await settle_on(market, provider, hours, max_temp_c=85, vram_reserve_mib=1024)
-    assert (told.timezone, told.max_temp_c, told.vram_reserve_mib) == ("Asia/Riyadh", 85, 1024)
-    assert told.hours[0] == hours[0]
-    assert list(told.hours[1].days) == list(range(1, 8))
+    saved = await set_settings(market, provider, hours, max_temp_c=85, vram_reserve_mib=1024)
+    assert (saved.timezone, saved.max_temp_c, saved.vram_reserve_mib) == ("Asia/Riyadh", 85, 1024)
+    assert saved.hours[0] == hours[0]
+    assert list(saved.hours[1].days) == list(range(1, 8))
     request = terms_pb2.GetOwnSettingsRequest()
-    assert (await market.terms_service.GetOwnSettings(request, metadata=provider.metadata)).settings == told
+    assert (await market.terms_service.GetOwnSettings(request, metadata=provider.metadata)).settings == saved
     me = providers_pb2.GetOwnProviderRequest()
     mine = (await market.provider_service.GetOwnProvider(me, metadata=provider.metadata)).provider
-    assert mine.settings == told
-    assert await settle_on(market, provider) == terms_pb2.ProviderSettings()
+    assert mine.settings == saved
+    assert await set_settings(market, provider) == terms_pb2.ProviderSettings()
 
 
 @pytest.mark.parametrize(
@@ -381,13 +383,13 @@ async def test_settings_are_the_whole_body_and_read_as_they_were_set(any_market:
     [
         ({"hours": [OFFICE]}, "timezone"),
         ({"timezone": "Mars/Base"}, "timezone"),
-        (timed("1400", "22:00"), "hours[0].start"),
-        (timed("08:60", "17:00"), "hours[0].start"),
-        (timed("24:00", "08:00"), "hours[0].start"),
-        (timed("-1:00", "08:00"), "hours[0].start"),
-        (timed("٠٨:00", "17:00"), "hours[0].start"),
-        (timed("08:00", "24:01"), "hours[0].end"),
-        (timed("08:00", "8 pm"), "hours[0].end"),
+        (settings_with_hours("1400", "22:00"), "hours[0].start"),
+        (settings_with_hours("08:60", "17:00"), "hours[0].start"),
+        (settings_with_hours("24:00", "08:00"), "hours[0].start"),
+        (settings_with_hours("-1:00", "08:00"), "hours[0].start"),
+        (settings_with_hours("٠٨:00", "17:00"), "hours[0].start"),
+        (settings_with_hours("08:00", "24:01"), "hours[0].end"),
+        (settings_with_hours("08:00", "8 pm"), "hours[0].end"),
         (
             {"timezone": "UTC", "hours": [terms_pb2.WeeklyHours(days=[0], start="14:00", end="15:00")]},  # type: ignore[list-item]
             "hours[0].days",
@@ -396,25 +398,27 @@ async def test_settings_are_the_whole_body_and_read_as_they_were_set(any_market:
         ({"vram_reserve_mib": -1}, "vram_reserve_mib"),
     ],
 )
-async def test_wrong_settings_are_refused_by_name(market: Market, body: dict[str, Any], field: str) -> None:
+async def test_bad_setting_is_refused_with_its_field(
+    market: Market, body: dict[str, Any], field: str
+) -> None:
     provider = await market.provider()
     request = terms_pb2.SetOwnSettingsRequest(**body)
     refused = await refusal(market.terms_service.SetOwnSettings(request, metadata=provider.metadata))
     assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", field)
 
 
-async def test_daemon_is_told_the_settings_at_welcome_and_when_they_change(any_market: Market) -> None:
+async def test_daemon_receives_the_settings_with_welcome_and_when_they_change(any_market: Market) -> None:
     market = any_market
     provider = await market.provider()
-    told = await settle_on(market, provider, [OFFICE], max_temp_c=80)
+    saved = await set_settings(market, provider, [OFFICE], max_temp_c=80)
     daemon = market.connect(provider)
-    assert (await daemon.hello()).settings == told
-    changed = await settle_on(market, provider, max_temp_c=70)
+    assert (await daemon.hello()).settings == saved
+    changed = await set_settings(market, provider, max_temp_c=70)
     assert await daemon.expect("settings_update") == changed
-    await settle_on(market, provider, max_temp_c=70)
-    await ask_rate(market, provider, 100)
+    await set_settings(market, provider, max_temp_c=70)
+    await set_own_rate(market, provider, 100)
     await market.tick()
-    await daemon.heard_nothing()  # the same again, and rates, are no news to it
+    await daemon.heard_nothing()  # unchanged settings and new rates are not sent to it
     now_ms = round(market.clock.now() * 1000)
     at_another_server = lambda old: replace(old, settings=replace(old.settings, max_temp_c=60))  # noqa: E731
     await market.sql(lambda: terms.change(provider.id, at_another_server, now_ms))

@@ -1,4 +1,4 @@
-"""What providers prove of their machines: verdicts, self-tests and hindrances, as both sides see them."""
+"""Verdicts, self-tests and hindrances of providers, as providers and renters see them."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ VERIFIED, UNVERIFIED, SUSPECT = (
     honesty_pb2.VERDICT_UNVERIFIED,
     honesty_pb2.VERDICT_SUSPECT,
 )
-DAY = 24 * 3600
+DAY_SECONDS = 24 * 3600
 SERVED = [sessions_pb2.ServedModel(name=MODEL)]
 FAILED_TEST = honesty_pb2.SelfTest(name="llamacpp", reason="It hangs.", models=[MODEL], job_types=[INFERENCE])
 PASSED_TEST = honesty_pb2.SelfTest(name="llamacpp", passed=True, models=[MODEL], job_types=[INFERENCE])
 
 
-def report(*uuids: str, driver: str = "550.54.15", **of_first: Any) -> gpus_pb2.GpuStatus:
+def gpu_status(*uuids: str, driver: str = "550.54.15", **first_gpu: Any) -> gpus_pb2.GpuStatus:
     figures: dict[str, Any] = {
         "gpu_name": "NVIDIA L4",
         "gpu_vram_mib": 23034,
@@ -43,7 +43,7 @@ def report(*uuids: str, driver: str = "550.54.15", **of_first: Any) -> gpus_pb2.
         "state": gpus_pb2.GPU_STATE_HEALTHY,
     }
     gpus = [gpus_pb2.GpuDevice(index=number, uuid=uuid, **figures) for number, uuid in enumerate(uuids)]
-    for name, value in of_first.items():
+    for name, value in first_gpu.items():
         setattr(gpus[0], name, value)
     return gpus_pb2.GpuStatus(
         gpu_name="NVIDIA L4",
@@ -55,179 +55,181 @@ def report(*uuids: str, driver: str = "550.54.15", **of_first: Any) -> gpus_pb2.
     )
 
 
-def of_tests(*of_them: honesty_pb2.SelfTest) -> honesty_pb2.SelfTestReport:
-    return honesty_pb2.SelfTestReport(tests=of_them)
+def self_tests(*tests: honesty_pb2.SelfTest) -> honesty_pb2.SelfTestReport:
+    return honesty_pb2.SelfTestReport(tests=tests)
 
 
-async def me(market: Market, provider: Party) -> providers_pb2.Provider:
+async def own_profile(market: Market, provider: Party) -> providers_pb2.Provider:
     request = providers_pb2.GetOwnProviderRequest()
     return (await market.provider_service.GetOwnProvider(request, metadata=provider.metadata)).provider
 
 
-async def offered(market: Market, **filters: Any) -> list[renters_pb2.AvailableProvider]:
+async def list_providers(market: Market, **filters: Any) -> list[renters_pb2.AvailableProvider]:
     request = renters_pb2.ListAvailableProvidersRequest(**filters)
     return list((await market.renter_service.ListAvailableProviders(request)).providers)
 
 
-async def beat(market: Market, provider: Party, status: gpus_pb2.GpuStatus) -> None:
+async def post_heartbeat(market: Market, provider: Party, status: gpus_pb2.GpuStatus) -> None:
     request = providers_pb2.HeartbeatRequest(gpu_status=status)
     await market.provider_service.Heartbeat(request, metadata=provider.metadata)
 
 
 async def verdict(market: Market, provider: Party) -> tuple[int, list[str]]:
-    told = (await me(market, provider)).verification
-    names = [honesty_pb2.VerdictReason.Name(finding.code) for finding in told.findings]
-    assert all(finding.message for finding in told.findings)
-    return told.verdict, [name.removeprefix("VERDICT_REASON_") for name in names]
+    verification = (await own_profile(market, provider)).verification
+    names = [honesty_pb2.VerdictReason.Name(finding.code) for finding in verification.findings]
+    assert all(finding.message for finding in verification.findings)
+    return verification.verdict, [name.removeprefix("VERDICT_REASON_") for name in names]
 
 
-async def live_again(daemon: Daemon, market: Market) -> None:
-    """Its last heartbeat is young, and on record."""
+async def make_live(daemon: Daemon, market: Market) -> None:
+    """Sends a heartbeat and lets the server store it."""
     await daemon.heartbeat()
     await market.tick()
 
 
-async def test_verdict_is_seen_by_the_provider_renters_and_the_operator(any_market: Market) -> None:
+async def test_verdict_is_shown_to_the_provider_renters_and_the_operator(any_market: Market) -> None:
     market = any_market
     honest, bare = await market.provider(), await market.provider()
-    await market.daemon(honest, gpu_status=report("GPU-a"))
+    await market.daemon(honest, gpu_status=gpu_status("GPU-a"))
     await market.daemon(bare, gpu_status=gpus_pb2.GpuStatus(gpu_count=0, python_version="3.11"))
     assert await verdict(market, honest) == (VERIFIED, [])
     assert await verdict(market, bare) == (UNVERIFIED, ["NO_GPU_MEASURED"])
-    seen = {one.id: one.verification.verdict for one in await offered(market)}
-    assert seen == {honest.id: VERIFIED, bare.id: UNVERIFIED}
-    assert [one.id for one in await offered(market, verified=True)] == [honest.id]
+    verdicts = {entry.id: entry.verification.verdict for entry in await list_providers(market)}
+    assert verdicts == {honest.id: VERIFIED, bare.id: UNVERIFIED}
+    assert [entry.id for entry in await list_providers(market, verified=True)] == [honest.id]
     listed = await market.operation_service.ListProviders(
         operations_pb2.ListProvidersRequest(), metadata=market.admin_metadata
     )
-    assert {one.id: one.verification.verdict for one in listed.providers} == seen
+    assert {entry.id: entry.verification.verdict for entry in listed.providers} == verdicts
 
 
 @pytest.mark.parametrize("by_stream", [True, False])
-async def test_heartbeats_by_stream_and_by_post_are_judged_alike(market: Market, by_stream: bool) -> None:
+async def test_heartbeats_by_stream_and_by_post_get_the_same_verdict(market: Market, by_stream: bool) -> None:
     provider = await market.provider()
-    lie = report("GPU-a", gpu_vram_mib=81920)
+    lie = gpu_status("GPU-a", gpu_vram_mib=81920)
     if by_stream:
         await (await market.daemon(provider)).heartbeat(gpu_status=lie)
     else:
-        await beat(market, provider, lie)
+        await post_heartbeat(market, provider, lie)
     assert await verdict(market, provider) == (SUSPECT, ["MEMORY_MISMATCH", "FIGURES_IMPLAUSIBLE"])
 
 
-async def test_claim_of_the_registration_is_compared_and_not_forgotten(market: Market) -> None:
+async def test_false_gpu_model_at_registration_stays_suspect(market: Market) -> None:
     request = providers_pb2.RegisterProviderRequest(name="P", email="claim@example.com", gpu_model="H100")
-    made = await market.provider_service.RegisterProvider(request)
-    provider = Party(made.provider_id, made.api_key)
-    await beat(market, provider, report("GPU-a"))
+    registered = await market.provider_service.RegisterProvider(request)
+    provider = Party(registered.provider_id, registered.api_key)
+    await post_heartbeat(market, provider, gpu_status("GPU-a"))
     assert await verdict(market, provider) == (SUSPECT, ["CLAIM_MISMATCH"])
-    market.clock.advance(DAY)
-    await beat(market, provider, report("GPU-a", temp_c=40))
+    market.clock.advance(DAY_SECONDS)
+    await post_heartbeat(market, provider, gpu_status("GPU-a", temp_c=40))
     assert await verdict(market, provider) == (SUSPECT, ["CLAIM_MISMATCH"])
 
 
-async def test_other_gpus_are_unverified_until_they_were_there_for_a_day(any_market: Market) -> None:
+async def test_changed_gpus_are_unverified_for_a_day(any_market: Market) -> None:
     market = any_market
     provider = await market.provider()
-    await beat(market, provider, report("GPU-a", "GPU-b"))
+    await post_heartbeat(market, provider, gpu_status("GPU-a", "GPU-b"))
     market.clock.advance(120)
-    await beat(market, provider, report("GPU-b", "GPU-c"))
+    await post_heartbeat(market, provider, gpu_status("GPU-b", "GPU-c"))
     assert await verdict(market, provider) == (UNVERIFIED, ["GPUS_CHANGED"])
-    market.clock.advance(DAY - 1)
-    await beat(market, provider, report("GPU-b", "GPU-c", temp_c=50))
+    market.clock.advance(DAY_SECONDS - 1)
+    await post_heartbeat(market, provider, gpu_status("GPU-b", "GPU-c", temp_c=50))
     assert (await verdict(market, provider))[0] == UNVERIFIED
     market.clock.advance(1)
-    await beat(market, provider, report("GPU-b", "GPU-c"))
+    await post_heartbeat(market, provider, gpu_status("GPU-b", "GPU-c"))
     assert await verdict(market, provider) == (VERIFIED, [])
 
 
-async def test_gpu_that_failed_or_a_driver_that_is_gone_is_no_other_gpu(market: Market) -> None:
+async def test_failed_gpu_or_lost_driver_does_not_count_as_changed_gpus(market: Market) -> None:
     provider = await market.provider()
-    both = report("GPU-a", "GPU-b")
-    await beat(market, provider, both)
-    failed = report("GPU-a", "GPU-b", state=gpus_pb2.GPU_STATE_FAILED)
+    both = gpu_status("GPU-a", "GPU-b")
+    await post_heartbeat(market, provider, both)
+    failed = gpu_status("GPU-a", "GPU-b", state=gpus_pb2.GPU_STATE_FAILED)
     for status in (failed, gpus_pb2.GpuStatus(driver_lost=True, all_gpus=both.all_gpus), both):
         market.clock.advance(120)
-        await beat(market, provider, status)
+        await post_heartbeat(market, provider, status)
         assert await verdict(market, provider) == (VERIFIED, [])
 
 
-async def test_two_live_providers_with_one_gpu_are_both_suspect_until_one_is_gone(any_market: Market) -> None:
+async def test_two_live_providers_with_the_same_gpu_are_suspect_until_one_leaves(any_market: Market) -> None:
     market = any_market
     first, second = await market.provider(), await market.provider()
-    daemon = await market.daemon(first, gpu_status=report("GPU-a"))
+    daemon = await market.daemon(first, gpu_status=gpu_status("GPU-a"))
     await market.tick()
-    await market.daemon(second, gpu_status=report("GPU-a"))
+    await market.daemon(second, gpu_status=gpu_status("GPU-a"))
     assert await verdict(market, first) == (SUSPECT, ["UUID_SHARED"])
     assert await verdict(market, second) == (SUSPECT, ["UUID_SHARED"])
     market.clock.advance(900)
-    await daemon.heartbeat(gpu_status=report("GPU-a", temp_c=41))
+    await daemon.heartbeat(gpu_status=gpu_status("GPU-a", temp_c=41))
     assert await verdict(market, first) == (VERIFIED, [])
 
 
-async def test_gpu_that_a_crowd_claims_makes_each_of_them_suspect(market: Market) -> None:
-    crowd = [await market.provider() for _ in range(25)]
-    for provider in crowd:
-        await beat(market, provider, report("GPU-a"))
-    assert {(await verdict(market, provider))[0] for provider in crowd} == {SUSPECT}
-    # Each look is at a few of them, however many there are.
-    looked_at = await market.sql(lambda: honesty.sharing(crowd[0].id, ["GPU-a"], 0))
-    assert len(looked_at) == honesty.MAX_SHARING < len(crowd) - 1
+async def test_all_providers_that_claim_the_same_gpu_are_suspect(market: Market) -> None:
+    providers = [await market.provider() for _ in range(25)]
+    for provider in providers:
+        await post_heartbeat(market, provider, gpu_status("GPU-a"))
+    assert {(await verdict(market, provider))[0] for provider in providers} == {SUSPECT}
+    # Each check reads only some of them, however many there are.
+    checked = await market.sql(lambda: honesty.sharing(providers[0].id, ["GPU-a"], 0))
+    assert len(checked) == honesty.MAX_SHARING < len(providers) - 1
 
 
-async def test_machine_that_registered_anew_takes_its_gpus_along(market: Market) -> None:
+async def test_machine_that_registers_again_keeps_its_gpus_verified(market: Market) -> None:
     before, after = await market.provider(), await market.provider()
-    await beat(market, before, report("GPU-a"))
+    await post_heartbeat(market, before, gpu_status("GPU-a"))
     market.clock.advance(60)
-    await beat(market, after, report("GPU-a"))
+    await post_heartbeat(market, after, gpu_status("GPU-a"))
     assert await verdict(market, after) == (VERIFIED, [])
 
 
-async def test_suspect_provider_gets_a_job_only_when_nobody_else_can(market: Market) -> None:
+async def test_suspect_provider_gets_a_job_only_when_no_other_provider_can_run_it(market: Market) -> None:
     suspect, honest, renter = await market.provider(), await market.provider(), await market.renter()
-    of_suspect = await market.daemon(suspect, gpu_status=report("GPU-a", compute_capability="1.0"), slots=9)
-    of_honest = await market.daemon(honest, gpu_status=report("GPU-b"))
+    suspect_daemon = await market.daemon(
+        suspect, gpu_status=gpu_status("GPU-a", compute_capability="1.0"), slots=9
+    )
+    honest_daemon = await market.daemon(honest, gpu_status=gpu_status("GPU-b"))
     await market.submit(renter)
-    await of_honest.expect("job_offer")
+    await honest_daemon.expect("job_offer")
     await market.submit(renter)
-    await of_suspect.expect("job_offer")
+    await suspect_daemon.expect("job_offer")
 
 
-async def test_verdict_is_written_when_it_changes_and_by_no_heartbeat(market: Market) -> None:
+async def test_heartbeat_without_a_change_writes_no_verdict(market: Market) -> None:
     provider = await market.provider()
-    daemon = await market.daemon(provider, gpu_status=report("GPU-a"))
-    since = (await me(market, provider)).verification.since
-    # Whoever writes a verdict brings the true one back.
+    daemon = await market.daemon(provider, gpu_status=gpu_status("GPU-a"))
+    since = (await own_profile(market, provider)).verification.since
+    # A heartbeat that wrote the verdict would correct this value.
     await market.set_provider(provider, verdict="suspect")
     for second in range(60):
         market.clock.advance(1)
-        await daemon.heartbeat(gpu_status=report("GPU-a", temp_c=second))
+        await daemon.heartbeat(gpu_status=gpu_status("GPU-a", temp_c=second))
     assert (await verdict(market, provider))[0] == SUSPECT
     await market.set_provider(provider, verdict="verified")
     market.clock.advance(2 * 3600)
-    await daemon.heartbeat(gpu_status=report("GPU-a"))
-    assert (await me(market, provider)).verification.since == since
+    await daemon.heartbeat(gpu_status=gpu_status("GPU-a"))
+    assert (await own_profile(market, provider)).verification.since == since
 
 
-async def test_machine_that_changes_its_word_all_the_time_is_judged_once_a_minute(market: Market) -> None:
+async def test_machine_that_reports_new_gpus_every_second_is_judged_once_a_minute(market: Market) -> None:
     provider = await market.provider()
     for second in range(50):
-        await beat(market, provider, report(f"GPU-{second}"))
+        await post_heartbeat(market, provider, gpu_status(f"GPU-{second}"))
         market.clock.advance(1)
-    assert (await me(market, provider)).verification.verdict == VERIFIED
+    assert (await own_profile(market, provider)).verification.verdict == VERIFIED
     market.clock.advance(30)
-    await beat(market, provider, report("GPU-50"))
+    await post_heartbeat(market, provider, gpu_status("GPU-50"))
     assert await verdict(market, provider) == (UNVERIFIED, ["GPUS_CHANGED"])
 
 
-async def test_failed_self_test_takes_no_jobs_and_tells_both_sides_why(any_market: Market) -> None:
+async def test_failed_self_test_stops_jobs_and_shows_both_sides_the_reason(any_market: Market) -> None:
     market = any_market
     provider, renter = await market.provider(), await market.renter()
-    daemon = await market.daemon(provider, models=[], job_types=[], self_tests=of_tests(FAILED_TEST))
-    await live_again(daemon, market)
-    (seen,) = await offered(market)
+    daemon = await market.daemon(provider, models=[], job_types=[], self_tests=self_tests(FAILED_TEST))
+    await make_live(daemon, market)
+    (seen,) = await list_providers(market)
     assert not seen.accepting_jobs
     assert "It hangs." in seen.hindrances[0].message
-    own = await me(market, provider)
+    own = await own_profile(market, provider)
     assert own.self_tests[0] == FAILED_TEST
     assert own.hindrances[0].code == jobs_pb2.OBSTACLE_SELF_TEST_FAILED
     refused = await refusal(market.submit(renter, provider))
@@ -237,26 +239,26 @@ async def test_failed_self_test_takes_no_jobs_and_tells_both_sides_why(any_marke
     assert considered.code == jobs_pb2.OBSTACLE_SELF_TEST_FAILED
     kinds = sessions_pb2.OfferedJobTypes(job_types=[INFERENCE])
     update = sessions_pb2.CapacityUpdate(
-        slots=1, models=SERVED, job_types=kinds, self_tests=of_tests(PASSED_TEST)
+        slots=1, models=SERVED, job_types=kinds, self_tests=self_tests(PASSED_TEST)
     )
     await daemon.say(capacity_update=update)
     assert (await daemon.expect("job_offer")).lease.job_id == job.job_id
-    (seen,) = await offered(market)
+    (seen,) = await list_providers(market)
     assert (seen.accepting_jobs, list(seen.hindrances)) == (True, [])
-    assert list((await me(market, provider)).self_tests) == [PASSED_TEST]
+    assert list((await own_profile(market, provider)).self_tests) == [PASSED_TEST]
 
 
-async def test_capacity_update_that_takes_the_job_types_back_ends_the_offers(market: Market) -> None:
+async def test_capacity_update_without_job_types_stops_offers(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
-    daemon = await market.daemon(provider, self_tests=of_tests(PASSED_TEST))
+    daemon = await market.daemon(provider, self_tests=self_tests(PASSED_TEST))
     update = sessions_pb2.CapacityUpdate(
-        slots=1, job_types=sessions_pb2.OfferedJobTypes(), self_tests=of_tests(FAILED_TEST)
+        slots=1, job_types=sessions_pb2.OfferedJobTypes(), self_tests=self_tests(FAILED_TEST)
     )
     await daemon.say(capacity_update=update)
     await daemon.heard_nothing()
     assert (await market.submit(renter)).status == jobs_pb2.JOB_STATE_QUEUED
     await daemon.heard_nothing()
-    (seen,) = await offered(market)
+    (seen,) = await list_providers(market)
     assert not seen.accepting_jobs
 
 
@@ -264,56 +266,58 @@ async def test_job_that_names_a_provider_waits_for_its_first_self_test(any_marke
     market = any_market
     provider, renter = await market.provider(), await market.renter()
     pending = honesty_pb2.SelfTest(name="llamacpp", pending=True, models=[MODEL], job_types=[INFERENCE])
-    daemon = await market.daemon(provider, models=[], job_types=[], self_tests=of_tests(pending))
+    daemon = await market.daemon(provider, models=[], job_types=[], self_tests=self_tests(pending))
     job = await market.submit(renter, provider)
     await daemon.heard_nothing()
     params = jobs_pb2.JobParams(model="other", prompt="Hi.")
     assert (await refusal(market.submit(renter, provider, params=params))).reason == "PROVIDER_UNAVAILABLE"
     kinds = sessions_pb2.OfferedJobTypes(job_types=[INFERENCE])
     update = sessions_pb2.CapacityUpdate(
-        slots=1, models=SERVED, job_types=kinds, self_tests=of_tests(PASSED_TEST)
+        slots=1, models=SERVED, job_types=kinds, self_tests=self_tests(PASSED_TEST)
     )
     await daemon.say(capacity_update=update)
     assert (await daemon.expect("job_offer")).lease.job_id == job.job_id
 
 
-async def test_capacity_update_changes_the_kinds_of_job_alone(market: Market) -> None:
+async def test_capacity_update_may_change_only_the_job_types(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     for kinds in ([], [INFERENCE]):
-        told = sessions_pb2.OfferedJobTypes(job_types=kinds)
-        await daemon.say(capacity_update=sessions_pb2.CapacityUpdate(slots=1, models=SERVED, job_types=told))
+        job_types = sessions_pb2.OfferedJobTypes(job_types=kinds)
+        await daemon.say(
+            capacity_update=sessions_pb2.CapacityUpdate(slots=1, models=SERVED, job_types=job_types)
+        )
         if not kinds:
             await daemon.heard_nothing()
             await market.submit(renter)
             await daemon.heard_nothing()
-            assert not (await offered(market))[0].accepting_jobs
+            assert not (await list_providers(market))[0].accepting_jobs
     await daemon.expect("job_offer")
-    assert (await offered(market))[0].accepting_jobs
+    assert (await list_providers(market))[0].accepting_jobs
 
 
-async def test_capacity_update_of_an_older_daemon_leaves_job_types_and_tests_alone(market: Market) -> None:
+async def test_capacity_update_of_an_older_daemon_keeps_job_types_and_self_tests(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
-    daemon = await market.daemon(provider, self_tests=of_tests(PASSED_TEST), slots=0)
+    daemon = await market.daemon(provider, self_tests=self_tests(PASSED_TEST), slots=0)
     await daemon.say(capacity_update=sessions_pb2.CapacityUpdate(slots=1, models=SERVED))
     await daemon.heard_nothing()
     await market.submit(renter)
     await daemon.expect("job_offer")
-    (seen,) = await offered(market)
+    (seen,) = await list_providers(market)
     assert seen.accepting_jobs
-    assert list((await me(market, provider)).self_tests) == [PASSED_TEST]
+    assert list((await own_profile(market, provider)).self_tests) == [PASSED_TEST]
 
 
-async def test_machine_whose_gpus_all_failed_gets_nothing_until_one_is_back(market: Market) -> None:
+async def test_machine_whose_gpus_all_failed_gets_no_job_until_a_gpu_recovers(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
-    daemon = await market.daemon(provider, gpu_status=report("GPU-a", state=gpus_pb2.GPU_STATE_FAILED))
+    daemon = await market.daemon(provider, gpu_status=gpu_status("GPU-a", state=gpus_pb2.GPU_STATE_FAILED))
     job = await market.submit(renter)
     (considered,) = (await market.why(job)).providers
     assert considered.code == jobs_pb2.OBSTACLE_GPUS_FAILED
     await market.tick()
-    (seen,) = await offered(market)
+    (seen,) = await list_providers(market)
     assert not seen.accepting_jobs
-    await daemon.heartbeat(gpu_status=report("GPU-a"))
+    await daemon.heartbeat(gpu_status=gpu_status("GPU-a"))
     await market.tick()
     assert (await daemon.expect("job_offer")).lease.job_id == job.job_id
 
@@ -326,16 +330,16 @@ async def test_machine_whose_gpus_all_failed_gets_nothing_until_one_is_back(mark
         (Minimums(toolkit="1.14"), jobs_pb2.OBSTACLE_TOOLKIT_TOO_OLD, {CUSTOM}),
     ],
 )
-async def test_old_software_stays_connected_and_gets_no_jobs_that_need_it(
+async def test_outdated_provider_stays_connected_and_gets_no_jobs_that_need_newer_software(
     sqlite_url: str, clock: ManualClock, minimums: Minimums, code: int, kinds: set[int]
 ) -> None:
     async with running_server.running(sqlite_url, clock, minimums=minimums) as market:
         provider, renter = await market.provider(), await market.renter()
-        daemon = await market.daemon(provider, gpu_status=report("GPU-a"), job_types=[INFERENCE, CUSTOM])
-        await live_again(daemon, market)
-        (hindrance,) = (await me(market, provider)).hindrances
+        daemon = await market.daemon(provider, gpu_status=gpu_status("GPU-a"), job_types=[INFERENCE, CUSTOM])
+        await make_live(daemon, market)
+        (hindrance,) = (await own_profile(market, provider)).hindrances
         assert (hindrance.code, kinds <= set(hindrance.job_types)) == (code, True)
-        (seen,) = await offered(market)
+        (seen,) = await list_providers(market)
         assert list(seen.hindrances) == [hindrance]
         assert seen.accepting_jobs is (INFERENCE not in kinds)
         job = await market.submit(renter)
@@ -346,58 +350,60 @@ async def test_old_software_stays_connected_and_gets_no_jobs_that_need_it(
             await daemon.expect("job_offer")
 
 
-async def test_machine_without_containers_gets_jobs_with_an_image_only_by_name(
+async def test_machine_without_containers_gets_container_jobs_only_if_they_name_it(
     sqlite_url: str, clock: ManualClock
 ) -> None:
     async with running_server.running(sqlite_url, clock) as market:
         provider, renter = await market.provider(), await market.renter()
         daemon = await market.daemon(provider, job_types=[INFERENCE, CUSTOM], runs_plain_processes=True)
-        await live_again(daemon, market)
-        (seen,) = await offered(market)
+        await make_live(daemon, market)
+        (seen,) = await list_providers(market)
         assert (seen.runs_plain_processes, seen.accepting_jobs) == (True, True)
-        waits = await market.submit(renter, job_type=CUSTOM)
+        waiting = await market.submit(renter, job_type=CUSTOM)
         await market.tick()
-        (told,) = (await market.why(waits)).providers
-        assert told.code == jobs_pb2.OBSTACLE_NO_CONTAINERS
-        assert "provider_id" in told.message
+        (considered,) = (await market.why(waiting)).providers
+        assert considered.code == jobs_pb2.OBSTACLE_NO_CONTAINERS
+        assert "provider_id" in considered.message
         named = await market.submit(renter, provider, job_type=CUSTOM)
         assert (await daemon.expect("job_offer")).lease.job_id == named.job_id
         await daemon.heard_nothing()
 
 
-async def test_hindrance_survives_a_hello_without_a_report(sqlite_url: str, clock: ManualClock) -> None:
+async def test_hindrance_stays_after_a_hello_without_a_gpu_report(
+    sqlite_url: str, clock: ManualClock
+) -> None:
     async with running_server.running(sqlite_url, clock, minimums=Minimums(driver="560")) as market:
         provider, renter = await market.provider(), await market.renter()
-        await market.daemon(provider, gpu_status=report("GPU-a"))
+        await market.daemon(provider, gpu_status=gpu_status("GPU-a"))
         await market.tick()
         daemon = await market.daemon(provider)
         await market.submit(renter)
         await daemon.heard_nothing()
 
 
-async def test_run_on_a_gpu_that_failed_goes_to_another_provider_uncharged(any_market: Market) -> None:
+async def test_run_on_a_failed_gpu_goes_to_another_provider_without_a_charge(any_market: Market) -> None:
     market = any_market
-    one, two, renter = await market.provider(), await market.provider(), await market.renter()
-    of_one = await market.daemon(one)
+    first, second, renter = await market.provider(), await market.provider(), await market.renter()
+    first_daemon = await market.daemon(first)
     job = await market.submit(renter)
-    lease = (await of_one.expect("job_offer")).lease
-    await of_one.start(lease)
-    await of_one.heard_nothing()
-    of_two = await market.daemon(two)
+    lease = (await first_daemon.expect("job_offer")).lease
+    await first_daemon.start(lease)
+    await first_daemon.heard_nothing()
+    second_daemon = await market.daemon(second)
     failed = {
         "outcome": sessions_pb2.RUN_OUTCOME_RELEASED,
         "failure_reason": jobs_pb2.FAILURE_REASON_GPU_FAILED,
     }
-    await of_one.say(capacity_update=sessions_pb2.CapacityUpdate(slots=0, models=SERVED))
-    assert await of_one.finished(lease, **failed) == sessions_pb2.RESULT_DISPOSITION_ACCEPTED
+    await first_daemon.say(capacity_update=sessions_pb2.CapacityUpdate(slots=0, models=SERVED))
+    assert await first_daemon.finished(lease, **failed) == sessions_pb2.RESULT_DISPOSITION_ACCEPTED
     await market.tick()
-    assert (await of_two.expect("job_offer")).attempt == 2
+    assert (await second_daemon.expect("job_offer")).attempt == 2
     assert "GPU failed" in (await market.why(job)).attempts[0].detail
     assert await market.wallet(renter) == (5000 - 450, 450)
     await market.assert_money_adds_up()
 
 
-async def test_job_whose_last_attempt_lost_its_gpu_fails_for_that_reason(market: Market) -> None:
+async def test_job_whose_last_attempt_lost_its_gpu_fails_with_that_reason(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job = await market.submit(renter)
@@ -418,11 +424,11 @@ async def test_job_whose_last_attempt_lost_its_gpu_fails_for_that_reason(market:
     assert await market.wallet(renter) == (5000, 0)
 
 
-async def test_what_no_driver_and_no_daemon_says_is_not_kept(any_market: Market) -> None:
+async def test_implausible_text_and_unknown_job_types_are_not_stored(any_market: Market) -> None:
     market = any_market
     provider = await market.provider()
     odd = honesty_pb2.SelfTest(name="a", reason="\u202e", models=["\n"], job_types=[0, 999])  # type: ignore[list-item]
-    await market.daemon(provider, gpu_status=report("GPU \n"), self_tests=of_tests(odd))
+    await market.daemon(provider, gpu_status=gpu_status("GPU \n"), self_tests=self_tests(odd))
     assert await verdict(market, provider) == (UNVERIFIED, ["FIGURES_MISSING"])
     stored = await market.sql(lambda: Provider.get_by_id(provider.id).self_tests)
     assert "999" not in stored

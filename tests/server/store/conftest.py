@@ -1,4 +1,4 @@
-"""What the store's tests share: parties, jobs and leases as rows."""
+"""Fixtures of the store's tests: accounts, jobs and leases as rows."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from tests.server.store.rows import Rows
 
 @pytest.fixture
 def rows(database: Database) -> Rows:
-    """Makes rows in the test's database."""
+    """Creates rows in the test's database."""
     return Rows(database)

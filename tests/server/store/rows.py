@@ -1,4 +1,4 @@
-"""Rows for the store's tests, made by the store's own functions."""
+"""Rows for the store's tests, created by the store's own functions."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ class Rows:
         """A provider with its first session."""
         email = f"p{next(self._numbers)}@example.com"
 
-        def make() -> int:
+        def create() -> int:
             provider_id = providers.create(
                 name="P", email=email, email_key=email, gpu_model="", os="", phone="", now_ms=NOW_MS
             )
             sessions.begin(provider_id, JobType, NOW_MS)
             return provider_id
 
-        return await self._database.run(make)
+        return await self._database.run(create)
 
     async def renter(self, halala: int = 0) -> int:
         """A renter with money."""
         email = f"r{next(self._numbers)}@example.com"
 
-        def make() -> int:
+        def create() -> int:
             renter_id = renters.create(
                 name="R", email=email, email_key=email, organization="", phone="", now_ms=NOW_MS
             )
@@ -51,7 +51,7 @@ class Rows:
                 ledger.apply([Transfer(TransferKind.CREDIT, EXTERNAL, wallet, halala)], NOW_MS)
             return renter_id
 
-        return await self._database.run(make)
+        return await self._database.run(create)
 
     async def job(
         self,
@@ -62,7 +62,7 @@ class Rows:
         request: JobRequest | None = None,
         rate: int = 100,
     ) -> str:
-        """A queued job without its hold."""
+        """A queued job without a hold."""
         job_id = f"job-{next(self._numbers):04}"
         wanted = request or JobRequest(JobType.BENCHMARK, 60_000, priority=priority)
         await self._database.run(
@@ -99,9 +99,9 @@ class Rows:
     async def leased(
         self, provider_id: int, job_id: str, state: LeaseState, secret: bytes = SECRET
     ) -> LeaseRef:
-        """The job, leased to the provider's session 1 and moved on to a state."""
+        """Leases the job to the provider's session 1 and moves the lease to this state."""
 
-        def make() -> LeaseRef:
+        def create() -> LeaseRef:
             job = jobs.get(job_id)
             assert job is not None
             offer = leases.offer(job, provider_id, SESSION_EPOCH, secret, NOW_MS, 1024)
@@ -112,4 +112,4 @@ class Rows:
                 assert leases.start(offer.lease, provider_id, SESSION_EPOCH, NOW_MS)
             return offer.lease
 
-        return await self._database.run(make)
+        return await self._database.run(create)

@@ -1,4 +1,4 @@
-"""Transactions: group commit, undoing, snapshots, migrations, and what happens when the disk is gone."""
+"""Transactions: group commit, rollback, snapshots, newer schemas, and a broken connection."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def insert_renter(email: str) -> int:
 
 
 async def test_concurrent_writes_all_happen(database: Database) -> None:
-    made = await asyncio.gather(
+    renter_ids = await asyncio.gather(
         *(database.run(partial(insert_renter, f"{n}@example.com")) for n in range(100))
     )
-    assert len(set(made)) == 100
+    assert len(set(renter_ids)) == 100
     assert await database.read(renters.count) == 100
 
 
-async def test_write_that_raises_undoes_itself_alone(database: Database) -> None:
+async def test_write_that_raises_undoes_only_itself(database: Database) -> None:
     def fail(n: int) -> int:
         insert_renter(f"{n}@example.com")
         raise LookupError(n)
@@ -46,8 +46,8 @@ async def test_write_that_raises_undoes_itself_alone(database: Database) -> None
     assert await database.read(renters.count) == 40
 
 
-async def test_value_is_returned_after_the_commit_only(database: Database) -> None:
-    """Another connection sees what was written as soon as the caller has its answer."""
+async def test_value_is_returned_only_after_the_commit(database: Database) -> None:
+    """Another connection sees the write as soon as the caller has its answer."""
     for n in range(20):
         await database.run(partial(insert_renter, f"{n}@example.com"))
         assert await database.read(renters.count) == n + 1
@@ -68,14 +68,14 @@ async def test_writes_that_wait_together_share_one_commit(sqlite_url: str) -> No
         others = [
             asyncio.create_task(database.run(partial(insert_renter, f"{n}@example.com"))) for n in range(10)
         ]
-        await asyncio.sleep(0)  # the ten have put their work into the queue
+        await asyncio.sleep(0)  # all ten writes are in the queue now
         release.set()
         await asyncio.gather(first, *others)
     assert sum("INSERT" in statement for statement in statements) == 10
-    assert statements.count("COMMIT") == 2  # that of the first, and one for the ten
+    assert statements.count("COMMIT") == 2  # a commit of the first, and a commit of the ten
 
 
-async def test_unique_violation_in_a_group_harms_nobody_else(database: Database) -> None:
+async def test_unique_violation_in_a_group_undoes_no_other_write(database: Database) -> None:
     outcomes = await asyncio.gather(
         *(database.run(lambda: insert_renter("same@example.com")) for _ in range(10)),
         *(database.run(partial(insert_renter, f"{n}@example.com")) for n in range(10)),
@@ -86,8 +86,8 @@ async def test_unique_violation_in_a_group_harms_nobody_else(database: Database)
     assert await database.read(renters.count) == 11
 
 
-async def test_read_sees_one_moment(database: Database) -> None:
-    """A write that commits between two queries of one read is not seen by the second."""
+async def test_read_sees_a_consistent_snapshot(database: Database) -> None:
+    """The second query of a read does not see a write that commits after the first."""
     looked, wrote = threading.Event(), threading.Event()
 
     def read() -> tuple[int, int]:
@@ -104,7 +104,7 @@ async def test_read_sees_one_moment(database: Database) -> None:
     assert await database.read(renters.count) == 1
 
 
-async def test_cancelled_caller_does_not_harm_the_writer(database: Database) -> None:
+async def test_cancelled_caller_does_not_stop_the_writer(database: Database) -> None:
     task = asyncio.create_task(database.run(lambda: insert_renter("a@example.com")))
     await asyncio.sleep(0)
     task.cancel()
@@ -114,7 +114,7 @@ async def test_cancelled_caller_does_not_harm_the_writer(database: Database) -> 
     assert await database.read(lambda: Renter.select().where(Renter.email == "b@example.com").count()) == 1
 
 
-async def test_start_is_idempotent(new_database_url: str) -> None:
+async def test_database_can_be_started_again(new_database_url: str) -> None:
     async with databases.opened(new_database_url) as database:
         renter_id = await Rows(database).renter(77)
     async with databases.opened(new_database_url) as database:
@@ -144,13 +144,13 @@ async def test_write_after_stop_is_refused(sqlite_url: str) -> None:
     assert caught.value.reason is Reason.UNAVAILABLE
 
 
-async def test_broken_connection_is_store_unavailable_and_heals(database: Database) -> None:
-    def break_it() -> None:
+async def test_broken_connection_is_store_unavailable_and_recovers(database: Database) -> None:
+    def lose_connection() -> None:
         raise peewee.OperationalError("the disk is gone")
 
     for attempt in (database.run, database.read):
         with pytest.raises(DomainError) as caught:
-            await attempt(break_it)
+            await attempt(lose_connection)
         assert caught.value.reason is Reason.STORE_UNAVAILABLE
         assert "disk" not in caught.value.message
     await database.run(lambda: insert_renter("after@example.com"))
@@ -158,7 +158,7 @@ async def test_broken_connection_is_store_unavailable_and_heals(database: Databa
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         ("mysql://localhost/dcp", "'mysql' is not supported"),
         ("dcp.sqlite3", "'' is not supported"),
@@ -168,12 +168,12 @@ async def test_broken_connection_is_store_unavailable_and_heals(database: Databa
         ("sqlite:////no/such/folder/dcp.sqlite3", "does not exist"),
     ],
 )
-def test_bad_url_is_told(url: str, told: str) -> None:
-    with pytest.raises(DatabaseUrlError, match=told):
+def test_bad_url_is_refused_with_the_reason(url: str, message: str) -> None:
+    with pytest.raises(DatabaseUrlError, match=message):
         Database(url)
 
 
-async def test_data_of_one_run_is_there_in_the_next(tmp_path: Path) -> None:
+async def test_data_survives_a_restart(tmp_path: Path) -> None:
     url = databases.sqlite_url(tmp_path)
     async with databases.opened(url) as database:
         rows = Rows(database)

@@ -1,4 +1,4 @@
-"""Erasing the jobs of a deleted renter, a batch at a time, on each kind of database."""
+"""Erasing the jobs of a deleted renter in batches, on each kind of database."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from server.store.models import MODELS, Chunk, Job, Lease
 from server.store.privacy import erasure
 from tests.server.store.rows import Rows
 
-# A column with such a name holds the id of an account, or of a job or an action that leads to one.
+# A column with such a name holds the id of an account, or of a job or an action that leads to an account.
 ID_OF_SOMEBODY = re.compile(r"(^|_)(renter|provider|owner|account|object|job)(_id)?$")
 NEWEST = 2 * erasure.BATCH + 7
 
 
-async def jobs_of(database: Database, renter_id: int, provider_id: int, times: list[int]) -> None:
-    """Ended jobs that were submitted at these times, each with a lease that wrote something."""
+async def insert_jobs(database: Database, renter_id: int, provider_id: int, times: list[int]) -> None:
+    """Inserts ended jobs that were submitted at these times, each with a lease that wrote output."""
 
     def insert() -> None:
         job = {"renter_id": renter_id, "job_type": "benchmark", "state": "failed", "spec": '{"p": 1}'}
@@ -39,8 +39,8 @@ async def jobs_of(database: Database, renter_id: int, provider_id: int, times: l
     await database.run(insert)
 
 
-def left() -> tuple[int, int, int]:
-    """How many jobs, leases and chunks still have texts."""
+def count_texts() -> tuple[int, int, int]:
+    """The numbers of jobs, leases and chunks that still have texts."""
     jobs = Job.select().where((Job.spec != "{}") | (Job.request_digest != "")).count()
     leases = Lease.select().where(Lease.detail != "").count()
     return int(jobs), int(leases), int(Chunk.select().count())
@@ -50,28 +50,29 @@ def left() -> tuple[int, int, int]:
     ("times", "counts"),
     [
         (list(range(NEWEST)), [NEWEST - erasure.BATCH, 7, 0]),
-        ([1] * (erasure.BATCH - 1) + [2] * 5 + [3], [1, 0, 0]),  # those of one moment go together
+        ([1] * (erasure.BATCH - 1) + [2] * 5 + [3], [1, 0, 0]),  # jobs of the same time are erased together
         ([5] * erasure.BATCH, [0, 0, 0]),
         ([], [0, 0, 0]),
     ],
 )
-async def test_batches_erase_every_job_once_the_oldest_first(
+async def test_batches_erase_every_job_once_oldest_first(
     database: Database, times: list[int], counts: list[int]
 ) -> None:
     rows = Rows(database)
     renter_id, other_id, provider_id = await rows.renter(), await rows.renter(), await rows.provider()
-    await jobs_of(database, renter_id, provider_id, times)
-    await jobs_of(database, other_id, provider_id, [1, 2])
+    await insert_jobs(database, renter_id, provider_id, times)
+    await insert_jobs(database, other_id, provider_id, [1, 2])
     await database.run(lambda: erasure.erase_jobs(renter_id))
-    assert await database.read(left) == (len(times) + 2,) * 3  # of an account that is there nothing is erased
+    # Nothing of an existing account is erased.
+    assert await database.read(count_texts) == (len(times) + 2,) * 3
     await database.run(lambda: erasure.erase_account(renter_id))
     for count in counts:
         await database.run(lambda: erasure.erase_jobs(renter_id))
-        assert await database.read(left) == (count + 2,) * 3
+        assert await database.read(count_texts) == (count + 2,) * 3
     assert await database.read(lambda: erasure.to_erase(9)) == []
 
 
-def test_every_column_with_an_id_of_somebody_is_erased_or_kept_with_a_reason() -> None:
+def test_every_column_with_an_accounts_id_is_erased_or_kept_with_a_reason() -> None:
     columns = {
         f"{model._meta.table_name}.{field.column_name}"
         for model in MODELS

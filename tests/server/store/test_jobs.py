@@ -1,4 +1,4 @@
-"""Jobs and leases as rows: every write is guarded by what the sender knew; stale ones change nothing."""
+"""Jobs and leases as rows: every write checks what its sender knows, and a stale write changes nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.server.store.rows import CANDIDATE, NOW_MS, SECRET, SESSION_EPOCH, Ro
 
 @dataclass(frozen=True)
 class Sender:
-    """Who sends a message about a lease, and what it says the lease is."""
+    """The sender of a message, and the lease that it names."""
 
     ref: LeaseRef
     provider_id: int
@@ -67,7 +67,7 @@ WRITES: list[tuple[Callable[[Sender], bool], LeaseState]] = [
 ]
 
 
-async def everything(database: Database, job_id: str) -> tuple[Job | None, Lease | None, bytes]:
+async def stored(database: Database, job_id: str) -> tuple[Job | None, Lease | None, bytes]:
     return await database.read(
         lambda: (jobs.get(job_id), leases.get(job_id, 1), leases.read_stream(job_id, 1, Channel.OUTPUT))
     )
@@ -84,11 +84,11 @@ async def test_stale_lease_changes_nothing(
 ) -> None:
     provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
     ref = await rows.leased(provider_id, job_id, state)
-    before = await everything(database, job_id)
-    good = Sender(ref, provider_id, SESSION_EPOCH)
-    assert not await database.run(lambda: write(STALE[staleness](good)))
-    assert await everything(database, job_id) == before
-    assert await database.run(lambda: write(good))
+    before = await stored(database, job_id)
+    sender = Sender(ref, provider_id, SESSION_EPOCH)
+    assert not await database.run(lambda: write(STALE[staleness](sender)))
+    assert await stored(database, job_id) == before
+    assert await database.run(lambda: write(sender))
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,9 @@ async def test_message_in_another_state_changes_nothing(
 ) -> None:
     provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
     ref = await rows.leased(provider_id, job_id, state)
-    before = await everything(database, job_id)
+    before = await stored(database, job_id)
     assert not await database.run(lambda: write(Sender(ref, provider_id, SESSION_EPOCH)))
-    assert await everything(database, job_id) == before
+    assert await stored(database, job_id) == before
 
 
 @pytest.mark.parametrize("write", [write for write, _ in WRITES])
@@ -118,13 +118,15 @@ async def test_ended_lease_changes_nothing(
     ref = await rows.leased(provider_id, job_id, LeaseState.RUNNING)
     lease = await rows.lease(ref)
     assert await database.run(lambda: leases.end(lease, LeaseOutcome.LOST, NOW_MS))
-    before = await everything(database, job_id)
+    before = await stored(database, job_id)
     assert not await database.run(lambda: write(Sender(ref, provider_id, SESSION_EPOCH)))
     assert not await database.run(lambda: leases.end(lease, LeaseOutcome.SUCCEEDED, NOW_MS))
-    assert await everything(database, job_id) == before
+    assert await stored(database, job_id) == before
 
 
-async def test_moved_lease_listens_to_the_newer_session_only(database: Database, rows: Rows) -> None:
+async def test_moved_lease_accepts_messages_only_from_the_newer_session(
+    database: Database, rows: Rows
+) -> None:
     provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
     ref = await rows.leased(provider_id, job_id, LeaseState.ACCEPTED)
     lease = await rows.lease(ref)
@@ -141,35 +143,35 @@ async def test_chunk_is_stored_once_and_in_order(database: Database, rows: Rows)
         return leases.store_chunk(ref, provider_id, SESSION_EPOCH, Channel.OUTPUT, seq, data)
 
     sent = [(2, b"early"), (1, b"one"), (1, b"again"), (3, b"gap"), (2, b"two"), (0, b"zero"), (3, b"three")]
-    stored = [await database.run(partial(store, seq, data)) for seq, data in sent]
-    assert stored == [False, True, False, False, True, False, True]
+    accepted = [await database.run(partial(store, seq, data)) for seq, data in sent]
+    assert accepted == [False, True, False, False, True, False, True]
     assert await database.read(lambda: leases.read_stream(job_id, 1, Channel.OUTPUT)) == b"onetwothree"
     assert (await rows.lease(ref)).output_through_seq == 3
     assert (await rows.get(job_id)).output_bytes == 11
 
 
-async def test_same_chunk_at_once_is_stored_once(database: Database, rows: Rows) -> None:
+async def test_simultaneous_copies_of_a_chunk_are_stored_once(database: Database, rows: Rows) -> None:
     provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
     ref = await rows.leased(provider_id, job_id, LeaseState.RUNNING)
-    stored = await asyncio.gather(
+    accepted = await asyncio.gather(
         *(database.run(lambda: output(Sender(ref, provider_id, SESSION_EPOCH))) for _ in range(8))
     )
-    assert sum(stored) == 1
+    assert sum(accepted) == 1
     assert (await rows.get(job_id)).output_bytes == 1
 
 
-async def test_log_and_output_count_on_their_own(database: Database, rows: Rows) -> None:
+async def test_log_and_output_are_numbered_separately(database: Database, rows: Rows) -> None:
     provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
     ref = await rows.leased(provider_id, job_id, LeaseState.RUNNING)
-    good = Sender(ref, provider_id, SESSION_EPOCH)
-    assert await database.run(lambda: log(good))
-    assert await database.run(lambda: output(good))
+    sender = Sender(ref, provider_id, SESSION_EPOCH)
+    assert await database.run(lambda: log(sender))
+    assert await database.run(lambda: output(sender))
     lease = await rows.lease(ref)
     assert (lease.output_through_seq, lease.log_through_seq) == (1, 1)
     assert (await rows.get(job_id)).output_bytes == 1
 
 
-async def test_queue_is_by_priority_then_age(database: Database, rows: Rows) -> None:
+async def test_queue_is_sorted_by_priority_and_then_by_age(database: Database, rows: Rows) -> None:
     renter_id = await rows.renter()
     second = await rows.job(renter_id, priority=2, now_ms=NOW_MS)
     last = await rows.job(renter_id, priority=1, now_ms=NOW_MS - 1000)
@@ -207,15 +209,15 @@ async def test_queue_offers_what_the_provider_can_run(
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_order_of_the_queue_is_never_inverted_for_any_provider(
+async def test_each_provider_gets_the_jobs_that_it_can_run_in_queue_order(
     database: Database, rows: Rows, seed: int
 ) -> None:
-    """What the store takes is what the rules of placement say, in the order of priority and age."""
+    """The store selects the same jobs as the rules of placement, by priority and age."""
     rng, renter_id = Random(seed), await rows.renter()
     named = [await rows.provider() for _ in range(3)]
     queue: list[tuple[int, int, str, int | None, Wants]] = []
     for _ in range(40):
-        wanted = JobRequest(
+        request = JobRequest(
             rng.choice([JobType.BENCHMARK, JobType.TRAINING]),
             60_000,
             provider_id=rng.choice([None, None, *named]),
@@ -225,8 +227,8 @@ async def test_order_of_the_queue_is_never_inverted_for_any_provider(
             priority=rng.randint(0, 3),
         )
         at_ms, rate = NOW_MS + rng.randint(0, 5), rng.choice([100, 120, 150])
-        job_id = await rows.job(renter_id, now_ms=at_ms, request=wanted, rate=rate)
-        queue.append((-wanted.priority, at_ms, job_id, wanted.provider_id, wants_of(wanted, rate)))
+        job_id = await rows.job(renter_id, now_ms=at_ms, request=request, rate=rate)
+        queue.append((-request.priority, at_ms, job_id, request.provider_id, wants_of(request, rate)))
     for provider_id in named:
         candidate = replace(
             CANDIDATE,
@@ -243,14 +245,14 @@ async def test_order_of_the_queue_is_never_inverted_for_any_provider(
             runs_plain_processes=rng.random() < 0.2,
             hindered=rng.choice([{}, {}, {JobType.TRAINING: Obstacle.TOOLKIT_TOO_OLD}]),
         )
-        suiting = [
+        suitable = [
             job_id
-            for _, _, job_id, named_id, wants in sorted(queue, key=lambda one: one[:3])
+            for _, _, job_id, named_id, wants in sorted(queue, key=lambda entry: entry[:3])
             if named_id in (None, provider_id) and can_run(candidate, wants)
         ]
         limit = rng.randint(1, 40)
         taken = await database.run(partial(jobs.next_queued, candidate, limit, NOW_MS, 0))
-        assert [job.job_id for job in taken] == suiting[:limit]
+        assert [job.job_id for job in taken] == suitable[:limit]
 
 
 def wants_of(request: JobRequest, rate: int) -> Wants:
@@ -258,13 +260,13 @@ def wants_of(request: JobRequest, rate: int) -> Wants:
     return Wants(request.job_type, request.model, request.gpu_model, request.min_vram_mib, quoted)
 
 
-async def test_needs_are_read_as_they_were_quoted(database: Database, rows: Rows) -> None:
-    """By the poll, by ``why`` and by the estimate alike: the rate counts for a job that names nobody."""
+async def test_requirements_are_read_with_the_quoted_rate(database: Database, rows: Rows) -> None:
+    """For polls, explanations and estimates alike; the rate counts only for a job without a provider."""
     renter_id, provider_id = await rows.renter(), await rows.provider()
     for named_id, rate in [(None, 100), (None, 100), (None, 150), (provider_id, 100), (provider_id, 150)]:
-        wanted = JobRequest(JobType.BENCHMARK, 60_000, provider_id=named_id)
-        job_id = await rows.job(renter_id, request=wanted, rate=rate)
-        wants = wants_of(wanted, rate)
+        request = JobRequest(JobType.BENCHMARK, 60_000, provider_id=named_id)
+        job_id = await rows.job(renter_id, request=request, rate=rate)
+        wants = wants_of(request, rate)
         assert await database.read(partial(jobs.wants, job_id)) == wants
         found = await database.read(partial(jobs.queue_through, job_id, 10))
         assert found is not None
@@ -277,7 +279,7 @@ async def test_needs_are_read_as_they_were_quoted(database: Database, rows: Rows
     ]
 
 
-async def test_job_whose_time_to_start_is_over_is_not_taken(database: Database, rows: Rows) -> None:
+async def test_job_past_its_start_deadline_is_not_selected(database: Database, rows: Rows) -> None:
     job_id = await rows.job(await rows.renter())
     end_ms = (await rows.get(job_id)).start_by_ms
     for now_ms, waits in ((end_ms - 1, True), (end_ms, False)):
@@ -285,7 +287,7 @@ async def test_job_whose_time_to_start_is_over_is_not_taken(database: Database, 
         assert bool(await database.read(partial(jobs.unstarted, now_ms, 1))) is not waits
 
 
-async def test_job_is_found_in_the_queue_behind_those_before_it(database: Database, rows: Rows) -> None:
+async def test_place_in_the_queue_lists_the_jobs_before_it(database: Database, rows: Rows) -> None:
     renter_id = await rows.renter()
     last, first, second = [await rows.job(renter_id, priority=n) for n in (1, 3, 2)]
     found = await database.read(lambda: jobs.queue_through(second, 10))
@@ -295,15 +297,15 @@ async def test_job_is_found_in_the_queue_behind_those_before_it(database: Databa
     assert await database.read(lambda: jobs.queue_through("job-none", 10)) is None
 
 
-async def test_every_lease_of_a_job_is_told_the_first_one_first(database: Database, rows: Rows) -> None:
+async def test_leases_of_a_job_are_listed_oldest_first(database: Database, rows: Rows) -> None:
     provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
     for number in range(1, 4):
         ref = await rows.leased(provider_id, job_id, LeaseState.RUNNING)
         lease, job = await rows.lease(ref), await rows.get(job_id)
         await database.run(partial(leases.end, lease, LeaseOutcome.LOST, NOW_MS + number, detail="x"))
         await database.run(partial(jobs.requeue, job, NOW_MS))
-    told = await database.read(lambda: leases.of_job(job_id, 10))
-    assert [(lease.lease_epoch, lease.attempt, lease.ended_ms) for lease in told] == [
+    listed = await database.read(lambda: leases.of_job(job_id, 10))
+    assert [(lease.lease_epoch, lease.attempt, lease.ended_ms) for lease in listed] == [
         (number, number, NOW_MS + number) for number in range(1, 4)
     ]
     newest = await database.read(lambda: leases.of_job(job_id, 2))
@@ -318,12 +320,12 @@ OUTCOMES: list[tuple[list[tuple[LeaseOutcome, FailureReason | None]], float]] = 
     ([(LeaseOutcome.SUCCEEDED, None), (LeaseOutcome.FAILED, FailureReason.ENGINE_FAILED)], 0.5),
     ([(LeaseOutcome.SUCCEEDED, None), (LeaseOutcome.FAILED, FailureReason.BAD_PARAMS)], 1.0),
     ([(LeaseOutcome.SUCCEEDED, None), (LeaseOutcome.CANCELLED, None)], 1.0),
-    ([(LeaseOutcome.LOST, None), *[(LeaseOutcome.SUCCEEDED, None)] * 4], 1.0),  # the newest four
+    ([(LeaseOutcome.LOST, None), *[(LeaseOutcome.SUCCEEDED, None)] * 4], 1.0),  # only the newest four count
 ]
 
 
 @pytest.mark.parametrize(("outcomes", "expected"), OUTCOMES)
-async def test_reliability_is_the_part_of_the_newest_attempts_that_succeeded(
+async def test_reliability_is_the_successful_part_of_the_newest_attempts(
     database: Database,
     rows: Rows,
     outcomes: list[tuple[LeaseOutcome, FailureReason | None]],
@@ -348,16 +350,16 @@ async def test_queue_without_models_or_types_is_empty(database: Database, rows: 
         assert await database.run(partial(jobs.next_queued, bare, 10, NOW_MS, 0)) == []
 
 
-async def test_job_that_names_a_provider_waits_for_it(database: Database, rows: Rows) -> None:
-    one, two = await rows.provider(), await rows.provider()
-    await rows.job(await rows.renter(), request=JobRequest(JobType.BENCHMARK, 60_000, provider_id=two))
+async def test_job_that_names_a_provider_is_queued_only_for_it(database: Database, rows: Rows) -> None:
+    other, named = await rows.provider(), await rows.provider()
+    await rows.job(await rows.renter(), request=JobRequest(JobType.BENCHMARK, 60_000, provider_id=named))
     assert not await database.run(
-        lambda: jobs.next_queued(replace(CANDIDATE, provider_id=one), 10, NOW_MS, 0)
+        lambda: jobs.next_queued(replace(CANDIDATE, provider_id=other), 10, NOW_MS, 0)
     )
-    assert await database.run(lambda: jobs.next_queued(replace(CANDIDATE, provider_id=two), 10, NOW_MS, 0))
+    assert await database.run(lambda: jobs.next_queued(replace(CANDIDATE, provider_id=named), 10, NOW_MS, 0))
 
 
-async def test_concurrent_offers_of_one_job_succeed_once(database: Database, rows: Rows) -> None:
+async def test_simultaneous_offers_of_a_job_succeed_once(database: Database, rows: Rows) -> None:
     provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
     job = await rows.get(job_id)
     offers = await asyncio.gather(
@@ -369,11 +371,11 @@ async def test_concurrent_offers_of_one_job_succeed_once(database: Database, row
     assert sum(offer is not None for offer in offers) == 1
 
 
-async def test_job_has_one_live_lease(database: Database, rows: Rows) -> None:
+async def test_job_has_at_most_one_live_lease(database: Database, rows: Rows) -> None:
     provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
     await rows.leased(provider_id, job_id, LeaseState.OFFERED)
 
-    def second() -> None:
+    def insert_second_lease() -> None:
         LeaseRow.insert(
             job_id=job_id,
             lease_epoch=2,
@@ -385,7 +387,7 @@ async def test_job_has_one_live_lease(database: Database, rows: Rows) -> None:
         ).execute()
 
     with pytest.raises(peewee.IntegrityError):
-        await database.run(second)
+        await database.run(insert_second_lease)
 
 
 @pytest.mark.parametrize("event", [JobEvent.COMPLETE, JobEvent.FAIL, JobEvent.CANCEL])
@@ -395,37 +397,35 @@ async def test_final_state_never_changes(
 ) -> None:
     provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
     await rows.leased(provider_id, job_id, LeaseState.RUNNING)
-    as_read = await rows.get(job_id)
+    earlier_reading = await rows.get(job_id)
     bill = make_bill(100, 100, 30_000)
-    assert await database.run(lambda: jobs.finish(as_read, event, bill, NOW_MS))
+    assert await database.run(lambda: jobs.finish(earlier_reading, event, bill, NOW_MS))
     ended = await rows.get(job_id)
     if later is JobEvent.REQUEUE:
-        assert not await database.run(lambda: jobs.requeue(as_read, NOW_MS))
+        assert not await database.run(lambda: jobs.requeue(earlier_reading, NOW_MS))
     else:
-        assert not await database.run(lambda: jobs.finish(as_read, later, bill, NOW_MS + 1))
+        assert not await database.run(lambda: jobs.finish(earlier_reading, later, bill, NOW_MS + 1))
         assert not await database.run(lambda: jobs.finish(ended, later, bill, NOW_MS + 1))
     assert await rows.get(job_id) == ended
 
 
-async def test_job_that_moved_on_is_not_finished_by_what_was_read_before(
-    database: Database, rows: Rows
-) -> None:
-    """A job read under lease 1 and requeued and offered since: the old reading ends nothing."""
+async def test_outdated_reading_of_a_job_cannot_finish_it(database: Database, rows: Rows) -> None:
+    """The job was read under lease 1, then requeued and leased again."""
     provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
     ref = await rows.leased(provider_id, job_id, LeaseState.RUNNING)
-    as_read, lease = await rows.get(job_id), await rows.lease(ref)
+    earlier_reading, lease = await rows.get(job_id), await rows.lease(ref)
     await database.run(lambda: leases.end(lease, LeaseOutcome.LOST, NOW_MS))
-    assert await database.run(lambda: jobs.requeue(as_read, NOW_MS))
+    assert await database.run(lambda: jobs.requeue(earlier_reading, NOW_MS))
     await rows.leased(provider_id, job_id, LeaseState.RUNNING)
     now = await rows.get(job_id)
     assert not await database.run(
-        lambda: jobs.finish(as_read, JobEvent.COMPLETE, make_bill(100, 100, 1), NOW_MS)
+        lambda: jobs.finish(earlier_reading, JobEvent.COMPLETE, make_bill(100, 100, 1), NOW_MS)
     )
     assert await rows.get(job_id) == now
     assert (now.state, now.lease_epoch, now.attempt) == (JobState.RUNNING, 2, 2)
 
 
-async def test_requeue_throws_away_what_the_attempt_wrote(database: Database, rows: Rows) -> None:
+async def test_requeue_discards_the_output_of_the_attempt(database: Database, rows: Rows) -> None:
     provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
     ref = await rows.leased(provider_id, job_id, LeaseState.RUNNING)
     await database.run(lambda: output(Sender(ref, provider_id, SESSION_EPOCH)))
@@ -436,8 +436,8 @@ async def test_requeue_throws_away_what_the_attempt_wrote(database: Database, ro
     assert job.started_ms is None
 
 
-async def test_new_session_renews_what_it_keeps(database: Database, rows: Rows) -> None:
-    """In one transaction: no sweep can judge between the Hello and the next heartbeat."""
+async def test_new_session_renews_its_leases(database: Database, rows: Rows) -> None:
+    """In one transaction, so that no sweep between the Hello and the next heartbeat ends them."""
     provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
     await rows.leased(provider_id, job_id, LeaseState.RUNNING)
     late_ms = NOW_MS + 10 * 300_000

@@ -19,7 +19,7 @@ from tests.server.store.rows import NOW_MS, Rows
 from tests.support.databases import execute
 
 
-async def test_fifty_concurrent_holds_take_no_more_than_the_wallet_has(
+async def test_fifty_simultaneous_holds_take_at_most_the_wallets_balance(
     database: Database, rows: Rows
 ) -> None:
     renter_id = await rows.renter(1999)
@@ -39,8 +39,10 @@ async def test_fifty_concurrent_holds_take_no_more_than_the_wallet_has(
     assert await database.read(lambda: ledger.balance(rules.renter(renter_id))) == 99
 
 
-async def test_hold_and_settlement_of_one_wallet_at_once_both_happen(database: Database, rows: Rows) -> None:
-    """They lock the same two accounts in opposite order; PostgreSQL's deadlock is tried again."""
+async def test_simultaneous_hold_and_settlement_of_one_wallet_both_succeed(
+    database: Database, rows: Rows
+) -> None:
+    """They lock the same two accounts in opposite order; a transaction that PostgreSQL aborts is retried."""
     renter_id = await rows.renter(10_000)
     held = [await rows.held_job(renter_id) for _ in range(10)]
     fresh = [await rows.job(renter_id) for _ in range(10)]
@@ -54,7 +56,7 @@ async def test_hold_and_settlement_of_one_wallet_at_once_both_happen(database: D
         *(partial(settle, job_id) for job_id in held),
         *(partial(ledger.open_hold, job_id, renter_id, 100, NOW_MS) for job_id in fresh),
     ]
-    await asyncio.gather(*(database.run(one) for one in work))
+    await asyncio.gather(*(database.run(transaction) for transaction in work))
     assert await database.read(lambda: ledger.balance(rules.renter(renter_id))) == 9000
     assert await database.read(lambda: ledger.balance(rules.held(renter_id))) == 1000
 
@@ -70,7 +72,7 @@ async def test_hold_resolves_once(database: Database, rows: Rows, first: int, se
     assert stored == first
 
 
-async def test_concurrent_resolutions_of_one_hold_succeed_once(database: Database, rows: Rows) -> None:
+async def test_simultaneous_resolutions_of_a_hold_succeed_once(database: Database, rows: Rows) -> None:
     job_id = await rows.held_job(await rows.renter(100))
     outcomes = await asyncio.gather(
         *(database.run(lambda: ledger.resolve_hold(job_id, 50, NOW_MS)) for _ in range(10)),
@@ -79,7 +81,7 @@ async def test_concurrent_resolutions_of_one_hold_succeed_once(database: Databas
     assert sum(outcome is None for outcome in outcomes) == 1
 
 
-async def test_failed_hold_leaves_nothing_behind(database: Database, rows: Rows) -> None:
+async def test_failed_hold_changes_nothing(database: Database, rows: Rows) -> None:
     renter_id = await rows.renter(99)
     with pytest.raises(DomainError):
         await rows.held_job(renter_id, 100)
@@ -117,13 +119,13 @@ async def test_database_itself_refuses_to_change_a_transfer(
         "VALUES ('credit', 1, 2, -5, 0)",
     ],
 )
-async def test_database_itself_refuses_impossible_money(database: Database, rows: Rows, bad: str) -> None:
+async def test_database_itself_refuses_impossible_amounts(database: Database, rows: Rows, bad: str) -> None:
     await rows.held_job(await rows.renter(100))
     with pytest.raises(Exception, match=r"(?i)constraint"):
         await database.run(partial(execute, database, bad))
 
 
-async def test_account_never_holds_more_than_its_limit(database: Database, rows: Rows) -> None:
+async def test_balance_never_exceeds_its_limit(database: Database, rows: Rows) -> None:
     renter_id = await rows.renter(1)
     too_much = Transfer(TransferKind.CREDIT, EXTERNAL, rules.renter(renter_id), MAX_BALANCE_HALALA)
     with pytest.raises(DomainError) as caught:
@@ -134,7 +136,7 @@ async def test_account_never_holds_more_than_its_limit(database: Database, rows:
 
 
 @pytest.mark.parametrize(
-    ("tamper", "told"),
+    ("tamper", "discrepancy"),
     [
         (
             lambda: Account.update(balance_halala=7).where(Account.kind == "renter").execute(),
@@ -151,20 +153,18 @@ async def test_account_never_holds_more_than_its_limit(database: Database, rows:
         (lambda: Job.update(state="completed").execute(), "though its job is"),
     ],
 )
-async def test_proof_finds_what_was_tampered_with(
-    database: Database, rows: Rows, tamper: object, told: str
+async def test_proof_finds_tampered_rows(
+    database: Database, rows: Rows, tamper: object, discrepancy: str
 ) -> None:
     await rows.held_job(await rows.renter(1000))
     assert (await database.read(ledger.prove)).discrepancies == ()
     assert callable(tamper)
     await database.run(tamper)
-    assert told in " | ".join((await database.read(ledger.prove)).discrepancies)
+    assert discrepancy in " | ".join((await database.read(ledger.prove)).discrepancies)
 
 
-async def test_withdrawal_that_has_moved_on_is_not_moved_from_where_it_was(
-    database: Database, rows: Rows
-) -> None:
-    """Of two operators who read the same row, the second changes nothing."""
+async def test_outdated_reading_of_a_withdrawal_cannot_move_it(database: Database, rows: Rows) -> None:
+    """Two operators read the same row; the second write changes nothing."""
     provider_id = await rows.provider()
 
     def move(read: Withdrawal, state: WithdrawalState) -> bool:

@@ -1,4 +1,4 @@
-"""GPU metrics in the database: bounded batches, several servers, and rows that are forgotten by age."""
+"""GPU metrics in the database: bounded batches, several servers, and the deletion of old rows."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ async def count(database: Database) -> int:
 
 
 def samples(curve: Series) -> list[int]:
-    """How many samples each point was made of."""
+    """The number of samples of each point."""
     return [tally.count for point in curve.points for tally in point.figures.values()]
 
 
-async def test_what_waits_is_stored_in_batches_and_counts_once_all_the_time(
+async def test_buckets_are_stored_in_batches_and_never_counted_twice(
     database: Database, rows: Rows, clock: ManualClock
 ) -> None:
     service, providers = Metrics(database, clock), [await rows.provider() for _ in range(3)]
@@ -52,10 +52,11 @@ async def test_what_waits_is_stored_in_batches_and_counts_once_all_the_time(
             assert sum(samples(curve)) == 241
         await service.tick()
         stored.append(await count(database))
-    assert stored == [0, BATCH, 783, 783, 783]  # of each: 241 minutes, and 20 of what is coarse and over
+    # Of each of three providers: 241 fine buckets and 20 closed coarse buckets.
+    assert stored == [0, BATCH, 783, 783, 783]
 
 
-async def test_two_servers_that_hear_one_daemon_add_up(
+async def test_samples_of_a_daemon_at_two_servers_add_up(
     database: Database, rows: Rows, clock: ManualClock
 ) -> None:
     provider_id = await rows.provider()
@@ -72,7 +73,7 @@ async def test_two_servers_that_hear_one_daemon_add_up(
 
 
 class LosesAnAnswer:
-    """A database that commits its first transaction, and whose answer to it is lost."""
+    """A database that commits its first transaction and then raises, as if its answer were lost."""
 
     def __init__(self, database: Database) -> None:
         self.read = database.read
@@ -87,7 +88,7 @@ class LosesAnAnswer:
         return answer
 
 
-async def test_batch_whose_answer_was_lost_is_written_again_and_counts_once(
+async def test_batch_whose_answer_was_lost_is_written_again_and_counted_once(
     database: Database, rows: Rows, clock: ManualClock
 ) -> None:
     provider_id = await rows.provider()
@@ -96,15 +97,15 @@ async def test_batch_whose_answer_was_lost_is_written_again_and_counts_once(
     clock.advance(COARSE_SECONDS)
     with pytest.raises(DomainError, match="the answer was lost"):
         await service.tick()
-    for _ in range(2):  # stored and still waiting, then stored again
+    for _ in range(2):  # stored but still waiting, then stored again
         assert await count(database) == 2
-        for wanted in (MetricsRange.HOUR, MetricsRange.DAY):
-            (curve,) = await service.series(provider_id, wanted)
+        for metrics_range in (MetricsRange.HOUR, MetricsRange.DAY):
+            (curve,) = await service.series(provider_id, metrics_range)
             assert samples(curve) == [1]
         await service.tick()
 
 
-async def test_old_rows_are_forgotten_in_bounded_batches(
+async def test_old_rows_are_deleted_in_bounded_batches(
     database: Database, rows: Rows, clock: ManualClock
 ) -> None:
     provider_id = await rows.provider()
@@ -126,7 +127,7 @@ async def test_old_rows_are_forgotten_in_bounded_batches(
     assert await count(database) == 0
 
 
-async def test_what_could_not_be_stored_waits_for_the_database(
+async def test_buckets_wait_in_memory_while_the_database_is_unavailable(
     database: Database, rows: Rows, clock: ManualClock
 ) -> None:
     provider_id = await rows.provider()

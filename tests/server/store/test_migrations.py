@@ -1,4 +1,4 @@
-"""Migrations: a database of an earlier release, with its rows, becomes one of this release."""
+"""Migrations: a database of an earlier release is upgraded with its rows."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ LEDGER_OF_0002 = [
 ]
 
 
-def make_0001(url: str) -> None:
-    """A database as the first release left it."""
+def create_first_schema(url: str) -> None:
+    """Creates a database as the first release left it."""
     database = Database(url)
     raw = database.peewee
     empty = "CAST('' AS BLOB)" if url.startswith("sqlite") else "''"
@@ -74,8 +74,8 @@ def make_0001(url: str) -> None:
     raw.close()
 
 
-async def test_rows_of_the_first_release_are_carried_over(new_database_url: str) -> None:
-    make_0001(new_database_url)
+async def test_rows_of_the_first_release_are_kept(new_database_url: str) -> None:
+    create_first_schema(new_database_url)
     before_ms = int(time.time() * 1000)
     async with databases.opened(new_database_url) as database:
 
@@ -90,7 +90,7 @@ async def test_rows_of_the_first_release_are_carried_over(new_database_url: str)
         assert job is not None
         assert job.state is JobState(state)
         assert (job.lost_after_ms, job.start_within_ms, job.output_truncated) == (300_000, 600_000, False)
-        assert job.start_by_ms >= before_ms + 600_000  # it never had a deadline: it gets the whole time now
+        assert job.start_by_ms >= before_ms + 600_000  # it had no deadline before: it gets the full time now
     assert [lease.failure_reason for lease in history] == [
         None,
         FailureReason.BAD_PARAMS,
@@ -101,8 +101,8 @@ async def test_rows_of_the_first_release_are_carried_over(new_database_url: str)
     assert renewed_ms == 12345
 
 
-async def test_ledger_of_an_earlier_release_is_carried_over(new_database_url: str) -> None:
-    """On SQLite its tables are made anew: ids, balances, guards and references must all be there again."""
+async def test_ledger_of_an_earlier_release_is_kept(new_database_url: str) -> None:
+    """SQLite rebuilds its tables: ids, balances, guards and references must be the same afterwards."""
     database = Database(new_database_url)
     raw = database.peewee
     for name in ("0001_initial", "0002_sessions_complete"):
@@ -132,8 +132,8 @@ async def test_ledger_of_an_earlier_release_is_carried_over(new_database_url: st
                 await database.run(partial(execute, database, bad))
 
 
-async def test_states_of_renters_are_carried_over_and_guarded(new_database_url: str) -> None:
-    """The column is replaced by another: values, the guard and the references must all be there again."""
+async def test_states_of_renters_are_kept_and_guarded(new_database_url: str) -> None:
+    """A new column replaces the old: values, guard and references must be the same afterwards."""
     database = Database(new_database_url)
     raw = database.peewee
     for path in sorted(MIGRATIONS.glob("000[1-6]*.py")):
@@ -160,8 +160,8 @@ async def test_states_of_renters_are_carried_over_and_guarded(new_database_url: 
 
 
 def schema(database: Any) -> tuple[set[Any], set[Any]]:
-    """The columns and the indexes of a database, as its own catalogue describes them."""
-    # SQLite's integers have one size, and its booleans are integers: only PostgreSQL tells them apart.
+    """The columns and indexes of a database, from its own catalogue."""
+    # SQLite's integers have one size, and its booleans are integers; only PostgreSQL distinguishes them.
     is_sqlite = isinstance(database, pw.SqliteDatabase)
     whole = ("bigint", "smallint", "integer", "boolean", "bool")
 
@@ -176,7 +176,8 @@ def schema(database: Any) -> tuple[set[Any], set[Any]]:
             columns.add((table, column.name, kind_of(column.data_type), is_null, column.primary_key))
         key = database.get_primary_keys(table)
         listed = {(table, *index.columns, index.unique) for index in database.get_indexes(table)}
-        indexes |= listed - {(table, *key, True)}  # not every table of SQLite lists that of its primary key
+        # SQLite does not list the primary key's index for every table.
+        indexes |= listed - {(table, *key, True)}
     return columns, indexes
 
 
@@ -198,7 +199,7 @@ def test_every_migration_has_the_next_number() -> None:
     assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
 
 
-async def test_postgres_itself_refuses_to_empty_the_transfers(postgres: Postgres) -> None:
+async def test_postgres_refuses_to_truncate_the_transfers(postgres: Postgres) -> None:
     async with databases.opened(postgres.new_database()) as database:
         for tables in ("transfer", "account, transfer"):
             with pytest.raises(Exception, match="transfers are immutable"):
@@ -282,13 +283,13 @@ async def test_postgres_itself_refuses_to_empty_the_transfers(postgres: Postgres
         ),
     ],
 )
-async def test_what_is_asked_often_has_its_index(sqlite_url: str, query: str, index: str) -> None:
+async def test_frequent_query_uses_its_index(sqlite_url: str, query: str, index: str) -> None:
     async with databases.opened(sqlite_url) as database:
 
         def plan() -> str:
             rows = connection(database).execute(f"EXPLAIN QUERY PLAN {query}").fetchall()
             return " | ".join(row[-1] for row in rows)
 
-        told = await database.read(plan)
-    assert index in told
-    assert "TEMP B-TREE" not in told
+        shown = await database.read(plan)
+    assert index in shown
+    assert "TEMP B-TREE" not in shown

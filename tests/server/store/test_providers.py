@@ -1,4 +1,4 @@
-"""Providers: the models that they serve, and the list of the market."""
+"""Providers: the models that they serve, and the public list."""
 
 from __future__ import annotations
 
@@ -40,10 +40,11 @@ async def test_models_are_replaced_as_a_whole(database: Database, rows: Rows) ->
         ({"model": "a"}, [1]),
         ({"model": "A"}, []),
         ({"offset": 1}, [2]),
+        ({"after_id": 1}, [2]),
         ({"limit": 1}, [1]),
     ],
 )
-async def test_market_list_filters(
+async def test_public_list_is_filtered(
     database: Database, rows: Rows, filters: dict[str, int | str], found: list[int]
 ) -> None:
     ids = [await rows.provider() for _ in range(4)]
@@ -60,4 +61,4 @@ async def test_market_list_filters(
         lambda: providers.live(since_ms=NOW_MS - 30_000, **query)  # type: ignore[arg-type]
     )
     assert [ids.index(row.id) + 1 for row in listed] == found
-    assert total == (2 if {"offset", "limit"} & set(filters) else len(found))
+    assert total == (2 if {"after_id", "offset", "limit"} & set(filters) else len(found))

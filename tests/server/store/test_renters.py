@@ -27,7 +27,9 @@ def new_renter(email: str) -> int:
 
 
 @pytest.mark.parametrize("create", [new_provider, new_renter])
-async def test_address_is_taken_once_without_case(database: Database, create: Callable[[str], int]) -> None:
+async def test_address_can_be_registered_once_ignoring_case(
+    database: Database, create: Callable[[str], int]
+) -> None:
     await database.run(lambda: create("A@example.com"))
     with pytest.raises(DomainError) as caught:
         await database.run(lambda: create("a@EXAMPLE.com"))
@@ -40,8 +42,8 @@ async def test_provider_and_renter_may_share_an_address(database: Database) -> N
     await database.run(lambda: new_renter("a@example.com"))
 
 
-async def test_account_that_was_decided_about_meanwhile_is_not_moved(database: Database, rows: Rows) -> None:
-    """Of two who read the same state, the second changes nothing."""
+async def test_outdated_reading_of_an_account_cannot_change_its_state(database: Database, rows: Rows) -> None:
+    """Two callers read the same state; the second write changes nothing."""
     provider_id, renter_id = await rows.provider(), await rows.renter()
     for move, account_id in (
         (providers.set_state, provider_id),

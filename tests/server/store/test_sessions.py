@@ -1,4 +1,4 @@
-"""Sessions are counted, and heartbeats never go back."""
+"""Sessions have increasing epochs, and an older heartbeat never replaces a newer one."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The transition tables are what the writes obey: a write without its row in the table does not happen.
+"""The writes obey the transition tables: a write whose row is not in the table does not happen.
 
-Each row of each table is tried with the write that its event stands for, once as it is and once removed.
-The rows of the database are inserted here, not by the store: its statements are built at their first use,
-which comes after the row of the table was removed.
+Each row of each table is tested with the write of its event, once present and once removed. The tests
+insert the database's rows themselves, because the store builds its statements at their first use, which
+must come after the row of the table was removed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ REF = LeaseRef("job-1", 1, SECRET)
 
 @dataclass(frozen=True)
 class Scene:
-    """A job, where it is leased its lease, and where it has one its file, in states that go together."""
+    """A job with, if the case needs them, its lease and its file, in states that fit together."""
 
     provider_id: int
     renter_id: int
@@ -134,7 +134,7 @@ def write(stream: Channel, scene: Scene) -> bool:
     return leases.store_chunk(*scene.of_lease(), stream, 1, b"x")
 
 
-# A write that answers with False, None or 0 was refused; its caller rolls its transaction back.
+# A write that returns False, None or 0 was refused; its caller rolls its transaction back.
 JOB_WRITES: dict[JobEvent, list[Callable[[Scene], object]]] = {
     JobEvent.SUBMIT: [submit],
     JobEvent.OFFER: [offer],
@@ -173,10 +173,10 @@ WRITES: list[tuple[Transitions[Any, Any], dict[Any, list[Callable[[Scene], objec
     (ARTIFACT_TRANSITIONS, dict(ARTIFACT_WRITES)),
 ]
 CASES = [
-    pytest.param(table, row, one, id=f"{row[1].__class__.__name__}-{row[0]}-{row[1]}-{number}")
+    pytest.param(table, row, attempt_write, id=f"{row[1].__class__.__name__}-{row[0]}-{row[1]}-{number}")
     for table, writes in WRITES
     for row in table.rows
-    for number, one in enumerate(writes[row[1]])
+    for number, attempt_write in enumerate(writes[row[1]])
 ]
 LEASE_OF_JOB = {
     JobState.PENDING: LeaseState.OFFERED,
@@ -187,7 +187,7 @@ JOB_OF_LEASE = {lease: job for job, lease in LEASE_OF_JOB.items()}
 
 
 async def scene_before(database: Database, rows: Rows, row: tuple[Any, Any]) -> Scene:
-    """What is stored before the event of a row comes."""
+    """Stores the state before the event of this row."""
     scene = Scene(await rows.provider(), await rows.renter())
     await database.run(partial(insert_before, scene, row))
     return scene
@@ -205,12 +205,12 @@ def insert_before(scene: Scene, row: tuple[Any, Any]) -> None:
 
 
 class RefusedError(Exception):
-    """A write answered that it changed nothing."""
+    """A write reported that it changed nothing."""
 
 
-async def run(database: Database, scene: Scene, one: Callable[[Scene], object]) -> None:
+async def run(database: Database, scene: Scene, attempt_write: Callable[[Scene], object]) -> None:
     def work() -> None:
-        answer = one(scene)
+        answer = attempt_write(scene)
         if answer is False or answer == 0:
             raise RefusedError
 
@@ -232,36 +232,36 @@ def noun_of(event: object) -> str:
     return type(event).__name__.removesuffix("Event")
 
 
-@pytest.mark.parametrize(("table", "row", "one"), CASES)
-async def test_write_leads_where_the_table_says(
+@pytest.mark.parametrize(("table", "row", "attempt_write"), CASES)
+async def test_write_leads_to_the_state_in_the_table(
     database: Database,
     rows: Rows,
     table: Transitions[Any, Any],
     row: tuple[Any, Any],
-    one: Callable[[Scene], object],
+    attempt_write: Callable[[Scene], object],
 ) -> None:
     scene = await scene_before(database, rows, row)
     before = await stored(database)
-    await run(database, scene, one)
+    await run(database, scene, attempt_write)
     after, target = await stored(database), table.rows[row]
     assert after != before
     found = [stored["state"] for stored in after[noun_of(row[1])]]
     assert found == ([] if target is None else [target.value])
 
 
-@pytest.mark.parametrize(("table", "row", "one"), CASES)
-async def test_write_whose_row_is_removed_does_not_happen(
+@pytest.mark.parametrize(("table", "row", "attempt_write"), CASES)
+async def test_write_whose_row_is_removed_changes_nothing(
     database: Database,
     rows: Rows,
     monkeypatch: pytest.MonkeyPatch,
     table: Transitions[Any, Any],
     row: tuple[Any, Any],
-    one: Callable[[Scene], object],
+    attempt_write: Callable[[Scene], object],
 ) -> None:
     monkeypatch.delitem(table.rows, row)
     scene = await scene_before(database, rows, row)
     before = await stored(database)
-    await run(database, scene, one)
+    await run(database, scene, attempt_write)
     assert await stored(database) == before
 
 
@@ -282,15 +282,15 @@ async def test_event_without_a_row_changes_nothing(
     assert refused
     scene = Scene(await rows.provider(), await rows.renter())
     for row in refused:
-        await database.run(empty)
+        await database.run(delete_all)
         await database.run(partial(insert_before, scene, row))
         before = await stored(database)
-        for one in writes[row[1]]:
-            await run(database, scene, one)
+        for attempt_write in writes[row[1]]:
+            await run(database, scene, attempt_write)
             assert await stored(database) == before, row
 
 
-def empty() -> None:
+def delete_all() -> None:
     for model in (Artifact, Lease, Job):
         model.delete().execute()
 

@@ -65,7 +65,7 @@ def test_every_figure_of_the_contract_is_reported(machine: Machine) -> None:
     ],
 )
 @pytest.mark.parametrize("code", [pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_UNKNOWN])
-def test_figure_that_cannot_be_told_is_left_out(
+def test_figure_that_cannot_be_read_is_left_out(
     machine: Machine, function: str, missing: list[str], code: int
 ) -> None:
     whole, partial = machine.run(RTX_4090, f"{RTX_4090}\n{error(function, code)}")
@@ -73,7 +73,7 @@ def test_figure_that_cannot_be_told_is_left_out(
     assert partial["warnings"] == 0
 
 
-def test_function_that_an_old_driver_lacks_leaves_its_figure_out(tmp_path: Path) -> None:
+def test_figure_of_a_function_that_the_driver_lacks_is_left_out(tmp_path: Path) -> None:
     machine = Machine(build(tmp_path, "-DWITHOUT_POWER"), tmp_path / "script")
     (answer,) = machine.run(RTX_4090)
     assert "power_w" not in answer["status"]
@@ -81,7 +81,7 @@ def test_function_that_an_old_driver_lacks_leaves_its_figure_out(tmp_path: Path)
 
 
 @pytest.mark.parametrize("function", ["nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetTemperature"])
-def test_lost_gpu_drops_out_is_noted_once_and_comes_back(machine: Machine, function: str) -> None:
+def test_lost_gpu_is_left_out_logged_once_and_comes_back(machine: Machine, function: str) -> None:
     both = f"{RTX_4090}\n{A100}"
     lost = f"{both}\n{error(function, pynvml.NVML_ERROR_GPU_IS_LOST, 0)}"
     answers = machine.run(both, lost, lost, both, lost)
@@ -94,9 +94,7 @@ def test_lost_gpu_drops_out_is_noted_once_and_comes_back(machine: Machine, funct
 
 @pytest.mark.parametrize("code", [pynvml.NVML_ERROR_UNINITIALIZED, pynvml.NVML_ERROR_DRIVER_NOT_LOADED])
 @pytest.mark.parametrize("function", ["nvmlDeviceGetCount_v2", "nvmlDeviceGetMemoryInfo"])
-def test_driver_that_goes_away_is_noted_once_and_found_again(
-    machine: Machine, function: str, code: int
-) -> None:
+def test_lost_driver_is_logged_once_and_found_again(machine: Machine, function: str, code: int) -> None:
     gone = f"{RTX_4090}\n{error(function, code)}\n{error('nvmlInitWithFlags', code)}"
     answers = machine.run(RTX_4090, gone, gone, RTX_4090)
     assert ["gpu_name" in answer["status"] for answer in answers] == [True, False, False, True]
@@ -131,7 +129,7 @@ def gpu(answer: dict[str, Any], index: int = 0) -> dict[str, Any]:
     return device
 
 
-def test_throttling_is_told_by_its_reasons_and_idleness_is_none(machine: Machine) -> None:
+def test_throttling_is_reported_except_for_idleness(machine: Machine) -> None:
     hot = f"{A100}\nfigure throttle 0 {32 | 8}"
     idle, slowed = machine.run(f"{A100}\nfigure throttle 0 1", hot)
     assert (gpu(idle)["throttled"], gpu(idle).get("throttle_reasons")) == (False, None)
@@ -140,7 +138,7 @@ def test_throttling_is_told_by_its_reasons_and_idleness_is_none(machine: Machine
     assert gpu(slowed)["throttle_reasons"] == reasons
 
 
-def test_memory_faults_are_told_where_there_is_ecc(machine: Machine) -> None:
+def test_memory_faults_are_reported_for_gpus_with_ecc(machine: Machine) -> None:
     figures = {
         "ecc": 1,
         "volatile": 2,
@@ -152,7 +150,7 @@ def test_memory_faults_are_told_where_there_is_ecc(machine: Machine) -> None:
     }
     script = "\n".join([A100, RTX_4090, *(f"figure {name} 0 {value}" for name, value in figures.items())])
     (answer,) = machine.run(script)
-    told = {
+    expected = {
         "ecc_enabled": True,
         "ecc_volatile_uncorrected": "2",
         "ecc_aggregate_uncorrected": "7",
@@ -162,9 +160,9 @@ def test_memory_faults_are_told_where_there_is_ecc(machine: Machine) -> None:
         "persistence_mode": True,
         "compute_capability": "8.0",
     }
-    assert told.items() <= gpu(answer).items()
-    without = told.keys() - {"persistence_mode", "compute_capability"}
-    assert without.isdisjoint(gpu(answer, 1))
+    assert expected.items() <= gpu(answer).items()
+    only_with_ecc = expected.keys() - {"persistence_mode", "compute_capability"}
+    assert only_with_ecc.isdisjoint(gpu(answer, 1))
     assert gpu(answer, 1)["persistence_mode"] is False
 
 
@@ -187,7 +185,7 @@ def test_memory_faults_are_told_where_there_is_ecc(machine: Machine) -> None:
     "code",
     [pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_NO_PERMISSION, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND],
 )
-def test_fault_that_cannot_be_told_is_left_out(
+def test_fault_that_cannot_be_read_is_left_out(
     machine: Machine, function: str, missing: set[str], code: int
 ) -> None:
     whole = f"{A100}\nfigure ecc 0 1\nfigure failed 0 0\nfigure pages 0 0"
@@ -198,7 +196,7 @@ def test_fault_that_cannot_be_told_is_left_out(
     assert partial["warnings"] == 0
 
 
-def test_old_driver_without_the_newer_functions_leaves_their_figures_out(tmp_path: Path) -> None:
+def test_figures_of_functions_that_an_old_driver_lacks_are_left_out(tmp_path: Path) -> None:
     machine = Machine(build(tmp_path, "-DOLD_DRIVER"), tmp_path / "script")
     (answer,) = machine.run(f"{A100}\nfigure throttle 0 4\nfigure pages 0 1")
     assert gpu(answer)["throttle_reasons"] == ["THROTTLE_REASON_POWER_CAP"]
@@ -206,7 +204,7 @@ def test_old_driver_without_the_newer_functions_leaves_their_figures_out(tmp_pat
     assert gpu(answer).keys().isdisjoint({"row_remap_failed", "xid_count", "last_xid"})
 
 
-def test_xids_of_the_gpu_are_counted_from_when_it_is_watched_and_those_of_programs_are_not(
+def test_xids_of_the_gpu_are_counted_but_not_those_of_programs(
     machine: Machine,
 ) -> None:
     both = f"{RTX_4090}\n{A100}"
@@ -224,21 +222,21 @@ def test_gpu_that_was_lost_is_watched_again_when_it_is_back(machine: Machine) ->
         assert (gpu(answers[3])["xid_count"], gpu(answers[3])["last_xid"]) == ("1", 95)
 
 
-def test_processes_of_others_are_counted_and_the_daemons_own_are_not(machine: Machine) -> None:
+def test_only_processes_of_others_are_counted(machine: Machine) -> None:
     script = f"{A100}\nprocess 0 SELF 900\nprocess 0 CHILD 800"
     own, foreign = machine.run(script, f"{script}\nprocess 0 PARENT 300\nprocess 0 1 200")
     assert (gpu(own)["foreign_processes"], gpu(own)["foreign_memory_mib"]) == (0, "0")
     assert (gpu(foreign)["foreign_processes"], gpu(foreign)["foreign_memory_mib"]) == (2, "500")
 
 
-def test_processes_that_nobody_can_place_or_measure_leave_the_figure_out(machine: Machine) -> None:
+def test_count_is_left_out_if_a_process_cannot_be_attributed_or_measured(machine: Machine) -> None:
     unplaced, unmeasured = machine.run(f"{A100}\nprocess 0 999999999 5", f"{A100}\nprocess 0 PARENT -1")
     assert gpu(unplaced).keys().isdisjoint({"foreign_processes", "foreign_memory_mib"})
     assert gpu(unmeasured)["foreign_processes"] == 1
     assert "foreign_memory_mib" not in gpu(unmeasured)
 
 
-def test_driver_that_is_gone_is_told_from_a_machine_without_gpus(machine: Machine) -> None:
+def test_lost_driver_is_distinguished_from_a_machine_without_gpus(machine: Machine) -> None:
     gone = f"{A100}\n{error('nvmlDeviceGetCount_v2', pynvml.NVML_ERROR_DRIVER_NOT_LOADED)}"
     answers = machine.run(A100, gone, A100)
     assert [answer["status"].get("driver_lost") for answer in answers] == [None, True, None]
@@ -252,7 +250,7 @@ def test_driver_that_is_gone_is_told_from_a_machine_without_gpus(machine: Machin
         ("nvidia-ctk", "no idea", None),
     ],
 )
-def test_container_toolkit_tells_its_version(
+def test_version_of_the_container_toolkit_is_read(
     library: Path, tmp_path: Path, program: str, says: str, version: str | None
 ) -> None:
     tool = tmp_path / program
@@ -263,7 +261,7 @@ def test_container_toolkit_tells_its_version(
     assert answer["status"].get("container_toolkit_version") == version
 
 
-def test_container_toolkit_that_fails_is_asked_again_only_after_an_hour(tmp_path: Path) -> None:
+def test_failing_container_toolkit_is_called_again_only_after_an_hour(tmp_path: Path) -> None:
     tool = tmp_path / "nvidia-ctk"
     tool.write_text("#!/bin/sh\nexit 1\n")
     tool.chmod(0o700)

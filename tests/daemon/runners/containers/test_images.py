@@ -1,4 +1,4 @@
-"""Names of images: how they are read, and which a provider's patterns cover."""
+"""Names of images: how they are parsed, and which of them a provider's patterns cover."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DIGEST = "sha256:" + "a" * 64
         (f"busybox:1@{DIGEST}", f"docker.io/library/busybox:1@{DIGEST}"),
     ],
 )
-def test_image_is_told_in_full(text: str, in_full: str) -> None:
+def test_image_name_is_completed(text: str, in_full: str) -> None:
     assert str(parse(text)) == in_full
     assert parse(in_full) == parse(text)
 
@@ -37,7 +37,7 @@ def test_image_is_told_in_full(text: str, in_full: str) -> None:
         *("http://x/y", "a:b:c", "x" * 501, "é", f"x@{DIGEST}@{DIGEST}", "a" * 400 + "!"),
     ],
 )
-def test_what_is_no_image_is_refused(text: str) -> None:
+def test_malformed_image_name_is_refused(text: str) -> None:
     with pytest.raises(ImageNameError):
         parse(text)
 
@@ -78,16 +78,16 @@ def test_pattern_covers_an_image(pattern: str, image: str) -> None:
         ("acme/*", "ghcr.io/acme/x"),
     ],
 )
-def test_pattern_covers_nothing_else(pattern: str, image: str) -> None:
+def test_pattern_does_not_cover_other_images(pattern: str, image: str) -> None:
     assert not is_allowed(parse(image), [pattern])
 
 
-def test_without_patterns_nothing_is_allowed() -> None:
+def test_without_patterns_no_image_is_allowed() -> None:
     assert not is_allowed(parse("busybox"), [])
 
 
 @given(st.text(max_size=600))
-def test_any_text_is_read_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         image = parse(text)
     except ImageNameError:

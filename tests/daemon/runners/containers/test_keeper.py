@@ -1,4 +1,4 @@
-"""The keeper's program: it ends when it is to, on each kind of processor."""
+"""The keeper's program: it ends on time, on each kind of processor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EMULATORS = {"x86_64": "qemu-x86_64-static", "aarch64": "qemu-aarch64-static"}
 
 
 def runnable(architecture: str, content: bytes, folder: Path) -> list[str]:
-    """A command that runs the program, also where it is another processor's."""
+    """A command that runs the program, with an emulator if it is for another processor."""
     command = []
     if platform.machine() != architecture:
         emulator = shutil.which(EMULATORS[architecture])
@@ -50,11 +50,11 @@ def test_program_without_a_time_ends_with_its_standard_input(tmp_path: Path, arc
         assert running.wait(60) == 0
 
 
-def test_time_of_days_fits() -> None:
+def test_time_limit_of_days_is_possible() -> None:
     assert len(keeper.program("amd64", 1440 * 60 + 120)) == len(keeper.program("amd64", 1))
 
 
-def test_unknown_processor_has_none() -> None:
+def test_unknown_processor_has_no_program() -> None:
     assert "riscv64" not in keeper.ARCHITECTURES
     with pytest.raises(KeyError):
         keeper.program("riscv64", 1)

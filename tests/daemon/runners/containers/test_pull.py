@@ -1,4 +1,4 @@
-"""Images that a registry has: pulled once, by tag or digest, recorded, and never larger than allowed."""
+"""Pulling images from a registry: once, by tag or digest, with the digest recorded and the size limited."""
 
 from __future__ import annotations
 

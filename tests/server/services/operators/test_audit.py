@@ -1,4 +1,4 @@
-"""The audit log: every act of an operator, with its effect, for ever."""
+"""The audit log: every action of an operator, with its effect, immutable."""
 
 from __future__ import annotations
 
@@ -12,33 +12,43 @@ from dcp.v1 import admin_pb2, jobs_pb2, ledger_pb2
 from server.store.database import Database
 from server.store.models import Withdrawal
 from server.store.operators import audit
-from tests.server.services.test_withdrawals import ask, pay, process, reject, rich_provider
+from tests.server.services.test_withdrawals import (
+    pay,
+    process,
+    provider_with_earnings,
+    reject,
+    request_withdrawal,
+)
 from tests.support.databases import execute
 from tests.support.running_server import Market, refusal
 
 
-async def page(market: Market, **which: Any) -> admin_pb2.ListAuditEntriesResponse:
-    request = admin_pb2.ListAuditEntriesRequest(**which)
+async def page(market: Market, **filters: Any) -> admin_pb2.ListAuditEntriesResponse:
+    request = admin_pb2.ListAuditEntriesRequest(**filters)
     return await market.admin_service.ListAuditEntries(request, metadata=market.admin_metadata)
 
 
-async def test_withdrawal_is_told_step_by_step(any_market: Market) -> None:
+async def test_each_step_of_a_withdrawal_is_logged(any_market: Market) -> None:
     market = any_market
-    provider = await rich_provider(market)
-    number = (await ask(market, provider)).withdrawal.id
+    provider = await provider_with_earnings(market)
+    number = (await request_withdrawal(market, provider)).withdrawal.id
     await process(market, number)
     await pay(market, number, "SARIE-9")
-    paid, ordered = (await page(market, object="withdrawal", object_id=str(number))).entries
-    assert (ordered.actor, ordered.action, ordered.object) == ("admin", "withdrawal.process", "withdrawal")
-    assert ordered.at.ToMilliseconds() == int(market.clock.now() * 1000)
-    assert ordered.request_id
-    assert ordered.request_id != paid.request_id
-    assert json.loads(ordered.before) == {"status": "pending", "amount_halala": 2000}
-    assert json.loads(ordered.after) == {"status": "processing", "amount_halala": 2000}
+    paid, processed = (await page(market, object="withdrawal", object_id=str(number))).entries
+    assert (processed.actor, processed.action, processed.object) == (
+        "admin",
+        "withdrawal.process",
+        "withdrawal",
+    )
+    assert processed.at.ToMilliseconds() == int(market.clock.now() * 1000)
+    assert processed.request_id
+    assert processed.request_id != paid.request_id
+    assert json.loads(processed.before) == {"status": "pending", "amount_halala": 2000}
+    assert json.loads(processed.after) == {"status": "processing", "amount_halala": 2000}
     assert json.loads(paid.after) == {"status": "paid", "amount_halala": 2000, "reference": "SARIE-9"}
 
 
-async def test_credit_is_noted_with_the_balances(any_market: Market) -> None:
+async def test_credit_is_logged_with_the_balances(any_market: Market) -> None:
     market = any_market
     renter = await market.renter(700)
     await market.ledger_service.CreditRenter(
@@ -51,7 +61,7 @@ async def test_credit_is_noted_with_the_balances(any_market: Market) -> None:
     assert json.loads(newest.after) == {"balance_halala": 750}
 
 
-async def test_cancel_is_noted_when_an_operator_does_it_and_not_when_its_renter_does(market: Market) -> None:
+async def test_cancel_is_logged_only_when_an_operator_does_it(market: Market) -> None:
     renter = await market.renter()
     own, other = await market.submit(renter), await market.submit(renter)
     await market.cancel(own, renter)
@@ -63,20 +73,20 @@ async def test_cancel_is_noted_when_an_operator_does_it_and_not_when_its_renter_
     assert json.loads(entry.after)["status"] == "cancelled"
 
 
-async def test_act_that_fails_leaves_no_entry(market: Market) -> None:
-    provider = await rich_provider(market)
-    number = (await ask(market, provider)).withdrawal.id
+async def test_refused_action_is_not_logged(market: Market) -> None:
+    provider = await provider_with_earnings(market)
+    number = (await request_withdrawal(market, provider)).withdrawal.id
     await refusal(pay(market, number))
     await refusal(process(market, number + 1))
     assert not (await page(market)).entries
 
 
-async def test_act_whose_money_cannot_move_changes_nothing(any_market: Market) -> None:
+async def test_action_whose_transfer_fails_changes_nothing(any_market: Market) -> None:
     """State, money and entry are one transaction."""
     market = any_market
-    provider = await rich_provider(market)
-    number = (await ask(market, provider)).withdrawal.id
-    # More than is reserved: the ledger refuses to pay it.
+    provider = await provider_with_earnings(market)
+    number = (await request_withdrawal(market, provider)).withdrawal.id
+    # The amount exceeds what is reserved, so the ledger refuses the payment.
     await market.sql(lambda: Withdrawal.update(amount_halala=9000).execute())
     await process(market, number)
     await refusal(pay(market, number))
@@ -86,9 +96,9 @@ async def test_act_whose_money_cannot_move_changes_nothing(any_market: Market) -
 
 
 async def test_log_comes_in_pages_newest_first(market: Market) -> None:
-    provider = await rich_provider(market)
+    provider = await provider_with_earnings(market)
     for _ in range(3):
-        await reject(market, (await ask(market, provider)).withdrawal.id)
+        await reject(market, (await request_withdrawal(market, provider)).withdrawal.id)
     await market.renter(5)
     first = await page(market, page_size=2)
     second = await page(market, page_size=2, before_id=first.next_before_id)

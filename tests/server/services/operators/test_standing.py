@@ -1,4 +1,4 @@
-"""Suspension, approval and pause: who takes jobs, what happens to those that run, and what is noted."""
+"""Suspension, approval and pause: who gets jobs, what happens to running jobs, and what is logged."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def resume(market: Market, provider: Party) -> Any:
     return await market.provider_service.ResumeOwnProvider(request, metadata=provider.metadata)
 
 
-async def noted(market: Market) -> list[tuple[str, str, Any, Any]]:
+async def audit_log(market: Market) -> list[tuple[str, str, Any, Any]]:
     request = admin_pb2.ListAuditEntriesRequest()
     answer = await market.admin_service.ListAuditEntries(request, metadata=market.admin_metadata)
     return [(e.action, e.object_id, json.loads(e.before), json.loads(e.after)) for e in answer.entries]
@@ -78,7 +78,7 @@ async def test_suspended_provider_without_a_job_loses_its_session_at_once(any_ma
     assert refused.reason == "PROVIDER_SUSPENDED"
 
 
-async def test_job_of_a_provider_that_is_suspended_meanwhile_finishes_and_is_paid(any_market: Market) -> None:
+async def test_running_job_of_a_suspended_provider_finishes_and_is_paid(any_market: Market) -> None:
     market = any_market
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider, slots=2)
@@ -99,7 +99,7 @@ async def test_job_of_a_provider_that_is_suspended_meanwhile_finishes_and_is_pai
     await market.assert_money_adds_up()
 
 
-async def test_suspended_daemon_may_come_back_for_the_job_that_it_runs(market: Market) -> None:
+async def test_suspended_daemon_may_reconnect_for_its_running_job(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
     job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
@@ -114,7 +114,9 @@ async def test_suspended_daemon_may_come_back_for_the_job_that_it_runs(market: M
     assert (await market.job(job)).billing.actual_cost_halala == 188
 
 
-async def test_stream_at_work_outlives_the_check_of_credentials(market: Market) -> None:
+async def test_credential_check_keeps_the_stream_of_a_suspended_daemon_with_a_running_job(
+    market: Market,
+) -> None:
     provider, renter = await market.provider(), await market.renter(10_000)
     daemon = await market.daemon(provider)
     _, lease = await market.running_job(renter, provider, daemon, duration_minutes=60)
@@ -126,7 +128,7 @@ async def test_stream_at_work_outlives_the_check_of_credentials(market: Market) 
     assert await daemon.finished(lease, seconds=10) == sessions_pb2.RESULT_DISPOSITION_ACCEPTED
 
 
-async def test_offer_that_was_not_accepted_is_taken_back(any_market: Market) -> None:
+async def test_suspension_revokes_an_offer_that_was_not_accepted(any_market: Market) -> None:
     market = any_market
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
@@ -137,7 +139,7 @@ async def test_offer_that_was_not_accepted_is_taken_back(any_market: Market) -> 
     assert (after.status, after.attempt) == (jobs_pb2.JOB_STATE_QUEUED, 0)
 
 
-async def test_unsuspended_provider_takes_jobs_again(market: Market) -> None:
+async def test_unsuspended_provider_gets_jobs_again(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     await suspend(market, provider)
     await unsuspend(market, provider)
@@ -147,7 +149,7 @@ async def test_unsuspended_provider_takes_jobs_again(market: Market) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "act", "told"),
+    ("state", "decide", "status"),
     [
         ("active", unsuspend, "active"),
         ("paused", unsuspend, "paused"),
@@ -156,38 +158,38 @@ async def test_unsuspended_provider_takes_jobs_again(market: Market) -> None:
         ("suspended", approve, "suspended"),
     ],
 )
-async def test_decision_that_does_not_fit_the_state_changes_nothing(
-    market: Market, state: str, act: Any, told: str
+async def test_decision_in_the_wrong_state_changes_nothing(
+    market: Market, state: str, decide: Any, status: str
 ) -> None:
     provider = await market.provider()
     await market.set_provider(provider, state=state)
-    refused = await refusal(act(market, provider))
-    assert (refused.reason, refused.facts.status) == ("WRONG_STATE", told)
-    assert await noted(market) == []
+    refused = await refusal(decide(market, provider))
+    assert (refused.reason, refused.facts.status) == ("WRONG_STATE", status)
+    assert await audit_log(market) == []
 
 
-async def test_decisions_about_nobody_are_refused(market: Market) -> None:
-    nobody = Party(999, "")
+async def test_decisions_about_unknown_accounts_are_refused(market: Market) -> None:
+    unknown = Party(999, "")
     for act in (suspend, unsuspend, approve):
-        assert (await refusal(act(market, nobody))).reason == "PROVIDER_NOT_FOUND"
+        assert (await refusal(act(market, unknown))).reason == "PROVIDER_NOT_FOUND"
     for act_on_renter in (suspend_renter, unsuspend_renter):
-        assert (await refusal(act_on_renter(market, nobody))).reason == "RENTER_NOT_FOUND"
+        assert (await refusal(act_on_renter(market, unknown))).reason == "RENTER_NOT_FOUND"
 
 
-async def test_operators_who_suspend_at_once_do_it_once(any_market: Market) -> None:
+async def test_simultaneous_suspensions_take_effect_once(any_market: Market) -> None:
     market = any_market
     provider = await market.provider()
     outcomes = await asyncio.gather(*(suspend(market, provider) for _ in range(8)), return_exceptions=True)
-    assert sum(not isinstance(one, BaseException) for one in outcomes) == 1
-    assert len(await noted(market)) == 1
+    assert sum(not isinstance(outcome, BaseException) for outcome in outcomes) == 1
+    assert len(await audit_log(market)) == 1
 
 
-async def test_suspension_is_noted_with_its_reason(market: Market) -> None:
+async def test_suspension_is_logged_with_its_reason(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter(0)
     await suspend(market, provider, "mines coins")
     await unsuspend(market, provider)
     await suspend_renter(market, renter)
-    assert await noted(market) == [
+    assert await audit_log(market) == [
         (
             "renter.suspend",
             str(renter.id),
@@ -204,7 +206,7 @@ async def test_suspension_is_noted_with_its_reason(market: Market) -> None:
     ]
 
 
-async def test_suspended_renter_submits_nothing_and_its_running_job_goes_on(any_market: Market) -> None:
+async def test_suspended_renter_cannot_submit_and_its_running_job_continues(any_market: Market) -> None:
     market = any_market
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
@@ -219,26 +221,26 @@ async def test_suspended_renter_submits_nothing_and_its_running_job_goes_on(any_
     assert (refused.reason, refused.facts.status) == ("WRONG_STATE", "active")
 
 
-@pytest.mark.parametrize("needed", [True, False])
-async def test_new_provider_waits_for_approval_where_it_is_asked_for(
-    sqlite_url: str, clock: ManualClock, needed: bool
+@pytest.mark.parametrize("is_required", [True, False])
+async def test_new_provider_waits_for_approval_if_the_server_requires_it(
+    sqlite_url: str, clock: ManualClock, is_required: bool
 ) -> None:
-    async with running_server.running(sqlite_url, clock, provider_approval=needed) as market:
+    async with running_server.running(sqlite_url, clock, provider_approval=is_required) as market:
         provider = await market.provider()
-        if needed:
+        if is_required:
             waiting = market.connect(provider)
             await waiting.say(hello=sessions_pb2.Hello(boot_id="b", protocol_version=1, slots=1))
             refused = await waiting.ended()
             assert refused is not None
             assert refused.reason == "PROVIDER_NOT_APPROVED"
             await approve(market, provider)
-            assert (await noted(market))[0][0] == "provider.approve"
+            assert (await audit_log(market))[0][0] == "provider.approve"
         daemon = await market.daemon(provider)
         await market.submit(await market.renter())
         await daemon.expect("job_offer")
 
 
-async def test_paused_provider_takes_nothing_new_and_finishes_what_it_runs(any_market: Market) -> None:
+async def test_paused_provider_gets_no_new_job_and_finishes_its_running_job(any_market: Market) -> None:
     market = any_market
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider, slots=2)
@@ -259,7 +261,7 @@ async def test_paused_provider_takes_nothing_new_and_finishes_what_it_runs(any_m
 
 
 async def test_placement_skips_a_paused_provider_at_once(market: Market) -> None:
-    """No tick in between: the better candidate has paused, so the other gets the job at once."""
+    """Without a tick in between, the job goes to the other provider although the paused one ranks higher."""
     better, other = await market.provider(), await market.provider()
     first = await market.daemon(better, slots=4)
     second = await market.daemon(other)
@@ -271,19 +273,19 @@ async def test_placement_skips_a_paused_provider_at_once(market: Market) -> None
 
 
 def test_paused_daemons_do_not_crowd_out_the_others() -> None:
-    """Placement looks at some of a large fleet: those that take nothing are none of them."""
+    """Placement looks at some providers of a large fleet, and only at those that take jobs."""
     fleet = Fleet()
     for number in (1, 2):
         fleet.join(Presence(number, 1, "b1", lambda _: None, 0, 1, frozenset(JobType), ()))
         fleet.beat(number, 10, None)
     fleet.set_state(1, AccountState.PAUSED)
-    assert [one.provider_id for one in fleet.live_candidates(None, 10, 0, 1)] == [2]
+    assert [candidate.provider_id for candidate in fleet.live_candidates(None, 10, 0, 1)] == [2]
     paused = fleet.get(1)
     assert paused is not None
     assert paused.candidate(10).status is ProviderStatus.PAUSED
 
 
-async def test_daemon_that_connects_during_its_pause_is_skipped_too(market: Market) -> None:
+async def test_daemon_that_connects_while_paused_is_skipped(market: Market) -> None:
     better, other = await market.provider(), await market.provider()
     await pause(market, better)
     first = await market.daemon(better, slots=4)
@@ -294,7 +296,7 @@ async def test_daemon_that_connects_during_its_pause_is_skipped_too(market: Mark
     await first.heard_nothing()
 
 
-async def test_what_another_server_decided_is_known_after_a_tick(market: Market) -> None:
+async def test_pause_at_another_server_is_known_after_a_tick(market: Market) -> None:
     better, other = await market.provider(), await market.provider()
     await market.daemon(better, slots=4)
     second = await market.daemon(other)
@@ -309,7 +311,7 @@ async def test_what_another_server_decided_is_known_after_a_tick(market: Market)
     ("state", "reason"),
     [("suspended", "PROVIDER_SUSPENDED"), ("pending_approval", "PROVIDER_NOT_APPROVED")],
 )
-async def test_provider_that_is_shut_out_cannot_let_itself_in(
+async def test_suspended_or_unapproved_provider_cannot_pause_or_resume(
     market: Market, state: str, reason: str
 ) -> None:
     provider = await market.provider()

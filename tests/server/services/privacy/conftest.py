@@ -1,4 +1,4 @@
-"""The markets in which accounts are exported and deleted."""
+"""Running servers for the tests of exported and deleted accounts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.running_server import Market
 
 @pytest.fixture
 async def any_market(database_url: str, clock: ManualClock, tmp_path: Path) -> AsyncIterator[Market]:
-    """A running server on each kind of database, where renters fill their wallets and have webhooks."""
+    """A running server on each kind of database, with top-ups, webhooks and a file store."""
     async with running_server.running(
         database_url,
         clock,
@@ -27,7 +27,7 @@ async def any_market(database_url: str, clock: ManualClock, tmp_path: Path) -> A
 
 @pytest.fixture
 async def market(sqlite_url: str, clock: ManualClock, tmp_path: Path) -> AsyncIterator[Market]:
-    """The same on SQLite."""
+    """A running server on SQLite, with top-ups, webhooks and a file store."""
     async with running_server.running(
         sqlite_url,
         clock,

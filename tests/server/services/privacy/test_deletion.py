@@ -1,4 +1,4 @@
-"""Deletion of an account: what goes, what stays, what refuses it, and what meets it half-way."""
+"""Deletion of an account: what is erased, what stays, what prevents it, and what happens at the same time."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ from tests.support.whole_renter import (
     whole_renter,
 )
 
-LEFT = 5000 - 188
+BALANCE_HALALA = 5000 - 188
 
 
 async def register(market: Market, email: str, name: str = "R") -> Party:
-    made = await market.renter_service.RegisterRenter(
+    response = await market.renter_service.RegisterRenter(
         renters_pb2.RegisterRenterRequest(name=name, email=email)
     )
-    return Party(made.renter_id, made.api_key)
+    return Party(response.renter_id, response.api_key)
 
 
 async def top_up(market: Market, renter: Party, halala: int) -> Any:
@@ -75,35 +75,35 @@ async def credit(market: Market, renter: Party, halala: int) -> Any:
     return await market.ledger_service.CreditRenter(request, metadata=market.admin_metadata)
 
 
-async def listed(market: Market, search: str) -> list[operations_pb2.RenterEntry]:
+async def search_renters(market: Market, search: str) -> list[operations_pb2.RenterEntry]:
     request = operations_pb2.ListRentersRequest(search=search)
     answer = await market.operation_service.ListRenters(request, metadata=market.admin_metadata)
     return list(answer.renters)
 
 
-async def state(market: Market, renter: Party) -> str:
+async def state_of(market: Market, renter: Party) -> str:
     return str(await market.sql(lambda: Renter.get_by_id(renter.id).state))
 
 
-# --- what goes ---
+# --- What is erased. ---
 
 
-async def test_no_column_of_any_table_holds_what_the_renter_wrote_or_got(any_market: Market) -> None:
+async def test_no_column_holds_what_the_renter_wrote_or_received(any_market: Market) -> None:
     market = any_market
     async with whole_renter(market) as whole:
         before = await whole_database(market)
         assert all(places_of(marker, before) for marker in MARKERS)
-        await delete(market, whole.renter, forfeit=LEFT)
+        await delete(market, whole.renter, forfeit=BALANCE_HALALA)
         after = await whole_database(market)
     assert {marker: places_of(marker, after) for marker in MARKERS} == {marker: [] for marker in MARKERS}
 
 
-async def test_every_text_of_the_renters_own_rows_is_emptied_or_known(market: Market) -> None:
-    """A new column of a renter's, or one that the markers do not reach, turns this red."""
+async def test_every_text_of_the_renters_rows_is_erased_or_kept_with_a_reason(market: Market) -> None:
+    """Fails for a new column, and for a column that the markers do not reach."""
     kept = {
-        "renter.name": "the same words for all",
-        "renter.email_key": "the id",
-        "renter.state": "a word of ours",
+        "renter.name": "the same for all deleted renters",
+        "renter.email_key": "derived from the id",
+        "renter.state": "a fixed word",
         "account.kind": "money",
         "transfer.kind": "money",
         "transfer.job_id": "money",
@@ -114,24 +114,24 @@ async def test_every_text_of_the_renters_own_rows_is_emptied_or_known(market: Ma
         "job.state": "the provider's history",
         "job.model": "the provider's history",
         "job.spec": "an empty object",
-        "job.content_type": "the daemon's word",
-        "job.failure_reason": "a word of ours",
-        "job.usage": "the daemon's counts",
+        "job.content_type": "reported by the daemon",
+        "job.failure_reason": "a fixed word",
+        "job.usage": "counts from the daemon",
         "lease.job_id": "the provider's history",
         "lease.secret_sha256": "random",
-        "lease.state": "a word of ours",
-        "lease.outcome": "a word of ours",
-        "lease.failure_reason": "a word of ours",
+        "lease.state": "a fixed word",
+        "lease.outcome": "a fixed word",
+        "lease.failure_reason": "a fixed word",
         "artifact.job_id": "the provider's history",
         "artifact.blob_key": "random, until the bytes are gone",
-        "artifact.state": "a word of ours",
+        "artifact.state": "a fixed word",
     }
     not_renters = {
         *("provider", "provider_gpu", "provider_model", "withdrawal"),
         *("audit_entry", "job_rate", "provider_key"),
     }
     async with whole_renter(market) as whole:
-        await delete(market, whole.renter, forfeit=LEFT)
+        await delete(market, whole.renter, forfeit=BALANCE_HALALA)
 
         def read() -> set[str]:
             found: set[str] = set()
@@ -154,30 +154,30 @@ async def test_every_text_of_the_renters_own_rows_is_emptied_or_known(market: Ma
         assert spec == {"{}"}
 
 
-async def test_keys_end_at_once_whoever_remembered_them(any_market: Market) -> None:
+async def test_keys_are_refused_at_once_even_if_cached(any_market: Market) -> None:
     market = any_market
     async with whole_renter(market) as whole:
         rotated = await market.key_service.RotateRenterKey(
             keys_pb2.RotateRenterKeyRequest(grace_seconds=3600), metadata=whole.renter.metadata
         )
         parties = [whole.renter, whole.sub_key, Party(whole.renter.id, rotated.api_key)]
-        for one in parties:
-            await market.wallet(one)  # it is remembered now
-        await delete(market, whole.renter, forfeit=LEFT)
-        for one in parties:
-            assert (await refusal(market.wallet(one))).reason == "INVALID_CREDENTIAL"
+        for party in parties:
+            await market.wallet(party)  # the server has cached the key now
+        await delete(market, whole.renter, forfeit=BALANCE_HALALA)
+        for party in parties:
+            assert (await refusal(market.wallet(party))).reason == "INVALID_CREDENTIAL"
         assert (await refusal(delete(market, whole.renter))).reason == "INVALID_CREDENTIAL"
 
 
-async def test_more_jobs_than_one_transaction_erases_are_erased_by_the_sweep(any_market: Market) -> None:
+async def test_sweep_erases_the_jobs_that_exceed_one_transaction(any_market: Market) -> None:
     market = any_market
     renter, other = await register(market, "many@example.com"), await market.renter()
     await top_up(market, renter, 450)
     job = await market.cancel(await market.submit(renter, key="k"), renter)
     await market.cancel(await market.submit(other, key="kept"), other)
 
-    def copy() -> None:
-        """The same job again and again, as one that submits for a year has them."""
+    def copy_job() -> None:
+        """Copies the job until the renter has more jobs than one transaction erases."""
         found: Any = Job.select().where(Job.job_id == job.job_id).dicts()
         (row,) = found
         copies = [
@@ -186,42 +186,46 @@ async def test_more_jobs_than_one_transaction_erases_are_erased_by_the_sweep(any
         ]
         Job.insert_many(copies).execute()
 
-    def left() -> set[str | None]:
+    def idempotency_keys() -> set[str | None]:
         return {row.idempotency_key for row in Job.select()}
 
-    await market.sql(copy)
+    await market.sql(copy_job)
     await delete(market, renter, "many@example.com", 450)
     for _ in range(2):
         await market.tick()
-    assert await market.sql(left) == {None, "kept"}
+    assert await market.sql(idempotency_keys) == {None, "kept"}
     assert await market.sql(lambda: erasure.to_erase(9)) == []
 
 
-# --- what stays ---
+# --- What stays. ---
 
 
-async def test_money_stays_and_the_provider_keeps_its_job_and_its_payout(any_market: Market) -> None:
+async def test_transfers_stay_and_the_provider_keeps_its_job_and_payout(any_market: Market) -> None:
     market = any_market
     async with whole_renter(market) as whole:
-        moved = await market.sql(lambda: Transfer.select().count())
-        answer = await delete(market, whole.renter, forfeit=LEFT)
-        assert (answer.success, answer.renter_id, answer.forfeited_halala) == (True, whole.renter.id, LEFT)
+        transfers_before = await market.sql(lambda: Transfer.select().count())
+        answer = await delete(market, whole.renter, forfeit=BALANCE_HALALA)
+        assert (answer.success, answer.renter_id, answer.forfeited_halala) == (
+            True,
+            whole.renter.id,
+            BALANCE_HALALA,
+        )
         await market.assert_money_adds_up()
         transfers = await market.sql(lambda: list(Transfer.select().order_by(Transfer.id.desc())))
-        assert len(transfers) == moved + 1
-        assert (transfers[0].kind, transfers[0].amount_halala) == ("forfeit", LEFT)
+        assert len(transfers) == transfers_before + 1
+        assert (transfers[0].kind, transfers[0].amount_halala) == ("forfeit", BALANCE_HALALA)
         assert await market.earned(whole.provider) == 141
         request = jobs_pb2.GetJobRequest(job_id=whole.completed.job_id)
-        seen = (await market.job_service.GetJob(request, metadata=whole.provider.metadata)).job
-        assert seen.billing.actual_cost_halala == 188
+        shown = (await market.job_service.GetJob(request, metadata=whole.provider.metadata)).job
+        assert shown.billing.actual_cost_halala == 188
         assert (await market.why(whole.completed, whole.provider)).attempts[-1].run_seconds == 75
 
 
-async def test_output_is_gone_and_says_so_to_who_may_ask(any_market: Market) -> None:
+async def test_output_is_reported_as_erased_to_those_who_could_see_it(any_market: Market) -> None:
     market = any_market
     async with whole_renter(market) as whole:
         assert (await market.output(whole.completed, whole.provider)).response == OUTPUT
-        await delete(market, whole.renter, forfeit=LEFT)
+        await delete(market, whole.renter, forfeit=BALANCE_HALALA)
         for who in (whole.provider, Party(0, running_server.ADMIN_TOKEN)):
             refused = await refusal(market.output(whole.completed, who))
             assert (refused.reason, refused.facts.status) == ("OUTPUT_ERASED", "completed")
@@ -231,27 +235,27 @@ async def test_output_is_gone_and_says_so_to_who_may_ask(any_market: Market) -> 
         assert (await refusal(market.output(whole.completed, stranger))).reason == "NOT_OWNER"
 
 
-async def test_files_and_logs_are_gone_at_once_and_say_so(any_market: Market) -> None:
+async def test_files_and_logs_are_reported_as_erased_at_once(any_market: Market) -> None:
     market = any_market
     async with whole_renter(market) as whole:
-        await delete(market, whole.renter, forfeit=LEFT)
+        await delete(market, whole.renter, forfeit=BALANCE_HALALA)
         stranger = await market.renter()
         for job in (whole.completed, whole.failed):
             for who in (whole.provider, Party(0, running_server.ADMIN_TOKEN)):
-                for call in reading_of(market, job, who):
+                for call in reading_calls(market, job, who):
                     refused = await refusal(call)
                     assert (refused.reason, job.job_id in refused.message) == ("OUTPUT_ERASED", True)
-            for call in reading_of(market, job, stranger):
+            for call in reading_calls(market, job, stranger):
                 assert (await refusal(call)).reason == "NOT_OWNER"
         assert (await market.job(whole.completed)).artifact_count == 0
 
 
-def reading_of(market: Market, job: jobs_pb2.Job, who: Party) -> list[Any]:
-    """Every way to what a job left beside its output."""
-    asked: dict[str, Any] = {"job_id": job.job_id}
-    list_files = artifacts_pb2.ListArtifactsRequest(**asked)
-    download = artifacts_pb2.DownloadArtifactRequest(name=FILE_NAME, **asked)
-    logs = jobs_pb2.GetJobLogsRequest(**asked)
+def reading_calls(market: Market, job: jobs_pb2.Job, who: Party) -> list[Any]:
+    """Every call that reads a job's files or log."""
+    fields: dict[str, Any] = {"job_id": job.job_id}
+    list_files = artifacts_pb2.ListArtifactsRequest(**fields)
+    download = artifacts_pb2.DownloadArtifactRequest(name=FILE_NAME, **fields)
+    logs = jobs_pb2.GetJobLogsRequest(**fields)
     return [
         market.artifact_service.ListArtifacts(list_files, metadata=who.metadata),
         all_of(market.artifact_service.DownloadArtifact(download, metadata=who.metadata)),
@@ -263,109 +267,109 @@ async def all_of(call: Any) -> list[Any]:
     return [message async for message in call]
 
 
-async def test_bytes_of_files_are_gone_after_the_cleaning(any_market: Market, tmp_path: Path) -> None:
+async def test_cleaning_deletes_the_bytes_of_the_files(any_market: Market, tmp_path: Path) -> None:
     market = any_market
     async with whole_renter(market) as whole:
         assert stored(tmp_path) == [FILE, FILE]
-        await delete(market, whole.renter, forfeit=LEFT)
+        await delete(market, whole.renter, forfeit=BALANCE_HALALA)
         await market.server.services.cleaning.tick()
         assert stored(tmp_path) == []
         assert await market.sql(lambda: Artifact.select().count()) == 0
 
 
-async def test_file_that_arrives_while_its_renter_goes_is_not_kept(
-    any_market: Market, tmp_path: Path
-) -> None:
+async def test_file_uploaded_during_the_deletion_is_not_stored(any_market: Market, tmp_path: Path) -> None:
     market = any_market
     async with whole_renter(market) as whole:
         await whole.daemon.heartbeat()
         job, lease = await market.running_job(whole.renter, whole.provider, whole.daemon)
-        arriving: Any = market.artifact_service.UploadArtifact(metadata=whole.provider.metadata)
+        upload: Any = market.artifact_service.UploadArtifact(metadata=whole.provider.metadata)
         head = artifacts_pb2.ArtifactHeader(
             lease=lease, name="mrklate", size_bytes=2, sha256=sha256(b"mm").digest()
         )
-        await arriving.write(artifacts_pb2.UploadArtifactRequest(header=head))
-        await arriving.read()
-        await arriving.write(artifacts_pb2.UploadArtifactRequest(data=b"m"))
+        await upload.write(artifacts_pb2.UploadArtifactRequest(header=head))
+        await upload.read()
+        await upload.write(artifacts_pb2.UploadArtifactRequest(data=b"m"))
         await market.cancel(job, whole.renter)
         await whole.daemon.expect("cancel_run")
         await whole.daemon.finished(lease, outcome=sessions_pb2.RUN_OUTCOME_CANCELLED)
         await delete(market, whole.renter, forfeit=(await market.wallet(whole.renter))[0])
         assert places_of("mrklate", await whole_database(market)) == []
-        await arriving.write(artifacts_pb2.UploadArtifactRequest(data=b"m"))
-        await arriving.done_writing()
-        assert await arriving.code() is not grpc.StatusCode.OK
+        await upload.write(artifacts_pb2.UploadArtifactRequest(data=b"m"))
+        await upload.done_writing()
+        assert await upload.code() is not grpc.StatusCode.OK
         await market.server.services.cleaning.tick()
         assert stored(tmp_path) == []
 
 
 def stored(folder: Path) -> list[bytes]:
-    """What lies in the store of files."""
+    """The contents of all files in the store."""
     return [path.read_bytes() for path in (folder / "blobs").rglob("*") if path.is_file()]
 
 
 async def test_operators_see_a_deleted_renter_without_a_name(any_market: Market) -> None:
     market = any_market
     async with whole_renter(market) as whole:
-        await delete(market, whole.renter, forfeit=LEFT)
+        await delete(market, whole.renter, forfeit=BALANCE_HALALA)
     for search in ("mrkname", "mrkmail", "mrkorganization"):
-        assert await listed(market, search) == []
-    (seen,) = await listed(market, str(whole.renter.id))
-    assert (seen.name, seen.email, seen.organization) == ("deleted renter", "", "")
-    assert (seen.deleted, seen.suspended, seen.balance_halala) == (True, False, 0)
+        assert await search_renters(market, search) == []
+    (entry,) = await search_renters(market, str(whole.renter.id))
+    assert (entry.name, entry.email, entry.organization) == ("deleted renter", "", "")
+    assert (entry.deleted, entry.suspended, entry.balance_halala) == (True, False, 0)
     dashboard = await market.admin_service.GetDashboard(
         admin_pb2.GetDashboardRequest(), metadata=market.admin_metadata
     )
-    assert "deleted renter" in {one.name for one in dashboard.recent_signups}
+    assert "deleted renter" in {account.name for account in dashboard.recent_signups}
 
 
-async def test_address_is_free_for_another_account(any_market: Market) -> None:
+async def test_address_can_be_registered_again(any_market: Market) -> None:
     market = any_market
     renter = await register(market, "Free@example.com")
     await delete(market, renter, "fREE@Example.com")
     again = await register(market, "free@EXAMPLE.com")
     assert again.id != renter.id
     await delete(market, again, "free@example.com")
-    assert (await state(market, renter), await state(market, again)) == ("deleted", "deleted")
+    assert (await state_of(market, renter), await state_of(market, again)) == ("deleted", "deleted")
 
 
-# --- what refuses it ---
+# --- What prevents it. ---
 
 
 @pytest.mark.parametrize("email", ["other@example.com", "mrkmail@example.co", "xmrkmail@example.com"])
-async def test_another_address_changes_nothing(market: Market, email: str) -> None:
+async def test_deletion_with_a_wrong_address_changes_nothing(market: Market, email: str) -> None:
     async with whole_renter(market) as whole:
         before = await whole_database(market)
-        refused = await refusal(delete(market, whole.renter, email, LEFT))
+        refused = await refusal(delete(market, whole.renter, email, BALANCE_HALALA))
         assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "WRONG_EMAIL")
         assert refused.facts.field == "email"
         assert await whole_database(market) == before
 
 
-async def test_open_jobs_are_counted_and_nothing_changes(any_market: Market) -> None:
+async def test_deletion_with_open_jobs_changes_nothing_and_counts_them(any_market: Market) -> None:
     market = any_market
     renter = await register(market, "open@example.com")
     await top_up(market, renter, 900)
     jobs = [await market.submit(renter) for _ in range(2)]
-    for left in (2, 1):
+    for open_jobs in (2, 1):
         refused = await refusal(delete(market, renter, "open@example.com", 0))
-        assert (refused.reason, refused.facts.open_jobs) == ("JOBS_OPEN", left)
-        assert refused.message.startswith(f"{left} jobs of this account have not ended; cancel them or wait")
+        assert (refused.reason, refused.facts.open_jobs) == ("JOBS_OPEN", open_jobs)
+        assert refused.message.startswith(
+            f"{open_jobs} jobs of this account have not ended; cancel them or wait"
+        )
         await market.cancel(jobs.pop(), renter)
-    assert (await state(market, renter), await market.wallet(renter)) == ("active", (900, 0))
+    assert (await state_of(market, renter), await market.wallet(renter)) == ("active", (900, 0))
     await delete(market, renter, "open@example.com", 900)
 
 
 @pytest.mark.parametrize("forfeit", [None, 0, 41, 43])
-async def test_money_is_given_up_by_its_exact_amount_alone(market: Market, forfeit: int | None) -> None:
+async def test_balance_is_forfeited_only_by_its_exact_amount(market: Market, forfeit: int | None) -> None:
     renter = await register(market, "money@example.com")
     await top_up(market, renter, 42)
     refused = await refusal(delete(market, renter, "money@example.com", forfeit))
     assert (refused.reason, refused.facts.balance_halala) == ("BALANCE_LEFT", 42)
-    assert (await state(market, renter), await market.wallet(renter)) == ("active", (42, 0))
+    assert (await state_of(market, renter), await market.wallet(renter)) == ("active", (42, 0))
 
 
-async def test_more_is_not_given_up_than_there_is(market: Market) -> None:
+async def test_more_than_the_balance_cannot_be_forfeited(market: Market) -> None:
     renter = await register(market, "empty@example.com")
     assert (await refusal(delete(market, renter, "empty@example.com", 1))).reason == "BALANCE_LEFT"
     assert (await delete(market, renter, "empty@example.com", 0)).forfeited_halala == 0
@@ -375,32 +379,36 @@ async def test_suspended_renter_may_delete_its_account(market: Market) -> None:
     renter = await register(market, "suspended@example.com")
     await market.set_renter(renter, state="suspended")
     await delete(market, renter, "suspended@example.com")
-    assert await state(market, renter) == "deleted"
+    assert await state_of(market, renter) == "deleted"
 
 
 async def test_sub_key_may_neither_export_nor_delete(market: Market) -> None:
     async with whole_renter(market) as whole:
-        asked = market.privacy_service.ExportOwnData(
+        call = market.privacy_service.ExportOwnData(
             privacy_pb2.ExportOwnDataRequest(), metadata=whole.sub_key.metadata
         )
-        assert (await refusal(asked)).reason == "MAIN_KEY_NEEDED"
-        assert (await refusal(delete(market, whole.sub_key, EMAIL, LEFT))).reason == "MAIN_KEY_NEEDED"
+        assert (await refusal(call)).reason == "MAIN_KEY_NEEDED"
+        assert (
+            await refusal(delete(market, whole.sub_key, EMAIL, BALANCE_HALALA))
+        ).reason == "MAIN_KEY_NEEDED"
 
 
-# --- what can be done to it afterwards ---
+# --- What can be done to the account afterwards. ---
 
 
-async def test_no_decision_and_no_money_reaches_a_deleted_account(any_market: Market) -> None:
+async def test_deleted_account_gets_no_credit_and_no_decision(any_market: Market) -> None:
     market = any_market
     renter = await register(market, "gone@example.com")
     await delete(market, renter, "gone@example.com")
     refused = await refusal(credit(market, renter, 5))
     assert (refused.reason, refused.facts.status) == ("RENTER_DELETED", "deleted")
-    for kind, act in (
+    for request, method in (
         (accounts_pb2.SuspendRenterRequest(renter_id=renter.id, reason="r"), "SuspendRenter"),
         (accounts_pb2.UnsuspendRenterRequest(renter_id=renter.id), "UnsuspendRenter"),
     ):
-        refused = await refusal(getattr(market.account_service, act)(kind, metadata=market.admin_metadata))
+        refused = await refusal(
+            getattr(market.account_service, method)(request, metadata=market.admin_metadata)
+        )
         assert (refused.reason, refused.facts.status) == ("WRONG_STATE", "deleted")
     await market.assert_money_adds_up()
     log = await market.admin_service.ListAuditEntries(
@@ -409,14 +417,14 @@ async def test_no_decision_and_no_money_reaches_a_deleted_account(any_market: Ma
     assert list(log.entries) == []
 
 
-async def test_another_servers_memory_of_a_key_adds_nothing(any_market: Market) -> None:
-    """A replica knows a key for 10 s after its end: what adds to an account asks the account itself."""
+async def test_key_cached_by_another_server_adds_nothing_to_a_deleted_account(any_market: Market) -> None:
+    """A replica caches a key for 10 s after its end; use cases that add to an account check its state."""
     market = any_market
     renter = await register(market, "replica@example.com")
     await top_up(market, renter, 900)
     services = market.server.services
     await delete(market, renter, "replica@example.com", 900)
-    for act in (
+    for use_case in (
         lambda: services.renters.top_up(renter.id, 5),
         lambda: services.jobs.submit(renter.id, JobRequest(JobType.TRAINING, 60_000)),
         lambda: services.key_ring.create(renter.id, "n", frozenset({Scope.READ}), None),
@@ -425,13 +433,13 @@ async def test_another_servers_memory_of_a_key_adds_nothing(any_market: Market) 
         lambda: services.deletion.delete(renter.id, "replica@example.com", 0),
     ):
         with pytest.raises(DomainError) as caught:
-            await act()
+            await use_case()
         assert caught.value.reason is Reason.RENTER_DELETED
     assert (await services.export.page(renter.id, "", 9)).renter.name == "deleted renter"
     await market.assert_money_adds_up()
 
 
-# --- what meets it half-way ---
+# --- What happens at the same time. ---
 
 
 async def outcome(call: Any) -> str:
@@ -443,7 +451,9 @@ async def outcome(call: Any) -> str:
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_what_races_a_deletion_comes_before_it_or_not_at_all(any_market: Market, seed: int) -> None:
+async def test_calls_during_a_deletion_take_effect_before_it_or_not_at_all(
+    any_market: Market, seed: int
+) -> None:
     market = any_market
     renter = await register(market, "race@example.com")
     await top_up(market, renter, 450)
@@ -464,31 +474,33 @@ async def test_what_races_a_deletion_comes_before_it_or_not_at_all(any_market: M
         "webhook": lambda: market.webhook_service.SetWebhook(webhook, metadata=renter.metadata),
     }
     names = Random(seed).sample(list(calls), len(calls))
-    came = dict(zip(names, await asyncio.gather(*(outcome(calls[name]()) for name in names)), strict=True))
+    outcomes = dict(
+        zip(names, await asyncio.gather(*(outcome(calls[name]()) for name in names)), strict=True)
+    )
     refused = {"RENTER_DELETED", "INVALID_CREDENTIAL"}
-    deletions = [came.pop("delete"), came.pop("delete again")]
+    deletions = [outcomes.pop("delete"), outcomes.pop("delete again")]
     if "done" in deletions:
         deletions.remove("done")
-        assert {*deletions, came.pop("money")} <= refused
+        assert {*deletions, outcomes.pop("money")} <= refused
         assert await market.sql(lambda: ApiKey.select().count()) == 0
         assert not any("renter.example" in text for text in (await whole_database(market)).values())
     else:
-        assert came.pop("money") == "done"
+        assert outcomes.pop("money") == "done"
         assert set(deletions) <= {"BALANCE_LEFT", "JOBS_OPEN"}
-    assert set(came.values()) <= {"done"} | refused
+    assert set(outcomes.values()) <= {"done"} | refused
     await market.assert_money_adds_up()
 
 
-async def test_event_that_is_on_its_way_is_the_last(any_market: Market) -> None:
+async def test_event_in_flight_during_the_deletion_is_the_last(any_market: Market) -> None:
     market = any_market
     async with whole_renter(market) as whole:
-        whole.receiver.answers = [None]  # it hangs with the first of two events
+        whole.receiver.answers = [None]  # the receiver does not answer the first of two events
         sent = len(whole.receiver.received)
         for _ in range(2):
             await market.cancel(await market.submit(whole.renter), whole.renter)
         await market.server.services.deliveries.tick()
         await whole.receiver.until_received(sent + 1)
-        await delete(market, whole.renter, forfeit=LEFT)
+        await delete(market, whole.renter, forfeit=BALANCE_HALALA)
         whole.receiver.hang_up()
         await market.server.services.deliveries.settled()
         market.clock.advance(3600)
@@ -498,23 +510,25 @@ async def test_event_that_is_on_its_way_is_the_last(any_market: Market) -> None:
         assert not any("webhook" in place for place in await whole_database(market))
 
 
-async def test_turn_that_meets_a_deletion_sends_nothing_more(database: Database, clock: ManualClock) -> None:
-    """Also when the event on its way is answered well: what is left of the turn is in the sender's hands."""
+async def test_deletion_during_a_delivery_stops_the_events_behind_it(
+    database: Database, clock: ManualClock
+) -> None:
+    """Also when the event in flight succeeds: the sender has already read the events behind it."""
     config = Config("", "", None, True, None, "INFO", limits=OFF, webhooks_allow_private=True)
     services = Services(database, clock, config)
-    made = await services.renters.register(
+    renter = await services.renters.register(
         name="R", email="r@example.com", email_key="r@example.com", organization="", phone=""
     )
-    await services.renters.top_up(made.id, 900)
-    await services.webhooks.put(made.id, "https://renter.example/e", None)
+    await services.renters.top_up(renter.id, 900)
+    await services.webhooks.put(renter.id, "https://renter.example/e", None)
     for _ in range(3):
-        job = await services.jobs.submit(made.id, JobRequest(JobType.TRAINING, 60_000))
-        await services.jobs.cancel(Caller("renter", made.id), job.job_id)
+        job = await services.jobs.submit(renter.id, JobRequest(JobType.TRAINING, 60_000))
+        await services.jobs.cancel(Caller("renter", renter.id), job.job_id)
     sent: list[str] = []
 
     async def post(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         sent.append(headers["DCP-Event-Id"])
-        await services.deletion.delete(made.id, "r@example.com", 900)
+        await services.deletion.delete(renter.id, "r@example.com", 900)
         return Answer(200, None)
 
     sender = Deliveries(database, clock, post)
@@ -523,7 +537,7 @@ async def test_turn_that_meets_a_deletion_sends_nothing_more(database: Database,
     assert len(sent) == 1
 
 
-async def test_late_word_of_a_daemon_brings_nothing_back(any_market: Market) -> None:
+async def test_late_result_of_a_daemon_restores_nothing(any_market: Market) -> None:
     market = any_market
     async with whole_renter(market) as whole:
         await whole.daemon.heartbeat()
@@ -548,16 +562,16 @@ async def test_late_word_of_a_daemon_brings_nothing_back(any_market: Market) -> 
         await market.assert_money_adds_up()
 
 
-async def test_statement_tells_no_forfeit_of_another(market: Market) -> None:
-    """What was given up is the deleted wallet's line alone."""
+async def test_forfeit_is_only_in_the_statement_of_the_deleted_renter(market: Market) -> None:
+    """The statement of another renter does not show it."""
     renter, other = await register(market, "a@example.com"), await market.renter()
     await top_up(market, renter, 42)
     await delete(market, renter, "a@example.com", 42)
     lines = (await market.server.services.statements.lines(renter.id, None, 9)).rows
-    assert [(one.kind.value, one.amount_halala, one.balance_halala) for one in lines] == [
+    assert [(line.kind.value, line.amount_halala, line.balance_halala) for line in lines] == [
         ("forfeit", -42, 0),
         ("topup", 42, 42),
     ]
     request = statements_pb2.ListOwnLedgerRequest()
-    seen = await market.statement_service.ListOwnLedger(request, metadata=other.metadata)
-    assert [line.amount_halala for line in seen.lines] == [5000]
+    others_statement = await market.statement_service.ListOwnLedger(request, metadata=other.metadata)
+    assert [line.amount_halala for line in others_statement.lines] == [5000]

@@ -1,4 +1,4 @@
-"""The export of a renter's own data: that it is complete, and that no page of it is large."""
+"""The export of a renter's own data: it is complete, and its pages are small."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.whole_renter import (
 
 LISTS = ("keys", "deliveries", "jobs", "attempts", "ledger")
 
-# Where the export tells each column of a table that has a renter's rows.
+# The field of the export that shows each column of the tables with renters' rows.
 EXPORTED = {
     "renter.id": "renter.id",
     "renter.name": "renter.name",
@@ -122,60 +122,60 @@ EXPORTED = {
     "webhook_delivery.status_code": "deliveries.delivery.status_code",
     "webhook_delivery.error": "deliveries.delivery.error",
 }
-# What it does not tell, and why not.
+# Columns that are not exported, and why.
 NOT_EXPORTED = {
-    "renter.email_key": "made of the address",
-    "renter.state": "told as suspended",
-    "renter.erase_from_ms": "of deleted renters",
+    "renter.email_key": "derived from the address",
+    "renter.state": "exported as suspended",
+    "renter.erase_from_ms": "only for deleted renters",
     "api_key.role": "a renter's",
     "api_key.owner_id": "the renter's id",
     "api_key.sha256": "recognizes a secret",
-    "account.id": "inner number",
-    "account.kind": "the wallet's, or what is held",
+    "account.id": "internal number",
+    "account.kind": "wallet or hold",
     "account.owner_id": "the renter's id",
     "transfer.debit_account_id": "the sign of the amount",
     "transfer.credit_account_id": "the sign of the amount",
-    "transfer.withdrawal_id": "of providers",
-    "hold.state": "made of the job's state",
-    "hold.created_ms": "the job's",
+    "transfer.withdrawal_id": "only for providers",
+    "hold.state": "derived from the job's state",
+    "hold.created_ms": "equal to the job's",
     "hold.resolved_ms": "the job's end",
     "job.lease_epoch": "the last attempt's",
-    "job.start_by_ms": "made of two others",
-    "job.request_digest": "made of the request",
+    "job.start_by_ms": "derived from two other columns",
+    "job.request_digest": "derived from the request",
     "lease.session_epoch": "the provider's session",
     "lease.secret_sha256": "recognizes a secret",
-    "lease.state": "made of its times",
-    "lease.output_through_seq": "how the output came",
-    "lease.log_through_seq": "how the log came",
+    "lease.state": "derived from its times",
+    "lease.output_through_seq": "transport of the output",
+    "lease.log_through_seq": "transport of the log",
     "lease.output_limit_bytes": "a setting",
     "chunk.stream": "output or log: the field's name",
     "chunk.seq": "the order in which they are joined",
-    "artifact.id": "inner number",
-    "artifact.blob_key": "where the bytes lie",
-    "artifact.state": "listed are those that are kept",
+    "artifact.id": "internal number",
+    "artifact.blob_key": "place of the bytes in the store",
+    "artifact.state": "only kept files are listed",
     "artifact.published_ms": "the job's end",
     "webhook.renter_id": "the renter's id",
     "webhook.secret": "a secret",
-    "lease.number": "made of job and epoch, to name the attempt in its provider's history",
-    "webhook.balance_is_low": "made of balance and threshold",
-    "webhook.due_ms": "when the sender looks again",
-    "webhook.claimed_until_ms": "who sends",
+    "lease.number": "derived from job and epoch, to name the attempt in its provider's history",
+    "webhook.balance_is_low": "derived from balance and threshold",
+    "webhook.due_ms": "state of the sender",
+    "webhook.claimed_until_ms": "state of the sender",
     "webhook_delivery.renter_id": "the renter's id",
-    "webhook_delivery.next_ms": "when it is sent again",
+    "webhook_delivery.next_ms": "state of the sender",
     "repeat.owner": "the renter's id",
     "repeat.key": "kept for a day with the answer that was given",
-    "repeat.digest": "made of the request",
+    "repeat.digest": "derived from the request",
     "repeat.answer": "the answer that was given",
     "repeat.created_ms": "kept for a day with the answer that was given",
 }
-OF_OTHERS = {
+TABLES_WITHOUT_RENTERS = {
     *("provider", "provider_gpu", "provider_model", "provider_terms", "gpu_metrics", "withdrawal"),
     *("audit_entry", "job_rate"),
 }
 
 
-def found_at(message: dict[str, Any], path: str) -> list[Any]:
-    """All that stands at a path, through every list."""
+def values_at(message: dict[str, Any], path: str) -> list[Any]:
+    """All values at a path, through every list."""
     values: list[Any] = [message]
     for name in path.split("."):
         values = [value[name] for value in values if name in value]
@@ -183,28 +183,28 @@ def found_at(message: dict[str, Any], path: str) -> list[Any]:
     return values
 
 
-def plain(page: pb.ExportOwnDataResponse) -> dict[str, Any]:
+def as_dict(page: pb.ExportOwnDataResponse) -> dict[str, Any]:
     return dict(MessageToDict(page, preserving_proto_field_name=True))
 
 
-def test_every_column_of_a_renters_is_exported_or_known() -> None:
-    """Whoever adds a column decides here whether it is the renter's."""
+def test_every_column_of_a_renter_is_exported_or_excluded_with_a_reason() -> None:
+    """Whoever adds a column decides here whether the export shows it."""
     columns = {
         f"{model._meta.table_name}.{column.name}"
         for model in MODELS
-        if model._meta.table_name not in OF_OTHERS
+        if model._meta.table_name not in TABLES_WITHOUT_RENTERS
         for column in model._meta.sorted_fields
     }
     assert columns == EXPORTED.keys() | NOT_EXPORTED.keys()
     assert EXPORTED.keys() & NOT_EXPORTED.keys() == set()
 
 
-async def test_every_column_that_is_exported_is_there(any_market: Market) -> None:
+async def test_every_exported_column_has_a_value_in_the_export(any_market: Market) -> None:
     market = any_market
     async with whole_renter(market) as whole:
 
         def fill() -> None:
-            """What no use case has left in these rows."""
+            """Sets the columns that no use case of this test sets."""
             Job.update(cancel_requested_ms=5, output_truncated=True).where(
                 Job.job_id == whole.completed.job_id
             ).execute()
@@ -215,57 +215,58 @@ async def test_every_column_that_is_exported_is_there(any_market: Market) -> Non
         await market.server.services.deliveries.tick()
         await market.server.services.deliveries.settled()
         await market.server.services.keys.write_uses(now=True)
-        await revoked_and_expiring_keys(market, whole)
+        await revoke_expiring_key(market, whole)
         (page,) = await export(market, whole.renter)
-    told = plain(page)
-    assert [column for column, path in EXPORTED.items() if not found_at(told, path)] == []
-    by_job = {one.job_id + str(one.attempt.lease_epoch): one for one in page.attempts}
-    first, second = (by_job[f"{whole.completed.job_id}{epoch}"] for epoch in (1, 2))
+    exported = as_dict(page)
+    assert [column for column, path in EXPORTED.items() if not values_at(exported, path)] == []
+    by_lease = {entry.job_id + str(entry.attempt.lease_epoch): entry for entry in page.attempts}
+    first, second = (by_lease[f"{whole.completed.job_id}{epoch}"] for epoch in (1, 2))
     assert (first.output, second.output) == (LOST_OUTPUT, OUTPUT)
     assert (first.attempt.image_digest, second.attempt.image_digest) == ("", IMAGE_DIGEST)
-    assert list(first.artifacts) == []  # of an attempt that did not end the job
+    assert list(first.artifacts) == []  # files of an attempt that did not end the job are not kept
     (file,) = second.artifacts
     assert (file.name, file.size_bytes) == (FILE_NAME, len(FILE))
     assert file.sha256 == hashlib.sha256(FILE).hexdigest()
-    assert (second.log, second.log_data) == ("", LOG.encode() + b"\xff")  # no text: the bytes as they are
-    (job,) = [one for one in page.jobs if one.job.job_id == whole.completed.job_id]
+    assert (second.log, second.log_data) == ("", LOG.encode() + b"\xff")  # not UTF-8: exported as bytes
+    (job,) = [entry for entry in page.jobs if entry.job.job_id == whole.completed.job_id]
     assert (job.params.max_tokens, job.container_spec.env["NAME"]) == (7, "mrkenv")
     assert sum(line.amount_halala for line in page.ledger) == page.renter.balance_halala
 
 
-async def revoked_and_expiring_keys(market: Market, whole: Whole) -> None:
+async def revoke_expiring_key(market: Market, whole: Whole) -> None:
     from dcp.v1 import keys_pb2, options_pb2
 
     request = keys_pb2.CreateKeyRequest(name="n", scopes=[options_pb2.SCOPE_READ], expires_in_seconds=90)
-    made = await market.key_service.CreateKey(request, metadata=whole.renter.metadata)
-    revoke = keys_pb2.RevokeKeyRequest(key_id=made.key.id)
+    created = await market.key_service.CreateKey(request, metadata=whole.renter.metadata)
+    revoke = keys_pb2.RevokeKeyRequest(key_id=created.key.id)
     await market.key_service.RevokeKey(revoke, metadata=whole.renter.metadata)
 
 
 async def test_no_secret_is_exported(market: Market) -> None:
     async with whole_renter(market) as whole:
         secret = await market.sql(lambda: str(Webhook.get_by_id(whole.renter.id).secret))
-        text = str([plain(page) for page in await export(market, whole.renter)])
+        text = str([as_dict(page) for page in await export(market, whole.renter)])
         assert whole.renter.key[:-4] not in text
         assert secret not in text
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 5])
-async def test_pages_join_without_gap_or_double(any_market: Market, rows: int) -> None:
+async def test_pages_have_no_gap_and_no_duplicate(any_market: Market, rows: int) -> None:
     market = any_market
     async with whole_renter(market) as whole:
         await export(market, whole.renter)
-        await market.server.services.keys.write_uses(now=True)  # of now, and the clock stands
+        # Later uses do not change the times of use: the clock stands still.
+        await market.server.services.keys.write_uses(now=True)
         (whole_page,) = await export(market, whole.renter)
         pages = await export(market, whole.renter, page_size=rows)
         assert all(sum(len(getattr(page, name)) for name in LISTS) <= rows for page in pages)
         assert all(page.renter == whole_page.renter and page.webhook == whole_page.webhook for page in pages)
         for name in LISTS:
-            joined = [one for page in pages for one in getattr(page, name)]
+            joined = [entry for page in pages for entry in getattr(page, name)]
             assert joined == list(getattr(whole_page, name)) != []
 
 
-async def many_bytes(market: Market) -> Party:
+async def renter_with_many_bytes(market: Market) -> Party:
     """A renter whose prompts and outputs are many pages long."""
     renter, provider = await market.renter(9000), await market.provider()
     daemon = await market.daemon(provider)
@@ -277,7 +278,7 @@ async def many_bytes(market: Market) -> Party:
         await daemon.finished(lease)
 
         def write(job_id: str = job.job_id) -> None:
-            """Three pages of output: more than any daemon may send."""
+            """Writes an output of three pages, more than a daemon may send."""
             Lease.update(output_through_seq=3).where(Lease.job_id == job_id).execute()
             for seq in range(3):
                 row = {"job_id": job_id, "lease_epoch": 1, "stream": "output"}
@@ -289,7 +290,7 @@ async def many_bytes(market: Market) -> Party:
 
 async def test_long_prompts_and_outputs_are_spread_over_pages(any_market: Market) -> None:
     market = any_market
-    renter = await many_bytes(market)
+    renter = await renter_with_many_bytes(market)
     pages = await export(market, renter)
     assert [(len(page.jobs), len(page.attempts)) for page in pages if page.jobs or page.attempts] == [
         (2, 0),
@@ -298,8 +299,8 @@ async def test_long_prompts_and_outputs_are_spread_over_pages(any_market: Market
         (0, 1),
         (0, 1),
     ]
-    assert len({one.job.job_id for page in pages for one in page.jobs}) == 3
-    assert {len(one.output) for page in pages for one in page.attempts} == {PAGE_SIZE * 3 // 2}
+    assert len({entry.job.job_id for page in pages for entry in page.jobs}) == 3
+    assert {len(entry.output) for page in pages for entry in page.attempts} == {PAGE_SIZE * 3 // 2}
 
 
 @pytest.mark.parametrize(
@@ -309,17 +310,17 @@ async def test_long_prompts_and_outputs_are_spread_over_pages(any_market: Market
         *("attempts:1", f"ledger:{9 * 10**20}", "nothing:1"),
     ],
 )
-async def test_page_that_no_page_told_is_refused(market: Market, page: str) -> None:
+async def test_page_that_no_export_named_is_refused(market: Market, page: str) -> None:
     renter = await market.renter()
     request = pb.ExportOwnDataRequest(page=page)
-    if page == "jobs":  # the beginning of a section needs no place in it
+    if page == "jobs":  # a section without a position begins at its first row
         await market.privacy_service.ExportOwnData(request, metadata=renter.metadata)
         return
     refused = await refusal(market.privacy_service.ExportOwnData(request, metadata=renter.metadata))
     assert (refused.reason, refused.facts.field) == ("PAGE_NOT_FOUND", "page")
 
 
-async def test_another_renters_rows_are_on_no_page(any_market: Market) -> None:
+async def test_rows_of_another_renter_are_on_no_page(any_market: Market) -> None:
     market = any_market
     async with whole_renter(market) as whole:
         stranger = await market.renter()
@@ -328,12 +329,12 @@ async def test_another_renters_rows_are_on_no_page(any_market: Market) -> None:
         assert not page.HasField("webhook")
         for place in (f"jobs:{whole.completed.job_id}", f"attempts:{whole.completed.job_id}:1"):
             request = pb.ExportOwnDataRequest(page=place)
-            asked = market.privacy_service.ExportOwnData(request, metadata=stranger.metadata)
-            assert (await refusal(asked)).facts.field == "page"
+            call = market.privacy_service.ExportOwnData(request, metadata=stranger.metadata)
+            assert (await refusal(call)).facts.field == "page"
         for place in ("keys:999", "deliveries:999", "ledger:999"):
             request = pb.ExportOwnDataRequest(page=place)
             page = await market.privacy_service.ExportOwnData(request, metadata=stranger.metadata)
-            assert "mrk" not in str(plain(page)).casefold()
+            assert "mrk" not in str(as_dict(page)).casefold()
 
 
 async def test_account_is_exported_while_its_jobs_run(market: Market) -> None:
@@ -347,7 +348,7 @@ async def test_account_is_exported_while_its_jobs_run(market: Market) -> None:
 
 
 @pytest.mark.parametrize("state", ["active", "suspended"])
-async def test_suspended_renter_gets_its_data(market: Market, state: str) -> None:
+async def test_suspended_renter_may_export_its_data(market: Market, state: str) -> None:
     renter = await market.renter()
     await market.sql(lambda: Renter.update(state=state).where(Renter.id == renter.id).execute())
     (page,) = await export(market, renter)
