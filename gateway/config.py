@@ -5,7 +5,6 @@ It is the only module of the gateway that reads the environment. It does not kno
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import ssl
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from dcp.settings import SETTINGS
 
 from common.addresses import Network
 from gateway.limits import MAX_ADDRESS_CONNECTIONS, MAX_CONNECTIONS
+from gateway.nearest import nearest
 
 MOST_CONNECTIONS = 1_000_000
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -157,8 +157,8 @@ def refuse_unknown(environ: Mapping[str, str]) -> None:
     """Raises ConfigError for a DCP_ variable that no program of DCP has."""
     for name in sorted(environ):
         if name.startswith("DCP_") and name not in SETTINGS:
-            close = difflib.get_close_matches(name, SETTINGS, 1)
-            remedy = f"did you mean {close[0]}?" if close else "correct its name or unset it (see --help)"
+            close = nearest(name, SETTINGS)
+            remedy = f"did you mean {close}?" if close else "correct its name or unset it (see --help)"
             raise ConfigError(f"{name} is not a variable of DCP: {remedy}")
 
 

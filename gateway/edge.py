@@ -1,4 +1,4 @@
-"""Owns what all HTTP exchanges share: request id, body limit, common headers, errors as responses.
+"""Owns what all HTTP exchanges share: request id, common headers, errors as responses.
 
 It knows no route, message or credential, and never logs a request's content.
 """
@@ -19,7 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from common import addresses
 from common.addresses import Address, Network
 from gateway.errors import ApiError
-from gateway.limits import MAX_BODY_BYTES, MAX_HEAD_BYTES, MAX_HEADERS
+from gateway.limits import LEAST_BODY_LIMIT, MAX_HEAD_BYTES, MAX_HEADERS
+from gateway.nearest import nearest_path
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +56,9 @@ class Edge:
 
         try:
             _check_head(scope)
-            # Nothing is carried out before the whole request has arrived, also where no body is expected.
-            body = await read_body(_checked(receive, _announced_length(scope["headers"])))
-            await self._app(scope, _replayed(body, receive), send_dressed)
+            if not scope["path"].startswith("/api/"):
+                receive = await _complete(scope, receive)
+            await self._app(scope, receive, send_dressed)
         except ClientGoneError:
             log.debug("client hung up: request_id=%s", request_id)
         except Exception as fault:
@@ -114,26 +115,21 @@ async def respond(
     await send({"type": "http.response.body", "body": body})
 
 
-async def read_body(receive: Receive) -> bytes:
-    """Returns the whole body, at most MAX_BODY_BYTES. Raises ApiError or ClientGoneError."""
-    chunks = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        chunks.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(chunks)
-
-
 async def refuse_unrouted(request: Request, error: Exception) -> NoReturn:
     """Turns the router's 404 and 405 into errors of the API."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status == 404:
-        raise ApiError("ROUTE_NOT_FOUND", "No route has this path; see /openapi.json.")
+        raise ApiError("ROUTE_NOT_FOUND", f"No route has this path; {_meant(request)}see /openapi.json.")
     if status == 405:
         raise method_not_allowed((getattr(error, "headers", None) or {}).get("Allow", ""))
     raise error
+
+
+def _meant(request: Request) -> str:
+    """The question whether another path was meant; empty if none is close."""
+    paths = [getattr(route, "path", "").replace(":path}", "}") for route in request.app.router.routes]
+    close = nearest_path(request.scope["path"], paths)
+    return f"did you mean {close}? Otherwise " if close else ""
 
 
 def method_not_allowed(allow: str) -> ApiError:
@@ -169,50 +165,51 @@ def _check_head(scope: Scope) -> None:
         raise head_too_large()
 
 
-def _announced_length(headers: RawHeaders) -> int | None:
-    """Returns the announced length of the body in bytes, or None. Raises BODY_TOO_LARGE."""
-    for name, value in headers:
-        if name == b"content-length":
-            if len(value) > 18 or int(value) > MAX_BODY_BYTES:
-                raise _too_large()
-            return int(value)
-    return None
-
-
-def _checked(receive: Receive, announced: int | None) -> Receive:
-    """A ``receive`` that refuses a body that gets too large or ends before its announced length.
-
-    A body that the HTTP layer lost must not run as an empty one. Its bytes can still be on the
-    connection, where they would be read as the next request, so the connection is closed.
-    """
-    received = 0
-
-    async def receive_checked() -> Message:
-        nonlocal received
-        message = await receive()
-        received += len(message.get("body", b""))
-        if received > MAX_BODY_BYTES:
-            raise _too_large()
-        is_end = message["type"] == "http.request" and not message.get("more_body", False)
-        if is_end and announced is not None and received < announced:
-            raise _too_short(received, announced)
-        return message
-
-    return receive_checked
-
-
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    """A ``receive`` that returns the body, which was read already, and then what comes after it."""
+async def _complete(scope: Scope, receive: Receive) -> Receive:
+    """A ``receive`` of a request that has arrived in full. Routes of the API read their bodies themselves."""
+    body = await read_body(scope["headers"], receive, LEAST_BODY_LIMIT)
     is_read = False
 
-    async def receive_replayed() -> Message:
+    async def receive_again() -> Message:
         nonlocal is_read
         if is_read:
             return await receive()
         is_read = True
         return {"type": "http.request", "body": body, "more_body": False}
 
-    return receive_replayed
+    return receive_again
+
+
+async def read_body(headers: RawHeaders, receive: Receive, limit: int) -> bytes:
+    """Returns the whole body as it was sent, at most ``limit`` bytes. Raises ApiError or ClientGoneError.
+
+    A body that the HTTP layer lost must not run as an empty one. Its bytes can still be on the
+    connection, where they would be read as the next request, so the connection is closed.
+    """
+    announced = _announced_length(headers, limit)
+    chunks, received, is_end = [], 0, False
+    while not is_end:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        chunks.append(message.get("body", b""))
+        received += len(chunks[-1])
+        if received > limit:
+            raise body_too_large(limit)
+        is_end = not message.get("more_body", False)
+    if announced is not None and received < announced:
+        raise _too_short(received, announced)
+    return b"".join(chunks)
+
+
+def _announced_length(headers: RawHeaders, limit: int) -> int | None:
+    """The announced length of the body in bytes, or None. Raises BODY_TOO_LARGE."""
+    for name, value in headers:
+        if name == b"content-length":
+            if len(value) > 18 or int(value) > limit:
+                raise body_too_large(limit)
+            return int(value)
+    return None
 
 
 def head_too_large() -> ApiError:
@@ -224,8 +221,9 @@ def head_too_large() -> ApiError:
     return ApiError("HEAD_TOO_LARGE", text, headers=[("connection", "close")])
 
 
-def _too_large() -> ApiError:
-    text = f"The body is larger than {MAX_BODY_BYTES} bytes (1 MiB)."
+def body_too_large(limit: int) -> ApiError:
+    """The error for a body, or what it unpacks to, of more than ``limit`` bytes."""
+    text = f"The body is larger than {limit} bytes ({limit >> 20} MiB), the most that this route reads."
     return ApiError("BODY_TOO_LARGE", text, headers=[("connection", "close")])
 
 

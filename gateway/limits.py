@@ -10,7 +10,8 @@ MAX_HEAD_BYTES = 64 << 10
 
 MAX_HEADERS = 100
 
-MAX_BODY_BYTES = 1 << 20
+LEAST_BODY_LIMIT = 1 << 20
+"""Every route reads a body of at least this many bytes; routes whose fields may be longer read more."""
 
 MAX_QUERY_FIELDS = 100
 

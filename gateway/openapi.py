@@ -46,7 +46,7 @@ _ALWAYS = (
     *("INVALID_FIELD", "UNKNOWN_FIELD", "CONFLICTING_CREDENTIALS", "RATE_LIMITED", "INTERNAL"),
     *("OVERLOADED", "UNAVAILABLE", "STORE_UNAVAILABLE", "TIMEOUT", "HEAD_TOO_LARGE", "REQUEST_TOO_SLOW"),
 )
-_WITH_BODY = ("MALFORMED_JSON", "BODY_TOO_LARGE")
+_WITH_BODY = ("MALFORMED_JSON", "BODY_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
 _WITH_CREDENTIAL = ("MISSING_CREDENTIAL", "INVALID_CREDENTIAL", "WRONG_ROLE")
 _WITH_ADMIN = ("ADMIN_NOT_CONFIGURED",)
 
@@ -59,6 +59,9 @@ _INTRODUCTION = (
     f"`{credentials.QUERY_NAME}`, or as `{credentials.BODY_NAME}` in a JSON body.",
 )
 
+# The values of an enum to which new ones can be added, by the convention of the RESTful API Guidelines.
+_OPEN_ENUM = "x-extensible-enum"
+_NEW_VALUES = "New values can be added: accept one that you do not know."
 _POLICY = "The limit that was reached: its name, and the number of requests `q` allowed in `w` seconds."
 _LIMIT = (
     "The rest of the limit that was reached: `r=0` requests, and the seconds `t` until requests are allowed."
@@ -109,7 +112,7 @@ class _Document:
         self._comments = comments
         self._language = language
         self._say = language.say
-        self._requested = _nested(b.method.input_type for b in served)
+        self._answered = _nested(errors_pb2.ErrorFacts.DESCRIPTOR, *(b.method.output_type for b in served))
         self._schemas: dict[str, Json] = {"Error": self._error()}
 
     def whole(self) -> Json:
@@ -196,7 +199,7 @@ class _Document:
         return parameters
 
     def _parameter(self, place: str, name: str, field: FieldDescriptor) -> Json:
-        schema = self._field(field)
+        schema = self._field(field, in_request=True)
         old = {"deprecated": True} if field.GetOptions().deprecated else {}
         return old | {
             "name": name,
@@ -207,7 +210,7 @@ class _Document:
         }
 
     def _request_content(self, binding: Binding) -> Json:
-        schema = self._object(binding.method.input_type, binding.elsewhere)
+        schema = self._object(binding.method.input_type, True, binding.elsewhere)
         if not binding.is_public:
             schema["properties"][credentials.BODY_NAME] = {
                 "type": ["string", "null"],
@@ -232,18 +235,23 @@ class _Document:
             return described
         raw = binding.rule.raw_body
         if raw.head_field:
-            described["content"] = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+            # Generators leave out a response of the type `*/*` alone, and with it the download.
+            binary = {"schema": {"type": "string", "format": "binary"}}
+            described["content"] = {"application/octet-stream": binary, "*/*": binary}
             return described
         if raw.media_type:
             field = binding.method.output_type.fields_by_name[raw.data_field]
             example = orjson.loads(binding.rule.example_response)[raw.data_field]
-            described["content"] = {raw.media_type: {"schema": self._field(field), "example": example}}
+            schema = self._field(field, in_request=False)
+            described["content"] = {raw.media_type: {"schema": schema, "example": example}}
             return described
-        schema = self._reference(binding.method.output_type)
+        schema = self._reference(binding.method.output_type, in_request=False)
         example = binding.rule.example_response if status == binding.success_status else ""
         described["content"] = _json_content(schema, example)
         if binding.rule.HasField("raw_body") and status == binding.success_status:
             described["content"]["image/*"] = {"schema": {}}
+        if status == 202 and binding.statuses:
+            described["headers"] = self._retry_after()
         return described
 
     def _status_text(self, binding: Binding, status: int) -> str:
@@ -261,9 +269,7 @@ class _Document:
             "content": _json_content({"$ref": "#/components/schemas/Error"}),
         }
         if status in (429, 503):
-            seconds = {"type": "integer", "minimum": 0}
-            text = self._say("Seconds to wait.")
-            failure["headers"] = {"Retry-After": {"description": text, "schema": seconds}}
+            failure["headers"] = self._retry_after()
         if status == 429:
             failure["headers"] |= {
                 "RateLimit-Policy": {"description": self._say(_POLICY), "schema": {"type": "string"}},
@@ -271,8 +277,12 @@ class _Document:
             }
         return failure
 
+    def _retry_after(self) -> Json:
+        seconds = {"type": "integer", "minimum": 0}
+        return {"Retry-After": {"description": self._say("Seconds to wait."), "schema": seconds}}
+
     def _error(self) -> Json:
-        facts = self._object(errors_pb2.ErrorFacts.DESCRIPTOR)
+        facts = self._object(errors_pb2.ErrorFacts.DESCRIPTOR, False)
         own = {
             "error": {
                 "type": "string",
@@ -280,8 +290,8 @@ class _Document:
             },
             "code": {
                 "type": "string",
-                "enum": list(CODES),
-                "description": self._say("The stable reason."),
+                _OPEN_ENUM: list(CODES),
+                "description": f"{self._say('The stable reason.')} {self._say(_NEW_VALUES)}",
             },
         }
         return {
@@ -291,54 +301,61 @@ class _Document:
             "properties": own | facts["properties"],
         }
 
-    def _reference(self, named: Descriptor | EnumDescriptor) -> Json:
-        """Returns a reference to the schema of a message or enum, and adds the schema if it is new."""
+    def _reference(self, named: Descriptor | EnumDescriptor, in_request: bool) -> Json:
+        """Returns a reference to the schema of a message or enum, and adds the schema if it is new.
+
+        What occurs in requests and in responses has two schemas: a request may only have what is known, but a
+        client must accept a response with a field or a value that is newer than the client.
+        """
         name = named.full_name.removeprefix("dcp.v1.")
+        if in_request and named.full_name in self._answered:
+            name += "Input"
         if name not in self._schemas:
             self._schemas[name] = {}  # reserved before its fields, because they can refer to it
-            schema = self._enum(named) if isinstance(named, EnumDescriptor) else self._object(named)
-            self._schemas[name].update(schema)
+            describe = self._enum if isinstance(named, EnumDescriptor) else self._object
+            self._schemas[name].update(describe(named, in_request))  # type: ignore[arg-type]
         return {"$ref": f"#/components/schemas/{name}"}
 
-    def _enum(self, enum: EnumDescriptor) -> Json:
+    def _enum(self, enum: EnumDescriptor, in_request: bool) -> Json:
         readable = enum_numbers(enum)
         values = [(v, enum_names(enum)[v.number]) for v in enum.values]
         known = [(v, name) for v, name in values if name in readable]
         lines = [f"* `{name}`: {self._comment(f'{enum.full_name}.{v.name}')}" for v, name in known]
         aliases = sorted(readable.keys() - {name for _, name in known})
-        if aliases:
+        if not in_request:
+            lines.append(f"\n{self._say(_NEW_VALUES)}")
+        elif aliases:
+            # An alias is not a value of the schema: generators make the same name of it.
             lines.append(f"\n{self._say('Also accepted:')} {', '.join(f'`{alias}`' for alias in aliases)}")
-        description = "\n".join([self._comment(enum.full_name), "", *lines])
         return {
             "type": "string",
-            "enum": [*(name for _, name in known), *aliases],
-            "description": description,
+            "enum" if in_request else _OPEN_ENUM: [name for _, name in known],
+            "description": "\n".join([self._comment(enum.full_name), "", *lines]),
         }
 
-    def _object(self, message: Descriptor, without: Collection[str] = ()) -> Json:
+    def _object(self, message: Descriptor, in_request: bool, without: Collection[str] = ()) -> Json:
         fields = [field for field in message.fields if field.name not in without]
         schema: Json = {
             "type": "object",
             "description": self._comment(message.full_name),
-            "properties": {field.name: self._field(field) for field in fields},
+            "properties": {field.name: self._field(field, in_request) for field in fields},
         }
-        if message.full_name in self._requested:
+        if in_request:
             required = [field.name for field in fields if field_rule(field).required]
             schema |= {"required": required} if required else {}
             for name in schema["properties"].keys() - set(required):
                 schema["properties"][name] = _or_null(schema["properties"][name])
-            conditions = body_conditions(message)
-            schema |= {"allOf": conditions} if conditions else {}
+            schema |= body_conditions(message)
             tolerant = message.GetOptions().Extensions[options_pb2.message].ignore_unknown_fields
             schema |= {} if tolerant else {"additionalProperties": False}
         return schema
 
-    def _field(self, field: FieldDescriptor) -> Json:
+    def _field(self, field: FieldDescriptor, in_request: bool) -> Json:
         rule = field_rule(field)
         item = field
         if is_map := field.message_type is not None and field.message_type.GetOptions().map_entry:
             item = field.message_type.fields_by_name["value"]
-        schema = self._item(item) | _limits(item, rule)
+        schema = self._item(item, in_request) | _limits(item, rule, in_request)
         if is_map:
             schema = {"type": "object", "additionalProperties": schema}
             schema |= {"maxProperties": rule.max_items} if rule.HasField("max_items") else {}
@@ -352,13 +369,13 @@ class _Document:
         unit = f" {self._say(f'Unit: {rule.unit}.')}" if rule.unit else ""
         return schema | {"description": self._comment(field.full_name) + unit}
 
-    def _item(self, field: FieldDescriptor) -> Json:
+    def _item(self, field: FieldDescriptor, in_request: bool) -> Json:
         """The schema of a single value of the field, without its limits."""
         if field.message_type is not None:
             simple = _WELL_KNOWN.get(field.message_type.full_name)
-            return dict(simple) if simple else self._reference(field.message_type)
+            return dict(simple) if simple else self._reference(field.message_type, in_request)
         if field.enum_type is not None:
-            return self._reference(field.enum_type)
+            return self._reference(field.enum_type, in_request)
         if integer_limits(field) is not None:
             return {"type": "integer"} | _integer_format(field)
         if field.type in FLOAT_TYPES:
@@ -402,7 +419,7 @@ _FORMATS: Mapping[int, Json] = {
 }
 
 
-def _limits(field: FieldDescriptor, rule: options_pb2.FieldRule) -> Json:
+def _limits(field: FieldDescriptor, rule: options_pb2.FieldRule, in_request: bool) -> Json:
     """The limits of a single value in terms of JSON Schema."""
     is_text = field.type == FieldDescriptor.TYPE_STRING
     limits: Json = {}
@@ -417,7 +434,7 @@ def _limits(field: FieldDescriptor, rule: options_pb2.FieldRule) -> Json:
             value = getattr(rule, name)
             limits[name] = int(value) if value.is_integer() else value
     limits |= _FORMATS.get(rule.format, {})
-    return {"enum": list(rule.values)} if rule.values else limits
+    return {"enum" if in_request else _OPEN_ENUM: list(rule.values)} if rule.values else limits
 
 
 def _or_null(schema: Json) -> Json:
@@ -431,8 +448,8 @@ def _or_null(schema: Json) -> Json:
     return schema | {"type": [schema["type"], "null"]} | ({"enum": with_null} if with_null else {})
 
 
-def _nested(messages: Iterable[Descriptor]) -> frozenset[str]:
-    """The full names of the messages and of all messages nested in their fields."""
+def _nested(*messages: Descriptor) -> frozenset[str]:
+    """The full names of the messages, and of all messages and enums in their fields."""
     found: set[str] = set()
     waiting = list(messages)
     while waiting:
@@ -440,6 +457,7 @@ def _nested(messages: Iterable[Descriptor]) -> frozenset[str]:
         if message.full_name not in found:
             found.add(message.full_name)
             waiting += [field.message_type for field in message.fields if field.message_type is not None]
+            found |= {field.enum_type.full_name for field in message.fields if field.enum_type is not None}
     return frozenset(found)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from dcp.v1 import options_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from gateway.scalars import enum_numbers
+from gateway.scalars import enum_names
 
 Json = dict[str, Any]
 
@@ -20,9 +20,13 @@ NOT_BLANK = {"pattern": r"\S"}
 """The schema of a text that counts as present."""
 
 
-def body_conditions(message: Descriptor) -> list[Json]:
-    """A schema for each relation; a body must match all of them."""
-    return [_condition(message, relation) for relation in _relations(message)]
+def body_conditions(message: Descriptor) -> Json:
+    """The keywords of an object's schema for its relations; empty without relations.
+
+    They stand under `then`, which generators of clients skip: an `allOf` of conditions breaks them.
+    """
+    conditions = [_condition(message, relation) for relation in _relations(message)]
+    return {"if": {}, "then": {"allOf": conditions}} if conditions else {}
 
 
 def parameter_needs(message: Descriptor) -> Mapping[str, list[str]]:
@@ -49,7 +53,7 @@ def _when(message: Descriptor, relation: options_pb2.Relation) -> Json:
     enum = message.fields_by_name[relation.when_field].enum_type
     assert enum is not None, f"{relation.when_field} is not an enum"
     number = enum.values_by_name[relation.when_value].number
-    names = [name for name, known in enum_numbers(enum).items() if known == number]
+    names = [enum_names(enum)[number]]
     return {"properties": {relation.when_field: {"enum": names}}, "required": [relation.when_field]}
 
 

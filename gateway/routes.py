@@ -26,11 +26,12 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gateway import credentials, errors
+from gateway.bodies import BodyLimit, BodyReader
 from gateway.edge import method_not_allowed, read_body, respond
 from gateway.errors import ApiError
 from gateway.files import FileRelay
-from gateway.limits import DEADLINE_SECONDS, MAX_QUERY_FIELDS
-from gateway.transcode import body_reader, message_writer, parse_object, query_reader, single_text_reader
+from gateway.limits import DEADLINE_SECONDS, LEAST_BODY_LIMIT, MAX_QUERY_FIELDS
+from gateway.transcode import body_reader, message_writer, query_reader, single_text_reader
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,9 @@ BASES = ("/api", "/api/dc1")
 _VERBS = ("get", "post", "put", "patch", "delete")
 # A field in a path; with **, its value may contain slashes.
 _PATH_FIELD = re.compile(r"\{(\w+)(=\*\*)?\}")
+_REPEAT_KEY = b"idempotency-key"
+# What a client waits that asked too early; a job's next state is seldom further away.
+_ASK_AGAIN = (("retry-after", "1"),)
 _BODYLESS = frozenset(("GET", "DELETE"))
 
 
@@ -265,9 +269,11 @@ class _RequestReader:
         message = binding.method.input_type
         everything = frozenset(message.fields_by_name)
         self._is_public = binding.is_public
-        self._has_body = binding.has_body
+        self._repeat = binding.rule.repeat
         in_body = binding.fields_in_body
-        self._read_body = body_reader(message, binding.elsewhere if in_body else everything)
+        from_elsewhere = binding.elsewhere if in_body else everything
+        self._load = BodyReader(BodyLimit.of(message, from_elsewhere)) if binding.has_body else None
+        self._read_body = body_reader(message, from_elsewhere)
         self._read_query = query_reader(message, everything if in_body else binding.elsewhere)
         self._path = {n: single_text_reader(message.fields_by_name[n], n) for n in binding.path_fields}
         self._headers = {
@@ -277,8 +283,14 @@ class _RequestReader:
 
     async def __call__(self, scope: Scope, receive: Receive) -> tuple[dict[str, Any], str | None]:
         """The values of the request message, and the credential to forward. Raises ApiError."""
+        if self._repeat:
+            self._check_repeat_key(scope["headers"])
         query = _parse_query(scope["query_string"])
-        body = parse_object(await read_body(receive)) if self._has_body else {}
+        body: dict[str, Any] = {}
+        if self._load is not None:
+            body = await self._load(scope["headers"], receive)
+        else:  # Nothing is carried out before the whole request has arrived.
+            await read_body(scope["headers"], receive, LEAST_BODY_LIMIT)
         credential = credentials.take(scope["headers"], query, body)
         values: dict[str, Any] = self._read_body(body) if body else {}
         if query:
@@ -288,6 +300,17 @@ class _RequestReader:
         if self._headers:
             self._add_headers(values, scope["headers"])
         return values, None if self._is_public else credential
+
+    def _check_repeat_key(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Refuses an `Idempotency-Key` that would protect nothing, so that nobody relies on it."""
+        for header, raw in headers:
+            if header != _REPEAT_KEY:
+                continue
+            if not raw.strip():
+                raise _invalid_header(header, "it is blank; send a value, or leave the header out")
+            if self._repeat == options_pb2.REPEAT_SECRET:
+                text = "the response holds a new secret and cannot be sent again; leave the header out"
+                raise _invalid_header(header, text)
 
     def _add_headers(self, values: dict[str, Any], headers: Iterable[tuple[bytes, bytes]]) -> None:
         for header, raw in headers:
@@ -325,7 +348,8 @@ class _Answer:
             headers = [("content-disposition", "inline")]
             await respond(send, status, getattr(answer, self._raw.data_field), headers, image_type)
         else:
-            await respond(send, status, orjson.dumps(self._write(answer)))
+            again = _ASK_AGAIN if status == 202 and self._statuses else ()
+            await respond(send, status, orjson.dumps(self._write(answer)), again)
 
     def _image_type(self, answer: Any) -> str:
         """The media type of the response's image, or an empty text. Anything else is sent as JSON:

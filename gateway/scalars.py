@@ -46,6 +46,8 @@ _EARLIEST_SECONDS = -62_135_596_800  # 0001-01-01, the first day of a Timestamp
 _LATEST_SECONDS = 253_402_300_799
 _LONGEST_SECONDS = 315_576_000_000  # of a Duration
 _INTEGER_TEXT = re.compile(r"-?[0-9]{1,20}")
+# grpc-gateway reads these, and clients rely on it: Python writes True.
+_BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 _NUMBER_TEXT = re.compile(r"-?[0-9]{1,400}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,4})?")
 
 
@@ -267,7 +269,8 @@ def _parse_number(text: str) -> float:
 
 
 def _parse_bool(text: str) -> bool:
-    return text == "true" if text in ("true", "false") else _not_text_of("true or false")
+    value = _BOOLEANS.get(text.lower())
+    return _not_text_of("true or false") if value is None else value
 
 
 def _not_text_of(what: str) -> NoReturn:

@@ -7,14 +7,14 @@ limits of fields, which the server enforces.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import orjson
 from dcp.v1 import options_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from gateway.errors import ApiError
+from gateway.nearest import nearest
 from gateway.scalars import (
     WELL_KNOWN,
     InvalidError,
@@ -30,17 +30,6 @@ Values = dict[str, Any]
 """Fields of a message by name, as keyword arguments of its class."""
 
 _LONGEST_NAME_SHOWN = 100
-
-
-def parse_object(body: bytes) -> Values:
-    """Parses the body as a JSON object; an empty body is an empty object. Raises ApiError."""
-    try:
-        value = orjson.loads(body) if body else {}
-    except orjson.JSONDecodeError as error:
-        raise ApiError("MALFORMED_JSON", f"The body is not JSON: {error.msg}.") from None
-    if type(value) is not dict:
-        raise ApiError("MALFORMED_JSON", "The body must be a JSON object.")
-    return value
 
 
 def body_reader(message: Descriptor, without: Collection[str] = ()) -> Callable[[Values], Values]:
@@ -59,7 +48,7 @@ def query_reader(
         for name, texts in query.items():
             field = plan.get(name)
             if field is None:
-                raise _unknown(name)
+                raise _unknown(name, nearest(name, plan))
             field.put(values, name, texts)
         return values
 
@@ -98,7 +87,8 @@ def _reported(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
         try:
             return read(value)
         except InvalidError as error:
-            raise ApiError(error.code, f"{error.path}: {error.text}.", field=error.path) from None
+            end = "" if error.text.endswith("?") else "."
+            raise ApiError(error.code, f"{error.path}: {error.text}{end}", field=error.path) from None
         except RecursionError:
             raise ApiError("MALFORMED_JSON", "The body is nested too deeply.") from None
 
@@ -113,6 +103,7 @@ class _MessageReader:
     ) -> None:
         if not without:
             readers[message.full_name] = self  # before its fields, which can have the same type
+        self._message = message
         self._ignore_unknown = message.GetOptions().Extensions[options_pb2.message].ignore_unknown_fields
         self._fields = {f.name: _field_reader(f, readers) for f in message.fields if f.name not in without}
         self._rivals = {f.name: oneof for f in message.fields if (oneof := _oneof(f))}
@@ -126,7 +117,7 @@ class _MessageReader:
             if read is None:
                 if self._ignore_unknown:
                     continue
-                raise _unknown(name)
+                raise _unknown(name, self._meant(name))
             if item is not None:
                 try:
                     values[name] = read(item)
@@ -135,6 +126,10 @@ class _MessageReader:
         if self._rivals:
             self._refuse_rivals(values)
         return values
+
+    def _meant(self, name: str) -> str:
+        """The field that an unknown name probably stands for: one deeper in the message, or a close name."""
+        return next(_deeper(self._message, name), "") or nearest(name, self._fields)
 
     def _refuse_rivals(self, values: Values) -> None:
         chosen: dict[str, str] = {}
@@ -202,6 +197,18 @@ def _leaves(
             yield from _leaves(nested, above=path)
 
 
+def _deeper(message: Descriptor, name: str, above: tuple[Descriptor, ...] = ()) -> Iterator[str]:
+    """The paths of the fields with this name in the messages inside a message."""
+    for field in message.fields:
+        nested = _object_type(field)
+        if nested is None or field.is_repeated or nested in above:
+            continue
+        if name in nested.fields_by_name:
+            yield f"{field.name}.{name}"
+        for path in _deeper(nested, name, (*above, message)):
+            yield f"{field.name}.{path}"
+
+
 def _object_type(field: FieldDescriptor) -> Descriptor | None:
     """The message type of a field whose JSON value is an object; None for other fields."""
     message = field.message_type
@@ -222,9 +229,10 @@ def _oneof(field: FieldDescriptor) -> str:
     return oneof.name if oneof is not None and len(oneof.fields) > 1 else ""
 
 
-def _unknown(name: str) -> InvalidError:
+def _unknown(name: str, meant: str) -> InvalidError:
+    question = f"; did you mean {meant}?" if meant else ""
     return InvalidError(
-        "there is no such field", code="UNKNOWN_FIELD", path=name[:_LONGEST_NAME_SHOWN] or '""'
+        f"there is no such field{question}", code="UNKNOWN_FIELD", path=name[:_LONGEST_NAME_SHOWN] or '""'
     )
 
 

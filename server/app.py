@@ -42,7 +42,8 @@ from server.wiring import Services
 
 log = logging.getLogger(__name__)
 
-MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+# More than the texts of any request can have in UTF-8 (`max_characters` in the protos).
+MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 STOP_GRACE_SECONDS = 5.0
 # Each of these prevents a known outage: see docs/internals.md, "gRPC settings".
 GRPC_OPTIONS = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib.util
 import ipaddress
 import re
@@ -21,6 +20,7 @@ from server.domain.artifacts import ArtifactLimits
 from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import Limits
+from server.domain.nearest import did_you_mean
 from server.version import CURRENT
 
 
@@ -214,8 +214,7 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
     # Settings of the other programs are allowed, since one file often configures all of them.
     for name in sorted(environ):
         if name.startswith("DCP_") and name not in SETTINGS:
-            close = difflib.get_close_matches(name, SETTINGS, 1)
-            remedy = f"did you mean {close[0]}?" if close else "see --help for the settings"
+            remedy = did_you_mean(name, SETTINGS, "see --help for the settings")
             raise ConfigError(f"{name}: no such setting; {remedy}")
 
 

@@ -241,7 +241,7 @@ class Reference:
             return say("map of text to {type}", type=self._type(resolved["additionalProperties"]))
         if type_name == "object":
             return _named(schema) or say("object")
-        if "enum" in resolved and _named(schema):
+        if _values(resolved) and _named(schema):
             return _named(schema)
         names = {"string": "text", "integer": "integer", "number": "number", "boolean": "true or false"}
         formats = {"date-time": "time (RFC 3339)", "email": "e-mail address", "phone": "telephone number"}
@@ -264,8 +264,8 @@ class Reference:
         if "maxItems" in schema or "maxProperties" in schema:
             high = _number(schema.get("maxItems", schema.get("maxProperties")))
             yield say("at most {high} items", high=high)
-        if "enum" in schema and len(schema["enum"]) <= 12:
-            texts = [f"`{value}`" for value in schema["enum"] if value is not None]
+        if 0 < len(_values(schema)) <= 12:
+            texts = [f"`{value}`" for value in _values(schema) if value is not None]
             yield say("one of {values}", values=", ".join(texts))
         if "default" in schema:
             yield say("default: {value}", value=_number(schema["default"]))
@@ -279,6 +279,11 @@ def _named(schema: Json) -> str:
     """The name of the object that a schema refers to; empty for an inline schema."""
     reference = schema.get("$ref", "") or schema.get("anyOf", [{}])[0].get("$ref", "")
     return str(reference).removeprefix("#/components/schemas/")
+
+
+def _values(schema: Json) -> list[str | None]:
+    """The values that an enum has now; empty for another schema."""
+    return list(schema.get("enum") or schema.get("x-extensible-enum") or ())
 
 
 def _plain_type(schema: Json) -> str:

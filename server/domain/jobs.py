@@ -192,6 +192,7 @@ class Job:
     failure_message: str | None
     usage: dict[str, Any] | None
     spec: dict[str, Any]
+    """The request, as the daemon receives it. Empty in a list of jobs."""
     request_digest: str
     artifact_count: int = 0
     artifact_bytes: int = 0

@@ -43,7 +43,7 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
     async def GetJobOutput(
         self, request: pb.GetJobOutputRequest, context: Context
     ) -> pb.GetJobOutputResponse:
-        return _output(await self._jobs.output(caller(), request.job_id))
+        return _output(await self._jobs.output(caller(), request.job_id, request.partial))
 
     async def GetJobLogs(self, request: pb.GetJobLogsRequest, context: Context) -> pb.GetJobLogsResponse:
         found = await self._jobs.logs(caller(), request.job_id, request.after_seq)
@@ -87,6 +87,7 @@ def _output(output: Output) -> pb.GetJobOutputResponse:
         return answer
     answer.availability = pb.OUTPUT_AVAILABILITY_READY
     answer.truncated = job.output_truncated
+    answer.partial = job.state is not JobState.COMPLETED
     answer.content_type = job.content_type or DEFAULT_CONTENT_TYPE
     if answer.content_type.startswith("image/"):
         answer.type, answer.data = "image", output.data

@@ -11,7 +11,7 @@ import functools
 import math
 import re
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,7 @@ class _Plan:
     limits: dict[int, _Limits]
     relations: tuple[relations.Check, ...] = ()
     defaults: tuple[tuple[str, float], ...] = ()
+    max_characters: int = 0
 
 
 def _check_message(message: Message, path: str) -> None:
@@ -73,11 +74,35 @@ def _check_message(message: Message, path: str) -> None:
     for field, value in message.ListFields():
         if (found := plan.limits.get(field.number)) is not None:
             _check_field(value, found, found.rule.header or f"{path}{found.name}")
+    if plan.max_characters:
+        _check_characters(message, path, plan.max_characters)
     for check in plan.relations:
         check(message, path)
     for name, default in plan.defaults:
         if not message.HasField(name):
             setattr(message, name, default)
+
+
+def _check_characters(message: Message, path: str, most: int) -> None:
+    """Refuses texts that are too long together; the error names the field with the most of them."""
+    counts = {field.name: _characters(value) for field, value in message.ListFields()}
+    if (total := sum(counts.values())) > most:
+        longest = max(counts, key=lambda name: counts[name])
+        raise invalid_field(
+            f"{path}{longest}",
+            f"all texts of the request have {total} characters together; at most {most} are allowed",
+        )
+
+
+def _characters(value: Any) -> int:
+    """The number of characters of all texts in a value of a field."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Message):
+        return sum(_characters(inner) for _, inner in value.ListFields())
+    if isinstance(value, Mapping):
+        return sum(len(key) + _characters(item) for key, item in value.items())
+    return sum(map(_characters, value)) if isinstance(value, Sequence) else 0
 
 
 def _check_field(value: Any, limits: _Limits, name: str) -> None:
@@ -117,7 +142,8 @@ def _plan(descriptor: Descriptor) -> _Plan:
     useful = {each.field.number: each for each in limits if each.checks or each.is_message or each.max_items}
     required = tuple(each for each in limits if each.rule.required)
     defaults = tuple((each.name, _default(each)) for each in limits if each.rule.HasField("default"))
-    return _Plan(required, useful, relations.relation_checks(descriptor), defaults)
+    most = descriptor.GetOptions().Extensions[options_pb2.message].max_characters
+    return _Plan(required, useful, relations.relation_checks(descriptor), defaults, most)
 
 
 def _default(limits: _Limits) -> float:
@@ -157,6 +183,8 @@ def _checks(field: FieldDescriptor, rule: options_pb2.FieldRule) -> tuple[Check,
         checks.append(functools.partial(_max_length, rule.max_length))
     if field.type == FieldDescriptor.TYPE_STRING:
         checks.append(_no_nul)
+        if rule.header:
+            checks.append(_not_blank)
     if rule.format:
         checks.append(_FORMATS[rule.format])
     if rule.values:
@@ -196,6 +224,11 @@ def _max_length(most: int, value: str | bytes, name: str) -> None:
 def _no_nul(value: str, name: str) -> None:
     if "\0" in value:
         raise invalid_field(name, "must not contain the character U+0000")
+
+
+def _not_blank(value: str, name: str) -> None:
+    if not value.strip():
+        raise invalid_field(name, "is blank; send a value, or leave the header out")
 
 
 def _email(value: str, name: str) -> None:

@@ -17,6 +17,7 @@ from server.domain.hindrances import is_pending
 from server.domain.jobs import FINAL, FailureReason, Job, JobRequest, JobState, JobType
 from server.domain.leases import Channel, LeaseRef, Offer
 from server.domain.messages import CancelRun
+from server.domain.nearest import did_you_mean
 from server.domain.placement import Obstacle, Wants
 from server.domain.providers import AccountState, ProviderStatus, is_live, status
 from server.domain.queue import Prospect
@@ -38,7 +39,7 @@ OPEN_JOBS_RETRY_SECONDS = 10
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A job and, if it completed, its whole output."""
+    """A job and its output: the whole one if it completed, else what it wrote before it ended."""
 
     job: Job
     data: bytes
@@ -157,23 +158,24 @@ class Jobs:
         now_ms = ms(self._clock)
         return await self._database.read(lambda: explain(_visible(caller, job_id), self._fleet, now_ms))
 
-    async def output(self, caller: Caller, job_id: str) -> Output:
-        """A job with its output.
+    async def output(self, caller: Caller, job_id: str, partial: bool = False) -> Output:
+        """A job with its output. With ``partial``, also the text of a job that failed or was cancelled.
 
         Raises JOB_FAILED, JOB_CANCELLED, OUTPUT_ERASED, JOB_NOT_FOUND, NOT_OWNER.
         """
 
         def read() -> Output:
             job = _visible(caller, job_id)
-            if job.state is not JobState.COMPLETED:
+            if job.state not in FINAL:
                 return Output(job, b"")
+            if job.state is not JobState.COMPLETED:
+                written = _partial_bytes(job)
+                if not (partial and written):
+                    raise _gone(job, written)
             _kept(job, "output")
             return Output(job, leases.read_stream(job_id, job.lease_epoch, Channel.OUTPUT))
 
-        output = await self._database.read(read)
-        if output.job.state in FINAL and output.job.state is not JobState.COMPLETED:
-            raise _gone(output.job)
-        return output
+        return await self._database.read(read)
 
     async def logs(self, caller: Caller, job_id: str, after_seq: int) -> JobLog:
         """A job with its log after a given piece. Raises OUTPUT_ERASED, JOB_NOT_FOUND, NOT_OWNER."""
@@ -351,10 +353,10 @@ def _check_serves(provider: providers.ProviderRow, request: JobRequest, vram_res
         return
     served = [model.name for model in providers.models_of([provider.id])[provider.id]]
     if request.model not in served:
+        meant = did_you_mean(request.model, served, "choose one of these, or leave provider_id out")
         raise DomainError(
             Reason.MODEL_NOT_SERVED,
-            f"params.model: provider {provider.id} serves {', '.join(served[:20]) or 'no model'}; "
-            "choose one of these, or leave provider_id out",
+            f"params.model: provider {provider.id} serves {', '.join(served[:20]) or 'no model'}; {meant}",
             field="params.model",
         )
 
@@ -404,7 +406,13 @@ def _of(caller: Caller, job_id: str) -> Job | None:
     return jobs.get(job_id) if caller.role == ADMIN else None
 
 
-def _gone(job: Job) -> DomainError:
+def _partial_bytes(job: Job) -> int:
+    """The size of what an ended job wrote. A part of an image is no use to anybody."""
+    is_image = job.job_type is JobType.IMAGE_GENERATION or (job.content_type or "").startswith("image/")
+    return 0 if is_image else leases.stream_bytes(job.job_id, job.lease_epoch, Channel.OUTPUT)
+
+
+def _gone(job: Job, written: int) -> DomainError:
     assert job.bill is not None
     reason = Reason.JOB_CANCELLED if job.state is JobState.CANCELLED else Reason.JOB_FAILED
     why = job.failure_message or "it ended without an output"
@@ -412,9 +420,11 @@ def _gone(job: Job) -> DomainError:
     return DomainError(
         reason,
         f"job {job.job_id} {verb}: {why}; "
-        f"{job.bill.charge_halala} halala were charged and {job.bill.refund_halala} refunded",
+        f"{job.bill.charge_halala} halala were charged and {job.bill.refund_halala} refunded"
+        + (f"; the {written} bytes that it wrote are at /output?partial=true" if written else ""),
         status=job.state.value,
         reason=(job.failure_reason or FailureReason.ENGINE_FAILED).value,
         charged_halala=job.bill.charge_halala,
         refunded_halala=job.bill.refund_halala,
+        **({"partial_bytes": written} if written else {}),
     )

@@ -42,6 +42,8 @@ _get_of_provider = PreparedRows(
     db.Job,
     lambda rows: rows.where(db.Job.job_id == arg("job_id"), db.Job.provider_id == arg("provider_id")),
 )
+# What a list leaves in the database: a prompt can have megabytes, and a list has 200 jobs.
+_UNLISTED = ("spec",)
 _newest_of_renter = PreparedRows(
     db.Job,
     lambda rows: (
@@ -49,6 +51,7 @@ _newest_of_renter = PreparedRows(
         .order_by(db.Job.created_ms.desc(), db.Job.job_id)
         .limit(arg("limit"))
     ),
+    without=_UNLISTED,
 )
 _newest_of_provider = PreparedRows(
     db.Job,
@@ -57,6 +60,7 @@ _newest_of_provider = PreparedRows(
         .order_by(db.Job.created_ms.desc(), db.Job.job_id)
         .limit(arg("limit"))
     ),
+    without=_UNLISTED,
 )
 _count_of_renter = PreparedQuery(
     lambda: db.Job.select(pw.fn.COUNT(db.Job.job_id)).where(db.Job.renter_id == arg("renter_id"))
@@ -210,10 +214,15 @@ def page_of_provider(provider_id: int, state: JobState | None, before: Job | Non
 
 
 def _page(whose: Any, state: JobState | None, before: Job | None, limit: int) -> list[Job]:
-    query = db.Job.select().where(whose)
+    query = listed().where(whose)
     if state is not None:
         query = query.where(states.is_in(db.Job.state, state))
     return newest_page(query, before, limit)
+
+
+def listed() -> Any:
+    """A query of jobs for a list: each has an empty ``spec``."""
+    return db.Job.select(*(f for f in db.Job._meta.sorted_fields if f.name not in _UNLISTED))
 
 
 def newest_page(query: Any, before: Job | None, limit: int) -> list[Job]:
@@ -465,7 +474,7 @@ def _job(row: Any) -> Job:
         failure_reason=FailureReason(row.failure_reason) if row.failure_reason else None,
         failure_message=row.failure_message,
         usage=json.loads(row.usage) if row.usage else None,
-        spec=json.loads(row.spec),
+        spec=json.loads(row.spec) if row.spec is not None else {},
         request_digest=row.request_digest,
         artifact_count=row.artifact_count,
         artifact_bytes=row.artifact_bytes,

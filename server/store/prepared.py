@@ -11,7 +11,7 @@ which ``arg("name")`` stands for each value:
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import peewee as pw
@@ -71,12 +71,15 @@ class PreparedQuery:
 
 
 class PreparedRows:
-    """Whole rows of one table, as named tuples with the names of its columns."""
+    """Rows of one table, as named tuples with the names of its columns; columns ``without`` are None."""
 
-    def __init__(self, model: type[pw.Model], where: Callable[[Any], Any]) -> None:
-        names = [field.name for field in model._meta.sorted_fields]
-        self._row = namedtuple(model.__name__, names)  # type: ignore[misc]
-        self._query = PreparedQuery(lambda: where(model.select()))
+    def __init__(
+        self, model: type[pw.Model], where: Callable[[Any], Any], without: Sequence[str] = ()
+    ) -> None:
+        fields = [field for field in model._meta.sorted_fields if field.name not in without]
+        names = [*(field.name for field in fields), *without]
+        self._row = namedtuple(model.__name__, names, defaults=[None] * len(without))  # type: ignore[misc]
+        self._query = PreparedQuery(lambda: where(model.select(*fields)))
 
     def one(self, **values: Any) -> Any:
         """The first row; None if there is none."""

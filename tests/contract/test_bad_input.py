@@ -129,10 +129,14 @@ def test_prompt_longer_than_the_context_fails_without_charge(
     assert gone.json()["refunded_halala"] == 450
 
 
-def test_body_over_one_mebibyte_is_refused(market: Market, renter: Account) -> None:
-    body = seed_job(None, prompt="x" * (2 * 1024 * 1024))
-    response = submit(market, "/api", renter[1], body)
-    assert (response.status_code, response.json()["code"]) == (413, "BODY_TOO_LARGE")
+def test_body_over_the_limit_of_its_route_is_refused(market: Market, renter: Account) -> None:
+    """One mebibyte, except for a submit: its prompt may have a million characters of twelve bytes."""
+    headers = {"x-renter-key": renter[1]}
+    for path, mebibytes in (("/api/renters/topup", 2), ("/api/jobs/submit", 14)):
+        response = market.http.post(path, content=b" " * (mebibytes << 20), headers=headers)
+        assert (response.status_code, response.json()["code"]) == (413, "BODY_TOO_LARGE")
+    long = submit(market, "/api", renter[1], seed_job(None, prompt="x" * (2 << 20)))
+    assert (long.status_code, long.json()["field"]) == (400, "params.prompt")
 
 
 def test_credentials_of_the_wrong_kind(market: Market, renter: Account, provider: Account) -> None:

@@ -100,7 +100,7 @@ def test_reference_lists_who_may_call_and_what_fields_mean() -> None:
     assert page_size.limits == ("1 to 200", "default: 50")
     assert rows["Idempotency-Key"].place == "header"
     assert rows["model"].depth == 1
-    assert rows["job_type"].type == "JobType"
+    assert rows["job_type"].type == "JobTypeInput"
     assert "INSUFFICIENT_BALANCE" in [code for error in submit.errors for code in error.codes]
 
 

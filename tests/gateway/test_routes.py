@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import struct
 from typing import Any
 
@@ -121,6 +122,38 @@ async def test_a_header_field_comes_only_from_its_header(
     assert len(server.calls) == 1
 
 
+POSTS = sorted({b.path: b.rule.repeat for b in bindings(discover()) if b.verb == "POST"}.items())
+
+
+@pytest.mark.parametrize("value", ["", "   "])
+@pytest.mark.parametrize("path", [path for path, _ in POSTS])
+async def test_a_blank_idempotency_key_is_refused_on_every_post(
+    gateway: httpx.AsyncClient, server: FakeServer, path: str, value: str
+) -> None:
+    answer = await gateway.post(re.sub(r"\{.*?\}", "7", path), json={}, headers={"Idempotency-Key": value})
+    assert (answer.status_code, answer.json()["field"]) == (400, "idempotency-key")
+    assert "blank" in answer.json()["error"]
+    assert server.calls == []
+
+
+@pytest.mark.parametrize(("path", "repeat"), POSTS)
+async def test_an_idempotency_key_that_would_protect_nothing_is_refused(
+    gateway: httpx.AsyncClient, server: FakeServer, path: str, repeat: int
+) -> None:
+    """Whoever sends it relies on the first answer, and an answer with a secret is not stored."""
+    answer = await gateway.post(re.sub(r"\{.*?\}", "7", path), json={}, headers={"Idempotency-Key": "once"})
+    assert (answer.status_code == 400) == (repeat == options_pb2.REPEAT_SECRET)
+    assert len(server.calls) == (repeat != options_pb2.REPEAT_SECRET)
+    if repeat == options_pb2.REPEAT_SECRET:
+        assert answer.json()["field"] == "idempotency-key"
+        assert "leave the header out" in answer.json()["error"]
+
+
+async def test_keys_are_among_the_routes_that_refuse_an_idempotency_key() -> None:
+    secret = [path for path, repeat in POSTS if repeat == options_pb2.REPEAT_SECRET]
+    assert {"/api/renters/keys", "/api/renters/register", "/api/providers/keys/rotate"} <= set(secret)
+
+
 async def test_success_status_comes_from_the_options(gateway: httpx.AsyncClient) -> None:
     assert (await gateway.post("/api/jobs/submit", json={})).status_code == 201
     assert (await gateway.get("/api/jobs/job-1")).status_code == 200
@@ -138,6 +171,7 @@ async def test_a_status_field_determines_the_status(
     answer = await gateway.get("/api/jobs/job-1/output")
     assert answer.status_code == status
     assert bool(answer.content) == (status != 204)
+    assert answer.headers.get("retry-after") == ("1" if status == 202 else None)
 
 
 @pytest.mark.parametrize(
@@ -290,3 +324,24 @@ async def test_a_new_rpc_gets_its_route_and_its_entry_without_code() -> None:
 def test_a_binding_that_cannot_be_served_is_refused_at_start(http: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="Buy: this gateway cannot serve"):
         list(bindings([shop_file(**http)]))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *((text, True) for text in ("true", "True", "TRUE", "t", "T", "1")),
+        *((text, False) for text in ("false", "False", "FALSE", "f", "F", "0")),
+    ],
+)
+async def test_a_boolean_of_a_query_is_read_as_grpc_gateway_reads_it(
+    gateway: httpx.AsyncClient, server: FakeServer, text: str, value: bool
+) -> None:
+    """Python's `params={"verified": True}` is sent as `True`."""
+    assert (await gateway.get(f"/api/jobs/job-1/output?partial={text}")).is_success
+    assert server.calls[0].request.partial is value
+
+
+@pytest.mark.parametrize("text", ["", "yes", "on", "2", " true", "\u0661"])
+async def test_another_text_is_not_a_boolean(gateway: httpx.AsyncClient, text: str) -> None:
+    answer = await gateway.get("/api/jobs/job-1/output", params={"partial": text})
+    assert (answer.status_code, answer.json()["field"]) == (400, "partial")

@@ -41,7 +41,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_MALFORMED_JSON: _ErrorReason.ValueType  # 3
     """The body is not a JSON object in UTF-8."""
     ERROR_REASON_BODY_TOO_LARGE: _ErrorReason.ValueType  # 4
-    """The body is larger than 1 MiB."""
+    """The body is larger than the route's limit: 1 MiB, or more where the texts of the request may be longer."""
     ERROR_REASON_CONFLICTING_CREDENTIALS: _ErrorReason.ValueType  # 5
     """The request carries two different credentials: send only one."""
     ERROR_REASON_MISSING_CREDENTIAL: _ErrorReason.ValueType  # 6
@@ -168,6 +168,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_REQUEST_TOO_SLOW: _ErrorReason.ValueType  # 101
     """The request arrived too slowly. It was not carried out, and the connection was closed: send it again."""
+    ERROR_REASON_UNSUPPORTED_MEDIA_TYPE: _ErrorReason.ValueType  # 95
+    """The body has an encoding or a format that the gateway does not read: send JSON, plain or with
+    `Content-Encoding: gzip`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The stable causes of errors. The names are part of the contract: new ones may be added, but a name is never
@@ -183,7 +187,7 @@ ERROR_REASON_UNKNOWN_FIELD: ErrorReason.ValueType  # 2
 ERROR_REASON_MALFORMED_JSON: ErrorReason.ValueType  # 3
 """The body is not a JSON object in UTF-8."""
 ERROR_REASON_BODY_TOO_LARGE: ErrorReason.ValueType  # 4
-"""The body is larger than 1 MiB."""
+"""The body is larger than the route's limit: 1 MiB, or more where the texts of the request may be longer."""
 ERROR_REASON_CONFLICTING_CREDENTIALS: ErrorReason.ValueType  # 5
 """The request carries two different credentials: send only one."""
 ERROR_REASON_MISSING_CREDENTIAL: ErrorReason.ValueType  # 6
@@ -310,6 +314,10 @@ connection was closed.
 """
 ERROR_REASON_REQUEST_TOO_SLOW: ErrorReason.ValueType  # 101
 """The request arrived too slowly. It was not carried out, and the connection was closed: send it again."""
+ERROR_REASON_UNSUPPORTED_MEDIA_TYPE: ErrorReason.ValueType  # 95
+"""The body has an encoding or a format that the gateway does not read: send JSON, plain or with
+`Content-Encoding: gzip`.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
@@ -359,6 +367,7 @@ class ErrorFacts(_message.Message):
     LIMIT_PER_MINUTE_FIELD_NUMBER: _builtins.int
     OPEN_JOBS_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    PARTIAL_BYTES_FIELD_NUMBER: _builtins.int
     field: _builtins.str
     """The field at fault, as a path in the body or query, such as `params.messages[0].role`."""
     balance_halala: _builtins.int
@@ -391,6 +400,10 @@ class ErrorFacts(_message.Message):
     """How many jobs of the account have not ended."""
     size_bytes: _builtins.int
     """The size of the whole file, in bytes."""
+    partial_bytes: _builtins.int
+    """The size of the text that the job wrote before it failed or was cancelled, in bytes. It can be fetched with
+    `partial=true`.
+    """
     def __init__(
         self,
         *,
@@ -409,10 +422,11 @@ class ErrorFacts(_message.Message):
         limit_per_minute: _builtins.int | None = ...,
         open_jobs: _builtins.int | None = ...,
         size_bytes: _builtins.int | None = ...,
+        partial_bytes: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_open_jobs", b"_open_jobs", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_size_bytes", b"_size_bytes", "_status", b"_status", "advice", b"advice", "balance_halala", b"balance_halala", "charged_halala", b"charged_halala", "field", b"field", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "open_jobs", b"open_jobs", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "size_bytes", b"size_bytes", "status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_open_jobs", b"_open_jobs", "_partial_bytes", b"_partial_bytes", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_size_bytes", b"_size_bytes", "_status", b"_status", "advice", b"advice", "balance_halala", b"balance_halala", "charged_halala", b"charged_halala", "field", b"field", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "open_jobs", b"open_jobs", "partial_bytes", b"partial_bytes", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "size_bytes", b"size_bytes", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_open_jobs", b"_open_jobs", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_size_bytes", b"_size_bytes", "_status", b"_status", "advice", b"advice", "balance_halala", b"balance_halala", "charged_halala", b"charged_halala", "field", b"field", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "open_jobs", b"open_jobs", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "size_bytes", b"size_bytes", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_open_jobs", b"_open_jobs", "_partial_bytes", b"_partial_bytes", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_size_bytes", b"_size_bytes", "_status", b"_status", "advice", b"advice", "balance_halala", b"balance_halala", "charged_halala", b"charged_halala", "field", b"field", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "open_jobs", b"open_jobs", "partial_bytes", b"partial_bytes", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "size_bytes", b"size_bytes", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__advice: _TypeAlias = _typing.Literal["advice"]  # noqa: Y015
     _WhichOneofArgType__advice: _TypeAlias = _typing.Literal["_advice", b"_advice"]  # noqa: Y015
@@ -428,6 +442,8 @@ class ErrorFacts(_message.Message):
     _WhichOneofArgType__limit_per_minute: _TypeAlias = _typing.Literal["_limit_per_minute", b"_limit_per_minute"]  # noqa: Y015
     _WhichOneofReturnType__open_jobs: _TypeAlias = _typing.Literal["open_jobs"]  # noqa: Y015
     _WhichOneofArgType__open_jobs: _TypeAlias = _typing.Literal["_open_jobs", b"_open_jobs"]  # noqa: Y015
+    _WhichOneofReturnType__partial_bytes: _TypeAlias = _typing.Literal["partial_bytes"]  # noqa: Y015
+    _WhichOneofArgType__partial_bytes: _TypeAlias = _typing.Literal["_partial_bytes", b"_partial_bytes"]  # noqa: Y015
     _WhichOneofReturnType__reason: _TypeAlias = _typing.Literal["reason"]  # noqa: Y015
     _WhichOneofArgType__reason: _TypeAlias = _typing.Literal["_reason", b"_reason"]  # noqa: Y015
     _WhichOneofReturnType__refunded_halala: _TypeAlias = _typing.Literal["refunded_halala"]  # noqa: Y015
@@ -458,6 +474,8 @@ class ErrorFacts(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__limit_per_minute) -> _WhichOneofReturnType__limit_per_minute | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__open_jobs) -> _WhichOneofReturnType__open_jobs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__partial_bytes) -> _WhichOneofReturnType__partial_bytes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
     @_typing.overload

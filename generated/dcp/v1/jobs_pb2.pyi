@@ -849,16 +849,20 @@ class GetJobOutputRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_ID_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job's id."""
+    partial: _builtins.bool
+    """Also return the text that a failed or cancelled job wrote before it ended."""
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
+        partial: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "partial", b"partial"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -881,6 +885,7 @@ class GetJobOutputResponse(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     JOB_ID_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
     availability: Global___OutputAvailability.ValueType
     """Whether the output is available."""
     status: Global___JobState.ValueType
@@ -901,6 +906,8 @@ class GetJobOutputResponse(_message.Message):
     """The run wrote more output than the limit. The text was truncated and ends with a line that says how much
     is missing.
     """
+    partial: _builtins.bool
+    """The job failed or was cancelled, and the text is what it wrote before that. Only with `partial=true`."""
     @_builtins.property
     def billing(self) -> Global___Billing:
         """The bill. Present when the job has ended."""
@@ -923,10 +930,11 @@ class GetJobOutputResponse(_message.Message):
         usage: Global___Usage | None = ...,
         job_id: _builtins.str = ...,
         truncated: _builtins.bool = ...,
+        partial: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_content_type", b"_content_type", "_data", b"_data", "_message", b"_message", "_response", b"_response", "_type", b"_type", "billing", b"billing", "content_type", b"content_type", "data", b"data", "message", b"message", "response", b"response", "type", b"type", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_content_type", b"_content_type", "_data", b"_data", "_message", b"_message", "_response", b"_response", "_type", b"_type", "availability", b"availability", "billing", b"billing", "content_type", b"content_type", "data", b"data", "job_id", b"job_id", "message", b"message", "response", b"response", "status", b"status", "truncated", b"truncated", "type", b"type", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_content_type", b"_content_type", "_data", b"_data", "_message", b"_message", "_response", b"_response", "_type", b"_type", "availability", b"availability", "billing", b"billing", "content_type", b"content_type", "data", b"data", "job_id", b"job_id", "message", b"message", "partial", b"partial", "response", b"response", "status", b"status", "truncated", b"truncated", "type", b"type", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__content_type: _TypeAlias = _typing.Literal["content_type"]  # noqa: Y015
     _WhichOneofArgType__content_type: _TypeAlias = _typing.Literal["_content_type", b"_content_type"]  # noqa: Y015

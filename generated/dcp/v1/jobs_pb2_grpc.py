@@ -103,8 +103,9 @@ class JobServiceServicer:
         """Returns a job's output and its bill.
 
         The status is 202 until the job has ended, 200 with the output, 204 if the job completed without output,
-        and 410 with the reason and the refund if it failed or was cancelled. A container's output is its
-        standard output. An image is sent as raw bytes unless the request accepts `application/json`.
+        and 410 with the reason and the refund if it failed or was cancelled. With `partial=true`, such a job
+        returns 200 with the text that it wrote before it ended, if there is any; `status` and `partial` tell it
+        from a whole output. A container's output is its standard output. An image is sent as raw bytes unless the request accepts `application/json`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

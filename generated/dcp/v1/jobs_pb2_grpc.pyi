@@ -46,8 +46,9 @@ class JobServiceStub:
     """Returns a job's output and its bill.
 
     The status is 202 until the job has ended, 200 with the output, 204 if the job completed without output,
-    and 410 with the reason and the refund if it failed or was cancelled. A container's output is its
-    standard output. An image is sent as raw bytes unless the request accepts `application/json`.
+    and 410 with the reason and the refund if it failed or was cancelled. With `partial=true`, such a job
+    returns 200 with the text that it wrote before it ended, if there is any; `status` and `partial` tell it
+    from a whole output. A container's output is its standard output. An image is sent as raw bytes unless the request accepts `application/json`.
     """
     GetJobLogs: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetJobLogsRequest, _jobs_pb2.GetJobLogsResponse]
     """Returns the log that a job has written so far, while it runs and after it has ended, whatever the
@@ -99,8 +100,9 @@ class JobServiceAsyncStub(JobServiceStub):
     """Returns a job's output and its bill.
 
     The status is 202 until the job has ended, 200 with the output, 204 if the job completed without output,
-    and 410 with the reason and the refund if it failed or was cancelled. A container's output is its
-    standard output. An image is sent as raw bytes unless the request accepts `application/json`.
+    and 410 with the reason and the refund if it failed or was cancelled. With `partial=true`, such a job
+    returns 200 with the text that it wrote before it ended, if there is any; `status` and `partial` tell it
+    from a whole output. A container's output is its standard output. An image is sent as raw bytes unless the request accepts `application/json`.
     """
     GetJobLogs: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetJobLogsRequest, _jobs_pb2.GetJobLogsResponse]  # type: ignore[assignment]
     """Returns the log that a job has written so far, while it runs and after it has ended, whatever the
@@ -167,8 +169,9 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns a job's output and its bill.
 
         The status is 202 until the job has ended, 200 with the output, 204 if the job completed without output,
-        and 410 with the reason and the refund if it failed or was cancelled. A container's output is its
-        standard output. An image is sent as raw bytes unless the request accepts `application/json`.
+        and 410 with the reason and the refund if it failed or was cancelled. With `partial=true`, such a job
+        returns 200 with the text that it wrote before it ended, if there is any; `status` and `partial` tell it
+        from a whole output. A container's output is its standard output. An image is sent as raw bytes unless the request accepts `application/json`.
         """
 
     @_abc_1.abstractmethod

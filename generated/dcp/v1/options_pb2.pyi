@@ -123,8 +123,11 @@ class _RepeatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Repeat.ValueTy
     """
     REPEAT_HARMLESS: _Repeat.ValueType  # 2
     """The method is safe to repeat without a key: it sets a state, or it refuses to do the same thing twice.
-    Registrations and new keys belong here too: their responses hold a secret that is not stored, so an
-    account or key whose response was lost gives nobody access.
+    Such a method accepts an `Idempotency-Key` and does not need it.
+    """
+    REPEAT_SECRET: _Repeat.ValueType  # 3
+    """The response holds a new secret, which is not stored. A repeated request cannot get the first response
+    again, so the method refuses an `Idempotency-Key`. A secret whose response was lost gives nobody access.
     """
 
 class Repeat(_Repeat, metaclass=_RepeatEnumTypeWrapper):
@@ -138,8 +141,11 @@ once: for 24 hours the second one gets the response of the first.
 """
 REPEAT_HARMLESS: Repeat.ValueType  # 2
 """The method is safe to repeat without a key: it sets a state, or it refuses to do the same thing twice.
-Registrations and new keys belong here too: their responses hold a secret that is not stored, so an
-account or key whose response was lost gives nobody access.
+Such a method accepts an `Idempotency-Key` and does not need it.
+"""
+REPEAT_SECRET: Repeat.ValueType  # 3
+"""The response holds a new secret, which is not stored. A repeated request cannot get the first response
+again, so the method refuses an `Idempotency-Key`. A secret whose response was lost gives nobody access.
 """
 Global___Repeat: _TypeAlias = Repeat  # noqa: Y015
 
@@ -379,9 +385,15 @@ class MessageRule(_message.Message):
 
     IGNORE_UNKNOWN_FIELDS_FIELD_NUMBER: _builtins.int
     RELATIONS_FIELD_NUMBER: _builtins.int
+    MAX_CHARACTERS_FIELD_NUMBER: _builtins.int
     ignore_unknown_fields: _builtins.bool
     """Unknown keys are ignored instead of rejected. Used for reports of daemons, which can be newer than the
     server.
+    """
+    max_characters: _builtins.int
+    """The greatest number of characters of all its texts together, with the keys of its maps and the texts of
+    the messages in it. The largest body that the gateway reads follows from it. 0: only the limits of each
+    text apply.
     """
     @_builtins.property
     def relations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Relation]:
@@ -392,10 +404,11 @@ class MessageRule(_message.Message):
         *,
         ignore_unknown_fields: _builtins.bool = ...,
         relations: _abc.Iterable[Global___Relation] | None = ...,
+        max_characters: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ignore_unknown_fields", b"ignore_unknown_fields", "relations", b"relations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ignore_unknown_fields", b"ignore_unknown_fields", "max_characters", b"max_characters", "relations", b"relations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -55,7 +55,7 @@ def job_page(
     limit: int,
 ) -> list[Job]:
     """Jobs, newest first; optionally of one state, renter or provider, or whose id begins with ``search``."""
-    query = db.Job.select()
+    query = jobs.listed()
     if state is not None:
         query = query.where(states.is_in(db.Job.state, state))
         if state in OPEN:

@@ -5,7 +5,8 @@ Every function runs inside its caller's transaction.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 
 import peewee as pw
 
@@ -52,9 +53,10 @@ def job_sizes(renter_id: int, before: JobRecord | None, limit: int) -> list[int]
 def asked_jobs(renter_id: int, before: JobRecord | None, limit: int) -> list[AskedJob]:
     """A renter's jobs, newest first, and older than ``before`` if it is given."""
     found = jobs.page_of_renter(renter_id, None, before, limit)
-    query = Job.select(Job.job_id, Job.gpu_model, Job.min_vram_mib, Job.idempotency_key)
-    rest = {row[0]: row[1:] for row in tuples(query.where(Job.job_id.in_([job.job_id for job in found])))}
-    return [AskedJob(job, *rest[job.job_id]) for job in found]
+    query = Job.select(Job.job_id, Job.spec, Job.gpu_model, Job.min_vram_mib, Job.idempotency_key)
+    rows = tuples(query.where(Job.job_id.in_([job.job_id for job in found])))
+    asked = {job_id: (json.loads(spec), rest) for job_id, spec, *rest in rows}
+    return [AskedJob(replace(job, spec=spec), *rest) for job in found for spec, rest in (asked[job.job_id],)]
 
 
 def leases_after(renter_id: int, job: JobRecord | None, lease_epoch: int, limit: int) -> list[Lease]:

@@ -13,7 +13,7 @@ from dcp.v1 import jobs_pb2, providers_pb2, renters_pb2, sessions_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from server.app import Server
+from server.app import MAX_MESSAGE_BYTES, Server
 from server.config import Config, ConfigError
 from tests.server.rpc.methods import METHODS
 from tests.support import running_server
@@ -68,7 +68,7 @@ async def test_message_over_the_size_limit_is_refused(market: Market) -> None:
         await market.submit(
             renter,
             params=jobs_pb2.JobParams(
-                model="m", messages=[jobs_pb2.ChatMessage(role="user", content="x" * 5_000_000)]
+                model="m", messages=[jobs_pb2.ChatMessage(role="user", content="x" * (MAX_MESSAGE_BYTES + 1))]
             ),
         )
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

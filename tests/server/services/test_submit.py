@@ -243,3 +243,22 @@ async def test_refused_submit_does_not_use_up_its_key(market: Market) -> None:
         metadata=market.admin_metadata,
     )
     assert (await market.submit(renter, key="k")).status == QUEUED
+
+
+async def test_a_prompt_of_a_million_characters_of_four_bytes_goes_through_both_databases(
+    any_market: Market,
+) -> None:
+    provider, renter = await any_market.provider(), await any_market.renter()
+    daemon = await any_market.daemon(provider)
+    prompt = "\N{GRINNING FACE}" * 1_000_000
+    await any_market.submit(renter, provider, params=jobs_pb2.JobParams(model=MODEL, prompt=prompt))
+    assert (await daemon.expect("job_offer")).params.prompt == prompt
+
+
+async def test_a_misspelt_model_is_refused_with_the_nearest_that_the_provider_serves(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    await market.daemon(provider)
+    params = jobs_pb2.JobParams(model="Test/Modle", prompt="Say hello.")
+    refused = await refusal(market.submit(renter, provider, params=params))
+    assert refused.reason == "MODEL_NOT_SERVED"
+    assert refused.message.endswith(f"serves {MODEL}; did you mean {MODEL}?")

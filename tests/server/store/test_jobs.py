@@ -18,6 +18,7 @@ from server.domain.placement import Model, Obstacle, Wants, can_run
 from server.store import jobs, leases, reliability, sessions
 from server.store.database import Database
 from server.store.models import Lease as LeaseRow
+from server.store.operators import operations
 from tests.server.store.rows import CANDIDATE, NOW_MS, SECRET, SESSION_EPOCH, Rows
 
 
@@ -445,3 +446,27 @@ async def test_new_session_renews_its_leases(database: Database, rows: Rows) -> 
     assert await database.read(lambda: leases.of_silent(late_ms, 299_999, 9)) == []
     await database.run(lambda: sessions.begin(provider_id, JobType, late_ms))
     assert await database.read(lambda: leases.of_silent(late_ms, 300_000, 9)) == []
+
+
+async def test_lists_leave_what_was_asked_in_the_database(database: Database, rows: Rows) -> None:
+    """A prompt can have megabytes, and a list 200 jobs."""
+    provider_id, renter_id = await rows.provider(), await rows.renter(1000)
+    spec = {"params": {"prompt": "Say hello."}}
+    asked = JobRequest(JobType.LLM_INFERENCE, 60_000, provider_id=provider_id, spec=spec)
+    job_id = await rows.job(renter_id, request=asked)
+
+    def lists() -> list[Job]:
+        return [
+            *jobs.page_of_renter(renter_id, None, None, 5),
+            *jobs.page_of_provider(provider_id, None, None, 5),
+            *jobs.newest_of_renter(renter_id, 5),
+            *jobs.newest_of_provider(provider_id, 5),
+            *operations.job_page(
+                state=None, search="", renter_id=None, provider_id=None, before=None, limit=5
+            ),
+        ]
+
+    listed = await database.read(lists)
+    whole = await rows.get(job_id)
+    assert whole.spec == spec
+    assert [replace(whole, spec={})] * 5 == listed
