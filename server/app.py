@@ -71,7 +71,7 @@ def servicers(services: Services, config: Config) -> tuple[object, ...]:
         ArtifactServicer(services.artifacts),
         JobServicer(services.jobs),
         KeyServicer(services.key_ring),
-        LedgerServicer(services.renters, services.dashboard),
+        LedgerServicer(services.renters, services.proofs),
         MetricServicer(services.metrics, services.providers),
         OperationServicer(services.operations),
         PrivacyServicer(services.export, services.deletion),

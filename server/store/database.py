@@ -48,25 +48,28 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.peewee = _connect(url)
-        self._is_sqlite = isinstance(self.peewee, peewee.SqliteDatabase)
+        self.is_sqlite = isinstance(self.peewee, peewee.SqliteDatabase)
         self._readers = ThreadPoolExecutor(
-            READ_THREADS if self._is_sqlite else POSTGRES_THREADS, thread_name_prefix="db"
+            READ_THREADS if self.is_sqlite else POSTGRES_THREADS, thread_name_prefix="db"
         )
         self._writer: _GroupWriter | None = None
 
-    def start(self) -> None:
-        """Connects and migrates. Raises DatabaseUrlError if the database cannot be opened, or is too new."""
+    def start(self, *, may_migrate: bool = True) -> None:
+        """Connects and migrates. Raises DatabaseUrlError if the database cannot be opened, or is too new.
+
+        Without ``may_migrate`` it changes nothing, and a database that is too old is an error too.
+        """
         for model in MODELS:
             model.bind(self.peewee, bind_refs=False, bind_backrefs=False)
         try:
-            migrate(self.peewee)
+            migrate(self.peewee, may_migrate=may_migrate)
         except peewee.PeeweeException as error:
             # The driver's text may quote the host, but never a password.
             text = " ".join(str(error).split())
             raise DatabaseUrlError(f"the database cannot be opened: {text}") from None
         finally:
             self.peewee.close()  # this thread's connection; stop may be called from another thread
-        if self._is_sqlite:
+        if self.is_sqlite:
             self._writer = _GroupWriter(self.peewee)
             self._writer.start()
 
@@ -97,7 +100,7 @@ class Database:
 
     def _snapshot(self, work: Callable[[], T]) -> T:
         # A SQLite transaction is always a snapshot; PostgreSQL needs this isolation level.
-        isolation = () if self._is_sqlite else ("REPEATABLE READ",)
+        isolation = () if self.is_sqlite else ("REPEATABLE READ",)
         try:
             return self._atomic(work, *isolation)
         except (peewee.OperationalError, peewee.InterfaceError) as error:
@@ -225,7 +228,7 @@ def _resolve(future: Future[Any], value: Any, raised: BaseException | None) -> N
         future.set_result(value)
 
 
-def migrate(database: peewee.Database) -> None:
+def migrate(database: peewee.Database, *, may_migrate: bool = True) -> None:
     """Migrates the schema to this program's version. Raises DatabaseUrlError if the schema is newer."""
     database.connect(reuse_if_open=True)
     runner = Runner(database, str(Path(__file__).parent / "migrations"))
@@ -235,6 +238,12 @@ def migrate(database: peewee.Database) -> None:
             f"the database is newer than this program (it has {', '.join(unknown)}); "
             "run the newer program, or restore a backup"
         )
+    if not may_migrate:
+        if any(not migration.applied for migration in runner.status()):
+            raise DatabaseUrlError(
+                "the database is empty or older than this program; start dcp-server on it first"
+            )
+        return
     for name in runner.up():
         log.info("applied migration name=%s", name)
 

@@ -15,6 +15,7 @@ from server.domain import ledger as rules
 from server.domain.ledger import EXTERNAL, Transfer, TransferKind
 from server.store import ledger
 from server.store.models import Withdrawal as WithdrawalRow
+from server.store.proof import prove
 from tests.support.running_server import Market, Party, read_refusal, refusal
 
 IBAN = "SA0380000000608010167519"
@@ -70,7 +71,7 @@ async def audit(market: Market, **which: Any) -> list[admin_pb2.AuditEntry]:
 
 async def proof(market: Market) -> tuple[int, int]:
     """Open requests and what they reserve, after a clean proof."""
-    found = await market.sql(ledger.prove)
+    found = await market.sql(prove)
     assert found.discrepancies == ()
     return found.open_withdrawals, found.open_withdrawals_halala
 
@@ -281,7 +282,7 @@ async def test_withdrawal_while_a_job_is_settled_loses_nothing(any_market: Marke
         daemon.finished(lease, seconds=75), *(_quiet(ask(market, provider, 1000)) for _ in range(5))
     )
     assert await market.earned(provider) == 141
-    found = await market.sql(ledger.prove)
+    found = await market.sql(prove)
     assert (found.open_withdrawals, found.open_withdrawals_halala) == (1, 1000)
     assert found.discrepancies == ()
 
@@ -326,7 +327,7 @@ async def test_proof_finds_a_request_that_was_tampered_with(
     await ask(market, provider)
     assert await proof(market) == (1, 2000)
     await market.sql(lambda: WithdrawalRow.update(**tamper).execute())
-    assert told in " | ".join((await market.sql(ledger.prove)).discrepancies)
+    assert told in " | ".join((await market.sql(prove)).discrepancies)
 
 
 async def test_finished_job_pays_into_what_can_be_withdrawn(market: Market) -> None:
