@@ -303,6 +303,6 @@ async def test_key_that_ends_while_it_is_looked_up_is_not_remembered(market: Mar
     await asyncio.sleep(0)  # the query is under way, and its answer waits for this loop
     known.forget(digest(renter.key))
     assert (await looking).id == renter.id
-    assert not known.remembers(renter.key)
+    assert known.recall(renter.key) is None
     await known.identify(renter.key)
-    assert known.remembers(renter.key)
+    assert known.recall(renter.key) is not None
