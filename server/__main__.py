@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import os
 import signal
 import sys
@@ -12,10 +11,10 @@ from collections.abc import Sequence
 
 import uvloop
 
-from server import prove
+from server import logs, prove
 from server.app import Server
 from server.config import VARIABLES, Config, ConfigError
-from server.store.database import DatabaseUrlError
+from server.store.faults import DatabaseUrlError
 from server.version import CURRENT
 
 _PROVE = """\
@@ -41,11 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         config = Config.from_env(os.environ)
-        logging.basicConfig(
-            level=config.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
-        )
-        # At debug, peewee logs statements with their values, which include prompts and names.
-        logging.getLogger("peewee").setLevel(logging.INFO)
+        logs.set_up(config.log_level)
         if arguments.command == "prove":
             return prove.run(config.database_url)
         uvloop.run(_serve(config))

@@ -104,8 +104,7 @@ class Server:
     async def start(self) -> None:
         """Migrates the database, listens and serves. Raises ConfigError or DatabaseUrlError."""
         _check_free(self._config.listen)
-        await asyncio.to_thread(self._database.start)
-        await self._database.run(sessions.end_all)
+        await asyncio.to_thread(self._database.start, first=sessions.end_all)
         self.services = Services(self._database, self._clock, self._config)
         self.loops = server_loops(self.services)
         authentication = Authentication(

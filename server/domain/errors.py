@@ -74,6 +74,12 @@ class Reason(StrEnum):
     ARTIFACT_DAMAGED = "ARTIFACT_DAMAGED"
     ARTIFACT_NAME_TAKEN = "ARTIFACT_NAME_TAKEN"
     RANGE_NOT_SATISFIABLE = "RANGE_NOT_SATISFIABLE"
+    OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
+    STORE_DAMAGED = "STORE_DAMAGED"
+
+
+# With one of these the database failed, not the request.
+STORE_FAULTS = frozenset({Reason.STORE_UNAVAILABLE, Reason.OUTCOME_UNKNOWN, Reason.STORE_DAMAGED})
 
 
 class DomainError(Exception):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 
 from server.clock import Clock, ms
-from server.domain.errors import DomainError, Reason
+from server.domain.errors import STORE_FAULTS, DomainError
 from server.domain.jobs import LOST_AFTER_SECONDS
 from server.domain.leases import (
     OFFER_SECONDS,
@@ -55,7 +55,7 @@ class Sweep:
         try:
             await self._tick(ms(self._clock))
         except DomainError as error:
-            if error.reason is Reason.STORE_UNAVAILABLE:
+            if error.reason in STORE_FAULTS:
                 self._hearing_since_ms = None
             raise
 

@@ -106,7 +106,9 @@ def empty_sqlite(folder: Path) -> str:
 
     It copies a file that is migrated once per process, because a migration takes 50 ms of CPU and 20 syncs.
     """
-    (folder / "dcp.sqlite3").write_bytes(_migrated_sqlite())
+    path = folder / "dcp.sqlite3"
+    path.touch(mode=0o600)
+    path.write_bytes(_migrated_sqlite())
     return sqlite_url(folder)
 
 

@@ -162,6 +162,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The run has already sent a different file under this name."""
     ERROR_REASON_RANGE_NOT_SATISFIABLE: _ErrorReason.ValueType  # 94
     """The range begins beyond the end of the file; `size_bytes` is the size of the file."""
+    ERROR_REASON_OUTCOME_UNKNOWN: _ErrorReason.ValueType  # 97
+    """The database did not answer in the end, so it is not known whether the request took effect: repeat it with
+    the same idempotency key, or read what it should have changed first.
+    """
+    ERROR_REASON_STORE_DAMAGED: _ErrorReason.ValueType  # 98
+    """The marketplace's database is damaged and its operator has to repair it: repeating the request does not help."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The stable causes of errors. The names are part of the contract: new ones may be added, but a name is never
@@ -298,6 +304,12 @@ ERROR_REASON_ARTIFACT_NAME_TAKEN: ErrorReason.ValueType  # 93
 """The run has already sent a different file under this name."""
 ERROR_REASON_RANGE_NOT_SATISFIABLE: ErrorReason.ValueType  # 94
 """The range begins beyond the end of the file; `size_bytes` is the size of the file."""
+ERROR_REASON_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 97
+"""The database did not answer in the end, so it is not known whether the request took effect: repeat it with
+the same idempotency key, or read what it should have changed first.
+"""
+ERROR_REASON_STORE_DAMAGED: ErrorReason.ValueType  # 98
+"""The marketplace's database is damaged and its operator has to repair it: repeating the request does not help."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
