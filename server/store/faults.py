@@ -1,8 +1,8 @@
 """Faults of the database: which they are, and what the caller may be told about the outcome.
 
 A transaction that failed before its COMMIT changed nothing. When the answer to a COMMIT is lost, it is not
-known whether it took effect, and nobody may be told that it did not. A damaged database stays damaged: only an
-operator can help.
+known whether it took effect, and nobody may be told that it did not. A damaged database stays damaged: only
+an operator can help.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Faults:
             log.error("the outcome of a transaction is not known", exc_info=error)
             return DomainError(
                 Reason.OUTCOME_UNKNOWN,
-                "the database did not answer in the end, so it is not known whether this was done; repeat it with "
-                "the same Idempotency-Key, or read what it should have changed before you try again",
+                "the database did not answer in the end, so it is not known whether this was done; repeat it "
+                "with the same Idempotency-Key, or read what it should have changed before you try again",
             )
         return self.unavailable(error)
 
@@ -73,7 +73,7 @@ class Faults:
             )
         return DomainError(
             Reason.STORE_DAMAGED,
-            "the marketplace's database is damaged, which its operator has to repair; do not repeat the request",
+            "the marketplace's database is damaged; its operator has to repair it, so do not repeat the request",
         )
 
 
@@ -89,7 +89,7 @@ def start_fault(error: Exception) -> str:
     remedies = {
         sqlite3.SQLITE_FULL: "the disk is full: make room",
         sqlite3.SQLITE_READONLY: "the disk or the file is read-only: make it writable for this user",
-        sqlite3.SQLITE_CANTOPEN: "the disk is full or read-only, or this user may not write the file and its folder",
+        sqlite3.SQLITE_CANTOPEN: "the disk is full or read-only, or this user may not write the folder",
         sqlite3.SQLITE_IOERR: "the disk is full or fails: check it",
         sqlite3.SQLITE_CORRUPT: "the file is damaged: restore a backup",
         sqlite3.SQLITE_NOTADB: "the file is damaged or no database: restore a backup",

@@ -12,7 +12,7 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def make_private(path: Path, *, may_create: bool) -> None:
-    """Creates the file for its owner only. Raises DatabaseUrlError if it, or one beside it, is open to others.
+    """Creates the file for its owner only. Raises DatabaseUrlError if it or its log is open to others.
 
     SQLite gives the files that it creates beside the database the database's own mode.
     """

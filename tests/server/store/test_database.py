@@ -286,13 +286,17 @@ def scan() -> list[str]:
 # Files of SQLite.
 
 
+def modes_in(folder: Path) -> dict[str, int]:
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+
+
 async def test_database_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         async with databases.opened(databases.sqlite_url(tmp_path)) as database:
             await database.run(lambda: insert_renter("r@example.com"))
             await database.read(renters.count)
-            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+            modes = modes_in(tmp_path)
     finally:
         os.umask(before)
     assert modes == dict.fromkeys(("dcp.sqlite3", "dcp.sqlite3-wal", "dcp.sqlite3-shm"), 0o600)
