@@ -73,7 +73,7 @@ class Faults:
             )
         return DomainError(
             Reason.STORE_DAMAGED,
-            "the marketplace's database is damaged; its operator has to repair it, so do not repeat the request",
+            "the marketplace's database is damaged; its operator must repair it: do not repeat the request",
         )
 
 

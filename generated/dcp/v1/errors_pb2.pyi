@@ -79,9 +79,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     its status.
     """
     ERROR_REASON_MODEL_NOT_SERVED: _ErrorReason.ValueType  # 22
-    """The named provider has reported its models, and this model is not among them."""
+    """The named provider does not serve this model or, if none is named, no provider that was seen lately does; `error`
+    names the closest served names.
+    """
     ERROR_REASON_JOB_TYPE_NOT_SERVED: _ErrorReason.ValueType  # 23
-    """The named provider has reported the job types that it runs, and this one is not among them."""
+    """The named provider does not run jobs of this type or, if none is named, no provider that was seen lately does."""
     ERROR_REASON_IDEMPOTENCY_CLASH: _ErrorReason.ValueType  # 24
     """The idempotency key was used earlier with a different body: use a new key."""
     ERROR_REASON_JOB_FAILED: _ErrorReason.ValueType  # 25
@@ -221,9 +223,11 @@ ERROR_REASON_PROVIDER_UNAVAILABLE: ErrorReason.ValueType  # 21
 its status.
 """
 ERROR_REASON_MODEL_NOT_SERVED: ErrorReason.ValueType  # 22
-"""The named provider has reported its models, and this model is not among them."""
+"""The named provider does not serve this model or, if none is named, no provider that was seen lately does; `error`
+names the closest served names.
+"""
 ERROR_REASON_JOB_TYPE_NOT_SERVED: ErrorReason.ValueType  # 23
-"""The named provider has reported the job types that it runs, and this one is not among them."""
+"""The named provider does not run jobs of this type or, if none is named, no provider that was seen lately does."""
 ERROR_REASON_IDEMPOTENCY_CLASH: ErrorReason.ValueType  # 24
 """The idempotency key was used earlier with a different body: use a new key."""
 ERROR_REASON_JOB_FAILED: ErrorReason.ValueType  # 25
