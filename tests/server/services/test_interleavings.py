@@ -39,7 +39,8 @@ async def jobs_in_every_state(market: Market, renter: Party, provider: Party, da
     for number in range(JOBS):
         if number % 4 == 0:
             nobody = jobs_pb2.JobParams(model="served by nobody", prompt="x")
-            made.append(await market.submit(renter, params=nobody, start_within_seconds=SECONDS))
+            waits = {"start_within_seconds": SECONDS, "wait_for_supply": True}
+            made.append(await market.submit(renter, params=nobody, **waits))
             continue
         made.append(await market.submit(renter, provider))
         lease = (await daemon.expect("job_offer")).lease
@@ -131,7 +132,7 @@ async def test_job_ends_once_whatever_meets_on_it(postgres: Postgres, clock: Man
         assert {hold for _, hold, _ in ended} <= {"posted", "voided"}
         assert all((hold == "posted") == (charge > 0) for _, hold, charge in ended)
         assert len({state for state, _, _ in ended}) > 1, "only one kind of end ever won: nothing raced"
-        proof = await market.server.services.dashboard.prove_ledger()
+        proof = await market.server.services.proofs.prove()
         assert (proof.discrepancies, proof.open_holds, proof.postings_sum_halala) == ((), 0, 0)
         balance, held_halala = await market.wallet(renter)
         assert held_halala == 0
