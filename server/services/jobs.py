@@ -368,13 +368,14 @@ def _check_serves(provider: providers.ProviderRow, request: JobRequest, vram_res
 def _check_supply(request: JobRequest, now_ms: int) -> None:
     """Raises JOB_TYPE_NOT_SERVED or MODEL_NOT_SERVED if the providers that were seen lately tell so.
 
-    A provider without a model yet may serve anything, and with no provider nothing is known.
+    While no provider has reported what it serves, nothing is known. One whose models still load, or whose
+    self-tests still run, may serve this in a moment.
     """
     since_ms, kind, model = now_ms - SUPPLY_SECONDS * 1000, request.job_type, request.model
     if providers.is_served(kind, model, since_ms):
         return
-    seen = providers.seen_since(since_ms, SUPPLY_LIMIT)
-    if not seen or any(not p.models_reported or is_pending(p.self_tests, kind, model) for p in seen):
+    seen = [p for p in providers.seen_since(since_ms, SUPPLY_LIMIT) if p.models_reported]
+    if not seen or any(is_pending(provider.self_tests, kind, model) for provider in seen):
         return
     running = [provider.id for provider in seen if kind in provider.job_types]
     if model is None or not running:

@@ -139,9 +139,9 @@ def _deleted() -> list[int]:
     return [renter_id for (renter_id,) in tuples(query)]
 
 
-def _newest() -> db.Checkpoint | None:
-    found: db.Checkpoint | None = db.Checkpoint.select().order_by(db.Checkpoint.id.desc()).first()
-    return found
+def _newest() -> Any:
+    """The newest checkpoint's row, or None."""
+    return db.Checkpoint.select().order_by(db.Checkpoint.id.desc()).first()
 
 
 def _checkpoint(row: Any, accounts: dict[int, Account]) -> Checkpoint:

@@ -56,5 +56,5 @@ def test_database_that_no_server_has_prepared_is_status_2(
         assert main(["prove"]) == 2
         assert "start dcp-server on it first" in capsys.readouterr().err
     database = Database(new_database_url)
-    assert database.peewee.get_tables() == []  # type: ignore[no-untyped-call]
+    assert database.peewee.get_tables() == []
     database.peewee.close()

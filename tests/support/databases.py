@@ -137,6 +137,12 @@ def connection(database: Database) -> Any:
     return database.peewee.connection()  # type: ignore[no-untyped-call]
 
 
+def fetch_one(database: Database, sql: str) -> tuple[Any, ...]:
+    """The first row of a query. Must be called inside a transaction."""
+    row: tuple[Any, ...] = database.peewee.execute_sql(sql).fetchone()  # type: ignore[no-untyped-call]
+    return row
+
+
 def execute(database: Database, sql: str) -> None:
     """Runs a statement unchanged. Must be called inside a transaction."""
     database.peewee.execute_sql(sql)  # type: ignore[no-untyped-call]

@@ -39,8 +39,9 @@ async def jobs_in_every_state(market: Market, renter: Party, provider: Party, da
     for number in range(JOBS):
         if number % 4 == 0:
             nobody = jobs_pb2.JobParams(model="served by nobody", prompt="x")
-            waits = {"start_within_seconds": SECONDS, "wait_for_supply": True}
-            made.append(await market.submit(renter, params=nobody, **waits))
+            made.append(
+                await market.submit(renter, params=nobody, start_within_seconds=SECONDS, wait_for_supply=True)
+            )
             continue
         made.append(await market.submit(renter, provider))
         lease = (await daemon.expect("job_offer")).lease

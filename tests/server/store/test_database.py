@@ -8,6 +8,7 @@ import os
 import sqlite3
 import stat
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from server.store.faults import DatabaseUrlError
 from server.store.models import Renter
 from tests.server.store.rows import NOW_MS, Rows
 from tests.support import databases
-from tests.support.databases import Postgres, connection, execute
+from tests.support.databases import Postgres, connection, execute, fetch_one
 
 
 def insert_renter(email: str) -> int:
@@ -232,7 +233,7 @@ async def test_nobody_in_a_group_is_told_of_success_if_its_commit_failed(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch, code: int, reason: Reason
 ) -> None:
     async with databases.opened(sqlite_url) as database:
-        run = database.peewee.execute_sql
+        run: Callable[..., Any] = database.peewee.execute_sql
         refuse = threading.Event()
 
         def fail_to_commit(sql: str, *rest: Any, **options: Any) -> Any:
@@ -260,7 +261,7 @@ async def test_damaged_file_is_the_operators_to_repair(
 ) -> None:
     async with databases.opened(sqlite_url) as database:
         query = "SELECT rootpage FROM sqlite_master WHERE name = 'renter'"
-        (page,) = await database.read(lambda: database.peewee.execute_sql(query).fetchone())
+        (page,) = await database.read(lambda: fetch_one(database, query))
     with (tmp_path / "dcp.sqlite3").open("r+b") as file:
         file.seek((page - 1) * 4096)
         file.write(b"\xff" * 4096)
@@ -340,9 +341,9 @@ def test_first_transaction_that_the_disk_refuses_is_one_line_too(sqlite_url: str
 async def test_what_was_answered_outlives_a_power_cut(database: Database) -> None:
     """SQLite syncs each commit, and PostgreSQL is not told to leave it."""
     if database.is_sqlite:
-        (level,) = await database.run(lambda: database.peewee.execute_sql("PRAGMA synchronous").fetchone())
+        (level,) = await database.run(lambda: fetch_one(database, "PRAGMA synchronous"))
         assert level == 2  # FULL
     else:
         source = "SELECT source FROM pg_settings WHERE name = 'synchronous_commit'"
-        (where,) = await database.run(lambda: database.peewee.execute_sql(source).fetchone())
+        (where,) = await database.run(lambda: fetch_one(database, source))
         assert where not in {"session", "client", "database", "user"}

@@ -13,7 +13,7 @@ from server.store.providers import ProviderRow
 from server.store.sessions import Beat
 from tests.server.store.rows import NOW_MS, Rows
 from tests.support import databases
-from tests.support.databases import Postgres
+from tests.support.databases import Postgres, fetch_one
 
 
 async def provider_row(database: Database, provider_id: int) -> ProviderRow:
@@ -88,7 +88,7 @@ async def test_two_transactions_do_not_lease_to_one_provider_at_once(postgres: P
                 "SELECT COUNT(*) FROM pg_stat_activity "
                 "WHERE wait_event_type = 'Lock' AND datname = current_database()"
             )
-            return int(database.peewee.execute_sql(query).fetchone()[0])
+            return int(fetch_one(database, query)[0])
 
         leasing = asyncio.create_task(database.run(first))
         await asyncio.to_thread(entered.wait, 20)
