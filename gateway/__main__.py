@@ -93,6 +93,8 @@ async def serve(config: Config, listener: socket.socket, most_files: int) -> Non
 
 def main(arguments: list[str] | None = None) -> int:
     """The console entry `dcp-gateway`. Returns 0 after a drain and 2 for an invalid setting."""
+    # Nothing that this process makes is for other users of the machine.
+    os.umask(0o077)
     parse_arguments(arguments)
     try:
         config = Config.from_env(os.environ)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import secrets
 import signal
 import sys
@@ -21,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def main() -> int:
     """Starts all programs, prints their addresses, waits for Ctrl-C or SIGTERM, and drains them."""
     options = _options()
+    os.umask(0o077)  # for the logs too, in a folder that was there before
     folder = Path(options.data)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     stop = threading.Event()

@@ -1,34 +1,50 @@
-"""``dcp-server``: reads the settings, serves until SIGTERM or SIGINT, drains, exits."""
+"""``dcp-server``: reads the settings, serves until SIGTERM or SIGINT, drains, exits; or proves the ledger."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
 import uvloop
 
 from common.files import raise_file_limit
+from server import logs, prove
 from server.app import Server
 from server.config import VARIABLES, Config, ConfigError
-from server.store.database import DatabaseUrlError
+from server.store.faults import DatabaseUrlError
 from server.version import CURRENT
 
+_PROVE = """\
+Replays every transfer of the ledger from empty accounts, and compares the result with the stored balances,
+holds, withdrawals and deletions. It also verifies the checkpoints that /api/admin/ledger/proof starts from.
 
-def main() -> int:
-    """The console command. Exit status 0 after a drain, 2 on a bad setting."""
-    _parser().parse_args()
+It reads one snapshot of the database of DCP_DATABASE_URL; the server may be running. It changes nothing, and
+its memory depends on accounts and open holds, not on transfers. Progress goes to the error stream."""
+_PROVE_EXIT = """\
+exit status:
+  0  the ledger balances
+  1  it does not; each discrepancy is a line
+  2  a setting is wrong, or the database cannot be read
+
+example:
+  DCP_DATABASE_URL=sqlite:////var/lib/dcp/dcp.sqlite3 dcp-server prove"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console command. Exit status 0 after a drain, 2 on a bad setting; see also server.prove."""
+    # Nothing that this process makes is for other users of the machine.
+    os.umask(0o077)
     raise_file_limit()
+    arguments = _parser().parse_args(argv)
     try:
         config = Config.from_env(os.environ)
-        logging.basicConfig(
-            level=config.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
-        )
-        # At debug, peewee logs statements with their values, which include prompts and names.
-        logging.getLogger("peewee").setLevel(logging.INFO)
+        logs.set_up(config.log_level)
+        if arguments.command == "prove":
+            return prove.run(config.database_url)
         uvloop.run(_serve(config))
     except ConfigError as error:
         print(f"dcp-server: {error}", file=sys.stderr)
@@ -55,11 +71,20 @@ def _parser() -> argparse.ArgumentParser:
     table = "\n".join(f"  {v.name:<18} {v.meaning} (default: {v.default or 'unset'})" for v in VARIABLES)
     parser = argparse.ArgumentParser(
         prog="dcp-server",
-        description="The marketplace's server: accounts, jobs, money, and the daemons' sessions, over gRPC.",
-        epilog=f"settings, from the environment:\n{table}\n\nStops on SIGTERM after a drain.",
+        description="The marketplace's server: accounts, jobs, money, and the daemons' sessions, over gRPC.\n"
+        "Without a command it serves until SIGTERM, and stops after a drain.",
+        epilog=f"settings, from the environment:\n{table}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=CURRENT)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    commands.add_parser(
+        "prove",
+        help="replay the whole ledger and verify its checkpoints",
+        description=_PROVE,
+        epilog=_PROVE_EXIT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     return parser
 
 

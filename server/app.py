@@ -72,7 +72,7 @@ def servicers(services: Services, config: Config) -> tuple[object, ...]:
         ArtifactServicer(services.artifacts),
         JobServicer(services.jobs),
         KeyServicer(services.key_ring),
-        LedgerServicer(services.renters, services.dashboard),
+        LedgerServicer(services.renters, services.proofs),
         MetricServicer(services.metrics, services.providers),
         OperationServicer(services.operations),
         PrivacyServicer(services.export, services.deletion),
@@ -105,8 +105,7 @@ class Server:
     async def start(self) -> None:
         """Migrates the database, listens and serves. Raises ConfigError or DatabaseUrlError."""
         _check_free(self._config.listen)
-        await asyncio.to_thread(self._database.start)
-        await self._database.run(sessions.end_all)
+        await asyncio.to_thread(self._database.start, first=sessions.end_all)
         self.services = Services(self._database, self._clock, self._config)
         self._limits = RateLimits(self._config.limits, self._clock)
         addresses = Addresses(self._config.trusted_proxies)

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 PERIOD_SECONDS = 1.0
 CLEANING_SECONDS = 30.0
+CHECKPOINT_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,4 +85,5 @@ def server_loops(services: Services) -> tuple[Loop, ...]:
         ),
         Loop(PERIOD_SECONDS, (Duty("send webhooks", services.deliveries.tick),)),
         Loop(CLEANING_SECONDS, (Duty("clean artifacts", services.cleaning.tick),)),
+        Loop(CHECKPOINT_SECONDS, (Duty("make checkpoints", services.proofs.tick),)),
     )

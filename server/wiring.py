@@ -27,6 +27,7 @@ from server.services.operators.accounts import Accounts
 from server.services.operators.audit import Audit
 from server.services.operators.dashboard import Dashboard
 from server.services.operators.operations import Operations
+from server.services.operators.proofs import Proofs
 from server.services.privacy.deletion import Deletion
 from server.services.privacy.export import Export
 from server.services.providers import Providers
@@ -70,6 +71,7 @@ class Services:
         self.withdrawals = Withdrawals(database, clock)
         self.statements = Statements(database, clock)
         self.dashboard = Dashboard(database, clock)
+        self.proofs = Proofs(database, clock)
         self.audit = Audit(database)
         self.accounts = Accounts(database, self.fleet, self.providers, self.streams, clock)
         self.operations = Operations(database, self.dispatch, self.fleet, self.providers, clock)

@@ -83,6 +83,8 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def new_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database of each kind that was never started: without tables, and the test's own."""
     if request.param == "sqlite":
+        # Tests open it by themselves first, and SQLite would create it for everybody.
+        (tmp_path / "dcp.sqlite3").touch(mode=0o600)
         return databases.sqlite_url(tmp_path)
     server: Postgres = request.getfixturevalue("postgres")
     return server.new_database()

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from scripts.simulation.machines import Attempt, Machine
 from scripts.simulation.violations import ViolationError
-from server.domain.ledger import Proof
+from server.domain.proof import Proof
 
 FINAL = ("completed", "failed", "cancelled")
 LEASED = {"offered": "pending", "accepted": "assigned", "running": "running"}

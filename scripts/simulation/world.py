@@ -23,9 +23,9 @@ from server.config import Config
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import JobRequest, JobType
 from server.domain.leases import MAX_OUTPUT_BYTES
-from server.domain.ledger import Proof
 from server.domain.limits import OFF
 from server.domain.messages import DaemonMessage
+from server.domain.proof import Proof
 from server.loops import server_loops
 from server.rpc.sessions import HELLO_TIMEOUT_SECONDS, from_wire, to_wire
 from server.services.keys import ADMIN, Caller
@@ -141,7 +141,7 @@ class World:
     def prove(self) -> Proof:
         """The operator's proof of the ledger."""
         assert self.services is not None
-        return finish(self.services.dashboard.prove_ledger())
+        return finish(self.services.proofs.prove())
 
     # --- the server ---
 

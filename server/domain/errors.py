@@ -77,6 +77,12 @@ class Reason(StrEnum):
     RANGE_NOT_SATISFIABLE = "RANGE_NOT_SATISFIABLE"
     HEAD_TOO_LARGE = "HEAD_TOO_LARGE"
     REQUEST_TOO_SLOW = "REQUEST_TOO_SLOW"
+    OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
+    STORE_DAMAGED = "STORE_DAMAGED"
+
+
+# With one of these the database failed, not the request.
+STORE_FAULTS = frozenset({Reason.STORE_UNAVAILABLE, Reason.OUTCOME_UNKNOWN, Reason.STORE_DAMAGED})
 
 
 class DomainError(Exception):

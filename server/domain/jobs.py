@@ -155,6 +155,7 @@ class JobRequest:
     max_cost_halala: int | None = None
     start_within_ms: int = START_WITHIN_SECONDS * 1000
     lost_after_ms: int = LOST_AFTER_SECONDS * 1000
+    wait_for_supply: bool = False
     idempotency_key: str | None = None
     digest: str = ""
 

@@ -8,8 +8,13 @@ from collections.abc import Iterable
 _LONGEST = 300
 
 
-def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """`did you mean X?` with the closest known name, whatever its case, or the other text."""
+def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
+    """The known names that are closest to the name, whatever its case; empty if none is close."""
     names = {each.casefold(): each for each in known}
-    close = difflib.get_close_matches(name[:_LONGEST].casefold(), names, 1)
-    return f"did you mean {names[close[0]]}?" if close else otherwise
+    return [names[close] for close in difflib.get_close_matches(name[:_LONGEST].casefold(), names, count)]
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """`did you mean X?` with the closest known name, or the other text."""
+    close = nearest(name, known)
+    return f"did you mean {close[0]}?" if close else otherwise

@@ -114,6 +114,10 @@ class Obstacle(StrEnum):
 
 # These obstacles pass by themselves: the provider is connected and able to run the job.
 PASSING = frozenset({Obstacle.NONE, Obstacle.REFUSED, Obstacle.BUSY})
+# These depend on what the job asks for: waiting longer for the same provider does not help.
+OF_THE_JOB = frozenset(
+    {Obstacle.JOB_TYPE_NOT_SERVED, Obstacle.MODEL_NOT_SERVED, Obstacle.OTHER_GPU, Obstacle.TOO_LITTLE_VRAM}
+)
 _STANDING = {
     ProviderStatus.SUSPENDED: Obstacle.NOT_ADMITTED,
     ProviderStatus.PENDING_APPROVAL: Obstacle.NOT_ADMITTED,

@@ -183,6 +183,7 @@ def job_request(request: jobs_pb2.SubmitJobRequest) -> JobRequest:
         max_cost_halala=request.max_cost_halala if request.HasField("max_cost_halala") else None,
         start_within_ms=1000 * _value_or(request, "start_within_seconds", START_WITHIN_SECONDS),
         lost_after_ms=1000 * _value_or(request, "lost_after_seconds", LOST_AFTER_SECONDS),
+        wait_for_supply=request.wait_for_supply,
         idempotency_key=request.idempotency_key or None,
         digest=hashlib.sha256(digested.SerializeToString(deterministic=True)).hexdigest(),
     )

@@ -5,12 +5,14 @@ The rules come from the methods' proto options. It does not know what a method d
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import grpc
 from dcp.v1 import options_pb2
@@ -65,6 +67,8 @@ class Authentication(grpc.aio.ServerInterceptor):
         self._limits = limits
         self._addresses = addresses
         self._wrapped: dict[str, Any] = {}
+        # The look-ups of each address that sent too many unknown keys, while there are any.
+        self._lookups: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
         """The method's wrapped handler; each method is wrapped once, at its first call."""
@@ -182,15 +186,25 @@ class Authentication(grpc.aio.ServerInterceptor):
         _caller.set(found)
 
     async def _identify(self, credential: str, address: str) -> Caller:
-        """The caller. An address that sent too many unknown keys is refused even if the next key is valid."""
+        """The caller: a valid credential passes from every address.
+
+        Further unknown credentials of an address that sent too many are answered RATE_LIMITED, and
+        its keys are looked up one at a time, so that guesses keep no reader busy but one.
+        """
+        if (known := self._keys.recall(credential)) is not None:
+            return known
         refusal = self._limits.refusal_of_guesses(address)
-        if refusal is not None and not self._keys.remembers(credential):
-            raise refusal
         try:
-            return await self._keys.identify(credential)
+            if refusal is None:
+                return await self._keys.identify(credential)
+            async with self._lookups.setdefault(address, asyncio.Lock()):
+                return await self._keys.identify(credential)
         except DomainError as error:
-            if error.reason is Reason.INVALID_CREDENTIAL:
-                self._limits.count_failed_key(address)
+            if error.reason is not Reason.INVALID_CREDENTIAL:
+                raise
+            if refusal is not None:
+                raise refusal from None
+            self._limits.count_failed_key(address)
             raise
 
 

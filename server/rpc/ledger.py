@@ -8,14 +8,14 @@ from dcp.v1 import ledger_pb2_grpc
 from server.rpc.context import Context
 from server.rpc.interceptors import operator
 from server.rpc.repeats import once
-from server.services.operators.dashboard import Dashboard
+from server.services.operators.proofs import Proofs
 from server.services.renters import Renters
 
 
 class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
-    def __init__(self, renters: Renters, dashboard: Dashboard) -> None:
+    def __init__(self, renters: Renters, proofs: Proofs) -> None:
         self._renters = renters
-        self._dashboard = dashboard
+        self._proofs = proofs
 
     async def CreditRenter(
         self, request: pb.CreditRenterRequest, context: Context
@@ -30,14 +30,16 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         )
 
     async def ProveLedger(self, request: pb.ProveLedgerRequest, context: Context) -> pb.ProveLedgerResponse:
-        proof = await self._dashboard.prove_ledger()
+        proof = await self._proofs.prove()
         return pb.ProveLedgerResponse(
-            balanced=not proof.discrepancies and proof.postings_sum_halala == 0,
+            balanced=proof.is_balanced,
             transfers=proof.transfers,
             postings_sum_halala=proof.postings_sum_halala,
             open_holds=proof.open_holds,
             open_holds_halala=proof.open_holds_halala,
-            discrepancies=proof.discrepancies[:1000],
+            discrepancies=proof.discrepancies,
             open_withdrawals=proof.open_withdrawals,
             open_withdrawals_halala=proof.open_withdrawals_halala,
+            checkpoint_id=proof.checkpoint_id,
+            transfers_read=proof.transfers_read,
         )

@@ -259,13 +259,16 @@ def _still_sends(job: Job, now_ms: int) -> bool:
     return artifacts.is_arriving(job.job_id, job.lease_epoch, now_ms - OVERRUN_GRACE_MS)
 
 
-def end_unstarted(job_id: str, now_ms: int) -> None:
-    """Fails a job that no provider started in time; the whole hold returns to its renter."""
+def end_unstarted(job_id: str, now_ms: int, why: str) -> None:
+    """Fails a job that no provider started in time; the whole hold returns to its renter.
+
+    ``why`` ends the sentence that the renter reads: the last obstacle and the remedy.
+    """
     job = jobs.lock(job_id)
     if job is None or job.state is not JobState.QUEUED or job.start_by_ms > now_ms:
         return
     within = job.start_within_ms // 1000
-    message = f"no provider started it within {within} s; submit it again, or raise start_within_seconds"
+    message = f"no provider started it within {within} s; {why}"
     _settle_failed(job, FailureReason.START_DEADLINE, message, now_ms)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from server.domain.jobs import Job, JobState
 from server.domain.leases import Lease
-from server.domain.placement import Candidate, Model, Obstacle, Wants, obstacle
+from server.domain.placement import OF_THE_JOB, Candidate, Model, Obstacle, Wants, obstacle
 from server.domain.providers import ProviderStatus, is_live, status
 from server.domain.queue import JobCondition, Occupancy, Prospect, condition, free_in_ms, prospect
 from server.services.dispatch import RETRY_SAME_PROVIDER_SECONDS, refused_since_ms
@@ -117,6 +117,24 @@ def explain(job: Job, fleet: Fleet, now_ms: int) -> Explanation:
         place_in_queue(job, fleet, now_ms),
         considered[:SHOWN_LIMIT],
         _numbered(job, leases.of_job(job.job_id, ATTEMPTS_LIMIT)),
+    )
+
+
+def last_obstacle(job: Job, fleet: Fleet, now_ms: int) -> str:
+    """Why a job has not started, and what helps, as the end of a sentence about it."""
+    considered = _considered(job, fleet, now_ms)
+    if not considered:
+        return "no provider was there; submit it again later, or raise start_within_seconds"
+    best = considered[0]
+    message = best.message.rstrip(".")
+    if best.obstacle in OF_THE_JOB and job.named_provider_id is None:
+        return (
+            f"the nearest was provider {best.provider_id}: {message}; ask for what a provider serves, "
+            "see /api/renters/available-providers"
+        )
+    return (
+        f"the nearest was provider {best.provider_id}: {message}; "
+        "submit it again, or raise start_within_seconds"
     )
 
 

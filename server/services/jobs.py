@@ -14,10 +14,10 @@ from server.clock import Clock, ms
 from server.domain import pricing
 from server.domain.errors import DomainError, Reason, invalid_field
 from server.domain.hindrances import is_pending
-from server.domain.jobs import FINAL, FailureReason, Job, JobRequest, JobState, JobType
+from server.domain.jobs import FINAL, START_WITHIN_SECONDS, FailureReason, Job, JobRequest, JobState, JobType
 from server.domain.leases import Channel, LeaseRef, Offer
 from server.domain.messages import CancelRun
-from server.domain.nearest import did_you_mean
+from server.domain.nearest import did_you_mean, nearest
 from server.domain.placement import Obstacle, Wants
 from server.domain.providers import AccountState, ProviderStatus, is_live, status
 from server.domain.queue import Prospect
@@ -35,6 +35,9 @@ from server.store.database import Database
 
 log = logging.getLogger(__name__)
 OPEN_JOBS_RETRY_SECONDS = 10
+# A provider that was seen within this time counts as supply: a restart or a short outage refuses no job.
+SUPPLY_SECONDS = START_WITHIN_SECONDS
+SUPPLY_LIMIT = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +216,8 @@ class Jobs:
         self._check_open_jobs(renter_id)
         if request.provider_id is not None:
             self._check_provider(request.provider_id, request)
+        elif provider_id is None and not request.wait_for_supply:
+            _check_supply(request, ms(self._clock))
         now_ms = ms(self._clock)
         rate = _quoted(request)
         hold, limit_ms = pricing.hold_and_limit(rate, request.duration_ms, request.max_cost_halala)
@@ -359,6 +364,40 @@ def _check_serves(provider: providers.ProviderRow, request: JobRequest, vram_res
             f"params.model: provider {provider.id} serves {', '.join(served[:20]) or 'no model'}; {meant}",
             field="params.model",
         )
+
+
+def _check_supply(request: JobRequest, now_ms: int) -> None:
+    """Raises JOB_TYPE_NOT_SERVED or MODEL_NOT_SERVED if the providers that were seen lately tell so.
+
+    While no provider has reported what it serves, nothing is known. One whose models still load, or whose
+    self-tests still run, may serve this in a moment.
+    """
+    since_ms, kind, model = now_ms - SUPPLY_SECONDS * 1000, request.job_type, request.model
+    if providers.is_served(kind, model, since_ms):
+        return
+    seen = [p for p in providers.seen_since(since_ms, SUPPLY_LIMIT) if p.models_reported]
+    if not seen or any(is_pending(provider.self_tests, kind, model) for provider in seen):
+        return
+    running = [provider.id for provider in seen if kind in provider.job_types]
+    if model is None or not running:
+        kinds = ", ".join(sorted({name for provider in seen for name in provider.job_types})) or "none"
+        raise DomainError(
+            Reason.JOB_TYPE_NOT_SERVED,
+            f"job_type: no provider runs {kind.value} now, only {kinds}; choose one of these, "
+            "or set wait_for_supply",
+            field="job_type",
+        )
+    served = providers.models_of(running).values()
+    if not all(served):
+        return
+    names = sorted({found.name for models in served for found in models})
+    near = nearest(model, names, 3) or names[:3]
+    raise DomainError(
+        Reason.MODEL_NOT_SERVED,
+        f"params.model: no provider serves {model!r} now; the closest names are {', '.join(near) or 'none'}; "
+        "choose a served one, see /api/renters/available-providers, or set wait_for_supply",
+        field="params.model",
+    )
 
 
 def _was_of(job: Job, provider_id: int) -> bool:

@@ -76,11 +76,10 @@ class Credentials:
 
     async def identify(self, credential: str) -> Caller:
         """The caller behind a credential. Raises INVALID_CREDENTIAL."""
-        presented = digest(credential)
-        if self._admin_digest is not None and hmac.compare_digest(presented, self._admin_digest):
-            return Caller(ADMIN)
-        owner = self._cached(presented)
-        if owner is None and credential.startswith(("dcp-provider-", "dcp-renter-")):
+        if (known := self.recall(credential)) is not None:
+            return known
+        presented, owner = digest(credential), None
+        if credential.startswith(("dcp-provider-", "dcp-renter-")):
             forgotten = self._forgotten
             owner = await self._database.read(lambda: keys.find(presented))
             # If a key was forgotten during this read, the row may date from before it ended: do not cache it.
@@ -91,12 +90,19 @@ class Credentials:
                 Reason.INVALID_CREDENTIAL,
                 "this key is unknown or no longer valid; check it, or register for a new one",
             )
+        return self._caller(owner)
+
+    def recall(self, credential: str) -> Caller | None:
+        """The caller, if it takes no look-up: the admin token, or a key found within ``CACHE_SECONDS``."""
+        presented = digest(credential)
+        if self._admin_digest is not None and hmac.compare_digest(presented, self._admin_digest):
+            return Caller(ADMIN)
+        owner = self._cached(presented)
+        return self._caller(owner) if owner is not None else None
+
+    def _caller(self, owner: KeyOwner) -> Caller:
         self._note_use(owner)
         return Caller(owner.role, owner.owner_id, owner.key_id, owner.scopes)
-
-    def remembers(self, credential: str) -> bool:
-        """Whether the credential was identified within the last ``CACHE_SECONDS``."""
-        return self._cached(digest(credential)) is not None
 
     def forget(self, sha256: bytes) -> None:
         """Drops a key that changed from the cache, so that it is looked up again."""

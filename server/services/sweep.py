@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 
 from server.clock import Clock, ms
-from server.domain.errors import DomainError, Reason
+from server.domain.errors import STORE_FAULTS, DomainError
 from server.domain.jobs import LOST_AFTER_SECONDS
 from server.domain.leases import (
     OFFER_SECONDS,
@@ -23,6 +23,7 @@ from server.domain.messages import CancelRun
 from server.domain.providers import is_live
 from server.services.dispatch import Dispatch
 from server.services.endings import end_overrun, end_unstarted, give_up
+from server.services.explain import last_obstacle
 from server.services.fleet import Fleet
 from server.services.heartbeats import Heartbeats
 from server.services.repeats import KEEP_MS
@@ -55,7 +56,7 @@ class Sweep:
         try:
             await self._tick(ms(self._clock))
         except DomainError as error:
-            if error.reason is Reason.STORE_UNAVAILABLE:
+            if error.reason in STORE_FAULTS:
                 self._hearing_since_ms = None
             raise
 
@@ -66,7 +67,8 @@ class Sweep:
             self._hearing_since_ms = now_ms
         self._fleet.forget_before(now_ms - _ms(LOST_AFTER_SECONDS))
         if await self._database.read(lambda: self._is_due(now_ms)):
-            for lease in await self._database.run(lambda: self._apply(now_ms)):
+            why = await self._database.read(lambda: self._last_obstacles(now_ms))
+            for lease in await self._database.run(lambda: self._apply(now_ms, why)):
                 ref = LeaseRef(lease.job_id, lease.lease_epoch, b"")
                 self._dispatch.cancel(lease.provider_id, CancelRun(ref))
                 await self._dispatch.lease_ended(lease.provider_id)
@@ -82,7 +84,7 @@ class Sweep:
             or repeats.any_before(now_ms - KEEP_MS)
         )
 
-    def _apply(self, now_ms: int) -> list[Lease]:
+    def _apply(self, now_ms: int, why: dict[str, str]) -> list[Lease]:
         """Ends what is due; returns the ended leases, whose daemons must stop their runs."""
         ended = []
         for lease in leases.offers_before(now_ms - _ms(OFFER_SECONDS), BATCH):
@@ -98,10 +100,15 @@ class Sweep:
         for job_id, provider_id in jobs.running_past(now_ms, _ms(OVERRUN_GRACE_SECONDS), BATCH):
             if self._is_settled_in(provider_id, now_ms) and (over := end_overrun(job_id, now_ms)):
                 ended.append(over)
-        for job_id in jobs.unstarted(now_ms, BATCH):
-            end_unstarted(job_id, now_ms)
+        for job_id, sentence in why.items():
+            end_unstarted(job_id, now_ms, sentence)
         repeats.forget_before(now_ms - KEEP_MS)
         return ended
+
+    def _last_obstacles(self, now_ms: int) -> dict[str, str]:
+        """The jobs that were not started in time, and why; read before the write, which is kept short."""
+        found = [jobs.get(job_id) for job_id in jobs.unstarted(now_ms, BATCH)]
+        return {job.job_id: last_obstacle(job, self._fleet, now_ms) for job in found if job is not None}
 
     def _is_settled_in(self, provider_id: int, now_ms: int) -> bool:
         """Whether the daemon is live in a session that is old enough for its results to have arrived.

@@ -26,6 +26,8 @@ from playhouse.postgres_ext import Psycopg3Database
 from psycopg import errors as pg_errors
 
 from server.domain.errors import DomainError, Reason
+from server.store import sqlite_files
+from server.store.faults import DatabaseUrlError, Faults, damaged, is_of_the_store, start_fault
 from server.store.models import MODELS
 
 log = logging.getLogger(__name__)
@@ -36,11 +38,16 @@ WRITE_QUEUE_SIZE = 10_000
 READ_THREADS = 4
 POSTGRES_THREADS = 8
 POSTGRES_TRIES = 4
+SQLITE_PRAGMAS = {
+    "journal_mode": "wal",
+    # With less, what was answered may be gone after a power cut.
+    "synchronous": "full",
+    "foreign_keys": 1,
+    "busy_timeout": 5000,
+    # 2048 KiB for each connection; the operating system also caches the file for all connections.
+    "cache_size": -2048,
+}
 _RETRYABLE = (pg_errors.SerializationFailure, pg_errors.DeadlockDetected)
-
-
-class DatabaseUrlError(ValueError):
-    """The database URL cannot be used; the message says why, and what to write instead."""
 
 
 class Database:
@@ -48,26 +55,32 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.peewee = _connect(url)
-        self._is_sqlite = isinstance(self.peewee, peewee.SqliteDatabase)
+        self.is_sqlite = isinstance(self.peewee, peewee.SqliteDatabase)
+        self.faults = Faults()
         self._readers = ThreadPoolExecutor(
-            READ_THREADS if self._is_sqlite else POSTGRES_THREADS, thread_name_prefix="db"
+            READ_THREADS if self.is_sqlite else POSTGRES_THREADS, thread_name_prefix="db"
         )
         self._writer: _GroupWriter | None = None
 
-    def start(self) -> None:
-        """Connects and migrates. Raises DatabaseUrlError if the database cannot be opened, or is too new."""
+    def start(self, *, may_migrate: bool = True, first: Callable[[], object] | None = None) -> None:
+        """Connects, migrates and runs the ``first`` transaction. Raises DatabaseUrlError if it cannot.
+
+        Without ``may_migrate`` it changes nothing, and a database that is too old is an error too.
+        """
         for model in MODELS:
             model.bind(self.peewee, bind_refs=False, bind_backrefs=False)
+        if self.is_sqlite:
+            sqlite_files.make_private(Path(self.peewee.database), may_create=may_migrate)
         try:
-            migrate(self.peewee)
+            migrate(self.peewee, may_migrate=may_migrate)
+            if first is not None:
+                self._atomic(first)
         except peewee.PeeweeException as error:
-            # The driver's text may quote the host, but never a password.
-            text = " ".join(str(error).split())
-            raise DatabaseUrlError(f"the database cannot be opened: {text}") from None
+            raise DatabaseUrlError(start_fault(error)) from None
         finally:
             self.peewee.close()  # this thread's connection; stop may be called from another thread
-        if self._is_sqlite:
-            self._writer = _GroupWriter(self.peewee)
+        if self.is_sqlite:
+            self._writer = _GroupWriter(self.peewee, self.faults)
             self._writer.start()
 
     def stop(self) -> None:
@@ -96,27 +109,38 @@ class Database:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._snapshot, work)
 
     async def probe(self) -> None:
-        """Raises DomainError if the database cannot begin to write or cannot read now."""
+        """Raises DomainError if the database is damaged, or cannot begin to write or cannot read now."""
+        if self.faults.is_damaged:
+            raise damaged()
         await self.run(lambda: self.peewee.execute_sql("SELECT name FROM schema_migration LIMIT 1"))
 
     def _snapshot(self, work: Callable[[], T]) -> T:
         # A SQLite transaction is always a snapshot; PostgreSQL needs this isolation level.
-        isolation = () if self._is_sqlite else ("REPEATABLE READ",)
+        isolation = () if self.is_sqlite else ("REPEATABLE READ",)
         try:
             return self._atomic(work, *isolation)
-        except (peewee.OperationalError, peewee.InterfaceError) as error:
-            raise self._unavailable(error) from error
+        except (peewee.DatabaseError, peewee.InterfaceError) as error:
+            if (refusal := self._refusal(error, during_commit=False)) is None:
+                raise
+            raise refusal from error
 
     def _transact(self, work: Callable[[], T]) -> T:
         for tries_left in reversed(range(POSTGRES_TRIES)):
+            done: list[T] = []  # its only member is the value of ``work``, as soon as there is one
+
+            def step(done: list[T] = done) -> None:
+                done.append(work())
+
             try:
-                return self._atomic(work)
-            except peewee.OperationalError as error:
-                if not tries_left or not isinstance(getattr(error, "orig", None), _RETRYABLE):
-                    raise self._unavailable(error) from error
-                time.sleep(0.01 * (POSTGRES_TRIES - tries_left))
-            except peewee.InterfaceError as error:
-                raise self._unavailable(error) from error
+                self._atomic(step)
+                return done[0]
+            except (peewee.DatabaseError, peewee.InterfaceError) as error:
+                if tries_left and isinstance(getattr(error, "orig", None), _RETRYABLE):
+                    time.sleep(0.01 * (POSTGRES_TRIES - tries_left))
+                    continue
+                if (refusal := self._refusal(error, during_commit=bool(done))) is None:
+                    raise
+                raise refusal from error
         raise AssertionError("unreachable")
 
     def _atomic(self, work: Callable[[], T], *isolation: str) -> T:
@@ -124,20 +148,21 @@ class Database:
         with self.peewee.atomic(*isolation):
             return work()
 
-    def _unavailable(self, error: Exception) -> DomainError:
-        log.error("a transaction failed in the database", exc_info=error)
-        self.peewee.close()
-        return DomainError(
-            Reason.STORE_UNAVAILABLE, "the database cannot be reached now; nothing was changed, try again"
-        )
+    def _refusal(self, error: Exception, *, during_commit: bool) -> DomainError | None:
+        """What the caller is told; None if the fault is the statement's, not the database's."""
+        refusal = self.faults.refusal(error, during_commit=during_commit)
+        if refusal is not None:
+            self.peewee.close()
+        return refusal
 
 
 class _GroupWriter(threading.Thread):
     """SQLite's only writer: it runs a group of functions in one transaction with one fsync."""
 
-    def __init__(self, database: peewee.Database) -> None:
+    def __init__(self, database: peewee.Database, faults: Faults) -> None:
         super().__init__(name="db-writer", daemon=True)
         self._database = database
+        self._faults = faults
         self._queue: queue.Queue[tuple[Callable[[], Any], Future[Any]] | None] = queue.Queue(WRITE_QUEUE_SIZE)
         self._stopping = False
 
@@ -183,16 +208,17 @@ class _GroupWriter(threading.Thread):
     def _commit(self, group: list[tuple[Callable[[], Any], Future[Any]]]) -> None:
         """Runs a group. Callers get their results only after the commit is durable."""
         outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
+        during_commit = False
         try:
             self._database.execute_sql("BEGIN IMMEDIATE")
             for work, future in group:
                 outcomes.append((future, *self._savepoint(work)))
+            during_commit = True
             self._database.execute_sql("COMMIT")
         except Exception as error:
-            log.exception("a group of writes failed size=%d", len(group))
             self._abandon()
-            failure = DomainError(
-                Reason.STORE_UNAVAILABLE, "the database cannot write now; nothing was changed, try again"
+            failure = self._faults.refusal(error, during_commit=during_commit) or self._faults.unavailable(
+                error
             )
             failure.__cause__ = error
             outcomes = [(future, None, failure) for _, future in group]
@@ -203,9 +229,9 @@ class _GroupWriter(threading.Thread):
         self._database.execute_sql("SAVEPOINT work")
         try:
             value = work()
-        except (peewee.OperationalError, peewee.InterfaceError):
-            raise  # a fault of the connection or the disk: the whole group fails
         except Exception as error:
+            if is_of_the_store(error):
+                raise  # the whole group fails
             self._database.execute_sql("ROLLBACK TO work")
             self._database.execute_sql("RELEASE work")
             return None, error
@@ -229,7 +255,7 @@ def _resolve(future: Future[Any], value: Any, raised: BaseException | None) -> N
         future.set_result(value)
 
 
-def migrate(database: peewee.Database) -> None:
+def migrate(database: peewee.Database, *, may_migrate: bool = True) -> None:
     """Migrates the schema to this program's version. Raises DatabaseUrlError if the schema is newer."""
     database.connect(reuse_if_open=True)
     runner = Runner(database, str(Path(__file__).parent / "migrations"))
@@ -239,6 +265,12 @@ def migrate(database: peewee.Database) -> None:
             f"the database is newer than this program (it has {', '.join(unknown)}); "
             "run the newer program, or restore a backup"
         )
+    if not may_migrate:
+        if any(not migration.applied for migration in runner.status()):
+            raise DatabaseUrlError(
+                "the database is empty or older than this program; start dcp-server on it first"
+            )
+        return
     for name in runner.up():
         log.info("applied migration name=%s", name)
 
@@ -270,12 +302,4 @@ def _sqlite(path: str) -> peewee.Database:
         raise DatabaseUrlError("write a SQLite URL as sqlite:/// and the path of a file")
     if not Path(path).absolute().parent.is_dir():
         raise DatabaseUrlError(f"the folder of {path} does not exist; create it first")
-    pragmas = {
-        "journal_mode": "wal",
-        "synchronous": "full",
-        "foreign_keys": 1,
-        "busy_timeout": 5000,
-        # 2048 KiB for each connection; the operating system also caches the file for all connections.
-        "cache_size": -2048,
-    }
-    return peewee.SqliteDatabase(path, pragmas=pragmas)
+    return peewee.SqliteDatabase(path, pragmas=SQLITE_PRAGMAS)

@@ -9,11 +9,9 @@ import peewee as pw
 
 from server.domain import ledger
 from server.domain.errors import DomainError, Reason
-from server.domain.jobs import FINAL
-from server.domain.ledger import AccountKind, HoldState, StoredHold, TransferKind
-from server.domain.providers import AccountState
-from server.store import states, withdrawals
-from server.store.models import Account, Hold, Job, Renter, Transfer, tuples
+from server.domain.ledger import AccountKind, HoldState, TransferKind
+from server.store import states
+from server.store.models import Account, Hold, Transfer
 from server.store.prepared import PreparedQuery, arg
 
 NO_LEAST = -(2**62)
@@ -158,42 +156,6 @@ def resolve_hold(job_id: str, charge_halala: int, now_ms: int) -> None:
     )
     if changed != 1:
         raise DomainError(Reason.HOLD_ALREADY_RESOLVED, f"the hold of {job_id} was resolved before")
-
-
-def prove() -> ledger.Proof:
-    """Replays the whole ledger, one row at a time."""
-    accounts = {
-        account_id: (ledger.Account(AccountKind(kind), owner_id), balance_halala)
-        for account_id, kind, owner_id, balance_halala in tuples(
-            Account.select(Account.id, Account.kind, Account.owner_id, Account.balance_halala)
-        )
-    }
-    transfers = (
-        ledger.Transfer(
-            TransferKind(kind), accounts[debit][0], accounts[credit][0], amount, job_id, withdrawal_id
-        )
-        for kind, debit, credit, amount, job_id, withdrawal_id in tuples(
-            Transfer.select(
-                Transfer.kind,
-                Transfer.debit_account_id,
-                Transfer.credit_account_id,
-                Transfer.amount_halala,
-                Transfer.job_id,
-                Transfer.withdrawal_id,
-            )
-        )
-    )
-    holds = (
-        StoredHold(job_id, renter_id, amount, HoldState(state), job_state in FINAL)
-        for job_id, renter_id, amount, state, job_state in tuples(
-            Hold.select(Hold.job_id, Hold.renter_id, Hold.amount_halala, Hold.state, Job.state).join(
-                Job, pw.JOIN.LEFT_OUTER, on=(Job.job_id == Hold.job_id)
-            )
-        )
-    )
-    gone = Renter.select(Renter.id).where(states.is_in(Renter.state, AccountState.DELETED))
-    deleted = (renter_id for (renter_id,) in tuples(gone))
-    return ledger.prove(dict(accounts.values()), transfers, holds, withdrawals.all_requests(), deleted)
 
 
 def account_id(account: ledger.Account) -> int | None:

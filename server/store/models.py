@@ -134,6 +134,38 @@ class Transfer(Table):
         table_name = "transfer"
 
 
+class Checkpoint(Table):
+    id = pw.BigIntegerField(primary_key=True)
+    transfer_id = pw.BigIntegerField()
+    transfers = pw.BigIntegerField()
+    rows_sha256 = pw.BlobField()
+    sha256 = pw.BlobField()
+    created_ms = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "checkpoint"
+
+
+class CheckpointSum(Table):
+    account_id = pw.BigIntegerField()
+    checkpoint_id = pw.BigIntegerField()
+    sum_halala = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "checkpoint_sum"
+        primary_key = pw.CompositeKey("account_id", "checkpoint_id")
+
+
+class CheckpointHold(Table):
+    checkpoint_id = pw.BigIntegerField()
+    job_id = pw.TextField()
+    amount_halala = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "checkpoint_hold"
+        primary_key = pw.CompositeKey("checkpoint_id", "job_id")
+
+
 class Hold(Table):
     job_id = pw.TextField(primary_key=True)
     renter_id = pw.BigIntegerField()

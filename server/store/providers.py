@@ -121,6 +121,26 @@ def by_ids(provider_ids: Sequence[int]) -> list[ProviderRow]:
     return [_row(row) for row in query.order_by(Provider.id)]
 
 
+def is_served(kind: JobType, model: str | None, since_ms: int) -> bool:
+    """Whether an admitted provider with a heartbeat after ``since_ms`` serves the model and job type."""
+    query = Provider.select(Provider.job_types).where(*_admitted_since(since_ms))
+    if model is not None:
+        query = query.join(ProviderModel, on=ProviderModel.provider_id == Provider.id)
+        query = query.where(ProviderModel.name == model)
+    return any(kind.value in text.split() for (text,) in tuples(query.distinct()))
+
+
+def seen_since(since_ms: int, limit: int) -> list[ProviderRow]:
+    """The admitted providers with a heartbeat after ``since_ms``, those with the newest first."""
+    query = Provider.select().where(*_admitted_since(since_ms)).order_by(Provider.last_heartbeat_ms.desc())
+    return [_row(row) for row in query.limit(limit)]
+
+
+def _admitted_since(since_ms: int) -> tuple[Any, ...]:
+    admitted = states.is_in(Provider.state, AccountState.ACTIVE, AccountState.PAUSED)
+    return Provider.last_heartbeat_ms > since_ms, admitted
+
+
 def lately_seen(limit: int) -> list[int]:
     """The ids of the providers with the newest heartbeats."""
     query = Provider.select(Provider.id).where(Provider.last_heartbeat_ms.is_null(False))

@@ -8,7 +8,7 @@ from typing import Any
 import peewee as pw
 
 from server.domain.errors import DomainError, Reason
-from server.domain.withdrawals import Withdrawal, WithdrawalState
+from server.domain.withdrawals import OPEN, Withdrawal, WithdrawalState
 from server.store import models as db
 from server.store import states
 
@@ -74,6 +74,17 @@ def page(before_id: int | None, offset: int, limit: int) -> list[Withdrawal]:
 def all_requests() -> Iterator[Withdrawal]:
     """Every request, one row at a time, for the proof of the ledger."""
     return (_withdrawal(row) for row in db.Withdrawal.select().order_by(db.Withdrawal.id).iterator())
+
+
+def open_or_moved_since(transfer_id: int) -> list[Withdrawal]:
+    """The requests that are open, and those that a transfer after ``transfer_id`` belongs to."""
+    moved = db.Transfer.select(db.Transfer.withdrawal_id).where(
+        db.Transfer.id > transfer_id, db.Transfer.withdrawal_id.is_null(False)
+    )
+    query = db.Withdrawal.select().where(
+        states.is_in(db.Withdrawal.state, *sorted(OPEN)) | db.Withdrawal.id.in_(moved)
+    )
+    return [_withdrawal(row) for row in query]
 
 
 def totals() -> dict[WithdrawalState, tuple[int, int]]:

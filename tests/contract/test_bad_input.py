@@ -181,3 +181,16 @@ def test_wrong_filter_in_the_query_is_named(market: Market) -> None:
     for query, field in (("page=0", "page"), ("page=two", "page"), ("colour=red", "colour")):
         response = market.http.get(f"/api/renters/available-providers?{query}")
         assert (response.status_code, response.json()["field"]) == (400, field)
+
+
+def test_model_that_no_provider_serves(market: Market, renter: Account, provider: Account) -> None:
+    """Told at once with a name that is served; a renter that wants to wait says so."""
+    before = snapshot(market)
+    body = seed_job(None, model="HuggingFaceTB/SmolLM2")
+    refused = submit(market, "/api", renter[1], body)
+    assert (refused.status_code, refused.json()["code"]) == (400, "MODEL_NOT_SERVED")
+    assert refused.json()["field"] == "params.model"
+    assert "HuggingFaceTB/SmolLM2-135M-Instruct" in refused.json()["error"]
+    assert snapshot(market) == before
+    waiting = submit(market, "/api", renter[1], {**body, "wait_for_supply": True})
+    assert (waiting.status_code, waiting.json()["job"]["status"]) == (201, "queued")

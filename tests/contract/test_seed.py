@@ -212,7 +212,7 @@ def test_offline_and_unknown_providers_are_refused(market: Market, base: str, re
 
 def test_idempotency_key_gives_the_first_job_again(market: Market, base: str, renter: Account) -> None:
     header = {"Idempotency-Key": f"once-{base}"}
-    body = seed_job(None, model="nobody/serves-this")
+    body = {**seed_job(None, model="nobody/serves-this"), "wait_for_supply": True}
     first = submit(market, base, renter[1], body, **header)
     again = submit(market, base, renter[1], body, **header)
     assert first.status_code == again.status_code == 201
@@ -224,7 +224,8 @@ def test_idempotency_key_gives_the_first_job_again(market: Market, base: str, re
 
 
 def test_job_of_another_account_is_refused(market: Market, base: str, renter: Account) -> None:
-    job = submit(market, base, renter[1], seed_job(None, model="nobody/serves-this")).json()["job"]
+    body = {**seed_job(None, model="nobody/serves-this"), "wait_for_supply": True}
+    job = submit(market, base, renter[1], body).json()["job"]
     _, stranger = market.register_renter("Stranger", unique_email("renter"))
     for path in (f"{base}/jobs/{job['job_id']}", f"{base}/jobs/{job['job_id']}/output"):
         response = market.http.get(path, headers={"x-renter-key": stranger})

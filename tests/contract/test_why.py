@@ -17,6 +17,7 @@ def queued_job(market: Market, base: str, renter: Account, **changes: Any) -> st
         "job_type": "llm-inference",
         "duration_minutes": 3,
         "params": {"model": "served/by-nobody", "prompt": "hi"},
+        "wait_for_supply": True,
         **changes,
     }
     answer = market.http.post(f"{base}/jobs/submit", json=body, headers={"x-renter-key": renter[1]})

@@ -196,6 +196,7 @@ def test_no_key_reaches_a_log(tmp_path: Path) -> None:
             "job_type": "llm-inference",
             "duration_minutes": 1,
             "params": {"model": "nobody/serves", "prompt": "the secret prompt"},
+            "wait_for_supply": True,
         }
         market.post("/api/jobs/submit", job, **{"x-renter-key": renter_key})
     logs = "".join(path.read_text(errors="replace") for path in tmp_path.glob("*.log"))

@@ -166,3 +166,24 @@ async def test_store_is_opened_by_its_url(
     for url in (f"s3://{BUCKET}", f"s3://{BUCKET}/some/prefix/"):
         await open_blobs(url).put(KEY, pieces(b"x"), 1)
     assert sorted(s3_server.keys()) == [KEY, f"some/prefix/{KEY}"]
+
+
+async def test_bytes_have_reached_the_disk_before_the_file_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First the file, then, with its new name, each folder that leads to it."""
+    asked: list[tuple[int, bool]] = []
+    folder = tmp_path / "blobs"
+
+    def is_named() -> bool:
+        return any(path.name == KEY for path in folder.rglob("*"))
+
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: asked.append((os.fstat(descriptor).st_ino, is_named()))
+    )
+    blobs = FileBlobs(folder)
+    await blobs.put(KEY, pieces(b"x"), 1)
+    await blobs.close()
+    (file,) = [path for path in folder.rglob("*") if path.name == KEY]
+    assert asked[0] == (file.stat().st_ino, False)
+    assert {(parent.stat().st_ino, True) for parent in list(file.parents)[:3]} <= set(asked[1:])

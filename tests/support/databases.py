@@ -106,7 +106,9 @@ def empty_sqlite(folder: Path) -> str:
 
     It copies a file that is migrated once per process, because a migration takes 50 ms of CPU and 20 syncs.
     """
-    (folder / "dcp.sqlite3").write_bytes(_migrated_sqlite())
+    path = folder / "dcp.sqlite3"
+    path.touch(mode=0o600)
+    path.write_bytes(_migrated_sqlite())
     return sqlite_url(folder)
 
 
@@ -133,6 +135,12 @@ async def opened(url: str) -> AsyncIterator[Database]:
 def connection(database: Database) -> Any:
     """The driver's connection of the current thread."""
     return database.peewee.connection()  # type: ignore[no-untyped-call]
+
+
+def fetch_one(database: Database, sql: str) -> tuple[Any, ...]:
+    """The first row of a query. Must be called inside a transaction."""
+    row: tuple[Any, ...] = database.peewee.execute_sql(sql).fetchone()  # type: ignore[no-untyped-call]
+    return row
 
 
 def execute(database: Database, sql: str) -> None:

@@ -103,7 +103,7 @@ async def running_stack(
             async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
                 yield Stack(clock, server, http, channel)
                 if prove:
-                    assert (await server.services.dashboard.prove_ledger()).discrepancies == ()
+                    assert (await server.services.proofs.prove()).discrepancies == ()
     finally:
         await server.stop()
 

@@ -79,9 +79,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     its status.
     """
     ERROR_REASON_MODEL_NOT_SERVED: _ErrorReason.ValueType  # 22
-    """The named provider has reported its models, and this model is not among them."""
+    """The named provider does not serve this model or, if none is named, no provider that was seen lately does; `error`
+    names the closest served names.
+    """
     ERROR_REASON_JOB_TYPE_NOT_SERVED: _ErrorReason.ValueType  # 23
-    """The named provider has reported the job types that it runs, and this one is not among them."""
+    """The named provider does not run jobs of this type or, if none is named, no provider that was seen lately does."""
     ERROR_REASON_IDEMPOTENCY_CLASH: _ErrorReason.ValueType  # 24
     """The idempotency key was used earlier with a different body: use a new key."""
     ERROR_REASON_JOB_FAILED: _ErrorReason.ValueType  # 25
@@ -172,6 +174,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The body has an encoding or a format that the gateway does not read: send JSON, plain or with
     `Content-Encoding: gzip`.
     """
+    ERROR_REASON_OUTCOME_UNKNOWN: _ErrorReason.ValueType  # 97
+    """The database did not answer in the end, so it is not known whether the request took effect: repeat it with
+    the same idempotency key, or read what it should have changed first.
+    """
+    ERROR_REASON_STORE_DAMAGED: _ErrorReason.ValueType  # 98
+    """The marketplace's database is damaged and its operator has to repair it: repeating the request does not help."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The stable causes of errors. The names are part of the contract: new ones may be added, but a name is never
@@ -225,9 +233,11 @@ ERROR_REASON_PROVIDER_UNAVAILABLE: ErrorReason.ValueType  # 21
 its status.
 """
 ERROR_REASON_MODEL_NOT_SERVED: ErrorReason.ValueType  # 22
-"""The named provider has reported its models, and this model is not among them."""
+"""The named provider does not serve this model or, if none is named, no provider that was seen lately does; `error`
+names the closest served names.
+"""
 ERROR_REASON_JOB_TYPE_NOT_SERVED: ErrorReason.ValueType  # 23
-"""The named provider has reported the job types that it runs, and this one is not among them."""
+"""The named provider does not run jobs of this type or, if none is named, no provider that was seen lately does."""
 ERROR_REASON_IDEMPOTENCY_CLASH: ErrorReason.ValueType  # 24
 """The idempotency key was used earlier with a different body: use a new key."""
 ERROR_REASON_JOB_FAILED: ErrorReason.ValueType  # 25
@@ -318,6 +328,12 @@ ERROR_REASON_UNSUPPORTED_MEDIA_TYPE: ErrorReason.ValueType  # 95
 """The body has an encoding or a format that the gateway does not read: send JSON, plain or with
 `Content-Encoding: gzip`.
 """
+ERROR_REASON_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 97
+"""The database did not answer in the end, so it is not known whether the request took effect: repeat it with
+the same idempotency key, or read what it should have changed first.
+"""
+ERROR_REASON_STORE_DAMAGED: ErrorReason.ValueType  # 98
+"""The marketplace's database is damaged and its operator has to repair it: repeating the request does not help."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -693,6 +693,7 @@ class SubmitJobRequest(_message.Message):
     MAX_COST_HALALA_FIELD_NUMBER: _builtins.int
     START_WITHIN_SECONDS_FIELD_NUMBER: _builtins.int
     LOST_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
+    WAIT_FOR_SUPPLY_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     provider_id: _builtins.int
     """The id of the provider that shall run the job. Default: the platform chooses a provider."""
@@ -712,6 +713,10 @@ class SubmitJobRequest(_message.Message):
     """
     lost_after_seconds: _builtins.int
     """How long the job's daemon may be silent before the job returns to the queue, in seconds. Default: 300."""
+    wait_for_supply: _builtins.bool
+    """True: the job waits even if no provider that was seen in the last ten minutes serves its model or job type.
+    Default: such a job is refused at once. It changes nothing for a job that names a provider.
+    """
     idempotency_key: _builtins.str
     """Makes it safe to repeat the request: the same key with the same body returns the first response again."""
     @_builtins.property
@@ -739,11 +744,12 @@ class SubmitJobRequest(_message.Message):
         max_cost_halala: _builtins.int | None = ...,
         start_within_seconds: _builtins.int | None = ...,
         lost_after_seconds: _builtins.int | None = ...,
+        wait_for_supply: _builtins.bool | None = ...,
         idempotency_key: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_lost_after_seconds", b"_lost_after_seconds", "_max_cost_halala", b"_max_cost_halala", "_priority", b"_priority", "_provider_id", b"_provider_id", "_start_within_seconds", b"_start_within_seconds", "container_spec", b"container_spec", "gpu_requirements", b"gpu_requirements", "lost_after_seconds", b"lost_after_seconds", "max_cost_halala", b"max_cost_halala", "params", b"params", "priority", b"priority", "provider_id", b"provider_id", "start_within_seconds", b"start_within_seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lost_after_seconds", b"_lost_after_seconds", "_max_cost_halala", b"_max_cost_halala", "_priority", b"_priority", "_provider_id", b"_provider_id", "_start_within_seconds", b"_start_within_seconds", "_wait_for_supply", b"_wait_for_supply", "container_spec", b"container_spec", "gpu_requirements", b"gpu_requirements", "lost_after_seconds", b"lost_after_seconds", "max_cost_halala", b"max_cost_halala", "params", b"params", "priority", b"priority", "provider_id", b"provider_id", "start_within_seconds", b"start_within_seconds", "wait_for_supply", b"wait_for_supply"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lost_after_seconds", b"_lost_after_seconds", "_max_cost_halala", b"_max_cost_halala", "_priority", b"_priority", "_provider_id", b"_provider_id", "_start_within_seconds", b"_start_within_seconds", "container_spec", b"container_spec", "duration_minutes", b"duration_minutes", "gpu_requirements", b"gpu_requirements", "idempotency_key", b"idempotency_key", "job_type", b"job_type", "lost_after_seconds", b"lost_after_seconds", "max_cost_halala", b"max_cost_halala", "params", b"params", "priority", b"priority", "provider_id", b"provider_id", "start_within_seconds", b"start_within_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lost_after_seconds", b"_lost_after_seconds", "_max_cost_halala", b"_max_cost_halala", "_priority", b"_priority", "_provider_id", b"_provider_id", "_start_within_seconds", b"_start_within_seconds", "_wait_for_supply", b"_wait_for_supply", "container_spec", b"container_spec", "duration_minutes", b"duration_minutes", "gpu_requirements", b"gpu_requirements", "idempotency_key", b"idempotency_key", "job_type", b"job_type", "lost_after_seconds", b"lost_after_seconds", "max_cost_halala", b"max_cost_halala", "params", b"params", "priority", b"priority", "provider_id", b"provider_id", "start_within_seconds", b"start_within_seconds", "wait_for_supply", b"wait_for_supply"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lost_after_seconds: _TypeAlias = _typing.Literal["lost_after_seconds"]  # noqa: Y015
     _WhichOneofArgType__lost_after_seconds: _TypeAlias = _typing.Literal["_lost_after_seconds", b"_lost_after_seconds"]  # noqa: Y015
@@ -755,6 +761,8 @@ class SubmitJobRequest(_message.Message):
     _WhichOneofArgType__provider_id: _TypeAlias = _typing.Literal["_provider_id", b"_provider_id"]  # noqa: Y015
     _WhichOneofReturnType__start_within_seconds: _TypeAlias = _typing.Literal["start_within_seconds"]  # noqa: Y015
     _WhichOneofArgType__start_within_seconds: _TypeAlias = _typing.Literal["_start_within_seconds", b"_start_within_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__wait_for_supply: _TypeAlias = _typing.Literal["wait_for_supply"]  # noqa: Y015
+    _WhichOneofArgType__wait_for_supply: _TypeAlias = _typing.Literal["_wait_for_supply", b"_wait_for_supply"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lost_after_seconds) -> _WhichOneofReturnType__lost_after_seconds | None: ...
     @_typing.overload
@@ -765,6 +773,8 @@ class SubmitJobRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__provider_id) -> _WhichOneofReturnType__provider_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__start_within_seconds) -> _WhichOneofReturnType__start_within_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__wait_for_supply) -> _WhichOneofReturnType__wait_for_supply | None: ...
 
 Global___SubmitJobRequest: _TypeAlias = SubmitJobRequest  # noqa: Y015
 

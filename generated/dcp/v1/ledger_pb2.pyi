@@ -97,7 +97,7 @@ Global___ProveLedgerRequest: _TypeAlias = ProveLedgerRequest  # noqa: Y015
 
 @_typing.final
 class ProveLedgerResponse(_message.Message):
-    """The outcome of a replay."""
+    """The outcome of a proof."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -109,6 +109,8 @@ class ProveLedgerResponse(_message.Message):
     DISCREPANCIES_FIELD_NUMBER: _builtins.int
     OPEN_WITHDRAWALS_FIELD_NUMBER: _builtins.int
     OPEN_WITHDRAWALS_HALALA_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
+    TRANSFERS_READ_FIELD_NUMBER: _builtins.int
     balanced: _builtins.bool
     """True if no discrepancy was found."""
     transfers: _builtins.int
@@ -123,6 +125,10 @@ class ProveLedgerResponse(_message.Message):
     """The number of open withdrawal requests."""
     open_withdrawals_halala: _builtins.int
     """The sum that the open withdrawal requests reserve, in halala."""
+    checkpoint_id: _builtins.int
+    """The checkpoint that the sums start from; 0 if there is none yet."""
+    transfers_read: _builtins.int
+    """The number of transfers since that checkpoint, which this proof added up."""
     @_builtins.property
     def discrepancies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The discrepancies, one sentence for each."""
@@ -138,10 +144,12 @@ class ProveLedgerResponse(_message.Message):
         discrepancies: _abc.Iterable[_builtins.str] | None = ...,
         open_withdrawals: _builtins.int = ...,
         open_withdrawals_halala: _builtins.int = ...,
+        checkpoint_id: _builtins.int = ...,
+        transfers_read: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balanced", b"balanced", "discrepancies", b"discrepancies", "open_holds", b"open_holds", "open_holds_halala", b"open_holds_halala", "open_withdrawals", b"open_withdrawals", "open_withdrawals_halala", b"open_withdrawals_halala", "postings_sum_halala", b"postings_sum_halala", "transfers", b"transfers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balanced", b"balanced", "checkpoint_id", b"checkpoint_id", "discrepancies", b"discrepancies", "open_holds", b"open_holds", "open_holds_halala", b"open_holds_halala", "open_withdrawals", b"open_withdrawals", "open_withdrawals_halala", b"open_withdrawals_halala", "postings_sum_halala", b"postings_sum_halala", "transfers", b"transfers", "transfers_read", b"transfers_read"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

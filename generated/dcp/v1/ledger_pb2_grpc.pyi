@@ -36,8 +36,11 @@ class LedgerServiceStub:
     CreditRenter: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.CreditRenterRequest, _ledger_pb2.CreditRenterResponse]
     """Credits a renter's wallet. An operator calls it after receiving the renter's money."""
     ProveLedger: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ProveLedgerRequest, _ledger_pb2.ProveLedgerResponse]
-    """Replays every transfer and compares the result with the stored balances, the open holds and the open
+    """Adds up the transfers and compares the result with the stored balances, the open holds and the open
     withdrawal requests.
+
+    The sums start from the newest checkpoint, so the time that a proof takes does not grow with the ledger. The
+    command `dcp-server prove` replays every transfer and verifies the checkpoints too.
     """
 
 @_typing.type_check_only
@@ -48,8 +51,11 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     CreditRenter: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CreditRenterRequest, _ledger_pb2.CreditRenterResponse]  # type: ignore[assignment]
     """Credits a renter's wallet. An operator calls it after receiving the renter's money."""
     ProveLedger: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ProveLedgerRequest, _ledger_pb2.ProveLedgerResponse]  # type: ignore[assignment]
-    """Replays every transfer and compares the result with the stored balances, the open holds and the open
+    """Adds up the transfers and compares the result with the stored balances, the open holds and the open
     withdrawal requests.
+
+    The sums start from the newest checkpoint, so the time that a proof takes does not grow with the ledger. The
+    command `dcp-server prove` replays every transfer and verifies the checkpoints too.
     """
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -69,8 +75,11 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ProveLedgerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ProveLedgerResponse, _abc.Awaitable[_ledger_pb2.ProveLedgerResponse]]:
-        """Replays every transfer and compares the result with the stored balances, the open holds and the open
+        """Adds up the transfers and compares the result with the stored balances, the open holds and the open
         withdrawal requests.
+
+        The sums start from the newest checkpoint, so the time that a proof takes does not grow with the ledger. The
+        command `dcp-server prove` replays every transfer and verifies the checkpoints too.
         """
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

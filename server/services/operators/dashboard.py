@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from server.clock import Clock, ms
 from server.domain.jobs import OPEN, JobState
 from server.domain.leases import LIVE_SECONDS
-from server.domain.ledger import AccountKind, Proof, TransferKind
+from server.domain.ledger import AccountKind, TransferKind
 from server.domain.statements import DAY_MS
 from server.store import jobs, ledger, providers, renters
 from server.store.database import Database
@@ -68,7 +68,3 @@ class Dashboard:
             )
 
         return await self._database.read(read)
-
-    async def prove_ledger(self) -> Proof:
-        """Replays the whole ledger within one snapshot."""
-        return await self._database.read(ledger.prove)

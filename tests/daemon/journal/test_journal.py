@@ -12,9 +12,9 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.journal.disk import MIN_FREE_BYTES, FileDisk, JournalError
+from daemon.journal.disk import FileDisk, JournalError
 from daemon.journal.encoding import decode, encode
-from daemon.journal.journal import COMPACT_BYTES, Journal
+from daemon.journal.journal import Journal
 from daemon.protocol.effects import Forget, Persist
 from daemon.protocol.records import (
     Channel,
@@ -156,7 +156,7 @@ def test_nearly_full_disk_takes_no_new_attempt_and_continues_the_old() -> None:
     disk = MemoryDisk()
     journal = Journal(disk)
     journal.write([persist(accepted(offer()))])
-    disk.free = MIN_FREE_BYTES - 1
+    disk.free = 16 * 1024 * 1024 - 1
     refused, went_on = journal.write([persist(accepted(offer("job-2")), job_id="job-2"), persist(Started())])
     assert refused is not None
     assert went_on is None
@@ -212,7 +212,7 @@ def test_acknowledged_chunks_are_forgotten_and_the_file_stays_small(tmp_path: Pa
         )
         assert journal.write([persist(*records)]) == [None]
     (name,) = disk.names()
-    assert len(disk.read(name)) < 2 * COMPACT_BYTES
+    assert len(disk.read(name)) < 2 * 256 * 1024
     (history,) = Journal(disk).recover()
     assert chunks(history) == [(100, b"x" * 20_000)]
     assert history.channels[Channel.OUTPUT].total_bytes == 100 * 20_000

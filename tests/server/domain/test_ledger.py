@@ -16,13 +16,12 @@ from server.domain.ledger import (
     Account,
     AccountKind,
     HoldState,
-    StoredHold,
     Transfer,
     TransferKind,
     make_bill,
-    prove,
     settlement,
 )
+from server.domain.proof import Proof, StoredHold, Sums, prove
 from server.domain.withdrawals import OPEN, Withdrawal, WithdrawalAction, WithdrawalState, next_state
 
 
@@ -94,10 +93,13 @@ class Book:
             self.apply(ledger.forfeit_transfer(renter_id, rest))
         self.deleted.add(renter_id)
 
-    def proof(self) -> ledger.Proof:
+    def proof(self) -> Proof:
+        sums = Sums()
+        for transfer in self.transfers:
+            sums.add(transfer)
         return prove(
+            sums,
             dict(self.balances),
-            self.transfers,
             self.holds.values(),
             self.withdrawals.values(),
             self.deleted,

@@ -16,6 +16,8 @@ import server.rpc.limits
 from server.domain.limits import OFF, Limits
 from server.domain.sessions import MAX_SLOTS
 from server.rpc.addresses import Addresses
+from server.services.keys import CACHE_SECONDS
+from server.store.database import Database
 from tests.server.rpc import methods
 from tests.server.rpc.methods import METHODS
 from tests.support import running_server
@@ -124,23 +126,49 @@ async def test_unknown_keys_are_limited_by_address(sqlite_url: str, clock: Manua
         assert (await refusal(call_with_key(market, guess, ELSEWHERE))).reason == "INVALID_CREDENTIAL"
 
 
-async def test_correct_key_after_too_many_wrong_keys_is_refused(sqlite_url: str, clock: ManualClock) -> None:
-    async with limited(sqlite_url, clock, failed_keys_per_minute=1) as market:
-        await refusal(call_with_key(market, Party(0, "wrong-token"), HOME))
-        method = METHODS["AdminService.GetDashboard"]
-        call = methods.call(market, method, methods.empty(method), (*bearer(ADMIN_TOKEN), *HOME))
-        assert limit_facts(await refusal(call))[1] == "failed-key"
-
-
-async def test_recently_used_key_works_at_an_address_with_too_many_wrong_keys(
-    sqlite_url: str, clock: ManualClock
+async def test_valid_credentials_pass_from_an_address_that_guesses(
+    database_url: str, clock: ManualClock
 ) -> None:
+    """A renter that never called before, the operator, and a daemon; none of them is in any cache."""
+    async with limited(database_url, clock, failed_keys_per_minute=1) as market:
+        renter, provider = await market.renter(0), await market.provider()
+        for guess in ("wrong-token", "dcp-renter-" + "x" * 43, "dcp-provider-" + "x" * 43) * 3:
+            await refusal(call_with_key(market, Party(0, guess)))
+        clock.advance(CACHE_SECONDS + 1)
+        await call_with_key(market, renter)
+        method = METHODS["AdminService.GetDashboard"]
+        await methods.call(market, method, methods.empty(method), bearer(ADMIN_TOKEN))
+        await market.daemon(provider)
+        assert (
+            limit_facts(await refusal(call_with_key(market, Party(0, "dcp-renter-" + "y" * 43))))[1]
+            == "failed-key"
+        )
+
+
+async def test_guesses_of_a_slowed_address_are_looked_up_one_at_a_time(
+    sqlite_url: str, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = [0, 0]
+
+    class Counted:
+        def __init__(self, database: Database) -> None:
+            self._database = database
+
+        async def read(self, work: Any) -> Any:
+            at_once[0] += 1
+            at_once[1] = max(at_once)
+            try:
+                return await self._database.read(work)
+            finally:
+                at_once[0] -= 1
+
     async with limited(sqlite_url, clock, failed_keys_per_minute=1) as market:
-        renter = await market.renter(0)
-        await call_with_key(market, renter, HOME)
-        for _ in range(3):
-            await refusal(call_with_key(market, Party(0, "wrong-token"), HOME))
-        await call_with_key(market, renter, HOME)
+        keys = market.server.services.keys
+        guesses = [Party(0, f"dcp-renter-{number:043}") for number in range(20)]
+        await refusal(call_with_key(market, guesses[0], HOME))
+        monkeypatch.setattr(keys, "_database", Counted(keys._database))
+        await asyncio.gather(*(refusal(call_with_key(market, guess, HOME)) for guess in guesses))
+        assert at_once == [0, 1]
 
 
 async def test_daemons_of_one_address_are_limited_only_by_key(sqlite_url: str, clock: ManualClock) -> None:

@@ -29,7 +29,7 @@ async def test_many_submits_that_name_one_provider_all_succeed(any_market: Marke
 async def test_limit_that_was_not_reached_is_not_charged(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)
-    job, lease = await market.running_job(renter, provider, daemon)
+    job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
     market.clock.advance(60)
     reason = jobs_pb2.FAILURE_REASON_DURATION_LIMIT
     assert await daemon.finished(lease, outcome=FAILED, failure_reason=reason, seconds=60) == ACCEPTED

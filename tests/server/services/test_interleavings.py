@@ -39,7 +39,11 @@ async def jobs_in_every_state(market: Market, renter: Party, provider: Party, da
     for number in range(JOBS):
         if number % 4 == 0:
             unserved = jobs_pb2.JobParams(model="served by nobody", prompt="x")
-            submitted.append(await market.submit(renter, params=unserved, start_within_seconds=SECONDS))
+            submitted.append(
+                await market.submit(
+                    renter, params=unserved, start_within_seconds=SECONDS, wait_for_supply=True
+                )
+            )
             continue
         submitted.append(await market.submit(renter, provider))
         lease = (await daemon.expect("job_offer")).lease
@@ -133,7 +137,7 @@ async def test_job_ends_once_when_several_events_end_it_at_once(
         assert {hold for _, hold, _ in ended} <= {"posted", "voided"}
         assert all((hold == "posted") == (charge > 0) for _, hold, charge in ended)
         assert len({state for state, _, _ in ended}) > 1, "only one kind of end ever won: nothing raced"
-        proof = await market.server.services.dashboard.prove_ledger()
+        proof = await market.server.services.proofs.prove()
         assert (proof.discrepancies, proof.open_holds, proof.postings_sum_halala) == ((), 0, 0)
         balance, held_halala = await market.wallet(renter)
         assert held_halala == 0

@@ -306,6 +306,6 @@ async def test_key_that_is_revoked_during_its_lookup_is_not_cached(market: Marke
     await asyncio.sleep(0)  # the query is under way, and its answer waits for this loop
     known.forget(digest(renter.key))
     assert (await looking).id == renter.id
-    assert not known.remembers(renter.key)
+    assert known.recall(renter.key) is None
     await known.identify(renter.key)
-    assert known.remembers(renter.key)
+    assert known.recall(renter.key) is not None

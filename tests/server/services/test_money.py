@@ -113,6 +113,24 @@ async def test_job_stopped_at_its_limit_is_charged(market: Market) -> None:
     await market.assert_money_adds_up()
 
 
+@pytest.mark.parametrize(("seconds", "charge"), [(174, 0), (176, 440)])
+async def test_limit_that_was_not_reached_within_five_seconds_is_charged_to_nobody(
+    market: Market, seconds: int, charge: int
+) -> None:
+    """A daemon that ends a run early, and says that its limit was met, earns nothing."""
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
+    market.clock.advance(seconds)
+    await daemon.finished(
+        lease,
+        outcome=sessions_pb2.RUN_OUTCOME_FAILED,
+        seconds=seconds,
+        failure_reason=jobs_pb2.FAILURE_REASON_DURATION_LIMIT,
+    )
+    assert (await market.job(job)).billing.actual_cost_halala == charge
+
+
 async def test_cancel_that_only_the_daemon_wanted_earns_nothing(market: Market) -> None:
     provider, renter = await market.provider(), await market.renter()
     daemon = await market.daemon(provider)

@@ -19,7 +19,8 @@ NOT_YET = jobs_pb2.OUTPUT_AVAILABILITY_NOT_YET
 async def job_in(state: str, market: Market, renter: Party, provider: Party, daemon: Daemon) -> jobs_pb2.Job:
     """A job in this state."""
     if state == "queued":
-        return await market.submit(renter, params=jobs_pb2.JobParams(model="served by nobody", prompt="x"))
+        params = jobs_pb2.JobParams(model="served by nobody", prompt="x")
+        return await market.submit(renter, params=params, wait_for_supply=True)
     job = await market.submit(renter, provider)
     lease = (await daemon.expect("job_offer")).lease
     if state == "assigned":

@@ -262,3 +262,77 @@ async def test_a_misspelt_model_is_refused_with_the_nearest_that_the_provider_se
     refused = await refusal(market.submit(renter, provider, params=params))
     assert refused.reason == "MODEL_NOT_SERVED"
     assert refused.message.endswith(f"serves {MODEL}; did you mean {MODEL}?")
+
+
+# Jobs that name no provider, and what is known of the supply.
+
+
+async def test_model_that_nobody_serves_is_refused_with_the_closest_name(any_market: Market) -> None:
+    market = any_market
+    await market.daemon(await market.provider())
+    renter = await market.renter()
+    params = jobs_pb2.JobParams(model=MODEL[:-1], prompt="Hi.")
+    refused = await refusal(market.submit(renter, params=params))
+    assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "MODEL_NOT_SERVED")
+    assert refused.facts.field == "params.model"
+    assert f"the closest names are {MODEL}" in refused.message
+    assert await market.wallet(renter) == (5000, 0)
+    waiting = await market.submit(renter, params=params, wait_for_supply=True)
+    assert waiting.status == QUEUED
+    await market.assert_money_adds_up()
+
+
+async def test_job_type_that_nobody_runs_is_refused(market: Market) -> None:
+    await market.daemon(await market.provider(), job_types=[jobs_pb2.JOB_TYPE_LLM_INFERENCE])
+    renter = await market.renter()
+    training: dict[str, Any] = {
+        "job_type": jobs_pb2.JOB_TYPE_TRAINING,
+        "params": jobs_pb2.JobParams(),
+        "container_spec": jobs_pb2.ContainerSpec(image="docker.io/library/python:3.12"),
+    }
+    refused = await refusal(market.submit(renter, **training))
+    assert (refused.reason, refused.facts.field) == ("JOB_TYPE_NOT_SERVED", "job_type")
+    assert "only llm" in refused.message
+    assert (await market.submit(renter, **training, wait_for_supply=True)).status == QUEUED
+
+
+async def test_provider_that_was_there_a_moment_ago_counts_as_supply(market: Market) -> None:
+    """A restart, a short outage: the job waits. After ten minutes the others' word counts."""
+    gone, there = await market.provider(), await market.provider()
+    daemon = await market.daemon(gone)
+    await market.daemon(there, models=[sessions_pb2.ServedModel(name="another/model")])
+    daemon.cut()
+    renter = await market.renter()
+    market.clock.advance(599)
+    await post_heartbeat(market, there)
+    assert (await market.submit(renter)).status == QUEUED
+    market.clock.advance(2)
+    await post_heartbeat(market, there)
+    assert (await refusal(market.submit(renter))).reason == "MODEL_NOT_SERVED"
+
+
+@pytest.mark.parametrize("posts", [False, True])
+async def test_job_waits_where_nothing_is_known_of_models(market: Market, posts: bool) -> None:
+    """No provider at all, or one that only posts heartbeats: nobody knows what may be served."""
+    if posts:
+        await post_heartbeat(market, await market.provider())
+    assert (await market.submit(await market.renter())).status == QUEUED
+
+
+@pytest.mark.parametrize("state", ["suspended", "pending_approval"])
+async def test_provider_that_is_not_admitted_is_no_supply(market: Market, state: str) -> None:
+    refused, there = await market.provider(), await market.provider()
+    await market.daemon(refused)
+    await market.daemon(there, models=[sessions_pb2.ServedModel(name="another/model")])
+    await market.set_provider(refused, state=state)
+    await market.later(30)
+    await post_heartbeat(market, there)
+    assert (await refusal(market.submit(await market.renter()))).reason == "MODEL_NOT_SERVED"
+
+
+async def test_repeat_returns_the_first_job_though_nobody_serves_its_model_any_more(market: Market) -> None:
+    renter = await market.renter()
+    first = await market.submit(renter, key="k")
+    await market.daemon(await market.provider(), models=[sessions_pb2.ServedModel(name="another/model")])
+    assert (await market.submit(renter, key="k")).job_id == first.job_id
+    assert (await refusal(market.submit(renter, key="l"))).reason == "MODEL_NOT_SERVED"

@@ -258,6 +258,7 @@ async def test_job_that_nobody_starts_in_time_fails_with_a_full_refund(any_marke
         jobs_pb2.FAILURE_REASON_START_DEADLINE,
     )
     assert "60 s" in ended.failure_message
+    assert "no provider was there" in ended.failure_message
     assert (ended.billing.actual_cost_halala, ended.billing.refund_halala) == (0, 450)
     assert not ended.HasField("start_by")
     assert (await market.job(jobs[600])).status == QUEUED
@@ -572,3 +573,20 @@ async def test_preparation_is_ended_only_after_its_daemon_could_report_the_start
     await again.heartbeat()
     await market.tick()
     assert (await market.job(job)).status in (QUEUED, PENDING)
+
+
+async def test_job_that_was_not_started_in_time_tells_the_last_obstacle(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    params = jobs_pb2.JobParams(model="served/by-nobody", prompt="Hi.")
+    job = await market.submit(renter, params=params, start_within_seconds=60, wait_for_supply=True)
+    for _ in range(3):
+        await daemon.heartbeat()
+        await market.later(20)
+    ended = await market.job(job)
+    assert ended.failure_reason == jobs_pb2.FAILURE_REASON_START_DEADLINE
+    assert (
+        "It does not serve the model served/by-nobody; ask for what a provider serves"
+        in ended.failure_message
+    )
+    assert "raise start_within_seconds" not in ended.failure_message

@@ -15,6 +15,7 @@ from server.domain import ledger as rules
 from server.domain.ledger import EXTERNAL, Transfer, TransferKind
 from server.store import ledger
 from server.store.models import Withdrawal as WithdrawalRow
+from server.store.proof import prove
 from tests.support.running_server import Market, Party, read_refusal, refusal
 
 IBAN = "SA0380000000608010167519"
@@ -70,7 +71,7 @@ async def audit(market: Market, **filters: Any) -> list[admin_pb2.AuditEntry]:
 
 async def proof(market: Market) -> tuple[int, int]:
     """The number and amount of open requests, after a proof without discrepancies."""
-    result = await market.sql(ledger.prove)
+    result = await market.sql(prove)
     assert result.discrepancies == ()
     return result.open_withdrawals, result.open_withdrawals_halala
 
@@ -292,7 +293,7 @@ async def test_withdrawal_during_a_settlement_loses_no_money(any_market: Market)
         *(_ignore_refusal(request_withdrawal(market, provider, 1000)) for _ in range(5)),
     )
     assert await market.earned(provider) == 141
-    found = await market.sql(ledger.prove)
+    found = await market.sql(prove)
     assert (found.open_withdrawals, found.open_withdrawals_halala) == (1, 1000)
     assert found.discrepancies == ()
 
@@ -337,7 +338,7 @@ async def test_proof_finds_a_tampered_request(
     await request_withdrawal(market, provider)
     assert await proof(market) == (1, 2000)
     await market.sql(lambda: WithdrawalRow.update(**tampered_values).execute())
-    assert discrepancy in " | ".join((await market.sql(ledger.prove)).discrepancies)
+    assert discrepancy in " | ".join((await market.sql(prove)).discrepancies)
 
 
 async def test_earnings_of_a_finished_job_can_be_withdrawn(market: Market) -> None:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+import sqlite3
+import stat
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import peewee
 import pytest
 
 from server.domain.errors import DomainError, Reason
+from server.store import database as module
 from server.store import jobs, renters
-from server.store.database import Database, DatabaseUrlError
+from server.store.database import Database
+from server.store.faults import DatabaseUrlError
 from server.store.models import Renter
 from tests.server.store.rows import NOW_MS, Rows
 from tests.support import databases
-from tests.support.databases import connection, execute
+from tests.support.databases import Postgres, connection, execute, fetch_one
 
 
 def insert_renter(email: str) -> int:
@@ -180,3 +188,163 @@ async def test_data_survives_a_restart(tmp_path: Path) -> None:
         job_id = await rows.job(await rows.renter())
     async with databases.opened(url) as database:
         assert await database.read(lambda: jobs.get(job_id)) is not None
+
+
+# What is told about the outcome.
+
+
+async def test_lost_answer_to_a_commit_is_an_unknown_outcome(postgres: Postgres) -> None:
+    """A deferred trigger ends the connection while COMMIT runs."""
+
+    def lose_the_answer() -> None:
+        insert_renter("lost@example.com")
+        for statement in (
+            "CREATE TEMP TABLE bomb (x int)",
+            "CREATE FUNCTION pg_temp.go_off() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$",
+            "CREATE CONSTRAINT TRIGGER t AFTER INSERT ON bomb DEFERRABLE INITIALLY DEFERRED "
+            "FOR EACH ROW EXECUTE FUNCTION pg_temp.go_off()",
+            "INSERT INTO bomb VALUES (1)",
+        ):
+            execute(database, statement)
+
+    async with databases.opened(postgres.empty_database()) as database:
+        with pytest.raises(DomainError) as caught:
+            await database.run(lose_the_answer)
+        assert caught.value.reason is Reason.OUTCOME_UNKNOWN
+        assert "Idempotency-Key" in caught.value.message
+        await database.run(lambda: insert_renter("after@example.com"))
+
+
+async def test_connection_that_breaks_before_the_commit_changed_nothing(postgres: Postgres) -> None:
+    async with databases.opened(postgres.empty_database()) as database:
+        with pytest.raises(DomainError) as caught:
+            await database.run(
+                lambda: execute(database, "SELECT pg_terminate_backend(pg_backend_pid()), pg_sleep(5)")
+            )
+        assert caught.value.reason is Reason.STORE_UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [(sqlite3.SQLITE_FULL, Reason.STORE_UNAVAILABLE), (sqlite3.SQLITE_IOERR_FSYNC, Reason.OUTCOME_UNKNOWN)],
+)
+async def test_nobody_in_a_group_is_told_of_success_if_its_commit_failed(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, code: int, reason: Reason
+) -> None:
+    async with databases.opened(sqlite_url) as database:
+        run: Callable[..., Any] = database.peewee.execute_sql
+        refuse = threading.Event()
+
+        def fail_to_commit(sql: str, *rest: Any, **options: Any) -> Any:
+            if sql == "COMMIT" and refuse.is_set():
+                error = sqlite3.OperationalError("no")
+                error.sqlite_errorcode = code
+                raise peewee.OperationalError(error, "no")
+            return run(sql, *rest, **options)
+
+        monkeypatch.setattr(database.peewee, "execute_sql", fail_to_commit)
+        refuse.set()
+        outcomes = await asyncio.gather(
+            *(database.run(partial(insert_renter, f"{n}@example.com")) for n in range(10)),
+            return_exceptions=True,
+        )
+        assert {outcome.reason for outcome in outcomes if isinstance(outcome, DomainError)} == {reason}
+        assert all(isinstance(outcome, DomainError) for outcome in outcomes)
+        refuse.clear()
+        await database.run(lambda: insert_renter("after@example.com"))
+        assert await database.read(renters.count) == 1
+
+
+async def test_damaged_file_is_the_operators_to_repair(
+    sqlite_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with databases.opened(sqlite_url) as database:
+        query = "SELECT rootpage FROM sqlite_master WHERE name = 'renter'"
+        (page,) = await database.read(lambda: fetch_one(database, query))
+    with (tmp_path / "dcp.sqlite3").open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    async with databases.opened(sqlite_url) as database:
+        for attempt in (
+            partial(database.run, lambda: insert_renter("x@example.com")),
+            partial(database.read, scan),
+        ):
+            for _ in range(3):
+                with pytest.raises(DomainError) as caught:
+                    await attempt()
+                assert caught.value.reason is Reason.STORE_DAMAGED
+        with pytest.raises(DomainError, match="damaged"):  # so that the server's health says NOT_SERVING
+            await database.probe()
+    assert [record.levelno for record in caplog.records if record.levelno >= logging.ERROR] == [
+        logging.CRITICAL
+    ]
+
+
+def scan() -> list[str]:
+    return [row.email for row in Renter.select()]
+
+
+# Files of SQLite.
+
+
+def modes_in(folder: Path) -> dict[str, int]:
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+
+
+async def test_database_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        async with databases.opened(databases.sqlite_url(tmp_path)) as database:
+            await database.run(lambda: insert_renter("r@example.com"))
+            await database.read(renters.count)
+            modes = modes_in(tmp_path)
+    finally:
+        os.umask(before)
+    assert modes == dict.fromkeys(("dcp.sqlite3", "dcp.sqlite3-wal", "dcp.sqlite3-shm"), 0o600)
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+def test_database_that_others_can_read_is_refused_with_the_remedy(tmp_path: Path, suffix: str) -> None:
+    for name in ("", "-wal"):
+        (tmp_path / f"dcp.sqlite3{name}").touch(0o600)
+    (tmp_path / f"dcp.sqlite3{suffix}").chmod(0o644)
+    path = tmp_path / "dcp.sqlite3"
+    with pytest.raises(
+        DatabaseUrlError, match=f"can be read by other users: run chmod 600 {path} {path}-wal"
+    ):
+        Database(databases.sqlite_url(tmp_path)).start()
+
+
+@pytest.mark.parametrize(
+    ("pragma", "value", "told"),
+    [("max_page_count", 2, "the disk is full: make room"), ("query_only", 1, "read-only: make it writable")],
+)
+def test_disk_that_cannot_be_written_is_one_line_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pragma: str, value: int, told: str
+) -> None:
+    monkeypatch.setitem(module.SQLITE_PRAGMAS, pragma, value)
+    with pytest.raises(DatabaseUrlError, match=told) as caught:
+        Database(databases.sqlite_url(tmp_path)).start()
+    assert "\n" not in str(caught.value)
+
+
+def test_first_transaction_that_the_disk_refuses_is_one_line_too(sqlite_url: str) -> None:
+    def full() -> None:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise peewee.OperationalError(error, str(error))
+
+    with pytest.raises(DatabaseUrlError, match="make room"):
+        Database(sqlite_url).start(first=full)
+
+
+async def test_what_was_answered_outlives_a_power_cut(database: Database) -> None:
+    """SQLite syncs each commit, and PostgreSQL is not told to leave it."""
+    if database.is_sqlite:
+        (level,) = await database.run(lambda: fetch_one(database, "PRAGMA synchronous"))
+        assert level == 2  # FULL
+    else:
+        source = "SELECT source FROM pg_settings WHERE name = 'synchronous_commit'"
+        (where,) = await database.run(lambda: fetch_one(database, source))
+        assert where not in {"session", "client", "database", "user"}

@@ -15,6 +15,7 @@ from server.store import ledger, withdrawals
 from server.store.database import Database
 from server.store.models import Account, Hold, Job
 from server.store.models import Transfer as TransferRow
+from server.store.proof import prove
 from tests.server.store.rows import NOW_MS, Rows
 from tests.support.databases import execute
 
@@ -34,7 +35,7 @@ async def test_fifty_simultaneous_holds_take_at_most_the_wallets_balance(
         assert isinstance(error, DomainError)
         assert error.reason is Reason.INSUFFICIENT_BALANCE
         assert error.facts == {"balance_halala": 99, "required_halala": 100, "shortfall_halala": 1}
-    proof = await database.read(ledger.prove)
+    proof = await database.read(prove)
     assert (proof.discrepancies, proof.open_holds, proof.open_holds_halala) == ((), 19, 1900)
     assert await database.read(lambda: ledger.balance(rules.renter(renter_id))) == 99
 
@@ -85,7 +86,7 @@ async def test_failed_hold_changes_nothing(database: Database, rows: Rows) -> No
     renter_id = await rows.renter(99)
     with pytest.raises(DomainError):
         await rows.held_job(renter_id, 100)
-    proof = await database.read(ledger.prove)
+    proof = await database.read(prove)
     assert (proof.transfers, proof.open_holds, proof.discrepancies) == (1, 0, ())
 
 
@@ -103,7 +104,7 @@ async def test_database_itself_refuses_to_change_a_transfer(
     await rows.held_job(await rows.renter(100))
     with pytest.raises(Exception, match="transfers are immutable"):
         await database.run(partial(execute, database, change))
-    assert (await database.read(ledger.prove)).discrepancies == ()
+    assert (await database.read(prove)).discrepancies == ()
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ async def test_balance_never_exceeds_its_limit(database: Database, rows: Rows) -
         await database.run(lambda: ledger.apply([too_much], NOW_MS))
     assert caught.value.reason is Reason.AMOUNT_TOO_LARGE
     assert await database.read(lambda: ledger.balance(rules.renter(renter_id))) == 1
-    assert (await database.read(ledger.prove)).discrepancies == ()
+    assert (await database.read(prove)).discrepancies == ()
 
 
 @pytest.mark.parametrize(
@@ -157,10 +158,10 @@ async def test_proof_finds_tampered_rows(
     database: Database, rows: Rows, tamper: object, discrepancy: str
 ) -> None:
     await rows.held_job(await rows.renter(1000))
-    assert (await database.read(ledger.prove)).discrepancies == ()
+    assert (await database.read(prove)).discrepancies == ()
     assert callable(tamper)
     await database.run(tamper)
-    assert discrepancy in " | ".join((await database.read(ledger.prove)).discrepancies)
+    assert discrepancy in " | ".join((await database.read(prove)).discrepancies)
 
 
 async def test_outdated_reading_of_a_withdrawal_cannot_move_it(database: Database, rows: Rows) -> None:

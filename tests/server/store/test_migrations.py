@@ -14,9 +14,10 @@ from playhouse.migrations import Runner
 import server.store
 from server.domain.jobs import FailureReason, Job, JobState
 from server.domain.leases import MAX_OUTPUT_BYTES, Lease, LeaseState
-from server.store import jobs, leases, ledger
+from server.store import jobs, leases
 from server.store.database import Database
 from server.store.models import MODELS, Provider, Renter, Transfer
+from server.store.proof import prove
 from tests.support import databases
 from tests.support.databases import Postgres, connection, execute
 
@@ -112,7 +113,7 @@ async def test_ledger_of_an_earlier_release_is_kept(new_database_url: str) -> No
             execute(database, statement)
     raw.close()
     async with databases.opened(new_database_url) as database:
-        proof = await database.read(ledger.prove)
+        proof = await database.read(prove)
         assert (proof.transfers, proof.discrepancies) == (2, ())
         rows = await database.read(lambda: list(Transfer.select().order_by(Transfer.id).tuples()))
         assert rows == [
@@ -204,7 +205,7 @@ async def test_postgres_refuses_to_truncate_the_transfers(postgres: Postgres) ->
         for tables in ("transfer", "account, transfer"):
             with pytest.raises(Exception, match="transfers are immutable"):
                 await database.run(partial(execute, database, f"TRUNCATE {tables}"))
-        assert (await database.read(ledger.prove)).discrepancies == ()
+        assert (await database.read(prove)).discrepancies == ()
 
 
 @pytest.mark.parametrize(

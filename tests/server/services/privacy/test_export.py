@@ -170,7 +170,7 @@ NOT_EXPORTED = {
 }
 TABLES_WITHOUT_RENTERS = {
     *("provider", "provider_gpu", "provider_model", "provider_terms", "gpu_metrics", "withdrawal"),
-    *("audit_entry", "job_rate"),
+    *("audit_entry", "job_rate", "checkpoint", "checkpoint_sum", "checkpoint_hold"),
 }
 
 

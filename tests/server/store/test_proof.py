@@ -1,0 +1,201 @@
+"""The proof of the ledger from a checkpoint, the full replay, and what each finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from server.domain import ledger as rules
+from server.domain.proof import Proof
+from server.services.operators.proofs import Proofs
+from server.store import ledger, proof
+from server.store.database import Database
+from tests.server.store.rows import NOW_MS, Rows
+from tests.support.databases import execute
+from tests.support.manual_clock import ManualClock
+
+CHECKPOINT = 10
+TABLES = ("transfer", "checkpoint", "checkpoint_sum", "checkpoint_hold")
+
+
+@pytest.fixture
+def proofs(database: Database, clock: ManualClock) -> Proofs:
+    return Proofs(database, clock, CHECKPOINT)
+
+
+async def trade(database: Database, rows: Rows, jobs: int) -> None:
+    """A renter with jobs: each is held, and every second one is charged and completed."""
+    renter_id, provider_id = await rows.renter(jobs * 100), await rows.provider()
+    for number in range(jobs):
+        job_id = await rows.held_job(renter_id)
+        if number % 2:
+            await database.run(partial(settle, database, job_id, renter_id, provider_id))
+
+
+def settle(database: Database, job_id: str, renter_id: int, provider_id: int) -> None:
+    ledger.resolve_hold(job_id, 40, NOW_MS)
+    bill = rules.make_bill(100, 40, 60_000)
+    ledger.apply(rules.settlement(bill, renter_id, provider_id, job_id), NOW_MS)
+    execute(database, f"UPDATE job SET state = 'completed' WHERE job_id = '{job_id}'")
+
+
+async def both(database: Database) -> tuple[Proof, Proof]:
+    return await database.read(proof.prove), await database.read(proof.replay)
+
+
+async def tamper(database: Database, change: str) -> None:
+    """Changes rows past the guards, as somebody with the database's own tools can."""
+
+    def work() -> None:
+        if database.is_sqlite:
+            for table in TABLES:
+                for event in ("update", "delete"):
+                    execute(database, f"DROP TRIGGER {table}_no_{event}")
+        else:
+            execute(database, "SET LOCAL session_replication_role = replica")
+        execute(database, change)
+
+    await database.run(work)
+
+
+async def test_proof_starts_from_the_newest_checkpoint(
+    database: Database, rows: Rows, proofs: Proofs
+) -> None:
+    await trade(database, rows, 10)  # 31 transfers: one credit, ten holds, five times four
+    before = (await both(database))[0]
+    assert (before.checkpoint_id, before.transfers, before.transfers_read) == (0, 31 - 5, 31 - 5)
+    await proofs.tick()
+    await trade(database, rows, 2)
+    short, full = await both(database)
+    assert [short.is_balanced, full.is_balanced] == [True, True]
+    assert (short.checkpoint_id, full.checkpoint_id) == (2, 2)
+    assert (short.transfers_read, full.transfers_read) == (full.transfers - 2 * CHECKPOINT, full.transfers)
+    assert (short.transfers, short.open_holds, short.open_holds_halala, short.postings_sum_halala) == (
+        full.transfers,
+        full.open_holds,
+        full.open_holds_halala,
+        0,
+    )
+
+
+AFTER = f"id = (SELECT MIN(id) FROM transfer WHERE kind = 'hold' AND id > {2 * CHECKPOINT})"
+TAMPERINGS = {
+    "amount changed": f"UPDATE transfer SET amount_halala = amount_halala + 1 WHERE {AFTER}",
+    "posting deleted": f"DELETE FROM transfer WHERE {AFTER}",
+    "balance changed": "UPDATE account SET balance_halala = balance_halala + 1 WHERE kind = 'platform'",
+    "two balances exchanged": "UPDATE account SET balance_halala = CASE kind WHEN 'platform' "
+    "THEN balance_halala + 1 ELSE balance_halala - 1 END WHERE kind IN ('platform', 'provider')",
+    "sum of a checkpoint changed": "UPDATE checkpoint_sum SET sum_halala = sum_halala + 1 "
+    "WHERE checkpoint_id = 2",
+    "old sum of a checkpoint changed": "UPDATE checkpoint_sum SET sum_halala = sum_halala + 1 WHERE "
+    "checkpoint_id = 1 AND account_id NOT IN (SELECT account_id FROM checkpoint_sum WHERE checkpoint_id = 2)",
+    "hold of a checkpoint changed": "UPDATE checkpoint_hold SET amount_halala = 99 WHERE checkpoint_id = 2",
+    "count of a checkpoint changed": "UPDATE checkpoint SET transfers = transfers + 1 WHERE id = 2",
+    "end of a checkpoint changed": "UPDATE checkpoint SET transfer_id = transfer_id + 1 WHERE id = 2",
+    "digest of the checkpoint before changed": "UPDATE checkpoint SET sha256 = rows_sha256 WHERE id = 1",
+}
+
+
+@pytest.mark.parametrize("tampering", TAMPERINGS)
+async def test_tampering_is_found_by_proof_and_by_replay(
+    database: Database, rows: Rows, proofs: Proofs, tampering: str
+) -> None:
+    await trade(database, rows, 10)
+    await proofs.tick()
+    await trade(database, rows, 3)
+    assert [found.discrepancies for found in await both(database)] == [(), ()]
+    await tamper(database, TAMPERINGS[tampering])
+    assert [bool(found.discrepancies) for found in await both(database)] == [True, True]
+
+
+HISTORY = {
+    "two amounts exchanged": "UPDATE transfer SET amount_halala = CASE kind WHEN 'payout' "
+    "THEN amount_halala - 1 ELSE amount_halala + 1 END WHERE kind IN ('payout', 'fee') "
+    "AND job_id = (SELECT MIN(job_id) FROM transfer WHERE kind = 'fee')",
+    "time changed": "UPDATE transfer SET created_ms = created_ms + 1 WHERE id = 3",
+    "credit deleted": "DELETE FROM transfer WHERE id = 1",
+}
+
+
+@pytest.mark.parametrize("tampering", HISTORY)
+async def test_replay_finds_a_change_of_what_a_checkpoint_covers(
+    database: Database, rows: Rows, proofs: Proofs, tampering: str
+) -> None:
+    """The proof does not: it does not read these rows, however many there are."""
+    await trade(database, rows, 10)
+    await proofs.tick()
+    await tamper(database, HISTORY[tampering])
+    short, full = await both(database)
+    assert short.discrepancies == ()
+    assert "checkpoint 1 does not agree with the transfers" in " | ".join(full.discrepancies)
+
+
+async def test_checkpoint_is_made_only_of_a_ledger_that_balances(
+    database: Database, rows: Rows, proofs: Proofs
+) -> None:
+    await trade(database, rows, 10)
+    await database.run(
+        partial(execute, database, "UPDATE account SET balance_halala = 1 WHERE kind = 'platform'")
+    )
+    await proofs.tick()
+    assert (await proofs.prove()).checkpoint_id == 0
+
+
+@pytest.mark.parametrize("table", TABLES[1:])
+@pytest.mark.parametrize("change", ["DELETE FROM {}", "UPDATE {0} SET {1} = {1}"])
+async def test_database_itself_refuses_to_change_a_checkpoint(
+    database: Database, rows: Rows, proofs: Proofs, table: str, change: str
+) -> None:
+    await trade(database, rows, 10)
+    await proofs.tick()
+    column = "sha256" if table == "checkpoint" else "checkpoint_id"
+    with pytest.raises(Exception, match="checkpoints are immutable"):
+        await database.run(partial(execute, database, change.format(table, column)))
+
+
+async def test_two_servers_that_make_the_same_checkpoint_store_it_once(
+    database: Database, rows: Rows
+) -> None:
+    await trade(database, rows, 10)
+    through = await database.run(proof.settled_id)
+    made = await database.read(lambda: proof.next_checkpoint(through, CHECKPOINT))
+    assert made is not None
+    for _ in range(2):
+        await database.run(partial(proof.add_checkpoint, made, NOW_MS))
+    assert [found.discrepancies for found in await both(database)] == [(), ()]
+
+
+async def test_proof_reads_no_more_of_a_longer_history(
+    database: Database, rows: Rows, proofs: Proofs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many statements, and on SQLite none that walks through a table which grows with the jobs."""
+    seen: list[list[tuple[str, Any]]] = []
+    run: Callable[..., Any] = database.peewee.execute_sql
+
+    def watched(sql: str, params: Any = None, *rest: Any, **options: Any) -> Any:
+        seen[-1].append((sql, params))
+        return run(sql, params, *rest, **options)
+
+    for _ in range(2):
+        await trade(database, rows, 20)
+        await proofs.tick()
+        seen.append([])
+        with monkeypatch.context() as patch:
+            patch.setattr(database.peewee, "execute_sql", watched)
+            found = await proofs.prove()
+        assert found.transfers_read < CHECKPOINT
+    assert len(seen[0]) == len(seen[1])
+    if database.is_sqlite:
+        await database.read(lambda: _assert_walk_through_nothing(run, seen[1]))
+
+
+def _assert_walk_through_nothing(run: Callable[..., Any], statements: list[tuple[str, Any]]) -> None:
+    for sql, params in statements:
+        if not any(f'"{table}" AS' in sql for table in ("transfer", "hold", "job")):
+            continue
+        plan = [row[3] for row in run(f"EXPLAIN QUERY PLAN {sql}", params)]
+        walks = [step for step in plan if step.startswith("SCAN") and "hold_open" not in step]
+        assert walks == [], (sql, plan)
