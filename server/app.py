@@ -36,7 +36,7 @@ from server.rpc.statements import StatementServicer
 from server.rpc.terms import TermsServicer
 from server.rpc.webhooks import WebhookServicer
 from server.rpc.withdrawals import WithdrawalServicer
-from server.store import sessions
+from server.store import jobs, providers, sessions
 from server.store.database import Database
 from server.wiring import Services
 
@@ -91,6 +91,13 @@ def register(servicer: object, server: grpc.aio.Server) -> str:
     return f"dcp.v1.{base.__name__.removesuffix('Servicer')}"
 
 
+def _refresh() -> None:
+    """Corrects what an earlier run of a server, or an older release, stored."""
+    sessions.end_all()
+    providers.rename_gpus()
+    jobs.rename_gpus()
+
+
 class Server:
     """One running server. Call ``start``, then ``stop``; ``address`` is known in between."""
 
@@ -105,7 +112,7 @@ class Server:
         """Migrates the database, listens and serves. Raises ConfigError or DatabaseUrlError."""
         _check_free(self._config.listen)
         await asyncio.to_thread(self._database.start)
-        await self._database.run(sessions.end_all)
+        await self._database.run(_refresh)
         self.services = Services(self._database, self._clock, self._config)
         self.loops = server_loops(self.services)
         authentication = Authentication(

@@ -59,7 +59,7 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
         self, request: pb.ListAvailableProvidersRequest, context: Context
     ) -> pb.ListAvailableProvidersResponse:
         page, page_size = request.page, request.page_size
-        offerings, total = await self._market.available(
+        offerings, total, nearest = await self._market.available(
             gpu_model=request.gpu_model.strip() or None,
             min_vram_mib=round(request.min_vram_gb * 1024) or None,
             model=request.model.strip() or None,
@@ -72,6 +72,7 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
             total=total,
             page=page,
             page_size=page_size,
+            nearest_gpu_models=nearest,
         )
 
     async def TopUpOwnWallet(
@@ -92,6 +93,7 @@ def _available(offering: Offering) -> pb.AvailableProvider:
     return pb.AvailableProvider(
         id=row.id,
         gpu_model=row.gpu_model,
+        gpu_name=row.report.gpu_name,
         is_live=True,  # the list has only live providers
         name=row.name,
         status=convert.provider_status(status),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from server.clock import Clock, ms
 from server.domain import pricing
 from server.domain.errors import DomainError, Reason, invalid_field
+from server.domain.gpu_models import is_known, nearest, satisfies
 from server.domain.hindrances import is_pending
 from server.domain.jobs import FINAL, FailureReason, Job, JobRequest, JobState, JobType
 from server.domain.leases import Channel, LeaseRef, Offer
@@ -208,6 +209,7 @@ class Jobs:
             earlier := jobs.by_idempotency_key(renter_id, request.idempotency_key)
         ):
             return _replayed(earlier, request), []
+        _check_gpu_exists(request.gpu_model)
         self._check_open_jobs(renter_id)
         if request.provider_id is not None:
             self._check_provider(request.provider_id, request)
@@ -328,6 +330,17 @@ def _quoted(request: JobRequest) -> int:
     return own.get(request.job_type) or rates.of(request.job_type)
 
 
+def _check_gpu_exists(gpu_model: str | None) -> None:
+    """Raises INVALID_FIELD for a GPU model that is not known and that no provider has: the job would wait in vain."""
+    if gpu_model and not is_known(gpu_model) and not providers.has_gpu(gpu_model):
+        near = nearest(gpu_model)
+        remedy = f"did you mean {' or '.join(near)}?" if near else "leave it out to get any GPU"
+        raise invalid_field(
+            "gpu_requirements.gpu_model",
+            f"{gpu_model!r} is not a known GPU model, and no provider has one; {remedy}",
+        )
+
+
 def _check_serves(provider: providers.ProviderRow, request: JobRequest, vram_reserve_mib: int) -> None:
     if request.job_type not in provider.job_types:
         runs = ", ".join(sorted(provider.job_types)) or "none"
@@ -336,9 +349,12 @@ def _check_serves(provider: providers.ProviderRow, request: JobRequest, vram_res
             f"job_type: provider {provider.id} runs {runs}; choose one of these or another provider",
             field="job_type",
         )
-    if request.gpu_model and request.gpu_model.casefold() not in provider.gpu_model.casefold():
+    if request.gpu_model and not satisfies(provider.gpu_model, provider.gpu_vram_mib, request.gpu_model):
+        memory = f" with {provider.gpu_vram_mib} MiB" if provider.gpu_vram_mib else ""
         raise invalid_field(
-            "gpu_requirements.gpu_model", f"provider {provider.id} has {provider.gpu_model or 'no GPU'}"
+            "gpu_requirements.gpu_model",
+            f"provider {provider.id} has {provider.gpu_model or 'no GPU'}{memory}; ask for that, "
+            "or leave provider_id out",
         )
     vram_mib = max(0, provider.gpu_vram_mib - vram_reserve_mib)
     if (request.min_vram_mib or 0) > vram_mib:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from server.clock import Clock, ms
+from server.domain.gpu_models import is_known, nearest
 from server.domain.hindrances import Hindrance
 from server.domain.jobs import JobType
 from server.domain.leases import LIVE_SECONDS
@@ -56,12 +57,15 @@ class Market:
         page: int,
         page_size: int,
         verified: bool = False,
-    ) -> tuple[list[Offering], int]:
-        """One page of the live providers, by id, and their number on all pages."""
+    ) -> tuple[list[Offering], int, list[str]]:
+        """One page of the live providers, by id, their number on all pages, and the names meant by ``gpu_model``.
+
+        Only a name that is not known, and that no provider has, gets such names.
+        """
         now_ms = ms(self._clock)
         since_ms = now_ms - int(LIVE_SECONDS * 1000)
 
-        def read() -> tuple[list[Offering], int]:
+        def read() -> tuple[list[Offering], int, list[str]]:
             rows, total = providers.live(
                 since_ms=since_ms,
                 gpu_model=gpu_model,
@@ -74,9 +78,14 @@ class Market:
             ids = [row.id for row in rows]
             models, own = (providers.models_of(ids), terms.of_all(ids)) if rows else ({}, {})
             card, known = rates.card(), reliability.track_records(ids)
-            return [
-                self._offering(row, models[row.id], own[row.id], card, known[row.id], now_ms) for row in rows
-            ], total
+            return (
+                [
+                    self._offering(row, models[row.id], own[row.id], card, known[row.id], now_ms)
+                    for row in rows
+                ],
+                total,
+                _nearest(gpu_model),
+            )
 
         return await self._database.read(read)
 
@@ -119,3 +128,9 @@ class Market:
             self._accounts.hindrances(row),
             presence is not None and presence.runs_plain_processes,
         )
+
+
+def _nearest(gpu_model: str | None) -> list[str]:
+    if gpu_model is None or is_known(gpu_model) or providers.has_gpu(gpu_model):
+        return []
+    return nearest(gpu_model)

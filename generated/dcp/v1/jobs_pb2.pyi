@@ -658,7 +658,9 @@ class GpuRequirements(_message.Message):
     GPU_MODEL_FIELD_NUMBER: _builtins.int
     MIN_VRAM_GB_FIELD_NUMBER: _builtins.int
     gpu_model: _builtins.str
-    """A part of the GPU's name, compared without case."""
+    """The GPU model, such as `RTX 4090` or `A100 80GB`. Other spellings of the same model are understood; a name
+    that is not known is compared without case and spaces.
+    """
     min_vram_gb: _builtins.float
     """The least total memory of a GPU, in GB (1,024 MiB)."""
     def __init__(
