@@ -1,8 +1,8 @@
 """GPU models: the catalogue, the one name of each model, and whether a GPU is what somebody asked for.
 
-Drivers, clouds and people write one model in many ways: `NVIDIA A100-SXM4-80GB`, `a100 80gb`, `Tesla A100`. All
-become one canonical name, here `A100`. A name that is not in the catalogue stays as it is and matches only itself,
-whatever its case and spaces. A part of a GPU (MIG) and a laptop's version are models of their own. Pure.
+Drivers, clouds and people write one model in many ways: `NVIDIA A100-SXM4-80GB`, `a100 80gb`, `Tesla A100`.
+All become one canonical name, here `A100`. A name that is not in the catalogue stays as it is and matches only
+itself, whatever its case and spaces. A part of a GPU (MIG) and a laptop's version are models of their own. Pure.
 
 To add a model, add one line to the table.
 """
@@ -19,7 +19,7 @@ from typing import NamedTuple
 LEAST_OF_NOMINAL, MOST_OF_NOMINAL = 0.91, 1.02
 NEAREST = 3
 
-# Canonical name | memory in GiB, by variant ("up to": shared with the machine) | compute capability | more names.
+# Canonical name | memory in GiB by variant ("up to": the machine's) | compute capability | more names.
 # Memory is by the makers' data sheets, compute capability by NVIDIA's list of CUDA GPUs. Names match whatever
 # their case, spaces, punctuation, memory and the words in _NOISE; a leading RTX or GTX may be left out.
 _TABLE = """
@@ -185,9 +185,12 @@ Radeon RX 7900 XT | 20 |
 """
 # Words that makers, drivers and shops add to a name and that do not distinguish models.
 _NOISE = frozenset(
-    "nvidia corporation amd ati geforce tesla radeon instinct graphics gpu card generation gen tensor core "
-    "pcie sxm sxm2 sxm3 sxm4 sxm5 sxm6 nvl oam dgxs fhhl hbm2 hbm2e hbm3 hbm3e gddr6 gddr6x gddr7 "
-    "founders workstation server edition with design vram memory ac r tm".split()
+    re.findall(
+        r"\w+",
+        "nvidia corporation amd ati geforce tesla radeon instinct graphics gpu card generation gen tensor core "
+        "pcie sxm sxm2 sxm3 sxm4 sxm5 sxm6 nvl oam dgxs fhhl hbm2 hbm2e hbm3 hbm3e gddr6 gddr6x gddr7 "
+        "founders workstation server edition with design vram memory ac r tm",
+    )
 )
 _SAME = {"mobile": "laptop", "notebook": "laptop"}
 _COUNT = re.compile(r"^\d{1,2}\s*[x×]\s*|\s+[x×]\s*\d{1,2}$")

@@ -1,4 +1,4 @@
-"""GPUs: what a provider's machine reports of them. What is known of each model is in server.domain.gpu_models.
+"""GPUs: what a provider's machine reports of them. What is known of models is in server.domain.gpu_models.
 
 A report is checked and converted where it arrives (server.rpc.convert); everything else reads these types.
 A figure that the machine cannot measure is None, never 0. Pure: knows neither the wire nor the store.

@@ -331,7 +331,7 @@ def _quoted(request: JobRequest) -> int:
 
 
 def _check_gpu_exists(gpu_model: str | None) -> None:
-    """Raises INVALID_FIELD for a GPU model that is not known and that no provider has: the job would wait in vain."""
+    """Raises INVALID_FIELD for a model that is not known and that no provider has: no job should wait for it."""
     if gpu_model and not is_known(gpu_model) and not providers.has_gpu(gpu_model):
         near = nearest(gpu_model)
         remedy = f"did you mean {' or '.join(near)}?" if near else "leave it out to get any GPU"

@@ -58,7 +58,7 @@ class Market:
         page_size: int,
         verified: bool = False,
     ) -> tuple[list[Offering], int, list[str]]:
-        """One page of the live providers, by id, their number on all pages, and the names meant by ``gpu_model``.
+        """One page of the live providers, by id, their number on all pages, and names like ``gpu_model``.
 
         Only a name that is not known, and that no provider has, gets such names.
         """

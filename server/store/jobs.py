@@ -277,7 +277,7 @@ def next_queued(candidate: Candidate, limit: int, now_ms: int, refused_since_ms:
 
 @functools.lru_cache(maxsize=64)
 def _next_queued(kinds: int, models: int, gpus: int) -> PreparedRows:
-    """The query for a provider with this number of job types, of models and of names that its GPU answers to."""
+    """The query for a provider with so many job types, models, and names that its GPU satisfies."""
     job = db.Job
 
     def where(rows: Any) -> Any:

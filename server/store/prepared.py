@@ -89,8 +89,8 @@ class PreparedRows:
 
 
 def squeezed_column(column: Any) -> Any:
-    """``server.domain.gpu_models.squeezed`` of a column whose values have no white space but single spaces."""
-    text = pw.fn.REPLACE(column, " ", "")
+    """``server.domain.gpu_models.squeezed`` of a column whose values have single spaces."""
+    text: Any = pw.fn.REPLACE(column, " ", "")
     if Job._meta.database.for_update:  # PostgreSQL: lower ASCII letters alone, as SQLite does
         text = pw.NodeList((text, pw.SQL('COLLATE "C"')))
     return pw.fn.LOWER(text)

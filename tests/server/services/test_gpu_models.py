@@ -1,4 +1,4 @@
-"""GPU models in the market: one name in every answer, and a job gets the model that it asks for and no other."""
+"""GPU models in the market: one name in every answer, and a job gets only the model that it asks for."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_claimed_and_reported_names_are_shown_as_one(market: Market) -> No
     dashboard = await admin_pb2_grpc.AdminServiceStub(market.channel).GetDashboard(
         admin_pb2.GetDashboardRequest(), metadata=bearer(ADMIN_TOKEN)
     )
-    assert [(one.gpu_model, one.providers) for one in dashboard.gpus][0] == ("RTX 4090", 3)
+    assert (dashboard.gpus[0].gpu_model, dashboard.gpus[0].providers) == ("RTX 4090", 3)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +132,7 @@ async def test_rows_of_older_releases_get_their_canonical_names(any_market: Mark
     provider = await any_market.provider()
     await any_market.set_provider(provider, gpu_model="NVIDIA GeForce RTX 3090")
     await any_market.sql(lambda: Job.update(gpu_model="nvidia h100").execute())
-    await any_market.sql(lambda: (providers.rename_gpus(), jobs.rename_gpus()))
+    await any_market.sql(providers.rename_gpus)
+    await any_market.sql(jobs.rename_gpus)
     assert await any_market.sql(lambda: Provider.get_by_id(provider.id).gpu_model) == "RTX 3090"
     assert await any_market.sql(lambda: Job.get_by_id(job.job_id).gpu_model) == "H100"
