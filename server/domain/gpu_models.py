@@ -1,8 +1,9 @@
 """GPU models: the catalogue, the one name of each model, and whether a GPU is what somebody asked for.
 
 Drivers, clouds and people write one model in many ways: `NVIDIA A100-SXM4-80GB`, `a100 80gb`, `Tesla A100`.
-All become one canonical name, here `A100`. A name that is not in the catalogue stays as it is and matches only
-itself, whatever its case and spaces. A part of a GPU (MIG) and a laptop's version are models of their own. Pure.
+All become one canonical name, here `A100`. A name that is not in the catalogue stays as it is and
+matches only itself, whatever its case and spaces. A part of a GPU (MIG) and a laptop's version are models of
+their own. Pure.
 
 To add a model, add one line to the table.
 """
@@ -187,8 +188,8 @@ Radeon RX 7900 XT | 20 |
 _NOISE = frozenset(
     re.findall(
         r"\w+",
-        "nvidia corporation amd ati geforce tesla radeon instinct graphics gpu card generation gen tensor core "
-        "pcie sxm sxm2 sxm3 sxm4 sxm5 sxm6 nvl oam dgxs fhhl hbm2 hbm2e hbm3 hbm3e gddr6 gddr6x gddr7 "
+        "nvidia corporation amd ati geforce tesla radeon instinct graphics gpu card generation gen tensor "
+        "core pcie sxm sxm2 sxm3 sxm4 sxm5 sxm6 nvl oam dgxs fhhl hbm2 hbm2e hbm3 hbm3e gddr6 gddr6x gddr7 "
         "founders workstation server edition with design vram memory ac r tm",
     )
 )

@@ -51,6 +51,8 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
                 organization=row.organization,
                 created_at=convert.timestamp(row.created_ms),
                 total_jobs=profile.total_jobs,
+                stored_bytes=profile.stored_bytes,
+                stored_bytes_limit=profile.stored_bytes_limit or None,
             ),
             recent_jobs=[convert.job(job) for job in profile.recent_jobs],
         )

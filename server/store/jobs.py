@@ -134,8 +134,9 @@ def insert(
     hold_halala: int,
     limit_ms: int,
     now_ms: int,
-) -> None:
-    """Inserts a new job in the first state of JOB_TRANSITIONS."""
+) -> int:
+    """Inserts a new job in the first state of JOB_TRANSITIONS; returns the size of its request, in bytes."""
+    spec = json.dumps(request.spec, ensure_ascii=False)
     _insert.run(
         job_id=job_id,
         renter_id=renter_id,
@@ -150,7 +151,7 @@ def insert(
         priority=request.priority,
         hold_halala=hold_halala,
         rate_halala_per_minute=rate_halala_per_minute,
-        spec=json.dumps(request.spec, ensure_ascii=False),
+        spec=spec,
         start_within_ms=request.start_within_ms,
         start_by_ms=now_ms + request.start_within_ms,
         lost_after_ms=request.lost_after_ms,
@@ -158,6 +159,7 @@ def insert(
         idempotency_key=request.idempotency_key,
         request_digest=request.digest,
     )
+    return len(spec.encode())
 
 
 def get(job_id: str) -> Job | None:
@@ -476,6 +478,7 @@ def _job(row: Any) -> Job:
         request_digest=row.request_digest,
         artifact_count=row.artifact_count,
         artifact_bytes=row.artifact_bytes,
+        texts_removed_ms=row.texts_removed_ms,
     )
 
 

@@ -66,7 +66,11 @@ async def test_duty_that_raises_stops_no_other_and_is_counted_and_logged(
 async def test_table_of_a_server_has_every_duty_once(market: Market) -> None:
     loops = market.server.loops
     assert [duty.name for duty in loops[0].duties] == DUTIES
-    assert [duty.name for loop in loops[1:] for duty in loop.duties] == ["send webhooks", "clean artifacts"]
+    assert [duty.name for loop in loops[1:] for duty in loop.duties] == [
+        "send webhooks",
+        "clean artifacts",
+        "remove old texts of jobs",
+    ]
 
 
 @pytest.mark.parametrize("name", [name for name in DUTIES if name != ENDS])

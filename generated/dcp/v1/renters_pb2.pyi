@@ -148,6 +148,8 @@ class Renter(_message.Message):
     ORGANIZATION_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     TOTAL_JOBS_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_LIMIT_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The renter's id."""
     balance_halala: _builtins.int
@@ -164,6 +166,10 @@ class Renter(_message.Message):
     """The renter's organization."""
     total_jobs: _builtins.int
     """The number of jobs that the renter has submitted."""
+    stored_bytes: _builtins.int
+    """How many bytes are kept for the renter: the requests of its jobs, and the files that they left."""
+    stored_bytes_limit: _builtins.int
+    """How many bytes may be kept. Absent without a limit."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it registered."""
@@ -180,12 +186,16 @@ class Renter(_message.Message):
         organization: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         total_jobs: _builtins.int = ...,
+        stored_bytes: _builtins.int = ...,
+        stored_bytes_limit: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit", "created_at", b"created_at", "stored_bytes_limit", b"stored_bytes_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance_halala", b"balance_halala", "created_at", b"created_at", "email", b"email", "held_halala", b"held_halala", "id", b"id", "name", b"name", "organization", b"organization", "spent_halala", b"spent_halala", "total_jobs", b"total_jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit", "balance_halala", b"balance_halala", "created_at", b"created_at", "email", b"email", "held_halala", b"held_halala", "id", b"id", "name", b"name", "organization", b"organization", "spent_halala", b"spent_halala", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "total_jobs", b"total_jobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__stored_bytes_limit: _TypeAlias = _typing.Literal["stored_bytes_limit"]  # noqa: Y015
+    _WhichOneofArgType__stored_bytes_limit: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stored_bytes_limit) -> _WhichOneofReturnType__stored_bytes_limit | None: ...
 
 Global___Renter: _TypeAlias = Renter  # noqa: Y015
 
