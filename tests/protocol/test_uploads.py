@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from dcp.v1 import sessions_pb2
+from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.link import Link, ServerAddress
 from daemon.work.artifacts import (
@@ -34,7 +34,7 @@ class _Engine(ScriptedEngine):
     def __init__(self) -> None:
         self.gate = asyncio.Event()
         self.lease = sessions_pb2.Lease()
-        super().__init__([self.gate, "done"])
+        super().__init__([self.gate, "done"], job_types=[jobs_pb2.JOB_TYPE_CUSTOM_CONTAINER])
 
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
         self.lease = offer.lease
@@ -51,8 +51,9 @@ async def running_job(folder: Path) -> AsyncIterator[tuple[Stack, Link, _Engine,
         engine = _Engine()
         async with running_daemon(stack, key, engine):
             job = {
-                "job_type": "llm-inference",
+                "job_type": "custom_container",
                 "duration_minutes": 3,
+                "container_spec": {"image": "busybox"},
                 "params": {"model": DEFAULT_MODEL, "prompt": "x"},
             }
             answer = await stack.post("/api/jobs/submit", job, **{"x-renter-key": renter_key})

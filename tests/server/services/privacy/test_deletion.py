@@ -279,7 +279,9 @@ async def test_file_that_arrives_while_its_renter_goes_is_not_kept(
     market = any_market
     async with whole_renter(market) as whole:
         await whole.daemon.heartbeat()
-        job, lease = await market.running_job(whole.renter, whole.provider, whole.daemon)
+        job, lease = await market.running_job(
+            whole.renter, whole.provider, whole.daemon, job_type=jobs_pb2.JOB_TYPE_CUSTOM_CONTAINER
+        )
         arriving: Any = market.artifact_service.UploadArtifact(metadata=whole.provider.metadata)
         head = artifacts_pb2.ArtifactHeader(
             lease=lease, name="mrklate", size_bytes=2, sha256=sha256(b"mm").digest()
