@@ -71,7 +71,7 @@ async def serve(config: Config, listener: socket.socket) -> None:
     channel = open_channel(config)
     try:
         settings = uvicorn.Config(
-            build_app(channel),
+            build_app(channel, daemon_server=config.daemon_server),
             # httptools loses the body of a request that offers an upgrade, and reads its bytes as a request.
             http="h11",
             ws="none",

@@ -43,6 +43,11 @@ VARIABLES = (
         "true: keys travel to another host in plain text. Only for networks that you trust.",
     ),
     Variable(
+        "DCP_PUBLIC_SERVER",
+        "the page's host, the port of DCP_SERVER",
+        "Address of the server's gRPC as daemons reach it, host:port; the home page shows it.",
+    ),
+    Variable(
         "DCP_TRUSTED_PROXIES",
         "",
         "Addresses and networks of the proxies before the gateway, separated by commas; "
@@ -95,8 +100,16 @@ class Config:
     log_level: str = "info"
     """The lowest level that is logged. DCP_LOG_LEVEL, default info."""
 
+    public_server: Address | None = None
+    """The server as daemons reach it. DCP_PUBLIC_SERVER, default: the page's host, the port of DCP_SERVER."""
+
     trusted_proxies: tuple[str, ...] = ()
     """Networks of proxies whose X-Forwarded-For is trusted. DCP_TRUSTED_PROXIES, default none."""
+
+    @property
+    def daemon_server(self) -> Address:
+        """The server as daemons reach it; without a host, it is on the host of the page."""
+        return self.public_server or Address("", self.server.port)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
@@ -109,6 +122,7 @@ class Config:
             tls_ca=_file("DCP_TLS_CA", given["DCP_TLS_CA"]),
             insecure=_choice("DCP_INSECURE", given["DCP_INSECURE"], ("true", "false")) == "true",
             log_level=_choice("DCP_LOG_LEVEL", given["DCP_LOG_LEVEL"].lower(), LOG_LEVELS),
+            public_server=_public_server(environ.get("DCP_PUBLIC_SERVER", "")),
             trusted_proxies=_networks("DCP_TRUSTED_PROXIES", given["DCP_TRUSTED_PROXIES"]),
         )
         if not (config.tls_ca or config.insecure or config.server.is_loopback):
@@ -138,6 +152,10 @@ def _address(name: str, text: str, least_port: int) -> Address:
     if not (host and colon and digits and least_port <= int(port) <= 65535 and host.isprintable()):
         raise ConfigError(f"{name}={text!r} is not an address: write host:port, such as 127.0.0.1:8080")
     return Address(host, int(port))
+
+
+def _public_server(text: str) -> Address | None:
+    return _address("DCP_PUBLIC_SERVER", text, least_port=1) if text else None
 
 
 def _choice(name: str, text: str, allowed: tuple[str, ...]) -> str:

@@ -54,6 +54,7 @@ SETTINGS = frozenset(
         "DCP_NEWEST_DAEMON",
         "DCP_PROVIDER_APPROVAL",
         "DCP_PROVIDER_KEY",
+        "DCP_PUBLIC_SERVER",
         "DCP_SANDBOX_TOPUP",
         "DCP_SCHEDULE",
         "DCP_SERVER",
