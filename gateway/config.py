@@ -44,8 +44,9 @@ VARIABLES = (
     ),
     Variable(
         "DCP_PUBLIC_SERVER",
-        "the page's host, the port of DCP_SERVER",
-        "Address of the server's gRPC as daemons reach it, host:port; the home page shows it.",
+        "",
+        "Address of the server's gRPC as daemons reach it, host:port; the home page shows it. "
+        "Unset: the page's host and the port of DCP_SERVER.",
     ),
     Variable(
         "DCP_TRUSTED_PROXIES",
@@ -100,11 +101,11 @@ class Config:
     log_level: str = "info"
     """The lowest level that is logged. DCP_LOG_LEVEL, default info."""
 
-    public_server: Address | None = None
-    """The server as daemons reach it. DCP_PUBLIC_SERVER, default: the page's host, the port of DCP_SERVER."""
-
     trusted_proxies: tuple[str, ...] = ()
     """Networks of proxies whose X-Forwarded-For is trusted. DCP_TRUSTED_PROXIES, default none."""
+
+    public_server: Address | None = None
+    """The server as daemons reach it. DCP_PUBLIC_SERVER, default none: the page's host is shown."""
 
     @property
     def daemon_server(self) -> Address:
@@ -122,7 +123,7 @@ class Config:
             tls_ca=_file("DCP_TLS_CA", given["DCP_TLS_CA"]),
             insecure=_choice("DCP_INSECURE", given["DCP_INSECURE"], ("true", "false")) == "true",
             log_level=_choice("DCP_LOG_LEVEL", given["DCP_LOG_LEVEL"].lower(), LOG_LEVELS),
-            public_server=_public_server(environ.get("DCP_PUBLIC_SERVER", "")),
+            public_server=_public_server(given["DCP_PUBLIC_SERVER"]),
             trusted_proxies=_networks("DCP_TRUSTED_PROXIES", given["DCP_TRUSTED_PROXIES"]),
         )
         if not (config.tls_ca or config.insecure or config.server.is_loopback):

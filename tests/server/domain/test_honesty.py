@@ -163,7 +163,7 @@ def test_claim_is_compared_where_both_are_known(claimed: str, verdict: Verdict) 
 def test_claim_and_memory_are_judged_by_the_model(
     name: str, total_mib: int | None, claimed: str, reasons: set[VerdictReason]
 ) -> None:
-    figures = {
+    figures: dict[str, Any] = {
         "gpu_vram_mib": total_mib,
         "free_vram_mib": None,
         "memory_used_mb": 9,

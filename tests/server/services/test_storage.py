@@ -91,9 +91,10 @@ async def test_files_of_a_job_without_an_output_folder_are_refused(sqlite_url: s
 
 
 def test_types_that_leave_files_are_those_of_runners_with_an_output_folder() -> None:
+    runners: tuple[Any, ...] = (ContainerRunner, ProcessRunner)
     names = {
         jobs_pb2.JobType.Name(kind).removeprefix("JOB_TYPE_")
-        for runner in (ContainerRunner, ProcessRunner)
+        for runner in runners
         for kind in runner.job_types(object.__new__(runner))
     }
     assert names == {kind.name for kind in LEAVE_FILES}
