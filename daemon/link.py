@@ -301,6 +301,10 @@ _REFUSALS = {
 }
 
 
+# What the renter's job or account has no room for.
+_RENTERS_LIMITS = {"ARTIFACT_TOO_LARGE", "RENTER_STORAGE_FULL"}
+
+
 def _upload_error(error: aio.AioRpcError) -> Exception:
     reason = _reason(error)
     if reason == "STALE_LEASE":
@@ -308,7 +312,7 @@ def _upload_error(error: aio.AioRpcError) -> Exception:
     if reason == "ARTIFACT_DAMAGED":
         return UploadDamagedError(_text(error))
     if error.code() in _REFUSALS:
-        return UploadRefusedError(error.details() or "", too_large=reason == "ARTIFACT_TOO_LARGE")
+        return UploadRefusedError(error.details() or "", too_large=reason in _RENTERS_LIMITS)
     return UploadBrokenError(_text(error))
 
 

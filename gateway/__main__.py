@@ -85,7 +85,9 @@ async def serve(config: Config, listener: socket.socket, most_files: int) -> Non
             config.max_address_connections,
             config.trusted_proxies,
         )
-        server = Server(http_settings(build_app(channel), door), door, address)
+        server = Server(
+            http_settings(build_app(channel, daemon_server=config.daemon_server), door), door, address
+        )
         await server.serve(sockets=[listener])
     finally:
         await channel.close()

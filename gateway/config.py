@@ -51,6 +51,12 @@ VARIABLES = (
         "Only for networks that you trust.",
     ),
     Variable(
+        "DCP_PUBLIC_SERVER",
+        "",
+        "Address of the server's gRPC as daemons reach it, host:port; the home page shows it. "
+        "Unset: the page's host and the port of DCP_SERVER.",
+    ),
+    Variable(
         "DCP_TRUSTED_PROXIES",
         "",
         "Addresses and networks of the proxies before the gateway, separated by commas; "
@@ -122,6 +128,14 @@ class Config:
     max_address_connections: int = MAX_ADDRESS_CONNECTIONS
     """Most HTTP connections from one address. DCP_MAX_ADDRESS_CONNECTIONS, default 256."""
 
+    public_server: Address | None = None
+    """The server as daemons reach it. DCP_PUBLIC_SERVER, default none: the page's host is shown."""
+
+    @property
+    def daemon_server(self) -> Address:
+        """The server as daemons reach it; without a host, it is on the host of the page."""
+        return self.public_server or Address("", self.server.port)
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
         """Reads and checks the variables; an empty variable counts as unset. Raises ConfigError."""
@@ -133,6 +147,7 @@ class Config:
             tls_ca=_file("DCP_TLS_CA", given["DCP_TLS_CA"]),
             insecure=_choice("DCP_INSECURE", given["DCP_INSECURE"], ("true", "false")) == "true",
             log_level=_choice("DCP_LOG_LEVEL", given["DCP_LOG_LEVEL"].lower(), LOG_LEVELS),
+            public_server=_public_server(given["DCP_PUBLIC_SERVER"]),
             trusted_proxies=_networks("DCP_TRUSTED_PROXIES", given["DCP_TRUSTED_PROXIES"]),
             max_connections=_count("DCP_MAX_CONNECTIONS", given["DCP_MAX_CONNECTIONS"]),
             max_address_connections=_count(
@@ -172,6 +187,10 @@ def _address(name: str, text: str, least_port: int) -> Address:
     if not (host and colon and digits and least_port <= int(port) <= 65535 and host.isprintable()):
         raise ConfigError(f"{name}={text!r} is not an address: write host:port, such as 127.0.0.1:8080")
     return Address(host, int(port))
+
+
+def _public_server(text: str) -> Address | None:
+    return _address("DCP_PUBLIC_SERVER", text, least_port=1) if text else None
 
 
 def _choice(name: str, text: str, allowed: tuple[str, ...]) -> str:

@@ -36,7 +36,7 @@ from server.rpc.statements import StatementServicer
 from server.rpc.terms import TermsServicer
 from server.rpc.webhooks import WebhookServicer
 from server.rpc.withdrawals import WithdrawalServicer
-from server.store import sessions
+from server.store import jobs, providers, sessions
 from server.store.database import Database
 from server.wiring import Services
 
@@ -92,6 +92,13 @@ def register(servicer: object, server: grpc.aio.Server) -> str:
     return f"dcp.v1.{base.__name__.removesuffix('Servicer')}"
 
 
+def _refresh() -> None:
+    """Corrects what an earlier run of a server, or an older release, stored."""
+    sessions.end_all()
+    providers.rename_gpus()
+    jobs.rename_gpus()
+
+
 class Server:
     """One running server. Call ``start``, then ``stop``; ``address`` is known in between."""
 
@@ -105,7 +112,7 @@ class Server:
     async def start(self) -> None:
         """Migrates the database, listens and serves. Raises ConfigError or DatabaseUrlError."""
         _check_free(self._config.listen)
-        await asyncio.to_thread(self._database.start, first=sessions.end_all)
+        await asyncio.to_thread(self._database.start, first=_refresh)
         self.services = Services(self._database, self._clock, self._config)
         self._limits = RateLimits(self._config.limits, self._clock)
         addresses = Addresses(self._config.trusted_proxies)

@@ -21,6 +21,7 @@ from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import Limits
 from server.domain.nearest import did_you_mean
+from server.domain.storage import StorageLimits
 from server.version import CURRENT
 
 
@@ -71,6 +72,27 @@ _ARTIFACTS = {
     "DCP_MAX_ARTIFACTS": ("count", 0, 10_000, "Most files of a job."),
     "DCP_ARTIFACT_DAYS": ("days", 1, 3650, "Days that a job's files are kept after its end."),
 }
+# The variables of storage: the fields of StorageLimits that they set, their ranges and meanings.
+_STORAGE = {
+    "DCP_JOB_TEXT_DAYS": (
+        "text_days",
+        1,
+        3650,
+        "Days that a job's request (prompt, parameters, input files), output and log are kept after its end.",
+    ),
+    "DCP_MAX_RENTER_BYTES": (
+        "renter_bytes",
+        0,
+        1 << 50,
+        "Most bytes of requests and files that are kept for one renter; 0: no limit.",
+    ),
+    "DCP_MAX_PROVIDER_BYTES": (
+        "provider_bytes",
+        0,
+        1 << 50,
+        "Most bytes of files that are kept of one provider's runs; 0: no limit.",
+    ),
+}
 VARIABLES = (
     Variable(
         "DCP_DATABASE_URL",
@@ -105,6 +127,10 @@ VARIABLES = (
     *(
         Variable(name, str(getattr(ArtifactLimits(), field)), meaning)
         for name, (field, _, _, meaning) in _ARTIFACTS.items()
+    ),
+    *(
+        Variable(name, str(getattr(StorageLimits(), field)), meaning)
+        for name, (field, _, _, meaning) in _STORAGE.items()
     ),
     *(
         Variable(name, str(getattr(Limits(), field)), f"{meaning}; 0: no limit.")
@@ -173,6 +199,8 @@ class Config:
     """Where the files of jobs are stored: file:FOLDER or s3://BUCKET/PREFIX."""
     artifact_limits: ArtifactLimits = field(default_factory=ArtifactLimits)
     """How many files and bytes of a job are kept, and how long."""
+    storage_limits: StorageLimits = field(default_factory=StorageLimits)
+    """How long texts of jobs are kept, and how many bytes of an account."""
     newest_daemon: str = CURRENT
     """The newest daemon's version; older daemons report that an update exists."""
 
@@ -205,6 +233,12 @@ class Config:
                 **{
                     field: _number(name, value[name], least, most)
                     for name, (field, least, most, _) in _ARTIFACTS.items()
+                }
+            ),
+            storage_limits=StorageLimits(
+                **{
+                    field: _number(name, value[name], least, most)
+                    for name, (field, least, most, _) in _STORAGE.items()
                 }
             ),
         )

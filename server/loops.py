@@ -84,6 +84,12 @@ def server_loops(services: Services) -> tuple[Loop, ...]:
             ),
         ),
         Loop(PERIOD_SECONDS, (Duty("send webhooks", services.deliveries.tick),)),
-        Loop(CLEANING_SECONDS, (Duty("clean artifacts", services.cleaning.tick),)),
+        Loop(
+            CLEANING_SECONDS,
+            (
+                Duty("clean artifacts", services.cleaning.tick),
+                Duty("remove old texts of jobs", services.retention.tick),
+            ),
+        ),
         Loop(CHECKPOINT_SECONDS, (Duty("make checkpoints", services.proofs.tick),)),
     )

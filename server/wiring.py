@@ -32,6 +32,7 @@ from server.services.privacy.deletion import Deletion
 from server.services.privacy.export import Export
 from server.services.providers import Providers
 from server.services.renters import Renters
+from server.services.retention import Retention
 from server.services.sessions import Shared
 from server.services.statements import Statements
 from server.services.streams import Streams
@@ -51,7 +52,9 @@ class Services:
         self.fleet = Fleet()
         self.dispatch = Dispatch(database, self.fleet, clock, config.max_output_bytes)
         self.metrics = Metrics(database, clock)
-        self.providers = Providers(database, self.fleet, clock, config.provider_approval, config.minimums)
+        self.providers = Providers(
+            database, self.fleet, clock, config.provider_approval, config.minimums, config.storage_limits
+        )
         self.heartbeats = Heartbeats(database, self.fleet, self.metrics, clock, config.minimums)
         self.market = Market(database, self.fleet, self.providers, clock)
         shared = Shared(database, self.dispatch, self.fleet, self.heartbeats, clock, config.newest_daemon)
@@ -59,11 +62,16 @@ class Services:
         self.keys = Credentials(database, clock, config.admin_token)
         self.key_ring = KeyRing(database, clock, self.keys)
         self.terms = OwnTerms(database, self.fleet, self.dispatch, clock)
-        self.jobs = Jobs(database, self.dispatch, self.fleet, clock, config.limits.open_jobs)
+        self.jobs = Jobs(
+            database, self.dispatch, self.fleet, clock, config.limits.open_jobs, config.storage_limits
+        )
         self.sweep = Sweep(database, self.dispatch, self.fleet, self.heartbeats, clock)
-        self.artifacts = Artifacts(database, blobs, self.jobs, clock, config.artifact_limits)
+        self.artifacts = Artifacts(
+            database, blobs, self.jobs, clock, config.artifact_limits, config.storage_limits
+        )
         self.cleaning = Cleaning(database, blobs, clock, config.artifact_limits)
-        self.renters = Renters(database, clock, config.sandbox_topup)
+        self.retention = Retention(database, clock, config.storage_limits)
+        self.renters = Renters(database, clock, config.sandbox_topup, config.storage_limits)
         self.export = Export(database)
         self.deletion = Deletion(database, clock, self.keys)
         self.webhooks = Webhooks(database, clock, config.webhooks_allow_private)

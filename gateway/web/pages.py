@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway import openapi
+from gateway.config import Address
 from gateway.errors import ApiError
 from gateway.languages import ENGLISH, LANGUAGES, Language
 from gateway.routes import BASES
@@ -50,9 +51,12 @@ class _Site:
     """The pages by path and language."""
 
 
-def page_routes(files: Sequence[FileDescriptor]) -> list[Route]:
-    """The routes of the pages, their files and the OpenAPI document."""
-    site = _draw(tuple(files))
+def page_routes(files: Sequence[FileDescriptor], daemon_server: Address) -> list[Route]:
+    """The routes of the pages, their files and the OpenAPI document.
+
+    ``daemon_server`` is the server as daemons reach it; without a host, it is on the host of the page.
+    """
+    site = _draw(tuple(files), daemon_server)
     return [
         Route("/openapi.json", _openapi(site.documents)),
         Route("/static/{version}/{name}", _static(site.version, site.static)),
@@ -61,8 +65,8 @@ def page_routes(files: Sequence[FileDescriptor]) -> list[Route]:
 
 
 @cache
-def _draw(files: tuple[FileDescriptor, ...]) -> _Site:
-    """Renders the site once per process: it depends only on the descriptors, and takes 0.3 s of CPU."""
+def _draw(files: tuple[FileDescriptor, ...], daemon_server: Address) -> _Site:
+    """Renders the site once per process, which takes 0.3 s of CPU."""
     version, static = _static_files()
     apis = {code: openapi.document(files, language) for code, language in LANGUAGES.items()}
     draw = _Templates(f"/static/{version}")
@@ -71,7 +75,10 @@ def _draw(files: tuple[FileDescriptor, ...]) -> _Site:
         static,
         documents={code: Document(orjson.dumps(api), "application/json") for code, api in apis.items()},
         pages={
-            "/": {code: draw("home", language) for code, language in LANGUAGES.items()},
+            "/": {
+                code: draw("home", language, daemon_server=daemon_server)
+                for code, language in LANGUAGES.items()
+            },
             "/docs": {
                 code: draw("docs", language, reference=Reference(apis[code], language))
                 for code, language in LANGUAGES.items()

@@ -81,7 +81,6 @@ class Operation:
     method: str
     path: str
     summary: str
-    other_summary: str
     description: str
     roles: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -101,7 +100,7 @@ class Operation:
     def search_text(self) -> str:
         """The text that the page's search looks through."""
         codes = [code for answer in self.errors for code in answer.codes]
-        parts = (self.method, self.path, self.summary, self.other_summary, *codes)
+        parts = (self.method, self.path, self.summary, *codes)
         return " ".join((*parts, *(row.name for row in self.rows))).lower()
 
 
@@ -171,14 +170,11 @@ class Reference:
         answers = [self._answer(s, a) for s, a in entry["responses"].items() if int(s) < 400]
         example = next(self._examples(entry), "")
         errors = [_only(a, lambda code: code not in self._shared) for a in self._failures(entry)]
-        summaries = (entry["x-summary-ar"], entry["x-summary-en"])
-        other = next((summary for summary in summaries if summary != entry["summary"]), "")
         return Operation(
             slug=_slug(entry["operationId"]),
             method=method,
             path=path,
             summary=entry["summary"],
-            other_summary=other,
             description=entry["description"],
             roles=tuple(entry["x-roles"]),
             rows=tuple(rows),

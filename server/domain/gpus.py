@@ -1,4 +1,4 @@
-"""GPUs: what a provider's machine reports of them, and what is known of each GPU model.
+"""GPUs: what a provider's machine reports of them. What is known of models is in server.domain.gpu_models.
 
 A report is checked and converted where it arrives (server.rpc.convert); everything else reads these types.
 A figure that the machine cannot measure is None, never 0. Pure: knows neither the wire nor the store.
@@ -6,10 +6,11 @@ A figure that the machine cannot measure is None, never 0. Pure: knows neither t
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
+
+from server.domain.gpu_models import canonical, shared_memory_mib
 
 
 class GpuState(StrEnum):
@@ -95,6 +96,16 @@ class GpuReport(GpuFigures):
         return (Gpu(**{name: getattr(self, name) for name in _FIGURES}),)
 
     @property
+    def gpu_model(self) -> str:
+        """The canonical name of the first GPU; empty if none was reported."""
+        return canonical(self.gpu_name or "")
+
+    @property
+    def vram_mib(self) -> int:
+        """The memory of the first GPU; 0 if it is not known."""
+        return self.gpu_vram_mib or shared_memory_mib(self.gpu_name or "")
+
+    @property
     def hottest_c(self) -> float | None:
         """The temperature of the hottest GPU, in degrees Celsius; None when none was reported."""
         temperatures = (gpu.temp_c for gpu in (self, *self.all_gpus))
@@ -145,101 +156,3 @@ def _gpu(plain: dict[str, Any]) -> Gpu:
     if "throttle_reasons" in known:
         known["throttle_reasons"] = tuple(known["throttle_reasons"])
     return Gpu(**known)
-
-
-class KnownGpu(NamedTuple):
-    """A GPU model: the words of its name, its memory in GiB by variant, its compute capability."""
-
-    words: frozenset[str]
-    sizes_gib: tuple[int, ...]
-    capability: str
-
-
-def _model(name: str, sizes: tuple[int, ...], capability: str) -> KnownGpu:
-    return KnownGpu(_words(name), sizes, capability)
-
-
-def _words(name: str) -> frozenset[str]:
-    """The words of a product name that distinguish it, such as `4090`, `A100`, `Ti`."""
-    joined = re.sub(r"\b(rtx|gtx|tesla|quadro)(?=\d)", r"\1 ", name.casefold())
-    return frozenset(re.findall(r"[a-z0-9]+", joined)) - {
-        "nvidia",
-        "geforce",
-        "rtx",
-        "gtx",
-        "tesla",
-        "quadro",
-    }
-
-
-# Memory by NVIDIA's data sheets, compute capability by its list of CUDA GPUs.
-KNOWN_GPUS = (
-    _model("B200", (180, 192), "10.0"),
-    _model("H200", (141,), "9.0"),
-    _model("H100", (64, 80, 94, 96), "9.0"),
-    _model("GH200", (96, 141, 144), "9.0"),
-    _model("A100", (40, 80), "8.0"),
-    _model("A30", (24,), "8.0"),
-    _model("A40", (48,), "8.6"),
-    _model("A10", (24,), "8.6"),
-    _model("A10G", (24,), "8.6"),
-    _model("A16", (16,), "8.6"),
-    _model("L4", (24,), "8.9"),
-    _model("L40", (48,), "8.9"),
-    _model("L40S", (48,), "8.9"),
-    _model("T4", (16,), "7.5"),
-    _model("V100", (16, 32), "7.0"),
-    _model("P100", (12, 16), "6.0"),
-    _model("P40", (24,), "6.1"),
-    _model("RTX A4000", (16,), "8.6"),
-    _model("RTX A5000", (24,), "8.6"),
-    _model("RTX A6000", (48,), "8.6"),
-    _model("RTX 6000 Ada Generation", (48,), "8.9"),
-    _model("RTX 5000 Ada Generation", (32,), "8.9"),
-    _model("RTX 4000 Ada Generation", (20,), "8.9"),
-    _model("RTX 5090", (32,), "12.0"),
-    _model("RTX 5080", (16,), "12.0"),
-    _model("RTX 5070 Ti", (16,), "12.0"),
-    _model("RTX 5070", (12,), "12.0"),
-    _model("RTX 4090", (24,), "8.9"),
-    _model("RTX 4090 Laptop", (16,), "8.9"),
-    _model("RTX 4080", (16,), "8.9"),
-    _model("RTX 4080 SUPER", (16,), "8.9"),
-    _model("RTX 4080 Laptop", (12,), "8.9"),
-    _model("RTX 4070", (12,), "8.9"),
-    _model("RTX 4070 SUPER", (12,), "8.9"),
-    _model("RTX 4070 Ti", (12,), "8.9"),
-    _model("RTX 4070 Ti SUPER", (16,), "8.9"),
-    _model("RTX 4070 Laptop", (8,), "8.9"),
-    _model("RTX 4060", (8,), "8.9"),
-    _model("RTX 4060 Ti", (8, 16), "8.9"),
-    _model("RTX 3090", (24,), "8.6"),
-    _model("RTX 3090 Ti", (24,), "8.6"),
-    _model("RTX 3080", (10, 12), "8.6"),
-    _model("RTX 3080 Ti", (12,), "8.6"),
-    _model("RTX 3080 Laptop", (8, 16), "8.6"),
-    _model("RTX 3080 Ti Laptop", (16,), "8.6"),
-    _model("RTX 3070", (8,), "8.6"),
-    _model("RTX 3070 Ti", (8,), "8.6"),
-    _model("RTX 3060", (8, 12), "8.6"),
-    _model("RTX 3060 Ti", (8,), "8.6"),
-    _model("RTX 3060 Laptop", (6,), "8.6"),
-    _model("RTX 2080 Ti", (11,), "7.5"),
-    _model("RTX 2080", (8,), "7.5"),
-    _model("GTX 1080 Ti", (11,), "6.1"),
-)
-
-
-def known_gpu(name: str) -> KnownGpu | None:
-    """The model with the most words among those whose words are all in a product name.
-
-    None for a part of a GPU, which has other figures: a MIG instance, or a vGPU such as `GRID T4-8Q`.
-    """
-    words = _words(name)
-    if not words.isdisjoint(("mig", "grid")) or re.search(r"-\d+[abcq]$", name.casefold()):
-        return None
-    return max(
-        (known for known in KNOWN_GPUS if known.words <= words),
-        key=lambda known: len(known.words),
-        default=None,
-    )

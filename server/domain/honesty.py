@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from server.domain.gpus import Gpu, GpuReport, known_gpu
+from server.domain.gpu_models import canonical, find, is_known, satisfies
+from server.domain.gpus import Gpu, GpuReport
 
 STABLE_MS = 24 * 3600 * 1000
 # The least tokens per second at which any GPU, with any model that fits into it, answers.
 SLOWEST_TOKENS_PER_SECOND = 1.0
-# The share of its nominal memory that a GPU reports: ECC takes up to a sixteenth, and some is reserved.
-LEAST_OF_NOMINAL, MOST_OF_NOMINAL = 0.91, 1.02
 # Used and free memory may differ from the total by what the driver reserves.
 SUM_TOLERANCE = 0.1
 MAX_UUIDS = 64
@@ -165,8 +164,7 @@ def _of_machine(reported: Facts, history: History) -> list[VerdictReason]:
     reasons = []
     if not reported.gpus:
         reasons.append(VerdictReason.NO_GPU_MEASURED)
-    meant, found = known_gpu(history.claimed_gpu), [known_gpu(gpu.name) for gpu in reported.gpus]
-    if meant is not None and meant not in found and all(found) and found:
+    if _is_other_than(history.claimed_gpu, reported.gpus):
         reasons.append(VerdictReason.CLAIM_MISMATCH)
     if not reported.has_all_uuids:
         reasons.append(VerdictReason.FIGURES_MISSING)
@@ -178,18 +176,24 @@ def _of_machine(reported: Facts, history: History) -> list[VerdictReason]:
     return reasons
 
 
+def _is_other_than(claimed: str, gpus: Collection[GpuFacts]) -> bool:
+    """Whether all GPUs are known models, and none is the claimed one."""
+    if not gpus or find(claimed) is None or not all(find(gpu.name) for gpu in gpus):
+        return False
+    # A size that the catalogue does not list is judged as memory, not as a claim.
+    claim = claimed if is_known(claimed) else canonical(claimed)
+    return not any(satisfies(gpu.name, gpu.total_mib, claim) for gpu in gpus)
+
+
 def _of_gpu(gpu: GpuFacts) -> list[VerdictReason]:
-    if not gpu.name or not gpu.total_mib:
+    known = find(gpu.name)
+    if not gpu.name or not (gpu.total_mib or (known and known.is_unified)):
         return [VerdictReason.FIGURES_MISSING]
-    reasons = [] if gpu.adds_up else [VerdictReason.FIGURES_IMPLAUSIBLE]
-    known = known_gpu(gpu.name)
-    if known is None:
+    reasons = [] if gpu.adds_up or not gpu.total_mib else [VerdictReason.FIGURES_IMPLAUSIBLE]
+    if known is None or not known.sizes_gib:
         return [*reasons, VerdictReason.MODEL_NOT_KNOWN]
-    if not any(
-        size * 1024 * LEAST_OF_NOMINAL <= gpu.total_mib <= size * 1024 * MOST_OF_NOMINAL
-        for size in known.sizes_gib
-    ):
+    if not known.has_memory(gpu.total_mib):
         reasons.append(VerdictReason.MEMORY_MISMATCH)
-    if gpu.capability and gpu.capability != known.capability:
+    if gpu.capability and known.capability and gpu.capability != known.capability:
         reasons.append(VerdictReason.CAPABILITY_MISMATCH)
     return reasons

@@ -49,6 +49,8 @@ class JobType(StrEnum):
 
 # The job types that run a container image that the renter chooses.
 NEED_IMAGE = frozenset({JobType.TRAINING, JobType.RENDERING, JobType.BENCHMARK, JobType.CUSTOM_CONTAINER})
+# The job types whose runners have a folder /output: only their runs can leave files.
+LEAVE_FILES = NEED_IMAGE
 
 
 class FailureReason(StrEnum):
@@ -197,6 +199,8 @@ class Job:
     request_digest: str
     artifact_count: int = 0
     artifact_bytes: int = 0
+    texts_removed_ms: int | None = None
+    """When its request, output and log were removed."""
 
     @property
     def cancel_requested(self) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from server.domain.gpu_models import satisfies
 from server.domain.jobs import NEED_IMAGE, JobType
 from server.domain.providers import ProviderStatus
 
@@ -140,7 +141,9 @@ def obstacle(candidate: Candidate, wants: Wants) -> Obstacle:
     if wants.model is not None and all(model.name != wants.model for model in candidate.models):
         failed = wants.model in candidate.failing_models
         return Obstacle.SELF_TEST_FAILED if failed else Obstacle.MODEL_NOT_SERVED
-    if wants.gpu_model is not None and wants.gpu_model.casefold() not in candidate.gpu_model.casefold():
+    if wants.gpu_model is not None and not satisfies(
+        candidate.gpu_model, candidate.vram_mib, wants.gpu_model
+    ):
         return Obstacle.OTHER_GPU
     if wants.min_vram_mib is not None and candidate.vram_mib < wants.min_vram_mib:
         return Obstacle.TOO_LITTLE_VRAM

@@ -228,6 +228,7 @@ def job(record: Job, prospect: Prospect = NOTHING_KNOWN) -> jobs_pb2.Job:
         estimated_start_seconds=_seconds_up(prospect.start_in_ms),
         artifact_count=record.artifact_count if record.state in FINAL else 0,
         artifact_bytes=record.artifact_bytes if record.state in FINAL else 0,
+        texts_removed_at=timestamp(record.texts_removed_ms),
     )
     if record.failure_reason is not None:
         message.failure_reason = _FAILURES[record.failure_reason]

@@ -78,6 +78,8 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
                 verification=convert.verification(row),
                 self_tests=convert.self_tests(row),
                 hindrances=convert.hindrances(profile.hindrances),
+                stored_bytes=profile.stored_bytes,
+                stored_bytes_limit=profile.stored_bytes_limit or None,
             ),
             recent_jobs=[convert.job(job) for job in profile.recent_jobs],
         )

@@ -51,6 +51,8 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
                 organization=row.organization,
                 created_at=convert.timestamp(row.created_ms),
                 total_jobs=profile.total_jobs,
+                stored_bytes=profile.stored_bytes,
+                stored_bytes_limit=profile.stored_bytes_limit or None,
             ),
             recent_jobs=[convert.job(job) for job in profile.recent_jobs],
         )
@@ -59,7 +61,7 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
         self, request: pb.ListAvailableProvidersRequest, context: Context
     ) -> pb.ListAvailableProvidersResponse:
         page, page_size = request.page, request.page_size
-        found, total = await self._market.available(
+        found, total, nearest = await self._market.available(
             gpu_model=request.gpu_model.strip() or None,
             min_vram_mib=round(request.min_vram_gb * 1024) or None,
             model=request.model.strip() or None,
@@ -74,6 +76,7 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
             total=total,
             page=page,
             page_size=page_size,
+            nearest_gpu_models=nearest,
         )
 
     async def TopUpOwnWallet(
@@ -94,6 +97,7 @@ def _available(offering: Offering) -> pb.AvailableProvider:
     return pb.AvailableProvider(
         id=row.id,
         gpu_model=row.gpu_model,
+        gpu_name=row.report.gpu_name,
         is_live=True,  # the list has only live providers
         name=row.name,
         status=convert.provider_status(status),

@@ -30,11 +30,12 @@ from server.domain.artifacts import (
     check_room,
 )
 from server.domain.errors import DomainError, Reason, invalid_field
-from server.domain.jobs import FINAL, Job
+from server.domain.jobs import FINAL, LEAVE_FILES, Job
 from server.domain.leases import LEASE_TRANSITIONS, LeaseEvent, LeaseRef
+from server.domain.storage import STORAGE_LIMITS, StorageLimits
 from server.services.jobs import Jobs
 from server.services.keys import Caller
-from server.store import artifacts, jobs, leases
+from server.store import artifacts, jobs, leases, storage
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ class Artifacts:
         jobs: Jobs,
         clock: Clock,
         limits: ArtifactLimits,
+        storage_limits: StorageLimits = STORAGE_LIMITS,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self._database = database
@@ -92,6 +94,7 @@ class Artifacts:
         self._jobs = jobs
         self._clock = clock
         self._limits = limits
+        self._storage_limits = storage_limits
         self._idle_seconds = idle_seconds
         self._uploads: Counter[int] = Counter()
         self._downloads: Counter[tuple[str, int]] = Counter()
@@ -100,8 +103,9 @@ class Artifacts:
     async def upload(self, provider_id: int, file: Announced, pieces: AsyncIterator[bytes]) -> bool:
         """Stores a whole file of a run. Returns False, without reading its bytes, if it was stored before.
 
-        Raises STALE_LEASE, INVALID_FIELD, ARTIFACT_TOO_LARGE, ARTIFACT_DAMAGED, ARTIFACT_NAME_TAKEN,
-        OVERLOADED, TIMEOUT, STORE_UNAVAILABLE, and any error of ``pieces``.
+        Raises STALE_LEASE, INVALID_FIELD, NO_FILES_EXPECTED, ARTIFACT_TOO_LARGE, ARTIFACT_DAMAGED,
+        ARTIFACT_NAME_TAKEN, RENTER_STORAGE_FULL, PROVIDER_STORAGE_FULL, OVERLOADED, TIMEOUT,
+        STORE_UNAVAILABLE, and any error of ``pieces``.
         """
         if len(file.sha256) != SHA256_BYTES:
             raise invalid_field("header.sha256", f"must have {SHA256_BYTES} bytes")
@@ -158,12 +162,14 @@ class Artifacts:
 
     def _begin(self, provider_id: int, file: Announced, name: str, key: str) -> int | None:
         """Inserts the row of a file before its upload and returns its id; None if the file is stored."""
-        _lock_held(provider_id, file.lease)
+        job = _lock_held(provider_id, file.lease)
+        _refuse_without_folder(job)
         ref = file.lease
         if _is_stored(file, name):
             return None
         count, total = artifacts.beside(ref.job_id, ref.lease_epoch, name, arriving=True)
         check_room(self._limits, file.size_bytes, count, total)
+        self._check_storage(job, provider_id, file.size_bytes)
         now_ms = ms(self._clock)
         return artifacts.announce(
             ref.job_id, ref.lease_epoch, name, file.size_bytes, file.sha256, key, now_ms
@@ -177,6 +183,9 @@ class Artifacts:
             return False
         count, total = artifacts.beside(ref.job_id, ref.lease_epoch, name, arriving=False)
         check_room(self._limits, file.size_bytes, count, total)
+        # Locked in the order of a submit, so that two uploads of one account cannot both take the last room.
+        storage.lock(job.renter_id, provider_id)
+        self._check_storage(job, provider_id, file.size_bytes)
         if not artifacts.make_ready(number, job, file.size_bytes, ms(self._clock)):
             raise DomainError(Reason.TIMEOUT, "the upload took too long and was given up; send it again")
         log.info(
@@ -187,6 +196,11 @@ class Artifacts:
             file.size_bytes,
         )
         return True
+
+    def _check_storage(self, job: Job, provider_id: int, size_bytes: int) -> None:
+        """Raises RENTER_STORAGE_FULL, PROVIDER_STORAGE_FULL."""
+        self._storage_limits.check_renter(storage.of_renter(job.renter_id), size_bytes)
+        self._storage_limits.check_provider(storage.of_provider(provider_id), size_bytes)
 
     # --- the bytes of a file ---
 
@@ -268,6 +282,15 @@ def _lock_held(provider_id: int, ref: LeaseRef) -> Job:
     ):
         raise DomainError(Reason.STALE_LEASE, "this lease is no longer held; its files are not accepted")
     return job
+
+
+def _refuse_without_folder(job: Job) -> None:
+    if job.job_type not in LEAVE_FILES:
+        raise DomainError(
+            Reason.NO_FILES_EXPECTED,
+            f"a job of the type {job.job_type.value} has no folder /output and leaves no files; "
+            "send its result as output",
+        )
 
 
 def _is_stored(file: Announced, name: str) -> bool:

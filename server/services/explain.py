@@ -212,13 +212,18 @@ def _facts(candidate: Candidate, wants: Wants) -> dict[str, object]:
         "job_type": wants.job_type.value,
         "model": wants.model,
         "gpu_wanted": wants.gpu_model,
-        "gpu": candidate.gpu_model or "no GPU",
+        "gpu": _gpu(candidate),
         "vram_wanted": wants.min_vram_mib,
         "vram": candidate.vram_mib,
         "vram_reserved": candidate.vram_reserve_mib,
         "rate": candidate.own_rates.get(wants.job_type),
         "quoted": wants.quoted_halala_per_minute,
     }
+
+
+def _gpu(candidate: Candidate) -> str:
+    memory = f" with {candidate.vram_mib} MiB" if candidate.vram_mib else ""
+    return f"{candidate.gpu_model}{memory}" if candidate.gpu_model else "no GPU"
 
 
 _OBSTACLES = {

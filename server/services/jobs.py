@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from server.clock import Clock, ms
 from server.domain import pricing
 from server.domain.errors import DomainError, Reason, invalid_field
+from server.domain.gpu_models import is_known, nearest_models, satisfies
 from server.domain.hindrances import is_pending
 from server.domain.jobs import FINAL, START_WITHIN_SECONDS, FailureReason, Job, JobRequest, JobState, JobType
 from server.domain.leases import Channel, LeaseRef, Offer
@@ -21,6 +22,7 @@ from server.domain.nearest import did_you_mean, nearest
 from server.domain.placement import Obstacle, Wants
 from server.domain.providers import AccountState, ProviderStatus, is_live, status
 from server.domain.queue import Prospect
+from server.domain.storage import STORAGE_LIMITS, StorageLimits
 from server.domain.terms import Settings
 from server.services import endings, outbox
 from server.services.dispatch import Dispatch
@@ -30,7 +32,7 @@ from server.services.keys import ADMIN, PROVIDER, RENTER, Caller
 from server.services.operators.audit import Operator
 from server.services.renters import existing, present
 from server.services.terms import terms_message, terms_obstacle
-from server.store import jobs, leases, ledger, providers, rates, terms
+from server.store import jobs, leases, ledger, providers, rates, storage, terms
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -61,19 +63,27 @@ class Jobs:
     """The use cases of jobs."""
 
     def __init__(
-        self, database: Database, dispatch: Dispatch, fleet: Fleet, clock: Clock, max_open_jobs: int = 0
+        self,
+        database: Database,
+        dispatch: Dispatch,
+        fleet: Fleet,
+        clock: Clock,
+        max_open_jobs: int = 0,
+        storage_limits: StorageLimits = STORAGE_LIMITS,
     ) -> None:
         self._database = database
         self._dispatch = dispatch
         self._fleet = fleet
         self._clock = clock
         self._max_open_jobs = max_open_jobs
+        self._storage_limits = storage_limits
 
     async def submit(self, renter_id: int, request: JobRequest) -> Job:
         """Holds the maximum cost, stores the job and leases it to a free provider, in one transaction.
 
         Raises INSUFFICIENT_BALANCE, RENTER_SUSPENDED, RENTER_DELETED, PROVIDER_NOT_FOUND,
-        PROVIDER_UNAVAILABLE, MODEL_NOT_SERVED, JOB_TYPE_NOT_SERVED, IDEMPOTENCY_CLASH, RATE_LIMITED.
+        PROVIDER_UNAVAILABLE, MODEL_NOT_SERVED, JOB_TYPE_NOT_SERVED, IDEMPOTENCY_CLASH, RATE_LIMITED,
+        RENTER_STORAGE_FULL.
         """
         provider_id = request.provider_id or await self._place(request)
         job, offers = await self._database.run(lambda: self._submit(renter_id, request, provider_id))
@@ -175,7 +185,8 @@ class Jobs:
                 written = _partial_bytes(job)
                 if not (partial and written):
                     raise _gone(job, written)
-            _kept(job, "output")
+            if job.output_bytes:
+                _with_texts(_kept(job, "output"), "output")
             return Output(job, leases.read_stream(job_id, job.lease_epoch, Channel.OUTPUT))
 
         return await self._database.read(read)
@@ -184,7 +195,7 @@ class Jobs:
         """A job with its log after a given piece. Raises OUTPUT_ERASED, JOB_NOT_FOUND, NOT_OWNER."""
 
         def read() -> JobLog:
-            job = _kept(_visible(caller, job_id), "log")
+            job = _with_texts(_kept(_visible(caller, job_id), "log"), "log")
             data, through = leases.read_after(job_id, job.lease_epoch, Channel.LOG, after_seq)
             return JobLog(job, data, through)
 
@@ -213,6 +224,7 @@ class Jobs:
             earlier := jobs.by_idempotency_key(renter_id, request.idempotency_key)
         ):
             return _replayed(earlier, request), []
+        _check_gpu_exists(request.gpu_model)
         self._check_open_jobs(renter_id)
         if request.provider_id is not None:
             self._check_provider(request.provider_id, request)
@@ -222,7 +234,7 @@ class Jobs:
         rate = _quoted(request)
         hold, limit_ms = pricing.hold_and_limit(rate, request.duration_ms, request.max_cost_halala)
         job_id = f"job-{secrets.token_hex(12)}"
-        jobs.insert(
+        size_bytes = jobs.insert(
             job_id,
             renter_id,
             request,
@@ -231,6 +243,8 @@ class Jobs:
             limit_ms=limit_ms,
             now_ms=now_ms,
         )
+        self._storage_limits.check_renter(storage.of_renter(renter_id), size_bytes)
+        storage.add_request(renter_id, size_bytes)
         ledger.open_hold(job_id, renter_id, hold, now_ms)
         outbox.wallet_changed(renter_id, now_ms)
         offers = self._dispatch.lease_to(provider_id) if provider_id is not None else []
@@ -335,6 +349,17 @@ def _quoted(request: JobRequest) -> int:
     return own.get(request.job_type) or rates.of(request.job_type)
 
 
+def _check_gpu_exists(gpu_model: str | None) -> None:
+    """Raises INVALID_FIELD for a model that is not known and that no provider has."""
+    if gpu_model and not is_known(gpu_model) and not providers.has_gpu(gpu_model):
+        near = nearest_models(gpu_model)
+        remedy = f"did you mean {' or '.join(near)}?" if near else "leave it out to get any GPU"
+        raise invalid_field(
+            "gpu_requirements.gpu_model",
+            f"{gpu_model!r} is not a known GPU model, and no provider has one; {remedy}",
+        )
+
+
 def _check_serves(provider: providers.ProviderRow, request: JobRequest, vram_reserve_mib: int) -> None:
     if request.job_type not in provider.job_types:
         runs = ", ".join(sorted(provider.job_types)) or "none"
@@ -343,9 +368,12 @@ def _check_serves(provider: providers.ProviderRow, request: JobRequest, vram_res
             f"job_type: provider {provider.id} runs {runs}; choose one of these or another provider",
             field="job_type",
         )
-    if request.gpu_model and request.gpu_model.casefold() not in provider.gpu_model.casefold():
+    if request.gpu_model and not satisfies(provider.gpu_model, provider.gpu_vram_mib, request.gpu_model):
+        memory = f" with {provider.gpu_vram_mib} MiB" if provider.gpu_vram_mib else ""
         raise invalid_field(
-            "gpu_requirements.gpu_model", f"provider {provider.id} has {provider.gpu_model or 'no GPU'}"
+            "gpu_requirements.gpu_model",
+            f"provider {provider.id} has {provider.gpu_model or 'no GPU'}{memory}; ask for that, "
+            "or leave provider_id out",
         )
     vram_mib = max(0, provider.gpu_vram_mib - vram_reserve_mib)
     if (request.min_vram_mib or 0) > vram_mib:
@@ -432,6 +460,17 @@ def _kept(job: Job, kind: str) -> Job:
             Reason.OUTPUT_ERASED,
             f"the {kind} of job {job.job_id} {'were' if kind == 'files' else 'was'} erased "
             "when its renter deleted its account",
+            status=job.state.value,
+        )
+    return job
+
+
+def _with_texts(job: Job, kind: str) -> Job:
+    """The job, unless its texts were removed. Raises OUTPUT_ERASED."""
+    if job.texts_removed_ms is not None:
+        raise DomainError(
+            Reason.OUTPUT_ERASED,
+            f"the {kind} of job {job.job_id} was removed when the time had ended for which it is kept",
             status=job.state.value,
         )
     return job

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from server.clock import Clock, ms
+from server.domain.gpu_models import is_known, nearest_models
 from server.domain.hindrances import Hindrance
 from server.domain.jobs import JobType
 from server.domain.leases import LIVE_SECONDS
@@ -58,12 +59,15 @@ class Market:
         page: int,
         page_size: int,
         verified: bool = False,
-    ) -> tuple[Page[Offering], int]:
-        """One page of the live providers, by id, with the filters, and their number on all pages."""
+    ) -> tuple[Page[Offering], int, list[str]]:
+        """One page of the live providers, by id, their number on all pages, and names like ``gpu_model``.
+
+        Only a name that is not known, and that no provider has, gets such names.
+        """
         now_ms = ms(self._clock)
         since_ms = now_ms - int(LIVE_SECONDS * 1000)
 
-        def read() -> tuple[Page[Offering], int]:
+        def read() -> tuple[Page[Offering], int, list[str]]:
             rows, total = providers.live(
                 since_ms=since_ms,
                 gpu_model=gpu_model,
@@ -82,7 +86,7 @@ class Market:
                 self._offering(row, models[row.id], own[row.id], card, known[row.id], now_ms)
                 for row in listed.rows
             ]
-            return Page(offerings, listed.next_id), total
+            return Page(offerings, listed.next_id), total, _nearest(gpu_model)
 
         return await self._database.read(read)
 
@@ -125,3 +129,9 @@ class Market:
             self._accounts.hindrances(row),
             presence is not None and presence.runs_plain_processes,
         )
+
+
+def _nearest(gpu_model: str | None) -> list[str]:
+    if gpu_model is None or is_known(gpu_model) or providers.has_gpu(gpu_model):
+        return []
+    return nearest_models(gpu_model)

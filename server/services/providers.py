@@ -24,10 +24,11 @@ from server.domain.providers import (
 )
 from server.domain.reliability import TrackRecord
 from server.domain.statements import DAY_MS, day_of, first_day_of_week
+from server.domain.storage import STORAGE_LIMITS, StorageLimits
 from server.domain.terms import Settings
 from server.services import keys
 from server.services.fleet import Fleet
-from server.store import jobs, ledger, providers, reliability, terms
+from server.store import jobs, ledger, providers, reliability, storage, terms
 from server.store.database import Database
 from server.store.providers import ProviderRow
 
@@ -60,6 +61,9 @@ class ProviderProfile:
     record: TrackRecord
     settings: Settings
     hindrances: tuple[Hindrance, ...]
+    stored_bytes: int
+    stored_bytes_limit: int
+    """0: no limit."""
 
 
 class Providers:
@@ -72,12 +76,14 @@ class Providers:
         clock: Clock,
         needs_approval: bool = False,
         minimums: Minimums = ANY_VERSION,
+        storage_limits: StorageLimits = STORAGE_LIMITS,
     ) -> None:
         self._database = database
         self._fleet = fleet
         self._clock = clock
         self._needs_approval = needs_approval
         self._minimums = minimums
+        self._storage_limits = storage_limits
 
     async def register(
         self, *, name: str, email: str, email_key: str, gpu_model: str, os: str, phone: str
@@ -123,6 +129,8 @@ class Providers:
                 reliability.track_record(provider_id),
                 terms.of(provider_id).settings,
                 self.hindrances(provider),
+                storage.of_provider(provider_id),
+                self._storage_limits.provider_bytes,
             )
 
         return await self._database.read(read)

@@ -10,11 +10,12 @@ from server.domain.errors import DomainError, Reason
 from server.domain.jobs import Job
 from server.domain.ledger import EXTERNAL, Transfer, TransferKind
 from server.domain.providers import AccountState
+from server.domain.storage import STORAGE_LIMITS, StorageLimits
 from server.services import keys, outbox
 from server.services.operators.audit import Operator
 from server.services.providers import RECENT_JOBS, Registration
 from server.services.repeats import once
-from server.store import jobs, ledger, renters
+from server.store import jobs, ledger, renters, storage
 from server.store.database import Database
 from server.store.renters import RenterRow
 
@@ -29,13 +30,23 @@ class RenterProfile:
     spent_halala: int
     total_jobs: int
     recent_jobs: list[Job]
+    stored_bytes: int
+    stored_bytes_limit: int
+    """0: no limit."""
 
 
 class Renters:
     """The use cases of renters."""
 
-    def __init__(self, database: Database, clock: Clock, sandbox_topup: bool) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        sandbox_topup: bool,
+        storage_limits: StorageLimits = STORAGE_LIMITS,
+    ) -> None:
         self._database = database
+        self._storage_limits = storage_limits
         self._clock = clock
         self._sandbox_topup = sandbox_topup
 
@@ -69,6 +80,8 @@ class Renters:
                 ledger.spent(renter_id),
                 jobs.count_of_renter(renter_id),
                 jobs.newest_of_renter(renter_id, RECENT_JOBS),
+                storage.of_renter(renter_id),
+                self._storage_limits.renter_bytes,
             )
 
         return await self._database.read(read)

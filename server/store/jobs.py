@@ -13,6 +13,7 @@ from typing import Any
 
 import peewee as pw
 
+from server.domain.gpu_models import answers, asked
 from server.domain.jobs import (
     FINAL,
     JOB_TRANSITIONS,
@@ -31,7 +32,7 @@ from server.domain.queue import Waiting
 from server.store import models as db
 from server.store import states
 from server.store.leases import NOT_TAKEN
-from server.store.prepared import PreparedQuery, PreparedRows, arg, bound, locking
+from server.store.prepared import PreparedQuery, PreparedRows, arg, bound, locking, squeezed_column
 
 _get = PreparedRows(db.Job, lambda rows: rows.where(db.Job.job_id == arg("job_id")))
 _get_of_renter = PreparedRows(
@@ -137,8 +138,9 @@ def insert(
     hold_halala: int,
     limit_ms: int,
     now_ms: int,
-) -> None:
-    """Inserts a new job in the first state of JOB_TRANSITIONS."""
+) -> int:
+    """Inserts a new job in the first state of JOB_TRANSITIONS; returns the size of its request, in bytes."""
+    spec = json.dumps(request.spec, ensure_ascii=False)
     _insert.run(
         job_id=job_id,
         renter_id=renter_id,
@@ -146,14 +148,14 @@ def insert(
         named_provider_id=request.provider_id,
         provider_id=request.provider_id,
         model=request.model,
-        gpu_model=request.gpu_model,
+        gpu_model=str(asked(request.gpu_model)) if request.gpu_model else None,
         min_vram_mib=request.min_vram_mib,
         duration_ms=request.duration_ms,
         limit_ms=limit_ms,
         priority=request.priority,
         hold_halala=hold_halala,
         rate_halala_per_minute=rate_halala_per_minute,
-        spec=json.dumps(request.spec, ensure_ascii=False),
+        spec=spec,
         start_within_ms=request.start_within_ms,
         start_by_ms=now_ms + request.start_within_ms,
         lost_after_ms=request.lost_after_ms,
@@ -161,6 +163,7 @@ def insert(
         idempotency_key=request.idempotency_key,
         request_digest=request.digest,
     )
+    return len(spec.encode())
 
 
 def get(job_id: str) -> Job | None:
@@ -268,23 +271,24 @@ def next_queued(candidate: Candidate, limit: int, now_ms: int, refused_since_ms:
     kinds, models = sorted(candidate.open_job_types), [model.name for model in candidate.models]
     if not kinds or owners_obstacle(candidate) is not Obstacle.NONE:
         return []
-    rows = _next_queued(len(kinds), len(models)).all(
+    gpus = sorted(answers(candidate.gpu_model, candidate.vram_mib))
+    rows = _next_queued(len(kinds), len(models), len(gpus)).all(
         provider_id=candidate.provider_id,
         vram_mib=vram_for_jobs_mib(candidate),
-        gpu_model=candidate.gpu_model.lower(),
         now_ms=now_ms,
         refused_since_ms=refused_since_ms,
         limit=limit,
         **{f"kind{index}": kind.value for index, kind in enumerate(kinds)},
         **{f"rate{index}": candidate.least_quote(kind) for index, kind in enumerate(kinds)},
         **{f"model{index}": name for index, name in enumerate(models)},
+        **{f"gpu{index}": name for index, name in enumerate(gpus)},
     )
     return [_job(row) for row in rows]
 
 
 @functools.lru_cache(maxsize=64)
-def _next_queued(kinds: int, models: int) -> PreparedRows:
-    """The query for a provider with this number of job types and of models."""
+def _next_queued(kinds: int, models: int, gpus: int) -> PreparedRows:
+    """The query for a provider with so many job types, models, and names that its GPU satisfies."""
     job = db.Job
 
     def where(rows: Any) -> Any:
@@ -303,18 +307,14 @@ def _next_queued(kinds: int, models: int) -> PreparedRows:
             job.job_type.in_([arg(f"kind{index}") for index in range(kinds)]),
             job.model.is_null() | job.model.in_([arg(f"model{index}") for index in range(models)]),
             job.min_vram_mib.is_null() | (job.min_vram_mib <= arg("vram_mib")),
-            job.gpu_model.is_null() | _contains(arg("gpu_model"), job.gpu_model),
+            job.gpu_model.is_null()
+            | squeezed_column(job.gpu_model).in_([arg(f"gpu{index}") for index in range(gpus)]),
             ~pw.fn.EXISTS(lately),
         )
         ordered = query.order_by(job.priority.desc(), job.created_ms, job.job_id).limit(arg("limit"))
         return locking(ordered, "FOR UPDATE SKIP LOCKED")
 
     return PreparedRows(job, where)
-
-
-def _contains(text: Any, part: pw.Field) -> Any:
-    position = "strpos" if db.Job._meta.database.for_update else "instr"
-    return getattr(pw.fn, position)(text, pw.fn.LOWER(part)) > 0
 
 
 def running_past(now_ms: int, grace_ms: int, limit: int) -> list[tuple[str, int]]:
@@ -359,6 +359,15 @@ def queue_through(job_id: str, limit: int) -> tuple[Waiting, list[Waiting]] | No
             return waiting, before
         before.append(waiting)
     return None
+
+
+def rename_gpus() -> None:
+    """Brings the GPU names that queued jobs want into the catalogue's form, as providers.rename_gpus does."""
+    is_queued = states.is_in(db.Job.state, JobState.QUEUED)
+    wanted = db.Job.select(db.Job.gpu_model).where(is_queued, db.Job.gpu_model.is_null(False)).distinct()
+    for (name,) in list(db.tuples(wanted)):
+        if (known := str(asked(name))) != name:
+            db.Job.update(gpu_model=known).where(is_queued, db.Job.gpu_model == name).execute()
 
 
 def has_queued() -> bool:
@@ -478,6 +487,7 @@ def _job(row: Any) -> Job:
         request_digest=row.request_digest,
         artifact_count=row.artifact_count,
         artifact_bytes=row.artifact_bytes,
+        texts_removed_ms=row.texts_removed_ms,
     )
 
 

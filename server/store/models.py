@@ -88,6 +88,7 @@ class Renter(Table):
     state = pw.TextField(default="active")
     created_ms = pw.BigIntegerField()
     erase_from_ms = pw.BigIntegerField(null=True)
+    request_bytes = pw.BigIntegerField(default=0)
 
     class Meta:
         table_name = "renter"
@@ -216,6 +217,7 @@ class Job(Table):
     request_digest = pw.TextField(default="")
     artifact_count = pw.IntegerField(default=0)
     artifact_bytes = pw.BigIntegerField(default=0)
+    texts_removed_ms = pw.BigIntegerField(null=True)
 
     class Meta:
         table_name = "job"

@@ -10,6 +10,7 @@ from typing import Any
 import peewee as pw
 
 from server.domain.errors import DomainError, Reason
+from server.domain.gpu_models import asked, bounds_mib, canonical, squeezed
 from server.domain.gpus import GpuReport, from_plain
 from server.domain.hindrances import SelfTest
 from server.domain.honesty import Verdict, VerdictReason
@@ -18,7 +19,7 @@ from server.domain.placement import Model
 from server.domain.providers import AccountState
 from server.store import states
 from server.store.models import Provider, ProviderModel, ProviderTerms, tuples
-from server.store.prepared import PreparedQuery, PreparedRows, arg, locking
+from server.store.prepared import PreparedQuery, PreparedRows, arg, locking, squeezed_column
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def create(
         name=name,
         email=email,
         email_key=email_key,
-        gpu_model=gpu_model,
+        gpu_model=canonical(gpu_model),
         claimed_gpu=gpu_model,
         os=os,
         phone=phone,
@@ -164,7 +165,10 @@ def live(
         Provider.last_heartbeat_ms > since_ms, states.is_in(Provider.state, AccountState.ACTIVE)
     )
     if gpu_model:
-        query = query.where(Provider.gpu_model.contains(gpu_model))
+        wanted = asked(gpu_model)
+        query = query.where(squeezed_column(Provider.gpu_model) == squeezed(wanted.name))
+        if wanted.memory_gib is not None:
+            query = query.where(Provider.gpu_vram_mib.between(*bounds_mib(wanted.memory_gib)))
     if min_vram_mib:
         # Memory reserved for the owner is not available to jobs; without terms, none is reserved.
         reserved = ProviderTerms.select(ProviderTerms.vram_reserve_mib).where(
@@ -178,6 +182,19 @@ def live(
         query = query.where(Provider.verdict == Verdict.VERIFIED.value)
     page = query.where(Provider.id > after_id).order_by(Provider.id).offset(offset).limit(limit)
     return [_row(row) for row in page], query.count()
+
+
+def has_gpu(gpu_model: str) -> bool:
+    """Whether any provider has a GPU of this name, live or not."""
+    query = Provider.select(Provider.id).where(squeezed_column(Provider.gpu_model) == squeezed(gpu_model))
+    return query.limit(1).scalar() is not None
+
+
+def rename_gpus() -> None:
+    """Brings stored names into the catalogue's form: the catalogue may have grown since they were written."""
+    for (name,) in list(tuples(Provider.select(Provider.gpu_model).distinct())):
+        if (known := canonical(name)) != name:
+            Provider.update(gpu_model=known).where(Provider.gpu_model == name).execute()
 
 
 def lock(provider_id: int) -> int | None:

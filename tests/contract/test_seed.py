@@ -92,7 +92,7 @@ def test_heartbeat_by_post_makes_a_provider_live(market: Market, base: str) -> N
     listed = market.http.get(f"{base}/renters/available-providers", params={"page_size": 200}).json()
     (entry,) = [p for p in listed["providers"] if p["id"] == provider_id]
     assert entry["is_live"] is True
-    assert entry["gpu_model"] == "NVIDIA RTX 4090"
+    assert (entry["gpu_model"], entry["gpu_name"]) == ("RTX 4090", "NVIDIA RTX 4090")
     assert listed["total"] >= 1
     me = market.http.get(f"{base}/providers/me", headers={"x-provider-key": key}).json()["provider"]
     assert me["gpu_status"]["gpu_util_pct"] == 42

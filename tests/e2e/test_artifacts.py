@@ -36,6 +36,10 @@ class Place:
         """The response to a request of the renter."""
         return self.scene.renter.ask("GET", path, **headers)
 
+    def play(self, prompt: str) -> str:
+        """Submits a job that leaves the requested files: only containers have a folder for them."""
+        return self.scene.play(prompt, job_type="custom_container", container_spec={"image": "busybox"})
+
     def names(self, job_id: str) -> dict[str, str]:
         """The job's files with their digests."""
         listed = self.get(f"/api/jobs/{job_id}/artifacts").json()["artifacts"]
@@ -84,11 +88,11 @@ def most_memory(program: Program) -> int:
 
 def test_200_mib_are_downloaded_unchanged_in_little_memory(place: Place) -> None:
     programs = (place.scene.server, place.scene.gateway, place.daemon)
-    small = place.scene.play(order(a=1))
+    small = place.play(order(a=1))
     assert place.scene.renter.until_final(small)["status"] == "completed"
     assert place.download(small, "a") == digest_of("a", 1)
     before = [most_memory(program) for program in programs]
-    job_id = place.scene.play(order(model__weights=200 * 1024, notes=3))
+    job_id = place.play(order(model__weights=200 * 1024, notes=3))
     job = place.scene.renter.until_final(job_id)
     assert (job["status"], job["artifact_count"]) == ("completed", 2)
     assert job["artifact_bytes"] == 200 * MIB + 3 * 1024
@@ -104,7 +108,7 @@ def test_200_mib_are_downloaded_unchanged_in_little_memory(place: Place) -> None
 
 def test_file_is_sent_again_to_a_server_that_was_killed_while_receiving_it(place: Place) -> None:
     place.proxy.switch(Slice(most_bytes=16 * 1024, pause_seconds=0.001))
-    job_id = place.scene.play(order(weights=8 * 1024))
+    job_id = place.play(order(weights=8 * 1024))
     place.until_half_sent()
     place.scene.server.kill()
     place.proxy.switch(Pass())
@@ -116,7 +120,7 @@ def test_file_is_sent_again_to_a_server_that_was_killed_while_receiving_it(place
 
 def test_daemon_that_is_killed_while_it_sends_leaves_the_files_of_its_next_attempt(place: Place) -> None:
     place.proxy.switch(Slice(most_bytes=16 * 1024, pause_seconds=0.001))
-    job_id = place.scene.play(order(first=1, weights=8 * 1024))
+    job_id = place.play(order(first=1, weights=8 * 1024))
     place.until_half_sent()
     place.daemon.kill()
     place.proxy.switch(Pass())

@@ -117,10 +117,10 @@ def test_main_job_only_by_clicking(page: Page, market: Market) -> None:
     write_body(page, {"amount_halala": 5000})
     assert send(page)[0] == 200
 
-    # The seed's job with the model that is served here; the page has filled in the provider's id.
+    # The example with the model that is served here; the platform chooses the provider.
     choose(page, "POST /api/jobs/submit")
     body = json.loads(page.get_by_label("Request Body (JSON)").input_value())
-    assert body["provider_id"] == provider["provider_id"]
+    assert "provider_id" not in body
     body["params"] = {"model": MODEL, "prompt": "What is a GPU?", "max_tokens": 24}
     write_body(page, body)
     status, answer = send(page)
@@ -391,6 +391,88 @@ def test_no_page_scrolls_sideways_and_axe_finds_nothing_serious_in_a_short_page(
     if not is_short(look):
         assert page.evaluate(SHORTEN) > 50
         assert_nothing_serious(page)
+
+
+def cut_tables(page: Page) -> list[str]:
+    """The tables of fields of which a part is beyond the edge of its box."""
+    cut: list[str] = page.evaluate(
+        "[...document.querySelectorAll('.scroll')].filter((box) => box.scrollWidth > box.clientWidth + 1)"
+        ".map((box) => box.getAttribute('aria-label'))"
+    )
+    return cut
+
+
+@pytest.mark.parametrize("language", ["en", "ar"])
+@pytest.mark.parametrize("width", [390, 768, 1024, 1280, 1440, 1920])
+def test_no_table_of_fields_is_cut(page: Page, language: str, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    open_docs(page, f"/docs?lang={language}")
+    page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    assert page.locator(".fields").count() > 50
+    assert cut_tables(page) == []
+
+
+def test_editor_shows_its_whole_body_from_the_beginning(page: Page) -> None:
+    open_docs(page)
+    body = page.get_by_label("Request Body (JSON)")
+    lines = body.input_value().count("\n") + 1
+    assert lines > 5
+    height, content = body.evaluate("e => [e.clientHeight, e.scrollHeight]")
+    assert height >= content > lines * 15
+
+
+def test_example_of_a_submit_is_accepted_by_a_fresh_market(page: Page, market: Market) -> None:
+    open_docs(page)
+    renter = register(page, "renter", "Example")
+    market.credit(renter["renter_id"], 5000)
+    choose(page, "POST /api/jobs/submit")
+    status, answer = send(page)
+    assert (status, answer["job"]["status"]) == (201, "queued")
+    assert market.get("/api/jobs/" + answer["job"]["job_id"], **{"x-renter-key": renter["api_key"]})
+
+
+@pytest.mark.parametrize(("language", "other"), [("en", "ar"), ("ar", "en")])
+def test_summaries_are_in_the_readers_language_alone(page: Page, language: str, other: str) -> None:
+    open_docs(page, f"/docs?lang={language}")
+    summaries = {"en": "Submit renter compute job", "ar": "إرسال مهمة حوسبة"}
+    expect(page.locator("#submit-job")).to_contain_text(summaries[language])
+    expect(page.locator("#submit-job")).not_to_contain_text(summaries[other])
+    assert page.locator(f"article [lang={other}]").count() == 0
+
+
+def test_home_page_names_the_servers_own_port_and_a_model(page: Page, market: Market) -> None:
+    page.goto("/?lang=en")
+    steps = page.locator("#provider")
+    expect(steps).to_contain_text(f"export DCP_SERVER={market.grpc_address}")
+    expect(steps).to_contain_text("without a model, no inference job comes")
+    expect(steps).to_contain_text("export DCP_MODELS=")
+
+
+@pytest.mark.parametrize("width", [390, 1000, 1280, 1440])
+@pytest.mark.parametrize("language", ["en", "ar"])
+def test_no_command_of_the_home_page_is_cut(page: Page, language: str, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(f"/?lang={language}")
+    cut = page.evaluate(
+        "[...document.querySelectorAll('.starts pre')].filter((e) => e.scrollWidth > e.clientWidth + 1)"
+        ".map((e) => e.innerText)"
+    )
+    assert cut == []
+
+
+def test_sentence_of_a_provider_without_a_gpu_runs_as_its_language(page: Page, market: Market) -> None:
+    for name, gpu in (("Bare", {}), ("Card", {"gpu_name": "NVIDIA GeForce RTX 4090"})):
+        _, key = market.register_provider(name, f"{name.lower()}-direction@example.com")
+        market.post("/api/providers/heartbeat", {"gpu_status": gpu}, **{"x-provider-key": key})
+    page.goto("/?lang=ar")
+    directions = "e => getComputedStyle([...e.querySelectorAll('*')].at(-1) ?? e).direction"
+    bare, card = (
+        page.locator("#providers li", has_text=name).locator("p").first for name in ("Bare", "Card")
+    )
+    expect(bare).to_have_text(re.compile("[\u0600-\u06ff]"))
+    assert bare.evaluate(directions) == "rtl"
+    expect(card).to_have_text("RTX 4090")
+    assert card.evaluate(directions) == "ltr"
 
 
 def test_first_load_is_small(page: Page) -> None:

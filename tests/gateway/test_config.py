@@ -18,6 +18,20 @@ def test_defaults_are_those_of_the_table() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("environ", "shown"),
+    [
+        ({}, Address("", 50051)),
+        ({"DCP_SERVER": "127.0.0.1:7"}, Address("", 7)),
+        ({"DCP_SERVER": "127.0.0.1:7", "DCP_PUBLIC_SERVER": "api.example:443"}, Address("api.example", 443)),
+    ],
+)
+def test_server_that_daemons_reach_is_the_own_ones_port_or_what_is_set(
+    environ: dict[str, str], shown: Address
+) -> None:
+    assert Config.from_env(environ).daemon_server == shown
+
+
 def test_an_empty_variable_is_unset() -> None:
     assert Config.from_env({v.name: "" for v in VARIABLES}) == Config.from_env({})
 
@@ -61,6 +75,8 @@ def test_variables_are_read() -> None:
         ("DCP_TLS_CA", "/nonexistent/ca.pem"),
         ("DCP_TLS_CA", "/"),
         ("DCP_INSECURE", "yes"),
+        ("DCP_PUBLIC_SERVER", "api.example"),
+        ("DCP_PUBLIC_SERVER", "api.example:0"),
         ("DCP_LOG_LEVEL", "loud"),
         ("DCP_MAX_CONNECTIONS", "0"),
         ("DCP_MAX_CONNECTIONS", "9" * 5000),

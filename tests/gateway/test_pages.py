@@ -84,9 +84,8 @@ async def test_every_rpc_has_its_place_on_the_page(gateway: httpx.AsyncClient, l
         assert f'data-try="{operation.slug}"' in page
     for binding in BINDINGS:
         assert f"<code>{binding.path}</code>" in page
-        summary = binding.rule.summary
-        assert summary.en.replace("'", "&#39;") in page
-        assert summary.ar in page
+        summary = getattr(binding.rule.summary, language.code)
+        assert summary.replace("'", "&#39;") in page
 
 
 def test_reference_lists_who_may_call_and_what_fields_mean() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from daemon.machine.gpus.nvml import detect
 from scripts.market import Market
+from server.domain.gpu_models import canonical
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,7 +36,8 @@ def test_market_shows_the_real_gpu(gpu_name: str, tmp_path: Path) -> None:
         market.add_daemon(key)
         (listed,) = market.get("/api/renters/available-providers")["providers"]
         me = market.get("/api/providers/me", **{"x-provider-key": key})["provider"]
-    assert (listed["id"], listed["gpu_model"], listed["is_live"]) == (provider_id, gpu_name, True)
+    assert (listed["id"], listed["gpu_name"], listed["is_live"]) == (provider_id, gpu_name, True)
+    assert listed["gpu_model"] == canonical(gpu_name)
     assert listed["gpu_vram_mib"] > 1000
     assert me["gpu_status"]["driver_version"]
     assert me["gpu_status"]["all_gpus"][0]["uuid"].startswith(("GPU-", "MIG-"))

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from dcp.v1 import sessions_pb2
+from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.link import Link, ServerAddress
 from daemon.work.artifacts import (
@@ -34,7 +35,7 @@ class _Engine(ScriptedEngine):
     def __init__(self) -> None:
         self.gate = asyncio.Event()
         self.lease = sessions_pb2.Lease()
-        super().__init__([self.gate, "done"])
+        super().__init__([self.gate, "done"], job_types=[jobs_pb2.JOB_TYPE_CUSTOM_CONTAINER])
 
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
         self.lease = offer.lease
@@ -42,17 +43,18 @@ class _Engine(ScriptedEngine):
 
 
 @asynccontextmanager
-async def running_job(folder: Path) -> AsyncIterator[tuple[Stack, Link, _Engine, str]]:
+async def running_job(folder: Path, **settings: Any) -> AsyncIterator[tuple[Stack, Link, _Engine, str]]:
     """A market, the link of a daemon that runs a job, the daemon's engine, and the job's id."""
-    async with running_stack(folder, DCP_MAX_ARTIFACT_BYTES=str(LIMIT_BYTES)) as stack:
+    async with running_stack(folder, DCP_MAX_ARTIFACT_BYTES=str(LIMIT_BYTES), **settings) as stack:
         _, key = await stack.register("provider", "p@example.com")
         renter_id, renter_key = await stack.register("renter", "r@example.com")
         await stack.post(f"/api/admin/renters/{renter_id}/credit", {"amount_halala": 5000}, **ADMIN)
         engine = _Engine()
         async with running_daemon(stack, key, engine):
             job = {
-                "job_type": "llm-inference",
+                "job_type": "custom_container",
                 "duration_minutes": 3,
+                "container_spec": {"image": "busybox"},
                 "params": {"model": DEFAULT_MODEL, "prompt": "x"},
             }
             answer = await stack.post("/api/jobs/submit", job, **{"x-renter-key": renter_key})
@@ -117,3 +119,17 @@ async def test_failures_that_a_repetition_cannot_mend_are_distinguished(tmp_path
             await link.upload(engine.lease, artifact)
         with pytest.raises(UploadBrokenError):
             await Link(ServerAddress("127.0.0.1:1"), "dcp-provider-any").upload(engine.lease, artifact)
+
+
+@pytest.mark.parametrize(
+    ("setting", "is_the_renters"), [("DCP_MAX_RENTER_BYTES", True), ("DCP_MAX_PROVIDER_BYTES", False)]
+)
+async def test_full_account_refuses_a_file_and_only_a_renters_is_the_renters_affair(
+    tmp_path: Path, setting: str, is_the_renters: bool
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(10_000))
+    async with running_job(tmp_path, **{setting: "5000"}) as (_, link, engine, _):
+        with pytest.raises(UploadRefusedError, match="10000 more are over the 5000") as refused:
+            await upload_in_the_end(link, engine.lease, measure("file", file))
+    assert refused.value.too_large is is_the_renters

@@ -10,6 +10,7 @@ import trustme
 
 from server.config import VARIABLES, Config, ConfigError
 from server.domain.limits import Limits
+from server.domain.storage import StorageLimits
 
 DEFAULTS = Config("sqlite:///dcp.sqlite3", "127.0.0.1:50051", None, False, None, "INFO", 2097152)
 
@@ -44,12 +45,16 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
             "DCP_MAX_OPEN_JOBS": "5",
             "DCP_MAX_STREAMS": "1000000",
             "DCP_TRUSTED_PROXIES": "10.1.2.3, 10.8.0.0/16,2001:db8::/32",
+            "DCP_JOB_TEXT_DAYS": "7",
+            "DCP_MAX_RENTER_BYTES": "0",
+            "DCP_MAX_PROVIDER_BYTES": "5000",
         }
     )
     assert config == Config(
         *("postgresql://u@h/n", "0.0.0.0:1", "0123456789abcdef" * 2, True, (key, cert), "DEBUG", 1024),
         Limits(1, 2, 3, 0, 5, 1_000_000),
         tuple(ipaddress.ip_network(text) for text in ("10.1.2.3", "10.8.0.0/16", "2001:db8::/32")),
+        storage_limits=StorageLimits(7, 0, 5000),
     )
 
 
@@ -91,6 +96,9 @@ def test_loopback_needs_no_tls(listen: str) -> None:
         ({"DCP_MAX_OUTPUT_BYTES": "2 MiB"}, "DCP_MAX_OUTPUT_BYTES"),
         ({"DCP_MAX_OUTPUT_BYTES": "-2000"}, "DCP_MAX_OUTPUT_BYTES"),
         ({"DCP_MAX_OUTPUT_BYTES": "9" * 5000}, "DCP_MAX_OUTPUT_BYTES"),
+        ({"DCP_JOB_TEXT_DAYS": "0"}, "DCP_JOB_TEXT_DAYS"),
+        ({"DCP_MAX_RENTER_BYTES": "-1"}, "DCP_MAX_RENTER_BYTES"),
+        ({"DCP_MAX_PROVIDER_BYTES": "1 GiB"}, "DCP_MAX_PROVIDER_BYTES"),
         ({"DCP_TLS_CERT": "/dev/null"}, "DCP_TLS_KEY"),
         ({"DCP_TLS_KEY": "/dev/null"}, "DCP_TLS_CERT"),
         ({"DCP_TLS_CERT": "/no/such/file", "DCP_TLS_KEY": "/dev/null"}, "DCP_TLS_CERT: .*No such file"),

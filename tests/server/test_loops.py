@@ -69,6 +69,7 @@ async def test_server_runs_every_duty_once(market: Market) -> None:
     assert [duty.name for loop in loops[1:] for duty in loop.duties] == [
         "send webhooks",
         "clean artifacts",
+        "remove old texts of jobs",
         "make checkpoints",
         "report health",
     ]

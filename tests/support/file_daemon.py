@@ -63,7 +63,13 @@ class FileEngine(Engine):
 
     def models(self) -> Sequence[sessions_pb2.ServedModel]:
         """A single model, which does not exist."""
-        return [sessions_pb2.ServedModel(name=MODEL, context_tokens=2048, warm=True)]
+        return [
+            sessions_pb2.ServedModel(name=MODEL, context_tokens=2048, warm=True, job_types=self.job_types())
+        ]
+
+    def job_types(self) -> Sequence[jobs_pb2.JobType.ValueType]:
+        """Only jobs in containers leave files."""
+        return [jobs_pb2.JOB_TYPE_CUSTOM_CONTAINER]
 
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
         """Is always ready."""

@@ -44,6 +44,7 @@ from server.domain.artifacts import ArtifactLimits
 from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import OFF, Limits
+from server.domain.storage import STORAGE_LIMITS, StorageLimits
 from server.store.models import Provider, Renter
 from server.version import CURRENT
 from tests.support.manual_clock import ManualClock
@@ -397,6 +398,7 @@ async def running(
     blob_store: str = DEFAULT_BLOB_STORE,
     artifact_limits: ArtifactLimits | None = None,
     newest_daemon: str = CURRENT,
+    storage_limits: StorageLimits = STORAGE_LIMITS,
 ) -> AsyncIterator[Market]:
     """Runs a server on 127.0.0.1 until the block ends. It has no rate limits, as the clock stands still."""
     config = Config(
@@ -414,6 +416,7 @@ async def running(
         blob_store=blob_store,
         artifact_limits=artifact_limits or ArtifactLimits(),
         newest_daemon=newest_daemon,
+        storage_limits=storage_limits,
     )
     server = Server(config, clock)
     await server.start()

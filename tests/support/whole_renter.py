@@ -18,6 +18,8 @@ from dcp.v1 import (
     webhooks_pb2,
 )
 
+from server.domain.jobs import JobType
+from server.store import rates
 from server.store.models import MODELS, tuples
 from tests.support.running_server import MODEL, Daemon, Market, Party
 from tests.support.webhook_receiver import Receiver, receiving
@@ -31,6 +33,7 @@ PATH = "mrkwebhookpath"
 PROMPT = "mrkprompt منى"
 ENV = "mrkenv"
 GPU_MODEL = "mrkgpu"
+LLM, CONTAINER = jobs_pb2.JOB_TYPE_LLM_INFERENCE, jobs_pb2.JOB_TYPE_CUSTOM_CONTAINER
 SUBMIT_KEY = "mrksubmitkey"
 TOP_UP_KEY = "mrktopupkey"
 OUTPUT = "mrkoutput"
@@ -76,9 +79,13 @@ async def whole_renter(market: Market) -> Any:
         webhook = webhooks_pb2.SetWebhookRequest(url=f"{receiver.url}/{PATH}", balance_low_halala=4700)
         await market.webhook_service.SetWebhook(webhook, metadata=renter.metadata)
         provider = await market.provider()
-        daemon = await market.daemon(provider)
+        daemon = await market.daemon(provider, job_types=[LLM, CONTAINER])
+        # Only containers leave files; at this rate they cost what an inference does.
+        await market.sql(lambda: rates.change(JobType.CUSTOM_CONTAINER, 150))
         needs = jobs_pb2.GpuRequirements(gpu_model=GPU_MODEL, min_vram_gb=0.5)
+        await market.set_provider(provider, gpu_model=GPU_MODEL)  # a name that nobody knows is refused
         await market.cancel(await market.submit(renter, gpu_requirements=needs), renter)
+        await market.set_provider(provider, gpu_model="")
         failed = await _failed(market, renter, provider, daemon)
         completed = await _completed(market, renter, provider, daemon)
         market.clock.advance(1)
@@ -103,7 +110,8 @@ async def _completed(market: Market, renter: Party, provider: Party, daemon: Dae
     job, lease = await market.running_job(
         renter,
         params=jobs_pb2.JobParams(model=MODEL, prompt=PROMPT, max_tokens=7),
-        container_spec=jobs_pb2.ContainerSpec(env={"NAME": ENV}, image_type="vllm-serve"),
+        container_spec=jobs_pb2.ContainerSpec(image="busybox", env={"NAME": ENV}, image_type="vllm-serve"),
+        job_type=CONTAINER,
         key=SUBMIT_KEY,
         provider=provider,
         daemon=daemon,

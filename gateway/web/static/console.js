@@ -25,8 +25,8 @@ export async function startConsole() {
     byId("status").textContent = t("The form could not be loaded. Reload the page to try again.");
     return () => {};
   }
+  byId("request").hidden = false; // before the first endpoint is chosen: a hidden editor has no height to measure
   const console = new Console(api);
-  byId("request").hidden = false;
   return (id) => console.choose(id);
 }
 

@@ -34,18 +34,24 @@ function show({ providers, total }) {
 }
 
 function card(provider) {
-  const gpus = provider.gpu_count > 1 ? `${number(provider.gpu_count)} × ` : "";
-  const memory = provider.gpu_vram_mib ? ` · ${number(provider.gpu_vram_mib / 1024, { maximumFractionDigits: 0 })} GB` : "";
   const rates = provider.rates_halala_per_minute ?? {};
   const rate = rates["llm-inference"];
   const lines = [
     make("h3", {}, make("span", { class: provider.accepting_jobs ? "dot" : "dot waiting", "aria-hidden": "true" }), make("bdi", {}, provider.name)),
-    make("p", {}, make("bdi", { dir: "ltr" }, `${gpus}${provider.gpu_model || t("no GPU reported")}${memory}`)),
+    make("p", {}, gpu(provider)),
     make("p", {}, provider.accepting_jobs ? t("takes jobs") : t("takes no jobs now")),
   ];
   if (provider.models.length) lines.push(make("p", {}, make("bdi", { dir: "ltr" }, provider.models.slice(0, 3).join(", "))));
   if (rate) lines.push(make("p", { class: "rate" }, t("{rate} halala per minute for language models", { rate: number(rate) })));
   return make("li", {}, ...lines);
+}
+
+/** A product name runs left to right in both languages; a sentence runs as its language does. */
+function gpu({ gpu_count: count, gpu_model: model, gpu_vram_mib: mib }) {
+  if (!model) return t("no GPU reported");
+  const gpus = count > 1 ? `${number(count)} × ` : "";
+  const memory = mib ? ` · ${number(mib / 1024, { maximumFractionDigits: 0 })} GB` : "";
+  return make("bdi", { dir: "ltr" }, `${gpus}${model}${memory}`);
 }
 
 document.addEventListener("visibilitychange", () => {

@@ -149,7 +149,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_PAGE_NOT_FOUND: _ErrorReason.ValueType  # 75
     """There is no such page: use the value that the previous page returned."""
     ERROR_REASON_OUTPUT_ERASED: _ErrorReason.ValueType  # 73
-    """The job's output, log and files were erased with its renter's account."""
+    """The job's output or log was removed when its retention time ended, or erased, with its files, together with
+    its renter's account.
+    """
     ERROR_REASON_RATE_OUT_OF_BOUNDS: _ErrorReason.ValueType  # 85
     """The provider's own rate is too far from the platform's rate; `error` names the bounds."""
     ERROR_REASON_ARTIFACT_NOT_FOUND: _ErrorReason.ValueType  # 90
@@ -180,6 +182,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_STORE_DAMAGED: _ErrorReason.ValueType  # 98
     """The marketplace's database is damaged and its operator has to repair it: repeating the request does not help."""
+    ERROR_REASON_NO_FILES_EXPECTED: _ErrorReason.ValueType  # 102
+    """Jobs of this type have no folder `/output`, so their runs leave no files."""
+    ERROR_REASON_RENTER_STORAGE_FULL: _ErrorReason.ValueType  # 103
+    """The marketplace keeps as many bytes of requests and files for the renter as it keeps for one account."""
+    ERROR_REASON_PROVIDER_STORAGE_FULL: _ErrorReason.ValueType  # 104
+    """The marketplace keeps as many bytes of files of the provider's runs as it keeps for one account."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The stable causes of errors. The names are part of the contract: new ones may be added, but a name is never
@@ -303,7 +311,9 @@ ERROR_REASON_WRONG_EMAIL: ErrorReason.ValueType  # 74
 ERROR_REASON_PAGE_NOT_FOUND: ErrorReason.ValueType  # 75
 """There is no such page: use the value that the previous page returned."""
 ERROR_REASON_OUTPUT_ERASED: ErrorReason.ValueType  # 73
-"""The job's output, log and files were erased with its renter's account."""
+"""The job's output or log was removed when its retention time ended, or erased, with its files, together with
+its renter's account.
+"""
 ERROR_REASON_RATE_OUT_OF_BOUNDS: ErrorReason.ValueType  # 85
 """The provider's own rate is too far from the platform's rate; `error` names the bounds."""
 ERROR_REASON_ARTIFACT_NOT_FOUND: ErrorReason.ValueType  # 90
@@ -334,6 +344,12 @@ the same idempotency key, or read what it should have changed first.
 """
 ERROR_REASON_STORE_DAMAGED: ErrorReason.ValueType  # 98
 """The marketplace's database is damaged and its operator has to repair it: repeating the request does not help."""
+ERROR_REASON_NO_FILES_EXPECTED: ErrorReason.ValueType  # 102
+"""Jobs of this type have no folder `/output`, so their runs leave no files."""
+ERROR_REASON_RENTER_STORAGE_FULL: ErrorReason.ValueType  # 103
+"""The marketplace keeps as many bytes of requests and files for the renter as it keeps for one account."""
+ERROR_REASON_PROVIDER_STORAGE_FULL: ErrorReason.ValueType  # 104
+"""The marketplace keeps as many bytes of files of the provider's runs as it keeps for one account."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
@@ -384,6 +400,8 @@ class ErrorFacts(_message.Message):
     OPEN_JOBS_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     PARTIAL_BYTES_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_LIMIT_FIELD_NUMBER: _builtins.int
     field: _builtins.str
     """The field at fault, as a path in the body or query, such as `params.messages[0].role`."""
     balance_halala: _builtins.int
@@ -420,6 +438,10 @@ class ErrorFacts(_message.Message):
     """The size of the text that the job wrote before it failed or was cancelled, in bytes. It can be fetched with
     `partial=true`.
     """
+    stored_bytes: _builtins.int
+    """How many bytes are kept for the account."""
+    stored_bytes_limit: _builtins.int
+    """How many bytes may be kept for the account."""
     def __init__(
         self,
         *,
@@ -439,10 +461,12 @@ class ErrorFacts(_message.Message):
         open_jobs: _builtins.int | None = ...,
         size_bytes: _builtins.int | None = ...,
         partial_bytes: _builtins.int | None = ...,
+        stored_bytes: _builtins.int | None = ...,
+        stored_bytes_limit: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_open_jobs", b"_open_jobs", "_partial_bytes", b"_partial_bytes", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_size_bytes", b"_size_bytes", "_status", b"_status", "advice", b"advice", "balance_halala", b"balance_halala", "charged_halala", b"charged_halala", "field", b"field", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "open_jobs", b"open_jobs", "partial_bytes", b"partial_bytes", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "size_bytes", b"size_bytes", "status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_open_jobs", b"_open_jobs", "_partial_bytes", b"_partial_bytes", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_size_bytes", b"_size_bytes", "_status", b"_status", "_stored_bytes", b"_stored_bytes", "_stored_bytes_limit", b"_stored_bytes_limit", "advice", b"advice", "balance_halala", b"balance_halala", "charged_halala", b"charged_halala", "field", b"field", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "open_jobs", b"open_jobs", "partial_bytes", b"partial_bytes", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "size_bytes", b"size_bytes", "status", b"status", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_open_jobs", b"_open_jobs", "_partial_bytes", b"_partial_bytes", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_size_bytes", b"_size_bytes", "_status", b"_status", "advice", b"advice", "balance_halala", b"balance_halala", "charged_halala", b"charged_halala", "field", b"field", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "open_jobs", b"open_jobs", "partial_bytes", b"partial_bytes", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "size_bytes", b"size_bytes", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_advice", b"_advice", "_balance_halala", b"_balance_halala", "_charged_halala", b"_charged_halala", "_field", b"_field", "_limit", b"_limit", "_limit_per_minute", b"_limit_per_minute", "_open_jobs", b"_open_jobs", "_partial_bytes", b"_partial_bytes", "_reason", b"_reason", "_refunded_halala", b"_refunded_halala", "_request_id", b"_request_id", "_required_halala", b"_required_halala", "_retry_after_seconds", b"_retry_after_seconds", "_shortfall_halala", b"_shortfall_halala", "_size_bytes", b"_size_bytes", "_status", b"_status", "_stored_bytes", b"_stored_bytes", "_stored_bytes_limit", b"_stored_bytes_limit", "advice", b"advice", "balance_halala", b"balance_halala", "charged_halala", b"charged_halala", "field", b"field", "limit", b"limit", "limit_per_minute", b"limit_per_minute", "open_jobs", b"open_jobs", "partial_bytes", b"partial_bytes", "reason", b"reason", "refunded_halala", b"refunded_halala", "request_id", b"request_id", "required_halala", b"required_halala", "retry_after_seconds", b"retry_after_seconds", "shortfall_halala", b"shortfall_halala", "size_bytes", b"size_bytes", "status", b"status", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__advice: _TypeAlias = _typing.Literal["advice"]  # noqa: Y015
     _WhichOneofArgType__advice: _TypeAlias = _typing.Literal["_advice", b"_advice"]  # noqa: Y015
@@ -476,6 +500,10 @@ class ErrorFacts(_message.Message):
     _WhichOneofArgType__size_bytes: _TypeAlias = _typing.Literal["_size_bytes", b"_size_bytes"]  # noqa: Y015
     _WhichOneofReturnType__status: _TypeAlias = _typing.Literal["status"]  # noqa: Y015
     _WhichOneofArgType__status: _TypeAlias = _typing.Literal["_status", b"_status"]  # noqa: Y015
+    _WhichOneofReturnType__stored_bytes: _TypeAlias = _typing.Literal["stored_bytes"]  # noqa: Y015
+    _WhichOneofArgType__stored_bytes: _TypeAlias = _typing.Literal["_stored_bytes", b"_stored_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__stored_bytes_limit: _TypeAlias = _typing.Literal["stored_bytes_limit"]  # noqa: Y015
+    _WhichOneofArgType__stored_bytes_limit: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__advice) -> _WhichOneofReturnType__advice | None: ...
     @_typing.overload
@@ -508,6 +536,10 @@ class ErrorFacts(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__size_bytes) -> _WhichOneofReturnType__size_bytes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__status) -> _WhichOneofReturnType__status | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stored_bytes) -> _WhichOneofReturnType__stored_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stored_bytes_limit) -> _WhichOneofReturnType__stored_bytes_limit | None: ...
 
 Global___ErrorFacts: _TypeAlias = ErrorFacts  # noqa: Y015
 

@@ -658,7 +658,9 @@ class GpuRequirements(_message.Message):
     GPU_MODEL_FIELD_NUMBER: _builtins.int
     MIN_VRAM_GB_FIELD_NUMBER: _builtins.int
     gpu_model: _builtins.str
-    """A part of the GPU's name, compared without case."""
+    """The GPU model, such as `RTX 4090` or `A100 80GB`. Other spellings of the same model are understood; a name
+    that is not known is compared without case and spaces.
+    """
     min_vram_gb: _builtins.float
     """The least total memory of a GPU, in GB (1,024 MiB)."""
     def __init__(
@@ -1425,6 +1427,7 @@ class Job(_message.Message):
     LOST_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
     ARTIFACT_COUNT_FIELD_NUMBER: _builtins.int
     ARTIFACT_BYTES_FIELD_NUMBER: _builtins.int
+    TEXTS_REMOVED_AT_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job's id, `job-...`."""
     status: Global___JobState.ValueType
@@ -1495,6 +1498,12 @@ class Job(_message.Message):
         accepts it. If that attempt is lost, the job gets its whole waiting time again.
         """
 
+    @_builtins.property
+    def texts_removed_at(self) -> _timestamp_pb2.Timestamp:
+        """When the job's request (prompt, parameters, input files), output and log were removed, because their
+        retention time had ended. Absent while they are kept.
+        """
+
     def __init__(
         self,
         *,
@@ -1524,10 +1533,11 @@ class Job(_message.Message):
         lost_after_seconds: _builtins.int = ...,
         artifact_count: _builtins.int = ...,
         artifact_bytes: _builtins.int = ...,
+        texts_removed_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_message", b"_failure_message", "_failure_reason", b"_failure_reason", "_model", b"_model", "_provider_id", b"_provider_id", "_queue_position", b"_queue_position", "billing", b"billing", "created_at", b"created_at", "ended_at", b"ended_at", "estimated_start_seconds", b"estimated_start_seconds", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "model", b"model", "provider_id", b"provider_id", "queue_position", b"queue_position", "start_by", b"start_by", "started_at", b"started_at", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_message", b"_failure_message", "_failure_reason", b"_failure_reason", "_model", b"_model", "_provider_id", b"_provider_id", "_queue_position", b"_queue_position", "billing", b"billing", "created_at", b"created_at", "ended_at", b"ended_at", "estimated_start_seconds", b"estimated_start_seconds", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "model", b"model", "provider_id", b"provider_id", "queue_position", b"queue_position", "start_by", b"start_by", "started_at", b"started_at", "texts_removed_at", b"texts_removed_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_message", b"_failure_message", "_failure_reason", b"_failure_reason", "_model", b"_model", "_provider_id", b"_provider_id", "_queue_position", b"_queue_position", "artifact_bytes", b"artifact_bytes", "artifact_count", b"artifact_count", "attempt", b"attempt", "billing", b"billing", "cancel_requested", b"cancel_requested", "cost_halala", b"cost_halala", "created_at", b"created_at", "duration_minutes", b"duration_minutes", "ended_at", b"ended_at", "estimated_start_seconds", b"estimated_start_seconds", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "job_id", b"job_id", "job_type", b"job_type", "lost_after_seconds", b"lost_after_seconds", "model", b"model", "output_bytes", b"output_bytes", "priority", b"priority", "provider_id", b"provider_id", "queue_position", b"queue_position", "rate_halala_per_minute", b"rate_halala_per_minute", "renter_id", b"renter_id", "start_by", b"start_by", "started_at", b"started_at", "status", b"status", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_message", b"_failure_message", "_failure_reason", b"_failure_reason", "_model", b"_model", "_provider_id", b"_provider_id", "_queue_position", b"_queue_position", "artifact_bytes", b"artifact_bytes", "artifact_count", b"artifact_count", "attempt", b"attempt", "billing", b"billing", "cancel_requested", b"cancel_requested", "cost_halala", b"cost_halala", "created_at", b"created_at", "duration_minutes", b"duration_minutes", "ended_at", b"ended_at", "estimated_start_seconds", b"estimated_start_seconds", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "job_id", b"job_id", "job_type", b"job_type", "lost_after_seconds", b"lost_after_seconds", "model", b"model", "output_bytes", b"output_bytes", "priority", b"priority", "provider_id", b"provider_id", "queue_position", b"queue_position", "rate_halala_per_minute", b"rate_halala_per_minute", "renter_id", b"renter_id", "start_by", b"start_by", "started_at", b"started_at", "status", b"status", "texts_removed_at", b"texts_removed_at", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__estimated_start_seconds: _TypeAlias = _typing.Literal["estimated_start_seconds"]  # noqa: Y015
     _WhichOneofArgType__estimated_start_seconds: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds"]  # noqa: Y015

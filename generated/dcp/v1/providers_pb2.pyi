@@ -235,6 +235,8 @@ class Provider(_message.Message):
     VERIFICATION_FIELD_NUMBER: _builtins.int
     SELF_TESTS_FIELD_NUMBER: _builtins.int
     HINDRANCES_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_LIMIT_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The provider's id."""
     status: Global___ProviderStatus.ValueType
@@ -259,6 +261,10 @@ class Provider(_message.Message):
     """
     reliability_attempts: _builtins.int
     """How many of these attempts counted for or against the provider. While it is 0, `reliability` is 1."""
+    stored_bytes: _builtins.int
+    """How many bytes are kept of the files that the provider's runs left."""
+    stored_bytes_limit: _builtins.int
+    """How many bytes may be kept. Absent without a limit."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it registered."""
@@ -318,12 +324,16 @@ class Provider(_message.Message):
         verification: _honesty_pb2.Verification | None = ...,
         self_tests: _abc.Iterable[_honesty_pb2.SelfTest] | None = ...,
         hindrances: _abc.Iterable[_honesty_pb2.Hindrance] | None = ...,
+        stored_bytes: _builtins.int = ...,
+        stored_bytes_limit: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "earnings", b"earnings", "gpu_status", b"gpu_status", "last_heartbeat_at", b"last_heartbeat_at", "settings", b"settings", "verification", b"verification"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit", "created_at", b"created_at", "earnings", b"earnings", "gpu_status", b"gpu_status", "last_heartbeat_at", b"last_heartbeat_at", "settings", b"settings", "stored_bytes_limit", b"stored_bytes_limit", "verification", b"verification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "created_at", b"created_at", "earnings", b"earnings", "email", b"email", "gpu_model", b"gpu_model", "gpu_status", b"gpu_status", "hindrances", b"hindrances", "id", b"id", "last_heartbeat_at", b"last_heartbeat_at", "models", b"models", "name", b"name", "os", b"os", "phone", b"phone", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "self_tests", b"self_tests", "settings", b"settings", "status", b"status", "total_jobs", b"total_jobs", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit", "connected", b"connected", "created_at", b"created_at", "earnings", b"earnings", "email", b"email", "gpu_model", b"gpu_model", "gpu_status", b"gpu_status", "hindrances", b"hindrances", "id", b"id", "last_heartbeat_at", b"last_heartbeat_at", "models", b"models", "name", b"name", "os", b"os", "phone", b"phone", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "self_tests", b"self_tests", "settings", b"settings", "status", b"status", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "total_jobs", b"total_jobs", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__stored_bytes_limit: _TypeAlias = _typing.Literal["stored_bytes_limit"]  # noqa: Y015
+    _WhichOneofArgType__stored_bytes_limit: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stored_bytes_limit) -> _WhichOneofReturnType__stored_bytes_limit | None: ...
 
 Global___Provider: _TypeAlias = Provider  # noqa: Y015
 

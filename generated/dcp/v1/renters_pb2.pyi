@@ -153,6 +153,8 @@ class Renter(_message.Message):
     ORGANIZATION_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     TOTAL_JOBS_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_LIMIT_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The renter's id."""
     balance_halala: _builtins.int
@@ -169,6 +171,10 @@ class Renter(_message.Message):
     """The renter's organization."""
     total_jobs: _builtins.int
     """The number of jobs that the renter has submitted."""
+    stored_bytes: _builtins.int
+    """How many bytes are kept for the renter: the requests of its jobs, and the files that they left."""
+    stored_bytes_limit: _builtins.int
+    """How many bytes may be kept. Absent without a limit."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it registered."""
@@ -185,12 +191,16 @@ class Renter(_message.Message):
         organization: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         total_jobs: _builtins.int = ...,
+        stored_bytes: _builtins.int = ...,
+        stored_bytes_limit: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit", "created_at", b"created_at", "stored_bytes_limit", b"stored_bytes_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance_halala", b"balance_halala", "created_at", b"created_at", "email", b"email", "held_halala", b"held_halala", "id", b"id", "name", b"name", "organization", b"organization", "spent_halala", b"spent_halala", "total_jobs", b"total_jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit", "balance_halala", b"balance_halala", "created_at", b"created_at", "email", b"email", "held_halala", b"held_halala", "id", b"id", "name", b"name", "organization", b"organization", "spent_halala", b"spent_halala", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "total_jobs", b"total_jobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__stored_bytes_limit: _TypeAlias = _typing.Literal["stored_bytes_limit"]  # noqa: Y015
+    _WhichOneofArgType__stored_bytes_limit: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stored_bytes_limit) -> _WhichOneofReturnType__stored_bytes_limit | None: ...
 
 Global___Renter: _TypeAlias = Renter  # noqa: Y015
 
@@ -208,7 +218,9 @@ class ListAvailableProvidersRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     VERIFIED_FIELD_NUMBER: _builtins.int
     gpu_model: _builtins.str
-    """A part of the GPU's name, compared without case."""
+    """The GPU model, such as `RTX 4090` or `A100 80GB`. Other spellings of the same model are understood; a name
+    that is not known is compared without case and spaces.
+    """
     min_vram_gb: _builtins.float
     """The least memory of the first GPU that is available to jobs, in GB (1,024 MiB)."""
     model: _builtins.str
@@ -278,6 +290,7 @@ class ListAvailableProvidersResponse(_message.Message):
     PAGE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     NEXT_AFTER_ID_FIELD_NUMBER: _builtins.int
+    NEAREST_GPU_MODELS_FIELD_NUMBER: _builtins.int
     total: _builtins.int
     """The number of entries on all pages."""
     page: _builtins.int
@@ -290,6 +303,12 @@ class ListAvailableProvidersResponse(_message.Message):
     def providers(self) -> _containers.RepeatedCompositeFieldContainer[Global___AvailableProvider]:
         """One page of providers, sorted by id."""
 
+    @_builtins.property
+    def nearest_gpu_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The known GPU models whose names are most like the wanted one. Only for a name that is not known and that no
+        provider has.
+        """
+
     def __init__(
         self,
         *,
@@ -298,10 +317,11 @@ class ListAvailableProvidersResponse(_message.Message):
         page: _builtins.int = ...,
         page_size: _builtins.int = ...,
         next_after_id: _builtins.int | None = ...,
+        nearest_gpu_models: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_next_after_id", b"_next_after_id", "next_after_id", b"next_after_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_after_id", b"_next_after_id", "next_after_id", b"next_after_id", "page", b"page", "page_size", b"page_size", "providers", b"providers", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_after_id", b"_next_after_id", "nearest_gpu_models", b"nearest_gpu_models", "next_after_id", b"next_after_id", "page", b"page", "page_size", b"page_size", "providers", b"providers", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__next_after_id: _TypeAlias = _typing.Literal["next_after_id"]  # noqa: Y015
     _WhichOneofArgType__next_after_id: _TypeAlias = _typing.Literal["_next_after_id", b"_next_after_id"]  # noqa: Y015
@@ -352,10 +372,11 @@ class AvailableProvider(_message.Message):
     VERIFICATION_FIELD_NUMBER: _builtins.int
     HINDRANCES_FIELD_NUMBER: _builtins.int
     RUNS_PLAIN_PROCESSES_FIELD_NUMBER: _builtins.int
+    GPU_NAME_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The provider's id."""
     gpu_model: _builtins.str
-    """The GPU model."""
+    """The GPU model, by its canonical name, such as `RTX 4090`."""
     is_live: _builtins.bool
     """Whether the provider is live: its last heartbeat is younger than 30 s."""
     name: _builtins.str
@@ -384,6 +405,8 @@ class AvailableProvider(_message.Message):
     """The provider runs the commands of jobs as plain processes, without their image and without isolation.
     Only jobs that name the provider run that way.
     """
+    gpu_name: _builtins.str
+    """The name of the first GPU as its driver reports it, such as `NVIDIA GeForce RTX 4090`."""
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The models that the daemon serves."""
@@ -424,19 +447,24 @@ class AvailableProvider(_message.Message):
         verification: _honesty_pb2.Verification | None = ...,
         hindrances: _abc.Iterable[_honesty_pb2.Hindrance] | None = ...,
         runs_plain_processes: _builtins.bool = ...,
+        gpu_name: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count", "_gpu_vram_mib", b"_gpu_vram_mib", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "gpu_count", b"gpu_count", "gpu_vram_mib", b"gpu_vram_mib", "opens_at", b"opens_at", "verification", b"verification", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_vram_mib", b"_gpu_vram_mib", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "gpu_count", b"gpu_count", "gpu_name", b"gpu_name", "gpu_vram_mib", b"gpu_vram_mib", "opens_at", b"opens_at", "verification", b"verification", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count", "_gpu_vram_mib", b"_gpu_vram_mib", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "accepting_jobs", b"accepting_jobs", "gpu_count", b"gpu_count", "gpu_model", b"gpu_model", "gpu_vram_mib", b"gpu_vram_mib", "hindrances", b"hindrances", "id", b"id", "is_live", b"is_live", "models", b"models", "name", b"name", "opens_at", b"opens_at", "rates_halala_per_minute", b"rates_halala_per_minute", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "runs_plain_processes", b"runs_plain_processes", "status", b"status", "verification", b"verification", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_vram_mib", b"_gpu_vram_mib", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "accepting_jobs", b"accepting_jobs", "gpu_count", b"gpu_count", "gpu_model", b"gpu_model", "gpu_name", b"gpu_name", "gpu_vram_mib", b"gpu_vram_mib", "hindrances", b"hindrances", "id", b"id", "is_live", b"is_live", "models", b"models", "name", b"name", "opens_at", b"opens_at", "rates_halala_per_minute", b"rates_halala_per_minute", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "runs_plain_processes", b"runs_plain_processes", "status", b"status", "verification", b"verification", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__gpu_count: _TypeAlias = _typing.Literal["gpu_count"]  # noqa: Y015
     _WhichOneofArgType__gpu_count: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count"]  # noqa: Y015
+    _WhichOneofReturnType__gpu_name: _TypeAlias = _typing.Literal["gpu_name"]  # noqa: Y015
+    _WhichOneofArgType__gpu_name: _TypeAlias = _typing.Literal["_gpu_name", b"_gpu_name"]  # noqa: Y015
     _WhichOneofReturnType__gpu_vram_mib: _TypeAlias = _typing.Literal["gpu_vram_mib"]  # noqa: Y015
     _WhichOneofArgType__gpu_vram_mib: _TypeAlias = _typing.Literal["_gpu_vram_mib", b"_gpu_vram_mib"]  # noqa: Y015
     _WhichOneofReturnType__vram_for_jobs_mib: _TypeAlias = _typing.Literal["vram_for_jobs_mib"]  # noqa: Y015
     _WhichOneofArgType__vram_for_jobs_mib: _TypeAlias = _typing.Literal["_vram_for_jobs_mib", b"_vram_for_jobs_mib"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_count) -> _WhichOneofReturnType__gpu_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_name) -> _WhichOneofReturnType__gpu_name | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_vram_mib) -> _WhichOneofReturnType__gpu_vram_mib | None: ...
     @_typing.overload

@@ -77,6 +77,7 @@ def erase_account(renter_id: int) -> list[bytes]:
         phone="",
         state=states.stored(AccountState.DELETED),
         erase_from_ms=0,
+        request_bytes=0,
     ).where(Renter.id == renter_id).execute()
     return digests
 

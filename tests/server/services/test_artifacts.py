@@ -25,6 +25,7 @@ from tests.support.running_server import HANG_SECONDS, Daemon, Market, Party, re
 from tests.support.s3_server import BUCKET, running_s3
 
 DAY_SECONDS = 24 * 3600
+LLM, CONTAINER = jobs_pb2.JOB_TYPE_LLM_INFERENCE, jobs_pb2.JOB_TYPE_CUSTOM_CONTAINER
 PIECE_BYTES = 64 * 1024
 LIMITS = ArtifactLimits(file_bytes=1 << 20, job_bytes=3 << 19, count=3, days=30)
 CONTENT = bytes(range(256)) * 1000
@@ -58,7 +59,7 @@ class Site:
 
     async def another_job(self) -> tuple[jobs_pb2.Job, sessions_pb2.Lease]:
         """Another running job."""
-        return await self.market.running_job(self.renter, self.provider, self.daemon)
+        return await self.market.running_job(self.renter, self.provider, self.daemon, job_type=CONTAINER)
 
 
 @asynccontextmanager
@@ -70,8 +71,8 @@ async def running_site(
         url, ManualClock(), blob_store=blob_store or f"file:{store}", artifact_limits=limits
     ) as market:
         provider, renter = await market.provider(), await market.renter(100_000)
-        daemon = await market.daemon(provider)
-        job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
+        daemon = await market.daemon(provider, job_types=[LLM, CONTAINER])
+        job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.", job_type=CONTAINER)
         yield Site(market, store, provider, renter, daemon, job, lease)
 
 

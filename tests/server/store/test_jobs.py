@@ -192,7 +192,7 @@ async def test_queue_is_sorted_by_priority_and_then_by_age(database: Database, r
         (JobRequest(JobType.LLM_INFERENCE, 60_000, model="m"), True),
         (JobRequest(JobType.LLM_INFERENCE, 60_000, model="other"), False),
         (JobRequest(JobType.TRAINING, 60_000), False),
-        (JobRequest(JobType.BENCHMARK, 60_000, gpu_model="rtx 40"), True),
+        (JobRequest(JobType.BENCHMARK, 60_000, gpu_model="rtx4090"), True),
         (JobRequest(JobType.BENCHMARK, 60_000, gpu_model="H100"), False),
         (JobRequest(JobType.BENCHMARK, 60_000, min_vram_mib=24576), True),
         (JobRequest(JobType.BENCHMARK, 60_000, min_vram_mib=24577), False),
@@ -222,7 +222,7 @@ async def test_each_provider_gets_the_jobs_that_it_can_run_in_queue_order(
             60_000,
             provider_id=rng.choice([None, None, *named]),
             model=rng.choice([None, "m", "other"]),
-            gpu_model=rng.choice([None, "rtx", "H100"]),
+            gpu_model=rng.choice([None, "4090", "Geforce RTX 4090", "RTX 4090 Laptop", "rtx", "H100"]),
             min_vram_mib=rng.choice([None, 8192, 65536]),
             priority=rng.randint(0, 3),
         )

@@ -277,6 +277,18 @@ async def test_postgres_refuses_to_truncate_the_transfers(postgres: Postgres) ->
             "job_of_provider_in_state (provider_id=? AND state=?)",
         ),
         ("SELECT owner FROM repeat WHERE created_ms < 5", "repeat_created"),
+        (
+            "SELECT job_id FROM job WHERE ended_ms < 5 AND texts_removed_ms IS NULL ORDER BY ended_ms",
+            "job_with_texts",
+        ),
+        (
+            "SELECT SUM(artifact_bytes) FROM job WHERE renter_id = 1 AND artifact_bytes > 0",
+            "COVERING INDEX job_files_of_renter",
+        ),
+        (
+            "SELECT SUM(artifact_bytes) FROM job WHERE provider_id = 1 AND artifact_bytes > 0",
+            "COVERING INDEX job_files_of_provider",
+        ),
         ("SELECT id FROM renter WHERE erase_from_ms IS NOT NULL ORDER BY id", "renter_to_erase"),
         (
             "SELECT job_id FROM job WHERE state = 'queued' ORDER BY priority DESC, created_ms, job_id",

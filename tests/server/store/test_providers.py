@@ -33,7 +33,11 @@ async def test_models_are_replaced_as_a_whole(database: Database, rows: Rows) ->
     ("filters", "found"),
     [
         ({}, [1, 2]),
-        ({"gpu_model": "rtx"}, [1]),
+        ({"gpu_model": "rtx"}, []),
+        ({"gpu_model": "rtx4090"}, [1]),
+        ({"gpu_model": "GeForce RTX 4090"}, [1]),
+        ({"gpu_model": "H100 80GB"}, [2]),
+        ({"gpu_model": "H100 94GB"}, []),
         ({"gpu_model": "%"}, []),
         ({"gpu_model": "_"}, []),
         ({"min_vram_mib": 24577}, [2]),

@@ -281,7 +281,9 @@ async def test_file_uploaded_during_the_deletion_is_not_stored(any_market: Marke
     market = any_market
     async with whole_renter(market) as whole:
         await whole.daemon.heartbeat()
-        job, lease = await market.running_job(whole.renter, whole.provider, whole.daemon)
+        job, lease = await market.running_job(
+            whole.renter, whole.provider, whole.daemon, job_type=jobs_pb2.JOB_TYPE_CUSTOM_CONTAINER
+        )
         upload: Any = market.artifact_service.UploadArtifact(metadata=whole.provider.metadata)
         head = artifacts_pb2.ArtifactHeader(
             lease=lease, name="mrklate", size_bytes=2, sha256=sha256(b"mm").digest()

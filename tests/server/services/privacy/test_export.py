@@ -85,6 +85,7 @@ EXPORTED = {
     "job.usage": "jobs.job.usage.completion_tokens",
     "job.artifact_count": "jobs.job.artifact_count",
     "job.artifact_bytes": "jobs.job.artifact_bytes",
+    "job.texts_removed_ms": "jobs.job.texts_removed_at",
     "job.idempotency_key": "jobs.idempotency_key",
     "lease.job_id": "attempts.job_id",
     "lease.lease_epoch": "attempts.attempt.lease_epoch",
@@ -127,6 +128,7 @@ NOT_EXPORTED = {
     "renter.email_key": "derived from the address",
     "renter.state": "exported as suspended",
     "renter.erase_from_ms": "only for deleted renters",
+    "renter.request_bytes": "the size of the requests that the export lists",
     "api_key.role": "a renter's",
     "api_key.owner_id": "the renter's id",
     "api_key.sha256": "recognizes a secret",
@@ -208,6 +210,7 @@ async def test_every_exported_column_has_a_value_in_the_export(any_market: Marke
             Job.update(cancel_requested_ms=5, output_truncated=True).where(
                 Job.job_id == whole.completed.job_id
             ).execute()
+            Job.update(texts_removed_ms=5).where(Job.job_id == whole.failed.job_id).execute()
 
         await market.sql(fill)
         whole.receiver.answers = [500]

@@ -1,0 +1,55 @@
+"""Storage: how long the texts of ended jobs are kept, and how many bytes one account may have kept.
+
+A renter's bytes are the requests of its jobs (prompts, parameters, input files) and the files that they left.
+A provider's bytes are the files that its runs left. Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server.domain.errors import DomainError, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class StorageLimits:
+    """How long and how much is kept."""
+
+    text_days: int = 30
+    """How many days a job's request, output and log are kept after its end."""
+    renter_bytes: int = 20 << 30
+    """At most this many bytes are kept for a renter; 0: no limit."""
+    provider_bytes: int = 200 << 30
+    """At most this many bytes of files are kept of a provider's runs; 0: no limit."""
+
+    @property
+    def text_ms(self) -> int:
+        """``text_days`` in milliseconds."""
+        return self.text_days * 24 * 3600 * 1000
+
+    def check_renter(self, stored_bytes: int, more_bytes: int) -> None:
+        """Raises RENTER_STORAGE_FULL if ``more_bytes`` exceed what is kept for a renter."""
+        if self.renter_bytes and stored_bytes + more_bytes > self.renter_bytes:
+            raise DomainError(
+                Reason.RENTER_STORAGE_FULL,
+                f"the marketplace keeps {stored_bytes} bytes of requests and files for this account, and "
+                f"{more_bytes} more are over the {self.renter_bytes} that it may have; wait until older ones "
+                "are deleted, or write to the operator",
+                stored_bytes=stored_bytes,
+                stored_bytes_limit=self.renter_bytes,
+            )
+
+    def check_provider(self, stored_bytes: int, more_bytes: int) -> None:
+        """Raises PROVIDER_STORAGE_FULL if ``more_bytes`` exceed what is kept of a provider's runs."""
+        if self.provider_bytes and stored_bytes + more_bytes > self.provider_bytes:
+            raise DomainError(
+                Reason.PROVIDER_STORAGE_FULL,
+                f"the marketplace keeps {stored_bytes} bytes of files of this provider's runs, and "
+                f"{more_bytes} more are over the {self.provider_bytes} that it may have; wait until older "
+                "ones are deleted, or write to the operator",
+                stored_bytes=stored_bytes,
+                stored_bytes_limit=self.provider_bytes,
+            )
+
+
+STORAGE_LIMITS = StorageLimits()

@@ -1,0 +1,90 @@
+"""The bytes that are kept for each account, and the removal of the texts of jobs that ended long ago.
+
+Requests are counted in a column of the renter, since a renter may have millions of jobs; files are
+summed over the jobs that have some. Every function runs inside its caller's transaction.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import peewee as pw
+
+from server.store import renters
+from server.store.models import Chunk, Job, Provider, Renter, tuples
+from server.store.prepared import PreparedQuery, arg, locking
+
+REMOVED = "{}"
+"""What stands in place of a removed request."""
+
+
+_lock_provider = PreparedQuery(
+    lambda: locking(Provider.select(Provider.id).where(Provider.id == arg("id")), "FOR NO KEY UPDATE")
+)
+
+
+def _files(owner: Any) -> Any:
+    has_files = Job.artifact_bytes > pw.SQL("0")  # a literal, as in the index
+    return Job.select(pw.fn.COALESCE(pw.fn.SUM(Job.artifact_bytes), 0)).where(owner == arg("id"), has_files)
+
+
+_files_of_renter = PreparedQuery(lambda: _files(Job.renter_id))
+_files_of_provider = PreparedQuery(lambda: _files(Job.provider_id))
+_requests = PreparedQuery(lambda: Renter.select(Renter.request_bytes).where(Renter.id == arg("id")))
+_add_request = PreparedQuery(
+    lambda: Renter.update({Renter.request_bytes: Renter.request_bytes + arg("size")}).where(
+        Renter.id == arg("id")
+    )
+)
+
+
+def of_renter(renter_id: int) -> int:
+    """The bytes of the requests and files that are kept for a renter."""
+    return int(_requests.value(id=renter_id) or 0) + int(_files_of_renter.value(id=renter_id))
+
+
+def of_provider(provider_id: int) -> int:
+    """The bytes of the files that are kept of a provider's runs."""
+    return int(_files_of_provider.value(id=provider_id))
+
+
+def lock(renter_id: int, provider_id: int) -> None:
+    """Locks both accounts until the transaction ends, in the order in which a submit locks them."""
+    renters.get(renter_id, lock=True)
+    _lock_provider.one(id=provider_id)
+
+
+def add_request(renter_id: int, size_bytes: int) -> None:
+    """Counts a new request of a renter, whose row the caller has locked."""
+    _add_request.run(id=renter_id, size=size_bytes)
+
+
+def with_texts(ended_before_ms: int, limit: int) -> list[tuple[str, int]]:
+    """Jobs that ended before a time and still have their texts, with their renters; longest ended first."""
+    query = Job.select(Job.job_id, Job.renter_id).where(
+        Job.ended_ms < ended_before_ms, Job.texts_removed_ms.is_null()
+    )
+    rows = tuples(query.order_by(Job.ended_ms).limit(limit))
+    return [(job_id, int(renter_id)) for job_id, renter_id in rows]
+
+
+def remove_texts(found: list[tuple[str, int]], now_ms: int) -> int:
+    """Removes requests, outputs and logs of jobs that have ended; returns how many jobs still had them."""
+    # Locks the renters first and in order, as submits and deletions lock them before any job.
+    for renter_id in sorted({renter_id for _, renter_id in found}):
+        renters.get(renter_id, lock=True)
+    wanted = [job_id for job_id, _ in found]
+    query = Job.select(Job.job_id, Job.renter_id, Job.spec).where(
+        Job.job_id.in_(wanted), Job.texts_removed_ms.is_null()
+    )
+    rows = list(tuples(query))
+    freed: dict[int, int] = {}
+    for _, renter_id, spec in rows:
+        freed[renter_id] = freed.get(renter_id, 0) + len(spec.encode())
+    for renter_id, size in freed.items():
+        kept = max(0, int(_requests.value(id=renter_id)) - size)  # a deleted account counts no requests
+        Renter.update(request_bytes=kept).where(Renter.id == renter_id).execute()
+    job_ids = [job_id for job_id, _, _ in rows]
+    Chunk.delete().where(Chunk.job_id.in_(job_ids)).execute()
+    Job.update(spec=REMOVED, texts_removed_ms=now_ms).where(Job.job_id.in_(job_ids)).execute()
+    return len(job_ids)
