@@ -17,7 +17,8 @@ from typing import Any
 import certifi
 import httpcore
 
-from server.domain.webhooks import Answer, is_public
+from server.domain.targets import is_public
+from server.domain.webhooks import Answer
 
 TIMEOUT_SECONDS = 10.0
 

@@ -11,7 +11,8 @@ import secrets
 from server.clock import Clock, ms
 from server.domain import ledger as rules
 from server.domain.errors import DomainError, Reason
-from server.domain.webhooks import WebhookEvent, check_url
+from server.domain.targets import check_url
+from server.domain.webhooks import WebhookEvent
 from server.services import outbox
 from server.services.pages import Page, read_page
 from server.services.renters import present
