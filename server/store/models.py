@@ -268,6 +268,10 @@ class Webhook(Table):
     due_ms = pw.BigIntegerField(null=True)
     claimed_until_ms = pw.BigIntegerField(default=0)
     created_ms = pw.BigIntegerField()
+    previous_secrets = pw.TextField(default="[]")
+    failures = pw.IntegerField(default=0)
+    failed_id = pw.BigIntegerField(null=True)
+    paused_until_ms = pw.BigIntegerField(default=0)
 
     class Meta:
         table_name = "webhook"

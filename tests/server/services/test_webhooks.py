@@ -6,14 +6,17 @@ import asyncio
 import hashlib
 import hmac
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from dcp.v1 import ledger_pb2
 from dcp.v1 import webhooks_pb2 as pb
+from standardwebhooks import Webhook as StandardWebhook
 
-from server.domain.webhooks import GIVE_UP_SECONDS
+from server.domain.webhooks import GIVE_UP_SECONDS, MAX_SECRETS, Answer
+from server.services.deliveries import Deliveries
 from server.store import webhooks
 from server.store.models import WebhookDelivery
 from tests.support import running_server
@@ -50,6 +53,11 @@ async def deliveries(market: Market, renter: Party, **fields: Any) -> pb.ListWeb
     return await market.webhook_service.ListWebhookDeliveries(request, metadata=renter.metadata)
 
 
+async def rotate(market: Market, renter: Party, **fields: Any) -> pb.RotateWebhookSecretResponse:
+    request = pb.RotateWebhookSecretRequest(**fields)
+    return await market.webhook_service.RotateWebhookSecret(request, metadata=renter.metadata)
+
+
 async def deliver(market: Market, seconds: float = 0) -> None:
     """Lets time pass, and sends what is due by then."""
     market.clock.advance(seconds)
@@ -73,10 +81,14 @@ def kinds(receiver: Receiver) -> list[str]:
     return [one.headers["dcp-event"] for one in receiver.received]
 
 
-def assert_signed(one: Received, secret: str) -> None:
+def legacy(one: Received, secret: str) -> str:
+    """The signature in the form of the header DCP-Signature."""
     signed = one.headers["dcp-timestamp"].encode() + b"." + one.body
-    wanted = hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()
-    assert one.headers["dcp-signature"] == f"v1={wanted}"
+    return f"v1={hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()}"
+
+
+def assert_signed(one: Received, secret: str) -> None:
+    assert one.headers["dcp-signature"] == legacy(one, secret)
 
 
 async def test_completed_job_is_told_once_and_signed(any_market: Market) -> None:
@@ -164,7 +176,7 @@ async def test_address_that_failed_is_left_alone_for_a_while(any_market: Market)
     """Whatever waits for it already, and whatever comes."""
     market = any_market
     renter = await market.renter()
-    async with receiving(500) as receiver:
+    async with receiving(503) as receiver:
         await put(market, renter, receiver.url)
         for _ in range(2):
             await cancelled_job(market, renter)
@@ -178,6 +190,171 @@ async def test_address_that_failed_is_left_alone_for_a_while(any_market: Market)
         await deliver(market)
         told = [one.headers["dcp-event-id"] for one in receiver.received]
         assert (len(told), len(set(told))) == (4, 3)
+
+
+@pytest.mark.parametrize("status", [302, 400, 401, 404, 410, 422, 500])
+async def test_event_that_alone_is_refused_delays_no_other(market: Market, status: int) -> None:
+    renter = await market.renter(100_000)
+    async with receiving() as receiver:
+        receiver.by_event["webhook.test"] = status
+        await put(market, renter, receiver.url)
+        refused = (await send_test(market, renter)).delivery.event_id
+        await cancelled_job(market, renter)
+        await deliver(market)
+        assert kinds(receiver) == ["webhook.test", "job.cancelled"]
+        for seconds in (1, 9, 1, 29):
+            await cancelled_job(market, renter)
+            await deliver(market, seconds)
+            assert receiver.received[-1].headers["dcp-event"] in ("job.cancelled", "webhook.test")
+        assert kinds(receiver).count("job.cancelled") == 5  # each at once
+        again = [one for one in receiver.received if one.headers["dcp-event-id"] == refused]
+        assert len(again) == 3  # at its own times: after 10 s, and after 30 s more
+
+
+async def test_kind_of_event_that_is_refused_delays_no_other_kind(market: Market) -> None:
+    renter = await market.renter(100_000)
+    async with receiving() as receiver:
+        receiver.by_event["job.cancelled"] = 400
+        await put(market, renter, receiver.url)
+        for _ in range(4):
+            await cancelled_job(market, renter)
+        await deliver(market)
+        await send_test(market, renter)
+        await deliver(market)
+        assert kinds(receiver) == ["job.cancelled"] * 4 + ["webhook.test"]
+
+
+@pytest.mark.parametrize("status", [500, None])
+async def test_one_event_that_fails_again_and_again_never_condemns_the_address(
+    market: Market, status: int | None
+) -> None:
+    renter = await market.renter(100_000)
+    async with receiving(status) as receiver:
+        if status is None:
+            receiver.hangs_up = True
+        await put(market, renter, receiver.url)
+        await cancelled_job(market, renter)
+        for seconds in (0, 10, 30, 60):
+            await deliver(market, seconds)
+        assert len(receiver.received) == 4
+        receiver.by_event["webhook.test"] = 200
+        await send_test(market, renter)
+        await deliver(market, 0 if status else 10)
+        assert kinds(receiver)[4:] == ["webhook.test"]
+
+
+async def test_events_that_fail_over_and_over_stand_behind_new_ones(market: Market) -> None:
+    renter = await market.renter(100_000)
+    async with receiving(500) as receiver:
+        await put(market, renter, receiver.url)
+        for _ in range(2):
+            await cancelled_job(market, renter)
+        await deliver(market)
+        assert len(receiver.received) == 2  # two events in a row: it is the address
+        receiver.by_event["webhook.test"] = 200
+        await deliver(market, 9)
+        assert len(receiver.received) == 2
+        market.clock.advance(2)
+        await send_test(market, renter)  # when the others are due again
+        await deliver(market)
+        assert kinds(receiver)[2:] == ["webhook.test", "job.cancelled", "job.cancelled"]
+
+
+async def test_broken_address_is_tried_once_a_minute_at_most_and_gets_all_when_it_works(
+    market: Market,
+) -> None:
+    renter = await market.renter(100_000)
+    async with receiving(502) as receiver:
+        await put(market, renter, receiver.url)
+        for _ in range(12):
+            await cancelled_job(market, renter)
+        counts = []
+        for seconds in (0, 10, 30, 60, 60, 60):
+            await deliver(market, seconds - 1 if seconds else 0)
+            await deliver(market, 1 if seconds else 0)
+            counts.append(len(receiver.received))
+        assert counts == [2, 3, 4, 5, 6, 7]
+        receiver.answers = [200]
+        await deliver(market, 60)
+        await deliver(market)
+        assert len({one.headers["dcp-event-id"] for one in receiver.received}) == 12
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(("retry_after", "seconds"), [("120", 120), ("86400", 600), ("0", 10), ("soon", 10)])
+async def test_busy_address_is_left_alone_for_as_long_as_it_asks(
+    market: Market, status: int, retry_after: str, seconds: int
+) -> None:
+    renter = await market.renter()
+    async with receiving(status) as receiver:
+        receiver.retry_after = retry_after
+        await put(market, renter, receiver.url)
+        for _ in range(2):
+            await cancelled_job(market, renter)
+        await deliver(market)
+        await send_test(market, renter)
+        await deliver(market, seconds - 1)
+        assert len(receiver.received) == 1
+        receiver.answers = [200]
+        await deliver(market, 1)
+        assert len(receiver.received) == 4
+
+
+async def test_broken_address_loses_what_it_did_not_take_within_two_hours(market: Market) -> None:
+    """Also the events whose turn never came: they do not pile up."""
+    renter = await market.renter(100_000)
+    async with receiving(503) as receiver:
+        await put(market, renter, receiver.url)
+        for _ in range(3):
+            await cancelled_job(market, renter)
+        await deliver(market)
+        await market.sql(lambda: WebhookDelivery.update(next_ms=1).execute())
+        await deliver(market, GIVE_UP_SECONDS + 1)
+        noted = (await deliveries(market, renter)).deliveries
+        assert {one.status for one in noted} == {pb.DELIVERY_STATUS_FAILED}
+        assert [one.attempts for one in noted] == [0, 1, 1]
+        assert noted[0].error == "given up: the address failed for two hours"
+        receiver.answers = [200]
+        await cancelled_job(market, renter)
+        await deliver(market, 60)
+        assert (await deliveries(market, renter)).deliveries[0].status == pb.DELIVERY_STATUS_DELIVERED
+
+
+async def test_changed_address_is_tried_at_once(market: Market) -> None:
+    renter = await market.renter()
+    async with receiving(503) as broken, receiving() as receiver:
+        broken.retry_after = "600"
+        await put(market, renter, broken.url)
+        for _ in range(2):
+            await cancelled_job(market, renter)
+        await deliver(market)
+        await put(market, renter, receiver.url)
+        await deliver(market)
+        assert len(receiver.received) == 1  # the other was sent just now, and waits for its own time
+        await deliver(market, 600)
+        assert len(receiver.received) == 2
+
+
+async def test_event_that_this_server_cannot_send_holds_up_no_other(market: Market) -> None:
+    renter = await market.renter()
+    sent: list[str] = []
+
+    async def post(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        sent.append(headers["webhook-id"])
+        if headers["DCP-Event"] == "webhook.test":
+            raise RuntimeError("a fault of ours")
+        return Answer(200)
+
+    await put(market, renter, "http://127.0.0.1:9/")
+    broken = (await send_test(market, renter)).delivery.event_id
+    await cancelled_job(market, renter)
+    own = Deliveries(market.server.services.deliveries._database, market.clock, post)
+    await own.tick()
+    await own.settled()
+    assert (sent[0], len(sent)) == (broken, 2)
+    done, failed = (await deliveries(market, renter)).deliveries
+    assert (done.status, failed.status) == (pb.DELIVERY_STATUS_DELIVERED, pb.DELIVERY_STATUS_WAITING)
+    assert (failed.attempts, failed.error) == (1, "the server could not send the event")
 
 
 async def test_address_that_never_answers_holds_nothing_up(any_market: Market) -> None:
@@ -256,14 +433,70 @@ async def test_secret_is_shown_once_and_can_be_replaced(market: Market) -> None:
         await send_test(market, renter)
         await deliver(market)
         assert_signed(receiver.received[0], first.secret)
-        made = await market.webhook_service.RotateWebhookSecret(
-            pb.RotateWebhookSecretRequest(), metadata=renter.metadata
-        )
+        made = await rotate(market, renter)
         await send_test(market, renter)
         await deliver(market)
         assert_signed(receiver.received[1], made.secret)
         assert made.secret != first.secret
         assert first.secret not in str(await deliveries(market, renter))
+
+
+async def signed_by(market: Market, renter: Party, receiver: Receiver) -> Received:
+    """What a test event of now carries."""
+    await send_test(market, renter)
+    await deliver(market)
+    return receiver.received[-1]
+
+
+def accepts(secret: str, one: Received) -> bool:
+    """Whether an independent implementation of Standard Webhooks takes the signature, whatever its time."""
+    at = datetime.fromtimestamp(int(one.headers["webhook-timestamp"]), UTC)
+    own = StandardWebhook(secret).sign(one.headers["webhook-id"], at, one.body.decode())
+    return own in one.headers["webhook-signature"].split(" ")
+
+
+async def test_replaced_secret_signs_too_until_its_grace_period_ends(any_market: Market) -> None:
+    market = any_market
+    renter = await market.renter()
+    async with receiving() as receiver:
+        old = (await put(market, renter, receiver.url)).secret
+        made = await rotate(market, renter, grace_seconds=100)
+        now_ms = market.clock.now() * 1000
+        assert made.previous_expires_at.ToMilliseconds() == now_ms + 100_000
+        market.clock.advance(99)
+        one = await signed_by(market, renter, receiver)
+        assert accepts(old, one)
+        assert accepts(made.secret, one)
+        assert_signed(one, made.secret)
+        assert one.headers["dcp-previous-signature"] == legacy(one, old)
+        market.clock.advance(1)
+        one = await signed_by(market, renter, receiver)
+        assert not accepts(old, one)
+        assert accepts(made.secret, one)
+        assert "dcp-previous-signature" not in one.headers
+
+
+async def test_rotation_without_grace_ends_every_earlier_secret(market: Market) -> None:
+    renter = await market.renter()
+    async with receiving() as receiver:
+        secrets = [(await put(market, renter, receiver.url)).secret]
+        secrets += [(await rotate(market, renter)).secret for _ in range(2)]
+        one = await signed_by(market, renter, receiver)
+        assert [accepts(secret, one) for secret in secrets] == [True] * 3  # a lost answer locks nobody out
+        assert one.headers["dcp-previous-signature"] == f"{legacy(one, secrets[1])} {legacy(one, secrets[0])}"
+        newest = (await rotate(market, renter, grace_seconds=0)).secret
+        one = await signed_by(market, renter, receiver)
+        assert [accepts(secret, one) for secret in (*secrets, newest)] == [False] * 3 + [True]
+
+
+async def test_only_so_many_secrets_are_valid_at_once(market: Market) -> None:
+    renter = await market.renter()
+    await put(market, renter, "http://127.0.0.1:9/")
+    for _ in range(MAX_SECRETS - 1):
+        await rotate(market, renter)
+    assert (await refusal(rotate(market, renter))).reason == "TOO_MANY_KEYS"
+    assert (await rotate(market, renter, grace_seconds=0)).secret
+    assert (await rotate(market, renter)).secret
 
 
 async def test_test_event_is_sent_and_one_waits_at_a_time(any_market: Market) -> None:
