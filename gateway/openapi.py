@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata, resources
 from typing import Any
 
@@ -22,16 +23,14 @@ from gateway.languages import ARABIC, ENGLISH, Language
 from gateway.relations import NOT_BLANK, body_conditions, parameter_needs
 from gateway.routes import BASES, Binding, bindings, field_rule
 from gateway.scalars import (
-    DURATION,
     FLOAT_TYPES,
     INT32_TYPES,
     INT64_TYPES,
-    TIMESTAMP,
-    enum_names,
     enum_numbers,
     integer_limits,
 )
 from gateway.transcode import query_fields
+from wire.json_form import DURATION, TIMESTAMP, enum_names
 
 Json = dict[str, Any]
 
@@ -73,9 +72,48 @@ _SUCCESS_TEXTS = {
 }
 
 
+_EVENT_ANSWERS = {
+    "2XX": "The event is delivered.",
+    "3XX": "The event is sent again later; redirects are not followed.",
+    "4XX": "The event is sent again later; other events do not wait for it.",
+    "429": "The address is left alone for as long as `Retry-After` asks, at most ten minutes.",
+    "5XX": "The event is sent again later; after several in a row, the address is left alone for a while.",
+    "503": "The address is left alone for as long as `Retry-After` asks, at most ten minutes.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EventKind:
+    """A kind of event that is sent to webhooks of renters."""
+
+    name: str
+    full_name: str
+    body: Descriptor
+    headers: Descriptor
+    file: FileDescriptor
+
+
+def event_kinds(files: Iterable[FileDescriptor]) -> list[EventKind]:
+    """The kinds of events that the options of enums declare."""
+    return [
+        EventKind(
+            enum_names(enum)[value.number],
+            f"{enum.full_name}.{value.name}",
+            file.message_types_by_name[body],
+            file.message_types_by_name[enum.GetOptions().Extensions[options_pb2.enum].event_headers],
+            file,
+        )
+        for file in files
+        for enum in file.enum_types_by_name.values()
+        for value in enum.values
+        if (body := value.GetOptions().Extensions[options_pb2.value].event_body)
+    ]
+
+
 def document(files: Iterable[FileDescriptor], language: Language = ENGLISH) -> Json:
     """Builds the OpenAPI 3.1 document of all RPCs in the files that are served over HTTP."""
-    return _Document(list(bindings(files)), comments(), language).whole()
+    files = list(files)
+    return _Document(list(bindings(files)), event_kinds(files), comments(), language).whole()
 
 
 def comments() -> Mapping[str, str]:
@@ -104,8 +142,15 @@ def _full_name(file: Any, path: Sequence[int]) -> str:
 class _Document:
     """The document under construction. Schemas are added when they are first referenced."""
 
-    def __init__(self, served: list[Binding], comments: Mapping[str, str], language: Language) -> None:
+    def __init__(
+        self,
+        served: list[Binding],
+        events: list[EventKind],
+        comments: Mapping[str, str],
+        language: Language,
+    ) -> None:
         self._served = served
+        self._events = events
         self._comments = comments
         self._language = language
         self._say = language.say
@@ -117,6 +162,7 @@ class _Document:
         paths: dict[str, Json] = {}
         for binding in self._served:
             paths.setdefault(binding.path, {})[binding.verb.lower()] = self._operation(binding)
+        webhooks = {event.name: {"post": self._event(event)} for event in self._events}
         return {
             "openapi": "3.1.0",
             "info": {
@@ -128,6 +174,7 @@ class _Document:
             "servers": [{"url": "/"}],
             "tags": self._tags(),
             "paths": paths,
+            "webhooks": webhooks,
             "components": {
                 "schemas": dict(sorted(self._schemas.items())),
                 "securitySchemes": _security_schemes(),
@@ -147,6 +194,25 @@ class _Document:
             }
             for name, s in ordered
         ]
+
+    def _event(self, event: EventKind) -> Json:
+        """The request that a renter's webhook receives, and what its answers lead to."""
+        description = self._comment(event.full_name)
+        headers = [
+            self._parameter("header", field_rule(field).header, field) for field in event.headers.fields
+        ]
+        return {
+            "operationId": event.name,
+            "tags": [_tag(service) for service in event.file.services_by_name.values()],
+            "summary": description,
+            "description": self._comment(event.headers.full_name),
+            "security": [],
+            "parameters": headers,
+            "requestBody": {"required": True, "content": _json_content(self._reference(event.body))},
+            "responses": {
+                status: {"description": self._say(text)} for status, text in _EVENT_ANSWERS.items()
+            },
+        }
 
     def _operation(self, binding: Binding) -> Json:
         method, rule = binding.method, binding.rule

@@ -29,7 +29,8 @@ from gateway import credentials, errors
 from gateway.edge import method_not_allowed, read_body, respond
 from gateway.errors import ApiError
 from gateway.files import FileRelay
-from gateway.transcode import body_reader, message_writer, parse_object, query_reader, single_text_reader
+from gateway.transcode import body_reader, parse_object, query_reader, single_text_reader
+from wire.json_form import message_writer
 
 log = logging.getLogger(__name__)
 

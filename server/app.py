@@ -20,6 +20,7 @@ from server.rpc.accounts import AccountServicer
 from server.rpc.addresses import Addresses
 from server.rpc.admin import AdminServicer
 from server.rpc.artifacts import ArtifactServicer
+from server.rpc.events import body_text
 from server.rpc.health import DatedHealth
 from server.rpc.interceptors import Authentication
 from server.rpc.jobs import JobServicer
@@ -106,7 +107,7 @@ class Server:
         _check_free(self._config.listen)
         await asyncio.to_thread(self._database.start)
         await self._database.run(sessions.end_all)
-        self.services = Services(self._database, self._clock, self._config)
+        self.services = Services(self._database, self._clock, self._config, body_text)
         self.loops = server_loops(self.services)
         authentication = Authentication(
             self.services.keys,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import TypeAlias
 
 from server.clock import Clock, ms
@@ -24,15 +25,18 @@ TURN_EVENTS = 10
 TURN_SECONDS = 30
 # Another server may take over a turn after this; it is longer than a turn with its last attempt can take.
 CLAIM_SECONDS = 60
+Write: TypeAlias = Callable[[Delivery], str]
+"""Writes the body of an event."""
 Post: TypeAlias = Callable[[str, Mapping[str, str], bytes], Awaitable[Answer]]
 
 
 class Deliveries:
     """The sender of one server; several may share a database."""
 
-    def __init__(self, database: Database, clock: Clock, post: Post) -> None:
+    def __init__(self, database: Database, clock: Clock, write: Write, post: Post) -> None:
         self._database = database
         self._clock = clock
+        self._write = write
         self._post = post
         self._turns: dict[int, asyncio.Task[None]] = {}
 
@@ -83,19 +87,22 @@ class Deliveries:
 
     async def _send(self, webhook: Webhook, delivery: Delivery) -> bool:
         """Sends one event and records the attempt; returns whether the turn goes on."""
-        answer = await self._attempt(webhook, delivery)
+        sent, answer = await self._attempt(webhook, delivery)
         now_ms = ms(self._clock)
-        goes_on = await self._database.run(lambda: webhooks.record(webhook, delivery, answer, now_ms))
+        goes_on = await self._database.run(lambda: webhooks.record(webhook, sent, answer, now_ms))
         log.debug("sent an event event_id=%s good=%s", delivery.event_id, answer.is_good)
         return goes_on
 
-    async def _attempt(self, webhook: Webhook, delivery: Delivery) -> Answer:
+    async def _attempt(self, webhook: Webhook, delivery: Delivery) -> tuple[Delivery, Answer]:
+        """The event with its body, and what the address answered."""
         try:
-            body = delivery.body.encode()
-            return await self._post(webhook.url, _headers(webhook, delivery, body, ms(self._clock)), body)
+            sent = delivery if delivery.body else replace(delivery, body=self._write(delivery))
+            body = sent.body.encode()
+            headers = _headers(webhook, sent, body, ms(self._clock))
+            return sent, await self._post(webhook.url, headers, body)
         except Exception:  # of this event: the others of the turn must not wait for it
             log.exception("an event could not be sent event_id=%s", delivery.event_id)
-            return Answer(None, "the server could not send the event", was_sent=False)
+            return delivery, Answer(None, "the server could not send the event", was_sent=False)
 
 
 def _headers(webhook: Webhook, delivery: Delivery, body: bytes, now_ms: int) -> dict[str, str]:

@@ -290,6 +290,7 @@ class WebhookDelivery(Table):
     last_ms = pw.BigIntegerField(null=True)
     status_code = pw.IntegerField(null=True)
     error = pw.TextField(null=True)
+    facts = pw.TextField(default="{}")
 
     class Meta:
         table_name = "webhook_delivery"

@@ -48,12 +48,16 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One event and the state of its delivery; every attempt sends exactly ``body``."""
+    """One event and the state of its delivery.
+
+    ``body`` is written from ``facts`` for the first attempt; every attempt sends exactly it. Empty: none yet.
+    """
 
     id: int
     renter_id: int
     event_id: str
     event: WebhookEvent
+    facts: dict[str, Any]
     body: str
     status: DeliveryStatus
     created_ms: int
@@ -122,13 +126,14 @@ def remove(renter_id: int) -> None:
     ).execute()
 
 
-def add(webhook: Webhook, event: WebhookEvent, event_id: str, body: str, now_ms: int) -> None:
+def add(webhook: Webhook, event: WebhookEvent, event_id: str, facts: dict[str, Any], now_ms: int) -> None:
     """Puts an event into the outbox of a webhook that the caller has locked."""
     db.WebhookDelivery.insert(
         renter_id=webhook.renter_id,
         event_id=event_id,
         event=event.value,
-        body=body,
+        facts=json.dumps(facts),
+        body="",
         created_ms=now_ms,
         next_ms=now_ms,
     ).execute()
@@ -205,6 +210,7 @@ def record(webhook: Webhook, sent: Delivery, answer: Answer, now_ms: int) -> boo
     if not answer.is_good and next_ms is None:
         status = DeliveryStatus.FAILED
     recorded = db.WebhookDelivery.update(
+        body=sent.body,
         attempts=sent.attempts + 1,
         last_ms=now_ms,
         next_ms=next_ms or now_ms,
@@ -290,6 +296,7 @@ def _delivery(row: Any) -> Delivery:
         row.renter_id,
         row.event_id,
         WebhookEvent(row.event),
+        json.loads(row.facts),
         row.body,
         DeliveryStatus(row.status),
         row.created_ms,

@@ -28,7 +28,7 @@ from server.domain.queue import JobCondition
 from server.domain.reliability import Weight
 from server.domain.terms import Weekday
 from server.domain.webhooks import DeliveryStatus, WebhookEvent
-from tests.architecture.tools import PROGRAMS, ROOT, sources, tracked_files
+from tests.architecture.tools import PACKAGES, ROOT, sources, tracked_files
 from tests.support.lengths import LONG_FILES
 
 
@@ -43,7 +43,7 @@ def imports(path: Path) -> Iterator[str]:
 def test_nobody_imports_generated_by_its_folder() -> None:
     bad = [
         str(path.relative_to(ROOT))
-        for path in sources(*PROGRAMS, "scripts", "tests", "generated")
+        for path in sources(*PACKAGES, "scripts", "tests", "generated")
         if any(name == "generated" or name.startswith("generated.") for name in imports(path))
     ]
     assert bad == []
@@ -52,7 +52,7 @@ def test_nobody_imports_generated_by_its_folder() -> None:
 def test_every_module_says_what_it_is() -> None:
     bad = [
         str(path.relative_to(ROOT))
-        for path in sources(*PROGRAMS, "scripts", "tests")
+        for path in sources(*PACKAGES, "scripts", "tests")
         if path.read_text().strip() and ast.get_docstring(ast.parse(path.read_text())) is None
     ]
     assert bad == []

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from gateway.errors import ApiError
 from gateway.routes import bindings, discover
-from gateway.transcode import body_reader, message_writer, parse_object, query_reader, single_text_reader
+from gateway.transcode import body_reader, parse_object, query_reader, single_text_reader
+from wire.json_form import message_writer
 
 INTEGERS = {5: (-(2**31), 2**31 - 1), 3: (-(2**63), 2**63 - 1), 13: (0, 2**32 - 1), 4: (0, 2**64 - 1)}
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

@@ -542,16 +542,22 @@ class EnumRule(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     UPPER_CASE_FIELD_NUMBER: _builtins.int
+    EVENT_HEADERS_FIELD_NUMBER: _builtins.int
     upper_case: _builtins.bool
     """Values are written in UPPER_SNAKE without the prefix of the enum. Otherwise they are written in lower_snake."""
+    event_headers: _builtins.str
+    """For an enum of the events that are sent to renters: the message of its file whose fields are the headers of
+    each event.
+    """
     def __init__(
         self,
         *,
         upper_case: _builtins.bool = ...,
+        event_headers: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["upper_case", b"upper_case"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_headers", b"event_headers", "upper_case", b"upper_case"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -566,10 +572,13 @@ class EnumValueRule(_message.Message):
     JSON_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
     HTTP_STATUS_FIELD_NUMBER: _builtins.int
+    EVENT_BODY_FIELD_NUMBER: _builtins.int
     json: _builtins.str
     """The value's name in JSON. Empty: as the enum's rule says."""
     http_status: _builtins.int
     """The HTTP status of a response whose `status_field` holds this value. 0: the status is `success_code`."""
+    event_body: _builtins.str
+    """For a kind of event: the message of its file that is the event's body."""
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other names that are accepted in requests."""
@@ -580,10 +589,11 @@ class EnumValueRule(_message.Message):
         json: _builtins.str = ...,
         aliases: _abc.Iterable[_builtins.str] | None = ...,
         http_status: _builtins.int = ...,
+        event_body: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "http_status", b"http_status", "json", b"json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "event_body", b"event_body", "http_status", b"http_status", "json", b"json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -22,28 +22,31 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from dcp.v1 import jobs_pb2 as dcp_dot_v1_dot_jobs__pb2
 from dcp.v1 import options_pb2 as dcp_dot_v1_dot_options__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x64\x63p/v1/webhooks.proto\x12\x06\x64\x63p.v1\x1a\x14\x64\x63p/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"~\n\x07Webhook\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x1f\n\x12\x62\x61lance_low_halala\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x15\n\x13_balance_low_halala\"\xbb\x02\n\x0fWebhookDelivery\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12#\n\x05\x65vent\x18\x03 \x01(\x0e\x32\x14.dcp.v1.WebhookEvent\x12&\n\x06status\x18\x04 \x01(\x0e\x32\x16.dcp.v1.DeliveryStatus\x12\x10\n\x08\x61ttempts\x18\x05 \x01(\x05\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0flast_attempt_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x0bstatus_code\x18\x08 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\x05\x65rror\x18\t \x01(\tH\x01\x88\x01\x01\x42\x0e\n\x0c_status_codeB\x08\n\x06_error\"\x85\x01\n\x11SetWebhookRequest\x12\x18\n\x03url\x18\x01 \x01(\tB\x0b\xaa\xbb\x18\x07\x08\x01\x18\xd0\x0f\x38\x1e\x12?\n\x12\x62\x61lance_low_halala\x18\x02 \x01(\x03\x42\x1e\xaa\xbb\x18\x1a!\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\xa2\x94\x1amBB\x06halalaH\x00\x88\x01\x01\x42\x15\n\x13_balance_low_halala\"g\n\x12SetWebhookResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12 \n\x07webhook\x18\x02 \x01(\x0b\x32\x0f.dcp.v1.Webhook\x12\x13\n\x06secret\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\t\n\x07_secret\"\x13\n\x11GetWebhookRequest\"6\n\x12GetWebhookResponse\x12 \n\x07webhook\x18\x01 \x01(\x0b\x32\x0f.dcp.v1.Webhook\"\x16\n\x14RemoveWebhookRequest\"(\n\x15RemoveWebhookResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\"l\n\x1aRotateWebhookSecretRequest\x12<\n\rgrace_seconds\x18\x01 \x01(\x05\x42 \xaa\xbb\x18\x1c!\x00\x00\x00\x00\x00\x00\x00\x00)\x00\x00\x00\x00\x00u\"A\x81\x02\x00\x00\x00\x00\x00\x18\xf5@H\x00\x88\x01\x01\x42\x10\n\x0e_grace_seconds\"w\n\x1bRotateWebhookSecretResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x37\n\x13previous_expires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x14\n\x12TestWebhookRequest\"Q\n\x13TestWebhookResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12)\n\x08\x64\x65livery\x18\x02 \x01(\x0b\x32\x17.dcp.v1.WebhookDelivery\"\x9b\x01\n\x1cListWebhookDeliveriesRequest\x12%\n\tbefore_id\x18\x01 \x01(\x03\x42\r\xaa\xbb\x18\t!\x00\x00\x00\x00\x00\x00\xf0?H\x00\x88\x01\x01\x12\x38\n\tpage_size\x18\x02 \x01(\x05\x42 \xaa\xbb\x18\x1c!\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00i@\x81\x02\x00\x00\x00\x00\x00\x00I@H\x01\x88\x01\x01\x42\x0c\n\n_before_idB\x0c\n\n_page_size\"|\n\x1dListWebhookDeliveriesResponse\x12+\n\ndeliveries\x18\x01 \x03(\x0b\x32\x17.dcp.v1.WebhookDelivery\x12\x1b\n\x0enext_before_id\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x11\n\x0f_next_before_id*\xa7\x02\n\x0cWebhookEvent\x12\x1d\n\x19WEBHOOK_EVENT_UNSPECIFIED\x10\x00\x12\x34\n\x1bWEBHOOK_EVENT_JOB_COMPLETED\x10\x01\x1a\x13\xb2\xbb\x18\x0f\n\rjob.completed\x12.\n\x18WEBHOOK_EVENT_JOB_FAILED\x10\x02\x1a\x10\xb2\xbb\x18\x0c\n\njob.failed\x12\x34\n\x1bWEBHOOK_EVENT_JOB_CANCELLED\x10\x03\x1a\x13\xb2\xbb\x18\x0f\n\rjob.cancelled\x12\x30\n\x19WEBHOOK_EVENT_BALANCE_LOW\x10\x04\x1a\x11\xb2\xbb\x18\r\n\x0b\x62\x61lance.low\x12*\n\x12WEBHOOK_EVENT_TEST\x10\x05\x1a\x12\xb2\xbb\x18\x0e\n\x0cwebhook.test*\x89\x01\n\x0e\x44\x65liveryStatus\x12\x1f\n\x1b\x44\x45LIVERY_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x44\x45LIVERY_STATUS_WAITING\x10\x01\x12\x1d\n\x19\x44\x45LIVERY_STATUS_DELIVERED\x10\x02\x12\x1a\n\x16\x44\x45LIVERY_STATUS_FAILED\x10\x03\x32\xaf\x10\n\x0eWebhookService\x12\xa8\x03\n\nSetWebhook\x12\x19.dcp.v1.SetWebhookRequest\x1a\x1a.dcp.v1.SetWebhookResponse\"\xe2\x02\xaa\xbb\x18\xbe\x02\n\x01\x03\x1ar\n(Set the address that events are sent to.\x12\x46\xd8\xaa\xd8\xad\xd8\xaf\xd9\x8a\xd8\xaf \xd8\xa7\xd9\x84\xd8\xb9\xd9\x86\xd9\x88\xd8\xa7\xd9\x86 \xd8\xa7\xd9\x84\xd8\xb0\xd9\x8a \xd8\xaa\xd9\x8f\xd8\xb1\xd8\xb3\xd9\x84 \xd8\xa5\xd9\x84\xd9\x8a\xd9\x87 \xd8\xa7\xd9\x84\xd8\xa3\xd8\xad\xd8\xaf\xd8\xa7\xd8\xab.\"D{\"url\": \"https://renter.example/events\", \"balance_low_halala\": 1000}*y{\"success\": true, \"webhook\": {\"url\": \"https://renter.example/events\", \"balance_low_halala\": 1000}, \"secret\": \"whsec_...\"}2\x01\x46\xa8\x01\x02\x82\xd3\xe4\x93\x02\x19\"\x14/api/renters/webhook:\x01*\x12\xa6\x02\n\nGetWebhook\x12\x19.dcp.v1.GetWebhookRequest\x1a\x1a.dcp.v1.GetWebhookResponse\"\xe0\x01\xaa\xbb\x18\xbf\x01\n\x01\x03\x1ag\n(Get the address that events are sent to.\x12;\xd8\xa7\xd9\x84\xd8\xb9\xd9\x86\xd9\x88\xd8\xa7\xd9\x86 \xd8\xa7\xd9\x84\xd8\xb0\xd9\x8a \xd8\xaa\xd9\x8f\xd8\xb1\xd8\xb3\xd9\x84 \xd8\xa5\xd9\x84\xd9\x8a\xd9\x87 \xd8\xa7\xd9\x84\xd8\xa3\xd8\xad\xd8\xaf\xd8\xa7\xd8\xab.*Q{\"webhook\": {\"url\": \"https://renter.example/events\", \"balance_low_halala\": 1000}}\x82\xd3\xe4\x93\x02\x16\x12\x14/api/renters/webhook\x12\x8e\x02\n\rRemoveWebhook\x12\x1c.dcp.v1.RemoveWebhookRequest\x1a\x1d.dcp.v1.RemoveWebhookResponse\"\xbf\x01\xaa\xbb\x18\x94\x01\n\x01\x03\x1au\n+Remove the address that events are sent to.\x12\x46\xd8\xa5\xd8\xb2\xd8\xa7\xd9\x84\xd8\xa9 \xd8\xa7\xd9\x84\xd8\xb9\xd9\x86\xd9\x88\xd8\xa7\xd9\x86 \xd8\xa7\xd9\x84\xd8\xb0\xd9\x8a \xd8\xaa\xd9\x8f\xd8\xb1\xd8\xb3\xd9\x84 \xd8\xa5\xd9\x84\xd9\x8a\xd9\x87 \xd8\xa7\xd9\x84\xd8\xa3\xd8\xad\xd8\xaf\xd8\xa7\xd8\xab.\"\x02{}*\x11{\"success\": true}\xa8\x01\x02\x82\xd3\xe4\x93\x02 \"\x1b/api/renters/webhook/remove:\x01*\x12\xe4\x02\n\x13RotateWebhookSecret\x12\".dcp.v1.RotateWebhookSecretRequest\x1a#.dcp.v1.RotateWebhookSecretResponse\"\x83\x02\xaa\xbb\x18\xd8\x01\n\x01\x03\x1aV\n\"Replace the secret of the webhook.\x12\x30\xd8\xa7\xd8\xb3\xd8\xaa\xd8\xa8\xd8\xaf\xd8\xa7\xd9\x84 \xd8\xa7\xd9\x84\xd8\xb3\xd8\xb1 \xd8\xa7\xd9\x84\xd8\xae\xd8\xa7\xd8\xb5 \xd8\xa8\xd9\x80 webhook.\"\x17{\"grace_seconds\": 3600}*[{\"success\": true, \"secret\": \"whsec_...\", \"previous_expires_at\": \"2026-01-31T13:00:00.000Z\"}2\x02+?\xa8\x01\x02\x82\xd3\xe4\x93\x02 \"\x1b/api/renters/webhook/rotate:\x01*\x12\xaa\x02\n\x0bTestWebhook\x12\x1a.dcp.v1.TestWebhookRequest\x1a\x1b.dcp.v1.TestWebhookResponse\"\xe1\x01\xaa\xbb\x18\xb8\x01\n\x01\x03\x10\xca\x01\x1a\x35\n\x12Send a test event.\x12\x1f\xd8\xa5\xd8\xb1\xd8\xb3\xd8\xa7\xd9\x84 \xd8\xad\xd8\xaf\xd8\xab \xd8\xaa\xd8\xac\xd8\xb1\xd9\x8a\xd8\xa8\xd9\x8a.\"\x02{}*o{\"success\": true, \"delivery\": {\"id\": 31, \"event_id\": \"evt-5b1c\", \"event\": \"webhook.test\", \"status\": \"waiting\"}}2\x01+\xa8\x01\x02\x82\xd3\xe4\x93\x02\x1e\"\x19/api/renters/webhook/test:\x01*\x12\xf4\x02\n\x15ListWebhookDeliveries\x12$.dcp.v1.ListWebhookDeliveriesRequest\x1a%.dcp.v1.ListWebhookDeliveriesResponse\"\x8d\x02\xaa\xbb\x18\xe1\x01\n\x01\x03\x1aQ\n#List the deliveries to the webhook.\x12*\xd9\x82\xd8\xa7\xd8\xa6\xd9\x85\xd8\xa9 \xd9\x85\xd8\xa7 \xd8\xa3\xd9\x8f\xd8\xb1\xd8\xb3\xd9\x84 \xd8\xa5\xd9\x84\xd9\x89 webhook.*\x88\x01{\"deliveries\": [{\"id\": 31, \"event_id\": \"evt-5b1c\", \"event\": \"job.completed\", \"status\": \"delivered\", \"attempts\": 1, \"status_code\": 200}]}\x82\xd3\xe4\x93\x02!\x12\x1f/api/renters/webhook/deliveries\x1a-\xaa\xbb\x18)\n%\n\x11Webhook Endpoints\x12\x10\xd9\x86\xd9\x82\xd8\xa7\xd8\xb7 Webhook\x10\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x64\x63p/v1/webhooks.proto\x12\x06\x64\x63p.v1\x1a\x11\x64\x63p/v1/jobs.proto\x1a\x14\x64\x63p/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"~\n\x07Webhook\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x1f\n\x12\x62\x61lance_low_halala\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x15\n\x13_balance_low_halala\"\xbb\x02\n\x0fWebhookDelivery\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12#\n\x05\x65vent\x18\x03 \x01(\x0e\x32\x14.dcp.v1.WebhookEvent\x12&\n\x06status\x18\x04 \x01(\x0e\x32\x16.dcp.v1.DeliveryStatus\x12\x10\n\x08\x61ttempts\x18\x05 \x01(\x05\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0flast_attempt_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x0bstatus_code\x18\x08 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\x05\x65rror\x18\t \x01(\tH\x01\x88\x01\x01\x42\x0e\n\x0c_status_codeB\x08\n\x06_error\"\x85\x01\n\x11SetWebhookRequest\x12\x18\n\x03url\x18\x01 \x01(\tB\x0b\xaa\xbb\x18\x07\x08\x01\x18\xd0\x0f\x38\x1e\x12?\n\x12\x62\x61lance_low_halala\x18\x02 \x01(\x03\x42\x1e\xaa\xbb\x18\x1a!\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\xa2\x94\x1amBB\x06halalaH\x00\x88\x01\x01\x42\x15\n\x13_balance_low_halala\"g\n\x12SetWebhookResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12 \n\x07webhook\x18\x02 \x01(\x0b\x32\x0f.dcp.v1.Webhook\x12\x13\n\x06secret\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\t\n\x07_secret\"\x13\n\x11GetWebhookRequest\"6\n\x12GetWebhookResponse\x12 \n\x07webhook\x18\x01 \x01(\x0b\x32\x0f.dcp.v1.Webhook\"\x16\n\x14RemoveWebhookRequest\"(\n\x15RemoveWebhookResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\"l\n\x1aRotateWebhookSecretRequest\x12<\n\rgrace_seconds\x18\x01 \x01(\x05\x42 \xaa\xbb\x18\x1c!\x00\x00\x00\x00\x00\x00\x00\x00)\x00\x00\x00\x00\x00u\"A\x81\x02\x00\x00\x00\x00\x00\x18\xf5@H\x00\x88\x01\x01\x42\x10\n\x0e_grace_seconds\"w\n\x1bRotateWebhookSecretResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x37\n\x13previous_expires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x14\n\x12TestWebhookRequest\"Q\n\x13TestWebhookResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12)\n\x08\x64\x65livery\x18\x02 \x01(\x0b\x32\x17.dcp.v1.WebhookDelivery\"\x9b\x01\n\x1cListWebhookDeliveriesRequest\x12%\n\tbefore_id\x18\x01 \x01(\x03\x42\r\xaa\xbb\x18\t!\x00\x00\x00\x00\x00\x00\xf0?H\x00\x88\x01\x01\x12\x38\n\tpage_size\x18\x02 \x01(\x05\x42 \xaa\xbb\x18\x1c!\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00i@\x81\x02\x00\x00\x00\x00\x00\x00I@H\x01\x88\x01\x01\x42\x0c\n\n_before_idB\x0c\n\n_page_size\"|\n\x1dListWebhookDeliveriesResponse\x12+\n\ndeliveries\x18\x01 \x03(\x0b\x32\x17.dcp.v1.WebhookDelivery\x12\x1b\n\x0enext_before_id\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x11\n\x0f_next_before_id\"\x82\x04\n\x0eWebhookHeaders\x12&\n\nwebhook_id\x18\x01 \x01(\tB\x12\xaa\xbb\x18\x0e\x08\x01J\nwebhook-id\x12=\n\x11webhook_timestamp\x18\x02 \x01(\x03\x42\"\xaa\xbb\x18\x1e\x08\x01\x42\x07secondsJ\x11webhook-timestamp\x12\x34\n\x11webhook_signature\x18\x03 \x01(\tB\x19\xaa\xbb\x18\x15\x08\x01J\x11webhook-signature\x12:\n\tdcp_event\x18\x04 \x01(\x0e\x32\x14.dcp.v1.WebhookEventB\x11\xaa\xbb\x18\r\x08\x01J\tDCP-Event\x12*\n\x0c\x64\x63p_event_id\x18\x05 \x01(\tB\x14\xaa\xbb\x18\x10\x08\x01J\x0c\x44\x43P-Event-Id\x12(\n\x0b\x64\x63p_attempt\x18\x06 \x01(\x05\x42\x13\xaa\xbb\x18\x0f\x08\x01J\x0b\x44\x43P-Attempt\x12\x35\n\rdcp_timestamp\x18\x07 \x01(\x03\x42\x1e\xaa\xbb\x18\x1a\x08\x01\x42\x07secondsJ\rDCP-Timestamp\x12,\n\rdcp_signature\x18\x08 \x01(\tB\x15\xaa\xbb\x18\x11\x08\x01J\rDCP-Signature\x12\x41\n\x16\x64\x63p_previous_signature\x18\t \x01(\tB\x1c\xaa\xbb\x18\x18J\x16\x44\x43P-Previous-SignatureH\x00\x88\x01\x01\x42\x19\n\x17_dcp_previous_signature\"\x8a\x01\n\x08JobEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x04type\x18\x02 \x01(\x0e\x32\x14.dcp.v1.WebhookEvent\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1e\n\x04\x64\x61ta\x18\x04 \x01(\x0b\x32\x10.dcp.v1.EndedJob\"\x81\x04\n\x08\x45ndedJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12!\n\x08job_type\x18\x02 \x01(\x0e\x32\x0f.dcp.v1.JobType\x12 \n\x06status\x18\x03 \x01(\x0e\x32\x10.dcp.v1.JobState\x12\x16\n\x0e\x63harged_halala\x18\x04 \x01(\x03\x12\x17\n\x0frefunded_halala\x18\x05 \x01(\x03\x12\x32\n\x0e\x66\x61ilure_reason\x18\x06 \x01(\x0e\x32\x15.dcp.v1.FailureReasonH\x00\x88\x01\x01\x12\x1c\n\x0f\x66\x61ilure_message\x18\x07 \x01(\tH\x01\x88\x01\x01\x12\x18\n\x0bprovider_id\x18\x08 \x01(\x03H\x02\x88\x01\x01\x12\x12\n\x05model\x18\t \x01(\tH\x03\x88\x01\x01\x12.\n\ncreated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x07\x62illing\x18\r \x01(\x0b\x32\x0f.dcp.v1.BillingB\x11\n\x0f_failure_reasonB\x12\n\x10_failure_messageB\x0e\n\x0c_provider_idB\x08\n\x06_model\"\x93\x01\n\x0f\x42\x61lanceLowEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x04type\x18\x02 \x01(\x0e\x32\x14.dcp.v1.WebhookEvent\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x04\x64\x61ta\x18\x04 \x01(\x0b\x32\x12.dcp.v1.LowBalance\"@\n\nLowBalance\x12\x16\n\x0e\x62\x61lance_halala\x18\x01 \x01(\x03\x12\x1a\n\x12\x62\x61lance_low_halala\x18\x02 \x01(\x03\"\x90\x01\n\tTestEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12\"\n\x04type\x18\x02 \x01(\x0e\x32\x14.dcp.v1.WebhookEvent\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x04\x64\x61ta\x18\x04 \x01(\x0b\x32\x15.dcp.v1.TestEventData\"\x0f\n\rTestEventData*\xfd\x02\n\x0cWebhookEvent\x12\x1d\n\x19WEBHOOK_EVENT_UNSPECIFIED\x10\x00\x12?\n\x1bWEBHOOK_EVENT_JOB_COMPLETED\x10\x01\x1a\x1e\xb2\xbb\x18\x1a\n\rjob.completed\xf2\x01\x08JobEvent\x12\x39\n\x18WEBHOOK_EVENT_JOB_FAILED\x10\x02\x1a\x1b\xb2\xbb\x18\x17\n\njob.failed\xf2\x01\x08JobEvent\x12?\n\x1bWEBHOOK_EVENT_JOB_CANCELLED\x10\x03\x1a\x1e\xb2\xbb\x18\x1a\n\rjob.cancelled\xf2\x01\x08JobEvent\x12\x42\n\x19WEBHOOK_EVENT_BALANCE_LOW\x10\x04\x1a#\xb2\xbb\x18\x1f\n\x0b\x62\x61lance.low\xf2\x01\x0f\x42\x61lanceLowEvent\x12\x36\n\x12WEBHOOK_EVENT_TEST\x10\x05\x1a\x1e\xb2\xbb\x18\x1a\n\x0cwebhook.test\xf2\x01\tTestEvent\x1a\x15\xaa\xbb\x18\x11\xf2\x01\x0eWebhookHeaders*\x89\x01\n\x0e\x44\x65liveryStatus\x12\x1f\n\x1b\x44\x45LIVERY_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x44\x45LIVERY_STATUS_WAITING\x10\x01\x12\x1d\n\x19\x44\x45LIVERY_STATUS_DELIVERED\x10\x02\x12\x1a\n\x16\x44\x45LIVERY_STATUS_FAILED\x10\x03\x32\xaf\x10\n\x0eWebhookService\x12\xa8\x03\n\nSetWebhook\x12\x19.dcp.v1.SetWebhookRequest\x1a\x1a.dcp.v1.SetWebhookResponse\"\xe2\x02\xaa\xbb\x18\xbe\x02\n\x01\x03\x1ar\n(Set the address that events are sent to.\x12\x46\xd8\xaa\xd8\xad\xd8\xaf\xd9\x8a\xd8\xaf \xd8\xa7\xd9\x84\xd8\xb9\xd9\x86\xd9\x88\xd8\xa7\xd9\x86 \xd8\xa7\xd9\x84\xd8\xb0\xd9\x8a \xd8\xaa\xd9\x8f\xd8\xb1\xd8\xb3\xd9\x84 \xd8\xa5\xd9\x84\xd9\x8a\xd9\x87 \xd8\xa7\xd9\x84\xd8\xa3\xd8\xad\xd8\xaf\xd8\xa7\xd8\xab.\"D{\"url\": \"https://renter.example/events\", \"balance_low_halala\": 1000}*y{\"success\": true, \"webhook\": {\"url\": \"https://renter.example/events\", \"balance_low_halala\": 1000}, \"secret\": \"whsec_...\"}2\x01\x46\xa8\x01\x02\x82\xd3\xe4\x93\x02\x19\"\x14/api/renters/webhook:\x01*\x12\xa6\x02\n\nGetWebhook\x12\x19.dcp.v1.GetWebhookRequest\x1a\x1a.dcp.v1.GetWebhookResponse\"\xe0\x01\xaa\xbb\x18\xbf\x01\n\x01\x03\x1ag\n(Get the address that events are sent to.\x12;\xd8\xa7\xd9\x84\xd8\xb9\xd9\x86\xd9\x88\xd8\xa7\xd9\x86 \xd8\xa7\xd9\x84\xd8\xb0\xd9\x8a \xd8\xaa\xd9\x8f\xd8\xb1\xd8\xb3\xd9\x84 \xd8\xa5\xd9\x84\xd9\x8a\xd9\x87 \xd8\xa7\xd9\x84\xd8\xa3\xd8\xad\xd8\xaf\xd8\xa7\xd8\xab.*Q{\"webhook\": {\"url\": \"https://renter.example/events\", \"balance_low_halala\": 1000}}\x82\xd3\xe4\x93\x02\x16\x12\x14/api/renters/webhook\x12\x8e\x02\n\rRemoveWebhook\x12\x1c.dcp.v1.RemoveWebhookRequest\x1a\x1d.dcp.v1.RemoveWebhookResponse\"\xbf\x01\xaa\xbb\x18\x94\x01\n\x01\x03\x1au\n+Remove the address that events are sent to.\x12\x46\xd8\xa5\xd8\xb2\xd8\xa7\xd9\x84\xd8\xa9 \xd8\xa7\xd9\x84\xd8\xb9\xd9\x86\xd9\x88\xd8\xa7\xd9\x86 \xd8\xa7\xd9\x84\xd8\xb0\xd9\x8a \xd8\xaa\xd9\x8f\xd8\xb1\xd8\xb3\xd9\x84 \xd8\xa5\xd9\x84\xd9\x8a\xd9\x87 \xd8\xa7\xd9\x84\xd8\xa3\xd8\xad\xd8\xaf\xd8\xa7\xd8\xab.\"\x02{}*\x11{\"success\": true}\xa8\x01\x02\x82\xd3\xe4\x93\x02 \"\x1b/api/renters/webhook/remove:\x01*\x12\xe4\x02\n\x13RotateWebhookSecret\x12\".dcp.v1.RotateWebhookSecretRequest\x1a#.dcp.v1.RotateWebhookSecretResponse\"\x83\x02\xaa\xbb\x18\xd8\x01\n\x01\x03\x1aV\n\"Replace the secret of the webhook.\x12\x30\xd8\xa7\xd8\xb3\xd8\xaa\xd8\xa8\xd8\xaf\xd8\xa7\xd9\x84 \xd8\xa7\xd9\x84\xd8\xb3\xd8\xb1 \xd8\xa7\xd9\x84\xd8\xae\xd8\xa7\xd8\xb5 \xd8\xa8\xd9\x80 webhook.\"\x17{\"grace_seconds\": 3600}*[{\"success\": true, \"secret\": \"whsec_...\", \"previous_expires_at\": \"2026-01-31T13:00:00.000Z\"}2\x02+?\xa8\x01\x02\x82\xd3\xe4\x93\x02 \"\x1b/api/renters/webhook/rotate:\x01*\x12\xaa\x02\n\x0bTestWebhook\x12\x1a.dcp.v1.TestWebhookRequest\x1a\x1b.dcp.v1.TestWebhookResponse\"\xe1\x01\xaa\xbb\x18\xb8\x01\n\x01\x03\x10\xca\x01\x1a\x35\n\x12Send a test event.\x12\x1f\xd8\xa5\xd8\xb1\xd8\xb3\xd8\xa7\xd9\x84 \xd8\xad\xd8\xaf\xd8\xab \xd8\xaa\xd8\xac\xd8\xb1\xd9\x8a\xd8\xa8\xd9\x8a.\"\x02{}*o{\"success\": true, \"delivery\": {\"id\": 31, \"event_id\": \"evt-5b1c\", \"event\": \"webhook.test\", \"status\": \"waiting\"}}2\x01+\xa8\x01\x02\x82\xd3\xe4\x93\x02\x1e\"\x19/api/renters/webhook/test:\x01*\x12\xf4\x02\n\x15ListWebhookDeliveries\x12$.dcp.v1.ListWebhookDeliveriesRequest\x1a%.dcp.v1.ListWebhookDeliveriesResponse\"\x8d\x02\xaa\xbb\x18\xe1\x01\n\x01\x03\x1aQ\n#List the deliveries to the webhook.\x12*\xd9\x82\xd8\xa7\xd8\xa6\xd9\x85\xd8\xa9 \xd9\x85\xd8\xa7 \xd8\xa3\xd9\x8f\xd8\xb1\xd8\xb3\xd9\x84 \xd8\xa5\xd9\x84\xd9\x89 webhook.*\x88\x01{\"deliveries\": [{\"id\": 31, \"event_id\": \"evt-5b1c\", \"event\": \"job.completed\", \"status\": \"delivered\", \"attempts\": 1, \"status_code\": 200}]}\x82\xd3\xe4\x93\x02!\x12\x1f/api/renters/webhook/deliveries\x1a-\xaa\xbb\x18)\n%\n\x11Webhook Endpoints\x12\x10\xd9\x86\xd9\x82\xd8\xa7\xd8\xb7 Webhook\x10\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dcp.v1.webhooks_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_WEBHOOKEVENT']._loaded_options = None
+  _globals['_WEBHOOKEVENT']._serialized_options = b'\252\273\030\021\362\001\016WebhookHeaders'
   _globals['_WEBHOOKEVENT'].values_by_name["WEBHOOK_EVENT_JOB_COMPLETED"]._loaded_options = None
-  _globals['_WEBHOOKEVENT'].values_by_name["WEBHOOK_EVENT_JOB_COMPLETED"]._serialized_options = b'\262\273\030\017\n\rjob.completed'
+  _globals['_WEBHOOKEVENT'].values_by_name["WEBHOOK_EVENT_JOB_COMPLETED"]._serialized_options = b'\262\273\030\032\n\rjob.completed\362\001\010JobEvent'
   _globals['_WEBHOOKEVENT'].values_by_name["WEBHOOK_EVENT_JOB_FAILED"]._loaded_options = None
-  _globals['_WEBHOOKEVENT'].values_by_name["WEBHOOK_EVENT_JOB_FAILED"]._serialized_options = b'\262\273\030\014\n\njob.failed'
+  _globals['_WEBHOOKEVENT'].values_by_name["WEBHOOK_EVENT_JOB_FAILED"]._serialized_options = b'\262\273\030\027\n\njob.failed\362\001\010JobEvent'
   _globals['_WEBHOOKEVENT'].values_by_name["WEBHOOK_EVENT_JOB_CANCELLED"]._loaded_options = None
-  _globals['_WEBHOOKEVENT'].values_by_name["WEBHOOK_EVENT_JOB_CANCELLED"]._serialized_options = b'\262\273\030\017\n\rjob.cancelled'
+  _globals['_WEBHOOKEVENT'].values_by_name["WEBHOOK_EVENT_JOB_CANCELLED"]._serialized_options = b'\262\273\030\032\n\rjob.cancelled\362\001\010JobEvent'
   _globals['_WEBHOOKEVENT'].values_by_name["WEBHOOK_EVENT_BALANCE_LOW"]._loaded_options = None
-  _globals['_WEBHOOKEVENT'].values_by_name["WEBHOOK_EVENT_BALANCE_LOW"]._serialized_options = b'\262\273\030\r\n\013balance.low'
+  _globals['_WEBHOOKEVENT'].values_by_name["WEBHOOK_EVENT_BALANCE_LOW"]._serialized_options = b'\262\273\030\037\n\013balance.low\362\001\017BalanceLowEvent'
   _globals['_WEBHOOKEVENT'].values_by_name["WEBHOOK_EVENT_TEST"]._loaded_options = None
-  _globals['_WEBHOOKEVENT'].values_by_name["WEBHOOK_EVENT_TEST"]._serialized_options = b'\262\273\030\016\n\014webhook.test'
+  _globals['_WEBHOOKEVENT'].values_by_name["WEBHOOK_EVENT_TEST"]._serialized_options = b'\262\273\030\032\n\014webhook.test\362\001\tTestEvent'
   _globals['_SETWEBHOOKREQUEST'].fields_by_name['url']._loaded_options = None
   _globals['_SETWEBHOOKREQUEST'].fields_by_name['url']._serialized_options = b'\252\273\030\007\010\001\030\320\0178\036'
   _globals['_SETWEBHOOKREQUEST'].fields_by_name['balance_low_halala']._loaded_options = None
@@ -54,6 +57,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTWEBHOOKDELIVERIESREQUEST'].fields_by_name['before_id']._serialized_options = b'\252\273\030\t!\000\000\000\000\000\000\360?'
   _globals['_LISTWEBHOOKDELIVERIESREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTWEBHOOKDELIVERIESREQUEST'].fields_by_name['page_size']._serialized_options = b'\252\273\030\034!\000\000\000\000\000\000\360?)\000\000\000\000\000\000i@\201\002\000\000\000\000\000\000I@'
+  _globals['_WEBHOOKHEADERS'].fields_by_name['webhook_id']._loaded_options = None
+  _globals['_WEBHOOKHEADERS'].fields_by_name['webhook_id']._serialized_options = b'\252\273\030\016\010\001J\nwebhook-id'
+  _globals['_WEBHOOKHEADERS'].fields_by_name['webhook_timestamp']._loaded_options = None
+  _globals['_WEBHOOKHEADERS'].fields_by_name['webhook_timestamp']._serialized_options = b'\252\273\030\036\010\001B\007secondsJ\021webhook-timestamp'
+  _globals['_WEBHOOKHEADERS'].fields_by_name['webhook_signature']._loaded_options = None
+  _globals['_WEBHOOKHEADERS'].fields_by_name['webhook_signature']._serialized_options = b'\252\273\030\025\010\001J\021webhook-signature'
+  _globals['_WEBHOOKHEADERS'].fields_by_name['dcp_event']._loaded_options = None
+  _globals['_WEBHOOKHEADERS'].fields_by_name['dcp_event']._serialized_options = b'\252\273\030\r\010\001J\tDCP-Event'
+  _globals['_WEBHOOKHEADERS'].fields_by_name['dcp_event_id']._loaded_options = None
+  _globals['_WEBHOOKHEADERS'].fields_by_name['dcp_event_id']._serialized_options = b'\252\273\030\020\010\001J\014DCP-Event-Id'
+  _globals['_WEBHOOKHEADERS'].fields_by_name['dcp_attempt']._loaded_options = None
+  _globals['_WEBHOOKHEADERS'].fields_by_name['dcp_attempt']._serialized_options = b'\252\273\030\017\010\001J\013DCP-Attempt'
+  _globals['_WEBHOOKHEADERS'].fields_by_name['dcp_timestamp']._loaded_options = None
+  _globals['_WEBHOOKHEADERS'].fields_by_name['dcp_timestamp']._serialized_options = b'\252\273\030\032\010\001B\007secondsJ\rDCP-Timestamp'
+  _globals['_WEBHOOKHEADERS'].fields_by_name['dcp_signature']._loaded_options = None
+  _globals['_WEBHOOKHEADERS'].fields_by_name['dcp_signature']._serialized_options = b'\252\273\030\021\010\001J\rDCP-Signature'
+  _globals['_WEBHOOKHEADERS'].fields_by_name['dcp_previous_signature']._loaded_options = None
+  _globals['_WEBHOOKHEADERS'].fields_by_name['dcp_previous_signature']._serialized_options = b'\252\273\030\030J\026DCP-Previous-Signature'
   _globals['_WEBHOOKSERVICE']._loaded_options = None
   _globals['_WEBHOOKSERVICE']._serialized_options = b'\252\273\030)\n%\n\021Webhook Endpoints\022\020\331\206\331\202\330\247\330\267 Webhook\020\t'
   _globals['_WEBHOOKSERVICE'].methods_by_name['SetWebhook']._loaded_options = None
@@ -68,38 +89,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WEBHOOKSERVICE'].methods_by_name['TestWebhook']._serialized_options = b'\252\273\030\270\001\n\001\003\020\312\001\0325\n\022Send a test event.\022\037\330\245\330\261\330\263\330\247\331\204 \330\255\330\257\330\253 \330\252\330\254\330\261\331\212\330\250\331\212.\"\002{}*o{\"success\": true, \"delivery\": {\"id\": 31, \"event_id\": \"evt-5b1c\", \"event\": \"webhook.test\", \"status\": \"waiting\"}}2\001+\250\001\002\202\323\344\223\002\036\"\031/api/renters/webhook/test:\001*'
   _globals['_WEBHOOKSERVICE'].methods_by_name['ListWebhookDeliveries']._loaded_options = None
   _globals['_WEBHOOKSERVICE'].methods_by_name['ListWebhookDeliveries']._serialized_options = b'\252\273\030\341\001\n\001\003\032Q\n#List the deliveries to the webhook.\022*\331\202\330\247\330\246\331\205\330\251 \331\205\330\247 \330\243\331\217\330\261\330\263\331\204 \330\245\331\204\331\211 webhook.*\210\001{\"deliveries\": [{\"id\": 31, \"event_id\": \"evt-5b1c\", \"event\": \"job.completed\", \"status\": \"delivered\", \"attempts\": 1, \"status_code\": 200}]}\202\323\344\223\002!\022\037/api/renters/webhook/deliveries'
-  _globals['_WEBHOOKEVENT']._serialized_start=1569
-  _globals['_WEBHOOKEVENT']._serialized_end=1864
-  _globals['_DELIVERYSTATUS']._serialized_start=1867
-  _globals['_DELIVERYSTATUS']._serialized_end=2004
-  _globals['_WEBHOOK']._serialized_start=118
-  _globals['_WEBHOOK']._serialized_end=244
-  _globals['_WEBHOOKDELIVERY']._serialized_start=247
-  _globals['_WEBHOOKDELIVERY']._serialized_end=562
-  _globals['_SETWEBHOOKREQUEST']._serialized_start=565
-  _globals['_SETWEBHOOKREQUEST']._serialized_end=698
-  _globals['_SETWEBHOOKRESPONSE']._serialized_start=700
-  _globals['_SETWEBHOOKRESPONSE']._serialized_end=803
-  _globals['_GETWEBHOOKREQUEST']._serialized_start=805
-  _globals['_GETWEBHOOKREQUEST']._serialized_end=824
-  _globals['_GETWEBHOOKRESPONSE']._serialized_start=826
-  _globals['_GETWEBHOOKRESPONSE']._serialized_end=880
-  _globals['_REMOVEWEBHOOKREQUEST']._serialized_start=882
-  _globals['_REMOVEWEBHOOKREQUEST']._serialized_end=904
-  _globals['_REMOVEWEBHOOKRESPONSE']._serialized_start=906
-  _globals['_REMOVEWEBHOOKRESPONSE']._serialized_end=946
-  _globals['_ROTATEWEBHOOKSECRETREQUEST']._serialized_start=948
-  _globals['_ROTATEWEBHOOKSECRETREQUEST']._serialized_end=1056
-  _globals['_ROTATEWEBHOOKSECRETRESPONSE']._serialized_start=1058
-  _globals['_ROTATEWEBHOOKSECRETRESPONSE']._serialized_end=1177
-  _globals['_TESTWEBHOOKREQUEST']._serialized_start=1179
-  _globals['_TESTWEBHOOKREQUEST']._serialized_end=1199
-  _globals['_TESTWEBHOOKRESPONSE']._serialized_start=1201
-  _globals['_TESTWEBHOOKRESPONSE']._serialized_end=1282
-  _globals['_LISTWEBHOOKDELIVERIESREQUEST']._serialized_start=1285
-  _globals['_LISTWEBHOOKDELIVERIESREQUEST']._serialized_end=1440
-  _globals['_LISTWEBHOOKDELIVERIESRESPONSE']._serialized_start=1442
-  _globals['_LISTWEBHOOKDELIVERIESRESPONSE']._serialized_end=1566
-  _globals['_WEBHOOKSERVICE']._serialized_start=2007
-  _globals['_WEBHOOKSERVICE']._serialized_end=4102
+  _globals['_WEBHOOKEVENT']._serialized_start=3142
+  _globals['_WEBHOOKEVENT']._serialized_end=3523
+  _globals['_DELIVERYSTATUS']._serialized_start=3526
+  _globals['_DELIVERYSTATUS']._serialized_end=3663
+  _globals['_WEBHOOK']._serialized_start=137
+  _globals['_WEBHOOK']._serialized_end=263
+  _globals['_WEBHOOKDELIVERY']._serialized_start=266
+  _globals['_WEBHOOKDELIVERY']._serialized_end=581
+  _globals['_SETWEBHOOKREQUEST']._serialized_start=584
+  _globals['_SETWEBHOOKREQUEST']._serialized_end=717
+  _globals['_SETWEBHOOKRESPONSE']._serialized_start=719
+  _globals['_SETWEBHOOKRESPONSE']._serialized_end=822
+  _globals['_GETWEBHOOKREQUEST']._serialized_start=824
+  _globals['_GETWEBHOOKREQUEST']._serialized_end=843
+  _globals['_GETWEBHOOKRESPONSE']._serialized_start=845
+  _globals['_GETWEBHOOKRESPONSE']._serialized_end=899
+  _globals['_REMOVEWEBHOOKREQUEST']._serialized_start=901
+  _globals['_REMOVEWEBHOOKREQUEST']._serialized_end=923
+  _globals['_REMOVEWEBHOOKRESPONSE']._serialized_start=925
+  _globals['_REMOVEWEBHOOKRESPONSE']._serialized_end=965
+  _globals['_ROTATEWEBHOOKSECRETREQUEST']._serialized_start=967
+  _globals['_ROTATEWEBHOOKSECRETREQUEST']._serialized_end=1075
+  _globals['_ROTATEWEBHOOKSECRETRESPONSE']._serialized_start=1077
+  _globals['_ROTATEWEBHOOKSECRETRESPONSE']._serialized_end=1196
+  _globals['_TESTWEBHOOKREQUEST']._serialized_start=1198
+  _globals['_TESTWEBHOOKREQUEST']._serialized_end=1218
+  _globals['_TESTWEBHOOKRESPONSE']._serialized_start=1220
+  _globals['_TESTWEBHOOKRESPONSE']._serialized_end=1301
+  _globals['_LISTWEBHOOKDELIVERIESREQUEST']._serialized_start=1304
+  _globals['_LISTWEBHOOKDELIVERIESREQUEST']._serialized_end=1459
+  _globals['_LISTWEBHOOKDELIVERIESRESPONSE']._serialized_start=1461
+  _globals['_LISTWEBHOOKDELIVERIESRESPONSE']._serialized_end=1585
+  _globals['_WEBHOOKHEADERS']._serialized_start=1588
+  _globals['_WEBHOOKHEADERS']._serialized_end=2102
+  _globals['_JOBEVENT']._serialized_start=2105
+  _globals['_JOBEVENT']._serialized_end=2243
+  _globals['_ENDEDJOB']._serialized_start=2246
+  _globals['_ENDEDJOB']._serialized_end=2759
+  _globals['_BALANCELOWEVENT']._serialized_start=2762
+  _globals['_BALANCELOWEVENT']._serialized_end=2909
+  _globals['_LOWBALANCE']._serialized_start=2911
+  _globals['_LOWBALANCE']._serialized_end=2975
+  _globals['_TESTEVENT']._serialized_start=2978
+  _globals['_TESTEVENT']._serialized_end=3122
+  _globals['_TESTEVENTDATA']._serialized_start=3124
+  _globals['_TESTEVENTDATA']._serialized_end=3139
+  _globals['_WEBHOOKSERVICE']._serialized_start=3666
+  _globals['_WEBHOOKSERVICE']._serialized_end=5761
 # @@protoc_insertion_point(module_scope)

@@ -13,9 +13,13 @@ from typing import Any
 import pytest
 from dcp.v1 import ledger_pb2
 from dcp.v1 import webhooks_pb2 as pb
+from jsonschema import Draft202012Validator, FormatChecker
 from standardwebhooks import Webhook as StandardWebhook
 
+from gateway.openapi import document
+from gateway.routes import discover
 from server.domain.webhooks import GIVE_UP_SECONDS, MAX_SECRETS, Answer
+from server.rpc.events import body_text
 from server.services.deliveries import Deliveries
 from server.store import webhooks
 from server.store.models import WebhookDelivery
@@ -23,6 +27,15 @@ from tests.support import running_server
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import Market, Party, refusal
 from tests.support.webhook_receiver import Received, Receiver, receiving
+
+DOCUMENT = document(discover())
+CLOSED = {
+    "schemas": {
+        name: schema | ({"additionalProperties": False} if schema["type"] == "object" else {})
+        for name, schema in DOCUMENT["components"]["schemas"].items()
+    }
+}
+"""The document's schemas, which here allow no other names."""
 
 
 @pytest.fixture
@@ -81,6 +94,22 @@ def kinds(receiver: Receiver) -> list[str]:
     return [one.headers["dcp-event"] for one in receiver.received]
 
 
+def iso(clock: ManualClock, seconds: float = 0) -> str:
+    at = datetime.fromtimestamp(clock.now() + seconds, UTC)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def assert_described(one: Received) -> None:
+    """The request is as `webhooks` of /openapi.json says: its headers, its body, and every name in it."""
+    kind = DOCUMENT["webhooks"][one.headers["dcp-event"]]["post"]
+    named = {parameter["name"].lower(): parameter for parameter in kind["parameters"]}
+    own = {name for name in one.headers if name.startswith(("webhook-", "dcp-"))}
+    assert {name for name, parameter in named.items() if parameter["required"]} <= own <= named.keys()
+    schema = kind["requestBody"]["content"]["application/json"]["schema"]
+    body = json.loads(one.body)
+    Draft202012Validator({**schema, "components": CLOSED}, format_checker=FormatChecker()).validate(body)
+
+
 def legacy(one: Received, secret: str) -> str:
     """The signature in the form of the header DCP-Signature."""
     signed = one.headers["dcp-timestamp"].encode() + b"." + one.body
@@ -107,14 +136,29 @@ async def test_completed_job_is_told_once_and_signed(any_market: Market) -> None
         told = json.loads(one.body)
         assert told["type"] == one.headers["dcp-event"] == "job.completed"
         assert told["id"] == one.headers["dcp-event-id"]
+        assert told["created_at"] == iso(market.clock, -60)
         assert told["data"] == {
             "job_id": job.job_id,
             "job_type": "llm-inference",
             "status": "completed",
             "charged_halala": 188,
             "refunded_halala": 262,
-            "failure_reason": None,
+            "provider_id": provider.id,
+            "model": "test/model",
+            "created_at": iso(market.clock, -135),
+            "started_at": iso(market.clock, -135),
+            "ended_at": iso(market.clock, -60),
+            "billing": {
+                "hold_halala": 450,
+                "actual_cost_halala": 188,
+                "refund_halala": 262,
+                "provider_halala": 141,
+                "platform_halala": 47,
+                "billed_seconds": 75.0,
+                "rate_halala_per_minute": 150,
+            },
         }
+        assert_described(one)
         assert (one.headers["dcp-attempt"], one.headers["content-type"]) == ("1", "application/json")
         (noted,) = (await deliveries(market, renter)).deliveries
         assert (noted.status, noted.attempts, noted.status_code) == (pb.DELIVERY_STATUS_DELIVERED, 1, 200)
@@ -131,7 +175,12 @@ async def test_failed_and_cancelled_jobs_are_told(any_market: Market) -> None:
         await market.later(600)  # nobody started it
         await deliver(market)
         assert kinds(receiver) == ["job.cancelled", "job.failed"]
-        assert json.loads(receiver.received[1].body)["data"]["failure_reason"] == "START_DEADLINE"
+        failed = json.loads(receiver.received[1].body)["data"]
+        assert failed["failure_reason"] == "START_DEADLINE"
+        assert failed["failure_message"]
+        assert not {"provider_id", "started_at"} & failed.keys()
+        for one in receiver.received:
+            assert_described(one)
 
 
 async def test_refused_event_comes_again_the_same_and_counted(any_market: Market) -> None:
@@ -348,7 +397,7 @@ async def test_event_that_this_server_cannot_send_holds_up_no_other(market: Mark
     await put(market, renter, "http://127.0.0.1:9/")
     broken = (await send_test(market, renter)).delivery.event_id
     await cancelled_job(market, renter)
-    own = Deliveries(market.server.services.deliveries._database, market.clock, post)
+    own = Deliveries(market.server.services.deliveries._database, market.clock, body_text, post)
     await own.tick()
     await own.settled()
     assert (sent[0], len(sent)) == (broken, 2)
@@ -405,6 +454,7 @@ async def test_low_balance_is_told_once_for_each_fall(any_market: Market) -> Non
         assert kinds(receiver) == ["balance.low"]
         told = json.loads(receiver.received[0].body)["data"]
         assert told == {"balance_halala": 550, "balance_low_halala": 600}
+        assert_described(receiver.received[0])
         await credit(market, renter, 1)  # 600: filled
         await market.submit(renter)
         await deliver(market)
@@ -512,6 +562,8 @@ async def test_test_event_is_sent_and_one_waits_at_a_time(any_market: Market) ->
         (one,) = receiver.received
         assert (one.path, one.headers["dcp-event"]) == ("/events", "webhook.test")
         assert one.headers["dcp-event-id"] == made.delivery.event_id
+        assert json.loads(one.body)["data"] == {}
+        assert_described(one)
         receiver.answers = [500]
         await send_test(market, renter)
         await deliver(market)

@@ -34,6 +34,7 @@ from server.domain.jobs import JobRequest, JobType
 from server.domain.keys import Scope
 from server.domain.limits import OFF
 from server.domain.webhooks import Answer
+from server.rpc.events import body_text
 from server.services.deliveries import Deliveries
 from server.services.keys import Caller
 from server.store.database import Database
@@ -501,7 +502,7 @@ async def test_event_that_is_on_its_way_is_the_last(any_market: Market) -> None:
 async def test_turn_that_meets_a_deletion_sends_nothing_more(database: Database, clock: ManualClock) -> None:
     """Also when the event on its way is answered well: what is left of the turn is in the sender's hands."""
     config = Config("", "", None, True, None, "INFO", limits=OFF, webhooks_allow_private=True)
-    services = Services(database, clock, config)
+    services = Services(database, clock, config, body_text)
     made = await services.renters.register(
         name="R", email="r@example.com", email_key="r@example.com", organization="", phone=""
     )

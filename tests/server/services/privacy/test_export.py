@@ -165,6 +165,7 @@ NOT_EXPORTED = {
     "webhook.failed_id": "how the address answered last",
     "webhook.paused_until_ms": "when the sender looks again",
     "webhook_delivery.renter_id": "the renter's id",
+    "webhook_delivery.facts": "what the body is written from",
     "webhook_delivery.next_ms": "when it is sent again",
     "repeat.owner": "the renter's id",
     "repeat.key": "kept for a day with the answer that was given",
