@@ -562,6 +562,21 @@ async def test_files_are_deleted_when_their_time_is_over(database_url: str, tmp_
         assert (there.blobs(), await there.rows()) == ([], [])
 
 
+async def test_file_that_cannot_be_deleted_holds_up_no_other(tmp_path: Path, sqlite_url: str) -> None:
+    async with place(sqlite_url, tmp_path) as there:
+        await upload(there, "stuck", b"1")
+        (stuck,) = there.blobs()
+        await upload(there, "free", b"2")
+        await there.daemon.finished(there.lease)
+        stuck.unlink()
+        stuck.mkdir()  # cannot be deleted as a file
+        await there.clean(30 * DAY + 60)
+        assert (there.blobs(), await there.rows()) == ([], [("stuck", "doomed")])
+        stuck.rmdir()
+        await there.clean()
+        assert await there.rows() == []
+
+
 async def test_what_a_killed_server_left_is_found(database_url: str, tmp_path: Path) -> None:
     """Rows without bytes, bytes without a row, half a file: as they stand after a crash at each point."""
     async with place(database_url, tmp_path) as there:
