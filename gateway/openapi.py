@@ -54,6 +54,8 @@ _INTRODUCTION = (
     "identical results. All amounts of money are integers in halala (1/100 SAR).",
     'An error has the form `{"error": text, "code": REASON, ...facts}`; 429 and 503 carry `Retry-After`.',
     "In a body, `null` means the same as leaving the field out. No text may contain the character U+0000.",
+    "Texts that others see (`format: shown-line` or `shown-lines`) have no control characters, no invisible "
+    "characters and none that turn text around; in `shown-lines`, line ends and tabs are allowed.",
     "A request carries one credential: in the header of its role, as a bearer token, as the query field "
     f"`{credentials.QUERY_NAME}`, or as `{credentials.BODY_NAME}` in a JSON body.",
 )
@@ -453,6 +455,11 @@ def _integer_format(field: FieldDescriptor) -> Json:
     return {"format": "int64"} if field.type in INT64_TYPES else {"minimum": 0}
 
 
+# By rules that JSON Schema cannot express: see the introduction of the document.
+_SHOWN: Mapping[int, Json] = {
+    options_pb2.SHOWN_LINE: {"format": "shown-line"},
+    options_pb2.SHOWN_LINES: {"format": "shown-lines"},
+}
 _TIME = "([01][0-9]|2[0-3]):[0-5][0-9]"
 _FORMATS: Mapping[int, Json] = {
     options_pb2.FORMAT_EMAIL: {"format": "email"},
@@ -481,7 +488,7 @@ def _limits(field: FieldDescriptor, rule: options_pb2.FieldRule) -> Json:
         if rule.HasField(name):
             value = getattr(rule, name)
             limits[name] = int(value) if value.is_integer() else value
-    limits |= _FORMATS.get(rule.format, {})
+    limits |= _FORMATS.get(rule.format, {}) | _SHOWN.get(rule.shown, {})
     return {"enum": list(rule.values)} if rule.values else limits
 
 

@@ -48,7 +48,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "grpc_health": ("server.app", "server.rpc.health"),
     "grpc_reflection": ("server.app",),
     "grpc_status": ("server.rpc.errors", "gateway.errors"),
-    # Pure, so that the domain may use it; the domain is standard library otherwise.
+    # Pure, so that the domain may use them; the domain is standard library otherwise.
+    "idna": ("server.domain.texts",),
     "packaging": ("server.domain.versions", "server.config", "daemon.service.version"),
     # The server
     "certifi": ("server.outbound",),

@@ -199,6 +199,38 @@ or a dash.
 """
 Global___Format: _TypeAlias = Format  # noqa: Y015
 
+class _Shown:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ShownEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Shown.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SHOWN_UNSPECIFIED: _Shown.ValueType  # 0
+    """The text is not shown, or its format allows no such characters."""
+    SHOWN_LINE: _Shown.ValueType  # 1
+    """One line that a person typed; a character that it may not have is refused."""
+    SHOWN_LINES: _Shown.ValueType  # 2
+    """The same, with line ends and tabs."""
+    SHOWN_REPORTED_LINE: _Shown.ValueType  # 3
+    """One line that a daemon reported; U+FFFD replaces each character that it may not have."""
+    SHOWN_REPORTED_LINES: _Shown.ValueType  # 4
+    """The same, with line ends and tabs."""
+
+class Shown(_Shown, metaclass=_ShownEnumTypeWrapper):
+    """How a text that others see is kept readable: it has no invisible characters and none that turn text around."""
+
+SHOWN_UNSPECIFIED: Shown.ValueType  # 0
+"""The text is not shown, or its format allows no such characters."""
+SHOWN_LINE: Shown.ValueType  # 1
+"""One line that a person typed; a character that it may not have is refused."""
+SHOWN_LINES: Shown.ValueType  # 2
+"""The same, with line ends and tabs."""
+SHOWN_REPORTED_LINE: Shown.ValueType  # 3
+"""One line that a daemon reported; U+FFFD replaces each character that it may not have."""
+SHOWN_REPORTED_LINES: Shown.ValueType  # 4
+"""The same, with line ends and tabs."""
+Global___Shown: _TypeAlias = Shown  # noqa: Y015
+
 @_typing.final
 class Text(_message.Message):
     """A text for people in the two languages of the marketplace."""
@@ -462,6 +494,7 @@ class FieldRule(_message.Message):
     VALUES_FIELD_NUMBER: _builtins.int
     KEY_FORMAT_FIELD_NUMBER: _builtins.int
     DEFAULT_FIELD_NUMBER: _builtins.int
+    SHOWN_FIELD_NUMBER: _builtins.int
     required: _builtins.bool
     """The field must be present, and a text must not be blank."""
     min_length: _builtins.int
@@ -484,6 +517,8 @@ class FieldRule(_message.Message):
     """The format of a map's keys."""
     default: _builtins.float
     """The value of an optional number that the request does not set. The server reads it in the field's place."""
+    shown: Global___Shown.ValueType
+    """Whether others see the text, and who wrote it."""
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The allowed texts. Empty: any text."""
@@ -503,10 +538,11 @@ class FieldRule(_message.Message):
         values: _abc.Iterable[_builtins.str] | None = ...,
         key_format: Global___Format.ValueType = ...,
         default: _builtins.float | None = ...,
+        shown: Global___Shown.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_default", b"_default", "_max_items", b"_max_items", "_max_length", b"_max_length", "_maximum", b"_maximum", "_min_length", b"_min_length", "_minimum", b"_minimum", "default", b"default", "max_items", b"max_items", "max_length", b"max_length", "maximum", b"maximum", "min_length", b"min_length", "minimum", b"minimum"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default", b"_default", "_max_items", b"_max_items", "_max_length", b"_max_length", "_maximum", b"_maximum", "_min_length", b"_min_length", "_minimum", b"_minimum", "default", b"default", "format", b"format", "header", b"header", "key_format", b"key_format", "max_items", b"max_items", "max_length", b"max_length", "maximum", b"maximum", "min_length", b"min_length", "minimum", b"minimum", "required", b"required", "unit", b"unit", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default", b"_default", "_max_items", b"_max_items", "_max_length", b"_max_length", "_maximum", b"_maximum", "_min_length", b"_min_length", "_minimum", b"_minimum", "default", b"default", "format", b"format", "header", b"header", "key_format", b"key_format", "max_items", b"max_items", "max_length", b"max_length", "maximum", b"maximum", "min_length", b"min_length", "minimum", b"minimum", "required", b"required", "shown", b"shown", "unit", b"unit", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__default: _TypeAlias = _typing.Literal["default"]  # noqa: Y015
     _WhichOneofArgType__default: _TypeAlias = _typing.Literal["_default", b"_default"]  # noqa: Y015
