@@ -316,7 +316,7 @@ def test_generated_cases_are_many() -> None:
     assert len(CASES) > 120
     assert {case.fault for case in CASES} == {
         *("missing", "blank", "below", "above", "too long", "too many", "item too long", "nul"),
-        *("nan", "infinite", "none of its values"),
+        *("nan", "infinite", "none of its values", "invisible", "turns text"),
     }
     assert {case.method for case in CASES} >= {"JobService.SubmitJob", "ProviderService.Heartbeat"}
 

@@ -207,6 +207,17 @@ async def test_refused_event_comes_again_the_same_and_counted(any_market: Market
         assert (await deliveries(market, renter)).deliveries[0].status == pb.DELIVERY_STATUS_DELIVERED
 
 
+async def test_event_that_has_a_body_already_is_sent_as_it_is(market: Market) -> None:
+    """Those that waited when the server began to keep facts instead have nothing else."""
+    renter = await market.renter()
+    async with receiving() as receiver:
+        await put(market, renter, receiver.url)
+        await send_test(market, renter)
+        await market.sql(lambda: WebhookDelivery.update(body='{"old": 1}').execute())
+        await deliver(market)
+        assert receiver.received[0].body == b'{"old": 1}'
+
+
 async def test_event_is_given_up_after_two_hours(market: Market) -> None:
     renter = await market.renter()
     async with receiving(500) as receiver:

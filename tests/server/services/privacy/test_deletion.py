@@ -518,7 +518,7 @@ async def test_turn_that_meets_a_deletion_sends_nothing_more(database: Database,
         await services.deletion.delete(made.id, "r@example.com", 900)
         return Answer(200, None)
 
-    sender = Deliveries(database, clock, post)
+    sender = Deliveries(database, clock, body_text, post)
     await sender.tick()
     await sender.settled()
     assert len(sent) == 1
