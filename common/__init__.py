@@ -1,1 +1,1 @@
-"""What the three programs share besides the protobuf package. It knows none of them and uses no library."""
+"""What the three programs share besides the protobuf package. It knows none of them."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata, resources
 from typing import Any
 
@@ -16,18 +17,16 @@ from dcp.v1 import errors_pb2, options_pb2
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, FileDescriptor
 
+from common.json_form import DURATION, TIMESTAMP, enum_names
 from gateway import credentials
 from gateway.errors import CODES, STATUS_BY_REASON
 from gateway.languages import ARABIC, ENGLISH, Language
 from gateway.relations import NOT_BLANK, body_conditions, parameter_needs
 from gateway.routes import BASES, Binding, bindings, field_rule
 from gateway.scalars import (
-    DURATION,
     FLOAT_TYPES,
     INT32_TYPES,
     INT64_TYPES,
-    TIMESTAMP,
-    enum_names,
     enum_numbers,
     integer_limits,
 )
@@ -56,6 +55,8 @@ _INTRODUCTION = (
     "identical results. All amounts of money are integers in halala (1/100 SAR).",
     'An error has the form `{"error": text, "code": REASON, ...facts}`; 429 and 503 carry `Retry-After`.',
     "In a body, `null` means the same as leaving the field out. No text may contain the character U+0000.",
+    "Texts that others see (`format: shown-line` or `shown-lines`) have no control characters, no invisible "
+    "characters and none that turn text around; in `shown-lines`, line ends and tabs are allowed.",
     "A request carries one credential: in the header of its role, as a bearer token, as the query field "
     f"`{credentials.QUERY_NAME}`, or as `{credentials.BODY_NAME}` in a JSON body.",
 )
@@ -77,9 +78,48 @@ _SUCCESS_TEXTS = {
 }
 
 
+_EVENT_ANSWERS = {
+    "2XX": "The event is delivered.",
+    "3XX": "The event is sent again later; redirects are not followed.",
+    "4XX": "The event is sent again later; other events do not wait for it.",
+    "429": "The address is left alone for as long as `Retry-After` asks, at most ten minutes.",
+    "5XX": "The event is sent again later; after several in a row, the address is left alone for a while.",
+    "503": "The address is left alone for as long as `Retry-After` asks, at most ten minutes.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EventKind:
+    """A kind of event that is sent to webhooks of renters."""
+
+    name: str
+    full_name: str
+    body: Descriptor
+    headers: Descriptor
+    file: FileDescriptor
+
+
+def event_kinds(files: Iterable[FileDescriptor]) -> list[EventKind]:
+    """The kinds of events that the options of enums declare."""
+    return [
+        EventKind(
+            enum_names(enum)[value.number],
+            f"{enum.full_name}.{value.name}",
+            file.message_types_by_name[body],
+            file.message_types_by_name[enum.GetOptions().Extensions[options_pb2.enum].event_headers],
+            file,
+        )
+        for file in files
+        for enum in file.enum_types_by_name.values()
+        for value in enum.values
+        if (body := value.GetOptions().Extensions[options_pb2.value].event_body)
+    ]
+
+
 def document(files: Iterable[FileDescriptor], language: Language = ENGLISH) -> Json:
     """Builds the OpenAPI 3.1 document of all RPCs in the files that are served over HTTP."""
-    return _Document(list(bindings(files)), comments(), language).whole()
+    files = list(files)
+    return _Document(list(bindings(files)), event_kinds(files), comments(), language).whole()
 
 
 def comments() -> Mapping[str, str]:
@@ -108,12 +148,20 @@ def _full_name(file: Any, path: Sequence[int]) -> str:
 class _Document:
     """The document under construction. Schemas are added when they are first referenced."""
 
-    def __init__(self, served: list[Binding], comments: Mapping[str, str], language: Language) -> None:
+    def __init__(
+        self,
+        served: list[Binding],
+        events: list[EventKind],
+        comments: Mapping[str, str],
+        language: Language,
+    ) -> None:
         self._served = served
+        self._events = events
         self._comments = comments
         self._language = language
         self._say = language.say
-        self._answered = _nested(errors_pb2.ErrorFacts.DESCRIPTOR, *(b.method.output_type for b in served))
+        sent = (*(b.method.output_type for b in served), *(event.body for event in events))
+        self._answered = _nested(errors_pb2.ErrorFacts.DESCRIPTOR, *sent)
         self._schemas: dict[str, Json] = {"Error": self._error()}
 
     def whole(self) -> Json:
@@ -121,6 +169,7 @@ class _Document:
         paths: dict[str, Json] = {}
         for binding in self._served:
             paths.setdefault(binding.path, {})[binding.verb.lower()] = self._operation(binding)
+        webhooks = {event.name: {"post": self._event(event)} for event in self._events}
         return {
             "openapi": "3.1.0",
             "info": {
@@ -132,6 +181,7 @@ class _Document:
             "servers": [{"url": "/"}],
             "tags": self._tags(),
             "paths": paths,
+            "webhooks": webhooks,
             "components": {
                 "schemas": dict(sorted(self._schemas.items())),
                 "securitySchemes": _security_schemes(),
@@ -151,6 +201,25 @@ class _Document:
             }
             for name, s in ordered
         ]
+
+    def _event(self, event: EventKind) -> Json:
+        """The request that a renter's webhook receives, and what its answers lead to."""
+        description = self._comment(event.full_name)
+        headers = [
+            self._parameter("header", field_rule(field).header, field) for field in event.headers.fields
+        ]
+        return {
+            "operationId": event.name,
+            "tags": [_tag(service) for service in event.file.services_by_name.values()],
+            "summary": description,
+            "description": self._comment(event.headers.full_name),
+            "security": [],
+            "parameters": headers,
+            "requestBody": {"required": True, "content": _json_content(self._reference(event.body, False))},
+            "responses": {
+                status: {"description": self._say(text)} for status, text in _EVENT_ANSWERS.items()
+            },
+        }
 
     def _operation(self, binding: Binding) -> Json:
         method, rule = binding.method, binding.rule
@@ -406,6 +475,11 @@ def _integer_format(field: FieldDescriptor) -> Json:
     return {"format": "int64"} if field.type in INT64_TYPES else {"minimum": 0}
 
 
+# By rules that JSON Schema cannot express: see the introduction of the document.
+_SHOWN: Mapping[int, Json] = {
+    options_pb2.SHOWN_LINE: {"format": "shown-line"},
+    options_pb2.SHOWN_LINES: {"format": "shown-lines"},
+}
 _TIME = "([01][0-9]|2[0-3]):[0-5][0-9]"
 _FORMATS: Mapping[int, Json] = {
     options_pb2.FORMAT_EMAIL: {"format": "email"},
@@ -434,7 +508,7 @@ def _limits(field: FieldDescriptor, rule: options_pb2.FieldRule, in_request: boo
         if rule.HasField(name):
             value = getattr(rule, name)
             limits[name] = int(value) if value.is_integer() else value
-    limits |= _FORMATS.get(rule.format, {})
+    limits |= _FORMATS.get(rule.format, {}) | _SHOWN.get(rule.shown, {})
     return {"enum" if in_request else _OPEN_ENUM: list(rule.values)} if rule.values else limits
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from dcp.v1 import options_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from gateway.scalars import enum_names
+from common.json_form import enum_names
 
 Json = dict[str, Any]
 

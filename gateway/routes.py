@@ -25,13 +25,14 @@ from google.protobuf.message_factory import GetMessageClass
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from common.json_form import message_writer
 from gateway import credentials, errors
 from gateway.bodies import BodyLimit, BodyReader
 from gateway.edge import method_not_allowed, read_body, respond
 from gateway.errors import ApiError
 from gateway.files import FileRelay
 from gateway.limits import DEADLINE_SECONDS, LEAST_BODY_LIMIT, MAX_QUERY_FIELDS
-from gateway.transcode import body_reader, message_writer, query_reader, single_text_reader
+from gateway.transcode import body_reader, query_reader, single_text_reader
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
-"""Owns how a single value of a field is written to JSON, and read from JSON, a path or a query.
+"""Owns how a single value of a field is read from JSON, a path or a query.
 
-Readers and writers are compiled once from field descriptors. It does not know whole messages, which
-`transcode` assembles, or HTTP.
+Readers are compiled once from field descriptors. It does not know whole messages, which `transcode`
+assembles, or HTTP.
 """
 
 from __future__ import annotations
@@ -18,13 +18,9 @@ from typing import Any, NoReturn
 from dcp.v1 import options_pb2
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 
-Reader = Callable[[Any], Any]
-Writer = Callable[[Any], Any]
+from common.json_form import DURATION, TIMESTAMP, enum_names
 
-TIMESTAMP = "google.protobuf.Timestamp"
-DURATION = "google.protobuf.Duration"
-WELL_KNOWN = frozenset((TIMESTAMP, DURATION))
-"""Messages whose JSON form is a single value."""
+Reader = Callable[[Any], Any]
 
 INT32_TYPES = frozenset(
     (FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_SINT32, FieldDescriptor.TYPE_SFIXED32)
@@ -37,7 +33,6 @@ UINT64_TYPES = frozenset((FieldDescriptor.TYPE_UINT64, FieldDescriptor.TYPE_FIXE
 FLOAT_TYPES = frozenset((FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_DOUBLE))
 
 _FLOAT_MAX = (2 - 2**-23) * 2.0**127
-_EPOCH = datetime(1970, 1, 1)
 _EPOCH_UTC = datetime(1970, 1, 1, tzinfo=UTC)
 _RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE
@@ -96,16 +91,6 @@ def text_reader(field: FieldDescriptor) -> Reader:
     return read if parse is None else lambda text: read(parse(text))
 
 
-def scalar_writer(field: FieldDescriptor) -> Writer | None:
-    """Returns a writer of JSON values for a single item of the field; None if it needs no conversion."""
-    if field.message_type is not None:
-        return _write_timestamp if field.message_type.full_name == TIMESTAMP else _write_duration
-    if field.enum_type is not None:
-        names = enum_names(field.enum_type)
-        return lambda number: names.get(number) or str(number)
-    return _write_bytes if field.type == FieldDescriptor.TYPE_BYTES else None
-
-
 def integer_limits(field: FieldDescriptor) -> tuple[int, int] | None:
     """The least and the greatest value of an integer field; None for other fields."""
     if field.type in INT32_TYPES:
@@ -115,19 +100,6 @@ def integer_limits(field: FieldDescriptor) -> tuple[int, int] | None:
     if field.type in UINT32_TYPES:
         return 0, 2**32 - 1
     return (0, 2**64 - 1) if field.type in UINT64_TYPES else None
-
-
-@cache
-def enum_names(enum: EnumDescriptor) -> Mapping[int, str]:
-    """The JSON name of each number of the enum."""
-    prefix = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", enum.name).upper() + "_"
-    upper = enum.GetOptions().Extensions[options_pb2.enum].upper_case
-    names: dict[int, str] = {}
-    for value in enum.values:
-        name = value.name.removeprefix(prefix)
-        rule = value.GetOptions().Extensions[options_pb2.value]
-        names.setdefault(value.number, rule.json or (name if upper else name.lower()))
-    return names
 
 
 @cache
@@ -235,19 +207,6 @@ def _read_duration(value: Any) -> dict[str, int]:
     micros = round((value - whole) * 1e6)
     carry = int(micros / 1e6)  # rounding can give a whole second
     return {"seconds": whole + carry, "nanos": (micros - carry * 10**6) * 1000}
-
-
-def _write_timestamp(value: Any) -> str:
-    moment = _EPOCH + timedelta(seconds=value.seconds, microseconds=value.nanos // 1000)
-    return moment.isoformat(timespec="milliseconds") + "Z"
-
-
-def _write_duration(value: Any) -> float | int:
-    return value.seconds + value.nanos / 1e9 if value.nanos else int(value.seconds)
-
-
-def _write_bytes(value: bytes) -> str:
-    return base64.b64encode(value).decode()
 
 
 def _text_parser(field: FieldDescriptor) -> Callable[[str], Any] | None:

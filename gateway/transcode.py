@@ -1,8 +1,8 @@
-"""Owns the conversion between JSON and protobuf messages.
+"""Owns the reading of protobuf messages from JSON and queries; `common.json_form` writes them.
 
 Each descriptor is compiled once, so a request costs no reflection. Field names are kept, integers are
-JSON numbers, default values are written, and unknown names are refused. It does not know HTTP or the
-limits of fields, which the server enforces.
+JSON numbers, and unknown names are refused. It does not know HTTP or the limits of fields, which the
+server enforces.
 """
 
 from __future__ import annotations
@@ -13,18 +13,10 @@ from typing import Any, NamedTuple
 from dcp.v1 import options_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from common.json_form import map_entry, object_type
 from gateway.errors import ApiError
 from gateway.nearest import nearest
-from gateway.scalars import (
-    WELL_KNOWN,
-    InvalidError,
-    Reader,
-    Writer,
-    expected,
-    scalar_reader,
-    scalar_writer,
-    text_reader,
-)
+from gateway.scalars import InvalidError, Reader, expected, scalar_reader, text_reader
 
 Values = dict[str, Any]
 """Fields of a message by name, as keyword arguments of its class."""
@@ -73,11 +65,6 @@ def single_text_reader(field: FieldDescriptor, name: str) -> Callable[[str], Any
             raise error.under(name) from None
 
     return _reported(read_named)
-
-
-def message_writer(message: Descriptor) -> Callable[[Any], Values]:
-    """Returns a function that turns a message of this type into values for `orjson.dumps`."""
-    return _MessageWriter(message, {})
 
 
 def _reported(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -141,23 +128,6 @@ class _MessageReader:
                 )
 
 
-class _MessageWriter:
-    """Writes messages of a type."""
-
-    def __init__(self, message: Descriptor, writers: dict[str, _MessageWriter]) -> None:
-        writers[message.full_name] = self
-        self._fields = [(f.name, f.has_presence, _field_writer(f, writers)) for f in message.fields]
-
-    def __call__(self, message: Any) -> Values:
-        values: Values = {}
-        for name, has_presence, write in self._fields:
-            if has_presence and not message.HasField(name):
-                continue
-            value = getattr(message, name)
-            values[name] = value if write is None else write(value)
-        return values
-
-
 class _QueryField(NamedTuple):
     parents: tuple[str, ...]
     name: str
@@ -190,7 +160,7 @@ def _leaves(
         path = (*above, field)
         if field.name in without:
             continue
-        nested = _object_type(field)
+        nested = object_type(field)
         if nested is None:
             yield path
         elif not field.is_repeated and all(f.containing_type != nested for f in path):
@@ -200,27 +170,13 @@ def _leaves(
 def _deeper(message: Descriptor, name: str, above: tuple[Descriptor, ...] = ()) -> Iterator[str]:
     """The paths of the fields with this name in the messages inside a message."""
     for field in message.fields:
-        nested = _object_type(field)
+        nested = object_type(field)
         if nested is None or field.is_repeated or nested in above:
             continue
         if name in nested.fields_by_name:
             yield f"{field.name}.{name}"
         for path in _deeper(nested, name, (*above, message)):
             yield f"{field.name}.{path}"
-
-
-def _object_type(field: FieldDescriptor) -> Descriptor | None:
-    """The message type of a field whose JSON value is an object; None for other fields."""
-    message = field.message_type
-    return None if message is None or message.full_name in WELL_KNOWN else message
-
-
-def _map_entry(field: FieldDescriptor) -> tuple[FieldDescriptor, FieldDescriptor] | None:
-    """The key and value fields of a map; None for other fields."""
-    message = field.message_type
-    if message is None or not message.GetOptions().map_entry:
-        return None
-    return message.fields_by_name["key"], message.fields_by_name["value"]
 
 
 def _oneof(field: FieldDescriptor) -> str:
@@ -237,14 +193,14 @@ def _unknown(name: str, meant: str) -> InvalidError:
 
 
 def _field_reader(field: FieldDescriptor, readers: dict[str, _MessageReader]) -> Reader:
-    if entry := _map_entry(field):
+    if entry := map_entry(field):
         return _map_reader(*entry, readers)
     read = _item_reader(field, readers)
     return _list_reader(read) if field.is_repeated else read
 
 
 def _item_reader(field: FieldDescriptor, readers: dict[str, _MessageReader]) -> Reader:
-    nested = _object_type(field)
+    nested = object_type(field)
     if nested is None:
         return scalar_reader(field)
     return readers.get(nested.full_name) or _MessageReader(nested, readers)
@@ -284,31 +240,3 @@ def _map_reader(
         return items
 
     return read
-
-
-def _field_writer(field: FieldDescriptor, writers: dict[str, _MessageWriter]) -> Writer | None:
-    if entry := _map_entry(field):
-        return _map_writer(*entry, writers)
-    write = _item_writer(field, writers)
-    if not field.is_repeated:
-        return write
-    return list if write is None else lambda values: [write(value) for value in values]
-
-
-def _item_writer(field: FieldDescriptor, writers: dict[str, _MessageWriter]) -> Writer | None:
-    nested = _object_type(field)
-    if nested is None:
-        return scalar_writer(field)
-    return writers.get(nested.full_name) or _MessageWriter(nested, writers)
-
-
-def _map_writer(
-    key_field: FieldDescriptor, value_field: FieldDescriptor, writers: dict[str, _MessageWriter]
-) -> Writer:
-    """Returns a writer that sorts entries: protobuf has no order, and responses should be reproducible."""
-    is_text = key_field.type == FieldDescriptor.TYPE_STRING
-    write_key: Callable[[Any], str] = str if is_text else lambda key: str(key).lower()
-    write = _item_writer(value_field, writers) or (lambda value: value)
-
-    # Values are looked up by key: items() of a map of messages returns copies in some protobuf versions.
-    return lambda entries: {write_key(key): write(entries[key]) for key in sorted(entries)}

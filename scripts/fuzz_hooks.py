@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from stdnum.iso7064 import mod_97_10
 
 from server.domain.terms import is_timezone
+from server.domain.texts import unseemly
 
 _LABEL = st.from_regex(r"[a-z]([a-z0-9]{0,10}[a-z0-9])?", fullmatch=True)
 _NUMBERS = [
@@ -36,6 +37,12 @@ schemathesis.openapi.format("phone", st.sampled_from(_NUMBERS))
 schemathesis.openapi.format("email", st.builds("{}@{}.example.com".format, _LABEL, _LABEL))
 schemathesis.openapi.format("timezone", st.sampled_from(sorted(filter(is_timezone, available_timezones()))))
 schemathesis.openapi.format("uri", st.builds("https://{}.example.com/{}".format, _LABEL, _LABEL))
+
+_SEEMLY = st.text(st.characters(categories=("L", "N", "P", "S", "Zs"))).filter(
+    lambda text: unseemly(text) is None
+)
+schemathesis.openapi.format("shown-line", _SEEMLY)
+schemathesis.openapi.format("shown-lines", _SEEMLY)
 
 
 @schemathesis.hook

@@ -20,6 +20,7 @@ from server.rpc.accounts import AccountServicer
 from server.rpc.addresses import Addresses
 from server.rpc.admin import AdminServicer
 from server.rpc.artifacts import ArtifactServicer
+from server.rpc.events import body_text
 from server.rpc.health import ServerHealth
 from server.rpc.interceptors import Authentication
 from server.rpc.jobs import JobServicer
@@ -113,7 +114,7 @@ class Server:
         """Migrates the database, listens and serves. Raises ConfigError or DatabaseUrlError."""
         _check_free(self._config.listen)
         await asyncio.to_thread(self._database.start, first=_refresh)
-        self.services = Services(self._database, self._clock, self._config)
+        self.services = Services(self._database, self._clock, self._config, body_text)
         self._limits = RateLimits(self._config.limits, self._clock)
         addresses = Addresses(self._config.trusted_proxies)
         authentication = Authentication(self.services.keys, self._limits, addresses)

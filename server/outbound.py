@@ -17,7 +17,8 @@ from typing import Any
 import certifi
 import httpcore
 
-from server.domain.webhooks import Answer, is_public
+from server.domain.targets import is_public
+from server.domain.webhooks import Answer
 
 TIMEOUT_SECONDS = 10.0
 
@@ -48,7 +49,7 @@ class Outbound:
         """Sends one request. The answer describes an error without details of our network."""
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                return _judged(await self._status(url, headers, body))
+                return _judged(*await self._answer(url, headers, body))
         except NotPublicError:
             return Answer(None, "the host's name resolves to an address that is not public")
         except (TimeoutError, httpcore.TimeoutException):
@@ -66,14 +67,16 @@ class Outbound:
         ):
             return Answer(None, "the host did not answer as an HTTP server does")
 
-    async def _status(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
+    async def _answer(self, url: str, headers: Mapping[str, str], body: bytes) -> tuple[int, str]:
+        """The status of the answer, and its header ``Retry-After``."""
         async with (
             httpcore.AsyncConnectionPool(
                 ssl_context=self._tls, network_backend=self._backend, max_connections=1
             ) as pool,
             pool.stream("POST", url, headers=list(headers.items()), content=body) as response,
         ):
-            return int(response.status)
+            waits = [value for name, value in response.headers if name.lower() == b"retry-after"]
+            return int(response.status), waits[0].decode("latin-1") if waits else ""
 
 
 class _CheckedBackend(httpcore.AsyncNetworkBackend):
@@ -116,9 +119,9 @@ def _is_of_tls(error: BaseException | None) -> bool:
     )
 
 
-def _judged(status_code: int) -> Answer:
+def _judged(status_code: int, retry_after: str) -> Answer:
     if 200 <= status_code < 300:
         return Answer(status_code)
     if 300 <= status_code < 400:
         return Answer(status_code, "the host answered with a redirect, which is not followed")
-    return Answer(status_code, "the host did not answer with a 2xx status")
+    return Answer(status_code, "the host did not answer with a 2xx status", retry_after)

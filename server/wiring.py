@@ -14,7 +14,7 @@ from server.config import Config
 from server.outbound import Outbound
 from server.services.artifacts import Artifacts
 from server.services.cleaning import Cleaning
-from server.services.deliveries import Deliveries
+from server.services.deliveries import Deliveries, Write
 from server.services.dispatch import Dispatch
 from server.services.fleet import Fleet
 from server.services.heartbeats import Heartbeats
@@ -46,7 +46,7 @@ from server.store.database import Database
 class Services:
     """The use cases of one server, by noun."""
 
-    def __init__(self, database: Database, clock: Clock, config: Config) -> None:
+    def __init__(self, database: Database, clock: Clock, config: Config, write_event: Write) -> None:
         blobs = open_blobs(config.blob_store)
         post = Outbound(allow_private=config.webhooks_allow_private).post
         self.fleet = Fleet()
@@ -75,7 +75,7 @@ class Services:
         self.export = Export(database)
         self.deletion = Deletion(database, clock, self.keys)
         self.webhooks = Webhooks(database, clock, config.webhooks_allow_private)
-        self.deliveries = Deliveries(database, clock, post)
+        self.deliveries = Deliveries(database, clock, write_event, post)
         self.withdrawals = Withdrawals(database, clock)
         self.statements = Statements(database, clock)
         self.dashboard = Dashboard(database, clock)

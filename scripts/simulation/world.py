@@ -27,6 +27,7 @@ from server.domain.limits import OFF
 from server.domain.messages import DaemonMessage
 from server.domain.proof import Proof
 from server.loops import server_loops
+from server.rpc.events import body_text
 from server.rpc.sessions import HELLO_TIMEOUT_SECONDS, from_wire, to_wire
 from server.services.keys import ADMIN, Caller
 from server.store import sessions
@@ -148,7 +149,7 @@ class World:
     def start_server(self) -> None:
         """Starts a server process, whose only knowledge is the database."""
         self.database.commit(sessions.end_all)
-        self.services = Services(self.database, self, config(self.output_limit))
+        self.services = Services(self.database, self, config(self.output_limit), body_text)
         self.loops = server_loops(self.services)
 
     def spawn(
@@ -379,7 +380,7 @@ def config(output_limit: int = MAX_OUTPUT_BYTES) -> Config:
 
 def template(database: InlineDatabase) -> None:
     """Registers the accounts of providers and renters, which all schedules share."""
-    services = Services(database, World(database, "template"), config())
+    services = Services(database, World(database, "template"), config(), body_text)
     for n in range(1, PROVIDERS + 1):
         email = f"p{n}@example.com"
         finish(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from server.domain.errors import DomainError, Reason, invalid_field
+from server.domain.texts import check_shown
 from server.domain.transitions import Transitions
 
 MAX_NAME_BYTES = 512
@@ -28,9 +29,6 @@ UPLOAD_SECONDS = 6 * 3600.0
 UPLOAD_GRACE_SECONDS = 3600.0
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 
-# Characters that change the direction of text, so that a name could be displayed as a different name.
-_DIRECTION_MARKS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_UNPRINTABLE = frozenset(("Cc", "Cs", "Zl", "Zp"))
 # Only the standard library's table: the machine's own tables would differ between servers.
 _TYPES = mimetypes.MimeTypes()
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
@@ -140,8 +138,7 @@ def artifact_name(text: str) -> str:
         raise _bad_name(f"must have at most {MAX_NAME_BYTES} bytes in UTF-8")
     if "\\" in name:
         raise _bad_name("must not have a backslash")
-    if any(unicodedata.category(char) in _UNPRINTABLE or char in _DIRECTION_MARKS for char in name):
-        raise _bad_name("must not have control characters")
+    check_shown(name, "name")
     parts = name.split("/")
     if len(parts) > MAX_PARTS:
         raise _bad_name(f"must have at most {MAX_PARTS} parts")

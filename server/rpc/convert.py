@@ -299,15 +299,19 @@ def _seconds_up(time_ms: int | None) -> int | None:
 
 
 def billing(record: Job) -> jobs_pb2.Billing:
-    bill = record.bill or Bill(record.hold_halala, 0, record.hold_halala, 0, 0, 0)
+    unbilled = Bill(record.hold_halala, 0, record.hold_halala, 0, 0, 0)
+    return bill(record.bill or unbilled, record.rate_halala_per_minute)
+
+
+def bill(of: Bill, rate_halala_per_minute: int) -> jobs_pb2.Billing:
     return jobs_pb2.Billing(
-        hold_halala=bill.hold_halala,
-        actual_cost_halala=bill.charge_halala,
-        refund_halala=bill.refund_halala,
-        provider_halala=bill.payout_halala,
-        platform_halala=bill.fee_halala,
-        billed_seconds=bill.billed_ms / 1000,
-        rate_halala_per_minute=record.rate_halala_per_minute,
+        hold_halala=of.hold_halala,
+        actual_cost_halala=of.charge_halala,
+        refund_halala=of.refund_halala,
+        provider_halala=of.payout_halala,
+        platform_halala=of.fee_halala,
+        billed_seconds=of.billed_ms / 1000,
+        rate_halala_per_minute=rate_halala_per_minute,
     )
 
 

@@ -21,6 +21,8 @@ from server.services.statements import Statements
 # A cell that begins with one of these is a formula in some spreadsheet, or is split so that one begins
 # (OWASP, CSV injection). The last four are full-width forms that some programs treat in the same way.
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+# Without it, Excel reads the file in the machine's own encoding and garbles Arabic.
+_BYTE_ORDER_MARK = "\ufeff"
 _FIRST_DAY = date(1970, 1, 1)
 _CSV_NAMES = (
     "id",
@@ -113,12 +115,15 @@ def line(row: Line) -> pb.LedgerLine:
 
 
 def csv_text(names: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
-    """A CSV file (RFC 4180). Numbers stay numbers, None becomes an empty cell, no text begins a formula."""
+    """A CSV file (RFC 4180) that begins with a byte order mark.
+
+    Numbers stay numbers, None becomes an empty cell, and no text begins a formula.
+    """
     file = io.StringIO(newline="")
     writer = csv.writer(file)
     writer.writerow(names)
     writer.writerows([_defused(cell) for cell in row] for row in rows)
-    return file.getvalue()
+    return _BYTE_ORDER_MARK + file.getvalue()
 
 
 def _defused(cell: Cell) -> Cell:

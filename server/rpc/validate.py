@@ -24,6 +24,7 @@ from stdnum import iban
 
 from server.domain.errors import invalid_field
 from server.domain.terms import DAY_MINUTES, is_timezone, minute_of, time_of_day
+from server.domain.texts import check_shown, cleaned
 from server.rpc import relations
 from server.rpc.relations import is_present
 
@@ -52,6 +53,7 @@ class _Limits:
     is_list: bool
     is_message: bool
     max_items: int | None
+    clean: Callable[[str], str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ def _check_message(message: Message, path: str) -> None:
             raise invalid_field(limits.rule.header or f"{path}{limits.name}", "is required")
     for field, value in message.ListFields():
         if (found := plan.limits.get(field.number)) is not None:
+            if found.clean is not None:
+                value = _clean(message, found)
             _check_field(value, found, found.rule.header or f"{path}{found.name}")
     if plan.max_characters:
         _check_characters(message, path, plan.max_characters)
@@ -103,6 +107,19 @@ def _characters(value: Any) -> int:
     if isinstance(value, Mapping):
         return sum(len(key) + _characters(item) for key, item in value.items())
     return sum(map(_characters, value)) if isinstance(value, Sequence) else 0
+
+
+def _clean(message: Message, limits: _Limits) -> Any:
+    """Cleans the field's texts in the message, which a daemon reported; returns the field's value."""
+    assert limits.clean is not None
+    value = getattr(message, limits.name)
+    clean = [limits.clean(item) for item in value] if limits.is_list else limits.clean(value)
+    if limits.is_list and clean != list(value):
+        del value[:]
+        value.extend(clean)
+    elif not limits.is_list and clean != value:
+        setattr(message, limits.name, clean)
+    return clean
 
 
 def _check_field(value: Any, limits: _Limits, name: str) -> None:
@@ -166,6 +183,7 @@ def _limits(field: FieldDescriptor) -> _Limits:
         is_list=field.is_repeated and not is_map,
         is_message=message is not None and not is_map,
         max_items=rule.max_items if rule.HasField("max_items") else None,
+        clean=_CLEANERS.get(rule.shown),
     )
 
 
@@ -185,6 +203,8 @@ def _checks(field: FieldDescriptor, rule: options_pb2.FieldRule) -> tuple[Check,
         checks.append(_no_nul)
         if rule.header:
             checks.append(_not_blank)
+    if rule.shown in _SHOWN:
+        checks.append(_SHOWN[rule.shown])
     if rule.format:
         checks.append(_FORMATS[rule.format])
     if rule.values:
@@ -308,6 +328,14 @@ def email_key(email: str) -> str:
     return str(validate_email(email, check_deliverability=False).normalized).casefold()
 
 
+_SHOWN: Mapping[int, Check] = {
+    options_pb2.SHOWN_LINE: check_shown,
+    options_pb2.SHOWN_LINES: functools.partial(check_shown, lines=True),
+}
+_CLEANERS: Mapping[int, Callable[[str], str]] = {
+    options_pb2.SHOWN_REPORTED_LINE: cleaned,
+    options_pb2.SHOWN_REPORTED_LINES: functools.partial(cleaned, lines=True),
+}
 _FORMATS: Mapping[int, Check] = {
     options_pb2.FORMAT_EMAIL: _email,
     options_pb2.FORMAT_PHONE: _phone,

@@ -39,7 +39,12 @@ class WebhookServicer(webhooks_pb2_grpc.WebhookServiceServicer):
     async def RotateWebhookSecret(
         self, request: pb.RotateWebhookSecretRequest, context: Context
     ) -> pb.RotateWebhookSecretResponse:
-        return pb.RotateWebhookSecretResponse(success=True, secret=await self._webhooks.rotate(caller().id))
+        rotation = await self._webhooks.rotate(caller().id, request.grace_seconds)
+        return pb.RotateWebhookSecretResponse(
+            success=True,
+            secret=rotation.secret,
+            previous_expires_at=convert.timestamp(rotation.previous_expires_ms),
+        )
 
     async def TestWebhook(self, request: pb.TestWebhookRequest, context: Context) -> pb.TestWebhookResponse:
         return pb.TestWebhookResponse(success=True, delivery=delivery(await self._webhooks.test(caller().id)))

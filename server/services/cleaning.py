@@ -33,6 +33,7 @@ class Cleaning:
         self._keep_ms = limits.keep_ms
         self._pages: AsyncIterator[list[Stored]] | None = None
         self._look_through_at = clock.now()
+        self._deleted_through = 0
 
     async def tick(self) -> None:
         """Deletes a batch of artifacts that are due, and checks one page of the store for orphaned bytes."""
@@ -47,12 +48,21 @@ class Cleaning:
             log.error("the store of artifacts could not be cleaned error=%s", error)
 
     async def _delete(self) -> None:
-        marked = await self._database.read(lambda: artifacts.to_delete(BATCH))
-        for _, key in marked:
+        marked = await self._database.read(lambda: artifacts.to_delete(self._deleted_through, BATCH))
+        # The next tick goes on behind this batch: bytes that cannot be deleted hold up no other.
+        self._deleted_through = marked[-1][0] if len(marked) == BATCH else 0
+        deleted = [number for number, key in marked if await self._is_deleted(key)]
+        if deleted:
+            await self._database.run(lambda: artifacts.delete(deleted))
+            log.info("deleted artifacts count=%d", len(deleted))
+
+    async def _is_deleted(self, key: str) -> bool:
+        try:
             await self._blobs.delete(key)
-        if marked:
-            await self._database.run(lambda: artifacts.delete([number for number, _ in marked]))
-            log.info("deleted artifacts count=%d", len(marked))
+        except (BlobStoreError, BlobMissingError) as error:
+            log.error("the bytes of an artifact could not be deleted error=%s", error)
+            return False
+        return True
 
     async def _look_through(self) -> None:
         """Deletes the bytes in the next page of the store that no row names; starts over once a day."""
@@ -73,8 +83,8 @@ class Cleaning:
         old = [blob.key for blob in page if blob.age_seconds > LEFT_SECONDS]
         known = await self._database.read(lambda: artifacts.known(old)) if old else set()
         for key in set(old) - known:
-            log.warning("deleted bytes that belong to no artifact")
-            await self._blobs.delete(key)
+            if await self._is_deleted(key):
+                log.warning("deleted bytes that belong to no artifact")
 
 
 def _mark(uploads_ms: int, expired_ms: int) -> None:

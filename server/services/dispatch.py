@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Iterable
 
 from server.clock import Clock, ms
 from server.domain.leases import LIVE_SECONDS, Offer
 from server.domain.messages import CancelRun, JobOffer
 from server.domain.placement import Candidate, Wants, can_run, choose, ranked
+from server.services.each import each
 from server.services.fleet import Fleet
 from server.store import jobs, leases, providers, reliability, terms
 from server.store.database import Database
@@ -114,15 +116,17 @@ class Dispatch:
         """Offers waiting jobs to providers that can run them: a slow poll that finds what ``fill`` missed."""
         if not self._fleet.all():
             return
-        tried: set[int] = set()
+        await each("a provider's free slots", await self._to_fill(), self.fill)
+
+    async def _to_fill(self) -> Iterable[int]:
+        """The providers that can run waiting jobs, by the order of these jobs, up to ``FILLS_LIMIT``."""
+        found: dict[int, None] = {}
         for named_id, wants in await self._database.read(lambda: jobs.queued_wants(WANTS_LIMIT)):
-            for provider_id in self._able(named_id, wants):
-                if len(tried) >= FILLS_LIMIT:
-                    return
-                if provider_id not in tried:
-                    tried.add(provider_id)
-                    await self.fill(provider_id)
+            found |= dict.fromkeys(self._able(named_id, wants))
+            if len(found) >= FILLS_LIMIT:
+                break
             await asyncio.sleep(0)  # a long queue must not block the event loop
+        return list(found)[:FILLS_LIMIT]
 
     def _able(self, named_id: int | None, wants: Wants) -> list[int]:
         if named_id is None:

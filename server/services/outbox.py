@@ -1,13 +1,13 @@
 """Events for renters' webhooks, written in the transaction of the change that they report.
 
-Runs inside its caller's transaction. server.services.deliveries sends the events.
+Runs inside its caller's transaction, and notes the facts of an event. server.services.deliveries sends the
+events; their bodies are written when they are first sent.
 """
 
 from __future__ import annotations
 
-import json
 import secrets
-from datetime import UTC, datetime
+from dataclasses import asdict
 from typing import Any
 
 from server.domain import ledger as rules
@@ -24,22 +24,33 @@ _ENDS = {
 
 
 def job_ended(
-    job: Job, event: JobEvent, bill: Bill, failure_reason: FailureReason | None, now_ms: int
+    job: Job,
+    event: JobEvent,
+    bill: Bill,
+    now_ms: int,
+    *,
+    failure_reason: FailureReason | None,
+    failure_message: str | None,
 ) -> None:
     """Adds an event about a job's end, and one about the wallet if it fell low, if a webhook is set."""
     webhook = webhooks.lock(job.renter_id)
     if webhook is None:
         return
-    kind = _ENDS[event]
-    data = {
+    facts = {
         "job_id": job.job_id,
         "job_type": job.job_type.value,
-        "status": kind.value.removeprefix("job."),
-        "charged_halala": bill.charge_halala,
-        "refunded_halala": bill.refund_halala,
+        "state": _ENDS[event].value.removeprefix("job."),
         "failure_reason": failure_reason.value if failure_reason is not None else None,
+        "failure_message": failure_message,
+        "provider_id": job.provider_id,
+        "model": job.model,
+        "created_ms": job.created_ms,
+        "started_ms": job.started_ms,
+        "ended_ms": now_ms,
+        "rate_halala_per_minute": job.rate_halala_per_minute,
+        "bill": asdict(bill),
     }
-    add(webhook, kind, data, now_ms)
+    add(webhook, _ENDS[event], facts, now_ms)
     wallet_changed(job.renter_id, now_ms)
 
 
@@ -54,18 +65,12 @@ def wallet_changed(renter_id: int, now_ms: int) -> None:
         return
     webhooks.set_balance_is_low(renter_id, is_low)
     if is_low:
-        data = {"balance_halala": balance, "balance_low_halala": webhook.balance_low_halala}
-        add(webhook, WebhookEvent.BALANCE_LOW, data, now_ms)
+        facts = {"balance_halala": balance, "balance_low_halala": webhook.balance_low_halala}
+        add(webhook, WebhookEvent.BALANCE_LOW, facts, now_ms)
 
 
-def add(webhook: Webhook, event: WebhookEvent, data: dict[str, Any], now_ms: int) -> str:
+def add(webhook: Webhook, event: WebhookEvent, facts: dict[str, Any], now_ms: int) -> str:
     """Adds an event to the outbox of a locked webhook; returns the event's id."""
     event_id = f"evt-{secrets.token_hex(12)}"
-    body = {
-        "id": event_id,
-        "type": event.value,
-        "created_at": datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds"),
-        "data": data,
-    }
-    webhooks.add(webhook, event, event_id, json.dumps(body, ensure_ascii=False), now_ms)
+    webhooks.add(webhook, event, event_id, facts, now_ms)
     return event_id

@@ -7,6 +7,8 @@ This module finds the leases and jobs that are due; server.services.endings ends
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from server.clock import Clock, ms
 from server.domain.errors import STORE_FAULTS, DomainError
@@ -22,13 +24,14 @@ from server.domain.leases import (
 from server.domain.messages import CancelRun
 from server.domain.providers import is_live
 from server.services.dispatch import Dispatch
+from server.services.each import each
 from server.services.endings import end_overrun, end_unstarted, give_up
 from server.services.explain import last_obstacle
 from server.services.fleet import Fleet
 from server.services.heartbeats import Heartbeats
 from server.services.repeats import KEEP_MS
 from server.store import jobs, leases, repeats
-from server.store.database import Database
+from server.store.database import Database, PartError, apart
 
 log = logging.getLogger(__name__)
 BATCH = 500
@@ -68,10 +71,15 @@ class Sweep:
         self._fleet.forget_before(now_ms - _ms(LOST_AFTER_SECONDS))
         if await self._database.read(lambda: self._is_due(now_ms)):
             why = await self._database.read(lambda: self._last_obstacles(now_ms))
-            for lease in await self._database.run(lambda: self._apply(now_ms, why)):
-                ref = LeaseRef(lease.job_id, lease.lease_epoch, b"")
-                self._dispatch.cancel(lease.provider_id, CancelRun(ref))
-                await self._dispatch.lease_ended(lease.provider_id)
+            ended, failed = await self._database.run(lambda: self._apply(now_ms, why))
+            await each("a provider's free slot", ended, self._stop)
+            if failed is not None:
+                raise failed
+
+    async def _stop(self, lease: Lease) -> None:
+        """Ends the run of an ended lease, and offers its provider the next jobs."""
+        self._dispatch.cancel(lease.provider_id, CancelRun(LeaseRef(lease.job_id, lease.lease_epoch, b"")))
+        await self._dispatch.lease_ended(lease.provider_id)
 
     def _is_due(self, now_ms: int) -> bool:
         """Whether anything is due. Reads before any write, so that an idle market writes nothing."""
@@ -84,31 +92,58 @@ class Sweep:
             or repeats.any_before(now_ms - KEEP_MS)
         )
 
-    def _apply(self, now_ms: int, why: dict[str, str]) -> list[Lease]:
-        """Ends what is due; returns the ended leases, whose daemons must stop their runs."""
-        ended = []
+    def _apply(self, now_ms: int, why: dict[str, str]) -> tuple[list[Lease], PartError | None]:
+        """Ends what is due; returns the ended leases, whose daemons must stop, and the first error.
+
+        A job that cannot be ended holds up no other.
+        """
+        ended: list[Lease] = []
+        failed: PartError | None = None
+        for job_id, end in self._due(now_ms, why):
+            try:
+                lease = apart(end)
+            except PartError as error:
+                log.warning("passed over a job that could not be ended job_id=%s error=%s", job_id, error)
+                failed = failed or error
+            else:
+                ended += [lease] if lease is not None else []
+        repeats.forget_before(now_ms - KEEP_MS)
+        return ended, failed
+
+    def _due(self, now_ms: int, why: dict[str, str]) -> Iterator[tuple[str, Callable[[], Lease | None]]]:
+        """The jobs that are due, each with the function that ends it."""
         for lease in leases.offers_before(now_ms - _ms(OFFER_SECONDS), BATCH):
-            give_up(lease, now_ms, "its provider did not answer the offer", LeaseOutcome.EXPIRED)
-            ended.append(lease)
+            text = "its provider did not answer the offer"
+            yield lease.job_id, partial(_given_up, lease, now_ms, text, outcome=LeaseOutcome.EXPIRED)
         for lease, renewed_ms in self._silent(now_ms, BATCH):
-            give_up(lease, now_ms, "its provider went silent", renewed_ms=renewed_ms)
-            ended.append(lease)
+            text = "its provider went silent"
+            yield lease.job_id, partial(_given_up, lease, now_ms, text, renewed_ms=renewed_ms)
         for lease in leases.preparing_since(now_ms - _ms(PREPARE_SECONDS), BATCH):
             if self._is_settled_in(lease.provider_id, now_ms):
-                give_up(lease, now_ms, "its provider did not start it")
-                ended.append(lease)
+                yield lease.job_id, partial(_given_up, lease, now_ms, "its provider did not start it")
         for job_id, provider_id in jobs.running_past(now_ms, _ms(OVERRUN_GRACE_SECONDS), BATCH):
-            if self._is_settled_in(provider_id, now_ms) and (over := end_overrun(job_id, now_ms)):
-                ended.append(over)
+            if self._is_settled_in(provider_id, now_ms):
+                yield job_id, partial(end_overrun, job_id, now_ms)
         for job_id, sentence in why.items():
-            end_unstarted(job_id, now_ms, sentence)
-        repeats.forget_before(now_ms - KEEP_MS)
-        return ended
+            yield job_id, partial(_unstarted, job_id, now_ms, sentence)
 
     def _last_obstacles(self, now_ms: int) -> dict[str, str]:
         """The jobs that were not started in time, and why; read before the write, which is kept short."""
-        found = [jobs.get(job_id) for job_id in jobs.unstarted(now_ms, BATCH)]
-        return {job.job_id: last_obstacle(job, self._fleet, now_ms) for job in found if job is not None}
+        return {job_id: self._last_obstacle(job_id, now_ms) for job_id in jobs.unstarted(now_ms, BATCH)}
+
+    def _last_obstacle(self, job_id: str, now_ms: int) -> str:
+        """Why a job was not started. One whose obstacle cannot be found out holds up no other."""
+        unknown = "submit it again, or raise start_within_seconds"
+
+        def read() -> str:
+            job = jobs.get(job_id)
+            return last_obstacle(job, self._fleet, now_ms) if job is not None else unknown
+
+        try:
+            return apart(read)
+        except PartError as error:
+            log.warning("could not explain a job job_id=%s error=%s", job_id, error)
+            return unknown
 
     def _is_settled_in(self, provider_id: int, now_ms: int) -> bool:
         """Whether the daemon is live in a session that is old enough for its results to have arrived.
@@ -132,6 +167,22 @@ class Sweep:
         if self._hearing_since_ms is None:
             return []
         return leases.of_silent(now_ms, now_ms - self._hearing_since_ms, limit)
+
+
+def _given_up(
+    lease: Lease,
+    now_ms: int,
+    detail: str,
+    *,
+    outcome: LeaseOutcome = LeaseOutcome.LOST,
+    renewed_ms: int = 0,
+) -> Lease:
+    give_up(lease, now_ms, detail, outcome, renewed_ms=renewed_ms)
+    return lease
+
+
+def _unstarted(job_id: str, now_ms: int, why: str) -> None:
+    end_unstarted(job_id, now_ms, why)
 
 
 def _ms(seconds: float) -> int:

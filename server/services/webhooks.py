@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 import secrets
+from dataclasses import dataclass
 
 from server.clock import Clock, ms
 from server.domain import ledger as rules
 from server.domain.errors import DomainError, Reason
-from server.domain.webhooks import WebhookEvent, check_url
+from server.domain.targets import check_url
+from server.domain.webhooks import MAX_SECRETS, WebhookEvent, rotated, written_secret
 from server.services import outbox
 from server.services.pages import Page, read_page
 from server.services.renters import present
@@ -20,6 +22,14 @@ from server.store.database import Database
 from server.store.webhooks import Delivery, Webhook
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class NewSecret:
+    """A new secret, which is shown only once, and when the previous ones stop signing."""
+
+    secret: str
+    previous_expires_ms: int
 
 
 class Webhooks:
@@ -69,13 +79,31 @@ class Webhooks:
         await self._database.run(lambda: webhooks.remove(renter_id))
         log.info("removed a webhook renter_id=%d", renter_id)
 
-    async def rotate(self, renter_id: int) -> str:
-        """A new secret, which is shown only once. Raises WRONG_STATE without a webhook."""
+    async def rotate(self, renter_id: int, grace_seconds: int) -> NewSecret:
+        """Replaces the secret; the previous ones sign too until the grace period has passed.
+
+        Raises WRONG_STATE without a webhook, TOO_MANY_KEYS.
+        """
         secret = _new_secret()
-        if not await self._database.run(lambda: webhooks.set_secret(renter_id, secret)):
-            raise _none_set()
-        log.info("rotated the secret of a webhook renter_id=%d", renter_id)
-        return secret
+        now_ms = ms(self._clock)
+        expires_ms = now_ms + grace_seconds * 1000
+
+        def rotate() -> None:
+            webhook = webhooks.lock(renter_id)
+            if webhook is None:
+                raise _none_set()
+            previous = rotated(webhook.secret, webhook.previous_secrets, expires_ms, now_ms)
+            if len(previous) >= MAX_SECRETS:
+                raise DomainError(
+                    Reason.TOO_MANY_KEYS,
+                    f"this webhook has {MAX_SECRETS} active secrets, the most allowed; wait until one "
+                    "expires, or rotate with grace_seconds 0, which ends the previous ones at once",
+                )
+            webhooks.set_secrets(renter_id, secret, previous)
+
+        await self._database.run(rotate)
+        log.info("rotated the secret of a webhook renter_id=%d grace_seconds=%d", renter_id, grace_seconds)
+        return NewSecret(secret, expires_ms)
 
     async def test(self, renter_id: int) -> Delivery:
         """Adds a test event to the outbox. Raises WRONG_STATE without a webhook, or while a test waits."""
@@ -103,7 +131,7 @@ class Webhooks:
 
 
 def _new_secret() -> str:
-    return f"whsec-{secrets.token_urlsafe(32)}"
+    return written_secret(secrets.token_bytes(32))
 
 
 def _none_set() -> DomainError:

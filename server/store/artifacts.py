@@ -152,9 +152,10 @@ def erase(jobs: Any) -> None:
     _move(ArtifactEvent.ERASE, db.Artifact.job_id.in_(jobs), name="", size_bytes=0, sha256=b"")
 
 
-def to_delete(limit: int) -> list[tuple[int, str]]:
-    """Files whose bytes are to be deleted, with their ``blob_key``."""
-    query = db.Artifact.select(db.Artifact.id, db.Artifact.blob_key).where(_is_in(ArtifactState.DOOMED))
+def to_delete(after_id: int, limit: int) -> list[tuple[int, str]]:
+    """Files behind an id whose bytes are to be deleted, with their ``blob_key``."""
+    query = db.Artifact.select(db.Artifact.id, db.Artifact.blob_key)
+    query = query.where(_is_in(ArtifactState.DOOMED), db.Artifact.id > after_id)
     return [(int(number), key) for number, key in db.tuples(query.order_by(db.Artifact.id).limit(limit))]
 
 

@@ -50,6 +50,24 @@ SQLITE_PRAGMAS = {
 _RETRYABLE = (pg_errors.SerializationFailure, pg_errors.DeadlockDetected)
 
 
+class PartError(Exception):
+    """A part of a transaction failed and was undone; the rest of the transaction can go on."""
+
+
+def apart(work: Callable[[], T]) -> T:
+    """Runs a part of a write transaction. Raises PartError if it failed, which undoes only this part.
+
+    Faults of the connection or the disk are raised as they are: they end the whole transaction.
+    """
+    try:
+        with MODELS[0]._meta.database.savepoint():
+            return work()
+    except (peewee.OperationalError, peewee.InterfaceError):
+        raise
+    except Exception as error:
+        raise PartError(f"{type(error).__name__}: {error}") from error
+
+
 class Database:
     """One database. Call ``start`` and ``stop`` once each; a process may have only one open."""
 

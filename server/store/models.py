@@ -302,6 +302,10 @@ class Webhook(Table):
     due_ms = pw.BigIntegerField(null=True)
     claimed_until_ms = pw.BigIntegerField(default=0)
     created_ms = pw.BigIntegerField()
+    previous_secrets = pw.TextField(default="[]")
+    failures = pw.IntegerField(default=0)
+    failed_id = pw.BigIntegerField(null=True)
+    paused_until_ms = pw.BigIntegerField(default=0)
 
     class Meta:
         table_name = "webhook"
@@ -320,6 +324,7 @@ class WebhookDelivery(Table):
     last_ms = pw.BigIntegerField(null=True)
     status_code = pw.IntegerField(null=True)
     error = pw.TextField(null=True)
+    facts = pw.TextField(default="{}")
 
     class Meta:
         table_name = "webhook_delivery"

@@ -30,7 +30,8 @@ async def test_statement_comes_as_json_and_as_a_file_to_download(tmp_path: Path)
         file = await stack.http.get("/api/renters/ledger.csv", headers=renter | accept)
         assert file.headers["content-type"] == "text/csv; charset=utf-8"
         assert file.headers["content-disposition"] == 'attachment; filename="dcp-ledger.csv"'
-        held, credited = csv.DictReader(io.StringIO(file.text, newline=""))
+        assert file.content.startswith(b"\xef\xbb\xbfid,time,")  # a spreadsheet recognizes UTF-8 by it
+        held, credited = csv.DictReader(io.StringIO(file.content.decode("utf-8-sig"), newline=""))
         assert (held["model"], held["amount_halala"]) == ("'=cmd|'/c calc'!A1", "-750")
         assert (credited["kind"], credited["balance_halala"]) == ("credit", "9000")
 

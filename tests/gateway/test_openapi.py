@@ -53,6 +53,21 @@ def test_every_rpc_with_an_http_route_appears(api: dict[str, Any]) -> None:
     assert sorted(served) == sorted(declared) != []
 
 
+def test_every_kind_of_event_is_a_webhook(api: dict[str, Any]) -> None:
+    kinds = api["components"]["schemas"]["WebhookEvent"]["x-extensible-enum"]
+    assert list(api["webhooks"]) == kinds != []
+    for kind in api["webhooks"].values():
+        sent = kind["post"]
+        required = {parameter["name"] for parameter in sent["parameters"] if parameter["required"]}
+        assert {"webhook-id", "webhook-timestamp", "webhook-signature", "DCP-Signature"} <= required
+        name = sent["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        assert {"id", "type", "created_at", "data"} == api["components"]["schemas"][name]["properties"].keys()
+        assert sent["tags"] == ["Webhook Endpoints"]
+        assert all(
+            answer["description"] for answer in (sent, *sent["parameters"], *sent["responses"].values())
+        )
+
+
 def test_everything_has_a_description(api: dict[str, Any]) -> None:
     operations = [o for path in api["paths"].values() for o in path.values()]
     for entry in (*operations, *api["tags"], *api["components"]["schemas"].values()):

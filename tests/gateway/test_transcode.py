@@ -17,10 +17,11 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.json_form import message_writer
 from gateway.bodies import parse_object
 from gateway.errors import ApiError
 from gateway.routes import bindings, discover
-from gateway.transcode import body_reader, message_writer, query_reader, single_text_reader
+from gateway.transcode import body_reader, query_reader, single_text_reader
 
 INTEGERS = {5: (-(2**31), 2**31 - 1), 3: (-(2**63), 2**63 - 1), 13: (0, 2**32 - 1), 4: (0, 2**64 - 1)}
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

@@ -24,7 +24,12 @@ class Receiver:
 
     answers: list[int | None] = field(default_factory=lambda: [200])
     """HTTP statuses; None gives no answer."""
+    by_event: dict[str, int] = field(default_factory=dict)
+    """Statuses for kinds of events, which get none of ``answers``."""
     location: str = ""
+    retry_after: str = ""
+    hangs_up: bool = False
+    """Where there is no answer, the connection ends at once."""
     received: list[Received] = field(default_factory=list)
     connections: int = 0
     port: int = 0
@@ -60,18 +65,24 @@ class Receiver:
             body = await reader.readexactly(int(headers.get("content-length", "0")))
             self.received.append(Received(first.split()[1], headers, body))
             self.news.set()
-            status = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+            status = self.by_event.get(headers.get("dcp-event", "")) or self._next_answer()
+            if status is None and self.hangs_up:
+                return
             if status is None:
                 self.hung.add(writer)
                 await reader.read()  # until the client gives up
                 return
             where = f"location: {self.location}\r\n" if self.location else ""
+            where += f"retry-after: {self.retry_after}\r\n" if self.retry_after else ""
             writer.write(f"HTTP/1.1 {status} Answer\r\n{where}content-length: 0\r\n\r\n".encode())
             await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
             writer.close()
+
+    def _next_answer(self) -> int | None:
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
 @contextlib.asynccontextmanager

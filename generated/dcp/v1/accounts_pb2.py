@@ -27,7 +27,7 @@ from dcp.v1 import providers_pb2 as dcp_dot_v1_dot_providers__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x64\x63p/v1/accounts.proto\x12\x06\x64\x63p.v1\x1a\x14\x64\x63p/v1/options.proto\x1a\x16\x64\x63p/v1/providers.proto\x1a\x1cgoogle/api/annotations.proto\"Y\n\x16SuspendProviderRequest\x12$\n\x0bprovider_id\x18\x01 \x01(\x03\x42\x0f\xaa\xbb\x18\x0b\x08\x01!\x00\x00\x00\x00\x00\x00\xf0?\x12\x19\n\x06reason\x18\x02 \x01(\tB\t\xaa\xbb\x18\x05\x08\x01\x18\xf4\x03\"g\n\x17SuspendProviderResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\x13\n\x0bprovider_id\x18\x02 \x01(\x03\x12&\n\x06status\x18\x03 \x01(\x0e\x32\x16.dcp.v1.ProviderStatus\"@\n\x18UnsuspendProviderRequest\x12$\n\x0bprovider_id\x18\x01 \x01(\x03\x42\x0f\xaa\xbb\x18\x0b\x08\x01!\x00\x00\x00\x00\x00\x00\xf0?\"i\n\x19UnsuspendProviderResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\x13\n\x0bprovider_id\x18\x02 \x01(\x03\x12&\n\x06status\x18\x03 \x01(\x0e\x32\x16.dcp.v1.ProviderStatus\">\n\x16\x41pproveProviderRequest\x12$\n\x0bprovider_id\x18\x01 \x01(\x03\x42\x0f\xaa\xbb\x18\x0b\x08\x01!\x00\x00\x00\x00\x00\x00\xf0?\"g\n\x17\x41pproveProviderResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\x13\n\x0bprovider_id\x18\x02 \x01(\x03\x12&\n\x06status\x18\x03 \x01(\x0e\x32\x16.dcp.v1.ProviderStatus\"U\n\x14SuspendRenterRequest\x12\"\n\trenter_id\x18\x01 \x01(\x03\x42\x0f\xaa\xbb\x18\x0b\x08\x01!\x00\x00\x00\x00\x00\x00\xf0?\x12\x19\n\x06reason\x18\x02 \x01(\tB\t\xaa\xbb\x18\x05\x08\x01\x18\xf4\x03\"N\n\x15SuspendRenterResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\x11\n\trenter_id\x18\x02 \x01(\x03\x12\x11\n\tsuspended\x18\x03 \x01(\x08\"<\n\x16UnsuspendRenterRequest\x12\"\n\trenter_id\x18\x01 \x01(\x03\x42\x0f\xaa\xbb\x18\x0b\x08\x01!\x00\x00\x00\x00\x00\x00\xf0?\"P\n\x17UnsuspendRenterResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\x11\n\trenter_id\x18\x02 \x01(\x03\x12\x11\n\tsuspended\x18\x03 \x01(\x08\x32\xde\x0b\n\x0e\x41\x63\x63ountService\x12\xa7\x02\n\x0fSuspendProvider\x12\x1e.dcp.v1.SuspendProviderRequest\x1a\x1f.dcp.v1.SuspendProviderResponse\"\xd2\x01\xaa\xbb\x18\x98\x01\n\x01\x04\x1a+\n\x13Suspend a provider.\x12\x14\xd8\xa5\xd9\x8a\xd9\x82\xd8\xa7\xd9\x81 \xd9\x85\xd8\xb2\xd9\x88\xd8\xaf.\"\"{\"reason\": \"Reported by renters.\"}*;{\"success\": true, \"provider_id\": 42, \"status\": \"suspended\"}2\x02\x0c+\xa8\x01\x02\x82\xd3\xe4\x93\x02/\"*/api/admin/providers/{provider_id}/suspend:\x01*\x12\x9a\x02\n\x11UnsuspendProvider\x12 .dcp.v1.UnsuspendProviderRequest\x1a!.dcp.v1.UnsuspendProviderResponse\"\xbf\x01\xaa\xbb\x18\x83\x01\n\x01\x04\x1a\x38\n\x15Unsuspend a provider.\x12\x1f\xd8\xa5\xd9\x84\xd8\xba\xd8\xa7\xd8\xa1 \xd8\xa5\xd9\x8a\xd9\x82\xd8\xa7\xd9\x81 \xd9\x85\xd8\xb2\xd9\x88\xd8\xaf.\"\x02{}*9{\"success\": true, \"provider_id\": 42, \"status\": \"offline\"}2\x02\x0c+\xa8\x01\x02\x82\xd3\xe4\x93\x02\x31\",/api/admin/providers/{provider_id}/unsuspend:\x01*\x12\x9f\x02\n\x0f\x41pproveProvider\x12\x1e.dcp.v1.ApproveProviderRequest\x1a\x1f.dcp.v1.ApproveProviderResponse\"\xca\x01\xaa\xbb\x18\x90\x01\n\x01\x04\x1a\x45\n\x17\x41pprove a new provider.\x12*\xd8\xa7\xd9\x84\xd9\x85\xd9\x88\xd8\xa7\xd9\x81\xd9\x82\xd8\xa9 \xd8\xb9\xd9\x84\xd9\x89 \xd9\x85\xd8\xb2\xd9\x88\xd8\xaf \xd8\xac\xd8\xaf\xd9\x8a\xd8\xaf.\"\x02{}*9{\"success\": true, \"provider_id\": 42, \"status\": \"offline\"}2\x02\x0c+\xa8\x01\x02\x82\xd3\xe4\x93\x02/\"*/api/admin/providers/{provider_id}/approve:\x01*\x12\x99\x02\n\rSuspendRenter\x12\x1c.dcp.v1.SuspendRenterRequest\x1a\x1d.dcp.v1.SuspendRenterResponse\"\xca\x01\xaa\xbb\x18\x94\x01\n\x01\x04\x1a-\n\x11Suspend a renter.\x12\x18\xd8\xa5\xd9\x8a\xd9\x82\xd8\xa7\xd9\x81 \xd9\x85\xd8\xb3\xd8\xaa\xd8\xa3\xd8\xac\xd8\xb1.\"#{\"reason\": \"Payment was reversed.\"}*4{\"success\": true, \"renter_id\": 7, \"suspended\": true}2\x02\r+\xa8\x01\x02\x82\xd3\xe4\x93\x02+\"&/api/admin/renters/{renter_id}/suspend:\x01*\x12\x8e\x02\n\x0fUnsuspendRenter\x12\x1e.dcp.v1.UnsuspendRenterRequest\x1a\x1f.dcp.v1.UnsuspendRenterResponse\"\xb9\x01\xaa\xbb\x18\x81\x01\n\x01\x04\x1a:\n\x13Unsuspend a renter.\x12#\xd8\xa5\xd9\x84\xd8\xba\xd8\xa7\xd8\xa1 \xd8\xa5\xd9\x8a\xd9\x82\xd8\xa7\xd9\x81 \xd9\x85\xd8\xb3\xd8\xaa\xd8\xa3\xd8\xac\xd8\xb1.\"\x02{}*5{\"success\": true, \"renter_id\": 7, \"suspended\": false}2\x02\r+\xa8\x01\x02\x82\xd3\xe4\x93\x02-\"(/api/admin/renters/{renter_id}/unsuspend:\x01*\x1a\x36\xaa\xbb\x18\x32\n.\n\x11\x41\x63\x63ount Endpoints\x12\x19\xd9\x86\xd9\x82\xd8\xa7\xd8\xb7 \xd8\xa7\xd9\x84\xd8\xad\xd8\xb3\xd8\xa7\xd8\xa8\xd8\xa7\xd8\xaa\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x64\x63p/v1/accounts.proto\x12\x06\x64\x63p.v1\x1a\x14\x64\x63p/v1/options.proto\x1a\x16\x64\x63p/v1/providers.proto\x1a\x1cgoogle/api/annotations.proto\"\\\n\x16SuspendProviderRequest\x12$\n\x0bprovider_id\x18\x01 \x01(\x03\x42\x0f\xaa\xbb\x18\x0b\x08\x01!\x00\x00\x00\x00\x00\x00\xf0?\x12\x1c\n\x06reason\x18\x02 \x01(\tB\x0c\xaa\xbb\x18\x08\x08\x01\x18\xf4\x03\x88\x02\x02\"g\n\x17SuspendProviderResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\x13\n\x0bprovider_id\x18\x02 \x01(\x03\x12&\n\x06status\x18\x03 \x01(\x0e\x32\x16.dcp.v1.ProviderStatus\"@\n\x18UnsuspendProviderRequest\x12$\n\x0bprovider_id\x18\x01 \x01(\x03\x42\x0f\xaa\xbb\x18\x0b\x08\x01!\x00\x00\x00\x00\x00\x00\xf0?\"i\n\x19UnsuspendProviderResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\x13\n\x0bprovider_id\x18\x02 \x01(\x03\x12&\n\x06status\x18\x03 \x01(\x0e\x32\x16.dcp.v1.ProviderStatus\">\n\x16\x41pproveProviderRequest\x12$\n\x0bprovider_id\x18\x01 \x01(\x03\x42\x0f\xaa\xbb\x18\x0b\x08\x01!\x00\x00\x00\x00\x00\x00\xf0?\"g\n\x17\x41pproveProviderResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\x13\n\x0bprovider_id\x18\x02 \x01(\x03\x12&\n\x06status\x18\x03 \x01(\x0e\x32\x16.dcp.v1.ProviderStatus\"X\n\x14SuspendRenterRequest\x12\"\n\trenter_id\x18\x01 \x01(\x03\x42\x0f\xaa\xbb\x18\x0b\x08\x01!\x00\x00\x00\x00\x00\x00\xf0?\x12\x1c\n\x06reason\x18\x02 \x01(\tB\x0c\xaa\xbb\x18\x08\x08\x01\x18\xf4\x03\x88\x02\x02\"N\n\x15SuspendRenterResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\x11\n\trenter_id\x18\x02 \x01(\x03\x12\x11\n\tsuspended\x18\x03 \x01(\x08\"<\n\x16UnsuspendRenterRequest\x12\"\n\trenter_id\x18\x01 \x01(\x03\x42\x0f\xaa\xbb\x18\x0b\x08\x01!\x00\x00\x00\x00\x00\x00\xf0?\"P\n\x17UnsuspendRenterResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\x11\n\trenter_id\x18\x02 \x01(\x03\x12\x11\n\tsuspended\x18\x03 \x01(\x08\x32\xde\x0b\n\x0e\x41\x63\x63ountService\x12\xa7\x02\n\x0fSuspendProvider\x12\x1e.dcp.v1.SuspendProviderRequest\x1a\x1f.dcp.v1.SuspendProviderResponse\"\xd2\x01\xaa\xbb\x18\x98\x01\n\x01\x04\x1a+\n\x13Suspend a provider.\x12\x14\xd8\xa5\xd9\x8a\xd9\x82\xd8\xa7\xd9\x81 \xd9\x85\xd8\xb2\xd9\x88\xd8\xaf.\"\"{\"reason\": \"Reported by renters.\"}*;{\"success\": true, \"provider_id\": 42, \"status\": \"suspended\"}2\x02\x0c+\xa8\x01\x02\x82\xd3\xe4\x93\x02/\"*/api/admin/providers/{provider_id}/suspend:\x01*\x12\x9a\x02\n\x11UnsuspendProvider\x12 .dcp.v1.UnsuspendProviderRequest\x1a!.dcp.v1.UnsuspendProviderResponse\"\xbf\x01\xaa\xbb\x18\x83\x01\n\x01\x04\x1a\x38\n\x15Unsuspend a provider.\x12\x1f\xd8\xa5\xd9\x84\xd8\xba\xd8\xa7\xd8\xa1 \xd8\xa5\xd9\x8a\xd9\x82\xd8\xa7\xd9\x81 \xd9\x85\xd8\xb2\xd9\x88\xd8\xaf.\"\x02{}*9{\"success\": true, \"provider_id\": 42, \"status\": \"offline\"}2\x02\x0c+\xa8\x01\x02\x82\xd3\xe4\x93\x02\x31\",/api/admin/providers/{provider_id}/unsuspend:\x01*\x12\x9f\x02\n\x0f\x41pproveProvider\x12\x1e.dcp.v1.ApproveProviderRequest\x1a\x1f.dcp.v1.ApproveProviderResponse\"\xca\x01\xaa\xbb\x18\x90\x01\n\x01\x04\x1a\x45\n\x17\x41pprove a new provider.\x12*\xd8\xa7\xd9\x84\xd9\x85\xd9\x88\xd8\xa7\xd9\x81\xd9\x82\xd8\xa9 \xd8\xb9\xd9\x84\xd9\x89 \xd9\x85\xd8\xb2\xd9\x88\xd8\xaf \xd8\xac\xd8\xaf\xd9\x8a\xd8\xaf.\"\x02{}*9{\"success\": true, \"provider_id\": 42, \"status\": \"offline\"}2\x02\x0c+\xa8\x01\x02\x82\xd3\xe4\x93\x02/\"*/api/admin/providers/{provider_id}/approve:\x01*\x12\x99\x02\n\rSuspendRenter\x12\x1c.dcp.v1.SuspendRenterRequest\x1a\x1d.dcp.v1.SuspendRenterResponse\"\xca\x01\xaa\xbb\x18\x94\x01\n\x01\x04\x1a-\n\x11Suspend a renter.\x12\x18\xd8\xa5\xd9\x8a\xd9\x82\xd8\xa7\xd9\x81 \xd9\x85\xd8\xb3\xd8\xaa\xd8\xa3\xd8\xac\xd8\xb1.\"#{\"reason\": \"Payment was reversed.\"}*4{\"success\": true, \"renter_id\": 7, \"suspended\": true}2\x02\r+\xa8\x01\x02\x82\xd3\xe4\x93\x02+\"&/api/admin/renters/{renter_id}/suspend:\x01*\x12\x8e\x02\n\x0fUnsuspendRenter\x12\x1e.dcp.v1.UnsuspendRenterRequest\x1a\x1f.dcp.v1.UnsuspendRenterResponse\"\xb9\x01\xaa\xbb\x18\x81\x01\n\x01\x04\x1a:\n\x13Unsuspend a renter.\x12#\xd8\xa5\xd9\x84\xd8\xba\xd8\xa7\xd8\xa1 \xd8\xa5\xd9\x8a\xd9\x82\xd8\xa7\xd9\x81 \xd9\x85\xd8\xb3\xd8\xaa\xd8\xa3\xd8\xac\xd8\xb1.\"\x02{}*5{\"success\": true, \"renter_id\": 7, \"suspended\": false}2\x02\r+\xa8\x01\x02\x82\xd3\xe4\x93\x02-\"(/api/admin/renters/{renter_id}/unsuspend:\x01*\x1a\x36\xaa\xbb\x18\x32\n.\n\x11\x41\x63\x63ount Endpoints\x12\x19\xd9\x86\xd9\x82\xd8\xa7\xd8\xb7 \xd8\xa7\xd9\x84\xd8\xad\xd8\xb3\xd8\xa7\xd8\xa8\xd8\xa7\xd8\xaa\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,7 +37,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUSPENDPROVIDERREQUEST'].fields_by_name['provider_id']._loaded_options = None
   _globals['_SUSPENDPROVIDERREQUEST'].fields_by_name['provider_id']._serialized_options = b'\252\273\030\013\010\001!\000\000\000\000\000\000\360?'
   _globals['_SUSPENDPROVIDERREQUEST'].fields_by_name['reason']._loaded_options = None
-  _globals['_SUSPENDPROVIDERREQUEST'].fields_by_name['reason']._serialized_options = b'\252\273\030\005\010\001\030\364\003'
+  _globals['_SUSPENDPROVIDERREQUEST'].fields_by_name['reason']._serialized_options = b'\252\273\030\010\010\001\030\364\003\210\002\002'
   _globals['_UNSUSPENDPROVIDERREQUEST'].fields_by_name['provider_id']._loaded_options = None
   _globals['_UNSUSPENDPROVIDERREQUEST'].fields_by_name['provider_id']._serialized_options = b'\252\273\030\013\010\001!\000\000\000\000\000\000\360?'
   _globals['_APPROVEPROVIDERREQUEST'].fields_by_name['provider_id']._loaded_options = None
@@ -45,7 +45,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUSPENDRENTERREQUEST'].fields_by_name['renter_id']._loaded_options = None
   _globals['_SUSPENDRENTERREQUEST'].fields_by_name['renter_id']._serialized_options = b'\252\273\030\013\010\001!\000\000\000\000\000\000\360?'
   _globals['_SUSPENDRENTERREQUEST'].fields_by_name['reason']._loaded_options = None
-  _globals['_SUSPENDRENTERREQUEST'].fields_by_name['reason']._serialized_options = b'\252\273\030\005\010\001\030\364\003'
+  _globals['_SUSPENDRENTERREQUEST'].fields_by_name['reason']._serialized_options = b'\252\273\030\010\010\001\030\364\003\210\002\002'
   _globals['_UNSUSPENDRENTERREQUEST'].fields_by_name['renter_id']._loaded_options = None
   _globals['_UNSUSPENDRENTERREQUEST'].fields_by_name['renter_id']._serialized_options = b'\252\273\030\013\010\001!\000\000\000\000\000\000\360?'
   _globals['_ACCOUNTSERVICE']._loaded_options = None
@@ -61,25 +61,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACCOUNTSERVICE'].methods_by_name['UnsuspendRenter']._loaded_options = None
   _globals['_ACCOUNTSERVICE'].methods_by_name['UnsuspendRenter']._serialized_options = b'\252\273\030\201\001\n\001\004\032:\n\023Unsuspend a renter.\022#\330\245\331\204\330\272\330\247\330\241 \330\245\331\212\331\202\330\247\331\201 \331\205\330\263\330\252\330\243\330\254\330\261.\"\002{}*5{\"success\": true, \"renter_id\": 7, \"suspended\": false}2\002\r+\250\001\002\202\323\344\223\002-\"(/api/admin/renters/{renter_id}/unsuspend:\001*'
   _globals['_SUSPENDPROVIDERREQUEST']._serialized_start=109
-  _globals['_SUSPENDPROVIDERREQUEST']._serialized_end=198
-  _globals['_SUSPENDPROVIDERRESPONSE']._serialized_start=200
-  _globals['_SUSPENDPROVIDERRESPONSE']._serialized_end=303
-  _globals['_UNSUSPENDPROVIDERREQUEST']._serialized_start=305
-  _globals['_UNSUSPENDPROVIDERREQUEST']._serialized_end=369
-  _globals['_UNSUSPENDPROVIDERRESPONSE']._serialized_start=371
-  _globals['_UNSUSPENDPROVIDERRESPONSE']._serialized_end=476
-  _globals['_APPROVEPROVIDERREQUEST']._serialized_start=478
-  _globals['_APPROVEPROVIDERREQUEST']._serialized_end=540
-  _globals['_APPROVEPROVIDERRESPONSE']._serialized_start=542
-  _globals['_APPROVEPROVIDERRESPONSE']._serialized_end=645
-  _globals['_SUSPENDRENTERREQUEST']._serialized_start=647
-  _globals['_SUSPENDRENTERREQUEST']._serialized_end=732
-  _globals['_SUSPENDRENTERRESPONSE']._serialized_start=734
-  _globals['_SUSPENDRENTERRESPONSE']._serialized_end=812
-  _globals['_UNSUSPENDRENTERREQUEST']._serialized_start=814
-  _globals['_UNSUSPENDRENTERREQUEST']._serialized_end=874
-  _globals['_UNSUSPENDRENTERRESPONSE']._serialized_start=876
-  _globals['_UNSUSPENDRENTERRESPONSE']._serialized_end=956
-  _globals['_ACCOUNTSERVICE']._serialized_start=959
-  _globals['_ACCOUNTSERVICE']._serialized_end=2461
+  _globals['_SUSPENDPROVIDERREQUEST']._serialized_end=201
+  _globals['_SUSPENDPROVIDERRESPONSE']._serialized_start=203
+  _globals['_SUSPENDPROVIDERRESPONSE']._serialized_end=306
+  _globals['_UNSUSPENDPROVIDERREQUEST']._serialized_start=308
+  _globals['_UNSUSPENDPROVIDERREQUEST']._serialized_end=372
+  _globals['_UNSUSPENDPROVIDERRESPONSE']._serialized_start=374
+  _globals['_UNSUSPENDPROVIDERRESPONSE']._serialized_end=479
+  _globals['_APPROVEPROVIDERREQUEST']._serialized_start=481
+  _globals['_APPROVEPROVIDERREQUEST']._serialized_end=543
+  _globals['_APPROVEPROVIDERRESPONSE']._serialized_start=545
+  _globals['_APPROVEPROVIDERRESPONSE']._serialized_end=648
+  _globals['_SUSPENDRENTERREQUEST']._serialized_start=650
+  _globals['_SUSPENDRENTERREQUEST']._serialized_end=738
+  _globals['_SUSPENDRENTERRESPONSE']._serialized_start=740
+  _globals['_SUSPENDRENTERRESPONSE']._serialized_end=818
+  _globals['_UNSUSPENDRENTERREQUEST']._serialized_start=820
+  _globals['_UNSUSPENDRENTERREQUEST']._serialized_end=880
+  _globals['_UNSUSPENDRENTERRESPONSE']._serialized_start=882
+  _globals['_UNSUSPENDRENTERRESPONSE']._serialized_end=962
+  _globals['_ACCOUNTSERVICE']._serialized_start=965
+  _globals['_ACCOUNTSERVICE']._serialized_end=2467
 # @@protoc_insertion_point(module_scope)

@@ -27,7 +27,7 @@ from dcp.v1 import options_pb2 as dcp_dot_v1_dot_options__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x64\x63p/v1/honesty.proto\x12\x06\x64\x63p.v1\x1a\x11\x64\x63p/v1/jobs.proto\x1a\x14\x64\x63p/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa4\x01\n\x08SelfTest\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\xaa\xbb\x18\x04\x08\x01\x18\x64\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12\x17\n\x06reason\x18\x03 \x01(\tB\x07\xaa\xbb\x18\x03\x18\xf4\x03\x12\x1a\n\x06models\x18\x04 \x03(\tB\n\xaa\xbb\x18\x06\x18\xac\x02\x30\xc8\x01\x12*\n\tjob_types\x18\x05 \x03(\x0e\x32\x0f.dcp.v1.JobTypeB\x06\xaa\xbb\x18\x02\x30\x32\x12\x0f\n\x07pending\x18\x06 \x01(\x08\"9\n\x0eSelfTestReport\x12\'\n\x05tests\x18\x01 \x03(\x0b\x32\x10.dcp.v1.SelfTestB\x06\xaa\xbb\x18\x02\x30\x32\"\x85\x01\n\x0cVerification\x12 \n\x07verdict\x18\x01 \x01(\x0e\x32\x0f.dcp.v1.Verdict\x12(\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x16.dcp.v1.VerdictFinding\x12)\n\x05since\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x0eVerdictFinding\x12#\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x15.dcp.v1.VerdictReason\x12\x0f\n\x07message\x18\x02 \x01(\t\"`\n\tHindrance\x12\x1e\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x10.dcp.v1.Obstacle\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\"\n\tjob_types\x18\x03 \x03(\x0e\x32\x0f.dcp.v1.JobType*e\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_VERIFIED\x10\x01\x12\x16\n\x12VERDICT_UNVERIFIED\x10\x02\x12\x13\n\x0fVERDICT_SUSPECT\x10\x03*\x98\x03\n\rVerdictReason\x12\x1e\n\x1aVERDICT_REASON_UNSPECIFIED\x10\x00\x12\"\n\x1eVERDICT_REASON_NO_GPU_MEASURED\x10\x01\x12\"\n\x1eVERDICT_REASON_FIGURES_MISSING\x10\x02\x12\"\n\x1eVERDICT_REASON_MODEL_NOT_KNOWN\x10\x03\x12\x1f\n\x1bVERDICT_REASON_GPUS_CHANGED\x10\x04\x12\x1b\n\x17VERDICT_REASON_TOO_SLOW\x10\x05\x12!\n\x1dVERDICT_REASON_CLAIM_MISMATCH\x10\x14\x12\"\n\x1eVERDICT_REASON_MEMORY_MISMATCH\x10\x15\x12&\n\"VERDICT_REASON_CAPABILITY_MISMATCH\x10\x16\x12&\n\"VERDICT_REASON_FIGURES_IMPLAUSIBLE\x10\x17\x12\x1e\n\x1aVERDICT_REASON_UUID_SHARED\x10\x18\x1a\x06\xaa\xbb\x18\x02\x08\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x64\x63p/v1/honesty.proto\x12\x06\x64\x63p.v1\x1a\x11\x64\x63p/v1/jobs.proto\x1a\x14\x64\x63p/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xad\x01\n\x08SelfTest\x12\x19\n\x04name\x18\x01 \x01(\tB\x0b\xaa\xbb\x18\x07\x08\x01\x18\x64\x88\x02\x03\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12\x1a\n\x06reason\x18\x03 \x01(\tB\n\xaa\xbb\x18\x06\x18\xf4\x03\x88\x02\x04\x12\x1d\n\x06models\x18\x04 \x03(\tB\r\xaa\xbb\x18\t\x18\xac\x02\x30\xc8\x01\x88\x02\x03\x12*\n\tjob_types\x18\x05 \x03(\x0e\x32\x0f.dcp.v1.JobTypeB\x06\xaa\xbb\x18\x02\x30\x32\x12\x0f\n\x07pending\x18\x06 \x01(\x08\"9\n\x0eSelfTestReport\x12\'\n\x05tests\x18\x01 \x03(\x0b\x32\x10.dcp.v1.SelfTestB\x06\xaa\xbb\x18\x02\x30\x32\"\x85\x01\n\x0cVerification\x12 \n\x07verdict\x18\x01 \x01(\x0e\x32\x0f.dcp.v1.Verdict\x12(\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x16.dcp.v1.VerdictFinding\x12)\n\x05since\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x0eVerdictFinding\x12#\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x15.dcp.v1.VerdictReason\x12\x0f\n\x07message\x18\x02 \x01(\t\"`\n\tHindrance\x12\x1e\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x10.dcp.v1.Obstacle\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\"\n\tjob_types\x18\x03 \x03(\x0e\x32\x0f.dcp.v1.JobType*e\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_VERIFIED\x10\x01\x12\x16\n\x12VERDICT_UNVERIFIED\x10\x02\x12\x13\n\x0fVERDICT_SUSPECT\x10\x03*\x98\x03\n\rVerdictReason\x12\x1e\n\x1aVERDICT_REASON_UNSPECIFIED\x10\x00\x12\"\n\x1eVERDICT_REASON_NO_GPU_MEASURED\x10\x01\x12\"\n\x1eVERDICT_REASON_FIGURES_MISSING\x10\x02\x12\"\n\x1eVERDICT_REASON_MODEL_NOT_KNOWN\x10\x03\x12\x1f\n\x1bVERDICT_REASON_GPUS_CHANGED\x10\x04\x12\x1b\n\x17VERDICT_REASON_TOO_SLOW\x10\x05\x12!\n\x1dVERDICT_REASON_CLAIM_MISMATCH\x10\x14\x12\"\n\x1eVERDICT_REASON_MEMORY_MISMATCH\x10\x15\x12&\n\"VERDICT_REASON_CAPABILITY_MISMATCH\x10\x16\x12&\n\"VERDICT_REASON_FIGURES_IMPLAUSIBLE\x10\x17\x12\x1e\n\x1aVERDICT_REASON_UUID_SHARED\x10\x18\x1a\x06\xaa\xbb\x18\x02\x08\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,27 +37,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERDICTREASON']._loaded_options = None
   _globals['_VERDICTREASON']._serialized_options = b'\252\273\030\002\010\001'
   _globals['_SELFTEST'].fields_by_name['name']._loaded_options = None
-  _globals['_SELFTEST'].fields_by_name['name']._serialized_options = b'\252\273\030\004\010\001\030d'
+  _globals['_SELFTEST'].fields_by_name['name']._serialized_options = b'\252\273\030\007\010\001\030d\210\002\003'
   _globals['_SELFTEST'].fields_by_name['reason']._loaded_options = None
-  _globals['_SELFTEST'].fields_by_name['reason']._serialized_options = b'\252\273\030\003\030\364\003'
+  _globals['_SELFTEST'].fields_by_name['reason']._serialized_options = b'\252\273\030\006\030\364\003\210\002\004'
   _globals['_SELFTEST'].fields_by_name['models']._loaded_options = None
-  _globals['_SELFTEST'].fields_by_name['models']._serialized_options = b'\252\273\030\006\030\254\0020\310\001'
+  _globals['_SELFTEST'].fields_by_name['models']._serialized_options = b'\252\273\030\t\030\254\0020\310\001\210\002\003'
   _globals['_SELFTEST'].fields_by_name['job_types']._loaded_options = None
   _globals['_SELFTEST'].fields_by_name['job_types']._serialized_options = b'\252\273\030\00202'
   _globals['_SELFTESTREPORT'].fields_by_name['tests']._loaded_options = None
   _globals['_SELFTESTREPORT'].fields_by_name['tests']._serialized_options = b'\252\273\030\00202'
-  _globals['_VERDICT']._serialized_start=638
-  _globals['_VERDICT']._serialized_end=739
-  _globals['_VERDICTREASON']._serialized_start=742
-  _globals['_VERDICTREASON']._serialized_end=1150
+  _globals['_VERDICT']._serialized_start=647
+  _globals['_VERDICT']._serialized_end=748
+  _globals['_VERDICTREASON']._serialized_start=751
+  _globals['_VERDICTREASON']._serialized_end=1159
   _globals['_SELFTEST']._serialized_start=107
-  _globals['_SELFTEST']._serialized_end=271
-  _globals['_SELFTESTREPORT']._serialized_start=273
-  _globals['_SELFTESTREPORT']._serialized_end=330
-  _globals['_VERIFICATION']._serialized_start=333
-  _globals['_VERIFICATION']._serialized_end=466
-  _globals['_VERDICTFINDING']._serialized_start=468
-  _globals['_VERDICTFINDING']._serialized_end=538
-  _globals['_HINDRANCE']._serialized_start=540
-  _globals['_HINDRANCE']._serialized_end=636
+  _globals['_SELFTEST']._serialized_end=280
+  _globals['_SELFTESTREPORT']._serialized_start=282
+  _globals['_SELFTESTREPORT']._serialized_end=339
+  _globals['_VERIFICATION']._serialized_start=342
+  _globals['_VERIFICATION']._serialized_end=475
+  _globals['_VERDICTFINDING']._serialized_start=477
+  _globals['_VERDICTFINDING']._serialized_end=547
+  _globals['_HINDRANCE']._serialized_start=549
+  _globals['_HINDRANCE']._serialized_end=645
 # @@protoc_insertion_point(module_scope)

@@ -205,6 +205,38 @@ or a dash.
 """
 Global___Format: _TypeAlias = Format  # noqa: Y015
 
+class _Shown:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ShownEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Shown.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SHOWN_UNSPECIFIED: _Shown.ValueType  # 0
+    """The text is not shown, or its format allows no such characters."""
+    SHOWN_LINE: _Shown.ValueType  # 1
+    """One line that a person typed; a character that it may not have is refused."""
+    SHOWN_LINES: _Shown.ValueType  # 2
+    """The same, with line ends and tabs."""
+    SHOWN_REPORTED_LINE: _Shown.ValueType  # 3
+    """One line that a daemon reported; U+FFFD replaces each character that it may not have."""
+    SHOWN_REPORTED_LINES: _Shown.ValueType  # 4
+    """The same, with line ends and tabs."""
+
+class Shown(_Shown, metaclass=_ShownEnumTypeWrapper):
+    """How a text that others see is kept readable: it has no invisible characters and none that turn text around."""
+
+SHOWN_UNSPECIFIED: Shown.ValueType  # 0
+"""The text is not shown, or its format allows no such characters."""
+SHOWN_LINE: Shown.ValueType  # 1
+"""One line that a person typed; a character that it may not have is refused."""
+SHOWN_LINES: Shown.ValueType  # 2
+"""The same, with line ends and tabs."""
+SHOWN_REPORTED_LINE: Shown.ValueType  # 3
+"""One line that a daemon reported; U+FFFD replaces each character that it may not have."""
+SHOWN_REPORTED_LINES: Shown.ValueType  # 4
+"""The same, with line ends and tabs."""
+Global___Shown: _TypeAlias = Shown  # noqa: Y015
+
 @_typing.final
 class Text(_message.Message):
     """A text for people in the two languages of the marketplace."""
@@ -475,6 +507,7 @@ class FieldRule(_message.Message):
     VALUES_FIELD_NUMBER: _builtins.int
     KEY_FORMAT_FIELD_NUMBER: _builtins.int
     DEFAULT_FIELD_NUMBER: _builtins.int
+    SHOWN_FIELD_NUMBER: _builtins.int
     required: _builtins.bool
     """The field must be present, and a text must not be blank."""
     min_length: _builtins.int
@@ -497,6 +530,8 @@ class FieldRule(_message.Message):
     """The format of a map's keys."""
     default: _builtins.float
     """The value of an optional number that the request does not set. The server reads it in the field's place."""
+    shown: Global___Shown.ValueType
+    """Whether others see the text, and who wrote it."""
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The allowed texts. Empty: any text."""
@@ -516,10 +551,11 @@ class FieldRule(_message.Message):
         values: _abc.Iterable[_builtins.str] | None = ...,
         key_format: Global___Format.ValueType = ...,
         default: _builtins.float | None = ...,
+        shown: Global___Shown.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_default", b"_default", "_max_items", b"_max_items", "_max_length", b"_max_length", "_maximum", b"_maximum", "_min_length", b"_min_length", "_minimum", b"_minimum", "default", b"default", "max_items", b"max_items", "max_length", b"max_length", "maximum", b"maximum", "min_length", b"min_length", "minimum", b"minimum"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default", b"_default", "_max_items", b"_max_items", "_max_length", b"_max_length", "_maximum", b"_maximum", "_min_length", b"_min_length", "_minimum", b"_minimum", "default", b"default", "format", b"format", "header", b"header", "key_format", b"key_format", "max_items", b"max_items", "max_length", b"max_length", "maximum", b"maximum", "min_length", b"min_length", "minimum", b"minimum", "required", b"required", "unit", b"unit", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default", b"_default", "_max_items", b"_max_items", "_max_length", b"_max_length", "_maximum", b"_maximum", "_min_length", b"_min_length", "_minimum", b"_minimum", "default", b"default", "format", b"format", "header", b"header", "key_format", b"key_format", "max_items", b"max_items", "max_length", b"max_length", "maximum", b"maximum", "min_length", b"min_length", "minimum", b"minimum", "required", b"required", "shown", b"shown", "unit", b"unit", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__default: _TypeAlias = _typing.Literal["default"]  # noqa: Y015
     _WhichOneofArgType__default: _TypeAlias = _typing.Literal["_default", b"_default"]  # noqa: Y015
@@ -555,16 +591,22 @@ class EnumRule(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     UPPER_CASE_FIELD_NUMBER: _builtins.int
+    EVENT_HEADERS_FIELD_NUMBER: _builtins.int
     upper_case: _builtins.bool
     """Values are written in UPPER_SNAKE without the prefix of the enum. Otherwise they are written in lower_snake."""
+    event_headers: _builtins.str
+    """For an enum of the events that are sent to renters: the message of its file whose fields are the headers of
+    each event.
+    """
     def __init__(
         self,
         *,
         upper_case: _builtins.bool = ...,
+        event_headers: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["upper_case", b"upper_case"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_headers", b"event_headers", "upper_case", b"upper_case"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -579,10 +621,13 @@ class EnumValueRule(_message.Message):
     JSON_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
     HTTP_STATUS_FIELD_NUMBER: _builtins.int
+    EVENT_BODY_FIELD_NUMBER: _builtins.int
     json: _builtins.str
     """The value's name in JSON. Empty: as the enum's rule says."""
     http_status: _builtins.int
     """The HTTP status of a response whose `status_field` holds this value. 0: the status is `success_code`."""
+    event_body: _builtins.str
+    """For a kind of event: the message of its file that is the event's body."""
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other names that are accepted in requests."""
@@ -593,10 +638,11 @@ class EnumValueRule(_message.Message):
         json: _builtins.str = ...,
         aliases: _abc.Iterable[_builtins.str] | None = ...,
         http_status: _builtins.int = ...,
+        event_body: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "http_status", b"http_status", "json", b"json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "event_body", b"event_body", "http_status", b"http_status", "json", b"json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

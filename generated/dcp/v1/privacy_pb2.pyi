@@ -183,7 +183,7 @@ class ExportedDelivery(_message.Message):
     DELIVERY_FIELD_NUMBER: _builtins.int
     BODY_FIELD_NUMBER: _builtins.int
     body: _builtins.str
-    """The body that was sent, byte for byte."""
+    """The body that was sent, byte for byte. Empty: nothing was sent yet."""
     @_builtins.property
     def delivery(self) -> _webhooks_pb2.WebhookDelivery:
         """The state of the delivery."""

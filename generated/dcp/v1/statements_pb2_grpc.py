@@ -73,6 +73,7 @@ class StatementServiceServicer:
 
     def GetOwnLedgerCsv(self, request, context):
         """Returns the same lines as a CSV file (RFC 4180, UTF-8) with a header line, newest first.
+        It begins with a byte order mark, by which spreadsheets recognize the encoding; read it as `utf-8-sig`.
 
         If one file does not hold all lines, request the next one with the `id` of the last line as `before_id`.
         A text that a spreadsheet would treat as a formula is prefixed with an apostrophe.

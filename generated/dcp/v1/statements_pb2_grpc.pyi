@@ -41,6 +41,7 @@ class StatementServiceStub:
     """
     GetOwnLedgerCsv: _grpc.UnaryUnaryMultiCallable[_statements_pb2.GetOwnLedgerCsvRequest, _statements_pb2.GetOwnLedgerCsvResponse]
     """Returns the same lines as a CSV file (RFC 4180, UTF-8) with a header line, newest first.
+    It begins with a byte order mark, by which spreadsheets recognize the encoding; read it as `utf-8-sig`.
 
     If one file does not hold all lines, request the next one with the `id` of the last line as `before_id`.
     A text that a spreadsheet would treat as a formula is prefixed with an apostrophe.
@@ -69,6 +70,7 @@ class StatementServiceAsyncStub(StatementServiceStub):
     """
     GetOwnLedgerCsv: _aio.UnaryUnaryMultiCallable[_statements_pb2.GetOwnLedgerCsvRequest, _statements_pb2.GetOwnLedgerCsvResponse]  # type: ignore[assignment]
     """Returns the same lines as a CSV file (RFC 4180, UTF-8) with a header line, newest first.
+    It begins with a byte order mark, by which spreadsheets recognize the encoding; read it as `utf-8-sig`.
 
     If one file does not hold all lines, request the next one with the `id` of the last line as `before_id`.
     A text that a spreadsheet would treat as a formula is prefixed with an apostrophe.
@@ -106,6 +108,7 @@ class StatementServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_statements_pb2.GetOwnLedgerCsvResponse, _abc.Awaitable[_statements_pb2.GetOwnLedgerCsvResponse]]:
         """Returns the same lines as a CSV file (RFC 4180, UTF-8) with a header line, newest first.
+        It begins with a byte order mark, by which spreadsheets recognize the encoding; read it as `utf-8-sig`.
 
         If one file does not hold all lines, request the next one with the `id` of the last line as `before_id`.
         A text that a spreadsheet would treat as a formula is prefixed with an apostrophe.

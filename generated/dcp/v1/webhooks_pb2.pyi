@@ -4,6 +4,7 @@ isort:skip_file
 Webhooks: notify a renter's own server of events."""
 
 from collections import abc as _abc
+from dcp.v1 import jobs_pb2 as _jobs_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -142,7 +143,7 @@ class WebhookDelivery(_message.Message):
     id: _builtins.int
     """The delivery's id."""
     event_id: _builtins.str
-    """The event's id, as in the header `DCP-Event-Id` and in the body."""
+    """The event's id, as in the header `webhook-id` and in the body."""
     event: Global___WebhookEvent.ValueType
     """The kind of event."""
     status: Global___DeliveryStatus.ValueType
@@ -335,18 +336,25 @@ Global___RemoveWebhookResponse: _TypeAlias = RemoveWebhookResponse  # noqa: Y015
 
 @_typing.final
 class RotateWebhookSecretRequest(_message.Message):
-    """Empty: the key identifies the account."""
+    """Sets the grace period of the previous secret."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    GRACE_SECONDS_FIELD_NUMBER: _builtins.int
+    grace_seconds: _builtins.int
+    """How long events are signed with the previous secret too, in seconds: at most seven days; 0 ends it at once."""
     def __init__(
         self,
+        *,
+        grace_seconds: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_grace_seconds", b"_grace_seconds", "grace_seconds", b"grace_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_grace_seconds", b"_grace_seconds", "grace_seconds", b"grace_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__grace_seconds: _TypeAlias = _typing.Literal["grace_seconds"]  # noqa: Y015
+    _WhichOneofArgType__grace_seconds: _TypeAlias = _typing.Literal["_grace_seconds", b"_grace_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__grace_seconds) -> _WhichOneofReturnType__grace_seconds | None: ...
 
 Global___RotateWebhookSecretRequest: _TypeAlias = RotateWebhookSecretRequest  # noqa: Y015
 
@@ -358,19 +366,25 @@ class RotateWebhookSecretResponse(_message.Message):
 
     SUCCESS_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
+    PREVIOUS_EXPIRES_AT_FIELD_NUMBER: _builtins.int
     success: _builtins.bool
     """Always true: a failed request is answered in the error format instead."""
     secret: _builtins.str
     """The secret. It is shown only in this response."""
+    @_builtins.property
+    def previous_expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When events are no longer signed with the previous secret."""
+
     def __init__(
         self,
         *,
         success: _builtins.bool = ...,
         secret: _builtins.str = ...,
+        previous_expires_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["previous_expires_at", b"previous_expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["secret", b"secret", "success", b"success"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["previous_expires_at", b"previous_expires_at", "secret", b"secret", "success", b"success"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -483,3 +497,322 @@ class ListWebhookDeliveriesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__next_before_id) -> _WhichOneofReturnType__next_before_id | None: ...
 
 Global___ListWebhookDeliveriesResponse: _TypeAlias = ListWebhookDeliveriesResponse  # noqa: Y015
+
+@_typing.final
+class WebhookHeaders(_message.Message):
+    """The headers of an event. `webhook-id`, `webhook-timestamp` and `webhook-signature` are those of Standard
+    Webhooks, whose libraries check them. The headers that begin with `DCP-` are older and stay as they are.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEBHOOK_ID_FIELD_NUMBER: _builtins.int
+    WEBHOOK_TIMESTAMP_FIELD_NUMBER: _builtins.int
+    WEBHOOK_SIGNATURE_FIELD_NUMBER: _builtins.int
+    DCP_EVENT_FIELD_NUMBER: _builtins.int
+    DCP_EVENT_ID_FIELD_NUMBER: _builtins.int
+    DCP_ATTEMPT_FIELD_NUMBER: _builtins.int
+    DCP_TIMESTAMP_FIELD_NUMBER: _builtins.int
+    DCP_SIGNATURE_FIELD_NUMBER: _builtins.int
+    DCP_PREVIOUS_SIGNATURE_FIELD_NUMBER: _builtins.int
+    webhook_id: _builtins.str
+    """The event's id: the same in every attempt."""
+    webhook_timestamp: _builtins.int
+    """When this attempt was sent, in seconds since 1970. Refuse an event whose time is more than five minutes from
+    yours, so that nobody can send a recorded one again.
+    """
+    webhook_signature: _builtins.str
+    """Signatures with spaces between them: one for the secret, and after a rotation one for each previous secret
+    until its grace period ends. Each is `v1,` and the base64 of an HMAC-SHA256 over `webhook-id`, a dot,
+    `webhook-timestamp`, a dot and the raw body. Its key is what follows `whsec_` in the secret, decoded from
+    base64; of an older secret, which begins with `whsec-`, it is the whole text. Accept an event if one of its
+    signatures is right.
+    """
+    dcp_event: Global___WebhookEvent.ValueType
+    """The kind of event."""
+    dcp_event_id: _builtins.str
+    """The same as `webhook-id`."""
+    dcp_attempt: _builtins.int
+    """The number of this attempt, counted from 1."""
+    dcp_timestamp: _builtins.int
+    """The same as `webhook-timestamp`."""
+    dcp_signature: _builtins.str
+    """`v1=` and an HMAC-SHA256 in hexadecimal over `DCP-Timestamp`, a dot and the raw body. Its key is the whole text
+    of the newest secret.
+    """
+    dcp_previous_signature: _builtins.str
+    """The same for each previous secret in its grace period, newest first, with spaces between them. Absent if there
+    is none.
+    """
+    def __init__(
+        self,
+        *,
+        webhook_id: _builtins.str = ...,
+        webhook_timestamp: _builtins.int = ...,
+        webhook_signature: _builtins.str = ...,
+        dcp_event: Global___WebhookEvent.ValueType = ...,
+        dcp_event_id: _builtins.str = ...,
+        dcp_attempt: _builtins.int = ...,
+        dcp_timestamp: _builtins.int = ...,
+        dcp_signature: _builtins.str = ...,
+        dcp_previous_signature: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dcp_previous_signature", b"_dcp_previous_signature", "dcp_previous_signature", b"dcp_previous_signature"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dcp_previous_signature", b"_dcp_previous_signature", "dcp_attempt", b"dcp_attempt", "dcp_event", b"dcp_event", "dcp_event_id", b"dcp_event_id", "dcp_previous_signature", b"dcp_previous_signature", "dcp_signature", b"dcp_signature", "dcp_timestamp", b"dcp_timestamp", "webhook_id", b"webhook_id", "webhook_signature", b"webhook_signature", "webhook_timestamp", b"webhook_timestamp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__dcp_previous_signature: _TypeAlias = _typing.Literal["dcp_previous_signature"]  # noqa: Y015
+    _WhichOneofArgType__dcp_previous_signature: _TypeAlias = _typing.Literal["_dcp_previous_signature", b"_dcp_previous_signature"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dcp_previous_signature) -> _WhichOneofReturnType__dcp_previous_signature | None: ...
+
+Global___WebhookHeaders: _TypeAlias = WebhookHeaders  # noqa: Y015
+
+@_typing.final
+class JobEvent(_message.Message):
+    """The body of an event about a job's end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The event's id."""
+    type: Global___WebhookEvent.ValueType
+    """The kind of event."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When the event happened."""
+
+    @_builtins.property
+    def data(self) -> Global___EndedJob:
+        """The job."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        type: Global___WebhookEvent.ValueType = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        data: Global___EndedJob | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "data", b"data"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "data", b"data", "id", b"id", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobEvent: _TypeAlias = JobEvent  # noqa: Y015
+
+@_typing.final
+class EndedJob(_message.Message):
+    """A job that has ended. Its fields are those of the job in the API, and the two sums of the bill that matter most."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    JOB_TYPE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    CHARGED_HALALA_FIELD_NUMBER: _builtins.int
+    REFUNDED_HALALA_FIELD_NUMBER: _builtins.int
+    FAILURE_REASON_FIELD_NUMBER: _builtins.int
+    FAILURE_MESSAGE_FIELD_NUMBER: _builtins.int
+    PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    ENDED_AT_FIELD_NUMBER: _builtins.int
+    BILLING_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job's id."""
+    job_type: _jobs_pb2.JobType.ValueType
+    """The job type."""
+    status: _jobs_pb2.JobState.ValueType
+    """The final state."""
+    charged_halala: _builtins.int
+    """The charge, in halala."""
+    refunded_halala: _builtins.int
+    """The amount of the hold that returned to the wallet, in halala."""
+    failure_reason: _jobs_pb2.FailureReason.ValueType
+    """Why the job did not complete. Absent if it completed."""
+    failure_message: _builtins.str
+    """The same as a sentence for people. Absent if it completed."""
+    provider_id: _builtins.int
+    """The id of the provider that ran the job, or that it names. Absent if there is none."""
+    model: _builtins.str
+    """The model that the job used. Present for inference jobs."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was submitted."""
+
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """When its last attempt started to run. Absent if none did."""
+
+    @_builtins.property
+    def ended_at(self) -> _timestamp_pb2.Timestamp:
+        """When it ended."""
+
+    @_builtins.property
+    def billing(self) -> _jobs_pb2.Billing:
+        """The bill, with the billed time."""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        job_type: _jobs_pb2.JobType.ValueType = ...,
+        status: _jobs_pb2.JobState.ValueType = ...,
+        charged_halala: _builtins.int = ...,
+        refunded_halala: _builtins.int = ...,
+        failure_reason: _jobs_pb2.FailureReason.ValueType | None = ...,
+        failure_message: _builtins.str | None = ...,
+        provider_id: _builtins.int | None = ...,
+        model: _builtins.str | None = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+        ended_at: _timestamp_pb2.Timestamp | None = ...,
+        billing: _jobs_pb2.Billing | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_failure_message", b"_failure_message", "_failure_reason", b"_failure_reason", "_model", b"_model", "_provider_id", b"_provider_id", "billing", b"billing", "created_at", b"created_at", "ended_at", b"ended_at", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "model", b"model", "provider_id", b"provider_id", "started_at", b"started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_failure_message", b"_failure_message", "_failure_reason", b"_failure_reason", "_model", b"_model", "_provider_id", b"_provider_id", "billing", b"billing", "charged_halala", b"charged_halala", "created_at", b"created_at", "ended_at", b"ended_at", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "job_id", b"job_id", "job_type", b"job_type", "model", b"model", "provider_id", b"provider_id", "refunded_halala", b"refunded_halala", "started_at", b"started_at", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__failure_message: _TypeAlias = _typing.Literal["failure_message"]  # noqa: Y015
+    _WhichOneofArgType__failure_message: _TypeAlias = _typing.Literal["_failure_message", b"_failure_message"]  # noqa: Y015
+    _WhichOneofReturnType__failure_reason: _TypeAlias = _typing.Literal["failure_reason"]  # noqa: Y015
+    _WhichOneofArgType__failure_reason: _TypeAlias = _typing.Literal["_failure_reason", b"_failure_reason"]  # noqa: Y015
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__provider_id: _TypeAlias = _typing.Literal["provider_id"]  # noqa: Y015
+    _WhichOneofArgType__provider_id: _TypeAlias = _typing.Literal["_provider_id", b"_provider_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__failure_message) -> _WhichOneofReturnType__failure_message | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__failure_reason) -> _WhichOneofReturnType__failure_reason | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__provider_id) -> _WhichOneofReturnType__provider_id | None: ...
+
+Global___EndedJob: _TypeAlias = EndedJob  # noqa: Y015
+
+@_typing.final
+class BalanceLowEvent(_message.Message):
+    """The body of an event about a wallet that fell below the threshold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The event's id."""
+    type: Global___WebhookEvent.ValueType
+    """The kind of event."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When the event happened."""
+
+    @_builtins.property
+    def data(self) -> Global___LowBalance:
+        """The wallet."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        type: Global___WebhookEvent.ValueType = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        data: Global___LowBalance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "data", b"data"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "data", b"data", "id", b"id", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BalanceLowEvent: _TypeAlias = BalanceLowEvent  # noqa: Y015
+
+@_typing.final
+class LowBalance(_message.Message):
+    """A wallet below its threshold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BALANCE_HALALA_FIELD_NUMBER: _builtins.int
+    BALANCE_LOW_HALALA_FIELD_NUMBER: _builtins.int
+    balance_halala: _builtins.int
+    """The balance, in halala."""
+    balance_low_halala: _builtins.int
+    """The threshold, in halala."""
+    def __init__(
+        self,
+        *,
+        balance_halala: _builtins.int = ...,
+        balance_low_halala: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance_halala", b"balance_halala", "balance_low_halala", b"balance_low_halala"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LowBalance: _TypeAlias = LowBalance  # noqa: Y015
+
+@_typing.final
+class TestEvent(_message.Message):
+    """The body of a test event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The event's id."""
+    type: Global___WebhookEvent.ValueType
+    """The kind of event."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When the event happened."""
+
+    @_builtins.property
+    def data(self) -> Global___TestEventData:
+        """Nothing: the object is empty."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        type: Global___WebhookEvent.ValueType = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        data: Global___TestEventData | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "data", b"data"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "data", b"data", "id", b"id", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestEvent: _TypeAlias = TestEvent  # noqa: Y015
+
+@_typing.final
+class TestEventData(_message.Message):
+    """The data of a test event: none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestEventData: _TypeAlias = TestEventData  # noqa: Y015

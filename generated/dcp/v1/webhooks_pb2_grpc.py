@@ -27,9 +27,13 @@ if _version_not_supported:
 
 class WebhookServiceStub:
     """A renter sets one address. Each event is sent to it by POST and repeated until the address answers with a
-    2xx status, for at most two hours. The header `DCP-Signature` is `v1=` followed by an HMAC-SHA256 in
-    hexadecimal, computed with the secret over `DCP-Timestamp`, a dot and the raw body. `DCP-Event-Id` is the
-    same in every attempt, and `DCP-Attempt` counts the attempts.
+    2xx status, for at most two hours. Events are signed as Standard Webhooks defines it, in the headers
+    `webhook-id`, `webhook-timestamp` and `webhook-signature`. `webhook-id` is the same in every attempt: an
+    event can arrive more than once, and events can arrive in another order than that in which they happened.
+
+    An event that the address refuses (4xx) or redirects is repeated on its own and delays no other. An address
+    that does not answer, or that answers several events with 5xx, gets nothing for a while: at most one
+    minute, or as long as the `Retry-After` of a 429 or 503 asks, at most ten minutes.
     """
 
     def __init__(self, channel):
@@ -72,9 +76,13 @@ class WebhookServiceStub:
 
 class WebhookServiceServicer:
     """A renter sets one address. Each event is sent to it by POST and repeated until the address answers with a
-    2xx status, for at most two hours. The header `DCP-Signature` is `v1=` followed by an HMAC-SHA256 in
-    hexadecimal, computed with the secret over `DCP-Timestamp`, a dot and the raw body. `DCP-Event-Id` is the
-    same in every attempt, and `DCP-Attempt` counts the attempts.
+    2xx status, for at most two hours. Events are signed as Standard Webhooks defines it, in the headers
+    `webhook-id`, `webhook-timestamp` and `webhook-signature`. `webhook-id` is the same in every attempt: an
+    event can arrive more than once, and events can arrive in another order than that in which they happened.
+
+    An event that the address refuses (4xx) or redirects is repeated on its own and delays no other. An address
+    that does not answer, or that answers several events with 5xx, gets nothing for a while: at most one
+    minute, or as long as the `Retry-After` of a 429 or 503 asks, at most ten minutes.
     """
 
     def SetWebhook(self, request, context):
@@ -100,7 +108,8 @@ class WebhookServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RotateWebhookSecret(self, request, context):
-        """Creates a new secret and returns it once. Every attempt from now on is signed with it.
+        """Creates a new secret and returns it once. Every attempt from now on is signed with it, and until the grace
+        period ends also with the previous secret. If a secret has leaked, set `grace_seconds` to 0.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -163,9 +172,13 @@ def add_WebhookServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class WebhookService:
     """A renter sets one address. Each event is sent to it by POST and repeated until the address answers with a
-    2xx status, for at most two hours. The header `DCP-Signature` is `v1=` followed by an HMAC-SHA256 in
-    hexadecimal, computed with the secret over `DCP-Timestamp`, a dot and the raw body. `DCP-Event-Id` is the
-    same in every attempt, and `DCP-Attempt` counts the attempts.
+    2xx status, for at most two hours. Events are signed as Standard Webhooks defines it, in the headers
+    `webhook-id`, `webhook-timestamp` and `webhook-signature`. `webhook-id` is the same in every attempt: an
+    event can arrive more than once, and events can arrive in another order than that in which they happened.
+
+    An event that the address refuses (4xx) or redirects is repeated on its own and delays no other. An address
+    that does not answer, or that answers several events with 5xx, gets nothing for a while: at most one
+    minute, or as long as the `Retry-After` of a 429 or 503 asks, at most ten minutes.
     """
 
     @staticmethod

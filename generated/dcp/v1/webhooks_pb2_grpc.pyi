@@ -28,9 +28,13 @@ GRPC_VERSION: str
 
 class WebhookServiceStub:
     """A renter sets one address. Each event is sent to it by POST and repeated until the address answers with a
-    2xx status, for at most two hours. The header `DCP-Signature` is `v1=` followed by an HMAC-SHA256 in
-    hexadecimal, computed with the secret over `DCP-Timestamp`, a dot and the raw body. `DCP-Event-Id` is the
-    same in every attempt, and `DCP-Attempt` counts the attempts.
+    2xx status, for at most two hours. Events are signed as Standard Webhooks defines it, in the headers
+    `webhook-id`, `webhook-timestamp` and `webhook-signature`. `webhook-id` is the same in every attempt: an
+    event can arrive more than once, and events can arrive in another order than that in which they happened.
+
+    An event that the address refuses (4xx) or redirects is repeated on its own and delays no other. An address
+    that does not answer, or that answers several events with 5xx, gets nothing for a while: at most one
+    minute, or as long as the `Retry-After` of a 429 or 503 asks, at most ten minutes.
     """
 
     @_typing.overload
@@ -46,7 +50,9 @@ class WebhookServiceStub:
     RemoveWebhook: _grpc.UnaryUnaryMultiCallable[_webhooks_pb2.RemoveWebhookRequest, _webhooks_pb2.RemoveWebhookResponse]
     """Removes the address and its secret. Events that have not been delivered are no longer sent."""
     RotateWebhookSecret: _grpc.UnaryUnaryMultiCallable[_webhooks_pb2.RotateWebhookSecretRequest, _webhooks_pb2.RotateWebhookSecretResponse]
-    """Creates a new secret and returns it once. Every attempt from now on is signed with it."""
+    """Creates a new secret and returns it once. Every attempt from now on is signed with it, and until the grace
+    period ends also with the previous secret. If a secret has leaked, set `grace_seconds` to 0.
+    """
     TestWebhook: _grpc.UnaryUnaryMultiCallable[_webhooks_pb2.TestWebhookRequest, _webhooks_pb2.TestWebhookResponse]
     """Sends a test event. The list of deliveries shows its outcome."""
     ListWebhookDeliveries: _grpc.UnaryUnaryMultiCallable[_webhooks_pb2.ListWebhookDeliveriesRequest, _webhooks_pb2.ListWebhookDeliveriesResponse]
@@ -55,9 +61,13 @@ class WebhookServiceStub:
 @_typing.type_check_only
 class WebhookServiceAsyncStub(WebhookServiceStub):
     """A renter sets one address. Each event is sent to it by POST and repeated until the address answers with a
-    2xx status, for at most two hours. The header `DCP-Signature` is `v1=` followed by an HMAC-SHA256 in
-    hexadecimal, computed with the secret over `DCP-Timestamp`, a dot and the raw body. `DCP-Event-Id` is the
-    same in every attempt, and `DCP-Attempt` counts the attempts.
+    2xx status, for at most two hours. Events are signed as Standard Webhooks defines it, in the headers
+    `webhook-id`, `webhook-timestamp` and `webhook-signature`. `webhook-id` is the same in every attempt: an
+    event can arrive more than once, and events can arrive in another order than that in which they happened.
+
+    An event that the address refuses (4xx) or redirects is repeated on its own and delays no other. An address
+    that does not answer, or that answers several events with 5xx, gets nothing for a while: at most one
+    minute, or as long as the `Retry-After` of a 429 or 503 asks, at most ten minutes.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -70,7 +80,9 @@ class WebhookServiceAsyncStub(WebhookServiceStub):
     RemoveWebhook: _aio.UnaryUnaryMultiCallable[_webhooks_pb2.RemoveWebhookRequest, _webhooks_pb2.RemoveWebhookResponse]  # type: ignore[assignment]
     """Removes the address and its secret. Events that have not been delivered are no longer sent."""
     RotateWebhookSecret: _aio.UnaryUnaryMultiCallable[_webhooks_pb2.RotateWebhookSecretRequest, _webhooks_pb2.RotateWebhookSecretResponse]  # type: ignore[assignment]
-    """Creates a new secret and returns it once. Every attempt from now on is signed with it."""
+    """Creates a new secret and returns it once. Every attempt from now on is signed with it, and until the grace
+    period ends also with the previous secret. If a secret has leaked, set `grace_seconds` to 0.
+    """
     TestWebhook: _aio.UnaryUnaryMultiCallable[_webhooks_pb2.TestWebhookRequest, _webhooks_pb2.TestWebhookResponse]  # type: ignore[assignment]
     """Sends a test event. The list of deliveries shows its outcome."""
     ListWebhookDeliveries: _aio.UnaryUnaryMultiCallable[_webhooks_pb2.ListWebhookDeliveriesRequest, _webhooks_pb2.ListWebhookDeliveriesResponse]  # type: ignore[assignment]
@@ -78,9 +90,13 @@ class WebhookServiceAsyncStub(WebhookServiceStub):
 
 class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
     """A renter sets one address. Each event is sent to it by POST and repeated until the address answers with a
-    2xx status, for at most two hours. The header `DCP-Signature` is `v1=` followed by an HMAC-SHA256 in
-    hexadecimal, computed with the secret over `DCP-Timestamp`, a dot and the raw body. `DCP-Event-Id` is the
-    same in every attempt, and `DCP-Attempt` counts the attempts.
+    2xx status, for at most two hours. Events are signed as Standard Webhooks defines it, in the headers
+    `webhook-id`, `webhook-timestamp` and `webhook-signature`. `webhook-id` is the same in every attempt: an
+    event can arrive more than once, and events can arrive in another order than that in which they happened.
+
+    An event that the address refuses (4xx) or redirects is repeated on its own and delays no other. An address
+    that does not answer, or that answers several events with 5xx, gets nothing for a while: at most one
+    minute, or as long as the `Retry-After` of a 429 or 503 asks, at most ten minutes.
     """
 
     @_abc_1.abstractmethod
@@ -115,7 +131,9 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _webhooks_pb2.RotateWebhookSecretRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_webhooks_pb2.RotateWebhookSecretResponse, _abc.Awaitable[_webhooks_pb2.RotateWebhookSecretResponse]]:
-        """Creates a new secret and returns it once. Every attempt from now on is signed with it."""
+        """Creates a new secret and returns it once. Every attempt from now on is signed with it, and until the grace
+        period ends also with the previous secret. If a secret has leaked, set `grace_seconds` to 0.
+        """
 
     @_abc_1.abstractmethod
     def TestWebhook(

@@ -12,6 +12,7 @@ import logging
 from server.clock import Clock, ms
 from server.domain import ledger as rules
 from server.domain.errors import DomainError, Reason
+from server.services.each import each
 from server.services.keys import Credentials
 from server.services.renters import present
 from server.store import ledger, renters, webhooks
@@ -61,8 +62,8 @@ class Deletion:
 
     async def tick(self) -> None:
         """Erases the next batch of jobs of each deleted account that still has some."""
-        for renter_id in await self._database.read(lambda: erasure.to_erase(SWEEP_RENTERS)):
-            await self._database.run(lambda renter_id=renter_id: _erase_more(renter_id))  # type: ignore[misc]
+        renter_ids = await self._database.read(lambda: erasure.to_erase(SWEEP_RENTERS))
+        await each("a deleted account", renter_ids, lambda id_: self._database.run(lambda: _erase_more(id_)))
 
 
 def _erase_more(renter_id: int) -> None:

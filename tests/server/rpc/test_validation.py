@@ -19,6 +19,7 @@ from dcp.v1 import (
     privacy_pb2,
     providers_pb2,
     renters_pb2,
+    sessions_pb2,
     terms_pb2,
     webhooks_pb2,
     withdrawals_pb2,
@@ -189,9 +190,92 @@ def _faults(field: Any, rule: options_pb2.FieldRule) -> Iterator[tuple[str, Any]
     if rule.values:
         yield "none of its values", f"{rule.values[0]}s"
     if field.type == FieldDescriptor.TYPE_STRING:
-        yield "nul", "a\0b"
+        if rule.shown not in REPORTED:
+            yield "nul", "a\0b"
+        if rule.shown in (options_pb2.SHOWN_LINE, options_pb2.SHOWN_LINES):
+            yield "invisible", "a\u200bb"
+            yield "turns text", "\u202eb"
         if rule.required:
             yield "blank", "  \t"
+
+
+REPORTED = (options_pb2.SHOWN_REPORTED_LINE, options_pb2.SHOWN_REPORTED_LINES)
+# Texts of requests that nobody else sees, or that the place where they are used judges.
+NOT_SHOWN = {
+    *("job_id", "before_job_id", "before", "page", "search", "idempotency_key", "boot_id"),
+    *("range", "if_range"),  # headers of a download
+    *(
+        "role",
+        "content",
+        "prompt",
+        "command",
+        "env",
+        "input_files",
+        "image_type",
+        "image_size",
+    ),  # the job's own
+    *("object", "object_id"),  # filters
+}
+
+
+def texts_of_requests() -> Iterator[tuple[str, options_pb2.FieldRule]]:
+    """Every text that a caller or a daemon sends, with its options."""
+    waiting = [method.input_type for method in METHODS.values()]
+    seen = set()
+    while waiting:
+        message = waiting.pop()
+        if message.full_name in seen or not message.full_name.startswith("dcp.v1."):
+            continue
+        seen.add(message.full_name)
+        for field in message.fields:
+            if field.type == FieldDescriptor.TYPE_STRING and not message.GetOptions().map_entry:
+                yield field.full_name, methods.field_rule(field)
+            elif field.message_type is not None:
+                waiting.append(field.message_type)
+
+
+def test_every_text_of_a_request_is_shown_has_a_form_or_is_known_not_to_be_shown() -> None:
+    found = dict(texts_of_requests())
+    free = {
+        name for name, rule in found.items() if not (rule.shown or rule.format or rule.values or rule.header)
+    }
+    unknown = {name for name in free if name.rpartition(".")[2] not in NOT_SHOWN}
+    assert unknown <= {
+        *("dcp.v1.ArtifactHeader.name", "dcp.v1.DownloadArtifactRequest.name"),  # judged as paths
+        *("dcp.v1.ListAvailableProvidersRequest.gpu_model", "dcp.v1.ListAvailableProvidersRequest.model"),
+    }
+    assert len(found) - len(free) > 40
+
+
+async def test_character_that_others_may_not_see_is_named(market: Market) -> None:
+    request = providers_pb2.RegisterProviderRequest(name="Slow\u200b", email="slow@example.com")
+    refused = await refusal(market.provider_service.RegisterProvider(request))
+    assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "name")
+    assert "U+200B" in refused.message
+
+
+async def test_what_a_daemon_reports_is_cleaned_and_its_session_goes_on(any_market: Market) -> None:
+    market = any_market
+    provider, renter = await market.provider(), await market.renter()
+    status = gpus_pb2.GpuStatus(gpu_name="RTX\x1b[31m 4090\u202e", gpu_vram_mib=24576, os_info="5\0")
+    models = [sessions_pb2.ServedModel(name="نموذج\u3164", context_tokens=2048, warm=True)]
+    daemon = await market.daemon(provider, gpu_status=status, models=models)
+    await daemon.heartbeat(gpu_status=status)
+    request = renters_pb2.ListAvailableProvidersRequest()
+    answer = await market.renter_service.ListAvailableProviders(request, metadata=renter.metadata)
+    (shown,) = answer.providers
+    assert shown.gpu_model == "RTX\ufffd[31m 4090\ufffd"
+    assert list(shown.models) == ["نموذج\ufffd"]
+    job, lease = await market.running_job(
+        renter, provider, daemon, params=jobs_pb2.JobParams(model="نموذج\ufffd", prompt="x")
+    )
+    failure = {
+        "outcome": sessions_pb2.RUN_OUTCOME_FAILED,
+        "failure_reason": jobs_pb2.FAILURE_REASON_ENGINE_FAILED,
+        "failure_message": "line one\nline \x1b[1mtwo",
+    }
+    await daemon.finished(lease, **failure)
+    assert (await market.job(job)).failure_message == "line one\nline \ufffd[1mtwo"
 
 
 UNARY = {name: method for name, method in METHODS.items() if not method.client_streaming}
@@ -234,7 +318,7 @@ def test_generator_yields_every_kind_of_violation() -> None:
     assert len(CASES) > 120
     assert {case.fault for case in CASES} == {
         *("missing", "blank", "below", "above", "too long", "too many", "item too long", "nul"),
-        *("nan", "infinite", "none of its values"),
+        *("nan", "infinite", "none of its values", "invisible", "turns text"),
     }
     assert {case.method for case in CASES} >= {"JobService.SubmitJob", "ProviderService.Heartbeat"}
 

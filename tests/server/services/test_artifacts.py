@@ -558,6 +558,21 @@ async def test_files_are_deleted_after_their_retention_period(database_url: str,
         assert (site.blobs(), await site.rows()) == ([], [])
 
 
+async def test_file_that_cannot_be_deleted_holds_up_no_other(tmp_path: Path, sqlite_url: str) -> None:
+    async with running_site(sqlite_url, tmp_path) as site:
+        await upload(site, "stuck", b"1")
+        (stuck,) = site.blobs()
+        await upload(site, "free", b"2")
+        await site.daemon.finished(site.lease)
+        stuck.unlink()
+        stuck.mkdir()  # cannot be deleted as a file
+        await site.clean(30 * DAY_SECONDS + 60)
+        assert (site.blobs(), await site.rows()) == ([], [("stuck", "doomed")])
+        stuck.rmdir()
+        await site.clean()
+        assert await site.rows() == []
+
+
 async def test_remains_of_a_killed_server_are_cleaned_up(database_url: str, tmp_path: Path) -> None:
     """Rows without bytes, bytes without a row, half a file: what crashes at different points leave."""
     async with running_site(database_url, tmp_path) as site:

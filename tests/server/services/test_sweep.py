@@ -10,7 +10,8 @@ from google.protobuf.duration_pb2 import Duration
 
 from server.domain.errors import DomainError
 from server.domain.leases import MAX_ATTEMPTS, PREPARE_SECONDS
-from server.store.database import Database
+from server.store.database import Database, PartError
+from server.store.models import Job
 from tests.support import running_server
 from tests.support.databases import connection, execute
 from tests.support.manual_clock import ManualClock
@@ -263,6 +264,20 @@ async def test_job_that_nobody_starts_in_time_fails_with_a_full_refund(any_marke
     assert not ended.HasField("start_by")
     assert (await market.job(jobs[600])).status == QUEUED
     assert await market.wallet(renter) == (4550, 450)
+    await market.assert_money_adds_up()
+
+
+async def test_job_that_cannot_be_ended_holds_up_no_other(any_market: Market) -> None:
+    market = any_market
+    renter = await market.renter()
+    broken, good = await market.submit(renter), await market.submit(renter)
+    await market.sql(lambda: Job.update(spec="no JSON").where(Job.job_id == broken.job_id).execute())
+    with pytest.raises(PartError):  # its duty counts as failed
+        await market.later(600)
+    assert (await market.job(good)).failure_reason == jobs_pb2.FAILURE_REASON_START_DEADLINE
+    await market.sql(lambda: Job.update(spec="{}").where(Job.job_id == broken.job_id).execute())
+    await market.tick()
+    assert (await market.job(broken)).failure_reason == jobs_pb2.FAILURE_REASON_START_DEADLINE
     await market.assert_money_adds_up()
 
 

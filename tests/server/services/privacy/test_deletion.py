@@ -34,6 +34,7 @@ from server.domain.jobs import JobRequest, JobType
 from server.domain.keys import Scope
 from server.domain.limits import OFF
 from server.domain.webhooks import Answer
+from server.rpc.events import body_text
 from server.services.deliveries import Deliveries
 from server.services.keys import Caller
 from server.store.database import Database
@@ -517,7 +518,7 @@ async def test_deletion_during_a_delivery_stops_the_events_behind_it(
 ) -> None:
     """Also when the event in flight succeeds: the sender has already read the events behind it."""
     config = Config("", "", None, True, None, "INFO", limits=OFF, webhooks_allow_private=True)
-    services = Services(database, clock, config)
+    services = Services(database, clock, config, body_text)
     renter = await services.renters.register(
         name="R", email="r@example.com", email_key="r@example.com", organization="", phone=""
     )
@@ -533,7 +534,7 @@ async def test_deletion_during_a_delivery_stops_the_events_behind_it(
         await services.deletion.delete(renter.id, "r@example.com", 900)
         return Answer(200, None)
 
-    sender = Deliveries(database, clock, post)
+    sender = Deliveries(database, clock, body_text, post)
     await sender.tick()
     await sender.settled()
     assert len(sent) == 1

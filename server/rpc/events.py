@@ -1,0 +1,57 @@
+"""Writes the bodies of events: messages of dcp.v1, in the JSON form of the API's answers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeAlias
+
+from dcp.v1 import webhooks_pb2 as pb
+
+from common.json_form import message_writer
+from server.domain.jobs import Bill, FailureReason, JobState, JobType
+from server.domain.webhooks import WebhookEvent
+from server.rpc import convert
+from server.rpc.enums import enum_map
+from server.store.webhooks import Delivery
+
+Body: TypeAlias = pb.JobEvent | pb.BalanceLowEvent | pb.TestEvent
+_TYPES = enum_map(WebhookEvent, pb.WebhookEvent)
+_WRITERS = {
+    each.DESCRIPTOR: message_writer(each.DESCRIPTOR)
+    for each in (pb.JobEvent, pb.BalanceLowEvent, pb.TestEvent)
+}
+
+
+def body_text(event: Delivery) -> str:
+    """The body of an event, written from the facts that were noted when it happened."""
+    message = _body(event)
+    values = _WRITERS[message.DESCRIPTOR](message)
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+
+
+def _body(event: Delivery) -> Body:
+    id_, kind, at = event.event_id, _TYPES[event.event], convert.timestamp(event.created_ms)
+    if event.event is WebhookEvent.TEST:
+        return pb.TestEvent(id=id_, type=kind, created_at=at, data=pb.TestEventData())
+    if event.event is WebhookEvent.BALANCE_LOW:
+        return pb.BalanceLowEvent(id=id_, type=kind, created_at=at, data=pb.LowBalance(**event.facts))
+    return pb.JobEvent(id=id_, type=kind, created_at=at, data=_ended_job(event.facts))
+
+
+def _ended_job(facts: dict[str, Any]) -> pb.EndedJob:
+    bill, reason = Bill(**facts["bill"]), facts["failure_reason"]
+    return pb.EndedJob(
+        job_id=facts["job_id"],
+        job_type=convert.job_type_number(JobType(facts["job_type"])),
+        status=convert.state_number(JobState(facts["state"])),
+        charged_halala=bill.charge_halala,
+        refunded_halala=bill.refund_halala,
+        failure_reason=convert.failure_reason_number(FailureReason(reason)) if reason else None,
+        failure_message=facts["failure_message"],
+        provider_id=facts["provider_id"],
+        model=facts["model"],
+        created_at=convert.timestamp(facts["created_ms"]),
+        started_at=convert.timestamp(facts["started_ms"]),
+        ended_at=convert.timestamp(facts["ended_ms"]),
+        billing=convert.bill(bill, facts["rate_halala_per_minute"]),
+    )
