@@ -131,9 +131,14 @@ class Artifact:
         return f'"{self.sha256.hex()}"'
 
 
+def stored_name(text: str) -> str:
+    """The name in the form in which names are stored, NFC. No file may have it: see ``artifact_name``."""
+    return unicodedata.normalize("NFC", text)
+
+
 def artifact_name(text: str) -> str:
-    """The name as it is stored, in NFC. Raises INVALID_FIELD unless it is a plain relative path."""
-    name = unicodedata.normalize("NFC", text)
+    """The name as it is stored. Raises INVALID_FIELD unless it is a plain relative path."""
+    name = stored_name(text)
     if len(name.encode()) > MAX_NAME_BYTES:
         raise _bad_name(f"must have at most {MAX_NAME_BYTES} bytes in UTF-8")
     if "\\" in name:

@@ -39,7 +39,7 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
             email=request.email,
             email_key=email_key(request.email),
             gpu_model=request.gpu_model,
-            os=request.os,
+            os=request.os.strip(),
             phone=request.phone,
         )
         return pb.RegisterProviderResponse(

@@ -28,7 +28,7 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
             name=request.name.strip(),
             email=request.email,
             email_key=email_key(request.email),
-            organization=request.organization,
+            organization=request.organization.strip(),
             phone=request.phone,
         )
         return pb.RegisterRenterResponse(

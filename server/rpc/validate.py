@@ -329,7 +329,8 @@ def email_key(email: str) -> str:
 
 
 _SHOWN: Mapping[int, Check] = {
-    options_pb2.SHOWN_LINE: check_shown,
+    # Blanks and line ends around a line are removed where it is stored.
+    options_pb2.SHOWN_LINE: lambda text, name: check_shown(text.strip(), name),
     options_pb2.SHOWN_LINES: functools.partial(check_shown, lines=True),
 }
 _CLEANERS: Mapping[int, Callable[[str], str]] = {

@@ -28,6 +28,7 @@ from server.domain.artifacts import (
     artifact_name,
     asked_part,
     check_room,
+    stored_name,
 )
 from server.domain.errors import DomainError, Reason, invalid_field
 from server.domain.jobs import FINAL, LEAVE_FILES, Job
@@ -142,7 +143,7 @@ class Artifacts:
         pieces raises OVERLOADED, ARTIFACT_NOT_FOUND and STORE_UNAVAILABLE.
         """
         job = await self._jobs.kept(caller, job_id)
-        wanted = artifact_name(name)
+        wanted = stored_name(name)
         artifact = await self._database.read(lambda: artifacts.published_one(job_id, wanted))
         if artifact is None:
             raise _not_found(job, wanted)

@@ -408,11 +408,11 @@ def _check_supply(request: JobRequest, now_ms: int) -> None:
         return
     running = [provider.id for provider in seen if kind in provider.job_types]
     if model is None or not running:
-        kinds = ", ".join(sorted({name for provider in seen for name in provider.job_types})) or "none"
+        kinds = ", ".join(sorted({name for provider in seen for name in provider.job_types}))
+        others = f"choose one of {kinds}, or " if kinds else ""
         raise DomainError(
             Reason.JOB_TYPE_NOT_SERVED,
-            f"job_type: no provider runs {kind.value} now, only {kinds}; choose one of these, "
-            "or set wait_for_supply",
+            f"job_type: no provider runs {kind.value} now; {others}set wait_for_supply to wait for one",
             field="job_type",
         )
     served = providers.models_of(running).values()

@@ -66,7 +66,7 @@ def test_generated_clients_register_submit_read_and_download(
     tmp_path: Path, generators: tuple[str, ...]
 ) -> None:
     settings = {**UNLIMITED, "DCP_SANDBOX_TOPUP": "true"}
-    with Market(tmp_path, admin_token="operator-token", settings=settings) as market:
+    with Market(tmp_path, admin_token="operator-token-of-all-of-the-tests", settings=settings) as market:
         _, key = market.register_provider("Node", "node@example.com")
         market.add_daemon(key, command=FILE_DAEMON)
         for name in generators:

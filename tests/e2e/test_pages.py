@@ -8,6 +8,7 @@ import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -421,14 +422,17 @@ def test_editor_shows_its_whole_body_from_the_beginning(page: Page) -> None:
     assert height >= content > lines * 15
 
 
-def test_example_of_a_submit_is_accepted_by_a_fresh_market(page: Page, market: Market) -> None:
-    open_docs(page)
-    renter = register(page, "renter", "Example")
-    market.credit(renter["renter_id"], 5000)
-    choose(page, "POST /api/jobs/submit")
-    status, answer = send(page)
-    assert (status, answer["job"]["status"]) == (201, "queued")
-    assert market.get("/api/jobs/" + answer["job"]["job_id"], **{"x-renter-key": renter["api_key"]})
+def test_example_of_a_submit_is_accepted_by_a_fresh_market(browser: Browser, tmp_path: Path) -> None:
+    with Market(tmp_path, admin_token=ADMIN_TOKEN, settings=UNLIMITED) as market:
+        page = browser.new_page(base_url=market.url)
+        open_docs(page)
+        renter = register(page, "renter", "Example")
+        market.credit(renter["renter_id"], 5000)
+        choose(page, "POST /api/jobs/submit")
+        status, answer = send(page)
+        page.close()
+        assert (status, answer["job"]["status"]) == (201, "queued")
+        assert market.get("/api/jobs/" + answer["job"]["job_id"], **{"x-renter-key": renter["api_key"]})
 
 
 @pytest.mark.parametrize(("language", "other"), [("en", "ar"), ("ar", "en")])

@@ -238,7 +238,8 @@ async def test_names_in_any_script_are_kept_and_found_in_either_unicode_form(sit
     assert sorted(names) == sorted(["A.txt", "r\u00e9sum\u00e9 #1?.txt", "نموذج/أوزان.bin"])
     for name in ("re\u0301sume\u0301 #1?.txt", "r\u00e9sum\u00e9 #1?.txt"):
         assert (await download(site, name))[1] == b"2"
-    assert (await refusal(download(site, "a.txt"))).reason == "ARTIFACT_NOT_FOUND"
+    for other in ("a.txt", "a\\b", "../a", "a\x80"):  # names that no file can have are not found either
+        assert (await refusal(download(site, other))).reason == "ARTIFACT_NOT_FOUND"
 
 
 async def test_repeated_file_is_reported_as_stored_before_its_bytes_are_sent(site: Site) -> None:

@@ -642,7 +642,9 @@ async def test_without_the_store_no_job_is_offered_no_lease_renewed_and_no_daemo
     provider, renter = await market.provider(), await market.renter(50_000)
     daemon = await market.daemon(provider, slots=2)
     job, _ = await market.running_job(renter, provider, daemon, duration_minutes=60)
-    queued = await market.submit(renter, params=jobs_pb2.JobParams(model="other", prompt="hi"))
+    queued = await market.submit(
+        renter, params=jobs_pb2.JobParams(model="other", prompt="hi"), wait_for_supply=True
+    )
     market.clock.advance(5)
     await daemon.heartbeat()
     rename = partial(execute, market.server._database)

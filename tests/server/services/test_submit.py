@@ -292,7 +292,7 @@ async def test_job_type_that_nobody_runs_is_refused(market: Market) -> None:
     }
     refused = await refusal(market.submit(renter, **training))
     assert (refused.reason, refused.facts.field) == ("JOB_TYPE_NOT_SERVED", "job_type")
-    assert "only llm" in refused.message
+    assert "choose one of llm-inference" in refused.message
     assert (await market.submit(renter, **training, wait_for_supply=True)).status == QUEUED
 
 

@@ -234,7 +234,8 @@ async def test_failed_self_test_stops_jobs_and_shows_both_sides_the_reason(any_m
     assert own.hindrances[0].code == jobs_pb2.OBSTACLE_SELF_TEST_FAILED
     refused = await refusal(market.submit(renter, provider))
     assert (refused.reason, "It hangs." in refused.message) == ("PROVIDER_UNAVAILABLE", True)
-    job = await market.submit(renter)
+    assert (await refusal(market.submit(renter))).reason == "JOB_TYPE_NOT_SERVED"
+    job = await market.submit(renter, wait_for_supply=True)
     (considered,) = (await market.why(job)).providers
     assert considered.code == jobs_pb2.OBSTACLE_SELF_TEST_FAILED
     kinds = sessions_pb2.OfferedJobTypes(job_types=[INFERENCE])
@@ -256,7 +257,7 @@ async def test_capacity_update_without_job_types_stops_offers(market: Market) ->
     )
     await daemon.say(capacity_update=update)
     await daemon.heard_nothing()
-    assert (await market.submit(renter)).status == jobs_pb2.JOB_STATE_QUEUED
+    assert (await market.submit(renter, wait_for_supply=True)).status == jobs_pb2.JOB_STATE_QUEUED
     await daemon.heard_nothing()
     (seen,) = await list_providers(market)
     assert not seen.accepting_jobs
@@ -289,7 +290,7 @@ async def test_capacity_update_may_change_only_the_job_types(market: Market) -> 
         )
         if not kinds:
             await daemon.heard_nothing()
-            await market.submit(renter)
+            await market.submit(renter, wait_for_supply=True)
             await daemon.heard_nothing()
             assert not (await list_providers(market))[0].accepting_jobs
     await daemon.expect("job_offer")
