@@ -62,7 +62,7 @@ def test_every_kind_of_event_is_a_webhook(api: dict[str, Any]) -> None:
         assert {"webhook-id", "webhook-timestamp", "webhook-signature", "DCP-Signature"} <= required
         name = sent["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
         assert {"id", "type", "created_at", "data"} == api["components"]["schemas"][name]["properties"].keys()
-        assert sent["tags"] == ["Webhook Endpoints"]
+        assert not {*sent["tags"]} & {tag["name"] for tag in api["tags"]}
         assert all(
             answer["description"] for answer in (sent, *sent["parameters"], *sent["responses"].values())
         )

@@ -29,8 +29,13 @@ def main(url: str) -> None:
         http.headers["x-renter-key"] = renter.api_key
         ask(dcp.TopUpOwnWalletResponse, "POST", "/api/renters/topup", amount_halala=5000)
         params = dcp.JobParamsInput(model=MODEL, prompt=PROMPT).model_dump(mode="json")
-        kind = dcp.JobTypeInput.llm_inference.value
-        job = {"job_type": kind, "duration_minutes": 3, "params": params}
+        kind = dcp.JobTypeInput.custom_container.value
+        job = {
+            "job_type": kind,
+            "duration_minutes": 3,
+            "params": params,
+            "container_spec": {"image": "busybox"},
+        }
         job_id = ask(dcp.SubmitJobResponse, "POST", "/api/jobs/submit", **job).job.job_id
         path = f"/api/jobs/{job_id}"
         while (found := ask(dcp.GetJobResponse, "GET", path).job).status.root not in ("completed", "failed"):

@@ -24,7 +24,10 @@ def main(url: str) -> None:
     renters.top_up_own_wallet(dcp.TopUpOwnWalletRequest(amount_halala=5000))
     params = dcp.JobParamsInput(model=MODEL, prompt=PROMPT)
     job = dcp.SubmitJobRequest(
-        job_type=dcp.JobTypeInput.LLM_MINUS_INFERENCE, duration_minutes=3, params=params
+        job_type=dcp.JobTypeInput.CUSTOM_CONTAINER,
+        duration_minutes=3,
+        params=params,
+        container_spec=dcp.ContainerSpecInput(image="busybox"),
     )
     job_id = jobs.submit_job(job, idempotency_key="once").job.job_id
     while (found := jobs.get_job(job_id).job).status not in ("completed", "failed"):

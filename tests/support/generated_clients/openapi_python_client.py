@@ -11,6 +11,7 @@ from dcp_api_client.api.artifacts_of_jobs import download_artifact, list_artifac
 from dcp_api_client.api.job_endpoints import get_job, get_job_output, list_own_jobs, submit_job
 from dcp_api_client.api.renter_endpoints import register_renter, top_up_own_wallet
 from dcp_api_client.models import (
+    ContainerSpecInput,
     JobParamsInput,
     JobStateInput,
     JobTypeInput,
@@ -29,7 +30,12 @@ def main(url: str) -> None:
     client = AuthenticatedClient(base_url=url, token=renter.api_key)
     top_up_own_wallet.sync(client=client, body=TopUpOwnWalletBody(amount_halala=5000))
     params = JobParamsInput(model=MODEL, prompt=PROMPT)
-    job = SubmitJobBody(job_type=JobTypeInput.LLM_INFERENCE, duration_minutes=3, params=params)
+    job = SubmitJobBody(
+        job_type=JobTypeInput.CUSTOM_CONTAINER,
+        duration_minutes=3,
+        params=params,
+        container_spec=ContainerSpecInput(image="busybox"),
+    )
     submitted: Any = submit_job.sync(client=client, body=job, idempotency_key="once")
     job_id = submitted.job.job_id
     found: Any = submitted
