@@ -77,14 +77,14 @@ def table(title: str, figures: Sequence[Figure]) -> str:
     """The figures as an aligned text table, each with its mark and its goal."""
     head = (title, "value", "unit", "mark", "met", "goal", "met")
     rows = [head, *(row(figure) for figure in figures)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    widths = [max(len(cells[column]) for cells in rows) for column in range(len(head))]
     lines = []
-    for row in rows:
-        cells = [
+    for cells in rows:
+        aligned = [
             cell.rjust(width) if column == 1 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ]
-        lines.append("  ".join(cells).rstrip())
+        lines.append("  ".join(aligned).rstrip())
     lines.insert(1, "-" * len(lines[0]))
     return "\n".join(lines)
 
