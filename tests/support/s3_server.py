@@ -13,6 +13,8 @@ import httpx
 
 BUCKET = "artifacts"
 SETTINGS = {"access_key_id": "test", "secret_access_key": "test", "region": "us-east-1"}
+# The first request makes moto import its S3, which takes a busy machine more than the usual five seconds.
+PATIENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -32,17 +34,19 @@ class S3Server:
 
     def empty(self) -> None:
         """Deletes everything and creates the bucket again."""
-        httpx.post(f"{self.url}/moto-api/reset", trust_env=False).raise_for_status()
-        httpx.put(f"{self.url}/{BUCKET}", trust_env=False).raise_for_status()
+        httpx.post(f"{self.url}/moto-api/reset", trust_env=False, timeout=PATIENCE_SECONDS).raise_for_status()
+        httpx.put(f"{self.url}/{BUCKET}", trust_env=False, timeout=PATIENCE_SECONDS).raise_for_status()
 
     def keys(self) -> list[str]:
         """The keys of all objects."""
-        answer = httpx.get(f"{self.url}/{BUCKET}", params={"list-type": "2"}, trust_env=False)
+        answer = httpx.get(
+            f"{self.url}/{BUCKET}", params={"list-type": "2"}, trust_env=False, timeout=PATIENCE_SECONDS
+        )
         return re.findall(r"<Key>([^<]*)</Key>", answer.raise_for_status().text)
 
     def unfinished(self) -> int:
         """How many multipart uploads were started and neither completed nor aborted."""
-        answer = httpx.get(f"{self.url}/{BUCKET}?uploads", trust_env=False)
+        answer = httpx.get(f"{self.url}/{BUCKET}?uploads", trust_env=False, timeout=PATIENCE_SECONDS)
         return answer.raise_for_status().text.count("<UploadId>")
 
 
