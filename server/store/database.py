@@ -62,9 +62,9 @@ def apart(work: Callable[[], T]) -> T:
     try:
         with MODELS[0]._meta.database.savepoint():
             return work()
-    except (peewee.OperationalError, peewee.InterfaceError):
-        raise
     except Exception as error:
+        if is_of_the_store(error):
+            raise
         raise PartError(f"{type(error).__name__}: {error}") from error
 
 
