@@ -125,7 +125,7 @@ class Sweep:
             if self._is_settled_in(provider_id, now_ms):
                 yield job_id, partial(end_overrun, job_id, now_ms)
         for job_id, sentence in why.items():
-            yield job_id, partial(_unstarted, job_id, now_ms, sentence)
+            yield job_id, partial(end_unstarted, job_id, now_ms, sentence)
 
     def _last_obstacles(self, now_ms: int) -> dict[str, str]:
         """The jobs that were not started in time, and why; read before the write, which is kept short."""
@@ -179,10 +179,6 @@ def _given_up(
 ) -> Lease:
     give_up(lease, now_ms, detail, outcome, renewed_ms=renewed_ms)
     return lease
-
-
-def _unstarted(job_id: str, now_ms: int, why: str) -> None:
-    end_unstarted(job_id, now_ms, why)
 
 
 def _ms(seconds: float) -> int:
