@@ -15,8 +15,8 @@ from typing import NamedTuple
 from dcp.settings import SETTINGS
 
 from common.addresses import Network
+from common.nearest import did_you_mean
 from gateway.limits import MAX_ADDRESS_CONNECTIONS, MAX_CONNECTIONS
-from gateway.nearest import nearest
 
 MOST_CONNECTIONS = 1_000_000
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -172,8 +172,7 @@ def refuse_unknown(environ: Mapping[str, str]) -> None:
     """Raises ConfigError for a DCP_ variable that no program of DCP has."""
     for name in sorted(environ):
         if name.startswith("DCP_") and name not in SETTINGS:
-            close = nearest(name, SETTINGS)
-            remedy = f"did you mean {close}?" if close else "correct its name or unset it (see --help)"
+            remedy = did_you_mean(name, SETTINGS, "correct its name or unset it (see --help)")
             raise ConfigError(f"{name} is not a variable of DCP: {remedy}")
 
 

@@ -1,4 +1,4 @@
-"""Owns what a caller probably meant: the known name or path that is closest to one that does not exist.
+"""Owns which path a caller probably meant by one that does not exist; `common.nearest` is the same for names.
 
 It costs little whatever is asked, and shows only what is known: never what the caller sent.
 """
@@ -10,11 +10,6 @@ from collections.abc import Iterable
 
 _LONGEST = 100
 _LIKE = 0.75
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that is closest to the name; empty if none is close."""
-    return next(iter(difflib.get_close_matches(name[:_LONGEST], known, 1)), "")
 
 
 def nearest_path(path: str, templates: Iterable[str]) -> str:

@@ -8,14 +8,15 @@ server enforces.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 from dcp.v1 import options_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from common.json_form import map_entry, object_type
+from common.nearest import nearest
 from gateway.errors import ApiError
-from gateway.nearest import nearest
 from gateway.scalars import InvalidError, Reader, expected, scalar_reader, text_reader
 
 Values = dict[str, Any]
@@ -40,7 +41,7 @@ def query_reader(
         for name, texts in query.items():
             field = plan.get(name)
             if field is None:
-                raise _unknown(name, nearest(name, plan))
+                raise _unknown(name, next(iter(nearest(name, plan)), ""))
             field.put(values, name, texts)
         return values
 
@@ -116,7 +117,7 @@ class _MessageReader:
 
     def _meant(self, name: str) -> str:
         """The field that an unknown name probably stands for: one deeper in the message, or a close name."""
-        return next(_deeper(self._message, name), "") or nearest(name, self._fields)
+        return next(chain(_deeper(self._message, name), nearest(name, self._fields)), "")
 
     def _refuse_rivals(self, values: Values) -> None:
         chosen: dict[str, str] = {}

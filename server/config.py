@@ -16,11 +16,11 @@ from dcp.settings import SETTINGS
 from packaging.version import Version
 
 from common.addresses import Network
+from common.nearest import did_you_mean
 from server.domain.artifacts import ArtifactLimits
 from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import Limits
-from server.domain.nearest import did_you_mean
 from server.domain.storage import StorageLimits
 from server.version import CURRENT
 

@@ -7,7 +7,6 @@ in one sentence that names the variable and the remedy.
 
 import base64
 import binascii
-import difflib
 import importlib.util
 import ipaddress
 import os
@@ -21,6 +20,7 @@ from zoneinfo import ZoneInfo
 
 from dcp.settings import SETTINGS
 
+from common.nearest import did_you_mean
 from daemon.config import engine_settings as config_engine
 from daemon.config.engine_settings import ModelFile as ModelFile
 from daemon.config.engine_settings import Variable as Variable
@@ -249,8 +249,7 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
     # What the other programs know may be there too: they are often started from one file.
     for name in sorted(environ):
         if name.startswith("DCP_") and name not in SETTINGS:
-            close = difflib.get_close_matches(name, SETTINGS, 1)
-            remedy = f"did you mean {close[0]}?" if close else "see dcp-daemon --help for those there are"
+            remedy = did_you_mean(name, SETTINGS, "see dcp-daemon --help for those there are")
             raise ConfigError(f"{name} is not a variable of DCP; {remedy}")
 
 

@@ -7,7 +7,6 @@ any setting means; it knows which are allowed in a file that others can read.
 
 from __future__ import annotations
 
-import difflib
 import os
 import stat
 import tomllib
@@ -16,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from common.nearest import did_you_mean
 
 MAX_BYTES = 1 << 20
 # The key is a secret and has a file of its own; where this file is, it cannot say itself.
@@ -92,8 +93,8 @@ def _check_owner(path: Path, status: os.stat_result) -> None:
 def _variable(path: Path, key: str, known: Mapping[str, str]) -> str:
     name = known.get(key)
     if name is None:
-        close = difflib.get_close_matches(key.lower().removeprefix("dcp_"), [*known, *TABLES], 1)
-        meant = f"did you mean {close[0]}?" if close else "see dcp-daemon --help for those there are"
+        given, others = key.lower().removeprefix("dcp_"), "see dcp-daemon --help for those there are"
+        meant = did_you_mean(given, [*known, *TABLES], others)
         raise ConfigError(f"{path}: {key} is not a setting; {meant}")
     if name in NOT_IN_THE_FILE:
         raise ConfigError(f"{path}: {key} is not allowed here; {NOT_IN_THE_FILE[name]}")

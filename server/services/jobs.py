@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from common.nearest import did_you_mean, nearest
 from server.clock import Clock, ms
 from server.domain import pricing
 from server.domain.errors import DomainError, Reason, invalid_field
@@ -18,7 +19,6 @@ from server.domain.hindrances import is_pending
 from server.domain.jobs import FINAL, START_WITHIN_SECONDS, FailureReason, Job, JobRequest, JobState, JobType
 from server.domain.leases import Channel, LeaseRef, Offer
 from server.domain.messages import CancelRun
-from server.domain.nearest import did_you_mean, nearest
 from server.domain.placement import Obstacle, Wants
 from server.domain.providers import AccountState, ProviderStatus, is_live, status
 from server.domain.queue import Prospect

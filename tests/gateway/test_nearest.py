@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.nearest import nearest
+from common.nearest import nearest
 from gateway.routes import bindings, discover
 
 SUBMIT = "/api/jobs/submit"
@@ -86,4 +86,4 @@ async def test_another_method_of_a_known_path_is_405_with_those_it_accepts(
 
 
 def test_a_name_of_any_length_is_compared_by_its_beginning() -> None:
-    assert nearest("job_typ" + "e" * 1_000_000, ["job_type"]) == ""
+    assert nearest("job_typ" + "e" * 1_000_000, ["job_type"]) == []
