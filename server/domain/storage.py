@@ -29,27 +29,24 @@ class StorageLimits:
 
     def check_renter(self, stored_bytes: int, more_bytes: int) -> None:
         """Raises RENTER_STORAGE_FULL if ``more_bytes`` exceed what is kept for a renter."""
-        if self.renter_bytes and stored_bytes + more_bytes > self.renter_bytes:
-            raise DomainError(
-                Reason.RENTER_STORAGE_FULL,
-                f"the marketplace keeps {stored_bytes} bytes of requests and files for this account, and "
-                f"{more_bytes} more are over the {self.renter_bytes} that it may have; wait until older ones "
-                "are deleted, or write to the operator",
-                stored_bytes=stored_bytes,
-                stored_bytes_limit=self.renter_bytes,
-            )
+        what = "requests and files for this account"
+        _check(Reason.RENTER_STORAGE_FULL, what, stored_bytes, more_bytes, self.renter_bytes)
 
     def check_provider(self, stored_bytes: int, more_bytes: int) -> None:
         """Raises PROVIDER_STORAGE_FULL if ``more_bytes`` exceed what is kept of a provider's runs."""
-        if self.provider_bytes and stored_bytes + more_bytes > self.provider_bytes:
-            raise DomainError(
-                Reason.PROVIDER_STORAGE_FULL,
-                f"the marketplace keeps {stored_bytes} bytes of files of this provider's runs, and "
-                f"{more_bytes} more are over the {self.provider_bytes} that it may have; wait until older "
-                "ones are deleted, or write to the operator",
-                stored_bytes=stored_bytes,
-                stored_bytes_limit=self.provider_bytes,
-            )
+        what = "files of this provider's runs"
+        _check(Reason.PROVIDER_STORAGE_FULL, what, stored_bytes, more_bytes, self.provider_bytes)
+
+
+def _check(reason: Reason, what: str, stored_bytes: int, more_bytes: int, limit: int) -> None:
+    if limit and stored_bytes + more_bytes > limit:
+        raise DomainError(
+            reason,
+            f"the marketplace keeps {stored_bytes} bytes of {what}, and {more_bytes} more are over the {limit} "
+            "that it may have; wait until older ones are deleted, or write to the operator",
+            stored_bytes=stored_bytes,
+            stored_bytes_limit=limit,
+        )
 
 
 STORAGE_LIMITS = StorageLimits()
