@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from random import Random
 
 import pytest
@@ -16,7 +17,7 @@ from tests.support.running_server import Market, Party
 IBAN = "SA0380000000608010167519"
 
 
-class Walk:
+class Walk(ABC):
     """One list: how to read a page of it, and how to add or remove rows meanwhile."""
 
     def __init__(self, market: Market, rng: Random) -> None:
@@ -28,15 +29,17 @@ class Walk:
         for _ in range(9):
             await self.add()
 
+    @abstractmethod
     async def add(self) -> None:
-        raise NotImplementedError
+        """Adds a row to the list."""
 
     async def remove(self) -> int | None:
         """Removes a row and returns its id; None if rows of this list are never removed."""
         return None
 
+    @abstractmethod
     async def read(self, cursor: int | None) -> tuple[list[int], int | None]:
-        raise NotImplementedError
+        """Reads one page: its ids, and the cursor of the next."""
 
 
 class AvailableProviders(Walk):
