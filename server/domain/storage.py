@@ -42,8 +42,8 @@ def _check(reason: Reason, what: str, stored_bytes: int, more_bytes: int, limit:
     if limit and stored_bytes + more_bytes > limit:
         raise DomainError(
             reason,
-            f"the marketplace keeps {stored_bytes} bytes of {what}, and {more_bytes} more are over the {limit} "
-            "that it may have; wait until older ones are deleted, or write to the operator",
+            f"the marketplace keeps {stored_bytes} bytes of {what}, and {more_bytes} more are over the "
+            f"{limit} that it may have; wait until older ones are deleted, or write to the operator",
             stored_bytes=stored_bytes,
             stored_bytes_limit=limit,
         )
