@@ -1,4 +1,4 @@
-"""Webhooks through the whole server, to a real HTTP server: what is sent, how often, and what it holds up."""
+"""Webhooks through the whole server, to a real HTTP server: what is sent, how often, and what delays it."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ CLOSED = {
 
 @pytest.fixture
 async def any_market(database_url: str, clock: ManualClock) -> AsyncIterator[Market]:
-    """A running server on each kind of database, which may send to this machine."""
+    """A running server on each kind of database, which may send events to private addresses."""
     async with running_server.running(database_url, clock, webhooks_allow_private=True) as market:
         yield market
 
 
 @pytest.fixture
 async def market(sqlite_url: str, clock: ManualClock) -> AsyncIterator[Market]:
-    """The same on SQLite."""
+    """A running server on SQLite, which may send events to private addresses."""
     async with running_server.running(sqlite_url, clock, webhooks_allow_private=True) as market:
         yield market
 
 
-async def put(market: Market, renter: Party, url: str, **fields: Any) -> pb.SetWebhookResponse:
+async def set_webhook(market: Market, renter: Party, url: str, **fields: Any) -> pb.SetWebhookResponse:
     request = pb.SetWebhookRequest(url=url, **fields)
     return await market.webhook_service.SetWebhook(request, metadata=renter.metadata)
 
@@ -72,7 +72,7 @@ async def rotate(market: Market, renter: Party, **fields: Any) -> pb.RotateWebho
 
 
 async def deliver(market: Market, seconds: float = 0) -> None:
-    """Lets time pass, and sends what is due by then."""
+    """Advances the clock, and sends the events that are due by then."""
     market.clock.advance(seconds)
     await market.server.services.deliveries.tick()
     await market.server.services.deliveries.settled()
@@ -91,7 +91,7 @@ async def credit(market: Market, renter: Party, halala: int) -> None:
 
 
 def kinds(receiver: Receiver) -> list[str]:
-    return [one.headers["dcp-event"] for one in receiver.received]
+    return [event.headers["dcp-event"] for event in receiver.received]
 
 
 def iso(clock: ManualClock, seconds: float = 0) -> str:
@@ -99,45 +99,45 @@ def iso(clock: ManualClock, seconds: float = 0) -> str:
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def assert_described(one: Received) -> None:
+def assert_described(event: Received) -> None:
     """The request is as `webhooks` of /openapi.json says: its headers, its body, and every name in it."""
-    kind = DOCUMENT["webhooks"][one.headers["dcp-event"]]["post"]
-    named = {parameter["name"].lower(): parameter for parameter in kind["parameters"]}
-    own = {name for name in one.headers if name.startswith(("webhook-", "dcp-"))}
-    assert {name for name, parameter in named.items() if parameter["required"]} <= own <= named.keys()
-    schema = kind["requestBody"]["content"]["application/json"]["schema"]
-    body = json.loads(one.body)
+    operation = DOCUMENT["webhooks"][event.headers["dcp-event"]]["post"]
+    named = {parameter["name"].lower(): parameter for parameter in operation["parameters"]}
+    sent = {name for name in event.headers if name.startswith(("webhook-", "dcp-"))}
+    assert {name for name, parameter in named.items() if parameter["required"]} <= sent <= named.keys()
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    body = json.loads(event.body)
     Draft202012Validator({**schema, "components": CLOSED}, format_checker=FormatChecker()).validate(body)
 
 
-def legacy(one: Received, secret: str) -> str:
+def legacy(event: Received, secret: str) -> str:
     """The signature in the form of the header DCP-Signature."""
-    signed = one.headers["dcp-timestamp"].encode() + b"." + one.body
+    signed = event.headers["dcp-timestamp"].encode() + b"." + event.body
     return f"v1={hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()}"
 
 
-def assert_signed(one: Received, secret: str) -> None:
-    assert one.headers["dcp-signature"] == legacy(one, secret)
+def assert_signed(event: Received, secret: str) -> None:
+    assert event.headers["dcp-signature"] == legacy(event, secret)
 
 
-async def test_completed_job_is_told_once_and_signed(any_market: Market) -> None:
+async def test_completed_job_sends_one_signed_event(any_market: Market) -> None:
     market = any_market
     renter, provider = await market.renter(), await market.provider()
     daemon = await market.daemon(provider)
     async with receiving() as receiver:
-        secret = (await put(market, renter, receiver.url)).secret
+        secret = (await set_webhook(market, renter, receiver.url)).secret
         job, lease = await market.running_job(renter, provider, daemon, output=b"Hello.")
         market.clock.advance(75)
         await daemon.finished(lease, seconds=75)
         await deliver(market)
         await deliver(market, 60)
-        (one,) = receiver.received
-        assert_signed(one, secret)
-        told = json.loads(one.body)
-        assert told["type"] == one.headers["dcp-event"] == "job.completed"
-        assert told["id"] == one.headers["dcp-event-id"]
-        assert told["created_at"] == iso(market.clock, -60)
-        assert told["data"] == {
+        (event,) = receiver.received
+        assert_signed(event, secret)
+        body = json.loads(event.body)
+        assert body["type"] == event.headers["dcp-event"] == "job.completed"
+        assert body["id"] == event.headers["dcp-event-id"]
+        assert body["created_at"] == iso(market.clock, -60)
+        assert body["data"] == {
             "job_id": job.job_id,
             "job_type": "llm-inference",
             "status": "completed",
@@ -158,18 +158,22 @@ async def test_completed_job_is_told_once_and_signed(any_market: Market) -> None
                 "rate_halala_per_minute": 150,
             },
         }
-        assert_described(one)
-        assert (one.headers["dcp-attempt"], one.headers["content-type"]) == ("1", "application/json")
-        (noted,) = (await deliveries(market, renter)).deliveries
-        assert (noted.status, noted.attempts, noted.status_code) == (pb.DELIVERY_STATUS_DELIVERED, 1, 200)
-        assert not noted.HasField("error")
+        assert_described(event)
+        assert (event.headers["dcp-attempt"], event.headers["content-type"]) == ("1", "application/json")
+        (delivery,) = (await deliveries(market, renter)).deliveries
+        assert (delivery.status, delivery.attempts, delivery.status_code) == (
+            pb.DELIVERY_STATUS_DELIVERED,
+            1,
+            200,
+        )
+        assert not delivery.HasField("error")
 
 
-async def test_failed_and_cancelled_jobs_are_told(any_market: Market) -> None:
+async def test_failed_and_cancelled_jobs_send_events(any_market: Market) -> None:
     market = any_market
     renter = await market.renter()
     async with receiving() as receiver:
-        await put(market, renter, receiver.url)
+        await set_webhook(market, renter, receiver.url)
         await cancelled_job(market, renter)
         await market.submit(renter)
         await market.later(600)  # nobody started it
@@ -183,27 +187,29 @@ async def test_failed_and_cancelled_jobs_are_told(any_market: Market) -> None:
             assert_described(one)
 
 
-async def test_refused_event_comes_again_the_same_and_counted(any_market: Market) -> None:
+async def test_refused_event_is_sent_again_with_the_same_body_and_its_attempt_number(
+    any_market: Market,
+) -> None:
     market = any_market
     renter = await market.renter()
     async with receiving(503, 302, 200) as receiver:
-        secret = (await put(market, renter, receiver.url)).secret
+        secret = (await set_webhook(market, renter, receiver.url)).secret
         await cancelled_job(market, renter)
         await deliver(market)
-        (noted,) = (await deliveries(market, renter)).deliveries
-        assert (noted.status, noted.status_code) == (pb.DELIVERY_STATUS_WAITING, 503)
-        assert noted.error == "the host did not answer with a 2xx status"
+        (delivery,) = (await deliveries(market, renter)).deliveries
+        assert (delivery.status, delivery.status_code) == (pb.DELIVERY_STATUS_WAITING, 503)
+        assert delivery.error == "the host did not answer with a 2xx status"
         await deliver(market, 9)
         assert len(receiver.received) == 1
         await deliver(market, 1)
         await deliver(market, 30)
         first, second, third = receiver.received
         assert first.body == second.body == third.body
-        assert [one.headers["dcp-attempt"] for one in receiver.received] == ["1", "2", "3"]
-        assert len({one.headers["dcp-event-id"] for one in receiver.received}) == 1
-        assert len({one.headers["dcp-timestamp"] for one in receiver.received}) == 3
-        for one in receiver.received:
-            assert_signed(one, secret)
+        assert [event.headers["dcp-attempt"] for event in receiver.received] == ["1", "2", "3"]
+        assert len({event.headers["dcp-event-id"] for event in receiver.received}) == 1
+        assert len({event.headers["dcp-timestamp"] for event in receiver.received}) == 3
+        for event in receiver.received:
+            assert_signed(event, secret)
         assert (await deliveries(market, renter)).deliveries[0].status == pb.DELIVERY_STATUS_DELIVERED
 
 
@@ -211,7 +217,7 @@ async def test_event_that_has_a_body_already_is_sent_as_it_is(market: Market) ->
     """Those that waited when the server began to keep facts instead have nothing else."""
     renter = await market.renter()
     async with receiving() as receiver:
-        await put(market, renter, receiver.url)
+        await set_webhook(market, renter, receiver.url)
         await send_test(market, renter)
         await market.sql(lambda: WebhookDelivery.update(body='{"old": 1}').execute())
         await deliver(market)
@@ -221,23 +227,23 @@ async def test_event_that_has_a_body_already_is_sent_as_it_is(market: Market) ->
 async def test_event_is_given_up_after_two_hours(market: Market) -> None:
     renter = await market.renter()
     async with receiving(500) as receiver:
-        await put(market, renter, receiver.url)
+        await set_webhook(market, renter, receiver.url)
         await cancelled_job(market, renter)
         for _ in range(GIVE_UP_SECONDS // 600 + 1):
             await deliver(market, 600)
         sent = len(receiver.received)
-        (noted,) = (await deliveries(market, renter)).deliveries
-        assert (noted.status, noted.attempts) == (pb.DELIVERY_STATUS_FAILED, sent)
+        (delivery,) = (await deliveries(market, renter)).deliveries
+        assert (delivery.status, delivery.attempts) == (pb.DELIVERY_STATUS_FAILED, sent)
         await deliver(market, GIVE_UP_SECONDS)
         assert len(receiver.received) == sent > 5
 
 
-async def test_address_that_failed_is_left_alone_for_a_while(any_market: Market) -> None:
-    """Whatever waits for it already, and whatever comes."""
+async def test_address_that_failed_is_not_called_for_a_while(any_market: Market) -> None:
+    """Neither with events that already wait nor with new events."""
     market = any_market
     renter = await market.renter()
     async with receiving(503) as receiver:
-        await put(market, renter, receiver.url)
+        await set_webhook(market, renter, receiver.url)
         for _ in range(2):
             await cancelled_job(market, renter)
         await deliver(market)
@@ -248,8 +254,8 @@ async def test_address_that_failed_is_left_alone_for_a_while(any_market: Market)
         receiver.answers = [200]
         await deliver(market, 1)
         await deliver(market)
-        told = [one.headers["dcp-event-id"] for one in receiver.received]
-        assert (len(told), len(set(told))) == (4, 3)
+        event_ids = [event.headers["dcp-event-id"] for event in receiver.received]
+        assert (len(event_ids), len(set(event_ids))) == (4, 3)
 
 
 @pytest.mark.parametrize("status", [302, 400, 401, 404, 410, 422, 500])
@@ -257,7 +263,7 @@ async def test_event_that_alone_is_refused_delays_no_other(market: Market, statu
     renter = await market.renter(100_000)
     async with receiving() as receiver:
         receiver.by_event["webhook.test"] = status
-        await put(market, renter, receiver.url)
+        await set_webhook(market, renter, receiver.url)
         refused = (await send_test(market, renter)).delivery.event_id
         await cancelled_job(market, renter)
         await deliver(market)
@@ -275,7 +281,7 @@ async def test_kind_of_event_that_is_refused_delays_no_other_kind(market: Market
     renter = await market.renter(100_000)
     async with receiving() as receiver:
         receiver.by_event["job.cancelled"] = 400
-        await put(market, renter, receiver.url)
+        await set_webhook(market, renter, receiver.url)
         for _ in range(4):
             await cancelled_job(market, renter)
         await deliver(market)
@@ -292,7 +298,7 @@ async def test_one_event_that_fails_again_and_again_never_condemns_the_address(
     async with receiving(status) as receiver:
         if status is None:
             receiver.hangs_up = True
-        await put(market, renter, receiver.url)
+        await set_webhook(market, renter, receiver.url)
         await cancelled_job(market, renter)
         for seconds in (0, 10, 30, 60):
             await deliver(market, seconds)
@@ -306,7 +312,7 @@ async def test_one_event_that_fails_again_and_again_never_condemns_the_address(
 async def test_events_that_fail_over_and_over_stand_behind_new_ones(market: Market) -> None:
     renter = await market.renter(100_000)
     async with receiving(500) as receiver:
-        await put(market, renter, receiver.url)
+        await set_webhook(market, renter, receiver.url)
         for _ in range(2):
             await cancelled_job(market, renter)
         await deliver(market)
@@ -325,7 +331,7 @@ async def test_broken_address_is_tried_once_a_minute_at_most_and_gets_all_when_i
 ) -> None:
     renter = await market.renter(100_000)
     async with receiving(502) as receiver:
-        await put(market, renter, receiver.url)
+        await set_webhook(market, renter, receiver.url)
         for _ in range(12):
             await cancelled_job(market, renter)
         counts = []
@@ -348,7 +354,7 @@ async def test_busy_address_is_left_alone_for_as_long_as_it_asks(
     renter = await market.renter()
     async with receiving(status) as receiver:
         receiver.retry_after = retry_after
-        await put(market, renter, receiver.url)
+        await set_webhook(market, renter, receiver.url)
         for _ in range(2):
             await cancelled_job(market, renter)
         await deliver(market)
@@ -364,7 +370,7 @@ async def test_broken_address_loses_what_it_did_not_take_within_two_hours(market
     """Also the events whose turn never came: they do not pile up."""
     renter = await market.renter(100_000)
     async with receiving(503) as receiver:
-        await put(market, renter, receiver.url)
+        await set_webhook(market, renter, receiver.url)
         for _ in range(3):
             await cancelled_job(market, renter)
         await deliver(market)
@@ -384,11 +390,11 @@ async def test_changed_address_is_tried_at_once(market: Market) -> None:
     renter = await market.renter()
     async with receiving(503) as broken, receiving() as receiver:
         broken.retry_after = "600"
-        await put(market, renter, broken.url)
+        await set_webhook(market, renter, broken.url)
         for _ in range(2):
             await cancelled_job(market, renter)
         await deliver(market)
-        await put(market, renter, receiver.url)
+        await set_webhook(market, renter, receiver.url)
         await deliver(market)
         assert len(receiver.received) == 1  # the other was sent just now, and waits for its own time
         await deliver(market, 600)
@@ -405,7 +411,7 @@ async def test_event_that_this_server_cannot_send_holds_up_no_other(market: Mark
             raise RuntimeError("a fault of ours")
         return Answer(200)
 
-    await put(market, renter, "http://127.0.0.1:9/")
+    await set_webhook(market, renter, "http://127.0.0.1:9/")
     broken = (await send_test(market, renter)).delivery.event_id
     await cancelled_job(market, renter)
     own = Deliveries(market.server.services.deliveries._database, market.clock, body_text, post)
@@ -417,31 +423,31 @@ async def test_event_that_this_server_cannot_send_holds_up_no_other(market: Mark
     assert (failed.attempts, failed.error) == (1, "the server could not send the event")
 
 
-async def test_address_that_never_answers_holds_nothing_up(any_market: Market) -> None:
+async def test_address_that_never_answers_delays_no_other_renters_events(any_market: Market) -> None:
     market = any_market
-    stuck, lucky = await market.renter(), await market.renter()
+    stuck, other = await market.renter(), await market.renter()
     async with receiving(None) as silent, receiving() as receiver:
-        await put(market, stuck, silent.url)
-        await put(market, lucky, receiver.url)
+        await set_webhook(market, stuck, silent.url)
+        await set_webhook(market, other, receiver.url)
         for _ in range(3):
             await cancelled_job(market, stuck)
         await market.server.services.deliveries.tick()
         await silent.until_received(1)
-        await cancelled_job(market, lucky)
+        await cancelled_job(market, other)
         await cancelled_job(market, stuck)
         await market.server.services.deliveries.tick()
         await receiver.until_received(1)
         assert silent.connections == 1  # its other events wait behind the first
-        assert [one.attempts for one in (await deliveries(market, stuck)).deliveries] == [0] * 4
+        assert [delivery.attempts for delivery in (await deliveries(market, stuck)).deliveries] == [0] * 4
         await market.stop()
 
 
-async def test_events_outlive_the_server(database_url: str, clock: ManualClock) -> None:
-    """It dies while an event is on its way: the next one sends it, under the same id."""
+async def test_event_of_a_server_that_died_is_sent_by_the_next(database_url: str, clock: ManualClock) -> None:
+    """The server dies while it sends an event: its successor sends the event again, with the same body."""
     async with receiving(None, 200) as receiver:
         async with running_server.running(database_url, clock, webhooks_allow_private=True) as market:
             renter = await market.renter()
-            await put(market, renter, receiver.url)
+            await set_webhook(market, renter, receiver.url)
             await cancelled_job(market, renter)
             await market.server.services.deliveries.tick()
             await receiver.until_received(1)
@@ -453,18 +459,18 @@ async def test_events_outlive_the_server(database_url: str, clock: ManualClock) 
         assert first.body == second.body
 
 
-async def test_low_balance_is_told_once_for_each_fall(any_market: Market) -> None:
+async def test_low_balance_sends_one_event_for_each_fall_below_the_limit(any_market: Market) -> None:
     market = any_market
     renter = await market.renter(1000)
     async with receiving() as receiver:
-        await put(market, renter, receiver.url, balance_low_halala=600)
+        await set_webhook(market, renter, receiver.url, balance_low_halala=600)
         await market.submit(renter)  # holds 450: 550 are left
         await market.submit(renter)  # 100
         await deliver(market)
         await credit(market, renter, 499)  # 599
         assert kinds(receiver) == ["balance.low"]
-        told = json.loads(receiver.received[0].body)["data"]
-        assert told == {"balance_halala": 550, "balance_low_halala": 600}
+        data = json.loads(receiver.received[0].body)["data"]
+        assert data == {"balance_halala": 550, "balance_low_halala": 600}
         assert_described(receiver.received[0])
         await credit(market, renter, 1)  # 600: filled
         await market.submit(renter)
@@ -472,10 +478,10 @@ async def test_low_balance_is_told_once_for_each_fall(any_market: Market) -> Non
         assert kinds(receiver) == ["balance.low"] * 2
 
 
-async def test_wallet_that_is_low_already_fell_before(market: Market) -> None:
+async def test_wallet_that_was_already_low_sends_no_event(market: Market) -> None:
     renter = await market.renter(500)
     async with receiving() as receiver:
-        await put(market, renter, receiver.url, balance_low_halala=600)
+        await set_webhook(market, renter, receiver.url, balance_low_halala=600)
         await market.submit(renter)
         await deliver(market)
         assert receiver.received == []
@@ -484,21 +490,21 @@ async def test_wallet_that_is_low_already_fell_before(market: Market) -> None:
 async def test_secret_is_shown_once_and_can_be_replaced(market: Market) -> None:
     renter = await market.renter()
     async with receiving() as receiver:
-        first = await put(market, renter, receiver.url)
-        again = await put(market, renter, receiver.url + "/2", balance_low_halala=7)
+        first = await set_webhook(market, renter, receiver.url)
+        again = await set_webhook(market, renter, receiver.url + "/2", balance_low_halala=7)
         assert first.secret
         assert not again.HasField("secret")
-        seen = await market.webhook_service.GetWebhook(pb.GetWebhookRequest(), metadata=renter.metadata)
-        assert (seen.webhook.url, seen.webhook.balance_low_halala) == (receiver.url + "/2", 7)
-        assert first.secret not in str(seen)
+        shown = await market.webhook_service.GetWebhook(pb.GetWebhookRequest(), metadata=renter.metadata)
+        assert (shown.webhook.url, shown.webhook.balance_low_halala) == (receiver.url + "/2", 7)
+        assert first.secret not in str(shown)
         await send_test(market, renter)
         await deliver(market)
         assert_signed(receiver.received[0], first.secret)
-        made = await rotate(market, renter)
+        rotated = await rotate(market, renter)
         await send_test(market, renter)
         await deliver(market)
-        assert_signed(receiver.received[1], made.secret)
-        assert made.secret != first.secret
+        assert_signed(receiver.received[1], rotated.secret)
+        assert rotated.secret != first.secret
         assert first.secret not in str(await deliveries(market, renter))
 
 
@@ -509,18 +515,18 @@ async def signed_by(market: Market, renter: Party, receiver: Receiver) -> Receiv
     return receiver.received[-1]
 
 
-def accepts(secret: str, one: Received) -> bool:
+def accepts(secret: str, event: Received) -> bool:
     """Whether an independent implementation of Standard Webhooks takes the signature, whatever its time."""
-    at = datetime.fromtimestamp(int(one.headers["webhook-timestamp"]), UTC)
-    own = StandardWebhook(secret).sign(one.headers["webhook-id"], at, one.body.decode())
-    return own in one.headers["webhook-signature"].split(" ")
+    at = datetime.fromtimestamp(int(event.headers["webhook-timestamp"]), UTC)
+    own = StandardWebhook(secret).sign(event.headers["webhook-id"], at, event.body.decode())
+    return own in event.headers["webhook-signature"].split(" ")
 
 
 async def test_replaced_secret_signs_too_until_its_grace_period_ends(any_market: Market) -> None:
     market = any_market
     renter = await market.renter()
     async with receiving() as receiver:
-        old = (await put(market, renter, receiver.url)).secret
+        old = (await set_webhook(market, renter, receiver.url)).secret
         made = await rotate(market, renter, grace_seconds=100)
         now_ms = market.clock.now() * 1000
         assert made.previous_expires_at.ToMilliseconds() == now_ms + 100_000
@@ -540,7 +546,7 @@ async def test_replaced_secret_signs_too_until_its_grace_period_ends(any_market:
 async def test_rotation_without_grace_ends_every_earlier_secret(market: Market) -> None:
     renter = await market.renter()
     async with receiving() as receiver:
-        secrets = [(await put(market, renter, receiver.url)).secret]
+        secrets = [(await set_webhook(market, renter, receiver.url)).secret]
         secrets += [(await rotate(market, renter)).secret for _ in range(2)]
         one = await signed_by(market, renter, receiver)
         assert [accepts(secret, one) for secret in secrets] == [True] * 3  # a lost answer locks nobody out
@@ -552,7 +558,7 @@ async def test_rotation_without_grace_ends_every_earlier_secret(market: Market) 
 
 async def test_only_so_many_secrets_are_valid_at_once(market: Market) -> None:
     renter = await market.renter()
-    await put(market, renter, "http://127.0.0.1:9/")
+    await set_webhook(market, renter, "http://127.0.0.1:9/")
     for _ in range(MAX_SECRETS - 1):
         await rotate(market, renter)
     assert (await refusal(rotate(market, renter))).reason == "TOO_MANY_KEYS"
@@ -560,21 +566,21 @@ async def test_only_so_many_secrets_are_valid_at_once(market: Market) -> None:
     assert (await rotate(market, renter)).secret
 
 
-async def test_test_event_is_sent_and_one_waits_at_a_time(any_market: Market) -> None:
+async def test_test_event_is_sent_and_refused_while_another_waits(any_market: Market) -> None:
     market = any_market
     renter = await market.renter()
     refused = await refusal(send_test(market, renter))
     assert (refused.reason, refused.facts.status) == ("WRONG_STATE", "none")
     async with receiving() as receiver:
-        await put(market, renter, receiver.url)
-        made = await send_test(market, renter)
-        assert made.delivery.status == pb.DELIVERY_STATUS_WAITING
+        await set_webhook(market, renter, receiver.url)
+        test_event = await send_test(market, renter)
+        assert test_event.delivery.status == pb.DELIVERY_STATUS_WAITING
         await deliver(market)
-        (one,) = receiver.received
-        assert (one.path, one.headers["dcp-event"]) == ("/events", "webhook.test")
-        assert one.headers["dcp-event-id"] == made.delivery.event_id
-        assert json.loads(one.body)["data"] == {}
-        assert_described(one)
+        (event,) = receiver.received
+        assert (event.path, event.headers["dcp-event"]) == ("/events", "webhook.test")
+        assert event.headers["dcp-event-id"] == test_event.delivery.event_id
+        assert json.loads(event.body)["data"] == {}
+        assert_described(event)
         receiver.answers = [500]
         await send_test(market, renter)
         await deliver(market)
@@ -585,7 +591,7 @@ async def test_removed_address_gets_nothing_more(any_market: Market) -> None:
     market = any_market
     renter = await market.renter()
     async with receiving(500) as receiver:
-        await put(market, renter, receiver.url)
+        await set_webhook(market, renter, receiver.url)
         await cancelled_job(market, renter)
         await deliver(market)
         for _ in range(2):  # the second time there is nothing to remove
@@ -593,29 +599,29 @@ async def test_removed_address_gets_nothing_more(any_market: Market) -> None:
         await cancelled_job(market, renter)
         await deliver(market, 600)
         assert len(receiver.received) == 1
-        (noted,) = (await deliveries(market, renter)).deliveries
-        assert (noted.status, noted.error) == (pb.DELIVERY_STATUS_FAILED, "the webhook was removed")
-        seen = await market.webhook_service.GetWebhook(pb.GetWebhookRequest(), metadata=renter.metadata)
-        assert not seen.HasField("webhook")
+        (delivery,) = (await deliveries(market, renter)).deliveries
+        assert (delivery.status, delivery.error) == (pb.DELIVERY_STATUS_FAILED, "the webhook was removed")
+        shown = await market.webhook_service.GetWebhook(pb.GetWebhookRequest(), metadata=renter.metadata)
+        assert not shown.HasField("webhook")
 
 
-async def test_each_renter_hears_and_sees_its_own_alone(market: Market) -> None:
-    one, other = await market.renter(), await market.renter()
+async def test_each_renter_receives_and_lists_only_its_own_events(market: Market) -> None:
+    renter, other = await market.renter(), await market.renter()
     async with receiving() as receiver, receiving() as foreign:
-        await put(market, one, receiver.url)
-        await put(market, other, foreign.url)
-        await cancelled_job(market, one)
+        await set_webhook(market, renter, receiver.url)
+        await set_webhook(market, other, foreign.url)
+        await cancelled_job(market, renter)
         await deliver(market)
         assert (len(receiver.received), len(foreign.received)) == (1, 0)
         assert list((await deliveries(market, other)).deliveries) == []
 
 
-async def test_log_has_pages_and_keeps_a_bounded_number(market: Market) -> None:
+async def test_delivery_log_has_pages_and_a_maximum_length(market: Market) -> None:
     renter = await market.renter()
     async with receiving() as receiver:
-        await put(market, renter, receiver.url)
+        await set_webhook(market, renter, receiver.url)
 
-        def many() -> None:
+        def insert_deliveries() -> None:
             for number in range(webhooks.KEPT_DELIVERIES + 5):
                 WebhookDelivery.insert(
                     renter_id=renter.id,
@@ -627,13 +633,13 @@ async def test_log_has_pages_and_keeps_a_bounded_number(market: Market) -> None:
                     next_ms=1,
                 ).execute()
 
-        await market.sql(many)
-        made = await send_test(market, renter)
+        await market.sql(insert_deliveries)
+        newest = await send_test(market, renter)
         await deliver(market)
         kept = await market.sql(lambda: WebhookDelivery.select().count())
         assert kept == webhooks.KEPT_DELIVERIES
         page = await deliveries(market, renter, page_size=2)
-        assert [one.event_id for one in page.deliveries] == [made.delivery.event_id, "old-1004"]
+        assert [delivery.event_id for delivery in page.deliveries] == [newest.delivery.event_id, "old-1004"]
         rest = await deliveries(market, renter, page_size=1, before_id=page.next_before_id)
         assert rest.deliveries[0].event_id == "old-1003"
 
@@ -642,32 +648,32 @@ async def test_many_events_of_one_renter_all_arrive(any_market: Market) -> None:
     market = any_market
     renter = await market.renter(100_000)
     async with receiving() as receiver:
-        await put(market, renter, receiver.url)
+        await set_webhook(market, renter, receiver.url)
         jobs = await asyncio.gather(*(cancelled_job(market, renter) for _ in range(25)))
         for _ in range(3):
             await deliver(market)
-        assert sorted(json.loads(one.body)["data"]["job_id"] for one in receiver.received) == sorted(jobs)
+        assert sorted(json.loads(event.body)["data"]["job_id"] for event in receiver.received) == sorted(jobs)
 
 
 async def test_private_address_is_refused_when_it_is_set(sqlite_url: str, clock: ManualClock) -> None:
     async with running_server.running(sqlite_url, clock) as market:
         renter = await market.renter()
         for url in ("https://127.0.0.1/", "http://renter.example/", "https://[::ffff:10.0.0.1]/"):
-            refused = await refusal(put(market, renter, url))
+            refused = await refusal(set_webhook(market, renter, url))
             assert (refused.reason, refused.facts.field) == ("INVALID_FIELD", "url")
 
 
-async def test_private_address_behind_a_name_is_refused_when_it_is_connected_to(
+async def test_private_address_behind_a_name_is_refused_on_connecting(
     sqlite_url: str, clock: ManualClock
 ) -> None:
-    """What the setting let in before is not let in any more either."""
+    """Also if it was stored while the server allowed private addresses."""
     async with receiving() as receiver:
         async with running_server.running(sqlite_url, clock, webhooks_allow_private=True) as market:
             renter = await market.renter()
-            await put(market, renter, f"http://localhost:{receiver.port}/")
+            await set_webhook(market, renter, f"http://localhost:{receiver.port}/")
         async with running_server.running(sqlite_url, clock) as market:
             await send_test(market, renter)
             await deliver(market)
-            (noted,) = (await deliveries(market, renter)).deliveries
-            assert noted.error == "the host's name resolves to an address that is not public"
+            (delivery,) = (await deliveries(market, renter)).deliveries
+            assert delivery.error == "the host's name resolves to an address that is not public"
         assert receiver.connections == 0
