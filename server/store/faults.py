@@ -1,7 +1,7 @@
-"""Faults of the database: which they are, and what the caller may be told about the outcome.
+"""Faults of the database: which they are, and what the answer may say about the outcome.
 
 A transaction that failed before its COMMIT changed nothing. When the answer to a COMMIT is lost, it is not
-known whether it took effect, and nobody may be told that it did not. A damaged database stays damaged: only
+known whether it took effect, and no answer may say that it did not. A damaged database stays damaged: only
 an operator can help.
 """
 
@@ -36,14 +36,14 @@ class DatabaseUrlError(ValueError):
 
 
 class Faults:
-    """Turns faults of one database into what its callers are told."""
+    """Turns faults of one database into the errors that its callers get."""
 
     def __init__(self) -> None:
         self.is_damaged = False
         """Whether the database was found damaged; it stays so until the server is started again."""
 
     def refusal(self, error: Exception, *, during_commit: bool) -> DomainError | None:
-        """What the caller is told; None if the fault is the statement's."""
+        """The error for the caller; None if the fault is the statement's."""
         if not is_of_the_store(error):
             return None
         if _is_damaged(error):
@@ -58,7 +58,7 @@ class Faults:
         return self.unavailable(error)
 
     def unavailable(self, error: Exception) -> DomainError:
-        """What the caller is told when nothing was changed."""
+        """The error when nothing was changed."""
         log.error("a transaction failed in the database", exc_info=error)
         return DomainError(
             Reason.STORE_UNAVAILABLE, "the database cannot be used now; nothing was changed, try again"
@@ -75,7 +75,7 @@ class Faults:
 
 
 def damaged() -> DomainError:
-    """What callers are told of a damaged database."""
+    """The error for calls to a damaged database."""
     return DomainError(
         Reason.STORE_DAMAGED,
         "the marketplace's database is damaged; its operator must repair it: do not repeat the request",

@@ -190,7 +190,7 @@ async def test_data_survives_a_restart(tmp_path: Path) -> None:
         assert await database.read(lambda: jobs.get(job_id)) is not None
 
 
-# What is told about the outcome.
+# What answers say about the outcome.
 
 
 async def test_lost_answer_to_a_commit_is_an_unknown_outcome(postgres: Postgres) -> None:
@@ -229,7 +229,7 @@ async def test_connection_that_breaks_before_the_commit_changed_nothing(postgres
     ("code", "reason"),
     [(sqlite3.SQLITE_FULL, Reason.STORE_UNAVAILABLE), (sqlite3.SQLITE_IOERR_FSYNC, Reason.OUTCOME_UNKNOWN)],
 )
-async def test_nobody_in_a_group_is_told_of_success_if_its_commit_failed(
+async def test_no_write_of_a_group_succeeds_if_the_commit_failed(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch, code: int, reason: Reason
 ) -> None:
     async with databases.opened(sqlite_url) as database:
@@ -317,14 +317,14 @@ def test_database_that_others_can_read_is_refused_with_the_remedy(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("pragma", "value", "told"),
+    ("pragma", "value", "remedy"),
     [("max_page_count", 2, "the disk is full: make room"), ("query_only", 1, "read-only: make it writable")],
 )
 def test_disk_that_cannot_be_written_is_one_line_at_the_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pragma: str, value: int, told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pragma: str, value: int, remedy: str
 ) -> None:
     monkeypatch.setitem(module.SQLITE_PRAGMAS, pragma, value)
-    with pytest.raises(DatabaseUrlError, match=told) as caught:
+    with pytest.raises(DatabaseUrlError, match=remedy) as caught:
         Database(databases.sqlite_url(tmp_path)).start()
     assert "\n" not in str(caught.value)
 
@@ -340,7 +340,7 @@ def test_first_transaction_that_the_disk_refuses_is_one_line_too(sqlite_url: str
 
 
 async def test_what_was_answered_outlives_a_power_cut(database: Database) -> None:
-    """SQLite syncs each commit, and PostgreSQL is not told to leave it."""
+    """SQLite syncs each commit, and PostgreSQL is not set to skip it."""
     if database.is_sqlite:
         (level,) = await database.run(lambda: fetch_one(database, "PRAGMA synchronous"))
         assert level == 2  # FULL
