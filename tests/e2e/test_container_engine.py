@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -27,12 +28,23 @@ LOOK = "import socket; print(*(name for _, name in socket.if_nameindex()))"
 
 @dataclass
 class Scene:
-    """A market whose only provider serves a model in a container."""
+    """A market whose only provider serves a model in a container, and its only renter."""
 
     market: Market
     daemon: Program
     engine: PrivateEngine
     provider_key: str
+    renter: Renter
+    jobs: list[str] = field(default_factory=list)
+
+    def submit(self, prompt: str, **changes: Any) -> str:
+        """Submits a job for the model; returns its id."""
+        self.jobs.append(self.renter.submit(MODEL, prompt, **changes))
+        return self.jobs[-1]
+
+    def assert_books(self) -> None:
+        """Asserts that every job of every test so far is final and billed once."""
+        assert_books(self.market, self.renter, self.jobs, [self.provider_key])
 
     def server(self) -> str:
         """The id of the container that serves; empty if there is none."""
@@ -41,10 +53,11 @@ class Scene:
         return next((id_ for id_, name in pairs if not name.endswith("-keeper")), "")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def scene(
-    tmp_path_factory: pytest.TempPathFactory, engine: PrivateEngine, model_server_image: str
+    tmp_path_factory: pytest.TempPathFactory, docker_engine: PrivateEngine, model_server_image: str
 ) -> Iterator[Scene]:
+    engine = docker_engine
     folder = tmp_path_factory.mktemp("container-engine")
     with Market(folder, "operator-token-of-all-of-the-tests", UNLIMITED) as market:
         _, provider = market.register_provider("Container node", "p@example.com")
@@ -60,13 +73,13 @@ def scene(
                 "DCP_ENGINE_SHM_MB": "64",
             },
         )
-        yield Scene(market, daemon, engine, provider)
+        yield Scene(market, daemon, engine, provider, Renter(market, "r@example.com", 10_000))
     assert engine.left() == [], "a daemon that drains leaves nothing"
 
 
 def test_inference_in_a_container_is_answered_and_billed_exactly(scene: Scene) -> None:
-    renter = Renter(scene.market, "r@example.com", 10_000)
-    first = renter.submit(MODEL, "What is the capital of France?")
+    renter = scene.renter
+    first = scene.submit("What is the capital of France?")
     job = renter.until_final(first)
     assert (job["status"], job["attempt"]) == ("completed", 1), (job, scene.daemon.last_words())
     assert renter.output(first).strip()
@@ -76,16 +89,16 @@ def test_inference_in_a_container_is_answered_and_billed_exactly(scene: Scene) -
     assert found["HostConfig"]["ReadonlyRootfs"] is True
     assert found["HostConfig"]["CapDrop"] == ["ALL"]
     assert scene.engine.docker("exec", container, "/opt/python/bin/python", "-Sc", LOOK) == "lo"
-    second = renter.submit(MODEL, "Say hello.")
+    second = scene.submit("Say hello.")
     assert renter.until_final(second)["status"] == "completed"
     assert scene.server() == container, "it stayed warm"
     assert renter.job(first)["billing"]["actual_cost_halala"] > 0
-    assert_books(scene.market, renter, [first, second], [scene.provider_key])
+    scene.assert_books()
 
 
 def test_killed_server_costs_the_renter_nothing_and_the_next_job_gets_another(scene: Scene) -> None:
-    renter = Renter(scene.market, "r@example.com", 10_000)
-    job_id = renter.submit(MODEL, "Write a very long story about the sea.", params={"max_tokens": 1500})
+    renter = scene.renter
+    job_id = scene.submit("Write a very long story about the sea.", params={"max_tokens": 1500})
     renter.until_it_writes(job_id)
     container = scene.server()
     scene.engine.docker("kill", container)
@@ -93,19 +106,19 @@ def test_killed_server_costs_the_renter_nothing_and_the_next_job_gets_another(sc
     assert (job["status"], job["failure_reason"]) == ("failed", "ENGINE_FAILED"), job
     assert job["billing"]["actual_cost_halala"] == 0
     # The engine failed, so the daemon tests it before it offers the model again.
-    second = renter.submit(MODEL, "Say hello.")
+    second = scene.submit("Say hello.")
     assert renter.until_final(second)["status"] == "completed"
     assert scene.server() not in ("", container)
-    assert_books(scene.market, renter, [job_id, second], [scene.provider_key])
+    scene.assert_books()
 
 
 def test_model_server_ends_with_its_killed_daemon_and_the_next_start_cleans_up(scene: Scene) -> None:
-    renter = Renter(scene.market, "r@example.com", 10_000)
-    assert renter.until_final(renter.submit(MODEL, "Say hello."))["status"] == "completed"
+    renter = scene.renter
+    assert renter.until_final(scene.submit("Say hello."))["status"] == "completed"
     container = scene.server()
     scene.daemon.kill()
     eventually("the end of the server", lambda: not scene.server())
     scene.daemon.restart()
-    assert renter.until_final(renter.submit(MODEL, "Say hello."))["status"] == "completed"
+    assert renter.until_final(scene.submit("Say hello."))["status"] == "completed"
     eventually("the end of what the first server left", lambda: len(scene.engine.left()) == 2, 30)
     assert scene.server() not in ("", container)

@@ -146,7 +146,9 @@ def test_job_that_does_not_end_is_stopped_at_its_time_limit_and_charged(scene: S
     scene.assert_nothing_is_left()
 
 
-@pytest.mark.parametrize("on_term", ["echo saved > /output/checkpoint; exit 0", ""])
+@pytest.mark.parametrize(
+    "on_term", ["echo saved > /output/checkpoint; exit 0", pytest.param("", marks=pytest.mark.slow)]
+)
 def test_training_that_reaches_its_limit_keeps_its_checkpoints(scene: Scene, on_term: str) -> None:
     script = f"echo epoch > /output/log; trap '{on_term}' TERM; while true; do sleep 600 & wait; done"
     job_id = scene.submit(script, job_type="training", duration_minutes=0.2)

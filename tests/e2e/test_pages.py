@@ -319,20 +319,19 @@ def test_copied_curl_refers_to_the_key_without_containing_it(page: Page, market:
 
 @dataclass(frozen=True)
 class Look:
-    """A page with its language, theme and width."""
+    """A theme and a width in which a page is shown."""
 
-    address: str
-    language: str
     theme: str
     width: str
 
     def __str__(self) -> str:
-        return f"{self.address}-{self.language}-{self.theme}-{self.width}"
+        return f"{self.theme}-{self.width}"
 
 
-LOOKS = [
-    Look(*values) for values in product(["/", "/docs"], ["en", "ar"], ["light", "dark"], ["phone", "desktop"])
-]
+LOOKS = [Look(*values) for values in product(["light", "dark"], ["phone", "desktop"])]
+# Colours depend on the theme alone and sizes on the width alone, so the plain run shows each of them once.
+EACH_ONCE = [Look("light", "phone"), Look("dark", "desktop")]
+PAGES = list(product(["/", "/docs"], ["en", "ar"]))
 # Removes all but a few of the many similar endpoints and objects. Those that stay have every kind of content
 # and every colour, so axe's findings about them apply to the others.
 SHORTEN = """() => {
@@ -343,55 +342,58 @@ SHORTEN = """() => {
 }"""
 
 
-def is_short(look: Look) -> bool:
-    """Whether axe checks the whole page in the plain run.
-
-    The reference is 80,000 px high, so the plain run checks it in one language, theme and width; --all checks
-    the rest.
-    """
-    return look.address == "/" or (look.language, look.theme, look.width) == ("en", "light", "phone")
-
-
-def show(page: Page, look: Look) -> None:
+def show(page: Page, address: str, language: str) -> None:
     """Opens the page and all its details."""
-    page.set_viewport_size(PHONE if look.width == "phone" else DESKTOP)  # type: ignore[arg-type]
-    page.emulate_media(color_scheme="dark" if look.theme == "dark" else "light")
-    page.goto(f"{look.address}?lang={look.language}")
-    page.wait_for_selector("html[data-ready]" if look.address == "/docs" else ".live-count:not(:empty)")
+    page.goto(f"{address}?lang={language}")
+    page.wait_for_selector("html[data-ready]" if address == "/docs" else ".live-count:not(:empty)")
     page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
 
 
-def assert_nothing_serious(page: Page) -> None:
-    """Asserts that axe finds nothing serious in the page."""
-    found = Axe().run(page).response["violations"]
-    serious = [v for v in found if v["impact"] in ("serious", "critical")]
-    assert [
-        (v["id"], [(n["html"][:160], n["failureSummary"][:200]) for n in v["nodes"][:3]]) for v in serious
-    ] == []
+def dress(page: Page, look: Look) -> None:
+    """Shows the page that is open in another theme and width."""
+    page.set_viewport_size(PHONE if look.width == "phone" else DESKTOP)  # type: ignore[arg-type]
+    page.emulate_media(color_scheme="dark" if look.theme == "dark" else "light")
 
 
-@pytest.mark.parametrize(
-    "look", [pytest.param(look, marks=[] if is_short(look) else pytest.mark.slow) for look in LOOKS], ids=str
-)
-def test_axe_finds_nothing_serious(page: Page, look: Look) -> None:
-    show(page, look)
-    assert_nothing_serious(page)
+def serious_findings(page: Page) -> list[Any]:
+    """What axe finds in the page that is serious."""
+    return [
+        (v["id"], [(n["html"][:160], n["failureSummary"][:200]) for n in v["nodes"][:3]])
+        for v in Axe().run(page).response["violations"]
+        if v["impact"] in ("serious", "critical")
+    ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look", LOOKS, ids=str)
-def test_no_page_scrolls_sideways_and_axe_finds_nothing_serious_in_a_short_page(
-    page: Page, look: Look
+@pytest.mark.parametrize("language", ["en", "ar"])
+def test_axe_finds_nothing_serious_in_the_whole_reference(page: Page, language: str, look: Look) -> None:
+    show(page, "/docs", language)
+    dress(page, look)
+    assert serious_findings(page) == []
+
+
+@pytest.mark.parametrize(("address", "language"), PAGES)
+def test_no_page_scrolls_sideways_and_axe_finds_nothing_serious(
+    page: Page, address: str, language: str
 ) -> None:
-    show(page, look)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
-    small = page.evaluate(
-        "[...document.querySelectorAll('button:not(.small)')]"
-        ".filter((b) => b.offsetParent && b.offsetHeight < 32).map((b) => b.id)"
-    )
-    assert small == []
-    if not is_short(look):
+    show(page, address, language)
+    for look in EACH_ONCE:
+        dress(page, look)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (
+            f"{look}: scrolls sideways"
+        )
+        small = page.evaluate(
+            "[...document.querySelectorAll('button:not(.small)')]"
+            ".filter((b) => b.offsetParent && b.offsetHeight < 32).map((b) => b.id)"
+        )
+        assert small == [], look
+    # The whole reference is 80,000 px high: --all has a test of it.
+    if address == "/docs":
         assert page.evaluate(SHORTEN) > 50
-        assert_nothing_serious(page)
+    for look in EACH_ONCE:
+        dress(page, look)
+        assert serious_findings(page) == [], look
 
 
 def cut_tables(page: Page) -> list[str]:
@@ -404,13 +406,12 @@ def cut_tables(page: Page) -> list[str]:
 
 
 @pytest.mark.parametrize("language", ["en", "ar"])
-@pytest.mark.parametrize("width", [390, 768, 1024, 1280, 1440, 1920])
-def test_no_table_of_fields_is_cut(page: Page, language: str, width: int) -> None:
-    page.set_viewport_size({"width": width, "height": 800})
-    open_docs(page, f"/docs?lang={language}")
-    page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+def test_no_table_of_fields_is_cut(page: Page, language: str) -> None:
+    show(page, "/docs", language)
     assert page.locator(".fields").count() > 50
-    assert cut_tables(page) == []
+    for width in (390, 768, 1024, 1280, 1440, 1920):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert cut_tables(page) == [], width
 
 
 def test_editor_shows_its_whole_body_from_the_beginning(page: Page) -> None:
@@ -452,16 +453,16 @@ def test_home_page_names_the_servers_own_port_and_a_model(page: Page, market: Ma
     expect(steps).to_contain_text("export DCP_MODELS=")
 
 
-@pytest.mark.parametrize("width", [390, 1000, 1280, 1440])
 @pytest.mark.parametrize("language", ["en", "ar"])
-def test_no_command_of_the_home_page_is_cut(page: Page, language: str, width: int) -> None:
-    page.set_viewport_size({"width": width, "height": 800})
+def test_no_command_of_the_home_page_is_cut(page: Page, language: str) -> None:
     page.goto(f"/?lang={language}")
-    cut = page.evaluate(
-        "[...document.querySelectorAll('.starts pre')].filter((e) => e.scrollWidth > e.clientWidth + 1)"
-        ".map((e) => e.innerText)"
-    )
-    assert cut == []
+    for width in (390, 1000, 1280, 1440):
+        page.set_viewport_size({"width": width, "height": 800})
+        cut = page.evaluate(
+            "[...document.querySelectorAll('.starts pre')].filter((e) => e.scrollWidth > e.clientWidth + 1)"
+            ".map((e) => e.innerText)"
+        )
+        assert cut == [], width
 
 
 def test_sentence_of_a_provider_without_a_gpu_runs_as_its_language(page: Page, market: Market) -> None:

@@ -39,7 +39,7 @@ params.hostnames = [socket]
 params.n_parallel = int(slots)
 params.n_ctx = 2048 * int(slots)
 params.kv_unified = params.ctx_shift = params.ui = False
-params.cpuparams.n_threads = 2
+params.cpuparams.n_threads = 1
 params.verbosity = 1
 server = xllamacpp.Server(params)
 threading.Event().wait()

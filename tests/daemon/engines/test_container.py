@@ -285,6 +285,7 @@ def is_running(bench: Bench, name: str) -> Callable[[], bool]:
     return lambda: bench.engine.docker("inspect", "--format", "{{.State.Running}}", name) == "true"
 
 
+@pytest.mark.slow
 async def test_podman_serves_models_too_but_on_no_gpu(
     podman_engine: PrivateEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import pytest
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.runners import Log, Pieces, ResumeOffsets, RunnerError, WorkDone
@@ -16,7 +17,10 @@ from daemon.runners.containers.container import ContainerRunner
 from daemon.runners.containers.docker import Docker
 from daemon.runners.containers.settings import MIB, ContainerSettings
 from daemon.work.artifacts import Artifact
-from tests.support.private_engine import IMAGE, PrivateEngine
+from tests.support.private_engine import IMAGE, PROGRAMS, PrivateEngine
+
+both_engines = pytest.mark.parametrize("engine", list(PROGRAMS), indirect=True)
+"""Runs a test on Docker and on Podman in the plain run too; the others run on Podman with --all."""
 
 SETTINGS = ContainerSettings(
     images=("busybox", "127.0.0.1:*/*"),

@@ -12,9 +12,13 @@ from tests.support import private_engine
 from tests.support.private_engine import PrivateEngine
 
 
-@pytest.fixture(params=private_engine.PROGRAMS)
+@pytest.fixture(params=["docker", pytest.param("podman", marks=pytest.mark.slow)])
 def engine(request: pytest.FixtureRequest) -> Iterator[PrivateEngine]:
-    """A real container engine of each kind, on which a test leaves nothing."""
+    """A real container engine of each kind, on which a test leaves nothing.
+
+    The plain run uses Docker, and Podman too for the tests of what isolates a job and of
+    what the two engines do differently: those are marked `bench.both_engines`.
+    """
     running: PrivateEngine = request.getfixturevalue(f"{request.param}_engine")
     yield running
     running.prove_empty()

@@ -12,6 +12,7 @@ from daemon.runners.choose import problem
 from daemon.runners.containers.docker import EngineFacts
 from tests.daemon.fake_server import GOOD_KEY, fake_server, lease
 from tests.daemon.fake_server import offer as offered
+from tests.daemon.runners.bench import both_engines
 from tests.daemon.test_main import command, run
 from tests.support.private_engine import IMAGE, PrivateEngine
 
@@ -103,6 +104,7 @@ async def test_engine_that_disappears_fails_only_the_job(tmp_path: Path, engine:
             assert (await running.end())[0] == 0
 
 
+@both_engines
 @pytest.mark.engine
 async def test_doctor_describes_the_engine(tmp_path: Path, engine: PrivateEngine) -> None:
     settings = {"DCP_CONTAINER_SOCKET": str(engine.socket), "DCP_CONTAINER_NETWORK": "bridge"}

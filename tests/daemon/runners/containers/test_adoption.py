@@ -10,7 +10,7 @@ import pytest
 from dcp.v1 import sessions_pb2
 
 from daemon.runners import Log
-from tests.daemon.runners.bench import Bench, Outcome, shell, until
+from tests.daemon.runners.bench import Bench, Outcome, both_engines, shell, until
 from tests.support.private_engine import PrivateEngine
 
 pytestmark = pytest.mark.engine
@@ -35,6 +35,7 @@ async def outcome_before_death(bench: Bench, offered: sessions_pb2.JobOffer, mar
     return outcome
 
 
+@both_engines
 async def test_restarted_daemon_reads_on_where_its_predecessor_stopped(bench: Bench) -> None:
     offered = shell(TEN_LINES)
     before = await outcome_before_death(bench, offered, b"line 3\n")
@@ -65,6 +66,7 @@ async def test_adopted_run_has_the_rest_of_its_time_limit(bench: Bench) -> None:
     assert (rest.reason, rest.files) == ("DURATION_LIMIT", {"checkpoint": b"epoch 1\n"})
 
 
+@both_engines
 async def test_run_ends_at_its_deadline_without_a_daemon(bench: Bench) -> None:
     bench.restrict(keeper_grace_seconds=1.0)
     offered = shell("trap '' TERM INT HUP; echo up; while true; do sleep 1; done", seconds=1)
@@ -84,6 +86,7 @@ async def test_sweep_removes_unknown_containers(bench: Bench) -> None:
     assert list((bench.folder / "artifacts").iterdir()) == []
 
 
+@both_engines
 async def test_sweep_keeps_running_containers_and_those_of_another_daemon(
     engine: PrivateEngine, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from daemon.machine.gpus.processes import is_foreign
 from daemon.machine.health import Health
 from daemon.runners import Log
 from daemon.runners.containers.settings import MIB
-from tests.daemon.runners.bench import Bench, Outcome, follow, offer, shell, until
+from tests.daemon.runners.bench import Bench, Outcome, both_engines, follow, offer, shell, until
 from tests.support.lengths import lengths
 from tests.support.private_engine import IMAGE, PrivateEngine, add_image
 
@@ -24,6 +24,7 @@ docker_alone = pytest.mark.parametrize("engine", ["docker"], indirect=True)
 podman_alone = pytest.mark.parametrize("engine", ["podman"], indirect=True)
 
 
+@both_engines
 async def test_output_log_and_files_are_returned(bench: Bench) -> None:
     script = "echo out; sleep 0.1; echo err >&2; sleep 0.1; echo $WORD"
     script += "; mkdir /output/a; echo file > /output/a/b.txt"
@@ -37,6 +38,7 @@ async def test_output_log_and_files_are_returned(bench: Bench) -> None:
     assert outcome.is_over
 
 
+@both_engines
 async def test_input_files_can_be_read_but_not_changed(bench: Bench) -> None:
     files = {"run.sh": "echo ran; cat $DCP_INPUT_DIR/data.txt", "data.txt": "daten: ü\n", "empty": ""}
     script = "sh /input/run.sh; ls /input; /input/run.sh | head -c 3; echo"
@@ -66,6 +68,7 @@ async def test_exit_code_is_reported_with_the_log_and_the_files(bench: Bench) ->
     assert outcome.files == {"half": b"half\n"}
 
 
+@both_engines
 async def test_job_has_no_rights_and_no_data_beyond_its_own(bench: Bench) -> None:
     running = asyncio.create_task(bench.run(shell("sleep 60")))
     name = await container_name(bench)
@@ -107,6 +110,7 @@ async def test_missing_command_cannot_be_started(bench: Bench) -> None:
     assert str(bench.engine.socket.parent) not in str(outcome.error)
 
 
+@both_engines
 async def test_fork_bomb_gets_at_most_its_limit_of_processes(bench: Bench) -> None:
     script = "i=0; while [ $i -lt 500 ]; do (sleep 5 &) || break; i=$((i+1)); done; sleep 2; exit 9"
     outcome = await bench.run(shell(script))
@@ -123,12 +127,14 @@ async def test_real_fork_bomb_ends_with_its_job_and_the_next_one_runs(bench: Ben
     assert (await bench.run(shell("echo next"))).output == b"next\n"
 
 
+@both_engines
 async def test_memory_beyond_the_limit_ends_the_job(bench: Bench) -> None:
     outcome = await bench.run(shell("x=xxxxxxxxxxxxxxxx; while true; do x=$x$x; done"))
     assert outcome.reason == "OUT_OF_MEMORY"
     assert "64 MiB" in str(outcome.error)
 
 
+@both_engines
 @pytest.mark.parametrize("folder", ["/output", "/tmp"])
 async def test_full_disk_ends_the_job(bench: Bench, folder: str) -> None:
     outcome = await bench.run(
@@ -156,6 +162,7 @@ async def test_too_many_files_end_the_job(bench: Bench) -> None:
     assert outcome.reason == "DISK_LIMIT"
 
 
+@both_engines
 async def test_job_has_no_network(bench: Bench) -> None:
     outcome = await bench.run(shell("ls /sys/class/net; wget -T 2 http://1.1.1.1/ || exit 4"))
     assert outcome.reason == "CONTAINER_EXIT"
@@ -163,6 +170,7 @@ async def test_job_has_no_network(bench: Bench) -> None:
     assert b"eth" not in outcome.output
 
 
+@both_engines
 async def test_job_can_write_only_to_its_own_folders(bench: Bench) -> None:
     paths = "/x /open/x /etc/x /output/../x /bin/busybox /proc/sys/kernel/x /sys/x /output/x"
     outcome = await bench.run(shell(f"for path in {paths}; do (echo x > $path) && echo $path; done; exit 0"))
@@ -228,6 +236,7 @@ async def test_job_that_ignores_its_time_limit_is_killed_and_its_files_are_kept(
     assert outcome.is_over
 
 
+@both_engines
 async def test_processes_that_a_job_leaves_behind_end_with_it(bench: Bench) -> None:
     outcome = await bench.run(
         shell("(trap '' HUP TERM; setsid sleep 1234567 > /dev/null 2>&1 &) ; sleep 0.2")
@@ -236,6 +245,7 @@ async def test_processes_that_a_job_leaves_behind_end_with_it(bench: Bench) -> N
     assert not sleeps("1234567")
 
 
+@both_engines
 async def test_volumes_of_an_image_are_in_memory_and_limited(bench: Bench) -> None:
     add_image(bench.engine, "docker.io/library/busybox:volumes", "VOLUME /data")
     outcome = await bench.run(
@@ -255,6 +265,7 @@ async def test_image_by_its_digest_is_pulled_once_and_recorded(bench: Bench) -> 
     assert any(digest.encode() in outcome.log for digest in digests)
 
 
+@both_engines
 @pytest.mark.parametrize(
     ("env", "message"),
     [
@@ -317,6 +328,7 @@ def three_gpus(xid_count: int = 0) -> gpus_pb2.GpuStatus:
     return gpus_pb2.GpuStatus(gpu_count=3, all_gpus=devices)
 
 
+@both_engines
 async def test_processes_of_a_container_count_as_the_daemons_own(bench: Bench) -> None:
     leaves = "(sleep 71 &); sleep 72"  # the first becomes the keeper's child
     running = asyncio.create_task(bench.run(shell(leaves)))
@@ -350,12 +362,14 @@ async def test_engine_without_gpu_support_is_the_providers_fault(
     await bench.close()
 
 
+@both_engines
 async def test_image_cannot_claim_gpus_that_the_job_did_not_get(bench: Bench) -> None:
     add_image(bench.engine, "docker.io/library/busybox:gpu", "ENV NVIDIA_VISIBLE_DEVICES=all")
     outcome = await bench.run(shell("echo $NVIDIA_VISIBLE_DEVICES", image="busybox:gpu"))
     assert outcome.output == b"void\n"
 
 
+@both_engines
 async def test_job_cannot_reach_the_keeper(bench: Bench) -> None:
     outcome = await bench.run(shell("kill -9 1; cat /proc/1/environ; echo still here"))
     assert b"still here" in outcome.output

@@ -7,12 +7,13 @@ import os
 import pytest
 
 from daemon.runners.containers.settings import MIB
-from tests.daemon.runners.bench import Bench, offer
+from tests.daemon.runners.bench import Bench, both_engines, offer
 from tests.support.fake_registry import running_registry
 
 pytestmark = pytest.mark.engine
 
 
+@both_engines
 @pytest.mark.parametrize("is_by_digest", [False, True])
 async def test_image_is_pulled_once_and_its_digest_recorded(bench: Bench, is_by_digest: bool) -> None:
     with running_registry(os.urandom(100)) as registry:
@@ -33,6 +34,7 @@ async def test_digest_that_the_registry_does_not_have_cannot_be_pulled(bench: Be
         assert "has no such image" in str(outcome.error)
 
 
+@both_engines
 async def test_image_that_is_too_large_is_not_pulled(bench: Bench) -> None:
     bench.restrict(image_bytes=4 * MIB)
     with running_registry(os.urandom(8 * MIB)) as registry:
