@@ -10,7 +10,6 @@ import logging
 import secrets
 
 from server.clock import Clock, ms
-from server.domain.errors import DomainError
 from server.domain.gpus import GpuReport
 from server.domain.metrics import KEEP_SECONDS, Bucket, MetricsBuffer, MetricsRange, Series, sampled, series
 from server.store import metrics
@@ -53,11 +52,8 @@ class Metrics:
     async def store_all(self) -> None:
         """Stores everything, also open buckets, when the server stops."""
         self._buffer.close(ms(self._clock), also_open=True)
-        try:
-            while await self._store():
-                pass
-        except DomainError as error:
-            log.warning("metrics were lost at the stop reason=%s", error.reason)
+        while await self._store():
+            pass
 
     async def _store(self) -> int:
         batch = self._buffer.batch(BATCH)

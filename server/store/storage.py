@@ -28,7 +28,9 @@ def _files(owner: Any) -> Any:
     return Job.select(pw.fn.COALESCE(pw.fn.SUM(Job.artifact_bytes), 0)).where(owner == arg("id"), has_files)
 
 
-_files_of_renter = PreparedQuery(lambda: _files(Job.renter_id))
+_of_renter = PreparedQuery(
+    lambda: Renter.select(Renter.request_bytes + _files(Job.renter_id)).where(Renter.id == arg("id"))
+)
 _files_of_provider = PreparedQuery(lambda: _files(Job.provider_id))
 _requests = PreparedQuery(lambda: Renter.select(Renter.request_bytes).where(Renter.id == arg("id")))
 _add_request = PreparedQuery(
@@ -40,7 +42,7 @@ _add_request = PreparedQuery(
 
 def of_renter(renter_id: int) -> int:
     """The bytes of the requests and files that are kept for a renter."""
-    return int(_requests.value(id=renter_id) or 0) + int(_files_of_renter.value(id=renter_id))
+    return int(_of_renter.value(id=renter_id) or 0)
 
 
 def of_provider(provider_id: int) -> int:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from dcp.v1 import jobs_pb2, sessions_pb2
@@ -133,3 +136,20 @@ async def test_daemon_is_not_lost_while_its_heartbeats_cannot_be_written(market:
     await market.sql(lambda: Provider._meta.database.execute_sql("DROP TRIGGER unwritable"))
     await market.tick()
     assert (await market.job(job)).status == RUNNING
+
+
+async def test_server_that_cannot_write_its_last_heartbeats_still_ends_its_work(
+    market: Market, tmp_path: Path
+) -> None:
+    renter, provider = await market.renter(), await market.provider()
+    daemon = await market.daemon(provider)
+    await market.wallet(renter)
+    await market.sql(lambda: Provider._meta.database.execute_sql(UNWRITABLE))
+    market.clock.advance(1)
+    await send_heartbeat_without_acknowledgement(market, provider, daemon)
+    await market.stop()
+    with pytest.raises(DomainError, match="the server is stopping"):
+        await market.sql(lambda: None)
+    with closing(sqlite3.connect(tmp_path / "dcp.sqlite3")) as stored:
+        uses = stored.execute("SELECT COUNT(last_used_ms) FROM api_key WHERE role = 'renter'").fetchone()
+    assert uses == (1,)

@@ -222,8 +222,9 @@ async def test_two_uploads_cannot_both_take_the_last_room(sqlite_url: str, tmp_p
             calls.append(call)
         for call in calls:
             await call.write(request(data=FILE))
-            await call.done_writing()
+        await calls[0].done_writing()
         assert (await calls[0].read()).disposition == artifacts_pb2.UPLOAD_DISPOSITION_STORED
+        await calls[1].done_writing()
         assert (await refusal(calls[1].read())).reason == "PROVIDER_STORAGE_FULL"
         assert await stored_of(market, provider) == (1000, 1500)
 
