@@ -6,6 +6,7 @@ summed over the jobs that have some. Every function runs inside its caller's tra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import peewee as pw
@@ -70,7 +71,7 @@ def with_texts(ended_before_ms: int, limit: int) -> list[tuple[str, int]]:
     return [(job_id, int(renter_id)) for job_id, renter_id in rows]
 
 
-def remove_texts(found: list[tuple[str, int]], now_ms: int) -> int:
+def remove_texts(found: Sequence[tuple[str, int]], now_ms: int) -> int:
     """Removes requests, outputs and logs of jobs that have ended; returns how many jobs still had them."""
     # Locks the renters first and in order, as submits and deletions lock them before any job.
     for renter_id in sorted({renter_id for _, renter_id in found}):

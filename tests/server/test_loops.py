@@ -138,6 +138,53 @@ async def test_daemon_is_not_lost_while_its_heartbeats_cannot_be_written(market:
     assert (await market.job(job)).status == RUNNING
 
 
+async def test_heartbeat_that_cannot_be_written_holds_up_no_other(
+    market: Market, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its provider is heard, so it loses no job, and gets no acknowledgement of what could be forgotten."""
+    broken, healthy, renter = await market.provider(), await market.provider(), await market.renter(9000)
+    daemons = {provider.id: await market.daemon(provider) for provider in (broken, healthy)}
+    jobs = [
+        (await market.running_job(renter, one, daemons[one.id], duration_minutes=30))[0]
+        for one in (broken, healthy)
+    ]
+    await market.tick()
+    of_one = UNWRITABLE.replace("BEGIN", f"WHEN OLD.id = {broken.id} BEGIN")
+    await market.sql(lambda: Provider._meta.database.execute_sql(of_one))
+    caplog.clear()
+    for _ in range(LOST_SECONDS // 10 + 1):
+        market.clock.advance(10)
+        await send_heartbeat_without_acknowledgement(market, broken, daemons[broken.id])
+        await daemons[healthy.id].heartbeat()
+        await market.tick()
+    assert [(await market.job(job)).status for job in jobs] == [RUNNING, RUNNING]
+    assert [text for text in caplog.messages if "passed over" in text] == [
+        f"passed over one that failed what=a heartbeat item={broken.id} "
+        "error=IntegrityError: a row that cannot be written"
+    ]
+    await market.sql(lambda: Provider._meta.database.execute_sql("DROP TRIGGER unwritable"))
+    await market.tick()
+    await daemons[broken.id].say(heartbeat=sessions_pb2.SessionHeartbeat(sequence=2000))
+    heard = [(await daemons[broken.id].expect("heartbeat_ack")).sequence for _ in range(2)]
+    assert heard == [1000, 2000]  # the first arrived before it was known that they cannot be written
+
+
+async def test_provider_that_falls_silent_loses_its_job_though_its_last_heartbeat_was_refused(
+    market: Market,
+) -> None:
+    broken, healthy, renter = await market.provider(), await market.provider(), await market.renter()
+    daemon, other = await market.daemon(broken), await market.daemon(healthy)
+    job, _ = await market.running_job(renter, broken, daemon, duration_minutes=30)
+    of_one = UNWRITABLE.replace("BEGIN", f"WHEN OLD.id = {broken.id} BEGIN")
+    await market.sql(lambda: Provider._meta.database.execute_sql(of_one))
+    await send_heartbeat_without_acknowledgement(market, broken, daemon)
+    for _ in range(LOST_SECONDS // 10 + 1):
+        market.clock.advance(10)
+        await other.heartbeat()
+        await market.tick()
+    assert (await market.job(job)).status == QUEUED
+
+
 async def test_server_that_cannot_write_its_last_heartbeats_still_ends_its_work(
     market: Market, tmp_path: Path
 ) -> None:
