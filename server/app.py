@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 import sys
+from functools import partial
 
 import grpc
 from google.protobuf import descriptor_pool
@@ -129,21 +129,33 @@ class Server:
         self._tasks = [asyncio.create_task(loop.run()) for loop in self.loops]
 
     async def stop(self) -> None:
-        """Drains: asks daemons to reconnect later, lets calls finish, writes waiting heartbeats."""
-        await self._health.enter_graceful_shutdown()
-        for loop in self._tasks:
-            loop.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await loop
-        await self.services.deliveries.stop()
+        """Drains: asks daemons to reconnect later, lets calls finish, writes waiting heartbeats.
+
+        A step that fails is logged, and those after it still run: the database is closed in any case.
+        """
+        services = self.services
+        steps = (
+            Duty("stop: report it", self._health.enter_graceful_shutdown),
+            Duty("stop: end the loops", self._end_loops),
+            Duty("stop: send no more webhooks", services.deliveries.stop),
+            Duty("stop: let calls finish", self._let_calls_finish),
+            Duty("stop: end the sessions", self._sessions.drain),
+            Duty("stop: end transfers of artifacts", services.artifacts.stop),
+            Duty("stop: write heartbeats", services.heartbeats.write_all),
+            Duty("stop: write uses of keys", partial(services.keys.write_uses, now=True)),
+            Duty("stop: store metrics", services.metrics.store_all),
+        )
+        await Loop(PERIOD_SECONDS, steps).tick()
+        await asyncio.to_thread(self._database.stop)
+
+    async def _end_loops(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _let_calls_finish(self) -> None:
         self._sessions.send_away()
         await self._grpc.stop(STOP_GRACE_SECONDS)
-        await self._sessions.drain()
-        await self.services.artifacts.stop()
-        await self.services.heartbeats.write_all()
-        await self.services.keys.write_uses(now=True)
-        await self.services.metrics.store_all()
-        await asyncio.to_thread(self._database.stop)
 
     def _register(self) -> None:
         self._sessions = SessionServicer(self.services.streams, self._limits)

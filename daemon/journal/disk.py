@@ -48,7 +48,7 @@ class Disk(Protocol):
         ...
 
     def replace(self, name: str, data: bytes) -> None:
-        """Gives a file new content, durably, whole or not at all."""
+        """Gives a file new content, whole or not at all; durable after a sync of the folder."""
         ...
 
     def delete(self, name: str) -> None:
@@ -153,7 +153,6 @@ class FileDisk:
         except OSError:
             self.delete(new)
             raise
-        self.sync_folder()
 
     def delete(self, name: str) -> None:
         """Removes a file."""

@@ -31,13 +31,13 @@ _SUFFIX = ".attempt"
 class _File:
     """What the journal knows of one file."""
 
-    def __init__(self, size: int, *, is_new: bool) -> None:
+    def __init__(self, size: int, *, is_listed: bool) -> None:
         self.size = size
-        """Of the whole records that are durable."""
+        """Of the whole records that are durable; 0 for a new file."""
         self.end = size
         """With what is written and not yet synced."""
-        self.is_new = is_new
-        """The folder does not durably have it yet."""
+        self.is_listed = is_listed
+        """The folder durably has this file under its name."""
         self.compact_at = max(COMPACT_BYTES, 2 * size)
         """The size at which to look for records that are not needed any more."""
 
@@ -101,7 +101,7 @@ class Journal:
                 "cut a torn record off the journal job_id=%s bytes=%d", history.offer.lease.job_id, torn
             )
             self._disk.truncate(name, size)
-        self._files[name] = _File(size, is_new=False)
+        self._files[name] = _File(size, is_listed=True)
         return history
 
     def _sync_recovered(self) -> None:
@@ -121,7 +121,7 @@ class Journal:
             # A job is refused if its output will not fit.
             if self._disk.free_bytes() < MIN_FREE_BYTES:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self._files[name] = _File(0, is_new=True)
+            self._files[name] = _File(0, is_listed=False)
         elif name not in self._files:
             raise OSError(errno.EIO, "the attempt's journal was lost")
         data = encode(entry.records)
@@ -140,14 +140,14 @@ class Journal:
     def _sync(self, name: str) -> None:
         file = self._files[name]
         self._disk.sync(name)
-        if file.is_new:
+        if not file.is_listed:
             self._disk.sync_folder()
-        file.size, file.is_new = file.end, False
+        file.size, file.is_listed = file.end, True
 
     def _cut_back(self, name: str) -> None:
         """What is left of a failed write must not stand between two whole records."""
         file = self._files.get(name)
-        if file is None or file.is_new:
+        if file is None or not file.size:
             self._files.pop(name, None)
             _attempt(self._disk.delete, name)
         elif _attempt(self._disk.truncate, name, file.size) is None:
@@ -170,7 +170,10 @@ class Journal:
         assert history is not None, "its first record was written with it"
         data = encode(history.records())
         self._disk.replace(name, data)
-        self._files[name] = _File(len(data), is_new=False)
+        # The old file is gone. Until the folder is synced, a crash may bring it back without later records.
+        self._files[name] = file = _File(len(data), is_listed=False)
+        self._disk.sync_folder()
+        file.is_listed = True
 
 
 def _attempt(work: Callable[..., None], *arguments: Any) -> OSError | None:

@@ -115,6 +115,22 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Event:
+    """A kind of event that is sent to webhooks."""
+
+    slug: str
+    name: str
+    meaning: str
+    signing: str
+    """What its headers are for."""
+    rows: tuple[Row, ...]
+    """The headers and the body."""
+    type: str
+    answers: Mapping[str, str]
+    """What the answers of the address lead to, by status or class of statuses."""
+
+
+@dataclass(frozen=True)
 class Shape:
     """An object with its fields, or an enum with its values."""
 
@@ -133,6 +149,9 @@ class Reference:
         self._shared = self._shared_codes()
         self.introduction: str = document["info"]["description"]
         self.groups = tuple(self._group(tag) for tag in document["tags"])
+        self.events = tuple(
+            self._event(name, item["post"]) for name, item in document.get("webhooks", {}).items()
+        )
         self.shapes = tuple(self._shapes())
 
     @property
@@ -184,6 +203,19 @@ class Reference:
             example_response=example if isinstance(example, str) else _pretty(example),
             success=min(int(status) for status in entry["responses"] if int(status) < 400),
             samples=tuple(_samples(method, path, entry["x-roles"], body.get("example"), _is_file(entry))),
+        )
+
+    def _event(self, name: str, entry: Json) -> Event:
+        body = entry["requestBody"]["content"]["application/json"]["schema"]
+        headers = [self._parameter_row(parameter) for parameter in entry["parameters"]]
+        return Event(
+            slug=f"event-{_slug(name)}",
+            name=name,
+            meaning=entry["summary"],
+            signing=entry["description"],
+            rows=(*headers, *self._rows(self._resolved(body), "body")),
+            type=_named(body),
+            answers={status: answer["description"] for status, answer in entry["responses"].items()},
         )
 
     def _examples(self, entry: Json) -> Iterator[Any]:

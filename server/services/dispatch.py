@@ -29,6 +29,8 @@ SECRET_BYTES = 16
 WANTS_LIMIT = 100
 # Candidates examined per placement of a job.
 CANDIDATES_LIMIT = 256
+# Jobs that cannot be read, of which one log line each is written.
+PASSED_OVER_LIMIT = 1000
 # Providers that one poll offers jobs to.
 FILLS_LIMIT = 200
 
@@ -41,6 +43,7 @@ class Dispatch:
         self._fleet = fleet
         self._clock = clock
         self._max_output_bytes = max_output_bytes
+        self._passed_over: set[str] = set()
 
     def place(self, wants: Wants) -> Candidate | None:
         """The most suitable live provider with a free slot. Runs on the event loop."""
@@ -65,7 +68,8 @@ class Dispatch:
         if candidate.free_slots <= 0:
             return []
         offers = []
-        for job in jobs.next_queued(candidate, candidate.free_slots, now_ms, refused_since_ms(now_ms)):
+        since_ms = refused_since_ms(now_ms)
+        for job in jobs.next_queued(candidate, candidate.free_slots, now_ms, since_ms, self._pass_over):
             secret = secrets.token_bytes(SECRET_BYTES)
             offer = leases.offer(
                 job, provider_id, presence.session_epoch, secret, now_ms, self._max_output_bytes
@@ -74,6 +78,12 @@ class Dispatch:
                 offers.append(offer)
         presence.used_slots += len(offers)
         return offers
+
+    def _pass_over(self, job_id: str, error: Exception) -> None:
+        """Logs a job that cannot be read, once, though every provider meets it."""
+        if job_id not in self._passed_over and len(self._passed_over) < PASSED_OVER_LIMIT:
+            self._passed_over.add(job_id)
+            log.error("passed over a queued job that cannot be read job_id=%s error=%r", job_id, error)
 
     def deliver(self, offers: list[Offer]) -> None:
         """Sends each offer to its session. Call it after the commit."""

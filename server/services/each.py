@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from server.domain.errors import STORE_FAULTS, DomainError
+from server.store.database import Database, PartError, apart
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
+T = TypeVar("T")
 
 
 async def each(what: str, items: Iterable[Item], act: Callable[[Item], Awaitable[object]]) -> None:
@@ -28,3 +31,54 @@ async def each(what: str, items: Iterable[Item], act: Callable[[Item], Awaitable
             first = first or error
     if first is not None:
         raise first
+
+
+def each_apart(
+    what: str, works: Iterable[tuple[Item, Callable[[], T]]], known: Collection[Item] = ()
+) -> tuple[list[T], dict[Item, PartError]]:
+    """Does each work as a part of a write transaction: the values of those done, the errors of the others.
+
+    Failures of ``known`` items were logged before, and are not logged again.
+    """
+    done: list[T] = []
+    failed: dict[Item, PartError] = {}
+    for item, work in works:
+        try:
+            done.append(apart(work))
+        except PartError as error:
+            if item not in known:
+                log.warning("passed over one that failed what=%s item=%s error=%s", what, item, error)
+            failed[item] = error
+    return done, failed
+
+
+async def together(
+    database: Database,
+    what: str,
+    items: Sequence[Item],
+    write: Callable[[Sequence[Item]], object],
+    known: Collection[Item] = (),
+) -> dict[Item, PartError]:
+    """Writes items in one transaction; if the fault of one undoes it, each apart.
+
+    Returns the errors of the items that could not be written. Raises the first one if no item could be, as
+    then the fault is not an item's, and every fault of the database. Items that failed before, the ``known``,
+    are written apart at once, and a failure of these is not logged again.
+    """
+
+    def write_apart(some: Iterable[Item]) -> dict[Item, PartError]:
+        return each_apart(what, ((item, partial(write, [item])) for item in some), known)[1]
+
+    def write_together() -> dict[Item, PartError]:
+        write([item for item in items if item not in known])
+        return write_apart(item for item in items if item in known)
+
+    try:
+        failed = await database.run(write_together)
+    except DomainError:
+        raise
+    except Exception:
+        failed = await database.run(lambda: write_apart(items))
+    if failed and len(failed) == len(items):
+        raise next(iter(failed.values()))
+    return failed

@@ -6,18 +6,20 @@ in one transaction a second. How a heartbeat affects a session's leases is in se
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from server.clock import Clock, ms
 from server.domain.gpus import GpuReport
 from server.domain.hindrances import Minimums, hindrances
 from server.domain.providers import ProviderStatus, is_live, status
+from server.services.each import together
 from server.services.fleet import Fleet, Presence
 from server.services.honesty import Honesty
 from server.services.metrics import Metrics
 from server.services.providers import ANY_VERSION, existing, refuse_shut_out
 from server.store import sessions
-from server.store.database import Database
+from server.store.database import Database, PartError
 from server.store.sessions import Beat
 
 
@@ -40,7 +42,9 @@ class Heartbeats:
         self._honesty = Honesty(database, fleet, clock)
         self._unwritten: dict[int, Beat] = {}
         self.store_is_up = True
-        """Whether the last batch of heartbeats was written. Renewals are acknowledged only then."""
+        """Whether the last batch of heartbeats was written, or at least some of it."""
+        self.refused: dict[int, PartError] = {}
+        """The providers whose newest heartbeat could not be written, when those of others could."""
 
     async def post(self, provider_id: int, report: GpuReport) -> ProviderStatus:
         """Records a heartbeat by POST. Raises PROVIDER_SUSPENDED, PROVIDER_NOT_APPROVED."""
@@ -63,6 +67,8 @@ class Heartbeats:
             self._metrics.record(provider_id, report)
         if not was_live:
             await self.write_all()
+            if error := self.refused.get(provider_id):
+                raise error
         if report:
             if presence := self._fleet.get(provider_id):
                 self.refresh_hindrances(presence, report)
@@ -72,18 +78,32 @@ class Heartbeats:
         """Computes what keeps jobs away from a session, by its self-tests and this report."""
         presence.hindrances = hindrances(report, presence.self_tests, self._minimums)
 
+    def is_stored(self, provider_id: int) -> bool:
+        """Whether a provider's newest heartbeats were written. Renewals are acknowledged only then."""
+        return self.store_is_up and provider_id not in self.refused
+
     async def write_all(self) -> None:
-        """Writes all waiting heartbeats in one transaction; keeps them if that fails."""
+        """Writes all waiting heartbeats in one transaction; keeps those that could not be written.
+
+        One that cannot be written holds up no other. Raises the error if none could be written.
+        """
         beats, self._unwritten = self._unwritten, {}
         if not beats:
             return
+
+        def write(provider_ids: Sequence[int]) -> None:
+            sessions.write_beats(beats[provider_id] for provider_id in provider_ids)
+
         try:
-            await self._database.run(lambda: sessions.write_beats(beats.values()))
-            self.store_is_up = True
+            failed = await together(self._database, "a heartbeat", list(beats), write, self.refused)
         except Exception:
             self.store_is_up = False
             self._unwritten = beats | self._unwritten
             raise
+        self.store_is_up = True
+        self._unwritten = {provider_id: beats[provider_id] for provider_id in failed} | self._unwritten
+        others = {known: error for known, error in self.refused.items() if known not in beats}
+        self.refused = others | failed
 
     def _keep(self, beat: Beat) -> None:
         """Keeps a heartbeat for the next batch; takes what it lacks from an earlier one that waits."""

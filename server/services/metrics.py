@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Sequence
 
 from server.clock import Clock, ms
-from server.domain.errors import DomainError
 from server.domain.gpus import GpuReport
 from server.domain.metrics import KEEP_SECONDS, Bucket, MetricsBuffer, MetricsRange, Series, sampled, series
+from server.services.each import together
 from server.store import metrics
 from server.store.database import Database
 
@@ -53,17 +54,19 @@ class Metrics:
     async def store_all(self) -> None:
         """Stores everything, also open buckets, when the server stops."""
         self._buffer.close(ms(self._clock), also_open=True)
-        try:
-            while await self._store():
-                pass
-        except DomainError as error:
-            log.warning("metrics were lost at the stop reason=%s", error.reason)
+        while await self._store():
+            pass
 
     async def _store(self) -> int:
-        batch = self._buffer.batch(BATCH)
+        """Stores a batch; one that cannot be stored is given up if others can be."""
+        batch = {(one.provider_id, one.width_seconds, one.start_ms): one for one in self._buffer.batch(BATCH)}
+
+        def write(keys: Sequence[tuple[int, int, int]]) -> None:
+            metrics.write(self._writer, [batch[key] for key in keys])
+
         if batch:
-            await self._database.run(lambda: metrics.write(self._writer, batch))
-            self._buffer.stored(batch)
+            await together(self._database, "a bucket of metrics", list(batch), write)
+            self._buffer.stored(batch.values())
         return len(batch)
 
     async def series(self, provider_id: int, wanted: MetricsRange) -> list[Series]:

@@ -9,8 +9,9 @@ import logging
 
 from server.clock import Clock, ms
 from server.domain.storage import StorageLimits
+from server.services.each import together
 from server.store import storage
-from server.store.database import Database
+from server.store.database import Database, PartError
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ class Retention:
         self._database = database
         self._clock = clock
         self._limits = limits
+        self._refused: dict[tuple[str, int], PartError] = {}
 
     async def tick(self) -> None:
         """Removes the texts of the jobs that are due, in batches, and leaves the rest to the next tick."""
@@ -34,7 +36,14 @@ class Retention:
         for _ in range(BATCHES):
             due = await self._database.read(lambda: storage.with_texts(now_ms - self._limits.text_ms, BATCH))
             if due:
-                removed += await self._database.run(lambda due=due: storage.remove_texts(due, now_ms))  # type: ignore[misc]
+                self._refused = await together(
+                    self._database,
+                    "the texts of a job",
+                    due,
+                    lambda jobs: storage.remove_texts(jobs, now_ms),
+                    self._refused,
+                )
+                removed += len(due) - len(self._refused)
             if len(due) < BATCH:
                 break
         if removed:

@@ -280,7 +280,7 @@ class Session:
         await shared.heartbeats.record(self.provider_id, beat.report, renews=True)
         if presence is not None and presence.state is AccountState.SUSPENDED:
             self.recheck(presence.state)
-        if shared.heartbeats.store_is_up:
+        if shared.heartbeats.is_stored(self.provider_id):
             self._send(HeartbeatAck(beat.sequence))
         unknown, missing = self._protocol.reconcile(beat)
         for ref in unknown:

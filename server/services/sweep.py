@@ -24,7 +24,7 @@ from server.domain.leases import (
 from server.domain.messages import CancelRun
 from server.domain.providers import is_live
 from server.services.dispatch import Dispatch
-from server.services.each import each
+from server.services.each import each, each_apart
 from server.services.endings import end_overrun, end_unstarted, give_up
 from server.services.explain import last_obstacle
 from server.services.fleet import Fleet
@@ -93,22 +93,10 @@ class Sweep:
         )
 
     def _apply(self, now_ms: int, why: dict[str, str]) -> tuple[list[Lease], PartError | None]:
-        """Ends what is due; returns the ended leases, whose daemons must stop, and the first error.
-
-        A job that cannot be ended holds up no other.
-        """
-        ended: list[Lease] = []
-        failed: PartError | None = None
-        for job_id, end in self._due(now_ms, why):
-            try:
-                lease = apart(end)
-            except PartError as error:
-                log.warning("passed over a job that could not be ended job_id=%s error=%s", job_id, error)
-                failed = failed or error
-            else:
-                ended += [lease] if lease is not None else []
+        """Ends what is due; returns the ended leases, whose daemons must stop, and the first error."""
+        ended, failed = each_apart("the end of a job", self._due(now_ms, why))
         repeats.forget_before(now_ms - KEEP_MS)
-        return ended, failed
+        return [lease for lease in ended if lease is not None], next(iter(failed.values()), None)
 
     def _due(self, now_ms: int, why: dict[str, str]) -> Iterator[tuple[str, Callable[[], Lease | None]]]:
         """The jobs that are due, each with the function that ends it."""
@@ -162,11 +150,17 @@ class Sweep:
         """The leases that were not renewed for their ``lost_after``, each with its last renewal.
 
         Silence counts only while this server can receive and store heartbeats: no lease is lost before the
-        server and its database have been up for that period.
+        server and its database have been up for that period. A provider that is heard is not silent, even if
+        its heartbeats cannot be stored.
         """
         if self._hearing_since_ms is None:
             return []
-        return leases.of_silent(now_ms, now_ms - self._hearing_since_ms, limit)
+        heard = [
+            provider_id
+            for provider_id in self._heartbeats.refused
+            if is_live(self._fleet.last_heartbeat_ms(provider_id, None), now_ms)
+        ]
+        return leases.of_silent(now_ms, now_ms - self._hearing_since_ms, limit, heard)
 
 
 def _given_up(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 
 from server.clock import Clock, ms
 from server.domain.jobs import JobType
@@ -22,6 +23,8 @@ from server.store.providers import ProviderRow
 log = logging.getLogger(__name__)
 # Changes of other servers are read again for this long: no clock differs by more, no commit takes longer.
 OVERLAP_MS = 60_000
+# Changes of other servers that are read at once.
+CHANGES_PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +98,11 @@ class OwnTerms:
         if not self._fleet.all():
             return
         now_ms = ms(self._clock)
-        since_ms = self._read_ms - OVERLAP_MS
-        for provider_id, changed in (
-            await self._database.read(lambda: terms.changed_since(since_ms))
-        ).items():
-            self._fleet.apply_terms(provider_id, changed)
+        place = (self._read_ms - OVERLAP_MS, 0)
+        while page := await self._database.read(partial(terms.changed_after, place, CHANGES_PAGE)):
+            for (_, provider_id), changed in page:
+                self._fleet.apply_terms(provider_id, changed)
+            place, _ = page[-1]
         self._read_ms = now_ms
 
     async def _apply(self, provider_id: int, changed: Terms) -> None:

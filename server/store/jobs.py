@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import peewee as pw
@@ -124,6 +125,9 @@ _finish = PreparedQuery(
 )
 
 
+# A newer release may have stored types that this one does not know: such a job holds up no other.
+_JOB_TYPES = frozenset(kind.value for kind in JobType)
+PassOver = Callable[[str, Exception], object]
 # The columns of Wants. The quote matters only if the job names no provider.
 _QUOTED = pw.Case(None, [(db.Job.named_provider_id.is_null(), db.Job.rate_halala_per_minute)])
 _NEEDS = (db.Job.job_type, db.Job.model, db.Job.gpu_model, db.Job.min_vram_mib, _QUOTED)
@@ -261,29 +265,55 @@ def count_by_state() -> dict[JobState, int]:
     return {state: counts.get(state, 0) for state in JobState}
 
 
-def next_queued(candidate: Candidate, limit: int, now_ms: int, refused_since_ms: int) -> list[Job]:
+def next_queued(
+    candidate: Candidate,
+    limit: int,
+    now_ms: int,
+    refused_since_ms: int,
+    pass_over: PassOver | None = None,
+) -> list[Job]:
     """The queued jobs that a provider can run, by priority, then age: they name it, or no provider.
 
     A job that names no provider is included if its quote is at least the provider's own rate. Jobs whose
     offer this provider refused or let expire after ``refused_since_ms`` are left out, and so are jobs past
-    their deadline for the start, which the sweep ends.
+    their deadline for the start, which the sweep ends. A job whose row cannot be read is given to
+    ``pass_over`` with the error, and those behind it move up; without ``pass_over``, the error is raised.
     """
     kinds, models = sorted(candidate.open_job_types), [model.name for model in candidate.models]
     if not kinds or owners_obstacle(candidate) is not Obstacle.NONE:
         return []
     gpus = sorted(answers(candidate.gpu_model, candidate.vram_mib))
-    rows = _next_queued(len(kinds), len(models), len(gpus)).all(
-        provider_id=candidate.provider_id,
-        vram_mib=vram_for_jobs_mib(candidate),
-        now_ms=now_ms,
-        refused_since_ms=refused_since_ms,
-        limit=limit,
+    query = _next_queued(len(kinds), len(models), len(gpus))
+    values = {
+        "provider_id": candidate.provider_id,
+        "vram_mib": vram_for_jobs_mib(candidate),
+        "now_ms": now_ms,
+        "refused_since_ms": refused_since_ms,
         **{f"kind{index}": kind.value for index, kind in enumerate(kinds)},
         **{f"rate{index}": candidate.least_quote(kind) for index, kind in enumerate(kinds)},
         **{f"model{index}": name for index, name in enumerate(models)},
         **{f"gpu{index}": name for index, name in enumerate(gpus)},
-    )
-    return [_job(row) for row in rows]
+    }
+    asked = limit
+    while True:
+        rows = query.all(**values, limit=asked)
+        found = _readable(rows, pass_over)
+        if len(found) >= limit or len(rows) < asked:
+            return found[:limit]
+        asked = limit + len(rows) - len(found)
+
+
+def _readable(rows: list[Any], pass_over: PassOver | None) -> list[Job]:
+    """The jobs of those rows that can be read."""
+    found: list[Job] = []
+    for row in rows:
+        try:
+            found.append(_job(row))
+        except Exception as error:
+            if pass_over is None:
+                raise
+            pass_over(row.job_id, error)
+    return found
 
 
 @functools.lru_cache(maxsize=64)
@@ -336,7 +366,11 @@ def queued_wants(limit: int) -> list[tuple[int | None, Wants]]:
         .order_by(pw.fn.MAX(job.priority).desc(), pw.fn.MIN(job.created_ms))
         .limit(limit)
     )
-    return [(named_id, Wants(JobType(kind), *rest)) for named_id, kind, *rest in db.tuples(query)]
+    return [
+        (named_id, Wants(JobType(kind), *rest))
+        for named_id, kind, *rest in db.tuples(query)
+        if kind in _JOB_TYPES
+    ]
 
 
 def wants(job_id: str) -> Wants:
@@ -354,6 +388,8 @@ def queue_through(job_id: str, limit: int) -> tuple[Waiting, list[Waiting]] | No
     for found, named_id, limit_ms, kind, *rest in db.tuples(
         query.order_by(job.priority.desc(), job.created_ms, job.job_id).limit(limit)
     ):
+        if kind not in _JOB_TYPES:
+            continue
         waiting = Waiting(found, named_id, Wants(JobType(kind), *rest), limit_ms)
         if found == job_id:
             return waiting, before

@@ -7,7 +7,7 @@ nothing changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import peewee as pw
@@ -312,11 +312,11 @@ def offers_before(before_ms: int, limit: int) -> list[Lease]:
     return [_lease(row) for row in query.order_by(db.Lease.offered_ms).limit(limit)]
 
 
-def of_silent(now_ms: int, awake_ms: int, limit: int) -> list[tuple[Lease, int]]:
+def of_silent(now_ms: int, awake_ms: int, limit: int, heard: Collection[int] = ()) -> list[tuple[Lease, int]]:
     """Leases that were not renewed within their job's ``lost_after_ms``, each with its last renewal.
 
     Leases with a longer ``lost_after_ms`` than ``awake_ms``, the time since the server started, are left out:
-    before its start, the server could not receive heartbeats.
+    before its start, the server could not receive heartbeats. So are those of the providers ``heard``.
     """
     renewed_ms = pw.fn.COALESCE(db.Provider.renewed_ms, 0)
     query = (
@@ -327,6 +327,7 @@ def of_silent(now_ms: int, awake_ms: int, limit: int) -> list[tuple[Lease, int]]
             states.is_not(db.Lease.state, LeaseState.ENDED),
             db.Job.lost_after_ms <= awake_ms,
             renewed_ms + db.Job.lost_after_ms < now_ms,
+            *([db.Lease.provider_id.not_in(list(heard))] if heard else []),
         )
         .order_by(db.Lease.offered_ms)
         .limit(limit)

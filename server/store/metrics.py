@@ -27,6 +27,8 @@ def write(writer: int, closed: Sequence[Closed]) -> None:
         }
         for one in closed
     ]
+    if not rows:
+        return
     key = [GpuMetrics.provider_id, GpuMetrics.width_seconds, GpuMetrics.start_ms, GpuMetrics.writer]
     GpuMetrics.insert_many(rows).on_conflict(conflict_target=key, preserve=[GpuMetrics.gpus]).execute()
 

@@ -6,6 +6,7 @@ summed over the jobs that have some. Every function runs inside its caller's tra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import peewee as pw
@@ -28,7 +29,9 @@ def _files(owner: Any) -> Any:
     return Job.select(pw.fn.COALESCE(pw.fn.SUM(Job.artifact_bytes), 0)).where(owner == arg("id"), has_files)
 
 
-_files_of_renter = PreparedQuery(lambda: _files(Job.renter_id))
+_of_renter = PreparedQuery(
+    lambda: Renter.select(Renter.request_bytes + _files(Job.renter_id)).where(Renter.id == arg("id"))
+)
 _files_of_provider = PreparedQuery(lambda: _files(Job.provider_id))
 _requests = PreparedQuery(lambda: Renter.select(Renter.request_bytes).where(Renter.id == arg("id")))
 _add_request = PreparedQuery(
@@ -40,7 +43,7 @@ _add_request = PreparedQuery(
 
 def of_renter(renter_id: int) -> int:
     """The bytes of the requests and files that are kept for a renter."""
-    return int(_requests.value(id=renter_id) or 0) + int(_files_of_renter.value(id=renter_id))
+    return int(_of_renter.value(id=renter_id) or 0)
 
 
 def of_provider(provider_id: int) -> int:
@@ -68,7 +71,7 @@ def with_texts(ended_before_ms: int, limit: int) -> list[tuple[str, int]]:
     return [(job_id, int(renter_id)) for job_id, renter_id in rows]
 
 
-def remove_texts(found: list[tuple[str, int]], now_ms: int) -> int:
+def remove_texts(found: Sequence[tuple[str, int]], now_ms: int) -> int:
     """Removes requests, outputs and logs of jobs that have ended; returns how many jobs still had them."""
     # Locks the renters first and in order, as submits and deletions lock them before any job.
     for renter_id in sorted({renter_id for _, renter_id in found}):

@@ -6,14 +6,14 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import peewee as pw
+
 from server.domain.jobs import JobType
 from server.domain.terms import NO_TERMS, Settings, Terms, Weekday, Window
 from server.store.models import ProviderTerms
 from server.store.prepared import PreparedRows, arg, locking
 
 _get = PreparedRows(ProviderTerms, lambda rows: rows.where(ProviderTerms.provider_id == arg("provider_id")))
-# Each query for the terms that other servers changed reads at most this many, the newest first.
-CHANGES_LIMIT = 10_000
 
 
 def of(provider_id: int) -> Terms:
@@ -28,11 +28,11 @@ def of_all(provider_ids: Sequence[int]) -> dict[int, Terms]:
     return dict.fromkeys(provider_ids, NO_TERMS) | {row.provider_id: _terms(row) for row in query}
 
 
-def changed_since(since_ms: int) -> dict[int, Terms]:
-    """The terms that were changed after a time, by provider."""
-    query = ProviderTerms.select().where(ProviderTerms.changed_ms > since_ms)
-    newest = query.order_by(ProviderTerms.changed_ms.desc()).limit(CHANGES_LIMIT)
-    return {row.provider_id: _terms(row) for row in newest}
+def changed_after(place: tuple[int, int], limit: int) -> list[tuple[tuple[int, int], Terms]]:
+    """The terms that were changed after a place, a time and a provider, oldest first: each with its place."""
+    at = (ProviderTerms.changed_ms, ProviderTerms.provider_id)
+    query = ProviderTerms.select().where(pw.Tuple(*at) > pw.Tuple(*place)).order_by(*at).limit(limit)
+    return [((row.changed_ms, row.provider_id), _terms(row)) for row in query]
 
 
 def change(provider_id: int, alter: Callable[[Terms], Terms], now_ms: int) -> Terms:

@@ -88,6 +88,30 @@ async def test_every_rpc_has_its_place_on_the_page(gateway: httpx.AsyncClient, l
         assert summary.replace("'", "&#39;") in page
 
 
+@pytest.mark.parametrize("language", LANGUAGES.values(), ids=lambda language: language.code)
+async def test_every_webhook_event_is_on_the_page_with_its_headers_and_body(
+    gateway: httpx.AsyncClient, language: Language
+) -> None:
+    page = (await gateway.get("/docs", params={"lang": language.code})).text
+    assert '<a href="#events">' in page
+    webhooks = document(discover(), language)["webhooks"]
+    events = Reference(document(discover(), language), language).events
+    assert [event.name for event in events] == list(webhooks) != []
+    for event in events:
+        part = page.partition(f'<details id="{event.slug}">')[2].partition("</details>")[0]
+        entry = webhooks[event.name]["post"]
+        names = [row.name for row in event.rows]
+        assert names[: len(entry["parameters"])] == [header["name"] for header in entry["parameters"]]
+        assert {"webhook-signature", "created_at"} <= set(names)
+        for row in event.rows:
+            assert f'<code dir="ltr">{row.name}</code>' in part
+        assert f'href="#type-{event.type}"' in part
+        assert f'<details id="type-{event.type}">' in page
+        for status, answer in entry["responses"].items():
+            assert f">{status}</span>" in part
+            assert str(markdown(answer["description"])) in part
+
+
 def test_reference_lists_who_may_call_and_what_fields_mean() -> None:
     operations = {o.slug: o for o in Reference(document(discover()), ENGLISH).operations}
     submit = operations["submit-job"]

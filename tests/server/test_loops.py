@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from dcp.v1 import jobs_pb2, sessions_pb2
@@ -133,3 +136,67 @@ async def test_daemon_is_not_lost_while_its_heartbeats_cannot_be_written(market:
     await market.sql(lambda: Provider._meta.database.execute_sql("DROP TRIGGER unwritable"))
     await market.tick()
     assert (await market.job(job)).status == RUNNING
+
+
+async def test_heartbeat_that_cannot_be_written_holds_up_no_other(
+    market: Market, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its provider is heard, so it loses no job, and gets no acknowledgement of what could be forgotten."""
+    broken, healthy, renter = await market.provider(), await market.provider(), await market.renter(9000)
+    daemons = {provider.id: await market.daemon(provider) for provider in (broken, healthy)}
+    jobs = [
+        (await market.running_job(renter, one, daemons[one.id], duration_minutes=30))[0]
+        for one in (broken, healthy)
+    ]
+    await market.tick()
+    of_one = UNWRITABLE.replace("BEGIN", f"WHEN OLD.id = {broken.id} BEGIN")
+    await market.sql(lambda: Provider._meta.database.execute_sql(of_one))
+    caplog.clear()
+    for _ in range(LOST_SECONDS // 10 + 1):
+        market.clock.advance(10)
+        await send_heartbeat_without_acknowledgement(market, broken, daemons[broken.id])
+        await daemons[healthy.id].heartbeat()
+        await market.tick()
+    assert [(await market.job(job)).status for job in jobs] == [RUNNING, RUNNING]
+    assert [text for text in caplog.messages if "passed over" in text] == [
+        f"passed over one that failed what=a heartbeat item={broken.id} "
+        "error=IntegrityError: a row that cannot be written"
+    ]
+    await market.sql(lambda: Provider._meta.database.execute_sql("DROP TRIGGER unwritable"))
+    await market.tick()
+    await daemons[broken.id].say(heartbeat=sessions_pb2.SessionHeartbeat(sequence=2000))
+    heard = [(await daemons[broken.id].expect("heartbeat_ack")).sequence for _ in range(2)]
+    assert heard == [1000, 2000]  # the first arrived before it was known that they cannot be written
+
+
+async def test_provider_that_falls_silent_loses_its_job_though_its_last_heartbeat_was_refused(
+    market: Market,
+) -> None:
+    broken, healthy, renter = await market.provider(), await market.provider(), await market.renter()
+    daemon, other = await market.daemon(broken), await market.daemon(healthy)
+    job, _ = await market.running_job(renter, broken, daemon, duration_minutes=30)
+    of_one = UNWRITABLE.replace("BEGIN", f"WHEN OLD.id = {broken.id} BEGIN")
+    await market.sql(lambda: Provider._meta.database.execute_sql(of_one))
+    await send_heartbeat_without_acknowledgement(market, broken, daemon)
+    for _ in range(LOST_SECONDS // 10 + 1):
+        market.clock.advance(10)
+        await other.heartbeat()
+        await market.tick()
+    assert (await market.job(job)).status == QUEUED
+
+
+async def test_server_that_cannot_write_its_last_heartbeats_still_ends_its_work(
+    market: Market, tmp_path: Path
+) -> None:
+    renter, provider = await market.renter(), await market.provider()
+    daemon = await market.daemon(provider)
+    await market.wallet(renter)
+    await market.sql(lambda: Provider._meta.database.execute_sql(UNWRITABLE))
+    market.clock.advance(1)
+    await send_heartbeat_without_acknowledgement(market, provider, daemon)
+    await market.stop()
+    with pytest.raises(DomainError, match="the server is stopping"):
+        await market.sql(lambda: None)
+    with closing(sqlite3.connect(tmp_path / "dcp.sqlite3")) as stored:
+        uses = stored.execute("SELECT COUNT(last_used_ms) FROM api_key WHERE role = 'renter'").fetchone()
+    assert uses == (1,)

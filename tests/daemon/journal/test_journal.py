@@ -219,6 +219,38 @@ def test_acknowledged_chunks_are_forgotten_and_the_file_stays_small(tmp_path: Pa
     assert history.started
 
 
+def compacted_without_a_sync_of_the_folder(disk: MemoryDisk) -> Journal:
+    """A journal that has just made its file smaller, when the folder could not be synced."""
+    journal = Journal(disk)
+    journal.write([persist(accepted(offer()), Chunk(Channel.OUTPUT, 1, b"x" * 300_000))])
+    (name,) = disk.names()
+    disk.fails_to_sync_folder = True
+    assert journal.write([persist(Stored(Channel.OUTPUT, 1, 300_000))]) == [None]
+    assert len(disk.read(name)) < 10_000
+    disk.fails_to_sync_folder = False
+    return journal
+
+
+def test_failed_write_after_a_compaction_that_the_folder_lacks_is_cut_off() -> None:
+    disk = MemoryDisk()
+    journal = compacted_without_a_sync_of_the_folder(disk)
+    disk.is_full = True
+    (error,) = journal.write([persist(Chunk(Channel.OUTPUT, 2, b"y" * 100))])
+    assert error is not None
+    disk.is_full = False
+    assert journal.write([persist(Chunk(Channel.OUTPUT, 2, b"two"))]) == [None]
+    assert chunks(recovered(disk)[0]) == [(2, b"two")]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_record_after_a_compaction_that_the_folder_lacks_survives_a_crash(seed: int) -> None:
+    disk = MemoryDisk()
+    journal = compacted_without_a_sync_of_the_folder(disk)
+    assert journal.write([persist(Chunk(Channel.OUTPUT, 2, b"two"))]) == [None]
+    disk.crash(Random(seed))
+    assert (2, b"two") in chunks(recovered(disk)[0])
+
+
 @given(st.lists(st.sampled_from(STORY[1:]), max_size=12))
 def test_compacted_records_give_the_same_history(records: list[Record]) -> None:
     history = replay([STORY[0], *records])

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
+import pytest
+
+from daemon.journal import writer
 from daemon.journal.journal import Journal
 from daemon.journal.writer import JournalWriter
 from daemon.protocol.effects import Persist
@@ -46,6 +50,20 @@ async def test_entries_that_arrive_during_a_sync_share_the_next_sync() -> None:
     # Two batches, and one sync of the folder for the new file.
     assert disk.syncs == 3
     await recorder.close()
+
+
+async def test_disk_that_hangs_holds_the_end_up_only_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "FLUSH_SECONDS", 0.01)
+    disk, done = SlowDisk(), list[int]()
+    recorder = JournalWriter(Journal(disk), lambda entry, error: done.append(entry.number))
+    recorder.put(Persist(1, lease(), (accepted(offer()),)))
+    try:
+        async with asyncio.timeout(8):
+            await recorder.close()
+        assert done == []
+    finally:
+        disk.may_sync.set()
+    await eventually(lambda: done == [1])
 
 
 async def test_bug_in_the_journal_is_reported_as_a_failure() -> None:

@@ -11,6 +11,7 @@ import pytest
 from dcp.v1 import jobs_pb2, ledger_pb2, options_pb2, renters_pb2, sessions_pb2
 from dcp.v1 import keys_pb2 as pb
 
+import server.services.keys
 from server.domain.keys import MAX_MAIN_KEYS, MAX_SUB_KEYS
 from server.services.keys import USES_PERIOD_SECONDS, digest
 from server.services.streams import CHECK_SECONDS
@@ -48,6 +49,15 @@ async def rotate_provider(market: Market, provider: Party, **fields: Any) -> Par
     request = pb.RotateProviderKeyRequest(**fields)
     response = await market.key_service.RotateProviderKey(request, metadata=provider.metadata)
     return Party(provider.id, response.api_key)
+
+
+async def test_full_cache_of_keys_forgets_the_oldest(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.services.keys, "CACHE_SIZE", 2)
+    renters = [await market.renter() for _ in range(3)]
+    for renter in renters:
+        await market.wallet(renter)
+    known = market.server.services.keys
+    assert [known.recall(renter.key) is not None for renter in renters] == [False, True, True]
 
 
 async def test_sub_key_may_do_only_what_its_scopes_allow(any_market: Market) -> None:

@@ -110,6 +110,22 @@ async def test_heartbeats_write_nothing_and_each_bucket_writes_one_row(market: M
     assert stored[-1][1] == '[["GPU-a",0,"RTX",null,null,[72,3600.0,50.0],null]]'
 
 
+async def test_bucket_that_cannot_be_stored_is_given_up_and_holds_up_no_other(market: Market) -> None:
+    broken, healthy = await market.provider(), await market.provider()
+    advance_to_next_bucket(market, FINE_SECONDS)
+    unwritable = (
+        f"CREATE TRIGGER unwritable BEFORE INSERT ON gpu_metrics WHEN NEW.provider_id = {broken.id} "
+        "BEGIN SELECT RAISE(ABORT, 'a row that cannot be written'); END"
+    )
+    await market.sql(lambda: GpuMetrics._meta.database.execute_sql(unwritable))
+    for provider in (broken, healthy):
+        await post_heartbeat(market, provider, status(50))
+    await market.later(FINE_SECONDS)
+    stored = await market.sql(lambda: [row.provider_id for row in GpuMetrics.select()])
+    assert stored == [healthy.id]
+    assert await market.server.services.metrics._store() == 0
+
+
 async def test_metrics_survive_a_stopped_server_and_its_successor_continues_the_buckets(
     database_url: str, clock: ManualClock
 ) -> None:

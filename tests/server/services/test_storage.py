@@ -201,6 +201,22 @@ async def test_files_of_a_providers_runs_have_a_bound(sqlite_url: str, tmp_path:
         assert await stored_of(market, provider) == (1000, 1500)
 
 
+async def test_texts_that_cannot_be_removed_hold_up_no_other(market: Market) -> None:
+    renter = await market.renter()
+    jobs = [await market.submit(renter) for _ in range(3)]
+    for job in jobs:
+        await market.cancel(job, renter)
+    unwritable = (
+        f"CREATE TRIGGER unwritable BEFORE UPDATE OF texts_removed_ms ON job WHEN OLD.job_id = "
+        f"'{jobs[1].job_id}' BEGIN SELECT RAISE(ABORT, 'a row that cannot be written'); END"
+    )
+    await market.sql(lambda: Job._meta.database.execute_sql(unwritable))
+    market.clock.advance(31 * DAY)
+    await market.server.services.retention.tick()
+    removed = [(await market.job(job)).HasField("texts_removed_at") for job in jobs]
+    assert removed == [True, False, True]
+
+
 async def test_two_uploads_cannot_both_take_the_last_room(sqlite_url: str, tmp_path: Path) -> None:
     """Both began while there was room; the second that ends is refused, and its bytes do not stay."""
     async with market_with(sqlite_url, tmp_path, StorageLimits(provider_bytes=1500)) as market:
@@ -222,8 +238,9 @@ async def test_two_uploads_cannot_both_take_the_last_room(sqlite_url: str, tmp_p
             calls.append(call)
         for call in calls:
             await call.write(request(data=FILE))
-            await call.done_writing()
+        await calls[0].done_writing()
         assert (await calls[0].read()).disposition == artifacts_pb2.UPLOAD_DISPOSITION_STORED
+        await calls[1].done_writing()
         assert (await refusal(calls[1].read())).reason == "PROVIDER_STORAGE_FULL"
         assert await stored_of(market, provider) == (1000, 1500)
 

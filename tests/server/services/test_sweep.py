@@ -281,6 +281,28 @@ async def test_job_that_cannot_be_ended_holds_up_no_other(any_market: Market) ->
     await market.assert_money_adds_up()
 
 
+async def test_queued_job_that_cannot_be_read_holds_up_no_other(
+    any_market: Market, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither one whose request is broken, nor one of a type that only a newer release knows."""
+    market = any_market
+    renter = await market.renter()
+    for values in ({"spec": "no JSON"}, {"job_type": "of-a-newer-release"}):
+        broken = await market.submit(renter)
+        change = Job.update(**values).where(Job.job_id == broken.job_id)
+        await market.sql(change.execute)
+        market.clock.advance(1)
+    good = await market.submit(renter)
+    assert (await market.job(good)).queue_position == 2
+    for _ in range(2):
+        daemon = await market.daemon(await market.provider())
+        offer = await daemon.expect("job_offer")
+        assert offer.lease.job_id == good.job_id
+        await daemon.refuse(offer.lease)
+        await daemon.heard_nothing()
+    assert len([text for text in caplog.messages if "passed over a queued job" in text]) == 1
+
+
 async def test_default_deadline_to_start_is_ten_minutes(market: Market) -> None:
     job = await market.submit(await market.renter())
     await market.later(599)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from dcp.v1 import gpus_pb2, jobs_pb2, operations_pb2, providers_pb2, renters_pb2, sessions_pb2, terms_pb2
 
+import server.services.terms
 from server.domain.gpus import GpuReport
 from server.domain.jobs import JobType
 from server.domain.terms import Settings, Terms, window
@@ -234,6 +235,26 @@ async def test_rate_set_at_another_server_counts_from_the_next_offer(any_market:
     assert (await obstacle(market, job, provider))[0] == "NONE"  # this server has not read the new rate yet
     await market.tick()
     assert (await obstacle(market, job, provider))[0] == "RATE_ABOVE_QUOTE"
+
+
+async def test_every_change_of_another_server_is_read_however_many_there_are(
+    any_market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    market = any_market
+    monkeypatch.setattr(server.services.terms, "CHANGES_PAGE", 2)
+    owners = [await market.provider() for _ in range(5)]
+    for provider in owners:
+        await market.daemon(provider)
+    now_ms = round(market.clock.now() * 1000)
+    dear = {JobType.LLM_INFERENCE: 200}
+    for number, provider in enumerate(owners):
+        at_ms = now_ms + number // 3  # some at once, and more than a page
+        await market.sql(
+            lambda p=provider, at_ms=at_ms: terms.change(p.id, lambda old: replace(old, rates=dear), at_ms)  # type: ignore[misc]
+        )
+    await market.tick()
+    job = await market.submit(await market.renter())
+    assert [(await obstacle(market, job, provider))[0] for provider in owners] == ["RATE_ABOVE_QUOTE"] * 5
 
 
 # Hours.

@@ -3,124 +3,285 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from random import Random
+from typing import Any
 
 import pytest
-from dcp.v1 import admin_pb2, keys_pb2, operations_pb2, options_pb2, renters_pb2
-from dcp.v1 import withdrawals_pb2 as pb
+from dcp.v1 import keys_pb2, ledger_pb2, options_pb2
+from google.protobuf.descriptor import MethodDescriptor
 
-from server.domain import ledger as rules
-from server.domain.ledger import EXTERNAL, Transfer, TransferKind
-from server.store import ledger
-from tests.support.running_server import Market, Party
+from server.store.models import AuditEntry, Lease, Transfer, WebhookDelivery, Withdrawal
+from tests.server.rpc.methods import METHODS, call, empty
+from tests.support.running_server import Daemon, Market, Metadata, Party
 
-IBAN = "SA0380000000608010167519"
+READ = options_pb2.SCOPE_READ
+ROWS = 5
+WALKS = 2
 
 
 class Walk(ABC):
-    """One list: how to read a page of it, and how to add or remove rows meanwhile."""
+    """One list: who reads it, and how rows are added and removed meanwhile."""
+
+    field: str
+    """The field of a page that has the rows."""
+    key = "id"
+    """The field of a row that identifies it."""
 
     def __init__(self, market: Market, rng: Random) -> None:
         self.market = market
         self.rng = rng
-        self.rows: dict[int, Party] = {}
+        self.metadata: Metadata = market.admin_metadata
+        self.rows: set[Any] = set()
+        """What was added, without what was removed."""
 
     async def begin(self) -> None:
-        for _ in range(9):
-            await self.add()
+        """Prepares the list's account."""
+        assert not self.rows
 
     @abstractmethod
-    async def add(self) -> None:
-        """Adds a row to the list."""
+    async def add(self) -> Any:
+        """Adds a row to the list and returns what identifies it."""
 
-    async def remove(self) -> int | None:
-        """Removes a row and returns its id; None if rows of this list are never removed."""
+    async def remove(self) -> Any:
+        """Removes a row and returns it; None if rows of this list are never removed."""
         return None
 
-    @abstractmethod
-    async def read(self, cursor: int | None) -> tuple[list[int], int | None]:
-        """Reads one page: its ids, and the cursor of the next."""
+    def seen(self, page: Any) -> Iterable[Any]:
+        """The rows of a page."""
+        return [getattr(row, self.key) for row in getattr(page, self.field)]
+
+    def total(self, page: Any) -> int:
+        """How many rows the page says that there are, if it does."""
+        return len(self.rows)
+
+    async def newest(self, model: Any) -> int:
+        """The id of the newest row of a table."""
+        return await self.market.sql(lambda: int(model.select(model.id).order_by(model.id.desc()).scalar()))
+
+
+class OfRenter(Walk):
+    async def begin(self) -> None:
+        self.renter = await self.market.renter(100_000)
+        self.metadata = self.renter.metadata
+
+    async def credit(self) -> None:
+        """Adds a halala to the renter's wallet."""
+        request = ledger_pb2.CreditRenterRequest(renter_id=self.renter.id, amount_halala=1)
+        await self.market.ledger_service.CreditRenter(request, metadata=self.market.admin_metadata)
+
+
+class OfProvider(Walk):
+    async def begin(self) -> None:
+        self.provider = await self.market.provider()
+        self.metadata = self.provider.metadata
+
+
+class WithDaemon(OfProvider):
+    async def begin(self) -> None:
+        await super().begin()
+        self.daemon: Daemon = await self.market.daemon(self.provider)
+        self.renter: Party = await self.market.renter(100_000)
 
 
 class AvailableProviders(Walk):
-    async def add(self) -> None:
+    field = "providers"
+
+    async def begin(self) -> None:
+        self.parties: dict[int, Party] = {}
+
+    async def add(self) -> int:
         provider = await self.market.provider()
         await self.market.daemon(provider)
-        self.rows[provider.id] = provider
+        self.parties[provider.id] = provider
+        return provider.id
 
-    async def remove(self) -> int | None:
-        provider = self.rows.pop(self.rng.choice(sorted(self.rows)))
+    async def remove(self) -> int:
+        provider = self.parties.pop(self.rng.choice(sorted(self.parties)))
         await self.market.set_provider(provider, last_heartbeat_ms=0)
         return provider.id
 
-    async def read(self, cursor: int | None) -> tuple[list[int], int | None]:
-        request = renters_pb2.ListAvailableProvidersRequest(after_id=cursor, page_size=2)
-        found = await self.market.renter_service.ListAvailableProviders(request)
-        assert found.total == len(self.rows)
-        return [row.id for row in found.providers], found.next_after_id or None
+    def total(self, page: Any) -> int:
+        return int(page.total)
 
 
-class AllWithdrawals(Walk):
-    async def add(self) -> None:
-        market, provider = self.market, await self.market.provider()
-        earned = Transfer(TransferKind.PAYOUT, EXTERNAL, rules.provider(provider.id), 2000)
-        await market.sql(lambda: ledger.apply([earned], 0))
-        request = pb.RequestWithdrawalRequest(amount_halala=2000, iban=IBAN)
-        created = await market.withdrawal_service.RequestWithdrawal(request, metadata=provider.metadata)
-        self.rows[created.withdrawal.id] = provider
-
-    async def read(self, cursor: int | None) -> tuple[list[int], int | None]:
-        request = admin_pb2.ListWithdrawalsRequest(before_id=cursor, page_size=2)
-        found = await self.market.admin_service.ListWithdrawals(request, metadata=self.market.admin_metadata)
-        assert found.pagination.total == len(self.rows)
-        return [row.id for row in found.all], found.next_before_id or None
+class Withdrawals(OfProvider):
+    async def add(self) -> int:
+        values = {"amount_halala": 2000, "state": "paid", "iban": "", "iban_last4": "7519", "created_ms": 1}
+        await self.market.sql(lambda: Withdrawal.insert(provider_id=self.provider.id, **values).execute())
+        return await self.newest(Withdrawal)
 
 
-class OwnKeys(Walk):
+class OwnWithdrawals(Withdrawals):
+    field = "withdrawals"
+
+
+class AllWithdrawals(Withdrawals):
+    field = "all"
+
     async def begin(self) -> None:
-        self.renter = await self.market.renter()
         await super().begin()
+        self.metadata = self.market.admin_metadata
 
-    async def add(self) -> None:
-        request = keys_pb2.CreateKeyRequest(name="a key", scopes=[options_pb2.SCOPE_READ])
-        created = await self.market.key_service.CreateKey(request, metadata=self.renter.metadata)
-        self.rows[created.key.id] = self.renter
-
-    async def read(self, cursor: int | None) -> tuple[list[int], int | None]:
-        request = keys_pb2.ListKeysRequest(before_id=cursor, page_size=2)
-        found = await self.market.key_service.ListKeys(request, metadata=self.renter.metadata)
-        return [row.id for row in found.keys], found.next_before_id or None
+    def total(self, page: Any) -> int:
+        return int(page.pagination.total)
 
 
-class OperatorsProviders(Walk):
-    async def add(self) -> None:
-        provider = await self.market.provider()
-        self.rows[provider.id] = provider
+class AuditEntries(OfRenter):
+    field = "entries"
 
-    async def read(self, cursor: int | None) -> tuple[list[int], int | None]:
-        request = operations_pb2.ListProvidersRequest(before_id=cursor, page_size=2)
-        found = await self.market.operation_service.ListProviders(
-            request, metadata=self.market.admin_metadata
-        )
-        return [row.id for row in found.providers], found.next_before_id or None
+    async def begin(self) -> None:
+        await super().begin()
+        self.metadata = self.market.admin_metadata
+
+    async def add(self) -> int:
+        await self.credit()
+        return await self.newest(AuditEntry)
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("kind", [AvailableProviders, AllWithdrawals, OwnKeys, OperatorsProviders])
-async def test_rows_that_stay_appear_exactly_once(any_market: Market, kind: type[Walk], seed: int) -> None:
-    walk = kind(any_market, rng := Random(seed))
-    await walk.begin()
-    stayed, gone, seen = set(walk.rows), set[int | None](), list[int]()
-    cursor: int | None = None
+class OwnLedger(OfRenter):
+    field = "lines"
+
+    async def add(self) -> int:
+        await self.credit()
+        return await self.newest(Transfer)
+
+
+class OwnKeys(OfRenter):
+    field = "keys"
+
+    async def add(self) -> int:
+        request = keys_pb2.CreateKeyRequest(name="a key", scopes=[READ])
+        return int((await self.market.key_service.CreateKey(request, metadata=self.metadata)).key.id)
+
+
+class OwnJobs(OfRenter):
+    field, key = "jobs", "job_id"
+
+    async def add(self) -> str:
+        return str((await self.market.submit(self.renter)).job_id)
+
+
+class AllJobs(OwnJobs):
+    async def begin(self) -> None:
+        await super().begin()
+        self.metadata = self.market.admin_metadata
+
+
+class JobsOfProvider(WithDaemon):
+    field, key = "jobs", "job_id"
+
+    async def add(self) -> str:
+        return str((await self.market.submit(self.renter, self.provider)).job_id)
+
+
+class History(WithDaemon):
+    field, key = "attempts", "number"
+
+    async def add(self) -> int:
+        job, lease = await self.market.running_job(self.renter, self.provider, self.daemon)
+        await self.daemon.finished(lease)
+        query = Lease.select(Lease.number).where(Lease.job_id == job.job_id)
+        return await self.market.sql(lambda: int(query.scalar()))
+
+
+class Providers(Walk):
+    field = "providers"
+
+    async def add(self) -> int:
+        return (await self.market.provider()).id
+
+
+class Renters(Walk):
+    field = "renters"
+
+    async def add(self) -> int:
+        return (await self.market.renter(0)).id
+
+
+class Deliveries(OfRenter):
+    field = "deliveries"
+
+    async def add(self) -> int:
+        number = await self.market.sql(lambda: WebhookDelivery.select().count())
+        values = {"event_id": f"event-{number}", "event": "webhook.test", "body": "{}"}
+        rest = {"status": "delivered", "created_ms": 1, "next_ms": 1}
+        insert = WebhookDelivery.insert(renter_id=self.renter.id, **values, **rest)
+        await self.market.sql(insert.execute)
+        return await self.newest(WebhookDelivery)
+
+
+class OwnData(OfRenter):
+    """Of several lists; rows are added to the last, and to one that may have been passed."""
+
+    async def add(self) -> tuple[str, str]:
+        return "jobs", str((await self.market.submit(self.renter)).job_id)
+
+    def seen(self, page: Any) -> Iterable[Any]:
+        yield from (("jobs", row.job.job_id) for row in page.jobs)
+        yield from (("keys", row.id) for row in page.keys)
+        yield from (("ledger", row.id) for row in page.ledger)
+
+
+WALKED: dict[str, type[Walk]] = {
+    "AdminService.ListAuditEntries": AuditEntries,
+    "AdminService.ListWithdrawals": AllWithdrawals,
+    "JobService.ListOwnJobs": OwnJobs,
+    "JobService.ListProviderJobs": JobsOfProvider,
+    "KeyService.ListKeys": OwnKeys,
+    "OperationService.ListJobs": AllJobs,
+    "OperationService.ListProviders": Providers,
+    "OperationService.ListRenters": Renters,
+    "PrivacyService.ExportOwnData": OwnData,
+    "ProviderService.ListProviderHistory": History,
+    "RenterService.ListAvailableProviders": AvailableProviders,
+    "StatementService.ListOwnLedger": OwnLedger,
+    "WebhookService.ListWebhookDeliveries": Deliveries,
+    "WithdrawalService.ListOwnWithdrawals": OwnWithdrawals,
+}
+
+
+def next_field(method: MethodDescriptor) -> str:
+    """The field of an answer that says where the next page begins; empty if the method has no pages."""
+    return next((field.name for field in method.output_type.fields if field.name.startswith("next_")), "")
+
+
+def test_every_list_with_pages_is_walked() -> None:
+    assert sorted(name for name, method in METHODS.items() if next_field(method)) == sorted(WALKED)
+
+
+@pytest.mark.parametrize("name", WALKED)
+async def test_rows_that_stay_appear_exactly_once(any_market: Market, name: str) -> None:
+    for seed in range(WALKS):
+        walk = WALKED[name](any_market, Random(seed))
+        await walk.begin()
+        for _ in range(ROWS):
+            walk.rows.add(await walk.add())
+        first, seen = set(walk.rows), await follow(walk, METHODS[name])
+        assert len(seen) == len(set(seen))
+        assert first & walk.rows <= set(seen)
+
+
+async def follow(walk: Walk, method: MethodDescriptor) -> list[Any]:
+    """Reads page after page, and changes the list in between; returns the rows of all pages."""
+    answered, rng = next_field(method), walk.rng
+    request: Any = empty(method)
+    request.page_size = 2
+    if isinstance(walk, History):
+        request.provider_id = walk.provider.id
+    seen: list[Any] = []
+    others: int | None = None
     while True:
-        page, cursor = await walk.read(cursor)
-        assert len(page) <= 2
-        seen += page
-        if cursor is None:
-            break
+        page: Any = await call(walk.market, method, request, walk.metadata)
+        rows = list(walk.seen(page))
+        assert len(rows) <= request.page_size
+        seen += rows
+        before, others = others, walk.total(page) - len(walk.rows)
+        assert before in (None, others)
+        if not page.HasField(answered):
+            return seen
+        setattr(request, answered.removeprefix("next_"), getattr(page, answered))
         for _ in range(rng.randint(0, 2)):
-            await walk.add()
+            walk.rows.add(await walk.add())
         if rng.random() < 0.7:
-            gone.add(await walk.remove())
-    assert len(seen) == len(set(seen))
-    assert stayed - gone <= set(seen)
+            walk.rows.discard(await walk.remove())
