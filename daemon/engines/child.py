@@ -15,9 +15,8 @@ import sys
 from collections import deque
 from typing import Any
 
-import httpx
-
 from daemon.engines.served import Server, StartError, client_of, until_healthy
+from daemon.foreign.http import Client
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ class ModelServer(Server):
     """A model server in a process of its own."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, client: httpx.AsyncClient, drain: asyncio.Task[None]
+        self, process: asyncio.subprocess.Process, client: Client, drain: asyncio.Task[None]
     ) -> None:
         self.client = client
         self._process = process

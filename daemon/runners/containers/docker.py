@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,9 @@ import aiodocker
 import aiohttp
 from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
+
+from daemon.foreign import documents
+from daemon.foreign.documents import DocumentError
 
 CALL_SECONDS = 30.0
 PULL_SECONDS = 840.0
@@ -81,6 +84,8 @@ def translated() -> Iterator[None]:
         raise DockerRefusedError(error.status, str(error.message)) from None
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise DockerUnavailableError(str(error) or type(error).__name__) from None
+    except (DocumentError, JSONDecodeError, RecursionError):
+        raise DockerUnavailableError("its answer makes no sense") from None
 
 
 class Docker:
@@ -140,8 +145,8 @@ class Docker:
     async def _progress(self, name: str) -> AsyncGenerator[dict[str, Any], None]:
         # The library leaves its connection open when its stream is left.
         async with self._call("images/create", "POST", params={"fromImage": name}, seconds=None) as answer:
-            while line := await answer.content.readline():
-                event = json.loads(line)
+            while line := await _line(answer):
+                event = documents.parse_object(line)
                 if "error" in event:
                     raise DockerError(500, str(event["error"]))
                 yield event
@@ -343,3 +348,11 @@ class Docker:
                 if error.status not in ok:
                     raise
                 return
+
+
+async def _line(answer: aiohttp.ClientResponse) -> bytes:
+    """The next line of an answer; empty at its end. Raises DocumentError for one without an end."""
+    try:
+        return await answer.content.readline()
+    except ValueError:
+        raise DocumentError("it has a line without an end") from None
