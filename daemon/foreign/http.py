@@ -6,6 +6,8 @@ the machine has. It must not know what is asked for.
 
 from __future__ import annotations
 
+import functools
+import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -43,9 +45,16 @@ def client(*, headers: Mapping[str, str] | None = None, socket: str | None = Non
         limits=limits,
         transport=httpx.AsyncHTTPTransport(uds=socket, limits=limits) if socket is not None else None,
         trust_env=False,
+        verify=_authorities(),
         follow_redirects=False,
         **options,
     )
+
+
+@functools.cache
+def _authorities() -> ssl.SSLContext:
+    """The certificate authorities that are trusted; reading them takes longer than a request."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def blocking_client(**options: Any) -> BlockingClient:

