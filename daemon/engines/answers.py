@@ -65,14 +65,14 @@ async def answer(
             if counted.has_begun:
                 raise refusals.engine_failed() from busy
             await wait.for_server(busy)
-        except _Refused as refused:
+        except _RefusedError as refused:
             raise refusals.refusal(refused.error, context_tokens) from None
         except (*http.FAILURES, TimeoutError, ValueError) as error:
             raise refusals.engine_failed() from error
     yield counted.usage()
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """The server answered with an error."""
 
     def __init__(self, error: refusals.ServerError) -> None:
@@ -89,7 +89,9 @@ class _Wait:
         # A job whose own time went by in front of a busy server would end as if its renter had set too
         # little: half of it is left for another provider.
         limit_seconds = offer.run_limit.ToMilliseconds() / 1000 if offer.HasField("run_limit") else 0.0
-        self._give_back_at = min(self.first_word_by, now + limit_seconds / 2 if limit_seconds else float("inf"))
+        self._give_back_at = min(
+            self.first_word_by, now + limit_seconds / 2 if limit_seconds else float("inf")
+        )
         self._pause_seconds = patience.pause_seconds
 
     async def for_server(self, busy: ServerBusyError) -> None:
@@ -104,7 +106,7 @@ class _Wait:
 async def _events(
     client: http.Client, path: str, body: dict[str, Any], wait: _Wait, patience: Patience
 ) -> AsyncGenerator[dict[str, Any], None]:
-    """The events of one request. Raises ServerBusyError, _Refused, TimeoutError and what HTTP raises."""
+    """The events of one request. Raises ServerBusyError, _RefusedError, TimeoutError and what HTTP raises."""
     async with AsyncExitStack() as stack:
         async with asyncio.timeout_at(wait.first_word_by):
             response = await stack.enter_async_context(client.stream("POST", path, json=body))
@@ -127,7 +129,7 @@ async def _check(response: http.Response) -> None:
     error = refusals.error_of_body(response.status_code, await http.beginning(response))
     if response.status_code in refusals.BUSY and error.fault is not refusals.Fault.PROMPT_TOO_LONG:
         raise ServerBusyError(http.retry_after_seconds(response))
-    raise _Refused(error)
+    raise _RefusedError(error)
 
 
 class _Answer:
@@ -161,7 +163,7 @@ class _Answer:
         if (error := refusals.error_of_event(event)) is not None:
             if error.status in refusals.BUSY and error.fault is not refusals.Fault.PROMPT_TOO_LONG:
                 raise ServerBusyError
-            raise _Refused(error)
+            raise _RefusedError(error)
         delta = chat.delta_of(event)
         if delta.prompt_tokens is not None:
             self._prompt_tokens = delta.prompt_tokens

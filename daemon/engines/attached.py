@@ -160,8 +160,7 @@ class AttachedEngine(Engine):
         before = self._catalogue.left_out
         self._catalogue = catalogue(listed, self._attachment.aliases)
         self._models = {
-            name: self._model(name, listed.get(served, 0))
-            for name, served in self._catalogue.served.items()
+            name: self._model(name, listed.get(served, 0)) for name, served in self._catalogue.served.items()
         }
         if self._catalogue.left_out and self._catalogue.left_out != before and listed:
             logger.warning("models of the attached model server are not offered: %s", told(self.left_out))

@@ -1,4 +1,4 @@
-"""Owns the HTTP clients with which the daemon talks to programs of others, and how much of an answer it reads.
+"""Owns the HTTP clients for programs of others, and how much of their answers is read.
 
 An answer is read as it is: a compressed one is refused, since a few bytes could unpack to more memory than
 the machine has. It must not know what is asked for.
@@ -101,7 +101,9 @@ def _seconds_until(date: str, now: datetime) -> float:
 def _check_plain(response: Response) -> None:
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
-        raise httpx.DecodingError("the answer is compressed, which was not asked for", request=response.request)
+        raise httpx.DecodingError(
+            "the answer is compressed, which was not asked for", request=response.request
+        )
 
 
 async def _check_plain_later(response: Response) -> None:

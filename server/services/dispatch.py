@@ -22,7 +22,8 @@ from server.store.database import Database
 
 log = logging.getLogger(__name__)
 
-# A provider that refused a job, let its offer expire, or gave it back because it is busy, is not offered that job again before this time.
+# A provider that refused a job, let its offer expire, or gave it back because it is busy, is not offered that
+# job again before this time.
 RETRY_SAME_PROVIDER_SECONDS = 15.0
 SECRET_BYTES = 16
 # Distinct job requirements examined per poll.

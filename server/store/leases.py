@@ -367,7 +367,7 @@ def time_left(provider_ids: Sequence[int], now_ms: int) -> dict[int, list[int]]:
 
 
 def refused_by(job_id: str, since_ms: int) -> set[int]:
-    """The providers that did not take an offer of a job after a time, or gave it back because they are busy."""
+    """The providers that did not take a job after a time, or gave it back because they are busy."""
     query = db.Lease.select(db.Lease.provider_id).where(
         db.Lease.job_id == job_id, not_taken(), db.Lease.ended_ms > since_ms
     )

@@ -50,7 +50,9 @@ class Raw:
 
 def refused(status: int, document: Any, **headers: str) -> Raw:
     """A refusal in JSON; names of headers are written with underscores."""
-    return Raw(json.dumps(document).encode(), status, {name.replace("_", "-"): headers[name] for name in headers})
+    return Raw(
+        json.dumps(document).encode(), status, {name.replace("_", "-"): headers[name] for name in headers}
+    )
 
 
 @dataclass

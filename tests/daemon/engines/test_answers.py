@@ -52,7 +52,8 @@ def parts(*content: Any) -> bytes:
             (event(error={}, choices=[{"delta": {"content": "Hello"}}]), END), id="an error that is empty"
         ),
         pytest.param(
-            (parts({"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}), END), id="parts of a text"
+            (parts({"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}), END),
+            id="parts of a text",
         ),
         pytest.param(
             (
@@ -64,7 +65,9 @@ def parts(*content: Any) -> bytes:
         ),
         pytest.param((thought(), thought("reasoning"), word("Hello"), END), id="thoughts before the text"),
         pytest.param((event(choices=None), event(choices=[None]), word("Hello"), END), id="no choices"),
-        pytest.param((word("Hello"), event(choices=[{"delta": None, "finish_reason": "stop"}])), id="no delta"),
+        pytest.param(
+            (word("Hello"), event(choices=[{"delta": None, "finish_reason": "stop"}])), id="no delta"
+        ),
     ],
 )
 async def test_answer_is_whole_however_the_server_writes_its_stream(answers: tuple[bytes, ...]) -> None:
@@ -93,7 +96,9 @@ async def test_answer_with_empty_finish_reasons_ends_with_a_real_one() -> None:
 LOADING = refused(503, {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}})
 PENDING = refused(503, {"error": "server busy, please try again. maximum pending requests exceeded"})
 BUSY = refused(429, {"error": {"message": "Too many requests", "code": "rate_limit"}}, Retry_After="0.01")
-BUSY_LATER = Raw(event(error={"code": 503, "message": "Loading model"}), headers={"content-type": "text/event-stream"})
+BUSY_LATER = Raw(
+    event(error={"code": 503, "message": "Loading model"}), headers={"content-type": "text/event-stream"}
+)
 
 
 @pytest.mark.parametrize("busy", [LOADING, PENDING, BUSY, BUSY_LATER])
@@ -149,15 +154,21 @@ async def test_server_that_accepts_and_never_answers_has_failed() -> None:
 @pytest.mark.parametrize(
     ("answers", "reason"),
     [
-        pytest.param([thought()] * 8 + [length(completion_tokens=8, prompt_tokens=5)], NO_ANSWER, id="counted"),
+        pytest.param(
+            [thought()] * 8 + [length(completion_tokens=8, prompt_tokens=5)], NO_ANSWER, id="counted"
+        ),
         pytest.param([thought("reasoning")] * 8 + [length()], NO_ANSWER, id="not counted"),
         pytest.param([thought()] * 8 + [length(completion_tokens=0, prompt_tokens=5)], NO_ANSWER, id="zero"),
-        pytest.param([parts({"type": "thinking", "thinking": "Hmm"})] * 8 + [length()], NO_ANSWER, id="parts"),
+        pytest.param(
+            [parts({"type": "thinking", "thinking": "Hmm"})] * 8 + [length()], NO_ANSWER, id="parts"
+        ),
         pytest.param([thought(), END], NO_ANSWER, id="it ends after its thoughts"),
         pytest.param([length()], NO_ANSWER, id="nothing at all"),
         pytest.param([length(completion_tokens=0, prompt_tokens=5)], PROMPT_TOO_LONG, id="a full context"),
         pytest.param(
-            [word("a"), length(completion_tokens=1, prompt_tokens=5)], PROMPT_TOO_LONG, id="cut by the context"
+            [word("a"), length(completion_tokens=1, prompt_tokens=5)],
+            PROMPT_TOO_LONG,
+            id="cut by the context",
         ),
     ],
 )
@@ -179,7 +190,9 @@ async def test_thoughts_that_are_not_counted_are_no_sign_of_a_full_context() -> 
     assert usage.completion_tokens == 1
 
 
-@pytest.mark.parametrize("answers", [[thought()] * 4 + [length()], [word("a"), END], [word("a"), END, COUNTS]])
+@pytest.mark.parametrize(
+    "answers", [[thought()] * 4 + [length()], [word("a"), END], [word("a"), END, COUNTS]]
+)
 async def test_self_test_passes_for_a_model_that_thinks_or_does_not_count(answers: list[bytes]) -> None:
     async with attached(Script(answers=answers), QUICK) as engine:
         await engine.self_test()

@@ -159,7 +159,9 @@ HTML = b"<html><body>It works!</body></html>"
         pytest.param(Raw(HTML, 401), "check DCP_ATTACHED_API_KEY", id="wrong key"),
         pytest.param(Raw(HTML, 302, {"location": "http://127.0.0.1:1/"}), "HTTP 302", id="a redirection"),
         pytest.param(
-            Raw(gzip.compress(b"{}"), headers={"content-encoding": "gzip"}), "does not answer", id="compressed"
+            Raw(gzip.compress(b"{}"), headers={"content-encoding": "gzip"}),
+            "does not answer",
+            id="compressed",
         ),
     ],
 )
@@ -180,14 +182,14 @@ async def test_unusable_list_of_models_has_its_own_sentence(
 
 
 async def test_provider_is_told_once_which_models_are_not_offered(caplog: pytest.LogCaptureFixture) -> None:
-    script = Script(models=[{"id": "Claude 4 (new)"}, {"id": "smol*"}, {"id": "/home/sara/x.gguf"}])
+    script = Script(models=[{"id": "Claude 4 (new)"}, {"id": "smol*"}, {"id": "/srv/sara/x.gguf"}])
     async with attached(script) as engine:
         await engine.refresh()
         assert [model.name for model in engine.models()] == ["x.gguf"]
         assert engine.left_out.keys() == {"Claude 4 (new)", "smol*"}
         await run(engine, job("x.gguf"))
     assert caplog.text.count("'Claude 4 (new)' (its name has spaces") == 1
-    assert script.requests[0]["model"] == "/home/sara/x.gguf"
+    assert script.requests[0]["model"] == "/srv/sara/x.gguf"
 
 
 async def test_model_whose_id_has_spaces_answers_under_its_alias() -> None:

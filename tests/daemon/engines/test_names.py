@@ -15,14 +15,14 @@ def test_plain_name_is_offered_as_it_is(name: str) -> None:
 @pytest.mark.parametrize(
     ("path", "public"),
     [
-        ("/home/sara/models/llama-7b.Q4.gguf", "llama-7b.Q4.gguf"),
+        ("/srv/sara/models/llama-7b.Q4.gguf", "llama-7b.Q4.gguf"),
         ("/models/llama-8b/", "llama-8b"),
         ("~/models/x.gguf", "x.gguf"),
         ("./x.gguf", "x.gguf"),
         ("models/7b/x.gguf", "x.gguf"),
         ("C:\\Users\\sara\\x.gguf", "x.gguf"),
         ("C:/Users/sara/x.gguf", "x.gguf"),
-        ("file:///home/sara/x", "x"),
+        ("file:///srv/sara/x", "x"),
     ],
 )
 def test_path_on_the_providers_machine_is_offered_by_its_base_name(path: str, public: str) -> None:
@@ -49,7 +49,7 @@ def test_model_that_is_not_offered_has_a_reason_and_a_remedy(name: str, why: str
     assert "DCP_ALIASES" in offer.left_out[name]
 
 
-@pytest.mark.parametrize("name", ["Claude 4 Sonnet (new)", "/home/sara/x.gguf", "x" * 301])
+@pytest.mark.parametrize("name", ["Claude 4 Sonnet (new)", "/srv/sara/x.gguf", "x" * 301])
 def test_alias_gives_any_listed_model_a_public_name(name: str) -> None:
     offer = catalogue([name], {"public/name": name})
     assert offer.served == {"public/name": name}

@@ -16,13 +16,15 @@ ENGINE_FAILED = jobs_pb2.FAILURE_REASON_ENGINE_FAILED
 TOO_LONG = [
     pytest.param(
         400,
-        b'{"object":"error","message":"This model\'s maximum context length is 4096 tokens. However, you requested'
-        b' 4472 tokens. Please reduce the length of the messages.","type":"BadRequestError","param":null,"code":400}',
+        b'{"object":"error","message":"This model\'s maximum context length is 4096 tokens. However, you '
+        b"requested 4472 tokens. Please reduce the length of the "
+        b'messages.","type":"BadRequestError","code":400}',
         id="vLLM to 0.10, SGLang's form",
     ),
     pytest.param(
         400,
-        b'{"error":{"message":"The decoder prompt (length 5000) is longer than the maximum model length of 4096.",'
+        b'{"error":{"message":"The decoder prompt (length 5000) is longer than the maximum '
+        b'model length of 4096",'
         b'"type":"BadRequestError","param":null,"code":400}}',
         id="vLLM",
     ),
@@ -46,14 +48,15 @@ TOO_LONG = [
     ),
     pytest.param(
         400,
-        b'{"error":"Trying to keep the first 4500 tokens when context the overflows. However, the model is loaded '
-        b'with context length of only 4096 tokens, which is not enough."}',
+        b'{"error":"Trying to keep the first 4500 tokens when context the overflows. However, the model is '
+        b'loaded with context length of only 4096 tokens, which is not enough."}',
         id="LM Studio, older",
     ),
     pytest.param(
         400,
-        b'{"error":{"code":400,"message":"request (3004 tokens) exceeds the available context size (2048 tokens),'
-        b' try increasing it","type":"exceed_context_size_error","n_prompt_tokens":3004,"n_ctx":2048}}',
+        b'{"error":{"code":400,"message":"request (3004 tokens) exceeds the available context size (2048 '
+        b"tokens), try increasing "
+        b'it","type":"exceed_context_size_error","n_prompt_tokens":3004,"n_ctx":2048}}',
         id="llama.cpp",
     ),
     pytest.param(
@@ -95,8 +98,9 @@ def test_prompt_that_is_too_long_is_recognized(status: int, body: bytes) -> None
     [
         pytest.param(
             400,
-            b'{"object":"error","message":"As of transformers v4.44, default chat template is no longer allowed, so'
-            b' you must provide a chat template if the tokenizer does not define one.","code":400}',
+            b'{"object":"error","message":"As of transformers v4.44, default chat template is no longer '
+            b"allowed, so you must provide a chat template if the tokenizer does not define "
+            b'one.","code":400}',
             id="vLLM without a chat template",
         ),
         pytest.param(
@@ -111,7 +115,7 @@ def test_prompt_that_is_too_long_is_recognized(status: int, body: bytes) -> None
         pytest.param(400, b'{"error":{"message":"Invalid model name passed in model=x"}}', id="litellm"),
         pytest.param(
             400,
-            b'{"error":{"message":"Unsupported parameter: \'max_tokens\' is not supported with this model."}}',
+            b'{"error":{"message":"Unsupported parameter: \'max_tokens\' is not supported here."}}',
             id="a parameter of every request",
         ),
         pytest.param(401, b'{"error":"invalid key"}', id="the provider's key"),
