@@ -48,7 +48,15 @@ def litellm_server(folder: Path, upstreams: Mapping[str, str], key: str) -> Iter
     config.write_text(json.dumps({"model_list": models, "router_settings": settings}))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [ENVIRONMENT / "bin" / "litellm", "--config", config, "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        ENVIRONMENT / "bin" / "litellm",
+        "--config",
+        config,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     with (folder / "litellm.log").open("wb") as log:
         process = subprocess.Popen(command, env=_environment(folder), cwd=folder, stdout=log, stderr=log)
         try:

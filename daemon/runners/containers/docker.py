@@ -18,6 +18,7 @@ import aiodocker
 import aiohttp
 from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
+from aiohttp.http import HttpProcessingError
 
 from daemon.foreign import documents
 from daemon.foreign.documents import DocumentError
@@ -28,6 +29,10 @@ STDOUT = 1
 _FRAME = struct.Struct(">BxxxL")
 _MAX_FRAME_BYTES = 16 * 1024 * 1024
 _UNREACHABLE = 900  # what aiodocker calls a connection that failed
+
+
+# What the library raises for an answer that is not JSON, is nested too deeply, or has no end.
+_NONSENSE = (DocumentError, JSONDecodeError, UnicodeDecodeError, RecursionError, HttpProcessingError)
 
 
 class DockerUnavailableError(Exception):
@@ -84,7 +89,7 @@ def translated() -> Iterator[None]:
         raise DockerRefusedError(error.status, str(error.message)) from None
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise DockerUnavailableError(str(error) or type(error).__name__) from None
-    except (DocumentError, JSONDecodeError, RecursionError):
+    except _NONSENSE:
         raise DockerUnavailableError("its answer makes no sense") from None
 
 
@@ -145,7 +150,7 @@ class Docker:
     async def _progress(self, name: str) -> AsyncGenerator[dict[str, Any], None]:
         # The library leaves its connection open when its stream is left.
         async with self._call("images/create", "POST", params={"fromImage": name}, seconds=None) as answer:
-            while line := await _line(answer):
+            while line := await answer.content.readline():
                 event = documents.parse_object(line)
                 if "error" in event:
                     raise DockerError(500, str(event["error"]))
@@ -348,11 +353,3 @@ class Docker:
                 if error.status not in ok:
                     raise
                 return
-
-
-async def _line(answer: aiohttp.ClientResponse) -> bytes:
-    """The next line of an answer; empty at its end. Raises DocumentError for one without an end."""
-    try:
-        return await answer.content.readline()
-    except ValueError:
-        raise DocumentError("it has a line without an end") from None
