@@ -18,6 +18,8 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from daemon.foreign import documents
+
 logger = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 1024
@@ -76,7 +78,7 @@ class _Door:
 
     def _answer_to(self, line: bytes) -> bytes:
         try:
-            answer = self._answers[json.loads(line)["do"]]
+            answer = self._answers[documents.parse_object(line)["do"]]
         except (ValueError, KeyError, TypeError):
             reply = {"error": f"ask for one of {', '.join(self._answers)}"}
         else:
@@ -92,7 +94,7 @@ def ask(state_dir: Path, what: str, patience_seconds: float = PATIENCE_SECONDS) 
             with _short(state_dir) as name:
                 asking.connect(name)
             asking.sendall(json.dumps({"do": what}).encode() + b"\n")
-            answer = json.loads(_line(asking))
+            answer = documents.parse(_line(asking), MAX_ANSWER_BYTES)
         except PermissionError:
             raise
         except (OSError, ValueError):

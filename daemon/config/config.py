@@ -145,6 +145,8 @@ class Config:
     """The models to serve."""
     engine_slots: int = 1
     """How many jobs each of `models` and `engine_models` answers at once."""
+    engine_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The environment of the processes that serve `models`: no key, no setting of this program."""
     engine_models: tuple[ModelFile, ...] = ()
     """The models that a server in a container serves."""
     engine: ServerSettings = field(default_factory=ServerSettings)
@@ -227,6 +229,7 @@ def _config(
         container_socket=Path(settings.get("DCP_CONTAINER_SOCKET", str(Config.container_socket))),
         containers=_containers(settings),
         engine_slots=_number("DCP_ENGINE_SLOTS", settings.get("DCP_ENGINE_SLOTS", "1"), 1, MAX_SLOTS),
+        engine_environment=config_engine.environment(environ),
         engine_models=config_engine.models(settings),
         engine=config_engine.server(settings),
         attached_url=_attached_url(settings.get("DCP_ATTACHED_URL")),

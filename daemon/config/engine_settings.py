@@ -27,6 +27,17 @@ class Variable(NamedTuple):
     meaning: str
 
 
+# What a model server's process may see of this program's environment: where libraries lie, which GPUs the
+# owner gives to it, how many threads it uses. Anything else may be secret.
+_SEEN = ("PATH", "HOME", "TMPDIR", "LANG", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME")
+_SEEN_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "GGML_", "OMP_", "GOMP_", "HIP_", "HSA_", "ROCR_", "VK_")
+
+
+def environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """What the process of a model server gets of an environment: no key and no other setting of DCP."""
+    return {name: text for name, text in environ.items() if name in _SEEN or name.startswith(_SEEN_PREFIXES)}
+
+
 @dataclass(frozen=True)
 class ModelFile:
     """A model to serve: its public name and its file, or the folder of its files."""

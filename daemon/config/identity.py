@@ -10,6 +10,7 @@ import stat
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from daemon.foreign import documents
 from daemon.machine import durable
 
 _FILE_NAME = "identity.json"
@@ -57,7 +58,7 @@ def _check_private(path: Path, status: os.stat_result) -> None:
 
 
 def _parse(text: str) -> Identity:
-    document = json.loads(text)
+    document = documents.parse_object(text)
     identity = Identity(int(document["provider_id"]), document["api_key"], document["server"])
     if not isinstance(identity.api_key, str) or not identity.api_key:
         raise ValueError("no key")

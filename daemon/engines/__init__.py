@@ -69,9 +69,14 @@ class Engine(Runner, Protocol):
             offer = sessions_pb2.JobOffer(lease=sessions_pb2.Lease(job_id="self-test"), params=params)
             await self.prepare(offer)
             usage = jobs_pb2.Usage()
-            async with aclosing(self.generate(offer)) as pieces:
-                async for piece in pieces:
-                    usage = piece if isinstance(piece, jobs_pb2.Usage) else usage
+            try:
+                async with aclosing(self.generate(offer)) as pieces:
+                    async for piece in pieces:
+                        usage = piece if isinstance(piece, jobs_pb2.Usage) else usage
+            except EngineError as error:
+                if error.reason != jobs_pb2.FAILURE_REASON_NO_ANSWER:
+                    raise
+                continue  # it works: a model that thinks first needs more tokens for a text
             if not usage.completion_tokens:
                 raise EngineError(
                     jobs_pb2.FAILURE_REASON_ENGINE_FAILED, f"The model {model.name} answered nothing."

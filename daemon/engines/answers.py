@@ -3,37 +3,42 @@
 It must not know how the server was started. Whatever the server does, the answer
 ends: it is complete, or an EngineError says who is at fault. A server that falls
 silent or never comes to an end breaks down in the provider's name, not on the
-renter's bill.
+renter's bill; one that stays busy has its job given back.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
-from dcp.v1 import jobs_pb2
+from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.engines import chat
+from daemon.engines import chat, refusals
+from daemon.engines.refusals import ServerBusyError
+from daemon.foreign import http
 from daemon.runners import Piece
+
+MAX_PAUSE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a model server may be silent, in seconds."""
+    """How long a model server may be silent or busy, in seconds."""
 
     first_seconds: float = 300.0
-    """Before its first word: it may read a long prompt, or serve others first."""
+    """Before its first word: it may load the model, read a long prompt, or serve others first."""
     next_seconds: float = 60.0
     """Between two words."""
+    pause_seconds: float = 1.0
+    """Before a busy server that does not say how long it will be is asked again; doubled each time."""
 
 
 async def answer(
-    client: httpx.AsyncClient,
-    params: jobs_pb2.JobParams,
+    client: http.Client,
+    offer: sessions_pb2.JobOffer,
     *,
     served_name: str,
     context_tokens: int,
@@ -46,101 +51,146 @@ async def answer(
     `served_name` is the model's name at the server; `context_tokens` 0: not known.
     Raises EngineError; one with ENGINE_FAILED means that the server cannot be trusted on.
     """
-    counted = _Answer(chat.max_tokens(params), context_tokens, monotonic)
-    body = chat.request_body(params) | {"model": served_name}
-    try:
-        async with client.stream("POST", path, json=body) as response:
-            if response.status_code != httpx.codes.OK:
-                error = chat.error_of(await _beginning(response))
-                raise chat.refusal(response.status_code, error, context_tokens)
-            async with aclosing(_patient(chat.events(response.aiter_bytes()), patience)) as events:
+    counted = _Answer(chat.max_tokens(offer.params), context_tokens, monotonic)
+    body = chat.request_body(offer.params) | {"model": served_name}
+    wait = _Wait(offer, patience)
+    while not counted.is_over:
+        try:
+            async with aclosing(_events(client, path, body, wait, patience)) as events:
                 async for event in events:
                     if piece := counted.take(event):
                         yield piece
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        raise chat.engine_failed() from error
-    counted.check()
+            counted.check()
+        except ServerBusyError as busy:
+            if counted.has_begun:
+                raise refusals.engine_failed() from busy
+            await wait.for_server(busy)
+        except _RefusedError as refused:
+            raise refusals.refusal(refused.error, context_tokens) from None
+        except (*http.FAILURES, TimeoutError, ValueError) as error:
+            raise refusals.engine_failed() from error
     yield counted.usage()
 
 
-async def _beginning(response: httpx.Response) -> bytes:
-    """The first 64 KiB of a body, which are enough of an error."""
-    body = b""
-    async for piece in response.aiter_bytes():
-        body += piece
-        if len(body) > 65536:
-            break
-    return body[:65536]
+class _RefusedError(Exception):
+    """The server answered with an error."""
+
+    def __init__(self, error: refusals.ServerError) -> None:
+        super().__init__(error.status)
+        self.error = error
 
 
-async def bounded(response: httpx.Response, most_bytes: int) -> bytes:
-    """A whole body. Raises ValueError for one that is larger."""
-    body = bytearray()
-    async for piece in response.aiter_bytes():
-        body += piece
-        if len(body) > most_bytes:
-            raise ValueError("the model server's answer has no end")
-    return bytes(body)
+class _Wait:
+    """How long the first word of a job is waited for."""
+
+    def __init__(self, offer: sessions_pb2.JobOffer, patience: Patience) -> None:
+        now = asyncio.get_running_loop().time()
+        self.first_word_by = now + patience.first_seconds
+        # A job whose own time went by in front of a busy server would end as if its renter had set too
+        # little: half of it is left for another provider.
+        limit_seconds = offer.run_limit.ToMilliseconds() / 1000 if offer.HasField("run_limit") else 0.0
+        self._give_back_at = min(
+            self.first_word_by, now + limit_seconds / 2 if limit_seconds else float("inf")
+        )
+        self._pause_seconds = patience.pause_seconds
+
+    async def for_server(self, busy: ServerBusyError) -> None:
+        """Returns when the server may be asked again. Raises EngineError when that is too late."""
+        seconds = max(self._pause_seconds, busy.retry_after_seconds or 0.0)
+        self._pause_seconds = min(2 * self._pause_seconds, MAX_PAUSE_SECONDS)
+        if asyncio.get_running_loop().time() + seconds >= self._give_back_at:
+            raise refusals.engine_busy() from None
+        await asyncio.sleep(seconds)
 
 
-async def _patient(
-    events: AsyncIterator[dict[str, Any]], patience: Patience
+async def _events(
+    client: http.Client, path: str, body: dict[str, Any], wait: _Wait, patience: Patience
 ) -> AsyncGenerator[dict[str, Any], None]:
-    seconds = patience.first_seconds
-    while True:
-        try:
-            async with asyncio.timeout(seconds):
-                event = await anext(events)
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            raise chat.engine_failed() from None
-        yield event
-        seconds = patience.next_seconds
+    """The events of one request. Raises ServerBusyError, _RefusedError, TimeoutError and what HTTP raises."""
+    async with AsyncExitStack() as stack:
+        async with asyncio.timeout_at(wait.first_word_by):
+            response = await stack.enter_async_context(client.stream("POST", path, json=body))
+            await _check(response)
+        events = await stack.enter_async_context(aclosing(chat.events(response.aiter_bytes())))
+        by = wait.first_word_by
+        while (event := await _next(events, by)) is not None:
+            yield event
+            by = asyncio.get_running_loop().time() + patience.next_seconds
+
+
+async def _next(events: AsyncGenerator[dict[str, Any], None], by: float) -> dict[str, Any] | None:
+    async with asyncio.timeout_at(by):
+        return await anext(events, None)
+
+
+async def _check(response: http.Response) -> None:
+    if response.status_code == http.OK:
+        return
+    error = refusals.error_of_body(response.status_code, await http.beginning(response))
+    if response.status_code in refusals.BUSY and error.fault is not refusals.Fault.PROMPT_TOO_LONG:
+        raise ServerBusyError(http.retry_after_seconds(response))
+    raise _RefusedError(error)
 
 
 class _Answer:
     """What is known of an answer while it streams in."""
 
     def __init__(self, max_tokens: int, context_tokens: int, monotonic: Callable[[], float]) -> None:
+        self.is_over = False
+        """It is whole."""
         self._max_tokens = max_tokens
+        # A token may come in several pieces where it ends inside a character.
+        self._most_pieces = 4 * max_tokens + 64
         self._context_tokens = context_tokens
         self._monotonic = monotonic
         self._began_at = monotonic()
         self._first_at: float | None = None
         self._last_at = self._began_at
-        self._finish_reason: str | None = None
+        self._finish_reason = ""
         self._pieces = 0
+        self._has_text = False
+        self._has_thought = False
         self._prompt_tokens = 0
         self._completion_tokens: int | None = None
 
+    @property
+    def has_begun(self) -> bool:
+        """The model has written or thought something."""
+        return self._pieces > 0
+
     def take(self, event: dict[str, Any]) -> str:
         """Notes one event; returns its text, often empty."""
-        match event:
-            case {"error": {"code": int(code)}}:
-                raise chat.refusal(code, event["error"], self._context_tokens)
-            case {"error": _}:
-                raise chat.engine_failed()
-            case {"usage": {"prompt_tokens": int(prompt), "completion_tokens": int(completion)}}:
-                self._prompt_tokens, self._completion_tokens = prompt, completion
-        match event:
-            case {"choices": [{"finish_reason": str(reason)}, *_]}:
-                self._finish_reason = reason
-        match event:
-            case {"choices": [{"delta": {"content": str(text)}}, *_]} if text:
-                self._note_piece()
-                return text
-        return ""
+        if (error := refusals.error_of_event(event)) is not None:
+            if error.status in refusals.BUSY and error.fault is not refusals.Fault.PROMPT_TOO_LONG:
+                raise ServerBusyError
+            raise _RefusedError(error)
+        delta = chat.delta_of(event)
+        if delta.prompt_tokens is not None:
+            self._prompt_tokens = delta.prompt_tokens
+        # More than was asked for cannot be true, nor can no token of a text.
+        if delta.completion_tokens is not None and delta.completion_tokens <= self._most_pieces:
+            self._completion_tokens = delta.completion_tokens
+        self._finish_reason = delta.finish_reason or self._finish_reason
+        self._has_text |= bool(delta.text)
+        self._has_thought |= delta.is_thought
+        if delta.text or delta.is_thought:
+            self._note_piece()
+        return delta.text
 
     def check(self) -> None:
         """Raises EngineError when the answer is not whole."""
-        if self._finish_reason is None:
-            raise chat.engine_failed()
+        if not self._finish_reason:
+            raise refusals.engine_failed()
+        is_cut = self._finish_reason == "length"
+        if not self._has_text and self._has_thought:
+            raise refusals.no_answer(self._max_tokens)
         # The server stops at the end of the context as it does at the wanted
         # length; only the count shows that the answer was cut short.
-        was_counted = self._completion_tokens is not None
-        if self._finish_reason == "length" and was_counted and self._tokens < self._max_tokens:
-            raise chat.prompt_too_long(self._context_tokens)
+        if is_cut and self._completion_tokens is not None and self._written < self._max_tokens:
+            raise refusals.prompt_too_long(self._context_tokens)
+        if is_cut and not self._has_text:
+            raise refusals.no_answer(self._max_tokens)
+        self.is_over = True
 
     def usage(self) -> jobs_pb2.Usage:
         """The counts of the model server, the times of our clock."""
@@ -155,13 +205,17 @@ class _Answer:
     @property
     def _tokens(self) -> int:
         # A server that counts nothing sends a token a piece, more or less.
-        return self._pieces if self._completion_tokens is None else self._completion_tokens
+        return self._completion_tokens or self._pieces
+
+    @property
+    def _written(self) -> int:
+        # Some servers leave what the model thought out of their count.
+        return max(self._tokens, self._pieces) if self._has_thought else self._tokens
 
     def _note_piece(self) -> None:
         self._pieces += 1
-        # A token may come in several pieces where it ends inside a character.
-        if self._pieces > 4 * self._max_tokens + 64:
-            raise chat.engine_failed()
+        if self._pieces > self._most_pieces:
+            raise refusals.engine_failed()
         self._last_at = self._monotonic()
         if self._first_at is None:
             self._first_at = self._last_at

@@ -6,9 +6,8 @@ looks what is served, and answers jobs with it. It must not know the session.
 
 from __future__ import annotations
 
+import asyncio
 import base64
-import binascii
-import json
 import logging
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -16,11 +15,13 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.engines import LLM_INFERENCE, Engine, EngineError, chat
-from daemon.engines.answers import Patience, answer, bounded
+from daemon.engines import LLM_INFERENCE, Engine, EngineError, chat, refusals
+from daemon.engines.answers import Patience, answer
+from daemon.engines.names import Catalogue, catalogue
+from daemon.foreign import documents, http
+from daemon.foreign.documents import DocumentError
 from daemon.machine.clock import Clock, SystemClock
 from daemon.runners import Picture, Piece
 
@@ -61,17 +62,14 @@ class AttachedEngine(Engine):
         self._clock: Clock = clock or SystemClock()
         self._patience = patience or Patience()
         headers = {"Authorization": f"Bearer {attachment.api_key}"} if attachment.api_key else {}
-        self._client = httpx.AsyncClient(
+        self._client = http.client(
             base_url=attachment.url.rstrip("/"),
             headers=headers,
-            timeout=httpx.Timeout(LOOK_SECONDS, read=None),
-            limits=httpx.Limits(max_keepalive_connections=0),
-            # The key goes where the provider said, and prompts do, too.
-            trust_env=False,
-            follow_redirects=False,
+            timeout=http.Timeout(LOOK_SECONDS, read=None),
         )
         self._models: dict[str, sessions_pb2.ServedModel] = {}
-        self._served: dict[str, str] = {}
+        self._catalogue = Catalogue()
+        self._problem = ""
         self._failures = FAILURES
 
     @property
@@ -88,27 +86,37 @@ class AttachedEngine(Engine):
         """What the server listed when it was looked at last; nothing while it does not answer."""
         return list(self._models.values())
 
+    @property
+    def problem(self) -> str:
+        """Why the server's list cannot be used, as what the server does; empty: it can."""
+        return self._problem
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """The models that the server lists and that are not offered, each with the reason and the remedy."""
+        return self._catalogue.left_out
+
     async def refresh(self) -> None:
         """Asks the server for its list. One missing answer may be a busy moment; the second is not."""
-        try:
-            listed = chat.listed(await self._get("/models"))
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
+        listed, problem = await self._list()
+        if problem:
             self._failures += 1
-            if self._failures == FAILURES:
-                logger.warning("the attached model server does not answer error=%s", type(error).__name__)
             if self._failures >= FAILURES:
                 self._take({})
-            return
-        if self._failures >= FAILURES:
-            logger.info("the attached model server answers models=%d", len(listed))
-        self._failures = 0
-        self._take(listed)
+        else:
+            if self._failures >= FAILURES:
+                logger.info("the attached model server answers models=%d", len(listed))
+            self._failures = 0
+            self._take(listed)
+        if problem and (self._failures == FAILURES or problem != self._problem):
+            logger.warning("the attached model server cannot be used: it %s", problem)
+        self._problem = problem
 
     async def self_test(self) -> None:
         """The server answers, and each model that writes text does. Raises EngineError."""
         await self.refresh()
         if not self._models:
-            text = "The attached model server does not answer, or lists no model."
+            text = f"The attached model server {self._problem or 'lists no model that can be offered'}."
             raise EngineError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, text)
         await super().self_test()
 
@@ -120,20 +128,20 @@ class AttachedEngine(Engine):
             chat.request_body(offer.params)
         await self.refresh()
         if offer.params.model not in self._models:
-            raise chat.engine_failed()
+            raise refusals.engine_failed()
 
     async def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[Piece, None]:
         """Streams the answer, or draws the picture. Raises EngineError."""
-        served_name = self._served.get(offer.params.model)
+        served_name = self._catalogue.served.get(offer.params.model)
         if served_name is None:
-            raise chat.engine_failed()
+            raise refusals.engine_failed()
         if offer.job_type == jobs_pb2.JOB_TYPE_IMAGE_GENERATION:
             yield await self._picture(offer.params, served_name)
             yield jobs_pb2.Usage()
             return
         pieces = answer(
             self._client,
-            offer.params,
+            offer,
             served_name=served_name,
             context_tokens=self._models[offer.params.model].context_tokens,
             monotonic=self._clock.monotonic,
@@ -149,11 +157,13 @@ class AttachedEngine(Engine):
         await self._client.aclose()
 
     def _take(self, listed: Mapping[str, int]) -> None:
-        public = {name: served for name, served in self._attachment.aliases.items() if served in listed}
-        named = set(public.values())
-        public |= {served: served for served in listed if served not in named and served not in public}
-        self._served = dict(list(public.items())[: chat.MAX_MODELS])
-        self._models = {name: self._model(name, listed[served]) for name, served in self._served.items()}
+        before = self._catalogue.left_out
+        self._catalogue = catalogue(listed, self._attachment.aliases)
+        self._models = {
+            name: self._model(name, listed.get(served, 0)) for name, served in self._catalogue.served.items()
+        }
+        if self._catalogue.left_out and self._catalogue.left_out != before and listed:
+            logger.warning("models of the attached model server are not offered: %s", told(self.left_out))
 
     def _model(self, name: str, context_tokens: int) -> sessions_pb2.ServedModel:
         draws = name in self._attachment.image_models
@@ -164,38 +174,72 @@ class AttachedEngine(Engine):
             job_types=[jobs_pb2.JOB_TYPE_IMAGE_GENERATION] if draws else (),
         )
 
-    async def _get(self, path: str) -> Any:
-        async with self._client.stream("GET", path, timeout=LOOK_SECONDS) as response:
-            response.raise_for_status()
-            return json.loads(await bounded(response, chat.MAX_LIST_BYTES))
+    async def _list(self) -> tuple[dict[str, int], str]:
+        """The server's models and the lengths of their contexts, or what is wrong with its answer."""
+        try:
+            async with (
+                asyncio.timeout(2 * LOOK_SECONDS),
+                self._client.stream("GET", "/models", timeout=LOOK_SECONDS) as response,
+            ):
+                if response.status_code != http.OK:
+                    return {}, _bad_status(response.status_code)
+                text = await http.body(response, chat.MAX_LIST_BYTES)
+            return chat.listed(documents.parse(text)), ""
+        except DocumentError as error:
+            return {}, f"answers, but not with a list of models: {error}"
+        except http.TooLargeError as error:
+            return {}, f"answers, but not with a list of models: {error}"
+        except (*http.FAILURES, TimeoutError) as error:
+            return {}, f"does not answer ({type(error).__name__})"
 
     async def _picture(self, params: jobs_pb2.JobParams, served_name: str) -> Picture:
         body = _image_request(params) | {"model": served_name}
-        patience = httpx.Timeout(LOOK_SECONDS, read=self._patience.first_seconds)
+        patience = http.Timeout(LOOK_SECONDS, read=self._patience.first_seconds)
         try:
-            async with self._client.stream(
-                "POST", "/images/generations", json=body, timeout=patience
-            ) as response:
-                text = await bounded(response, MAX_IMAGE_BYTES)
-            if response.status_code != httpx.codes.OK:
-                raise chat.refusal(response.status_code, chat.error_of(text), 0)
+            async with (
+                asyncio.timeout(2 * self._patience.first_seconds),
+                self._client.stream("POST", "/images/generations", json=body, timeout=patience) as response,
+            ):
+                text = await http.body(response, MAX_IMAGE_BYTES)
+            if response.status_code in refusals.BUSY:
+                raise refusals.engine_busy()
+            if response.status_code != http.OK:
+                raise refusals.refusal(refusals.error_of_body(response.status_code, text), 0)
             # An address instead of the picture is not followed: it could lead anywhere.
-            data = base64.b64decode(json.loads(text)["data"][0]["b64_json"], validate=True)
-        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError, binascii.Error) as error:
-            raise chat.engine_failed() from error
+            picture = documents.parse(text, MAX_IMAGE_BYTES)["data"][0]["b64_json"]
+            data = base64.b64decode(picture, validate=True)
+        except (*http.FAILURES, TimeoutError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise refusals.engine_failed() from error
         content_type = next((kind for magic, kind in _IMAGES.items() if data.startswith(magic)), None)
         if content_type is None:
-            raise chat.engine_failed()
+            raise refusals.engine_failed()
         return Picture(content_type, data)
+
+
+def told(left_out: Mapping[str, str], most: int = 5) -> str:
+    """Models that are not offered, with the reasons, in one line for the provider."""
+    lines = [f"{name[:100]!r} ({why})" for name, why in list(left_out.items())[:most]]
+    more = len(left_out) - len(lines)
+    return "; ".join([*lines, *([f"and {more} more"] if more else [])])
+
+
+def _bad_status(status: int) -> str:
+    remedies = {
+        401: "check DCP_ATTACHED_API_KEY",
+        403: "check DCP_ATTACHED_API_KEY",
+        404: "DCP_ATTACHED_URL must be the base address of its OpenAI API, which usually ends with /v1",
+    }
+    remedy = remedies.get(status)
+    return f"answers with HTTP {status}" + (f": {remedy}" if remedy else "")
 
 
 def _image_request(params: jobs_pb2.JobParams) -> dict[str, Any]:
     """The body of a request for one picture. Raises EngineError for parameters that make none."""
     if not params.prompt.strip():
-        raise chat.bad_params("The job needs params.prompt.")
+        raise refusals.bad_params("The job needs params.prompt.")
     body: dict[str, Any] = {"prompt": params.prompt, "n": 1, "response_format": "b64_json"}
     if params.image_size:
         if not _IMAGE_SIZE.fullmatch(params.image_size):
-            raise chat.bad_params("params.image_size must be width and height, such as 1024x1024.")
+            raise refusals.bad_params("params.image_size must be width and height, such as 1024x1024.")
         body["size"] = params.image_size
     return body

@@ -18,7 +18,9 @@ from daemon.runners.choose import owner_of
 
 def model_engine(config: Config, model: ModelFile, warm: WarmModels) -> Engine:
     """The engine of one model file; `warm` shares the memory out."""
-    return LlamaCppEngine(model.name, model.path, slots=config.engine_slots, warm=warm)
+    return LlamaCppEngine(
+        model.name, model.path, slots=config.engine_slots, warm=warm, environment=config.engine_environment
+    )
 
 
 def container_engines(config: Config, warm: WarmModels, gpus: Callable[[], Sequence[str]]) -> list[Engine]:

@@ -1,26 +1,30 @@
-"""Owns the translation between a job and the OpenAI chat API: request, stream, refusals, models.
+"""Owns the translation between a job and the OpenAI chat API: request, stream, models.
 
-Pure: it must not know connections or processes.
+Pure: it must not know connections or processes. What a server's errors mean is in `refusals`.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 from dcp.v1 import jobs_pb2
 
-from daemon.engines import EngineError
+from daemon.engines import refusals
+from daemon.foreign import documents
+from daemon.foreign.documents import DocumentError
+from daemon.foreign.events import server_events
 
 DEFAULT_MAX_TOKENS = 256
 _ROLES = ("system", "user", "assistant")
 _END_OF_STREAM = "[DONE]"
-MAX_LINE_BYTES = 1024 * 1024
 MAX_LIST_BYTES = 1024 * 1024
-MAX_MODELS = 200
-_NAME = re.compile(r"[^\s\x00-\x1f\x7f]{1,300}")
+MAX_LISTED = 10_000
+MAX_ID_CHARACTERS = 1000
+MAX_COUNT = 2**31 - 1
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""Where servers put what a model thinks before it answers."""
 
 
 def request_body(params: jobs_pb2.JobParams) -> dict[str, Any]:
@@ -47,89 +51,103 @@ def _messages(params: jobs_pb2.JobParams) -> list[dict[str, str]]:
     if not messages and params.prompt:
         messages = [{"role": "user", "content": params.prompt}]
     if not messages:
-        raise bad_params("The job needs params.prompt or params.messages.")
+        raise refusals.bad_params("The job needs params.prompt or params.messages.")
     for message in messages:
         if message["role"] not in _ROLES:
-            raise bad_params(f"params.messages[].role must be one of {', '.join(_ROLES)}.")
+            raise refusals.bad_params(f"params.messages[].role must be one of {', '.join(_ROLES)}.")
     return messages
 
 
-async def events(pieces: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]:
-    """The JSON events of a server-sent stream, from its bytes in any pieces.
-
-    Split at line feeds only: httpx's own line splitting also breaks at U+2028
-    and its like, which an answer may contain.
-    """
-    rest = b""
-    async for piece in pieces:
-        *whole, rest = (rest + piece).split(b"\n")
-        if len(rest) > MAX_LINE_BYTES:
-            raise ValueError("an event without an end")
-        for line in whole:
-            if line.startswith(b"data:") and (text := line[5:].strip().decode()) != _END_OF_STREAM:
-                yield json.loads(text)
-            elif line.startswith(b"error:"):
-                yield {"error": json.loads(line[6:])}
+async def events(pieces: AsyncIterator[bytes]) -> AsyncGenerator[dict[str, Any], None]:
+    """The JSON events of a stream, without its end and its signs of life. Raises DocumentError."""
+    async for event in server_events(pieces):
+        data = event.data.strip()
+        # Proxies keep a connection open by empty events and by comments inside of events.
+        if data and data != _END_OF_STREAM and not data.startswith(":"):
+            yield _document(event.kind, data)
 
 
-def refusal(status: int, error: Mapping[str, object], context_tokens: int) -> EngineError:
-    """The message for a renter when the model server answers with an error."""
-    if _is_too_long(error):
-        return prompt_too_long(context_tokens)
-    if 400 <= status < 500 and status not in (401, 403, 404, 408, 429):
-        return bad_params("The model server refused the job's params.")
-    return engine_failed()
-
-
-def _is_too_long(error: Mapping[str, object]) -> bool:
-    """As llama.cpp, OpenAI and vLLM say it."""
-    return (
-        error.get("type") == "exceed_context_size_error"
-        or error.get("code") == "context_length_exceeded"
-        or "maximum context length" in str(error.get("message"))
-    )
-
-
-def error_of(body: bytes) -> dict[str, Any]:
-    """The error object of an answer; empty when there is none."""
+def _document(kind: str, data: str) -> dict[str, Any]:
+    if kind != "error":
+        return documents.parse_object(data)
     try:
-        error = json.loads(body)["error"]
-    except (ValueError, KeyError, TypeError):
-        return {}
-    return error if isinstance(error, dict) else {}
+        document = documents.parse(data)
+    except DocumentError:
+        document = data
+    is_whole = isinstance(document, dict) and bool(document.get("error"))
+    return document if is_whole else {"error": document or "unknown"}
 
 
-def prompt_too_long(context_tokens: int) -> EngineError:
-    """Prompt and answer do not fit into the context; 0: its length is unknown."""
-    size = f" of {context_tokens} tokens" if context_tokens else ""
-    return EngineError(
-        jobs_pb2.FAILURE_REASON_PROMPT_TOO_LONG,
-        f"Prompt and answer do not fit into the model's context{size}: "
-        "shorten params.prompt (or params.messages), or lower params.max_tokens.",
+@dataclass(frozen=True)
+class Delta:
+    """What one event adds to an answer."""
+
+    text: str = ""
+    is_thought: bool = False
+    """The model thinks: it works, though it writes no text."""
+    finish_reason: str = ""
+    """Why the answer ends with this event; empty: it does not."""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+def delta_of(event: dict[str, Any]) -> Delta:
+    """What an event without an error adds; whatever it holds that makes no sense adds nothing."""
+    choices, usage = event.get("choices"), event.get("usage")
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    delta = choice.get("delta")
+    delta = delta if isinstance(delta, dict) else {}
+    usage = usage if isinstance(usage, dict) else {}
+    reason, content = choice.get("finish_reason"), delta.get("content")
+    return Delta(
+        text=_text_of(content),
+        is_thought=any(delta.get(name) for name in _THOUGHTS) or _has_thought(content),
+        # Some servers send an empty text instead of null until the end.
+        finish_reason=reason if isinstance(reason, str) else "",
+        prompt_tokens=count(usage.get("prompt_tokens")),
+        completion_tokens=count(usage.get("completion_tokens")),
     )
 
 
-def engine_failed() -> EngineError:
-    """The model server broke down."""
-    return EngineError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, "The provider's model server broke down.")
+def _text_of(content: object) -> str:
+    """The text of an answer's content, which is a text or a list of parts."""
+    if isinstance(content, list):
+        texts = [part.get("text") for part in content if isinstance(part, dict) and _is_text(part)]
+        return "".join(text for text in texts if isinstance(text, str))
+    return content if isinstance(content, str) else ""
 
 
-def bad_params(message: str) -> EngineError:
-    """The job's own parameters are at fault; the message says which."""
-    return EngineError(jobs_pb2.FAILURE_REASON_BAD_PARAMS, message)
+def _is_text(part: dict[str, Any]) -> bool:
+    return part.get("type", "text") in ("text", "output_text")
+
+
+def _has_thought(content: object) -> bool:
+    return isinstance(content, list) and any(
+        isinstance(part, dict) and any(part.get(name) for name in _THOUGHTS) for part in content
+    )
+
+
+def count(value: object, most: int = MAX_COUNT) -> int | None:
+    """A count that can be true; None for any other value."""
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
+    return value if is_count else None  # type: ignore[return-value]
 
 
 def listed(answer: Any) -> dict[str, int]:
-    """The names in an answer to /models, with the length of each context, 0 if it is unknown.
+    """The ids in an answer to /models, with the length of each context, 0 if it is unknown.
 
-    Raises ValueError.
+    Raises DocumentError, whose text says what "it" is instead of a list of models.
     """
-    if not isinstance(answer, dict) or not isinstance(answer.get("data"), list):
-        raise ValueError("the answer is not a list of models")
-    listed = {}
-    for entry in answer["data"][:MAX_MODELS]:
+    if answer is None:
+        raise DocumentError("it is null")
+    models = answer.get("data") if isinstance(answer, dict) else None
+    if isinstance(answer, dict) and "data" in answer and models is None:
+        raise DocumentError('it lists no model: its "data" is null')
+    if not isinstance(models, list):
+        raise DocumentError("it is not a list of models")
+    ids = {}
+    for entry in models[:MAX_LISTED]:
         name = entry.get("id") if isinstance(entry, dict) else None
-        if isinstance(name, str) and _NAME.fullmatch(name):
-            tokens = entry.get("max_model_len")
-            listed[name] = tokens if isinstance(tokens, int) and 0 < tokens < 2**31 else 0
-    return listed
+        if isinstance(name, str) and 0 < len(name) <= MAX_ID_CHARACTERS:
+            ids[name] = count(entry.get("max_model_len")) or 0
+    return ids

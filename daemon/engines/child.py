@@ -13,11 +13,11 @@ import json
 import logging
 import sys
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
-import httpx
-
 from daemon.engines.served import Server, StartError, client_of, until_healthy
+from daemon.foreign.http import Client
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class ModelServer(Server):
     """A model server in a process of its own."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, client: httpx.AsyncClient, drain: asyncio.Task[None]
+        self, process: asyncio.subprocess.Process, client: Client, drain: asyncio.Task[None]
     ) -> None:
         self.client = client
         self._process = process
@@ -60,13 +60,18 @@ class ModelServer(Server):
         await asyncio.gather(self._drain, return_exceptions=True)
 
 
-async def start_model_server(settings: dict[str, Any]) -> ModelServer:
-    """Starts a process with these settings and waits for its health. Raises StartError."""
+async def start_model_server(
+    settings: dict[str, Any], environment: Mapping[str, str] | None = None
+) -> ModelServer:
+    """Starts a process with these settings and waits for its health. Raises StartError.
+
+    `environment`: all that its environment holds, by default nothing.
+    """
     # -P: the folder that the daemon was started in must not shadow its modules.
     command = (sys.executable, "-P", "-m", "daemon.engines.llamacpp_child")
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
+        *command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True, env=dict(environment or {})
     )
     last_lines: deque[str] = deque(maxlen=5)
     drain = asyncio.create_task(_drain(process.stderr, last_lines))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
 from daemon.engines.child import ModelServer, start_model_server
@@ -30,9 +31,13 @@ class LlamaCppEngine(ServedEngine[ModelServer]):
         slots: int = 1,
         context_tokens: int = CONTEXT_TOKENS,
         warm: WarmModels | None = None,
+        environment: Mapping[str, str] | None = None,
         watch: bool = False,
     ) -> None:
-        """`slots`: how many jobs at once; `watch`: let the child report what its slots do, for tests."""
+        """`slots`: how many jobs at once; `environment`: all that the child's holds, by default nothing.
+
+        `watch`: let the child report what its slots do, for tests.
+        """
         super().__init__(
             name,
             slots=slots,
@@ -41,6 +46,7 @@ class LlamaCppEngine(ServedEngine[ModelServer]):
         )
         self._path = path
         self._context_tokens = context_tokens
+        self._environment = environment or {}
         self._watch = watch
 
     @property
@@ -58,4 +64,4 @@ class LlamaCppEngine(ServedEngine[ModelServer]):
             "threads": os.cpu_count() or 1,
             "endpoint_slots": self._watch,
         }
-        return await start_model_server(settings)
+        return await start_model_server(settings, self._environment)

@@ -7,12 +7,13 @@ settings, never on the command line, which every user can read.
 """
 
 import ctypes
-import json
 import os
 import signal
 import sys
 import threading
 from typing import Any
+
+from daemon.foreign import documents
 
 _PR_SET_PDEATHSIG = 1
 
@@ -25,7 +26,7 @@ def main() -> None:
         return
     # Loading a model takes a while: the watch must stand before it.
     threading.Thread(target=_exit_at_end_of_stdin, daemon=True).start()
-    server = _serve(json.loads(line))
+    server = _serve(documents.parse_object(line))
     sys.stdout.write(server.listening_address + "\n")
     sys.stdout.flush()
     threading.Event().wait()

@@ -15,12 +15,12 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import httpx
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.engines import Engine, EngineError, chat
+from daemon.engines import Engine, EngineError, chat, refusals
 from daemon.engines.answers import Patience, answer
 from daemon.engines.warm import WarmModels
+from daemon.foreign import http
 from daemon.machine.clock import Clock, SystemClock
 from daemon.runners import Piece
 
@@ -37,7 +37,7 @@ class StartError(Exception):
 class Server(ABC):
     """A running model server; `client` talks to it."""
 
-    client: httpx.AsyncClient
+    client: http.Client
     context_tokens: int = 0
     """The length of its context; 0: it does not report one."""
 
@@ -51,10 +51,10 @@ class Server(ABC):
         if not self.alive:
             return False
         try:
-            answer = await self.client.get("/health", timeout=HEALTH_SECONDS)
-        except httpx.HTTPError:
+            async with self.client.stream("GET", "/health", timeout=HEALTH_SECONDS) as answer:
+                return answer.status_code == http.OK
+        except http.FAILURES:
             return False
-        return answer.status_code == httpx.codes.OK
 
     @abstractmethod
     async def close(self) -> None:
@@ -67,22 +67,11 @@ class Server(ABC):
 
 def client_of(
     base_url: str, *, headers: Mapping[str, str] | None = None, socket: str | None = None
-) -> httpx.AsyncClient:
+) -> http.Client:
     """A client for one of our model servers; `socket`: the path of the Unix socket that it listens on."""
-    # The server closes a connection after a stream without saying so, and the
-    # next request on it would fail.
-    limits = httpx.Limits(max_keepalive_connections=0)
-    return httpx.AsyncClient(
-        base_url=base_url,
-        headers=headers,
-        # A prompt may be read for minutes before the first token; the job's own
-        # time limit bounds it.
-        timeout=httpx.Timeout(HEALTH_SECONDS, read=None),
-        limits=limits,
-        transport=httpx.AsyncHTTPTransport(uds=socket, limits=limits) if socket is not None else None,
-        # A proxy of the environment has no business on this machine's loopback.
-        trust_env=False,
-    )
+    # A prompt may be read for minutes before the first token; the job's own time limit bounds it.
+    timeout = http.Timeout(HEALTH_SECONDS, read=None)
+    return http.client(base_url=base_url, headers=headers, socket=socket, timeout=timeout)
 
 
 async def until_healthy(server: Server, every_seconds: float = 0.05) -> None:
@@ -182,7 +171,7 @@ class ServedEngine(Engine, Generic[S]):
         try:
             server = self._server
             if server is None:
-                raise chat.engine_failed()
+                raise refusals.engine_failed()
             async with aclosing(self._answer(server, offer)) as pieces:
                 async for piece in pieces:
                     yield piece
@@ -202,7 +191,7 @@ class ServedEngine(Engine, Generic[S]):
     async def _answer(self, server: S, offer: sessions_pb2.JobOffer) -> AsyncGenerator[Piece, None]:
         pieces = answer(
             server.client,
-            offer.params,
+            offer,
             served_name=offer.params.model,
             context_tokens=self.context_tokens,
             monotonic=self._clock.monotonic,
@@ -213,7 +202,8 @@ class ServedEngine(Engine, Generic[S]):
                 async for piece in pieces:
                     yield piece
         except EngineError as error:
-            if error.reason == jobs_pb2.FAILURE_REASON_ENGINE_FAILED:
+            # Nobody else uses this server: one that stays busy does not answer any more.
+            if error.reason in (jobs_pb2.FAILURE_REASON_ENGINE_FAILED, jobs_pb2.FAILURE_REASON_ENGINE_BUSY):
                 cause = type(error.__cause__ or error).__name__
                 logger.warning("the model server failed during a job error=%s", cause)
                 await self._end_server(server)
@@ -241,7 +231,7 @@ class ServedEngine(Engine, Generic[S]):
             return await self.start_server()
         except StartError as error:
             logger.error("the model server did not start model=%s error=%s", self._name, error)
-            raise chat.engine_failed() from None
+            raise refusals.engine_failed() from None
 
     async def _end_server(self, server: S) -> None:
         if self._server is server:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -21,13 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from daemon.engines import chat
 from daemon.engines import container_spec as spec
-from daemon.engines.answers import bounded
 from daemon.engines.container_spec import ModelServerSpec
 from daemon.engines.served import HEALTH_SECONDS, Server, StartError, client_of, until_healthy
+from daemon.foreign import documents, http
 from daemon.runners.choose import problem
 from daemon.runners.containers import images, keeper
 from daemon.runners.containers.docker import (
@@ -229,8 +226,8 @@ async def _context_tokens(server: ServerContainer, name: str) -> int:
     """The length of its model's context as the server reports it; 0: unknown."""
     try:
         async with server.client.stream("GET", "/v1/models", timeout=HEALTH_SECONDS) as response:
-            listed = chat.listed(json.loads(await bounded(response, chat.MAX_LIST_BYTES)))
-    except (httpx.HTTPError, ValueError):
+            listed = chat.listed(documents.parse(await http.body(response, chat.MAX_LIST_BYTES)))
+    except (*http.FAILURES, ValueError):
         return 0
     return listed.get(name, 0)
 

@@ -26,10 +26,14 @@ COMMAND_JOB_TYPES = (
 class RunnerError(Exception):
     """A job could not be done; `message` is for the renter: no paths, keys or prompts."""
 
-    def __init__(self, reason: jobs_pb2.FailureReason.ValueType, message: str) -> None:
+    def __init__(
+        self, reason: jobs_pb2.FailureReason.ValueType, message: str, *, gives_back: bool = False
+    ) -> None:
+        """`gives_back`: it can be done elsewhere, so that another provider gets it instead of a failure."""
         super().__init__(message)
         self.reason = reason
         self.message = message
+        self.gives_back = gives_back
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ import time
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
-import httpx
-
 from daemon.config.config import is_loopback
+from daemon.foreign import http
 
 MAX_REDIRECTS = 5
 TIMEOUT_SECONDS = 30.0
@@ -46,14 +45,14 @@ def _read(path: Path, limit_bytes: int) -> bytes:
 def _download(url: str, limit_bytes: int) -> bytes:
     deadline = time.monotonic() + TOTAL_SECONDS
     try:
-        with httpx.Client(timeout=TIMEOUT_SECONDS, follow_redirects=False) as client:
+        with http.blocking_client(timeout=TIMEOUT_SECONDS) as client:
             for _ in range(MAX_REDIRECTS + 1):
                 _check_scheme(url)
                 with client.stream("GET", url) as answer:
                     if not answer.has_redirect_location:
                         return _body(answer, limit_bytes, deadline)
                     url = urljoin(url, answer.headers["location"])
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except http.FAILURES as error:
         raise FetchError(f"{url} cannot be fetched: {error}") from None
     raise FetchError(f"{url}: more than {MAX_REDIRECTS} redirections")
 
@@ -66,8 +65,8 @@ def _check_scheme(url: str) -> None:
     raise FetchError(f"{url} is not https")
 
 
-def _body(answer: httpx.Response, limit_bytes: int, deadline: float) -> bytes:
-    if answer.status_code != httpx.codes.OK:
+def _body(answer: http.Response, limit_bytes: int, deadline: float) -> bytes:
+    if answer.status_code != http.OK:
         raise FetchError(f"{answer.url} answers {answer.status_code}")
     data = bytearray()
     for piece in answer.iter_bytes():

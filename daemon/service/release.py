@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from daemon.foreign import documents
+
 MAX_MANIFEST_BYTES = 64 * 1024
 MAX_WHEEL_BYTES = 256 * 1024 * 1024
 _PURPOSE = b"dcp-daemon release 1\n"
@@ -81,7 +83,7 @@ def write(version: str, wheel_name: str, wheel: bytes, private_key: bytes) -> by
 
 def _parse(manifest: bytes) -> tuple[Release, bytes]:
     try:
-        fields = json.loads(manifest)
+        fields = documents.parse_object(manifest, MAX_MANIFEST_BYTES)
         release = Release(fields["version"], fields["wheel"], fields["sha256"])
         signature = base64.b64decode(fields["signature"], validate=True)
         is_whole = all(

@@ -73,6 +73,8 @@ class FailureReason(StrEnum):
     CONTAINER_START_FAILED = "CONTAINER_START_FAILED"
     PROCESS_LIMIT = "PROCESS_LIMIT"
     GPU_FAILED = "GPU_FAILED"
+    ENGINE_BUSY = "ENGINE_BUSY"
+    NO_ANSWER = "NO_ANSWER"
 
 
 # The renter's own program, or a limit that the renter chose, ended the run: its run time is charged.

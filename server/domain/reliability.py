@@ -28,8 +28,11 @@ class Weight(StrEnum):
 def weight(outcome: LeaseOutcome, reason: FailureReason | None) -> Weight:
     """Success counts for the provider; attempts that were lost, released or failed by its fault, against it.
 
-    Attempts that the renter or an operator ended, and failures that the job caused, do not count.
+    Attempts that the renter or an operator ended, failures that the job caused, and attempts that were given
+    back because the model server was busy, do not count.
     """
+    if outcome is LeaseOutcome.RELEASED and reason is FailureReason.ENGINE_BUSY:
+        return Weight.NEITHER
     if outcome is LeaseOutcome.SUCCEEDED:
         return Weight.FOR
     is_failure = outcome is LeaseOutcome.FAILED and reason in PROVIDERS_FAULT

@@ -35,7 +35,7 @@ from server.rpc.enums import enum_map, member_map
 from server.rpc.interceptors import caller
 from server.rpc.limits import RateLimits
 from server.rpc.terms import settings_message
-from server.rpc.validate import validate
+from server.rpc.validate import drop_invalid, validate
 from server.services.sessions import Session
 from server.services.streams import Streams
 
@@ -165,6 +165,10 @@ def from_wire(message: pb.DaemonMessage) -> messages.DaemonMessage:
     if kind is None:
         raise violation("the message is empty, or of a kind that this server does not know")
     body = getattr(message, kind)
+    if kind == "job_finished" and (dropped := drop_invalid(body.usage)):
+        log.warning(
+            "dropped counts that cannot be true job_id=%s fields=%s", body.lease.job_id, ",".join(dropped)
+        )
     validate(body)
     return _FROM_WIRE[kind](body)
 

@@ -22,7 +22,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from stdnum import iban
 
-from server.domain.errors import invalid_field
+from server.domain.errors import DomainError, invalid_field
 from server.domain.terms import DAY_MINUTES, is_timezone, minute_of, time_of_day
 from server.domain.texts import check_shown, cleaned
 from server.rpc import relations
@@ -39,6 +39,23 @@ Check = Callable[[Any, str], None]
 def validate(request: Message) -> None:
     """Checks a request against every limit that its fields declare, then fills in their defaults."""
     _check_message(request, "")
+
+
+def drop_invalid(report: Message) -> list[str]:
+    """Clears the fields of a daemon's report that break a limit, and returns their names.
+
+    For figures that nothing depends on: one that cannot be true must not end the session that carries it.
+    """
+    plan, dropped = _plan(report.DESCRIPTOR), []
+    for field, value in report.ListFields():
+        if (found := plan.limits.get(field.number)) is None:
+            continue
+        try:
+            _check_field(value, found, found.name)
+        except DomainError:
+            report.ClearField(found.name)
+            dropped.append(found.name)
+    return dropped
 
 
 @dataclass(frozen=True, slots=True)

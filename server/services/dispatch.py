@@ -22,7 +22,8 @@ from server.store.database import Database
 
 log = logging.getLogger(__name__)
 
-# A provider that refused a job, or let its offer expire, is not offered that job again before this time.
+# A provider that refused a job, let its offer expire, or gave it back because it is busy, is not offered that
+# job again before this time.
 RETRY_SAME_PROVIDER_SECONDS = 15.0
 SECRET_BYTES = 16
 # Distinct job requirements examined per poll.
@@ -156,5 +157,5 @@ class Dispatch:
 
 
 def refused_since_ms(now_ms: int) -> int:
-    """A provider that refused a job after this time is not offered it again yet."""
+    """A provider that did not take a job after this time is not offered it again yet."""
     return now_ms - int(RETRY_SAME_PROVIDER_SECONDS * 1000)

@@ -45,6 +45,11 @@ log = logging.getLogger(__name__)
 LIMIT_TOLERANCE_MS = 5_000
 OVERRUN_GRACE_MS = int(OVERRUN_GRACE_SECONDS * 1000)
 UPLOAD_GRACE_MS = int(UPLOAD_GRACE_SECONDS * 1000)
+# Why daemons give an attempt back, where the attempt is recorded with the cause.
+_GIVEN_BACK: dict[FailureReason | None, str] = {
+    FailureReason.GPU_FAILED: "its GPU failed",
+    FailureReason.ENGINE_BUSY: "its model server was busy",
+}
 # After these ends the attempt's files are deleted, because they may be incomplete.
 WITHOUT_FILES = (FailureReason.PROVIDER_LOST, FailureReason.PROVIDER_DRAINED)
 
@@ -85,11 +90,14 @@ def note_run(job: Job, lease: Lease, run_ms: int) -> None:
 
 
 def _release(lease: Lease, report: FinishReport, now_ms: int) -> None:
-    """The daemon gave the attempt back, because it drains or its GPU failed."""
-    is_fault = report.failure_reason is FailureReason.GPU_FAILED
-    detail = "its GPU failed; the daemon gave it back" if is_fault else "the daemon gave it back"
-    reason = FailureReason.GPU_FAILED if is_fault else None
-    give_up(lease, now_ms, detail, LeaseOutcome.RELEASED, reason=reason)
+    """The daemon gave the attempt back: it drains, its GPU failed, or its model server is busy."""
+    reason = report.failure_reason
+    # A model server that has begun to answer is not busy with others.
+    if reason not in _GIVEN_BACK or (reason is FailureReason.ENGINE_BUSY and lease.output_through_seq):
+        give_up(lease, now_ms, "the daemon gave it back", LeaseOutcome.RELEASED)
+    else:
+        detail = f"{_GIVEN_BACK[reason]}; the daemon gave it back"
+        give_up(lease, now_ms, detail, LeaseOutcome.RELEASED, reason=reason)
 
 
 def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int) -> None:

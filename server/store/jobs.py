@@ -32,7 +32,7 @@ from server.domain.pricing import shares
 from server.domain.queue import Waiting
 from server.store import models as db
 from server.store import states
-from server.store.leases import NOT_TAKEN
+from server.store.leases import not_taken
 from server.store.prepared import PreparedQuery, PreparedRows, arg, bound, locking, squeezed_column
 
 _get = PreparedRows(db.Job, lambda rows: rows.where(db.Job.job_id == arg("job_id")))
@@ -325,7 +325,7 @@ def _next_queued(kinds: int, models: int, gpus: int) -> PreparedRows:
         lately = db.Lease.select(db.Lease.job_id).where(
             db.Lease.job_id == job.job_id,
             db.Lease.provider_id == arg("provider_id"),
-            db.Lease.outcome.in_(NOT_TAKEN),
+            not_taken(),
             db.Lease.ended_ms > arg("refused_since_ms"),
         )
         own_rate = pw.Case(job.job_type, [(arg(f"kind{n}"), arg(f"rate{n}")) for n in range(kinds)])

@@ -175,8 +175,10 @@ _read_stream = PreparedQuery(
 )
 
 
-# After these outcomes the job is not offered to the same provider again for a while.
-NOT_TAKEN = (LeaseOutcome.REFUSED.value, LeaseOutcome.EXPIRED.value, LeaseOutcome.REVOKED.value)
+def not_taken() -> Any:
+    """The condition on leases after which their job is not offered to the same provider for a while."""
+    outcomes = (LeaseOutcome.REFUSED.value, LeaseOutcome.EXPIRED.value, LeaseOutcome.REVOKED.value)
+    return db.Lease.outcome.in_(outcomes) | (db.Lease.failure_reason == FailureReason.ENGINE_BUSY.value)
 
 
 def open_of(provider_id: int) -> list[Lease]:
@@ -366,9 +368,9 @@ def time_left(provider_ids: Sequence[int], now_ms: int) -> dict[int, list[int]]:
 
 
 def refused_by(job_id: str, since_ms: int) -> set[int]:
-    """The providers that refused an offer of a job, or let it expire, after a time."""
+    """The providers that did not take a job after a time, or gave it back because they are busy."""
     query = db.Lease.select(db.Lease.provider_id).where(
-        db.Lease.job_id == job_id, db.Lease.outcome.in_(NOT_TAKEN), db.Lease.ended_ms > since_ms
+        db.Lease.job_id == job_id, not_taken(), db.Lease.ended_ms > since_ms
     )
     return {int(provider_id) for (provider_id,) in db.tuples(query)}
 

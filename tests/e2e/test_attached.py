@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,23 +21,9 @@ def script() -> Script:
 
 @pytest.fixture
 def model_server(script: Script) -> Iterator[str]:
-    """The base address of a scripted model server, which runs in a separate thread."""
-    ready: list[str] = []
-    started, stop = threading.Event(), threading.Event()
-
-    async def serve() -> None:
-        async with openai_server(script) as url:
-            ready.append(url)
-            started.set()
-            while not stop.is_set():
-                await asyncio.sleep(0.05)
-
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    assert started.wait(30)
-    yield ready[0]
-    stop.set()
-    thread.join()
+    """The base address of a scripted model server."""
+    with openai_server(script) as url:
+        yield url
 
 
 def test_attached_server_answers_with_text_and_with_an_image(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
+import itertools
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +39,22 @@ COUNTS = event(choices=[], usage={"prompt_tokens": 5, "completion_tokens": 2})
 DONE = b"data: [DONE]\n\n"
 
 
+@dataclass(frozen=True)
+class Raw:
+    """An answer as it is sent, whatever it is."""
+
+    body: bytes = b""
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def refused(status: int, document: Any, **headers: str) -> Raw:
+    """A refusal in JSON; names of headers are written with underscores."""
+    return Raw(
+        json.dumps(document).encode(), status, {name.replace("_", "-"): headers[name] for name in headers}
+    )
+
+
 @dataclass
 class Script:
     """The server's behaviour. A test can change it while the server runs."""
@@ -43,6 +63,12 @@ class Script:
     answers: Sequence[Step] = (word("Hello"), word(" world"), END, COUNTS, DONE)
     status: int = 200
     error: dict[str, Any] = field(default_factory=dict)
+    list_answer: Raw | None = None
+    """What /models answers instead of a list of `models`."""
+    accept_seconds: float = 0.0
+    """How long a chat request waits before the answer's head is sent."""
+    refusals: list[Raw] = field(default_factory=list)
+    """What the next chat requests get instead of the script's answers, one each."""
     image: Any = field(default_factory=lambda: {"data": [{"b64_json": base64.b64encode(PNG).decode()}]})
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -50,28 +76,40 @@ class Script:
     """An entry for each stream whose reader disconnected before its end."""
 
 
-def _app(script: Script) -> FastAPI:
+def _app(scripts: dict[str, Script]) -> FastAPI:
     app = FastAPI()
 
-    @app.get("/v1/models")
-    async def models(request: Request) -> Response:
+    @app.get("/{name}/v1/models")
+    async def models(name: str, request: Request) -> Response:
+        script = scripts[name]
         script.headers.append(dict(request.headers))
+        if script.list_answer is not None:
+            return _response(script.list_answer)
         return JSONResponse({"object": "list", "data": script.models}, status_code=script.status)
 
-    @app.post("/v1/chat/completions")
-    async def chat(request: Request) -> Response:
+    @app.post("/{name}/v1/chat/completions")
+    async def chat(name: str, request: Request) -> Response:
+        script = scripts[name]
         script.requests.append(await request.json())
+        await asyncio.sleep(script.accept_seconds)
+        if script.refusals:
+            return _response(script.refusals.pop(0))
         if script.status != 200:
             return JSONResponse({"error": script.error}, status_code=script.status)
         return StreamingResponse(_play(script), media_type="text/event-stream")
 
-    @app.post("/v1/images/generations")
-    async def images(request: Request) -> Response:
+    @app.post("/{name}/v1/images/generations")
+    async def images(name: str, request: Request) -> Response:
+        script = scripts[name]
         script.requests.append(await request.json())
         answer = {"error": script.error} if script.status != 200 else script.image
         return JSONResponse(answer, status_code=script.status)
 
     return app
+
+
+def _response(raw: Raw) -> Response:
+    return Response(raw.body, raw.status, raw.headers)
 
 
 async def _play(script: Script) -> AsyncIterator[bytes]:
@@ -88,18 +126,37 @@ async def _play(script: Script) -> AsyncIterator[bytes]:
             script.stopped.append(True)
 
 
-@asynccontextmanager
-async def openai_server(script: Script) -> AsyncIterator[str]:
+class _Server:
+    """The one server of this process, in a thread of its own; each script has its own base address."""
+
+    def __init__(self) -> None:
+        self._scripts: dict[str, Script] = {}
+        self._numbers = itertools.count(1)
+        self._uvicorn = uvicorn.Server(
+            uvicorn.Config(
+                _app(self._scripts), host="127.0.0.1", port=0, log_level="error", lifespan="off", ws="none"
+            )
+        )
+        threading.Thread(target=lambda: asyncio.run(self._uvicorn.serve()), daemon=True).start()
+        while not self._uvicorn.started:
+            time.sleep(0.01)
+        self._port = self._uvicorn.servers[0].sockets[0].getsockname()[1]
+
+    @contextmanager
+    def serving(self, script: Script) -> Iterator[str]:
+        name = str(next(self._numbers))
+        self._scripts[name] = script
+        try:
+            yield f"http://127.0.0.1:{self._port}/{name}/v1"
+        finally:
+            del self._scripts[name]
+
+
+_server = functools.cache(_Server)
+
+
+@contextmanager
+def openai_server(script: Script) -> Iterator[str]:
     """Serves the script; yields the base address."""
-    server = uvicorn.Server(
-        uvicorn.Config(_app(script), host="127.0.0.1", port=0, log_level="error", lifespan="off", ws="none")
-    )
-    serving = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        server.should_exit = server.force_exit = True
-        await serving
+    with _server().serving(script) as url:
+        yield url

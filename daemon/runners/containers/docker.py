@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,10 @@ import aiodocker
 import aiohttp
 from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
+from aiohttp.http import HttpProcessingError
+
+from daemon.foreign import documents
+from daemon.foreign.documents import DocumentError
 
 CALL_SECONDS = 30.0
 PULL_SECONDS = 840.0
@@ -25,6 +29,10 @@ STDOUT = 1
 _FRAME = struct.Struct(">BxxxL")
 _MAX_FRAME_BYTES = 16 * 1024 * 1024
 _UNREACHABLE = 900  # what aiodocker calls a connection that failed
+
+
+# What the library raises for an answer that is not JSON, is nested too deeply, or has no end.
+_NONSENSE = (DocumentError, JSONDecodeError, UnicodeDecodeError, RecursionError, HttpProcessingError)
 
 
 class DockerUnavailableError(Exception):
@@ -81,6 +89,8 @@ def translated() -> Iterator[None]:
         raise DockerRefusedError(error.status, str(error.message)) from None
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise DockerUnavailableError(str(error) or type(error).__name__) from None
+    except _NONSENSE:
+        raise DockerUnavailableError("its answer makes no sense") from None
 
 
 class Docker:
@@ -141,7 +151,7 @@ class Docker:
         # The library leaves its connection open when its stream is left.
         async with self._call("images/create", "POST", params={"fromImage": name}, seconds=None) as answer:
             while line := await answer.content.readline():
-                event = json.loads(line)
+                event = documents.parse_object(line)
                 if "error" in event:
                     raise DockerError(500, str(event["error"]))
                 yield event

@@ -17,6 +17,7 @@ from typing import Any
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
+from daemon.foreign import documents
 from daemon.runners import RunnerError
 from daemon.runners.containers.settings import MIB, ContainerSettings
 
@@ -103,7 +104,7 @@ class Facts:
     @classmethod
     def of(cls, labels: Mapping[str, str]) -> Facts:
         """The facts of an existing container. Raises KeyError, ValueError, TypeError."""
-        facts = json.loads(labels["dcp.facts"])
+        facts = documents.parse_object(labels["dcp.facts"])
         return cls(**{**facts, "gpus": tuple(facts["gpus"])})
 
 

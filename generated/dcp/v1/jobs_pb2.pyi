@@ -164,6 +164,14 @@ class _FailureReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Failure
     """
     FAILURE_REASON_GPU_FAILED: _FailureReason.ValueType  # 30
     """The GPU that ran the job failed and no further attempt is left. Not charged."""
+    FAILURE_REASON_ENGINE_BUSY: _FailureReason.ValueType  # 31
+    """The provider's model server was busy with other requests and no further attempt is left: submit the job
+    again later. Not charged.
+    """
+    FAILURE_REASON_NO_ANSWER: _FailureReason.ValueType  # 32
+    """The model wrote no answer before it had used `params.max_tokens`, for example because it spent them on
+    thinking: raise `params.max_tokens`. Not charged.
+    """
 
 class FailureReason(_FailureReason, metaclass=_FailureReasonEnumTypeWrapper):
     """Why a job did not complete."""
@@ -214,6 +222,14 @@ charged.
 """
 FAILURE_REASON_GPU_FAILED: FailureReason.ValueType  # 30
 """The GPU that ran the job failed and no further attempt is left. Not charged."""
+FAILURE_REASON_ENGINE_BUSY: FailureReason.ValueType  # 31
+"""The provider's model server was busy with other requests and no further attempt is left: submit the job
+again later. Not charged.
+"""
+FAILURE_REASON_NO_ANSWER: FailureReason.ValueType  # 32
+"""The model wrote no answer before it had used `params.max_tokens`, for example because it spent them on
+thinking: raise `params.max_tokens`. Not charged.
+"""
 Global___FailureReason: _TypeAlias = FailureReason  # noqa: Y015
 
 class _OutputAvailability:

@@ -116,8 +116,8 @@ class ProviderServiceServicer:
         there are none of either. An attempt is a job that the daemon accepted. An attempt counts for the
         provider if it `succeeded`. It counts against the provider if it was `lost` or `released`, or `failed`
         with ENGINE_FAILED, MODEL_NOT_SERVED, PROVIDER_LOST or PROVIDER_DRAINED. It counts neither way if it was
-        `cancelled` or `revoked`, or `failed` with any other reason, such as DURATION_LIMIT, because then the
-        renter or an operator caused its end.
+        `cancelled` or `revoked`, `released` with ENGINE_BUSY, or `failed` with any other reason, such as
+        DURATION_LIMIT, because then the renter or an operator caused its end, or other work did.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -55,8 +55,8 @@ class ProviderServiceStub:
     there are none of either. An attempt is a job that the daemon accepted. An attempt counts for the
     provider if it `succeeded`. It counts against the provider if it was `lost` or `released`, or `failed`
     with ENGINE_FAILED, MODEL_NOT_SERVED, PROVIDER_LOST or PROVIDER_DRAINED. It counts neither way if it was
-    `cancelled` or `revoked`, or `failed` with any other reason, such as DURATION_LIMIT, because then the
-    renter or an operator caused its end.
+    `cancelled` or `revoked`, `released` with ENGINE_BUSY, or `failed` with any other reason, such as
+    DURATION_LIMIT, because then the renter or an operator caused its end, or other work did.
     """
 
 @_typing.type_check_only
@@ -86,8 +86,8 @@ class ProviderServiceAsyncStub(ProviderServiceStub):
     there are none of either. An attempt is a job that the daemon accepted. An attempt counts for the
     provider if it `succeeded`. It counts against the provider if it was `lost` or `released`, or `failed`
     with ENGINE_FAILED, MODEL_NOT_SERVED, PROVIDER_LOST or PROVIDER_DRAINED. It counts neither way if it was
-    `cancelled` or `revoked`, or `failed` with any other reason, such as DURATION_LIMIT, because then the
-    renter or an operator caused its end.
+    `cancelled` or `revoked`, `released` with ENGINE_BUSY, or `failed` with any other reason, such as
+    DURATION_LIMIT, because then the renter or an operator caused its end, or other work did.
     """
 
 class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -150,8 +150,8 @@ class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
         there are none of either. An attempt is a job that the daemon accepted. An attempt counts for the
         provider if it `succeeded`. It counts against the provider if it was `lost` or `released`, or `failed`
         with ENGINE_FAILED, MODEL_NOT_SERVED, PROVIDER_LOST or PROVIDER_DRAINED. It counts neither way if it was
-        `cancelled` or `revoked`, or `failed` with any other reason, such as DURATION_LIMIT, because then the
-        renter or an operator caused its end.
+        `cancelled` or `revoked`, `released` with ENGINE_BUSY, or `failed` with any other reason, such as
+        DURATION_LIMIT, because then the renter or an operator caused its end, or other work did.
         """
 
 def add_ProviderServiceServicer_to_server(servicer: ProviderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

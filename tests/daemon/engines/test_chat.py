@@ -9,7 +9,7 @@ from dcp.v1 import jobs_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.engines import chat
+from daemon.engines import chat, refusals
 
 
 async def pieces_of(data: bytes, size: int) -> AsyncIterator[bytes]:
@@ -53,4 +53,4 @@ def test_zero_temperature_is_passed_on() -> None:
 def test_refusals_are_mapped_to_the_party_at_fault(
     status: int, body: bytes, reason: jobs_pb2.FailureReason.ValueType
 ) -> None:
-    assert chat.refusal(status, chat.error_of(body), 2048).reason == reason
+    assert refusals.refusal(refusals.error_of_body(status, body), 2048).reason == reason

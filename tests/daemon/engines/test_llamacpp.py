@@ -18,7 +18,9 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.config.config import from_env
 from daemon.engines import EngineError
+from daemon.engines.build import model_engine
 from daemon.engines.llamacpp import LlamaCppEngine
+from daemon.engines.warm import WarmModels
 from tests.daemon.fake_server import eventually, offer
 
 _MODELS = from_env({}).models
@@ -74,6 +76,23 @@ async def test_same_prompt_streams_the_same_answer_from_a_warm_child(engine: Lla
     assert usage.completion_tokens > 3
     assert usage.first_token_ms > 0
     assert usage.tokens_per_second > 1
+
+
+async def test_child_sees_no_key_and_the_gpus_that_the_owner_gives_it() -> None:
+    environ = {"DCP_PROVIDER_KEY": "dcp-secret", "AWS_SECRET_ACCESS_KEY": "x", "CUDA_VISIBLE_DEVICES": "1"}
+    config = from_env({**environ, "PATH": "/usr/bin"})
+    engine = model_engine(config, _MODELS[0], WarmModels())
+    try:
+        await engine.prepare(job(prompt="hi"))
+        [child] = [
+            each for each in psutil.Process().children() if "llamacpp_child" in " ".join(each.cmdline())
+        ]
+        seen = child.environ()
+    finally:
+        await engine.close()
+    assert (seen["CUDA_VISIBLE_DEVICES"], seen["PATH"]) == ("1", "/usr/bin")
+    assert not {"DCP_PROVIDER_KEY", "AWS_SECRET_ACCESS_KEY"} & seen.keys()
+    assert "dcp-secret" not in str(seen)
 
 
 async def test_conversation_is_answered(engine: LlamaCppEngine) -> None:
@@ -186,6 +205,7 @@ _OWNER = """
 import asyncio, sys
 from pathlib import Path
 from daemon.engines.llamacpp import LlamaCppEngine
+from daemon.engines.warm import WarmModels
 from tests.daemon.fake_server import offer
 from dcp.v1 import jobs_pb2
 

@@ -58,6 +58,16 @@ async def run(
         return recorded, await recorded.result
 
 
+async def test_job_that_can_be_done_elsewhere_is_given_back() -> None:
+    busy = RunnerError(jobs_pb2.FAILURE_REASON_ENGINE_BUSY, "busy", gives_back=True)
+    _, result = await run(ScriptedEngine([busy]), job_type=jobs_pb2.JOB_TYPE_LLM_INFERENCE)
+    assert (result.outcome, result.failure_reason, result.failure_message) == (
+        sessions_pb2.RUN_OUTCOME_RELEASED,
+        jobs_pb2.FAILURE_REASON_ENGINE_BUSY,
+        "busy",
+    )
+
+
 @pytest.fixture
 def work_with_file(tmp_path: Path) -> WorkDone:
     (tmp_path / "0000").write_bytes(b"content")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 import pytest
 from dcp.v1 import jobs_pb2, sessions_pb2
@@ -72,6 +74,29 @@ async def test_text_is_joined_across_chunks_that_split_a_character(market: Marke
     assert output.availability == jobs_pb2.OUTPUT_AVAILABILITY_READY
     assert (output.type, output.response, output.usage) == ("text", text, usage)
     assert output.content_type == "text/plain; charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    ("counts", "kept"),
+    [
+        ({"prompt_tokens": -1, "completion_tokens": 5}, {"completion_tokens": 5}),
+        ({"completion_tokens": -(2**31), "first_token_ms": -7}, {}),
+        ({"tokens_per_second": float("nan"), "prompt_tokens": 3}, {"prompt_tokens": 3}),
+        ({"tokens_per_second": float("inf"), "prompt_tokens": 3}, {"prompt_tokens": 3}),
+        ({"tokens_per_second": -0.5, "prompt_tokens": 3}, {"prompt_tokens": 3}),
+    ],
+)
+async def test_count_that_cannot_be_true_is_dropped_and_the_session_goes_on(
+    market: Market, counts: dict[str, Any], kept: dict[str, Any]
+) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job, lease = await market.running_job(renter, provider, daemon)
+    await daemon.output(lease, 1, b"Hello")
+    await daemon.finished(lease, last_output_seq=1, usage=jobs_pb2.Usage(**counts))
+    output = await market.output(job, renter)
+    assert (output.response, output.usage) == ("Hello", jobs_pb2.Usage(**kept))
+    await daemon.heard_nothing()
 
 
 async def test_image_is_returned_as_bytes(market: Market) -> None:

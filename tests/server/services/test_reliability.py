@@ -49,12 +49,20 @@ async def history(market: Market, provider: Party, page_size: int = 200) -> list
         before = page.next_before
 
 
+def was_busy(attempt: providers_pb2.PastAttempt) -> bool:
+    return (attempt.outcome, attempt.failure_reason) == (
+        jobs_pb2.ATTEMPT_OUTCOME_RELEASED,
+        jobs_pb2.FAILURE_REASON_ENGINE_BUSY,
+    )
+
+
 def recomputed(attempts: list[providers_pb2.PastAttempt]) -> tuple[float, int]:
     """The reliability by its definition, and the number of attempts that it counts."""
     newest = attempts[:50]
     good = sum(attempt.outcome == SUCCEEDED for attempt in newest)
     bad = sum(
-        attempt.outcome in UNFINISHED or (attempt.outcome == FAILED and attempt.failure_reason in FAULTS)
+        (attempt.outcome in UNFINISHED and not was_busy(attempt))
+        or (attempt.outcome == FAILED and attempt.failure_reason in FAULTS)
         for attempt in newest
     )
     return (good / (good + bad) if good + bad else 1.0), good + bad
@@ -85,7 +93,8 @@ async def test_reliability_can_be_recomputed_from_the_public_history(any_market:
         state = LeaseState.RUNNING if was_attempt else LeaseState.OFFERED
         ref = await rows.leased(owner.id, await rows.job(renter_id), state, rng.randbytes(16))
         outcome = rng.choice([*LeaseOutcome, LeaseOutcome.SUCCEEDED, LeaseOutcome.FAILED])
-        reason = rng.choice([None, *FailureReason]) if outcome is LeaseOutcome.FAILED else None
+        has_reason = outcome in (LeaseOutcome.FAILED, LeaseOutcome.RELEASED)
+        reason = rng.choice([None, *FailureReason]) if has_reason else None
         at_ms = NOW_MS + number // 7  # some end at the same moment
         lease = await rows.lease(ref)
         await market.sql(partial(leases.end, lease, outcome, at_ms, failure_reason=reason, run_ms=number))

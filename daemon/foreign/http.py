@@ -1,0 +1,110 @@
+"""Owns the HTTP clients for programs of others, and how much of their answers is read.
+
+An answer is read as it is: a compressed one is refused, since a few bytes could unpack to more memory than
+the machine has. It must not know what is asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import ssl
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+
+Client = httpx.AsyncClient
+BlockingClient = httpx.Client
+Response = httpx.Response
+Timeout = httpx.Timeout
+OK = httpx.codes.OK
+FAILURES = (httpx.HTTPError, httpx.InvalidURL)
+"""What a request raises that did not get its answer."""
+
+MAX_ERROR_BYTES = 65536
+_HEADERS = {"Accept-Encoding": "identity"}
+
+
+class TooLargeError(ValueError):
+    """The answer is larger than may be read."""
+
+
+def client(*, headers: Mapping[str, str] | None = None, socket: str | None = None, **options: Any) -> Client:
+    """A client for a model server; `socket`: the path of the Unix socket that it listens on.
+
+    It follows no redirections and asks no proxy of the environment: prompts and the provider's key go only
+    where the provider said.
+    """
+    # A server may close a connection after a stream without saying so, and the next request on it would fail.
+    limits = httpx.Limits(max_keepalive_connections=0)
+    return httpx.AsyncClient(
+        headers={**_HEADERS, **(headers or {})},
+        event_hooks={"response": [_check_plain_later]},
+        limits=limits,
+        transport=httpx.AsyncHTTPTransport(uds=socket, limits=limits) if socket is not None else None,
+        trust_env=False,
+        verify=_authorities(),
+        follow_redirects=False,
+        **options,
+    )
+
+
+@functools.cache
+def _authorities() -> ssl.SSLContext:
+    """The certificate authorities that are trusted; reading them takes longer than a request."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
+def blocking_client(**options: Any) -> BlockingClient:
+    """A client for downloads, which uses the proxies of the environment and follows no redirections."""
+    hooks = {"response": [_check_plain]}
+    return httpx.Client(headers=_HEADERS, event_hooks=hooks, follow_redirects=False, **options)
+
+
+async def body(response: Response, most_bytes: int) -> bytes:
+    """The whole body of an answer. Raises TooLargeError, and what is in FAILURES."""
+    data = bytearray()
+    async for piece in response.aiter_bytes():
+        data += piece
+        if len(data) > most_bytes:
+            raise TooLargeError(f"it is larger than {most_bytes} bytes")
+    return bytes(data)
+
+
+async def beginning(response: Response) -> bytes:
+    """The first 64 KiB of a body, which are enough of an error."""
+    data = bytearray()
+    async for piece in response.aiter_bytes():
+        data += piece
+        if len(data) >= MAX_ERROR_BYTES:
+            break
+    return bytes(data[:MAX_ERROR_BYTES])
+
+
+def retry_after_seconds(response: Response, now: datetime | None = None) -> float | None:
+    """How long the server asks to wait before the request is repeated; None: it does not say."""
+    text = response.headers.get("retry-after", "").strip()[:100]
+    try:
+        seconds = float(text) if text[:1].isdigit() else _seconds_until(text, now or datetime.now(UTC))
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return max(0.0, seconds)
+
+
+def _seconds_until(date: str, now: datetime) -> float:
+    then = parsedate_to_datetime(date)
+    return (then if then.tzinfo else then.replace(tzinfo=UTC)).timestamp() - now.timestamp()
+
+
+def _check_plain(response: Response) -> None:
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise httpx.DecodingError(
+            "the answer is compressed, which was not asked for", request=response.request
+        )
+
+
+async def _check_plain_later(response: Response) -> None:
+    _check_plain(response)

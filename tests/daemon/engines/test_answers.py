@@ -1,0 +1,226 @@
+"""Streams as model servers really send them, through the attached engine, from a scripted HTTP server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from dcp.v1 import jobs_pb2
+
+from daemon.engines import EngineError
+from daemon.engines.answers import Patience
+from tests.daemon.engines.attaching import attached, job, run
+from tests.support.openai_server import COUNTS, DONE, END, Raw, Script, event, refused, word
+
+ENGINE_FAILED = jobs_pb2.FAILURE_REASON_ENGINE_FAILED
+ENGINE_BUSY = jobs_pb2.FAILURE_REASON_ENGINE_BUSY
+NO_ANSWER = jobs_pb2.FAILURE_REASON_NO_ANSWER
+PROMPT_TOO_LONG = jobs_pb2.FAILURE_REASON_PROMPT_TOO_LONG
+QUICK = Patience(first_seconds=20.0, next_seconds=20.0, pause_seconds=0.01)
+
+
+def length(**usage: int) -> bytes:
+    """The end of an answer that reached its greatest length."""
+    return event(choices=[{"delta": {}, "finish_reason": "length"}], **({"usage": usage} if usage else {}))
+
+
+def thought(name: str = "reasoning_content") -> bytes:
+    return event(choices=[{"delta": {name: "Hmm"}, "finish_reason": None}])
+
+
+def parts(*content: Any) -> bytes:
+    return event(choices=[{"delta": {"content": list(content)}, "finish_reason": None}])
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        pytest.param((word("Hel"), b"data:\n\n", word("lo"), END), id="an empty event between words"),
+        pytest.param((word("Hel"), b"data: \n\n", word("lo"), END), id="a blank event between words"),
+        pytest.param((word("Hel"), b"data: : keepalive\n\n", word("lo"), END), id="a comment as an event"),
+        pytest.param((word("Hel"), b": ping\n\n", word("lo"), END), id="a comment"),
+        pytest.param((b"\xef\xbb\xbf" + word("Hel"), word("lo"), END), id="a byte order mark"),
+        pytest.param(tuple(e.replace(b"\n", b"\r") for e in (word("Hel"), word("lo"), END)), id="lone CR"),
+        pytest.param(tuple(e.replace(b"\n", b"\r\n") for e in (word("Hel"), word("lo"), END)), id="CR LF"),
+        pytest.param(
+            (b'data: {"choices":\ndata: [{"delta": {"content": "Hello"}}]}\n\n', END), id="several data lines"
+        ),
+        pytest.param(
+            (event(error=None, choices=[{"delta": {"content": "Hello"}}]), END), id="an error that is null"
+        ),
+        pytest.param(
+            (event(error={}, choices=[{"delta": {"content": "Hello"}}]), END), id="an error that is empty"
+        ),
+        pytest.param(
+            (parts({"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}), END),
+            id="parts of a text",
+        ),
+        pytest.param(
+            (
+                parts({"type": "thinking", "thinking": [{"type": "text", "text": "Hmm"}]}),
+                parts({"type": "text", "text": "Hello"}),
+                END,
+            ),
+            id="parts that are thoughts",
+        ),
+        pytest.param((thought(), thought("reasoning"), word("Hello"), END), id="thoughts before the text"),
+        pytest.param((event(choices=None), event(choices=[None]), word("Hello"), END), id="no choices"),
+        pytest.param(
+            (word("Hello"), event(choices=[{"delta": None, "finish_reason": "stop"}])), id="no delta"
+        ),
+    ],
+)
+async def test_answer_is_whole_however_the_server_writes_its_stream(answers: tuple[bytes, ...]) -> None:
+    async with attached(Script(answers=(*answers, DONE)), QUICK) as engine:
+        pieces, _ = await run(engine, job())
+    assert "".join(pieces) == "Hello"
+
+
+async def test_empty_finish_reason_is_not_an_end() -> None:
+    cut = [event(choices=[{"delta": {"content": text}, "finish_reason": ""}]) for text in ("Hel", "lo")]
+    async with attached(Script(answers=cut), QUICK) as engine:
+        with pytest.raises(EngineError) as caught:
+            await run(engine, job())
+    assert caught.value.reason == ENGINE_FAILED
+
+
+async def test_answer_with_empty_finish_reasons_ends_with_a_real_one() -> None:
+    empty = event(choices=[{"delta": {"content": "Hello"}, "finish_reason": ""}])
+    last = event(choices=[], usage={"prompt_tokens": 1, "completion_tokens": 1})
+    async with attached(Script(answers=(empty, END, last)), QUICK) as engine:
+        pieces, usage = await run(engine, job())
+    assert pieces == ["Hello"]
+    assert usage.completion_tokens == 1
+
+
+LOADING = refused(503, {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}})
+PENDING = refused(503, {"error": "server busy, please try again. maximum pending requests exceeded"})
+BUSY = refused(429, {"error": {"message": "Too many requests", "code": "rate_limit"}}, Retry_After="0.01")
+BUSY_LATER = Raw(
+    event(error={"code": 503, "message": "Loading model"}), headers={"content-type": "text/event-stream"}
+)
+
+
+@pytest.mark.parametrize("busy", [LOADING, PENDING, BUSY, BUSY_LATER])
+async def test_server_that_is_busy_at_first_is_waited_for(busy: Raw) -> None:
+    script = Script(refusals=[busy, busy])
+    async with attached(script, QUICK) as engine:
+        pieces, _ = await run(engine, job())
+    assert pieces == ["Hello", " world"]
+    assert len(script.requests) == 3
+
+
+@pytest.mark.parametrize(
+    "busy",
+    [
+        pytest.param([LOADING] * 50, id="it stays busy"),
+        pytest.param([refused(503, {}, Retry_After="3600")], id="it asks for more time than there is"),
+    ],
+)
+async def test_job_of_a_server_that_stays_busy_is_given_back(busy: list[Raw]) -> None:
+    script = Script(refusals=busy)
+    async with attached(script, Patience(0.3, 0.3, 0.05)) as engine:
+        with pytest.raises(EngineError) as caught:
+            await run(engine, job())
+    assert caught.value.reason == ENGINE_BUSY
+    assert caught.value.gives_back
+    assert 1 <= len(script.requests) < 10
+
+
+async def test_half_of_the_jobs_time_is_left_for_another_provider() -> None:
+    work = job()
+    work.run_limit.FromMilliseconds(200)
+    async with attached(Script(refusals=[LOADING] * 50), Patience(30.0, 30.0, 0.15)) as engine:
+        with pytest.raises(EngineError) as caught:
+            await run(engine, work)
+    assert caught.value.gives_back
+
+
+async def test_server_that_is_busy_in_the_middle_has_failed() -> None:
+    answers = (word("Hel"), event(error={"code": 503, "message": "Loading model"}))
+    async with attached(Script(answers=answers), QUICK) as engine:
+        with pytest.raises(EngineError) as caught:
+            await run(engine, job())
+    assert (caught.value.reason, caught.value.gives_back) == (ENGINE_FAILED, False)
+
+
+async def test_server_that_accepts_and_never_answers_has_failed() -> None:
+    async with attached(Script(accept_seconds=30.0), Patience(0.2, 0.2)) as engine:
+        with pytest.raises(EngineError) as caught:
+            await run(engine, job())
+    assert caught.value.reason == ENGINE_FAILED
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        pytest.param(
+            [thought()] * 8 + [length(completion_tokens=8, prompt_tokens=5)], NO_ANSWER, id="counted"
+        ),
+        pytest.param([thought("reasoning")] * 8 + [length()], NO_ANSWER, id="not counted"),
+        pytest.param([thought()] * 8 + [length(completion_tokens=0, prompt_tokens=5)], NO_ANSWER, id="zero"),
+        pytest.param(
+            [parts({"type": "thinking", "thinking": "Hmm"})] * 8 + [length()], NO_ANSWER, id="parts"
+        ),
+        pytest.param([thought(), END], NO_ANSWER, id="it ends after its thoughts"),
+        pytest.param([length()], NO_ANSWER, id="nothing at all"),
+        pytest.param([length(completion_tokens=0, prompt_tokens=5)], PROMPT_TOO_LONG, id="a full context"),
+        pytest.param(
+            [word("a"), length(completion_tokens=1, prompt_tokens=5)],
+            PROMPT_TOO_LONG,
+            id="cut by the context",
+        ),
+    ],
+)
+async def test_answer_without_text_is_explained(
+    answers: list[bytes], reason: jobs_pb2.FailureReason.ValueType
+) -> None:
+    async with attached(Script(answers=answers), QUICK) as engine:
+        with pytest.raises(EngineError) as caught:
+            await run(engine, job())
+    assert caught.value.reason == reason
+    assert "params.max_tokens" in caught.value.message
+
+
+async def test_thoughts_that_are_not_counted_are_no_sign_of_a_full_context() -> None:
+    answers = [thought()] * 7 + [word("a"), length(completion_tokens=1, prompt_tokens=5)]
+    async with attached(Script(answers=answers), QUICK) as engine:
+        pieces, usage = await run(engine, job())
+    assert pieces == ["a"]
+    assert usage.completion_tokens == 1
+
+
+@pytest.mark.parametrize(
+    "answers", [[thought()] * 4 + [length()], [word("a"), END], [word("a"), END, COUNTS]]
+)
+async def test_self_test_passes_for_a_model_that_thinks_or_does_not_count(answers: list[bytes]) -> None:
+    async with attached(Script(answers=answers), QUICK) as engine:
+        await engine.self_test()
+
+
+@pytest.mark.parametrize(
+    ("counts", "tokens"),
+    [
+        ({"prompt_tokens": -1, "completion_tokens": -1}, (0, 2)),
+        ({"prompt_tokens": 10**12, "completion_tokens": 10**12}, (0, 2)),
+        ({"prompt_tokens": 5, "completion_tokens": 5000}, (5, 2)),
+        ({"prompt_tokens": 5, "completion_tokens": 0}, (5, 2)),
+        ({"prompt_tokens": True, "completion_tokens": "7"}, (0, 2)),
+        ({"prompt_tokens": 1.5, "completion_tokens": None}, (0, 2)),
+        ({"prompt_tokens": 5, "completion_tokens": 3}, (5, 3)),
+        ([], (0, 2)),
+    ],
+)
+async def test_count_that_cannot_be_true_is_dropped(counts: Any, tokens: tuple[int, int]) -> None:
+    script = Script(answers=(word("a"), word("b"), END, event(choices=[], usage=counts), DONE))
+    async with attached(script, QUICK) as engine:
+        _, usage = await run(engine, job())
+    assert (usage.prompt_tokens, usage.completion_tokens) == tokens
+
+
+async def test_error_of_a_stream_in_words_is_understood() -> None:
+    said = b'event: error\ndata: {"error": {"message": "x", "code": "context_length_exceeded"}}\n\n'
+    async with attached(Script(answers=(said,)), QUICK) as engine:
+        with pytest.raises(EngineError) as caught:
+            await run(engine, job())
+    assert caught.value.reason == PROMPT_TOO_LONG
