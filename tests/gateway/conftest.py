@@ -8,7 +8,8 @@ import grpc
 import httpx
 import pytest
 
-from gateway.app import CHANNEL_OPTIONS, build_app
+from gateway.app import build_app
+from gateway.channel import CHANNEL_OPTIONS
 from tests.support import gateway_server
 from tests.support.gateway_server import FakeServer
 

@@ -17,7 +17,8 @@ import pytest
 import uvicorn
 from dcp.v1 import artifacts_pb2 as pb
 
-from gateway.app import CHANNEL_OPTIONS, build_app
+from gateway.app import build_app
+from gateway.channel import CHANNEL_OPTIONS
 from gateway.files import attachment
 from tests.support.gateway_server import FakeServer, Refusal
 

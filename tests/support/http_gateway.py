@@ -13,7 +13,8 @@ import uvicorn
 
 from common.addresses import Network
 from gateway import limits
-from gateway.app import CHANNEL_OPTIONS, build_app
+from gateway.app import build_app
+from gateway.channel import CHANNEL_OPTIONS
 from gateway.connections import Door, http_settings
 from tests.support.gateway_server import FakeServer
 from tests.support.manual_clock import ManualClock

@@ -21,7 +21,8 @@ from daemon.journal.journal import Journal
 from daemon.link import ServerAddress
 from daemon.machine.machine import Machine
 from daemon.runners import Runner
-from gateway.app import CHANNEL_OPTIONS, build_app
+from gateway.app import build_app
+from gateway.channel import CHANNEL_OPTIONS
 from server.app import Server
 from server.config import Config
 from tests.support import databases
