@@ -1,7 +1,4 @@
-"""Owns the gateway's process: command line, socket, signals, exit code.
-
-It does not know routes or messages: `app` builds the application that is served here.
-"""
+"""Owns the gateway's process: command line, settings, exit code. `serving` serves the application."""
 
 from __future__ import annotations
 
@@ -9,88 +6,31 @@ import argparse
 import asyncio
 import logging
 import os
-import signal
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 
-import uvicorn
 import uvloop
 
 from common.files import raise_file_limit
-from gateway.app import build_app, open_channel
-from gateway.config import VARIABLES, Address, Config, ConfigError
-from gateway.connections import Door, http_settings
+from gateway import serving
+from gateway.channel import open_channel
+from gateway.config import VARIABLES, Config, ConfigError
 from gateway.limits import SPARE_FILES
-
-log = logging.getLogger(__name__)
-
-
-class Server(uvicorn.Server):
-    """uvicorn that prints its address when it is ready, and exits with 0 after a stop signal."""
-
-    def __init__(self, config: uvicorn.Config, door: Door, address: Address) -> None:
-        super().__init__(config)
-        self._door = door
-        self._address = address
-
-    async def on_tick(self, counter: int) -> bool:
-        """Looks at the connections once a second; uvicorn calls this ten times as often."""
-        if counter % 10 == 0:
-            self._door.sweep()
-        return await super().on_tick(counter)
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts to serve, then prints `ready` and the address."""
-        await super().startup(sockets)
-        print(f"ready http://{self._address}", flush=True)
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Drains on a signal. uvicorn's own handler raises the signal again, so the exit code is not 0."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        yield
-
-
-def listen(address: Address) -> socket.socket:
-    """Returns a socket that is bound to the address. Raises ConfigError if the address cannot be used."""
-    try:
-        family, *_, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise ConfigError(
-            f"DCP_HTTP_LISTEN={address}: {error.strerror}: choose an address of this machine"
-        ) from None
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(place)
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(f"DCP_HTTP_LISTEN={address}: {error.strerror}: choose another port") from None
-    return listener
 
 
 async def serve(config: Config, listener: socket.socket, most_files: int) -> None:
-    """Serves on the socket until SIGTERM or SIGINT arrives, then lets running requests finish."""
-    address = Address(config.listen.host, listener.getsockname()[1])
+    """Serves until a stop signal, with a connection to the server."""
     channel = open_channel(config)
     try:
-        door = Door(
-            min(config.max_connections, most_files - SPARE_FILES),
-            config.max_address_connections,
-            config.trusted_proxies,
-        )
-        server = Server(
-            http_settings(build_app(channel, daemon_server=config.daemon_server), door), door, address
-        )
-        await server.serve(sockets=[listener])
+        most = most_files - SPARE_FILES
+        await serving.serve(channel, config, listener, most, config.daemon_server, _ready)
     finally:
         await channel.close()
+
+
+def _ready(address: str) -> None:
+    print(f"ready {address}", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -100,19 +40,13 @@ def main(arguments: list[str] | None = None) -> int:
     parse_arguments(arguments)
     try:
         config = Config.from_env(os.environ)
-        listener = listen(config.listen)
+        listener = serving.listen(config.listen)
     except ConfigError as error:
         print(f"dcp-gateway: {error}", file=sys.stderr)
         return 2
     logging.basicConfig(
         level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
-    if not config.listen.is_loopback:
-        log.warning(
-            "DCP_HTTP_LISTEN=%s serves plain HTTP and DCP_INSECURE=true allows it: keys travel unencrypted "
-            "unless a proxy that serves HTTPS stands in front",
-            config.listen,
-        )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(config, listener, raise_file_limit()))
     return 0

@@ -7,6 +7,7 @@ from grpc_health.v1 import health_pb2
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from gateway.channel import Channel
 from gateway.errors import ApiError
 from gateway.limits import READY_SECONDS
 
@@ -19,7 +20,7 @@ async def healthz(_: Request) -> Response:
 class Readiness:
     """Reports whether requests can be carried out: the server answers, and its database does."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: Channel) -> None:
         self._check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,

@@ -28,6 +28,7 @@ from starlette.types import Receive, Scope, Send
 from common.json_form import message_writer
 from gateway import credentials, errors
 from gateway.bodies import BodyLimit, BodyReader
+from gateway.channel import Channel
 from gateway.edge import method_not_allowed, read_body, respond
 from gateway.errors import ApiError
 from gateway.files import FileRelay
@@ -150,7 +151,7 @@ def _bindings_of(method: MethodDescriptor) -> Iterator[Binding]:
 
 
 def api_routes(
-    channel: grpc.aio.Channel, files: Iterable[FileDescriptor], deadline_seconds: float = DEADLINE_SECONDS
+    channel: Channel, files: Iterable[FileDescriptor], deadline_seconds: float = DEADLINE_SECONDS
 ) -> list[Route]:
     """Builds a route for every path under both bases. Fixed paths come before paths with fields."""
     resources: dict[str, Resource] = {}
@@ -190,7 +191,7 @@ class Resource:
 class Endpoint:
     """One RPC over HTTP: reads the request, calls the server, writes the response."""
 
-    def __init__(self, binding: Binding, channel: grpc.aio.Channel, deadline_seconds: float) -> None:
+    def __init__(self, binding: Binding, channel: Channel, deadline_seconds: float) -> None:
         method = binding.method
         self.name = method.full_name
         self._deadline_seconds = deadline_seconds
@@ -220,7 +221,7 @@ class Endpoint:
 class FileEndpoint:
     """One RPC over HTTP that responds with a file."""
 
-    def __init__(self, binding: Binding, channel: grpc.aio.Channel, deadline_seconds: float) -> None:
+    def __init__(self, binding: Binding, channel: Channel, deadline_seconds: float) -> None:
         method = binding.method
         self.name = method.full_name
         self._request_class = GetMessageClass(method.input_type)

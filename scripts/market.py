@@ -46,7 +46,7 @@ class UnbalancedError(RuntimeError):
 
 
 class Program:
-    """A running program. ``address`` is what it last printed after ``ready``."""
+    """A running program. ``addresses`` are what it printed after ``ready``, a line for each port."""
 
     def __init__(
         self,
@@ -55,16 +55,26 @@ class Program:
         env: Mapping[str, str],
         folder: Path,
         command: Sequence[str] = (),
+        ports: int = 1,
     ) -> None:
-        """``command``: the command to run; the default is the console command of that name."""
+        """``command``: the command to run; the default is the console command of that name.
+
+        ``ports``: how many lines with ``ready`` it prints.
+        """
         self.name = name
         self.log = folder / f"{name}.log"
         self.env = dict(env)
         self._paused = False
         self._command = [*(command or (str(Path(sys.executable).parent / name),)), *arguments]
-        self.address = ""
+        self._ports = ports
+        self.addresses: list[str] = []
         self.launch()
         self.wait_ready()
+
+    @property
+    def address(self) -> str:
+        """The address that it printed last."""
+        return self.addresses[-1]
 
     def launch(self) -> None:
         """Starts the process without waiting until it is ready."""
@@ -85,6 +95,7 @@ class Program:
 
     def wait_ready(self) -> None:
         """Waits until it prints ``ready``. If it does not, ends it and raises NotReadyError."""
+        self.addresses = []
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
             try:
@@ -94,8 +105,9 @@ class Program:
                     break
                 continue
             if line.startswith("ready "):
-                self.address = line.removeprefix("ready ").strip()
-                return
+                self.addresses.append(line.removeprefix("ready ").strip())
+                if len(self.addresses) == self._ports:
+                    return
         self.stop()
         raise NotReadyError(f"{self.name} did not become ready:\n{self.last_words()}")
 
@@ -156,7 +168,10 @@ def _pump(lines: Iterable[str], into: queue.Queue[str]) -> None:
 
 @dataclass
 class Market:
-    """A server, a gateway and the added daemons, with their data in one folder."""
+    """A server, a gateway and the added daemons, with their data in one folder.
+
+    ``embedded``: server and gateway are one program, dcp-market.
+    """
 
     folder: Path
     admin_token: str
@@ -166,6 +181,7 @@ class Market:
     """Additional DCP_ settings for the gateway."""
     http_listen: str = "127.0.0.1:0"
     grpc_listen: str = "127.0.0.1:0"
+    embedded: bool = False
     programs: list[Program] = field(default_factory=list)
     keys: dict[str, str] = field(default_factory=dict)
     """Keys by role, to be printed at the end."""
@@ -175,7 +191,10 @@ class Market:
 
     def start(self) -> Market:
         """Starts the server and the gateway, and waits until requests can be carried out."""
-        self.start_gateway(self.start_server().address)
+        if self.embedded:
+            self.start_embedded()
+        else:
+            self.start_gateway(self.start_server().address)
         self.wait_ready()
         return self
 
@@ -184,25 +203,37 @@ class Market:
         deadline = time.monotonic() + READY_SECONDS
         while (answer := self.http.get("/readyz")).status_code != 200:
             if time.monotonic() > deadline:
-                raise NotReadyError(f"dcp-gateway did not become ready: {answer.text}")
+                raise NotReadyError(f"the market did not become ready: {answer.text}")
             time.sleep(0.1)
 
     def start_server(self) -> Program:
         """Starts the server. A restart of it keeps the port and the database."""
-        server = Program(
-            "dcp-server",
-            env={
-                "DCP_DATABASE_URL": f"sqlite:///{self.folder / 'dcp.sqlite3'}",
-                "DCP_BLOB_STORE": f"file:{self.folder / 'artifacts'}",
-                "DCP_GRPC_LISTEN": self.grpc_listen,
-                "DCP_ADMIN_TOKEN": self.admin_token,
-                **self.settings,
-            },
-            folder=self.folder,
-        )
+        server = Program("dcp-server", env=self._server_env(), folder=self.folder)
         self.programs.append(server)
         self.grpc_address = server.env["DCP_GRPC_LISTEN"] = server.address
         return server
+
+    def start_embedded(self) -> Program:
+        """Starts server and gateway as one program. A restart of it keeps both ports and the database."""
+        both = Program(
+            "dcp-market",
+            env={**self._server_env(), "DCP_HTTP_LISTEN": self.http_listen, **self.gateway_settings},
+            folder=self.folder,
+            ports=2,
+        )
+        self.programs.append(both)
+        self.grpc_address = both.env["DCP_GRPC_LISTEN"] = both.addresses[0]
+        self._reach(both)
+        return both
+
+    def _server_env(self) -> dict[str, str]:
+        return {
+            "DCP_DATABASE_URL": f"sqlite:///{self.folder / 'dcp.sqlite3'}",
+            "DCP_BLOB_STORE": f"file:{self.folder / 'artifacts'}",
+            "DCP_GRPC_LISTEN": self.grpc_listen,
+            "DCP_ADMIN_TOKEN": self.admin_token,
+            **self.settings,
+        }
 
     def start_gateway(self, server: str) -> Program:
         """Starts the gateway for the server at an address. A restart of it keeps the port."""
@@ -212,10 +243,13 @@ class Market:
             folder=self.folder,
         )
         self.programs.append(gateway)
+        self._reach(gateway)
+        return gateway
+
+    def _reach(self, gateway: Program) -> None:
         self.url = gateway.address
         gateway.env["DCP_HTTP_LISTEN"] = gateway.address.rpartition("/")[2]
         self.http = httpx.Client(base_url=self.url, timeout=30)
-        return gateway
 
     def add_daemon(
         self,
@@ -281,7 +315,8 @@ class Market:
     def check_ledger(self) -> None:
         """Checks the proof of the ledger if server and gateway are running. Raises UnbalancedError."""
         running = {program.name for program in self.programs if program.is_running}
-        if not self.admin_token or self.http.is_closed or not running >= {"dcp-server", "dcp-gateway"}:
+        needed = {"dcp-market"} if self.embedded else {"dcp-server", "dcp-gateway"}
+        if not self.admin_token or self.http.is_closed or not running >= needed:
             return
         proof = self.prove_ledger()
         if not proof["balanced"]:

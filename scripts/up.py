@@ -1,4 +1,4 @@
-"""Runs a whole marketplace on this machine: server, gateway and a local daemon, until Ctrl-C.
+"""Runs a whole marketplace on this machine: server and gateway in one program, and a daemon, until Ctrl-C.
 
 The data stays in .dcp/ (database, operator's token, provider's identity), so the next run continues with it.
 """
@@ -36,6 +36,7 @@ def main() -> int:
             gateway_settings={"DCP_INSECURE": "true" if options.insecure else "false"},
             http_listen=options.http,
             grpc_listen=options.grpc,
+            embedded=True,
         ) as market:
             _add_own_daemon(market, folder)
             _show_addresses(market, folder)

@@ -27,6 +27,7 @@ from server.rpc.jobs import JobServicer
 from server.rpc.keys import KeyServicer
 from server.rpc.ledger import LedgerServicer
 from server.rpc.limits import RateLimits
+from server.rpc.methods import Methods
 from server.rpc.metrics import MetricServicer
 from server.rpc.operations import OperationServicer
 from server.rpc.privacy import PrivacyServicer
@@ -86,10 +87,10 @@ def servicers(services: Services, config: Config) -> tuple[object, ...]:
     )
 
 
-def register(servicer: object, server: grpc.aio.Server) -> str:
-    """Adds a servicer to the server by its generated base class; returns the full name of its service."""
+def register(servicer: object, methods: Methods) -> str:
+    """Adds a servicer's methods by its generated base class; returns the full name of its service."""
     base = next(c for c in type(servicer).__mro__ if c.__module__.endswith("_pb2_grpc"))
-    getattr(sys.modules[base.__module__], f"add_{base.__name__}_to_server")(servicer, server)
+    getattr(sys.modules[base.__module__], f"add_{base.__name__}_to_server")(servicer, methods)
     return f"dcp.v1.{base.__name__.removesuffix('Servicer')}"
 
 
@@ -101,7 +102,7 @@ def _refresh() -> None:
 
 
 class Server:
-    """One running server. Call ``start``, then ``stop``; ``address`` is known in between."""
+    """One running server. Call ``start``, then ``stop``; ``address`` and ``methods`` are known in between."""
 
     def __init__(self, config: Config, clock: Clock | None = None) -> None:
         self._config = config
@@ -118,7 +119,10 @@ class Server:
         self._limits = RateLimits(self._config.limits, self._clock)
         addresses = Addresses(self._config.trusted_proxies)
         authentication = Authentication(self.services.keys, self._limits, addresses)
-        self._grpc = grpc.aio.server(interceptors=[authentication], options=GRPC_OPTIONS)
+        self.methods = Methods(authentication)
+        self._grpc = grpc.aio.server(
+            handlers=[self.methods], interceptors=[authentication], options=GRPC_OPTIONS
+        )
         self._register()
         self.address = self._listen()
         await self._grpc.start()
@@ -160,9 +164,9 @@ class Server:
     def _register(self) -> None:
         self._sessions = SessionServicer(self.services.streams, self._limits)
         ours = (*servicers(self.services, self._config), self._sessions)
-        self._names = tuple(register(servicer, self._grpc) for servicer in ours)
+        self._names = tuple(register(servicer, self.methods) for servicer in ours)
         self._health = ServerHealth(self._names, self._database.probe, self._config.newest_daemon)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.methods)
         names = (
             *self._names,
             health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-PRODUCT = ("server", "gateway", "daemon", "common")
+PRODUCT = ("server", "gateway", "market", "daemon", "common")
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

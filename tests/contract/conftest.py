@@ -1,4 +1,8 @@
-"""One market of real processes for the whole folder: server, gateway, a daemon with the real small model."""
+"""One market of real processes for the whole folder: server, gateway, a daemon with the real small model.
+
+Server and gateway are one program. The contract's main path runs with two programs, too, and with --all
+everything does.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +23,23 @@ def unique_email(kind: str) -> str:
     return f"{kind}-{next(_numbers)}@example.com"
 
 
+JOINED, APART = "one program", "two programs"
+_BOTH_FORMS = "test_seed.py"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs a test with one form of the market, or with both."""
+    if "market" in metafunc.fixturenames:
+        is_both = metafunc.config.getoption("--all") or metafunc.definition.path.name == _BOTH_FORMS
+        forms = [JOINED, APART] if is_both else [JOINED]
+        metafunc.parametrize("market", forms, indirect=True, scope="package")
+
+
 @pytest.fixture(scope="package")
-def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
+def market(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
     folder: Path = tmp_path_factory.mktemp("market")
-    with Market(folder, admin_token=ADMIN_TOKEN, settings=UNLIMITED) as market:
+    embedded = request.param == JOINED
+    with Market(folder, admin_token=ADMIN_TOKEN, settings=UNLIMITED, embedded=embedded) as market:
         yield market
         statuses = market.stop()
     assert statuses == [0] * len(statuses), "every program drains on SIGTERM and exits 0"

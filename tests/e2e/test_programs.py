@@ -17,7 +17,7 @@ from common.files import MOST_FILES
 from scripts.market import Market, Program
 
 BIN = Path(sys.executable).parent
-PROGRAMS = ("dcp-server", "dcp-gateway", "dcp-daemon run")
+PROGRAMS = ("dcp-server", "dcp-gateway", "dcp-market", "dcp-daemon run")
 ADMIN_TOKEN = "operator-token-of-all-of-the-tests"
 
 pytestmark = pytest.mark.e2e
@@ -71,6 +71,9 @@ def test_unknown_setting_is_refused(command: str, tmp_path: Path) -> None:
         ("dcp-server", "DCP_DATABASE_URL", f"sqlite:///{__file__}"),
         ("dcp-gateway", "DCP_TLS_CA", "no-such-file.pem"),
         ("dcp-gateway", "DCP_TLS_CA", __file__),
+        ("dcp-market", "DCP_DATABASE_URL", "sqlite:///no/such/folder/file"),
+        ("dcp-market", "DCP_GRPC_LISTEN", "nowhere"),
+        ("dcp-market", "DCP_HTTP_LISTEN", "0.0.0.0:0"),
         ("dcp-daemon run", "DCP_TLS_CA", __file__),
         ("dcp-daemon run", "DCP_SERVER", "market.example.com:50051"),
         ("dcp-daemon run", "DCP_MODELS", "name-without-a-file"),
@@ -90,7 +93,13 @@ def test_daemon_without_a_key_says_how_to_get_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "name"), [("dcp-server", "DCP_GRPC_LISTEN"), ("dcp-gateway", "DCP_HTTP_LISTEN")]
+    ("command", "name"),
+    [
+        ("dcp-server", "DCP_GRPC_LISTEN"),
+        ("dcp-gateway", "DCP_HTTP_LISTEN"),
+        ("dcp-market", "DCP_GRPC_LISTEN"),
+        ("dcp-market", "DCP_HTTP_LISTEN"),
+    ],
 )
 def test_port_in_use_is_reported_in_one_line(command: str, name: str, tmp_path: Path) -> None:
     with socket.socket() as taken:
@@ -125,6 +134,46 @@ def test_programs_drain_and_exit_0(number: signal.Signals, tmp_path: Path) -> No
         market.add_daemon(key)
         server, gateway, daemon = market.programs
         assert [program.stop(number) for program in (daemon, gateway, server)] == [0, 0, 0]
+
+
+def test_joined_program_drains_its_requests_and_exits_0(tmp_path: Path) -> None:
+    with Market(tmp_path, admin_token=ADMIN_TOKEN, embedded=True) as market:
+        _, key = market.register_provider("Node", "p@example.com")
+        market.add_daemon(key)
+        joined, daemon = market.programs
+        body = b'{"name": "R", "email": "r@example.com"}'
+        head = f"POST /api/renters/register HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+        host, _, port = market.url.removeprefix("http://").rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=20) as client:
+            client.sendall(head.encode() + body[:5])
+            # The request has begun when a later one on another connection is answered.
+            assert market.http.get("/readyz").status_code == 200
+            joined.process.send_signal(signal.SIGTERM)
+            while market_accepts(host, int(port)):
+                pass
+            client.sendall(body[5:])
+            assert client.recv(1 << 16).startswith(b"HTTP/1.1 201 ")
+        assert joined.stop() == 0
+        assert daemon.process.poll() is None, "a daemon waits for its server"
+        joined.restart()
+        assert market.http.get("/readyz").status_code == 200
+
+
+def market_accepts(host: str, port: int) -> bool:
+    """Whether new connections are accepted; not after a stop signal."""
+    try:
+        socket.create_connection((host, port), timeout=20).close()
+    except ConnectionError:
+        return False
+    return True
+
+
+def test_joined_program_ignores_the_way_from_gateway_to_server(tmp_path: Path) -> None:
+    settings = {"DCP_SERVER": "other.example.com:50051", "DCP_TLS_CA": "no-such-file.pem"}
+    with Market(tmp_path, ADMIN_TOKEN, gateway_settings=settings, embedded=True) as market:
+        market.register_provider("Node", "p@example.com")
+        # The page tells providers the real port of gRPC.
+        assert market.grpc_address.rpartition(":")[2] in market.http.get("/").text
 
 
 def test_programs_raise_their_limit_of_open_files(tmp_path: Path) -> None:
@@ -176,7 +225,7 @@ def test_daemon_registers_and_keeps_its_key_private(tmp_path: Path) -> None:
         assert "NVIDIA" in doctor.stdout
 
 
-@pytest.mark.parametrize("command", ["dcp-server", "dcp-gateway", "dcp-daemon"])
+@pytest.mark.parametrize("command", ["dcp-server", "dcp-gateway", "dcp-market", "dcp-daemon"])
 def test_help_lists_the_settings(command: str, tmp_path: Path) -> None:
     result = start(f"{command} --help", tmp_path)
     assert result.returncode == 0

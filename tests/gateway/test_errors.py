@@ -236,7 +236,7 @@ async def test_other_endpoints_of_the_app_have_the_same_errors(server: FakeServe
     async def stream(_: Request) -> Response:
         return StreamingResponse(iter(["a", "b"]))
 
-    async with grpc.aio.insecure_channel(server.address) as channel:
+    async with server.open_channel() as channel:
         app = build_app(channel)
         app.add_route("/refuse", refuse)
         app.add_route("/stream", stream)

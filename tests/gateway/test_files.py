@@ -17,7 +17,7 @@ import pytest
 import uvicorn
 from dcp.v1 import artifacts_pb2 as pb
 
-from gateway.app import CHANNEL_OPTIONS, build_app
+from gateway.app import build_app
 from gateway.files import attachment
 from tests.support.gateway_server import FakeServer, Refusal
 
@@ -45,7 +45,7 @@ def data(content: bytes) -> pb.DownloadArtifactResponse:
 async def over_tcp(server: FakeServer) -> AsyncIterator[tuple[str, int]]:
     """Runs the gateway on a real socket of 127.0.0.1: only there a test sees how a response ends."""
     listener = socket.create_server(("127.0.0.1", 0))
-    async with grpc.aio.insecure_channel(server.address, options=CHANNEL_OPTIONS) as channel:
+    async with server.open_channel() as channel:
         settings = uvicorn.Config(build_app(channel), http="h11", lifespan="off", log_config=None)
         serving = uvicorn.Server(settings)
         task = asyncio.create_task(serving.serve(sockets=[listener]))

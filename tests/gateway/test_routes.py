@@ -259,7 +259,7 @@ async def test_every_call_has_a_deadline(gateway: httpx.AsyncClient, server: Fak
 
 async def test_an_answer_after_the_deadline_is_a_timeout(server: FakeServer) -> None:
     server.answers["GetJob"] = lambda _: asyncio.Event().wait()
-    async with grpc.aio.insecure_channel(server.address) as channel:
+    async with server.open_channel() as channel:
         transport = httpx.ASGITransport(build_app(channel, deadline_seconds=0.05))
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
             answer = await client.get("/api/jobs/job-1")
@@ -300,7 +300,7 @@ async def test_a_new_rpc_gets_its_route_and_its_entry_without_code() -> None:
     file = shop_file(get="/api/shop/{item_id}")
     async with (
         gateway_server.running([file]) as server,
-        grpc.aio.insecure_channel(server.address) as channel,
+        server.open_channel() as channel,
         httpx.AsyncClient(
             transport=httpx.ASGITransport(build_app(channel, files=[file])), base_url="http://gateway"
         ) as client,

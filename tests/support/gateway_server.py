@@ -1,11 +1,11 @@
-"""A fake server for the gateway's tests: real gRPC on a free port, with responses that a test sets.
+"""A fake server for the gateway's tests, on a free port or embedded, with responses that a test sets.
 
 It checks nothing by itself; ``calls`` has the calls that arrived.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,9 @@ from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 
+from gateway.channel import CHANNEL_OPTIONS
 from gateway.routes import bindings, discover
+from market.channel import EmbeddedChannel
 
 DETAILS_KEY = "grpc-status-details-bin"
 
@@ -52,6 +54,8 @@ class FakeServer:
     """The responses by RPC name; an RPC without one responds with an empty message."""
 
     address: str = ""
+    """Where it listens; empty if it is embedded."""
+    files: Sequence[FileDescriptor] = ()
     calls: list[Call] = field(default_factory=list)
     answers: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
 
@@ -63,18 +67,32 @@ class FakeServer:
 
         self.answers[rpc] = answer
 
-    def handler(self, files: list[FileDescriptor]) -> grpc.GenericRpcHandler:
+    def open_channel(self) -> Any:
+        """A gateway's channel to it, as a context manager."""
+        if self.address:
+            return grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+        methods = self._methods()
+
+        async def find(method: str) -> grpc.RpcMethodHandler[Any, Any] | None:
+            return methods.get(method)
+
+        return EmbeddedChannel(find)
+
+    def handler(self) -> grpc.GenericRpcHandler:
         """Serves every RPC in the files that has an HTTP route."""
-        methods = {
-            f"/{b.method.containing_service.full_name}/{b.method.name}": self._method(b.method)
-            for b in bindings(files)
-        }
+        methods = self._methods()
 
         class Handler(grpc.GenericRpcHandler):
             def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
                 return methods.get(details.method)
 
         return Handler()
+
+    def _methods(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+        return {
+            f"/{b.method.containing_service.full_name}/{b.method.name}": self._method(b.method)
+            for b in bindings(self.files)
+        }
 
     def _method(self, method: Any) -> grpc.RpcMethodHandler[Any, Any]:
         answer_class: Any = GetMessageClass(method.output_type)
@@ -118,11 +136,15 @@ async def _each(messages: Iterable[Any]) -> AsyncIterator[Any]:
 
 
 @asynccontextmanager
-async def running(files: list[FileDescriptor] | None = None) -> AsyncIterator[FakeServer]:
-    """Runs the fake on 127.0.0.1 until the block ends."""
-    fake = FakeServer()
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers([fake.handler(discover() if files is None else files)])
+async def running(
+    files: list[FileDescriptor] | None = None, *, embedded: bool = False
+) -> AsyncIterator[FakeServer]:
+    """Runs the fake on 127.0.0.1 until the block ends; ``embedded``: without a port."""
+    fake = FakeServer(files=discover() if files is None else files)
+    if embedded:
+        yield fake
+        return
+    server = grpc.aio.server(handlers=[fake.handler()])
     fake.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     try:

@@ -8,12 +8,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import grpc
 import uvicorn
 
 from common.addresses import Network
 from gateway import limits
-from gateway.app import CHANNEL_OPTIONS, build_app
+from gateway.app import build_app
 from gateway.connections import Door, http_settings
 from tests.support.gateway_server import FakeServer
 from tests.support.manual_clock import ManualClock
@@ -115,7 +114,7 @@ async def serving(
     clock = ManualClock()
     door = Door(most, most_per_address, trusted, clock.monotonic)
     listener = socket.create_server(("127.0.0.1", 0))
-    async with grpc.aio.insecure_channel(server.address, options=CHANNEL_OPTIONS) as channel:
+    async with server.open_channel() as channel:
         program = uvicorn.Server(http_settings(build_app(channel, deadline_seconds=5), door))
         running = asyncio.create_task(program.serve(sockets=[listener]))
         try:

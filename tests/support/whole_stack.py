@@ -15,13 +15,16 @@ from typing import Any
 
 import grpc
 import httpx
+from fastapi import FastAPI
 
 from daemon.app import Daemon, Options
 from daemon.journal.journal import Journal
 from daemon.link import ServerAddress
 from daemon.machine.machine import Machine
 from daemon.runners import Runner
-from gateway.app import CHANNEL_OPTIONS, build_app
+from gateway.app import build_app
+from gateway.channel import CHANNEL_OPTIONS
+from market.channel import EmbeddedChannel
 from server.app import Server
 from server.config import Config
 from tests.support import databases
@@ -35,12 +38,13 @@ ADMIN = {"x-admin-token": ADMIN_TOKEN}
 
 @dataclass
 class Stack:
-    """A running market; ``http`` is a client of the gateway."""
+    """A running market; ``http`` is a client of the gateway, ``channel`` its channel to the server."""
 
     clock: ManualClock
     server: Server
     http: httpx.AsyncClient
-    channel: grpc.aio.Channel
+    channel: Any
+    app: FastAPI
 
     async def register(self, kind: str, email: str) -> tuple[int, str]:
         """Registers a provider or renter; returns its id and key."""
@@ -73,12 +77,18 @@ class Stack:
 
 @contextlib.asynccontextmanager
 async def running_stack(
-    folder: Path, counter: Counter | None = None, /, *, prove: bool = True, **settings: str
+    folder: Path,
+    counter: Counter | None = None,
+    embedded: bool = False,
+    /,
+    *,
+    prove: bool = True,
+    **settings: str,
 ) -> AsyncIterator[Stack]:
     """Runs server and gateway on a SQLite file in ``folder``, with additional settings of the server.
 
     The ledger is checked at the end, unless the test itself writes rows without the services.
-    ``counter``: counts the work of the server and the gateway.
+    ``counter``: counts the work of the server and the gateway. ``embedded``: no gRPC between the two.
     """
     counted, counter = counter is not None, counter or Counter()
     clock = ManualClock()
@@ -96,16 +106,21 @@ async def running_stack(
         counter.watch_database(server._database.peewee)
     await server.start()
     try:
-        async with grpc.aio.insecure_channel(
-            server.address, options=CHANNEL_OPTIONS, interceptors=[counter.calls]
-        ) as channel:
-            transport = httpx.ASGITransport(counter.requests(build_app(channel)))
+        async with _open_channel(server, counter, embedded) as channel:
+            app = build_app(channel)
+            transport = httpx.ASGITransport(counter.requests(app))
             async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
-                yield Stack(clock, server, http, channel)
+                yield Stack(clock, server, http, channel, app)
                 if prove:
                     assert (await server.services.proofs.prove()).discrepancies == ()
     finally:
         await server.stop()
+
+
+def _open_channel(server: Server, counter: Counter, embedded: bool) -> Any:
+    if embedded:
+        return EmbeddedChannel(server.methods.handler)
+    return grpc.aio.insecure_channel(server.address, options=CHANNEL_OPTIONS, interceptors=[counter.calls])
 
 
 @contextlib.asynccontextmanager

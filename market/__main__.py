@@ -1,0 +1,99 @@
+"""``dcp-market``: server and gateway in one process, with the settings of both, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+
+import uvloop
+
+import gateway.config
+import server.config
+from common.files import raise_file_limit
+from gateway import serving
+from gateway.config import Address
+from market.channel import EmbeddedChannel
+from server import logs
+from server.app import Server
+from server.store.faults import DatabaseUrlError
+from server.version import CURRENT
+
+# The way from a gateway to its server, which here is none.
+_WITHOUT = ("DCP_SERVER", "DCP_TLS_CA")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console command. Exit status 0 after a drain, 2 for a bad setting."""
+    # Nothing that this process makes is for other users of the machine.
+    os.umask(0o077)
+    most_files = raise_file_limit()
+    _parser().parse_args(argv)
+    try:
+        config = server.config.Config.from_env(os.environ)
+        http = gateway.config.Config.from_env(_for_gateway(os.environ))
+        logs.set_up(config.log_level)
+        # Half of the files are for daemons' connections and the database.
+        uvloop.run(_serve(config, http, serving.listen(http.listen), most_files // 2))
+    except (server.config.ConfigError, gateway.config.ConfigError) as error:
+        print(f"dcp-market: {error}", file=sys.stderr)
+        return 2
+    except DatabaseUrlError as error:
+        print(f"dcp-market: DCP_DATABASE_URL: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+async def _serve(
+    config: server.config.Config, http: gateway.config.Config, listener: socket.socket, most_connections: int
+) -> None:
+    """Starts the server, then HTTP; at the end HTTP is drained first, as its requests need the server."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    running = Server(config)
+    await running.start()
+    try:
+        _ready(running.address)
+        if not stopped.is_set():
+            port = int(running.address.rpartition(":")[2])
+            async with EmbeddedChannel(running.methods.handler) as channel:
+                daemon_server = http.public_server or Address("", port)
+                await serving.serve(channel, http, listener, most_connections, daemon_server, _ready)
+    finally:
+        await running.stop()
+
+
+def _ready(address: str) -> None:
+    print(f"ready {address}", flush=True)
+
+
+def _for_gateway(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environ.items() if name not in _WITHOUT}
+
+
+def _parser() -> argparse.ArgumentParser:
+    lines = {
+        name: f"  {name:<27} {meaning} (default: {default or 'unset'})"
+        for name, default, meaning in (*server.config.VARIABLES, *gateway.config.VARIABLES)
+        if name not in _WITHOUT
+    }
+    parser = argparse.ArgumentParser(
+        prog="dcp-market",
+        description="dcp-server and dcp-gateway in one process, with the settings and the ports of both.\n"
+        "Prints the address of each port when it is ready, and serves until SIGTERM.",
+        epilog=f"settings, from the environment ({' and '.join(_WITHOUT)} are ignored):\n"
+        + "\n".join(lines.values()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=CURRENT)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
