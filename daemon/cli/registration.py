@@ -22,6 +22,7 @@ from daemon import link
 from daemon.cli.questions import NoAnswerError, Questions, missing_flags
 from daemon.config import text as config_text
 from daemon.config.config import Config, ConfigError, config_path, from_env, is_loopback, load
+from daemon.config.encoding import decoded
 from daemon.config.identity import Identity, IdentityError, identity_path, save
 from daemon.machine import durable
 from daemon.machine.gpus.none import os_info
@@ -123,7 +124,7 @@ class _Registration:
 
     def _may_write(self, text: str) -> bool:
         """Whether the file of settings is to be written; decided, and tried, before anything is sent."""
-        existing = self._path.read_text(encoding="utf-8") if self._path.exists() else None
+        existing = decoded(self._path.read_bytes()) if self._path.exists() else None
         if existing is not None and config_text.same(existing, text):
             return False
         if existing is not None and not self._given.force:

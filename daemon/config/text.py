@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.config.config import VARIABLES, Config
+from daemon.config.encoding import decoded
 from daemon.config.file import NOT_IN_THE_FILE, key_of
 
 _HEAD = "# Settings of dcp-daemon: `dcp-daemon --help` lists them all. The environment wins over this file.\n"
@@ -45,7 +46,7 @@ def same(one: str, other: str) -> bool:
 def _document(path: Path) -> dict[str, Any]:
     known = {key_of(variable.name) for variable in VARIABLES if variable.name not in NOT_IN_THE_FILE}
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(decoded(path.read_bytes()))
     except (OSError, ValueError):
         return {}
     return {key: value for key, value in document.items() if key in known or isinstance(value, dict)}

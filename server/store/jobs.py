@@ -274,7 +274,8 @@ def next_queued(candidate: Candidate, limit: int, now_ms: int, refused_since_ms:
     gpus = sorted(answers(candidate.gpu_model, candidate.vram_mib))
     rows = _next_queued(len(kinds), len(models), len(gpus)).all(
         provider_id=candidate.provider_id,
-        vram_mib=vram_for_jobs_mib(candidate),
+        # No job asks for less than 1 MiB, so unknown memory satisfies only those that do not ask.
+        vram_mib=vram_for_jobs_mib(candidate.vram_mib, candidate.vram_reserve_mib) or 0,
         now_ms=now_ms,
         refused_since_ms=refused_since_ms,
         limit=limit,
