@@ -62,7 +62,7 @@ def test_mark_before_the_text_and_other_line_ends_change_nothing(tmp_path: Path)
     path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
     config = load({"HOME": str(tmp_path)}, str(path))
     assert (config.server, config.models[0].name) == ("127.0.0.1:7", "a/b")
-    assert tomllib.loads(config_text.render(config, path))["models"] == {"a/b": "/m.gguf"}
+    assert tomllib.loads(config_text.render(config, path, {}))["models"] == {"a/b": "/m.gguf"}
 
 
 @pytest.mark.parametrize(
@@ -178,10 +178,9 @@ def test_written_file_reads_back_the_same_settings(tmp_path: Path) -> None:
         'schedule = ["Sat 00:00-24:00"]\nmax_temp_c = 80\n[aliases]\n"x" = "y"\n[models]\n"old" = "/o.gguf"\n'
     )
     path = write(tmp_path, text)
-    config = load(
-        {"HOME": str(tmp_path), "DCP_MODELS": 'a/"b"=/m/a.gguf', "DCP_SERVER": "127.0.0.1:9"}, str(path)
-    )
-    written = config_text.render(config, path)
+    environ = {"HOME": str(tmp_path), "DCP_MODELS": 'a/"b"=/m/a.gguf', "DCP_SERVER": "127.0.0.1:9"}
+    config = load(environ, str(path))
+    written = config_text.render(config, path, environ)
     again = loaded(tmp_path, written)
     assert (again.server, again.models, again.rules) == (config.server, config.models, config.rules)
     assert again.aliases == (("x", "y"),)
