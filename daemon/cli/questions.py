@@ -35,9 +35,10 @@ class Questions:
             except ValueError as error:
                 print(f"  {error}")  # noqa: T201
 
-    def agree(self, question: str) -> bool:
-        """Whether the person says yes; anything else is a no."""
-        return self.ask(f"{question} [y/N]", str.lower) in ("y", "yes")
+    def agree(self, question: str, *, usually: bool = False) -> bool:
+        """Whether the person says yes. An empty answer means what is usual, anything else a no."""
+        answer = self.ask(f"{question} [{'Y/n' if usually else 'y/N'}]", str.lower)
+        return usually if not answer else answer in ("y", "yes")
 
 
 def missing_flags(flags: Sequence[tuple[str, object]]) -> str:

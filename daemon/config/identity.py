@@ -10,6 +10,7 @@ import stat
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from daemon.config.encoding import EncodingError, decoded
 from daemon.foreign import documents
 from daemon.machine import durable
 
@@ -38,9 +39,9 @@ def load(state_dir: Path) -> Identity:
     """The stored identity. Raises IdentityError when it is missing, open to others or damaged."""
     path = identity_path(state_dir)
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open("rb") as file:
             _check_private(path, os.fstat(file.fileno()))
-            return _parse(file.read())
+            return _parse(decoded(file.read()))
     except FileNotFoundError:
         raise IdentityError(
             f"this machine is not registered ({path} does not exist): run dcp-daemon register, "
@@ -48,6 +49,8 @@ def load(state_dir: Path) -> Identity:
         ) from None
     except OSError as error:
         raise IdentityError(f"{path} cannot be read: {error.strerror}") from None
+    except EncodingError as error:
+        raise IdentityError(f"{path} {error}") from None
     except (ValueError, KeyError, TypeError):
         raise IdentityError(f"{path} is damaged: run dcp-daemon register --force") from None
 

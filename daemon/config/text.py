@@ -4,26 +4,44 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from daemon.config.config import VARIABLES, Config
+from daemon.config.encoding import decoded
 from daemon.config.file import NOT_IN_THE_FILE, key_of
 
 _HEAD = "# Settings of dcp-daemon: `dcp-daemon --help` lists them all. The environment wins over this file.\n"
 
 
-def render(config: Config, path: Path) -> str:
-    """A file that says what `config` does, and what `path` says already beyond it."""
+# Others can read the file.
+SECRETS = ("DCP_ATTACHED_API_KEY",)
+# These are written from the configuration: as tables, or with whole paths.
+_OF_CONFIG = ("DCP_MODELS", "DCP_ALIASES", "DCP_ENGINE_MODELS", "DCP_UPDATE_URL")
+
+
+def render(config: Config, path: Path, environ: Mapping[str, str]) -> str:
+    """A file that says what `config` does by `environ`, and what `path` says already beyond it."""
     document = _document(path)
+    document |= _told(environ)
+    if environ.get("DCP_ENGINE_MODELS"):
+        document["engine_models"] = [f"{model.name}={model.path}" for model in config.engine_models]
+    if environ.get("DCP_UPDATE_URL"):
+        document["update_url"] = config.update_url
     document |= {"server": config.server, "state_dir": str(config.state_dir)}
     document |= {"tls_ca": str(config.tls_ca)} if config.tls_ca else {}
     document |= {"insecure": True} if config.insecure else {}
     tables = {
         name: document.pop(name) for name in ("models", "aliases") if isinstance(document.get(name), dict)
     }
-    document.pop("models", None)
+    is_switched_off = document.pop("models", None) == "" or environ.get("DCP_MODELS") == ""
     tables["models"] = {model.name: str(model.path) for model in config.models}
+    if not config.models and is_switched_off:
+        document["models"] = ""  # not the bundled one either
+    if environ.get("DCP_ALIASES"):
+        document.pop("aliases", None)
+        tables["aliases"] = dict(config.aliases)
     lines = [_HEAD, *(f"{key} = {_value(value)}" for key, value in document.items())]
     for name in ("models", "aliases"):
         if tables.get(name):
@@ -32,6 +50,12 @@ def render(config: Config, path: Path) -> str:
                 *(f"{_value(key)} = {_value(text)}" for key, text in tables[name].items()),
             ]
     return "\n".join(lines) + "\n"
+
+
+def _told(environ: Mapping[str, str]) -> dict[str, Any]:
+    """What the environment sets and the file may say."""
+    known = {variable.name for variable in VARIABLES} - {*NOT_IN_THE_FILE, *SECRETS, *_OF_CONFIG}
+    return {key_of(name): environ[name] for name in sorted(known) if environ.get(name)}
 
 
 def same(one: str, other: str) -> bool:
@@ -45,7 +69,7 @@ def same(one: str, other: str) -> bool:
 def _document(path: Path) -> dict[str, Any]:
     known = {key_of(variable.name) for variable in VARIABLES if variable.name not in NOT_IN_THE_FILE}
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(decoded(path.read_bytes()))
     except (OSError, ValueError):
         return {}
     return {key: value for key, value in document.items() if key in known or isinstance(value, dict)}

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from dcp.v1 import gpus_pb2
 
@@ -25,6 +25,11 @@ logger = logging.getLogger(__name__)
 GOOD_SAMPLES = 6
 
 _Fault: TypeAlias = gpus_pb2.GpuFault.ValueType
+_Counter: TypeAlias = Literal["xid_count", "ecc_volatile_uncorrected"]
+_COUNTERS: dict[_Counter, _Fault] = {
+    "xid_count": gpus_pb2.GPU_FAULT_XID,
+    "ecc_volatile_uncorrected": gpus_pb2.GPU_FAULT_ECC,
+}
 
 
 class Health:
@@ -106,19 +111,31 @@ class _Gpu:
         self.was_reset = False
         """It, or the driver, was away since it failed."""
         self._good_samples = 0
+        self._counts: dict[_Counter, int] = {}
+        """The last value of each counter of errors: a sample may lack it."""
 
     def sample(self, device: gpus_pb2.GpuDevice) -> None:
         """It answers."""
-        before, self.device = self.device, device
-        if device.ecc_volatile_uncorrected < before.ecc_volatile_uncorrected:
+        self.device = device
+        risen, fallen = self._count(device)
+        if fallen:
             self.was_reset = True
-        if fault := _fault(before, device):
+        if fault := _fault(risen, device):
             self._fail(fault)
         elif self.fault and (self.was_reset or self.fault == gpus_pb2.GPU_FAULT_LOST):
             self._good_samples += 1
             if self._good_samples >= GOOD_SAMPLES:
                 self.fault = gpus_pb2.GPU_FAULT_UNSPECIFIED
                 logger.warning("a GPU is healthy again gpu=%s", device.uuid)
+
+    def _count(self, device: gpus_pb2.GpuDevice) -> tuple[set[_Counter], bool]:
+        """The counters that rose since their last value, and whether that of ECC errors began anew."""
+        now = {name: getattr(device, name) for name in _COUNTERS if device.HasField(name)}
+        risen = {name for name, count in now.items() if count > self._counts.get(name, count)}
+        ecc = "ecc_volatile_uncorrected"
+        has_begun_anew = ecc in now and now[ecc] < self._counts.get(ecc, 0)
+        self._counts |= now
+        return risen, has_begun_anew
 
     def miss(self) -> None:
         """It does not answer, and the driver does."""
@@ -136,12 +153,10 @@ class _Gpu:
         self.was_reset = False
 
 
-def _fault(before: gpus_pb2.GpuDevice, now: gpus_pb2.GpuDevice) -> _Fault:
-    if now.xid_count > before.xid_count:
-        return gpus_pb2.GPU_FAULT_XID
-    has_both = before.HasField("ecc_volatile_uncorrected") and now.HasField("ecc_volatile_uncorrected")
-    if has_both and now.ecc_volatile_uncorrected > before.ecc_volatile_uncorrected:
-        return gpus_pb2.GPU_FAULT_ECC
+def _fault(risen: Collection[str], now: gpus_pb2.GpuDevice) -> _Fault:
+    for name, fault in _COUNTERS.items():
+        if name in risen:
+            return fault
     return gpus_pb2.GPU_FAULT_ROW_REMAP if now.row_remap_failed else gpus_pb2.GPU_FAULT_UNSPECIFIED
 
 

@@ -134,9 +134,14 @@ def _too_full(rules: Rules, status: gpus_pb2.GpuStatus | None, required_mib: int
     if not rules.vram_reserve_mib or _has_no_gpu(status):
         return ""
     needed = required_mib + rules.vram_reserve_mib
-    free = [gpu.free_vram_mib for gpu in status.all_gpus if gpu.HasField("free_vram_mib")] if status else []
+    gpus = status.all_gpus if status else []
+    free = [gpu.free_vram_mib for gpu in gpus if gpu.HasField("free_vram_mib")]
     if sum(mib >= needed for mib in free) >= gpu_count:
         return ""
+    if len(free) < max(1, len(gpus)):
+        unread = [f"of GPU {gpu.index}" for gpu in gpus if not gpu.HasField("free_vram_mib")]
+        where = ", ".join(unread) or "of the GPU"
+        return f"the free memory {where} cannot be read, and this provider keeps some for its owner"
     return f"{needed} MiB of GPU memory must be free, {rules.vram_reserve_mib} of them for its owner"
 
 

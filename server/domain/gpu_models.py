@@ -210,10 +210,10 @@ class GpuModel(NamedTuple):
     is_unified: bool = False
     """It shares the machine's memory, so it may report less than its size, or nothing."""
 
-    def has_memory(self, total_mib: int) -> bool:
-        """Whether a GPU of this model may report so much memory."""
+    def has_memory(self, total_mib: int | None) -> bool:
+        """Whether a GPU of this model may report so much memory; None: it reports none."""
         if self.is_unified:
-            return total_mib <= bounds_mib(max(self.sizes_gib))[1]
+            return total_mib is None or total_mib <= bounds_mib(max(self.sizes_gib))[1]
         return any(_fits(size, total_mib) for size in self.sizes_gib)
 
 
@@ -232,10 +232,16 @@ def bounds_mib(memory_gib: int) -> tuple[int, int]:
     return round(memory_gib * 1024 * LEAST_OF_NOMINAL), round(memory_gib * 1024 * MOST_OF_NOMINAL)
 
 
-def shared_memory_mib(gpu_model: str) -> int:
-    """The memory of a model that shares the machine's memory, where its driver reports none; else 0."""
+def shared_memory_mib(gpu_model: str) -> int | None:
+    """The memory of a model that shares the machine's memory, where its driver reports none; else None."""
     model = find(gpu_model)
-    return model.sizes_gib[0] * 1024 if model and model.is_unified and len(model.sizes_gib) == 1 else 0
+    return model.sizes_gib[0] * 1024 if model and model.is_unified and len(model.sizes_gib) == 1 else None
+
+
+def has_own_memory(gpu_model: str) -> bool:
+    """Whether the catalogue knows that the model does not share the machine's memory."""
+    model = find(gpu_model)
+    return model is not None and not model.is_unified
 
 
 def squeezed(name: str) -> str:
@@ -268,14 +274,14 @@ def is_known(wanted: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def answers(gpu_model: str, vram_mib: int) -> frozenset[str]:
-    """Every wanted name, squeezed, that a GPU of this model with this memory satisfies."""
+def answers(gpu_model: str, vram_mib: int | None) -> frozenset[str]:
+    """Every wanted name, squeezed, that a GPU of this model with this memory (None: unknown) satisfies."""
     name, model = canonical(gpu_model), find(gpu_model)
     sizes = [size for size in model.sizes_gib if _fits(size, vram_mib)] if model is not None else []
     return frozenset(map(squeezed, (name, *(str(Asked(name, size)) for size in sizes))))
 
 
-def satisfies(gpu_model: str, vram_mib: int, wanted: str) -> bool:
+def satisfies(gpu_model: str, vram_mib: int | None, wanted: str) -> bool:
     """Whether a GPU is what somebody asked for."""
     return squeezed(str(asked(wanted))) in answers(gpu_model, vram_mib)
 
@@ -291,9 +297,9 @@ def nearest_models(wanted: str) -> list[str]:
     return list(dict.fromkeys(names))[:NEAREST]
 
 
-def _fits(memory_gib: int, total_mib: int) -> bool:
+def _fits(memory_gib: int, total_mib: int | None) -> bool:
     least, most = bounds_mib(memory_gib)
-    return least <= total_mib <= most
+    return total_mib is not None and least <= total_mib <= most
 
 
 @lru_cache(maxsize=4096)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
-from server.domain.gpu_models import canonical, shared_memory_mib
+from server.domain.gpu_models import canonical, has_own_memory, shared_memory_mib
 
 
 class GpuState(StrEnum):
@@ -20,6 +20,8 @@ class GpuState(StrEnum):
     FAILED = "failed"
     UNKNOWN = "unknown"
     """The driver does not answer."""
+    DRAINED = "drained"
+    """It works, and the machine's owner keeps it."""
 
 
 NOT_HEALTHY = frozenset({GpuState.FAILED, GpuState.UNKNOWN})
@@ -39,6 +41,16 @@ class GpuFigures:
     temp_c: float | None = None
     power_w: float | None = None
     compute_capability: str | None = None
+    vram_is_shared: bool | None = None
+    """It uses the machine's memory, and the figures of memory are those of the machine."""
+
+    @property
+    def total_mib(self) -> int | None:
+        """Its total memory; None if it is not known. What a GPU with memory of its own shares is not its."""
+        name = self.gpu_name or ""
+        if self.vram_is_shared and has_own_memory(name):
+            return None
+        return self.gpu_vram_mib or shared_memory_mib(name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +78,13 @@ class Gpu(GpuFigures):
 
     @property
     def is_healthy(self) -> bool:
-        """Whether it may be given work; a GPU without a state may."""
+        """Whether it works; a GPU without a state does."""
         return self.state not in NOT_HEALTHY
+
+    @property
+    def takes_work(self) -> bool:
+        """Whether it may be given work: it works, and its owner does not keep it."""
+        return self.is_healthy and self.state is not GpuState.DRAINED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +101,8 @@ class GpuReport(GpuFigures):
     container_toolkit_version: str | None = None
     driver_lost: bool | None = None
     """The driver answered before and does not now."""
+    empty_mig_gpus: tuple[int, ...] = ()
+    """The indices of GPUs in MIG mode without a device."""
 
     def __bool__(self) -> bool:
         return self != _NOTHING_REPORTED
@@ -101,11 +120,6 @@ class GpuReport(GpuFigures):
         return canonical(self.gpu_name or "")
 
     @property
-    def vram_mib(self) -> int:
-        """The memory of the first GPU; 0 if it is not known."""
-        return self.gpu_vram_mib or shared_memory_mib(self.gpu_name or "")
-
-    @property
     def hottest_c(self) -> float | None:
         """The temperature of the hottest GPU, in degrees Celsius; None when none was reported."""
         temperatures = (gpu.temp_c for gpu in (self, *self.all_gpus))
@@ -118,7 +132,7 @@ _FIGURES = {field.name: field.default for field in fields(GpuFigures)}
 _OF_GPU = {field.name: field.default for field in fields(Gpu)}
 _OF_REPORT = {field.name: field.default for field in fields(GpuReport)}
 # The plain form has the names and numbers of the wire's messages, as the rows of all releases do.
-_STATE_NUMBERS = {GpuState.HEALTHY: 1, GpuState.FAILED: 2, GpuState.UNKNOWN: 3}
+_STATE_NUMBERS = {GpuState.HEALTHY: 1, GpuState.FAILED: 2, GpuState.UNKNOWN: 3, GpuState.DRAINED: 4}
 _STATES = {number: state for state, number in _STATE_NUMBERS.items()}
 
 
@@ -146,6 +160,8 @@ def from_plain(plain: dict[str, Any]) -> GpuReport:
     known = {name: value for name, value in plain.items() if name in _OF_REPORT}
     if "all_gpus" in known:
         known["all_gpus"] = tuple(_gpu(gpu) for gpu in known["all_gpus"])
+    if "empty_mig_gpus" in known:
+        known["empty_mig_gpus"] = tuple(known["empty_mig_gpus"])
     return GpuReport(**known)
 
 

@@ -57,6 +57,8 @@ def hindrances(report: GpuReport, tests: Sequence[SelfTest], minimums: Minimums)
     found = list(_outdated(driver, toolkit, report.daemon_version or "", minimums))
     if report.all_gpus and not any(gpu.is_healthy for gpu in report.all_gpus):
         found.append(Hindrance(Obstacle.GPUS_FAILED, "None of its GPUs is healthy now.", ALL))
+    elif report.all_gpus and not any(gpu.takes_work for gpu in report.all_gpus):
+        found.append(Hindrance(Obstacle.DRAINING, "Its owner keeps its GPUs for now.", ALL))
     served = frozenset(kind for test in tests if test.passed for kind in test.job_types)
     for test in tests:
         if not test.passed:

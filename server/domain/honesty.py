@@ -77,7 +77,7 @@ class GpuFacts(NamedTuple):
     """What is judged of a healthy GPU. Of its varying figures only whether they add up."""
 
     name: str
-    total_mib: int
+    total_mib: int | None
     capability: str
     adds_up: bool
 
@@ -109,13 +109,18 @@ def facts(report: GpuReport) -> Facts | None:
 
 
 def _gpu_facts(gpu: Gpu, capability: str) -> GpuFacts:
-    total, used, free = gpu.gpu_vram_mib or 0, gpu.memory_used_mb, gpu.free_vram_mib
-    adds_up = (used is None or used <= total) and (free is None or free <= total)
-    if used is not None and free is not None:
-        adds_up = adds_up and abs(used + free - total) <= total * SUM_TOLERANCE
     if gpu.compute_capability is not None:
         capability = gpu.compute_capability
-    return GpuFacts(gpu.gpu_name or "", total, capability, adds_up)
+    return GpuFacts(gpu.gpu_name or "", gpu.total_mib, capability, _adds_up(gpu))
+
+
+def _adds_up(gpu: Gpu) -> bool:
+    total, used, free = gpu.total_mib, gpu.memory_used_mb, gpu.free_vram_mib
+    if total is None:
+        return True
+    if used is not None and free is not None and abs(used + free - total) > total * SUM_TOLERANCE:
+        return False
+    return (used is None or used <= total) and (free is None or free <= total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,16 +185,19 @@ def _is_other_than(claimed: str, gpus: Collection[GpuFacts]) -> bool:
     """Whether all GPUs are known models, and none is the claimed one."""
     if not gpus or find(claimed) is None or not all(find(gpu.name) for gpu in gpus):
         return False
-    # A size that the catalogue does not list is judged as memory, not as a claim.
+    # A size that the catalogue does not list is judged as memory, not as a claim; neither is one
+    # that a GPU cannot be compared with, because its memory is not known.
     claim = claimed if is_known(claimed) else canonical(claimed)
-    return not any(satisfies(gpu.name, gpu.total_mib, claim) for gpu in gpus)
+    return not any(
+        satisfies(gpu.name, gpu.total_mib, claim if gpu.total_mib else canonical(claimed)) for gpu in gpus
+    )
 
 
 def _of_gpu(gpu: GpuFacts) -> list[VerdictReason]:
     known = find(gpu.name)
     if not gpu.name or not (gpu.total_mib or (known and known.is_unified)):
         return [VerdictReason.FIGURES_MISSING]
-    reasons = [] if gpu.adds_up or not gpu.total_mib else [VerdictReason.FIGURES_IMPLAUSIBLE]
+    reasons = [] if gpu.adds_up else [VerdictReason.FIGURES_IMPLAUSIBLE]
     if known is None or not known.sizes_gib:
         return [*reasons, VerdictReason.MODEL_NOT_KNOWN]
     if not known.has_memory(gpu.total_mib):

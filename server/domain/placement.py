@@ -39,7 +39,8 @@ class Candidate:
     job_types: frozenset[JobType]
     models: tuple[Model, ...] = ()
     gpu_model: str = ""
-    vram_mib: int = 0
+    vram_mib: int | None = None
+    """The memory of its first GPU; None if it is not known."""
     vram_reserve_mib: int = 0
     """GPU memory reserved for the owner, in MiB; jobs may use the rest."""
     own_rates: Mapping[JobType, int] = field(default_factory=dict)
@@ -106,6 +107,7 @@ class Obstacle(StrEnum):
     RATE_ABOVE_QUOTE = "RATE_ABOVE_QUOTE"
     NO_CONTAINERS = "NO_CONTAINERS"
     VRAM_RESERVED = "VRAM_RESERVED"
+    VRAM_UNKNOWN = "VRAM_UNKNOWN"
     DAEMON_TOO_OLD = "DAEMON_TOO_OLD"
     DRIVER_TOO_OLD = "DRIVER_TOO_OLD"
     TOOLKIT_TOO_OLD = "TOOLKIT_TOO_OLD"
@@ -117,7 +119,13 @@ class Obstacle(StrEnum):
 PASSING = frozenset({Obstacle.NONE, Obstacle.REFUSED, Obstacle.BUSY})
 # These depend on what the job asks for: waiting longer for the same provider does not help.
 OF_THE_JOB = frozenset(
-    {Obstacle.JOB_TYPE_NOT_SERVED, Obstacle.MODEL_NOT_SERVED, Obstacle.OTHER_GPU, Obstacle.TOO_LITTLE_VRAM}
+    {
+        Obstacle.JOB_TYPE_NOT_SERVED,
+        Obstacle.MODEL_NOT_SERVED,
+        Obstacle.OTHER_GPU,
+        Obstacle.TOO_LITTLE_VRAM,
+        Obstacle.VRAM_UNKNOWN,
+    }
 )
 _STANDING = {
     ProviderStatus.SUSPENDED: Obstacle.NOT_ADMITTED,
@@ -145,10 +153,8 @@ def obstacle(candidate: Candidate, wants: Wants) -> Obstacle:
         candidate.gpu_model, candidate.vram_mib, wants.gpu_model
     ):
         return Obstacle.OTHER_GPU
-    if wants.min_vram_mib is not None and candidate.vram_mib < wants.min_vram_mib:
-        return Obstacle.TOO_LITTLE_VRAM
-    if wants.min_vram_mib is not None and vram_for_jobs_mib(candidate) < wants.min_vram_mib:
-        return Obstacle.VRAM_RESERVED
+    if (by_memory := _memory_obstacle(candidate, wants.min_vram_mib)) is not Obstacle.NONE:
+        return by_memory
     least, quoted = candidate.least_quote(wants.job_type), wants.quoted_halala_per_minute
     if least == NEVER and (wants.names_no_provider or quoted is not None):
         return Obstacle.NO_CONTAINERS
@@ -159,6 +165,17 @@ def obstacle(candidate: Candidate, wants: Wants) -> Obstacle:
     if candidate.free_slots <= 0:
         return Obstacle.BUSY
     return Obstacle.REFUSED if candidate.has_refused else Obstacle.NONE
+
+
+def _memory_obstacle(candidate: Candidate, wanted_mib: int | None) -> Obstacle:
+    if wanted_mib is None:
+        return Obstacle.NONE
+    if candidate.vram_mib is None:
+        return Obstacle.VRAM_UNKNOWN if candidate.gpu_model else Obstacle.TOO_LITTLE_VRAM
+    if candidate.vram_mib < wanted_mib:
+        return Obstacle.TOO_LITTLE_VRAM
+    is_reserved = candidate.vram_mib - candidate.vram_reserve_mib < wanted_mib
+    return Obstacle.VRAM_RESERVED if is_reserved else Obstacle.NONE
 
 
 def owners_obstacle(candidate: Candidate) -> Obstacle:
@@ -173,9 +190,9 @@ def settings_obstacle(*, is_open: bool, is_too_hot: bool) -> Obstacle:
     return Obstacle.TOO_HOT if is_too_hot else Obstacle.NONE
 
 
-def vram_for_jobs_mib(candidate: Candidate) -> int:
-    """The GPU memory that jobs may use: all but what is reserved for the owner."""
-    return max(0, candidate.vram_mib - candidate.vram_reserve_mib)
+def vram_for_jobs_mib(vram_mib: int | None, reserve_mib: int) -> int | None:
+    """The GPU memory that jobs may use: all but what is reserved for the owner; None if it is not known."""
+    return None if vram_mib is None else max(0, vram_mib - reserve_mib)
 
 
 def can_run(candidate: Candidate, wants: Wants) -> bool:

@@ -50,6 +50,7 @@ _SOONEST = [
     Obstacle.DRIVER_TOO_OLD,
     Obstacle.MODEL_NOT_SERVED,
     Obstacle.JOB_TYPE_NOT_SERVED,
+    Obstacle.VRAM_UNKNOWN,
     Obstacle.TOO_LITTLE_VRAM,
     Obstacle.OTHER_GPU,
 ]
@@ -215,6 +216,7 @@ def _facts(candidate: Candidate, wants: Wants) -> dict[str, object]:
         "gpu": _gpu(candidate),
         "vram_wanted": wants.min_vram_mib,
         "vram": candidate.vram_mib,
+        "memory": f"{candidate.vram_mib} MiB of GPU memory" if candidate.vram_mib else "no GPU",
         "vram_reserved": candidate.vram_reserve_mib,
         "rate": candidate.own_rates.get(wants.job_type),
         "quoted": wants.quoted_halala_per_minute,
@@ -236,7 +238,9 @@ _OBSTACLES = {
     Obstacle.JOB_TYPE_NOT_SERVED: "It does not run jobs of the type {job_type}.",
     Obstacle.MODEL_NOT_SERVED: "It does not serve the model {model}.",
     Obstacle.OTHER_GPU: "It has {gpu} and the job asks for {gpu_wanted}.",
-    Obstacle.TOO_LITTLE_VRAM: "It has {vram} MiB of GPU memory and the job asks for {vram_wanted} MiB.",
+    Obstacle.TOO_LITTLE_VRAM: "It reports {memory} and the job asks for {vram_wanted} MiB.",
+    Obstacle.VRAM_UNKNOWN: "It does not report the memory of its {gpu} "
+    "and the job asks for {vram_wanted} MiB.",
     Obstacle.VRAM_RESERVED: "Its owner reserves {vram_reserved} of its {vram} MiB of GPU memory "
     "and the job asks for {vram_wanted} MiB.",
     Obstacle.RATE_ABOVE_QUOTE: "It charges {rate} halala per minute and the job was quoted {quoted}; "

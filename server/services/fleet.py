@@ -40,7 +40,7 @@ class Presence:
     job_types: frozenset[JobType]
     models: tuple[Model, ...]
     gpu_model: str = ""
-    vram_mib: int = 0
+    vram_mib: int | None = None
     draining: bool = False
     state: AccountState = AccountState.ACTIVE
     """As last read from the store: only an active provider takes jobs."""
@@ -68,6 +68,12 @@ class Presence:
         if self._open_in_minute[0] != minute:
             self._open_in_minute = (minute, self.terms.settings.is_open(now_ms))
         return self._open_in_minute[1]
+
+    def note_gpu(self, report: GpuReport) -> None:
+        """Takes the GPU of a report that names one: a driver may answer later than the session begins."""
+        if report.gpu_model:
+            self.gpu_model, self.vram_mib = report.gpu_model, report.total_mib
+        self.note_temperature(report)
 
     def note_temperature(self, report: GpuReport) -> None:
         """Takes the temperature of a report that has one."""
@@ -234,10 +240,10 @@ class Fleet:
         return list(islice(free, limit))
 
     def beat(self, provider_id: int, now_ms: int, report: GpuReport | None) -> None:
-        """Notes the time of a provider's heartbeat, and its temperature."""
+        """Notes the time of a provider's heartbeat, its GPU and its temperature."""
         self._last_ms[provider_id] = max(now_ms, self._last_ms.get(provider_id, 0))
         if report and (presence := self._present.get(provider_id)):
-            presence.note_temperature(report)
+            presence.note_gpu(report)
 
     def last_heartbeat_ms(self, provider_id: int, stored_ms: int | None) -> int | None:
         """The newest known heartbeat: noted here, or stored by another server or before a restart."""

@@ -19,7 +19,7 @@ from server.domain.hindrances import is_pending
 from server.domain.jobs import FINAL, START_WITHIN_SECONDS, FailureReason, Job, JobRequest, JobState, JobType
 from server.domain.leases import Channel, LeaseRef, Offer
 from server.domain.messages import CancelRun
-from server.domain.placement import Obstacle, Wants
+from server.domain.placement import Obstacle, Wants, vram_for_jobs_mib
 from server.domain.providers import AccountState, ProviderStatus, is_live, status
 from server.domain.queue import Prospect
 from server.domain.storage import STORAGE_LIMITS, StorageLimits
@@ -375,13 +375,7 @@ def _check_serves(provider: providers.ProviderRow, request: JobRequest, vram_res
             f"provider {provider.id} has {provider.gpu_model or 'no GPU'}{memory}; ask for that, "
             "or leave provider_id out",
         )
-    vram_mib = max(0, provider.gpu_vram_mib - vram_reserve_mib)
-    if (request.min_vram_mib or 0) > vram_mib:
-        raise invalid_field(
-            "gpu_requirements.min_vram_gb",
-            f"provider {provider.id} has {vram_mib} MiB of GPU memory for jobs and the job asks for "
-            f"{request.min_vram_mib} MiB here or in container_spec.vram_required_mb; ask for less",
-        )
+    _check_memory(provider, request.min_vram_mib, vram_reserve_mib)
     if request.model is None:
         return
     served = [model.name for model in providers.models_of([provider.id])[provider.id]]
@@ -392,6 +386,22 @@ def _check_serves(provider: providers.ProviderRow, request: JobRequest, vram_res
             f"params.model: provider {provider.id} serves {', '.join(served[:20]) or 'no model'}; {meant}",
             field="params.model",
         )
+
+
+def _check_memory(provider: providers.ProviderRow, wanted_mib: int | None, reserve_mib: int) -> None:
+    has_mib = vram_for_jobs_mib(provider.gpu_vram_mib, reserve_mib)
+    if not wanted_mib or (has_mib is not None and wanted_mib <= has_mib):
+        return
+    wants = f"the job asks for {wanted_mib} MiB here or in container_spec.vram_required_mb"
+    if has_mib:
+        text = f"has {has_mib} MiB of GPU memory for jobs and {wants}; ask for less"
+    elif provider.gpu_vram_mib:
+        text = f"keeps its {provider.gpu_vram_mib} MiB of GPU memory for its owner and {wants}"
+    elif provider.gpu_model:
+        text = f"does not report how much memory its {provider.gpu_model} has and {wants}; leave it out"
+    else:
+        text = f"reports no GPU and {wants}; leave it out"
+    raise invalid_field("gpu_requirements.min_vram_gb", f"provider {provider.id} {text}, or name another")
 
 
 def _check_supply(request: JobRequest, now_ms: int) -> None:

@@ -9,7 +9,7 @@ from server.domain.gpu_models import is_known, nearest_models
 from server.domain.hindrances import Hindrance
 from server.domain.jobs import JobType
 from server.domain.leases import LIVE_SECONDS
-from server.domain.placement import Model, Obstacle
+from server.domain.placement import Model, Obstacle, vram_for_jobs_mib
 from server.domain.reliability import TrackRecord
 from server.domain.terms import Terms
 from server.services.fleet import Fleet
@@ -31,7 +31,8 @@ class Offering:
     rates: dict[JobType, int]
     """In halala per minute: the provider's own rates, else the platform's."""
     record: TrackRecord
-    vram_for_jobs_mib: int
+    vram_for_jobs_mib: int | None
+    """None if its memory is not known."""
     is_accepting: bool
     opens_ms: int | None
     """When its hours begin next; None while it is within them."""
@@ -123,7 +124,7 @@ class Market:
             models,
             card | dict(own.rates),
             known,
-            max(0, row.gpu_vram_mib - own.settings.vram_reserve_mib),
+            vram_for_jobs_mib(row.gpu_vram_mib, own.settings.vram_reserve_mib),
             row.connected and not row.draining and closed is Obstacle.NONE,
             int(opens.timestamp() * 1000) if opens is not None else None,
             self._accounts.hindrances(row),

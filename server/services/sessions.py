@@ -195,7 +195,7 @@ class Session:
             hello.job_types,
             hello.models,
             hello.report.gpu_model,
-            hello.report.vram_mib,
+            hello.report.total_mib,
             state=known.state,
             terms=own_terms,
             self_tests=hello.self_tests,

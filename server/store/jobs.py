@@ -286,7 +286,8 @@ def next_queued(
     query = _next_queued(len(kinds), len(models), len(gpus))
     values = {
         "provider_id": candidate.provider_id,
-        "vram_mib": vram_for_jobs_mib(candidate),
+        # No job asks for less than 1 MiB, so unknown memory satisfies only those that do not ask.
+        "vram_mib": vram_for_jobs_mib(candidate.vram_mib, candidate.vram_reserve_mib) or 0,
         "now_ms": now_ms,
         "refused_since_ms": refused_since_ms,
         **{f"kind{index}": kind.value for index, kind in enumerate(kinds)},

@@ -30,7 +30,7 @@ class ProviderRow:
     name: str
     email: str
     gpu_model: str
-    gpu_vram_mib: int
+    gpu_vram_mib: int | None
     os: str
     phone: str
     state: AccountState
@@ -296,7 +296,7 @@ def _row(row: Any) -> ProviderRow:
         name=row.name,
         email=row.email,
         gpu_model=row.gpu_model,
-        gpu_vram_mib=row.gpu_vram_mib,
+        gpu_vram_mib=row.gpu_vram_mib or None,
         os=row.os,
         phone=row.phone,
         state=AccountState(row.state),

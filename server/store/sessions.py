@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import peewee as pw
 
@@ -88,7 +89,11 @@ def write_beats(beats: Iterable[Beat]) -> None:
 
 
 def _write_report(provider_id: int, report: GpuReport) -> None:
-    registered = {"gpu_model": report.gpu_model, "gpu_vram_mib": report.vram_mib}
-    values = {name: value for name, value in registered.items() if value}
+    registered = {"gpu_model": report.gpu_model, "gpu_vram_mib": report.total_mib}
+    values: dict[str, Any] = {name: value for name, value in registered.items() if value}
+    if report.gpu_model and report.total_mib is None:
+        # The memory on record may be that of the GPU that was there before.
+        is_same = Provider.gpu_model == report.gpu_model
+        values["gpu_vram_mib"] = pw.Case(None, [(is_same, Provider.gpu_vram_mib)], 0)
     values["gpu_status"] = json.dumps(to_plain(report))
     Provider.update(**values).where(Provider.id == provider_id).execute()

@@ -6,6 +6,7 @@ It must not look for any GPU.
 import platform
 from functools import cache
 
+import psutil
 from dcp.v1 import gpus_pb2
 
 from daemon.service.version import daemon_version
@@ -16,6 +17,12 @@ def machine_status() -> gpus_pb2.GpuStatus:
     return gpus_pb2.GpuStatus(
         daemon_version=daemon_version(), python_version=platform.python_version(), os_info=os_info()
     )
+
+
+def machine_memory() -> tuple[int, int]:
+    """The machine's memory, which a GPU without its own uses: in all, and what is free now, in bytes."""
+    memory = psutil.virtual_memory()
+    return memory.total, memory.available
 
 
 @cache

@@ -16,7 +16,7 @@ import pynvml
 from dcp.v1 import gpus_pb2
 
 from daemon.machine.gpus import Gpus
-from daemon.machine.gpus.none import NoGpus, machine_status
+from daemon.machine.gpus.none import NoGpus, machine_memory, machine_status
 from daemon.machine.gpus.processes import OwnPids, is_foreign, no_others
 from daemon.machine.gpus.toolkit import Toolkit
 from daemon.machine.gpus.xids import FATAL_XIDS
@@ -24,6 +24,12 @@ from daemon.machine.gpus.xids import FATAL_XIDS
 logger = logging.getLogger(__name__)
 
 _MAX_GPUS = 64
+# MIG devices come after every possible GPU, at most seven of each.
+_FIRST_MIG_INDEX, _MIG_INDICES = 64, 8
+_NOT_OF_PARTS: tuple[Any, ...] = (
+    *("gpu_name", "gpu_vram_mib", "free_vram_mib", "memory_used_mb", "gpu_util_pct", "power_w"),
+    "vram_is_shared",
+)
 # So many events are taken at a reading; the driver keeps the others for the next.
 _MAX_EVENTS = 256
 _DRIVER_GONE = (
@@ -73,6 +79,7 @@ class NvmlGpus:
         self._xids = _Xids()
         self._initialized = False
         self._lost: set[int] = set()
+        self._empty: set[int] = set()
         self._driver_gone = False
         try:
             self._initialize()
@@ -121,27 +128,43 @@ class NvmlGpus:
         _set(status, "cuda_version", _cuda_version(_figure(pynvml.nvmlSystemGetCudaDriverVersion)))
         _set(status, "container_toolkit_version", self._toolkit.version())
         self._xids.collect()
+        answering: set[str] = set()
         for index in range(min(pynvml.nvmlDeviceGetCount(), _MAX_GPUS)):
-            self._add_device(status, index)
-        self._xids.keep({device.uuid for device in status.all_gpus})
+            answering.update(self._add_gpu(status, index))
+        del status.all_gpus[_MAX_GPUS:]
+        self._xids.keep(answering)
         status.gpu_count = len(status.all_gpus)
         if status.all_gpus:
             _copy_first(status)
 
-    def _add_device(self, status: gpus_pb2.GpuStatus, index: int) -> None:
+    def _add_gpu(self, status: gpus_pb2.GpuStatus, index: int) -> list[str]:
+        """Adds a GPU, or the devices into which MIG divides it; the UUID of the GPU, if it answers."""
         try:
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            device = _device(index, handle)
-            _add_faults(device, handle)
-            _add_processes(device, handle, self._own_pids)
-            self._xids.add_to(device, handle)
+            gpu = _device(index, handle)
+            _add_faults(gpu, handle)
+            self._xids.add_to(gpu, handle)
+            parts = _mig_devices(gpu, handle)
+            for device, at in [(gpu, handle)] if parts is None else parts:
+                _add_processes(device, at, self._own_pids)
         except pynvml.NVMLError as error:
             if error.value in _DRIVER_GONE:
                 raise
             self._note_lost(index, error)
-            return
+            return []
         self._lost.discard(index)
-        status.all_gpus.append(device)
+        status.all_gpus.extend([gpu] if parts is None else [device for device, _ in parts])
+        self._note_empty(status, index, is_empty=parts == [])
+        return [gpu.uuid]
+
+    def _note_empty(self, status: gpus_pb2.GpuStatus, index: int, *, is_empty: bool) -> None:
+        if not is_empty:
+            self._empty.discard(index)
+            return
+        status.empty_mig_gpus.append(index)
+        if index not in self._empty:
+            self._empty.add(index)
+            logger.warning("a GPU is not offered: MIG divides it into no devices gpu=%d", index)
 
     def _note_lost(self, index: int, error: pynvml.NVMLError) -> None:
         if index not in self._lost:
@@ -221,22 +244,63 @@ def _address(handle: _Handle) -> int | None:
 def _device(index: int, handle: _Handle) -> gpus_pb2.GpuDevice:
     device = gpus_pb2.GpuDevice(index=index, uuid=_figure(pynvml.nvmlDeviceGetUUID, handle) or "")
     _set(device, "gpu_name", _figure(pynvml.nvmlDeviceGetName, handle))
-    memory = _figure(pynvml.nvmlDeviceGetMemoryInfo, handle)
-    if memory is not None:
-        device.gpu_vram_mib = memory.total >> 20
-        device.free_vram_mib = memory.free >> 20
-        device.memory_used_mb = memory.used >> 20
+    _add_memory(device, handle)
     utilization = _figure(pynvml.nvmlDeviceGetUtilizationRates, handle)
     if utilization is not None:
         device.gpu_util_pct = utilization.gpu
-    _set(device, "temp_c", _figure(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU))
-    power_milliwatts = _figure(pynvml.nvmlDeviceGetPowerUsage, handle)
-    if power_milliwatts is not None:
+    # Where there is no sensor some drivers answer 0, which would satisfy every cap.
+    celsius = _figure(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU)
+    _set(device, "temp_c", celsius or None)
+    if power_milliwatts := _figure(pynvml.nvmlDeviceGetPowerUsage, handle):
         device.power_w = power_milliwatts / 1000
     capability = _figure(pynvml.nvmlDeviceGetCudaComputeCapability, handle)
-    if capability is not None:
+    if capability is not None and any(capability):
         device.compute_capability = "{}.{}".format(*capability)
     return device
+
+
+def _mig_devices(gpu: gpus_pb2.GpuDevice, handle: _Handle) -> list[tuple[gpus_pb2.GpuDevice, _Handle]] | None:
+    """The devices into which MIG divides a GPU, each with its handle; None of a GPU that is whole.
+
+    What the driver knows only of the whole GPU (temperature, faults) holds for each device; power does not.
+    """
+    mode = _figure(pynvml.nvmlDeviceGetMigMode, handle)
+    if mode is None or not mode[0]:
+        return None
+    found = []
+    for number in range(_figure(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
+        part = _figure(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)
+        if part is not None:
+            device = gpus_pb2.GpuDevice()
+            device.CopyFrom(gpu)
+            for name in _NOT_OF_PARTS:
+                device.ClearField(name)
+            device.MergeFrom(_device(_FIRST_MIG_INDEX + _MIG_INDICES * gpu.index + number, part))
+            found.append((device, part))
+    return found
+
+
+def _add_memory(device: gpus_pb2.GpuDevice, handle: _Handle) -> None:
+    memory = _figure(_memory, handle)
+    if memory is None:
+        return
+    total, free, used = memory
+    if not total:  # it has none of its own (GB10, Jetson) and uses the machine's
+        total, free = machine_memory()
+        used = total - free
+        device.vram_is_shared = True
+    device.gpu_vram_mib, device.free_vram_mib, device.memory_used_mb = total >> 20, free >> 20, used >> 20
+
+
+def _memory(handle: _Handle) -> tuple[int, int, int]:
+    """Total, free and used memory of its own, in bytes; zeros where the driver says that it has none."""
+    try:
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    except pynvml.NVMLError as error:
+        if error.value != pynvml.NVML_ERROR_NOT_SUPPORTED:
+            raise
+        return 0, 0, 0
+    return memory.total, memory.free, memory.used
 
 
 def _add_faults(device: gpus_pb2.GpuDevice, handle: _Handle) -> None:
@@ -299,11 +363,11 @@ def _figure(read: Callable[..., _T], *arguments: object) -> _T | None:
 
 
 def _cuda_version(number: int | None) -> str | None:
-    return None if number is None else f"{number // 1000}.{number % 1000 // 10}"
+    return f"{number // 1000}.{number % 1000 // 10}" if number else None
 
 
 def _set(message: gpus_pb2.GpuStatus | gpus_pb2.GpuDevice, name: str, value: object) -> None:
-    if value is not None:
+    if value is not None and value != "":
         setattr(message, name, value)
 
 
@@ -316,6 +380,7 @@ _SHARED = (
     "temp_c",
     "power_w",
     "compute_capability",
+    "vram_is_shared",
 )
 
 

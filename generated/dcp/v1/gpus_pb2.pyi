@@ -33,6 +33,10 @@ class _GpuStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GpuState.Val
     """The GPU failed. It gets no work, and the daemon released the leases of the jobs that ran on it."""
     GPU_STATE_UNKNOWN: _GpuState.ValueType  # 3
     """The driver does not answer, so the state is unknown. The GPU gets no new work."""
+    GPU_STATE_DRAINED: _GpuState.ValueType  # 4
+    """The GPU works, and the machine's owner keeps it: the owner drained it, or a program of the owner uses it.
+    It gets no new work.
+    """
 
 class GpuState(_GpuState, metaclass=_GpuStateEnumTypeWrapper):
     """Whether a GPU may be given work."""
@@ -45,6 +49,10 @@ GPU_STATE_FAILED: GpuState.ValueType  # 2
 """The GPU failed. It gets no work, and the daemon released the leases of the jobs that ran on it."""
 GPU_STATE_UNKNOWN: GpuState.ValueType  # 3
 """The driver does not answer, so the state is unknown. The GPU gets no new work."""
+GPU_STATE_DRAINED: GpuState.ValueType  # 4
+"""The GPU works, and the machine's owner keeps it: the owner drained it, or a program of the owner uses it.
+It gets no new work.
+"""
 Global___GpuState: _TypeAlias = GpuState  # noqa: Y015
 
 class _GpuFault:
@@ -162,6 +170,8 @@ class GpuStatus(_message.Message):
     OS_INFO_FIELD_NUMBER: _builtins.int
     CONTAINER_TOOLKIT_VERSION_FIELD_NUMBER: _builtins.int
     DRIVER_LOST_FIELD_NUMBER: _builtins.int
+    VRAM_IS_SHARED_FIELD_NUMBER: _builtins.int
+    EMPTY_MIG_GPUS_FIELD_NUMBER: _builtins.int
     gpu_name: _builtins.str
     """The product name of the first GPU, such as `NVIDIA RTX 4090`."""
     gpu_vram_mib: _builtins.int
@@ -196,9 +206,19 @@ class GpuStatus(_message.Message):
     """The driver answered earlier and has stopped answering. Until it answers again, the state of the GPUs is
     unknown.
     """
+    vram_is_shared: _builtins.bool
+    """The first GPU has no memory of its own and uses the machine's, as a GB10 or a Jetson does. Its figures of
+    memory are then those of the machine. Absent if it has its own.
+    """
     @_builtins.property
     def all_gpus(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuDevice]:
         """Every GPU of the machine, sorted by index."""
+
+    @_builtins.property
+    def empty_mig_gpus(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The indices of the GPUs that are divided (MIG mode) into no devices yet: no job can use them, so they are
+        not in `all_gpus`. Of a GPU that has MIG devices, each device is in `all_gpus` as a GPU of its own.
+        """
 
     def __init__(
         self,
@@ -220,10 +240,12 @@ class GpuStatus(_message.Message):
         os_info: _builtins.str | None = ...,
         container_toolkit_version: _builtins.str | None = ...,
         driver_lost: _builtins.bool | None = ...,
+        vram_is_shared: _builtins.bool | None = ...,
+        empty_mig_gpus: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_container_toolkit_version", b"_container_toolkit_version", "_cuda_version", b"_cuda_version", "_daemon_version", b"_daemon_version", "_driver_lost", b"_driver_lost", "_driver_version", b"_driver_version", "_free_vram_mib", b"_free_vram_mib", "_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_util_pct", b"_gpu_util_pct", "_gpu_vram_mib", b"_gpu_vram_mib", "_memory_used_mb", b"_memory_used_mb", "_os_info", b"_os_info", "_power_w", b"_power_w", "_python_version", b"_python_version", "_temp_c", b"_temp_c", "compute_capability", b"compute_capability", "container_toolkit_version", b"container_toolkit_version", "cuda_version", b"cuda_version", "daemon_version", b"daemon_version", "driver_lost", b"driver_lost", "driver_version", b"driver_version", "free_vram_mib", b"free_vram_mib", "gpu_count", b"gpu_count", "gpu_name", b"gpu_name", "gpu_util_pct", b"gpu_util_pct", "gpu_vram_mib", b"gpu_vram_mib", "memory_used_mb", b"memory_used_mb", "os_info", b"os_info", "power_w", b"power_w", "python_version", b"python_version", "temp_c", b"temp_c"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_container_toolkit_version", b"_container_toolkit_version", "_cuda_version", b"_cuda_version", "_daemon_version", b"_daemon_version", "_driver_lost", b"_driver_lost", "_driver_version", b"_driver_version", "_free_vram_mib", b"_free_vram_mib", "_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_util_pct", b"_gpu_util_pct", "_gpu_vram_mib", b"_gpu_vram_mib", "_memory_used_mb", b"_memory_used_mb", "_os_info", b"_os_info", "_power_w", b"_power_w", "_python_version", b"_python_version", "_temp_c", b"_temp_c", "_vram_is_shared", b"_vram_is_shared", "compute_capability", b"compute_capability", "container_toolkit_version", b"container_toolkit_version", "cuda_version", b"cuda_version", "daemon_version", b"daemon_version", "driver_lost", b"driver_lost", "driver_version", b"driver_version", "free_vram_mib", b"free_vram_mib", "gpu_count", b"gpu_count", "gpu_name", b"gpu_name", "gpu_util_pct", b"gpu_util_pct", "gpu_vram_mib", b"gpu_vram_mib", "memory_used_mb", b"memory_used_mb", "os_info", b"os_info", "power_w", b"power_w", "python_version", b"python_version", "temp_c", b"temp_c", "vram_is_shared", b"vram_is_shared"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_container_toolkit_version", b"_container_toolkit_version", "_cuda_version", b"_cuda_version", "_daemon_version", b"_daemon_version", "_driver_lost", b"_driver_lost", "_driver_version", b"_driver_version", "_free_vram_mib", b"_free_vram_mib", "_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_util_pct", b"_gpu_util_pct", "_gpu_vram_mib", b"_gpu_vram_mib", "_memory_used_mb", b"_memory_used_mb", "_os_info", b"_os_info", "_power_w", b"_power_w", "_python_version", b"_python_version", "_temp_c", b"_temp_c", "all_gpus", b"all_gpus", "compute_capability", b"compute_capability", "container_toolkit_version", b"container_toolkit_version", "cuda_version", b"cuda_version", "daemon_version", b"daemon_version", "driver_lost", b"driver_lost", "driver_version", b"driver_version", "free_vram_mib", b"free_vram_mib", "gpu_count", b"gpu_count", "gpu_name", b"gpu_name", "gpu_util_pct", b"gpu_util_pct", "gpu_vram_mib", b"gpu_vram_mib", "memory_used_mb", b"memory_used_mb", "os_info", b"os_info", "power_w", b"power_w", "python_version", b"python_version", "temp_c", b"temp_c"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_container_toolkit_version", b"_container_toolkit_version", "_cuda_version", b"_cuda_version", "_daemon_version", b"_daemon_version", "_driver_lost", b"_driver_lost", "_driver_version", b"_driver_version", "_free_vram_mib", b"_free_vram_mib", "_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_util_pct", b"_gpu_util_pct", "_gpu_vram_mib", b"_gpu_vram_mib", "_memory_used_mb", b"_memory_used_mb", "_os_info", b"_os_info", "_power_w", b"_power_w", "_python_version", b"_python_version", "_temp_c", b"_temp_c", "_vram_is_shared", b"_vram_is_shared", "all_gpus", b"all_gpus", "compute_capability", b"compute_capability", "container_toolkit_version", b"container_toolkit_version", "cuda_version", b"cuda_version", "daemon_version", b"daemon_version", "driver_lost", b"driver_lost", "driver_version", b"driver_version", "empty_mig_gpus", b"empty_mig_gpus", "free_vram_mib", b"free_vram_mib", "gpu_count", b"gpu_count", "gpu_name", b"gpu_name", "gpu_util_pct", b"gpu_util_pct", "gpu_vram_mib", b"gpu_vram_mib", "memory_used_mb", b"memory_used_mb", "os_info", b"os_info", "power_w", b"power_w", "python_version", b"python_version", "temp_c", b"temp_c", "vram_is_shared", b"vram_is_shared"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__compute_capability: _TypeAlias = _typing.Literal["compute_capability"]  # noqa: Y015
     _WhichOneofArgType__compute_capability: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability"]  # noqa: Y015
@@ -257,6 +279,8 @@ class GpuStatus(_message.Message):
     _WhichOneofArgType__python_version: _TypeAlias = _typing.Literal["_python_version", b"_python_version"]  # noqa: Y015
     _WhichOneofReturnType__temp_c: _TypeAlias = _typing.Literal["temp_c"]  # noqa: Y015
     _WhichOneofArgType__temp_c: _TypeAlias = _typing.Literal["_temp_c", b"_temp_c"]  # noqa: Y015
+    _WhichOneofReturnType__vram_is_shared: _TypeAlias = _typing.Literal["vram_is_shared"]  # noqa: Y015
+    _WhichOneofArgType__vram_is_shared: _TypeAlias = _typing.Literal["_vram_is_shared", b"_vram_is_shared"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__compute_capability) -> _WhichOneofReturnType__compute_capability | None: ...
     @_typing.overload
@@ -289,6 +313,8 @@ class GpuStatus(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__python_version) -> _WhichOneofReturnType__python_version | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__temp_c) -> _WhichOneofReturnType__temp_c | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__vram_is_shared) -> _WhichOneofReturnType__vram_is_shared | None: ...
 
 Global___GpuStatus: _TypeAlias = GpuStatus  # noqa: Y015
 
@@ -323,9 +349,10 @@ class GpuDevice(_message.Message):
     FOREIGN_MEMORY_MIB_FIELD_NUMBER: _builtins.int
     PERSISTENCE_MODE_FIELD_NUMBER: _builtins.int
     COMPUTE_CAPABILITY_FIELD_NUMBER: _builtins.int
+    VRAM_IS_SHARED_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """The GPU's index on the machine, counted from 0. It can change when the machine restarts; the UUID
-    identifies the GPU.
+    identifies the GPU. MIG devices have indices from 64: 64 + 8 x the index of their GPU + their own.
     """
     uuid: _builtins.str
     """The UUID that the driver reports, such as `GPU-8f6d...`."""
@@ -377,6 +404,10 @@ class GpuDevice(_message.Message):
     """Whether the driver stays loaded while no program uses the GPU."""
     compute_capability: _builtins.str
     """CUDA compute capability, such as `8.9`."""
+    vram_is_shared: _builtins.bool
+    """The GPU has no memory of its own and uses the machine's, as a GB10 or a Jetson does. Its figures of
+    memory are then those of the machine. Absent if it has its own.
+    """
     @_builtins.property
     def throttle_reasons(self) -> _containers.RepeatedScalarFieldContainer[Global___ThrottleReason.ValueType]:
         """The reasons why it runs below its full speed."""
@@ -409,10 +440,11 @@ class GpuDevice(_message.Message):
         foreign_memory_mib: _builtins.int | None = ...,
         persistence_mode: _builtins.bool | None = ...,
         compute_capability: _builtins.str | None = ...,
+        vram_is_shared: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_ecc_aggregate_uncorrected", b"_ecc_aggregate_uncorrected", "_ecc_enabled", b"_ecc_enabled", "_ecc_volatile_uncorrected", b"_ecc_volatile_uncorrected", "_foreign_memory_mib", b"_foreign_memory_mib", "_foreign_processes", b"_foreign_processes", "_free_vram_mib", b"_free_vram_mib", "_gpu_name", b"_gpu_name", "_gpu_util_pct", b"_gpu_util_pct", "_gpu_vram_mib", b"_gpu_vram_mib", "_last_xid", b"_last_xid", "_memory_used_mb", b"_memory_used_mb", "_persistence_mode", b"_persistence_mode", "_power_w", b"_power_w", "_retired_pages_pending", b"_retired_pages_pending", "_row_remap_failed", b"_row_remap_failed", "_row_remap_pending", b"_row_remap_pending", "_state", b"_state", "_state_reason", b"_state_reason", "_temp_c", b"_temp_c", "_throttled", b"_throttled", "_xid_count", b"_xid_count", "compute_capability", b"compute_capability", "ecc_aggregate_uncorrected", b"ecc_aggregate_uncorrected", "ecc_enabled", b"ecc_enabled", "ecc_volatile_uncorrected", b"ecc_volatile_uncorrected", "foreign_memory_mib", b"foreign_memory_mib", "foreign_processes", b"foreign_processes", "free_vram_mib", b"free_vram_mib", "gpu_name", b"gpu_name", "gpu_util_pct", b"gpu_util_pct", "gpu_vram_mib", b"gpu_vram_mib", "last_xid", b"last_xid", "memory_used_mb", b"memory_used_mb", "persistence_mode", b"persistence_mode", "power_w", b"power_w", "retired_pages_pending", b"retired_pages_pending", "row_remap_failed", b"row_remap_failed", "row_remap_pending", b"row_remap_pending", "state", b"state", "state_reason", b"state_reason", "temp_c", b"temp_c", "throttled", b"throttled", "xid_count", b"xid_count"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_ecc_aggregate_uncorrected", b"_ecc_aggregate_uncorrected", "_ecc_enabled", b"_ecc_enabled", "_ecc_volatile_uncorrected", b"_ecc_volatile_uncorrected", "_foreign_memory_mib", b"_foreign_memory_mib", "_foreign_processes", b"_foreign_processes", "_free_vram_mib", b"_free_vram_mib", "_gpu_name", b"_gpu_name", "_gpu_util_pct", b"_gpu_util_pct", "_gpu_vram_mib", b"_gpu_vram_mib", "_last_xid", b"_last_xid", "_memory_used_mb", b"_memory_used_mb", "_persistence_mode", b"_persistence_mode", "_power_w", b"_power_w", "_retired_pages_pending", b"_retired_pages_pending", "_row_remap_failed", b"_row_remap_failed", "_row_remap_pending", b"_row_remap_pending", "_state", b"_state", "_state_reason", b"_state_reason", "_temp_c", b"_temp_c", "_throttled", b"_throttled", "_vram_is_shared", b"_vram_is_shared", "_xid_count", b"_xid_count", "compute_capability", b"compute_capability", "ecc_aggregate_uncorrected", b"ecc_aggregate_uncorrected", "ecc_enabled", b"ecc_enabled", "ecc_volatile_uncorrected", b"ecc_volatile_uncorrected", "foreign_memory_mib", b"foreign_memory_mib", "foreign_processes", b"foreign_processes", "free_vram_mib", b"free_vram_mib", "gpu_name", b"gpu_name", "gpu_util_pct", b"gpu_util_pct", "gpu_vram_mib", b"gpu_vram_mib", "last_xid", b"last_xid", "memory_used_mb", b"memory_used_mb", "persistence_mode", b"persistence_mode", "power_w", b"power_w", "retired_pages_pending", b"retired_pages_pending", "row_remap_failed", b"row_remap_failed", "row_remap_pending", b"row_remap_pending", "state", b"state", "state_reason", b"state_reason", "temp_c", b"temp_c", "throttled", b"throttled", "vram_is_shared", b"vram_is_shared", "xid_count", b"xid_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_ecc_aggregate_uncorrected", b"_ecc_aggregate_uncorrected", "_ecc_enabled", b"_ecc_enabled", "_ecc_volatile_uncorrected", b"_ecc_volatile_uncorrected", "_foreign_memory_mib", b"_foreign_memory_mib", "_foreign_processes", b"_foreign_processes", "_free_vram_mib", b"_free_vram_mib", "_gpu_name", b"_gpu_name", "_gpu_util_pct", b"_gpu_util_pct", "_gpu_vram_mib", b"_gpu_vram_mib", "_last_xid", b"_last_xid", "_memory_used_mb", b"_memory_used_mb", "_persistence_mode", b"_persistence_mode", "_power_w", b"_power_w", "_retired_pages_pending", b"_retired_pages_pending", "_row_remap_failed", b"_row_remap_failed", "_row_remap_pending", b"_row_remap_pending", "_state", b"_state", "_state_reason", b"_state_reason", "_temp_c", b"_temp_c", "_throttled", b"_throttled", "_xid_count", b"_xid_count", "compute_capability", b"compute_capability", "ecc_aggregate_uncorrected", b"ecc_aggregate_uncorrected", "ecc_enabled", b"ecc_enabled", "ecc_volatile_uncorrected", b"ecc_volatile_uncorrected", "foreign_memory_mib", b"foreign_memory_mib", "foreign_processes", b"foreign_processes", "free_vram_mib", b"free_vram_mib", "gpu_name", b"gpu_name", "gpu_util_pct", b"gpu_util_pct", "gpu_vram_mib", b"gpu_vram_mib", "index", b"index", "last_xid", b"last_xid", "memory_used_mb", b"memory_used_mb", "persistence_mode", b"persistence_mode", "power_w", b"power_w", "retired_pages_pending", b"retired_pages_pending", "row_remap_failed", b"row_remap_failed", "row_remap_pending", b"row_remap_pending", "state", b"state", "state_reason", b"state_reason", "temp_c", b"temp_c", "throttle_reasons", b"throttle_reasons", "throttled", b"throttled", "uuid", b"uuid", "xid_count", b"xid_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_ecc_aggregate_uncorrected", b"_ecc_aggregate_uncorrected", "_ecc_enabled", b"_ecc_enabled", "_ecc_volatile_uncorrected", b"_ecc_volatile_uncorrected", "_foreign_memory_mib", b"_foreign_memory_mib", "_foreign_processes", b"_foreign_processes", "_free_vram_mib", b"_free_vram_mib", "_gpu_name", b"_gpu_name", "_gpu_util_pct", b"_gpu_util_pct", "_gpu_vram_mib", b"_gpu_vram_mib", "_last_xid", b"_last_xid", "_memory_used_mb", b"_memory_used_mb", "_persistence_mode", b"_persistence_mode", "_power_w", b"_power_w", "_retired_pages_pending", b"_retired_pages_pending", "_row_remap_failed", b"_row_remap_failed", "_row_remap_pending", b"_row_remap_pending", "_state", b"_state", "_state_reason", b"_state_reason", "_temp_c", b"_temp_c", "_throttled", b"_throttled", "_vram_is_shared", b"_vram_is_shared", "_xid_count", b"_xid_count", "compute_capability", b"compute_capability", "ecc_aggregate_uncorrected", b"ecc_aggregate_uncorrected", "ecc_enabled", b"ecc_enabled", "ecc_volatile_uncorrected", b"ecc_volatile_uncorrected", "foreign_memory_mib", b"foreign_memory_mib", "foreign_processes", b"foreign_processes", "free_vram_mib", b"free_vram_mib", "gpu_name", b"gpu_name", "gpu_util_pct", b"gpu_util_pct", "gpu_vram_mib", b"gpu_vram_mib", "index", b"index", "last_xid", b"last_xid", "memory_used_mb", b"memory_used_mb", "persistence_mode", b"persistence_mode", "power_w", b"power_w", "retired_pages_pending", b"retired_pages_pending", "row_remap_failed", b"row_remap_failed", "row_remap_pending", b"row_remap_pending", "state", b"state", "state_reason", b"state_reason", "temp_c", b"temp_c", "throttle_reasons", b"throttle_reasons", "throttled", b"throttled", "uuid", b"uuid", "vram_is_shared", b"vram_is_shared", "xid_count", b"xid_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__compute_capability: _TypeAlias = _typing.Literal["compute_capability"]  # noqa: Y015
     _WhichOneofArgType__compute_capability: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability"]  # noqa: Y015
@@ -456,6 +488,8 @@ class GpuDevice(_message.Message):
     _WhichOneofArgType__temp_c: _TypeAlias = _typing.Literal["_temp_c", b"_temp_c"]  # noqa: Y015
     _WhichOneofReturnType__throttled: _TypeAlias = _typing.Literal["throttled"]  # noqa: Y015
     _WhichOneofArgType__throttled: _TypeAlias = _typing.Literal["_throttled", b"_throttled"]  # noqa: Y015
+    _WhichOneofReturnType__vram_is_shared: _TypeAlias = _typing.Literal["vram_is_shared"]  # noqa: Y015
+    _WhichOneofArgType__vram_is_shared: _TypeAlias = _typing.Literal["_vram_is_shared", b"_vram_is_shared"]  # noqa: Y015
     _WhichOneofReturnType__xid_count: _TypeAlias = _typing.Literal["xid_count"]  # noqa: Y015
     _WhichOneofArgType__xid_count: _TypeAlias = _typing.Literal["_xid_count", b"_xid_count"]  # noqa: Y015
     @_typing.overload
@@ -500,6 +534,8 @@ class GpuDevice(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__temp_c) -> _WhichOneofReturnType__temp_c | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__throttled) -> _WhichOneofReturnType__throttled | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__vram_is_shared) -> _WhichOneofReturnType__vram_is_shared | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__xid_count) -> _WhichOneofReturnType__xid_count | None: ...
 

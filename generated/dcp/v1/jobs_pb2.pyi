@@ -374,6 +374,8 @@ class _ObstacleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Obstacle.Val
     """No GPU of the provider is healthy now."""
     OBSTACLE_SELF_TEST_FAILED: _Obstacle.ValueType  # 34
     """The engine or runner that would run the job has not passed the daemon's self-test."""
+    OBSTACLE_VRAM_UNKNOWN: _Obstacle.ValueType  # 35
+    """The job asks for GPU memory, and the provider does not report how much its GPU has."""
 
 class Obstacle(_Obstacle, metaclass=_ObstacleEnumTypeWrapper):
     """The obstacle that keeps a provider from running a job now."""
@@ -430,6 +432,8 @@ OBSTACLE_GPUS_FAILED: Obstacle.ValueType  # 33
 """No GPU of the provider is healthy now."""
 OBSTACLE_SELF_TEST_FAILED: Obstacle.ValueType  # 34
 """The engine or runner that would run the job has not passed the daemon's self-test."""
+OBSTACLE_VRAM_UNKNOWN: Obstacle.ValueType  # 35
+"""The job asks for GPU memory, and the provider does not report how much its GPU has."""
 Global___Obstacle: _TypeAlias = Obstacle  # noqa: Y015
 
 class _AttemptOutcome:

@@ -373,6 +373,7 @@ class AvailableProvider(_message.Message):
     HINDRANCES_FIELD_NUMBER: _builtins.int
     RUNS_PLAIN_PROCESSES_FIELD_NUMBER: _builtins.int
     GPU_NAME_FIELD_NUMBER: _builtins.int
+    GPU_VRAM_IS_SHARED_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The provider's id."""
     gpu_model: _builtins.str
@@ -407,6 +408,10 @@ class AvailableProvider(_message.Message):
     """
     gpu_name: _builtins.str
     """The name of the first GPU as its driver reports it, such as `NVIDIA GeForce RTX 4090`."""
+    gpu_vram_is_shared: _builtins.bool
+    """The first GPU has no memory of its own: its memory is the machine's, which other programs use too. Absent
+    if it has its own.
+    """
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The models that the daemon serves."""
@@ -448,15 +453,18 @@ class AvailableProvider(_message.Message):
         hindrances: _abc.Iterable[_honesty_pb2.Hindrance] | None = ...,
         runs_plain_processes: _builtins.bool = ...,
         gpu_name: _builtins.str | None = ...,
+        gpu_vram_is_shared: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_vram_mib", b"_gpu_vram_mib", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "gpu_count", b"gpu_count", "gpu_name", b"gpu_name", "gpu_vram_mib", b"gpu_vram_mib", "opens_at", b"opens_at", "verification", b"verification", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_vram_is_shared", b"_gpu_vram_is_shared", "_gpu_vram_mib", b"_gpu_vram_mib", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "gpu_count", b"gpu_count", "gpu_name", b"gpu_name", "gpu_vram_is_shared", b"gpu_vram_is_shared", "gpu_vram_mib", b"gpu_vram_mib", "opens_at", b"opens_at", "verification", b"verification", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_vram_mib", b"_gpu_vram_mib", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "accepting_jobs", b"accepting_jobs", "gpu_count", b"gpu_count", "gpu_model", b"gpu_model", "gpu_name", b"gpu_name", "gpu_vram_mib", b"gpu_vram_mib", "hindrances", b"hindrances", "id", b"id", "is_live", b"is_live", "models", b"models", "name", b"name", "opens_at", b"opens_at", "rates_halala_per_minute", b"rates_halala_per_minute", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "runs_plain_processes", b"runs_plain_processes", "status", b"status", "verification", b"verification", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_vram_is_shared", b"_gpu_vram_is_shared", "_gpu_vram_mib", b"_gpu_vram_mib", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "accepting_jobs", b"accepting_jobs", "gpu_count", b"gpu_count", "gpu_model", b"gpu_model", "gpu_name", b"gpu_name", "gpu_vram_is_shared", b"gpu_vram_is_shared", "gpu_vram_mib", b"gpu_vram_mib", "hindrances", b"hindrances", "id", b"id", "is_live", b"is_live", "models", b"models", "name", b"name", "opens_at", b"opens_at", "rates_halala_per_minute", b"rates_halala_per_minute", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "runs_plain_processes", b"runs_plain_processes", "status", b"status", "verification", b"verification", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__gpu_count: _TypeAlias = _typing.Literal["gpu_count"]  # noqa: Y015
     _WhichOneofArgType__gpu_count: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count"]  # noqa: Y015
     _WhichOneofReturnType__gpu_name: _TypeAlias = _typing.Literal["gpu_name"]  # noqa: Y015
     _WhichOneofArgType__gpu_name: _TypeAlias = _typing.Literal["_gpu_name", b"_gpu_name"]  # noqa: Y015
+    _WhichOneofReturnType__gpu_vram_is_shared: _TypeAlias = _typing.Literal["gpu_vram_is_shared"]  # noqa: Y015
+    _WhichOneofArgType__gpu_vram_is_shared: _TypeAlias = _typing.Literal["_gpu_vram_is_shared", b"_gpu_vram_is_shared"]  # noqa: Y015
     _WhichOneofReturnType__gpu_vram_mib: _TypeAlias = _typing.Literal["gpu_vram_mib"]  # noqa: Y015
     _WhichOneofArgType__gpu_vram_mib: _TypeAlias = _typing.Literal["_gpu_vram_mib", b"_gpu_vram_mib"]  # noqa: Y015
     _WhichOneofReturnType__vram_for_jobs_mib: _TypeAlias = _typing.Literal["vram_for_jobs_mib"]  # noqa: Y015
@@ -465,6 +473,8 @@ class AvailableProvider(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_count) -> _WhichOneofReturnType__gpu_count | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_name) -> _WhichOneofReturnType__gpu_name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_vram_is_shared) -> _WhichOneofReturnType__gpu_vram_is_shared | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_vram_mib) -> _WhichOneofReturnType__gpu_vram_mib | None: ...
     @_typing.overload

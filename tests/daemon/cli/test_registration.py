@@ -14,8 +14,11 @@ from typing import Any
 
 import pytest
 
+from daemon.cli.ollama import address_of as ollama_address
+from daemon.cli.ollama import find as find_ollama
 from tests.daemon.fake_server import GOOD_KEY, FakeServer, fake_server
 from tests.daemon.test_main import run
+from tests.support.openai_server import Script, openai_server
 
 _ROOT = Path(__file__).parents[3]
 FLAGS = ("--name", "Node", "--email", "me@example.com", "--gpu-model", "RTX 4090")
@@ -205,6 +208,90 @@ async def test_terminal_asks_before_settings_are_replaced(
             assert await terminal.end() == 0
     assert ("server" in settings(tmp_path)) is is_replaced
     assert settings(tmp_path)["log_level"] == "debug"
+
+
+FIELDS = ("register", *FLAGS, "--phone", "")
+# An Ollama that the machine of these tests may have is not to be found.
+NO_OLLAMA = {"OLLAMA_HOST": "127.0.0.1:1"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "saved"),
+    [
+        ({"DCP_ATTACHED_URL": "http://127.0.0.1:1/v1"}, {"attached_url": "http://127.0.0.1:1/v1"}),
+        ({"DCP_CONTAINER_IMAGES": "busybox,ghcr.io/a/*"}, {"container_images": "busybox,ghcr.io/a/*"}),
+        (
+            {"DCP_ENGINE_MODELS": "a/b=/m/b", "DCP_ENGINE_IMAGE": "vllm/vllm-openai:v1"},
+            {"engine_models": ["a/b=/m/b"], "engine_image": "vllm/vllm-openai:v1"},
+        ),
+    ],
+)
+async def test_no_model_is_asked_for_if_other_work_is_configured_and_that_is_saved(
+    tmp_path: Path, environ: dict[str, str], saved: dict[str, Any]
+) -> None:
+    environ = {"DCP_MODELS": "", "DCP_MAX_TEMP_C": "80", "DCP_ALIASES": "pub/a=own-a"} | environ
+    async with fake_server() as server:
+        arguments = (*FIELDS, "--server", server.address)
+        async with Terminal(*arguments, state=tmp_path, **NO_OLLAMA, **environ) as terminal:
+            await terminal.sees("no model is asked for: there is ")
+            await terminal.sees("registered provider 42")
+            assert await terminal.end() == 0
+    written = settings(tmp_path)
+    expected = {"models": "", "max_temp_c": "80", "aliases": {"pub/a": "own-a"}, **saved}
+    assert expected.items() <= written.items()
+    # Without the environment the file alone says the same.
+    _, out, err = await run("doctor", state=tmp_path)
+    assert "no model to serve" not in out + err
+
+
+async def test_terminal_offers_the_ollama_that_runs(tmp_path: Path) -> None:
+    script = Script(models=[{"id": "llama3.2:latest"}, {"id": "phi"}])
+    async with fake_server() as server, openai_server(script) as url:
+        arguments = (*FIELDS, "--server", server.address)
+        environ = {"DCP_MODELS": "", "OLLAMA_HOST": url.removesuffix("/v1")}
+        async with Terminal(*arguments, state=tmp_path, **environ) as terminal:
+            await terminal.answers(
+                f"Ollama answers at {url} with llama3.2:latest, phi: serve its models? [Y/n]: ", ""
+            )
+            await terminal.sees("registered provider 42")
+            assert await terminal.end() == 0
+    assert settings(tmp_path)["attached_url"] == url
+
+
+async def test_terminal_takes_the_address_of_a_model_server_for_a_model(tmp_path: Path) -> None:
+    async with fake_server() as server:
+        arguments = (*FIELDS, "--server", server.address)
+        environ = {"DCP_MODELS": "", "DCP_ATTACHED_API_KEY": "hush", **NO_OLLAMA}
+        async with Terminal(*arguments, state=tmp_path, **environ) as terminal:
+            await terminal.answers("or the http:// address of a model server", "http://")
+            await terminal.sees("DCP_ATTACHED_URL must be")
+            await terminal.answers("Model to serve", "http://127.0.0.1:1/v1")
+            await terminal.sees("DCP_ATTACHED_API_KEY is not saved there")
+            assert await terminal.end() == 0
+    path = tmp_path / ".config" / "dcp-daemon" / "config.toml"
+    assert settings(tmp_path)["attached_url"] == "http://127.0.0.1:1/v1"
+    assert "hush" not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("", "127.0.0.1:11434"),
+        ("0.0.0.0", "127.0.0.1:11434"),
+        (":9", "127.0.0.1:9"),
+        ("http://localhost:80", "localhost:80"),
+        ("[::1]:7", "[::1]:7"),
+        ("[::]:7", "127.0.0.1:7"),
+        ("127.0.0.1:http", "127.0.0.1:11434"),
+    ],
+)
+def test_ollama_is_looked_for_where_its_own_variable_says(host: str, address: str) -> None:
+    assert ollama_address(host) == address
+
+
+def test_ollama_of_another_machine_is_not_asked() -> None:
+    assert ollama_address("ollama.example.com") == "ollama.example.com:11434"
+    assert find_ollama({"OLLAMA_HOST": "ollama.example.com:11434"}) is None
 
 
 async def test_end_of_input_registers_nothing(tmp_path: Path) -> None:

@@ -21,7 +21,13 @@ def test_defaults_without_variables() -> None:
 
 
 def test_empty_variable_is_unset() -> None:
-    assert from_env(dict.fromkeys(SETTINGS, "")) == from_env({})
+    others = [name for name in SETTINGS if name != "DCP_MODELS"]
+    assert from_env(dict.fromkeys(others, "")) == from_env({})
+
+
+def test_empty_list_of_models_serves_not_even_the_bundled_one() -> None:
+    assert from_env({}).models != ()
+    assert from_env({"DCP_MODELS": ""}).models == ()
 
 
 def test_variables_of_the_other_programs_are_accepted() -> None:
@@ -94,6 +100,8 @@ def test_settings_of_model_servers_in_containers_are_read() -> None:
         ({"DCP_SERVER": "example.com"}, "host:port"),
         ({"DCP_SERVER": "example.com:http"}, "host:port"),
         ({"DCP_SERVER": "127.0.0.1:70000"}, "host:port"),
+        ({"DCP_SERVER": "http://127.0.0.1:8080"}, "host:port without http://, such as dcp.example.com:50051"),
+        ({"DCP_SERVER": "https://dcp.example.com"}, "host:port without https://"),
         ({"DCP_SERVER": "example.com:443"}, "plain text.*DCP_TLS_CA"),
         ({"DCP_SERVER": "127.0.0.1.example.com:443"}, "plain text"),
         ({"DCP_SERVER": "example.com:443", "DCP_INSECURE": "false"}, "plain text"),

@@ -49,6 +49,35 @@ def test_environment_overrides_the_file(tmp_path: Path) -> None:
     assert config.path == tmp_path / "config.toml"
 
 
+@pytest.mark.parametrize("text", ['models = ""', "[models]"])
+def test_file_can_switch_the_bundled_model_off(tmp_path: Path, text: str) -> None:
+    assert loaded(tmp_path, text).models == ()
+    assert loaded(tmp_path, "[models]\n'a/b' = '/m.gguf'", DCP_MODELS="").models == ()
+    assert loaded(tmp_path, "").models != ()
+
+
+def test_mark_before_the_text_and_other_line_ends_change_nothing(tmp_path: Path) -> None:
+    text = 'server = "127.0.0.1:7"\n# عربي\n[models]\n"a/b" = "/m.gguf"\n'
+    path = write(tmp_path, "")
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    config = load({"HOME": str(tmp_path)}, str(path))
+    assert (config.server, config.models[0].name) == ("127.0.0.1:7", "a/b")
+    assert tomllib.loads(config_text.render(config, path, {}))["models"] == {"a/b": "/m.gguf"}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "sentence"),
+    [("utf-16", "UTF-16"), ("utf-16-be", "UTF-16"), ("utf-16-le", "UTF-16"), ("cp1256", "not UTF-8")],
+)
+def test_file_in_another_encoding_is_refused_by_its_name(
+    tmp_path: Path, encoding: str, sentence: str
+) -> None:
+    path = write(tmp_path, "")
+    path.write_bytes('server = "127.0.0.1:7"  # عربي'.encode(encoding))
+    with pytest.raises(ConfigError, match=f"config.toml is (saved as )?{sentence}.*save it as UTF-8"):
+        load({"HOME": str(tmp_path)}, str(path))
+
+
 def test_default_path_is_read_and_may_be_missing(tmp_path: Path) -> None:
     assert load({"HOME": str(tmp_path)}).path is None
     folder = tmp_path / ".config" / "dcp-daemon"
@@ -149,10 +178,9 @@ def test_written_file_reads_back_the_same_settings(tmp_path: Path) -> None:
         'schedule = ["Sat 00:00-24:00"]\nmax_temp_c = 80\n[aliases]\n"x" = "y"\n[models]\n"old" = "/o.gguf"\n'
     )
     path = write(tmp_path, text)
-    config = load(
-        {"HOME": str(tmp_path), "DCP_MODELS": 'a/"b"=/m/a.gguf', "DCP_SERVER": "127.0.0.1:9"}, str(path)
-    )
-    written = config_text.render(config, path)
+    environ = {"HOME": str(tmp_path), "DCP_MODELS": 'a/"b"=/m/a.gguf', "DCP_SERVER": "127.0.0.1:9"}
+    config = load(environ, str(path))
+    written = config_text.render(config, path, environ)
     again = loaded(tmp_path, written)
     assert (again.server, again.models, again.rules) == (config.server, config.models, config.rules)
     assert again.aliases == (("x", "y"),)

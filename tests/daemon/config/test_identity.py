@@ -54,6 +54,19 @@ def test_damaged_file_is_refused(tmp_path: Path, text: str) -> None:
         load(tmp_path)
 
 
+def test_mark_before_the_text_and_other_line_ends_change_nothing(tmp_path: Path) -> None:
+    path = save(tmp_path, IDENTITY)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert load(tmp_path) == IDENTITY
+
+
+def test_file_in_another_encoding_is_refused_by_its_name(tmp_path: Path) -> None:
+    path = save(tmp_path, IDENTITY)
+    path.write_bytes(path.read_text(encoding="utf-8").encode("utf-16"))
+    with pytest.raises(IdentityError, match="saved as UTF-16: save it as UTF-8"):
+        load(tmp_path)
+
+
 def test_key_is_not_in_the_repr() -> None:
     assert "secret" not in repr(IDENTITY)
 

@@ -91,6 +91,36 @@ def test_error_count_that_was_missing_for_a_while_is_not_a_new_error() -> None:
     assert observed(status(gpu("a")), status(without_count), status(gpu("a"))).healthy_gpus() == ["a"]
 
 
+def without(device: gpus_pb2.GpuDevice, *names: Any) -> gpus_pb2.GpuStatus:
+    for name in names:
+        device.ClearField(name)
+    return status(device)
+
+
+def test_count_that_is_missing_in_a_sample_proves_no_reset() -> None:
+    health = observed(status(gpu("a")), status(gpu("a", ecc_volatile_uncorrected=4)))
+    for _ in range(2 * GOOD_SAMPLES):
+        health.observe(without(gpu("a"), "ecc_volatile_uncorrected"))
+        health.observe(status(gpu("a", ecc_volatile_uncorrected=4)))
+    assert health.healthy_gpus() == []
+
+
+@pytest.mark.parametrize("name", ["ecc_volatile_uncorrected", "xid_count"])
+def test_error_during_a_sample_without_the_count_is_noticed(name: str) -> None:
+    missing = without(gpu("a"), name)
+    assert observed(status(gpu("a")), missing, status(gpu("a", **{name: 9}))).healthy_gpus() == []
+
+
+def test_xids_counted_before_a_sample_without_the_count_are_not_new() -> None:
+    health = observed(status(gpu("a")), status(gpu("a", xid_count=1)), DRIVER_LOST)
+    for _ in range(GOOD_SAMPLES):
+        health.observe(status(gpu("a", xid_count=1)))
+    assert health.healthy_gpus() == ["a"]
+    health.observe(without(gpu("a"), "xid_count"))
+    health.observe(status(gpu("a", xid_count=1)))
+    assert health.healthy_gpus() == ["a"]
+
+
 def test_lost_gpu_recovers_after_enough_consecutive_good_samples() -> None:
     health = observed(BOTH, status(gpu("b")), *[BOTH] * (GOOD_SAMPLES - 1), status(gpu("b")))
     for _ in range(GOOD_SAMPLES - 1):

@@ -152,7 +152,9 @@ def test_rule_that_cannot_be_checked_refuses_jobs() -> None:
     unknown = gpus_pb2.GpuStatus()  # a lost driver does not even report a count
     for reading in (None, unknown, status(gpu())):
         assert "cannot be read" in refusal(Rules(max_temp_c=80), reading, NOON)
-        assert "must be free" in refusal(Rules(vram_reserve_mib=1), reading, NOON)
+        assert "memory of the GPU cannot be read" in refusal(
+            Rules(vram_reserve_mib=1), reading, NOON
+        ).replace("GPU 0", "the GPU")
 
 
 def test_machine_without_gpus_cannot_meet_a_memory_reserve() -> None:
@@ -166,6 +168,18 @@ def test_reserve_stays_free_on_each_gpu_of_the_job() -> None:
     assert refusal(rules, reading, NOON, vram_required_mib=6001) != ""
     assert refusal(rules, reading, NOON, vram_required_mib=3000, gpu_count=2) == ""
     assert refusal(rules, reading, NOON, vram_required_mib=3001, gpu_count=2) != ""
+
+
+def test_reserve_with_a_gpu_whose_memory_is_unknown_names_that_gpu() -> None:
+    rules, reading = Rules(vram_reserve_mib=2000), status(gpu(free_vram_mib=8000), gpu(1))
+    assert refusal(rules, reading, NOON, vram_required_mib=6000) == ""
+    sentence = refusal(rules, reading, NOON, vram_required_mib=6000, gpu_count=2)
+    assert sentence == "the free memory of GPU 1 cannot be read, and this provider keeps some for its owner"
+
+
+def test_memory_shared_with_the_machine_satisfies_a_reserve() -> None:
+    shared = gpu(free_vram_mib=100_000, gpu_vram_mib=122_500, vram_is_shared=True)
+    assert refusal(Rules(vram_reserve_mib=2000), status(shared), NOON, vram_required_mib=90_000) == ""
 
 
 # --- settings that the owner stored at the server: daemon and server must agree ---

@@ -247,8 +247,8 @@ def test_an_unknown_name_has_nearest_known_ones(wanted: str, expected: list[str]
 
 def test_memory_of_a_model_that_shares_the_machines_is_known_where_it_has_one_size() -> None:
     assert shared_memory_mib("NVIDIA GB10") == 128 * 1024
-    assert shared_memory_mib("Orin (nvgpu)") == 0
-    assert shared_memory_mib("NVIDIA GeForce RTX 4090") == 0
+    assert shared_memory_mib("Orin (nvgpu)") is None
+    assert shared_memory_mib("NVIDIA GeForce RTX 4090") is None
 
 
 def test_names_are_compared_without_case_and_spaces_as_the_store_does() -> None:

@@ -156,6 +156,8 @@ def test_claimed_gpu_is_compared_if_both_models_are_known(claimed: str, verdict:
         ("NVIDIA GB10", 122500, "GB10", set()),
         ("NVIDIA GB10", 200000, "GB10", {VerdictReason.MEMORY_MISMATCH}),
         ("NVIDIA GeForce RTX 4090", None, "RTX 4090", {VerdictReason.FIGURES_MISSING}),
+        ("NVIDIA A100-SXM4-80GB", None, "A100 80GB", {VerdictReason.FIGURES_MISSING}),
+        ("NVIDIA GeForce RTX 4090", 0, "RTX 4090", {VerdictReason.FIGURES_MISSING}),
     ],
 )
 def test_claim_and_memory_are_judged_by_the_model(
@@ -169,6 +171,20 @@ def test_claim_and_memory_are_judged_by_the_model(
     }
     judgement = judge_report(report(gpu(gpu_name=name, **figures)), History(claimed_gpu=claimed))
     assert judgement[1] == reasons
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict"),
+    [
+        ("NVIDIA GB10", Verdict.VERIFIED),
+        ("Orin (nvgpu)", Verdict.VERIFIED),
+        ("NVIDIA GeForce RTX 4090", Verdict.UNVERIFIED),  # its own memory was not reported
+    ],
+)
+def test_memory_of_the_machine_counts_where_the_model_shares_it(name: str, verdict: Verdict) -> None:
+    shared = {"gpu_vram_mib": 62_000, "free_vram_mib": 60_000, "memory_used_mb": 2_000}
+    figures: dict[str, Any] = {**shared, "vram_is_shared": True, "compute_capability": None}
+    assert judge_report(report(gpu(gpu_name=name, **figures)))[0] is verdict
 
 
 def test_claim_may_name_one_of_several_gpus() -> None:

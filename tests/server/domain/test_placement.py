@@ -64,6 +64,13 @@ def test_provider_can_run_what_it_serves(wants: Wants, able: bool) -> None:
         (replace(ABLE, is_suspect=True), WANTS, Obstacle.NONE),
         (ABLE, replace(WANTS, gpu_model="H100"), Obstacle.OTHER_GPU),
         (ABLE, replace(WANTS, min_vram_mib=24577), Obstacle.TOO_LITTLE_VRAM),
+        (replace(ABLE, vram_mib=None), replace(WANTS, min_vram_mib=1), Obstacle.VRAM_UNKNOWN),
+        (replace(ABLE, vram_mib=None, vram_reserve_mib=1), WANTS, Obstacle.NONE),
+        (
+            replace(ABLE, vram_mib=None, gpu_model=""),
+            replace(WANTS, min_vram_mib=1),
+            Obstacle.TOO_LITTLE_VRAM,
+        ),
         (replace(ABLE, free_slots=0), WANTS, Obstacle.BUSY),
         (replace(ABLE, has_refused=True), WANTS, Obstacle.REFUSED),
         (replace(ABLE, free_slots=0, has_refused=True), WANTS, Obstacle.BUSY),

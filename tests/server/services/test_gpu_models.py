@@ -126,6 +126,65 @@ async def test_memory_of_a_gpu_that_shares_the_machines_is_that_of_its_model(mar
     await daemon.expect("job_offer")
 
 
+@pytest.mark.parametrize(
+    ("reported", "sentence"),
+    [
+        ({"gpu_name": "NVIDIA Something 1"}, "does not report how much memory its NVIDIA Something 1 has"),
+        ({}, "reports no GPU"),
+    ],
+)
+async def test_memory_that_is_not_known_is_never_called_zero(
+    market: Market, reported: dict[str, str], sentence: str
+) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    await market.daemon(provider, gpu_status=reported)
+    wanted = jobs_pb2.GpuRequirements(min_vram_gb=4)
+    refused = await refusal(market.submit(renter, provider, gpu_requirements=wanted))
+    assert f"provider {provider.id} {sentence} and the job asks for 4096 MiB" in refused.message
+    waiting = await market.submit(renter, gpu_requirements=wanted)
+    (told,) = (await market.why(waiting, renter)).providers
+    assert told.message == (
+        "It does not report the memory of its NVIDIA Something 1 and the job asks for 4096 MiB."
+        if reported
+        else "It reports no GPU and the job asks for 4096 MiB."
+    )
+    expected = jobs_pb2.OBSTACLE_VRAM_UNKNOWN if reported else jobs_pb2.OBSTACLE_TOO_LITTLE_VRAM
+    assert told.code == expected
+    (listed_one,) = (await listed(market)).providers
+    assert not listed_one.HasField("gpu_vram_mib")
+    assert not listed_one.HasField("vram_for_jobs_mib")
+
+
+async def test_memory_shared_with_the_machine_is_marked_and_serves_jobs(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    status = {"gpu_name": "Orin (nvgpu)", "gpu_vram_mib": 62_000, "vram_is_shared": True}
+    daemon = await market.daemon(provider, gpu_status=status)
+    (one,) = (await listed(market)).providers
+    assert (one.gpu_vram_mib, one.gpu_vram_is_shared) == (62_000, True)
+    await market.submit(renter, provider, gpu_requirements=jobs_pb2.GpuRequirements(min_vram_gb=32))
+    await daemon.expect("job_offer")
+
+
+async def test_memory_of_a_gpu_that_was_replaced_is_forgotten(any_market: Market) -> None:
+    provider = await any_market.provider()
+    daemon = await any_market.daemon(provider, gpu_status={"gpu_name": "RTX 4090", "gpu_vram_mib": 24564})
+    await daemon.heartbeat(gpu_status={"gpu_name": "RTX 4090"})
+    await any_market.tick()
+    assert (await listed(any_market)).providers[0].gpu_vram_mib == 24564
+    await daemon.heartbeat(gpu_status={"gpu_name": "NVIDIA Something 1"})
+    await any_market.tick()
+    assert not (await listed(any_market)).providers[0].HasField("gpu_vram_mib")
+
+
+async def test_gpu_that_answers_after_the_session_began_gets_the_jobs_that_need_it(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    await daemon.heartbeat(gpu_status={"gpu_name": "RTX 4090", "gpu_vram_mib": 24564})
+    await market.tick()
+    await market.submit(renter, provider, gpu_requirements=jobs_pb2.GpuRequirements(min_vram_gb=8))
+    await daemon.expect("job_offer")
+
+
 async def test_rows_of_older_releases_get_their_canonical_names(any_market: Market) -> None:
     renter = await any_market.renter()
     job = await any_market.submit(renter, gpu_requirements=needs("H100"))

@@ -2,9 +2,11 @@
  * which it reads at every call, so a test can change the machine as it runs.
  *
  *     device UUID NAME TOTAL_MIB FREE_MIB USED_MIB UTIL TEMP POWER_MW MAJOR MINOR
+ *     mig INDEX UUID NAME TOTAL_MIB FREE_MIB USED_MIB
+ *                                      a part of GPU INDEX, which has a line "figure mig INDEX 1"
  *     error FUNCTION INDEX CODE        INDEX -1: every GPU, or none is meant
  *     figure NAME INDEX VALUE          throttle, persistence, ecc, volatile, aggregate,
- *                                      pending, failed, pages
+ *                                      pending, failed, pages, mig
  *     process INDEX PID USED_MIB       something computes; USED_MIB -1: not known
  *     xid INDEX NUMBER                 happens once, when the line is read first; lines are
  *                                      counted, so that a longer script has new ones
@@ -26,6 +28,9 @@
 #define GPU_IS_LOST 15
 #define XID_CRITICAL 8
 #define NOT_AVAILABLE (~0ULL)
+/* The "index" of a part of a GPU: FIRST_PART + PARTS * the GPU's + its number. */
+#define FIRST_PART 1000
+#define PARTS 8
 
 typedef struct {
   char uuid[96], name[96];
@@ -57,6 +62,26 @@ static int find_device(int index, device_t *found) {
   }
   fclose(file);
   return count;
+}
+
+/* Finds a part of a GPU by its "index"; returns whether there is one. */
+static int find_part(int index, device_t *found) {
+  char line[512];
+  int gpu, number = 0, result = 0;
+  FILE *file = fopen(getenv("NVML_STUB_SCRIPT"), "r");
+  if (!file) return 0;
+  while (!result && fgets(line, sizeof line, file)) {
+    device_t d = {0};
+    if (sscanf(line, "mig %d %95s %95s %llu %llu %llu", &gpu, d.uuid, d.name, &d.total, &d.free, &d.used) != 6 ||
+        gpu != (index - FIRST_PART) / PARTS || number++ != (index - FIRST_PART) % PARTS)
+      continue;
+    for (char *c = d.name; *c; c++)
+      if (*c == '_') *c = ' ';
+    *found = d;
+    result = 1;
+  }
+  fclose(file);
+  return result;
 }
 
 /* The error that the script has for a function of a device. */
@@ -108,7 +133,13 @@ static int enter(const char *function, int index) {
 #define DEVICE(handle)                                \
   device_t d = {0};                                   \
   ENTER((int)(long)(handle) - 1);                     \
-  if (find_device((int)(long)(handle) - 1, &d) == 0) return NOT_FOUND
+  if ((int)(long)(handle) - 1 >= FIRST_PART) {        \
+    if (!find_part((int)(long)(handle) - 1, &d)) return NOT_FOUND; \
+  } else if (find_device((int)(long)(handle) - 1, &d) == 0) return NOT_FOUND
+/* What a driver knows only of whole GPUs. */
+#define WHOLE(handle)                                 \
+  DEVICE(handle);                                     \
+  if ((int)(long)(handle) - 1 >= FIRST_PART) return NOT_SUPPORTED
 
 const char *nvmlErrorString(int code) { return code ? "stub error" : "success"; }
 
@@ -152,25 +183,25 @@ int nvmlDeviceGetMemoryInfo(void *handle, memory_t *out) {
   return SUCCESS;
 }
 int nvmlDeviceGetUtilizationRates(void *handle, utilization_t *out) {
-  DEVICE(handle);
+  WHOLE(handle);
   *out = (utilization_t){d.util, 0};
   return SUCCESS;
 }
 int nvmlDeviceGetTemperature(void *handle, int sensor, unsigned *out) {
   (void)sensor;
-  DEVICE(handle);
+  WHOLE(handle);
   *out = d.temp;
   return SUCCESS;
 }
 #ifndef WITHOUT_POWER
 int nvmlDeviceGetPowerUsage(void *handle, unsigned *out) {
-  DEVICE(handle);
+  WHOLE(handle);
   *out = d.power;
   return SUCCESS;
 }
 #endif
 int nvmlDeviceGetCudaComputeCapability(void *handle, int *major, int *minor) {
-  DEVICE(handle);
+  WHOLE(handle);
   *major = d.major;
   *minor = d.minor;
   return SUCCESS;
@@ -179,7 +210,7 @@ int nvmlDeviceGetCudaComputeCapability(void *handle, int *major, int *minor) {
 #define FIGURE(handle, name, out, missing)                                    \
   do {                                                                        \
     unsigned long long value = 0;                                             \
-    DEVICE(handle);                                                           \
+    WHOLE(handle);                                                            \
     if (!figure((name), (int)(long)(handle) - 1, &value) && (missing)) return (missing); \
     *(out) = value;                                                           \
     return SUCCESS;                                                           \
@@ -223,6 +254,26 @@ int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, proce
 }
 
 #ifndef OLD_DRIVER
+int nvmlDeviceGetMigMode(void *handle, unsigned *now, unsigned *pending) {
+  unsigned long long value = 0;
+  WHOLE(handle);
+  if (!figure("mig", (int)(long)handle - 1, &value)) return NOT_SUPPORTED;
+  *now = *pending = (unsigned)value;
+  return SUCCESS;
+}
+int nvmlDeviceGetMaxMigDeviceCount(void *handle, unsigned *out) {
+  WHOLE(handle);
+  *out = 7;
+  return SUCCESS;
+}
+int nvmlDeviceGetMigDeviceHandleByIndex(void *handle, unsigned number, void **out) {
+  device_t part;
+  int index = FIRST_PART + PARTS * ((int)(long)handle - 1) + (int)number;
+  WHOLE(handle);
+  if (!find_part(index, &part)) return NOT_FOUND;
+  *out = (void *)(long)(index + 1);
+  return SUCCESS;
+}
 int nvmlDeviceGetCurrentClocksEventReasons(void *handle, unsigned long long *out) {
   FIGURE(handle, "throttle", out, SUCCESS);
 }
@@ -230,7 +281,7 @@ int nvmlDeviceGetRemappedRows(void *handle, unsigned *corrected, unsigned *uncor
                               unsigned *failed) {
   unsigned long long waits = 0, broke = 0;
   int index = (int)(long)handle - 1;
-  DEVICE(handle);
+  WHOLE(handle);
   int known = figure("pending", index, &waits);
   known |= figure("failed", index, &broke);
   *corrected = *uncorrected = 0;
@@ -247,14 +298,14 @@ typedef struct {
 static unsigned taken;
 
 int nvmlDeviceGetSupportedEventTypes(void *handle, unsigned long long *out) {
-  DEVICE(handle);
+  WHOLE(handle);
   *out = XID_CRITICAL | 1;
   return SUCCESS;
 }
 int nvmlEventSetCreate(void **out) { ENTER(-1); *out = &watched; watched = 0; return SUCCESS; }
 int nvmlEventSetFree(void *set) { ENTER(-1); (void)set; return SUCCESS; }
 int nvmlDeviceRegisterEvents(void *handle, unsigned long long types, void *set) {
-  DEVICE(handle);
+  WHOLE(handle);
   if (set != &watched || types != XID_CRITICAL) return NOT_SUPPORTED;
   watched |= 1u << ((int)(long)handle - 1);
   return SUCCESS;

@@ -17,6 +17,9 @@ _ROOT = Path(__file__).parents[3]
 RTX_4090 = "device GPU-aaaa NVIDIA_GeForce_RTX_4090 24564 20000 4564 42 55 120500 8 9"
 A100 = "device GPU-bbbb NVIDIA_A100-SXM4-80GB 81920 81000 920 0 33 60000 8 0"
 
+# Its driver has no memory to report: it answers NotSupported or zeros.
+GB10 = "device GPU-cccc NVIDIA_GB10 0 0 0 5 41 9100 12 1"
+
 
 def build(folder: Path, *flags: str) -> Path:
     """Compiles the stub into a folder for LD_LIBRARY_PATH."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pynvml
 import pytest
 
 from daemon.machine.gpus.toolkit import Toolkit
 from tests.support.manual_clock import ManualClock
-from tests.support.nvml_stub.stub import A100, RTX_4090, Machine, build
+from tests.support.nvml_stub.stub import A100, GB10, RTX_4090, Machine, build
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,6 @@ def test_every_figure_of_the_contract_is_reported(machine: Machine) -> None:
     ("function", "missing"),
     [
         ("nvmlDeviceGetName", ["gpu_name"]),
-        ("nvmlDeviceGetMemoryInfo", ["gpu_vram_mib", "free_vram_mib", "memory_used_mb"]),
         ("nvmlDeviceGetUtilizationRates", ["gpu_util_pct"]),
         ("nvmlDeviceGetTemperature", ["temp_c"]),
         ("nvmlDeviceGetPowerUsage", ["power_w"]),
@@ -71,6 +71,69 @@ def test_figure_that_cannot_be_read_is_left_out(
     whole, partial = machine.run(RTX_4090, f"{RTX_4090}\n{error(function, code)}")
     assert whole["status"].keys() - partial["status"].keys() == set(missing)
     assert partial["warnings"] == 0
+
+
+@pytest.mark.parametrize("code", [pynvml.NVML_ERROR_UNKNOWN, pynvml.NVML_ERROR_NO_PERMISSION])
+def test_memory_that_cannot_be_read_is_left_out(machine: Machine, code: int) -> None:
+    whole, partial = machine.run(RTX_4090, f"{RTX_4090}\n{error('nvmlDeviceGetMemoryInfo', code)}")
+    missing = {"gpu_vram_mib", "free_vram_mib", "memory_used_mb"}
+    assert whole["status"].keys() - partial["status"].keys() == missing
+    assert "vram_is_shared" not in whole["status"]
+
+
+@pytest.mark.parametrize("answer", [error("nvmlDeviceGetMemoryInfo", pynvml.NVML_ERROR_NOT_SUPPORTED), ""])
+def test_gpu_without_memory_of_its_own_reports_the_machines(machine: Machine, answer: str) -> None:
+    status = machine.run(f"{GB10}\n{answer}")[0]["status"]
+    total = psutil.virtual_memory().total >> 20
+    for report in (status, status["all_gpus"][0]):
+        assert int(report["gpu_vram_mib"]) == total
+        assert 0 < int(report["free_vram_mib"]) < total
+        assert abs(int(report["free_vram_mib"]) + int(report["memory_used_mb"]) - total) <= 1
+        assert report["vram_is_shared"]
+
+
+def test_zero_that_means_unknown_is_left_out(machine: Machine) -> None:
+    (answer,) = machine.run("device GPU-cccc Orin_(nvgpu) 0 0 0 0 0 0 0 0")
+    figures = gpu(answer)
+    assert figures["gpu_util_pct"] == 0.0
+    assert figures.keys().isdisjoint({"temp_c", "power_w", "compute_capability"})
+
+
+HALVES = """figure mig 0 1
+mig 0 MIG-1111 NVIDIA_A100-SXM4-80GB_MIG_3g.40gb 40448 40000 448
+mig 0 MIG-2222 NVIDIA_A100-SXM4-80GB_MIG_3g.40gb 40448 1000 39448
+"""
+
+
+def test_each_mig_device_is_a_gpu_of_its_own(machine: Machine) -> None:
+    (answer,) = machine.run(f"{A100}\n{RTX_4090}\n{HALVES}process 1000 PARENT 300")
+    first, second, whole = answer["status"]["all_gpus"]
+    assert answer["status"]["gpu_count"] == 3
+    assert [part["uuid"] for part in (first, second, whole)] == ["MIG-1111", "MIG-2222", "GPU-aaaa"]
+    assert [part["index"] for part in (first, second, whole)] == [64, 65, 1]
+    assert first["gpu_name"] == "NVIDIA A100-SXM4-80GB MIG 3g.40gb"
+    assert (first["gpu_vram_mib"], second["free_vram_mib"]) == ("40448", "1000")
+    # The driver measures the temperature and the power of the whole GPU: only the former holds for a part.
+    assert (first["temp_c"], first["compute_capability"]) == (33.0, "8.0")
+    assert first.keys().isdisjoint({"power_w", "gpu_util_pct", "vram_is_shared"})
+    assert [part["foreign_processes"] for part in (first, second, whole)] == [1, 0, 0]
+    assert "empty_mig_gpus" not in answer["status"]
+
+
+def test_fault_of_a_divided_gpu_is_that_of_each_part(machine: Machine) -> None:
+    script = f"{A100}\n{HALVES}"
+    before, after, later = machine.run(script, f"{script}xid 0 79", f"{script}xid 0 79")
+    assert [gpu(before, part)["xid_count"] for part in (0, 1)] == ["0", "0"]
+    assert [gpu(after, part)["xid_count"] for part in (0, 1)] == ["1", "1"]
+    assert [gpu(later, part)["last_xid"] for part in (0, 1)] == [79, 79]
+
+
+def test_gpu_in_mig_mode_without_devices_is_not_offered_and_logged_once(machine: Machine) -> None:
+    empty = f"{A100}\n{RTX_4090}\nfigure mig 0 1"
+    answers = machine.run(empty, empty, f"{A100}\n{RTX_4090}\n{HALVES}")
+    assert [device["uuid"] for device in answers[0]["status"]["all_gpus"]] == ["GPU-aaaa"]
+    assert [answer["status"].get("empty_mig_gpus") for answer in answers] == [[0], [0], None]
+    assert [answer["warnings"] for answer in answers] == [1, 1, 1]
 
 
 def test_figure_of_a_function_that_the_driver_lacks_is_left_out(tmp_path: Path) -> None:
