@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -130,9 +131,10 @@ async def test_job_of_a_server_that_stays_busy_is_given_back(busy: list[Raw]) ->
 async def test_half_of_the_jobs_time_is_left_for_another_provider() -> None:
     work = job()
     work.run_limit.FromMilliseconds(200)
-    async with attached(Script(refusals=[LOADING] * 50), Patience(30.0, 30.0, 0.15)) as engine:
+    async with attached(Script(refusals=[LOADING] * 50), Patience(3600.0, 3600.0, 0.15)) as engine:
         with pytest.raises(EngineError) as caught:
-            await run(engine, work)
+            async with asyncio.timeout(10):
+                await run(engine, work)
     assert caught.value.gives_back
 
 
@@ -145,9 +147,10 @@ async def test_server_that_is_busy_in_the_middle_has_failed() -> None:
 
 
 async def test_server_that_accepts_and_never_answers_has_failed() -> None:
-    async with attached(Script(accept_seconds=30.0), Patience(0.2, 0.2)) as engine:
+    async with attached(Script(accept_seconds=60.0), Patience(0.2, 0.2)) as engine:
         with pytest.raises(EngineError) as caught:
-            await run(engine, job())
+            async with asyncio.timeout(10):
+                await run(engine, job())
     assert caught.value.reason == ENGINE_FAILED
 
 
