@@ -77,8 +77,9 @@ async def test_answer_is_whole_however_the_server_writes_its_stream(answers: tup
     assert "".join(pieces) == "Hello"
 
 
-async def test_empty_finish_reason_is_not_an_end() -> None:
-    cut = [event(choices=[{"delta": {"content": text}, "finish_reason": ""}]) for text in ("Hel", "lo")]
+@pytest.mark.parametrize("reason", ["", "error", "abort", None, 7])
+async def test_finish_reason_of_an_answer_that_is_cut_is_not_an_end(reason: Any) -> None:
+    cut = [event(choices=[{"delta": {"content": text}, "finish_reason": reason}]) for text in ("Hel", "lo")]
     async with attached(Script(answers=cut), QUICK) as engine:
         with pytest.raises(EngineError) as caught:
             await run(engine, job())
