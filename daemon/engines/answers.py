@@ -22,6 +22,8 @@ from daemon.foreign import http
 from daemon.runners import Piece
 
 MAX_PAUSE_SECONDS = 10.0
+NO_ENDS = ("", "error", "abort")
+"""Finish reasons of an answer that is not whole: none, or that of a server that gave up."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ class _Answer:
 
     def check(self) -> None:
         """Raises EngineError when the answer is not whole."""
-        if not self._finish_reason:
+        if self._finish_reason in NO_ENDS:
             raise refusals.engine_failed()
         is_cut = self._finish_reason == "length"
         if not self._has_text and self._has_thought:

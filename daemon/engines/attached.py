@@ -102,7 +102,7 @@ class AttachedEngine(Engine):
         if problem:
             self._failures += 1
             if self._failures >= FAILURES:
-                self._take({})
+                self._catalogue, self._models = Catalogue(), {}
         else:
             if self._failures >= FAILURES:
                 logger.info("the attached model server answers models=%d", len(listed))
@@ -162,7 +162,7 @@ class AttachedEngine(Engine):
         self._models = {
             name: self._model(name, listed.get(served, 0)) for name, served in self._catalogue.served.items()
         }
-        if self._catalogue.left_out and self._catalogue.left_out != before and listed:
+        if self._catalogue.left_out and self._catalogue.left_out != before:
             logger.warning("models of the attached model server are not offered: %s", told(self.left_out))
 
     def _model(self, name: str, context_tokens: int) -> sessions_pb2.ServedModel:

@@ -1,4 +1,4 @@
-"""A real litellm proxy, a model server of others that many providers run, in front of model servers on 127.0.0.1.
+"""A real litellm proxy, as many providers run it, in front of model servers on 127.0.0.1.
 
 litellm has many dependencies, so it is installed from PyPI into an environment of its own, .venv/litellm, by
 the first test that needs it.
@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-
 
 ENVIRONMENT = Path(__file__).resolve().parents[2] / ".venv" / "litellm"
 PACKAGE = "litellm[proxy]==1.108.7"

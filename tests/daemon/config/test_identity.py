@@ -45,7 +45,16 @@ def test_missing_file_names_the_register_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"provider_id": 1, "api_key": "", "server": "x"}', '{"provider_id": "x"}']
+    "text",
+    [
+        "",
+        "{",
+        "[" * 100_000,
+        "[]",
+        "{}",
+        '{"provider_id": 1, "api_key": "", "server": "x"}',
+        '{"provider_id": "x"}',
+    ],
 )
 def test_damaged_file_is_refused(tmp_path: Path, text: str) -> None:
     save(tmp_path, IDENTITY)

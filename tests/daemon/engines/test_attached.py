@@ -169,8 +169,8 @@ async def test_unusable_list_of_models_has_its_own_sentence(
     answer: Raw, problem: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     script = Script(list_answer=answer)
-    async with attached(script) as engine:
-        assert engine.models() == []
+    async with attached(script, aliases={"public/name": "served-model"}) as engine:
+        assert (engine.models(), engine.left_out) == ([], {})
         assert problem in engine.problem
         assert problem in caplog.text
         with pytest.raises(EngineError, match="attached model server") as caught:

@@ -271,6 +271,10 @@ REFUSALS: dict[str, tuple[Callable[[Machine], Any], str]] = {
     "a path": (lambda machine: machine.edit(wheel="../../x.whl"), "what was found is not a release"),
     "a link": (lambda machine: machine.edit(wheel="https://x/y.whl"), "what was found is not a release"),
     "no JSON": (lambda machine: machine.manifest.write_text("{"), "what was found is not a release"),
+    "brackets": (
+        lambda machine: machine.manifest.write_text("[" * 60_000),
+        "what was found is not a release",
+    ),
     "no object": (lambda machine: machine.manifest.write_text("[]"), "what was found is not a release"),
     "a number": (lambda machine: machine.edit(sha256=5), "what was found is not a release"),
     "endless": (lambda machine: machine.manifest.write_text(" " * 100_000), "larger than 65536 bytes"),

@@ -1,4 +1,4 @@
-"""A container engine whose answers make no sense is an engine that cannot be used, and never a fault of ours."""
+"""A container engine whose answers make no sense cannot be used; it is never a fault of ours."""
 
 from __future__ import annotations
 
