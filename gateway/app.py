@@ -10,17 +10,48 @@ from collections.abc import Sequence
 from fastapi import FastAPI
 from google.protobuf.descriptor import FileDescriptor
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from gateway.channel import Channel
 from gateway.config import Address
 from gateway.edge import Edge, refuse_unrouted
 from gateway.limits import DEADLINE_SECONDS
 from gateway.readiness import Readiness, healthz
-from gateway.routes import api_routes, discover
+from gateway.routes import Resource, api_routes, discover, run_route
+from gateway.table import Table
 from gateway.web.pages import page_routes
 
 # The server as the pages name it to providers: on the page's host, at the default port.
 ON_THIS_HOST = Address("", 50051)
+
+
+class Application(FastAPI):
+    """The gateway's application. Routes of the API come from a table; FastAPI has the pages and the rest.
+
+    A request of the API passes none of FastAPI's layers: they would look at more than a hundred routes, one
+    after the other, and do nothing else for it.
+    """
+
+    def __init__(self, api: Table[Resource]) -> None:
+        super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+        self._api = api
+        self._run = Edge(run_route)
+        self.add_middleware(Edge)
+        self.add_exception_handler(HTTPException, refuse_unrouted)
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths of all routes."""
+        return [*self._api.patterns, *(getattr(route, "path", "") for route in self.router.routes)]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one exchange."""
+        found = self._api.find(scope["path"]) if scope["type"] == "http" else None
+        if found is None:
+            await super().__call__(scope, receive, send)
+            return
+        scope["route"], scope["path_params"] = found
+        await self._run(scope, receive, send)
 
 
 def build_app(
@@ -29,17 +60,14 @@ def build_app(
     files: Sequence[FileDescriptor] | None = None,
     daemon_server: Address = ON_THIS_HOST,
     deadline_seconds: float = DEADLINE_SECONDS,
-) -> FastAPI:
+) -> Application:
     """Builds the ASGI application over the channel. The caller remains responsible for closing it.
 
     ``files`` are the protos whose RPCs are served; the default is all of dcp.v1. ``daemon_server`` is the
     address that the pages tell providers.
     """
     files = discover() if files is None else files
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.add_middleware(Edge)
-    app.add_exception_handler(HTTPException, refuse_unrouted)
-    app.router.routes.extend(api_routes(channel, files, deadline_seconds))
+    app = Application(api_routes(channel, files, deadline_seconds))
     app.router.routes.extend(page_routes(files, daemon_server))
     app.add_route("/healthz", healthz)
     app.add_route("/readyz", Readiness(channel).readyz)

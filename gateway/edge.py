@@ -127,7 +127,7 @@ async def refuse_unrouted(request: Request, error: Exception) -> NoReturn:
 
 def _meant(request: Request) -> str:
     """The question whether another path was meant; empty if none is close."""
-    paths = [getattr(route, "path", "").replace(":path}", "}") for route in request.app.router.routes]
+    paths = [path.replace(":path}", "}") for path in request.app.paths]
     close = nearest_path(request.scope["path"], paths)
     return f"did you mean {close}? Otherwise " if close else ""
 

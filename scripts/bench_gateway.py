@@ -1,11 +1,13 @@
-"""Compares the gateway with Envoy: requests per second and CPU of one read and one write route.
+"""Compares the gateway, Envoy and dcp-market: requests per second and CPU of a read and a write route.
 
-Both are in front of the same server and are measured in turns; a separate process sends the load.
+Gateway and Envoy are in front of the same server; dcp-market has a server of its own in its process. They are
+measured in turns, and a separate process sends the load.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 from dataclasses import dataclass, field
 
 from scripts import bench_envoy, bench_load
@@ -35,10 +37,12 @@ ROUTES = (
 
 @dataclass
 class Peer:
-    """The gateway or Envoy, and its measurements."""
+    """The gateway, Envoy or the joined program, and its measurements."""
 
     name: str
     program: Program
+    server: Program | None
+    """The server behind it; None if it has its own."""
     address: str
     headers: dict[str, str]
     rounds: list[Loaded] = field(default_factory=list)
@@ -67,12 +71,19 @@ def run(seconds: float, rounds: int, connections: int) -> list[Figure]:
     with open_market() as market:
         market.start_gateway()
         key = asyncio.run(market.new_renter()).api_key
+        embedded, address = market.start_embedded()
+        own_key = asyncio.run(market.new_renter(address=address)).api_key
         envoy = _envoy(market)
         figures: list[Figure] = []
         for route in ROUTES:
-            peers = [Peer("gateway", market.gateway, market.gateway_address, {"x-renter-key": key})]
+            headers = {"x-renter-key": key}
+            peers = [
+                Peer("gateway", market.gateway, market.server, market.gateway_address, headers),
+                Peer("embedded", embedded, None, address, {"x-renter-key": own_key}),
+            ]
             if envoy is not None:
-                peers.append(Peer("envoy", *envoy, {"authorization": f"Bearer {key}"}))
+                program, place = envoy
+                peers.append(Peer("envoy", program, market.server, place, {"authorization": f"Bearer {key}"}))
             _measure(market, route, peers, seconds, rounds, connections)
             figures += _figures(route, peers)
         return figures
@@ -105,7 +116,7 @@ def _measure(
 
 def _round(market: Market, route: Route, peer: Peer, seconds: float, connections: int) -> None:
     load = Load(peer.address, route.method, route.path, peer.headers, route.body, connections, seconds)
-    own, server = peer.program.cpu_seconds, market.server.cpu_seconds
+    own, server = peer.program.cpu_seconds, peer.server.cpu_seconds if peer.server else 0.0
     loaded = bench_load.run(load, market.folder)
     if loaded.errors or not loaded.requests:
         raise BenchError(
@@ -113,7 +124,7 @@ def _round(market: Market, route: Route, peer: Peer, seconds: float, connections
             f"{peer.program.last_words()}\n{market.server.last_words()}"
         )
     peer.own_cpu_seconds += peer.program.cpu_seconds - own
-    peer.server_cpu_seconds += market.server.cpu_seconds - server
+    peer.server_cpu_seconds += (peer.server.cpu_seconds if peer.server else 0.0) - server
     peer.rounds.append(loaded)
 
 
@@ -134,22 +145,25 @@ def _figures(route: Route, peers: list[Peer]) -> list[Figure]:
             Figure(f"{name}, client's CPU", client_cpu_seconds / peer.requests * 1e6, "us/req"),
             Figure(f"{name}, CPU of it and server", peer.own_cpu_seconds + peer.server_cpu_seconds, "s"),
         ]
-    if len(peers) == 2:
-        gateway, envoy = peers
-        figures += [
-            Figure(
-                f"{route.name}, rate, gateway : envoy",
-                gateway.rate / envoy.rate,
-                "",
-                Target(0.5, at_least=True),
-                Target(1.0, at_least=True),
-            ),
-            Figure(
-                f"{route.name}, CPU per request with the server, gateway : envoy",
-                gateway.cpu_us / envoy.cpu_us,
-                "",
-                None,
-                Target(1.0),
-            ),
-        ]
+    return figures + _comparisons(route, *peers)
+
+
+def _comparisons(route: Route, gateway: Peer, embedded: Peer, envoy: Peer | None = None) -> list[Figure]:
+    most, least = functools.partial(Target, at_least=False), functools.partial(Target, at_least=True)
+    figures = _ratios(route, embedded, gateway, (None, None), (None, None))
+    if envoy is not None:
+        figures += _ratios(route, gateway, envoy, (least(0.5), least(1.0)), (None, most(1.0)))
+        figures += _ratios(route, embedded, envoy, (least(2.0), least(3.0)), (None, most(0.5)))
     return figures
+
+
+Targets = tuple[Target | None, Target | None]
+"""The mark and the goal of a figure."""
+
+
+def _ratios(route: Route, one: Peer, other: Peer, rate: Targets, cpu: Targets) -> list[Figure]:
+    pair = f"{one.name} : {other.name}"
+    return [
+        Figure(f"{route.name}, rate, {pair}", one.rate / other.rate, "", *rate),
+        Figure(f"{route.name}, CPU per request with the server, {pair}", one.cpu_us / other.cpu_us, "", *cpu),
+    ]

@@ -35,19 +35,18 @@ class Market:
         self.programs = programs
         self.folder = programs.folder
         self.admin_token = secrets.token_urlsafe(24)
-        self.server = programs.start(
-            "dcp-server",
-            [BIN / "dcp-server"],
-            {
-                "DCP_DATABASE_URL": f"sqlite:///{self.folder / 'dcp.sqlite3'}",
-                "DCP_GRPC_LISTEN": "127.0.0.1:0",
-                "DCP_ADMIN_TOKEN": self.admin_token,
-                "DCP_SANDBOX_TOPUP": "true",
-                "DCP_LOG_LEVEL": "warning",
-                **UNLIMITED,
-            },
-        )
+        self.server = programs.start("dcp-server", [BIN / "dcp-server"], self._server_settings("dcp"))
         self.server_address = self.server.wait_for(r"^ready (\S+)$")
+
+    def _server_settings(self, database: str) -> dict[str, str]:
+        return {
+            "DCP_DATABASE_URL": f"sqlite:///{self.folder / database}.sqlite3",
+            "DCP_GRPC_LISTEN": "127.0.0.1:0",
+            "DCP_ADMIN_TOKEN": self.admin_token,
+            "DCP_SANDBOX_TOPUP": "true",
+            "DCP_LOG_LEVEL": "warning",
+            **UNLIMITED,
+        }
 
     def start_gateway(self) -> Program:
         """Starts the gateway and sets ``gateway_address``."""
@@ -62,6 +61,12 @@ class Market:
         )
         self.gateway_address = self.gateway.wait_for(r"^ready http://(\S+)$")
         return self.gateway
+
+    def start_embedded(self) -> tuple[Program, str]:
+        """Starts server and gateway as one program, with a database of its own; returns its HTTP address."""
+        settings = {**self._server_settings("embedded"), "DCP_HTTP_LISTEN": "127.0.0.1:0"}
+        program = self.programs.start("dcp-market", [BIN / "dcp-market"], settings)
+        return program, program.wait_for(r"^ready http://(\S+)$")
 
     async def start_daemon(self) -> Program:
         """Starts a daemon with a no-op engine, which writes the file ``starts``."""
@@ -81,16 +86,18 @@ class Market:
         """The file to which the daemon writes the start of each job."""
         return self.folder / "starts"
 
-    async def new_renter(self, balance_halala: int = 1_000_000_000) -> Renter:
-        """Registers a renter and credits its wallet."""
+    async def new_renter(self, balance_halala: int = 1_000_000_000, *, address: str = "") -> Renter:
+        """Registers a renter and credits its wallet; ``address`` as for ``call``."""
         email = f"renter-{secrets.token_hex(4)}@example.com"
-        answer = await self.call("POST", "/api/renters/register", {"name": "Bench", "email": email})
+        body = {"name": "Bench", "email": email}
+        answer = await self.call("POST", "/api/renters/register", body, address=address)
         renter = Renter(answer["renter_id"], answer["api_key"])
         await self.call(
             "POST",
             f"/api/admin/renters/{renter.id}/credit",
             {"amount_halala": balance_halala},
             {"x-admin-token": self.admin_token},
+            address=address,
         )
         return renter
 
@@ -100,11 +107,20 @@ class Market:
         return await self.call("GET", "/api/admin/ledger/proof", headers=token)
 
     async def call(
-        self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        headers: dict[str, str] | None = None,
+        *,
+        address: str = "",
     ) -> dict[str, Any]:
-        """Sends one JSON request through the gateway. Raises BenchError unless the answer is 2xx."""
+        """Sends one JSON request. Raises BenchError unless the answer is 2xx.
+
+        ``address``: where to; the default is the gateway.
+        """
         async with (
-            aiohttp.ClientSession(f"http://{self.gateway_address}") as client,
+            aiohttp.ClientSession(f"http://{address or self.gateway_address}") as client,
             client.request(method, path, json=body, headers=headers) as response,
         ):
             answer = await response.read()
