@@ -2,7 +2,7 @@
 
 It owns signals, exit statuses and what is passed from the environment; what the
 commands do is elsewhere. Exit: 0 done, 1 ended by the server or a failed check,
-2 something must be corrected first.
+2 something must be corrected first, 3 another daemon with the same key took over.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,15 +23,15 @@ from common.files import raise_file_limit
 from daemon.app import Daemon, Options
 from daemon.cli import arguments as command_line
 from daemon.cli import control, doctor, logs, registration, status
-from daemon.config.config import Config, ConfigError, config_path, load
-from daemon.config.identity import IdentityError, identity_path
+from daemon.config.config import Config, ConfigError, NotThereError, config_path, load
+from daemon.config.identity import IdentityError, identity_path, note_accepted, was_accepted
 from daemon.config.identity import load as load_identity
 from daemon.engines.build import attached_engines, container_engines, model_engine
 from daemon.engines.warm import WarmModels
 from daemon.journal.disk import FileDisk, JournalError, journal_folder
 from daemon.journal.journal import Journal
 from daemon.link import KeyRefusedError, RegistrationError, ServerAddress
-from daemon.machine.gpus.nvml import detect
+from daemon.machine.gpus.watched import detect
 from daemon.machine.health import Health
 from daemon.machine.machine import Machine
 from daemon.protocol.effects import EndReason
@@ -41,6 +43,14 @@ from daemon.service.notify import Manager
 from daemon.service.reload import Reloader
 
 logger = logging.getLogger("daemon")
+
+# A program that updates certificates takes their file away for some seconds.
+FILE_PATIENCE_SECONDS = 20.0
+FILE_RETRY_SECONDS = 2.0
+# Of systemd's TimeoutStopSec: what has not ended by then is ended, whatever hangs.
+STOP_SECONDS = 50.0
+# No restart mends it: two machines with one key would take the session from each other for ever.
+SUPERSEDED_STATUS = 3
 
 _FAULTS = (
     ConfigError,
@@ -76,7 +86,7 @@ def _register(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    return asyncio.run(_serve(_configured(arguments), arguments))
+    return asyncio.run(_serve(_configured_soon(arguments), arguments))
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -127,6 +137,19 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 
 
+def _configured_soon(arguments: argparse.Namespace) -> Config:
+    """The configuration; waits for a file that is away for a moment, or no restart would follow."""
+    until = time.monotonic() + FILE_PATIENCE_SECONDS
+    while True:
+        try:
+            return _configured(arguments)
+        except NotThereError as error:
+            if time.monotonic() >= until:
+                raise
+            logger.warning("waiting for a file that is not there: %s", error)
+            time.sleep(FILE_RETRY_SECONDS)
+
+
 def _configured(arguments: argparse.Namespace) -> Config:
     config = load(os.environ, arguments.config)
     logs.set_up(config.log_level, os.environ)
@@ -153,8 +176,6 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
         *([runner] if runner is not None else []),
     ]
     gpus = detect(lambda: [pid for other in others for pid in other.pids()])
-    if gpus.reason:
-        logger.warning("no GPU telemetry reason=%r", gpus.reason)
     reloader = Reloader(config, lambda model: model_engine(config, model, warm), others)
     daemon = Daemon(
         ServerAddress(config.server, config.tls_ca),
@@ -164,9 +185,10 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
         Machine(gpus=gpus, health=health),
         config.rules,
         Options(
-            on_ready=lambda provider_id: _say_ready(config.server, provider_id, manager),
+            on_ready=lambda provider_id: _ready(config, key, provider_id, manager),
             on_sample=warm.sampled,
             runs_plain_processes=isinstance(runner, ProcessRunner),
+            is_key_known=was_accepted(config.state_dir, config.server, key),
         ),
     )
     _drain_on_signals(daemon, manager)
@@ -203,7 +225,9 @@ def _key(config: Config) -> str:
     return config.provider_key or load_identity(config.state_dir).api_key
 
 
-def _say_ready(server: str, provider_id: int, manager: Manager) -> None:
+def _ready(config: Config, key: str, provider_id: int, manager: Manager) -> None:
+    note_accepted(config.state_dir, config.server, key)
+    server = config.server
     manager.notify(f"STATUS=session with {server} as provider {provider_id}")
     print(f"ready session with {server} as provider {provider_id}", flush=True)
 
@@ -219,10 +243,18 @@ def _drain_on_signals(daemon: Daemon, manager: Manager) -> None:
             # the next start what was not acknowledged.
             os._exit(128 + number)
         manager.notify("STOPPING=1", "STATUS=draining")
+        _end_at_the_latest(STOP_SECONDS, 128 + number)
         daemon.drain()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
+
+
+def _end_at_the_latest(seconds: float, status: int) -> None:
+    """Ends the process after this time: a driver or a disk that hangs would hold its threads for ever."""
+    timer = threading.Timer(seconds, lambda: os._exit(status))
+    timer.daemon = True
+    timer.start()
 
 
 def _reload_on_hangup(
@@ -246,12 +278,12 @@ def _exit_status(reason: EndReason) -> int:
     if reason is EndReason.DRAINED:
         return 0
     logs.report_fault(
-        "dcp-daemon: another daemon with the same key took over; stop one of the two, "
-        "or register each machine as a provider of its own",
+        "dcp-daemon: another daemon with the same key took over, and this one stays down: stop one of the two, "
+        "or register each machine as a provider of its own with dcp-daemon register --force",
         os.environ,
         sys.stderr,
     )
-    return 1
+    return SUPERSEDED_STATUS
 
 
 if __name__ == "__main__":

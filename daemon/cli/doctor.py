@@ -29,7 +29,7 @@ from daemon.config.identity import IdentityError
 from daemon.engines.attached import AttachedEngine
 from daemon.engines.build import attachment
 from daemon.journal import disk
-from daemon.machine.gpus.nvml import detect
+from daemon.machine.gpus.watched import detect
 from daemon.machine.policy import Rules
 from daemon.runners import choose
 from daemon.runners.containers import images

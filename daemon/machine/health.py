@@ -110,7 +110,9 @@ class _Gpu:
     def sample(self, device: gpus_pb2.GpuDevice) -> None:
         """It answers."""
         before, self.device = self.device, device
-        if device.ecc_volatile_uncorrected < before.ecc_volatile_uncorrected:
+        if _both_count_ecc(before, device) and (
+            device.ecc_volatile_uncorrected < before.ecc_volatile_uncorrected
+        ):
             self.was_reset = True
         if fault := _fault(before, device):
             self._fail(fault)
@@ -139,10 +141,13 @@ class _Gpu:
 def _fault(before: gpus_pb2.GpuDevice, now: gpus_pb2.GpuDevice) -> _Fault:
     if now.xid_count > before.xid_count:
         return gpus_pb2.GPU_FAULT_XID
-    has_both = before.HasField("ecc_volatile_uncorrected") and now.HasField("ecc_volatile_uncorrected")
-    if has_both and now.ecc_volatile_uncorrected > before.ecc_volatile_uncorrected:
+    if _both_count_ecc(before, now) and now.ecc_volatile_uncorrected > before.ecc_volatile_uncorrected:
         return gpus_pb2.GPU_FAULT_ECC
     return gpus_pb2.GPU_FAULT_ROW_REMAP if now.row_remap_failed else gpus_pb2.GPU_FAULT_UNSPECIFIED
+
+
+def _both_count_ecc(before: gpus_pb2.GpuDevice, now: gpus_pb2.GpuDevice) -> bool:
+    return before.HasField("ecc_volatile_uncorrected") and now.HasField("ecc_volatile_uncorrected")
 
 
 def _key(device: gpus_pb2.GpuDevice) -> str:

@@ -12,8 +12,9 @@ from dcp.v1 import honesty_pb2, jobs_pb2, sessions_pb2_grpc
 from dcp.v1 import sessions_pb2 as pb
 from google.protobuf.json_format import ParseDict
 
+from common.limits import Faults, fit
 from server.domain import messages
-from server.domain.errors import DomainError
+from server.domain.errors import DomainError, Reason
 from server.domain.hindrances import SelfTest
 from server.domain.jobs import LOST_AFTER_SECONDS, JobType
 from server.domain.leases import (
@@ -72,7 +73,10 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
         try:
             async for message in requests:
                 await self._limits.pass_message(provider_id)
-                await session.handle(from_wire(message))
+                read, untrue = read_message(message)
+                if untrue:
+                    session.note_untrue(untrue)
+                await session.handle(read)
                 del message  # or every idle stream would keep its last message in memory
                 if deadline is not None:
                     deadline.cancel()
@@ -159,6 +163,20 @@ class _Writer:
             self._task = None
 
 
+def read_message(message: pb.DaemonMessage) -> tuple[messages.DaemonMessage, Faults]:
+    """A daemon's message, with what was left out of it because it cannot be true, by the paths of the fields.
+
+    One figure that a driver made up must not end a session with its jobs. Raises as ``from_wire``.
+    """
+    try:
+        return from_wire(message), {}
+    except DomainError as error:
+        if error.reason is not Reason.INVALID_FIELD:
+            raise
+        untrue = fit(getattr(message, message.WhichOneof("kind") or ""))
+        return from_wire(message), untrue
+
+
 def from_wire(message: pb.DaemonMessage) -> messages.DaemonMessage:
     """A daemon's message as the domain's type. Raises PROTOCOL_VIOLATION or INVALID_FIELD."""
     kind = message.WhichOneof("kind")
@@ -212,10 +230,11 @@ def _heartbeat(body: pb.SessionHeartbeat) -> messages.Heartbeat:
     return messages.Heartbeat(body.sequence, report, _refs(body.held_leases))
 
 
-def _finished(body: pb.JobFinished) -> messages.Finished:
+def _finished(body: pb.JobFinished) -> messages.Finished | messages.Unreadable:
     outcome = _OUTCOMES.get(body.outcome)
     if outcome is None:
-        raise violation("JobFinished: has no outcome that this server knows; set outcome")
+        detail = f"JobFinished has the outcome {body.outcome}, which this server does not know"
+        return messages.Unreadable(_ref(body.lease), detail)
     return messages.Finished(
         FinishReport(
             lease=_ref(body.lease),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,8 @@ from server.store.providers import ProviderRow
 from server.version import CURRENT
 
 log = logging.getLogger(__name__)
+MAX_UNTRUE = 20
+"""How many fields of a session's messages the log names that cannot be true."""
 HELLOS_AT_ONCE = 64
 """Hellos handled at once; further ones wait before they use the database, so that its queue stays short."""
 
@@ -84,6 +86,7 @@ class Session:
         "_protocol",
         "_session_epoch",
         "_shared",
+        "_untrue",
         "key_id",
         "outbox",
         "provider_id",
@@ -100,6 +103,14 @@ class Session:
         self._protocol = ServerSession()
         self._presence: Presence | None = None
         self._session_epoch = 0
+        self._untrue: frozenset[str] = frozenset()
+        """The fields that were left out of a message, which the log has already."""
+
+    def note_untrue(self, faults: Mapping[str, str]) -> None:
+        """Logs, once in a session for each field, what was left out of a message because it cannot be true."""
+        for path in sorted(faults.keys() - self._untrue)[: MAX_UNTRUE - len(self._untrue)]:
+            log.warning("left out what cannot be true field=%s: %s %s", path, faults[path], self._who())
+            self._untrue |= {path}
 
     async def handle(self, message: DaemonMessage) -> None:
         """Carries out one message. Raises DomainError when the stream must end."""

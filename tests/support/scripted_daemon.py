@@ -21,7 +21,7 @@ from daemon.engines import Engine
 from daemon.journal.disk import FileDisk, journal_folder
 from daemon.journal.journal import Journal
 from daemon.link import ServerAddress
-from daemon.machine.gpus.nvml import detect
+from daemon.machine.gpus.watched import detect
 from daemon.machine.machine import Machine
 from daemon.protocol.effects import EndReason
 
