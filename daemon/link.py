@@ -68,6 +68,9 @@ _OPTIONS = (
 
 _ABOUT_FIELDS = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.ALREADY_EXISTS)
 
+# The reasons of UNAUTHENTICATED.
+_KEY_REASONS = ("MISSING_CREDENTIAL", "INVALID_CREDENTIAL", "WRONG_ROLE")
+
 T = TypeVar("T")
 _Stream = aio.StreamStreamCall[sessions_pb2.DaemonMessage, sessions_pb2.ServerMessage]
 
@@ -156,12 +159,17 @@ class Stream:
         Raises KeyRefusedError, and LinkBrokenError for any other end with an error.
         """
         writer = asyncio.create_task(self._write())
+        refusal: sessions_pb2.SessionRefusal | None = None
         try:
             # No wait_for around read: cancelling one cancels the whole stream.
             while isinstance(message := await self._call.read(), sessions_pb2.ServerMessage):
-                on_message(message)
+                if message.HasField("refusal"):
+                    refusal = message.refusal
+                else:
+                    on_message(message)
         except aio.AioRpcError as error:
-            raise _link_error(error) from None
+            # While a write fails, grpc puts an error of its own in the place of the server's status.
+            raise _link_error(error) if refusal is None else _refused(refusal) from None
         except asyncio.CancelledError:
             # grpc reports our own cancelling of the call like that of the task.
             task = asyncio.current_task()
@@ -478,6 +486,12 @@ def _channel(server: ServerAddress) -> aio.Channel:
         raise LinkBrokenError(text) from None
     credentials = grpc.ssl_channel_credentials(root_certificates=authorities)
     return aio.secure_channel(server.address, credentials, options=options)
+
+
+def _refused(refusal: sessions_pb2.SessionRefusal) -> Exception:
+    """The error that the server said before it ended the stream."""
+    text = f"{refusal.message} ({refusal.reason})"
+    return KeyRefusedError(text) if refusal.reason in _KEY_REASONS else LinkBrokenError(text, is_refusal=True)
 
 
 def _link_error(error: aio.AioRpcError) -> Exception:

@@ -42,6 +42,7 @@ from server.services.streams import Streams
 
 log = logging.getLogger(__name__)
 HELLO_TIMEOUT_SECONDS = 10.0
+SAY_WHY_SECONDS = 1.0
 RECONNECT_AFTER_SECONDS = 0.5
 RECONNECT_JITTER_SECONDS = 5.0
 # Somewhat less than the sessions that a server opens in a second, see docs/figures.md.
@@ -86,11 +87,14 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
                 raise  # the stream broke, or the server stops
             reader.uncancel()
             if session.refusal is not None:
+                await _say_why(context, session.refusal)
                 raise session.refusal from None
         except DomainError as error:
             log.warning(
                 "ended a session provider_id=%d reason=%s: %s", provider_id, error.reason, error.message
             )
+            writer.stop()
+            await _say_why(context, error)
             raise
         finally:
             if deadline is not None:
@@ -121,6 +125,18 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
         """Waits until the end of every ended stream is recorded."""
         while self._ending:
             await asyncio.wait(self._ending)
+
+
+async def _say_why(context: Context, error: DomainError) -> None:
+    """Sends the reason as a message: a daemon that writes meanwhile often loses the status of the stream.
+
+    Waits for no daemon that does not read.
+    """
+    refusal = pb.SessionRefusal(reason=error.reason.value, message=error.message)
+    writing = asyncio.ensure_future(context.write(pb.ServerMessage(refusal=refusal)))
+    await asyncio.wait([writing], timeout=SAY_WHY_SECONDS)
+    # What it raises says only that the stream is gone.
+    writing.add_done_callback(lambda task: task.cancelled() or task.exception())
 
 
 class _Writer:

@@ -195,6 +195,11 @@ class Session:
 
     async def _open(self, hello: Hello) -> None:
         shared = self._shared
+        present = shared.fleet.must_wait_for(self.provider_id, hello.boot_id, ms(shared.clock))
+        if present is not None and await self._run(lambda: _has_runs(self.provider_id)):
+            log.warning("refused a second daemon with one key: the first has runs %s", self._who())
+            self.push(Superseded(present.session_epoch))
+            return
         epoch, kept, known, own_terms = await self._run(lambda: self._record_hello(hello))
         self._presence = Presence(
             self.provider_id,
@@ -258,7 +263,10 @@ class Session:
         kept = []
         for lease in leases.open_of(self.provider_id):
             named = _find(lease, hello.held) or _find(lease, hello.unacknowledged)
-            if named is None or lease.state is LeaseState.OFFERED:
+            if lease.state is LeaseState.OFFERED:
+                _give_up_offer(lease, now_ms)
+                continue
+            if named is None:
                 give_up(lease, now_ms, "the daemon no longer holds it")
                 continue
             resend = named in hello.unacknowledged
@@ -468,6 +476,20 @@ class Session:
 
     def _warn(self, text: str, ref: LeaseRef) -> None:
         log.warning("%s job_id=%.100r lease_epoch=%d %s", text, ref.job_id, ref.lease_epoch, self._who())
+
+
+def _has_runs(provider_id: int) -> bool:
+    return any(lease.state is not LeaseState.OFFERED for lease in leases.open_of(provider_id))
+
+
+def _give_up_offer(lease: Lease, now_ms: int) -> None:
+    """Ends an offer whose session ended before the answer.
+
+    It is offered again at once; the second time it counts as expired, so that a daemon whose sessions end at
+    once does not get it again and again.
+    """
+    outcome = LeaseOutcome.EXPIRED if leases.was_unanswered(lease) else LeaseOutcome.LOST
+    give_up(lease, now_ms, "the session ended before the daemon answered the offer", outcome)
 
 
 def _farewell(older: Presence, newer: Presence) -> Superseded | Reconnect:

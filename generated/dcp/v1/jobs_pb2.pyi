@@ -358,6 +358,10 @@ class _ObstacleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Obstacle.Val
     """No GPU of the provider is healthy now."""
     OBSTACLE_SELF_TEST_FAILED: _Obstacle.ValueType  # 34
     """The engine or runner that would run the job has not passed the daemon's self-test."""
+    OBSTACLE_TWO_DAEMONS: _Obstacle.ValueType  # 35
+    """Two daemons with the provider's key took the session from each other within the last 10 minutes. Only the
+    provider's owner and operators see it; it keeps no jobs away by itself.
+    """
 
 class Obstacle(_Obstacle, metaclass=_ObstacleEnumTypeWrapper):
     """The obstacle that keeps a provider from running a job now."""
@@ -414,6 +418,10 @@ OBSTACLE_GPUS_FAILED: Obstacle.ValueType  # 33
 """No GPU of the provider is healthy now."""
 OBSTACLE_SELF_TEST_FAILED: Obstacle.ValueType  # 34
 """The engine or runner that would run the job has not passed the daemon's self-test."""
+OBSTACLE_TWO_DAEMONS: Obstacle.ValueType  # 35
+"""Two daemons with the provider's key took the session from each other within the last 10 minutes. Only the
+provider's owner and operators see it; it keeps no jobs away by itself.
+"""
 Global___Obstacle: _TypeAlias = Obstacle  # noqa: Y015
 
 class _AttemptOutcome:
