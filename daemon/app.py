@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 10.0
 SWEEP_SECONDS = 3600.0
+FIRST_SAMPLE_SECONDS = 5.0
 # The first Hello waits at most this long for the first self-tests; an engine that takes longer is offered
 # when it has passed.
 JOIN_SECONDS = 2.0
@@ -119,11 +120,15 @@ class Daemon:
         loops: list[asyncio.Task[None]] = []
         try:
             await self._recover()
-            for step in (self._sample, self.refresh):
-                await _Step(step).take()
+            first_sample = asyncio.create_task(_Step(self._sample).take())
+            loops.append(first_sample)
+            # A driver that hangs keeps no session from opening.
+            await asyncio.wait([first_sample], timeout=FIRST_SAMPLE_SECONDS)
+            await _Step(self.refresh).take()
             await self._self_tests.settle(JOIN_SECONDS)
-            loops = [asyncio.create_task(loop) for loop in self._loops()]
-            done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+            running = [asyncio.create_task(loop) for loop in self._loops()]
+            loops += running
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
             assert self._end is not None
@@ -159,7 +164,7 @@ class Daemon:
             opened_at=self._opened_at,
             closed=self._admission.obstacle(),
             now=self._now(),
-        ) | {"last_refusal": self._last_refusal(), "not_offered": self._self_tests.not_passed()}
+        ) | {"last_refusal": self._last_refusal(), "not_offered": self._admission.not_offered()}
 
     def _last_refusal(self) -> dict[str, Any] | None:
         refusal, refused_since = self._line.last_refusal, self._line.key_refused_since
@@ -191,7 +196,8 @@ class Daemon:
         if isinstance(event, ev.AttemptFinished):
             engine = self._attempts.runner_of(event.lease)
             if engine is not None:
-                self._self_tests.job_ended(engine, event.result.outcome, event.result.failure_reason)
+                model = self._attempts.model_of(event.lease)
+                self._self_tests.job_ended(engine, event.result.outcome, event.result.failure_reason, model)
         self._handle(event)
         if isinstance(event, ev.AttemptStarted | ev.AttemptFinished):
             # A model became warm, or an engine's self-test was settled by a job.

@@ -20,7 +20,7 @@ _END_OF_STREAM = "[DONE]"
 MAX_LINE_BYTES = 1024 * 1024
 MAX_LIST_BYTES = 1024 * 1024
 MAX_MODELS = 200
-_NAME = re.compile(r"[^\s\x00-\x1f\x7f]{1,300}")
+_NAME = re.compile(r"[^\s\x00-\x1f\x7f\ud800-\udfff]{1,300}")
 
 
 def request_body(params: jobs_pb2.JobParams) -> dict[str, Any]:

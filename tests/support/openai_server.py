@@ -43,6 +43,8 @@ class Script:
     answers: Sequence[Step] = (word("Hello"), word(" world"), END, COUNTS, DONE)
     status: int = 200
     error: dict[str, Any] = field(default_factory=dict)
+    without_chat: Sequence[str] = ()
+    """The models that a request for a chat is refused for, as those that make embeddings."""
     image: Any = field(default_factory=lambda: {"data": [{"b64_json": base64.b64encode(PNG).decode()}]})
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -63,6 +65,8 @@ def _app(script: Script) -> FastAPI:
         script.requests.append(await request.json())
         if script.status != 200:
             return JSONResponse({"error": script.error}, status_code=script.status)
+        if (model := script.requests[-1]["model"]) in script.without_chat:
+            return JSONResponse({"error": {"message": f'"{model}" does not support chat'}}, status_code=400)
         return StreamingResponse(_play(script), media_type="text/event-stream")
 
     @app.post("/v1/images/generations")

@@ -57,7 +57,7 @@ class ScriptEngine(Engine):
             yield word + " "
         yield jobs_pb2.Usage(prompt_tokens=1, completion_tokens=len(words))
 
-    async def self_test(self) -> None:
+    async def self_test(self, model: str = "") -> None:
         """Always passes, because there is no model that can fail."""
 
     async def close(self) -> None:

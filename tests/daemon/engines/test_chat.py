@@ -54,3 +54,7 @@ def test_refusals_are_mapped_to_the_party_at_fault(
     status: int, body: bytes, reason: jobs_pb2.FailureReason.ValueType
 ) -> None:
     assert chat.refusal(status, chat.error_of(body), 2048).reason == reason
+
+
+def test_name_that_cannot_be_sent_is_not_listed() -> None:
+    assert chat.listed({"data": [{"id": "broken\ud800"}, {"id": "good"}]}) == {"good": 0}
