@@ -16,7 +16,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from common.files import raise_file_limit
@@ -35,6 +36,7 @@ from daemon.machine.gpus.watched import detect
 from daemon.machine.health import Health
 from daemon.machine.machine import Machine
 from daemon.protocol.effects import EndReason
+from daemon.runners import Runner
 from daemon.runners.choose import runner_of
 from daemon.runners.process import ProcessRunner
 from daemon.service import unit, update
@@ -47,6 +49,8 @@ logger = logging.getLogger("daemon")
 # A program that updates certificates takes their file away for some seconds.
 FILE_PATIENCE_SECONDS = 20.0
 FILE_RETRY_SECONDS = 2.0
+# How soon a container engine that does not answer at the start is looked for again.
+LOOK_SECONDS = 5.0
 # Of systemd's TimeoutStopSec: what has not ended by then is ended, whatever hangs.
 STOP_SECONDS = 50.0
 # No restart mends it: two machines with one key would take the session from each other for ever.
@@ -163,14 +167,16 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
     disk = FileDisk(journal_folder(config.state_dir))
     manager, health = Manager(os.environ), Health()
     warm = WarmModels()
-    runner = await runner_of(
+    choose = partial(
+        runner_of,
         config.containers,
         config.container_socket,
         config.state_dir,
         health.healthy_gpus,
         allow_process_runner=arguments.allow_process_runner,
     )
-    others = [
+    runner = await choose()
+    others: list[Runner] = [
         *container_engines(config, warm, health.healthy_gpus),
         *attached_engines(config),
         *([runner] if runner is not None else []),
@@ -193,7 +199,9 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
     )
     _drain_on_signals(daemon, manager)
     _reload_on_hangup(daemon, reloader, manager, lambda: load(os.environ, arguments.config))
-    alive = asyncio.create_task(manager.keep_alive())
+    beside = [asyncio.create_task(manager.keep_alive())]
+    if runner is None and config.containers.images:
+        beside.append(asyncio.create_task(_look_for_containers(choose, daemon, reloader, others)))
     try:
         async with control.serve(config.state_dir, _answers(daemon)):
             manager.notify("READY=1", f"STATUS=connecting to {config.server}")
@@ -204,8 +212,26 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
             f"check DCP_PROVIDER_KEY or {identity_path(config.state_dir)}, or run dcp-daemon register --force"
         ) from None
     finally:
-        alive.cancel()
+        for task in beside:
+            task.cancel()
     return _exit_status(reason)
+
+
+async def _look_for_containers(
+    choose: Callable[..., Awaitable[Runner | None]], daemon: Daemon, reloader: Reloader, others: list[Runner]
+) -> None:
+    """Runs containers as soon as their engine, which did not answer at the start, does."""
+    runner = None
+    while runner is None:
+        await asyncio.sleep(LOOK_SECONDS)
+        try:
+            runner = await choose(failure_level=logging.DEBUG)
+            if runner is not None:
+                await runner.sweep()
+        except Exception:
+            logger.exception("the container engine could not be looked for")
+    others.append(runner)
+    reloader.add(daemon, runner)
 
 
 def _check_serves(config: Config, allow_process_runner: bool) -> None:
