@@ -304,8 +304,8 @@ def _exit_status(reason: EndReason) -> int:
     if reason is EndReason.DRAINED:
         return 0
     logs.report_fault(
-        "dcp-daemon: another daemon with the same key took over, and this one stays down: stop one of the two, "
-        "or register each machine as a provider of its own with dcp-daemon register --force",
+        "dcp-daemon: another daemon with the same key took over, and this one stays down: stop one of the "
+        "two, or register each machine as a provider of its own with dcp-daemon register --force",
         os.environ,
         sys.stderr,
     )

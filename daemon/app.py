@@ -56,7 +56,7 @@ class Options:
     runs_plain_processes: bool = False
     """Reported to the server: jobs run as plain processes, without isolation."""
     is_key_known: bool = False
-    """The server has accepted the key before: it is tried again, for a day, if the server does not know it."""
+    """The server has accepted the key before: if it does not know it, it is asked again for a day."""
     artifact_sink: ArtifactSink | None = None
     """Where the files of jobs go; None: to the server."""
     tick_seconds: float = 0.1

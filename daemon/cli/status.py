@@ -145,7 +145,7 @@ def _session(daemon: dict[str, Any]) -> Table:
 
 
 def troubles(daemon: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What a running daemon says of the server's last refusal, and of what it does not offer: a word, a text."""
+    """The server's last refusal and what is not offered, as a running daemon says it: a word, a text."""
     if refusal := daemon.get("last_refusal"):
         yield "refused", f"{span(refusal['seconds_ago'])} ago the server ended the session: {refusal['text']}"
         if (seconds := refusal["key_refused_seconds"]) is not None:

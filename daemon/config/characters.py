@@ -1,4 +1,4 @@
-"""Owns which characters a setting may have: none that cannot be seen, since these come along with a copied text.
+"""Owns which characters a setting may have: none that cannot be seen. They come along with a copied text.
 
 It must not know what any setting means.
 """
@@ -19,7 +19,7 @@ WORDS = frozenset(
 
 
 def clean(name: str, text: str) -> str:
-    """The text of a setting without the white space around it. Raises ConfigError that names the character."""
+    """The text of a setting, without white space around it. Raises ConfigError that names a character."""
     text = text.strip()
     at = fault_at(text, is_word=name in WORDS)
     if at is not None:

@@ -68,7 +68,7 @@ class Engine(Runner, Protocol):
         )
         offer = sessions_pb2.JobOffer(lease=sessions_pb2.Lease(job_id="self-test"), params=params)
         try:
-            usage = await self._usage(offer)
+            usage = await self._tested(offer)
         except EngineError as error:
             if error.reason != jobs_pb2.FAILURE_REASON_BAD_PARAMS:
                 raise
@@ -76,11 +76,9 @@ class Engine(Runner, Protocol):
             text = f"The model {model} does not answer chat requests."
             raise EngineError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, text) from None
         if not usage.completion_tokens:
-            raise EngineError(
-                jobs_pb2.FAILURE_REASON_ENGINE_FAILED, f"The model {model} answered nothing."
-            )
+            raise EngineError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, f"The model {model} answered nothing.")
 
-    async def _usage(self, offer: sessions_pb2.JobOffer) -> jobs_pb2.Usage:
+    async def _tested(self, offer: sessions_pb2.JobOffer) -> jobs_pb2.Usage:
         usage = jobs_pb2.Usage()
         await self.prepare(offer)
         async with aclosing(self.generate(offer)) as pieces:

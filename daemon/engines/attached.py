@@ -112,7 +112,7 @@ class AttachedEngine(Engine):
             raise EngineError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, text)
         await super().self_test(model)
 
-    def is_loaded(self, model: str) -> bool:
+    def has_loaded(self, model: str) -> bool:
         """Whether it is the only one: which of several a server holds in memory, the API does not say."""
         return list(self._models) == [model]
 

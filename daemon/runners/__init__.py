@@ -113,7 +113,7 @@ class Runner(Protocol):
         """
         return
 
-    def is_loaded(self, model: str) -> bool:
+    def has_loaded(self, model: str) -> bool:
         """Whether a test of the model would load nothing; False also where that is not known."""
         return any(served.name == model and served.warm for served in self.models())
 

@@ -44,8 +44,8 @@ async def runner_of(
 ) -> Runner | None:
     """The container runner, where images are allowed and the engine answers.
 
-    Where none are allowed: the process runner, if the owner said so, or none. `failure_level`: how it is logged
-    that the engine cannot be used.
+    Where none are allowed: the process runner, if the owner said so, or none. `failure_level`: how it is
+    logged that the engine cannot be used.
     """
     folder = state_dir / "artifacts"
     if not settings.images:
@@ -61,7 +61,10 @@ async def runner_of(
         facts = await docker.facts()
     except (DockerUnavailableError, DockerRefusedError) as error:
         logger.log(
-            failure_level, "no containers are run: the engine does not answer socket=%s error=%s", socket, error
+            failure_level,
+            "no containers are run: the engine does not answer socket=%s error=%s",
+            socket,
+            error,
         )
         await docker.close()
         return None

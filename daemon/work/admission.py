@@ -71,7 +71,8 @@ class Admission:
         """What passed its self-test, on healthy GPUs; no slots while the rules refuse every job."""
         passed = self._self_tests.passed
         slots = min(self._health.slots(sum(engine.slots for engine in passed)), MAX_SLOTS)
-        models, kinds = [], []
+        models: list[sessions_pb2.ServedModel] = []
+        kinds: list[jobs_pb2.JobType.ValueType] = []
         for engine in passed:
             served = self._self_tests.passed_models(engine)
             models += served

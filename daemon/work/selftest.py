@@ -1,11 +1,11 @@
 """Owns the daemon's proof that its engines work: what is tested when, and what the newest tests say.
 
 An engine with models has a verdict for each of them, one without has one for itself. At the start everything
-is tested, an engine's models one after the other; once an hour again, but only a model that is loaded or that a
-job has used since: a test must not drive out what the owner of a model server has loaded. What failed is tested
-sooner, after 1 minute, then 2, 4 and so on up to an hour. A job that succeeds is as good as a test; one that
-an engine could not do has its model tested at once. It must not know the protocol, or what an engine does in
-a test.
+is tested, an engine's models one after the other; once an hour again, but only a model that is loaded or
+that a job has used since: a test must not drive out what the owner of a model server has loaded. What failed
+is tested sooner, after 1 minute, then 2, 4 and so on up to an hour. A job that succeeds is as good as a test;
+one that an engine could not do has its model tested at once. It must not know the protocol, or what an engine
+does in a test.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class SelfTests:
         ]
 
     def report(self) -> honesty_pb2.SelfTestReport:
-        """The newest tests, as reported to the server: an entry for the models of an engine that are alike."""
+        """The newest tests, as reported to the server; models of an engine that are alike share an entry."""
         return honesty_pb2.SelfTestReport(
             tests=[test for engine in self._records for test in self._report_of(engine)]
         )
@@ -207,7 +207,7 @@ class SelfTests:
     def _may_test(self, engine: Runner, name: str, now: float) -> bool:
         """Whether a test would drive nothing out; if it would, the last verdict stands."""
         record = self._records[engine][name]
-        if not record.passed or record.is_used or not name or engine.is_loaded(name):
+        if not record.passed or record.is_used or not name or engine.has_loaded(name):
             return True
         record.put_off(now, self._rng)
         return False

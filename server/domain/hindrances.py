@@ -53,8 +53,8 @@ class Hindrance:
 
 TWO_DAEMONS = Hindrance(
     Obstacle.TWO_DAEMONS,
-    "Two daemons use this provider's key and take the session from each other, which ends their jobs: stop one "
-    "of them, or register its machine as a provider of its own.",
+    "Two daemons use this provider's key and take the session from each other, which ends their jobs: stop "
+    "one of them, or register its machine as a provider of its own.",
     frozenset(),
 )
 

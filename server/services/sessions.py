@@ -107,7 +107,7 @@ class Session:
         """The fields that were left out of a message, which the log has already."""
 
     def note_untrue(self, faults: Mapping[str, str]) -> None:
-        """Logs, once in a session for each field, what was left out of a message because it cannot be true."""
+        """Logs, once in a session for each field, what was left out because it cannot be true."""
         for path in sorted(faults.keys() - self._untrue)[: MAX_UNTRUE - len(self._untrue)]:
             log.warning("left out what cannot be true field=%s: %s %s", path, faults[path], self._who())
             self._untrue |= {path}

@@ -122,7 +122,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "daemon.work",
     ),
     # `daemon.runners` is the port; who works with it must not know how any runner works.
-    "daemon.runners": ("daemon.__main__", "daemon.app", "daemon.engines", "daemon.service.reload", "daemon.work"),
+    "daemon.runners": (
+        "daemon.__main__",
+        "daemon.app",
+        "daemon.engines",
+        "daemon.service.reload",
+        "daemon.work",
+    ),
     "daemon.runners.choose": ("daemon.__main__", "daemon.cli.doctor", "daemon.engines"),
     "daemon.runners.containers": ("daemon.cli.doctor", "daemon.config", "daemon.engines", "daemon.runners"),
     "daemon.runners.process": ("daemon.__main__", "daemon.runners.choose"),

@@ -17,7 +17,7 @@ from common.limits import fit
 from server.rpc.validate import validate
 
 Device = gpus_pb2.GpuDevice
-HELLO = {"boot_id": "b", "protocol_version": 1, "slots": 1}
+HELLO: dict[str, Any] = {"boot_id": "b", "protocol_version": 1, "slots": 1}
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,7 @@ def test_figure_out_of_its_range_is_left_out_alone(device: Device, field: str) -
 def test_text_is_cut_and_a_list_too() -> None:
     tests = [honesty_pb2.SelfTest(name="e", reason="x" * 501, models=["m"] * 201)] * 51
     models = [sessions_pb2.ServedModel(name=f"m{number}") for number in range(201)]
-    hello = sessions_pb2.Hello(
-        **HELLO, models=models, self_tests=honesty_pb2.SelfTestReport(tests=tests)
-    )
+    hello = sessions_pb2.Hello(**HELLO, models=models, self_tests=honesty_pb2.SelfTestReport(tests=tests))
     assert fit(hello)["models"] == "has 201 entries; at most 200 are allowed"
     assert [model.name for model in hello.models] == [f"m{number}" for number in range(200)]
     assert {len(test.reason) for test in hello.self_tests.tests} == {500}
@@ -73,7 +71,9 @@ def test_model_whose_name_is_too_long_or_empty_goes_since_a_cut_name_is_another(
 
 
 def test_message_that_keeps_its_limits_is_not_changed() -> None:
-    device = Device(uuid="GPU-a", gpu_util_pct=100, temp_c=-100, throttle_reasons=[1, 2])
+    device = Device(
+        uuid="GPU-a", gpu_util_pct=100, temp_c=-100, throttle_reasons=[gpus_pb2.THROTTLE_REASON_POWER_CAP]
+    )
     hello = sessions_pb2.Hello(**HELLO, gpu_status=gpus_pb2.GpuStatus(all_gpus=[device]))
     before = hello.SerializeToString()
     assert fit(hello) == {}

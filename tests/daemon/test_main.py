@@ -182,7 +182,7 @@ async def test_file_of_authorities_that_is_away_at_the_start_is_waited_for(tmp_p
         assert running.process.stderr is not None
         async with asyncio.timeout(20):
             assert b"waiting for a file that is not there" in await running.process.stderr.readline()
-        authorities.write_bytes(Path(certifi.where()).read_bytes())
+        authorities.symlink_to(certifi.where())
         status, _, err = await running.end()
     assert status == 2
     assert "run dcp-daemon register" in err

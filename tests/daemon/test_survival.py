@@ -183,7 +183,7 @@ async def test_authorities_that_are_away_for_a_moment_are_read_again(
 class Refusing(SessionServiceServicer):
     """Ends every stream after some messages, with the reason as a message before."""
 
-    async def Connect(self, requests, context):  # type: ignore[no-untyped-def, override]  # noqa: N802, ANN001, ANN201
+    async def Connect(self, requests, context):  # type: ignore[no-untyped-def, override]  # noqa: N802
         count = 0
         async for _ in requests:
             count += 1
@@ -196,7 +196,7 @@ class Refusing(SessionServiceServicer):
 async def test_daemon_that_writes_while_its_stream_ends_learns_the_servers_reason() -> None:
     """grpc puts `Internal error from Core` in the place of the status when a write fails first."""
     server = aio.server()
-    add_SessionServiceServicer_to_server(Refusing(), server)  # type: ignore[no-untyped-call]
+    add_SessionServiceServicer_to_server(Refusing(), server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     chunk = sessions_pb2.OutputChunk(data=b"x" * 30_000)

@@ -1,8 +1,8 @@
 """The process in which the daemon reads NVML: a request a line in, a reading out, until its input ends.
 
-A request is the JSON list of the daemon's processes. An answer is a line of JSON and, after it, as many bytes
-of a GpuStatus as the line says. It must not know who reads them. A driver that hangs holds this process for at
-most `ALARM_SECONDS`: the kernel ends it then, also when the daemon has gone meanwhile.
+A request is the JSON list of the daemon's processes. An answer is a line of JSON and, after it, as many
+bytes of a GpuStatus as the line says. It must not know who reads them. A driver that hangs holds this process
+for at most `ALARM_SECONDS`: the kernel ends it then, also when the daemon has gone meanwhile.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Owns the question which NVIDIA Container Toolkit is installed. It must not know NVML.
 
-The answer needs a program to be run, so it is asked at the start and once an hour, never for a sample. A program
-that is missing costs nothing to look for, and is looked for each minute.
+The answer needs a program to be run, so it is asked at the start and once an hour, never for a sample. A
+program that is missing costs nothing to look for, and is looked for each minute.
 """
 
 from __future__ import annotations

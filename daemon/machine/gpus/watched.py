@@ -1,7 +1,7 @@
 """The gpus port through a process of its own: a driver that hangs or crashes must not harm the daemon.
 
-Each reading has a deadline. A process that does not answer in time, or that ends, is replaced, later and later
-while that goes on. It must not know NVML.
+Each reading has a deadline. A process that does not answer in time, or that ends, is replaced, later and
+later while that goes on. It must not know NVML.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from daemon.machine.gpus.processes import OwnPids, no_others
 
 logger = logging.getLogger(__name__)
 
-# The first reading of a process initializes the driver, which takes seconds where nothing else keeps it loaded.
+# The first reading of a process initializes the driver, which takes seconds where nothing keeps it loaded.
 FIRST_SECONDS = 30.0
 NEXT_SECONDS = 15.0
 # How soon a library that is missing, or that does not fit the driver, is looked for again.
@@ -151,7 +151,7 @@ class WatchedGpus:
                 self._reap()
 
     def _reap(self) -> None:
-        """Forgets the processes that have ended. One inside the kernel no signal ends: it is not waited for."""
+        """Forgets the processes that have ended. One inside the kernel is not waited for: no signal ends it."""
         self._ended = [child for child in self._ended if not child.has_ended()]
 
 
@@ -163,7 +163,9 @@ class _Child:
         pipe = subprocess.PIPE
         try:
             # In a session of its own, so that Ctrl-C at the daemon's terminal is the daemon's alone.
-            self._process = subprocess.Popen(_COMMAND, stdin=pipe, stdout=pipe, bufsize=0, start_new_session=True)
+            self._process = subprocess.Popen(
+                _COMMAND, stdin=pipe, stdout=pipe, bufsize=0, start_new_session=True
+            )
         except OSError as error:
             raise _BrokenError(f"no process can be started: {error.strerror}") from None
         self._woken, self._wake = os.pipe()

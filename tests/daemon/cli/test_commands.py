@@ -135,10 +135,14 @@ def test_text_from_renters_cannot_control_the_terminal() -> None:
 
 def test_status_shows_the_servers_refusal_and_what_is_not_offered() -> None:
     refusal = {"text": "no such key (INVALID_CREDENTIAL)", "seconds_ago": 7.2, "key_refused_seconds": 185.0}
-    not_offered = [{"engine": "attached", "model": f"m{at}", "reason": "It answers no chat."} for at in range(12)]
+    not_offered = [
+        {"engine": "attached", "model": f"m{at}", "reason": "It answers no chat."} for at in range(12)
+    ]
     found = dict(status.troubles({"last_refusal": refusal, "not_offered": not_offered}))
     assert found["refused"] == "7 s ago the server ended the session: no such key (INVALID_CREDENTIAL)"
-    assert found["key"].startswith("the server has not known the key for 3 min 05 s; it is tried again for a day")
+    assert found["key"].startswith(
+        "the server has not known the key for 3 min 05 s; it is tried again for a day"
+    )
     assert found["not offered"] == "and 2 more"
     assert list(status.troubles({"last_refusal": None, "not_offered": []})) == []
 

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from daemon.config.identity import Identity, IdentityError, identity_path, load, note_accepted, save, was_accepted
+from daemon.config.identity import (
+    Identity,
+    IdentityError,
+    identity_path,
+    load,
+    note_accepted,
+    save,
+    was_accepted,
+)
 
 IDENTITY = Identity(42, "dcp-provider-secret", "127.0.0.1:50051")
 

@@ -41,7 +41,12 @@ def main() -> None:
         script.write_text(stage + "\n")
         gpus = gpus or NvmlGpus()
         status = MessageToDict(gpus.read(), preserving_proto_field_name=True)
-        line = {"status": status, "name": "none" if gpus.reason else "nvml", "reason": gpus.reason, "warnings": counter.count}
+        line = {
+            "status": status,
+            "name": "none" if gpus.reason else "nvml",
+            "reason": gpus.reason,
+            "warnings": counter.count,
+        }
         sys.stdout.write(json.dumps(line) + "\n")
     if gpus is not None:
         gpus.close()
