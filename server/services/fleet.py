@@ -166,7 +166,8 @@ class Fleet:
         """The session that another process must not take over if it has runs; None: it may.
 
         One take-over is a restart on a machine that lost power, or the move to another machine. A second
-        soon after it is two machines with one key, and each would end the other's runs. Notes it.
+        soon after it is two machines with one key, and each would end the other's runs. Notes it. The other
+        process may try again: it is the same machine once more if the present session falls silent.
         """
         present = self._present.get(provider_id)
         if present is None or present.boot_id == boot_id or not self._took_over_lately(provider_id, now_ms):

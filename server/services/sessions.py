@@ -197,9 +197,12 @@ class Session:
         shared = self._shared
         present = shared.fleet.must_wait_for(self.provider_id, hello.boot_id, ms(shared.clock))
         if present is not None and await self._run(lambda: _has_runs(self.provider_id)):
-            log.warning("refused a second daemon with one key: the first has runs %s", self._who())
-            self.push(Superseded(present.session_epoch))
-            return
+            raise DomainError(
+                Reason.SESSION_SUPERSEDED,
+                f"another daemon with this key has session {present.session_epoch} and runs jobs, and the two "
+                "have taken the session from each other; stop one of them, or register its machine as a "
+                "provider of its own",
+            )
         epoch, kept, known, own_terms = await self._run(lambda: self._record_hello(hello))
         self._presence = Presence(
             self.provider_id,

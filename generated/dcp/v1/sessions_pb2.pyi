@@ -267,7 +267,7 @@ class ServerMessage(_message.Message):
 
     @_builtins.property
     def superseded(self) -> Global___Superseded:
-        """Another session of the same provider has precedence: end, and do not reconnect without being started again."""
+        """A newer session of the same provider exists: end, and do not reconnect without being started again."""
 
     @_builtins.property
     def settings_update(self) -> _terms_pb2.ProviderSettings:
@@ -1112,15 +1112,13 @@ Global___SessionRefusal: _TypeAlias = SessionRefusal  # noqa: Y015
 
 @_typing.final
 class Superseded(_message.Message):
-    """Another session of the same provider has precedence over this one: a newer one, or one with runs if two
-    processes of the provider took the session from each other a moment ago.
-    """
+    """A newer session of the same provider replaced this one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BY_SESSION_EPOCH_FIELD_NUMBER: _builtins.int
     by_session_epoch: _builtins.int
-    """The epoch of the other session."""
+    """The epoch of the newer session."""
     def __init__(
         self,
         *,

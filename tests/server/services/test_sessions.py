@@ -34,7 +34,7 @@ from server.services.stream_outbox import Outbox
 from server.store import leases
 from server.store.models import Lease, Provider
 from tests.support.databases import execute
-from tests.support.running_server import HANG_SECONDS, MODEL, Market, Party, Refusal, refusal
+from tests.support.running_server import HANG_SECONDS, MODEL, Market, Party, Refusal, read_refusal, refusal
 
 KEEP = sessions_pb2.LEASE_ACTION_KEEP
 STOP = sessions_pb2.LEASE_ACTION_STOP_AND_DISCARD
@@ -762,7 +762,10 @@ async def newcomer(market: Market, provider: Party, boot_id: str) -> str:
     """Another process with the provider's key; returns the server's answer."""
     daemon = market.connect(provider)
     await daemon.say(hello=sessions_pb2.Hello(boot_id=boot_id, protocol_version=1, slots=1))
-    answer = await daemon.hear()
+    try:
+        answer = await daemon.hear()
+    except grpc.aio.AioRpcError as error:
+        return read_refusal(error).reason
     assert answer is not None
     return str(answer.WhichOneof("kind"))
 
@@ -775,7 +778,7 @@ async def test_session_with_a_run_is_kept_against_a_daemon_that_it_took_over_fro
     job, lease = await market.running_job(renter, provider, clone, output=b"x")
     # The machine's service manager starts its daemon again, each time as a new process.
     for number in range(3):
-        assert await newcomer(market, provider, f"machine again {number}") == "superseded"
+        assert await newcomer(market, provider, f"machine again {number}") == "SESSION_SUPERSEDED"
     assert await own_hindrances(market, provider) == [jobs_pb2.OBSTACLE_TWO_DAEMONS]
     assert await clone.finished(lease, last_output_seq=1) == ACCEPTED
     assert (await market.job(job)).status == jobs_pb2.JOB_STATE_COMPLETED
