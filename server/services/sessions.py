@@ -199,7 +199,7 @@ class Session:
         if present is not None and await self._run(lambda: _has_runs(self.provider_id)):
             raise DomainError(
                 Reason.SESSION_SUPERSEDED,
-                f"another daemon with this key has session {present.session_epoch} and runs jobs, and the two "
+                f"another daemon with this key has session {present.session_epoch} and runs jobs, and they "
                 "have taken the session from each other; stop one of them, or register its machine as a "
                 "provider of its own",
             )

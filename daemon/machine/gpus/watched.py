@@ -151,7 +151,7 @@ class WatchedGpus:
                 self._reap()
 
     def _reap(self) -> None:
-        """Forgets the processes that have ended. One inside the kernel is not waited for: no signal ends it."""
+        """Forgets the processes that have ended, and waits for none: inside the kernel no signal ends one."""
         self._ended = [child for child in self._ended if not child.has_ended()]
 
 
