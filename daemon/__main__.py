@@ -2,7 +2,7 @@
 
 It owns signals, exit statuses and what is passed from the environment; what the
 commands do is elsewhere. Exit: 0 done, 1 ended by the server or a failed check,
-2 something must be corrected first.
+2 something must be corrected first, 3 another daemon with the same key took over.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from common.files import raise_file_limit
@@ -22,18 +25,19 @@ from daemon.app import Daemon, Options
 from daemon.cli import arguments as command_line
 from daemon.cli import control, doctor, logs, registration, status
 from daemon.cli.findings import Finding, Level
-from daemon.config.config import Config, ConfigError, config_path, load
-from daemon.config.identity import IdentityError, identity_path
+from daemon.config.config import Config, ConfigError, NotThereError, config_path, load
+from daemon.config.identity import IdentityError, identity_path, note_accepted, was_accepted
 from daemon.config.identity import load as load_identity
 from daemon.engines.build import attached_engines, container_engines, model_engine
 from daemon.engines.warm import WarmModels
 from daemon.journal.disk import FileDisk, JournalError, journal_folder
 from daemon.journal.journal import Journal
 from daemon.link import KeyRefusedError, RegistrationError, ServerAddress
-from daemon.machine.gpus.nvml import detect
+from daemon.machine.gpus.watched import detect
 from daemon.machine.health import Health
 from daemon.machine.machine import Machine
 from daemon.protocol.effects import EndReason
+from daemon.runners import Runner
 from daemon.runners.choose import runner_of
 from daemon.runners.process import ProcessRunner
 from daemon.service import unit, update
@@ -44,6 +48,16 @@ from daemon.service.reload import Reloader
 logger = logging.getLogger("daemon")
 
 _SEVERITIES = {Level.OK: logging.DEBUG, Level.WARN: logging.WARNING, Level.FAIL: logging.ERROR}
+# A program that updates certificates takes their file away for some seconds.
+FILE_PATIENCE_SECONDS = 20.0
+FILE_RETRY_SECONDS = 2.0
+# How soon a container engine that does not answer at the start is looked for again.
+LOOK_SECONDS = 5.0
+# Of systemd's TimeoutStopSec: what has not ended by then is ended, whatever hangs.
+STOP_SECONDS = 50.0
+# No restart mends it: two machines with one key would take the session from each other for ever.
+SUPERSEDED_STATUS = 3
+
 _FAULTS = (
     ConfigError,
     IdentityError,
@@ -78,7 +92,7 @@ def _register(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    return asyncio.run(_serve(_configured(arguments), arguments))
+    return asyncio.run(_serve(_configured_soon(arguments), arguments))
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -132,6 +146,19 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 
 
+def _configured_soon(arguments: argparse.Namespace) -> Config:
+    """The configuration; waits for a file that is away for a moment, or no restart would follow."""
+    until = time.monotonic() + FILE_PATIENCE_SECONDS
+    while True:
+        try:
+            return _configured(arguments)
+        except NotThereError as error:
+            if time.monotonic() >= until:
+                raise
+            logger.warning("waiting for a file that is not there: %s", error)
+            time.sleep(FILE_RETRY_SECONDS)
+
+
 def _configured(arguments: argparse.Namespace) -> Config:
     config = load(os.environ, arguments.config)
     logs.set_up(config.log_level, os.environ)
@@ -145,14 +172,16 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
     disk = FileDisk(journal_folder(config.state_dir))
     manager, health = Manager(os.environ), Health()
     warm = WarmModels()
-    runner = await runner_of(
+    choose = partial(
+        runner_of,
         config.containers,
         config.container_socket,
         config.state_dir,
         health.healthy_gpus,
         allow_process_runner=arguments.allow_process_runner,
     )
-    others = [
+    runner = await choose()
+    others: list[Runner] = [
         *container_engines(config, warm, health.healthy_gpus),
         *attached_engines(config),
         *([runner] if runner is not None else []),
@@ -167,15 +196,20 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
         Machine(gpus=gpus, health=health),
         config.rules,
         Options(
-            on_ready=lambda provider_id: _say_ready(config.server, provider_id, manager),
+            on_ready=lambda provider_id: _ready(config, key, provider_id, manager),
             on_sample=warm.sampled,
             runs_plain_processes=isinstance(runner, ProcessRunner),
+            is_key_known=was_accepted(config.state_dir, config.server, key),
         ),
     )
     _drain_on_signals(daemon, manager)
     _reload_on_hangup(daemon, reloader, manager, lambda: load(os.environ, arguments.config))
-    alive = asyncio.create_task(manager.keep_alive())
-    checking = asyncio.create_task(_log_findings(config, arguments.allow_process_runner))
+    beside = [
+        asyncio.create_task(manager.keep_alive()),
+        asyncio.create_task(_log_findings(config, arguments.allow_process_runner)),
+    ]
+    if runner is None and config.containers.images:
+        beside.append(asyncio.create_task(_look_for_containers(choose, daemon, reloader, others)))
     try:
         async with control.serve(config.state_dir, _answers(daemon)):
             manager.notify("READY=1", f"STATUS=connecting to {config.server}")
@@ -186,8 +220,8 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
             f"check DCP_PROVIDER_KEY or {identity_path(config.state_dir)}, or run dcp-daemon register --force"
         ) from None
     finally:
-        alive.cancel()
-        checking.cancel()
+        for task in beside:
+            task.cancel()
     return _exit_status(reason)
 
 
@@ -198,6 +232,23 @@ async def _log_findings(config: Config, allow_process_runner: bool) -> None:
             logger.log(_SEVERITIES[finding.level], "check: %s", finding.text)
     except Exception:
         logger.exception("the checks of this machine failed")
+
+
+async def _look_for_containers(
+    choose: Callable[..., Awaitable[Runner | None]], daemon: Daemon, reloader: Reloader, others: list[Runner]
+) -> None:
+    """Runs containers as soon as their engine, which did not answer at the start, does."""
+    runner = None
+    while runner is None:
+        await asyncio.sleep(LOOK_SECONDS)
+        try:
+            runner = await choose(failure_level=logging.DEBUG)
+            if runner is not None:
+                await runner.sweep()
+        except Exception:
+            logger.exception("the container engine could not be looked for")
+    others.append(runner)
+    reloader.add(daemon, runner)
 
 
 def _check_serves(config: Config, allow_process_runner: bool) -> None:
@@ -217,7 +268,9 @@ def _key(config: Config) -> str:
     return config.provider_key or load_identity(config.state_dir).api_key
 
 
-def _say_ready(server: str, provider_id: int, manager: Manager) -> None:
+def _ready(config: Config, key: str, provider_id: int, manager: Manager) -> None:
+    note_accepted(config.state_dir, config.server, key)
+    server = config.server
     manager.notify(f"STATUS=session with {server} as provider {provider_id}")
     print(f"ready session with {server} as provider {provider_id}", flush=True)
 
@@ -233,10 +286,18 @@ def _drain_on_signals(daemon: Daemon, manager: Manager) -> None:
             # the next start what was not acknowledged.
             os._exit(128 + number)
         manager.notify("STOPPING=1", "STATUS=draining")
+        _end_at_the_latest(STOP_SECONDS, 128 + number)
         daemon.drain()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
+
+
+def _end_at_the_latest(seconds: float, status: int) -> None:
+    """Ends the process after this time: a driver or a disk that hangs would hold its threads for ever."""
+    timer = threading.Timer(seconds, lambda: os._exit(status))
+    timer.daemon = True
+    timer.start()
 
 
 def _reload_on_hangup(
@@ -260,12 +321,12 @@ def _exit_status(reason: EndReason) -> int:
     if reason is EndReason.DRAINED:
         return 0
     logs.report_fault(
-        "dcp-daemon: another daemon with the same key took over; stop one of the two, "
-        "or register each machine as a provider of its own",
+        "dcp-daemon: another daemon with the same key took over, and this one stays down: stop one of the "
+        "two, or register each machine as a provider of its own with dcp-daemon register --force",
         os.environ,
         sys.stderr,
     )
-    return 1
+    return SUPERSEDED_STATUS
 
 
 if __name__ == "__main__":

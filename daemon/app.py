@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 10.0
 SWEEP_SECONDS = 3600.0
+FIRST_SAMPLE_SECONDS = 5.0
 # The first Hello waits at most this long for the first self-tests; an engine that takes longer is offered
 # when it has passed.
 JOIN_SECONDS = 2.0
@@ -54,6 +55,8 @@ class Options:
     """Called with each reading of the GPUs."""
     runs_plain_processes: bool = False
     """Reported to the server: jobs run as plain processes, without isolation."""
+    is_key_known: bool = False
+    """The server has accepted the key before: if it does not know it, it is asked again for a day."""
     artifact_sink: ArtifactSink | None = None
     """Where the files of jobs go; None: to the server."""
     tick_seconds: float = 0.1
@@ -84,7 +87,7 @@ class Daemon:
         self._clock = machine.clock
         self._health = machine.health
         link = Link(server, key)
-        self._line = Line(link, machine.clock, self._heard)
+        self._line = Line(link, machine.clock, self._heard, is_key_known=self._options.is_key_known)
         self._opened_at: float | None = None
         self._readiness: asyncio.Task[None] | None = None
         self._end: fx.EndReason | None = None
@@ -117,11 +120,15 @@ class Daemon:
         loops: list[asyncio.Task[None]] = []
         try:
             await self._recover()
-            await self._sample()
-            await self.refresh()
+            first_sample = asyncio.create_task(_Step(self._sample).take())
+            loops.append(first_sample)
+            # A driver that hangs keeps no session from opening.
+            await asyncio.wait([first_sample], timeout=FIRST_SAMPLE_SECONDS)
+            await _Step(self.refresh).take()
             await self._self_tests.settle(JOIN_SECONDS)
-            loops = [asyncio.create_task(loop) for loop in self._loops()]
-            done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+            running = [asyncio.create_task(loop) for loop in self._loops()]
+            loops += running
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
             assert self._end is not None
@@ -157,7 +164,15 @@ class Daemon:
             opened_at=self._opened_at,
             closed=self._admission.obstacle(),
             now=self._now(),
-        )
+        ) | {"last_refusal": self._last_refusal(), "not_offered": self._admission.not_offered()}
+
+    def _last_refusal(self) -> dict[str, Any] | None:
+        refusal, refused_since = self._line.last_refusal, self._line.key_refused_since
+        if refusal is None:
+            return None
+        since = None if refused_since is None else round(self._now() - refused_since, 1)
+        ago = round(self._now() - refusal.at, 1)
+        return {"text": refusal.text, "seconds_ago": ago, "key_refused_seconds": since}
 
     async def refresh(self) -> None:
         """Looks up what every engine serves now, and reports it to the server when that changed."""
@@ -168,7 +183,11 @@ class Daemon:
 
     def _handle(self, event: ev.Event) -> None:
         for effect in self._session.handle(event, self._now()):
-            self._do(effect)
+            try:
+                self._do(effect)
+            except Exception:
+                # Those that follow must be carried out: among them may be what is to be saved.
+                logger.exception("an effect could not be carried out effect=%s", type(effect).__name__)
         # Whoever waits for room looks again.
         self._moved.set()
         self._moved = asyncio.Event()
@@ -177,7 +196,8 @@ class Daemon:
         if isinstance(event, ev.AttemptFinished):
             engine = self._attempts.runner_of(event.lease)
             if engine is not None:
-                self._self_tests.job_ended(engine, event.result.outcome, event.result.failure_reason)
+                model = self._attempts.model_of(event.lease)
+                self._self_tests.job_ended(engine, event.result.outcome, event.result.failure_reason, model)
         self._handle(event)
         if isinstance(event, ev.AttemptStarted | ev.AttemptFinished):
             # A model became warm, or an engine's self-test was settled by a job.
@@ -273,6 +293,7 @@ class Daemon:
 
     def _opened(self, provider_id: int, session_epoch: int) -> None:
         logger.info("session opened provider_id=%d session_epoch=%d", provider_id, session_epoch)
+        self._line.key_was_accepted()
         self._opened_at = self._now()
         if self._session.update_available:
             newest = self._session.newest_daemon
@@ -291,7 +312,27 @@ class Daemon:
         return self._clock.monotonic()
 
 
+class _Step:
+    """One step of a loop, which is taken again and again: what it raises is logged, and it is tried again."""
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._work = work
+        self._trouble = ""
+
+    async def take(self) -> None:
+        """Takes the step. The same trouble of a step that is taken ten times a second is logged once."""
+        try:
+            await self._work()
+        except Exception as error:
+            if repr(error) != self._trouble:
+                logger.exception("a step failed; it will be tried again step=%s", self._work.__qualname__)
+            self._trouble = repr(error)
+        else:
+            self._trouble = ""
+
+
 async def _every(seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    step = _Step(work)
     while True:
         await asyncio.sleep(seconds)
-        await work()
+        await step.take()

@@ -27,6 +27,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 
+from common.limits import fit
 from daemon.config.config import is_loopback
 from daemon.machine.clock import Clock
 from daemon.protocol.events import Connected, Disconnected, Received, StreamEvent
@@ -46,6 +47,8 @@ UNARY_DEADLINE_SECONDS = 15.0
 FINISH_SECONDS = 2.0
 OUTBOX_MESSAGES = 1024
 PIECE_BYTES = 64 * 1024
+# A server on an empty or an older database, during a repair, knows no key for a while.
+KEY_PATIENCE_SECONDS = 24 * 3600.0
 # Of one step of an upload: a server that is gone is noticed sooner, by its pings.
 STEP_SECONDS = 300.0
 
@@ -66,6 +69,9 @@ _OPTIONS = (
 
 _ABOUT_FIELDS = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.ALREADY_EXISTS)
 
+# The reasons of UNAUTHENTICATED.
+_KEY_REASONS = ("MISSING_CREDENTIAL", "INVALID_CREDENTIAL", "WRONG_ROLE")
+
 T = TypeVar("T")
 _Stream = aio.StreamStreamCall[sessions_pb2.DaemonMessage, sessions_pb2.ServerMessage]
 
@@ -82,6 +88,11 @@ class ServerAddress:
 
 class LinkBrokenError(Exception):
     """The server could not be reached or ended the stream; coming back may help."""
+
+    def __init__(self, text: str, *, is_refusal: bool = False) -> None:
+        """`is_refusal`: the server itself gave the reason."""
+        super().__init__(text)
+        self.is_refusal = is_refusal
 
 
 class KeyRefusedError(Exception):
@@ -109,6 +120,15 @@ class Probe:
     """The server's time of day, to the second; None: unknown."""
     newest_daemon: str = ""
     """The version of the newest daemon; empty: unknown."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why the server ended or refused a stream, in its own words."""
+
+    text: str
+    at: float
+    """When, by the daemon's monotonic clock."""
 
 
 class Stream:
@@ -140,12 +160,17 @@ class Stream:
         Raises KeyRefusedError, and LinkBrokenError for any other end with an error.
         """
         writer = asyncio.create_task(self._write())
+        refusal: sessions_pb2.SessionRefusal | None = None
         try:
             # No wait_for around read: cancelling one cancels the whole stream.
             while isinstance(message := await self._call.read(), sessions_pb2.ServerMessage):
-                on_message(message)
+                if message.HasField("refusal"):
+                    refusal = message.refusal
+                else:
+                    on_message(message)
         except aio.AioRpcError as error:
-            raise _link_error(error) from None
+            # While a write fails, grpc puts an error of its own in the place of the server's status.
+            raise _link_error(error) if refusal is None else _refused(refusal) from None
         except asyncio.CancelledError:
             # grpc reports our own cancelling of the call like that of the task.
             task = asyncio.current_task()
@@ -184,7 +209,11 @@ class Link:
 
         Raises LeaseGoneError, UploadRefusedError, UploadDamagedError and UploadBrokenError.
         """
-        async with _channel(self._server) as channel:
+        try:
+            opened = _channel(self._server)
+        except LinkBrokenError as error:
+            raise UploadBrokenError(str(error)) from None
+        async with opened as channel:
             call = ArtifactServiceStub(channel).UploadArtifact(
                 metadata=(("authorization", f"Bearer {self._key}"),)
             )
@@ -203,8 +232,18 @@ class Link:
 class Line:
     """The stream that the daemon has at present, and when the next is opened."""
 
-    def __init__(self, link: Link, clock: Clock, handle: Callable[[StreamEvent], None]) -> None:
-        """`handle` is called on the event loop with whatever happens on the stream."""
+    def __init__(
+        self,
+        link: Link,
+        clock: Clock,
+        handle: Callable[[StreamEvent], None],
+        *,
+        is_key_known: bool = False,
+    ) -> None:
+        """`handle` is called on the event loop with whatever happens on the stream.
+
+        `is_key_known`: the server has accepted the key before.
+        """
         self._link = link
         self._clock = clock
         self._handle = handle
@@ -212,9 +251,18 @@ class Line:
         self._connect_at = 0.0
         self._may_connect = asyncio.Event()
         self._is_over = False
+        self._is_key_known = is_key_known
+        self.key_refused_since: float | None = None
+        """Since when, by the monotonic clock, the server does not know the key; None: it does."""
+        self._unfit: set[str] = set()
+        self.last_refusal: Refusal | None = None
+        """The server's last refusal since the start."""
 
     async def keep_open(self) -> None:
-        """Connects again and again, when it is time, until `end`. Raises KeyRefusedError."""
+        """Connects again and again, when it is time, until `end`.
+
+        Raises KeyRefusedError for a key that was never accepted, or was not for a day.
+        """
         while not self._is_over:
             await self._connect()
             self._may_connect.clear()
@@ -226,8 +274,15 @@ class Line:
             self._may_connect.set()
 
     def send(self, message: sessions_pb2.DaemonMessage) -> None:
-        """Sends a message on the present stream; without one it is dropped."""
+        """Sends a message on the present stream; without one it is dropped.
+
+        What breaks a limit of the contract is left out first, or the server would end the session for it.
+        """
         if self._stream is not None:
+            faults = fit(message)
+            for path in faults.keys() - self._unfit:
+                logger.warning("left out what the server would refuse field=%s: %s", path, faults[path])
+                self._unfit.add(path)
             self._stream.send(message)
 
     def connect_after(self, seconds: float) -> None:
@@ -241,17 +296,47 @@ class Line:
         self._is_over = True
         self._finish()
 
+    def key_was_accepted(self) -> None:
+        """The server has opened a session with the key."""
+        self._is_key_known, self.key_refused_since = True, None
+
     async def _connect(self) -> None:
+        is_key_refused = was_opened = False
         try:
             async with self._link.open() as stream:
-                self._stream = stream
+                self._stream, was_opened = stream, True
                 self._handle(Connected())
                 await stream.converse(lambda message: self._handle(Received(message)))
         except LinkBrokenError as error:
             logger.warning("lost the server error=%s", error)
+            if error.is_refusal:
+                self._note_refusal(error)
+        except KeyRefusedError as error:
+            self._note_refusal(error)
+            self._bear_refused_key(error)
+            is_key_refused = True
+        except Exception:
+            # A step that nobody expected to fail must not end the daemon, and with it the jobs.
+            logger.exception("the connection to the server failed unexpectedly")
         finally:
             self._stream = None
-        self._handle(Disconnected())
+        if not was_opened:
+            # To the session it is a stream that ended at once, after which it waits.
+            self._handle(Connected())
+        self._handle(Disconnected(is_key_refused))
+
+    def _note_refusal(self, error: Exception) -> None:
+        self.last_refusal = Refusal(str(error), self._clock.monotonic())
+
+    def _bear_refused_key(self, error: KeyRefusedError) -> None:
+        """Returns if it is worth trying again; raises the error otherwise."""
+        now = self._clock.monotonic()
+        since = self.key_refused_since = now if self.key_refused_since is None else self.key_refused_since
+        if not self._is_key_known or now - since >= KEY_PATIENCE_SECONDS:
+            raise error
+        logger.error(
+            "the server does not know the key that it accepted before; trying again for a day error=%s", error
+        )
 
     def _finish(self) -> None:
         if self._stream is not None:
@@ -321,7 +406,11 @@ async def register(
     server: ServerAddress, request: providers_pb2.RegisterProviderRequest
 ) -> providers_pb2.RegisterProviderResponse:
     """Registers a provider. Raises RegistrationError with a text for a person."""
-    async with _channel(server) as channel:
+    try:
+        opened = _channel(server)
+    except LinkBrokenError as error:
+        raise RegistrationError(str(error)) from None
+    async with opened as channel:
         try:
             return await ProviderServiceStub(channel).RegisterProvider(
                 request, timeout=UNARY_DEADLINE_SECONDS
@@ -347,7 +436,11 @@ async def own_provider(
 
 async def probe(server: ServerAddress, timeout_seconds: float = 5.0) -> Probe:
     """Whether a gRPC server answers there, how fast, and what time it is at its place."""
-    async with _channel(server) as channel:
+    try:
+        opened = _channel(server)
+    except LinkBrokenError as error:
+        return Probe(str(error))
+    async with opened as channel:
         # By its bytes, not by its stub: the daemon is installed without grpc's
         # health package. An empty request asks for the server as a whole.
         check = channel.unary_unary(
@@ -379,20 +472,33 @@ def _date(text: str | bytes) -> datetime | None:
 
 
 def _channel(server: ServerAddress) -> aio.Channel:
+    """A channel to the server. Raises LinkBrokenError."""
     options = list(_OPTIONS)
     if is_loopback(server.address):
         # A proxy of the environment has no business on this machine's loopback.
         options.append(("grpc.enable_http_proxy", 0))
     if server.tls_ca is None:
         return aio.insecure_channel(server.address, options=options)
-    credentials = grpc.ssl_channel_credentials(root_certificates=server.tls_ca.read_bytes())
+    try:
+        authorities = server.tls_ca.read_bytes()
+    except OSError as error:
+        # Programs that update certificates remove the file for a moment.
+        text = f"the certificate authorities cannot be read: {server.tls_ca}: {error.strerror}"
+        raise LinkBrokenError(text) from None
+    credentials = grpc.ssl_channel_credentials(root_certificates=authorities)
     return aio.secure_channel(server.address, credentials, options=options)
+
+
+def _refused(refusal: sessions_pb2.SessionRefusal) -> Exception:
+    """The error that the server said before it ended the stream."""
+    text = f"{refusal.message} ({refusal.reason})"
+    return KeyRefusedError(text) if refusal.reason in _KEY_REASONS else LinkBrokenError(text, is_refusal=True)
 
 
 def _link_error(error: aio.AioRpcError) -> Exception:
     if error.code() is grpc.StatusCode.UNAUTHENTICATED:
         return KeyRefusedError(_text(error))
-    return LinkBrokenError(_text(error))
+    return LinkBrokenError(_text(error), is_refusal=bool(_reason(error)))
 
 
 # What grpc says where something else than gRPC answers. The frame types are letters of "HTTP/1.1 400" and

@@ -42,7 +42,7 @@ class NoopEngine(Engine):
         yield "done"
         yield jobs_pb2.Usage(prompt_tokens=1, completion_tokens=1)
 
-    async def self_test(self) -> None:
+    async def self_test(self, model: str = "") -> None:
         """Always passes."""
 
     async def close(self) -> None:

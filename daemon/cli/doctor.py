@@ -22,6 +22,7 @@ from daemon import link
 from daemon.cli import control
 from daemon.cli.findings import Finding, Level
 from daemon.cli.gpu_checks import gpu_findings
+from daemon.cli.status import printable, troubles
 from daemon.config import identity
 from daemon.config.config import Config, is_loopback
 from daemon.config.identity import IdentityError
@@ -49,8 +50,7 @@ async def findings(config: Config, *, allow_process_runner: bool = False) -> Asy
     """Every check's finding, in the order in which to mend them."""
     async for finding in of_machine(config, allow_process_runner=allow_process_runner):
         yield finding
-    yield _running(config)
-    for finding in _unit():
+    for finding in (*_running(config), *_unit()):
         yield finding
 
 
@@ -348,17 +348,22 @@ async def _facts(socket: str) -> EngineFacts:
         await docker.close()
 
 
-def _running(config: Config) -> Finding:
+def _running(config: Config) -> Iterator[Finding]:
     try:
         state = control.ask(config.state_dir, "status")
     except control.NotRunningError:
-        return Finding(Level.OK, f"daemon: none runs yet; start it with {unit.start_command()}")
+        yield Finding(Level.OK, f"daemon: none runs yet; start it with {unit.start_command()}")
+        return
     except PermissionError:
-        return Finding(Level.WARN, "daemon: another user runs it: ask as that user, or as root")
+        yield Finding(Level.WARN, "daemon: another user runs it: ask as that user, or as root")
+        return
     if state.get("version") != daemon_version():
         text = f"daemon: {state.get('version')} runs, {daemon_version()} is installed"
-        return Finding(Level.WARN, f"{text}: restart it")
-    return Finding(Level.OK, f"daemon: runs, process {state.get('pid')}")
+        yield Finding(Level.WARN, f"{text}: restart it")
+    else:
+        yield Finding(Level.OK, f"daemon: runs, process {state.get('pid')}")
+    for name, text in troubles(state):
+        yield Finding(Level.WARN, f"daemon: {name}: {printable(text)}")
 
 
 def _unit() -> Iterator[Finding]:

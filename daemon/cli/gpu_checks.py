@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from dcp.v1 import gpus_pb2
 
 from daemon.cli.findings import Finding, Level
-from daemon.machine.gpus.nvml import detect
+from daemon.machine.gpus.watched import detect
 from daemon.machine.policy import Rules, refusal
 
 

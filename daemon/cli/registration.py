@@ -27,7 +27,7 @@ from daemon.config.encoding import decoded
 from daemon.config.identity import Identity, IdentityError, identity_path, save
 from daemon.machine import durable
 from daemon.machine.gpus.none import os_info
-from daemon.machine.gpus.nvml import detect
+from daemon.machine.gpus.watched import detect
 
 SYSTEM_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")

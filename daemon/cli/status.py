@@ -30,6 +30,7 @@ REFRESH_SECONDS = 1.0
 # The server's figures change with each job that ends, not with each second.
 ASK_SERVER_SECONDS = 15.0
 SERVER_PATIENCE_SECONDS = 5.0
+MAX_NOT_OFFERED = 10
 
 
 def run(config: Config, *, once: bool, as_json: bool, console: Console | None = None) -> int:
@@ -136,9 +137,26 @@ def _session(daemon: dict[str, Any]) -> Table:
         table.add_row("no jobs", Text(daemon["takes_no_jobs"], style="yellow"))
     if daemon["update"]["available"]:
         table.add_row("update", Text(f"{daemon['update']['newest']}: dcp-daemon update", style="yellow"))
+    for name, text in troubles(daemon):
+        table.add_row(name, Text(printable(text), style="yellow"))
     models = (model["name"] + (" (warm)" if model["warm"] else "") for model in daemon["models"])
     table.add_row("models", Text(", ".join(models)))
     return table
+
+
+def troubles(daemon: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The server's last refusal and what is not offered, as a running daemon says it: a word, a text."""
+    if refusal := daemon.get("last_refusal"):
+        yield "refused", f"{span(refusal['seconds_ago'])} ago the server ended the session: {refusal['text']}"
+        if (seconds := refusal["key_refused_seconds"]) is not None:
+            text = f"the server has not known the key for {span(seconds)}; it is tried again for a day"
+            yield "key", f"{text}: check that the server is as it should be"
+    not_offered = daemon.get("not_offered", [])
+    for entry in not_offered[:MAX_NOT_OFFERED]:
+        what = entry["model"] or entry["engine"]
+        yield "not offered", f"{what}: {entry['reason']}"
+    if len(not_offered) > MAX_NOT_OFFERED:
+        yield "not offered", f"and {len(not_offered) - MAX_NOT_OFFERED} more"
 
 
 def _jobs(jobs: list[dict[str, Any]]) -> RenderableType:

@@ -22,6 +22,7 @@ from dcp.settings import SETTINGS
 
 from common.nearest import did_you_mean
 from daemon.config import engine_settings as config_engine
+from daemon.config.characters import clean
 from daemon.config.engine_settings import ModelFile as ModelFile
 from daemon.config.engine_settings import Variable as Variable
 from daemon.config.file import ConfigError as ConfigError
@@ -131,6 +132,9 @@ VARIABLES = (
 )
 
 
+_NAMES = frozenset(variable.name for variable in VARIABLES)
+
+
 @dataclass(frozen=True)
 class Config:
     """Everything that is configured from outside."""
@@ -183,8 +187,12 @@ class Config:
 
 def config_path(environ: Mapping[str, str], flag: str | None = None) -> Path:
     """The file of settings: what `--config` says, else DCP_CONFIG, else the usual place."""
-    text = flag or environ.get("DCP_CONFIG") or "~/.config/dcp-daemon/config.toml"
+    text = flag or clean("DCP_CONFIG", environ.get("DCP_CONFIG", "")) or "~/.config/dcp-daemon/config.toml"
     return _path(text, environ)
+
+
+class NotThereError(ConfigError):
+    """A file that a setting names is not there, perhaps only for a moment: programs replace such files."""
 
 
 def load(environ: Mapping[str, str], flag: str | None = None, *, must_exist: bool = True) -> Config:
@@ -203,18 +211,28 @@ def from_env(environ: Mapping[str, str], file: ConfigFile | None = None) -> Conf
 
     Only of DCP_MODELS it means: none, not the bundled one either. Raises ConfigError.
     """
-    own = {name: text for name, text in environ.items() if name.startswith("DCP_") and _is_set(name, text)}
+    own = _cleaned({name: text for name, text in environ.items() if name.startswith("DCP_")})
     if file is None:
         return _config(own, environ)
-    settings = {name: text for name, text in file.settings.items() if _is_set(name, text)} | own
     try:
-        config = _config(settings, environ, file.models if "DCP_MODELS" not in own else None)
+        settings = _cleaned(file.settings) | own
+        models = None if file.models is None else _cleaned_table("DCP_MODELS", file.models)
+        config = _config(settings, environ, models if "DCP_MODELS" not in own else None)
+        aliases = tuple(_cleaned_table("DCP_ALIASES", file.aliases).items())
     except ConfigError as error:
         wrong = [name for name in file.settings if name not in own and name in str(error)]
         where = f" ({file.path}: {', '.join(key_of(name) for name in wrong)})" if wrong else ""
         raise ConfigError(f"{error}{where}") from None
-    aliases = config.aliases if "DCP_ALIASES" in own else tuple(file.aliases.items())
-    return replace(config, aliases=aliases, path=file.path)
+    return replace(config, aliases=config.aliases if "DCP_ALIASES" in own else aliases, path=file.path)
+
+
+def _cleaned(settings: Mapping[str, str]) -> dict[str, str]:
+    cleaned = ((name, clean(name, text)) for name, text in settings.items() if name in _NAMES)
+    return {name: text for name, text in cleaned if _is_set(name, text)}
+
+
+def _cleaned_table(name: str, table: Mapping[str, str]) -> dict[str, str]:
+    return {clean(name, key): clean(name, text) for key, text in table.items()}
 
 
 def _is_set(name: str, text: str) -> bool:
@@ -384,7 +402,7 @@ def _tls_ca(text: str | None) -> Path | None:
         return None
     path = Path(text).absolute()
     if not path.is_file() or not os.access(path, os.R_OK):
-        raise ConfigError(f"DCP_TLS_CA names {path}, which is not a file that can be read")
+        raise NotThereError(f"DCP_TLS_CA names {path}, which is not a file that can be read")
     try:
         ssl.create_default_context(cafile=path)
     except ssl.SSLError:

@@ -4,17 +4,21 @@ The key is a password. The file is readable by its owner only, appears whole or
 not at all, and is not read when others could have read it too.
 """
 
+import contextlib
+import hashlib
 import json
 import os
 import stat
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from daemon.config.characters import described, fault_at
 from daemon.config.encoding import EncodingError, decoded
 from daemon.foreign import documents
 from daemon.machine import durable
 
 _FILE_NAME = "identity.json"
+_ACCEPTED_NAME = "accepted-key"
 
 
 class IdentityError(Exception):
@@ -41,7 +45,7 @@ def load(state_dir: Path) -> Identity:
     try:
         with path.open("rb") as file:
             _check_private(path, os.fstat(file.fileno()))
-            return _parse(decoded(file.read()))
+            identity = _parse(decoded(file.read()))
     except FileNotFoundError:
         raise IdentityError(
             f"this machine is not registered ({path} does not exist): run dcp-daemon register, "
@@ -51,8 +55,11 @@ def load(state_dir: Path) -> Identity:
         raise IdentityError(f"{path} cannot be read: {error.strerror}") from None
     except EncodingError as error:
         raise IdentityError(f"{path} {error}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise IdentityError(f"{path} is damaged: run dcp-daemon register --force") from None
+    if (at := fault_at(identity.api_key, is_word=True)) is not None:
+        raise IdentityError(f"{path}: the key has {described(identity.api_key, at)}; remove it")
+    return identity
 
 
 def _check_private(path: Path, status: os.stat_result) -> None:
@@ -62,10 +69,30 @@ def _check_private(path: Path, status: os.stat_result) -> None:
 
 def _parse(text: str) -> Identity:
     document = documents.parse_object(text)
-    identity = Identity(int(document["provider_id"]), document["api_key"], document["server"])
-    if not isinstance(identity.api_key, str) or not identity.api_key:
+    key = document["api_key"].strip()
+    if not key:
         raise ValueError("no key")
-    return identity
+    return Identity(int(document["provider_id"]), key, document["server"])
+
+
+def note_accepted(state_dir: Path, server: str, key: str) -> None:
+    """Stores that the server has accepted the key; a folder that cannot be written changes nothing."""
+    text = _accepted(server, key)
+    with contextlib.suppress(OSError):
+        if not was_accepted(state_dir, server, key):
+            durable.replace(state_dir / _ACCEPTED_NAME, text, mode=0o600)
+
+
+def was_accepted(state_dir: Path, server: str, key: str) -> bool:
+    """Whether a daemon of this machine has had a session with this server and this key."""
+    try:
+        return (state_dir / _ACCEPTED_NAME).read_text(encoding="utf-8") == _accepted(server, key)
+    except (OSError, ValueError):
+        return False
+
+
+def _accepted(server: str, key: str) -> str:
+    return hashlib.sha256(f"{server}\0{key}".encode()).hexdigest()
 
 
 def save(state_dir: Path, identity: Identity) -> Path:

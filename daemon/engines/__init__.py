@@ -33,7 +33,7 @@ class Engine(Runner, Protocol):
     name: str = "engine"
     """What its self-test is called."""
     self_test_seconds: float = 300.0
-    """How long a self-test may take; it loads a model."""
+    """How long the self-test of a model may take; it may load it."""
 
     def job_types(self) -> Sequence[jobs_pb2.JobType.ValueType]:
         """Only inference."""
@@ -58,26 +58,32 @@ class Engine(Runner, Protocol):
         """The answer."""
         return self.generate(offer)
 
-    async def self_test(self) -> None:
-        """Each model that writes text answers a prompt with a few tokens. Raises EngineError."""
-        for model in self.models():
-            if LLM_INFERENCE not in (model.job_types or (LLM_INFERENCE,)):
-                continue
-            params = jobs_pb2.JobParams(
-                model=model.name, prompt="Say hello.", max_tokens=SELF_TEST_TOKENS, temperature=0
-            )
-            offer = sessions_pb2.JobOffer(lease=sessions_pb2.Lease(job_id="self-test"), params=params)
-            await self.prepare(offer)
-            usage = jobs_pb2.Usage()
-            try:
-                async with aclosing(self.generate(offer)) as pieces:
-                    async for piece in pieces:
-                        usage = piece if isinstance(piece, jobs_pb2.Usage) else usage
-            except EngineError as error:
-                if error.reason != jobs_pb2.FAILURE_REASON_NO_ANSWER:
-                    raise
-                continue  # it works: a model that thinks first needs more tokens for a text
-            if not usage.completion_tokens:
-                raise EngineError(
-                    jobs_pb2.FAILURE_REASON_ENGINE_FAILED, f"The model {model.name} answered nothing."
-                )
+    async def self_test(self, model: str = "") -> None:
+        """A model that writes text answers a prompt with a few tokens. Raises EngineError."""
+        served = next((served for served in self.models() if served.name == model), None)
+        if served is None or LLM_INFERENCE not in (served.job_types or (LLM_INFERENCE,)):
+            return
+        params = jobs_pb2.JobParams(
+            model=model, prompt="Say hello.", max_tokens=SELF_TEST_TOKENS, temperature=0
+        )
+        offer = sessions_pb2.JobOffer(lease=sessions_pb2.Lease(job_id="self-test"), params=params)
+        try:
+            usage = await self._tested(offer)
+        except EngineError as error:
+            if error.reason == jobs_pb2.FAILURE_REASON_NO_ANSWER:
+                return  # it works: a model that thinks first needs more tokens for a text
+            if error.reason != jobs_pb2.FAILURE_REASON_BAD_PARAMS:
+                raise
+            # There is nothing wrong with the prompt: it is no model for chats, as those that make embeddings.
+            text = f"The model {model} does not answer chat requests."
+            raise EngineError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, text) from None
+        if not usage.completion_tokens:
+            raise EngineError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, f"The model {model} answered nothing.")
+
+    async def _tested(self, offer: sessions_pb2.JobOffer) -> jobs_pb2.Usage:
+        usage = jobs_pb2.Usage()
+        await self.prepare(offer)
+        async with aclosing(self.generate(offer)) as pieces:
+            async for piece in pieces:
+                usage = piece if isinstance(piece, jobs_pb2.Usage) else usage
+        return usage

@@ -112,13 +112,17 @@ class AttachedEngine(Engine):
             logger.warning("the attached model server cannot be used: it %s", problem)
         self._problem = problem
 
-    async def self_test(self) -> None:
-        """The server answers, and each model that writes text does. Raises EngineError."""
+    async def self_test(self, model: str = "") -> None:
+        """The server answers, and the model does if it writes text. Raises EngineError."""
         await self.refresh()
         if not self._models:
             text = f"The attached model server {self._problem or 'lists no model that can be offered'}."
             raise EngineError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, text)
-        await super().self_test()
+        await super().self_test(model)
+
+    def has_loaded(self, model: str) -> bool:
+        """Whether it is the only one: which of several a server holds in memory, the API does not say."""
+        return list(self._models) == [model]
 
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
         """Checks the parameters and that the model is there. Raises EngineError."""

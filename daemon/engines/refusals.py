@@ -30,6 +30,7 @@ class Fault(Enum):
     """What an error says about a job, or about its provider."""
 
     PROMPT_TOO_LONG = "prompt too long"
+    NO_CHAT = "no chat"
     PROVIDER = "provider"
 
 
@@ -59,11 +60,16 @@ TEXTS: tuple[tuple[Fault, re.Pattern[str]], ...] = (
         ),
     ),
     (
+        Fault.NO_CHAT,
+        _words(
+            r"does not support (chat|generate|completion)",  # Ollama: an embedding model
+            r"not a chat model",  # OpenAI
+        ),
+    ),
+    (
         Fault.PROVIDER,
         _words(
             r"chat[_ ]template",  # vLLM, transformers: a model without one
-            r"does not support (chat|generate|completion)",  # Ollama: an embedding model
-            r"not a chat model",  # OpenAI
             r"no models? (is |are )?loaded",  # LM Studio
             r"model.{0,300}(not found|does not exist|is not loaded|is not available)",  # vLLM, Ollama
             r"model_not_found",  # OpenAI's code
@@ -127,6 +133,9 @@ def refusal(error: ServerError, context_tokens: int) -> EngineError:
     """The end of a job that the model server refused; `context_tokens` 0: not known."""
     if error.fault is Fault.PROMPT_TOO_LONG:
         return prompt_too_long(context_tokens)
+    if error.fault is Fault.NO_CHAT:
+        text = "The provider's model does not answer chat requests."
+        return EngineError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, text)
     is_bad_request = 400 <= error.status < 500 and error.status not in (*_UNUSABLE, *BUSY)
     if is_bad_request and error.fault is not Fault.PROVIDER:
         return bad_params("The model server refused the job's params.")

@@ -160,6 +160,10 @@ def _fault(risen: Collection[str], now: gpus_pb2.GpuDevice) -> _Fault:
     return gpus_pb2.GPU_FAULT_ROW_REMAP if now.row_remap_failed else gpus_pb2.GPU_FAULT_UNSPECIFIED
 
 
+def _both_count_ecc(before: gpus_pb2.GpuDevice, now: gpus_pb2.GpuDevice) -> bool:
+    return before.HasField("ecc_volatile_uncorrected") and now.HasField("ecc_volatile_uncorrected")
+
+
 def _key(device: gpus_pb2.GpuDevice) -> str:
     # If the driver reports no UUID, only the GPU's index identifies it.
     return device.uuid or f"index {device.index}"

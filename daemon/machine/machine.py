@@ -48,6 +48,7 @@ class GpuSampler:
         self._clock = clock
         self._newest: gpus_pb2.GpuStatus | None = None
         self._read_at = 0.0
+        self._reason = ""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gpus")
 
     @property
@@ -64,9 +65,15 @@ class GpuSampler:
             logger.exception("the GPUs could not be read")
             return None
         self._newest, self._read_at = status, self._clock.monotonic()
+        if self._gpus.reason != self._reason:
+            self._reason = self._gpus.reason
+            if self._reason:
+                logger.warning("no GPU telemetry reason=%r", self._reason)
+            else:
+                logger.warning("the GPUs are read again")
         return status
 
     def close(self) -> None:
         """Gives the GPUs back, without waiting for a driver that hangs."""
-        self._thread.submit(self._gpus.close)
-        self._thread.shutdown(wait=False)
+        self._gpus.close()
+        self._thread.shutdown(wait=False, cancel_futures=True)

@@ -61,6 +61,9 @@ class Connected:
 class Disconnected:
     """The stream ended, or could not be opened."""
 
+    is_key_refused: bool = False
+    """The server does not know the key."""
+
 
 @dataclass(frozen=True)
 class Received:

@@ -30,6 +30,7 @@ from typing import Any
 from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2, terms_pb2
 from google.protobuf.duration_pb2 import Duration
 
+from daemon.protocol.backoff import Backoff
 from daemon.protocol.effects import Effect, EndReason, EndSession, Opened, ReconnectAfter, Send
 from daemon.protocol.events import (
     AttemptFinished,
@@ -58,7 +59,6 @@ logger = logging.getLogger(__name__)
 
 PROTOCOL_VERSION = 1
 RESEND_INTERVALS = 3
-MAX_BACKOFF_SECONDS = 60.0
 DRAIN_SECONDS = 30.0
 FAREWELL_SECONDS = 5.0
 
@@ -110,7 +110,7 @@ class DaemonSession:
         self._gpu_status: gpus_pb2.GpuStatus | None = None
         self._gpu_status_is_new = False
         self._leases = HeldLeases()
-        self._failures = 0
+        self._backoff = Backoff(rng)
         self._drain_until: float | None = None
         self._heartbeats = Heartbeats(rng)
 
@@ -143,8 +143,8 @@ class DaemonSession:
         match event:
             case Connected():
                 return self._greet(now)
-            case Disconnected():
-                return self._come_back()
+            case Disconnected(is_key_refused):
+                return self._come_back(is_key_refused)
             case Received(message):
                 return self._received(message, now)
             case Tick():
@@ -179,11 +179,11 @@ class DaemonSession:
         self._gpu_status_is_new = False
         return [Send(sessions_pb2.DaemonMessage(hello=self._hello()))]
 
-    def _come_back(self) -> list[Effect]:
-        """Connects again with full jitter, if there was a stream."""
+    def _come_back(self, is_key_refused: bool) -> list[Effect]:
+        """Connects again with full jitter, if there was a stream; much later if the key is not known."""
         if self.link not in (LinkState.GREETING, LinkState.OPEN):
             return []
-        return self._disconnect(self._backoff_seconds())
+        return self._disconnect(self._backoff.key_seconds() if is_key_refused else self._backoff.seconds())
 
     def _received(self, message: sessions_pb2.ServerMessage, now: float) -> list[Effect]:
         kind = message.WhichOneof("kind")
@@ -200,7 +200,7 @@ class DaemonSession:
         effects: list[Effect] = []
         if self.link in (LinkState.GREETING, LinkState.OPEN) and self._heartbeats.is_silent(now):
             logger.warning("the server is silent; connecting again %s", self._where())
-            effects += self._disconnect(self._backoff_seconds())
+            effects += self._disconnect(self._backoff.seconds())
         if self.link is LinkState.OPEN:
             effects += self._heartbeat(now)
             self._leases.rewind_stalled(RESEND_INTERVALS * self._heartbeats.interval_seconds, now)
@@ -217,7 +217,7 @@ class DaemonSession:
 
     def _on_welcome(self, welcome: sessions_pb2.Welcome, now: float) -> list[Effect]:
         self.link = LinkState.OPEN
-        self._failures = 0
+        self._backoff.key_accepted()
         self.provider_id, self.session_epoch = welcome.provider_id, welcome.session_epoch
         self.settings = welcome.settings
         self.newest_daemon, self.update_available = welcome.newest_daemon, welcome.update_available
@@ -233,6 +233,7 @@ class DaemonSession:
     def _on_heartbeat_ack(self, ack: sessions_pb2.HeartbeatAck, now: float) -> list[Effect]:
         # The server renewed the leases that the heartbeat listed after it left,
         # so counting from its departure errs on the safe side.
+        self._backoff.lasted()
         if (answered := self._heartbeats.answered(ack.sequence)) is not None:
             self._leases.renew(*answered)
         return []
@@ -362,11 +363,6 @@ class DaemonSession:
     def _disconnect(self, delay: float) -> list[Effect]:
         self.link = LinkState.OFFLINE
         return [*self._leases.pause(), ReconnectAfter(delay)]
-
-    def _backoff_seconds(self) -> float:
-        ceiling = min(MAX_BACKOFF_SECONDS, 2.0**self._failures)
-        self._failures = min(self._failures + 1, 10)
-        return self._rng.uniform(0.0, ceiling)
 
     def _if_open(self, effects: list[Effect]) -> list[Effect]:
         """The effects, without messages where there is no welcome to say anything."""

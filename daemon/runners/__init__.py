@@ -76,7 +76,7 @@ class Runner(Protocol):
     name: str = "runner"
     """What its self-test is called."""
     self_test_seconds: float = 60.0
-    """How long a self-test may take."""
+    """How long a self-test may take, of each model."""
 
     @property
     def slots(self) -> int:
@@ -110,9 +110,16 @@ class Runner(Protocol):
         """
         ...
 
-    async def self_test(self) -> None:
-        """Proves that it works, by the smallest job that there is. Raises RunnerError with what is wrong."""
+    async def self_test(self, model: str = "") -> None:
+        """Proves that it works, by the smallest job that there is. Raises RunnerError with what is wrong.
+
+        `model`: the one of its models that is to be tested; empty where it has none.
+        """
         return
+
+    def has_loaded(self, model: str) -> bool:
+        """Whether a test of the model would load nothing; False also where that is not known."""
+        return any(served.name == model and served.warm for served in self.models())
 
     def gpus(self, lease: sessions_pb2.Lease) -> Collection[str] | None:
         """The UUIDs of the GPUs that a run is on; None: it may be on any of the machine's."""

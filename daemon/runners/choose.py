@@ -40,10 +40,12 @@ async def runner_of(
     healthy_gpus: Callable[[], Sequence[str]],
     *,
     allow_process_runner: bool = False,
+    failure_level: int = logging.ERROR,
 ) -> Runner | None:
     """The container runner, where images are allowed and the engine answers.
 
-    Where none are allowed: the process runner, if the owner said so, or none.
+    Where none are allowed: the process runner, if the owner said so, or none. `failure_level`: how it is
+    logged that the engine cannot be used.
     """
     folder = state_dir / "artifacts"
     if not settings.images:
@@ -58,11 +60,16 @@ async def runner_of(
     try:
         facts = await docker.facts()
     except (DockerUnavailableError, DockerRefusedError) as error:
-        logger.error("no containers are run: the engine does not answer socket=%s error=%s", socket, error)
+        logger.log(
+            failure_level,
+            "no containers are run: the engine does not answer socket=%s error=%s",
+            socket,
+            error,
+        )
         await docker.close()
         return None
     if why := problem(facts):
-        logger.error("no containers are run: %s", why)
+        logger.log(failure_level, "no containers are run: %s", why)
         await docker.close()
         return None
     owner = owner_of(state_dir)

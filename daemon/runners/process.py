@@ -55,7 +55,7 @@ class ProcessRunner(Runner):
         """Whatever is a command."""
         return COMMAND_JOB_TYPES
 
-    async def self_test(self) -> None:
+    async def self_test(self, model: str = "") -> None:
         """A test command starts as a job's does, and ends with 0. Raises RunnerError."""
         folder = self._folder / _SELF_TEST
         try:

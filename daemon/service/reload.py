@@ -46,6 +46,11 @@ class Reloader:
         """One for each model, and the others."""
         return [*self._engines.values(), *self._others]
 
+    def add(self, daemon: Reconfigurable, engine: Runner) -> None:
+        """Serves with one more engine, which was not there at the start."""
+        self._others.append(engine)
+        daemon.reconfigure(self.engines, self._config.rules)
+
     def reload(self, daemon: Reconfigurable, load: Callable[[], Config]) -> None:
         """Reads the settings again. Unusable settings change nothing and are reported in the log."""
         try:

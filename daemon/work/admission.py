@@ -15,7 +15,11 @@ from daemon.machine.machine import GpuSampler
 from daemon.machine.policy import Rules, refusal, rules_of, stricter
 from daemon.protocol.events import Capacity
 from daemon.work.roster import Roster
-from daemon.work.selftest import SelfTests
+from daemon.work.selftest import SelfTests, job_types_of
+
+# The server's limits, in protos/dcp/v1/sessions.proto. Engines that keep them may exceed them together.
+MAX_MODELS = 200
+MAX_SLOTS = 1000
 
 
 class Admission:
@@ -40,6 +44,7 @@ class Admission:
         self._health = health
         self._roster = roster
         self._self_tests = self_tests
+        self._left_out: list[str] = []
 
     def obstacle(self, offer: sessions_pb2.JobOffer | None = None) -> str:
         """Why the rules refuse this offer, or every offer; empty when they do not."""
@@ -65,10 +70,23 @@ class Admission:
     def capacity(self) -> Capacity:
         """What passed its self-test, on healthy GPUs; no slots while the rules refuse every job."""
         passed = self._self_tests.passed
-        slots = self._health.slots(sum(engine.slots for engine in passed))
+        slots = min(self._health.slots(sum(engine.slots for engine in passed)), MAX_SLOTS)
+        models: list[sessions_pb2.ServedModel] = []
+        kinds: list[jobs_pb2.JobType.ValueType] = []
+        for engine in passed:
+            served = self._self_tests.passed_models(engine)
+            models += served
+            kinds += job_types_of(served) or engine.job_types()
+        self._left_out = [model.name for model in models[MAX_MODELS:]]
         return Capacity(
             slots=0 if self.obstacle() else slots,
-            models=[model for engine in passed for model in engine.models()],
-            job_types=list(dict.fromkeys(kind for engine in passed for kind in engine.job_types())),
+            models=models[:MAX_MODELS],
+            job_types=list(dict.fromkeys(kinds)),
             self_tests=self._self_tests.report(),
         )
+
+    def not_offered(self) -> list[dict[str, str]]:
+        """What is not offered and why, for the owner."""
+        reason = f"The server takes {MAX_MODELS} models of one daemon; name fewer."
+        left_out = [{"engine": "", "model": name, "reason": reason} for name in self._left_out]
+        return [*self._self_tests.not_passed(), *left_out]

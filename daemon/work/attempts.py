@@ -52,6 +52,7 @@ Emit = Callable[[AttemptEvent], None]
 class _Attempt:
     lease: sessions_pb2.Lease
     runner: Runner | None
+    model: str
     task: asyncio.Task[None]
     is_stopping: bool = False
     image_digest: str = ""
@@ -84,7 +85,7 @@ class Attempts:
     def start(self, offer: sessions_pb2.JobOffer) -> None:
         """Begins the offered job."""
         runner = self._runner_for(offer)
-        self._begin(offer.lease, runner, lambda: self._result(offer, runner))
+        self._begin(offer, runner, lambda: self._result(offer, runner))
 
     async def adopt(self, offer: sessions_pb2.JobOffer, written: ResumeOffsets) -> bool:
         """Goes on with what an earlier daemon began and a runner still runs; False: none does."""
@@ -103,6 +104,11 @@ class Attempts:
         """The runner that an attempt is on; None for one that has ended."""
         attempt = self._attempts.get(lease_key(lease))
         return attempt.runner if attempt is not None else None
+
+    def model_of(self, lease: sessions_pb2.Lease) -> str:
+        """The model that an attempt asked for; empty for none, or for an attempt that has ended."""
+        attempt = self._attempts.get(lease_key(lease))
+        return attempt.model if attempt is not None else ""
 
     def is_busy(self, runner: Runner) -> bool:
         """Whether an attempt is on this runner."""
@@ -139,7 +145,7 @@ class Attempts:
             await asyncio.wait(self._killing, timeout=STOP_SECONDS)
 
     def _go_on(self, offer: sessions_pb2.JobOffer, runner: Runner, pieces: Pieces) -> None:
-        self._begin(offer.lease, runner, lambda: self._written(offer, pieces))
+        self._begin(offer, runner, lambda: self._written(offer, pieces))
 
     def _runner_for(self, offer: sessions_pb2.JobOffer) -> Runner | None:
         """The one that takes the offer and has the most free slots."""
@@ -150,11 +156,11 @@ class Attempts:
         return sum(attempt.runner is runner for attempt in self._attempts.values())
 
     def _begin(
-        self, lease: sessions_pb2.Lease, runner: Runner | None, work: Callable[[], Awaitable[Result]]
+        self, offer: sessions_pb2.JobOffer, runner: Runner | None, work: Callable[[], Awaitable[Result]]
     ) -> None:
-        key = lease_key(lease)
-        task = asyncio.create_task(self._run(lease, work))
-        self._attempts[key] = _Attempt(lease, runner, task)
+        key = lease_key(offer.lease)
+        task = asyncio.create_task(self._run(offer.lease, work))
+        self._attempts[key] = _Attempt(offer.lease, runner, offer.params.model, task)
         task.add_done_callback(lambda _: self._attempts.pop(key, None))
 
     def _kill(self, attempt: _Attempt) -> None:

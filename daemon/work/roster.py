@@ -47,8 +47,8 @@ class Roster:
             closing.add_done_callback(self._closing.discard)
 
     async def refresh(self) -> None:
-        """Has every engine look up what it serves now."""
-        await asyncio.gather(*(engine.refresh() for engine in self.engines))
+        """Has every engine look up what it serves now; one that cannot does not keep the others from it."""
+        await asyncio.gather(*(_refresh(engine) for engine in self.engines))
 
     async def sweep(self) -> None:
         """Removes what ended jobs left behind."""
@@ -63,6 +63,13 @@ class Roster:
         for engine in self.engines:
             await _close(engine)
         await asyncio.gather(*self._closing)
+
+
+async def _refresh(engine: Runner) -> None:
+    try:
+        await engine.refresh()
+    except Exception:
+        logger.exception("an engine could not look up what it serves engine=%s", engine.name)
 
 
 async def _close(engine: Runner) -> None:

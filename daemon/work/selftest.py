@@ -1,15 +1,18 @@
-"""Owns the daemon's proof that its engines work: when each is tested, and what its newest test says.
+"""Owns the daemon's proof that its engines work: what is tested when, and what the newest tests say.
 
-At the start every engine is tested, and once an hour again; a failed one sooner, after 1 minute, then 2,
-4 and so on up to an hour. A job that succeeds is as good as a test; one that an engine could not do
-has it tested at once. It must not know the protocol, or what an engine does in a test.
+An engine with models has a verdict for each of them, one without has one for itself. At the start everything
+is tested, an engine's models one after the other; once an hour again, but only a model that is loaded or
+that a job has used since: a test must not drive out what the owner of a model server has loaded. What failed
+is tested sooner, after 1 minute, then 2, 4 and so on up to an hour. A job that succeeds is as good as a test;
+one that an engine could not do has its model tested at once. It must not know the protocol, or what an engine
+does in a test.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
 
 from dcp.v1 import honesty_pb2, jobs_pb2, sessions_pb2
@@ -24,6 +27,8 @@ PERIOD_JITTER = 0.1
 FIRST_RETRY_SECONDS = 60.0
 MAX_REASON_CHARACTERS = 500
 CLOSE_SECONDS = 2.0
+# Of one engine, with those of the models that it does not list any more.
+MAX_RECORDS = 1000
 
 _NEVER_TESTED = "Its first test has not ended yet."
 _BROKE_DOWN = "It broke down in its test."
@@ -31,7 +36,7 @@ _TOO_SLOW = "Its test took too long."
 
 
 class SelfTestRecord:
-    """What is known of one engine: pure, time and randomness are arguments."""
+    """What is known of one model, or of one runner: pure, time and randomness are arguments."""
 
     def __init__(self) -> None:
         self.passed = False
@@ -39,6 +44,8 @@ class SelfTestRecord:
         """Neither a test nor a job has ended yet."""
         self.reason = _NEVER_TESTED
         """Why it did not pass, for a person."""
+        self.is_used = False
+        """A job has used it since its last test."""
         self._due_at = float("-inf")
         self._failures = 0
 
@@ -49,6 +56,10 @@ class SelfTestRecord:
     def succeed(self, now: float, rng: Random) -> None:
         """It did what was asked, in a test or in a job."""
         self.passed, self.is_new, self.reason, self._failures = True, False, "", 0
+        self.put_off(now, rng)
+
+    def put_off(self, now: float, rng: Random) -> None:
+        """The verdict stands for another hour."""
         self._due_at = now + PERIOD_SECONDS * rng.uniform(1 - PERIOD_JITTER, 1 + PERIOD_JITTER)
 
     def fail(self, reason: str, now: float, rng: Random) -> None:
@@ -60,7 +71,11 @@ class SelfTestRecord:
 
     def doubt(self) -> None:
         """Something speaks against it: it is to be tested as soon as it can be."""
-        self._due_at = float("-inf")
+        self.is_used, self._due_at = True, float("-inf")
+
+
+# By the names of an engine's models; the empty name stands for a runner that has none.
+_Records = dict[str, SelfTestRecord]
 
 
 class SelfTests:
@@ -80,35 +95,40 @@ class SelfTests:
         self._rng = rng
         self._is_busy = is_busy
         self._changed = changed
-        self._trials = {engine: SelfTestRecord() for engine in engines}
+        self._records: dict[Runner, _Records] = {engine: {} for engine in engines}
         self._running: dict[Runner, asyncio.Task[None]] = {}
 
     def use(self, engines: Sequence[Runner]) -> None:
         """From now on these are the engines; what is known of those that stay, stays known."""
-        for engine in self._trials.keys() - set(engines):
+        for engine in self._records.keys() - set(engines):
             if (task := self._running.get(engine)) is not None:
                 task.cancel()
-        self._trials = {engine: self._trials.get(engine) or SelfTestRecord() for engine in engines}
+        self._records = {engine: self._records.get(engine, {}) for engine in engines}
 
     @property
     def passed(self) -> list[Runner]:
-        """The engines that may take jobs."""
-        return [engine for engine, trial in self._trials.items() if trial.passed]
+        """The engines that may take jobs: one of their models passed, or they themselves."""
+        return [engine for engine in self._records if self._any_passed(engine)]
+
+    def passed_models(self, engine: Runner) -> list[sessions_pb2.ServedModel]:
+        """The models of an engine that may be offered."""
+        records = self._now(engine)
+        return [model for model in engine.models() if records[model.name].passed]
+
+    def not_passed(self) -> list[dict[str, str]]:
+        """What is not offered and why, for the owner."""
+        return [
+            {"engine": engine.name, "model": name, "reason": record.reason}
+            for engine in self._records
+            for name, record in self._now(engine).items()
+            if not record.passed
+        ]
 
     def report(self) -> honesty_pb2.SelfTestReport:
-        """Every engine's newest test, as reported to the server."""
-        tests = [
-            honesty_pb2.SelfTest(
-                name=engine.name,
-                passed=trial.passed,
-                reason=trial.reason,
-                models=[model.name for model in engine.models()],
-                job_types=engine.job_types(),
-                pending=trial.is_new,
-            )
-            for engine, trial in self._trials.items()
-        ]
-        return honesty_pb2.SelfTestReport(tests=tests)
+        """The newest tests, as reported to the server; models of an engine that are alike share an entry."""
+        return honesty_pb2.SelfTestReport(
+            tests=[test for engine in self._records for test in self._report_of(engine)]
+        )
 
     async def settle(self, seconds: float) -> None:
         """Starts the first tests and waits for them, but not for ever: a large model takes minutes."""
@@ -122,10 +142,13 @@ class SelfTests:
         The first test waits for no run that an earlier daemon began: until it passes, nothing new comes.
         """
         now = self._clock.monotonic()
-        for engine, trial in self._trials.items():
-            is_due = engine not in self._running and trial.is_due(now)
-            if is_due and (trial.is_new or not self._is_busy(engine)):
-                task = asyncio.create_task(self._test(engine, trial))
+        for engine in self._records:
+            if engine in self._running:
+                continue
+            if self._is_busy(engine) and not all(record.is_new for record in self._now(engine).values()):
+                continue
+            if due := [name for name in self._due(engine, now) if self._may_test(engine, name, now)]:
+                task = asyncio.create_task(self._test_all(engine, due))
                 self._running[engine] = task
                 task.add_done_callback(lambda _, engine=engine: self._running.pop(engine, None))  # type: ignore[misc]
 
@@ -139,15 +162,20 @@ class SelfTests:
         engine: Runner,
         outcome: sessions_pb2.RunOutcome.ValueType,
         reason: jobs_pb2.FailureReason.ValueType,
+        model: str = "",
     ) -> None:
-        """A job's end says as much as a test, where it was the engine that decided it."""
-        trial = self._trials.get(engine)
-        if trial is None:
-            return  # its engine left meanwhile
+        """A job's end says as much as a test of its model, where it was the engine that decided it."""
+        if engine not in self._records:
+            return  # it left meanwhile
+        records = self._now(engine)
+        record = records.get(model) or (next(iter(records.values())) if len(records) == 1 else None)
+        if record is None:
+            return
         if outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED:
-            self._note(trial, "", engine.name)
+            self._note(record, "", engine.name, model)
+            record.is_used = True
         elif reason == jobs_pb2.FAILURE_REASON_ENGINE_FAILED:
-            trial.doubt()
+            record.doubt()
 
     async def close(self) -> None:
         """Gives up what runs."""
@@ -157,29 +185,90 @@ class SelfTests:
         if tasks:
             await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
 
-    async def _test(self, engine: Runner, trial: SelfTestRecord) -> None:
+    def _now(self, engine: Runner) -> _Records:
+        """The records of what the engine has now; those of a model that is away for a moment are kept."""
+        records = self._records[engine]
+        names = [model.name for model in engine.models()] or [""]
+        for name in names:
+            records.setdefault(name, SelfTestRecord())
+        if len(records) > MAX_RECORDS:
+            for name in [name for name in records if name not in names]:
+                del records[name]
+        return {name: records[name] for name in names}
+
+    def _any_passed(self, engine: Runner) -> bool:
+        return any(record.passed for record in self._now(engine).values())
+
+    def _due(self, engine: Runner, now: float) -> list[str]:
+        """What is to be tested, with what a job has used first."""
+        due = [(name, record) for name, record in self._now(engine).items() if record.is_due(now)]
+        return [name for name, record in sorted(due, key=lambda item: not item[1].is_used)]
+
+    def _may_test(self, engine: Runner, name: str, now: float) -> bool:
+        """Whether a test would drive nothing out; if it would, the last verdict stands."""
+        record = self._records[engine][name]
+        if not record.passed or record.is_used or not name or engine.has_loaded(name):
+            return True
+        record.put_off(now, self._rng)
+        return False
+
+    def _report_of(self, engine: Runner) -> Iterator[honesty_pb2.SelfTest]:
+        models = {model.name: model for model in engine.models()}
+        alike: dict[tuple[bool, str, bool], list[str]] = {}
+        for name, record in self._now(engine).items():
+            alike.setdefault((record.passed, record.reason, record.is_new), []).append(name)
+        for (passed, reason, is_new), names in alike.items():
+            served = [models[name] for name in names if name in models]
+            yield honesty_pb2.SelfTest(
+                name=engine.name,
+                passed=passed,
+                reason=reason,
+                models=[model.name for model in served],
+                job_types=job_types_of(served) or engine.job_types(),
+                pending=is_new,
+            )
+
+    async def _test_all(self, engine: Runner, names: Sequence[str]) -> None:
+        """One after the other: a model server may hold only one of its models in memory."""
+        for name in names:
+            record = self._records[engine][name]
+            problem = await self._problem(engine, name)
+            record.is_used = False
+            self._note(record, problem, engine.name, name)
+
+    async def _problem(self, engine: Runner, name: str) -> str:
         try:
             async with asyncio.timeout(engine.self_test_seconds):
-                await engine.self_test()
-            problem = ""
+                await engine.self_test(name)
         except RunnerError as error:
-            problem = error.message or _BROKE_DOWN
+            return error.message or _BROKE_DOWN
         except TimeoutError:
-            problem = _TOO_SLOW
+            return _TOO_SLOW
         except Exception:
             logger.exception("an engine's self-test failed unexpectedly engine=%s", engine.name)
-            problem = _BROKE_DOWN
-        self._note(trial, problem, engine.name)
+            return _BROKE_DOWN
+        return ""
 
-    def _note(self, trial: SelfTestRecord, problem: str, name: str) -> None:
-        before = trial.passed, trial.reason
+    def _note(self, record: SelfTestRecord, problem: str, engine: str, model: str) -> None:
+        before = record.passed, record.reason
         if problem:
-            trial.fail(problem, self._clock.monotonic(), self._rng)
+            record.fail(problem, self._clock.monotonic(), self._rng)
         else:
-            trial.succeed(self._clock.monotonic(), self._rng)
-        if (trial.passed, trial.reason) != before:
+            record.succeed(self._clock.monotonic(), self._rng)
+        if (record.passed, record.reason) != before:
             if problem:
-                logger.warning("a self-test failed engine=%s reason=%s", name, trial.reason)
+                logger.warning(
+                    "a self-test failed engine=%s model=%s reason=%s", engine, model, record.reason
+                )
             else:
-                logger.info("a self-test passed engine=%s", name)
+                logger.info("a self-test passed engine=%s model=%s", engine, model)
             self._changed()
+
+
+def job_types_of(models: Iterable[sessions_pb2.ServedModel]) -> list[jobs_pb2.JobType.ValueType]:
+    """The types of job that any of the models serves; a model that names none serves inference."""
+    return list(
+        dict.fromkeys(
+            kind for model in models for kind in (model.job_types or (jobs_pb2.JOB_TYPE_LLM_INFERENCE,))
+        )
+    )

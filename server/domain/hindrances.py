@@ -51,6 +51,14 @@ class Hindrance:
     job_types: frozenset[JobType]
 
 
+TWO_DAEMONS = Hindrance(
+    Obstacle.TWO_DAEMONS,
+    "Two daemons use this provider's key and take the session from each other, which ends their jobs: stop "
+    "one of them, or register its machine as a provider of its own.",
+    frozenset(),
+)
+
+
 def hindrances(report: GpuReport, tests: Sequence[SelfTest], minimums: Minimums) -> tuple[Hindrance, ...]:
     """Everything that hinders a provider now, by its newest report and self-tests."""
     driver, toolkit = report.driver_version or "", report.container_toolkit_version or ""

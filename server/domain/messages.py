@@ -94,8 +94,16 @@ class Goodbye:
     message: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A message about a lease that this server cannot read, such as one of a newer daemon."""
+
+    lease: LeaseRef
+    detail: str
+
+
 DaemonMessage: TypeAlias = (
-    Hello | Heartbeat | OfferReply | Started | Chunk | Finished | Capacity | Drain | Goodbye
+    Hello | Heartbeat | OfferReply | Started | Chunk | Finished | Capacity | Drain | Goodbye | Unreadable
 )
 
 # Sent by the server.

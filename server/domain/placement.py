@@ -113,6 +113,7 @@ class Obstacle(StrEnum):
     TOOLKIT_TOO_OLD = "TOOLKIT_TOO_OLD"
     GPUS_FAILED = "GPUS_FAILED"
     SELF_TEST_FAILED = "SELF_TEST_FAILED"
+    TWO_DAEMONS = "TWO_DAEMONS"
 
 
 # These obstacles pass by themselves: the provider is connected and able to run the job.

@@ -10,7 +10,8 @@ The rules:
   the lease. Only results are looked up in the store, because they may arrive late by design.
 * An offer is accepted before the run starts, and the run starts before its output. Chunks are numbered from
   1 without gaps. An output, and a log, may have as many bytes as the offer says, plus the line that says that
-  it was truncated. A message that breaks these rules ends its lease and nothing else: a daemon that
+  it was truncated. A message that breaks these rules, or that this server cannot read, ends its lease and
+  nothing else: a daemon that
   reconnects repeats its messages, for example to a database that was restored from a backup, and its other
   leases must continue.
 * Heartbeats list the leases that the daemon holds. It must stop those that it may not hold; a lease that two
@@ -51,6 +52,7 @@ from server.domain.messages import (
     OutputAck,
     ServerMessage,
     Started,
+    Unreadable,
     Welcome,
 )
 
@@ -151,6 +153,8 @@ class ServerSession:
                 return self._chunk(message)
             case Finished():
                 return self._finished(message)
+            case Unreadable(lease, detail):
+                return self._breach(held, detail) if (held := self._find(lease)) else self._unknown(lease)
             case Capacity():
                 check_slots(message.slots)
             case Goodbye():

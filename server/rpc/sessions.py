@@ -12,8 +12,9 @@ from dcp.v1 import honesty_pb2, jobs_pb2, sessions_pb2_grpc
 from dcp.v1 import sessions_pb2 as pb
 from google.protobuf.json_format import ParseDict
 
+from common.limits import Faults, fit
 from server.domain import messages
-from server.domain.errors import DomainError
+from server.domain.errors import DomainError, Reason
 from server.domain.hindrances import SelfTest
 from server.domain.jobs import LOST_AFTER_SECONDS, JobType
 from server.domain.leases import (
@@ -41,6 +42,7 @@ from server.services.streams import Streams
 
 log = logging.getLogger(__name__)
 HELLO_TIMEOUT_SECONDS = 10.0
+SAY_WHY_SECONDS = 1.0
 RECONNECT_AFTER_SECONDS = 0.5
 RECONNECT_JITTER_SECONDS = 5.0
 # Somewhat less than the sessions that a server opens in a second, see docs/figures.md.
@@ -72,7 +74,10 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
         try:
             async for message in requests:
                 await self._limits.pass_message(provider_id)
-                await session.handle(from_wire(message))
+                read, untrue = read_message(message)
+                if untrue:
+                    session.note_untrue(untrue)
+                await session.handle(read)
                 del message  # or every idle stream would keep its last message in memory
                 if deadline is not None:
                     deadline.cancel()
@@ -82,11 +87,14 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
                 raise  # the stream broke, or the server stops
             reader.uncancel()
             if session.refusal is not None:
+                await _say_why(context, session.refusal)
                 raise session.refusal from None
         except DomainError as error:
             log.warning(
                 "ended a session provider_id=%d reason=%s: %s", provider_id, error.reason, error.message
             )
+            writer.stop()
+            await _say_why(context, error)
             raise
         finally:
             if deadline is not None:
@@ -117,6 +125,18 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
         """Waits until the end of every ended stream is recorded."""
         while self._ending:
             await asyncio.wait(self._ending)
+
+
+async def _say_why(context: Context, error: DomainError) -> None:
+    """Sends the reason as a message: a daemon that writes meanwhile often loses the status of the stream.
+
+    Waits for no daemon that does not read.
+    """
+    refusal = pb.SessionRefusal(reason=error.reason.value, message=error.message)
+    writing = asyncio.ensure_future(context.write(pb.ServerMessage(refusal=refusal)))
+    await asyncio.wait([writing], timeout=SAY_WHY_SECONDS)
+    # What it raises says only that the stream is gone.
+    writing.add_done_callback(lambda task: task.cancelled() or task.exception())
 
 
 class _Writer:
@@ -157,6 +177,20 @@ class _Writer:
             self._reader.cancel()
         finally:
             self._task = None
+
+
+def read_message(message: pb.DaemonMessage) -> tuple[messages.DaemonMessage, Faults]:
+    """A daemon's message, with what was left out of it because it cannot be true, by the paths of the fields.
+
+    One figure that a driver made up must not end a session with its jobs. Raises as ``from_wire``.
+    """
+    try:
+        return from_wire(message), {}
+    except DomainError as error:
+        if error.reason is not Reason.INVALID_FIELD:
+            raise
+        untrue = fit(getattr(message, message.WhichOneof("kind") or ""))
+        return from_wire(message), untrue
 
 
 def from_wire(message: pb.DaemonMessage) -> messages.DaemonMessage:
@@ -216,10 +250,11 @@ def _heartbeat(body: pb.SessionHeartbeat) -> messages.Heartbeat:
     return messages.Heartbeat(body.sequence, report, _refs(body.held_leases))
 
 
-def _finished(body: pb.JobFinished) -> messages.Finished:
+def _finished(body: pb.JobFinished) -> messages.Finished | messages.Unreadable:
     outcome = _OUTCOMES.get(body.outcome)
     if outcome is None:
-        raise violation("JobFinished: has no outcome that this server knows; set outcome")
+        detail = f"JobFinished has the outcome {body.outcome}, which this server does not know"
+        return messages.Unreadable(_ref(body.lease), detail)
     return messages.Finished(
         FinishReport(
             lease=_ref(body.lease),

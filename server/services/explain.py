@@ -253,6 +253,7 @@ _OBSTACLES = {
     "than this marketplace accepts.",
     Obstacle.GPUS_FAILED: "None of its GPUs is healthy now.",
     Obstacle.SELF_TEST_FAILED: "Its engine or runner for this job did not pass the daemon's self-test.",
+    Obstacle.TWO_DAEMONS: "Two daemons use its key at the same time.",
     Obstacle.REFUSED: "It refused the job or did not answer, "
     f"and is offered it again within {RETRY_SAME_PROVIDER_SECONDS:.0f} s.",
 }

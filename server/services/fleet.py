@@ -22,6 +22,10 @@ from server.domain.terms import NO_TERMS, Terms
 
 MAX_BEATS_PER_SECOND = 1000
 MS_PER_MINUTE = 60_000
+# Two daemons that take the session from each other within this time use one key.
+CONTEST_MS = 10 * MS_PER_MINUTE
+# A session whose last heartbeat is no older than this many intervals is there.
+FRESH_INTERVALS = 1.5
 
 Outbox = Callable[[ServerMessage], None]
 
@@ -143,12 +147,18 @@ class Fleet:
         self._last_ms: dict[int, int] = {}
         self.judged: dict[int, Judged] = {}
         """The last judgement of each provider that reports to this server."""
+        self._taken_over_ms: dict[int, int] = {}
+        self._contested_ms: dict[int, int] = {}
 
     def join(self, presence: Presence) -> Presence | None:
         """Adds a new session. Returns the superseded session: an older one of the provider, or this one."""
         older = self._present.get(presence.provider_id)
         if older is not None and older.session_epoch > presence.session_epoch:
             return presence
+        if older is not None and older.boot_id != presence.boot_id:
+            if self._took_over_lately(presence.provider_id, presence.joined_ms):
+                self._contested_ms[presence.provider_id] = presence.joined_ms
+            self._taken_over_ms[presence.provider_id] = presence.joined_ms
         if older is not None:
             self._unlist(older)
             presence.is_too_hot = presence.terms.settings.is_too_hot(older.is_too_hot, presence.temp_c)
@@ -157,6 +167,28 @@ class Fleet:
         if judged := self.judged.get(presence.provider_id):
             presence.is_suspect = judged.is_suspect
         return older
+
+    def must_wait_for(self, provider_id: int, boot_id: str, now_ms: int) -> Presence | None:
+        """The session that another process must not take over if it has runs; None: it may.
+
+        One take-over is a restart on a machine that lost power, or the move to another machine. A second
+        soon after it is two machines with one key, and each would end the other's runs. Notes it. The other
+        process may try again: it is the same machine once more if the present session falls silent.
+        """
+        present = self._present.get(provider_id)
+        if present is None or present.boot_id == boot_id or not self._took_over_lately(provider_id, now_ms):
+            return None
+        if now_ms - self._last_ms.get(provider_id, 0) > FRESH_INTERVALS * 1000 * self.heartbeat_seconds():
+            return None
+        self._contested_ms[provider_id] = now_ms
+        return present
+
+    def is_contested(self, provider_id: int, now_ms: int) -> bool:
+        """Whether two daemons with the provider's key took the session from each other lately, here."""
+        return now_ms - self._contested_ms.get(provider_id, -CONTEST_MS) < CONTEST_MS
+
+    def _took_over_lately(self, provider_id: int, now_ms: int) -> bool:
+        return now_ms - self._taken_over_ms.get(provider_id, -CONTEST_MS) < CONTEST_MS
 
     def leave(self, presence: Presence) -> None:
         """Removes an ended session; a newer session of the same provider stays."""
@@ -256,3 +288,5 @@ class Fleet:
             if provider_id not in self._present:
                 del self._last_ms[provider_id]
                 self.judged.pop(provider_id, None)
+                self._taken_over_ms.pop(provider_id, None)
+                self._contested_ms.pop(provider_id, None)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from server.clock import Clock, ms
 from server.domain import ledger as rules
 from server.domain.errors import DomainError, Reason
-from server.domain.hindrances import Hindrance, Minimums, hindrances
+from server.domain.hindrances import TWO_DAEMONS, Hindrance, Minimums, hindrances
 from server.domain.jobs import Job
 from server.domain.ledger import TransferKind
 from server.domain.placement import Model
@@ -128,7 +128,7 @@ class Providers:
                 jobs.newest_of_provider(provider_id, RECENT_JOBS),
                 reliability.track_record(provider_id),
                 terms.of(provider_id).settings,
-                self.hindrances(provider),
+                self.own_hindrances(provider),
                 storage.of_provider(provider_id),
                 self._storage_limits.provider_bytes,
             )
@@ -167,6 +167,11 @@ class Providers:
     def hindrances(self, provider: ProviderRow) -> tuple[Hindrance, ...]:
         """The hindrances of a provider, from its newest report and self-tests."""
         return hindrances(provider.report, provider.self_tests, self._minimums)
+
+    def own_hindrances(self, provider: ProviderRow) -> tuple[Hindrance, ...]:
+        """The same as its owner and operators see it: also what keeps no job away now, but will."""
+        is_contested = self._fleet.is_contested(provider.id, ms(self._clock))
+        return (*self.hindrances(provider), *((TWO_DAEMONS,) if is_contested else ()))
 
     def _status(self, provider: ProviderRow, last_ms: int | None) -> ProviderStatus:
         return status(provider.state, is_live(last_ms, ms(self._clock)), provider.draining)

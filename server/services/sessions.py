@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,8 @@ from server.store.providers import ProviderRow
 from server.version import CURRENT
 
 log = logging.getLogger(__name__)
+MAX_UNTRUE = 20
+"""How many fields of a session's messages the log names that cannot be true."""
 HELLOS_AT_ONCE = 64
 """Hellos handled at once; further ones wait before they use the database, so that its queue stays short."""
 
@@ -84,6 +86,7 @@ class Session:
         "_protocol",
         "_session_epoch",
         "_shared",
+        "_untrue",
         "key_id",
         "outbox",
         "provider_id",
@@ -100,6 +103,14 @@ class Session:
         self._protocol = ServerSession()
         self._presence: Presence | None = None
         self._session_epoch = 0
+        self._untrue: frozenset[str] = frozenset()
+        """The fields that were left out of a message, which the log has already."""
+
+    def note_untrue(self, faults: Mapping[str, str]) -> None:
+        """Logs, once in a session for each field, what was left out because it cannot be true."""
+        for path in sorted(faults.keys() - self._untrue)[: MAX_UNTRUE - len(self._untrue)]:
+            log.warning("left out what cannot be true field=%s: %s %s", path, faults[path], self._who())
+            self._untrue |= {path}
 
     async def handle(self, message: DaemonMessage) -> None:
         """Carries out one message. Raises DomainError when the stream must end."""
@@ -184,6 +195,14 @@ class Session:
 
     async def _open(self, hello: Hello) -> None:
         shared = self._shared
+        present = shared.fleet.must_wait_for(self.provider_id, hello.boot_id, ms(shared.clock))
+        if present is not None and await self._run(lambda: _has_runs(self.provider_id)):
+            raise DomainError(
+                Reason.SESSION_SUPERSEDED,
+                f"another daemon with this key has session {present.session_epoch} and runs jobs, and they "
+                "have taken the session from each other; stop one of them, or register its machine as a "
+                "provider of its own",
+            )
         epoch, kept, known, own_terms = await self._run(lambda: self._record_hello(hello))
         self._presence = Presence(
             self.provider_id,
@@ -247,7 +266,10 @@ class Session:
         kept = []
         for lease in leases.open_of(self.provider_id):
             named = _find(lease, hello.held) or _find(lease, hello.unacknowledged)
-            if named is None or lease.state is LeaseState.OFFERED:
+            if lease.state is LeaseState.OFFERED:
+                _give_up_offer(lease, now_ms)
+                continue
+            if named is None:
                 give_up(lease, now_ms, "the daemon no longer holds it")
                 continue
             resend = named in hello.unacknowledged
@@ -457,6 +479,20 @@ class Session:
 
     def _warn(self, text: str, ref: LeaseRef) -> None:
         log.warning("%s job_id=%.100r lease_epoch=%d %s", text, ref.job_id, ref.lease_epoch, self._who())
+
+
+def _has_runs(provider_id: int) -> bool:
+    return any(lease.state is not LeaseState.OFFERED for lease in leases.open_of(provider_id))
+
+
+def _give_up_offer(lease: Lease, now_ms: int) -> None:
+    """Ends an offer whose session ended before the answer.
+
+    It is offered again at once; the second time it counts as expired, so that a daemon whose sessions end at
+    once does not get it again and again.
+    """
+    outcome = LeaseOutcome.EXPIRED if leases.was_unanswered(lease) else LeaseOutcome.LOST
+    give_up(lease, now_ms, "the session ended before the daemon answered the offer", outcome)
 
 
 def _farewell(older: Presence, newer: Presence) -> Superseded | Reconnect:

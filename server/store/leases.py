@@ -375,6 +375,17 @@ def refused_by(job_id: str, since_ms: int) -> set[int]:
     return {int(provider_id) for (provider_id,) in db.tuples(query)}
 
 
+def was_unanswered(lease: Lease) -> bool:
+    """Whether an earlier offer of the job to the same provider was lost before an answer."""
+    query = db.Lease.select(db.Lease.lease_epoch).where(
+        db.Lease.job_id == lease.job_id,
+        db.Lease.provider_id == lease.provider_id,
+        db.Lease.outcome == LeaseOutcome.LOST.value,
+        db.Lease.accepted_ms.is_null(),
+    )
+    return bool(query.exists())
+
+
 def read_stream(job_id: str, lease_epoch: int, stream: Channel) -> bytes:
     """Everything that one attempt wrote to a channel, in order."""
     rows = _read_stream.all(job_id=job_id, lease_epoch=lease_epoch, stream=stream.value)

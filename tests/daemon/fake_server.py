@@ -25,6 +25,8 @@ class Connection:
         self._context = context
         self._inbox: asyncio.Queue[sessions_pb2.DaemonMessage | None] = asyncio.Queue()
         self.cut = asyncio.Event()
+        self.reason = ""
+        """With which the cut stream ends; empty: none."""
 
     async def send(self, **kind: Any) -> None:
         """Sends a message to the daemon."""
@@ -94,10 +96,13 @@ class FakeServer(SessionServiceServicer, ProviderServiceServicer):
         self.connections: asyncio.Queue[Connection] = asyncio.Queue()
         self.registrations: list[providers_pb2.RegisterProviderRequest] = []
         self.address = ""
+        self.knows_key = True
 
     async def Connect(self, requests: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
         """Keeps the stream open until the daemon or the test ends it."""
-        if ("authorization", f"Bearer {GOOD_KEY}") not in context.invocation_metadata():
+        if not self.knows_key or (
+            ("authorization", f"Bearer {GOOD_KEY}") not in context.invocation_metadata()
+        ):
             await refuse(context, code_pb2.UNAUTHENTICATED, "no such key", "INVALID_CREDENTIAL")
         connection = Connection(context)
         self.connections.put_nowait(connection)
@@ -107,6 +112,8 @@ class FakeServer(SessionServiceServicer, ProviderServiceServicer):
         for task in (reader, cut):
             task.cancel()
         await asyncio.gather(reader, cut, return_exceptions=True)
+        if connection.cut.is_set() and connection.reason:
+            await refuse(context, code_pb2.INVALID_ARGUMENT, "the test says why", connection.reason)
         if connection.cut.is_set():
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the test cut the stream")
 

@@ -558,8 +558,10 @@ async def test_model_that_appears_later_is_reported_to_the_server() -> None:
         connection = await s.server.connection()
         assert list((await connection.welcome()).models) == []
         await s.daemon.refresh()
-        update = await connection.expect_anyway("capacity_update")
-        assert [model.name for model in update.models] == ["test/model"]
+        # It is offered when it has passed a self-test of its own.
+        while not (models := (await connection.expect_anyway("capacity_update")).models):
+            pass
+        assert [model.name for model in models] == ["test/model"]
 
 
 # The provider's own rules, and changes of settings.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import stat
 import sys
@@ -13,11 +14,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import certifi
 import pytest
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.config.config import VARIABLES, from_env
+from daemon.service import unit
 from tests.daemon.fake_server import GOOD_KEY, FakeServer, eventually, fake_server, lease, offer
+from tests.support.nvml_stub.stub import A100, Machine, build
 
 _ROOT = Path(__file__).parents[2]
 _MODELS = from_env({}).models
@@ -138,6 +142,50 @@ async def test_bad_key_ends_with_status_2_and_names_the_remedy(tmp_path: Path) -
     assert status == 2
     assert "refused the provider's key" in err
     assert "dcp-provider-bad" not in err
+
+
+@needs_model
+async def test_superseded_daemon_ends_with_a_status_that_systemd_does_not_restart(tmp_path: Path) -> None:
+    async with fake_server() as server:
+        environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY}
+        async with command("run", state=tmp_path, **environ) as running:
+            connection = await server.connection()
+            await connection.welcome()
+            await connection.send(superseded=sessions_pb2.Superseded(by_session_epoch=2))
+            status, _, err = await running.end()
+    assert "another daemon with the same key took over, and this one stays down" in err
+    (prevented,) = re.findall(r"(?m)^RestartPreventExitStatus=(.*)$", unit.render())
+    assert str(status) in prevented.split()
+    assert status == 3
+
+
+@pytest.mark.parametrize("trouble", ["hang-for-ever", "crash"])
+async def test_driver_that_hangs_or_crashes_ends_no_daemon_and_holds_none_up(
+    tmp_path: Path, trouble: str
+) -> None:
+    machine = Machine(build(tmp_path), tmp_path / "script")
+    machine.script.write_text(f"{A100}\n{trouble} nvmlInitWithFlags")
+    gpus = {"LD_LIBRARY_PATH": str(machine.library), "NVML_STUB_SCRIPT": str(machine.script)}
+    async with fake_server() as server:
+        environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY, "DCP_MODELS": "a/b=/m.gguf"}
+        async with command("run", state=tmp_path, **environ, **gpus) as running:
+            await (await server.connection()).welcome(heartbeat_seconds=0.2)
+            running.process.send_signal(signal.SIGTERM)
+            status, _, err = await running.end()
+    assert status == 0, err
+    assert "Traceback" not in err
+
+
+async def test_file_of_authorities_that_is_away_at_the_start_is_waited_for(tmp_path: Path) -> None:
+    authorities = tmp_path / "ca.pem"
+    async with command("run", state=tmp_path, DCP_TLS_CA=str(authorities)) as running:
+        assert running.process.stderr is not None
+        async with asyncio.timeout(20):
+            assert b"waiting for a file that is not there" in await running.process.stderr.readline()
+        authorities.symlink_to(certifi.where())
+        status, _, err = await running.end()
+    assert status == 2
+    assert "run dcp-daemon register" in err
 
 
 @pytest.mark.model

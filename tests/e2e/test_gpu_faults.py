@@ -53,3 +53,37 @@ def test_driver_that_fails_during_a_run_and_gpus_that_fail_one_by_one(tmp_path: 
         eventually("one GPU that failed", lambda: states() == ["healthy", "failed"], seconds=40)
         assert me()["gpu_status"]["all_gpus"][1]["last_xid"] == 79
         assert me()["verification"]["verdict"] == "verified"
+
+
+@pytest.mark.slow
+def test_driver_that_comes_late_lies_and_crashes_costs_no_job(tmp_path: Path) -> None:
+    machine = Machine(build(tmp_path), tmp_path / "script")
+    not_loaded = f"error nvmlInitWithFlags -1 {pynvml.NVML_ERROR_DRIVER_NOT_LOADED}"
+    machine.script.write_text(f"{A100}\n{not_loaded}\n")
+    with Market(tmp_path, admin_token=ADMIN_TOKEN) as market:
+        _, key = market.register_provider("GPU node", "gpu@example.com")
+        environ = {"LD_LIBRARY_PATH": str(machine.library), "NVML_STUB_SCRIPT": str(machine.script)}
+        market.add_daemon(key, command=SCRIPTED, settings=environ)
+        renter = Renter(market, "renter@example.com", 100_000)
+
+        def status() -> dict[str, Any]:
+            me = market.get("/api/providers/me", **{"x-provider-key": key})["provider"]
+            gpu_status: dict[str, Any] = me["gpu_status"]
+            return gpu_status
+
+        def states() -> list[str]:
+            return [gpu["state"] for gpu in status().get("all_gpus", [])]
+
+        assert status()["gpu_count"] == 0
+        machine.script.write_text(A100)
+        eventually("the driver that came late", lambda: states() == ["healthy"], seconds=40)
+        prompt = script("long", 60, 0.5)
+        running = renter.submit(scripted_daemon.MODEL, prompt)
+        machine.script.write_text(A100.replace(" 0 33 60000", " 4294967295 33 60000"))
+        eventually("a figure left out", lambda: "gpu_util_pct" not in status()["all_gpus"][0], seconds=40)
+        machine.script.write_text(f"{A100}\ncrash nvmlDeviceGetTemperature")
+        eventually("a GPU of unknown state", lambda: states() == ["unknown"], seconds=40)
+        machine.script.write_text(A100)
+        eventually("the GPU again", lambda: states() == ["healthy"], seconds=90)
+        assert renter.until_final(running)["status"] == "completed"
+        assert renter.output(running) == answer_to(prompt)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.machine.gpus.nvml import detect
+from daemon.machine.gpus.watched import detect
 from scripts.market import Market
 from server.domain.gpu_models import canonical
 
@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.model]
 def gpu_name() -> str:
     """The name that NVML gives; skips where there is no GPU."""
     gpus = detect()
+    gpus.read()
     if gpus.reason:
         pytest.skip(f"no NVIDIA GPU here: {gpus.reason}")
     try:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from daemon.machine.gpus.nvml import detect
+from daemon.machine.gpus.watched import detect
 
 pytestmark = pytest.mark.gpu
 
 
 def test_real_gpu_is_read() -> None:
     gpus = detect()
+    gpus.read()
     if gpus.reason:
         pytest.skip(f"no NVIDIA GPU here: {gpus.reason}")
     try:
@@ -32,6 +33,7 @@ def test_real_gpu_is_read() -> None:
 
 def test_readings_can_be_repeated() -> None:
     gpus = detect()
+    gpus.read()
     if gpus.reason:
         pytest.skip(f"no NVIDIA GPU here: {gpus.reason}")
     try:

@@ -95,7 +95,7 @@ class ScriptedEngine(Engine):
             if not whole:
                 self.cancelled.append(offer.lease.job_id)
 
-    async def self_test(self) -> None:
+    async def self_test(self, model: str = "") -> None:
         """Raises the test's error, if it is set. It plays no script."""
         self.tests += 1
         if self.test_gate is not None:

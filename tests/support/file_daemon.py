@@ -74,7 +74,7 @@ class FileEngine(Engine):
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
         """Is always ready."""
 
-    async def self_test(self) -> None:
+    async def self_test(self, model: str = "") -> None:
         """Always passes: it needs a lease to upload a file, so there is nothing to test."""
 
     async def generate(self, offer: sessions_pb2.JobOffer) -> AsyncGenerator[str | jobs_pb2.Usage, None]:

@@ -69,6 +69,8 @@ class Script:
     """How long a chat request waits before the answer's head is sent."""
     refusals: list[Raw] = field(default_factory=list)
     """What the next chat requests get instead of the script's answers, one each."""
+    without_chat: Sequence[str] = ()
+    """The models that a request for a chat is refused for, as those that make embeddings."""
     image: Any = field(default_factory=lambda: {"data": [{"b64_json": base64.b64encode(PNG).decode()}]})
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -79,8 +81,9 @@ class Script:
 def _app(scripts: dict[str, Script]) -> FastAPI:
     app = FastAPI()
 
+    @app.get("/v1/models")
     @app.get("/{name}/v1/models")
-    async def models(name: str, request: Request) -> Response:
+    async def models(request: Request, name: str = "") -> Response:
         script = scripts[name]
         script.headers.append(dict(request.headers))
         if script.list_answer is not None:
@@ -96,6 +99,8 @@ def _app(scripts: dict[str, Script]) -> FastAPI:
             return _response(script.refusals.pop(0))
         if script.status != 200:
             return JSONResponse({"error": script.error}, status_code=script.status)
+        if (model := script.requests[-1]["model"]) in script.without_chat:
+            return JSONResponse({"error": {"message": f'"{model}" does not support chat'}}, status_code=400)
         return StreamingResponse(_play(script), media_type="text/event-stream")
 
     @app.post("/{name}/v1/images/generations")
@@ -143,11 +148,11 @@ class _Server:
         self._port = self._uvicorn.servers[0].sockets[0].getsockname()[1]
 
     @contextmanager
-    def serving(self, script: Script) -> Iterator[str]:
-        name = str(next(self._numbers))
+    def serving(self, script: Script, *, at_root: bool) -> Iterator[str]:
+        name = "" if at_root else str(next(self._numbers))
         self._scripts[name] = script
         try:
-            yield f"http://127.0.0.1:{self._port}/{name}/v1"
+            yield f"http://127.0.0.1:{self._port}/{f'{name}/' if name else ''}v1"
         finally:
             del self._scripts[name]
 
@@ -156,7 +161,7 @@ _server = functools.cache(_Server)
 
 
 @contextmanager
-def openai_server(script: Script) -> Iterator[str]:
-    """Serves the script; yields the base address."""
-    with _server().serving(script) as url:
+def openai_server(script: Script, *, at_root: bool = False) -> Iterator[str]:
+    """Serves the script; yields the base address, `at_root` one whose path is only /v1 (then only the list)."""
+    with _server().serving(script, at_root=at_root) as url:
         yield url

@@ -111,6 +111,8 @@ class Daemon:
         self._call = call
         self._boot_id = secrets.token_hex(8)
         self._heartbeats = 0
+        self.refusal: sessions_pb2.SessionRefusal | None = None
+        """Why the server ended the stream, as it said before."""
         self.held: list[sessions_pb2.Lease] = []
         """The leases that its heartbeats list: accepted, and without a reported result."""
 
@@ -119,9 +121,15 @@ class Daemon:
         await self._call.write(sessions_pb2.DaemonMessage(**kind))
 
     async def hear(self) -> sessions_pb2.ServerMessage | None:
-        """The next message; None at the end of the stream. Raises AioRpcError if the stream failed."""
+        """The next message; None at the end of the stream. Raises AioRpcError if the stream failed.
+
+        Why the server ends a stream comes as a message too, before the status that the tests look at.
+        """
         async with asyncio.timeout(HANG_SECONDS):
             message = await self._call.read()
+            if message is not grpc.aio.EOF and message.HasField("refusal"):
+                self.refusal = message.refusal
+                message = await self._call.read()
         return None if message is grpc.aio.EOF else message
 
     async def expect(self, kind: str) -> Any:

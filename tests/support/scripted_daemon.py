@@ -21,7 +21,7 @@ from daemon.engines import Engine
 from daemon.journal.disk import FileDisk, journal_folder
 from daemon.journal.journal import Journal
 from daemon.link import ServerAddress
-from daemon.machine.gpus.nvml import detect
+from daemon.machine.gpus.watched import detect
 from daemon.machine.machine import Machine
 from daemon.protocol.effects import EndReason
 
@@ -57,7 +57,7 @@ class ScriptEngine(Engine):
             yield word + " "
         yield jobs_pb2.Usage(prompt_tokens=1, completion_tokens=len(words))
 
-    async def self_test(self) -> None:
+    async def self_test(self, model: str = "") -> None:
         """Always passes, because there is no model that can fail."""
 
     async def close(self) -> None:

@@ -1,6 +1,6 @@
 """The gpus port: what a machine says about its GPUs.
 
-It must not know NVML or any other way to ask; `nvml.detect` chooses one.
+It must not know NVML or any other way to ask; `watched.detect` chooses one.
 """
 
 from typing import Protocol
@@ -11,15 +11,13 @@ from dcp.v1 import gpus_pb2
 class Gpus(Protocol):
     """A source of GPU telemetry. Calls block: they belong in a thread."""
 
-    name: str
-    """How the GPUs are read: `nvml` or `none`."""
     reason: str
-    """Why there is nothing to read, for a person; empty when there is."""
+    """Why the last reading has no GPU that answers, for a person; empty when it has, or before the first."""
 
     def read(self) -> gpus_pb2.GpuStatus:
         """Facts and a fresh sample. Whatever cannot be read is left unset; never raises."""
         ...
 
     def close(self) -> None:
-        """Gives back what the source holds."""
+        """Gives back what the source holds. From any thread; it does not wait for a driver that hangs."""
         ...

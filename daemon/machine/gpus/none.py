@@ -39,8 +39,6 @@ def os_info() -> str:
 class NoGpus:
     """Reports the machine without a GPU."""
 
-    name = "none"
-
     def __init__(self, reason: str = "GPU telemetry is switched off") -> None:
         self.reason = reason
 

@@ -1,9 +1,10 @@
 """The gpus port through NVIDIA's management library: the only importer of pynvml.
 
-It must not know what the figures are for. NVML fails in three ways, and each
-has its own answer: a figure that a GPU does not report is left out, a GPU that is
-lost drops out of the report, and a driver that is gone empties the report
-until it is back, and says so. Nothing raises out of `read`: telemetry never ends a daemon.
+It must not know what the figures are for. NVML fails in four ways, and each
+has its own answer: a figure that a GPU does not report, or that cannot be true, is left out;
+a GPU that is lost drops out of the report; a driver that is gone, or not there yet, empties the
+report until it is back, and says so. Nothing raises out of `read`. That NVML hangs or crashes the
+process is the matter of `daemon.machine.gpus.watched`, which keeps it in a process of its own.
 """
 
 import ctypes
@@ -15,8 +16,8 @@ from typing import Any, TypeVar
 import pynvml
 from dcp.v1 import gpus_pb2
 
-from daemon.machine.gpus import Gpus
-from daemon.machine.gpus.none import NoGpus, machine_memory, machine_status
+from common.limits import fit
+from daemon.machine.gpus.none import machine_memory, machine_status
 from daemon.machine.gpus.processes import OwnPids, is_foreign, no_others
 from daemon.machine.gpus.toolkit import Toolkit
 from daemon.machine.gpus.xids import FATAL_XIDS
@@ -38,6 +39,8 @@ _DRIVER_GONE = (
     pynvml.NVML_ERROR_LIBRARY_NOT_FOUND,
     pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
 )
+# A library that was loaded stays as it is, and pynvml looks for it only once.
+_STALE = (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH)
 _GPU_GONE = (pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED)
 _REMEDIES = {
     pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "libnvidia-ml.so.1 is not installed: install the NVIDIA driver",
@@ -62,15 +65,8 @@ _Handle = Any
 _T = TypeVar("_T")
 
 
-class NvmlUnavailableError(Exception):
-    """NVML does not answer on this machine; the text says why and what helps."""
-
-
 class NvmlGpus:
-    """The NVIDIA GPUs of this machine. Raises NvmlUnavailableError without a driver."""
-
-    name = "nvml"
-    reason = ""
+    """The NVIDIA GPUs of this machine; a driver that is not there yet is looked for at each reading."""
 
     def __init__(self, own_pids: OwnPids = no_others) -> None:
         """`own_pids`: the daemon's processes that do not descend from it, as those of containers."""
@@ -80,11 +76,12 @@ class NvmlGpus:
         self._initialized = False
         self._lost: set[int] = set()
         self._empty: set[int] = set()
-        self._driver_gone = False
-        try:
-            self._initialize()
-        except pynvml.NVMLError as error:
-            raise NvmlUnavailableError(_REMEDIES.get(error.value, f"NVML failed: {error}")) from None
+        self._untrue: set[str] = set()
+        self._has_answered = self._driver_gone = False
+        self.reason = ""
+        """Why the driver does not answer now; empty if it does."""
+        self.is_stale = False
+        """Only a new process can find the driver: the library is missing, or older than the driver."""
 
     def read(self) -> gpus_pb2.GpuStatus:
         """Facts and a fresh sample of every GPU that answers; never raises."""
@@ -92,12 +89,10 @@ class NvmlGpus:
         try:
             self._initialize()
             self._fill(status)
-            self._driver_gone = False
-        except pynvml.NVMLError as error:
-            self._note_driver_gone(error)
-            lost = machine_status()
-            lost.driver_lost = True
-            return lost
+        except Exception as error:
+            return self._without_driver(error)
+        self._has_answered, self._driver_gone, self.reason = True, False, ""
+        self._leave_out_untrue(status)
         return status
 
     def close(self) -> None:
@@ -115,13 +110,30 @@ class NvmlGpus:
             pynvml.nvmlInit()
             self._initialized = True
 
-    def _note_driver_gone(self, error: pynvml.NVMLError) -> None:
-        if not self._driver_gone:
+    def _without_driver(self, error: Exception) -> gpus_pb2.GpuStatus:
+        """The machine without GPUs, or, if the driver answered before, with GPUs of unknown state."""
+        code = error.value if isinstance(error, pynvml.NVMLError) else None
+        self.reason = _REMEDIES.get(code, f"NVML failed: {error}")
+        self.is_stale = code in _STALE
+        if self._has_answered and not self._driver_gone:
             logger.warning(
                 "the NVIDIA driver stopped answering; telemetry goes on without it error=%s", error
             )
         self._driver_gone = True
         self.close()
+        status = machine_status()
+        if self._has_answered:
+            status.driver_lost = True
+        else:
+            status.gpu_count = 0
+        return status
+
+    def _leave_out_untrue(self, status: gpus_pb2.GpuStatus) -> None:
+        # Once in millions of readings a counter is all ones. No rule may judge by it.
+        faults = fit(status)
+        for path in faults.keys() - self._untrue:
+            self._untrue.add(path)
+            logger.warning("left out a figure that cannot be true field=%s: %s", path, faults[path])
 
     def _fill(self, status: gpus_pb2.GpuStatus) -> None:
         _set(status, "driver_version", _figure(pynvml.nvmlSystemGetDriverVersion))
@@ -247,12 +259,12 @@ def _device(index: int, handle: _Handle) -> gpus_pb2.GpuDevice:
     _add_memory(device, handle)
     utilization = _figure(pynvml.nvmlDeviceGetUtilizationRates, handle)
     if utilization is not None:
-        device.gpu_util_pct = utilization.gpu
+        _set(device, "gpu_util_pct", utilization.gpu)
     # Where there is no sensor some drivers answer 0, which would satisfy every cap.
     celsius = _figure(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU)
     _set(device, "temp_c", celsius or None)
     if power_milliwatts := _figure(pynvml.nvmlDeviceGetPowerUsage, handle):
-        device.power_w = power_milliwatts / 1000
+        _set(device, "power_w", power_milliwatts / 1000)
     capability = _figure(pynvml.nvmlDeviceGetCudaComputeCapability, handle)
     if capability is not None and any(capability):
         device.compute_capability = "{}.{}".format(*capability)
@@ -343,7 +355,7 @@ def _add_processes(device: gpus_pb2.GpuDevice, handle: _Handle, own_pids: OwnPid
             foreign.append(process.usedGpuMemory)
     device.foreign_processes = len(foreign)
     if None not in foreign:
-        device.foreign_memory_mib = sum(foreign) >> 20
+        _set(device, "foreign_memory_mib", sum(foreign) >> 20)
 
 
 def _truth(number: int | None) -> bool | None:
@@ -367,8 +379,12 @@ def _cuda_version(number: int | None) -> str | None:
 
 
 def _set(message: gpus_pb2.GpuStatus | gpus_pb2.GpuDevice, name: str, value: object) -> None:
+    """Sets a field that was read; one that its type cannot hold, such as a counter of all ones, stays out."""
     if value is not None and value != "":
-        setattr(message, name, value)
+        try:
+            setattr(message, name, value)
+        except (ValueError, TypeError) as error:
+            logger.debug("a figure does not fit its field name=%s error=%s", name, error)
 
 
 _SHARED = (
@@ -390,14 +406,3 @@ def _copy_first(status: gpus_pb2.GpuStatus) -> None:
     for name in _SHARED:
         if first.HasField(name):  # type: ignore[arg-type]
             setattr(status, name, getattr(first, name))
-
-
-def detect(own_pids: OwnPids = no_others) -> Gpus:
-    """NVML where it answers; otherwise none, with the reason why.
-
-    `own_pids`: the first processes of the daemon's containers, which do not descend from it.
-    """
-    try:
-        return NvmlGpus(own_pids)
-    except NvmlUnavailableError as error:
-        return NoGpus(str(error))

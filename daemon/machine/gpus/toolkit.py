@@ -1,6 +1,7 @@
 """Owns the question which NVIDIA Container Toolkit is installed. It must not know NVML.
 
-The answer needs a program to be run, so it is asked at the start and once an hour, never for a sample.
+The answer needs a program to be run, so it is asked at the start and once an hour, never for a sample. A
+program that is missing costs nothing to look for, and is looked for each minute.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 
 ASK_SECONDS = 3600.0
+LOOK_SECONDS = 60.0
 TIMEOUT_SECONDS = 5.0
 # The newer program first: where both are, they are of one release.
 _PROGRAMS = ("nvidia-ctk", "nvidia-container-cli")
@@ -26,21 +28,21 @@ class Toolkit:
         self._monotonic = monotonic
         self._path = path
         self._asked_at: float | None = None
+        self._pause_seconds = ASK_SECONDS
         self._version: str | None = None
 
     def version(self) -> str | None:
         """Its version, such as `1.14.3`; None if it is missing or does not answer. May block for seconds."""
         now = self._monotonic()
-        if self._asked_at is None or now - self._asked_at >= ASK_SECONDS:
+        if self._asked_at is None or now - self._asked_at >= self._pause_seconds:
             self._asked_at = now
-            self._version = next((found for name in _PROGRAMS if (found := _ask(name, self._path))), None)
+            programs = [path for name in _PROGRAMS if (path := shutil.which(name, path=self._path))]
+            self._pause_seconds = ASK_SECONDS if programs else LOOK_SECONDS
+            self._version = next((found for path in programs if (found := _ask(path))), None)
         return self._version
 
 
-def _ask(name: str, folders: str | None) -> str | None:
-    path = shutil.which(name, path=folders)
-    if path is None:
-        return None
+def _ask(path: str) -> str | None:
     try:
         done = subprocess.run(
             [path, "--version"], capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True

@@ -96,7 +96,7 @@ class ContainerRunner(Runner):
         """Whatever is an image and a command."""
         return COMMAND_JOB_TYPES
 
-    async def self_test(self) -> None:
+    async def self_test(self, model: str = "") -> None:
         """A test container starts, ends with 0 and is removed. Raises RunnerError."""
         names = self._self_test_names
         async with reported():

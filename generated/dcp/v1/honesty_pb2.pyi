@@ -117,8 +117,8 @@ Global___VerdictReason: _TypeAlias = VerdictReason  # noqa: Y015
 
 @_typing.final
 class SelfTest(_message.Message):
-    """The result of the self-test of one engine or runner. The engine or runner takes jobs only if its newest
-    test passed; before its first test it takes none.
+    """The result of the newest self-test of a runner, or of those models of an engine that have the same result.
+    They take jobs only if it passed; before their first test they take none.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -132,14 +132,16 @@ class SelfTest(_message.Message):
     name: _builtins.str
     """The engine or runner that was tested, such as `llamacpp`."""
     passed: _builtins.bool
-    """It passed its test or completed a job within about the last hour."""
+    """It passed its test or completed a job within about the last hour; a model that is neither loaded nor used
+    is not tested again meanwhile.
+    """
     reason: _builtins.str
     """Why the test failed, as a sentence for people. It contains no paths, keys or prompts."""
     pending: _builtins.bool
     """The first test has not ended yet. A job that names the provider waits until it ends."""
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The models that this engine or runner serves."""
+        """The models that the result is about."""
 
     @_builtins.property
     def job_types(self) -> _containers.RepeatedScalarFieldContainer[_jobs_pb2.JobType.ValueType]:
@@ -172,7 +174,7 @@ class SelfTestReport(_message.Message):
     TESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tests(self) -> _containers.RepeatedCompositeFieldContainer[Global___SelfTest]:
-        """One entry for each engine and runner."""
+        """One entry for each runner, and for the models of an engine that have the same result."""
 
     def __init__(
         self,

@@ -376,6 +376,10 @@ class _ObstacleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Obstacle.Val
     """The engine or runner that would run the job has not passed the daemon's self-test."""
     OBSTACLE_VRAM_UNKNOWN: _Obstacle.ValueType  # 35
     """The job asks for GPU memory, and the provider does not report how much its GPU has."""
+    OBSTACLE_TWO_DAEMONS: _Obstacle.ValueType  # 36
+    """Two daemons with the provider's key took the session from each other within the last 10 minutes. Only the
+    provider's owner and operators see it; it keeps no jobs away by itself.
+    """
 
 class Obstacle(_Obstacle, metaclass=_ObstacleEnumTypeWrapper):
     """The obstacle that keeps a provider from running a job now."""
@@ -434,6 +438,10 @@ OBSTACLE_SELF_TEST_FAILED: Obstacle.ValueType  # 34
 """The engine or runner that would run the job has not passed the daemon's self-test."""
 OBSTACLE_VRAM_UNKNOWN: Obstacle.ValueType  # 35
 """The job asks for GPU memory, and the provider does not report how much its GPU has."""
+OBSTACLE_TWO_DAEMONS: Obstacle.ValueType  # 36
+"""Two daemons with the provider's key took the session from each other within the last 10 minutes. Only the
+provider's owner and operators see it; it keeps no jobs away by itself.
+"""
 Global___Obstacle: _TypeAlias = Obstacle  # noqa: Y015
 
 class _AttemptOutcome:

@@ -232,6 +232,7 @@ class ServerMessage(_message.Message):
     RECONNECT_FIELD_NUMBER: _builtins.int
     SUPERSEDED_FIELD_NUMBER: _builtins.int
     SETTINGS_UPDATE_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """The answer to Hello."""
@@ -272,6 +273,10 @@ class ServerMessage(_message.Message):
     def settings_update(self) -> _terms_pb2.ProviderSettings:
         """The provider's settings changed: these apply from now on."""
 
+    @_builtins.property
+    def refusal(self) -> Global___SessionRefusal:
+        """Why the server is about to end the stream with an error."""
+
     def __init__(
         self,
         *,
@@ -285,12 +290,13 @@ class ServerMessage(_message.Message):
         reconnect: Global___Reconnect | None = ...,
         superseded: Global___Superseded | None = ...,
         settings_update: _terms_pb2.ProviderSettings | None = ...,
+        refusal: Global___SessionRefusal | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_run", b"cancel_run", "heartbeat_ack", b"heartbeat_ack", "job_offer", b"job_offer", "kind", b"kind", "lease_directive", b"lease_directive", "output_ack", b"output_ack", "reconnect", b"reconnect", "result_ack", b"result_ack", "settings_update", b"settings_update", "superseded", b"superseded", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_run", b"cancel_run", "heartbeat_ack", b"heartbeat_ack", "job_offer", b"job_offer", "kind", b"kind", "lease_directive", b"lease_directive", "output_ack", b"output_ack", "reconnect", b"reconnect", "refusal", b"refusal", "result_ack", b"result_ack", "settings_update", b"settings_update", "superseded", b"superseded", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_run", b"cancel_run", "heartbeat_ack", b"heartbeat_ack", "job_offer", b"job_offer", "kind", b"kind", "lease_directive", b"lease_directive", "output_ack", b"output_ack", "reconnect", b"reconnect", "result_ack", b"result_ack", "settings_update", b"settings_update", "superseded", b"superseded", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_run", b"cancel_run", "heartbeat_ack", b"heartbeat_ack", "job_offer", b"job_offer", "kind", b"kind", "lease_directive", b"lease_directive", "output_ack", b"output_ack", "reconnect", b"reconnect", "refusal", b"refusal", "result_ack", b"result_ack", "settings_update", b"settings_update", "superseded", b"superseded", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "heartbeat_ack", "job_offer", "cancel_run", "lease_directive", "result_ack", "output_ack", "reconnect", "superseded", "settings_update"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "heartbeat_ack", "job_offer", "cancel_run", "lease_directive", "result_ack", "output_ack", "reconnect", "superseded", "settings_update", "refusal"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -1075,6 +1081,34 @@ class Reconnect(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Reconnect: _TypeAlias = Reconnect  # noqa: Y015
+
+@_typing.final
+class SessionRefusal(_message.Message):
+    """The error with which the server ends the stream, sent before the status of the stream, which can get lost
+    while the daemon writes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """The stable reason."""
+    message: _builtins.str
+    """The same as a sentence for people."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionRefusal: _TypeAlias = SessionRefusal  # noqa: Y015
 
 @_typing.final
 class Superseded(_message.Message):

@@ -172,7 +172,7 @@ class Operations:
     def _listed(self, row: ProviderRow) -> ListedProvider:
         last_ms = self._fleet.last_heartbeat_ms(row.id, row.last_heartbeat_ms)
         now = status(row.state, is_live(last_ms, ms(self._clock)), row.draining)
-        return ListedProvider(row, now, last_ms, self._providers.hindrances(row))
+        return ListedProvider(row, now, last_ms, self._providers.own_hindrances(row))
 
 
 def _refuse_to_requeue(job: Job) -> None:

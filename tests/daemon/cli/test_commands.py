@@ -9,6 +9,7 @@ import json
 import signal
 import socket
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ import pytest
 from dcp.v1 import providers_pb2
 from rich.console import Console
 
-from daemon.cli import doctor, status
+from daemon.cli import control, doctor, status
 from daemon.cli.control import socket_path
-from daemon.cli.doctor import Level
+from daemon.cli.findings import Level
 from daemon.config.config import from_env
 from daemon.service.notify import Manager
+from daemon.service.version import daemon_version
 from tests.daemon.cli.test_registration import Terminal
 from tests.daemon.fake_server import GOOD_KEY, fake_server
 from tests.daemon.test_main import Command, command, needs_model, run
@@ -129,6 +131,34 @@ def test_text_from_renters_cannot_control_the_terminal() -> None:
     Console(file=out, width=150).print(status.render(view))
     assert "\x1b" not in out.getvalue()
     assert "?[2J[red]evil" in out.getvalue()
+
+
+def test_status_shows_the_servers_refusal_and_what_is_not_offered() -> None:
+    refusal = {"text": "no such key (INVALID_CREDENTIAL)", "seconds_ago": 7.2, "key_refused_seconds": 185.0}
+    not_offered = [
+        {"engine": "attached", "model": f"m{at}", "reason": "It answers no chat."} for at in range(12)
+    ]
+    found = dict(status.troubles({"last_refusal": refusal, "not_offered": not_offered}))
+    assert found["refused"] == "7 s ago the server ended the session: no such key (INVALID_CREDENTIAL)"
+    assert found["key"].startswith(
+        "the server has not known the key for 3 min 05 s; it is tried again for a day"
+    )
+    assert found["not offered"] == "and 2 more"
+    assert list(status.troubles({"last_refusal": None, "not_offered": []})) == []
+
+
+async def test_doctor_reports_what_the_running_daemon_says_of_the_server(tmp_path: Path) -> None:
+    refusal = {"text": "slots: too many (INVALID_FIELD)", "seconds_ago": 7.2, "key_refused_seconds": None}
+    entry = {"engine": "attached", "model": "nomic-embed-text", "reason": "It answers no chat."}
+    state = {"version": daemon_version(), "pid": 1, "last_refusal": refusal, "not_offered": [entry]}
+    async with control.serve(tmp_path, {"status": lambda: state}):
+        config = replace(from_env({}), state_dir=tmp_path)
+        found = await asyncio.to_thread(lambda: list(doctor._running(config)))
+    texts = [finding.text for finding in found if finding.level is Level.WARN]
+    assert texts == [
+        "daemon: refused: 7 s ago the server ended the session: slots: too many (INVALID_FIELD)",
+        "daemon: not offered: nomic-embed-text: It answers no chat.",
+    ]
 
 
 async def test_status_without_a_daemon_shows_what_the_server_knows(tmp_path: Path) -> None:

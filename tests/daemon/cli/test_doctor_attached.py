@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from daemon.cli import doctor
-from daemon.config.config import from_env
+from daemon.config.config import Config, from_env
 from tests.support.openai_server import Raw, Script, openai_server
 
 
@@ -21,7 +22,11 @@ def findings(script: Script, folder: Path) -> list[str]:
                 "DCP_SERVER": "127.0.0.1:1",
             }
         )
-        return [str(finding) for finding in doctor.findings(config) if "attached" in finding.text]
+        return asyncio.run(_about_attached(config))
+
+
+async def _about_attached(config: Config) -> list[str]:
+    return [str(finding) async for finding in doctor.findings(config) if "attached" in finding.text]
 
 
 def test_models_that_are_not_offered_are_named_with_the_remedy(tmp_path: Path) -> None:

@@ -246,15 +246,16 @@ async def test_no_model_is_asked_for_if_other_work_is_configured_and_that_is_sav
 
 async def test_terminal_offers_the_ollama_that_runs(tmp_path: Path) -> None:
     script = Script(models=[{"id": "llama3.2:latest"}, {"id": "phi"}])
-    async with fake_server() as server, openai_server(script) as url:
-        arguments = (*FIELDS, "--server", server.address)
-        environ = {"DCP_MODELS": "", "OLLAMA_HOST": url.removesuffix("/v1")}
-        async with Terminal(*arguments, state=tmp_path, **environ) as terminal:
-            await terminal.answers(
-                f"Ollama answers at {url} with llama3.2:latest, phi: serve its models? [Y/n]: ", ""
-            )
-            await terminal.sees("registered provider 42")
-            assert await terminal.end() == 0
+    with openai_server(script, at_root=True) as url:
+        async with fake_server() as server:
+            arguments = (*FIELDS, "--server", server.address)
+            environ = {"DCP_MODELS": "", "OLLAMA_HOST": url.removesuffix("/v1")}
+            async with Terminal(*arguments, state=tmp_path, **environ) as terminal:
+                await terminal.answers(
+                    f"Ollama answers at {url} with llama3.2:latest, phi: serve its models? [Y/n]: ", ""
+                )
+                await terminal.sees("registered provider 42")
+                assert await terminal.end() == 0
     assert settings(tmp_path)["attached_url"] == url
 
 

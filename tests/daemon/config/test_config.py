@@ -118,6 +118,41 @@ def test_bad_setting_is_refused_with_its_name(environ: dict[str, str], message: 
         from_env(environ)
 
 
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"DCP_PROVIDER_KEY": "dcp-pro\rvider"}, r"DCP_PROVIDER_KEY has the character U\+000D at position 8"),
+        (
+            {"DCP_PROVIDER_KEY": "dcp\u200b-provider"},
+            r"DCP_PROVIDER_KEY has the character U\+200B \(ZERO WIDTH SPACE\) at position 4",
+        ),
+        ({"DCP_PROVIDER_KEY": "\ufeffdcp-provider"}, r"U\+FEFF"),
+        ({"DCP_ATTACHED_API_KEY": "sk-é"}, r"DCP_ATTACHED_API_KEY has the character U\+00E9"),
+        ({"DCP_ATTACHED_URL": "http://127.0.0.1:80 00/v1"}, r"DCP_ATTACHED_URL has the character U\+0020"),
+        ({"DCP_SERVER": "127.0.0.1:\u200e50051"}, r"DCP_SERVER has the character U\+200E"),
+        ({"DCP_SCHEDULE": "Mon 08:00\x00-09:00"}, r"DCP_SCHEDULE has the character U\+0000"),
+    ],
+)
+def test_character_that_cannot_be_seen_is_named(environ: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        from_env(environ)
+    assert "provider" not in str(caught.value)
+
+
+@pytest.mark.parametrize("around", ["{}\r", "{}\r\n", " {}\t", "\n{}"])
+def test_white_space_around_a_setting_does_not_count(around: str) -> None:
+    settings = {
+        "DCP_SERVER": "127.0.0.1:50052",
+        "DCP_PROVIDER_KEY": "dcp-provider-x",
+        "DCP_ATTACHED_URL": "http://127.0.0.1:8000/v1",
+        "DCP_ATTACHED_SLOTS": "7",
+        "DCP_INSECURE": "false",
+        "DCP_LOG_LEVEL": "debug",
+        "DCP_MODELS": "a=/m/a.gguf",
+    }
+    assert from_env({name: around.format(text) for name, text in settings.items()}) == from_env(settings)
+
+
 @pytest.mark.parametrize("trust", [{"DCP_TLS_CA": certifi.where()}, {"DCP_INSECURE": "true"}])
 def test_server_on_another_machine_is_accepted_with_tls_or_an_explicit_exception(
     trust: dict[str, str],

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from daemon.config.identity import Identity, IdentityError, identity_path, load, save
+from daemon.config.identity import (
+    Identity,
+    IdentityError,
+    identity_path,
+    load,
+    note_accepted,
+    save,
+    was_accepted,
+)
 
 IDENTITY = Identity(42, "dcp-provider-secret", "127.0.0.1:50051")
 
@@ -87,3 +95,24 @@ def test_root_saves_the_file_for_the_owner_of_the_folder(tmp_path: Path) -> None
     os.chown(folder, 65534, 65534)
     status = save(folder, Identity(42, "dcp-provider-x", "127.0.0.1:1")).stat()
     assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (65534, 0o600)
+
+
+def test_invisible_character_of_the_key_is_named_and_white_space_around_it_ignored(tmp_path: Path) -> None:
+    save(tmp_path, Identity(42, "dcp-provider-secret\r\n", "127.0.0.1:50051"))
+    assert load(tmp_path) == IDENTITY
+    save(tmp_path, Identity(42, "dcp-provider\u200b-secret", "127.0.0.1:50051"))
+    with pytest.raises(IdentityError, match=r"U\+200B \(ZERO WIDTH SPACE\) at position 13") as caught:
+        load(tmp_path)
+    assert "secret" not in str(caught.value)
+
+
+def test_key_counts_as_accepted_only_with_its_server(tmp_path: Path) -> None:
+    assert not was_accepted(tmp_path, "s:1", "key")
+    note_accepted(tmp_path, "s:1", "key")
+    assert was_accepted(tmp_path, "s:1", "key")
+    assert not was_accepted(tmp_path, "s:2", "key")
+    assert not was_accepted(tmp_path, "s:1", "other")
+    (file,) = tmp_path.iterdir()
+    assert "key" not in file.read_text()
+    assert mode(file) == 0o600
+    note_accepted(tmp_path / "nowhere", "s:1", "key")

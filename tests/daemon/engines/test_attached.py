@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 from contextlib import aclosing
+from random import Random
 from typing import Any
 
 import pytest
@@ -16,8 +17,10 @@ from daemon.engines.answers import Patience
 from daemon.engines.attached import AttachedEngine, Attachment
 from daemon.engines.child import start_model_server
 from daemon.runners import Picture
+from daemon.work.selftest import SelfTests
 from tests.daemon.engines.attaching import IMAGE, attached, job, picture_job, run
 from tests.daemon.fake_server import eventually
+from tests.support.manual_clock import ManualClock
 from tests.support.openai_server import COUNTS, DONE, END, PNG, Raw, Script, event, word
 
 _MODELS = from_env({}).models
@@ -296,3 +299,14 @@ async def test_real_model_server_answers_through_the_attached_engine() -> None:
         await engine.close()
     finally:
         await server.close()
+
+
+async def test_model_that_makes_embeddings_keeps_no_other_from_the_market() -> None:
+    script = Script(models=[{"id": "llama3.2:latest"}, {"id": "nomic-embed-text:latest"}])
+    script.without_chat = ["nomic-embed-text:latest"]
+    async with attached(script) as engine:
+        tests = SelfTests([engine], ManualClock(), Random(1), is_busy=lambda _: False, changed=lambda: None)
+        await tests.settle(10)
+        assert [model.name for model in tests.passed_models(engine)] == ["llama3.2:latest"]
+        (refused,) = tests.not_passed()
+    assert refused["reason"] == "The provider's model does not answer chat requests."

@@ -780,7 +780,7 @@ def test_repeated_offer_of_a_lease_that_a_newer_lease_ended_is_ignored() -> None
 # --- reconnecting ---
 
 
-def test_backoff_has_full_jitter_grows_to_a_minute_and_restarts_after_welcome() -> None:
+def test_backoff_has_full_jitter_grows_to_a_minute_and_restarts_after_a_heartbeat() -> None:
     class Highest(Random):
         def uniform(self, a: float, b: float) -> float:
             return b
@@ -791,8 +791,27 @@ def test_backoff_has_full_jitter_grows_to_a_minute_and_restarts_after_welcome() 
         bench.connect()
         delays += [effect.seconds for effect in bench.lose() if isinstance(effect, ReconnectAfter)]
     assert delays == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    # A session that ends with the first message after Welcome has not lasted.
     bench.open()
+    assert bench.lose() == [ReconnectAfter(60)]
+    bench.open()
+    bench.pass_time(12)
     assert bench.lose() == [ReconnectAfter(1)]
+
+
+def test_key_that_the_server_does_not_know_is_tried_later_and_later() -> None:
+    class Highest(Random):
+        def uniform(self, a: float, b: float) -> float:
+            return b
+
+    bench = Bench(rng=Highest())
+    delays = []
+    for _ in range(9):
+        bench.connect()
+        (pause,) = bench.happen(ev.Disconnected(is_key_refused=True))
+        assert isinstance(pause, ReconnectAfter)
+        delays.append(pause.seconds)
+    assert delays == [30, 60, 120, 240, 480, 960, 1920, 3600, 3600]
 
 
 def test_backoff_jitter_covers_the_whole_range() -> None:

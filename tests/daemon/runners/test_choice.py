@@ -76,6 +76,20 @@ async def test_engine_is_found_and_its_job_types_are_offered(tmp_path: Path, eng
 
 
 @pytest.mark.engine
+async def test_engine_that_comes_after_the_start_is_found(tmp_path: Path, engine: PrivateEngine) -> None:
+    socket = tmp_path / "engine.sock"
+    async with fake_server() as server:
+        environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY, "DCP_MODELS": "a/b=/m.gguf"}
+        settings = {"DCP_CONTAINER_IMAGES": "busybox", "DCP_CONTAINER_SOCKET": str(socket)}
+        async with command("run", state=tmp_path, **environ, **settings):
+            connection = await server.connection()
+            assert list((await connection.welcome()).job_types) == []
+            socket.symlink_to(engine.socket)
+            while CUSTOM not in (await connection.expect_anyway("capacity_update")).job_types.job_types:
+                pass
+
+
+@pytest.mark.engine
 async def test_engine_that_disappears_fails_only_the_job(tmp_path: Path, engine: PrivateEngine) -> None:
     socket = tmp_path / "engine.sock"
     socket.symlink_to(engine.socket)

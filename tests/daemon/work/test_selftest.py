@@ -196,5 +196,110 @@ async def test_by_default_every_model_answers_a_few_tokens() -> None:
 
 async def test_by_default_a_model_without_an_answer_fails() -> None:
     bench = Bench(Plain(["Hello"]))
-    assert await bench.settled() == [False]
+    assert await bench.settled() == [False, False]
     assert bench.tests.report().tests[0].reason == "The model one answered nothing."
+
+
+class Shelf(ScriptedEngine):
+    """A server of several models that holds one of them in memory."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.names = list(names)
+        self.tested: list[str] = []
+        self.broken: set[str] = set()
+        self.at_once = self.most_at_once = 0
+        self.loaded = ""
+
+    def models(self) -> Sequence[sessions_pb2.ServedModel]:
+        return [sessions_pb2.ServedModel(name=name, warm=name == self.loaded) for name in self.names]
+
+    async def self_test(self, model: str = "") -> None:
+        self.tested.append(model)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            await asyncio.sleep(60 if model == "slow" else 0)
+        finally:
+            self.at_once -= 1
+        if model in self.broken:
+            raise FAILED
+
+
+def offered(bench: Bench, engine: Engine) -> list[str]:
+    return [model.name for model in bench.tests.passed_models(engine)]
+
+
+async def test_each_model_has_a_verdict_of_its_own() -> None:
+    engine = Shelf("good", "broken", "better")
+    engine.broken = {"broken"}
+    bench = Bench(engine)
+    await bench.settled()
+    assert offered(bench, engine) == ["good", "better"]
+    assert [(test.passed, list(test.models)) for test in bench.tests.report().tests] == [
+        (True, ["good", "better"]),
+        (False, ["broken"]),
+    ]
+    assert bench.tests.not_passed() == [
+        {"engine": "engine", "model": "broken", "reason": "It answered nothing."}
+    ]
+
+
+async def test_models_of_an_engine_are_tested_one_at_a_time_each_within_its_own_limit() -> None:
+    engine = Shelf("slow", "good", "slow as well")
+    engine.self_test_seconds = 0.05
+    bench = Bench(engine)
+    await bench.settled()
+    assert engine.most_at_once == 1
+    assert offered(bench, engine) == ["good", "slow as well"]
+    assert bench.tests.not_passed()[0]["reason"] == "Its test took too long."
+
+
+async def test_hourly_test_loads_no_model_that_nobody_used() -> None:
+    engine = Shelf("loaded", "used", "resting")
+    engine.loaded = "loaded"
+    bench = Bench(engine)
+    await bench.settled()
+    bench.tests.job_ended(engine, *SUCCEEDED, model="used")
+    engine.tested.clear()
+    bench.clock.advance(PERIOD_SECONDS * 1.2)
+    await bench.settled()
+    assert engine.tested == ["used", "loaded"]
+    assert offered(bench, engine) == ["loaded", "used", "resting"]
+
+
+async def test_failed_job_has_only_its_model_tested_again() -> None:
+    engine = Shelf("one", "two")
+    bench = Bench(engine)
+    await bench.settled()
+    engine.tested.clear()
+    engine.broken = {"one", "two"}
+    failed = sessions_pb2.RUN_OUTCOME_FAILED
+    bench.tests.job_ended(engine, failed, jobs_pb2.FAILURE_REASON_ENGINE_FAILED, model="two")
+    await bench.settled()
+    assert engine.tested == ["two"]
+    assert offered(bench, engine) == ["one"]
+
+
+async def test_new_model_is_not_tested_while_a_job_runs_on_its_server() -> None:
+    engine = Shelf("one")
+    bench = Bench(engine)
+    await bench.settled()
+    engine.names.append("two")
+    bench.busy.add(engine)
+    await bench.settled()
+    assert engine.tested == ["one"]
+    bench.busy.clear()
+    await bench.settled()
+    assert engine.tested == ["one", "two"]
+
+
+async def test_model_that_is_away_for_a_moment_keeps_its_verdict() -> None:
+    engine = Shelf("one", "two")
+    bench = Bench(engine)
+    await bench.settled()
+    engine.names = ["one"]
+    await bench.settled()
+    engine.names = ["one", "two"]
+    assert await bench.settled() == [True]
+    assert engine.tested == ["one", "two"]

@@ -12,6 +12,7 @@ import grpc
 import pytest
 from dcp.v1 import (
     gpus_pb2,
+    honesty_pb2,
     jobs_pb2,
     keys_pb2,
     operations_pb2,
@@ -31,7 +32,7 @@ from server.domain.errors import DomainError
 from server.rpc.validate import validate
 from tests.server.rpc import methods
 from tests.server.rpc.methods import METHODS
-from tests.support.running_server import MODEL, Market, Party, Refusal, read_refusal, refusal
+from tests.support.running_server import MODEL, Market, Party, read_refusal, refusal
 
 
 @dataclass(frozen=True)
@@ -413,12 +414,46 @@ async def test_inference_needs_a_model_and_a_prompt(
     assert await market.wallet(renter) == (5000, 0)
 
 
-async def test_violation_in_a_heartbeat_ends_the_stream(market: Market) -> None:
-    daemon = await market.daemon(await market.provider())
-    await daemon.say(heartbeat={"sequence": 1, "gpu_status": gpus_pb2.GpuStatus(gpu_util_pct=101)})
-    ended = await daemon.ended()
-    assert isinstance(ended, Refusal)
-    assert (ended.reason, ended.facts.field) == ("INVALID_FIELD", "gpu_status.gpu_util_pct")
+@pytest.mark.parametrize(
+    ("untrue", "field"),
+    [
+        (gpus_pb2.GpuStatus(gpu_util_pct=101), "gpu_util_pct"),
+        (gpus_pb2.GpuStatus(gpu_util_pct=4294967295), "gpu_util_pct"),
+        (gpus_pb2.GpuStatus(power_w=4294967.295), "power_w"),
+        (gpus_pb2.GpuStatus(temp_c=math.nan), "temp_c"),
+        (gpus_pb2.GpuStatus(free_vram_mib=-1), "free_vram_mib"),
+    ],
+)
+async def test_figure_that_cannot_be_true_is_left_out_and_the_session_goes_on(
+    market: Market, caplog: pytest.LogCaptureFixture, untrue: gpus_pb2.GpuStatus, field: str
+) -> None:
+    provider = await market.provider()
+    daemon = await market.daemon(provider)
+    for number in range(3):
+        report = gpus_pb2.GpuStatus(gpu_name="NVIDIA RTX 4090", memory_used_mb=number)
+        report.MergeFrom(untrue)
+        await daemon.heartbeat(gpu_status=report)
+        await market.later(5)
+    own = await market.provider_service.GetOwnProvider(
+        providers_pb2.GetOwnProviderRequest(), metadata=provider.metadata
+    )
+    assert not own.provider.gpu_status.HasField(field)  # type: ignore[arg-type]
+    assert own.provider.gpu_status.memory_used_mb == 2
+    assert caplog.text.count(f"left out what cannot be true field=gpu_status.{field}") == 1
+
+
+async def test_report_of_too_many_models_is_cut_and_the_session_goes_on(market: Market) -> None:
+    provider = await market.provider()
+    daemon = market.connect(provider)
+    models = [sessions_pb2.ServedModel(name=f"m{number}") for number in range(201)]
+    failed = honesty_pb2.SelfTest(name="e", reason="x" * 501, models=[model.name for model in models])
+    tests = honesty_pb2.SelfTestReport(tests=[failed])
+    await daemon.hello(models=models, self_tests=tests)
+    own = await market.provider_service.GetOwnProvider(
+        providers_pb2.GetOwnProviderRequest(), metadata=provider.metadata
+    )
+    assert len(own.provider.models) == 200
+    assert len(own.provider.self_tests[0].reason) == 500
 
 
 async def test_refused_registration_creates_no_account(market: Market) -> None:

@@ -34,7 +34,7 @@ from server.services.stream_outbox import Outbox
 from server.store import leases
 from server.store.models import Lease, Provider
 from tests.support.databases import execute
-from tests.support.running_server import HANG_SECONDS, MODEL, Market, Party, Refusal, refusal
+from tests.support.running_server import HANG_SECONDS, MODEL, Market, Party, Refusal, read_refusal, refusal
 
 KEEP = sessions_pb2.LEASE_ACTION_KEEP
 STOP = sessions_pb2.LEASE_ACTION_STOP_AND_DISCARD
@@ -716,3 +716,99 @@ async def test_heartbeats_by_stream_and_by_post_change_the_same_record(market: M
         )
         names.append((profile.provider.gpu_model, profile.provider.gpu_status.gpu_name))
     assert names == [("by stream", "by stream"), ("by post", "by post")]
+
+
+async def test_result_of_an_unknown_outcome_ends_only_its_lease(market: Market) -> None:
+    """A newer daemon may know more outcomes."""
+    provider, renter = await market.provider(), await market.renter()
+    daemon = await market.daemon(provider, slots=2)
+    job, lease = await market.running_job(renter, provider, daemon)
+    other, kept = await market.running_job(renter, provider, daemon, output=b"x")
+    await daemon.finish(lease, outcome=99)
+    directive = await daemon.expect("lease_directive")
+    assert (directive.lease, directive.action) == (lease, STOP)
+    again = await daemon.expect("job_offer")
+    assert (again.lease.job_id, again.attempt) == (job.job_id, 2)
+    assert await daemon.finished(kept, last_output_seq=1) == ACCEPTED
+    assert (await market.job(other)).status == jobs_pb2.JOB_STATE_COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ({"hello": sessions_pb2.Hello(boot_id="b", protocol_version=1)}, "PROTOCOL_VIOLATION"),
+        ({"job_started": sessions_pb2.JobStarted(lease=sessions_pb2.Lease())}, "INVALID_FIELD"),
+    ],
+)
+async def test_reason_comes_as_a_message_before_the_end_of_the_stream(
+    market: Market, message: dict[str, object], reason: str
+) -> None:
+    """A daemon that writes meanwhile may lose the status of its stream."""
+    daemon = await market.daemon(await market.provider())
+    await daemon.say(**message)
+    ended = await daemon.ended()
+    assert isinstance(ended, Refusal)
+    assert daemon.refusal == sessions_pb2.SessionRefusal(reason=reason, message=ended.message)
+
+
+async def own_hindrances(market: Market, provider: Party) -> list[int]:
+    own = await market.provider_service.GetOwnProvider(
+        providers_pb2.GetOwnProviderRequest(), metadata=provider.metadata
+    )
+    return [hindrance.code for hindrance in own.provider.hindrances]
+
+
+async def newcomer(market: Market, provider: Party, boot_id: str) -> str:
+    """Another process with the provider's key; returns the server's answer."""
+    daemon = market.connect(provider)
+    await daemon.say(hello=sessions_pb2.Hello(boot_id=boot_id, protocol_version=1, slots=1))
+    try:
+        answer = await daemon.hear()
+    except grpc.aio.AioRpcError as error:
+        return read_refusal(error).reason
+    assert answer is not None
+    return str(answer.WhichOneof("kind"))
+
+
+async def test_session_with_a_run_is_kept_against_a_daemon_that_it_took_over_from(market: Market) -> None:
+    provider, renter = await market.provider(), await market.renter()
+    await market.daemon(provider, boot_id="machine")
+    clone = await market.daemon(provider, boot_id="clone")
+    assert await own_hindrances(market, provider) == []
+    job, lease = await market.running_job(renter, provider, clone, output=b"x")
+    # The machine's service manager starts its daemon again, each time as a new process.
+    for number in range(3):
+        assert await newcomer(market, provider, f"machine again {number}") == "SESSION_SUPERSEDED"
+    assert await own_hindrances(market, provider) == [jobs_pb2.OBSTACLE_TWO_DAEMONS]
+    assert await clone.finished(lease, last_output_seq=1) == ACCEPTED
+    assert (await market.job(job)).status == jobs_pb2.JOB_STATE_COMPLETED
+    # A session without runs loses nothing.
+    assert await newcomer(market, provider, "machine at last") == "welcome"
+
+
+async def test_session_that_is_silent_is_not_kept_against_another_process(market: Market) -> None:
+    """A machine that lost power twice comes back while its old stream has not been noticed to be dead."""
+    provider, renter = await market.provider(), await market.renter()
+    await market.daemon(provider, boot_id="one")
+    second = await market.daemon(provider, boot_id="two")
+    await market.running_job(renter, provider, second)
+    market.clock.advance(16)
+    assert await newcomer(market, provider, "three") == "welcome"
+    assert await own_hindrances(market, provider) == [jobs_pb2.OBSTACLE_TWO_DAEMONS]
+
+
+async def test_offers_to_a_daemon_whose_sessions_end_at_once_are_bounded(any_market: Market) -> None:
+    market = any_market
+    provider, renter = await market.provider(), await market.renter()
+    job = await market.submit(renter, wait_for_supply=True)
+    offers = 0
+    for _ in range(6):
+        daemon = await market.daemon(provider)
+        await daemon.say(heartbeat=sessions_pb2.SessionHeartbeat(sequence=1))
+        while (message := await daemon.hear()) is not None and not message.HasField("heartbeat_ack"):
+            offers += message.HasField("job_offer")
+        daemon.cut()
+    assert offers == 2
+    assert (await market.job(job)).status == jobs_pb2.JOB_STATE_QUEUED
+    history = await market.sql(lambda: leases.of_job(job.job_id, 10))
+    assert sorted(str(lease.outcome) for lease in history) == ["expired", "lost"]

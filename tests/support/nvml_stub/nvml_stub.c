@@ -5,6 +5,9 @@
  *     mig INDEX UUID NAME TOTAL_MIB FREE_MIB USED_MIB
  *                                      a part of GPU INDEX, which has a line "figure mig INDEX 1"
  *     error FUNCTION INDEX CODE        INDEX -1: every GPU, or none is meant
+ *     hang FUNCTION                    it does not return until the script has the line no more
+ *     hang-for-ever FUNCTION           it does not return
+ *     crash FUNCTION                   it takes its process with it
  *     figure NAME INDEX VALUE          throttle, persistence, ecc, volatile, aggregate,
  *                                      pending, failed, pages, mig
  *     process INDEX PID USED_MIB       something computes; USED_MIB -1: not known
@@ -15,9 +18,12 @@
  * does not know is NotSupported unless the script has a value. Compiled with -DWITHOUT_POWER
  * it lacks nvmlDeviceGetPowerUsage, with -DOLD_DRIVER what drivers before 535 and older lack.
  */
+#define _DEFAULT_SOURCE
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define SUCCESS 0
 #define UNINITIALIZED 1
@@ -84,10 +90,30 @@ static int find_part(int index, device_t *found) {
   return result;
 }
 
+/* Whether the script has this word about a function. */
+static int told(const char *wanted, const char *function) {
+  char line[512], word[128], name[128];
+  int found = 0;
+  FILE *file = fopen(getenv("NVML_STUB_SCRIPT"), "r");
+  if (!file) return 0;
+  while (fgets(line, sizeof line, file))
+    if (sscanf(line, "%127s %127s", word, name) == 2 && !strcmp(word, wanted) && !strcmp(name, function))
+      found = 1;
+  fclose(file);
+  return found;
+}
+
+static void misbehave(const char *function) {
+  while (told("hang-for-ever", function)) pause();
+  while (told("hang", function)) usleep(20000);
+  if (told("crash", function)) raise(SIGSEGV);
+}
+
 /* The error that the script has for a function of a device. */
 static int scripted(const char *function, int index) {
   char line[512], name[128];
   int at, code, result = SUCCESS;
+  misbehave(function);
   FILE *file = fopen(getenv("NVML_STUB_SCRIPT"), "r");
   if (!file) return SUCCESS;
   while (fgets(line, sizeof line, file))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from google.protobuf.json_format import MessageToDict
 
-from daemon.machine.gpus.nvml import detect
+from daemon.machine.gpus.nvml import NvmlGpus
 
 
 class Counter(logging.Handler):
@@ -39,9 +39,14 @@ def main() -> None:
         for name, pid in pids.items():
             stage = stage.replace(name, str(pid))
         script.write_text(stage + "\n")
-        gpus = gpus or detect()
+        gpus = gpus or NvmlGpus()
         status = MessageToDict(gpus.read(), preserving_proto_field_name=True)
-        line = {"status": status, "name": gpus.name, "reason": gpus.reason, "warnings": counter.count}
+        line = {
+            "status": status,
+            "name": "none" if gpus.reason else "nvml",
+            "reason": gpus.reason,
+            "warnings": counter.count,
+        }
         sys.stdout.write(json.dumps(line) + "\n")
     if gpus is not None:
         gpus.close()

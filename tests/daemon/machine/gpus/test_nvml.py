@@ -335,3 +335,15 @@ def test_failing_container_toolkit_is_called_again_only_after_an_hour(tmp_path: 
     assert toolkit.version() is None
     clock.advance(3600)
     assert toolkit.version() == "1.16.0"
+
+
+def test_container_toolkit_that_is_installed_later_is_found_within_a_minute(tmp_path: Path) -> None:
+    clock = ManualClock()
+    toolkit = Toolkit(clock.monotonic, path=str(tmp_path))
+    assert toolkit.version() is None
+    tool = tmp_path / "nvidia-ctk"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA Container Toolkit CLI version 1.16.0'\n")
+    tool.chmod(0o700)
+    assert toolkit.version() is None
+    clock.advance(60)
+    assert toolkit.version() == "1.16.0"
