@@ -175,6 +175,8 @@ _read_stream = PreparedQuery(
 )
 
 
+# The condition of the partial index lease_record; PostgreSQL would not use the index with parameters.
+ENDED_ATTEMPT = pw.SQL(f"state = {states.literal(LeaseState.ENDED)} AND attempt > 0")
 # After these outcomes the job is not offered to the same provider again for a while.
 NOT_TAKEN = (LeaseOutcome.REFUSED.value, LeaseOutcome.EXPIRED.value, LeaseOutcome.REVOKED.value)
 

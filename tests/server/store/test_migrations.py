@@ -117,8 +117,8 @@ async def test_ledger_of_an_earlier_release_is_kept(new_database_url: str) -> No
         assert (proof.transfers, proof.discrepancies) == (2, ())
         rows = await database.read(lambda: list(Transfer.select().order_by(Transfer.id).tuples()))
         assert rows == [
-            (4, "credit", 1, 3, 70, None, None, 9),
-            (6, "hold", 3, 8, 20, "job", None, 9),
+            (4, "credit", 1, 3, 70, None, None, 9, None),
+            (6, "hold", 3, 8, 20, "job", None, 9, None),
         ]
         for change in ("UPDATE transfer SET amount_halala = 1", "DELETE FROM transfer"):
             with pytest.raises(Exception, match="transfers are immutable"):
@@ -258,13 +258,18 @@ async def test_postgres_refuses_to_truncate_the_transfers(postgres: Postgres) ->
             "job_open",
         ),
         (
+            "SELECT job_id FROM job WHERE state = 'failed' AND state IN ('completed', 'failed', 'cancelled') "
+            "ORDER BY created_ms DESC, job_id DESC",
+            "job_final (state=?)",
+        ),
+        (
             "SELECT SUM(amount_halala) FROM transfer WHERE kind = 'fee' AND created_ms >= 5",
-            "transfer_of_kind",
+            "COVERING INDEX transfer_amount_of_kind",
         ),
         (
             "SELECT SUM(amount_halala) FROM transfer WHERE kind = 'payout' AND created_ms >= 5 "
             "AND credit_account_id = 1",
-            "COVERING INDEX transfer_payout (credit_account_id=? AND created_ms>?)",
+            "COVERING INDEX transfer_earned (credit_account_id=? AND created_ms>?)",
         ),
         (
             "SELECT * FROM job WHERE provider_id = 1 AND created_ms <= 5 "

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from server.domain import ledger as rules
+from server.domain.jobs import JobType
 from server.domain.proof import Proof
 from server.services.operators.proofs import Proofs
 from server.store import ledger, proof
@@ -38,7 +39,7 @@ async def trade(database: Database, rows: Rows, jobs: int) -> None:
 def settle(database: Database, job_id: str, renter_id: int, provider_id: int) -> None:
     ledger.resolve_hold(job_id, 40, NOW_MS)
     bill = rules.make_bill(100, 40, 60_000)
-    ledger.apply(rules.settlement(bill, renter_id, provider_id, job_id), NOW_MS)
+    ledger.apply(rules.settlement(bill, renter_id, provider_id, job_id, JobType.BENCHMARK), NOW_MS)
     execute(database, f"UPDATE job SET state = 'completed' WHERE job_id = '{job_id}'")
 
 
