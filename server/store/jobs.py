@@ -101,7 +101,12 @@ _insert = PreparedQuery(
     )
 )
 _any_queued = PreparedQuery(
-    lambda: db.Job.select(db.Job.job_id).where(states.is_in(db.Job.state, JobState.QUEUED)).limit(1)
+    lambda: (
+        db.Job.select(db.Job.job_id)
+        .where(states.is_exactly(db.Job.state, JobState.QUEUED))
+        .order_by(db.Job.priority.desc(), db.Job.created_ms)  # the order of the index job_queue
+        .limit(1)
+    )
 )
 _finish = PreparedQuery(
     lambda: db.Job.update(

@@ -63,7 +63,11 @@ def job_page(
     if state is not None:
         query = query.where(states.is_in(db.Job.state, state), OPEN_JOBS if state in OPEN else _FINAL_JOBS)
     if search:
-        query = query.where(_found(search))
+        found = db.Job.select(db.Job.job_id).where(_begins(search)).limit(SEARCH_LIMIT)
+        ids = [job_id for (job_id,) in db.tuples(found)]
+        if not ids:
+            return []
+        query = query.where(db.Job.job_id.in_(ids) if len(ids) < SEARCH_LIMIT else _begins(search))
     if renter_id is not None:
         query = query.where(db.Job.renter_id == renter_id)
     if provider_id is not None:
@@ -71,16 +75,12 @@ def job_page(
     return jobs.newest_page(query, before, limit)
 
 
-def _found(search: str) -> Any:
+def _begins(search: str) -> Any:
     """The condition for the jobs whose id begins with a search text, in any case."""
     text = search.lower()
     if db.Job._meta.database.for_update:  # PostgreSQL
-        escaped = re.sub(r"([\\%_])", r"\\\1", text)
-        begins: Any = pw.Expression(db.Job.job_id, "LIKE", escaped + "%")
-    else:
-        begins = (db.Job.job_id >= text) & (db.Job.job_id < text + chr(0x10FFFF))
-    ids = [row[0] for row in db.tuples(db.Job.select(db.Job.job_id).where(begins).limit(SEARCH_LIMIT))]
-    return begins if len(ids) == SEARCH_LIMIT else db.Job.job_id.in_(ids)
+        return pw.Expression(db.Job.job_id, "LIKE", re.sub(r"([\\%_])", r"\\\1", text) + "%")
+    return (db.Job.job_id >= text) & (db.Job.job_id < text + chr(0x10FFFF))
 
 
 def gpus(live_since_ms: int, limit: int) -> list[tuple[str, int, int]]:
