@@ -9,7 +9,7 @@ from collections import Counter
 
 import peewee as pw
 
-from server.domain.jobs import JobState
+from server.domain.jobs import FINAL, JobState
 from server.domain.statements import DAY_MS
 from server.store import states
 from server.store.models import Job, JobTally, tuples
@@ -46,9 +46,12 @@ def count_before(day: int) -> None:
     ended = Job.select(_DAY, Job.state, _COUNT).where(
         Job.ended_ms >= first * DAY_MS, Job.ended_ms < day * DAY_MS
     )
-    rows = [tuple(row) for row in tuples(ended.group_by(_DAY, Job.state))]
-    # The last day has a row even if no job ended on it, which says that it was counted.
-    if not any(counted == day - 1 for counted, _, _ in rows):
-        rows.append((day - 1, states.stored(JobState.COMPLETED), 0))
+    # The last day has rows even if no job ended on it, which say that it was counted.
+    counts = {(day - 1, states.stored(state)): 0 for state in FINAL}
+    counts |= {
+        (int(ended_day), state): number
+        for ended_day, state, number in tuples(ended.group_by(_DAY, Job.state))
+    }
     fields = [JobTally.day, JobTally.state, JobTally.jobs]
+    rows = [(*key, number) for key, number in counts.items()]
     JobTally.insert_many(rows, fields).on_conflict_ignore().execute()

@@ -84,7 +84,8 @@ async def test_jobs_of_past_days_are_counted_once_and_others_as_they_are(any_mar
     await charged_job(market, renter, provider, daemon := await market.daemon(provider))
     await market.cancel(await market.submit(renter), renter)
     await dashboard.tick()
-    assert await counted() == [("completed", 0)]  # the day before yesterday; jobs may still end yesterday
+    # Only the day before yesterday is counted: a transaction of yesterday may still be open.
+    assert await counted() == [("cancelled", 0), ("completed", 0), ("failed", 0)]
     for _ in range(3):
         market.clock.advance(DAY_SECONDS)
         await market.cancel(await market.submit(renter), renter)
