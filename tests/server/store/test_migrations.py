@@ -16,7 +16,7 @@ from server.domain.jobs import FailureReason, Job, JobState
 from server.domain.leases import MAX_OUTPUT_BYTES, Lease, LeaseState
 from server.store import jobs, leases
 from server.store.database import Database
-from server.store.models import MODELS, Provider, Renter, Transfer
+from server.store.models import MODELS, Hold, JobTally, Provider, Renter, Transfer
 from server.store.proof import prove
 from tests.support import databases
 from tests.support.databases import Postgres, connection, execute
@@ -158,6 +158,43 @@ async def test_states_of_renters_are_kept_and_guarded(new_database_url: str) -> 
         for bad in ("UPDATE renter SET state = 'gone'", "DELETE FROM renter WHERE id = 2"):
             with pytest.raises(Exception, match=r"(?i)constraint"):
                 await database.run(partial(execute, database, bad))
+
+
+async def test_holds_and_payouts_get_the_types_of_their_jobs_and_past_days_are_counted(
+    new_database_url: str,
+) -> None:
+    database = Database(new_database_url)
+    raw = database.peewee
+    Runner(raw, str(MIGRATIONS)).up("0001_initial")
+    with raw.atomic():
+        for statement in LEDGER_OF_0002:
+            execute(database, statement)
+        execute(database, "UPDATE job SET state = 'completed', ended_ms = 86400000 * 3 WHERE job_id = 'job'")
+        execute(
+            database, "INSERT INTO account (id, kind, owner_id, balance_halala) VALUES (9, 'provider', 1, 0)"
+        )
+        execute(
+            database,
+            "INSERT INTO transfer (id, kind, debit_account_id, credit_account_id, amount_halala, job_id,"
+            " created_ms) VALUES (7, 'payout', 8, 9, 15, 'job', 9)",
+        )
+    raw.close()
+    async with databases.opened(new_database_url) as database:
+
+        def read() -> tuple[list[Any], list[Any], list[Any]]:
+            return (
+                list(Transfer.select(Transfer.id, Transfer.job_type).order_by(Transfer.id).tuples()),
+                list(Hold.select(Hold.job_type).tuples()),
+                list(JobTally.select().tuples()),
+            )
+
+        assert await database.read(read) == (
+            [(4, None), (6, None), (7, "benchmark")],
+            [("benchmark",)],
+            [(3, "completed", 1)],
+        )
+        with pytest.raises(Exception, match="transfers are immutable"):
+            await database.run(partial(execute, database, "UPDATE transfer SET amount_halala = 1"))
 
 
 def schema(database: Any) -> tuple[set[Any], set[Any]]:
