@@ -91,5 +91,11 @@ def server_loops(services: Services) -> tuple[Loop, ...]:
                 Duty("remove old texts of jobs", services.retention.tick),
             ),
         ),
-        Loop(CHECKPOINT_SECONDS, (Duty("make checkpoints", services.proofs.tick),)),
+        Loop(
+            CHECKPOINT_SECONDS,
+            (
+                Duty("make checkpoints", services.proofs.tick),
+                Duty("count jobs of past days", services.dashboard.tick),
+            ),
+        ),
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from server.domain import pricing
-from server.domain.jobs import Bill
+from server.domain.jobs import Bill, JobType
 from server.domain.withdrawals import Withdrawal, WithdrawalState
 
 
@@ -64,6 +64,8 @@ class Transfer:
     amount_halala: int
     job_id: str | None = None
     withdrawal_id: int | None = None
+    job_type: JobType | None = None
+    """Of the job that earned it; only payouts have it."""
 
 
 EXTERNAL = Account(AccountKind.EXTERNAL)
@@ -125,7 +127,9 @@ def make_bill(hold_halala: int, rate_halala_per_minute: int, billed: int) -> Bil
     return Bill(hold_halala, charge, hold_halala - charge, payout, fee, billed)
 
 
-def settlement(bill: Bill, renter_id: int, provider_id: int | None, job_id: str) -> list[Transfer]:
+def settlement(
+    bill: Bill, renter_id: int, provider_id: int | None, job_id: str, job_type: JobType
+) -> list[Transfer]:
     """The transfers that resolve a hold; together they move exactly its amount out of the held account."""
     source = held(renter_id)
     parts = [(TransferKind.REFUND, renter(renter_id), bill.refund_halala)]
@@ -136,4 +140,15 @@ def settlement(bill: Bill, renter_id: int, provider_id: int | None, job_id: str)
             (TransferKind.PAYOUT, provider(provider_id), bill.payout_halala),
             (TransferKind.FEE, PLATFORM, bill.fee_halala),
         ]
-    return [Transfer(kind, source, target, amount, job_id) for kind, target, amount in parts if amount]
+    return [
+        Transfer(
+            kind,
+            source,
+            target,
+            amount,
+            job_id,
+            job_type=job_type if kind is TransferKind.PAYOUT else None,
+        )
+        for kind, target, amount in parts
+        if amount
+    ]

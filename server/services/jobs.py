@@ -245,7 +245,7 @@ class Jobs:
         )
         self._storage_limits.check_renter(storage.of_renter(renter_id), size_bytes)
         storage.add_request(renter_id, size_bytes)
-        ledger.open_hold(job_id, renter_id, hold, now_ms)
+        ledger.open_hold(job_id, renter_id, request.job_type, hold, now_ms)
         outbox.wallet_changed(renter_id, now_ms)
         offers = self._dispatch.lease_to(provider_id) if provider_id is not None else []
         job = jobs.get(job_id)

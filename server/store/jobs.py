@@ -32,7 +32,7 @@ from server.domain.pricing import shares
 from server.domain.queue import Waiting
 from server.store import models as db
 from server.store import states
-from server.store.leases import not_taken
+from server.store.leases import ENDED_ATTEMPT, not_taken
 from server.store.prepared import PreparedQuery, PreparedRows, arg, bound, locking, squeezed_column
 
 _get = PreparedRows(db.Job, lambda rows: rows.where(db.Job.job_id == arg("job_id")))
@@ -50,7 +50,7 @@ _newest_of_renter = PreparedRows(
     db.Job,
     lambda rows: (
         rows.where(db.Job.renter_id == arg("renter_id"))
-        .order_by(db.Job.created_ms.desc(), db.Job.job_id)
+        .order_by(db.Job.created_ms.desc(), db.Job.job_id.desc())
         .limit(arg("limit"))
     ),
     without=_UNLISTED,
@@ -59,7 +59,7 @@ _newest_of_provider = PreparedRows(
     db.Job,
     lambda rows: (
         rows.where(db.Job.provider_id == arg("provider_id"))
-        .order_by(db.Job.created_ms.desc(), db.Job.job_id)
+        .order_by(db.Job.created_ms.desc(), db.Job.job_id.desc())
         .limit(arg("limit"))
     ),
     without=_UNLISTED,
@@ -101,7 +101,12 @@ _insert = PreparedQuery(
     )
 )
 _any_queued = PreparedQuery(
-    lambda: db.Job.select(db.Job.job_id).where(states.is_in(db.Job.state, JobState.QUEUED)).limit(1)
+    lambda: (
+        db.Job.select(db.Job.job_id)
+        .where(states.is_exactly(db.Job.state, JobState.QUEUED))
+        .order_by(db.Job.priority.desc(), db.Job.created_ms)  # the order of the index job_queue
+        .limit(1)
+    )
 )
 _finish = PreparedQuery(
     lambda: db.Job.update(
@@ -252,17 +257,10 @@ def count_ended_of_provider(provider_id: int) -> int:
     worked = (LeaseOutcome.SUCCEEDED, LeaseOutcome.FAILED, LeaseOutcome.CANCELLED)
     query = db.Lease.select().where(
         db.Lease.provider_id == provider_id,
-        db.Lease.attempt > 0,
+        ENDED_ATTEMPT,
         db.Lease.outcome.in_([outcome.value for outcome in worked]),
     )
     return int(query.count())
-
-
-def count_by_state() -> dict[JobState, int]:
-    """How many jobs are in each state."""
-    query = db.Job.select(db.Job.state, pw.fn.COUNT(db.Job.job_id)).group_by(db.Job.state)
-    counts = {state: int(count) for state, count in db.tuples(query)}
-    return {state: counts.get(state, 0) for state in JobState}
 
 
 def next_queued(

@@ -175,6 +175,10 @@ _read_stream = PreparedQuery(
 )
 
 
+# The condition of the partial index lease_record; PostgreSQL would not use the index with parameters.
+ENDED_ATTEMPT = pw.SQL(f"state = {states.literal(LeaseState.ENDED)} AND attempt > 0")
+
+
 def not_taken() -> Any:
     """The condition on leases after which their job is not offered to the same provider for a while."""
     outcomes = (LeaseOutcome.REFUSED.value, LeaseOutcome.EXPIRED.value, LeaseOutcome.REVOKED.value)

@@ -9,6 +9,7 @@ import peewee as pw
 
 from server.domain import ledger
 from server.domain.errors import DomainError, Reason
+from server.domain.jobs import JobType
 from server.domain.ledger import AccountKind, HoldState, TransferKind
 from server.store import states
 from server.store.models import Account, Hold, Transfer
@@ -44,6 +45,7 @@ _insert_transfer = PreparedQuery(
             Transfer.job_id: arg("job_id"),
             Transfer.withdrawal_id: arg("withdrawal_id"),
             Transfer.created_ms: arg("created_ms"),
+            Transfer.job_type: arg("job_type"),
         }
     )
 )
@@ -55,6 +57,7 @@ _insert_hold = PreparedQuery(
             Hold.amount_halala: arg("amount_halala"),
             Hold.state: states.stored(HoldState.OPEN),
             Hold.created_ms: arg("created_ms"),
+            Hold.job_type: arg("job_type"),
         }
     )
 )
@@ -69,13 +72,12 @@ _resolve_hold = PreparedQuery(
 )
 _spent = PreparedQuery(
     lambda: Hold.select(pw.fn.SUM(Hold.charge_halala)).where(
-        Hold.renter_id == arg("renter_id"), states.is_in(Hold.state, HoldState.POSTED)
+        Hold.renter_id == arg("renter_id"), states.is_exactly(Hold.state, HoldState.POSTED)
     )
 )
-
 _open_holds = PreparedQuery(
     lambda: Hold.select(pw.fn.COUNT(Hold.job_id)).where(
-        Hold.renter_id == arg("renter_id"), states.is_in(Hold.state, HoldState.OPEN)
+        Hold.renter_id == arg("renter_id"), states.is_exactly(Hold.state, HoldState.OPEN)
     )
 )
 
@@ -105,8 +107,19 @@ def turnover(kind: TransferKind, credit: ledger.Account | None = None, since_ms:
     return int(query.scalar() or 0)
 
 
+def earned_by_all() -> int:
+    """The sum of all payouts, in halala: what providers have, what they requested, and what was paid out."""
+    paid = turnover(TransferKind.WITHDRAWAL_PAID)
+    return total(AccountKind.PROVIDER) + total(AccountKind.WITHDRAWAL) + paid
+
+
+def fees_of_all() -> int:
+    """The sum of all fees, in halala: what the platform has, without what renters gave up."""
+    return balance(ledger.PLATFORM) - turnover(TransferKind.FORFEIT)
+
+
 def of_kind(kind: TransferKind) -> Any:
-    """The condition for a kind, as SQL text: with a parameter, the index transfer_payout is not used."""
+    """The condition for a kind, as SQL text: with a parameter, the index transfer_earned is not used."""
     return Transfer.kind == pw.SQL(f"'{kind.value}'")
 
 
@@ -139,13 +152,20 @@ def apply(transfers: Iterable[ledger.Transfer], now_ms: int) -> None:
             job_id=transfer.job_id,
             withdrawal_id=transfer.withdrawal_id,
             created_ms=now_ms,
+            job_type=transfer.job_type.value if transfer.job_type is not None else None,
         )
 
 
-def open_hold(job_id: str, renter_id: int, amount_halala: int, now_ms: int) -> None:
+def open_hold(job_id: str, renter_id: int, kind: JobType, amount_halala: int, now_ms: int) -> None:
     """Holds the highest possible cost of a job. Raises INSUFFICIENT_BALANCE with the facts."""
     apply([ledger.hold_transfer(renter_id, amount_halala, job_id)], now_ms)
-    _insert_hold.run(job_id=job_id, renter_id=renter_id, amount_halala=amount_halala, created_ms=now_ms)
+    _insert_hold.run(
+        job_id=job_id,
+        renter_id=renter_id,
+        amount_halala=amount_halala,
+        created_ms=now_ms,
+        job_type=kind.value,
+    )
 
 
 def resolve_hold(job_id: str, charge_halala: int, now_ms: int) -> None:

@@ -130,6 +130,7 @@ class Transfer(Table):
     job_id = pw.TextField(null=True)
     withdrawal_id = pw.BigIntegerField(null=True)
     created_ms = pw.BigIntegerField()
+    job_type = pw.TextField(null=True)
 
     class Meta:
         table_name = "transfer"
@@ -175,6 +176,7 @@ class Hold(Table):
     charge_halala = pw.BigIntegerField(null=True)
     created_ms = pw.BigIntegerField()
     resolved_ms = pw.BigIntegerField(null=True)
+    job_type = pw.TextField()
 
     class Meta:
         table_name = "hold"
@@ -221,6 +223,16 @@ class Job(Table):
 
     class Meta:
         table_name = "job"
+
+
+class JobTally(Table):
+    day = pw.BigIntegerField()
+    state = pw.TextField()
+    jobs = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "job_tally"
+        primary_key = pw.CompositeKey("day", "state")
 
 
 class Lease(Table):

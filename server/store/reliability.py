@@ -12,18 +12,16 @@ import peewee as pw
 
 from server.domain import reliability as rules
 from server.domain.jobs import FailureReason, JobType
-from server.domain.leases import LeaseOutcome, LeaseState
+from server.domain.leases import LeaseOutcome
 from server.domain.reliability import RECORD_SIZE, TrackRecord
 from server.store import models as db
-from server.store import states
+from server.store.leases import ENDED_ATTEMPT
 from server.store.prepared import PreparedQuery, arg
 
-# The condition of the partial index lease_record; PostgreSQL would not use the index with parameters.
-_ENDED_ATTEMPT = f"state = {states.literal(LeaseState.ENDED)} AND attempt > 0"
 _newest = PreparedQuery(
     lambda: (
         db.Lease.select(db.Lease.outcome, db.Lease.failure_reason)
-        .where(db.Lease.provider_id == arg("provider_id"), pw.SQL(_ENDED_ATTEMPT))
+        .where(db.Lease.provider_id == arg("provider_id"), ENDED_ATTEMPT)
         .order_by(db.Lease.ended_ms.desc(), db.Lease.number.desc())
         .limit(arg("limit"))
     )
@@ -31,7 +29,7 @@ _newest = PreparedQuery(
 # The same query for one provider, as a part of a UNION over several.
 _ARM = (
     "SELECT * FROM (SELECT provider_id, outcome, failure_reason FROM lease "  # noqa: S608  (ids are integers)
-    f"WHERE provider_id = {{provider_id}} AND {_ENDED_ATTEMPT} "
+    f"WHERE provider_id = {{provider_id}} AND {ENDED_ATTEMPT.sql} "
     "ORDER BY ended_ms DESC, number DESC LIMIT {size}) AS newest_{provider_id}"
 )
 
@@ -79,7 +77,7 @@ def page(provider_id: int, before: tuple[int, int] | None, limit: int) -> list[P
         lease.started_ms,
         lease.ended_ms,
         lease.run_ms,
-    ).where(lease.provider_id == provider_id, pw.SQL(_ENDED_ATTEMPT))
+    ).where(lease.provider_id == provider_id, ENDED_ATTEMPT)
     if before is not None:
         # Compared as a pair, so that both databases find the position in the index.
         query = query.where(pw.Tuple(lease.ended_ms, lease.number) < pw.Tuple(*before))

@@ -1,4 +1,4 @@
-"""Statements, calculated from the transfers. Runs inside its caller's transaction."""
+"""Statements, calculated from the transfers and the holds. Runs inside its caller's transaction."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import peewee as pw
 
 from server.domain import ledger as rules
 from server.domain.jobs import JobType
-from server.domain.ledger import TransferKind
+from server.domain.ledger import HoldState, TransferKind
 from server.domain.statements import DAY_MS, Line
-from server.store.ledger import account_id, of_kind
+from server.store import states
+from server.store.ledger import account_id, balance, of_kind
 from server.store.models import Hold, Job, Transfer, tuples
 
 # A day in UTC, counted from 1970; a job type; the number of its jobs; and their sum in halala.
 DayRow = tuple[int, JobType, int, int]
 # SQL text instead of a parameter: PostgreSQL treats two parameters with one value as different expressions.
-_DAY = Transfer.created_ms / pw.SQL(str(DAY_MS))
+_DAY_MS = pw.SQL(str(DAY_MS))
+_COUNT = pw.fn.COUNT(pw.SQL("*"))
 
 
 def lines(renter_id: int, before_id: int | None, limit: int) -> list[Line]:
@@ -24,40 +26,24 @@ def lines(renter_id: int, before_id: int | None, limit: int) -> list[Line]:
     wallet = account_id(rules.renter(renter_id))
     if wallet is None:
         return []
-    signed = pw.Case(None, [(Transfer.credit_account_id == wallet, Transfer.amount_halala)], _negative())
-    mine = (Transfer.debit_account_id == wallet) | (Transfer.credit_account_id == wallet)
-    query = (
-        Transfer.select(
-            Transfer.id,
-            Transfer.created_ms,
-            Transfer.kind,
-            signed,
-            Transfer.job_id,
-            Hold.charge_halala,
-            Job.job_type,
-            Job.model,
-        )
-        .join(Job, pw.JOIN.LEFT_OUTER, on=(Job.job_id == Transfer.job_id))
-        .join(Hold, pw.JOIN.LEFT_OUTER, on=_hold_of_line())
-        .where(mine)
-    )
-    if before_id is not None:
-        query = query.where(Transfer.id < before_id)
-    rows = list(tuples(query.order_by(Transfer.id.desc()).limit(limit)))
+    # Two queries that each follow an index; one query over both sides would sort all lines of the wallet.
+    given = _side(Transfer.debit_account_id == wallet, -1, before_id, limit)
+    taken = _side(Transfer.credit_account_id == wallet, 1, before_id, limit)
+    rows = sorted((*given, *taken), key=lambda row: int(row[0]), reverse=True)[:limit]
     if not rows:
         return []
-    newest_id = rows[0][0]
-    balance = Transfer.select(pw.fn.SUM(signed)).where(mine, Transfer.id <= newest_id).scalar()
-    return _with_balances(rows, int(balance))
+    return _with_balances(rows, balance(rules.renter(renter_id)) - _moved_after(wallet, rows[0][0]))
 
 
 def spending(renter_id: int, since_day: int) -> list[DayRow]:
     """What a renter was charged by day and job type, from ``since_day`` on."""
-    held = account_id(rules.held(renter_id))
-    if held is None:
-        return []
-    charges = Transfer.kind.in_([TransferKind.PAYOUT.value, TransferKind.FEE.value])
-    return _by_day((Transfer.debit_account_id == held) & charges, since_day)
+    day = Hold.resolved_ms / _DAY_MS
+    query = Hold.select(day, Hold.job_type, _COUNT, pw.fn.SUM(Hold.charge_halala)).where(
+        Hold.renter_id == renter_id,
+        states.is_exactly(Hold.state, HoldState.POSTED),
+        Hold.resolved_ms >= since_day * DAY_MS,
+    )
+    return _day_rows(query.group_by(day, Hold.job_type))
 
 
 def earnings(provider_id: int, since_day: int) -> list[DayRow]:
@@ -65,30 +51,50 @@ def earnings(provider_id: int, since_day: int) -> list[DayRow]:
     own = account_id(rules.provider(provider_id))
     if own is None:
         return []
-    return _by_day((Transfer.credit_account_id == own) & of_kind(TransferKind.PAYOUT), since_day)
-
-
-def _by_day(which: Any, since_day: int) -> list[DayRow]:
-    query = (
-        Transfer.select(
-            _DAY,
-            Job.job_type,
-            pw.fn.COUNT(pw.fn.DISTINCT(Transfer.job_id)),
-            pw.fn.SUM(Transfer.amount_halala),
-        )
-        .join(Job, on=(Job.job_id == Transfer.job_id))
-        .where(which, Transfer.created_ms >= since_day * DAY_MS)
-        .group_by(_DAY, Job.job_type)
+    day = Transfer.created_ms / _DAY_MS
+    query = Transfer.select(day, Transfer.job_type, _COUNT, pw.fn.SUM(Transfer.amount_halala)).where(
+        Transfer.credit_account_id == own,
+        of_kind(TransferKind.PAYOUT),
+        Transfer.created_ms >= since_day * DAY_MS,
     )
+    return _day_rows(query.group_by(day, Transfer.job_type))
+
+
+def _day_rows(query: Any) -> list[DayRow]:
     return [(int(day), JobType(kind), int(jobs), int(sum_)) for day, kind, jobs, sum_ in tuples(query)]
 
 
-def _negative() -> Any:
-    return pw.Value(0, converter=False) - Transfer.amount_halala
+def _side(mine: Any, sign: int, before_id: int | None, limit: int) -> list[tuple[Any, ...]]:
+    """The newest transfers on one side of a wallet, newest first, with what ``lines`` shows of them."""
+    hold_of_line = (Hold.job_id == Transfer.job_id) & (Transfer.kind == TransferKind.HOLD.value)
+    query = (
+        Transfer.select(
+            Transfer.id,
+            Transfer.created_ms,
+            Transfer.kind,
+            Transfer.amount_halala * sign,
+            Transfer.job_id,
+            Hold.charge_halala,
+            Job.job_type,
+            Job.model,
+        )
+        .join(Job, pw.JOIN.LEFT_OUTER, on=(Job.job_id == Transfer.job_id))
+        .join(Hold, pw.JOIN.LEFT_OUTER, on=hold_of_line)
+        .where(mine)
+    )
+    if before_id is not None:
+        query = query.where(Transfer.id < before_id)
+    return list(tuples(query.order_by(Transfer.id.desc()).limit(limit)))
 
 
-def _hold_of_line() -> Any:
-    return (Hold.job_id == Transfer.job_id) & (Transfer.kind == TransferKind.HOLD.value)
+def _moved_after(wallet: int, line_id: int) -> int:
+    """The sum of the changes of a wallet after one of its lines, in halala."""
+    amount = pw.fn.COALESCE(pw.fn.SUM(Transfer.amount_halala), 0)
+    taken, given = (
+        Transfer.select(amount).where(side == wallet, Transfer.id > line_id).scalar()
+        for side in (Transfer.credit_account_id, Transfer.debit_account_id)
+    )
+    return int(taken) - int(given)
 
 
 def _with_balances(rows: list[tuple[Any, ...]], balance_halala: int) -> list[Line]:

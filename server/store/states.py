@@ -9,6 +9,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
+from peewee import SQL
+
 from server.domain.transitions import Event, State, Transitions
 
 
@@ -45,6 +47,11 @@ def stored(state: StrEnum) -> str:
 def literal(state: StrEnum) -> str:
     """A state as a literal, for SELECTs that are written as SQL text."""
     return f"'{state.value}'"
+
+
+def is_exactly(column: Any, state: StrEnum) -> Any:
+    """The same as ``is_in`` of one state, as SQL text: for a partial index, which a parameter may not use."""
+    return column == SQL(literal(state))
 
 
 def is_in(column: Any, *states: StrEnum) -> Any:

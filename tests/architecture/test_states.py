@@ -20,7 +20,7 @@ ENDERS = {
 }
 # States with a transition table, and the helpers of server/store that may name a state: they only read.
 TABLED = {"JobState", "LeaseState", "ArtifactState"}
-READERS = {"states.is_in", "states.is_not", "states.literal", "_is_in"}
+READERS = {"states.is_in", "states.is_exactly", "states.is_not", "states.literal", "_is_in"}
 MAX_ARGUMENTS = 7
 
 

@@ -162,6 +162,6 @@ _server = functools.cache(_Server)
 
 @contextmanager
 def openai_server(script: Script, *, at_root: bool = False) -> Iterator[str]:
-    """Serves the script; yields the base address. `at_root`: its path is only /v1, and it has only the list."""
+    """Serves the script; yields the base address. `at_root`: with no path but /v1, and only the list."""
     with _server().serving(script, at_root=at_root) as url:
         yield url

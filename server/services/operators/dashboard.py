@@ -8,10 +8,10 @@ from server.clock import Clock, ms
 from server.domain.jobs import OPEN, JobState
 from server.domain.leases import LIVE_SECONDS
 from server.domain.ledger import AccountKind, TransferKind
-from server.domain.statements import DAY_MS
-from server.store import jobs, ledger, providers, renters
+from server.domain.statements import DAY_MS, day_of
+from server.store import ledger, providers, renters
 from server.store.database import Database
-from server.store.operators import operations
+from server.store.operators import operations, tally
 
 GPU_LIMIT = 100
 SIGNUP_LIMIT = 10
@@ -58,13 +58,19 @@ class Dashboard:
                 total,
                 online,
                 renters.count(),
-                jobs.count_by_state(),
+                tally.jobs_by_state(),
                 operations.gpus(since_ms, GPU_LIMIT),
                 operations.signups(SIGNUP_LIMIT),
-                ledger.turnover(TransferKind.PAYOUT),
-                ledger.turnover(TransferKind.FEE),
+                ledger.earned_by_all(),
+                ledger.fees_of_all(),
                 ledger.turnover(TransferKind.FEE, since_ms=now_ms - now_ms % DAY_MS),
                 ledger.total(AccountKind.RENTER_HELD),
             )
 
         return await self._database.read(read)
+
+    async def tick(self) -> None:
+        """Counts the jobs that ended before yesterday, once: no transaction of these days is still open."""
+        yesterday = day_of(ms(self._clock)) - 1
+        if await self._database.read(tally.first_uncounted) < yesterday:
+            await self._database.run(lambda: tally.count_before(yesterday))

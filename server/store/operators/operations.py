@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import peewee as pw
@@ -11,8 +12,11 @@ from server.domain.ledger import AccountKind
 from server.store import jobs, states
 from server.store import models as db
 
-# The condition of the partial index job_open, so that a search for open jobs does not read all jobs.
-_OPEN = pw.SQL("state IN ('queued', 'pending', 'assigned', 'running')")
+# The conditions of the partial indexes job_open and job_final, so that a search by state reads only its jobs.
+OPEN_JOBS = pw.SQL("state IN ('queued', 'pending', 'assigned', 'running')")
+_FINAL_JOBS = pw.SQL("state IN ('completed', 'failed', 'cancelled')")
+# Up to this many found jobs are read by their ids. Where there are more, the newest are not far.
+SEARCH_LIMIT = 1000
 
 
 def provider_ids(search: str, before_id: int | None, limit: int) -> list[int]:
@@ -57,16 +61,26 @@ def job_page(
     """Jobs, newest first; optionally of one state, renter or provider, or whose id begins with ``search``."""
     query = jobs.listed()
     if state is not None:
-        query = query.where(states.is_in(db.Job.state, state))
-        if state in OPEN:
-            query = query.where(_OPEN)
+        query = query.where(states.is_in(db.Job.state, state), OPEN_JOBS if state in OPEN else _FINAL_JOBS)
     if search:
-        query = query.where(db.Job.job_id.startswith(search))
+        found = db.Job.select(db.Job.job_id).where(_begins(search)).limit(SEARCH_LIMIT)
+        ids = [job_id for (job_id,) in db.tuples(found)]
+        if not ids:
+            return []
+        query = query.where(db.Job.job_id.in_(ids) if len(ids) < SEARCH_LIMIT else _begins(search))
     if renter_id is not None:
         query = query.where(db.Job.renter_id == renter_id)
     if provider_id is not None:
         query = query.where(db.Job.provider_id == provider_id)
     return jobs.newest_page(query, before, limit)
+
+
+def _begins(search: str) -> Any:
+    """The condition for the jobs whose id begins with a search text, in any case."""
+    text = search.lower()
+    if db.Job._meta.database.for_update:  # PostgreSQL
+        return pw.Expression(db.Job.job_id, "LIKE", re.sub(r"([\\%_])", r"\\\1", text) + "%")
+    return (db.Job.job_id >= text) & (db.Job.job_id < text + chr(0x10FFFF))
 
 
 def gpus(live_since_ms: int, limit: int) -> list[tuple[str, int, int]]:

@@ -81,7 +81,9 @@ class Rows:
     async def held_job(self, renter_id: int, halala: int = 100) -> str:
         """A queued job with its hold."""
         job_id = await self.job(renter_id)
-        await self._database.run(lambda: ledger.open_hold(job_id, renter_id, halala, NOW_MS))
+        await self._database.run(
+            lambda: ledger.open_hold(job_id, renter_id, JobType.BENCHMARK, halala, NOW_MS)
+        )
         return job_id
 
     async def get(self, job_id: str) -> Job:

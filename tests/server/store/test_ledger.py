@@ -9,6 +9,7 @@ import pytest
 
 from server.domain import ledger as rules
 from server.domain.errors import DomainError, Reason
+from server.domain.jobs import JobType
 from server.domain.ledger import EXTERNAL, MAX_BALANCE_HALALA, Transfer, TransferKind
 from server.domain.withdrawals import Withdrawal, WithdrawalState
 from server.store import ledger, withdrawals
@@ -19,6 +20,8 @@ from server.store.proof import prove
 from tests.server.store.rows import NOW_MS, Rows
 from tests.support.databases import execute
 
+KIND = JobType.BENCHMARK
+
 
 async def test_fifty_simultaneous_holds_take_at_most_the_wallets_balance(
     database: Database, rows: Rows
@@ -26,7 +29,10 @@ async def test_fifty_simultaneous_holds_take_at_most_the_wallets_balance(
     renter_id = await rows.renter(1999)
     job_ids = [await rows.job(renter_id) for _ in range(50)]
     outcomes = await asyncio.gather(
-        *(database.run(partial(ledger.open_hold, job_id, renter_id, 100, NOW_MS)) for job_id in job_ids),
+        *(
+            database.run(partial(ledger.open_hold, job_id, renter_id, KIND, 100, NOW_MS))
+            for job_id in job_ids
+        ),
         return_exceptions=True,
     )
     refused = [outcome for outcome in outcomes if outcome is not None]
@@ -51,11 +57,11 @@ async def test_simultaneous_hold_and_settlement_of_one_wallet_both_succeed(
     def settle(job_id: str) -> None:
         ledger.resolve_hold(job_id, 0, NOW_MS)
         bill = rules.make_bill(100, 100, 0)
-        ledger.apply(rules.settlement(bill, renter_id, None, job_id), NOW_MS)
+        ledger.apply(rules.settlement(bill, renter_id, None, job_id, KIND), NOW_MS)
 
     work = [
         *(partial(settle, job_id) for job_id in held),
-        *(partial(ledger.open_hold, job_id, renter_id, 100, NOW_MS) for job_id in fresh),
+        *(partial(ledger.open_hold, job_id, renter_id, KIND, 100, NOW_MS) for job_id in fresh),
     ]
     await asyncio.gather(*(database.run(transaction) for transaction in work))
     assert await database.read(lambda: ledger.balance(rules.renter(renter_id))) == 9000

@@ -16,7 +16,7 @@ from server.domain.jobs import FailureReason, Job, JobState
 from server.domain.leases import MAX_OUTPUT_BYTES, Lease, LeaseState
 from server.store import jobs, leases
 from server.store.database import Database
-from server.store.models import MODELS, Provider, Renter, Transfer
+from server.store.models import MODELS, Hold, JobTally, Provider, Renter, Transfer
 from server.store.proof import prove
 from tests.support import databases
 from tests.support.databases import Postgres, connection, execute
@@ -117,8 +117,8 @@ async def test_ledger_of_an_earlier_release_is_kept(new_database_url: str) -> No
         assert (proof.transfers, proof.discrepancies) == (2, ())
         rows = await database.read(lambda: list(Transfer.select().order_by(Transfer.id).tuples()))
         assert rows == [
-            (4, "credit", 1, 3, 70, None, None, 9),
-            (6, "hold", 3, 8, 20, "job", None, 9),
+            (4, "credit", 1, 3, 70, None, None, 9, None),
+            (6, "hold", 3, 8, 20, "job", None, 9, None),
         ]
         for change in ("UPDATE transfer SET amount_halala = 1", "DELETE FROM transfer"):
             with pytest.raises(Exception, match="transfers are immutable"):
@@ -158,6 +158,43 @@ async def test_states_of_renters_are_kept_and_guarded(new_database_url: str) -> 
         for bad in ("UPDATE renter SET state = 'gone'", "DELETE FROM renter WHERE id = 2"):
             with pytest.raises(Exception, match=r"(?i)constraint"):
                 await database.run(partial(execute, database, bad))
+
+
+async def test_holds_and_payouts_get_the_types_of_their_jobs_and_past_days_are_counted(
+    new_database_url: str,
+) -> None:
+    database = Database(new_database_url)
+    raw = database.peewee
+    Runner(raw, str(MIGRATIONS)).up("0001_initial")
+    with raw.atomic():
+        for statement in LEDGER_OF_0002:
+            execute(database, statement)
+        execute(database, "UPDATE job SET state = 'completed', ended_ms = 86400000 * 3 WHERE job_id = 'job'")
+        execute(
+            database, "INSERT INTO account (id, kind, owner_id, balance_halala) VALUES (9, 'provider', 1, 0)"
+        )
+        execute(
+            database,
+            "INSERT INTO transfer (id, kind, debit_account_id, credit_account_id, amount_halala, job_id,"
+            " created_ms) VALUES (7, 'payout', 8, 9, 15, 'job', 9)",
+        )
+    raw.close()
+    async with databases.opened(new_database_url) as database:
+
+        def read() -> tuple[list[Any], list[Any], list[Any]]:
+            return (
+                list(Transfer.select(Transfer.id, Transfer.job_type).order_by(Transfer.id).tuples()),
+                list(Hold.select(Hold.job_type).tuples()),
+                list(JobTally.select().tuples()),
+            )
+
+        assert await database.read(read) == (
+            [(4, None), (6, None), (7, "benchmark")],
+            [("benchmark",)],
+            [(3, "completed", 1)],
+        )
+        with pytest.raises(Exception, match="transfers are immutable"):
+            await database.run(partial(execute, database, "UPDATE transfer SET amount_halala = 1"))
 
 
 def schema(database: Any) -> tuple[set[Any], set[Any]]:
@@ -258,13 +295,18 @@ async def test_postgres_refuses_to_truncate_the_transfers(postgres: Postgres) ->
             "job_open",
         ),
         (
+            "SELECT job_id FROM job WHERE state = 'failed' AND state IN ('completed', 'failed', 'cancelled') "
+            "ORDER BY created_ms DESC, job_id DESC",
+            "job_final (state=?)",
+        ),
+        (
             "SELECT SUM(amount_halala) FROM transfer WHERE kind = 'fee' AND created_ms >= 5",
-            "transfer_of_kind",
+            "COVERING INDEX transfer_amount_of_kind",
         ),
         (
             "SELECT SUM(amount_halala) FROM transfer WHERE kind = 'payout' AND created_ms >= 5 "
             "AND credit_account_id = 1",
-            "COVERING INDEX transfer_payout (credit_account_id=? AND created_ms>?)",
+            "COVERING INDEX transfer_earned (credit_account_id=? AND created_ms>?)",
         ),
         (
             "SELECT * FROM job WHERE provider_id = 1 AND created_ms <= 5 "

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import pytest
 
 from server.domain import ledger as rules
+from server.domain.jobs import JobType
 from server.domain.proof import Proof
 from server.services.operators.proofs import Proofs
 from server.store import ledger, proof
@@ -16,6 +15,7 @@ from server.store.database import Database
 from tests.server.store.rows import NOW_MS, Rows
 from tests.support.databases import execute
 from tests.support.manual_clock import ManualClock
+from tests.support.plans import recorded, walks
 
 CHECKPOINT = 10
 TABLES = ("transfer", "checkpoint", "checkpoint_sum", "checkpoint_hold")
@@ -38,7 +38,7 @@ async def trade(database: Database, rows: Rows, jobs: int) -> None:
 def settle(database: Database, job_id: str, renter_id: int, provider_id: int) -> None:
     ledger.resolve_hold(job_id, 40, NOW_MS)
     bill = rules.make_bill(100, 40, 60_000)
-    ledger.apply(rules.settlement(bill, renter_id, provider_id, job_id), NOW_MS)
+    ledger.apply(rules.settlement(bill, renter_id, provider_id, job_id, JobType.BENCHMARK), NOW_MS)
     execute(database, f"UPDATE job SET state = 'completed' WHERE job_id = '{job_id}'")
 
 
@@ -172,30 +172,13 @@ async def test_proof_reads_no_more_of_a_longer_history(
     database: Database, rows: Rows, proofs: Proofs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many statements, and on SQLite none that walks through a table which grows with the jobs."""
-    seen: list[list[tuple[str, Any]]] = []
-    run: Callable[..., Any] = database.peewee.execute_sql
-
-    def watched(sql: str, params: Any = None, *rest: Any, **options: Any) -> Any:
-        seen[-1].append((sql, params))
-        return run(sql, params, *rest, **options)
-
+    lengths: list[int] = []
     for _ in range(2):
         await trade(database, rows, 20)
         await proofs.tick()
-        seen.append([])
-        with monkeypatch.context() as patch:
-            patch.setattr(database.peewee, "execute_sql", watched)
+        with recorded(database, monkeypatch) as statements:
             found = await proofs.prove()
+        lengths.append(len(statements))
         assert found.transfers_read < CHECKPOINT
-    assert len(seen[0]) == len(seen[1])
-    if database.is_sqlite:
-        await database.read(lambda: _assert_walk_through_nothing(run, seen[1]))
-
-
-def _assert_walk_through_nothing(run: Callable[..., Any], statements: list[tuple[str, Any]]) -> None:
-    for sql, params in statements:
-        if not any(f'"{table}" AS' in sql for table in ("transfer", "hold", "job")):
-            continue
-        plan = [row[3] for row in run(f"EXPLAIN QUERY PLAN {sql}", params)]
-        walks = [step for step in plan if step.startswith("SCAN") and "hold_open" not in step]
-        assert walks == [], (sql, plan)
+    assert lengths[0] == lengths[1]
+    assert await walks(database, statements) == {}

@@ -110,6 +110,8 @@ async def test_every_text_of_the_renters_rows_is_erased_or_kept_with_a_reason(ma
         "transfer.job_id": "money",
         "hold.job_id": "money",
         "hold.state": "money",
+        "hold.job_type": "the provider's history",
+        "transfer.job_type": "the provider's history",
         "job.job_id": "the provider's history",
         "job.job_type": "the provider's history",
         "job.state": "the provider's history",
@@ -129,7 +131,7 @@ async def test_every_text_of_the_renters_rows_is_erased_or_kept_with_a_reason(ma
     }
     not_renters = {
         *("provider", "provider_gpu", "provider_model", "withdrawal"),
-        *("audit_entry", "job_rate", "provider_key"),
+        *("audit_entry", "job_rate", "provider_key", "job_tally"),
     }
     async with whole_renter(market) as whole:
         await delete(market, whole.renter, forfeit=BALANCE_HALALA)

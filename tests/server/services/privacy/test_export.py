@@ -138,6 +138,8 @@ NOT_EXPORTED = {
     "transfer.debit_account_id": "the sign of the amount",
     "transfer.credit_account_id": "the sign of the amount",
     "transfer.withdrawal_id": "only for providers",
+    "hold.job_type": "the job's",
+    "transfer.job_type": "only of payouts, which are a provider's",
     "hold.state": "derived from the job's state",
     "hold.created_ms": "equal to the job's",
     "hold.resolved_ms": "the job's end",
@@ -176,6 +178,7 @@ NOT_EXPORTED = {
     "repeat.created_ms": "kept for a day with the answer that was given",
 }
 TABLES_WITHOUT_RENTERS = {
+    "job_tally",
     *("provider", "provider_gpu", "provider_model", "provider_terms", "gpu_metrics", "withdrawal"),
     *("audit_entry", "job_rate", "checkpoint", "checkpoint_sum", "checkpoint_hold"),
 }
