@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from daemon.engines.child import ModelServer, start_model_server
@@ -31,8 +32,11 @@ class LlamaCppEngine(ServedEngine[ModelServer]):
         context_tokens: int = CONTEXT_TOKENS,
         warm: WarmModels | None = None,
         watch: bool = False,
+        visible_gpus: Callable[[], Sequence[str] | None] = lambda: None,
     ) -> None:
-        """`slots`: how many jobs at once; `watch`: let the child report what its slots do, for tests."""
+        """`slots`: how many jobs at once; `visible_gpus`: what a server sees that starts now; None: all.
+
+        `watch`: let the child report what its slots do, for tests."""
         super().__init__(
             name,
             slots=slots,
@@ -42,6 +46,7 @@ class LlamaCppEngine(ServedEngine[ModelServer]):
         self._path = path
         self._context_tokens = context_tokens
         self._watch = watch
+        self._see = visible_gpus
 
     @property
     def context_tokens(self) -> int:
@@ -57,5 +62,6 @@ class LlamaCppEngine(ServedEngine[ModelServer]):
             "context_tokens": self._context_tokens,
             "threads": os.cpu_count() or 1,
             "endpoint_slots": self._watch,
+            "visible_gpus": self._see(),
         }
         return await start_model_server(settings)

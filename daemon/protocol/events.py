@@ -131,6 +131,13 @@ class GpusFailed:
 
 
 @dataclass(frozen=True)
+class GpusTaken:
+    """The machine's owner uses the GPUs under these runs: the runs are given back."""
+
+    leases: Sequence[sessions_pb2.Lease]
+
+
+@dataclass(frozen=True)
 class Capacity:
     """What the daemon can take from now on."""
 
@@ -185,6 +192,7 @@ Event = (
     | NotPersisted
     | GpusSampled
     | GpusFailed
+    | GpusTaken
     | Capacity
     | AttemptEvent
 )

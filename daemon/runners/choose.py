@@ -38,12 +38,14 @@ async def runner_of(
     socket: Path,
     state_dir: Path,
     healthy_gpus: Callable[[], Sequence[str]],
+    visible_gpus: Callable[[], Sequence[str] | None],
     *,
     allow_process_runner: bool = False,
 ) -> Runner | None:
     """The container runner, where images are allowed and the engine answers.
 
-    Where none are allowed: the process runner, if the owner said so, or none.
+    Where none are allowed: the process runner, if the owner said so, or none. `visible_gpus`: what plain
+    processes may see; None: all GPUs.
     """
     folder = state_dir / "artifacts"
     if not settings.images:
@@ -52,7 +54,7 @@ async def runner_of(
                 "NOT ISOLATED: jobs run as plain processes; "
                 "they can read this machine's files and use its network"
             )
-            return ProcessRunner(settings, folder)
+            return ProcessRunner(settings, folder, visible_gpus)
         return None
     docker = Docker(str(socket))
     try:

@@ -15,7 +15,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -45,9 +45,19 @@ class ProcessRunner(Runner):
 
     name = "plain processes"
 
-    def __init__(self, settings: ContainerSettings, folder: Path) -> None:
-        """`folder`: for the jobs' files; of `settings`, only sizes can be enforced."""
+    def __init__(
+        self,
+        settings: ContainerSettings,
+        folder: Path,
+        visible_gpus: Callable[[], Sequence[str] | None] = lambda: None,
+    ) -> None:
+        """`folder`: for the jobs' files; of `settings`, only sizes can be enforced.
+
+        `visible_gpus`: the UUIDs of the GPUs that a job which starts now is to see; None: all.
+        """
         self._settings = settings
+        self._visible_gpus = visible_gpus
+        self._seen: dict[LeaseKey, Sequence[str] | None] = {}
         self._folder = folder
         self._processes: dict[LeaseKey, asyncio.subprocess.Process] = {}
 
@@ -92,6 +102,9 @@ class ProcessRunner(Runner):
             folders = {"DCP_OUTPUT_DIR": str(output)}
             if offer.container_spec.input_files:
                 folders["DCP_INPUT_DIR"] = str(given)
+            self._seen[key] = gpus = self._visible_gpus()
+            if gpus is not None:
+                folders["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
             process = self._processes[key] = await self._start(offer.container_spec, work, folders)
             limit = TimeLimit(offer.run_limit.ToMilliseconds() / 1000, partial(_signalled, process))
             async with limit.kept():
@@ -111,6 +124,10 @@ class ProcessRunner(Runner):
         finally:
             await self._end(key)
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    def visible_gpus(self, lease: sessions_pb2.Lease) -> Collection[str] | None:
+        """Those that its process was told of."""
+        return self._seen.get(lease_key(lease))
 
     async def kill(self, lease: sessions_pb2.Lease) -> None:
         """Ends a job's processes by a signal that cannot be ignored."""
@@ -187,6 +204,7 @@ class ProcessRunner(Runner):
         # Those that its first process left behind.
         _signal(process, signal.SIGKILL)
         self._processes.pop(key, None)
+        self._seen.pop(key, None)
 
 
 def _lease(key: LeaseKey) -> sessions_pb2.Lease:

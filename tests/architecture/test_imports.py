@@ -109,12 +109,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "daemon.machine.durable": (
         "daemon.cli.registration",
         "daemon.config.identity",
+        "daemon.machine.kept",
         "daemon.journal.disk",
         "daemon.service.installation",
     ),
     "daemon.machine.policy": (
         "daemon.app",
-        "daemon.cli.doctor",
+        "daemon.cli.gpu_checks",
         "daemon.config.config",
         "daemon.service.reload",
         "daemon.work",
@@ -125,6 +126,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "daemon.runners.containers": ("daemon.cli.doctor", "daemon.config", "daemon.engines", "daemon.runners"),
     "daemon.runners.process": ("daemon.__main__", "daemon.runners.choose"),
     "daemon.engines": ("daemon.__main__", "daemon.cli.doctor"),
+    "daemon.engines.attached": ("daemon.cli.doctor", "daemon.cli.ollama", "daemon.engines.build"),
     "daemon.engines.container_spec": ("daemon.config", "daemon.engines"),
     "daemon.cli": ("daemon.__main__",),
     "daemon.cli.control": ("daemon.__main__", "daemon.cli", "daemon.service"),

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from daemon.cli import doctor, status
 from daemon.cli.control import socket_path
-from daemon.cli.doctor import Level
+from daemon.cli.findings import Level
 from daemon.config.config import from_env
 from daemon.service.notify import Manager
 from tests.daemon.cli.test_registration import Terminal
