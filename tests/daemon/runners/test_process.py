@@ -53,6 +53,15 @@ async def test_job_does_not_see_the_daemons_environment(
     assert b"secret" not in (await outcome_of(runner, "env")).output
 
 
+@pytest.mark.parametrize(("gpus", "sees"), [(None, "all"), (["GPU-b", "GPU-c"], "GPU-b,GPU-c"), ([], "")])
+async def test_job_sees_only_the_gpus_that_it_is_given(
+    tmp_path: Path, gpus: list[str] | None, sees: str
+) -> None:
+    runner = ProcessRunner(ContainerSettings(output_bytes=MIB), tmp_path / "artifacts", lambda: gpus)
+    outcome = await outcome_of(runner, "echo ${CUDA_VISIBLE_DEVICES-all}")
+    assert outcome.output.decode() == f"{sees}\n"
+
+
 async def test_self_test_starts_a_command_and_leaves_nothing(runner: ProcessRunner, tmp_path: Path) -> None:
     await runner.self_test()
     assert list((tmp_path / "artifacts").iterdir()) == []
