@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from common.files import raise_file_limit
+from common.printing import print_anything
 from daemon.app import Daemon, Options
 from daemon.cli import arguments as command_line
 from daemon.cli import control, doctor, logs, registration, status
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
     # Nothing that this process makes is for other users of the machine.
     os.umask(0o077)
+    print_anything()
     arguments = command_line.parser().parse_args(argv)
     raise_file_limit()
     try:

@@ -97,7 +97,7 @@ class ProcessRunner(Runner):
             for created in (folder, work, output, given):
                 created.mkdir(mode=0o700, parents=True)
             for name, text in offer.container_spec.input_files.items():
-                (given / name).write_text(text)
+                (given / name).write_text(text, encoding="utf-8")
                 (given / name).chmod(0o500)
             folders = {"DCP_OUTPUT_DIR": str(output)}
             if offer.container_spec.input_files:
@@ -152,16 +152,18 @@ class ProcessRunner(Runner):
         self, wanted: jobs_pb2.ContainerSpec, work: Path, folders: Mapping[str, str]
     ) -> asyncio.subprocess.Process:
         # The daemon's own environment has its key: a job gets none of it.
-        env = {"PATH": PATH, "HOME": str(work), **wanted.env, **folders}
+        given = {name: _native(value) for name, value in wanted.env.items()}
+        env = {"PATH": PATH, "HOME": str(work), **given, **folders}
+        command = [_native(part) for part in wanted.command]
         launch = (sys.executable, "-I", "-S", _LAUNCH, str(os.getpid()), str(self._settings.output_bytes))
-        program = str(work / wanted.command[0]) if "/" in wanted.command[0] else wanted.command[0]
+        program = str(work / command[0]) if "/" in command[0] else command[0]
         if shutil.which(program, path=env["PATH"]) is None:
             text = "The command could not be started: there is no such program."
             raise RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_START_FAILED, text)
         try:
             return await asyncio.create_subprocess_exec(
                 *launch,
-                *wanted.command,
+                *command,
                 env=env,
                 cwd=work,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -205,6 +207,11 @@ class ProcessRunner(Runner):
         _signal(process, signal.SIGKILL)
         self._processes.pop(key, None)
         self._seen.pop(key, None)
+
+
+def _native(text: str) -> str:
+    """The text as this machine's locale has it, so that the program gets it in UTF-8."""
+    return os.fsdecode(text.encode())
 
 
 def _lease(key: LeaseKey) -> sessions_pb2.Lease:

@@ -239,7 +239,8 @@ _OBSTACLES = {
     Obstacle.MODEL_NOT_SERVED: "It does not serve the model {model}.",
     Obstacle.OTHER_GPU: "It has {gpu} and the job asks for {gpu_wanted}.",
     Obstacle.TOO_LITTLE_VRAM: "It reports {memory} and the job asks for {vram_wanted} MiB.",
-    Obstacle.VRAM_UNKNOWN: "It does not report the memory of its {gpu} and the job asks for {vram_wanted} MiB.",
+    Obstacle.VRAM_UNKNOWN: "It does not report the memory of its {gpu} "
+    "and the job asks for {vram_wanted} MiB.",
     Obstacle.VRAM_RESERVED: "Its owner reserves {vram_reserved} of its {vram} MiB of GPU memory "
     "and the job asks for {vram_wanted} MiB.",
     Obstacle.RATE_ABOVE_QUOTE: "It charges {rate} halala per minute and the job was quoted {quoted}; "

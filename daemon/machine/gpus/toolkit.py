@@ -43,7 +43,13 @@ def _ask(name: str, folders: str | None) -> str | None:
         return None
     try:
         done = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True
+            [path, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+            check=True,
+            encoding="utf-8",
+            errors="replace",
         )
     except (OSError, ValueError, subprocess.SubprocessError):
         return None

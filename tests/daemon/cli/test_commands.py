@@ -303,3 +303,15 @@ async def test_hangup_of_the_terminal_drains(tmp_path: Path) -> None:
             await connection.expect_anyway("drain")
             await connection.expect_anyway("goodbye")
             await terminal.end()
+
+
+async def test_name_that_the_terminal_cannot_show_ends_no_command(tmp_path: Path) -> None:
+    name = "\u0645\u0632\u0648\u062f"
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    async with fake_server() as server:
+        server.provider_name = name
+        environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY, **ascii_only}
+        _, out, err = await run("doctor", state=tmp_path, **environ)
+        assert "the server knows it as provider 42, \\u0645\\u0632" in out, err
+        _, out, err = await run("status", "--once", state=tmp_path, **environ)
+        assert "\\u0645\\u0632" in out, err
