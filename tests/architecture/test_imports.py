@@ -77,7 +77,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "aiohttp": ("daemon.runners.containers.docker",),
     "cryptography": ("daemon.service.release",),
     "httpx": ("daemon.engines", "daemon.service.fetch"),
-    "psutil": ("daemon.config.engine_settings", "daemon.engines.warm", "daemon.machine.gpus.processes"),
+    "psutil": (
+        "daemon.config.engine_settings",
+        "daemon.engines.warm",
+        "daemon.machine.gpus.none",
+        "daemon.machine.gpus.processes",
+    ),
     "pynvml": ("daemon.machine.gpus.nvml",),
     "rich": ("daemon.cli.status",),
     "xllamacpp": ("daemon.engines.llamacpp_child",),
