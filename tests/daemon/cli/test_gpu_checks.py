@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -107,11 +108,12 @@ async def test_start_logs_what_doctor_finds_and_goes_on(library: Path, tmp_path:
                 "WARNING daemon check: GPU 0 is in MIG mode and has no MIG device",
                 "ERROR daemon check: container engine /no.sock",
             }
-            while wanted:
-                line = (await running.process.stderr.readline()).decode()
-                assert line, wanted
-                assert "check: key" not in line
-                wanted = {text for text in wanted if text not in line}
+            async with asyncio.timeout(30):
+                while wanted:
+                    line = (await running.process.stderr.readline()).decode()
+                    assert line, wanted
+                    assert "check: key" not in line
+                    wanted = {text for text in wanted if text not in line}
             assert running.process.returncode is None
 
 
