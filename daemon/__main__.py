@@ -1,4 +1,4 @@
-"""The command `dcp-daemon`: register, run, doctor, status, update, unit.
+"""The command `dcp-daemon`: register, run, doctor, status, drain, resume, update, unit.
 
 It owns signals, exit statuses and what is passed from the environment; what the
 commands do is elsewhere. Exit: 0 done, 1 ended by the server or a failed check,
@@ -18,9 +18,9 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
 
 from common.files import raise_file_limit
+from common.printing import print_anything
 from daemon.app import Daemon, Options
 from daemon.cli import arguments as command_line
 from daemon.cli import control, doctor, logs, registration, status
@@ -35,6 +35,7 @@ from daemon.journal.journal import Journal
 from daemon.link import KeyRefusedError, RegistrationError, ServerAddress
 from daemon.machine.gpus.watched import detect
 from daemon.machine.health import Health
+from daemon.machine.kept import KeptGpus
 from daemon.machine.machine import Machine
 from daemon.protocol.effects import EndReason
 from daemon.runners import Runner
@@ -60,6 +61,7 @@ SUPERSEDED_STATUS = 3
 
 _FAULTS = (
     ConfigError,
+    control.NotRunningError,
     IdentityError,
     JournalError,
     KeyRefusedError,
@@ -74,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
     # Nothing that this process makes is for other users of the machine.
     os.umask(0o077)
+    print_anything()
     arguments = command_line.parser().parse_args(argv)
     raise_file_limit()
     try:
@@ -115,6 +118,22 @@ def _status(arguments: argparse.Namespace) -> int:
     return status.run(_configured(arguments), once=arguments.once, as_json=arguments.json)
 
 
+def _keep_gpu(arguments: argparse.Namespace) -> int:
+    config = _configured(arguments)
+    try:
+        answer = control.ask(config.state_dir, arguments.command, gpu=arguments.gpu)
+    except PermissionError:
+        answer = {"error": f"{config.state_dir} belongs to another user: ask as that user, or with sudo"}
+    if "gpu" not in answer:
+        logs.report_fault(f"dcp-daemon: {answer.get('error')}", os.environ, sys.stderr)
+        return 1
+    if arguments.command == "drain":
+        print(f"{answer['gpu']} takes no new jobs, also after a restart; what runs on it finishes")
+    else:
+        print(f"{answer['gpu']} takes jobs again")
+    return 0
+
+
 def _update(arguments: argparse.Namespace) -> int:
     config = _configured(arguments)
     wish = update.Wish(arguments.source, arguments.allow_downgrade, arguments.ready_seconds)
@@ -141,6 +160,8 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
     "doctor": _doctor,
     "status": _status,
+    "drain": _keep_gpu,
+    "resume": _keep_gpu,
     "update": _update,
     "unit": _unit,
 }
@@ -170,24 +191,25 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
     _check_serves(config, arguments.allow_process_runner)
     # Its lock says that no other daemon uses this state folder.
     disk = FileDisk(journal_folder(config.state_dir))
-    manager, health = Manager(os.environ), Health()
-    warm = WarmModels()
+    manager, health = Manager(os.environ), Health(KeptGpus(config.state_dir))
+    warm = WarmModels(kept_gpus=health.kept_gpus)
     choose = partial(
         runner_of,
         config.containers,
         config.container_socket,
         config.state_dir,
         health.healthy_gpus,
+        health.visible_gpus,
         allow_process_runner=arguments.allow_process_runner,
     )
     runner = await choose()
     others: list[Runner] = [
-        *container_engines(config, warm, health.healthy_gpus),
+        *container_engines(config, warm, health.healthy_gpus, health.kept_gpus),
         *attached_engines(config),
         *([runner] if runner is not None else []),
     ]
     gpus = detect(lambda: [pid for other in others for pid in other.pids()])
-    reloader = Reloader(config, lambda model: model_engine(config, model, warm), others)
+    reloader = Reloader(config, lambda model: model_engine(config, model, warm, health.visible_gpus), others)
     daemon = Daemon(
         ServerAddress(config.server, config.tls_ca),
         key,
@@ -260,8 +282,12 @@ def _check_serves(config: Config, allow_process_runner: bool) -> None:
         )
 
 
-def _answers(daemon: Daemon) -> dict[str, Callable[[], dict[str, Any]]]:
-    return {"status": daemon.state}
+def _answers(daemon: Daemon) -> control.Answers:
+    return {
+        "status": lambda _: daemon.state(),
+        "drain": lambda request: daemon.set_gpu_drained(str(request.get("gpu")), True),
+        "resume": lambda request: daemon.set_gpu_drained(str(request.get("gpu")), False),
+    }
 
 
 def _key(config: Config) -> str:

@@ -20,6 +20,7 @@ from daemon.cli.snapshot import snapshot
 from daemon.journal.journal import Journal
 from daemon.journal.writer import JournalWriter
 from daemon.link import Line, Link, ServerAddress
+from daemon.machine.health import UnknownGpuError
 from daemon.machine.machine import GpuSampler, Machine
 from daemon.machine.policy import Rules
 from daemon.protocol import effects as fx
@@ -98,7 +99,12 @@ class Daemon:
         sink = self._options.artifact_sink or Uploader(link.upload, machine.rng)
         self._attempts = Attempts(self._roster.engines, self._happened, self._room, machine.clock, sink)
         self._self_tests = SelfTests(
-            engines, machine.clock, machine.rng, is_busy=self._attempts.is_busy, changed=self._report_capacity
+            engines,
+            machine.clock,
+            machine.rng,
+            is_busy=self._attempts.is_busy,
+            changed=self._report_capacity,
+            is_held=lambda: machine.health.is_all_kept,
         )
         self._admission = Admission(
             rules or Rules(),
@@ -145,6 +151,17 @@ class Daemon:
         """Takes no more jobs, finishes those that run for up to 30 s, then lets `run` return."""
         self._handle(ev.DrainRequested())
 
+    def set_gpu_drained(self, which: str, is_drained: bool) -> dict[str, Any]:
+        """Keeps one GPU, by index or UUID, from new jobs, or no longer; what runs on it finishes."""
+        try:
+            uuid = self._health.set_drained(which, is_drained)
+        except UnknownGpuError as error:
+            return {"error": str(error)}
+        except OSError as error:
+            return {"error": f"that cannot be stored: {error.strerror}"}
+        self._report_capacity()
+        return {"gpu": uuid}
+
     def reconfigure(self, engines: Sequence[Runner], rules: Rules) -> None:
         """Serves with these engines by these rules from now on; what runs, runs on.
 
@@ -160,6 +177,7 @@ class Daemon:
         return snapshot(
             self._session,
             self._sampler.fresh,
+            self._health.state_of,
             server=self._server.address,
             opened_at=self._opened_at,
             closed=self._admission.obstacle(),
@@ -235,9 +253,12 @@ class Daemon:
         if status is None:
             return
         self._options.on_sample(status)
-        self._handle(ev.GpusSampled(self._health.observe(status)))
+        judged = self._health.observe(status, yields=self._admission.rules.yield_to_owner)
+        self._handle(ev.GpusSampled(judged))
         if lost := self._attempts.of_gpus(self._health.must_end):
             self._handle(ev.GpusFailed(lost))
+        if taken := self._attempts.that_see(self._health.must_yield):
+            self._handle(ev.GpusTaken(taken))
         self._report_capacity()
 
     # --- the loops ---

@@ -13,6 +13,7 @@ from importlib import metadata
 import uvloop
 
 from common.files import raise_file_limit
+from common.printing import print_anything
 from gateway import serving
 from gateway.channel import open_channel
 from gateway.config import VARIABLES, Config, ConfigError
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The console entry `dcp-gateway`. Returns 0 after a drain and 2 for an invalid setting."""
     # Nothing that this process makes is for other users of the machine.
     os.umask(0o077)
+    print_anything()
     parse_arguments(arguments)
     try:
         config = Config.from_env(os.environ)

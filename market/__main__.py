@@ -15,6 +15,7 @@ import uvloop
 import gateway.config
 import server.config
 from common.files import raise_file_limit
+from common.printing import print_anything
 from gateway import serving
 from gateway.config import Address
 from market.channel import EmbeddedChannel
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The console command. Exit status 0 after a drain, 2 for a bad setting."""
     # Nothing that this process makes is for other users of the machine.
     os.umask(0o077)
+    print_anything()
     most_files = raise_file_limit()
     _parser().parse_args(argv)
     try:

@@ -141,7 +141,7 @@ class BareMachine:
             failed = (
                 self._inside("systemctl", "--failed", "--no-legend", "--plain").stdout if self._first else ""
             )
-            console = self._console.read_text(errors="replace")[-2000:]
+            console = self._console.read_text(errors="replace", encoding="utf-8")[-2000:]
             raise MachineError(f"the machine is not running: {state}\n{failed}{console}")
 
     def _find_first(self) -> psutil.Process | None:
@@ -158,7 +158,13 @@ class BareMachine:
         enter = ["nsenter", f"--target={self._first.pid}", *_NAMESPACES, "env", "-i", _PATH, "LANG=C.UTF-8"]
         try:
             return subprocess.run(
-                [*enter, *command], capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
+                [*enter, *command],
+                capture_output=True,
+                text=True,
+                timeout=COMMAND_SECONDS,
+                check=False,
+                encoding="utf-8",
+                errors="replace",
             )
         except subprocess.TimeoutExpired:
             raise MachineError(f"{' '.join(command)} took more than {COMMAND_SECONDS:.0f} s") from None
@@ -168,7 +174,7 @@ def _own_group() -> Path | None:
     """The control group for the machine; None if systemd is running here, because it creates one."""
     if Path("/run/systemd/system").is_dir():
         return None
-    own = re.search(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
+    own = re.search(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(encoding="utf-8"), re.MULTILINE)
     roots = _group_roots("cgroup2", "")
     if not roots or own is None:
         raise MachineError("this kernel has no unified control groups mounted")
@@ -176,7 +182,7 @@ def _own_group() -> Path | None:
 
 
 def _group_roots(kind: str, option: str) -> list[Path]:
-    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
     return [Path(fields[1]) for fields in mounts if fields[2] == kind and option in fields[3]]
 
 
@@ -191,6 +197,8 @@ def _remove_group(group: Path | None) -> None:
 
 
 def _do(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, encoding="utf-8", errors="replace"
+    )
     if done.returncode:
         raise MachineError(f"{' '.join(command)}: {(done.stdout + done.stderr).strip()[-2000:]}")

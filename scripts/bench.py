@@ -144,12 +144,15 @@ def _machine() -> str:
 
 def _write(path: Path, measured: dict[str, list[Figure]]) -> None:
     parts = {part: [figure.as_json() for figure in figures] for part, figures in measured.items()}
-    path.write_text(json.dumps({"machine": _machine(), "figures": parts}, indent=2) + "\n")
+    path.write_text(json.dumps({"machine": _machine(), "figures": parts}, indent=2) + "\n", encoding="utf-8")
     say(f"wrote {path}")
 
 
 def _record(measured: dict[str, list[Figure]]) -> None:
-    PAGE.write_text(bench_page.updated(PAGE.read_text(), measured, time.strftime("%Y-%m-%d"), _machine()))
+    PAGE.write_text(
+        bench_page.updated(PAGE.read_text(encoding="utf-8"), measured, time.strftime("%Y-%m-%d"), _machine()),
+        encoding="utf-8",
+    )
     say(f"wrote {PAGE}")
 
 

@@ -53,7 +53,7 @@ class NoopEngine(Engine):
 def read_starts(path: Path) -> dict[str, float]:
     """The first start of each job, in seconds by the monotonic clock."""
     begun: dict[str, float] = {}
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         job_id, _, at = line.partition(" ")
         begun.setdefault(job_id, float(at))
     return begun

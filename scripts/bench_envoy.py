@@ -56,7 +56,7 @@ def start(programs: Programs, envoy: Path, server_address: str) -> tuple[Program
     services = _write_descriptors(descriptors)
     port = _free_port()
     config = programs.folder / "envoy.json"
-    config.write_text(json.dumps(_config(port, server_address, descriptors, services)))
+    config.write_text(json.dumps(_config(port, server_address, descriptors, services)), encoding="utf-8")
     program = programs.start(
         "envoy",
         [envoy, "-c", config, "--concurrency", "1", "--log-level", "error", "--disable-hot-restart"],

@@ -103,7 +103,7 @@ def _open(
 def _start_load(market: Market, number: int, keys: Sequence[str], at_once: int) -> Program:
     file: Path = market.folder / f"keys-{number}"
     file.touch(0o600)
-    file.write_text("\n".join(keys))
+    file.write_text("\n".join(keys), encoding="utf-8")
     command = [
         str(BIN / "python"),
         "-m",

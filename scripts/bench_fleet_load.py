@@ -214,7 +214,7 @@ async def serve(server: str, keys: list[str], at_once: int) -> None:
 def main() -> int:
     """Reads the arguments and serves."""
     server, keys, at_once = sys.argv[1:]
-    uvloop.run(serve(server, Path(keys).read_text().split(), int(at_once)))
+    uvloop.run(serve(server, Path(keys).read_text(encoding="utf-8").split(), int(at_once)))
     return 0
 
 

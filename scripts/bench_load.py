@@ -67,7 +67,7 @@ def find_wrk() -> str:
 def run(load: Load, folder: Path) -> Loaded:
     """Runs wrk and returns its result. Raises BenchError."""
     script = folder / "load.lua"
-    script.write_text(_script(load))
+    script.write_text(_script(load), encoding="utf-8")
     command = [
         find_wrk(), "--threads", "1", "--connections", str(load.connections),
         "--duration", f"{max(1, round(load.seconds))}s", "--script", str(script),
@@ -76,7 +76,13 @@ def run(load: Load, folder: Path) -> Loaded:
     before = _children_cpu_seconds()
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=load.seconds + GRACE_SECONDS
+            command,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=load.seconds + GRACE_SECONDS,
+            encoding="utf-8",
+            errors="replace",
         )
     except subprocess.CalledProcessError as error:
         raise BenchError(f"wrk failed: {(error.stderr or error.stdout)[-500:]}") from None

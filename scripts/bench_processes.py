@@ -70,7 +70,9 @@ class Program:
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline:
             ended = self._process.poll() is not None
-            if found := re.search(pattern, self._output.read_text(errors="replace"), re.MULTILINE):
+            if found := re.search(
+                pattern, self._output.read_text(errors="replace", encoding="utf-8"), re.MULTILINE
+            ):
                 return found[1]
             if ended:
                 break
@@ -88,7 +90,9 @@ class Program:
 
     def last_words(self) -> str:
         """The last 20 lines of its output."""
-        text = self._output.read_text(errors="replace") + self._errors.read_text(errors="replace")
+        text = self._output.read_text(errors="replace", encoding="utf-8") + self._errors.read_text(
+            errors="replace", encoding="utf-8"
+        )
         return "\n".join(text.splitlines()[-20:]) or "(it wrote nothing)"
 
     def end(self) -> None:

@@ -57,7 +57,7 @@ def fuzz(
     """Sends requests to routes with a key. Returns success, the number of cases, and the output."""
     folder = market.folder / f"{header}-{phases}"
     folder.mkdir()
-    (folder / "schemathesis.toml").write_text(CONFIG)
+    (folder / "schemathesis.toml").write_text(CONFIG, encoding="utf-8")
     done = subprocess.run(
         [
             *(str(Path(sys.executable).parent / "schemathesis"), "run", f"{market.url}/openapi.json"),
@@ -71,6 +71,8 @@ def fuzz(
         capture_output=True,
         text=True,
         check=False,
+        encoding="utf-8",
+        errors="replace",
     )
     output = done.stdout + done.stderr
     cases = re.search(r"(\d+) generated", output)

@@ -55,16 +55,17 @@ def generate_into(target: Path) -> None:
         )  # fmt: skip
         for folder in (output, output / "v1"):
             (folder / "__init__.py").write_text(
-                '"""Generated from protos/ by scripts/generate; edit the protos instead."""\n'
+                '"""Generated from protos/ by scripts/generate; edit the protos instead."""\n',
+                encoding="utf-8",
             )
             (folder / "py.typed").touch()
-        (output / "settings.py").write_text(settings_module())
+        (output / "settings.py").write_text(settings_module(), encoding="utf-8")
         shutil.copytree(output, target, dirs_exist_ok=True)
 
 
 def settings_module() -> str:
     """The source of a module with the names of all settings. Each program knows the meaning of its own."""
-    names = (PROTOS / "settings.txt").read_text().split()
+    names = (PROTOS / "settings.txt").read_text(encoding="utf-8").split()
     lines = "".join(f'        "{name}",\n' for name in names)
     return (
         '"""Generated from protos/settings.txt by scripts/generate; edit that instead."""\n\n'
@@ -113,11 +114,11 @@ def reference_pages(*, write: bool) -> list[str]:
     stale = []
     for path, text in reference.pages().items():
         file = ROOT / path
-        if not file.exists() or file.read_text() != text:
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
             stale.append(str(path))
             if write:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(text)
+                file.write_text(text, encoding="utf-8")
     return stale
 
 

@@ -88,6 +88,8 @@ class Program:
                 stderr=log,
                 text=True,
                 start_new_session=True,
+                encoding="utf-8",
+                errors="replace",
             )
         self._lines: queue.Queue[str] = queue.Queue()
         self._pump = threading.Thread(target=_pump, args=(self.process.stdout, self._lines), daemon=True)
@@ -113,7 +115,7 @@ class Program:
 
     def last_words(self) -> str:
         """The last 2,000 characters of its log."""
-        return self.log.read_text(errors="replace")[-2000:]
+        return self.log.read_text(errors="replace", encoding="utf-8")[-2000:]
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Sends a signal and waits; kills the process if it does not end. Returns its exit status."""

@@ -45,7 +45,7 @@ def new_key(path: Path) -> str:
         raise KeyFileError(f"{path} is inside the repository: choose a path outside it")
     key = Ed25519PrivateKey.generate()
     path.touch(mode=0o600, exist_ok=False)
-    path.write_text(base64.b64encode(key.private_bytes_raw()).decode() + "\n")
+    path.write_text(base64.b64encode(key.private_bytes_raw()).decode() + "\n", encoding="utf-8")
     return public_key(key.private_bytes_raw())
 
 
@@ -60,7 +60,7 @@ def read_key(path: Path) -> bytes:
     if path.stat().st_mode & 0o077:
         raise KeyFileError(f"{path} can be read by other users: run chmod 600 {path}")
     try:
-        key = base64.b64decode(path.read_text().strip(), validate=True)
+        key = base64.b64decode(path.read_text(encoding="utf-8").strip(), validate=True)
     except (binascii.Error, UnicodeDecodeError):
         key = b""
     if len(key) != 32:

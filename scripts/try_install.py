@@ -168,12 +168,12 @@ class InstallationTest:
     def check_isolation(self) -> str:
         """Adds a command to the unit that runs before the daemon and tries what must not succeed."""
         probe, drop_in = "/usr/local/bin/probe", f"/etc/systemd/system/{UNIT}.d/probe.conf"
-        self.machine.path(probe).write_text(PROBE)
+        self.machine.path(probe).write_text(PROBE, encoding="utf-8")
         # The device of network tunnels, which any user can open unless the unit denies devices.
         self.machine.run("mknod", "-m", "666", "/srv/device", "c", "10", "200")
         self.machine.run("runuser", "-u", "dcp", "--", "sh", "-c", "true < /srv/device")
         self.machine.path(drop_in).parent.mkdir()
-        self.machine.path(drop_in).write_text(f"[Service]\nExecStartPre=/bin/sh {probe}\n")
+        self.machine.path(drop_in).write_text(f"[Service]\nExecStartPre=/bin/sh {probe}\n", encoding="utf-8")
         self.machine.run("systemctl", "daemon-reload")
         self.machine.run("systemctl", "restart", UNIT)
         could = set(re.findall(r"could:(\S+)", self._log()))
@@ -185,7 +185,7 @@ class InstallationTest:
 
     def reload(self) -> str:
         pid = self._show("MainPID")
-        with self.machine.path(CONFIG).open("a") as file:
+        with self.machine.path(CONFIG).open("a", encoding="utf-8") as file:
             file.write(f'"trial/second" = "{MODEL}"\n')
         self.machine.run("systemctl", "reload", UNIT)
         wait("the new model is offered", lambda: "trial/second" in self._provider()["models"])
@@ -194,12 +194,12 @@ class InstallationTest:
 
     def refuse_wrong_settings(self) -> str:
         path, pid = self.machine.path(CONFIG), self._show("MainPID")
-        good = path.read_text()
-        path.write_text(f"servre = 1\n{good}")
+        good = path.read_text(encoding="utf-8")
+        path.write_text(f"servre = 1\n{good}", encoding="utf-8")
         self.machine.run("systemctl", "reload", UNIT)
         wait("the journal has the error", lambda: "were not reloaded" in self._log("--priority=err"))
         expect(self._show("MainPID", "ActiveState") == [*pid, "active"], "the daemon keeps running")
-        path.write_text(good)
+        path.write_text(good, encoding="utf-8")
         return "a reload with an invalid file changes nothing and logs an error in the journal"
 
     def stop_with_a_job(self) -> str:
@@ -246,11 +246,11 @@ class InstallationTest:
         path = self.machine.path(CONFIG)
         good, _, _ = LATER
         wrong = base64.b64encode(bytes(32)).decode()
-        text = path.read_text()
-        path.write_text(f'update_public_key = "{wrong}"\n{text}')
+        text = path.read_text(encoding="utf-8")
+        path.write_text(f'update_public_key = "{wrong}"\n{text}', encoding="utf-8")
         forged = self._update(good)
         expect(forged.returncode == 2 and "not signed" in forged.stderr, forged.stderr)
-        path.write_text(f'update_public_key = "{public}"\n{text}')
+        path.write_text(f'update_public_key = "{public}"\n{text}', encoding="utf-8")
         done = self._update(good)
         expect(done.returncode == 0, done.stderr)
         expect(self._status()["daemon"]["version"] == good, "the new version runs")
@@ -397,10 +397,16 @@ def publish(version: str, change: tuple[str, str], key: Path, to: Path) -> None:
         copy_clone(source)
         project, program = source / "pyproject.toml", source / "daemon" / "__main__.py"
         project.write_text(
-            re.sub(r'(?m)^version = ".*"', f'version = "{version}"', project.read_text(), count=1)
+            re.sub(
+                r'(?m)^version = ".*"', f'version = "{version}"', project.read_text(encoding="utf-8"), count=1
+            ),
+            encoding="utf-8",
         )
-        expect(change[0] in program.read_text(), f"{program.name} has the line that {version} changes")
-        program.write_text(program.read_text().replace(*change))
+        expect(
+            change[0] in program.read_text(encoding="utf-8"),
+            f"{program.name} has the line that {version} changes",
+        )
+        program.write_text(program.read_text(encoding="utf-8").replace(*change), encoding="utf-8")
         wheels = ("wheel", "--quiet", "--no-deps", "--wheel-dir", folder, str(source))
         subprocess.run([sys.executable, "-m", "pip", *wheels], check=True)
         (wheel,) = Path(folder).glob("*.whl")

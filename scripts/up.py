@@ -56,7 +56,7 @@ def _add_own_daemon(market: Market, folder: Path) -> None:
     if not identity.exists():
         provider_id, key = market.register_provider("Local provider", "local-provider@example.com")
         _write_private(identity, json.dumps({"provider_id": provider_id, "api_key": key}))
-    market.add_daemon(json.loads(identity.read_text())["api_key"], folder / "daemon")
+    market.add_daemon(json.loads(identity.read_text(encoding="utf-8"))["api_key"], folder / "daemon")
 
 
 def _show_addresses(market: Market, folder: Path) -> None:
@@ -72,12 +72,12 @@ def _show_addresses(market: Market, folder: Path) -> None:
 def _secret(path: Path) -> str:
     if not path.exists():
         _write_private(path, secrets.token_urlsafe(24))
-    return path.read_text().strip()
+    return path.read_text(encoding="utf-8").strip()
 
 
 def _write_private(path: Path, text: str) -> None:
     path.touch(mode=0o600)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
 
 
 def _options() -> argparse.Namespace:

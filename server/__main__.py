@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import uvloop
 
 from common.files import raise_file_limit
+from common.printing import print_anything
 from server import logs, prove
 from server.app import Server
 from server.config import VARIABLES, Config, ConfigError
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The console command. Exit status 0 after a drain, 2 on a bad setting; see also server.prove."""
     # Nothing that this process makes is for other users of the machine.
     os.umask(0o077)
+    print_anything()
     raise_file_limit()
     arguments = _parser().parse_args(argv)
     try:

@@ -30,6 +30,8 @@ def parser() -> argparse.ArgumentParser:
     _add_process_runner(run)
     _add_doctor(commands)
     _add_status(commands)
+    _add_gpu(commands, "drain", "keep one GPU from new jobs, also after a restart; its jobs finish")
+    _add_gpu(commands, "resume", "give a drained GPU jobs again")
     _add_update(commands)
     _add_unit(commands)
     return command_line
@@ -69,6 +71,13 @@ def _add_status(commands: _Commands[argparse.ArgumentParser]) -> None:
     status = commands.add_parser("status", help="session, jobs, GPUs and earnings, live")
     status.add_argument("--once", action="store_true", help="print it once and end")
     status.add_argument("--json", action="store_true", help="for programs; once")
+
+
+def _add_gpu(commands: _Commands[argparse.ArgumentParser], name: str, meaning: str) -> None:
+    command = commands.add_parser(name, help=meaning)
+    command.add_argument(
+        "--gpu", required=True, metavar="INDEX|UUID", help="which, as dcp-daemon status shows it"
+    )
 
 
 def _add_update(commands: _Commands[argparse.ArgumentParser]) -> None:

@@ -28,7 +28,8 @@ MAX_CALLERS = 16
 PATIENCE_SECONDS = 5.0
 _NAME = "control.sock"
 
-Answers = Mapping[str, Callable[[], dict[str, Any]]]
+Answers = Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]]
+"""By the name of what is asked; each takes the whole request."""
 
 
 class NotRunningError(Exception):
@@ -78,22 +79,25 @@ class _Door:
 
     def _answer_to(self, line: bytes) -> bytes:
         try:
-            answer = self._answers[documents.parse_object(line)["do"]]
+            request = documents.parse_object(line)
+            answer = self._answers[request["do"]]
         except (ValueError, KeyError, TypeError):
             reply = {"error": f"ask for one of {', '.join(self._answers)}"}
         else:
-            reply = answer()
+            reply = answer(request)
         return json.dumps(reply).encode() + b"\n"
 
 
-def ask(state_dir: Path, what: str, patience_seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
+def ask(
+    state_dir: Path, what: str, patience_seconds: float = PATIENCE_SECONDS, **arguments: str
+) -> dict[str, Any]:
     """The running daemon's answer. Raises NotRunningError when no daemon runs, and PermissionError."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
         asking.settimeout(patience_seconds)
         try:
             with _short(state_dir) as name:
                 asking.connect(name)
-            asking.sendall(json.dumps({"do": what}).encode() + b"\n")
+            asking.sendall(json.dumps({"do": what, **arguments}).encode() + b"\n")
             answer = documents.parse(_line(asking), MAX_ANSWER_BYTES)
         except PermissionError:
             raise

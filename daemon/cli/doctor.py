@@ -382,7 +382,13 @@ def _unit() -> Iterator[Finding]:
 def _systemctl(what: str) -> str:
     try:
         done = subprocess.run(
-            ["systemctl", what, unit.NAME], capture_output=True, text=True, timeout=10, check=False
+            ["systemctl", what, unit.NAME],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+            encoding="utf-8",
+            errors="replace",
         )
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"

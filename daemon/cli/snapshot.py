@@ -7,6 +7,7 @@ is printed in terminals.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from dcp.v1 import gpus_pb2, jobs_pb2
@@ -27,13 +28,17 @@ _GPU_FIGURES = ("free_vram_mib", "gpu_vram_mib", "memory_used_mb", "gpu_util_pct
 def snapshot(
     session: DaemonSession,
     status: gpus_pb2.GpuStatus | None,
+    state_of: Callable[[gpus_pb2.GpuDevice], str],
     *,
     server: str,
     opened_at: float | None,
     closed: str,
     now: float,
 ) -> dict[str, Any]:
-    """The daemon as it is at `now`, a reading of its monotonic clock; `closed`: why it takes no jobs."""
+    """The daemon as it is at `now`, a reading of its monotonic clock; `closed`: why it takes no jobs.
+
+    `state_of`: how a GPU is.
+    """
     is_open = session.link is LinkState.OPEN and opened_at is not None
     return {
         "pid": os.getpid(),
@@ -50,7 +55,8 @@ def snapshot(
         "takes_no_jobs": closed,
         "models": [{"name": model.name, "warm": model.warm} for model in session.models],
         "jobs": [_job(run, now) for run in session.unfinished],
-        "gpus": [_gpu(gpu) for gpu in status.all_gpus] if status is not None else [],
+        "gpus": [_gpu(gpu, state_of(gpu)) for gpu in status.all_gpus] if status is not None else [],
+        "empty_mig_gpus": list(status.empty_mig_gpus) if status is not None else [],
     }
 
 
@@ -67,8 +73,9 @@ def _job(run: Transcript, now: float) -> dict[str, Any]:
     }
 
 
-def _gpu(gpu: gpus_pb2.GpuDevice) -> dict[str, Any]:
-    report: dict[str, Any] = {"index": gpu.index, "name": gpu.gpu_name}
+def _gpu(gpu: gpus_pb2.GpuDevice, state: str) -> dict[str, Any]:
+    report: dict[str, Any] = {"index": gpu.index, "uuid": gpu.uuid, "name": gpu.gpu_name, "state": state}
+    report["vram_is_shared"] = gpu.vram_is_shared
     return report | {
         name: getattr(gpu, name) if gpu.HasField(name) else None  # type: ignore[arg-type]
         for name in _GPU_FIGURES

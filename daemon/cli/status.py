@@ -135,6 +135,8 @@ def _session(daemon: dict[str, Any]) -> Table:
         table.add_row("drain", "finishes what runs, then ends")
     if daemon["takes_no_jobs"]:
         table.add_row("no jobs", Text(daemon["takes_no_jobs"], style="yellow"))
+    for index in daemon["empty_mig_gpus"]:
+        table.add_row("GPU", Text(f"{index} is in MIG mode without MIG devices: not offered", style="yellow"))
     if daemon["update"]["available"]:
         table.add_row("update", Text(f"{daemon['update']['newest']}: dcp-daemon update", style="yellow"))
     for name, text in troubles(daemon):
@@ -178,17 +180,23 @@ def _jobs(jobs: list[dict[str, Any]]) -> RenderableType:
 def _gpus(gpus: list[dict[str, Any]]) -> RenderableType:
     if not gpus:
         return Text("no GPU that can be read", style="dim")
-    table = Table("gpu", "name", "load", "memory", "temperature", "power")
+    table = Table("gpu", "name", "state", "load", "memory", "temperature", "power")
     for gpu in gpus:
         table.add_row(
             str(gpu["index"]),
             Text(printable(gpu["name"])),
+            Text(gpu["state"], style="" if gpu["state"] == "works" else "yellow"),
             _figure(gpu["gpu_util_pct"], "%"),
-            f"{_figure(gpu['memory_used_mb'], '')} of {_figure(gpu['gpu_vram_mib'], ' MiB')}",
+            _memory(gpu),
             _figure(gpu["temp_c"], " °C"),
             _figure(gpu["power_w"], " W"),
         )
     return table
+
+
+def _memory(gpu: dict[str, Any]) -> str:
+    shared = ", shared with the machine" if gpu["vram_is_shared"] else ""
+    return f"{_figure(gpu['memory_used_mb'], '')} of {_figure(gpu['gpu_vram_mib'], ' MiB')}{shared}"
 
 
 def _earnings(server: dict[str, Any]) -> RenderableType:

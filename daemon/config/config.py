@@ -115,6 +115,12 @@ VARIABLES = (
     ),
     Variable("DCP_VRAM_RESERVE_MIB", "0", "GPU memory that stays free for the machine's owner."),
     Variable(
+        "DCP_YIELD_TO_OWNER",
+        "false",
+        "true: a GPU that programs other than the daemon's use takes no job, and its jobs are given back, "
+        "uncharged. Not with DCP_ATTACHED_URL.",
+    ),
+    Variable(
         "DCP_SCHEDULE",
         "",
         "When jobs are taken, such as Mon-Fri 20:00-08:00, Sat-Sun 00:00-24:00. Unset: always.",
@@ -267,6 +273,11 @@ def _config(
         update_public_key=_public_key(settings.get("DCP_UPDATE_PUBLIC_KEY")),
     )
     _check_transport(config)
+    if config.rules.yield_to_owner and config.attached_url:
+        raise ConfigError(
+            "DCP_YIELD_TO_OWNER cannot be true beside DCP_ATTACHED_URL: the attached server's own use of a "
+            "GPU cannot be told from its owner's; unset one of them"
+        )
     return config
 
 
@@ -443,6 +454,7 @@ def _rules(settings: Mapping[str, str]) -> Rules:
             "DCP_VRAM_RESERVE_MIB", settings.get("DCP_VRAM_RESERVE_MIB", "0"), 0, 1 << 24
         ),
         schedules=(schedule,) if schedule.windows else (),
+        yield_to_owner=_switch("DCP_YIELD_TO_OWNER", settings.get("DCP_YIELD_TO_OWNER", "false")),
     )
 
 

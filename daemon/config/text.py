@@ -24,7 +24,7 @@ _OF_CONFIG = ("DCP_MODELS", "DCP_ALIASES", "DCP_ENGINE_MODELS", "DCP_UPDATE_URL"
 def render(config: Config, path: Path, environ: Mapping[str, str]) -> str:
     """A file that says what `config` does by `environ`, and what `path` says already beyond it."""
     document = _document(path)
-    document |= _told(environ)
+    document |= _from_environment(environ)
     if environ.get("DCP_ENGINE_MODELS"):
         document["engine_models"] = [f"{model.name}={model.path}" for model in config.engine_models]
     if environ.get("DCP_UPDATE_URL"):
@@ -52,7 +52,7 @@ def render(config: Config, path: Path, environ: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _told(environ: Mapping[str, str]) -> dict[str, Any]:
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     """What the environment sets and the file may say."""
     known = {variable.name for variable in VARIABLES} - {*NOT_IN_THE_FILE, *SECRETS, *_OF_CONFIG}
     return {key_of(name): environ[name] for name in sorted(known) if environ.get(name)}

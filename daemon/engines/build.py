@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from daemon.config.config import Config, ModelFile
 from daemon.engines import Engine
@@ -16,17 +16,32 @@ from daemon.engines.warm import WarmModels
 from daemon.runners.choose import owner_of
 
 
-def model_engine(config: Config, model: ModelFile, warm: WarmModels) -> Engine:
-    """The engine of one model file; `warm` shares the memory out."""
+def model_engine(
+    config: Config, model: ModelFile, warm: WarmModels, visible_gpus: Callable[[], Sequence[str] | None]
+) -> Engine:
+    """The engine of one model file; `warm` shares the memory out. `visible_gpus`: None for all."""
     return LlamaCppEngine(
-        model.name, model.path, slots=config.engine_slots, warm=warm, environment=config.engine_environment
+        model.name,
+        model.path,
+        slots=config.engine_slots,
+        warm=warm,
+        environment=config.engine_environment,
+        visible_gpus=visible_gpus,
     )
 
 
-def container_engines(config: Config, warm: WarmModels, gpus: Callable[[], Sequence[str]]) -> list[Engine]:
-    """The engines of the models that are served in containers; `gpus`: those that may be used now."""
+def container_engines(
+    config: Config,
+    warm: WarmModels,
+    gpus: Callable[[], Sequence[str]],
+    kept_gpus: Callable[[], Collection[str]],
+) -> list[Engine]:
+    """The engines of the models that are served in containers.
+
+    `gpus`: those that may be used now; `kept_gpus`: those that work and that the owner keeps.
+    """
     folder = config.state_dir / "engines"
-    place = ModelServerHost(config.container_socket, owner_of(config.state_dir), folder, gpus)
+    place = ModelServerHost(config.container_socket, owner_of(config.state_dir), folder, gpus, kept_gpus)
     return [ContainerEngine(order(config, model), place, warm=warm) for model in config.engine_models]
 
 

@@ -13,7 +13,7 @@ import json
 import logging
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from daemon.engines.served import Server, StartError, client_of, until_healthy
@@ -29,11 +29,21 @@ class ModelServer(Server):
     """A model server in a process of its own."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, client: Client, drain: asyncio.Task[None]
+        self,
+        process: asyncio.subprocess.Process,
+        client: Client,
+        drain: asyncio.Task[None],
+        visible_gpus: Collection[str] | None,
     ) -> None:
         self.client = client
+        self._visible_gpus = visible_gpus
         self._process = process
         self._drain = drain
+
+    @property
+    def visible_gpus(self) -> Collection[str] | None:
+        """Those that its settings name."""
+        return self._visible_gpus
 
     @property
     def pid(self) -> int:
@@ -78,9 +88,8 @@ async def start_model_server(
     try:
         async with asyncio.timeout(START_SECONDS):
             address = await _address(process, settings)
-            server = ModelServer(
-                process, client_of(address, headers={"Authorization": f"Bearer {settings['api_key']}"}), drain
-            )
+            client = client_of(address, headers={"Authorization": f"Bearer {settings['api_key']}"})
+            server = ModelServer(process, client, drain, settings["visible_gpus"])
             await until_healthy(server)
     except (TimeoutError, StartError, OSError) as error:
         await _end(process)

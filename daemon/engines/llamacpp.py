@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from daemon.engines.child import ModelServer, start_model_server
@@ -33,10 +33,12 @@ class LlamaCppEngine(ServedEngine[ModelServer]):
         warm: WarmModels | None = None,
         environment: Mapping[str, str] | None = None,
         watch: bool = False,
+        visible_gpus: Callable[[], Sequence[str] | None] = lambda: None,
     ) -> None:
         """`slots`: how many jobs at once; `environment`: all that the child's holds, by default nothing.
 
-        `watch`: let the child report what its slots do, for tests.
+        `watch`: let the child report what its slots do, for tests. `visible_gpus`: what a server sees that
+        starts now; None: all.
         """
         super().__init__(
             name,
@@ -48,6 +50,7 @@ class LlamaCppEngine(ServedEngine[ModelServer]):
         self._context_tokens = context_tokens
         self._environment = environment or {}
         self._watch = watch
+        self._see = visible_gpus
 
     @property
     def context_tokens(self) -> int:
@@ -63,5 +66,6 @@ class LlamaCppEngine(ServedEngine[ModelServer]):
             "context_tokens": self._context_tokens,
             "threads": os.cpu_count() or 1,
             "endpoint_slots": self._watch,
+            "visible_gpus": self._see(),
         }
         return await start_model_server(settings, self._environment)

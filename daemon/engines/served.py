@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -45,6 +45,11 @@ class Server(ABC):
     @abstractmethod
     def alive(self) -> bool:
         """It has not ended."""
+
+    @property
+    def visible_gpus(self) -> Collection[str] | None:
+        """The UUIDs of the GPUs that it can see; None: all of the machine's."""
+        return None
 
     async def healthy(self) -> bool:
         """Whether it answers that its model is loaded."""
@@ -107,6 +112,8 @@ class ServedEngine(Engine, Generic[S]):
         self._warm = warm or WarmModels()
         self._warm.add(self)
         self._busy = 0
+        self._loaded_jobs = 0
+        self._job_ended = asyncio.Event()
         self._used_at = 0.0
         self._server: S | None = None
         self._starting = asyncio.Lock()
@@ -150,6 +157,15 @@ class ServedEngine(Engine, Generic[S]):
         """When the last job ended or began."""
         return self._used_at
 
+    def visible_gpus(self, lease: sessions_pb2.Lease) -> Collection[str] | None:
+        """Those that the server can see."""
+        return self._server.visible_gpus if self._server is not None else ()
+
+    def sees(self, gpus: Collection[str]) -> bool:
+        """Whether its server, if there is one, can see one of these GPUs."""
+        server = self._server
+        return server is not None and _sees(server, gpus)
+
     async def unload(self) -> None:
         """Ends the server; the next job starts a new one."""
         async with self._starting:
@@ -176,6 +192,8 @@ class ServedEngine(Engine, Generic[S]):
                 async for piece in pieces:
                     yield piece
         finally:
+            self._loaded_jobs -= 1
+            self._job_ended.set()
             self._end()
 
     async def kill(self, lease: sessions_pb2.Lease) -> None:
@@ -220,11 +238,22 @@ class ServedEngine(Engine, Generic[S]):
 
     async def _load(self) -> None:
         async with self._starting:
-            if self._server is not None and not await self._server.healthy():
-                await self._end_server(self._server)
+            server = self._server
+            if server is not None and _sees(server, self._warm.kept_gpus()):
+                await self._until_no_job_is_on_it()
+                await self._end_server(server)
+            elif server is not None and not await server.healthy():
+                await self._end_server(server)
             if self._server is None:
                 async with self._warm.room(self._needed_mib()):
                     self._server = await self._start()
+            self._loaded_jobs += 1
+
+    async def _until_no_job_is_on_it(self) -> None:
+        # The owner keeps its GPU: what it answers may end there, and what comes now goes elsewhere.
+        while self._loaded_jobs:
+            self._job_ended.clear()
+            await self._job_ended.wait()
 
     async def _start(self) -> S:
         try:
@@ -237,6 +266,11 @@ class ServedEngine(Engine, Generic[S]):
         if self._server is server:
             self._server = None
         await server.close()
+
+
+def _sees(server: Server, gpus: Collection[str]) -> bool:
+    visible = server.visible_gpus
+    return bool(gpus) if visible is None else not set(gpus).isdisjoint(visible)
 
 
 def size_and_more_mib(path: Path) -> int:

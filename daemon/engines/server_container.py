@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +57,8 @@ class ModelServerHost:
     """For the sockets of the servers."""
     gpus: Callable[[], Sequence[str]] = tuple
     """The GPUs that a server may have now, by UUID."""
+    kept_gpus: Callable[[], Collection[str]] = tuple
+    """Those that work and that the owner keeps: a server that has one may finish its jobs."""
     in_use: set[str] = field(default_factory=set)
     """The tokens of the servers that there are."""
 
@@ -81,7 +83,12 @@ class ServerContainer(Server):
     def alive(self) -> bool:
         """The container has not ended, as far as is known, and no GPU of it has failed."""
         is_running = self._watch is not None and not self._watch.done()
-        return is_running and set(self.gpus) <= set(self._place.gpus())
+        return is_running and set(self.gpus) <= {*self._place.gpus(), *self._place.kept_gpus()}
+
+    @property
+    def visible_gpus(self) -> Collection[str] | None:
+        """Those that it was given."""
+        return self.gpus
 
     def watch(self, docker: Docker) -> asyncio.Task[None]:
         """From now on it is alive until its container ends."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -36,6 +36,10 @@ class Loadable(Protocol):
         """When a job needed it last, by the monotonic clock."""
         ...
 
+    def sees(self, gpus: Collection[str]) -> bool:
+        """It is loaded and can see one of these GPUs."""
+        ...
+
     async def unload(self) -> None:
         """Gives its memory back."""
         ...
@@ -44,8 +48,17 @@ class Loadable(Protocol):
 class WarmModels:
     """The models of this machine that share its memory."""
 
-    def __init__(self, free_mib: Callable[[], int] | None = None) -> None:
-        """`free_mib`: how much memory a model may take now; by default what machine and GPUs report."""
+    def __init__(
+        self,
+        free_mib: Callable[[], int] | None = None,
+        kept_gpus: Callable[[], Collection[str]] = tuple,
+    ) -> None:
+        """`free_mib`: how much memory a model may take now; by default what machine and GPUs report.
+
+        `kept_gpus`: the UUIDs of the GPUs that the owner keeps: no idle model stays on one.
+        """
+        self.kept_gpus = kept_gpus
+        self._leaving: asyncio.Task[None] | None = None
         self._free_mib = free_mib or self._reported_free_mib
         self._models: list[Loadable] = []
         self._free_vram_mib: int | None = None
@@ -60,6 +73,14 @@ class WarmModels:
         """What the GPUs said last."""
         free = [gpu.free_vram_mib for gpu in status.all_gpus if gpu.HasField("free_vram_mib")]
         self._free_vram_mib = sum(free) if free else None
+        if self.kept_gpus() and (self._leaving is None or self._leaving.done()):
+            self._leaving = asyncio.create_task(self._leave_kept_gpus())
+
+    async def _leave_kept_gpus(self) -> None:
+        for model in self._models:
+            if model.is_loaded and not model.is_busy and model.sees(self.kept_gpus()):
+                logger.info("unloading a model: the owner keeps its GPU")
+                await model.unload()
 
     def freed(self) -> None:
         """A model is idle again, or gone."""

@@ -9,7 +9,8 @@ own (an Xid of `daemon.machine.gpus.xids`, which the source counts), or when its
              any other fault: the same, but only once it was reset: the GPU or the driver was
              away meanwhile, or its count of errors began anew
 
-Whoever wants to run on GPUs asks `healthy_gpus`. A restart of the daemon begins with a clean sheet.
+Whoever wants to run on GPUs asks `healthy_gpus`, which leaves out those that the owner keeps
+(`daemon.machine.kept`). A restart of the daemon begins with a clean sheet.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from collections.abc import Collection
 from typing import Literal, TypeAlias
 
 from dcp.v1 import gpus_pb2
+
+from daemon.machine.kept import KeptGpus
 
 logger = logging.getLogger(__name__)
 
@@ -32,15 +35,24 @@ _COUNTERS: dict[_Counter, _Fault] = {
 }
 
 
+class UnknownGpuError(Exception):
+    """No GPU is called so; the text names those that there are."""
+
+
 class Health:
     """The GPUs that this daemon has seen since its start."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: KeptGpus | None = None) -> None:
+        """`kept`: the GPUs that the owner keeps from jobs."""
+        self._kept = kept or KeptGpus()
         self._gpus: dict[str, _Gpu] = {}
         self._driver_lost = False
 
-    def observe(self, status: gpus_pb2.GpuStatus) -> gpus_pb2.GpuStatus:
-        """Takes a sample; returns it with the state of every GPU ever seen, also of those missing."""
+    def observe(self, status: gpus_pb2.GpuStatus, *, yields: bool = False) -> gpus_pb2.GpuStatus:
+        """Takes a sample; returns it with the state of every GPU ever seen, also of those missing.
+
+        `yields`: whether the owner keeps a GPU that programs other than the daemon's use.
+        """
         if status.driver_lost != self._driver_lost:
             self._driver_lost = status.driver_lost
             logger.warning("the GPUs are unknown" if self._driver_lost else "the GPUs are known again")
@@ -52,14 +64,59 @@ class Health:
                 gpu.was_reset = True
             elif key not in answering:
                 gpu.miss()
+        self._kept.observe(answering, yields=yields)
         return self._judged(status)
 
     def healthy_gpus(self) -> list[str]:
         """The UUIDs of the GPUs that may be given work now, in the order of their indices."""
         if self._driver_lost:
             return []
-        gpus = sorted(self._gpus.values(), key=lambda gpu: gpu.device.index)
-        return [gpu.device.uuid for gpu in gpus if not gpu.fault]
+        kept = self._kept.all
+        gpus = sorted(self._gpus.items(), key=lambda item: item[1].device.index)
+        return [gpu.device.uuid for key, gpu in gpus if not gpu.fault and key not in kept]
+
+    def visible_gpus(self) -> list[str] | None:
+        """The GPUs that a program which takes any GPU is to see, by UUID; None: all of the machine's."""
+        gpus = self.healthy_gpus()
+        return None if len(gpus) == len(self._gpus) or not all(gpus) else gpus
+
+    def kept_gpus(self) -> set[str]:
+        """The UUIDs of the GPUs that work and that the owner keeps."""
+        kept = self._kept.all
+        return {gpu.device.uuid for key, gpu in self._gpus.items() if key in kept and not gpu.fault}
+
+    @property
+    def is_all_kept(self) -> bool:
+        """Whether the owner keeps every GPU of the machine."""
+        return bool(self._gpus) and self._kept.all >= self._gpus.keys()
+
+    def set_drained(self, which: str, is_drained: bool) -> str:
+        """Keeps a GPU, by index or UUID, from new jobs, or no longer; returns its UUID.
+
+        Raises UnknownGpuError, and OSError if that cannot be stored.
+        """
+        names = {key: (str(gpu.device.index), key) for key, gpu in self._gpus.items()}
+        key = next((key for key, both in names.items() if which in both), None)
+        if key is None:
+            there = ", ".join(f"{index} ({key})" for index, key in names.values()) or "none"
+            raise UnknownGpuError(f"there is no GPU {which}; the machine's are: {there}")
+        self._kept.set_drained(key, is_drained)
+        return key
+
+    def state_of(self, device: gpus_pb2.GpuDevice) -> str:
+        """How a GPU is, for its owner: `works`, why it takes no work, or `` for one never seen."""
+        key = _key(device)
+        gpu = self._gpus.get(key)
+        if gpu is None:
+            return ""
+        if gpu.fault:
+            return f"failed ({gpus_pb2.GpuFault.Name(gpu.fault).removeprefix('GPU_FAULT_')})"
+        return "unknown" if self._driver_lost else self._kept.why(key) or "works"
+
+    def must_yield(self, visible: Collection[str] | None) -> bool:
+        """Whether a run that sees these GPUs (None: all) is to be given back for the owner's programs."""
+        taken = {gpu.device.uuid for key, gpu in self._gpus.items() if key in self._kept.taken}
+        return bool(taken) if visible is None else not taken.isdisjoint(visible)
 
     def slots(self, whole: int) -> int:
         """How many of `whole` slots are left: the share of the healthy GPUs, rounded up; all without any."""
@@ -89,17 +146,19 @@ class Health:
                 device = judged.all_gpus.add(index=last.index, uuid=last.uuid)
                 if last.HasField("gpu_name"):
                     device.gpu_name = last.gpu_name
-            device.state, fault = self._state(gpu)
+            device.state, fault = self._state(key, gpu)
             if fault:
                 device.state_reason = fault
         return judged
 
-    def _state(self, gpu: _Gpu) -> tuple[gpus_pb2.GpuState.ValueType, _Fault]:
+    def _state(self, key: str, gpu: _Gpu) -> tuple[gpus_pb2.GpuState.ValueType, _Fault]:
         if gpu.fault:
             return gpus_pb2.GPU_STATE_FAILED, gpu.fault
         if self._driver_lost:
             return gpus_pb2.GPU_STATE_UNKNOWN, gpus_pb2.GPU_FAULT_DRIVER_LOST
-        return gpus_pb2.GPU_STATE_HEALTHY, gpus_pb2.GPU_FAULT_UNSPECIFIED
+        is_kept = key in self._kept.all
+        state = gpus_pb2.GPU_STATE_DRAINED if is_kept else gpus_pb2.GPU_STATE_HEALTHY
+        return state, gpus_pb2.GPU_FAULT_UNSPECIFIED
 
 
 class _Gpu:
@@ -111,7 +170,8 @@ class _Gpu:
         self.was_reset = False
         """It, or the driver, was away since it failed."""
         self._good_samples = 0
-        self._counts: dict[_Counter, int] = {}
+        # The daemon counts Xids from its start; errors of memory may be older than it.
+        self._counts: dict[_Counter, int] = {"xid_count": device.xid_count}
         """The last value of each counter of errors: a sample may lack it."""
 
     def sample(self, device: gpus_pb2.GpuDevice) -> None:

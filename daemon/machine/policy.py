@@ -63,6 +63,8 @@ class Rules:
     """So much memory stays free on each GPU that a job would use."""
     schedules: tuple[Schedule, ...] = ()
     """Each of them must be open."""
+    yield_to_owner: bool = False
+    """A GPU that programs other than the daemon's use takes no job, and its jobs are given back."""
 
 
 def stricter(*all_rules: Rules) -> Rules:
@@ -72,6 +74,7 @@ def stricter(*all_rules: Rules) -> Rules:
         max_temp_c=min(caps, default=None),
         vram_reserve_mib=max((rules.vram_reserve_mib for rules in all_rules), default=0),
         schedules=tuple(schedule for rules in all_rules for schedule in rules.schedules),
+        yield_to_owner=any(rules.yield_to_owner for rules in all_rules),
     )
 
 

@@ -134,6 +134,13 @@ class GpusFailed:
 
 
 @dataclass(frozen=True)
+class GpusTaken:
+    """The machine's owner uses the GPUs under these runs: the runs are given back."""
+
+    leases: Sequence[sessions_pb2.Lease]
+
+
+@dataclass(frozen=True)
 class Capacity:
     """What the daemon can take from now on."""
 
@@ -188,6 +195,7 @@ Event = (
     | NotPersisted
     | GpusSampled
     | GpusFailed
+    | GpusTaken
     | Capacity
     | AttemptEvent
 )

@@ -239,6 +239,11 @@ class HeldLeases:
         run = self._transcripts.get(lease_key(lease))
         return self._stop(run, _GPU_FAILED, now) if run is not None else []
 
+    def gpu_taken(self, lease: sessions_pb2.Lease, now: float) -> list[Effect]:
+        """The owner's programs use the GPU under a run: it is given back."""
+        run = self._transcripts.get(lease_key(lease))
+        return self._stop(run, _GPU_TAKEN, now) if run is not None else []
+
     def release_all(self, now: float) -> list[Effect]:
         """Gives back whatever has not ended."""
         return [effect for run in self.unfinished for effect in self._stop(run, _DRAINED, now)]
@@ -379,6 +384,7 @@ _UNSAVEABLE = released(
     jobs_pb2.FAILURE_REASON_PROVIDER_LOST, "The provider's disk could not keep the job's results."
 )
 _GPU_FAILED = released(jobs_pb2.FAILURE_REASON_GPU_FAILED, "The provider's GPU failed.")
+_GPU_TAKEN = released(jobs_pb2.FAILURE_REASON_PROVIDER_DRAINED, "The provider's owner uses the GPU.")
 _DRAINED = released(
     jobs_pb2.FAILURE_REASON_PROVIDER_DRAINED, "The provider's daemon was stopped by its owner."
 )

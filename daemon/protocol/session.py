@@ -44,6 +44,7 @@ from daemon.protocol.events import (
     Event,
     GpusFailed,
     GpusSampled,
+    GpusTaken,
     NotPersisted,
     Persisted,
     Received,
@@ -161,6 +162,8 @@ class DaemonSession:
                 self._gpu_status, self._gpu_status_is_new = status, True
             case GpusFailed(leases):
                 return [effect for lease in leases for effect in self._leases.gpu_failed(lease, now)]
+            case GpusTaken(leases):
+                return [effect for lease in leases for effect in self._leases.gpu_taken(lease, now)]
             case Capacity():
                 self._capacity = event
                 return self._say_capacity()

@@ -125,6 +125,10 @@ class Runner(Protocol):
         """The UUIDs of the GPUs that a run is on; None: it may be on any of the machine's."""
         return None
 
+    def visible_gpus(self, lease: sessions_pb2.Lease) -> Collection[str] | None:
+        """The UUIDs of the GPUs that a run can see, whether it uses them or not; None: all."""
+        return self.gpus(lease)
+
     def image_digest(self, lease: sessions_pb2.Lease) -> str:
         """Which content the image of a run is; empty: it runs none. Asked when the run begins."""
         return ""

@@ -38,14 +38,15 @@ async def runner_of(
     socket: Path,
     state_dir: Path,
     healthy_gpus: Callable[[], Sequence[str]],
+    visible_gpus: Callable[[], Sequence[str] | None],
     *,
     allow_process_runner: bool = False,
     failure_level: int = logging.ERROR,
 ) -> Runner | None:
     """The container runner, where images are allowed and the engine answers.
 
-    Where none are allowed: the process runner, if the owner said so, or none. `failure_level`: how it is
-    logged that the engine cannot be used.
+    Where none are allowed: the process runner, if the owner said so, or none. `visible_gpus`: what plain
+    processes may see; None: all GPUs. `failure_level`: how it is logged that the engine cannot be used.
     """
     folder = state_dir / "artifacts"
     if not settings.images:
@@ -54,7 +55,7 @@ async def runner_of(
                 "NOT ISOLATED: jobs run as plain processes; "
                 "they can read this machine's files and use its network"
             )
-            return ProcessRunner(settings, folder)
+            return ProcessRunner(settings, folder, visible_gpus)
         return None
     docker = Docker(str(socket))
     try:

@@ -152,7 +152,8 @@ def from_folder(output: Path, folder: Path, limit_bytes: int) -> Collected:
 
 def _walk(descriptor: int, prefix: str, collector: Collector, depth: int = 0) -> None:
     for entry in _entries(descriptor):
-        name = prefix + entry
+        # Names are UTF-8 whatever the machine's locale; what is not is refused.
+        name = prefix + os.fsencode(entry).decode("utf-8", "surrogateescape")
         try:
             opened = os.open(
                 entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=descriptor

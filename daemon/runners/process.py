@@ -15,7 +15,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -45,9 +45,19 @@ class ProcessRunner(Runner):
 
     name = "plain processes"
 
-    def __init__(self, settings: ContainerSettings, folder: Path) -> None:
-        """`folder`: for the jobs' files; of `settings`, only sizes can be enforced."""
+    def __init__(
+        self,
+        settings: ContainerSettings,
+        folder: Path,
+        visible_gpus: Callable[[], Sequence[str] | None] = lambda: None,
+    ) -> None:
+        """`folder`: for the jobs' files; of `settings`, only sizes can be enforced.
+
+        `visible_gpus`: the UUIDs of the GPUs that a job which starts now is to see; None: all.
+        """
         self._settings = settings
+        self._visible_gpus = visible_gpus
+        self._seen: dict[LeaseKey, Sequence[str] | None] = {}
         self._folder = folder
         self._processes: dict[LeaseKey, asyncio.subprocess.Process] = {}
 
@@ -87,11 +97,14 @@ class ProcessRunner(Runner):
             for created in (folder, work, output, given):
                 created.mkdir(mode=0o700, parents=True)
             for name, text in offer.container_spec.input_files.items():
-                (given / name).write_text(text)
+                (given / name).write_text(text, encoding="utf-8")
                 (given / name).chmod(0o500)
             folders = {"DCP_OUTPUT_DIR": str(output)}
             if offer.container_spec.input_files:
                 folders["DCP_INPUT_DIR"] = str(given)
+            self._seen[key] = gpus = self._visible_gpus()
+            if gpus is not None:
+                folders["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
             process = self._processes[key] = await self._start(offer.container_spec, work, folders)
             limit = TimeLimit(offer.run_limit.ToMilliseconds() / 1000, partial(_signalled, process))
             async with limit.kept():
@@ -111,6 +124,10 @@ class ProcessRunner(Runner):
         finally:
             await self._end(key)
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    def visible_gpus(self, lease: sessions_pb2.Lease) -> Collection[str] | None:
+        """Those that its process was told of."""
+        return self._seen.get(lease_key(lease))
 
     async def kill(self, lease: sessions_pb2.Lease) -> None:
         """Ends a job's processes by a signal that cannot be ignored."""
@@ -135,16 +152,18 @@ class ProcessRunner(Runner):
         self, wanted: jobs_pb2.ContainerSpec, work: Path, folders: Mapping[str, str]
     ) -> asyncio.subprocess.Process:
         # The daemon's own environment has its key: a job gets none of it.
-        env = {"PATH": PATH, "HOME": str(work), **wanted.env, **folders}
+        given = {name: _native(value) for name, value in wanted.env.items()}
+        env = {"PATH": PATH, "HOME": str(work), **given, **folders}
+        command = [_native(part) for part in wanted.command]
         launch = (sys.executable, "-I", "-S", _LAUNCH, str(os.getpid()), str(self._settings.output_bytes))
-        program = str(work / wanted.command[0]) if "/" in wanted.command[0] else wanted.command[0]
+        program = str(work / command[0]) if "/" in command[0] else command[0]
         if shutil.which(program, path=env["PATH"]) is None:
             text = "The command could not be started: there is no such program."
             raise RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_START_FAILED, text)
         try:
             return await asyncio.create_subprocess_exec(
                 *launch,
-                *wanted.command,
+                *command,
                 env=env,
                 cwd=work,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -187,6 +206,12 @@ class ProcessRunner(Runner):
         # Those that its first process left behind.
         _signal(process, signal.SIGKILL)
         self._processes.pop(key, None)
+        self._seen.pop(key, None)
+
+
+def _native(text: str) -> str:
+    """The text as this machine's locale has it, so that the program gets it in UTF-8."""
+    return os.fsdecode(text.encode())
 
 
 def _lease(key: LeaseKey) -> sessions_pb2.Lease:

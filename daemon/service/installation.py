@@ -151,6 +151,7 @@ def _run(what: str, *command: str) -> None:
             timeout=PIP_SECONDS,
             check=False,
             umask=0o022,
+            encoding="utf-8",
         )
     except subprocess.TimeoutExpired:
         raise InstallationError(f"could not {what} within {PIP_SECONDS:.0f} s") from None

@@ -87,7 +87,8 @@ class Systemd:
         try:
             self.drop_in.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             self.drop_in.write_text(
-                f"# An update tries a version.\n[Service]\nExecStart=\nExecStart={command}\n"
+                f"# An update tries a version.\n[Service]\nExecStart=\nExecStart={command}\n",
+                encoding="utf-8",
             )
             self.drop_in.chmod(0o644)
         except OSError as error:
@@ -134,7 +135,13 @@ class Systemd:
         command = [self._systemctl, *arguments]
         try:
             return subprocess.run(
-                command, capture_output=True, text=True, timeout=SYSTEMCTL_SECONDS, check=False
+                command,
+                capture_output=True,
+                text=True,
+                timeout=SYSTEMCTL_SECONDS,
+                check=False,
+                encoding="utf-8",
+                errors="replace",
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise SupervisorError(f"{' '.join(command)} failed: {type(error).__name__}") from None

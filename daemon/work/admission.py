@@ -48,6 +48,8 @@ class Admission:
 
     def obstacle(self, offer: sessions_pb2.JobOffer | None = None) -> str:
         """Why the rules refuse this offer, or every offer; empty when they do not."""
+        if self._health.is_all_kept:
+            return "this provider's owner keeps its GPUs for now"
         spec = offer.container_spec if offer is not None else jobs_pb2.ContainerSpec()
         return refusal(
             stricter(self.rules, rules_of(self.settings)),

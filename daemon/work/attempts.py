@@ -122,6 +122,14 @@ class Attempts:
             if attempt.runner is not None and is_lost(attempt.runner.gpus(attempt.lease))
         ]
 
+    def that_see(self, must_yield: Callable[[Collection[str] | None], bool]) -> list[sessions_pb2.Lease]:
+        """The leases of the attempts that are to yield, by the GPUs that each can see."""
+        return [
+            attempt.lease
+            for attempt in self._attempts.values()
+            if attempt.runner is not None and must_yield(attempt.runner.visible_gpus(attempt.lease))
+        ]
+
     def stop(self, lease: sessions_pb2.Lease) -> None:
         """Ends an attempt without waiting for it; an ended attempt is not an error.
 

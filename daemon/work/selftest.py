@@ -89,8 +89,13 @@ class SelfTests:
         *,
         is_busy: Callable[[Runner], bool],
         changed: Callable[[], None],
+        is_held: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`is_busy`: the engine has a job, so that no test may disturb it; `changed`: a verdict is new."""
+        """`is_busy`: the engine has a job, so that no test may disturb it; `changed`: a verdict is new.
+
+        `is_held`: the owner keeps every GPU, so that no test may begin.
+        """
+        self._is_held = is_held
         self._clock = clock
         self._rng = rng
         self._is_busy = is_busy
@@ -141,6 +146,8 @@ class SelfTests:
 
         The first test waits for no run that an earlier daemon began: until it passes, nothing new comes.
         """
+        if self._is_held():
+            return
         now = self._clock.monotonic()
         for engine in self._records:
             if engine in self._running:

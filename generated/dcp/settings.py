@@ -70,5 +70,6 @@ SETTINGS = frozenset(
         "DCP_UPDATE_URL",
         "DCP_VRAM_RESERVE_MIB",
         "DCP_WEBHOOKS_ALLOW_PRIVATE",
+        "DCP_YIELD_TO_OWNER",
     }
 )

@@ -80,7 +80,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "cryptography": ("daemon.service.release",),
     # Answers of other programs are bounded, and refused if they are compressed, in one place.
     "httpx": ("daemon.foreign.http",),
-    "psutil": ("daemon.config.engine_settings", "daemon.engines.warm", "daemon.machine.gpus.processes"),
+    "psutil": (
+        "daemon.config.engine_settings",
+        "daemon.engines.warm",
+        "daemon.machine.gpus.none",
+        "daemon.machine.gpus.processes",
+    ),
     "pynvml": ("daemon.machine.gpus.nvml",),
     "rich": ("daemon.cli.status",),
     "xllamacpp": ("daemon.engines.llamacpp_child",),
@@ -112,12 +117,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "daemon.machine.durable": (
         "daemon.cli.registration",
         "daemon.config.identity",
+        "daemon.machine.kept",
         "daemon.journal.disk",
         "daemon.service.installation",
     ),
     "daemon.machine.policy": (
         "daemon.app",
-        "daemon.cli.doctor",
+        "daemon.cli.gpu_checks",
         "daemon.config.config",
         "daemon.service.reload",
         "daemon.work",
@@ -134,6 +140,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "daemon.runners.containers": ("daemon.cli.doctor", "daemon.config", "daemon.engines", "daemon.runners"),
     "daemon.runners.process": ("daemon.__main__", "daemon.runners.choose"),
     "daemon.engines": ("daemon.__main__", "daemon.cli.doctor"),
+    "daemon.engines.attached": ("daemon.cli.doctor", "daemon.cli.ollama", "daemon.engines.build"),
     "daemon.engines.container_spec": ("daemon.config", "daemon.engines"),
     "daemon.foreign": ("daemon.cli", "daemon.config", "daemon.engines", "daemon.runners", "daemon.service"),
     "daemon.cli": ("daemon.__main__",),

@@ -63,6 +63,65 @@ def test_generated_code_says_that_it_is() -> None:
         assert "Generated from protos/" in path.read_text() or "DO NOT EDIT" in path.read_text(), path
 
 
+# Texts: a machine's locale decides nothing.
+
+_OPENERS = {"open", "fdopen", "TemporaryFile", "NamedTemporaryFile"}
+
+
+def lacks_encoding(call: ast.Call) -> bool:
+    """Whether a call reads or writes text in the encoding of the machine's locale."""
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    if "encoding" in given or None in given or ast.unparse(call.func).startswith("tarfile."):
+        return False
+    if name in ("read_text", "write_text"):
+        return len(call.args) < (1 if name == "read_text" else 2)
+    if name in _OPENERS and not isinstance(call.func, ast.Attribute):
+        return "b" not in ast.unparse(
+            given.get("mode", call.args[1] if len(call.args) > 1 else ast.Constant(""))
+        )
+    if name in _OPENERS:
+        modes = [part.value for part in (*call.args, *given.values()) if isinstance(part, ast.Constant)]
+        return any(isinstance(mode, str) and re.fullmatch("[rwax][t+]*", mode) for mode in modes)
+    is_text = [value for key, value in given.items() if key in ("text", "universal_newlines")]
+    return any(not isinstance(value, ast.Constant) or value.value is True for value in is_text) and (
+        name in ("run", "Popen", "check_output")
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "is_refused"),
+    [
+        ("path.read_text()", True),
+        ("(folder / name).write_text(text)", True),
+        ("path.write_text(text, encoding='utf-8')", False),
+        ("path.open('w')", True),
+        ("path.open('rb')", False),
+        ("open(path)", True),
+        ("open(path, 'wb')", False),
+        ("os.fdopen(descriptor, 'w')", True),
+        ("subprocess.run(command, text=True)", True),
+        ("subprocess.run(command, text=True, encoding='utf-8')", False),
+        ("subprocess.run(command, capture_output=True)", False),
+        ("tarfile.open(fileobj=buffer, mode='w')", False),
+        ("link.open()", False),
+    ],
+)
+def test_text_without_an_encoding_is_recognized(source: str, is_refused: bool) -> None:
+    (call,) = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    assert lacks_encoding(call) is is_refused
+
+
+def test_no_text_is_read_or_written_in_the_encoding_of_the_locale() -> None:
+    bad = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources(*PRODUCT, "scripts")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and lacks_encoding(node)
+    ]
+    assert bad == []
+
+
 # The three programs are often started with one file of variables, so each must know all names.
 
 

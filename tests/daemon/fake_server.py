@@ -97,6 +97,7 @@ class FakeServer(SessionServiceServicer, ProviderServiceServicer):
         self.registrations: list[providers_pb2.RegisterProviderRequest] = []
         self.address = ""
         self.knows_key = True
+        self.provider_name = "Node"
 
     async def Connect(self, requests: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
         """Keeps the stream open until the daemon or the test ends it."""
@@ -133,7 +134,7 @@ class FakeServer(SessionServiceServicer, ProviderServiceServicer):
         return providers_pb2.GetOwnProviderResponse(
             provider=providers_pb2.Provider(
                 id=42,
-                name="Node",
+                name=self.provider_name,
                 status=providers_pb2.PROVIDER_STATUS_ONLINE,
                 total_jobs=19,
                 earnings=providers_pb2.Earnings(total_halala=15041, claimable_halala=141),

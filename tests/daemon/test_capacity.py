@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2
 
 from daemon.engines import EngineError
+from daemon.machine.policy import Rules
 from tests.daemon.fake_server import Connection, eventually, lease, offer
 from tests.daemon.test_app import stack
 from tests.support.fake_engine import DEFAULT_MODEL, ScriptedEngine
@@ -188,6 +189,97 @@ async def test_run_that_may_use_any_gpu_is_released_when_the_last_gpu_fails() ->
         assert finished.failure_reason == jobs_pb2.FAILURE_REASON_GPU_FAILED
         await connection.send(job_offer=offer("job-2"))
         assert not (await connection.expect("offer_reply")).accepted
+
+
+async def test_drained_gpu_gets_no_new_job_and_finishes_what_runs_on_it() -> None:
+    gpus, gate = ScriptedGpus(), asyncio.Event()
+    async with stack(BoundEngine([gate, "done"], slots=4), gpus=gpus) as s:
+        connection = await s.server.connection()
+        assert (await connection.welcome()).slots == 4
+        await s.take_job(connection)
+        assert s.daemon.set_gpu_drained("0", True) == {"gpu": "a"}
+        assert (await update(connection, lambda update: update.slots != 4)).slots == 2
+        states: list[int] = []
+        while states != [gpus_pb2.GPU_STATE_DRAINED, gpus_pb2.GPU_STATE_HEALTHY]:
+            s.clock.advance(20)  # a heartbeat carries the GPUs only after a new sample
+            beat = await connection.expect_anyway("heartbeat")
+            states = [gpu.state for gpu in beat.gpu_status.all_gpus]
+        assert [gpu["state"] for gpu in s.daemon.state()["gpus"]] == ["drained by hand", "works"]
+        assert s.engine.cancelled == []
+        gate.set()
+        assert (await connection.transcript())[1].outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED
+        assert s.daemon.set_gpu_drained("b", True) == {"gpu": "b"}
+        assert (await update(connection, lambda update: update.slots != 2)).slots == 0
+        assert s.daemon.state()["takes_no_jobs"] == "this provider's owner keeps its GPUs for now"
+        assert s.daemon.set_gpu_drained("7", True) == {
+            "error": "there is no GPU 7; the machine's are: 0 (a), 1 (b)"
+        }
+        s.daemon.set_gpu_drained("a", False)
+        assert (await update(connection, lambda update: update.slots != 0)).slots == 2
+
+
+YIELDS = Rules(yield_to_owner=True)
+
+
+async def test_jobs_yield_to_programs_of_the_owner_and_come_back_after_them() -> None:
+    gpus, gate = ScriptedGpus(), asyncio.Event()
+    async with stack(BoundEngine([gate, "done"], slots=4), gpus=gpus, rules=YIELDS) as s:
+        connection = await s.server.connection()
+        assert (await connection.welcome()).slots == 4
+        for job_id in ("job-1", "job-2"):
+            await connection.send(job_offer=offer(job_id))
+            await connection.expect_anyway("job_started")
+        gpus.status = two_gpus(foreign_processes=1)
+        assert (await update(connection, lambda update: update.slots != 4)).slots == 2
+        finished = await connection.expect("job_finished")
+        assert finished.lease == lease("job-1")
+        assert finished.outcome == sessions_pb2.RUN_OUTCOME_RELEASED
+        assert finished.failure_reason == jobs_pb2.FAILURE_REASON_PROVIDER_DRAINED
+        assert finished.failure_message == "The provider's owner uses the GPU."
+        assert s.engine.cancelled == ["job-1"]
+        assert s.daemon.state()["gpus"][0]["state"] == "in use by its owner's programs"
+        gate.set()
+        assert (await connection.transcript())[1].lease == lease("job-2")
+        gpus.status = two_gpus(foreign_processes=0)
+        assert (await update(connection, lambda update: update.slots != 2)).slots == 4
+
+
+async def test_job_that_sees_every_gpu_yields_when_one_is_in_use() -> None:
+    gpus = ScriptedGpus()
+    async with stack(ScriptedEngine([asyncio.Event()]), gpus=gpus, rules=YIELDS) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        await s.take_job(connection)
+        gpus.status = two_gpus(foreign_processes=3)
+        finished = await connection.expect("job_finished")
+        assert finished.failure_reason == jobs_pb2.FAILURE_REASON_PROVIDER_DRAINED
+
+
+async def test_without_the_setting_jobs_do_not_yield() -> None:
+    gpus = ScriptedGpus()
+    gpus.status = two_gpus(foreign_processes=3)
+    async with stack(ScriptedEngine(["done"], slots=4), gpus=gpus) as s:
+        connection = await s.server.connection()
+        assert (await connection.welcome()).slots == 4
+        await connection.send(job_offer=offer())
+        await connection.expect_anyway("job_started")
+        assert (await connection.transcript())[1].outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED
+
+
+async def test_no_engine_is_tested_while_the_owner_keeps_every_gpu() -> None:
+    engine, gpus = ScriptedEngine(), ScriptedGpus()
+    async with stack(engine, gpus=gpus) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        for uuid in ("a", "b"):
+            s.daemon.set_gpu_drained(uuid, True)
+        await update(connection, lambda update: update.slots == 0)
+        tests = engine.tests
+        s.clock.advance(4000)
+        await connection.expect_anyway("heartbeat")
+        assert engine.tests == tests
+        s.daemon.set_gpu_drained("a", False)
+        await eventually(lambda: engine.tests == tests + 1)
 
 
 async def test_lost_driver_ends_no_run_and_stops_new_jobs_until_it_returns() -> None:

@@ -22,6 +22,7 @@ from daemon.config.config import VARIABLES, from_env
 from daemon.service import unit
 from tests.daemon.fake_server import GOOD_KEY, FakeServer, eventually, fake_server, lease, offer
 from tests.support.nvml_stub.stub import A100, Machine, build
+from tests.support.openai_server import Script, openai_server
 
 _ROOT = Path(__file__).parents[2]
 _MODELS = from_env({}).models
@@ -267,6 +268,17 @@ async def test_doctor_finds_a_state_folder_that_cannot_be_written(tmp_path: Path
 
 
 @needs_model
+async def test_web_server_on_the_servers_port_is_recognized(tmp_path: Path) -> None:
+    with openai_server(Script(), at_root=True) as url:
+        address = url.removeprefix("http://").removesuffix("/v1")
+        _, out, _ = await run("doctor", state=tmp_path, DCP_SERVER=address)
+        flags = ("--name", "Node", "--email", "me@example.com")
+        code, _, err = await run("register", *flags, state=tmp_path, DCP_SERVER=address)
+    sentence = "a web server answers there, not gRPC"
+    assert f"fail server {address}: {sentence}" in out
+    assert (code, sentence in err) == (2, True)
+
+
 async def test_second_daemon_on_one_state_folder_is_refused(tmp_path: Path) -> None:
     async with fake_server() as server:
         environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY}

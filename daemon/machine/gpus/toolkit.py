@@ -45,7 +45,13 @@ class Toolkit:
 def _ask(path: str) -> str | None:
     try:
         done = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True
+            [path, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+            check=True,
+            encoding="utf-8",
+            errors="replace",
         )
     except (OSError, ValueError, subprocess.SubprocessError):
         return None

@@ -40,7 +40,7 @@ class Crowd:
 def _counter_of(pid: int) -> Path | None:
     """Where the kernel counts for the control group of a process, in its second hierarchy or its first."""
     with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        for line in Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
             for folder in controllers.split(","):
                 counter = _CONTROL_GROUPS / folder / path.lstrip("/") / "pids.events"
@@ -52,7 +52,7 @@ def _counter_of(pid: int) -> Path | None:
 def _refused(counter: Path) -> int:
     """How many processes were refused; 0 also where the group is gone."""
     try:
-        facts = dict(line.split() for line in counter.read_text().splitlines())
+        facts = dict(line.split() for line in counter.read_text(encoding="utf-8").splitlines())
         return int(facts.get("max", 0))
     except (OSError, ValueError):
         return 0

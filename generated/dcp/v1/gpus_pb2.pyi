@@ -216,8 +216,8 @@ class GpuStatus(_message.Message):
 
     @_builtins.property
     def empty_mig_gpus(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The indices of the GPUs that are divided (MIG mode) into no devices yet: no job can use them, so they are
-        not in `all_gpus`. Of a GPU that has MIG devices, each device is in `all_gpus` as a GPU of its own.
+        """The indices of the GPUs in MIG mode that have no MIG device. No job can use them, so they are not in
+        `all_gpus`. Where a GPU has MIG devices, `all_gpus` lists each of these instead of the GPU.
         """
 
     def __init__(

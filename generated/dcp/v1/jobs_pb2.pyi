@@ -133,7 +133,7 @@ class _FailureReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Failure
     FAILURE_REASON_PROVIDER_LOST: _FailureReason.ValueType  # 5
     """The provider stopped sending heartbeats and no further attempt is left. Not charged."""
     FAILURE_REASON_PROVIDER_DRAINED: _FailureReason.ValueType  # 6
-    """The provider's owner stopped the daemon and no further attempt is left. Not charged."""
+    """The provider's owner stopped the daemon or needed the GPU, and no further attempt is left. Not charged."""
     FAILURE_REASON_CANCELLED: _FailureReason.ValueType  # 7
     """The renter or an operator cancelled the job."""
     FAILURE_REASON_BAD_PARAMS: _FailureReason.ValueType  # 8
@@ -191,7 +191,7 @@ FAILURE_REASON_DURATION_LIMIT: FailureReason.ValueType  # 4
 FAILURE_REASON_PROVIDER_LOST: FailureReason.ValueType  # 5
 """The provider stopped sending heartbeats and no further attempt is left. Not charged."""
 FAILURE_REASON_PROVIDER_DRAINED: FailureReason.ValueType  # 6
-"""The provider's owner stopped the daemon and no further attempt is left. Not charged."""
+"""The provider's owner stopped the daemon or needed the GPU, and no further attempt is left. Not charged."""
 FAILURE_REASON_CANCELLED: FailureReason.ValueType  # 7
 """The renter or an operator cancelled the job."""
 FAILURE_REASON_BAD_PARAMS: FailureReason.ValueType  # 8

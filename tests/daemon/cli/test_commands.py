@@ -151,7 +151,7 @@ async def test_doctor_reports_what_the_running_daemon_says_of_the_server(tmp_pat
     refusal = {"text": "slots: too many (INVALID_FIELD)", "seconds_ago": 7.2, "key_refused_seconds": None}
     entry = {"engine": "attached", "model": "nomic-embed-text", "reason": "It answers no chat."}
     state = {"version": daemon_version(), "pid": 1, "last_refusal": refusal, "not_offered": [entry]}
-    async with control.serve(tmp_path, {"status": lambda: state}):
+    async with control.serve(tmp_path, {"status": lambda _: state}):
         config = replace(from_env({}), state_dir=tmp_path)
         found = await asyncio.to_thread(lambda: list(doctor._running(config)))
     texts = [finding.text for finding in found if finding.level is Level.WARN]
@@ -333,3 +333,15 @@ async def test_hangup_of_the_terminal_drains(tmp_path: Path) -> None:
             await connection.expect_anyway("drain")
             await connection.expect_anyway("goodbye")
             await terminal.end()
+
+
+async def test_name_that_the_terminal_cannot_show_ends_no_command(tmp_path: Path) -> None:
+    name = "\u0645\u0632\u0648\u062f"
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    async with fake_server() as server:
+        server.provider_name = name
+        environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY, **ascii_only}
+        _, out, err = await run("doctor", state=tmp_path, **environ)
+        assert "the server knows it as provider 42, \\u0645\\u0632" in out, err
+        _, out, err = await run("status", "--once", state=tmp_path, **environ)
+        assert "\\u0645\\u0632" in out, err

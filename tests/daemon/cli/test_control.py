@@ -12,7 +12,7 @@ import pytest
 
 from daemon.cli import control
 
-ANSWERS = {"status": lambda: {"is": "well"}}
+ANSWERS: control.Answers = {"status": lambda _: {"is": "well"}}
 
 
 async def ask(folder: Path, question: str = "status") -> dict[str, Any]:
@@ -26,6 +26,12 @@ async def test_question_is_answered_and_only_the_owner_may_use_the_socket(tmp_pa
         assert stat.S_ISSOCK(mode)
         assert stat.S_IMODE(mode) == 0o600
     assert not control.socket_path(tmp_path).exists()
+
+
+async def test_answer_gets_what_is_asked_about(tmp_path: Path) -> None:
+    answers: control.Answers = {"drain": lambda request: {"gpu": request["gpu"]}}
+    async with control.serve(tmp_path, answers):
+        assert await asyncio.to_thread(control.ask, tmp_path, "drain", gpu="1") == {"gpu": "1"}
 
 
 async def test_folder_with_a_long_name_can_have_a_socket(tmp_path: Path) -> None:

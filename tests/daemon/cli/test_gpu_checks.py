@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from daemon.cli.gpu_checks import judged
 from daemon.machine.policy import Rules
 from tests.daemon.fake_server import GOOD_KEY, fake_server
 from tests.daemon.test_main import command, run
-from tests.support.nvml_stub.stub import A100, GB10, Machine, build
+from tests.support.nvml_stub.stub import A100, GB10, RTX_4090, Machine, build
 
 
 def status(**figures: Any) -> gpus_pb2.GpuStatus:
@@ -22,6 +24,7 @@ def status(**figures: Any) -> gpus_pb2.GpuStatus:
 
 
 WHOLE = {"gpu_name": "NVIDIA L4", "gpu_vram_mib": 23034, "free_vram_mib": 20000, "temp_c": 40.0}
+HALF = "mig 0 MIG-1111 NVIDIA_A100-SXM4-80GB_MIG_3g.40gb 40448 40000 448"
 UNKNOWN_COUNT = gpus_pb2.GpuStatus(gpu_count=0)
 
 
@@ -105,9 +108,39 @@ async def test_start_logs_what_doctor_finds_and_goes_on(library: Path, tmp_path:
                 "WARNING daemon check: GPU 0 is in MIG mode and has no MIG device",
                 "ERROR daemon check: container engine /no.sock",
             }
-            while wanted:
-                line = (await running.process.stderr.readline()).decode()
-                assert line, wanted
-                assert "check: key" not in line
-                wanted = {text for text in wanted if text not in line}
+            async with asyncio.timeout(30):
+                while wanted:
+                    line = (await running.process.stderr.readline()).decode()
+                    assert line, wanted
+                    assert "check: key" not in line
+                    wanted = {text for text in wanted if text not in line}
             assert running.process.returncode is None
+
+
+async def test_one_gpu_is_drained_and_resumed_by_command_and_stays_drained_over_a_restart(
+    library: Path, tmp_path: Path
+) -> None:
+    async with fake_server() as server:
+        environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY, "DCP_MODELS": ""}
+        # A command that is allowed needs neither a model nor a container engine.
+        arguments = ("run", "--allow-process-runner")
+        environ |= gpus_of(library, tmp_path, f"{A100}\n{RTX_4090}\nfigure mig 0 1\n{HALF}\n")
+        code, _, err = await run("drain", "--gpu", "1", state=tmp_path, **environ)
+        assert (code, "no daemon runs on" in err) == (2, True)
+        async with command(*arguments, state=tmp_path, **environ):
+            await (await server.connection()).welcome()
+            code, _, err = await run("drain", "--gpu", "0", state=tmp_path, **environ)
+            assert code == 1
+            assert "there is no GPU 0; the machine's are: 64 (MIG-1111), 1 (GPU-aaaa)" in err
+            code, out, _ = await run("drain", "--gpu", "1", state=tmp_path, **environ)
+            assert (code, out.startswith("GPU-aaaa takes no new jobs, also after a restart")) == (0, True)
+        async with command(*arguments, state=tmp_path, **environ):
+            await (await server.connection()).welcome()
+            assert await states(tmp_path, environ) == {"MIG-1111": "works", "GPU-aaaa": "drained by hand"}
+            assert (await run("resume", "--gpu", "GPU-aaaa", state=tmp_path, **environ))[0] == 0
+            assert await states(tmp_path, environ) == {"MIG-1111": "works", "GPU-aaaa": "works"}
+
+
+async def states(folder: Path, environ: dict[str, str]) -> dict[str, str]:
+    _, out, _ = await run("status", "--json", state=folder, **environ)
+    return {gpu["uuid"]: gpu["state"] for gpu in json.loads(out)["daemon"]["gpus"]}

@@ -174,6 +174,15 @@ def test_loopback_addresses_are_local(server: str, is_local: bool) -> None:
     assert is_loopback(server) is is_local
 
 
+def test_yielding_to_the_owner_is_a_rule_that_an_attached_server_excludes() -> None:
+    assert not from_env({}).rules.yield_to_owner
+    assert from_env({"DCP_YIELD_TO_OWNER": "true"}).rules.yield_to_owner
+    with pytest.raises(ConfigError, match="DCP_YIELD_TO_OWNER must be true or false"):
+        from_env({"DCP_YIELD_TO_OWNER": "1"})
+    with pytest.raises(ConfigError, match="DCP_YIELD_TO_OWNER cannot be true beside DCP_ATTACHED_URL"):
+        from_env({"DCP_YIELD_TO_OWNER": "true", "DCP_ATTACHED_URL": "http://127.0.0.1:8000/v1"})
+
+
 def test_key_is_not_in_the_repr() -> None:
     assert "secret" not in repr(from_env({"DCP_PROVIDER_KEY": "secret"}))
 

@@ -81,7 +81,7 @@ async def test_same_prompt_streams_the_same_answer_from_a_warm_child(engine: Lla
 async def test_child_sees_no_key_and_the_gpus_that_the_owner_gives_it() -> None:
     environ = {"DCP_PROVIDER_KEY": "dcp-secret", "AWS_SECRET_ACCESS_KEY": "x", "CUDA_VISIBLE_DEVICES": "1"}
     config = from_env({**environ, "PATH": "/usr/bin"})
-    engine = model_engine(config, _MODELS[0], WarmModels())
+    engine = model_engine(config, _MODELS[0], WarmModels(), lambda: None)
     try:
         await engine.prepare(job(prompt="hi"))
         [child] = [
@@ -257,3 +257,25 @@ async def test_child_that_ignores_everything_is_killed_and_replaced(
     assert not child.is_running()
     pieces, _ = await answer(engine, job(prompt="Hello"))
     assert pieces
+
+
+async def test_model_server_sees_only_the_gpus_that_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real child with a library that writes what it sees, and ends."""
+    seen = tmp_path / "seen"
+    (tmp_path / "xllamacpp.py").write_text(
+        "import ctypes, pathlib\n"
+        "getenv = ctypes.CDLL(None).getenv\n"
+        "getenv.restype = ctypes.c_char_p\n"
+        "value = getenv(b'CUDA_VISIBLE_DEVICES')\n"
+        f"pathlib.Path({str(seen)!r}).write_bytes(b'all' if value is None else value)\n"
+        "raise SystemExit(1)\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for gpus, text in ((None, "all"), (["GPU-b", "GPU-c"], "GPU-b,GPU-c"), ([], "")):
+        engine = LlamaCppEngine("m", tmp_path / "m.gguf", visible_gpus=lambda gpus=gpus: gpus)  # type: ignore[misc]
+        with pytest.raises(EngineError):
+            await engine.prepare(job(prompt="Say hello."))
+        assert seen.read_text(encoding="utf-8") == text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import aclosing
 
 import pytest
@@ -21,12 +21,19 @@ MIB_EACH = 400
 class Model:
     """A model that takes memory while it is loaded."""
 
-    def __init__(self, memory: Memory, used_at: float, *, busy: bool = False) -> None:
+    def __init__(
+        self, memory: Memory, used_at: float, *, busy: bool = False, gpus: Sequence[str] = ()
+    ) -> None:
+        self._gpus = gpus
         self.is_loaded = True
         self.is_busy = busy
         self.used_at = used_at
         self._memory = memory
         memory.models.append(self)
+
+    def sees(self, gpus: Collection[str]) -> bool:
+        """Whether it is on one of these GPUs."""
+        return not set(gpus).isdisjoint(self._gpus)
 
     async def unload(self) -> None:
         """Frees its memory."""
@@ -96,6 +103,27 @@ async def test_model_that_can_never_fit_may_load_once_all_others_are_unloaded(me
     model = Model(memory, 1.0)
     await make_room(warm_models(memory), 100_000)
     assert not model.is_loaded
+
+
+async def test_idle_model_leaves_the_gpu_that_the_owner_keeps(memory: Memory) -> None:
+    kept: set[str] = set()
+    warm = WarmModels(memory.free_mib, lambda: kept)
+    idle = Model(memory, 1.0, gpus=["GPU-a"])
+    busy = Model(memory, 2.0, gpus=["GPU-a", "GPU-b"], busy=True)
+    other = Model(memory, 3.0, gpus=["GPU-b"])
+    for model in (idle, busy, other):
+        warm.add(model)
+    warm.sampled(gpus_pb2.GpuStatus())
+    await asyncio.sleep(0)
+    assert idle.is_loaded
+    kept.add("GPU-a")
+    warm.sampled(gpus_pb2.GpuStatus())
+    await asyncio.sleep(0)
+    assert [model.is_loaded for model in (idle, busy, other)] == [False, True, True]
+    busy.is_busy = False
+    warm.sampled(gpus_pb2.GpuStatus())
+    await asyncio.sleep(0)
+    assert [model.is_loaded for model in (busy, other)] == [False, True]
 
 
 async def test_gpu_memory_counts_where_it_is_the_scarcer_one(memory: Memory) -> None:

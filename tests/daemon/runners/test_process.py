@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
 import sys
 from contextlib import aclosing
 from pathlib import Path
@@ -13,6 +15,7 @@ from dcp.v1 import jobs_pb2
 from daemon.runners import Log, RunnerError
 from daemon.runners.containers.settings import MIB, ContainerSettings
 from daemon.runners.process import ProcessRunner
+from tests.architecture.tools import ROOT
 from tests.daemon.runners.bench import Outcome, follow, offer, shell
 
 
@@ -46,11 +49,58 @@ async def test_job_can_read_its_input_files(runner: ProcessRunner) -> None:
         await runner.prepare(shell("true", input_files={"../a": "x"}))
 
 
+ARABIC = "\u0645\u0631\u062d\u0628\u0627"
+# Runs in a process of its own: the locale of a process is fixed at its start.
+IN_ASCII = f"""
+import asyncio, locale, sys
+from pathlib import Path
+from daemon.runners.containers.settings import MIB, ContainerSettings
+from daemon.runners.process import ProcessRunner
+from tests.architecture.tools import ROOT
+from tests.daemon.runners.bench import Outcome, follow, shell
+
+async def main():
+    assert locale.getencoding() != "UTF-8", locale.getencoding()
+    runner = ProcessRunner(ContainerSettings(output_bytes=MIB), Path(sys.argv[1]))
+    script = 'cat $DCP_INPUT_DIR/a; printf "%s" "$WORD" {ARABIC}; echo x > "$DCP_OUTPUT_DIR/{ARABIC}"'
+    offered = shell(script, env={{"WORD": "{ARABIC}"}}, input_files={{"a": "{ARABIC}"}})
+    outcome = await follow(runner.run(offered), Outcome())
+    assert outcome.error is None, outcome.error
+    assert outcome.output.decode() == 3 * "{ARABIC}", outcome.output
+    assert list(outcome.files) == ["{ARABIC}"], outcome.files
+
+asyncio.run(main())
+"""
+
+
+def test_job_gets_its_texts_in_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    environ = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PATH": os.environ["PATH"]}
+    program = tmp_path / "program.py"
+    program.write_text(IN_ASCII, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, program, str(tmp_path / "artifacts")],
+        env=environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
 async def test_job_does_not_see_the_daemons_environment(
     runner: ProcessRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DCP_PROVIDER_KEY", "dcp-provider-secret")
     assert b"secret" not in (await outcome_of(runner, "env")).output
+
+
+@pytest.mark.parametrize(("gpus", "sees"), [(None, "all"), (["GPU-b", "GPU-c"], "GPU-b,GPU-c"), ([], "")])
+async def test_job_sees_only_the_gpus_that_it_is_given(
+    tmp_path: Path, gpus: list[str] | None, sees: str
+) -> None:
+    runner = ProcessRunner(ContainerSettings(output_bytes=MIB), tmp_path / "artifacts", lambda: gpus)
+    outcome = await outcome_of(runner, "echo ${CUDA_VISIBLE_DEVICES-all}")
+    assert outcome.output.decode() == f"{sees}\n"
 
 
 async def test_self_test_starts_a_command_and_leaves_nothing(runner: ProcessRunner, tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ FAILED = SelfTest("llamacpp", False, "It answered nothing.", ("n",), INFERENCE)
         ({"driver_version": "", "container_toolkit_version": ""}, {}),
         ({"all_gpus": [{"state": 2}, {"state": 1}]}, {}),
         ({"all_gpus": [{"state": 2}, {}]}, {}),
+        ({"all_gpus": [{"state": 4}, {"state": 1}]}, {}),
+        ({"all_gpus": [{"state": 4}, {"state": 2}]}, dict.fromkeys(ALL, Obstacle.DRAINING)),
         ({"all_gpus": [{"state": 2}, {"state": 3}]}, dict.fromkeys(ALL, Obstacle.GPUS_FAILED)),
     ],
 )

@@ -47,6 +47,7 @@ typedef struct {
 typedef struct { unsigned long long total, free, used; } memory_t;
 typedef struct { unsigned gpu, memory; } utilization_t;
 
+/* Counted, as by the driver: two users of one process do not end each other. */
 static int initialized;
 /* By index: whether a GPU's events are watched. A lost GPU is not watched any more. */
 static unsigned watched;
@@ -172,10 +173,10 @@ const char *nvmlErrorString(int code) { return code ? "stub error" : "success"; 
 int nvmlInitWithFlags(unsigned flags) {
   (void)flags;
   int code = scripted(__func__, -1);
-  initialized = code == SUCCESS;
+  initialized = code == SUCCESS ? initialized + 1 : 0;
   return code;
 }
-int nvmlShutdown(void) { ENTER(-1); initialized = 0; return SUCCESS; }
+int nvmlShutdown(void) { ENTER(-1); initialized--; return SUCCESS; }
 int nvmlSystemGetDriverVersion(char *out, unsigned size) {
   ENTER(-1);
   snprintf(out, size, "550.54.15");
