@@ -89,7 +89,7 @@ async def start_model_server(
         async with asyncio.timeout(START_SECONDS):
             address = await _address(process, settings)
             client = client_of(address, headers={"Authorization": f"Bearer {settings['api_key']}"})
-            server = ModelServer(process, client, drain, settings["visible_gpus"])
+            server = ModelServer(process, client, drain, settings.get("visible_gpus"))
             await until_healthy(server)
     except (TimeoutError, StartError, OSError) as error:
         await _end(process)

@@ -49,7 +49,7 @@ def _serve(settings: dict[str, Any]) -> Any:
     # How often a thread looks whether the others are done before it sleeps, read when the library is loaded.
     # By default so often that, where others work on the machine, a model is 20 times slower than it need be.
     os.putenv("GOMP_SPINCOUNT", "2000")
-    if (gpus := settings["visible_gpus"]) is not None:
+    if (gpus := settings.get("visible_gpus")) is not None:
         os.putenv("CUDA_VISIBLE_DEVICES", ",".join(gpus))
     import xllamacpp
 
