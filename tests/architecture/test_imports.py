@@ -148,7 +148,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "daemon.cli.doctor": ("daemon.__main__",),
     "daemon.cli.registration": ("daemon.__main__",),
     "daemon.cli.snapshot": ("daemon.app",),
-    "daemon.cli.status": ("daemon.__main__",),
+    "daemon.cli.status": ("daemon.__main__", "daemon.cli.doctor"),
     "daemon.service": ("daemon.__main__", "daemon.cli"),
     "daemon.service.version": ("daemon.app", "daemon.cli", "daemon.machine.gpus.none", "daemon.service"),
     "daemon.config": (
