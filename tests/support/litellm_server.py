@@ -30,7 +30,13 @@ def install() -> None:
     if (ENVIRONMENT / "bin" / "litellm").exists():
         return
     subprocess.run([sys.executable, "-m", "venv", ENVIRONMENT], check=True, capture_output=True)
-    pip = [ENVIRONMENT / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", PACKAGE]
+    pip: list[str | Path] = [
+        ENVIRONMENT / "bin" / "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        PACKAGE,
+    ]
     subprocess.run(pip, check=True, capture_output=True, timeout=INSTALL_SECONDS)
 
 
@@ -47,7 +53,7 @@ def litellm_server(folder: Path, upstreams: Mapping[str, str], key: str) -> Iter
     config.write_text(json.dumps({"model_list": models, "router_settings": settings}))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [
+    command: list[str | Path] = [
         ENVIRONMENT / "bin" / "litellm",
         "--config",
         config,
