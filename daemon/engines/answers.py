@@ -55,7 +55,7 @@ async def answer(
     """
     counted = _Answer(chat.max_tokens(offer.params), context_tokens, monotonic)
     body = chat.request_body(offer.params) | {"model": served_name}
-    wait = _Wait(offer, patience)
+    wait = Wait(offer, patience)
     while not counted.is_over:
         try:
             async with aclosing(_events(client, path, body, wait, patience)) as events:
@@ -82,8 +82,8 @@ class _RefusedError(Exception):
         self.error = error
 
 
-class _Wait:
-    """How long the first word of a job is waited for."""
+class Wait:
+    """How long the first word of a job is waited for, or its picture."""
 
     def __init__(self, offer: sessions_pb2.JobOffer, patience: Patience) -> None:
         now = asyncio.get_running_loop().time()
@@ -106,7 +106,7 @@ class _Wait:
 
 
 async def _events(
-    client: http.Client, path: str, body: dict[str, Any], wait: _Wait, patience: Patience
+    client: http.Client, path: str, body: dict[str, Any], wait: Wait, patience: Patience
 ) -> AsyncGenerator[dict[str, Any], None]:
     """The events of one request. Raises ServerBusyError, _RefusedError, TimeoutError and what HTTP raises."""
     async with AsyncExitStack() as stack:

@@ -18,8 +18,9 @@ from typing import Any
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.engines import LLM_INFERENCE, Engine, EngineError, chat, refusals
-from daemon.engines.answers import Patience, answer
+from daemon.engines.answers import Patience, Wait, answer
 from daemon.engines.names import Catalogue, catalogue
+from daemon.engines.refusals import ServerBusyError
 from daemon.foreign import documents, http
 from daemon.foreign.documents import DocumentError
 from daemon.machine.clock import Clock, SystemClock
@@ -140,7 +141,7 @@ class AttachedEngine(Engine):
         if served_name is None:
             raise refusals.engine_failed()
         if offer.job_type == jobs_pb2.JOB_TYPE_IMAGE_GENERATION:
-            yield await self._picture(offer.params, served_name)
+            yield await self._picture(offer, served_name)
             yield jobs_pb2.Usage()
             return
         pieces = answer(
@@ -196,8 +197,15 @@ class AttachedEngine(Engine):
         except (*http.FAILURES, TimeoutError) as error:
             return {}, f"does not answer ({type(error).__name__})"
 
-    async def _picture(self, params: jobs_pb2.JobParams, served_name: str) -> Picture:
-        body = _image_request(params) | {"model": served_name}
+    async def _picture(self, offer: sessions_pb2.JobOffer, served_name: str) -> Picture:
+        wait = Wait(offer, self._patience)
+        while True:
+            try:
+                return await self._drawn(_image_request(offer.params) | {"model": served_name})
+            except ServerBusyError as busy:
+                await wait.for_server(busy)
+
+    async def _drawn(self, body: dict[str, Any]) -> Picture:
         patience = http.Timeout(LOOK_SECONDS, read=self._patience.first_seconds)
         try:
             async with (
@@ -206,7 +214,7 @@ class AttachedEngine(Engine):
             ):
                 text = await http.body(response, MAX_IMAGE_BYTES)
             if response.status_code in refusals.BUSY:
-                raise refusals.engine_busy()
+                raise ServerBusyError(http.retry_after_seconds(response))
             if response.status_code != http.OK:
                 raise refusals.refusal(refusals.error_of_body(response.status_code, text), 0)
             # An address instead of the picture is not followed: it could lead anywhere.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dcp.v1 import gpus_pb2
 
+from daemon.foreign import documents
 from daemon.machine import durable
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ def _read(path: Path | None) -> set[str]:
     if path is None:
         return set()
     try:
-        return {str(key) for key in json.loads(path.read_text(encoding="utf-8"))["drained"]}
+        return {str(key) for key in documents.parse_object(path.read_bytes())["drained"]}
     except FileNotFoundError:
         return set()
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -68,7 +68,7 @@ class Script:
     accept_seconds: float = 0.0
     """How long a chat request waits before the answer's head is sent."""
     refusals: list[Raw] = field(default_factory=list)
-    """What the next chat requests get instead of the script's answers, one each."""
+    """What the next requests of jobs get instead of the script's answers, one each."""
     without_chat: Sequence[str] = ()
     """The models that a request for a chat is refused for, as those that make embeddings."""
     image: Any = field(default_factory=lambda: {"data": [{"b64_json": base64.b64encode(PNG).decode()}]})
@@ -107,6 +107,8 @@ def _app(scripts: dict[str, Script]) -> FastAPI:
     async def images(name: str, request: Request) -> Response:
         script = scripts[name]
         script.requests.append(await request.json())
+        if script.refusals:
+            return _response(script.refusals.pop(0))
         answer = {"error": script.error} if script.status != 200 else script.image
         return JSONResponse(answer, status_code=script.status)
 

@@ -14,6 +14,7 @@ import signal
 import sys
 from typing import BinaryIO
 
+from daemon.foreign import documents
 from daemon.machine.gpus.nvml import NvmlGpus
 
 ALARM_SECONDS = 60
@@ -42,7 +43,7 @@ def main() -> None:
     own_pids: list[int] = []
     gpus = NvmlGpus(lambda: own_pids)
     for line in sys.stdin.buffer:
-        own_pids[:] = json.loads(line)
+        own_pids[:] = documents.parse(line)
         signal.alarm(ALARM_SECONDS)
         status = gpus.read().SerializeToString()
         signal.alarm(0)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from dcp.v1 import gpus_pb2
 
+from daemon.foreign import documents
 from daemon.machine.gpus import Gpus
 from daemon.machine.gpus.none import machine_status
 from daemon.machine.gpus.processes import OwnPids, no_others
@@ -184,7 +185,10 @@ class _Child:
         while b"\n" not in self._rest and len(self._rest) < _MAX_HEAD_BYTES:
             self._more(until)
         line, _, self._rest = self._rest.partition(b"\n")
-        head = json.loads(line)
+        try:
+            head = documents.parse_object(line, _MAX_HEAD_BYTES)
+        except documents.DocumentError as error:
+            raise _BrokenError(f"its process answers nonsense: {error}") from None
         while len(self._rest) < head["bytes"]:
             self._more(until)
         status = gpus_pb2.GpuStatus.FromString(self._rest[: head["bytes"]])

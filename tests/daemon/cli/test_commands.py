@@ -111,6 +111,7 @@ def test_text_from_renters_cannot_control_the_terminal() -> None:
             "draining": False,
         },
         "update": {"available": False, "newest": ""},
+        "empty_mig_gpus": [],
         "takes_no_jobs": "",
         "models": [],
         "gpus": [],

