@@ -20,7 +20,7 @@ from typing import Any
 from common.files import raise_file_limit
 from daemon.app import Daemon, Options
 from daemon.cli import arguments as command_line
-from daemon.cli import control, doctor, logs, registration, status
+from daemon.cli import control, logs, registration
 from daemon.config.config import Config, ConfigError, config_path, load
 from daemon.config.identity import IdentityError, identity_path
 from daemon.config.identity import load as load_identity
@@ -40,6 +40,8 @@ from daemon.service.installation import Installation, InstallationError
 from daemon.service.notify import Manager
 from daemon.service.reload import Reloader
 
+# Modules of one command only, and those of containers, are imported where they are used: their libraries take
+# half of the time of a start.
 logger = logging.getLogger("daemon")
 
 _FAULTS = (
@@ -80,6 +82,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
+    from daemon.cli import doctor
+
     found = []
     for finding in doctor.findings(
         _configured(arguments), allow_process_runner=arguments.allow_process_runner
@@ -93,6 +97,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    from daemon.cli import status
+
     return status.run(_configured(arguments), once=arguments.once, as_json=arguments.json)
 
 
@@ -189,6 +195,8 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
 def _check_serves(config: Config, allow_process_runner: bool) -> None:
     can_serve = config.models or config.engine_models or config.attached_url
     if not (can_serve or config.containers.images or allow_process_runner):
+        from daemon.cli import doctor
+
         raise ConfigError(
             f"nothing to run: no model to serve ({doctor.model_remedy()}) "
             "and no image allowed (set DCP_CONTAINER_IMAGES)"

@@ -8,10 +8,8 @@ from collections.abc import Callable, Sequence
 from daemon.config.config import Config, ModelFile
 from daemon.engines import Engine
 from daemon.engines.attached import AttachedEngine, Attachment
-from daemon.engines.container import ContainerEngine
 from daemon.engines.container_spec import ModelServerSpec
 from daemon.engines.llamacpp import LlamaCppEngine
-from daemon.engines.server_container import ModelServerHost
 from daemon.engines.warm import WarmModels
 from daemon.runners.choose import owner_of
 
@@ -23,6 +21,11 @@ def model_engine(config: Config, model: ModelFile, warm: WarmModels) -> Engine:
 
 def container_engines(config: Config, warm: WarmModels, gpus: Callable[[], Sequence[str]]) -> list[Engine]:
     """The engines of the models that are served in containers; `gpus`: those that may be used now."""
+    if not config.engine_models:
+        return []
+    from daemon.engines.container import ContainerEngine
+    from daemon.engines.server_container import ModelServerHost
+
     folder = config.state_dir / "engines"
     place = ModelServerHost(config.container_socket, owner_of(config.state_dir), folder, gpus)
     return [ContainerEngine(order(config, model), place, warm=warm) for model in config.engine_models]
