@@ -23,7 +23,7 @@ from common.files import raise_file_limit
 from common.printing import print_anything
 from daemon.app import Daemon, Options
 from daemon.cli import arguments as command_line
-from daemon.cli import control, doctor, logs, registration, status
+from daemon.cli import control, logs, registration
 from daemon.cli.findings import Finding, Level
 from daemon.config.config import Config, ConfigError, NotThereError, config_path, load
 from daemon.config.identity import IdentityError, identity_path, note_accepted, was_accepted
@@ -46,6 +46,8 @@ from daemon.service.installation import Installation, InstallationError
 from daemon.service.notify import Manager
 from daemon.service.reload import Reloader
 
+# Modules of one command only, and those of containers, are imported where they are used: their libraries take
+# half of the time of a start.
 logger = logging.getLogger("daemon")
 
 _SEVERITIES = {Level.OK: logging.DEBUG, Level.WARN: logging.WARNING, Level.FAIL: logging.ERROR}
@@ -106,6 +108,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 async def _diagnose(arguments: argparse.Namespace) -> list[Finding]:
+    from daemon.cli import doctor
+
     found, config = [], _configured(arguments)
     async for finding in doctor.findings(config, allow_process_runner=arguments.allow_process_runner):
         found.append(finding)
@@ -115,6 +119,8 @@ async def _diagnose(arguments: argparse.Namespace) -> list[Finding]:
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    from daemon.cli import status
+
     return status.run(_configured(arguments), once=arguments.once, as_json=arguments.json)
 
 
@@ -249,6 +255,8 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
 
 async def _log_findings(config: Config, allow_process_runner: bool) -> None:
     """Says in the log what `doctor` would: most of it mends itself or is only a warning, so nothing ends."""
+    from daemon.cli import doctor
+
     try:
         async for finding in doctor.of_machine(config, allow_process_runner=allow_process_runner):
             logger.log(_SEVERITIES[finding.level], "check: %s", finding.text)
@@ -276,6 +284,8 @@ async def _look_for_containers(
 def _check_serves(config: Config, allow_process_runner: bool) -> None:
     can_serve = config.models or config.engine_models or config.attached_url
     if not (can_serve or config.containers.images or allow_process_runner):
+        from daemon.cli import doctor
+
         raise ConfigError(
             f"nothing to run: no model to serve ({doctor.model_remedy()}) "
             "and no image allowed (set DCP_CONTAINER_IMAGES)"

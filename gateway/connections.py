@@ -32,6 +32,7 @@ from gateway.errors import ApiError
 
 _FOLD = re.compile(rb"\n[ \t]")
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
+_MOST_UNSENT_BYTES = 64 << 10
 _READ = (h11.IDLE, h11.DONE, h11.MUST_CLOSE, h11.CLOSED)
 
 
@@ -238,7 +239,7 @@ class Connection(H11Protocol):
             return
         self._door.lingering += 1
         self._outlet.write(_answer(error))
-        self._outlet.linger(self.loop)
+        self._outlet.linger()
 
     def _closes_at_once(self) -> bool:
         """Whether nothing more of a request is to come; otherwise closing could lose the answer."""
@@ -248,14 +249,18 @@ class Connection(H11Protocol):
 class _Outlet:
     """A connection's transport that counts what is written, and closes such that an answer arrives.
 
-    A system that closes a connection with unread bytes resets it, and the client loses the answer.
+    A system that closes a connection with unread bytes resets it, and the client loses the answer. What is
+    written in one step of the event loop, such as the head and the body of an answer, is sent at once.
     """
 
     def __init__(self, transport: asyncio.Transport, closes_at_once: Callable[[], bool]) -> None:
+        self._loop = asyncio.get_running_loop()
         self._transport = transport
         self._closes_at_once = closes_at_once
         self._timer: asyncio.TimerHandle | None = None
         self._discarded = 0
+        self._unsent: list[bytes] = []
+        self._unsent_bytes = 0
         self.written = 0
         """Bytes in all."""
 
@@ -263,9 +268,33 @@ class _Outlet:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Sends bytes."""
+        """Sends bytes, by the end of this step of the event loop."""
+        if not data:
+            return
+        if not self._unsent:
+            self._loop.call_soon(self._send)
         self.written += len(data)
-        self._transport.write(data)
+        self._unsent.append(data)
+        self._unsent_bytes += len(data)
+        if self._unsent_bytes > _MOST_UNSENT_BYTES:
+            self._send()
+
+    def _send(self) -> None:
+        data = b"".join(self._unsent)
+        self._unsent.clear()
+        self._unsent_bytes = 0
+        if data and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def get_write_buffer_size(self) -> int:
+        """The bytes that the client has not taken."""
+        return self._unsent_bytes + self._transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        """Closes the connection without what is unsent."""
+        self._unsent.clear()
+        self._unsent_bytes = 0
+        self._transport.abort()
 
     def is_closing(self) -> bool:
         """Whether nothing is read or written any more."""
@@ -276,15 +305,17 @@ class _Outlet:
         if self.is_closing():
             return
         if self._closes_at_once():
+            self._send()
             self._transport.close()
         else:
-            self.linger(asyncio.get_running_loop())
+            self.linger()
 
-    def linger(self, loop: asyncio.AbstractEventLoop) -> None:
+    def linger(self) -> None:
         """Ends the answers now, and the connection when the client has had time to read them."""
+        self._send()
         if self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
-        self._timer = loop.call_later(limits.LINGER_SECONDS, self._transport.close)
+        self._timer = self._loop.call_later(limits.LINGER_SECONDS, self._transport.close)
 
     def stop_lingering(self) -> bool:
         """Stops the timer; returns whether there was one."""

@@ -39,7 +39,8 @@ empty, a renter needs its main key."""
 
 _SETTINGS = """\
 Each program reads its settings from environment variables; the daemon also reads a file
-([how](../providers.md#rules-of-your-own)). An empty variable counts as unset. A `DCP_` variable that no
+([how](../providers.md#rules-of-your-own)). `dcp-market` has the server's and the gateway's settings, without
+`DCP_SERVER` and `DCP_TLS_CA`. An empty variable counts as unset. A `DCP_` variable that no
 program knows is an error, so a misspelt name is noticed."""
 
 _ERRORS = """\

@@ -8,10 +8,8 @@ from collections.abc import Callable, Collection, Sequence
 from daemon.config.config import Config, ModelFile
 from daemon.engines import Engine
 from daemon.engines.attached import AttachedEngine, Attachment
-from daemon.engines.container import ContainerEngine
 from daemon.engines.container_spec import ModelServerSpec
 from daemon.engines.llamacpp import LlamaCppEngine
-from daemon.engines.server_container import ModelServerHost
 from daemon.engines.warm import WarmModels
 from daemon.runners.choose import owner_of
 
@@ -40,6 +38,11 @@ def container_engines(
 
     `gpus`: those that may be used now; `kept_gpus`: those that work and that the owner keeps.
     """
+    if not config.engine_models:
+        return []
+    from daemon.engines.container import ContainerEngine
+    from daemon.engines.server_container import ModelServerHost
+
     folder = config.state_dir / "engines"
     place = ModelServerHost(config.container_socket, owner_of(config.state_dir), folder, gpus, kept_gpus)
     return [ContainerEngine(order(config, model), place, warm=warm) for model in config.engine_models]

@@ -9,13 +9,15 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from daemon.runners import Runner
 from daemon.runners.containers import keeper
-from daemon.runners.containers.container import ContainerRunner
-from daemon.runners.containers.docker import Docker, DockerRefusedError, DockerUnavailableError, EngineFacts
 from daemon.runners.containers.settings import ContainerSettings
 from daemon.runners.process import ProcessRunner
+
+if TYPE_CHECKING:
+    from daemon.runners.containers.docker import EngineFacts
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,20 @@ async def runner_of(
             )
             return ProcessRunner(settings, folder, visible_gpus)
         return None
+    return await _container_runner(settings, socket, owner_of(state_dir), folder, healthy_gpus)
+
+
+async def _container_runner(
+    settings: ContainerSettings,
+    socket: Path,
+    owner: str,
+    folder: Path,
+    healthy_gpus: Callable[[], Sequence[str]],
+) -> Runner | None:
+    # Only here, as the library takes long to load and many daemons run no containers.
+    from daemon.runners.containers.container import ContainerRunner
+    from daemon.runners.containers.docker import Docker, DockerRefusedError, DockerUnavailableError
+
     docker = Docker(str(socket))
     try:
         facts = await docker.facts()
@@ -73,6 +89,5 @@ async def runner_of(
         logger.log(failure_level, "no containers are run: %s", why)
         await docker.close()
         return None
-    owner = owner_of(state_dir)
     logger.info("containers are run engine=%s images=%s", facts.version, ",".join(settings.images))
     return ContainerRunner(docker, facts, settings, owner=owner, folder=folder, healthy_gpus=healthy_gpus)

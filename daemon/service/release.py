@@ -14,9 +14,6 @@ import json
 import re
 from dataclasses import dataclass
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-
 from daemon.foreign import documents
 
 MAX_MANIFEST_BYTES = 64 * 1024
@@ -49,6 +46,9 @@ class Release:
 
 def read(manifest: bytes, public_key: bytes) -> Release:
     """The release that a manifest describes, if its signature is good. Raises ReleaseError."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     release, signature = _parse(manifest)
     try:
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, release.signed_bytes())
@@ -68,6 +68,8 @@ def check_wheel(release: Release, wheel: bytes) -> None:
 
 def write(version: str, wheel_name: str, wheel: bytes, private_key: bytes) -> bytes:
     """The manifest of a wheel, signed. Raises ReleaseError for names that no daemon would take."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     release = Release(version, wheel_name, hashlib.sha256(wheel).hexdigest())
     signature = Ed25519PrivateKey.from_private_bytes(private_key).sign(release.signed_bytes())
     fields = {

@@ -15,9 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import phonenumbers
 from dcp.v1 import options_pb2
-from email_validator import EmailNotValidError, validate_email
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from stdnum import iban
@@ -269,6 +267,8 @@ def _not_blank(value: str, name: str) -> None:
 
 
 def _email(value: str, name: str) -> None:
+    from email_validator import EmailNotValidError, validate_email  # here, as it takes long to load
+
     try:
         validate_email(value, check_deliverability=False)
     except EmailNotValidError as error:
@@ -278,6 +278,8 @@ def _email(value: str, name: str) -> None:
 def _phone(value: str, name: str) -> None:
     if not value:
         return
+    import phonenumbers  # here, as its tables take long to load
+
     try:
         number = phonenumbers.parse(value)
     except phonenumbers.NumberParseException:
@@ -342,6 +344,8 @@ def compact_iban(text: str) -> str:
 
 def email_key(email: str) -> str:
     """The form of an address by which accounts are compared: normalized, without case."""
+    from email_validator import validate_email
+
     return str(validate_email(email, check_deliverability=False).normalized).casefold()
 
 

@@ -18,7 +18,7 @@ PRESENT = [name for name in NAMES if name != "CHANGELOG.md"]
 MOST_LINES = {"README.md": 150, "ARCHITECTURE.md": 150, "docs/wording.md": 60}
 # A path in backticks, relative to the repository; X and N are placeholders.
 PATH = re.compile(
-    r"`((?:server|gateway|daemon|protos|generated|scripts|tests|docs)/[\w./-]*\w/?)(?: [^`]*)?`"
+    r"`((?:server|gateway|market|daemon|common|protos|generated|scripts|tests|docs)/[\w./-]*\w/?)(?: [^`]*)?`"
 )
 MODULE = re.compile(r"python -m ([\w.]+)")
 COMMAND = re.compile(r"(?<![\w/.-])(scripts/[\w-]+)(?![\w./-])")
@@ -107,8 +107,8 @@ def test_missing_name_is_found(text: str) -> None:
 
 
 def test_every_program_starts_under_its_documented_name() -> None:
-    """The documentation calls the programs dcp-server, dcp-gateway and dcp-daemon."""
-    for module in ("server", "gateway", "daemon"):
+    """The documentation calls the programs dcp-server, dcp-gateway, dcp-market and dcp-daemon."""
+    for module in ("server", "gateway", "market", "daemon"):
         done = run("python", "-m", module, "--help")
         assert done.returncode == 0, done.stderr
         assert f"dcp-{module}" in done.stdout

@@ -66,7 +66,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "stdnum": ("server.rpc.validate",),
     # The gateway
     "fastapi": ("gateway.app",),
-    "jinja2": ("gateway.web.pages",),
+    "jinja2": ("gateway.web.site",),
     "markdown_it": ("gateway.web.reference",),
     "markupsafe": ("gateway.web.reference",),
     "orjson": ("gateway",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import orjson
@@ -12,6 +12,7 @@ import pytest
 import uvloop
 from dcp.v1 import jobs_pb2
 from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
 
 from gateway import limits
 from gateway.connections import Door, http_settings
@@ -450,3 +451,67 @@ async def test_browser_that_came_by_https_is_told_to_stay_there(
     async with http_gateway.serving(server, trusted=[ipaddress.ip_network(trusted)]) as gateway:
         answer = await gateway.exchanged(LAST[:-2] + b"x-forwarded-proto: " + scheme + b"\r\n\r\n")
         assert (b"strict-transport-security: max-age=" in answer) == is_told
+
+
+class Recorded(asyncio.Transport):
+    """A connection that records what is sent on it, and when it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[bytes | str] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.events.append(bytes(data))
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return "closed" in self.events
+
+    def close(self) -> None:
+        self.events.append("closed")
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+
+async def sent_for(request: bytes, answer: Sequence[bytes]) -> list[bytes | str]:
+    """What happens on a connection whose application answers with these parts of a body."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for part in answer:
+            await send({"type": "http.response.body", "body": part, "more_body": part is not answer[-1]})
+
+    settings = http_settings(app, Door())
+    settings.load()
+    connection: Any = settings.http_protocol_class
+    transport = Recorded()
+    protocol = connection(config=settings, server_state=ServerState(), app_state={})
+    protocol.connection_made(transport)
+    protocol.data_received(request)
+    while not any(isinstance(event, bytes) and answer[-1] in event for event in transport.events):
+        await asyncio.sleep(0)
+    events = list(transport.events)
+    protocol.connection_lost(None)
+    return events
+
+
+async def test_head_and_body_of_an_answer_are_sent_at_once_and_before_the_close() -> None:
+    (kept,) = await sent_for(HEALTH, [b"hello"])
+    last, closed = await sent_for(LAST, [b"hello"])
+    for sent in (kept, last):
+        assert isinstance(sent, bytes)
+        assert sent.startswith(b"HTTP/1.1 200 ")
+        assert b"hello" in sent
+    assert closed == "closed"
+
+
+async def test_large_answer_is_not_collected() -> None:
+    part = b"x" * (40 << 10)
+    sent = await sent_for(HEALTH, [part, part, part, b"end"])
+    assert max(len(data) for data in sent) < 3 * len(part)
