@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 from common.files import raise_file_limit
 from common.printing import print_anything
-from daemon.app import Daemon, Options
+from daemon.app import JOIN_SECONDS, Daemon, Options
 from daemon.cli import arguments as command_line
 from daemon.cli import control, doctor, logs, registration, status
 from daemon.cli.findings import Finding, Level
@@ -44,6 +44,8 @@ from daemon.service.reload import Reloader
 
 logger = logging.getLogger("daemon")
 
+# The first self-tests, which the first Hello waits for, have the machine to themselves.
+CHECKS_AFTER_SECONDS = JOIN_SECONDS + 1.0
 _SEVERITIES = {Level.OK: logging.DEBUG, Level.WARN: logging.WARNING, Level.FAIL: logging.ERROR}
 _FAULTS = (
     ConfigError,
@@ -215,6 +217,7 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
 
 async def _log_findings(config: Config, allow_process_runner: bool) -> None:
     """Says in the log what `doctor` would: most of it mends itself or is only a warning, so nothing ends."""
+    await asyncio.sleep(CHECKS_AFTER_SECONDS)
     try:
         async for finding in doctor.of_machine(config, allow_process_runner=allow_process_runner):
             logger.log(_SEVERITIES[finding.level], "check: %s", finding.text)
