@@ -21,7 +21,7 @@ from functools import partial
 
 from common.files import raise_file_limit
 from common.printing import print_anything
-from daemon.app import Daemon, Options
+from daemon.app import JOIN_SECONDS, Daemon, Options
 from daemon.cli import arguments as command_line
 from daemon.cli import control, logs, registration
 from daemon.cli.findings import Finding, Level
@@ -50,6 +50,8 @@ from daemon.service.reload import Reloader
 # half of the time of a start.
 logger = logging.getLogger("daemon")
 
+# The first self-tests, which the first Hello waits for, have the machine to themselves.
+CHECKS_AFTER_SECONDS = JOIN_SECONDS + 1.0
 _SEVERITIES = {Level.OK: logging.DEBUG, Level.WARN: logging.WARNING, Level.FAIL: logging.ERROR}
 # A program that updates certificates takes their file away for some seconds.
 FILE_PATIENCE_SECONDS = 20.0
@@ -255,6 +257,7 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
 
 async def _log_findings(config: Config, allow_process_runner: bool) -> None:
     """Says in the log what `doctor` would: most of it mends itself or is only a warning, so nothing ends."""
+    await asyncio.sleep(CHECKS_AFTER_SECONDS)
     from daemon.cli import doctor
 
     try:

@@ -59,7 +59,7 @@ async def runner_of(
             )
             return ProcessRunner(settings, folder, visible_gpus)
         return None
-    return await _container_runner(settings, socket, owner_of(state_dir), folder, healthy_gpus)
+    return await _container_runner(settings, socket, owner_of(state_dir), folder, healthy_gpus, failure_level)
 
 
 async def _container_runner(
@@ -68,6 +68,7 @@ async def _container_runner(
     owner: str,
     folder: Path,
     healthy_gpus: Callable[[], Sequence[str]],
+    failure_level: int,
 ) -> Runner | None:
     # Only here, as the library takes long to load and many daemons run no containers.
     from daemon.runners.containers.container import ContainerRunner
