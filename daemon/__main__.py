@@ -30,6 +30,7 @@ from daemon.journal.disk import FileDisk, JournalError, journal_folder
 from daemon.journal.journal import Journal
 from daemon.link import KeyRefusedError, RegistrationError, ServerAddress
 from daemon.machine.gpus.nvml import detect
+from daemon.machine.gpus.toolkit import Toolkit
 from daemon.machine.health import Health
 from daemon.machine.machine import Machine
 from daemon.protocol.effects import EndReason
@@ -145,6 +146,7 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
         config.container_socket,
         config.state_dir,
         health.healthy_gpus,
+        toolkit=Toolkit().version,
         allow_process_runner=arguments.allow_process_runner,
     )
     others = [

@@ -30,10 +30,12 @@ from daemon.engines.attached import AttachedEngine
 from daemon.engines.build import attachment
 from daemon.journal import disk
 from daemon.machine.gpus.nvml import detect
+from daemon.machine.gpus.toolkit import Toolkit
 from daemon.machine.policy import Rules
 from daemon.runners import choose
-from daemon.runners.containers import images
+from common import images
 from daemon.runners.containers.docker import Docker, DockerRefusedError, DockerUnavailableError, EngineFacts
+from daemon.runners.containers.minimums import outdated
 from daemon.service import unit
 from daemon.service.installation import pip_install
 from daemon.service.version import daemon_version, is_older
@@ -311,6 +313,9 @@ def _container_engine(config: Config) -> Iterator[Finding]:
         return
     if why := choose.problem(facts):
         yield Finding(Level.FAIL, f"container engine: {why}")
+    versions = {"runc": facts.runc, "toolkit": Toolkit().version() or ""}
+    if why := outdated(versions, settings.minimums):
+        yield Finding(Level.FAIL, f"container engine: jobs are not run, as {why}")
     if not any("seccomp" in option and "unconfined" not in option for option in facts.security):
         yield Finding(
             Level.WARN, "container engine: it has no seccomp profile, which jobs would be kept in; turn it on"

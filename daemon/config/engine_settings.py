@@ -15,7 +15,7 @@ import psutil
 
 from daemon.config.file import ConfigError
 from daemon.engines.container_spec import DEFAULT_ARGUMENTS, ServerSettings
-from daemon.runners.containers import images
+from common import images
 from daemon.runners.containers.settings import MIB
 
 

@@ -29,7 +29,8 @@ from daemon.engines.answers import bounded
 from daemon.engines.container_spec import ModelServerSpec
 from daemon.engines.served import HEALTH_SECONDS, Server, StartError, client_of, until_healthy
 from daemon.runners.choose import problem
-from daemon.runners.containers import images, keeper
+from common import images
+from daemon.runners.containers import keeper
 from daemon.runners.containers.docker import (
     Docker,
     DockerRefusedError,

@@ -26,10 +26,14 @@ COMMAND_JOB_TYPES = (
 class RunnerError(Exception):
     """A job could not be done; `message` is for the renter: no paths, keys or prompts."""
 
-    def __init__(self, reason: jobs_pb2.FailureReason.ValueType, message: str) -> None:
+    def __init__(
+        self, reason: jobs_pb2.FailureReason.ValueType, message: str, *, is_for_others: bool = False
+    ) -> None:
+        """`is_for_others`: only this machine cannot do it; the job is given back for another provider."""
         super().__init__(message)
         self.reason = reason
         self.message = message
+        self.is_for_others = is_for_others
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,10 @@ class Runner(Protocol):
     def models(self) -> Sequence[sessions_pb2.ServedModel]:
         """The models that it answers for, and whether each is loaded; none for what runs no models."""
         return ()
+
+    def images(self) -> Sequence[str] | None:
+        """Patterns of the images that it runs for jobs; None: it runs none, or looks at no image."""
+        return None
 
     def takes(self, offer: sessions_pb2.JobOffer) -> bool:
         """Whether the offered job is one for it."""

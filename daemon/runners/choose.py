@@ -39,6 +39,7 @@ async def runner_of(
     state_dir: Path,
     healthy_gpus: Callable[[], Sequence[str]],
     *,
+    toolkit: Callable[[], str | None] = lambda: None,
     allow_process_runner: bool = False,
 ) -> Runner | None:
     """The container runner, where images are allowed and the engine answers.
@@ -67,4 +68,6 @@ async def runner_of(
         return None
     owner = owner_of(state_dir)
     logger.info("containers are run engine=%s images=%s", facts.version, ",".join(settings.images))
-    return ContainerRunner(docker, facts, settings, owner=owner, folder=folder, healthy_gpus=healthy_gpus)
+    return ContainerRunner(
+        docker, facts, settings, owner=owner, folder=folder, healthy_gpus=healthy_gpus, toolkit=toolkit
+    )

@@ -26,6 +26,7 @@ from daemon.protocol.events import (
     Result,
     failed,
     lease_key,
+    released,
     succeeded,
 )
 from daemon.protocol.records import MAX_OUTPUT_BYTES, Channel
@@ -176,7 +177,8 @@ class Attempts:
             await self._until_stopped_ones_end()
             result = await work()
         except RunnerError as error:
-            result = failed(error.reason, error.message)
+            end = released if error.is_for_others else failed
+            result = end(error.reason, error.message)
         except Exception:
             logger.exception("a runner failed unexpectedly job_id=%s", lease.job_id)
             result = RUNNER_FAILED

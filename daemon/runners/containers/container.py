@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,6 +35,7 @@ from daemon.runners.containers.docker import (
 from daemon.runners.containers.failures import disk_limit, no_gpus, reported, start_failed
 from daemon.runners.containers.image_store import ImageStore, digest_of
 from daemon.runners.containers.job_files import JobFiles
+from daemon.runners.containers.minimums import outdated
 from daemon.runners.containers.settings import MIB, ContainerSettings
 from daemon.runners.containers.spec import tar_of
 from daemon.runners.containers.state import pids_of, ran_to, seconds_since_start, was_started
@@ -78,16 +79,21 @@ class ContainerRunner(Runner):
         owner: str,
         folder: Path,
         healthy_gpus: Callable[[], Sequence[str]] = tuple,
+        toolkit: Callable[[], str | None] = lambda: None,
         keeper_grace_seconds: float = KEEPER_GRACE_SECONDS,
     ) -> None:
-        """`owner`: distinguishes its containers from others'; `folder`: for files that jobs left."""
+        """`owner`: distinguishes its containers from others'; `folder`: for files that jobs left.
+
+        `toolkit`: the version of NVIDIA's container toolkit; it may block for seconds.
+        """
         self._docker = docker
         self._engine = engine
         self._settings = settings
         self._owner = owner
-        self._images = ImageStore(docker, engine, settings)
+        self._images = ImageStore(docker, engine, settings, folder.with_name("images.json"))
         self._files = JobFiles(docker, settings, folder)
         self._healthy_gpus = healthy_gpus
+        self._toolkit = toolkit
         self._keeper_grace_seconds = keeper_grace_seconds
         self._runs: dict[LeaseKey, JobContainers] = {}
         self._self_test_names = spec.names(sessions_pb2.Lease(job_id="self-test"), owner)
@@ -96,8 +102,16 @@ class ContainerRunner(Runner):
         """Whatever is an image and a command."""
         return COMMAND_JOB_TYPES
 
+    def images(self) -> Sequence[str]:
+        """The patterns of the images that the provider allows."""
+        return self._settings.images
+
     async def self_test(self) -> None:
-        """A test container starts, ends with 0 and is removed. Raises RunnerError."""
+        """What starts containers is new enough, and a test container starts, ends with 0 and is removed.
+
+        Raises RunnerError.
+        """
+        await self._check_versions()
         names = self._self_test_names
         async with reported():
             try:
@@ -110,6 +124,14 @@ class ContainerRunner(Runner):
         if code != 0:
             text = f"A container that does nothing ended with exit code {code}."
             raise RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_START_FAILED, text)
+
+    async def _check_versions(self) -> None:
+        """Raises RunnerError if strangers' images must not be run by what is installed now."""
+        async with reported():
+            facts = await self._docker.facts()
+        found = {"runc": facts.runc, "toolkit": await asyncio.to_thread(self._toolkit) or ""}
+        if why := await asyncio.to_thread(outdated, found, self._settings.minimums):
+            raise RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_ENGINE_UNAVAILABLE, why)
 
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
         """Pulls the image if needed and creates the containers. Raises RunnerError."""
@@ -204,6 +226,7 @@ class ContainerRunner(Runner):
         for lease in sorted(left - known):
             logger.info("removing what an ended job left lease=%s", lease)
             await self._remove_all(spec.Names(lease, self._owner))
+        await self._images.tidy()
 
     async def close(self) -> None:
         """Removes what still is there, and leaves the engine."""
@@ -234,9 +257,15 @@ class ContainerRunner(Runner):
     async def _make(self, run: JobContainers, offer: sessions_pb2.JobOffer, image: dict[str, Any]) -> None:
         names, settings, docker = run.names, self._settings, self._docker
         await self._remove_all(names)  # whatever a daemon that died left incomplete
-        sizes = ((names.output, settings.output_bytes), (names.tmp, settings.tmp_bytes))
+        folders = spec.image_folders(image)
+        # Podman fills a volume only when the job starts, and no call of it returns any more if that fails;
+        # what it fills by itself are file systems in memory that are the job's own.
+        kept = 0 if self._engine.is_podman else len(folders)
+        sizes = [(names.output, settings.output_bytes), (names.tmp, settings.tmp_bytes)]
+        # The engine fills them, which does not count as the job's memory: together they have one size.
+        sizes += [(names.of_image(number), settings.tmp_bytes // kept) for number in range(kept)]
         for volume, size in sizes:
-            options = spec.volume_options(settings, size, is_program_allowed=volume == names.tmp)
+            options = spec.volume_options(settings, size, is_program_allowed=volume != names.output)
             await docker.create_volume(volume, names.labels, options)
         given = offer.container_spec.input_files
         if given:
@@ -244,24 +273,34 @@ class ContainerRunner(Runner):
             options = spec.volume_options(settings, len(tar) + _INPUT_ROOM_BYTES, is_program_allowed=True)
             await docker.create_volume(names.input, names.labels, options)
         seconds = math.ceil(run.facts.run_limit_ms / 1000 + self._keeper_grace_seconds)
-        await self._make_keeper(names, seconds, has_input=bool(given))
+        await self._make_keeper(names, seconds, has_input=bool(given), image_volumes=kept)
         if given:
             await docker.put(names.keeper, spec.INPUT, tar)
-        volumes = list((image.get("Config") or {}).get("Volumes") or ())
         driver = next((name for name in spec.LOG_DRIVERS if name in self._engine.log_drivers), "json-file")
         config = spec.job_config(
-            names, run.facts, offer.container_spec, settings, volumes, driver, offer.job_type
+            names,
+            run.facts,
+            offer.container_spec,
+            settings,
+            image,
+            driver,
+            offer.job_type,
+            is_podman=self._engine.is_podman,
         )
         try:
             await docker.create(names.job, config)
         except DockerRefusedError as error:
             raise start_failed(error) from None
+        if kept:
+            # Docker gives them the rights that the image's folders have, which are not the job's.
+            await docker.put(names.keeper, "/", spec.open_folders(kept))
 
-    async def _make_keeper(self, names: spec.Names, seconds: int, *, has_input: bool = False) -> None:
+    async def _make_keeper(
+        self, names: spec.Names, seconds: int, *, has_input: bool = False, image_volumes: int = 0
+    ) -> None:
         tar = keeper.archive(self._engine.architecture, seconds)
-        await self._docker.create_from_nothing(
-            names.keeper, spec.keeper_config(names, has_input=has_input), tar_of({}), tar
-        )
+        config = spec.keeper_config(names, has_input=has_input, image_volumes=image_volumes)
+        await self._docker.create_from_nothing(names.keeper, config, tar_of({}), tar)
         await self._docker.start(names.keeper)
 
     @asynccontextmanager
@@ -365,18 +404,22 @@ class ContainerRunner(Runner):
     async def _remove_all(self, names: spec.Names) -> None:
         """What cannot be removed now is found by the next sweep."""
         docker = self._docker
-        for remove, name in (
-            (docker.remove, names.job),
-            (docker.remove, names.keeper),
-            (docker.remove_volume, names.input),
-            (docker.remove_volume, names.output),
-            (docker.remove_volume, names.tmp),
-        ):
-            try:
-                await remove(name)
-            except (DockerUnavailableError, DockerRefusedError) as error:
-                logger.warning("could not remove what a job left lease=%s error=%s", names.lease, error)
+        await self._remove_part(names, docker.remove(names.job))
+        await self._remove_part(names, docker.remove(names.keeper))
+        try:
+            volumes = await docker.volumes_with(names.lease_label)
+        except (DockerUnavailableError, DockerRefusedError) as error:
+            logger.warning("could not look for a job's volumes lease=%s error=%s", names.lease, error)
+            volumes = []
+        for volume in volumes:
+            await self._remove_part(names, docker.remove_volume(volume))
         await self._files.remove(names)
+
+    async def _remove_part(self, names: spec.Names, removing: Coroutine[Any, Any, None]) -> None:
+        try:
+            await removing
+        except (DockerUnavailableError, DockerRefusedError) as error:
+            logger.warning("could not remove what a job left lease=%s error=%s", names.lease, error)
 
 
 def _pieces(frame: Frame) -> list[Piece]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ PULL_SECONDS = 840.0
 STDOUT = 1
 _FRAME = struct.Struct(">BxxxL")
 _MAX_FRAME_BYTES = 16 * 1024 * 1024
+_VERSION = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9}){1,3}(?:[-+~][0-9A-Za-z.+~-]{1,40})?")
 _UNREACHABLE = 900  # what aiodocker calls a connection that failed
 
 
@@ -63,11 +65,21 @@ class EngineFacts(NamedTuple):
     architecture: str
     log_drivers: tuple[str, ...]
     security: tuple[str, ...]
+    root: str = ""
+    """The folder of its images and containers."""
+    runc: str = ""
+    """The version of runc, if that starts its containers."""
 
     @property
     def is_podman(self) -> bool:
         """Podman's socket speaks the Docker Engine API, but for GPUs and for memory that ran out."""
         return "podman" in self.name.lower()
+
+
+def _runc_version(component: Mapping[str, Any]) -> str:
+    """Docker names its runtime `runc`, Podman `OCI Runtime (runc)`; another's version says nothing."""
+    found = _VERSION.search(str(component.get("Version", "")))
+    return found[0] if "runc" in str(component.get("Name", "")).lower() and found else ""
 
 
 @contextlib.contextmanager
@@ -104,6 +116,8 @@ class Docker:
             str(info.get("Architecture", "")),
             tuple((info.get("Plugins") or {}).get("Log") or ()),
             tuple(info.get("SecurityOptions") or ()),
+            str(info.get("DockerRootDir") or ""),
+            next(filter(None, map(_runc_version, components)), ""),
         )
 
     async def inspect_image(self, name: str) -> dict[str, Any] | None:
@@ -130,9 +144,11 @@ class Docker:
         totals: dict[str, int] = {}
         async with contextlib.aclosing(self._progress(name)) as events:
             async for event in events:
-                total = (event.get("progressDetail") or {}).get("total")
-                if event.get("status") == "Downloading" and total:
-                    totals[str(event.get("id"))] = int(total)
+                if event.get("status") == "Downloading":
+                    detail, layer = event.get("progressDetail") or {}, str(event.get("id"))
+                    # A registry need not announce how large a layer is: then what has come of it counts.
+                    size = max(int(detail.get("total") or 0), int(detail.get("current") or 0))
+                    totals[layer] = max(totals.get(layer, 0), size)
                 if sum(totals.values()) > limit_bytes:
                     # Leaving the stream ends the download.
                     raise PullTooLargeError(name)

@@ -30,7 +30,7 @@ from dcp.v1 import terms_pb2 as dcp_dot_v1_dot_terms__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x64\x63p/v1/sessions.proto\x12\x06\x64\x63p.v1\x1a\x11\x64\x63p/v1/gpus.proto\x1a\x14\x64\x63p/v1/honesty.proto\x1a\x11\x64\x63p/v1/jobs.proto\x1a\x14\x64\x63p/v1/options.proto\x1a\x12\x64\x63p/v1/terms.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb4\x03\n\rDaemonMessage\x12\x1e\n\x05hello\x18\x01 \x01(\x0b\x32\r.dcp.v1.HelloH\x00\x12-\n\theartbeat\x18\x02 \x01(\x0b\x32\x18.dcp.v1.SessionHeartbeatH\x00\x12)\n\x0boffer_reply\x18\x03 \x01(\x0b\x32\x12.dcp.v1.OfferReplyH\x00\x12)\n\x0bjob_started\x18\x04 \x01(\x0b\x32\x12.dcp.v1.JobStartedH\x00\x12+\n\x0coutput_chunk\x18\x05 \x01(\x0b\x32\x13.dcp.v1.OutputChunkH\x00\x12%\n\tlog_chunk\x18\x06 \x01(\x0b\x32\x10.dcp.v1.LogChunkH\x00\x12+\n\x0cjob_finished\x18\x07 \x01(\x0b\x32\x13.dcp.v1.JobFinishedH\x00\x12\x31\n\x0f\x63\x61pacity_update\x18\x08 \x01(\x0b\x32\x16.dcp.v1.CapacityUpdateH\x00\x12\x1e\n\x05\x64rain\x18\t \x01(\x0b\x32\r.dcp.v1.DrainH\x00\x12\"\n\x07goodbye\x18\n \x01(\x0b\x32\x0f.dcp.v1.GoodbyeH\x00\x42\x06\n\x04kind\"\xc6\x03\n\rServerMessage\x12\"\n\x07welcome\x18\x01 \x01(\x0b\x32\x0f.dcp.v1.WelcomeH\x00\x12-\n\rheartbeat_ack\x18\x02 \x01(\x0b\x32\x14.dcp.v1.HeartbeatAckH\x00\x12%\n\tjob_offer\x18\x03 \x01(\x0b\x32\x10.dcp.v1.JobOfferH\x00\x12\'\n\ncancel_run\x18\x04 \x01(\x0b\x32\x11.dcp.v1.CancelRunH\x00\x12\x31\n\x0flease_directive\x18\x05 \x01(\x0b\x32\x16.dcp.v1.LeaseDirectiveH\x00\x12\'\n\nresult_ack\x18\x06 \x01(\x0b\x32\x11.dcp.v1.ResultAckH\x00\x12\'\n\noutput_ack\x18\x07 \x01(\x0b\x32\x11.dcp.v1.OutputAckH\x00\x12&\n\treconnect\x18\x08 \x01(\x0b\x32\x11.dcp.v1.ReconnectH\x00\x12(\n\nsuperseded\x18\t \x01(\x0b\x32\x12.dcp.v1.SupersededH\x00\x12\x33\n\x0fsettings_update\x18\x14 \x01(\x0b\x32\x18.dcp.v1.ProviderSettingsH\x00\x42\x06\n\x04kind\"T\n\x05Lease\x12\x18\n\x06job_id\x18\x01 \x01(\tB\x08\xaa\xbb\x18\x04\x08\x01\x18\x64\x12\x13\n\x0blease_epoch\x18\x02 \x01(\x05\x12\x1c\n\x0clease_secret\x18\x03 \x01(\x0c\x42\x06\xaa\xbb\x18\x02\x18@\"{\n\x0bServedModel\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xaa\xbb\x18\x08\x08\x01\x18\xac\x02\x88\x02\x03\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x01(\x05\x12\x0c\n\x04warm\x18\x03 \x01(\x08\x12*\n\tjob_types\x18\x04 \x03(\x0e\x32\x0f.dcp.v1.JobTypeB\x06\xaa\xbb\x18\x02\x30\x32\"\xe4\x03\n\x05Hello\x12\x19\n\x07\x62oot_id\x18\x01 \x01(\tB\x08\xaa\xbb\x18\x04\x08\x01\x18\x64\x12!\n\x0e\x64\x61\x65mon_version\x18\x02 \x01(\tB\t\xaa\xbb\x18\x05\x18\x64\x88\x02\x03\x12\x18\n\x10protocol_version\x18\x03 \x01(\x05\x12%\n\ngpu_status\x18\x04 \x01(\x0b\x32\x11.dcp.v1.GpuStatus\x12,\n\x06models\x18\x05 \x03(\x0b\x32\x13.dcp.v1.ServedModelB\x07\xaa\xbb\x18\x03\x30\xc8\x01\x12*\n\tjob_types\x18\x06 \x03(\x0e\x32\x0f.dcp.v1.JobTypeB\x06\xaa\xbb\x18\x02\x30\x32\x12\r\n\x05slots\x18\x07 \x01(\x05\x12+\n\x0bheld_leases\x18\x08 \x03(\x0b\x32\r.dcp.v1.LeaseB\x07\xaa\xbb\x18\x03\x30\xe8\x07\x12\x36\n\x16unacknowledged_results\x18\t \x03(\x0b\x32\r.dcp.v1.LeaseB\x07\xaa\xbb\x18\x03\x30\xe8\x07\x12\x44\n\x18unacknowledged_run_times\x18\x1f \x03(\x0b\x32\x19.google.protobuf.DurationB\x07\xaa\xbb\x18\x03\x30\xe8\x07\x12\x1c\n\x14runs_plain_processes\x18\x1e \x01(\x08\x12*\n\nself_tests\x18\x14 \x01(\x0b\x32\x16.dcp.v1.SelfTestReport\"x\n\x10SessionHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12%\n\ngpu_status\x18\x02 \x01(\x0b\x32\x11.dcp.v1.GpuStatus\x12+\n\x0bheld_leases\x18\x03 \x03(\x0b\x32\r.dcp.v1.LeaseB\x07\xaa\xbb\x18\x03\x30\xe8\x07\"Y\n\nOfferReply\x12\x1c\n\x05lease\x18\x01 \x01(\x0b\x32\r.dcp.v1.Lease\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x08\x12\x1b\n\x07refusal\x18\x03 \x01(\tB\n\xaa\xbb\x18\x06\x18\xe8\x07\x88\x02\x04\"*\n\nJobStarted\x12\x1c\n\x05lease\x18\x01 \x01(\x0b\x32\r.dcp.v1.Lease\"F\n\x0bOutputChunk\x12\x1c\n\x05lease\x18\x01 \x01(\x0b\x32\r.dcp.v1.Lease\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"C\n\x08LogChunk\x12\x1c\n\x05lease\x18\x01 \x01(\x0b\x32\r.dcp.v1.Lease\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\xe6\x02\n\x0bJobFinished\x12\x1c\n\x05lease\x18\x01 \x01(\x0b\x32\r.dcp.v1.Lease\x12#\n\x07outcome\x18\x02 \x01(\x0e\x32\x12.dcp.v1.RunOutcome\x12-\n\x0e\x66\x61ilure_reason\x18\x03 \x01(\x0e\x32\x15.dcp.v1.FailureReason\x12#\n\x0f\x66\x61ilure_message\x18\x04 \x01(\tB\n\xaa\xbb\x18\x06\x18\xd0\x0f\x88\x02\x04\x12+\n\x08run_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12 \n\x0c\x63ontent_type\x18\x06 \x01(\tB\n\xaa\xbb\x18\x06\x18\xc8\x01\x88\x02\x03\x12\x17\n\x0flast_output_seq\x18\x07 \x01(\x03\x12\x1c\n\x05usage\x18\x08 \x01(\x0b\x32\r.dcp.v1.Usage\x12\x18\n\x10output_truncated\x18\t \x01(\x08\x12 \n\x0cimage_digest\x18\x1e \x01(\tB\n\xaa\xbb\x18\x06\x18\xc8\x01\x88\x02\x03\"=\n\x0fOfferedJobTypes\x12*\n\tjob_types\x18\x01 \x03(\x0e\x32\x0f.dcp.v1.JobTypeB\x06\xaa\xbb\x18\x02\x30\x32\"\xa5\x01\n\x0e\x43\x61pacityUpdate\x12\r\n\x05slots\x18\x01 \x01(\x05\x12,\n\x06models\x18\x02 \x03(\x0b\x32\x13.dcp.v1.ServedModelB\x07\xaa\xbb\x18\x03\x30\xc8\x01\x12*\n\tjob_types\x18\n \x01(\x0b\x32\x17.dcp.v1.OfferedJobTypes\x12*\n\nself_tests\x18\x0b \x01(\x0b\x32\x16.dcp.v1.SelfTestReport\"\x07\n\x05\x44rain\"&\n\x07Goodbye\x12\x1b\n\x07message\x18\x01 \x01(\tB\n\xaa\xbb\x18\x06\x18\xe8\x07\x88\x02\x04\"\x8e\x02\n\x07Welcome\x12\x15\n\rsession_epoch\x18\x01 \x01(\x03\x12\x35\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nlost_after\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x63hunk_credit\x18\x04 \x01(\x05\x12\x13\n\x0bprovider_id\x18\x05 \x01(\x03\x12*\n\x08settings\x18\n \x01(\x0b\x32\x18.dcp.v1.ProviderSettings\x12\x15\n\rnewest_daemon\x18\x0c \x01(\t\x12\x18\n\x10update_available\x18\r \x01(\x08\" \n\x0cHeartbeatAck\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"\xd9\x02\n\x08JobOffer\x12\x1c\n\x05lease\x18\x01 \x01(\x0b\x32\r.dcp.v1.Lease\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12!\n\x08job_type\x18\x03 \x01(\x0e\x32\x0f.dcp.v1.JobType\x12,\n\trun_limit\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\x0e\x63ontainer_spec\x18\x05 \x01(\x0b\x32\x15.dcp.v1.ContainerSpec\x12!\n\x06params\x18\x06 \x01(\x0b\x32\x11.dcp.v1.JobParams\x12\x30\n\roffer_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nlost_after\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1a\n\x12output_limit_bytes\x18\t \x01(\x03\")\n\tCancelRun\x12\x1c\n\x05lease\x18\x01 \x01(\x0b\x32\r.dcp.v1.Lease\"\x88\x01\n\x0eLeaseDirective\x12\x1c\n\x05lease\x18\x01 \x01(\x0b\x32\r.dcp.v1.Lease\x12#\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x13.dcp.v1.LeaseAction\x12\x1a\n\x12output_through_seq\x18\x03 \x01(\x03\x12\x17\n\x0flog_through_seq\x18\x04 \x01(\x03\"Y\n\tResultAck\x12\x1c\n\x05lease\x18\x01 \x01(\x0b\x32\r.dcp.v1.Lease\x12.\n\x0b\x64isposition\x18\x02 \x01(\x0e\x32\x19.dcp.v1.ResultDisposition\"^\n\tOutputAck\x12\x1c\n\x05lease\x18\x01 \x01(\x0b\x32\r.dcp.v1.Lease\x12\x1a\n\x12output_through_seq\x18\x02 \x01(\x03\x12\x17\n\x0flog_through_seq\x18\x03 \x01(\x03\"`\n\tReconnect\x12(\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06jitter\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"&\n\nSuperseded\x12\x18\n\x10\x62y_session_epoch\x18\x01 \x01(\x03*\x91\x01\n\nRunOutcome\x12\x1b\n\x17RUN_OUTCOME_UNSPECIFIED\x10\x00\x12\x19\n\x15RUN_OUTCOME_SUCCEEDED\x10\x01\x12\x16\n\x12RUN_OUTCOME_FAILED\x10\x02\x12\x19\n\x15RUN_OUTCOME_CANCELLED\x10\x03\x12\x18\n\x14RUN_OUTCOME_RELEASED\x10\x04*~\n\x0bLeaseAction\x12\x1c\n\x18LEASE_ACTION_UNSPECIFIED\x10\x00\x12\x15\n\x11LEASE_ACTION_KEEP\x10\x01\x12!\n\x1dLEASE_ACTION_STOP_AND_DISCARD\x10\x02\x12\x17\n\x13LEASE_ACTION_RESEND\x10\x03*\x96\x01\n\x11ResultDisposition\x12\"\n\x1eRESULT_DISPOSITION_UNSPECIFIED\x10\x00\x12\x1f\n\x1bRESULT_DISPOSITION_ACCEPTED\x10\x01\x12\x1e\n\x1aRESULT_DISPOSITION_ALREADY\x10\x02\x12\x1c\n\x18RESULT_DISPOSITION_STALE\x10\x03\x32\xc5\x02\n\x0eSessionService\x12\xfb\x01\n\x07\x43onnect\x12\x15.dcp.v1.DaemonMessage\x1a\x15.dcp.v1.ServerMessage\"\xbd\x01\xaa\xbb\x18\xb8\x01\n\x01\x02\x1a\xab\x01\nDHold a daemon\'s session: heartbeats, job offers, output and results.\x12\x63\xd8\xac\xd9\x84\xd8\xb3\xd8\xa9 \xd8\xa7\xd9\x84\xd9\x80 daemon: \xd8\xa7\xd9\x84\xd9\x86\xd8\xa8\xd8\xb6\xd8\xa7\xd8\xaa \xd9\x88\xd8\xb9\xd8\xb1\xd9\x88\xd8\xb6 \xd8\xa7\xd9\x84\xd9\x85\xd9\x87\xd8\xa7\xd9\x85 \xd9\x88\xd8\xa7\xd9\x84\xd9\x85\xd8\xae\xd8\xb1\xd8\xac\xd8\xa7\xd8\xaa \xd9\x88\xd8\xa7\xd9\x84\xd9\x86\xd8\xaa\xd8\xa7\xd8\xa6\xd8\xac.2\x03\"\x13#H\x02(\x01\x30\x01\x1a\x35\xaa\xbb\x18\x31\n/\n\x13Sessions of daemons\x12\x18\xd8\xac\xd9\x84\xd8\xb3\xd8\xa7\xd8\xaa \xd8\xa7\xd9\x84\xd9\x80 daemonb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x64\x63p/v1/sessions.proto\x12\x06\x64\x63p.v1\x1a\x11\x64\x63p/v1/gpus.proto\x1a\x14\x64\x63p/v1/honesty.proto\x1a\x11\x64\x63p/v1/jobs.proto\x1a\x14\x64\x63p/v1/options.proto\x1a\x12\x64\x63p/v1/terms.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb4\x03\n\rDaemonMessage\x12\x1e\n\x05hello\x18\x01 \x01(\x0b\x32\r.dcp.v1.HelloH\x00\x12-\n\theartbeat\x18\x02 \x01(\x0b\x32\x18.dcp.v1.SessionHeartbeatH\x00\x12)\n\x0boffer_reply\x18\x03 \x01(\x0b\x32\x12.dcp.v1.OfferReplyH\x00\x12)\n\x0bjob_started\x18\x04 \x01(\x0b\x32\x12.dcp.v1.JobStartedH\x00\x12+\n\x0coutput_chunk\x18\x05 \x01(\x0b\x32\x13.dcp.v1.OutputChunkH\x00\x12%\n\tlog_chunk\x18\x06 \x01(\x0b\x32\x10.dcp.v1.LogChunkH\x00\x12+\n\x0cjob_finished\x18\x07 \x01(\x0b\x32\x13.dcp.v1.JobFinishedH\x00\x12\x31\n\x0f\x63\x61pacity_update\x18\x08 \x01(\x0b\x32\x16.dcp.v1.CapacityUpdateH\x00\x12\x1e\n\x05\x64rain\x18\t \x01(\x0b\x32\r.dcp.v1.DrainH\x00\x12\"\n\x07goodbye\x18\n \x01(\x0b\x32\x0f.dcp.v1.GoodbyeH\x00\x42\x06\n\x04kind\"\xc6\x03\n\rServerMessage\x12\"\n\x07welcome\x18\x01 \x01(\x0b\x32\x0f.dcp.v1.WelcomeH\x00\x12-\n\rheartbeat_ack\x18\x02 \x01(\x0b\x32\x14.dcp.v1.HeartbeatAckH\x00\x12%\n\tjob_offer\x18\x03 \x01(\x0b\x32\x10.dcp.v1.JobOfferH\x00\x12\'\n\ncancel_run\x18\x04 \x01(\x0b\x32\x11.dcp.v1.CancelRunH\x00\x12\x31\n\x0flease_directive\x18\x05 \x01(\x0b\x32\x16.dcp.v1.LeaseDirectiveH\x00\x12\'\n\nresult_ack\x18\x06 \x01(\x0b\x32\x11.dcp.v1.ResultAckH\x00\x12\'\n\noutput_ack\x18\x07 \x01(\x0b\x32\x11.dcp.v1.OutputAckH\x00\x12&\n\treconnect\x18\x08 \x01(\x0b\x32\x11.dcp.v1.ReconnectH\x00\x12(\n\nsuperseded\x18\t \x01(\x0b\x32\x12.dcp.v1.SupersededH\x00\x12\x33\n\x0fsettings_update\x18\x14 \x01(\x0b\x32\x18.dcp.v1.ProviderSettingsH\x00\x42\x06\n\x04kind\"T\n\x05Lease\x12\x18\n\x06job_id\x18\x01 \x01(\tB\x08\xaa\xbb\x18\x04\x08\x01\x18\x64\x12\x13\n\x0blease_epoch\x18\x02 \x01(\x05\x12\x1c\n\x0clease_secret\x18\x03 \x01(\x0c\x42\x06\xaa\xbb\x18\x02\x18@\"{\n\x0bServedModel\x12\x1a\n\x04name\x18\x01 \x01(\tB\x0c\xaa\xbb\x18\x08\x08\x01\x18\xac\x02\x88\x02\x03\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x01(\x05\x12\x0c\n\x04warm\x18\x03 \x01(\x08\x12*\n\tjob_types\x18\x04 \x03(\x0e\x32\x0f.dcp.v1.JobTypeB\x06\xaa\xbb\x18\x02\x30\x32\"\x8b\x04\n\x05Hello\x12\x19\n\x07\x62oot_id\x18\x01 \x01(\tB\x08\xaa\xbb\x18\x04\x08\x01\x18\x64\x12!\n\x0e\x64\x61\x65mon_version\x18\x02 \x01(\tB\t\xaa\xbb\x18\x05\x18\x64\x88\x02\x03\x12\x18\n\x10protocol_version\x18\x03 \x01(\x05\x12%\n\ngpu_status\x18\x04 \x01(\x0b\x32\x11.dcp.v1.GpuStatus\x12,\n\x06models\x18\x05 \x03(\x0b\x32\x13.dcp.v1.ServedModelB\x07\xaa\xbb\x18\x03\x30\xc8\x01\x12*\n\tjob_types\x18\x06 \x03(\x0e\x32\x0f.dcp.v1.JobTypeB\x06\xaa\xbb\x18\x02\x30\x32\x12\r\n\x05slots\x18\x07 \x01(\x05\x12+\n\x0bheld_leases\x18\x08 \x03(\x0b\x32\r.dcp.v1.LeaseB\x07\xaa\xbb\x18\x03\x30\xe8\x07\x12\x36\n\x16unacknowledged_results\x18\t \x03(\x0b\x32\r.dcp.v1.LeaseB\x07\xaa\xbb\x18\x03\x30\xe8\x07\x12\x44\n\x18unacknowledged_run_times\x18\x1f \x03(\x0b\x32\x19.google.protobuf.DurationB\x07\xaa\xbb\x18\x03\x30\xe8\x07\x12\x1c\n\x14runs_plain_processes\x18\x1e \x01(\x08\x12*\n\nself_tests\x18\x14 \x01(\x0b\x32\x16.dcp.v1.SelfTestReport\x12%\n\x06images\x18  \x01(\x0b\x32\x15.dcp.v1.AllowedImages\"x\n\x10SessionHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12%\n\ngpu_status\x18\x02 \x01(\x0b\x32\x11.dcp.v1.GpuStatus\x12+\n\x0bheld_leases\x18\x03 \x03(\x0b\x32\r.dcp.v1.LeaseB\x07\xaa\xbb\x18\x03\x30\xe8\x07\"Y\n\nOfferReply\x12\x1c\n\x05lease\x18\x01 \x01(\x0b\x32\r.dcp.v1.Lease\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x08\x12\x1b\n\x07refusal\x18\x03 \x01(\tB\n\xaa\xbb\x18\x06\x18\xe8\x07\x88\x02\x04\"*\n\nJobStarted\x12\x1c\n\x05lease\x18\x01 \x01(\x0b\x32\r.dcp.v1.Lease\"F\n\x0bOutputChunk\x12\x1c\n\x05lease\x18\x01 \x01(\x0b\x32\r.dcp.v1.Lease\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"C\n\x08LogChunk\x12\x1c\n\x05lease\x18\x01 \x01(\x0b\x32\r.dcp.v1.Lease\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\xe6\x02\n\x0bJobFinished\x12\x1c\n\x05lease\x18\x01 \x01(\x0b\x32\r.dcp.v1.Lease\x12#\n\x07outcome\x18\x02 \x01(\x0e\x32\x12.dcp.v1.RunOutcome\x12-\n\x0e\x66\x61ilure_reason\x18\x03 \x01(\x0e\x32\x15.dcp.v1.FailureReason\x12#\n\x0f\x66\x61ilure_message\x18\x04 \x01(\tB\n\xaa\xbb\x18\x06\x18\xd0\x0f\x88\x02\x04\x12+\n\x08run_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12 \n\x0c\x63ontent_type\x18\x06 \x01(\tB\n\xaa\xbb\x18\x06\x18\xc8\x01\x88\x02\x03\x12\x17\n\x0flast_output_seq\x18\x07 \x01(\x03\x12\x1c\n\x05usage\x18\x08 \x01(\x0b\x32\r.dcp.v1.Usage\x12\x18\n\x10output_truncated\x18\t \x01(\x08\x12 \n\x0cimage_digest\x18\x1e \x01(\tB\n\xaa\xbb\x18\x06\x18\xc8\x01\x88\x02\x03\"0\n\rAllowedImages\x12\x1f\n\x08patterns\x18\x01 \x03(\tB\r\xaa\xbb\x18\t\x18\xf4\x03\x30\xc8\x01\x88\x02\x03\"=\n\x0fOfferedJobTypes\x12*\n\tjob_types\x18\x01 \x03(\x0e\x32\x0f.dcp.v1.JobTypeB\x06\xaa\xbb\x18\x02\x30\x32\"\xcc\x01\n\x0e\x43\x61pacityUpdate\x12\r\n\x05slots\x18\x01 \x01(\x05\x12,\n\x06models\x18\x02 \x03(\x0b\x32\x13.dcp.v1.ServedModelB\x07\xaa\xbb\x18\x03\x30\xc8\x01\x12*\n\tjob_types\x18\n \x01(\x0b\x32\x17.dcp.v1.OfferedJobTypes\x12*\n\nself_tests\x18\x0b \x01(\x0b\x32\x16.dcp.v1.SelfTestReport\x12%\n\x06images\x18\x0c \x01(\x0b\x32\x15.dcp.v1.AllowedImages\"\x07\n\x05\x44rain\"&\n\x07Goodbye\x12\x1b\n\x07message\x18\x01 \x01(\tB\n\xaa\xbb\x18\x06\x18\xe8\x07\x88\x02\x04\"\x8e\x02\n\x07Welcome\x12\x15\n\rsession_epoch\x18\x01 \x01(\x03\x12\x35\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nlost_after\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x63hunk_credit\x18\x04 \x01(\x05\x12\x13\n\x0bprovider_id\x18\x05 \x01(\x03\x12*\n\x08settings\x18\n \x01(\x0b\x32\x18.dcp.v1.ProviderSettings\x12\x15\n\rnewest_daemon\x18\x0c \x01(\t\x12\x18\n\x10update_available\x18\r \x01(\x08\" \n\x0cHeartbeatAck\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"\xd9\x02\n\x08JobOffer\x12\x1c\n\x05lease\x18\x01 \x01(\x0b\x32\r.dcp.v1.Lease\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12!\n\x08job_type\x18\x03 \x01(\x0e\x32\x0f.dcp.v1.JobType\x12,\n\trun_limit\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\x0e\x63ontainer_spec\x18\x05 \x01(\x0b\x32\x15.dcp.v1.ContainerSpec\x12!\n\x06params\x18\x06 \x01(\x0b\x32\x11.dcp.v1.JobParams\x12\x30\n\roffer_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nlost_after\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1a\n\x12output_limit_bytes\x18\t \x01(\x03\")\n\tCancelRun\x12\x1c\n\x05lease\x18\x01 \x01(\x0b\x32\r.dcp.v1.Lease\"\x88\x01\n\x0eLeaseDirective\x12\x1c\n\x05lease\x18\x01 \x01(\x0b\x32\r.dcp.v1.Lease\x12#\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x13.dcp.v1.LeaseAction\x12\x1a\n\x12output_through_seq\x18\x03 \x01(\x03\x12\x17\n\x0flog_through_seq\x18\x04 \x01(\x03\"Y\n\tResultAck\x12\x1c\n\x05lease\x18\x01 \x01(\x0b\x32\r.dcp.v1.Lease\x12.\n\x0b\x64isposition\x18\x02 \x01(\x0e\x32\x19.dcp.v1.ResultDisposition\"^\n\tOutputAck\x12\x1c\n\x05lease\x18\x01 \x01(\x0b\x32\r.dcp.v1.Lease\x12\x1a\n\x12output_through_seq\x18\x02 \x01(\x03\x12\x17\n\x0flog_through_seq\x18\x03 \x01(\x03\"`\n\tReconnect\x12(\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06jitter\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"&\n\nSuperseded\x12\x18\n\x10\x62y_session_epoch\x18\x01 \x01(\x03*\x91\x01\n\nRunOutcome\x12\x1b\n\x17RUN_OUTCOME_UNSPECIFIED\x10\x00\x12\x19\n\x15RUN_OUTCOME_SUCCEEDED\x10\x01\x12\x16\n\x12RUN_OUTCOME_FAILED\x10\x02\x12\x19\n\x15RUN_OUTCOME_CANCELLED\x10\x03\x12\x18\n\x14RUN_OUTCOME_RELEASED\x10\x04*~\n\x0bLeaseAction\x12\x1c\n\x18LEASE_ACTION_UNSPECIFIED\x10\x00\x12\x15\n\x11LEASE_ACTION_KEEP\x10\x01\x12!\n\x1dLEASE_ACTION_STOP_AND_DISCARD\x10\x02\x12\x17\n\x13LEASE_ACTION_RESEND\x10\x03*\x96\x01\n\x11ResultDisposition\x12\"\n\x1eRESULT_DISPOSITION_UNSPECIFIED\x10\x00\x12\x1f\n\x1bRESULT_DISPOSITION_ACCEPTED\x10\x01\x12\x1e\n\x1aRESULT_DISPOSITION_ALREADY\x10\x02\x12\x1c\n\x18RESULT_DISPOSITION_STALE\x10\x03\x32\xc5\x02\n\x0eSessionService\x12\xfb\x01\n\x07\x43onnect\x12\x15.dcp.v1.DaemonMessage\x1a\x15.dcp.v1.ServerMessage\"\xbd\x01\xaa\xbb\x18\xb8\x01\n\x01\x02\x1a\xab\x01\nDHold a daemon\'s session: heartbeats, job offers, output and results.\x12\x63\xd8\xac\xd9\x84\xd8\xb3\xd8\xa9 \xd8\xa7\xd9\x84\xd9\x80 daemon: \xd8\xa7\xd9\x84\xd9\x86\xd8\xa8\xd8\xb6\xd8\xa7\xd8\xaa \xd9\x88\xd8\xb9\xd8\xb1\xd9\x88\xd8\xb6 \xd8\xa7\xd9\x84\xd9\x85\xd9\x87\xd8\xa7\xd9\x85 \xd9\x88\xd8\xa7\xd9\x84\xd9\x85\xd8\xae\xd8\xb1\xd8\xac\xd8\xa7\xd8\xaa \xd9\x88\xd8\xa7\xd9\x84\xd9\x86\xd8\xaa\xd8\xa7\xd8\xa6\xd8\xac.2\x03\"\x13#H\x02(\x01\x30\x01\x1a\x35\xaa\xbb\x18\x31\n/\n\x13Sessions of daemons\x12\x18\xd8\xac\xd9\x84\xd8\xb3\xd8\xa7\xd8\xaa \xd8\xa7\xd9\x84\xd9\x80 daemonb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -69,6 +69,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBFINISHED'].fields_by_name['content_type']._serialized_options = b'\252\273\030\006\030\310\001\210\002\003'
   _globals['_JOBFINISHED'].fields_by_name['image_digest']._loaded_options = None
   _globals['_JOBFINISHED'].fields_by_name['image_digest']._serialized_options = b'\252\273\030\006\030\310\001\210\002\003'
+  _globals['_ALLOWEDIMAGES'].fields_by_name['patterns']._loaded_options = None
+  _globals['_ALLOWEDIMAGES'].fields_by_name['patterns']._serialized_options = b'\252\273\030\t\030\364\0030\310\001\210\002\003'
   _globals['_OFFEREDJOBTYPES'].fields_by_name['job_types']._loaded_options = None
   _globals['_OFFEREDJOBTYPES'].fields_by_name['job_types']._serialized_options = b'\252\273\030\00202'
   _globals['_CAPACITYUPDATE'].fields_by_name['models']._loaded_options = None
@@ -79,12 +81,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSIONSERVICE']._serialized_options = b'\252\273\0301\n/\n\023Sessions of daemons\022\030\330\254\331\204\330\263\330\247\330\252 \330\247\331\204\331\200 daemon'
   _globals['_SESSIONSERVICE'].methods_by_name['Connect']._loaded_options = None
   _globals['_SESSIONSERVICE'].methods_by_name['Connect']._serialized_options = b'\252\273\030\270\001\n\001\002\032\253\001\nDHold a daemon\'s session: heartbeats, job offers, output and results.\022c\330\254\331\204\330\263\330\251 \330\247\331\204\331\200 daemon: \330\247\331\204\331\206\330\250\330\266\330\247\330\252 \331\210\330\271\330\261\331\210\330\266 \330\247\331\204\331\205\331\207\330\247\331\205 \331\210\330\247\331\204\331\205\330\256\330\261\330\254\330\247\330\252 \331\210\330\247\331\204\331\206\330\252\330\247\330\246\330\254.2\003\"\023#H\002'
-  _globals['_RUNOUTCOME']._serialized_start=3963
-  _globals['_RUNOUTCOME']._serialized_end=4108
-  _globals['_LEASEACTION']._serialized_start=4110
-  _globals['_LEASEACTION']._serialized_end=4236
-  _globals['_RESULTDISPOSITION']._serialized_start=4239
-  _globals['_RESULTDISPOSITION']._serialized_end=4389
+  _globals['_RUNOUTCOME']._serialized_start=4091
+  _globals['_RUNOUTCOME']._serialized_end=4236
+  _globals['_LEASEACTION']._serialized_start=4238
+  _globals['_LEASEACTION']._serialized_end=4364
+  _globals['_RESULTDISPOSITION']._serialized_start=4367
+  _globals['_RESULTDISPOSITION']._serialized_end=4517
   _globals['_DAEMONMESSAGE']._serialized_start=168
   _globals['_DAEMONMESSAGE']._serialized_end=604
   _globals['_SERVERMESSAGE']._serialized_start=607
@@ -94,45 +96,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SERVEDMODEL']._serialized_start=1149
   _globals['_SERVEDMODEL']._serialized_end=1272
   _globals['_HELLO']._serialized_start=1275
-  _globals['_HELLO']._serialized_end=1759
-  _globals['_SESSIONHEARTBEAT']._serialized_start=1761
-  _globals['_SESSIONHEARTBEAT']._serialized_end=1881
-  _globals['_OFFERREPLY']._serialized_start=1883
-  _globals['_OFFERREPLY']._serialized_end=1972
-  _globals['_JOBSTARTED']._serialized_start=1974
-  _globals['_JOBSTARTED']._serialized_end=2016
-  _globals['_OUTPUTCHUNK']._serialized_start=2018
-  _globals['_OUTPUTCHUNK']._serialized_end=2088
-  _globals['_LOGCHUNK']._serialized_start=2090
-  _globals['_LOGCHUNK']._serialized_end=2157
-  _globals['_JOBFINISHED']._serialized_start=2160
-  _globals['_JOBFINISHED']._serialized_end=2518
-  _globals['_OFFEREDJOBTYPES']._serialized_start=2520
-  _globals['_OFFEREDJOBTYPES']._serialized_end=2581
-  _globals['_CAPACITYUPDATE']._serialized_start=2584
-  _globals['_CAPACITYUPDATE']._serialized_end=2749
-  _globals['_DRAIN']._serialized_start=2751
-  _globals['_DRAIN']._serialized_end=2758
-  _globals['_GOODBYE']._serialized_start=2760
-  _globals['_GOODBYE']._serialized_end=2798
-  _globals['_WELCOME']._serialized_start=2801
-  _globals['_WELCOME']._serialized_end=3071
-  _globals['_HEARTBEATACK']._serialized_start=3073
-  _globals['_HEARTBEATACK']._serialized_end=3105
-  _globals['_JOBOFFER']._serialized_start=3108
-  _globals['_JOBOFFER']._serialized_end=3453
-  _globals['_CANCELRUN']._serialized_start=3455
-  _globals['_CANCELRUN']._serialized_end=3496
-  _globals['_LEASEDIRECTIVE']._serialized_start=3499
-  _globals['_LEASEDIRECTIVE']._serialized_end=3635
-  _globals['_RESULTACK']._serialized_start=3637
-  _globals['_RESULTACK']._serialized_end=3726
-  _globals['_OUTPUTACK']._serialized_start=3728
-  _globals['_OUTPUTACK']._serialized_end=3822
-  _globals['_RECONNECT']._serialized_start=3824
-  _globals['_RECONNECT']._serialized_end=3920
-  _globals['_SUPERSEDED']._serialized_start=3922
-  _globals['_SUPERSEDED']._serialized_end=3960
-  _globals['_SESSIONSERVICE']._serialized_start=4392
-  _globals['_SESSIONSERVICE']._serialized_end=4717
+  _globals['_HELLO']._serialized_end=1798
+  _globals['_SESSIONHEARTBEAT']._serialized_start=1800
+  _globals['_SESSIONHEARTBEAT']._serialized_end=1920
+  _globals['_OFFERREPLY']._serialized_start=1922
+  _globals['_OFFERREPLY']._serialized_end=2011
+  _globals['_JOBSTARTED']._serialized_start=2013
+  _globals['_JOBSTARTED']._serialized_end=2055
+  _globals['_OUTPUTCHUNK']._serialized_start=2057
+  _globals['_OUTPUTCHUNK']._serialized_end=2127
+  _globals['_LOGCHUNK']._serialized_start=2129
+  _globals['_LOGCHUNK']._serialized_end=2196
+  _globals['_JOBFINISHED']._serialized_start=2199
+  _globals['_JOBFINISHED']._serialized_end=2557
+  _globals['_ALLOWEDIMAGES']._serialized_start=2559
+  _globals['_ALLOWEDIMAGES']._serialized_end=2607
+  _globals['_OFFEREDJOBTYPES']._serialized_start=2609
+  _globals['_OFFEREDJOBTYPES']._serialized_end=2670
+  _globals['_CAPACITYUPDATE']._serialized_start=2673
+  _globals['_CAPACITYUPDATE']._serialized_end=2877
+  _globals['_DRAIN']._serialized_start=2879
+  _globals['_DRAIN']._serialized_end=2886
+  _globals['_GOODBYE']._serialized_start=2888
+  _globals['_GOODBYE']._serialized_end=2926
+  _globals['_WELCOME']._serialized_start=2929
+  _globals['_WELCOME']._serialized_end=3199
+  _globals['_HEARTBEATACK']._serialized_start=3201
+  _globals['_HEARTBEATACK']._serialized_end=3233
+  _globals['_JOBOFFER']._serialized_start=3236
+  _globals['_JOBOFFER']._serialized_end=3581
+  _globals['_CANCELRUN']._serialized_start=3583
+  _globals['_CANCELRUN']._serialized_end=3624
+  _globals['_LEASEDIRECTIVE']._serialized_start=3627
+  _globals['_LEASEDIRECTIVE']._serialized_end=3763
+  _globals['_RESULTACK']._serialized_start=3765
+  _globals['_RESULTACK']._serialized_end=3854
+  _globals['_OUTPUTACK']._serialized_start=3856
+  _globals['_OUTPUTACK']._serialized_end=3950
+  _globals['_RECONNECT']._serialized_start=3952
+  _globals['_RECONNECT']._serialized_end=4048
+  _globals['_SUPERSEDED']._serialized_start=4050
+  _globals['_SUPERSEDED']._serialized_end=4088
+  _globals['_SESSIONSERVICE']._serialized_start=4520
+  _globals['_SESSIONSERVICE']._serialized_end=4845
 # @@protoc_insertion_point(module_scope)

@@ -26,6 +26,9 @@ SETTINGS = ContainerSettings(
     tmp_bytes=8 * MIB,
     output_bytes=8 * MIB,
     image_bytes=16 * MIB,
+    # What else this machine writes meanwhile must not end a download.
+    unpacked_bytes=4096 * MIB,
+    free_bytes=64 * MIB,
 )
 
 
