@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
 
 _CHUNK = 256 * 1024
+_ENDLESS = 2 * 1024 * 1024 * 1024
 _ZEROS = 16 * 1024 * 1024
 
 
@@ -50,7 +52,7 @@ def running_registry(
 
     ``zeros``: a last layer with a file of so many zeros, which takes next to nothing compressed. Its
     content is not the one that the image names, so an engine that unpacks it to the end refuses it.
-    ``announces_sizes``: whether it says how large a layer is before it sends it.
+    ``announces_sizes``: False: it does not say how large a layer is, and its layers do not end for 2 GiB.
     """
     tar = root_filesystem()
     layers = [gzip.compress(part, 1) for part in (tar, _tar_with(filler)) if part]
@@ -101,7 +103,7 @@ def running_registry(
                 status, kind, data = 404, "application/json", b'{"errors":[{"code":"MANIFEST_UNKNOWN"}]}'
             self.send_response(status)
             self.send_header("Content-Type", kind)
-            is_counted = announces_sizes or "/blobs/" not in self.path
+            is_counted = announces_sizes or "/blobs/" not in self.path or data is config
             if is_counted:
                 self.send_header("Content-Length", str(len(data)))
             else:
@@ -113,10 +115,12 @@ def running_registry(
             if is_counted:
                 self.wfile.write(data)
                 return
-            for start in range(0, len(data), _CHUNK):
-                part = data[start : start + _CHUNK]
-                self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
-            self.wfile.write(b"0\r\n\r\n")
+            chunk = os.urandom(_CHUNK)
+            with contextlib.suppress(OSError):  # whoever reads has left
+                for _ in range(_ENDLESS // _CHUNK):
+                    self.wfile.write(b"%x\r\n%s\r\n" % (_CHUNK, chunk))
+                self.wfile.write(b"0\r\n\r\n")
+            self.close_connection = True
 
         def log_message(self, *arguments: object) -> None:
             """Logs nothing."""

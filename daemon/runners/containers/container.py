@@ -94,6 +94,7 @@ class ContainerRunner(Runner):
         self._files = JobFiles(docker, settings, folder)
         self._healthy_gpus = healthy_gpus
         self._toolkit = toolkit
+        self._is_tested = False
         self._keeper_grace_seconds = keeper_grace_seconds
         self._runs: dict[LeaseKey, JobContainers] = {}
         self._self_test_names = spec.names(sessions_pb2.Lease(job_id="self-test"), owner)
@@ -127,9 +128,12 @@ class ContainerRunner(Runner):
 
     async def _check_versions(self) -> None:
         """Raises RunnerError if strangers' images must not be run by what is installed now."""
-        async with reported():
-            facts = await self._docker.facts()
-        found = {"runc": facts.runc, "toolkit": await asyncio.to_thread(self._toolkit) or ""}
+        if self._is_tested:
+            # An update may have come meanwhile, or gone.
+            async with reported():
+                self._engine = await self._docker.facts()
+        self._is_tested = True
+        found = {"runc": self._engine.runc, "toolkit": await asyncio.to_thread(self._toolkit) or ""}
         if why := await asyncio.to_thread(outdated, found, self._settings.minimums):
             raise RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_ENGINE_UNAVAILABLE, why)
 
@@ -406,12 +410,13 @@ class ContainerRunner(Runner):
         docker = self._docker
         await self._remove_part(names, docker.remove(names.job))
         await self._remove_part(names, docker.remove(names.keeper))
+        volumes = {names.input, names.output, names.tmp}
         try:
-            volumes = await docker.volumes_with(names.lease_label)
+            if not self._engine.is_podman:
+                volumes |= set(await docker.volumes_with(names.lease_label))
         except (DockerUnavailableError, DockerRefusedError) as error:
             logger.warning("could not look for a job's volumes lease=%s error=%s", names.lease, error)
-            volumes = []
-        for volume in volumes:
+        for volume in sorted(volumes):
             await self._remove_part(names, docker.remove_volume(volume))
         await self._files.remove(names)
 

@@ -169,9 +169,8 @@ class Docker:
             await answer.read()
 
     async def remove_image(self, name: str) -> None:
-        """Removes an image that no container uses."""
-        async with self._call(f"images/{name}", "DELETE", params={}, ok=(404,)):
-            pass
+        """Removes an image that no container uses; a missing image is not an error."""
+        await self._delete(f"images/{name}", {})
 
     async def create_volume(self, name: str, labels: Mapping[str, str], options: str) -> None:
         """Creates a volume in memory; `options`: as for mounting a tmpfs."""
@@ -245,8 +244,7 @@ class Docker:
 
     async def remove_volume(self, name: str) -> None:
         """Removes a volume; a missing volume is not an error."""
-        async with self._call(f"volumes/{name}", "DELETE", params={"force": "1"}, ok=(404,)):
-            pass
+        await self._delete(f"volumes/{name}", {"force": "1"})
 
     async def containers_with(self, label: str) -> list[dict[str, Any]]:
         """Every container with a label: what the engine's list says of it."""
@@ -328,6 +326,14 @@ class Docker:
             self._client = aiodocker.Docker(url=f"unix://{self.socket}")
         return self._client
 
+    async def _delete(self, path: str, params: Mapping[str, Any]) -> None:
+        try:
+            async with self._call(path, "DELETE", params=params):
+                pass
+        except DockerRefusedError as error:
+            if error.status != 404:
+                raise
+
     def _container(self, name: str) -> DockerContainer:
         return self._docker.containers.container(name)
 
@@ -340,22 +346,16 @@ class Docker:
         params: Mapping[str, Any],
         data: bytes | None = None,
         seconds: float | None = CALL_SECONDS,
-        ok: tuple[int, ...] = (),
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A call whose answer the library would read as a whole, or as text."""
         timeout = aiohttp.ClientTimeout(total=seconds)
         headers = {"Content-Type": "application/x-tar"} if data is not None else None
         with translated():
-            try:
-                query = self._docker._query(
-                    path, method, params=dict(params), data=data, headers=headers, timeout=timeout
-                )
-                async with query as answer:
-                    try:
-                        yield answer
-                    finally:
-                        answer.close()
-            except DockerError as error:
-                if error.status not in ok:
-                    raise
-                return
+            query = self._docker._query(
+                path, method, params=dict(params), data=data, headers=headers, timeout=timeout
+            )
+            async with query as answer:
+                try:
+                    yield answer
+                finally:
+                    answer.close()
