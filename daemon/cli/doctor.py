@@ -21,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from common import images
 from daemon import link
 from daemon.cli import control
 from daemon.config import identity
@@ -33,7 +34,6 @@ from daemon.machine.gpus.nvml import detect
 from daemon.machine.gpus.toolkit import Toolkit
 from daemon.machine.policy import Rules
 from daemon.runners import choose
-from common import images
 from daemon.runners.containers.docker import Docker, DockerRefusedError, DockerUnavailableError, EngineFacts
 from daemon.runners.containers.minimums import outdated
 from daemon.service import unit

@@ -1,4 +1,7 @@
-"""The settings of jobs in containers, as `daemon.config.config` reads them. It must not know how they are run."""
+"""The settings of jobs in containers, which `daemon.config.config` reads.
+
+It must not know how they are run.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ VARIABLES = (
     Variable(
         "DCP_CONTAINER_FREE_MB",
         "5120",
-        "What stays free on the container engine's disk: the download of an image stops before it takes that.",
+        "What stays free on the container engine's disk: the download of an image stops before that.",
     ),
     Variable(
         "DCP_CONTAINER_KEEP_MB",

@@ -23,13 +23,13 @@ from typing import Any
 
 import httpx
 
+from common import images
 from daemon.engines import chat
 from daemon.engines import container_spec as spec
 from daemon.engines.answers import bounded
 from daemon.engines.container_spec import ModelServerSpec
 from daemon.engines.served import HEALTH_SECONDS, Server, StartError, client_of, until_healthy
 from daemon.runners.choose import problem
-from common import images
 from daemon.runners.containers import keeper
 from daemon.runners.containers.docker import (
     Docker,

@@ -14,6 +14,7 @@ from daemon.machine.health import Health
 from daemon.machine.machine import GpuSampler
 from daemon.machine.policy import Rules, refusal, rules_of, stricter
 from daemon.protocol.events import Capacity
+from daemon.runners import Runner
 from daemon.work.roster import Roster
 from daemon.work.selftest import SelfTests
 
@@ -71,4 +72,13 @@ class Admission:
             models=[model for engine in passed for model in engine.models()],
             job_types=list(dict.fromkeys(kind for engine in passed for kind in engine.job_types())),
             self_tests=self._self_tests.report(),
+            images=_images(self._roster.serving),
         )
+
+
+def _images(runners: Sequence[Runner]) -> sessions_pb2.AllowedImages | None:
+    """The patterns of all that run images; None: nothing here looks at one."""
+    found = [patterns for runner in runners if (patterns := runner.images()) is not None]
+    if not found:
+        return None
+    return sessions_pb2.AllowedImages(patterns=[pattern for patterns in found for pattern in patterns])

@@ -49,6 +49,14 @@ UPLOAD_GRACE_MS = int(UPLOAD_GRACE_SECONDS * 1000)
 WITHOUT_FILES = (FailureReason.PROVIDER_LOST, FailureReason.PROVIDER_DRAINED)
 
 
+# The reasons of a release that are stored; without one, the daemon drains.
+_WHY_RELEASED = {
+    FailureReason.GPU_FAILED: "its GPU failed",
+    FailureReason.OTHER_ARCHITECTURE: "the image is for another processor",
+    FailureReason.IMAGE_PULL_FAILED: "its disk has no room for the image",
+}
+
+
 # The daemon reports a result.
 
 
@@ -85,11 +93,10 @@ def note_run(job: Job, lease: Lease, run_ms: int) -> None:
 
 
 def _release(lease: Lease, report: FinishReport, now_ms: int) -> None:
-    """The daemon gave the attempt back, because it drains or its GPU failed."""
-    is_fault = report.failure_reason is FailureReason.GPU_FAILED
-    detail = "its GPU failed; the daemon gave it back" if is_fault else "the daemon gave it back"
-    reason = FailureReason.GPU_FAILED if is_fault else None
-    give_up(lease, now_ms, detail, LeaseOutcome.RELEASED, reason=reason)
+    """The daemon gave the attempt back: it drains, or its machine cannot run it."""
+    reason = report.failure_reason if report.failure_reason in _WHY_RELEASED else None
+    why = _WHY_RELEASED[reason] + "; " if reason is not None else ""
+    give_up(lease, now_ms, f"{why}the daemon gave it back", LeaseOutcome.RELEASED, reason=reason)
 
 
 def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int) -> None:

@@ -88,7 +88,11 @@ def write_beats(beats: Iterable[Beat]) -> None:
 
 
 def _write_report(provider_id: int, report: GpuReport) -> None:
-    registered = {"gpu_model": report.gpu_model, "gpu_vram_mib": report.vram_mib}
+    registered = {
+        "gpu_model": report.gpu_model,
+        "gpu_vram_mib": report.vram_mib,
+        "architecture": report.architecture,
+    }
     values = {name: value for name, value in registered.items() if value}
     values["gpu_status"] = json.dumps(to_plain(report))
     Provider.update(**values).where(Provider.id == provider_id).execute()

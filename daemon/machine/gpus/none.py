@@ -14,8 +14,17 @@ from daemon.service.version import daemon_version
 def machine_status() -> gpus_pb2.GpuStatus:
     """A status with the versions of daemon, Python and operating system."""
     return gpus_pb2.GpuStatus(
-        daemon_version=daemon_version(), python_version=platform.python_version(), os_info=os_info()
+        daemon_version=daemon_version(),
+        python_version=platform.python_version(),
+        os_info=os_info(),
+        architecture=architecture(),
     )
+
+
+def architecture() -> str:
+    """The processor, as images name it."""
+    machine = platform.machine().lower()
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)[:20]
 
 
 @cache

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -77,7 +76,7 @@ class BroughtImages:
 def _read(file: Path) -> dict[str, float]:
     """What the file holds; nothing where it is missing or damaged: then those images stay."""
     try:
-        if not file.exists() or os.path.getsize(file) > _MOST * 1000:
+        if not file.exists() or file.stat().st_size > _MOST * 1000:
             return {}
         found = json.loads(file.read_text(encoding="utf-8"))
         return {str(name): float(used) for name, used in found.items()}

@@ -48,10 +48,8 @@ def outdated(found: Mapping[str, str], least: Mapping[str, str], documents: Path
         if wanted == minimum.version and _is_mended(minimum, documents):
             continue
         reason = f" ({minimum.advisory} lets a job out of its container)" if wanted == minimum.version else ""
-        return (
-            f"{minimum.name} is {version}, and at least {wanted} is needed{reason}: "
-            f"update it, or set {minimum.setting}"
-        )
+        remedy = f"install a newer one, or set {minimum.setting}"
+        return f"{minimum.name} is {version}, and at least {wanted} is needed{reason}: {remedy}"
     return ""
 
 

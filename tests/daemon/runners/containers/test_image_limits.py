@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from common.images import parse
 from daemon.runners.containers.brought import LATELY_SECONDS, BroughtImages
 from daemon.runners.containers.docker import Docker
@@ -32,7 +33,9 @@ def images(engine: PrivateEngine) -> str:
 
 @engine_test
 @pytest.mark.parametrize("engine", ["docker"], indirect=True)  # Podman unpacks a layer to its end
-async def test_pull_of_an_image_that_unpacks_without_bound_is_stopped_and_leaves_nothing(bench: Bench) -> None:
+async def test_pull_of_an_image_that_unpacks_without_bound_is_stopped_and_leaves_nothing(
+    bench: Bench,
+) -> None:
     bench.restrict(image_bytes=32 * MIB, unpacked_bytes=256 * MIB)
     before = disk_mib(bench.engine)
     with running_registry(zeros=8192 * MIB) as registry:

@@ -62,7 +62,7 @@ async def test_failed_start_says_which_path_it_is_about(bench: Bench, command: s
 async def test_image_has_no_say_in_what_the_linker_loads_or_in_folders_of_the_kernel(bench: Bench) -> None:
     changes = ("ENV LD_PRELOAD=/evil.so", "ENV LD_AUDIT=/evil.so", "ENV LD_LIBRARY_PATH=/lib")
     add_image(bench.engine, IMAGE, *changes, "WORKDIR /proc/self/fd")
-    script = "pwd; echo \"[$LD_PRELOAD][$LD_AUDIT][$LD_LIBRARY_PATH]\""
+    script = 'pwd; echo "[$LD_PRELOAD][$LD_AUDIT][$LD_LIBRARY_PATH]"'
     outcome = await bench.run(shell(script, image=IMAGE))
     assert (outcome.reason, outcome.output) == ("", b"/\n[][][/lib]\n")
     add_image(bench.engine, IMAGE, "WORKDIR /open")
