@@ -321,9 +321,10 @@ def _container_engine(config: Config) -> Iterator[Finding]:
             Level.WARN, "container engine: it has no seccomp profile, which jobs would be kept in; turn it on"
         )
     yield Finding(Level.OK, f"{_named(facts)}: images {', '.join(settings.images)}")
-    if facts.is_podman:
+    if not facts.hands_out_gpus:
         yield Finding(
-            Level.WARN, f"{_named(facts)}: it hands out no GPUs; jobs that need one need Docker here"
+            Level.WARN,
+            f"{_named(facts)}: it hands out no GPUs; jobs that need one need Podman 5.4 or Docker here",
         )
     if "*" in settings.images:
         yield Finding(Level.WARN, "containers: every image is allowed; name those that you trust")

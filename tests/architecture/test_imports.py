@@ -110,6 +110,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "daemon.cli.registration",
         "daemon.config.identity",
         "daemon.journal.disk",
+        "daemon.runners.containers.brought",
         "daemon.service.installation",
     ),
     "daemon.machine.policy": (

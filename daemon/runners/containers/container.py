@@ -23,6 +23,7 @@ from daemon.protocol.events import LeaseKey, lease_key
 from daemon.runners import COMMAND_JOB_TYPES, Log, Piece, Pieces, ResumeOffsets, Runner, RunnerError, WorkDone
 from daemon.runners import output_folder as files
 from daemon.runners.containers import keeper, spec
+from daemon.runners.containers.beginning import MARKER, LogBeginning
 from daemon.runners.containers.crowd import Crowd
 from daemon.runners.containers.docker import (
     STDOUT,
@@ -166,7 +167,9 @@ class ContainerRunner(Runner):
         try:
             async with reported():
                 async with run.limit.kept():
-                    async with self._started(run) as frames, run.crowd.watched(next(iter(run.pids), None)):
+                    first = next(iter(run.pids), None)
+                    watched = run.crowd.watched(first)
+                    async with self._started(run) as frames, watched, self._beginning(run).noted():
                         yield Log(run.facts.note)
                         async for frame in frames:
                             for piece in _pieces(frame):
@@ -246,6 +249,9 @@ class ContainerRunner(Runner):
         signal = partial(self._docker.signal, names.job)
         return JobContainers(names, facts, lease, TimeLimit(facts.run_limit_ms / 1000, signal))
 
+    def _beginning(self, run: JobContainers) -> LogBeginning:
+        return LogBeginning(self._docker, run.names.job, self._files.note_of(run.names))
+
     # --- before the start ---
 
     def _take_gpus(self, wanted: jobs_pb2.ContainerSpec) -> tuple[str, ...]:
@@ -254,7 +260,7 @@ class ContainerRunner(Runner):
         count = wanted.gpu_count if wanted.HasField("gpu_count") else len(free)
         if count > len(free):
             raise spec.bad_params(f"container_spec.gpu_count: this provider has {len(free)} GPUs free.")
-        if count and self._engine.is_podman:
+        if count and not self._engine.hands_out_gpus:
             raise no_gpus()
         return tuple(free[:count])
 
@@ -289,7 +295,7 @@ class ContainerRunner(Runner):
             image,
             driver,
             offer.job_type,
-            is_podman=self._engine.is_podman,
+            self._engine,
         )
         try:
             await docker.create(names.job, config)
@@ -337,6 +343,11 @@ class ContainerRunner(Runner):
             async with reported():
                 if note := rest("log", run.facts.note):
                     yield Log(note)
+                if await self._beginning(run).is_lost():
+                    # More is gone than was known, or nobody could say what to leave out.
+                    to_skip.update(log=0, output=0)
+                    yield Log(MARKER)
+                    yield MARKER
                 pid = state.get("Pid") if state.get("Running") else None
                 async with _kept_on(run.limit, state), run.crowd.watched(pid):
                     async with aclosing(self._docker.logged(run.names.job)) as frames:

@@ -20,12 +20,15 @@ import aiohttp
 from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
 
+from daemon.runners.containers.minimums import numbers
+
 CALL_SECONDS = 30.0
 PULL_SECONDS = 840.0
 STDOUT = 1
 _FRAME = struct.Struct(">BxxxL")
 _MAX_FRAME_BYTES = 16 * 1024 * 1024
 _VERSION = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9}){1,3}(?:[-+~][0-9A-Za-z.+~-]{1,40})?")
+_PODMAN_WITH_CDI = (5, 4)
 _UNREACHABLE = 900  # what aiodocker calls a connection that failed
 
 
@@ -74,6 +77,16 @@ class EngineFacts(NamedTuple):
     def is_podman(self) -> bool:
         """Podman's socket speaks the Docker Engine API, but for GPUs and for memory that ran out."""
         return "podman" in self.name.lower()
+
+    @property
+    def has_gpus_by_cdi(self) -> bool:
+        """Podman's socket hands out GPUs only as CDI devices, and only from this version on."""
+        return self.is_podman and numbers(self.version) >= _PODMAN_WITH_CDI
+
+    @property
+    def hands_out_gpus(self) -> bool:
+        """Whether containers can be given GPUs by its API; an older Podman would leave them out silently."""
+        return not self.is_podman or self.has_gpus_by_cdi
 
 
 def _runc_version(component: Mapping[str, Any]) -> str:
@@ -281,10 +294,13 @@ class Docker:
             async with self._container(name).attach(stdin=True):
                 yield
 
-    async def logged(self, name: str) -> AsyncGenerator[Frame, None]:
-        """What a container has written from its start, and writes until it ends."""
+    async def logged(self, name: str, *, with_times: bool = False) -> AsyncGenerator[Frame, None]:
+        """What a container has written from its start, and writes until it ends.
+
+        ``with_times``: before each line stands when it was written.
+        """
         # The library's own reading decodes as text and joins the two streams.
-        params = {"stdout": 1, "stderr": 1, "follow": 1}
+        params = {"stdout": 1, "stderr": 1, "follow": 1, "timestamps": int(with_times)}
         async with self._call(f"containers/{name}/logs", "GET", params=params, seconds=None) as answer:
             while True:
                 try:

@@ -67,21 +67,22 @@ def no_room(message: str) -> RunnerError:
 
 
 def no_gpus() -> RunnerError:
-    """NVIDIA's container toolkit is missing, or the engine is Podman: not the renter's fault."""
+    """NVIDIA's container toolkit is missing, or this Podman hands out none: not the renter's fault."""
     text = "The provider's container engine cannot hand out its GPUs."
     return RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_ENGINE_UNAVAILABLE, text)
 
 
 # The command, and what its call says of it; of a path only the command's own is repeated.
 _COMMAND = re.compile(
-    r'exec: "(?P<command>[^"]{0,200})": (?:[a-z/]{1,20} (?P=command): )?(?P<why>[a-zA-Z $]{1,100})'
+    r'exec: "(?P<command>[^"]{0,200})": (?:[a-z/]{1,20} (?P=command): )?'
+    r'(?P<why>[a-zA-Z $]{1,100})(?![a-zA-Z $/])'
 )
 
 
 def start_failed(error: DockerRefusedError) -> RunnerError:
     """Of the engine's words only those about the command: others name the provider's folders."""
     logger.warning("a container could not be started error=%s", error.message)
-    if "device driver" in error.message:
+    if "device driver" in error.message or "CDI device" in error.message:
         return no_gpus()
     about = _COMMAND.search(error.message)
     if about is not None:

@@ -19,6 +19,7 @@ from typing import Any
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.runners import RunnerError
+from daemon.runners.containers.docker import EngineFacts
 from daemon.runners.containers.settings import MIB, ContainerSettings
 
 INPUT, OUTPUT, TMP = "/input", "/output", "/tmp"  # noqa: S108 - the container's, not this machine's
@@ -39,6 +40,7 @@ _OURS = ("NVIDIA_", "DCP_")
 _LINKER = "LD_"
 _EMPTIED = ("LD_PRELOAD", "LD_AUDIT")
 _KERNELS_FOLDERS = ("/proc", "/sys", "/dev")
+_CDI_KIND = "nvidia.com/gpu"
 _GPU_CAPABILITIES = ["gpu", "compute", "utility"]
 
 
@@ -213,8 +215,7 @@ def job_config(
     image: Mapping[str, Any],
     log_driver: str,
     job_type: jobs_pb2.JobType.ValueType,
-    *,
-    is_podman: bool = False,
+    engine: EngineFacts,
 ) -> dict[str, Any]:
     """The job's container. It lives in the keeper's process namespace: with the keeper it ends."""
     # Its own image may name more GPUs than it was given, or an older engine all of them.
@@ -223,8 +224,8 @@ def job_config(
     env |= {"DCP_OUTPUT_DIR": OUTPUT, "NVIDIA_VISIBLE_DEVICES": gpus}
     mounts = _mounts(names)
     folders = image_folders(image)
-    tmpfs = _tmpfs(folders, settings) if is_podman else {}
-    if not is_podman:
+    tmpfs = _tmpfs(folders, settings) if engine.is_podman else {}
+    if not engine.is_podman:
         filled = [(names.of_image(number), folder) for number, folder in enumerate(folders)]
         mounts += [_mount(volume, folder, is_filled=True) for volume, folder in filled]
     if spec.input_files:
@@ -252,7 +253,7 @@ def job_config(
             "Mounts": mounts,
             "Tmpfs": tmpfs,
             "LogConfig": {"Type": log_driver, "Config": {"max-size": "8m", "max-file": "3"}},
-            "DeviceRequests": gpu_requests(facts.gpus, job_type),
+            "DeviceRequests": gpu_requests(facts.gpus, engine, job_type),
         },
     }
     return config | _working_dir(image) | ({"Cmd": list(spec.command)} if spec.command else {})
@@ -315,11 +316,17 @@ def ulimits(**more: int) -> list[dict[str, Any]]:
 
 
 def gpu_requests(
-    gpus: Sequence[str], job_type: jobs_pb2.JobType.ValueType = jobs_pb2.JOB_TYPE_UNSPECIFIED
+    gpus: Sequence[str],
+    engine: EngineFacts,
+    job_type: jobs_pb2.JobType.ValueType = jobs_pb2.JOB_TYPE_UNSPECIFIED,
 ) -> list[dict[str, Any]]:
     """These GPUs, by UUID; none: the engine is asked for none."""
     if not gpus:
         return []
+    if engine.has_gpus_by_cdi:
+        # What a device gives to a container stands in its description on the machine.
+        devices = [f"{_CDI_KIND}={gpu}" for gpu in gpus]
+        return [{"Driver": "cdi", "DeviceIDs": devices, "Capabilities": [["gpu"]]}]
     more = ["graphics", "video"] if job_type == jobs_pb2.JOB_TYPE_RENDERING else []
     return [{"Driver": "", "DeviceIDs": list(gpus), "Capabilities": [_GPU_CAPABILITIES + more]}]
 
