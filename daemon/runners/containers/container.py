@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +21,7 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 from daemon.protocol.events import LeaseKey, lease_key
 from daemon.runners import COMMAND_JOB_TYPES, Log, Piece, Pieces, ResumeOffsets, Runner, RunnerError, WorkDone
 from daemon.runners import output_folder as files
-from daemon.runners.containers import keeper, spec
+from daemon.runners.containers import spec
 from daemon.runners.containers.beginning import MARKER, LogBeginning
 from daemon.runners.containers.crowd import Crowd
 from daemon.runners.containers.docker import (
@@ -37,8 +36,8 @@ from daemon.runners.containers.failures import disk_limit, no_gpus, reported, st
 from daemon.runners.containers.image_store import ImageStore, digest_of
 from daemon.runners.containers.job_files import JobFiles
 from daemon.runners.containers.minimums import outdated
+from daemon.runners.containers.parts import Parts
 from daemon.runners.containers.settings import MIB, ContainerSettings
-from daemon.runners.containers.spec import tar_of
 from daemon.runners.containers.state import pids_of, ran_to, seconds_since_start, was_started
 from daemon.runners.limit import TimeLimit
 
@@ -49,8 +48,6 @@ KEEPER_GRACE_SECONDS = 120.0
 STOP_SECONDS = 10.0
 _KILLED = 128 + 9  # SIGKILL
 _KILLED_BY_SIZE = 128 + 25  # SIGXFSZ: a file was to grow beyond what files may have
-# A file takes whole pages.
-_INPUT_ROOM_BYTES = 64 * spec.PAGE_BYTES
 
 
 @dataclass
@@ -93,10 +90,10 @@ class ContainerRunner(Runner):
         self._owner = owner
         self._images = ImageStore(docker, engine, settings, folder.with_name("images.json"))
         self._files = JobFiles(docker, settings, folder)
+        self._parts = Parts(docker, engine, settings, self._files, keeper_grace_seconds)
         self._healthy_gpus = healthy_gpus
         self._toolkit = toolkit
         self._is_tested = False
-        self._keeper_grace_seconds = keeper_grace_seconds
         self._runs: dict[LeaseKey, JobContainers] = {}
         self._self_test_names = spec.names(sessions_pb2.Lease(job_id="self-test"), owner)
 
@@ -117,24 +114,25 @@ class ContainerRunner(Runner):
         names = self._self_test_names
         async with reported():
             try:
-                await self._make_keeper(names, 0)
+                await self._parts.make_keeper(names, 0)
                 code = await self._docker.wait(names.keeper)
             except DockerRefusedError as error:
                 raise start_failed(error) from None
             finally:
-                await self._remove_all(names)
+                await self._parts.remove(names)
         if code != 0:
             text = f"A container that does nothing ended with exit code {code}."
             raise RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_START_FAILED, text)
 
     async def _check_versions(self) -> None:
         """Raises RunnerError if strangers' images must not be run by what is installed now."""
+        facts = self._engine
         if self._is_tested:
-            # An update may have come meanwhile, or gone.
+            # An update may have come meanwhile.
             async with reported():
-                self._engine = await self._docker.facts()
+                facts = await self._docker.facts()
         self._is_tested = True
-        found = {"runc": self._engine.runc, "toolkit": await asyncio.to_thread(self._toolkit) or ""}
+        found = {"runc": facts.runc, "toolkit": await asyncio.to_thread(self._toolkit) or ""}
         if why := await asyncio.to_thread(outdated, found, self._settings.minimums):
             raise RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_ENGINE_UNAVAILABLE, why)
 
@@ -155,7 +153,7 @@ class ContainerRunner(Runner):
             run = self._run_of(offer.lease, spec.names(offer.lease, self._owner), facts)
             self._runs[lease_key(offer.lease)] = run
             try:
-                await self._make(run, offer, found)
+                await self._parts.make(run.names, run.facts, offer, found)
             except BaseException:
                 await self._remove(run)
                 raise
@@ -232,7 +230,7 @@ class ContainerRunner(Runner):
         known = {run.names.lease for run in self._runs.values()} | {self._self_test_names.lease}
         for lease in sorted(left - known):
             logger.info("removing what an ended job left lease=%s", lease)
-            await self._remove_all(spec.Names(lease, self._owner))
+            await self._parts.remove(spec.Names(lease, self._owner))
         await self._images.tidy()
 
     async def close(self) -> None:
@@ -263,55 +261,6 @@ class ContainerRunner(Runner):
         if count and not self._engine.hands_out_gpus:
             raise no_gpus()
         return tuple(free[:count])
-
-    async def _make(self, run: JobContainers, offer: sessions_pb2.JobOffer, image: dict[str, Any]) -> None:
-        names, settings, docker = run.names, self._settings, self._docker
-        await self._remove_all(names)  # whatever a daemon that died left incomplete
-        folders = spec.image_folders(image)
-        # Podman fills a volume only when the job starts, and no call of it returns any more if that fails;
-        # what it fills by itself are file systems in memory that are the job's own.
-        kept = 0 if self._engine.is_podman else len(folders)
-        sizes = [(names.output, settings.output_bytes), (names.tmp, settings.tmp_bytes)]
-        # The engine fills them, which does not count as the job's memory: together they have one size.
-        sizes += [(names.of_image(number), settings.tmp_bytes // kept) for number in range(kept)]
-        for volume, size in sizes:
-            options = spec.volume_options(settings, size, is_program_allowed=volume != names.output)
-            await docker.create_volume(volume, names.labels, options)
-        given = offer.container_spec.input_files
-        if given:
-            tar = tar_of({name: text.encode() for name, text in given.items()})
-            options = spec.volume_options(settings, len(tar) + _INPUT_ROOM_BYTES, is_program_allowed=True)
-            await docker.create_volume(names.input, names.labels, options)
-        seconds = math.ceil(run.facts.run_limit_ms / 1000 + self._keeper_grace_seconds)
-        await self._make_keeper(names, seconds, has_input=bool(given), image_volumes=kept)
-        if given:
-            await docker.put(names.keeper, spec.INPUT, tar)
-        driver = next((name for name in spec.LOG_DRIVERS if name in self._engine.log_drivers), "json-file")
-        config = spec.job_config(
-            names,
-            run.facts,
-            offer.container_spec,
-            settings,
-            image,
-            driver,
-            offer.job_type,
-            self._engine,
-        )
-        try:
-            await docker.create(names.job, config)
-        except DockerRefusedError as error:
-            raise start_failed(error) from None
-        if kept:
-            # Docker gives them the rights that the image's folders have, which are not the job's.
-            await docker.put(names.keeper, "/", spec.open_folders(kept))
-
-    async def _make_keeper(
-        self, names: spec.Names, seconds: int, *, has_input: bool = False, image_volumes: int = 0
-    ) -> None:
-        tar = keeper.archive(self._engine.architecture, seconds)
-        config = spec.keeper_config(names, has_input=has_input, image_volumes=image_volumes)
-        await self._docker.create_from_nothing(names.keeper, config, tar_of({}), tar)
-        await self._docker.start(names.keeper)
 
     @asynccontextmanager
     async def _started(self, run: JobContainers) -> AsyncIterator[AsyncGenerator[Frame, None]]:
@@ -413,29 +362,8 @@ class ContainerRunner(Runner):
         await self._remove(run)
 
     async def _remove(self, run: JobContainers) -> None:
-        await self._remove_all(run.names)
+        await self._parts.remove(run.names)
         self._runs.pop(lease_key(run.lease), None)
-
-    async def _remove_all(self, names: spec.Names) -> None:
-        """What cannot be removed now is found by the next sweep."""
-        docker = self._docker
-        await self._remove_part(names, docker.remove(names.job))
-        await self._remove_part(names, docker.remove(names.keeper))
-        volumes = {names.input, names.output, names.tmp}
-        try:
-            if not self._engine.is_podman:
-                volumes |= set(await docker.volumes_with(names.lease_label))
-        except (DockerUnavailableError, DockerRefusedError) as error:
-            logger.warning("could not look for a job's volumes lease=%s error=%s", names.lease, error)
-        for volume in sorted(volumes):
-            await self._remove_part(names, docker.remove_volume(volume))
-        await self._files.remove(names)
-
-    async def _remove_part(self, names: spec.Names, removing: Coroutine[Any, Any, None]) -> None:
-        try:
-            await removing
-        except (DockerUnavailableError, DockerRefusedError) as error:
-            logger.warning("could not remove what a job left lease=%s error=%s", names.lease, error)
 
 
 def _pieces(frame: Frame) -> list[Piece]:

@@ -75,7 +75,7 @@ def no_gpus() -> RunnerError:
 # The command, and what its call says of it; of a path only the command's own is repeated.
 _COMMAND = re.compile(
     r'exec: "(?P<command>[^"]{0,200})": (?:[a-z/]{1,20} (?P=command): )?'
-    r'(?P<why>[a-zA-Z $]{1,100})(?![a-zA-Z $/])'
+    r"(?P<why>[a-zA-Z $]{1,100})(?![a-zA-Z $/])"
 )
 
 
