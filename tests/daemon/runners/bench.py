@@ -148,6 +148,11 @@ class Bench:
         self._abandoned.append((self.runner, pieces, self.docker))
         self.runner = self.new_runner()
 
+    async def hang_up(self) -> None:
+        """Ends the connections of the daemons that died, as the kernel does."""
+        for _, _, docker in self._abandoned:
+            await docker.close()
+
     async def close(self) -> None:
         """Closes all runners and their connections to the engine."""
         await self.runner.close()
