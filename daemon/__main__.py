@@ -33,6 +33,7 @@ from daemon.engines.warm import WarmModels
 from daemon.journal.disk import FileDisk, JournalError, journal_folder
 from daemon.journal.journal import Journal
 from daemon.link import KeyRefusedError, RegistrationError, ServerAddress
+from daemon.machine.gpus.toolkit import Toolkit
 from daemon.machine.gpus.watched import detect
 from daemon.machine.health import Health
 from daemon.machine.kept import KeptGpus
@@ -208,6 +209,7 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
         config.state_dir,
         health.healthy_gpus,
         health.visible_gpus,
+        toolkit=Toolkit().version,
         allow_process_runner=arguments.allow_process_runner,
     )
     runner = await choose()

@@ -490,6 +490,9 @@ _FORMATS: Mapping[int, Json] = {
     options_pb2.FORMAT_URI: {"format": "uri"},
     options_pb2.FORMAT_IMAGE: {"pattern": "^([A-Za-z0-9][A-Za-z0-9._/:@-]*)?$"},
     options_pb2.FORMAT_FILE_NAME: {"pattern": "^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$"},
+    options_pb2.FORMAT_VARIABLE_NAME: {
+        "pattern": "^(?![Ll][Dd]_|[Dd][Cc][Pp]_|[Nn][Vv][Ii][Dd][Ii][Aa]_)[A-Za-z_][A-Za-z0-9_]*$"
+    },
     options_pb2.FORMAT_TIMEZONE: {"format": "timezone"},
     options_pb2.FORMAT_TIME_OF_DAY: {"pattern": f"^{_TIME}$"},
     options_pb2.FORMAT_END_OF_HOURS: {"pattern": f"^({_TIME}|24:00)$"},

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+from common import images
 from daemon import link
 from daemon.cli import control
 from daemon.cli.findings import Finding, Level
@@ -29,9 +30,10 @@ from daemon.config.identity import IdentityError
 from daemon.engines.attached import AttachedEngine, told
 from daemon.engines.build import attachment
 from daemon.journal import disk
+from daemon.machine.gpus.toolkit import Toolkit
 from daemon.runners import choose
-from daemon.runners.containers import images
 from daemon.runners.containers.docker import Docker, DockerRefusedError, DockerUnavailableError, EngineFacts
+from daemon.runners.containers.minimums import outdated
 from daemon.service import unit
 from daemon.service.installation import pip_install
 from daemon.service.version import daemon_version, is_older
@@ -286,14 +288,18 @@ async def _container_engine(config: Config) -> AsyncIterator[Finding]:
         return
     if why := choose.problem(facts):
         yield Finding(Level.FAIL, f"container engine: {why}")
+    versions = {"runc": facts.runc, "toolkit": Toolkit().version() or ""}
+    if why := outdated(versions, settings.minimums):
+        yield Finding(Level.FAIL, f"container engine: jobs are not run, as {why}")
     if not any("seccomp" in option and "unconfined" not in option for option in facts.security):
         yield Finding(
             Level.WARN, "container engine: it has no seccomp profile, which jobs would be kept in; turn it on"
         )
     yield Finding(Level.OK, f"{_named(facts)}: images {', '.join(settings.images)}")
-    if facts.is_podman:
+    if not facts.hands_out_gpus:
         yield Finding(
-            Level.WARN, f"{_named(facts)}: it hands out no GPUs; jobs that need one need Docker here"
+            Level.WARN,
+            f"{_named(facts)}: it hands out no GPUs; jobs that need one need Podman 5.4 or Docker here",
         )
     if "*" in settings.images:
         yield Finding(Level.WARN, "containers: every image is allowed; name those that you trust")

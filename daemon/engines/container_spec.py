@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.runners.containers import spec
+from daemon.runners.containers.docker import EngineFacts
 from daemon.runners.containers.settings import MIB
 
 OWNER_LABEL = "dcp.engine"
@@ -106,7 +107,12 @@ def keeper_config(names: ServerNames) -> dict[str, Any]:
 
 
 def server_config(
-    order: ModelServerSpec, names: ServerNames, folder: Path, image: dict[str, Any], gpus: Sequence[str]
+    order: ModelServerSpec,
+    names: ServerNames,
+    folder: Path,
+    image: dict[str, Any],
+    gpus: Sequence[str],
+    engine: EngineFacts,
 ) -> dict[str, Any]:
     """The model server's container; `folder` is where it makes its socket."""
     settings = order.settings
@@ -136,7 +142,7 @@ def server_config(
             "Tmpfs": dict.fromkeys(("/tmp", *volumes), f"{tmp},exec"),  # noqa: S108 - the container's
             # Model servers log prompts.
             "LogConfig": {"Type": "none"},
-            "DeviceRequests": spec.gpu_requests(gpus),
+            "DeviceRequests": spec.gpu_requests(gpus, engine),
         },
     }
 

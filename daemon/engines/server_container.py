@@ -20,13 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common import images
 from daemon.engines import chat
 from daemon.engines import container_spec as spec
 from daemon.engines.container_spec import ModelServerSpec
 from daemon.engines.served import HEALTH_SECONDS, Server, StartError, client_of, until_healthy
 from daemon.foreign import documents, http
 from daemon.runners.choose import problem
-from daemon.runners.containers import images, keeper
+from daemon.runners.containers import keeper
 from daemon.runners.containers.docker import (
     Docker,
     DockerRefusedError,
@@ -174,8 +175,8 @@ async def _make(
     if why := problem(facts):
         raise StartError(f"the container engine cannot be used: {why}")
     names, gpus = spec.ServerNames.new(place.owner), [gpu for gpu in place.gpus() if gpu]
-    if gpus and facts.is_podman:
-        raise StartError("Podman's socket hands out no GPUs: a model server on them needs Docker")
+    if gpus and not facts.hands_out_gpus:
+        raise StartError("this Podman hands out no GPUs: a model server on them needs Docker, or Podman 5.4")
     place.in_use.add(names.token)
     parts.callback(place.in_use.discard, names.token)
     folder = place.folder / names.token
@@ -187,7 +188,7 @@ async def _make(
     parts.push_async_callback(_remove, docker, names)
     tar = keeper.archive(facts.architecture, None)
     await docker.create_from_nothing(names.keeper, spec.keeper_config(names), tar_of({}), tar)
-    await docker.create(names.server, spec.server_config(order, names, folder, image, gpus))
+    await docker.create(names.server, spec.server_config(order, names, folder, image, gpus, facts))
     server = ServerContainer(names, place, gpus, f"/proc/self/fd/{descriptor}/{spec.SOCKET}")
     parts.push_async_callback(server.client.aclose)
     return server

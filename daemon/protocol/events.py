@@ -148,6 +148,7 @@ class Capacity:
     models: Sequence[sessions_pb2.ServedModel]
     job_types: Sequence[jobs_pb2.JobType.ValueType]
     self_tests: honesty_pb2.SelfTestReport | None = None
+    images: sessions_pb2.AllowedImages | None = None
 
 
 # --- attempts ---

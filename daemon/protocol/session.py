@@ -341,6 +341,7 @@ class DaemonSession:
             models=capacity.models,
             job_types=sessions_pb2.OfferedJobTypes(job_types=capacity.job_types),
             self_tests=capacity.self_tests,
+            images=capacity.images,
         )
         return [Send(sessions_pb2.DaemonMessage(capacity_update=update))]
 
@@ -361,6 +362,7 @@ class DaemonSession:
             unacknowledged_results=self._leases.with_result,
             unacknowledged_run_times=self._leases.run_times,
             self_tests=capacity.self_tests,
+            images=capacity.images,
         )
 
     def _disconnect(self, delay: float) -> list[Effect]:

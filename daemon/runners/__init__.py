@@ -91,6 +91,10 @@ class Runner(Protocol):
         """The models that it answers for, and whether each is loaded; none for what runs no models."""
         return ()
 
+    def images(self) -> Sequence[str] | None:
+        """Patterns of the images that it runs for jobs; None: it runs none, or looks at no image."""
+        return None
+
     def takes(self, offer: sessions_pb2.JobOffer) -> bool:
         """Whether the offered job is one for it."""
         return offer.job_type in self.job_types()

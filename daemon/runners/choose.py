@@ -42,6 +42,7 @@ async def runner_of(
     healthy_gpus: Callable[[], Sequence[str]],
     visible_gpus: Callable[[], Sequence[str] | None],
     *,
+    toolkit: Callable[[], str | None] = lambda: None,
     allow_process_runner: bool = False,
     failure_level: int = logging.ERROR,
 ) -> Runner | None:
@@ -59,7 +60,9 @@ async def runner_of(
             )
             return ProcessRunner(settings, folder, visible_gpus)
         return None
-    return await _container_runner(settings, socket, owner_of(state_dir), folder, healthy_gpus, failure_level)
+    return await _container_runner(
+        settings, socket, owner_of(state_dir), folder, healthy_gpus, toolkit, failure_level
+    )
 
 
 async def _container_runner(
@@ -68,6 +71,7 @@ async def _container_runner(
     owner: str,
     folder: Path,
     healthy_gpus: Callable[[], Sequence[str]],
+    toolkit: Callable[[], str | None],
     failure_level: int,
 ) -> Runner | None:
     # Only here, as the library takes long to load and many daemons run no containers.
@@ -91,4 +95,6 @@ async def _container_runner(
         await docker.close()
         return None
     logger.info("containers are run engine=%s images=%s", facts.version, ",".join(settings.images))
-    return ContainerRunner(docker, facts, settings, owner=owner, folder=folder, healthy_gpus=healthy_gpus)
+    return ContainerRunner(
+        docker, facts, settings, owner=owner, folder=folder, healthy_gpus=healthy_gpus, toolkit=toolkit
+    )

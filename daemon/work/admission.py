@@ -14,6 +14,7 @@ from daemon.machine.health import Health
 from daemon.machine.machine import GpuSampler
 from daemon.machine.policy import Rules, refusal, rules_of, stricter
 from daemon.protocol.events import Capacity
+from daemon.runners import Runner
 from daemon.work.roster import Roster
 from daemon.work.selftest import SelfTests, job_types_of
 
@@ -85,6 +86,7 @@ class Admission:
             models=models[:MAX_MODELS],
             job_types=list(dict.fromkeys(kinds)),
             self_tests=self._self_tests.report(),
+            images=_images(self._roster.serving),
         )
 
     def not_offered(self) -> list[dict[str, str]]:
@@ -92,3 +94,11 @@ class Admission:
         reason = f"The server takes {MAX_MODELS} models of one daemon; name fewer."
         left_out = [{"engine": "", "model": name, "reason": reason} for name in self._left_out]
         return [*self._self_tests.not_passed(), *left_out]
+
+
+def _images(runners: Sequence[Runner]) -> sessions_pb2.AllowedImages | None:
+    """The patterns of all that run images; None: nothing here looks at one."""
+    found = [patterns for runner in runners if (patterns := runner.images()) is not None]
+    if not found:
+        return None
+    return sessions_pb2.AllowedImages(patterns=[pattern for patterns in found for pattern in patterns])

@@ -98,6 +98,8 @@ class GpuReport(GpuFigures):
     daemon_version: str | None = None
     python_version: str | None = None
     os_info: str | None = None
+    architecture: str | None = None
+    """The processor, as images name it."""
     container_toolkit_version: str | None = None
     driver_lost: bool | None = None
     """The driver answered before and does not now."""

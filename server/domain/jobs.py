@@ -75,6 +75,7 @@ class FailureReason(StrEnum):
     GPU_FAILED = "GPU_FAILED"
     ENGINE_BUSY = "ENGINE_BUSY"
     NO_ANSWER = "NO_ANSWER"
+    OTHER_ARCHITECTURE = "OTHER_ARCHITECTURE"
 
 
 # The renter's own program, or a limit that the renter chose, ended the run: its run time is charged.
@@ -155,6 +156,10 @@ class JobRequest:
     spec: dict[str, Any] = field(default_factory=dict)
     gpu_model: str | None = None
     min_vram_mib: int | None = None
+    image: str | None = None
+    """The image of a job that brings one, by its full name."""
+    architecture: str | None = None
+    """The processor that the image is for, if the renter says so."""
     priority: int = 2
     max_cost_halala: int | None = None
     start_within_ms: int = START_WITHIN_SECONDS * 1000

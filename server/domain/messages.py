@@ -40,6 +40,8 @@ class Hello:
     runs_plain_processes: bool = False
     """Whether it runs jobs other than inference as plain processes, with no isolation from its machine."""
     self_tests: tuple[SelfTest, ...] = ()
+    image_patterns: tuple[str, ...] | None = None
+    """Of the images that its owner allows; None if it does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ class Capacity:
     job_types: frozenset[JobType] | None = None
     """None: unchanged since the last report."""
     self_tests: tuple[SelfTest, ...] | None = None
+    """None: unchanged since the last report."""
+    image_patterns: tuple[str, ...] | None = None
     """None: unchanged since the last report."""
 
 

@@ -9,10 +9,12 @@ not know the queue or the store.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from common.images import ImageNameError, is_allowed, parse
 from server.domain.gpu_models import satisfies
 from server.domain.jobs import NEED_IMAGE, JobType
 from server.domain.providers import ProviderStatus
@@ -59,6 +61,10 @@ class Candidate:
     """The job types that it gets no jobs of, whatever a job asks for, each with the obstacle."""
     failing_models: frozenset[str] = frozenset()
     """The models that it would serve if its self-tests passed."""
+    image_patterns: tuple[str, ...] | None = None
+    """Of the images that its owner allows; None if its daemon does not report them."""
+    architecture: str = ""
+    """Its processor, as images name it; empty if its daemon does not report it."""
     runs_plain_processes: bool = False
     """Whether it runs commands as plain processes, without a container: only for jobs that name it."""
     is_suspect: bool = False
@@ -84,6 +90,10 @@ class Wants:
     min_vram_mib: int | None = None
     quoted_halala_per_minute: int | None = None
     """The quote of a job that names no provider; None if it names one, which gets its own rate."""
+    image: str | None = None
+    """The image of a job that brings one, by its full name."""
+    architecture: str | None = None
+    """The processor that the image is for, if the job says so."""
     names_no_provider: bool = False
 
 
@@ -114,6 +124,8 @@ class Obstacle(StrEnum):
     GPUS_FAILED = "GPUS_FAILED"
     SELF_TEST_FAILED = "SELF_TEST_FAILED"
     TWO_DAEMONS = "TWO_DAEMONS"
+    IMAGE_NOT_ALLOWED = "IMAGE_NOT_ALLOWED"
+    OTHER_ARCHITECTURE = "OTHER_ARCHITECTURE"
 
 
 # These obstacles pass by themselves: the provider is connected and able to run the job.
@@ -123,6 +135,8 @@ OF_THE_JOB = frozenset(
     {
         Obstacle.JOB_TYPE_NOT_SERVED,
         Obstacle.MODEL_NOT_SERVED,
+        Obstacle.IMAGE_NOT_ALLOWED,
+        Obstacle.OTHER_ARCHITECTURE,
         Obstacle.OTHER_GPU,
         Obstacle.TOO_LITTLE_VRAM,
         Obstacle.VRAM_UNKNOWN,
@@ -150,6 +164,10 @@ def obstacle(candidate: Candidate, wants: Wants) -> Obstacle:
     if wants.model is not None and all(model.name != wants.model for model in candidate.models):
         failed = wants.model in candidate.failing_models
         return Obstacle.SELF_TEST_FAILED if failed else Obstacle.MODEL_NOT_SERVED
+    if wants.image is not None and not allows(candidate.image_patterns, wants.image):
+        return Obstacle.IMAGE_NOT_ALLOWED
+    if wants.architecture is not None and candidate.architecture != wants.architecture:
+        return Obstacle.OTHER_ARCHITECTURE
     if wants.gpu_model is not None and not satisfies(
         candidate.gpu_model, candidate.vram_mib, wants.gpu_model
     ):
@@ -177,6 +195,17 @@ def _memory_obstacle(candidate: Candidate, wanted_mib: int | None) -> Obstacle:
         return Obstacle.TOO_LITTLE_VRAM
     is_reserved = candidate.vram_mib - candidate.vram_reserve_mib < wanted_mib
     return Obstacle.VRAM_RESERVED if is_reserved else Obstacle.NONE
+
+
+@functools.lru_cache(maxsize=4096)
+def allows(patterns: tuple[str, ...] | None, image: str) -> bool:
+    """Whether an owner's patterns allow an image; what a daemon does not report, it decides itself."""
+    if patterns is None:
+        return True
+    try:
+        return is_allowed(parse(image), patterns)
+    except ImageNameError:
+        return False
 
 
 def owners_obstacle(candidate: Candidate) -> Obstacle:

@@ -35,6 +35,8 @@ def weight(outcome: LeaseOutcome, reason: FailureReason | None) -> Weight:
         return Weight.NEITHER
     if outcome is LeaseOutcome.SUCCEEDED:
         return Weight.FOR
+    if outcome is LeaseOutcome.RELEASED and reason is FailureReason.OTHER_ARCHITECTURE:
+        return Weight.NEITHER  # the renter's image is for another processor
     is_failure = outcome is LeaseOutcome.FAILED and reason in PROVIDERS_FAULT
     return Weight.AGAINST if is_failure or outcome in _UNFINISHED else Weight.NEITHER
 

@@ -13,6 +13,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from common.images import ImageNameError, parse
 from server.domain.errors import invalid_field
 from server.domain.gpus import GpuReport, from_plain, to_plain
 from server.domain.hindrances import Hindrance
@@ -20,6 +21,7 @@ from server.domain.honesty import SENTENCES, Verdict, VerdictReason
 from server.domain.jobs import (
     FINAL,
     LOST_AFTER_SECONDS,
+    NEED_IMAGE,
     START_WITHIN_SECONDS,
     Bill,
     FailureReason,
@@ -179,6 +181,8 @@ def job_request(request: jobs_pb2.SubmitJobRequest) -> JobRequest:
         spec={"container_spec": plain(request.container_spec), "params": _params(request.params)},
         gpu_model=needs.gpu_model.strip() or None,
         min_vram_mib=min_vram or None,
+        image=_image(request),
+        architecture=request.container_spec.architecture or None,
         priority=_value_or(request, "priority", 2),
         max_cost_halala=request.max_cost_halala if request.HasField("max_cost_halala") else None,
         start_within_ms=1000 * _value_or(request, "start_within_seconds", START_WITHIN_SECONDS),
@@ -187,6 +191,16 @@ def job_request(request: jobs_pb2.SubmitJobRequest) -> JobRequest:
         idempotency_key=request.idempotency_key or None,
         digest=hashlib.sha256(digested.SerializeToString(deterministic=True)).hexdigest(),
     )
+
+
+def _image(request: jobs_pb2.SubmitJobRequest) -> str | None:
+    """The image of a job that brings one, by its full name; what is not a name of one, its daemon refuses."""
+    if _JOB_TYPES[request.job_type] not in NEED_IMAGE:
+        return None
+    try:
+        return str(parse(request.container_spec.image))
+    except ImageNameError:
+        return None
 
 
 def _value_or(request: jobs_pb2.SubmitJobRequest, field: str, default: int) -> int:

@@ -69,6 +69,7 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
             page=page,
             page_size=page_size,
             verified=request.verified,
+            architecture=request.architecture.strip() or None,
         )
         return pb.ListAvailableProvidersResponse(
             providers=[_available(offering) for offering in found.rows],
@@ -114,4 +115,6 @@ def _available(offering: Offering) -> pb.AvailableProvider:
         verification=convert.verification(row),
         hindrances=convert.hindrances(offering.hindrances),
         runs_plain_processes=offering.runs_plain_processes,
+        architecture=row.architecture or None,
+        image_patterns=row.image_patterns or (),
     )

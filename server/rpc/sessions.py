@@ -221,13 +221,18 @@ def _hello(body: pb.Hello) -> messages.Hello:
         run_ms=tuple(convert.duration_ms(run_time) for run_time in body.unacknowledged_run_times),
         runs_plain_processes=body.runs_plain_processes,
         self_tests=_self_tests(body.self_tests),
+        image_patterns=_image_patterns(body),
     )
 
 
 def _capacity(body: pb.CapacityUpdate) -> messages.Capacity:
     kinds = _kinds(body.job_types.job_types) if body.HasField("job_types") else None
     tests = _self_tests(body.self_tests) if body.HasField("self_tests") else None
-    return messages.Capacity(body.slots, _models(body.models), kinds, tests)
+    return messages.Capacity(body.slots, _models(body.models), kinds, tests, _image_patterns(body))
+
+
+def _image_patterns(body: pb.Hello | pb.CapacityUpdate) -> tuple[str, ...] | None:
+    return _shared_patterns(tuple(body.images.patterns)) if body.HasField("images") else None
 
 
 def _kinds(job_types: Iterable[jobs_pb2.JobType.ValueType]) -> frozenset[JobType]:
@@ -309,6 +314,11 @@ def _shared_models(models: tuple[Model, ...]) -> tuple[Model, ...]:
 @functools.lru_cache(maxsize=256)
 def _shared_kinds(kinds: frozenset[JobType]) -> frozenset[JobType]:
     return kinds
+
+
+@functools.lru_cache(maxsize=256)
+def _shared_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    return patterns
 
 
 def _shared_tests(tests: tuple[SelfTest, ...]) -> tuple[SelfTest, ...]:

@@ -26,6 +26,13 @@ from server.domain.texts import check_shown, cleaned
 from server.rpc import relations
 from server.rpc.relations import is_present
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_RESERVED_VARIABLES = {
+    "NVIDIA_": "is the provider's to set; leave it out",
+    "DCP_": "is the provider's to set; leave it out",
+    # The dynamic linker reads these, also that of a program of the machine which prepares the container.
+    "LD_": "would also apply to programs outside the container; set it in container_spec.command",
+}
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _SAUDI_IBAN = re.compile(r"SA[0-9]{22}")
@@ -310,6 +317,14 @@ def _image(value: str, name: str) -> None:
         raise invalid_field(name, "must be a name with a tag or a digest, such as ghcr.io/acme/trainer:1.4")
 
 
+def _variable_name(value: str, name: str) -> None:
+    if _VARIABLE.fullmatch(value) is None:
+        raise invalid_field(name, "is not the name of a variable: letters, digits and underscores")
+    for start, why in _RESERVED_VARIABLES.items():
+        if value.upper().startswith(start):
+            raise invalid_field(name, why)
+
+
 def _timezone(value: str, name: str) -> None:
     if value and not is_timezone(value):
         raise invalid_field(name, "is not an IANA time zone; send a name such as Asia/Riyadh")
@@ -365,6 +380,7 @@ _FORMATS: Mapping[int, Check] = {
     options_pb2.FORMAT_URI: _uri,
     options_pb2.FORMAT_IMAGE: _image,
     options_pb2.FORMAT_FILE_NAME: _file_name,
+    options_pb2.FORMAT_VARIABLE_NAME: _variable_name,
     options_pb2.FORMAT_TIMEZONE: _timezone,
     options_pb2.FORMAT_TIME_OF_DAY: functools.partial(_time_of_day, DAY_MINUTES - 1),
     options_pb2.FORMAT_END_OF_HOURS: functools.partial(_time_of_day, DAY_MINUTES),

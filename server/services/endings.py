@@ -49,6 +49,8 @@ UPLOAD_GRACE_MS = int(UPLOAD_GRACE_SECONDS * 1000)
 _GIVEN_BACK: dict[FailureReason | None, str] = {
     FailureReason.GPU_FAILED: "its GPU failed",
     FailureReason.ENGINE_BUSY: "its model server was busy",
+    FailureReason.OTHER_ARCHITECTURE: "the image is for another processor",
+    FailureReason.IMAGE_PULL_FAILED: "its disk has no room for the image",
 }
 # After these ends the attempt's files are deleted, because they may be incomplete.
 WITHOUT_FILES = (FailureReason.PROVIDER_LOST, FailureReason.PROVIDER_DRAINED)

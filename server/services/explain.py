@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from server.domain.jobs import Job, JobState
 from server.domain.leases import Lease
-from server.domain.placement import OF_THE_JOB, Candidate, Model, Obstacle, Wants, obstacle
+from server.domain.placement import OF_THE_JOB, Candidate, Model, Obstacle, Wants, can_run, obstacle
 from server.domain.providers import ProviderStatus, is_live, status
 from server.domain.queue import JobCondition, Occupancy, Prospect, condition, free_in_ms, prospect
 from server.services.dispatch import RETRY_SAME_PROVIDER_SECONDS, refused_since_ms
@@ -48,6 +48,8 @@ _SOONEST = [
     Obstacle.DAEMON_TOO_OLD,
     Obstacle.TOOLKIT_TOO_OLD,
     Obstacle.DRIVER_TOO_OLD,
+    Obstacle.IMAGE_NOT_ALLOWED,
+    Obstacle.OTHER_ARCHITECTURE,
     Obstacle.MODEL_NOT_SERVED,
     Obstacle.JOB_TYPE_NOT_SERVED,
     Obstacle.VRAM_UNKNOWN,
@@ -156,6 +158,7 @@ def _considered(job: Job, fleet: Fleet, now_ms: int) -> list[Considered]:
         ids = list(dict.fromkeys([*(presence.provider_id for presence in connected), *seen]))
     wants = jobs.wants(job.job_id)
     refused = leases.refused_by(job.job_id, refused_since_ms(now_ms))
+    unfit = leases.unfit_for(job.job_id)
     models, left = providers.models_of(ids), leases.time_left(ids, now_ms)
     considered = []
     for row in providers.by_ids(ids):
@@ -166,6 +169,10 @@ def _considered(job: Job, fleet: Fleet, now_ms: int) -> list[Considered]:
             has_refused=row.id in refused,
         )
         free = free_in_ms(presence.slots, left[row.id]) if presence is not None else ()
+        if row.id in unfit and can_run(candidate, wants):
+            message = _OBSTACLES[Obstacle.OTHER_ARCHITECTURE].format(**_facts(candidate, wants))
+            considered.append(Considered(row.id, Obstacle.OTHER_ARCHITECTURE, message))
+            continue
         considered.append(_consider(candidate, wants, min(free, default=None), presence, now_ms))
     return sorted(considered, key=_rank)
 
@@ -178,6 +185,8 @@ def _absent(row: ProviderRow, models: list[Model]) -> Candidate:
         tuple(models),
         row.gpu_model,
         row.gpu_vram_mib,
+        image_patterns=row.image_patterns,
+        architecture=row.architecture,
         has_session=False,
     )
 
@@ -212,6 +221,8 @@ def _facts(candidate: Candidate, wants: Wants) -> dict[str, object]:
     return {
         "job_type": wants.job_type.value,
         "model": wants.model,
+        "image": wants.image,
+        "architecture": candidate.architecture or "not known",
         "gpu_wanted": wants.gpu_model,
         "gpu": _gpu(candidate),
         "vram_wanted": wants.min_vram_mib,
@@ -237,6 +248,8 @@ _OBSTACLES = {
     Obstacle.NOT_ADMITTED: "It is suspended or not approved yet.",
     Obstacle.JOB_TYPE_NOT_SERVED: "It does not run jobs of the type {job_type}.",
     Obstacle.MODEL_NOT_SERVED: "It does not serve the model {model}.",
+    Obstacle.IMAGE_NOT_ALLOWED: "Its owner does not allow the image {image}.",
+    Obstacle.OTHER_ARCHITECTURE: "Its processor is {architecture}, which the job or its image does not fit.",
     Obstacle.OTHER_GPU: "It has {gpu} and the job asks for {gpu_wanted}.",
     Obstacle.TOO_LITTLE_VRAM: "It reports {memory} and the job asks for {vram_wanted} MiB.",
     Obstacle.VRAM_UNKNOWN: "It does not report the memory of its {gpu} "

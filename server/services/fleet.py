@@ -65,6 +65,9 @@ class Presence:
     is_suspect: bool = False
     runs_plain_processes: bool = False
     """It runs jobs without the image that they bring."""
+    image_patterns: tuple[str, ...] | None = None
+    """Of the images that its owner allows; None if its daemon does not report them."""
+    architecture: str = ""
 
     def is_open(self, now_ms: int) -> bool:
         """Whether it is within the hours that its owner set for jobs."""
@@ -124,6 +127,8 @@ class Presence:
             hindered=by_job_type(self.hindrances) if self.hindrances else {},
             failing_models=failing_models(self.self_tests),
             is_suspect=self.is_suspect,
+            image_patterns=self.image_patterns,
+            architecture=self.architecture,
             runs_plain_processes=self.runs_plain_processes,
         )
 

@@ -10,20 +10,16 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from common.nearest import did_you_mean, nearest
 from server.clock import Clock, ms
 from server.domain import pricing
-from server.domain.errors import DomainError, Reason, invalid_field
-from server.domain.gpu_models import is_known, nearest_models, satisfies
-from server.domain.hindrances import is_pending
-from server.domain.jobs import FINAL, START_WITHIN_SECONDS, FailureReason, Job, JobRequest, JobState, JobType
+from server.domain.errors import DomainError, Reason
+from server.domain.jobs import FINAL, NEED_IMAGE, FailureReason, Job, JobRequest, JobState, JobType
 from server.domain.leases import Channel, LeaseRef, Offer
 from server.domain.messages import CancelRun
-from server.domain.placement import Obstacle, Wants, vram_for_jobs_mib
-from server.domain.providers import AccountState, ProviderStatus, is_live, status
+from server.domain.placement import Wants
+from server.domain.providers import AccountState
 from server.domain.queue import Prospect
 from server.domain.storage import STORAGE_LIMITS, StorageLimits
-from server.domain.terms import Settings
 from server.services import endings, outbox
 from server.services.dispatch import Dispatch
 from server.services.explain import Explanation, explain, place_in_queue
@@ -31,15 +27,15 @@ from server.services.fleet import Fleet
 from server.services.keys import ADMIN, PROVIDER, RENTER, Caller
 from server.services.operators.audit import Operator
 from server.services.renters import existing, present
-from server.services.terms import terms_message, terms_obstacle
-from server.store import jobs, leases, ledger, providers, rates, storage, terms
+from server.services.supply import Supply, check_gpu_exists
+from server.store import jobs, leases, ledger, rates, storage, terms
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
 OPEN_JOBS_RETRY_SECONDS = 10
-# A provider that was seen within this time counts as supply: a restart or a short outage refuses no job.
-SUPPLY_SECONDS = START_WITHIN_SECONDS
-SUPPLY_LIMIT = 200
+# A renter whose images could not be pulled this often within this time has to wait: pulls are not charged.
+MAX_FAILED_PULLS = 10
+FAILED_PULLS_SECONDS = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +73,14 @@ class Jobs:
         self._clock = clock
         self._max_open_jobs = max_open_jobs
         self._storage_limits = storage_limits
+        self._supply = Supply(fleet, clock)
 
     async def submit(self, renter_id: int, request: JobRequest) -> Job:
         """Holds the maximum cost, stores the job and leases it to a free provider, in one transaction.
 
         Raises INSUFFICIENT_BALANCE, RENTER_SUSPENDED, RENTER_DELETED, PROVIDER_NOT_FOUND,
-        PROVIDER_UNAVAILABLE, MODEL_NOT_SERVED, JOB_TYPE_NOT_SERVED, IDEMPOTENCY_CLASH, RATE_LIMITED,
-        RENTER_STORAGE_FULL.
+        PROVIDER_UNAVAILABLE, MODEL_NOT_SERVED, JOB_TYPE_NOT_SERVED, IMAGE_NOT_ALLOWED, IDEMPOTENCY_CLASH,
+        RATE_LIMITED, RENTER_STORAGE_FULL.
         """
         provider_id = request.provider_id or await self._place(request)
         job, offers = await self._database.run(lambda: self._submit(renter_id, request, provider_id))
@@ -93,7 +90,13 @@ class Jobs:
     async def _place(self, request: JobRequest) -> int | None:
         """Chooses the provider of a job that names none. Reads the quote only if it may change the choice."""
         wants = Wants(
-            request.job_type, request.model, request.gpu_model, request.min_vram_mib, names_no_provider=True
+            request.job_type,
+            request.model,
+            request.gpu_model,
+            request.min_vram_mib,
+            image=request.image,
+            architecture=request.architecture,
+            names_no_provider=True,
         )
         best = self._dispatch.place(wants)
         if best is not None and request.job_type in best.own_rates:
@@ -224,12 +227,13 @@ class Jobs:
             earlier := jobs.by_idempotency_key(renter_id, request.idempotency_key)
         ):
             return _replayed(earlier, request), []
-        _check_gpu_exists(request.gpu_model)
+        check_gpu_exists(request.gpu_model)
         self._check_open_jobs(renter_id)
+        self._check_failed_pulls(renter_id, request)
         if request.provider_id is not None:
-            self._check_provider(request.provider_id, request)
+            self._supply.check_provider(request.provider_id, request)
         elif provider_id is None and not request.wait_for_supply:
-            _check_supply(request, ms(self._clock))
+            self._supply.check(request)
         now_ms = ms(self._clock)
         rate = _quoted(request)
         hold, limit_ms = pricing.hold_and_limit(rate, request.duration_ms, request.max_cost_halala)
@@ -264,61 +268,18 @@ class Jobs:
                 retry_after_seconds=OPEN_JOBS_RETRY_SECONDS,
             )
 
-    def _check_provider(self, provider_id: int, request: JobRequest) -> None:
-        provider = providers.get(provider_id)
-        if provider is None:
+    def _check_failed_pulls(self, renter_id: int, request: JobRequest) -> None:
+        """Raises RATE_LIMITED: what a provider downloads before a job starts is not charged."""
+        if request.job_type not in NEED_IMAGE:
+            return
+        since_ms = ms(self._clock) - FAILED_PULLS_SECONDS * 1000
+        if jobs.failed_pulls(renter_id, since_ms, MAX_FAILED_PULLS) >= MAX_FAILED_PULLS:
             raise DomainError(
-                Reason.PROVIDER_NOT_FOUND,
-                f"provider_id: no provider {provider_id}; list the live providers at "
-                "/api/renters/available-providers, or leave provider_id out",
-                field="provider_id",
+                Reason.RATE_LIMITED,
+                f"the images of {MAX_FAILED_PULLS} jobs of this account could not be pulled within the last "
+                f"{FAILED_PULLS_SECONDS // 60} minutes; correct container_spec.image and submit again later",
+                retry_after_seconds=FAILED_PULLS_SECONDS,
             )
-        last_ms = self._fleet.last_heartbeat_ms(provider_id, provider.last_heartbeat_ms)
-        now = status(provider.state, is_live(last_ms, ms(self._clock)), provider.draining)
-        if now is not ProviderStatus.ONLINE:
-            raise DomainError(
-                Reason.PROVIDER_UNAVAILABLE,
-                f"provider {provider_id} is {now.value} and takes no jobs; "
-                "leave provider_id out and the platform places the job",
-                field="provider_id",
-                status=now.value,
-                advice="leave provider_id out",
-            )
-        own = terms.of(provider_id)
-        self._check_open(provider, own.settings)
-        if is_pending(provider.self_tests, request.job_type, request.model):
-            return  # its self-test has not ended, so it is not known whether it serves this; the job waits
-        self._check_unhindered(provider_id, request.job_type)
-        if provider.models_reported:
-            _check_serves(provider, request, own.settings.vram_reserve_mib)
-
-    def _check_open(self, provider: providers.ProviderRow, settings: Settings) -> None:
-        """Raises PROVIDER_UNAVAILABLE outside the owner's hours, and while the GPU is too hot."""
-        now_ms = ms(self._clock)
-        obstacle, temp_c = terms_obstacle(provider, settings, self._fleet, now_ms)
-        if obstacle is not Obstacle.NONE:
-            message = terms_message(obstacle, f"provider {provider.id}", settings, temp_c, now_ms)
-            raise DomainError(
-                Reason.PROVIDER_UNAVAILABLE,
-                f"{message}; leave provider_id out and the platform places the job",
-                field="provider_id",
-                status=obstacle.value.lower(),
-                advice="leave provider_id out",
-            )
-
-    def _check_unhindered(self, provider_id: int, kind: JobType) -> None:
-        """Raises PROVIDER_UNAVAILABLE while a hindrance keeps jobs of this type away from the session."""
-        presence = self._fleet.get(provider_id)
-        for hindrance in presence.hindrances if presence is not None else ():
-            if kind in hindrance.job_types:
-                raise DomainError(
-                    Reason.PROVIDER_UNAVAILABLE,
-                    f"provider {provider_id} takes no jobs of the type {kind.value} now. {hindrance.message} "
-                    "Leave provider_id out and the platform places the job",
-                    field="provider_id",
-                    status="online",
-                    advice="leave provider_id out",
-                )
 
     def _cancel(self, caller: Caller, job_id: str, operator: Operator | None) -> tuple[Job, int | None]:
         jobs.lock(job_id)
@@ -347,95 +308,6 @@ def _quoted(request: JobRequest) -> int:
     """The rate in halala per minute: the own rate of the provider that the job names, or the platform's."""
     own = terms.of(request.provider_id).rates if request.provider_id is not None else {}
     return own.get(request.job_type) or rates.of(request.job_type)
-
-
-def _check_gpu_exists(gpu_model: str | None) -> None:
-    """Raises INVALID_FIELD for a model that is not known and that no provider has."""
-    if gpu_model and not is_known(gpu_model) and not providers.has_gpu(gpu_model):
-        near = nearest_models(gpu_model)
-        remedy = f"did you mean {' or '.join(near)}?" if near else "leave it out to get any GPU"
-        raise invalid_field(
-            "gpu_requirements.gpu_model",
-            f"{gpu_model!r} is not a known GPU model, and no provider has one; {remedy}",
-        )
-
-
-def _check_serves(provider: providers.ProviderRow, request: JobRequest, vram_reserve_mib: int) -> None:
-    if request.job_type not in provider.job_types:
-        runs = ", ".join(sorted(provider.job_types)) or "none"
-        raise DomainError(
-            Reason.JOB_TYPE_NOT_SERVED,
-            f"job_type: provider {provider.id} runs {runs}; choose one of these or another provider",
-            field="job_type",
-        )
-    if request.gpu_model and not satisfies(provider.gpu_model, provider.gpu_vram_mib, request.gpu_model):
-        memory = f" with {provider.gpu_vram_mib} MiB" if provider.gpu_vram_mib else ""
-        raise invalid_field(
-            "gpu_requirements.gpu_model",
-            f"provider {provider.id} has {provider.gpu_model or 'no GPU'}{memory}; ask for that, "
-            "or leave provider_id out",
-        )
-    _check_memory(provider, request.min_vram_mib, vram_reserve_mib)
-    if request.model is None:
-        return
-    served = [model.name for model in providers.models_of([provider.id])[provider.id]]
-    if request.model not in served:
-        meant = did_you_mean(request.model, served, "choose one of these, or leave provider_id out")
-        raise DomainError(
-            Reason.MODEL_NOT_SERVED,
-            f"params.model: provider {provider.id} serves {', '.join(served[:20]) or 'no model'}; {meant}",
-            field="params.model",
-        )
-
-
-def _check_memory(provider: providers.ProviderRow, wanted_mib: int | None, reserve_mib: int) -> None:
-    has_mib = vram_for_jobs_mib(provider.gpu_vram_mib, reserve_mib)
-    if not wanted_mib or (has_mib is not None and wanted_mib <= has_mib):
-        return
-    wants = f"the job asks for {wanted_mib} MiB here or in container_spec.vram_required_mb"
-    if has_mib:
-        text = f"has {has_mib} MiB of GPU memory for jobs and {wants}; ask for less"
-    elif provider.gpu_vram_mib:
-        text = f"keeps its {provider.gpu_vram_mib} MiB of GPU memory for its owner and {wants}"
-    elif provider.gpu_model:
-        text = f"does not report how much memory its {provider.gpu_model} has and {wants}; leave it out"
-    else:
-        text = f"reports no GPU and {wants}; leave it out"
-    raise invalid_field("gpu_requirements.min_vram_gb", f"provider {provider.id} {text}, or name another")
-
-
-def _check_supply(request: JobRequest, now_ms: int) -> None:
-    """Raises JOB_TYPE_NOT_SERVED or MODEL_NOT_SERVED if the providers that were seen lately tell so.
-
-    While no provider has reported what it serves, nothing is known. One whose models still load, or whose
-    self-tests still run, may serve this in a moment.
-    """
-    since_ms, kind, model = now_ms - SUPPLY_SECONDS * 1000, request.job_type, request.model
-    if providers.is_served(kind, model, since_ms):
-        return
-    seen = [p for p in providers.seen_since(since_ms, SUPPLY_LIMIT) if p.models_reported]
-    if not seen or any(is_pending(provider.self_tests, kind, model) for provider in seen):
-        return
-    running = [provider.id for provider in seen if kind in provider.job_types]
-    if model is None or not running:
-        kinds = ", ".join(sorted({name for provider in seen for name in provider.job_types}))
-        others = f"choose one of {kinds}, or " if kinds else ""
-        raise DomainError(
-            Reason.JOB_TYPE_NOT_SERVED,
-            f"job_type: no provider runs {kind.value} now; {others}set wait_for_supply to wait for one",
-            field="job_type",
-        )
-    served = providers.models_of(running).values()
-    if not all(served):
-        return
-    names = sorted({found.name for models in served for found in models})
-    near = nearest(model, names, 3) or names[:3]
-    raise DomainError(
-        Reason.MODEL_NOT_SERVED,
-        f"params.model: no provider serves {model!r} now; the closest names are {', '.join(near) or 'none'}; "
-        "choose a served one, see /api/renters/available-providers, or set wait_for_supply",
-        field="params.model",
-    )
 
 
 def _was_of(job: Job, provider_id: int) -> bool:

@@ -60,6 +60,7 @@ class Market:
         page: int,
         page_size: int,
         verified: bool = False,
+        architecture: str | None = None,
     ) -> tuple[Page[Offering], int, list[str]]:
         """One page of the live providers, by id, their number on all pages, and names like ``gpu_model``.
 
@@ -78,6 +79,7 @@ class Market:
                 offset=(page - 1) * page_size,
                 limit=page_size + 1,
                 verified=verified,
+                architecture=architecture,
             )
             listed = first_page(rows, page_size)
             ids = [row.id for row in listed.rows]

@@ -219,6 +219,8 @@ class Session:
             terms=own_terms,
             self_tests=hello.self_tests,
             runs_plain_processes=hello.runs_plain_processes,
+            image_patterns=hello.image_patterns,
+            architecture=hello.report.architecture or "",
         )
         self._presence.note_temperature(hello.report)
         shared.heartbeats.refresh_hindrances(self._presence, hello.report or known.report)
@@ -262,6 +264,8 @@ class Session:
         providers.replace_models(self.provider_id, hello.models)
         if hello.self_tests != provider.self_tests:
             providers.set_self_tests(self.provider_id, epoch, hello.self_tests)
+        if hello.image_patterns != provider.image_patterns:
+            providers.set_image_patterns(self.provider_id, epoch, hello.image_patterns)
         ended = dict(zip(hello.unacknowledged, hello.run_ms, strict=False))
         kept = []
         for lease in leases.open_of(self.provider_id):
@@ -416,6 +420,7 @@ class Session:
             capacity.models != presence.models
             or capacity.job_types not in (None, presence.job_types)
             or capacity.self_tests not in (None, presence.self_tests)
+            or capacity.image_patterns not in (None, presence.image_patterns)
         )
 
     def _record_capacity(self, capacity: Capacity, presence: Presence) -> None:
@@ -425,12 +430,16 @@ class Session:
             providers.set_job_types(self.provider_id, self._session_epoch, capacity.job_types)
         if capacity.self_tests is not None and capacity.self_tests != presence.self_tests:
             providers.set_self_tests(self.provider_id, self._session_epoch, capacity.self_tests)
+        if capacity.image_patterns not in (None, presence.image_patterns):
+            providers.set_image_patterns(self.provider_id, self._session_epoch, capacity.image_patterns)
 
     async def _learn(self, capacity: Capacity, presence: Presence) -> None:
         """Applies the stored capacity to the session's future offers."""
         self._shared.fleet.serve(presence, capacity.models)
         if capacity.job_types is not None:
             presence.job_types = capacity.job_types
+        if capacity.image_patterns is not None:
+            presence.image_patterns = capacity.image_patterns
         if capacity.self_tests is not None and capacity.self_tests != presence.self_tests:
             presence.self_tests = capacity.self_tests
             row = await self._shared.database.read(lambda: providers.get(self.provider_id))

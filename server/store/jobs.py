@@ -14,6 +14,7 @@ from typing import Any
 
 import peewee as pw
 
+from common.images import likes_of
 from server.domain.gpu_models import answers, asked
 from server.domain.jobs import (
     FINAL,
@@ -27,7 +28,7 @@ from server.domain.jobs import (
     JobType,
 )
 from server.domain.leases import LeaseOutcome
-from server.domain.placement import Candidate, Obstacle, Wants, owners_obstacle, vram_for_jobs_mib
+from server.domain.placement import Candidate, Obstacle, Wants, allows, owners_obstacle, vram_for_jobs_mib
 from server.domain.pricing import shares
 from server.domain.queue import Waiting
 from server.store import models as db
@@ -84,6 +85,8 @@ _insert = PreparedQuery(
             "model",
             "gpu_model",
             "min_vram_mib",
+            "image",
+            "architecture",
             "duration_ms",
             "limit_ms",
             "priority",
@@ -135,7 +138,10 @@ _JOB_TYPES = frozenset(kind.value for kind in JobType)
 PassOver = Callable[[str, Exception], object]
 # The columns of Wants. The quote matters only if the job names no provider.
 _QUOTED = pw.Case(None, [(db.Job.named_provider_id.is_null(), db.Job.rate_halala_per_minute)])
-_NEEDS = (db.Job.job_type, db.Job.model, db.Job.gpu_model, db.Job.min_vram_mib, _QUOTED)
+_NEEDS = (
+    *(db.Job.job_type, db.Job.model, db.Job.gpu_model, db.Job.min_vram_mib, _QUOTED),
+    *(db.Job.image, db.Job.architecture),
+)
 
 
 def insert(
@@ -159,6 +165,8 @@ def insert(
         model=request.model,
         gpu_model=str(asked(request.gpu_model)) if request.gpu_model else None,
         min_vram_mib=request.min_vram_mib,
+        image=request.image,
+        architecture=request.architecture,
         duration_ms=request.duration_ms,
         limit_ms=limit_ms,
         priority=request.priority,
@@ -263,6 +271,20 @@ def count_ended_of_provider(provider_id: int) -> int:
     return int(query.count())
 
 
+def failed_pulls(renter_id: int, since_ms: int, limit: int) -> int:
+    """How many of a renter's jobs since a time failed to get their image, up to a limit."""
+    failed = (
+        db.Job.select(db.Job.job_id)
+        .where(
+            db.Job.renter_id == renter_id,
+            db.Job.created_ms > since_ms,
+            db.Job.failure_reason == FailureReason.IMAGE_PULL_FAILED.value,
+        )
+        .limit(limit)
+    )
+    return sum(1 for _ in db.tuples(failed))
+
+
 def next_queued(
     candidate: Candidate,
     limit: int,
@@ -281,13 +303,16 @@ def next_queued(
     if not kinds or owners_obstacle(candidate) is not Obstacle.NONE:
         return []
     gpus = sorted(answers(candidate.gpu_model, candidate.vram_mib))
-    query = _next_queued(len(kinds), len(models), len(gpus))
+    likes = _likes(candidate.image_patterns)
+    query = _next_queued(len(kinds), len(models), len(gpus), None if likes is None else len(likes))
     values = {
         "provider_id": candidate.provider_id,
         # No job asks for less than 1 MiB, so unknown memory satisfies only those that do not ask.
         "vram_mib": vram_for_jobs_mib(candidate.vram_mib, candidate.vram_reserve_mib) or 0,
         "now_ms": now_ms,
         "refused_since_ms": refused_since_ms,
+        "architecture": candidate.architecture,
+        **{f"image{index}": like for index, like in enumerate(likes or ())},
         **{f"kind{index}": kind.value for index, kind in enumerate(kinds)},
         **{f"rate{index}": candidate.least_quote(kind) for index, kind in enumerate(kinds)},
         **{f"model{index}": name for index, name in enumerate(models)},
@@ -296,7 +321,9 @@ def next_queued(
     asked = limit
     while True:
         rows = query.all(**values, limit=asked)
-        found = _readable(rows, pass_over)
+        # The patterns of the database may match a little more than those of the owner.
+        fit = [row for row in rows if row.image is None or allows(candidate.image_patterns, row.image)]
+        found = _readable(fit, pass_over)
         if len(found) >= limit or len(rows) < asked:
             return found[:limit]
         asked = limit + len(rows) - len(found)
@@ -315,18 +342,31 @@ def _readable(rows: list[Any], pass_over: PassOver | None) -> list[Job]:
     return found
 
 
+def _likes(patterns: tuple[str, ...] | None) -> list[str] | None:
+    """An owner's patterns of images as those of LIKE, for full names of images; None: any image."""
+    if patterns is None or "*" in patterns:
+        return None
+    return sorted({like for pattern in patterns for like in likes_of(pattern)})
+
+
 @functools.lru_cache(maxsize=64)
-def _next_queued(kinds: int, models: int, gpus: int) -> PreparedRows:
-    """The query for a provider with so many job types, models, and names that its GPU satisfies."""
+def _next_queued(kinds: int, models: int, gpus: int, images: int | None) -> PreparedRows:
+    """The query for a provider with N job types, models, names that its GPU satisfies, and images.
+
+    ``images``: the number of its patterns; None if any image will do.
+    """
     job = db.Job
 
     def where(rows: Any) -> Any:
         lately = db.Lease.select(db.Lease.job_id).where(
             db.Lease.job_id == job.job_id,
             db.Lease.provider_id == arg("provider_id"),
-            not_taken(),
-            db.Lease.ended_ms > arg("refused_since_ms"),
+            (not_taken() & (db.Lease.ended_ms > arg("refused_since_ms")))
+            | (db.Lease.failure_reason == FailureReason.OTHER_ARCHITECTURE.value),
         )
+        is_allowed = job.image.is_null()
+        for index in range(images or 0):
+            is_allowed |= pw.Expression(job.image, pw.OP.ILIKE, arg(f"image{index}"))
         own_rate = pw.Case(job.job_type, [(arg(f"kind{n}"), arg(f"rate{n}")) for n in range(kinds)])
         query = rows.where(
             states.is_in(job.state, JobState.QUEUED),
@@ -338,8 +378,11 @@ def _next_queued(kinds: int, models: int, gpus: int) -> PreparedRows:
             job.min_vram_mib.is_null() | (job.min_vram_mib <= arg("vram_mib")),
             job.gpu_model.is_null()
             | squeezed_column(job.gpu_model).in_([arg(f"gpu{index}") for index in range(gpus)]),
+            job.architecture.is_null() | (job.architecture == arg("architecture")),
             ~pw.fn.EXISTS(lately),
         )
+        if images is not None:
+            query = query.where(is_allowed)
         ordered = query.order_by(job.priority.desc(), job.created_ms, job.job_id).limit(arg("limit"))
         return locking(ordered, "FOR UPDATE SKIP LOCKED")
 

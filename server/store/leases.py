@@ -371,6 +371,14 @@ def time_left(provider_ids: Sequence[int], now_ms: int) -> dict[int, list[int]]:
     return left
 
 
+def unfit_for(job_id: str) -> set[int]:
+    """The providers that gave a job back because its image is for another processor."""
+    query = db.Lease.select(db.Lease.provider_id).where(
+        db.Lease.job_id == job_id, db.Lease.failure_reason == FailureReason.OTHER_ARCHITECTURE.value
+    )
+    return {int(provider_id) for (provider_id,) in db.tuples(query)}
+
+
 def refused_by(job_id: str, since_ms: int) -> set[int]:
     """The providers that did not take a job after a time, or gave it back because they are busy."""
     query = db.Lease.select(db.Lease.provider_id).where(

@@ -40,6 +40,8 @@ class Provider(Table):
     verdict_ms = pw.BigIntegerField(null=True)
     gpus_changed_ms = pw.BigIntegerField(null=True)
     self_tests = pw.TextField(default="[]")
+    architecture = pw.TextField(default="")
+    image_patterns = pw.TextField(null=True)
 
     class Meta:
         table_name = "provider"
@@ -220,6 +222,8 @@ class Job(Table):
     artifact_count = pw.IntegerField(default=0)
     artifact_bytes = pw.BigIntegerField(default=0)
     texts_removed_ms = pw.BigIntegerField(null=True)
+    image = pw.TextField(null=True)
+    architecture = pw.TextField(null=True)
 
     class Meta:
         table_name = "job"

@@ -51,6 +51,9 @@ class ProviderRow:
     gpus_changed_ms: int | None
     """When its set of GPUs last changed."""
     self_tests: tuple[SelfTest, ...]
+    architecture: str
+    image_patterns: tuple[str, ...] | None
+    """Of the images that its owner allows; None if its daemon does not report them."""
 
 
 _get = PreparedRows(Provider, lambda rows: rows.where(Provider.id == arg("id")))
@@ -159,6 +162,7 @@ def live(
     offset: int = 0,
     limit: int,
     verified: bool = False,
+    architecture: str | None = None,
 ) -> tuple[list[ProviderRow], int]:
     """Active providers with a heartbeat after ``since_ms`` that match the filters: a page, and the total."""
     query = Provider.select().where(
@@ -178,6 +182,8 @@ def live(
     if model:
         serving = ProviderModel.select(ProviderModel.provider_id).where(ProviderModel.name == model)
         query = query.where(Provider.id.in_(serving))
+    if architecture:
+        query = query.where(Provider.architecture == architecture)
     if verified:
         query = query.where(Provider.verdict == Verdict.VERIFIED.value)
     page = query.where(Provider.id > after_id).order_by(Provider.id).offset(offset).limit(limit)
@@ -268,6 +274,14 @@ def set_self_tests(provider_id: int, session_epoch: int, tests: Iterable[SelfTes
     ).execute()
 
 
+def set_image_patterns(provider_id: int, session_epoch: int, patterns: Sequence[str] | None) -> None:
+    """Sets the patterns of the images that the daemon of this session allows."""
+    image_patterns = None if patterns is None else json.dumps(list(patterns), ensure_ascii=False)
+    Provider.update(image_patterns=image_patterns).where(
+        Provider.id == provider_id, Provider.session_epoch == session_epoch
+    ).execute()
+
+
 def _self_test_data(test: SelfTest) -> dict[str, Any]:
     return {**asdict(test), "job_types": sorted(test.job_types)}
 
@@ -314,4 +328,6 @@ def _row(row: Any) -> ProviderRow:
         verdict_ms=row.verdict_ms,
         gpus_changed_ms=row.gpus_changed_ms,
         self_tests=tuple(_self_test(data) for data in json.loads(row.self_tests)),
+        architecture=row.architecture,
+        image_patterns=None if row.image_patterns is None else tuple(json.loads(row.image_patterns)),
     )

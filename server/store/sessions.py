@@ -89,7 +89,11 @@ def write_beats(beats: Iterable[Beat]) -> None:
 
 
 def _write_report(provider_id: int, report: GpuReport) -> None:
-    registered = {"gpu_model": report.gpu_model, "gpu_vram_mib": report.total_mib}
+    registered = {
+        "gpu_model": report.gpu_model,
+        "gpu_vram_mib": report.total_mib,
+        "architecture": report.architecture,
+    }
     values: dict[str, Any] = {name: value for name, value in registered.items() if value}
     if report.gpu_model and report.total_mib is None:
         # The memory on record may be that of the GPU that was there before.

@@ -89,5 +89,5 @@ def remove_texts(found: Sequence[tuple[str, int]], now_ms: int) -> int:
         Renter.update(request_bytes=kept).where(Renter.id == renter_id).execute()
     job_ids = [job_id for job_id, _, _ in rows]
     Chunk.delete().where(Chunk.job_id.in_(job_ids)).execute()
-    Job.update(spec=REMOVED, texts_removed_ms=now_ms).where(Job.job_id.in_(job_ids)).execute()
+    Job.update(spec=REMOVED, image=None, texts_removed_ms=now_ms).where(Job.job_id.in_(job_ids)).execute()
     return len(job_ids)

@@ -119,6 +119,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "daemon.config.identity",
         "daemon.machine.kept",
         "daemon.journal.disk",
+        "daemon.runners.containers.brought",
         "daemon.service.installation",
     ),
     "daemon.machine.policy": (

@@ -102,7 +102,6 @@ def test_container_runs_and_its_output_log_and_bill_are_exact(scene: Scene) -> N
         ("exit 3", {}, "CONTAINER_EXIT", True),
         ("x=xxxxxxxxxxxxxxxx; while true; do x=$x$x; done", {}, "OUT_OF_MEMORY", True),
         ("dd if=/dev/zero of=/output/x bs=64k", {}, "DISK_LIMIT", True),
-        ("true", {"image": "ghcr.io/acme/other:1"}, "IMAGE_NOT_ALLOWED", False),
         ("true", {"image": "127.0.0.1:1/nothing/there:1"}, "IMAGE_PULL_FAILED", False),
         ("true", {"command": ["/no/such/program"]}, "CONTAINER_START_FAILED", False),
     ],
@@ -115,6 +114,18 @@ def test_failed_job_shows_its_reason_and_the_next_one_runs(
     assert (job["billing"]["actual_cost_halala"] > 0) is is_charged
     assert scene.until_final(scene.submit("echo next"))["status"] == "completed"
     scene.assert_nothing_is_left()
+
+
+def test_image_that_the_provider_does_not_allow_is_refused_at_the_submit(scene: Scene) -> None:
+    with pytest.raises(httpx.HTTPStatusError) as refused:
+        scene.submit("true", container_spec={"image": "ghcr.io/acme/other:1"})
+    error = refused.value.response.json()
+    assert (refused.value.response.status_code, error["code"]) == (400, "IMAGE_NOT_ALLOWED")
+    assert error["field"] == "container_spec.image"
+    assert "127.0.0.1:1/*, busybox" in error["error"]
+    (provider,) = scene.get("/api/renters/available-providers")["providers"]
+    assert provider["image_patterns"] == ["busybox", "127.0.0.1:1/*"]
+    assert provider["architecture"] in ("amd64", "arm64")
 
 
 def test_job_of_a_killed_daemon_continues_and_is_charged_once(scene: Scene) -> None:

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,11 @@ from tests.support.private_engine import root_filesystem
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG = "application/vnd.docker.container.image.v1+json"
 LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+
+
+_CHUNK = 256 * 1024
+_ENDLESS = 2 * 1024 * 1024 * 1024
+_ZEROS = 16 * 1024 * 1024
 
 
 @dataclass
@@ -39,14 +45,24 @@ def _digest(data: bytes) -> str:
 
 
 @contextlib.contextmanager
-def running_registry(filler: bytes = b"") -> Iterator[Registry]:
-    """Serves busybox as ``team/tool:1``; ``filler`` makes the image another and larger one."""
+def running_registry(
+    filler: bytes = b"", *, zeros: int = 0, architecture: str = "amd64", announces_sizes: bool = True
+) -> Iterator[Registry]:
+    """Serves busybox as ``team/tool:1``; ``filler`` makes the image another and larger one.
+
+    ``zeros``: a last layer with a file of so many zeros, which takes next to nothing compressed. Its
+    content is not the one that the image names, so an engine that unpacks it to the end refuses it.
+    ``announces_sizes``: False: it does not say how large a layer is, and its layers do not end for 2 GiB.
+    """
     tar = root_filesystem()
     layers = [gzip.compress(part, 1) for part in (tar, _tar_with(filler)) if part]
     diffs = [_digest(gzip.decompress(layer)) for layer in layers]
+    if zeros:
+        layers.append(_layer_of_zeros(zeros))
+        diffs.append(_digest(b"another content"))
     config = json.dumps(
         {
-            "architecture": "amd64",
+            "architecture": architecture,
             "os": "linux",
             "config": {},
             "rootfs": {"type": "layers", "diff_ids": diffs},
@@ -87,11 +103,24 @@ def running_registry(filler: bytes = b"") -> Iterator[Registry]:
                 status, kind, data = 404, "application/json", b'{"errors":[{"code":"MANIFEST_UNKNOWN"}]}'
             self.send_response(status)
             self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(data)))
+            is_counted = announces_sizes or "/blobs/" not in self.path or data is config
+            if is_counted:
+                self.send_header("Content-Length", str(len(data)))
+            else:
+                self.send_header("Transfer-Encoding", "chunked")
             self.send_header("Docker-Content-Digest", _digest(data))
             self.end_headers()
-            if not is_head:
+            if is_head:
+                return
+            if is_counted:
                 self.wfile.write(data)
+                return
+            chunk = os.urandom(_CHUNK)
+            with contextlib.suppress(OSError):  # whoever reads has left
+                for _ in range(_ENDLESS // _CHUNK):
+                    self.wfile.write(b"%x\r\n%s\r\n" % (_CHUNK, chunk))
+                self.wfile.write(b"0\r\n\r\n")
+            self.close_connection = True
 
         def log_message(self, *arguments: object) -> None:
             """Logs nothing."""
@@ -116,3 +145,11 @@ def _tar_with(content: bytes) -> bytes:
         entry.size = len(content)
         tar.addfile(entry, io.BytesIO(content))
     return buffer.getvalue()
+
+
+def _layer_of_zeros(size: int) -> bytes:
+    entry = tarfile.TarInfo("zeros")
+    entry.size = size - size % _ZEROS
+    # Joined streams of gzip are one stream.
+    piece = gzip.compress(bytes(_ZEROS), 9)
+    return gzip.compress(entry.tobuf()) + piece * (size // _ZEROS) + gzip.compress(bytes(1024))

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -128,15 +129,20 @@ def running_engine(kind: str = "docker", *, has_gpus: bool = True) -> Iterator[P
             _stop(process)
 
 
-def add_image(engine: PrivateEngine, name: str, *changes: str) -> None:
-    """Builds an image from busybox; ``changes``: Dockerfile instructions."""
+def add_image(
+    engine: PrivateEngine, name: str, *changes: str, files: Mapping[str, bytes] = MappingProxyType({})
+) -> None:
+    """Builds an image from busybox; ``changes``: Dockerfile instructions; ``files``: by their paths."""
     options = [part for change in changes for part in ("--change", change)]
     command = ["docker", "-H", f"unix://{engine.socket}", "import", *options, "-", name]
-    subprocess.run(command, check=True, capture_output=True, input=root_filesystem())
+    subprocess.run(command, check=True, capture_output=True, input=root_filesystem(files))
 
 
-def root_filesystem() -> bytes:
-    """A tar of a root file system with only busybox; any user may write in its folder ``/open``."""
+def root_filesystem(files: Mapping[str, bytes] = MappingProxyType({})) -> bytes:
+    """A tar of a root file system with only busybox; any user may write in its folder ``/open``.
+
+    ``files``: further ones, which everybody may run.
+    """
     busybox = Path(str(shutil.which("busybox")))
     names = subprocess.run([busybox, "--list"], check=True, capture_output=True, text=True).stdout.split()
     buffer = io.BytesIO()
@@ -148,6 +154,10 @@ def root_filesystem() -> bytes:
         for applet in names:
             if applet != "busybox":
                 tar.addfile(_entry(f"bin/{applet}", type=tarfile.SYMTYPE, linkname="busybox"))
+        for folder in sorted({path.rpartition("/")[0] for path in files} - {""}):
+            tar.addfile(_entry(folder, type=tarfile.DIRTYPE, mode=0o755))
+        for path, content in files.items():
+            tar.addfile(_entry(path, size=len(content), mode=0o755), io.BytesIO(content))
     return buffer.getvalue()
 
 

@@ -15,7 +15,10 @@ from daemon.service.version import daemon_version
 def machine_status() -> gpus_pb2.GpuStatus:
     """A status with the versions of daemon, Python and operating system."""
     return gpus_pb2.GpuStatus(
-        daemon_version=daemon_version(), python_version=platform.python_version(), os_info=os_info()
+        daemon_version=daemon_version(),
+        python_version=platform.python_version(),
+        os_info=os_info(),
+        architecture=architecture(),
     )
 
 
@@ -23,6 +26,12 @@ def machine_memory() -> tuple[int, int]:
     """The machine's memory, which a GPU without its own uses: in all, and what is free now, in bytes."""
     memory = psutil.virtual_memory()
     return memory.total, memory.available
+
+
+def architecture() -> str:
+    """The processor, as images name it."""
+    machine = platform.machine().lower()
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)[:20]
 
 
 @cache

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -22,7 +21,8 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 from daemon.protocol.events import LeaseKey, lease_key
 from daemon.runners import COMMAND_JOB_TYPES, Log, Piece, Pieces, ResumeOffsets, Runner, RunnerError, WorkDone
 from daemon.runners import output_folder as files
-from daemon.runners.containers import keeper, spec
+from daemon.runners.containers import spec
+from daemon.runners.containers.beginning import MARKER, LogBeginning
 from daemon.runners.containers.crowd import Crowd
 from daemon.runners.containers.docker import (
     STDOUT,
@@ -35,8 +35,9 @@ from daemon.runners.containers.docker import (
 from daemon.runners.containers.failures import disk_limit, no_gpus, reported, start_failed
 from daemon.runners.containers.image_store import ImageStore, digest_of
 from daemon.runners.containers.job_files import JobFiles
+from daemon.runners.containers.minimums import outdated
+from daemon.runners.containers.parts import Parts
 from daemon.runners.containers.settings import MIB, ContainerSettings
-from daemon.runners.containers.spec import tar_of
 from daemon.runners.containers.state import pids_of, ran_to, seconds_since_start, was_started
 from daemon.runners.limit import TimeLimit
 
@@ -47,8 +48,6 @@ KEEPER_GRACE_SECONDS = 120.0
 STOP_SECONDS = 10.0
 _KILLED = 128 + 9  # SIGKILL
 _KILLED_BY_SIZE = 128 + 25  # SIGXFSZ: a file was to grow beyond what files may have
-# A file takes whole pages.
-_INPUT_ROOM_BYTES = 64 * spec.PAGE_BYTES
 
 
 @dataclass
@@ -78,17 +77,23 @@ class ContainerRunner(Runner):
         owner: str,
         folder: Path,
         healthy_gpus: Callable[[], Sequence[str]] = tuple,
+        toolkit: Callable[[], str | None] = lambda: None,
         keeper_grace_seconds: float = KEEPER_GRACE_SECONDS,
     ) -> None:
-        """`owner`: distinguishes its containers from others'; `folder`: for files that jobs left."""
+        """`owner`: distinguishes its containers from others'; `folder`: for files that jobs left.
+
+        `toolkit`: the version of NVIDIA's container toolkit; it may block for seconds.
+        """
         self._docker = docker
         self._engine = engine
         self._settings = settings
         self._owner = owner
-        self._images = ImageStore(docker, engine, settings)
+        self._images = ImageStore(docker, engine, settings, folder.with_name("images.json"))
         self._files = JobFiles(docker, settings, folder)
+        self._parts = Parts(docker, engine, settings, self._files, keeper_grace_seconds)
         self._healthy_gpus = healthy_gpus
-        self._keeper_grace_seconds = keeper_grace_seconds
+        self._toolkit = toolkit
+        self._is_tested = False
         self._runs: dict[LeaseKey, JobContainers] = {}
         self._self_test_names = spec.names(sessions_pb2.Lease(job_id="self-test"), owner)
 
@@ -96,20 +101,40 @@ class ContainerRunner(Runner):
         """Whatever is an image and a command."""
         return COMMAND_JOB_TYPES
 
+    def images(self) -> Sequence[str]:
+        """The patterns of the images that the provider allows."""
+        return self._settings.images
+
     async def self_test(self, model: str = "") -> None:
-        """A test container starts, ends with 0 and is removed. Raises RunnerError."""
+        """What starts containers is new enough, and a test container starts, ends with 0 and is removed.
+
+        Raises RunnerError.
+        """
+        await self._check_versions()
         names = self._self_test_names
         async with reported():
             try:
-                await self._make_keeper(names, 0)
+                await self._parts.make_keeper(names, 0)
                 code = await self._docker.wait(names.keeper)
             except DockerRefusedError as error:
                 raise start_failed(error) from None
             finally:
-                await self._remove_all(names)
+                await self._parts.remove(names)
         if code != 0:
             text = f"A container that does nothing ended with exit code {code}."
             raise RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_START_FAILED, text)
+
+    async def _check_versions(self) -> None:
+        """Raises RunnerError if strangers' images must not be run by what is installed now."""
+        facts = self._engine
+        if self._is_tested:
+            # An update may have come meanwhile.
+            async with reported():
+                facts = await self._docker.facts()
+        self._is_tested = True
+        found = {"runc": facts.runc, "toolkit": await asyncio.to_thread(self._toolkit) or ""}
+        if why := await asyncio.to_thread(outdated, found, self._settings.minimums):
+            raise RunnerError(jobs_pb2.FAILURE_REASON_CONTAINER_ENGINE_UNAVAILABLE, why)
 
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
         """Pulls the image if needed and creates the containers. Raises RunnerError."""
@@ -128,7 +153,7 @@ class ContainerRunner(Runner):
             run = self._run_of(offer.lease, spec.names(offer.lease, self._owner), facts)
             self._runs[lease_key(offer.lease)] = run
             try:
-                await self._make(run, offer, found)
+                await self._parts.make(run.names, run.facts, offer, found)
             except BaseException:
                 await self._remove(run)
                 raise
@@ -140,7 +165,9 @@ class ContainerRunner(Runner):
         try:
             async with reported():
                 async with run.limit.kept():
-                    async with self._started(run) as frames, run.crowd.watched(next(iter(run.pids), None)):
+                    first = next(iter(run.pids), None)
+                    watched = run.crowd.watched(first)
+                    async with self._started(run) as frames, watched, self._beginning(run).noted():
                         yield Log(run.facts.note)
                         async for frame in frames:
                             for piece in _pieces(frame):
@@ -203,7 +230,8 @@ class ContainerRunner(Runner):
         known = {run.names.lease for run in self._runs.values()} | {self._self_test_names.lease}
         for lease in sorted(left - known):
             logger.info("removing what an ended job left lease=%s", lease)
-            await self._remove_all(spec.Names(lease, self._owner))
+            await self._parts.remove(spec.Names(lease, self._owner))
+        await self._images.tidy()
 
     async def close(self) -> None:
         """Removes what still is there, and leaves the engine."""
@@ -219,6 +247,9 @@ class ContainerRunner(Runner):
         signal = partial(self._docker.signal, names.job)
         return JobContainers(names, facts, lease, TimeLimit(facts.run_limit_ms / 1000, signal))
 
+    def _beginning(self, run: JobContainers) -> LogBeginning:
+        return LogBeginning(self._docker, run.names.job, self._files.note_of(run.names))
+
     # --- before the start ---
 
     def _take_gpus(self, wanted: jobs_pb2.ContainerSpec) -> tuple[str, ...]:
@@ -227,42 +258,9 @@ class ContainerRunner(Runner):
         count = wanted.gpu_count if wanted.HasField("gpu_count") else len(free)
         if count > len(free):
             raise spec.bad_params(f"container_spec.gpu_count: this provider has {len(free)} GPUs free.")
-        if count and self._engine.is_podman:
+        if count and not self._engine.hands_out_gpus:
             raise no_gpus()
         return tuple(free[:count])
-
-    async def _make(self, run: JobContainers, offer: sessions_pb2.JobOffer, image: dict[str, Any]) -> None:
-        names, settings, docker = run.names, self._settings, self._docker
-        await self._remove_all(names)  # whatever a daemon that died left incomplete
-        sizes = ((names.output, settings.output_bytes), (names.tmp, settings.tmp_bytes))
-        for volume, size in sizes:
-            options = spec.volume_options(settings, size, is_program_allowed=volume == names.tmp)
-            await docker.create_volume(volume, names.labels, options)
-        given = offer.container_spec.input_files
-        if given:
-            tar = tar_of({name: text.encode() for name, text in given.items()})
-            options = spec.volume_options(settings, len(tar) + _INPUT_ROOM_BYTES, is_program_allowed=True)
-            await docker.create_volume(names.input, names.labels, options)
-        seconds = math.ceil(run.facts.run_limit_ms / 1000 + self._keeper_grace_seconds)
-        await self._make_keeper(names, seconds, has_input=bool(given))
-        if given:
-            await docker.put(names.keeper, spec.INPUT, tar)
-        volumes = list((image.get("Config") or {}).get("Volumes") or ())
-        driver = next((name for name in spec.LOG_DRIVERS if name in self._engine.log_drivers), "json-file")
-        config = spec.job_config(
-            names, run.facts, offer.container_spec, settings, volumes, driver, offer.job_type
-        )
-        try:
-            await docker.create(names.job, config)
-        except DockerRefusedError as error:
-            raise start_failed(error) from None
-
-    async def _make_keeper(self, names: spec.Names, seconds: int, *, has_input: bool = False) -> None:
-        tar = keeper.archive(self._engine.architecture, seconds)
-        await self._docker.create_from_nothing(
-            names.keeper, spec.keeper_config(names, has_input=has_input), tar_of({}), tar
-        )
-        await self._docker.start(names.keeper)
 
     @asynccontextmanager
     async def _started(self, run: JobContainers) -> AsyncIterator[AsyncGenerator[Frame, None]]:
@@ -294,6 +292,11 @@ class ContainerRunner(Runner):
             async with reported():
                 if note := rest("log", run.facts.note):
                     yield Log(note)
+                if await self._beginning(run).is_lost():
+                    # More is gone than was known, or nobody could say what to leave out.
+                    to_skip.update(log=0, output=0)
+                    yield Log(MARKER)
+                    yield MARKER
                 pid = state.get("Pid") if state.get("Running") else None
                 async with _kept_on(run.limit, state), run.crowd.watched(pid):
                     async with aclosing(self._docker.logged(run.names.job)) as frames:
@@ -359,24 +362,8 @@ class ContainerRunner(Runner):
         await self._remove(run)
 
     async def _remove(self, run: JobContainers) -> None:
-        await self._remove_all(run.names)
+        await self._parts.remove(run.names)
         self._runs.pop(lease_key(run.lease), None)
-
-    async def _remove_all(self, names: spec.Names) -> None:
-        """What cannot be removed now is found by the next sweep."""
-        docker = self._docker
-        for remove, name in (
-            (docker.remove, names.job),
-            (docker.remove, names.keeper),
-            (docker.remove_volume, names.input),
-            (docker.remove_volume, names.output),
-            (docker.remove_volume, names.tmp),
-        ):
-            try:
-                await remove(name)
-            except (DockerUnavailableError, DockerRefusedError) as error:
-                logger.warning("could not remove what a job left lease=%s error=%s", names.lease, error)
-        await self._files.remove(names)
 
 
 def _pieces(frame: Frame) -> list[Piece]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from json import JSONDecodeError
@@ -22,12 +23,15 @@ from aiohttp.http import HttpProcessingError
 
 from daemon.foreign import documents
 from daemon.foreign.documents import DocumentError
+from daemon.runners.containers.minimums import numbers
 
 CALL_SECONDS = 30.0
 PULL_SECONDS = 840.0
 STDOUT = 1
 _FRAME = struct.Struct(">BxxxL")
 _MAX_FRAME_BYTES = 16 * 1024 * 1024
+_VERSION = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9}){1,3}(?:[-+~][0-9A-Za-z.+~-]{1,40})?")
+_PODMAN_WITH_CDI = (5, 4)
 _UNREACHABLE = 900  # what aiodocker calls a connection that failed
 
 
@@ -71,11 +75,31 @@ class EngineFacts(NamedTuple):
     architecture: str
     log_drivers: tuple[str, ...]
     security: tuple[str, ...]
+    root: str = ""
+    """The folder of its images and containers."""
+    runc: str = ""
+    """The version of runc, if that starts its containers."""
 
     @property
     def is_podman(self) -> bool:
         """Podman's socket speaks the Docker Engine API, but for GPUs and for memory that ran out."""
         return "podman" in self.name.lower()
+
+    @property
+    def has_gpus_by_cdi(self) -> bool:
+        """Podman's socket hands out GPUs only as CDI devices, and only from this version on."""
+        return self.is_podman and numbers(self.version) >= _PODMAN_WITH_CDI
+
+    @property
+    def hands_out_gpus(self) -> bool:
+        """Whether containers can be given GPUs by its API; an older Podman would leave them out silently."""
+        return not self.is_podman or self.has_gpus_by_cdi
+
+
+def _runc_version(component: Mapping[str, Any]) -> str:
+    """Docker names its runtime `runc`, Podman `OCI Runtime (runc)`; another's version says nothing."""
+    found = _VERSION.search(str(component.get("Version", "")))
+    return found[0] if "runc" in str(component.get("Name", "")).lower() and found else ""
 
 
 @contextlib.contextmanager
@@ -114,6 +138,8 @@ class Docker:
             str(info.get("Architecture", "")),
             tuple((info.get("Plugins") or {}).get("Log") or ()),
             tuple(info.get("SecurityOptions") or ()),
+            str(info.get("DockerRootDir") or ""),
+            next(filter(None, map(_runc_version, components)), ""),
         )
 
     async def inspect_image(self, name: str) -> dict[str, Any] | None:
@@ -140,9 +166,11 @@ class Docker:
         totals: dict[str, int] = {}
         async with contextlib.aclosing(self._progress(name)) as events:
             async for event in events:
-                total = (event.get("progressDetail") or {}).get("total")
-                if event.get("status") == "Downloading" and total:
-                    totals[str(event.get("id"))] = int(total)
+                if event.get("status") == "Downloading":
+                    detail, layer = event.get("progressDetail") or {}, str(event.get("id"))
+                    # A registry need not announce how large a layer is: then what has come of it counts.
+                    size = max(int(detail.get("total") or 0), int(detail.get("current") or 0))
+                    totals[layer] = max(totals.get(layer, 0), size)
                 if sum(totals.values()) > limit_bytes:
                     # Leaving the stream ends the download.
                     raise PullTooLargeError(name)
@@ -163,9 +191,8 @@ class Docker:
             await answer.read()
 
     async def remove_image(self, name: str) -> None:
-        """Removes an image that no container uses."""
-        async with self._call(f"images/{name}", "DELETE", params={}, ok=(404,)):
-            pass
+        """Removes an image that no container uses; a missing image is not an error."""
+        await self._delete(f"images/{name}", {})
 
     async def create_volume(self, name: str, labels: Mapping[str, str], options: str) -> None:
         """Creates a volume in memory; `options`: as for mounting a tmpfs."""
@@ -239,8 +266,7 @@ class Docker:
 
     async def remove_volume(self, name: str) -> None:
         """Removes a volume; a missing volume is not an error."""
-        async with self._call(f"volumes/{name}", "DELETE", params={"force": "1"}, ok=(404,)):
-            pass
+        await self._delete(f"volumes/{name}", {"force": "1"})
 
     async def containers_with(self, label: str) -> list[dict[str, Any]]:
         """Every container with a label: what the engine's list says of it."""
@@ -277,10 +303,13 @@ class Docker:
             async with self._container(name).attach(stdin=True):
                 yield
 
-    async def logged(self, name: str) -> AsyncGenerator[Frame, None]:
-        """What a container has written from its start, and writes until it ends."""
+    async def logged(self, name: str, *, with_times: bool = False) -> AsyncGenerator[Frame, None]:
+        """What a container has written from its start, and writes until it ends.
+
+        ``with_times``: before each line stands when it was written.
+        """
         # The library's own reading decodes as text and joins the two streams.
-        params = {"stdout": 1, "stderr": 1, "follow": 1}
+        params = {"stdout": 1, "stderr": 1, "follow": 1, "timestamps": int(with_times)}
         async with self._call(f"containers/{name}/logs", "GET", params=params, seconds=None) as answer:
             while True:
                 try:
@@ -322,6 +351,14 @@ class Docker:
             self._client = aiodocker.Docker(url=f"unix://{self.socket}")
         return self._client
 
+    async def _delete(self, path: str, params: Mapping[str, Any]) -> None:
+        try:
+            async with self._call(path, "DELETE", params=params):
+                pass
+        except DockerRefusedError as error:
+            if error.status != 404:
+                raise
+
     def _container(self, name: str) -> DockerContainer:
         return self._docker.containers.container(name)
 
@@ -334,22 +371,16 @@ class Docker:
         params: Mapping[str, Any],
         data: bytes | None = None,
         seconds: float | None = CALL_SECONDS,
-        ok: tuple[int, ...] = (),
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A call whose answer the library would read as a whole, or as text."""
         timeout = aiohttp.ClientTimeout(total=seconds)
         headers = {"Content-Type": "application/x-tar"} if data is not None else None
         with translated():
-            try:
-                query = self._docker._query(
-                    path, method, params=dict(params), data=data, headers=headers, timeout=timeout
-                )
-                async with query as answer:
-                    try:
-                        yield answer
-                    finally:
-                        answer.close()
-            except DockerError as error:
-                if error.status not in ok:
-                    raise
-                return
+            query = self._docker._query(
+                path, method, params=dict(params), data=data, headers=headers, timeout=timeout
+            )
+            async with query as answer:
+                try:
+                    yield answer
+                finally:
+                    answer.close()

@@ -31,6 +31,10 @@ class JobFiles:
         self._settings = settings
         self._folder = folder
 
+    def note_of(self, names: spec.Names) -> Path:
+        """Where a run notes how its log begins."""
+        return self._folder / names.lease / "beginning"
+
     async def leases(self) -> set[str]:
         """The leases whose folders are on this machine."""
         return await asyncio.to_thread(_folders, self._folder)

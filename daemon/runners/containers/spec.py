@@ -1,4 +1,4 @@
-"""Owns what the engine is asked to create for a job: its two containers and its two volumes.
+"""Owns what the engine is asked to create for a job: its two containers and its volumes.
 
 Pure. Whatever our containers may not have is withheld here, in one place.
 """
@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import posixpath
 import re
 import tarfile
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.foreign import documents
 from daemon.runners import RunnerError
+from daemon.runners.containers.docker import EngineFacts
 from daemon.runners.containers.settings import MIB, ContainerSettings
 
 INPUT, OUTPUT, TMP = "/input", "/output", "/tmp"  # noqa: S108 - the container's, not this machine's
@@ -35,6 +37,11 @@ LOG_DRIVERS = ("local", "json-file")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OURS = ("NVIDIA_", "DCP_")
+# The dynamic linker's: a program of the machine that prepares the container would load what they name.
+_LINKER = "LD_"
+_EMPTIED = ("LD_PRELOAD", "LD_AUDIT")
+_KERNELS_FOLDERS = ("/proc", "/sys", "/dev")
+_CDI_KIND = "nvidia.com/gpu"
 _GPU_CAPABILITIES = ["gpu", "compute", "utility"]
 
 
@@ -70,10 +77,19 @@ class Names:
         """The volume of `/tmp`."""
         return f"dcp-{self.lease}-tmp"
 
+    def of_image(self, number: int) -> str:
+        """The volume of one of the folders that the image declares to be volumes."""
+        return f"dcp-{self.lease}-image{number}"
+
     @property
     def labels(self) -> dict[str, str]:
         """What each of them is labelled with."""
         return {OWNER_LABEL: self.owner, LEASE_LABEL: self.lease}
+
+    @property
+    def lease_label(self) -> str:
+        """The label by which all parts of this run are found."""
+        return f"{LEASE_LABEL}={self.lease}"
 
 
 def names(lease: sessions_pb2.Lease, owner: str) -> Names:
@@ -115,6 +131,11 @@ def check_env(env: Mapping[str, str]) -> None:
             raise bad_params(f"container_spec.env: {name[:100]!r} is not the name of a variable")
         if name.upper().startswith(_OURS):
             raise bad_params(f"container_spec.env: {name[:100]} is the provider's to set; leave it out")
+        if name.upper().startswith(_LINKER):
+            raise bad_params(
+                f"container_spec.env: {name[:100]} would also apply to programs outside the container; "
+                "set it in the job's own command"
+            )
 
 
 def check_input(files: Mapping[str, str]) -> None:
@@ -143,10 +164,28 @@ def volume_options(settings: ContainerSettings, size: int, *, is_program_allowed
     return ",".join(options if is_program_allowed else [*options, "noexec"])
 
 
-def keeper_config(names: Names, *, has_input: bool = False) -> dict[str, Any]:
-    """The keeper's container; through it `/input` is filled."""
+def image_folders(image: Mapping[str, Any]) -> list[str]:
+    """The folders that an image declares to be volumes, without those that are a job's own.
+
+    Raises RunnerError if they are too many.
+    """
+    declared = (image.get("Config") or {}).get("Volumes") or ()
+    folders = sorted({posixpath.normpath(path) for path in declared} - {INPUT, OUTPUT, TMP})
+    if len(folders) > MAX_IMAGE_VOLUMES:
+        raise bad_params(f"container_spec.image declares more than {MAX_IMAGE_VOLUMES} volumes")
+    return folders
+
+
+def keeper_config(names: Names, *, has_input: bool = False, image_volumes: int = 0) -> dict[str, Any]:
+    """The keeper's container; through it `/input` is filled, and the image's volumes are given to the job."""
     mounts = _mounts(names) + ([_mount(names.input, INPUT)] if has_input else [])
+    mounts += [_mount(names.of_image(number), kept_at(number)) for number in range(image_volumes)]
     return keeper_container(names.labels | {"dcp.role": "keeper"}, mounts)
+
+
+def kept_at(number: int) -> str:
+    """Where the keeper has a volume of the job's image."""
+    return f"/image{number}"
 
 
 def keeper_container(labels: Mapping[str, str], mounts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -174,15 +213,22 @@ def job_config(
     facts: Facts,
     spec: jobs_pb2.ContainerSpec,
     settings: ContainerSettings,
-    image_volumes: Sequence[str],
+    image: Mapping[str, Any],
     log_driver: str,
     job_type: jobs_pb2.JobType.ValueType,
+    engine: EngineFacts,
 ) -> dict[str, Any]:
     """The job's container. It lives in the keeper's process namespace: with the keeper it ends."""
     # Its own image may name more GPUs than it was given, or an older engine all of them.
     gpus = ",".join(facts.gpus) or "void"
-    env = {"HOME": TMP, **spec.env, "DCP_OUTPUT_DIR": OUTPUT, "NVIDIA_VISIBLE_DEVICES": gpus}
+    env = {"HOME": TMP, **_without_linker(image), **spec.env}
+    env |= {"DCP_OUTPUT_DIR": OUTPUT, "NVIDIA_VISIBLE_DEVICES": gpus}
     mounts = _mounts(names)
+    folders = image_folders(image)
+    tmpfs = _tmpfs(folders, settings) if engine.is_podman else {}
+    if not engine.is_podman:
+        filled = [(names.of_image(number), folder) for number, folder in enumerate(folders)]
+        mounts += [_mount(volume, folder, is_filled=True) for volume, folder in filled]
     if spec.input_files:
         env["DCP_INPUT_DIR"] = INPUT
         mounts.append(_mount(names.input, INPUT, is_read_only=True))
@@ -206,12 +252,27 @@ def job_config(
             "OomScoreAdj": 500,
             "Ulimits": ulimits(fsize=max(settings.output_bytes, settings.tmp_bytes)),
             "Mounts": mounts,
-            "Tmpfs": _tmpfs(image_volumes, settings),
+            "Tmpfs": tmpfs,
             "LogConfig": {"Type": log_driver, "Config": {"max-size": "8m", "max-file": "3"}},
-            "DeviceRequests": gpu_requests(facts.gpus, job_type),
+            "DeviceRequests": gpu_requests(facts.gpus, engine, job_type),
         },
     }
-    return config | ({"Cmd": list(spec.command)} if spec.command else {})
+    return config | _working_dir(image) | ({"Cmd": list(spec.command)} if spec.command else {})
+
+
+def _without_linker(image: Mapping[str, Any]) -> dict[str, str]:
+    """Empties what an image tells the dynamic linker to load: the machine's programs would load it too."""
+    lines = (image.get("Config") or {}).get("Env") or ()
+    names = (line.partition("=")[0] for line in lines)
+    return {name: "" for name in names if name.upper() in _EMPTIED}
+
+
+def _working_dir(image: Mapping[str, Any]) -> dict[str, str]:
+    """Another folder to start in than one of the kernel's, which may lead out of the container."""
+    own = str((image.get("Config") or {}).get("WorkingDir") or "/")
+    folder = posixpath.normpath("/" + own.lstrip("/"))
+    is_kernels = any(folder == kernels or folder.startswith(f"{kernels}/") for kernels in _KERNELS_FOLDERS)
+    return {"WorkingDir": "/"} if is_kernels else {}
 
 
 def withheld() -> dict[str, Any]:
@@ -229,24 +290,23 @@ def _mounts(names: Names) -> list[dict[str, Any]]:
     return [_mount(names.output, OUTPUT), _mount(names.tmp, TMP)]
 
 
-def _mount(volume: str, target: str, *, is_read_only: bool = False) -> dict[str, Any]:
-    # Without NoCopy the image's own files would be copied into the volume.
-    options = {"NoCopy": True}
+def _mount(
+    volume: str, target: str, *, is_read_only: bool = False, is_filled: bool = False
+) -> dict[str, Any]:
+    """A volume in a container; ``is_filled``: with the files that the image has in this folder."""
     return {
         "Type": "volume",
         "Source": volume,
         "Target": target,
         "ReadOnly": is_read_only,
-        "VolumeOptions": options,
+        "VolumeOptions": {"NoCopy": not is_filled},
     }
 
 
-def _tmpfs(image_volumes: Sequence[str], settings: ContainerSettings) -> dict[str, str]:
-    """Each volume that the image declares, in memory: the engine would put it on the disk, unlimited."""
-    if len(image_volumes) > MAX_IMAGE_VOLUMES:
-        raise bad_params(f"container_spec.image declares more than {MAX_IMAGE_VOLUMES} volumes")
-    options = f"size={settings.tmp_bytes},mode=1777,nosuid,nodev"
-    return {path: options for path in image_volumes if path.rstrip("/") not in (INPUT, OUTPUT, TMP)}
+def _tmpfs(folders: Sequence[str], settings: ContainerSettings) -> dict[str, str]:
+    """File systems in memory over these folders. Podman puts the image's files into them, Docker does not."""
+    size = settings.tmp_bytes // max(1, len(folders))
+    return dict.fromkeys(folders, f"size={size},mode=1777,nosuid,nodev,exec,U")
 
 
 def ulimits(**more: int) -> list[dict[str, Any]]:
@@ -257,11 +317,17 @@ def ulimits(**more: int) -> list[dict[str, Any]]:
 
 
 def gpu_requests(
-    gpus: Sequence[str], job_type: jobs_pb2.JobType.ValueType = jobs_pb2.JOB_TYPE_UNSPECIFIED
+    gpus: Sequence[str],
+    engine: EngineFacts,
+    job_type: jobs_pb2.JobType.ValueType = jobs_pb2.JOB_TYPE_UNSPECIFIED,
 ) -> list[dict[str, Any]]:
     """These GPUs, by UUID; none: the engine is asked for none."""
     if not gpus:
         return []
+    if engine.has_gpus_by_cdi:
+        # What a device gives to a container stands in its description on the machine.
+        devices = [f"{_CDI_KIND}={gpu}" for gpu in gpus]
+        return [{"Driver": "cdi", "DeviceIDs": devices, "Capabilities": [["gpu"]]}]
     more = ["graphics", "video"] if job_type == jobs_pb2.JOB_TYPE_RENDERING else []
     return [{"Driver": "", "DeviceIDs": list(gpus), "Capabilities": [_GPU_CAPABILITIES + more]}]
 
@@ -276,4 +342,16 @@ def tar_of(files: Mapping[str, bytes]) -> bytes:
             tar.addfile(entry, io.BytesIO(content))
         end = tar.offset + 2 * tarfile.BLOCKSIZE
     # Podman stops reading where the tar ends, and does not bear the padding that follows.
+    return buffer.getvalue()[:end]
+
+
+def open_folders(image_volumes: int) -> bytes:
+    """A tar that lets everybody write into the keeper's folders of the image's volumes."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for number in range(image_volumes):
+            entry = tarfile.TarInfo(kept_at(number).lstrip("/"))
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o1777
+            tar.addfile(entry)
+        end = tar.offset + 2 * tarfile.BLOCKSIZE
     return buffer.getvalue()[:end]

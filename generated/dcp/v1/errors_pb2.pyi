@@ -188,6 +188,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The marketplace keeps as many bytes of requests and files for the renter as it keeps for one account."""
     ERROR_REASON_PROVIDER_STORAGE_FULL: _ErrorReason.ValueType  # 104
     """The marketplace keeps as many bytes of files of the provider's runs as it keeps for one account."""
+    ERROR_REASON_IMAGE_NOT_ALLOWED: _ErrorReason.ValueType  # 105
+    """The named provider's owner does not allow the job's image or, if no provider is named, no owner of a provider
+    that was seen lately does.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The stable causes of errors. The names are part of the contract: new ones may be added, but a name is never
@@ -350,6 +354,10 @@ ERROR_REASON_RENTER_STORAGE_FULL: ErrorReason.ValueType  # 103
 """The marketplace keeps as many bytes of requests and files for the renter as it keeps for one account."""
 ERROR_REASON_PROVIDER_STORAGE_FULL: ErrorReason.ValueType  # 104
 """The marketplace keeps as many bytes of files of the provider's runs as it keeps for one account."""
+ERROR_REASON_IMAGE_NOT_ALLOWED: ErrorReason.ValueType  # 105
+"""The named provider's owner does not allow the job's image or, if no provider is named, no owner of a provider
+that was seen lately does.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

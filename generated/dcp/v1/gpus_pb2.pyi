@@ -172,6 +172,7 @@ class GpuStatus(_message.Message):
     DRIVER_LOST_FIELD_NUMBER: _builtins.int
     VRAM_IS_SHARED_FIELD_NUMBER: _builtins.int
     EMPTY_MIG_GPUS_FIELD_NUMBER: _builtins.int
+    ARCHITECTURE_FIELD_NUMBER: _builtins.int
     gpu_name: _builtins.str
     """The product name of the first GPU, such as `NVIDIA RTX 4090`."""
     gpu_vram_mib: _builtins.int
@@ -210,6 +211,8 @@ class GpuStatus(_message.Message):
     """The first GPU has no memory of its own and uses the machine's, as a GB10 or a Jetson does. Its figures of
     memory are then those of the machine. Absent if it has its own.
     """
+    architecture: _builtins.str
+    """The machine's processor, as images name it: `amd64` or `arm64`."""
     @_builtins.property
     def all_gpus(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuDevice]:
         """Every GPU of the machine, sorted by index."""
@@ -242,11 +245,14 @@ class GpuStatus(_message.Message):
         driver_lost: _builtins.bool | None = ...,
         vram_is_shared: _builtins.bool | None = ...,
         empty_mig_gpus: _abc.Iterable[_builtins.int] | None = ...,
+        architecture: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_container_toolkit_version", b"_container_toolkit_version", "_cuda_version", b"_cuda_version", "_daemon_version", b"_daemon_version", "_driver_lost", b"_driver_lost", "_driver_version", b"_driver_version", "_free_vram_mib", b"_free_vram_mib", "_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_util_pct", b"_gpu_util_pct", "_gpu_vram_mib", b"_gpu_vram_mib", "_memory_used_mb", b"_memory_used_mb", "_os_info", b"_os_info", "_power_w", b"_power_w", "_python_version", b"_python_version", "_temp_c", b"_temp_c", "_vram_is_shared", b"_vram_is_shared", "compute_capability", b"compute_capability", "container_toolkit_version", b"container_toolkit_version", "cuda_version", b"cuda_version", "daemon_version", b"daemon_version", "driver_lost", b"driver_lost", "driver_version", b"driver_version", "free_vram_mib", b"free_vram_mib", "gpu_count", b"gpu_count", "gpu_name", b"gpu_name", "gpu_util_pct", b"gpu_util_pct", "gpu_vram_mib", b"gpu_vram_mib", "memory_used_mb", b"memory_used_mb", "os_info", b"os_info", "power_w", b"power_w", "python_version", b"python_version", "temp_c", b"temp_c", "vram_is_shared", b"vram_is_shared"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_architecture", b"_architecture", "_compute_capability", b"_compute_capability", "_container_toolkit_version", b"_container_toolkit_version", "_cuda_version", b"_cuda_version", "_daemon_version", b"_daemon_version", "_driver_lost", b"_driver_lost", "_driver_version", b"_driver_version", "_free_vram_mib", b"_free_vram_mib", "_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_util_pct", b"_gpu_util_pct", "_gpu_vram_mib", b"_gpu_vram_mib", "_memory_used_mb", b"_memory_used_mb", "_os_info", b"_os_info", "_power_w", b"_power_w", "_python_version", b"_python_version", "_temp_c", b"_temp_c", "_vram_is_shared", b"_vram_is_shared", "architecture", b"architecture", "compute_capability", b"compute_capability", "container_toolkit_version", b"container_toolkit_version", "cuda_version", b"cuda_version", "daemon_version", b"daemon_version", "driver_lost", b"driver_lost", "driver_version", b"driver_version", "free_vram_mib", b"free_vram_mib", "gpu_count", b"gpu_count", "gpu_name", b"gpu_name", "gpu_util_pct", b"gpu_util_pct", "gpu_vram_mib", b"gpu_vram_mib", "memory_used_mb", b"memory_used_mb", "os_info", b"os_info", "power_w", b"power_w", "python_version", b"python_version", "temp_c", b"temp_c", "vram_is_shared", b"vram_is_shared"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_container_toolkit_version", b"_container_toolkit_version", "_cuda_version", b"_cuda_version", "_daemon_version", b"_daemon_version", "_driver_lost", b"_driver_lost", "_driver_version", b"_driver_version", "_free_vram_mib", b"_free_vram_mib", "_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_util_pct", b"_gpu_util_pct", "_gpu_vram_mib", b"_gpu_vram_mib", "_memory_used_mb", b"_memory_used_mb", "_os_info", b"_os_info", "_power_w", b"_power_w", "_python_version", b"_python_version", "_temp_c", b"_temp_c", "_vram_is_shared", b"_vram_is_shared", "all_gpus", b"all_gpus", "compute_capability", b"compute_capability", "container_toolkit_version", b"container_toolkit_version", "cuda_version", b"cuda_version", "daemon_version", b"daemon_version", "driver_lost", b"driver_lost", "driver_version", b"driver_version", "empty_mig_gpus", b"empty_mig_gpus", "free_vram_mib", b"free_vram_mib", "gpu_count", b"gpu_count", "gpu_name", b"gpu_name", "gpu_util_pct", b"gpu_util_pct", "gpu_vram_mib", b"gpu_vram_mib", "memory_used_mb", b"memory_used_mb", "os_info", b"os_info", "power_w", b"power_w", "python_version", b"python_version", "temp_c", b"temp_c", "vram_is_shared", b"vram_is_shared"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_architecture", b"_architecture", "_compute_capability", b"_compute_capability", "_container_toolkit_version", b"_container_toolkit_version", "_cuda_version", b"_cuda_version", "_daemon_version", b"_daemon_version", "_driver_lost", b"_driver_lost", "_driver_version", b"_driver_version", "_free_vram_mib", b"_free_vram_mib", "_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_util_pct", b"_gpu_util_pct", "_gpu_vram_mib", b"_gpu_vram_mib", "_memory_used_mb", b"_memory_used_mb", "_os_info", b"_os_info", "_power_w", b"_power_w", "_python_version", b"_python_version", "_temp_c", b"_temp_c", "_vram_is_shared", b"_vram_is_shared", "all_gpus", b"all_gpus", "architecture", b"architecture", "compute_capability", b"compute_capability", "container_toolkit_version", b"container_toolkit_version", "cuda_version", b"cuda_version", "daemon_version", b"daemon_version", "driver_lost", b"driver_lost", "driver_version", b"driver_version", "empty_mig_gpus", b"empty_mig_gpus", "free_vram_mib", b"free_vram_mib", "gpu_count", b"gpu_count", "gpu_name", b"gpu_name", "gpu_util_pct", b"gpu_util_pct", "gpu_vram_mib", b"gpu_vram_mib", "memory_used_mb", b"memory_used_mb", "os_info", b"os_info", "power_w", b"power_w", "python_version", b"python_version", "temp_c", b"temp_c", "vram_is_shared", b"vram_is_shared"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__architecture: _TypeAlias = _typing.Literal["architecture"]  # noqa: Y015
+    _WhichOneofArgType__architecture: _TypeAlias = _typing.Literal["_architecture", b"_architecture"]  # noqa: Y015
     _WhichOneofReturnType__compute_capability: _TypeAlias = _typing.Literal["compute_capability"]  # noqa: Y015
     _WhichOneofArgType__compute_capability: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability"]  # noqa: Y015
     _WhichOneofReturnType__container_toolkit_version: _TypeAlias = _typing.Literal["container_toolkit_version"]  # noqa: Y015
@@ -281,6 +287,8 @@ class GpuStatus(_message.Message):
     _WhichOneofArgType__temp_c: _TypeAlias = _typing.Literal["_temp_c", b"_temp_c"]  # noqa: Y015
     _WhichOneofReturnType__vram_is_shared: _TypeAlias = _typing.Literal["vram_is_shared"]  # noqa: Y015
     _WhichOneofArgType__vram_is_shared: _TypeAlias = _typing.Literal["_vram_is_shared", b"_vram_is_shared"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__architecture) -> _WhichOneofReturnType__architecture | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__compute_capability) -> _WhichOneofReturnType__compute_capability | None: ...
     @_typing.overload

@@ -172,6 +172,10 @@ class _FailureReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Failure
     """The model wrote no answer before it had used `params.max_tokens`, for example because it spent them on
     thinking: raise `params.max_tokens`. Not charged.
     """
+    FAILURE_REASON_OTHER_ARCHITECTURE: _FailureReason.ValueType  # 33
+    """The image is for another processor than the provider's, and no further attempt is left: set
+    `container_spec.architecture`. Not charged.
+    """
 
 class FailureReason(_FailureReason, metaclass=_FailureReasonEnumTypeWrapper):
     """Why a job did not complete."""
@@ -229,6 +233,10 @@ again later. Not charged.
 FAILURE_REASON_NO_ANSWER: FailureReason.ValueType  # 32
 """The model wrote no answer before it had used `params.max_tokens`, for example because it spent them on
 thinking: raise `params.max_tokens`. Not charged.
+"""
+FAILURE_REASON_OTHER_ARCHITECTURE: FailureReason.ValueType  # 33
+"""The image is for another processor than the provider's, and no further attempt is left: set
+`container_spec.architecture`. Not charged.
 """
 Global___FailureReason: _TypeAlias = FailureReason  # noqa: Y015
 
@@ -380,6 +388,10 @@ class _ObstacleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Obstacle.Val
     """Two daemons with the provider's key took the session from each other within the last 10 minutes. Only the
     provider's owner and operators see it; it keeps no jobs away by itself.
     """
+    OBSTACLE_IMAGE_NOT_ALLOWED: _Obstacle.ValueType  # 37
+    """The provider's owner does not allow the job's image."""
+    OBSTACLE_OTHER_ARCHITECTURE: _Obstacle.ValueType  # 38
+    """The provider's processor is not the one that the job requests, or that its image is for."""
 
 class Obstacle(_Obstacle, metaclass=_ObstacleEnumTypeWrapper):
     """The obstacle that keeps a provider from running a job now."""
@@ -442,6 +454,10 @@ OBSTACLE_TWO_DAEMONS: Obstacle.ValueType  # 36
 """Two daemons with the provider's key took the session from each other within the last 10 minutes. Only the
 provider's owner and operators see it; it keeps no jobs away by itself.
 """
+OBSTACLE_IMAGE_NOT_ALLOWED: Obstacle.ValueType  # 37
+"""The provider's owner does not allow the job's image."""
+OBSTACLE_OTHER_ARCHITECTURE: Obstacle.ValueType  # 38
+"""The provider's processor is not the one that the job requests, or that its image is for."""
 Global___Obstacle: _TypeAlias = Obstacle  # noqa: Y015
 
 class _AttemptOutcome:
@@ -545,6 +561,7 @@ class ContainerSpec(_message.Message):
     GPU_COUNT_FIELD_NUMBER: _builtins.int
     VRAM_REQUIRED_MB_FIELD_NUMBER: _builtins.int
     INPUT_FILES_FIELD_NUMBER: _builtins.int
+    ARCHITECTURE_FIELD_NUMBER: _builtins.int
     image_type: _builtins.str
     """The name of one of the platform's images, such as `vllm-serve`."""
     image: _builtins.str
@@ -556,6 +573,10 @@ class ContainerSpec(_message.Message):
     """The number of GPUs that the job needs. Default: the provider decides."""
     vram_required_mb: _builtins.int
     """The GPU memory that the job needs, in MB."""
+    architecture: _builtins.str
+    """The processor that the image is for. Default: the job can be given to any provider, and one whose processor
+    cannot run the image gives the job back, which is not charged.
+    """
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The command: one item for each argument. Default: the image's own command."""
@@ -563,7 +584,8 @@ class ContainerSpec(_message.Message):
     @_builtins.property
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Environment variables of the container. Names that begin with `NVIDIA_` or `DCP_` are reserved for the
-        provider.
+        provider, and names that begin with `LD_` would also apply to programs outside the container: set these in
+        the command.
         """
 
     @_builtins.property
@@ -580,10 +602,11 @@ class ContainerSpec(_message.Message):
         gpu_count: _builtins.int | None = ...,
         vram_required_mb: _builtins.int | None = ...,
         input_files: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        architecture: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count", "_vram_required_mb", b"_vram_required_mb", "gpu_count", b"gpu_count", "vram_required_mb", b"vram_required_mb"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count", "_vram_required_mb", b"_vram_required_mb", "command", b"command", "env", b"env", "gpu_count", b"gpu_count", "image", b"image", "image_type", b"image_type", "input_files", b"input_files", "vram_required_mb", b"vram_required_mb"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count", "_vram_required_mb", b"_vram_required_mb", "architecture", b"architecture", "command", b"command", "env", b"env", "gpu_count", b"gpu_count", "image", b"image", "image_type", b"image_type", "input_files", b"input_files", "vram_required_mb", b"vram_required_mb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__gpu_count: _TypeAlias = _typing.Literal["gpu_count"]  # noqa: Y015
     _WhichOneofArgType__gpu_count: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count"]  # noqa: Y015

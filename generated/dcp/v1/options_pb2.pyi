@@ -177,6 +177,8 @@ class _FormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Format.ValueTy
     """A file name: at most 100 letters, digits, dots, dashes and underscores; the first character is not a dot
     or a dash.
     """
+    FORMAT_VARIABLE_NAME: _Format.ValueType  # 36
+    """The name of an environment variable that a job may set."""
 
 class Format(_Format, metaclass=_FormatEnumTypeWrapper):
     """The format that a text field must have."""
@@ -203,6 +205,8 @@ FORMAT_FILE_NAME: Format.ValueType  # 35
 """A file name: at most 100 letters, digits, dots, dashes and underscores; the first character is not a dot
 or a dash.
 """
+FORMAT_VARIABLE_NAME: Format.ValueType  # 36
+"""The name of an environment variable that a job may set."""
 Global___Format: _TypeAlias = Format  # noqa: Y015
 
 class _Shown:

@@ -213,6 +213,7 @@ class ListAvailableProvidersRequest(_message.Message):
     GPU_MODEL_FIELD_NUMBER: _builtins.int
     MIN_VRAM_GB_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    ARCHITECTURE_FIELD_NUMBER: _builtins.int
     AFTER_ID_FIELD_NUMBER: _builtins.int
     PAGE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
@@ -225,6 +226,8 @@ class ListAvailableProvidersRequest(_message.Message):
     """The least memory of the first GPU that is available to jobs, in GB (1,024 MiB)."""
     model: _builtins.str
     """The full public name of a model that the provider must serve."""
+    architecture: _builtins.str
+    """The processor that the provider must have, as images name it: `amd64` or `arm64`."""
     after_id: _builtins.int
     """Only providers with a greater id. Default: start at the lowest."""
     @_builtins.property
@@ -251,6 +254,7 @@ class ListAvailableProvidersRequest(_message.Message):
         gpu_model: _builtins.str = ...,
         min_vram_gb: _builtins.float | None = ...,
         model: _builtins.str = ...,
+        architecture: _builtins.str = ...,
         after_id: _builtins.int | None = ...,
         page: _builtins.int | None = ...,
         page_size: _builtins.int | None = ...,
@@ -258,7 +262,7 @@ class ListAvailableProvidersRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_after_id", b"_after_id", "_min_vram_gb", b"_min_vram_gb", "_page", b"_page", "_page_size", b"_page_size", "after_id", b"after_id", "min_vram_gb", b"min_vram_gb", "page", b"page", "page_size", b"page_size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_id", b"_after_id", "_min_vram_gb", b"_min_vram_gb", "_page", b"_page", "_page_size", b"_page_size", "after_id", b"after_id", "gpu_model", b"gpu_model", "min_vram_gb", b"min_vram_gb", "model", b"model", "page", b"page", "page_size", b"page_size", "verified", b"verified"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_id", b"_after_id", "_min_vram_gb", b"_min_vram_gb", "_page", b"_page", "_page_size", b"_page_size", "after_id", b"after_id", "architecture", b"architecture", "gpu_model", b"gpu_model", "min_vram_gb", b"min_vram_gb", "model", b"model", "page", b"page", "page_size", b"page_size", "verified", b"verified"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__after_id: _TypeAlias = _typing.Literal["after_id"]  # noqa: Y015
     _WhichOneofArgType__after_id: _TypeAlias = _typing.Literal["_after_id", b"_after_id"]  # noqa: Y015
@@ -374,6 +378,8 @@ class AvailableProvider(_message.Message):
     RUNS_PLAIN_PROCESSES_FIELD_NUMBER: _builtins.int
     GPU_NAME_FIELD_NUMBER: _builtins.int
     GPU_VRAM_IS_SHARED_FIELD_NUMBER: _builtins.int
+    ARCHITECTURE_FIELD_NUMBER: _builtins.int
+    IMAGE_PATTERNS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The provider's id."""
     gpu_model: _builtins.str
@@ -412,6 +418,8 @@ class AvailableProvider(_message.Message):
     """The first GPU has no memory of its own: its memory is the machine's, which other programs use too. Absent
     if it has its own.
     """
+    architecture: _builtins.str
+    """Its processor, as images name it, such as `amd64`. Absent if its daemon does not report it."""
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The models that the daemon serves."""
@@ -431,6 +439,12 @@ class AvailableProvider(_message.Message):
     @_builtins.property
     def hindrances(self) -> _containers.RepeatedCompositeFieldContainer[_honesty_pb2.Hindrance]:
         """The hindrances that keep jobs away from it."""
+
+    @_builtins.property
+    def image_patterns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Patterns of the container images that its owner allows, such as `ghcr.io/acme/*`. Empty if it runs no
+        containers, or if its daemon does not report them.
+        """
 
     def __init__(
         self,
@@ -454,11 +468,15 @@ class AvailableProvider(_message.Message):
         runs_plain_processes: _builtins.bool = ...,
         gpu_name: _builtins.str | None = ...,
         gpu_vram_is_shared: _builtins.bool | None = ...,
+        architecture: _builtins.str | None = ...,
+        image_patterns: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_vram_is_shared", b"_gpu_vram_is_shared", "_gpu_vram_mib", b"_gpu_vram_mib", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "gpu_count", b"gpu_count", "gpu_name", b"gpu_name", "gpu_vram_is_shared", b"gpu_vram_is_shared", "gpu_vram_mib", b"gpu_vram_mib", "opens_at", b"opens_at", "verification", b"verification", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_architecture", b"_architecture", "_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_vram_is_shared", b"_gpu_vram_is_shared", "_gpu_vram_mib", b"_gpu_vram_mib", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "architecture", b"architecture", "gpu_count", b"gpu_count", "gpu_name", b"gpu_name", "gpu_vram_is_shared", b"gpu_vram_is_shared", "gpu_vram_mib", b"gpu_vram_mib", "opens_at", b"opens_at", "verification", b"verification", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_vram_is_shared", b"_gpu_vram_is_shared", "_gpu_vram_mib", b"_gpu_vram_mib", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "accepting_jobs", b"accepting_jobs", "gpu_count", b"gpu_count", "gpu_model", b"gpu_model", "gpu_name", b"gpu_name", "gpu_vram_is_shared", b"gpu_vram_is_shared", "gpu_vram_mib", b"gpu_vram_mib", "hindrances", b"hindrances", "id", b"id", "is_live", b"is_live", "models", b"models", "name", b"name", "opens_at", b"opens_at", "rates_halala_per_minute", b"rates_halala_per_minute", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "runs_plain_processes", b"runs_plain_processes", "status", b"status", "verification", b"verification", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_architecture", b"_architecture", "_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_vram_is_shared", b"_gpu_vram_is_shared", "_gpu_vram_mib", b"_gpu_vram_mib", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "accepting_jobs", b"accepting_jobs", "architecture", b"architecture", "gpu_count", b"gpu_count", "gpu_model", b"gpu_model", "gpu_name", b"gpu_name", "gpu_vram_is_shared", b"gpu_vram_is_shared", "gpu_vram_mib", b"gpu_vram_mib", "hindrances", b"hindrances", "id", b"id", "image_patterns", b"image_patterns", "is_live", b"is_live", "models", b"models", "name", b"name", "opens_at", b"opens_at", "rates_halala_per_minute", b"rates_halala_per_minute", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "runs_plain_processes", b"runs_plain_processes", "status", b"status", "verification", b"verification", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__architecture: _TypeAlias = _typing.Literal["architecture"]  # noqa: Y015
+    _WhichOneofArgType__architecture: _TypeAlias = _typing.Literal["_architecture", b"_architecture"]  # noqa: Y015
     _WhichOneofReturnType__gpu_count: _TypeAlias = _typing.Literal["gpu_count"]  # noqa: Y015
     _WhichOneofArgType__gpu_count: _TypeAlias = _typing.Literal["_gpu_count", b"_gpu_count"]  # noqa: Y015
     _WhichOneofReturnType__gpu_name: _TypeAlias = _typing.Literal["gpu_name"]  # noqa: Y015
@@ -469,6 +487,8 @@ class AvailableProvider(_message.Message):
     _WhichOneofArgType__gpu_vram_mib: _TypeAlias = _typing.Literal["_gpu_vram_mib", b"_gpu_vram_mib"]  # noqa: Y015
     _WhichOneofReturnType__vram_for_jobs_mib: _TypeAlias = _typing.Literal["vram_for_jobs_mib"]  # noqa: Y015
     _WhichOneofArgType__vram_for_jobs_mib: _TypeAlias = _typing.Literal["_vram_for_jobs_mib", b"_vram_for_jobs_mib"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__architecture) -> _WhichOneofReturnType__architecture | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_count) -> _WhichOneofReturnType__gpu_count | None: ...
     @_typing.overload

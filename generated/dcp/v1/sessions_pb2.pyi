@@ -386,6 +386,7 @@ class Hello(_message.Message):
     UNACKNOWLEDGED_RUN_TIMES_FIELD_NUMBER: _builtins.int
     RUNS_PLAIN_PROCESSES_FIELD_NUMBER: _builtins.int
     SELF_TESTS_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
     boot_id: _builtins.str
     """Random for each start of the daemon process. It distinguishes a reconnect from a restart."""
     daemon_version: _builtins.str
@@ -430,6 +431,10 @@ class Hello(_message.Message):
         runner that did not pass are not offered.
         """
 
+    @_builtins.property
+    def images(self) -> Global___AllowedImages:
+        """The images that the daemon's owner allows. Default: not known, so that jobs with any image are offered."""
+
     def __init__(
         self,
         *,
@@ -445,10 +450,11 @@ class Hello(_message.Message):
         unacknowledged_run_times: _abc.Iterable[_duration_pb2.Duration] | None = ...,
         runs_plain_processes: _builtins.bool = ...,
         self_tests: _honesty_pb2.SelfTestReport | None = ...,
+        images: Global___AllowedImages | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["gpu_status", b"gpu_status", "self_tests", b"self_tests"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gpu_status", b"gpu_status", "images", b"images", "self_tests", b"self_tests"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "daemon_version", b"daemon_version", "gpu_status", b"gpu_status", "held_leases", b"held_leases", "job_types", b"job_types", "models", b"models", "protocol_version", b"protocol_version", "runs_plain_processes", b"runs_plain_processes", "self_tests", b"self_tests", "slots", b"slots", "unacknowledged_results", b"unacknowledged_results", "unacknowledged_run_times", b"unacknowledged_run_times"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "daemon_version", b"daemon_version", "gpu_status", b"gpu_status", "held_leases", b"held_leases", "images", b"images", "job_types", b"job_types", "models", b"models", "protocol_version", b"protocol_version", "runs_plain_processes", b"runs_plain_processes", "self_tests", b"self_tests", "slots", b"slots", "unacknowledged_results", b"unacknowledged_results", "unacknowledged_run_times", b"unacknowledged_run_times"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -678,6 +684,33 @@ class JobFinished(_message.Message):
 Global___JobFinished: _TypeAlias = JobFinished  # noqa: Y015
 
 @_typing.final
+class AllowedImages(_message.Message):
+    """The container images that a provider's owner allows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATTERNS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def patterns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Patterns such as `ghcr.io/acme/*`, in which `*` matches anything. A pattern without a tag or digest allows
+        all of a repository. An image whose registry is an address, or a host of a private network, needs a pattern
+        that names the host.
+        """
+
+    def __init__(
+        self,
+        *,
+        patterns: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["patterns", b"patterns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AllowedImages: _TypeAlias = AllowedImages  # noqa: Y015
+
+@_typing.final
 class OfferedJobTypes(_message.Message):
     """The job types that a daemon runs."""
 
@@ -711,6 +744,7 @@ class CapacityUpdate(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     JOB_TYPES_FIELD_NUMBER: _builtins.int
     SELF_TESTS_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
     slots: _builtins.int
     """The number of jobs that the daemon can run at once; 0 means none for now."""
     @_builtins.property
@@ -725,6 +759,10 @@ class CapacityUpdate(_message.Message):
     def self_tests(self) -> _honesty_pb2.SelfTestReport:
         """The newest self-tests. Default: those that it reported last."""
 
+    @_builtins.property
+    def images(self) -> Global___AllowedImages:
+        """The images that the daemon's owner allows now. Default: those that it reported last."""
+
     def __init__(
         self,
         *,
@@ -732,10 +770,11 @@ class CapacityUpdate(_message.Message):
         models: _abc.Iterable[Global___ServedModel] | None = ...,
         job_types: Global___OfferedJobTypes | None = ...,
         self_tests: _honesty_pb2.SelfTestReport | None = ...,
+        images: Global___AllowedImages | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["job_types", b"job_types", "self_tests", b"self_tests"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "job_types", b"job_types", "self_tests", b"self_tests"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_types", b"job_types", "models", b"models", "self_tests", b"self_tests", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "job_types", b"job_types", "models", b"models", "self_tests", b"self_tests", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -111,6 +111,7 @@ def erase_jobs(renter_id: int) -> None:
         artifacts.erase(job_ids)
         Job.update(
             spec="{}",
+            image=None,
             gpu_model=None,
             failure_message=None,
             idempotency_key=None,

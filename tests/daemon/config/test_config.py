@@ -42,11 +42,25 @@ def test_container_limits_are_read() -> None:
         "DCP_CONTAINER_CPUS": "0.5",
         "DCP_CONTAINER_USER": "1000:1001",
         "DCP_CONTAINER_NETWORK": "bridge",
+        "DCP_CONTAINER_IMAGE_MB": "100",
+        "DCP_CONTAINER_FREE_MB": "200",
+        "DCP_CONTAINER_KEEP_MB": "400",
+        "DCP_CONTAINER_KEEP_DAYS": "2",
+        "DCP_CONTAINER_MIN_RUNC": "1.3.3",
+        "DCP_CONTAINER_MIN_TOOLKIT": "0",
     }
     containers = from_env(settings).containers
     assert containers.images == ("busybox", "ghcr.io/acme/*")
     assert (containers.memory_bytes, containers.cpus) == (256 * 1024 * 1024, 0.5)
     assert (containers.user_id, containers.group_id, containers.network) == (1000, 1001, "bridge")
+    mib = 1024 * 1024
+    assert (containers.image_bytes, containers.unpacked_bytes) == (100 * mib, 300 * mib)
+    assert (containers.free_bytes, containers.kept_bytes) == (200 * mib, 400 * mib)
+    assert containers.kept_seconds == 2 * 86400
+    assert containers.minimums == {"runc": "1.3.3", "toolkit": "0"}
+    assert from_env({}).containers.minimums == {"runc": "1.1.12", "toolkit": "1.17.8"}
+    unpacked = from_env({"DCP_CONTAINER_UNPACKED_MB": "16"}).containers.unpacked_bytes
+    assert unpacked == 16 * mib
 
 
 def test_models_are_read_with_their_files() -> None:
@@ -97,6 +111,11 @@ def test_settings_of_model_servers_in_containers_are_read() -> None:
         ({"DCP_CONTAINER_MEMORY_MB": "1"}, "DCP_CONTAINER_MEMORY_MB"),
         ({"DCP_CONTAINER_PIDS": "-1"}, "DCP_CONTAINER_PIDS"),
         ({"DCP_CONTAINER_OUTPUT_MB": "1.5"}, "DCP_CONTAINER_OUTPUT_MB"),
+        ({"DCP_CONTAINER_KEEP_DAYS": "1.5"}, "DCP_CONTAINER_KEEP_DAYS"),
+        ({"DCP_CONTAINER_MIN_RUNC": "newest"}, "DCP_CONTAINER_MIN_RUNC"),
+        ({"DCP_CONTAINER_MIN_TOOLKIT": "-"}, "DCP_CONTAINER_MIN_TOOLKIT"),
+        ({"DCP_CONTAINER_IMAGES": ",".join(["a"] * 201)}, "DCP_CONTAINER_IMAGES"),
+        ({"DCP_CONTAINER_IMAGES": "a" * 501}, "DCP_CONTAINER_IMAGES"),
         ({"DCP_SERVER": "example.com"}, "host:port"),
         ({"DCP_SERVER": "example.com:http"}, "host:port"),
         ({"DCP_SERVER": "127.0.0.1:70000"}, "host:port"),

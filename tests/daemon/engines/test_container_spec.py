@@ -11,6 +11,7 @@ import pytest
 from daemon.config.config import from_env
 from daemon.engines.build import order
 from daemon.engines.container_spec import ModelServerSpec, ServerNames, ServerSettings, server_config
+from daemon.runners.containers.docker import EngineFacts
 
 
 def server_spec(path: Path, settings: ServerSettings | None = None) -> ModelServerSpec:
@@ -37,7 +38,9 @@ def test_model_name_is_always_a_single_argument(tmp_path: Path) -> None:
 
 def test_volumes_of_the_image_are_in_memory(tmp_path: Path) -> None:
     image = {"Id": "sha256:1", "Config": {"Volumes": {"/cache": {}}}}
-    host = server_config(server_spec(tmp_path), ServerNames.new("o"), tmp_path, image, ())["HostConfig"]
+    engine = EngineFacts("Engine", "28.0.1", "x86_64", ("local",), ())
+    config = server_config(server_spec(tmp_path), ServerNames.new("o"), tmp_path, image, (), engine)
+    host = config["HostConfig"]
     assert set(host["Tmpfs"]) == {"/tmp", "/cache"}
     assert all("size=" in options for options in host["Tmpfs"].values())
 

@@ -30,6 +30,9 @@ SETTINGS = ContainerSettings(
     tmp_bytes=8 * MIB,
     output_bytes=8 * MIB,
     image_bytes=16 * MIB,
+    # What else this machine writes meanwhile must not end a download.
+    unpacked_bytes=4096 * MIB,
+    free_bytes=64 * MIB,
 )
 
 
@@ -148,6 +151,11 @@ class Bench:
         self.docker.is_dead = True
         self._abandoned.append((self.runner, pieces, self.docker))
         self.runner = self.new_runner()
+
+    async def hang_up(self) -> None:
+        """Ends the connections of the daemons that died, as the kernel does."""
+        for _, _, docker in self._abandoned:
+            await docker.close()
 
     async def close(self) -> None:
         """Closes all runners and their connections to the engine."""

@@ -172,6 +172,34 @@ def test_unsuitable_engine_is_reported_with_the_reason(changes: dict[str, str], 
     assert bool(reason) is bool(expected)
 
 
+@pytest.mark.engine
+async def test_machine_with_old_software_runs_no_job_and_says_why(
+    tmp_path: Path, docker_engine: PrivateEngine
+) -> None:
+    settings = {
+        "DCP_CONTAINER_IMAGES": "busybox",
+        "DCP_CONTAINER_SOCKET": str(docker_engine.socket),
+        "DCP_CONTAINER_MIN_RUNC": "99.1",
+    }
+    why = f"runc is {docker_engine.facts.runc}, and at least 99.1 is needed"
+    status, out, _ = await run("doctor", state=tmp_path, **settings)
+    assert status == 1
+    assert f"fail container engine: jobs are not run, as {why}" in out
+    assert "set DCP_CONTAINER_MIN_RUNC" in out
+    async with fake_server() as server:
+        environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY, "DCP_MODELS": "a/b=/m.gguf"}
+        async with command("run", state=tmp_path, **environ, **settings):
+            connection = await server.connection()
+            hello = await connection.welcome()
+            assert list(hello.images.patterns) == ["busybox"]
+            tests = hello.self_tests.tests
+            while all(test.name != "containers" or test.pending for test in tests):
+                tests = (await connection.expect_anyway("capacity_update")).self_tests.tests
+            (tested,) = (test for test in tests if test.name == "containers")
+            assert not tested.passed
+            assert why in tested.reason
+
+
 async def test_doctor_and_help_say_plainly_that_processes_are_not_isolated(tmp_path: Path) -> None:
     _, out, _ = await run("run", "--help", state=tmp_path)
     assert "NOT ISOLATED" in out

@@ -21,6 +21,7 @@ async def insert_jobs(database: Database, renter_id: int, provider_id: int, time
 
     def insert() -> None:
         job = {"renter_id": renter_id, "job_type": "benchmark", "state": "failed", "spec": '{"p": 1}'}
+        job["image"] = "ghcr.io/acme/secret:1"
         job |= {"start_within_ms": 1, "start_by_ms": 1, "lost_after_ms": 1, "request_digest": "d"}
         job |= {"duration_ms": 1, "limit_ms": 1, "priority": 2, "hold_halala": 1, "failure_message": "m"}
         lease = {"lease_epoch": 1, "provider_id": provider_id, "session_epoch": 1, "secret_sha256": b""}
@@ -41,7 +42,9 @@ async def insert_jobs(database: Database, renter_id: int, provider_id: int, time
 
 def count_texts() -> tuple[int, int, int]:
     """The numbers of jobs, leases and chunks that still have texts."""
-    jobs = Job.select().where((Job.spec != "{}") | (Job.request_digest != "")).count()
+    jobs = (
+        Job.select().where((Job.spec != "{}") | (Job.request_digest != "") | Job.image.is_null(False)).count()
+    )
     leases = Lease.select().where(Lease.detail != "").count()
     return int(jobs), int(leases), int(Chunk.select().count())
 

@@ -95,7 +95,10 @@ async def test_job_has_no_rights_and_no_data_beyond_its_own(bench: Bench) -> Non
 async def test_missing_image_fails_the_pull(bench: Bench, image: str) -> None:
     outcome = await bench.run(offer("true", image=image))
     assert outcome.reason == "IMAGE_PULL_FAILED"
-    assert str(outcome.error) == f"The image {image} could not be pulled: its registry could not be reached."
+    assert str(outcome.error) == (
+        f"The image {image} could not be pulled: its registry has no such image, does not give it to "
+        "everybody, or could not be reached."
+    ), "the text of a closed port is that of a missing image"
 
 
 async def test_image_that_is_not_allowed_is_not_pulled(bench: Bench) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.runners.containers.images import ImageNameError, is_allowed, parse
+from common.images import ImageNameError, is_allowed, is_local_host, likes_of, parse
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -84,6 +86,77 @@ def test_pattern_does_not_cover_other_images(pattern: str, image: str) -> None:
 
 def test_without_patterns_no_image_is_allowed() -> None:
     assert not is_allowed(parse("busybox"), [])
+
+
+LOCAL = [
+    *("127.0.0.1", "127.0.0.1:5000", "10.0.0.7:80", "192.168.1.1", "169.254.169.254", "8.8.8.8", "127.1"),
+    *("2130706433:5000", "0x7f000001:80", "0x7f.1:80", "0177.0.0.1", "1.2.3.4.:80"),
+    *("localhost", "localhost:5000", "LOCALHOST", "registry:5000", "nas:80", "Router:80", "metadata:80"),
+    *("registry.local", "nas.lan:5000", "metadata.google.internal", "a.localhost", "x.corp:1", "y.home.arpa"),
+    *("NAS.Local", "registry.internal."),
+]
+
+
+@pytest.mark.parametrize("registry", LOCAL)
+def test_registry_on_the_providers_network_needs_a_pattern_that_names_its_host(registry: str) -> None:
+    image = parse(f"{registry}/team/tool:1")
+    assert image.registry == registry.partition(":")[0].lower()
+    host = registry.partition(":")[0].lower()
+    for pattern in ("*", "*/*", "*:*/*", "*/team/tool", "*:5000/team/tool", "team/*", "?*/team/tool"):
+        assert not is_allowed(image, [pattern]), pattern
+    assert is_allowed(image, ["*", f"{registry}/team/tool"])
+    assert is_allowed(image, [f"{registry}/*"])
+    assert not is_allowed(image, ["*", f"x{host}/*"])
+
+
+@pytest.mark.parametrize(
+    "host", ["docker.io", "ghcr.io", "registry.example.com", "nvcr.io", "5.registry.org", "r.0x7f.org"]
+)
+def test_public_registry_needs_no_pattern_of_its_own(host: str) -> None:
+    assert not is_local_host(host)
+    assert is_allowed(parse(f"{host}/team/tool:1"), ["*"])
+
+
+NAMES = [
+    *(
+        "busybox:1",
+        f"busybox@{DIGEST}",
+        f"busybox:1@{DIGEST}",
+        "busybox-evil:1",
+        "evil/busybox:1",
+        "Reg.io/a:1",
+    ),
+    *("ghcr.io/acme/trainer:v1", "ghcr.io/acme-evil/trainer:v1", "127.0.0.1:5000/x:y", "r.example.com/x:1"),
+]
+PATTERNS = [
+    *(
+        "*",
+        "busybox",
+        "busybox:1",
+        "busybox:*",
+        f"busybox@{DIGEST}",
+        "busybox@sha256:a*",
+        "busybo?",
+        "busy[a-c]ox",
+    ),
+    *("ghcr.io/acme/*", "ghcr.io/*/trainer:v?", "127.0.0.1:*/*", "*.example.com/*", "busy*:[!2]", "100%_\\"),
+]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_pattern_of_the_database_finds_all_that_the_pattern_covers_and_no_neighbour(pattern: str) -> None:
+    found = set()
+    with sqlite3.connect(":memory:") as database:
+        for name in NAMES:
+            full = str(parse(name))
+            for like in likes_of(pattern):
+                if database.execute("SELECT ? LIKE ?", (full, like)).fetchone()[0]:
+                    found.add(name)
+    database.close()
+    covered = {name for name in NAMES if is_allowed(parse(name), [pattern])}
+    assert covered <= found
+    if "[" not in pattern and pattern != "*":
+        assert found == covered
 
 
 @given(st.text(max_size=600))

@@ -146,6 +146,8 @@ NOT_EXPORTED = {
     "job.lease_epoch": "the last attempt's",
     "job.start_by_ms": "derived from two other columns",
     "job.request_digest": "derived from the request",
+    "job.image": "derived from the request",
+    "job.architecture": "derived from the request",
     "lease.session_epoch": "the provider's session",
     "lease.secret_sha256": "recognizes a secret",
     "lease.state": "derived from its times",

@@ -1,7 +1,8 @@
-"""Owns names of container images: how they are read, and which of them the provider allows.
+"""Owns names of container images: how they are read, and which of them a provider's patterns allow.
 
 Pure. A name without a registry is Docker Hub's, and one without a tag or digest
-has the tag `latest`, as for Docker itself.
+has the tag `latest`, as for Docker itself. A registry on the provider's own machine or network is
+allowed only by a pattern that names its host.
 """
 
 from __future__ import annotations
@@ -18,6 +19,15 @@ _NAME = re.compile(
     r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
 )
 _HUB = "docker.io"
+# The most patterns that a provider can have, and the most characters of one.
+MAX_PATTERNS = 200
+MAX_PATTERN_CHARACTERS = 500
+# Names that no public registry can have: they are reserved, or used inside networks.
+_LOCAL_SUFFIXES = (
+    *(".localhost", ".local", ".localdomain", ".internal", ".intranet", ".private", ".lan", ".home"),
+    *(".corp", ".arpa", ".test", ".invalid", ".example", ".onion"),
+)
+_NUMBER = re.compile(r"(?:[0-9]+|0[xX][0-9a-fA-F]*)")
 
 
 class ImageNameError(ValueError):
@@ -34,6 +44,11 @@ class Image:
     """Empty: named only by its digest."""
     digest: str
     """`sha256:...`; empty: named only by its tag."""
+
+    @property
+    def registry(self) -> str:
+        """The host of its registry, in lower case and without a port."""
+        return _host(self.repository.partition("/")[0])
 
     @property
     def exact(self) -> str:
@@ -62,9 +77,57 @@ def is_allowed(image: Image, patterns: Sequence[str]) -> bool:
     """Whether one of the provider's patterns covers the image; without patterns, none is.
 
     `*` matches anything. A pattern without a tag or a digest covers all of a
-    repository; one with a digest covers that very content.
+    repository; one with a digest covers that very content. An image whose registry is an
+    address or a host of a private network needs a pattern that names that host.
     """
-    return any(_covers(pattern, image) for pattern in patterns)
+    is_local = is_local_host(image.registry)
+    return any(
+        _covers(pattern, image) and (not is_local or _names(pattern, image.registry)) for pattern in patterns
+    )
+
+
+def is_local_host(host: str) -> bool:
+    """Whether a host is an address, or a name that only the provider's machine or network knows.
+
+    Every address counts, in each way of writing that a resolver reads: no public registry is named by one.
+    """
+    name = host.lower().rstrip(".")
+    last = name.rpartition(".")[2]
+    return "." not in name or _NUMBER.fullmatch(last) is not None or name.endswith(_LOCAL_SUFFIXES)
+
+
+def likes_of(pattern: str) -> list[str]:
+    """A pattern as those of SQL's LIKE, over full names: they match what it covers, and little else.
+
+    An underscore stands for any character, also where it is meant as one: what is found is compared again.
+    """
+    if pattern == "*":
+        return ["%"]
+    name, _, digest = pattern.partition("@")
+    repository, tag = _split_tag(name)
+    named = _like(_pattern_in_full(repository))
+    if digest:
+        return [f"{named}@{_like(digest)}", f"{named}:%@{_like(digest)}"]
+    if tag and tag != "*":
+        return [f"{named}:{_like(tag)}", f"{named}:{_like(tag)}@%"]
+    return [f"{named}:%", f"{named}@%"]
+
+
+def _like(pattern: str) -> str:
+    """`*`, `?` and `[...]` as LIKE has them."""
+    any_one = re.sub(r"\[!?\]?[^\]]*\]", "_", pattern)
+    return any_one.replace("%", "_").replace("?", "_").replace("*", "%").replace("\\", "_")
+
+
+def _names(pattern: str, host: str) -> bool:
+    """Whether a pattern names the host of a registry: `*` alone, which matches any host, does not."""
+    first, slash, _ = pattern.partition("/")
+    named = _host(first)
+    return bool(slash) and named.strip("*?.") != "" and fnmatchcase(host, named)
+
+
+def _host(registry: str) -> str:
+    return registry.partition(":")[0].lower()
 
 
 def _covers(pattern: str, image: Image) -> bool:

@@ -1,0 +1,65 @@
+"""Notices that the engine dropped the beginning of a container's log while no daemon read it.
+
+The engine keeps only the newest of a log. The time of its first line is noted while the job runs; if the log
+later begins with another line, what was written in between is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+from daemon.runners.containers.docker import Docker, DockerRefusedError, DockerUnavailableError
+
+logger = logging.getLogger(__name__)
+
+MARKER = b"\n[dcp] a part is missing here: the daemon was away, and the engine keeps only the newest output\n"
+LOOK_SECONDS = 20.0
+
+
+class LogBeginning:
+    """The first line of one container's log."""
+
+    def __init__(self, docker: Docker, container: str, file: Path) -> None:
+        """`file`: where its time is noted."""
+        self._docker = docker
+        self._container = container
+        self._file = file
+
+    @contextlib.asynccontextmanager
+    async def noted(self) -> AsyncIterator[None]:
+        """Notes meanwhile when the first line was written, as soon as there is one."""
+        noting = asyncio.create_task(self._note())
+        try:
+            yield
+        finally:
+            noting.cancel()
+            await asyncio.gather(noting, return_exceptions=True)
+
+    async def is_lost(self) -> bool:
+        """Whether the log begins with another line now. What was never noted counts as not lost."""
+        try:
+            noted = self._file.read_text(encoding="utf-8")
+            async with asyncio.timeout(LOOK_SECONDS):
+                return await self._first_time() != noted
+        except (OSError, ValueError, TimeoutError, DockerUnavailableError, DockerRefusedError):
+            return False
+
+    async def _note(self) -> None:
+        try:
+            first = await self._first_time()
+            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file.write_text(first, encoding="utf-8")
+        except (OSError, DockerUnavailableError, DockerRefusedError) as error:
+            logger.info("the beginning of a log was not noted container=%s error=%s", self._container, error)
+
+    async def _first_time(self) -> str:
+        """When the first line was written that the engine has; waits for it."""
+        async with aclosing(self._docker.logged(self._container, with_times=True)) as frames:
+            async for frame in frames:
+                return frame.data.partition(b" ")[0].decode("ascii", errors="replace")
+        return ""
