@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -149,8 +150,7 @@ def test_joined_program_drains_its_requests_and_exits_0(tmp_path: Path) -> None:
             # The request has begun when a later one on another connection is answered.
             assert market.http.get("/readyz").status_code == 200
             joined.process.send_signal(signal.SIGTERM)
-            while market_accepts(host, int(port)):
-                pass
+            until_log_has(joined, "Waiting for connections to close")
             client.sendall(body[5:])
             assert client.recv(1 << 16).startswith(b"HTTP/1.1 201 ")
         assert joined.stop() == 0
@@ -159,13 +159,12 @@ def test_joined_program_drains_its_requests_and_exits_0(tmp_path: Path) -> None:
         assert market.http.get("/readyz").status_code == 200
 
 
-def market_accepts(host: str, port: int) -> bool:
-    """Whether new connections are accepted; not after a stop signal."""
-    try:
-        socket.create_connection((host, port), timeout=20).close()
-    except ConnectionError:
-        return False
-    return True
+def until_log_has(program: Program, words: str) -> None:
+    """Waits until a program has logged this. Fails after 20 s."""
+    deadline = time.monotonic() + 20
+    while words not in program.last_words():
+        assert time.monotonic() < deadline, f"{words!r} was not logged"
+        time.sleep(0.02)
 
 
 def test_joined_program_ignores_the_way_from_gateway_to_server(tmp_path: Path) -> None:
@@ -234,8 +233,10 @@ def test_help_lists_the_settings(command: str, tmp_path: Path) -> None:
     assert (version.returncode, version.stdout.strip()) == (0, "0.1.0")
 
 
-def test_no_key_reaches_a_log(tmp_path: Path) -> None:
-    with Market(tmp_path, admin_token=ADMIN_TOKEN, settings={"DCP_LOG_LEVEL": "debug"}) as market:
+@pytest.mark.parametrize("embedded", [False, True])
+def test_no_key_reaches_a_log(embedded: bool, tmp_path: Path) -> None:
+    settings = {"DCP_LOG_LEVEL": "debug"}
+    with Market(tmp_path, admin_token=ADMIN_TOKEN, settings=settings, embedded=embedded) as market:
         _, provider_key = market.register_provider("Node", "p@example.com")
         renter_id, renter_key = market.register_renter("Acme", "r@example.com")
         market.credit(renter_id, 5000)

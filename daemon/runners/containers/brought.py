@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from daemon.foreign import documents
 from daemon.machine import durable
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def _read(file: Path) -> dict[str, float]:
     try:
         if not file.exists() or file.stat().st_size > _MOST * 1000:
             return {}
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = documents.parse(file.read_bytes())
         return {str(name): float(used) for name, used in found.items()}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         logger.warning("the list of images that jobs brought cannot be read error=%s", error)
