@@ -170,7 +170,7 @@ async def test_job_that_does_nothing(market: Market, tmp_path: Path) -> None:
             "< result_ack": 1,
         }
         assert counter.database() == {
-            "statements": 66,
+            "statements": 58,
             "write transactions": 4,
             "read transactions": 3,
             "syncs": 4,
