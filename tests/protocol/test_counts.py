@@ -170,9 +170,9 @@ async def test_job_that_does_nothing(market: Market, tmp_path: Path) -> None:
             "< result_ack": 1,
         }
         assert counter.database() == {
-            "statements": 58,
+            "statements": 57,
             "write transactions": 4,
-            "read transactions": 3,
+            "read transactions": 2,
             "syncs": 4,
         }
         assert counter.journal_syncs == 5
