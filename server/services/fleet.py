@@ -155,6 +155,7 @@ class Fleet:
         self._free = FreeSlots(self._present)
         self._serving: dict[str, dict[int, Presence]] = {}
         self._last_ms: dict[int, int] = {}
+        self._reports: dict[int, GpuReport] = {}
         self.judged: dict[int, Judged] = {}
         """The last judgement of each provider that reports to this server."""
 
@@ -259,13 +260,24 @@ class Fleet:
     def beat(self, provider_id: int, now_ms: int, report: GpuReport | None) -> None:
         """Notes the time of a provider's heartbeat, its GPU and its temperature."""
         self._last_ms[provider_id] = max(now_ms, self._last_ms.get(provider_id, 0))
-        if report and (presence := self._present.get(provider_id)):
-            presence.note_gpu(report)
+        if report:
+            self._reports[provider_id] = report
+            if presence := self._present.get(provider_id):
+                presence.note_gpu(report)
 
     def last_heartbeat_ms(self, provider_id: int, stored_ms: int | None) -> int | None:
         """The newest known heartbeat: noted here, or stored by another server or before a restart."""
         here = self._last_ms.get(provider_id)
         return max((t for t in (here, stored_ms) if t is not None), default=None)
+
+    def newest_report(self, provider_id: int, stored_ms: int | None) -> GpuReport | None:
+        """The newest report that was noted here, unless a heartbeat after it was stored by another server."""
+        is_newest = self._last_ms.get(provider_id, 0) >= (stored_ms or 0)
+        return self._reports.get(provider_id) if is_newest else None
+
+    def is_heard(self, provider_id: int) -> bool:
+        """Whether heartbeats of a provider have arrived here lately."""
+        return provider_id in self._last_ms
 
     def forget_before(self, before_ms: int) -> None:
         """Drops providers that are silent since that time, so that memory use follows the live fleet."""
@@ -273,3 +285,4 @@ class Fleet:
             if provider_id not in self._present:
                 del self._last_ms[provider_id]
                 self.judged.pop(provider_id, None)
+                self._reports.pop(provider_id, None)

@@ -200,9 +200,9 @@ async def test_hello_of_a_daemon_that_starts_again(market: Market, tmp_path: Pat
         assert counter.http == counter.calls.methods == {}
         assert counter.messages == HEARTBEAT | {"> hello": 1, "< welcome": 1}
         assert counter.database() == {
-            "statements": 22,
+            "statements": 18,
             "write transactions": 1,
-            "read transactions": 3,
+            "read transactions": 2,
             "syncs": 1,
         }
         assert counter.journal_syncs == 0
