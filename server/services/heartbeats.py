@@ -147,7 +147,7 @@ class Heartbeats:
         if waiting := self._unwritten.get(beat.provider_id):
             beat = replace(
                 beat,
-                report=waiting.report if beat.report is None else beat.report,
+                report=beat.report or waiting.report,
                 renewed_ms=waiting.renewed_ms if beat.renewed_ms is None else beat.renewed_ms,
             )
         self._unwritten[beat.provider_id] = beat
