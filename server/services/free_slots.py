@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from server.domain.hindrances import by_job_type
+from server.domain.jobs import JobType
 from server.domain.placement import Rank, Wants, rank
 
 if TYPE_CHECKING:
@@ -45,13 +47,13 @@ class FreeSlots:
         """The providers whose session has come, gone or changed since the last reading."""
         self._present = present
         self._lists: dict[_Name, list[_Entry]] = {}
-        self._listed: dict[int, list[tuple[_Name, _Entry]]] = {}
+        self._listed: dict[int, tuple[tuple[_Name, _Entry], ...]] = {}
 
     def best_first(self, wants: Wants) -> Iterator[Presence]:
         """The sessions that serve the job's model, or its type if it has none."""
         while self.changed:
             self._list_anew(self.changed.pop())
-        name = (None, wants.job_type.value) if wants.model is None else (wants.model, "")
+        name = _of_type(wants.job_type) if wants.model is None else _of_model(wants.model)
         return (presence for _, presence in self._lists.get(name, ()))
 
     def _list_anew(self, provider_id: int) -> None:
@@ -64,16 +66,27 @@ class FreeSlots:
         if presence is None or not presence.free_slots or presence.is_too_hot:
             return
         open_types = presence.job_types.difference(by_job_type(presence.hindrances))
-        names: list[tuple[_Name, str | None]] = [((None, kind.value), None) for kind in open_types]
-        if open_types:
-            names += [((name, ""), name) for name in {model.name for model in presence.models}]
-        listed: list[tuple[_Name, _Entry]] = [
-            (name, (rank(presence, model), presence)) for name, model in names
-        ]
+        if not open_types:
+            return
+        # One entry serves all lists of the same rank: ten thousand daemons are in several lists each.
+        cold = (rank(presence, None), presence)
+        listed: list[tuple[_Name, _Entry]] = [(_of_type(kind), cold) for kind in open_types]
+        for model in {model.name for model in presence.models}:
+            warm = rank(presence, model)
+            listed.append((_of_model(model), cold if warm == cold[0] else (warm, presence)))
         for name, entry in listed:
             insort(self._lists.setdefault(name, []), entry, key=_rank)
-        if listed:
-            self._listed[provider_id] = listed
+        self._listed[provider_id] = tuple(listed)
+
+
+@lru_cache(maxsize=4096)
+def _of_model(name: str) -> _Name:
+    return name, ""
+
+
+@lru_cache
+def _of_type(kind: JobType) -> _Name:
+    return None, kind.value
 
 
 def _rank(entry: _Entry) -> Rank:
