@@ -142,9 +142,12 @@ def test_placement_looks_only_at_the_first_suitable_daemon(
         fleet.beat(number, now_ms, None)
     looked: list[int] = []
     real = Presence.candidate
-    monkeypatch.setattr(
-        Presence, "candidate", lambda self, *a: looked.append(self.provider_id) or real(self, *a)
-    )
+
+    def noted(self: Presence, now_ms: int) -> Candidate:
+        looked.append(self.provider_id)
+        return real(self, now_ms)
+
+    monkeypatch.setattr(Presence, "candidate", noted)
     dispatch = Dispatch(Database(databases.sqlite_url(tmp_path)), fleet, clock, 1)
     best = dispatch.place(Wants(JobType.TRAINING, gpu_model="H100"))
     assert best is not None

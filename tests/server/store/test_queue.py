@@ -179,7 +179,7 @@ async def crowd(database: Database, job_id: str, unmet: dict[str, Any], numbers:
     """Queues copies of a job that are older, come before it, and ask for something else."""
 
     def insert() -> None:
-        row = JobRow.select().where(JobRow.job_id == job_id).dicts().get()
+        row: Any = JobRow.select().where(JobRow.job_id == job_id).dicts().get()
         copy = {**row, **unmet, "priority": 9, "created_ms": NOW_MS - 1}
         copies = [{**copy, "job_id": f"{job_id}-{number}"} for number in numbers]
         for start in range(0, len(copies), 500):
@@ -237,14 +237,15 @@ async def test_database_seeks_each_need_in_the_index(database: Database, rows: R
     candidate = replace(CANDIDATE, provider_id=provider_id)
 
     def plans() -> list[str]:
-        execute_sql = database.peewee.execute_sql
-        sent: list[tuple[str, Any]] = []
+        raw: Any = database.peewee
+        execute_sql, sent = raw.execute_sql, list[tuple[str, Any]]()
+
+        def noted(sql: str, params: Any = None) -> Any:
+            sent.append((sql, params))
+            return execute_sql(sql, params)
+
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                database.peewee,
-                "execute_sql",
-                lambda sql, params=None: sent.append((sql, params)) or execute_sql(sql, params),
-            )
+            patch.setattr(raw, "execute_sql", noted)
             queue.next_queued(candidate, 1, NOW_MS, 0)
             queue.queued_wants(9)
         if not database.is_sqlite:
