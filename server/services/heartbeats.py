@@ -79,6 +79,7 @@ class Heartbeats:
         if beat.provider_id in self._unwritten:
             self._keep(beat)  # what an earlier one brought must not be lost, nor be written after this one
         self._note_written([beat])
+        self.refused.pop(beat.provider_id, None)
         self._fleet.beat(beat.provider_id, beat.at_ms, beat.report)
         self._read(beat.provider_id, beat.report)
 
@@ -134,7 +135,8 @@ class Heartbeats:
 
     def _note_written(self, beats: Iterable[Beat]) -> None:
         for beat in beats:
-            if beat.report and self._to_write(beat).report:
+            is_newest = beat.at_ms >= self._written.get(beat.provider_id, (0, 0))[0]
+            if is_newest and beat.report and self._to_write(beat).report:
                 self._written[beat.provider_id] = (beat.at_ms, hash(without_figures(beat.report)))
 
     def forget_gone(self) -> None:
