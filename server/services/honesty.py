@@ -88,6 +88,8 @@ class Honesty:
                 raise
             for provider_id in batch:
                 self._note(provider_id, found.get(provider_id), now_ms)
+            for findings in found.values():  # last, as those may be of the same batch
+                self._note_shared(findings.others, now_ms)
 
     async def _judge(self, batch: dict[int, Facts], now_ms: int) -> dict[int, Found]:
         """The findings on each provider, stored where they are new; without those that failed."""
@@ -132,7 +134,10 @@ class Honesty:
         again_ms = now_ms + (AGAIN_SHARED_MS if shared else AGAIN_MS)
         entry.again_ms = min(again_ms, found.judgement.until_ms or again_ms)
         self._fleet.suspect(provider_id, found.judgement.verdict is Verdict.SUSPECT)
-        for other in found.others:
+
+    def _note_shared(self, others: Sequence[int], now_ms: int) -> None:
+        """Applies that another provider reports the GPUs of these."""
+        for other in others:
             self._fleet.suspect(other, True)
             if other_entry := self._fleet.judged.get(other):
                 other_entry.again_ms = min(other_entry.again_ms, now_ms + AGAIN_SHARED_MS)

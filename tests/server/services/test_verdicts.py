@@ -230,6 +230,26 @@ async def test_no_provider_is_preferred_before_its_report_is_judged(market: Mark
     await liars_daemon.heard_nothing()
 
 
+async def test_provider_whose_gpu_another_one_claims_in_the_same_second_loses_its_place(
+    market: Market,
+) -> None:
+    """Both reports are judged in one batch; the other one's claim counts though it is judged first."""
+    honest, claimed, thief = await market.provider(), await market.provider(), await market.provider()
+    renter = await market.renter()
+    first = await market.daemon(honest, gpu_status=gpu_status("GPU-a"))
+    second = await market.daemon(claimed, gpu_status=gpu_status("GPU-b"), slots=9)
+    await market.judge()
+    market.clock.advance(3600)
+    await market.daemon(thief, gpu_status=gpu_status("GPU-b"), slots=9)
+    await second.heartbeat(gpu_status=gpu_status("GPU-b"))
+    await first.heartbeat(gpu_status=gpu_status("GPU-a"))
+    await market.tick()
+    await market.judge()
+    await market.submit(renter)
+    await first.expect("job_offer")
+    assert (await verdict(market, claimed))[0] == (await verdict(market, thief))[0] == SUSPECT
+
+
 async def test_changed_report_costs_a_verified_provider_its_place_until_it_is_judged(market: Market) -> None:
     changing, other, renter = await market.provider(), await market.provider(), await market.renter()
     first = await market.daemon(changing, gpu_status=gpu_status("GPU-a"), slots=9)
