@@ -96,29 +96,6 @@ def is_local_host(host: str) -> bool:
     return "." not in name or _NUMBER.fullmatch(last) is not None or name.endswith(_LOCAL_SUFFIXES)
 
 
-def likes_of(pattern: str) -> list[str]:
-    """A pattern as those of SQL's LIKE, over full names: they match what it covers, and little else.
-
-    An underscore stands for any character, also where it is meant as one: what is found is compared again.
-    """
-    if pattern == "*":
-        return ["%"]
-    name, _, digest = pattern.partition("@")
-    repository, tag = _split_tag(name)
-    named = _like(_pattern_in_full(repository))
-    if digest:
-        return [f"{named}@{_like(digest)}", f"{named}:%@{_like(digest)}"]
-    if tag and tag != "*":
-        return [f"{named}:{_like(tag)}", f"{named}:{_like(tag)}@%"]
-    return [f"{named}:%", f"{named}@%"]
-
-
-def _like(pattern: str) -> str:
-    """`*`, `?` and `[...]` as LIKE has them."""
-    any_one = re.sub(r"\[!?\]?[^\]]*\]", "_", pattern)
-    return any_one.replace("%", "_").replace("?", "_").replace("*", "%").replace("\\", "_")
-
-
 def _names(pattern: str, host: str) -> bool:
     """Whether a pattern names the host of a registry: `*` alone, which matches any host, does not."""
     first, slash, _ = pattern.partition("/")

@@ -83,6 +83,7 @@ def server_loops(services: Services) -> tuple[Loop, ...]:
                 Duty("store metrics", services.metrics.tick),
             ),
         ),
+        Loop(PERIOD_SECONDS, (Duty("judge reports", services.heartbeats.honesty.tick),)),
         Loop(PERIOD_SECONDS, (Duty("send webhooks", services.deliveries.tick),)),
         Loop(
             CLEANING_SECONDS,

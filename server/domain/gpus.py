@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any
 
 from server.domain.gpu_models import canonical, has_own_memory, shared_memory_mib
@@ -129,6 +130,10 @@ class GpuReport(GpuFigures):
 
 
 _NOTHING_REPORTED = GpuReport()
+# What changes from one sample to the next.
+FIGURES = frozenset(
+    {"free_vram_mib", "memory_used_mb", "gpu_util_pct", "temp_c", "power_w", "foreign_memory_mib"}
+)
 # The names of the fields, with the value of each that was not reported.
 _FIGURES = {field.name: field.default for field in fields(GpuFigures)}
 _OF_GPU = {field.name: field.default for field in fields(Gpu)}
@@ -136,6 +141,15 @@ _OF_REPORT = {field.name: field.default for field in fields(GpuReport)}
 # The plain form has the names and numbers of the wire's messages, as the rows of all releases do.
 _STATE_NUMBERS = {GpuState.HEALTHY: 1, GpuState.FAILED: 2, GpuState.UNKNOWN: 3, GpuState.DRAINED: 4}
 _STATES = {number: state for state, number in _STATE_NUMBERS.items()}
+
+
+_facts_of_gpu = attrgetter(*(name for name in _OF_GPU if name not in FIGURES))
+_facts_of_report = attrgetter(*(name for name in _OF_REPORT if name not in FIGURES | {"all_gpus"}))
+
+
+def without_figures(report: GpuReport) -> tuple[Any, ...]:
+    """Everything that a report says beside the figures of the moment; equal and hashable."""
+    return _facts_of_report(report), tuple(_facts_of_gpu(gpu) for gpu in report.all_gpus)
 
 
 def to_plain(report: GpuReport) -> dict[str, Any]:

@@ -10,15 +10,17 @@ not know the queue or the store.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 from common.images import ImageNameError, is_allowed, parse
 from server.domain.gpu_models import satisfies
 from server.domain.jobs import NEED_IMAGE, JobType
 from server.domain.providers import ProviderStatus
 
+Rank = tuple[bool, bool, float, int, int]
 # Higher than the quote of any job.
 NEVER = 2**62
 
@@ -168,12 +170,9 @@ def obstacle(candidate: Candidate, wants: Wants) -> Obstacle:
         return Obstacle.IMAGE_NOT_ALLOWED
     if wants.architecture is not None and candidate.architecture != wants.architecture:
         return Obstacle.OTHER_ARCHITECTURE
-    if wants.gpu_model is not None and not satisfies(
-        candidate.gpu_model, candidate.vram_mib, wants.gpu_model
-    ):
-        return Obstacle.OTHER_GPU
-    if (by_memory := _memory_obstacle(candidate, wants.min_vram_mib)) is not Obstacle.NONE:
-        return by_memory
+    by_gpu = gpu_obstacle(candidate.gpu_model, candidate.vram_mib, candidate.vram_reserve_mib, wants)
+    if by_gpu is not Obstacle.NONE:
+        return by_gpu
     least, quoted = candidate.least_quote(wants.job_type), wants.quoted_halala_per_minute
     if least == NEVER and (wants.names_no_provider or quoted is not None):
         return Obstacle.NO_CONTAINERS
@@ -186,14 +185,17 @@ def obstacle(candidate: Candidate, wants: Wants) -> Obstacle:
     return Obstacle.REFUSED if candidate.has_refused else Obstacle.NONE
 
 
-def _memory_obstacle(candidate: Candidate, wanted_mib: int | None) -> Obstacle:
-    if wanted_mib is None:
+def gpu_obstacle(gpu_model: str, vram_mib: int | None, vram_reserve_mib: int, wants: Wants) -> Obstacle:
+    """The obstacle between a job and a GPU with this memory, of which the owner reserves a part."""
+    if wants.gpu_model is not None and not satisfies(gpu_model, vram_mib, wants.gpu_model):
+        return Obstacle.OTHER_GPU
+    if wants.min_vram_mib is None:
         return Obstacle.NONE
-    if candidate.vram_mib is None:
-        return Obstacle.VRAM_UNKNOWN if candidate.gpu_model else Obstacle.TOO_LITTLE_VRAM
-    if candidate.vram_mib < wanted_mib:
+    if vram_mib is None:
+        return Obstacle.VRAM_UNKNOWN if gpu_model else Obstacle.TOO_LITTLE_VRAM
+    if vram_mib < wants.min_vram_mib:
         return Obstacle.TOO_LITTLE_VRAM
-    is_reserved = candidate.vram_mib - candidate.vram_reserve_mib < wanted_mib
+    is_reserved = vram_mib - vram_reserve_mib < wants.min_vram_mib
     return Obstacle.VRAM_RESERVED if is_reserved else Obstacle.NONE
 
 
@@ -230,22 +232,33 @@ def can_run(candidate: Candidate, wants: Wants) -> bool:
     return obstacle(candidate, wants) in PASSING
 
 
-def ranked(candidates: Iterable[Candidate], wants: Wants) -> list[Candidate]:
-    """The providers that can run the job now, best first."""
-
-    def rank(candidate: Candidate) -> tuple[bool, bool, float, int, int]:
-        warm = any(model.warm and model.name == wants.model for model in candidate.models)
-        return (
-            candidate.is_suspect,
-            not warm,
-            -candidate.reliability,
-            -candidate.free_slots,
-            candidate.provider_id,
-        )
-
-    return sorted((c for c in candidates if obstacle(c, wants) is Obstacle.NONE), key=rank)
+def able(candidates: Iterable[Candidate], wants: Wants) -> Iterator[Candidate]:
+    """Those that can run the job now, in their order."""
+    return (candidate for candidate in candidates if obstacle(candidate, wants) is Obstacle.NONE)
 
 
-def choose(candidates: Iterable[Candidate], wants: Wants) -> Candidate | None:
-    """The best provider that can run the job now; None if no provider can."""
-    return next(iter(ranked(candidates, wants)), None)
+class Ranked(Protocol):
+    """What decides a provider's place among those that can run a job."""
+
+    @property
+    def provider_id(self) -> int: ...
+    @property
+    def free_slots(self) -> int: ...
+    @property
+    def reliability(self) -> float: ...
+    @property
+    def is_suspect(self) -> bool: ...
+    @property
+    def models(self) -> tuple[Model, ...]: ...
+
+
+def rank(provider: Ranked, model: str | None) -> Rank:
+    """A provider's place among those that can run a job with this model: the lowest is the best."""
+    warm = any(served.warm and served.name == model for served in provider.models)
+    return (
+        provider.is_suspect,
+        not warm,
+        -provider.reliability,
+        -provider.free_slots,
+        provider.provider_id,
+    )

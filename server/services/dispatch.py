@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from server.clock import Clock, ms
 from server.domain.leases import LIVE_SECONDS, Offer
 from server.domain.messages import CancelRun, JobOffer
-from server.domain.placement import Candidate, Wants, can_run, choose, ranked
+from server.domain.placement import Candidate, Wants, able, can_run
 from server.services.each import each
 from server.services.fleet import Fleet
-from server.store import jobs, leases, providers, reliability, terms
+from server.store import leases, providers, queue, reliability, terms
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -48,12 +49,13 @@ class Dispatch:
 
     def place(self, wants: Wants) -> Candidate | None:
         """The most suitable live provider with a free slot. Runs on the event loop."""
-        return choose(self._candidates(wants), wants)
+        return next(self._able_now(wants), None)
 
-    def _candidates(self, wants: Wants) -> list[Candidate]:
+    def _able_now(self, wants: Wants) -> Iterator[Candidate]:
+        """The live providers that can run a job now, best first, among the first ``CANDIDATES_LIMIT``."""
         now_ms = ms(self._clock)
-        since_ms = now_ms - int(LIVE_SECONDS * 1000)
-        return self._fleet.live_candidates(wants.model, now_ms, since_ms, CANDIDATES_LIMIT)
+        candidates = self._fleet.candidates(wants, now_ms, now_ms - int(LIVE_SECONDS * 1000))
+        return able(islice(candidates, CANDIDATES_LIMIT), wants)
 
     def lease_to(self, provider_id: int) -> list[Offer]:
         """Leases queued jobs to a provider, one per free slot. Runs inside a transaction."""
@@ -70,7 +72,7 @@ class Dispatch:
             return []
         offers = []
         since_ms = refused_since_ms(now_ms)
-        for job in jobs.next_queued(candidate, candidate.free_slots, now_ms, since_ms, self._pass_over):
+        for job in queue.next_queued(candidate, candidate.free_slots, now_ms, since_ms, self._pass_over):
             secret = secrets.token_bytes(SECRET_BYTES)
             offer = leases.offer(
                 job, provider_id, presence.session_epoch, secret, now_ms, self._max_output_bytes
@@ -107,14 +109,20 @@ class Dispatch:
         presence = self._fleet.get(provider_id)
         if presence is None:
             return
-        if presence.is_reliability_old:
-            presence.is_reliability_old = False
-            known = await self._database.read(lambda: reliability.track_record(provider_id))
-            presence.reliability = known.reliability
-        presence.used_slots, waiting = await self._database.read(
-            lambda: (leases.count_open(provider_id), jobs.has_queued())
-        )
-        if waiting and presence.free_slots and presence.is_open(ms(self._clock)):
+        now_ms, is_old = ms(self._clock), presence.is_reliability_old
+        presence.is_reliability_old = False
+
+        def look() -> tuple[float, int, bool]:
+            known = reliability.track_record(provider_id).reliability if is_old else presence.reliability
+            waiting = queue.has_queued_for(presence.candidate(now_ms))
+            return known, leases.count_open(provider_id), waiting
+
+        try:
+            presence.reliability, presence.used_slots, waiting = await self._database.read(look)
+        except Exception:
+            presence.is_reliability_old |= is_old
+            raise
+        if waiting and presence.free_slots:
             self.deliver(await self._database.run(lambda: self.lease_to(provider_id)))
 
     async def lease_ended(self, provider_id: int) -> None:
@@ -132,7 +140,7 @@ class Dispatch:
     async def _to_fill(self) -> Iterable[int]:
         """The providers that can run waiting jobs, by the order of these jobs, up to ``FILLS_LIMIT``."""
         found: dict[int, None] = {}
-        for named_id, wants in await self._database.read(lambda: jobs.queued_wants(WANTS_LIMIT)):
+        for named_id, wants in await self._database.read(lambda: queue.queued_wants(WANTS_LIMIT)):
             found |= dict.fromkeys(self._able(named_id, wants))
             if len(found) >= FILLS_LIMIT:
                 break
@@ -141,10 +149,10 @@ class Dispatch:
 
     def _able(self, named_id: int | None, wants: Wants) -> list[int]:
         if named_id is None:
-            return [candidate.provider_id for candidate in ranked(self._candidates(wants), wants)]
+            return [candidate.provider_id for candidate in self._able_now(wants)]
         presence = self._fleet.get(named_id)
-        able = presence is not None and can_run(presence.candidate(ms(self._clock)), wants)
-        return [named_id] if able else []
+        suits = presence is not None and can_run(presence.candidate(ms(self._clock)), wants)
+        return [named_id] if suits else []
 
     def cancel(self, provider_id: int, message: CancelRun) -> None:
         """Sends a daemon the message that ends a run; does nothing if it is not connected to this server."""

@@ -16,7 +16,7 @@ from server.domain.queue import JobCondition, Occupancy, Prospect, condition, fr
 from server.services.dispatch import RETRY_SAME_PROVIDER_SECONDS, refused_since_ms
 from server.services.fleet import Fleet, Presence
 from server.services.terms import terms_message
-from server.store import jobs, leases, providers
+from server.store import jobs, leases, providers, queue
 from server.store.providers import ProviderRow
 
 # Jobs further back in the queue get no position.
@@ -90,7 +90,7 @@ class Explanation:
 
 def place_in_queue(job: Job, fleet: Fleet, now_ms: int) -> Prospect:
     """A queued job's position and estimated start; an empty prospect for any other job."""
-    found = jobs.queue_through(job.job_id, QUEUE_LIMIT) if job.state is JobState.QUEUED else None
+    found = queue.queue_through(job.job_id, QUEUE_LIMIT) if job.state is JobState.QUEUED else None
     if found is None:
         return Prospect()
     waiting, before = found

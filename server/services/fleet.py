@@ -6,9 +6,10 @@ it. Heartbeats that wait to be written are in server.services.heartbeats.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 from server.domain.gpus import GpuReport
 from server.domain.hindrances import Hindrance, SelfTest, by_job_type, failing_models
@@ -16,9 +17,10 @@ from server.domain.honesty import Facts
 from server.domain.jobs import JobType
 from server.domain.leases import HEARTBEAT_SECONDS
 from server.domain.messages import ServerMessage, SettingsUpdate
-from server.domain.placement import Candidate, Model
+from server.domain.placement import Candidate, Model, Obstacle, Wants, gpu_obstacle
 from server.domain.providers import AccountState, status
 from server.domain.terms import NO_TERMS, Terms
+from server.services.free_slots import LISTED_BY, FreeSlots
 
 MAX_BEATS_PER_SECOND = 1000
 MS_PER_MINUTE = 60_000
@@ -68,6 +70,17 @@ class Presence:
     image_patterns: tuple[str, ...] | None = None
     """Of the images that its owner allows; None if its daemon does not report them."""
     architecture: str = ""
+    changed: set[int] | None = None
+    """Where the session notes its changes, while it is in the fleet."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets a field, here for every service and thread that does: none can forget to note the change."""
+        changed = getattr(self, "changed", None) if name in LISTED_BY else None
+        if changed is None:
+            object.__setattr__(self, name, value)
+        elif getattr(self, name) != value:
+            object.__setattr__(self, name, value)
+            changed.add(self.provider_id)
 
     def is_open(self, now_ms: int) -> bool:
         """Whether it is within the hours that its owner set for jobs."""
@@ -148,8 +161,10 @@ class Fleet:
 
     def __init__(self) -> None:
         self._present: dict[int, Presence] = {}
+        self._free = FreeSlots(self._present)
         self._serving: dict[str, dict[int, Presence]] = {}
         self._last_ms: dict[int, int] = {}
+        self._reports: dict[int, GpuReport] = {}
         self.judged: dict[int, Judged] = {}
         """The last judgement of each provider that reports to this server."""
         self._taken_over_ms: dict[int, int] = {}
@@ -209,10 +224,13 @@ class Fleet:
             self._list(presence)
 
     def _list(self, presence: Presence) -> None:
+        presence.changed = self._free.changed
+        self._free.changed.add(presence.provider_id)
         for model in presence.models:
             self._serving.setdefault(model.name, {})[presence.provider_id] = presence
 
     def _unlist(self, presence: Presence) -> None:
+        self._free.changed.add(presence.provider_id)
         for model in presence.models:
             serving = self._serving.get(model.name, {})
             serving.pop(presence.provider_id, None)
@@ -260,32 +278,43 @@ class Fleet:
         """The interval of each daemon's heartbeats: 10 s, or longer to keep all under 1,000 a second."""
         return max(HEARTBEAT_SECONDS, len(self._present) / MAX_BEATS_PER_SECOND)
 
-    def live_candidates(self, model: str | None, now_ms: int, since_ms: int, limit: int) -> list[Candidate]:
-        """Connected providers with a free slot and a heartbeat after ``since_ms`` that serve the model.
+    def candidates(self, wants: Wants, now_ms: int, since_ms: int) -> Iterator[Candidate]:
+        """Connected providers with a free slot and a heartbeat after ``since_ms`` for a job, best first.
 
-        Leaves out those that are closed or too hot now, so that many of them cannot hide the others. Returns
-        the first ``limit`` in the order of joining: placement examines only a part of a large fleet.
+        Leaves out those whose hours or GPU do not fit, so that many of them cannot hide the others. On the
+        event loop, and at once: no session may change before the last one was taken.
         """
-        free = (
-            presence.candidate(now_ms)
-            for presence in self._serving_or_all(model)
-            if presence.free_slots
-            and self._last_ms.get(presence.provider_id, 0) > since_ms
-            and presence.is_open(now_ms)
-            and not presence.is_too_hot
-        )
-        return list(islice(free, limit))
+        fits: dict[tuple[str, int | None, int], bool] = {}
+        for presence in self._free.best_first(wants):
+            if self._last_ms.get(presence.provider_id, 0) <= since_ms or not presence.is_open(now_ms):
+                continue
+            gpu = (presence.gpu_model, presence.vram_mib, presence.terms.settings.vram_reserve_mib)
+            if gpu not in fits:
+                fits[gpu] = gpu_obstacle(*gpu, wants) is Obstacle.NONE
+            if fits[gpu]:
+                yield presence.candidate(now_ms)
 
     def beat(self, provider_id: int, now_ms: int, report: GpuReport | None) -> None:
         """Notes the time of a provider's heartbeat, its GPU and its temperature."""
         self._last_ms[provider_id] = max(now_ms, self._last_ms.get(provider_id, 0))
-        if report and (presence := self._present.get(provider_id)):
-            presence.note_gpu(report)
+        if report:
+            self._reports[provider_id] = report
+            if presence := self._present.get(provider_id):
+                presence.note_gpu(report)
 
     def last_heartbeat_ms(self, provider_id: int, stored_ms: int | None) -> int | None:
         """The newest known heartbeat: noted here, or stored by another server or before a restart."""
         here = self._last_ms.get(provider_id)
         return max((t for t in (here, stored_ms) if t is not None), default=None)
+
+    def newest_report(self, provider_id: int, stored_ms: int | None) -> GpuReport | None:
+        """The newest report that was noted here, unless a heartbeat after it was stored by another server."""
+        is_newest = self._last_ms.get(provider_id, 0) >= (stored_ms or 0)
+        return self._reports.get(provider_id) if is_newest else None
+
+    def is_heard(self, provider_id: int) -> bool:
+        """Whether heartbeats of a provider have arrived here lately."""
+        return provider_id in self._last_ms
 
     def forget_before(self, before_ms: int) -> None:
         """Drops providers that are silent since that time, so that memory use follows the live fleet."""
@@ -295,3 +324,4 @@ class Fleet:
                 self.judged.pop(provider_id, None)
                 self._taken_over_ms.pop(provider_id, None)
                 self._contested_ms.pop(provider_id, None)
+                self._reports.pop(provider_id, None)

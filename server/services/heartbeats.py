@@ -6,11 +6,11 @@ in one transaction a second. How a heartbeat affects a session's leases is in se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from server.clock import Clock, ms
-from server.domain.gpus import GpuReport
+from server.domain.gpus import GpuReport, without_figures
 from server.domain.hindrances import Minimums, hindrances
 from server.domain.providers import ProviderStatus, is_live, status
 from server.services.each import together
@@ -21,6 +21,9 @@ from server.services.providers import ANY_VERSION, existing, refuse_shut_out
 from server.store import sessions
 from server.store.database import Database, PartError
 from server.store.sessions import Beat
+
+# How old the stored figures of a live provider may be, such as temperatures.
+FIGURES_MS = 60_000
 
 
 class Heartbeats:
@@ -39,8 +42,10 @@ class Heartbeats:
         self._metrics = metrics
         self._clock = clock
         self._minimums = minimums
-        self._honesty = Honesty(database, fleet, clock)
+        self.honesty = Honesty(database, fleet, clock)
         self._unwritten: dict[int, Beat] = {}
+        self._written: dict[int, tuple[int, int]] = {}
+        """Of each provider's newest stored report, when it was reported and a hash of all but its figures."""
         self.store_is_up = True
         """Whether the last batch of heartbeats was written, or at least some of it."""
         self.refused: dict[int, PartError] = {}
@@ -61,18 +66,29 @@ class Heartbeats:
         """
         now_ms = ms(self._clock)
         was_live = is_live(self._fleet.last_heartbeat_ms(provider_id, None), now_ms)
-        self._fleet.beat(provider_id, now_ms, report)
         self._keep(Beat(provider_id, now_ms, report, now_ms if renews else None))
-        if report:
-            self._metrics.record(provider_id, report)
+        self._fleet.beat(provider_id, now_ms, report)
         if not was_live:
             await self.write_all()
             if error := self.refused.get(provider_id):
                 raise error
+        self._read(provider_id, report)
+
+    def opened(self, beat: Beat) -> None:
+        """Takes the first heartbeat of a session, which was written together with its Hello."""
+        if beat.provider_id in self._unwritten:
+            self._keep(beat)  # what an earlier one brought must not be lost, nor be written after this one
+        self._note_written([beat])
+        self.refused.pop(beat.provider_id, None)
+        self._fleet.beat(beat.provider_id, beat.at_ms, beat.report)
+        self._read(beat.provider_id, beat.report)
+
+    def _read(self, provider_id: int, report: GpuReport | None) -> None:
         if report:
+            self._metrics.record(provider_id, report)
             if presence := self._fleet.get(provider_id):
                 self.refresh_hindrances(presence, report)
-            await self._honesty.reported(provider_id, report)
+            self.honesty.reported(provider_id, report)
 
     def refresh_hindrances(self, presence: Presence, report: GpuReport) -> None:
         """Computes what keeps jobs away from a session, by its self-tests and this report."""
@@ -92,7 +108,7 @@ class Heartbeats:
             return
 
         def write(provider_ids: Sequence[int]) -> None:
-            sessions.write_beats(beats[provider_id] for provider_id in provider_ids)
+            sessions.write_beats(self._to_write(beats[provider_id]) for provider_id in provider_ids)
 
         try:
             failed = await together(self._database, "a heartbeat", list(beats), write, self.refused)
@@ -104,13 +120,36 @@ class Heartbeats:
         self._unwritten = {provider_id: beats[provider_id] for provider_id in failed} | self._unwritten
         others = {known: error for known, error in self.refused.items() if known not in beats}
         self.refused = others | failed
+        self._note_written(beat for provider_id, beat in beats.items() if provider_id not in failed)
+
+    def _to_write(self, beat: Beat) -> Beat:
+        """The heartbeat without its report if only figures have changed since a report was stored lately.
+
+        A report is written in full at least once a minute. The newest is read from memory.
+        """
+        if not beat.report:
+            return beat
+        at_ms, known = self._written.get(beat.provider_id, (0, 0))
+        is_new = beat.at_ms - at_ms >= FIGURES_MS or known != hash(without_figures(beat.report))
+        return beat if is_new else replace(beat, report=None)
+
+    def _note_written(self, beats: Iterable[Beat]) -> None:
+        for beat in beats:
+            is_newest = beat.at_ms >= self._written.get(beat.provider_id, (0, 0))[0]
+            if is_newest and beat.report and self._to_write(beat).report:
+                self._written[beat.provider_id] = (beat.at_ms, hash(without_figures(beat.report)))
+
+    def forget_gone(self) -> None:
+        """Drops what is known of providers that are gone, so that memory use follows the live fleet."""
+        for provider_id in [known for known in self._written if not self._fleet.is_heard(known)]:
+            del self._written[provider_id]
 
     def _keep(self, beat: Beat) -> None:
         """Keeps a heartbeat for the next batch; takes what it lacks from an earlier one that waits."""
         if waiting := self._unwritten.get(beat.provider_id):
             beat = replace(
                 beat,
-                report=waiting.report if beat.report is None else beat.report,
+                report=beat.report or waiting.report,
                 renewed_ms=waiting.renewed_ms if beat.renewed_ms is None else beat.renewed_ms,
             )
         self._unwritten[beat.provider_id] = beat

@@ -1,13 +1,16 @@
-"""Judges the reports of providers' machines: whenever the facts change, and once an hour.
+"""Judges the reports of providers' machines, in batches: whenever the facts change, and once an hour.
 
 Reports come with every heartbeat. The facts of the last judgement stay in memory, so that a heartbeat
-with the same facts needs no query; only a changed verdict is written.
+with the same facts needs no query; only a changed verdict is written. A Hello does not wait for its
+judgement: the duty that calls ``tick`` follows within a second.
 """
 
 from __future__ import annotations
 
 import logging
 import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from server.clock import Clock, ms
 from server.domain.errors import DomainError
@@ -15,9 +18,10 @@ from server.domain.gpus import GpuReport
 from server.domain.honesty import Facts, History, Judgement, Verdict, VerdictReason, facts, judge
 from server.domain.jobs import Job, JobState
 from server.domain.leases import LIVE_SECONDS
+from server.services.each import together
 from server.services.fleet import Fleet, Judged
 from server.store import honesty, jobs, providers
-from server.store.database import Database
+from server.store.database import Database, PartError
 from server.store.providers import ProviderRow
 
 log = logging.getLogger(__name__)
@@ -31,6 +35,18 @@ AGAIN_SHARED_MS = 600_000
 RECORD_SIZE, LEAST_SPEEDS = 20, 5
 # The shortest answer from which a speed is computed.
 LEAST_TOKENS = 8
+# Providers that one transaction judges.
+BATCH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A judgement, and the other live providers that report the same GPUs."""
+
+    judgement: Judgement
+    others: list[int]
+    is_new: bool
+    """Whether there is something to store."""
 
 
 class Honesty:
@@ -40,57 +56,91 @@ class Honesty:
         self._database = database
         self._fleet = fleet
         self._clock = clock
+        self._waiting: dict[int, Facts] = {}
+        self._refused: dict[int, PartError] = {}
+        """The providers whose last judgement could not be stored."""
 
-    async def reported(self, provider_id: int, report: GpuReport) -> None:
-        """Judges a heartbeat's report, if that is due. Never raises: after a failure, the next is judged."""
-        current, now_ms = facts(report), ms(self._clock)
-        before = self._fleet.judged.get(provider_id)
-        if current is None or not _is_due(before, current, now_ms):
-            return
-        entry = Judged(current, now_ms, now_ms + AGAIN_MS, before is not None and before.is_suspect)
-        self._fleet.judged[provider_id] = entry
+    def reported(self, provider_id: int, report: GpuReport) -> None:
+        """Notes a heartbeat's report, to be judged by the next ``tick`` if that is due.
+
+        Until then the provider counts as suspect: it gets no job before another that can run it, as today's
+        verdict may be worse than the last one.
+        """
+        current = facts(report)
+        if current is not None and _is_due(self._fleet.judged.get(provider_id), current, ms(self._clock)):
+            self._waiting[provider_id] = current
+            self._fleet.suspect(provider_id, True)
+
+    async def tick(self) -> None:
+        """Judges the reports that wait; those that cannot be judged now keep waiting."""
+        waiting = list(self._waiting)
+        for start in range(0, len(waiting), BATCH):
+            now_ms = ms(self._clock)
+            batch = {
+                provider_id: self._waiting.pop(provider_id) for provider_id in waiting[start : start + BATCH]
+            }
+            for provider_id, current in batch.items():
+                self._fleet.judged[provider_id] = Judged(current, now_ms, now_ms + AGAIN_MS, True)
+            try:
+                found = await self._judge(batch, now_ms)
+            except Exception:
+                self._waiting = batch | self._waiting
+                raise
+            for provider_id in batch:
+                self._note(provider_id, found.get(provider_id), now_ms)
+            for findings in found.values():  # last, as those may be of the same batch
+                self._note_shared(findings.others, now_ms)
+
+    async def _judge(self, batch: dict[int, Facts], now_ms: int) -> dict[int, Found]:
+        """The findings on each provider, stored where they are new; without those that failed."""
+
+        def look() -> dict[int, Found]:
+            return {provider_id: _look(provider_id, facts, now_ms) for provider_id, facts in batch.items()}
+
+        def record(provider_ids: Sequence[int]) -> None:
+            for provider_id in provider_ids:
+                found[provider_id] = _record(provider_id, batch[provider_id], now_ms)
+
+        found: dict[int, Found] = {}
         try:
-            judgement, others = await self._judge(provider_id, current, now_ms)
-        except DomainError as error:
-            log.warning("a report was not judged provider_id=%d reason=%s", provider_id, error.reason)
-            if self._fleet.judged.get(provider_id) is entry:
-                del self._fleet.judged[provider_id]
+            found = await self._database.read(look)
+            new = [provider_id for provider_id in batch if found[provider_id].is_new]
+        except DomainError:
+            raise
+        except Exception:  # the fault of one row, which the write finds
+            new = list(batch)
+        if new:
+            try:
+                failed = await together(self._database, "a judgement", new, record, self._refused)
+            except PartError as error:
+                failed = dict.fromkeys(new, error)
+            known = {key: error for key, error in self._refused.items() if key not in batch}
+            self._refused = known | failed
+            found = {key: findings for key, findings in found.items() if key not in failed}
+        for provider_id in new:
+            if provider_id in found:
+                _log(provider_id, found[provider_id].judgement)
+        return found
+
+    def _note(self, provider_id: int, found: Found | None, now_ms: int) -> None:
+        """Applies what was found to the provider's place among the others, and to when it is judged again."""
+        entry = self._fleet.judged.get(provider_id)
+        if entry is None:
+            return  # it fell silent meanwhile
+        if found is None:
+            entry.again_ms = now_ms + LEAST_MS
             return
-        shared = VerdictReason.UUID_SHARED in judgement.reasons
+        shared = VerdictReason.UUID_SHARED in found.judgement.reasons
         again_ms = now_ms + (AGAIN_SHARED_MS if shared else AGAIN_MS)
-        entry.again_ms = min(again_ms, judgement.until_ms or again_ms)
-        self._fleet.suspect(provider_id, judgement.verdict is Verdict.SUSPECT)
+        entry.again_ms = min(again_ms, found.judgement.until_ms or again_ms)
+        self._fleet.suspect(provider_id, found.judgement.verdict is Verdict.SUSPECT)
+
+    def _note_shared(self, others: Sequence[int], now_ms: int) -> None:
+        """Applies that another provider reports the GPUs of these."""
         for other in others:
             self._fleet.suspect(other, True)
             if other_entry := self._fleet.judged.get(other):
                 other_entry.again_ms = min(other_entry.again_ms, now_ms + AGAIN_SHARED_MS)
-
-    async def _judge(self, provider_id: int, current: Facts, now_ms: int) -> tuple[Judgement, list[int]]:
-        """The verdict, and the other live providers that report the same GPUs; stored if it is new."""
-
-        def look() -> tuple[bool, Judgement, list[int]]:
-            row, judgement, others, _ = _read(provider_id, current, now_ms)
-            known = honesty.uuids(provider_id)
-            is_new = not _is_stored(row, judgement) or (
-                bool(current.uuids) and known != frozenset(current.uuids)
-            )
-            return (
-                is_new or any(not _is_noted(other) for other in providers.by_ids(others)),
-                judgement,
-                others,
-            )
-
-        is_new, judgement, others = await self._database.read(look)
-        if not is_new:
-            return judgement, others
-        judgement, others = await self._database.run(lambda: _record(provider_id, current, now_ms))
-        log.info(
-            "judged provider_id=%d verdict=%s reasons=%s",
-            provider_id,
-            judgement.verdict,
-            ",".join(judgement.reasons) or "none",
-        )
-        return judgement, others
 
 
 def _is_due(before: Judged | None, current: Facts, now_ms: int) -> bool:
@@ -101,17 +151,13 @@ def _is_due(before: Judged | None, current: Facts, now_ms: int) -> bool:
     return now_ms >= before.again_ms
 
 
-def _read(
-    provider_id: int, current: Facts, now_ms: int
-) -> tuple[ProviderRow, Judgement, list[int], int | None]:
-    """The row, the verdict, the providers that share a UUID, and when the set of GPUs changed.
-
-    Inside a transaction.
-    """
+def _read(provider_id: int, current: Facts, now_ms: int) -> tuple[ProviderRow, Found, int | None]:
+    """The row, what is found by it, and when the set of GPUs changed. Inside a transaction."""
     row = providers.get(provider_id)
     assert row is not None, "a key belongs to a provider that does not exist"
     known, changed_ms = honesty.uuids(provider_id), row.gpus_changed_ms
-    if current.uuids and known and known != frozenset(current.uuids):
+    has_new = bool(current.uuids) and known != frozenset(current.uuids)
+    if has_new and known:
         changed_ms = now_ms
     others = honesty.sharing(provider_id, current.uuids, now_ms - int(LIVE_SECONDS * 1000))
     history = History(
@@ -120,21 +166,37 @@ def _read(
         bool(others),
         _speed(jobs.newest_of_provider(provider_id, RECORD_SIZE)) if current.gpus else None,
     )
-    return row, judge(current, history, now_ms), others, changed_ms
+    return row, Found(judge(current, history, now_ms), others, has_new), changed_ms
 
 
-def _record(provider_id: int, current: Facts, now_ms: int) -> tuple[Judgement, list[int]]:
+def _look(provider_id: int, current: Facts, now_ms: int) -> Found:
+    """What is found on a provider, and whether there is anything to store. Inside a transaction."""
+    row, found, _ = _read(provider_id, current, now_ms)
+    is_new = (
+        found.is_new
+        or not _is_stored(row, found.judgement)
+        or (bool(found.others) and any(not _is_noted(other) for other in providers.by_ids(found.others)))
+    )
+    return replace(found, is_new=is_new)
+
+
+def _record(provider_id: int, current: Facts, now_ms: int) -> Found:
     """Stores the verdict, the GPUs, and a verdict on each provider that shares them. Inside a transaction."""
-    row, judgement, others, changed_ms = _read(provider_id, current, now_ms)
-    if current.uuids and honesty.uuids(provider_id) != frozenset(current.uuids):
+    row, found, changed_ms = _read(provider_id, current, now_ms)
+    if found.is_new:
         honesty.replace_uuids(provider_id, current.uuids, changed_ms)
-    if not _is_stored(row, judgement):
-        honesty.set_verdict(provider_id, judgement.verdict, judgement.reasons, now_ms)
-    for other in providers.by_ids(others):
+    if not _is_stored(row, found.judgement):
+        honesty.set_verdict(provider_id, found.judgement.verdict, found.judgement.reasons, now_ms)
+    for other in providers.by_ids(found.others) if found.others else ():
         if not _is_noted(other):
             reasons = [*other.verdict_reasons, VerdictReason.UUID_SHARED]
             honesty.set_verdict(other.id, Verdict.SUSPECT, reasons, now_ms)
-    return judgement, others
+    return found
+
+
+def _log(provider_id: int, judgement: Judgement) -> None:
+    reasons = ",".join(judgement.reasons) or "none"
+    log.info("judged provider_id=%d verdict=%s reasons=%s", provider_id, judgement.verdict, reasons)
 
 
 def _is_stored(row: ProviderRow, judgement: Judgement) -> bool:

@@ -5,7 +5,7 @@ Heartbeats are in server.services.heartbeats, what renters see is in server.serv
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.clock import Clock, ms
 from server.domain import ledger as rules
@@ -112,6 +112,8 @@ class Providers:
         def read() -> ProviderProfile:
             provider = existing(provider_id)
             last_ms = self._fleet.last_heartbeat_ms(provider_id, provider.last_heartbeat_ms)
+            if report := self._fleet.newest_report(provider_id, provider.last_heartbeat_ms):
+                provider = replace(provider, report=report)
             own = rules.provider(provider_id)
             today = day_of(ms(self._clock))
             monday = first_day_of_week(today)

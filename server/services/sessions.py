@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from server.clock import Clock, ms
 from server.domain.errors import DomainError, Reason
+from server.domain.honesty import Verdict
 from server.domain.leases import (
     Channel,
     FinishReport,
@@ -43,6 +44,7 @@ from server.domain.messages import (
     Superseded,
     Welcome,
 )
+from server.domain.placement import Model
 from server.domain.providers import AccountState
 from server.domain.sessions import Breach, Kept, Reply, ServerSession, stranger
 from server.domain.terms import Terms
@@ -56,6 +58,7 @@ from server.services.stream_outbox import Outbox
 from server.store import jobs, leases, providers, sessions, terms
 from server.store.database import Database
 from server.store.providers import ProviderRow
+from server.store.sessions import Beat
 from server.version import CURRENT
 
 log = logging.getLogger(__name__)
@@ -195,7 +198,8 @@ class Session:
 
     async def _open(self, hello: Hello) -> None:
         shared = self._shared
-        present = shared.fleet.must_wait_for(self.provider_id, hello.boot_id, ms(shared.clock))
+        now_ms = ms(shared.clock)
+        present = shared.fleet.must_wait_for(self.provider_id, hello.boot_id, now_ms)
         if present is not None and await self._run(lambda: _has_runs(self.provider_id)):
             raise DomainError(
                 Reason.SESSION_SUPERSEDED,
@@ -203,7 +207,8 @@ class Session:
                 "have taken the session from each other; stop one of them, or register its machine as a "
                 "provider of its own",
             )
-        epoch, kept, known, own_terms = await self._run(lambda: self._record_hello(hello))
+        beat = Beat(self.provider_id, now_ms, hello.report, renewed_ms=now_ms)
+        epoch, kept, known, own_terms = await self._run(lambda: self._record_hello(hello, beat))
         self._presence = Presence(
             self.provider_id,
             epoch,
@@ -218,16 +223,17 @@ class Session:
             state=known.state,
             terms=own_terms,
             self_tests=hello.self_tests,
+            is_suspect=known.verdict is Verdict.SUSPECT,
             runs_plain_processes=hello.runs_plain_processes,
             image_patterns=hello.image_patterns,
             architecture=hello.report.architecture or "",
         )
         self._presence.note_temperature(hello.report)
         shared.heartbeats.refresh_hindrances(self._presence, hello.report or known.report)
-        await shared.heartbeats.record(self.provider_id, hello.report, renews=True)
         older = shared.fleet.join(self._presence)
         if older is self._presence:
             raise DomainError(Reason.SESSION_SUPERSEDED, "a newer session of this provider exists")
+        shared.heartbeats.opened(beat)
         if older is not None:
             older.send(_farewell(older, self._presence))
         welcome = Welcome(
@@ -252,16 +258,20 @@ class Session:
                 self.push(CancelRun(lease.ref))
         await shared.dispatch.fill(self.provider_id)
 
-    def _record_hello(self, hello: Hello) -> tuple[int, list[tuple[Kept, bool]], ProviderRow, Terms]:
-        """Stores the session, then compares the leases that the daemon holds with those on record."""
+    def _record_hello(
+        self, hello: Hello, beat: Beat
+    ) -> tuple[int, list[tuple[Kept, bool]], ProviderRow, Terms]:
+        """Stores the session with its first heartbeat, then compares the leases that the daemon holds."""
         provider = providers.get(self.provider_id)
         assert provider is not None, "a key without its provider"
         if not (provider.state is AccountState.SUSPENDED and leases.count_open(self.provider_id)):
             refuse_shut_out(provider.state)
-        now_ms = ms(self._shared.clock)
+        now_ms = beat.at_ms
         epoch = sessions.begin(self.provider_id, hello.job_types, now_ms)
         self._session_epoch = epoch  # set now, so that ``end`` has it if the stream breaks
-        providers.replace_models(self.provider_id, hello.models)
+        sessions.write_beats([beat])
+        if not (provider.models_reported and self._serves(hello.models)):
+            providers.replace_models(self.provider_id, hello.models)
         if hello.self_tests != provider.self_tests:
             providers.set_self_tests(self.provider_id, epoch, hello.self_tests)
         if hello.image_patterns != provider.image_patterns:
@@ -298,6 +308,11 @@ class Session:
                 )
             )
         return epoch, kept, provider, terms.of(self.provider_id)
+
+    def _serves(self, models: Sequence[Model]) -> bool:
+        """Whether exactly these models are on record."""
+        stored = providers.models_of([self.provider_id])[self.provider_id]
+        return {model.name: model for model in stored} == {model.name: model for model in models}
 
     async def _heartbeat(self, beat: Heartbeat) -> None:
         shared, presence = self._shared, self._presence

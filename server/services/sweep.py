@@ -69,6 +69,7 @@ class Sweep:
         elif self._hearing_since_ms is None:
             self._hearing_since_ms = now_ms
         self._fleet.forget_before(now_ms - _ms(LOST_AFTER_SECONDS))
+        self._heartbeats.forget_gone()
         if await self._database.read(lambda: self._is_due(now_ms)):
             why = await self._database.read(lambda: self._last_obstacles(now_ms))
             ended, failed = await self._database.run(lambda: self._apply(now_ms, why))

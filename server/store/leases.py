@@ -65,6 +65,12 @@ _get_lease = PreparedRows(
     db.Lease,
     lambda rows: rows.where(db.Lease.job_id == arg("job_id"), db.Lease.lease_epoch == arg("lease_epoch")),
 )
+_open_of = PreparedRows(
+    db.Lease,
+    lambda rows: rows.where(
+        db.Lease.provider_id == arg("provider_id"), states.is_not(db.Lease.state, LeaseState.ENDED)
+    ).order_by(db.Lease.offered_ms),
+)
 _count_open_leases = PreparedQuery(
     lambda: db.Lease.select(pw.fn.COUNT(db.Lease.job_id)).where(
         db.Lease.provider_id == arg("provider_id"), states.is_not(db.Lease.state, LeaseState.ENDED)
@@ -187,10 +193,7 @@ def not_taken() -> Any:
 
 def open_of(provider_id: int) -> list[Lease]:
     """The leases of a provider that have not ended, oldest first."""
-    query = db.Lease.select().where(
-        db.Lease.provider_id == provider_id, states.is_not(db.Lease.state, LeaseState.ENDED)
-    )
-    return [_lease(row) for row in query.order_by(db.Lease.offered_ms)]
+    return [_lease(row) for row in _open_of.all(provider_id=provider_id)]
 
 
 def count_open(provider_id: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import peewee as pw
@@ -12,7 +12,7 @@ from server.domain.errors import DomainError, Reason
 from server.domain.jobs import JobType
 from server.domain.ledger import AccountKind, HoldState, TransferKind
 from server.store import states
-from server.store.models import Account, Hold, Transfer
+from server.store.models import Account, Hold, Transfer, tuples
 from server.store.prepared import PreparedQuery, arg
 
 NO_LEAST = -(2**62)
@@ -25,14 +25,28 @@ _balance = PreparedQuery(
         Account.kind == arg("kind"), Account.owner_id == arg("owner_id")
     )
 )
+# These name the account as the table's key does, and return its id: a look-up before each would be a
+# statement more, and an id that was kept from another transaction might belong to no row, or to another.
 _subtract = PreparedQuery(
-    lambda: Account.update({Account.balance_halala: Account.balance_halala - arg("amount")}).where(
-        Account.id == arg("id"), Account.balance_halala >= arg("least")
+    lambda: (
+        Account.update({Account.balance_halala: Account.balance_halala - arg("amount")})
+        .where(
+            Account.kind == arg("kind"),
+            Account.owner_id == arg("owner_id"),
+            Account.balance_halala >= arg("least"),
+        )
+        .returning(Account.id)
     )
 )
 _add = PreparedQuery(
-    lambda: Account.update({Account.balance_halala: Account.balance_halala + arg("amount")}).where(
-        Account.id == arg("id"), Account.balance_halala <= arg("most")
+    lambda: (
+        Account.update({Account.balance_halala: Account.balance_halala + arg("amount")})
+        .where(
+            Account.kind == arg("kind"),
+            Account.owner_id == arg("owner_id"),
+            Account.balance_halala <= arg("most"),
+        )
+        .returning(Account.id)
     )
 )
 _insert_transfer = PreparedQuery(
@@ -184,40 +198,55 @@ def account_id(account: ledger.Account) -> int | None:
     return int(found) if found is not None else None
 
 
-def _ensure(account: ledger.Account) -> int:
-    found = account_id(account)
-    if found is None:
-        Account.insert(kind=account.kind.value, owner_id=account.owner_id).on_conflict_ignore().execute()
-        found = account_id(account)
-    assert found is not None
-    return found
+def _lock(accounts: Collection[ledger.Account]) -> None:
+    """Locks accounts in the order of their ids, and creates those that are missing.
+
+    Without an order, a hold and a settlement of one wallet could deadlock. SQLite has one writer, which
+    needs no lock, so there an account is created only when its balance could not be moved.
+    """
+    if not Account._meta.database.for_update:
+        return
+    which = pw.Tuple(Account.kind, Account.owner_id).in_(
+        [pw.Tuple(account.kind.value, account.owner_id) for account in accounts]
+    )
+    query = Account.select(Account.id).where(which).order_by(Account.id).for_update()
+    if len(list(tuples(query))) < len(accounts):
+        for account in sorted(accounts):
+            _create(account)
+        query.clone().execute()
 
 
-def _lock(accounts: Iterable[ledger.Account]) -> None:
-    """Locks accounts in sorted order; otherwise a hold and a settlement of one wallet could deadlock."""
-    ids = [_ensure(account) for account in sorted(accounts)]
-    if Account._meta.database.for_update:
-        query = Account.select(Account.id).where(Account.id.in_(ids)).order_by(Account.id)
-        query.for_update().execute()
+def _create(account: ledger.Account) -> None:
+    Account.insert(kind=account.kind.value, owner_id=account.owner_id).on_conflict_ignore().execute()
 
 
 def _debit(account: ledger.Account, amount: int) -> int:
-    found = _ensure(account)
     least = NO_LEAST if account.kind is AccountKind.EXTERNAL else amount
-    if _subtract.run(id=found, amount=amount, least=least) != 1:
+    debited = _moved(_subtract, account, amount=amount, least=least)
+    if debited is None:
         raise _insufficient(account, amount)
-    return found
+    return debited
 
 
 def _credit(account: ledger.Account, amount: int) -> int:
-    found = _ensure(account)
-    if _add.run(id=found, amount=amount, most=ledger.MAX_BALANCE_HALALA - amount) != 1:
+    credited = _moved(_add, account, amount=amount, most=ledger.MAX_BALANCE_HALALA - amount)
+    if credited is None:
         raise DomainError(
             Reason.AMOUNT_TOO_LARGE,
             f"amount_halala: an account holds at most {ledger.MAX_BALANCE_HALALA} halala; send less",
             field="amount_halala",
         )
-    return found
+    return credited
+
+
+def _moved(move: PreparedQuery, account: ledger.Account, **limits: int) -> int | None:
+    """Moves a balance and returns the account's id; None if the balance does not allow it."""
+    values = {"kind": account.kind.value, "owner_id": account.owner_id, **limits}
+    rows = move.all(**values)
+    if not rows and account_id(account) is None:
+        _create(account)
+        rows = move.all(**values)
+    return int(rows[0][0]) if rows else None
 
 
 def _insufficient(account: ledger.Account, required: int) -> DomainError:

@@ -19,7 +19,7 @@ from server.domain.placement import Model
 from server.domain.providers import AccountState
 from server.store import states
 from server.store.models import Provider, ProviderModel, ProviderTerms, tuples
-from server.store.prepared import PreparedQuery, PreparedRows, arg, locking, squeezed_column
+from server.store.prepared import PreparedQuery, PreparedRows, arg, bound, locking, squeezed_column
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,15 @@ _models_of_one = PreparedQuery(
         .where(ProviderModel.provider_id == arg("id"))
         .order_by(ProviderModel.name)
     )
+)
+_delete_models = PreparedQuery(lambda: ProviderModel.delete().where(ProviderModel.provider_id == arg("id")))
+_insert_model = PreparedQuery(
+    lambda: ProviderModel.insert(
+        {ProviderModel.provider_id: arg("id"), **bound(ProviderModel, "name", "context_tokens", "warm")}
+    )
+)
+_note_models = PreparedQuery(
+    lambda: Provider.update({Provider.models_reported: True}).where(Provider.id == arg("id"))
 )
 _lock = PreparedQuery(
     lambda: locking(
@@ -244,19 +253,10 @@ def inactive_connected() -> dict[int, AccountState]:
 
 def replace_models(provider_id: int, models: Iterable[Model]) -> None:
     """Replaces the models that a provider serves."""
-    ProviderModel.delete().where(ProviderModel.provider_id == provider_id).execute()
-    rows = {
-        m.name: {
-            "provider_id": provider_id,
-            "name": m.name,
-            "context_tokens": m.context_tokens,
-            "warm": m.warm,
-        }
-        for m in models
-    }
-    if rows:
-        ProviderModel.insert_many(list(rows.values())).execute()
-    Provider.update(models_reported=True).where(Provider.id == provider_id).execute()
+    _delete_models.run(id=provider_id)
+    for model in {model.name: model for model in models}.values():
+        _insert_model.run(id=provider_id, **asdict(model))
+    _note_models.run(id=provider_id)
 
 
 def set_job_types(provider_id: int, session_epoch: int, job_types: Iterable[JobType]) -> None:

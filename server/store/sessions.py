@@ -31,15 +31,43 @@ class Beat:
     renewed_ms: int | None = None
 
 
-_beat = PreparedQuery(
+_TIMES: dict[Any, Any] = {
+    Provider.last_heartbeat_ms: arg("at_ms"),
+    Provider.renewed_ms: pw.fn.COALESCE(arg("renewed_ms"), Provider.renewed_ms),
+}
+_IS_NEWEST = (Provider.id == arg("id")) & (
+    Provider.last_heartbeat_ms.is_null() | (Provider.last_heartbeat_ms <= arg("at_ms"))
+)
+_beat = PreparedQuery(lambda: Provider.update(_TIMES).where(_IS_NEWEST))
+_beat_with_report = PreparedQuery(
     lambda: Provider.update(
         {
-            Provider.last_heartbeat_ms: arg("at_ms"),
-            Provider.renewed_ms: pw.fn.COALESCE(arg("renewed_ms"), Provider.renewed_ms),
+            **_TIMES,
+            Provider.gpu_status: arg("gpu_status"),
+            Provider.gpu_model: pw.fn.COALESCE(arg("gpu_model"), Provider.gpu_model),
+            Provider.architecture: pw.fn.COALESCE(arg("architecture"), Provider.architecture),
+            # The memory on record may be that of the GPU that was there before.
+            Provider.gpu_vram_mib: pw.Case(
+                None,
+                [(Provider.gpu_model != arg("unless_gpu_model"), 0)],
+                pw.fn.COALESCE(arg("gpu_vram_mib"), Provider.gpu_vram_mib),
+            ),
         }
-    ).where(
-        Provider.id == arg("id"),
-        Provider.last_heartbeat_ms.is_null() | (Provider.last_heartbeat_ms <= arg("at_ms")),
+    ).where(_IS_NEWEST)
+)
+_begin = PreparedQuery(
+    lambda: (
+        Provider.update(
+            {
+                Provider.session_epoch: Provider.session_epoch + 1,
+                Provider.connected: True,
+                Provider.draining: False,
+                Provider.renewed_ms: arg("now_ms"),
+                Provider.job_types: arg("job_types"),
+            }
+        )
+        .where(Provider.id == arg("id"))
+        .returning(Provider.session_epoch)
     )
 )
 
@@ -49,14 +77,8 @@ def begin(provider_id: int, job_types: Iterable[JobType], now_ms: int) -> int:
 
     The same write renews the leases that the session keeps, so that they are not declared lost in between.
     """
-    Provider.update(
-        session_epoch=Provider.session_epoch + 1,
-        connected=True,
-        draining=False,
-        renewed_ms=now_ms,
-        job_types=" ".join(sorted(job_types)),
-    ).where(Provider.id == provider_id).execute()
-    return int(Provider.select(Provider.session_epoch).where(Provider.id == provider_id).scalar())
+    ((epoch,),) = _begin.all(id=provider_id, job_types=" ".join(sorted(job_types)), now_ms=now_ms)
+    return int(epoch)
 
 
 def end(provider_id: int, session_epoch: int) -> None:
@@ -83,21 +105,19 @@ def write_beats(beats: Iterable[Beat]) -> None:
     for beat in sorted(
         beats, key=lambda beat: beat.provider_id
     ):  # sorted, so that two batches cannot deadlock
-        newest = _beat.run(id=beat.provider_id, at_ms=beat.at_ms, renewed_ms=beat.renewed_ms)
-        if newest and beat.report:
-            _write_report(beat.provider_id, beat.report)
+        values = {"id": beat.provider_id, "at_ms": beat.at_ms, "renewed_ms": beat.renewed_ms}
+        if beat.report:
+            _beat_with_report.run(**values, **_columns(beat.report))
+        else:
+            _beat.run(**values)
 
 
-def _write_report(provider_id: int, report: GpuReport) -> None:
-    registered = {
-        "gpu_model": report.gpu_model,
-        "gpu_vram_mib": report.total_mib,
-        "architecture": report.architecture,
+def _columns(report: GpuReport) -> dict[str, Any]:
+    gpu_model, total_mib = report.gpu_model or None, report.total_mib
+    return {
+        "gpu_status": json.dumps(to_plain(report)),
+        "gpu_model": gpu_model,
+        "gpu_vram_mib": total_mib or None,
+        "unless_gpu_model": gpu_model if total_mib is None else None,
+        "architecture": report.architecture or None,
     }
-    values: dict[str, Any] = {name: value for name, value in registered.items() if value}
-    if report.gpu_model and report.total_mib is None:
-        # The memory on record may be that of the GPU that was there before.
-        is_same = Provider.gpu_model == report.gpu_model
-        values["gpu_vram_mib"] = pw.Case(None, [(is_same, Provider.gpu_vram_mib)], 0)
-    values["gpu_status"] = json.dumps(to_plain(report))
-    Provider.update(**values).where(Provider.id == provider_id).execute()

@@ -170,9 +170,9 @@ async def test_job_that_does_nothing(market: Market, tmp_path: Path) -> None:
             "< result_ack": 1,
         }
         assert counter.database() == {
-            "statements": 66,
+            "statements": 57,
             "write transactions": 4,
-            "read transactions": 3,
+            "read transactions": 2,
             "syncs": 4,
         }
         assert counter.journal_syncs == 5
@@ -190,6 +190,19 @@ async def test_heartbeat(market: Market, tmp_path: Path) -> None:
         assert counter.journal_syncs == 0
 
 
+async def test_first_hello_of_a_provider(market: Market, tmp_path: Path) -> None:
+    counter = market.counter
+    counter.clear()
+    async with market.daemon(tmp_path / "daemon"):
+        assert counter.messages == HEARTBEAT | {"> hello": 1, "< welcome": 1}
+        assert counter.database() == {
+            "statements": 21,
+            "write transactions": 1,
+            "read transactions": 2,
+            "syncs": 1,
+        }
+
+
 async def test_hello_of_a_daemon_that_starts_again(market: Market, tmp_path: Path) -> None:
     counter = market.counter
     async with market.daemon(tmp_path / "daemon"):
@@ -200,9 +213,9 @@ async def test_hello_of_a_daemon_that_starts_again(market: Market, tmp_path: Pat
         assert counter.http == counter.calls.methods == {}
         assert counter.messages == HEARTBEAT | {"> hello": 1, "< welcome": 1}
         assert counter.database() == {
-            "statements": 22,
+            "statements": 18,
             "write transactions": 1,
-            "read transactions": 3,
+            "read transactions": 2,
             "syncs": 1,
         }
         assert counter.journal_syncs == 0

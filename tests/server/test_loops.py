@@ -70,6 +70,7 @@ async def test_server_runs_every_duty_once(market: Market) -> None:
     loops = market.server.loops
     assert [duty.name for duty in loops[0].duties] == DUTIES
     assert [duty.name for loop in loops[1:] for duty in loop.duties] == [
+        "judge reports",
         "send webhooks",
         "clean artifacts",
         "remove old texts of jobs",

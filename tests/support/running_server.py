@@ -276,6 +276,14 @@ class Market:
         for error in await self.server.loops[0].tick():
             raise error
 
+    async def judge(self) -> None:
+        """Judges the reports that have arrived, as the server does each second."""
+        (loop,) = (
+            loop for loop in self.server.loops if [duty.name for duty in loop.duties] == ["judge reports"]
+        )
+        for error in await loop.tick():
+            raise error
+
     async def later(self, seconds: float) -> None:
         """Advances the clock and runs each duty of the market's loop once."""
         self.clock.advance(seconds)

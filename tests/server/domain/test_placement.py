@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.domain.jobs import JobType
-from server.domain.placement import Candidate, Model, Obstacle, Wants, can_run, choose, obstacle, ranked
+from server.domain.placement import Candidate, Model, Obstacle, Wants, able, can_run, obstacle, rank
 from server.domain.providers import ProviderStatus
 
 INFERENCE = frozenset({JobType.LLM_INFERENCE})
@@ -102,6 +103,14 @@ def test_each_candidate_has_its_obstacle_and_only_temporary_obstacles_allow_the_
 
 
 WARM = (Model("m", warm=True),)
+
+
+def ranked(candidates: Iterable[Candidate], wants: Wants) -> list[Candidate]:
+    return sorted(able(candidates, wants), key=lambda candidate: rank(candidate, wants.model))
+
+
+def choose(candidates: Iterable[Candidate], wants: Wants) -> Candidate | None:
+    return next(iter(ranked(candidates, wants)), None)
 
 
 @pytest.mark.parametrize(

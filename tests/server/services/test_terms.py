@@ -12,6 +12,7 @@ from dcp.v1 import gpus_pb2, jobs_pb2, operations_pb2, providers_pb2, renters_pb
 import server.services.terms
 from server.domain.gpus import GpuReport
 from server.domain.jobs import JobType
+from server.domain.placement import Wants
 from server.domain.terms import Settings, Terms, window
 from server.services.fleet import Fleet, Presence
 from server.store import terms
@@ -305,15 +306,15 @@ async def test_job_that_waits_for_a_provider_whose_hours_ended_says_so(market: M
 
 def test_closed_and_hot_providers_do_not_crowd_out_the_others() -> None:
     """Placement looks at some providers of a large fleet, and only at those that take jobs now."""
-    fleet = Fleet()
+    fleet, training = Fleet(), Wants(JobType.TRAINING)
     closed = Settings((window([], "14:00", "22:00"),), "Asia/Riyadh")
     for number, settings in enumerate((closed, Settings(max_temp_c=80), Settings()), start=1):
         own = Terms(settings=settings)
         fleet.join(Presence(number, 1, "b", lambda _: None, 0, 1, frozenset(JobType), (), terms=own))
         fleet.beat(number, NOW_MS, GpuReport(temp_c=81.0))
-    assert [candidate.provider_id for candidate in fleet.live_candidates(None, NOW_MS, 0, 1)] == [3]
+    assert [candidate.provider_id for candidate in fleet.candidates(training, NOW_MS, 0)] == [3]
     later_ms = NOW_MS + 3 * 3_600_000
-    assert [candidate.provider_id for candidate in fleet.live_candidates(None, later_ms, 0, 1)] == [1]
+    assert [candidate.provider_id for candidate in fleet.candidates(training, later_ms, 0)] == [1, 3]
 
 
 # Temperature and memory.

@@ -75,6 +75,8 @@ async def post_heartbeat(market: Market, provider: Party, status: gpus_pb2.GpuSt
 
 
 async def verdict(market: Market, provider: Party) -> tuple[int, list[str]]:
+    """The verdict on the reports that have arrived."""
+    await market.judge()
     verification = (await own_profile(market, provider)).verification
     names = [honesty_pb2.VerdictReason.Name(finding.code) for finding in verification.findings]
     assert all(finding.message for finding in verification.findings)
@@ -129,6 +131,7 @@ async def test_changed_gpus_are_unverified_for_a_day(any_market: Market) -> None
     market = any_market
     provider = await market.provider()
     await post_heartbeat(market, provider, gpu_status("GPU-a", "GPU-b"))
+    assert await verdict(market, provider) == (VERIFIED, [])
     market.clock.advance(120)
     await post_heartbeat(market, provider, gpu_status("GPU-b", "GPU-c"))
     assert await verdict(market, provider) == (UNVERIFIED, ["GPUS_CHANGED"])
@@ -168,6 +171,7 @@ async def test_all_providers_that_claim_the_same_gpu_are_suspect(market: Market)
     providers = [await market.provider() for _ in range(25)]
     for provider in providers:
         await post_heartbeat(market, provider, gpu_status("GPU-a"))
+        await market.judge()
     assert {(await verdict(market, provider))[0] for provider in providers} == {SUSPECT}
     # Each check reads only some of them, however many there are.
     checked = await market.sql(lambda: honesty.sharing(providers[0].id, ["GPU-a"], 0))
@@ -188,6 +192,7 @@ async def test_suspect_provider_gets_a_job_only_when_no_other_provider_can_run_i
         suspect, gpu_status=gpu_status("GPU-a", compute_capability="1.0"), slots=9
     )
     honest_daemon = await market.daemon(honest, gpu_status=gpu_status("GPU-b"))
+    await market.judge()
     await market.submit(renter)
     await honest_daemon.expect("job_offer")
     await market.submit(renter)
@@ -197,23 +202,98 @@ async def test_suspect_provider_gets_a_job_only_when_no_other_provider_can_run_i
 async def test_heartbeat_without_a_change_writes_no_verdict(market: Market) -> None:
     provider = await market.provider()
     daemon = await market.daemon(provider, gpu_status=gpu_status("GPU-a"))
+    await market.judge()
     since = (await own_profile(market, provider)).verification.since
     # A heartbeat that wrote the verdict would correct this value.
     await market.set_provider(provider, verdict="suspect")
     for second in range(60):
         market.clock.advance(1)
         await daemon.heartbeat(gpu_status=gpu_status("GPU-a", temp_c=second))
+        await market.judge()
     assert (await verdict(market, provider))[0] == SUSPECT
     await market.set_provider(provider, verdict="verified")
     market.clock.advance(2 * 3600)
     await daemon.heartbeat(gpu_status=gpu_status("GPU-a"))
+    await market.judge()
     assert (await own_profile(market, provider)).verification.since == since
+
+
+async def test_no_provider_is_preferred_before_its_report_is_judged(market: Market) -> None:
+    """A judgement follows within a second; until then the report may be a lie that was not found yet."""
+    known, liar, renter = await market.provider(), await market.provider(), await market.renter()
+    honest_daemon = await market.daemon(known, gpu_status=gpu_status("GPU-a"))
+    await market.judge()
+    lie = gpu_status("GPU-b", compute_capability="1.0")
+    liars_daemon = await market.daemon(liar, gpu_status=lie, slots=9)
+    await market.submit(renter)
+    await honest_daemon.expect("job_offer")
+    await liars_daemon.heard_nothing()
+
+
+async def test_provider_whose_gpu_another_one_claims_in_the_same_second_loses_its_place(
+    market: Market,
+) -> None:
+    """Both reports are judged in one batch; the other one's claim counts though it is judged first."""
+    honest, claimed, thief = await market.provider(), await market.provider(), await market.provider()
+    renter = await market.renter()
+    first = await market.daemon(honest, gpu_status=gpu_status("GPU-a"))
+    second = await market.daemon(claimed, gpu_status=gpu_status("GPU-b"), slots=9)
+    await market.judge()
+    market.clock.advance(3600)
+    await market.daemon(thief, gpu_status=gpu_status("GPU-b"), slots=9)
+    await second.heartbeat(gpu_status=gpu_status("GPU-b"))
+    await first.heartbeat(gpu_status=gpu_status("GPU-a"))
+    await market.tick()
+    await market.judge()
+    await market.submit(renter)
+    await first.expect("job_offer")
+    assert (await verdict(market, claimed))[0] == (await verdict(market, thief))[0] == SUSPECT
+
+
+async def test_changed_report_costs_a_verified_provider_its_place_until_it_is_judged(market: Market) -> None:
+    changing, other, renter = await market.provider(), await market.provider(), await market.renter()
+    first = await market.daemon(changing, gpu_status=gpu_status("GPU-a"), slots=9)
+    second = await market.daemon(other, gpu_status=gpu_status("GPU-b"))
+    await market.judge()
+    market.clock.advance(61)
+    await second.heartbeat()
+    await first.heartbeat(gpu_status=gpu_status("GPU-a", gpu_vram_mib=81920))
+    await market.submit(renter)
+    await second.expect("job_offer")
+    await first.heard_nothing()
+
+
+async def test_stored_verdict_counts_for_a_session_without_a_report(market: Market) -> None:
+    """As after a restart of the server, while the driver does not answer."""
+    suspect, honest, renter = await market.provider(), await market.provider(), await market.renter()
+    await market.set_provider(suspect, verdict="suspect")
+    suspect_daemon = await market.daemon(suspect, slots=9)
+    honest_daemon = await market.daemon(honest)
+    await market.submit(renter)
+    await honest_daemon.expect("job_offer")
+    await suspect_daemon.heard_nothing()
+
+
+async def test_report_that_cannot_be_judged_holds_up_no_other(any_market: Market) -> None:
+    market = any_market
+    broken, other = await market.provider(), await market.provider()
+    for number, provider in enumerate((broken, other)):
+        await post_heartbeat(market, provider, gpu_status(f"GPU-{number}"))
+    await market.set_provider(broken, self_tests="[0]")
+    await market.judge()
+    found = await market.sql(lambda: {row.id: row.verdict for row in Provider.select()})
+    assert found == {broken.id: "unverified", other.id: "verified"}
+    await market.set_provider(broken, self_tests="[]")
+    market.clock.advance(60)
+    await post_heartbeat(market, broken, gpu_status("GPU-0"))
+    assert await verdict(market, broken) == (VERIFIED, [])
 
 
 async def test_machine_that_reports_new_gpus_every_second_is_judged_once_a_minute(market: Market) -> None:
     provider = await market.provider()
     for second in range(50):
         await post_heartbeat(market, provider, gpu_status(f"GPU-{second}"))
+        await market.judge()
         market.clock.advance(1)
     assert (await own_profile(market, provider)).verification.verdict == VERIFIED
     market.clock.advance(30)

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from random import Random
 
 import peewee
 import pytest
@@ -14,12 +13,11 @@ import pytest
 from server.domain.jobs import FailureReason, Job, JobEvent, JobRequest, JobState, JobType
 from server.domain.leases import Channel, Lease, LeaseOutcome, LeaseRef, LeaseState
 from server.domain.ledger import make_bill
-from server.domain.placement import Model, Obstacle, Wants, can_run
 from server.store import jobs, leases, reliability, sessions
 from server.store.database import Database
 from server.store.models import Lease as LeaseRow
 from server.store.operators import operations
-from tests.server.store.rows import CANDIDATE, NOW_MS, SECRET, SESSION_EPOCH, Rows
+from tests.server.store.rows import NOW_MS, SECRET, SESSION_EPOCH, Rows
 
 
 @dataclass(frozen=True)
@@ -171,132 +169,6 @@ async def test_log_and_output_are_numbered_separately(database: Database, rows: 
     assert (await rows.get(job_id)).output_bytes == 1
 
 
-async def test_queue_is_sorted_by_priority_and_then_by_age(database: Database, rows: Rows) -> None:
-    renter_id = await rows.renter()
-    second = await rows.job(renter_id, priority=2, now_ms=NOW_MS)
-    last = await rows.job(renter_id, priority=1, now_ms=NOW_MS - 1000)
-    third = await rows.job(renter_id, priority=2, now_ms=NOW_MS + 1)
-    first = await rows.job(renter_id, priority=10, now_ms=NOW_MS + 1000)
-    queued = await database.run(lambda: jobs.next_queued(CANDIDATE, 10, NOW_MS, 0))
-    assert [job.job_id for job in queued] == [first, second, third, last]
-    assert [job.job_id for job in await database.run(lambda: jobs.next_queued(CANDIDATE, 2, NOW_MS, 0))] == [
-        first,
-        second,
-    ]
-
-
-@pytest.mark.parametrize(
-    ("request_", "suits"),
-    [
-        (JobRequest(JobType.BENCHMARK, 60_000), True),
-        (JobRequest(JobType.LLM_INFERENCE, 60_000, model="m"), True),
-        (JobRequest(JobType.LLM_INFERENCE, 60_000, model="other"), False),
-        (JobRequest(JobType.TRAINING, 60_000), False),
-        (JobRequest(JobType.BENCHMARK, 60_000, gpu_model="rtx4090"), True),
-        (JobRequest(JobType.BENCHMARK, 60_000, gpu_model="H100"), False),
-        (JobRequest(JobType.BENCHMARK, 60_000, min_vram_mib=24576), True),
-        (JobRequest(JobType.BENCHMARK, 60_000, min_vram_mib=24577), False),
-    ],
-)
-async def test_queue_offers_what_the_provider_can_run(
-    database: Database, rows: Rows, request_: JobRequest, suits: bool
-) -> None:
-    await rows.job(await rows.renter(), request=request_)
-    able = replace(
-        CANDIDATE, job_types=frozenset({JobType.BENCHMARK, JobType.LLM_INFERENCE}), models=(Model("m"),)
-    )
-    assert bool(await database.run(lambda: jobs.next_queued(able, 10, NOW_MS, 0))) is suits
-
-
-@pytest.mark.parametrize("seed", range(12))
-async def test_each_provider_gets_the_jobs_that_it_can_run_in_queue_order(
-    database: Database, rows: Rows, seed: int
-) -> None:
-    """The store selects the same jobs as the rules of placement, by priority and age."""
-    rng, renter_id = Random(seed), await rows.renter()
-    named = [await rows.provider() for _ in range(3)]
-    queue: list[tuple[int, int, str, int | None, Wants]] = []
-    for _ in range(40):
-        request = JobRequest(
-            rng.choice([JobType.BENCHMARK, JobType.TRAINING]),
-            60_000,
-            provider_id=rng.choice([None, None, *named]),
-            model=rng.choice([None, "m", "other"]),
-            gpu_model=rng.choice([None, "4090", "Geforce RTX 4090", "RTX 4090 Laptop", "rtx", "H100"]),
-            min_vram_mib=rng.choice([None, 8192, 65536]),
-            priority=rng.randint(0, 3),
-        )
-        at_ms, rate = NOW_MS + rng.randint(0, 5), rng.choice([100, 120, 150])
-        job_id = await rows.job(renter_id, now_ms=at_ms, request=request, rate=rate)
-        queue.append((-request.priority, at_ms, job_id, request.provider_id, wants_of(request, rate)))
-    for provider_id in named:
-        candidate = replace(
-            CANDIDATE,
-            provider_id=provider_id,
-            job_types=frozenset(rng.sample([JobType.BENCHMARK, JobType.TRAINING], rng.randint(1, 2))),
-            models=tuple(Model(name) for name in rng.sample(["m", "other"], rng.randint(0, 2))),
-            vram_mib=rng.choice([4096, 24576, 80000]),
-            vram_reserve_mib=rng.choice([0, 0, 16385, 90000]),
-            own_rates=dict(zip(JobType, rng.choices([99, 100, 119, 121, 150, 151], k=7), strict=True))
-            if rng.random() < 0.7
-            else {},
-            is_open=rng.random() < 0.9,
-            is_too_hot=rng.random() < 0.1,
-            runs_plain_processes=rng.random() < 0.2,
-            hindered=rng.choice([{}, {}, {JobType.TRAINING: Obstacle.TOOLKIT_TOO_OLD}]),
-        )
-        suitable = [
-            job_id
-            for _, _, job_id, named_id, wants in sorted(queue, key=lambda entry: entry[:3])
-            if named_id in (None, provider_id) and can_run(candidate, wants)
-        ]
-        limit = rng.randint(1, 40)
-        taken = await database.run(partial(jobs.next_queued, candidate, limit, NOW_MS, 0))
-        assert [job.job_id for job in taken] == suitable[:limit]
-
-
-def wants_of(request: JobRequest, rate: int) -> Wants:
-    quoted = rate if request.provider_id is None else None
-    return Wants(request.job_type, request.model, request.gpu_model, request.min_vram_mib, quoted)
-
-
-async def test_requirements_are_read_with_the_quoted_rate(database: Database, rows: Rows) -> None:
-    """For polls, explanations and estimates alike; the rate counts only for a job without a provider."""
-    renter_id, provider_id = await rows.renter(), await rows.provider()
-    for named_id, rate in [(None, 100), (None, 100), (None, 150), (provider_id, 100), (provider_id, 150)]:
-        request = JobRequest(JobType.BENCHMARK, 60_000, provider_id=named_id)
-        job_id = await rows.job(renter_id, request=request, rate=rate)
-        wants = wants_of(request, rate)
-        assert await database.read(partial(jobs.wants, job_id)) == wants
-        found = await database.read(partial(jobs.queue_through, job_id, 10))
-        assert found is not None
-        assert found[0].wants == wants
-    kinds = await database.read(partial(jobs.queued_wants, 10))
-    assert sorted((named_id or 0, wants.quoted_halala_per_minute or 0) for named_id, wants in kinds) == [
-        (0, 100),
-        (0, 150),
-        (provider_id, 0),
-    ]
-
-
-async def test_job_past_its_start_deadline_is_not_selected(database: Database, rows: Rows) -> None:
-    job_id = await rows.job(await rows.renter())
-    end_ms = (await rows.get(job_id)).start_by_ms
-    for now_ms, waits in ((end_ms - 1, True), (end_ms, False)):
-        assert bool(await database.run(partial(jobs.next_queued, CANDIDATE, 1, now_ms, 0))) is waits
-        assert bool(await database.read(partial(jobs.unstarted, now_ms, 1))) is not waits
-
-
-async def test_place_in_the_queue_lists_the_jobs_before_it(database: Database, rows: Rows) -> None:
-    renter_id = await rows.renter()
-    last, first, second = [await rows.job(renter_id, priority=n) for n in (1, 3, 2)]
-    found = await database.read(lambda: jobs.queue_through(second, 10))
-    assert found is not None
-    assert (found[0].job_id, [job.job_id for job in found[1]]) == (second, [first])
-    assert await database.read(lambda: jobs.queue_through(last, 2)) is None
-    assert await database.read(lambda: jobs.queue_through("job-none", 10)) is None
-
-
 async def test_leases_of_a_job_are_listed_oldest_first(database: Database, rows: Rows) -> None:
     provider_id, job_id = await rows.provider(), await rows.job(await rows.renter())
     for number in range(1, 4):
@@ -342,21 +214,6 @@ async def test_reliability_is_the_successful_part_of_the_newest_attempts(
     await database.run(partial(leases.end, lease, LeaseOutcome.REFUSED, NOW_MS))
     known = await database.read(lambda: reliability.track_record(provider_id, 4))
     assert known.reliability == expected
-
-
-async def test_queue_without_models_or_types_is_empty(database: Database, rows: Rows) -> None:
-    await rows.job(await rows.renter(), request=JobRequest(JobType.LLM_INFERENCE, 60_000, model="m"))
-    for bare in (replace(CANDIDATE, models=()), replace(CANDIDATE, job_types=frozenset())):
-        assert await database.run(partial(jobs.next_queued, bare, 10, NOW_MS, 0)) == []
-
-
-async def test_job_that_names_a_provider_is_queued_only_for_it(database: Database, rows: Rows) -> None:
-    other, named = await rows.provider(), await rows.provider()
-    await rows.job(await rows.renter(), request=JobRequest(JobType.BENCHMARK, 60_000, provider_id=named))
-    assert not await database.run(
-        lambda: jobs.next_queued(replace(CANDIDATE, provider_id=other), 10, NOW_MS, 0)
-    )
-    assert await database.run(lambda: jobs.next_queued(replace(CANDIDATE, provider_id=named), 10, NOW_MS, 0))
 
 
 async def test_simultaneous_offers_of_a_job_succeed_once(database: Database, rows: Rows) -> None:

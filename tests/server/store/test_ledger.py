@@ -68,6 +68,28 @@ async def test_simultaneous_hold_and_settlement_of_one_wallet_both_succeed(
     assert await database.read(lambda: ledger.balance(rules.held(renter_id))) == 1000
 
 
+async def test_account_whose_creation_was_rolled_back_gets_no_money_of_another(
+    database: Database, rows: Rows
+) -> None:
+    """The database reuses the number of the row that was undone."""
+    undone, other = await rows.renter(0), await rows.renter(0)
+
+    def credit(renter_id: int, amount: int) -> None:
+        ledger.apply([Transfer(TransferKind.TOPUP, EXTERNAL, rules.renter(renter_id), amount)], NOW_MS)
+
+    def fail() -> None:
+        credit(undone, 5)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await database.run(fail)
+    await database.run(lambda: credit(other, 7))
+    await database.run(lambda: credit(undone, 11))
+    balances = [await database.read(partial(ledger.balance, rules.renter(id_))) for id_ in (undone, other)]
+    assert balances == [11, 7]
+    assert (await database.read(prove)).discrepancies == ()
+
+
 @pytest.mark.parametrize(("first", "second"), [(60, 60), (60, 0), (0, 60), (0, 0)])
 async def test_hold_resolves_once(database: Database, rows: Rows, first: int, second: int) -> None:
     job_id = await rows.held_job(await rows.renter(100))

@@ -14,7 +14,7 @@ from playhouse.migrations import Runner
 import server.store
 from server.domain.jobs import FailureReason, Job, JobState
 from server.domain.leases import MAX_OUTPUT_BYTES, Lease, LeaseState
-from server.store import jobs, leases
+from server.store import jobs, leases, queue
 from server.store.database import Database
 from server.store.models import MODELS, Hold, JobTally, Provider, Renter, Transfer
 from server.store.proof import prove
@@ -86,7 +86,7 @@ async def test_rows_of_the_first_release_are_kept(new_database_url: str) -> None
             return found, history, Provider.get_by_id(1).renewed_ms
 
         found, history, renewed_ms = await database.read(read)
-        assert await database.read(lambda: (jobs.unstarted(before_ms, 9), jobs.has_queued())) == ([], True)
+        assert await database.read(lambda: (jobs.unstarted(before_ms, 9), queue.has_queued())) == ([], True)
     for state, job in found.items():
         assert job is not None
         assert job.state is JobState(state)

@@ -11,6 +11,7 @@ from dcp.v1 import accounts_pb2 as pb
 from dcp.v1 import admin_pb2, jobs_pb2, providers_pb2, sessions_pb2
 
 from server.domain.jobs import JobType
+from server.domain.placement import Wants
 from server.domain.providers import AccountState, ProviderStatus
 from server.services.fleet import Fleet, Presence
 from tests.support import running_server
@@ -279,7 +280,7 @@ def test_paused_daemons_do_not_crowd_out_the_others() -> None:
         fleet.join(Presence(number, 1, "b1", lambda _: None, 0, 1, frozenset(JobType), ()))
         fleet.beat(number, 10, None)
     fleet.set_state(1, AccountState.PAUSED)
-    assert [candidate.provider_id for candidate in fleet.live_candidates(None, 10, 0, 1)] == [2]
+    assert [candidate.provider_id for candidate in fleet.candidates(Wants(JobType.TRAINING), 10, 0)] == [2]
     paused = fleet.get(1)
     assert paused is not None
     assert paused.candidate(10).status is ProviderStatus.PAUSED

@@ -1,0 +1,93 @@
+"""The daemons with a free slot, best first, by each model and each job type that they serve.
+
+Placement reads the first suitable one and none of the rest, so its cost does not grow with the fleet. It
+is read on the event loop. Sessions change in other threads too: those only note the provider in ``changed``,
+and the next reading lists it anew.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from server.domain.hindrances import by_job_type
+from server.domain.jobs import JobType
+from server.domain.placement import Rank, Wants, rank
+
+if TYPE_CHECKING:
+    from server.services.fleet import Presence
+
+# The name of a list: a model, or a job type for jobs without a model.
+_Name = tuple[str | None, str]
+_Entry = tuple[Rank, "Presence"]
+# A session whose value of one of these changes gets another place, or is in other lists.
+LISTED_BY = frozenset(
+    {
+        "slots",
+        "is_too_hot",
+        "hindrances",
+        "models",
+        "is_suspect",
+        "used_slots",
+        "reliability",
+        "draining",
+        "state",
+        "job_types",
+    }
+)
+
+
+class FreeSlots:
+    """Sorted lists of sessions that take a job now, apart from their owner's hours."""
+
+    def __init__(self, present: Mapping[int, Presence]) -> None:
+        self.changed: set[int] = set()
+        """The providers whose session has come, gone or changed since the last reading."""
+        self._present = present
+        self._lists: dict[_Name, list[_Entry]] = {}
+        self._listed: dict[int, tuple[tuple[_Name, _Entry], ...]] = {}
+
+    def best_first(self, wants: Wants) -> Iterator[Presence]:
+        """The sessions that serve the job's model, or its type if it has none."""
+        while self.changed:
+            self._list_anew(self.changed.pop())
+        name = _of_type(wants.job_type) if wants.model is None else _of_model(wants.model)
+        return (presence for _, presence in self._lists.get(name, ()))
+
+    def _list_anew(self, provider_id: int) -> None:
+        for name, entry in self._listed.pop(provider_id, ()):
+            entries = self._lists[name]
+            del entries[bisect_left(entries, entry[0], key=_rank)]
+            if not entries:
+                del self._lists[name]
+        presence = self._present.get(provider_id)
+        if presence is None or not presence.free_slots or presence.is_too_hot:
+            return
+        open_types = presence.job_types.difference(by_job_type(presence.hindrances))
+        if not open_types:
+            return
+        # One entry serves all lists of the same rank: ten thousand daemons are in several lists each.
+        cold = (rank(presence, None), presence)
+        listed: list[tuple[_Name, _Entry]] = [(_of_type(kind), cold) for kind in open_types]
+        for model in {model.name for model in presence.models}:
+            warm = rank(presence, model)
+            listed.append((_of_model(model), cold if warm == cold[0] else (warm, presence)))
+        for name, entry in listed:
+            insort(self._lists.setdefault(name, []), entry, key=_rank)
+        self._listed[provider_id] = tuple(listed)
+
+
+@lru_cache(maxsize=4096)
+def _of_model(name: str) -> _Name:
+    return name, ""
+
+
+@lru_cache
+def _of_type(kind: JobType) -> _Name:
+    return None, kind.value
+
+
+def _rank(entry: _Entry) -> Rank:
+    return entry[0]

@@ -1,0 +1,215 @@
+"""The queue as rows: the waiting jobs, and what they wait for. How a job changes is in jobs.py.
+
+The index job_wanted sorts the queued jobs by the kind of provider that they wait for, then by their exact
+need, then by priority and age. A provider looks only at its own kinds. There it reads the first job of each
+need, asks the rules of placement which of these needs it meets, and reads further jobs only of those. So jobs
+that nobody can run cost a provider nothing, however many wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import peewee as pw
+
+from server.domain.jobs import FailureReason, Job, JobState, JobType
+from server.domain.placement import Candidate, Obstacle, Wants, can_run, owners_obstacle
+from server.domain.queue import Waiting
+from server.store import models as db
+from server.store import states
+from server.store.jobs import NEEDS, job_of
+from server.store.leases import not_taken
+from server.store.prepared import PreparedQuery, PreparedRows, arg, locking
+
+# A newer release may have stored types that this one does not know: such a job holds up no other.
+_JOB_TYPES = frozenset(kind.value for kind in JobType)
+PassOver = Callable[[str, Exception], object]
+
+_QUEUED = f"state = {states.literal(JobState.QUEUED)}"
+# The expressions of the index job_wanted, exactly as migration 0018 has them.
+_KIND = "COALESCE('provider ' || CAST(named_provider_id AS TEXT), 'model ' || model, 'type ' || job_type)"
+_NEED = (
+    "(job_type || '\x1f' || COALESCE(CAST(min_vram_mib AS TEXT), '') || '\x1f'"
+    " || CASE WHEN named_provider_id IS NULL THEN CAST(rate_halala_per_minute AS TEXT) ELSE '' END"
+    " || '\x1f' || COALESCE(gpu_model, '') || '\x1f' || COALESCE(model, '')"
+    " || '\x1f' || COALESCE(image, '') || '\x1f' || COALESCE(architecture, ''))"
+)
+_HEAD = (
+    f"(SELECT job_id FROM job WHERE {_QUEUED} AND {_KIND} = {{table}}.kind{{after}} "  # noqa: S608
+    f"ORDER BY {_NEED}, priority DESC, created_ms, job_id LIMIT 1)"
+)
+_NEXT_NEED = f" AND {_NEED} > (SELECT {_NEED} FROM job WHERE job_id = head.job_id)"  # noqa: S608
+# The first job of each need of these kinds: one look-up in the index for each, past all jobs between.
+_HEADS = f"""
+WITH RECURSIVE wanted(kind) AS ({{kinds}}),
+head(kind, job_id) AS (
+    SELECT kind, {_HEAD.format(table="wanted", after="")} FROM wanted WHERE kind IS NOT NULL
+    UNION ALL
+    SELECT kind, {_HEAD.format(table="head", after=_NEXT_NEED)} FROM head WHERE job_id IS NOT NULL
+)
+SELECT head.kind, {_NEED}, priority, created_ms, job.job_id, named_provider_id, job_type, model, gpu_model,
+    min_vram_mib, CASE WHEN named_provider_id IS NULL THEN rate_halala_per_minute END, image, architecture
+FROM head JOIN job ON job.job_id = head.job_id
+"""  # noqa: S608  (only the expressions above)
+# The first kind is none, as an expression: SQLite would not use the index for a column of another affinity.
+_EVERY_KIND = (
+    f"SELECT COALESCE('', '') UNION ALL SELECT (SELECT {_KIND} FROM job WHERE {_QUEUED} "  # noqa: S608
+    f"AND {_KIND} > wanted.kind ORDER BY {_KIND} LIMIT 1) FROM wanted WHERE kind IS NOT NULL"
+)
+
+_any_queued = PreparedQuery(
+    lambda: (
+        db.Job.select(db.Job.job_id)
+        .where(states.is_exactly(db.Job.state, JobState.QUEUED))
+        .order_by(db.Job.priority.desc(), db.Job.created_ms)  # the order of the index job_queue
+        .limit(1)
+    )
+)
+
+
+def _takeable(rows: Any) -> Any:
+    job = db.Job
+    lately = db.Lease.select(db.Lease.job_id).where(
+        db.Lease.job_id == job.job_id,
+        db.Lease.provider_id == arg("provider_id"),
+        (not_taken() & (db.Lease.ended_ms > arg("refused_since_ms")))
+        | (db.Lease.failure_reason == FailureReason.OTHER_ARCHITECTURE.value),
+    )
+    query = rows.where(
+        pw.SQL(_QUEUED),
+        pw.SQL(_KIND) == arg("kind"),
+        pw.SQL(_NEED) == arg("need"),
+        job.start_by_ms > arg("now_ms"),
+        ~pw.fn.EXISTS(lately),
+    )
+    ordered = query.order_by(job.priority.desc(), job.created_ms, job.job_id).limit(arg("limit"))
+    return locking(ordered, "FOR UPDATE SKIP LOCKED")
+
+
+_of_need = PreparedRows(db.Job, _takeable)
+
+
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """What some queued jobs have in common; ``place`` is where the first of them is in the queue."""
+
+    kind: str
+    key: str
+    place: tuple[int, int, str]
+    named_provider_id: int | None
+    wants: Wants
+
+
+def next_queued(
+    candidate: Candidate,
+    limit: int,
+    now_ms: int,
+    refused_since_ms: int,
+    pass_over: PassOver | None = None,
+) -> list[Job]:
+    """The queued jobs that a provider can run, by priority, then age: they name it, or no provider.
+
+    A job that names no provider is included if its quote is at least the provider's own rate. Jobs whose
+    offer this provider refused or let expire after ``refused_since_ms`` are left out, and so are jobs past
+    their deadline for the start, which the sweep ends. A job whose row cannot be read is given to
+    ``pass_over`` with the error, and those behind it move up; without ``pass_over``, the error is raised.
+    """
+    values = {
+        "provider_id": candidate.provider_id,
+        "now_ms": now_ms,
+        "refused_since_ms": refused_since_ms,
+    }
+    found: list[Job] = []
+    for need in _met_by(candidate):
+        if len(found) == limit and _place(found[-1]) < need.place:
+            break
+        more = _first(limit, pass_over, kind=need.kind, need=need.key, **values)
+        found = sorted([*found, *more], key=_place)[:limit]
+    return found
+
+
+def has_queued_for(candidate: Candidate) -> bool:
+    """Whether any job is queued that a provider can run, unless it refused that job lately."""
+    return has_queued() and bool(_met_by(candidate))
+
+
+def has_queued() -> bool:
+    """Whether any job is queued."""
+    return _any_queued.one() is not None
+
+
+def queued_wants(limit: int) -> list[tuple[int | None, Wants]]:
+    """The distinct needs of queued jobs, each with the provider that it names, in the queue's order."""
+    return [(need.named_provider_id, need.wants) for need in _needs(_EVERY_KIND)[:limit]]
+
+
+def queue_through(job_id: str, limit: int) -> tuple[Waiting, list[Waiting]] | None:
+    """A queued job, and those before it in the queue; None if it is not among the first ``limit``."""
+    job = db.Job
+    columns = (job.job_id, job.named_provider_id, job.limit_ms, *NEEDS)
+    query = job.select(*columns).where(states.is_in(job.state, JobState.QUEUED))
+    before: list[Waiting] = []
+    for found, named_id, limit_ms, kind, *rest in db.tuples(
+        query.order_by(job.priority.desc(), job.created_ms, job.job_id).limit(limit)
+    ):
+        if kind not in _JOB_TYPES:
+            continue
+        waiting = Waiting(found, named_id, Wants(JobType(kind), *rest), limit_ms)
+        if found == job_id:
+            return waiting, before
+        before.append(waiting)
+    return None
+
+
+def _met_by(candidate: Candidate) -> list[_Need]:
+    """The needs of queued jobs that a provider meets, in the queue's order."""
+    if not candidate.open_job_types or owners_obstacle(candidate) is not Obstacle.NONE:
+        return []
+    kinds = [
+        f"provider {candidate.provider_id}",
+        *(f"model {model.name}" for model in candidate.models),
+        *(f"type {kind.value}" for kind in candidate.open_job_types),
+    ]
+    rows = f"VALUES {', '.join([f'({db.Job._meta.database.param})'] * len(kinds))}"
+    return [need for need in _needs(rows, kinds) if can_run(candidate, need.wants)]
+
+
+def _needs(kinds: str, values: Sequence[str] = ()) -> list[_Need]:
+    """The needs of the queued jobs of these kinds, in the queue's order."""
+    rows = db.Job._meta.database.execute_sql(_HEADS.format(kinds=kinds), list(values)).fetchall()
+    needs = [
+        _Need(kind, key, (-priority, created_ms, job_id), named_id, Wants(JobType(job_type), *rest))
+        for kind, key, priority, created_ms, job_id, named_id, job_type, *rest in rows
+        if job_type in _JOB_TYPES
+    ]
+    return sorted(needs, key=lambda need: need.place)
+
+
+def _place(job: Job) -> tuple[int, int, str]:
+    return -job.priority, job.created_ms, job.job_id
+
+
+def _first(limit: int, pass_over: PassOver | None, **values: Any) -> list[Job]:
+    """The first jobs of a need whose rows can be read."""
+    asked = limit
+    while True:
+        rows = _of_need.all(**values, limit=asked)
+        found = _readable(rows, pass_over)
+        if len(found) >= limit or len(rows) < asked:
+            return found[:limit]
+        asked = limit + len(rows) - len(found)
+
+
+def _readable(rows: list[Any], pass_over: PassOver | None) -> list[Job]:
+    """The jobs of those rows that can be read."""
+    found: list[Job] = []
+    for row in rows:
+        try:
+            found.append(job_of(row))
+        except Exception as error:
+            if pass_over is None:
+                raise
+            pass_over(row.job_id, error)
+    return found

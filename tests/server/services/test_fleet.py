@@ -1,0 +1,157 @@
+"""The fleet in memory: the choice among free daemons, and what it costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from server.domain.gpus import GpuReport
+from server.domain.hindrances import Hindrance
+from server.domain.jobs import JobType
+from server.domain.placement import Candidate, Model, Obstacle, Wants, obstacle
+from server.domain.providers import AccountState
+from server.domain.terms import Settings, Terms, window
+from server.services.dispatch import CANDIDATES_LIMIT, Dispatch
+from server.services.fleet import Fleet, Presence
+from server.store.database import Database
+from tests.support import databases
+from tests.support.manual_clock import ManualClock
+
+KINDS = [JobType.LLM_INFERENCE, JobType.TRAINING]
+MODELS = ["a", "b"]
+GPUS = ["NVIDIA RTX 4090", "NVIDIA H100"]
+CLOSED = Settings((window([], "00:00", "00:01"),), "Asia/Riyadh")
+HINDERED = Hindrance(Obstacle.TOOLKIT_TOO_OLD, "", frozenset({JobType.TRAINING}))
+WANTED = [
+    Wants(kind, model, gpu, mib, quote, names_no_provider=True)
+    for kind in KINDS
+    for model in (None, *MODELS)
+    for gpu in (None, "H100")
+    for mib in (None, 30_000)
+    for quote in (None, 100)
+]
+
+
+def presence(number: int, rng: Random, epoch: int) -> Presence:
+    """A session with random properties."""
+    settings = rng.choice(
+        [Settings(), Settings(vram_reserve_mib=60_000), *[Settings(max_temp_c=70)] * 3, CLOSED]
+    )
+    return Presence(
+        number,
+        epoch,
+        "boot",
+        lambda _: None,
+        0,
+        rng.randint(0, 3),
+        frozenset(rng.sample(KINDS, rng.randint(0, 2))),
+        served(rng),
+        rng.choice(GPUS),
+        rng.choice([None, 24_000, 80_000]),
+        terms=Terms({kind: rng.choice([50, 150]) for kind in rng.sample(KINDS, rng.randint(0, 2))}, settings),
+        runs_plain_processes=rng.random() < 0.2,
+    )
+
+
+def served(rng: Random) -> tuple[Model, ...]:
+    return tuple(Model(name, warm=rng.random() < 0.5) for name in rng.sample(MODELS, rng.randint(0, 2)))
+
+
+def change(fleet: Fleet, one: Presence, rng: Random, now_ms: int) -> None:
+    """Something that happens to a session."""
+    match rng.choice([*range(12), 9, 9]):
+        case 0:
+            fleet.leave(one)
+        case 1:
+            fleet.join(presence(one.provider_id, rng, one.session_epoch + rng.choice([-1, 1])))
+        case 2:
+            fleet.serve(one, served(rng))
+        case 3:
+            one.used_slots = rng.randint(0, 3)
+        case 4:
+            one.slots = rng.randint(0, 3)
+        case 5:
+            one.reliability = rng.choice([0.5, 1.0])
+        case 6:
+            fleet.suspect(one.provider_id, rng.random() < 0.5)
+        case 7:
+            fleet.set_state(one.provider_id, rng.choice([AccountState.ACTIVE, AccountState.PAUSED]))
+        case 8:
+            one.draining = rng.random() < 0.5
+        case 9:
+            fleet.beat(
+                one.provider_id, now_ms, GpuReport(gpu_name=rng.choice(GPUS), temp_c=rng.choice([50, 90]))
+            )
+        case 10:
+            one.job_types = frozenset(rng.sample(KINDS, rng.randint(0, 2)))
+        case 11:
+            one.hindrances = rng.choice([(), (HINDERED,)])
+
+
+def by_a_full_walk(fleet: Fleet, wants: Wants, now_ms: int) -> int | None:
+    """The best provider among all sessions, looked at one by one."""
+
+    def order(candidate: Candidate) -> tuple[bool, bool, float, int, int]:
+        warm = any(model.warm and model.name == wants.model for model in candidate.models)
+        rest = (-candidate.reliability, -candidate.free_slots, candidate.provider_id)
+        return (candidate.is_suspect, not warm, *rest)
+
+    candidates = [
+        one.candidate(now_ms)
+        for one in fleet.all()
+        if now_ms - (fleet.last_heartbeat_ms(one.provider_id, None) or 0) < 30_000
+    ]
+    suitable = [candidate for candidate in candidates if obstacle(candidate, wants) is Obstacle.NONE]
+    return min(suitable, key=order).provider_id if suitable else None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_choice_from_the_index_is_the_choice_of_a_full_walk(seed: int, tmp_path: Path) -> None:
+    rng, clock, fleet = Random(seed), ManualClock(), Fleet()
+    dispatch = Dispatch(Database(databases.sqlite_url(tmp_path)), fleet, clock, 1)
+    chosen: set[int | None] = set()
+    now_ms = int(clock.now() * 1000)
+    for number in range(1, 13):
+        fleet.join(presence(number, rng, 1))
+        fleet.beat(number, now_ms - rng.choice([0, 0, 0, 40_000]), None)
+    for _ in range(120):
+        for one in rng.sample(fleet.all(), min(3, len(fleet.all()))):
+            change(fleet, one, rng, now_ms)
+        for wants in rng.sample(WANTED, 6):
+            best = dispatch.place(wants)
+            expected = by_a_full_walk(fleet, wants, now_ms)
+            assert (best and best.provider_id) == expected
+            chosen.add(expected)
+    assert len(chosen) > 1
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_placement_looks_only_at_the_first_suitable_daemon(
+    busy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside thousands of daemons that are busy, serve another model, or have another GPU."""
+    fleet, clock = Fleet(), ManualClock()
+    now_ms = int(clock.now() * 1000)
+    for number in range(1, 3001):
+        model, gpu = ("a", GPUS[0]) if number % 2 else ("b", GPUS[1])
+        one = Presence(number, 1, "b", lambda _: None, 0, 1, frozenset(KINDS), (Model(model),), gpu, 80_000)
+        one.used_slots = int(busy and number < 3000)
+        fleet.join(one)
+        fleet.beat(number, now_ms, None)
+    looked: list[int] = []
+    real = Presence.candidate
+
+    def noted(self: Presence, now_ms: int) -> Candidate:
+        looked.append(self.provider_id)
+        return real(self, now_ms)
+
+    monkeypatch.setattr(Presence, "candidate", noted)
+    dispatch = Dispatch(Database(databases.sqlite_url(tmp_path)), fleet, clock, 1)
+    best = dispatch.place(Wants(JobType.TRAINING, gpu_model="H100"))
+    assert best is not None
+    assert looked == [best.provider_id] == [3000 if busy else 2]
+    assert dispatch.place(Wants(JobType.LLM_INFERENCE, "c")) is None
+    assert len(looked) == 1
+    assert CANDIDATES_LIMIT < 1500  # the others would have hidden the one that fits
