@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -61,9 +61,9 @@ async def together(
 ) -> dict[Item, PartError]:
     """Writes items in one transaction; if the fault of one undoes it, each apart.
 
-    Returns the errors of the items that could not be written. Raises the first one if no item could be, as
-    then the fault is not an item's, and every fault of the database. Items that failed before, the ``known``,
-    are written apart at once, and a failure of these is not logged again.
+    Returns the errors of the items that could not be written; see ``raise_if_all``. Raises every fault of
+    the database. Items that failed before, the ``known``, are written apart at once, and a failure of these is
+    not logged again.
     """
 
     def write_apart(some: Iterable[Item]) -> dict[Item, PartError]:
@@ -79,6 +79,10 @@ async def together(
         raise
     except Exception:
         failed = await database.run(lambda: write_apart(items))
+    return failed
+
+
+def raise_if_all(failed: Mapping[Item, PartError], items: Sequence[Item]) -> None:
+    """Raises the first error if no item could be written, as then the fault may not be an item's."""
     if failed and len(failed) == len(items):
         raise next(iter(failed.values()))
-    return failed

@@ -13,7 +13,7 @@ from server.clock import Clock, ms
 from server.domain.gpus import GpuReport, without_figures
 from server.domain.hindrances import Minimums, hindrances
 from server.domain.providers import ProviderStatus, is_live, status
-from server.services.each import together
+from server.services.each import raise_if_all, together
 from server.services.fleet import Fleet, Presence
 from server.services.honesty import Honesty
 from server.services.metrics import Metrics
@@ -116,11 +116,12 @@ class Heartbeats:
             self.store_is_up = False
             self._unwritten = beats | self._unwritten
             raise
-        self.store_is_up = True
+        self.store_is_up = len(failed) < len(beats)
         self._unwritten = {provider_id: beats[provider_id] for provider_id in failed} | self._unwritten
         others = {known: error for known, error in self.refused.items() if known not in beats}
         self.refused = others | failed
         self._note_written(beat for provider_id, beat in beats.items() if provider_id not in failed)
+        raise_if_all(failed, list(beats))
 
     def _to_write(self, beat: Beat) -> Beat:
         """The heartbeat without its report if only figures have changed since a report was stored lately.

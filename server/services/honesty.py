@@ -110,10 +110,7 @@ class Honesty:
         except Exception:  # the fault of one row, which the write finds
             new = list(batch)
         if new:
-            try:
-                failed = await together(self._database, "a judgement", new, record, self._refused)
-            except PartError as error:
-                failed = dict.fromkeys(new, error)
+            failed = await together(self._database, "a judgement", new, record, self._refused)
             known = {key: error for key, error in self._refused.items() if key not in batch}
             self._refused = known | failed
             found = {key: findings for key, findings in found.items() if key not in failed}

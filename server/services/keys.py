@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from server.clock import Clock, ms
 from server.domain.errors import DomainError, Reason
 from server.domain.keys import Scope
-from server.services.each import together
+from server.services.each import raise_if_all, together
 from server.store import keys
 from server.store.database import Database
 from server.store.keys import KeyOwner
@@ -117,7 +117,8 @@ class Credentials:
         taken = list(self._uses.items())
         for start in range(0, len(taken), USES_BATCH):
             batch = taken[start : start + USES_BATCH]
-            await together(self._database, "the use of a key", batch, keys.write_uses)
+            failed = await together(self._database, "the use of a key", batch, keys.write_uses)
+            raise_if_all(failed, batch)
             for key_id, at_ms in batch:  # after a failure all stay; a key that was used meanwhile stays too
                 if self._uses[key_id] == at_ms:
                     del self._uses[key_id]

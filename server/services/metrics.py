@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from server.clock import Clock, ms
 from server.domain.gpus import GpuReport
 from server.domain.metrics import KEEP_SECONDS, Bucket, MetricsBuffer, MetricsRange, Series, sampled, series
-from server.services.each import together
+from server.services.each import raise_if_all, together
 from server.store import metrics
 from server.store.database import Database
 
@@ -65,7 +65,8 @@ class Metrics:
             metrics.write(self._writer, [batch[key] for key in keys])
 
         if batch:
-            await together(self._database, "a bucket of metrics", list(batch), write)
+            failed = await together(self._database, "a bucket of metrics", list(batch), write)
+            raise_if_all(failed, list(batch))
             self._buffer.stored(batch.values())
         return len(batch)
 

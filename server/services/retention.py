@@ -9,7 +9,7 @@ import logging
 
 from server.clock import Clock, ms
 from server.domain.storage import StorageLimits
-from server.services.each import together
+from server.services.each import raise_if_all, together
 from server.store import storage
 from server.store.database import Database, PartError
 
@@ -43,6 +43,7 @@ class Retention:
                     lambda jobs: storage.remove_texts(jobs, now_ms),
                     self._refused,
                 )
+                raise_if_all(self._refused, due)
                 removed += len(due) - len(self._refused)
             if len(due) < BATCH:
                 break

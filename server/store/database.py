@@ -65,7 +65,8 @@ def apart(work: Callable[[], T]) -> T:
     except Exception as error:
         if is_of_the_store(error):
             raise
-        raise PartError(f"{type(error).__name__}: {error}") from error
+        # Only the first line: PostgreSQL's next one shows the row, which may hold an address or a prompt.
+        raise PartError(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
 
 
 class Database:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from server.domain.errors import DomainError, Reason
-from server.services.each import each, together
+from server.services.each import each, raise_if_all, together
 from server.store.database import Database, PartError
 from server.store.models import Provider
 from tests.server.store.rows import Rows
@@ -85,8 +85,9 @@ async def test_items_that_can_be_written_are_written_at_once(database: Database,
 
 async def test_fault_that_meets_every_item_is_raised(database: Database, ids: list[int]) -> None:
     write = Names(database, ids)
+    failed = await together(database, "a name", ids, write)
     with pytest.raises(PartError):
-        await together(database, "a name", ids, write)
+        raise_if_all(failed, ids)
     assert await write.written() == []
 
 
