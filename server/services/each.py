@@ -62,7 +62,7 @@ async def together(
     """Writes items in one transaction; if the fault of one undoes it, each apart.
 
     Returns the errors of the items that could not be written; see ``raise_if_all``. Raises every fault of
-    the database. Items that failed before, the ``known``, are written apart at once, and a failure of these is
+    the database. Items that failed before, the ``known``, are written apart at once, and their failure is
     not logged again.
     """
 

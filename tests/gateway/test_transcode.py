@@ -248,7 +248,10 @@ def test_defaults_are_written_and_what_is_absent_is_not() -> None:
     assert written["status"] == "running"
     assert (written["cost_halala"], written["cancel_requested"], written["job_id"]) == (0, False, "")
     assert written.keys().isdisjoint({"provider_id", "created_at", "billing", "failure_reason"})
-    assert message_writer(gpus_pb2.GpuStatus.DESCRIPTOR)(gpus_pb2.GpuStatus()) == {"all_gpus": []}
+    assert message_writer(gpus_pb2.GpuStatus.DESCRIPTOR)(gpus_pb2.GpuStatus()) == {
+        "all_gpus": [],
+        "empty_mig_gpus": [],
+    }
 
 
 def test_enums_are_written_by_the_rule_of_their_options() -> None:

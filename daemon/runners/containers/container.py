@@ -165,9 +165,12 @@ class ContainerRunner(Runner):
         try:
             async with reported():
                 async with run.limit.kept():
-                    first = next(iter(run.pids), None)
-                    watched = run.crowd.watched(first)
-                    async with self._started(run) as frames, watched, self._beginning(run).noted():
+                    async with (
+                        self._started(run) as frames,
+                        # Its first process is known only now.
+                        run.crowd.watched(next(iter(run.pids), None)),
+                        self._beginning(run).noted(),
+                    ):
                         yield Log(run.facts.note)
                         async for frame in frames:
                             for piece in _pieces(frame):

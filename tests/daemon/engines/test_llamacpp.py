@@ -259,9 +259,7 @@ async def test_child_that_ignores_everything_is_killed_and_replaced(
     assert pieces
 
 
-async def test_model_server_sees_only_the_gpus_that_it_is_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_model_server_sees_only_the_gpus_that_it_is_given(tmp_path: Path) -> None:
     """The real child with a library that writes what it sees, and ends."""
     seen = tmp_path / "seen"
     (tmp_path / "xllamacpp.py").write_text(
@@ -273,9 +271,14 @@ async def test_model_server_sees_only_the_gpus_that_it_is_given(
         "raise SystemExit(1)\n",
         encoding="utf-8",
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    environment = {"PYTHONPATH": str(tmp_path)}
     for gpus, text in ((None, "all"), (["GPU-b", "GPU-c"], "GPU-b,GPU-c"), ([], "")):
-        engine = LlamaCppEngine("m", tmp_path / "m.gguf", visible_gpus=lambda gpus=gpus: gpus)  # type: ignore[misc]
+        engine = LlamaCppEngine(
+            "m",
+            tmp_path / "m.gguf",
+            environment=environment,
+            visible_gpus=lambda gpus=gpus: gpus,  # type: ignore[misc]
+        )
         with pytest.raises(EngineError):
             await engine.prepare(job(prompt="Say hello."))
         assert seen.read_text(encoding="utf-8") == text

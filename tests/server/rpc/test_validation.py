@@ -147,9 +147,10 @@ def _repeated(
     def overfill(request: Message) -> None:
         items = getattr(find(request), attribute)
         for _ in range(rule.max_items + 1):
-            items.add() if field.message_type is not None else items.append(
-                "x" if field.enum_type is None else 1
-            )
+            if field.message_type is not None:
+                items.add()
+            else:
+                items.append("x" if field.type == field.TYPE_STRING else 1)
 
     assert rule.HasField("max_items"), f"{place} has no limit"
     yield Case(method, place, "too many", overfill)
@@ -243,7 +244,7 @@ def test_every_text_of_a_request_is_shown_has_a_form_or_is_known_not_to_be_shown
     unknown = {name for name in free if name.rpartition(".")[2] not in NOT_SHOWN}
     assert unknown <= {
         *("dcp.v1.ArtifactHeader.name", "dcp.v1.DownloadArtifactRequest.name"),  # judged as paths
-        *("dcp.v1.ListAvailableProvidersRequest.gpu_model", "dcp.v1.ListAvailableProvidersRequest.model"),
+        *(f"dcp.v1.ListAvailableProvidersRequest.{name}" for name in ("architecture", "gpu_model", "model")),
     }
     assert len(found) - len(free) > 40
 
