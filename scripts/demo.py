@@ -25,7 +25,7 @@ def main() -> int:
     """Runs the demo. The exit status is 0 if the prompt was answered and billed and the ledger balances."""
     options = _options()
     folder = Path(tempfile.mkdtemp(prefix="dcp-demo-"))
-    market = Market(folder, admin_token=secrets.token_urlsafe(24), embedded=True)
+    market = Market(folder, admin_token=secrets.token_urlsafe(24))
     keep = False
     try:
         market.start()

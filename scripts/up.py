@@ -36,7 +36,6 @@ def main() -> int:
             gateway_settings={"DCP_INSECURE": "true" if options.insecure else "false"},
             http_listen=options.http,
             grpc_listen=options.grpc,
-            embedded=True,
         ) as market:
             _add_own_daemon(market, folder)
             _show_addresses(market, folder)

@@ -170,7 +170,7 @@ def test_unknown_paths_and_methods_get_errors_in_the_usual_format(market: Market
 
 
 def test_admin_routes_answer_503_without_an_admin_token(tmp_path_factory: pytest.TempPathFactory) -> None:
-    with Market(tmp_path_factory.mktemp("no-admin"), admin_token="", embedded=True) as market:
+    with Market(tmp_path_factory.mktemp("no-admin"), admin_token="") as market:
         for path in ("dashboard", "withdrawals"):
             response = market.http.get(f"/api/admin/{path}", headers={"x-admin-token": "anything"})
             assert (response.status_code, response.json()["code"]) == (503, "ADMIN_NOT_CONFIGURED")

@@ -130,7 +130,7 @@ def test_newer_database_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_programs_drain_and_exit_0(number: signal.Signals, tmp_path: Path) -> None:
-    with Market(tmp_path, admin_token=ADMIN_TOKEN) as market:
+    with Market(tmp_path, admin_token=ADMIN_TOKEN, embedded=False) as market:
         _, key = market.register_provider("Node", "p@example.com")
         market.add_daemon(key)
         server, gateway, daemon = market.programs
@@ -138,7 +138,7 @@ def test_programs_drain_and_exit_0(number: signal.Signals, tmp_path: Path) -> No
 
 
 def test_joined_program_drains_its_requests_and_exits_0(tmp_path: Path) -> None:
-    with Market(tmp_path, admin_token=ADMIN_TOKEN, embedded=True) as market:
+    with Market(tmp_path, admin_token=ADMIN_TOKEN) as market:
         _, key = market.register_provider("Node", "p@example.com")
         market.add_daemon(key)
         joined, daemon = market.programs
@@ -169,7 +169,7 @@ def until_log_has(program: Program, words: str) -> None:
 
 def test_joined_program_ignores_the_way_from_gateway_to_server(tmp_path: Path) -> None:
     settings = {"DCP_SERVER": "other.example.com:50051", "DCP_TLS_CA": "no-such-file.pem"}
-    with Market(tmp_path, ADMIN_TOKEN, gateway_settings=settings, embedded=True) as market:
+    with Market(tmp_path, ADMIN_TOKEN, gateway_settings=settings) as market:
         market.register_provider("Node", "p@example.com")
         # The page tells providers the real port of gRPC.
         assert market.grpc_address.rpartition(":")[2] in market.http.get("/").text
@@ -179,7 +179,7 @@ def test_programs_raise_their_limit_of_open_files(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
     try:
-        with Market(tmp_path, admin_token=ADMIN_TOKEN) as market:
+        with Market(tmp_path, admin_token=ADMIN_TOKEN, embedded=False) as market:
             _, key = market.register_provider("Node", "p@example.com")
             market.add_daemon(key)
             for program in market.programs:
@@ -190,7 +190,7 @@ def test_programs_raise_their_limit_of_open_files(tmp_path: Path) -> None:
 
 
 def test_server_stops_while_a_daemon_is_connected(tmp_path: Path) -> None:
-    with Market(tmp_path, admin_token=ADMIN_TOKEN) as market:
+    with Market(tmp_path, admin_token=ADMIN_TOKEN, embedded=False) as market:
         _, key = market.register_provider("Node", "p@example.com")
         market.add_daemon(key)
         assert market.programs[0].stop() == 0

@@ -28,7 +28,7 @@ class Scene:
     """A market, a renter, and daemons that each reach the server through a proxy."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self.market = Market(folder, admin_token=ADMIN_TOKEN)
+        self.market = Market(folder, admin_token=ADMIN_TOKEN, embedded=False)
         self._stack = stack
         stack.callback(self._kill_all)
         self.server = self.market.start_server()
