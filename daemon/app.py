@@ -104,7 +104,7 @@ class Daemon:
             machine.rng,
             is_busy=self._attempts.is_busy,
             changed=self._report_capacity,
-            is_held=lambda: machine.health.is_all_kept,
+            is_held=lambda: machine.health.is_all_kept or machine.health.is_unknown,
         )
         self._admission = Admission(
             rules or Rules(),

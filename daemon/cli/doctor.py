@@ -288,8 +288,8 @@ async def _container_engine(config: Config) -> AsyncIterator[Finding]:
         return
     if why := choose.problem(facts):
         yield Finding(Level.FAIL, f"container engine: {why}")
-    versions = {"runc": facts.runc, "toolkit": Toolkit().version() or ""}
-    if why := outdated(versions, settings.minimums):
+    versions = {"runc": facts.runc, "toolkit": await asyncio.to_thread(Toolkit().version) or ""}
+    if why := await asyncio.to_thread(outdated, versions, settings.minimums):
         yield Finding(Level.FAIL, f"container engine: jobs are not run, as {why}")
     if not any("seccomp" in option and "unconfined" not in option for option in facts.security):
         yield Finding(

@@ -209,7 +209,7 @@ def from_env(environ: Mapping[str, str], file: ConfigFile | None = None) -> Conf
     except ConfigError as error:
         wrong = [name for name in file.settings if name not in own and name in str(error)]
         where = f" ({file.path}: {', '.join(key_of(name) for name in wrong)})" if wrong else ""
-        raise ConfigError(f"{error}{where}") from None
+        raise type(error)(f"{error}{where}") from None
     return replace(config, aliases=config.aliases if "DCP_ALIASES" in own else aliases, path=file.path)
 
 

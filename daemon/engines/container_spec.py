@@ -9,11 +9,13 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from daemon.runners.containers import spec
-from daemon.runners.containers.docker import EngineFacts
 from daemon.runners.containers.settings import MIB
+
+if TYPE_CHECKING:
+    from daemon.runners.containers.docker import EngineFacts
 
 OWNER_LABEL = "dcp.engine"
 """Not the label of jobs' containers, which their runner would sweep away."""

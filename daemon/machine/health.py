@@ -47,12 +47,14 @@ class Health:
         self._kept = kept or KeptGpus()
         self._gpus: dict[str, _Gpu] = {}
         self._driver_lost = False
+        self._was_read = False
 
     def observe(self, status: gpus_pb2.GpuStatus, *, yields: bool = False) -> gpus_pb2.GpuStatus:
         """Takes a sample; returns it with the state of every GPU ever seen, also of those missing.
 
         `yields`: whether the owner keeps a GPU that programs other than the daemon's use.
         """
+        self._was_read = True
         if status.driver_lost != self._driver_lost:
             self._driver_lost = status.driver_lost
             logger.warning("the GPUs are unknown" if self._driver_lost else "the GPUs are known again")
@@ -84,6 +86,11 @@ class Health:
         """The UUIDs of the GPUs that work and that the owner keeps."""
         kept = self._kept.all
         return {gpu.device.uuid for key, gpu in self._gpus.items() if key in kept and not gpu.fault}
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether it is not known which GPUs there are and how they are: no reading yet, or no driver now."""
+        return not self._was_read or self._driver_lost
 
     @property
     def is_all_kept(self) -> bool:
@@ -120,6 +127,8 @@ class Health:
 
     def slots(self, whole: int) -> int:
         """How many of `whole` slots are left: the share of the healthy GPUs, rounded up; all without any."""
+        if not self._was_read:
+            return 0
         if not self._gpus:
             return whole
         return -(-whole * len(self.healthy_gpus()) // len(self._gpus))
@@ -218,10 +227,6 @@ def _fault(risen: Collection[str], now: gpus_pb2.GpuDevice) -> _Fault:
         if name in risen:
             return fault
     return gpus_pb2.GPU_FAULT_ROW_REMAP if now.row_remap_failed else gpus_pb2.GPU_FAULT_UNSPECIFIED
-
-
-def _both_count_ecc(before: gpus_pb2.GpuDevice, now: gpus_pb2.GpuDevice) -> bool:
-    return before.HasField("ecc_volatile_uncorrected") and now.HasField("ecc_volatile_uncorrected")
 
 
 def _key(device: gpus_pb2.GpuDevice) -> str:

@@ -196,6 +196,8 @@ class SelfTests:
         """The records of what the engine has now; those of a model that is away for a moment are kept."""
         records = self._records[engine]
         names = [model.name for model in engine.models()] or [""]
+        if "" not in names:
+            records.pop("", None)  # of the time when it listed no model
         for name in names:
             records.setdefault(name, SelfTestRecord())
         if len(records) > MAX_RECORDS:

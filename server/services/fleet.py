@@ -17,7 +17,7 @@ from server.domain.honesty import Facts
 from server.domain.jobs import JobType
 from server.domain.leases import HEARTBEAT_SECONDS
 from server.domain.messages import ServerMessage, SettingsUpdate
-from server.domain.placement import Candidate, Model, Obstacle, Wants, gpu_obstacle
+from server.domain.placement import Candidate, Model, Obstacle, Wants, allows, gpu_obstacle
 from server.domain.providers import AccountState, status
 from server.domain.terms import NO_TERMS, Terms
 from server.services.free_slots import LISTED_BY, FreeSlots
@@ -93,6 +93,8 @@ class Presence:
         """Takes the GPU of a report that names one: a driver may answer later than the session begins."""
         if report.gpu_model:
             self.gpu_model, self.vram_mib = report.gpu_model, report.total_mib
+        if report.architecture:
+            self.architecture = report.architecture
         self.note_temperature(report)
 
     def note_temperature(self, report: GpuReport) -> None:
@@ -281,12 +283,16 @@ class Fleet:
     def candidates(self, wants: Wants, now_ms: int, since_ms: int) -> Iterator[Candidate]:
         """Connected providers with a free slot and a heartbeat after ``since_ms`` for a job, best first.
 
-        Leaves out those whose hours or GPU do not fit, so that many of them cannot hide the others. On the
-        event loop, and at once: no session may change before the last one was taken.
+        Leaves out those whose hours, images, processor or GPU do not fit, so that many of them cannot hide
+        the others. On the event loop, and at once: no session may change before the last one was taken.
         """
         fits: dict[tuple[str, int | None, int], bool] = {}
         for presence in self._free.best_first(wants):
             if self._last_ms.get(presence.provider_id, 0) <= since_ms or not presence.is_open(now_ms):
+                continue
+            if wants.image is not None and not allows(presence.image_patterns, wants.image):
+                continue
+            if wants.architecture is not None and presence.architecture != wants.architecture:
                 continue
             gpu = (presence.gpu_model, presence.vram_mib, presence.terms.settings.vram_reserve_mib)
             if gpu not in fits:

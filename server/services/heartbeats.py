@@ -110,13 +110,15 @@ class Heartbeats:
         def write(provider_ids: Sequence[int]) -> None:
             sessions.write_beats(self._to_write(beats[provider_id]) for provider_id in provider_ids)
 
+        known = frozenset(self.refused)
         try:
-            failed = await together(self._database, "a heartbeat", list(beats), write, self.refused)
+            failed = await together(self._database, "a heartbeat", list(beats), write, known)
         except Exception:
             self.store_is_up = False
             self._unwritten = beats | self._unwritten
             raise
-        self.store_is_up = len(failed) < len(beats)
+        # A batch with none but those that were refused before says nothing of the database.
+        self.store_is_up = len(failed) < len(beats) or failed.keys() <= known
         self._unwritten = {provider_id: beats[provider_id] for provider_id in failed} | self._unwritten
         others = {known: error for known, error in self.refused.items() if known not in beats}
         self.refused = others | failed

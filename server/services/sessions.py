@@ -226,7 +226,7 @@ class Session:
             is_suspect=known.verdict is Verdict.SUSPECT,
             runs_plain_processes=hello.runs_plain_processes,
             image_patterns=hello.image_patterns,
-            architecture=hello.report.architecture or "",
+            architecture=hello.report.architecture or known.architecture,
         )
         self._presence.note_temperature(hello.report)
         shared.heartbeats.refresh_hindrances(self._presence, hello.report or known.report)

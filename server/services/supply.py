@@ -179,7 +179,10 @@ def _check_seen(request: JobRequest, now_ms: int) -> None:
     is_served = providers.is_served(kind, model, since_ms)
     if is_served and request.image is None:
         return
-    seen = [p for p in providers.seen_since(since_ms, SUPPLY_LIMIT) if p.models_reported]
+    lately = providers.seen_since(since_ms, SUPPLY_LIMIT)
+    if is_served and len(lately) == SUPPLY_LIMIT:
+        return  # others may allow the image
+    seen = [provider for provider in lately if provider.models_reported]
     if not seen or any(is_pending(provider.self_tests, kind, model) for provider in seen):
         return
     if is_served:

@@ -188,7 +188,8 @@ ENDED_ATTEMPT = pw.SQL(f"state = {states.literal(LeaseState.ENDED)} AND attempt 
 def not_taken() -> Any:
     """The condition on leases after which their job is not offered to the same provider for a while."""
     outcomes = (LeaseOutcome.REFUSED.value, LeaseOutcome.EXPIRED.value, LeaseOutcome.REVOKED.value)
-    return db.Lease.outcome.in_(outcomes) | (db.Lease.failure_reason == FailureReason.ENGINE_BUSY.value)
+    given_back = (FailureReason.ENGINE_BUSY.value, FailureReason.IMAGE_PULL_FAILED.value)
+    return db.Lease.outcome.in_(outcomes) | db.Lease.failure_reason.in_(given_back)
 
 
 def open_of(provider_id: int) -> list[Lease]:

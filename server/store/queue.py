@@ -172,6 +172,7 @@ def _met_by(candidate: Candidate) -> list[_Need]:
         *(f"model {model.name}" for model in candidate.models),
         *(f"type {kind.value}" for kind in candidate.open_job_types),
     ]
+    kinds = list(dict.fromkeys(kinds))
     rows = f"VALUES {', '.join([f'({db.Job._meta.database.param})'] * len(kinds))}"
     return [need for need in _needs(rows, kinds) if can_run(candidate, need.wants)]
 

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import stat
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -177,9 +178,16 @@ async def test_driver_that_hangs_or_crashes_ends_no_daemon_and_holds_none_up(
     assert "Traceback" not in err
 
 
-async def test_file_of_authorities_that_is_away_at_the_start_is_waited_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_file", [False, True])
+async def test_file_of_authorities_that_is_away_at_the_start_is_waited_for(
+    tmp_path: Path, has_file: bool
+) -> None:
     authorities = tmp_path / "ca.pem"
-    async with command("run", state=tmp_path, DCP_TLS_CA=str(authorities)) as running:
+    settings = tmp_path / "config.toml"
+    settings.write_text(f'tls_ca = "{authorities}"\n' if has_file else "", encoding="utf-8")
+    settings.chmod(0o600)
+    environ = {} if has_file else {"DCP_TLS_CA": str(authorities)}
+    async with command("--config", str(settings), "run", state=tmp_path, **environ) as running:
         assert running.process.stderr is not None
         async with asyncio.timeout(20):
             assert b"waiting for a file that is not there" in await running.process.stderr.readline()
@@ -335,3 +343,11 @@ async def test_doctor_fails_if_another_package_is_named_daemon(tmp_path: Path) -
     status, out, _ = await run("doctor", state=tmp_path, PYTHONPATH=str(tmp_path))
     assert status == 1
     assert "fail the package python-daemon also installs a module named daemon" in out
+
+
+async def test_daemon_without_containers_loads_no_library_of_container_engines() -> None:
+    script = "import sys, daemon.__main__; print(sorted({'aiodocker', 'aiohttp', 'cryptography'} & set(sys.modules)))"
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", script], capture_output=True, text=True, cwd=_ROOT, check=True
+    )
+    assert done.stdout == "[]\n"

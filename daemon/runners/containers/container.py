@@ -206,6 +206,10 @@ class ContainerRunner(Runner):
         run = self._runs.get(lease_key(lease))
         return run.facts.gpus if run is not None else None
 
+    def visible_gpus(self, lease: sessions_pb2.Lease) -> Collection[str] | None:
+        """Those that its container was given; none while its image is pulled."""
+        return self.gpus(lease) or ()
+
     def image_digest(self, lease: sessions_pb2.Lease) -> str:
         """As its registry names it, or, for an image only on this machine, its engine."""
         run = self._runs.get(lease_key(lease))

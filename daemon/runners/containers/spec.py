@@ -14,14 +14,16 @@ import re
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.foreign import documents
 from daemon.runners import RunnerError
-from daemon.runners.containers.docker import EngineFacts
 from daemon.runners.containers.settings import MIB, ContainerSettings
+
+if TYPE_CHECKING:
+    from daemon.runners.containers.docker import EngineFacts
 
 INPUT, OUTPUT, TMP = "/input", "/output", "/tmp"  # noqa: S108 - the container's, not this machine's
 OWNER_LABEL = "dcp.owner"

@@ -124,6 +124,40 @@ async def test_image_for_another_processor_costs_nothing_and_goes_elsewhere(any_
     await market.assert_money_adds_up()
 
 
+async def test_provider_without_room_for_an_image_is_not_asked_again_at_once(any_market: Market) -> None:
+    market = any_market
+    renter, full, roomy = await market.renter(), await market.provider(), await market.provider()
+    daemon = await market.daemon(full, **allowing("*"))
+    job = await market.submit(renter, **bringing(OTHER))
+    await give_back(daemon, await daemon.expect("job_offer"), "IMAGE_PULL_FAILED")
+    await market.tick()
+    await daemon.heard_nothing()
+    other = await market.daemon(roomy, **allowing("*"))
+    assert (await other.expect("job_offer")).lease.job_id == job.job_id
+
+
+async def test_processor_that_is_reported_after_the_session_began_counts(market: Market) -> None:
+    renter, provider = await market.renter(), await market.provider()
+    daemon = await market.daemon(provider, **allowing("*"))
+    job = await market.submit(renter, **bringing(OTHER, architecture="arm64"))
+    await daemon.heard_nothing()
+    await daemon.heartbeat(gpu_status=gpus_pb2.GpuStatus(architecture="arm64"))
+    await market.tick()
+    assert (await daemon.expect("job_offer")).lease.job_id == job.job_id
+
+
+async def test_many_providers_that_do_not_allow_an_image_hide_none_that_does(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.services.dispatch.CANDIDATES_LIMIT", 2)
+    renter = await market.renter()
+    for _ in range(3):
+        await market.daemon(await market.provider(), **allowing("ghcr.io/acme/*"))
+    last = await market.daemon(await market.provider(), **allowing("python"))
+    job = await market.submit(renter, **bringing(OTHER))
+    assert (await last.expect("job_offer")).lease.job_id == job.job_id
+
+
 async def test_renter_whose_images_fail_to_come_again_and_again_has_to_wait(any_market: Market) -> None:
     market = any_market
     renter, another = await market.renter(100_000), await market.renter()
