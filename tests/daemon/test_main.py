@@ -346,7 +346,8 @@ async def test_doctor_fails_if_another_package_is_named_daemon(tmp_path: Path) -
 
 
 async def test_daemon_without_containers_loads_no_library_of_container_engines() -> None:
-    script = "import sys, daemon.__main__; print(sorted({'aiodocker', 'aiohttp', 'cryptography'} & set(sys.modules)))"
+    late = {"aiodocker", "aiohttp", "cryptography"}
+    script = f"import sys, daemon.__main__; print(sorted({late} & set(sys.modules)))"
     done = await asyncio.to_thread(
         subprocess.run, [sys.executable, "-c", script], capture_output=True, text=True, cwd=_ROOT, check=True
     )
