@@ -140,6 +140,9 @@ async def test_successful_job_counts_as_a_passed_test() -> None:
         connection = await s.server.connection()
         await connection.welcome()
         s.clock.advance(3000)
+        # So long a silence of the server ends the session.
+        connection = await s.let_reconnect()
+        await connection.welcome()
         await s.take_job(connection)
         await connection.expect_anyway("job_finished")
         s.clock.advance(3000)

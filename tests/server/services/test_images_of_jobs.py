@@ -52,6 +52,7 @@ async def test_image_that_nobody_allows_is_refused_with_those_that_are(any_marke
     offer = await daemon.expect("job_offer")
     assert offer.lease.job_id == allowed.job_id
     await daemon.refuse(offer.lease)
+    await daemon.heard_nothing()
     await market.cancel(allowed, renter)
     # The owner allows more: the job that waits is offered.
     update = sessions_pb2.CapacityUpdate(
