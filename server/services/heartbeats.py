@@ -120,7 +120,7 @@ class Heartbeats:
         # A batch with none but those that were refused before says nothing of the database.
         self.store_is_up = len(failed) < len(beats) or failed.keys() <= known
         self._unwritten = {provider_id: beats[provider_id] for provider_id in failed} | self._unwritten
-        others = {known: error for known, error in self.refused.items() if known not in beats}
+        others = {other: error for other, error in self.refused.items() if other not in beats}
         self.refused = others | failed
         self._note_written(beat for provider_id, beat in beats.items() if provider_id not in failed)
         raise_if_all(failed, list(beats))
