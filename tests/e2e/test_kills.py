@@ -40,8 +40,9 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 
 def model_server(daemon: Program) -> psutil.Process:
-    """The process in which a daemon's model runs."""
-    (child,) = psutil.Process(daemon.process.pid).children()
+    """The process in which a daemon's model runs, beside the one that now and then looks for a GPU."""
+    children = psutil.Process(daemon.process.pid).children()
+    (child,) = [each for each in children if "llamacpp_child" in " ".join(each.cmdline())]
     return child
 
 
