@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.market import ROOT
-from scripts.try_install import LATER
+from scripts.try_install import LATER, ROOT
 
 
 @pytest.mark.parametrize("version", LATER)
