@@ -106,8 +106,8 @@ class HeldLeases:
     ) -> list[Effect]:
         """Takes an offer, or not; a repeated one gets the same answer. `refuse`: why not, or nothing.
 
-        `is_warm`: its model is loaded. The run then begins at once, and its acceptance waits for the start, so
-        that both are one record and one message; nothing is reported before it is saved.
+        `is_warm`: its model is loaded. The run then begins at once, and its acceptance waits for the start,
+        so that both are one write and one message; nothing is reported before it is saved.
         """
         key = lease_key(offer.lease)
         if key in self._replies:

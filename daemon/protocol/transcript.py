@@ -94,7 +94,10 @@ class Transcript:
 
     @classmethod
     def of(cls, offer: sessions_pb2.JobOffer, now: float, *, starts_soon: bool = False) -> Transcript:
-        """A run that begins with this offer. `starts_soon`: it is begun now, and its acceptance waits for its start."""
+        """A run that begins with this offer.
+
+        `starts_soon`: it is begun now, and its acceptance waits for its start.
+        """
         run = cls(History(offer), now)
         run._unsaved.append(accepted(offer))
         run.is_accepted = False

@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 1.5
 STOP_SECONDS = 2.0
-# Tokens are gathered so that each does not cost a message, a write of the journal and a commit: the first piece
-# leaves at once, later ones after this time or at this size, and the last ones with the result.
+# Tokens are gathered so that each does not cost a message, a write of the journal and a commit: the first
+# piece leaves at once, later ones after this time or at this size, and the last ones with the result.
 FLUSH_SECONDS = 0.25
 FLUSH_BYTES = 64 * 1024
 

@@ -1,8 +1,8 @@
 """The order in which a stream's messages about jobs are handled. Pure; it does not know what a message says.
 
-Messages about one job are handled one after another, in the order of their arrival; those about different jobs
-side by side, because each waits for its own commit. At most AT_ONCE are handled at once, and at most WAITING
-more are taken; then the reader of the stream must wait, which the daemon notices as back pressure.
+Messages about one job are handled one after another, in the order of their arrival; those about different
+jobs side by side, because each waits for its own commit. At most AT_ONCE are handled at once, and at most
+WAITING more are taken; then the reader of the stream must wait, and so must its daemon.
 """
 
 from __future__ import annotations

@@ -280,7 +280,7 @@ class ServerSession:
         return finished
 
     def fail(self, lease: LeaseRef) -> Breach | None:
-        """A message about the lease failed at this server. Returns what ends the lease; None if it is not held."""
+        """This server failed at a message about the lease: ends the lease. None if it is not held."""
         held = self._find(lease)
         return self._breach(held, "the server failed at one of its messages") if held is not None else None
 

@@ -1,7 +1,7 @@
 """Handles the messages of one stream, those about different jobs side by side, in tasks of asyncio.
 
-The order is that of ``server.domain.lanes``. A message about the session, such as a heartbeat, may concern all of its
-jobs: it is handled alone, after all earlier messages and before all later ones.
+The order is that of ``server.domain.lanes``. A message about the session, such as a heartbeat, may concern all
+of its jobs: it is handled alone, after all earlier messages and before all later ones.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class LaneRunner:
         self._is_over = False
 
     async def handle(self, message: DaemonMessage) -> None:
-        """Takes a message. Returns when it was handled, or, if it is about a job, when there is room for it.
+        """Takes a message. Returns when it was handled; if it is about a job, as soon as there is room.
 
         Raises DomainError if a message about the session must end the stream; a message about a job ends it by
         ``Session.fail``.
@@ -51,7 +51,7 @@ class LaneRunner:
             await self._change()
 
     def stop(self) -> None:
-        """Ends the handling: the stream is over. A write that was requested is carried out, nothing after it."""
+        """Ends the handling: the stream is over. Writes that were requested are still carried out."""
         self._is_over = True
         for task in self._tasks:
             task.cancel()

@@ -124,8 +124,8 @@ class Session:
     async def handle(self, message: DaemonMessage) -> None:
         """Carries out one message. Raises DomainError when the stream must end.
 
-        Messages about different jobs may be handled at once; those about one job in the order of their arrival,
-        and those about the session alone.
+        Messages about different jobs may be handled at once; those about one job in the order of their
+        arrival, and those about the session alone.
         """
         if self.refusal is not None:
             raise self.refusal
