@@ -13,7 +13,6 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 
 from server.domain.errors import DomainError, Reason
 from server.domain.lanes import AT_ONCE, WAITING
-from server.services import sessions as services
 from server.services.sessions import Session
 from server.store import leases
 from tests.support.running_server import HANG_SECONDS, Daemon, Market, Party, Refusal
@@ -154,7 +153,7 @@ async def test_message_that_the_server_fails_at_costs_its_lease_and_no_other(
             raise ZeroDivisionError
         return store(ref, *args)
 
-    monkeypatch.setattr(services.leases, "store_chunk", failing)
+    monkeypatch.setattr(leases, "store_chunk", failing)
     await say_chunk(daemon, bad_lease, 1)
     directive = await daemon.expect("lease_directive")
     assert (directive.lease, directive.action) == (
