@@ -1,7 +1,7 @@
 """Handles the messages of one stream, those about different jobs side by side, in tasks of asyncio.
 
-The order is that of ``server.domain.lanes``. A message about the session, such as a heartbeat, may concern all
-of its jobs: it is handled alone, after all earlier messages and before all later ones.
+The order is that of ``server.domain.lanes``. A message about the session, such as a heartbeat, may concern
+all of its jobs: it is handled alone, after all earlier messages and before all later ones.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class LaneRunner:
     async def handle(self, message: DaemonMessage) -> None:
         """Takes a message. Returns when it was handled; if it is about a job, as soon as there is room.
 
-        Raises DomainError if a message about the session must end the stream; a message about a job ends it by
-        ``Session.fail``.
+        Raises DomainError if a message about the session must end the stream; a message about a job ends it
+        by ``Session.fail``.
         """
         lease = lease_of(message)
         if lease is None:

@@ -1,4 +1,4 @@
-"""What the daemon says in one message where the server takes it: acceptance and start, last output and result."""
+"""Merged messages of the daemon: acceptance and start, last output and result, where the server takes them."""
 
 from __future__ import annotations
 
@@ -169,9 +169,7 @@ def test_output_in_a_result_takes_credit_from_other_runs() -> None:
     bench.rest = b"a"
     assert kinds(bench.finish()) == ["job_finished"]
     assert bench.happen(ev.AttemptWrote(lease("job-2"), Channel.OUTPUT, b"b")) == []
-    acknowledged = sessions_pb2.ResultAck(
-        lease=lease(), disposition=sessions_pb2.RESULT_DISPOSITION_ACCEPTED
-    )
+    acknowledged = sessions_pb2.ResultAck(lease=lease(), disposition=sessions_pb2.RESULT_DISPOSITION_ACCEPTED)
     assert kinds(bench.hear(result_ack=acknowledged)) == ["output_chunk"]
     assert bench.forgotten == [lease()]
 

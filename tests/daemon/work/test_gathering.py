@@ -1,4 +1,4 @@
-"""When the output of an attempt leaves: the first piece at once, later ones gathered, the last with the result."""
+"""When output leaves an attempt: the first piece at once, later ones gathered, the last with the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages of one stream about different jobs, over real gRPC: side by side, in order, and each fault for itself."""
+"""Messages of one stream about different jobs, over real gRPC: side by side, in order, with faults apart."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ async def test_message_that_the_server_fails_at_costs_its_lease_and_no_other(
 ) -> None:
     provider = await market.provider()
     daemon = await market.daemon(provider, slots=2)
-    (bad, bad_lease), (good, good_lease) = await running_jobs(market, provider, daemon, 2)
+    (bad, bad_lease), (_, good_lease) = await running_jobs(market, provider, daemon, 2)
     store = leases.store_chunk
 
     def failing(ref: Any, *args: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Merged messages: the acceptance with the start, and the result with the last output. Both forms end the same."""
+"""Merged messages at the server: the acceptance with the start, and the result with the last output."""
 
 from __future__ import annotations
 
