@@ -119,6 +119,7 @@ class Daemon:
             machine.rng,
             ev.Capacity(slots=0, models=[], job_types=[]),
             self._admission.objection,
+            self._attempts.take_rest,
         )
 
     async def run(self) -> fx.EndReason:

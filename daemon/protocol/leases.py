@@ -30,7 +30,7 @@ from daemon.protocol.events import (
     released,
 )
 from daemon.protocol.pieces import MAX_CHUNK_BYTES
-from daemon.protocol.records import Accepted, History
+from daemon.protocol.records import Accepted, Channel, History
 from daemon.protocol.transcript import Transcript
 
 logger = logging.getLogger(__name__)
@@ -43,16 +43,23 @@ MAX_REMEMBERED_REPLIES = 256
 MAX_REFUSAL_CHARACTERS = 1000
 
 
+Rest = Callable[[sessions_pb2.Lease], Iterable[tuple[Channel, bytes]]]
+
+
 class HeldLeases:
     """What this daemon holds, by lease."""
 
-    def __init__(self) -> None:
+    def __init__(self, rest: Rest) -> None:
+        """`rest`: takes what a run wrote and did not report, which goes with its result."""
+        self._rest = rest
         self.credit = DEFAULT_CHUNK_CREDIT
         """How many pieces may be under way without an acknowledgement."""
         self.lost_after_seconds = DEFAULT_LOST_AFTER_SECONDS
         """For offers that do not say it."""
         self.where = ""
         """The session, for the log."""
+        self.merges = False
+        """The server takes merged messages: an acceptance with the start, a result with the last piece."""
         self._transcripts: dict[LeaseKey, Transcript] = {}
         self._replies: OrderedDict[LeaseKey, sessions_pb2.OfferReply | None] = OrderedDict()
         self._numbers = count(1)
@@ -94,8 +101,14 @@ class HeldLeases:
 
     # --- offers ---
 
-    def offer(self, offer: sessions_pb2.JobOffer, refuse: Callable[[], str], now: float) -> list[Effect]:
-        """Takes an offer, or not; a repeated one gets the same answer. `refuse`: why not, or nothing."""
+    def offer(
+        self, offer: sessions_pb2.JobOffer, refuse: Callable[[], str], now: float, *, is_warm: bool = False
+    ) -> list[Effect]:
+        """Takes an offer, or not; a repeated one gets the same answer. `refuse`: why not, or nothing.
+
+        `is_warm`: its model is loaded. The run then begins at once, and its acceptance waits for the start,
+        so that both are one write and one message; nothing is reported before it is saved.
+        """
         key = lease_key(offer.lease)
         if key in self._replies:
             reply = self._replies[key]
@@ -105,7 +118,10 @@ class HeldLeases:
         effects = self._discard_older(offer.lease)
         if refusal := refuse() or self._too_much():
             return [*effects, self._refuse(offer.lease, refusal)]
-        self._transcripts[key] = Transcript.of(offer, now)
+        starts_soon = self.merges and is_warm
+        self._transcripts[key] = Transcript.of(offer, now, starts_soon=starts_soon)
+        if starts_soon:
+            effects.append(StartAttempt(offer))
         return effects
 
     def recover(self, history: History, adopted: bool, now: float) -> None:
@@ -164,7 +180,7 @@ class HeldLeases:
                 effects.append(Persist(number, run.lease, records))
         return effects
 
-    def persisted(self, number: int) -> list[Effect]:
+    def persisted(self, number: int, now: float) -> list[Effect]:
         """The records are durable."""
         run = self._taken_back(number)
         if not self._is_journal_well:
@@ -172,10 +188,10 @@ class HeldLeases:
             logger.info("the journal can be written again")
         if run is None or not any(isinstance(record, Accepted) for record in run.saved()):
             return []
-        reply = sessions_pb2.OfferReply(lease=run.lease, accepted=True)
+        reply = run.reply(now)
         self._remember(lease_key(run.lease), reply)
         logger.info("offer accepted %s", self._of(run))
-        return [_send_reply(reply), *([] if run.finished else [StartAttempt(run.offer)])]
+        return [_send_reply(reply), *([] if run.has_begun or run.finished else [StartAttempt(run.offer)])]
 
     def not_persisted(self, number: int, error: str, now: float) -> list[Effect]:
         """The records could not be made durable: the run cannot go on."""
@@ -190,7 +206,8 @@ class HeldLeases:
         if any(isinstance(record, Accepted) for record in batch):
             del self._transcripts[lease_key(run.lease)]
             refusal = f"the provider's disk takes no more: {error}"
-            return [Forget(run.lease), self._refuse(run.lease, refusal)]
+            stop: list[Effect] = [StopAttempt(run.lease, discard=True)] if run.has_begun else []
+            return [*stop, Forget(run.lease), self._refuse(run.lease, refusal)]
         if was_at_work and run.finished:
             logger.error("stopped a job that cannot be saved %s", self._of(run))
             return [StopAttempt(run.lease, discard=False)]
@@ -222,6 +239,11 @@ class HeldLeases:
                 run.worked(now)
             case AttemptFinished(_, result):
                 self._finish(run, result, now)
+
+    def tick(self) -> None:
+        """Time has passed: no acceptance waits for its start much longer."""
+        for run in self._transcripts.values():
+            run.tick()
 
     def stop_overdue(self, now: float) -> list[Effect]:
         """Ends what has used up its time, and what the server is about to give to others."""
@@ -259,6 +281,8 @@ class HeldLeases:
         return [StopAttempt(run.lease, discard=False)] if self._finish(run, result, now) else []
 
     def _finish(self, run: Transcript, result: Result, now: float) -> bool:
+        for channel, data in self._rest(run.lease):
+            run.write(channel, data)
         if not run.finish(result, now):
             return False
         outcome = sessions_pb2.RunOutcome.Name(result.outcome)
@@ -366,9 +390,10 @@ class HeldLeases:
         effects: list[Effect] = []
         credit = self.credit - sum(run.in_flight for run in self._transcripts.values())
         for run in self._transcripts.values():
-            while (message := run.next_message(credit, now)) is not None:
+            while (message := run.next_message(credit, now, merges=self.merges)) is not None:
                 effects.append(Send(message))
-                credit -= message.WhichOneof("kind") in ("output_chunk", "log_chunk")
+                is_piece = message.WhichOneof("kind") in ("output_chunk", "log_chunk")
+                credit -= is_piece or bool(message.job_finished.last_output)
         return effects
 
     def _of(self, run: Transcript) -> str:

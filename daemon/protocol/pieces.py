@@ -123,9 +123,10 @@ class Pieces:
         saved = islice(self._kept, 0, self._saved - self._acknowledged)
         return list(enumerate(saved, self._acknowledged + 1))
 
-    def has_unsent(self) -> bool:
-        """Whether a saved piece waits to be sent."""
-        return self._sent < self._saved
+    @property
+    def unsent(self) -> int:
+        """How many saved pieces wait to be sent."""
+        return self._saved - self._sent
 
     def take_unsent(self) -> tuple[int, bytes]:
         """The next piece to send and its number; it counts as sent from here on."""

@@ -53,7 +53,7 @@ from daemon.protocol.events import (
     lease_key,
 )
 from daemon.protocol.heartbeats import Heartbeats
-from daemon.protocol.leases import DEFAULT_CHUNK_CREDIT, DEFAULT_LOST_AFTER_SECONDS, HeldLeases
+from daemon.protocol.leases import DEFAULT_CHUNK_CREDIT, DEFAULT_LOST_AFTER_SECONDS, HeldLeases, Rest
 from daemon.protocol.transcript import Transcript
 
 logger = logging.getLogger(__name__)
@@ -94,8 +94,12 @@ class DaemonSession:
         rng: Random,
         capacity: Capacity,
         objection: Objection = lambda offer, others: "",
+        rest: Rest = lambda lease: (),
     ) -> None:
-        """`objection` says why an offer cannot be taken beside the unfinished ones; empty when it can."""
+        """`objection` says why an offer cannot be taken beside the unfinished ones; empty when it can.
+
+        `rest` takes what a run wrote and did not report yet; it is asked when a run ends, for whatever cause.
+        """
         self.link = LinkState.OFFLINE
         self.provider_id = 0
         self.session_epoch = 0
@@ -110,7 +114,7 @@ class DaemonSession:
         self._reported_capacity: Capacity | None = None
         self._gpu_status: gpus_pb2.GpuStatus | None = None
         self._gpu_status_is_new = False
-        self._leases = HeldLeases()
+        self._leases = HeldLeases(rest)
         self._backoff = Backoff(rng)
         self._drain_until: float | None = None
         self._heartbeats = Heartbeats(rng)
@@ -155,7 +159,7 @@ class DaemonSession:
             case Recovered(history, adopted):
                 self._leases.recover(history, adopted, now)
             case Persisted(number):
-                return self._if_open(self._leases.persisted(number))
+                return self._if_open(self._leases.persisted(number, now))
             case NotPersisted(number, error):
                 return self._if_open(self._leases.not_persisted(number, error, now))
             case GpusSampled(status):
@@ -201,6 +205,7 @@ class DaemonSession:
 
     def _ticked(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
+        self._leases.tick()
         if self.link in (LinkState.GREETING, LinkState.OPEN) and self._heartbeats.is_silent(now):
             logger.warning("the server is silent; connecting again %s", self._where())
             effects += self._disconnect(self._backoff.seconds())
@@ -229,6 +234,7 @@ class DaemonSession:
         leases.where = self._where()
         leases.lost_after_seconds = _seconds(welcome.lost_after) or DEFAULT_LOST_AFTER_SECONDS
         leases.credit = welcome.chunk_credit if welcome.chunk_credit > 0 else DEFAULT_CHUNK_CREDIT
+        leases.merges = welcome.takes_merged_messages
         leases.report_results_again(now)
         # What changed since Hello could not be said before Welcome.
         return [Opened(self.provider_id, self.session_epoch), *self._say_capacity(), *self._say_drain()]
@@ -245,7 +251,7 @@ class DaemonSession:
         if not offer.lease.job_id or offer.lease.lease_epoch < 1:
             logger.warning("ignored an offer without a lease %s", self._where())
             return []
-        return self._leases.offer(offer, lambda: self._refusal(offer), now)
+        return self._leases.offer(offer, lambda: self._refusal(offer), now, is_warm=self._is_warm(offer))
 
     def _on_cancel_run(self, cancel: sessions_pb2.CancelRun, now: float) -> list[Effect]:
         return self._leases.cancel(cancel.lease, now)
@@ -280,6 +286,11 @@ class DaemonSession:
         return []
 
     # --- rules ---
+
+    def _is_warm(self, offer: sessions_pb2.JobOffer) -> bool:
+        """Whether the offer's model is loaded, so that its run starts at once."""
+        is_inference = offer.job_type == jobs_pb2.JOB_TYPE_LLM_INFERENCE
+        return is_inference and any(m.warm and m.name == offer.params.model for m in self._capacity.models)
 
     def _refusal(self, offer: sessions_pb2.JobOffer) -> str:
         """Why the offer cannot be taken, for a person; empty when it can."""

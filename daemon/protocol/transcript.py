@@ -30,6 +30,8 @@ from daemon.protocol.records import (
 
 MAX_MESSAGE_CHARACTERS = 2000
 MAX_DIGEST_CHARACTERS = 200
+START_TICKS = 2
+"""How many ticks an acceptance waits at most for the start, so that both are saved and sent as one."""
 
 
 class Phase(Enum):
@@ -86,13 +88,21 @@ class Transcript:
         self._flowing = True
         self._started_sent = False
         self._finished_sent = False
+        self.has_begun = False
+        """It was begun before its acceptance was saved."""
+        self._ticks_to_wait = 0
 
     @classmethod
-    def of(cls, offer: sessions_pb2.JobOffer, now: float) -> Transcript:
-        """A run that begins with this offer."""
+    def of(cls, offer: sessions_pb2.JobOffer, now: float, *, starts_soon: bool = False) -> Transcript:
+        """A run that begins with this offer.
+
+        `starts_soon`: it is begun now, and its acceptance waits for its start.
+        """
         run = cls(History(offer), now)
         run._unsaved.append(accepted(offer))
         run.is_accepted = False
+        run.has_begun = starts_soon
+        run._ticks_to_wait = START_TICKS if starts_soon else 0
         return run
 
     def take(self, step: Step) -> bool:
@@ -127,7 +137,12 @@ class Transcript:
         self._running_since = now
         self._was_started = True
         self._unsaved.append(Started())
+        self._ticks_to_wait = 0
         return True
+
+    def tick(self) -> None:
+        """Time passes: the acceptance does not wait for the start much longer."""
+        self._ticks_to_wait = max(0, self._ticks_to_wait - 1)
 
     def adopt(self, now: float) -> None:
         """It still runs, and did all the time: the meter goes on from its last reading."""
@@ -167,6 +182,7 @@ class Transcript:
         if not self.take(Step.FINISH):
             return False
         self._ran_ms, self._running_since = self.run_ms(now), None
+        self._ticks_to_wait = 0
         for pieces in self.channels.values():
             pieces.end()
         self._finished = self._message(result)
@@ -197,7 +213,7 @@ class Transcript:
 
     def take_unsaved(self, window: int) -> tuple[Record, ...]:
         """The records to save now, one batch at a time; `window`: the most unacknowledged pieces."""
-        if self._saving or self._is_unsaveable:
+        if self._saving or self._is_unsaveable or self._ticks_to_wait:
             return ()
         chunks: list[Record] = []
         for channel, pieces in self.channels.items():
@@ -310,27 +326,49 @@ class Transcript:
         self._started_sent = False
         self._finished_sent = False
 
-    def next_message(self, credit: int, now: float) -> sessions_pb2.DaemonMessage | None:
-        """What is to be sent next, in the order of the transcript; chunks only while there is credit."""
-        message = self._next_message(credit) if self._flowing else None
+    def reply(self, now: float) -> sessions_pb2.OfferReply:
+        """The acceptance, once it is saved; it says the start too if that is saved with it."""
+        self._started_sent = self._start_is_saved
+        self.progress_at = now
+        return sessions_pb2.OfferReply(lease=self.lease, accepted=True, started=self._start_is_saved)
+
+    def next_message(
+        self, credit: int, now: float, *, merges: bool = False
+    ) -> sessions_pb2.DaemonMessage | None:
+        """What is to be sent next, in the order of the transcript; chunks only while there is credit.
+
+        `merges`: the result carries the last piece of output if that was not sent yet.
+        """
+        message = self._next_message(credit, merges) if self._flowing else None
         if message is not None:
             self.progress_at = now
         return message
 
-    def _next_message(self, credit: int) -> sessions_pb2.DaemonMessage | None:
+    def _next_message(self, credit: int, merges: bool) -> sessions_pb2.DaemonMessage | None:
         if self._was_started and not self._started_sent:
             if not self._start_is_saved:
                 return None
             self._started_sent = True
             if not self._start_confirmed:
                 return sessions_pb2.DaemonMessage(job_started=sessions_pb2.JobStarted(lease=self.lease))
+        is_result_due = self._finish_is_saved and not self._finished_sent
+        carries_last = merges and is_result_due and self.output.unsent == 1
         for channel, pieces in self.channels.items():
-            if pieces.has_unsent():
+            if pieces.unsent > (carries_last and channel is Channel.OUTPUT):
                 return self._chunk(channel, *pieces.take_unsent()) if credit > 0 else None
-        if self._finish_is_saved and not self._finished_sent:
-            self._finished_sent = True
-            return sessions_pb2.DaemonMessage(job_finished=self._finished)
-        return None
+        if not is_result_due or (carries_last and credit <= 0):
+            return None
+        self._finished_sent = True
+        return sessions_pb2.DaemonMessage(job_finished=self._result(carries_last))
+
+    def _result(self, carries_last: bool) -> sessions_pb2.JobFinished:
+        assert self._finished is not None, "it has a result"
+        if not carries_last:
+            return self._finished
+        result = sessions_pb2.JobFinished()
+        result.CopyFrom(self._finished)
+        _, result.last_output = self.output.take_unsent()
+        return result
 
     def _chunk(self, channel: Channel, seq: int, data: bytes) -> sessions_pb2.DaemonMessage:
         if channel is Channel.OUTPUT:

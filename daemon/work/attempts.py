@@ -37,10 +37,10 @@ logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 1.5
 STOP_SECONDS = 2.0
-# Tokens are gathered so that each does not cost a message: the first piece leaves at once, later ones
-# after this time or at this size.
-FLUSH_SECONDS = 0.05
-FLUSH_BYTES = 16 * 1024
+# Tokens are gathered so that each does not cost a message, a write of the journal and a commit: the first
+# piece leaves at once, later ones after this time or at this size, and the last ones with the result.
+FLUSH_SECONDS = 0.25
+FLUSH_BYTES = 64 * 1024
 
 RUNNER_FAILED = failed(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, "The provider's engine broke down.")
 
@@ -56,6 +56,7 @@ class _Attempt:
     task: asyncio.Task[None]
     is_stopping: bool = False
     image_digest: str = ""
+    writer: _Writer | None = None
 
 
 class Attempts:
@@ -109,6 +110,11 @@ class Attempts:
         """The model that an attempt asked for; empty for none, or for an attempt that has ended."""
         attempt = self._attempts.get(lease_key(lease))
         return attempt.model if attempt is not None else ""
+
+    def take_rest(self, lease: sessions_pb2.Lease) -> list[tuple[Channel, bytes]]:
+        """What an attempt wrote and did not emit, for its result; it emits nothing of it any more."""
+        attempt = self._attempts.get(lease_key(lease))
+        return attempt.writer.take_rest() if attempt is not None and attempt.writer is not None else []
 
     def is_busy(self, runner: Runner) -> bool:
         """Whether an attempt is on this runner."""
@@ -215,32 +221,28 @@ class Attempts:
 
     async def _written(self, offer: sessions_pb2.JobOffer, pieces: Pieces) -> Result:
         lease = offer.lease
-        writer = _Writer(lease, self._emit, self._clock)
         usage, content_type = jobs_pb2.Usage(), ""
         attempt = self._attempts[lease_key(lease)]
+        attempt.writer = writer = _Writer(lease, self._emit, self._clock)
         if attempt.runner is not None:
             attempt.image_digest = attempt.runner.image_digest(lease)
-        try:
-            async with aclosing(pieces):
-                async for piece in pieces:
-                    match piece:
-                        case str() | bytes():
-                            writer.write(Channel.OUTPUT, piece)
-                        case Picture():
-                            _check_fits(piece, offer.output_limit_bytes or MAX_OUTPUT_BYTES)
-                            content_type = piece.content_type
-                            self._emit(AttemptWrote(lease, Channel.OUTPUT, piece.data))
-                        case Log(data):
-                            writer.write(Channel.LOG, data)
-                        case WorkDone():
-                            self._emit(AttemptWorked(lease))
-                            await self._hand_over(lease, piece, writer)
-                        case _:
-                            usage = piece
-                    await self._room(lease)
-        finally:
-            # Also on the way to a failure: what was written, was written.
-            writer.flush()
+        async with aclosing(pieces):
+            async for piece in pieces:
+                match piece:
+                    case str() | bytes():
+                        writer.write(Channel.OUTPUT, piece)
+                    case Picture():
+                        _check_fits(piece, offer.output_limit_bytes or MAX_OUTPUT_BYTES)
+                        content_type = piece.content_type
+                        writer.write(Channel.OUTPUT, piece.data)
+                    case Log(data):
+                        writer.write(Channel.LOG, data)
+                    case WorkDone():
+                        self._emit(AttemptWorked(lease))
+                        await self._hand_over(lease, piece, writer)
+                    case _:
+                        usage = piece
+                await self._room(lease)
         return succeeded(usage, content_type)
 
     async def _hand_over(self, lease: sessions_pb2.Lease, left: WorkDone, writer: _Writer) -> None:
@@ -278,16 +280,20 @@ class Batcher:
         self._flushed_at: float | None = None
 
     @property
-    def pending(self) -> bool:
-        """Whether something waits to be flushed."""
-        return bool(self._buffer)
+    def is_full(self) -> bool:
+        """Whether a chunk is due now, however soon it comes."""
+        return len(self._buffer) >= FLUSH_BYTES
 
-    def add(self, piece: str | bytes, now: float) -> bytes:
-        """Takes a piece; returns the chunk that is due now, or nothing."""
+    def add(self, piece: str | bytes) -> None:
+        """Takes a piece."""
         # A lone surrogate cannot travel as UTF-8, and one must not end a job.
         self._buffer += piece.encode(errors="replace") if isinstance(piece, str) else piece
-        is_due = self._flushed_at is None or now - self._flushed_at >= FLUSH_SECONDS
-        return self.flush(now) if is_due or len(self._buffer) >= FLUSH_BYTES else b""
+
+    def due_seconds(self, now: float) -> float | None:
+        """How long what waits may still be gathered; 0 for the first chunk; None if nothing waits."""
+        if not self._buffer:
+            return None
+        return 0.0 if self._flushed_at is None else max(0.0, self._flushed_at + FLUSH_SECONDS - now)
 
     def flush(self, now: float) -> bytes:
         """Everything that waits, as one chunk."""
@@ -298,29 +304,36 @@ class Batcher:
 
 
 class _Writer:
-    """Emits an attempt's output and log in batches; a batch never waits for the next piece."""
+    """Emits an attempt's output and log in chunks; a chunk never waits for the next piece."""
 
     def __init__(self, lease: sessions_pb2.Lease, emit: Emit, clock: Clock) -> None:
         self._lease = lease
         self._emit = emit
         self._clock = clock
         self._batchers = {channel: Batcher() for channel in Channel}
-        self._timer: asyncio.TimerHandle | None = None
+        self._timers: dict[Channel, asyncio.TimerHandle] = {}
 
     def write(self, channel: Channel, data: str | bytes) -> None:
         batcher = self._batchers[channel]
-        self._emit_chunk(channel, batcher.add(data, self._clock.monotonic()))
-        if batcher.pending and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+        batcher.add(data)
+        if batcher.is_full:
+            self._flush(channel)
+        elif channel not in self._timers:
+            # Also a chunk that is due now leaves by the event loop: the end of a short run may take it along.
+            due = batcher.due_seconds(self._clock.monotonic())
+            if due is not None:
+                self._timers[channel] = asyncio.get_running_loop().call_later(due, self._flush, channel)
 
-    def flush(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def take_rest(self) -> list[tuple[Channel, bytes]]:
+        """What waits to be emitted, which then is not."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
         now = self._clock.monotonic()
-        for channel, batcher in self._batchers.items():
-            self._emit_chunk(channel, batcher.flush(now))
+        return [(channel, batcher.flush(now)) for channel, batcher in self._batchers.items()]
 
-    def _emit_chunk(self, channel: Channel, data: bytes) -> None:
-        if data:
+    def _flush(self, channel: Channel) -> None:
+        if (timer := self._timers.pop(channel, None)) is not None:
+            timer.cancel()
+        if data := self._batchers[channel].flush(self._clock.monotonic()):
             self._emit(AttemptWrote(self._lease, channel, data))

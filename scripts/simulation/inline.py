@@ -104,6 +104,8 @@ class Task:
 
     def __init__(self, work: Coroutine[Any, Any, Any], on_end: Callable[[Exception | None], None]) -> None:
         self.side: Side | None = None
+        self.job_id: str | None = None
+        """The job that the message is about which it handles, if it is one."""
         self._work = work
         self._on_end = on_end
 

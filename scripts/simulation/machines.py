@@ -22,11 +22,14 @@ from daemon.protocol.records import Channel, History
 from daemon.protocol.session import DaemonSession, Introduction
 from scripts.simulation.inline import Task
 from scripts.simulation.violations import ViolationError
+from server.domain.lanes import Lanes
 from server.services.sessions import Session
 from tests.support.memory_disk import MemoryDisk
 
 MODEL = "test/model"
-SLOTS = 2
+# How often a daemon that starts has a loaded model, and how often an older version.
+WARM_MODELS = 0.7
+OLD_DAEMONS = 0.2
 
 
 class ProcessDied(BaseException):
@@ -64,6 +67,18 @@ class Disk(MemoryDisk):
 
 
 @dataclass
+class Taken:
+    """A message that the server has taken from a stream."""
+
+    message: sessions_pb2.DaemonMessage
+    job_id: str | None
+    reports: set[tuple[str, int]] = field(default_factory=set)
+    """The attempts whose result or run time is in it."""
+    task: Task | None = None
+    """What handles it."""
+
+
+@dataclass
 class Wire:
     """One stream: two ordered queues of messages; None is the end. A dead stream carries nothing."""
 
@@ -73,14 +88,28 @@ class Wire:
     up: deque[sessions_pb2.DaemonMessage | None] = field(default_factory=deque)
     down: deque[sessions_pb2.ServerMessage | None] = field(default_factory=deque)
     session: Session | None = None
-    task: Task | None = None
-    reports: set[tuple[str, int]] = field(default_factory=set)
-    """The attempts whose result or run time is in the message that the server is handling."""
+    tasks: list[Task] = field(default_factory=list)
+    """The server's tasks that handle its messages."""
+    lanes: Lanes[Taken] = field(default_factory=Lanes)
     is_open_up: bool = True
     """The daemon has not left it."""
     is_open_down: bool = True
     """The server has not ended it."""
     dead_since_ms: int | None = None
+
+    @property
+    def jobs(self) -> set[str]:
+        """The jobs with a message that is being handled."""
+        return {task.job_id for task in self.tasks if task.job_id is not None}
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether a message about its session is being handled."""
+        return any(task.job_id is None for task in self.tasks)
+
+    def forget_session(self) -> None:
+        """The server's side of it is over."""
+        self.session, self.tasks, self.lanes = None, [], Lanes()
 
     def put_up(self, message: sessions_pb2.DaemonMessage | None) -> None:
         """Queues a message of the daemon."""
@@ -113,6 +142,8 @@ class Plan:
             through += len(piece)
             self.writes.append((at, through))
         self.succeeds = rng.random() < 0.9
+        self.keeps_rest = rng.random() < 0.5
+        """Whether its last piece waits for its end, as what a batch gathers."""
 
 
 class Attempt:
@@ -137,7 +168,23 @@ class Attempt:
         if self.started_ms is None:
             return self.begun_ms + self.plan.prepare_ms
         at = next((at for at, through in self.plan.writes if through > self.written), self.plan.run_ms)
-        return self.started_ms + at
+        return self.started_ms + (self.plan.run_ms if self.is_at_rest else at)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether the last piece is all that it has yet to write, and waits for its end."""
+        left = [through for _, through in self.plan.writes if through > self.written]
+        return self.plan.keeps_rest and len(left) == 1
+
+    def take_rest(self, now_ms: int) -> bytes:
+        """The last piece, if it waits for the end of the run and was written by now."""
+        if (
+            self.started_ms is None
+            or not self.is_at_rest
+            or self.plan.writes[-1][0] > now_ms - self.started_ms
+        ):
+            return b""
+        return self.next_piece()
 
     def next_piece(self) -> bytes:
         """The next piece of its output; empty at its end."""
@@ -166,6 +213,7 @@ class Surroundings(Protocol):
 
     seed: str
     rng: Random
+    versions: Random
     now_ms: int
 
     def is_greeting(self, provider_id: int) -> bool:
@@ -188,7 +236,8 @@ class Surroundings(Protocol):
 class Machine:
     """A provider's machine: its disk remains, while daemons start and end on it."""
 
-    def __init__(self, world: Surroundings, number: int, provider_id: int) -> None:
+    def __init__(self, world: Surroundings, number: int, provider_id: int, slots: int) -> None:
+        self.slots = slots
         self.number = number
         self.provider_id = provider_id
         self.disk = Disk()
@@ -212,6 +261,9 @@ class Machine:
         self._reported: dict[LeaseKey, Reported] = {}
         self._unkept: set[LeaseKey] = set()
         self._starts = 0
+        self._is_old = False
+        """Its process has an older version, which sends no merged messages."""
+        self._ending: Attempt | None = None
         self._journal = Journal(self.disk)
 
     @property
@@ -234,10 +286,14 @@ class Machine:
         self.is_rivalled = self._world.is_greeting(self.provider_id)
         self.is_misknown = self.is_late = False
         self.frozen_until_ms = None
+        self._is_old = self._world.versions.random() < OLD_DAEMONS
+        is_warm = self._world.versions.random() < WARM_MODELS
+        model = sessions_pb2.ServedModel(name=MODEL, warm=is_warm)
         self.session = DaemonSession(
             Introduction(self.boot_id, "1"),
             Random(f"{self._world.seed}/{self.boot_id}"),
-            ev.Capacity(SLOTS, [sessions_pb2.ServedModel(name=MODEL)], [jobs_pb2.JOB_TYPE_LLM_INFERENCE]),
+            ev.Capacity(self.slots, [model], [jobs_pb2.JOB_TYPE_LLM_INFERENCE]),
+            rest=self._take_rest,
         )
         self._journal = Journal(self.disk)
         self.connect_at_ms = self._world.now_ms
@@ -323,6 +379,8 @@ class Machine:
         if self.session is None:
             return
         if message is not None:
+            if self._is_old and message.HasField("welcome"):
+                message.welcome.ClearField("takes_merged_messages")
             self._handle(ev.Received(message))
             return
         if self.wire is not None:
@@ -376,13 +434,21 @@ class Machine:
         if attempt.started_ms is None:
             attempt.started_ms = self._world.now_ms
             self._handle(ev.AttemptStarted(attempt.lease))
-        elif attempt.written < len(attempt.plan.text):
+        elif attempt.written < len(attempt.plan.text) and not attempt.is_at_rest:
             if self.session.has_room(attempt.lease):
                 self._handle(ev.AttemptWrote(attempt.lease, Channel.OUTPUT, attempt.next_piece()))
         else:
             del self.attempts[lease_key(attempt.lease)]
             attempt.ended_ms = self._world.now_ms
+            self._ending = attempt
             self._handle(ev.AttemptFinished(attempt.lease, self._result(attempt)))
+            self._ending = None
+
+    def _take_rest(self, lease: sessions_pb2.Lease) -> list[tuple[Channel, bytes]]:
+        key = lease_key(lease)
+        is_ending = self._ending is not None and lease_key(self._ending.lease) == key
+        attempt = self._ending if is_ending else self.attempts.get(key)
+        return [(Channel.OUTPUT, attempt.take_rest(self._world.now_ms))] if attempt is not None else []
 
     def _result(self, attempt: Attempt) -> Result:
         if attempt.plan.succeeds:
@@ -434,10 +500,12 @@ class Machine:
         if key in self._unkept or (kind == "offer_reply" and not body.accepted):
             return
         reported = self._reported.setdefault(key, Reported())
-        reported.started |= kind == "job_started"
+        reported.started |= kind == "job_started" or (kind == "offer_reply" and body.started)
         reported.finished |= kind == "job_finished"
         if kind == "output_chunk":
             reported.through = max(reported.through, body.seq)
+        elif kind == "job_finished" and body.last_output:
+            reported.through = max(reported.through, body.last_output_seq)
 
     def _begin(self, offer: sessions_pb2.JobOffer) -> None:
         attempt = self._world.attempt(offer)

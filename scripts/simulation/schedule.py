@@ -19,6 +19,8 @@ MIN_STEPS = 150
 MAX_STEPS = 600
 # How often, in 1,000 steps, a fault is considered; each schedule draws one of these rates.
 FAULT_RATES = (20, 60, 120, 200)
+# How often a message stops at its commit if the stream has others about another job.
+MEETS = 0.7
 
 
 @dataclass
@@ -110,7 +112,7 @@ class _Chooser:
         self._fault_rate = rng.choice(FAULT_RATES) / 1000
         # Some schedules have only a few kinds of faults, so that each occurs often.
         self._faults = rng.sample(_FAULTS, rng.randint(1, len(_FAULTS)))
-        self._interleaves = rng.choice([0.0, 0.1, 0.4])
+        self._interleaves = rng.choice([0.0, 0.1, 0.4, 0.8])
         self._is_hasty = rng.random() < 0.5
 
     def next(self, world: World) -> Action | None:
@@ -135,15 +137,19 @@ class _Chooser:
         if world.services is None and not world.database.is_down:
             moves += [("restart",)]
         for wire in world.wires:
-            moves += self._wire_moves(wire)
+            moves += self._wire_moves(wire, world)
         for machine in world.machines:
             moves += _machine_moves(machine, world)
         return moves
 
-    def _wire_moves(self, wire: Wire) -> list[Action]:
+    def _wire_moves(self, wire: Wire, world: World) -> list[Action]:
         moves: list[Action] = []
-        if wire.up and wire.task is None:
-            moves += [("up", wire.number, self._stops())] * 2
+        if world.can_take(wire):
+            # Where messages about several jobs are under way, they mostly meet.
+            meets = world.is_shared(wire) and self._rng.random() < MEETS
+            moves += [("up", wire.number, self._rng.randint(0, 1) if meets else self._stops())] * (
+                6 if meets else 2
+            )
         if wire.down and wire.machine.is_awake:
             moves += [("down", wire.number)] * 2
         return moves

@@ -17,7 +17,7 @@ from dcp.v1 import sessions_pb2
 
 from scripts.simulation.checks import Job, Snapshot, check_rows, check_runs
 from scripts.simulation.inline import InlineDatabase, ServerDied, Task, finish
-from scripts.simulation.machines import MODEL, Attempt, Machine, Plan, Wire
+from scripts.simulation.machines import MODEL, Attempt, Machine, Plan, Taken, Wire
 from scripts.simulation.violations import ViolationError
 from server.config import Config
 from server.domain.errors import DomainError, Reason
@@ -39,6 +39,8 @@ KEEPALIVE_MS = 40_000
 OPERATOR = Caller(ADMIN)
 PROVIDERS = 3
 RENTERS = 2
+# How often a server or a daemon that starts has an older version.
+OLD_PEERS = 0.2
 # Why the server may end the stream of a daemon that follows the protocol.
 STREAM_ENDS = {Reason.STORE_UNAVAILABLE, Reason.SESSION_SUPERSEDED, Reason.OVERLOADED}
 
@@ -53,10 +55,15 @@ class World:
         self.rng = Random(f"{seed}/disks")
         setup = Random(f"{seed}/setup")
         self.output_limit = setup.choice([1_500, 100_000])
-        self.requests = [_request(setup, number) for number in range(setup.randint(1, 5))]
+        self.requests = [_request(setup, number) for number in range(setup.randint(1, 8))]
         self.balances = [setup.choice([300, 1_000, 5_000]) for _ in range(RENTERS)]
+        self.versions = Random(f"{seed}/versions")
+        slots = self.versions.choice([1, 2, 4])
+        self._is_server_old = False
+        """The server's process has an older version, which does not know merged messages."""
         # Two machines for each provider; the second is for a daemon that is started by mistake.
-        self.machines = [Machine(self, n, n // 2 + 1) for n in range(2 * setup.randint(1, PROVIDERS))]
+        count = 2 * setup.randint(1, PROVIDERS)
+        self.machines = [Machine(self, n, n // 2 + 1, slots) for n in range(count)]
         self.wires: list[Wire] = []
         self.tasks: list[Task] = []
         self.submitted: dict[int, str] = {}
@@ -149,6 +156,9 @@ class World:
     def start_server(self) -> None:
         """Starts a server process, whose only knowledge is the database."""
         self.database.commit(sessions.end_all)
+        self._is_server_old = self.versions.random() < OLD_PEERS
+        if self._is_server_old:
+            self.fault("server of an older version started")
         self.services = Services(self.database, self, config(self.output_limit), body_text)
         self.loops = server_loops(self.services)
 
@@ -183,8 +193,7 @@ class World:
         self.services = None
         self.server_frozen_until_ms = None
         for wire in list(self.wires):
-            wire.reports = set()
-            wire.session = wire.task = None
+            wire.forget_session()
             self._close_down(wire)
 
     def _write_outboxes(self) -> None:
@@ -195,20 +204,42 @@ class World:
                 if message is None:
                     self.end_by_server(wire)
                 else:
-                    wire.put_down(to_wire(message))
+                    wire.put_down(self._sent(to_wire(message)))
+
+    def _sent(self, message: sessions_pb2.ServerMessage) -> sessions_pb2.ServerMessage:
+        if self._is_server_old and message.HasField("welcome"):
+            message.welcome.ClearField("takes_merged_messages")
+        return message
+
+    def _received(self, message: sessions_pb2.DaemonMessage) -> sessions_pb2.DaemonMessage:
+        """A message as the server reads it: an older one does not know all fields."""
+        if self._is_server_old:
+            known = sessions_pb2.DaemonMessage()
+            known.CopyFrom(message)
+            if known.HasField("offer_reply"):
+                known.offer_reply.ClearField("started")
+            if known.HasField("job_finished"):
+                known.job_finished.ClearField("last_output")
+            return known
+        if message.offer_reply.started:
+            self.faults["start merged with its acceptance"] += 1
+        if message.job_finished.last_output:
+            self.faults["output merged with its result"] += 1
+        return message
 
     def end_by_server(self, wire: Wire, stops: int = -1) -> None:
         """Ends the server's side of a stream, for any cause."""
         if not wire.is_open_down:
             return
-        wire.reports = set()
-        session, task = wire.session, wire.task
-        wire.session = wire.task = None
+        session, tasks = wire.session, wire.tasks
+        wire.forget_session()
         self._close_down(wire)
         if session is not None:
             assert self.services is not None
             self.services.streams.forget(session)
-        if task is not None and task in self.tasks:
+        for task in tasks:
+            if task not in self.tasks:
+                continue
             self.tasks.remove(task)
             try:
                 task.abandon()
@@ -224,11 +255,15 @@ class World:
             return
         raise ViolationError("no part of the programs fails", f"{what}: {error!r}") from error
 
-    def _handled(self, wire: Wire, error: Exception | None) -> None:
-        wire.task = None
+    def _handled(self, wire: Wire, taken: Taken, error: Exception | None) -> None:
+        assert taken.task is not None
+        wire.tasks.remove(taken.task)
         if error is None:
-            self.reported |= wire.reports
-            wire.reports = set()
+            self.reported |= taken.reports
+            if taken.job_id is not None:
+                wire.lanes.done(taken.job_id)
+                # The next message of the job stops before its commit, so that others can overtake it.
+                self._start_lanes(wire, stops=0)
             return
         if not isinstance(error, DomainError) or not self._may_end(error):
             raise ViolationError("no part of the programs fails", repr(error)) from error
@@ -279,11 +314,25 @@ class World:
 
     def is_greeting(self, provider_id: int) -> bool:
         """Whether the server is handling a message of a provider."""
-        return any(wire.task is not None and wire.machine.provider_id == provider_id for wire in self.wires)
+        return any(wire.tasks and wire.machine.provider_id == provider_id for wire in self.wires)
 
     def can_take(self, wire: Wire) -> bool:
-        """Whether the server can handle a message of this stream now."""
-        return bool(wire.up) and wire.is_open_down and self.is_serving and wire.task is None
+        """Whether the server can take the next message of this stream now.
+
+        One about the session, or the end, waits until those before it were handled.
+        """
+        if not wire.up or not wire.is_open_down or not self.is_serving:
+            return False
+        message = wire.up[0]
+        if message is None or _job_of(message) is None:
+            return not wire.tasks
+        return not wire.lanes.is_full and not wire.is_alone
+
+    def is_shared(self, wire: Wire) -> bool:
+        """Whether messages about different jobs wait in the stream, or are being handled."""
+        waiting = [_job_of(message) for message in wire.up if message is not None]
+        jobs = {job_id for job_id in waiting if job_id is not None} | wire.jobs
+        return len(jobs) > 1
 
     def take(self, wire: Wire, message: sessions_pb2.DaemonMessage | None, stops: int) -> None:
         """The server handles a message, or the end, of a stream."""
@@ -294,18 +343,38 @@ class World:
         if wire.session is None:
             # The providers registered first, so their key ids equal their own ids.
             wire.session = self.services.streams.new(wire.machine.provider_id, wire.machine.provider_id)
-        self._heard(wire, message)
-        work = self._handle(wire, from_wire(message))
-        task = self.spawn(work, stops, partial(self._handled, wire))
-        wire.task = task if task in self.tasks else None
+        taken = Taken(self._received(message), _job_of(message))
+        self._heard(wire, taken)
+        if taken.job_id is None:
+            self._start(wire, taken, stops)
+        else:
+            wire.lanes.put(taken.job_id, taken)
+            self._start_lanes(wire, stops)
+
+    def _start_lanes(self, wire: Wire, stops: int) -> None:
+        lanes = wire.lanes
+        for _, taken in lanes.start():
+            if wire.tasks:
+                self.faults["messages of a stream side by side"] += 1
+            self._start(wire, taken, stops)
+            if wire.lanes is not lanes:
+                return  # the stream ended, or the server died
+
+    def _start(self, wire: Wire, taken: Taken, stops: int) -> None:
+        work = self._handle(wire, from_wire(taken.message))
+        taken.task = task = Task(work, partial(self._handled, wire, taken))
+        task.job_id = taken.job_id
+        self.tasks.append(task)
+        wire.tasks.append(task)
+        self.go_on(task, stops)
 
     async def _handle(self, wire: Wire, message: DaemonMessage) -> None:
         assert wire.session is not None
         await wire.session.handle(message)
 
-    def _heard(self, wire: Wire, message: sessions_pb2.DaemonMessage) -> None:
+    def _heard(self, wire: Wire, taken: Taken) -> None:
         """Notes what the server receives, for the checks."""
-        machine = wire.machine
+        machine, message = wire.machine, taken.message
         match message.WhichOneof("kind"):
             case "hello":
                 self.renewed_ms[machine.provider_id] = self.now_ms
@@ -313,12 +382,12 @@ class World:
                 machine.is_misknown = machine.wire is not wire
                 self._greeted(machine, message.hello.boot_id)
                 ended = message.hello.unacknowledged_results
-                wire.reports = {(lease.job_id, lease.lease_epoch) for lease in ended}
+                taken.reports = {(lease.job_id, lease.lease_epoch) for lease in ended}
             case "heartbeat":
                 self.renewed_ms[machine.provider_id] = self.now_ms
             case "job_finished":
                 lease = message.job_finished.lease
-                wire.reports = {(lease.job_id, lease.lease_epoch)}
+                taken.reports = {(lease.job_id, lease.lease_epoch)}
 
     def _greeted(self, machine: Machine, boot_id: str) -> None:
         """A Hello supersedes all other processes of its provider, even if its own process has died."""
@@ -355,6 +424,11 @@ class World:
         plan = Plan(Random(f"{self.seed}/{number}/{key[1]}"), offer.run_limit.ToMilliseconds())
         self.attempts[key] = Attempt(offer, plan, self.now_ms)
         return self.attempts[key]
+
+
+def _job_of(message: sessions_pb2.DaemonMessage) -> str | None:
+    body = getattr(message, message.WhichOneof("kind") or "", None)
+    return body.lease.job_id if body is not None and "lease" in body.DESCRIPTOR.fields_by_name else None
 
 
 def _request(rng: Random, number: int) -> JobRequest:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -180,6 +180,8 @@ class FinishReport:
     usage: dict[str, Any] | None = None
     output_truncated: bool = False
     image_digest: str = ""
+    last_output: bytes = field(default=b"", repr=False)
+    """The chunk of output numbered ``last_output_seq``, if the report carries it."""
 
 
 def secret_digest(secret: bytes) -> bytes:

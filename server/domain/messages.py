@@ -56,6 +56,8 @@ class OfferReply:
     lease: LeaseRef
     accepted: bool
     refusal: str = ""
+    started: bool = False
+    """Whether the run has started already, so that no Started follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,17 @@ class Unreadable:
 DaemonMessage: TypeAlias = (
     Hello | Heartbeat | OfferReply | Started | Chunk | Finished | Capacity | Drain | Goodbye | Unreadable
 )
+
+
+def lease_of(message: DaemonMessage) -> LeaseRef | None:
+    """The lease that a message is about; None for a message about the session."""
+    match message:
+        case OfferReply() | Started() | Chunk() | Unreadable():
+            return message.lease
+        case Finished(report):
+            return report.lease
+    return None
+
 
 # Sent by the server.
 

@@ -32,6 +32,7 @@ from server.domain.leases import (
     MAX_CHUNK_BYTES,
     MISSED_HEARTBEATS,
     Channel,
+    FinishReport,
     LeaseRef,
     LeaseState,
 )
@@ -249,6 +250,8 @@ class ServerSession:
         held = self._find(reply.lease)
         if held is None:
             return self._unknown(reply.lease)
+        if reply.accepted and reply.started and held.state is LeaseState.ACCEPTED:
+            return Started(reply.lease)
         return reply if held.state is LeaseState.OFFERED else None  # a repeated reply changes nothing
 
     def _started(self, started: Started) -> Effect:
@@ -268,13 +271,18 @@ class ServerSession:
         return chunk if chunk.seq > held.through[chunk.stream] else Reply(held.ack())
 
     def _finished(self, finished: Finished) -> Effect:
-        held, run_ms = self._find(finished.report.lease), finished.report.run_ms
-        if run_ms < 0:
-            detail = f"a run time of {run_ms} ms"
-            return self._breach(held, detail) if held else self._unknown(finished.report.lease)
+        report = finished.report
+        held = self._find(report.lease)
+        if fault := _fault_of(report, held):
+            return self._breach(held, fault) if held else self._unknown(report.lease)
         if held is not None:
             held.is_reported = True
         return finished
+
+    def fail(self, lease: LeaseRef) -> Breach | None:
+        """This server failed at a message about the lease: ends the lease. None if it is not held."""
+        held = self._find(lease)
+        return self._breach(held, "the server failed at one of its messages") if held is not None else None
 
     def _breach(self, held: _Held, detail: str) -> Breach:
         self._breached |= {held.ref}
@@ -298,6 +306,23 @@ def _fault(chunk: Chunk, held: _Held) -> str:
     size = held.stored_bytes[chunk.stream] + len(chunk.data)
     if chunk.seq > through and size > held.limit_bytes + MARKER_BYTES:
         return f"more than {held.limit_bytes} bytes of {chunk.stream}"
+    return ""
+
+
+def _fault_of(report: FinishReport, held: _Held | None) -> str:
+    """Why a result breaks the rules; empty if it does not. Whether it has a gap, the store decides."""
+    if report.run_ms < 0:
+        return f"a run time of {report.run_ms} ms"
+    size = len(report.last_output)
+    if size > MAX_CHUNK_BYTES or (size and report.last_output_seq < 1):
+        return f"a last chunk of {size} bytes with the number {report.last_output_seq}"
+    if not size or held is None:
+        return ""
+    if held.state is not LeaseState.RUNNING:
+        return f"output came while the lease was {held.state}"
+    if held.stored_bytes[Channel.OUTPUT] + size > held.limit_bytes + MARKER_BYTES:
+        is_new = report.last_output_seq > held.through[Channel.OUTPUT]
+        return f"more than {held.limit_bytes} bytes of output" if is_new else ""
     return ""
 
 

@@ -34,6 +34,7 @@ from server.rpc import convert
 from server.rpc.context import Context
 from server.rpc.enums import enum_map, member_map
 from server.rpc.interceptors import caller
+from server.rpc.lanes import LaneRunner
 from server.rpc.limits import RateLimits
 from server.rpc.terms import settings_message
 from server.rpc.validate import drop_invalid, validate
@@ -71,34 +72,40 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
         reader = asyncio.current_task()
         assert reader is not None
         writer = _Writer(session, context, reader)
+        lanes = LaneRunner(session)
         try:
             async for message in requests:
                 await self._limits.pass_message(provider_id)
                 read, untrue = read_message(message)
                 if untrue:
                     session.note_untrue(untrue)
-                await session.handle(read)
-                del message  # or every idle stream would keep its last message in memory
+                await lanes.handle(read)
+                del message, read  # or every idle stream would keep its last message in memory
                 if deadline is not None:
                     deadline.cancel()
                     deadline = None
+            await lanes.settle()
         except asyncio.CancelledError:
             if not session.outbox.is_over:
                 raise  # the stream broke, or the server stops
             reader.uncancel()
             if session.refusal is not None:
+                lanes.stop()
+                writer.stop()
                 await _say_why(context, session.refusal)
                 raise session.refusal from None
         except DomainError as error:
             log.warning(
                 "ended a session provider_id=%d reason=%s: %s", provider_id, error.reason, error.message
             )
+            lanes.stop()
             writer.stop()
             await _say_why(context, error)
             raise
         finally:
             if deadline is not None:
                 deadline.cancel()
+            lanes.stop()
             writer.stop()
             self._end(session)
 
@@ -159,7 +166,9 @@ class _Writer:
             self._task.cancel()
 
     def _wake(self) -> None:
-        if self._task is None:
+        if self._session.outbox.is_over:
+            self._reader.cancel()  # aborted; a daemon that does not read must not hold the end up
+        elif self._task is None:
             self._task = asyncio.create_task(self._write())
 
     async def _write(self) -> None:
@@ -272,6 +281,7 @@ def _finished(body: pb.JobFinished) -> messages.Finished | messages.Unreadable:
             usage=convert.plain(body.usage) if body.HasField("usage") else None,
             output_truncated=body.output_truncated,
             image_digest=body.image_digest,
+            last_output=body.last_output,
         )
     )
 
@@ -279,7 +289,7 @@ def _finished(body: pb.JobFinished) -> messages.Finished | messages.Unreadable:
 _FROM_WIRE: dict[str, Callable[[Any], messages.DaemonMessage]] = {
     "hello": _hello,
     "heartbeat": _heartbeat,
-    "offer_reply": lambda b: messages.OfferReply(_ref(b.lease), b.accepted, b.refusal),
+    "offer_reply": lambda b: messages.OfferReply(_ref(b.lease), b.accepted, b.refusal, b.started),
     "job_started": lambda b: messages.Started(_ref(b.lease)),
     "output_chunk": lambda b: messages.Chunk(_ref(b.lease), Channel.OUTPUT, b.seq, b.data),
     "log_chunk": lambda b: messages.Chunk(_ref(b.lease), Channel.LOG, b.seq, b.data),
@@ -380,6 +390,7 @@ def _welcome(message: messages.Welcome) -> pb.Welcome:
         settings=settings_message(message.settings),
         newest_daemon=message.newest_daemon,
         update_available=message.update_available,
+        takes_merged_messages=True,
     )
 
 

@@ -19,6 +19,7 @@ not know who may request an end, and sends nothing: its callers notify the daemo
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from server.domain import ledger as rules
@@ -26,8 +27,10 @@ from server.domain import pricing
 from server.domain.artifacts import UPLOAD_GRACE_SECONDS
 from server.domain.jobs import CHARGED, FINAL, INFERENCE, FailureReason, Job, JobEvent, JobState
 from server.domain.leases import (
+    MARKER_BYTES,
     MAX_ATTEMPTS,
     OVERRUN_GRACE_SECONDS,
+    Channel,
     Disposition,
     FinishReport,
     Lease,
@@ -73,6 +76,9 @@ def record_finish(report: FinishReport, provider_id: int, now_ms: int) -> Result
     if lease.state is LeaseState.ENDED:
         same = lease.outcome is not None and lease.outcome.value == report.outcome.value
         return ResultAck(ref, Disposition.ALREADY if same else Disposition.STALE)
+    if report.last_output_seq == lease.output_through_seq + 1 and _store_last(report, job, lease):
+        job = replace(job, output_bytes=job.output_bytes + len(report.last_output))
+        lease = replace(lease, output_through_seq=report.last_output_seq)
     if report.last_output_seq > lease.output_through_seq:
         note_run(job, lease, report.run_ms)
         return LeaseDirective(ref, LeaseAction.RESEND, lease.output_through_seq, lease.log_through_seq)
@@ -81,6 +87,22 @@ def record_finish(report: FinishReport, provider_id: int, now_ms: int) -> Result
     else:
         _end_run(job, lease, report, now_ms)
     return ResultAck(ref, Disposition.ACCEPTED)
+
+
+def _store_last(report: FinishReport, job: Job, lease: Lease) -> bool:
+    """Stores the chunk that a result carries; False if there is none, or if it may not be stored.
+
+    Like the result, it counts through any session of the provider.
+    """
+    data = report.last_output
+    fits = job.output_bytes + len(data) <= lease.output_limit_bytes + MARKER_BYTES
+    return (
+        bool(data)
+        and fits
+        and leases.store_chunk(
+            report.lease, lease.provider_id, lease.session_epoch, Channel.OUTPUT, report.last_output_seq, data
+        )
+    )
 
 
 def note_run(job: Job, lease: Lease, run_ms: int) -> None:

@@ -43,6 +43,7 @@ from server.domain.messages import (
     Started,
     Superseded,
     Welcome,
+    lease_of,
 )
 from server.domain.placement import Model
 from server.domain.providers import AccountState
@@ -66,6 +67,8 @@ MAX_UNTRUE = 20
 """How many fields of a session's messages the log names that cannot be true."""
 HELLOS_AT_ONCE = 64
 """Hellos handled at once; further ones wait before they use the database, so that its queue stays short."""
+LEASE_MESSAGES_AT_ONCE = 4096
+"""Messages about jobs handled at once, of all streams; the database's queue holds more than twice as many."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,9 @@ class Shared:
     clock: Clock
     newest_daemon: str = CURRENT
     hellos: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(HELLOS_AT_ONCE))
+    lease_messages: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(LEASE_MESSAGES_AT_ONCE)
+    )
 
 
 class Session:
@@ -100,7 +106,7 @@ class Session:
         self.outbox = Outbox()
         self.key_id = key_id
         self.refusal: DomainError | None = None
-        """Why the stream ends, if its credential was revoked."""
+        """Why the stream ends, if its credential was revoked or a message about a job cannot be handled."""
         self._shared = shared
         self.provider_id = provider_id
         self._protocol = ServerSession()
@@ -116,9 +122,33 @@ class Session:
             self._untrue |= {path}
 
     async def handle(self, message: DaemonMessage) -> None:
-        """Carries out one message. Raises DomainError when the stream must end."""
+        """Carries out one message. Raises DomainError when the stream must end.
+
+        Messages about different jobs may be handled at once; those about one job in the order of their
+        arrival, and those about the session alone.
+        """
         if self.refusal is not None:
             raise self.refusal
+        if lease_of(message) is None:
+            await self._carry_out(message)
+            return
+        async with self._shared.lease_messages:
+            await self._carry_out(message)
+
+    async def lose(self, lease: LeaseRef) -> None:
+        """Ends a lease because the server failed at a message about it. The session continues."""
+        breach = self._protocol.fail(lease)
+        if breach is not None:
+            await self._give_up([breach.lease], breach.detail)
+
+    def fail(self, error: DomainError) -> None:
+        """Ends the stream at once, for a reason that its daemon must learn."""
+        if self.refusal is None:
+            self.refusal = error
+            log.warning("ended a session %s reason=%s: %s", self._who(), error.reason, error.message)
+        self.outbox.abort()
+
+    async def _carry_out(self, message: DaemonMessage) -> None:
         effect = self._protocol.receive(message)
         match effect:
             case None:
@@ -347,6 +377,9 @@ class Session:
         await self._shared.dispatch.lease_ended(self.provider_id)
 
     async def _offer_reply(self, reply: OfferReply) -> None:
+        if reply.accepted and reply.started:
+            await self._advance(reply.lease, LeaseState.RUNNING, leases.accept_started)
+            return
         if reply.accepted:
             await self._advance(reply.lease, LeaseState.ACCEPTED, leases.accept)
             return

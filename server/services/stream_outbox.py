@@ -18,7 +18,7 @@ class Outbox:
         self._messages: list[ServerMessage] = []
         self._is_closed = False
         self.is_over = False
-        """The end was read: no message follows."""
+        """The end was read, or the stream was aborted: no message follows."""
         self.wake: Callable[[], None] = _wake_no_writer
 
     def put(self, message: ServerMessage) -> bool:
@@ -33,6 +33,14 @@ class Outbox:
     def close(self) -> None:
         """Ends the stream after the messages in the queue."""
         self._is_closed = True
+        self.wake()
+
+    def abort(self) -> None:
+        """Ends the stream now, once: the messages in the queue are dropped."""
+        if self.is_over:
+            return
+        self._messages.clear()
+        self._is_closed = self.is_over = True
         self.wake()
 
     def empty(self) -> bool:

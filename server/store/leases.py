@@ -258,6 +258,14 @@ def start(ref: LeaseRef, provider_id: int, session_epoch: int, now_ms: int) -> b
     return bool(moved and _start_job.run(job_id=ref.job_id, lease_epoch=ref.lease_epoch, now_ms=now_ms))
 
 
+def accept_started(ref: LeaseRef, provider_id: int, session_epoch: int, now_ms: int) -> bool:
+    """The daemon accepted the offer, and the run has started: as ``accept`` and ``start``.
+
+    If it returns False, the caller must undo the transaction.
+    """
+    return accept(ref, provider_id, session_epoch, now_ms) and start(ref, provider_id, session_epoch, now_ms)
+
+
 def store_chunk(
     ref: LeaseRef, provider_id: int, session_epoch: int, stream: Channel, seq: int, data: bytes
 ) -> bool:

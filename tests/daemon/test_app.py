@@ -148,11 +148,13 @@ async def test_remains_of_an_earlier_daemon_are_removed_before_the_first_session
 
 
 async def test_output_does_not_wait_for_a_stalled_engine() -> None:
-    async with stack(ScriptedEngine(["one", "two", asyncio.Event()])) as s:
+    go_on = asyncio.Event()
+    async with stack(ScriptedEngine(["one", go_on, "two", asyncio.Event()])) as s:
         connection = await s.server.connection()
         await connection.welcome()
         await s.take_job(connection)
         assert (await connection.expect("output_chunk")).data == b"one"
+        go_on.set()
         assert (await connection.expect("output_chunk")).data == b"two"
 
 

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 from dcp.v1 import gpus_pb2
 
+from daemon.engines import Engine
 from daemon.journal.disk import journal_folder
 from daemon.journal.journal import Journal
 from daemon.machine.machine import Machine
 from tests.support.counter import Counter, CountingDisk, relayed
-from tests.support.fake_engine import DEFAULT_MODEL, NoopEngine
+from tests.support.fake_engine import DEFAULT_MODEL, NoopEngine, ScriptedEngine
 from tests.support.whole_stack import ADMIN, Stack, running_daemon, running_stack
 
 HEARTBEAT = {"> heartbeat": 1, "< heartbeat_ack": 1}
@@ -70,13 +71,16 @@ class Market:
     provider_key: str
 
     @contextlib.asynccontextmanager
-    async def daemon(self, folder: Path) -> AsyncIterator[Daemon]:
-        """Runs a daemon with its journal in the folder, and waits until its first heartbeat was answered."""
+    async def daemon(self, folder: Path, engine: Engine | None = None) -> AsyncIterator[Daemon]:
+        """Runs a daemon with its journal in the folder, and waits until its first heartbeat was answered.
+
+        Its engine is one that writes nothing, unless the test gives another.
+        """
         disk, gpus = CountingDisk(journal_folder(folder), self.counter), OneGpu()
         running = running_daemon(
             self.stack,
             self.provider_key,
-            NoopEngine(),
+            engine or NoopEngine(),
             server=self.address,
             journal=Journal(disk),
             machine=Machine(gpus=gpus, clock=self.stack.clock),
@@ -91,13 +95,13 @@ class Market:
 
 @dataclass
 class Daemon:
-    """A running daemon that serves a model without output."""
+    """A running daemon that serves a model."""
 
     market: Market
     disk: CountingDisk
     gpus: OneGpu
 
-    async def job(self) -> None:
+    async def job(self, output: str = "") -> None:
         """Submits a job, waits until the daemon has forgotten it, and reads its result."""
         stack, renter = self.market.stack, self.market.renter
         self.disk.forgotten.clear()
@@ -106,7 +110,8 @@ class Daemon:
         job = (await stack.post("/api/jobs/submit", body, **renter))["job"]
         await within(self.disk.forgotten.wait())
         answer = await stack.http.get(f"/api/jobs/{job['job_id']}/output", headers=renter)
-        assert answer.status_code == 204, "it has completed, and wrote nothing"
+        assert answer.status_code == (200 if output else 204), "it has completed"
+        assert not output or answer.json()["response"] == output
 
     async def heartbeat(self) -> None:
         """Waits for the answer to a heartbeat with a new sample: then no earlier message is pending."""
@@ -164,18 +169,41 @@ async def test_job_that_does_nothing(market: Market, tmp_path: Path) -> None:
         assert counter.calls.methods == {"SubmitJob": 1, "GetJobOutput": 1}
         assert counter.messages == HEARTBEAT | {
             "< job_offer": 1,
-            "> offer_reply": 1,
-            "> job_started": 1,
+            "> offer_reply": 1,  # with the start, as the model is loaded
             "> job_finished": 1,
             "< result_ack": 1,
         }
         assert counter.database() == {
-            "statements": 57,
-            "write transactions": 4,
+            "statements": 53,
+            "write transactions": 3,
             "read transactions": 2,
-            "syncs": 4,
+            "syncs": 3,
         }
-        assert counter.journal_syncs == 5
+        assert counter.journal_syncs == 4
+
+
+async def test_job_with_a_short_answer(market: Market, tmp_path: Path) -> None:
+    counter = market.counter
+    async with market.daemon(tmp_path / "daemon", ScriptedEngine()) as daemon:
+        await daemon.job("Hello, world")
+        await daemon.heartbeat()
+        await market.stack.get("/api/renters/me", market.renter)  # keys are cached for ten seconds
+        counter.clear()
+        await daemon.job("Hello, world")
+        await daemon.heartbeat()
+        assert counter.messages == HEARTBEAT | {
+            "< job_offer": 1,
+            "> offer_reply": 1,
+            "> job_finished": 1,  # with the output
+            "< result_ack": 1,
+        }
+        assert counter.database() == {
+            "statements": 57,
+            "write transactions": 3,
+            "read transactions": 2,
+            "syncs": 3,
+        }
+        assert counter.journal_syncs == 4
 
 
 async def test_heartbeat(market: Market, tmp_path: Path) -> None:

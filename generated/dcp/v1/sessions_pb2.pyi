@@ -22,6 +22,10 @@ and the server offers jobs.
                                  <-       ResultAck{ACCEPTED}
     Goodbye                      ->       (the server ends the stream)
 
+Where Welcome says that the server takes merged messages, OfferReply{started} stands for OfferReply and
+JobStarted, and JobFinished{last_output} for the last OutputChunk and JobFinished. Messages about different jobs
+are handled side by side; those about one job in the order in which they were sent.
+
 Messages carry durations and never points in time: each side measures them with its own monotonic clock.
 Every message about a job carries the whole lease. A message whose lease differs from the lease on record
 changes nothing.
@@ -505,10 +509,15 @@ class OfferReply(_message.Message):
     LEASE_FIELD_NUMBER: _builtins.int
     ACCEPTED_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
+    STARTED_FIELD_NUMBER: _builtins.int
     accepted: _builtins.bool
     """The daemon accepts the offer and prepares the job."""
     refusal: _builtins.str
     """Why the daemon refuses the offer, as a sentence for people. Empty if it accepts."""
+    started: _builtins.bool
+    """The run has started already: this message is JobStarted too. Only where `takes_merged_messages` of Welcome is
+    true.
+    """
     @_builtins.property
     def lease(self) -> Global___Lease:
         """The lease as offered."""
@@ -519,10 +528,11 @@ class OfferReply(_message.Message):
         lease: Global___Lease | None = ...,
         accepted: _builtins.bool = ...,
         refusal: _builtins.str = ...,
+        started: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "lease", b"lease", "refusal", b"refusal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "lease", b"lease", "refusal", b"refusal", "started", b"started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -635,6 +645,7 @@ class JobFinished(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     OUTPUT_TRUNCATED_FIELD_NUMBER: _builtins.int
     IMAGE_DIGEST_FIELD_NUMBER: _builtins.int
+    LAST_OUTPUT_FIELD_NUMBER: _builtins.int
     outcome: Global___RunOutcome.ValueType
     """The outcome."""
     failure_reason: _jobs_pb2.FailureReason.ValueType
@@ -649,6 +660,10 @@ class JobFinished(_message.Message):
     """The output was truncated at the offer's limit. It ends with a line that says how many bytes are missing."""
     image_digest: _builtins.str
     """The digest that the image's name referred to, such as `sha256:...`. Empty if no image ran."""
+    last_output: _builtins.bytes
+    """The output chunk with the number `last_output_seq`, if no OutputChunk carried it; at most 64 KiB. It is stored
+    together with the result. Only where `takes_merged_messages` of Welcome is true.
+    """
     @_builtins.property
     def lease(self) -> Global___Lease:
         """The lease as offered."""
@@ -674,10 +689,11 @@ class JobFinished(_message.Message):
         usage: _jobs_pb2.Usage | None = ...,
         output_truncated: _builtins.bool = ...,
         image_digest: _builtins.str = ...,
+        last_output: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "run_time", b"run_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "image_digest", b"image_digest", "last_output_seq", b"last_output_seq", "lease", b"lease", "outcome", b"outcome", "output_truncated", b"output_truncated", "run_time", b"run_time", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "image_digest", b"image_digest", "last_output", b"last_output", "last_output_seq", b"last_output_seq", "lease", b"lease", "outcome", b"outcome", "output_truncated", b"output_truncated", "run_time", b"run_time", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -833,6 +849,7 @@ class Welcome(_message.Message):
     SETTINGS_FIELD_NUMBER: _builtins.int
     NEWEST_DAEMON_FIELD_NUMBER: _builtins.int
     UPDATE_AVAILABLE_FIELD_NUMBER: _builtins.int
+    TAKES_MERGED_MESSAGES_FIELD_NUMBER: _builtins.int
     session_epoch: _builtins.int
     """The number of this session: it grows by 1 with each Hello of this provider. The newest session replaces
     older ones.
@@ -846,6 +863,10 @@ class Welcome(_message.Message):
     update_available: _builtins.bool
     """The daemon is older than the newest release, so its owner should update it. The server does not refuse an
     older daemon because of this.
+    """
+    takes_merged_messages: _builtins.bool
+    """The server takes `started` of OfferReply and `last_output` of JobFinished. An older server would lose what they
+    say.
     """
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
@@ -870,10 +891,11 @@ class Welcome(_message.Message):
         settings: _terms_pb2.ProviderSettings | None = ...,
         newest_daemon: _builtins.str = ...,
         update_available: _builtins.bool = ...,
+        takes_merged_messages: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "lost_after", b"lost_after", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_credit", b"chunk_credit", "heartbeat_interval", b"heartbeat_interval", "lost_after", b"lost_after", "newest_daemon", b"newest_daemon", "provider_id", b"provider_id", "session_epoch", b"session_epoch", "settings", b"settings", "update_available", b"update_available"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_credit", b"chunk_credit", "heartbeat_interval", b"heartbeat_interval", "lost_after", b"lost_after", "newest_daemon", b"newest_daemon", "provider_id", b"provider_id", "session_epoch", b"session_epoch", "settings", b"settings", "takes_merged_messages", b"takes_merged_messages", "update_available", b"update_available"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

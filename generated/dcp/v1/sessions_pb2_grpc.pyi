@@ -22,6 +22,10 @@ and the server offers jobs.
                                  <-       ResultAck{ACCEPTED}
     Goodbye                      ->       (the server ends the stream)
 
+Where Welcome says that the server takes merged messages, OfferReply{started} stands for OfferReply and
+JobStarted, and JobFinished{last_output} for the last OutputChunk and JobFinished. Messages about different jobs
+are handled side by side; those about one job in the order in which they were sent.
+
 Messages carry durations and never points in time: each side measures them with its own monotonic clock.
 Every message about a job carries the whole lease. A message whose lease differs from the lease on record
 changes nothing.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ class RecordedEvents:
     def __init__(self) -> None:
         self.output_data = self.log_data = b""
         self.events: list[str] = []
+        self.rest: Callable[[sessions_pb2.Lease], list[tuple[Channel, bytes]]] = lambda lease: []
         self.result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
 
     def __call__(self, event: ev.AttemptEvent) -> None:
@@ -40,7 +42,9 @@ class RecordedEvents:
                 self.log_data += data
             case ev.AttemptWorked():
                 self.events.append("worked")
-            case ev.AttemptFinished(_, result):
+            case ev.AttemptFinished(lease, result):
+                for channel, data in self.rest(lease):
+                    self(ev.AttemptWrote(lease, channel, data))
                 self.result.set_result(result)
 
 
@@ -53,6 +57,7 @@ async def run(
 ) -> tuple[RecordedEvents, Result]:
     recorded = RecordedEvents()
     attempts = Attempts(runners, recorded, has_room, SystemClock(), sink)
+    recorded.rest = attempts.take_rest
     attempts.start(offer(job_type=job_type))
     async with asyncio.timeout(10):
         return recorded, await recorded.result
