@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from scripts.bench_figures import Figure, row
+from scripts.benchmarks.figures import Figure, row
 
 
 def updated(page: str, measured: Mapping[str, Sequence[Figure]], date: str, machine: str) -> str:

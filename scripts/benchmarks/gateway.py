@@ -10,11 +10,12 @@ import asyncio
 import functools
 from dataclasses import dataclass, field
 
-from scripts import bench_envoy, bench_load
-from scripts.bench_figures import Figure, Target
-from scripts.bench_load import Load, Loaded
-from scripts.bench_market import Market, open_market
-from scripts.bench_processes import BenchError, Program, say
+from scripts.benchmarks import envoy as transcoder
+from scripts.benchmarks import load as http
+from scripts.benchmarks.figures import Figure, Target
+from scripts.benchmarks.load import Load, Loaded
+from scripts.benchmarks.market import Market, open_market
+from scripts.benchmarks.processes import BenchError, Program, say
 
 WARM_UP_SECONDS = 1.0
 
@@ -67,7 +68,7 @@ class Peer:
 
 def run(seconds: float, rounds: int, connections: int) -> list[Figure]:
     """Runs the measurement and returns its figures. Raises BenchError."""
-    bench_load.find_wrk()
+    http.find_wrk()
     with open_market() as market:
         market.start_gateway()
         key = asyncio.run(market.new_renter()).api_key
@@ -91,7 +92,7 @@ def run(seconds: float, rounds: int, connections: int) -> list[Figure]:
 
 def _envoy(market: Market) -> tuple[Program, str] | None:
     try:
-        return bench_envoy.start(market.programs, bench_envoy.install(), market.server_address)
+        return transcoder.start(market.programs, transcoder.install(), market.server_address)
     except BenchError as error:
         say(f"skipped the comparison with Envoy: {error}")
         return None
@@ -117,7 +118,7 @@ def _measure(
 def _round(market: Market, route: Route, peer: Peer, seconds: float, connections: int) -> None:
     load = Load(peer.address, route.method, route.path, peer.headers, route.body, connections, seconds)
     own, server = peer.program.cpu_seconds, peer.server.cpu_seconds if peer.server else 0.0
-    loaded = bench_load.run(load, market.folder)
+    loaded = http.run(load, market.folder)
     if loaded.errors or not loaded.requests:
         raise BenchError(
             f"{loaded.errors} of {loaded.requests} requests failed: {route.name} through {peer.name}\n"

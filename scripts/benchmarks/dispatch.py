@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from scripts.bench_engine import read_starts
-from scripts.bench_figures import Figure, Target, latencies
-from scripts.bench_market import MODEL, Market, open_market
-from scripts.bench_processes import BenchError, say
+from scripts.benchmarks.engine import read_starts
+from scripts.benchmarks.figures import Figure, Target, latencies
+from scripts.benchmarks.market import MODEL, Market, open_market
+from scripts.benchmarks.processes import BenchError, say
 
 IN_FLIGHT = 16
 JOB_SECONDS = 30.0

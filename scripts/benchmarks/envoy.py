@@ -16,7 +16,7 @@ from typing import Any
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-from scripts.bench_processes import ROOT, BenchError, Program, Programs, say
+from scripts.benchmarks.processes import ROOT, BenchError, Program, Programs, say
 from scripts.generate import PROTOS, googleapis_include
 
 ENVIRONMENT = ROOT / ".venv" / "bench-envoy"

@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from scripts.bench_processes import BIN, BenchError, Program, Programs
+from scripts.benchmarks.processes import BIN, BenchError, Program, Programs
 from scripts.market import UNLIMITED
 
 MODEL = "bench/noop"
@@ -75,7 +75,7 @@ class Market:
         )
         self.daemon = self.programs.start(
             "bench-daemon",
-            [BIN / "python", "-m", "scripts.bench_daemon", self.server_address, self.starts, str(SLOTS)],
+            [BIN / "python", "-m", "scripts.benchmarks.daemon", self.server_address, self.starts, str(SLOTS)],
             {"DCP_PROVIDER_KEY": registered["api_key"]},
         )
         self.daemon.wait_for(r"^(ready)")

@@ -22,7 +22,7 @@ import psutil
 
 from common.files import raise_file_limit
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 BIN = ROOT / ".venv" / "bin"
 READY_SECONDS = 30.0
 TERMINATE_SECONDS = 10.0

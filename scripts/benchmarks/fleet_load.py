@@ -1,4 +1,4 @@
-"""Many daemons from one process: ``python -m scripts.bench_fleet_load SERVER KEYS_FILE AT_ONCE``.
+"""Many daemons from one process: ``python -m scripts.benchmarks.fleet_load SERVER KEYS_FILE AT_ONCE``.
 
 Each daemon has its own connection and stream, sends Hello, and sends heartbeats at the interval that the
 server chose. The process prints ``open JSON`` when all daemons are connected, and ``count JSON`` at every
@@ -24,7 +24,7 @@ import uvloop
 from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2
 from dcp.v1.sessions_pb2_grpc import SessionServiceStub
 
-from scripts.bench_figures import percentile
+from scripts.benchmarks.figures import percentile
 
 MODEL = "bench/idle"
 WELCOME_SECONDS = 60.0

@@ -19,10 +19,10 @@ import orjson
 from dcp.v1 import providers_pb2
 from dcp.v1.providers_pb2_grpc import ProviderServiceStub
 
-from scripts import bench_dispatch
-from scripts.bench_figures import Figure, Target, latencies
-from scripts.bench_market import Market, open_market
-from scripts.bench_processes import BIN, BenchError, Program, raise_open_files, say
+from scripts.benchmarks import dispatch
+from scripts.benchmarks.figures import Figure, Target, latencies
+from scripts.benchmarks.market import Market, open_market
+from scripts.benchmarks.processes import BIN, BenchError, Program, raise_open_files, say
 
 REGISTERING = 16
 SETTLE_SECONDS = 3.0
@@ -107,7 +107,7 @@ def _start_load(market: Market, number: int, keys: Sequence[str], at_once: int) 
     command = [
         str(BIN / "python"),
         "-m",
-        "scripts.bench_fleet_load",
+        "scripts.benchmarks.fleet_load",
         market.server_address,
         str(file),
         str(at_once),
@@ -158,9 +158,9 @@ async def _dispatch(market: Market, daemons: int, job_count: int) -> list[Figure
     market.start_gateway()
     await market.start_daemon()
     key = (await market.new_renter()).api_key
-    await bench_dispatch.at_rest(market, key, bench_dispatch.WARM_UP_JOBS)
-    ran = await bench_dispatch.at_rest(market, key, job_count)
-    seconds = bench_dispatch.to_started(market, ran)
+    await dispatch.at_rest(market, key, dispatch.WARM_UP_JOBS)
+    ran = await dispatch.at_rest(market, key, job_count)
+    seconds = dispatch.to_started(market, ran)
     goal = Target(50) if daemons >= MARK_DAEMONS else None
     return latencies("submit to started, fleet connected", seconds, goal_p99=goal)
 

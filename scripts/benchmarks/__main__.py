@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from scripts import bench_dispatch, bench_fleet, bench_gateway, bench_page, bench_pages
-from scripts.bench_figures import Figure, table
-from scripts.bench_processes import BenchError, say
+from scripts.benchmarks import dispatch, fleet, gateway, page, pages
+from scripts.benchmarks.figures import Figure, table
+from scripts.benchmarks.processes import BenchError, say
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "figures.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "figures.md"
 PARTS = ("gateway", "dispatch", "fleet", "pages")
 EPILOG = """\
 parts:
@@ -49,12 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     runs: dict[str, Callable[[], list[Figure]]] = {
-        "gateway": lambda: bench_gateway.run(options.seconds, options.rounds, options.connections),
-        "dispatch": lambda: bench_dispatch.run(options.jobs),
-        "fleet": lambda: bench_fleet.run(
+        "gateway": lambda: gateway.run(options.seconds, options.rounds, options.connections),
+        "dispatch": lambda: dispatch.run(options.jobs),
+        "fleet": lambda: fleet.run(
             options.daemons, options.hold, options.load_processes, options.at_once, options.fleet_jobs
         ),
-        "pages": lambda: bench_pages.run(options.loads),
+        "pages": lambda: pages.run(options.loads),
     }
     measured: dict[str, list[Figure]] = {}
     failed = False
@@ -150,7 +150,7 @@ def _write(path: Path, measured: dict[str, list[Figure]]) -> None:
 
 def _record(measured: dict[str, list[Figure]]) -> None:
     PAGE.write_text(
-        bench_page.updated(PAGE.read_text(encoding="utf-8"), measured, time.strftime("%Y-%m-%d"), _machine()),
+        page.updated(PAGE.read_text(encoding="utf-8"), measured, time.strftime("%Y-%m-%d"), _machine()),
         encoding="utf-8",
     )
     say(f"wrote {PAGE}")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from playwright.sync_api import Browser
 
-from scripts.bench_figures import Figure, Target, percentile
-from scripts.bench_processes import say
+from scripts.benchmarks.figures import Figure, Target, percentile
+from scripts.benchmarks.processes import say
 from scripts.browser import running_browser
 from scripts.market import Market
 

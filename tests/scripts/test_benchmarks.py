@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts.bench_figures import Figure, Target, table
+from scripts.benchmarks.figures import Figure, Target, table
 
 
 def test_table_has_a_row_for_each_figure_with_its_targets() -> None:
