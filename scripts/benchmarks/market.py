@@ -6,7 +6,7 @@ import contextlib
 import json
 import secrets
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,18 @@ class Renter:
 class Market:
     """A server with its database, a gateway after it, and a daemon; all traffic stays on 127.0.0.1.
 
-    ``embedded``: server and gateway are one program, dcp-market. Nothing runs until it is started.
+    ``embedded``: server and gateway are one program, dcp-market. ``settings``: more of the environment of each
+    program. Nothing runs until it is started.
     """
 
-    def __init__(self, programs: Programs, name: str = "market", *, embedded: bool = False) -> None:
+    def __init__(
+        self,
+        programs: Programs,
+        name: str = "market",
+        *,
+        embedded: bool = False,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
         self.folder = programs.folder / name
         self.folder.mkdir(exist_ok=True)
@@ -45,6 +53,7 @@ class Market:
         """Its programs, for their CPU seconds; the server is the first."""
         self._programs = programs
         self._embedded = embedded
+        self._settings = dict(settings or {})
         self._listen = "127.0.0.1:0"
 
     @property
@@ -120,7 +129,7 @@ class Market:
         return self.daemon
 
     def _start(self, kind: str, command: list[str | Path], settings: dict[str, str]) -> Program:
-        program = self._programs.start(f"{self.name}-{kind}", command, settings)
+        program = self._programs.start(f"{self.name}-{kind}", command, {**settings, **self._settings})
         program.name = kind
         return program
 

@@ -123,11 +123,14 @@ class Program:
         if self.process.poll() is not None:
             raise BenchError(f"{self.name} ended with {self.process.returncode}:\n{self.last_words()}")
 
+    @property
+    def errors(self) -> str:
+        """What it has written to its standard error."""
+        return self._errors.read_text(errors="replace", encoding="utf-8")
+
     def last_words(self) -> str:
         """The last 20 lines of its output."""
-        text = self._output.read_text(errors="replace", encoding="utf-8") + self._errors.read_text(
-            errors="replace", encoding="utf-8"
-        )
+        text = self._output.read_text(errors="replace", encoding="utf-8") + self.errors
         return "\n".join(text.splitlines()[-20:]) or "(it wrote nothing)"
 
     def end(self) -> None:
