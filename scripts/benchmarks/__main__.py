@@ -104,6 +104,8 @@ def main(arguments: list[str] | None = None) -> int:
             return 130
     for name, figures in measured.items():
         print(f"\n{table(name, figures)}")
+    if figures := page.reached(measured):
+        print(f"\n{table('goals', figures)}")
     print(f"\nmeasured on {_machine()}; other load on the machine during this run changes the figures")
     if options.json is not None:
         _write(options.json, measured)
@@ -166,7 +168,7 @@ def _epilog() -> str:
         lines += [f"  {name:<9}{part.estimate_seconds:>4} s  {first}", *(f"{'':18}{line}" for line in others)]
     total = sum(part.estimate_seconds for part in PARTS.values())
     lines.append(f"  {'all':<9}{total:>4} s")
-    sizes = ", ".join(f"{field.name}={field.default}" for field in dataclasses.fields(Sizes))
+    sizes = ", ".join(f"{field.name}={field.default}" for field in dataclasses.fields(Sizes)[:-1])
     lines += ["", *textwrap.wrap(f"sizes for --set: {sizes}", 100, subsequent_indent="  "), "", ABOUT]
     return "\n".join(lines)
 
@@ -193,8 +195,9 @@ def _write(path: Path, measured: dict[str, list[Figure]]) -> None:
 
 
 def _record(measured: dict[str, list[Figure]]) -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(page.updated(text, measured, time.strftime("%Y-%m-%d"), _machine()), encoding="utf-8")
+    text = page.with_goals(PAGE.read_text(encoding="utf-8"), measured)
+    text = page.updated(text, measured, time.strftime("%Y-%m-%d"), _machine())
+    PAGE.write_text(text, encoding="utf-8")
     say(f"wrote {PAGE}")
 
 

@@ -1,8 +1,8 @@
 """Measures a job that does nothing: from a JSON submit to the daemon's start and to the result read back.
 
 The market's programs are real processes, the engine does nothing, and jobs are durable and have holds. Two
-markets, one in one program and one with a gateway of its own, take turns with the queues of others. Starts are
-recorded with CLOCK_MONOTONIC, which all processes of a Linux machine share.
+markets, one in one program and one with a gateway of its own, take turns with the queues of others. Starts
+are recorded with CLOCK_MONOTONIC, which all processes of a Linux machine share.
 """
 
 from __future__ import annotations

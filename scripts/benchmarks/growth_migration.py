@@ -19,7 +19,7 @@ KILL_SHARE = 0.1
 
 
 def run(programs: Programs, source: Path, shape: Shape) -> tuple[Path, list[Figure]]:
-    """Migrates a copy, killed once on the way; returns the migrated copy and the figures. Raises BenchError."""
+    """Migrates a copy, killed once on the way; returns the copy and the figures. Raises BenchError."""
     market = Market(programs, "migrating")
     growth_data.copy(source, market.database)
     pending = len(sorted(growth_data.MIGRATIONS.glob("0*.py"))) - len(growth_data.applied(source))
@@ -34,9 +34,9 @@ def run(programs: Programs, source: Path, shape: Shape) -> tuple[Path, list[Figu
     log_bytes = log.stat().st_size if log.exists() else 0
     market.stop_server(signal.SIGTERM, 60.0)
     done = len(growth_data.applied(market.database)) - len(left)
-    rows = f"{shape.jobs:,} jobs, {size / 1e9:.2f} GB"
+    unit = f"s, {shape.jobs:,} jobs, {size / 1e9:.2f} GB"
     return market.database, [
-        Figure(f"migrations from {SCHEMA[:4]}, {rows}: until ready", seconds, "s"),
+        Figure(f"migrations from {SCHEMA[:4]}: until ready", seconds, unit),
         Figure("migrations in this time", done, ""),
         Figure("write-ahead log after them", log_bytes / 1e6, "MB"),
         Figure("interrupted by SIGKILL after", killed, "s"),

@@ -1,7 +1,7 @@
 """What one job costs in statements, commits, syncs and messages, by the counters that the tests use.
 
-Counts do not depend on the machine. They are of one job with one piece of output, in a market that does nothing
-else; several jobs at once share commits and syncs.
+Counts do not depend on the machine. They are of one job with one piece of output, in a market that does
+nothing else; several jobs at once share commits and syncs.
 """
 
 from __future__ import annotations

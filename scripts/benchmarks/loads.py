@@ -32,8 +32,8 @@ class Loads:
             file = market.folder / f"keys-{number}"
             file.touch(0o600)
             file.write_text("\n".join(keys[number::count]), encoding="utf-8")
-            command = [BIN / "python", "-m", "scripts.benchmarks.fleet_load", market.server_address, file,
-                       str(max(1, sizes.at_once // count))]  # fmt: skip
+            module = (BIN / "python", "-m", "scripts.benchmarks.fleet_load")
+            command = (*module, market.server_address, file, str(max(1, sizes.at_once // count)))
             self.programs.append(programs.start(f"fleet-load-{number}", command, {}))
 
     def opened(self, cpu_before: float) -> list[Figure]:

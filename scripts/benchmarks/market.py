@@ -32,8 +32,8 @@ class Renter:
 class Market:
     """A server with its database, a gateway after it, and a daemon; all traffic stays on 127.0.0.1.
 
-    ``embedded``: server and gateway are one program, dcp-market. ``settings``: more of the environment of each
-    program. Nothing runs until it is started.
+    ``embedded``: server and gateway are one program, dcp-market. ``settings``: more for each program. Nothing
+    runs until it is started.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
 """A job that does nothing on Celery and on huey, and a client that measures it.
 
-It runs in the environment of the peers, so it imports nothing of ours. Workers and client import it by the same
-name; the client then calls ``main`` with ``rest|busy JOBS``. PEER_QUEUE is the URL of Redis or the path of huey's
-SQLite file; the start of each job is written to the file PEER_STARTS, in seconds by the clock that all processes
-of a Linux machine share. The client prints a line of JSON: the time at which it sent each job by the job's id,
-and the seconds and its own CPU seconds from the first to the last.
+It runs in the environment of the peers, so it imports nothing of ours. Workers and client import it by the
+same name; the client then calls ``main`` with ``rest|busy JOBS``. PEER_QUEUE is the URL of Redis or the path
+of huey's SQLite file; the start of each job is written to the file PEER_STARTS, in seconds by the clock that
+all processes of a Linux machine share. The client prints a line of JSON: the time at which it sent each job
+by the job's id, and the seconds and its own CPU seconds from the first to the last.
 """
 
 from __future__ import annotations

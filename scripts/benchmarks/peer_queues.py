@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scripts.benchmarks import peers
 from scripts.benchmarks.engine import read_starts
@@ -38,7 +39,7 @@ class PeerQueue:
         starts = read_starts(Path(self.settings["PEER_STARTS"]))
         return Run.of(ran, starts, facts["seconds"], {**used, "the client": facts["cpu_seconds"]})
 
-    def _client(self, how: str, count: int) -> dict[str, dict[str, float] | float]:
+    def _client(self, how: str, count: int) -> dict[str, Any]:
         command = [str(peers.ENVIRONMENT / "bin" / "python"), "-c", CLIENT, how, str(count)]
         try:
             done = subprocess.run(
@@ -50,7 +51,7 @@ class PeerQueue:
         except subprocess.CalledProcessError as error:
             words = (error.stderr or error.stdout).decode(errors="replace")[-500:]
             raise BenchError(f"{self.name}: {words}\n{self.programs[-1].last_words()}") from None
-        facts: dict[str, dict[str, float] | float] = json.loads(done.stdout.splitlines()[-1])
+        facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return facts
 
 
@@ -59,8 +60,8 @@ def celery(programs: Programs, name: str, redis_name: str, *, syncs: bool) -> Pe
     bin_folder = peers.install() / "bin"
     redis, url = peers.start_redis(programs, redis_name, syncs=syncs)
     settings = {"PEER_QUEUE": url, "PEER_STARTS": str(programs.folder / f"{redis_name}.starts")}
-    command = [bin_folder / "celery", "-A", f"{MODULE}:queue", "worker", "--loglevel", "error",
-               "--concurrency", str(os.cpu_count())]  # fmt: skip
+    application = ("-A", f"{MODULE}:queue", "worker", "--loglevel", "error")
+    command = (bin_folder / "celery", *application, "--concurrency", str(os.cpu_count()))
     worker = programs.start(f"{redis_name}-celery", command, settings)
     return PeerQueue(name, (redis, worker), settings)
 
@@ -72,6 +73,7 @@ def huey(programs: Programs, name: str) -> PeerQueue:
         "PEER_QUEUE": str(programs.folder / "huey.sqlite3"),
         "PEER_STARTS": str(programs.folder / "huey.starts"),
     }
-    command = [bin_folder / "python", "-m", "huey.bin.huey_consumer", f"{MODULE}.queue", "--quiet",
-               "--workers", str(os.cpu_count()), "--delay", HUEY_LOOKS, "--max-delay", HUEY_LOOKS]  # fmt: skip
+    consumer = (bin_folder / "python", "-m", "huey.bin.huey_consumer", f"{MODULE}.queue", "--quiet")
+    looks = ("--delay", HUEY_LOOKS, "--max-delay", HUEY_LOOKS)
+    command = (*consumer, "--workers", str(os.cpu_count()), *looks)
     return PeerQueue(name, (programs.start("huey", command, settings),), settings)

@@ -1,7 +1,7 @@
 """The programs that ours are compared with: Envoy, Celery with Redis, and huey.
 
-They are in an environment of their own, .venv/peers, in the versions of constraints.txt. Redis is Debian's; it
-runs as a process of the bench with a folder and a configuration of its own, and no service is touched.
+They are in an environment of their own, .venv/peers, in the versions of constraints.txt. Redis is Debian's;
+it runs as a process of the bench with a folder and a configuration of its own, and no service is touched.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ daemonize no
 
 
 def install() -> Path:
-    """The environment of the peers, which is created first if necessary. Raises BenchError with the reason."""
+    """The environment of the peers, which is created first if necessary. Raises BenchError."""
     stamp = ENVIRONMENT / "installed"
     wanted = "\n".join((*PACKAGES, sys.version, CONSTRAINTS.read_text(encoding="utf-8")))
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:

@@ -81,12 +81,10 @@ def multiply(market: Market, job_id: str, count: int) -> None:
         _copy(rows, "job", changed, job_id, count - 1)
         _copy(rows, "hold", {"job_id": other_id}, job_id, count - 1)
         _copy(rows, "transfer", {"job_id": other_id, "id": "NULL"}, job_id, count - 1)
-        for sign, side in ((-1, "debit"), (1, "credit")):
-            rows.execute(
-                f"UPDATE account SET balance_halala = balance_halala + ? * (SELECT amount_halala FROM transfer "
-                f"WHERE job_id = ?) WHERE id = (SELECT {side}_account_id FROM transfer WHERE job_id = ?)",
-                (sign * (count - 1), job_id, job_id),
-            )
+        hold = "SELECT amount_halala, debit_account_id, credit_account_id FROM transfer WHERE job_id = ?"
+        amount, renter, held = rows.execute(hold, (job_id,)).fetchone()
+        move = "UPDATE account SET balance_halala = balance_halala + ? WHERE id = ?"
+        rows.executemany(move, [(-amount * (count - 1), renter), (amount * (count - 1), held)])
 
 
 def _copy(rows: sqlite3.Connection, table: str, changed: dict[str, str], job_id: str, count: int) -> None:

@@ -12,7 +12,7 @@ IN_FLIGHT = 16
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """The times of one job, by the monotonic clock, in seconds. A peer's have no ``answered`` and no polls."""
+    """The times of one job, in seconds by the monotonic clock. A peer's have only ``sent``."""
 
     job_id: str
     sent: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,8 @@ class Sizes:
             value = -1
         if not least <= value <= LARGEST:
             raise ValueError(f"{text!r}: {name} must be a number from {least} to {LARGEST:,}")
-        return dataclasses.replace(self, **{name: value})
+        changes: dict[str, Any] = {name: value}
+        return dataclasses.replace(self, **changes)
 
 
 LARGEST = 2_000_000

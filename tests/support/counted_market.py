@@ -1,7 +1,8 @@
 """A market in one process whose work is counted: what a job, a heartbeat and a Hello cost.
 
-The programs' own code runs with real gRPC, a real SQLite file and a real journal, and nothing runs but what is
-requested. Every count is exact, with one job in flight. Tests assert the counts, and the bench prints them.
+The programs' own code runs with real gRPC, a real SQLite file and a real journal, and nothing runs but what
+is requested. Every count is exact, with one job in flight. Tests assert the counts, and the bench prints
+them.
 """
 
 from __future__ import annotations
