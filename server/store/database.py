@@ -2,9 +2,9 @@
 
 ``await database.run(work)`` runs ``work`` in a write transaction in a worker thread and returns its
 value after the commit; ``await database.read(work)`` uses a read transaction. No query runs on the event
-loop. SQLite has one writer thread that runs the waiting functions as savepoints of one
-``BEGIN IMMEDIATE``, so that they share one fsync (group commit); PostgreSQL has a pool of threads,
-each with its own connection. Reads that may grow have threads of their own (server.store.reading).
+loop. SQLite has one writer thread that runs the waiting functions in one ``BEGIN IMMEDIATE``, all but
+the first in savepoints, so that they share one fsync (group commit); PostgreSQL has a pool of threads, each
+with its own connection. Reads that may grow have threads of their own (server.store.reading).
 """
 
 from __future__ import annotations
@@ -256,8 +256,11 @@ class _GroupWriter(threading.Thread):
         during_commit = False
         try:
             self._database.execute_sql("BEGIN IMMEDIATE")
+            is_new = True
             for work, future in group:
-                outcomes.append((future, *self._savepoint(work)))
+                value, raised = self._alone(work) if is_new else self._savepoint(work)
+                is_new = is_new and raised is not None
+                outcomes.append((future, value, raised))
             during_commit = True
             self._database.execute_sql("COMMIT")
         except Exception as error:
@@ -269,6 +272,17 @@ class _GroupWriter(threading.Thread):
             outcomes = [(future, None, failure) for _, future in group]
         for future, value, raised in outcomes:
             _resolve(future, value, raised)
+
+    def _alone(self, work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+        """Runs a function before which nothing was written: to undo it takes no savepoint."""
+        try:
+            return work(), None
+        except Exception as error:
+            if is_of_the_store(error):
+                raise  # the whole group fails
+            self._database.execute_sql("ROLLBACK")
+            self._database.execute_sql("BEGIN IMMEDIATE")
+            return None, error
 
     def _savepoint(self, work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         self._database.execute_sql("SAVEPOINT work")

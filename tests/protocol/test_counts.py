@@ -170,7 +170,7 @@ async def test_job_that_does_nothing(market: Market, tmp_path: Path) -> None:
             "< result_ack": 1,
         }
         assert counter.database() == {
-            "statements": 57,
+            "statements": 42,
             "write transactions": 4,
             "read transactions": 2,
             "syncs": 4,
@@ -196,7 +196,7 @@ async def test_first_hello_of_a_provider(market: Market, tmp_path: Path) -> None
     async with market.daemon(tmp_path / "daemon"):
         assert counter.messages == HEARTBEAT | {"> hello": 1, "< welcome": 1}
         assert counter.database() == {
-            "statements": 21,
+            "statements": 18,
             "write transactions": 1,
             "read transactions": 2,
             "syncs": 1,
@@ -213,7 +213,7 @@ async def test_hello_of_a_daemon_that_starts_again(market: Market, tmp_path: Pat
         assert counter.http == counter.calls.methods == {}
         assert counter.messages == HEARTBEAT | {"> hello": 1, "< welcome": 1}
         assert counter.database() == {
-            "statements": 18,
+            "statements": 15,
             "write transactions": 1,
             "read transactions": 2,
             "syncs": 1,
