@@ -20,6 +20,7 @@ from google.protobuf import descriptor_pool
 
 from server.domain.errors import DomainError, Reason
 from server.domain.keys import Scope
+from server.domain.reads import Purpose, end_of_reads, reading_for
 from server.rpc.addresses import Addresses
 from server.rpc.context import Context
 from server.rpc.enums import member_map
@@ -140,7 +141,8 @@ class Authentication(grpc.aio.ServerInterceptor):
             try:
                 await self._admit(rule, context)
                 validate(request)
-                return await inner(request, context)
+                with reading_for(self._purpose(rule, context)):
+                    return await inner(request, context)
             except Exception as error:
                 await _abort(method, error, context)
 
@@ -158,6 +160,12 @@ class Authentication(grpc.aio.ServerInterceptor):
                 await _abort(method, error, context)
 
         return call
+
+    def _purpose(self, rule: Rule, context: Context) -> Purpose:
+        """What the call's reads are for: whose they are, how long the caller waits, and whether they grow."""
+        owner = ("", self._address(context)) if rule.is_public else (caller().role, caller().id)
+        end_s = end_of_reads(asyncio.get_running_loop().time(), context.time_remaining())
+        return Purpose(owner, end_s, rule.may_grow)
 
     async def _admit(self, rule: Rule, context: Context) -> None:
         metadata = context.invocation_metadata()
@@ -244,6 +252,8 @@ class Rule:
     rate: int = options_pb2.RATE_CLASS_UNSPECIFIED
     scopes: frozenset[Scope] = frozenset()
     """A sub-key needs any of them; if empty, only main keys may call it."""
+    may_grow: bool = False
+    """What it reads grows with what is stored."""
 
 
 def rule_of(method: str) -> Rule:
@@ -252,7 +262,7 @@ def rule_of(method: str) -> Rule:
     options = found.GetOptions().Extensions[options_pb2.method]
     names = frozenset(_ROLE_NAMES[role] for role in options.roles if role in _ROLE_NAMES)
     scopes = frozenset(_SCOPES[scope] for scope in options.scopes if scope in _SCOPES)
-    return Rule(names, options_pb2.ROLE_PUBLIC in options.roles, options.rate, scopes)
+    return Rule(names, options_pb2.ROLE_PUBLIC in options.roles, options.rate, scopes, options.may_grow)
 
 
 def find_credential(metadata: Any) -> str | None:

@@ -65,9 +65,9 @@ class Dispatch:
             return []
         if providers.lock(provider_id) != presence.session_epoch:
             return []
-        presence.used_slots = leases.count_open(provider_id)
         # The terms as stored now: no provider gets a job below the rate that it has just set.
-        candidate = presence.candidate(now_ms, terms.of(provider_id))
+        stored, presence.used_slots = terms.with_open_leases(provider_id)
+        candidate = presence.candidate(now_ms, stored)
         if candidate.free_slots <= 0:
             return []
         offers = []
@@ -114,8 +114,8 @@ class Dispatch:
 
         def look() -> tuple[float, int, bool]:
             known = reliability.track_record(provider_id).reliability if is_old else presence.reliability
-            waiting = queue.has_queued_for(presence.candidate(now_ms))
-            return known, leases.count_open(provider_id), waiting
+            used_slots, has_queued = queue.glance(provider_id)
+            return known, used_slots, has_queued and queue.has_queued_for(presence.candidate(now_ms))
 
         try:
             presence.reliability, presence.used_slots, waiting = await self._database.read(look)

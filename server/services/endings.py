@@ -340,10 +340,13 @@ def settle(
     )
     if not ended:
         return False
-    ledger.resolve_hold(job.job_id, bill.charge_halala, now_ms)
+    has_webhook = ledger.resolve_hold(job.job_id, bill.charge_halala, now_ms)
     ledger.apply(rules.settlement(bill, job.renter_id, job.provider_id, job.job_id, job.job_type), now_ms)
     _settle_artifacts(job, failure_reason, now_ms)
-    outbox.job_ended(job, event, bill, now_ms, failure_reason=failure_reason, failure_message=failure_message)
+    if has_webhook:
+        outbox.job_ended(
+            job, event, bill, now_ms, failure_reason=failure_reason, failure_message=failure_message
+        )
     log.info(
         "settled job_id=%s attempt=%d lease_epoch=%d provider_id=%s event=%s charge_halala=%d",
         job.job_id,

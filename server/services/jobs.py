@@ -13,7 +13,17 @@ from dataclasses import dataclass, replace
 from server.clock import Clock, ms
 from server.domain import pricing
 from server.domain.errors import DomainError, Reason
-from server.domain.jobs import FINAL, NEED_IMAGE, FailureReason, Job, JobRequest, JobState, JobType
+from server.domain.jobs import (
+    FINAL,
+    JOB_TRANSITIONS,
+    NEED_IMAGE,
+    FailureReason,
+    Job,
+    JobEvent,
+    JobRequest,
+    JobState,
+    JobType,
+)
 from server.domain.leases import Channel, LeaseRef, Offer
 from server.domain.messages import CancelRun
 from server.domain.placement import Wants
@@ -190,7 +200,8 @@ class Jobs:
                     raise _gone(job, written)
             if job.output_bytes:
                 _with_texts(_kept(job, "output"), "output")
-            return Output(job, leases.read_stream(job_id, job.lease_epoch, Channel.OUTPUT))
+                return Output(job, leases.read_stream(job_id, job.lease_epoch, Channel.OUTPUT))
+            return Output(job, b"")
 
         return await self._database.read(read)
 
@@ -238,7 +249,7 @@ class Jobs:
         rate = _quoted(request)
         hold, limit_ms = pricing.hold_and_limit(rate, request.duration_ms, request.max_cost_halala)
         job_id = f"job-{secrets.token_hex(12)}"
-        size_bytes = jobs.insert(
+        job, size_bytes = jobs.insert(
             job_id,
             renter_id,
             request,
@@ -247,13 +258,12 @@ class Jobs:
             limit_ms=limit_ms,
             now_ms=now_ms,
         )
-        self._storage_limits.check_renter(storage.of_renter(renter_id), size_bytes)
-        storage.add_request(renter_id, size_bytes)
-        ledger.open_hold(job_id, renter_id, request.job_type, hold, now_ms)
-        outbox.wallet_changed(renter_id, now_ms)
+        kept_bytes = storage.add_request(renter_id, size_bytes)
+        self._storage_limits.check_renter(kept_bytes - size_bytes, size_bytes)
+        if ledger.open_hold(job_id, renter_id, request.job_type, hold, now_ms):
+            outbox.wallet_changed(renter_id, now_ms)
         offers = self._dispatch.lease_to(provider_id) if provider_id is not None else []
-        job = jobs.get(job_id)
-        assert job is not None
+        job = _as_offered(job, offers)
         log.info("submitted job_id=%s state=%s hold_halala=%d", job_id, job.state, hold)
         return job, offers
 
@@ -297,6 +307,16 @@ class Jobs:
         if operator is not None:
             operator.note("job.cancel", job_id, _audit_facts(job), _audit_facts(after), now_ms)
         return after, None if job.state is JobState.QUEUED else job.provider_id
+
+
+def _as_offered(job: Job, offers: list[Offer]) -> Job:
+    """The job after the offers of its submit, of which one may be its own."""
+    for offer in offers:
+        if offer.lease.job_id == job.job_id:
+            state = JOB_TRANSITIONS.next_state(job.state, JobEvent.OFFER)
+            epoch = offer.lease.lease_epoch
+            return replace(job, state=state, lease_epoch=epoch, provider_id=offer.provider_id)
+    return job
 
 
 def _audit_facts(job: Job) -> dict[str, object]:

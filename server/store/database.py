@@ -2,9 +2,9 @@
 
 ``await database.run(work)`` runs ``work`` in a write transaction in a worker thread and returns its
 value after the commit; ``await database.read(work)`` uses a read transaction. No query runs on the event
-loop. SQLite has one writer thread that runs the waiting functions as savepoints of one
-``BEGIN IMMEDIATE``, so that they share one fsync (group commit); PostgreSQL has a pool of threads,
-each with its own connection.
+loop. SQLite has one writer thread that runs the waiting functions in one ``BEGIN IMMEDIATE``, all but
+the first in savepoints, so that they share one fsync (group commit); PostgreSQL has a pool of threads, each
+with its own connection. Reads that may grow have threads of their own (server.store.reading).
 """
 
 from __future__ import annotations
@@ -16,19 +16,27 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import peewee
 from playhouse.migrations import Runner
-from playhouse.postgres_ext import Psycopg3Database
-from psycopg import errors as pg_errors
 
 from server.domain.errors import DomainError, Reason
+from server.domain.reads import too_slow
 from server.store import sqlite_files
-from server.store.faults import DatabaseUrlError, Faults, damaged, is_of_the_store, start_fault
+from server.store.faults import (
+    DatabaseUrlError,
+    Faults,
+    damaged,
+    is_of_the_store,
+    is_retryable,
+    start_fault,
+)
 from server.store.models import MODELS
+from server.store.reading import Interruptible, Reads, StopsReads
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -47,7 +55,6 @@ SQLITE_PRAGMAS = {
     # 2048 KiB for each connection; the operating system also caches the file for all connections.
     "cache_size": -2048,
 }
-_RETRYABLE = (pg_errors.SerializationFailure, pg_errors.DeadlockDetected)
 
 
 class PartError(Exception):
@@ -69,6 +76,10 @@ def apart(work: Callable[[], T]) -> T:
         raise PartError(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
 
 
+class _Sqlite(StopsReads, peewee.SqliteDatabase):
+    """A SQLite file."""
+
+
 class Database:
     """One database. Call ``start`` and ``stop`` once each; a process may have only one open."""
 
@@ -79,6 +90,7 @@ class Database:
         self._readers = ThreadPoolExecutor(
             READ_THREADS if self.is_sqlite else POSTGRES_THREADS, thread_name_prefix="db"
         )
+        self._reads = Reads(self._snapshot, self._readers)
         self._writer: _GroupWriter | None = None
 
     def start(self, *, may_migrate: bool = True, first: Callable[[], object] | None = None) -> None:
@@ -106,11 +118,13 @@ class Database:
         """Completes the accepted transactions, then closes all connections."""
         if self._writer is not None:
             self._writer.stop()
-        # Each thread closes its own connection. The barrier stops a thread from taking a second task.
-        barrier = threading.Barrier(self._readers._max_workers)
-        for _ in range(barrier.parties):
-            self._readers.submit(self._close_own, barrier)
-        self._readers.shutdown(wait=True)
+        for threads in (self._reads.long, self._readers):
+            # Each thread closes its own connection. The barrier stops a thread from taking a second task.
+            barrier = threading.Barrier(threads._max_workers)
+            for _ in range(barrier.parties):
+                threads.submit(self._close_own, barrier)
+            threads.shutdown(wait=True)
+        self._reads.stop()
         self.peewee.close()
 
     def _close_own(self, barrier: threading.Barrier) -> None:
@@ -124,8 +138,12 @@ class Database:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._transact, work)
 
     async def read(self, work: Callable[[], T]) -> T:
-        """Runs one read transaction: all queries in ``work`` see the same state."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._snapshot, work)
+        """Runs one read transaction: all queries in ``work`` see the same state.
+
+        It is interrupted if the call for which it reads is cancelled, and at the end of the call's reads
+        (server.domain.reads): then it raises TIMEOUT.
+        """
+        return await self._reads.run(work)
 
     async def probe(self) -> None:
         """Raises DomainError if the database is damaged, or cannot begin to write or cannot read now."""
@@ -133,15 +151,23 @@ class Database:
             raise damaged()
         await self.run(lambda: self.peewee.execute_sql("SELECT name FROM schema_migration LIMIT 1"))
 
-    def _snapshot(self, work: Callable[[], T]) -> T:
+    def _snapshot(self, work: Callable[[], T], read: Interruptible) -> T:
         # A SQLite transaction is always a snapshot; PostgreSQL needs this isolation level.
         isolation = () if self.is_sqlite else ("REPEATABLE READ",)
         try:
-            return self._atomic(work, *isolation)
+            self.peewee.connect(reuse_if_open=True)
+            with read.on(self.peewee.connection()):
+                return self._atomic(partial(read.checked, work), *isolation)
         except (peewee.DatabaseError, peewee.InterfaceError) as error:
+            if read.is_unwanted:
+                raise too_slow() from error
             if (refusal := self._refusal(error, during_commit=False)) is None:
                 raise
             raise refusal from error
+        finally:
+            if read.is_unwanted:
+                # An interruption that comes late must not meet the next read of this thread.
+                self.peewee.close()
 
     def _transact(self, work: Callable[[], T]) -> T:
         for tries_left in reversed(range(POSTGRES_TRIES)):
@@ -154,7 +180,7 @@ class Database:
                 self._atomic(step)
                 return done[0]
             except (peewee.DatabaseError, peewee.InterfaceError) as error:
-                if tries_left and isinstance(getattr(error, "orig", None), _RETRYABLE):
+                if tries_left and is_retryable(error):
                     time.sleep(0.01 * (POSTGRES_TRIES - tries_left))
                     continue
                 if (refusal := self._refusal(error, during_commit=bool(done))) is None:
@@ -230,8 +256,11 @@ class _GroupWriter(threading.Thread):
         during_commit = False
         try:
             self._database.execute_sql("BEGIN IMMEDIATE")
+            is_new = True
             for work, future in group:
-                outcomes.append((future, *self._savepoint(work)))
+                value, raised = self._alone(work) if is_new else self._savepoint(work)
+                is_new = is_new and raised is not None
+                outcomes.append((future, value, raised))
             during_commit = True
             self._database.execute_sql("COMMIT")
         except Exception as error:
@@ -243,6 +272,17 @@ class _GroupWriter(threading.Thread):
             outcomes = [(future, None, failure) for _, future in group]
         for future, value, raised in outcomes:
             _resolve(future, value, raised)
+
+    def _alone(self, work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+        """Runs a function before which nothing was written: to undo it takes no savepoint."""
+        try:
+            return work(), None
+        except Exception as error:
+            if is_of_the_store(error):
+                raise  # the whole group fails
+            self._database.execute_sql("ROLLBACK")
+            self._database.execute_sql("BEGIN IMMEDIATE")
+            return None, error
 
     def _savepoint(self, work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         self._database.execute_sql("SAVEPOINT work")
@@ -308,8 +348,9 @@ def _connect(url: str) -> peewee.Database:
         # The driver would take a part of the password for the host, and show it in an error.
         if parts.netloc.count("@") > 1:
             raise DatabaseUrlError("write an @ in the user's name or password as %40")
-        address = "postgresql" + url[len(scheme) :]
-        return Psycopg3Database(address, connect_timeout=10)
+        from server.store.postgres import connect  # its driver takes long to load
+
+        return connect("postgresql" + url[len(scheme) :])
     raise DatabaseUrlError(
         "write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME "
         f"(the scheme {scheme!r} is not supported)"
@@ -321,4 +362,4 @@ def _sqlite(path: str) -> peewee.Database:
         raise DatabaseUrlError("write a SQLite URL as sqlite:/// and the path of a file")
     if not Path(path).absolute().parent.is_dir():
         raise DatabaseUrlError(f"the folder of {path} does not exist; create it first")
-    return peewee.SqliteDatabase(path, pragmas=SQLITE_PRAGMAS)
+    return _Sqlite(path, pragmas=SQLITE_PRAGMAS)

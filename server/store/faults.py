@@ -29,6 +29,8 @@ _REFUSED_COMMITS = {
 # PostgreSQL's classes of errors with which it rolls back: integrity, invalid transaction state, rollback.
 _ROLLED_BACK_CLASSES = ("23", "25", "40")
 _COMPLETION_UNKNOWN = "40003"
+# PostgreSQL's serialization_failure and deadlock_detected: the same transaction may succeed when repeated.
+_RETRYABLE_STATES = {"40001", "40P01"}
 
 
 class DatabaseUrlError(ValueError):
@@ -85,6 +87,11 @@ def damaged() -> DomainError:
 def is_of_the_store(error: BaseException) -> bool:
     """Whether a fault is the connection's, the disk's or the file's, rather than one statement's."""
     return isinstance(error, (peewee.OperationalError, peewee.InterfaceError)) or _is_damaged(error)
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Whether the transaction failed only because of others that ran at the same time."""
+    return _sqlstate(error) in _RETRYABLE_STATES
 
 
 def start_fault(error: Exception) -> str:

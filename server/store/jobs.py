@@ -69,8 +69,9 @@ _by_idempotency_key = PreparedRows(
     lambda rows: rows.where(db.Job.renter_id == arg("renter_id"), db.Job.idempotency_key == arg("key")),
 )
 _get_locked = PreparedRows(db.Job, lambda rows: locking(rows.where(db.Job.job_id == arg("job_id"))))
-_insert = PreparedQuery(
-    lambda: db.Job.insert(
+_insert = PreparedRows(
+    db.Job,
+    lambda _: db.Job.insert(
         bound(
             db.Job,
             "job_id",
@@ -97,7 +98,7 @@ _insert = PreparedQuery(
             "request_digest",
             state=states.first(JOB_TRANSITIONS, JobEvent.SUBMIT),
         )
-    )
+    ).returning(*db.Job._meta.sorted_fields),
 )
 _finish = PreparedQuery(
     lambda: db.Job.update(
@@ -138,10 +139,10 @@ def insert(
     hold_halala: int,
     limit_ms: int,
     now_ms: int,
-) -> int:
-    """Inserts a new job in the first state of JOB_TRANSITIONS; returns the size of its request, in bytes."""
+) -> tuple[Job, int]:
+    """Inserts a new job in the first state of JOB_TRANSITIONS; returns it and its request's bytes."""
     spec = json.dumps(request.spec, ensure_ascii=False)
-    _insert.run(
+    row = _insert.one(
         job_id=job_id,
         renter_id=renter_id,
         job_type=request.job_type.value,
@@ -165,7 +166,7 @@ def insert(
         idempotency_key=request.idempotency_key,
         request_digest=request.digest,
     )
-    return len(spec.encode())
+    return job_of(row), len(spec.encode())
 
 
 def get(job_id: str) -> Job | None:

@@ -71,11 +71,16 @@ _open_of = PreparedRows(
         db.Lease.provider_id == arg("provider_id"), states.is_not(db.Lease.state, LeaseState.ENDED)
     ).order_by(db.Lease.offered_ms),
 )
-_count_open_leases = PreparedQuery(
-    lambda: db.Lease.select(pw.fn.COUNT(db.Lease.job_id)).where(
+
+
+def counted_open() -> Any:
+    """A query of how many leases of ``arg("provider_id")`` have not ended."""
+    return db.Lease.select(pw.fn.COUNT(db.Lease.job_id)).where(
         db.Lease.provider_id == arg("provider_id"), states.is_not(db.Lease.state, LeaseState.ENDED)
     )
-)
+
+
+_count_open_leases = PreparedQuery(counted_open)
 _pend = PreparedQuery(
     lambda: db.Job.update(
         {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from functools import cache
+from itertools import groupby
 from typing import Any
 
 import peewee as pw
@@ -49,20 +51,30 @@ _add = PreparedQuery(
         .returning(Account.id)
     )
 )
-_insert_transfer = PreparedQuery(
-    lambda: Transfer.insert(
-        {
-            Transfer.kind: arg("kind"),
-            Transfer.debit_account_id: arg("debit_account_id"),
-            Transfer.credit_account_id: arg("credit_account_id"),
-            Transfer.amount_halala: arg("amount_halala"),
-            Transfer.job_id: arg("job_id"),
-            Transfer.withdrawal_id: arg("withdrawal_id"),
-            Transfer.created_ms: arg("created_ms"),
-            Transfer.job_type: arg("job_type"),
-        }
-    )
+_TRANSFER = (
+    Transfer.kind,
+    Transfer.debit_account_id,
+    Transfer.credit_account_id,
+    Transfer.amount_halala,
+    Transfer.job_id,
+    Transfer.withdrawal_id,
+    Transfer.created_ms,
+    Transfer.job_type,
 )
+
+
+@cache
+def _insert_transfers(count: int) -> PreparedQuery:
+    """The INSERT of so many transfers; the values of the first have the suffix 0."""
+    return PreparedQuery(
+        lambda: Transfer.insert_many(
+            [{field: arg(f"{field.name}{n}") for field in _TRANSFER} for n in range(count)]
+        )
+    )
+
+
+# Whether the renter of a hold has a webhook: almost none has, and a look-up would be a statement more.
+_HAS_WEBHOOK = pw.SQL("EXISTS (SELECT 1 FROM webhook WHERE webhook.renter_id = hold.renter_id)")
 _insert_hold = PreparedQuery(
     lambda: Hold.insert(
         {
@@ -73,16 +85,20 @@ _insert_hold = PreparedQuery(
             Hold.created_ms: arg("created_ms"),
             Hold.job_type: arg("job_type"),
         }
-    )
+    ).returning(_HAS_WEBHOOK)
 )
 _resolve_hold = PreparedQuery(
-    lambda: Hold.update(
-        {
-            Hold.state: arg("state"),
-            Hold.charge_halala: arg("charge_halala"),
-            Hold.resolved_ms: arg("resolved_ms"),
-        }
-    ).where(Hold.job_id == arg("job_id"), states.is_in(Hold.state, HoldState.OPEN))
+    lambda: (
+        Hold.update(
+            {
+                Hold.state: arg("state"),
+                Hold.charge_halala: arg("charge_halala"),
+                Hold.resolved_ms: arg("resolved_ms"),
+            }
+        )
+        .where(Hold.job_id == arg("job_id"), states.is_in(Hold.state, HoldState.OPEN))
+        .returning(_HAS_WEBHOOK)
+    )
 )
 _spent = PreparedQuery(
     lambda: Hold.select(pw.fn.SUM(Hold.charge_halala)).where(
@@ -148,48 +164,58 @@ def open_holds(renter_id: int) -> int:
 
 
 def apply(transfers: Iterable[ledger.Transfer], now_ms: int) -> None:
-    """Records transfers and moves the balances, in order.
+    """Records transfers and moves the balances, in order. Transfers from one account in a row move together.
 
     Raises INSUFFICIENT_BALANCE if an account would become negative that must not, and
     AMOUNT_TOO_LARGE if a balance would exceed the ledger's maximum.
     """
     transfers = list(transfers)
     _lock({account for transfer in transfers for account in (transfer.debit, transfer.credit)})
-    for transfer in transfers:
-        debit_id = _debit(transfer.debit, transfer.amount_halala)
-        credit_id = _credit(transfer.credit, transfer.amount_halala)
-        _insert_transfer.run(
-            kind=transfer.kind.value,
-            debit_account_id=debit_id,
-            credit_account_id=credit_id,
-            amount_halala=transfer.amount_halala,
-            job_id=transfer.job_id,
-            withdrawal_id=transfer.withdrawal_id,
-            created_ms=now_ms,
-            job_type=transfer.job_type.value if transfer.job_type is not None else None,
-        )
+    rows: list[tuple[Any, ...]] = []
+    for debit, grouped in groupby(transfers, lambda transfer: transfer.debit):
+        together = list(grouped)
+        debit_id = _debit(debit, sum(transfer.amount_halala for transfer in together))
+        for transfer in together:
+            credit_id = _credit(transfer.credit, transfer.amount_halala)
+            kind = transfer.job_type.value if transfer.job_type is not None else None
+            about = (transfer.job_id, transfer.withdrawal_id, now_ms, kind)
+            rows.append((transfer.kind.value, debit_id, credit_id, transfer.amount_halala, *about))
+    if rows:
+        names = [field.name for field in _TRANSFER]
+        values = {
+            f"{name}{n}": value for n, row in enumerate(rows) for name, value in zip(names, row, strict=True)
+        }
+        _insert_transfers(len(rows)).run(**values)
 
 
-def open_hold(job_id: str, renter_id: int, kind: JobType, amount_halala: int, now_ms: int) -> None:
-    """Holds the highest possible cost of a job. Raises INSUFFICIENT_BALANCE with the facts."""
+def open_hold(job_id: str, renter_id: int, kind: JobType, amount_halala: int, now_ms: int) -> bool:
+    """Holds the highest possible cost of a job; returns whether the renter has a webhook.
+
+    Raises INSUFFICIENT_BALANCE with the facts.
+    """
     apply([ledger.hold_transfer(renter_id, amount_halala, job_id)], now_ms)
-    _insert_hold.run(
+    has_webhook = _insert_hold.value(
         job_id=job_id,
         renter_id=renter_id,
         amount_halala=amount_halala,
         created_ms=now_ms,
         job_type=kind.value,
     )
+    return bool(has_webhook)
 
 
-def resolve_hold(job_id: str, charge_halala: int, now_ms: int) -> None:
-    """Posts a hold, or voids it if nothing is charged. Raises HOLD_ALREADY_RESOLVED if it is not open."""
+def resolve_hold(job_id: str, charge_halala: int, now_ms: int) -> bool:
+    """Posts a hold, or voids it if nothing is charged; returns whether the renter has a webhook.
+
+    Raises HOLD_ALREADY_RESOLVED if it is not open.
+    """
     state = HoldState.POSTED if charge_halala else HoldState.VOIDED
-    changed = _resolve_hold.run(
+    resolved = _resolve_hold.one(
         state=states.stored(state), charge_halala=charge_halala, resolved_ms=now_ms, job_id=job_id
     )
-    if changed != 1:
+    if resolved is None:
         raise DomainError(Reason.HOLD_ALREADY_RESOLVED, f"the hold of {job_id} was resolved before")
+    return bool(resolved[0])
 
 
 def account_id(account: ledger.Account) -> int | None:

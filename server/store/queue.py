@@ -20,7 +20,7 @@ from server.domain.queue import Waiting
 from server.store import models as db
 from server.store import states
 from server.store.jobs import NEEDS, job_of
-from server.store.leases import not_taken
+from server.store.leases import counted_open, not_taken
 from server.store.prepared import PreparedQuery, PreparedRows, arg, locking
 
 # A newer release may have stored types that this one does not know: such a job holds up no other.
@@ -59,13 +59,19 @@ _EVERY_KIND = (
     f"AND {_KIND} > wanted.kind ORDER BY {_KIND} LIMIT 1) FROM wanted WHERE kind IS NOT NULL"
 )
 
-_any_queued = PreparedQuery(
-    lambda: (
+
+def _first_queued() -> Any:
+    return (
         db.Job.select(db.Job.job_id)
         .where(states.is_exactly(db.Job.state, JobState.QUEUED))
         .order_by(db.Job.priority.desc(), db.Job.created_ms)  # the order of the index job_queue
         .limit(1)
     )
+
+
+_any_queued = PreparedQuery(_first_queued)
+_glance = PreparedQuery(
+    lambda: pw.Select(columns=[counted_open(), _first_queued()]).bind(db.Job._meta.database)
 )
 
 
@@ -132,7 +138,13 @@ def next_queued(
 
 def has_queued_for(candidate: Candidate) -> bool:
     """Whether any job is queued that a provider can run, unless it refused that job lately."""
-    return has_queued() and bool(_met_by(candidate))
+    return bool(_met_by(candidate))
+
+
+def glance(provider_id: int) -> tuple[int, bool]:
+    """How many leases of a provider have not ended, and whether any job is queued."""
+    used_slots, first = _glance.one(provider_id=provider_id) or (0, None)
+    return int(used_slots), first is not None
 
 
 def has_queued() -> bool:

@@ -35,8 +35,10 @@ _of_renter = PreparedQuery(
 _files_of_provider = PreparedQuery(lambda: _files(Job.provider_id))
 _requests = PreparedQuery(lambda: Renter.select(Renter.request_bytes).where(Renter.id == arg("id")))
 _add_request = PreparedQuery(
-    lambda: Renter.update({Renter.request_bytes: Renter.request_bytes + arg("size")}).where(
-        Renter.id == arg("id")
+    lambda: (
+        Renter.update({Renter.request_bytes: Renter.request_bytes + arg("size")})
+        .where(Renter.id == arg("id"))
+        .returning(Renter.request_bytes + _files(Job.renter_id))
     )
 )
 
@@ -57,9 +59,9 @@ def lock(renter_id: int, provider_id: int) -> None:
     _lock_provider.one(id=provider_id)
 
 
-def add_request(renter_id: int, size_bytes: int) -> None:
-    """Counts a new request of a renter, whose row the caller has locked."""
-    _add_request.run(id=renter_id, size=size_bytes)
+def add_request(renter_id: int, size_bytes: int) -> int:
+    """Counts a new request of a renter, whose row the caller has locked; returns all bytes kept for it."""
+    return int(_add_request.value(id=renter_id, size=size_bytes))
 
 
 def with_texts(ended_before_ms: int, limit: int) -> list[tuple[str, int]]:

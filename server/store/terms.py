@@ -4,22 +4,55 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import peewee as pw
 
 from server.domain.jobs import JobType
 from server.domain.terms import NO_TERMS, Settings, Terms, Weekday, Window
-from server.store.models import ProviderTerms
-from server.store.prepared import PreparedRows, arg, locking
+from server.store.leases import counted_open
+from server.store.models import Provider, ProviderTerms
+from server.store.prepared import PreparedQuery, PreparedRows, arg, locking
 
 _get = PreparedRows(ProviderTerms, lambda rows: rows.where(ProviderTerms.provider_id == arg("provider_id")))
+
+
+_STORED = (
+    ProviderTerms.rates,
+    ProviderTerms.hours,
+    ProviderTerms.timezone,
+    ProviderTerms.max_temp_c,
+    ProviderTerms.vram_reserve_mib,
+)
+_with_open_leases = PreparedQuery(
+    lambda: (
+        Provider.select(counted_open(), *_STORED)
+        .join(ProviderTerms, pw.JOIN.LEFT_OUTER, on=(ProviderTerms.provider_id == Provider.id))
+        .where(Provider.id == arg("provider_id"))
+    )
+)
+
+
+class _Stored(NamedTuple):
+    rates: str
+    hours: str
+    timezone: str
+    max_temp_c: int | None
+    vram_reserve_mib: int
 
 
 def of(provider_id: int) -> Terms:
     """The terms of a provider."""
     row = _get.one(provider_id=provider_id)
     return _terms(row) if row is not None else NO_TERMS
+
+
+def with_open_leases(provider_id: int) -> tuple[Terms, int]:
+    """The terms of a provider, and how many of its leases have not ended."""
+    row = _with_open_leases.one(provider_id=provider_id)
+    assert row is not None, "no such provider"
+    count, *values = row
+    return _terms(_Stored(*values)) if values[0] is not None else NO_TERMS, int(count)
 
 
 def of_all(provider_ids: Sequence[int]) -> dict[int, Terms]:

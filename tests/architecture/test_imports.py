@@ -61,8 +61,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "obstore": ("server.blobs.s3",),
     "peewee": ("server.store",),
     "phonenumbers": ("server.rpc.validate",),
-    "playhouse": ("server.store.database",),
-    "psycopg": ("server.store.database",),
+    "playhouse": ("server.store.database", "server.store.postgres"),
     "stdnum": ("server.rpc.validate",),
     # The gateway
     "fastapi": ("gateway.app",),

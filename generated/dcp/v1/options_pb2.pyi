@@ -312,6 +312,7 @@ class MethodRule(_message.Message):
     RATE_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
     REPEAT_FIELD_NUMBER: _builtins.int
+    MAY_GROW_FIELD_NUMBER: _builtins.int
     success_code: _builtins.int
     """The HTTP status of a successful response. 0: 200."""
     example_request: _builtins.str
@@ -326,6 +327,10 @@ class MethodRule(_message.Message):
     """Which rate limits apply to it."""
     repeat: Global___Repeat.ValueType
     """What happens if a request is sent twice."""
+    may_grow: _builtins.bool
+    """What the method reads grows with what is stored, or with the period that the request names. The server runs
+    such reads apart from the others, one at a time for each account.
+    """
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___Role.ValueType]:
         """The roles that may call it. Empty: no caller may."""
@@ -362,10 +367,11 @@ class MethodRule(_message.Message):
         rate: Global___RateClass.ValueType = ...,
         scopes: _abc.Iterable[Global___Scope.ValueType] | None = ...,
         repeat: Global___Repeat.ValueType = ...,
+        may_grow: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["raw_body", b"raw_body", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["example_request", b"example_request", "example_response", b"example_response", "rate", b"rate", "raw_body", b"raw_body", "reasons", b"reasons", "repeat", b"repeat", "roles", b"roles", "scopes", b"scopes", "status_field", b"status_field", "success_code", b"success_code", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["example_request", b"example_request", "example_response", b"example_response", "may_grow", b"may_grow", "rate", b"rate", "raw_body", b"raw_body", "reasons", b"reasons", "repeat", b"repeat", "roles", b"roles", "scopes", b"scopes", "status_field", b"status_field", "success_code", b"success_code", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,6 +7,7 @@ from functools import partial
 
 from server.clock import Clock, ms
 from server.domain.proof import Proof
+from server.domain.reads import Purpose, reading_for
 from server.store import proof
 from server.store.database import Database
 
@@ -32,6 +33,10 @@ class Proofs:
 
     async def tick(self) -> None:
         """Makes the checkpoints that are due, but only of a ledger that proves clean."""
+        with reading_for(Purpose("checkpoints", may_grow=True)):
+            await self._make_checkpoints()
+
+    async def _make_checkpoints(self) -> None:
         if await self._database.read(proof.transfers_since_checkpoint) < self._checkpoint_transfers:
             return
         through = await self._database.run(proof.settled_id)
