@@ -65,7 +65,7 @@ async def test_job_with_a_short_answer(market: Market, tmp_path: Path) -> None:
             "< result_ack": 1,
         }
         assert counter.database() == {
-            "statements": 57,
+            "statements": 45,
             "write transactions": 3,
             "read transactions": 2,
             "syncs": 3,
