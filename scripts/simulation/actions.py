@@ -15,6 +15,7 @@ from scripts.simulation.machines import ProcessDied
 from scripts.simulation.violations import ViolationError
 from scripts.simulation.world import KEEPALIVE_MS, OPERATOR, RENTERS, World
 from server.domain.errors import DomainError, Reason
+from tests.support.journals import is_empty
 
 Action = tuple[str | int, ...]
 
@@ -103,7 +104,7 @@ def _calm(world: World) -> None:
 def _is_over(world: World) -> bool:
     jobs = world.snapshot.jobs
     idle = all(
-        machine.session is None or (not machine.attempts and not machine.disk.names())
+        machine.session is None or (not machine.attempts and is_empty(machine.disk))
         for machine in world.machines
     )
     return idle and all(job.job_id in world.final for job in jobs) and len(jobs) == len(world.submitted)
