@@ -1,9 +1,9 @@
 """The journal: what this daemon has promised and not yet been relieved of, safe from a crash.
 
-One append-only sequence of entries for all attempts, in segments of bounded size. An attempt is in it from the
-offer's acceptance until its result is acknowledged. Entries that are written together share one sync. A `Disk`
-holds the files; the simulator passes one that loses what was not synced. It must not know the session or the
-event loop: everything here blocks.
+One append-only sequence of entries for all attempts, in segments of bounded size. An attempt is in it from
+the offer's acceptance until its result is acknowledged. Entries that are written together share one sync. A
+`Disk` holds the files; the simulator passes one that loses what was not synced. It must not know the session
+or the event loop: everything here blocks.
 """
 
 from __future__ import annotations
@@ -224,8 +224,7 @@ class Journal:
                 self._compact_at = size + self._segment_bytes
                 logger.warning("the journal could not be made smaller error=%s", error)
         elif self._segments and self._segments[-1].size >= self._segment_bytes:
-            if error := _attempt(self._continue):
-                logger.warning("the journal could not begin a new segment error=%s", error)
+            self._continue()
 
     def _empty(self) -> None:
         """Nothing is to be kept. What comes back after a crash is reported again, and recognized."""
@@ -237,10 +236,13 @@ class Journal:
         self._compact_at = self._segment_bytes
 
     def _continue(self) -> None:
-        """Begins a new segment. All that lies before it is durable."""
-        if not self._segments[-1].is_synced:
-            self._sync()
-        self._segments += self._created([])
+        """Begins a new segment, if the disk lets it. All that lies before it is durable."""
+        try:
+            if not self._segments[-1].is_synced:
+                self._sync()
+            self._segments += self._created([])
+        except OSError as error:
+            logger.warning("the journal could not begin a new segment error=%s", error)
 
     def _write_anew(self) -> None:
         """Replaces all files by new segments without what is not needed any more. Raises OSError."""
@@ -327,8 +329,8 @@ class Journal:
             content = form.read(data)
         except form.UnknownVersionError as error:
             raise JournalError(
-                f"the journal's file {name} was written by another version of dcp-daemon ({error}): start that "
-                "version and drain it first"
+                f"the journal's file {name} was written by another version of dcp-daemon ({error}): "
+                "start that version and drain it first"
             ) from None
         for entry in content.entries:
             if not form.apply(entry, attempts):
@@ -339,11 +341,9 @@ class Journal:
                 "the journal is damaged file=%s offset=%d bytes=%d", name, damage.offset, damage.size
             )
         if content.end < len(data):
+            torn = len(data) - content.end
             logger.warning(
-                "cut a torn record off the journal file=%s offset=%d bytes=%d",
-                name,
-                content.end,
-                len(data) - content.end,
+                "cut a torn record off the journal file=%s offset=%d bytes=%d", name, content.end, torn
             )
             self._disk.truncate(name, content.end)
             self._is_suspect |= not is_last
@@ -355,14 +355,17 @@ class Journal:
     def _add_old_files(self, attempts: dict[AttemptId, Attempt]) -> None:
         """Adds what an earlier version of the daemon kept in a file for each attempt."""
         for name in self._old_files:
-            history = replay(decode(self._disk.read(name))[0])
-            if history is not None:
+            data = self._disk.read(name)
+            records, size = decode(data)
+            if size < len(data):
+                logger.warning("left out a torn record file=%s offset=%d", name, size)
+            if (history := replay(records)) is not None:
                 attempts.setdefault(attempt_id(history.offer.lease), Attempt(0, history))
 
     def _make_durable(self, attempts: dict[AttemptId, Attempt]) -> OSError | None:
         """Makes durable what was read: an earlier process may have died between a write and its sync.
 
-        A sync cannot be trusted for that: if one failed, the next one may succeed without what that one lost.
+        A sync is the second choice: if an earlier one failed, it may succeed without what that one lost.
         """
         if (error := _attempt(self._replace, attempts)) is None:
             return None

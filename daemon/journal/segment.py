@@ -1,12 +1,12 @@
 """Owns the form of the journal's files, its segments. It must not know disks.
 
-A segment begins with a header: a magic word, the version of the form, and a marker, eight random bytes of this
-segment. Frames follow: the marker, the body's length, the CRC-32 of marker and body, and the body: one entry. An
-entry is whole or absent. Behind bytes that cannot be read the next frame is found by the marker, which no job
-can know: what a job wrote is never taken for a frame.
+A segment begins with a header: a magic word, the version of the form, and a marker, eight random bytes of
+this segment. Frames follow: the marker, the body's length, the CRC-32 of marker and body, and the body, which
+is one entry. An entry is whole or absent. Behind bytes that cannot be read the next frame is found by the
+marker, which no job can know: what a job wrote is never taken for a frame.
 
-Entries of an attempt are numbered, so that one behind a gap is not applied. An entry that begins with the offer
-starts the attempt's history, at its number: compaction writes a whole history as one entry.
+Entries of an attempt are numbered, so that one behind a gap is not applied. An entry that begins with the
+offer starts the attempt's history, at its number: compaction writes a whole history as one entry.
 """
 
 from __future__ import annotations

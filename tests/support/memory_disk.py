@@ -36,7 +36,7 @@ class _File:
             self.dropped.append((kept, len(self.content)))
 
     def after_a_crash(self, rng: Random) -> _File:
-        """What the disk has: some first operations, the next one in part; pages may have come out of order."""
+        """What the disk has: the first operations, the next one in part, and pages out of order."""
         content = bytearray(self.durable)
         safe = len(content)
         done = rng.randint(0, len(self.pending))
@@ -66,8 +66,8 @@ class MemoryDisk:
     """Has the shape of `daemon.journal.disk.Disk`; deterministic.
 
     `is_full`: appends fail. `free`: the free bytes that it reports. `fails_to_sync`: syncs of files fail;
-    `fails_to_sync_folder`: those of the folder; `fails_to_cut`: files cannot be cut. `room`: the bytes that can
-    still be appended, if not all.
+    `fails_to_sync_folder`: those of the folder; `fails_to_cut`: files cannot be cut. `room`: the longest data
+    that can be appended, if not all.
     """
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ class MemoryDisk:
         return 0 if self.is_full else self.free
 
     def crash(self, rng: Random) -> None:
-        """Simulates a power cut. Each name, and each file's content, is as it was at some time since its sync."""
+        """Simulates a power cut: each name and each file is as it was at some time since its sync."""
         files = {}
         for name in sorted(self._files.keys() | self._durable.keys()):
             now, before = self._files.get(name), self._durable.get(name)

@@ -95,7 +95,9 @@ def test_journal_of_another_version_is_refused_and_kept() -> None:
     data = bytearray(disk.read(file))
     data[4] = 2
     disk.replace(file, bytes(data))
-    with pytest.raises(JournalError, match="another version of dcp-daemon .its format is 2.*drain it first"):
+    with pytest.raises(
+        JournalError, match=r"another version of dcp-daemon \(its format is 2.*drain it first"
+    ):
         Journal(disk).recover()
     assert disk.read(file) == bytes(data)
 
@@ -127,7 +129,7 @@ def test_full_disk_at_the_start_leaves_what_is_there_durable() -> None:
 
 
 def old_disk() -> MemoryDisk:
-    """A disk with a file for each attempt, as daemons wrote it before the journal was one; one has a torn end."""
+    """A disk with a file for each attempt, as earlier daemons wrote it; one has a torn end."""
     disk = MemoryDisk()
     disk.append("a" * 40 + ".attempt", encode(story("job-1")))
     disk.append("b" * 40 + ".attempt", encode(story("job-2")[:-1]) + encode(story("job-2")[-1:])[:-3])

@@ -1,4 +1,4 @@
-"""The form of the journal's segments: a prefix is valid, damage costs only what it covers, jobs cannot forge."""
+"""The form of the segments: prefixes are valid, damage costs what it covers, and nothing is forged."""
 
 from __future__ import annotations
 

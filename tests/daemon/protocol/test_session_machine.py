@@ -269,7 +269,7 @@ class Daemon(RuleBasedStateMachine):
                 self.happen(ev.NotPersisted(entry.number, "full"))
 
     def write(self, batch: list[fx.Persist | fx.Forget]) -> list[OSError | None]:
-        """Writes, and notes which leases the disk has durably removed: those before something that was synced."""
+        """Writes, and notes which leases the disk has durably removed: those before a sync."""
         syncs = self.disk.syncs
         errors = self.journal.write(batch)
         for entry, error in zip(batch, errors, strict=True):
