@@ -93,6 +93,8 @@ class Daemon:
         self._readiness: asyncio.Task[None] | None = None
         self._end: fx.EndReason | None = None
         self._moved = asyncio.Event()
+        self._started: list[ev.AttemptStarted] = []
+        """Starts of this turn of the event loop: a run that ends at once is saved with its start."""
         self._sampler = GpuSampler(machine.gpus, machine.clock)
         self._roster = Roster(engines)
         self._journal = JournalWriter(journal, self._written)
@@ -201,7 +203,8 @@ class Daemon:
     # --- events ---
 
     def _handle(self, event: ev.Event) -> None:
-        for effect in self._session.handle(event, self._now()):
+        started, self._started = self._started, []
+        for effect in self._session.handle(event, self._now(), started):
             try:
                 self._do(effect)
             except Exception:
@@ -212,14 +215,19 @@ class Daemon:
         self._moved = asyncio.Event()
 
     def _happened(self, event: ev.AttemptEvent) -> None:
+        if isinstance(event, ev.AttemptStarted):
+            self._started.append(event)
+            # A model became warm.
+            asyncio.get_running_loop().call_soon(self._report_capacity)
+            return
         if isinstance(event, ev.AttemptFinished):
             engine = self._attempts.runner_of(event.lease)
             if engine is not None:
                 model = self._attempts.model_of(event.lease)
                 self._self_tests.job_ended(engine, event.result.outcome, event.result.failure_reason, model)
         self._handle(event)
-        if isinstance(event, ev.AttemptStarted | ev.AttemptFinished):
-            # A model became warm, or an engine's self-test was settled by a job.
+        if isinstance(event, ev.AttemptFinished):
+            # An engine's self-test was settled by a job.
             self._report_capacity()
 
     def _heard(self, event: ev.StreamEvent) -> None:

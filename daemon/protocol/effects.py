@@ -47,7 +47,9 @@ class StopAttempt:
 
 @dataclass(frozen=True)
 class Persist:
-    """Make the records durable, after all earlier ones of the lease; then hand in `Persisted(number)`.
+    """Save the records after all earlier ones of the lease, and make durable what will be reported.
+
+    Then hand in `Persisted(number)`.
 
     Where that cannot be done, hand in `NotPersisted(number)`, and none of the records may be found
     again. The session sends nothing before it knows.
@@ -60,7 +62,10 @@ class Persist:
 
 @dataclass(frozen=True)
 class Forget:
-    """The server is done with the lease: its records are not needed."""
+    """The server is done with the lease: its records are not needed.
+
+    After a loss of power they may be found again; the server recognizes what is then reported again.
+    """
 
     lease: sessions_pb2.Lease
 

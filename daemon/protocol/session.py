@@ -138,10 +138,14 @@ class DaemonSession:
         """Whether the run may write on, or must wait until the server has stored more of its output."""
         return self._leases.has_room(lease)
 
-    def handle(self, event: Event, now: float) -> list[Effect]:
-        """What is to be done after an event; `now` is the monotonic clock's reading, in seconds."""
+    def handle(self, event: Event, now: float, before: Sequence[Event] = ()) -> list[Effect]:
+        """What is to be done after an event; `now` is the monotonic clock's reading, in seconds.
+
+        `before`: events that happened just before it, so that what they save is saved together.
+        """
         effects = self._leases.stop_overdue(now)
-        effects += self._react(event, now)
+        for happened in (*before, event):
+            effects += self._react(happened, now)
         return self._settled(effects, now)
 
     def _react(self, event: Event, now: float) -> list[Effect]:

@@ -15,6 +15,7 @@ from scripts.simulation.machines import ProcessDied
 from scripts.simulation.violations import ViolationError
 from scripts.simulation.world import KEEPALIVE_MS, OPERATOR, RENTERS, World
 from server.domain.errors import DomainError, Reason
+from tests.support.journals import is_empty
 
 Action = tuple[str | int, ...]
 
@@ -67,7 +68,9 @@ def _mend(world: World) -> None:
         if wire.dead_since_ms is not None:
             wire.dead_since_ms = world.now_ms - KEEPALIVE_MS
     for machine in world.machines:
-        machine.disk.is_full, machine.disk.fails_to_sync, machine.disk.dies_in = False, False, None
+        disk = machine.disk
+        disk.is_full = disk.fails_to_sync = disk.fails_to_sync_folder = False
+        disk.dies_in = None
         machine.frozen_until_ms = None
     for number in range(len(world.requests)):
         act(world, ("submit", number, -1))
@@ -103,7 +106,7 @@ def _calm(world: World) -> None:
 def _is_over(world: World) -> bool:
     jobs = world.snapshot.jobs
     idle = all(
-        machine.session is None or (not machine.attempts and not machine.disk.names())
+        machine.session is None or (not machine.attempts and is_empty(machine.disk))
         for machine in world.machines
     )
     return idle and all(job.job_id in world.final for job in jobs) and len(jobs) == len(world.submitted)
@@ -337,7 +340,7 @@ def _break_sync(world: World, number: int, is_broken: int) -> bool:
     disk = world.machines[number % len(world.machines)].disk
     if disk.fails_to_sync == bool(is_broken):
         return False
-    disk.fails_to_sync = bool(is_broken)
+    disk.fails_to_sync = disk.fails_to_sync_folder = bool(is_broken)
     return world.fault("journal's disk failed to sync") if is_broken else True
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from scripts.simulation.machines import Attempt, Machine
 from scripts.simulation.violations import ViolationError
 from server.domain.proof import Proof
+from tests.support.journals import is_empty, on_disk
 
 FINAL = ("completed", "failed", "cancelled")
 LEASED = {"offered": "pending", "accepted": "assigned", "running": "running"}
@@ -149,8 +150,9 @@ def check_end(snapshot: Snapshot, market: Market) -> None:
     for machine in market.machines:
         if machine.session is None:
             continue
-        if names := machine.disk.names():
-            raise ViolationError("journals forget what is acknowledged", f"{machine.number}: {names}")
+        if not is_empty(machine.disk):
+            kept = [history.offer.lease.job_id for history in on_disk(machine.disk)]
+            raise ViolationError("journals forget what is acknowledged", f"{machine.number}: {kept}")
         if machine.session.unfinished or machine.attempts:
             raise ViolationError("no daemon runs what the server does not know", f"machine {machine.number}")
     proof = market.prove()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
@@ -30,6 +31,8 @@ MODEL = "test/model"
 # How often a daemon that starts has a loaded model, and how often an older version.
 WARM_MODELS = 0.7
 OLD_DAEMONS = 0.2
+SEGMENT_BYTES = 2_000
+"""Small, so that the journals of short runs have several segments and are made smaller."""
 
 
 class ProcessDied(BaseException):
@@ -52,6 +55,17 @@ class Disk(MemoryDisk):
     def sync_folder(self) -> None:
         self._step()
         super().sync_folder()
+
+    def truncate(self, name: str, size: int) -> None:
+        self._step()
+        super().truncate(name, size)
+
+    def replace(self, name: str, data: bytes) -> None:
+        if self.dies_in == 0:
+            # What a kill leaves before the new content has its name.
+            super().append(name + ".new", data[: len(data) // 2])
+        self._step()
+        super().replace(name, data)
 
     def delete(self, name: str) -> None:
         self._step()
@@ -136,6 +150,8 @@ class Plan:
         ]
         self.text = b"".join(pieces)
         self.run_ms = rng.randint(0, longest)
+        if not pieces and not self.prepare_ms:
+            self.run_ms = 0  # it ends in the moment in which it starts
         self.writes = []
         through = 0
         for piece, at in zip(pieces, sorted(rng.randint(0, self.run_ms) for _ in pieces), strict=True):
@@ -264,7 +280,7 @@ class Machine:
         self._is_old = False
         """Its process has an older version, which sends no merged messages."""
         self._ending: Attempt | None = None
-        self._journal = Journal(self.disk)
+        self._journal = Journal(self.disk, SEGMENT_BYTES)
 
     @property
     def is_awake(self) -> bool:
@@ -295,7 +311,7 @@ class Machine:
             ev.Capacity(self.slots, [model], [jobs_pb2.JOB_TYPE_LLM_INFERENCE]),
             rest=self._take_rest,
         )
-        self._journal = Journal(self.disk)
+        self._journal = Journal(self.disk, SEGMENT_BYTES)
         self.connect_at_ms = self._world.now_ms
         try:
             self._recover()
@@ -433,16 +449,22 @@ class Machine:
             return
         if attempt.started_ms is None:
             attempt.started_ms = self._world.now_ms
-            self._handle(ev.AttemptStarted(attempt.lease))
+            if attempt.plan.run_ms == 0 and not attempt.plan.text:
+                self._finish(attempt, [ev.AttemptStarted(attempt.lease)])
+            else:
+                self._handle(ev.AttemptStarted(attempt.lease))
         elif attempt.written < len(attempt.plan.text) and not attempt.is_at_rest:
             if self.session.has_room(attempt.lease):
                 self._handle(ev.AttemptWrote(attempt.lease, Channel.OUTPUT, attempt.next_piece()))
         else:
-            del self.attempts[lease_key(attempt.lease)]
-            attempt.ended_ms = self._world.now_ms
-            self._ending = attempt
-            self._handle(ev.AttemptFinished(attempt.lease, self._result(attempt)))
-            self._ending = None
+            self._finish(attempt)
+
+    def _finish(self, attempt: Attempt, before: Sequence[ev.Event] = ()) -> None:
+        del self.attempts[lease_key(attempt.lease)]
+        attempt.ended_ms = self._world.now_ms
+        self._ending = attempt
+        self._handle(ev.AttemptFinished(attempt.lease, self._result(attempt)), before)
+        self._ending = None
 
     def _take_rest(self, lease: sessions_pb2.Lease) -> list[tuple[Channel, bytes]]:
         key = lease_key(lease)
@@ -457,9 +479,9 @@ class Machine:
 
     # --- the effects ---
 
-    def _handle(self, event: ev.Event) -> None:
+    def _handle(self, event: ev.Event, before: Sequence[ev.Event] = ()) -> None:
         if self.session is not None:
-            self.apply(self.session.handle(event, self.now))
+            self.apply(self.session.handle(event, self.now, before))
 
     def apply(self, effects: list[fx.Effect]) -> None:
         """Carries out the effects of the session."""

@@ -35,6 +35,7 @@ from tests.daemon.fake_server import (
 )
 from tests.support.fake_engine import ScriptedEngine
 from tests.support.fake_runner import ScriptedRunner
+from tests.support.journals import is_empty
 from tests.support.manual_clock import ManualClock
 from tests.support.memory_disk import MemoryDisk
 
@@ -328,7 +329,7 @@ async def test_restarted_daemon_reports_the_result_of_its_predecessor() -> None:
                 lease=lease(), disposition=sessions_pb2.RESULT_DISPOSITION_ALREADY
             )
         )
-        await eventually(lambda: disk.names() == [])
+        await eventually(lambda: is_empty(disk))
 
 
 class SurvivingEngine(ScriptedEngine):

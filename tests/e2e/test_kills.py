@@ -18,10 +18,9 @@ import httpx
 import psutil
 import pytest
 
-from daemon.journal.encoding import decode
-from daemon.protocol.records import replay
 from scripts.market import Program
 from tests.support import scripted_daemon
+from tests.support.journals import in_folder
 from tests.support.patient_renter import eventually, request
 from tests.support.scene import Scene, played
 from tests.support.scripted_daemon import answer_to, script
@@ -105,9 +104,8 @@ def test_output_that_the_network_lost_is_sent_again(scene: Scene) -> None:
 
 def has_result(state_dir: Path) -> bool:
     """Whether the journal has the result of the only attempt."""
-    (file,) = (state_dir / "journal").glob("*.attempt")
-    history = replay(decode(file.read_bytes())[0])
-    return history is not None and history.finished is not None
+    (history,) = in_folder(state_dir / "journal")
+    return history.finished is not None
 
 
 @pytest.mark.model

@@ -89,5 +89,5 @@ def test_planted_fault_is_found_and_its_trace_is_shortened(monkeypatch: pytest.M
 
 
 def test_journal_that_writes_nothing_down_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Journal, "_sync", lambda self, name: None)
+    monkeypatch.setattr(Journal, "_sync", lambda self: None)
     assert first_violation(1).invariant == "a daemon remembers what it told"

@@ -132,13 +132,12 @@ class _Calls(grpc.aio.UnaryUnaryClientInterceptor):
 class CountingDisk(FileDisk):
     """The journal's folder. It counts its syncs.
 
-    ``forgotten`` is set when the folder is synced after files were deleted.
+    ``forgotten`` is set when the journal is empty again.
     """
 
     def __init__(self, folder: Path, counter: Counter) -> None:
         super().__init__(folder)
         self._counter = counter
-        self._has_deleted = False
         self._loop = asyncio.get_running_loop()
         self.forgotten = asyncio.Event()
 
@@ -151,14 +150,11 @@ class CountingDisk(FileDisk):
         """See `FileDisk.sync_folder`."""
         self._counter.journal_syncs += 1
         super().sync_folder()
-        if self._has_deleted:
-            self._has_deleted = False
-            self._loop.call_soon_threadsafe(self.forgotten.set)
 
-    def delete(self, name: str) -> None:
-        """See `FileDisk.delete`."""
-        super().delete(name)
-        self._has_deleted = True
+    def truncate(self, name: str, size: int) -> None:
+        """See `FileDisk.truncate`."""
+        super().truncate(name, size)
+        self._loop.call_soon_threadsafe(self.forgotten.set)
 
 
 class _Relay(grpc.GenericRpcHandler):

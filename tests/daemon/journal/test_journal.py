@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import errno
 import os
 import stat
 from pathlib import Path
 from random import Random
+from typing import get_args
 
 import pytest
 from dcp.v1 import jobs_pb2, sessions_pb2
@@ -14,7 +18,7 @@ from hypothesis import strategies as st
 
 from daemon.journal.disk import FileDisk, JournalError
 from daemon.journal.encoding import decode, encode
-from daemon.journal.journal import Journal
+from daemon.journal.journal import MUST_BE_DURABLE, Journal
 from daemon.protocol.effects import Forget, Persist
 from daemon.protocol.records import (
     Channel,
@@ -28,7 +32,9 @@ from daemon.protocol.records import (
     accepted,
     replay,
 )
+from scripts.simulation.machines import Disk, ProcessDied
 from tests.daemon.fake_server import lease, offer
+from tests.support.journals import is_empty
 from tests.support.memory_disk import MemoryDisk
 
 FINISHED = Finished(sessions_pb2.JobFinished(lease=lease(), last_output_seq=2))
@@ -90,28 +96,76 @@ def test_several_chunks_share_one_sync() -> None:
     assert disk.syncs - before == 1
 
 
+def jobs(disk: MemoryDisk) -> list[str]:
+    """The jobs that a daemon finds when it starts on this disk."""
+    return [history.offer.lease.job_id for history in recovered(disk)]
+
+
 def test_forgotten_attempt_is_not_recovered() -> None:
     disk = MemoryDisk()
     journal = Journal(disk)
     journal.write([persist(*STORY), persist(accepted(offer("job-2")), job_id="job-2")])
     assert journal.write([Forget(lease())]) == [None]
+    assert jobs(copy.deepcopy(disk)) == ["job-2"], "after a kill"
+    assert journal.write([persist(Started(), job_id="job-2")]) == [None]
     disk.crash(Random(1))
-    assert [history.offer.lease.job_id for history in recovered(disk)] == ["job-2"]
+    assert jobs(disk) == ["job-2"], "after a loss of power: it was durable with the next record"
+
+
+def test_attempt_whose_forgetting_a_loss_of_power_undid_is_whole() -> None:
+    for seed in range(20):
+        disk = MemoryDisk()
+        journal = Journal(disk)
+        journal.write([persist(*STORY)])
+        journal.write([Forget(lease())])
+        disk.crash(Random(seed))
+        assert [history.finished for history in recovered(disk)] in ([], [FINISHED.message])
+
+
+def test_only_what_is_reported_is_synced() -> None:
+    reported = {type(record) for record in STORY} - {Reading, Stored}
+    assert {kind for kind, must in MUST_BE_DURABLE.items() if must} == reported
+    assert set(MUST_BE_DURABLE) == set(get_args(Record))
+    disk = MemoryDisk()
+    journal = Journal(disk)
+    journal.write([persist(STORY[0], Started())])
+    before = disk.syncs
+    assert journal.write([persist(Reading(900)), persist(Stored(Channel.LOG, 0, 0))]) == [None, None]
+    assert disk.syncs == before
+    assert journal.write([persist(Chunk(Channel.OUTPUT, 1, b"one"))]) == [None]
+    disk.crash(Random(1))
+    assert [(history.run_ms, chunks(history)) for history in recovered(disk)] == [(900, [(1, b"one")])]
+
+
+def test_all_attempts_that_wait_share_one_sync() -> None:
+    disk = MemoryDisk()
+    journal = Journal(disk)
+    names = [f"job-{number}" for number in range(16)]
+    journal.write([persist(accepted(offer()))])
+    before = disk.syncs
+    assert journal.write([persist(accepted(offer(name)), job_id=name) for name in names[2:]]) == [None] * 14
+    assert journal.write([persist(Started(), job_id=name) for name in names[2:]]) == [None] * 14
+    assert disk.syncs - before == 2
 
 
 @pytest.mark.parametrize("cut", range(1, 40))
-def test_torn_record_is_the_only_one_lost(cut: int) -> None:
-    whole = encode(STORY[:-1])
-    torn = whole + encode([FINISHED])[:-cut]
+def test_torn_record_is_the_only_one_lost(cut: int, caplog: pytest.LogCaptureFixture) -> None:
     disk = MemoryDisk()
-    journal = Journal(disk)
-    journal.write([persist(STORY[0])])
+    Journal(disk).write([persist(*STORY[:-1])])
     (name,) = disk.names()
-    disk.replace(name, torn)
+    whole = len(disk.read(name))
+    writer = Journal(disk)
+    writer.recover()
+    (name,) = disk.names()
+    whole = len(disk.read(name))
+    writer.write([persist(FINISHED)])
+    disk.truncate(name, len(disk.read(name)) - cut)
+    torn = len(disk.read(name)) - whole
     restarted = Journal(disk)
     (history,) = restarted.recover()
     assert history.finished is None
     assert chunks(history) == [(2, b"two")]
+    assert f"cut a torn record off the journal file={name} offset={whole} bytes={torn}" in caplog.messages
     assert restarted.write([persist(Chunk(Channel.OUTPUT, 3, b"three"))]) == [None]
     assert chunks(recovered(disk)[0]) == [(2, b"two"), (3, b"three")]
 
@@ -163,6 +217,18 @@ def test_nearly_full_disk_takes_no_new_attempt_and_continues_the_old() -> None:
     assert len(recovered(disk)) == 1
 
 
+def test_record_that_does_not_fit_fails_alone() -> None:
+    disk = MemoryDisk()
+    journal = Journal(disk)
+    journal.write([persist(accepted(offer())), persist(accepted(offer("job-2")), job_id="job-2")])
+    disk.room = 4_000
+    big = persist(Chunk(Channel.OUTPUT, 1, b"x" * 4_000))
+    errors = journal.write([big, persist(Started(), job_id="job-2"), persist(FINISHED), Forget(lease())])
+    assert [error is None for error in errors] == [False, True, False, True]
+    (history,) = recovered(disk)
+    assert (history.offer.lease.job_id, history.started) == ("job-2", True)
+
+
 def test_failure_of_an_attempt_does_not_affect_another() -> None:
     disk = MemoryDisk()
     journal = Journal(disk)
@@ -180,6 +246,35 @@ def test_failed_sync_is_reported_and_undone() -> None:
     assert journal.write([persist(Started())]) != [None]
     disk.fails_to_sync = False
     assert not recovered(disk)[0].started
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_sync_that_succeeds_after_one_that_failed_is_not_trusted(seed: int) -> None:
+    disk = MemoryDisk()
+    journal = Journal(disk)
+    journal.write([persist(accepted(offer()), Started())])
+    journal.write(
+        [persist(Reading(900))]
+    )  # not synced yet: the failed sync loses it, and the kernel hides that
+    disk.fails_to_sync = True
+    (error,) = journal.write([persist(Reading(950), Chunk(Channel.OUTPUT, 1, b"lost"))])
+    assert error is not None
+    disk.fails_to_sync = False
+    assert journal.write([persist(Chunk(Channel.OUTPUT, 1, b"kept"))]) == [None]
+    disk.crash(Random(seed))
+    assert chunks(recovered(disk)[0]) == [(1, b"kept")]
+
+
+def test_failed_write_that_cannot_be_cut_off_is_not_found_again() -> None:
+    disk = MemoryDisk()
+    journal = Journal(disk)
+    journal.write([persist(accepted(offer()), Started())])
+    disk.is_full = disk.fails_to_cut = True
+    (error,) = journal.write([persist(Chunk(Channel.OUTPUT, 1, b"lost" * 100))])
+    assert error is not None
+    disk.is_full = disk.fails_to_cut = False
+    assert journal.write([persist(Chunk(Channel.OUTPUT, 1, b"kept"))]) == [None]
+    assert chunks(recovered(disk)[0]) == [(1, b"kept")]
 
 
 def test_unsynced_records_of_an_earlier_process_are_synced_at_recovery() -> None:
@@ -219,36 +314,96 @@ def test_acknowledged_chunks_are_forgotten_and_the_file_stays_small(tmp_path: Pa
     assert history.started
 
 
-def compacted_without_a_sync_of_the_folder(disk: MemoryDisk) -> Journal:
-    """A journal that has just made its file smaller, when the folder could not be synced."""
+LONG = b"x" * 200_000
+MORE = [Stored(Channel.OUTPUT, 1, len(LONG)), Chunk(Channel.OUTPUT, 2, b"y" * 100_000)]
+
+
+def long_output(disk: MemoryDisk) -> Journal:
+    """A journal that is made smaller when `MORE` is written."""
     journal = Journal(disk)
-    journal.write([persist(accepted(offer()), Chunk(Channel.OUTPUT, 1, b"x" * 300_000))])
-    (name,) = disk.names()
-    disk.fails_to_sync_folder = True
-    assert journal.write([persist(Stored(Channel.OUTPUT, 1, 300_000))]) == [None]
-    assert len(disk.read(name)) < 10_000
-    disk.fails_to_sync_folder = False
+    journal.write([persist(accepted(offer()), Chunk(Channel.OUTPUT, 1, LONG))])
     return journal
 
 
-def test_failed_write_after_a_compaction_that_the_folder_lacks_is_cut_off() -> None:
-    disk = MemoryDisk()
-    journal = compacted_without_a_sync_of_the_folder(disk)
-    disk.is_full = True
-    (error,) = journal.write([persist(Chunk(Channel.OUTPUT, 2, b"y" * 100))])
-    assert error is not None
-    disk.is_full = False
-    assert journal.write([persist(Chunk(Channel.OUTPUT, 2, b"two"))]) == [None]
-    assert chunks(recovered(disk)[0]) == [(2, b"two")]
-
-
 @pytest.mark.parametrize("seed", range(8))
-def test_record_after_a_compaction_that_the_folder_lacks_survives_a_crash(seed: int) -> None:
+def test_compaction_that_the_folder_lacks_loses_nothing(seed: int) -> None:
     disk = MemoryDisk()
-    journal = compacted_without_a_sync_of_the_folder(disk)
-    assert journal.write([persist(Chunk(Channel.OUTPUT, 2, b"two"))]) == [None]
+    journal = long_output(disk)
+    disk.fails_to_sync_folder = True
+    assert journal.write([persist(*MORE)]) == [None]
+    disk.fails_to_sync_folder = False
+    assert journal.write([persist(Chunk(Channel.OUTPUT, 3, b"three"))]) == [None]
     disk.crash(Random(seed))
-    assert (2, b"two") in chunks(recovered(disk)[0])
+    (history,) = recovered(disk)
+    assert chunks(history)[-1] == (3, b"three")
+    assert history.channels[Channel.OUTPUT].total_bytes == 300_005
+
+
+class StickyDisk(MemoryDisk):
+    """A disk that removes nothing."""
+
+    def delete(self, name: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_newer_records_count_if_a_failed_compaction_could_not_be_removed() -> None:
+    disk = StickyDisk()
+    journal = long_output(disk)
+    disk.fails_to_sync_folder = True
+    assert journal.write([persist(*MORE)]) == [None]
+    assert len(disk.names()) == 2
+    disk.fails_to_sync_folder = False
+    newer = [persist(Chunk(Channel.OUTPUT, 3, b"three")), persist(Chunk(Channel.OUTPUT, 4, b"four"))]
+    assert journal.write(newer) == [None, None]
+    assert chunks(recovered(disk)[0])[1:] == [(3, b"three"), (4, b"four")]
+
+
+@pytest.mark.parametrize("steps", range(12))
+@pytest.mark.parametrize("seed", range(4))
+def test_no_end_of_the_process_in_a_compaction_loses_anything(steps: int, seed: int) -> None:
+    disk = Disk()
+    journal = Journal(disk, segment_bytes=2_000)
+    names = [f"job-{number}" for number in range(4)]
+    for name in names:
+        records = [accepted(offer(name)), Started(), Chunk(Channel.OUTPUT, 1, name.encode() * 100)]
+        assert journal.write([persist(*records, job_id=name)]) == [None]
+    disk.dies_in = steps
+    with contextlib.suppress(ProcessDied):
+        for _ in range(4):
+            journal.write([persist(Reading(1), Stored(Channel.LOG, 0, 0), job_id=name) for name in names])
+        journal.write([persist(Started(), job_id=name) for name in names])
+    disk.dies_in = None
+    if seed:
+        disk.crash(Random(seed))
+    assert {history.offer.lease.job_id: chunks(history) for history in recovered(disk)} == {
+        name: [(1, name.encode() * 100)] for name in names
+    }
+
+
+def test_journal_is_bounded_by_what_it_must_keep() -> None:
+    disk = MemoryDisk()
+    journal = Journal(disk, segment_bytes=10_000)
+    kept = persist(accepted(offer("kept")), Chunk(Channel.OUTPUT, 1, b"k" * 30_000), job_id="kept")
+    journal.write([kept])
+    for number in range(300):
+        name = f"job-{number}"
+        story = persist(accepted(offer(name)), Started(), Chunk(Channel.OUTPUT, 1, b"x" * 500), job_id=name)
+        assert journal.write([story, Forget(lease(name))]) == [None, None]
+        sizes = [len(disk.read(segment)) for segment in disk.names()]
+        assert sum(sizes) < 10_000 + 2 * 31_000
+        assert sum(size > 10_000 + 1_000 for size in sizes) <= 1, "only the one with the long output"
+    assert jobs(disk) == ["kept"]
+
+
+def test_empty_journal_has_no_byte_of_a_job() -> None:
+    disk = MemoryDisk()
+    journal = Journal(disk, segment_bytes=2_000)
+    for number in range(20):
+        name = f"job-{number}"
+        journal.write([persist(accepted(offer(name)), Chunk(Channel.OUTPUT, 1, b"x" * 300), job_id=name)])
+    assert len(disk.names()) > 1
+    journal.write([Forget(lease(f"job-{number}")) for number in range(20)])
+    assert is_empty(disk)
 
 
 @given(st.lists(st.sampled_from(STORY[1:]), max_size=12))
@@ -288,8 +443,9 @@ def test_unknown_files_are_removed(tmp_path: Path) -> None:
     Journal(disk).write([persist(*STORY)])
     (tmp_path / "left-over.attempt.new").write_bytes(b"half")
     (tmp_path / "empty.attempt").write_bytes(b"")
+    (tmp_path / "x1.segment").write_bytes(b"no number")
     assert len(Journal(disk).recover()) == 1
-    assert len(disk.names()) == 1
+    assert disk.names() == ["00000002.segment"]
 
 
 def test_sync_asks_the_kernel_to_write_the_file_and_its_folder(

@@ -21,9 +21,11 @@ from daemon.protocol.events import succeeded
 from daemon.protocol.records import Channel
 from daemon.protocol.session import DaemonSession, Introduction, LinkState
 from tests.daemon.fake_server import lease, offer, seconds
+from tests.support.journals import on_disk
 from tests.support.memory_disk import MemoryDisk
 
 SLOTS = 2
+SEGMENT_BYTES = 1_000
 LOST_AFTER = 100.0
 NAMES = st.sampled_from(["job-1", "job-2"])
 
@@ -61,7 +63,8 @@ class Daemon(RuleBasedStateMachine):
         self.start_process()
 
     def start_process(self) -> None:
-        self.journal = Journal(self.disk)
+        self.journal = Journal(self.disk, SEGMENT_BYTES)
+        self.forgotten: list[Reported] = []
         self.waiting: list[fx.Persist | fx.Forget] = []
         self.at_work = {}
         self.session = DaemonSession(
@@ -81,7 +84,7 @@ class Daemon(RuleBasedStateMachine):
             if known.result is not None and not known.disk_failed:
                 assert history.finished == known.result, "a result was reported that the disk did not have"
             self.happen(ev.Recovered(history, False))
-        found = {key(history.offer.lease) for history in Journal(self.disk).recover()}
+        found = {key(history.offer.lease) for history in on_disk(self.disk)}
         for name, known in self.known.items():
             owed = known.is_accepted and not (known.is_acknowledged or known.is_discarded)
             assert not owed or name in found, "an offer was accepted that the disk did not have"
@@ -254,16 +257,29 @@ class Daemon(RuleBasedStateMachine):
     def sync(self) -> None:
         """The disk completes the waiting writes."""
         batch, self.waiting = self.waiting, []
-        errors = self.journal.write(batch)
+        errors = self.write(batch)
         for entry, error in zip(batch, errors, strict=True):
             known = self.known[key(entry.lease)]
             if isinstance(entry, fx.Forget):
-                known.is_forgotten = True
-            elif error is None:
+                continue
+            if error is None:
                 self.happen(ev.Persisted(entry.number))
             else:
                 known.disk_failed = True
                 self.happen(ev.NotPersisted(entry.number, "full"))
+
+    def write(self, batch: list[fx.Persist | fx.Forget]) -> list[OSError | None]:
+        """Writes, and notes which leases the disk has durably removed: those before a sync."""
+        syncs = self.disk.syncs
+        errors = self.journal.write(batch)
+        for entry, error in zip(batch, errors, strict=True):
+            if isinstance(entry, fx.Forget) and error is None:
+                self.forgotten.append(self.known[key(entry.lease)])
+        if self.disk.syncs > syncs:
+            for known in self.forgotten:
+                known.is_forgotten = True
+            self.forgotten = []
+        return errors
 
     @rule()
     def fill_or_empty_the_disk(self) -> None:
@@ -273,10 +289,7 @@ class Daemon(RuleBasedStateMachine):
     def crash(self, seed: int) -> None:
         """The power fails, whatever is being written."""
         if seed % 2 and self.waiting:
-            self.journal.write(self.waiting)
-            for entry in self.waiting:
-                known = self.known[key(entry.lease)]
-                known.is_forgotten = known.is_forgotten or isinstance(entry, fx.Forget)
+            self.write(self.waiting)
         self.disk.crash(Random(seed))
         for known in self.known.values():
             # Leases that the crash kept from being forgotten are reported again, and discarded again.
