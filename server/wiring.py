@@ -17,6 +17,7 @@ from server.services.artifacts import Artifacts
 from server.services.cleaning import Cleaning
 from server.services.deliveries import Deliveries, Write
 from server.services.dispatch import Dispatch
+from server.services.disputes import Disputes
 from server.services.fleet import Fleet
 from server.services.heartbeats import Heartbeats
 from server.services.jobs import Jobs
@@ -92,6 +93,7 @@ class Services:
         self.deliveries = Deliveries(database, clock, write_event, post)
         self.withdrawals = Withdrawals(database, clock)
         self.payouts = Payouts(database, clock, period)
+        self.disputes = Disputes(database, clock, payouts.dispute_days)
         self.statements = Statements(database, clock)
         self.dashboard = Dashboard(database, clock)
         self.proofs = Proofs(database, clock)

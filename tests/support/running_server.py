@@ -15,6 +15,7 @@ from dcp.v1 import (
     accounts_pb2_grpc,
     admin_pb2_grpc,
     artifacts_pb2_grpc,
+    disputes_pb2_grpc,
     errors_pb2,
     jobs_pb2,
     jobs_pb2_grpc,
@@ -236,6 +237,7 @@ class Market:
         self.account_service = accounts_pb2_grpc.AccountServiceStub(channel)
         self.admin_service = admin_pb2_grpc.AdminServiceStub(channel)
         self.artifact_service = artifacts_pb2_grpc.ArtifactServiceStub(channel)
+        self.dispute_service = disputes_pb2_grpc.DisputeServiceStub(channel)
         self.job_service = jobs_pb2_grpc.JobServiceStub(channel)
         self.key_service = keys_pb2_grpc.KeyServiceStub(channel)
         self.ledger_service = ledger_pb2_grpc.LedgerServiceStub(channel)

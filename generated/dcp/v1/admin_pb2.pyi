@@ -483,7 +483,8 @@ class ListAuditEntriesRequest(_message.Message):
     BEFORE_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     object: _builtins.str
-    """Only entries about this kind of object: `withdrawal`, `provider`, `renter`, `job` or `rate`. Default: all
+    """Only entries about this kind of object: `withdrawal`, `provider`, `renter`, `job`, `rate` or
+    `dispute`. Default: all
     kinds.
     """
     object_id: _builtins.str

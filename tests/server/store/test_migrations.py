@@ -320,6 +320,28 @@ async def test_postgres_refuses_to_truncate_the_transfers(postgres: Postgres) ->
         ),
         ("SELECT id FROM withdrawal WHERE provider_id = 1 ORDER BY id DESC", "withdrawal_of_provider"),
         (
+            "SELECT id, amount_halala, created_ms FROM transfer WHERE credit_account_id = 1 AND id > 5 "
+            "ORDER BY id LIMIT 9",
+            "transfer_credit_amount (credit_account_id=? AND id>?)",
+        ),
+        (
+            "SELECT id FROM transfer WHERE credit_account_id IN (1, 2) AND kind = 'payout' "
+            "AND created_ms = 5 AND job_id = 'job'",
+            "transfer_earned (credit_account_id=? AND created_ms=?)",
+        ),
+        (
+            "SELECT kind, SUM(amount_halala) FROM transfer WHERE job_id IN ('a', 'b') AND kind IN "
+            "('disputed', 'dispute_returned', 'dispute_refund', 'fee_refund') GROUP BY kind",
+            "transfer_of_dispute",
+        ),
+        ("SELECT id FROM dispute WHERE renter_id = 1 ORDER BY id DESC", "dispute_of_renter"),
+        ("SELECT id FROM dispute WHERE provider_id = 1 ORDER BY id DESC", "dispute_of_provider"),
+        ("SELECT id FROM dispute WHERE state = 'open' ORDER BY id DESC", "dispute_in_state"),
+        (
+            "SELECT maturing_halala FROM dispute WHERE provider_id = 1 AND payout_id BETWEEN 5 AND 9",
+            "dispute_payout",
+        ),
+        (
             "SELECT id FROM audit_entry WHERE object = 'job' AND object_id = '1' ORDER BY id DESC",
             "audit_entry_object",
         ),
