@@ -33,7 +33,7 @@ CREATE INDEX dispute_of_renter ON dispute (renter_id, id);
 CREATE INDEX dispute_of_provider ON dispute (provider_id, id);
 CREATE INDEX dispute_payout ON dispute (provider_id, payout_id, maturing_halala);
 CREATE INDEX dispute_in_state ON dispute (state, id);
-CREATE INDEX transfer_of_dispute ON transfer (job_id)
+CREATE INDEX transfer_of_dispute ON transfer (job_id, kind, amount_halala)
     WHERE kind IN ('disputed', 'dispute_returned', 'dispute_refund', 'fee_refund')
 """
 KINDS_BEFORE = "'withdrawal')"

@@ -327,11 +327,11 @@ async def test_postgres_refuses_to_truncate_the_transfers(postgres: Postgres) ->
         (
             "SELECT id FROM transfer WHERE credit_account_id IN (1, 2) AND kind = 'payout' "
             "AND created_ms = 5 AND job_id = 'job'",
-            "transfer_earned (credit_account_id=? AND created_ms=?)",
+            "transfer_amount_of_kind (kind=? AND created_ms=?)",
         ),
         (
-            "SELECT kind, SUM(amount_halala) FROM transfer WHERE job_id IN ('a', 'b') AND kind IN "
-            "('disputed', 'dispute_returned', 'dispute_refund', 'fee_refund') GROUP BY kind",
+            "SELECT job_id, kind, SUM(amount_halala) FROM transfer WHERE job_id IN ('a', 'b') AND kind IN "
+            "('disputed', 'dispute_returned', 'dispute_refund', 'fee_refund') GROUP BY job_id, kind",
             "transfer_of_dispute",
         ),
         ("SELECT id FROM dispute WHERE renter_id = 1 ORDER BY id DESC", "dispute_of_renter"),
