@@ -70,6 +70,7 @@ def _run(market: Market, prompt: str, max_tokens: int) -> bool:
     output = _wait(market, job["job_id"], renter_key)
     _show_answer(prompt, output)
     _show_bill(output["billing"])
+    _show_earnings(market, provider_key)
     return _show_proof(market)
 
 
@@ -117,6 +118,15 @@ def _show_bill(bill: dict[str, Any]) -> None:
     print("\nbill")
     for name, value in rows:
         print(f"  {name:<9} {value}")
+
+
+def _show_earnings(market: Market, provider_key: str) -> None:
+    me = market.get("/api/providers/me", **{"x-provider-key": provider_key})
+    earned = me["provider"]["earnings"]
+    print(
+        f"\nearnings  {earned['maturing_halala']} halala mature for {earned['maturing_hours']} hours, "
+        f"then the provider can withdraw them; {earned['claimable_halala']} can be withdrawn now"
+    )
 
 
 def _show_proof(market: Market) -> bool:

@@ -20,6 +20,7 @@ from server.rpc.accounts import AccountServicer
 from server.rpc.addresses import Addresses
 from server.rpc.admin import AdminServicer
 from server.rpc.artifacts import ArtifactServicer
+from server.rpc.disputes import DisputeServicer
 from server.rpc.events import body_text
 from server.rpc.health import ServerHealth
 from server.rpc.interceptors import Authentication
@@ -72,6 +73,7 @@ def servicers(services: Services, config: Config) -> tuple[object, ...]:
         AccountServicer(services.accounts),
         AdminServicer(services.dashboard, services.withdrawals, services.audit),
         ArtifactServicer(services.artifacts),
+        DisputeServicer(services.disputes),
         JobServicer(services.jobs),
         KeyServicer(services.key_ring),
         LedgerServicer(services.renters, services.proofs),

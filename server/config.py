@@ -21,6 +21,7 @@ from server.domain.artifacts import ArtifactLimits
 from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import Limits
+from server.domain.payouts import PayoutTerms
 from server.domain.storage import StorageLimits
 from server.version import CURRENT
 
@@ -93,6 +94,27 @@ _STORAGE = {
         "Most bytes of files that are kept of one provider's runs; 0: no limit.",
     ),
 }
+# The variables of payouts: the fields of PayoutTerms that they set, their ranges and meanings.
+_PAYOUTS = {
+    "DCP_PAYOUT_MATURES_HOURS": (
+        "proven_hours",
+        0,
+        8760,
+        "Hours until the payouts of a proven provider can be withdrawn.",
+    ),
+    "DCP_NEW_PAYOUT_MATURES_HOURS": (
+        "new_hours",
+        0,
+        8760,
+        "Hours until the payouts of a new provider can be withdrawn; 0 for both: at once.",
+    ),
+    "DCP_DISPUTE_DAYS": (
+        "dispute_days",
+        1,
+        365,
+        "Days after its end in which a job's charge can be disputed.",
+    ),
+}
 VARIABLES = (
     Variable(
         "DCP_DATABASE_URL",
@@ -131,6 +153,10 @@ VARIABLES = (
     *(
         Variable(name, str(getattr(StorageLimits(), field)), meaning)
         for name, (field, _, _, meaning) in _STORAGE.items()
+    ),
+    *(
+        Variable(name, str(getattr(PayoutTerms(), field)), meaning)
+        for name, (field, _, _, meaning) in _PAYOUTS.items()
     ),
     *(
         Variable(name, str(getattr(Limits(), field)), f"{meaning}; 0: no limit.")
@@ -203,6 +229,8 @@ class Config:
     """How long texts of jobs are kept, and how many bytes of an account."""
     newest_daemon: str = CURRENT
     """The newest daemon's version; older daemons report that an update exists."""
+    payouts: PayoutTerms = field(default_factory=PayoutTerms)
+    """How long payouts mature, and how long a charge can be disputed."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
@@ -239,6 +267,12 @@ class Config:
                 **{
                     field: _number(name, value[name], least, most)
                     for name, (field, least, most, _) in _STORAGE.items()
+                }
+            ),
+            payouts=PayoutTerms(
+                **{
+                    field: _number(name, value[name], least, most)
+                    for name, (field, least, most, _) in _PAYOUTS.items()
                 }
             ),
         )

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 PERIOD_SECONDS = 1.0
 CLEANING_SECONDS = 30.0
 CHECKPOINT_SECONDS = 30.0
+MATURING_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ def server_loops(services: Services) -> tuple[Loop, ...]:
                 Duty("remove old texts of jobs", services.retention.tick),
             ),
         ),
+        Loop(MATURING_SECONDS, (Duty("mature payouts", services.payouts.tick),)),
         Loop(
             CHECKPOINT_SECONDS,
             (

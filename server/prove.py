@@ -46,6 +46,9 @@ def _lines(found: Proof) -> Iterator[str]:
     yield f"transfers         {found.transfers:,}, which sum to {found.postings_sum_halala} halala"
     yield f"open holds        {found.open_holds:,} with {found.open_holds_halala:,} halala"
     yield f"open withdrawals  {found.open_withdrawals:,} with {found.open_withdrawals_halala:,} halala"
+    yield f"open disputes     {found.open_disputes:,} with {found.disputed_halala:,} halala"
+    yield f"claimable         {found.claimable_halala:,} halala, and {found.maturing_halala:,} maturing"
+    yield f"debts of providers {found.debt_halala:,} halala"
     yield f"checkpoints       {found.checkpoint_id:,} verified"
     if found.is_balanced:
         yield "The ledger balances."

@@ -11,11 +11,13 @@ from server.blobs import Blobs
 from server.blobs.files import FileBlobs
 from server.clock import Clock
 from server.config import Config
+from server.domain.payouts import Period
 from server.outbound import Outbound
 from server.services.artifacts import Artifacts
 from server.services.cleaning import Cleaning
 from server.services.deliveries import Deliveries, Write
 from server.services.dispatch import Dispatch
+from server.services.disputes import Disputes
 from server.services.fleet import Fleet
 from server.services.heartbeats import Heartbeats
 from server.services.jobs import Jobs
@@ -28,6 +30,7 @@ from server.services.operators.audit import Audit
 from server.services.operators.dashboard import Dashboard
 from server.services.operators.operations import Operations
 from server.services.operators.proofs import Proofs
+from server.services.payouts import Payouts
 from server.services.privacy.deletion import Deletion
 from server.services.privacy.export import Export
 from server.services.providers import Providers
@@ -49,15 +52,27 @@ class Services:
     def __init__(self, database: Database, clock: Clock, config: Config, write_event: Write) -> None:
         blobs = open_blobs(config.blob_store)
         post = Outbound(allow_private=config.webhooks_allow_private).post
+        payouts = config.payouts
+        # Until something tells proven providers from new ones, all count as new.
+        period: Period = payouts.everybody_is_new
+        matures = not payouts.is_immediate
         self.fleet = Fleet()
         self.dispatch = Dispatch(database, self.fleet, clock, config.max_output_bytes)
         self.metrics = Metrics(database, clock)
         self.providers = Providers(
-            database, self.fleet, clock, config.provider_approval, config.minimums, config.storage_limits
+            database,
+            self.fleet,
+            clock,
+            config.provider_approval,
+            config.minimums,
+            config.storage_limits,
+            period,
         )
         self.heartbeats = Heartbeats(database, self.fleet, self.metrics, clock, config.minimums)
         self.market = Market(database, self.fleet, self.providers, clock)
-        shared = Shared(database, self.dispatch, self.fleet, self.heartbeats, clock, config.newest_daemon)
+        shared = Shared(
+            database, self.dispatch, self.fleet, self.heartbeats, clock, config.newest_daemon, matures
+        )
         self.streams = Streams(shared, config.limits.streams)
         self.keys = Credentials(database, clock, config.admin_token)
         self.key_ring = KeyRing(database, clock, self.keys)
@@ -65,7 +80,7 @@ class Services:
         self.jobs = Jobs(
             database, self.dispatch, self.fleet, clock, config.limits.open_jobs, config.storage_limits
         )
-        self.sweep = Sweep(database, self.dispatch, self.fleet, self.heartbeats, clock)
+        self.sweep = Sweep(database, self.dispatch, self.fleet, self.heartbeats, clock, matures)
         self.artifacts = Artifacts(
             database, blobs, self.jobs, clock, config.artifact_limits, config.storage_limits
         )
@@ -77,6 +92,8 @@ class Services:
         self.webhooks = Webhooks(database, clock, config.webhooks_allow_private)
         self.deliveries = Deliveries(database, clock, write_event, post)
         self.withdrawals = Withdrawals(database, clock)
+        self.payouts = Payouts(database, clock, period)
+        self.disputes = Disputes(database, clock, payouts.dispute_days)
         self.statements = Statements(database, clock)
         self.dashboard = Dashboard(database, clock)
         self.proofs = Proofs(database, clock)

@@ -106,6 +106,7 @@ def provider_view(answer: providers_pb2.GetOwnProviderResponse) -> dict[str, Any
         "today_halala": own.earnings.today_halala,
         "total_halala": own.earnings.total_halala,
         "claimable_halala": own.earnings.claimable_halala,
+        "maturing_halala": own.earnings.maturing_halala,
     }
 
 
@@ -209,7 +210,8 @@ def _earnings(server: dict[str, Any]) -> RenderableType:
     table.add_row(
         "earned",
         f"today {sar(server['today_halala'])}, in all {sar(server['total_halala'])} "
-        f"with {server['total_jobs']} jobs; to withdraw {sar(server['claimable_halala'])}",
+        f"with {server['total_jobs']} jobs; to withdraw {sar(server['claimable_halala'])}, "
+        f"maturing {sar(server['maturing_halala'])}",
     )
     return table
 

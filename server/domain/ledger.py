@@ -16,11 +16,18 @@ from server.domain.withdrawals import Withdrawal, WithdrawalState
 
 
 class AccountKind(StrEnum):
-    # The world outside, which money comes from and leaves to: only its balance may be negative.
+    # The world outside, which money comes from and leaves to: its balance may be negative.
     EXTERNAL = "external"
     RENTER = "renter"
     RENTER_HELD = "renter_held"
+    # What a provider can withdraw.
     PROVIDER = "provider"
+    # Payouts that are not old enough to be withdrawn.
+    PROVIDER_MATURING = "provider_maturing"
+    # Payouts whose charge a renter disputes.
+    PROVIDER_DISPUTED = "provider_disputed"
+    # What a provider owes: refunds of payouts that it no longer had. Never positive.
+    PROVIDER_DEBT = "provider_debt"
     PLATFORM = "platform"
     # Amounts of withdrawal requests that were neither paid nor rejected yet.
     WITHDRAWAL = "withdrawal"
@@ -38,6 +45,22 @@ class TransferKind(StrEnum):
     WITHDRAWAL_RETURNED = "withdrawal_returned"
     # The balance that a renter gave up with its account; it goes to the platform.
     FORFEIT = "forfeit"
+    # Payouts became old enough to be withdrawn.
+    MATURED = "matured"
+    # A renter disputed a charge; its payout is held until an operator decides.
+    DISPUTED = "disputed"
+    # The held payout, or a part of it, returned to the provider.
+    DISPUTE_RETURNED = "dispute_returned"
+    # The provider's part of a refund after a dispute, and the platform's part.
+    DISPUTE_REFUND = "dispute_refund"
+    FEE_REFUND = "fee_refund"
+    DEBT_REPAID = "debt_repaid"
+
+
+# The transfers that take a job's hold apart; others that name a job do not touch its hold.
+OF_HOLDS = (TransferKind.HOLD, TransferKind.PAYOUT, TransferKind.FEE, TransferKind.REFUND)
+# The accounts whose balance may be negative.
+MAY_BE_NEGATIVE = frozenset({AccountKind.EXTERNAL, AccountKind.PROVIDER_DEBT})
 
 
 class HoldState(StrEnum):
@@ -71,6 +94,41 @@ class Transfer:
 EXTERNAL = Account(AccountKind.EXTERNAL)
 PLATFORM = Account(AccountKind.PLATFORM)
 
+
+@dataclass(frozen=True, slots=True)
+class ProviderMoney:
+    """The balances of a provider's accounts, in halala."""
+
+    available_halala: int = 0
+    """What its main account has; ``claimable_halala`` is what is left of it without the debt."""
+    maturing_halala: int = 0
+    disputed_halala: int = 0
+    reserved_halala: int = 0
+    debt_halala: int = 0
+    """What the provider owes; 0 or more."""
+
+    @property
+    def claimable_halala(self) -> int:
+        """What can be withdrawn now: a debt is repaid first."""
+        return max(0, self.available_halala - self.debt_halala)
+
+    @property
+    def held_halala(self) -> int:
+        """What waits for a decision: disputed payouts and the amounts of open withdrawal requests."""
+        return self.disputed_halala + self.reserved_halala
+
+    @property
+    def repayable_halala(self) -> int:
+        """How much of the debt can be repaid now."""
+        return min(self.available_halala, self.debt_halala)
+
+
+def accounts_of(provider_id: int) -> tuple[Account, ...]:
+    """The accounts of a provider, in the order of the fields of ``ProviderMoney``."""
+    kinds = (provider, maturing, disputed, reserved, debt)
+    return tuple(kind(provider_id) for kind in kinds)
+
+
 # The most that one account may hold: far inside a 64-bit integer and the exact range of JSON numbers.
 MAX_BALANCE_HALALA = 2**53 - 1
 
@@ -85,6 +143,21 @@ def held(owner_id: int) -> Account:
 
 def provider(owner_id: int) -> Account:
     return Account(AccountKind.PROVIDER, owner_id)
+
+
+def maturing(owner_id: int) -> Account:
+    """The account of a provider's payouts that cannot be withdrawn yet."""
+    return Account(AccountKind.PROVIDER_MATURING, owner_id)
+
+
+def disputed(owner_id: int) -> Account:
+    """The account that holds a provider's payouts while their charges are disputed."""
+    return Account(AccountKind.PROVIDER_DISPUTED, owner_id)
+
+
+def debt(owner_id: int) -> Account:
+    """The account of what a provider owes, as a negative balance."""
+    return Account(AccountKind.PROVIDER_DEBT, owner_id)
 
 
 def reserved(owner_id: int) -> Account:
@@ -110,6 +183,18 @@ def withdrawal_transfer(request: Withdrawal) -> Transfer:
     return Transfer(kind, source, target, request.amount_halala, withdrawal_id=request.id)
 
 
+def matured_transfer(provider_id: int, amount_halala: int) -> Transfer:
+    """Makes payouts that are old enough claimable."""
+    return Transfer(TransferKind.MATURED, maturing(provider_id), provider(provider_id), amount_halala)
+
+
+def repayment(provider_id: int, money: ProviderMoney) -> list[Transfer]:
+    """Repays a provider's debt with what it could withdraw otherwise; nothing if there is no debt."""
+    amount = money.repayable_halala
+    source, target = provider(provider_id), debt(provider_id)
+    return [Transfer(TransferKind.DEBT_REPAID, source, target, amount)] if amount else []
+
+
 def hold_transfer(renter_id: int, amount_halala: int, job_id: str) -> Transfer:
     """Reserves the highest possible cost of a job."""
     return Transfer(TransferKind.HOLD, renter(renter_id), held(renter_id), amount_halala, job_id)
@@ -128,16 +213,23 @@ def make_bill(hold_halala: int, rate_halala_per_minute: int, billed: int) -> Bil
 
 
 def settlement(
-    bill: Bill, renter_id: int, provider_id: int | None, job_id: str, job_type: JobType
+    bill: Bill, renter_id: int, provider_id: int | None, job_id: str, job_type: JobType, *, matures: bool
 ) -> list[Transfer]:
-    """The transfers that resolve a hold; together they move exactly its amount out of the held account."""
+    """The transfers that resolve a hold; together they move exactly its amount out of the held account.
+
+    ``matures``: the payout cannot be withdrawn before it is old enough.
+    """
     source = held(renter_id)
     parts = [(TransferKind.REFUND, renter(renter_id), bill.refund_halala)]
     if bill.charge_halala:
         if provider_id is None:
             raise ValueError("a job was charged without a provider who earned it")
         parts += [
-            (TransferKind.PAYOUT, provider(provider_id), bill.payout_halala),
+            (
+                TransferKind.PAYOUT,
+                maturing(provider_id) if matures else provider(provider_id),
+                bill.payout_halala,
+            ),
             (TransferKind.FEE, PLATFORM, bill.fee_halala),
         ]
     return [

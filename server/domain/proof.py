@@ -13,7 +13,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from server.domain.disputes import OF_DISPUTES, Dispute, DisputeState, expected
 from server.domain.ledger import (
+    MAY_BE_NEGATIVE,
+    OF_HOLDS,
     Account,
     AccountKind,
     HoldState,
@@ -61,6 +64,13 @@ class Proof:
     discrepancies: tuple[str, ...]
     open_withdrawals: int = 0
     open_withdrawals_halala: int = 0
+    claimable_halala: int = 0
+    """What providers can withdraw."""
+    maturing_halala: int = 0
+    open_disputes: int = 0
+    disputed_halala: int = 0
+    debt_halala: int = 0
+    """What providers owe. Beside the world's account, only those of debts are negative."""
     checkpoint_id: int = 0
     """The checkpoint from which the sums start; 0 for a replay of everything."""
     transfers_read: int = 0
@@ -80,7 +90,12 @@ class Sums:
     held: Counter[str] = field(default_factory=Counter)
     """The remaining amount of each job's hold; a job without a rest is left out."""
     withdrawn: Counter[tuple[int, TransferKind]] = field(default_factory=Counter)
+    disputed: Counter[tuple[str, TransferKind]] = field(default_factory=Counter)
+    """What disputes moved, by job."""
     forfeits: list[Account] = field(default_factory=list)
+    """The wallets that were given up with their accounts."""
+    refunds_forfeited: Counter[tuple[str, Account]] = field(default_factory=Counter)
+    """The refunds after disputes that came after the deletion of their renters, by job and wallet."""
     wrong: list[str] = field(default_factory=list)
 
     def add(self, transfer: Transfer) -> None:
@@ -91,12 +106,21 @@ class Sums:
             _note(self.wrong, f"a {transfer.kind} transfer moves {amount} halala")
         self.balances[transfer.debit] -= amount
         self.balances[transfer.credit] += amount
-        if transfer.job_id is not None:
+        if transfer.kind in OF_HOLDS and transfer.job_id is not None:
             self.hold(transfer.job_id, amount if transfer.kind is TransferKind.HOLD else -amount)
+        if transfer.kind in OF_DISPUTES:
+            self.disputed[transfer.job_id or "", transfer.kind] += amount
         if transfer.withdrawal_id is not None:
             self.withdrawn[transfer.withdrawal_id, transfer.kind] += amount
         if transfer.kind is TransferKind.FORFEIT:
-            self.forfeits.append(transfer.debit)
+            self.forfeit(transfer.debit, transfer.job_id, amount)
+
+    def forfeit(self, wallet: Account, job_id: str | None, amount: int) -> None:
+        """Adds what a wallet gave up: its rest, or the refund of a job."""
+        if job_id is None:
+            self.forfeits.append(wallet)
+        else:
+            self.refunds_forfeited[job_id, wallet] += amount
 
     def hold(self, job_id: str, amount: int) -> None:
         """Adds to what remains of a job's hold."""
@@ -212,16 +236,23 @@ def prove(
     holds: Iterable[StoredHold],
     withdrawals: Iterable[Withdrawal] = (),
     deleted_renters: Iterable[int] = (),
+    disputes: Iterable[Dispute] = (),
 ) -> Proof:
-    """Compares sums, whose ``held`` it empties, with stored balances, holds, withdrawals and deletions."""
+    """Compares sums, whose ``held`` it empties, with stored balances, holds, withdrawals and the rest."""
     hold_faults, held, open_holds = _prove_holds(holds, sums.held)
     request_faults, reserved, open_requests = _prove_withdrawals(withdrawals, sums.withdrawn)
     in_holds = "renter {} has {} halala held and open holds of {}"
     in_requests = "provider {} has {} halala reserved and open withdrawals of {}"
+    in_disputes = "provider {} has {} halala disputed and open disputes of {}"
+    deleted, contested = set(deleted_renters), list(disputes)
+    dispute_faults, disputed, open_disputes = _prove_disputes(contested, sums.disputed)
     wrong = [
         *sums.wrong,
         *_balance_discrepancies(balances, sums.balances),
-        *_deletion_discrepancies(set(deleted_renters), sums.forfeits, sums.balances),
+        *_deletion_discrepancies(deleted, sums.forfeits, sums.balances),
+        *_forfeited_refund_discrepancies(deleted, contested, sums.refunds_forfeited),
+        *dispute_faults,
+        *_reserve_discrepancies(AccountKind.PROVIDER_DISPUTED, in_disputes, sums.balances, disputed),
         *hold_faults,
         *_reserve_discrepancies(AccountKind.RENTER_HELD, in_holds, sums.balances, held),
         *request_faults,
@@ -235,8 +266,17 @@ def prove(
         tuple(wrong[:MAX_DISCREPANCIES]),
         open_requests,
         sum(reserved.values()),
+        claimable_halala=_total(sums.balances, AccountKind.PROVIDER),
+        maturing_halala=_total(sums.balances, AccountKind.PROVIDER_MATURING),
+        open_disputes=open_disputes,
+        disputed_halala=sum(disputed.values()),
+        debt_halala=-_total(sums.balances, AccountKind.PROVIDER_DEBT),
         transfers_read=sums.count,
     )
+
+
+def _total(balances: Counter[Account], kind: AccountKind) -> int:
+    return sum(value for account, value in balances.items() if account.kind is kind)
 
 
 def _note(wrong: list[str], sentence: str) -> None:
@@ -294,6 +334,39 @@ def _prove_withdrawals(
     return wrong, reserved, open_count
 
 
+def _prove_disputes(
+    disputes: Iterable[Dispute], moved: Counter[tuple[str, TransferKind]]
+) -> tuple[list[str], Counter[int], int]:
+    """Each dispute moved what its decision says.
+
+    Returns the discrepancies, what each provider's open disputes hold, and the number of open disputes.
+    """
+    should: Counter[tuple[str, TransferKind]] = Counter()
+    held: Counter[int] = Counter()
+    open_count = 0
+    for dispute in disputes:
+        should.update({(dispute.job_id, kind): amount for kind, amount in expected(dispute).items()})
+        if dispute.state is DisputeState.OPEN:
+            open_count += 1
+            held[dispute.provider_id] += dispute.held_halala
+    wrong = [
+        f"the dispute of {key[0]} moved {moved[key]} halala by {key[1]} and should have moved {should[key]}"
+        for key in sorted({*should, *moved})
+        if moved[key] != should[key]
+    ]
+    return wrong, held, open_count
+
+
+def _forfeited_refund_discrepancies(
+    deleted: set[int], disputes: Iterable[Dispute], forfeited: Counter[tuple[str, Account]]
+) -> Iterator[str]:
+    """Only the whole refund of a deleted renter goes to the platform."""
+    refunds = {(each.job_id, renter(each.renter_id)): each.refund_halala for each in disputes}
+    for key, amount in sorted(forfeited.items()):
+        if key[1].owner_id not in deleted or refunds.get(key) != amount:
+            yield f"{amount} halala of {key[0]} were given up, which is not the refund of a deleted renter"
+
+
 def _deletion_discrepancies(
     deleted: set[int], forfeits: list[Account], replayed: Counter[Account]
 ) -> Iterator[str]:
@@ -313,8 +386,10 @@ def _balance_discrepancies(balances: dict[Account, int], replayed: Counter[Accou
         name = f"{account.kind} {account.owner_id}"
         if stored != replayed[account]:
             yield f"{name} is stored as {stored} halala and replays to {replayed[account]}"
-        if replayed[account] < 0 and account.kind is not AccountKind.EXTERNAL:
+        if replayed[account] < 0 and account.kind not in MAY_BE_NEGATIVE:
             yield f"{name} is negative: {replayed[account]} halala"
+        if replayed[account] > 0 and account.kind is AccountKind.PROVIDER_DEBT:
+            yield f"{name} is positive: {replayed[account]} halala were repaid that were not owed"
 
 
 def _reserve_discrepancies(

@@ -44,6 +44,8 @@ _DESCRIPTIONS = {
 _JOB_DESCRIPTIONS = {
     TransferKind.HOLD: "held for a {job_type} job",
     TransferKind.REFUND: "returned from the hold of a {job_type} job",
+    TransferKind.DISPUTE_REFUND: "refunded by the provider after a dispute about a {job_type} job",
+    TransferKind.FEE_REFUND: "refunded by the platform after a dispute about a {job_type} job",
 }
 
 

@@ -40,6 +40,8 @@ class WebhookEvent(StrEnum):
     JOB_CANCELLED = "job.cancelled"
     BALANCE_LOW = "balance.low"
     TEST = "webhook.test"
+    DISPUTE_OPENED = "dispute.opened"
+    DISPUTE_DECIDED = "dispute.decided"
 
 
 class DeliveryStatus(StrEnum):

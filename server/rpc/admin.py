@@ -5,6 +5,7 @@ from __future__ import annotations
 from dcp.v1 import admin_pb2 as pb
 from dcp.v1 import admin_pb2_grpc
 
+from server.domain.ledger import AccountKind
 from server.domain.withdrawals import WithdrawalState
 from server.rpc import convert
 from server.rpc.context import Context
@@ -25,6 +26,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.GetDashboardRequest, context: Context
     ) -> pb.GetDashboardResponse:
         board = await self._dashboard.figures()
+        own = board.of_providers
         return pb.GetDashboardResponse(
             stats=pb.DashboardStats(
                 total_providers=board.total_providers,
@@ -37,6 +39,11 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
                 payout_halala=board.payout_halala,
                 held_halala=board.held_halala,
                 fee_today_halala=board.fee_today_halala,
+                claimable_halala=own[AccountKind.PROVIDER],
+                maturing_halala=own[AccountKind.PROVIDER_MATURING],
+                disputed_halala=own[AccountKind.PROVIDER_DISPUTED],
+                reserved_halala=own[AccountKind.WITHDRAWAL],
+                debt_halala=-own[AccountKind.PROVIDER_DEBT],
             ),
             jobs_by_state={state.value: count for state, count in board.jobs_by_state.items()},
             providers_by_gpu={name or "unknown": count for name, count, _ in board.gpus},

@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from common.images import ImageNameError, parse
+from server.domain.disputes import Dispute, DisputeState
 from server.domain.errors import invalid_field
 from server.domain.gpus import GpuReport, from_plain, to_plain
 from server.domain.hindrances import Hindrance
@@ -56,6 +57,8 @@ _NOT_STARTED = (JobState.QUEUED, JobState.PENDING)
 _VERDICTS = enum_map(Verdict, honesty_pb2.Verdict)
 _VERDICT_REASONS = enum_map(VerdictReason, honesty_pb2.VerdictReason)
 _STATUSES = enum_map(ProviderStatus, providers_pb2.ProviderStatus)
+_DISPUTES = enum_map(DisputeState, jobs_pb2.DisputeStatus)
+_DISPUTE_STATES = member_map(DisputeState, jobs_pb2.DisputeStatus)
 
 
 def job_type(number: int) -> JobType | None:
@@ -73,6 +76,10 @@ def failure_reason(number: int) -> FailureReason | None:
 
 def failure_reason_number(reason: FailureReason) -> jobs_pb2.FailureReason.ValueType:
     return _FAILURES[reason]
+
+
+def dispute_state(number: int) -> DisputeState | None:
+    return _DISPUTE_STATES.get(number)
 
 
 def provider_status(status: ProviderStatus) -> providers_pb2.ProviderStatus.ValueType:
@@ -248,6 +255,23 @@ def job(record: Job, prospect: Prospect = NOTHING_KNOWN) -> jobs_pb2.Job:
         message.failure_reason = _FAILURES[record.failure_reason]
         message.failure_message = record.failure_message or ""
     return message
+
+
+def dispute(found: Dispute) -> jobs_pb2.Dispute:
+    """A dispute as its parties and operators see it."""
+    return jobs_pb2.Dispute(
+        id=found.id,
+        job_id=found.job_id,
+        status=_DISPUTES[found.state],
+        reason=found.reason,
+        charged_halala=found.charge_halala,
+        provider_id=found.provider_id,
+        held_halala=found.held_halala,
+        created_at=timestamp(found.created_ms),
+        decided_at=timestamp(found.decided_ms),
+        refund_halala=found.refund_halala,
+        note=found.note,
+    )
 
 
 def explanation(found: Explanation) -> jobs_pb2.ExplainJobResponse:

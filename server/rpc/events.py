@@ -8,17 +8,19 @@ from typing import Any, TypeAlias
 from dcp.v1 import webhooks_pb2 as pb
 
 from common.json_form import message_writer
+from server.domain.disputes import Dispute, DisputeState
 from server.domain.jobs import Bill, FailureReason, JobState, JobType
 from server.domain.webhooks import WebhookEvent
 from server.rpc import convert
 from server.rpc.enums import enum_map
 from server.store.webhooks import Delivery
 
-Body: TypeAlias = pb.JobEvent | pb.BalanceLowEvent | pb.TestEvent
+Body: TypeAlias = pb.JobEvent | pb.BalanceLowEvent | pb.TestEvent | pb.DisputeEvent
+_OF_DISPUTES = (WebhookEvent.DISPUTE_OPENED, WebhookEvent.DISPUTE_DECIDED)
 _TYPES = enum_map(WebhookEvent, pb.WebhookEvent)
 _WRITERS = {
     each.DESCRIPTOR: message_writer(each.DESCRIPTOR)
-    for each in (pb.JobEvent, pb.BalanceLowEvent, pb.TestEvent)
+    for each in (pb.JobEvent, pb.BalanceLowEvent, pb.TestEvent, pb.DisputeEvent)
 }
 
 
@@ -35,6 +37,9 @@ def _body(event: Delivery) -> Body:
         return pb.TestEvent(id=id_, type=kind, created_at=at, data=pb.TestEventData())
     if event.event is WebhookEvent.BALANCE_LOW:
         return pb.BalanceLowEvent(id=id_, type=kind, created_at=at, data=pb.LowBalance(**event.facts))
+    if event.event in _OF_DISPUTES:
+        dispute = Dispute(**event.facts | {"state": DisputeState(event.facts["state"])})
+        return pb.DisputeEvent(id=id_, type=kind, created_at=at, data=convert.dispute(dispute))
     return pb.JobEvent(id=id_, type=kind, created_at=at, data=_ended_job(event.facts))
 
 

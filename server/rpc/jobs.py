@@ -38,7 +38,10 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         job = await self._jobs.get(caller(), request.job_id)
-        return pb.GetJobResponse(job=convert.job(job, await self._jobs.prospect(job)))
+        answer = pb.GetJobResponse(job=convert.job(job, await self._jobs.prospect(job)))
+        if dispute := await self._jobs.dispute(job):
+            answer.job.dispute.CopyFrom(convert.dispute(dispute))
+        return answer
 
     async def GetJobOutput(
         self, request: pb.GetJobOutputRequest, context: Context

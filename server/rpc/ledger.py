@@ -40,6 +40,12 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             discrepancies=proof.discrepancies,
             open_withdrawals=proof.open_withdrawals,
             open_withdrawals_halala=proof.open_withdrawals_halala,
+            claimable_halala=proof.claimable_halala,
+            maturing_halala=proof.maturing_halala,
+            held_halala=proof.disputed_halala + proof.open_withdrawals_halala,
+            open_disputes=proof.open_disputes,
+            disputed_halala=proof.disputed_halala,
+            debt_halala=proof.debt_halala,
             checkpoint_id=proof.checkpoint_id,
             transfers_read=proof.transfers_read,
         )

@@ -40,6 +40,7 @@ class PrivacyServicer(privacy_pb2_grpc.PrivacyServiceServicer):
             jobs=[_job(asked) for asked in page.jobs],
             attempts=[_attempt(written) for written in page.attempts],
             ledger=[line(entry) for entry in page.ledger],
+            disputes=[convert.dispute(dispute) for dispute in page.disputes],
             next_page=page.next_page,
         )
 

@@ -8,6 +8,7 @@ from dcp.v1 import providers_pb2 as pb
 from dcp.v1 import providers_pb2_grpc
 
 from server.domain.errors import no_page
+from server.domain.payouts import HOUR_MS
 from server.domain.providers import AccountDecision
 from server.domain.versions import is_older
 from server.rpc import convert
@@ -17,7 +18,7 @@ from server.rpc.terms import settings_message
 from server.rpc.validate import email_key
 from server.services.heartbeats import Heartbeats
 from server.services.market import Market
-from server.services.providers import Providers
+from server.services.providers import ProviderProfile, Providers
 
 _PLACE = re.compile(r"([0-9]{1,16})-([0-9]{1,16})")
 
@@ -65,12 +66,7 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
                 last_heartbeat_at=convert.timestamp(profile.last_heartbeat_ms),
                 connected=row.connected,
                 gpu_status=convert.gpu_status(row.report),
-                earnings=pb.Earnings(
-                    total_halala=profile.earned_halala,
-                    claimable_halala=profile.claimable_halala,
-                    today_halala=profile.earned_today_halala,
-                    this_week_halala=profile.earned_this_week_halala,
-                ),
+                earnings=_earnings(profile),
                 models=[model.name for model in profile.models],
                 reliability=profile.record.reliability,
                 reliability_attempts=profile.record.counted,
@@ -123,3 +119,18 @@ def _place(before: str) -> tuple[int, int] | None:
     if (found := _PLACE.fullmatch(before)) is None:
         raise no_page("before")
     return int(found[1]), int(found[2])
+
+
+def _earnings(profile: ProviderProfile) -> pb.Earnings:
+    money, wait_ms = profile.money, profile.maturing_ms
+    return pb.Earnings(
+        total_halala=profile.earned_halala,
+        claimable_halala=money.claimable_halala,
+        today_halala=profile.earned_today_halala,
+        this_week_halala=profile.earned_this_week_halala,
+        maturing_halala=money.maturing_halala,
+        held_halala=money.held_halala,
+        disputed_halala=money.disputed_halala,
+        debt_halala=money.debt_halala,
+        maturing_hours=wait_ms // HOUR_MS if wait_ms is not None else None,
+    )

@@ -80,7 +80,7 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
     async def GetOwnEarnings(
         self, request: pb.GetOwnEarningsRequest, context: Context
     ) -> pb.GetOwnEarningsResponse:
-        days = await self._statements.earnings(caller().id, request.days)
+        days, has = await self._statements.earnings(caller().id, request.days)
         whole = _together(days.values())
         return pb.GetOwnEarningsResponse(
             days=[
@@ -95,6 +95,10 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
             earned_halala=whole.total_halala,
             jobs=whole.jobs,
             by_job_type=_by_name(whole),
+            claimable_halala=has.claimable_halala,
+            maturing_halala=has.maturing_halala,
+            held_halala=has.held_halala,
+            debt_halala=has.debt_halala,
         )
 
 

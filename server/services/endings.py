@@ -62,7 +62,9 @@ WITHOUT_FILES = (FailureReason.PROVIDER_LOST, FailureReason.PROVIDER_DRAINED)
 # The daemon reports a result.
 
 
-def record_finish(report: FinishReport, provider_id: int, now_ms: int) -> ResultAck | LeaseDirective:
+def record_finish(
+    report: FinishReport, provider_id: int, now_ms: int, *, matures: bool = True
+) -> ResultAck | LeaseDirective:
     """Ends the run's lease and, depending on the outcome, settles its job or queues it again.
 
     The lease's secret identifies the run. The result may arrive through any session of the provider: a run
@@ -85,7 +87,7 @@ def record_finish(report: FinishReport, provider_id: int, now_ms: int) -> Result
     if report.outcome is RunOutcome.RELEASED:
         _release(lease, report, now_ms)
     else:
-        _end_run(job, lease, report, now_ms)
+        _end_run(job, lease, report, now_ms, matures)
     return ResultAck(ref, Disposition.ACCEPTED)
 
 
@@ -124,7 +126,7 @@ def _release(lease: Lease, report: FinishReport, now_ms: int) -> None:
         give_up(lease, now_ms, detail, LeaseOutcome.RELEASED, reason=reason)
 
 
-def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int) -> None:
+def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int, matures: bool) -> None:
     server_ms = now_ms - lease.started_ms if lease.started_ms is not None else 0
     billed = pricing.billed_ms(report.run_ms, server_ms, job.limit_ms)
     failed = report.outcome is RunOutcome.FAILED
@@ -148,11 +150,12 @@ def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int) -> None:
             content_type=report.content_type,
             usage=report.usage,
             output_truncated=report.output_truncated,
+            matures=matures,
         )
     elif report.outcome is RunOutcome.CANCELLED and job.cancel_requested:
-        _settle_cancelled(job, "cancelled while it ran", now_ms, billed)
+        _settle_cancelled(job, "cancelled while it ran", now_ms, billed, matures)
     else:
-        _settle_failed(job, reason, message, now_ms, _charged_ms(reason, billed, job))
+        _settle_failed(job, reason, message, now_ms, _charged_ms(reason, billed, job), matures)
 
 
 def _charged_ms(reason: FailureReason, billed_ms: int, job: Job) -> int:
@@ -174,6 +177,7 @@ def give_up(
     *,
     renewed_ms: int = 0,
     reason: FailureReason | None = None,
+    matures: bool = True,
 ) -> None:
     """Ends a lease without a result: its job is queued again, or fails when no attempt is left.
 
@@ -189,7 +193,7 @@ def give_up(
         return
     if job.cancel_requested:
         message = "cancelled; its provider went silent before it answered"
-        _settle_cancelled(job, message, now_ms, _proven_ms(job, lease, renewed_ms))
+        _settle_cancelled(job, message, now_ms, _proven_ms(job, lease, renewed_ms), matures)
     elif _was_attempt(lease) and job.attempt >= MAX_ATTEMPTS:
         is_released = outcome is LeaseOutcome.RELEASED
         usual = FailureReason.PROVIDER_DRAINED if is_released else FailureReason.PROVIDER_LOST
@@ -251,7 +255,7 @@ def take_back_offers(provider_id: int, now_ms: int) -> None:
 # Its time limit has passed.
 
 
-def end_overrun(job_id: str, now_ms: int) -> Lease | None:
+def end_overrun(job_id: str, now_ms: int, *, matures: bool = True) -> Lease | None:
     """Ends a run that its connected daemon should have ended. The charge covers the time until then.
 
     Returns None if the run has ended already, or while its files still arrive.
@@ -276,9 +280,9 @@ def end_overrun(job_id: str, now_ms: int) -> Lease | None:
     ):
         return None
     if is_cancel:
-        _settle_cancelled(job, message, now_ms, billed)
+        _settle_cancelled(job, message, now_ms, billed, matures)
     else:
-        _settle_failed(job, FailureReason.DURATION_LIMIT, message, now_ms, billed)
+        _settle_failed(job, FailureReason.DURATION_LIMIT, message, now_ms, billed, matures)
     return lease
 
 
@@ -318,11 +322,13 @@ def settle(
     content_type: str = "",
     usage: dict[str, Any] | None = None,
     output_truncated: bool = False,
+    matures: bool = True,
 ) -> bool:
     """Ends ``job`` as it was read and resolves its hold; False if the job has changed since.
 
     ``billed_ms`` of 0 voids the hold: the renter gets all of it back. An inference without output is never
-    billed, however it ended, because the renter received nothing.
+    billed, however it ended, because the renter received nothing. Unless a market pays at once, the payout
+    ``matures`` before it can be withdrawn.
     """
     if job.job_type in INFERENCE and not job.output_bytes:
         billed_ms = 0
@@ -341,7 +347,8 @@ def settle(
     if not ended:
         return False
     has_webhook = ledger.resolve_hold(job.job_id, bill.charge_halala, now_ms)
-    ledger.apply(rules.settlement(bill, job.renter_id, job.provider_id, job.job_id, job.job_type), now_ms)
+    parties = (job.renter_id, job.provider_id, job.job_id, job.job_type)
+    ledger.apply(rules.settlement(bill, *parties, matures=matures), now_ms)
     _settle_artifacts(job, failure_reason, now_ms)
     if has_webhook:
         outbox.job_ended(
@@ -359,23 +366,27 @@ def settle(
     return True
 
 
-def _settle_cancelled(job: Job, message: str, now_ms: int, billed_ms: int = 0) -> None:
+def _settle_cancelled(job: Job, message: str, now_ms: int, billed_ms: int = 0, matures: bool = True) -> None:
     settle(
         job,
         JobEvent.CANCEL,
         now_ms,
         billed_ms=billed_ms,
+        matures=matures,
         failure_reason=FailureReason.CANCELLED,
         failure_message=message,
     )
 
 
-def _settle_failed(job: Job, reason: FailureReason, message: str, now_ms: int, billed_ms: int = 0) -> None:
+def _settle_failed(
+    job: Job, reason: FailureReason, message: str, now_ms: int, billed_ms: int = 0, matures: bool = True
+) -> None:
     settle(
         job,
         JobEvent.FAIL,
         now_ms,
         billed_ms=billed_ms,
+        matures=matures,
         failure_reason=reason,
         failure_message=message,
     )

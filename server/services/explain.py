@@ -119,7 +119,7 @@ def explain(job: Job, fleet: Fleet, now_ms: int) -> Explanation:
         _message(job, code),
         place_in_queue(job, fleet, now_ms),
         considered[:SHOWN_LIMIT],
-        _numbered(job, leases.of_job(job.job_id, ATTEMPTS_LIMIT)),
+        numbered(job, leases.of_job(job.job_id, ATTEMPTS_LIMIT)),
     )
 
 
@@ -289,12 +289,13 @@ def _message(job: Job, code: JobCondition) -> str:
     return _CONDITIONS[code].format(provider=job.provider_id, failure=job.failure_message)
 
 
-def _numbered(job: Job, history: list[Lease]) -> list[Attempt]:
-    numbered, following = [], job.attempt + 1
+def numbered(job: Job, history: list[Lease]) -> list[Attempt]:
+    """The leases of a job, oldest first, with the numbers of their attempts."""
+    found, following = [], job.attempt + 1
     for lease in reversed(history):
         following = lease.attempt or following
-        numbered.append(Attempt(following, lease))
-    return numbered[::-1]
+        found.append(Attempt(following, lease))
+    return found[::-1]
 
 
 def _seconds(time_ms: int) -> int:

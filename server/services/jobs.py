@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from server.clock import Clock, ms
 from server.domain import pricing
+from server.domain.disputes import Dispute
 from server.domain.errors import DomainError, Reason
 from server.domain.jobs import (
     FINAL,
@@ -38,7 +39,7 @@ from server.services.keys import ADMIN, PROVIDER, RENTER, Caller
 from server.services.operators.audit import Operator
 from server.services.renters import existing, present
 from server.services.supply import Supply, check_gpu_exists
-from server.store import jobs, leases, ledger, rates, storage, terms
+from server.store import disputes, jobs, leases, ledger, rates, storage, terms
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -116,7 +117,13 @@ class Jobs:
 
     async def get(self, caller: Caller, job_id: str) -> Job:
         """One job, for its renter, its provider or an operator. Raises JOB_NOT_FOUND, NOT_OWNER."""
-        return await self._database.read(lambda: _visible(caller, job_id))
+        return await self._database.read(lambda: visible(caller, job_id))
+
+    async def dispute(self, job: Job) -> Dispute | None:
+        """The dispute about a job; None, without a query, for one without a charge."""
+        if job.bill is None or not job.bill.charge_halala:
+            return None
+        return await self._database.read(lambda: disputes.of_job(job.job_id))
 
     async def own(
         self, renter_id: int, state: JobState | None, before_job_id: str | None, limit: int
@@ -177,12 +184,12 @@ class Jobs:
 
     async def kept(self, caller: Caller, job_id: str) -> Job:
         """A job whose files were not erased. Raises OUTPUT_ERASED, JOB_NOT_FOUND, NOT_OWNER."""
-        return await self._database.read(lambda: _kept(_visible(caller, job_id), "files"))
+        return await self._database.read(lambda: _kept(visible(caller, job_id), "files"))
 
     async def explain(self, caller: Caller, job_id: str) -> Explanation:
         """Why a job waits or failed. Raises JOB_NOT_FOUND, NOT_OWNER."""
         now_ms = ms(self._clock)
-        return await self._database.read(lambda: explain(_visible(caller, job_id), self._fleet, now_ms))
+        return await self._database.read(lambda: explain(visible(caller, job_id), self._fleet, now_ms))
 
     async def output(self, caller: Caller, job_id: str, partial: bool = False) -> Output:
         """A job with its output. With ``partial``, also the text of a job that failed or was cancelled.
@@ -191,7 +198,7 @@ class Jobs:
         """
 
         def read() -> Output:
-            job = _visible(caller, job_id)
+            job = visible(caller, job_id)
             if job.state not in FINAL:
                 return Output(job, b"")
             if job.state is not JobState.COMPLETED:
@@ -209,7 +216,7 @@ class Jobs:
         """A job with its log after a given piece. Raises OUTPUT_ERASED, JOB_NOT_FOUND, NOT_OWNER."""
 
         def read() -> JobLog:
-            job = _with_texts(_kept(_visible(caller, job_id), "log"), "log")
+            job = _with_texts(_kept(visible(caller, job_id), "log"), "log")
             data, through = leases.read_after(job_id, job.lease_epoch, Channel.LOG, after_seq)
             return JobLog(job, data, through)
 
@@ -294,7 +301,7 @@ class Jobs:
     def _cancel(self, caller: Caller, job_id: str, operator: Operator | None) -> tuple[Job, int | None]:
         jobs.lock(job_id)
         now_ms = ms(self._clock)
-        job = _visible(caller, job_id)
+        job = visible(caller, job_id)
         if job.state in FINAL:
             raise DomainError(
                 Reason.JOB_ALREADY_FINAL,
@@ -345,7 +352,8 @@ def _replayed(earlier: Job, request: JobRequest) -> Job:
     return earlier
 
 
-def _visible(caller: Caller, job_id: str) -> Job:
+def visible(caller: Caller, job_id: str) -> Job:
+    """A job that the caller may see. Raises JOB_NOT_FOUND, NOT_OWNER."""
     job = _of(caller, job_id)
     if job is None and jobs.get(job_id) is None:
         raise DomainError(Reason.JOB_NOT_FOUND, f"job_id: no job {job_id!r}", field="job_id")

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from server.domain import ledger as rules
+from server.domain.disputes import Dispute
 from server.domain.jobs import Bill, FailureReason, Job, JobEvent
 from server.domain.webhooks import WebhookEvent
 from server.store import ledger, webhooks
@@ -67,6 +68,12 @@ def wallet_changed(renter_id: int, now_ms: int) -> None:
     if is_low:
         facts = {"balance_halala": balance, "balance_low_halala": webhook.balance_low_halala}
         add(webhook, WebhookEvent.BALANCE_LOW, facts, now_ms)
+
+
+def dispute_changed(dispute: Dispute, event: WebhookEvent, now_ms: int) -> None:
+    """Adds an event about a dispute, if its renter has a webhook."""
+    if webhook := webhooks.lock(dispute.renter_id):
+        add(webhook, event, asdict(dispute), now_ms)
 
 
 def add(webhook: Webhook, event: WebhookEvent, facts: dict[str, Any], now_ms: int) -> str:

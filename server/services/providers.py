@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from server.clock import Clock, ms
-from server.domain import ledger as rules
 from server.domain.errors import DomainError, Reason
 from server.domain.hindrances import TWO_DAEMONS, Hindrance, Minimums, hindrances
 from server.domain.jobs import Job
-from server.domain.ledger import TransferKind
+from server.domain.ledger import ProviderMoney
+from server.domain.payouts import PayoutTerms, Period
 from server.domain.placement import Model
 from server.domain.providers import (
     AccountDecision,
@@ -34,6 +34,7 @@ from server.store.providers import ProviderRow
 
 RECENT_JOBS = 20
 ANY_VERSION = Minimums()
+PAYOUT_TERMS = PayoutTerms()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,9 @@ class ProviderProfile:
     earned_halala: int
     earned_today_halala: int
     earned_this_week_halala: int
-    claimable_halala: int
+    money: ProviderMoney
+    maturing_ms: int | None
+    """How long its payouts mature now; None while they do not."""
     models: list[Model]
     recent_jobs: list[Job]
     record: TrackRecord
@@ -77,8 +80,10 @@ class Providers:
         needs_approval: bool = False,
         minimums: Minimums = ANY_VERSION,
         storage_limits: StorageLimits = STORAGE_LIMITS,
+        period: Period = PAYOUT_TERMS.everybody_is_new,
     ) -> None:
         self._database = database
+        self._period = period
         self._fleet = fleet
         self._clock = clock
         self._needs_approval = needs_approval
@@ -114,18 +119,17 @@ class Providers:
             last_ms = self._fleet.last_heartbeat_ms(provider_id, provider.last_heartbeat_ms)
             if report := self._fleet.newest_report(provider_id, provider.last_heartbeat_ms):
                 provider = replace(provider, report=report)
-            own = rules.provider(provider_id)
             today = day_of(ms(self._clock))
             monday = first_day_of_week(today)
+            earned = ledger.earned(provider_id, 0, today * DAY_MS, monday * DAY_MS)
             return ProviderProfile(
                 provider,
                 self._status(provider, last_ms),
                 last_ms,
                 jobs.count_ended_of_provider(provider_id),
-                ledger.turnover(TransferKind.PAYOUT, own),
-                ledger.turnover(TransferKind.PAYOUT, own, since_ms=today * DAY_MS),
-                ledger.turnover(TransferKind.PAYOUT, own, since_ms=monday * DAY_MS),
-                ledger.balance(own),
+                *earned,
+                ledger.of_provider(provider_id),
+                self._period(provider_id),
                 providers.models_of([provider_id])[provider_id],
                 jobs.newest_of_provider(provider_id, RECENT_JOBS),
                 reliability.track_record(provider_id),

@@ -81,6 +81,7 @@ class Shared:
     heartbeats: Heartbeats
     clock: Clock
     newest_daemon: str = CURRENT
+    payouts_mature: bool = True
     hellos: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(HELLOS_AT_ONCE))
     lease_messages: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(LEASE_MESSAGES_AT_ONCE)
@@ -436,7 +437,8 @@ class Session:
 
     async def _finished(self, report: FinishReport) -> None:
         now_ms = ms(self._shared.clock)
-        answer = await self._run(lambda: record_finish(report, self.provider_id, now_ms))
+        matures = self._shared.payouts_mature
+        answer = await self._run(lambda: record_finish(report, self.provider_id, now_ms, matures=matures))
         if isinstance(answer, LeaseDirective) and not self._protocol.may_resend(report.lease):
             await self._give_up([report.lease], "its daemon cannot send the output that its result names")
             return

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from server.clock import Clock, ms
+from server.domain.ledger import ProviderMoney
 from server.domain.statements import JobMoney, Line, day_of
 from server.services.pages import Page, read_page
-from server.store import statements
+from server.store import ledger, statements
 from server.store.database import Database
 from server.store.statements import DayRow
 
@@ -29,9 +30,10 @@ class Statements:
         """The spending of each of the last ``days`` (UTC), by day since 1970, newest first."""
         return await self._by_day(lambda since: statements.spending(renter_id, since), days)
 
-    async def earnings(self, provider_id: int, days: int) -> dict[int, JobMoney]:
-        """The earnings of each of the last ``days`` (UTC), by day since 1970, newest first."""
-        return await self._by_day(lambda since: statements.earnings(provider_id, since), days)
+    async def earnings(self, provider_id: int, days: int) -> tuple[dict[int, JobMoney], ProviderMoney]:
+        """The earnings of each of the last ``days`` (UTC), newest first, and the provider's money now."""
+        by_day = await self._by_day(lambda since: statements.earnings(provider_id, since), days)
+        return by_day, await self._database.read(lambda: ledger.of_provider(provider_id))
 
     async def _by_day(self, rows: Callable[[int], list[DayRow]], days: int) -> dict[int, JobMoney]:
         today = day_of(ms(self._clock))

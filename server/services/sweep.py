@@ -41,13 +41,20 @@ class Sweep:
     """Applies the time limits of jobs, once a second."""
 
     def __init__(
-        self, database: Database, dispatch: Dispatch, fleet: Fleet, heartbeats: Heartbeats, clock: Clock
+        self,
+        database: Database,
+        dispatch: Dispatch,
+        fleet: Fleet,
+        heartbeats: Heartbeats,
+        clock: Clock,
+        payouts_mature: bool = True,
     ) -> None:
         self._database = database
         self._dispatch = dispatch
         self._fleet = fleet
         self._heartbeats = heartbeats
         self._clock = clock
+        self._payouts_mature = payouts_mature
         self._hearing_since_ms: int | None = ms(clock)
         """Since when this server can receive and store heartbeats; None while it cannot."""
 
@@ -106,13 +113,14 @@ class Sweep:
             yield lease.job_id, partial(_given_up, lease, now_ms, text, outcome=LeaseOutcome.EXPIRED)
         for lease, renewed_ms in self._silent(now_ms, BATCH):
             text = "its provider went silent"
-            yield lease.job_id, partial(_given_up, lease, now_ms, text, renewed_ms=renewed_ms)
+            silent = {"renewed_ms": renewed_ms, "matures": self._payouts_mature}
+            yield lease.job_id, partial(_given_up, lease, now_ms, text, **silent)
         for lease in leases.preparing_since(now_ms - _ms(PREPARE_SECONDS), BATCH):
             if self._is_settled_in(lease.provider_id, now_ms):
                 yield lease.job_id, partial(_given_up, lease, now_ms, "its provider did not start it")
         for job_id, provider_id in jobs.running_past(now_ms, _ms(OVERRUN_GRACE_SECONDS), BATCH):
             if self._is_settled_in(provider_id, now_ms):
-                yield job_id, partial(end_overrun, job_id, now_ms)
+                yield job_id, partial(end_overrun, job_id, now_ms, matures=self._payouts_mature)
         for job_id, sentence in why.items():
             yield job_id, partial(end_unstarted, job_id, now_ms, sentence)
 
@@ -171,8 +179,9 @@ def _given_up(
     *,
     outcome: LeaseOutcome = LeaseOutcome.LOST,
     renewed_ms: int = 0,
+    matures: bool = True,
 ) -> Lease:
-    give_up(lease, now_ms, detail, outcome, renewed_ms=renewed_ms)
+    give_up(lease, now_ms, detail, outcome, renewed_ms=renewed_ms, matures=matures)
     return lease
 
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from server.clock import Clock, ms
 from server.domain import ledger as rules
 from server.domain.errors import DomainError, Reason
+from server.domain.ledger import ProviderMoney
 from server.domain.withdrawals import Withdrawal, WithdrawalAction, WithdrawalState, next_state
 from server.services.operators.audit import Operator
 from server.services.pages import Page, read_page
+from server.services.payouts import settle_debt
 from server.services.providers import existing, refuse_shut_out
 from server.services.repeats import once
 from server.store import ledger, withdrawals
@@ -48,11 +50,11 @@ class Withdrawals:
             refuse_shut_out(existing(provider_id).state)
             # The row comes first: of two concurrent requests, the second waits here and is refused.
             withdrawal = _existing(withdrawals.insert(provider_id, amount_halala, iban, now_ms))
-            own = rules.provider(provider_id)
-            if (claimable := ledger.balance(own)) < amount_halala:
-                raise _too_low(claimable, amount_halala)
+            money = settle_debt(provider_id, now_ms)
+            if money.claimable_halala < amount_halala:
+                raise _too_low(money, amount_halala)
             ledger.apply([rules.withdrawal_transfer(withdrawal)], now_ms)
-            return withdrawal, ledger.balance(own)
+            return withdrawal, money.claimable_halala - amount_halala
 
         withdrawal, claimable = await self._database.run(once(reserve, now_ms))
         log.info("requested a withdrawal id=%d provider_id=%d", withdrawal.id, provider_id)
@@ -145,10 +147,13 @@ def _wrong_state(withdrawal: Withdrawal, action: WithdrawalAction) -> DomainErro
     )
 
 
-def _too_low(claimable: int, required: int) -> DomainError:
+def _too_low(money: ProviderMoney, required: int) -> DomainError:
+    claimable, maturing = money.claimable_halala, money.maturing_halala
+    later = f", or wait: {maturing} halala mature" if maturing else ""
     return DomainError(
         Reason.EARNINGS_TOO_LOW,
-        f"amount_halala: {claimable} halala can be withdrawn and the request is for {required}; request less",
+        f"amount_halala: {claimable} halala can be withdrawn and the request is for {required}; "
+        f"request less{later}",
         field="amount_halala",
         balance_halala=claimable,
         required_halala=required,

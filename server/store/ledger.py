@@ -112,9 +112,24 @@ _open_holds = PreparedQuery(
 )
 
 
+_balances_of_owner = PreparedQuery(
+    lambda: Account.select(Account.kind, Account.balance_halala).where(
+        Account.kind.in_([account.kind.value for account in ledger.accounts_of(0)]),
+        Account.owner_id == arg("owner_id"),
+    )
+)
+
+
 def balance(account: ledger.Account) -> int:
     """The balance of an account, in halala; 0 if it never had a transfer."""
     return int(_balance.value(kind=account.kind.value, owner_id=account.owner_id) or 0)
+
+
+def of_provider(provider_id: int) -> ledger.ProviderMoney:
+    """The balances of a provider's accounts. ``lock`` them first for a decision that depends on them."""
+    found = dict(_balances_of_owner.all(owner_id=provider_id))
+    values = [found.get(account.kind.value, 0) for account in ledger.accounts_of(provider_id)]
+    return ledger.ProviderMoney(*values[:-1], debt_halala=-values[-1])
 
 
 def total(kind: AccountKind) -> int:
@@ -124,27 +139,84 @@ def total(kind: AccountKind) -> int:
     )
 
 
-def turnover(kind: TransferKind, credit: ledger.Account | None = None, since_ms: int = 0) -> int:
-    """The sum of all transfers of a kind since a time, in halala; optionally only those to ``credit``."""
+def totals_of_providers() -> dict[AccountKind, int]:
+    """The sums of the balances of all providers' accounts, by kind, in halala."""
+    kinds = [account.kind for account in ledger.accounts_of(0)]
+    query = (
+        Account.select(Account.kind, pw.fn.SUM(Account.balance_halala))
+        .where(Account.kind.in_([kind.value for kind in kinds]))
+        .group_by(Account.kind)
+    )
+    found = {AccountKind(kind): int(sum_) for kind, sum_ in tuples(query)}
+    return {kind: found.get(kind, 0) for kind in kinds}
+
+
+def turnover(kind: TransferKind, since_ms: int = 0) -> int:
+    """The sum of all transfers of a kind since a time, in halala."""
     query = Transfer.select(pw.fn.SUM(Transfer.amount_halala)).where(
         of_kind(kind), Transfer.created_ms >= since_ms
     )
-    if credit is not None:
-        credited = account_id(credit)
-        if credited is None:
-            return 0
-        query = query.where(Transfer.credit_account_id == credited)
     return int(query.scalar() or 0)
 
 
+def earned(provider_id: int, *since_ms: int) -> list[int]:
+    """The sum of a provider's payouts since each of some times, in halala, from the earliest of them on."""
+    ids = payout_accounts(provider_id)
+    if not ids:
+        return [0] * len(since_ms)
+    sums = [
+        pw.fn.SUM(pw.Case(None, ((Transfer.created_ms >= since, Transfer.amount_halala),), 0))
+        for since in since_ms
+    ]
+    query = Transfer.select(*sums).where(
+        Transfer.credit_account_id.in_(ids),
+        of_kind(TransferKind.PAYOUT),
+        Transfer.created_ms >= min(since_ms),
+    )
+    (row,) = tuples(query)
+    return [int(value or 0) for value in row]
+
+
+def payout_accounts(provider_id: int) -> list[int]:
+    """The ids of the accounts to which a provider's payouts went: those that mature, and all others."""
+    kinds = [ledger.maturing(provider_id).kind.value, ledger.provider(provider_id).kind.value]
+    query = Account.select(Account.id).where(Account.kind.in_(kinds), Account.owner_id == provider_id)
+    return [int(row_id) for (row_id,) in tuples(query)]
+
+
+def payout_of(job_id: str, provider_id: int, ended_ms: int) -> tuple[int, AccountKind] | None:
+    """The id of the transfer of a job's payout, and the kind of account that it went to; None without one.
+
+    A job ends when its payout is made, so the index by time finds it.
+    """
+    query = (
+        Transfer.select(Transfer.id, Account.kind)
+        .join(Account, on=(Account.id == Transfer.credit_account_id))
+        .where(
+            Transfer.credit_account_id.in_(payout_accounts(provider_id)),
+            of_kind(TransferKind.PAYOUT),
+            Transfer.created_ms == ended_ms,
+            Transfer.job_id == job_id,
+        )
+    )
+    for transfer_id, kind in tuples(query):
+        return int(transfer_id), AccountKind(kind)
+    return None
+
+
 def earned_by_all() -> int:
-    """The sum of all payouts, in halala: what providers have, what they requested, and what was paid out."""
-    paid = turnover(TransferKind.WITHDRAWAL_PAID)
-    return total(AccountKind.PROVIDER) + total(AccountKind.WITHDRAWAL) + paid
+    """The sum of all payouts, in halala, less what disputes took back of them.
+
+    It is what providers have or owe, what they requested, and what was paid out.
+    """
+    return sum(totals_of_providers().values()) + turnover(TransferKind.WITHDRAWAL_PAID)
 
 
 def fees_of_all() -> int:
-    """The sum of all fees, in halala: what the platform has, without what renters gave up."""
+    """The sum of all fees, in halala, less what disputes took back of them.
+
+    It is what the platform has, without what renters gave up.
+    """
     return balance(ledger.PLATFORM) - turnover(TransferKind.FORFEIT)
 
 
@@ -170,7 +242,7 @@ def apply(transfers: Iterable[ledger.Transfer], now_ms: int) -> None:
     AMOUNT_TOO_LARGE if a balance would exceed the ledger's maximum.
     """
     transfers = list(transfers)
-    _lock({account for transfer in transfers for account in (transfer.debit, transfer.credit)})
+    lock({account for transfer in transfers for account in (transfer.debit, transfer.credit)})
     rows: list[tuple[Any, ...]] = []
     for debit, grouped in groupby(transfers, lambda transfer: transfer.debit):
         together = list(grouped)
@@ -224,7 +296,7 @@ def account_id(account: ledger.Account) -> int | None:
     return int(found) if found is not None else None
 
 
-def _lock(accounts: Collection[ledger.Account]) -> None:
+def lock(accounts: Collection[ledger.Account]) -> None:
     """Locks accounts in the order of their ids, and creates those that are missing.
 
     Without an order, a hold and a settlement of one wallet could deadlock. SQLite has one writer, which
@@ -247,7 +319,7 @@ def _create(account: ledger.Account) -> None:
 
 
 def _debit(account: ledger.Account, amount: int) -> int:
-    least = NO_LEAST if account.kind is AccountKind.EXTERNAL else amount
+    least = NO_LEAST if account.kind in ledger.MAY_BE_NEGATIVE else amount
     debited = _moved(_subtract, account, amount=amount, least=least)
     if debited is None:
         raise _insufficient(account, amount)
@@ -255,7 +327,9 @@ def _debit(account: ledger.Account, amount: int) -> int:
 
 
 def _credit(account: ledger.Account, amount: int) -> int:
-    credited = _moved(_add, account, amount=amount, most=ledger.MAX_BALANCE_HALALA - amount)
+    is_debt = account.kind is AccountKind.PROVIDER_DEBT
+    most = 0 if is_debt else ledger.MAX_BALANCE_HALALA
+    credited = _moved(_add, account, amount=amount, most=most - amount)
     if credited is None:
         raise DomainError(
             Reason.AMOUNT_TOO_LARGE,

@@ -394,6 +394,36 @@ class Artifact(Table):
         table_name = "artifact"
 
 
+class MaturedPayouts(Table):
+    provider_id = pw.BigIntegerField(primary_key=True)
+    through_id = pw.BigIntegerField(default=0)
+    due_ms = pw.BigIntegerField(default=0)
+
+    class Meta:
+        table_name = "matured_payouts"
+
+
+class Dispute(Table):
+    id = pw.BigAutoField()
+    job_id = pw.TextField()
+    renter_id = pw.BigIntegerField()
+    provider_id = pw.BigIntegerField()
+    state = pw.TextField()
+    reason = pw.TextField()
+    charge_halala = pw.BigIntegerField()
+    payout_halala = pw.BigIntegerField()
+    payout_id = pw.BigIntegerField()
+    held_halala = pw.BigIntegerField()
+    maturing_halala = pw.BigIntegerField()
+    created_ms = pw.BigIntegerField()
+    refund_halala = pw.BigIntegerField(null=True)
+    note = pw.TextField(null=True)
+    decided_ms = pw.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "dispute"
+
+
 # Every table, in the order of this file.
 MODELS: tuple[type[Table], ...] = tuple(Table.__subclasses__())
 

@@ -15,7 +15,7 @@ import peewee as pw
 
 from server.domain import proof
 from server.domain.jobs import FINAL
-from server.domain.ledger import Account, AccountKind, HoldState, Transfer, TransferKind
+from server.domain.ledger import OF_HOLDS, Account, AccountKind, HoldState, Transfer, TransferKind
 from server.domain.proof import (
     MAX_DISCREPANCIES,
     Checkpoint,
@@ -26,8 +26,8 @@ from server.domain.proof import (
     Sums,
 )
 from server.domain.providers import AccountState
+from server.store import disputes, states, withdrawals
 from server.store import models as db
-from server.store import states, withdrawals
 from server.store.models import tuples
 
 # Rows in one page of a replay.
@@ -45,7 +45,9 @@ def prove() -> Proof:
     _add_since(sums, after, accounts)
     opening = newest.transfers if newest is not None else 0
     holds = _holds_to_check(after, list(sums.held))
-    found = proof.prove(sums, _balances(), holds, withdrawals.open_or_moved_since(after), _deleted())
+    requests, contested = withdrawals.open_or_moved_since(after), disputes.open_or_moved_since(after)
+    _add_disputes(sums, after, [dispute.job_id for dispute in contested])
+    found = proof.prove(sums, _balances(), holds, requests, _deleted(), contested)
     return replace(
         found,
         checkpoint_id=newest.id if newest is not None else 0,
@@ -57,7 +59,8 @@ def replay(progress: Callable[[int], None] = lambda _: None) -> Proof:
     """Replays every row and verifies every checkpoint. ``progress`` gets the number of transfers so far."""
     accounts = _accounts()
     sums = proof.replay(_transfers(accounts, 0, progress), _checkpoints(accounts))
-    found = proof.prove(sums, _balances(), _all_holds(), withdrawals.all_requests(), _deleted())
+    requests, contested = withdrawals.all_requests(), disputes.all_disputes()
+    found = proof.prove(sums, _balances(), _all_holds(), requests, _deleted(), contested)
     return replace(found, checkpoint_id=int(db.Checkpoint.select(pw.fn.MAX(db.Checkpoint.id)).scalar() or 0))
 
 
@@ -202,17 +205,18 @@ def _add_since(sums: Sums, after: int, accounts: dict[int, Account]) -> None:
     signed = pw.Case(db.Transfer.kind, ((TransferKind.HOLD.value, amount),), amount * -1)
     by_job = (
         db.Transfer.select(db.Transfer.job_id, pw.fn.SUM(signed))
-        .where(since, db.Transfer.job_id.is_null(False))
+        .where(since, db.Transfer.job_id.is_null(False), _is_of_hold())
         .group_by(db.Transfer.job_id)
         .having(pw.fn.SUM(signed) != 0)
     )
     for job_id, value in tuples(by_job):
         sums.hold(job_id, int(value))
     _add_withdrawals(sums, after)
-    forfeits = db.Transfer.select(db.Transfer.debit_account_id).where(
+    forfeits = db.Transfer.select(db.Transfer.debit_account_id, db.Transfer.job_id, amount).where(
         since, db.Transfer.kind == TransferKind.FORFEIT.value
     )
-    sums.forfeits += [accounts[account_id] for (account_id,) in tuples(forfeits)]
+    for account_id, job_id, value in tuples(forfeits):
+        sums.forfeit(accounts[account_id], job_id, int(value))
     bad = db.Transfer.select(db.Transfer.kind, amount).where(since, amount <= 0).limit(MAX_DISCREPANCIES)
     sums.wrong += [f"a {kind} transfer moves {value} halala" for kind, value in tuples(bad)]
 
@@ -238,6 +242,30 @@ def _add_withdrawals(sums: Sums, after: int) -> None:
         sums.wrong.append(f"withdrawal {request_id} does not exist and a transfer belongs to it")
 
 
+def _add_disputes(sums: Sums, after: int, job_ids: list[str]) -> None:
+    """Adds all transfers of the disputes of these jobs, and those since then that belong to no dispute."""
+    of_job, kind = db.Transfer.job_id, db.Transfer.kind
+    for start in range(0, len(job_ids), _BATCH):
+        query = (
+            db.Transfer.select(of_job, kind, pw.fn.SUM(db.Transfer.amount_halala))
+            .where(of_job.in_(job_ids[start : start + _BATCH]), disputes.IS_OF_DISPUTE)
+            .group_by(of_job, kind)
+        )
+        for job_id, name, value in tuples(query):
+            sums.disputed[job_id, TransferKind(name)] += int(value)
+    orphans = db.Transfer.select(of_job, kind, db.Transfer.amount_halala).where(
+        db.Transfer.id > after,
+        disputes.IS_OF_DISPUTE,
+        of_job.is_null() | of_job.not_in(db.Dispute.select(db.Dispute.job_id)),
+    )
+    for job_id, name, value in tuples(orphans.limit(MAX_DISCREPANCIES)):
+        sums.disputed[job_id or "", TransferKind(name)] += int(value)
+
+
+def _is_of_hold() -> Any:
+    return db.Transfer.kind.in_([kind.value for kind in OF_HOLDS])
+
+
 def _holds() -> Any:
     return db.Hold.select(
         db.Hold.job_id, db.Hold.renter_id, db.Hold.amount_halala, db.Hold.state, db.Job.state
@@ -253,7 +281,7 @@ def _holds_to_check(after: int, unresolved: list[str]) -> list[StoredHold]:
     """The holds that are open, or should be by the sums, or whose job goes on though money left its hold."""
     is_final = states.is_in(db.Job.state, *sorted(FINAL))
     moved = db.Transfer.select(db.Transfer.job_id).where(
-        db.Transfer.id > after, db.Transfer.job_id.is_null(False)
+        db.Transfer.id > after, db.Transfer.job_id.is_null(False), _is_of_hold()
     )
     found = {
         hold.job_id: hold

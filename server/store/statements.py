@@ -11,7 +11,7 @@ from server.domain.jobs import JobType
 from server.domain.ledger import HoldState, TransferKind
 from server.domain.statements import DAY_MS, Line
 from server.store import states
-from server.store.ledger import account_id, balance, of_kind
+from server.store.ledger import account_id, balance, of_kind, payout_accounts
 from server.store.models import Hold, Job, Transfer, tuples
 
 # A day in UTC, counted from 1970; a job type; the number of its jobs; and their sum in halala.
@@ -48,12 +48,10 @@ def spending(renter_id: int, since_day: int) -> list[DayRow]:
 
 def earnings(provider_id: int, since_day: int) -> list[DayRow]:
     """What a provider earned by day and job type, from ``since_day`` on."""
-    own = account_id(rules.provider(provider_id))
-    if own is None:
-        return []
+    own = payout_accounts(provider_id)
     day = Transfer.created_ms / _DAY_MS
     query = Transfer.select(day, Transfer.job_type, _COUNT, pw.fn.SUM(Transfer.amount_halala)).where(
-        Transfer.credit_account_id == own,
+        Transfer.credit_account_id.in_(own),
         of_kind(TransferKind.PAYOUT),
         Transfer.created_ms >= since_day * DAY_MS,
     )

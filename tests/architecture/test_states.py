@@ -19,7 +19,7 @@ ENDERS = {
     "server.services.endings.settle",
 }
 # States with a transition table, and the helpers of server/store that may name a state: they only read.
-TABLED = {"JobState", "LeaseState", "ArtifactState"}
+TABLED = {"JobState", "LeaseState", "ArtifactState", "DisputeState"}
 READERS = {"states.is_in", "states.is_exactly", "states.is_not", "states.literal", "_is_in"}
 MAX_ARGUMENTS = 7
 

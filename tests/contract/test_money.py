@@ -14,7 +14,12 @@ from scripts.market import UNLIMITED
 from tests.support.fake_engine import ScriptedEngine
 from tests.support.whole_stack import ADMIN, Stack, running_daemon, running_stack
 
-EARNINGS = ("total_halala", "claimable_halala", "today_halala", "this_week_halala")
+OF_TIME = ("total_halala", "today_halala", "this_week_halala")
+EARNED_NOTHING = {
+    **dict.fromkeys((*OF_TIME, "claimable_halala", "maturing_halala", "held_halala"), 0),
+    **dict.fromkeys(("disputed_halala", "debt_halala"), 0),
+    "maturing_hours": 168,
+}
 JOB = {
     "job_type": "llm-inference",
     "duration_minutes": 3,
@@ -85,7 +90,8 @@ async def test_the_contracts_example_is_true(tmp_path: Path) -> None:
         assert output["billing"]["actual_cost_halala"] == 188
         wallet = await scene.wallet()
         assert (wallet["balance_halala"], wallet["held_halala"], wallet["spent_halala"]) == (4812, 0, 188)
-        assert await scene.earnings() == dict.fromkeys(EARNINGS, 141)
+        earned = dict.fromkeys((*OF_TIME, "maturing_halala"), 141)
+        assert await scene.earnings() == EARNED_NOTHING | earned
         stats = (await stack.get("/api/admin/dashboard", ADMIN))["stats"]
         assert (stats["charged_halala"], stats["payout_halala"], stats["fee_halala"]) == (188, 141, 47)
         proof = await scene.proof()
@@ -163,7 +169,7 @@ async def test_an_engine_that_breaks_costs_nothing(tmp_path: Path, when: str) ->
         assert job["failure_reason"] == "ENGINE_FAILED"
         assert job["billing"]["actual_cost_halala"] == 0
         assert (await scene.wallet())["balance_halala"] == 5000
-        assert await scene.earnings() == dict.fromkeys(EARNINGS, 0)
+        assert await scene.earnings() == EARNED_NOTHING
 
 
 async def test_a_job_without_output_answers_204(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ async def test_renter_exports_its_data_and_deletes_its_account(tmp_path: Path) -
         job = {"job_type": "llm-inference", "duration_minutes": 3, "params": {"model": "m", "prompt": "سؤال"}}
         job_id = (await stack.post("/api/jobs/submit", job, **{"x-renter-key": key}))["job"]["job_id"]
 
-        assert [len(await exported(stack, key, page_size=size)) for size in (200, 1)] == [1, 4]
+        assert [len(await exported(stack, key, page_size=size)) for size in (200, 1)] == [1, 5]
         (page,) = await exported(stack, key)
         assert page["renter"]["name"] == NAME
         assert (page["renter"]["balance_halala"], page["renter"]["held_halala"]) == (4550, 450)

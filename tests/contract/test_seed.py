@@ -75,8 +75,10 @@ def test_provider_reads_its_own_profile(market: Market, base: str, place: str) -
     assert answer["provider"]["id"] == provider_id
     assert answer["provider"]["status"] == "offline"
     assert answer["provider"]["total_jobs"] == 0
-    earnings = ("total_halala", "claimable_halala", "today_halala", "this_week_halala")
-    assert answer["provider"]["earnings"] == dict.fromkeys(earnings, 0)
+    of_time = ("total_halala", "today_halala", "this_week_halala")
+    now = ("claimable_halala", "maturing_halala", "held_halala", "disputed_halala", "debt_halala")
+    none = dict.fromkeys((*of_time, *now), 0)
+    assert answer["provider"]["earnings"] == {**none, "maturing_hours": 168}
     assert answer["recent_jobs"] == []
 
 

@@ -51,7 +51,7 @@ async def test_price_list_quote_hold_and_bill_of_an_own_rate_agree_to_the_halala
             "billed_seconds": 75.0,
             "rate_halala_per_minute": 137,
         }
-        assert (await scene.earnings())["claimable_halala"] == 129
+        assert (await scene.earnings())["maturing_halala"] == 129
         assert (await scene.proof())["balanced"] is True
         (past,) = (await stack.get(f"{base}/providers/{scene.provider_id}/history", {}))["attempts"]
         assert (past["job_type"], past["outcome"], past["counts"]) == ("llm-inference", "succeeded", "for")

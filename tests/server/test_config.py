@@ -10,6 +10,7 @@ import trustme
 
 from server.config import VARIABLES, Config, ConfigError
 from server.domain.limits import Limits
+from server.domain.payouts import PayoutTerms
 from server.domain.storage import StorageLimits
 
 DEFAULTS = Config("sqlite:///dcp.sqlite3", "127.0.0.1:50051", None, False, None, "INFO", 2097152)
@@ -48,6 +49,9 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
             "DCP_JOB_TEXT_DAYS": "7",
             "DCP_MAX_RENTER_BYTES": "0",
             "DCP_MAX_PROVIDER_BYTES": "5000",
+            "DCP_PAYOUT_MATURES_HOURS": "0",
+            "DCP_NEW_PAYOUT_MATURES_HOURS": "8760",
+            "DCP_DISPUTE_DAYS": "1",
         }
     )
     assert config == Config(
@@ -55,6 +59,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         Limits(1, 2, 3, 0, 5, 1_000_000),
         tuple(ipaddress.ip_network(text) for text in ("10.1.2.3", "10.8.0.0/16", "2001:db8::/32")),
         storage_limits=StorageLimits(7, 0, 5000),
+        payouts=PayoutTerms(0, 8760, 1),
     )
 
 

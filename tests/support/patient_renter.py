@@ -132,7 +132,7 @@ def assert_books(market: Market, renter: Renter, job_ids: list[str], provider_ke
     earned = 0
     for key in provider_keys:
         earnings = market.get("/api/providers/me", **{"x-provider-key": key})["provider"]["earnings"]
-        earned += earnings["claimable_halala"]
+        earned += earnings["claimable_halala"] + earnings["maturing_halala"]
     assert earned == sum(bill["provider_halala"] for bill in bills)
     stats = market.get("/api/admin/dashboard", **{"x-admin-token": market.admin_token})["stats"]
     counted = (stats["total_jobs"], stats["active_jobs"], stats["charged_halala"], stats["held_halala"])

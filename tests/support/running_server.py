@@ -15,6 +15,7 @@ from dcp.v1 import (
     accounts_pb2_grpc,
     admin_pb2_grpc,
     artifacts_pb2_grpc,
+    disputes_pb2_grpc,
     errors_pb2,
     jobs_pb2,
     jobs_pb2_grpc,
@@ -44,6 +45,7 @@ from server.domain.artifacts import ArtifactLimits
 from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import OFF, Limits
+from server.domain.payouts import PayoutTerms
 from server.domain.storage import STORAGE_LIMITS, StorageLimits
 from server.store.models import Provider, Renter
 from server.version import CURRENT
@@ -52,6 +54,7 @@ from tests.support.manual_clock import ManualClock
 T = TypeVar("T")
 ADMIN_TOKEN = "admin-token-of-the-tests-0123456789"
 MODEL = "test/model"
+AT_ONCE = PayoutTerms(proven_hours=0, new_hours=0)
 HANG_SECONDS = 20  # how long a test waits before it fails
 
 Metadata = tuple[tuple[str, str], ...]
@@ -234,6 +237,7 @@ class Market:
         self.account_service = accounts_pb2_grpc.AccountServiceStub(channel)
         self.admin_service = admin_pb2_grpc.AdminServiceStub(channel)
         self.artifact_service = artifacts_pb2_grpc.ArtifactServiceStub(channel)
+        self.dispute_service = disputes_pb2_grpc.DisputeServiceStub(channel)
         self.job_service = jobs_pb2_grpc.JobServiceStub(channel)
         self.key_service = keys_pb2_grpc.KeyServiceStub(channel)
         self.ledger_service = ledger_pb2_grpc.LedgerServiceStub(channel)
@@ -415,8 +419,12 @@ async def running(
     artifact_limits: ArtifactLimits | None = None,
     newest_daemon: str = CURRENT,
     storage_limits: StorageLimits = STORAGE_LIMITS,
+    payouts: PayoutTerms = AT_ONCE,
 ) -> AsyncIterator[Market]:
-    """Runs a server on 127.0.0.1 until the block ends. It has no rate limits, as the clock stands still."""
+    """Runs a server on 127.0.0.1 until the block ends. It has no rate limits, as the clock stands still.
+
+    Payouts can be withdrawn at once unless a test asks for others.
+    """
     config = Config(
         url,
         "127.0.0.1:0",
@@ -433,6 +441,7 @@ async def running(
         artifact_limits=artifact_limits or ArtifactLimits(),
         newest_daemon=newest_daemon,
         storage_limits=storage_limits,
+        payouts=payouts,
     )
     server = Server(config, clock)
     await server.start()

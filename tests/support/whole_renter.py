@@ -9,6 +9,7 @@ from typing import Any
 
 from dcp.v1 import (
     artifacts_pb2,
+    disputes_pb2,
     jobs_pb2,
     keys_pb2,
     options_pb2,
@@ -44,9 +45,10 @@ LOST_OUTPUT = "mrklostoutput"
 FILE_NAME = "mrkfile/model.bin"
 FILE = b"mrkbytes of a file"
 LOST_FILE_NAME = "mrklostfile.bin"
+OBJECTION = "mrkobjection"
 MARKERS = (
     *(NAME, EMAIL, ORGANIZATION, PHONE, KEY_NAME, PATH, PROMPT, ENV, GPU_MODEL, SUBMIT_KEY, TOP_UP_KEY),
-    *(OUTPUT, LOG, FAILURE, LOST_OUTPUT, FILE_NAME, LOST_FILE_NAME),
+    *(OUTPUT, LOG, FAILURE, LOST_OUTPUT, FILE_NAME, LOST_FILE_NAME, OBJECTION),
 )
 
 
@@ -88,6 +90,12 @@ async def whole_renter(market: Market) -> Any:
         await market.set_provider(provider, gpu_model="")
         failed = await _failed(market, renter, provider, daemon)
         completed = await _completed(market, renter, provider, daemon)
+        dispute = disputes_pb2.OpenDisputeRequest(job_id=completed.job_id, reason=OBJECTION)
+        opened = await market.dispute_service.OpenDispute(dispute, metadata=renter.metadata)
+        decision = disputes_pb2.DecideDisputeRequest(
+            dispute_id=opened.dispute.id, decision=disputes_pb2.DISPUTE_DECISION_REJECT, note="It is not."
+        )
+        await market.dispute_service.DecideDispute(decision, metadata=market.admin_metadata)
         market.clock.advance(1)
         await market.server.services.deliveries.tick()
         await market.server.services.deliveries.settled()

@@ -244,6 +244,11 @@ class DashboardStats(_message.Message):
     PAYOUT_HALALA_FIELD_NUMBER: _builtins.int
     HELD_HALALA_FIELD_NUMBER: _builtins.int
     FEE_TODAY_HALALA_FIELD_NUMBER: _builtins.int
+    CLAIMABLE_HALALA_FIELD_NUMBER: _builtins.int
+    MATURING_HALALA_FIELD_NUMBER: _builtins.int
+    DISPUTED_HALALA_FIELD_NUMBER: _builtins.int
+    RESERVED_HALALA_FIELD_NUMBER: _builtins.int
+    DEBT_HALALA_FIELD_NUMBER: _builtins.int
     total_providers: _builtins.int
     """All providers."""
     online_now: _builtins.int
@@ -255,15 +260,25 @@ class DashboardStats(_message.Message):
     active_jobs: _builtins.int
     """Jobs that have not ended."""
     charged_halala: _builtins.int
-    """The sum of all charges so far, in halala."""
+    """The sum of all charges so far, less refunds after disputes, in halala."""
     fee_halala: _builtins.int
-    """The platform's share of all charges, in halala."""
+    """The platform's share of that, in halala."""
     payout_halala: _builtins.int
-    """The providers' share of all charges, in halala."""
+    """The providers' share of that, in halala."""
     held_halala: _builtins.int
     """The sum of the holds of all open jobs, in halala."""
     fee_today_halala: _builtins.int
     """The platform's share of the charges since midnight UTC, in halala."""
+    claimable_halala: _builtins.int
+    """What providers can withdraw, in halala."""
+    maturing_halala: _builtins.int
+    """Providers' payouts that are not old enough to be withdrawn, in halala."""
+    disputed_halala: _builtins.int
+    """Providers' payouts whose charges are disputed, in halala."""
+    reserved_halala: _builtins.int
+    """The sum of the open withdrawal requests, in halala."""
+    debt_halala: _builtins.int
+    """What providers owe after disputes, in halala."""
     def __init__(
         self,
         *,
@@ -277,10 +292,15 @@ class DashboardStats(_message.Message):
         payout_halala: _builtins.int = ...,
         held_halala: _builtins.int = ...,
         fee_today_halala: _builtins.int = ...,
+        claimable_halala: _builtins.int = ...,
+        maturing_halala: _builtins.int = ...,
+        disputed_halala: _builtins.int = ...,
+        reserved_halala: _builtins.int = ...,
+        debt_halala: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_jobs", b"active_jobs", "charged_halala", b"charged_halala", "fee_halala", b"fee_halala", "fee_today_halala", b"fee_today_halala", "held_halala", b"held_halala", "online_now", b"online_now", "payout_halala", b"payout_halala", "total_jobs", b"total_jobs", "total_providers", b"total_providers", "total_renters", b"total_renters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_jobs", b"active_jobs", "charged_halala", b"charged_halala", "claimable_halala", b"claimable_halala", "debt_halala", b"debt_halala", "disputed_halala", b"disputed_halala", "fee_halala", b"fee_halala", "fee_today_halala", b"fee_today_halala", "held_halala", b"held_halala", "maturing_halala", b"maturing_halala", "online_now", b"online_now", "payout_halala", b"payout_halala", "reserved_halala", b"reserved_halala", "total_jobs", b"total_jobs", "total_providers", b"total_providers", "total_renters", b"total_renters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -463,7 +483,8 @@ class ListAuditEntriesRequest(_message.Message):
     BEFORE_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     object: _builtins.str
-    """Only entries about this kind of object: `withdrawal`, `provider`, `renter`, `job` or `rate`. Default: all
+    """Only entries about this kind of object: `withdrawal`, `provider`, `renter`, `job`, `rate` or
+    `dispute`. Default: all
     kinds.
     """
     object_id: _builtins.str

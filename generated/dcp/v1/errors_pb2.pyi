@@ -192,6 +192,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The named provider's owner does not allow the job's image or, if no provider is named, no owner of a provider
     that was seen lately does.
     """
+    ERROR_REASON_DISPUTE_NOT_FOUND: _ErrorReason.ValueType  # 106
+    """No dispute has this id."""
+    ERROR_REASON_NOT_CHARGED: _ErrorReason.ValueType  # 107
+    """The job was not charged or has not ended, so there is nothing to dispute; `status` is its state."""
+    ERROR_REASON_DISPUTE_TOO_LATE: _ErrorReason.ValueType  # 108
+    """The time in which the job's charge could be disputed has ended."""
+    ERROR_REASON_TOO_MANY_DISPUTES: _ErrorReason.ValueType  # 109
+    """The renter has as many open disputes as are allowed: wait for a decision."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The stable causes of errors. The names are part of the contract: new ones may be added, but a name is never
@@ -358,6 +366,14 @@ ERROR_REASON_IMAGE_NOT_ALLOWED: ErrorReason.ValueType  # 105
 """The named provider's owner does not allow the job's image or, if no provider is named, no owner of a provider
 that was seen lately does.
 """
+ERROR_REASON_DISPUTE_NOT_FOUND: ErrorReason.ValueType  # 106
+"""No dispute has this id."""
+ERROR_REASON_NOT_CHARGED: ErrorReason.ValueType  # 107
+"""The job was not charged or has not ended, so there is nothing to dispute; `status` is its state."""
+ERROR_REASON_DISPUTE_TOO_LATE: ErrorReason.ValueType  # 108
+"""The time in which the job's charge could be disputed has ended."""
+ERROR_REASON_TOO_MANY_DISPUTES: ErrorReason.ValueType  # 109
+"""The renter has as many open disputes as are allowed: wait for a decision."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -508,6 +508,34 @@ ATTEMPT_OUTCOME_REVOKED: AttemptOutcome.ValueType  # 8
 """An operator revoked the lease; the job waits in the queue again."""
 Global___AttemptOutcome: _TypeAlias = AttemptOutcome  # noqa: Y015
 
+class _DisputeStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DisputeStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DisputeStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DISPUTE_STATUS_UNSPECIFIED: _DisputeStatus.ValueType  # 0
+    """Not specified; never stored."""
+    DISPUTE_STATUS_OPEN: _DisputeStatus.ValueType  # 1
+    """The dispute waits for an operator."""
+    DISPUTE_STATUS_UPHELD: _DisputeStatus.ValueType  # 2
+    """The renter got a refund."""
+    DISPUTE_STATUS_REJECTED: _DisputeStatus.ValueType  # 3
+    """The charge stays as it is."""
+
+class DisputeStatus(_DisputeStatus, metaclass=_DisputeStatusEnumTypeWrapper):
+    """The states of a dispute. `upheld` and `rejected` are final."""
+
+DISPUTE_STATUS_UNSPECIFIED: DisputeStatus.ValueType  # 0
+"""Not specified; never stored."""
+DISPUTE_STATUS_OPEN: DisputeStatus.ValueType  # 1
+"""The dispute waits for an operator."""
+DISPUTE_STATUS_UPHELD: DisputeStatus.ValueType  # 2
+"""The renter got a refund."""
+DISPUTE_STATUS_REJECTED: DisputeStatus.ValueType  # 3
+"""The charge stays as it is."""
+Global___DisputeStatus: _TypeAlias = DisputeStatus  # noqa: Y015
+
 @_typing.final
 class ContainerSpec(_message.Message):
     """The container that a job runs in."""
@@ -1479,6 +1507,7 @@ class Job(_message.Message):
     ARTIFACT_COUNT_FIELD_NUMBER: _builtins.int
     ARTIFACT_BYTES_FIELD_NUMBER: _builtins.int
     TEXTS_REMOVED_AT_FIELD_NUMBER: _builtins.int
+    DISPUTE_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job's id, `job-...`."""
     status: Global___JobState.ValueType
@@ -1555,6 +1584,10 @@ class Job(_message.Message):
         retention time had ended. Absent while they are kept.
         """
 
+    @_builtins.property
+    def dispute(self) -> Global___Dispute:
+        """The dispute about the job's charge. Present only in GetJob, if there is one."""
+
     def __init__(
         self,
         *,
@@ -1585,10 +1618,11 @@ class Job(_message.Message):
         artifact_count: _builtins.int = ...,
         artifact_bytes: _builtins.int = ...,
         texts_removed_at: _timestamp_pb2.Timestamp | None = ...,
+        dispute: Global___Dispute | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_message", b"_failure_message", "_failure_reason", b"_failure_reason", "_model", b"_model", "_provider_id", b"_provider_id", "_queue_position", b"_queue_position", "billing", b"billing", "created_at", b"created_at", "ended_at", b"ended_at", "estimated_start_seconds", b"estimated_start_seconds", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "model", b"model", "provider_id", b"provider_id", "queue_position", b"queue_position", "start_by", b"start_by", "started_at", b"started_at", "texts_removed_at", b"texts_removed_at", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_message", b"_failure_message", "_failure_reason", b"_failure_reason", "_model", b"_model", "_provider_id", b"_provider_id", "_queue_position", b"_queue_position", "billing", b"billing", "created_at", b"created_at", "dispute", b"dispute", "ended_at", b"ended_at", "estimated_start_seconds", b"estimated_start_seconds", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "model", b"model", "provider_id", b"provider_id", "queue_position", b"queue_position", "start_by", b"start_by", "started_at", b"started_at", "texts_removed_at", b"texts_removed_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_message", b"_failure_message", "_failure_reason", b"_failure_reason", "_model", b"_model", "_provider_id", b"_provider_id", "_queue_position", b"_queue_position", "artifact_bytes", b"artifact_bytes", "artifact_count", b"artifact_count", "attempt", b"attempt", "billing", b"billing", "cancel_requested", b"cancel_requested", "cost_halala", b"cost_halala", "created_at", b"created_at", "duration_minutes", b"duration_minutes", "ended_at", b"ended_at", "estimated_start_seconds", b"estimated_start_seconds", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "job_id", b"job_id", "job_type", b"job_type", "lost_after_seconds", b"lost_after_seconds", "model", b"model", "output_bytes", b"output_bytes", "priority", b"priority", "provider_id", b"provider_id", "queue_position", b"queue_position", "rate_halala_per_minute", b"rate_halala_per_minute", "renter_id", b"renter_id", "start_by", b"start_by", "started_at", b"started_at", "status", b"status", "texts_removed_at", b"texts_removed_at", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds", "_failure_message", b"_failure_message", "_failure_reason", b"_failure_reason", "_model", b"_model", "_provider_id", b"_provider_id", "_queue_position", b"_queue_position", "artifact_bytes", b"artifact_bytes", "artifact_count", b"artifact_count", "attempt", b"attempt", "billing", b"billing", "cancel_requested", b"cancel_requested", "cost_halala", b"cost_halala", "created_at", b"created_at", "dispute", b"dispute", "duration_minutes", b"duration_minutes", "ended_at", b"ended_at", "estimated_start_seconds", b"estimated_start_seconds", "failure_message", b"failure_message", "failure_reason", b"failure_reason", "job_id", b"job_id", "job_type", b"job_type", "lost_after_seconds", b"lost_after_seconds", "model", b"model", "output_bytes", b"output_bytes", "priority", b"priority", "provider_id", b"provider_id", "queue_position", b"queue_position", "rate_halala_per_minute", b"rate_halala_per_minute", "renter_id", b"renter_id", "start_by", b"start_by", "started_at", b"started_at", "status", b"status", "texts_removed_at", b"texts_removed_at", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__estimated_start_seconds: _TypeAlias = _typing.Literal["estimated_start_seconds"]  # noqa: Y015
     _WhichOneofArgType__estimated_start_seconds: _TypeAlias = _typing.Literal["_estimated_start_seconds", b"_estimated_start_seconds"]  # noqa: Y015
@@ -1616,6 +1650,81 @@ class Job(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_position) -> _WhichOneofReturnType__queue_position | None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class Dispute(_message.Message):
+    """A renter's objection to the charge of a job, as its renter, its provider and operators see it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CHARGED_HALALA_FIELD_NUMBER: _builtins.int
+    PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    HELD_HALALA_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    DECIDED_AT_FIELD_NUMBER: _builtins.int
+    REFUND_HALALA_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """The dispute's id."""
+    job_id: _builtins.str
+    """The job's id."""
+    status: Global___DisputeStatus.ValueType
+    """Its current state."""
+    reason: _builtins.str
+    """The renter's reason. Empty if the renter has deleted its account."""
+    charged_halala: _builtins.int
+    """The charge of the job, in halala."""
+    provider_id: _builtins.int
+    """The id of the provider that earned the payout."""
+    held_halala: _builtins.int
+    """How much of the payout was held when the dispute was opened, in halala. It is less than the payout if the
+    provider had withdrawn it.
+    """
+    refund_halala: _builtins.int
+    """The refund, in halala. Present if the dispute was upheld."""
+    note: _builtins.str
+    """The operator's reasons for the decision. Absent before that."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When the renter opened it."""
+
+    @_builtins.property
+    def decided_at(self) -> _timestamp_pb2.Timestamp:
+        """When an operator decided. Absent before that."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        job_id: _builtins.str = ...,
+        status: Global___DisputeStatus.ValueType = ...,
+        reason: _builtins.str = ...,
+        charged_halala: _builtins.int = ...,
+        provider_id: _builtins.int = ...,
+        held_halala: _builtins.int = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        decided_at: _timestamp_pb2.Timestamp | None = ...,
+        refund_halala: _builtins.int | None = ...,
+        note: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_note", b"_note", "_refund_halala", b"_refund_halala", "created_at", b"created_at", "decided_at", b"decided_at", "note", b"note", "refund_halala", b"refund_halala"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_note", b"_note", "_refund_halala", b"_refund_halala", "charged_halala", b"charged_halala", "created_at", b"created_at", "decided_at", b"decided_at", "held_halala", b"held_halala", "id", b"id", "job_id", b"job_id", "note", b"note", "provider_id", b"provider_id", "reason", b"reason", "refund_halala", b"refund_halala", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__note: _TypeAlias = _typing.Literal["note"]  # noqa: Y015
+    _WhichOneofArgType__note: _TypeAlias = _typing.Literal["_note", b"_note"]  # noqa: Y015
+    _WhichOneofReturnType__refund_halala: _TypeAlias = _typing.Literal["refund_halala"]  # noqa: Y015
+    _WhichOneofArgType__refund_halala: _TypeAlias = _typing.Literal["_refund_halala", b"_refund_halala"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__note) -> _WhichOneofReturnType__note | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__refund_halala) -> _WhichOneofReturnType__refund_halala | None: ...
+
+Global___Dispute: _TypeAlias = Dispute  # noqa: Y015
 
 @_typing.final
 class ListOwnJobsRequest(_message.Message):

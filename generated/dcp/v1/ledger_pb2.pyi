@@ -111,6 +111,12 @@ class ProveLedgerResponse(_message.Message):
     OPEN_WITHDRAWALS_HALALA_FIELD_NUMBER: _builtins.int
     CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
     TRANSFERS_READ_FIELD_NUMBER: _builtins.int
+    CLAIMABLE_HALALA_FIELD_NUMBER: _builtins.int
+    MATURING_HALALA_FIELD_NUMBER: _builtins.int
+    HELD_HALALA_FIELD_NUMBER: _builtins.int
+    OPEN_DISPUTES_FIELD_NUMBER: _builtins.int
+    DISPUTED_HALALA_FIELD_NUMBER: _builtins.int
+    DEBT_HALALA_FIELD_NUMBER: _builtins.int
     balanced: _builtins.bool
     """True if no discrepancy was found."""
     transfers: _builtins.int
@@ -129,6 +135,20 @@ class ProveLedgerResponse(_message.Message):
     """The checkpoint that the sums start from; 0 if there is none yet."""
     transfers_read: _builtins.int
     """The number of transfers since that checkpoint, which this proof added up."""
+    claimable_halala: _builtins.int
+    """What providers can withdraw, in halala."""
+    maturing_halala: _builtins.int
+    """Providers' payouts that are not old enough to be withdrawn, in halala."""
+    held_halala: _builtins.int
+    """What providers have in open disputes and open withdrawal requests, in halala."""
+    open_disputes: _builtins.int
+    """The number of open disputes."""
+    disputed_halala: _builtins.int
+    """The sum that open disputes hold, in halala."""
+    debt_halala: _builtins.int
+    """What providers owe after disputes, in halala. Besides the world outside, only the accounts of such debts
+    have negative balances.
+    """
     @_builtins.property
     def discrepancies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The discrepancies, one sentence for each."""
@@ -146,10 +166,16 @@ class ProveLedgerResponse(_message.Message):
         open_withdrawals_halala: _builtins.int = ...,
         checkpoint_id: _builtins.int = ...,
         transfers_read: _builtins.int = ...,
+        claimable_halala: _builtins.int = ...,
+        maturing_halala: _builtins.int = ...,
+        held_halala: _builtins.int = ...,
+        open_disputes: _builtins.int = ...,
+        disputed_halala: _builtins.int = ...,
+        debt_halala: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balanced", b"balanced", "checkpoint_id", b"checkpoint_id", "discrepancies", b"discrepancies", "open_holds", b"open_holds", "open_holds_halala", b"open_holds_halala", "open_withdrawals", b"open_withdrawals", "open_withdrawals_halala", b"open_withdrawals_halala", "postings_sum_halala", b"postings_sum_halala", "transfers", b"transfers", "transfers_read", b"transfers_read"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balanced", b"balanced", "checkpoint_id", b"checkpoint_id", "claimable_halala", b"claimable_halala", "debt_halala", b"debt_halala", "discrepancies", b"discrepancies", "disputed_halala", b"disputed_halala", "held_halala", b"held_halala", "maturing_halala", b"maturing_halala", "open_disputes", b"open_disputes", "open_holds", b"open_holds", "open_holds_halala", b"open_holds_halala", "open_withdrawals", b"open_withdrawals", "open_withdrawals_halala", b"open_withdrawals_halala", "postings_sum_halala", b"postings_sum_halala", "transfers", b"transfers", "transfers_read", b"transfers_read"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -65,6 +65,7 @@ class ExportOwnDataResponse(_message.Message):
     JOBS_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     LEDGER_FIELD_NUMBER: _builtins.int
+    DISPUTES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_FIELD_NUMBER: _builtins.int
     next_page: _builtins.str
     """Pass it as `page` to get the next page. Absent on the last page."""
@@ -96,6 +97,10 @@ class ExportOwnDataResponse(_message.Message):
     def ledger(self) -> _containers.RepeatedCompositeFieldContainer[_statements_pb2.LedgerLine]:
         """The statement: every change of the renter's balance, newest first."""
 
+    @_builtins.property
+    def disputes(self) -> _containers.RepeatedCompositeFieldContainer[_jobs_pb2.Dispute]:
+        """The disputes, newest first."""
+
     def __init__(
         self,
         *,
@@ -106,11 +111,12 @@ class ExportOwnDataResponse(_message.Message):
         jobs: _abc.Iterable[Global___ExportedJob] | None = ...,
         attempts: _abc.Iterable[Global___ExportedAttempt] | None = ...,
         ledger: _abc.Iterable[_statements_pb2.LedgerLine] | None = ...,
+        disputes: _abc.Iterable[_jobs_pb2.Dispute] | None = ...,
         next_page: _builtins.str | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_next_page", b"_next_page", "next_page", b"next_page", "renter", b"renter", "webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_page", b"_next_page", "attempts", b"attempts", "deliveries", b"deliveries", "jobs", b"jobs", "keys", b"keys", "ledger", b"ledger", "next_page", b"next_page", "renter", b"renter", "webhook", b"webhook"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_page", b"_next_page", "attempts", b"attempts", "deliveries", b"deliveries", "disputes", b"disputes", "jobs", b"jobs", "keys", b"keys", "ledger", b"ledger", "next_page", b"next_page", "renter", b"renter", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__next_page: _TypeAlias = _typing.Literal["next_page"]  # noqa: Y015
     _WhichOneofArgType__next_page: _TypeAlias = _typing.Literal["_next_page", b"_next_page"]  # noqa: Y015

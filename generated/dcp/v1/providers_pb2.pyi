@@ -347,14 +347,31 @@ class Earnings(_message.Message):
     CLAIMABLE_HALALA_FIELD_NUMBER: _builtins.int
     TODAY_HALALA_FIELD_NUMBER: _builtins.int
     THIS_WEEK_HALALA_FIELD_NUMBER: _builtins.int
+    MATURING_HALALA_FIELD_NUMBER: _builtins.int
+    HELD_HALALA_FIELD_NUMBER: _builtins.int
+    DISPUTED_HALALA_FIELD_NUMBER: _builtins.int
+    DEBT_HALALA_FIELD_NUMBER: _builtins.int
+    MATURING_HOURS_FIELD_NUMBER: _builtins.int
     total_halala: _builtins.int
     """The sum of all payouts so far."""
     claimable_halala: _builtins.int
-    """The amount that can be withdrawn now."""
+    """The amount that can be withdrawn now: payouts that have matured, less any debt."""
     today_halala: _builtins.int
     """The payouts of today: since midnight UTC."""
     this_week_halala: _builtins.int
     """The payouts of this week, including today: since Monday, midnight UTC (ISO 8601 weeks)."""
+    maturing_halala: _builtins.int
+    """Payouts that are not old enough to be withdrawn."""
+    held_halala: _builtins.int
+    """What waits for a decision of an operator: disputed payouts and the open withdrawal request."""
+    disputed_halala: _builtins.int
+    """The part of `held_halala` that renters dispute."""
+    debt_halala: _builtins.int
+    """What the provider owes, because it had withdrawn the payouts of charges that were refunded. It is repaid
+    from what could be withdrawn otherwise.
+    """
+    maturing_hours: _builtins.int
+    """How long the provider's payouts mature now, in hours. Absent while they do not."""
     def __init__(
         self,
         *,
@@ -362,12 +379,19 @@ class Earnings(_message.Message):
         claimable_halala: _builtins.int = ...,
         today_halala: _builtins.int = ...,
         this_week_halala: _builtins.int = ...,
+        maturing_halala: _builtins.int = ...,
+        held_halala: _builtins.int = ...,
+        disputed_halala: _builtins.int = ...,
+        debt_halala: _builtins.int = ...,
+        maturing_hours: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_maturing_hours", b"_maturing_hours", "maturing_hours", b"maturing_hours"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claimable_halala", b"claimable_halala", "this_week_halala", b"this_week_halala", "today_halala", b"today_halala", "total_halala", b"total_halala"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_maturing_hours", b"_maturing_hours", "claimable_halala", b"claimable_halala", "debt_halala", b"debt_halala", "disputed_halala", b"disputed_halala", "held_halala", b"held_halala", "maturing_halala", b"maturing_halala", "maturing_hours", b"maturing_hours", "this_week_halala", b"this_week_halala", "today_halala", b"today_halala", "total_halala", b"total_halala"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__maturing_hours: _TypeAlias = _typing.Literal["maturing_hours"]  # noqa: Y015
+    _WhichOneofArgType__maturing_hours: _TypeAlias = _typing.Literal["_maturing_hours", b"_maturing_hours"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__maturing_hours) -> _WhichOneofReturnType__maturing_hours | None: ...
 
 Global___Earnings: _TypeAlias = Earnings  # noqa: Y015
 

@@ -48,6 +48,18 @@ class _TransferKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Transfer
     """A withdrawal was rejected, and its amount returned to the provider."""
     TRANSFER_KIND_FORFEIT: _TransferKind.ValueType  # 70
     """A renter deleted its account and gave up the rest of its wallet."""
+    TRANSFER_KIND_MATURED: _TransferKind.ValueType  # 71
+    """Payouts became old enough to be withdrawn."""
+    TRANSFER_KIND_DISPUTED: _TransferKind.ValueType  # 72
+    """A renter disputed a charge, and its payout is held until an operator decides."""
+    TRANSFER_KIND_DISPUTE_RETURNED: _TransferKind.ValueType  # 73
+    """A held payout, or the rest of it, returned to the provider."""
+    TRANSFER_KIND_DISPUTE_REFUND: _TransferKind.ValueType  # 74
+    """The provider's part of a refund after a dispute."""
+    TRANSFER_KIND_FEE_REFUND: _TransferKind.ValueType  # 75
+    """The platform's part of a refund after a dispute."""
+    TRANSFER_KIND_DEBT_REPAID: _TransferKind.ValueType  # 76
+    """A provider repaid what it owed after a dispute."""
 
 class TransferKind(_TransferKind, metaclass=_TransferKindEnumTypeWrapper):
     """The reason for a transfer of money."""
@@ -74,6 +86,18 @@ TRANSFER_KIND_WITHDRAWAL_RETURNED: TransferKind.ValueType  # 9
 """A withdrawal was rejected, and its amount returned to the provider."""
 TRANSFER_KIND_FORFEIT: TransferKind.ValueType  # 70
 """A renter deleted its account and gave up the rest of its wallet."""
+TRANSFER_KIND_MATURED: TransferKind.ValueType  # 71
+"""Payouts became old enough to be withdrawn."""
+TRANSFER_KIND_DISPUTED: TransferKind.ValueType  # 72
+"""A renter disputed a charge, and its payout is held until an operator decides."""
+TRANSFER_KIND_DISPUTE_RETURNED: TransferKind.ValueType  # 73
+"""A held payout, or the rest of it, returned to the provider."""
+TRANSFER_KIND_DISPUTE_REFUND: TransferKind.ValueType  # 74
+"""The provider's part of a refund after a dispute."""
+TRANSFER_KIND_FEE_REFUND: TransferKind.ValueType  # 75
+"""The platform's part of a refund after a dispute."""
+TRANSFER_KIND_DEBT_REPAID: TransferKind.ValueType  # 76
+"""A provider repaid what it owed after a dispute."""
 Global___TransferKind: _TypeAlias = TransferKind  # noqa: Y015
 
 @_typing.final
@@ -461,10 +485,22 @@ class GetOwnEarningsResponse(_message.Message):
     EARNED_HALALA_FIELD_NUMBER: _builtins.int
     JOBS_FIELD_NUMBER: _builtins.int
     BY_JOB_TYPE_FIELD_NUMBER: _builtins.int
+    CLAIMABLE_HALALA_FIELD_NUMBER: _builtins.int
+    MATURING_HALALA_FIELD_NUMBER: _builtins.int
+    HELD_HALALA_FIELD_NUMBER: _builtins.int
+    DEBT_HALALA_FIELD_NUMBER: _builtins.int
     earned_halala: _builtins.int
     """The sum of the payouts on these days, in halala."""
     jobs: _builtins.int
     """The number of jobs in this sum."""
+    claimable_halala: _builtins.int
+    """The amount that can be withdrawn now, in halala."""
+    maturing_halala: _builtins.int
+    """Payouts that are not old enough to be withdrawn, in halala."""
+    held_halala: _builtins.int
+    """Disputed payouts and the open withdrawal request, in halala."""
+    debt_halala: _builtins.int
+    """What the provider owes, in halala."""
     @_builtins.property
     def days(self) -> _containers.RepeatedCompositeFieldContainer[Global___DayEarnings]:
         """All days, newest first, including days without earnings."""
@@ -480,10 +516,14 @@ class GetOwnEarningsResponse(_message.Message):
         earned_halala: _builtins.int = ...,
         jobs: _builtins.int = ...,
         by_job_type: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        claimable_halala: _builtins.int = ...,
+        maturing_halala: _builtins.int = ...,
+        held_halala: _builtins.int = ...,
+        debt_halala: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_job_type", b"by_job_type", "days", b"days", "earned_halala", b"earned_halala", "jobs", b"jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_job_type", b"by_job_type", "claimable_halala", b"claimable_halala", "days", b"days", "debt_halala", b"debt_halala", "earned_halala", b"earned_halala", "held_halala", b"held_halala", "jobs", b"jobs", "maturing_halala", b"maturing_halala"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

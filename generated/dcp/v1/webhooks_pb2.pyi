@@ -41,6 +41,10 @@ class _WebhookEventEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WebhookE
     """
     WEBHOOK_EVENT_TEST: _WebhookEvent.ValueType  # 5
     """The renter requested a test event."""
+    WEBHOOK_EVENT_DISPUTE_OPENED: _WebhookEvent.ValueType  # 6
+    """A dispute was opened."""
+    WEBHOOK_EVENT_DISPUTE_DECIDED: _WebhookEvent.ValueType  # 7
+    """An operator decided a dispute."""
 
 class WebhookEvent(_WebhookEvent, metaclass=_WebhookEventEnumTypeWrapper):
     """The kind of event."""
@@ -59,6 +63,10 @@ again.
 """
 WEBHOOK_EVENT_TEST: WebhookEvent.ValueType  # 5
 """The renter requested a test event."""
+WEBHOOK_EVENT_DISPUTE_OPENED: WebhookEvent.ValueType  # 6
+"""A dispute was opened."""
+WEBHOOK_EVENT_DISPUTE_DECIDED: WebhookEvent.ValueType  # 7
+"""An operator decided a dispute."""
 Global___WebhookEvent: _TypeAlias = WebhookEvent  # noqa: Y015
 
 class _DeliveryStatus:
@@ -761,6 +769,44 @@ class LowBalance(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LowBalance: _TypeAlias = LowBalance  # noqa: Y015
+
+@_typing.final
+class DisputeEvent(_message.Message):
+    """The body of an event about a dispute."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The event's id."""
+    type: Global___WebhookEvent.ValueType
+    """The kind of event."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When the event happened."""
+
+    @_builtins.property
+    def data(self) -> _jobs_pb2.Dispute:
+        """The dispute as it was then."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        type: Global___WebhookEvent.ValueType = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        data: _jobs_pb2.Dispute | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "data", b"data"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "data", b"data", "id", b"id", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DisputeEvent: _TypeAlias = DisputeEvent  # noqa: Y015
 
 @_typing.final
 class TestEvent(_message.Message):

@@ -33,6 +33,8 @@ class Figures:
     fee_halala: int
     fee_today_halala: int
     held_halala: int
+    of_providers: dict[AccountKind, int]
+    """The balances of all providers' accounts, by kind."""
 
     @property
     def active_jobs(self) -> int:
@@ -65,6 +67,7 @@ class Dashboard:
                 ledger.fees_of_all(),
                 ledger.turnover(TransferKind.FEE, since_ms=now_ms - now_ms % DAY_MS),
                 ledger.total(AccountKind.RENTER_HELD),
+                ledger.totals_of_providers(),
             )
 
         return await self._database.read(read)

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from server.domain import ledger as rules
+from server.domain.disputes import Dispute
 from server.domain.errors import no_page
 from server.domain.jobs import Job
 from server.domain.statements import Line
 from server.services.keys import RENTER
 from server.services.renters import existing
-from server.store import jobs, keys, ledger, statements, webhooks
+from server.store import disputes, jobs, keys, ledger, statements, webhooks
 from server.store.database import Database
 from server.store.keys import KeyRow
 from server.store.privacy import export
@@ -42,6 +43,7 @@ class ExportPage:
     jobs: list[AskedJob] = field(default_factory=list)
     attempts: list[WrittenAttempt] = field(default_factory=list)
     ledger: list[Line] = field(default_factory=list)
+    disputes: list[Dispute] = field(default_factory=list)
     next_page: str | None = None
 
 
@@ -145,6 +147,7 @@ _SECTIONS: dict[str, Section] = {
     "jobs": _jobs,
     "attempts": _attempts,
     "ledger": _numbered(statements.lines),
+    "disputes": _numbered(disputes.of_renter),
 }
 
 

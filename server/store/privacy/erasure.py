@@ -12,7 +12,18 @@ from typing import Any
 
 from server.domain.providers import AccountState
 from server.store import artifacts, states
-from server.store.models import ApiKey, Chunk, Job, Lease, Renter, Repeat, Webhook, WebhookDelivery, tuples
+from server.store.models import (
+    ApiKey,
+    Chunk,
+    Dispute,
+    Job,
+    Lease,
+    Renter,
+    Repeat,
+    Webhook,
+    WebhookDelivery,
+    tuples,
+)
 
 # Rows that are deleted with the account, by the column with the id of the renter.
 ERASED: dict[str, Callable[[int], Any]] = {
@@ -26,6 +37,7 @@ ERASED: dict[str, Callable[[int], Any]] = {
 # Rows that are erased with the renter's jobs, by the column with the job id.
 ERASED_WITH_JOBS: dict[str, Callable[[Any], Any]] = {
     "chunk.job_id": lambda jobs: Chunk.delete().where(Chunk.job_id.in_(jobs)),
+    "dispute.job_id": lambda jobs: Dispute.update(reason="").where(Dispute.job_id.in_(jobs)),
     "lease.job_id": lambda jobs: Lease.update(detail="", image_digest="").where(Lease.job_id.in_(jobs)),
 }
 _MONEY = "a record of money, which contains no personal text"
@@ -37,6 +49,8 @@ KEPT_WITH_REASON: dict[str, str] = {
     "audit_entry.object_id": "operators' actions stay provable; entries contain ids, states and reasons",
     "checkpoint_hold.job_id": _MONEY,
     "checkpoint_sum.account_id": _MONEY,
+    "dispute.provider_id": _PROVIDER,
+    "dispute.renter_id": _MONEY,
     "gpu_metrics.provider_id": _PROVIDER,
     "hold.job_id": _MONEY,
     "hold.renter_id": _MONEY,
@@ -45,6 +59,7 @@ KEPT_WITH_REASON: dict[str, str] = {
     "job.provider_id": _PROVIDER,
     "job.renter_id": "the bill stays; erase_jobs empties every text of the job",
     "lease.provider_id": _PROVIDER,
+    "matured_payouts.provider_id": _PROVIDER,
     "provider_gpu.provider_id": _PROVIDER,
     "provider_model.provider_id": _PROVIDER,
     "provider_terms.provider_id": _PROVIDER,

@@ -59,7 +59,8 @@ class Book:
             return
         hold = waiting[number % len(waiting)]
         bill = make_bill(hold.amount_halala, rate, billed_ms)
-        for transfer in settlement(bill, hold.renter_id, provider_id, hold.job_id, JobType.BENCHMARK):
+        parties = (hold.renter_id, provider_id, hold.job_id, JobType.BENCHMARK)
+        for transfer in settlement(bill, *parties, matures=False):
             self.apply(transfer)
         state = HoldState.POSTED if bill.charge_halala else HoldState.VOIDED
         self.holds[hold.job_id] = replace(hold, state=state, job_is_final=True)
@@ -271,12 +272,12 @@ def test_only_the_external_account_may_be_negative() -> None:
 
 def test_charge_without_a_provider_is_refused() -> None:
     with pytest.raises(ValueError, match="without a provider"):
-        settlement(make_bill(450, 150, 1000), 1, None, "job-1", JobType.BENCHMARK)
+        settlement(make_bill(450, 150, 1000), 1, None, "job-1", JobType.BENCHMARK, matures=True)
 
 
 @given(st.integers(1, 10**9), st.integers(1, 10_000), st.integers(0, 10**9))
 def test_settlement_empties_the_hold_exactly(hold: int, rate: int, billed_ms: int) -> None:
-    transfers = settlement(make_bill(hold, rate, billed_ms), 1, 7, "job-1", JobType.BENCHMARK)
+    transfers = settlement(make_bill(hold, rate, billed_ms), 1, 7, "job-1", JobType.BENCHMARK, matures=True)
     assert sum(transfer.amount_halala for transfer in transfers) == hold
     assert {transfer.debit for transfer in transfers} == {ledger.held(1)}
     assert all(transfer.amount_halala > 0 for transfer in transfers)

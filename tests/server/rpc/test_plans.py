@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dcp.v1 import jobs_pb2, options_pb2
+from dcp.v1 import options_pb2
 from google.api import annotations_pb2
 from google.protobuf.descriptor import MethodDescriptor
 
@@ -26,7 +26,6 @@ READS = {
 }
 # What each call sends besides its other fields: one call for each value.
 VALUES: dict[str, tuple[Any, ...]] = {
-    "status": tuple(jobs_pb2.JobState.values()[1:]),
     "search": ("job-", "P", "nothing"),
     "days": (366,),
     "object": ("renter",),
@@ -84,6 +83,7 @@ async def known(market: Market, whole: Whole) -> dict[str, Any]:
         "provider_id": whole.provider.id,
         "renter_id": whole.renter.id,
         "withdrawal_id": await market.sql(insert.execute),
+        "dispute_id": 1,
     }
 
 
@@ -94,9 +94,10 @@ async def read(market: Market, whole: Whole, method: MethodDescriptor, known: di
     requests = [needed]
     if method.name == "ListJobs":
         requests = [{}, *({name: value} for name, value in needed.items()), needed]
-    for name in sorted(fields & VALUES.keys()):
+    for name in sorted(fields & {*VALUES, "status"}):
         if name != "page" or method.name != "ExportOwnData":
-            requests += [{**base, name: value} for base in list(requests) for value in VALUES[name]]
+            values = VALUES.get(name) or method.input_type.fields_by_name[name].enum_type.values_by_number
+            requests += [{**base, name: value} for base in list(requests) for value in values if value]
     for role in rule(method).roles:
         for request in requests:
             await pages(market, method, credential(market, whole, role), request)

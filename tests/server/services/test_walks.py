@@ -11,7 +11,7 @@ import pytest
 from dcp.v1 import keys_pb2, ledger_pb2, options_pb2
 from google.protobuf.descriptor import MethodDescriptor
 
-from server.store.models import AuditEntry, Lease, Transfer, WebhookDelivery, Withdrawal
+from server.store.models import AuditEntry, Dispute, Lease, Transfer, WebhookDelivery, Withdrawal
 from tests.server.rpc.methods import METHODS, call, empty
 from tests.support.running_server import Daemon, Market, Metadata, Party
 
@@ -127,6 +127,42 @@ class AllWithdrawals(Withdrawals):
         return int(page.pagination.total)
 
 
+class OwnDisputes(WithDaemon):
+    """Of a renter, about jobs of one provider."""
+
+    field = "disputes"
+
+    async def begin(self) -> None:
+        await super().begin()
+        self.metadata = self.renter.metadata
+
+    async def add(self) -> int:
+        values = {
+            "reason": "filler",
+            "charge_halala": 4,
+            "payout_halala": 3,
+            "payout_id": 1,
+            "held_halala": 0,
+        }
+        job_id = (await self.market.submit(self.renter)).job_id
+        owners = {"renter_id": self.renter.id, "provider_id": self.provider.id, "job_id": job_id}
+        insert = Dispute.insert(state="open", maturing_halala=0, created_ms=1, **values, **owners)
+        await self.market.sql(insert.execute)
+        return await self.newest(Dispute)
+
+
+class DisputesOfProvider(OwnDisputes):
+    async def begin(self) -> None:
+        await super().begin()
+        self.metadata = self.provider.metadata
+
+
+class AllDisputes(OwnDisputes):
+    async def begin(self) -> None:
+        await super().begin()
+        self.metadata = self.market.admin_metadata
+
+
 class AuditEntries(OfRenter):
     field = "entries"
 
@@ -226,6 +262,9 @@ class OwnData(OfRenter):
 WALKED: dict[str, type[Walk]] = {
     "AdminService.ListAuditEntries": AuditEntries,
     "AdminService.ListWithdrawals": AllWithdrawals,
+    "DisputeService.ListDisputes": AllDisputes,
+    "DisputeService.ListOwnDisputes": OwnDisputes,
+    "DisputeService.ListProviderDisputes": DisputesOfProvider,
     "JobService.ListOwnJobs": OwnJobs,
     "JobService.ListProviderJobs": JobsOfProvider,
     "KeyService.ListKeys": OwnKeys,

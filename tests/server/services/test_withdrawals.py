@@ -87,7 +87,9 @@ async def test_request_reduces_what_can_be_withdrawn(any_market: Market) -> None
     own = await market.provider_service.GetOwnProvider(
         providers_pb2.GetOwnProviderRequest(), metadata=provider.metadata
     )
-    assert own.provider.earnings == providers_pb2.Earnings(total_halala=5000, claimable_halala=3000)
+    assert own.provider.earnings == providers_pb2.Earnings(
+        total_halala=5000, claimable_halala=3000, held_halala=2000, maturing_hours=0
+    )
     assert await proof(market) == (1, 2000)
 
 

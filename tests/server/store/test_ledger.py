@@ -57,7 +57,7 @@ async def test_simultaneous_hold_and_settlement_of_one_wallet_both_succeed(
     def settle(job_id: str) -> None:
         ledger.resolve_hold(job_id, 0, NOW_MS)
         bill = rules.make_bill(100, 100, 0)
-        ledger.apply(rules.settlement(bill, renter_id, None, job_id, KIND), NOW_MS)
+        ledger.apply(rules.settlement(bill, renter_id, None, job_id, KIND, matures=False), NOW_MS)
 
     work = [
         *(partial(settle, job_id) for job_id in held),

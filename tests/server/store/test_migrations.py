@@ -16,10 +16,10 @@ from server.domain.jobs import FailureReason, Job, JobState
 from server.domain.leases import MAX_OUTPUT_BYTES, Lease, LeaseState
 from server.store import jobs, leases, queue
 from server.store.database import Database
-from server.store.models import MODELS, Hold, JobTally, Provider, Renter, Transfer
+from server.store.models import MODELS, Account, Hold, JobTally, Provider, Renter, Transfer
 from server.store.proof import prove
 from tests.support import databases
-from tests.support.databases import Postgres, connection, execute
+from tests.support.databases import Postgres, connection, execute, fetch_one
 
 MIGRATIONS = Path(server.store.__path__[0]) / "migrations"
 ROWS_OF_0001 = [
@@ -131,6 +131,42 @@ async def test_ledger_of_an_earlier_release_is_kept(new_database_url: str) -> No
         ):
             with pytest.raises(Exception, match=r"(?i)constraint"):
                 await database.run(partial(execute, database, bad))
+
+
+async def test_accounts_may_owe_only_as_debt_and_keep_what_they_had(new_database_url: str) -> None:
+    """SQLite's check is changed in place: rows stay, and the new check is obeyed."""
+    database = Database(new_database_url)
+    raw = database.peewee
+    for path in sorted(MIGRATIONS.glob("00*.py"))[:18]:
+        Runner(raw, str(MIGRATIONS)).up(path.stem)
+    with raw.atomic():
+        execute(
+            database,
+            "INSERT INTO account (id, kind, owner_id, balance_halala)"
+            " VALUES (101, 'external', 0, -70), (103, 'provider', 1, 50), (108, 'withdrawal', 1, 20)",
+        )
+    raw.close()
+    async with databases.opened(new_database_url) as database:
+        query = Account.select(Account.id, Account.kind, Account.balance_halala).order_by(Account.id)
+        assert await database.read(lambda: list(query.tuples())) == [
+            (101, "external", -70),
+            (103, "provider", 50),
+            (108, "withdrawal", 20),
+        ]
+        insert = "INSERT INTO account (kind, owner_id, balance_halala) VALUES ('{}', 9, {})"
+        for kind, amount in (("provider_maturing", 1), ("provider_disputed", 1), ("provider_debt", -1)):
+            await database.run(partial(execute, database, insert.format(kind, amount)))
+        for kind, amount in (
+            ("provider", -1),
+            ("provider_maturing", -1),
+            ("platform", -1),
+            ("provider_debt", 1),
+            ("purse", 1),
+        ):
+            with pytest.raises(Exception, match=r"(?i)constraint"):
+                await database.run(partial(execute, database, insert.format(kind, amount).replace("9", "10")))
+        if database.is_sqlite:
+            assert await database.read(lambda: fetch_one(database, "PRAGMA integrity_check")) == ("ok",)
 
 
 async def test_states_of_renters_are_kept_and_guarded(new_database_url: str) -> None:
@@ -283,6 +319,28 @@ async def test_postgres_refuses_to_truncate_the_transfers(postgres: Postgres) ->
             "webhook_delivery_of_renter",
         ),
         ("SELECT id FROM withdrawal WHERE provider_id = 1 ORDER BY id DESC", "withdrawal_of_provider"),
+        (
+            "SELECT id, amount_halala, created_ms FROM transfer WHERE credit_account_id = 1 AND id > 5 "
+            "ORDER BY id LIMIT 9",
+            "transfer_credit_amount (credit_account_id=? AND id>?)",
+        ),
+        (
+            "SELECT id FROM transfer WHERE credit_account_id IN (1, 2) AND kind = 'payout' "
+            "AND created_ms = 5 AND job_id = 'job'",
+            "transfer_amount_of_kind (kind=? AND created_ms=?)",
+        ),
+        (
+            "SELECT job_id, kind, SUM(amount_halala) FROM transfer WHERE job_id IN ('a', 'b') AND kind IN "
+            "('disputed', 'dispute_returned', 'dispute_refund', 'fee_refund') GROUP BY job_id, kind",
+            "transfer_of_dispute",
+        ),
+        ("SELECT id FROM dispute WHERE renter_id = 1 ORDER BY id DESC", "dispute_of_renter"),
+        ("SELECT id FROM dispute WHERE provider_id = 1 ORDER BY id DESC", "dispute_of_provider"),
+        ("SELECT id FROM dispute WHERE state = 'open' ORDER BY id DESC", "dispute_in_state"),
+        (
+            "SELECT maturing_halala FROM dispute WHERE provider_id = 1 AND payout_id BETWEEN 5 AND 9",
+            "dispute_payout",
+        ),
         (
             "SELECT id FROM audit_entry WHERE object = 'job' AND object_id = '1' ORDER BY id DESC",
             "audit_entry_object",

@@ -38,7 +38,8 @@ async def trade(database: Database, rows: Rows, jobs: int) -> None:
 def settle(database: Database, job_id: str, renter_id: int, provider_id: int) -> None:
     ledger.resolve_hold(job_id, 40, NOW_MS)
     bill = rules.make_bill(100, 40, 60_000)
-    ledger.apply(rules.settlement(bill, renter_id, provider_id, job_id, JobType.BENCHMARK), NOW_MS)
+    parties = (renter_id, provider_id, job_id, JobType.BENCHMARK)
+    ledger.apply(rules.settlement(bill, *parties, matures=False), NOW_MS)
     execute(database, f"UPDATE job SET state = 'completed' WHERE job_id = '{job_id}'")
 
 

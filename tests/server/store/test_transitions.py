@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from server.domain import disputes as dispute_rules
 from server.domain.artifacts import ARTIFACT_TRANSITIONS, ArtifactEvent, ArtifactState
+from server.domain.disputes import DISPUTE_TRANSITIONS, DisputeEvent, DisputeState
 from server.domain.jobs import JOB_TRANSITIONS, JobEvent, JobRequest, JobState, JobType
 from server.domain.leases import (
     LEASE_TRANSITIONS,
@@ -28,14 +30,23 @@ from server.domain.leases import (
 )
 from server.domain.ledger import make_bill
 from server.domain.transitions import Transitions
-from server.store import artifacts, jobs, leases
+from server.store import artifacts, disputes, jobs, leases
 from server.store.database import Database
-from server.store.models import Artifact, Job, Lease
+from server.store.models import Artifact, Dispute, Job, Lease
 from tests.server.store.rows import NOW_MS, SECRET, SESSION_EPOCH, Rows
 
 LATER_MS = NOW_MS + 1000
 BILL = make_bill(100, 100, 30_000)
 REF = LeaseRef("job-1", 1, SECRET)
+DISPUTED: dict[str, Any] = {
+    "job_id": REF.job_id,
+    "reason": "filler",
+    "charge_halala": 10,
+    "payout_halala": 8,
+    "payout_id": 1,
+    "held_halala": 8,
+    "maturing_halala": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,26 @@ class Scene:
                 state=artifact.value,
             ).execute()
 
+    def insert_dispute(self, state: DisputeState | None) -> None:
+        self.insert(JobState.COMPLETED, None)
+        if state is not None:
+            is_open = state is DisputeState.OPEN
+            Dispute.insert(
+                id=1,
+                **DISPUTED,
+                renter_id=self.renter_id,
+                provider_id=self.provider_id,
+                created_ms=NOW_MS,
+                state=state.value,
+                decided_ms=None if is_open else NOW_MS,
+                refund_halala=5 if state is DisputeState.UPHELD else None,
+            ).execute()
+
+    def dispute(self) -> dispute_rules.Dispute:
+        found = disputes.get(1)
+        assert found is not None
+        return found
+
     def job(self) -> Any:
         job = jobs.get(REF.job_id)
         assert job is not None
@@ -134,6 +165,10 @@ def write(stream: Channel, scene: Scene) -> bool:
     return leases.store_chunk(*scene.of_lease(), stream, 1, b"x")
 
 
+def open_dispute(scene: Scene) -> None:
+    disputes.insert(**DISPUTED, renter_id=scene.renter_id, provider_id=scene.provider_id, now_ms=NOW_MS)
+
+
 # A write that returns False, None or 0 was refused; its caller rolls its transaction back.
 JOB_WRITES: dict[JobEvent, list[Callable[[Scene], object]]] = {
     JobEvent.SUBMIT: [submit],
@@ -167,10 +202,18 @@ ARTIFACT_WRITES: dict[ArtifactEvent, list[Callable[[Scene], object]]] = {
     ArtifactEvent.ERASE: [lambda _: artifacts.erase(Job.select(Job.job_id))],
     ArtifactEvent.DELETE: [lambda _: artifacts.delete([1])],
 }
+DISPUTE_WRITES: dict[DisputeEvent, list[Callable[[Scene], object]]] = {
+    DisputeEvent.OPEN: [open_dispute],
+    DisputeEvent.UPHOLD: [
+        lambda scene: disputes.decide(scene.dispute(), DisputeEvent.UPHOLD, "n", NOW_MS, 5)
+    ],
+    DisputeEvent.REJECT: [lambda scene: disputes.decide(scene.dispute(), DisputeEvent.REJECT, "n", NOW_MS)],
+}
 WRITES: list[tuple[Transitions[Any, Any], dict[Any, list[Callable[[Scene], object]]]]] = [
     (JOB_TRANSITIONS, dict(JOB_WRITES)),
     (LEASE_TRANSITIONS, dict(LEASE_WRITES)),
     (ARTIFACT_TRANSITIONS, dict(ARTIFACT_WRITES)),
+    (DISPUTE_TRANSITIONS, dict(DISPUTE_WRITES)),
 ]
 CASES = [
     pytest.param(table, row, attempt_write, id=f"{row[1].__class__.__name__}-{row[0]}-{row[1]}-{number}")
@@ -197,6 +240,8 @@ def insert_before(scene: Scene, row: tuple[Any, Any]) -> None:
     state, event = row
     if isinstance(event, JobEvent):
         scene.insert(state, LEASE_OF_JOB.get(state))
+    elif isinstance(event, DisputeEvent):
+        scene.insert_dispute(state)
     elif isinstance(event, LeaseEvent):
         scene.insert(JOB_OF_LEASE.get(state, JobState.QUEUED), state)
     else:
@@ -222,7 +267,7 @@ async def run(database: Database, scene: Scene, attempt_write: Callable[[Scene],
 
 async def stored(database: Database) -> dict[str, list[dict[str, Any]]]:
     def read() -> dict[str, list[dict[str, Any]]]:
-        models: tuple[Any, ...] = (Job, Lease, Artifact)
+        models: tuple[Any, ...] = (Job, Lease, Artifact, Dispute)
         return {model.__name__: list(model.select().dicts()) for model in models}
 
     return await database.read(read)
@@ -291,7 +336,7 @@ async def test_event_without_a_row_changes_nothing(
 
 
 def delete_all() -> None:
-    for model in (Artifact, Lease, Job):
+    for model in (Dispute, Artifact, Lease, Job):
         model.delete().execute()
 
 
@@ -301,6 +346,7 @@ def delete_all() -> None:
         (JOB_TRANSITIONS, JobEvent, JobState),
         (LEASE_TRANSITIONS, LeaseEvent, LeaseState),
         (ARTIFACT_TRANSITIONS, ArtifactEvent, ArtifactState),
+        (DISPUTE_TRANSITIONS, DisputeEvent, DisputeState),
     ],
 )
 def test_every_event_has_a_row_and_every_state_is_reached(
@@ -308,4 +354,4 @@ def test_every_event_has_a_row_and_every_state_is_reached(
 ) -> None:
     assert {known for _, known in table.rows} == set(event)
     assert set(table.rows.values()) - {None} == set(states)
-    assert set(chain(JOB_WRITES, LEASE_WRITES, ARTIFACT_WRITES)) >= set(event)
+    assert set(chain(JOB_WRITES, LEASE_WRITES, ARTIFACT_WRITES, DISPUTE_WRITES)) >= set(event)

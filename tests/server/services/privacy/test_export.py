@@ -11,7 +11,7 @@ from dcp.v1 import privacy_pb2 as pb
 from google.protobuf.json_format import MessageToDict
 
 from server.services.privacy.export import PAGE_SIZE
-from server.store.models import MODELS, Chunk, Job, Lease, Renter, Webhook
+from server.store.models import MODELS, Chunk, Dispute, Job, Lease, Renter, Webhook
 from tests.support.running_server import MODEL, Market, Party, refusal
 from tests.support.whole_renter import (
     FILE,
@@ -25,7 +25,7 @@ from tests.support.whole_renter import (
     whole_renter,
 )
 
-LISTS = ("keys", "deliveries", "jobs", "attempts", "ledger")
+LISTS = ("keys", "deliveries", "jobs", "attempts", "ledger", "disputes")
 
 # The field of the export that shows each column of the tables with renters' rows.
 EXPORTED = {
@@ -109,6 +109,17 @@ EXPORTED = {
     "artifact.size_bytes": "attempts.artifacts.size_bytes",
     "artifact.sha256": "attempts.artifacts.sha256",
     "artifact.created_ms": "attempts.artifacts.created_at",
+    "dispute.id": "disputes.id",
+    "dispute.job_id": "disputes.job_id",
+    "dispute.provider_id": "disputes.provider_id",
+    "dispute.state": "disputes.status",
+    "dispute.reason": "disputes.reason",
+    "dispute.charge_halala": "disputes.charged_halala",
+    "dispute.held_halala": "disputes.held_halala",
+    "dispute.created_ms": "disputes.created_at",
+    "dispute.refund_halala": "disputes.refund_halala",
+    "dispute.note": "disputes.note",
+    "dispute.decided_ms": "disputes.decided_at",
     "webhook.url": "webhook.url",
     "webhook.balance_low_halala": "webhook.balance_low_halala",
     "webhook.created_ms": "webhook.created_at",
@@ -160,6 +171,10 @@ NOT_EXPORTED = {
     "artifact.blob_key": "place of the bytes in the store",
     "artifact.state": "only kept files are listed",
     "artifact.published_ms": "the job's end",
+    "dispute.renter_id": "the renter's id",
+    "dispute.payout_halala": "the provider's share of the charge",
+    "dispute.payout_id": "internal number",
+    "dispute.maturing_halala": "which account of the provider the payout was in",
     "webhook.renter_id": "the renter's id",
     "webhook.secret": "a secret",
     "lease.number": "derived from job and epoch, to name the attempt in its provider's history",
@@ -180,7 +195,7 @@ NOT_EXPORTED = {
     "repeat.created_ms": "kept for a day with the answer that was given",
 }
 TABLES_WITHOUT_RENTERS = {
-    "job_tally",
+    *("job_tally", "matured_payouts"),
     *("provider", "provider_gpu", "provider_model", "provider_terms", "gpu_metrics", "withdrawal"),
     *("audit_entry", "job_rate", "checkpoint", "checkpoint_sum", "checkpoint_hold"),
 }
@@ -221,6 +236,7 @@ async def test_every_exported_column_has_a_value_in_the_export(any_market: Marke
                 Job.job_id == whole.completed.job_id
             ).execute()
             Job.update(texts_removed_ms=5).where(Job.job_id == whole.failed.job_id).execute()
+            Dispute.update(state="upheld", refund_halala=1).execute()
 
         await market.sql(fill)
         whole.receiver.answers = [500]
@@ -338,7 +354,7 @@ async def test_rows_of_another_renter_are_on_no_page(any_market: Market) -> None
     async with whole_renter(market) as whole:
         stranger = await market.renter()
         (page,) = await export(market, stranger)
-        assert [len(getattr(page, name)) for name in LISTS] == [1, 0, 0, 0, 1]
+        assert [len(getattr(page, name)) for name in LISTS] == [1, 0, 0, 0, 1, 0]
         assert not page.HasField("webhook")
         for place in (f"jobs:{whole.completed.job_id}", f"attempts:{whole.completed.job_id}:1"):
             request = pb.ExportOwnDataRequest(page=place)
