@@ -1,4 +1,4 @@
-"""Merged messages of the daemon: acceptance and start, last output and result, where the server takes them."""
+"""Merged messages of the daemon: acceptance and start, last output and result, if the server takes them."""
 
 from __future__ import annotations
 
