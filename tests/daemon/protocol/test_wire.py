@@ -31,7 +31,7 @@ class StrictServer:
 
     def __init__(self, *, merges: bool) -> None:
         self.merges = merges
-        self.lease_epoch = 0
+        self.lease_epoch = 0 if merges else 1
         self.stored: list[bytes] = []
         self.result: sessions_pb2.JobFinished | None = None
         self.accepted = False
@@ -55,7 +55,8 @@ class StrictServer:
 
     def on_hello(self, hello: sessions_pb2.Hello) -> list[dict[str, Any]]:
         self.epoch += 1
-        self.lease_epoch += not self.accepted  # an unanswered offer ends with its stream
+        # Without merged messages every accepted run is said to be so at once, so one lease suffices.
+        self.lease_epoch += self.merges and not self.accepted
         welcome = sessions_pb2.Welcome(
             session_epoch=self.epoch,
             heartbeat_interval=seconds(10),
@@ -67,7 +68,7 @@ class StrictServer:
             {
                 "lease_directive": sessions_pb2.LeaseDirective(
                     lease=held,
-                    action=KEEP if self.accepted and held.lease_epoch == self.lease_epoch else STOP,
+                    action=KEEP if held.lease_epoch == self.lease_epoch else STOP,
                     output_through_seq=len(self.stored),
                 )
             }
