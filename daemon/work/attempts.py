@@ -325,10 +325,7 @@ class _Writer:
                 self._timers[channel] = asyncio.get_running_loop().call_later(due, self._flush, channel)
 
     def take_rest(self) -> list[tuple[Channel, bytes]]:
-        """What waits to be emitted, which then is not."""
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
+        """What waits to be emitted, which then is not: its timers find nothing."""
         now = self._clock.monotonic()
         return [(channel, batcher.flush(now)) for channel, batcher in self._batchers.items()]
 

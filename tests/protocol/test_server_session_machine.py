@@ -141,17 +141,21 @@ class ServerHalf(RuleBasedStateMachine):
         self.held[number] = Stored(ref)
 
     @precondition(lambda self: self.is_open)
-    @rule(number=st.sampled_from(JOBS), accepted=st.booleans())
-    def offer_is_answered(self, number: int, accepted: bool) -> None:
-        reply = OfferReply(self.ref(number), accepted)
+    @rule(number=st.sampled_from(JOBS), accepted=st.booleans(), started=st.booleans())
+    def offer_is_answered(self, number: int, accepted: bool, started: bool = False) -> None:
+        reply = OfferReply(self.ref(number), accepted, started=started)
         effect = self.half.receive(reply)
         if (stored := self.held.get(number)) is None:
             self.is_stranger(effect, reply.lease)
+        elif stored.state is LeaseState.ACCEPTED and accepted and started:
+            assert effect == Started(reply.lease), "an acceptance may be repeated with the start"
+            self.move(number, LeaseState.RUNNING)
         elif stored.state is not LeaseState.OFFERED:
             assert effect is None, "a repeated answer was processed again"
         else:
             assert effect is reply
-            self.move(number, LeaseState.ACCEPTED if accepted else None)
+            state = LeaseState.RUNNING if started else LeaseState.ACCEPTED
+            self.move(number, state if accepted else None)
 
     @precondition(lambda self: self.is_open)
     @rule(number=st.sampled_from(JOBS))
@@ -220,6 +224,34 @@ class ServerHalf(RuleBasedStateMachine):
             self.held[number].is_reported = True
             if is_complete:
                 self.move(number, None)
+
+    @precondition(lambda self: self.is_open)
+    @rule(number=st.sampled_from(JOBS), ahead=st.integers(-2, 3), size=st.integers(1, 400))
+    def result_comes_with_output(self, number: int, ahead: int, size: int) -> None:
+        """The store decides about a gap; a chunk that breaks the rules ends the lease."""
+        stored = self.held.get(number)
+        through = stored.through[Channel.OUTPUT] if stored else 0
+        report = FinishReport(
+            self.ref(number), RunOutcome.SUCCEEDED, 5, through + ahead, last_output=b"x" * size
+        )
+        finished = Finished(report)
+        is_numbered = through + ahead >= 1
+        if stored is None:
+            effect = self.half.receive(finished)
+            if is_numbered:
+                assert effect is finished
+            else:
+                self.is_stranger(effect, report.lease)
+            return
+        total = stored.size[Channel.OUTPUT] + size
+        is_too_much = ahead >= 1 and total > LIMIT_BYTES + MARKER_BYTES
+        if not is_numbered or stored.state is not LeaseState.RUNNING or is_too_much:
+            self.breaks(number, finished)
+            return
+        assert self.half.receive(finished) is finished
+        stored.is_reported = True
+        if ahead <= 1:
+            self.move(number, None)
 
     # --- the rest ---
 

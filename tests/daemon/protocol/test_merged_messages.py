@@ -1,4 +1,4 @@
-"""Merged messages of the daemon: acceptance and start, last output and result, where the server takes them."""
+"""Merged messages of the daemon: acceptance and start, last output and result, if the server takes them."""
 
 from __future__ import annotations
 
@@ -70,6 +70,22 @@ def test_nothing_is_said_of_a_run_before_it_is_saved() -> None:
     assert bench.finish() == []
     bench.disk = "well"
     assert kinds(bench.save()) == ["offer_reply", "job_finished"]
+
+
+def test_start_that_is_not_saved_yet_is_not_said_with_the_acceptance() -> None:
+    bench = warm()
+    bench.disk = "slow"
+    bench.hear(job_offer=offer())
+    for _ in range(START_TICKS):
+        bench.happen(ev.Tick())
+    (acceptance,) = bench.unsaved
+    assert bench.happen(ev.AttemptStarted(lease())) == []
+    bench.unsaved.clear()
+    effects = bench.happen(ev.Persisted(acceptance.number))
+    assert sent(effects, "offer_reply") == [ACCEPTED]
+    assert kinds(effects) == ["offer_reply"]
+    bench.disk = "well"
+    assert kinds(bench.save()) == ["job_started"]
 
 
 def test_run_whose_acceptance_cannot_be_saved_is_stopped_and_the_offer_refused() -> None:
@@ -172,6 +188,18 @@ def test_output_in_a_result_takes_credit_from_other_runs() -> None:
     acknowledged = sessions_pb2.ResultAck(lease=lease(), disposition=sessions_pb2.RESULT_DISPOSITION_ACCEPTED)
     assert kinds(bench.hear(result_ack=acknowledged)) == ["output_chunk"]
     assert bench.forgotten == [lease()]
+
+
+def test_results_with_output_share_the_credit() -> None:
+    bench = Bench(slots=2, warm=True).open(credit=1, merges=True).running()
+    bench.hear(job_offer=offer("job-2"))
+    bench.happen(ev.AttemptStarted(lease("job-2")))
+    bench.write(b"a")
+    for held in (lease(), lease("job-2")):
+        bench.rest = b"b"
+        assert bench.happen(ev.AttemptFinished(held, DONE)) == []
+    effects = bench.hear(output_ack=sessions_pb2.OutputAck(lease=lease(), output_through_seq=1))
+    assert [result.lease for result in sent(effects, "job_finished")] == [lease()]
 
 
 @pytest.mark.parametrize(("through", "carried"), [(0, b"Hello"), (1, b"")])

@@ -38,6 +38,8 @@ class Reported:
         self.chunks: dict[int, bytes] = {}
         self.stored = 0
         self.is_accepted = False
+        self.is_forlorn = False
+        """Its process died before its acceptance was reported: the server takes all about it for stale."""
         self.is_started = False
         self.is_discarded = False
         self.is_acknowledged = False
@@ -60,7 +62,12 @@ class Daemon(RuleBasedStateMachine):
         self.at_work: dict[str, bool] = {}
         self.sent_by_server: list[dict[str, Any]] = []
         self.epochs = {"job-1": 0, "job-2": 0}
+        self.is_warm = True
+        self.rest: dict[str, bytes] = {}
         self.start_process()
+
+    def take_rest(self, held: sessions_pb2.Lease) -> list[tuple[Channel, bytes]]:
+        return [(Channel.OUTPUT, self.rest.pop(key(held), b""))]
 
     def start_process(self) -> None:
         self.journal = Journal(self.disk, SEGMENT_BYTES)
@@ -71,8 +78,11 @@ class Daemon(RuleBasedStateMachine):
             Introduction("boot", "1"),
             Random(1),
             ev.Capacity(
-                SLOTS, [sessions_pb2.ServedModel(name="test/model")], [jobs_pb2.JOB_TYPE_LLM_INFERENCE]
+                SLOTS,
+                [sessions_pb2.ServedModel(name="test/model", warm=self.is_warm)],
+                [jobs_pb2.JOB_TYPE_LLM_INFERENCE],
             ),
+            rest=self.take_rest,
         )
         for history in self.journal.recover():
             known = self.known[key(history.offer.lease)]
@@ -128,9 +138,11 @@ class Daemon(RuleBasedStateMachine):
 
     def hear_offer_reply(self, known: Reported, reply: sessions_pb2.OfferReply) -> None:
         known.is_accepted = known.is_accepted or reply.accepted
+        assert not reply.started or self.merges, "this server would lose the start"
+        known.is_started = known.is_started or reply.started
 
     def hear_job_started(self, known: Reported, started: sessions_pb2.JobStarted) -> None:
-        assert known.is_accepted
+        assert known.is_accepted or known.is_forlorn
         known.is_started = True
 
     def hear_output_chunk(self, known: Reported, chunk: sessions_pb2.OutputChunk) -> None:
@@ -139,8 +151,14 @@ class Daemon(RuleBasedStateMachine):
         assert known.chunks.setdefault(chunk.seq, chunk.data) == chunk.data, "a number was used twice"
 
     def hear_job_finished(self, known: Reported, finished: sessions_pb2.JobFinished) -> None:
-        # A lease whose acceptance was saved but not reported may only be released.
-        assert known.is_accepted or finished.outcome == sessions_pb2.RUN_OUTCOME_RELEASED
+        assert known.is_accepted or known.is_forlorn
+        if finished.last_output:
+            assert self.merges, "this server would lose the last output"
+            chunk = sessions_pb2.OutputChunk(seq=finished.last_output_seq, data=finished.last_output)
+            self.hear_output_chunk(known, chunk)
+            with_output, finished = finished, sessions_pb2.JobFinished()
+            finished.CopyFrom(with_output)
+            finished.ClearField("last_output")
         assert finished.last_output_seq <= max([known.stored, *known.chunks])
         assert finished.run_time.ToTimedelta().total_seconds() <= 60
         if known.result is not None and not known.disk_failed:
@@ -155,13 +173,15 @@ class Daemon(RuleBasedStateMachine):
         self.happen(ev.Connected())
 
     @precondition(lambda self: self.session.link is LinkState.GREETING)
-    @rule(credit=st.integers(1, 3))
-    def welcome(self, credit: int) -> None:
+    @rule(credit=st.integers(1, 3), merges=st.booleans())
+    def welcome(self, credit: int, merges: bool = True) -> None:
+        self.merges = merges
         greeting = sessions_pb2.Welcome(
             session_epoch=1,
             heartbeat_interval=seconds(10),
             lost_after=seconds(LOST_AFTER),
             chunk_credit=credit,
+            takes_merged_messages=merges,
         )
         self.happen(ev.Received(sessions_pb2.ServerMessage(welcome=greeting)))
 
@@ -238,7 +258,7 @@ class Daemon(RuleBasedStateMachine):
         self.happen(ev.Tick())
 
     @precondition(lambda self: self.at_work)
-    @rule(data=st.data(), step=st.sampled_from(["write", "write", "finish"]))
+    @rule(data=st.data(), step=st.sampled_from(["write", "write", "gather", "finish"]))
     def work(self, data: st.DataObject, step: str) -> None:
         name = data.draw(st.sampled_from(sorted(self.at_work)))
         held = self.known[name].lease
@@ -247,7 +267,9 @@ class Daemon(RuleBasedStateMachine):
             self.happen(ev.AttemptStarted(held))
         elif step == "write":
             text = f"{len(self.sent_by_server)}-{self.now};".encode()
-            self.happen(ev.AttemptWrote(held, Channel.OUTPUT, text))
+            self.happen(ev.AttemptWrote(held, Channel.OUTPUT, self.rest.pop(name, b"") + text))
+        elif step == "gather":
+            self.rest[name] = self.rest.get(name, b"") + b"rest;"
         else:
             del self.at_work[name]
             self.happen(ev.AttemptFinished(held, succeeded(jobs_pb2.Usage())))
@@ -285,6 +307,11 @@ class Daemon(RuleBasedStateMachine):
     def fill_or_empty_the_disk(self) -> None:
         self.disk.is_full = not self.disk.is_full
 
+    @rule(is_warm=st.booleans())
+    def load_or_unload_the_model(self, is_warm: bool) -> None:
+        """The next process finds the model loaded, or not."""
+        self.is_warm = is_warm
+
     @rule(seed=st.integers(0, 100))
     def crash(self, seed: int) -> None:
         """The power fails, whatever is being written."""
@@ -292,8 +319,10 @@ class Daemon(RuleBasedStateMachine):
             self.write(self.waiting)
         self.disk.crash(Random(seed))
         for known in self.known.values():
+            known.is_forlorn = known.is_forlorn or not known.is_accepted
             # Leases that the crash kept from being forgotten are reported again, and discarded again.
             known.is_discarded = known.is_discarded and known.is_forgotten
+        self.rest.clear()
         self.sent_by_server.clear()  # they were on a stream that has ended
         self.start_process()
 

@@ -117,7 +117,6 @@ async def test_acceptance_that_repeats_with_the_start_starts_the_run_once(market
     await daemon.accept(lease)
     for _ in range(2):
         await daemon.say(offer_reply=sessions_pb2.OfferReply(lease=lease, accepted=True, started=True))
-    await daemon.say(job_started=sessions_pb2.JobStarted(lease=lease))
     await daemon.heard_nothing()
     running = await market.job(job)
     assert (running.status, running.attempt) == (jobs_pb2.JOB_STATE_RUNNING, 1)
