@@ -24,11 +24,10 @@ from urllib.parse import urlsplit
 import peewee
 from playhouse.migrations import Runner
 
-from server.domain.errors import DomainError, Reason
+from server.domain.errors import DatabaseUrlError, DomainError, Reason
 from server.domain.reads import too_slow
 from server.store import sqlite_files
 from server.store.faults import (
-    DatabaseUrlError,
     Faults,
     damaged,
     is_of_the_store,

@@ -35,7 +35,7 @@ async def test_fifty_simultaneous_holds_take_at_most_the_wallets_balance(
         ),
         return_exceptions=True,
     )
-    refused = [outcome for outcome in outcomes if outcome is not None]
+    refused = [outcome for outcome in outcomes if outcome is not False]
     assert len(refused) == 50 - 19
     for error in refused:
         assert isinstance(error, DomainError)
@@ -107,7 +107,7 @@ async def test_simultaneous_resolutions_of_a_hold_succeed_once(database: Databas
         *(database.run(lambda: ledger.resolve_hold(job_id, 50, NOW_MS)) for _ in range(10)),
         return_exceptions=True,
     )
-    assert sum(outcome is None for outcome in outcomes) == 1
+    assert sum(outcome is False for outcome in outcomes) == 1
 
 
 async def test_failed_hold_changes_nothing(database: Database, rows: Rows) -> None:
