@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -59,7 +60,7 @@ async def test_simultaneous_hold_and_settlement_of_one_wallet_both_succeed(
         bill = rules.make_bill(100, 100, 0)
         ledger.apply(rules.settlement(bill, renter_id, None, job_id, KIND), NOW_MS)
 
-    work = [
+    work: list[Callable[[], object]] = [
         *(partial(settle, job_id) for job_id in held),
         *(partial(ledger.open_hold, job_id, renter_id, KIND, 100, NOW_MS) for job_id in fresh),
     ]
