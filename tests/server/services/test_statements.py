@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import threading
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from dcp.v1 import jobs_pb2, providers_pb2, statements_pb2
 
+from server.domain.statements import Line
 from server.rpc.statements import csv_text
 from server.store.models import Hold, Transfer
 from tests.support.running_server import Daemon, Market, Party, refusal
@@ -246,6 +248,18 @@ async def test_rows_of_an_older_server_count_by_the_type_of_their_job(any_market
     again = await earnings(market, provider, 9)
     assert (again.jobs, again.earned_halala) == (3, expected[1].earned_halala * 3 // 2)
     assert list(again.by_job_type) == ["llm-inference"]
+
+
+async def test_file_is_written_in_the_reading_thread(market: Market) -> None:
+    """Ten thousand lines take half a second, in which the event loop must answer others."""
+    renter, wrote = await market.renter(), list[str]()
+
+    def write(rows: list[Line]) -> str:
+        wrote.append(threading.current_thread().name)
+        return str(len(rows))
+
+    assert await market.server.services.statements.file(renter.id, None, 9, write) == "1"
+    assert wrote[0].startswith("db")
 
 
 async def test_earnings_week_begins_on_monday_and_the_day_at_midnight(any_market: Market) -> None:
