@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
-import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,8 +18,7 @@ from gateway import serving
 from gateway.config import Address
 from market.channel import EmbeddedChannel
 from server import logs
-from server.app import Server
-from server.store.faults import DatabaseUrlError
+from server.program import exit_status, leave_out_drivers, stop_signal
 from server.version import CURRENT
 
 # The way from a gateway to its server, which here is none.
@@ -35,18 +32,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_anything()
     most_files = raise_file_limit()
     _parser().parse_args(argv)
+    # Half of the files are for daemons' connections and the database.
+    return exit_status("dcp-market", lambda: _run(most_files // 2))
+
+
+def _run(most_connections: int) -> int:
     try:
         config = server.config.Config.from_env(os.environ)
         http = gateway.config.Config.from_env(_for_gateway(os.environ))
         logs.set_up(config.log_level)
-        # Half of the files are for daemons' connections and the database.
-        uvloop.run(_serve(config, http, serving.listen(http.listen), most_files // 2))
-    except (server.config.ConfigError, gateway.config.ConfigError) as error:
-        print(f"dcp-market: {error}", file=sys.stderr)
-        return 2
-    except DatabaseUrlError as error:
-        print(f"dcp-market: DCP_DATABASE_URL: {error}", file=sys.stderr)
-        return 2
+        leave_out_drivers(config.database_url)
+        uvloop.run(_serve(config, http, serving.listen(http.listen), most_connections))
+    except gateway.config.ConfigError as error:
+        raise server.config.ConfigError(str(error)) from None
     return 0
 
 
@@ -54,10 +52,9 @@ async def _serve(
     config: server.config.Config, http: gateway.config.Config, listener: socket.socket, most_connections: int
 ) -> None:
     """Starts the server, then HTTP; at the end HTTP is drained first, as its requests need the server."""
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+    from server.app import Server  # it loads the drivers that are not left out
+
+    stopped = stop_signal()
     running = Server(config)
     await running.start()
     try:

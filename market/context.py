@@ -6,11 +6,13 @@ It knows no single method and no channel; `channel` runs the handlers.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 import grpc
 
+log = logging.getLogger(__name__)
 Pairs = tuple[tuple[str, str | bytes], ...]
 Write = Callable[[Any], Awaitable[None]]
 
@@ -45,7 +47,10 @@ class CallContext(grpc.aio.ServicerContext[Any, Any]):
         """Records the call's end, once, and reports it to those who asked."""
         self._end = end
         for callback in self._callbacks:
-            callback(self)
+            try:
+                callback(self)
+            except Exception:  # it is the handler's; the caller still hears of the end
+                log.exception("a callback for the end of a call failed")
 
     @property
     def end(self) -> End:

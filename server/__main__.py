@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -13,10 +11,9 @@ import uvloop
 
 from common.files import raise_file_limit
 from common.printing import print_anything
-from server import logs, prove
-from server.app import Server
-from server.config import VARIABLES, Config, ConfigError
-from server.store.faults import DatabaseUrlError
+from server import logs
+from server.config import VARIABLES, Config
+from server.program import exit_status, leave_out_drivers, stop_signal
 from server.version import CURRENT
 
 _PROVE = """\
@@ -42,26 +39,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_anything()
     raise_file_limit()
     arguments = _parser().parse_args(argv)
-    try:
-        config = Config.from_env(os.environ)
-        logs.set_up(config.log_level)
-        if arguments.command == "prove":
-            return prove.run(config.database_url)
-        uvloop.run(_serve(config))
-    except ConfigError as error:
-        print(f"dcp-server: {error}", file=sys.stderr)
-        return 2
-    except DatabaseUrlError as error:
-        print(f"dcp-server: DCP_DATABASE_URL: {error}", file=sys.stderr)
-        return 2
+    return exit_status("dcp-server", lambda: _run(arguments.command))
+
+
+def _run(command: str | None) -> int:
+    config = Config.from_env(os.environ)
+    logs.set_up(config.log_level)
+    leave_out_drivers(config.database_url)
+    if command == "prove":
+        from server import prove  # like server.app, it loads the drivers that are not left out
+
+        return prove.run(config.database_url)
+    uvloop.run(_serve(config))
     return 0
 
 
 async def _serve(config: Config) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    from server.app import Server
+
+    stop = stop_signal()
     server = Server(config)
     await server.start()
     print(f"ready {server.address}", flush=True)

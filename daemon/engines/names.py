@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath, PureWindowsPath
 
-MAX_MODELS = 200
+from daemon.runners import MAX_MODELS
+
 MAX_NAME_CHARACTERS = 300
 _PATTERN = re.compile(r"[*?]")
 _PATH = re.compile(r"[/~.\\]|[A-Za-z]:[\\/]|file:")

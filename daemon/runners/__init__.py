@@ -22,6 +22,9 @@ COMMAND_JOB_TYPES = (
 )
 """The types of job that are a command, which any runner of commands runs."""
 
+MAX_MODELS = 200
+"""The server takes so many models of one daemon: a limit in protos/dcp/v1/sessions.proto."""
+
 
 class RunnerError(Exception):
     """A job could not be done; `message` is for the renter: no paths, keys or prompts."""

@@ -14,12 +14,11 @@ from daemon.machine.health import Health
 from daemon.machine.machine import GpuSampler
 from daemon.machine.policy import Rules, refusal, rules_of, stricter
 from daemon.protocol.events import Capacity
-from daemon.runners import Runner
+from daemon.runners import MAX_MODELS, Runner
 from daemon.work.roster import Roster
 from daemon.work.selftest import SelfTests, job_types_of
 
-# The server's limits, in protos/dcp/v1/sessions.proto. Engines that keep them may exceed them together.
-MAX_MODELS = 200
+# A limit of the server, as MAX_MODELS is. Engines that keep them may exceed them together.
 MAX_SLOTS = 1000
 
 

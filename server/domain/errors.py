@@ -106,6 +106,10 @@ class DomainError(Exception):
         self.facts = facts
 
 
+class DatabaseUrlError(ValueError):
+    """The database cannot be used; the message says why, and what to do."""
+
+
 def invalid_field(field: str, message: str) -> DomainError:
     """The error for one bad field of a request; ``message`` says what to send instead."""
     return DomainError(Reason.INVALID_FIELD, f"{field}: {message}", field=field)

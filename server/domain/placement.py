@@ -78,8 +78,8 @@ class Candidate:
         return self.job_types.difference(self.hindered)
 
     def least_quote(self, kind: JobType) -> int:
-        """The lowest quote for which it takes a job that names no provider."""
-        return NEVER if self.runs_plain_processes and kind in NEED_IMAGE else self.own_rates.get(kind, 0)
+        """See the function of this name."""
+        return least_quote(self.own_rates, kind, runs_plain_processes=self.runs_plain_processes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,16 +173,27 @@ def obstacle(candidate: Candidate, wants: Wants) -> Obstacle:
     by_gpu = gpu_obstacle(candidate.gpu_model, candidate.vram_mib, candidate.vram_reserve_mib, wants)
     if by_gpu is not Obstacle.NONE:
         return by_gpu
-    least, quoted = candidate.least_quote(wants.job_type), wants.quoted_halala_per_minute
-    if least == NEVER and (wants.names_no_provider or quoted is not None):
-        return Obstacle.NO_CONTAINERS
-    if quoted is not None and least > quoted:
-        return Obstacle.RATE_ABOVE_QUOTE
+    by_rate = rate_obstacle(candidate.least_quote(wants.job_type), wants)
+    if by_rate is not Obstacle.NONE:
+        return by_rate
     if (by_owner := owners_obstacle(candidate)) is not Obstacle.NONE:
         return by_owner
     if candidate.free_slots <= 0:
         return Obstacle.BUSY
     return Obstacle.REFUSED if candidate.has_refused else Obstacle.NONE
+
+
+def least_quote(own_rates: Mapping[JobType, int], kind: JobType, *, runs_plain_processes: bool) -> int:
+    """The lowest quote for which a provider takes a job that names none."""
+    return NEVER if runs_plain_processes and kind in NEED_IMAGE else own_rates.get(kind, 0)
+
+
+def rate_obstacle(least: int, wants: Wants) -> Obstacle:
+    """The obstacle between a job and a provider that takes no quote below ``least``."""
+    quoted = wants.quoted_halala_per_minute
+    if least == NEVER and (wants.names_no_provider or quoted is not None):
+        return Obstacle.NO_CONTAINERS
+    return Obstacle.RATE_ABOVE_QUOTE if quoted is not None and least > quoted else Obstacle.NONE
 
 
 def gpu_obstacle(gpu_model: str, vram_mib: int | None, vram_reserve_mib: int, wants: Wants) -> Obstacle:

@@ -54,8 +54,13 @@ class StatementServicer(statements_pb2_grpc.StatementServiceServicer):
     async def GetOwnLedgerCsv(
         self, request: pb.GetOwnLedgerCsvRequest, context: Context
     ) -> pb.GetOwnLedgerCsvResponse:
-        page = await self._statements.lines(caller().id, request.before_id or None, request.max_lines)
-        return pb.GetOwnLedgerCsvResponse(csv=csv_text(_CSV_NAMES, [_cells(row) for row in page.rows]))
+        text = await self._statements.file(
+            caller().id,
+            request.before_id or None,
+            request.max_lines,
+            lambda rows: csv_text(_CSV_NAMES, (_cells(row) for row in rows)),
+        )
+        return pb.GetOwnLedgerCsvResponse(csv=text)
 
     async def GetOwnSpending(
         self, request: pb.GetOwnSpendingRequest, context: Context

@@ -17,7 +17,16 @@ from server.domain.honesty import Facts
 from server.domain.jobs import JobType
 from server.domain.leases import HEARTBEAT_SECONDS
 from server.domain.messages import ServerMessage, SettingsUpdate
-from server.domain.placement import Candidate, Model, Obstacle, Wants, allows, gpu_obstacle
+from server.domain.placement import (
+    Candidate,
+    Model,
+    Obstacle,
+    Wants,
+    allows,
+    gpu_obstacle,
+    least_quote,
+    rate_obstacle,
+)
 from server.domain.providers import AccountState, status
 from server.domain.terms import NO_TERMS, Terms
 from server.services.free_slots import LISTED_BY, FreeSlots
@@ -166,6 +175,8 @@ class Fleet:
         self._free = FreeSlots(self._present)
         self._serving: dict[str, dict[int, Presence]] = {}
         self._last_ms: dict[int, int] = {}
+        self._renewed_ms: dict[int, int] = {}
+        """The last heartbeat that came by a session's stream; one by POST may come from any process."""
         self._reports: dict[int, GpuReport] = {}
         self.judged: dict[int, Judged] = {}
         """The last judgement of each provider that reports to this server."""
@@ -200,7 +211,7 @@ class Fleet:
         present = self._present.get(provider_id)
         if present is None or present.boot_id == boot_id or not self._took_over_lately(provider_id, now_ms):
             return None
-        if now_ms - self._last_ms.get(provider_id, 0) > FRESH_INTERVALS * 1000 * self.heartbeat_seconds():
+        if now_ms - self._renewed_ms.get(provider_id, 0) > FRESH_INTERVALS * 1000 * self.heartbeat_seconds():
             return None
         self._contested_ms[provider_id] = now_ms
         return present
@@ -283,12 +294,16 @@ class Fleet:
     def candidates(self, wants: Wants, now_ms: int, since_ms: int) -> Iterator[Candidate]:
         """Connected providers with a free slot and a heartbeat after ``since_ms`` for a job, best first.
 
-        Leaves out those whose hours, images, processor or GPU do not fit, so that many of them cannot hide
-        the others. On the event loop, and at once: no session may change before the last one was taken.
+        Leaves out those whose hours, rates, images, processor or GPU do not fit, so that many of them cannot
+        hide the others. On the event loop, and at once: no session may change before the last one was taken.
         """
         fits: dict[tuple[str, int | None, int], bool] = {}
         for presence in self._free.best_first(wants):
             if self._last_ms.get(presence.provider_id, 0) <= since_ms or not presence.is_open(now_ms):
+                continue
+            plain = presence.runs_plain_processes
+            least = least_quote(presence.terms.rates, wants.job_type, runs_plain_processes=plain)
+            if rate_obstacle(least, wants) is not Obstacle.NONE:
                 continue
             if wants.image is not None and not allows(presence.image_patterns, wants.image):
                 continue
@@ -300,9 +315,11 @@ class Fleet:
             if fits[gpu]:
                 yield presence.candidate(now_ms)
 
-    def beat(self, provider_id: int, now_ms: int, report: GpuReport | None) -> None:
-        """Notes the time of a provider's heartbeat, its GPU and its temperature."""
+    def beat(self, provider_id: int, now_ms: int, report: GpuReport | None, *, renews: bool = True) -> None:
+        """Notes the time of a provider's heartbeat, its GPU and its temperature; by stream, it ``renews``."""
         self._last_ms[provider_id] = max(now_ms, self._last_ms.get(provider_id, 0))
+        if renews:
+            self._renewed_ms[provider_id] = max(now_ms, self._renewed_ms.get(provider_id, 0))
         if report:
             self._reports[provider_id] = report
             if presence := self._present.get(provider_id):
@@ -327,6 +344,7 @@ class Fleet:
         for provider_id in [p for p, at in self._last_ms.items() if at < before_ms]:
             if provider_id not in self._present:
                 del self._last_ms[provider_id]
+                self._renewed_ms.pop(provider_id, None)
                 self.judged.pop(provider_id, None)
                 self._taken_over_ms.pop(provider_id, None)
                 self._contested_ms.pop(provider_id, None)

@@ -67,7 +67,7 @@ class Heartbeats:
         now_ms = ms(self._clock)
         was_live = is_live(self._fleet.last_heartbeat_ms(provider_id, None), now_ms)
         self._keep(Beat(provider_id, now_ms, report, now_ms if renews else None))
-        self._fleet.beat(provider_id, now_ms, report)
+        self._fleet.beat(provider_id, now_ms, report, renews=renews)
         if not was_live:
             await self.write_all()
             if error := self.refused.get(provider_id):

@@ -320,7 +320,7 @@ def _as_offered(job: Job, offers: list[Offer]) -> Job:
     """The job after the offers of its submit, of which one may be its own."""
     for offer in offers:
         if offer.lease.job_id == job.job_id:
-            state = JOB_TRANSITIONS.next_state(job.state, JobEvent.OFFER)
+            state = JOB_TRANSITIONS.next_state(job.state, JobEvent.OFFER) or job.state
             epoch = offer.lease.lease_epoch
             return replace(job, state=state, lease_epoch=epoch, provider_id=offer.provider_id)
     return job

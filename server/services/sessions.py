@@ -238,8 +238,7 @@ class Session:
                 "have taken the session from each other; stop one of them, or register its machine as a "
                 "provider of its own",
             )
-        beat = Beat(self.provider_id, now_ms, hello.report, renewed_ms=now_ms)
-        epoch, kept, known, own_terms = await self._run(lambda: self._record_hello(hello, beat))
+        beat, epoch, kept, known, own_terms = await self._run(lambda: self._record_hello(hello))
         self._presence = Presence(
             self.provider_id,
             epoch,
@@ -289,15 +288,17 @@ class Session:
                 self.push(CancelRun(lease.ref))
         await shared.dispatch.fill(self.provider_id)
 
-    def _record_hello(
-        self, hello: Hello, beat: Beat
-    ) -> tuple[int, list[tuple[Kept, bool]], ProviderRow, Terms]:
-        """Stores the session with its first heartbeat, then compares the leases that the daemon holds."""
+    def _record_hello(self, hello: Hello) -> tuple[Beat, int, list[tuple[Kept, bool]], ProviderRow, Terms]:
+        """Stores the session with its first heartbeat, then compares the leases that the daemon holds.
+
+        The heartbeat counts from now on: a wait for the database makes no daemon look silent.
+        """
         provider = providers.get(self.provider_id)
         assert provider is not None, "a key without its provider"
         if not (provider.state is AccountState.SUSPENDED and leases.count_open(self.provider_id)):
             refuse_shut_out(provider.state)
-        now_ms = beat.at_ms
+        now_ms = ms(self._shared.clock)
+        beat = Beat(self.provider_id, now_ms, hello.report, renewed_ms=now_ms)
         epoch = sessions.begin(self.provider_id, hello.job_types, now_ms)
         self._session_epoch = epoch  # set now, so that ``end`` has it if the stream breaks
         sessions.write_beats([beat])
@@ -338,7 +339,7 @@ class Session:
                     job.cancel_requested,
                 )
             )
-        return epoch, kept, provider, terms.of(self.provider_id)
+        return beat, epoch, kept, provider, terms.of(self.provider_id)
 
     def _serves(self, models: Sequence[Model]) -> bool:
         """Whether exactly these models are on record."""

@@ -26,6 +26,12 @@ class Statements:
             lambda: read_page(statements.lines, renter_id, before_id, limit=limit)
         )
 
+    async def file(
+        self, renter_id: int, before_id: int | None, limit: int, write: Callable[[list[Line]], str]
+    ) -> str:
+        """The wallet's newest lines as ``write`` writes them: in the reading thread, since they are many."""
+        return await self._database.read(lambda: write(statements.lines(renter_id, before_id, limit)))
+
     async def spending(self, renter_id: int, days: int) -> dict[int, JobMoney]:
         """The spending of each of the last ``days`` (UTC), by day since 1970, newest first."""
         return await self._by_day(lambda since: statements.spending(renter_id, since), days)

@@ -18,17 +18,16 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 import peewee
 from playhouse.migrations import Runner
 
-from server.domain.errors import DomainError, Reason
-from server.domain.reads import too_slow
+from server.domain.errors import DatabaseUrlError, DomainError, Reason
+from server.domain.reads import present, too_slow
 from server.store import sqlite_files
 from server.store.faults import (
-    DatabaseUrlError,
     Faults,
     damaged,
     is_of_the_store,
@@ -132,10 +131,35 @@ class Database:
         barrier.wait()
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Runs one write transaction. An exception in ``work`` undoes only this one, and is raised here."""
+        """Runs one write transaction. An exception in ``work`` undoes only this one, and is raised here.
+
+        Raises OVERLOADED if too many wait, or if it has not begun at the end of its caller's patience. Once
+        begun it is done as a whole, whether its caller waits or not.
+        """
+        purpose = present()
+        if purpose is None or purpose.end_s is None:
+            return await asyncio.wrap_future(self._submit(work))
+        turn = _Turn(work)
+        future = asyncio.wrap_future(self._submit(turn))
+        timer = asyncio.get_running_loop().call_at(
+            purpose.end_s, lambda: future.cancel() if turn.give_up() else None
+        )
+        try:
+            return await future
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if turn.is_given_up and not (task and task.cancelling()):
+                raise _overloaded() from None
+            raise
+        finally:
+            timer.cancel()
+
+    def _submit(self, work: Callable[[], T]) -> Future[T]:
         if self._writer is not None:
-            return await asyncio.wrap_future(self._writer.submit(work))
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._transact, work)
+            return self._writer.submit(work)
+        if self._readers._work_queue.qsize() >= WRITE_QUEUE_SIZE:
+            raise _overloaded()
+        return self._readers.submit(self._transact, work)
 
     async def read(self, work: Callable[[], T]) -> T:
         """Runs one read transaction: all queries in ``work`` see the same state.
@@ -201,6 +225,37 @@ class Database:
         return refusal
 
 
+class _Turn(Generic[T]):
+    """A write that waits for its turn, which its caller can give up until it begins."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self._lock = threading.Lock()
+        self._has_begun = False
+        self.is_given_up = False
+
+    def __call__(self) -> T:
+        with self._lock:
+            if self.is_given_up:
+                raise _overloaded()
+            self._has_begun = True
+        return self._work()
+
+    def give_up(self) -> bool:
+        """Keeps it from beginning; False if it has begun."""
+        with self._lock:
+            self.is_given_up = not self._has_begun
+        return self.is_given_up
+
+
+def _overloaded() -> DomainError:
+    return DomainError(
+        Reason.OVERLOADED,
+        "the server has too much to write; nothing was changed, try again",
+        retry_after_seconds=1,
+    )
+
+
 class _GroupWriter(threading.Thread):
     """SQLite's only writer: it runs a group of functions in one transaction with one fsync."""
 
@@ -218,9 +273,7 @@ class _GroupWriter(threading.Thread):
         try:
             self._queue.put_nowait((work, future))
         except queue.Full:
-            raise DomainError(
-                Reason.OVERLOADED, "the server has too much to write; try again", retry_after_seconds=1
-            ) from None
+            raise _overloaded() from None
         return future
 
     def stop(self) -> None:

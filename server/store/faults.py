@@ -33,10 +33,6 @@ _COMPLETION_UNKNOWN = "40003"
 _RETRYABLE_STATES = {"40001", "40P01"}
 
 
-class DatabaseUrlError(ValueError):
-    """The database cannot be used; the message says why, and what to do."""
-
-
 class Faults:
     """Turns faults of one database into the errors that its callers get."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import peewee as pw
@@ -28,7 +29,7 @@ _JOB_TYPES = frozenset(kind.value for kind in JobType)
 PassOver = Callable[[str, Exception], object]
 
 _QUEUED = f"state = {states.literal(JobState.QUEUED)}"
-# The expressions of the index job_wanted, exactly as migration 0018 has them.
+# The expressions of the index job_wanted, exactly as migrations 0018 and 0019 have them.
 _KIND = "COALESCE('provider ' || CAST(named_provider_id AS TEXT), 'model ' || model, 'type ' || job_type)"
 _NEED = (
     "(job_type || '\x1f' || COALESCE(CAST(min_vram_mib AS TEXT), '') || '\x1f'"
@@ -36,23 +37,34 @@ _NEED = (
     " || '\x1f' || COALESCE(gpu_model, '') || '\x1f' || COALESCE(model, '')"
     " || '\x1f' || COALESCE(image, '') || '\x1f' || COALESCE(architecture, ''))"
 )
-_HEAD = (
-    f"(SELECT job_id FROM job WHERE {_QUEUED} AND {_KIND} = {{table}}.kind{{after}} "  # noqa: S608
-    f"ORDER BY {_NEED}, priority DESC, created_ms, job_id LIMIT 1)"
-)
-_NEXT_NEED = f" AND {_NEED} > (SELECT {_NEED} FROM job WHERE job_id = head.job_id)"  # noqa: S608
-# The first job of each need of these kinds: one look-up in the index for each, past all jobs between.
-_HEADS = f"""
+
+
+def _need() -> str:
+    """The expression of a job's need. In PostgreSQL it is a digest: rows of its indexes are short."""
+    return f"md5{_NEED}" if db.Job._meta.database.for_update else _NEED
+
+
+@cache
+def _heads(need: str) -> str:
+    """The first job of each need of ``kinds``: one look-up in the index for each, past all jobs between."""
+    head = (
+        f"(SELECT job_id FROM job WHERE {_QUEUED} AND {_KIND} = {{table}}.kind{{after}} "  # noqa: S608
+        f"ORDER BY {need}, priority DESC, created_ms, job_id LIMIT 1)"
+    )
+    next_need = f" AND {need} > (SELECT {need} FROM job WHERE job_id = head.job_id)"  # noqa: S608
+    return f"""
 WITH RECURSIVE wanted(kind) AS ({{kinds}}),
 head(kind, job_id) AS (
-    SELECT kind, {_HEAD.format(table="wanted", after="")} FROM wanted WHERE kind IS NOT NULL
+    SELECT kind, {head.format(table="wanted", after="")} FROM wanted WHERE kind IS NOT NULL
     UNION ALL
-    SELECT kind, {_HEAD.format(table="head", after=_NEXT_NEED)} FROM head WHERE job_id IS NOT NULL
+    SELECT kind, {head.format(table="head", after=next_need)} FROM head WHERE job_id IS NOT NULL
 )
-SELECT head.kind, {_NEED}, priority, created_ms, job.job_id, named_provider_id, job_type, model, gpu_model,
+SELECT head.kind, {need}, priority, created_ms, job.job_id, named_provider_id, job_type, model, gpu_model,
     min_vram_mib, CASE WHEN named_provider_id IS NULL THEN rate_halala_per_minute END, image, architecture
 FROM head JOIN job ON job.job_id = head.job_id
 """  # noqa: S608  (only the expressions above)
+
+
 # The first kind is none, as an expression: SQLite would not use the index for a column of another affinity.
 _EVERY_KIND = (
     f"SELECT COALESCE('', '') UNION ALL SELECT (SELECT {_KIND} FROM job WHERE {_QUEUED} "  # noqa: S608
@@ -86,7 +98,7 @@ def _takeable(rows: Any) -> Any:
     query = rows.where(
         pw.SQL(_QUEUED),
         pw.SQL(_KIND) == arg("kind"),
-        pw.SQL(_NEED) == arg("need"),
+        pw.SQL(_need()) == arg("need"),
         job.start_by_ms > arg("now_ms"),
         ~pw.fn.EXISTS(lately),
     )
@@ -191,7 +203,7 @@ def _met_by(candidate: Candidate) -> list[_Need]:
 
 def _needs(kinds: str, values: Sequence[str] = ()) -> list[_Need]:
     """The needs of the queued jobs of these kinds, in the queue's order."""
-    rows = db.Job._meta.database.execute_sql(_HEADS.format(kinds=kinds), list(values)).fetchall()
+    rows = db.Job._meta.database.execute_sql(_heads(_need()).format(kinds=kinds), list(values)).fetchall()
     needs = [
         _Need(kind, key, (-priority, created_ms, job_id), named_id, Wants(JobType(job_type), *rest))
         for kind, key, priority, created_ms, job_id, named_id, job_type, *rest in rows

@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from server.store.faults import DatabaseUrlError
+from server.domain.errors import DatabaseUrlError
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 

@@ -37,29 +37,36 @@ def lines(renter_id: int, before_id: int | None, limit: int) -> list[Line]:
 
 def spending(renter_id: int, since_day: int) -> list[DayRow]:
     """What a renter was charged by day and job type, from ``since_day`` on."""
-    day = Hold.resolved_ms / _DAY_MS
-    query = Hold.select(day, Hold.job_type, _COUNT, pw.fn.SUM(Hold.charge_halala)).where(
+    own = (
         Hold.renter_id == renter_id,
         states.is_exactly(Hold.state, HoldState.POSTED),
         Hold.resolved_ms >= since_day * DAY_MS,
     )
-    return _day_rows(query.group_by(day, Hold.job_type))
+    return _by_day(Hold, own, Hold.resolved_ms, Hold.charge_halala)
 
 
 def earnings(provider_id: int, since_day: int) -> list[DayRow]:
     """What a provider earned by day and job type, from ``since_day`` on."""
-    own = payout_accounts(provider_id)
-    day = Transfer.created_ms / _DAY_MS
-    query = Transfer.select(day, Transfer.job_type, _COUNT, pw.fn.SUM(Transfer.amount_halala)).where(
-        Transfer.credit_account_id.in_(own),
+    payouts = (
+        Transfer.credit_account_id.in_(payout_accounts(provider_id)),
         of_kind(TransferKind.PAYOUT),
         Transfer.created_ms >= since_day * DAY_MS,
     )
-    return _day_rows(query.group_by(day, Transfer.job_type))
+    return _by_day(Transfer, payouts, Transfer.created_ms, Transfer.amount_halala)
 
 
-def _day_rows(query: Any) -> list[DayRow]:
-    return [(int(day), JobType(kind), int(jobs), int(sum_)) for day, kind, jobs, sum_ in tuples(query)]
+def _by_day(rows: Any, where: tuple[Any, ...], at_ms: Any, amount: Any) -> list[DayRow]:
+    """The rows' sums by day and job type; two may have the same day and type."""
+    day, sum_of = at_ms / _DAY_MS, (_COUNT, pw.fn.SUM(amount))
+    query = rows.select(day, rows.job_type, *sum_of).where(*where)
+    found = list(tuples(query.group_by(day, rows.job_type)))
+    if not all(kind for _, kind, *_ in found):
+        # A server of before schema 0016, which ran beside this one, stored no type: that of the job counts.
+        without = (rows.job_type == "") | rows.job_type.is_null()
+        query = rows.select(day, Job.job_type, *sum_of).join(Job, on=(Job.job_id == rows.job_id))
+        found = [row for row in found if row[1]]
+        found += tuples(query.where(*where, without).group_by(day, Job.job_type))
+    return [(int(day), JobType(kind), int(jobs), int(halala)) for day, kind, jobs, halala in found]
 
 
 def _side(mine: Any, sign: int, before_id: int | None, limit: int) -> list[tuple[Any, ...]]:

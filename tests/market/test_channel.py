@@ -380,6 +380,15 @@ async def test_end_of_a_call_is_reported_to_the_handlers_callbacks(connect: Conn
             await ended.wait()
 
 
+async def test_callback_that_fails_keeps_no_caller_waiting(connect: Connect) -> None:
+    async def handler(request: Any, context: Any) -> jobs_pb2.GetJobResponse:
+        context.add_done_callback(lambda _: 1 // 0)
+        return jobs_pb2.GetJobResponse(job=jobs_pb2.Job(job_id="j"))
+
+    async with connect(handler) as channel, asyncio.timeout(HANG_SECONDS):
+        assert (await get(channel)).job.job_id == "j"
+
+
 async def test_embedded_channel_that_closes_waits_for_its_handlers() -> None:
     handler, ended = Watched(), asyncio.Event()
 

@@ -21,3 +21,8 @@ class ManualClock:
         assert seconds >= 0
         self._monotonic += seconds
         self._now += seconds
+
+    def set_back(self, seconds: float) -> None:
+        """Sets the time of day back, as when a wrong clock is set."""
+        assert seconds >= 0
+        self._now -= seconds

@@ -75,5 +75,5 @@ class Dashboard:
     async def tick(self) -> None:
         """Counts the jobs that ended before yesterday, once: no transaction of these days is still open."""
         yesterday = day_of(ms(self._clock)) - 1
-        if await self._database.read(tally.first_uncounted) < yesterday:
+        if await self._database.read(tally.first_uncounted) != yesterday:
             await self._database.run(lambda: tally.count_before(yesterday))

@@ -39,7 +39,11 @@ def first_uncounted() -> int:
 
 
 def count_before(day: int) -> None:
-    """Counts the jobs that ended on days before ``day``, on which no job may end later."""
+    """Counts the jobs that ended on days before ``day``, on which no job may end later.
+
+    Later days were counted while a clock was wrong: they are counted again when they have passed.
+    """
+    JobTally.delete().where(JobTally.day >= day).execute()
     first = first_uncounted()
     if first >= day:
         return

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from daemon.engines.names import MAX_MODELS, catalogue
+from daemon.engines.names import catalogue
+from daemon.runners import MAX_MODELS
 
 
 @pytest.mark.parametrize("name", ["llama3.2:latest", "org/model-7B", "accounts/x/models/y", "نموذج"])

@@ -155,3 +155,20 @@ def test_placement_looks_only_at_the_first_suitable_daemon(
     assert dispatch.place(Wants(JobType.LLM_INFERENCE, "c")) is None
     assert len(looked) == 1
     assert CANDIDATES_LIMIT < 1500  # the others would have hidden the one that fits
+
+
+def test_daemons_whose_rate_is_above_the_quote_hide_no_other(tmp_path: Path) -> None:
+    fleet, clock = Fleet(), ManualClock()
+    now_ms = int(clock.now() * 1000)
+    for number in range(1, CANDIDATES_LIMIT + 2):
+        rate = 100 if number > CANDIDATES_LIMIT else 150
+        terms = Terms({JobType.TRAINING: rate}, Settings())
+        one = Presence(
+            number, 1, "b", lambda _: None, 0, 1, frozenset(KINDS), (), GPUS[0], 80_000, terms=terms
+        )
+        fleet.join(one)
+        fleet.beat(number, now_ms, None)
+    dispatch = Dispatch(Database(databases.sqlite_url(tmp_path)), fleet, clock, 1)
+    best = dispatch.place(Wants(JobType.TRAINING, quoted_halala_per_minute=100, names_no_provider=True))
+    assert best is not None
+    assert best.provider_id == CANDIDATES_LIMIT + 1

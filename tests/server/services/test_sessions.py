@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import grpc
 import pytest
@@ -795,6 +796,43 @@ async def test_session_that_is_silent_is_not_kept_against_another_process(market
     market.clock.advance(16)
     assert await newcomer(market, provider, "three") == "welcome"
     assert await own_hindrances(market, provider) == [jobs_pb2.OBSTACLE_TWO_DAEMONS]
+
+
+async def test_heartbeat_by_post_proves_no_session(market: Market) -> None:
+    """It may come from the very process that wants to take over, or from a third one."""
+    provider, renter = await market.provider(), await market.renter()
+    await market.daemon(provider, boot_id="one")
+    second = await market.daemon(provider, boot_id="two")
+    await market.running_job(renter, provider, second)
+    market.clock.advance(16)
+    report = providers_pb2.HeartbeatRequest(gpu_status=gpus_pb2.GpuStatus(gpu_name="NVIDIA L4"))
+    await market.provider_service.Heartbeat(report, metadata=provider.metadata)
+    assert await newcomer(market, provider, "three") == "welcome"
+
+
+async def test_wait_for_the_database_makes_no_daemon_look_silent(market: Market) -> None:
+    """Its first heartbeat counts from when it is stored."""
+    provider, entered, release = await market.provider(), threading.Event(), threading.Event()
+
+    def hold_the_writer() -> None:
+        entered.set()
+        release.wait(HANG_SECONDS)
+
+    holding = asyncio.create_task(market.sql(hold_the_writer))
+    await asyncio.to_thread(entered.wait, HANG_SECONDS)
+    daemon = market.connect(provider)
+    await daemon.say(hello=sessions_pb2.Hello(boot_id="b", protocol_version=1, slots=1))
+    writer: Any = market.server._database._writer
+    async with asyncio.timeout(HANG_SECONDS):
+        while not writer._queue.qsize():
+            await asyncio.sleep(0.01)
+    market.clock.advance(100)
+    release.set()
+    await holding
+    await daemon.expect("welcome")
+    stored = await market.sql(lambda: Provider.get_by_id(provider.id))
+    now_ms = int(market.clock.now() * 1000)
+    assert (stored.last_heartbeat_ms, stored.renewed_ms) == (now_ms, now_ms)
 
 
 async def test_offers_to_a_daemon_whose_sessions_end_at_once_are_bounded(any_market: Market) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import threading
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from dcp.v1 import jobs_pb2, providers_pb2, statements_pb2
 
+from server.domain.statements import Line
 from server.rpc.statements import csv_text
+from server.store.models import Hold, Transfer
 from tests.support.running_server import Daemon, Market, Party, refusal
 
 DAY_SECONDS = 24 * 60 * 60
@@ -220,6 +223,43 @@ async def test_earnings_by_day_and_type_add_up_to_the_providers_payouts(any_mark
     assert (await earnings(market, rival, 3)).earned_halala == 141
     assert (await earned(market, provider))[0] == 414
     assert (await earnings(market, await market.provider(), 30)).earned_halala == 0
+
+
+async def test_rows_of_an_older_server_count_by_the_type_of_their_job(any_market: Market) -> None:
+    """A server of before schema 0016 runs beside this one until the upgrade is over, and stores no type."""
+    market = any_market
+    renter, provider = await market.renter(), await market.provider()
+    daemon = await market.daemon(provider)
+    for _ in range(2):
+        await charged_job(market, renter, provider, daemon, 75)
+    expected = (await spending(market, renter, 9), await earnings(market, provider, 9))
+    assert expected[0].jobs == expected[1].jobs == 2
+
+    def write_as_an_older_server() -> None:
+        hold = Hold.select().first()
+        Hold.update(job_type="").where(Hold.job_id == hold.job_id).execute()
+        payout = Transfer.select().where(Transfer.kind == "payout").first().__data__
+        # Transfers never change, so this is one more payout, without its type.
+        values = payout | {"id": None, "job_type": None}
+        Transfer.insert({k: v for k, v in values.items() if v is not None}).execute()
+
+    await market.sql(write_as_an_older_server)
+    assert await spending(market, renter, 9) == expected[0]
+    again = await earnings(market, provider, 9)
+    assert (again.jobs, again.earned_halala) == (3, expected[1].earned_halala * 3 // 2)
+    assert list(again.by_job_type) == ["llm-inference"]
+
+
+async def test_file_is_written_in_the_reading_thread(market: Market) -> None:
+    """Ten thousand lines take half a second, in which the event loop must answer others."""
+    renter, wrote = await market.renter(), list[str]()
+
+    def write(rows: list[Line]) -> str:
+        wrote.append(threading.current_thread().name)
+        return str(len(rows))
+
+    assert await market.server.services.statements.file(renter.id, None, 9, write) == "1"
+    assert wrote[0].startswith("db")
 
 
 async def test_earnings_week_begins_on_monday_and_the_day_at_midnight(any_market: Market) -> None:

@@ -16,11 +16,10 @@ from typing import Any
 import peewee
 import pytest
 
-from server.domain.errors import DomainError, Reason
+from server.domain.errors import DatabaseUrlError, DomainError, Reason
 from server.store import database as module
 from server.store import jobs, renters
 from server.store.database import Database
-from server.store.faults import DatabaseUrlError
 from server.store.models import Renter
 from tests.server.store.rows import NOW_MS, Rows
 from tests.support import databases

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -18,7 +20,9 @@ from server.store.models import Account, Hold, Job
 from server.store.models import Transfer as TransferRow
 from server.store.proof import prove
 from tests.server.store.rows import NOW_MS, Rows
+from tests.support import databases
 from tests.support.databases import execute
+from tests.support.plans import recorded
 
 KIND = JobType.BENCHMARK
 
@@ -35,7 +39,7 @@ async def test_fifty_simultaneous_holds_take_at_most_the_wallets_balance(
         ),
         return_exceptions=True,
     )
-    refused = [outcome for outcome in outcomes if outcome is not None]
+    refused = [outcome for outcome in outcomes if outcome is not False]
     assert len(refused) == 50 - 19
     for error in refused:
         assert isinstance(error, DomainError)
@@ -59,7 +63,7 @@ async def test_simultaneous_hold_and_settlement_of_one_wallet_both_succeed(
         bill = rules.make_bill(100, 100, 0)
         ledger.apply(rules.settlement(bill, renter_id, None, job_id, KIND, matures=False), NOW_MS)
 
-    work = [
+    work: list[Callable[[], object]] = [
         *(partial(settle, job_id) for job_id in held),
         *(partial(ledger.open_hold, job_id, renter_id, KIND, 100, NOW_MS) for job_id in fresh),
     ]
@@ -107,7 +111,7 @@ async def test_simultaneous_resolutions_of_a_hold_succeed_once(database: Databas
         *(database.run(lambda: ledger.resolve_hold(job_id, 50, NOW_MS)) for _ in range(10)),
         return_exceptions=True,
     )
-    assert sum(outcome is None for outcome in outcomes) == 1
+    assert sum(outcome is False for outcome in outcomes) == 1
 
 
 async def test_failed_hold_changes_nothing(database: Database, rows: Rows) -> None:
@@ -207,3 +211,20 @@ async def test_outdated_reading_of_a_withdrawal_cannot_move_it(database: Databas
     now = await database.read(lambda: withdrawals.get(number))
     assert now is not None
     assert now.state is WithdrawalState.REJECTED
+
+
+async def test_settlement_takes_five_statements(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for what leaves the hold, one for each account that gets a part, and one for all transfers."""
+    async with databases.opened(sqlite_url) as database:
+        rows = Rows(database)
+        provider_id, renter_id = await rows.provider(), await rows.renter(100)
+        job_id = await rows.held_job(renter_id)
+        bill = rules.make_bill(100, 100, 30_000)
+        parts = list(rules.settlement(bill, renter_id, provider_id, job_id, KIND))
+        await database.run(lambda: ledger.apply([replace(part, amount_halala=1) for part in parts], NOW_MS))
+        with recorded(database, monkeypatch) as seen:
+            await database.run(lambda: ledger.apply([replace(p, amount_halala=2) for p in parts], NOW_MS))
+        assert len(parts) == 3
+        own = [sql for sql, _ in seen if sql not in ("BEGIN IMMEDIATE", "COMMIT")]
+        assert [sql.split()[0] for sql in own] == ["UPDATE"] * 4 + ["INSERT"]
+        assert await database.read(lambda: ledger.balance(rules.held(renter_id))) == 100 - 3 - 6

@@ -268,3 +268,24 @@ async def test_database_seeks_each_need_in_the_index(database: Database, rows: R
             plan
         )
         assert not re.search(r"Seq Scan on job|SCAN job\b|Sort Key|TEMP B-TREE", plan), plan
+
+
+async def test_longest_names_fit_into_the_index(database: Database, rows: Rows) -> None:
+    """Letters of four bytes, as random as the limits allow: a row of an index cannot be compressed then."""
+    rng = Random(1)
+
+    def letters(count: int) -> str:
+        return "".join(chr(rng.randrange(0x20000, 0x2A000)) for _ in range(count))
+
+    provider_id, renter_id, model = await rows.provider(), await rows.renter(), letters(300)
+    wanted = JobRequest(
+        JobType.LLM_INFERENCE, 60_000, model=model, gpu_model=letters(200), image=letters(500)
+    )
+    job_id = await rows.job(renter_id, request=wanted)
+    ((named_id, wants),) = await database.read(lambda: queue.queued_wants(9))
+    assert (named_id, wants.model, wants.image) == (None, model, wanted.image)
+    candidate = replace(
+        CANDIDATE, provider_id=provider_id, models=(Model(model),), gpu_model=str(wants.gpu_model)
+    )
+    found = await database.run(lambda: queue.next_queued(candidate, 1, NOW_MS, 0))
+    assert [job.job_id for job in found] == [job_id]

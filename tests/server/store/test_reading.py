@@ -11,7 +11,7 @@ import pytest
 
 from server.domain.errors import DomainError, Reason
 from server.domain.reads import LONG_READS, Purpose, reading_for
-from server.store.database import READ_THREADS, Database
+from server.store.database import POSTGRES_THREADS, READ_THREADS, Database
 from tests.support.databases import execute, fetch_one
 
 # Runs for hours.
@@ -146,6 +146,23 @@ async def test_a_write_is_not_interrupted(database: Database) -> None:
     async with asyncio.timeout(HANG_SECONDS):
         while await database.read(lambda: fetch_one(database, "SELECT COUNT(*) FROM job_tally")) != (2,):
             await asyncio.sleep(0.01)
+
+
+async def test_a_write_that_has_not_begun_in_time_is_refused_and_changes_nothing(database: Database) -> None:
+    release, held_up = threading.Event(), list[asyncio.Task[bool]]()
+    for _ in range(POSTGRES_THREADS):
+        held_up.append(asyncio.create_task(database.run(lambda: release.wait(HANG_SECONDS))))
+    await asyncio.sleep(0.1)
+    late = "INSERT INTO job_tally (day, state, jobs) VALUES (1, 'failed', 1)"
+    with reading_for(Purpose("a", in_time(0.1))), pytest.raises(DomainError) as refused:
+        await database.run(lambda: execute(database, late))
+    assert not release.is_set(), "its caller is answered in time"
+    assert refused.value.reason is Reason.OVERLOADED
+    assert refused.value.facts == {"retry_after_seconds": 1}
+    release.set()
+    await asyncio.gather(*held_up)
+    await database.run(lambda: None)
+    assert await database.read(lambda: fetch_one(database, "SELECT COUNT(*) FROM job_tally")) == (0,)
 
 
 async def test_short_reads_and_other_accounts_never_wait_for_long_reads(database: Database) -> None:

@@ -106,3 +106,24 @@ async def test_jobs_of_past_days_are_counted_once_and_others_as_they_are(any_mar
     first_ms = await market.sql(tally.first_uncounted) * DAY_MS
     await market.sql(lambda: Job.update(ended_ms=None).where(Job.ended_ms < first_ms).execute())
     assert await counts() == expected
+
+
+async def test_days_that_were_counted_while_a_clock_was_wrong_are_counted_again(any_market: Market) -> None:
+    """A clock that is years ahead for a moment must not stop the count until then."""
+    market, dashboard = any_market, any_market.server.services.dashboard
+    renter = await market.renter()
+
+    async def cancelled() -> int:
+        return (await dashboard.figures()).jobs_by_state[JobState.CANCELLED]
+
+    await market.cancel(await market.submit(renter), renter)
+    market.clock.advance(900 * DAY_SECONDS)
+    await dashboard.tick()
+    market.clock.set_back(899 * DAY_SECONDS)
+    await market.cancel(await market.submit(renter), renter)
+    await dashboard.tick()
+    assert await cancelled() == 2
+    market.clock.advance(3 * DAY_SECONDS)
+    await dashboard.tick()
+    assert await cancelled() == 2
+    assert sum(row.jobs for row in await market.sql(lambda: list(JobTally.select()))) == 2

@@ -1,0 +1,41 @@
+"""What the server's programs have in common: faults at the start, the end, what they leave out."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable
+
+from server.config import ConfigError
+from server.domain.errors import DatabaseUrlError
+
+
+def exit_status(name: str, run: Callable[[], int]) -> int:
+    """Runs a program; a setting that is wrong is one line on the error stream, and status 2."""
+    try:
+        return run()
+    except ConfigError as error:
+        fault = str(error)
+    except DatabaseUrlError as error:
+        fault = f"DCP_DATABASE_URL: {error}"
+    sys.stderr.write(f"{name}: {fault}\n")
+    return 2
+
+
+def stop_signal() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set from now on."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    return stopped
+
+
+def leave_out_drivers(database_url: str) -> None:
+    """Keeps peewee from loading PostgreSQL's driver, which takes long, in a process that uses SQLite.
+
+    Call it before anything imports peewee.
+    """
+    if database_url.startswith("sqlite:"):
+        sys.modules.setdefault("psycopg", None)  # type: ignore[arg-type]
