@@ -330,7 +330,7 @@ class Journal:
         except form.UnknownVersionError as error:
             raise JournalError(
                 f"the journal's file {name} was written by another version of dcp-daemon ({error}): "
-                "start that version and drain it first"
+                "run that version, and end it with SIGTERM, which drains it, before this one starts"
             ) from None
         for entry in content.entries:
             if not form.apply(entry, attempts):

@@ -250,8 +250,9 @@ def test_failed_sync_is_reported_and_undone() -> None:
     assert not recovered(disk)[0].started
 
 
+@pytest.mark.parametrize("is_restarted", [False, True])
 @pytest.mark.parametrize("seed", range(20))
-def test_sync_that_succeeds_after_one_that_failed_is_not_trusted(seed: int) -> None:
+def test_sync_that_succeeds_after_one_that_failed_is_not_trusted(seed: int, is_restarted: bool) -> None:
     disk = MemoryDisk()
     journal = Journal(disk)
     journal.write([persist(accepted(offer()), Started())])
@@ -262,6 +263,9 @@ def test_sync_that_succeeds_after_one_that_failed_is_not_trusted(seed: int) -> N
     (error,) = journal.write([persist(Reading(950), Chunk(Channel.OUTPUT, 1, b"lost"))])
     assert error is not None
     disk.fails_to_sync = False
+    if is_restarted:
+        journal = Journal(disk)
+        journal.recover()
     assert journal.write([persist(Chunk(Channel.OUTPUT, 1, b"kept"))]) == [None]
     disk.crash(Random(seed))
     assert chunks(recovered(disk)[0]) == [(1, b"kept")]

@@ -96,7 +96,7 @@ def test_journal_of_another_version_is_refused_and_kept() -> None:
     data[4] = 2
     disk.replace(file, bytes(data))
     with pytest.raises(
-        JournalError, match=r"another version of dcp-daemon \(its format is 2.*drain it first"
+        JournalError, match=r"another version of dcp-daemon \(its format is 2.*end it with SIGTERM"
     ):
         Journal(disk).recover()
     assert disk.read(file) == bytes(data)
