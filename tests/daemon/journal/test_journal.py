@@ -287,13 +287,13 @@ def test_failed_write_that_cannot_be_cut_off_is_not_found_again() -> None:
 def test_nothing_is_written_behind_what_could_not_be_cut_off() -> None:
     disk = MemoryDisk()
     journal = Journal(disk)
-    journal.write([persist(accepted(offer()), Started())])
+    journal.write([persist(accepted(offer())), persist(accepted(offer("job-2")), job_id="job-2")])
     disk.room, disk.fails_to_cut = 100, True
-    errors = journal.write([persist(Chunk(Channel.OUTPUT, 1, b"lost" * 100)), persist(Reading(900))])
-    assert None not in errors
+    lost = persist(Chunk(Channel.OUTPUT, 1, b"lost" * 100))
+    assert None not in journal.write([lost, persist(Started(), job_id="job-2")])
     disk.room, disk.fails_to_cut = None, False
     assert journal.write([persist(Started())]) == [None]
-    assert recovered(disk)[0].run_ms == 0
+    assert [history.started for history in recovered(disk)] == [True, False]
 
 
 @pytest.mark.parametrize("seed", range(8))
