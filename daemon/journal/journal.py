@@ -98,7 +98,7 @@ class Journal:
         self._old_files: list[str] = []
         """Of an earlier version, a file for each attempt."""
         self._is_suspect = False
-        """A sync or a cut failed, or bytes cannot be read: all is written anew before more is appended."""
+        """A sync or a cut failed: all is written anew before more is appended."""
 
     def recover(self) -> list[History]:
         """The attempts in the journal; torn ends are cut off. Raises JournalError when it cannot be read.
@@ -315,7 +315,7 @@ class Journal:
         segments = sorted((name for name in names if _number(name)), key=_number)
         for name in segments:
             self._next_segment = _number(name) + 1
-            self._recover_segment(name, attempts, is_last=name == segments[-1])
+            self._recover_segment(name, attempts)
         self._old_files = [name for name in names if name.endswith(_OLD_SUFFIX)]
         self._add_old_files(attempts)
         for name in names:
@@ -323,20 +323,19 @@ class Journal:
                 self._disk.delete(name)
         return attempts
 
-    def _recover_segment(self, name: str, attempts: dict[AttemptId, Attempt], *, is_last: bool) -> None:
+    def _recover_segment(self, name: str, attempts: dict[AttemptId, Attempt]) -> None:
         data = self._disk.read(name)
         try:
             content = form.read(data)
         except form.UnknownVersionError as error:
             raise JournalError(
                 f"the journal's file {name} was written by another version of dcp-daemon ({error}): "
-                "start that version and drain it first"
+                "run that version, and end it with SIGTERM, which drains it, before this one starts"
             ) from None
         for entry in content.entries:
             if not form.apply(entry, attempts):
                 logger.error("left out a record behind a gap file=%s attempt=%s", name, entry.attempt.hex())
         for damage in content.damage:
-            self._is_suspect = True
             logger.error(
                 "the journal is damaged file=%s offset=%d bytes=%d", name, damage.offset, damage.size
             )
@@ -346,7 +345,6 @@ class Journal:
                 "cut a torn record off the journal file=%s offset=%d bytes=%d", name, content.end, torn
             )
             self._disk.truncate(name, content.end)
-            self._is_suspect |= not is_last
         if content.end == 0:
             self._disk.delete(name)
         else:

@@ -16,6 +16,7 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon.journal import segment
 from daemon.journal.disk import FileDisk, JournalError
 from daemon.journal.encoding import decode, encode
 from daemon.journal.journal import MUST_BE_DURABLE, Journal
@@ -193,6 +194,7 @@ def test_full_disk_is_reported_and_leaves_no_torn_record() -> None:
     assert error is not None
     disk.is_full = False
     assert journal.write([persist(Chunk(Channel.OUTPUT, 1, b"kept"))]) == [None]
+    assert [segment.read(disk.read(name)).damage for name in disk.names()] == [[]]
     assert chunks(recovered(disk)[0]) == [(1, b"kept")]
 
 
@@ -248,8 +250,9 @@ def test_failed_sync_is_reported_and_undone() -> None:
     assert not recovered(disk)[0].started
 
 
+@pytest.mark.parametrize("is_restarted", [False, True])
 @pytest.mark.parametrize("seed", range(20))
-def test_sync_that_succeeds_after_one_that_failed_is_not_trusted(seed: int) -> None:
+def test_sync_that_succeeds_after_one_that_failed_is_not_trusted(seed: int, is_restarted: bool) -> None:
     disk = MemoryDisk()
     journal = Journal(disk)
     journal.write([persist(accepted(offer()), Started())])
@@ -260,6 +263,9 @@ def test_sync_that_succeeds_after_one_that_failed_is_not_trusted(seed: int) -> N
     (error,) = journal.write([persist(Reading(950), Chunk(Channel.OUTPUT, 1, b"lost"))])
     assert error is not None
     disk.fails_to_sync = False
+    if is_restarted:
+        journal = Journal(disk)
+        journal.recover()
     assert journal.write([persist(Chunk(Channel.OUTPUT, 1, b"kept"))]) == [None]
     disk.crash(Random(seed))
     assert chunks(recovered(disk)[0]) == [(1, b"kept")]
@@ -270,11 +276,36 @@ def test_failed_write_that_cannot_be_cut_off_is_not_found_again() -> None:
     journal = Journal(disk)
     journal.write([persist(accepted(offer()), Started())])
     disk.is_full = disk.fails_to_cut = True
-    (error,) = journal.write([persist(Chunk(Channel.OUTPUT, 1, b"lost" * 100))])
-    assert error is not None
+    errors = journal.write([persist(Reading(900)), persist(Chunk(Channel.OUTPUT, 1, b"lost" * 100))])
+    assert None not in errors
     disk.is_full = disk.fails_to_cut = False
     assert journal.write([persist(Chunk(Channel.OUTPUT, 1, b"kept"))]) == [None]
-    assert chunks(recovered(disk)[0]) == [(1, b"kept")]
+    (history,) = recovered(disk)
+    assert (history.run_ms, chunks(history)) == (0, [(1, b"kept")])
+
+
+def test_nothing_is_written_behind_what_could_not_be_cut_off() -> None:
+    disk = MemoryDisk()
+    journal = Journal(disk)
+    journal.write([persist(accepted(offer())), persist(accepted(offer("job-2")), job_id="job-2")])
+    disk.room, disk.fails_to_cut = 100, True
+    lost = persist(Chunk(Channel.OUTPUT, 1, b"lost" * 100))
+    assert None not in journal.write([lost, persist(Started(), job_id="job-2")])
+    disk.room, disk.fails_to_cut = None, False
+    assert journal.write([persist(Started())]) == [None]
+    assert [history.started for history in recovered(disk)] == [True, False]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_lies_before_a_new_segment_is_durable(seed: int) -> None:
+    disk = MemoryDisk()
+    journal = Journal(disk, segment_bytes=1_000)
+    journal.write([persist(accepted(offer()), Started(), Chunk(Channel.OUTPUT, 1, b"x" * 3_000))])
+    journal.write([persist(Reading(900))])
+    assert len(disk.names()) == 2, "no sync was due, and the segment is full"
+    assert journal.write([persist(Chunk(Channel.OUTPUT, 2, b"two"))]) == [None]
+    disk.crash(Random(seed))
+    assert chunks(recovered(disk)[0])[1:] == [(2, b"two")]
 
 
 def test_unsynced_records_of_an_earlier_process_are_synced_at_recovery() -> None:
@@ -339,6 +370,18 @@ def test_compaction_that_the_folder_lacks_loses_nothing(seed: int) -> None:
     assert history.channels[Channel.OUTPUT].total_bytes == 300_005
 
 
+def test_journal_that_cannot_be_read_back_is_not_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    disk = MemoryDisk()
+    journal = long_output(disk)
+    (name,) = disk.names()
+    data = disk.read(name)
+    disk.replace(name, data[:1_000] + b"?" + data[1_001:])
+    assert journal.write([persist(*MORE)]) == [None]
+    assert "could not be made smaller error=[Errno 5] the journal cannot be read back" in caplog.text
+    assert disk.names() == [name]
+    assert len(disk.read(name)) > len(data)
+
+
 class StickyDisk(MemoryDisk):
     """A disk that removes nothing."""
 
@@ -389,9 +432,10 @@ def test_journal_is_bounded_by_what_it_must_keep() -> None:
         name = f"job-{number}"
         story = persist(accepted(offer(name)), Started(), Chunk(Channel.OUTPUT, 1, b"x" * 500), job_id=name)
         assert journal.write([story, Forget(lease(name))]) == [None, None]
-        sizes = [len(disk.read(segment)) for segment in disk.names()]
+        sizes = [len(disk.read(file)) for file in disk.names()]
         assert sum(sizes) < 10_000 + 2 * 31_000
-        assert sum(size > 10_000 + 1_000 for size in sizes) <= 1, "only the one with the long output"
+        assert max(sizes) < 32_000, "the longest entry"
+        assert sum(size > 10_000 + 1_000 for size in sizes) <= 1
     assert jobs(disk) == ["kept"]
 
 

@@ -96,7 +96,7 @@ def test_journal_of_another_version_is_refused_and_kept() -> None:
     data[4] = 2
     disk.replace(file, bytes(data))
     with pytest.raises(
-        JournalError, match=r"another version of dcp-daemon \(its format is 2.*drain it first"
+        JournalError, match=r"another version of dcp-daemon \(its format is 2.*end it with SIGTERM"
     ):
         Journal(disk).recover()
     assert disk.read(file) == bytes(data)
@@ -115,10 +115,16 @@ def test_recovered_attempts_lie_in_new_segments_and_nothing_else_is_left() -> No
 
 def test_full_disk_at_the_start_leaves_what_is_there_durable() -> None:
     disk = MemoryDisk()
-    Journal(disk).write([persist(*story("job-1"))])
+    earlier = Journal(disk)
+    earlier.write([persist(*story("job-1"))])
+    (name,) = disk.names()
+    whole = disk.read(name)
+    earlier.write([persist(Started())])
+    disk.truncate(name, len(disk.read(name)) - 3)
     disk.is_full = True
     journal = Journal(disk)
     assert len(journal.recover()) == 1
+    assert disk.read(name) == whole
     disk.is_full = False
     assert journal.write([persist(Chunk(Channel.OUTPUT, 2, b"two"))]) == [None]
     disk.crash(Random(1))
