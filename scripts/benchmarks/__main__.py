@@ -86,7 +86,7 @@ examples:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the chosen parts, prints their tables and writes the files. Returns the exit status."""
-    options = _options(arguments)
+    options = parse(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     measured: dict[str, list[Figure]] = {}
     failed = False
@@ -145,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _options(arguments: list[str] | None) -> argparse.Namespace:
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options, with the chosen ``sizes``. Wrong ones end the program with one line that says why."""
     parser = _parser()
     options = parser.parse_args(arguments)

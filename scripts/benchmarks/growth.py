@@ -80,6 +80,8 @@ class Account:
     number: int
     values: dict[str, str]
     seconds: dict[Ask, list[float]] = field(default_factory=dict)
+    faults: dict[Ask, int] = field(default_factory=dict)
+    """The status of an answer that was the market's fault; it took at least as long as that answer."""
 
     def p50(self, ask: Ask) -> float:
         """The median of the seconds that a request took."""
@@ -186,7 +188,9 @@ def _has_own(ask: Ask) -> bool:
 def _figure(ask: Ask, account: Account, small: Account) -> Figure:
     base = small.p50(ask)
     name = f"{ask.name}, {ACCOUNTS[account.number != USUAL]}"
-    return Figure(name, ratio(account.p50(ask), base), f"x {base * 1000:.1f} ms", at_most(1.2), at_most(1.1))
+    fault = f", answered {account.faults[ask]}" if ask in account.faults else ""
+    unit = f"x {base * 1000:.1f} ms{fault}"
+    return Figure(name, ratio(account.p50(ask), base), unit, at_most(1.2), at_most(1.1))
 
 
 def _worst(figures: Sequence[Figure], account: str) -> Figure:
@@ -210,13 +214,15 @@ async def _in_turns(
 
 
 async def _ask(client: aiohttp.ClientSession, account: Account, ask: Ask) -> float:
-    """The seconds until the answer has arrived. Raises BenchError if it is an error."""
+    """The seconds until the answer has arrived. Raises BenchError if it says that the request is wrong."""
     path, headers = account.request(ask)
     begun = time.monotonic()
     async with client.get(path, params=ask.query, headers=headers) as response:
         answer = await response.read()
     seconds = time.monotonic() - begun
-    if response.status >= 400:
+    if response.status >= 500:
+        account.faults[ask] = response.status
+    elif response.status >= 400:
         raise BenchError(f"{ask.name} answered {response.status}: {answer[:300]!r}")
     return seconds
 

@@ -6,9 +6,11 @@ import asyncio
 import json
 import math
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import psutil
 import pytest
 
 from scripts.benchmarks import growth, growth_data, page
-from scripts.benchmarks.__main__ import PARTS, main
+from scripts.benchmarks.__main__ import PARTS, parse
 from scripts.benchmarks.figures import Figure, at_least, at_most, table
 from scripts.benchmarks.growth_data import Shape
 from scripts.benchmarks.processes import ROOT, PartTimeout, deadline, workplace
@@ -67,14 +69,14 @@ def test_goals_that_were_not_measured_keep_their_lines() -> None:
 )
 def test_wrong_size_is_refused(text: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["--set", text])
+        parse(["--set", text])
     assert message in capsys.readouterr().err
 
 
 def test_only_full_sizes_are_recorded(capsys: pytest.CaptureFixture[str]) -> None:
     for options in (["--quick"], ["--set", "peers=0"]):
         with pytest.raises(SystemExit):
-            main(["queue", "--record", *options])
+            parse(["queue", "--record", *options])
         assert "--record needs the full sizes" in capsys.readouterr().err
 
 
@@ -95,6 +97,27 @@ def test_part_that_reaches_its_deadline_ends_what_it_started() -> None:
     assert len(started) == 2
     _, alive = psutil.wait_procs(started, timeout=10)
     assert alive == []
+
+
+def test_second_interruption_does_not_leave_processes() -> None:
+    started: list[psutil.Process] = []
+    with pytest.raises(KeyboardInterrupt):
+        part_interrupted_twice(started)
+    assert len(started) == 2
+    assert psutil.wait_procs(started, timeout=10)[1] == []
+
+
+def part_interrupted_twice(started: list[psutil.Process]) -> None:
+    """Starts two programs, is interrupted, and again while the one that ends slowly is ended."""
+    slow = "trap 'sleep 1; exit' TERM; echo ready; while :; do sleep 0.1; done"
+    with workplace() as programs:
+        for number in range(2):
+            program = programs.start(f"slow-{number}", ["sh", "-c", slow], {})
+            program.wait_for("(ready)")
+            started.append(psutil.Process(program.process.pid))
+        again = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+        again.start()
+        raise KeyboardInterrupt
 
 
 def part_without_end(started: list[psutil.Process]) -> None:
