@@ -28,17 +28,15 @@ def run(programs: Programs, source: Path, shape: Shape) -> tuple[Path, list[Figu
     killed = _kill_in_the_middle(market, size)
     before, left = growth_data.applied(source), growth_data.applied(market.database)
     stray = _strays(programs, market.database, left)
-    begun, log = time.monotonic(), Path(f"{market.database}-wal")
+    begun = time.monotonic()
     market.start_server(MIGRATION_SECONDS)
     seconds = time.monotonic() - begun
-    log_bytes = log.stat().st_size if log.exists() else 0
     market.stop_server(signal.SIGTERM, 60.0)
     done = len(growth_data.applied(market.database)) - len(left)
     unit = f"s, {shape.jobs:,} jobs, {size / 1e9:.2f} GB"
     return market.database, [
         Figure(f"migrations from {SCHEMA[:4]}: until ready", seconds, unit),
         Figure("migrations in this time", done, ""),
-        Figure("write-ahead log after them", log_bytes / 1e6, "MB"),
         Figure("interrupted by SIGKILL after", killed, "s"),
         Figure("interrupted: migrations that were complete", len(left) - len(before), ""),
         Figure("interrupted: tables, indexes and triggers of an incomplete one", stray, "", at_most(0)),

@@ -29,6 +29,7 @@ BIN = ROOT / ".venv" / "bin"
 READY_SECONDS = 30.0
 TERMINATE_SECONDS = 10.0
 LOOK_SECONDS = 0.005
+INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
 
 
 class BenchError(Exception):
@@ -186,8 +187,14 @@ class Programs:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for program in reversed(self._running):
-            program.end()
+        # A second Ctrl-C or the deadline would interrupt this, and leave processes.
+        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in INTERRUPTIONS}
+        try:
+            for program in reversed(self._running):
+                program.end()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
     def start(
         self, name: str, command: Sequence[str | Path], variables: Mapping[str, str], executable: str = ""

@@ -6,7 +6,11 @@ import asyncio
 import json
 import math
 import os
+import signal
 import sqlite3
+import subprocess
+import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -14,11 +18,11 @@ import psutil
 import pytest
 
 from scripts.benchmarks import growth, growth_data, page
-from scripts.benchmarks.__main__ import PARTS, main
+from scripts.benchmarks.__main__ import PARTS, parse
 from scripts.benchmarks.figures import Figure, at_least, at_most, table
 from scripts.benchmarks.growth_data import Shape
-from scripts.benchmarks.processes import PartTimeout, deadline, workplace
-from scripts.benchmarks.sizes import FULL, LARGEST, QUICK
+from scripts.benchmarks.processes import ROOT, PartTimeout, deadline, workplace
+from scripts.benchmarks.sizes import FULL, QUICK
 from server.store import proof
 from server.store.database import Database
 
@@ -54,18 +58,25 @@ def test_goals_that_were_not_measured_keep_their_lines() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["no_size=1", "fresh=1", "storm_daemons=0", "storm_daemons=x", f"peers={LARGEST + 1}"]
+    ("text", "message"),
+    [
+        ("no_size=1", "'no_size' is not a size; the sizes are gateway_seconds,"),
+        ("fresh=1", "'fresh' is not a size"),
+        ("storm_daemons=0", "storm_daemons must be a number from 1 to 2,000,000"),
+        ("storm_daemons=x", "storm_daemons must be a number"),
+        ("queue_jobs=2000001", "queue_jobs must be a number from 0 to 2,000,000"),
+    ],
 )
-def test_wrong_size_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_size_is_refused(text: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["--set", text])
-    assert f"--set: {text.partition('=')[0]!r}" in (error := capsys.readouterr().err) or text in error
+        parse(["--set", text])
+    assert message in capsys.readouterr().err
 
 
 def test_only_full_sizes_are_recorded(capsys: pytest.CaptureFixture[str]) -> None:
     for options in (["--quick"], ["--set", "peers=0"]):
         with pytest.raises(SystemExit):
-            main(["queue", "--record", *options])
+            parse(["queue", "--record", *options])
         assert "--record needs the full sizes" in capsys.readouterr().err
 
 
@@ -81,15 +92,42 @@ def test_quick_sizes_are_not_above_the_full_ones() -> None:
 
 def test_part_that_reaches_its_deadline_ends_what_it_started() -> None:
     started: list[psutil.Process] = []
-    with pytest.raises(PartTimeout), deadline(0.3), workplace() as programs:
+    with pytest.raises(PartTimeout):
+        part_without_end(started)
+    assert len(started) == 2
+    _, alive = psutil.wait_procs(started, timeout=10)
+    assert alive == []
+
+
+def test_second_interruption_does_not_leave_processes() -> None:
+    started: list[psutil.Process] = []
+    with pytest.raises(KeyboardInterrupt):
+        part_interrupted_twice(started)
+    assert len(started) == 2
+    assert psutil.wait_procs(started, timeout=10)[1] == []
+
+
+def part_interrupted_twice(started: list[psutil.Process]) -> None:
+    """Starts two programs, is interrupted, and again while the one that ends slowly is ended."""
+    slow = "trap 'sleep 1; exit' TERM; echo ready; while :; do sleep 0.1; done"
+    with workplace() as programs:
+        for number in range(2):
+            program = programs.start(f"slow-{number}", ["sh", "-c", slow], {})
+            program.wait_for("(ready)")
+            started.append(psutil.Process(program.process.pid))
+        again = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+        again.start()
+        raise KeyboardInterrupt
+
+
+def part_without_end(started: list[psutil.Process]) -> None:
+    """Starts a program with a child, and waits for longer than it may."""
+    with deadline(0.3), workplace() as programs:
         program = programs.start("parent", ["sh", "-c", "sleep 600 & echo ready; wait"], {})
         program.wait_for("(ready)")
         parent = psutil.Process(program.process.pid)
         started += [parent, *parent.children()]
         program.wait(60)
-    assert len(started) == 2
-    _, alive = psutil.wait_procs(started, timeout=10)
-    assert alive == []
 
 
 @pytest.mark.parametrize("has_large", [True, False])
@@ -131,19 +169,21 @@ def test_growth_asks_every_get_route() -> None:
 @pytest.mark.e2e
 def test_part_measures_real_programs_and_leaves_none(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
-    sizes = ("queue_jobs=60", "queue_measured_jobs=3")
-    status = main(["queue", "--quick", "--json", str(file), *(part for s in sizes for part in ("--set", s))])
-    assert status == 0
+    sizes = ("--set", "queue_jobs=60", "--set", "queue_measured_jobs=3")
+    command = [sys.executable, "-m", "scripts.benchmarks", "queue", "--quick", "--json", str(file), *sizes]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
     figures = {figure["name"]: figure for figure in json.loads(file.read_text())["figures"]["queue"]}
     assert figures["jobs/s, 16 in flight, beside 60 queued jobs"]["value"] > 0
     assert {goal.figure for goal in page.GOAL_LINES if goal.part == "queue"} <= figures.keys()
-    left = [p for p in psutil.process_iter(["cmdline"]) if is_of_this_bench(p)]
-    assert left == []
+    assert [process for process in psutil.process_iter() if has_environment(process, str(tmp_path))] == []
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
-def is_of_this_bench(process: psutil.Process) -> bool:
-    """Whether it was started by this process and belongs to a bench."""
+def has_environment(process: psutil.Process, text: str) -> bool:
+    """Whether a variable of the process has this value."""
     try:
-        return process.ppid() == os.getpid() and "dcp-bench-" in " ".join(process.environ().values())
+        return text in process.environ().values()
     except psutil.Error:
         return False
