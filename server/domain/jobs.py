@@ -76,6 +76,7 @@ class FailureReason(StrEnum):
     ENGINE_BUSY = "ENGINE_BUSY"
     NO_ANSWER = "NO_ANSWER"
     OTHER_ARCHITECTURE = "OTHER_ARCHITECTURE"
+    IMPOSSIBLE_REPORT = "IMPOSSIBLE_REPORT"
 
 
 # The renter's own program, or a limit that the renter chose, ended the run: its run time is charged.
@@ -99,6 +100,7 @@ PROVIDERS_FAULT = frozenset(
         FailureReason.PROVIDER_DRAINED,
         FailureReason.CONTAINER_ENGINE_UNAVAILABLE,
         FailureReason.GPU_FAILED,
+        FailureReason.IMPOSSIBLE_REPORT,
     }
 )
 # Job types whose only result is their output: a run without output is not charged, however it ends.

@@ -28,11 +28,15 @@ class Weight(StrEnum):
 def weight(outcome: LeaseOutcome, reason: FailureReason | None) -> Weight:
     """Success counts for the provider; attempts that were lost, released or failed by its fault, against it.
 
+    So does every attempt whose report cannot be true, whatever its outcome.
+
     Attempts that the renter or an operator ended, failures that the job caused, and attempts that were given
     back because the model server was busy, do not count.
     """
     if outcome is LeaseOutcome.RELEASED and reason is FailureReason.ENGINE_BUSY:
         return Weight.NEITHER
+    if reason is FailureReason.IMPOSSIBLE_REPORT:
+        return Weight.AGAINST
     if outcome is LeaseOutcome.SUCCEEDED:
         return Weight.FOR
     if outcome is LeaseOutcome.RELEASED and reason is FailureReason.OTHER_ARCHITECTURE:

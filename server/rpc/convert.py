@@ -78,8 +78,12 @@ def failure_reason_number(reason: FailureReason) -> jobs_pb2.FailureReason.Value
     return _FAILURES[reason]
 
 
-def dispute_state(number: int) -> DisputeState | None:
-    return _DISPUTE_STATES.get(number)
+def dispute_state(number: int) -> DisputeState:
+    """Raises INVALID_FIELD for a state that this server does not know."""
+    state = _DISPUTE_STATES.get(number)
+    if state is None:
+        raise invalid_field("status", f"must be one of: {', '.join(DisputeState)}")
+    return state
 
 
 def provider_status(status: ProviderStatus) -> providers_pb2.ProviderStatus.ValueType:

@@ -25,7 +25,7 @@ from typing import Any
 from server.domain import ledger as rules
 from server.domain import pricing
 from server.domain.artifacts import UPLOAD_GRACE_SECONDS
-from server.domain.jobs import CHARGED, FINAL, INFERENCE, FailureReason, Job, JobEvent, JobState
+from server.domain.jobs import FINAL, INFERENCE, FailureReason, Job, JobEvent, JobState
 from server.domain.leases import (
     MARKER_BYTES,
     MAX_ATTEMPTS,
@@ -39,8 +39,9 @@ from server.domain.leases import (
     RunOutcome,
 )
 from server.domain.messages import LeaseAction, LeaseDirective, ResultAck
+from server.domain.reports import Facts, believe, given_back, is_charged
 from server.services import outbox
-from server.store import artifacts, jobs, leases, ledger
+from server.store import artifacts, jobs, leases, ledger, providers
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def record_finish(
         note_run(job, lease, report.run_ms)
         return LeaseDirective(ref, LeaseAction.RESEND, lease.output_through_seq, lease.log_through_seq)
     if report.outcome is RunOutcome.RELEASED:
-        _release(lease, report, now_ms)
+        _release(lease, report, given_back(report, job), now_ms)
     else:
         _end_run(job, lease, report, now_ms, matures)
     return ResultAck(ref, Disposition.ACCEPTED)
@@ -115,9 +116,8 @@ def note_run(job: Job, lease: Lease, run_ms: int) -> None:
     leases.note_run_ms(lease, pricing.billed_ms(run_ms, run_ms, job.limit_ms))
 
 
-def _release(lease: Lease, report: FinishReport, now_ms: int) -> None:
+def _release(lease: Lease, report: FinishReport, reason: FailureReason | None, now_ms: int) -> None:
     """The daemon gave the attempt back: it drains, its GPU failed, or its model server is busy."""
-    reason = report.failure_reason
     # A model server that has begun to answer is not busy with others.
     if reason not in _GIVEN_BACK or (reason is FailureReason.ENGINE_BUSY and lease.output_through_seq):
         give_up(lease, now_ms, "the daemon gave it back", LeaseOutcome.RELEASED)
@@ -130,14 +130,23 @@ def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int, matures:
     server_ms = now_ms - lease.started_ms if lease.started_ms is not None else 0
     billed = pricing.billed_ms(report.run_ms, server_ms, job.limit_ms)
     failed = report.outcome is RunOutcome.FAILED
-    reason = report.failure_reason or FailureReason.ENGINE_FAILED
-    message = report.failure_message or reason.value.lower().replace("_", " ")
+    belief = believe(report, job, Facts(server_ms, _context_tokens(report, job, lease.provider_id)))
+    reason = belief.reason or FailureReason.ENGINE_FAILED
+    message = belief.claim or report.failure_message or reason.value.lower().replace("_", " ")
+    if belief.claim:
+        log.warning(
+            "a report cannot be true job_id=%s lease_epoch=%d provider_id=%d: %s",
+            job.job_id,
+            lease.lease_epoch,
+            lease.provider_id,
+            belief.claim,
+        )
     leases.end(
         lease,
         LeaseOutcome(report.outcome.value),
         now_ms,
-        detail=message if failed else "",
-        failure_reason=reason if failed else None,
+        detail=message if failed else belief.claim,
+        failure_reason=belief.reason,
         run_ms=billed,
         image_digest=report.image_digest,
     )
@@ -148,7 +157,7 @@ def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int, matures:
             now_ms,
             billed_ms=billed,
             content_type=report.content_type,
-            usage=report.usage,
+            usage=belief.usage,
             output_truncated=report.output_truncated,
             matures=matures,
         )
@@ -162,8 +171,16 @@ def _charged_ms(reason: FailureReason, billed_ms: int, job: Job) -> int:
     """How much of a failed run is charged to its renter."""
     # A limit that was not reached does not justify a charge, whatever the daemon reports.
     at_limit = billed_ms + LIMIT_TOLERANCE_MS >= job.limit_ms
-    is_charged = reason in CHARGED and (reason is not FailureReason.DURATION_LIMIT or at_limit)
-    return billed_ms if is_charged else 0
+    is_due = is_charged(reason, job) and (reason is not FailureReason.DURATION_LIMIT or at_limit)
+    return billed_ms if is_due else 0
+
+
+def _context_tokens(report: FinishReport, job: Job, provider_id: int) -> int:
+    """The context of the job's model, which only a prompt that is said to be too long depends on."""
+    if report.failure_reason is not FailureReason.PROMPT_TOO_LONG or job.model is None:
+        return 0
+    served = providers.models_of([provider_id])[provider_id]
+    return next((model.context_tokens for model in served if model.name == job.model), 0)
 
 
 # The attempt gives no result.

@@ -121,13 +121,16 @@ class Providers:
                 provider = replace(provider, report=report)
             today = day_of(ms(self._clock))
             monday = first_day_of_week(today)
-            earned = ledger.earned(provider_id, 0, today * DAY_MS, monday * DAY_MS)
+            since_ms = (0, today * DAY_MS, monday * DAY_MS)
+            in_all, of_today, of_week = ledger.earned(provider_id, *since_ms)
             return ProviderProfile(
                 provider,
                 self._status(provider, last_ms),
                 last_ms,
                 jobs.count_ended_of_provider(provider_id),
-                *earned,
+                in_all,
+                of_today,
+                of_week,
                 ledger.of_provider(provider_id),
                 self._period(provider_id),
                 providers.models_of([provider_id])[provider_id],

@@ -113,8 +113,8 @@ class Sweep:
             yield lease.job_id, partial(_given_up, lease, now_ms, text, outcome=LeaseOutcome.EXPIRED)
         for lease, renewed_ms in self._silent(now_ms, BATCH):
             text = "its provider went silent"
-            silent = {"renewed_ms": renewed_ms, "matures": self._payouts_mature}
-            yield lease.job_id, partial(_given_up, lease, now_ms, text, **silent)
+            end = partial(_given_up, lease, now_ms, text, renewed_ms=renewed_ms, matures=self._payouts_mature)
+            yield lease.job_id, end
         for lease in leases.preparing_since(now_ms - _ms(PREPARE_SECONDS), BATCH):
             if self._is_settled_in(lease.provider_id, now_ms):
                 yield lease.job_id, partial(_given_up, lease, now_ms, "its provider did not start it")

@@ -128,8 +128,9 @@ def balance(account: ledger.Account) -> int:
 def of_provider(provider_id: int) -> ledger.ProviderMoney:
     """The balances of a provider's accounts. ``lock`` them first for a decision that depends on them."""
     found = dict(_balances_of_owner.all(owner_id=provider_id))
-    values = [found.get(account.kind.value, 0) for account in ledger.accounts_of(provider_id)]
-    return ledger.ProviderMoney(*values[:-1], debt_halala=-values[-1])
+    kinds = (account.kind.value for account in ledger.accounts_of(provider_id))
+    available, maturing, disputed, reserved, debt = (int(found.get(kind, 0)) for kind in kinds)
+    return ledger.ProviderMoney(available, maturing, disputed, reserved, -debt)
 
 
 def total(kind: AccountKind) -> int:

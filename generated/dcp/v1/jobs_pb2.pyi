@@ -176,6 +176,10 @@ class _FailureReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Failure
     """The image is for another processor than the provider's, and no further attempt is left: set
     `container_spec.architecture`. Not charged.
     """
+    FAILURE_REASON_IMPOSSIBLE_REPORT: _FailureReason.ValueType  # 34
+    """The provider's daemon reported an end that this job cannot have, or cancelled it although nobody had asked for
+    that. Not charged.
+    """
 
 class FailureReason(_FailureReason, metaclass=_FailureReasonEnumTypeWrapper):
     """Why a job did not complete."""
@@ -237,6 +241,10 @@ thinking: raise `params.max_tokens`. Not charged.
 FAILURE_REASON_OTHER_ARCHITECTURE: FailureReason.ValueType  # 33
 """The image is for another processor than the provider's, and no further attempt is left: set
 `container_spec.architecture`. Not charged.
+"""
+FAILURE_REASON_IMPOSSIBLE_REPORT: FailureReason.ValueType  # 34
+"""The provider's daemon reported an end that this job cannot have, or cancelled it although nobody had asked for
+that. Not charged.
 """
 Global___FailureReason: _TypeAlias = FailureReason  # noqa: Y015
 
@@ -1440,7 +1448,7 @@ Global___Billing: _TypeAlias = Billing  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
-    """A model server's own counts. They are informative: bills depend only on time."""
+    """A model server's own counts, as far as they can be true. They are informative: bills depend only on time."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1448,6 +1456,7 @@ class Usage(_message.Message):
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
     TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    BOUNDED_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     """Tokens of the prompt."""
     completion_tokens: _builtins.int
@@ -1458,6 +1467,12 @@ class Usage(_message.Message):
     """
     tokens_per_second: _builtins.float
     """Tokens of the answer per second of generation."""
+    @_builtins.property
+    def bounded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The counts that were greater than they can be, by what the server relayed and clocked, and that the server
+        replaced by the greatest possible value. What a model thinks is counted and not relayed.
+        """
+
     def __init__(
         self,
         *,
@@ -1465,10 +1480,11 @@ class Usage(_message.Message):
         completion_tokens: _builtins.int = ...,
         first_token_ms: _builtins.int = ...,
         tokens_per_second: _builtins.float = ...,
+        bounded: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "first_token_ms", b"first_token_ms", "prompt_tokens", b"prompt_tokens", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounded", b"bounded", "completion_tokens", b"completion_tokens", "first_token_ms", b"first_token_ms", "prompt_tokens", b"prompt_tokens", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

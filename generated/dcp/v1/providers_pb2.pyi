@@ -621,7 +621,9 @@ class PastAttempt(_message.Message):
     outcome: _jobs_pb2.AttemptOutcome.ValueType
     """The outcome."""
     failure_reason: _jobs_pb2.FailureReason.ValueType
-    """Why the attempt failed. Present if it failed."""
+    """Why the attempt failed. Present if it failed, and, as `IMPOSSIBLE_REPORT`, if its daemon's report cannot be
+    true.
+    """
     counts: Global___AttemptWeight.ValueType
     """How it counts for the provider's reliability."""
     run_seconds: _builtins.float

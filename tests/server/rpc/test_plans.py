@@ -96,7 +96,8 @@ async def read(market: Market, whole: Whole, method: MethodDescriptor, known: di
         requests = [{}, *({name: value} for name, value in needed.items()), needed]
     for name in sorted(fields & {*VALUES, "status"}):
         if name != "page" or method.name != "ExportOwnData":
-            values = VALUES.get(name) or method.input_type.fields_by_name[name].enum_type.values_by_number
+            enum = method.input_type.fields_by_name[name].enum_type
+            values = enum.values_by_number if enum is not None else VALUES[name]
             requests += [{**base, name: value} for base in list(requests) for value in values if value]
     for role in rule(method).roles:
         for request in requests:

@@ -12,6 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -150,7 +151,7 @@ class Play:
         assert found.postings_sum_halala == 0
         await self.database.read(self._check_accounts)
         for provider_id in self.providers:
-            await self.database.read(lambda id_=provider_id: self._check_provider(id_))
+            await self.database.read(partial(self._check_provider, provider_id))
 
     def _check_accounts(self) -> None:
         for kind, balance in tuples(Account.select(Account.kind, Account.balance_halala)):
