@@ -11,7 +11,7 @@ from server.domain.ledger import AccountKind, TransferKind
 from server.domain.statements import DAY_MS, day_of
 from server.store import ledger, providers, renters
 from server.store.database import Database
-from server.store.operators import operations, tally
+from server.store.operators import discards, operations, tally
 
 GPU_LIMIT = 100
 SIGNUP_LIMIT = 10
@@ -33,6 +33,7 @@ class Figures:
     fee_halala: int
     fee_today_halala: int
     held_halala: int
+    discards_today: int
 
     @property
     def active_jobs(self) -> int:
@@ -65,6 +66,7 @@ class Dashboard:
                 ledger.fees_of_all(),
                 ledger.turnover(TransferKind.FEE, since_ms=now_ms - now_ms % DAY_MS),
                 ledger.total(AccountKind.RENTER_HELD),
+                discards.count_since(now_ms - now_ms % DAY_MS),
             )
 
         return await self._database.read(read)
