@@ -71,7 +71,7 @@ def servicers(services: Services, config: Config) -> tuple[object, ...]:
     newest = config.newest_daemon
     return (
         AccountServicer(services.accounts),
-        AdminServicer(services.dashboard, services.withdrawals, services.audit),
+        AdminServicer(services.dashboard, services.withdrawals, services.audit, services.discards),
         ArtifactServicer(services.artifacts),
         DisputeServicer(services.disputes),
         JobServicer(services.jobs),
@@ -120,7 +120,9 @@ class Server:
         self.services = Services(self._database, self._clock, self._config, body_text)
         self._limits = RateLimits(self._config.limits, self._clock)
         addresses = Addresses(self._config.trusted_proxies)
-        authentication = Authentication(self.services.keys, self._limits, addresses)
+        authentication = Authentication(
+            self.services.keys, self._limits, addresses, self.services.discards.note_key
+        )
         self.methods = Methods(authentication)
         self._grpc = grpc.aio.server(
             handlers=[self.methods], interceptors=[authentication], options=GRPC_OPTIONS
@@ -150,6 +152,7 @@ class Server:
             Duty("stop: write heartbeats", services.heartbeats.write_all),
             Duty("stop: write uses of keys", partial(services.keys.write_uses, now=True)),
             Duty("stop: store metrics", services.metrics.store_all),
+            Duty("stop: store discards", services.discards.tick),
         )
         await Loop(PERIOD_SECONDS, steps).tick()
         await asyncio.to_thread(self._database.stop)

@@ -82,6 +82,7 @@ def server_loops(services: Services) -> tuple[Loop, ...]:
                 Duty("write uses of keys", services.keys.write_uses),
                 Duty("erase deleted accounts", services.deletion.tick),
                 Duty("store metrics", services.metrics.tick),
+                Duty("store discards", services.discards.tick),
             ),
         ),
         Loop(PERIOD_SECONDS, (Duty("judge reports", services.heartbeats.honesty.tick),)),
@@ -91,6 +92,7 @@ def server_loops(services: Services) -> tuple[Loop, ...]:
             (
                 Duty("clean artifacts", services.cleaning.tick),
                 Duty("remove old texts of jobs", services.retention.tick),
+                Duty("remove old discards", services.discards.clean),
             ),
         ),
         Loop(MATURING_SECONDS, (Duty("mature payouts", services.payouts.tick),)),

@@ -28,6 +28,7 @@ from server.services.metrics import Metrics
 from server.services.operators.accounts import Accounts
 from server.services.operators.audit import Audit
 from server.services.operators.dashboard import Dashboard
+from server.services.operators.discards import Discards
 from server.services.operators.operations import Operations
 from server.services.operators.proofs import Proofs
 from server.services.payouts import Payouts
@@ -70,8 +71,16 @@ class Services:
         )
         self.heartbeats = Heartbeats(database, self.fleet, self.metrics, clock, config.minimums)
         self.market = Market(database, self.fleet, self.providers, clock)
+        self.discards = Discards(database, clock)
         shared = Shared(
-            database, self.dispatch, self.fleet, self.heartbeats, clock, config.newest_daemon, matures
+            database,
+            self.dispatch,
+            self.fleet,
+            self.heartbeats,
+            self.discards,
+            clock,
+            newest_daemon=config.newest_daemon,
+            payouts_mature=matures,
         )
         self.streams = Streams(shared, config.limits.streams)
         self.keys = Credentials(database, clock, config.admin_token)

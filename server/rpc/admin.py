@@ -5,19 +5,28 @@ from __future__ import annotations
 from dcp.v1 import admin_pb2 as pb
 from dcp.v1 import admin_pb2_grpc
 
+from server.domain.discards import DiscardKind
 from server.domain.ledger import AccountKind
 from server.domain.withdrawals import WithdrawalState
 from server.rpc import convert
 from server.rpc.context import Context
+from server.rpc.enums import enum_map
 from server.rpc.withdrawals import message
 from server.services.operators.audit import Audit
 from server.services.operators.dashboard import Dashboard
+from server.services.operators.discards import Discards
 from server.services.withdrawals import Withdrawals
 from server.store.operators.audit import Entry
+from server.store.operators.discards import DiscardRow
+
+_DISCARD_KINDS = enum_map(DiscardKind, pb.DiscardKind)
 
 
 class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
-    def __init__(self, dashboard: Dashboard, withdrawals: Withdrawals, audit: Audit) -> None:
+    def __init__(
+        self, dashboard: Dashboard, withdrawals: Withdrawals, audit: Audit, discards: Discards
+    ) -> None:
+        self._discards = discards
         self._dashboard = dashboard
         self._withdrawals = withdrawals
         self._audit = audit
@@ -44,6 +53,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
                 disputed_halala=own[AccountKind.PROVIDER_DISPUTED],
                 reserved_halala=own[AccountKind.WITHDRAWAL],
                 debt_halala=-own[AccountKind.PROVIDER_DEBT],
+                discards_today=board.discards_today,
             ),
             jobs_by_state={state.value: count for state, count in board.jobs_by_state.items()},
             providers_by_gpu={name or "unknown": count for name, count, _ in board.gpus},
@@ -91,6 +101,33 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         return pb.ListAuditEntriesResponse(
             entries=[_entry(entry) for entry in page.rows], next_before_id=page.next_id
         )
+
+    async def ListDiscards(
+        self, request: pb.ListDiscardsRequest, context: Context
+    ) -> pb.ListDiscardsResponse:
+        page = await self._discards.page(
+            request.provider_id or None, request.before_id or None, request.page_size
+        )
+        return pb.ListDiscardsResponse(
+            discards=[_discard(row) for row in page.rows], next_before_id=page.next_id
+        )
+
+
+def _discard(row: DiscardRow) -> pb.Discard:
+    about = row.about
+    return pb.Discard(
+        id=row.id,
+        kind=_DISCARD_KINDS[about.kind],
+        provider_id=about.provider_id or None,
+        job_id=about.job_id or None,
+        lease_epoch=about.lease_epoch or None,
+        key_last4=about.key_last4 or None,
+        address=about.address or None,
+        detail=row.detail,
+        times=row.times,
+        first_at=convert.timestamp(row.first_ms),
+        last_at=convert.timestamp(row.last_ms),
+    )
 
 
 def _entry(entry: Entry) -> pb.AuditEntry:

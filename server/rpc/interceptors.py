@@ -63,7 +63,15 @@ class Authentication(grpc.aio.ServerInterceptor):
     status; an unexpected one is logged under an id, and the caller gets only the id.
     """
 
-    def __init__(self, keys: Credentials, limits: RateLimits, addresses: Addresses) -> None:
+    def __init__(
+        self,
+        keys: Credentials,
+        limits: RateLimits,
+        addresses: Addresses,
+        note_unknown: Callable[[str, str], None],
+    ) -> None:
+        """``note_unknown`` gets each credential that no account has, and the address that sent it."""
+        self._note_unknown = note_unknown
         self._keys = keys
         self._limits = limits
         self._addresses = addresses
@@ -213,6 +221,7 @@ class Authentication(grpc.aio.ServerInterceptor):
             if refusal is not None:
                 raise refusal from None
             self._limits.count_failed_key(address)
+            self._note_unknown(credential, address)
             raise
 
 

@@ -18,6 +18,7 @@ from server.domain.errors import DomainError, Reason
 from server.domain.honesty import Verdict
 from server.domain.leases import (
     Channel,
+    Disposition,
     FinishReport,
     Lease,
     LeaseOutcome,
@@ -54,6 +55,7 @@ from server.services.dispatch import Dispatch
 from server.services.endings import give_up, note_run, record_finish
 from server.services.fleet import Fleet, Presence
 from server.services.heartbeats import Heartbeats
+from server.services.operators.discards import Discards
 from server.services.providers import refuse_shut_out
 from server.services.stream_outbox import Outbox
 from server.store import jobs, leases, providers, sessions, terms
@@ -79,6 +81,7 @@ class Shared:
     dispatch: Dispatch
     fleet: Fleet
     heartbeats: Heartbeats
+    discards: Discards
     clock: Clock
     newest_daemon: str = CURRENT
     payouts_mature: bool = True
@@ -157,8 +160,10 @@ class Session:
             case Reply(answer):
                 if isinstance(answer, LeaseDirective):
                     self._warn("a message named a lease that the session does not hold", answer.lease)
+                    self._shared.discards.note_lease(self.provider_id, answer.lease)
                 self._send(answer)
             case Breach(lease, detail):
+                self._shared.discards.note_run(self.provider_id, lease, detail)
                 await self._give_up([lease], f"its daemon broke the protocol: {detail}")
             case Hello():
                 async with self._shared.hellos:
@@ -282,6 +287,7 @@ class Session:
         held = {(k.ref.job_id, k.ref.lease_epoch) for k, _ in kept}
         for ref in hello.held:
             if (ref.job_id, ref.lease_epoch) not in held:
+                shared.discards.note_lease(self.provider_id, ref)
                 self._send(stranger(ref).message)
         for lease, cancel in kept:
             if cancel:
@@ -358,6 +364,7 @@ class Session:
         unknown, missing = self._protocol.reconcile(beat)
         for ref in unknown:
             self._warn("a heartbeat listed a lease that the session does not hold", ref)
+            shared.discards.note_lease(self.provider_id, ref)
             self._send(stranger(ref).message)
         if missing:
             await self._give_up(missing, "the daemon no longer holds it")
@@ -441,10 +448,14 @@ class Session:
         matures = self._shared.payouts_mature
         answer = await self._run(lambda: record_finish(report, self.provider_id, now_ms, matures=matures))
         if isinstance(answer, LeaseDirective) and not self._protocol.may_resend(report.lease):
-            await self._give_up([report.lease], "its daemon cannot send the output that its result names")
+            lost = "its daemon cannot send the output that its result names"
+            self._shared.discards.note_run(self.provider_id, report.lease, lost)
+            await self._give_up([report.lease], lost)
             return
         self._send(answer)
         if isinstance(answer, ResultAck):
+            if answer.disposition is Disposition.STALE:
+                self._shared.discards.note_lease(self.provider_id, report.lease)
             self._protocol.dropped(report.lease)
             log.info(
                 "result %s job_id=%s lease_epoch=%d outcome=%s %s",
@@ -514,6 +525,7 @@ class Session:
             self.push(Reconnect(0.0, 0.0))
             return
         self._warn("received a message for a stale lease; nothing changed", ref)
+        self._shared.discards.note_lease(self.provider_id, ref)
         self._protocol.dropped(ref)
         self._send(stranger(ref).message)
 

@@ -424,6 +424,23 @@ class Dispute(Table):
         table_name = "dispute"
 
 
+class Discard(Table):
+    id = pw.BigAutoField()
+    kind = pw.TextField()
+    provider_id = pw.BigIntegerField()
+    job_id = pw.TextField()
+    lease_epoch = pw.IntegerField()
+    key_last4 = pw.TextField()
+    address = pw.TextField()
+    detail = pw.TextField()
+    times = pw.BigIntegerField()
+    first_ms = pw.BigIntegerField()
+    last_ms = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "discard"
+
+
 # Every table, in the order of this file.
 MODELS: tuple[type[Table], ...] = tuple(Table.__subclasses__())
 

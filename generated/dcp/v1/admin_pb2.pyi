@@ -57,6 +57,34 @@ WITHDRAWAL_STATUS_REJECTED: WithdrawalStatus.ValueType  # 4
 """An operator rejected the request; the money can be withdrawn again."""
 Global___WithdrawalStatus: _TypeAlias = WithdrawalStatus  # noqa: Y015
 
+class _DiscardKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DiscardKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DiscardKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DISCARD_KIND_UNSPECIFIED: _DiscardKind.ValueType  # 0
+    """Not specified; never stored."""
+    DISCARD_KIND_LEASE: _DiscardKind.ValueType  # 1
+    """A lease that is not on record: its run was stopped, and its result is not used."""
+    DISCARD_KIND_RUN: _DiscardKind.ValueType  # 2
+    """A run that does not continue what is stored of it: its attempt is lost, and its job was queued again."""
+    DISCARD_KIND_KEY: _DiscardKind.ValueType  # 3
+    """A provider's key that no account has: the call was refused."""
+
+class DiscardKind(_DiscardKind, metaclass=_DiscardKindEnumTypeWrapper):
+    """What the server did not know."""
+
+DISCARD_KIND_UNSPECIFIED: DiscardKind.ValueType  # 0
+"""Not specified; never stored."""
+DISCARD_KIND_LEASE: DiscardKind.ValueType  # 1
+"""A lease that is not on record: its run was stopped, and its result is not used."""
+DISCARD_KIND_RUN: DiscardKind.ValueType  # 2
+"""A run that does not continue what is stored of it: its attempt is lost, and its job was queued again."""
+DISCARD_KIND_KEY: DiscardKind.ValueType  # 3
+"""A provider's key that no account has: the call was refused."""
+Global___DiscardKind: _TypeAlias = DiscardKind  # noqa: Y015
+
 @_typing.final
 class GetDashboardRequest(_message.Message):
     """Empty: the dashboard has no parameters."""
@@ -249,6 +277,7 @@ class DashboardStats(_message.Message):
     DISPUTED_HALALA_FIELD_NUMBER: _builtins.int
     RESERVED_HALALA_FIELD_NUMBER: _builtins.int
     DEBT_HALALA_FIELD_NUMBER: _builtins.int
+    DISCARDS_TODAY_FIELD_NUMBER: _builtins.int
     total_providers: _builtins.int
     """All providers."""
     online_now: _builtins.int
@@ -279,6 +308,10 @@ class DashboardStats(_message.Message):
     """The sum of the open withdrawal requests, in halala."""
     debt_halala: _builtins.int
     """What providers owe after disputes, in halala."""
+    discards_today: _builtins.int
+    """The number of records in ListDiscards with a last time since midnight UTC. More than a few mean that the server
+    runs on an older database than its daemons remember.
+    """
     def __init__(
         self,
         *,
@@ -297,10 +330,11 @@ class DashboardStats(_message.Message):
         disputed_halala: _builtins.int = ...,
         reserved_halala: _builtins.int = ...,
         debt_halala: _builtins.int = ...,
+        discards_today: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_jobs", b"active_jobs", "charged_halala", b"charged_halala", "claimable_halala", b"claimable_halala", "debt_halala", b"debt_halala", "disputed_halala", b"disputed_halala", "fee_halala", b"fee_halala", "fee_today_halala", b"fee_today_halala", "held_halala", b"held_halala", "maturing_halala", b"maturing_halala", "online_now", b"online_now", "payout_halala", b"payout_halala", "reserved_halala", b"reserved_halala", "total_jobs", b"total_jobs", "total_providers", b"total_providers", "total_renters", b"total_renters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_jobs", b"active_jobs", "charged_halala", b"charged_halala", "claimable_halala", b"claimable_halala", "debt_halala", b"debt_halala", "discards_today", b"discards_today", "disputed_halala", b"disputed_halala", "fee_halala", b"fee_halala", "fee_today_halala", b"fee_today_halala", "held_halala", b"held_halala", "maturing_halala", b"maturing_halala", "online_now", b"online_now", "payout_halala", b"payout_halala", "reserved_halala", b"reserved_halala", "total_jobs", b"total_jobs", "total_providers", b"total_providers", "total_renters", b"total_renters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -603,6 +637,162 @@ class AuditEntry(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AuditEntry: _TypeAlias = AuditEntry  # noqa: Y015
+
+@_typing.final
+class ListDiscardsRequest(_message.Message):
+    """Selects records and a page of them: the newest, or those older than a known record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    BEFORE_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    provider_id: _builtins.int
+    """Only records of this provider. Default: of all providers, and of unknown keys."""
+    before_id: _builtins.int
+    """Only records older than this id. Default: start at the newest."""
+    page_size: _builtins.int
+    """The number of entries on a page."""
+    def __init__(
+        self,
+        *,
+        provider_id: _builtins.int | None = ...,
+        before_id: _builtins.int | None = ...,
+        page_size: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_before_id", b"_before_id", "_page_size", b"_page_size", "_provider_id", b"_provider_id", "before_id", b"before_id", "page_size", b"page_size", "provider_id", b"provider_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_before_id", b"_before_id", "_page_size", b"_page_size", "_provider_id", b"_provider_id", "before_id", b"before_id", "page_size", b"page_size", "provider_id", b"provider_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__before_id: _TypeAlias = _typing.Literal["before_id"]  # noqa: Y015
+    _WhichOneofArgType__before_id: _TypeAlias = _typing.Literal["_before_id", b"_before_id"]  # noqa: Y015
+    _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
+    _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    _WhichOneofReturnType__provider_id: _TypeAlias = _typing.Literal["provider_id"]  # noqa: Y015
+    _WhichOneofArgType__provider_id: _TypeAlias = _typing.Literal["_provider_id", b"_provider_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__before_id) -> _WhichOneofReturnType__before_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__provider_id) -> _WhichOneofReturnType__provider_id | None: ...
+
+Global___ListDiscardsRequest: _TypeAlias = ListDiscardsRequest  # noqa: Y015
+
+@_typing.final
+class ListDiscardsResponse(_message.Message):
+    """One page of records."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISCARDS_FIELD_NUMBER: _builtins.int
+    NEXT_BEFORE_ID_FIELD_NUMBER: _builtins.int
+    next_before_id: _builtins.int
+    """Pass it as `before_id` to get the next page. Absent on the last page."""
+    @_builtins.property
+    def discards(self) -> _containers.RepeatedCompositeFieldContainer[Global___Discard]:
+        """The records, newest first."""
+
+    def __init__(
+        self,
+        *,
+        discards: _abc.Iterable[Global___Discard] | None = ...,
+        next_before_id: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_before_id", b"_next_before_id", "next_before_id", b"next_before_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_before_id", b"_next_before_id", "discards", b"discards", "next_before_id", b"next_before_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__next_before_id: _TypeAlias = _typing.Literal["next_before_id"]  # noqa: Y015
+    _WhichOneofArgType__next_before_id: _TypeAlias = _typing.Literal["_next_before_id", b"_next_before_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_before_id) -> _WhichOneofReturnType__next_before_id | None: ...
+
+Global___ListDiscardsResponse: _TypeAlias = ListDiscardsResponse  # noqa: Y015
+
+@_typing.final
+class Discard(_message.Message):
+    """Something that a daemon reported and that the server did not know."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    LEASE_EPOCH_FIELD_NUMBER: _builtins.int
+    KEY_LAST4_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
+    FIRST_AT_FIELD_NUMBER: _builtins.int
+    LAST_AT_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """The record's id; newer records have greater ids."""
+    kind: Global___DiscardKind.ValueType
+    """What was not known."""
+    provider_id: _builtins.int
+    """The provider whose daemon reported it. Absent for an unknown key."""
+    job_id: _builtins.str
+    """The id of the job. Absent for an unknown key."""
+    lease_epoch: _builtins.int
+    """The lease's number within the job. Absent for an unknown key."""
+    key_last4: _builtins.str
+    """The last four characters of the unknown key."""
+    address: _builtins.str
+    """The address from which the unknown key came."""
+    detail: _builtins.str
+    """What differs from the server's records, for a person."""
+    times: _builtins.int
+    """How often it was reported."""
+    @_builtins.property
+    def first_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was reported first."""
+
+    @_builtins.property
+    def last_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was reported last."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        kind: Global___DiscardKind.ValueType = ...,
+        provider_id: _builtins.int | None = ...,
+        job_id: _builtins.str | None = ...,
+        lease_epoch: _builtins.int | None = ...,
+        key_last4: _builtins.str | None = ...,
+        address: _builtins.str | None = ...,
+        detail: _builtins.str = ...,
+        times: _builtins.int = ...,
+        first_at: _timestamp_pb2.Timestamp | None = ...,
+        last_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_address", b"_address", "_job_id", b"_job_id", "_key_last4", b"_key_last4", "_lease_epoch", b"_lease_epoch", "_provider_id", b"_provider_id", "address", b"address", "first_at", b"first_at", "job_id", b"job_id", "key_last4", b"key_last4", "last_at", b"last_at", "lease_epoch", b"lease_epoch", "provider_id", b"provider_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_address", b"_address", "_job_id", b"_job_id", "_key_last4", b"_key_last4", "_lease_epoch", b"_lease_epoch", "_provider_id", b"_provider_id", "address", b"address", "detail", b"detail", "first_at", b"first_at", "id", b"id", "job_id", b"job_id", "key_last4", b"key_last4", "kind", b"kind", "last_at", b"last_at", "lease_epoch", b"lease_epoch", "provider_id", b"provider_id", "times", b"times"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__address: _TypeAlias = _typing.Literal["address"]  # noqa: Y015
+    _WhichOneofArgType__address: _TypeAlias = _typing.Literal["_address", b"_address"]  # noqa: Y015
+    _WhichOneofReturnType__job_id: _TypeAlias = _typing.Literal["job_id"]  # noqa: Y015
+    _WhichOneofArgType__job_id: _TypeAlias = _typing.Literal["_job_id", b"_job_id"]  # noqa: Y015
+    _WhichOneofReturnType__key_last4: _TypeAlias = _typing.Literal["key_last4"]  # noqa: Y015
+    _WhichOneofArgType__key_last4: _TypeAlias = _typing.Literal["_key_last4", b"_key_last4"]  # noqa: Y015
+    _WhichOneofReturnType__lease_epoch: _TypeAlias = _typing.Literal["lease_epoch"]  # noqa: Y015
+    _WhichOneofArgType__lease_epoch: _TypeAlias = _typing.Literal["_lease_epoch", b"_lease_epoch"]  # noqa: Y015
+    _WhichOneofReturnType__provider_id: _TypeAlias = _typing.Literal["provider_id"]  # noqa: Y015
+    _WhichOneofArgType__provider_id: _TypeAlias = _typing.Literal["_provider_id", b"_provider_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__address) -> _WhichOneofReturnType__address | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__job_id) -> _WhichOneofReturnType__job_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__key_last4) -> _WhichOneofReturnType__key_last4 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lease_epoch) -> _WhichOneofReturnType__lease_epoch | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__provider_id) -> _WhichOneofReturnType__provider_id | None: ...
+
+Global___Discard: _TypeAlias = Discard  # noqa: Y015
 
 @_typing.final
 class WithdrawalSummary(_message.Message):

@@ -50,6 +50,11 @@ class AdminServiceStub:
                 request_serializer=dcp_dot_v1_dot_admin__pb2.ListAuditEntriesRequest.SerializeToString,
                 response_deserializer=dcp_dot_v1_dot_admin__pb2.ListAuditEntriesResponse.FromString,
                 _registered_method=True)
+        self.ListDiscards = channel.unary_unary(
+                '/dcp.v1.AdminService/ListDiscards',
+                request_serializer=dcp_dot_v1_dot_admin__pb2.ListDiscardsRequest.SerializeToString,
+                response_deserializer=dcp_dot_v1_dot_admin__pb2.ListDiscardsResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -78,6 +83,16 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDiscards(self, request, context):
+        """Lists what daemons reported and the server did not know, newest first. After a restore of an older database these
+        are the runs and accounts that began since the backup: the server has discarded them by itself, and no job waits for
+        anything. A daemon that repeats itself adds to a record. At most 100 records are kept of each provider, 1,000 of
+        unknown keys, and each for 30 days after its last time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +110,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListAuditEntries,
                     request_deserializer=dcp_dot_v1_dot_admin__pb2.ListAuditEntriesRequest.FromString,
                     response_serializer=dcp_dot_v1_dot_admin__pb2.ListAuditEntriesResponse.SerializeToString,
+            ),
+            'ListDiscards': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDiscards,
+                    request_deserializer=dcp_dot_v1_dot_admin__pb2.ListDiscardsRequest.FromString,
+                    response_serializer=dcp_dot_v1_dot_admin__pb2.ListDiscardsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +199,33 @@ class AdminService:
             '/dcp.v1.AdminService/ListAuditEntries',
             dcp_dot_v1_dot_admin__pb2.ListAuditEntriesRequest.SerializeToString,
             dcp_dot_v1_dot_admin__pb2.ListAuditEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDiscards(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dcp.v1.AdminService/ListDiscards',
+            dcp_dot_v1_dot_admin__pb2.ListDiscardsRequest.SerializeToString,
+            dcp_dot_v1_dot_admin__pb2.ListDiscardsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,12 @@ class AdminServiceStub:
     """Lists what operators did, newest first. An entry is written in the same transaction as the change it
     records, and it never changes.
     """
+    ListDiscards: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListDiscardsRequest, _admin_pb2.ListDiscardsResponse]
+    """Lists what daemons reported and the server did not know, newest first. After a restore of an older database these
+    are the runs and accounts that began since the backup: the server has discarded them by itself, and no job waits for
+    anything. A daemon that repeats itself adds to a record. At most 100 records are kept of each provider, 1,000 of
+    unknown keys, and each for 30 days after its last time.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -54,6 +60,12 @@ class AdminServiceAsyncStub(AdminServiceStub):
     ListAuditEntries: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListAuditEntriesRequest, _admin_pb2.ListAuditEntriesResponse]  # type: ignore[assignment]
     """Lists what operators did, newest first. An entry is written in the same transaction as the change it
     records, and it never changes.
+    """
+    ListDiscards: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListDiscardsRequest, _admin_pb2.ListDiscardsResponse]  # type: ignore[assignment]
+    """Lists what daemons reported and the server did not know, newest first. After a restore of an older database these
+    are the runs and accounts that began since the backup: the server has discarded them by itself, and no job waits for
+    anything. A daemon that repeats itself adds to a record. At most 100 records are kept of each provider, 1,000 of
+    unknown keys, and each for 30 days after its last time.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -83,6 +95,18 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_pb2.ListAuditEntriesResponse, _abc.Awaitable[_admin_pb2.ListAuditEntriesResponse]]:
         """Lists what operators did, newest first. An entry is written in the same transaction as the change it
         records, and it never changes.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDiscards(
+        self,
+        request: _admin_pb2.ListDiscardsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListDiscardsResponse, _abc.Awaitable[_admin_pb2.ListDiscardsResponse]]:
+        """Lists what daemons reported and the server did not know, newest first. After a restore of an older database these
+        are the runs and accounts that began since the backup: the server has discarded them by itself, and no job waits for
+        anything. A daemon that repeats itself adds to a record. At most 100 records are kept of each provider, 1,000 of
+        unknown keys, and each for 30 days after its last time.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

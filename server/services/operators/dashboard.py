@@ -11,7 +11,7 @@ from server.domain.ledger import AccountKind, TransferKind
 from server.domain.statements import DAY_MS, day_of
 from server.store import ledger, providers, renters
 from server.store.database import Database
-from server.store.operators import operations, tally
+from server.store.operators import discards, operations, tally
 
 GPU_LIMIT = 100
 SIGNUP_LIMIT = 10
@@ -35,6 +35,7 @@ class Figures:
     held_halala: int
     of_providers: dict[AccountKind, int]
     """The balances of all providers' accounts, by kind."""
+    discards_today: int
 
     @property
     def active_jobs(self) -> int:
@@ -68,6 +69,7 @@ class Dashboard:
                 ledger.turnover(TransferKind.FEE, since_ms=now_ms - now_ms % DAY_MS),
                 ledger.total(AccountKind.RENTER_HELD),
                 ledger.totals_of_providers(),
+                discards.count_since(now_ms - now_ms % DAY_MS),
             )
 
         return await self._database.read(read)

@@ -51,6 +51,8 @@ KEPT_WITH_REASON: dict[str, str] = {
     "checkpoint_sum.account_id": _MONEY,
     "dispute.provider_id": _PROVIDER,
     "dispute.renter_id": _MONEY,
+    "discard.job_id": "names a run that is not on record, without any text of a renter; goes after 30 days",
+    "discard.provider_id": _PROVIDER,
     "gpu_metrics.provider_id": _PROVIDER,
     "hold.job_id": _MONEY,
     "hold.renter_id": _MONEY,

@@ -122,7 +122,8 @@ class Context:
 async def test_rpc_without_roles_admits_nobody(market: Market, credential: str) -> None:
     """An RPC whose options were forgotten is closed to everybody."""
     metadata = (await credentials(market))[credential]
-    admission = Authentication(market.server.services.keys, RateLimits(OFF, market.clock), Addresses())
+    keys = market.server.services.keys
+    admission = Authentication(keys, RateLimits(OFF, market.clock), Addresses(), lambda key, address: None)
     with pytest.raises(DomainError) as caught:
         await admission._admit(Rule(), cast(Any, Context(metadata)))
     assert caught.value.reason.value in CODES

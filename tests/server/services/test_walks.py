@@ -11,7 +11,7 @@ import pytest
 from dcp.v1 import keys_pb2, ledger_pb2, options_pb2
 from google.protobuf.descriptor import MethodDescriptor
 
-from server.store.models import AuditEntry, Dispute, Lease, Transfer, WebhookDelivery, Withdrawal
+from server.store.models import AuditEntry, Discard, Dispute, Lease, Transfer, WebhookDelivery, Withdrawal
 from tests.server.rpc.methods import METHODS, call, empty
 from tests.support.running_server import Daemon, Market, Metadata, Party
 
@@ -175,6 +175,17 @@ class AuditEntries(OfRenter):
         return await self.newest(AuditEntry)
 
 
+class Discards(Walk):
+    field = "discards"
+
+    async def add(self) -> int:
+        about = {"kind": "lease", "provider_id": 1, "job_id": f"job-{self.rng.random()}", "lease_epoch": 1}
+        rest = {"key_last4": "", "address": "", "detail": "", "times": 1, "first_ms": 1, "last_ms": 1}
+        insert = Discard.insert(**about, **rest)
+        await self.market.sql(insert.execute)
+        return await self.newest(Discard)
+
+
 class OwnLedger(OfRenter):
     field = "lines"
 
@@ -261,6 +272,7 @@ class OwnData(OfRenter):
 
 WALKED: dict[str, type[Walk]] = {
     "AdminService.ListAuditEntries": AuditEntries,
+    "AdminService.ListDiscards": Discards,
     "AdminService.ListWithdrawals": AllWithdrawals,
     "DisputeService.ListDisputes": AllDisputes,
     "DisputeService.ListOwnDisputes": OwnDisputes,

@@ -197,7 +197,7 @@ NOT_EXPORTED = {
 TABLES_WITHOUT_RENTERS = {
     *("job_tally", "matured_payouts"),
     *("provider", "provider_gpu", "provider_model", "provider_terms", "gpu_metrics", "withdrawal"),
-    *("audit_entry", "job_rate", "checkpoint", "checkpoint_sum", "checkpoint_hold"),
+    *("audit_entry", "job_rate", "checkpoint", "checkpoint_sum", "checkpoint_hold", "discard"),
 }
 
 
