@@ -126,16 +126,6 @@ async def within(work: Awaitable[Any]) -> None:
         await work
 
 
-async def stop_loops() -> None:
-    """Ends the server's loops, which query the database once per second of real time."""
-    for task in asyncio.all_tasks():
-        code = getattr(task.get_coro(), "cr_code", None)
-        if code is not None and code.co_filename.endswith("server/loops.py"):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-
-
 @pytest.fixture
 async def market(tmp_path: Path) -> AsyncIterator[Market]:
     """A market without running loops, so that only what the test requests is counted."""
@@ -144,7 +134,7 @@ async def market(tmp_path: Path) -> AsyncIterator[Market]:
         running_stack(tmp_path, counter) as stack,
         relayed(stack.server.address, counter) as (address, acknowledged),
     ):
-        await stop_loops()
+        await stack.server._end_loops()
         _, provider_key = await stack.register("provider", "p@example.com")
         renter_id, renter_key = await stack.register("renter", "r@example.com")
         await stack.post(f"/api/admin/renters/{renter_id}/credit", {"amount_halala": 100_000}, **ADMIN)

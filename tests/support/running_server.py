@@ -416,7 +416,10 @@ async def running(
     newest_daemon: str = CURRENT,
     storage_limits: StorageLimits = STORAGE_LIMITS,
 ) -> AsyncIterator[Market]:
-    """Runs a server on 127.0.0.1 until the block ends. It has no rate limits, as the clock stands still."""
+    """Runs a server on 127.0.0.1 until the block ends, which does its duties only when a test says so.
+
+    It has no rate limits, as the clock stands still.
+    """
     config = Config(
         url,
         "127.0.0.1:0",
@@ -436,6 +439,8 @@ async def running(
     )
     server = Server(config, clock)
     await server.start()
+    # They run each second of real time, so on a busy machine one would come between two steps of a test.
+    await server._end_loops()
     async with grpc.aio.insecure_channel(
         server.address, options=[("grpc.max_receive_message_length", 16 << 20)]
     ) as channel:
