@@ -411,7 +411,7 @@ def cut_tables(page: Page) -> list[str]:
 def test_no_table_of_fields_is_cut(page: Page, language: str) -> None:
     show(page, "/docs", language)
     assert page.locator(".fields").count() > 50
-    # A phone, a tablet, and the least width of each layout in site.css, where its tables have the least space.
+    # A phone, a tablet, and the least width of each layout in site.css, where tables have the least space.
     for width in (390, 768, 821, 1181):
         page.set_viewport_size({"width": width, "height": 800})
         assert cut_tables(page) == [], width
