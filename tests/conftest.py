@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from tests.support.private_engine import PrivateEngine
 # A busy machine is slow, and slow is no failure.
 settings.register_profile("dcp", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("dcp")
+# The threads of one model spin while they wait for one another, which takes more time than the model does.
+os.environ["OMP_THREAD_LIMIT"] = "1"
 
 
 _TESTS = Path(__file__).parent

@@ -68,6 +68,25 @@ _by_idempotency_key = PreparedRows(
     db.Job,
     lambda rows: rows.where(db.Job.renter_id == arg("renter_id"), db.Job.idempotency_key == arg("key")),
 )
+_running_past = PreparedQuery(
+    lambda: (
+        db.Job.select(db.Job.job_id, db.Job.provider_id)
+        .where(
+            states.is_in(db.Job.state, JobState.RUNNING),
+            (db.Job.started_ms + db.Job.limit_ms + arg("grace_ms") < arg("now_ms"))
+            | (db.Job.cancel_requested_ms + arg("grace_ms") < arg("now_ms")),
+        )
+        .limit(arg("limit"))
+    )
+)
+_unstarted = PreparedQuery(
+    lambda: (
+        db.Job.select(db.Job.job_id)
+        .where(states.is_in(db.Job.state, JobState.QUEUED), db.Job.start_by_ms <= arg("now_ms"))
+        .order_by(db.Job.start_by_ms)
+        .limit(arg("limit"))
+    )
+)
 _get_locked = PreparedRows(db.Job, lambda rows: locking(rows.where(db.Job.job_id == arg("job_id"))))
 _insert = PreparedRows(
     db.Job,
@@ -273,10 +292,8 @@ def failed_pulls(renter_id: int, since_ms: int, limit: int) -> int:
 
 def running_past(now_ms: int, grace_ms: int, limit: int) -> list[tuple[str, int]]:
     """Running jobs, with their providers, that exceed their limit or a requested cancel by over the grace."""
-    job = db.Job
-    over = (job.started_ms + job.limit_ms + grace_ms < now_ms) | (job.cancel_requested_ms + grace_ms < now_ms)
-    query = job.select(job.job_id, job.provider_id).where(states.is_in(job.state, JobState.RUNNING), over)
-    return [(job_id, int(provider_id)) for job_id, provider_id in db.tuples(query.limit(limit))]
+    rows = _running_past.all(now_ms=now_ms, grace_ms=grace_ms, limit=limit)
+    return [(job_id, int(provider_id)) for job_id, provider_id in rows]
 
 
 def wants(job_id: str) -> Wants:
@@ -296,10 +313,7 @@ def rename_gpus() -> None:
 
 def unstarted(now_ms: int, limit: int) -> list[str]:
     """Queued jobs whose deadline for the start has passed."""
-    query = db.Job.select(db.Job.job_id).where(
-        states.is_in(db.Job.state, JobState.QUEUED), db.Job.start_by_ms <= now_ms
-    )
-    return [job_id for (job_id,) in db.tuples(query.order_by(db.Job.start_by_ms).limit(limit))]
+    return [job_id for (job_id,) in _unstarted.all(now_ms=now_ms, limit=limit)]
 
 
 def requeue(job: Job, start_by_ms: int) -> bool:

@@ -7,7 +7,7 @@ nothing changed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import peewee as pw
@@ -61,6 +61,27 @@ def _advance(column: Any) -> PreparedQuery:
     )
 
 
+def _silent(heard: Collection[int] = ()) -> PreparedRows:
+    """The open leases that were not renewed within their ``lost_after_ms``, but for those of ``heard``."""
+    renewed_ms = pw.fn.COALESCE(db.Provider.renewed_ms, 0)
+    return PreparedRows(
+        db.Lease,
+        lambda rows: (
+            rows.join(db.Provider, on=(db.Provider.id == db.Lease.provider_id))
+            .join(db.Job, on=(db.Job.job_id == db.Lease.job_id))
+            .where(
+                states.is_not(db.Lease.state, LeaseState.ENDED),
+                db.Job.lost_after_ms <= arg("awake_ms"),
+                renewed_ms + db.Job.lost_after_ms < arg("now_ms"),
+                *([db.Lease.provider_id.not_in(list(heard))] if heard else []),
+            )
+            .order_by(db.Lease.offered_ms)
+            .limit(arg("limit"))
+        ),
+        last_renewed_ms=renewed_ms,
+    )
+
+
 _get_lease = PreparedRows(
     db.Lease,
     lambda rows: rows.where(db.Lease.job_id == arg("job_id"), db.Lease.lease_epoch == arg("lease_epoch")),
@@ -70,6 +91,21 @@ _open_of = PreparedRows(
     lambda rows: rows.where(
         db.Lease.provider_id == arg("provider_id"), states.is_not(db.Lease.state, LeaseState.ENDED)
     ).order_by(db.Lease.offered_ms),
+)
+_offers_before = PreparedRows(
+    db.Lease,
+    lambda rows: (
+        rows.where(states.is_in(db.Lease.state, LeaseState.OFFERED), db.Lease.offered_ms < arg("before_ms"))
+        .order_by(db.Lease.offered_ms)
+        .limit(arg("limit"))
+    ),
+)
+_silent_with_any_provider = _silent()
+_preparing_since = PreparedRows(
+    db.Lease,
+    lambda rows: rows.where(
+        states.is_in(db.Lease.state, LeaseState.ACCEPTED), db.Lease.accepted_ms < arg("before_ms")
+    ).limit(arg("limit")),
 )
 
 
@@ -329,10 +365,7 @@ def note_run_ms(lease: Lease, run_ms: int) -> None:
 
 def offers_before(before_ms: int, limit: int) -> list[Lease]:
     """Unanswered offers from before a time."""
-    query = db.Lease.select().where(
-        states.is_in(db.Lease.state, LeaseState.OFFERED), db.Lease.offered_ms < before_ms
-    )
-    return [_lease(row) for row in query.order_by(db.Lease.offered_ms).limit(limit)]
+    return [_lease(row) for row in _offers_before.all(before_ms=before_ms, limit=limit)]
 
 
 def of_silent(now_ms: int, awake_ms: int, limit: int, heard: Collection[int] = ()) -> list[tuple[Lease, int]]:
@@ -341,30 +374,15 @@ def of_silent(now_ms: int, awake_ms: int, limit: int, heard: Collection[int] = (
     Leases with a longer ``lost_after_ms`` than ``awake_ms``, the time since the server started, are left out:
     before its start, the server could not receive heartbeats. So are those of the providers ``heard``.
     """
-    renewed_ms = pw.fn.COALESCE(db.Provider.renewed_ms, 0)
-    query = (
-        db.Lease.select(db.Lease, renewed_ms.alias("last_renewed_ms"))
-        .join(db.Provider, on=(db.Provider.id == db.Lease.provider_id))
-        .join(db.Job, on=(db.Job.job_id == db.Lease.job_id))
-        .where(
-            states.is_not(db.Lease.state, LeaseState.ENDED),
-            db.Job.lost_after_ms <= awake_ms,
-            renewed_ms + db.Job.lost_after_ms < now_ms,
-            *([db.Lease.provider_id.not_in(list(heard))] if heard else []),
-        )
-        .order_by(db.Lease.offered_ms)
-        .limit(limit)
-    )
-    rows: Iterable[Any] = query.objects()
+    # Providers are heard and not renewed only while heartbeats cannot be stored.
+    query = _silent(heard) if heard else _silent_with_any_provider
+    rows = query.all(now_ms=now_ms, awake_ms=awake_ms, limit=limit)
     return [(_lease(row), int(row.last_renewed_ms)) for row in rows]
 
 
 def preparing_since(before_ms: int, limit: int) -> list[Lease]:
     """Leases that were accepted before a time and have not started."""
-    query = db.Lease.select().where(
-        states.is_in(db.Lease.state, LeaseState.ACCEPTED), db.Lease.accepted_ms < before_ms
-    )
-    return [_lease(row) for row in query.limit(limit)]
+    return [_lease(row) for row in _preparing_since.all(before_ms=before_ms, limit=limit)]
 
 
 def of_job(job_id: str, limit: int) -> list[Lease]:

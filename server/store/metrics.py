@@ -13,6 +13,19 @@ import peewee as pw
 
 from server.domain.metrics import Bucket, Closed, from_plain, to_plain
 from server.store.models import GpuMetrics, tuples
+from server.store.prepared import PreparedQuery, arg
+
+_KEY = (GpuMetrics.provider_id, GpuMetrics.width_seconds, GpuMetrics.start_ms, GpuMetrics.writer)
+_forget_before = PreparedQuery(
+    lambda: GpuMetrics.delete().where(
+        pw.Tuple(*_KEY).in_(
+            GpuMetrics.select(*_KEY)
+            .where(GpuMetrics.width_seconds == arg("width_seconds"), GpuMetrics.start_ms < arg("before_ms"))
+            .order_by(GpuMetrics.start_ms)
+            .limit(arg("limit"))
+        )
+    )
+)
 
 
 def write(writer: int, closed: Sequence[Closed]) -> None:
@@ -29,8 +42,7 @@ def write(writer: int, closed: Sequence[Closed]) -> None:
     ]
     if not rows:
         return
-    key = [GpuMetrics.provider_id, GpuMetrics.width_seconds, GpuMetrics.start_ms, GpuMetrics.writer]
-    GpuMetrics.insert_many(rows).on_conflict(conflict_target=key, preserve=[GpuMetrics.gpus]).execute()
+    GpuMetrics.insert_many(rows).on_conflict(conflict_target=_KEY, preserve=[GpuMetrics.gpus]).execute()
 
 
 def since(provider_id: int, width_seconds: int, since_ms: int) -> list[tuple[int, int, Bucket]]:
@@ -47,11 +59,4 @@ def since(provider_id: int, width_seconds: int, since_ms: int) -> list[tuple[int
 
 def forget_before(width_seconds: int, before_ms: int, limit: int) -> int:
     """Deletes the oldest rows of a width that begin before a time, so many at most; returns how many."""
-    key = (GpuMetrics.provider_id, GpuMetrics.width_seconds, GpuMetrics.start_ms, GpuMetrics.writer)
-    old = (
-        GpuMetrics.select(*key)
-        .where(GpuMetrics.width_seconds == width_seconds, GpuMetrics.start_ms < before_ms)
-        .order_by(GpuMetrics.start_ms)
-        .limit(limit)
-    )
-    return int(GpuMetrics.delete().where(pw.Tuple(*key).in_(old)).execute())
+    return _forget_before.run(width_seconds=width_seconds, before_ms=before_ms, limit=limit)

@@ -71,15 +71,22 @@ class PreparedQuery:
 
 
 class PreparedRows:
-    """Rows of one table, as named tuples with the names of its columns; columns ``without`` are None."""
+    """Rows of one table, as named tuples with the names of its columns.
+
+    Columns ``without`` are None; ``also`` are expressions over the tables that ``where`` joins, by name.
+    """
 
     def __init__(
-        self, model: type[pw.Model], where: Callable[[Any], Any], without: Sequence[str] = ()
+        self,
+        model: type[pw.Model],
+        where: Callable[[Any], Any],
+        without: Sequence[str] = (),
+        **also: Any,
     ) -> None:
         fields = [field for field in model._meta.sorted_fields if field.name not in without]
-        names = [*(field.name for field in fields), *without]
+        names = [*(field.name for field in fields), *also, *without]
         self._row = namedtuple(model.__name__, names, defaults=[None] * len(without))  # type: ignore[misc]
-        self._query = PreparedQuery(lambda: where(model.select(*fields)))
+        self._query = PreparedQuery(lambda: where(model.select(*fields, *also.values())))
 
     def one(self, **values: Any) -> Any:
         """The first row; None if there is none."""

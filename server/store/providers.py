@@ -57,6 +57,11 @@ class ProviderRow:
 
 
 _get = PreparedRows(Provider, lambda rows: rows.where(Provider.id == arg("id")))
+_inactive_connected = PreparedQuery(
+    lambda: Provider.select(Provider.id, Provider.state).where(
+        Provider.connected, states.is_not(Provider.state, AccountState.ACTIVE)
+    )
+)
 _models_of_one = PreparedQuery(
     lambda: (
         ProviderModel.select(ProviderModel.name, ProviderModel.context_tokens, ProviderModel.warm)
@@ -245,10 +250,7 @@ def set_state(provider_id: int, before: AccountState, after: AccountState) -> bo
 
 def inactive_connected() -> dict[int, AccountState]:
     """The connected providers that are not active, with their states."""
-    query = Provider.select(Provider.id, Provider.state).where(
-        Provider.connected, states.is_not(Provider.state, AccountState.ACTIVE)
-    )
-    return {int(provider_id): AccountState(state) for provider_id, state in tuples(query)}
+    return {int(provider_id): AccountState(state) for provider_id, state in _inactive_connected.all()}
 
 
 def replace_models(provider_id: int, models: Iterable[Model]) -> None:

@@ -5,7 +5,14 @@ A row is written in the transaction of the request's effect, so that both exist 
 
 from __future__ import annotations
 
+import peewee as pw
+
 from server.store.models import Repeat
+from server.store.prepared import PreparedQuery, arg
+
+_any_before = PreparedQuery(
+    lambda: Repeat.select(pw.SQL("1")).where(Repeat.created_ms < arg("before_ms")).limit(1)
+)
 
 
 def claim(owner: str, key: str, digest: bytes, now_ms: int) -> bool:
@@ -31,7 +38,7 @@ def remember(owner: str, key: str, answer: bytes) -> None:
 
 def any_before(before_ms: int) -> bool:
     """Whether there are keys older than a time."""
-    return bool(Repeat.select().where(Repeat.created_ms < before_ms).exists())
+    return _any_before.one(before_ms=before_ms) is not None
 
 
 def forget_before(before_ms: int) -> None:

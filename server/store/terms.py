@@ -15,6 +15,15 @@ from server.store.models import Provider, ProviderTerms
 from server.store.prepared import PreparedQuery, PreparedRows, arg, locking
 
 _get = PreparedRows(ProviderTerms, lambda rows: rows.where(ProviderTerms.provider_id == arg("provider_id")))
+_PLACE = (ProviderTerms.changed_ms, ProviderTerms.provider_id)
+_changed_after = PreparedRows(
+    ProviderTerms,
+    lambda rows: (
+        rows.where(pw.Tuple(*_PLACE) > pw.Tuple(arg("changed_ms"), arg("provider_id")))
+        .order_by(*_PLACE)
+        .limit(arg("limit"))
+    ),
+)
 
 
 _STORED = (
@@ -63,9 +72,8 @@ def of_all(provider_ids: Sequence[int]) -> dict[int, Terms]:
 
 def changed_after(place: tuple[int, int], limit: int) -> list[tuple[tuple[int, int], Terms]]:
     """The terms that were changed after a place, a time and a provider, oldest first: each with its place."""
-    at = (ProviderTerms.changed_ms, ProviderTerms.provider_id)
-    query = ProviderTerms.select().where(pw.Tuple(*at) > pw.Tuple(*place)).order_by(*at).limit(limit)
-    return [((row.changed_ms, row.provider_id), _terms(row)) for row in query]
+    rows = _changed_after.all(changed_ms=place[0], provider_id=place[1], limit=limit)
+    return [((row.changed_ms, row.provider_id), _terms(row)) for row in rows]
 
 
 def change(provider_id: int, alter: Callable[[Terms], Terms], now_ms: int) -> Terms:

@@ -88,6 +88,9 @@ def test_quick_start_of_the_readme_works(tmp_path: Path) -> None:
             if line.startswith("Ctrl-C"):
                 break
         script = block.replace("127.0.0.1:8080", f"127.0.0.1:{port}")
+        question = '"prompt": "What is a GPU?"'
+        assert question in script
+        script = script.replace(question, f'{question}, "max_tokens": 24')
         fetch = 'curl -si $api/jobs/$job/output -H "x-renter-key: $key"'
         script = script.replace(
             fetch, f"until {fetch} | grep -q '^HTTP/1.1 200'; do sleep 0.1; done; {fetch}"

@@ -421,9 +421,9 @@ async def running(
     storage_limits: StorageLimits = STORAGE_LIMITS,
     payouts: PayoutTerms = AT_ONCE,
 ) -> AsyncIterator[Market]:
-    """Runs a server on 127.0.0.1 until the block ends. It has no rate limits, as the clock stands still.
+    """Runs a server on 127.0.0.1 until the block ends, which does its duties only when a test says so.
 
-    Payouts can be withdrawn at once unless a test asks for others.
+    It has no rate limits, as the clock stands still. Payouts can be withdrawn at once unless a test asks for others.
     """
     config = Config(
         url,
@@ -445,6 +445,8 @@ async def running(
     )
     server = Server(config, clock)
     await server.start()
+    # They run each second of real time, so on a busy machine one would come between two steps of a test.
+    await server._end_loops()
     async with grpc.aio.insecure_channel(
         server.address, options=[("grpc.max_receive_message_length", 16 << 20)]
     ) as channel:

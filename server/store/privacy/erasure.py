@@ -24,6 +24,7 @@ from server.store.models import (
     WebhookDelivery,
     tuples,
 )
+from server.store.prepared import PreparedQuery, arg
 
 # Rows that are deleted with the account, by the column with the id of the renter.
 ERASED: dict[str, Callable[[int], Any]] = {
@@ -73,6 +74,14 @@ KEPT_WITH_REASON: dict[str, str] = {
 DELETED_NAME = "deleted renter"
 BATCH = 200
 """How many jobs are erased in one transaction, together with all their output."""
+_to_erase = PreparedQuery(
+    lambda: (
+        Renter.select(Renter.id)
+        .where(Renter.erase_from_ms.is_null(False))
+        .order_by(Renter.id)
+        .limit(arg("limit"))
+    )
+)
 
 
 def has_email(renter_id: int, email_key: str) -> bool:
@@ -105,8 +114,7 @@ def _keys(renter_id: int, query: Any) -> Any:
 
 def to_erase(limit: int) -> list[int]:
     """Deleted renters whose jobs are not all erased yet."""
-    query = Renter.select(Renter.id).where(Renter.erase_from_ms.is_null(False)).order_by(Renter.id)
-    return [int(renter_id) for (renter_id,) in tuples(query.limit(limit))]
+    return [int(renter_id) for (renter_id,) in _to_erase.all(limit=limit)]
 
 
 def erase_jobs(renter_id: int) -> None:

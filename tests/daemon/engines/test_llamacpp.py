@@ -17,6 +17,7 @@ import pytest
 from dcp.v1 import jobs_pb2, sessions_pb2
 
 from daemon.config.config import from_env
+from daemon.config.engine_settings import environment
 from daemon.engines import EngineError
 from daemon.engines.build import model_engine
 from daemon.engines.llamacpp import LlamaCppEngine
@@ -32,7 +33,7 @@ pytestmark = [
 
 @pytest.fixture
 async def engine() -> AsyncIterator[LlamaCppEngine]:
-    engine = LlamaCppEngine(_MODELS[0].name, _MODELS[0].path, watch=True)
+    engine = LlamaCppEngine(_MODELS[0].name, _MODELS[0].path, watch=True, environment=environment(os.environ))
     yield engine
     await engine.close()
 
@@ -113,9 +114,17 @@ async def test_too_long_prompt_is_an_error_that_names_the_remedy(engine: LlamaCp
 
 
 async def test_answer_truncated_by_the_context_is_an_error() -> None:
-    engine = LlamaCppEngine(_MODELS[0].name, _MODELS[0].path, context_tokens=256)
+    engine = LlamaCppEngine(
+        _MODELS[0].name, _MODELS[0].path, context_tokens=256, environment=environment(os.environ)
+    )
+    # Reading takes less time than writing, so most of the context is the prompt.
+    work = job(prompt="Write a very long story about the sea. " + "The sea is deep. " * 30, max_tokens=1000)
+    await engine.prepare(work)
+    stream = engine.generate(work)
+    for _ in range(10):
+        assert await anext(stream)
     with pytest.raises(EngineError) as caught:
-        await answer(engine, job(prompt="Write a very long story about the sea.", max_tokens=1000))
+        _ = [piece async for piece in stream]
     await engine.close()
     assert caught.value.reason == jobs_pb2.FAILURE_REASON_PROMPT_TOO_LONG
 
@@ -271,12 +280,11 @@ async def test_model_server_sees_only_the_gpus_that_it_is_given(tmp_path: Path) 
         "raise SystemExit(1)\n",
         encoding="utf-8",
     )
-    environment = {"PYTHONPATH": str(tmp_path)}
     for gpus, text in ((None, "all"), (["GPU-b", "GPU-c"], "GPU-b,GPU-c"), ([], "")):
         engine = LlamaCppEngine(
             "m",
             tmp_path / "m.gguf",
-            environment=environment,
+            environment={"PYTHONPATH": str(tmp_path)},
             visible_gpus=lambda gpus=gpus: gpus,  # type: ignore[misc]
         )
         with pytest.raises(EngineError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import aclosing
 
@@ -10,6 +11,7 @@ import pytest
 from dcp.v1 import gpus_pb2, jobs_pb2
 
 from daemon.config.config import from_env
+from daemon.config.engine_settings import environment
 from daemon.engines.llamacpp import LlamaCppEngine
 from daemon.engines.warm import WarmModels
 from tests.daemon.fake_server import offer
@@ -141,7 +143,12 @@ async def test_gpu_memory_counts_where_it_is_the_scarcer_one(memory: Memory) -> 
 async def engines() -> AsyncIterator[list[LlamaCppEngine]]:
     memory: list[LlamaCppEngine] = []
     warm = WarmModels(lambda: 0 if any(engine.is_loaded for engine in memory) else 10**6)
-    memory += [LlamaCppEngine(name, _MODELS[0].path, context_tokens=256, warm=warm) for name in ("a", "b")]
+    memory += [
+        LlamaCppEngine(
+            name, _MODELS[0].path, context_tokens=256, warm=warm, environment=environment(os.environ)
+        )
+        for name in ("a", "b")
+    ]
     yield memory
     for engine in memory:
         await engine.close()

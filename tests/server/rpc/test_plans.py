@@ -55,7 +55,6 @@ async def test_no_statement_of_a_request_walks_through_a_table_that_grows_with_t
     any_market: Market, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database, found = any_market.server._database, dict[str, dict[str, list[str]]]()
-    await any_market.server._end_loops()  # whose statements are no request's
     with recorded(database, monkeypatch) as seen:
         async with whole_renter(any_market) as whole:
             values = await known(any_market, whole)

@@ -169,6 +169,7 @@ async def test_renter_whose_images_fail_to_come_again_and_again_has_to_wait(any_
         offer = await daemon.expect("job_offer")
         await daemon.accept(offer.lease)
         await daemon.finished(offer.lease, outcome=sessions_pb2.RUN_OUTCOME_FAILED, failure_reason=reason)
+        await daemon.heard_nothing()  # the search for jobs that the end of its run began has ended
     refused = await refusal(market.submit(renter, **bringing(OTHER)))
     assert refused.reason == "RATE_LIMITED"
     assert refused.facts.retry_after_seconds == FAILED_PULLS_SECONDS
