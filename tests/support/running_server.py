@@ -423,7 +423,8 @@ async def running(
 ) -> AsyncIterator[Market]:
     """Runs a server on 127.0.0.1 until the block ends, which does its duties only when a test says so.
 
-    It has no rate limits, as the clock stands still. Payouts can be withdrawn at once unless a test asks for others.
+    It has no rate limits, as the clock stands still. Payouts can be withdrawn at once unless a test asks for
+    others.
     """
     config = Config(
         url,
