@@ -61,7 +61,7 @@ PARTS = {
     "growth": Part(
         "a database of 1,000,000 jobs beside one of 1,000: every GET route, one renter's heavy\n"
         "pages beside another's reads, the migrations, once killed; the first run creates the\n"
-        "database (--fresh: again), which takes about 150 s more",
+        "database (--fresh: again), which takes about 250 s more",
         190,
         1200,
     ),

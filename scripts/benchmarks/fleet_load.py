@@ -124,7 +124,9 @@ class Fleet:
         self._round_trips.clear()
 
     def brace(self) -> None:
-        """Begins to count a storm: every daemon has yet to come back."""
+        """Begins to count a storm: every daemon has yet to come back, from a session that has lasted."""
+        for daemon in self._daemons:
+            daemon.backoff.lasted()
         self._storm = Storm(set(range(len(self._daemons))))
         self._print("braced")
 
