@@ -49,6 +49,8 @@ class Lease(NamedTuple):
     outcome: str | None
     is_ended_by_server: int
     """Whether the server ended it without its daemon's result: it was lost, or its run took too long."""
+    is_breached: int
+    """Whether the server ended it because a message broke the rules, or because its output never came."""
     accepted_ms: int | None
     started_ms: int | None
     output_through_seq: int
@@ -104,7 +106,9 @@ _JOBS = (
 )
 _LEASES = (
     "SELECT job_id, lease_epoch, provider_id, session_epoch, state, outcome,"
-    " outcome = 'lost' OR detail LIKE '%ended by the server', accepted_ms, started_ms,"
+    " outcome = 'lost' OR detail LIKE '%ended by the server',"
+    " outcome = 'lost' AND (detail LIKE 'its daemon broke the protocol%'"
+    " OR detail LIKE 'its daemon cannot send%'), accepted_ms, started_ms,"
     " output_through_seq FROM lease ORDER BY rowid"
 )
 _ACCOUNTS = "SELECT id, kind, owner_id, balance_halala FROM account ORDER BY id"
@@ -199,6 +203,9 @@ def _check_moved(job: Job, by_job: Counter[tuple[str | None, str]]) -> None:
 def _check_leases(snapshot: Snapshot, open_leases: Iterable[Lease]) -> None:
     jobs = {job.job_id: job for job in snapshot.jobs}
     live: dict[str, Lease] = {}
+    for lease in snapshot.leases:
+        if lease.is_breached:
+            raise ViolationError("no daemon breaks the protocol", str(lease))
     for lease in open_leases:
         if lease.job_id in live:
             raise ViolationError("no two live leases of one job", f"{live[lease.job_id]} and {lease}")

@@ -9,6 +9,7 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 
 from server.domain.leases import MARKER_BYTES, MAX_CHUNK_BYTES
 from server.domain.sessions import MAX_RESENDS
+from server.store.models import Lease
 from tests.support import running_server
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import Daemon, Market, Party
@@ -103,7 +104,7 @@ async def test_result_with_output_counts_whichever_session_sends_it(market: Mark
     old = await market.daemon(provider)
     job, lease = await started_job(market, renter, provider, old)
     # The result arrives by a session that does not hold the lease, as after a late Hello.
-    await market.set_provider(provider, session_epoch=7)
+    await market.sql(lambda: Lease.update(session_epoch=7).where(Lease.job_id == job.job_id).execute())
     await old.finish(lease, last_output_seq=1, last_output=b"Hello")
     assert (await old.expect("result_ack")).disposition == ACCEPTED
     assert (await market.output(job, renter)).response == "Hello"
