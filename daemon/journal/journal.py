@@ -110,11 +110,11 @@ class Journal:
             attempts = self._recover_files()
         except OSError as error:
             raise JournalError(f"the journal cannot be read: {error.strerror}") from None
-        error = self._make_durable(attempts) if attempts else None
-        if error is not None:
-            logger.error("the journal could not be synced error=%s", error)
+        failure = self._make_durable(attempts) if attempts else None
+        if failure is not None:
+            logger.error("the journal could not be synced error=%s", failure)
         for attempt, known in attempts.items():
-            self._attempts.setdefault(attempt, _Lease(known.number)).takes_more = error is None
+            self._attempts.setdefault(attempt, _Lease(known.number)).takes_more = failure is None
         self._tidy()
         return [known.history for known in attempts.values()]
 

@@ -165,4 +165,5 @@ def _entry_at(data: bytes, at: int, marker: bytes) -> tuple[int, Entry] | None:
     records, length = decode(body[_ENTRY.size :])
     if length != size - _ENTRY.size:
         return None
-    return end, Entry(*_ENTRY.unpack_from(body), records)
+    attempt, number = _ENTRY.unpack_from(body)
+    return end, Entry(attempt, number, records)

@@ -226,7 +226,8 @@ def _write_journal(world: World, number: int) -> bool:
         machine.write_journal()
     except ProcessDied:
         world.fault("daemon killed in a journal write")
-        machine.die(lose_unsynced=True)
+        # Without a loss of power the next process finds what was not synced, and must not trust it.
+        machine.die(lose_unsynced=world.rng.random() < 0.5)
     return True
 
 

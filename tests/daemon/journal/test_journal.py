@@ -346,7 +346,7 @@ def test_acknowledged_chunks_are_forgotten_and_the_file_stays_small(tmp_path: Pa
 
 
 LONG = b"x" * 200_000
-MORE = [Stored(Channel.OUTPUT, 1, len(LONG)), Chunk(Channel.OUTPUT, 2, b"y" * 100_000)]
+MORE: list[Record] = [Stored(Channel.OUTPUT, 1, len(LONG)), Chunk(Channel.OUTPUT, 2, b"y" * 100_000)]
 
 
 def long_output(disk: MemoryDisk) -> Journal:
@@ -408,7 +408,11 @@ def test_no_end_of_the_process_in_a_compaction_loses_anything(steps: int, seed: 
     journal = Journal(disk, segment_bytes=2_000)
     names = [f"job-{number}" for number in range(4)]
     for name in names:
-        records = [accepted(offer(name)), Started(), Chunk(Channel.OUTPUT, 1, name.encode() * 100)]
+        records: list[Record] = [
+            accepted(offer(name)),
+            Started(),
+            Chunk(Channel.OUTPUT, 1, name.encode() * 100),
+        ]
         assert journal.write([persist(*records, job_id=name)]) == [None]
     disk.dies_in = steps
     with contextlib.suppress(ProcessDied):

@@ -42,7 +42,7 @@ def written(given_entries: list[Entry]) -> tuple[bytes, list[int]]:
 
 def begin(number: int, size: int) -> Entry:
     """The first entry of an attempt, with an output of a size."""
-    first = [accepted(offer(f"job-{number}")), Chunk(Channel.OUTPUT, 1, bytes(size))]
+    first: list[Record] = [accepted(offer(f"job-{number}")), Chunk(Channel.OUTPUT, 1, bytes(size))]
     return Entry(ATTEMPTS[number], 0, first)
 
 
