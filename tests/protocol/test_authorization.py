@@ -23,7 +23,7 @@ from gateway.transcode import body_reader, query_reader
 from scripts.market import UNLIMITED
 from server.domain.keys import Scope
 from server.services.keys import digest, issue
-from server.store import withdrawals
+from server.store import disputes, withdrawals
 from server.store.models import ApiKey, Artifact, Job
 from tests.server.rpc.methods import first_answer
 from tests.support.running_server import bearer, read_refusal
@@ -42,6 +42,7 @@ for _binding in bindings(discover()):
     )
 
 JOB, RENTER, PROVIDER, WITHDRAWAL, KEY = "job", "renter", "provider", "withdrawal", "key"
+DISPUTE = "dispute"
 FREE = "anybody's to name: a filter, a place in a list, or whom to do business with"
 # The kind of object that each id in a request names, by RPC and field.
 OBJECTS = {
@@ -53,6 +54,12 @@ OBJECTS = {
     "JobService.CancelJob job_id": JOB,
     "JobService.ListOwnJobs before_job_id": FREE,
     "JobService.ListProviderJobs before_job_id": FREE,
+    "DisputeService.OpenDispute job_id": JOB,
+    "DisputeService.ListOwnDisputes before_id": FREE,
+    "DisputeService.ListProviderDisputes before_id": FREE,
+    "DisputeService.ListDisputes before_id": FREE,
+    "DisputeService.GetDispute dispute_id": DISPUTE,
+    "DisputeService.DecideDispute dispute_id": DISPUTE,
     "ArtifactService.ListArtifacts job_id": JOB,
     "ArtifactService.DownloadArtifact job_id": JOB,
     "KeyService.ListKeys before_id": FREE,
@@ -177,9 +184,12 @@ async def world(stack: Stack, prefix: str) -> World:
         f"/api/admin/renters/{ids[RENTER]}/credit", {"amount_halala": 9000}, **{"x-admin-token": ADMIN_TOKEN}
     )
     job = {"job_type": "training", "duration_minutes": 3, "container_spec": {"image": "busybox"}}
-    job_id = (await stack.post("/api/jobs/submit", job, **{"x-renter-key": keys[RENTER]}))["job"]["job_id"]
+    job_id, disputed_id = [
+        (await stack.post("/api/jobs/submit", job, **{"x-renter-key": keys[RENTER]}))["job"]["job_id"]
+        for _ in range(2)
+    ]
 
-    def prepare() -> tuple[int, int]:
+    def prepare() -> tuple[int, int, int]:
         Job.update(provider_id=ids[PROVIDER]).where(Job.job_id == job_id).execute()
         revoked = [digest(keys[who]) for who in ("revoked provider", "revoked renter")]
         ApiKey.update(revoked_ms=1).where(ApiKey.sha256.in_(revoked)).execute()
@@ -199,9 +209,21 @@ async def world(stack: Stack, prefix: str) -> World:
             published_ms=int(stack.clock.now() * 1000),
         ).execute()
         withdrawal_id = withdrawals.insert(ids[PROVIDER], 1000, "SA0380000000608010167519", 1)
-        return withdrawal_id, to_revoke.scalar()
+        Job.update(state="completed", ended_ms=1).where(Job.job_id == disputed_id).execute()
+        disputes.insert(
+            job_id=disputed_id,
+            renter_id=ids[RENTER],
+            provider_id=ids[PROVIDER],
+            reason="filler",
+            **dict.fromkeys(("charge_halala", "payout_halala", "payout_id"), 1),
+            **dict.fromkeys(("held_halala", "maturing_halala"), 0),
+            now_ms=1,
+        )
+        dispute = disputes.of_job(disputed_id)
+        assert dispute is not None
+        return withdrawal_id, to_revoke.scalar(), dispute.id
 
-    withdrawal_id, key_id = await stack.server._database.run(prepare)
+    withdrawal_id, key_id, dispute_id = await stack.server._database.run(prepare)
     await stack.server.services.artifacts._blobs.put(f"blob-{job_id}", _nothing(), 0)
     objects = {
         JOB: job_id,
@@ -209,6 +231,7 @@ async def world(stack: Stack, prefix: str) -> World:
         PROVIDER: ids[PROVIDER],
         WITHDRAWAL: withdrawal_id,
         KEY: key_id,
+        DISPUTE: dispute_id,
     }
     return World(stack, keys, objects)
 

@@ -74,6 +74,7 @@ async def test_server_runs_every_duty_once(market: Market) -> None:
         "send webhooks",
         "clean artifacts",
         "remove old texts of jobs",
+        "mature payouts",
         "make checkpoints",
         "count jobs of past days",
         "report health",
