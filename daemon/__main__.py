@@ -46,6 +46,7 @@ from daemon.service import unit, update
 from daemon.service.installation import Installation, InstallationError
 from daemon.service.notify import Manager
 from daemon.service.reload import Reloader
+from daemon.work.verdicts import Verdicts
 
 # Modules of one command only, and those of containers, are imported where they are used: their libraries take
 # half of the time of a start.
@@ -232,6 +233,7 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
             on_sample=warm.sampled,
             runs_plain_processes=isinstance(runner, ProcessRunner),
             is_key_known=was_accepted(config.state_dir, config.server, key),
+            verdicts=Verdicts(config.state_dir),
         ),
     )
     _drain_on_signals(daemon, manager)

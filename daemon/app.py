@@ -33,6 +33,7 @@ from daemon.work.artifacts import ArtifactSink, Uploader
 from daemon.work.attempts import Attempts
 from daemon.work.roster import Roster
 from daemon.work.selftest import SelfTests
+from daemon.work.verdicts import Verdicts
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,8 @@ class Options:
     """Reported to the server: jobs run as plain processes, without isolation."""
     is_key_known: bool = False
     """The server has accepted the key before: if it does not know it, it is asked again for a day."""
+    verdicts: Verdicts | None = None
+    """The verdicts of models that outlast the daemon; None: they end with it."""
     artifact_sink: ArtifactSink | None = None
     """Where the files of jobs go; None: to the server."""
     tick_seconds: float = 0.1
@@ -107,6 +110,7 @@ class Daemon:
             is_busy=self._attempts.is_busy,
             changed=self._report_capacity,
             is_held=lambda: machine.health.is_all_kept or machine.health.is_unknown,
+            verdicts=self._options.verdicts,
         )
         self._admission = Admission(
             rules or Rules(),

@@ -248,17 +248,21 @@ def model_remedy() -> str:
 async def _attached(url: str, engine: AttachedEngine) -> AsyncIterator[Finding]:
     try:
         await engine.refresh()
-        names = [model.name for model in engine.models()]
+        not_sold = engine.not_sold
+        names = [model.name for model in engine.models() if model.name not in not_sold]
     finally:
         await engine.close()
-    if not names:
+    if not names and not_sold:
+        text = f"attached model server {url}: it has no model that the market sells: {told(not_sold)}"
+        yield Finding(Level.FAIL, f"{text}; load a model that chats")
+    elif not names:
         problem = engine.problem or "lists no model that can be offered"
         remedy = "start the model server, and check DCP_ATTACHED_URL and DCP_ATTACHED_API_KEY"
         yield Finding(Level.FAIL, f"attached model server {url}: it {problem}; {remedy}")
     else:
         yield Finding(Level.OK, f"attached model server {url}: {', '.join(names[:10])}")
-    if engine.left_out:
-        yield Finding(Level.WARN, f"attached model server {url}: not offered: {told(engine.left_out)}")
+    if left_out := {**engine.left_out, **(not_sold if names else {})}:
+        yield Finding(Level.WARN, f"attached model server {url}: not offered: {told(left_out)}")
 
 
 async def _containers(config: Config, allow_process_runner: bool) -> AsyncIterator[Finding]:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.runners import Piece, Pieces, Runner, RunnerError
+from daemon.runners import Ability, Piece, Pieces, Runner, RunnerError
 
 LLM_INFERENCE = jobs_pb2.JOB_TYPE_LLM_INFERENCE
 
@@ -20,6 +20,13 @@ SELF_TEST_TOKENS = 4
 
 class EngineError(RunnerError):
     """An inference job could not be done."""
+
+
+class NoChatError(EngineError):
+    """The model does not chat, whatever the prompt: it may do something else."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, message)
 
 
 def can_answer(model: sessions_pb2.ServedModel, offer: sessions_pb2.JobOffer) -> bool:
@@ -58,11 +65,11 @@ class Engine(Runner, Protocol):
         """The answer."""
         return self.generate(offer)
 
-    async def self_test(self, model: str = "") -> None:
+    async def self_test(self, model: str = "") -> Ability | None:
         """A model that writes text answers a prompt with a few tokens. Raises EngineError."""
         served = next((served for served in self.models() if served.name == model), None)
         if served is None or LLM_INFERENCE not in (served.job_types or (LLM_INFERENCE,)):
-            return
+            return None
         params = jobs_pb2.JobParams(
             model=model, prompt="Say hello.", max_tokens=SELF_TEST_TOKENS, temperature=0
         )
@@ -71,14 +78,14 @@ class Engine(Runner, Protocol):
             usage = await self._tested(offer)
         except EngineError as error:
             if error.reason == jobs_pb2.FAILURE_REASON_NO_ANSWER:
-                return  # it works: a model that thinks first needs more tokens for a text
+                return Ability.CHAT  # it works: a model that thinks first needs more tokens for a text
             if error.reason != jobs_pb2.FAILURE_REASON_BAD_PARAMS:
                 raise
             # There is nothing wrong with the prompt: it is no model for chats, as those that make embeddings.
-            text = f"The model {model} does not answer chat requests."
-            raise EngineError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, text) from None
+            raise NoChatError(f"The model {model} does not answer chat requests.") from None
         if not usage.completion_tokens:
             raise EngineError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, f"The model {model} answered nothing.")
+        return Ability.CHAT
 
     async def _tested(self, offer: sessions_pb2.JobOffer) -> jobs_pb2.Usage:
         usage = jobs_pb2.Usage()

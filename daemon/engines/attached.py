@@ -17,14 +17,15 @@ from typing import Any
 
 from dcp.v1 import jobs_pb2, sessions_pb2
 
-from daemon.engines import LLM_INFERENCE, Engine, EngineError, chat, refusals
+from daemon.engines import LLM_INFERENCE, Engine, EngineError, NoChatError, chat, probes, refusals
 from daemon.engines.answers import Patience, Wait, answer
 from daemon.engines.names import Catalogue, catalogue
+from daemon.engines.ollama import Ollama
 from daemon.engines.refusals import ServerBusyError
 from daemon.foreign import documents, http
 from daemon.foreign.documents import DocumentError
 from daemon.machine.clock import Clock, SystemClock
-from daemon.runners import Picture, Piece
+from daemon.runners import NOT_SOLD, Ability, Picture, Piece
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class AttachedEngine(Engine):
             headers=headers,
             timeout=http.Timeout(LOOK_SECONDS, read=None),
         )
+        self._ollama = Ollama(self._client, attachment.url)
         self._models: dict[str, sessions_pb2.ServedModel] = {}
         self._catalogue = Catalogue()
         self._problem = ""
@@ -97,8 +99,20 @@ class AttachedEngine(Engine):
         """The models that the server lists and that are not offered, each with the reason and the remedy."""
         return self._catalogue.left_out
 
+    @property
+    def not_sold(self) -> Mapping[str, str]:
+        """The models that the server says to do what no job asks for, each with the reason."""
+        found = {name: self._ollama.ability(served) for name, served in self._catalogue.served.items()}
+        return {name: NOT_SOLD[ability] for name, ability in found.items() if ability in NOT_SOLD}
+
     async def refresh(self) -> None:
-        """Asks the server for its list. One missing answer may be a busy moment; the second is not."""
+        """Asks the server for its list, and Ollama also for what is loaded and what each model can do."""
+        await self._refresh_list()
+        if self._models:
+            await self._ollama.look(self._catalogue.served.values())
+
+    async def _refresh_list(self) -> None:
+        """One missing answer may be a busy moment; the second is not."""
         listed, problem = await self._list()
         if problem:
             self._failures += 1
@@ -107,23 +121,68 @@ class AttachedEngine(Engine):
         else:
             if self._failures >= FAILURES:
                 logger.info("the attached model server answers models=%d", len(listed))
+                self._ollama.forget()
             self._failures = 0
             self._take(listed)
         if problem and (self._failures == FAILURES or problem != self._problem):
             logger.warning("the attached model server cannot be used: it %s", problem)
         self._problem = problem
 
-    async def self_test(self, model: str = "") -> None:
-        """The server answers, and the model does if it writes text. Raises EngineError."""
+    async def self_test(self, model: str = "") -> Ability | None:
+        """The server answers, and the model chats, draws or does something else. Raises EngineError."""
         await self.refresh()
         if not self._models:
             text = f"The attached model server {self._problem or 'lists no model that can be offered'}."
             raise EngineError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, text)
-        await super().self_test(model)
+        served_name = self._catalogue.served.get(model)
+        if served_name is None:
+            return None
+        if (ability := self._ollama.ability(served_name)) is not None:
+            return ability
+        loads = self._ollama.has_loaded(served_name) is False
+        try:
+            return await self._find_ability(model, served_name)
+        finally:
+            if loads:
+                await self._ollama.note_test(served_name, self._catalogue.served.values())
+
+    async def _find_ability(self, model: str, served_name: str) -> Ability | None:
+        if model in self._attachment.image_models:
+            params = jobs_pb2.JobParams(model=model, prompt="A dot.")
+            offer = sessions_pb2.JobOffer(lease=sessions_pb2.Lease(job_id="self-test"), params=params)
+            try:
+                await self._picture(offer, served_name)
+            except EngineError as error:
+                text = f"As an image model, it drew no picture. {error.message}"
+                raise EngineError(error.reason, text, gives_back=error.gives_back) from None
+            return Ability.IMAGE
+        try:
+            return await super().self_test(model)
+        except NoChatError:
+            if ability := await probes.ability_without_chat(self._client, served_name):
+                return ability
+            raise
 
     def has_loaded(self, model: str) -> bool:
-        """Whether it is the only one: which of several a server holds in memory, the API does not say."""
-        return list(self._models) == [model]
+        """Whether a test loads nothing: of servers other than Ollama, nobody says which models are loaded."""
+        served_name = self._catalogue.served.get(model, "")
+        knows = self._ollama.ability(served_name) is not None
+        return knows or self._ollama.has_loaded(served_name) is not False
+
+    def why_not_load(self, model: str) -> str:
+        """A test loads a model only while Ollama holds none that somebody uses."""
+        if self.has_loaded(model) or not (in_use := self._ollama.in_use()):
+            return ""
+        text = f"It waits for its test: it is not loaded, and Ollama holds {in_use[0][:100]}, which a test"
+        return f"{text} could drive out. It is tested once that is unloaded, or this one is loaded."
+
+    def fingerprint(self, model: str) -> str:
+        """The server, its own name of the model and, of Ollama, the digest of its content."""
+        served_name = self._catalogue.served.get(model)
+        if served_name is None:
+            return ""
+        kind = "image" if model in self._attachment.image_models else "text"
+        return "\n".join((self._attachment.url, kind, served_name, self._ollama.digest(served_name)))
 
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
         """Checks the parameters and that the model is there. Raises EngineError."""
@@ -131,7 +190,7 @@ class AttachedEngine(Engine):
             _image_request(offer.params)
         else:
             chat.request_body(offer.params)
-        await self.refresh()
+        await self._refresh_list()
         if offer.params.model not in self._models:
             raise refusals.engine_failed()
 

@@ -23,6 +23,7 @@ SERVER_LABEL = "dcp.server"
 SOCKET_FOLDER = "/run/dcp"
 SOCKET = "engine.sock"
 _MODEL = "/model"
+_TMP = "/tmp"  # noqa: S108 - the container's
 _PIDS = 4096
 
 DEFAULT_ARGUMENTS = "--model {model} --served-model-name {name} --uds {socket}"
@@ -97,15 +98,46 @@ class ServerNames:
         """The container that it ends with."""
         return f"dcp-engine-{self.token}-keeper"
 
+    def of_image(self, number: int) -> str:
+        """The volume of one of the folders that the image declares to be volumes."""
+        return f"dcp-engine-{self.token}-image{number}"
+
     @property
     def labels(self) -> dict[str, str]:
-        """What both are labelled with."""
+        """What all of them are labelled with."""
         return {OWNER_LABEL: self.owner, SERVER_LABEL: self.token}
 
+    @property
+    def server_label(self) -> str:
+        """The label by which all parts of this start are found."""
+        return f"{SERVER_LABEL}={self.token}"
 
-def keeper_config(names: ServerNames) -> dict[str, Any]:
+
+def token_of_volume(name: str) -> str:
+    """The token in the name of a volume."""
+    return name.removeprefix("dcp-engine-").partition("-")[0]
+
+
+def keeper_config(names: ServerNames, image_volumes: int) -> dict[str, Any]:
     """The keeper's container, whose standard input ends when whoever holds it lets go."""
-    return spec.keeper_container(names.labels, ()) | {"OpenStdin": True, "StdinOnce": True}
+    mounts = spec.kept_mounts(names.of_image, image_volumes)
+    return spec.keeper_container(names.labels, mounts) | {"OpenStdin": True, "StdinOnce": True}
+
+
+def image_folders(order: ModelServerSpec, image: dict[str, Any]) -> list[str]:
+    """The folders that the image declares to be volumes, without the server's own. Raises RunnerError."""
+    return spec.image_folders(image, (_TMP, _MODEL, order.model, SOCKET_FOLDER))
+
+
+def volumes_of(order: ModelServerSpec, names: ServerNames, image_volumes: int) -> dict[str, str]:
+    """The volumes that the keeper holds for the image's folders, each with how it is mounted."""
+    size = _volume_bytes(order) // max(1, image_volumes)
+    options = spec.volume_options(order.user, size, is_program_allowed=True)
+    return {names.of_image(number): options for number in range(image_volumes)}
+
+
+def _volume_bytes(order: ModelServerSpec) -> int:
+    return order.settings.memory_bytes // 2
 
 
 def server_config(
@@ -118,7 +150,9 @@ def server_config(
 ) -> dict[str, Any]:
     """The model server's container; `folder` is where it makes its socket."""
     settings = order.settings
-    volumes = (image.get("Config") or {}).get("Volumes") or ()
+    of_image, tmpfs = spec.image_mounts(
+        names.of_image, image_folders(order, image), _volume_bytes(order), engine
+    )
     tmp = f"size={settings.memory_bytes // 2},mode=1777,nosuid,nodev"
     return {
         "Image": str(image["Id"]),
@@ -139,9 +173,13 @@ def server_config(
             "PidsLimit": _PIDS,
             "OomScoreAdj": 500,
             "Ulimits": spec.ulimits(),
-            "Mounts": [_bind(order.path, order.model, True), _bind(folder, SOCKET_FOLDER, False)],
+            "Mounts": [
+                _bind(order.path, order.model, True),
+                _bind(folder, SOCKET_FOLDER, False),
+                *of_image,
+            ],
             # Kernels that a model server compiles lie there and are loaded from there.
-            "Tmpfs": dict.fromkeys(("/tmp", *volumes), f"{tmp},exec"),  # noqa: S108 - the container's
+            "Tmpfs": {_TMP: f"{tmp},exec", **tmpfs},
             # Model servers log prompts.
             "LogConfig": {"Type": "none"},
             "DeviceRequests": spec.gpu_requests(gpus, engine),
@@ -151,7 +189,7 @@ def server_config(
 
 def _env(gpus: Sequence[str]) -> dict[str, str]:
     return {
-        "HOME": "/tmp",  # noqa: S108 - the container's
+        "HOME": _TMP,
         # A user given only by number has no name, and some libraries ask for one.
         "USER": "dcp",
         "LOGNAME": "dcp",

@@ -14,7 +14,7 @@ from typing import Any
 
 from dcp.v1 import jobs_pb2
 
-from daemon.engines import EngineError
+from daemon.engines import EngineError, NoChatError
 from daemon.foreign import documents
 
 MAX_TEXT = 4096
@@ -64,12 +64,12 @@ TEXTS: tuple[tuple[Fault, re.Pattern[str]], ...] = (
         _words(
             r"does not support (chat|generate|completion)",  # Ollama: an embedding model
             r"not a chat model",  # OpenAI
+            r"chat[_ ]template",  # vLLM, transformers: a model without one
         ),
     ),
     (
         Fault.PROVIDER,
         _words(
-            r"chat[_ ]template",  # vLLM, transformers: a model without one
             r"no models? (is |are )?loaded",  # LM Studio
             r"model.{0,300}(not found|does not exist|is not loaded|is not available)",  # vLLM, Ollama
             r"model_not_found",  # OpenAI's code
@@ -134,8 +134,7 @@ def refusal(error: ServerError, context_tokens: int) -> EngineError:
     if error.fault is Fault.PROMPT_TOO_LONG:
         return prompt_too_long(context_tokens)
     if error.fault is Fault.NO_CHAT:
-        text = "The provider's model does not answer chat requests."
-        return EngineError(jobs_pb2.FAILURE_REASON_ENGINE_FAILED, text)
+        return NoChatError("The provider's model does not answer chat requests.")
     is_bad_request = 400 <= error.status < 500 and error.status not in (*_UNUSABLE, *BUSY)
     if is_bad_request and error.fault is not Fault.PROVIDER:
         return bad_params("The model server refused the job's params.")

@@ -26,6 +26,7 @@ from daemon.engines import container_spec as spec
 from daemon.engines.container_spec import ModelServerSpec
 from daemon.engines.served import HEALTH_SECONDS, Server, StartError, client_of, until_healthy
 from daemon.foreign import documents, http
+from daemon.runners import RunnerError
 from daemon.runners.choose import problem
 from daemon.runners.containers import keeper
 from daemon.runners.containers.docker import (
@@ -35,7 +36,7 @@ from daemon.runners.containers.docker import (
     Frame,
     PullTooLargeError,
 )
-from daemon.runners.containers.spec import tar_of
+from daemon.runners.containers.spec import open_folders, tar_of
 from daemon.runners.containers.state import pids_of
 
 logger = logging.getLogger(__name__)
@@ -122,11 +123,18 @@ async def start_server_container(
     try:
         image = await _image(docker, order)
         async with asyncio.timeout(start_seconds), AsyncExitStack() as parts:
-            server = await _make(docker, place, order, image, parts)
-            await _start(docker, server, order, parts, said)
+            server, config = await _make(docker, place, order, image, parts)
+            await _start(docker, server, config, order, parts, said)
             server.pids = pids_of(await docker.inspect(server.names.server))
             server.keep(parts.pop_all())
-    except (TimeoutError, StartError, DockerUnavailableError, DockerRefusedError, OSError) as error:
+    except (
+        TimeoutError,
+        StartError,
+        RunnerError,
+        DockerUnavailableError,
+        DockerRefusedError,
+        OSError,
+    ) as error:
         raise StartError(f"{str(error) or 'it took too long'}: {' | '.join(said)}") from None
     logger.info("model server started container=%s model=%s", server.names.server, order.name)
     return server
@@ -138,6 +146,8 @@ async def sweep(docker: Docker, place: ModelServerHost) -> None:
         found = await docker.containers_with(f"{spec.OWNER_LABEL}={place.owner}")
         folders = await asyncio.to_thread(_folders, place.folder)
         left = {str(container["Labels"].get(spec.SERVER_LABEL, "")) for container in found} | folders
+        volumes = await docker.volumes_with(f"{spec.OWNER_LABEL}={place.owner}")
+        left |= {spec.token_of_volume(name) for name in volumes}
         # What began while the engine was asked is known by now.
         for token in sorted(left - place.in_use):
             logger.info("removing what a model server left server=%s", token)
@@ -169,8 +179,11 @@ async def _make(
     order: ModelServerSpec,
     image: dict[str, Any],
     parts: AsyncExitStack,
-) -> ServerContainer:
-    """Both containers, neither of them started; `parts` takes ownership of whatever is created here."""
+) -> tuple[ServerContainer, dict[str, Any]]:
+    """The keeper with what it holds, not started, and what the server's container is to be.
+
+    `parts` takes ownership of whatever is created here.
+    """
     facts = await docker.facts()
     if why := problem(facts):
         raise StartError(f"the container engine cannot be used: {why}")
@@ -187,22 +200,32 @@ async def _make(
     parts.callback(os.close, descriptor)
     parts.push_async_callback(_remove, docker, names)
     tar = keeper.archive(facts.architecture, None)
-    await docker.create_from_nothing(names.keeper, spec.keeper_config(names), tar_of({}), tar)
-    await docker.create(names.server, spec.server_config(order, names, folder, image, gpus, facts))
+    volumes = 0 if facts.is_podman else len(spec.image_folders(order, image))
+    for volume, options in spec.volumes_of(order, names, volumes).items():
+        await docker.create_volume(volume, names.labels, options)
+    await docker.create_from_nothing(names.keeper, spec.keeper_config(names, volumes), tar_of({}), tar)
+    config = spec.server_config(order, names, folder, image, gpus, facts)
     server = ServerContainer(names, place, gpus, f"/proc/self/fd/{descriptor}/{spec.SOCKET}")
     parts.push_async_callback(server.client.aclose)
-    return server
+    return server, config
 
 
 async def _start(
     docker: Docker,
     server: ServerContainer,
+    config: dict[str, Any],
     order: ModelServerSpec,
     parts: AsyncExitStack,
     said: deque[str],
 ) -> None:
     await parts.enter_async_context(docker.holding_input(server.names.keeper))
     await docker.start(server.names.keeper)
+    # The engine fills the image's volumes now, which the keeper holds: without it they would be empty again.
+    await docker.create(server.names.server, config)
+    held = [mount for mount in config["HostConfig"]["Mounts"] if mount["Type"] == "volume"]
+    if held:
+        # Docker gives them the rights that the image's folders have, which are not the server's.
+        await docker.put(server.names.keeper, "/", open_folders(len(held)))
     async with docker.attached(server.names.server) as frames:
         await docker.start(server.names.server)
         parts.push_async_callback(_cancelled, server.watch(docker))
@@ -261,6 +284,11 @@ async def _remove(docker: Docker, names: spec.ServerNames) -> None:
             await asyncio.sleep(delay)
         else:
             logger.warning("could not remove a model server's container=%s", name)
+    try:
+        for volume in await docker.volumes_with(names.server_label):
+            await docker.remove_volume(volume)
+    except (DockerUnavailableError, DockerRefusedError) as error:
+        logger.warning("could not remove a model server's volumes server=%s error=%s", names.token, error)
 
 
 async def _is_removed(docker: Docker, name: str) -> bool:

@@ -112,6 +112,7 @@ class DaemonSession:
         self._capacity = capacity
         self._objection = objection
         self._reported_capacity: Capacity | None = None
+        self._has_skipped = False
         self._gpu_status: gpus_pb2.GpuStatus | None = None
         self._gpu_status_is_new = False
         self._leases = HeldLeases(rest)
@@ -198,14 +199,24 @@ class DaemonSession:
 
     def _received(self, message: sessions_pb2.ServerMessage, now: float) -> list[Effect]:
         kind = message.WhichOneof("kind")
-        handler = _HANDLERS[self.link].get(kind or "")
+        if kind is None:
+            self._skip(now)
+            return []
+        handler = _HANDLERS[self.link].get(kind)
         if handler is None:
             # On a stream that is closing, messages may still arrive.
             level = logging.WARNING if self.link in (LinkState.GREETING, LinkState.OPEN) else logging.DEBUG
             logger.log(level, "ignored a message out of turn kind=%s state=%s", kind, self.link.name)
             return []
         self._heartbeats.heard(now)
-        return handler(self, getattr(message, str(kind)), now)
+        return handler(self, getattr(message, kind), now)
+
+    def _skip(self, now: float) -> None:
+        """A message of a newer server, which says nothing that this daemon must know."""
+        self._heartbeats.heard(now)
+        if not self._has_skipped:
+            self._has_skipped = True
+            logger.warning("skipped messages of a kind that this daemon does not know; run dcp-daemon update")
 
     def _ticked(self, now: float) -> list[Effect]:
         effects: list[Effect] = []

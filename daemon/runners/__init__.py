@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from dcp.v1 import jobs_pb2, sessions_pb2
@@ -37,6 +38,23 @@ class RunnerError(Exception):
         self.reason = reason
         self.message = message
         self.gives_back = gives_back
+
+
+class Ability(StrEnum):
+    """What a model can do, as its test found."""
+
+    CHAT = "chat"
+    IMAGE = "image"
+    COMPLETION = "completion"
+    """It continues texts, and answers no chat."""
+    EMBEDDING = "embedding"
+
+
+NOT_SOLD = {
+    Ability.COMPLETION: "It only completes texts, as it has no chat template: the market sells chats.",
+    Ability.EMBEDDING: "It makes embeddings, which the market does not sell.",
+}
+"""What models can do that no job asks for. Such a model works, and is not offered."""
 
 
 @dataclass(frozen=True)
@@ -117,16 +135,28 @@ class Runner(Protocol):
         """
         ...
 
-    async def self_test(self, model: str = "") -> None:
+    async def self_test(self, model: str = "") -> Ability | None:
         """Proves that it works, by the smallest job that there is. Raises RunnerError with what is wrong.
 
-        `model`: the one of its models that is to be tested; empty where it has none.
+        `model`: the one of its models that is to be tested; empty where it has none. Returns what the model
+        can do, None where there is none or that is not looked at.
         """
-        return
+        return None
 
     def has_loaded(self, model: str) -> bool:
         """Whether a test of the model would load nothing; False also where that is not known."""
         return any(served.name == model and served.warm for served in self.models())
+
+    def why_not_load(self, model: str) -> str:
+        """Why a test must not load the model now, for its owner; empty: it drives out nothing of theirs."""
+        return ""
+
+    def fingerprint(self, model: str) -> str:
+        """What identifies a model over restarts of the daemon, with its content where that is known.
+
+        Empty: nothing does, or its test costs nobody anything.
+        """
+        return ""
 
     def gpus(self, lease: sessions_pb2.Lease) -> Collection[str] | None:
         """The UUIDs of the GPUs that a run is on; None: it may be on any of the machine's."""

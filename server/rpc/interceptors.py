@@ -15,8 +15,9 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import grpc
-from dcp.v1 import options_pb2
+from dcp.v1 import options_pb2, sessions_pb2
 from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import MethodDescriptor
 
 from server.domain.errors import DomainError, Reason
 from server.domain.keys import Scope
@@ -41,6 +42,7 @@ _ROLE_NAMES: dict[int, str] = {
 _SCOPES = member_map(Scope, options_pb2.Scope)
 _A_KEY = {"provider": "a provider's key", "renter": "a renter's key", ADMIN: "the admin token"}
 _KEY_HEADERS = ("x-provider-key", "x-renter-key", "x-admin-token")
+SAY_WHY_SECONDS = 1.0
 _OPEN_SERVICES = ("/grpc.health.v1.", "/grpc.reflection.")
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 
@@ -157,15 +159,19 @@ class Authentication(grpc.aio.ServerInterceptor):
         return call
 
     def stream(self, method: str, inner: Any) -> Any:
-        """Wraps a method with a stream of requests, which validates each request itself."""
+        """Wraps a method with a stream of requests, which validates each request itself.
+
+        A stream whose messages can say why it ends says it before its status: see ``_say_why``.
+        """
         rule = rule_of(method)
+        says_why = _is_session(method)
 
         async def call(requests: Any, context: Context) -> None:
             try:
                 await self._admit(rule, context)
                 await inner(requests, context)
             except Exception as error:
-                await _abort(method, error, context)
+                await _abort(method, error, context, says_why=says_why)
 
         return call
 
@@ -237,7 +243,7 @@ def _refuse_scope(rule: Rule, found: Caller) -> None:
     )
 
 
-async def _abort(method: str, error: Exception, context: Context) -> None:
+async def _abort(method: str, error: Exception, context: Context, *, says_why: bool = False) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if not isinstance(error, DomainError):
@@ -248,7 +254,26 @@ async def _abort(method: str, error: Exception, context: Context) -> None:
             "the server failed unexpectedly; try again, or report the request_id to the operator",
             request_id=number,
         )
+    if says_why:
+        await _say_why(context, error)
     await context.abort_with_status(to_status(error))
+
+
+def _is_session(method: str) -> bool:
+    """Whether the stream's messages can be the reason of its end."""
+    return _method(method).output_type.full_name == sessions_pb2.ServerMessage.DESCRIPTOR.full_name
+
+
+async def _say_why(context: Context, error: DomainError) -> None:
+    """Sends the reason as a message: a daemon that writes meanwhile often loses the status of the stream.
+
+    Waits for no daemon that does not read.
+    """
+    refusal = sessions_pb2.SessionRefusal(reason=error.reason.value, message=error.message)
+    writing = asyncio.ensure_future(context.write(sessions_pb2.ServerMessage(refusal=refusal)))
+    await asyncio.wait([writing], timeout=SAY_WHY_SECONDS)
+    # What it raises says only that the stream is gone.
+    writing.add_done_callback(lambda task: task.cancelled() or task.exception())
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,11 +292,14 @@ class Rule:
 
 def rule_of(method: str) -> Rule:
     """The rule of a method; a method without options admits no caller."""
-    found = descriptor_pool.Default().FindMethodByName(method.strip("/").replace("/", "."))
-    options = found.GetOptions().Extensions[options_pb2.method]
+    options = _method(method).GetOptions().Extensions[options_pb2.method]
     names = frozenset(_ROLE_NAMES[role] for role in options.roles if role in _ROLE_NAMES)
     scopes = frozenset(_SCOPES[scope] for scope in options.scopes if scope in _SCOPES)
     return Rule(names, options_pb2.ROLE_PUBLIC in options.roles, options.rate, scopes, options.may_grow)
+
+
+def _method(method: str) -> MethodDescriptor:
+    return descriptor_pool.Default().FindMethodByName(method.strip("/").replace("/", "."))
 
 
 def find_credential(metadata: Any) -> str | None:

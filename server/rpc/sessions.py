@@ -11,6 +11,7 @@ from typing import Any
 from dcp.v1 import honesty_pb2, jobs_pb2, sessions_pb2_grpc
 from dcp.v1 import sessions_pb2 as pb
 from google.protobuf.json_format import ParseDict
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from common.limits import Faults, fit
 from server.domain import messages
@@ -43,7 +44,6 @@ from server.services.streams import Streams
 
 log = logging.getLogger(__name__)
 HELLO_TIMEOUT_SECONDS = 10.0
-SAY_WHY_SECONDS = 1.0
 RECONNECT_AFTER_SECONDS = 0.5
 RECONNECT_JITTER_SECONDS = 5.0
 # Somewhat less than the sessions that a server opens in a second, see docs/figures.md.
@@ -76,6 +76,9 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
         try:
             async for message in requests:
                 await self._limits.pass_message(provider_id)
+                if is_of_unknown_kind(message):
+                    session.note_unknown_kind()
+                    continue
                 read, untrue = read_message(message)
                 if untrue:
                     session.note_untrue(untrue)
@@ -90,17 +93,11 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
                 raise  # the stream broke, or the server stops
             reader.uncancel()
             if session.refusal is not None:
-                lanes.stop()
-                writer.stop()
-                await _say_why(context, session.refusal)
                 raise session.refusal from None
         except DomainError as error:
             log.warning(
                 "ended a session provider_id=%d reason=%s: %s", provider_id, error.reason, error.message
             )
-            lanes.stop()
-            writer.stop()
-            await _say_why(context, error)
             raise
         finally:
             if deadline is not None:
@@ -132,18 +129,6 @@ class SessionServicer(sessions_pb2_grpc.SessionServiceServicer):
         """Waits until the end of every ended stream is recorded."""
         while self._ending:
             await asyncio.wait(self._ending)
-
-
-async def _say_why(context: Context, error: DomainError) -> None:
-    """Sends the reason as a message: a daemon that writes meanwhile often loses the status of the stream.
-
-    Waits for no daemon that does not read.
-    """
-    refusal = pb.SessionRefusal(reason=error.reason.value, message=error.message)
-    writing = asyncio.ensure_future(context.write(pb.ServerMessage(refusal=refusal)))
-    await asyncio.wait([writing], timeout=SAY_WHY_SECONDS)
-    # What it raises says only that the stream is gone.
-    writing.add_done_callback(lambda task: task.cancelled() or task.exception())
 
 
 class _Writer:
@@ -188,6 +173,11 @@ class _Writer:
             self._task = None
 
 
+def is_of_unknown_kind(message: pb.DaemonMessage) -> bool:
+    """Whether a newer daemon sent it: it has something, and nothing that this server knows."""
+    return message.WhichOneof("kind") is None and len(UnknownFieldSet(message)) > 0
+
+
 def read_message(message: pb.DaemonMessage) -> tuple[messages.DaemonMessage, Faults]:
     """A daemon's message, with what was left out of it because it cannot be true, by the paths of the fields.
 
@@ -206,7 +196,7 @@ def from_wire(message: pb.DaemonMessage) -> messages.DaemonMessage:
     """A daemon's message as the domain's type. Raises PROTOCOL_VIOLATION or INVALID_FIELD."""
     kind = message.WhichOneof("kind")
     if kind is None:
-        raise violation("the message is empty, or of a kind that this server does not know")
+        raise violation("the message is empty")
     body = getattr(message, kind)
     if kind == "job_finished" and (dropped := drop_invalid(body.usage)):
         log.warning(

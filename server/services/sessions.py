@@ -99,6 +99,7 @@ class Session:
         "_protocol",
         "_session_epoch",
         "_shared",
+        "_skips_kinds",
         "_untrue",
         "key_id",
         "outbox",
@@ -118,12 +119,20 @@ class Session:
         self._session_epoch = 0
         self._untrue: frozenset[str] = frozenset()
         """The fields that were left out of a message, which the log has already."""
+        self._skips_kinds = False
+        """Whether the log has it already that messages are skipped."""
 
     def note_untrue(self, faults: Mapping[str, str]) -> None:
         """Logs, once in a session for each field, what was left out because it cannot be true."""
         for path in sorted(faults.keys() - self._untrue)[: MAX_UNTRUE - len(self._untrue)]:
             log.warning("left out what cannot be true field=%s: %s %s", path, faults[path], self._who())
             self._untrue |= {path}
+
+    def note_unknown_kind(self) -> None:
+        """Logs, once in a session, that messages of a newer daemon are skipped."""
+        if not self._skips_kinds:
+            self._skips_kinds = True
+            log.warning("skipped messages of a kind that this server does not know %s", self._who())
 
     async def handle(self, message: DaemonMessage) -> None:
         """Carries out one message. Raises DomainError when the stream must end.

@@ -46,22 +46,22 @@ threading.Event().wait()
 """
 
 
-def add_model_image(engine: PrivateEngine) -> str:
-    """Builds the image; returns its name."""
+def add_model_image(engine: PrivateEngine, name: str = IMAGE, *changes: str) -> str:
+    """Builds the image; returns its name. ``changes``: further Dockerfile instructions."""
     entry = '["/opt/python/bin/python", "-S", "/serve.py"]'
     command = ["docker", "-H", f"unix://{engine.socket}", "import"]
     command += ["--change", f"ENTRYPOINT {entry}"]
     # One flag at a time: Podman reads everything that follows as a single value.
     for setting in ("PYTHONHOME=/opt/python", "PYTHONPATH=/opt/packages", "PYTHONDONTWRITEBYTECODE=1"):
         command += ["--change", f"ENV {setting}"]
-    with subprocess.Popen(
-        [*command, "-", IMAGE], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
-    ) as process:
+    for change in changes:
+        command += ["--change", change]
+    with subprocess.Popen([*command, "-", name], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         assert process.stdin is not None
         with tarfile.open(fileobj=process.stdin, mode="w|") as tar:
             _fill(tar)
     assert process.returncode == 0
-    return IMAGE
+    return name
 
 
 def _fill(tar: tarfile.TarFile) -> None:

@@ -56,6 +56,27 @@ def refused(status: int, document: Any, **headers: str) -> Raw:
 
 
 @dataclass
+class Ollama:
+    """What Ollama has beyond the API. It holds one model in memory."""
+
+    loaded: dict[str, str] = field(default_factory=dict)
+    """The model in memory, with when it will be unloaded."""
+    digests: dict[str, str] = field(default_factory=dict)
+    capabilities: dict[str, list[str]] = field(default_factory=dict)
+    loads: list[str] = field(default_factory=list)
+    """The models that were loaded, in order."""
+
+    def use(self, model: str) -> None:
+        """A request for the model: it stays in memory for a while longer."""
+        if model not in self.loaded:
+            self.loads.append(model)
+        self.loaded = {model: f"until-{next(_uses)}"}
+
+
+_uses = itertools.count(1)
+
+
+@dataclass
 class Script:
     """The server's behaviour. A test can change it while the server runs."""
 
@@ -71,6 +92,12 @@ class Script:
     """What the next requests of jobs get instead of the script's answers, one each."""
     without_chat: Sequence[str] = ()
     """The models that a request for a chat is refused for, as those that make embeddings."""
+    completes: Sequence[str] = ()
+    """The models that complete texts."""
+    embeds: Sequence[str] = ()
+    """The models that make embeddings."""
+    ollama: Ollama | None = None
+    """Its own routes, if it is Ollama: a request for a model loads it, and drives out another."""
     image: Any = field(default_factory=lambda: {"data": [{"b64_json": base64.b64encode(PNG).decode()}]})
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -99,9 +126,51 @@ def _app(scripts: dict[str, Script]) -> FastAPI:
             return _response(script.refusals.pop(0))
         if script.status != 200:
             return JSONResponse({"error": script.error}, status_code=script.status)
+        _use(script)
         if (model := script.requests[-1]["model"]) in script.without_chat:
             return JSONResponse({"error": {"message": f'"{model}" does not support chat'}}, status_code=400)
         return StreamingResponse(_play(script), media_type="text/event-stream")
+
+    @app.post("/{name}/v1/completions")
+    async def completions(name: str, request: Request) -> Response:
+        script = scripts[name]
+        script.requests.append(await request.json())
+        _use(script)
+        if script.requests[-1]["model"] not in script.completes:
+            return JSONResponse({"error": {"message": "does not support generate"}}, status_code=400)
+        return JSONResponse({"choices": [{"text": " there was"}]})
+
+    @app.post("/{name}/v1/embeddings")
+    async def embeddings(name: str, request: Request) -> Response:
+        script = scripts[name]
+        script.requests.append(await request.json())
+        _use(script)
+        if script.requests[-1]["model"] not in script.embeds:
+            return JSONResponse({"error": {"message": "does not support embeddings"}}, status_code=400)
+        return JSONResponse({"data": [{"embedding": [0.5, -0.25]}]})
+
+    @app.get("/{name}/api/ps")
+    async def running(name: str) -> Response:
+        if (ollama := scripts[name].ollama) is None:
+            return Response(status_code=404)
+        models = [{"name": model, "expires_at": until} for model, until in ollama.loaded.items()]
+        return JSONResponse({"models": models})
+
+    @app.get("/{name}/api/tags")
+    async def tags(name: str) -> Response:
+        script = scripts[name]
+        if script.ollama is None:
+            return Response(status_code=404)
+        digests = script.ollama.digests
+        models = [{"name": model["id"], "digest": digests.get(model["id"], "d")} for model in script.models]
+        return JSONResponse({"models": models})
+
+    @app.post("/{name}/api/show")
+    async def show(name: str, request: Request) -> Response:
+        ollama, model = scripts[name].ollama, (await request.json())["model"]
+        if ollama is None:
+            return Response(status_code=404)
+        return JSONResponse({"capabilities": ollama.capabilities.get(model, ["completion"])})
 
     @app.post("/{name}/v1/images/generations")
     async def images(name: str, request: Request) -> Response:
@@ -113,6 +182,11 @@ def _app(scripts: dict[str, Script]) -> FastAPI:
         return JSONResponse(answer, status_code=script.status)
 
     return app
+
+
+def _use(script: Script) -> None:
+    if script.ollama is not None:
+        script.ollama.use(script.requests[-1]["model"])
 
 
 def _response(raw: Raw) -> Response:

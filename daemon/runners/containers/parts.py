@@ -57,12 +57,14 @@ class Parts:
         # The engine fills them, which does not count as the job's memory: together they have one size.
         sizes += [(names.of_image(number), settings.tmp_bytes // kept) for number in range(kept)]
         for volume, size in sizes:
-            options = spec.volume_options(settings, size, is_program_allowed=volume != names.output)
+            options = spec.volume_options(settings.user, size, is_program_allowed=volume != names.output)
             await docker.create_volume(volume, names.labels, options)
         given = offer.container_spec.input_files
         if given:
             tar = tar_of({name: text.encode() for name, text in given.items()})
-            options = spec.volume_options(settings, len(tar) + _INPUT_ROOM_BYTES, is_program_allowed=True)
+            options = spec.volume_options(
+                settings.user, len(tar) + _INPUT_ROOM_BYTES, is_program_allowed=True
+            )
             await docker.create_volume(names.input, names.labels, options)
         seconds = math.ceil(facts.run_limit_ms / 1000 + self._keeper_grace_seconds)
         await self.make_keeper(names, seconds, has_input=bool(given), image_volumes=kept)

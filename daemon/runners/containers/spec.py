@@ -12,7 +12,7 @@ import os
 import posixpath
 import re
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -152,27 +152,28 @@ def bad_params(message: str) -> RunnerError:
     return RunnerError(jobs_pb2.FAILURE_REASON_BAD_PARAMS, message)
 
 
-def volume_options(settings: ContainerSettings, size: int, *, is_program_allowed: bool) -> str:
-    """How a volume in memory is mounted: owned by the job, with a limit of bytes and of files."""
+def volume_options(user: str, size: int, *, is_program_allowed: bool) -> str:
+    """How a volume in memory is mounted: with its owner, by number, and a limit of bytes and of files."""
+    user_id, _, group_id = user.partition(":")
     options = [
         f"nr_blocks={-(-size // PAGE_BYTES)}",
         f"nr_inodes={max(1024, size // 16384)}",
         "mode=0700",
-        f"uid={settings.user_id}",
-        f"gid={settings.group_id}",
+        f"uid={user_id}",
+        f"gid={group_id or user_id}",
         "nosuid",
         "nodev",
     ]
     return ",".join(options if is_program_allowed else [*options, "noexec"])
 
 
-def image_folders(image: Mapping[str, Any]) -> list[str]:
-    """The folders that an image declares to be volumes, without those that are a job's own.
+def image_folders(image: Mapping[str, Any], own: Collection[str] = (INPUT, OUTPUT, TMP)) -> list[str]:
+    """The folders that an image declares to be volumes, without those that are the container's ``own``.
 
     Raises RunnerError if they are too many.
     """
     declared = (image.get("Config") or {}).get("Volumes") or ()
-    folders = sorted({posixpath.normpath(path) for path in declared} - {INPUT, OUTPUT, TMP})
+    folders = sorted({posixpath.normpath(path) for path in declared} - set(own))
     if len(folders) > MAX_IMAGE_VOLUMES:
         raise bad_params(f"container_spec.image declares more than {MAX_IMAGE_VOLUMES} volumes")
     return folders
@@ -181,7 +182,7 @@ def image_folders(image: Mapping[str, Any]) -> list[str]:
 def keeper_config(names: Names, *, has_input: bool = False, image_volumes: int = 0) -> dict[str, Any]:
     """The keeper's container; through it `/input` is filled, and the image's volumes are given to the job."""
     mounts = _mounts(names) + ([_mount(names.input, INPUT)] if has_input else [])
-    mounts += [_mount(names.of_image(number), kept_at(number)) for number in range(image_volumes)]
+    mounts += kept_mounts(names.of_image, image_volumes)
     return keeper_container(names.labels | {"dcp.role": "keeper"}, mounts)
 
 
@@ -227,10 +228,8 @@ def job_config(
     env |= {"DCP_OUTPUT_DIR": OUTPUT, "NVIDIA_VISIBLE_DEVICES": gpus}
     mounts = _mounts(names)
     folders = image_folders(image)
-    tmpfs = _tmpfs(folders, settings) if engine.is_podman else {}
-    if not engine.is_podman:
-        filled = [(names.of_image(number), folder) for number, folder in enumerate(folders)]
-        mounts += [_mount(volume, folder, is_filled=True) for volume, folder in filled]
+    of_image, tmpfs = image_mounts(names.of_image, folders, settings.tmp_bytes, engine)
+    mounts += of_image
     if spec.input_files:
         env["DCP_INPUT_DIR"] = INPUT
         mounts.append(_mount(names.input, INPUT, is_read_only=True))
@@ -305,10 +304,23 @@ def _mount(
     }
 
 
-def _tmpfs(folders: Sequence[str], settings: ContainerSettings) -> dict[str, str]:
-    """File systems in memory over these folders. Podman puts the image's files into them, Docker does not."""
-    size = settings.tmp_bytes // max(1, len(folders))
-    return dict.fromkeys(folders, f"size={size},mode=1777,nosuid,nodev,exec,U")
+def image_mounts(
+    named: Callable[[int], str], folders: Sequence[str], size: int, engine: EngineFacts
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """What lies over the folders that an image declares to be volumes: volumes, and file systems in memory.
+
+    Docker copies the image's files only into volumes, which the keeper must hold before; Podman puts them
+    into file systems in memory. ``size``: of all together; ``named``: how the volumes are called.
+    """
+    if engine.is_podman:
+        each = size // max(1, len(folders))
+        return [], dict.fromkeys(folders, f"size={each},mode=1777,nosuid,nodev,exec,U")
+    return [_mount(named(number), folder, is_filled=True) for number, folder in enumerate(folders)], {}
+
+
+def kept_mounts(named: Callable[[int], str], image_volumes: int) -> list[dict[str, Any]]:
+    """How a keeper holds the volumes of an image."""
+    return [_mount(named(number), kept_at(number)) for number in range(image_volumes)]
 
 
 def ulimits(**more: int) -> list[dict[str, Any]]:

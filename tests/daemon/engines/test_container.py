@@ -102,6 +102,21 @@ async def answer(engine: ContainerEngine, work: sessions_pb2.JobOffer) -> tuple[
     return text, usage
 
 
+async def test_files_of_the_image_in_its_volumes_are_there_and_nothing_is_left(bench: Bench) -> None:
+    """The image's own program and libraries lie in such a folder here."""
+    name = "docker.io/acme/model-server:volumes"
+    await asyncio.to_thread(add_model_image, bench.engine, name, "VOLUME /opt/packages", "VOLUME /cache")
+    engine = bench.new(image=name)
+    text, _ = await answer(engine, job())
+    assert text
+    kinds = {mount["Destination"]: mount["Type"] for mount in bench.inspect(engine)["Mounts"]}
+    if not bench.engine.facts.is_podman:
+        assert (kinds["/opt/packages"], kinds["/cache"]) == ("volume", "volume")
+        assert sum("-image" in name for name in bench.engine.left()) == 2
+    await engine.close()
+    assert bench.engine.left() == []
+
+
 async def test_warm_server_answers_again_and_has_nothing_that_it_was_not_given(bench: Bench) -> None:
     engine = bench.new()
     assert not engine.models()[0].warm

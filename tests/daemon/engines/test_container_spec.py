@@ -10,7 +10,14 @@ import pytest
 
 from daemon.config.config import from_env
 from daemon.engines.build import order
-from daemon.engines.container_spec import ModelServerSpec, ServerNames, ServerSettings, server_config
+from daemon.engines.container_spec import (
+    ModelServerSpec,
+    ServerNames,
+    ServerSettings,
+    keeper_config,
+    server_config,
+    volumes_of,
+)
 from daemon.runners.containers.docker import EngineFacts
 
 
@@ -36,13 +43,27 @@ def test_model_name_is_always_a_single_argument(tmp_path: Path) -> None:
     assert len(spec.command()) == 6
 
 
-def test_volumes_of_the_image_are_in_memory(tmp_path: Path) -> None:
-    image = {"Id": "sha256:1", "Config": {"Volumes": {"/cache": {}}}}
-    engine = EngineFacts("Engine", "28.0.1", "x86_64", ("local",), ())
-    config = server_config(server_spec(tmp_path), ServerNames.new("o"), tmp_path, image, (), engine)
-    host = config["HostConfig"]
-    assert set(host["Tmpfs"]) == {"/tmp", "/cache"}
-    assert all("size=" in options for options in host["Tmpfs"].values())
+@pytest.mark.parametrize("name", ["Engine", "Podman Engine"])
+def test_volumes_of_the_image_are_in_memory_and_share_half_of_it(tmp_path: Path, name: str) -> None:
+    own = {"/tmp": {}, "/model": {}, "/run/dcp/": {}}
+    image = {"Id": "sha256:1", "Config": {"Volumes": {"/cache": {}, "/data": {}, **own}}}
+    engine = EngineFacts(name, "28.0.1", "x86_64", ("local",), ())
+    order, names = server_spec(tmp_path), ServerNames.new("o")
+    host = server_config(order, names, tmp_path, image, (), engine)["HostConfig"]
+    half = order.settings.memory_bytes // 2
+    if engine.is_podman:
+        assert set(host["Tmpfs"]) == {"/tmp", "/cache", "/data"}
+        assert f"size={half // 2}," in host["Tmpfs"]["/cache"]
+        return
+    assert set(host["Tmpfs"]) == {"/tmp"}
+    volumes = {mount["Target"]: mount for mount in host["Mounts"] if mount["Type"] == "volume"}
+    assert set(volumes) == {"/cache", "/data"}
+    assert not any(mount["VolumeOptions"]["NoCopy"] for mount in volumes.values())
+    kept = {mount["Source"] for mount in keeper_config(names, 2)["HostConfig"]["Mounts"]}
+    assert kept == {mount["Source"] for mount in volumes.values()} == set(volumes_of(order, names, 2))
+    assert all(
+        f"nr_blocks={half // 2 // 4096}," in options for options in volumes_of(order, names, 2).values()
+    )
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

@@ -61,6 +61,18 @@ def test_second_welcome_changes_nothing() -> None:
     assert bench.welcome() == []
 
 
+def test_message_of_a_newer_server_is_skipped_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.connect()
+    newer = sessions_pb2.ServerMessage.FromString(b"\xf2\x3f\x02hi")  # field 1022
+    assert bench.happen(ev.Received(newer)) == []
+    bench.welcome()
+    for _ in range(3):
+        assert bench.happen(ev.Received(newer)) == []
+    assert bench.session.link is LinkState.OPEN
+    assert sum("of a kind that this daemon does not know" in text for text in caplog.messages) == 1
+
+
 def test_missing_welcome_ends_the_stream() -> None:
     bench = Bench()
     bench.connect()

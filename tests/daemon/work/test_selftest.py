@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.engines import Engine, EngineError
-from daemon.work.selftest import PERIOD_SECONDS, SelfTestRecord, SelfTests
+from daemon.work.selftest import MAX_WAIT_SECONDS, PERIOD_SECONDS, SelfTestRecord, SelfTests
 from tests.support.fake_engine import ScriptedEngine
 from tests.support.manual_clock import ManualClock
 
@@ -210,6 +210,7 @@ class Shelf(ScriptedEngine):
         self.broken: set[str] = set()
         self.at_once = self.most_at_once = 0
         self.loaded = ""
+        self.gate = asyncio.Event()
 
     def models(self) -> Sequence[sessions_pb2.ServedModel]:
         return [sessions_pb2.ServedModel(name=name, warm=name == self.loaded) for name in self.names]
@@ -220,6 +221,8 @@ class Shelf(ScriptedEngine):
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
             await asyncio.sleep(60 if model == "slow" else 0)
+            if model == "gated":
+                await self.gate.wait()
         finally:
             self.at_once -= 1
         if model in self.broken:
@@ -303,3 +306,63 @@ async def test_model_that_is_away_for_a_moment_keeps_its_verdict() -> None:
     engine.names = ["one", "two"]
     assert await bench.settled() == [True]
     assert engine.tested == ["one", "two"]
+
+
+async def test_new_model_is_tested_beside_jobs_that_never_end() -> None:
+    engine = Shelf("one")
+    bench = Bench(engine)
+    await bench.settled()
+    engine.names += ["two", "three"]
+    bench.busy.add(engine)
+    await bench.settled()
+    bench.clock.advance(MAX_WAIT_SECONDS - 1)
+    await bench.settled()
+    assert engine.tested == ["one"]
+    bench.clock.advance(1)
+    await bench.settled()
+    assert engine.tested == ["one", "two"], "one small request at a time"
+    await bench.settled()
+    assert engine.tested == ["one", "two", "three"]
+    assert offered(bench, engine) == ["one", "two", "three"]
+
+
+async def test_job_does_not_interrupt_a_test_that_has_waited_too_long() -> None:
+    engine = Shelf("one")
+    bench = Bench(engine)
+    await bench.settled()
+    engine.names.append("gated")
+    for _ in range(3):  # each job comes while the test runs
+        bench.tests.tick()
+        await asyncio.sleep(0.01)
+        bench.tests.job_began(engine)
+        await asyncio.sleep(0.01)
+        bench.clock.advance(MAX_WAIT_SECONDS / 3)
+    bench.busy.add(engine)
+    bench.tests.tick()
+    await asyncio.sleep(0.01)
+    assert engine.at_once == 1
+    bench.tests.job_began(engine)
+    engine.gate.set()
+    await bench.settled()
+    assert offered(bench, engine) == ["one", "gated"]
+
+
+async def test_hourly_test_of_a_model_that_works_never_runs_beside_jobs() -> None:
+    engine = Shelf("one")
+    engine.loaded = "one"
+    bench = Bench(engine)
+    await bench.settled()
+    bench.busy.add(engine)
+    for _ in range(20):
+        bench.clock.advance(PERIOD_SECONDS / 2)
+        await bench.settled()
+    assert engine.tested == ["one"]
+
+
+async def test_job_of_a_model_that_left_says_nothing_about_another() -> None:
+    engine = Shelf("one")
+    engine.broken = {"one"}
+    bench = Bench(engine)
+    await bench.settled()
+    bench.tests.job_ended(engine, *SUCCEEDED, model="gone")
+    assert offered(bench, engine) == []

@@ -752,6 +752,28 @@ async def test_reason_comes_as_a_message_before_the_end_of_the_stream(
     assert daemon.refusal == sessions_pb2.SessionRefusal(reason=reason, message=ended.message)
 
 
+async def test_message_of_a_newer_daemon_is_skipped_and_logged_once(
+    market: Market, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider = await market.provider()
+    daemon = market.connect(provider)
+    newer = sessions_pb2.DaemonMessage.FromString(b"\xf2\x3f\x02hi")  # field 1022
+    await daemon._call.write(newer)
+    await daemon.hello()
+    for _ in range(3):
+        await daemon._call.write(newer)
+    await daemon.heard_nothing()
+    assert sum("of a kind that this server does not know" in text for text in caplog.messages) == 1
+
+
+async def test_empty_message_breaks_the_protocol(market: Market) -> None:
+    daemon = await market.daemon(await market.provider())
+    await daemon.say()
+    ended = await daemon.ended()
+    assert ended is not None
+    assert ended.reason == "PROTOCOL_VIOLATION"
+
+
 async def own_hindrances(market: Market, provider: Party) -> list[int]:
     own = await market.provider_service.GetOwnProvider(
         providers_pb2.GetOwnProviderRequest(), metadata=provider.metadata

@@ -1,0 +1,231 @@
+"""What each model of an attached server can do: it is sold as that, and keeps no other from the market."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from daemon.cli import doctor
+from daemon.cli.status import troubles
+from daemon.config.config import from_env
+from daemon.engines.attached import AttachedEngine
+from daemon.engines.build import attachment
+from daemon.runners import Ability
+from daemon.work.selftest import SelfTests
+from daemon.work.verdicts import Verdicts
+from tests.daemon.engines.attaching import attached
+from tests.support.manual_clock import ManualClock
+from tests.support.openai_server import Ollama, Raw, Script, openai_server
+
+CHAT, EMBED, BASE, DRAW = ("llama3.2:latest", "nomic-embed-text:latest", "base:latest", "draw:latest")
+
+
+def script(*names: str, **fields: object) -> Script:
+    return Script(models=[{"id": name} for name in names or (CHAT, EMBED)], **fields)  # type: ignore[arg-type]
+
+
+def self_tests(engine: AttachedEngine, clock: ManualClock, verdicts: Verdicts | None = None) -> SelfTests:
+    return SelfTests(
+        [engine], clock, Random(1), is_busy=lambda _: False, changed=lambda: None, verdicts=verdicts
+    )
+
+
+async def settled(tests: SelfTests, engine: AttachedEngine) -> tuple[list[str], dict[str, str]]:
+    """The models that are offered, and what the others can do instead, or the reason."""
+    await tests.settle(10)
+    offered = [model.name for model in tests.passed_models(engine)]
+    return offered, {entry["model"]: entry.get("ability") or entry["reason"] for entry in tests.not_passed()}
+
+
+async def test_each_model_is_found_to_be_what_it_is() -> None:
+    server = script(CHAT, EMBED, BASE, DRAW, "broken:latest")
+    server.without_chat = [EMBED, BASE, "broken:latest"]
+    server.embeds, server.completes = [EMBED], [BASE]
+    async with attached(server, image_models=frozenset({DRAW})) as engine:
+        tests = self_tests(engine, ManualClock())
+        offered, others = await settled(tests, engine)
+        assert offered == [CHAT, DRAW]
+        assert others == {
+            EMBED: "embedding",
+            BASE: "completion",
+            "broken:latest": "The provider's model does not answer chat requests.",
+        }
+        reported = {name: test.passed for test in tests.report().tests for name in test.models}
+        assert reported == {CHAT: True, DRAW: True, "broken:latest": False}, "what is not sold has not failed"
+        lines = [text for _, text in troubles({"not_offered": tests.not_passed()})]
+    assert f"{EMBED}: It makes embeddings, which the market does not sell." in lines
+    assert any(line.startswith(f"{BASE}: It only completes texts") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Raw(b'{"error":{"message":"\\"m\\" does not support chat"}}', 400),
+        Raw(b'{"object":"error","message":"you must provide a chat template","code":400}', 400),
+        Raw(b'{"error":{"message":"messages: unknown","type":"invalid_request_error"}}', 400),
+        Raw(b'{"error":{"message":"The model `m` does not support Chat Completions API"}}', 404),
+    ],
+)
+async def test_refusal_to_chat_has_the_model_asked_for_something_else(refusal: Raw) -> None:
+    server = script(EMBED, embeds=[EMBED], refusals=[refusal])
+    async with attached(server) as engine:
+        assert await engine.self_test(EMBED) == "embedding"
+
+
+async def test_server_that_breaks_down_is_not_asked_for_something_else() -> None:
+    server = script(CHAT, completes=[CHAT], embeds=[CHAT], refusals=[Raw(b"", 500)])
+    async with attached(server) as engine:
+        offered, others = await settled(self_tests(engine, ManualClock()), engine)
+    assert (offered, list(others)) == ([], [CHAT])
+    assert "broke down" in others[CHAT]
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("image", [{"data": []}, {"data": [{"b64_json": base64.b64encode(b"no").decode()}]}])
+async def test_image_model_that_draws_nothing_fails_as_an_image_model(image: object) -> None:
+    server = script(CHAT, DRAW, image=image)
+    async with attached(server, image_models=frozenset({DRAW})) as engine:
+        offered, others = await settled(self_tests(engine, ManualClock()), engine)
+    assert offered == [CHAT]
+    assert others[DRAW].startswith("As an image model, it drew no picture.")
+
+
+async def test_what_ollama_says_of_a_model_needs_no_test() -> None:
+    ollama = Ollama(capabilities={EMBED: ["embedding"]})
+    server = script(CHAT, EMBED, ollama=ollama)
+    async with attached(server) as engine:
+        assert await settled(self_tests(engine, ManualClock()), engine) == ([CHAT], {EMBED: "embedding"})
+    assert ollama.loads == [CHAT]
+    assert [request["model"] for request in server.requests] == [CHAT]
+
+
+async def test_only_embedding_models_leave_nothing_to_offer_and_nothing_that_failed() -> None:
+    async with attached(script(EMBED, ollama=Ollama(capabilities={EMBED: ["embedding"]}))) as engine:
+        tests = self_tests(engine, ManualClock())
+        assert await settled(tests, engine) == ([], {EMBED: "embedding"})
+        assert tests.passed == []
+        assert list(tests.report().tests) == []
+
+
+async def test_doctor_says_what_the_market_does_not_sell(tmp_path: Path) -> None:
+    async def findings() -> list[str]:
+        settings = {"DCP_ATTACHED_URL": url, "DCP_STATE_DIR": str(tmp_path), "DCP_SERVER": "127.0.0.1:1"}
+        found = doctor.findings(from_env(settings))
+        return [str(finding) async for finding in found if "attached" in finding.text]
+
+    server = script(CHAT, EMBED, ollama=Ollama(capabilities={EMBED: ["embedding"]}))
+    with openai_server(server) as url:
+        found = await findings()
+        server.models = [{"id": EMBED}]
+        alone = await findings()
+    assert found[0].endswith(f": {CHAT}")
+    assert found[1].startswith("warn")
+    assert f"not offered: '{EMBED}' (It makes embeddings" in found[1]
+    assert alone[0].startswith("fail")
+    assert "no model that the market sells" in alone[0]
+
+
+async def test_test_drives_nothing_out_that_the_owner_uses() -> None:
+    ollama = Ollama()
+    ollama.use("owners:latest")
+    ollama.loads.clear()
+    server = script("first:latest", "owners:latest", "second:latest", ollama=ollama)
+    async with attached(server) as engine:
+        tests = self_tests(engine, ManualClock())
+        offered, others = await settled(tests, engine)
+        assert offered == ["owners:latest"]
+        assert "Ollama holds owners:latest" in others["first:latest"]
+        assert {name for test in tests.report().tests for name in test.models} == {"owners:latest"}
+        assert ollama.loads == []
+        # Its owner has not used it for a while, and Ollama has unloaded it.
+        ollama.loaded.clear()
+        await engine.refresh()
+        assert await settled(tests, engine) == (["first:latest", "owners:latest", "second:latest"], {})
+        assert ollama.loads == ["first:latest", "second:latest"], "what a test has loaded may be driven out"
+
+
+async def test_model_that_somebody_uses_after_its_test_is_not_driven_out() -> None:
+    ollama = Ollama()
+    server = script("first:latest", ollama=ollama)
+    async with attached(server) as engine:
+        tests = self_tests(engine, ManualClock())
+        await settled(tests, engine)
+        ollama.use("first:latest")
+        server.models.append({"id": "second:latest"})
+        await engine.refresh()
+        offered, others = await settled(tests, engine)
+    assert (offered, list(others)) == (["first:latest"], ["second:latest"])
+
+
+async def test_owner_who_loads_a_model_has_it_tested() -> None:
+    ollama = Ollama()
+    ollama.use("owners:latest")
+    server = script("first:latest", "owners:latest", ollama=ollama)
+    async with attached(server) as engine:
+        tests = self_tests(engine, ManualClock())
+        await settled(tests, engine)
+        ollama.use("first:latest")
+        await engine.refresh()
+        assert (await settled(tests, engine))[0] == ["first:latest", "owners:latest"]
+
+
+async def test_restart_tests_nothing_that_passed_within_the_last_day(tmp_path: Path) -> None:
+    day, clock, file = [1_800_000_000.0], ManualClock(), tmp_path / "verdicts.json"
+    server = script(CHAT, EMBED, BASE, without_chat=[EMBED, BASE], embeds=[EMBED])
+    with openai_server(server) as url:
+
+        async def restarted(seconds: float) -> tuple[list[str], list[str]]:
+            """What is offered after a restart, and what was tested for it."""
+            day[0] += seconds
+            server.requests.clear()
+            engine = AttachedEngine(attachment(from_env({"DCP_ATTACHED_URL": url})))
+            await engine.refresh()
+            tests = self_tests(engine, clock, Verdicts(tmp_path, lambda: day[0]))
+            offered, _ = await settled(tests, engine)
+            await tests.close()
+            await engine.close()
+            return offered, sorted({request["model"] for request in server.requests})
+
+        assert await restarted(0) == ([CHAT], sorted([CHAT, EMBED, BASE]))
+        # What failed is tested again, what passed or is not sold is not.
+        assert await restarted(60) == ([CHAT], [BASE])
+        assert await restarted(86_300) == ([CHAT], [BASE])
+        assert await restarted(86_400) == ([CHAT], sorted([CHAT, EMBED, BASE]))
+        server.models = [{"id": CHAT}, {"id": "new"}]
+        assert await restarted(60) == ([CHAT, "new"], ["new"])
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert "llama" not in file.read_text()
+        assert "127.0.0.1" not in file.read_text()
+        file.write_text('{"verdicts": [')
+        assert await restarted(0) == ([CHAT, "new"], [CHAT, "new"])
+        assert await restarted(-7200) == ([CHAT, "new"], [CHAT, "new"]), (
+            "a clock that was set back proves nothing"
+        )
+
+
+async def test_other_content_under_the_same_name_is_tested_again(tmp_path: Path) -> None:
+    ollama = Ollama(digests={CHAT: "one"})
+    server = script(CHAT, ollama=ollama)
+    async with attached(server) as engine:
+        tests = self_tests(engine, ManualClock(), Verdicts(tmp_path))
+        await settled(tests, engine)
+        await settled(tests, engine)
+        assert len(server.requests) == 1
+        ollama.digests[CHAT] = "two"
+        await engine.refresh()
+        await settled(tests, engine)
+        assert len(server.requests) == 2
+
+
+async def test_verdicts_are_bounded(tmp_path: Path) -> None:
+    now = [0.0]
+    verdicts = Verdicts(tmp_path, lambda: now[0])
+    for number in range(1200):
+        now[0] += 1
+        verdicts.note(f"model {number}", Ability.CHAT)
+    await verdicts.close()
+    again = Verdicts(tmp_path, lambda: now[0])
+    assert [again.find(f"model {number}") for number in (0, 199, 200, 1199)] == [None, None, "chat", "chat"]
