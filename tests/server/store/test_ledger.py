@@ -220,7 +220,7 @@ async def test_settlement_takes_five_statements(sqlite_url: str, monkeypatch: py
         provider_id, renter_id = await rows.provider(), await rows.renter(100)
         job_id = await rows.held_job(renter_id)
         bill = rules.make_bill(100, 100, 30_000)
-        parts = list(rules.settlement(bill, renter_id, provider_id, job_id, KIND))
+        parts = list(rules.settlement(bill, renter_id, provider_id, job_id, KIND, matures=True))
         await database.run(lambda: ledger.apply([replace(part, amount_halala=1) for part in parts], NOW_MS))
         with recorded(database, monkeypatch) as seen:
             await database.run(lambda: ledger.apply([replace(p, amount_halala=2) for p in parts], NOW_MS))
