@@ -45,7 +45,7 @@ class Command:
 
     async def end(self) -> tuple[int, str, str]:
         """Its exit status, and the rest of its output and its errors."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             out, err = await self.process.communicate()
         assert self.process.returncode is not None
         return self.process.returncode, out.decode(), err.decode()
