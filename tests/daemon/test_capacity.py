@@ -29,6 +29,7 @@ class ScriptedGpus:
 
     name = "scripted"
     reason = ""
+    is_late = False
 
     def __init__(self) -> None:
         self.status = two_gpus()

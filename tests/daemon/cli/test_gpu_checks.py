@@ -80,7 +80,7 @@ def gpus_of(library: Path, folder: Path, text: str) -> dict[str, str]:
     """The environment of a process that sees these GPUs."""
     machine = Machine(library, folder / "script")
     machine.script.write_text(text, encoding="utf-8")
-    return {name: machine.environment()[name] for name in ("LD_LIBRARY_PATH", "NVML_STUB_SCRIPT")}
+    return {name: machine.environment()[name] for name in ("LD_LIBRARY_PATH", "NVIDIA_STUB_SCRIPT")}
 
 
 async def test_doctor_tells_shared_memory_and_gpus_that_are_not_offered(
