@@ -45,7 +45,7 @@ def test_model_name_is_always_a_single_argument(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["Engine", "Podman Engine"])
 def test_volumes_of_the_image_are_in_memory_and_share_half_of_it(tmp_path: Path, name: str) -> None:
-    own = {"/tmp": {}, "/model": {}, "/run/dcp/": {}}
+    own: dict[str, object] = {"/tmp": {}, "/model": {}, "/run/dcp/": {}}
     image = {"Id": "sha256:1", "Config": {"Volumes": {"/cache": {}, "/data": {}, **own}}}
     engine = EngineFacts(name, "28.0.1", "x86_64", ("local",), ())
     order, names = server_spec(tmp_path), ServerNames.new("o")

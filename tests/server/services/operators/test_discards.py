@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import grpc
@@ -115,7 +116,7 @@ async def test_oldest_records_of_a_provider_make_room(
         about = Unknown(DiscardKind.LEASE, provider_id, f"job-{number}", 1)
         any_market.clock.advance(1)
         now_ms = int(any_market.clock.now() * 1000)
-        await any_market.sql(lambda about=about, now_ms=now_ms: discards.record(about, "why", 1, now_ms))
+        await any_market.sql(partial(discards.record, about, "why", 1, now_ms))
     kept = [(found.job_id, found.times) for found in await listed(any_market)]
     assert kept == [("job-9", 1), ("job-5", 1), ("job-4", 1), ("job-1", 2)]
 
