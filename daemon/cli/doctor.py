@@ -28,6 +28,7 @@ from daemon.config.identity import IdentityError
 from daemon.engines.attached import AttachedEngine, told
 from daemon.engines.build import attachment
 from daemon.journal import disk
+from daemon.machine.gpus.watched import detect
 from daemon.service import unit
 from daemon.service.installation import pip_install
 from daemon.service.version import daemon_version, is_older
@@ -54,7 +55,7 @@ async def of_machine(config: Config, *, allow_process_runner: bool) -> AsyncIter
         yield finding
     async for finding in _server(config):
         yield finding
-    for finding in await asyncio.to_thread(gpu_findings, config.rules, config.engine_environment):
+    for finding in await asyncio.to_thread(gpu_findings, config.rules, detect(config.engine_environment)):
         yield finding
     for finding in (*_engine(config), *_models(config, allow_process_runner)):
         yield finding

@@ -5,20 +5,19 @@ Pure but for the reading. A figure that the driver does not report is said to be
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from dcp.v1 import gpus_pb2
 
 from daemon.cli.findings import Finding, Level
-from daemon.machine.gpus.watched import detect
+from daemon.machine.gpus import Gpus
 from daemon.machine.policy import Rules, refusal
 
 
-def gpu_findings(rules: Rules, environment: Mapping[str, str]) -> list[Finding]:
-    """Reads the GPUs once, in a process with this environment. Blocks for at most half a minute."""
-    gpus = detect(environment)
+def gpu_findings(rules: Rules, gpus: Gpus) -> list[Finding]:
+    """Reads the GPUs once, and gives them back. Blocks for as long as a reading may take."""
     try:
         status = gpus.read()
     finally:

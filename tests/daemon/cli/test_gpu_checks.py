@@ -11,7 +11,8 @@ import pytest
 from dcp.v1 import gpus_pb2
 
 from daemon.cli.findings import Level
-from daemon.cli.gpu_checks import judged
+from daemon.cli.gpu_checks import gpu_findings, judged
+from daemon.machine.gpus.watched import WatchedGpus
 from daemon.machine.policy import Rules
 from tests.daemon.fake_server import GOOD_KEY, fake_server
 from tests.daemon.test_main import command, run
@@ -69,6 +70,17 @@ def test_driver_that_stopped_answering_is_a_failure() -> None:
     (failure,) = judged(gpus_pb2.GpuStatus(driver_lost=True), Rules())
     assert failure.level is Level.FAIL
     assert "driver stopped answering" in failure.text
+
+
+def test_driver_that_hangs_from_the_first_reading_is_a_failure_and_no_missing_gpu(
+    library: Path, tmp_path: Path
+) -> None:
+    machine = Machine(library, tmp_path / "script")
+    machine.script.write_text(f"{A100}\nhang-for-ever nvmlInitWithFlags")
+    gpus = WatchedGpus(environment=machine.environment(), first_seconds=1.0)
+    (failure,) = gpu_findings(Rules(), gpus)
+    assert failure.level is Level.FAIL
+    assert "the NVIDIA driver does not answer: run nvidia-smi" in failure.text
 
 
 @pytest.fixture(scope="module")
