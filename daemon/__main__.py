@@ -210,17 +210,19 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
         config.state_dir,
         health.healthy_gpus,
         health.visible_gpus,
-        toolkit=Toolkit().version,
+        toolkit=Toolkit().read,
         allow_process_runner=arguments.allow_process_runner,
     )
     runner = await choose()
     others: list[Runner] = [
         *container_engines(config, warm, health.healthy_gpus, health.kept_gpus),
-        *attached_engines(config),
+        *(attached := attached_engines(config)),
         *([runner] if runner is not None else []),
     ]
-    gpus = detect(lambda: [pid for other in others for pid in other.pids()])
-    reloader = Reloader(config, lambda model: model_engine(config, model, warm, health.visible_gpus), others)
+    gpus = detect(config.engine_environment, lambda: [pid for other in others for pid in other.pids()])
+    # What the owner gives to model servers stays the most that they see, whatever of it works.
+    see = partial(health.visible_gpus, config.engine_environment.get("CUDA_VISIBLE_DEVICES"))
+    reloader = Reloader(config, lambda model: model_engine(config, model, warm, see), others, attached)
     daemon = Daemon(
         ServerAddress(config.server, config.tls_ca),
         key,

@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 10.0
 SWEEP_SECONDS = 3600.0
+# What takes minutes and only frees room waits until the start is over.
+FIRST_TIDY_SECONDS = 60.0
 FIRST_SAMPLE_SECONDS = 5.0
 # The first Hello waits at most this long for the first self-tests; an engine that takes longer is offered
 # when it has passed.
@@ -266,7 +268,9 @@ class Daemon:
         if status is None:
             return
         self._options.on_sample(status)
-        judged = self._health.observe(status, yields=self._admission.rules.yield_to_owner)
+        judged = self._health.observe(
+            status, yields=self._admission.rules.yield_to_owner, is_late=self._sampler.is_late
+        )
         self._handle(ev.GpusSampled(judged))
         if lost := self._attempts.of_gpus(self._health.must_end):
             self._handle(ev.GpusFailed(lost))
@@ -283,6 +287,7 @@ class Daemon:
             _every(self._options.sample_seconds, self._sample),
             _every(REFRESH_SECONDS, self.refresh),
             _every(SWEEP_SECONDS, self._roster.sweep),
+            _every(SWEEP_SECONDS, self._roster.tidy, first_seconds=FIRST_TIDY_SECONDS),
         ]
 
     async def _tick(self) -> None:
@@ -365,8 +370,12 @@ class _Step:
             self._trouble = ""
 
 
-async def _every(seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def _every(
+    seconds: float, work: Callable[[], Coroutine[Any, Any, None]], *, first_seconds: float | None = None
+) -> None:
     step = _Step(work)
+    pause = seconds if first_seconds is None else first_seconds
     while True:
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(pause)
         await step.take()
+        pause = seconds

@@ -12,26 +12,26 @@ from datetime import UTC, datetime
 from dcp.v1 import gpus_pb2
 
 from daemon.cli.findings import Finding, Level
-from daemon.machine.gpus.watched import detect
+from daemon.machine.gpus import Gpus
 from daemon.machine.policy import Rules, refusal
 
 
-def gpu_findings(rules: Rules) -> list[Finding]:
-    """Reads the GPUs once. Blocks while the driver answers."""
-    gpus = detect()
+def gpu_findings(rules: Rules, gpus: Gpus) -> list[Finding]:
+    """Reads the GPUs once, and gives them back. Blocks for as long as a reading may take."""
     try:
         status = gpus.read()
     finally:
         gpus.close()
-    if gpus.reason:
+    if gpus.reason and not status.driver_lost:
         return [Finding(Level.WARN, f"no GPU telemetry: {gpus.reason}; jobs run on the processor")]
-    return list(judged(status, rules))
+    return list(judged(status, rules, never_answered=True))
 
 
-def judged(status: gpus_pb2.GpuStatus, rules: Rules) -> Iterator[Finding]:
-    """What a reading says."""
+def judged(status: gpus_pb2.GpuStatus, rules: Rules, *, never_answered: bool = False) -> Iterator[Finding]:
+    """What a reading says; `never_answered`: it is the first."""
     if status.driver_lost:
-        text = "the NVIDIA driver stopped answering: run nvidia-smi, or restart the machine"
+        what = "does not answer" if never_answered else "stopped answering"
+        text = f"the NVIDIA driver {what}: run nvidia-smi, or restart the machine"
         yield Finding(Level.FAIL, f"GPUs: {text}; no job is taken meanwhile")
         return
     names = ", ".join(described(gpu) for gpu in status.all_gpus)

@@ -168,7 +168,7 @@ class _Registration:
     def _register(self, config: Config) -> Identity:
         request = providers_pb2.RegisterProviderRequest(
             phone=self._given.phone or "",
-            gpu_model=self._given.gpu_model or _gpu_model(),
+            gpu_model=self._given.gpu_model or _gpu_model(config.engine_environment),
             os=os_info()[:100],
         )
         server = link.ServerAddress(config.server, config.tls_ca)
@@ -235,8 +235,8 @@ def _phone(text: str) -> str:
     return text
 
 
-def _gpu_model() -> str:
-    gpus = detect()
+def _gpu_model(environment: Mapping[str, str]) -> str:
+    gpus = detect(environment)
     try:
         return gpus.read().gpu_name
     finally:

@@ -16,7 +16,7 @@ Whoever wants to run on GPUs asks `healthy_gpus`, which leaves out those that th
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Literal, TypeAlias
 
 from dcp.v1 import gpus_pb2
@@ -49,10 +49,13 @@ class Health:
         self._driver_lost = False
         self._was_read = False
 
-    def observe(self, status: gpus_pb2.GpuStatus, *, yields: bool = False) -> gpus_pb2.GpuStatus:
+    def observe(
+        self, status: gpus_pb2.GpuStatus, *, yields: bool = False, is_late: bool = False
+    ) -> gpus_pb2.GpuStatus:
         """Takes a sample; returns it with the state of every GPU ever seen, also of those missing.
 
-        `yields`: whether the owner keeps a GPU that programs other than the daemon's use.
+        `yields`: whether the owner keeps a GPU that programs other than the daemon's use. `is_late`: the
+        driver is lost only because it did not answer in time, which resets nothing.
         """
         self._was_read = True
         if status.driver_lost != self._driver_lost:
@@ -63,7 +66,7 @@ class Health:
             self._gpus.setdefault(key, _Gpu(device)).sample(device)
         for key, gpu in self._gpus.items():
             if self._driver_lost:
-                gpu.was_reset = True
+                gpu.was_reset |= not is_late
             elif key not in answering:
                 gpu.miss()
         self._kept.observe(answering, yields=yields)
@@ -77,9 +80,15 @@ class Health:
         gpus = sorted(self._gpus.items(), key=lambda item: item[1].device.index)
         return [gpu.device.uuid for key, gpu in gpus if not gpu.fault and key not in kept]
 
-    def visible_gpus(self) -> list[str] | None:
-        """The GPUs that a program which takes any GPU is to see, by UUID; None: all of the machine's."""
+    def visible_gpus(self, setting: str | None = None) -> list[str] | None:
+        """The GPUs that a program which takes any GPU is to see, by UUID; None: all of the machine's.
+
+        `setting`: the CUDA_VISIBLE_DEVICES by which the owner gives it only some of them.
+        """
         gpus = self.healthy_gpus()
+        every = [(gpu.device.index, gpu.device.uuid) for gpu in self._gpus.values()]
+        if setting is not None and (named := named_gpus(setting, every)) is not None:
+            return [uuid for uuid in named if uuid in gpus]
         return None if len(gpus) == len(self._gpus) or not all(gpus) else gpus
 
     def kept_gpus(self) -> set[str]:
@@ -91,6 +100,11 @@ class Health:
     def is_unknown(self) -> bool:
         """Whether it is not known which GPUs there are and how they are: no reading yet, or no driver now."""
         return not self._was_read or self._driver_lost
+
+    @property
+    def is_driver_lost(self) -> bool:
+        """Whether the driver does not answer, as far as is known."""
+        return self._driver_lost
 
     @property
     def is_all_kept(self) -> bool:
@@ -130,7 +144,7 @@ class Health:
         if not self._was_read:
             return 0
         if not self._gpus:
-            return whole
+            return 0 if self._driver_lost else whole
         return -(-whole * len(self.healthy_gpus()) // len(self._gpus))
 
     def must_end(self, uuids: Collection[str] | None) -> bool:
@@ -227,6 +241,28 @@ def _fault(risen: Collection[str], now: gpus_pb2.GpuDevice) -> _Fault:
         if name in risen:
             return fault
     return gpus_pb2.GPU_FAULT_ROW_REMAP if now.row_remap_failed else gpus_pb2.GPU_FAULT_UNSPECIFIED
+
+
+def named_gpus(setting: str, gpus: Sequence[tuple[int, str]]) -> list[str] | None:
+    """The GPUs that a CUDA_VISIBLE_DEVICES names, by UUID, in its order; None if that is not known.
+
+    `gpus`: the index and the UUID of each GPU of the machine. An index counts as the driver's own
+    (CUDA_DEVICE_ORDER=PCI_BUS_ID). As in CUDA, an entry that names no GPU hides those behind it.
+    """
+    entries = [entry.strip() for entry in setting.split(",")]
+    if entries[0] in ("", "-1"):
+        return []
+    found: list[str] = []
+    for entry in entries:
+        match = [
+            uuid
+            for index, uuid in gpus
+            if uuid and (str(index) == entry if entry.isdigit() else entry and uuid.startswith(entry))
+        ]
+        if len(match) != 1:
+            break
+        found += match
+    return found or None
 
 
 def _key(device: gpus_pb2.GpuDevice) -> str:

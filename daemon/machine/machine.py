@@ -56,6 +56,11 @@ class GpuSampler:
         """The newest reading; None when it is too old, or there is none."""
         return self._newest if self._clock.monotonic() - self._read_at < STALE_SECONDS else None
 
+    @property
+    def is_late(self) -> bool:
+        """Whether the driver did not answer in time at the last reading."""
+        return self._gpus.is_late
+
     async def read(self) -> gpus_pb2.GpuStatus | None:
         """Reads the GPUs; None when they could not be read."""
         loop = asyncio.get_running_loop()

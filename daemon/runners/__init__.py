@@ -189,6 +189,10 @@ class Runner(Protocol):
         """Removes what unknown runs have left on this machine."""
         return
 
+    async def tidy(self) -> None:
+        """Removes what is not needed and only takes room. It may take minutes, and nothing waits for it."""
+        return
+
     async def close(self) -> None:
         """Ends whatever the runner started."""
         ...

@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 # The fields that change while the daemon runs; `path` is where the others were read.
 LIVE = {"models", "rules", "log_level", "update_url", "update_public_key", "path"}
 
+# What goes with the attached model server when it is not named any more; another one needs a restart.
+ATTACHED = ("attached_url", "attached_api_key", "attached_slots", "attached_image_models")
+
 
 class Reconfigurable(Protocol):
     """What serves with engines by rules."""
@@ -33,9 +36,14 @@ class Reloader:
     """The settings in force, and the engines that were created from them."""
 
     def __init__(
-        self, config: Config, make_engine: Callable[[ModelFile], Runner], others: Sequence[Runner] = ()
+        self,
+        config: Config,
+        make_engine: Callable[[ModelFile], Runner],
+        others: Sequence[Runner] = (),
+        attached: Sequence[Runner] = (),
     ) -> None:
-        """`others`: what serves beside the models' engines, whatever the settings become."""
+        """`others`: what serves beside the models' engines; of them, `attached` leave with their setting."""
+        self._attached = list(attached)
         self._config = config
         self._others = list(others)
         self._make_engine = make_engine
@@ -55,10 +63,16 @@ class Reloader:
         """Reads the settings again. Unusable settings change nothing and are reported in the log."""
         try:
             config = load()
-            self._check(config)
+            others = [other for other in self._others if config.attached_url or other not in self._attached]
+            self._check(config, others)
         except ConfigError as error:
             logger.error("the settings were not reloaded, the old ones stay: %s", error)
             return
+        if len(others) < len(self._others):
+            # The owner may want the GPUs back (DCP_YIELD_TO_OWNER), which it would go on to use.
+            logger.info("the attached model server leaves with its last job")
+            self._others, self._attached = others, []
+            self._config = replace(self._config, **{name: getattr(config, name) for name in ATTACHED})
         fixed = [name for name in _changed(self._config, config) if name not in LIVE]
         if fixed:
             logger.warning("needs a restart to change: %s", ", ".join(fixed))
@@ -70,8 +84,8 @@ class Reloader:
         logger.info("settings reloaded models=%d", len(self._engines))
         self._config = replace(self._config, **{name: getattr(config, name) for name in LIVE})
 
-    def _check(self, config: Config) -> None:
-        if not config.models and not self._others:
+    def _check(self, config: Config, others: Sequence[Runner]) -> None:
+        if not config.models and not others:
             raise ConfigError("there would be no model to serve")
         for model in config.models:
             if not model.path.is_file():

@@ -50,6 +50,8 @@ class Admission:
         """Why the rules refuse this offer, or every offer; empty when they do not."""
         if self._health.is_all_kept:
             return "this provider's owner keeps its GPUs for now"
+        if self._health.is_driver_lost:
+            return "this machine's NVIDIA driver does not answer"
         spec = offer.container_spec if offer is not None else jobs_pb2.ContainerSpec()
         return refusal(
             stricter(self.rules, rules_of(self.settings)),

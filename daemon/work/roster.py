@@ -58,6 +58,14 @@ class Roster:
             except Exception:
                 logger.exception("what ended jobs left could not be removed")
 
+    async def tidy(self) -> None:
+        """Makes room on the disk; may take minutes."""
+        for engine in self.engines:
+            try:
+                await engine.tidy()
+            except Exception:
+                logger.exception("an engine could not make room engine=%s", engine.name)
+
     async def close(self) -> None:
         """Closes every engine."""
         for engine in self.engines:

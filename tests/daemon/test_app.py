@@ -143,7 +143,7 @@ async def test_remains_of_an_earlier_daemon_are_removed_before_the_first_session
         running = asyncio.create_task(daemon.run())
         hello = await (await server.connection()).welcome()
         assert list(hello.job_types) == list(runner.job_types())
-        assert runner.swept == 1
+        assert (runner.swept, runner.tidied) == (1, 0)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
@@ -578,6 +578,7 @@ class HotGpu:
 
     name = "fake"
     reason = ""
+    is_late = False
     temp_c = 90.0
 
     def read(self) -> gpus_pb2.GpuStatus:

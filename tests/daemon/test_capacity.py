@@ -29,6 +29,7 @@ class ScriptedGpus:
 
     name = "scripted"
     reason = ""
+    is_late = False
 
     def __init__(self) -> None:
         self.status = two_gpus()
@@ -301,3 +302,33 @@ async def test_lost_driver_ends_no_run_and_stops_new_jobs_until_it_returns() -> 
         assert (await update(connection, lambda update: update.slots != 0)).slots == 1
         await connection.send(job_offer=offer("job-3"))
         assert (await connection.expect("offer_reply")).accepted
+
+
+async def test_driver_that_hangs_from_the_first_reading_gets_no_work_and_the_owner_learns_why() -> None:
+    gpus = ScriptedGpus()
+    gpus.status, gpus.is_late = DRIVER_LOST, True
+    async with stack(ScriptedEngine(slots=4), gpus=gpus) as s:
+        connection = await s.server.connection()
+        hello = await connection.welcome()
+        assert (hello.slots, list(hello.models), hello.gpu_status.driver_lost) == (0, [], True)
+        assert s.daemon.state()["takes_no_jobs"] == "this machine's NVIDIA driver does not answer"
+        await connection.send(job_offer=offer())
+        assert not (await connection.expect_anyway("offer_reply")).accepted
+        gpus.status, gpus.is_late = two_gpus(), False
+        assert (await update(connection, lambda update: update.slots > 0)).slots == 4
+        assert s.daemon.state()["takes_no_jobs"] == ""
+
+
+async def test_failed_gpu_stays_failed_over_a_reading_that_is_late() -> None:
+    gpus = ScriptedGpus()
+    async with stack(BoundEngine(slots=4), gpus=gpus) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        gpus.status = two_gpus(xid_count=1, last_xid=79)
+        await update(connection, lambda update: update.slots == 2)
+        gpus.is_late, gpus.status = True, DRIVER_LOST
+        await update(connection, lambda update: update.slots == 0)
+        gpus.is_late, gpus.status = False, two_gpus(xid_count=1, last_xid=79)
+        await update(connection, lambda update: update.slots == 2)
+        await asyncio.sleep(0.3)  # many more samples than make a GPU good again
+        assert s.daemon._health.healthy_gpus() == ["b"]

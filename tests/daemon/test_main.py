@@ -168,7 +168,7 @@ async def test_driver_that_hangs_or_crashes_ends_no_daemon_and_holds_none_up(
 ) -> None:
     machine = Machine(build(tmp_path), tmp_path / "script")
     machine.script.write_text(f"{A100}\n{trouble} nvmlInitWithFlags")
-    gpus = {"LD_LIBRARY_PATH": str(machine.library), "NVML_STUB_SCRIPT": str(machine.script)}
+    gpus = {"LD_LIBRARY_PATH": str(machine.library), "NVIDIA_STUB_SCRIPT": str(machine.script)}
     async with fake_server() as server:
         environ = {"DCP_SERVER": server.address, "DCP_PROVIDER_KEY": GOOD_KEY, "DCP_MODELS": "a/b=/m.gguf"}
         async with command("run", state=tmp_path, **environ, **gpus) as running:
@@ -353,3 +353,23 @@ async def test_daemon_without_containers_loads_no_library_of_container_engines()
         subprocess.run, [sys.executable, "-c", script], capture_output=True, text=True, cwd=_ROOT, check=True
     )
     assert done.stdout == "[]\n"
+
+
+async def test_checks_of_a_machine_without_containers_load_no_library_of_container_engines(
+    tmp_path: Path,
+) -> None:
+    script = f"""
+import asyncio, sys
+from daemon.cli import doctor
+from daemon.config.config import from_env
+
+async def check():
+    config = from_env({{"DCP_STATE_DIR": {str(tmp_path)!r}, "DCP_SERVER": "127.0.0.1:1"}})
+    return [finding async for finding in doctor.of_machine(config, allow_process_runner=False)]
+
+print(len(asyncio.run(check())) > 5, sorted({{"aiodocker", "aiohttp"}} & set(sys.modules)))
+"""
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", script], capture_output=True, text=True, cwd=_ROOT, check=True
+    )
+    assert done.stdout == "True []\n"

@@ -51,5 +51,5 @@ def test_attached_server_answers_with_text_and_with_an_image(
         raw = renter.ask("GET", f"/api/jobs/{picture}/output")
         assert (raw.status_code, raw.headers["content-type"], raw.content) == (200, "image/png", PNG)
         # The first request was the self-test's.
-        assert [asked["model"] for asked in script.requests] == ["llama", "llama", "sdxl"]
+        assert [asked["model"] for asked in script.requests] == ["llama", "sdxl", "llama", "sdxl"]
         assert market.prove_ledger()["balanced"]

@@ -26,7 +26,7 @@ def test_driver_that_fails_during_a_run_and_gpus_that_fail_one_by_one(tmp_path: 
     machine.script.write_text(f"{A100}\n{OTHER}\n")
     with Market(tmp_path, admin_token=ADMIN_TOKEN) as market:
         _, key = market.register_provider("GPU node", "gpu@example.com")
-        environ = {"LD_LIBRARY_PATH": str(machine.library), "NVML_STUB_SCRIPT": str(machine.script)}
+        environ = {"LD_LIBRARY_PATH": str(machine.library), "NVIDIA_STUB_SCRIPT": str(machine.script)}
         market.add_daemon(key, command=SCRIPTED, settings=environ)
         renter = Renter(market, "renter@example.com", 100_000)
 
@@ -68,7 +68,7 @@ def test_driver_that_comes_late_lies_and_crashes_costs_no_job(tmp_path: Path) ->
     machine.script.write_text(f"{A100}\n{not_loaded}\n")
     with Market(tmp_path, admin_token=ADMIN_TOKEN) as market:
         _, key = market.register_provider("GPU node", "gpu@example.com")
-        environ = {"LD_LIBRARY_PATH": str(machine.library), "NVML_STUB_SCRIPT": str(machine.script)}
+        environ = {"LD_LIBRARY_PATH": str(machine.library), "NVIDIA_STUB_SCRIPT": str(machine.script)}
         market.add_daemon(key, command=SCRIPTED, settings=environ)
         renter = Renter(market, "renter@example.com", 100_000)
 

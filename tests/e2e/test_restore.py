@@ -87,7 +87,7 @@ def test_daemon_goes_on_with_a_server_that_was_restored(scene: Scene, is_over: b
     assert expected.items() <= found.items()
     # The job of the backup runs again from its beginning, and so does the next one, without anybody's help.
     scene.assert_whole(job_id, answer_to(prompt), attempt=2)
-    next_prompt = script("next", 3, 0.0)
+    next_prompt = script("next", 3, PAUSE_SECONDS)
     scene.assert_whole(scene.play(next_prompt), answer_to(next_prompt), attempt=1)
     assert sessions(scene) - had <= 2, "sessions did not loop"
     assert len(discards(scene)) == 1

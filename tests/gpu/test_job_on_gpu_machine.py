@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -21,7 +22,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.model]
 @pytest.fixture
 def gpu_name() -> str:
     """The name that NVML gives; skips where there is no GPU."""
-    gpus = detect()
+    gpus = detect(os.environ)
     gpus.read()
     if gpus.reason:
         pytest.skip(f"no NVIDIA GPU here: {gpus.reason}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from daemon.machine.gpus.watched import detect
@@ -10,7 +12,7 @@ pytestmark = pytest.mark.gpu
 
 
 def test_real_gpu_is_read() -> None:
-    gpus = detect()
+    gpus = detect(os.environ)
     gpus.read()
     if gpus.reason:
         pytest.skip(f"no NVIDIA GPU here: {gpus.reason}")
@@ -32,7 +34,7 @@ def test_real_gpu_is_read() -> None:
 
 
 def test_readings_can_be_repeated() -> None:
-    gpus = detect()
+    gpus = detect(os.environ)
     gpus.read()
     if gpus.reason:
         pytest.skip(f"no NVIDIA GPU here: {gpus.reason}")

@@ -67,6 +67,8 @@ OBJECTS = {
     "LedgerService.CreditRenter renter_id": RENTER,
     "AdminService.ListAuditEntries object_id": FREE,
     "AdminService.ListAuditEntries before_id": FREE,
+    "AdminService.ListDiscards provider_id": FREE,
+    "AdminService.ListDiscards before_id": FREE,
     "AdminService.ListWithdrawals before_id": FREE,
     "RenterService.ListAvailableProviders after_id": FREE,
     "StatementService.ListOwnLedger before_id": FREE,

@@ -31,6 +31,7 @@ DUTIES = [
     "write uses of keys",
     "erase deleted accounts",
     "store metrics",
+    "store discards",
 ]
 
 
@@ -74,6 +75,7 @@ async def test_server_runs_every_duty_once(market: Market) -> None:
         "send webhooks",
         "clean artifacts",
         "remove old texts of jobs",
+        "remove old discards",
         "mature payouts",
         "make checkpoints",
         "count jobs of past days",

@@ -31,7 +31,7 @@ HANG_SECONDS = 60.0  # how long a test waits before it fails
 class OneGpu:
     """A machine with one GPU that never changes."""
 
-    name, reason = "fixed", ""
+    name, reason, is_late = "fixed", "", False
 
     def __init__(self) -> None:
         self.reads = 0

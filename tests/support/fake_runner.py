@@ -13,12 +13,12 @@ from daemon.work.artifacts import Artifact
 class ScriptedRunner(Runner):
     """Yields the pieces of its script for every container job, and raises an error in the script.
 
-    ``swept``: how often it was asked to remove unknown containers.
+    ``swept``, ``tidied``: how often it was asked to remove unknown containers, and to make room.
     """
 
     def __init__(self, *script: Piece | RunnerError) -> None:
         self.script = script
-        self.swept = 0
+        self.swept = self.tidied = 0
 
     def job_types(self) -> Sequence[jobs_pb2.JobType.ValueType]:
         """Only containers."""
@@ -37,6 +37,10 @@ class ScriptedRunner(Runner):
     async def sweep(self) -> None:
         """Records the call."""
         self.swept += 1
+
+    async def tidy(self) -> None:
+        """Records the call."""
+        self.tidied += 1
 
     async def close(self) -> None:
         """Does nothing."""

@@ -71,7 +71,7 @@ async def _serve(settings: config.Config) -> EndReason:
         settings.provider_key,
         [ScriptEngine()],
         Journal(FileDisk(journal_folder(settings.state_dir))),
-        Machine(gpus=detect()),
+        Machine(gpus=detect(settings.engine_environment)),
         options=Options(on_ready=_say_ready),
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, daemon.drain)

@@ -14,6 +14,9 @@ class Gpus(Protocol):
     reason: str
     """Why the last reading has no GPU that answers, for a person; empty when it has, or before the first."""
 
+    is_late: bool
+    """The driver did not answer in time at the last reading: nothing says that it was away, or reset."""
+
     def read(self) -> gpus_pb2.GpuStatus:
         """Facts and a fresh sample. Whatever cannot be read is left unset; never raises."""
         ...

@@ -48,6 +48,8 @@ def os_info() -> str:
 class NoGpus:
     """Reports the machine without a GPU."""
 
+    is_late = False
+
     def __init__(self, reason: str = "GPU telemetry is switched off") -> None:
         self.reason = reason
 

@@ -33,12 +33,16 @@ class Toolkit:
 
     def version(self) -> str | None:
         """Its version, such as `1.14.3`; None if it is missing or does not answer. May block for seconds."""
-        now = self._monotonic()
-        if self._asked_at is None or now - self._asked_at >= self._pause_seconds:
-            self._asked_at = now
-            programs = [path for name in _PROGRAMS if (path := shutil.which(name, path=self._path))]
-            self._pause_seconds = ASK_SECONDS if programs else LOOK_SECONDS
-            self._version = next((found for path in programs if (found := _ask(path))), None)
+        if self._asked_at is None or self._monotonic() - self._asked_at >= self._pause_seconds:
+            return self.read()
+        return self._version
+
+    def read(self) -> str | None:
+        """The same, asked anew, as when the container engine is tested: an update may have come meanwhile."""
+        self._asked_at = self._monotonic()
+        programs = [path for name in _PROGRAMS if (path := shutil.which(name, path=self._path))]
+        self._pause_seconds = ASK_SECONDS if programs else LOOK_SECONDS
+        self._version = next((found for path in programs if (found := _ask(path))), None)
         return self._version
 
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dcp.v1 import gpus_pb2
@@ -46,6 +46,13 @@ class _BrokenError(Exception):
     """The process did not answer; the text says why."""
 
 
+class _LateError(_BrokenError):
+    """The process did not answer in time: its driver hangs, or the machine is very busy."""
+
+    def __init__(self) -> None:
+        super().__init__("it does not answer in time")
+
+
 @dataclass(frozen=True)
 class _Answer:
     """What the process said."""
@@ -63,14 +70,21 @@ class WatchedGpus:
         self,
         own_pids: OwnPids = no_others,
         *,
+        environment: Mapping[str, str],
         first_seconds: float = FIRST_SECONDS,
         next_seconds: float = NEXT_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`own_pids`: the daemon's processes that do not descend from it, as those of containers."""
+        """`own_pids`: the daemon's processes that do not descend from it, as those of containers.
+
+        `environment`: all that the environment of the process holds.
+        """
+        self.is_late = False
+        """The driver did not answer in time at the last reading, as one that hangs."""
         self.reason = ""
         """Why the last reading has no GPU that answers; empty when it has."""
         self._own_pids = own_pids
+        self._environment = dict(environment)
         self._seconds = first_seconds, next_seconds
         self._monotonic = monotonic
         self._child: _Child | None = None
@@ -90,7 +104,7 @@ class WatchedGpus:
         try:
             return self._take(self._ask())
         except Exception as error:
-            self._broke(str(error) or type(error).__name__)
+            self._broke(str(error) or type(error).__name__, is_late=isinstance(error, _LateError))
             return self._without_driver()
         finally:
             self._is_reading = False
@@ -107,7 +121,7 @@ class WatchedGpus:
         with self._closing:
             if self._is_closed:
                 raise _BrokenError("the daemon ends")
-            child = self._child = self._child or _Child()
+            child = self._child = self._child or _Child(self._environment)
         first, following = self._seconds
         answer = child.ask([os.getpid(), *self._own_pids()], following if child.readings else first)
         if child.readings >= GOOD_READINGS:
@@ -117,7 +131,7 @@ class WatchedGpus:
     def _take(self, answer: _Answer) -> gpus_pb2.GpuStatus:
         for level, line in answer.log:
             logger.log(level, "%s", line)
-        self.reason = answer.reason
+        self.reason, self.is_late = answer.reason, False
         if answer.is_stale:
             self._not_before = self._monotonic() + LOOK_SECONDS
             with self._closing:
@@ -127,7 +141,8 @@ class WatchedGpus:
         # A process that replaced another does not know that the driver answered before.
         return self._without_driver() if answer.reason else answer.status
 
-    def _broke(self, reason: str) -> None:
+    def _broke(self, reason: str, *, is_late: bool) -> None:
+        self.is_late = is_late
         self.reason = f"the NVIDIA driver cannot be read: {reason}"
         delay = min(MAX_BACKOFF_SECONDS, 2.0**self._failures)
         self._failures = min(self._failures + 1, 10)
@@ -137,7 +152,8 @@ class WatchedGpus:
 
     def _without_driver(self) -> gpus_pb2.GpuStatus:
         status = machine_status()
-        if self._has_answered:
+        # A driver that hangs from its first reading has GPUs, whatever they are.
+        if self._has_answered or self.is_late:
             status.driver_lost = True
         else:
             status.gpu_count = 0
@@ -159,13 +175,13 @@ class WatchedGpus:
 class _Child:
     """The process."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
         """Starts it. Raises _BrokenError."""
         pipe = subprocess.PIPE
         try:
             # In a session of its own, so that Ctrl-C at the daemon's terminal is the daemon's alone.
             self._process = subprocess.Popen(
-                _COMMAND, stdin=pipe, stdout=pipe, bufsize=0, start_new_session=True
+                _COMMAND, stdin=pipe, stdout=pipe, bufsize=0, start_new_session=True, env=environment
             )
         except OSError as error:
             raise _BrokenError(f"no process can be started: {error.strerror}") from None
@@ -221,7 +237,7 @@ class _Child:
         if self._woken in ready:
             raise _BrokenError("the daemon ends")
         if not ready:
-            raise _BrokenError("it does not answer in time")
+            raise _LateError
         piece = os.read(answers, 65536)
         if not piece:
             raise self._gone()
@@ -237,9 +253,10 @@ class _Child:
         return _BrokenError(f"its process ended with status {status}")
 
 
-def detect(own_pids: OwnPids = no_others) -> Gpus:
+def detect(environment: Mapping[str, str], own_pids: OwnPids = no_others) -> Gpus:
     """The GPUs of this machine, now or as soon as its driver is there.
 
-    `own_pids`: the first processes of the daemon's containers, which do not descend from it.
+    `environment`: that of the process which reads them; no key of the daemon's may be in it. `own_pids`: the
+    first processes of the daemon's containers, which do not descend from it.
     """
-    return WatchedGpus(own_pids)
+    return WatchedGpus(own_pids, environment=environment)

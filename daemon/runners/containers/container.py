@@ -238,6 +238,9 @@ class ContainerRunner(Runner):
         for lease in sorted(left - known):
             logger.info("removing what an ended job left lease=%s", lease)
             await self._parts.remove(spec.Names(lease, self._owner))
+
+    async def tidy(self) -> None:
+        """Removes images that jobs brought and that are too old or too many."""
         await self._images.tidy()
 
     async def close(self) -> None:

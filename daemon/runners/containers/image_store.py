@@ -29,6 +29,8 @@ from daemon.runners.containers.settings import MIB, ContainerSettings
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.1
+# Of one tidying: each may take half a minute.
+MAX_REMOVED = 20
 # What a processor runs, by its names and by the names of images.
 _RUNS = {
     "x86_64": ("amd64", "386"),
@@ -81,10 +83,15 @@ class ImageStore:
             self._brought.use(image.exact)
         return found
 
-    async def tidy(self, needed_bytes: int = 0) -> None:
-        """Removes images that jobs brought: old ones, and then more of them until there is room enough."""
-        async with self._pulling:
-            await self._tidy(needed_bytes)
+    async def tidy(self) -> None:
+        """Removes images that jobs brought: old ones, and those that are together too large.
+
+        At most `MAX_REMOVED`, the rest the next time. A job that needs an image waits for one removal.
+        """
+        for _ in range(MAX_REMOVED):
+            async with self._pulling:
+                if not await self._tidy(most=1):
+                    return
 
     def _check_architecture(self, image: images.Image, found: dict[str, Any]) -> None:
         """Raises RunnerError for programs that this machine's processor cannot run."""
@@ -149,12 +156,13 @@ class ImageStore:
         """Raises RunnerError if the disk has no room for any image."""
         free = await self._free()
         if free is not None and free < self._settings.free_bytes:
-            await self._tidy(self._settings.free_bytes - free)
+            await self._tidy(self._settings.free_bytes - free, most=MAX_REMOVED)
             free = await self._free()
         if free is not None and free < self._settings.free_bytes:
             raise no_room("The provider's disk has no room for the image.")
 
-    async def _tidy(self, needed_bytes: int) -> None:
+    async def _tidy(self, needed_bytes: int = 0, *, most: int) -> int:
+        """Removes images, more of them if room is needed, and at most ``most``; returns how many."""
         sizes = {}
         for name in self._brought.names():
             found = await self._docker.inspect_image(name)
@@ -162,19 +170,25 @@ class ImageStore:
                 self._brought.forget(name)
             else:
                 sizes[name] = int(found.get("Size") or 0)
-        most = min(self._settings.kept_bytes, max(0, sum(sizes.values()) - needed_bytes))
-        for name in self._brought.to_remove(sizes, most, self._settings.kept_seconds):
-            await self._remove(name)
+        kept = min(self._settings.kept_bytes, max(0, sum(sizes.values()) - needed_bytes))
+        removed = 0
+        # One that is still in use stays, and holds up no other.
+        for name in self._brought.to_remove(sizes, kept, self._settings.kept_seconds):
+            removed += await self._remove(name)
+            if removed == most:
+                break
+        return removed
 
-    async def _remove(self, name: str) -> None:
-        """Removes an image that a job brought; the next tidying tries again if it is still in use."""
+    async def _remove(self, name: str) -> bool:
+        """Removes an image that a job brought; False: it is in use, and the next tidying tries again."""
         try:
             await self._docker.remove_image(name)
         except (DockerRefusedError, DockerUnavailableError) as error:
             logger.info("an image was not removed image=%s error=%s", name, error)
-            return
+            return False
         logger.info("removed an image that a job had brought image=%s", name)
         self._brought.forget(name)
+        return True
 
     async def _free(self) -> int | None:
         """What is free on the engine's disk; None: its folder is not on this machine."""

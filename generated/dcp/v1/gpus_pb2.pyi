@@ -204,8 +204,8 @@ class GpuStatus(_message.Message):
     container_toolkit_version: _builtins.str
     """Version of the NVIDIA Container Toolkit. Absent if it is not installed or does not report its version."""
     driver_lost: _builtins.bool
-    """The driver answered earlier and has stopped answering. Until it answers again, the state of the GPUs is
-    unknown.
+    """The driver does not answer: it answered earlier and has stopped, or it hangs since the daemon's start. Until it
+    answers, the state of the GPUs is unknown.
     """
     vram_is_shared: _builtins.bool
     """The first GPU has no memory of its own and uses the machine's, as a GB10 or a Jetson does. Its figures of

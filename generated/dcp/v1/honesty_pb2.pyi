@@ -133,7 +133,8 @@ class SelfTest(_message.Message):
     """The engine or runner that was tested, such as `llamacpp`."""
     passed: _builtins.bool
     """It passed its test or completed a job within about the last hour; a model that is neither loaded nor used
-    is not tested again meanwhile.
+    is not tested again meanwhile, and one that passed within the day before a restart of the daemon is not
+    tested again at once.
     """
     reason: _builtins.str
     """Why the test failed, as a sentence for people. It contains no paths, keys or prompts."""

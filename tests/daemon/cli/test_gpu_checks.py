@@ -11,7 +11,8 @@ import pytest
 from dcp.v1 import gpus_pb2
 
 from daemon.cli.findings import Level
-from daemon.cli.gpu_checks import judged
+from daemon.cli.gpu_checks import gpu_findings, judged
+from daemon.machine.gpus.watched import WatchedGpus
 from daemon.machine.policy import Rules
 from tests.daemon.fake_server import GOOD_KEY, fake_server
 from tests.daemon.test_main import command, run
@@ -71,6 +72,17 @@ def test_driver_that_stopped_answering_is_a_failure() -> None:
     assert "driver stopped answering" in failure.text
 
 
+def test_driver_that_hangs_from_the_first_reading_is_a_failure_and_no_missing_gpu(
+    library: Path, tmp_path: Path
+) -> None:
+    machine = Machine(library, tmp_path / "script")
+    machine.script.write_text(f"{A100}\nhang-for-ever nvmlInitWithFlags")
+    gpus = WatchedGpus(environment=machine.environment(), first_seconds=1.0)
+    (failure,) = gpu_findings(Rules(), gpus)
+    assert failure.level is Level.FAIL
+    assert "the NVIDIA driver does not answer: run nvidia-smi" in failure.text
+
+
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("nvml"))
@@ -80,7 +92,7 @@ def gpus_of(library: Path, folder: Path, text: str) -> dict[str, str]:
     """The environment of a process that sees these GPUs."""
     machine = Machine(library, folder / "script")
     machine.script.write_text(text, encoding="utf-8")
-    return {name: machine.environment()[name] for name in ("LD_LIBRARY_PATH", "NVML_STUB_SCRIPT")}
+    return {name: machine.environment()[name] for name in ("LD_LIBRARY_PATH", "NVIDIA_STUB_SCRIPT")}
 
 
 async def test_doctor_tells_shared_memory_and_gpus_that_are_not_offered(

@@ -151,6 +151,55 @@ def test_faulty_gpu_recovers_only_after_a_reset(
     assert health.healthy_gpus() == (["b"] if reset == "none" else ["a", "b"])
 
 
+def test_reading_that_is_late_proves_no_reset() -> None:
+    after = status(gpu("a", xid_count=1), gpu("b"))
+    health = observed(BOTH, XID)
+    for _ in range(3):
+        health.observe(DRIVER_LOST, is_late=True)
+    for _ in range(2 * GOOD_SAMPLES):
+        health.observe(after)
+    assert health.healthy_gpus() == ["b"]
+    health.observe(DRIVER_LOST)
+    for _ in range(GOOD_SAMPLES):
+        health.observe(after)
+    assert health.healthy_gpus() == ["a", "b"]
+
+
+def test_machine_whose_driver_hangs_from_the_first_reading_takes_no_work() -> None:
+    health = observed(DRIVER_LOST)
+    assert (health.slots(4), health.is_unknown, health.is_driver_lost) == (0, True, True)
+    health.observe(BOTH)
+    assert (health.slots(4), health.is_unknown, health.is_driver_lost) == (4, False, False)
+
+
+@pytest.mark.parametrize(
+    ("setting", "failed", "visible"),
+    [
+        (None, "", None),
+        ("0", "", ["GPU-aa"]),
+        ("0", "GPU-aa", []),
+        ("1,0", "GPU-aa", ["GPU-bb"]),
+        ("GPU-b, GPU-a", "", ["GPU-bb", "GPU-aa"]),
+        ("GPU-bb", "GPU-aa", ["GPU-bb"]),
+        ("1,7,0", "", ["GPU-bb"]),
+        ("", "", []),
+        ("-1", "", []),
+        ("MIG-GPU-old/1/0", "", None),
+        ("MIG-GPU-old/1/0", "GPU-aa", ["GPU-bb"]),
+    ],
+)
+def test_gpus_that_the_owner_gives_are_the_most_that_a_model_server_sees(
+    setting: str | None, failed: str, visible: list[str] | None
+) -> None:
+    first = gpus_pb2.GpuDevice(index=0, uuid="GPU-aa", xid_count=0)
+    second = gpus_pb2.GpuDevice(index=1, uuid="GPU-bb", xid_count=0)
+    health = observed(status(first, second))
+    if failed:
+        first.xid_count = 1
+        health.observe(status(first, second))
+    assert health.visible_gpus(setting) == visible
+
+
 def test_error_count_that_restarts_proves_a_reset() -> None:
     health = observed(BOTH, MEMORY_ERROR)
     for _ in range(GOOD_SAMPLES):
@@ -212,4 +261,6 @@ def test_states_and_slots_agree_for_any_samples(
         assert reported.keys() == uuids
         assert health.healthy_gpus() == sorted(u for u, (state, _) in reported.items() if state == HEALTHY)
         assert 0 <= health.slots(whole) <= whole
-        assert (health.slots(whole) == 0) == (whole == 0 or (bool(uuids) and not health.healthy_gpus()))
+        # A driver that does not answer has GPUs, though none was ever seen.
+        has_gpus = bool(uuids) or sample is None
+        assert (health.slots(whole) == 0) == (whole == 0 or (has_gpus and not health.healthy_gpus()))

@@ -8,7 +8,7 @@ from typing import Any
 
 import dcp.v1
 import grpc
-from dcp.v1 import options_pb2
+from dcp.v1 import options_pb2, sessions_pb2
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -78,6 +78,9 @@ async def _converse(stream: Any, request: Message) -> Message:
     try:
         await stream.write(request)
         answer = await stream.read()
+        if isinstance(answer, sessions_pb2.ServerMessage) and answer.HasField("refusal"):
+            # Why a session's stream ends comes as a message too, before the status.
+            answer = await stream.read()
     except grpc.RpcError:
         answer = grpc.aio.EOF
     if answer is grpc.aio.EOF and await stream.code() is not grpc.StatusCode.OK:

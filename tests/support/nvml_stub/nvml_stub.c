@@ -1,4 +1,4 @@
-/* A libnvidia-ml.so.1 without a GPU: answers from the file $NVML_STUB_SCRIPT,
+/* A libnvidia-ml.so.1 without a GPU: answers from the file $NVIDIA_STUB_SCRIPT,
  * which it reads at every call, so a test can change the machine as it runs.
  *
  *     device UUID NAME TOTAL_MIB FREE_MIB USED_MIB UTIL TEMP POWER_MW MAJOR MINOR
@@ -56,7 +56,7 @@ static unsigned watched;
 static int find_device(int index, device_t *found) {
   char line[512];
   int count = 0;
-  FILE *file = fopen(getenv("NVML_STUB_SCRIPT"), "r");
+  FILE *file = fopen(getenv("NVIDIA_STUB_SCRIPT"), "r");
   if (!file) return 0;
   while (fgets(line, sizeof line, file)) {
     device_t d;
@@ -75,7 +75,7 @@ static int find_device(int index, device_t *found) {
 static int find_part(int index, device_t *found) {
   char line[512];
   int gpu, number = 0, result = 0;
-  FILE *file = fopen(getenv("NVML_STUB_SCRIPT"), "r");
+  FILE *file = fopen(getenv("NVIDIA_STUB_SCRIPT"), "r");
   if (!file) return 0;
   while (!result && fgets(line, sizeof line, file)) {
     device_t d = {0};
@@ -95,7 +95,7 @@ static int find_part(int index, device_t *found) {
 static int told(const char *wanted, const char *function) {
   char line[512], word[128], name[128];
   int found = 0;
-  FILE *file = fopen(getenv("NVML_STUB_SCRIPT"), "r");
+  FILE *file = fopen(getenv("NVIDIA_STUB_SCRIPT"), "r");
   if (!file) return 0;
   while (fgets(line, sizeof line, file))
     if (sscanf(line, "%127s %127s", word, name) == 2 && !strcmp(word, wanted) && !strcmp(name, function))
@@ -115,7 +115,7 @@ static int scripted(const char *function, int index) {
   char line[512], name[128];
   int at, code, result = SUCCESS;
   misbehave(function);
-  FILE *file = fopen(getenv("NVML_STUB_SCRIPT"), "r");
+  FILE *file = fopen(getenv("NVIDIA_STUB_SCRIPT"), "r");
   if (!file) return SUCCESS;
   while (fgets(line, sizeof line, file))
     if (sscanf(line, "error %127s %d %d", name, &at, &code) == 3 && !strcmp(name, function) &&
@@ -130,7 +130,7 @@ static int figure(const char *wanted, int index, unsigned long long *value) {
   char line[512], name[128];
   int at, found = 0;
   unsigned long long read;
-  FILE *file = fopen(getenv("NVML_STUB_SCRIPT"), "r");
+  FILE *file = fopen(getenv("NVIDIA_STUB_SCRIPT"), "r");
   if (!file) return 0;
   while (fgets(line, sizeof line, file))
     if (sscanf(line, "figure %127s %d %llu", name, &at, &read) == 3 && !strcmp(name, wanted) &&
@@ -267,7 +267,7 @@ int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, proce
   int at, pid;
   long long used;
   DEVICE(handle);
-  FILE *file = fopen(getenv("NVML_STUB_SCRIPT"), "r");
+  FILE *file = fopen(getenv("NVIDIA_STUB_SCRIPT"), "r");
   if (!file) return SUCCESS;
   while (fgets(line, sizeof line, file))
     if (sscanf(line, "process %d %d %lld", &at, &pid, &used) == 3 && at == (int)(long)handle - 1) {
@@ -344,7 +344,7 @@ int nvmlEventSetWait_v2(void *set, event_t *out, unsigned timeout_ms) {
   (void)timeout_ms;
   ENTER(-1);
   if (set != &watched) return NOT_SUPPORTED;
-  FILE *file = fopen(getenv("NVML_STUB_SCRIPT"), "r");
+  FILE *file = fopen(getenv("NVIDIA_STUB_SCRIPT"), "r");
   if (!file) return TIMEOUT;
   while (result == TIMEOUT && fgets(line, sizeof line, file))
     if (sscanf(line, "xid %d %d", &at, &number) == 2 && line_number++ >= taken) {

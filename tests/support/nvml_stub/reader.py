@@ -31,7 +31,7 @@ def main() -> None:
     """Reads the GPUs once per script."""
     counter = Counter()
     logging.getLogger().addHandler(counter)
-    script = Path(os.environ["NVML_STUB_SCRIPT"])
+    script = Path(os.environ["NVIDIA_STUB_SCRIPT"])
     gpus = None
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
     pids = {"SELF": os.getpid(), "CHILD": child.pid, "PARENT": os.getppid()}

@@ -45,7 +45,7 @@ class Machine:
         return os.environ | {
             "PATH": self.path,
             "LD_LIBRARY_PATH": str(self.library),
-            "NVML_STUB_SCRIPT": str(self.script),
+            "NVIDIA_STUB_SCRIPT": str(self.script),
             "PYTHONWARNINGS": "error",
         }
 

@@ -355,3 +355,13 @@ def test_container_toolkit_that_is_installed_later_is_found_within_a_minute(tmp_
     assert toolkit.version() is None
     clock.advance(60)
     assert toolkit.version() == "1.16.0"
+
+
+def test_test_of_the_container_engine_asks_for_the_toolkit_anew(tmp_path: Path) -> None:
+    tool = tmp_path / "nvidia-ctk"
+    toolkit = Toolkit(ManualClock().monotonic, path=str(tmp_path))
+    for version in ("1.16.0", "1.17.8"):
+        tool.write_text(f"#!/bin/sh\necho 'NVIDIA Container Toolkit CLI version {version}'\n")
+        tool.chmod(0o700)
+        assert toolkit.read() == version
+    assert toolkit.version() == "1.17.8"

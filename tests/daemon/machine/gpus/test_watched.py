@@ -11,6 +11,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
+from daemon.config.config import from_env
 from daemon.machine.gpus.watched import LOOK_SECONDS, WatchedGpus
 from tests.support.manual_clock import ManualClock
 from tests.support.nvml_stub.stub import A100, Machine, build
@@ -24,17 +25,15 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def machine(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+def machine(library: Path, tmp_path: Path) -> Machine:
     machine = Machine(library, tmp_path / "script")
-    for name in ("LD_LIBRARY_PATH", "NVML_STUB_SCRIPT"):
-        monkeypatch.setenv(name, machine.environment()[name])
     machine.script.write_text(A100)
     return machine
 
 
 @pytest.fixture
 def gpus(machine: Machine, clock: ManualClock) -> Iterator[WatchedGpus]:
-    gpus = WatchedGpus(next_seconds=1.0, monotonic=clock.monotonic)
+    gpus = WatchedGpus(environment=machine.environment(), next_seconds=1.0, monotonic=clock.monotonic)
     yield gpus
     gpus.close()
 
@@ -69,6 +68,39 @@ def test_driver_that_crashes_or_hangs_is_unknown_and_found_again(
     clock.advance(1.0)
     assert gpus.read().gpu_count == 1
     assert gpus.reason == ""
+
+
+def test_driver_that_hangs_from_the_first_reading_is_lost_and_not_absent(
+    machine: Machine, clock: ManualClock
+) -> None:
+    machine.script.write_text(f"{A100}\nhang-for-ever nvmlInitWithFlags")
+    gpus = WatchedGpus(environment=machine.environment(), first_seconds=1.0, monotonic=clock.monotonic)
+    try:
+        hanging = gpus.read()
+        assert (hanging.driver_lost, hanging.HasField("gpu_count"), gpus.is_late) == (True, False, True)
+        assert "does not answer in time" in gpus.reason
+        assert gpus.read().driver_lost, "also during the pause before the next process"
+        machine.script.write_text(A100)
+        clock.advance(1.0)
+        assert (gpus.read().gpu_count, gpus.is_late) == (1, False)
+    finally:
+        gpus.close()
+
+
+def test_process_sees_nothing_of_the_daemons_environment(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DCP_PROVIDER_KEY", "dcp-provider-secret")
+    environ = machine.environment()
+    gpus = WatchedGpus(environment=from_env(environ).engine_environment)
+    try:
+        assert gpus.read().gpu_count == 1
+        assert gpus._child is not None
+        seen = Path(f"/proc/{gpus._child._process.pid}/environ").read_text()
+    finally:
+        gpus.close()
+    assert "NVIDIA_STUB_SCRIPT" in seen
+    assert "secret" not in seen
 
 
 def test_pauses_between_crashes_grow(machine: Machine, gpus: WatchedGpus, clock: ManualClock) -> None:
@@ -107,14 +139,15 @@ def test_driver_that_is_loaded_after_the_start_is_found(
 
 
 def test_library_that_is_installed_after_the_start_is_found(
-    library: Path, tmp_path: Path, machine: Machine, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    library: Path, tmp_path: Path, machine: Machine, clock: ManualClock
 ) -> None:
     place = tmp_path / "libraries"
     place.mkdir()
     # Where the linker looks first, so that a library of this machine does not count.
     (place / "libnvidia-ml.so.1").write_bytes(b"")
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(place))
-    gpus = WatchedGpus(monotonic=clock.monotonic)
+    gpus = WatchedGpus(
+        environment=machine.environment() | {"LD_LIBRARY_PATH": str(place)}, monotonic=clock.monotonic
+    )
     assert gpus.read().gpu_count == 0
     assert "install the NVIDIA driver" in gpus.reason
     (place / "libnvidia-ml.so.1").unlink()
@@ -149,7 +182,7 @@ def test_figure_that_cannot_be_true_is_left_out_alone(
 
 def test_closing_ends_a_reading_that_hangs(machine: Machine) -> None:
     machine.script.write_text(f"{A100}\nhang-for-ever nvmlInitWithFlags")
-    gpus = WatchedGpus(first_seconds=600.0)
+    gpus = WatchedGpus(environment=machine.environment(), first_seconds=600.0)
     reading = threading.Thread(target=gpus.read)
     reading.start()
     while gpus._child is None:

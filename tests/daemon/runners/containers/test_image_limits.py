@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from common.images import parse
 from daemon.runners.containers.brought import LATELY_SECONDS, BroughtImages
-from daemon.runners.containers.docker import Docker
-from daemon.runners.containers.image_store import ImageStore
-from daemon.runners.containers.settings import MIB
+from daemon.runners.containers.docker import Docker, DockerRefusedError, EngineFacts
+from daemon.runners.containers.image_store import MAX_REMOVED, ImageStore
+from daemon.runners.containers.settings import MIB, ContainerSettings
 from tests.daemon.runners.bench import SETTINGS, Bench, offer, until
 from tests.support.fake_registry import running_registry
 from tests.support.private_engine import IMAGE, PrivateEngine
@@ -136,3 +138,44 @@ def test_images_that_were_unused_for_longest_make_room_first(tmp_path: Path) -> 
     assert brought.to_remove(sizes, 30, 11 * LATELY_SECONDS) == ["b"]
     now[0] = -1e6  # the machine's clock was set back
     assert brought.to_remove(sizes, 0, 1e9) == []
+
+
+class SlowEngine:
+    """A container engine that takes its time to remove an image."""
+
+    def __init__(self) -> None:
+        self.removed: list[str] = []
+        self.in_use = "docker.io/x/0:latest"
+        self.gate = asyncio.Semaphore(0)
+
+    async def inspect_image(self, name: str) -> dict[str, Any]:
+        return {"Id": name, "Size": 1}
+
+    async def remove_image(self, name: str) -> None:
+        if name == self.in_use:
+            raise DockerRefusedError(409, "it is in use")
+        await self.gate.acquire()
+        self.removed.append(name)
+
+
+async def test_job_waits_for_one_removal_at_most_and_a_tidying_is_bounded(tmp_path: Path) -> None:
+    file, now = tmp_path / "images.json", [1e9]
+    names = [f"docker.io/x/{number}:latest" for number in range(30)]
+    file.write_text(json.dumps({name: float(number) for number, name in enumerate(names)}))
+    engine = SlowEngine()
+    facts = EngineFacts("Engine", "28.0.1", "x86_64", ("local",), ())
+    store = ImageStore(cast(Any, engine), facts, ContainerSettings(), file, lambda: now[0])
+    tidying = asyncio.create_task(store.tidy())
+    await asyncio.sleep(0)
+    wanted = asyncio.create_task(store.get(parse("x/29")))
+    for _ in range(2):
+        engine.gate.release()
+        await asyncio.sleep(0.01)
+    assert wanted.done()
+    assert len(engine.removed) <= 2
+    for _ in range(40):
+        engine.gate.release()
+    await tidying
+    assert engine.removed == names[1 : 1 + MAX_REMOVED], "one that is in use holds up no other"
+    await store.tidy()
+    assert names[29] not in engine.removed, "a job has just used it"
