@@ -107,7 +107,7 @@ async def _failed(market: Market, renter: Party, provider: Party, daemon: Daemon
     await daemon.finished(
         lease,
         outcome=sessions_pb2.RUN_OUTCOME_FAILED,
-        failure_reason=jobs_pb2.FAILURE_REASON_BAD_PARAMS,
+        failure_reason=jobs_pb2.FAILURE_REASON_ENGINE_FAILED,
         failure_message=FAILURE,
     )
     return job

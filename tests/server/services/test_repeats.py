@@ -14,13 +14,22 @@ from typing import Any
 
 import grpc
 import pytest
-from dcp.v1 import jobs_pb2, ledger_pb2, operations_pb2, options_pb2, renters_pb2, withdrawals_pb2
+from dcp.v1 import (
+    disputes_pb2,
+    jobs_pb2,
+    ledger_pb2,
+    operations_pb2,
+    options_pb2,
+    renters_pb2,
+    withdrawals_pb2,
+)
 from google.protobuf.message import Message
 
 from server.domain.withdrawals import WithdrawalAction
 from server.services.operators.audit import Operator
 from server.store.models import AuditEntry, Job, Repeat, Transfer
 from tests.server.rpc.methods import METHODS, call, rule
+from tests.server.services import test_disputes
 from tests.server.services.test_withdrawals import IBAN, process, provider_with_earnings, request_withdrawal
 from tests.support import running_server
 from tests.support.manual_clock import ManualClock
@@ -102,11 +111,23 @@ async def requeue(market: Market) -> Scene:
     )
 
 
+async def decide(market: Market) -> Scene:
+    disputed = await test_disputes.scene_in(market)
+    dispute = await disputed.dispute(await disputed.job())
+
+    def request_with(note: str) -> disputes_pb2.DecideDisputeRequest:
+        upheld = disputes_pb2.DISPUTE_DECISION_UPHOLD
+        return disputes_pb2.DecideDisputeRequest(dispute_id=dispute.id, decision=upheld, note=note)
+
+    return Scene(request_with("seen"), market.admin_metadata, request_with("not seen"))
+
+
 SCENES: dict[str, Callable[[Market], Awaitable[Scene]]] = {
     "RenterService.TopUpOwnWallet": top_up,
     "LedgerService.CreditRenter": credit,
     "JobService.SubmitJob": submit,
     "OperationService.RequeueJob": requeue,
+    "DisputeService.DecideDispute": decide,
     "WithdrawalService.RequestWithdrawal": withdraw,
     "WithdrawalService.ProcessWithdrawal": act_on_withdrawal(
         withdrawals_pb2.ProcessWithdrawalRequest, WithdrawalAction.PROCESS
