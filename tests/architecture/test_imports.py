@@ -112,6 +112,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "daemon.work": ("daemon.app",),
     "daemon.work.verdicts": ("daemon.__main__", "daemon.app", "daemon.work"),
     "daemon.work.artifacts": ("daemon.app", "daemon.link", "daemon.runners", "daemon.work"),
+    "daemon.work.verdicts": ("daemon.__main__", "daemon.app", "daemon.work"),
     "daemon.machine": ("daemon.__main__", "daemon.app", "daemon.cli", "daemon.work"),
     "daemon.machine.clock": ("daemon.engines", "daemon.link", "daemon.machine", "daemon.work"),
     "daemon.machine.durable": (

@@ -45,21 +45,25 @@ class LogBeginning:
         try:
             noted = self._file.read_text(encoding="utf-8")
             async with asyncio.timeout(LOOK_SECONDS):
-                return await self._first_time() != noted
-        except (OSError, ValueError, TimeoutError, DockerUnavailableError, DockerRefusedError):
+                return await self._first_time(follows=False) != noted
+        except (OSError, ValueError, TimeoutError, DockerUnavailableError, DockerRefusedError) as error:
+            logger.info(
+                "it is not known what a log begins with container=%s error=%r", self._container, error
+            )
             return False
 
     async def _note(self) -> None:
         try:
-            first = await self._first_time()
+            first = await self._first_time(follows=True)
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file.write_text(first, encoding="utf-8")
         except (OSError, DockerUnavailableError, DockerRefusedError) as error:
             logger.info("the beginning of a log was not noted container=%s error=%s", self._container, error)
 
-    async def _first_time(self) -> str:
-        """When the first line was written that the engine has; waits for it."""
-        async with aclosing(self._docker.logged(self._container, with_times=True)) as frames:
+    async def _first_time(self, *, follows: bool) -> str:
+        """When the first line was written that the engine has; if it ``follows``, waits for one."""
+        logged = self._docker.logged(self._container, with_times=True, follows=follows)
+        async with aclosing(logged) as frames:
             async for frame in frames:
                 return frame.data.partition(b" ")[0].decode("ascii", errors="replace")
         return ""

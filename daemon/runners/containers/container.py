@@ -302,14 +302,20 @@ class ContainerRunner(Runner):
             async with reported():
                 if note := rest("log", run.facts.note):
                     yield Log(note)
+                is_running = bool(state.get("Running"))
+                if not is_running:
+                    # Podman says so before the last of the output is stored.
+                    await self._docker.wait(run.names.job)
                 if await self._beginning(run).is_lost():
                     # More is gone than was known, or nobody could say what to leave out.
                     to_skip.update(log=0, output=0)
                     yield Log(MARKER)
                     yield MARKER
-                pid = state.get("Pid") if state.get("Running") else None
+                pid = state.get("Pid") if is_running else None
                 async with _kept_on(run.limit, state), run.crowd.watched(pid):
-                    async with aclosing(self._docker.logged(run.names.job)) as frames:
+                    # Podman ends the log of a container that has ended in its middle where it follows it.
+                    logged = self._docker.logged(run.names.job, follows=is_running)
+                    async with aclosing(logged) as frames:
                         async for frame in frames:
                             if log := rest("log", frame.data):
                                 yield Log(log)

@@ -303,13 +303,15 @@ class Docker:
             async with self._container(name).attach(stdin=True):
                 yield
 
-    async def logged(self, name: str, *, with_times: bool = False) -> AsyncGenerator[Frame, None]:
-        """What a container has written from its start, and writes until it ends.
+    async def logged(
+        self, name: str, *, with_times: bool = False, follows: bool = True
+    ) -> AsyncGenerator[Frame, None]:
+        """What a container has written from its start, and, if it ``follows``, writes until it ends.
 
         ``with_times``: before each line stands when it was written.
         """
         # The library's own reading decodes as text and joins the two streams.
-        params = {"stdout": 1, "stderr": 1, "follow": 1, "timestamps": int(with_times)}
+        params = {"stdout": 1, "stderr": 1, "follow": int(follows), "timestamps": int(with_times)}
         async with self._call(f"containers/{name}/logs", "GET", params=params, seconds=None) as answer:
             while True:
                 try:
