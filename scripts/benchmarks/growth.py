@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 from dcp.v1 import options_pb2
+from google.protobuf.descriptor import FieldDescriptor
 
 from gateway.routes import Binding, bindings, discover
 from scripts.benchmarks import growth_data, growth_migration
@@ -53,6 +54,13 @@ HEAVY = (
 # For each request of a route, this many reads of another renter, and at most for this long.
 OTHERS_READS, OTHERS_SECONDS = 16, 15.0
 NO_ANSWER = 0
+# A dispute about a job, for the routes that show one. It holds no money.
+DISPUTE = """
+INSERT INTO dispute (job_id, renter_id, provider_id, state, reason, charge_halala, payout_halala, payout_id,
+    held_halala, maturing_halala, created_ms)
+SELECT job_id, renter_id, provider_id, 'open', 'measured', 2, 1, 1, 0, 0, created_ms FROM job WHERE job_id = ?
+ON CONFLICT DO NOTHING
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,6 +140,8 @@ def _open(market: Market, number: int) -> Account:
         (job_id,) = rows.execute(newest, (number,)).fetchone()
         (with_file,) = rows.execute("SELECT job_id FROM artifact WHERE blob_key = ?", (FILE_KEY,)).fetchone()
         (withdrawal_id,) = rows.execute("SELECT MAX(id) FROM withdrawal").fetchone()
+        rows.execute(DISPUTE, (job_id,))
+        (dispute_id,) = rows.execute("SELECT MAX(id) FROM dispute").fetchone()
     blob = market.folder / "blobs" / FILE_KEY[:2] / FILE_KEY[2:4] / FILE_KEY
     blob.parent.mkdir(parents=True, exist_ok=True)
     blob.write_bytes(FILE_BYTES)
@@ -141,6 +151,7 @@ def _open(market: Market, number: int) -> Account:
         "provider_id": str(number),
         "renter_id": str(number),
         "withdrawal_id": str(withdrawal_id),
+        "dispute_id": str(dispute_id),
     }
     return Account(market, number, values)
 
@@ -149,12 +160,19 @@ def asks() -> Iterator[Ask]:
     """Every GET route, alone and with each of its variants."""
     for binding in bindings(discover()):
         if binding.verb == "GET":
-            names = [field.name for field in binding.method.input_type.fields]
-            page = tuple((name, PAGE_SIZE) for name in PAGE_SIZES if name in names)
+            fields = binding.method.input_type.fields
+            page = tuple((one.name, PAGE_SIZE) for one in fields if one.name in PAGE_SIZES)
             yield Ask(binding, page)
-            for name in names:
-                for value in VARIANTS.get(name, ()):
-                    yield Ask(binding, (*page, (name, value)))
+            for one in fields:
+                for value in VARIANTS.get(one.name, ()):
+                    if _takes(one, value):
+                        yield Ask(binding, (*page, (one.name, value)))
+
+
+def _takes(one: FieldDescriptor, value: str) -> bool:
+    """Whether a field takes the value: requests of different nouns call different enums by one name."""
+    names = [] if one.enum_type is None else [each.name for each in one.enum_type.values]
+    return one.enum_type is None or any(name.endswith(f"_{value.upper()}") for name in names)
 
 
 async def _measure(accounts: Sequence[Account], count: int) -> list[Figure]:
