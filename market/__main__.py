@@ -18,7 +18,7 @@ from gateway import serving
 from gateway.config import Address
 from market.channel import EmbeddedChannel
 from server import logs
-from server.program import exit_status, leave_out_drivers, stop_signal
+from server.program import collect_seldom, exit_status, leave_out_drivers, stop_signal
 from server.version import CURRENT
 
 # The way from a gateway to its server, which here is none.
@@ -54,6 +54,7 @@ async def _serve(
     """Starts the server, then HTTP; at the end HTTP is drained first, as its requests need the server."""
     from server.app import Server  # it loads the drivers that are not left out
 
+    collect_seldom()
     stopped = stop_signal()
     running = Server(config)
     await running.start()

@@ -13,7 +13,7 @@ from common.files import raise_file_limit
 from common.printing import print_anything
 from server import logs
 from server.config import VARIABLES, Config
-from server.program import exit_status, leave_out_drivers, stop_signal
+from server.program import collect_seldom, exit_status, leave_out_drivers, stop_signal
 from server.version import CURRENT
 
 _PROVE = """\
@@ -57,6 +57,7 @@ def _run(command: str | None) -> int:
 async def _serve(config: Config) -> None:
     from server.app import Server
 
+    collect_seldom()
     stop = stop_signal()
     server = Server(config)
     await server.start()

@@ -110,7 +110,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "daemon.protocol.records": ("daemon.journal", "daemon.protocol", "daemon.work.attempts"),
     "daemon.journal": ("daemon.__main__", "daemon.app", "daemon.cli.doctor"),
     "daemon.work": ("daemon.app",),
-    "daemon.work.verdicts": ("daemon.__main__", "daemon.app", "daemon.work"),
     "daemon.work.artifacts": ("daemon.app", "daemon.link", "daemon.runners", "daemon.work"),
     "daemon.work.verdicts": ("daemon.__main__", "daemon.app", "daemon.work"),
     "daemon.machine": ("daemon.__main__", "daemon.app", "daemon.cli", "daemon.work"),

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # Starts the whole program and ends it when it is ready.
 SCRIPT = """
-import os, signal, sys, threading
+import gc, os, signal, sys, threading
 import {module}.__main__ as program
 class Ended(threading.Thread):
     def run(self):
@@ -23,12 +23,14 @@ class Ended(threading.Thread):
         os.kill(os.getpid(), signal.SIGTERM)
 Ended(daemon=True).start()
 status = program.main([])
-print(status, sorted(name for name in ("psycopg", "psycopg_binary") if sys.modules.get(name)))
+print(status, gc.get_threshold()[0], sorted(name for name in ("psycopg", "psycopg_binary") if sys.modules.get(name)))
 """
 
 
 @pytest.mark.parametrize("module", ["server", "market"])
-def test_server_on_sqlite_loads_no_driver_of_postgresql(module: str, tmp_path: Path) -> None:
+def test_server_on_sqlite_loads_no_driver_of_postgresql_and_collects_garbage_seldom(
+    module: str, tmp_path: Path
+) -> None:
     settings = {
         "DCP_DATABASE_URL": f"sqlite:///{tmp_path / 'dcp.sqlite3'}",
         "DCP_BLOB_STORE": f"file:{tmp_path / 'blobs'}",
@@ -44,7 +46,7 @@ def test_server_on_sqlite_loads_no_driver_of_postgresql(module: str, tmp_path: P
         timeout=60,
         check=True,
     )
-    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+    assert done.stdout.splitlines()[-1] == "0 10000 []", done.stderr
 
 
 @pytest.mark.parametrize("module", ["server", "market"])
