@@ -23,7 +23,8 @@ class Ended(threading.Thread):
         os.kill(os.getpid(), signal.SIGTERM)
 Ended(daemon=True).start()
 status = program.main([])
-print(status, gc.get_threshold()[0], sorted(name for name in ("psycopg", "psycopg_binary") if sys.modules.get(name)))
+loaded = sorted(name for name in ("psycopg", "psycopg_binary") if sys.modules.get(name))
+print(status, gc.get_threshold()[0], loaded)
 """
 
 
