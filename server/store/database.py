@@ -117,6 +117,7 @@ class Database:
         """Completes the accepted transactions, then closes all connections."""
         if self._writer is not None:
             self._writer.stop()
+        self._reads.end_unwanted()
         for threads in (self._reads.long, self._readers):
             # Each thread closes its own connection. The barrier stops a thread from taking a second task.
             barrier = threading.Barrier(threads._max_workers)

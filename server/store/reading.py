@@ -8,8 +8,10 @@ server.domain.reads decides.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +26,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 INTERRUPT_SECONDS = 0.05
 """An interruption that came just before the statement began is repeated after this, and then ever later."""
+END_SECONDS = 10.0
+"""The longest that a stop interrupts reads."""
 CANCEL_SECONDS = 5.0
 """The longest wait for PostgreSQL to accept the request to cancel a statement."""
 _reading = threading.local()
@@ -91,7 +95,7 @@ class Reads:
         self.long = ThreadPoolExecutor(LONG_READS, thread_name_prefix="db-long")
         self._turns = Turns()
         self._interrupter = ThreadPoolExecutor(1, thread_name_prefix="db-interrupt")
-        self._interrupting: set[asyncio.Task[None]] = set()
+        self._interrupting: dict[Interruptible, asyncio.Task[None]] = {}
 
     async def run(self, work: Callable[[], T]) -> T:
         """Runs one read. Raises TIMEOUT at the caller's deadline; what may grow also raises RATE_LIMITED,
@@ -103,6 +107,18 @@ class Reads:
         else:
             reading.wait_in(self._turns, purpose)
         return await reading.answer_by(purpose.end_s if purpose is not None else None)
+
+    def end_unwanted(self) -> None:
+        """Interrupts what nobody waits for until it has ended, while the event loop stands still."""
+        end_s = time.monotonic() + END_SECONDS
+        while time.monotonic() < end_s:
+            unwanted = [read for read in list(self._interrupting) if not read.has_ended]
+            if not unwanted:
+                return
+            for read in unwanted:
+                with contextlib.suppress(Exception):  # it is tried again
+                    read.interrupt()
+            time.sleep(INTERRUPT_SECONDS)
 
     def stop(self) -> None:
         """Ends the thread that interrupts. Call it after the reads have ended."""
@@ -118,8 +134,8 @@ class Reads:
     def interrupt(self, interruptible: Interruptible) -> None:
         """Interrupts a read until it ends."""
         task = asyncio.get_running_loop().create_task(self._interrupt(interruptible))
-        self._interrupting.add(task)
-        task.add_done_callback(self._interrupting.discard)
+        self._interrupting[interruptible] = task
+        task.add_done_callback(lambda _: self._interrupting.pop(interruptible))
 
     async def _interrupt(self, interruptible: Interruptible) -> None:
         loop, pause = asyncio.get_running_loop(), INTERRUPT_SECONDS

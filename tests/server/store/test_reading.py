@@ -12,7 +12,7 @@ import pytest
 from server.domain.errors import DomainError, Reason
 from server.domain.reads import LONG_READS, Purpose, reading_for
 from server.store.database import POSTGRES_THREADS, READ_THREADS, Database
-from tests.support.databases import execute, fetch_one
+from tests.support.databases import connection, execute, fetch_one, opened
 
 # Runs for hours.
 FOREVER = (
@@ -92,6 +92,24 @@ async def test_a_read_ends_when_its_caller_goes(database: Database) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await task
     await threads_are_free(database)
+
+
+async def test_database_that_stops_ends_a_read_that_nobody_waits_for(database_url: str) -> None:
+    """The first interruption comes before the statement begins, and no other before the database stops."""
+    began, goes_on = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        began.set()
+        goes_on.wait(HANG_SECONDS)
+        connection(stopping).execute(FOREVER).fetchone()
+
+    async with opened(database_url) as stopping:
+        task = asyncio.create_task(stopping.read(slow))
+        await asyncio.to_thread(began.wait, HANG_SECONDS)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        goes_on.set()
 
 
 async def test_a_read_whose_caller_has_gone_before_its_turn_is_never_run(database: Database) -> None:
