@@ -109,7 +109,7 @@ def test_daemon_waits_while_the_server_is_on_an_empty_database(scene: Scene) -> 
     assert re.fullmatch(r"\S{4}", found["key_last4"])
     use(scene, scene.market.folder / "aside.sqlite3")
     eventually("the next session", lambda: sessions(scene) == had + 1)
-    prompt = script("back", 3, 0.0)
+    prompt = script("back", 3, PAUSE_SECONDS)
     scene.assert_whole(scene.play(prompt), answer_to(prompt), attempt=1)
     assert len(scene.lines("trying again for a day")) <= 2
     scene.assert_books()
