@@ -1,0 +1,301 @@
+"""Standing: how far a provider is trusted, from checked facts alone. Pure; the facts are an argument.
+
+What a provider says about itself is not among the facts. They are what its customers paid, what checks of its
+work found, how its attempts ended, how old it is, and what an operator decided.
+
+* banned: an operator suspended it.
+* suspect: checks failed, its reports contradict themselves, or most of its attempts fail.
+* new: too little is known. Everybody begins here.
+* proven: independent renters paid for its work, and checks of it passed.
+* trusted: the same, for longer and more of it.
+
+A standing bounds how many slots are believed, how much of the renters' money is at risk at once, and which
+jobs come unasked: those that name no provider. A renter who names a provider has made the choice alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from server.domain.reliability import TrackRecord
+
+DAY_MS = 24 * 3600 * 1000
+# The quantile of the normal distribution for a two-sided bound of 95 %.
+Z = 1.96
+# A customer counts once it has paid this much: a purchase of one halala proves nothing.
+LEAST_PAID_HALALA = 100
+# Of a new provider with checks switched off, and the most that a new one ever gets.
+NEW_SLOTS = 4
+NEW_VALUE_HALALA = 5_000
+PROVEN_VALUE_HALALA = 100_000
+SUSPECT_VALUE_HALALA = 500
+# Impossible reports among the newest attempts that make a provider suspect.
+IMPOSSIBLE_REPORTS = 3
+# The attempts of a provider, most of which surely fail: the upper bound of its reliability is below this.
+UNRELIABLE_BELOW = 0.5
+
+# Checks: how likely one fails at an honest provider, and at one that cheats in a third of its work.
+HONEST_FAILS, LIAR_FAILS = 0.02, 0.3
+FAILED = math.log(LIAR_FAILS / HONEST_FAILS)
+PASSED = math.log((1 - LIAR_FAILS) / (1 - HONEST_FAILS))
+# The evidence at which a provider is suspect.
+SUSPECT_AT = math.log(1000)
+# And the evidence at which it no longer is: further below, so that nobody swings between the two.
+CLEARED_AT = math.log(3)
+# Two failed checks and none passed make a new provider suspect: it has nothing to lose.
+FIRST_FAILED = 2
+
+
+class Standing(StrEnum):
+    """How far a provider is trusted, the least first."""
+
+    BANNED = "banned"
+    SUSPECT = "suspect"
+    NEW = "new"
+    PROVEN = "proven"
+    TRUSTED = "trusted"
+
+    @property
+    def level(self) -> int:
+        """Its place in the order: higher is more trusted."""
+        return _LEVELS[self]
+
+    def reaches(self, least: Standing) -> bool:
+        """Whether it is at least this one."""
+        return self.level >= least.level
+
+
+_LEVELS = {standing: level for level, standing in enumerate(Standing)}
+
+
+class StandingReason(StrEnum):
+    """Why a provider has its standing."""
+
+    SUSPENDED = "SUSPENDED"
+    CHECKS_FAILED = "CHECKS_FAILED"
+    GPU_CONTRADICTS = "GPU_CONTRADICTS"
+    IMPOSSIBLE_REPORTS = "IMPOSSIBLE_REPORTS"
+    UNRELIABLE = "UNRELIABLE"
+    TOO_YOUNG = "TOO_YOUNG"
+    FEW_CUSTOMERS = "FEW_CUSTOMERS"
+    LITTLE_PAID = "LITTLE_PAID"
+    FEW_CHECKS = "FEW_CHECKS"
+    RELIABILITY_UNPROVEN = "RELIABILITY_UNPROVEN"
+    VOUCHED = "VOUCHED"
+    EARNED = "EARNED"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a standing requires; every figure is a least one."""
+
+    standing: Standing
+    age_ms: int
+    customers: int
+    paid_halala: int
+    checks: int
+    reliability: float
+    """The lower bound of the share of attempts that succeeded."""
+
+
+STEPS = (
+    Step(Standing.PROVEN, 7 * DAY_MS, 3, 1_000, 5, 0.7),
+    Step(Standing.TRUSTED, 60 * DAY_MS, 15, 50_000, 60, 0.9),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a provider, all of it measured or decided by others."""
+
+    age_ms: int = 0
+    customers: int = 0
+    """Independent renters that paid it; see ``independent``."""
+    paid_halala: int = 0
+    """What these paid it, after the platform's share."""
+    checks: tuple[bool, ...] = ()
+    """Whether each of its newest checks passed, oldest first."""
+    checks_passed: int = 0
+    """In all."""
+    record: TrackRecord = field(default_factory=TrackRecord)
+    impossible_reports: int = 0
+    """Among the attempts of the record."""
+    gpu_contradicts: bool = False
+    is_vouched: bool = False
+    """An operator knows who it is."""
+    is_suspended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a standing allows at once; None: no bound."""
+
+    slots: int | None
+    """Slots that are believed, however many the daemon has."""
+    value_halala: int | None
+    """Open holds of jobs that named no provider."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What lifts a standing: a figure as it is and as it must be."""
+
+    reason: StandingReason
+    has: int = 0
+    needs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """A provider's standing, why, what it allows, and what lifts it."""
+
+    standing: Standing
+    reasons: tuple[StandingReason, ...]
+    bounds: Bounds
+    missing: tuple[Missing, ...] = ()
+    """Until the next standing; empty for a trusted provider, and for one that only an operator can lift."""
+    lifted_to: Standing | None = None
+    """The standing that it would then have."""
+
+
+def assess(facts: Facts, *, checks_are_on: bool = True) -> Assessment:
+    """The standing of a provider; without checks, none are required."""
+    if facts.is_suspended:
+        return Assessment(Standing.BANNED, (StandingReason.SUSPENDED,), Bounds(0, 0))
+    if doubts := tuple(_doubts(facts)):
+        bounds = Bounds(1, SUSPECT_VALUE_HALALA)
+        reasons = tuple(doubt.reason for doubt in doubts)
+        return Assessment(Standing.SUSPECT, reasons, bounds, doubts, Standing.NEW)
+    standing, missing = Standing.NEW, ()
+    for step in STEPS:
+        missing = tuple(_missing(facts, step, checks_are_on))
+        if missing:
+            break
+        standing = step.standing
+    if facts.is_vouched and standing is Standing.NEW:
+        standing = Standing.PROVEN
+        missing = tuple(_missing(facts, STEPS[-1], checks_are_on))
+        return Assessment(
+            standing,
+            (StandingReason.VOUCHED,),
+            _bounds(standing, facts, checks_are_on),
+            missing,
+            Standing.TRUSTED,
+        )
+    reasons = tuple(lack.reason for lack in missing) if standing is Standing.NEW else (StandingReason.EARNED,)
+    lifted_to = next((step.standing for step in STEPS if step.standing.level > standing.level), None)
+    return Assessment(standing, reasons, _bounds(standing, facts, checks_are_on), missing, lifted_to)
+
+
+def _doubts(facts: Facts) -> Iterable[Missing]:
+    left = passes_until_cleared(facts.checks)
+    if left:
+        yield Missing(StandingReason.CHECKS_FAILED, 0, left)
+    if facts.gpu_contradicts:
+        yield Missing(StandingReason.GPU_CONTRADICTS)
+    if facts.impossible_reports >= IMPOSSIBLE_REPORTS:
+        yield Missing(StandingReason.IMPOSSIBLE_REPORTS, facts.impossible_reports, IMPOSSIBLE_REPORTS - 1)
+    record = facts.record
+    if record.counted and upper(record.succeeded, record.counted) < UNRELIABLE_BELOW:
+        yield Missing(StandingReason.UNRELIABLE, record.succeeded, math.ceil(record.counted / 2))
+
+
+def _missing(facts: Facts, step: Step, checks_are_on: bool) -> Iterable[Missing]:
+    if facts.age_ms < step.age_ms:
+        yield Missing(StandingReason.TOO_YOUNG, facts.age_ms // DAY_MS, step.age_ms // DAY_MS)
+    if facts.customers < step.customers:
+        yield Missing(StandingReason.FEW_CUSTOMERS, facts.customers, step.customers)
+    if facts.paid_halala < step.paid_halala:
+        yield Missing(StandingReason.LITTLE_PAID, facts.paid_halala, step.paid_halala)
+    if checks_are_on and facts.checks_passed < step.checks:
+        yield Missing(StandingReason.FEW_CHECKS, facts.checks_passed, step.checks)
+    least = lower(facts.record.succeeded, facts.record.counted)
+    if least < step.reliability:
+        has, needs = math.floor(100 * least), round(100 * step.reliability)
+        yield Missing(StandingReason.RELIABILITY_UNPROVEN, has, needs)
+
+
+def _bounds(standing: Standing, facts: Facts, checks_are_on: bool) -> Bounds:
+    if standing is Standing.TRUSTED:
+        return Bounds(None, None)
+    if standing is Standing.PROVEN:
+        return Bounds(None, PROVEN_VALUE_HALALA)
+    slots = min(NEW_SLOTS, 1 + facts.checks_passed) if checks_are_on else NEW_SLOTS
+    return Bounds(slots, NEW_VALUE_HALALA)
+
+
+def passes_until_cleared(checks: Sequence[bool]) -> int:
+    """How many checks in a row a suspect provider must pass; 0 if the checks do not make it suspect.
+
+    The evidence is the logarithm of how much better cheating explains the checks than honesty, and never below
+    zero: who was honest for a year has no more credit than who was for a week (a cumulative sum test).
+    """
+    evidence, is_suspect, passed = 0.0, False, 0
+    for number, is_passed in enumerate(checks, 1):
+        evidence = max(0.0, evidence + (PASSED if is_passed else FAILED))
+        passed += is_passed
+        is_first = not passed and number >= FIRST_FAILED
+        if evidence >= SUSPECT_AT or is_first:
+            is_suspect = True
+        elif evidence <= CLEARED_AT:
+            is_suspect = False
+    return max(1, math.ceil((evidence - CLEARED_AT) / -PASSED)) if is_suspect else 0
+
+
+def lower(succeeded: int, counted: int) -> float:
+    """The lower bound of a share, by Wilson's score interval at 95 %; 0 of nothing."""
+    return _wilson(succeeded, counted, -1.0) if counted else 0.0
+
+
+def upper(succeeded: int, counted: int) -> float:
+    """The upper bound of a share; 1 of nothing."""
+    return _wilson(succeeded, counted, 1.0) if counted else 1.0
+
+
+def _wilson(succeeded: int, counted: int, sign: float) -> float:
+    share, spread = succeeded / counted, Z * Z / counted
+    middle = share + spread / 2
+    width = Z * math.sqrt(share * (1 - share) / counted + spread / (4 * counted))
+    return min(1.0, max(0.0, (middle + sign * width) / (1 + spread)))
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """Who somebody is, as far as it can be compared: equal marks mean the same owner.
+
+    Marks are the mailbox, the network of the registration, and the bank account of withdrawals, each with its
+    kind in front and none that is empty.
+    """
+
+    marks: frozenset[str]
+    paid_halala: int = 0
+
+
+def independent(owner: Party, customers: Iterable[Party]) -> tuple[int, int]:
+    """How many independent customers a provider has, and what they paid it.
+
+    Customers that share a mark, also by way of others, are one. Those that share one with the provider's owner
+    are none.
+    """
+    parents: dict[str, str] = {}
+
+    def root(mark: str) -> str:
+        while (parent := parents.setdefault(mark, mark)) != mark:
+            parents[mark] = mark = parents[parent]
+        return mark
+
+    all_of = list(customers)
+    for party in (owner, *all_of):
+        first, *others = sorted(party.marks) or [""]
+        for mark in others:
+            parents[root(mark)] = root(first)
+    own = {root(mark) for mark in owner.marks}
+    paid: dict[str, int] = {}
+    for number, party in enumerate(all_of):
+        group = root(min(party.marks)) if party.marks else f"nobody {number}"
+        paid[group] = paid.get(group, 0) + party.paid_halala
+    counted = [amount for group, amount in paid.items() if group not in own and amount >= LEAST_PAID_HALALA]
+    return len(counted), sum(counted)
