@@ -70,7 +70,7 @@ def servicers(services: Services, config: Config) -> tuple[object, ...]:
     """Every service of dcp.v1 except sessions. Add a new service here."""
     newest = config.newest_daemon
     return (
-        AccountServicer(services.accounts),
+        AccountServicer(services.accounts, services.standings),
         AdminServicer(services.dashboard, services.withdrawals, services.audit, services.discards),
         ArtifactServicer(services.artifacts),
         DisputeServicer(services.disputes),

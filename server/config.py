@@ -130,6 +130,12 @@ VARIABLES = (
     Variable(
         "DCP_PROVIDER_APPROVAL", "false", "true: a new provider gets no jobs until an operator approves it."
     ),
+    Variable(
+        "DCP_STANDING_COUNTS",
+        "true",
+        "false: a provider's standing bounds neither its slots nor its jobs; "
+        "for a marketplace whose machines all belong to the operator.",
+    ),
     Variable("DCP_SANDBOX_TOPUP", "false", "true: renters top up their own wallets with play money."),
     Variable(
         "DCP_WEBHOOKS_ALLOW_PRIVATE",
@@ -229,6 +235,8 @@ class Config:
     """How long texts of jobs are kept, and how many bytes of an account."""
     newest_daemon: str = CURRENT
     """The newest daemon's version; older daemons report that an update exists."""
+    standing_counts: bool = True
+    """A provider's standing bounds its slots and its unasked jobs."""
     payouts: PayoutTerms = field(default_factory=PayoutTerms)
     """How long payouts mature, and how long a charge can be disputed."""
 
@@ -269,6 +277,7 @@ class Config:
                     for name, (field, least, most, _) in _STORAGE.items()
                 }
             ),
+            standing_counts=_boolean("DCP_STANDING_COUNTS", value["DCP_STANDING_COUNTS"]),
             payouts=PayoutTerms(
                 **{
                     field: _number(name, value[name], least, most)

@@ -95,6 +95,7 @@ def server_loops(services: Services) -> tuple[Loop, ...]:
                 Duty("remove old discards", services.discards.clean),
             ),
         ),
+        Loop(PERIOD_SECONDS, (Duty("assess providers", services.standings.tick),)),
         Loop(MATURING_SECONDS, (Duty("mature payouts", services.payouts.tick),)),
         Loop(
             CHECKPOINT_SECONDS,

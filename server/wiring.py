@@ -12,6 +12,7 @@ from server.blobs.files import FileBlobs
 from server.clock import Clock
 from server.config import Config
 from server.domain.payouts import Period
+from server.domain.standing import Facts, assess
 from server.outbound import Outbound
 from server.services.artifacts import Artifacts
 from server.services.cleaning import Cleaning
@@ -38,6 +39,7 @@ from server.services.providers import Providers
 from server.services.renters import Renters
 from server.services.retention import Retention
 from server.services.sessions import Shared
+from server.services.standing import Standings
 from server.services.statements import Statements
 from server.services.streams import Streams
 from server.services.sweep import Sweep
@@ -54,10 +56,11 @@ class Services:
         blobs = open_blobs(config.blob_store)
         post = Outbound(allow_private=config.webhooks_allow_private).post
         payouts = config.payouts
-        # Until something tells proven providers from new ones, all count as new.
-        period: Period = payouts.everybody_is_new
         matures = not payouts.is_immediate
-        self.fleet = Fleet()
+        first = assess(Facts(), checks_are_on=False)
+        self.fleet = Fleet(first if config.standing_counts else None)
+        self.standings = Standings(database, self.fleet, clock, payouts, checks_are_on=False)
+        period: Period = self.standings.period
         self.dispatch = Dispatch(database, self.fleet, clock, config.max_output_bytes)
         self.metrics = Metrics(database, clock)
         self.providers = Providers(

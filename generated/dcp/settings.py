@@ -69,6 +69,7 @@ SETTINGS = frozenset(
         "DCP_SANDBOX_TOPUP",
         "DCP_SCHEDULE",
         "DCP_SERVER",
+        "DCP_STANDING_COUNTS",
         "DCP_STATE_DIR",
         "DCP_TIME_ZONE",
         "DCP_TLS_CA",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from server.domain.levels import Unasked
 from server.domain.transitions import Transitions
 
 
@@ -162,6 +163,8 @@ class JobRequest:
     """The image of a job that brings one, by its full name."""
     architecture: str | None = None
     """The processor that the image is for, if the renter says so."""
+    unasked: Unasked | None = None
+    """Which providers get it; None if it names one, or if the platform chooses the way."""
     priority: int = 2
     max_cost_halala: int | None = None
     start_within_ms: int = START_WITHIN_SECONDS * 1000

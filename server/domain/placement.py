@@ -1,7 +1,7 @@
 """Placement: the obstacles between a job and a provider, and the choice for a job that names no provider.
 
-The choice is deterministic: the same candidates give the same answer. Suspect providers come last; then
-the order is warm model, reliability, most free slots, lowest id. The price does not matter: a job that names
+The choice is deterministic: the same candidates give the same answer. The order is standing, warm model,
+reliability in steps of a tenth, most free slots, lowest id. The price does not matter: a job that names
 no provider costs the same on each of them, so a lower rate would only buy a provider a better place than its
 reliability earned. A provider whose own rate is above the job's quote does not get the job. This module does
 not know the queue or the store.
@@ -10,6 +10,7 @@ not know the queue or the store.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -18,9 +19,11 @@ from typing import Protocol
 from common.images import ImageNameError, is_allowed, parse
 from server.domain.gpu_models import satisfies
 from server.domain.jobs import NEED_IMAGE, JobType
+from server.domain.levels import Standing, Unasked, tier
 from server.domain.providers import ProviderStatus
+from server.domain.reliability import NO_RECORD, TrackRecord
 
-Rank = tuple[bool, bool, float, int, int]
+Rank = tuple[int, bool, int, int, int, int]
 # Higher than the quote of any job.
 NEVER = 2**62
 
@@ -53,8 +56,8 @@ class Candidate:
     """Whether it is within the hours in which its owner lets it take jobs."""
     is_too_hot: bool = False
     """Whether its GPU exceeded the temperature that its owner allows, and has not cooled down since."""
-    reliability: float = 1.0
-    """The share of its counted attempts that succeeded, as server.domain.reliability defines it."""
+    record: TrackRecord = NO_RECORD
+    """Of its newest attempts."""
     status: ProviderStatus = ProviderStatus.ONLINE
     has_session: bool = True
     has_refused: bool = False
@@ -69,8 +72,9 @@ class Candidate:
     """Its processor, as images name it; empty if its daemon does not report it."""
     runs_plain_processes: bool = False
     """Whether it runs commands as plain processes, without a container: only for jobs that name it."""
-    is_suspect: bool = False
-    """Whether its machine's report contradicts itself, its registration or known facts: it gets jobs last."""
+    standing: Standing = Standing.NEW
+    value_left_halala: int | None = None
+    """What the holds of further jobs that name no provider may come to; None: no bound now."""
 
     @property
     def open_job_types(self) -> frozenset[JobType]:
@@ -96,7 +100,10 @@ class Wants:
     """The image of a job that brings one, by its full name."""
     architecture: str | None = None
     """The processor that the image is for, if the job says so."""
-    names_no_provider: bool = False
+    unasked: Unasked | None = None
+    """Which providers get it; None if it names one."""
+    least_standing: Standing | None = None
+    """Set by whoever knows which providers are there: the least standing that gets it now."""
 
 
 class Obstacle(StrEnum):
@@ -128,10 +135,12 @@ class Obstacle(StrEnum):
     TWO_DAEMONS = "TWO_DAEMONS"
     IMAGE_NOT_ALLOWED = "IMAGE_NOT_ALLOWED"
     OTHER_ARCHITECTURE = "OTHER_ARCHITECTURE"
+    STANDING_TOO_LOW = "STANDING_TOO_LOW"
+    VALUE_AT_RISK = "VALUE_AT_RISK"
 
 
 # These obstacles pass by themselves: the provider is connected and able to run the job.
-PASSING = frozenset({Obstacle.NONE, Obstacle.REFUSED, Obstacle.BUSY})
+PASSING = frozenset({Obstacle.NONE, Obstacle.REFUSED, Obstacle.BUSY, Obstacle.VALUE_AT_RISK})
 # These depend on what the job asks for: waiting longer for the same provider does not help.
 OF_THE_JOB = frozenset(
     {
@@ -176,11 +185,29 @@ def obstacle(candidate: Candidate, wants: Wants) -> Obstacle:
     by_rate = rate_obstacle(candidate.least_quote(wants.job_type), wants)
     if by_rate is not Obstacle.NONE:
         return by_rate
+    if not reaches(candidate.standing, wants):
+        return Obstacle.STANDING_TOO_LOW
     if (by_owner := owners_obstacle(candidate)) is not Obstacle.NONE:
         return by_owner
     if candidate.free_slots <= 0:
         return Obstacle.BUSY
+    if (
+        wants.unasked is not None
+        and candidate.value_left_halala is not None
+        and candidate.value_left_halala <= 0
+    ):
+        return Obstacle.VALUE_AT_RISK
     return Obstacle.REFUSED if candidate.has_refused else Obstacle.NONE
+
+
+def reaches(standing: Standing, wants: Wants) -> bool:
+    """Whether a standing is enough for a job: always, if the job names its provider."""
+    return wants.least_standing is None or standing.reaches(wants.least_standing)
+
+
+def value_left_halala(bound_halala: int | None, open_halala: int) -> int | None:
+    """What the holds of further unasked jobs may come to. One job is always allowed, whatever it holds."""
+    return bound_halala - open_halala if bound_halala is not None and open_halala else None
 
 
 def least_quote(own_rates: Mapping[JobType, int], kind: JobType, *, runs_plain_processes: bool) -> int:
@@ -191,7 +218,7 @@ def least_quote(own_rates: Mapping[JobType, int], kind: JobType, *, runs_plain_p
 def rate_obstacle(least: int, wants: Wants) -> Obstacle:
     """The obstacle between a job and a provider that takes no quote below ``least``."""
     quoted = wants.quoted_halala_per_minute
-    if least == NEVER and (wants.names_no_provider or quoted is not None):
+    if least == NEVER and (wants.unasked is not None or quoted is not None):
         return Obstacle.NO_CONTAINERS
     return Obstacle.RATE_ABOVE_QUOTE if quoted is not None and least > quoted else Obstacle.NONE
 
@@ -256,9 +283,9 @@ class Ranked(Protocol):
     @property
     def free_slots(self) -> int: ...
     @property
-    def reliability(self) -> float: ...
+    def record(self) -> TrackRecord: ...
     @property
-    def is_suspect(self) -> bool: ...
+    def standing(self) -> Standing: ...
     @property
     def models(self) -> tuple[Model, ...]: ...
 
@@ -267,9 +294,12 @@ def rank(provider: Ranked, model: str | None) -> Rank:
     """A provider's place among those that can run a job with this model: the lowest is the best."""
     warm = any(served.warm and served.name == model for served in provider.models)
     return (
-        provider.is_suspect,
+        -tier(provider.standing).level,
         not warm,
-        -provider.reliability,
+        # In steps: a share that is better by a hair must not send every job to the same machine. Of those
+        # that have proved nothing, the unknown come before those that failed.
+        -math.floor(10 * provider.record.lower),
+        -math.floor(10 * provider.record.upper),
         -provider.free_slots,
         provider.provider_id,
     )

@@ -5,15 +5,19 @@ Placement, the public list and anyone who recomputes it from the public history 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from server.domain.jobs import PROVIDERS_FAULT, FailureReason
 from server.domain.leases import LeaseOutcome
 
 # Reliability is calculated from this number of a provider's newest attempts.
 RECORD_SIZE = 50
+# The quantile of the normal distribution for a two-sided bound of 95 %.
+Z = 1.96
 _UNFINISHED = frozenset({LeaseOutcome.LOST, LeaseOutcome.RELEASED})
 
 
@@ -53,9 +57,33 @@ class TrackRecord:
     counted: int = 0
 
     @property
-    def reliability(self) -> float:
-        """The share that succeeded; 1.0 without counted attempts, as there is no reason for distrust yet."""
-        return self.succeeded / self.counted if self.counted else 1.0
+    def reliability(self) -> float | None:
+        """The share that succeeded, for people to read beside ``counted``; None of nothing.
+
+        What decides is ``lower``.
+        """
+        return self.succeeded / self.counted if self.counted else None
+
+    @property
+    def lower(self) -> float:
+        """The lower bound of the share, by Wilson's score interval at 95 %; 0 of nothing."""
+        return _wilson(self.succeeded, self.counted, -1.0) if self.counted else 0.0
+
+    @property
+    def upper(self) -> float:
+        """The upper bound of the share; 1 of nothing."""
+        return _wilson(self.succeeded, self.counted, 1.0) if self.counted else 1.0
+
+
+@lru_cache(maxsize=10_000)
+def _wilson(succeeded: int, counted: int, sign: float) -> float:
+    share, spread = succeeded / counted, Z * Z / counted
+    middle = share + spread / 2
+    width = Z * math.sqrt(share * (1 - share) / counted + spread / (4 * counted))
+    return min(1.0, max(0.0, (middle + sign * width) / (1 + spread)))
+
+
+NO_RECORD = TrackRecord()
 
 
 def track_record(newest: Iterable[tuple[LeaseOutcome, FailureReason | None]]) -> TrackRecord:

@@ -15,16 +15,20 @@ jobs come unasked: those that name no provider. A renter who names a provider ha
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import ipaddress
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from server.domain.levels import Standing
 from server.domain.reliability import TrackRecord
 
 DAY_MS = 24 * 3600 * 1000
-# The quantile of the normal distribution for a two-sided bound of 95 %.
-Z = 1.96
+# The network of one owner: what is given to one customer, and somewhat more. Bits, by version.
+PREFIXES = {4: 24, 6: 48}
 # A customer counts once it has paid this much: a purchase of one halala proves nothing.
 LEAST_PAID_HALALA = 100
 # Of a new provider with checks switched off, and the most that a new one ever gets.
@@ -49,28 +53,6 @@ CLEARED_AT = math.log(3)
 FIRST_FAILED = 2
 
 
-class Standing(StrEnum):
-    """How far a provider is trusted, the least first."""
-
-    BANNED = "banned"
-    SUSPECT = "suspect"
-    NEW = "new"
-    PROVEN = "proven"
-    TRUSTED = "trusted"
-
-    @property
-    def level(self) -> int:
-        """Its place in the order: higher is more trusted."""
-        return _LEVELS[self]
-
-    def reaches(self, least: Standing) -> bool:
-        """Whether it is at least this one."""
-        return self.level >= least.level
-
-
-_LEVELS = {standing: level for level, standing in enumerate(Standing)}
-
-
 class StandingReason(StrEnum):
     """Why a provider has its standing."""
 
@@ -86,6 +68,37 @@ class StandingReason(StrEnum):
     RELIABILITY_UNPROVEN = "RELIABILITY_UNPROVEN"
     VOUCHED = "VOUCHED"
     EARNED = "EARNED"
+
+
+SENTENCES = {
+    StandingReason.SUSPENDED: "An operator suspended it.",
+    StandingReason.CHECKS_FAILED: "Checks of its work failed.",
+    StandingReason.GPU_CONTRADICTS: "What its machine reports about its GPUs contradicts itself "
+    "or known facts.",
+    StandingReason.IMPOSSIBLE_REPORTS: "Its daemon reported ends of jobs that cannot be true.",
+    StandingReason.UNRELIABLE: "Most of its attempts fail.",
+    StandingReason.TOO_YOUNG: "It registered too lately.",
+    StandingReason.FEW_CUSTOMERS: "Too few independent renters have paid for its work.",
+    StandingReason.LITTLE_PAID: "Independent renters have paid too little for its work.",
+    StandingReason.FEW_CHECKS: "Too few checks of its work have passed.",
+    StandingReason.RELIABILITY_UNPROVEN: "Too few of its attempts have succeeded to be sure "
+    "of its reliability.",
+    StandingReason.VOUCHED: "An operator knows its owner and vouches for it.",
+    StandingReason.EARNED: "It earned this standing by its work.",
+}
+# What lifts each, as sentences with the figures as they are and as they must be.
+LIFTS = {
+    StandingReason.CHECKS_FAILED: "It must pass {needs} checks in a row.",
+    StandingReason.GPU_CONTRADICTS: "Its verification must have no contradiction; see there.",
+    StandingReason.IMPOSSIBLE_REPORTS: "Of its newest 50 attempts, {has} ended by an impossible report; "
+    "at most {needs} may.",
+    StandingReason.UNRELIABLE: "Of its newest attempts, {has} succeeded; about {needs} or more must.",
+    StandingReason.TOO_YOUNG: "It registered {has} days ago; {needs} must pass.",
+    StandingReason.FEW_CUSTOMERS: "{has} independent renters have paid for its work; {needs} must.",
+    StandingReason.LITTLE_PAID: "Independent renters have paid it {has} halala; {needs} must come together.",
+    StandingReason.FEW_CHECKS: "{has} checks of its work have passed; {needs} must.",
+    StandingReason.RELIABILITY_UNPROVEN: "Its attempts prove a reliability of {has} %; {needs} % are needed.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +160,11 @@ class Missing:
     has: int = 0
     needs: int = 0
 
+    @property
+    def sentence(self) -> str:
+        """The same for people."""
+        return LIFTS[self.reason].format(has=self.has, needs=self.needs)
+
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
@@ -169,7 +187,8 @@ def assess(facts: Facts, *, checks_are_on: bool = True) -> Assessment:
         bounds = Bounds(1, SUSPECT_VALUE_HALALA)
         reasons = tuple(doubt.reason for doubt in doubts)
         return Assessment(Standing.SUSPECT, reasons, bounds, doubts, Standing.NEW)
-    standing, missing = Standing.NEW, ()
+    standing = Standing.NEW
+    missing: tuple[Missing, ...] = ()
     for step in STEPS:
         missing = tuple(_missing(facts, step, checks_are_on))
         if missing:
@@ -190,7 +209,7 @@ def assess(facts: Facts, *, checks_are_on: bool = True) -> Assessment:
     return Assessment(standing, reasons, _bounds(standing, facts, checks_are_on), missing, lifted_to)
 
 
-def _doubts(facts: Facts) -> Iterable[Missing]:
+def _doubts(facts: Facts) -> Iterator[Missing]:
     left = passes_until_cleared(facts.checks)
     if left:
         yield Missing(StandingReason.CHECKS_FAILED, 0, left)
@@ -199,11 +218,11 @@ def _doubts(facts: Facts) -> Iterable[Missing]:
     if facts.impossible_reports >= IMPOSSIBLE_REPORTS:
         yield Missing(StandingReason.IMPOSSIBLE_REPORTS, facts.impossible_reports, IMPOSSIBLE_REPORTS - 1)
     record = facts.record
-    if record.counted and upper(record.succeeded, record.counted) < UNRELIABLE_BELOW:
+    if record.counted and record.upper < UNRELIABLE_BELOW:
         yield Missing(StandingReason.UNRELIABLE, record.succeeded, math.ceil(record.counted / 2))
 
 
-def _missing(facts: Facts, step: Step, checks_are_on: bool) -> Iterable[Missing]:
+def _missing(facts: Facts, step: Step, checks_are_on: bool) -> Iterator[Missing]:
     if facts.age_ms < step.age_ms:
         yield Missing(StandingReason.TOO_YOUNG, facts.age_ms // DAY_MS, step.age_ms // DAY_MS)
     if facts.customers < step.customers:
@@ -212,7 +231,7 @@ def _missing(facts: Facts, step: Step, checks_are_on: bool) -> Iterable[Missing]
         yield Missing(StandingReason.LITTLE_PAID, facts.paid_halala, step.paid_halala)
     if checks_are_on and facts.checks_passed < step.checks:
         yield Missing(StandingReason.FEW_CHECKS, facts.checks_passed, step.checks)
-    least = lower(facts.record.succeeded, facts.record.counted)
+    least = facts.record.lower
     if least < step.reliability:
         has, needs = math.floor(100 * least), round(100 * step.reliability)
         yield Missing(StandingReason.RELIABILITY_UNPROVEN, has, needs)
@@ -230,8 +249,8 @@ def _bounds(standing: Standing, facts: Facts, checks_are_on: bool) -> Bounds:
 def passes_until_cleared(checks: Sequence[bool]) -> int:
     """How many checks in a row a suspect provider must pass; 0 if the checks do not make it suspect.
 
-    The evidence is the logarithm of how much better cheating explains the checks than honesty, and never below
-    zero: who was honest for a year has no more credit than who was for a week (a cumulative sum test).
+    The evidence is the logarithm of how much better cheating explains the checks than honesty. It never falls
+    below zero: a year of honesty is no more credit than a week of it (a cumulative sum test).
     """
     evidence, is_suspect, passed = 0.0, False, 0
     for number, is_passed in enumerate(checks, 1):
@@ -243,23 +262,6 @@ def passes_until_cleared(checks: Sequence[bool]) -> int:
         elif evidence <= CLEARED_AT:
             is_suspect = False
     return max(1, math.ceil((evidence - CLEARED_AT) / -PASSED)) if is_suspect else 0
-
-
-def lower(succeeded: int, counted: int) -> float:
-    """The lower bound of a share, by Wilson's score interval at 95 %; 0 of nothing."""
-    return _wilson(succeeded, counted, -1.0) if counted else 0.0
-
-
-def upper(succeeded: int, counted: int) -> float:
-    """The upper bound of a share; 1 of nothing."""
-    return _wilson(succeeded, counted, 1.0) if counted else 1.0
-
-
-def _wilson(succeeded: int, counted: int, sign: float) -> float:
-    share, spread = succeeded / counted, Z * Z / counted
-    middle = share + spread / 2
-    width = Z * math.sqrt(share * (1 - share) / counted + spread / (4 * counted))
-    return min(1.0, max(0.0, (middle + sign * width) / (1 + spread)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,8 +279,7 @@ class Party:
 def independent(owner: Party, customers: Iterable[Party]) -> tuple[int, int]:
     """How many independent customers a provider has, and what they paid it.
 
-    Customers that share a mark, also by way of others, are one. Those that share one with the provider's owner
-    are none.
+    Customers that share a mark, also by way of others, are one. Those that share one with the owner are none.
     """
     parents: dict[str, str] = {}
 
@@ -299,3 +300,21 @@ def independent(owner: Party, customers: Iterable[Party]) -> tuple[int, int]:
         paid[group] = paid.get(group, 0) + party.paid_halala
     counted = [amount for group, amount in paid.items() if group not in own and amount >= LEAST_PAID_HALALA]
     return len(counted), sum(counted)
+
+
+def network(address: str, secret: Callable[[], bytes]) -> str | None:
+    """A digest of the network that an address belongs to; None for an address that is not of the Internet.
+
+    Behind a proxy that is not trusted, every caller has the proxy's address: then nobody is told apart, and
+    nobody is taken for another.
+    """
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return None
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+        found = found.ipv4_mapped
+    if not found.is_global:
+        return None
+    whole = ipaddress.ip_network((found, PREFIXES[found.version]), strict=False)
+    return hmac.new(secret(), str(whole).encode(), hashlib.sha256).hexdigest()[:32]

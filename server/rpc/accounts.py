@@ -12,11 +12,13 @@ from server.rpc import convert
 from server.rpc.context import Context
 from server.rpc.interceptors import operator
 from server.services.operators.accounts import Accounts
+from server.services.standing import Standings
 
 
 class AccountServicer(accounts_pb2_grpc.AccountServiceServicer):
-    def __init__(self, accounts: Accounts) -> None:
+    def __init__(self, accounts: Accounts, standings: Standings) -> None:
         self._accounts = accounts
+        self._standings = standings
 
     async def SuspendProvider(
         self, request: pb.SuspendProviderRequest, context: Context
@@ -35,6 +37,16 @@ class AccountServicer(accounts_pb2_grpc.AccountServiceServicer):
     ) -> pb.ApproveProviderResponse:
         status = await self._provider(context, request.provider_id, AccountDecision.APPROVE)
         return pb.ApproveProviderResponse(success=True, provider_id=request.provider_id, status=status)
+
+    async def VouchForProvider(
+        self, request: pb.VouchForProviderRequest, context: Context
+    ) -> pb.VouchForProviderResponse:
+        row = await self._standings.vouch(
+            operator(context), request.provider_id, request.vouched, request.reason.strip()
+        )
+        return pb.VouchForProviderResponse(
+            success=True, provider_id=request.provider_id, standing=convert.standing(row)
+        )
 
     async def SuspendRenter(
         self, request: pb.SuspendRenterRequest, context: Context

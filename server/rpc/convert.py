@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
-from dcp.v1 import gpus_pb2, honesty_pb2, jobs_pb2, providers_pb2
+from dcp.v1 import gpus_pb2, honesty_pb2, jobs_pb2, providers_pb2, standing_pb2
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict, ParseDict
@@ -32,14 +32,18 @@ from server.domain.jobs import (
     JobType,
 )
 from server.domain.leases import LeaseOutcome
+from server.domain.levels import Standing, Unasked
 from server.domain.placement import Obstacle
 from server.domain.providers import ProviderStatus
 from server.domain.queue import JobCondition, Prospect
 from server.domain.reliability import Weight, weight
+from server.domain.standing import SENTENCES as STANDING_SENTENCES
+from server.domain.standing import StandingReason
 from server.rpc.enums import enum_map, member_map
 from server.services.explain import Attempt, Considered, Explanation
 from server.store.providers import ProviderRow
 from server.store.reliability import PastAttempt
+from server.store.standing import StandingRow
 
 _JOB_TYPES = member_map(JobType, jobs_pb2.JobType)
 _JOB_TYPE_NUMBERS = enum_map(JobType, jobs_pb2.JobType)
@@ -56,6 +60,9 @@ NOTHING_KNOWN = Prospect()
 _NOT_STARTED = (JobState.QUEUED, JobState.PENDING)
 _VERDICTS = enum_map(Verdict, honesty_pb2.Verdict)
 _VERDICT_REASONS = enum_map(VerdictReason, honesty_pb2.VerdictReason)
+_STANDINGS = enum_map(Standing, standing_pb2.Standing)
+_STANDING_MEMBERS = member_map(Standing, standing_pb2.Standing)
+_STANDING_REASONS = enum_map(StandingReason, standing_pb2.StandingReason)
 _STATUSES = enum_map(ProviderStatus, providers_pb2.ProviderStatus)
 _DISPUTES = enum_map(DisputeState, jobs_pb2.DisputeStatus)
 _DISPUTE_STATES = member_map(DisputeState, jobs_pb2.DisputeStatus)
@@ -194,6 +201,7 @@ def job_request(request: jobs_pb2.SubmitJobRequest) -> JobRequest:
         min_vram_mib=min_vram or None,
         image=_image(request),
         architecture=request.container_spec.architecture or None,
+        unasked=_unasked(request),
         priority=_value_or(request, "priority", 2),
         max_cost_halala=request.max_cost_halala if request.HasField("max_cost_halala") else None,
         start_within_ms=1000 * _value_or(request, "start_within_seconds", START_WITHIN_SECONDS),
@@ -201,6 +209,52 @@ def job_request(request: jobs_pb2.SubmitJobRequest) -> JobRequest:
         wait_for_supply=request.wait_for_supply,
         idempotency_key=request.idempotency_key or None,
         digest=hashlib.sha256(digested.SerializeToString(deterministic=True)).hexdigest(),
+    )
+
+
+def _unasked(request: jobs_pb2.SubmitJobRequest) -> Unasked | None:
+    """Which providers get a job that names none; None if it does not say so."""
+    if not request.min_standing:
+        return None
+    if request.HasField("provider_id"):
+        raise invalid_field(
+            "min_standing", "is for jobs that name no provider; leave it out, or leave provider_id out"
+        )
+    least = _STANDING_MEMBERS.get(request.min_standing)
+    if least is None or not least.reaches(Standing.NEW):
+        raise invalid_field("min_standing", "ask for new, proven or trusted")
+    return Unasked(least.value)
+
+
+def standing_member(number: int) -> Standing | None:
+    """The standing of the wire's number; None for none."""
+    return _STANDING_MEMBERS.get(number)
+
+
+def standing(row: StandingRow | None) -> standing_pb2.ProviderStanding | None:
+    """A provider's standing, with its reasons and what lifts it."""
+    if row is None:
+        return None
+    found = row.assessment
+    return standing_pb2.ProviderStanding(
+        standing=_STANDINGS[found.standing],
+        since=timestamp(row.since_ms),
+        reasons=[
+            standing_pb2.StandingFinding(code=_STANDING_REASONS[reason], message=STANDING_SENTENCES[reason])
+            for reason in found.reasons
+        ],
+        missing=[
+            standing_pb2.StandingFinding(
+                code=_STANDING_REASONS[lack.reason],
+                message=lack.sentence,
+                has=lack.has if lack.needs else None,
+                needs=lack.needs or None,
+            )
+            for lack in found.missing
+        ],
+        lifted_to=_STANDINGS[found.lifted_to] if found.lifted_to else None,
+        slots=found.bounds.slots,
+        value_halala=found.bounds.value_halala,
     )
 
 

@@ -34,6 +34,7 @@ from server.services.operators.audit import Operator
 log = logging.getLogger(__name__)
 
 _caller: ContextVar[Caller] = ContextVar("caller")
+_address: ContextVar[str] = ContextVar("address")
 _ROLE_NAMES: dict[int, str] = {
     options_pb2.ROLE_PROVIDER: "provider",
     options_pb2.ROLE_RENTER: "renter",
@@ -50,6 +51,11 @@ Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 def caller() -> Caller:
     """The caller of the current method. Use it only in methods that are not public."""
     return _caller.get()
+
+
+def caller_address() -> str:
+    """The address that the current call comes from, as far as it is known; the gateway is seen through."""
+    return _address.get()
 
 
 def operator(context: Context) -> Operator:
@@ -184,6 +190,7 @@ class Authentication(grpc.aio.ServerInterceptor):
     async def _admit(self, rule: Rule, context: Context) -> None:
         metadata = context.invocation_metadata()
         address = self._address(context)
+        _address.set(address)
         self._limits.count_call(rule.rate, address)
         if rule.is_public:
             return

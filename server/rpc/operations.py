@@ -78,6 +78,7 @@ def _provider(listed: ListedProvider) -> pb.ProviderEntry:
         last_heartbeat_at=convert.timestamp(listed.last_heartbeat_ms),
         verification=convert.verification(listed.row),
         hindrances=convert.hindrances(listed.hindrances),
+        standing=convert.standing(listed.standing),
     )
 
 

@@ -13,7 +13,7 @@ from server.domain.providers import AccountDecision
 from server.domain.versions import is_older
 from server.rpc import convert
 from server.rpc.context import Context
-from server.rpc.interceptors import caller
+from server.rpc.interceptors import caller, caller_address
 from server.rpc.terms import settings_message
 from server.rpc.validate import email_key
 from server.services.heartbeats import Heartbeats
@@ -42,6 +42,7 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
             gpu_model=request.gpu_model,
             os=request.os.strip(),
             phone=request.phone,
+            address=caller_address(),
         )
         return pb.RegisterProviderResponse(
             success=True, provider_id=registration.id, api_key=registration.api_key
@@ -70,6 +71,8 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
                 models=[model.name for model in profile.models],
                 reliability=profile.record.reliability,
                 reliability_attempts=profile.record.counted,
+                reliability_lower=profile.record.lower,
+                standing=convert.standing(profile.standing),
                 settings=settings_message(profile.settings),
                 verification=convert.verification(row),
                 self_tests=convert.self_tests(row),

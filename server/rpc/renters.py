@@ -9,7 +9,7 @@ from server.domain.hindrances import by_job_type
 from server.domain.providers import ProviderStatus
 from server.rpc import convert
 from server.rpc.context import Context
-from server.rpc.interceptors import caller
+from server.rpc.interceptors import caller, caller_address
 from server.rpc.repeats import once
 from server.rpc.validate import email_key
 from server.services.market import Market, Offering
@@ -30,6 +30,7 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
             email_key=email_key(request.email),
             organization=request.organization.strip(),
             phone=request.phone,
+            address=caller_address(),
         )
         return pb.RegisterRenterResponse(
             success=True, renter_id=registration.id, api_key=registration.api_key
@@ -69,6 +70,7 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
             page=page,
             page_size=page_size,
             verified=request.verified,
+            min_standing=convert.standing_member(request.min_standing),
             architecture=request.architecture.strip() or None,
         )
         return pb.ListAvailableProvidersResponse(
@@ -110,6 +112,8 @@ def _available(offering: Offering) -> pb.AvailableProvider:
         rates_halala_per_minute={kind.value: rate for kind, rate in offering.rates.items()},
         reliability=offering.record.reliability,
         reliability_attempts=offering.record.counted,
+        reliability_lower=offering.record.lower,
+        standing=convert.standing(offering.standing),
         vram_for_jobs_mib=offering.vram_for_jobs_mib,
         opens_at=convert.timestamp(offering.opens_ms),
         verification=convert.verification(row),

@@ -10,12 +10,14 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 
 from server.clock import Clock, ms
 from server.domain.leases import LIVE_SECONDS, Offer
 from server.domain.messages import CancelRun, JobOffer
 from server.domain.placement import Candidate, Wants, able, can_run
+from server.domain.reliability import TrackRecord
 from server.services.each import each
 from server.services.fleet import Fleet
 from server.store import leases, providers, queue, reliability, terms
@@ -54,6 +56,7 @@ class Dispatch:
     def _able_now(self, wants: Wants) -> Iterator[Candidate]:
         """The live providers that can run a job now, best first, among the first ``CANDIDATES_LIMIT``."""
         now_ms = ms(self._clock)
+        wants = self._fleet.resolve(wants, now_ms)
         candidates = self._fleet.candidates(wants, now_ms, now_ms - int(LIVE_SECONDS * 1000))
         return able(islice(candidates, CANDIDATES_LIMIT), wants)
 
@@ -66,19 +69,30 @@ class Dispatch:
         if providers.lock(provider_id) != presence.session_epoch:
             return []
         # The terms as stored now: no provider gets a job below the rate that it has just set.
-        stored, presence.used_slots = terms.with_open_leases(provider_id)
-        candidate = presence.candidate(now_ms, stored)
+        stored = terms.commitments(provider_id)
+        presence.used_slots, presence.open_value_halala = stored.used_slots, stored.open_value_halala
+        self._fleet.apply(presence, stored.granted)
+        candidate = presence.candidate(now_ms, stored.terms)
         if candidate.free_slots <= 0:
             return []
         offers = []
-        since_ms = refused_since_ms(now_ms)
-        for job in queue.next_queued(candidate, candidate.free_slots, now_ms, since_ms, self._pass_over):
+        for job in queue.next_queued(
+            candidate,
+            candidate.free_slots,
+            now_ms,
+            refused_since_ms(now_ms),
+            self._pass_over,
+            partial(self._fleet.resolve, now_ms=now_ms),
+        ):
+            if job.named_provider_id is None and presence.is_above_value(job.hold_halala):
+                continue
             secret = secrets.token_bytes(SECRET_BYTES)
             offer = leases.offer(
                 job, provider_id, presence.session_epoch, secret, now_ms, self._max_output_bytes
             )
             if offer is not None:
                 offers.append(offer)
+                presence.open_value_halala += job.hold_halala if job.named_provider_id is None else 0
         presence.used_slots += len(offers)
         return offers
 
@@ -109,26 +123,28 @@ class Dispatch:
         presence = self._fleet.get(provider_id)
         if presence is None:
             return
-        now_ms, is_old = ms(self._clock), presence.is_reliability_old
-        presence.is_reliability_old = False
+        now_ms, is_old = ms(self._clock), presence.is_record_old
+        presence.is_record_old = False
 
-        def look() -> tuple[float, int, bool]:
-            known = reliability.track_record(provider_id).reliability if is_old else presence.reliability
+        def look() -> tuple[TrackRecord, int, bool]:
+            known = reliability.track_record(provider_id) if is_old else presence.record
             used_slots, has_queued = queue.glance(provider_id)
-            return known, used_slots, has_queued and queue.has_queued_for(presence.candidate(now_ms))
+            candidate, resolve = presence.candidate(now_ms), partial(self._fleet.resolve, now_ms=now_ms)
+            return known, used_slots, has_queued and queue.has_queued_for(candidate, resolve)
 
         try:
-            presence.reliability, presence.used_slots, waiting = await self._database.read(look)
+            presence.record, presence.used_slots, waiting = await self._database.read(look)
         except Exception:
-            presence.is_reliability_old |= is_old
+            presence.is_record_old |= is_old
             raise
         if waiting and presence.free_slots:
             self.deliver(await self._database.run(lambda: self.lease_to(provider_id)))
 
     async def lease_ended(self, provider_id: int) -> None:
-        """A slot is free again: offers the next jobs, and reads the provider's reliability anew."""
+        """A slot is free again: offers the next jobs, and reads the provider's record anew."""
         if presence := self._fleet.get(provider_id):
-            presence.is_reliability_old = True
+            presence.is_record_old = True
+            self._fleet.to_assess.add(provider_id)
         await self.fill(provider_id)
 
     async def fill_all(self) -> None:

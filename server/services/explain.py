@@ -33,6 +33,7 @@ _SOONEST = [
     Obstacle.NONE,
     Obstacle.REFUSED,
     Obstacle.BUSY,
+    Obstacle.VALUE_AT_RISK,
     Obstacle.TOO_HOT,
     Obstacle.OUTSIDE_HOURS,
     Obstacle.NO_SESSION,
@@ -40,6 +41,7 @@ _SOONEST = [
     Obstacle.DRAINING,
     Obstacle.PAUSED,
     Obstacle.NOT_ADMITTED,
+    Obstacle.STANDING_TOO_LOW,
     Obstacle.RATE_ABOVE_QUOTE,
     Obstacle.NO_CONTAINERS,
     Obstacle.VRAM_RESERVED,
@@ -101,7 +103,7 @@ def place_in_queue(job: Job, fleet: Fleet, now_ms: int) -> Prospect:
     ]
     left = leases.time_left([presence.provider_id for presence in live], now_ms)
     occupied = [
-        Occupancy(presence.candidate(now_ms), free_in_ms(presence.slots, left[presence.provider_id]))
+        Occupancy(presence.candidate(now_ms), free_in_ms(presence.believed_slots, left[presence.provider_id]))
         for presence in live
     ]
     return prospect(waiting, before, occupied)
@@ -156,7 +158,7 @@ def _considered(job: Job, fleet: Fleet, now_ms: int) -> list[Considered]:
         connected = [*fleet.serving(job.model, CONSIDERED_LIMIT), *fleet.serving(None, CONSIDERED_LIMIT)]
         seen = providers.lately_seen(CONSIDERED_LIMIT)
         ids = list(dict.fromkeys([*(presence.provider_id for presence in connected), *seen]))
-    wants = jobs.wants(job.job_id)
+    wants = fleet.resolve(jobs.wants(job.job_id), now_ms)
     refused = leases.refused_by(job.job_id, refused_since_ms(now_ms))
     unfit = leases.unfit_for(job.job_id)
     models, left = providers.models_of(ids), leases.time_left(ids, now_ms)
@@ -168,7 +170,7 @@ def _considered(job: Job, fleet: Fleet, now_ms: int) -> list[Considered]:
             status=_status(row, presence, fleet, now_ms),
             has_refused=row.id in refused,
         )
-        free = free_in_ms(presence.slots, left[row.id]) if presence is not None else ()
+        free = free_in_ms(presence.believed_slots, left[row.id]) if presence is not None else ()
         if row.id in unfit and can_run(candidate, wants):
             message = _OBSTACLES[Obstacle.OTHER_ARCHITECTURE].format(**_facts(candidate, wants))
             considered.append(Considered(row.id, Obstacle.OTHER_ARCHITECTURE, message))
@@ -230,6 +232,7 @@ def _facts(candidate: Candidate, wants: Wants) -> dict[str, object]:
         "memory": f"{candidate.vram_mib} MiB of GPU memory" if candidate.vram_mib else "no GPU",
         "vram_reserved": candidate.vram_reserve_mib,
         "rate": candidate.own_rates.get(wants.job_type),
+        "standing": candidate.standing.value,
         "quoted": wants.quoted_halala_per_minute,
     }
 
@@ -267,6 +270,9 @@ _OBSTACLES = {
     Obstacle.GPUS_FAILED: "None of its GPUs is healthy now.",
     Obstacle.SELF_TEST_FAILED: "Its engine or runner for this job did not pass the daemon's self-test.",
     Obstacle.TWO_DAEMONS: "Two daemons use its key at the same time.",
+    Obstacle.STANDING_TOO_LOW: "Its standing is {standing}, and the job goes to providers with a better one.",
+    Obstacle.VALUE_AT_RISK: "Its open jobs hold as much as its standing allows; "
+    "it is offered the job when one of them ends.",
     Obstacle.REFUSED: "It refused the job or did not answer, "
     f"and is offered it again within {RETRY_SAME_PROVIDER_SECONDS:.0f} s.",
 }

@@ -7,7 +7,7 @@ it. Heartbeats that wait to be written are in server.services.heartbeats.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -15,7 +15,8 @@ from server.domain.gpus import GpuReport
 from server.domain.hindrances import Hindrance, SelfTest, by_job_type, failing_models
 from server.domain.honesty import Facts
 from server.domain.jobs import JobType
-from server.domain.leases import HEARTBEAT_SECONDS
+from server.domain.leases import HEARTBEAT_SECONDS, LIVE_SECONDS
+from server.domain.levels import Standing, Unasked, tier
 from server.domain.messages import ServerMessage, SettingsUpdate
 from server.domain.placement import (
     Candidate,
@@ -23,11 +24,16 @@ from server.domain.placement import (
     Obstacle,
     Wants,
     allows,
+    can_run,
     gpu_obstacle,
     least_quote,
     rate_obstacle,
+    reaches,
+    value_left_halala,
 )
 from server.domain.providers import AccountState, status
+from server.domain.reliability import NO_RECORD, TrackRecord
+from server.domain.standing import Assessment, Bounds
 from server.domain.terms import NO_TERMS, Terms
 from server.services.free_slots import LISTED_BY, FreeSlots
 
@@ -35,6 +41,9 @@ MAX_BEATS_PER_SECOND = 1000
 MS_PER_MINUTE = 60_000
 # Two daemons that take the session from each other within this time use one key.
 CONTEST_MS = 10 * MS_PER_MINUTE
+NO_BOUNDS = Bounds(None, None)
+# Answers of ``best_there`` that are kept, each for a second.
+KEPT_ANSWERS = 1000
 # A session whose last heartbeat is no older than this many intervals is there.
 FRESH_INTERVALS = 1.5
 
@@ -60,9 +69,16 @@ class Presence:
     state: AccountState = AccountState.ACTIVE
     """As last read from the store: only an active provider takes jobs."""
     used_slots: int = field(default=0)
-    reliability: float = 1.0
-    is_reliability_old: bool = True
-    """An attempt has ended since the reliability was read from the store."""
+    open_value_halala: int = 0
+    """The holds of its open jobs that named no provider."""
+    granted: Standing = Standing.NEW
+    """Its standing as last read from the store."""
+    bounds: Bounds = NO_BOUNDS
+    """What its standing allows, as last read from the store."""
+    record: TrackRecord = NO_RECORD
+    """As last read from the store."""
+    is_record_old: bool = True
+    """An attempt has ended since the record was read from the store."""
     terms: Terms = NO_TERMS
     """As last read from the store."""
     temp_c: float | None = None
@@ -124,9 +140,24 @@ class Presence:
 
     @property
     def free_slots(self) -> int:
-        """How many more jobs it accepts now."""
+        """How many more jobs it gets now."""
         takes_none = self.draining or self.state is not AccountState.ACTIVE
-        return 0 if takes_none else max(0, self.slots - self.used_slots)
+        return 0 if takes_none else max(0, self.believed_slots - self.used_slots)
+
+    @property
+    def believed_slots(self) -> int:
+        """As many slots as it says that it has, and its standing allows."""
+        return self.slots if self.bounds.slots is None else min(self.slots, self.bounds.slots)
+
+    @property
+    def standing(self) -> Standing:
+        """Its standing, from now on: a contradiction is seen before the standing is stored."""
+        return min(self.granted, Standing.SUSPECT, key=_level) if self.is_suspect else self.granted
+
+    def is_above_value(self, hold_halala: int) -> bool:
+        """Whether one more unasked job with this hold is more than its standing allows."""
+        left = value_left_halala(self.bounds.value_halala, self.open_value_halala)
+        return left is not None and hold_halala > left
 
     def candidate(self, now_ms: int, terms: Terms | None = None) -> Candidate:
         """The provider as placement sees it, by its known terms or by newer terms."""
@@ -146,15 +177,20 @@ class Presence:
             own_rates=terms.rates,
             is_open=is_open,
             is_too_hot=is_too_hot,
-            reliability=self.reliability,
+            record=self.record,
             status=status(self.state, True, self.draining),
             hindered=by_job_type(self.hindrances) if self.hindrances else {},
             failing_models=failing_models(self.self_tests),
-            is_suspect=self.is_suspect,
+            standing=self.standing,
+            value_left_halala=value_left_halala(self.bounds.value_halala, self.open_value_halala),
             image_patterns=self.image_patterns,
             architecture=self.architecture,
             runs_plain_processes=self.runs_plain_processes,
         )
+
+
+def _level(standing: Standing) -> int:
+    return standing.level
 
 
 @dataclass(slots=True)
@@ -170,7 +206,9 @@ class Judged:
 class Fleet:
     """All presences of this server, and the time of each provider's last heartbeat."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: Assessment | None = None) -> None:
+        """``first`` is the standing of a provider without one; None: standings bound nothing here."""
+        self._first = first
         self._present: dict[int, Presence] = {}
         self._free = FreeSlots(self._present)
         self._serving: dict[str, dict[int, Presence]] = {}
@@ -180,6 +218,11 @@ class Fleet:
         self._reports: dict[int, GpuReport] = {}
         self.judged: dict[int, Judged] = {}
         """The last judgement of each provider that reports to this server."""
+        self.to_assess: set[int] = set()
+        """Providers whose standing may have changed: the next look assesses them."""
+        self._tiers: frozenset[Standing] | None = None
+        """The tiers of all sessions; None: to be found anew."""
+        self._best_there: dict[Wants, tuple[int, Standing]] = {}
         self._taken_over_ms: dict[int, int] = {}
         self._contested_ms: dict[int, int] = {}
 
@@ -196,6 +239,7 @@ class Fleet:
             self._unlist(older)
             presence.is_too_hot = presence.terms.settings.is_too_hot(older.is_too_hot, presence.temp_c)
         self._present[presence.provider_id] = presence
+        self.to_assess.add(presence.provider_id)
         self._list(presence)
         if judged := self.judged.get(presence.provider_id):
             presence.is_suspect = judged.is_suspect
@@ -237,12 +281,14 @@ class Fleet:
             self._list(presence)
 
     def _list(self, presence: Presence) -> None:
+        self._tiers = None
         presence.changed = self._free.changed
         self._free.changed.add(presence.provider_id)
         for model in presence.models:
             self._serving.setdefault(model.name, {})[presence.provider_id] = presence
 
     def _unlist(self, presence: Presence) -> None:
+        self._tiers = None
         self._free.changed.add(presence.provider_id)
         for model in presence.models:
             serving = self._serving.get(model.name, {})
@@ -258,6 +304,8 @@ class Fleet:
         """Notes whether a provider is suspect."""
         if judged := self.judged.get(provider_id):
             judged.is_suspect = is_suspect
+        self._tiers = None
+        self.to_assess.add(provider_id)
         if presence := self._present.get(provider_id):
             presence.is_suspect = is_suspect
 
@@ -287,6 +335,52 @@ class Fleet:
     def _serving_or_all(self, model: str | None) -> Iterable[Presence]:
         return (self._present if model is None else self._serving.get(model, {})).values()
 
+    def resolve(self, wants: Wants, now_ms: int) -> Wants:
+        """What a job requires, with the least standing that gets it now."""
+        if wants.unasked is None:
+            return wants
+        least = wants.unasked.least or self._best(wants, now_ms)
+        if wants.unasked is Unasked.NEWCOMERS:
+            least = min(least, Standing.NEW, key=_level)
+        return replace(wants, least_standing=least)
+
+    def _best(self, wants: Wants, now_ms: int) -> Standing:
+        """The best standing among the live providers that can run a job, be they busy; see ``tier``.
+
+        It is looked for once a second: the answer may need a look at every session that serves a model.
+        """
+        if self._tiers is None:
+            self._tiers = frozenset(tier(presence.standing) for presence in list(self._present.values()))
+            self._best_there.clear()
+        if len(self._tiers) < 2:
+            return next(iter(self._tiers), Standing.NEW)
+        second, known = now_ms // 1000, self._best_there.get(wants)
+        if known is not None and known[0] == second:
+            return known[1]
+        highest = max(self._tiers, key=_level)
+        best, fits = Standing.BANNED, self._filter(wants, now_ms, now_ms - int(LIVE_SECONDS * 1000))
+        for presence in list(self._serving_or_all(wants.model)):
+            found = tier(presence.standing)
+            if found.level > best.level and fits(presence) and can_run(presence.candidate(now_ms), wants):
+                best = found
+                if best is highest:
+                    break
+        if len(self._best_there) >= KEPT_ANSWERS:
+            self._best_there.clear()
+        self._best_there[wants] = (second, best)
+        return best
+
+    def apply(self, presence: Presence, granted: tuple[Standing, Bounds] | None) -> None:
+        """Applies a standing, as stored, to a session; None: none is stored yet."""
+        self._tiers = None
+        if self._first is not None:
+            presence.granted, presence.bounds = granted or (self._first.standing, self._first.bounds)
+
+    def grant(self, provider_id: int, standing: Standing, bounds: Bounds) -> None:
+        """Applies a provider's standing to its session on this server."""
+        if presence := self._present.get(provider_id):
+            self.apply(presence, (standing, bounds))
+
     def heartbeat_seconds(self) -> float:
         """The interval of each daemon's heartbeats: 10 s, or longer to keep all under 1,000 a second."""
         return max(HEARTBEAT_SECONDS, len(self._present) / MAX_BEATS_PER_SECOND)
@@ -297,23 +391,32 @@ class Fleet:
         Leaves out those whose hours, rates, images, processor or GPU do not fit, so that many of them cannot
         hide the others. On the event loop, and at once: no session may change before the last one was taken.
         """
-        fits: dict[tuple[str, int | None, int], bool] = {}
+        fits = self._filter(wants, now_ms, since_ms)
         for presence in self._free.best_first(wants):
+            if reaches(presence.standing, wants) and fits(presence):
+                yield presence.candidate(now_ms)
+
+    def _filter(self, wants: Wants, now_ms: int, since_ms: int) -> Callable[[Presence], bool]:
+        """Tells quickly the sessions that surely cannot run a job from those that may."""
+        of_gpus: dict[tuple[str, int | None, int], bool] = {}
+
+        def fits(presence: Presence) -> bool:
             if self._last_ms.get(presence.provider_id, 0) <= since_ms or not presence.is_open(now_ms):
-                continue
+                return False
             plain = presence.runs_plain_processes
             least = least_quote(presence.terms.rates, wants.job_type, runs_plain_processes=plain)
             if rate_obstacle(least, wants) is not Obstacle.NONE:
-                continue
+                return False
             if wants.image is not None and not allows(presence.image_patterns, wants.image):
-                continue
+                return False
             if wants.architecture is not None and presence.architecture != wants.architecture:
-                continue
+                return False
             gpu = (presence.gpu_model, presence.vram_mib, presence.terms.settings.vram_reserve_mib)
-            if gpu not in fits:
-                fits[gpu] = gpu_obstacle(*gpu, wants) is Obstacle.NONE
-            if fits[gpu]:
-                yield presence.candidate(now_ms)
+            if gpu not in of_gpus:
+                of_gpus[gpu] = gpu_obstacle(*gpu, wants) is Obstacle.NONE
+            return of_gpus[gpu]
+
+        return fits
 
     def beat(self, provider_id: int, now_ms: int, report: GpuReport | None, *, renews: bool = True) -> None:
         """Notes the time of a provider's heartbeat, its GPU and its temperature; by stream, it ``renews``."""

@@ -8,12 +8,14 @@ and the next reading lists it anew.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from server.domain.hindrances import by_job_type
 from server.domain.jobs import JobType
+from server.domain.levels import Standing, Unasked
 from server.domain.placement import Rank, Wants, rank
 
 if TYPE_CHECKING:
@@ -30,8 +32,10 @@ LISTED_BY = frozenset(
         "hindrances",
         "models",
         "is_suspect",
+        "granted",
+        "bounds",
         "used_slots",
-        "reliability",
+        "record",
         "draining",
         "state",
         "job_types",
@@ -54,7 +58,10 @@ class FreeSlots:
         while self.changed:
             self._list_anew(self.changed.pop())
         name = _of_type(wants.job_type) if wants.model is None else _of_model(wants.model)
-        return (presence for _, presence in self._lists.get(name, ()))
+        listed = self._lists.get(name, ())
+        if wants.unasked is Unasked.NEWCOMERS:
+            return chain(_those(listed, new=True), _those(listed, new=False))
+        return (presence for _, presence in listed)
 
     def _list_anew(self, provider_id: int) -> None:
         for name, entry in self._listed.pop(provider_id, ()):
@@ -77,6 +84,10 @@ class FreeSlots:
         for name, entry in listed:
             insort(self._lists.setdefault(name, []), entry, key=_rank)
         self._listed[provider_id] = tuple(listed)
+
+
+def _those(listed: Iterable[_Entry], *, new: bool) -> Iterator[Presence]:
+    return (presence for _, presence in listed if (presence.standing is Standing.NEW) is new)
 
 
 @lru_cache(maxsize=4096)

@@ -26,6 +26,7 @@ from server.domain.jobs import (
     JobType,
 )
 from server.domain.leases import Channel, LeaseRef, Offer
+from server.domain.levels import NEWCOMERS_PERCENT, Unasked
 from server.domain.messages import CancelRun
 from server.domain.placement import Wants
 from server.domain.providers import AccountState
@@ -93,10 +94,16 @@ class Jobs:
         PROVIDER_UNAVAILABLE, MODEL_NOT_SERVED, JOB_TYPE_NOT_SERVED, IMAGE_NOT_ALLOWED, IDEMPOTENCY_CLASH,
         RATE_LIMITED, RENTER_STORAGE_FULL.
         """
+        if request.provider_id is None and request.unasked is None:
+            request = replace(request, unasked=self._draw())
         provider_id = request.provider_id or await self._place(request)
         job, offers = await self._database.run(lambda: self._submit(renter_id, request, provider_id))
         self._dispatch.deliver(offers)
         return job
+
+    def _draw(self) -> Unasked:
+        """Which providers get a job that names none and asks for no standing: the draw cannot be foreseen."""
+        return Unasked.NEWCOMERS if secrets.randbelow(100) < NEWCOMERS_PERCENT else Unasked.BEST
 
     async def _place(self, request: JobRequest) -> int | None:
         """Chooses the provider of a job that names none. Reads the quote only if it may change the choice."""
@@ -107,7 +114,7 @@ class Jobs:
             request.min_vram_mib,
             image=request.image,
             architecture=request.architecture,
-            names_no_provider=True,
+            unasked=request.unasked or Unasked.BEST,
         )
         best = self._dispatch.place(wants)
         if best is not None and request.job_type in best.own_rates:

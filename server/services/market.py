@@ -9,6 +9,7 @@ from server.domain.gpu_models import is_known, nearest_models
 from server.domain.hindrances import Hindrance
 from server.domain.jobs import JobType
 from server.domain.leases import LIVE_SECONDS
+from server.domain.levels import Standing
 from server.domain.placement import Model, Obstacle, vram_for_jobs_mib
 from server.domain.reliability import TrackRecord
 from server.domain.terms import Terms
@@ -16,10 +17,11 @@ from server.services.fleet import Fleet
 from server.services.pages import Page, first_page
 from server.services.providers import Providers, existing
 from server.services.terms import terms_obstacle
-from server.store import providers, rates, reliability, terms
+from server.store import providers, rates, reliability, standing, terms
 from server.store.database import Database
 from server.store.providers import ProviderRow
 from server.store.reliability import PastAttempt
+from server.store.standing import StandingRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class Offering:
     rates: dict[JobType, int]
     """In halala per minute: the provider's own rates, else the platform's."""
     record: TrackRecord
+    standing: StandingRow | None
     vram_for_jobs_mib: int | None
     """None if its memory is not known."""
     is_accepting: bool
@@ -60,6 +63,7 @@ class Market:
         page: int,
         page_size: int,
         verified: bool = False,
+        min_standing: Standing | None = None,
         architecture: str | None = None,
     ) -> tuple[Page[Offering], int, list[str]]:
         """One page of the live providers, by id, their number on all pages, and names like ``gpu_model``.
@@ -79,14 +83,17 @@ class Market:
                 offset=(page - 1) * page_size,
                 limit=page_size + 1,
                 verified=verified,
+                min_standing=min_standing,
                 architecture=architecture,
             )
             listed = first_page(rows, page_size)
             ids = [row.id for row in listed.rows]
             models, own = (providers.models_of(ids), terms.of_all(ids)) if ids else ({}, {})
-            card, known = rates.card(), reliability.track_records(ids)
+            card, known, granted = rates.card(), reliability.track_records(ids), standing.of(ids)
             offerings = [
-                self._offering(row, models[row.id], own[row.id], card, known[row.id], now_ms)
+                self._offering(
+                    row, models[row.id], own[row.id], card, known[row.id], granted.get(row.id), now_ms
+                )
                 for row in listed.rows
             ]
             return Page(offerings, listed.next_id), total, _nearest(gpu_model)
@@ -116,6 +123,7 @@ class Market:
         own: Terms,
         card: dict[JobType, int],
         known: TrackRecord,
+        granted: StandingRow | None,
         now_ms: int,
     ) -> Offering:
         closed, _ = terms_obstacle(row, own.settings, self._fleet, now_ms)
@@ -126,6 +134,7 @@ class Market:
             models,
             card | dict(own.rates),
             known,
+            granted,
             vram_for_jobs_mib(row.gpu_vram_mib, own.settings.vram_reserve_mib),
             row.connected and not row.draining and closed is Obstacle.NONE,
             int(opens.timestamp() * 1000) if opens is not None else None,

@@ -23,14 +23,16 @@ from server.domain.providers import (
     status,
 )
 from server.domain.reliability import TrackRecord
+from server.domain.standing import network
 from server.domain.statements import DAY_MS, day_of, first_day_of_week
 from server.domain.storage import STORAGE_LIMITS, StorageLimits
 from server.domain.terms import Settings
 from server.services import keys
 from server.services.fleet import Fleet
-from server.store import jobs, ledger, providers, reliability, storage, terms
+from server.store import jobs, ledger, providers, reliability, standing, storage, terms
 from server.store.database import Database
 from server.store.providers import ProviderRow
+from server.store.standing import StandingRow
 
 RECENT_JOBS = 20
 ANY_VERSION = Minimums()
@@ -62,6 +64,7 @@ class ProviderProfile:
     models: list[Model]
     recent_jobs: list[Job]
     record: TrackRecord
+    standing: StandingRow | None
     settings: Settings
     hindrances: tuple[Hindrance, ...]
     stored_bytes: int
@@ -91,7 +94,7 @@ class Providers:
         self._storage_limits = storage_limits
 
     async def register(
-        self, *, name: str, email: str, email_key: str, gpu_model: str, os: str, phone: str
+        self, *, name: str, email: str, email_key: str, gpu_model: str, os: str, phone: str, address: str = ""
     ) -> Registration:
         """A new provider and its key. Raises EMAIL_TAKEN."""
         now_ms = ms(self._clock)
@@ -104,9 +107,11 @@ class Providers:
                 gpu_model=gpu_model,
                 os=os,
                 phone=phone,
+                network=network(address, standing.secret),
                 now_ms=now_ms,
                 state=AccountState.PENDING_APPROVAL if self._needs_approval else AccountState.ACTIVE,
             )
+            standing.create(provider_id, now_ms)
             return Registration(provider_id, keys.issue(keys.PROVIDER, provider_id, now_ms))
 
         return await self._database.run(create)
@@ -136,6 +141,7 @@ class Providers:
                 providers.models_of([provider_id])[provider_id],
                 jobs.newest_of_provider(provider_id, RECENT_JOBS),
                 reliability.track_record(provider_id),
+                standing.of([provider_id]).get(provider_id),
                 terms.of(provider_id).settings,
                 self.own_hindrances(provider),
                 storage.of_provider(provider_id),

@@ -10,12 +10,13 @@ from server.domain.errors import DomainError, Reason
 from server.domain.jobs import Job
 from server.domain.ledger import EXTERNAL, Transfer, TransferKind
 from server.domain.providers import AccountState
+from server.domain.standing import network
 from server.domain.storage import STORAGE_LIMITS, StorageLimits
 from server.services import keys, outbox
 from server.services.operators.audit import Operator
 from server.services.providers import RECENT_JOBS, Registration
 from server.services.repeats import once
-from server.store import jobs, ledger, renters, storage
+from server.store import jobs, ledger, renters, standing, storage
 from server.store.database import Database
 from server.store.renters import RenterRow
 
@@ -51,7 +52,7 @@ class Renters:
         self._sandbox_topup = sandbox_topup
 
     async def register(
-        self, *, name: str, email: str, email_key: str, organization: str, phone: str
+        self, *, name: str, email: str, email_key: str, organization: str, phone: str, address: str = ""
     ) -> Registration:
         """A new renter and its key. Raises EMAIL_TAKEN."""
         now_ms = ms(self._clock)
@@ -63,6 +64,7 @@ class Renters:
                 email_key=email_key,
                 organization=organization,
                 phone=phone,
+                network=network(address, standing.secret),
                 now_ms=now_ms,
             )
             return Registration(renter_id, keys.issue(keys.RENTER, renter_id, now_ms))

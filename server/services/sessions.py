@@ -49,7 +49,6 @@ from server.domain.messages import (
 from server.domain.placement import Model
 from server.domain.providers import AccountState
 from server.domain.sessions import Breach, Kept, Reply, ServerSession, stranger
-from server.domain.terms import Terms
 from server.domain.versions import is_older
 from server.services.dispatch import Dispatch
 from server.services.endings import give_up, note_run, record_finish
@@ -62,6 +61,7 @@ from server.store import jobs, leases, providers, sessions, terms
 from server.store.database import Database
 from server.store.providers import ProviderRow
 from server.store.sessions import Beat
+from server.store.terms import Commitments
 from server.version import CURRENT
 
 log = logging.getLogger(__name__)
@@ -252,7 +252,7 @@ class Session:
                 "have taken the session from each other; stop one of them, or register its machine as a "
                 "provider of its own",
             )
-        beat, epoch, kept, known, own_terms = await self._run(lambda: self._record_hello(hello))
+        beat, epoch, kept, known, stored = await self._run(lambda: self._record_hello(hello))
         self._presence = Presence(
             self.provider_id,
             epoch,
@@ -265,13 +265,14 @@ class Session:
             hello.report.gpu_model,
             hello.report.total_mib,
             state=known.state,
-            terms=own_terms,
+            terms=stored.terms,
             self_tests=hello.self_tests,
             is_suspect=known.verdict is Verdict.SUSPECT,
             runs_plain_processes=hello.runs_plain_processes,
             image_patterns=hello.image_patterns,
             architecture=hello.report.architecture or known.architecture,
         )
+        shared.fleet.apply(self._presence, stored.granted)
         self._presence.note_temperature(hello.report)
         shared.heartbeats.refresh_hindrances(self._presence, hello.report or known.report)
         older = shared.fleet.join(self._presence)
@@ -284,7 +285,7 @@ class Session:
             epoch,
             self.provider_id,
             shared.fleet.heartbeat_seconds(),
-            own_terms.settings,
+            stored.terms.settings,
             newest_daemon=shared.newest_daemon,
             update_available=is_older(hello.daemon_version, shared.newest_daemon),
         )
@@ -303,7 +304,9 @@ class Session:
                 self.push(CancelRun(lease.ref))
         await shared.dispatch.fill(self.provider_id)
 
-    def _record_hello(self, hello: Hello) -> tuple[Beat, int, list[tuple[Kept, bool]], ProviderRow, Terms]:
+    def _record_hello(
+        self, hello: Hello
+    ) -> tuple[Beat, int, list[tuple[Kept, bool]], ProviderRow, Commitments]:
         """Stores the session with its first heartbeat, then compares the leases that the daemon holds.
 
         The heartbeat counts from now on: a wait for the database makes no daemon look silent.
@@ -354,7 +357,7 @@ class Session:
                     job.cancel_requested,
                 )
             )
-        return beat, epoch, kept, provider, terms.of(self.provider_id)
+        return beat, epoch, kept, provider, terms.commitments(self.provider_id)
 
     def _serves(self, models: Sequence[Model]) -> bool:
         """Whether exactly these models are on record."""

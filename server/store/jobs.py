@@ -8,6 +8,7 @@ leases.py, with those of the lease.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import peewee as pw
@@ -25,6 +26,7 @@ from server.domain.jobs import (
     JobType,
 )
 from server.domain.leases import LeaseOutcome
+from server.domain.levels import Unasked
 from server.domain.placement import Wants
 from server.domain.pricing import shares
 from server.store import models as db
@@ -103,6 +105,7 @@ _insert = PreparedRows(
             "min_vram_mib",
             "image",
             "architecture",
+            "unasked",
             "duration_ms",
             "limit_ms",
             "priority",
@@ -143,9 +146,12 @@ _finish = PreparedQuery(
 
 # The columns of Wants. The quote matters only if the job names no provider.
 _QUOTED = pw.Case(None, [(db.Job.named_provider_id.is_null(), db.Job.rate_halala_per_minute)])
+_UNASKED = pw.Case(
+    None, [(db.Job.named_provider_id.is_null(), pw.fn.COALESCE(db.Job.unasked, Unasked.BEST.value))]
+)
 NEEDS = (
     *(db.Job.job_type, db.Job.model, db.Job.gpu_model, db.Job.min_vram_mib, _QUOTED),
-    *(db.Job.image, db.Job.architecture),
+    *(db.Job.image, db.Job.architecture, _UNASKED),
 )
 
 
@@ -172,6 +178,7 @@ def insert(
         min_vram_mib=request.min_vram_mib,
         image=request.image,
         architecture=request.architecture,
+        unasked=request.unasked.value if request.unasked is not None else None,
         duration_ms=request.duration_ms,
         limit_ms=limit_ms,
         priority=request.priority,
@@ -299,7 +306,14 @@ def running_past(now_ms: int, grace_ms: int, limit: int) -> list[tuple[str, int]
 def wants(job_id: str) -> Wants:
     """What a job requires of its provider."""
     ((kind, *rest),) = db.tuples(db.Job.select(*NEEDS).where(db.Job.job_id == job_id))
-    return Wants(JobType(kind), *rest)
+    return wants_of(kind, *rest)
+
+
+def wants_of(kind: str, *needs: Any) -> Wants:
+    """The needs of a job from the columns ``NEEDS``."""
+    *values, unasked = needs
+    found = Wants(JobType(kind), *values)
+    return replace(found, unasked=Unasked(unasked)) if unasked is not None else found
 
 
 def rename_gpus() -> None:

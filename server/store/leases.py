@@ -116,6 +116,19 @@ def counted_open() -> Any:
     )
 
 
+def open_value() -> Any:
+    """A query of the holds of the open leases of ``arg("provider_id")`` whose jobs named no provider."""
+    return (
+        db.Lease.select(pw.fn.SUM(db.Job.hold_halala))
+        .join(db.Job, on=(db.Job.job_id == db.Lease.job_id))
+        .where(
+            db.Lease.provider_id == arg("provider_id"),
+            states.is_not(db.Lease.state, LeaseState.ENDED),
+            db.Job.named_provider_id.is_null(),
+        )
+    )
+
+
 _count_open_leases = PreparedQuery(counted_open)
 _pend = PreparedQuery(
     lambda: db.Job.update(

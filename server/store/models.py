@@ -42,6 +42,7 @@ class Provider(Table):
     self_tests = pw.TextField(default="[]")
     architecture = pw.TextField(default="")
     image_patterns = pw.TextField(null=True)
+    network = pw.TextField(null=True)
 
     class Meta:
         table_name = "provider"
@@ -91,6 +92,7 @@ class Renter(Table):
     created_ms = pw.BigIntegerField()
     erase_from_ms = pw.BigIntegerField(null=True)
     request_bytes = pw.BigIntegerField(default=0)
+    network = pw.TextField(null=True)
 
     class Meta:
         table_name = "renter"
@@ -224,6 +226,7 @@ class Job(Table):
     texts_removed_ms = pw.BigIntegerField(null=True)
     image = pw.TextField(null=True)
     architecture = pw.TextField(null=True)
+    unasked = pw.TextField(null=True)
 
     class Meta:
         table_name = "job"
@@ -439,6 +442,41 @@ class Discard(Table):
 
     class Meta:
         table_name = "discard"
+
+
+class ProviderStanding(Table):
+    provider_id = pw.BigIntegerField(primary_key=True)
+    standing = pw.TextField(null=True)
+    reasons = pw.TextField(default="")
+    missing = pw.TextField(default="[]")
+    lifted_to = pw.TextField(null=True)
+    slots = pw.BigIntegerField(null=True)
+    value_halala = pw.BigIntegerField(null=True)
+    since_ms = pw.BigIntegerField()
+    due_ms = pw.BigIntegerField(null=True, default=0)
+    vouched_ms = pw.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "provider_standing"
+
+
+class ProviderCustomer(Table):
+    provider_id = pw.BigIntegerField()
+    renter_id = pw.BigIntegerField()
+    paid_halala = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "provider_customer"
+        primary_key = pw.CompositeKey("provider_id", "renter_id")
+
+
+class CustomersRead(Table):
+    id = pw.BigIntegerField(primary_key=True)
+    through_id = pw.BigIntegerField()
+    secret = pw.BlobField()
+
+    class Meta:
+        table_name = "customers_read"
 
 
 # Every table, in the order of this file.

@@ -15,10 +15,11 @@ from server.domain.gpus import GpuReport, from_plain
 from server.domain.hindrances import SelfTest
 from server.domain.honesty import Verdict, VerdictReason
 from server.domain.jobs import JobType
+from server.domain.levels import Standing
 from server.domain.placement import Model
 from server.domain.providers import AccountState
 from server.store import states
-from server.store.models import Provider, ProviderModel, ProviderTerms, tuples
+from server.store.models import Provider, ProviderModel, ProviderStanding, ProviderTerms, tuples
 from server.store.prepared import PreparedQuery, PreparedRows, arg, bound, locking, squeezed_column
 
 
@@ -99,6 +100,7 @@ def create(
     os: str,
     phone: str,
     now_ms: int,
+    network: str | None = None,
     state: AccountState = AccountState.ACTIVE,
 ) -> int:
     """Inserts a provider and returns its id. Raises EMAIL_TAKEN."""
@@ -112,6 +114,7 @@ def create(
         claimed_gpu=gpu_model,
         os=os,
         phone=phone,
+        network=network,
         created_ms=now_ms,
     )
 
@@ -176,6 +179,7 @@ def live(
     offset: int = 0,
     limit: int,
     verified: bool = False,
+    min_standing: Standing | None = None,
     architecture: str | None = None,
 ) -> tuple[list[ProviderRow], int]:
     """Active providers with a heartbeat after ``since_ms`` that match the filters: a page, and the total."""
@@ -196,6 +200,12 @@ def live(
     if model:
         serving = ProviderModel.select(ProviderModel.provider_id).where(ProviderModel.name == model)
         query = query.where(Provider.id.in_(serving))
+    if min_standing is not None:
+        enough = [one.value for one in Standing if one.reaches(min_standing)]
+        granted = ProviderStanding.select(ProviderStanding.provider_id).where(
+            ProviderStanding.standing.in_(enough)
+        )
+        query = query.where(Provider.id.in_(granted))
     if architecture:
         query = query.where(Provider.architecture == architecture)
     if verified:

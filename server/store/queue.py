@@ -16,27 +16,33 @@ from typing import Any
 import peewee as pw
 
 from server.domain.jobs import FailureReason, Job, JobState, JobType
-from server.domain.placement import Candidate, Obstacle, Wants, can_run, owners_obstacle
+from server.domain.placement import NEVER, Candidate, Obstacle, Wants, can_run, owners_obstacle
 from server.domain.queue import Waiting
 from server.store import models as db
 from server.store import states
-from server.store.jobs import NEEDS, job_of
+from server.store.jobs import NEEDS, job_of, wants_of
 from server.store.leases import counted_open, not_taken
 from server.store.prepared import PreparedQuery, PreparedRows, arg, locking
 
 # A newer release may have stored types that this one does not know: such a job holds up no other.
 _JOB_TYPES = frozenset(kind.value for kind in JobType)
 PassOver = Callable[[str, Exception], object]
+Resolve = Callable[[Wants], Wants]
 
 _QUEUED = f"state = {states.literal(JobState.QUEUED)}"
-# The expressions of the index job_wanted, exactly as migrations 0018 and 0019 have them.
+# The expressions of the index job_wanted, exactly as migration 0022 has them.
 _KIND = "COALESCE('provider ' || CAST(named_provider_id AS TEXT), 'model ' || model, 'type ' || job_type)"
 _NEED = (
     "(job_type || '\x1f' || COALESCE(CAST(min_vram_mib AS TEXT), '') || '\x1f'"
     " || CASE WHEN named_provider_id IS NULL THEN CAST(rate_halala_per_minute AS TEXT) ELSE '' END"
     " || '\x1f' || COALESCE(gpu_model, '') || '\x1f' || COALESCE(model, '')"
-    " || '\x1f' || COALESCE(image, '') || '\x1f' || COALESCE(architecture, ''))"
+    " || '\x1f' || COALESCE(image, '') || '\x1f' || COALESCE(architecture, '')"
+    " || '\x1f' || COALESCE(unasked, ''))"
 )
+
+
+def _as_it_is(wants: Wants) -> Wants:
+    return wants
 
 
 def _need() -> str:
@@ -60,7 +66,8 @@ head(kind, job_id) AS (
     SELECT kind, {head.format(table="head", after=next_need)} FROM head WHERE job_id IS NOT NULL
 )
 SELECT head.kind, {need}, priority, created_ms, job.job_id, named_provider_id, job_type, model, gpu_model,
-    min_vram_mib, CASE WHEN named_provider_id IS NULL THEN rate_halala_per_minute END, image, architecture
+    min_vram_mib, CASE WHEN named_provider_id IS NULL THEN rate_halala_per_minute END, image, architecture,
+    CASE WHEN named_provider_id IS NULL THEN COALESCE(unasked, 'best') END
 FROM head JOIN job ON job.job_id = head.job_id
 """  # noqa: S608  (only the expressions above)
 
@@ -100,6 +107,7 @@ def _takeable(rows: Any) -> Any:
         pw.SQL(_KIND) == arg("kind"),
         pw.SQL(_need()) == arg("need"),
         job.start_by_ms > arg("now_ms"),
+        job.named_provider_id.is_null(False) | (job.hold_halala <= arg("value_left_halala")),
         ~pw.fn.EXISTS(lately),
     )
     ordered = query.order_by(job.priority.desc(), job.created_ms, job.job_id).limit(arg("limit"))
@@ -126,21 +134,25 @@ def next_queued(
     now_ms: int,
     refused_since_ms: int,
     pass_over: PassOver | None = None,
+    resolve: Resolve = _as_it_is,
 ) -> list[Job]:
     """The queued jobs that a provider can run, by priority, then age: they name it, or no provider.
 
     A job that names no provider is included if its quote is at least the provider's own rate. Jobs whose
     offer this provider refused or let expire after ``refused_since_ms`` are left out, and so are jobs past
-    their deadline for the start, which the sweep ends. A job whose row cannot be read is given to
-    ``pass_over`` with the error, and those behind it move up; without ``pass_over``, the error is raised.
+    their deadline for the start, which the sweep ends, and those that name nobody and hold more than the
+    provider's standing allows. ``resolve`` says which standing a job takes now. A job whose row cannot be
+    read is given to ``pass_over`` with the error, and those behind it move up; without ``pass_over``, the
+    error is raised.
     """
     values = {
         "provider_id": candidate.provider_id,
         "now_ms": now_ms,
         "refused_since_ms": refused_since_ms,
+        "value_left_halala": NEVER if candidate.value_left_halala is None else candidate.value_left_halala,
     }
     found: list[Job] = []
-    for need in _met_by(candidate):
+    for need in _met_by(candidate, resolve):
         if len(found) == limit and _place(found[-1]) < need.place:
             break
         more = _first(limit, pass_over, kind=need.kind, need=need.key, **values)
@@ -148,9 +160,9 @@ def next_queued(
     return found
 
 
-def has_queued_for(candidate: Candidate) -> bool:
+def has_queued_for(candidate: Candidate, resolve: Resolve = _as_it_is) -> bool:
     """Whether any job is queued that a provider can run, unless it refused that job lately."""
-    return bool(_met_by(candidate))
+    return bool(_met_by(candidate, resolve))
 
 
 def glance(provider_id: int) -> tuple[int, bool]:
@@ -180,14 +192,14 @@ def queue_through(job_id: str, limit: int) -> tuple[Waiting, list[Waiting]] | No
     ):
         if kind not in _JOB_TYPES:
             continue
-        waiting = Waiting(found, named_id, Wants(JobType(kind), *rest), limit_ms)
+        waiting = Waiting(found, named_id, wants_of(kind, *rest), limit_ms)
         if found == job_id:
             return waiting, before
         before.append(waiting)
     return None
 
 
-def _met_by(candidate: Candidate) -> list[_Need]:
+def _met_by(candidate: Candidate, resolve: Resolve) -> list[_Need]:
     """The needs of queued jobs that a provider meets, in the queue's order."""
     if not candidate.open_job_types or owners_obstacle(candidate) is not Obstacle.NONE:
         return []
@@ -198,14 +210,14 @@ def _met_by(candidate: Candidate) -> list[_Need]:
     ]
     kinds = list(dict.fromkeys(kinds))
     rows = f"VALUES {', '.join([f'({db.Job._meta.database.param})'] * len(kinds))}"
-    return [need for need in _needs(rows, kinds) if can_run(candidate, need.wants)]
+    return [need for need in _needs(rows, kinds) if can_run(candidate, resolve(need.wants))]
 
 
 def _needs(kinds: str, values: Sequence[str] = ()) -> list[_Need]:
     """The needs of the queued jobs of these kinds, in the queue's order."""
     rows = db.Job._meta.database.execute_sql(_heads(_need()).format(kinds=kinds), list(values)).fetchall()
     needs = [
-        _Need(kind, key, (-priority, created_ms, job_id), named_id, Wants(JobType(job_type), *rest))
+        _Need(kind, key, (-priority, created_ms, job_id), named_id, wants_of(job_type, *rest))
         for kind, key, priority, created_ms, job_id, named_id, job_type, *rest in rows
         if job_type in _JOB_TYPES
     ]

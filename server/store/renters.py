@@ -31,7 +31,16 @@ _get = PreparedRows(Renter, lambda rows: rows.where(Renter.id == arg("id")))
 _lock = PreparedRows(Renter, lambda rows: locking(rows.where(Renter.id == arg("id")), "FOR NO KEY UPDATE"))
 
 
-def create(*, name: str, email: str, email_key: str, organization: str, phone: str, now_ms: int) -> int:
+def create(
+    *,
+    name: str,
+    email: str,
+    email_key: str,
+    organization: str,
+    phone: str,
+    now_ms: int,
+    network: str | None = None,
+) -> int:
     """Inserts a renter and returns its id. Raises EMAIL_TAKEN."""
     return insert_account(
         Renter,
@@ -40,6 +49,7 @@ def create(*, name: str, email: str, email_key: str, organization: str, phone: s
         email_key=email_key,
         organization=organization,
         phone=phone,
+        network=network,
         created_ms=now_ms,
     )
 

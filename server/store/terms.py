@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import peewee as pw
 
 from server.domain.jobs import JobType
+from server.domain.levels import Standing
+from server.domain.standing import Bounds
 from server.domain.terms import NO_TERMS, Settings, Terms, Weekday, Window
-from server.store.leases import counted_open
-from server.store.models import Provider, ProviderTerms
+from server.store.leases import counted_open, open_value
+from server.store.models import Provider, ProviderStanding, ProviderTerms
 from server.store.prepared import PreparedQuery, PreparedRows, arg, locking
 
 _get = PreparedRows(ProviderTerms, lambda rows: rows.where(ProviderTerms.provider_id == arg("provider_id")))
@@ -33,13 +35,32 @@ _STORED = (
     ProviderTerms.max_temp_c,
     ProviderTerms.vram_reserve_mib,
 )
-_with_open_leases = PreparedQuery(
+_GRANTED = (ProviderStanding.standing, ProviderStanding.slots, ProviderStanding.value_halala)
+_commitments = PreparedQuery(
     lambda: (
-        Provider.select(counted_open(), *_STORED)
+        Provider.select(counted_open(), open_value(), *_GRANTED, *_STORED)
         .join(ProviderTerms, pw.JOIN.LEFT_OUTER, on=(ProviderTerms.provider_id == Provider.id))
+        .join(
+            ProviderStanding,
+            pw.JOIN.LEFT_OUTER,
+            on=(ProviderStanding.provider_id == Provider.id),
+            src=Provider,
+        )
         .where(Provider.id == arg("provider_id"))
     )
 )
+
+
+class Commitments(NamedTuple):
+    """What a provider is bound by, and what it has taken on."""
+
+    terms: Terms
+    used_slots: int
+    """Its leases that have not ended."""
+    open_value_halala: int
+    """The holds of those of their jobs that named no provider."""
+    granted: tuple[Standing, Bounds] | None
+    """Its standing and what that allows; None before its first assessment."""
 
 
 class _Stored(NamedTuple):
@@ -56,12 +77,17 @@ def of(provider_id: int) -> Terms:
     return _terms(row) if row is not None else NO_TERMS
 
 
-def with_open_leases(provider_id: int) -> tuple[Terms, int]:
-    """The terms of a provider, and how many of its leases have not ended."""
-    row = _with_open_leases.one(provider_id=provider_id)
+def commitments(provider_id: int) -> Commitments:
+    """The terms and the standing of a provider, and what its open leases take of both."""
+    row = _commitments.one(provider_id=provider_id)
     assert row is not None, "no such provider"
-    count, *values = row
-    return _terms(_Stored(*values)) if values[0] is not None else NO_TERMS, int(count)
+    count, value, standing, slots, value_bound, *values = row
+    return Commitments(
+        _terms(_Stored(*values)) if values[0] is not None else NO_TERMS,
+        int(count),
+        int(value or 0),
+        (Standing(standing), Bounds(slots, value_bound)) if standing is not None else None,
+    )
 
 
 def of_all(provider_ids: Sequence[int]) -> dict[int, Terms]:

@@ -91,6 +91,7 @@ OBJECTS = {
     "AccountService.SuspendProvider provider_id": PROVIDER,
     "AccountService.UnsuspendProvider provider_id": PROVIDER,
     "AccountService.ApproveProvider provider_id": PROVIDER,
+    "AccountService.VouchForProvider provider_id": PROVIDER,
     "AccountService.SuspendRenter renter_id": RENTER,
     "AccountService.UnsuspendRenter renter_id": RENTER,
 }

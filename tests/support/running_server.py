@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import grpc
 import pytest
 from dcp.v1 import (
+    accounts_pb2,
     accounts_pb2_grpc,
     admin_pb2_grpc,
     artifacts_pb2_grpc,
@@ -279,6 +280,14 @@ class Market:
         """Runs each duty of the market's loop once, now. Raises the error of the first duty that failed."""
         for error in await self.server.loops[0].tick():
             raise error
+
+    async def vouch(self, *providers: Party) -> None:
+        """An operator vouches for these providers: they are proven, and all their slots are believed."""
+        for provider in providers:
+            await self.account_service.VouchForProvider(
+                accounts_pb2.VouchForProviderRequest(provider_id=provider.id, vouched=True, reason="known"),
+                metadata=self.admin_metadata,
+            )
 
     async def judge(self) -> None:
         """Judges the reports that have arrived, as the server does each second."""

@@ -4,6 +4,7 @@ isort:skip_file
 Accounts: operators' decisions about providers and renters."""
 
 from dcp.v1 import providers_pb2 as _providers_pb2
+from dcp.v1 import standing_pb2 as _standing_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 import builtins as _builtins
@@ -16,6 +17,70 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+@_typing.final
+class VouchForProviderRequest(_message.Message):
+    """Identifies the provider, and gives the decision and the reason."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    VOUCHED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    provider_id: _builtins.int
+    """The provider's id."""
+    vouched: _builtins.bool
+    """True: vouch for it from now on. False: no longer."""
+    reason: _builtins.str
+    """The reason, recorded in the audit log."""
+    def __init__(
+        self,
+        *,
+        provider_id: _builtins.int = ...,
+        vouched: _builtins.bool | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_vouched", b"_vouched", "vouched", b"vouched"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_vouched", b"_vouched", "provider_id", b"provider_id", "reason", b"reason", "vouched", b"vouched"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__vouched: _TypeAlias = _typing.Literal["vouched"]  # noqa: Y015
+    _WhichOneofArgType__vouched: _TypeAlias = _typing.Literal["_vouched", b"_vouched"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__vouched) -> _WhichOneofReturnType__vouched | None: ...
+
+Global___VouchForProviderRequest: _TypeAlias = VouchForProviderRequest  # noqa: Y015
+
+@_typing.final
+class VouchForProviderResponse(_message.Message):
+    """The provider's standing from now on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
+    success: _builtins.bool
+    """Always true: a failed request is answered in the error format instead."""
+    provider_id: _builtins.int
+    """The provider's id."""
+    @_builtins.property
+    def standing(self) -> _standing_pb2.ProviderStanding:
+        """Its standing."""
+
+    def __init__(
+        self,
+        *,
+        success: _builtins.bool = ...,
+        provider_id: _builtins.int = ...,
+        standing: _standing_pb2.ProviderStanding | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["standing", b"standing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["provider_id", b"provider_id", "standing", b"standing", "success", b"success"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VouchForProviderResponse: _TypeAlias = VouchForProviderResponse  # noqa: Y015
 
 @_typing.final
 class SuspendProviderRequest(_message.Message):

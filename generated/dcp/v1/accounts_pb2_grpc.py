@@ -50,6 +50,11 @@ class AccountServiceStub:
                 request_serializer=dcp_dot_v1_dot_accounts__pb2.ApproveProviderRequest.SerializeToString,
                 response_deserializer=dcp_dot_v1_dot_accounts__pb2.ApproveProviderResponse.FromString,
                 _registered_method=True)
+        self.VouchForProvider = channel.unary_unary(
+                '/dcp.v1.AccountService/VouchForProvider',
+                request_serializer=dcp_dot_v1_dot_accounts__pb2.VouchForProviderRequest.SerializeToString,
+                response_deserializer=dcp_dot_v1_dot_accounts__pb2.VouchForProviderResponse.FromString,
+                _registered_method=True)
         self.SuspendRenter = channel.unary_unary(
                 '/dcp.v1.AccountService/SuspendRenter',
                 request_serializer=dcp_dot_v1_dot_accounts__pb2.SuspendRenterRequest.SerializeToString,
@@ -88,6 +93,14 @@ class AccountServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def VouchForProvider(self, request, context):
+        """Vouches for a provider whose owner the operator knows, or no longer does. It counts as proven while it is
+        vouched for, unless checks of its work fail. In a new market, its first providers are vouched for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SuspendRenter(self, request, context):
         """Suspends a renter: it cannot submit jobs. Jobs that it already submitted continue.
         """
@@ -119,6 +132,11 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     servicer.ApproveProvider,
                     request_deserializer=dcp_dot_v1_dot_accounts__pb2.ApproveProviderRequest.FromString,
                     response_serializer=dcp_dot_v1_dot_accounts__pb2.ApproveProviderResponse.SerializeToString,
+            ),
+            'VouchForProvider': grpc.unary_unary_rpc_method_handler(
+                    servicer.VouchForProvider,
+                    request_deserializer=dcp_dot_v1_dot_accounts__pb2.VouchForProviderRequest.FromString,
+                    response_serializer=dcp_dot_v1_dot_accounts__pb2.VouchForProviderResponse.SerializeToString,
             ),
             'SuspendRenter': grpc.unary_unary_rpc_method_handler(
                     servicer.SuspendRenter,
@@ -213,6 +231,33 @@ class AccountService:
             '/dcp.v1.AccountService/ApproveProvider',
             dcp_dot_v1_dot_accounts__pb2.ApproveProviderRequest.SerializeToString,
             dcp_dot_v1_dot_accounts__pb2.ApproveProviderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VouchForProvider(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dcp.v1.AccountService/VouchForProvider',
+            dcp_dot_v1_dot_accounts__pb2.VouchForProviderRequest.SerializeToString,
+            dcp_dot_v1_dot_accounts__pb2.VouchForProviderResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,10 @@ class AccountServiceStub:
     """Ends a provider's suspension. The provider needs no further approval."""
     ApproveProvider: _grpc.UnaryUnaryMultiCallable[_accounts_pb2.ApproveProviderRequest, _accounts_pb2.ApproveProviderResponse]
     """Approves a new provider, on a marketplace where providers need approval."""
+    VouchForProvider: _grpc.UnaryUnaryMultiCallable[_accounts_pb2.VouchForProviderRequest, _accounts_pb2.VouchForProviderResponse]
+    """Vouches for a provider whose owner the operator knows, or no longer does. It counts as proven while it is
+    vouched for, unless checks of its work fail. In a new market, its first providers are vouched for.
+    """
     SuspendRenter: _grpc.UnaryUnaryMultiCallable[_accounts_pb2.SuspendRenterRequest, _accounts_pb2.SuspendRenterResponse]
     """Suspends a renter: it cannot submit jobs. Jobs that it already submitted continue."""
     UnsuspendRenter: _grpc.UnaryUnaryMultiCallable[_accounts_pb2.UnsuspendRenterRequest, _accounts_pb2.UnsuspendRenterResponse]
@@ -59,6 +63,10 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """Ends a provider's suspension. The provider needs no further approval."""
     ApproveProvider: _aio.UnaryUnaryMultiCallable[_accounts_pb2.ApproveProviderRequest, _accounts_pb2.ApproveProviderResponse]  # type: ignore[assignment]
     """Approves a new provider, on a marketplace where providers need approval."""
+    VouchForProvider: _aio.UnaryUnaryMultiCallable[_accounts_pb2.VouchForProviderRequest, _accounts_pb2.VouchForProviderResponse]  # type: ignore[assignment]
+    """Vouches for a provider whose owner the operator knows, or no longer does. It counts as proven while it is
+    vouched for, unless checks of its work fail. In a new market, its first providers are vouched for.
+    """
     SuspendRenter: _aio.UnaryUnaryMultiCallable[_accounts_pb2.SuspendRenterRequest, _accounts_pb2.SuspendRenterResponse]  # type: ignore[assignment]
     """Suspends a renter: it cannot submit jobs. Jobs that it already submitted continue."""
     UnsuspendRenter: _aio.UnaryUnaryMultiCallable[_accounts_pb2.UnsuspendRenterRequest, _accounts_pb2.UnsuspendRenterResponse]  # type: ignore[assignment]
@@ -92,6 +100,16 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_accounts_pb2.ApproveProviderResponse, _abc.Awaitable[_accounts_pb2.ApproveProviderResponse]]:
         """Approves a new provider, on a marketplace where providers need approval."""
+
+    @_abc_1.abstractmethod
+    def VouchForProvider(
+        self,
+        request: _accounts_pb2.VouchForProviderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_accounts_pb2.VouchForProviderResponse, _abc.Awaitable[_accounts_pb2.VouchForProviderResponse]]:
+        """Vouches for a provider whose owner the operator knows, or no longer does. It counts as proven while it is
+        vouched for, unless checks of its work fail. In a new market, its first providers are vouched for.
+        """
 
     @_abc_1.abstractmethod
     def SuspendRenter(

@@ -398,7 +398,7 @@ class DisputedProvider(_message.Message):
     against the provider.
     """
     reliability_attempts: _builtins.int
-    """How many of them counted for or against the provider. While it is 0, `reliability` is 1."""
+    """How many of them counted for or against the provider. While it is 0, `reliability` is absent."""
     open_disputes: _builtins.int
     """How many disputes about its jobs are open."""
     upheld_disputes: _builtins.int
@@ -413,18 +413,20 @@ class DisputedProvider(_message.Message):
         self,
         *,
         provider_id: _builtins.int = ...,
-        reliability: _builtins.float = ...,
+        reliability: _builtins.float | None = ...,
         reliability_attempts: _builtins.int = ...,
         attempts: _abc.Iterable[_providers_pb2.PastAttempt] | None = ...,
         open_disputes: _builtins.int = ...,
         upheld_disputes: _builtins.int = ...,
         rejected_disputes: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reliability", b"_reliability", "reliability", b"reliability"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "open_disputes", b"open_disputes", "provider_id", b"provider_id", "rejected_disputes", b"rejected_disputes", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "upheld_disputes", b"upheld_disputes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reliability", b"_reliability", "attempts", b"attempts", "open_disputes", b"open_disputes", "provider_id", b"provider_id", "rejected_disputes", b"rejected_disputes", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "upheld_disputes", b"upheld_disputes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__reliability: _TypeAlias = _typing.Literal["reliability"]  # noqa: Y015
+    _WhichOneofArgType__reliability: _TypeAlias = _typing.Literal["_reliability", b"_reliability"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reliability) -> _WhichOneofReturnType__reliability | None: ...
 
 Global___DisputedProvider: _TypeAlias = DisputedProvider  # noqa: Y015
 

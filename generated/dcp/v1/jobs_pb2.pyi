@@ -4,6 +4,7 @@ isort:skip_file
 Jobs: a renter's request for compute, its states, its output and its bill."""
 
 from collections import abc as _abc
+from dcp.v1 import standing_pb2 as _standing_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -400,6 +401,12 @@ class _ObstacleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Obstacle.Val
     """The provider's owner does not allow the job's image."""
     OBSTACLE_OTHER_ARCHITECTURE: _Obstacle.ValueType  # 38
     """The provider's processor is not the one that the job requests, or that its image is for."""
+    OBSTACLE_STANDING_TOO_LOW: _Obstacle.ValueType  # 39
+    """The job names no provider, and goes to providers with a better standing: the one that its `min_standing`
+    demands, or the best that is there.
+    """
+    OBSTACLE_VALUE_AT_RISK: _Obstacle.ValueType  # 40
+    """The provider's open jobs already hold as much of renters' money as its standing allows."""
 
 class Obstacle(_Obstacle, metaclass=_ObstacleEnumTypeWrapper):
     """The obstacle that keeps a provider from running a job now."""
@@ -466,6 +473,12 @@ OBSTACLE_IMAGE_NOT_ALLOWED: Obstacle.ValueType  # 37
 """The provider's owner does not allow the job's image."""
 OBSTACLE_OTHER_ARCHITECTURE: Obstacle.ValueType  # 38
 """The provider's processor is not the one that the job requests, or that its image is for."""
+OBSTACLE_STANDING_TOO_LOW: Obstacle.ValueType  # 39
+"""The job names no provider, and goes to providers with a better standing: the one that its `min_standing`
+demands, or the best that is there.
+"""
+OBSTACLE_VALUE_AT_RISK: Obstacle.ValueType  # 40
+"""The provider's open jobs already hold as much of renters' money as its standing allows."""
 Global___Obstacle: _TypeAlias = Obstacle  # noqa: Y015
 
 class _AttemptOutcome:
@@ -783,6 +796,7 @@ class SubmitJobRequest(_message.Message):
     START_WITHIN_SECONDS_FIELD_NUMBER: _builtins.int
     LOST_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
     WAIT_FOR_SUPPLY_FIELD_NUMBER: _builtins.int
+    MIN_STANDING_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     provider_id: _builtins.int
     """The id of the provider that shall run the job. Default: the platform chooses a provider."""
@@ -805,6 +819,11 @@ class SubmitJobRequest(_message.Message):
     wait_for_supply: _builtins.bool
     """True: the job waits even if no provider that was seen in the last ten minutes serves its model or job type.
     Default: such a job is refused at once. It changes nothing for a job that names a provider.
+    """
+    min_standing: _standing_pb2.Standing.ValueType
+    """The least standing of the provider, for a job that names none: `new`, `proven` or `trusted`. Default: the
+    best standing that is there, proven and trusted counting alike, except that one job in twenty is offered to
+    new providers first, by which they can rise.
     """
     idempotency_key: _builtins.str
     """Makes it safe to repeat the request: the same key with the same body returns the first response again."""
@@ -834,11 +853,12 @@ class SubmitJobRequest(_message.Message):
         start_within_seconds: _builtins.int | None = ...,
         lost_after_seconds: _builtins.int | None = ...,
         wait_for_supply: _builtins.bool | None = ...,
+        min_standing: _standing_pb2.Standing.ValueType = ...,
         idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_lost_after_seconds", b"_lost_after_seconds", "_max_cost_halala", b"_max_cost_halala", "_priority", b"_priority", "_provider_id", b"_provider_id", "_start_within_seconds", b"_start_within_seconds", "_wait_for_supply", b"_wait_for_supply", "container_spec", b"container_spec", "gpu_requirements", b"gpu_requirements", "lost_after_seconds", b"lost_after_seconds", "max_cost_halala", b"max_cost_halala", "params", b"params", "priority", b"priority", "provider_id", b"provider_id", "start_within_seconds", b"start_within_seconds", "wait_for_supply", b"wait_for_supply"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lost_after_seconds", b"_lost_after_seconds", "_max_cost_halala", b"_max_cost_halala", "_priority", b"_priority", "_provider_id", b"_provider_id", "_start_within_seconds", b"_start_within_seconds", "_wait_for_supply", b"_wait_for_supply", "container_spec", b"container_spec", "duration_minutes", b"duration_minutes", "gpu_requirements", b"gpu_requirements", "idempotency_key", b"idempotency_key", "job_type", b"job_type", "lost_after_seconds", b"lost_after_seconds", "max_cost_halala", b"max_cost_halala", "params", b"params", "priority", b"priority", "provider_id", b"provider_id", "start_within_seconds", b"start_within_seconds", "wait_for_supply", b"wait_for_supply"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lost_after_seconds", b"_lost_after_seconds", "_max_cost_halala", b"_max_cost_halala", "_priority", b"_priority", "_provider_id", b"_provider_id", "_start_within_seconds", b"_start_within_seconds", "_wait_for_supply", b"_wait_for_supply", "container_spec", b"container_spec", "duration_minutes", b"duration_minutes", "gpu_requirements", b"gpu_requirements", "idempotency_key", b"idempotency_key", "job_type", b"job_type", "lost_after_seconds", b"lost_after_seconds", "max_cost_halala", b"max_cost_halala", "min_standing", b"min_standing", "params", b"params", "priority", b"priority", "provider_id", b"provider_id", "start_within_seconds", b"start_within_seconds", "wait_for_supply", b"wait_for_supply"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lost_after_seconds: _TypeAlias = _typing.Literal["lost_after_seconds"]  # noqa: Y015
     _WhichOneofArgType__lost_after_seconds: _TypeAlias = _typing.Literal["_lost_after_seconds", b"_lost_after_seconds"]  # noqa: Y015

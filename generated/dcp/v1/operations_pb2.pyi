@@ -7,6 +7,7 @@ from collections import abc as _abc
 from dcp.v1 import honesty_pb2 as _honesty_pb2
 from dcp.v1 import jobs_pb2 as _jobs_pb2
 from dcp.v1 import providers_pb2 as _providers_pb2
+from dcp.v1 import standing_pb2 as _standing_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -104,6 +105,7 @@ class ProviderEntry(_message.Message):
     LAST_HEARTBEAT_AT_FIELD_NUMBER: _builtins.int
     VERIFICATION_FIELD_NUMBER: _builtins.int
     HINDRANCES_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The provider's id."""
     name: _builtins.str
@@ -130,6 +132,10 @@ class ProviderEntry(_message.Message):
     def hindrances(self) -> _containers.RepeatedCompositeFieldContainer[_honesty_pb2.Hindrance]:
         """The hindrances that keep jobs away from it."""
 
+    @_builtins.property
+    def standing(self) -> _standing_pb2.ProviderStanding:
+        """How far it is trusted, why, what that allows, and what lifts it."""
+
     def __init__(
         self,
         *,
@@ -142,10 +148,11 @@ class ProviderEntry(_message.Message):
         last_heartbeat_at: _timestamp_pb2.Timestamp | None = ...,
         verification: _honesty_pb2.Verification | None = ...,
         hindrances: _abc.Iterable[_honesty_pb2.Hindrance] | None = ...,
+        standing: _standing_pb2.ProviderStanding | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "last_heartbeat_at", b"last_heartbeat_at", "verification", b"verification"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "last_heartbeat_at", b"last_heartbeat_at", "standing", b"standing", "verification", b"verification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "email", b"email", "gpu_model", b"gpu_model", "hindrances", b"hindrances", "id", b"id", "last_heartbeat_at", b"last_heartbeat_at", "name", b"name", "status", b"status", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "email", b"email", "gpu_model", b"gpu_model", "hindrances", b"hindrances", "id", b"id", "last_heartbeat_at", b"last_heartbeat_at", "name", b"name", "standing", b"standing", "status", b"status", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

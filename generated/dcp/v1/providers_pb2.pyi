@@ -7,6 +7,7 @@ from collections import abc as _abc
 from dcp.v1 import gpus_pb2 as _gpus_pb2
 from dcp.v1 import honesty_pb2 as _honesty_pb2
 from dcp.v1 import jobs_pb2 as _jobs_pb2
+from dcp.v1 import standing_pb2 as _standing_pb2
 from dcp.v1 import terms_pb2 as _terms_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -237,6 +238,8 @@ class Provider(_message.Message):
     HINDRANCES_FIELD_NUMBER: _builtins.int
     STORED_BYTES_FIELD_NUMBER: _builtins.int
     STORED_BYTES_LIMIT_FIELD_NUMBER: _builtins.int
+    RELIABILITY_LOWER_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The provider's id."""
     status: Global___ProviderStatus.ValueType
@@ -257,14 +260,18 @@ class Provider(_message.Message):
     """Whether a daemon holds a session now."""
     reliability: _builtins.float
     """The share of its newest 50 ended attempts that succeeded, from 0 to 1, leaving out attempts that count
-    neither for nor against the provider; see its history.
+    neither for nor against the provider; see its history. Absent while `reliability_attempts` is 0.
     """
     reliability_attempts: _builtins.int
-    """How many of these attempts counted for or against the provider. While it is 0, `reliability` is 1."""
+    """How many of these attempts counted for or against the provider."""
     stored_bytes: _builtins.int
     """How many bytes are kept of the files that the provider's runs left."""
     stored_bytes_limit: _builtins.int
     """How many bytes may be kept. Absent without a limit."""
+    reliability_lower: _builtins.float
+    """The least share that would explain these attempts, with 95 % confidence (Wilson's lower bound); 0 while
+    there are none. Providers are ordered by it, not by `reliability`.
+    """
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it registered."""
@@ -301,6 +308,10 @@ class Provider(_message.Message):
     def hindrances(self) -> _containers.RepeatedCompositeFieldContainer[_honesty_pb2.Hindrance]:
         """The hindrances that keep jobs away from the provider."""
 
+    @_builtins.property
+    def standing(self) -> _standing_pb2.ProviderStanding:
+        """How far it is trusted, why, what that allows, and what lifts it."""
+
     def __init__(
         self,
         *,
@@ -318,7 +329,7 @@ class Provider(_message.Message):
         gpu_status: _gpus_pb2.GpuStatus | None = ...,
         earnings: Global___Earnings | None = ...,
         models: _abc.Iterable[_builtins.str] | None = ...,
-        reliability: _builtins.float = ...,
+        reliability: _builtins.float | None = ...,
         reliability_attempts: _builtins.int = ...,
         settings: _terms_pb2.ProviderSettings | None = ...,
         verification: _honesty_pb2.Verification | None = ...,
@@ -326,13 +337,20 @@ class Provider(_message.Message):
         hindrances: _abc.Iterable[_honesty_pb2.Hindrance] | None = ...,
         stored_bytes: _builtins.int = ...,
         stored_bytes_limit: _builtins.int | None = ...,
+        reliability_lower: _builtins.float = ...,
+        standing: _standing_pb2.ProviderStanding | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit", "created_at", b"created_at", "earnings", b"earnings", "gpu_status", b"gpu_status", "last_heartbeat_at", b"last_heartbeat_at", "settings", b"settings", "stored_bytes_limit", b"stored_bytes_limit", "verification", b"verification"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reliability", b"_reliability", "_stored_bytes_limit", b"_stored_bytes_limit", "created_at", b"created_at", "earnings", b"earnings", "gpu_status", b"gpu_status", "last_heartbeat_at", b"last_heartbeat_at", "reliability", b"reliability", "settings", b"settings", "standing", b"standing", "stored_bytes_limit", b"stored_bytes_limit", "verification", b"verification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit", "connected", b"connected", "created_at", b"created_at", "earnings", b"earnings", "email", b"email", "gpu_model", b"gpu_model", "gpu_status", b"gpu_status", "hindrances", b"hindrances", "id", b"id", "last_heartbeat_at", b"last_heartbeat_at", "models", b"models", "name", b"name", "os", b"os", "phone", b"phone", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "self_tests", b"self_tests", "settings", b"settings", "status", b"status", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "total_jobs", b"total_jobs", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reliability", b"_reliability", "_stored_bytes_limit", b"_stored_bytes_limit", "connected", b"connected", "created_at", b"created_at", "earnings", b"earnings", "email", b"email", "gpu_model", b"gpu_model", "gpu_status", b"gpu_status", "hindrances", b"hindrances", "id", b"id", "last_heartbeat_at", b"last_heartbeat_at", "models", b"models", "name", b"name", "os", b"os", "phone", b"phone", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "reliability_lower", b"reliability_lower", "self_tests", b"self_tests", "settings", b"settings", "standing", b"standing", "status", b"status", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "total_jobs", b"total_jobs", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__reliability: _TypeAlias = _typing.Literal["reliability"]  # noqa: Y015
+    _WhichOneofArgType__reliability: _TypeAlias = _typing.Literal["_reliability", b"_reliability"]  # noqa: Y015
     _WhichOneofReturnType__stored_bytes_limit: _TypeAlias = _typing.Literal["stored_bytes_limit"]  # noqa: Y015
     _WhichOneofArgType__stored_bytes_limit: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reliability) -> _WhichOneofReturnType__reliability | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__stored_bytes_limit) -> _WhichOneofReturnType__stored_bytes_limit | None: ...
 
 Global___Provider: _TypeAlias = Provider  # noqa: Y015

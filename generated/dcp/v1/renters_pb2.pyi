@@ -7,6 +7,7 @@ from collections import abc as _abc
 from dcp.v1 import honesty_pb2 as _honesty_pb2
 from dcp.v1 import jobs_pb2 as _jobs_pb2
 from dcp.v1 import providers_pb2 as _providers_pb2
+from dcp.v1 import standing_pb2 as _standing_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -218,6 +219,7 @@ class ListAvailableProvidersRequest(_message.Message):
     PAGE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     VERIFIED_FIELD_NUMBER: _builtins.int
+    MIN_STANDING_FIELD_NUMBER: _builtins.int
     gpu_model: _builtins.str
     """The GPU model, such as `RTX 4090` or `A100 80GB`. Other spellings of the same model are understood; a name
     that is not known is compared without case and spaces.
@@ -248,6 +250,8 @@ class ListAvailableProvidersRequest(_message.Message):
     """The number of entries on a page."""
     verified: _builtins.bool
     """If true, only verified providers are listed."""
+    min_standing: _standing_pb2.Standing.ValueType
+    """Only providers with at least this standing are listed: `suspect`, `new`, `proven` or `trusted`."""
     def __init__(
         self,
         *,
@@ -259,10 +263,11 @@ class ListAvailableProvidersRequest(_message.Message):
         page: _builtins.int | None = ...,
         page_size: _builtins.int | None = ...,
         verified: _builtins.bool = ...,
+        min_standing: _standing_pb2.Standing.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_after_id", b"_after_id", "_min_vram_gb", b"_min_vram_gb", "_page", b"_page", "_page_size", b"_page_size", "after_id", b"after_id", "min_vram_gb", b"min_vram_gb", "page", b"page", "page_size", b"page_size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_id", b"_after_id", "_min_vram_gb", b"_min_vram_gb", "_page", b"_page", "_page_size", b"_page_size", "after_id", b"after_id", "architecture", b"architecture", "gpu_model", b"gpu_model", "min_vram_gb", b"min_vram_gb", "model", b"model", "page", b"page", "page_size", b"page_size", "verified", b"verified"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_id", b"_after_id", "_min_vram_gb", b"_min_vram_gb", "_page", b"_page", "_page_size", b"_page_size", "after_id", b"after_id", "architecture", b"architecture", "gpu_model", b"gpu_model", "min_standing", b"min_standing", "min_vram_gb", b"min_vram_gb", "model", b"model", "page", b"page", "page_size", b"page_size", "verified", b"verified"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__after_id: _TypeAlias = _typing.Literal["after_id"]  # noqa: Y015
     _WhichOneofArgType__after_id: _TypeAlias = _typing.Literal["_after_id", b"_after_id"]  # noqa: Y015
@@ -380,6 +385,8 @@ class AvailableProvider(_message.Message):
     GPU_VRAM_IS_SHARED_FIELD_NUMBER: _builtins.int
     ARCHITECTURE_FIELD_NUMBER: _builtins.int
     IMAGE_PATTERNS_FIELD_NUMBER: _builtins.int
+    RELIABILITY_LOWER_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The provider's id."""
     gpu_model: _builtins.str
@@ -400,10 +407,10 @@ class AvailableProvider(_message.Message):
     """
     reliability: _builtins.float
     """The share of its newest 50 ended attempts that succeeded, from 0 to 1, leaving out attempts that count
-    neither for nor against the provider; see its history.
+    neither for nor against the provider; see its history. Absent while `reliability_attempts` is 0.
     """
     reliability_attempts: _builtins.int
-    """How many of these attempts counted for or against the provider. While it is 0, `reliability` is 1."""
+    """How many of these attempts counted for or against the provider."""
     vram_for_jobs_mib: _builtins.int
     """The memory of the first GPU that is available to jobs, in MiB: the total memory minus the owner's
     reserve.
@@ -420,6 +427,10 @@ class AvailableProvider(_message.Message):
     """
     architecture: _builtins.str
     """Its processor, as images name it, such as `amd64`. Absent if its daemon does not report it."""
+    reliability_lower: _builtins.float
+    """The least share that would explain these attempts, with 95 % confidence (Wilson's lower bound); 0 while
+    there are none. Providers are ordered by it, not by `reliability`.
+    """
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The models that the daemon serves."""
@@ -446,6 +457,10 @@ class AvailableProvider(_message.Message):
         containers, or if its daemon does not report them.
         """
 
+    @_builtins.property
+    def standing(self) -> _standing_pb2.ProviderStanding:
+        """How far it is trusted, why, what that allows, and what lifts it."""
+
     def __init__(
         self,
         *,
@@ -459,7 +474,7 @@ class AvailableProvider(_message.Message):
         models: _abc.Iterable[_builtins.str] | None = ...,
         accepting_jobs: _builtins.bool = ...,
         rates_halala_per_minute: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
-        reliability: _builtins.float = ...,
+        reliability: _builtins.float | None = ...,
         reliability_attempts: _builtins.int = ...,
         vram_for_jobs_mib: _builtins.int | None = ...,
         opens_at: _timestamp_pb2.Timestamp | None = ...,
@@ -470,10 +485,12 @@ class AvailableProvider(_message.Message):
         gpu_vram_is_shared: _builtins.bool | None = ...,
         architecture: _builtins.str | None = ...,
         image_patterns: _abc.Iterable[_builtins.str] | None = ...,
+        reliability_lower: _builtins.float = ...,
+        standing: _standing_pb2.ProviderStanding | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_architecture", b"_architecture", "_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_vram_is_shared", b"_gpu_vram_is_shared", "_gpu_vram_mib", b"_gpu_vram_mib", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "architecture", b"architecture", "gpu_count", b"gpu_count", "gpu_name", b"gpu_name", "gpu_vram_is_shared", b"gpu_vram_is_shared", "gpu_vram_mib", b"gpu_vram_mib", "opens_at", b"opens_at", "verification", b"verification", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_architecture", b"_architecture", "_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_vram_is_shared", b"_gpu_vram_is_shared", "_gpu_vram_mib", b"_gpu_vram_mib", "_reliability", b"_reliability", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "architecture", b"architecture", "gpu_count", b"gpu_count", "gpu_name", b"gpu_name", "gpu_vram_is_shared", b"gpu_vram_is_shared", "gpu_vram_mib", b"gpu_vram_mib", "opens_at", b"opens_at", "reliability", b"reliability", "standing", b"standing", "verification", b"verification", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_architecture", b"_architecture", "_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_vram_is_shared", b"_gpu_vram_is_shared", "_gpu_vram_mib", b"_gpu_vram_mib", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "accepting_jobs", b"accepting_jobs", "architecture", b"architecture", "gpu_count", b"gpu_count", "gpu_model", b"gpu_model", "gpu_name", b"gpu_name", "gpu_vram_is_shared", b"gpu_vram_is_shared", "gpu_vram_mib", b"gpu_vram_mib", "hindrances", b"hindrances", "id", b"id", "image_patterns", b"image_patterns", "is_live", b"is_live", "models", b"models", "name", b"name", "opens_at", b"opens_at", "rates_halala_per_minute", b"rates_halala_per_minute", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "runs_plain_processes", b"runs_plain_processes", "status", b"status", "verification", b"verification", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_architecture", b"_architecture", "_gpu_count", b"_gpu_count", "_gpu_name", b"_gpu_name", "_gpu_vram_is_shared", b"_gpu_vram_is_shared", "_gpu_vram_mib", b"_gpu_vram_mib", "_reliability", b"_reliability", "_vram_for_jobs_mib", b"_vram_for_jobs_mib", "accepting_jobs", b"accepting_jobs", "architecture", b"architecture", "gpu_count", b"gpu_count", "gpu_model", b"gpu_model", "gpu_name", b"gpu_name", "gpu_vram_is_shared", b"gpu_vram_is_shared", "gpu_vram_mib", b"gpu_vram_mib", "hindrances", b"hindrances", "id", b"id", "image_patterns", b"image_patterns", "is_live", b"is_live", "models", b"models", "name", b"name", "opens_at", b"opens_at", "rates_halala_per_minute", b"rates_halala_per_minute", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "reliability_lower", b"reliability_lower", "runs_plain_processes", b"runs_plain_processes", "standing", b"standing", "status", b"status", "verification", b"verification", "vram_for_jobs_mib", b"vram_for_jobs_mib"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__architecture: _TypeAlias = _typing.Literal["architecture"]  # noqa: Y015
     _WhichOneofArgType__architecture: _TypeAlias = _typing.Literal["_architecture", b"_architecture"]  # noqa: Y015
@@ -485,6 +502,8 @@ class AvailableProvider(_message.Message):
     _WhichOneofArgType__gpu_vram_is_shared: _TypeAlias = _typing.Literal["_gpu_vram_is_shared", b"_gpu_vram_is_shared"]  # noqa: Y015
     _WhichOneofReturnType__gpu_vram_mib: _TypeAlias = _typing.Literal["gpu_vram_mib"]  # noqa: Y015
     _WhichOneofArgType__gpu_vram_mib: _TypeAlias = _typing.Literal["_gpu_vram_mib", b"_gpu_vram_mib"]  # noqa: Y015
+    _WhichOneofReturnType__reliability: _TypeAlias = _typing.Literal["reliability"]  # noqa: Y015
+    _WhichOneofArgType__reliability: _TypeAlias = _typing.Literal["_reliability", b"_reliability"]  # noqa: Y015
     _WhichOneofReturnType__vram_for_jobs_mib: _TypeAlias = _typing.Literal["vram_for_jobs_mib"]  # noqa: Y015
     _WhichOneofArgType__vram_for_jobs_mib: _TypeAlias = _typing.Literal["_vram_for_jobs_mib", b"_vram_for_jobs_mib"]  # noqa: Y015
     @_typing.overload
@@ -497,6 +516,8 @@ class AvailableProvider(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_vram_is_shared) -> _WhichOneofReturnType__gpu_vram_is_shared | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_vram_mib) -> _WhichOneofReturnType__gpu_vram_mib | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reliability) -> _WhichOneofReturnType__reliability | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__vram_for_jobs_mib) -> _WhichOneofReturnType__vram_for_jobs_mib | None: ...
 

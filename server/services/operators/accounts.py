@@ -13,7 +13,7 @@ from server.services.operators.audit import Operator
 from server.services.providers import Providers, existing
 from server.services.renters import existing as existing_renter
 from server.services.streams import Streams
-from server.store import providers, renters
+from server.store import providers, renters, standing
 from server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ class Accounts:
                 raise _wrong_state("provider", provider_id, existing(provider_id).state, decision)
             if decision is AccountDecision.SUSPEND:
                 take_back_offers(provider_id, now_ms)
+            standing.make_due([provider_id])
             _note(operator, f"provider.{decision}", provider_id, before, after, reason, now_ms)
             return after
 

@@ -19,11 +19,12 @@ from server.services.operators.audit import Operator
 from server.services.pages import Page, read_page
 from server.services.providers import Providers
 from server.services.repeats import once
-from server.store import jobs, providers, rates, renters
+from server.store import jobs, providers, rates, renters, standing
 from server.store.database import Database
 from server.store.operators import operations
 from server.store.providers import ProviderRow
 from server.store.renters import RenterRow
+from server.store.standing import StandingRow
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class ListedProvider:
     last_heartbeat_ms: int | None
     hindrances: tuple[Hindrance, ...]
     """What keeps jobs of whole types away from it."""
+    standing: StandingRow | None
 
     @property
     def id(self) -> int:
@@ -74,7 +76,8 @@ class Operations:
 
         def query(search: str, before_id: int | None, limit: int) -> list[ListedProvider]:
             rows = providers.by_ids(operations.provider_ids(search, before_id, limit))
-            return [self._listed(row) for row in reversed(rows)]
+            granted = standing.of([row.id for row in rows])
+            return [self._listed(row, granted.get(row.id)) for row in reversed(rows)]
 
         return await self._database.read(lambda: read_page(query, search, before_id, limit=limit))
 
@@ -169,10 +172,10 @@ class Operations:
 
         return await self._database.run(change)
 
-    def _listed(self, row: ProviderRow) -> ListedProvider:
+    def _listed(self, row: ProviderRow, granted: StandingRow | None) -> ListedProvider:
         last_ms = self._fleet.last_heartbeat_ms(row.id, row.last_heartbeat_ms)
         now = status(row.state, is_live(last_ms, ms(self._clock)), row.draining)
-        return ListedProvider(row, now, last_ms, self._providers.own_hindrances(row))
+        return ListedProvider(row, now, last_ms, self._providers.own_hindrances(row), granted)
 
 
 def _refuse_to_requeue(job: Job) -> None:

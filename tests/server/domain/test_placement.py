@@ -10,13 +10,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.domain.jobs import JobType
-from server.domain.placement import Candidate, Model, Obstacle, Wants, able, can_run, obstacle, rank
+from server.domain.levels import Standing, Unasked
+from server.domain.placement import (
+    Candidate,
+    Model,
+    Obstacle,
+    Wants,
+    able,
+    can_run,
+    obstacle,
+    rank,
+    value_left_halala,
+)
 from server.domain.providers import ProviderStatus
+from server.domain.reliability import TrackRecord
 
 INFERENCE = frozenset({JobType.LLM_INFERENCE})
 ABLE = Candidate(5, 1, INFERENCE, (Model("m"),), "NVIDIA RTX 4090", 24576)
 WANTS = Wants(JobType.LLM_INFERENCE, "m")
 ASKS_120 = {JobType.LLM_INFERENCE: 120}
+BEST, GOOD = TrackRecord(50, 50), TrackRecord(45, 50)
 PLAIN = replace(ABLE, job_types=INFERENCE | {JobType.TRAINING}, runs_plain_processes=True)
 QUOTED_119 = replace(WANTS, quoted_halala_per_minute=119)
 
@@ -62,7 +75,7 @@ def test_provider_can_run_what_it_serves(wants: Wants, able: bool) -> None:
             replace(WANTS, model="other"),
             Obstacle.SELF_TEST_FAILED,
         ),
-        (replace(ABLE, is_suspect=True), WANTS, Obstacle.NONE),
+        (replace(ABLE, standing=Standing.SUSPECT), WANTS, Obstacle.NONE),
         (ABLE, replace(WANTS, gpu_model="H100"), Obstacle.OTHER_GPU),
         (ABLE, replace(WANTS, min_vram_mib=24577), Obstacle.TOO_LITTLE_VRAM),
         (replace(ABLE, vram_mib=None), replace(WANTS, min_vram_mib=1), Obstacle.VRAM_UNKNOWN),
@@ -86,8 +99,8 @@ def test_provider_can_run_what_it_serves(wants: Wants, able: bool) -> None:
         (replace(ABLE, own_rates={JobType.TRAINING: 900}), QUOTED_119, Obstacle.NONE),
         (PLAIN, replace(WANTS, job_type=JobType.TRAINING), Obstacle.NONE),
         (PLAIN, replace(QUOTED_119, job_type=JobType.TRAINING), Obstacle.NO_CONTAINERS),
-        (PLAIN, replace(WANTS, job_type=JobType.TRAINING, names_no_provider=True), Obstacle.NO_CONTAINERS),
-        (PLAIN, replace(QUOTED_119, names_no_provider=True), Obstacle.NONE),
+        (PLAIN, replace(WANTS, job_type=JobType.TRAINING, unasked=Unasked.BEST), Obstacle.NO_CONTAINERS),
+        (PLAIN, replace(QUOTED_119, unasked=Unasked.BEST), Obstacle.NONE),
         (ABLE, QUOTED_119, Obstacle.NONE),
         (replace(ABLE, is_open=False, is_too_hot=True, free_slots=0), WANTS, Obstacle.OUTSIDE_HOURS),
         (replace(ABLE, is_too_hot=True, free_slots=0), WANTS, Obstacle.TOO_HOT),
@@ -109,6 +122,30 @@ def ranked(candidates: Iterable[Candidate], wants: Wants) -> list[Candidate]:
     return sorted(able(candidates, wants), key=lambda candidate: rank(candidate, wants.model))
 
 
+@pytest.mark.parametrize("standing", Standing)
+@pytest.mark.parametrize("least", [None, *Standing])
+def test_job_that_asks_for_a_standing_goes_to_no_lower_one(
+    standing: Standing, least: Standing | None
+) -> None:
+    wants = replace(WANTS, unasked=Unasked.BEST, least_standing=least)
+    found = obstacle(replace(ABLE, standing=standing), wants)
+    expected = least is None or standing.level >= least.level
+    assert found is (Obstacle.NONE if expected else Obstacle.STANDING_TOO_LOW)
+
+
+def test_value_at_risk_bounds_only_jobs_that_name_no_provider() -> None:
+    full = replace(ABLE, value_left_halala=0)
+    assert obstacle(full, replace(WANTS, unasked=Unasked.BEST)) is Obstacle.VALUE_AT_RISK
+    assert obstacle(full, WANTS) is Obstacle.NONE
+
+
+def test_one_job_is_allowed_whatever_it_holds() -> None:
+    assert value_left_halala(500, 0) is None
+    assert value_left_halala(500, 400) == 100
+    assert value_left_halala(500, 900) == -400
+    assert value_left_halala(None, 900) is None
+
+
 def choose(candidates: Iterable[Candidate], wants: Wants) -> Candidate | None:
     return next(iter(ranked(candidates, wants)), None)
 
@@ -121,12 +158,19 @@ def choose(candidates: Iterable[Candidate], wants: Wants) -> Candidate | None:
         ([ABLE, replace(ABLE, provider_id=4)], 4),
         ([ABLE, replace(ABLE, provider_id=9, free_slots=2)], 9),
         ([replace(ABLE, free_slots=9), replace(ABLE, provider_id=6, models=WARM)], 6),
-        ([ABLE, replace(ABLE, provider_id=6, models=WARM, reliability=0.1)], 6),
-        ([replace(ABLE, free_slots=9, reliability=0.9), replace(ABLE, provider_id=6)], 6),
+        ([ABLE, replace(ABLE, provider_id=6, models=WARM, record=TrackRecord(1, 10))], 6),
+        (
+            [
+                replace(ABLE, free_slots=9, record=TrackRecord(45, 50)),
+                replace(ABLE, provider_id=6, record=BEST),
+            ],
+            6,
+        ),
+        ([replace(ABLE, free_slots=9, record=TrackRecord(0, 1)), replace(ABLE, provider_id=6)], 6),
         ([replace(ABLE, provider_id=1, models=(Model("x", warm=True), Model("m"))), ABLE], 1),
         ([replace(ABLE, provider_id=1, job_types=frozenset()), ABLE], 5),
-        ([replace(ABLE, provider_id=1, models=WARM, free_slots=9, is_suspect=True), ABLE], 5),
-        ([replace(ABLE, is_suspect=True)], 5),
+        ([replace(ABLE, provider_id=1, models=WARM, free_slots=9, standing=Standing.SUSPECT), ABLE], 5),
+        ([replace(ABLE, standing=Standing.SUSPECT)], 5),
     ],
 )
 def test_choice_prefers_unsuspected_then_warm_then_reliable_then_free_then_lowest_id(

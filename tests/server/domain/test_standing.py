@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import replace
 
@@ -9,19 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.domain.levels import Standing
 from server.domain.reliability import TrackRecord
 from server.domain.standing import (
     DAY_MS,
     STEPS,
     Facts,
     Party,
-    Standing,
     StandingReason,
     assess,
     independent,
-    lower,
     passes_until_cleared,
-    upper,
 )
 
 PROVEN = Facts(
@@ -150,15 +149,18 @@ def test_a_provider_that_cheats_in_half_of_its_work_is_caught_within_twenty_chec
 def test_the_bounds_of_a_share_enclose_it_and_close_in_with_more_attempts(succeeded, failed):
     counted = succeeded + failed
     share = succeeded / counted if counted else 0.5
-    assert 0 <= lower(succeeded, counted) <= share + 1e-9
-    assert share - 1e-9 <= upper(succeeded, counted) <= 1
+    assert 0 <= TrackRecord(succeeded, counted).lower <= share + 1e-9
+    assert share - 1e-9 <= TrackRecord(succeeded, counted).upper <= 1
     if counted:
-        wide = upper(succeeded, counted) - lower(succeeded, counted)
-        assert upper(succeeded * 10, counted * 10) - lower(succeeded * 10, counted * 10) <= wide
+        wide = TrackRecord(succeeded, counted).upper - TrackRecord(succeeded, counted).lower
+        assert (
+            TrackRecord(succeeded * 10, counted * 10).upper - TrackRecord(succeeded * 10, counted * 10).lower
+            <= wide
+        )
 
 
 def test_nothing_is_known_of_a_provider_without_attempts():
-    assert (lower(0, 0), upper(0, 0)) == (0.0, 1.0)
+    assert (TrackRecord().lower, TrackRecord().upper) == (0.0, 1.0)
 
 
 def party(*marks: str, paid: int = 500) -> Party:
@@ -201,7 +203,7 @@ def test_accounts_of_one_owner_never_count_as_more_than_one_customer(number):
 
 
 def test_each_step_asks_for_more_than_the_one_before():
-    for before, after in zip(STEPS, STEPS[1:], strict=False):
+    for before, after in itertools.pairwise(STEPS):
         assert after.standing.level > before.standing.level
         assert (after.age_ms, after.customers, after.checks) > (
             before.age_ms,

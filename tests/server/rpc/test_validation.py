@@ -82,6 +82,8 @@ def valid_request(method: str) -> Message:
     for field in request.DESCRIPTOR.fields:
         if methods.field_rule(field).required and field.message_type is not None:
             getattr(request, field.name).SetInParent()
+        elif field.type == field.TYPE_BOOL and methods.field_rule(field).required:
+            setattr(request, field.name, True)
         elif methods.field_rule(field).required and not getattr(request, field.name):
             is_number = field.type in NUMBERS or field.enum_type is not None
             setattr(request, field.name, 1 if is_number else "job-1")

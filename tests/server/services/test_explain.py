@@ -47,7 +47,8 @@ async def test_each_provider_is_listed_with_its_obstacle(any_market: Market) -> 
     wrong_model, wrong_kind, small = [await market.provider() for _ in range(3)]
     await market.daemon(wrong_model, models=OTHER_MODEL)
     await market.daemon(wrong_kind, job_types=[])
-    small_daemon = await market.daemon(small, gpu_status={"gpu_name": "RTX 4090", "gpu_vram_mib": 8192})
+    small_daemon = await market.daemon(small, gpu_status={"gpu_name": "RTX 3070", "gpu_vram_mib": 8192})
+    await market.judge()
     await small_daemon.heard_nothing()  # the search for jobs that its Hello began has ended
     renter = await market.renter()
     job = await market.submit(renter, gpu_requirements=jobs_pb2.GpuRequirements(min_vram_gb=16))

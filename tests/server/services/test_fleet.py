@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -10,8 +11,11 @@ import pytest
 from server.domain.gpus import GpuReport
 from server.domain.hindrances import Hindrance
 from server.domain.jobs import JobType
-from server.domain.placement import Candidate, Model, Obstacle, Wants, obstacle
+from server.domain.levels import Standing, Unasked, tier
+from server.domain.placement import Candidate, Model, Obstacle, Wants, can_run, obstacle
 from server.domain.providers import AccountState
+from server.domain.reliability import TrackRecord
+from server.domain.standing import Bounds, Facts, assess
 from server.domain.terms import Settings, Terms, window
 from server.services.dispatch import CANDIDATES_LIMIT, Dispatch
 from server.services.fleet import Fleet, Presence
@@ -25,7 +29,8 @@ GPUS = ["NVIDIA RTX 4090", "NVIDIA H100"]
 CLOSED = Settings((window([], "00:00", "00:01"),), "Asia/Riyadh")
 HINDERED = Hindrance(Obstacle.TOOLKIT_TOO_OLD, "", frozenset({JobType.TRAINING}))
 WANTED = [
-    Wants(kind, model, gpu, mib, quote, names_no_provider=True)
+    Wants(kind, model, gpu, mib, quote, unasked=unasked)
+    for unasked in Unasked
     for kind in KINDS
     for model in (None, *MODELS)
     for gpu in (None, "H100")
@@ -61,7 +66,7 @@ def served(rng: Random) -> tuple[Model, ...]:
 
 def change(fleet: Fleet, one: Presence, rng: Random, now_ms: int) -> None:
     """Something that happens to a session."""
-    match rng.choice([*range(12), 9, 9]):
+    match rng.choice([*range(13), 9, 9, 12, 12]):
         case 0:
             fleet.leave(one)
         case 1:
@@ -73,7 +78,7 @@ def change(fleet: Fleet, one: Presence, rng: Random, now_ms: int) -> None:
         case 4:
             one.slots = rng.randint(0, 3)
         case 5:
-            one.reliability = rng.choice([0.5, 1.0])
+            one.record = rng.choice([TrackRecord(), TrackRecord(0, 4), TrackRecord(40, 40)])
         case 6:
             fleet.suspect(one.provider_id, rng.random() < 0.5)
         case 7:
@@ -86,6 +91,8 @@ def change(fleet: Fleet, one: Presence, rng: Random, now_ms: int) -> None:
             )
         case 10:
             one.job_types = frozenset(rng.sample(KINDS, rng.randint(0, 2)))
+        case 12:
+            fleet.apply(one, (rng.choice(list(Standing)), Bounds(rng.choice([None, 1, 2]), None)))
         case 11:
             one.hindrances = rng.choice([(), (HINDERED,)])
 
@@ -93,30 +100,43 @@ def change(fleet: Fleet, one: Presence, rng: Random, now_ms: int) -> None:
 def by_a_full_walk(fleet: Fleet, wants: Wants, now_ms: int) -> int | None:
     """The best provider among all sessions, looked at one by one."""
 
-    def order(candidate: Candidate) -> tuple[bool, bool, float, int, int]:
+    def order(candidate: Candidate) -> tuple[object, ...]:
         warm = any(model.warm and model.name == wants.model for model in candidate.models)
-        rest = (-candidate.reliability, -candidate.free_slots, candidate.provider_id)
-        return (candidate.is_suspect, not warm, *rest)
+        shares = (-int(candidate.record.lower * 10), -int(candidate.record.upper * 10))
+        rest = (*shares, -candidate.free_slots, candidate.provider_id)
+        is_other = wants.unasked is Unasked.NEWCOMERS and candidate.standing is not Standing.NEW
+        return (is_other, -tier(candidate.standing).level, not warm, *rest)
 
     candidates = [
         one.candidate(now_ms)
         for one in fleet.all()
         if now_ms - (fleet.last_heartbeat_ms(one.provider_id, None) or 0) < 30_000
     ]
+    least = wants.unasked.least if wants.unasked else None
+    if least is None:
+        able = [tier(candidate.standing) for candidate in candidates if can_run(candidate, wants)]
+        least = max(able, key=lambda one: one.level, default=None)
+        if wants.unasked is Unasked.NEWCOMERS and least is Standing.PROVEN:
+            least = Standing.NEW
+    wants = replace(wants, least_standing=least)
     suitable = [candidate for candidate in candidates if obstacle(candidate, wants) is Obstacle.NONE]
     return min(suitable, key=order).provider_id if suitable else None
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_choice_from_the_index_is_the_choice_of_a_full_walk(seed: int, tmp_path: Path) -> None:
-    rng, clock, fleet = Random(seed), ManualClock(), Fleet()
+    rng, clock, fleet = Random(seed), ManualClock(), Fleet(assess(Facts()))
     dispatch = Dispatch(Database(databases.sqlite_url(tmp_path)), fleet, clock, 1)
     chosen: set[int | None] = set()
     now_ms = int(clock.now() * 1000)
+    silent = set(rng.sample(range(1, 13), 3))
     for number in range(1, 13):
         fleet.join(presence(number, rng, 1))
-        fleet.beat(number, now_ms - rng.choice([0, 0, 0, 40_000]), None)
     for _ in range(120):
+        clock.advance(1)  # the best standing is looked for once a second
+        now_ms = int(clock.now() * 1000)
+        for number in range(1, 13):
+            fleet.beat(number, now_ms - 40_000 * (number in silent), None)
         for one in rng.sample(fleet.all(), min(3, len(fleet.all()))):
             change(fleet, one, rng, now_ms)
         for wants in rng.sample(WANTED, 6):
@@ -169,6 +189,6 @@ def test_daemons_whose_rate_is_above_the_quote_hide_no_other(tmp_path: Path) -> 
         fleet.join(one)
         fleet.beat(number, now_ms, None)
     dispatch = Dispatch(Database(databases.sqlite_url(tmp_path)), fleet, clock, 1)
-    best = dispatch.place(Wants(JobType.TRAINING, quoted_halala_per_minute=100, names_no_provider=True))
+    best = dispatch.place(Wants(JobType.TRAINING, quoted_halala_per_minute=100, unasked=Unasked.NEW))
     assert best is not None
     assert best.provider_id == CANDIDATES_LIMIT + 1

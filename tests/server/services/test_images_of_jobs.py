@@ -121,7 +121,8 @@ async def test_image_for_another_processor_costs_nothing_and_goes_elsewhere(any_
     listed = await market.renter_service.ListAvailableProviders(
         renters_pb2.ListAvailableProvidersRequest(architecture="amd64", page=1, page_size=50)
     )
-    assert [(found.reliability, found.reliability_attempts) for found in listed.providers] == [(1.0, 0)]
+    assert [found.reliability_attempts for found in listed.providers] == [0]
+    assert not listed.providers[0].HasField("reliability")  # nothing is known
     await market.assert_money_adds_up()
 
 

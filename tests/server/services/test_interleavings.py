@@ -98,6 +98,7 @@ async def test_job_ends_once_when_several_events_end_it_at_once(
     rng = Random(seed)
     async with running_server.running(postgres.empty_database(), clock) as market:
         provider, renter = await market.provider(), await market.renter(450 * JOBS)
+        await market.vouch(provider)
         daemon = await market.daemon(provider, slots=JOBS)
         secrets: dict[str, bytes] = {}
         job_ids = await jobs_in_every_state(market, renter, provider, daemon)

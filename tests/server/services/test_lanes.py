@@ -113,6 +113,7 @@ async def test_messages_of_one_stream_are_bounded(market: Market, monkeypatch: p
     """The daemon must wait while AT_ONCE messages are handled and WAITING more wait."""
     provider = await market.provider()
     count = AT_ONCE + 4
+    await market.vouch(provider)
     daemon = await market.daemon(provider, slots=count)
     running = await running_jobs(market, provider, daemon, count)
     gates = Gates(monkeypatch)

@@ -57,7 +57,7 @@ def was_busy(attempt: providers_pb2.PastAttempt) -> bool:
     )
 
 
-def recomputed(attempts: list[providers_pb2.PastAttempt]) -> tuple[float, int]:
+def recomputed(attempts: list[providers_pb2.PastAttempt]) -> tuple[float | None, int]:
     """The reliability by its definition, and the number of attempts that it counts."""
     newest = attempts[:50]
     good = sum(attempt.outcome == SUCCEEDED for attempt in newest)
@@ -66,10 +66,10 @@ def recomputed(attempts: list[providers_pb2.PastAttempt]) -> tuple[float, int]:
         or (attempt.outcome == FAILED and attempt.failure_reason in FAULTS)
         for attempt in newest
     )
-    return (good / (good + bad) if good + bad else 1.0), good + bad
+    return (good / (good + bad) if good + bad else None), good + bad
 
 
-async def shown(market: Market, provider: Party) -> list[tuple[float, int]]:
+async def shown(market: Market, provider: Party) -> list[tuple[float | None, int]]:
     """The reliability in the public list and in the provider's own profile."""
     await market.daemon(provider)
     request = renters_pb2.ListAvailableProvidersRequest()
@@ -78,7 +78,10 @@ async def shown(market: Market, provider: Party) -> list[tuple[float, int]]:
         providers_pb2.GetOwnProviderRequest(), metadata=provider.metadata
     )
     found: list[Any] = [*(entry for entry in listed if entry.id == provider.id), own.provider]
-    return [(entry.reliability, entry.reliability_attempts) for entry in found]
+    return [
+        (entry.reliability if entry.HasField("reliability") else None, entry.reliability_attempts)
+        for entry in found
+    ]
 
 
 @pytest.mark.parametrize("seed", range(5))

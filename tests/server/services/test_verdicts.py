@@ -186,7 +186,7 @@ async def test_machine_that_registers_again_keeps_its_gpus_verified(market: Mark
     assert await verdict(market, after) == (VERIFIED, [])
 
 
-async def test_suspect_provider_gets_a_job_only_when_no_other_provider_can_run_it(market: Market) -> None:
+async def test_suspect_provider_gets_a_job_only_when_no_other_provider_is_there(market: Market) -> None:
     suspect, honest, renter = await market.provider(), await market.provider(), await market.renter()
     suspect_daemon = await market.daemon(
         suspect, gpu_status=gpu_status("GPU-a", compute_capability="1.0"), slots=9
@@ -195,7 +195,10 @@ async def test_suspect_provider_gets_a_job_only_when_no_other_provider_can_run_i
     await market.judge()
     await market.submit(renter)
     await honest_daemon.expect("job_offer")
-    await market.submit(renter)
+    await market.submit(renter)  # waits for the honest one, which is busy
+    await suspect_daemon.heard_nothing()
+    honest_daemon.cut()
+    await market.later(1)
     await suspect_daemon.expect("job_offer")
 
 

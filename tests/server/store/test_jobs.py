@@ -184,8 +184,8 @@ async def test_leases_of_a_job_are_listed_oldest_first(database: Database, rows:
     assert [lease.lease_epoch for lease in newest] == [2, 3]
 
 
-OUTCOMES: list[tuple[list[tuple[LeaseOutcome, FailureReason | None]], float]] = [
-    ([], 1.0),
+OUTCOMES: list[tuple[list[tuple[LeaseOutcome, FailureReason | None]], float | None]] = [
+    ([], None),
     ([(LeaseOutcome.SUCCEEDED, None)], 1.0),
     ([(LeaseOutcome.LOST, None)], 0.0),
     ([(LeaseOutcome.SUCCEEDED, None), (LeaseOutcome.RELEASED, None)], 0.5),
@@ -201,7 +201,7 @@ async def test_reliability_is_the_successful_part_of_the_newest_attempts(
     database: Database,
     rows: Rows,
     outcomes: list[tuple[LeaseOutcome, FailureReason | None]],
-    expected: float,
+    expected: float | None,
 ) -> None:
     provider_id, renter_id = await rows.provider(), await rows.renter()
     for number, (outcome, reason) in enumerate(outcomes):

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import pytest
 
 from server.domain.jobs import JobRequest, JobType
+from server.domain.levels import Unasked
 from server.domain.placement import Model, Obstacle, Wants, can_run
 from server.store import jobs, queue
 from server.store.database import Database
@@ -107,7 +108,10 @@ async def test_each_provider_gets_the_jobs_that_it_can_run_in_queue_order(
 
 def wants_of(request: JobRequest, rate: int) -> Wants:
     quoted = rate if request.provider_id is None else None
-    return Wants(request.job_type, request.model, request.gpu_model, request.min_vram_mib, quoted)
+    unasked = Unasked.BEST if request.provider_id is None else None
+    return Wants(
+        request.job_type, request.model, request.gpu_model, request.min_vram_mib, quoted, unasked=unasked
+    )
 
 
 async def test_requirements_are_read_with_the_quoted_rate(database: Database, rows: Rows) -> None:

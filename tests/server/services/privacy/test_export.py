@@ -137,6 +137,7 @@ EXPORTED = {
 # Columns that are not exported, and why.
 NOT_EXPORTED = {
     "renter.email_key": "derived from the address",
+    "renter.network": "a digest of where the account was registered, which nobody can read",
     "renter.state": "exported as suspended",
     "renter.erase_from_ms": "only for deleted renters",
     "renter.request_bytes": "the size of the requests that the export lists",
@@ -159,6 +160,7 @@ NOT_EXPORTED = {
     "job.request_digest": "derived from the request",
     "job.image": "derived from the request",
     "job.architecture": "derived from the request",
+    "job.unasked": "derived from the request, or drawn by lot",
     "lease.session_epoch": "the provider's session",
     "lease.secret_sha256": "recognizes a secret",
     "lease.state": "derived from its times",
@@ -197,6 +199,7 @@ NOT_EXPORTED = {
 TABLES_WITHOUT_RENTERS = {
     *("job_tally", "matured_payouts"),
     *("provider", "provider_gpu", "provider_model", "provider_terms", "gpu_metrics", "withdrawal"),
+    *("provider_standing", "provider_customer", "customers_read"),
     *("audit_entry", "job_rate", "checkpoint", "checkpoint_sum", "checkpoint_hold", "discard"),
 }
 
