@@ -42,7 +42,7 @@ IMPOSSIBLE_REPORTS = 3
 UNRELIABLE_BELOW = 0.5
 
 # Checks: how likely one fails at an honest provider, and at one that cheats in a third of its work.
-HONEST_FAILS, LIAR_FAILS = 0.02, 0.3
+HONEST_FAILS, LIAR_FAILS = 0.01, 0.3
 FAILED = math.log(LIAR_FAILS / HONEST_FAILS)
 PASSED = math.log((1 - LIAR_FAILS) / (1 - HONEST_FAILS))
 # The evidence at which a provider is suspect.
@@ -252,16 +252,28 @@ def passes_until_cleared(checks: Sequence[bool]) -> int:
     The evidence is the logarithm of how much better cheating explains the checks than honesty. It never falls
     below zero: a year of honesty is no more credit than a week of it (a cumulative sum test).
     """
-    evidence, is_suspect, passed = 0.0, False, 0
+    found, is_suspect, passed = 0.0, False, 0
     for number, is_passed in enumerate(checks, 1):
-        evidence = max(0.0, evidence + (PASSED if is_passed else FAILED))
+        found = _with(found, is_passed)
         passed += is_passed
         is_first = not passed and number >= FIRST_FAILED
-        if evidence >= SUSPECT_AT or is_first:
+        if found >= SUSPECT_AT or is_first:
             is_suspect = True
-        elif evidence <= CLEARED_AT:
+        elif found <= CLEARED_AT:
             is_suspect = False
-    return max(1, math.ceil((evidence - CLEARED_AT) / -PASSED)) if is_suspect else 0
+    return max(1, math.ceil((found - CLEARED_AT) / -PASSED)) if is_suspect else 0
+
+
+def evidence(checks: Iterable[bool]) -> float:
+    """How much the checks speak for cheating; 0: not at all."""
+    found = 0.0
+    for is_passed in checks:
+        found = _with(found, is_passed)
+    return found
+
+
+def _with(found: float, is_passed: bool) -> float:
+    return max(0.0, found + (PASSED if is_passed else FAILED))
 
 
 @dataclass(frozen=True, slots=True)

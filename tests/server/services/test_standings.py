@@ -19,7 +19,6 @@ from dcp.v1 import (
 from server.domain.levels import NEWCOMERS_PERCENT, Unasked
 from server.domain.payouts import PayoutTerms
 from server.domain.standing import NEW_VALUE_HALALA, network
-from server.services import jobs as job_services
 from server.store import standing
 from server.store.models import Job, Provider, ProviderCustomer, ProviderStanding, Renter
 from tests.support import running_server
@@ -34,7 +33,7 @@ SUSPECT, BANNED = standing_pb2.STANDING_SUSPECT, standing_pb2.STANDING_BANNED
 @pytest.fixture(autouse=True)
 def no_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     """No job is drawn for the newcomers, unless a test says so."""
-    monkeypatch.setattr(job_services.secrets, "randbelow", lambda _: 99)
+    monkeypatch.setattr("server.services.jobs.secrets.randbelow", lambda _: 99)
 
 
 @pytest.fixture
@@ -157,14 +156,14 @@ async def test_jobs_that_are_drawn_for_newcomers_go_to_a_new_provider_first(
     known, unknown, renter = await market.provider(), await market.provider(), await market.renter(20_000)
     await market.vouch(known)
     proven, new = await market.daemon(known, slots=9), await market.daemon(unknown, slots=1)
-    monkeypatch.setattr(job_services.secrets, "randbelow", lambda _: NEWCOMERS_PERCENT - 1)
+    monkeypatch.setattr("server.services.jobs.secrets.randbelow", lambda _: NEWCOMERS_PERCENT - 1)
     await market.submit(renter)
     await new.expect("job_offer")
     await market.submit(renter)  # the new one is busy
     await proven.expect("job_offer")
     drawn = await market.sql(lambda: [row.unasked for row in Job.select()])
     assert drawn == [Unasked.NEWCOMERS] * 2
-    monkeypatch.setattr(job_services.secrets, "randbelow", lambda _: NEWCOMERS_PERCENT)
+    monkeypatch.setattr("server.services.jobs.secrets.randbelow", lambda _: NEWCOMERS_PERCENT)
     await market.submit(renter)
     await proven.expect("job_offer")
 
@@ -392,7 +391,8 @@ async def test_assessments_write_nothing_while_nothing_changes(market: Market) -
     await assess(market)
 
     def rows() -> list[dict[str, Any]]:
-        return list(ProviderStanding.select().dicts())
+        query: Any = ProviderStanding.select()
+        return list(query.dicts())
 
     before = await market.sql(rows)
     for _ in range(5):
@@ -437,4 +437,5 @@ async def test_registration_keeps_the_network_of_the_caller_and_no_address(marke
         lambda: (Provider.get_by_id(provider.id).network, Renter.get_by_id(renter.id).network)
     )
     assert kept[0] == kept[1]
+    assert kept[0] is not None
     assert "8.8" not in kept[0]
