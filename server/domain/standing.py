@@ -321,7 +321,7 @@ def network(address: str, secret: Callable[[], bytes]) -> str | None:
     nobody is taken for another.
     """
     try:
-        found = ipaddress.ip_address(address)
+        found = ipaddress.ip_address(address.partition("/")[0])  # limits count an IPv6 network of 64 bits
     except ValueError:
         return None
     if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
