@@ -525,8 +525,8 @@ async def test_deletion_during_a_delivery_stops_the_events_behind_it(
     """Also when the event in flight succeeds: the sender has already read the events behind it."""
     config = Config("", "", None, True, None, "INFO", limits=OFF, webhooks_allow_private=True)
     services = Services(database, clock, config, body_text)
-    renter = await services.renters.register(
-        name="R", email="r@example.com", email_key="r@example.com", organization="", phone=""
+    renter = await services.mailboxes.register_renter(
+        "", "r@example.com", name="R", email="r@example.com", organization="", phone=""
     )
     await services.renters.top_up(renter.id, 900)
     await services.webhooks.put(renter.id, "https://renter.example/e", None)
