@@ -14,6 +14,7 @@ from server.config import Config
 from server.domain.payouts import Period
 from server.outbound import Outbound
 from server.services.artifacts import Artifacts
+from server.services.canaries import Canaries
 from server.services.cleaning import Cleaning
 from server.services.deliveries import Deliveries, Write
 from server.services.dispatch import Dispatch
@@ -69,7 +70,9 @@ class Services:
             config.storage_limits,
             period,
         )
-        self.heartbeats = Heartbeats(database, self.fleet, self.metrics, clock, config.minimums)
+        self.heartbeats = Heartbeats(
+            database, self.fleet, self.metrics, clock, config.minimums, bool(config.canary_percent)
+        )
         self.market = Market(database, self.fleet, self.providers, clock)
         self.discards = Discards(database, clock)
         shared = Shared(
@@ -89,6 +92,7 @@ class Services:
         self.jobs = Jobs(
             database, self.dispatch, self.fleet, clock, config.limits.open_jobs, config.storage_limits
         )
+        self.canaries = Canaries(database, self.fleet, self.jobs, clock, config.canary_percent)
         self.sweep = Sweep(database, self.dispatch, self.fleet, self.heartbeats, clock, matures)
         self.artifacts = Artifacts(
             database, blobs, self.jobs, clock, config.artifact_limits, config.storage_limits

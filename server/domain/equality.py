@@ -1,13 +1,14 @@
-"""Whether a text is the answer of the same model to the same question, at temperature 0. Pure.
+"""Whether texts are the answers of the same model to the same questions, at temperature 0. Pure.
 
-The same model on other hardware, with other threads or beside other jobs rounds differently. Now and then two
-words are almost equally likely; then it chooses the other one, and the texts part. Another model, fewer bits or
-other instructions part much sooner. So what is unclear after one question is decided by several together. The
-figures of a real model are in docs/figures.md.
+The same model on other hardware or with other kernels rounds differently. Now and then two words are almost
+equally likely; then it chooses the other one, and the texts part. Another model, fewer bits or other
+instructions part much sooner. One question tells little, so several decide together: the more there are, the
+less must their mean differ from the middle. The figures of a real model are in docs/figures.md.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,10 +25,14 @@ PIECES = 60
 LEAST_PIECES = 8
 # The shortest run of equal pieces that is aligned: single words are in every answer.
 LEAST_RUN = 3
-# One answer with at least this figure is the same model's, and one with at most that is not.
-SAME, OTHER = 0.6, 0.2
-# What several unclear answers must have together, and how many there must be.
-SAME_TOGETHER, QUESTIONS = 0.4, 3
+# The mean of many figures above which they are the same model's, and how far above or below it the mean of a
+# few must be: this divided by the square root of their number. The smallest model that we know, with other
+# kernels, is taken for another one in 2 of 100 cases.
+MIDDLE, ABOVE, BELOW = 0.45, 0.5, 0.7
+# The least questions that show another model, and the most that are needed.
+LEAST_QUESTIONS, MOST_QUESTIONS = 3, 24
+# Two answers to one question agree if they have this figure.
+AGREE = 0.45
 
 
 class Equality(StrEnum):
@@ -66,16 +71,17 @@ def likeness(answer: str, reference: str) -> Likeness | None:
 
 
 def verdict(figures: Sequence[float]) -> Equality:
-    """What the figures of answers to different questions say together; the last one may be clear alone."""
+    """What the figures of answers to different questions say together."""
     if not figures:
         return Equality.UNCLEAR
-    if figures[-1] >= SAME:
+    mean, count = fmean(figures), len(figures)
+    if count >= MOST_QUESTIONS:
+        return Equality.SAME if mean >= MIDDLE else Equality.OTHER
+    if mean >= MIDDLE + ABOVE / math.sqrt(count):
         return Equality.SAME
-    if figures[-1] <= OTHER:
+    if count >= LEAST_QUESTIONS and mean <= MIDDLE - BELOW / math.sqrt(count):
         return Equality.OTHER
-    if len(figures) < QUESTIONS:
-        return Equality.UNCLEAR
-    return Equality.SAME if fmean(figures) >= SAME_TOGETHER else Equality.OTHER
+    return Equality.UNCLEAR
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +114,7 @@ def compare(answer: Answer, others: Sequence[Answer]) -> float | None:
 
 def _group(answer: Answer, others: Sequence[Answer], but: Answer | None = None) -> tuple[int, list[Answer]]:
     """The answers that are like an answer, and their weight."""
-    like = [each for each in others if each is not but and _figure(answer, each) >= SAME_TOGETHER]
+    like = [each for each in others if each is not but and _figure(answer, each) >= AGREE]
     return sum(each.weight for each in like), like
 
 

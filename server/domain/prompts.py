@@ -20,9 +20,11 @@ LONG_WORDS = 80
 _SLOT = re.compile(r"\{(\w+)\}")
 
 _WORDS: dict[str, tuple[str, ...]] = {
-    "name": tuple(
-        "Amal Bilal Carla Dana Emil Fahad Grace Hana Idris Jonas Khalid Layla Marta Noura Omar Petra Qasim Rosa "
-        "Salem Tariq Uma Viktor Wafa Yusuf Zeina Anton Bushra Chen Dalia Elena Faisal Giulia Hassan Ines".split()
+    "name": (
+        *("Amal", "Bilal", "Carla", "Dana", "Emil", "Fahad", "Grace", "Hana", "Idris"),
+        *("Jonas", "Khalid", "Layla", "Marta", "Noura", "Omar", "Petra", "Qasim", "Rosa"),
+        *("Salem", "Tariq", "Uma", "Viktor", "Wafa", "Yusuf", "Zeina", "Anton", "Bushra"),
+        *("Chen", "Dalia", "Elena", "Faisal", "Giulia", "Hassan", "Ines"),
     ),
     "city": (
         *("Riyadh", "Jeddah", "Dammam", "Cairo", "Amman", "Istanbul", "Lisbon", "Oslo", "Nairobi", "Lima"),
@@ -141,10 +143,10 @@ _QUESTIONS = (
     "I wrote code in {language} that {task}, but it is slow with {number} entries. What could I change?",
     "Compare the work of a {job} and a {job2} {form}.",
     "Plan a weekend in {city} for {small} friends who like {topic} and {adjective} places.",
-    "Write an email to {name}: the {item} that I bought on {day} {fault}, and I would like my {number} riyals back.",
+    "Write an email to {name}: the {item} bought on {day} {fault}, and I want my {number} riyals back.",
     "Give me {small} ideas for a talk about {topic} in front of {reader}, {form}.",
     "Why is {topic} important for a {job}? Answer {form}.",
-    "A {item} costs {number} riyals and is reduced by {small} percent. What does it cost now? Show the calculation.",
+    "A {item} for {number} riyals is reduced by {small} percent. What is its price now? Calculate.",
     "Describe a morning in {city} from the view of a {job} called {name}, {form}.",
     "What are the differences between {topic} and {topic2}? Answer {form}.",
     "Write a short product text for a {adjective} {item}, to be sold in {city}.",
@@ -206,6 +208,17 @@ class Prompt:
     text: str
     system: str | None
     max_tokens: int
+
+
+def question(seed: str, shape: Shape) -> str:
+    """What identifies a prompt: its seed and its shape. All who are asked it get the same prompt."""
+    return f"{seed}-{shape.max_tokens}-{'long' if shape.is_long else 'short'}"
+
+
+def of_question(question: str) -> Prompt:
+    """The prompt that a question identifies."""
+    _, max_tokens, length = question.rsplit("-", 2)
+    return draw(question, [Shape(int(max_tokens), length == "long")])
 
 
 def draw(seed: str, shapes: Sequence[Shape] = ()) -> Prompt:

@@ -76,6 +76,7 @@ async def test_server_runs_every_duty_once(market: Market) -> None:
         "clean artifacts",
         "remove old texts of jobs",
         "remove old discards",
+        "check providers",
         "mature payouts",
         "make checkpoints",
         "count jobs of past days",

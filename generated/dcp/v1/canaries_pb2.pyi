@@ -53,13 +53,15 @@ class _CanaryVerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CanaryV
     CANARY_VERDICT_UNSPECIFIED: _CanaryVerdict.ValueType  # 0
     """Not specified; never stored."""
     CANARY_VERDICT_PENDING: _CanaryVerdict.ValueType  # 1
-    """The job has not ended, or there is nothing yet to compare its answer with."""
+    """The job has not ended."""
     CANARY_VERDICT_PASSED: _CanaryVerdict.ValueType  # 2
     """The answer was as it should be."""
     CANARY_VERDICT_FAILED: _CanaryVerdict.ValueType  # 3
     """The answer was not as it should be; `fault` says how."""
     CANARY_VERDICT_UNDECIDED: _CanaryVerdict.ValueType  # 4
     """The canary tells nothing, for example because no other provider answered the same question."""
+    CANARY_VERDICT_WAITING: _CanaryVerdict.ValueType  # 5
+    """The job has ended, and there is nothing yet to compare its answer with."""
 
 class CanaryVerdict(_CanaryVerdict, metaclass=_CanaryVerdictEnumTypeWrapper):
     """What a canary found."""
@@ -67,13 +69,15 @@ class CanaryVerdict(_CanaryVerdict, metaclass=_CanaryVerdictEnumTypeWrapper):
 CANARY_VERDICT_UNSPECIFIED: CanaryVerdict.ValueType  # 0
 """Not specified; never stored."""
 CANARY_VERDICT_PENDING: CanaryVerdict.ValueType  # 1
-"""The job has not ended, or there is nothing yet to compare its answer with."""
+"""The job has not ended."""
 CANARY_VERDICT_PASSED: CanaryVerdict.ValueType  # 2
 """The answer was as it should be."""
 CANARY_VERDICT_FAILED: CanaryVerdict.ValueType  # 3
 """The answer was not as it should be; `fault` says how."""
 CANARY_VERDICT_UNDECIDED: CanaryVerdict.ValueType  # 4
 """The canary tells nothing, for example because no other provider answered the same question."""
+CANARY_VERDICT_WAITING: CanaryVerdict.ValueType  # 5
+"""The job has ended, and there is nothing yet to compare its answer with."""
 Global___CanaryVerdict: _TypeAlias = CanaryVerdict  # noqa: Y015
 
 class _CanaryFault:

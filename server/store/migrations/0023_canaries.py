@@ -13,17 +13,18 @@ CREATE TABLE canary (
     kind TEXT NOT NULL CHECK (kind IN ('answer', 'computation')),
     subject TEXT NOT NULL,
     question TEXT NOT NULL,
-    verdict TEXT NOT NULL CHECK (verdict IN ('pending', 'passed', 'failed', 'undecided')),
+    verdict TEXT NOT NULL CHECK (verdict IN ('pending', 'waiting', 'passed', 'failed', 'undecided')),
     fault TEXT,
     figure_permille BIGINT,
     millitokens_per_second BIGINT,
     created_ms BIGINT NOT NULL,
     decided_ms BIGINT,
-    CHECK ((verdict = 'pending') = (decided_ms IS NULL)),
+    CHECK ((verdict IN ('pending', 'waiting')) = (decided_ms IS NULL)),
     CHECK ((verdict = 'failed') = (fault IS NOT NULL))
 );
 CREATE INDEX canary_of_provider ON canary (provider_id, id);
 CREATE INDEX canary_pending ON canary (id) WHERE verdict = 'pending';
+CREATE INDEX canary_waiting ON canary (created_ms) WHERE verdict = 'waiting';
 CREATE INDEX canary_question ON canary (question, id);
 CREATE INDEX canary_subject ON canary (subject, created_ms);
 CREATE INDEX renter_market ON renter (id) WHERE is_market
