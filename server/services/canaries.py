@@ -39,8 +39,8 @@ BATCH, KNOWN_MS = 100, 3600 * 1000
 JUDGED, SUBMITTED = 100, 50
 # The newest jobs of a provider, whose sizes are imitated, and its newest canaries.
 SAMPLES, PAST = 50, 2 * MOST_QUESTIONS
-# How long a canary may run: an answer of the longest kind takes a slow machine that long.
-ANSWER_MS, COMPUTATION_MS = 10 * 60_000, 5 * 60_000
+# How long a canary may run: as long as customers' jobs, but not too short for a slow machine.
+ANSWER_MS, LEAST_ANSWER_MS, COMPUTATION_MS = 10 * 60_000, 3 * 60_000, 5 * 60_000
 # Of the canaries of a provider that serves models and runs containers.
 SHARE_OF_ANSWERS = 0.8
 # Small, and with a shell; for providers whose customers brought no image yet.
@@ -199,10 +199,14 @@ class Canaries:
         else:
             texts = {"system": prompt.system, "user": prompt.text}
             params["messages"] = [{"role": role, "content": text} for role, text in texts.items()]
-        durations = [each.duration_ms for each in samples if each.job_type is JobType.LLM_INFERENCE]
+        durations = [
+            each.duration_ms
+            for each in samples
+            if each.job_type is JobType.LLM_INFERENCE and each.duration_ms >= LEAST_ANSWER_MS
+        ]
         request = JobRequest(
             JobType.LLM_INFERENCE,
-            max(ANSWER_MS, self._chance.choice(durations or [ANSWER_MS])),
+            self._chance.choice(durations or [ANSWER_MS]),
             provider_id=provider_id,
             model=model,
             spec={"container_spec": {}, "params": params},

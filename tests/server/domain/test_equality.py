@@ -79,7 +79,7 @@ def test_several_questions_decide_together(figures: list[float], said: Equality)
     assert verdict(figures) is said
 
 
-# Figures of a real small model against itself, measured by scripts/bench canaries.
+# Figures of a real small model against itself, measured by scripts.calibrate.
 OTHER_KERNELS = (0.66, 0.13, 1.0, 0.73, 1.0, 1.0, 0.18, 1.0, 0.05, 0.57, 1.0, 1.0, 0.0, 1.0, 1.0, 0.04)
 FEWER_BITS = (0.03, 0.01, 0.0, 0.0, 0.0, 0.0, 0.05, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.06, 0.08, 0.04)
 
