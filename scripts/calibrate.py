@@ -103,7 +103,7 @@ def _answers(path: Path, questions: Sequence[prompts.Prompt], variant: Variant) 
         input=json.dumps(settings | dict(variant.settings)) + "\n",
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        text=True,
+        encoding="utf-8",
         check=True,
     )
     answers: list[str] = json.loads(child.stdout)

@@ -31,7 +31,7 @@ from server.store.database import Database
 
 log = logging.getLogger(__name__)
 
-# The renters of the market. Each provider meets all of them, as it meets its regular customers.
+# The renters of the market. Each provider meets all of them, as it meets those that come again.
 RENTERS = 8
 # Providers whose past is read in one transaction, and for how long it is believed.
 BATCH, KNOWN_MS = 100, 3600 * 1000
@@ -39,11 +39,11 @@ BATCH, KNOWN_MS = 100, 3600 * 1000
 JUDGED, SUBMITTED = 100, 50
 # The newest jobs of a provider, whose sizes are imitated, and its newest canaries.
 SAMPLES, PAST = 50, 2 * MOST_QUESTIONS
-# How long a canary may run: as long as customers' jobs, but not too short for a slow machine.
+# How long a canary may run: as long as other jobs, but not too short for a slow machine.
 ANSWER_MS, LEAST_ANSWER_MS, COMPUTATION_MS = 10 * 60_000, 3 * 60_000, 5 * 60_000
 # Of the canaries of a provider that serves models and runs containers.
 SHARE_OF_ANSWERS = 0.8
-# Small, and with a shell; for providers whose customers brought no image yet.
+# Small, and with a shell; for providers to which no renter brought an image yet.
 IMAGE = "docker.io/library/busybox:latest"
 _NAMES = (
     "Amal",
@@ -172,7 +172,7 @@ class Canaries:
 
         ``asked``: the model and the question that others were asked.
         """
-        samples = canaries.jobs_of_customers(presence.provider_id, SAMPLES)
+        samples = canaries.jobs_of_renters(presence.provider_id, SAMPLES)
         if asked is not None:
             return self._asked(presence.provider_id, *asked, samples)
         models = [model.name for model in presence.models if JobType.LLM_INFERENCE in presence.job_types]
@@ -271,7 +271,7 @@ def _known(provider_ids: Sequence[int], now_ms: int) -> dict[int, Known]:
 
 
 def _shapes(samples: Sequence[Sample]) -> list[Shape]:
-    """The sizes of what customers asked models."""
+    """The sizes of what renters asked models."""
     shapes = []
     for sample in samples:
         params = sample.spec.get("params", {})

@@ -23,7 +23,7 @@ _DECIDED = (CanaryVerdict.PASSED.value, CanaryVerdict.FAILED.value)
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What a customer's job looked like."""
+    """What a renter's job looked like."""
 
     job_type: JobType
     subject: str
@@ -233,8 +233,8 @@ def jobs_since(provider_ids: Sequence[int], since_ms: int) -> dict[int, int]:
     return {int(provider_id): int(count) for provider_id, count in tuples(query)}
 
 
-def jobs_of_customers(provider_id: int, limit: int) -> list[Sample]:
-    """The newest jobs of customers among the newest of a provider, without very large ones."""
+def jobs_of_renters(provider_id: int, limit: int) -> list[Sample]:
+    """The newest jobs of a provider, without the market's own and very large ones."""
     newest = (
         db.Job.select(
             db.Job.renter_id, db.Job.job_type, db.Job.model, db.Job.image, db.Job.spec, db.Job.duration_ms

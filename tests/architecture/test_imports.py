@@ -87,7 +87,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "pynvml": ("daemon.machine.gpus.nvml",),
     "rich": ("daemon.cli.status",),
-    "xllamacpp": ("daemon.engines.llamacpp_child", "scripts.calibration.answers"),
+    "xllamacpp": ("daemon.engines.llamacpp_child",),
     # The daemon's rooms -> who else may use them. A row for a part of a room names the room itself if it may.
     # The rest of the daemon works without a connection: it imports the link neither directly nor indirectly.
     "daemon.link": (

@@ -235,13 +235,13 @@ async def test_results_are_listed_oldest_first_and_counted(checked: Market) -> N
     assert await checked.sql(lambda: canaries.passed(ids)) == {ids[0]: len(newest[ids[0]]), ids[1]: 0, 999: 0}
 
 
-async def test_daemon_cannot_tell_a_canary_from_a_customers_job(checked: Market) -> None:
-    """The offer has the same fields as that of a customer who asks for no randomness."""
+async def test_daemon_cannot_tell_a_canary_from_a_renters_job(checked: Market) -> None:
+    """The offer has the same fields as that of a renter who asks for no randomness."""
     provider, _ = await three(checked, (None, None))
     canary = provider.offers[0]
-    customer = await checked.renter()
+    renter = await checked.renter()
     job = await checked.submit(
-        customer,
+        renter,
         provider.party,
         params=canary.params,
         duration_minutes=canary.run_limit.ToSeconds() / 60,
@@ -257,8 +257,8 @@ async def test_daemon_cannot_tell_a_canary_from_a_customers_job(checked: Market)
 
 async def test_providers_view_of_its_jobs_does_not_name_the_renter(checked: Market) -> None:
     provider, _ = await three(checked, (None, None))
-    customer = await checked.renter()
-    await checked.submit(customer, provider.party)
+    renter = await checked.renter()
+    await checked.submit(renter, provider.party)
     await provider.answer()
     listed = await checked.job_service.ListProviderJobs(
         jobs_pb2.ListProviderJobsRequest(), metadata=provider.party.metadata
@@ -272,8 +272,8 @@ async def test_providers_view_of_its_jobs_does_not_name_the_renter(checked: Mark
         for job in listed.jobs
     ]
     assert [job.renter_id for job in (*listed.jobs, *shown)] == [0] * 4
-    customers, canary = (MessageToDict(job).keys() for job in listed.jobs)
-    assert customers == canary
+    others, canary = (MessageToDict(job).keys() for job in listed.jobs)
+    assert others == canary
 
 
 async def test_market_pays_and_the_provider_earns_as_with_any_job(checked: Market) -> None:
@@ -283,23 +283,23 @@ async def test_market_pays_and_the_provider_earns_as_with_any_job(checked: Marke
 
 
 async def test_markets_renters_are_nobody(checked: Market) -> None:
-    """No key, and in none of the operator's figures of customers."""
+    """No key, and in none of the operator's figures of renters."""
     await three(checked, (None, None))
-    customer = await checked.renter()
+    renter = await checked.renter()
     own = await checked.sql(lambda: [row.id for row in Renter.select().where(Renter.is_market)])
     assert own
     assert await checked.sql(
         lambda: [key.owner_id for key in ApiKey.select().where(ApiKey.role == "renter")]
-    ) == [customer.id]
+    ) == [renter.id]
     listed = await checked.operation_service.ListRenters(
         operations_pb2.ListRentersRequest(), metadata=checked.admin_metadata
     )
-    assert [entry.id for entry in listed.renters] == [customer.id]
+    assert [entry.id for entry in listed.renters] == [renter.id]
     board = await checked.admin_service.GetDashboard(
         admin_pb2.GetDashboardRequest(), metadata=checked.admin_metadata
     )
     assert board.stats.total_renters == 1
-    assert [signup.id for signup in board.recent_signups if signup.role == "renter"] == [customer.id]
+    assert [signup.id for signup in board.recent_signups if signup.role == "renter"] == [renter.id]
 
 
 async def test_market_without_canaries_checks_nobody(market: Market) -> None:
@@ -339,12 +339,12 @@ async def test_computation_in_a_container_has_a_known_result(checked: Market) ->
 
 async def test_dispute_shows_the_checks_near_its_job(checked: Market) -> None:
     (liar,) = await three(checked, ("",))
-    customer = await checked.renter()
-    job = await checked.submit(customer, liar.party)
+    renter = await checked.renter()
+    job = await checked.submit(renter, liar.party)
     await liar.answer(FILLER, seconds=60)
     opened = await checked.dispute_service.OpenDispute(
         disputes_pb2.OpenDisputeRequest(job_id=job.job_id, reason="No answer at all."),
-        metadata=customer.metadata,
+        metadata=renter.metadata,
     )
     evidence = await checked.dispute_service.GetDispute(
         disputes_pb2.GetDisputeRequest(dispute_id=opened.dispute.id), metadata=checked.admin_metadata

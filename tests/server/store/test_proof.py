@@ -203,7 +203,7 @@ async def test_what_the_market_pays_for_checks_is_proved(
         assert (found.discrepancies, found.canaries_halala, found.postings_sum_halala) == ((), 200, 0)
 
 
-async def test_money_for_checks_that_a_customer_got_is_found(
+async def test_money_for_checks_that_another_renter_got_is_found(
     database: Database, rows: Rows, proofs: Proofs
 ) -> None:
     await fund(database, await rows.renter(0))
