@@ -10,7 +10,7 @@ import logging
 import random
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.clock import Clock, ms
 from server.domain import canaries as rules
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 RENTERS = 8
 # Providers whose past is read in one transaction, and for how long it is believed.
 BATCH, KNOWN_MS = 100, 3600 * 1000
+# How soon a provider is asked again that takes no canary now.
+PUT_OFF_MS = 60 * 1000
 # Canaries that are judged, and submitted, in one tick: no tick takes long.
 JUDGED, SUBMITTED = 100, 50
 # The newest jobs of a provider, whose sizes are imitated, and its newest canaries.
@@ -95,7 +97,7 @@ class Canaries:
         self._jobs = submitting
         self._clock = clock
         self._percent = percent
-        self._chance = chance or random.SystemRandom()
+        self._chance = chance or random.Random(secrets.randbits(256))  # noqa: S311  providers never see its numbers
         self._past: dict[int, _Past] = {}
         self._looked_ms: int | None = None
 
@@ -111,8 +113,9 @@ class Canaries:
         present = [each for each in self._fleet.all() if each.free_slots]
         await self._read_past([each.provider_id for each in present], now_ms)
         due = [each for each in present if self._is_due(each.provider_id, elapsed_ms)]
+        due = self._chance.sample(due, min(len(due), SUBMITTED))
         open_ = await self._database.read(lambda: canaries.open_of([each.provider_id for each in due]))
-        for presence in [each for each in due if each.provider_id not in open_][:SUBMITTED]:
+        for presence in [each for each in due if each.provider_id not in open_]:
             await self._submit(presence, now_ms)
         await self._ask_witnesses(now_ms)
 
@@ -148,12 +151,14 @@ class Canaries:
         provider_id = presence.provider_id
         plan = await self._database.read(lambda: self._plan(presence, now_ms, asked))
         if plan is None:
+            self._put_off(provider_id, now_ms)
             return
         try:
             renter_id = await self._database.run(lambda: self._funded(plan.request, now_ms))
             job = await self._jobs.submit(renter_id, plan.request)
         except DomainError as error:
             log.debug("no canary provider_id=%d reason=%s", provider_id, error.reason)
+            self._put_off(provider_id, now_ms)
             return
         await self._database.run(
             lambda: canaries.insert(
@@ -166,6 +171,12 @@ class Canaries:
             )
         )
         self._past.pop(provider_id, None)
+
+    def _put_off(self, provider_id: int, now_ms: int) -> None:
+        """Leaves a provider alone for a while that takes no canary now."""
+        if past := self._past.get(provider_id):
+            past.known = replace(past.known, asked=rules.AT_FIRST)
+            past.read_ms = now_ms - KNOWN_MS + PUT_OFF_MS
 
     def _plan(self, presence: Presence, now_ms: int, asked: tuple[str, str] | None) -> Plan | None:
         """What to ask a provider; None if it runs nothing whose result can be judged.
@@ -238,19 +249,23 @@ class Canaries:
     async def _judge(self) -> None:
         now_ms = ms(self._clock)
         ended = await self._database.read(lambda: canaries.ended(JUDGED))
+        if ended:  # the speeds first, as they are compared
+            await self._database.run(lambda: _note_speeds(ended))
         for canary in ended:
             await self._judge_one(canary, now_ms)
         questions = {canary.question for canary in ended if canary.kind is CanaryKind.ANSWER}
         if questions:
             for canary in await self._database.read(lambda: canaries.waiting(questions)):
                 await self._judge_one(canary, now_ms)
-        await self._database.run(lambda: canaries.expire(now_ms - rules.WAITS_MS, now_ms, JUDGED))
+        before_ms = now_ms - rules.WAITS_MS
+        if await self._database.read(lambda: canaries.any_expired(before_ms)):
+            await self._database.run(lambda: canaries.expire(before_ms, now_ms, JUDGED))
 
     async def _judge_one(self, canary: Canary, now_ms: int) -> None:
-        finding, speed = await self._database.read(lambda: _find(canary, now_ms))
+        finding = await self._database.read(lambda: _find(canary, now_ms))
         if (finding.verdict, canary.verdict) == (CanaryVerdict.WAITING, CanaryVerdict.WAITING):
             return
-        if not await self._database.run(lambda: canaries.decide(canary.id, finding, speed, now_ms)):
+        if not await self._database.run(lambda: canaries.decide(canary.id, finding, now_ms)):
             return
         facts = (canary.provider_id, canary.job_id, finding.verdict, finding.fault or "none")
         log.info("judged a canary provider_id=%d job_id=%s verdict=%s fault=%s", *facts)
@@ -296,17 +311,25 @@ def _computation(provider_id: int, job_type: JobType, image: str) -> Plan:
     return Plan(CanaryKind.COMPUTATION, image, seed, request)
 
 
-def _find(canary: Canary, now_ms: int) -> tuple[Finding, float | None]:
-    """What a canary says whose job has ended, and its speed. Inside a transaction."""
+def _note_speeds(ended: Sequence[Canary]) -> None:
+    """Stores how fast answers came. Inside a transaction."""
+    for canary in ended:
+        job = jobs.get(canary.job_id)
+        if job is not None and canary.kind is CanaryKind.ANSWER and (speed := rules.speed(job)) is not None:
+            canaries.note_speed(canary.id, speed)
+
+
+def _find(canary: Canary, now_ms: int) -> Finding:
+    """What a canary says whose job has ended. Inside a transaction."""
     job = jobs.get(canary.job_id)
     assert job is not None, "a canary has a job"
     text = _text(job)
     if (by_end := rules.by_end(job, text)) is not None:
-        return by_end, None
+        return by_end
     if canary.kind is CanaryKind.COMPUTATION:
         is_right = text.strip() == rules.computed(canary.question)
-        return (rules.PASSED if is_right else rules.failed(CanaryFault.ANSWER_DIFFERS)), None
-    return _find_answer(canary, job, text, now_ms), rules.speed(job)
+        return rules.PASSED if is_right else rules.failed(CanaryFault.ANSWER_DIFFERS)
+    return _find_answer(canary, job, text, now_ms)
 
 
 def _find_answer(canary: Canary, job: Job, text: str, now_ms: int) -> Finding:

@@ -46,14 +46,20 @@ def insert(
     ).execute()
 
 
-def decide(canary_id: int, finding: Finding, tokens_per_second: float | None, now_ms: int) -> bool:
+def note_speed(canary_id: int, tokens_per_second: float) -> None:
+    """Stores how fast the answer came."""
+    db.Canary.update(millitokens_per_second=_thousandths(tokens_per_second)).where(
+        db.Canary.id == canary_id
+    ).execute()
+
+
+def decide(canary_id: int, finding: Finding, now_ms: int) -> bool:
     """Stores what a canary found; False if it was decided before."""
     is_open = finding.verdict in OPEN
     query = db.Canary.update(
         verdict=finding.verdict.value,
         fault=finding.fault.value if finding.fault is not None else None,
         figure_permille=_thousandths(finding.figure),
-        millitokens_per_second=_thousandths(tokens_per_second),
         decided_ms=None if is_open else now_ms,
     )
     return bool(query.where(db.Canary.id == canary_id, db.Canary.decided_ms.is_null()).execute())
@@ -140,6 +146,12 @@ def waiting_questions(since_ms: int, limit: int) -> list[tuple[str, str, set[int
     for question, provider_id in tuples(query.where(db.Canary.question.in_(list(asked_)))):
         asked_[question].add(int(provider_id))
     return [(subject, question, asked_[question]) for subject, question in found]
+
+
+def any_expired(before_ms: int) -> bool:
+    """Whether ``expire`` would find a canary."""
+    query = db.Canary.select().where(_is(CanaryVerdict.WAITING), db.Canary.created_ms < before_ms)
+    return bool(query.exists())
 
 
 def expire(before_ms: int, now_ms: int, limit: int) -> int:

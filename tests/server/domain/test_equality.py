@@ -11,7 +11,7 @@ from server.domain.equality import AGREE, Answer, Equality, compare, likeness, v
 
 TEXT = (
     "A rain gauge measures how much rain falls in a given time. It is a simple cylinder with a scale, which "
-    "you read every morning at the same hour. Write the number down, empty the cylinder and put it back in its "
+    "you read every morning at the same hour. Write it down, empty the cylinder and put it back in its "
     "place. After a year you know which months are wet."
 )
 PARTED = (

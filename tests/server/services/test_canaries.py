@@ -156,7 +156,7 @@ async def test_answers_to_nothing_fail_the_first_canaries_beside_honest_ones(che
 
 async def test_no_answer_fails_without_any_other_provider(checked: Market) -> None:
     (silent,) = await three(checked, ("",))
-    (canary,) = await silent.found()
+    canary = (await silent.found())[0]
     assert (canary.verdict, canary.fault) == (FAILED, CanaryFault.NO_ANSWER)
 
 
@@ -171,7 +171,7 @@ async def test_run_that_never_ends_fails(checked: Market) -> None:
         await silent.daemon.heartbeat()
     await checked.tick()
     await checked.check()
-    (canary,) = await silent.found()
+    canary = (await silent.found())[0]
     assert (canary.verdict, canary.fault) == (FAILED, CanaryFault.NO_ANSWER)
 
 
@@ -214,7 +214,7 @@ async def test_provider_that_is_far_slower_than_others_with_its_gpu_fails(checke
 
 async def test_count_that_cannot_belong_to_the_answer_fails(checked: Market) -> None:
     (liar,) = await three(checked, (None,), tokens=1)
-    (canary,) = await liar.found()
+    canary = (await liar.found())[0]
     assert (canary.verdict, canary.fault) == (FAILED, CanaryFault.TOKENS_IMPOSSIBLE)
 
 
