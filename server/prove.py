@@ -49,6 +49,7 @@ def _lines(found: Proof) -> Iterator[str]:
     yield f"open disputes     {found.open_disputes:,} with {found.disputed_halala:,} halala"
     yield f"claimable         {found.claimable_halala:,} halala, and {found.maturing_halala:,} maturing"
     yield f"debts of providers {found.debt_halala:,} halala"
+    yield f"paid for checks   {found.canaries_halala:,} halala"
     yield f"checkpoints       {found.checkpoint_id:,} verified"
     if found.is_balanced:
         yield "The ledger balances."

@@ -15,6 +15,7 @@ from server.domain.payouts import Period
 from server.domain.standing import Facts, assess
 from server.outbound import Outbound
 from server.services.artifacts import Artifacts
+from server.services.canaries import Canaries
 from server.services.cleaning import Cleaning
 from server.services.deliveries import Deliveries, Write
 from server.services.dispatch import Dispatch
@@ -60,9 +61,10 @@ class Services:
         post = Outbound(allow_private=config.webhooks_allow_private).post
         payouts = config.payouts
         matures = not payouts.is_immediate
-        first = assess(Facts(), checks_are_on=False)
+        checks_are_on = bool(config.canary_percent)
+        first = assess(Facts(), checks_are_on=checks_are_on)
         self.fleet = Fleet(first if config.standing_counts else None)
-        self.standings = Standings(database, self.fleet, clock, payouts, checks_are_on=False)
+        self.standings = Standings(database, self.fleet, clock, payouts, checks_are_on=checks_are_on)
         period: Period = self.standings.period
         self.dispatch = Dispatch(database, self.fleet, clock, config.max_output_bytes)
         self.metrics = Metrics(database, clock)
@@ -74,7 +76,9 @@ class Services:
             config.storage_limits,
             period,
         )
-        self.heartbeats = Heartbeats(database, self.fleet, self.metrics, clock, config.minimums)
+        self.heartbeats = Heartbeats(
+            database, self.fleet, self.metrics, clock, config.minimums, bool(config.canary_percent)
+        )
         self.market = Market(database, self.fleet, self.providers, clock)
         self.discards = Discards(database, clock)
         shared = Shared(
@@ -98,6 +102,7 @@ class Services:
         self.jobs = Jobs(
             database, self.dispatch, self.fleet, clock, config.limits.open_jobs, config.storage_limits
         )
+        self.canaries = Canaries(database, self.fleet, self.jobs, clock, config.canary_percent)
         self.sweep = Sweep(database, self.dispatch, self.fleet, self.heartbeats, clock, matures)
         self.artifacts = Artifacts(
             database, blobs, self.jobs, clock, config.artifact_limits, config.storage_limits

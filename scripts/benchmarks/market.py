@@ -90,6 +90,7 @@ class Market:
             "DCP_ADMIN_TOKEN": self.admin_token,
             "DCP_SANDBOX_TOPUP": "true",
             "DCP_LOG_LEVEL": "warning",
+            "DCP_CANARY_PERCENT": "0",
             **UNLIMITED,
             **({"DCP_HTTP_LISTEN": "127.0.0.1:0"} if self._embedded else {}),
         }

@@ -14,7 +14,7 @@ from random import Random
 from server.domain.levels import Standing
 from server.domain.payouts import Payout
 from server.domain.reliability import NO_RECORD, RECORD_SIZE, TrackRecord
-from server.domain.standing import DAY_MS, Assessment, Bounds, Facts, Party, assess, evidence, independent
+from server.domain.standing import DAY_MS, Assessment, Bounds, Facts, Party, assess, independent
 
 # The checks of which a standing follows.
 CHECKS_KEPT = 60
@@ -72,12 +72,10 @@ class Machine:
     impossible: deque[bool] = field(default_factory=lambda: deque(maxlen=RECORD_SIZE))
     checks: deque[bool] = field(default_factory=lambda: deque(maxlen=CHECKS_KEPT))
     checks_passed: int = 0
-    doubt: float = 0.0
     customers: dict[Party, int] = field(default_factory=dict)
     used_slots: int = 0
     open_halala: int = 0
-    jobs_since_check: int = 0
-    checked_ms: int | None = None
+    checks_made: int = 0
     assessed_ms: int = -DAY_MS
     is_changed: bool = True
     began_ms: int | None = None
@@ -145,7 +143,7 @@ class Machine:
     def check(self, now_ms: int, draw: Random) -> None:
         """The market checks its work."""
         cheated = self.cheats_now(now_ms, draw)
-        self.checked_ms, self.jobs_since_check, self.is_changed = now_ms, 0, True
+        self.checks_made, self.is_changed = self.checks_made + 1, True
         if self.began_ms is not None and self.caught_ms is None:
             self.checks_until_caught += 1
         if cheated and self.kind is Kind.SILENT:
@@ -164,17 +162,14 @@ class Machine:
             passed = draw.random() >= FALSE_ALARM
         if not (cheated and self.kind is Kind.SILENT):
             self.note(True, impossible=cheated and self.kind is Kind.INFLATED_TOKENS)
-        self.jobs_since_check = 0
         self.checks.append(passed)
         self.checks_passed += passed
-        self.doubt = evidence(self.checks)
 
     def note(self, succeeded: bool, *, impossible: bool = False) -> None:
         """An attempt ended."""
         self.outcomes.append(succeeded and not impossible)
         self.impossible.append(impossible)
         self.record = TrackRecord(sum(self.outcomes), len(self.outcomes))
-        self.jobs_since_check += 1
         self.is_changed = True
 
 

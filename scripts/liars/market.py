@@ -10,9 +10,9 @@ from random import Random
 
 from scripts.liars.machines import MODELS, SLOW, Kind, Machine, machines
 from server.domain import pricing
-from server.domain.checks import HOUR_MS, is_due
+from server.domain.canaries import Known, chance
 from server.domain.levels import NEWCOMERS_PERCENT, Standing, tier
-from server.domain.payouts import Payout, PayoutTerms, matured
+from server.domain.payouts import HOUR_MS, Payout, PayoutTerms, matured
 from server.domain.placement import Model, rank, value_left_halala
 from server.domain.standing import DAY_MS, Party, assess
 
@@ -51,7 +51,7 @@ class Result:
 class Market:
     """One run, from a seed."""
 
-    def __init__(self, providers: int, liars: float, jobs: int, days: int, seed: int, percent: float) -> None:
+    def __init__(self, providers: int, liars: float, jobs: int, days: int, seed: int, percent: int) -> None:
         self._draw = Random(seed)
         self._days, self._jobs, self._percent = days, jobs, percent
         self._coming = machines(providers, liars, days, self._draw)[::-1]
@@ -107,9 +107,13 @@ class Market:
 
     def _check(self, machine: Machine, now_ms: int) -> None:
         for _ in range(4):
-            since = None if machine.checked_ms is None else now_ms - machine.checked_ms
-            made, jobs = len(machine.checks), machine.jobs_since_check
-            if not is_due(machine.standing, made, machine.doubt, jobs, since, percent=self._percent):
+            known = Known(
+                machine.checks_made,
+                bool(machine.checks),
+                bool(machine.checks) and not machine.checks[-1],
+                round(machine.jobs * DAY_MS / max(DAY_MS, now_ms - machine.joined_ms)),
+            )
+            if self._draw.random() >= chance(known, self._percent, HOUR_MS):
                 return
             machine.check(now_ms, self._draw)
             self.result.checks += 1

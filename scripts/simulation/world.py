@@ -449,7 +449,9 @@ def _request(rng: Random, number: int) -> JobRequest:
 
 def config(output_limit: int = MAX_OUTPUT_BYTES) -> Config:
     """A server's settings: no rate limits, and renters may credit themselves."""
-    return Config("", "", None, True, None, "INFO", max_output_bytes=output_limit, limits=OFF)
+    return Config(
+        "", "", None, True, None, "INFO", max_output_bytes=output_limit, limits=OFF, canary_percent=0
+    )
 
 
 def template(database: InlineDatabase) -> None:

@@ -25,6 +25,8 @@ MAX_OPEN_DISPUTES = 20
 DAY_MS = 24 * 3_600_000
 # The bytes of output and of log that an operator sees beside a dispute; the job's own routes have all of it.
 EVIDENCE_BYTES = 64 * 1024
+# Checks of a provider's work that an operator sees, and how far from the job's end.
+EVIDENCE_CANARIES, NEAR_MS = 50, 7 * DAY_MS
 # A provider's ended attempts that an operator sees: this number of those that ended up to the job's end.
 EVIDENCE_ATTEMPTS = 50
 

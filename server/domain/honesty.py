@@ -35,6 +35,7 @@ class Verdict(StrEnum):
     VERIFIED = "verified"
     UNVERIFIED = "unverified"
     SUSPECT = "suspect"
+    CLAIMED = "claimed"
 
 
 class VerdictReason(StrEnum):
@@ -43,6 +44,7 @@ class VerdictReason(StrEnum):
     MODEL_NOT_KNOWN = "MODEL_NOT_KNOWN"
     GPUS_CHANGED = "GPUS_CHANGED"
     TOO_SLOW = "TOO_SLOW"
+    NOT_CHECKED = "NOT_CHECKED"
     CLAIM_MISMATCH = "CLAIM_MISMATCH"
     MEMORY_MISMATCH = "MEMORY_MISMATCH"
     CAPABILITY_MISMATCH = "CAPABILITY_MISMATCH"
@@ -64,6 +66,7 @@ SENTENCES = {
     VerdictReason.FIGURES_MISSING: "The report lacks the name, the total memory or the UUID of a GPU.",
     VerdictReason.MODEL_NOT_KNOWN: "The marketplace has no figures of this GPU model to compare with.",
     VerdictReason.GPUS_CHANGED: "The GPUs of the machine changed less than 24 hours ago.",
+    VerdictReason.NOT_CHECKED: "No check of its work has passed yet.",
     VerdictReason.TOO_SLOW: "Its jobs ran far slower than any GPU runs them.",
     VerdictReason.CLAIM_MISMATCH: "It registered with another GPU model than its daemon reports.",
     VerdictReason.MEMORY_MISMATCH: "No GPU of this model has so much or so little memory.",
@@ -133,6 +136,8 @@ class History:
     """When its set of GPUs last changed; None if it never did."""
     shares_uuid: bool = False
     """Another live provider reports one of its UUIDs."""
+    is_unchecked: bool = False
+    """The market checks the work of providers, and no check of this one's has passed yet."""
     tokens_per_second: float | None = None
     """The median of its newest jobs, by the server's clock; None if they are too few."""
 
@@ -162,6 +167,8 @@ def judge(reported: Facts, history: History, now_ms: int) -> Judgement:
 def _verdict(reasons: Collection[VerdictReason]) -> Verdict:
     if not CONTRADICTIONS.isdisjoint(reasons):
         return Verdict.SUSPECT
+    if set(reasons) == {VerdictReason.NOT_CHECKED}:
+        return Verdict.CLAIMED
     return Verdict.UNVERIFIED if reasons else Verdict.VERIFIED
 
 
@@ -171,6 +178,8 @@ def _of_machine(reported: Facts, history: History) -> list[VerdictReason]:
         reasons.append(VerdictReason.NO_GPU_MEASURED)
     if _is_other_than(history.claimed_gpu, reported.gpus):
         reasons.append(VerdictReason.CLAIM_MISMATCH)
+    if history.is_unchecked and reported.gpus:
+        reasons.append(VerdictReason.NOT_CHECKED)
     if not reported.has_all_uuids:
         reasons.append(VerdictReason.FIGURES_MISSING)
     if history.shares_uuid or len(set(reported.uuids)) < len(reported.uuids):

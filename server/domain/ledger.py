@@ -31,6 +31,8 @@ class AccountKind(StrEnum):
     PLATFORM = "platform"
     # Amounts of withdrawal requests that were neither paid nor rejected yet.
     WITHDRAWAL = "withdrawal"
+    # What the market spent on checks of providers' work. Never positive.
+    CANARY_BUDGET = "canary_budget"
 
 
 class TransferKind(StrEnum):
@@ -55,12 +57,16 @@ class TransferKind(StrEnum):
     DISPUTE_REFUND = "dispute_refund"
     FEE_REFUND = "fee_refund"
     DEBT_REPAID = "debt_repaid"
+    # The market pays for a check; it goes to the wallet of one of its own renters.
+    CANARY_FUNDED = "canary_funded"
 
 
 # The transfers that take a job's hold apart; others that name a job do not touch its hold.
 OF_HOLDS = (TransferKind.HOLD, TransferKind.PAYOUT, TransferKind.FEE, TransferKind.REFUND)
 # The accounts whose balance may be negative.
-MAY_BE_NEGATIVE = frozenset({AccountKind.EXTERNAL, AccountKind.PROVIDER_DEBT})
+MAY_BE_NEGATIVE = frozenset({AccountKind.EXTERNAL, AccountKind.PROVIDER_DEBT, AccountKind.CANARY_BUDGET})
+# The accounts whose balance is never positive.
+NEVER_POSITIVE = frozenset({AccountKind.PROVIDER_DEBT, AccountKind.CANARY_BUDGET})
 
 
 class HoldState(StrEnum):
@@ -93,6 +99,7 @@ class Transfer:
 
 EXTERNAL = Account(AccountKind.EXTERNAL)
 PLATFORM = Account(AccountKind.PLATFORM)
+CANARY_BUDGET = Account(AccountKind.CANARY_BUDGET)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +210,11 @@ def hold_transfer(renter_id: int, amount_halala: int, job_id: str) -> Transfer:
 def forfeit_transfer(renter_id: int, amount_halala: int) -> Transfer:
     """Gives the balance of a deleted renter's wallet to the platform."""
     return Transfer(TransferKind.FORFEIT, renter(renter_id), PLATFORM, amount_halala)
+
+
+def funding(renter_id: int, amount_halala: int) -> Transfer:
+    """Pays for a check, to the wallet of one of the market's own renters."""
+    return Transfer(TransferKind.CANARY_FUNDED, CANARY_BUDGET, renter(renter_id), amount_halala)
 
 
 def make_bill(hold_halala: int, rate_halala_per_minute: int, billed: int) -> Bill:

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 
 from server.domain.disputes import OF_DISPUTES, Dispute, DisputeState, expected
 from server.domain.ledger import (
+    CANARY_BUDGET,
     MAY_BE_NEGATIVE,
+    NEVER_POSITIVE,
     OF_HOLDS,
     Account,
     AccountKind,
@@ -70,7 +72,9 @@ class Proof:
     open_disputes: int = 0
     disputed_halala: int = 0
     debt_halala: int = 0
-    """What providers owe. Beside the world's account, only those of debts are negative."""
+    """What providers owe."""
+    canaries_halala: int = 0
+    """What the market spent on checks. Beside the world's, only this account and debts are negative."""
     checkpoint_id: int = 0
     """The checkpoint from which the sums start; 0 for a replay of everything."""
     transfers_read: int = 0
@@ -96,6 +100,8 @@ class Sums:
     """The wallets that were given up with their accounts."""
     refunds_forfeited: Counter[tuple[str, Account]] = field(default_factory=Counter)
     """The refunds after disputes that came after the deletion of their renters, by job and wallet."""
+    funded: Counter[Account] = field(default_factory=Counter)
+    """What the market paid for checks, by the wallet that got it."""
     wrong: list[str] = field(default_factory=list)
 
     def add(self, transfer: Transfer) -> None:
@@ -112,6 +118,8 @@ class Sums:
             self.disputed[transfer.job_id or "", transfer.kind] += amount
         if transfer.withdrawal_id is not None:
             self.withdrawn[transfer.withdrawal_id, transfer.kind] += amount
+        if transfer.kind is TransferKind.CANARY_FUNDED:
+            self.funded[transfer.credit] += amount
         if transfer.kind is TransferKind.FORFEIT:
             self.forfeit(transfer.debit, transfer.job_id, amount)
 
@@ -237,6 +245,7 @@ def prove(
     withdrawals: Iterable[Withdrawal] = (),
     deleted_renters: Iterable[int] = (),
     disputes: Iterable[Dispute] = (),
+    market_renters: Iterable[int] = (),
 ) -> Proof:
     """Compares sums, whose ``held`` it empties, with stored balances, holds, withdrawals and the rest."""
     hold_faults, held, open_holds = _prove_holds(holds, sums.held)
@@ -251,6 +260,7 @@ def prove(
         *_balance_discrepancies(balances, sums.balances),
         *_deletion_discrepancies(deleted, sums.forfeits, sums.balances),
         *_forfeited_refund_discrepancies(deleted, contested, sums.refunds_forfeited),
+        *_funding_discrepancies(set(market_renters), sums.funded),
         *dispute_faults,
         *_reserve_discrepancies(AccountKind.PROVIDER_DISPUTED, in_disputes, sums.balances, disputed),
         *hold_faults,
@@ -271,6 +281,7 @@ def prove(
         open_disputes=open_disputes,
         disputed_halala=sum(disputed.values()),
         debt_halala=-_total(sums.balances, AccountKind.PROVIDER_DEBT),
+        canaries_halala=-sums.balances[CANARY_BUDGET],
         transfers_read=sums.count,
     )
 
@@ -380,6 +391,14 @@ def _deletion_discrepancies(
             yield f"{name} was given up {times} times; only a deleted renter's wallet is, once"
 
 
+def _funding_discrepancies(market: set[int], funded: Counter[Account]) -> Iterator[str]:
+    """The market pays for checks only to the wallets of its own renters."""
+    for account, amount in sorted(funded.items()):
+        if account.kind is not AccountKind.RENTER or account.owner_id not in market:
+            name = f"{account.kind} {account.owner_id}"
+            yield f"{name} got {amount} halala for checks and is not the wallet of a renter of the market"
+
+
 def _balance_discrepancies(balances: dict[Account, int], replayed: Counter[Account]) -> Iterator[str]:
     for account in sorted({*balances, *replayed}):
         stored = balances.get(account, 0)
@@ -388,8 +407,8 @@ def _balance_discrepancies(balances: dict[Account, int], replayed: Counter[Accou
             yield f"{name} is stored as {stored} halala and replays to {replayed[account]}"
         if replayed[account] < 0 and account.kind not in MAY_BE_NEGATIVE:
             yield f"{name} is negative: {replayed[account]} halala"
-        if replayed[account] > 0 and account.kind is AccountKind.PROVIDER_DEBT:
-            yield f"{name} is positive: {replayed[account]} halala were repaid that were not owed"
+        if replayed[account] > 0 and account.kind in NEVER_POSITIVE:
+            yield f"{name} is positive: {replayed[account]} halala were paid that were not owed"
 
 
 def _reserve_discrepancies(

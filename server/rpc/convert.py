@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
-from dcp.v1 import gpus_pb2, honesty_pb2, jobs_pb2, providers_pb2, standing_pb2
+from dcp.v1 import canaries_pb2, gpus_pb2, honesty_pb2, jobs_pb2, providers_pb2, standing_pb2
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict, ParseDict
@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from common.images import ImageNameError, parse
+from server.domain.canaries import Canary, CanaryFault, CanaryKind, CanaryVerdict
 from server.domain.disputes import Dispute, DisputeState
 from server.domain.errors import invalid_field
 from server.domain.gpus import GpuReport, from_plain, to_plain
@@ -65,6 +66,9 @@ _STANDING_MEMBERS = member_map(Standing, standing_pb2.Standing)
 _STANDING_REASONS = enum_map(StandingReason, standing_pb2.StandingReason)
 _STATUSES = enum_map(ProviderStatus, providers_pb2.ProviderStatus)
 _DISPUTES = enum_map(DisputeState, jobs_pb2.DisputeStatus)
+_CANARY_KINDS = enum_map(CanaryKind, canaries_pb2.CanaryKind)
+_CANARY_VERDICTS = enum_map(CanaryVerdict, canaries_pb2.CanaryVerdict)
+_CANARY_FAULTS = enum_map(CanaryFault, canaries_pb2.CanaryFault)
 _DISPUTE_STATES = member_map(DisputeState, jobs_pb2.DisputeStatus)
 
 
@@ -313,6 +317,19 @@ def job(record: Job, prospect: Prospect = NOTHING_KNOWN) -> jobs_pb2.Job:
         message.failure_reason = _FAILURES[record.failure_reason]
         message.failure_message = record.failure_message or ""
     return message
+
+
+def canary(found: Canary) -> canaries_pb2.Canary:
+    """A check of a provider's work as an operator sees it."""
+    return canaries_pb2.Canary(
+        id=found.id,
+        job_id=found.job_id,
+        kind=_CANARY_KINDS[found.kind],
+        verdict=_CANARY_VERDICTS[found.verdict],
+        fault=_CANARY_FAULTS[found.fault] if found.fault is not None else None,
+        figure=found.figure,
+        created_at=timestamp(found.created_ms),
+    )
 
 
 def dispute(found: Dispute) -> jobs_pb2.Dispute:

@@ -92,5 +92,6 @@ def _evidence(found: Evidence) -> pb.GetDisputeResponse:
             open_disputes=found.counts.get(DisputeState.OPEN, 0),
             upheld_disputes=found.counts.get(DisputeState.UPHELD, 0),
             rejected_disputes=found.counts.get(DisputeState.REJECTED, 0),
+            canaries=[convert.canary(each) for each in found.canaries],
         ),
     )

@@ -6,12 +6,13 @@ from dcp.v1 import jobs_pb2 as pb
 from dcp.v1 import jobs_pb2_grpc
 
 from server.domain.errors import invalid_field
-from server.domain.jobs import FINAL, JobState
+from server.domain.jobs import FINAL, Job, JobState
+from server.domain.queue import Prospect
 from server.rpc import convert
 from server.rpc.context import Context
 from server.rpc.interceptors import caller, operator
 from server.services.jobs import Jobs, Output
-from server.services.keys import ADMIN
+from server.services.keys import ADMIN, PROVIDER
 
 DEFAULT_CONTENT_TYPE = "text/plain; charset=utf-8"
 
@@ -34,11 +35,14 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         self, request: pb.ListProviderJobsRequest, context: Context
     ) -> pb.ListProviderJobsResponse:
         found, more = await self._jobs.of_provider(caller().id, *_page(request))
-        return pb.ListProviderJobsResponse(jobs=[convert.job(job) for job in found], next_before_job_id=more)
+        return pb.ListProviderJobsResponse(
+            jobs=[_without_renter(job) for job in found], next_before_job_id=more
+        )
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         job = await self._jobs.get(caller(), request.job_id)
-        answer = pb.GetJobResponse(job=convert.job(job, await self._jobs.prospect(job)))
+        show = _without_renter if caller().role == PROVIDER else convert.job
+        answer = pb.GetJobResponse(job=show(job, await self._jobs.prospect(job)))
         if dispute := await self._jobs.dispute(job):
             answer.job.dispute.CopyFrom(convert.dispute(dispute))
         return answer
@@ -66,6 +70,13 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         by = operator(context) if caller().role == ADMIN else None
         job = await self._jobs.cancel(caller(), request.job_id, by)
         return pb.CancelJobResponse(success=True, job=convert.job(job))
+
+
+def _without_renter(job: Job, prospect: Prospect = convert.NOTHING_KNOWN) -> pb.Job:
+    """A job as its provider sees it: whose it is would tell the market's own jobs from others."""
+    shown = convert.job(job, prospect)
+    shown.ClearField("renter_id")
+    return shown
 
 
 def _page(

@@ -46,6 +46,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             open_disputes=proof.open_disputes,
             disputed_halala=proof.disputed_halala,
             debt_halala=proof.debt_halala,
+            canaries_halala=proof.canaries_halala,
             checkpoint_id=proof.checkpoint_id,
             transfers_read=proof.transfers_read,
         )

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from server.clock import Clock, ms
 from server.domain import disputes as rules
 from server.domain import ledger as accounts
+from server.domain.canaries import Canary
 from server.domain.disputes import (
     DAY_MS,
     EVIDENCE_ATTEMPTS,
     EVIDENCE_BYTES,
+    EVIDENCE_CANARIES,
     MAX_OPEN_DISPUTES,
+    NEAR_MS,
     Dispute,
     DisputeEvent,
     DisputeState,
@@ -33,7 +36,7 @@ from server.services.pages import Page, read_page
 from server.services.payouts import settle_debt
 from server.services.renters import existing, present
 from server.services.repeats import once
-from server.store import disputes, jobs, leases, ledger, payouts, reliability
+from server.store import canaries, disputes, jobs, leases, ledger, payouts, reliability
 from server.store.database import Database
 from server.store.reliability import PastAttempt
 
@@ -57,6 +60,8 @@ class Evidence:
     attempts: list[Attempt]
     output: Text
     log: Text
+    canaries: list[Canary]
+    """Checks of the provider's work near the end of the job, newest first."""
     record: TrackRecord
     past: list[PastAttempt]
     """The provider's attempts that ended until the job's end, newest first."""
@@ -227,6 +232,7 @@ def _evidence(dispute: Dispute) -> Evidence:
         numbered(job, leases.of_job(job.job_id, ATTEMPTS_LIMIT)),
         Text(b"", False) if job.content_type.startswith("image/") else _text(job, Channel.OUTPUT),
         _text(job, Channel.LOG),
+        canaries.near(dispute.provider_id, job.ended_ms - NEAR_MS, job.ended_ms + NEAR_MS, EVIDENCE_CANARIES),
         track_record((attempt.outcome, attempt.failure_reason) for attempt in past),
         past,
         disputes.counts_of_provider(dispute.provider_id),

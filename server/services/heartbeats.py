@@ -36,13 +36,14 @@ class Heartbeats:
         metrics: Metrics,
         clock: Clock,
         minimums: Minimums = ANY_VERSION,
+        checks_are_on: bool = False,
     ) -> None:
         self._database = database
         self._fleet = fleet
         self._metrics = metrics
         self._clock = clock
         self._minimums = minimums
-        self.honesty = Honesty(database, fleet, clock)
+        self.honesty = Honesty(database, fleet, clock, checks_are_on)
         self._unwritten: dict[int, Beat] = {}
         self._written: dict[int, tuple[int, int]] = {}
         """Of each provider's newest stored report, when it was reported and a hash of all but its figures."""

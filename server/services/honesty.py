@@ -20,7 +20,7 @@ from server.domain.jobs import Job, JobState
 from server.domain.leases import LIVE_SECONDS
 from server.services.each import together
 from server.services.fleet import Fleet, Judged
-from server.store import honesty, jobs, providers
+from server.store import canaries, honesty, jobs, providers
 from server.store.database import Database, PartError
 from server.store.providers import ProviderRow
 
@@ -52,8 +52,10 @@ class Found:
 class Honesty:
     """Judges the providers that report to this server."""
 
-    def __init__(self, database: Database, fleet: Fleet, clock: Clock) -> None:
+    def __init__(self, database: Database, fleet: Fleet, clock: Clock, checks_are_on: bool = False) -> None:
+        """``checks_are_on``: the market checks the work of providers, too."""
         self._database = database
+        self._checks_are_on = checks_are_on
         self._fleet = fleet
         self._clock = clock
         self._waiting: dict[int, Facts] = {}
@@ -95,11 +97,11 @@ class Honesty:
         """The findings on each provider, stored where they are new; without those that failed."""
 
         def look() -> dict[int, Found]:
-            return {provider_id: _look(provider_id, facts, now_ms) for provider_id, facts in batch.items()}
+            return {key: _look(key, facts, now_ms, self._checks_are_on) for key, facts in batch.items()}
 
         def record(provider_ids: Sequence[int]) -> None:
             for provider_id in provider_ids:
-                found[provider_id] = _record(provider_id, batch[provider_id], now_ms)
+                found[provider_id] = _record(provider_id, batch[provider_id], now_ms, self._checks_are_on)
 
         found: dict[int, Found] = {}
         try:
@@ -148,7 +150,9 @@ def _is_due(before: Judged | None, current: Facts, now_ms: int) -> bool:
     return now_ms >= before.again_ms
 
 
-def _read(provider_id: int, current: Facts, now_ms: int) -> tuple[ProviderRow, Found, int | None]:
+def _read(
+    provider_id: int, current: Facts, now_ms: int, checks_are_on: bool
+) -> tuple[ProviderRow, Found, int | None]:
     """The row, what is found by it, and when the set of GPUs changed. Inside a transaction."""
     row = providers.get(provider_id)
     assert row is not None, "a key belongs to a provider that does not exist"
@@ -161,14 +165,15 @@ def _read(provider_id: int, current: Facts, now_ms: int) -> tuple[ProviderRow, F
         row.claimed_gpu,
         changed_ms,
         bool(others),
+        checks_are_on and not canaries.has_passed(provider_id),
         _speed(jobs.newest_of_provider(provider_id, RECORD_SIZE)) if current.gpus else None,
     )
     return row, Found(judge(current, history, now_ms), others, has_new), changed_ms
 
 
-def _look(provider_id: int, current: Facts, now_ms: int) -> Found:
+def _look(provider_id: int, current: Facts, now_ms: int, checks_are_on: bool) -> Found:
     """What is found on a provider, and whether there is anything to store. Inside a transaction."""
-    row, found, _ = _read(provider_id, current, now_ms)
+    row, found, _ = _read(provider_id, current, now_ms, checks_are_on)
     is_new = (
         found.is_new
         or not _is_stored(row, found.judgement)
@@ -177,9 +182,9 @@ def _look(provider_id: int, current: Facts, now_ms: int) -> Found:
     return replace(found, is_new=is_new)
 
 
-def _record(provider_id: int, current: Facts, now_ms: int) -> Found:
+def _record(provider_id: int, current: Facts, now_ms: int, checks_are_on: bool) -> Found:
     """Stores the verdict, the GPUs, and a verdict on each provider that shares them. Inside a transaction."""
-    row, found, changed_ms = _read(provider_id, current, now_ms)
+    row, found, changed_ms = _read(provider_id, current, now_ms, checks_are_on)
     if found.is_new:
         honesty.replace_uuids(provider_id, current.uuids, changed_ms)
     if not _is_stored(row, found.judgement):

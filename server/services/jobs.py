@@ -262,7 +262,7 @@ class Jobs:
         elif provider_id is None and not request.wait_for_supply:
             self._supply.check(request)
         now_ms = ms(self._clock)
-        rate = _quoted(request)
+        rate = quoted(request)
         hold, limit_ms = pricing.hold_and_limit(rate, request.duration_ms, request.max_cost_halala)
         job_id = f"job-{secrets.token_hex(12)}"
         job, size_bytes = jobs.insert(
@@ -340,7 +340,7 @@ def _audit_facts(job: Job) -> dict[str, object]:
     return {"status": job.state.value, "cancel_requested": job.cancel_requested}
 
 
-def _quoted(request: JobRequest) -> int:
+def quoted(request: JobRequest) -> int:
     """The rate in halala per minute: the own rate of the provider that the job names, or the platform's."""
     own = terms.of(request.provider_id).rates if request.provider_id is not None else {}
     return own.get(request.job_type) or rates.of(request.job_type)

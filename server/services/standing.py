@@ -20,7 +20,7 @@ from server.domain.standing import Facts, assess, independent
 from server.services.fleet import Fleet
 from server.services.operators.audit import Operator
 from server.services.providers import existing
-from server.store import providers, reliability, standing
+from server.store import canaries, providers, reliability, standing
 from server.store.database import Database
 from server.store.standing import StandingRow
 
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 # Providers that one transaction assesses, and batches that one tick does.
 BATCH, BATCHES = 100, 10
 AGAIN_MS = 3_600_000
+# The newest checks of a provider that an assessment looks at.
+CHECKS = 100
 # The least time between two assessments of one provider after its attempts.
 LEAST_MS = 30_000
 # A provider without a session for this long is assessed when it comes back.
@@ -119,6 +121,7 @@ def _facts(provider_ids: Sequence[int], now_ms: int) -> dict[int, Facts]:
     records = reliability.track_records(provider_ids)
     impossible = standing.impossible_reports(provider_ids, RECORD_SIZE)
     owners, customers = standing.owners(provider_ids), standing.customers(provider_ids)
+    checks, passed = canaries.newest(provider_ids, CHECKS), canaries.passed(provider_ids)
     vouched = standing.vouched(provider_ids)
     found = {}
     for row in providers.by_ids(provider_ids):
@@ -127,6 +130,8 @@ def _facts(provider_ids: Sequence[int], now_ms: int) -> dict[int, Facts]:
             age_ms=max(0, now_ms - row.created_ms),
             customers=count,
             paid_halala=paid_halala,
+            checks=checks[row.id],
+            checks_passed=passed[row.id],
             record=records[row.id],
             impossible_reports=impossible[row.id],
             gpu_contradicts=row.verdict is Verdict.SUSPECT,

@@ -328,8 +328,7 @@ def _debit(account: ledger.Account, amount: int) -> int:
 
 
 def _credit(account: ledger.Account, amount: int) -> int:
-    is_debt = account.kind is AccountKind.PROVIDER_DEBT
-    most = 0 if is_debt else ledger.MAX_BALANCE_HALALA
+    most = 0 if account.kind in ledger.NEVER_POSITIVE else ledger.MAX_BALANCE_HALALA
     credited = _moved(_add, account, amount=amount, most=most - amount)
     if credited is None:
         raise DomainError(

@@ -95,6 +95,7 @@ class Renter(Table):
     request_bytes = pw.BigIntegerField(default=0)
     network = pw.TextField(null=True)
     unproven = pw.BooleanField(default=False)
+    is_market = pw.BooleanField(default=False)
 
     class Meta:
         table_name = "renter"
@@ -506,6 +507,22 @@ class MailedCode(Table):
 
     class Meta:
         table_name = "mailed_code"
+class Canary(Table):
+    id = pw.BigAutoField()
+    provider_id = pw.BigIntegerField()
+    job_id = pw.TextField()
+    kind = pw.TextField()
+    subject = pw.TextField()
+    question = pw.TextField()
+    verdict = pw.TextField(default="pending")
+    fault = pw.TextField(null=True)
+    figure_permille = pw.BigIntegerField(null=True)
+    millitokens_per_second = pw.BigIntegerField(null=True)
+    created_ms = pw.BigIntegerField()
+    decided_ms = pw.BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "canary"
 
 
 # Every table, in the order of this file.

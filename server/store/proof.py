@@ -26,7 +26,7 @@ from server.domain.proof import (
     Sums,
 )
 from server.domain.providers import AccountState
-from server.store import disputes, states, withdrawals
+from server.store import disputes, renters, states, withdrawals
 from server.store import models as db
 from server.store.models import tuples
 
@@ -47,7 +47,7 @@ def prove() -> Proof:
     holds = _holds_to_check(after, list(sums.held))
     requests, contested = withdrawals.open_or_moved_since(after), disputes.open_or_moved_since(after)
     _add_disputes(sums, after, [dispute.job_id for dispute in contested])
-    found = proof.prove(sums, _balances(), holds, requests, _deleted(), contested)
+    found = proof.prove(sums, _balances(), holds, requests, _deleted(), contested, renters.of_market())
     return replace(
         found,
         checkpoint_id=newest.id if newest is not None else 0,
@@ -60,7 +60,8 @@ def replay(progress: Callable[[int], None] = lambda _: None) -> Proof:
     accounts = _accounts()
     sums = proof.replay(_transfers(accounts, 0, progress), _checkpoints(accounts))
     requests, contested = withdrawals.all_requests(), disputes.all_disputes()
-    found = proof.prove(sums, _balances(), _all_holds(), requests, _deleted(), contested)
+    own = renters.of_market()
+    found = proof.prove(sums, _balances(), _all_holds(), requests, _deleted(), contested, own)
     return replace(found, checkpoint_id=int(db.Checkpoint.select(pw.fn.MAX(db.Checkpoint.id)).scalar() or 0))
 
 
@@ -212,6 +213,13 @@ def _add_since(sums: Sums, after: int, accounts: dict[int, Account]) -> None:
     for job_id, value in tuples(by_job):
         sums.hold(job_id, int(value))
     _add_withdrawals(sums, after)
+    funded = (
+        db.Transfer.select(db.Transfer.credit_account_id, total)
+        .where(since, db.Transfer.kind == TransferKind.CANARY_FUNDED.value)
+        .group_by(db.Transfer.credit_account_id)
+    )
+    for account_id, value in tuples(funded):
+        sums.funded[accounts[account_id]] += int(value)
     forfeits = db.Transfer.select(db.Transfer.debit_account_id, db.Transfer.job_id, amount).where(
         since, db.Transfer.kind == TransferKind.FORFEIT.value
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from server.domain.providers import AccountState
 from server.store import states
-from server.store.models import Renter
+from server.store.models import Renter, tuples
 from server.store.prepared import PreparedRows, arg, locking
 from server.store.providers import account_of, insert_account, prove
 
@@ -87,8 +87,18 @@ def set_state(renter_id: int, before: AccountState, after: AccountState) -> bool
 
 
 def count() -> int:
-    """The number of all renters."""
-    return int(Renter.select().count())
+    """The number of all renters but the market's own."""
+    return int(Renter.select().where(~Renter.is_market).count())
+
+
+def of_market() -> list[int]:
+    """The ids of the market's own renters, whose jobs are checks."""
+    return [int(renter_id) for (renter_id,) in tuples(Renter.select(Renter.id).where(Renter.is_market))]
+
+
+def give_to_market(renter_id: int) -> None:
+    """Makes a renter, which has no key, one of the market's own."""
+    Renter.update(is_market=True).where(Renter.id == renter_id).execute()
 
 
 def _row(row: Any) -> RenterRow:

@@ -39,6 +39,7 @@ _CUSTOMERS = (
     "SELECT * FROM (SELECT provider_customer.provider_id, paid_halala, email_key, network "
     "FROM provider_customer JOIN renter ON renter.id = renter_id "
     "WHERE provider_customer.provider_id = {provider_id} AND renter.state <> {deleted} "
+    "AND NOT renter.is_market "
     "AND NOT EXISTS (SELECT 1 FROM dispute WHERE dispute.provider_id = {provider_id} "
     "AND dispute.renter_id = renter.id AND dispute.state = {upheld}) "
     "ORDER BY paid_halala DESC, renter_id LIMIT {limit}) AS paid_{provider_id}"

@@ -40,6 +40,7 @@ def test_programs_speak_tls(authority: trustme.CA, tmp_path: Path) -> None:
             DCP_DATABASE_URL=f"sqlite:///{tmp_path / 'dcp.sqlite3'}",
             DCP_GRPC_LISTEN="127.0.0.1:0",
             DCP_ADMIN_TOKEN=ADMIN_TOKEN,
+            DCP_CANARY_PERCENT="0",
             DCP_TLS_CERT=str(tmp_path / "cert.pem"),
             DCP_TLS_KEY=str(tmp_path / "key.pem"),
         )

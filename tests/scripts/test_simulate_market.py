@@ -14,7 +14,7 @@ from scripts.simulate_market import is_good, main, summary
 PROVIDERS, JOBS, DAYS = 110, 8_000, 14
 
 
-def market(seed: int, *, percent: float = 1.0, liars: float = 0.3) -> dict[str, Any]:
+def market(seed: int, *, percent: int = 1, liars: float = 0.3) -> dict[str, Any]:
     return summary(Market(PROVIDERS, liars, JOBS, DAYS, seed, percent).run(), seed)
 
 
@@ -52,7 +52,7 @@ def test_an_honest_market_marks_nobody_and_lets_newcomers_rise() -> None:
 
 
 def test_own_renters_of_one_network_make_nobody_proven() -> None:
-    run = Market(PROVIDERS, 0.3, JOBS, DAYS, 3, 1.0).run()
+    run = Market(PROVIDERS, 0.3, JOBS, DAYS, 3, 1).run()
     for machine in run.machines:
         if machine.kind is Kind.COLLUDER and machine.proven_ms is not None:
             strangers = [party for party in machine.customers if party not in machine.own_renters]

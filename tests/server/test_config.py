@@ -52,6 +52,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
             "DCP_PAYOUT_MATURES_HOURS": "0",
             "DCP_NEW_PAYOUT_MATURES_HOURS": "8760",
             "DCP_DISPUTE_DAYS": "1",
+            "DCP_CANARY_PERCENT": "0",
         }
     )
     assert config == Config(
@@ -60,6 +61,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         tuple(ipaddress.ip_network(text) for text in ("10.1.2.3", "10.8.0.0/16", "2001:db8::/32")),
         storage_limits=StorageLimits(7, 0, 5000),
         payouts=PayoutTerms(0, 8760, 1),
+        canary_percent=0,
     )
 
 
@@ -94,6 +96,7 @@ def test_loopback_needs_no_tls(listen: str) -> None:
         ({"DCP_ADMIN_TOKEN": "pässwörtchen" * 3}, "DCP_ADMIN_TOKEN"),
         ({"DCP_ADMIN_TOKEN": "with\nnewline" * 3}, "DCP_ADMIN_TOKEN"),
         ({"DCP_SANDBOX_TOPUP": "yes"}, "DCP_SANDBOX_TOPUP"),
+        ({"DCP_CANARY_PERCENT": "101"}, "DCP_CANARY_PERCENT"),
         ({"DCP_SANDBOX_TOPUP": "TRUE"}, "DCP_SANDBOX_TOPUP"),
         ({"DCP_LOG_LEVEL": "loud"}, "DCP_LOG_LEVEL"),
         ({"DCP_MAX_OUTPUT_BYTES": "1023"}, "DCP_MAX_OUTPUT_BYTES"),

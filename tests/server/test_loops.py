@@ -78,6 +78,7 @@ async def test_server_runs_every_duty_once(market: Market) -> None:
         "remove old texts of jobs",
         "remove old discards",
         "assess providers",
+        "check providers",
         "mature payouts",
         "make checkpoints",
         "count jobs of past days",

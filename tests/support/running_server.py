@@ -295,9 +295,15 @@ class Market:
 
     async def judge(self) -> None:
         """Judges the reports that have arrived, as the server does each second."""
-        (loop,) = (
-            loop for loop in self.server.loops if [duty.name for duty in loop.duties] == ["judge reports"]
-        )
+        await self._do("judge reports")
+
+    async def check(self) -> None:
+        """Judges the canaries that ended, and submits those that are due."""
+        await self._do("check providers")
+
+    async def _do(self, duty_name: str) -> None:
+        """Runs the loop of a single duty once. Raises the duty's error."""
+        (loop,) = (loop for loop in self.server.loops if [duty.name for duty in loop.duties] == [duty_name])
         for error in await loop.tick():
             raise error
 
@@ -434,6 +440,7 @@ async def running(
     storage_limits: StorageLimits = STORAGE_LIMITS,
     payouts: PayoutTerms = AT_ONCE,
     mail: MailTerms = NO_MAIL,
+    canary_percent: int = 0,
 ) -> AsyncIterator[Market]:
     """Runs a server on 127.0.0.1 until the block ends, which does its duties only when a test says so.
 
@@ -458,6 +465,7 @@ async def running(
         storage_limits=storage_limits,
         payouts=payouts,
         mail=mail,
+        canary_percent=canary_percent,
     )
     server = Server(config, clock)
     await server.start()

@@ -64,12 +64,12 @@ class ScriptEngine(Engine):
         """Does nothing."""
 
 
-async def _serve(settings: config.Config) -> EndReason:
+async def _serve(settings: config.Config, engine: Engine) -> EndReason:
     assert settings.provider_key is not None
     daemon = Daemon(
         ServerAddress(settings.server),
         settings.provider_key,
-        [ScriptEngine()],
+        [engine],
         Journal(FileDisk(journal_folder(settings.state_dir))),
         Machine(gpus=detect(settings.engine_environment)),
         options=Options(on_ready=_say_ready),
@@ -83,11 +83,11 @@ def _say_ready(provider_id: int) -> None:
     sys.stdout.flush()
 
 
-def main() -> None:
+def main(engine: Engine | None = None) -> None:
     """Serves until SIGTERM. Returns exit status 0 after a drain."""
     settings = config.from_env(os.environ)
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    if asyncio.run(_serve(settings)) is not EndReason.DRAINED:
+    if asyncio.run(_serve(settings, engine or ScriptEngine())) is not EndReason.DRAINED:
         raise SystemExit(1)
 
 

@@ -98,6 +98,7 @@ async def running_stack(
             "DCP_BLOB_STORE": f"file:{folder / 'artifacts'}",
             "DCP_GRPC_LISTEN": "127.0.0.1:0",
             "DCP_ADMIN_TOKEN": ADMIN_TOKEN,
+            "DCP_CANARY_PERCENT": "0",
             **settings,
         }
     )

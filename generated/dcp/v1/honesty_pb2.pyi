@@ -33,7 +33,7 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     """The server has not judged the machine yet."""
     VERDICT_VERIFIED: _Verdict.ValueType  # 1
     """The provider's claims and the daemon's measurements agree with each other and with what is known about
-    these GPUs.
+    these GPUs, and a check of its work passed, where the market makes such checks.
     """
     VERDICT_UNVERIFIED: _Verdict.ValueType  # 2
     """There is too little data to compare, or the set of GPUs changed less than 24 hours ago."""
@@ -41,6 +41,8 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     """The claims, the measurements and what is known about these GPUs contradict each other. The provider gets
     jobs only after all others.
     """
+    VERDICT_CLAIMED: _Verdict.ValueType  # 4
+    """The provider's claims and the daemon's measurements agree, but no check of its work has passed yet."""
 
 class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
     """How far the server believes what a machine reports about its GPUs."""
@@ -49,7 +51,7 @@ VERDICT_UNSPECIFIED: Verdict.ValueType  # 0
 """The server has not judged the machine yet."""
 VERDICT_VERIFIED: Verdict.ValueType  # 1
 """The provider's claims and the daemon's measurements agree with each other and with what is known about
-these GPUs.
+these GPUs, and a check of its work passed, where the market makes such checks.
 """
 VERDICT_UNVERIFIED: Verdict.ValueType  # 2
 """There is too little data to compare, or the set of GPUs changed less than 24 hours ago."""
@@ -57,6 +59,8 @@ VERDICT_SUSPECT: Verdict.ValueType  # 3
 """The claims, the measurements and what is known about these GPUs contradict each other. The provider gets
 jobs only after all others.
 """
+VERDICT_CLAIMED: Verdict.ValueType  # 4
+"""The provider's claims and the daemon's measurements agree, but no check of its work has passed yet."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 class _VerdictReason:
@@ -77,6 +81,8 @@ class _VerdictReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict
     """The set of GPUs changed less than 24 hours ago."""
     VERDICT_REASON_TOO_SLOW: _VerdictReason.ValueType  # 5
     """The provider's jobs ran far slower than on any GPU."""
+    VERDICT_REASON_NOT_CHECKED: _VerdictReason.ValueType  # 6
+    """No check of the provider's work has passed yet."""
     VERDICT_REASON_CLAIM_MISMATCH: _VerdictReason.ValueType  # 20
     """The provider registered with a different GPU model from the one that the daemon reports."""
     VERDICT_REASON_MEMORY_MISMATCH: _VerdictReason.ValueType  # 21
@@ -103,6 +109,8 @@ VERDICT_REASON_GPUS_CHANGED: VerdictReason.ValueType  # 4
 """The set of GPUs changed less than 24 hours ago."""
 VERDICT_REASON_TOO_SLOW: VerdictReason.ValueType  # 5
 """The provider's jobs ran far slower than on any GPU."""
+VERDICT_REASON_NOT_CHECKED: VerdictReason.ValueType  # 6
+"""No check of the provider's work has passed yet."""
 VERDICT_REASON_CLAIM_MISMATCH: VerdictReason.ValueType  # 20
 """The provider registered with a different GPU model from the one that the daemon reports."""
 VERDICT_REASON_MEMORY_MISMATCH: VerdictReason.ValueType  # 21

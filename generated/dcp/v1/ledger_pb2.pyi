@@ -117,6 +117,7 @@ class ProveLedgerResponse(_message.Message):
     OPEN_DISPUTES_FIELD_NUMBER: _builtins.int
     DISPUTED_HALALA_FIELD_NUMBER: _builtins.int
     DEBT_HALALA_FIELD_NUMBER: _builtins.int
+    CANARIES_HALALA_FIELD_NUMBER: _builtins.int
     balanced: _builtins.bool
     """True if no discrepancy was found."""
     transfers: _builtins.int
@@ -146,9 +147,11 @@ class ProveLedgerResponse(_message.Message):
     disputed_halala: _builtins.int
     """The sum that open disputes hold, in halala."""
     debt_halala: _builtins.int
-    """What providers owe after disputes, in halala. Besides the world outside, only the accounts of such debts
-    have negative balances.
+    """What providers owe after disputes, in halala. Besides the world outside, only the accounts of such debts and
+    the one that pays for checks have negative balances.
     """
+    canaries_halala: _builtins.int
+    """What the market has paid for checks of providers' work, in halala."""
     @_builtins.property
     def discrepancies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The discrepancies, one sentence for each."""
@@ -172,10 +175,11 @@ class ProveLedgerResponse(_message.Message):
         open_disputes: _builtins.int = ...,
         disputed_halala: _builtins.int = ...,
         debt_halala: _builtins.int = ...,
+        canaries_halala: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balanced", b"balanced", "checkpoint_id", b"checkpoint_id", "claimable_halala", b"claimable_halala", "debt_halala", b"debt_halala", "discrepancies", b"discrepancies", "disputed_halala", b"disputed_halala", "held_halala", b"held_halala", "maturing_halala", b"maturing_halala", "open_disputes", b"open_disputes", "open_holds", b"open_holds", "open_holds_halala", b"open_holds_halala", "open_withdrawals", b"open_withdrawals", "open_withdrawals_halala", b"open_withdrawals_halala", "postings_sum_halala", b"postings_sum_halala", "transfers", b"transfers", "transfers_read", b"transfers_read"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balanced", b"balanced", "canaries_halala", b"canaries_halala", "checkpoint_id", b"checkpoint_id", "claimable_halala", b"claimable_halala", "debt_halala", b"debt_halala", "discrepancies", b"discrepancies", "disputed_halala", b"disputed_halala", "held_halala", b"held_halala", "maturing_halala", b"maturing_halala", "open_disputes", b"open_disputes", "open_holds", b"open_holds", "open_holds_halala", b"open_holds_halala", "open_withdrawals", b"open_withdrawals", "open_withdrawals_halala", b"open_withdrawals_halala", "postings_sum_halala", b"postings_sum_halala", "transfers", b"transfers", "transfers_read", b"transfers_read"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -60,6 +60,8 @@ class _TransferKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Transfer
     """The platform's part of a refund after a dispute."""
     TRANSFER_KIND_DEBT_REPAID: _TransferKind.ValueType  # 76
     """A provider repaid what it owed after a dispute."""
+    TRANSFER_KIND_CANARY_FUNDED: _TransferKind.ValueType  # 77
+    """The market paid for a check of a provider's work."""
 
 class TransferKind(_TransferKind, metaclass=_TransferKindEnumTypeWrapper):
     """The reason for a transfer of money."""
@@ -98,6 +100,8 @@ TRANSFER_KIND_FEE_REFUND: TransferKind.ValueType  # 75
 """The platform's part of a refund after a dispute."""
 TRANSFER_KIND_DEBT_REPAID: TransferKind.ValueType  # 76
 """A provider repaid what it owed after a dispute."""
+TRANSFER_KIND_CANARY_FUNDED: TransferKind.ValueType  # 77
+"""The market paid for a check of a provider's work."""
 Global___TransferKind: _TypeAlias = TransferKind  # noqa: Y015
 
 @_typing.final

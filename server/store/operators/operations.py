@@ -25,8 +25,9 @@ def provider_ids(search: str, before_id: int | None, limit: int) -> list[int]:
 
 
 def renter_ids(search: str, before_id: int | None, limit: int) -> list[int]:
-    """The ids of renters that match a search text."""
-    return [int(row.id) for row in _accounts(db.Renter, search, before_id, limit)]
+    """The ids of renters that match a search text, without the market's own."""
+    found = _accounts(db.Renter, search, before_id, limit).where(~db.Renter.is_market)
+    return [int(row.id) for row in found]
 
 
 def _accounts(model: Any, search: str, before_id: int | None, limit: int) -> Any:
@@ -100,7 +101,13 @@ def signups(limit: int) -> list[tuple[str, int, str, int]]:
     """The newest accounts: role, id, name, and when (ms)."""
     found = [
         (role, int(row.id), row.name, int(row.created_ms))
-        for role, model in (("provider", db.Provider), ("renter", db.Renter))
-        for row in model.select(model.id, model.name, model.created_ms).order_by(model.id.desc()).limit(limit)
+        for role, model, theirs in (
+            ("provider", db.Provider, pw.SQL("1 = 1")),
+            ("renter", db.Renter, ~db.Renter.is_market),
+        )
+        for row in model.select(model.id, model.name, model.created_ms)
+        .where(theirs)
+        .order_by(model.id.desc())
+        .limit(limit)
     ]
     return sorted(found, key=lambda signup: signup[3], reverse=True)[:limit]

@@ -53,6 +53,8 @@ KEPT_WITH_REASON: dict[str, str] = {
     "artifact.job_id": "artifacts.erase empties the row, and the row goes when its bytes are deleted",
     "audit_entry.object": "a kind of object, not an id",
     "audit_entry.object_id": "operators' actions stay provable; entries contain ids, states and reasons",
+    "canary.job_id": "a check by the market itself, which is nobody's job",
+    "canary.provider_id": _PROVIDER,
     "checkpoint_hold.job_id": _MONEY,
     "checkpoint_sum.account_id": _MONEY,
     "dispute.provider_id": _PROVIDER,

@@ -7,10 +7,11 @@ from functools import partial
 import pytest
 
 from server.domain import ledger as rules
+from server.domain.errors import DomainError
 from server.domain.jobs import JobType
 from server.domain.proof import Proof
 from server.services.operators.proofs import Proofs
-from server.store import ledger, proof
+from server.store import ledger, proof, renters
 from server.store.database import Database
 from tests.server.store.rows import NOW_MS, Rows
 from tests.support.databases import execute
@@ -183,3 +184,35 @@ async def test_proof_reads_no_more_of_a_longer_history(
         assert found.transfers_read < CHECKPOINT
     assert lengths[0] == lengths[1]
     assert await walks(database, statements) == {}
+
+
+async def fund(database: Database, renter_id: int) -> None:
+    await database.run(lambda: ledger.apply([rules.funding(renter_id, 100)], NOW_MS))
+
+
+async def test_what_the_market_pays_for_checks_is_proved(
+    database: Database, rows: Rows, proofs: Proofs
+) -> None:
+    own = await rows.renter(0)
+    await database.run(lambda: renters.give_to_market(own))
+    await fund(database, own)
+    await trade(database, rows, 10)
+    await proofs.tick()
+    await fund(database, own)
+    for found in await both(database):
+        assert (found.discrepancies, found.canaries_halala, found.postings_sum_halala) == ((), 200, 0)
+
+
+async def test_money_for_checks_that_another_renter_got_is_found(
+    database: Database, rows: Rows, proofs: Proofs
+) -> None:
+    await fund(database, await rows.renter(0))
+    for found in await both(database):
+        assert "is not the wallet of a renter of the market" in " | ".join(found.discrepancies)
+
+
+async def test_market_never_gets_more_back_than_it_paid_for_checks(database: Database, rows: Rows) -> None:
+    renter_id = await rows.renter(100)
+    back = rules.Transfer(rules.TransferKind.REFUND, rules.renter(renter_id), rules.CANARY_BUDGET, 1)
+    with pytest.raises(DomainError):
+        await database.run(lambda: ledger.apply([back], NOW_MS))

@@ -523,7 +523,9 @@ async def test_deletion_during_a_delivery_stops_the_events_behind_it(
     database: Database, clock: ManualClock
 ) -> None:
     """Also when the event in flight succeeds: the sender has already read the events behind it."""
-    config = Config("", "", None, True, None, "INFO", limits=OFF, webhooks_allow_private=True)
+    config = Config(
+        "", "", None, True, None, "INFO", limits=OFF, webhooks_allow_private=True, canary_percent=0
+    )
     services = Services(database, clock, config, body_text)
     renter = await services.mailboxes.register_renter(
         "", "r@example.com", name="R", email="r@example.com", organization="", phone=""

@@ -157,6 +157,7 @@ NOT_EXPORTED = {
     "renter.state": "exported as suspended",
     "renter.erase_from_ms": "only for deleted renters",
     "renter.request_bytes": "the size of the requests that the export lists",
+    "renter.is_market": "marks the market's own accounts, which are not people",
     "api_key.role": "a renter's",
     "api_key.owner_id": "the renter's id",
     "api_key.sha256": "recognizes a secret",
@@ -217,6 +218,7 @@ TABLES_WITHOUT_RENTERS = {
     *("provider", "provider_gpu", "provider_model", "provider_terms", "gpu_metrics", "withdrawal"),
     *("provider_standing", "provider_customer", "customers_read"),
     *("audit_entry", "job_rate", "checkpoint", "checkpoint_sum", "checkpoint_hold", "discard"),
+    *("audit_entry", "job_rate", "checkpoint", "checkpoint_sum", "checkpoint_hold", "discard", "canary"),
 }
 
 

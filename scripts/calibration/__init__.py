@@ -1,0 +1,1 @@
+"""Parts of scripts.calibrate: worse copies of a model, and its answers."""

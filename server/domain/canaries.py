@@ -1,0 +1,199 @@
+"""Canaries: jobs with which the market checks the work of providers. Pure.
+
+A canary is an ordinary job of one of the market's own renters, so that nobody can answer it better than other
+jobs. How often a provider gets one, and what an ended one says about its provider, is here; the texts are
+compared by server.domain.equality, and the questions are in server.domain.prompts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import median
+
+from server.domain.equality import LEAST_QUESTIONS
+from server.domain.jobs import FINAL, FailureReason, Job, JobState
+
+DAY_MS = 24 * 3600 * 1000
+# Of each live provider, whatever it earns.
+LEAST_A_DAY = 2.0
+# One after the other to a new provider, until there is a verdict: as many as show another model.
+AT_FIRST = LEAST_QUESTIONS
+# So many times as often, after a failed check.
+AFTER_FAILURE = 10.0
+# A longer silence of the market is not made up for at once.
+MOST_ELAPSED_MS = 3600 * 1000
+# How long a canary waits for others to compare it with.
+WAITS_MS = 3 * DAY_MS
+# How long a question is asked again of others.
+ASKED_AGAIN_MS = 7 * DAY_MS
+# A question that waits is asked of others at once, until so many were asked it.
+WITNESSES = 3
+# Others that are compared, the most.
+COMPARED = 8
+# The most that the passed checks of another provider add to its weight.
+MOST_WEIGHT = 10
+# Slower than others with the same GPU by this factor, and how many others there must be.
+TOO_SLOW, LEAST_OTHERS = 3.0, 2
+# An answer with fewer tokens has no speed.
+LEAST_TOKENS = 16
+# No text has more characters than this for each of its tokens, on average.
+CHARACTERS_A_TOKEN = 24
+# Answers to different questions that are this much alike answer neither.
+FILLER = 0.9
+# Steps of a computation: enough that its result cannot be guessed, and a second of work.
+STEPS = 200
+
+# What a liar may end a job with instead of an answer, since it could be paid for it. Other failures tell nothing
+# about honesty: they count in the reliability.
+_WITHOUT_ANSWER = frozenset({FailureReason.DURATION_LIMIT, FailureReason.IMPOSSIBLE_REPORT})
+
+
+class CanaryKind(StrEnum):
+    ANSWER = "answer"
+    COMPUTATION = "computation"
+
+
+class CanaryVerdict(StrEnum):
+    PENDING = "pending"
+    """Its job has not ended."""
+    WAITING = "waiting"
+    """There is nothing yet to compare its answer with."""
+    PASSED = "passed"
+    FAILED = "failed"
+    UNDECIDED = "undecided"
+
+
+# Without a result.
+OPEN = frozenset({CanaryVerdict.PENDING, CanaryVerdict.WAITING})
+
+
+class CanaryFault(StrEnum):
+    ANSWER_DIFFERS = "ANSWER_DIFFERS"
+    NO_ANSWER = "NO_ANSWER"
+    TOO_SLOW = "TOO_SLOW"
+    TOKENS_IMPOSSIBLE = "TOKENS_IMPOSSIBLE"
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A check of a provider."""
+
+    id: int
+    provider_id: int
+    job_id: str
+    kind: CanaryKind
+    subject: str
+    """The model, or the image."""
+    question: str
+    """The seed of what was asked: equal for those that are compared."""
+    verdict: CanaryVerdict
+    fault: CanaryFault | None
+    figure: float | None
+    """How much the answer had in common with those of others."""
+    tokens_per_second: float | None
+    created_ms: int
+    decided_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a canary says."""
+
+    verdict: CanaryVerdict
+    fault: CanaryFault | None = None
+    figure: float | None = None
+
+
+PASSED = Finding(CanaryVerdict.PASSED)
+UNDECIDED = Finding(CanaryVerdict.UNDECIDED)
+WAITING = Finding(CanaryVerdict.WAITING)
+
+
+def failed(fault: CanaryFault, figure: float | None = None) -> Finding:
+    """The finding of a failed canary."""
+    return Finding(CanaryVerdict.FAILED, fault, figure)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What decides how soon a provider is checked again."""
+
+    asked: int = 0
+    """How many canaries it got."""
+    is_judged: bool = False
+    """One of them passed or failed."""
+    failed_last: bool = False
+    """Its newest one that passed or failed did fail."""
+    jobs_a_day: int = 0
+
+
+def chance(known: Known, percent: int, elapsed_ms: int) -> float:
+    """How likely a canary is due now, so many milliseconds after the last look.
+
+    Nothing can be told from the time since the last one: it is a process without memory. A new provider is
+    due at once, until it passed or failed.
+    """
+    if percent <= 0:
+        return 0.0
+    if known.asked < AT_FIRST and not known.is_judged:
+        return 1.0
+    a_day = max(LEAST_A_DAY, known.jobs_a_day * percent / 100) * (AFTER_FAILURE if known.failed_last else 1)
+    return 1 - math.exp(-a_day * min(elapsed_ms, MOST_ELAPSED_MS) / DAY_MS)
+
+
+def by_end(job: Job, text: str) -> Finding | None:
+    """What the end of a canary's job says without any comparison; None: its answer must be compared."""
+    if job.state not in FINAL:
+        raise ValueError("a canary is judged when its job has ended")
+    if job.state is not JobState.COMPLETED:
+        return failed(CanaryFault.NO_ANSWER) if job.failure_reason in _WITHOUT_ANSWER else UNDECIDED
+    if not text.strip():
+        return failed(CanaryFault.NO_ANSWER)
+    tokens = _tokens(job)
+    most = int(job.spec.get("params", {}).get("max_tokens", 0))
+    if tokens and (tokens * CHARACTERS_A_TOKEN < len(text) or (most and tokens > most + 1)):
+        return failed(CanaryFault.TOKENS_IMPOSSIBLE)
+    return None
+
+
+def speed(job: Job) -> float | None:
+    """Tokens per second of a completed job by the server's clock; None if it is too short to tell."""
+    tokens = _tokens(job)
+    if job.started_ms is None or job.ended_ms is None or tokens < LEAST_TOKENS:
+        return None
+    return tokens * 1000 / max(1, job.ended_ms - job.started_ms)
+
+
+def is_too_slow(own: float | None, others: Sequence[float]) -> bool:
+    """Whether a provider is far slower than the median of others with the same GPU model."""
+    return own is not None and len(others) >= LEAST_OTHERS and own * TOO_SLOW < median(others)
+
+
+def weight(passed: int) -> int:
+    """How far the answers of a provider are believed that passed so many checks."""
+    return min(MOST_WEIGHT, 1 + passed)
+
+
+def computed(seed: str, steps: int = STEPS) -> str:
+    """What a computation writes: a text that is hashed again and again."""
+    text = seed
+    for _ in range(steps):
+        text = hashlib.sha256(text.encode()).hexdigest()
+    return text
+
+
+def command(seed: str, steps: int = STEPS) -> list[str]:
+    """The command of a computation, for every image with a shell."""
+    loop = (
+        f"x={seed}; i=0; while [ $i -lt {steps} ]; do "
+        'x=$(printf %s "$x" | sha256sum | cut -d" " -f1); i=$((i+1)); done; echo "$x"'
+    )
+    return ["sh", "-c", loop]
+
+
+def _tokens(job: Job) -> int:
+    return int((job.usage or {}).get("completion_tokens", 0))

@@ -1,0 +1,127 @@
+"""Whether texts are the answers of the same model to the same questions, at temperature 0. Pure.
+
+The same model on other hardware or with other kernels rounds differently. Now and then two words are almost
+equally likely; then it chooses the other one, and the texts part. Another model, fewer bits or other
+instructions part much sooner. One question tells little, so several decide together: the more there are, the
+less must their mean differ from the middle. The figures of a real model are in docs/figures.md.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from enum import StrEnum
+from itertools import takewhile
+from statistics import fmean
+
+# Words, single digits and signs: about what models write at once.
+_PIECE = re.compile(r"[^\W\d_]+|\d|[^\w\s]|_|\n")
+# Only the beginning is compared: the longer an answer, the likelier is it that chance parted it.
+PIECES = 60
+# A shorter reference tells nothing: many models answer a question with the same word.
+LEAST_PIECES = 8
+# The shortest run of equal pieces that is aligned: single words are in every answer.
+LEAST_RUN = 3
+# The mean of many figures above which they are the same model's, and how far above or below it the mean of a
+# few must be: this divided by the square root of their number. The smallest model that we know, with other
+# kernels, is taken for another one in 2 of 100 cases.
+MIDDLE, ABOVE, BELOW = 0.45, 0.5, 0.7
+# The least questions that show another model, and the most that are needed.
+LEAST_QUESTIONS, MOST_QUESTIONS = 3, 24
+# Two answers to one question agree if they have this figure.
+AGREE = 0.45
+
+
+class Equality(StrEnum):
+    """What a comparison says."""
+
+    SAME = "same"
+    OTHER = "other"
+    UNCLEAR = "unclear"
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """How much an answer has in common with a reference, each a share from 0 to 1."""
+
+    prefix: float
+    """Equal pieces at the beginning."""
+    aligned: float
+    """Equal pieces in the same order, in runs."""
+
+    @property
+    def figure(self) -> float:
+        """Both in one number."""
+        return (self.prefix + self.aligned) / 2
+
+
+def likeness(answer: str, reference: str) -> Likeness | None:
+    """How much an answer has in common with a reference; None if the reference is too short to tell."""
+    ours, theirs = _pieces(answer), _pieces(reference)
+    if len(theirs) < LEAST_PIECES:
+        return None
+    longest = max(len(ours), len(theirs))
+    equal = takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False))
+    blocks = SequenceMatcher(None, ours, theirs, autojunk=False).get_matching_blocks()
+    runs = [block.size for block in blocks if block.size >= LEAST_RUN]
+    return Likeness(len(list(equal)) / longest, sum(runs) / longest)
+
+
+def verdict(figures: Sequence[float]) -> Equality:
+    """What the figures of answers to different questions say together."""
+    if not figures:
+        return Equality.UNCLEAR
+    mean, count = fmean(figures), len(figures)
+    if count >= MOST_QUESTIONS:
+        return Equality.SAME if mean >= MIDDLE else Equality.OTHER
+    if mean >= MIDDLE + ABOVE / math.sqrt(count):
+        return Equality.SAME
+    if count >= LEAST_QUESTIONS and mean <= MIDDLE - BELOW / math.sqrt(count):
+        return Equality.OTHER
+    return Equality.UNCLEAR
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer to the same question by another provider, and how far that one is believed."""
+
+    text: str
+    weight: int = 1
+
+
+def compare(answer: Answer, others: Sequence[Answer]) -> float | None:
+    """The figure of an answer against the answers that most of the weight agrees on.
+
+    None while that is nobody's but one provider's, or as much weight disagrees.
+    """
+    own, agreeing = _group(answer, others)
+    ours = answer.weight + own
+    theirs, reference = max(
+        ((each.weight + _group(each, others, but=each)[0], each) for each in others if each not in agreeing),
+        key=lambda group: group[0],
+        default=(0, None),
+    )
+    if own and ours > theirs:
+        return max(_figure(answer, each) for each in agreeing)
+    if reference is not None and theirs > max(1, ours):
+        group = [reference, *_group(reference, others, but=reference)[1]]
+        return max(_figure(answer, each) for each in group)
+    return None
+
+
+def _group(answer: Answer, others: Sequence[Answer], but: Answer | None = None) -> tuple[int, list[Answer]]:
+    """The answers that are like an answer, and their weight."""
+    like = [each for each in others if each is not but and _figure(answer, each) >= AGREE]
+    return sum(each.weight for each in like), like
+
+
+def _figure(answer: Answer, reference: Answer) -> float:
+    found = likeness(answer.text, reference.text)
+    return found.figure if found is not None else float(answer.text == reference.text)
+
+
+def _pieces(text: str) -> list[str]:
+    return _PIECE.findall(text)[:PIECES]
