@@ -10,6 +10,7 @@ SETTINGS = frozenset(
         "DCP_ATTACHED_SLOTS",
         "DCP_ATTACHED_URL",
         "DCP_BLOB_STORE",
+        "DCP_CANARY_PERCENT",
         "DCP_CONFIG",
         "DCP_CONTAINER_CPUS",
         "DCP_CONTAINER_FREE_MB",

@@ -14,7 +14,7 @@ from random import Random
 from server.domain.levels import Standing
 from server.domain.payouts import Payout
 from server.domain.reliability import NO_RECORD, RECORD_SIZE, TrackRecord
-from server.domain.standing import DAY_MS, Assessment, Bounds, Facts, Party, assess, independent
+from server.domain.standing import DAY_MS, Assessment, Bounds, Facts, Party, assess, independent, is_doubted
 
 # The checks of which a standing follows.
 CHECKS_KEPT = 60
@@ -76,6 +76,7 @@ class Machine:
     used_slots: int = 0
     open_halala: int = 0
     checks_made: int = 0
+    is_doubted: bool = False
     assessed_ms: int = -DAY_MS
     is_changed: bool = True
     began_ms: int | None = None
@@ -163,6 +164,7 @@ class Machine:
         if not (cheated and self.kind is Kind.SILENT):
             self.note(True, impossible=cheated and self.kind is Kind.INFLATED_TOKENS)
         self.checks.append(passed)
+        self.is_doubted = is_doubted(tuple(self.checks))
         self.checks_passed += passed
 
     def note(self, succeeded: bool, *, impossible: bool = False) -> None:

@@ -110,7 +110,7 @@ class Market:
             known = Known(
                 machine.checks_made,
                 bool(machine.checks),
-                bool(machine.checks) and not machine.checks[-1],
+                machine.is_doubted,
                 round(machine.jobs * DAY_MS / max(DAY_MS, now_ms - machine.joined_ms)),
             )
             if self._draw.random() >= chance(known, self._percent, HOUR_MS):

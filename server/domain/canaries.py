@@ -19,11 +19,11 @@ from server.domain.jobs import FINAL, FailureReason, Job, JobState
 
 DAY_MS = 24 * 3600 * 1000
 # Of each live provider, whatever it earns.
-LEAST_A_DAY = 2.0
+LEAST_A_DAY = 3.0
 # One after the other to a new provider, until there is a verdict: as many as show another model.
 AT_FIRST = LEAST_QUESTIONS
-# So many times as often, after a failed check.
-AFTER_FAILURE = 10.0
+# So many times as often after a failed check, until the doubt is gone or proved.
+IN_DOUBT = 25.0
 # A longer silence of the market is not made up for at once.
 MOST_ELAPSED_MS = 3600 * 1000
 # How long a canary waits for others to compare it with.
@@ -47,8 +47,8 @@ FILLER = 0.9
 # Steps of a computation: enough that its result cannot be guessed, and a second of work.
 STEPS = 200
 
-# What a liar may end a job with instead of an answer, since it could be paid for it. Other failures tell nothing
-# about honesty: they count in the reliability.
+# What a liar may end a job with instead of an answer, since it could be paid for it. Other failures tell
+# nothing about honesty: they count in the reliability.
 _WITHOUT_ANSWER = frozenset({FailureReason.DURATION_LIMIT, FailureReason.IMPOSSIBLE_REPORT})
 
 
@@ -126,8 +126,8 @@ class Known:
     """How many canaries it got."""
     is_judged: bool = False
     """One of them passed or failed."""
-    failed_last: bool = False
-    """Its newest one that passed or failed did fail."""
+    is_doubted: bool = False
+    """One failed, which those since neither outweigh nor confirm: see server.domain.standing."""
     jobs_a_day: int = 0
 
 
@@ -141,7 +141,7 @@ def chance(known: Known, percent: int, elapsed_ms: int) -> float:
         return 0.0
     if known.asked < AT_FIRST and not known.is_judged:
         return 1.0
-    a_day = max(LEAST_A_DAY, known.jobs_a_day * percent / 100) * (AFTER_FAILURE if known.failed_last else 1)
+    a_day = max(LEAST_A_DAY, known.jobs_a_day * percent / 100) * (IN_DOUBT if known.is_doubted else 1)
     return 1 - math.exp(-a_day * min(elapsed_ms, MOST_ELAPSED_MS) / DAY_MS)
 
 

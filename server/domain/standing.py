@@ -264,6 +264,11 @@ def passes_until_cleared(checks: Sequence[bool]) -> int:
     return max(1, math.ceil((found - CLEARED_AT) / -PASSED)) if is_suspect else 0
 
 
+def is_doubted(checks: Sequence[bool]) -> bool:
+    """Whether checks speak for cheating, but not enough yet: more of them must decide."""
+    return evidence(checks) > 0 and not passes_until_cleared(checks)
+
+
 def evidence(checks: Iterable[bool]) -> float:
     """How much the checks speak for cheating; 0: not at all."""
     found = 0.0

@@ -23,6 +23,7 @@ from server.domain.jobs import NEED_IMAGE, Job, JobRequest, JobState, JobType
 from server.domain.leases import Channel
 from server.domain.placement import allows
 from server.domain.prompts import LONG_WORDS, Shape
+from server.domain.standing import is_doubted
 from server.services.fleet import Fleet, Presence
 from server.services.jobs import Jobs, quoted
 from server.store import canaries, jobs, leases, ledger, providers, renters
@@ -47,6 +48,8 @@ ANSWER_MS, LEAST_ANSWER_MS, COMPUTATION_MS = 10 * 60_000, 3 * 60_000, 5 * 60_000
 SHARE_OF_ANSWERS = 0.8
 # Small, and with a shell; for providers to which no renter brought an image yet.
 IMAGE = "docker.io/library/busybox:latest"
+# The newest results by which a provider is doubted.
+JUDGED_BY = 60
 _NAMES = (
     "Amal",
     "Basma",
@@ -278,10 +281,10 @@ class Canaries:
 def _known(provider_ids: Sequence[int], now_ms: int) -> dict[int, Known]:
     """What is known of providers. Inside a transaction."""
     jobs_a_day = canaries.jobs_since(provider_ids, now_ms - rules.DAY_MS)
-    newest = canaries.newest(provider_ids, 1)
+    newest = canaries.newest(provider_ids, JUDGED_BY)
     asked = canaries.asked(provider_ids)
     return {
-        key: Known(asked.get(key, 0), bool(newest[key]), newest[key] == (False,), jobs_a_day.get(key, 0))
+        key: Known(asked.get(key, 0), bool(newest[key]), is_doubted(newest[key]), jobs_a_day.get(key, 0))
         for key in provider_ids
     }
 

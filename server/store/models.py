@@ -507,6 +507,8 @@ class MailedCode(Table):
 
     class Meta:
         table_name = "mailed_code"
+
+
 class Canary(Table):
     id = pw.BigAutoField()
     provider_id = pw.BigIntegerField()

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,15 +34,25 @@ def verdicts(folder: Path) -> dict[int, set[str]]:
     return found
 
 
+def me(market: Market, key: str) -> dict[str, Any]:
+    return dict(market.get("/api/providers/me", **{"x-provider-key": key})["provider"])
+
+
 def test_daemons_that_run_the_model_pass_and_those_that_claim_it_fail(tmp_path: Path) -> None:
-    """The end of the market also proves the ledger."""
+    """Liars with a thousand slots become suspect: they get no job that names nobody, and can withdraw nothing.
+
+    The end of the market also proves the ledger.
+    """
     liar = [sys.executable, "-m", "tests.support.lying_daemon", MODELS[0].name]
     commands = {"one": [], "other": [], "words": [*liar, "words"], "nothing": [*liar, "nothing"]}
     with Market(tmp_path, admin_token=ADMIN_TOKEN, settings={"DCP_CANARY_PERCENT": "100"}) as market:
-        ids = {}
+        ids, keys = {}, {}
         for name, command in commands.items():
-            ids[name], key = market.register_provider(name, f"{name}@example.com")
-            market.add_daemon(key, tmp_path / name, command=command)
+            ids[name], keys[name] = market.register_provider(name, f"{name}@example.com")
+            if not command:
+                body = {"vouched": True, "reason": "known"}
+                market.post(f"/api/admin/providers/{ids[name]}/vouch", body, **{"x-admin-token": ADMIN_TOKEN})
+            market.add_daemon(keys[name], tmp_path / name, command=command)
         deadline = time.monotonic() + WAIT_SECONDS
         wanted = {"one": "passed", "other": "passed", "words": "failed", "nothing": "failed"}
         while not all(said in verdicts(tmp_path)[ids[name]] for name, said in wanted.items()):
@@ -49,3 +60,35 @@ def test_daemons_that_run_the_model_pass_and_those_that_claim_it_fail(tmp_path: 
             time.sleep(1)
         for name, said in wanted.items():
             assert verdicts(tmp_path)[ids[name]] & {"passed", "failed"} == {said}
+        while {me(market, keys[name])["standing"]["standing"] for name in ("words", "nothing")} != {
+            "suspect"
+        }:
+            assert time.monotonic() < deadline, [me(market, key)["standing"] for key in keys.values()]
+            time.sleep(1)
+        renter_id, renter_key = market.register_renter("R", "renter@example.com")
+        market.credit(renter_id, 100_000)
+        own = {"x-renter-key": renter_key}
+        job = {
+            "job_type": "llm_inference",
+            "duration_minutes": 2,
+            "params": {"model": MODELS[0].name, "prompt": "Say hello.", "max_tokens": 8},
+        }
+        submitted = [market.post("/api/jobs/submit", job, **own)["job"]["job_id"] for _ in range(20)]
+        done: dict[str, Any] = {}
+        while len(done) < len(submitted):
+            assert time.monotonic() < deadline, done
+            for job_id in submitted:
+                found = market.get(f"/api/jobs/{job_id}", **own)["job"]
+                if found["status"] in ("completed", "failed", "cancelled"):
+                    done[job_id] = (found["status"], found["provider_id"])
+            time.sleep(0.5)
+        honest = {ids["one"], ids["other"]}
+        assert {status for status, _ in done.values()} == {"completed"}
+        assert {provider_id for _, provider_id in done.values()} <= honest
+        for name in ("words", "nothing"):
+            profile = me(market, keys[name])
+            assert profile["standing"]["slots"] == 1
+            assert profile["earnings"]["claimable_halala"] == 0
+            assert profile["earnings"].get("maturing_hours") is None
+        assert me(market, keys["nothing"])["earnings"]["total_halala"] == 0  # silence is never paid
+        assert {me(market, keys[name])["standing"]["standing"] for name in ("one", "other")} == {"proven"}

@@ -4,6 +4,7 @@ isort:skip_file
 Disputes: a renter contests the charge of a job, and an operator decides."""
 
 from collections import abc as _abc
+from dcp.v1 import canaries_pb2 as _canaries_pb2
 from dcp.v1 import jobs_pb2 as _jobs_pb2
 from dcp.v1 import providers_pb2 as _providers_pb2
 from google.protobuf import descriptor as _descriptor
@@ -391,6 +392,7 @@ class DisputedProvider(_message.Message):
     OPEN_DISPUTES_FIELD_NUMBER: _builtins.int
     UPHELD_DISPUTES_FIELD_NUMBER: _builtins.int
     REJECTED_DISPUTES_FIELD_NUMBER: _builtins.int
+    CANARIES_FIELD_NUMBER: _builtins.int
     provider_id: _builtins.int
     """The provider's id."""
     reliability: _builtins.float
@@ -409,6 +411,12 @@ class DisputedProvider(_message.Message):
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[_providers_pb2.PastAttempt]:
         """The provider's last 50 attempts that ended until the end of the job, newest first."""
 
+    @_builtins.property
+    def canaries(self) -> _containers.RepeatedCompositeFieldContainer[_canaries_pb2.Canary]:
+        """The market's checks of its work within seven days before and after the end of the job, newest first; at most
+        50.
+        """
+
     def __init__(
         self,
         *,
@@ -419,10 +427,11 @@ class DisputedProvider(_message.Message):
         open_disputes: _builtins.int = ...,
         upheld_disputes: _builtins.int = ...,
         rejected_disputes: _builtins.int = ...,
+        canaries: _abc.Iterable[_canaries_pb2.Canary] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_reliability", b"_reliability", "reliability", b"reliability"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reliability", b"_reliability", "attempts", b"attempts", "open_disputes", b"open_disputes", "provider_id", b"provider_id", "rejected_disputes", b"rejected_disputes", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "upheld_disputes", b"upheld_disputes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reliability", b"_reliability", "attempts", b"attempts", "canaries", b"canaries", "open_disputes", b"open_disputes", "provider_id", b"provider_id", "rejected_disputes", b"rejected_disputes", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "upheld_disputes", b"upheld_disputes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__reliability: _TypeAlias = _typing.Literal["reliability"]  # noqa: Y015
     _WhichOneofArgType__reliability: _TypeAlias = _typing.Literal["_reliability", b"_reliability"]  # noqa: Y015

@@ -1551,7 +1551,7 @@ class Job(_message.Message):
     job_type: Global___JobType.ValueType
     """The job type."""
     renter_id: _builtins.int
-    """The id of the renter that submitted the job."""
+    """The id of the renter that submitted the job. Absent for providers: whose job it is does not matter to them."""
     provider_id: _builtins.int
     """The id of the provider that the job names, or that runs or ran it."""
     model: _builtins.str
