@@ -86,13 +86,7 @@ class Canaries:
     """Submits canaries, and judges them."""
 
     def __init__(
-        self,
-        database: Database,
-        fleet: Fleet,
-        submitting: Jobs,
-        clock: Clock,
-        percent: int,
-        chance: random.Random | None = None,
+        self, database: Database, fleet: Fleet, submitting: Jobs, clock: Clock, percent: int
     ) -> None:
         """``percent``: of the jobs of a provider; 0: none at all."""
         self._database = database
@@ -100,7 +94,7 @@ class Canaries:
         self._jobs = submitting
         self._clock = clock
         self._percent = percent
-        self._chance = chance or random.Random(secrets.randbits(256))  # noqa: S311  providers never see its numbers
+        self._chance = random.Random(secrets.randbits(256))  # noqa: S311  nobody sees its numbers
         self._past: dict[int, _Past] = {}
         self._looked_ms: int | None = None
 
@@ -116,11 +110,16 @@ class Canaries:
         present = [each for each in self._fleet.all() if each.free_slots]
         await self._read_past([each.provider_id for each in present], now_ms)
         due = [each for each in present if self._is_due(each.provider_id, elapsed_ms)]
-        due = self._chance.sample(due, min(len(due), SUBMITTED))
-        open_ = await self._database.read(lambda: canaries.open_of([each.provider_id for each in due]))
-        for presence in [each for each in due if each.provider_id not in open_]:
-            await self._submit(presence, now_ms)
+        if due:
+            await self._submit_to(self._chance.sample(due, min(len(due), SUBMITTED)), now_ms)
         await self._ask_witnesses(now_ms)
+
+    async def _submit_to(self, due: Sequence[Presence], now_ms: int) -> None:
+        """Submits a canary to each that has no open one."""
+        open_ = await self._database.read(lambda: canaries.open_of([each.provider_id for each in due]))
+        for presence in due:
+            if presence.provider_id not in open_:
+                await self._submit(presence, now_ms)
 
     async def _ask_witnesses(self, now_ms: int) -> None:
         """Asks the questions that wait of others, whose answers show who is right."""

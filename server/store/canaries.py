@@ -141,6 +141,8 @@ def waiting_questions(since_ms: int, limit: int) -> list[tuple[str, str, set[int
         .limit(limit)
     )
     found = dict.fromkeys((str(subject), str(question)) for subject, question in tuples(waits))
+    if not found:
+        return []
     asked_: dict[str, set[int]] = {question: set() for _, question in found}
     query = db.Canary.select(db.Canary.question, db.Canary.provider_id)
     for question, provider_id in tuples(query.where(db.Canary.question.in_(list(asked_)))):

@@ -23,7 +23,7 @@ from server.domain.canaries import Canary, CanaryFault, CanaryVerdict
 from server.store import canaries
 from server.store.models import ApiKey, Renter
 from tests.server.services.test_verdicts import gpu_status, verdict
-from tests.support import running_server
+from tests.support import plans, running_server
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import Daemon, Market, Party
 
@@ -356,3 +356,17 @@ async def test_dispute_shows_the_checks_near_its_job(checked: Market) -> None:
         canaries_pb2.CANARY_VERDICT_FAILED,
         canaries_pb2.CANARY_FAULT_NO_ANSWER,
     )
+
+
+async def test_duty_walks_through_no_table(checked: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither through those that grow with jobs, nor through all canaries or all renters."""
+    monkeypatch.setattr(plans, "GROWING", plans.GROWING | {"canary", "renter"})
+    monkeypatch.setattr(
+        plans, "OF_THE_OPEN", plans.OF_THE_OPEN | {"canary_pending", "canary_waiting", "renter_market"}
+    )
+    one, liar = [await machine(checked) for _ in range(2)]
+    database = checked.server._database
+    with plans.recorded(database, monkeypatch) as statements:
+        await rounds(checked, {one: [], liar: [nonsense(n) for n in range(9)]})
+    assert len(statements) > 50
+    assert await plans.walks(database, statements) == {}
