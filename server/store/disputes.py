@@ -94,6 +94,12 @@ def count_open(renter_id: int) -> int:
     return int(db.Dispute.select().where(db.Dispute.renter_id == renter_id, is_open).count())
 
 
+def any_upheld(provider_id: int) -> bool:
+    """Whether a dispute about a job of a provider was upheld."""
+    is_upheld = states.is_in(db.Dispute.state, DisputeState.UPHELD)
+    return bool(db.Dispute.select().where(db.Dispute.provider_id == provider_id, is_upheld).exists())
+
+
 def counts_of_provider(provider_id: int) -> dict[DisputeState, int]:
     """How many disputes about a provider's jobs are in each state."""
     query = (
@@ -110,6 +116,14 @@ def taken_of(provider_id: int, first_id: int, last_id: int) -> dict[int, int]:
         db.Dispute.provider_id == provider_id, db.Dispute.payout_id.between(first_id, last_id)
     )
     return {int(payout_id): int(amount) for payout_id, amount in tuples(query)}
+
+
+def taken_after(provider_id: int, payout_id: int) -> int:
+    """The sum of what disputes took of a provider's payouts after one before they matured."""
+    query = db.Dispute.select(pw.fn.SUM(db.Dispute.maturing_halala)).where(
+        db.Dispute.provider_id == provider_id, db.Dispute.payout_id > payout_id
+    )
+    return int(query.scalar() or 0)
 
 
 def all_disputes() -> Iterator[Dispute]:

@@ -272,6 +272,31 @@ async def test_refund_takes_other_maturing_money_before_what_can_be_withdrawn(wa
     await market.assert_money_adds_up()
 
 
+async def test_refund_of_maturing_money_makes_no_other_payout_mature_early(waiting_market: Market) -> None:
+    """The oldest payouts bear it: a younger one would have to be withdrawn before its time."""
+    market, scene = waiting_market, await scene_in(waiting_market)
+    job = await scene.job()
+    await later(market, 168)
+    await withdraw(market, scene.provider, 2250)
+    opened = await scene.dispute(job)
+    await scene.job()
+    await scene.decide(opened, UPHOLD)
+    assert await scene.purse() == (0, 0, 2250)
+    await later(market, 100)
+    young = await scene.job()
+    await later(market, 69)  # the payout of which nothing is left is old enough
+    assert await scene.purse() == (0, 2250, 2250)
+    await later(market, 98)
+    assert await scene.purse() == (0, 2250, 2250)
+    held = await scene.dispute(young)
+    assert held.held_halala == 2250
+    await scene.decide(held, REJECT)
+    await scene.job()
+    await later(market, 169)  # what was taken counts once
+    assert await scene.purse() == (4500, 0, 2250)
+    await market.assert_money_adds_up()
+
+
 async def test_refund_of_a_deleted_renter_goes_to_the_platform(any_market: Market) -> None:
     market, scene = any_market, await scene_in(any_market, 3000)
     opened = await scene.dispute(await scene.job(), "mrkreason")
