@@ -56,7 +56,8 @@ class Scene:
         self.providers = [await self._rows.provider() for _ in range(2)]
         webhook = (
             "INSERT INTO webhook (renter_id, url, secret, balance_low_halala, balance_is_low,"
-            f" claimed_until_ms, created_ms) VALUES ({self._renters[0]}, 'https://a.example', 's', 99999, FALSE, 0, 0)"
+            " claimed_until_ms, created_ms)"
+            f" VALUES ({self._renters[0]}, 'https://a.example', 's', 99999, FALSE, 0, 0)"
         )
         await self._database.run(partial(execute, self._database, webhook))
 
