@@ -170,6 +170,23 @@ async def test_operator_decides_with_the_evidence(market: Market) -> None:
     assert (record.open_disputes, record.upheld_disputes, record.rejected_disputes) == (1, 0, 0)
 
 
+async def test_evidence_stays_until_the_dispute_is_decided(any_market: Market) -> None:
+    """Other texts go when their time has ended, and so do these after the decision."""
+    market, scene = any_market, await scene_in(any_market)
+    job, other = await scene.job(), await scene.job()
+    opened = await scene.dispute(job)
+    request = pb.GetDisputeRequest(dispute_id=opened.id)
+    for output in ("Lorem ipsum.", ""):
+        market.clock.advance(31 * DAY_SECONDS)
+        await market.server.services.retention.tick()
+        found = await market.dispute_service.GetDispute(request, metadata=market.admin_metadata)
+        assert found.output == output
+        assert (await market.job(other)).HasField("texts_removed_at")
+        if output:
+            await scene.decide(opened, REJECT)
+    assert (await market.job(job)).HasField("texts_removed_at")
+
+
 async def test_upheld_dispute_refunds_both_parts(waiting_market: Market) -> None:
     market, scene = waiting_market, await scene_in(waiting_market)
     opened = await scene.dispute(await scene.job())
