@@ -12,7 +12,7 @@ from server.domain import ledger as rules
 from server.domain.ledger import ProviderMoney
 from server.domain.payouts import Period, matured
 from server.services.each import each
-from server.store import ledger, payouts
+from server.store import disputes, ledger, payouts
 from server.store.database import Database
 
 # Providers that one tick looks at; those that are left follow in the next.
@@ -41,11 +41,20 @@ class Payouts:
         through_id = payouts.lock_cursor(provider_id)
         ledger.lock(rules.accounts_of(provider_id))
         found = matured(payouts.after(provider_id, through_id), through_id, self._period(provider_id), now_ms)
-        # A refund may have taken maturing money of other jobs; the newest payouts bear it.
-        amount = min(found.amount_halala, ledger.of_provider(provider_id).maturing_halala)
-        if amount:
+        if amount := found.amount_halala - _refunded(provider_id, through_id, found.amount_halala):
             ledger.apply([rules.matured_transfer(provider_id, amount)], now_ms)
         payouts.move_cursor(provider_id, found.through_id, found.due_ms)
+
+
+def _refunded(provider_id: int, through_id: int, most_halala: int) -> int:
+    """How much of the payouts after a locked cursor went into refunds of other jobs, up to a sum.
+
+    The oldest payouts bear it, as a debt is repaid first: no younger money matures in their place.
+    """
+    if not most_halala or not disputes.any_upheld(provider_id):
+        return 0
+    is_there = ledger.of_provider(provider_id).maturing_halala
+    return min(most_halala, max(0, payouts.waiting_halala(provider_id, through_id) - is_there))
 
 
 def settle_debt(provider_id: int, now_ms: int) -> ProviderMoney:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import peewee as pw
 
 from server.domain.disputes import DISPUTE_TRANSITIONS, OF_DISPUTES, Dispute, DisputeEvent, DisputeState
+from server.domain.ledger import AccountKind, TransferKind
+from server.domain.proof import MAX_DISCREPANCIES
 from server.store import models as db
 from server.store import states
 from server.store.models import tuples
@@ -15,6 +17,8 @@ from server.store.prepared import locking
 
 # As SQL text: with parameters, the partial index transfer_of_dispute is not used.
 _KINDS = ", ".join(f"'{kind.value}'" for kind in OF_DISPUTES)
+# Parameters in one statement.
+_BATCH = 500
 IS_OF_DISPUTE = db.Transfer.kind.in_(pw.SQL(f"({_KINDS})"))
 
 
@@ -94,6 +98,12 @@ def count_open(renter_id: int) -> int:
     return int(db.Dispute.select().where(db.Dispute.renter_id == renter_id, is_open).count())
 
 
+def any_upheld(provider_id: int) -> bool:
+    """Whether a dispute about a job of a provider was upheld."""
+    is_upheld = states.is_in(db.Dispute.state, DisputeState.UPHELD)
+    return bool(db.Dispute.select().where(db.Dispute.provider_id == provider_id, is_upheld).exists())
+
+
 def counts_of_provider(provider_id: int) -> dict[DisputeState, int]:
     """How many disputes about a provider's jobs are in each state."""
     query = (
@@ -112,6 +122,14 @@ def taken_of(provider_id: int, first_id: int, last_id: int) -> dict[int, int]:
     return {int(payout_id): int(amount) for payout_id, amount in tuples(query)}
 
 
+def taken_after(provider_id: int, payout_id: int) -> int:
+    """The sum of what disputes took of a provider's payouts after one before they matured."""
+    query = db.Dispute.select(pw.fn.SUM(db.Dispute.maturing_halala)).where(
+        db.Dispute.provider_id == provider_id, db.Dispute.payout_id > payout_id
+    )
+    return int(query.scalar() or 0)
+
+
 def all_disputes() -> Iterator[Dispute]:
     """Every dispute, one row at a time, for the proof of the ledger."""
     return (_dispute(row) for row in db.Dispute.select().order_by(db.Dispute.id).iterator())
@@ -126,6 +144,63 @@ def open_or_moved_since(transfer_id: int) -> list[Dispute]:
         states.is_in(db.Dispute.state, DisputeState.OPEN) | db.Dispute.job_id.in_(moved)
     )
     return [_dispute(row) for row in query]
+
+
+def of_no_charge(ids: Sequence[int] | None = None) -> list[str]:
+    """The disputes, all or some, that differ from the charge and the payout of their jobs, as sentences."""
+    debited, credited, taken = db.Account.alias(), db.Account.alias(), db.Transfer.alias()
+    from_maturing = (
+        taken.select(pw.fn.COALESCE(pw.fn.SUM(taken.amount_halala), 0))
+        .join(db.Account, on=(db.Account.id == taken.debit_account_id))
+        .where(
+            taken.job_id == db.Dispute.job_id,
+            taken.kind == pw.SQL("'disputed'"),
+            db.Account.kind == AccountKind.PROVIDER_MATURING.value,
+        )
+    )
+    agrees = (
+        (db.Transfer.kind == TransferKind.PAYOUT.value)
+        & (db.Transfer.job_id == db.Dispute.job_id)
+        & (db.Transfer.amount_halala == db.Dispute.payout_halala)
+        & (debited.owner_id == db.Dispute.renter_id)
+        & (credited.owner_id == db.Dispute.provider_id)
+        & (db.Hold.charge_halala == db.Dispute.charge_halala)
+        & (db.Dispute.maturing_halala == from_maturing)
+    )
+    outer = pw.JOIN.LEFT_OUTER
+    query = (
+        db.Dispute.select(db.Dispute.job_id)
+        .join(db.Transfer, outer, on=(db.Transfer.id == db.Dispute.payout_id))
+        .join(debited, outer, on=(debited.id == db.Transfer.debit_account_id))
+        .join(credited, outer, on=(credited.id == db.Transfer.credit_account_id))
+        .join(db.Hold, outer, on=(db.Hold.job_id == db.Dispute.job_id))
+        .where(~pw.fn.COALESCE(agrees, pw.SQL("FALSE")))
+        .limit(MAX_DISCREPANCIES)
+    )
+    parts = [query]
+    if ids is not None:
+        batches = [ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH)]
+        parts = [query.where(db.Dispute.id.in_(batch)) for batch in batches]
+    return [
+        f"the dispute of {job_id} does not agree with the charge and the payout of its job"
+        for part in parts
+        for (job_id,) in tuples(part)
+    ]
+
+
+def refunded_of_maturing() -> dict[int, int]:
+    """What refunds took from each provider's maturing payouts."""
+    query = (
+        db.Transfer.select(db.Account.owner_id, pw.fn.SUM(db.Transfer.amount_halala))
+        .join(db.Account, on=(db.Account.id == db.Transfer.debit_account_id))
+        .where(
+            IS_OF_DISPUTE,
+            db.Transfer.kind == TransferKind.DISPUTE_REFUND.value,
+            db.Account.kind == AccountKind.PROVIDER_MATURING.value,
+        )
+        .group_by(db.Account.owner_id)
+    )
+    return {int(provider_id): int(amount) for provider_id, amount in tuples(query)}
 
 
 def _page(mine: Any, before_id: int | None, limit: int) -> list[Dispute]:

@@ -8,7 +8,7 @@ import peewee as pw
 
 from server.domain import ledger as rules
 from server.domain.ledger import AccountKind
-from server.domain.payouts import BATCH, Payout
+from server.domain.payouts import BATCH, LOOK_AGAIN_MS, Payout
 from server.store import disputes
 from server.store.ledger import account_id
 from server.store.models import Account, MaturedPayouts, Transfer, tuples
@@ -16,13 +16,18 @@ from server.store.prepared import locking
 
 
 def due(now_ms: int, limit: int) -> list[int]:
-    """Providers with maturing money whose cursor is due, or who have none yet; the longest due first."""
+    """Providers with maturing money whose cursor is due, or who have none yet; the longest due first.
+
+    One that is due later than any look sets is due too: the clock was ahead at that look.
+    """
     due_ms = pw.fn.COALESCE(MaturedPayouts.due_ms, 0)
     query = (
         Account.select(Account.owner_id)
         .join(MaturedPayouts, pw.JOIN.LEFT_OUTER, on=(MaturedPayouts.provider_id == Account.owner_id))
         .where(
-            Account.kind == AccountKind.PROVIDER_MATURING.value, Account.balance_halala > 0, due_ms <= now_ms
+            Account.kind == AccountKind.PROVIDER_MATURING.value,
+            Account.balance_halala > 0,
+            (due_ms <= now_ms) | (due_ms > now_ms + LOOK_AGAIN_MS),
         )
         .order_by(due_ms, Account.owner_id)
     )
@@ -78,3 +83,12 @@ def after(provider_id: int, through_id: int) -> list[Payout]:
     rows: list[Any] = list(tuples(query))
     taken = disputes.taken_of(provider_id, rows[0][0], rows[-1][0]) if rows else {}
     return [Payout(id_, amount - taken.get(id_, 0), at_ms) for id_, amount, at_ms in rows]
+
+
+def waiting_halala(provider_id: int, through_id: int) -> int:
+    """The sum of all payouts that ``after`` would give, page by page."""
+    account = account_id(rules.maturing(provider_id))
+    query = Transfer.select(pw.fn.SUM(Transfer.amount_halala)).where(
+        Transfer.credit_account_id == account, Transfer.id > through_id
+    )
+    return int(query.scalar() or 0) - disputes.taken_after(provider_id, through_id)

@@ -26,7 +26,7 @@ from server.domain.proof import (
     Sums,
 )
 from server.domain.providers import AccountState
-from server.store import disputes, renters, states, withdrawals
+from server.store import disputes, payouts, renters, states, withdrawals
 from server.store import models as db
 from server.store.models import tuples
 
@@ -47,6 +47,7 @@ def prove() -> Proof:
     holds = _holds_to_check(after, list(sums.held))
     requests, contested = withdrawals.open_or_moved_since(after), disputes.open_or_moved_since(after)
     _add_disputes(sums, after, [dispute.job_id for dispute in contested])
+    sums.wrong += disputes.of_no_charge([dispute.id for dispute in contested])
     found = proof.prove(sums, _balances(), holds, requests, _deleted(), contested, renters.of_market())
     return replace(
         found,
@@ -59,6 +60,7 @@ def replay(progress: Callable[[int], None] = lambda _: None) -> Proof:
     """Replays every row and verifies every checkpoint. ``progress`` gets the number of transfers so far."""
     accounts = _accounts()
     sums = proof.replay(_transfers(accounts, 0, progress), _checkpoints(accounts))
+    sums.wrong += [*disputes.of_no_charge(), *_wrong_cursors()]
     requests, contested = withdrawals.all_requests(), disputes.all_disputes()
     own = renters.of_market()
     found = proof.prove(sums, _balances(), _all_holds(), requests, _deleted(), contested, own)
@@ -268,6 +270,25 @@ def _add_disputes(sums: Sums, after: int, job_ids: list[str]) -> None:
     )
     for job_id, name, value in tuples(orphans.limit(MAX_DISCREPANCIES)):
         sums.disputed[job_id or "", TransferKind(name)] += int(value)
+
+
+def _wrong_cursors() -> Iterator[str]:
+    """What a provider has maturing is the sum of the payouts behind its cursor, less refunds out of them."""
+    kind = AccountKind.PROVIDER_MATURING.value
+    cursor = pw.fn.COALESCE(db.MaturedPayouts.through_id, 0)
+    query = (
+        db.Account.select(db.Account.owner_id, db.Account.balance_halala, cursor)
+        .join(
+            db.MaturedPayouts, pw.JOIN.LEFT_OUTER, on=(db.MaturedPayouts.provider_id == db.Account.owner_id)
+        )
+        .where(db.Account.kind == kind)
+        .order_by(db.Account.owner_id)
+    )
+    refunded = disputes.refunded_of_maturing()
+    for provider_id, balance, through_id in list(tuples(query)):
+        waiting = payouts.waiting_halala(provider_id, through_id)
+        if not 0 <= waiting - balance <= refunded.get(provider_id, 0):
+            yield f"provider {provider_id} has {balance} halala maturing and payouts of {waiting} wait"
 
 
 def _is_of_hold() -> Any:

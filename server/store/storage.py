@@ -11,8 +11,9 @@ from typing import Any
 
 import peewee as pw
 
-from server.store import renters
-from server.store.models import Chunk, Job, Provider, Renter, tuples
+from server.domain.disputes import DisputeState
+from server.store import renters, states
+from server.store.models import Chunk, Dispute, Job, Provider, Renter, tuples
 from server.store.prepared import PreparedQuery, arg, locking
 
 REMOVED = "{}"
@@ -64,10 +65,19 @@ def add_request(renter_id: int, size_bytes: int) -> int:
     return int(_add_request.value(id=renter_id, size=size_bytes))
 
 
+def _has_open_dispute() -> Any:
+    """Whether a job's texts are the evidence of a dispute that an operator has yet to decide."""
+    is_open = states.is_in(Dispute.state, DisputeState.OPEN)
+    return pw.fn.EXISTS(Dispute.select(Dispute.id).where(Dispute.job_id == Job.job_id, is_open))
+
+
 def with_texts(ended_before_ms: int, limit: int) -> list[tuple[str, int]]:
-    """Jobs that ended before a time and still have their texts, with their renters; longest ended first."""
+    """Jobs that ended before a time and still have their texts, with their renters; longest ended first.
+
+    Those with an open dispute are left out.
+    """
     query = Job.select(Job.job_id, Job.renter_id).where(
-        Job.ended_ms < ended_before_ms, Job.texts_removed_ms.is_null()
+        Job.ended_ms < ended_before_ms, Job.texts_removed_ms.is_null(), ~_has_open_dispute()
     )
     rows = tuples(query.order_by(Job.ended_ms).limit(limit))
     return [(job_id, int(renter_id)) for job_id, renter_id in rows]
@@ -80,7 +90,7 @@ def remove_texts(found: Sequence[tuple[str, int]], now_ms: int) -> int:
         renters.get(renter_id, lock=True)
     wanted = [job_id for job_id, _ in found]
     query = Job.select(Job.job_id, Job.renter_id, Job.spec).where(
-        Job.job_id.in_(wanted), Job.texts_removed_ms.is_null()
+        Job.job_id.in_(wanted), Job.texts_removed_ms.is_null(), ~_has_open_dispute()
     )
     rows = list(tuples(query))
     freed: dict[int, int] = {}

@@ -15,9 +15,11 @@ from dcp.v1 import privacy_pb2 as privacy
 
 from server.domain.disputes import EVIDENCE_BYTES, MAX_OPEN_DISPUTES
 from server.domain.payouts import PayoutTerms
+from server.store import proof
 from server.store.models import Renter
 from tests.server.services.test_payouts import earnings, later, purse, withdraw
 from tests.support import running_server
+from tests.support.databases import execute
 from tests.support.manual_clock import ManualClock
 from tests.support.running_server import Daemon, Market, Party, read_refusal, refusal
 from tests.support.webhook_receiver import receiving
@@ -168,6 +170,23 @@ async def test_operator_decides_with_the_evidence(market: Market) -> None:
     assert (record.open_disputes, record.upheld_disputes, record.rejected_disputes) == (1, 0, 0)
 
 
+async def test_evidence_stays_until_the_dispute_is_decided(any_market: Market) -> None:
+    """Other texts go when their time has ended, and so do these after the decision."""
+    market, scene = any_market, await scene_in(any_market)
+    job, other = await scene.job(), await scene.job()
+    opened = await scene.dispute(job)
+    request = pb.GetDisputeRequest(dispute_id=opened.id)
+    for output in ("Lorem ipsum.", ""):
+        market.clock.advance(31 * DAY_SECONDS)
+        await market.server.services.retention.tick()
+        found = await market.dispute_service.GetDispute(request, metadata=market.admin_metadata)
+        assert found.output == output
+        assert (await market.job(other)).HasField("texts_removed_at")
+        if output:
+            await scene.decide(opened, REJECT)
+    assert (await market.job(job)).HasField("texts_removed_at")
+
+
 async def test_upheld_dispute_refunds_both_parts(waiting_market: Market) -> None:
     market, scene = waiting_market, await scene_in(waiting_market)
     opened = await scene.dispute(await scene.job())
@@ -272,6 +291,31 @@ async def test_refund_takes_other_maturing_money_before_what_can_be_withdrawn(wa
     await market.assert_money_adds_up()
 
 
+async def test_refund_of_maturing_money_makes_no_other_payout_mature_early(waiting_market: Market) -> None:
+    """The oldest payouts bear it: a younger one would have to be withdrawn before its time."""
+    market, scene = waiting_market, await scene_in(waiting_market)
+    job = await scene.job()
+    await later(market, 168)
+    await withdraw(market, scene.provider, 2250)
+    opened = await scene.dispute(job)
+    await scene.job()
+    await scene.decide(opened, UPHOLD)
+    assert await scene.purse() == (0, 0, 2250)
+    await later(market, 100)
+    young = await scene.job()
+    await later(market, 69)  # the payout of which nothing is left is old enough
+    assert await scene.purse() == (0, 2250, 2250)
+    await later(market, 98)
+    assert await scene.purse() == (0, 2250, 2250)
+    held = await scene.dispute(young)
+    assert held.held_halala == 2250
+    await scene.decide(held, REJECT)
+    await scene.job()
+    await later(market, 169)  # what was taken counts once
+    assert await scene.purse() == (4500, 0, 2250)
+    await market.assert_money_adds_up()
+
+
 async def test_refund_of_a_deleted_renter_goes_to_the_platform(any_market: Market) -> None:
     market, scene = any_market, await scene_in(any_market, 3000)
     opened = await scene.dispute(await scene.job(), "mrkreason")
@@ -284,6 +328,58 @@ async def test_refund_of_a_deleted_renter_goes_to_the_platform(any_market: Marke
     await market.assert_money_adds_up()
     figures = await market.server.services.dashboard.figures()
     assert (figures.payout_halala, figures.fee_halala) == (0, 0)
+
+
+TAMPERINGS = {
+    "renter": "UPDATE dispute SET renter_id = {other} WHERE state = '{state}'",
+    "provider": "UPDATE dispute SET provider_id = {another} WHERE state = '{state}'",
+    "charge": "UPDATE dispute SET charge_halala = charge_halala + 1 WHERE state = '{state}'",
+    "payout": "UPDATE dispute SET payout_halala = payout_halala + 1 WHERE state = '{state}'",
+    "transfer of the payout": "UPDATE dispute SET payout_id = payout_id + 1 WHERE state = '{state}'",
+    "maturing part": "UPDATE dispute SET maturing_halala = maturing_halala - 1 WHERE state = '{state}'",
+}
+
+
+@pytest.mark.parametrize("state", ["open", "upheld", "rejected"])
+@pytest.mark.parametrize("tampering", TAMPERINGS)
+async def test_proof_names_a_dispute_that_was_tampered_with(
+    waiting_market: Market, tampering: str, state: str
+) -> None:
+    """Whoever gets a refund, and how much of it, is in the dispute's row until it is decided."""
+    market, scene = waiting_market, await scene_in(waiting_market)
+    other, another = await market.renter(), await market.provider()
+    opened = [await scene.dispute(await scene.job()) for _ in range(3)]
+    await scene.decide(opened[1], UPHOLD, 100)
+    await scene.decide(opened[2], REJECT)
+    await market.assert_money_adds_up()
+    change = TAMPERINGS[tampering].format(other=other.id, another=another.id, state=state)
+    database = market.server._database
+    await market.sql(lambda: execute(database, change))
+    for prove in (proof.prove, proof.replay):
+        found = " | ".join((await database.read(prove)).discrepancies)
+        number = {"open": 0, "upheld": 1, "rejected": 2}[state]
+        assert f"the dispute of {opened[number].job_id}" in found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE matured_payouts SET through_id = (SELECT MAX(id) FROM transfer)",
+        "UPDATE matured_payouts SET through_id = 0",
+        "DELETE FROM matured_payouts",
+    ],
+)
+async def test_replay_names_a_cursor_that_was_moved(waiting_market: Market, change: str) -> None:
+    """Payouts before it would never mature; those after it again, in the place of younger ones."""
+    market, scene = waiting_market, await scene_in(waiting_market)
+    await scene.job()
+    await later(market, 169)
+    await scene.job()
+    database = market.server._database
+    assert (await database.read(proof.replay)).discrepancies == ()
+    await market.sql(lambda: execute(database, change))
+    (found,) = (await database.read(proof.replay)).discrepancies
+    assert f"provider {scene.provider.id} has 2250 halala maturing" in found
 
 
 async def test_webhook_hears_of_the_dispute_and_the_decision(sqlite_url: str, clock: ManualClock) -> None:

@@ -127,6 +127,20 @@ async def test_market_without_periods_pays_at_once(any_market: Market) -> None:
     assert await matured_transfers(market) == []
 
 
+async def test_wrong_clock_that_was_corrected_keeps_no_payout(waiting_market: Market) -> None:
+    """The time of the next look, which was set while the clock was ahead, is not waited for."""
+    market, provider = waiting_market, await waiting_market.provider()
+    renter, daemon = await market.renter(20_000), await market.daemon(provider)
+    await run_job(market, renter, provider, daemon)
+    month = 30 * 24 * HOUR
+    await later(market, month / HOUR)
+    assert await purse(market, provider) == (2250, 0, 0)
+    market.clock.set_back(month)
+    await run_job(market, renter, provider, daemon)
+    await later(market, 168)
+    assert await purse(market, provider) == (4500, 0, 0)
+
+
 async def test_proof_tells_maturing_from_claimable(waiting_market: Market) -> None:
     market, provider = waiting_market, await waiting_market.provider()
     renter, daemon = await market.renter(20_000), await market.daemon(provider)
