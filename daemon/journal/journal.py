@@ -110,6 +110,8 @@ class Journal:
             attempts = self._recover_files()
         except OSError as error:
             raise JournalError(f"the journal cannot be read: {error.strerror}") from None
+        # With no attempt to keep, what there is gives way to a new segment: its name may not be durable.
+        self._is_suspect = not attempts
         failure = self._make_durable(attempts) if attempts else None
         if failure is not None:
             logger.error("the journal could not be synced error=%s", failure)
@@ -173,8 +175,6 @@ class Journal:
         if not any(write.must_sync and errors[write.at] is None for write in writes):
             return
         if error := _attempt(self._sync):
-            # The kernel may have dropped what it could not write, earlier entries among it.
-            self._is_suspect = True
             self._cut(begin)
             raise error
 
@@ -209,7 +209,12 @@ class Journal:
 
     def _sync(self) -> None:
         """Makes the last segment durable; the others are."""
-        self._disk.sync(self._segments[-1].name)
+        try:
+            self._disk.sync(self._segments[-1].name)
+        except OSError:
+            # The kernel may have dropped what it could not write, earlier entries among it.
+            self._is_suspect = True
+            raise
         self._segments[-1].is_synced = True
 
     # --- keeping it small ---

@@ -308,6 +308,33 @@ def test_what_lies_before_a_new_segment_is_durable(seed: int) -> None:
     assert chunks(recovered(disk)[0])[1:] == [(2, b"two")]
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_sync_that_failed_before_a_new_segment_is_not_trusted_later(seed: int) -> None:
+    disk = MemoryDisk()
+    journal = Journal(disk, segment_bytes=1_000)
+    journal.write([persist(accepted(offer()), Started(), Chunk(Channel.OUTPUT, 1, b"x" * 3_000))])
+    disk.fails_to_sync = True
+    assert journal.write([persist(Reading(900))]) == [None], "no sync was due"
+    disk.fails_to_sync = False
+    assert journal.write([persist(Chunk(Channel.OUTPUT, 2, b"two"))]) == [None]
+    disk.crash(Random(seed))
+    assert chunks(recovered(disk)[0])[1:] == [(2, b"two")]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_segment_that_a_killed_process_did_not_make_durable_is_not_trusted(seed: int) -> None:
+    disk = Disk()
+    disk.dies_in = 1  # between the new segment and the sync of the folder
+    with contextlib.suppress(ProcessDied):
+        Journal(disk).write([persist(accepted(offer()))])
+    assert disk.names() == ["00000001.segment"]
+    journal = Journal(disk)
+    assert journal.recover() == []
+    assert journal.write([persist(*STORY)]) == [None]
+    disk.crash(Random(seed))
+    assert [history.finished for history in recovered(disk)] == [FINISHED.message]
+
+
 def test_unsynced_records_of_an_earlier_process_are_synced_at_recovery() -> None:
     disk = MemoryDisk()
     disk.append("killed-before-its-sync.attempt", encode(STORY))
