@@ -162,10 +162,13 @@ class Journal:
 
     def _refusal(self, records: Sequence[Record], *, is_known: bool) -> OSError | None:
         if any(isinstance(record, Accepted) for record in records):
-            # A job is refused if its output will not fit.
-            has_room = self._disk.free_bytes() >= MIN_FREE_BYTES
-            return None if has_room else OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return _attempt(self._check_room)
         return None if is_known else OSError(errno.EIO, "the attempt's journal was lost")
+
+    def _check_room(self) -> None:
+        """A job is refused if its output will not fit."""
+        if self._disk.free_bytes() < MIN_FREE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _write(self, writes: list[_Write], errors: list[OSError | None]) -> None:
         """Appends the entries and syncs them. Raises OSError if none of them was written."""

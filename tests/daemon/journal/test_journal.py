@@ -219,6 +219,26 @@ def test_nearly_full_disk_takes_no_new_attempt_and_continues_the_old() -> None:
     assert len(recovered(disk)) == 1
 
 
+class UnmeasuredDisk(MemoryDisk):
+    """A disk that cannot say how much room it has."""
+
+    def free_bytes(self) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_disk_that_cannot_say_its_room_takes_no_new_attempt_and_continues_the_old() -> None:
+    disk = UnmeasuredDisk()
+    disk.append("a" * 40 + ".attempt", encode(STORY[:1]))
+    journal = Journal(disk)
+    journal.recover()
+    refused, went_on = journal.write([persist(accepted(offer("job-2")), job_id="job-2"), persist(Started())])
+    assert refused is not None
+    assert went_on is None
+    assert [history.started for history in recovered(copy.deepcopy(disk))] == [True]
+    assert journal.write([persist(accepted(offer("job-3")), job_id="job-3"), Forget(lease())])[1] is None
+    assert is_empty(disk)
+
+
 def test_record_that_does_not_fit_fails_alone() -> None:
     disk = MemoryDisk()
     journal = Journal(disk)
