@@ -110,6 +110,8 @@ class Journal:
             attempts = self._recover_files()
         except OSError as error:
             raise JournalError(f"the journal cannot be read: {error.strerror}") from None
+        # With no attempt to keep, what there is gives way to a new segment: its name may not be durable.
+        self._is_suspect = not attempts
         failure = self._make_durable(attempts) if attempts else None
         if failure is not None:
             logger.error("the journal could not be synced error=%s", failure)
@@ -160,10 +162,13 @@ class Journal:
 
     def _refusal(self, records: Sequence[Record], *, is_known: bool) -> OSError | None:
         if any(isinstance(record, Accepted) for record in records):
-            # A job is refused if its output will not fit.
-            has_room = self._disk.free_bytes() >= MIN_FREE_BYTES
-            return None if has_room else OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return _attempt(self._check_room)
         return None if is_known else OSError(errno.EIO, "the attempt's journal was lost")
+
+    def _check_room(self) -> None:
+        """A job is refused if its output will not fit."""
+        if self._disk.free_bytes() < MIN_FREE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _write(self, writes: list[_Write], errors: list[OSError | None]) -> None:
         """Appends the entries and syncs them. Raises OSError if none of them was written."""
@@ -173,8 +178,6 @@ class Journal:
         if not any(write.must_sync and errors[write.at] is None for write in writes):
             return
         if error := _attempt(self._sync):
-            # The kernel may have dropped what it could not write, earlier entries among it.
-            self._is_suspect = True
             self._cut(begin)
             raise error
 
@@ -209,7 +212,12 @@ class Journal:
 
     def _sync(self) -> None:
         """Makes the last segment durable; the others are."""
-        self._disk.sync(self._segments[-1].name)
+        try:
+            self._disk.sync(self._segments[-1].name)
+        except OSError:
+            # The kernel may have dropped what it could not write, earlier entries among it.
+            self._is_suspect = True
+            raise
         self._segments[-1].is_synced = True
 
     # --- keeping it small ---

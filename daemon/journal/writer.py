@@ -57,10 +57,17 @@ class JournalWriter:
             errors = await self._write_batch(batch)
             for entry, error in zip(batch, errors, strict=True):
                 if isinstance(entry, Persist):
-                    self._on_done(entry, error)
+                    self._tell(entry, error)
                 elif error is not None:
                     logger.warning("the journal kept what it should forget error=%s", error)
         self._writing = None
+
+    def _tell(self, entry: Persist, error: OSError | None) -> None:
+        try:
+            self._on_done(entry, error)
+        except Exception:
+            # A bug at one job must not keep the others from being saved.
+            logger.exception("what follows from a write failed unexpectedly")
 
     async def _write_batch(self, batch: Sequence[Persist | Forget]) -> Sequence[OSError | None]:
         loop = asyncio.get_running_loop()

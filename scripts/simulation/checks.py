@@ -107,7 +107,7 @@ _JOBS = (
 _LEASES = (
     "SELECT job_id, lease_epoch, provider_id, session_epoch, state, outcome,"
     " outcome = 'lost' OR detail LIKE '%ended by the server',"
-    " outcome = 'lost' AND (detail LIKE 'its daemon broke the protocol%'"
+    " outcome IN ('lost', 'refused') AND (detail LIKE 'its daemon broke the protocol%'"
     " OR detail LIKE 'its daemon cannot send%'), accepted_ms, started_ms,"
     " output_through_seq FROM lease ORDER BY rowid"
 )

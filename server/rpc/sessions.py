@@ -20,6 +20,7 @@ from server.domain.hindrances import SelfTest
 from server.domain.jobs import LOST_AFTER_SECONDS, JobType
 from server.domain.leases import (
     CHUNK_CREDIT,
+    MAX_CHUNK_BYTES,
     OFFER_SECONDS,
     Channel,
     Disposition,
@@ -254,7 +255,20 @@ def _heartbeat(body: pb.SessionHeartbeat) -> messages.Heartbeat:
     return messages.Heartbeat(body.sequence, report, _refs(body.held_leases))
 
 
+def _chunk(body: pb.OutputChunk | pb.LogChunk, stream: Channel) -> messages.Chunk | messages.Unreadable:
+    return _too_large(body.lease, body.data) or messages.Chunk(_ref(body.lease), stream, body.seq, body.data)
+
+
+def _too_large(lease: pb.Lease, data: bytes) -> messages.Unreadable | None:
+    """What stands for a message with too many bytes, which must not wait for its turn with all of them."""
+    if len(data) <= MAX_CHUNK_BYTES:
+        return None
+    return messages.Unreadable(_ref(lease), f"{len(data)} bytes in a chunk; {MAX_CHUNK_BYTES} are allowed")
+
+
 def _finished(body: pb.JobFinished) -> messages.Finished | messages.Unreadable:
+    if (unreadable := _too_large(body.lease, body.last_output)) is not None:
+        return unreadable
     outcome = _OUTCOMES.get(body.outcome)
     if outcome is None:
         detail = f"JobFinished has the outcome {body.outcome}, which this server does not know"
@@ -281,8 +295,8 @@ _FROM_WIRE: dict[str, Callable[[Any], messages.DaemonMessage]] = {
     "heartbeat": _heartbeat,
     "offer_reply": lambda b: messages.OfferReply(_ref(b.lease), b.accepted, b.refusal, b.started),
     "job_started": lambda b: messages.Started(_ref(b.lease)),
-    "output_chunk": lambda b: messages.Chunk(_ref(b.lease), Channel.OUTPUT, b.seq, b.data),
-    "log_chunk": lambda b: messages.Chunk(_ref(b.lease), Channel.LOG, b.seq, b.data),
+    "output_chunk": lambda b: _chunk(b, Channel.OUTPUT),
+    "log_chunk": lambda b: _chunk(b, Channel.LOG),
     "job_finished": _finished,
     "capacity_update": _capacity,
     "drain": lambda b: messages.Drain(),

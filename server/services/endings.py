@@ -5,6 +5,7 @@ tests/architecture looks for others. A job ends in one of these ways:
 
     the daemon reports a result           record_finish     completed, failed or cancelled; queued if released
     the attempt gives no result           give_up           queued; failed after the last attempt
+    its daemon breaks the protocol        break_off         as give_up
     its renter or an operator cancels it  cancel            cancelled, or the daemon is to end the run first
     an operator requeues it               take_back         queued
     its provider is suspended             take_back_offers  queued
@@ -120,10 +121,10 @@ def _release(lease: Lease, report: FinishReport, reason: FailureReason | None, n
     """The daemon gave the attempt back: it drains, its GPU failed, or its model server is busy."""
     # A model server that has begun to answer is not busy with others.
     if reason not in _GIVEN_BACK or (reason is FailureReason.ENGINE_BUSY and lease.output_through_seq):
-        give_up(lease, now_ms, "the daemon gave it back", LeaseOutcome.RELEASED)
+        break_off(lease, now_ms, "the daemon gave it back", LeaseOutcome.RELEASED)
     else:
         detail = f"{_GIVEN_BACK[reason]}; the daemon gave it back"
-        give_up(lease, now_ms, detail, LeaseOutcome.RELEASED, reason=reason)
+        break_off(lease, now_ms, detail, LeaseOutcome.RELEASED, reason=reason)
 
 
 def _end_run(job: Job, lease: Lease, report: FinishReport, now_ms: int, matures: bool) -> None:
@@ -217,6 +218,22 @@ def give_up(
         _settle_failed(job, reason or usual, f"{MAX_ATTEMPTS} attempts were lost; submit it again", now_ms)
     else:
         _requeue(job, lease, now_ms)
+
+
+def break_off(
+    lease: Lease,
+    now_ms: int,
+    detail: str,
+    outcome: LeaseOutcome = LeaseOutcome.LOST,
+    *,
+    reason: FailureReason | None = None,
+) -> None:
+    """Ends a lease as ``give_up`` because of a message of its daemon, which is connected.
+
+    An offer that was not accepted counts as refused: its daemon would get it again at once, without end.
+    """
+    ends_as = outcome if _was_attempt(lease) else LeaseOutcome.REFUSED
+    give_up(lease, now_ms, detail, ends_as, reason=reason)
 
 
 def _proven_ms(job: Job, lease: Lease, renewed_ms: int) -> int:

@@ -51,7 +51,7 @@ from server.domain.providers import AccountState
 from server.domain.sessions import Breach, Kept, Reply, ServerSession, stranger
 from server.domain.versions import is_older
 from server.services.dispatch import Dispatch
-from server.services.endings import give_up, note_run, record_finish
+from server.services.endings import break_off, give_up, note_run, record_finish
 from server.services.fleet import Fleet, Presence
 from server.services.heartbeats import Heartbeats
 from server.services.operators.discards import Discards
@@ -388,7 +388,7 @@ class Session:
             for ref in refs:
                 lease = leases.get(ref.job_id, ref.lease_epoch)
                 if lease is not None and lease.session_epoch == self._session_epoch:
-                    give_up(lease, ms(self._shared.clock), detail)
+                    break_off(lease, ms(self._shared.clock), detail)
 
         await self._run(give_up_all)
         for ref in refs:

@@ -219,6 +219,26 @@ def test_nearly_full_disk_takes_no_new_attempt_and_continues_the_old() -> None:
     assert len(recovered(disk)) == 1
 
 
+class UnmeasuredDisk(MemoryDisk):
+    """A disk that cannot say how much room it has."""
+
+    def free_bytes(self) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_disk_that_cannot_say_its_room_takes_no_new_attempt_and_continues_the_old() -> None:
+    disk = UnmeasuredDisk()
+    disk.append("a" * 40 + ".attempt", encode(STORY[:1]))
+    journal = Journal(disk)
+    journal.recover()
+    refused, went_on = journal.write([persist(accepted(offer("job-2")), job_id="job-2"), persist(Started())])
+    assert refused is not None
+    assert went_on is None
+    assert [history.started for history in recovered(copy.deepcopy(disk))] == [True]
+    assert journal.write([persist(accepted(offer("job-3")), job_id="job-3"), Forget(lease())])[1] is None
+    assert is_empty(disk)
+
+
 def test_record_that_does_not_fit_fails_alone() -> None:
     disk = MemoryDisk()
     journal = Journal(disk)
@@ -306,6 +326,33 @@ def test_what_lies_before_a_new_segment_is_durable(seed: int) -> None:
     assert journal.write([persist(Chunk(Channel.OUTPUT, 2, b"two"))]) == [None]
     disk.crash(Random(seed))
     assert chunks(recovered(disk)[0])[1:] == [(2, b"two")]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_sync_that_failed_before_a_new_segment_is_not_trusted_later(seed: int) -> None:
+    disk = MemoryDisk()
+    journal = Journal(disk, segment_bytes=1_000)
+    journal.write([persist(accepted(offer()), Started(), Chunk(Channel.OUTPUT, 1, b"x" * 3_000))])
+    disk.fails_to_sync = True
+    assert journal.write([persist(Reading(900))]) == [None], "no sync was due"
+    disk.fails_to_sync = False
+    assert journal.write([persist(Chunk(Channel.OUTPUT, 2, b"two"))]) == [None]
+    disk.crash(Random(seed))
+    assert chunks(recovered(disk)[0])[1:] == [(2, b"two")]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_segment_that_a_killed_process_did_not_make_durable_is_not_trusted(seed: int) -> None:
+    disk = Disk()
+    disk.dies_in = 1  # between the new segment and the sync of the folder
+    with contextlib.suppress(ProcessDied):
+        Journal(disk).write([persist(accepted(offer()))])
+    assert disk.names() == ["00000001.segment"]
+    journal = Journal(disk)
+    assert journal.recover() == []
+    assert journal.write([persist(*STORY)]) == [None]
+    disk.crash(Random(seed))
+    assert [history.finished for history in recovered(disk)] == [FINISHED.message]
 
 
 def test_unsynced_records_of_an_earlier_process_are_synced_at_recovery() -> None:

@@ -72,3 +72,20 @@ async def test_bug_in_the_journal_is_reported_as_a_failure() -> None:
     recorder.put(Persist(1, lease(), (accepted(offer()),)))
     await recorder.close()
     assert str(errors[0]) == "RuntimeError"
+
+
+async def test_bug_behind_the_journal_stops_no_later_record() -> None:
+    disk, done = MemoryDisk(), list[int]()
+
+    def learn(entry: Persist, error: OSError | None) -> None:
+        if entry.number == 1:
+            raise RuntimeError("a fault")
+        done.append(entry.number)
+
+    recorder = JournalWriter(Journal(disk), learn)
+    for number in (1, 2):
+        recorder.put(Persist(number, lease(f"job-{number}"), (accepted(offer(f"job-{number}")),)))
+    await eventually(lambda: done == [2])
+    recorder.put(Persist(3, lease("job-3"), (accepted(offer("job-3")),)))
+    await eventually(lambda: done == [2, 3])
+    await recorder.close()

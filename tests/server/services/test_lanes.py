@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,8 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 
 from server.domain.errors import DomainError, Reason
 from server.domain.lanes import AT_ONCE, WAITING
+from server.domain.leases import MAX_CHUNK_BYTES, FinishReport
+from server.domain.messages import Chunk
 from server.services.sessions import Session
 from server.store import leases
 from tests.support.running_server import HANG_SECONDS, Daemon, Market, Party, Refusal
@@ -139,6 +142,31 @@ async def test_messages_of_one_stream_are_bounded(market: Market, monkeypatch: p
     acknowledged = [await daemon.expect("output_ack") for _ in range(3 * count)]
     assert {ack.output_through_seq for ack in acknowledged} == {1, 2, 3}
     assert gates.most_at_once == AT_ONCE
+
+
+async def test_messages_that_wait_hold_no_more_than_they_may_say(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message may have 8 MiB, and 32 of a stream may wait while the database is busy."""
+    provider = await market.provider()
+    daemon = await market.daemon(provider)
+    ((job_id, lease),) = await running_jobs(market, provider, daemon, 1)
+    gates = Gates(monkeypatch)
+    gates.hold(job_id)
+    await say_chunk(daemon, lease, 1)
+    large = b"x" * (1 << 20)
+    for seq in range(2, WAITING, 3):
+        await say_chunk(daemon, lease, seq, large)
+        await daemon.say(log_chunk=sessions_pb2.LogChunk(lease=lease, seq=seq, data=large))
+        await daemon.finish(lease, last_output_seq=seq, last_output=large)
+    await until(lambda: gates.at_once == 1)
+    await asyncio.sleep(0.1)
+    waiting = [message for message in gc.get_objects() if isinstance(message, Chunk | FinishReport)]
+    assert sum(len(getattr(message, "data", b"")) for message in waiting) <= WAITING * MAX_CHUNK_BYTES
+    assert sum(len(getattr(message, "last_output", b"")) for message in waiting) <= WAITING * MAX_CHUNK_BYTES
+    gates.let_pass(job_id)
+    await daemon.expect("output_ack")
+    assert (await daemon.expect("lease_directive")).action == sessions_pb2.LEASE_ACTION_STOP_AND_DISCARD
 
 
 async def test_message_that_the_server_fails_at_costs_its_lease_and_no_other(

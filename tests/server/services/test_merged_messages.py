@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from dcp.v1 import jobs_pb2, sessions_pb2
+from google.protobuf.message import Message
 
 from server.domain.leases import MARKER_BYTES, MAX_CHUNK_BYTES
 from server.domain.sessions import MAX_RESENDS
@@ -17,6 +18,8 @@ from tests.support.running_server import Daemon, Market, Party
 STOP = sessions_pb2.LEASE_ACTION_STOP_AND_DISCARD
 RESEND = sessions_pb2.LEASE_ACTION_RESEND
 ACCEPTED = sessions_pb2.RESULT_DISPOSITION_ACCEPTED
+SUCCEEDED = sessions_pb2.RUN_OUTCOME_SUCCEEDED
+RELEASED = sessions_pb2.RUN_OUTCOME_RELEASED
 ALREADY = sessions_pb2.RESULT_DISPOSITION_ALREADY
 SMALL = 100
 
@@ -194,3 +197,36 @@ async def test_too_much_last_output_of_a_lease_that_the_session_does_not_hold_is
         assert (directive.action, directive.output_through_seq) == (RESEND, 0)
     session._protocol._held[held[0]] = held[1]
     assert await daemon.finished(lease, last_output_seq=1, last_output=b"x") == ACCEPTED
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"job_started": sessions_pb2.JobStarted()},
+        {"output_chunk": sessions_pb2.OutputChunk(seq=1, data=b"x")},
+        {"job_finished": sessions_pb2.JobFinished(outcome=SUCCEEDED, last_output_seq=1, last_output=b"x")},
+        {"job_finished": sessions_pb2.JobFinished(outcome=RELEASED)},
+        {"job_finished": sessions_pb2.JobFinished(outcome=77)},  # type: ignore[arg-type]
+    ],
+    ids=["start", "output", "last output", "release", "unknown outcome"],
+)
+async def test_offer_that_is_not_answered_as_it_must_be_goes_to_another_provider(
+    any_market: Market, message: dict[str, Message]
+) -> None:
+    """The daemon would get it again at once, hundreds of times a second, and nobody else would get it."""
+    market = any_market
+    provider, other, renter = await market.provider(), await market.provider(), await market.renter()
+    daemon = await market.daemon(provider)
+    job = await market.submit(renter)
+    second = await market.daemon(other)
+    ((kind, body),) = message.items()
+    answer = type(body)()
+    answer.CopyFrom(body)
+    answer.lease.CopyFrom((await daemon.expect("job_offer")).lease)  # type: ignore[attr-defined]
+    await daemon.say(**{kind: answer})
+    await daemon.hear()
+    await daemon.heard_nothing()
+    await market.tick()
+    assert (await second.expect("job_offer")).lease.job_id == job.job_id
+    assert (await market.job(job)).attempt == 0, "it was not an attempt"
+    await market.assert_money_adds_up()
