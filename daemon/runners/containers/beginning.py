@@ -1,13 +1,15 @@
 """Notices that the engine dropped the beginning of a container's log while no daemon read it.
 
-The engine keeps only the newest of a log. The time of its first line is noted while the job runs; if the log
-later begins with another line, what was written in between is gone.
+The engine keeps only the newest of a log. What identifies its first line is noted while the job runs; if the
+log later begins with another line, what was written in between is gone. The time alone identifies none: Podman
+tells it in whole seconds, in which a program writes more than the log holds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -25,14 +27,14 @@ class LogBeginning:
     """The first line of one container's log."""
 
     def __init__(self, docker: Docker, container: str, file: Path) -> None:
-        """`file`: where its time is noted."""
+        """`file`: where it is noted."""
         self._docker = docker
         self._container = container
         self._file = file
 
     @contextlib.asynccontextmanager
     async def noted(self) -> AsyncIterator[None]:
-        """Notes meanwhile when the first line was written, as soon as there is one."""
+        """Notes the first line meanwhile, as soon as there is one."""
         noting = asyncio.create_task(self._note())
         try:
             yield
@@ -45,7 +47,8 @@ class LogBeginning:
         try:
             noted = self._file.read_text(encoding="utf-8")
             async with asyncio.timeout(LOOK_SECONDS):
-                return await self._first_time(follows=False) != noted
+                # What an earlier release noted, or one that died meanwhile, is only the start of that.
+                return not (await self._first_line(follows=False)).startswith(noted)
         except (OSError, ValueError, TimeoutError, DockerUnavailableError, DockerRefusedError) as error:
             logger.info(
                 "it is not known what a log begins with container=%s error=%r", self._container, error
@@ -54,16 +57,17 @@ class LogBeginning:
 
     async def _note(self) -> None:
         try:
-            first = await self._first_time(follows=True)
+            first = await self._first_line(follows=True)
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file.write_text(first, encoding="utf-8")
         except (OSError, DockerUnavailableError, DockerRefusedError) as error:
             logger.info("the beginning of a log was not noted container=%s error=%s", self._container, error)
 
-    async def _first_time(self, *, follows: bool) -> str:
-        """When the first line was written that the engine has; if it ``follows``, waits for one."""
+    async def _first_line(self, *, follows: bool) -> str:
+        """When the first line was written that the engine has, and a digest; if it ``follows``, waits for one."""
         logged = self._docker.logged(self._container, with_times=True, follows=follows)
         async with aclosing(logged) as frames:
             async for frame in frames:
-                return frame.data.partition(b" ")[0].decode("ascii", errors="replace")
+                time = frame.data.partition(b" ")[0].decode("ascii", errors="replace")
+                return f"{time} {hashlib.sha256(frame.data).hexdigest()}"
         return ""
