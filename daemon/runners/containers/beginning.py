@@ -1,8 +1,8 @@
 """Notices that the engine dropped the beginning of a container's log while no daemon read it.
 
 The engine keeps only the newest of a log. What identifies its first line is noted while the job runs; if the
-log later begins with another line, what was written in between is gone. The time alone identifies none: Podman
-tells it in whole seconds, in which a program writes more than the log holds.
+log later begins with another line, what was written in between is gone. The time alone does not identify it:
+Podman tells whole seconds, and a program can write more than the log holds in one.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class LogBeginning:
             logger.info("the beginning of a log was not noted container=%s error=%s", self._container, error)
 
     async def _first_line(self, *, follows: bool) -> str:
-        """When the first line was written that the engine has, and a digest; if it ``follows``, waits for one."""
+        """The time and a digest of the first line that the engine has; if it ``follows``, waits for one."""
         logged = self._docker.logged(self._container, with_times=True, follows=follows)
         async with aclosing(logged) as frames:
             async for frame in frames:
