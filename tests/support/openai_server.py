@@ -9,7 +9,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,7 +81,7 @@ class Script:
     """The server's behaviour. A test can change it while the server runs."""
 
     models: list[dict[str, Any]] = field(default_factory=lambda: [{"id": "served-model"}])
-    answers: Sequence[Step] = (word("Hello"), word(" world"), END, COUNTS, DONE)
+    answers: Iterable[Step] = (word("Hello"), word(" world"), END, COUNTS, DONE)
     status: int = 200
     error: dict[str, Any] = field(default_factory=dict)
     list_answer: Raw | None = None
