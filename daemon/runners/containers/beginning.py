@@ -31,6 +31,7 @@ class LogBeginning:
         self._docker = docker
         self._container = container
         self._file = file
+        self._seen: str | None = None
 
     @contextlib.asynccontextmanager
     async def noted(self) -> AsyncIterator[None]:
@@ -43,17 +44,28 @@ class LogBeginning:
             await asyncio.gather(noting, return_exceptions=True)
 
     async def is_lost(self) -> bool:
-        """Whether the log begins with another line now. What was never noted counts as not lost."""
+        """Whether the log begins with another line than was noted, or than when this was asked last.
+
+        What is not known counts as not lost.
+        """
+        before = self._noted() if self._seen is None else self._seen
         try:
-            noted = self._file.read_text(encoding="utf-8")
             async with asyncio.timeout(LOOK_SECONDS):
-                # What an earlier release noted, or one that died meanwhile, is only the start of that.
-                return not (await self._first_line(follows=False)).startswith(noted)
-        except (OSError, ValueError, TimeoutError, DockerUnavailableError, DockerRefusedError) as error:
+                self._seen = await self._first_line(follows=False)
+        except (ValueError, TimeoutError, DockerUnavailableError, DockerRefusedError) as error:
             logger.info(
                 "it is not known what a log begins with container=%s error=%r", self._container, error
             )
             return False
+        # What an earlier release noted, or one that died meanwhile, is only the start of that.
+        return not self._seen.startswith(before)
+
+    def _noted(self) -> str:
+        try:
+            return self._file.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            logger.info("a log's beginning is not noted container=%s error=%r", self._container, error)
+            return ""
 
     async def _note(self) -> None:
         try:
