@@ -216,13 +216,14 @@ async def _serve(config: Config, arguments: argparse.Namespace) -> int:
     runner = await choose()
     others: list[Runner] = [
         *container_engines(config, warm, health.healthy_gpus, health.kept_gpus),
-        *(attached := attached_engines(config)),
         *([runner] if runner is not None else []),
     ]
     gpus = detect(config.engine_environment, lambda: [pid for other in others for pid in other.pids()])
     # What the owner gives to model servers stays the most that they see, whatever of it works.
     see = partial(health.visible_gpus, config.engine_environment.get("CUDA_VISIBLE_DEVICES"))
-    reloader = Reloader(config, lambda model: model_engine(config, model, warm, see), others, attached)
+    reloader = Reloader(
+        config, lambda model: model_engine(config, model, warm, see), others, attached_engines
+    )
     daemon = Daemon(
         ServerAddress(config.server, config.tls_ca),
         key,

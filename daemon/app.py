@@ -104,7 +104,9 @@ class Daemon:
         self._roster = Roster(engines)
         self._journal = JournalWriter(journal, self._written)
         sink = self._options.artifact_sink or Uploader(link.upload, machine.rng)
-        self._attempts = Attempts(self._roster.engines, self._happened, self._room, machine.clock, sink)
+        self._attempts = Attempts(
+            self._roster.engines, self._happened, self._room, machine.clock, sink, self._roster.is_leaving
+        )
         self._self_tests = SelfTests(
             engines,
             machine.clock,
@@ -177,6 +179,7 @@ class Daemon:
         An engine that is not among them is closed when the present runs have ended.
         """
         self._admission.rules = rules
+        self._sampler.renew()
         self._self_tests.use(engines)
         self._roster.replace(engines, self._unfinished())
         self._report_capacity()

@@ -20,7 +20,7 @@ from dcp.v1 import jobs_pb2, sessions_pb2
 from daemon.engines import LLM_INFERENCE, Engine, EngineError, NoChatError, chat, probes, refusals
 from daemon.engines.answers import Patience, Wait, answer
 from daemon.engines.names import Catalogue, catalogue
-from daemon.engines.ollama import Ollama
+from daemon.engines.native import Native
 from daemon.engines.refusals import ServerBusyError
 from daemon.foreign import documents, http
 from daemon.foreign.documents import DocumentError
@@ -69,7 +69,7 @@ class AttachedEngine(Engine):
             headers=headers,
             timeout=http.Timeout(LOOK_SECONDS, read=None),
         )
-        self._ollama = Ollama(self._client, attachment.url)
+        self._native = Native(self._client, attachment.url)
         self._models: dict[str, sessions_pb2.ServedModel] = {}
         self._catalogue = Catalogue()
         self._problem = ""
@@ -102,14 +102,17 @@ class AttachedEngine(Engine):
     @property
     def not_sold(self) -> Mapping[str, str]:
         """The models that the server says to do what no job asks for, each with the reason."""
-        found = {name: self._ollama.ability(served) for name, served in self._catalogue.served.items()}
+        found = {name: self._native.ability(served) for name, served in self._catalogue.served.items()}
         return {name: NOT_SOLD[ability] for name, ability in found.items() if ability in NOT_SOLD}
 
     async def refresh(self) -> None:
-        """Asks the server for its list, and Ollama also for what is loaded and what each model can do."""
+        """Asks the server for its list and, where it knows, what is loaded and what each model can do."""
         await self._refresh_list()
         if self._models:
-            await self._ollama.look(self._catalogue.served.values())
+            await self._native.look(self._catalogue.served.values())
+            self._models = {
+                name: self._model(name, model.context_tokens) for name, model in self._models.items()
+            }
 
     async def _refresh_list(self) -> None:
         """One missing answer may be a busy moment; the second is not."""
@@ -121,7 +124,7 @@ class AttachedEngine(Engine):
         else:
             if self._failures >= FAILURES:
                 logger.info("the attached model server answers models=%d", len(listed))
-                self._ollama.forget()
+                self._native.forget()
             self._failures = 0
             self._take(listed)
         if problem and (self._failures == FAILURES or problem != self._problem):
@@ -137,14 +140,14 @@ class AttachedEngine(Engine):
         served_name = self._catalogue.served.get(model)
         if served_name is None:
             return None
-        if (ability := self._ollama.ability(served_name)) is not None:
+        if (ability := self._native.ability(served_name)) is not None:
             return ability
-        loads = self._ollama.has_loaded(served_name) is False
+        loads = self._native.has_loaded(served_name) is False
         try:
             return await self._find_ability(model, served_name)
         finally:
             if loads:
-                await self._ollama.note_test(served_name, self._catalogue.served.values())
+                await self._native.note_test(served_name, self._catalogue.served.values())
 
     async def _find_ability(self, model: str, served_name: str) -> Ability | None:
         if model in self._attachment.image_models:
@@ -164,17 +167,18 @@ class AttachedEngine(Engine):
             raise
 
     def has_loaded(self, model: str) -> bool:
-        """Whether a test loads nothing: of servers other than Ollama, nobody says which models are loaded."""
+        """Whether a test loads nothing; what a server does not say is taken for loaded."""
         served_name = self._catalogue.served.get(model, "")
-        knows = self._ollama.ability(served_name) is not None
-        return knows or self._ollama.has_loaded(served_name) is not False
+        knows = self._native.ability(served_name) is not None
+        return knows or self._native.has_loaded(served_name) is not False
 
     def why_not_load(self, model: str) -> str:
-        """A test loads a model only while Ollama holds none that somebody uses."""
-        if self.has_loaded(model) or not (in_use := self._ollama.in_use()):
+        """A test loads a model only while the server holds none that somebody uses."""
+        if self.has_loaded(model) or not (in_use := self._native.in_use()):
             return ""
-        text = f"It waits for its test: it is not loaded, and Ollama holds {in_use[0][:100]}, which a test"
-        return f"{text} could drive out. It is tested once that is unloaded, or this one is loaded."
+        text = f"It waits for its test: it is not loaded, and {self._native.program} holds {in_use[0][:100]}"
+        text += ", which a test could drive out."
+        return f"{text} It is tested once that is unloaded, or this one is loaded."
 
     def fingerprint(self, model: str) -> str:
         """The server, its own name of the model and, of Ollama, the digest of its content."""
@@ -182,7 +186,7 @@ class AttachedEngine(Engine):
         if served_name is None:
             return ""
         kind = "image" if model in self._attachment.image_models else "text"
-        return "\n".join((self._attachment.url, kind, served_name, self._ollama.digest(served_name)))
+        return "\n".join((self._attachment.url, kind, served_name, self._native.digest(served_name)))
 
     async def prepare(self, offer: sessions_pb2.JobOffer) -> None:
         """Checks the parameters and that the model is there. Raises EngineError."""
@@ -234,7 +238,7 @@ class AttachedEngine(Engine):
         return sessions_pb2.ServedModel(
             name=name,
             context_tokens=context_tokens,
-            warm=True,
+            warm=self._native.has_loaded(self._catalogue.served[name]) is not False,
             job_types=[jobs_pb2.JOB_TYPE_IMAGE_GENERATION] if draws else (),
         )
 

@@ -63,7 +63,7 @@ def order(config: Config, model: ModelFile) -> ModelServerSpec:
 
 
 def attached_engines(config: Config) -> list[Engine]:
-    """The engine of the attached model server, where there is one."""
+    """The engine of the attached model server, if one is set."""
     return [AttachedEngine(attachment(config))] if config.attached_url is not None else []
 
 

@@ -78,6 +78,10 @@ class GpuSampler:
                 logger.warning("the GPUs are read again")
         return status
 
+    def renew(self) -> None:
+        """The next reading keeps nothing of earlier ones of what is installed."""
+        self._gpus.renew()
+
     def close(self) -> None:
         """Gives the GPUs back, without waiting for a driver that hangs."""
         self._gpus.close()

@@ -1,4 +1,4 @@
-"""Applies changed settings to a running daemon: models, the provider's own rules, the log's severity.
+"""Applies changed settings to a running daemon: models, attached server, the provider's own rules, log.
 
 What runs, runs on. It must not read settings itself, nor know how engines work;
 what can change only with a new process is named in the log and left as it is.
@@ -17,11 +17,11 @@ from daemon.runners import Runner
 
 logger = logging.getLogger(__name__)
 
-# The fields that change while the daemon runs; `path` is where the others were read.
-LIVE = {"models", "rules", "log_level", "update_url", "update_public_key", "path"}
+# What the engine of the attached model server is created from: another one takes its place.
+ATTACHED = {"attached_url", "attached_api_key", "attached_slots", "attached_image_models", "aliases"}
 
-# What goes with the attached model server when it is not named any more; another one needs a restart.
-ATTACHED = ("attached_url", "attached_api_key", "attached_slots", "attached_image_models")
+# The fields that change while the daemon runs; `path` is where the others were read.
+LIVE = {"models", "rules", "log_level", "update_url", "update_public_key", "path", *ATTACHED}
 
 
 class Reconfigurable(Protocol):
@@ -40,19 +40,20 @@ class Reloader:
         config: Config,
         make_engine: Callable[[ModelFile], Runner],
         others: Sequence[Runner] = (),
-        attached: Sequence[Runner] = (),
+        make_attached: Callable[[Config], Sequence[Runner]] = lambda config: (),
     ) -> None:
-        """`others`: what serves beside the models' engines; of them, `attached` leave with their setting."""
-        self._attached = list(attached)
+        """`others`: what serves beside the engines of the models and of the attached model server."""
         self._config = config
         self._others = list(others)
         self._make_engine = make_engine
+        self._make_attached = make_attached
+        self._attached = make_attached(config)
         self._engines = {model: make_engine(model) for model in config.models}
 
     @property
     def engines(self) -> list[Runner]:
-        """One for each model, and the others."""
-        return [*self._engines.values(), *self._others]
+        """One for each model, that of the attached model server, and the others."""
+        return [*self._engines.values(), *self._attached, *self._others]
 
     def add(self, daemon: Reconfigurable, engine: Runner) -> None:
         """Serves with one more engine, which was not there at the start."""
@@ -63,18 +64,17 @@ class Reloader:
         """Reads the settings again. Unusable settings change nothing and are reported in the log."""
         try:
             config = load()
-            others = [other for other in self._others if config.attached_url or other not in self._attached]
-            self._check(config, others)
+            self._check(config)
         except ConfigError as error:
             logger.error("the settings were not reloaded, the old ones stay: %s", error)
             return
-        if len(others) < len(self._others):
-            # The owner may want the GPUs back (DCP_YIELD_TO_OWNER), which it would go on to use.
-            logger.info("the attached model server leaves with its last job")
-            self._others, self._attached = others, []
-            self._config = replace(self._config, **{name: getattr(config, name) for name in ATTACHED})
-        fixed = [name for name in _changed(self._config, config) if name not in LIVE]
-        if fixed:
+        changed = _changed(self._config, config)
+        if ATTACHED.intersection(changed) and (self._config.attached_url or config.attached_url):
+            if self._config.attached_url:
+                # Its owner may want the GPUs back (DCP_YIELD_TO_OWNER), which it would go on to use.
+                logger.info("the attached model server as it was set leaves with its last job")
+            self._attached = self._make_attached(config)
+        if fixed := [name for name in changed if name not in LIVE]:
             logger.warning("needs a restart to change: %s", ", ".join(fixed))
         logging.getLogger().setLevel(config.log_level.upper())
         self._engines = {
@@ -84,8 +84,8 @@ class Reloader:
         logger.info("settings reloaded models=%d", len(self._engines))
         self._config = replace(self._config, **{name: getattr(config, name) for name in LIVE})
 
-    def _check(self, config: Config, others: Sequence[Runner]) -> None:
-        if not config.models and not others:
+    def _check(self, config: Config) -> None:
+        if not config.models and not config.attached_url and not self._others:
             raise ConfigError("there would be no model to serve")
         for model in config.models:
             if not model.path.is_file():

@@ -69,16 +69,18 @@ class Attempts:
         room: Callable[[sessions_pb2.Lease], Awaitable[None]],
         clock: Clock,
         sink: ArtifactSink | None = None,
+        is_leaving: Callable[[Runner], bool] = lambda runner: False,
     ) -> None:
         """`emit` is called on the event loop with what happens to attempts; a stopped one does not finish.
 
         `room` returns when a run may write on. `sink`: where the files go that jobs leave; None: nowhere,
-        and their log says so.
+        and their log says so. `is_leaving`: the runner gets only what no other takes.
         """
         self._runners = runners
         self._emit = emit
         self._room = room
         self._sink = sink
+        self._is_leaving = is_leaving
         self._clock = clock
         self._attempts: dict[LeaseKey, _Attempt] = {}
         self._killing: set[asyncio.Task[None]] = set()
@@ -164,7 +166,8 @@ class Attempts:
     def _runner_for(self, offer: sessions_pb2.JobOffer) -> Runner | None:
         """The one that takes the offer and has the most free slots."""
         able = [runner for runner in self._runners if runner.takes(offer)]
-        return max(able, key=lambda runner: runner.slots - self._busy(runner), default=None)
+        staying = [runner for runner in able if not self._is_leaving(runner)]
+        return max(staying or able, key=lambda runner: runner.slots - self._busy(runner), default=None)
 
     def _busy(self, runner: Runner) -> int:
         return sum(attempt.runner is runner for attempt in self._attempts.values())

@@ -27,8 +27,11 @@ class Roster:
     @property
     def serving(self) -> list[Runner]:
         """The engines that take jobs."""
-        leaving = [engine for engine, _ in self._leaving]
-        return [engine for engine in self.engines if engine not in leaving]
+        return [engine for engine in self.engines if not self.is_leaving(engine)]
+
+    def is_leaving(self, engine: Runner) -> bool:
+        """Whether an engine takes no more jobs."""
+        return any(engine is leaving for leaving, _ in self._leaving)
 
     def replace(self, engines: Sequence[Runner], unfinished: Collection[LeaseKey]) -> None:
         """Serves with these engines from now on; the others leave when the present runs have ended."""

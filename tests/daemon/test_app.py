@@ -33,7 +33,7 @@ from tests.daemon.fake_server import (
     offer,
     seconds,
 )
-from tests.support.fake_engine import ScriptedEngine
+from tests.support.fake_engine import Piece, ScriptedEngine
 from tests.support.fake_runner import ScriptedRunner
 from tests.support.journals import is_empty
 from tests.support.manual_clock import ManualClock
@@ -573,21 +573,20 @@ async def test_model_that_appears_later_is_reported_to_the_server() -> None:
 # The provider's own rules, and changes of settings.
 
 
-class HotGpu:
+class HotGpu(NoGpus):
     """One GPU whose temperature the test sets."""
 
-    name = "fake"
-    reason = ""
-    is_late = False
     temp_c = 90.0
+    renewals = 0
+
+    def renew(self) -> None:
+        """Counts."""
+        self.renewals += 1
 
     def read(self) -> gpus_pb2.GpuStatus:
         """The GPU with the temperature of the test."""
         gpu = gpus_pb2.GpuDevice(index=0, gpu_name="Test GPU", temp_c=self.temp_c)
         return gpus_pb2.GpuStatus(gpu_count=1, all_gpus=[gpu])
-
-    def close(self) -> None:
-        """Has nothing to close."""
 
 
 async def test_offer_against_a_rule_is_refused_with_the_reason() -> None:
@@ -616,12 +615,13 @@ async def test_schedule_follows_the_daemons_own_clock() -> None:
 
 
 async def test_changed_rules_take_effect_and_are_reported() -> None:
-    engine = ScriptedEngine()
-    async with stack(engine, gpus=HotGpu()) as s:
+    engine, gpus = ScriptedEngine(), HotGpu()
+    async with stack(engine, gpus=gpus) as s:
         connection = await s.server.connection()
         assert (await connection.welcome()).slots == 1
         await eventually(lambda: s.ready == [42])
         s.daemon.reconfigure([engine], Rules(max_temp_c=80))
+        assert gpus.renewals == 1, "other software may be installed"
         assert (await connection.expect_anyway("capacity_update")).slots == 0
         s.daemon.reconfigure([engine], Rules(max_temp_c=95))
         assert (await connection.expect_anyway("capacity_update")).slots == 1
@@ -673,6 +673,30 @@ async def test_models_can_change_while_a_job_runs() -> None:
         assert finished.outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED
         await eventually(lambda: old_engine.closed)
         assert not new_engine.closed
+
+
+async def test_engine_that_leaves_gets_no_job_that_its_successor_takes() -> None:
+    gate = asyncio.Event()
+    script: list[Piece] = ["Hello", gate, ", world"]
+    old_engine, new_engine = ScriptedEngine(script, slots=8), ScriptedEngine(script, slots=3)
+    async with stack(old_engine) as s:
+        connection = await s.server.connection()
+        await connection.welcome()
+        await s.take_job(connection)
+        s.daemon.reconfigure([new_engine], Rules())
+        while (await connection.expect_anyway("capacity_update")).slots != 3:
+            pass  # the new engine has yet to pass its self-test
+        for job_id in ("job-2", "job-3"):
+            await connection.send(job_offer=offer(job_id))
+            await eventually(lambda job_id=job_id: job_id in old_engine.jobs + new_engine.jobs)  # type: ignore[misc]
+        assert (old_engine.jobs, new_engine.jobs) == (["job-1"], ["job-2", "job-3"])
+        assert not old_engine.closed
+        gate.set()
+        for _ in range(3):
+            finished = await connection.expect_anyway("job_finished")
+            assert finished.outcome == sessions_pb2.RUN_OUTCOME_SUCCEEDED
+        await eventually(lambda: old_engine.closed)
+        assert old_engine.cancelled == []
 
 
 async def test_job_that_was_accepted_before_its_model_was_removed_still_runs() -> None:

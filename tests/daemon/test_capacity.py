@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from dcp.v1 import gpus_pb2, jobs_pb2, sessions_pb2
 
 from daemon.engines import EngineError
+from daemon.machine.gpus.none import NoGpus
 from daemon.machine.policy import Rules
 from tests.daemon.fake_server import Connection, eventually, lease, offer
 from tests.daemon.test_app import stack
@@ -24,22 +25,16 @@ def two_gpus(**first_gpu: int) -> gpus_pb2.GpuStatus:
     return gpus_pb2.GpuStatus(all_gpus=[first, gpus_pb2.GpuDevice(index=1, uuid="b")], gpu_count=2)
 
 
-class ScriptedGpus:
+class ScriptedGpus(NoGpus):
     """GPUs whose status the test sets."""
 
-    name = "scripted"
-    reason = ""
-    is_late = False
-
     def __init__(self) -> None:
+        super().__init__()
         self.status = two_gpus()
 
     def read(self) -> gpus_pb2.GpuStatus:
         """The current status."""
         return self.status
-
-    def close(self) -> None:
-        """Has nothing to close."""
 
 
 class BoundEngine(ScriptedEngine):

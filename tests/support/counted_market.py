@@ -18,6 +18,7 @@ from dcp.v1 import gpus_pb2
 
 from daemon.journal.disk import journal_folder
 from daemon.journal.journal import Journal
+from daemon.machine.gpus.none import NoGpus
 from daemon.machine.machine import Machine
 from daemon.runners import Runner
 from tests.support.counter import Counter, CountingDisk, relayed
@@ -28,12 +29,11 @@ HEARTBEAT_SECONDS = 11.0  # the interval with its greatest jitter
 HANG_SECONDS = 60.0  # how long a test waits before it fails
 
 
-class OneGpu:
+class OneGpu(NoGpus):
     """A machine with one GPU that never changes."""
 
-    name, reason, is_late = "fixed", "", False
-
     def __init__(self) -> None:
+        super().__init__()
         self.reads = 0
 
     def read(self) -> gpus_pb2.GpuStatus:
@@ -51,9 +51,6 @@ class OneGpu:
         return gpus_pb2.GpuStatus(
             **sample, driver_version="550.54", cuda_version="12.4", gpu_count=1, all_gpus=[device]
         )
-
-    def close(self) -> None:
-        """Does nothing."""
 
 
 @dataclass

@@ -9,7 +9,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,7 +81,7 @@ class Script:
     """The server's behaviour. A test can change it while the server runs."""
 
     models: list[dict[str, Any]] = field(default_factory=lambda: [{"id": "served-model"}])
-    answers: Sequence[Step] = (word("Hello"), word(" world"), END, COUNTS, DONE)
+    answers: Iterable[Step] = (word("Hello"), word(" world"), END, COUNTS, DONE)
     status: int = 200
     error: dict[str, Any] = field(default_factory=dict)
     list_answer: Raw | None = None
@@ -96,6 +96,8 @@ class Script:
     """The models that complete texts."""
     embeds: Sequence[str] = ()
     """The models that make embeddings."""
+    lm_studio: Sequence[dict[str, Any]] | None = None
+    """The models as LM Studio's own list has them, if it is LM Studio: a request for a model loads it."""
     ollama: Ollama | None = None
     """Its own routes, if it is Ollama: a request for a model loads it, and drives out another."""
     image: Any = field(default_factory=lambda: {"data": [{"b64_json": base64.b64encode(PNG).decode()}]})
@@ -149,8 +151,17 @@ def _app(scripts: dict[str, Script]) -> FastAPI:
             return JSONResponse({"error": {"message": "does not support embeddings"}}, status_code=400)
         return JSONResponse({"data": [{"embedding": [0.5, -0.25]}]})
 
+    @app.get("/{name}/api/v0/models")
+    async def lm_studio(name: str) -> Response:
+        if (listed := scripts[name].lm_studio) is None:
+            return Response(status_code=404)
+        return JSONResponse({"object": "list", "data": list(listed)})
+
     @app.get("/{name}/api/ps")
     async def running(name: str) -> Response:
+        if scripts[name].lm_studio is not None:
+            # LM Studio answers so, with 200, whatever it does not know.
+            return JSONResponse({"error": "Unexpected endpoint or method. (GET /api/ps)"})
         if (ollama := scripts[name].ollama) is None:
             return Response(status_code=404)
         models = [{"name": model, "expires_at": until} for model, until in ollama.loaded.items()]
@@ -187,6 +198,9 @@ def _app(scripts: dict[str, Script]) -> FastAPI:
 def _use(script: Script) -> None:
     if script.ollama is not None:
         script.ollama.use(script.requests[-1]["model"])
+    for entry in script.lm_studio or ():
+        if entry["id"] == script.requests[-1]["model"]:
+            entry["state"] = "loaded"
 
 
 def _response(raw: Raw) -> Response:

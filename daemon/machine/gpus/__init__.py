@@ -21,6 +21,10 @@ class Gpus(Protocol):
         """Facts and a fresh sample. Whatever cannot be read is left unset; never raises."""
         ...
 
+    def renew(self) -> None:
+        """What is kept between readings of the software that is installed is read anew the next time."""
+        ...
+
     def close(self) -> None:
         """Gives back what the source holds. From any thread; it does not wait for a driver that hangs."""
         ...

@@ -59,5 +59,8 @@ class NoGpus:
         status.gpu_count = 0
         return status
 
+    def renew(self) -> None:
+        """Nothing is kept."""
+
     def close(self) -> None:
         """Nothing is held."""

@@ -95,6 +95,10 @@ class NvmlGpus:
         self._leave_out_untrue(status)
         return status
 
+    def renew(self) -> None:
+        """The container toolkit may be another one now."""
+        self._toolkit.forget()
+
     def close(self) -> None:
         """Ends NVML; a driver that is gone already is not an error."""
         if self._initialized:

@@ -1,8 +1,9 @@
 """The process in which the daemon reads NVML: a request a line in, a reading out, until its input ends.
 
-A request is the JSON list of the daemon's processes. An answer is a line of JSON and, after it, as many
-bytes of a GpuStatus as the line says. It must not know who reads them. A driver that hangs holds this process
-for at most `ALARM_SECONDS`: the kernel ends it then, also when the daemon has gone meanwhile.
+A request is a JSON object: the daemon's processes, and whether what is kept is read anew. An answer is a line
+of JSON and, after it, as many bytes of a GpuStatus as the line says. It must not know who reads them.
+A driver that hangs holds this process for at most `ALARM_SECONDS`: the kernel ends it then, also when the
+daemon has gone meanwhile.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ def main() -> None:
     own_pids: list[int] = []
     gpus = NvmlGpus(lambda: own_pids)
     for line in sys.stdin.buffer:
-        own_pids[:] = documents.parse(line)
+        request = documents.parse_object(line)
+        own_pids[:] = request["own_pids"]
+        if request["renews"]:
+            gpus.renew()
         signal.alarm(ALARM_SECONDS)
         status = gpus.read().SerializeToString()
         signal.alarm(0)

@@ -1,7 +1,7 @@
 """Owns the question which NVIDIA Container Toolkit is installed. It must not know NVML.
 
-The answer needs a program to be run, so it is asked at the start and once an hour, never for a sample. A
-program that is missing costs nothing to look for, and is looked for each minute.
+The answer needs a program to be run, so it is asked at the start, at a reload of the settings and once an
+hour, never for a sample. A program that is missing costs nothing to look for, and is looked for each minute.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ class Toolkit:
         if self._asked_at is None or self._monotonic() - self._asked_at >= self._pause_seconds:
             return self.read()
         return self._version
+
+    def forget(self) -> None:
+        """The next question is asked anew."""
+        self._asked_at = None
 
     def read(self) -> str | None:
         """The same, asked anew, as when the container engine is tested: an update may have come meanwhile."""

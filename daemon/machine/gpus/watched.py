@@ -92,6 +92,7 @@ class WatchedGpus:
         self._not_before = float("-inf")
         self._failures = 0
         self._has_answered = False
+        self._renews = False
         self._closing = threading.Lock()
         self._is_closed = self._is_reading = False
 
@@ -111,6 +112,10 @@ class WatchedGpus:
             if self._is_closed:
                 self._reap()
 
+    def renew(self) -> None:
+        """The next reading that its process answers has the container toolkit of now. From any thread."""
+        self._renews = True
+
     def close(self) -> None:
         """Kills the process and ends a reading that waits for it, in whatever thread."""
         with self._closing:
@@ -123,7 +128,10 @@ class WatchedGpus:
                 raise _BrokenError("the daemon ends")
             child = self._child = self._child or _Child(self._environment)
         first, following = self._seconds
-        answer = child.ask([os.getpid(), *self._own_pids()], following if child.readings else first)
+        # A process that breaks is replaced, and the new one has kept nothing.
+        renews, self._renews = self._renews, False
+        request = {"own_pids": [os.getpid(), *self._own_pids()], "renews": renews}
+        answer = child.ask(request, following if child.readings else first)
         if child.readings >= GOOD_READINGS:
             self._failures = 0
         return answer
@@ -190,12 +198,12 @@ class _Child:
         self.readings = 0
         """How many readings it has given."""
 
-    def ask(self, own_pids: Sequence[int], seconds: float) -> _Answer:
+    def ask(self, request: Mapping[str, object], seconds: float) -> _Answer:
         """One reading. Raises _BrokenError."""
         assert self._process.stdin is not None
         until = time.monotonic() + seconds
         try:
-            self._process.stdin.write(json.dumps(own_pids).encode() + b"\n")
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
         except (OSError, ValueError):
             raise self._gone() from None
         while b"\n" not in self._rest and len(self._rest) < _MAX_HEAD_BYTES:

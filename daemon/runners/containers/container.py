@@ -22,10 +22,9 @@ from daemon.protocol.events import LeaseKey, lease_key
 from daemon.runners import COMMAND_JOB_TYPES, Log, Piece, Pieces, ResumeOffsets, Runner, RunnerError, WorkDone
 from daemon.runners import output_folder as files
 from daemon.runners.containers import spec
-from daemon.runners.containers.beginning import MARKER, LogBeginning
+from daemon.runners.containers.beginning import LogBeginning
 from daemon.runners.containers.crowd import Crowd
 from daemon.runners.containers.docker import (
-    STDOUT,
     Docker,
     DockerRefusedError,
     DockerUnavailableError,
@@ -37,6 +36,7 @@ from daemon.runners.containers.image_store import ImageStore, digest_of
 from daemon.runners.containers.job_files import JobFiles
 from daemon.runners.containers.minimums import outdated
 from daemon.runners.containers.parts import Parts
+from daemon.runners.containers.rest import RestOfLog, pieces_of
 from daemon.runners.containers.settings import MIB, ContainerSettings
 from daemon.runners.containers.state import pids_of, ran_to, seconds_since_start, was_started
 from daemon.runners.limit import TimeLimit
@@ -173,7 +173,7 @@ class ContainerRunner(Runner):
                     ):
                         yield Log(run.facts.note)
                         async for frame in frames:
-                            for piece in _pieces(frame):
+                            for piece in pieces_of(frame):
                                 yield piece
                     code = await self._docker.wait(run.names.job)
                 async with aclosing(self._end(run, code)) as rest:
@@ -291,37 +291,31 @@ class ContainerRunner(Runner):
 
     async def _go_on(self, run: JobContainers, state: dict[str, Any], written: ResumeOffsets) -> Pieces:
         """What an earlier daemon's container wrote after what is known of it."""
-        to_skip = {"log": written.log_bytes, "output": written.output_bytes}
-
-        def rest(stream: str, data: bytes) -> bytes:
-            skipped = min(len(data), to_skip[stream])
-            to_skip[stream] -= skipped
-            return data[skipped:]
-
+        note = run.facts.note
+        rest = RestOfLog(
+            self._docker,
+            run.names.job,
+            self._beginning(run),
+            ResumeOffsets(written.output_bytes, max(0, written.log_bytes - len(note))),
+        )
         try:
             async with reported():
-                if note := rest("log", run.facts.note):
-                    yield Log(note)
+                if unknown := note[written.log_bytes :]:
+                    yield Log(unknown)
                 is_running = bool(state.get("Running"))
                 if not is_running:
                     # Podman says so before the last of the output is stored.
                     await self._docker.wait(run.names.job)
-                if await self._beginning(run).is_lost():
-                    # More is gone than was known, or nobody could say what to leave out.
-                    to_skip.update(log=0, output=0)
-                    yield Log(MARKER)
-                    yield MARKER
                 pid = state.get("Pid") if is_running else None
                 async with _kept_on(run.limit, state), run.crowd.watched(pid):
-                    # Podman ends the log of a container that has ended in its middle where it follows it.
-                    logged = self._docker.logged(run.names.job, follows=is_running)
-                    async with aclosing(logged) as frames:
-                        async for frame in frames:
-                            if log := rest("log", frame.data):
-                                yield Log(log)
-                            if frame.stream == STDOUT and (output := rest("output", frame.data)):
-                                yield output
+                    async with aclosing(rest.read(follows=is_running)) as pieces:
+                        async for piece in pieces:
+                            yield piece
                     code = await self._docker.wait(run.names.job)
+                if is_running and self._engine.is_podman:
+                    async with aclosing(rest.read_end()) as pieces:
+                        async for piece in pieces:
+                            yield piece
                 async with aclosing(self._end(run, code)) as pieces:
                     async for piece in pieces:
                         yield piece
@@ -380,11 +374,6 @@ class ContainerRunner(Runner):
     async def _remove(self, run: JobContainers) -> None:
         await self._parts.remove(run.names)
         self._runs.pop(lease_key(run.lease), None)
-
-
-def _pieces(frame: Frame) -> list[Piece]:
-    """Standard output is the job's output, and its log with standard error."""
-    return [Log(frame.data), frame.data] if frame.stream == STDOUT else [Log(frame.data)]
 
 
 def _kept_on(limit: TimeLimit, state: dict[str, Any]) -> AbstractAsyncContextManager[None]:

@@ -9,13 +9,14 @@ import json
 import signal
 import socket
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dcp.v1 import providers_pb2
+from dcp.v1 import jobs_pb2, providers_pb2, sessions_pb2
 from rich.console import Console
 
 from daemon.cli import control, doctor, status
@@ -25,8 +26,9 @@ from daemon.config.config import from_env
 from daemon.service.notify import Manager
 from daemon.service.version import daemon_version
 from tests.daemon.cli.test_registration import Terminal
-from tests.daemon.fake_server import GOOD_KEY, fake_server
+from tests.daemon.fake_server import GOOD_KEY, fake_server, offer
 from tests.daemon.test_main import Command, command, needs_model, run
+from tests.support.openai_server import COUNTS, DONE, END, Script, Step, openai_server, word
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
@@ -319,6 +321,55 @@ async def test_hangup_reloads_the_settings_and_a_bad_file_changes_nothing(tmp_pa
             assert [served["name"] for served in view["models"]] == ["a/two"]
             running.process.send_signal(signal.SIGTERM)
             assert (await running.end())[0] == 0
+
+
+async def test_hangup_attaches_another_server_and_the_job_on_the_old_one_ends_undisturbed(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "c.toml"
+    old = Script(models=[{"id": "a/model"}])
+    new = Script(models=[{"id": "a/model"}, {"id": "an/other"}])
+    may_end = threading.Event()
+
+    def answer_that_waits() -> Iterator[Step]:
+        yield word("slow")
+        while not may_end.is_set():
+            yield 0.05
+        yield from (word(" end"), END, COUNTS, DONE)
+
+    with openai_server(old) as old_url, openai_server(new) as new_url:
+        async with fake_server() as server:
+
+            def attach(url: str) -> None:
+                file.write_text(f'server = "{server.address}"\nattached_url = "{url}"\n[models]\n')
+                file.chmod(0o644)
+
+            attach(old_url)
+            environ = {"DCP_CONFIG": str(file), "DCP_PROVIDER_KEY": GOOD_KEY}
+            async with command("run", state=tmp_path, **environ) as running:
+                connection = await server.connection()
+                offered = await connection.welcome()
+                while [served.name for served in offered.models] != ["a/model"]:
+                    offered = await connection.expect_anyway("capacity_update")
+                old.answers = answer_that_waits()
+                params = jobs_pb2.JobParams(model="a/model", prompt="hi")
+                await connection.send(job_offer=offer(params=params))
+                await connection.expect_anyway("output_chunk")
+
+                attach(new_url)
+                running.process.send_signal(signal.SIGHUP)
+                while len(offered.models) != 2:
+                    offered = await connection.expect_anyway("capacity_update")
+                await connection.send(job_offer=offer("job-2", params=params))
+                ends = [await connection.expect_anyway("job_finished")]
+                may_end.set()
+                ends.append(await connection.expect_anyway("job_finished"))
+                assert [end.lease.job_id for end in ends] == ["job-2", "job-1"]
+                assert {end.outcome for end in ends} == {sessions_pb2.RUN_OUTCOME_SUCCEEDED}
+                assert old.stopped == []
+                assert [asked["messages"][-1]["content"] for asked in new.requests][-1] == "hi"
+                running.process.send_signal(signal.SIGTERM)
+                await running.end()
 
 
 @needs_model

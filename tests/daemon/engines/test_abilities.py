@@ -172,6 +172,66 @@ async def test_owner_who_loads_a_model_has_it_tested() -> None:
         assert (await settled(tests, engine))[0] == ["first:latest", "owners:latest"]
 
 
+def lm_studio(**states: str) -> list[dict[str, object]]:
+    """The own list of an LM Studio, whose models are all of the type `llm`, but for those of embeddings."""
+    kinds = {name: "embeddings" if name.startswith("embed") else "llm" for name in states}
+    return [
+        {"id": name, "object": "model", "type": kinds[name], "state": state, "max_context_length": 4096}
+        for name, state in states.items()
+    ]
+
+
+async def test_models_that_lm_studio_has_loaded_are_warm() -> None:
+    server = script("first", "second", lm_studio=lm_studio(first="not-loaded", second="loaded"))
+    async with attached(server) as engine:
+        assert {model.name: model.warm for model in engine.models()} == {"first": False, "second": True}
+        assert [engine.has_loaded(name) for name in ("first", "second")] == [False, True]
+        server.lm_studio = lm_studio(first="loaded", second="not-loaded")
+        await engine.refresh()
+        assert {model.name: model.warm for model in engine.models()} == {"first": True, "second": False}
+
+
+async def test_models_that_ollama_has_loaded_are_warm() -> None:
+    ollama = Ollama()
+    ollama.use("second:latest")
+    async with attached(script("first:latest", "second:latest", ollama=ollama)) as engine:
+        assert [model.warm for model in engine.models()] == [False, True]
+
+
+async def test_models_of_a_server_that_does_not_say_what_is_loaded_are_warm() -> None:
+    async with attached(script("first")) as engine:
+        assert [model.warm for model in engine.models()] == [True]
+
+
+async def test_test_drives_nothing_out_that_lm_studio_holds() -> None:
+    states = {"owners": "loaded", "first": "not-loaded", "second": "not-loaded", "embed": "not-loaded"}
+    server = script(*states, lm_studio=lm_studio(**states))
+    async with attached(server) as engine:
+        tests = self_tests(engine, ManualClock())
+        offered, others = await settled(tests, engine)
+        assert offered == ["owners"]
+        assert others["embed"] == "embedding"
+        assert "LM Studio holds owners" in others["first"]
+        assert {asked["model"] for asked in server.requests} == {"owners"}
+        server.lm_studio = lm_studio(**states | {"owners": "not-loaded"})
+        await engine.refresh()
+        offered, others = await settled(tests, engine)
+        assert (offered, list(others)) == (["owners", "first", "second"], ["embed"])
+
+
+async def test_server_in_the_place_of_an_lm_studio_is_asked_anew() -> None:
+    server = script("first", "embed", lm_studio=lm_studio(first="not-loaded", embed="not-loaded"))
+    async with attached(server) as engine:
+        assert engine.not_sold.keys() == {"embed"}
+        server.status = 503
+        await engine.refresh()
+        await engine.refresh()
+        server.status, server.lm_studio = 200, None
+        await engine.refresh()
+        assert engine.not_sold == {}
+        assert all(model.warm for model in engine.models())
+
+
 async def test_restart_tests_nothing_that_passed_within_the_last_day(tmp_path: Path) -> None:
     day, clock, file = [1_800_000_000.0], ManualClock(), tmp_path / "verdicts.json"
     server = script(CHAT, EMBED, BASE, without_chat=[EMBED, BASE], embeds=[EMBED])

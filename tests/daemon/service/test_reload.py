@@ -33,31 +33,81 @@ def config(tmp_path: Path, **settings: str) -> Config:
     return replace(found, path=tmp_path / "daemon.toml")
 
 
+class Attaching:
+    """Creates engines of attached model servers, and records from which addresses."""
+
+    def __init__(self) -> None:
+        self.engines: list[Runner] = []
+        self.urls: list[str] = []
+
+    def __call__(self, config: Config) -> Sequence[Runner]:
+        if config.attached_url is None:
+            return []
+        self.urls.append(config.attached_url)
+        self.engines.append(ScriptedEngine())
+        return self.engines[-1:]
+
+
+ONE, OTHER = "http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"
+
+
 def test_attached_server_that_is_not_named_any_more_leaves(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its owner may give the GPUs to other programs; the two settings exclude each other."""
-    attached, other, model, daemon = ScriptedEngine(), ScriptedEngine(), ScriptedEngine(), Serving()
-    before = config(tmp_path, DCP_ATTACHED_URL="http://127.0.0.1:1/v1", DCP_ATTACHED_SLOTS="2")
-    reloader = Reloader(before, lambda _: model, [other, attached], [attached])
-    assert reloader.engines == [model, other, attached]
+    other, model, daemon, attaching = ScriptedEngine(), ScriptedEngine(), Serving(), Attaching()
+    before = config(tmp_path, DCP_ATTACHED_URL=ONE, DCP_ATTACHED_SLOTS="2")
+    reloader = Reloader(before, lambda _: model, [other], attaching)
+    attached = attaching.engines[0]
+    assert reloader.engines == [model, attached, other]
     reloader.reload(daemon, lambda: before)
-    assert daemon.engines == [model, other, attached]
+    assert daemon.engines == [model, attached, other]
     caplog.set_level("INFO")
     reloader.reload(daemon, lambda: config(tmp_path, DCP_YIELD_TO_OWNER="true"))
     assert daemon.engines == [model, other]
     assert daemon.rules.yield_to_owner
     assert "leaves with its last job" in caplog.text
-    assert "needs a restart" not in caplog.text
     reloader.reload(daemon, lambda: before)
-    assert daemon.engines == [model, other]
-    assert "needs a restart to change: attached_url" in caplog.text
+    assert daemon.engines == [model, attaching.engines[1], other]
+    assert "needs a restart" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"DCP_ATTACHED_URL": OTHER},
+        {"DCP_ATTACHED_API_KEY": "another"},
+        {"DCP_ATTACHED_SLOTS": "3"},
+        {"DCP_ATTACHED_IMAGE_MODELS": "a/painter"},
+        {"DCP_ALIASES": "a/name=its-own"},
+    ],
+)
+def test_attached_server_that_is_set_otherwise_takes_the_place_of_the_old_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, changed: dict[str, str]
+) -> None:
+    model, daemon, attaching = ScriptedEngine(), Serving(), Attaching()
+    reloader = Reloader(config(tmp_path, DCP_ATTACHED_URL=ONE), lambda _: model, (), attaching)
+    after = config(tmp_path, **{"DCP_ATTACHED_URL": ONE} | changed)
+    reloader.reload(daemon, lambda: after)
+    assert daemon.engines == [model, attaching.engines[1]]
+    reloader.reload(daemon, lambda: after)
+    assert daemon.engines == [model, attaching.engines[1]]
+    assert attaching.urls == [ONE, changed.get("DCP_ATTACHED_URL", ONE)]
+    assert "needs a restart" not in caplog.text
+
+
+def test_attached_server_that_is_named_for_the_first_time_serves(tmp_path: Path) -> None:
+    model, daemon, attaching = ScriptedEngine(), Serving(), Attaching()
+    reloader = Reloader(config(tmp_path), lambda _: model, (), attaching)
+    reloader.reload(daemon, lambda: config(tmp_path, DCP_ATTACHED_URL=ONE, DCP_MODELS=""))
+    assert daemon.engines == attaching.engines
+    assert attaching.urls == [ONE]
 
 
 def test_settings_that_leave_nothing_to_serve_change_nothing(tmp_path: Path) -> None:
-    attached, daemon = ScriptedEngine(), Serving()
-    before = config(tmp_path, DCP_ATTACHED_URL="http://127.0.0.1:1/v1", DCP_MODELS="")
-    reloader = Reloader(before, lambda _: ScriptedEngine(), [attached], [attached])
+    attaching, daemon = Attaching(), Serving()
+    before = config(tmp_path, DCP_ATTACHED_URL=ONE, DCP_MODELS="")
+    reloader = Reloader(before, lambda _: ScriptedEngine(), (), attaching)
     reloader.reload(daemon, lambda: config(tmp_path, DCP_MODELS=""))
     assert daemon.engines == []
-    assert reloader.engines == [attached]
+    assert reloader.engines == attaching.engines

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pynvml
@@ -201,3 +202,21 @@ def test_process_that_was_left_alone_ends_with_the_daemon(machine: Machine, gpus
     assert process.wait(30) == 0
     machine.script.write_text(A100)
     assert "its process ended" in (gpus.read() and gpus.reason)
+
+
+def test_reload_has_the_next_reading_ask_for_the_toolkit_anew(library: Path, tmp_path: Path) -> None:
+    tool = tmp_path / "nvidia-ctk"
+    machine = Machine(library, tmp_path / "script", path=f"{tmp_path}:/usr/bin:/bin")
+    machine.script.write_text(A100)
+
+    def install(version: str) -> None:
+        tool.write_text(f"#!/bin/sh\necho 'NVIDIA Container Toolkit CLI version {version}'\n")
+        tool.chmod(0o700)
+
+    with closing(WatchedGpus(environment=machine.environment())) as gpus:
+        install("1.16.0")
+        assert gpus.read().container_toolkit_version == "1.16.0"
+        install("1.17.8")
+        assert gpus.read().container_toolkit_version == "1.16.0"
+        gpus.renew()
+        assert gpus.read().container_toolkit_version == "1.17.8"

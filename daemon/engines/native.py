@@ -1,6 +1,7 @@
-"""Owns what Ollama says beyond OpenAI's API: which models are loaded, their content, and what they can do.
+"""Owns what Ollama and LM Studio say beyond OpenAI's API: which models are loaded, and what they can do.
 
-A server that is not Ollama has no such routes; then nothing is known. It must not know tests or jobs.
+Ollama also says what identifies a model's content. Another server has no such routes; then nothing is known.
+It must not know tests or jobs.
 """
 
 from __future__ import annotations
@@ -22,16 +23,19 @@ MAX_TEXT = 1000
 MAX_ASKED = 50
 _CHATS = "completion"
 """What Ollama calls the ability to write text, chats included."""
+_OLLAMA, _LM_STUDIO = "Ollama", "LM Studio"
 
 
-class Ollama:
-    """One server, as looked at last."""
+class Native:
+    """The own routes of one server, as looked at last."""
 
     def __init__(self, client: http.Client, url: str) -> None:
         """`url`: the base address of its OpenAI API, which ends with /v1."""
         base = url.rstrip("/")
         self._client = client
         self._root = base.removesuffix("/v1") if base.endswith("/v1") else ""
+        self.program = ""
+        """What the server is; empty: neither of them, or not known yet."""
         self._is_asked = False
         self._loaded: Mapping[str, str] | None = None
         """The loaded models, each with when Ollama will unload it; None: not known."""
@@ -41,29 +45,49 @@ class Ollama:
         self._abilities: dict[tuple[str, str], Ability | None] = {}
         """What a model of a name and a digest can do, if it cannot chat."""
 
-    @property
-    def is_there(self) -> bool:
-        """Whether the server is Ollama."""
-        return self._loaded is not None
-
     def forget(self) -> None:
         """The server was away: another may be in its place."""
-        self._is_asked, self._loaded, self._digests = False, None, {}
+        self.program, self._is_asked, self._loaded, self._digests = "", False, None, {}
         self._after_test.clear()
+        self._abilities.clear()
 
     async def look(self, names: Collection[str]) -> None:
         """Looks again; `names`: the models of the server's list. Never raises."""
-        if not self._root or (self._is_asked and not self.is_there):
+        if not self._root or (self._is_asked and not self.program):
             return
-        running = await self._ask("GET", "/api/ps")
+        if self.program != _LM_STUDIO:
+            await self._look_at_ollama(names)
+        if self.program != _OLLAMA:
+            await self._look_at_lm_studio()
         self._is_asked = True
+
+    async def _look_at_ollama(self, names: Collection[str]) -> None:
+        running = await self._ask("GET", "/api/ps")
         if running is None or not isinstance(running.get("models"), list):
             return  # not Ollama, or too busy to answer: what was known stays
-        self._loaded = {name: _text(entry, "expires_at") for name, entry in _named(running)}
-        self._after_test = {name: at for name, at in self._after_test.items() if name in self._loaded}
+        self.program = _OLLAMA
+        self._take_loaded(
+            {name: _text(entry, "expires_at") for name, entry in _named(running, "models", "name")}
+        )
         if (listed := await self._ask("GET", "/api/tags")) is not None:
-            self._digests = {name: _text(entry, "digest") for name, entry in _named(listed)}
+            self._digests = {name: _text(entry, "digest") for name, entry in _named(listed, "models", "name")}
         await self._ask_abilities(names)
+
+    async def _look_at_lm_studio(self) -> None:
+        """It does not say when a model was used: one that a test has loaded counts as unused."""
+        answer = await self._ask("GET", "/api/v0/models")
+        listed = _named(answer or {}, "data", "id")
+        if not any(_text(entry, "state") for _, entry in listed):
+            return
+        self.program = _LM_STUDIO
+        self._take_loaded({name: "" for name, entry in listed if _text(entry, "state") == "loaded"})
+        self._abilities = {
+            (name, ""): Ability.EMBEDDING for name, entry in listed if _text(entry, "type") == "embeddings"
+        }
+
+    def _take_loaded(self, loaded: Mapping[str, str]) -> None:
+        self._loaded = loaded
+        self._after_test = {name: at for name, at in self._after_test.items() if name in loaded}
 
     async def note_test(self, name: str, names: Collection[str]) -> None:
         """A test has loaded the model: until somebody else uses it, it may be driven out again."""
@@ -116,10 +140,10 @@ def _ability(capabilities: object) -> Ability | None:
     return Ability.EMBEDDING if "embedding" in capabilities else None
 
 
-def _named(answer: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    entries = answer.get("models")
+def _named(answer: Mapping[str, Any], field: str, key: str) -> list[tuple[str, dict[str, Any]]]:
+    entries = answer.get(field)
     entries = entries[:MAX_MODELS] if isinstance(entries, list) else []
-    return [(name, entry) for entry in entries if isinstance(entry, dict) and (name := _text(entry, "name"))]
+    return [(name, entry) for entry in entries if isinstance(entry, dict) and (name := _text(entry, key))]
 
 
 def _text(entry: Mapping[str, Any], field: str) -> str:
