@@ -15,8 +15,8 @@ from server.store import models as db
 # The conditions of the partial indexes job_open and job_final, so that a search by state reads only its jobs.
 OPEN_JOBS = pw.SQL("state IN ('queued', 'pending', 'assigned', 'running')")
 _FINAL_JOBS = pw.SQL("state IN ('completed', 'failed', 'cancelled')")
-# Up to this many found jobs are read by their ids. Where there are more, the newest are not far: ids are random, so
-# a page's jobs are found among its size times all jobs by this number.
+# Up to this many found jobs are read by their ids. Where there are more, the newest are not far, as ids are
+# random.
 SEARCH_LIMIT = 1000
 
 
@@ -79,8 +79,8 @@ def job_page(
 def _begins(search: str, *, walk: bool = False) -> Any:
     """The condition for the jobs whose id begins with a search text, in any case.
 
-    With ``walk``, no index of ids can help: the jobs are read in their order until a page is full, not all of those
-    that match, to be sorted.
+    With ``walk``, no index of ids can help: the jobs are read in their order until a page is full, instead of
+    all those that match, to be sorted.
     """
     text, job_id = search.lower(), db.Job.job_id.concat("") if walk else db.Job.job_id
     if db.Job._meta.database.for_update:  # PostgreSQL
