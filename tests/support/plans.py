@@ -54,6 +54,23 @@ async def walks(database: Database, statements: list[Statement]) -> dict[str, li
     return await database.read(find)
 
 
+async def sorts(database: Database, statements: list[Statement]) -> list[str]:
+    """The statements whose rows are sorted before the first of them is answered."""
+    sql_of = [(sql, params or ()) for sql, params in statements if sql.lstrip("( ").startswith("SELECT")]
+
+    def find() -> list[str]:
+        run = connection(database).execute
+        if database.is_sqlite:
+            plans = [[row[-1] for row in run(f"EXPLAIN QUERY PLAN {sql}", values)] for sql, values in sql_of]
+        else:
+            run("SET LOCAL enable_seqscan = off")
+            plans = [[row[0] for row in run(f"EXPLAIN {sql}", values)] for sql, values in sql_of]
+        named = zip((sql for sql, _ in sql_of), plans, strict=True)
+        return [sql for sql, plan in named if any("ORDER BY" in step or "Sort" in step for step in plan)]
+
+    return await database.read(find)
+
+
 def _of_sqlite(database: Database, sql: str, params: Any) -> list[str]:
     rows = connection(database).execute(f"EXPLAIN QUERY PLAN {sql}", params).fetchall()
     named = {alias: table for table, alias in re.findall(r'"(\w+)" AS "(\w+)"', sql)}

@@ -15,7 +15,8 @@ from server.store import models as db
 # The conditions of the partial indexes job_open and job_final, so that a search by state reads only its jobs.
 OPEN_JOBS = pw.SQL("state IN ('queued', 'pending', 'assigned', 'running')")
 _FINAL_JOBS = pw.SQL("state IN ('completed', 'failed', 'cancelled')")
-# Up to this many found jobs are read by their ids. Where there are more, the newest are not far.
+# Up to this many found jobs are read by their ids. Where there are more, the newest are not far, as ids are
+# random.
 SEARCH_LIMIT = 1000
 
 
@@ -68,7 +69,7 @@ def job_page(
         ids = [job_id for (job_id,) in db.tuples(found)]
         if not ids:
             return []
-        query = query.where(db.Job.job_id.in_(ids) if len(ids) < SEARCH_LIMIT else _begins(search))
+        query = query.where(db.Job.job_id.in_(ids) if len(ids) < SEARCH_LIMIT else _begins(search, walk=True))
     if renter_id is not None:
         query = query.where(db.Job.renter_id == renter_id)
     if provider_id is not None:
@@ -76,12 +77,16 @@ def job_page(
     return jobs.newest_page(query, before, limit)
 
 
-def _begins(search: str) -> Any:
-    """The condition for the jobs whose id begins with a search text, in any case."""
-    text = search.lower()
+def _begins(search: str, *, walk: bool = False) -> Any:
+    """The condition for the jobs whose id begins with a search text, in any case.
+
+    With ``walk``, no index of ids can help: the jobs are read in their order until a page is full, instead of
+    all those that match, to be sorted.
+    """
+    text, job_id = search.lower(), db.Job.job_id.concat("") if walk else db.Job.job_id
     if db.Job._meta.database.for_update:  # PostgreSQL
-        return pw.Expression(db.Job.job_id, "LIKE", re.sub(r"([\\%_])", r"\\\1", text) + "%")
-    return (db.Job.job_id >= text) & (db.Job.job_id < text + chr(0x10FFFF))
+        return pw.Expression(job_id, "LIKE", re.sub(r"([\\%_])", r"\\\1", text) + "%")
+    return (job_id >= text) & (job_id < text + chr(0x10FFFF))
 
 
 def gpus(live_since_ms: int, limit: int) -> list[tuple[str, int, int]]:

@@ -11,7 +11,9 @@ import pytest
 from dcp.v1 import admin_pb2, jobs_pb2, providers_pb2, renters_pb2, sessions_pb2
 from dcp.v1 import operations_pb2 as pb
 
+from server.store.operators import operations
 from tests.server.services.operators.test_audit import page as audit_page
+from tests.support.plans import recorded, sorts
 from tests.support.running_server import Market, Party, refusal
 
 LLM = jobs_pb2.JOB_TYPE_LLM_INFERENCE
@@ -139,6 +141,27 @@ async def test_jobs_are_found_by_state_party_and_prefix_of_the_id(any_market: Ma
     assert await found_jobs(market, before_job_id=page.next_before_job_id) == ids[2:]
     refused = await refusal(call(market, "ListJobs", pb.ListJobsRequest(before_job_id="job-none")))
     assert (refused.reason, refused.facts.field) == ("JOB_NOT_FOUND", "before_job_id")
+
+
+async def test_a_search_that_finds_too_many_ids_reads_the_newest_jobs_in_their_order(
+    any_market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    market = any_market
+    renter, other_renter = await market.renter(), await market.renter()
+    ids = []
+    for submits in (renter, other_renter, renter):
+        ids.insert(0, (await market.submit(submits)).job_id)
+        market.clock.advance(1)
+    monkeypatch.setattr(operations, "SEARCH_LIMIT", 1)
+    with recorded(market.server._database, monkeypatch) as seen:
+        page = await call(market, "ListJobs", pb.ListJobsRequest(search="JOB-", page_size=2))
+        statements = list(seen)
+    assert [job.job_id for job in page.jobs] == ids[:2]
+    assert await found_jobs(market, search="job-", before_job_id=page.next_before_job_id) == ids[2:]
+    assert await found_jobs(market, search="job-", renter_id=renter.id) == [ids[0], ids[2]]
+    assert await found_jobs(market, search=ids[1]) == [ids[1]]
+    assert await found_jobs(market, search="job-", status=jobs_pb2.JOB_STATE_RUNNING) == []
+    assert await sorts(market.server._database, statements) == []
 
 
 # Requeue.
