@@ -33,7 +33,8 @@ from tests.daemon.fake_server import (
     offer,
     seconds,
 )
-from tests.support.fake_engine import Piece, ScriptedEngine
+from tests.support.fake_engine import Piece as Step
+from tests.support.fake_engine import ScriptedEngine
 from tests.support.fake_runner import ScriptedRunner
 from tests.support.journals import is_empty
 from tests.support.manual_clock import ManualClock
@@ -677,7 +678,7 @@ async def test_models_can_change_while_a_job_runs() -> None:
 
 async def test_engine_that_leaves_gets_no_job_that_its_successor_takes() -> None:
     gate = asyncio.Event()
-    script: list[Piece] = ["Hello", gate, ", world"]
+    script: list[Step] = ["Hello", gate, ", world"]
     old_engine, new_engine = ScriptedEngine(script, slots=8), ScriptedEngine(script, slots=3)
     async with stack(old_engine) as s:
         connection = await s.server.connection()

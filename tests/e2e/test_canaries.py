@@ -39,7 +39,7 @@ def me(market: Market, key: str) -> dict[str, Any]:
 
 
 def test_daemons_that_run_the_model_pass_and_those_that_claim_it_fail(tmp_path: Path) -> None:
-    """Liars with a thousand slots become suspect: they get no job that names nobody, and can withdraw nothing.
+    """Liars become suspect: they get no job that names nobody, and can withdraw nothing.
 
     The end of the market also proves the ledger.
     """

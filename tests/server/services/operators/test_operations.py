@@ -148,7 +148,7 @@ async def test_a_search_that_finds_too_many_ids_reads_the_newest_jobs_in_their_o
 ) -> None:
     market = any_market
     renter, other_renter = await market.renter(), await market.renter()
-    ids = []
+    ids: list[str] = []
     for submits in (renter, other_renter, renter):
         ids.insert(0, (await market.submit(submits)).job_id)
         market.clock.advance(1)
