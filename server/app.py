@@ -28,7 +28,6 @@ from server.rpc.jobs import JobServicer
 from server.rpc.keys import KeyServicer
 from server.rpc.ledger import LedgerServicer
 from server.rpc.limits import RateLimits
-from server.rpc.mailboxes import MailboxServicer
 from server.rpc.methods import Methods
 from server.rpc.metrics import MetricServicer
 from server.rpc.operations import OperationServicer
@@ -78,14 +77,11 @@ def servicers(services: Services, config: Config) -> tuple[object, ...]:
         JobServicer(services.jobs),
         KeyServicer(services.key_ring),
         LedgerServicer(services.renters, services.proofs),
-        MailboxServicer(services.mailboxes),
         MetricServicer(services.metrics, services.providers),
         OperationServicer(services.operations),
         PrivacyServicer(services.export, services.deletion),
-        ProviderServicer(
-            services.providers, services.heartbeats, services.market, services.mailboxes, newest
-        ),
-        RenterServicer(services.renters, services.market, services.mailboxes),
+        ProviderServicer(services.providers, services.heartbeats, services.market, newest),
+        RenterServicer(services.renters, services.market),
         StatementServicer(services.statements),
         TermsServicer(services.terms),
         WebhookServicer(services.webhooks),

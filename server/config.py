@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from dcp.settings import SETTINGS
 from packaging.version import Version
@@ -22,7 +21,6 @@ from server.domain.artifacts import ArtifactLimits
 from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import Limits
-from server.domain.mails import MailTerms
 from server.domain.payouts import PayoutTerms
 from server.domain.storage import StorageLimits
 from server.version import CURRENT
@@ -140,19 +138,6 @@ VARIABLES = (
         "false: a provider's standing bounds neither its slots nor its jobs; "
         "for a marketplace whose machines all belong to the operator.",
     ),
-    Variable(
-        "DCP_SMTP_URL",
-        "",
-        "Where mail goes out: smtp://USER:PASSWORD@HOST:587 or smtps://...:465, always with TLS. "
-        "Unset: no mail is sent, and accounts need no proof of their address.",
-    ),
-    Variable("DCP_MAIL_FROM", "", "The sender of mail, such as Market <no-reply@example.com>."),
-    Variable("DCP_MARKET_URL", "", "Where people reach the gateway, for the links in mail."),
-    Variable(
-        "DCP_KEY_RECOVERY_HOURS",
-        "24",
-        "Hours until a mailed code gives a new main key, in which its owner can stop it.",
-    ),
     Variable("DCP_SANDBOX_TOPUP", "false", "true: renters top up their own wallets with play money."),
     Variable(
         "DCP_WEBHOOKS_ALLOW_PRIVATE",
@@ -258,8 +243,6 @@ class Config:
     """How long texts of jobs are kept, and how many bytes of an account."""
     newest_daemon: str = CURRENT
     """The newest daemon's version; older daemons report that an update exists."""
-    mail: MailTerms = field(default_factory=MailTerms)
-    """Where mail goes out; by default, none is sent."""
     standing_counts: bool = True
     """A provider's standing bounds its slots and its unasked jobs."""
     payouts: PayoutTerms = field(default_factory=PayoutTerms)
@@ -304,7 +287,6 @@ class Config:
                     for name, (field, least, most, _) in _STORAGE.items()
                 }
             ),
-            mail=_mail(value),
             standing_counts=_boolean("DCP_STANDING_COUNTS", value["DCP_STANDING_COUNTS"]),
             payouts=PayoutTerms(
                 **{
@@ -349,25 +331,6 @@ def _token(text: str) -> str | None:
             "this prints a good one: python3 -c 'import secrets; print(secrets.token_urlsafe(24))'"
         )
     return text or None
-
-
-def _mail(value: Mapping[str, str]) -> MailTerms:
-    hours = _number("DCP_KEY_RECOVERY_HOURS", value["DCP_KEY_RECOVERY_HOURS"], 0, 720)
-    if not value["DCP_SMTP_URL"]:
-        return MailTerms(recovery_hours=hours)
-    url = urlsplit(value["DCP_SMTP_URL"])
-    try:
-        is_good = url.scheme in ("smtp", "smtps") and bool(url.hostname) and (url.port or 1) > 0
-    except ValueError:
-        is_good = False
-    if not is_good:
-        raise ConfigError("DCP_SMTP_URL: is not smtp://HOST:PORT or smtps://HOST:PORT, with USER:PASSWORD@")
-    if "@" not in value["DCP_MAIL_FROM"]:
-        raise ConfigError("DCP_MAIL_FROM: set the sender's address, such as Market <no-reply@example.com>")
-    market_url = value["DCP_MARKET_URL"].rstrip("/")
-    if not market_url.startswith(("https://", "http://")):
-        raise ConfigError("DCP_MARKET_URL: set where people reach the gateway, such as https://example.com")
-    return MailTerms(value["DCP_SMTP_URL"], value["DCP_MAIL_FROM"], market_url, hours)
 
 
 def _boolean(name: str, text: str) -> bool:

@@ -88,7 +88,6 @@ def server_loops(services: Services) -> tuple[Loop, ...]:
         ),
         Loop(PERIOD_SECONDS, (Duty("judge reports", services.heartbeats.honesty.tick),)),
         Loop(PERIOD_SECONDS, (Duty("send webhooks", services.deliveries.tick),)),
-        Loop(PERIOD_SECONDS, (Duty("send mail", services.mails.tick),)),
         Loop(
             CLEANING_SECONDS,
             (

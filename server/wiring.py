@@ -25,8 +25,6 @@ from server.services.heartbeats import Heartbeats
 from server.services.jobs import Jobs
 from server.services.key_ring import KeyRing
 from server.services.keys import Credentials
-from server.services.mailboxes import Mailboxes
-from server.services.mails import Mails
 from server.services.market import Market
 from server.services.metrics import Metrics
 from server.services.operators.accounts import Accounts
@@ -49,7 +47,6 @@ from server.services.sweep import Sweep
 from server.services.terms import OwnTerms
 from server.services.webhooks import Webhooks
 from server.services.withdrawals import Withdrawals
-from server.smtp import Smtp
 from server.store.database import Database
 
 
@@ -72,6 +69,7 @@ class Services:
             database,
             self.fleet,
             clock,
+            config.provider_approval,
             config.minimums,
             config.storage_limits,
             period,
@@ -94,10 +92,6 @@ class Services:
         self.streams = Streams(shared, config.limits.streams)
         self.keys = Credentials(database, clock, config.admin_token)
         self.key_ring = KeyRing(database, clock, self.keys)
-        self.mailboxes = Mailboxes(
-            database, clock, self.keys, config.mail, needs_approval=config.provider_approval
-        )
-        self.mails = Mails(database, clock, Smtp(config.mail).send if config.mail.is_on else None)
         self.terms = OwnTerms(database, self.fleet, self.dispatch, clock)
         self.jobs = Jobs(
             database, self.dispatch, self.fleet, clock, config.limits.open_jobs, config.storage_limits

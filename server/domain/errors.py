@@ -87,9 +87,6 @@ class Reason(StrEnum):
     NOT_CHARGED = "NOT_CHARGED"
     DISPUTE_TOO_LATE = "DISPUTE_TOO_LATE"
     TOO_MANY_DISPUTES = "TOO_MANY_DISPUTES"
-    CODE_NOT_VALID = "CODE_NOT_VALID"
-    EMAIL_NOT_PROVEN = "EMAIL_NOT_PROVEN"
-    MAIL_NOT_SET_UP = "MAIL_NOT_SET_UP"
 
 
 # With one of these the database failed, not the request.

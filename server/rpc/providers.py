@@ -17,7 +17,6 @@ from server.rpc.interceptors import caller, caller_address
 from server.rpc.terms import settings_message
 from server.rpc.validate import email_key
 from server.services.heartbeats import Heartbeats
-from server.services.mailboxes import Mailboxes
 from server.services.market import Market
 from server.services.providers import ProviderProfile, Providers
 
@@ -26,14 +25,8 @@ _PLACE = re.compile(r"([0-9]{1,16})-([0-9]{1,16})")
 
 class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
     def __init__(
-        self,
-        providers: Providers,
-        heartbeats: Heartbeats,
-        market: Market,
-        mailboxes: Mailboxes,
-        newest_daemon: str,
+        self, providers: Providers, heartbeats: Heartbeats, market: Market, newest_daemon: str
     ) -> None:
-        self._mailboxes = mailboxes
         self._providers = providers
         self._heartbeats = heartbeats
         self._market = market
@@ -42,14 +35,14 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
     async def RegisterProvider(
         self, request: pb.RegisterProviderRequest, context: Context
     ) -> pb.RegisterProviderResponse:
-        registration = await self._mailboxes.register_provider(
-            caller_address(),
-            email_key(request.email),
+        registration = await self._providers.register(
             name=request.name.strip(),
             email=request.email,
+            email_key=email_key(request.email),
             gpu_model=request.gpu_model,
             os=request.os.strip(),
             phone=request.phone,
+            address=caller_address(),
         )
         return pb.RegisterProviderResponse(
             success=True, provider_id=registration.id, api_key=registration.api_key
@@ -80,8 +73,6 @@ class ProviderServicer(providers_pb2_grpc.ProviderServiceServicer):
                 reliability_attempts=profile.record.counted,
                 reliability_lower=profile.record.lower,
                 standing=convert.standing(profile.standing),
-                email_unproven=row.unproven,
-                key_recovery_from=convert.timestamp(profile.recovery_ms),
                 settings=settings_message(profile.settings),
                 verification=convert.verification(row),
                 self_tests=convert.self_tests(row),

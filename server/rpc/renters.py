@@ -12,27 +12,25 @@ from server.rpc.context import Context
 from server.rpc.interceptors import caller, caller_address
 from server.rpc.repeats import once
 from server.rpc.validate import email_key
-from server.services.mailboxes import Mailboxes
 from server.services.market import Market, Offering
 from server.services.renters import Renters
 
 
 class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
-    def __init__(self, renters: Renters, market: Market, mailboxes: Mailboxes) -> None:
-        self._mailboxes = mailboxes
+    def __init__(self, renters: Renters, market: Market) -> None:
         self._renters = renters
         self._market = market
 
     async def RegisterRenter(
         self, request: pb.RegisterRenterRequest, context: Context
     ) -> pb.RegisterRenterResponse:
-        registration = await self._mailboxes.register_renter(
-            caller_address(),
-            email_key(request.email),
+        registration = await self._renters.register(
             name=request.name.strip(),
             email=request.email,
+            email_key=email_key(request.email),
             organization=request.organization.strip(),
             phone=request.phone,
+            address=caller_address(),
         )
         return pb.RegisterRenterResponse(
             success=True, renter_id=registration.id, api_key=registration.api_key
@@ -56,8 +54,6 @@ class RenterServicer(renters_pb2_grpc.RenterServiceServicer):
                 total_jobs=profile.total_jobs,
                 stored_bytes=profile.stored_bytes,
                 stored_bytes_limit=profile.stored_bytes_limit or None,
-                email_unproven=row.unproven,
-                key_recovery_from=convert.timestamp(profile.recovery_ms),
             ),
             recent_jobs=[convert.job(job) for job in profile.recent_jobs],
         )

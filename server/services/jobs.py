@@ -38,7 +38,7 @@ from server.services.explain import Explanation, explain, place_in_queue
 from server.services.fleet import Fleet
 from server.services.keys import ADMIN, PROVIDER, RENTER, Caller
 from server.services.operators.audit import Operator
-from server.services.renters import existing, present, refuse_unproven
+from server.services.renters import existing, present
 from server.services.supply import Supply, check_gpu_exists
 from server.store import disputes, jobs, leases, ledger, rates, storage, terms
 from server.store.database import Database
@@ -244,9 +244,7 @@ class Jobs:
     def _submit(
         self, renter_id: int, request: JobRequest, provider_id: int | None
     ) -> tuple[Job, list[Offer]]:
-        renter = present(renter_id)
-        refuse_unproven(renter)
-        if renter.state is AccountState.SUSPENDED:
+        if present(renter_id).state is AccountState.SUSPENDED:
             raise DomainError(
                 Reason.RENTER_SUSPENDED, "this account is suspended; write to the marketplace's operator"
             )

@@ -10,12 +10,13 @@ from server.domain.errors import DomainError, Reason
 from server.domain.jobs import Job
 from server.domain.ledger import EXTERNAL, Transfer, TransferKind
 from server.domain.providers import AccountState
+from server.domain.standing import network
 from server.domain.storage import STORAGE_LIMITS, StorageLimits
 from server.services import keys, outbox
 from server.services.operators.audit import Operator
-from server.services.providers import RECENT_JOBS
+from server.services.providers import RECENT_JOBS, Registration
 from server.services.repeats import once
-from server.store import jobs, ledger, mails, providers, renters, storage
+from server.store import jobs, ledger, renters, standing, storage
 from server.store.database import Database
 from server.store.renters import RenterRow
 
@@ -33,8 +34,6 @@ class RenterProfile:
     stored_bytes: int
     stored_bytes_limit: int
     """0: no limit."""
-    recovery_ms: int | None
-    """From when a mailed code gives a new main key; None: nobody asked for one."""
 
 
 class Renters:
@@ -52,6 +51,26 @@ class Renters:
         self._clock = clock
         self._sandbox_topup = sandbox_topup
 
+    async def register(
+        self, *, name: str, email: str, email_key: str, organization: str, phone: str, address: str = ""
+    ) -> Registration:
+        """A new renter and its key. Raises EMAIL_TAKEN."""
+        now_ms = ms(self._clock)
+
+        def create() -> Registration:
+            renter_id = renters.create(
+                name=name,
+                email=email,
+                email_key=email_key,
+                organization=organization,
+                phone=phone,
+                network=network(address, standing.secret),
+                now_ms=now_ms,
+            )
+            return Registration(renter_id, keys.issue(keys.RENTER, renter_id, now_ms))
+
+        return await self._database.run(create)
+
     async def profile(self, renter_id: int) -> RenterProfile:
         """The renter's own profile."""
 
@@ -65,7 +84,6 @@ class Renters:
                 jobs.newest_of_renter(renter_id, RECENT_JOBS),
                 storage.of_renter(renter_id),
                 self._storage_limits.renter_bytes,
-                mails.recovery_ms(keys.RENTER, renter_id),
             )
 
         return await self._database.read(read)
@@ -92,9 +110,7 @@ class Renters:
         now_ms = ms(self._clock)
 
         def add() -> int:
-            renter = present(renter_id)
-            if operator is None:
-                refuse_unproven(renter)
+            present(renter_id)
             wallet = rules.renter(renter_id)
             ledger.apply([Transfer(kind, EXTERNAL, wallet, amount_halala)], now_ms)
             outbox.wallet_changed(renter_id, now_ms)
@@ -129,14 +145,3 @@ def present(renter_id: int) -> RenterRow:
             status=renter.state.value,
         )
     return renter
-
-
-def refuse_unproven(account: RenterRow | providers.ProviderRow) -> None:
-    """Raises EMAIL_NOT_PROVEN while the account's mailbox is not proven."""
-    if account.unproven:
-        raise DomainError(
-            Reason.EMAIL_NOT_PROVEN,
-            "confirm the e-mail address of this account first, with the code that was mailed there; "
-            "POST /api/mailbox/proof sends another",
-            advice="POST /api/mailbox/proof",
-        )

@@ -43,7 +43,6 @@ class Provider(Table):
     architecture = pw.TextField(default="")
     image_patterns = pw.TextField(null=True)
     network = pw.TextField(null=True)
-    unproven = pw.BooleanField(default=False)
 
     class Meta:
         table_name = "provider"
@@ -94,7 +93,6 @@ class Renter(Table):
     erase_from_ms = pw.BigIntegerField(null=True)
     request_bytes = pw.BigIntegerField(default=0)
     network = pw.TextField(null=True)
-    unproven = pw.BooleanField(default=False)
     is_market = pw.BooleanField(default=False)
 
     class Meta:
@@ -480,33 +478,6 @@ class CustomersRead(Table):
 
     class Meta:
         table_name = "customers_read"
-
-
-class Mail(Table):
-    id = pw.BigAutoField()
-    address = pw.TextField()
-    subject = pw.TextField()
-    body = pw.TextField()
-    created_ms = pw.BigIntegerField()
-    attempts = pw.IntegerField()
-    next_ms = pw.BigIntegerField()
-
-    class Meta:
-        table_name = "mail"
-
-
-class MailedCode(Table):
-    sha256 = pw.BlobField(primary_key=True)
-    purpose = pw.TextField()
-    role = pw.TextField()
-    owner_id = pw.BigIntegerField()
-    email_key = pw.TextField()
-    created_ms = pw.BigIntegerField()
-    from_ms = pw.BigIntegerField()
-    until_ms = pw.BigIntegerField()
-
-    class Meta:
-        table_name = "mailed_code"
 
 
 class Canary(Table):

@@ -19,7 +19,7 @@ from server.domain.levels import Standing
 from server.domain.placement import Model
 from server.domain.providers import AccountState
 from server.store import states
-from server.store.models import Provider, ProviderModel, ProviderStanding, ProviderTerms, Renter, tuples
+from server.store.models import Provider, ProviderModel, ProviderStanding, ProviderTerms, tuples
 from server.store.prepared import PreparedQuery, PreparedRows, arg, bound, locking, squeezed_column
 
 
@@ -55,8 +55,6 @@ class ProviderRow:
     architecture: str
     image_patterns: tuple[str, ...] | None
     """Of the images that its owner allows; None if its daemon does not report them."""
-    unproven: bool = False
-    """Its mailbox must be proven first."""
 
 
 _get = PreparedRows(Provider, lambda rows: rows.where(Provider.id == arg("id")))
@@ -103,7 +101,6 @@ def create(
     phone: str,
     now_ms: int,
     network: str | None = None,
-    unproven: bool = False,
     state: AccountState = AccountState.ACTIVE,
 ) -> int:
     """Inserts a provider and returns its id. Raises EMAIL_TAKEN."""
@@ -118,13 +115,11 @@ def create(
         os=os,
         phone=phone,
         network=network,
-        unproven=unproven,
         created_ms=now_ms,
     )
 
 
 def insert_account(model: type[pw.Model], **values: Any) -> int:
-    """Inserts an account and returns its id. Raises EMAIL_TAKEN."""
     try:
         return int(model.insert(**values).execute())
     except pw.IntegrityError:
@@ -132,32 +127,6 @@ def insert_account(model: type[pw.Model], **values: Any) -> int:
             Reason.EMAIL_TAKEN,
             "email: an account with this address exists; use its key, or register another address",
             field="email",
-        ) from None
-
-
-def id_of(email_key: str) -> int | None:
-    """The provider with this mailbox."""
-    return account_of(Provider, email_key)
-
-
-def account_of(model: type[Provider] | type[Renter], email_key: str) -> int | None:
-    """The account with this mailbox."""
-    found = model.select(model.id).where(model.email_key == email_key).scalar()
-    return int(found) if found is not None else None
-
-
-def set_mailbox(provider_id: int, email_key: str) -> None:
-    """The mailbox is proven to be the provider's. Raises EMAIL_TAKEN."""
-    prove(Provider, provider_id, email_key)
-
-
-def prove(model: type[Provider] | type[Renter], account_id: int, email_key: str) -> None:
-    """Gives an account its mailbox. Raises EMAIL_TAKEN."""
-    try:
-        model.update(email_key=email_key, unproven=False).where(model.id == account_id).execute()
-    except pw.IntegrityError:
-        raise DomainError(
-            Reason.EMAIL_TAKEN, "code: another account with this mailbox was proven first", field="code"
         ) from None
 
 
@@ -373,5 +342,4 @@ def _row(row: Any) -> ProviderRow:
         self_tests=tuple(_self_test(data) for data in json.loads(row.self_tests)),
         architecture=row.architecture,
         image_patterns=None if row.image_patterns is None else tuple(json.loads(row.image_patterns)),
-        unproven=bool(row.unproven),
     )

@@ -10,7 +10,7 @@ from server.domain.providers import AccountState
 from server.store import states
 from server.store.models import Renter, tuples
 from server.store.prepared import PreparedRows, arg, locking
-from server.store.providers import account_of, insert_account, prove
+from server.store.providers import insert_account
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,6 @@ class RenterRow:
     phone: str
     state: AccountState
     created_ms: int
-    unproven: bool = False
-    """Its mailbox must be proven first."""
 
 
 _get = PreparedRows(Renter, lambda rows: rows.where(Renter.id == arg("id")))
@@ -42,7 +40,6 @@ def create(
     phone: str,
     now_ms: int,
     network: str | None = None,
-    unproven: bool = False,
 ) -> int:
     """Inserts a renter and returns its id. Raises EMAIL_TAKEN."""
     return insert_account(
@@ -53,7 +50,6 @@ def create(
         organization=organization,
         phone=phone,
         network=network,
-        unproven=unproven,
         created_ms=now_ms,
     )
 
@@ -68,16 +64,6 @@ def by_ids(renter_ids: Sequence[int]) -> list[RenterRow]:
     """Renters, by id."""
     query = Renter.select().where(Renter.id.in_(list(renter_ids)))
     return [_row(row) for row in query.order_by(Renter.id)]
-
-
-def id_of(email_key: str) -> int | None:
-    """The renter with this mailbox."""
-    return account_of(Renter, email_key)
-
-
-def set_mailbox(renter_id: int, email_key: str) -> None:
-    """The mailbox is proven to be the renter's. Raises EMAIL_TAKEN."""
-    prove(Renter, renter_id, email_key)
 
 
 def set_state(renter_id: int, before: AccountState, after: AccountState) -> bool:
@@ -110,5 +96,4 @@ def _row(row: Any) -> RenterRow:
         row.phone,
         AccountState(row.state),
         row.created_ms,
-        bool(row.unproven),
     )

@@ -55,7 +55,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "idna": ("server.domain.texts",),
     "packaging": ("server.domain.versions", "server.config", "daemon.service.version"),
     # The server
-    "aiosmtplib": ("server.smtp",),
     "certifi": ("server.outbound",),
     "email_validator": ("server.rpc.validate",),
     "httpcore": ("server.outbound",),

@@ -92,8 +92,6 @@ OBJECTS = {
     "AccountService.UnsuspendProvider provider_id": PROVIDER,
     "AccountService.ApproveProvider provider_id": PROVIDER,
     "AccountService.VouchForProvider provider_id": PROVIDER,
-    "MailboxService.RecoverProviderKey provider_id": PROVIDER,
-    "MailboxService.RecoverRenterKey renter_id": RENTER,
     "AccountService.SuspendRenter renter_id": RENTER,
     "AccountService.UnsuspendRenter renter_id": RENTER,
 }

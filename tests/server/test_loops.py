@@ -73,7 +73,6 @@ async def test_server_runs_every_duty_once(market: Market) -> None:
     assert [duty.name for loop in loops[1:] for duty in loop.duties] == [
         "judge reports",
         "send webhooks",
-        "send mail",
         "clean artifacts",
         "remove old texts of jobs",
         "remove old discards",

@@ -23,7 +23,6 @@ from dcp.v1 import (
     keys_pb2_grpc,
     ledger_pb2,
     ledger_pb2_grpc,
-    mailboxes_pb2_grpc,
     metrics_pb2_grpc,
     operations_pb2_grpc,
     privacy_pb2_grpc,
@@ -47,7 +46,6 @@ from server.domain.artifacts import ArtifactLimits
 from server.domain.hindrances import Minimums
 from server.domain.leases import MAX_OUTPUT_BYTES
 from server.domain.limits import OFF, Limits
-from server.domain.mails import MailTerms
 from server.domain.payouts import PayoutTerms
 from server.domain.storage import STORAGE_LIMITS, StorageLimits
 from server.store.models import Provider, Renter
@@ -57,7 +55,6 @@ from tests.support.manual_clock import ManualClock
 T = TypeVar("T")
 ADMIN_TOKEN = "admin-token-of-the-tests-0123456789"
 MODEL = "test/model"
-NO_MAIL = MailTerms()
 AT_ONCE = PayoutTerms(proven_hours=0, new_hours=0)
 HANG_SECONDS = 20  # how long a test waits before it fails
 
@@ -238,7 +235,6 @@ class Market:
         self.server = server
         self.clock = clock
         self.channel = channel
-        self.mailbox_service = mailboxes_pb2_grpc.MailboxServiceStub(channel)
         self.account_service = accounts_pb2_grpc.AccountServiceStub(channel)
         self.admin_service = admin_pb2_grpc.AdminServiceStub(channel)
         self.artifact_service = artifacts_pb2_grpc.ArtifactServiceStub(channel)
@@ -439,7 +435,6 @@ async def running(
     newest_daemon: str = CURRENT,
     storage_limits: StorageLimits = STORAGE_LIMITS,
     payouts: PayoutTerms = AT_ONCE,
-    mail: MailTerms = NO_MAIL,
     canary_percent: int = 0,
 ) -> AsyncIterator[Market]:
     """Runs a server on 127.0.0.1 until the block ends, which does its duties only when a test says so.
@@ -464,7 +459,6 @@ async def running(
         newest_daemon=newest_daemon,
         storage_limits=storage_limits,
         payouts=payouts,
-        mail=mail,
         canary_percent=canary_percent,
     )
     server = Server(config, clock)

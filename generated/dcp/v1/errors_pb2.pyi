@@ -200,12 +200,6 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The time in which the job's charge could be disputed has ended."""
     ERROR_REASON_TOO_MANY_DISPUTES: _ErrorReason.ValueType  # 109
     """The renter has as many open disputes as are allowed: wait for a decision."""
-    ERROR_REASON_CODE_NOT_VALID: _ErrorReason.ValueType  # 110
-    """The mailed code was used, has ended, or was replaced by a later one."""
-    ERROR_REASON_EMAIL_NOT_PROVEN: _ErrorReason.ValueType  # 111
-    """The e-mail address of the account is not proven yet, by the code that was mailed there."""
-    ERROR_REASON_MAIL_NOT_SET_UP: _ErrorReason.ValueType  # 112
-    """This marketplace sends no mail: its operator gives out new keys."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The stable causes of errors. The names are part of the contract: new ones may be added, but a name is never
@@ -380,12 +374,6 @@ ERROR_REASON_DISPUTE_TOO_LATE: ErrorReason.ValueType  # 108
 """The time in which the job's charge could be disputed has ended."""
 ERROR_REASON_TOO_MANY_DISPUTES: ErrorReason.ValueType  # 109
 """The renter has as many open disputes as are allowed: wait for a decision."""
-ERROR_REASON_CODE_NOT_VALID: ErrorReason.ValueType  # 110
-"""The mailed code was used, has ended, or was replaced by a later one."""
-ERROR_REASON_EMAIL_NOT_PROVEN: ErrorReason.ValueType  # 111
-"""The e-mail address of the account is not proven yet, by the code that was mailed there."""
-ERROR_REASON_MAIL_NOT_SET_UP: ErrorReason.ValueType  # 112
-"""This marketplace sends no mail: its operator gives out new keys."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

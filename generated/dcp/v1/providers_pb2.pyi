@@ -240,8 +240,6 @@ class Provider(_message.Message):
     STORED_BYTES_LIMIT_FIELD_NUMBER: _builtins.int
     RELIABILITY_LOWER_FIELD_NUMBER: _builtins.int
     STANDING_FIELD_NUMBER: _builtins.int
-    EMAIL_UNPROVEN_FIELD_NUMBER: _builtins.int
-    KEY_RECOVERY_FROM_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The provider's id."""
     status: Global___ProviderStatus.ValueType
@@ -274,8 +272,6 @@ class Provider(_message.Message):
     """The least share that would explain these attempts, with 95 % confidence (Wilson's lower bound); 0 while
     there are none. Providers are ordered by it, not by `reliability`.
     """
-    email_unproven: _builtins.bool
-    """The e-mail address is not proven yet: the account can neither spend nor withdraw."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it registered."""
@@ -316,12 +312,6 @@ class Provider(_message.Message):
     def standing(self) -> _standing_pb2.ProviderStanding:
         """How far it is trusted, why, what that allows, and what lifts it."""
 
-    @_builtins.property
-    def key_recovery_from(self) -> _timestamp_pb2.Timestamp:
-        """From when a mailed code gives a new main key, which ends this one. Absent unless somebody asked for that; if
-        it was not the owner, stop it by `POST /api/lost-key/cancel`.
-        """
-
     def __init__(
         self,
         *,
@@ -349,12 +339,10 @@ class Provider(_message.Message):
         stored_bytes_limit: _builtins.int | None = ...,
         reliability_lower: _builtins.float = ...,
         standing: _standing_pb2.ProviderStanding | None = ...,
-        email_unproven: _builtins.bool = ...,
-        key_recovery_from: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_reliability", b"_reliability", "_stored_bytes_limit", b"_stored_bytes_limit", "created_at", b"created_at", "earnings", b"earnings", "gpu_status", b"gpu_status", "key_recovery_from", b"key_recovery_from", "last_heartbeat_at", b"last_heartbeat_at", "reliability", b"reliability", "settings", b"settings", "standing", b"standing", "stored_bytes_limit", b"stored_bytes_limit", "verification", b"verification"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reliability", b"_reliability", "_stored_bytes_limit", b"_stored_bytes_limit", "created_at", b"created_at", "earnings", b"earnings", "gpu_status", b"gpu_status", "last_heartbeat_at", b"last_heartbeat_at", "reliability", b"reliability", "settings", b"settings", "standing", b"standing", "stored_bytes_limit", b"stored_bytes_limit", "verification", b"verification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reliability", b"_reliability", "_stored_bytes_limit", b"_stored_bytes_limit", "connected", b"connected", "created_at", b"created_at", "earnings", b"earnings", "email", b"email", "email_unproven", b"email_unproven", "gpu_model", b"gpu_model", "gpu_status", b"gpu_status", "hindrances", b"hindrances", "id", b"id", "key_recovery_from", b"key_recovery_from", "last_heartbeat_at", b"last_heartbeat_at", "models", b"models", "name", b"name", "os", b"os", "phone", b"phone", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "reliability_lower", b"reliability_lower", "self_tests", b"self_tests", "settings", b"settings", "standing", b"standing", "status", b"status", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "total_jobs", b"total_jobs", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reliability", b"_reliability", "_stored_bytes_limit", b"_stored_bytes_limit", "connected", b"connected", "created_at", b"created_at", "earnings", b"earnings", "email", b"email", "gpu_model", b"gpu_model", "gpu_status", b"gpu_status", "hindrances", b"hindrances", "id", b"id", "last_heartbeat_at", b"last_heartbeat_at", "models", b"models", "name", b"name", "os", b"os", "phone", b"phone", "reliability", b"reliability", "reliability_attempts", b"reliability_attempts", "reliability_lower", b"reliability_lower", "self_tests", b"self_tests", "settings", b"settings", "standing", b"standing", "status", b"status", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "total_jobs", b"total_jobs", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__reliability: _TypeAlias = _typing.Literal["reliability"]  # noqa: Y015
     _WhichOneofArgType__reliability: _TypeAlias = _typing.Literal["_reliability", b"_reliability"]  # noqa: Y015

@@ -156,8 +156,6 @@ class Renter(_message.Message):
     TOTAL_JOBS_FIELD_NUMBER: _builtins.int
     STORED_BYTES_FIELD_NUMBER: _builtins.int
     STORED_BYTES_LIMIT_FIELD_NUMBER: _builtins.int
-    EMAIL_UNPROVEN_FIELD_NUMBER: _builtins.int
-    KEY_RECOVERY_FROM_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The renter's id."""
     balance_halala: _builtins.int
@@ -178,17 +176,9 @@ class Renter(_message.Message):
     """How many bytes are kept for the renter: the requests of its jobs, and the files that they left."""
     stored_bytes_limit: _builtins.int
     """How many bytes may be kept. Absent without a limit."""
-    email_unproven: _builtins.bool
-    """The e-mail address is not proven yet: the account can neither spend nor withdraw."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it registered."""
-
-    @_builtins.property
-    def key_recovery_from(self) -> _timestamp_pb2.Timestamp:
-        """From when a mailed code gives a new main key, which ends this one. Absent unless somebody asked for that; if
-        it was not the owner, stop it by `POST /api/lost-key/cancel`.
-        """
 
     def __init__(
         self,
@@ -204,12 +194,10 @@ class Renter(_message.Message):
         total_jobs: _builtins.int = ...,
         stored_bytes: _builtins.int = ...,
         stored_bytes_limit: _builtins.int | None = ...,
-        email_unproven: _builtins.bool = ...,
-        key_recovery_from: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit", "created_at", b"created_at", "key_recovery_from", b"key_recovery_from", "stored_bytes_limit", b"stored_bytes_limit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit", "created_at", b"created_at", "stored_bytes_limit", b"stored_bytes_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit", "balance_halala", b"balance_halala", "created_at", b"created_at", "email", b"email", "email_unproven", b"email_unproven", "held_halala", b"held_halala", "id", b"id", "key_recovery_from", b"key_recovery_from", "name", b"name", "organization", b"organization", "spent_halala", b"spent_halala", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "total_jobs", b"total_jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit", "balance_halala", b"balance_halala", "created_at", b"created_at", "email", b"email", "held_halala", b"held_halala", "id", b"id", "name", b"name", "organization", b"organization", "spent_halala", b"spent_halala", "stored_bytes", b"stored_bytes", "stored_bytes_limit", b"stored_bytes_limit", "total_jobs", b"total_jobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__stored_bytes_limit: _TypeAlias = _typing.Literal["stored_bytes_limit"]  # noqa: Y015
     _WhichOneofArgType__stored_bytes_limit: _TypeAlias = _typing.Literal["_stored_bytes_limit", b"_stored_bytes_limit"]  # noqa: Y015

@@ -19,7 +19,6 @@ from server.store.models import (
     Dispute,
     Job,
     Lease,
-    MailedCode,
     Renter,
     Repeat,
     Webhook,
@@ -34,9 +33,6 @@ ERASED: dict[str, Callable[[int], Any]] = {
     "webhook.renter_id": lambda renter_id: Webhook.delete().where(Webhook.renter_id == renter_id),
     "webhook_delivery.renter_id": lambda renter_id: WebhookDelivery.delete().where(
         WebhookDelivery.renter_id == renter_id
-    ),
-    "mailed_code.owner_id": lambda renter_id: MailedCode.delete().where(
-        MailedCode.role == "renter", MailedCode.owner_id == renter_id
     ),
     "repeat.owner": lambda renter_id: Repeat.delete().where(Repeat.owner == f"renter {renter_id}"),
 }

@@ -194,9 +194,6 @@ async def test_protos_declare_the_rate_classes() -> None:
     assert differing == {
         "ProviderService.RegisterProvider": options_pb2.RATE_CLASS_REGISTRATION,
         "RenterService.RegisterRenter": options_pb2.RATE_CLASS_REGISTRATION,
-        "MailboxService.ProveMailbox": options_pb2.RATE_CLASS_REGISTRATION,
-        "MailboxService.RedeemKeyRecovery": options_pb2.RATE_CLASS_REGISTRATION,
-        "MailboxService.StartKeyRecovery": options_pb2.RATE_CLASS_REGISTRATION,
         "ProviderService.Heartbeat": options_pb2.RATE_CLASS_DAEMON,
         "SessionService.Connect": options_pb2.RATE_CLASS_DAEMON,
         "ArtifactService.UploadArtifact": options_pb2.RATE_CLASS_DAEMON,

@@ -416,11 +416,22 @@ def test_a_network_is_a_prefix_that_nobody_can_read_and_private_addresses_have_n
 
 
 async def test_registration_keeps_the_network_of_the_caller_and_no_address(market: Market) -> None:
-    provider = await market.server.services.mailboxes.register_provider(
-        "8.8.8.8", "n@example.com", name="P", email="n@example.com", gpu_model="", os="", phone=""
+    provider = await market.server.services.providers.register(
+        name="P",
+        email="n@example.com",
+        email_key="n@example.com",
+        gpu_model="",
+        os="",
+        phone="",
+        address="8.8.8.8",
     )
-    renter = await market.server.services.mailboxes.register_renter(
-        "8.8.8.9", "n@example.com", name="R", email="n@example.com", organization="", phone=""
+    renter = await market.server.services.renters.register(
+        name="R",
+        email="n@example.com",
+        email_key="n@example.com",
+        organization="",
+        phone="",
+        address="8.8.8.9",
     )
     kept = await market.sql(
         lambda: (Provider.get_by_id(provider.id).network, Renter.get_by_id(renter.id).network)

@@ -16,7 +16,7 @@ from server.domain.jobs import FailureReason, Job, JobState
 from server.domain.leases import MAX_OUTPUT_BYTES, Lease, LeaseState
 from server.store import jobs, leases, queue
 from server.store.database import Database
-from server.store.models import MODELS, Account, Hold, JobTally, Provider, Renter, Transfer, tuples
+from server.store.models import MODELS, Account, Hold, JobTally, Provider, Renter, Transfer
 from server.store.proof import prove
 from tests.support import databases
 from tests.support.databases import Postgres, connection, execute, fetch_one
@@ -179,13 +179,13 @@ async def test_accounts_of_one_mailbox_are_found_and_the_oldest_gets_it(new_data
         for number, key in enumerate([*keys, "deleted 6"], 1):
             execute(
                 database,
-                "INSERT INTO renter (id, name, email, email_key, organization, phone, state, created_ms) "
-                f"VALUES ({number}, 'R', '{key}', '{key}', '', '', 'active', 1)",
+                "INSERT INTO renter (id, name, email, email_key, created_ms) "
+                f"VALUES ({number}, 'R', '{key}', '{key}', 1)",
             )
     raw.close()
     async with databases.opened(new_database_url) as database:
         query = Renter.select(Renter.email_key).order_by(Renter.id)
-        assert await database.read(lambda: [key for (key,) in tuples(query)]) == [
+        assert await database.read(lambda: [key for (key,) in query.tuples()]) == [
             "a@example.com",
             "a+2@example.com",
             "b@example.com",

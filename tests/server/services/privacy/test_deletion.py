@@ -527,8 +527,8 @@ async def test_deletion_during_a_delivery_stops_the_events_behind_it(
         "", "", None, True, None, "INFO", limits=OFF, webhooks_allow_private=True, canary_percent=0
     )
     services = Services(database, clock, config, body_text)
-    renter = await services.mailboxes.register_renter(
-        "", "r@example.com", name="R", email="r@example.com", organization="", phone=""
+    renter = await services.renters.register(
+        name="R", email="r@example.com", email_key="r@example.com", organization="", phone=""
     )
     await services.renters.top_up(renter.id, 900)
     await services.webhooks.put(renter.id, "https://renter.example/e", None)
